@@ -1,0 +1,120 @@
+"""CAM files: class activation maps of one photograph on their own grid.
+
+An ``.npz`` with ``ids`` int32 (K,), ``cams`` float16 (K, h, w) in [0, 1], ``size`` int32 (2,) = (H, W) of the photograph and,
+for POT, ``allocation`` uint8 (h, w) with ``clusters`` int32 (). The grid belongs to the file; full resolution is made on demand.
+"""
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from tag2mask.errors import Tag2maskError
+from tag2mask.files import atomic_path
+
+PADDING = 255
+"""The value of `CamFile.allocation` where there is no pixel of the photograph."""
+
+
+class CamFileError(Tag2maskError):
+    """A CAM file that is missing, damaged or not of the format; the message names it."""
+
+
+@dataclass(frozen=True)
+class CamFile:
+    """Class activation maps of one photograph.
+
+    Attributes:
+        ids: int32 (K,), class ids in ascending order, 0 = background where the stage computed it.
+        cams: float16 (K, h, w) in [0, 1].
+        size: (H, W) of the photograph in pixels, after EXIF orientation.
+        allocation: uint8 (h, w), the prototype to which the transport plan sends each cell: slot · clusters + k, where ``slot``
+            indexes ``ids`` and k < clusters; 255 where there is none. None for kinds without a plan.
+        clusters: prototypes a class, K of the method; None where ``allocation`` is.
+    """
+
+    ids: np.ndarray
+    cams: np.ndarray
+    size: tuple[int, int]
+    allocation: np.ndarray | None = None
+    clusters: int | None = None
+
+    @property
+    def has_background(self) -> bool:
+        """Whether background is one of the maps."""
+        return bool(self.ids.size) and int(self.ids[0]) == 0
+
+
+def write_cam(path: Path, cam: CamFile) -> None:
+    """Write ``cam`` to ``path`` (an ``.npz``), atomically."""
+    arrays = {
+        "ids": cam.ids.astype(np.int32),
+        "cams": cam.cams.astype(np.float16),
+        "size": np.asarray(cam.size, dtype=np.int32),
+    }
+    if cam.allocation is not None:
+        arrays["allocation"] = cam.allocation.astype(np.uint8)
+        arrays["clusters"] = np.asarray(cam.clusters, dtype=np.int32)
+    with atomic_path(path) as temporary:
+        np.savez_compressed(temporary, allow_pickle=False, **arrays)
+
+
+def read_cam(path: Path) -> CamFile:
+    """Read and validate a CAM file; no code in it can run.
+
+    Raises:
+        CamFileError: the file is missing, damaged, or breaks a rule of the format, which the message names.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise CamFileError(f"{path} is not a readable CAM file ({error}); delete it and run `cams` again") from error
+    problem = _problem(arrays)
+    if problem:
+        raise CamFileError(f"{path} is not a CAM file: {problem}; delete it and run `cams` again")
+    height, width = (int(value) for value in arrays["size"])
+    clusters = arrays.get("clusters")
+    return CamFile(
+        arrays["ids"], arrays["cams"], (height, width), arrays.get("allocation"), None if clusters is None else int(clusters)
+    )
+
+
+def read_ids(path: Path) -> tuple[int, ...] | None:
+    """The class ids of a CAM file without its maps; None if it is missing or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return tuple(int(value) for value in archive["ids"])
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        return None
+
+
+def full_resolution(cam: CamFile) -> np.ndarray:
+    """The maps at the photograph's size: float32 (K, H, W) in [0, 1], bilinear, pixel centres aligned as in ``align_corners=False``."""
+    if not len(cam.ids):
+        return np.zeros((0, *cam.size), dtype=np.float32)
+    maps = torch.from_numpy(cam.cams.astype(np.float32))[None]
+    return F.interpolate(maps, size=cam.size, mode="bilinear", align_corners=False)[0].numpy()
+
+
+def _problem(arrays: dict[str, np.ndarray]) -> str | None:
+    """What breaks the format, or None."""
+    missing = [name for name in ("ids", "cams", "size") if name not in arrays]
+    if missing:
+        return f"it lacks {', '.join(missing)}"
+    ids, cams, size = arrays["ids"], arrays["cams"], arrays["size"]
+    if ids.ndim != 1 or ids.dtype.kind not in "iu" or (np.diff(ids) <= 0).any():
+        return f"`ids` should be one row of ascending class ids, it is {ids.dtype} {ids.shape}"
+    if cams.ndim != 3 or cams.dtype.kind != "f" or len(cams) != len(ids):
+        return f"`cams` should be float (K, h, w) with K = {len(ids)}, it is {cams.dtype} {cams.shape}"
+    if size.shape != (2,) or size.dtype.kind not in "iu" or (size < 1).any():
+        return f"`size` should be the two sides of the photograph, it is {size.tolist()}"
+    if not np.isfinite(cams).all() or (cams < 0).any() or (cams > 1).any():
+        return "`cams` should lie in [0, 1]"
+    allocation = arrays.get("allocation")
+    if allocation is not None and (allocation.shape != cams.shape[1:] or "clusters" not in arrays):
+        return f"`allocation` should be (h, w) = {cams.shape[1:]} and come with `clusters`, it is {allocation.shape}"
+    return None

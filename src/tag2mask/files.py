@@ -1,0 +1,68 @@
+"""Atomic files: what exists under its final name is whole.
+
+Everything is written to a temporary name in the same folder and renamed, so that a reader, and a run that was
+killed at any moment, never meets half a file.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tag2mask.errors import Tag2maskError
+
+TEMPORARY_PREFIX = ".partial-"
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``path``; rename it to ``path`` when the block ends without an exception.
+
+    The temporary name keeps the suffix of ``path`` (libraries choose a format by it). Parent folders are made.
+
+    Args:
+        path: the final name.
+
+    Yields:
+        the name to write to.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; an unreadable one is a `Tag2maskError` that names it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Tag2maskError(f"{path} could not be read as JSON ({error}); delete it to have it made again") from error
+
+
+def remove_partial(folder: Path) -> int:
+    """Delete what a killed run left under temporary names in ``folder`` and below.
+
+    Returns:
+        how many files were deleted.
+    """
+    left = list(folder.rglob(f"{TEMPORARY_PREFIX}*")) if folder.is_dir() else []
+    for path in left:
+        path.unlink(missing_ok=True)
+    return len(left)
