@@ -1,7 +1,8 @@
 """CAM files: class activation maps of one photograph on their own grid.
 
-An ``.npz`` with ``ids`` int32 (K,), ``cams`` float16 (K, h, w) in [0, 1], ``size`` int32 (2,) = (H, W) of the photograph and,
-for POT, ``allocation`` uint8 (h, w) with ``clusters`` int32 (). The grid belongs to the file; full resolution is made on demand.
+An ``.npz`` with ``ids`` int32 (K,), ``cams`` float16 (K, h, w) in [0, 1], ``size`` int32 (2,) = (H, W) of the
+photograph and, for POT, ``allocation`` uint8 (h, w) with ``clusters`` int32 (). The grid belongs to the file; full
+resolution is made on demand.
 """
 
 import zipfile
@@ -31,8 +32,8 @@ class CamFile:
         ids: int32 (K,), class ids in ascending order, 0 = background where the stage computed it.
         cams: float16 (K, h, w) in [0, 1].
         size: (H, W) of the photograph in pixels, after EXIF orientation.
-        allocation: uint8 (h, w), the prototype to which the transport plan sends each cell: slot · clusters + k, where ``slot``
-            indexes ``ids`` and k < clusters; 255 where there is none. None for kinds without a plan.
+        allocation: uint8 (h, w), the prototype to which the transport plan sends each cell: slot · clusters + k,
+            where ``slot`` indexes ``ids`` and k < clusters; 255 where there is none. None for kinds without a plan.
         clusters: prototypes a class, K of the method; None where ``allocation`` is.
     """
 
@@ -79,7 +80,11 @@ def read_cam(path: Path) -> CamFile:
     height, width = (int(value) for value in arrays["size"])
     clusters = arrays.get("clusters")
     return CamFile(
-        arrays["ids"], arrays["cams"], (height, width), arrays.get("allocation"), None if clusters is None else int(clusters)
+        arrays["ids"],
+        arrays["cams"],
+        (height, width),
+        arrays.get("allocation"),
+        None if clusters is None else int(clusters),
     )
 
 

@@ -1,0 +1,96 @@
+"""Part III, activation: regenerated prototypes light the image, weighted by the plan and combined into one map a class.
+
+Source: METHOD.md, steps 7 to 9 (paper, figure 2, part III; equations 7, 10 and 11).
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tag2mask.pot.partition import NORM_EPSILON
+from tag2mask.pot.settings import PotSettings
+
+
+def allocated(plan: Tensor, hard: bool) -> Tensor:
+    """The weight with which each pixel belongs to each prototype: T, or T where the column is the best of its row, else 0.
+
+    Args:
+        plan: (N, n, m).
+        hard: the second of the two.
+
+    Returns:
+        (N, n, m).
+    Source: paper, equation 7.
+    """
+    if not hard:
+        return plan
+    best = plan.argmax(2, keepdim=True)
+    return torch.zeros_like(plan).scatter(2, best, plan.gather(2, best))
+
+
+def regenerate(features: Tensor, plan: Tensor, prototypes: Tensor, hard: bool) -> Tensor:
+    """The normalised mean of the features allocated to each prototype; the old prototype where nothing is.
+
+    Args:
+        features: (N, n, D), unit length.
+        plan: (N, n, S·K).
+        prototypes: (N, S, K, D).
+        hard: as in `allocated`.
+
+    Returns:
+        (N, S, K, D), unit length. Gradients flow into the features, not through the plan.
+    Source: paper, equation 7.
+    """
+    weights = allocated(plan.detach(), hard).transpose(1, 2)  # (N, S·K, n)
+    means = F.normalize(weights @ features, dim=2).view_as(prototypes)
+    filled = (weights.sum(2) > 0).view(prototypes.shape[:3])
+    return torch.where(filled[..., None], means, prototypes)
+
+
+def reweighting(plan: Tensor, kind: str) -> Tensor:
+    """How much each prototype's activation counts at each pixel.
+
+    `posterior`: T over its row sum. `column`: T over its column maximum. `none`: 1 for every prototype that may
+    receive mass.
+
+    Args:
+        plan: (N, n, m).
+        kind: one of the three.
+
+    Returns:
+        (N, n, m) in [0, 1]; 0 in padding.
+    Source: paper, equation 10, leaves room; `posterior` ours.
+    """
+    tiny = torch.finfo(plan.dtype).tiny
+    if kind == "posterior":
+        return plan / plan.sum(2, keepdim=True).clamp_min(tiny)
+    if kind == "column":
+        return plan / plan.amax(1, keepdim=True).clamp_min(tiny)
+    return ((plan.sum(1, keepdim=True) > 0) & (plan.sum(2, keepdim=True) > 0)).to(plan.dtype)
+
+
+def activate(features: Tensor, prototypes: Tensor, plan: Tensor, settings: PotSettings) -> Tensor:
+    """One map a class: ReLU cosine to each prototype, reweighted by the plan, combined over clusters, divided by its maximum + 1e-5.
+
+    Args:
+        features: (N, n, D), unit length.
+        prototypes: (N, S, K, D), unit length.
+        plan: (N, n, S·K).
+        settings: of POT.
+
+    Returns:
+        (N, S, n) in [0, 1]; 0 in padding and unused slots. No gradient through the plan or the maximum.
+    Source: paper, equations 10 and 11.
+    """
+    images, width, clusters, _ = prototypes.shape
+    plan = plan.detach()
+    similarity = (features @ prototypes.flatten(1, 2).transpose(1, 2)).relu()  # (N, n, S·K)
+    maps = (reweighting(plan, settings.reweight) * similarity).transpose(1, 2).view(images, width, clusters, -1)
+    if settings.combine == "max":
+        combined = maps.amax(2)
+    elif settings.combine == "sum":
+        combined = maps.sum(2)
+    else:
+        mass = plan.sum(1).view(images, width, clusters, 1)
+        combined = (maps * mass).sum(2) / mass.sum(2).clamp_min(torch.finfo(plan.dtype).tiny)
+    return combined / (combined.detach().amax(2, keepdim=True) + NORM_EPSILON)

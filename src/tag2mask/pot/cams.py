@@ -1,0 +1,134 @@
+"""POT from features and CAMs to prototype CAMs: partition, allocation, activation, for a whole batch at once."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tag2mask.errors import UsageError
+from tag2mask.ot import TransportPlan
+from tag2mask.pot.activation import activate, regenerate
+from tag2mask.pot.allocation import allocate, column_marginal, shrink
+from tag2mask.pot.partition import Partition, Slots, partition, present_slots
+from tag2mask.pot.settings import PotSettings
+
+
+@dataclass(frozen=True)
+class TransportCams:
+    """Prototype CAMs of a batch, and all that is needed to draw what the method did.
+
+    Slots are the present classes of an image: slot 0 background, then its tags, ascending; S of them, n = h·w pixels,
+    K clusters.
+
+    Attributes:
+        cams: (N, C + 1, h, w) in [0, 1], background first; absent classes and padding 0.
+        maps: (N, S, h, w), the same maps by slot.
+        slots: which class each slot is, and its base CAM.
+        partition: seeds, class prototypes and cluster prototypes.
+        transport: the last plan with its errors.
+        prototypes: (N, S, K, D), the prototypes that activated the image: regenerated and shrunk, unit length.
+    """
+
+    cams: Tensor
+    maps: Tensor
+    slots: Slots
+    partition: Partition
+    transport: TransportPlan
+    prototypes: Tensor
+
+    @property
+    def plan(self) -> Tensor:
+        """(N, n, S·K), the last transport plan; columns ordered by slot, then cluster."""
+        return self.transport.plan
+
+    @property
+    def class_prototypes(self) -> Tensor:
+        """(N, S, D), the normalised mean of each class's confident features."""
+        return self.partition.class_prototypes
+
+    @property
+    def posterior(self) -> Tensor:
+        """(N, S, h, w), the plan's distribution over classes at each pixel; 0 in padding."""
+        plan = self.plan
+        shares = plan.view(*plan.shape[:2], self.maps.shape[1], -1).sum(3)  # (N, n, S)
+        shares = shares / plan.sum(2, keepdim=True).clamp_min(torch.finfo(plan.dtype).tiny)
+        return shares.transpose(1, 2).view_as(self.maps)
+
+    @property
+    def allocation(self) -> Tensor:
+        """(N, h, w) int64, the prototype that gets the most of each pixel, slot · K + k; −1 in padding."""
+        best = self.plan.argmax(2).masked_fill(~self.slots.valid, -1)
+        return best.view(len(best), *self.maps.shape[2:])
+
+
+def transport_cams(
+    features: Tensor,
+    cams: Tensor,
+    tags: Tensor,
+    settings: PotSettings | None = None,
+    *,
+    valid: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> TransportCams:
+    """Prototype CAMs by optimal transport for all images and all present classes of a batch.
+
+    Args:
+        features: (N, D, h, w), normalised here over channels.
+        cams: (N, C, h, w) in [0, 1], base CAMs without background, as `normalised_cams` gives them.
+        tags: (N, C) bool, the classes that each photograph holds; no tags at all is allowed, and gives background
+            alone.
+        settings: of POT; the defaults if None.
+        valid: (N, h, w) bool, False = padding, which never becomes a seed and receives no mass; None = all valid.
+        generator: seeds of k-means; None is deterministic and independent of the rest of the batch.
+
+    Returns:
+        the CAMs, in float32 whatever the precision of the features. Gradients flow into the features.
+
+    Raises:
+        UsageError: shapes that do not fit, an image without a valid pixel, or non-finite features; the message names
+            the images.
+    Source: METHOD.md (paper, figure 2).
+    """
+    settings = settings or PotSettings()
+    valid = _checked(features, cams, tags, valid)
+    height, width = features.shape[2:]
+    with torch.autocast(features.device.type, enabled=False):
+        points = torch.nn.functional.normalize(features.float(), dim=1).flatten(2).transpose(1, 2)  # (N, n, D)
+        slots = present_slots(cams.float(), tags, valid)
+        parts = partition(points, slots, settings, generator)
+        marginal = column_marginal(parts, slots, settings)
+        prototypes = shrink(parts.prototypes, parts.class_prototypes, settings.shrinkage)
+        for _ in range(settings.rounds + 1):
+            transport = allocate(points, prototypes, marginal, slots, settings)
+            if settings.regenerate:
+                prototypes = regenerate(points, transport.plan, prototypes, settings.allocate == "hard")
+                prototypes = shrink(prototypes, parts.class_prototypes, settings.shrinkage)
+        maps = activate(points, prototypes, transport.plan, settings)  # (N, S, n)
+    maps = maps.view(*maps.shape[:2], height, width)
+    full = maps.new_zeros(len(tags), tags.shape[1] + 1, height, width)
+    # Unused slots carry id 0 and a map of zeros, so adding is the same as placing.
+    full = full.scatter_add(1, slots.ids[:, :, None, None].expand_as(maps), maps)
+    return TransportCams(full, maps, slots, parts, transport, prototypes)
+
+
+def _checked(features: Tensor, cams: Tensor, tags: Tensor, valid: Tensor | None) -> Tensor:
+    """Refuse shapes that do not fit; return the valid mask."""
+    if features.ndim != 4 or cams.ndim != 4 or tags.shape != cams.shape[:2] or cams.shape[0] != features.shape[0]:
+        raise UsageError(
+            "features should be (N, D, h, w), cams (N, C, h, w) and tags (N, C), "
+            f"received {tuple(features.shape)}, {tuple(cams.shape)} and {tuple(tags.shape)}"
+        )
+    if cams.shape[2:] != features.shape[2:]:
+        raise UsageError(
+            f"features and cams should share a grid, received {tuple(features.shape[2:])} and {tuple(cams.shape[2:])}"
+        )
+    if tags.dtype != torch.bool:
+        raise UsageError(f"tags should be bool, received {tags.dtype}; use tags > 0")
+    if valid is None:
+        return torch.ones_like(features[:, 0], dtype=torch.bool)
+    if valid.shape != features[:, 0].shape or valid.dtype != torch.bool:
+        raise UsageError(f"valid should be bool (N, h, w), received {valid.dtype} {tuple(valid.shape)}")
+    empty = ~valid.flatten(1).any(1)
+    if empty.any():
+        raise UsageError(f"no valid pixel in image {empty.nonzero().flatten().tolist()[:5]} of the batch")
+    return valid

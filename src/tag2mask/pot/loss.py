@@ -1,0 +1,57 @@
+"""The adaptive consistency loss between the classifier's CAM and the transport CAM. Source: METHOD.md, "Loss" (paper, figure 2)."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tag2mask.pot.cams import TransportCams
+from tag2mask.pot.partition import present_slots
+
+StopGradient = Literal["none", "pot", "classifier"]
+
+
+@torch.no_grad()
+def certainty(posterior: Tensor) -> Tensor:
+    """ω = 1 − H(q) / log 2 with the binary entropy H of the plan's class posterior q, clamped to [1e-6, 1 − 1e-6].
+
+    Args:
+        posterior: any shape, in [0, 1].
+
+    Returns:
+        the same shape, in [0, 1]: 1 where the plan is sure, 0 at q = ½.
+    Source: the binary entropy is named by readers of the paper; the rest is ours.
+    """
+    q = posterior.clamp(1e-6, 1 - 1e-6)
+    entropy = -(q * q.log() + (1 - q) * (1 - q).log())
+    return 1 - entropy / torch.log(q.new_tensor(2.0))
+
+
+def consistency_loss(
+    cams: Tensor, tags: Tensor, result: TransportCams, *, adaptive: bool = True, stop_gradient: StopGradient = "pot"
+) -> Tensor:
+    """L_otcon: the weighted mean absolute difference of both CAMs over background and tags, averaged over images.
+
+        l = 1/(J + 1) Σ_c [ Σ_i ω_c,i |A_c,i − M_c,i| / (Σ_i ω_c,i + 1e-6) ]
+
+    Args:
+        cams: (N, C, h, w) in [0, 1], the classifier's CAMs as `normalised_cams` gives them.
+        tags: (N, C) bool.
+        result: the transport CAMs of the same batch.
+        adaptive: weight by the certainty of the plan; False weighs all valid pixels alike.
+        stop_gradient: the side that receives no gradient: `pot` (it teaches), `classifier`, or `none`.
+
+    Returns:
+        a scalar ≥ 0; each image counts the same, so that it does not depend on how images are spread over processes.
+    """
+    shape = result.maps.shape
+    base = present_slots(cams.float(), tags, result.slots.valid.view(shape[0], *shape[2:])).base  # (N, S, n)
+    maps = result.maps.flatten(2)
+    if stop_gradient == "pot":
+        maps = maps.detach()
+    elif stop_gradient == "classifier":
+        base = base.detach()
+    weight = certainty(result.posterior.flatten(2)) if adaptive else torch.ones_like(maps)
+    weight = weight * (result.slots.used[:, :, None] & result.slots.valid[:, None])
+    difference = (weight * (base - maps).abs()).sum(2) / (weight.sum(2) + 1e-6)  # (N, S)
+    return (difference.sum(1) / result.slots.used.sum(1)).mean()

@@ -1,0 +1,163 @@
+"""Part I, partition: confident pixels of each class, its class prototype and its cluster prototypes.
+
+Images are batched over *slots*: slot 0 is background, slots 1..J the tags of the image in ascending order, where J is
+the largest number of tags in the batch. Absent classes have no slot. Source: METHOD.md, steps 1 to 3 (paper, figure
+2, part I).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tag2mask.clustering import spherical_kmeans
+from tag2mask.pot.settings import PotSettings
+
+NORM_EPSILON = 1e-5
+"""Added to a map's maximum before dividing by it, as published."""
+_LEAST_SIMILARITY = 1e-3
+
+
+@dataclass(frozen=True)
+class Slots:
+    """The present classes of each image of a batch, and their base CAMs.
+
+    Attributes:
+        ids: (N, S) int64, class id of each slot, 0 = background, ascending; 0 again in unused slots.
+        used: (N, S) bool, the slot is background or a tag whose CAM is not zero everywhere.
+        base: (N, S, n), base CAM in [0, 1]: background 1 − max over tags, then the tags; 0 in unused slots and
+            invalid pixels.
+        valid: (N, n) bool, the pixel belongs to the photograph.
+        dropped: (N, C) bool, tags whose CAM is zero everywhere.
+    """
+
+    ids: Tensor
+    used: Tensor
+    base: Tensor
+    valid: Tensor
+    dropped: Tensor
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Prototypes of the present classes.
+
+    Attributes:
+        seeds: (N, S, n) bool, confident pixels Ω_c.
+        class_prototypes: (N, S, D), P_c, unit length; 0 in unused slots.
+        prototypes: (N, S, K, D), p_ck before shrinkage, unit length; 0 where the cluster is empty.
+        similarity: (N, S, K), s_ck = max(⟨P_c, p_ck⟩, 1e-3); 0 where the cluster is empty.
+    """
+
+    seeds: Tensor
+    class_prototypes: Tensor
+    prototypes: Tensor
+    similarity: Tensor
+
+
+def normalised_cams(activations: Tensor, tags: Tensor, valid: Tensor | None = None) -> Tensor:
+    """The base CAM of the tags: ReLU, only tags, divided by the spatial maximum + 1e-5; no gradient through the maximum.
+
+    Args:
+        activations: (N, C, h, w), class activations of the classifier, any range.
+        tags: (N, C) bool.
+        valid: (N, h, w) bool, False = padding; None = all valid.
+
+    Returns:
+        (N, C, h, w) in [0, 1]; 0 for absent classes and in padding.
+    Source: paper, figure 2; the constant from the release.
+    """
+    keep = tags[:, :, None, None] if valid is None else tags[:, :, None, None] & valid[:, None]
+    cams = activations.relu() * keep
+    return cams / (cams.detach().amax((2, 3), keepdim=True) + NORM_EPSILON)
+
+
+def present_slots(cams: Tensor, tags: Tensor, valid: Tensor) -> Slots:
+    """Gather the maps of the present classes of each image.
+
+    Args:
+        cams: (N, C, h, w) in [0, 1].
+        tags: (N, C) bool.
+        valid: (N, h, w) bool.
+
+    Returns:
+        the slots, S = 1 + the largest number of tags in the batch.
+    """
+    inside = valid.flatten(1)  # (N, n)
+    width = int(tags.sum(1).max()) if tags.numel() else 0
+    order = tags.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :width]  # (N, J), tags first, ascending
+    tagged = tags.gather(1, order)
+    maps = cams.flatten(2).gather(1, order[:, :, None].expand(-1, -1, inside.shape[1]))  # (N, J, n)
+    maps = maps * (tagged[:, :, None] & inside[:, None])
+    lit = tagged & (maps.detach().amax(2) > 0) if inside.shape[1] else tagged
+    strongest = maps.amax(1) if width else torch.zeros_like(cams[:, 0].flatten(1))
+    background = (1 - strongest) * inside
+    ones = torch.ones_like(tags[:, :1])
+    return Slots(
+        ids=F.pad((order + 1) * tagged, (1, 0)),
+        used=torch.cat([ones, lit], 1),
+        base=torch.cat([background[:, None], maps], 1),
+        valid=inside,
+        dropped=torch.zeros_like(tags).scatter(1, order, tagged & ~lit),
+    )
+
+
+@torch.no_grad()
+def confident_pixels(slots: Slots, settings: PotSettings) -> Tensor:
+    """The seeds Ω_c of each class.
+
+    Returns:
+        (N, S, n) bool; a used class has at least `minimum_seeds` of them, fewer only where the photograph has fewer
+        pixels.
+    Source: `argmax` from the release; `threshold` ours.
+    """
+    base = slots.base.detach()
+    if settings.seeds == "argmax":
+        winner = base.argmax(1, keepdim=True)  # ties: the lowest slot
+        seeds = torch.zeros_like(base, dtype=torch.bool).scatter_(1, winner, True)
+    else:
+        tags = base[:, 1:]
+        winner = torch.zeros_like(tags, dtype=torch.bool)
+        if tags.shape[1]:
+            winner = winner.scatter_(1, tags.argmax(1, keepdim=True), True)
+        foreground = winner & (tags >= settings.foreground_threshold)
+        background = base[:, :1] >= 1 - settings.background_threshold
+        seeds = torch.cat([background, foreground], 1)
+    eligible = slots.used[:, :, None] & slots.valid[:, None]
+    seeds &= eligible
+    least = min(settings.minimum_seeds, base.shape[2])
+    strength = base.masked_fill(~slots.valid[:, None], -1.0)
+    strongest = torch.zeros_like(seeds).scatter_(2, strength.topk(least, dim=2).indices, True) & eligible
+    too_few = seeds.sum(2, keepdim=True) < least
+    return torch.where(too_few, strongest, seeds)
+
+
+def partition(
+    features: Tensor, slots: Slots, settings: PotSettings, generator: torch.Generator | None = None
+) -> Partition:
+    """Group the confident features of each class into a class prototype and K cluster prototypes.
+
+    Args:
+        features: (N, n, D), unit length.
+        slots: the present classes.
+        settings: of POT.
+        generator: seeds of k-means; None is deterministic and independent of the rest of the batch.
+
+    Returns:
+        the partition; gradients flow from the prototypes into the features, not through seeds or assignment.
+    Source: paper, figure 2, part I.
+    """
+    seeds = confident_pixels(slots, settings)  # (N, S, n)
+    images, width, _ = seeds.shape
+    class_prototypes = F.normalize(seeds.to(features.dtype) @ features, dim=2)  # (N, S, D)
+    if settings.clusters == 1:
+        filled = seeds.any(2)[:, :, None]  # (N, S, 1)
+        return Partition(seeds, class_prototypes, class_prototypes[:, :, None], filled.to(features.dtype))
+    clusters = spherical_kmeans(features.detach(), seeds, settings.clusters, generator=generator)
+    numbers = torch.arange(settings.clusters, device=features.device)
+    members = clusters.assignment[:, :, None] == numbers[:, None]  # (N, S, K, n)
+    sums = members.flatten(1, 2).to(features.dtype) @ features  # (N, S·K, D)
+    prototypes = F.normalize(sums, dim=2).view(images, width, settings.clusters, -1)
+    similarity = (prototypes * class_prototypes[:, :, None]).sum(3).detach().clamp_min(_LEAST_SIMILARITY)
+    return Partition(seeds, class_prototypes, prototypes, similarity * (clusters.counts > 0))
