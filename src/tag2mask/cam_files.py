@@ -51,7 +51,7 @@ class CamFile:
 
 def write_cam(path: Path, cam: CamFile) -> None:
     """Write ``cam`` to ``path`` (an ``.npz``), atomically."""
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "ids": cam.ids.astype(np.int32),
         "cams": cam.cams.astype(np.float16),
         "size": np.asarray(cam.size, dtype=np.int32),
@@ -60,7 +60,7 @@ def write_cam(path: Path, cam: CamFile) -> None:
         arrays["allocation"] = cam.allocation.astype(np.uint8)
         arrays["clusters"] = np.asarray(cam.clusters, dtype=np.int32)
     with atomic_path(path) as temporary:
-        np.savez_compressed(temporary, allow_pickle=False, **arrays)
+        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
 
 
 def read_cam(path: Path) -> CamFile:
@@ -98,7 +98,7 @@ def read_ids(path: Path) -> tuple[int, ...] | None:
 
 
 def full_resolution(cam: CamFile) -> np.ndarray:
-    """The maps at the photograph's size: float32 (K, H, W) in [0, 1], bilinear, pixel centres aligned as in ``align_corners=False``."""
+    """The maps at the photograph's size: float32 (K, H, W) in [0, 1], bilinear with ``align_corners=False``."""
     if not len(cam.ids):
         return np.zeros((0, *cam.size), dtype=np.float32)
     maps = torch.from_numpy(cam.cams.astype(np.float32))[None]

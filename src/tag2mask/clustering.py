@@ -46,6 +46,7 @@ def spherical_kmeans(
     seeding: Seeding = "farthest",
     starts: Tensor | None = None,
     iterations: int = 10,
+    unit: bool = False,
 ) -> Clusters:
     """Cluster B sets of points on the unit sphere, each into at most ``clusters`` clusters.
 
@@ -59,48 +60,61 @@ def spherical_kmeans(
         clusters: k, at least 1.
         generator: draws the seeds of ``k-means++`` and the first seed of ``farthest``. None: a generator seeded with
             0 for ``k-means++``; the point nearest to the mean for ``farthest``, which then depends on its own set
-            alone, not on the rest of the batch.
+            alone, not on the rest of the batch. It may live on another device than the points.
         seeding: ``farthest`` takes the point farthest from all seeds so far, ``k-means++`` draws one by squared
             distance.
         starts: (B, [G,] k, D), the centres to start from instead of seeding.
         iterations: rounds of assignment and update, at least 1.
+        unit: the points are known to be finite and of unit length, which saves looking and a copy.
 
     Returns:
         centres, counts and assignment; the assignment is to the returned centres' previous update, as in Lloyd's
         algorithm.
 
     Raises:
-        UsageError: shapes that do not fit, a number out of range, or non-finite unmasked points; the message names
-            the sets.
+        UsageError: shapes that do not fit, a number out of range, or non-finite points, masked or not; the message
+            names the sets.
     """
     single = mask.ndim == 2
     masks = mask[:, None] if single else mask  # (B, G, n)
-    _check(points, masks, clusters, iterations)
-    points = F.normalize(points.float() if points.dtype != torch.float64 else points, dim=2)
-    if starts is None:
-        centres, alive = _seed(points, masks, clusters, seeding, generator)
-    else:
-        starts = starts[:, None] if single else starts
-        centres, alive = F.normalize(starts.to(points.dtype), dim=3), starts.abs().sum(3) > 0
-    for _ in range(iterations):
-        assignment = _assign(points, masks, centres, alive)
-        centres, counts = _update(points, assignment, centres)
+    _check(points, masks, clusters, iterations, starts)
+    points = points if points.dtype == torch.float64 else points.float()
+    if not unit:
+        _check_finite(points)
+        points = F.normalize(points, dim=2)
+    with torch.autocast(points.device.type, enabled=False):
+        if starts is None:
+            centres, alive = _seed(points, masks, clusters, seeding, generator)
+        else:
+            starts = starts.view(*masks.shape[:2], *starts.shape[-2:])
+            centres, alive = F.normalize(starts.to(points.dtype), dim=3), starts.abs().sum(3) > 0
+        for _ in range(iterations):
+            assignment = _assign(points, masks, centres, alive)
+            centres, counts = _update(points, assignment, centres)
     centres = centres * (counts > 0)[..., None]
     if single:
         return Clusters(centres[:, 0], counts[:, 0], assignment[:, 0])
     return Clusters(centres, counts, assignment)
 
 
-def _check(points: Tensor, masks: Tensor, clusters: int, iterations: int) -> None:
-    """Refuse shapes and values that cannot be clustered. Reads the device once."""
+def _check(points: Tensor, masks: Tensor, clusters: int, iterations: int, starts: Tensor | None) -> None:
+    """Refuse shapes and numbers that do not fit."""
     if points.ndim != 3 or masks.ndim != 3 or (masks.shape[0], masks.shape[2]) != points.shape[:2]:
         raise UsageError(
-            f"points should be (B, n, D) and mask (B, n) or (B, G, n), received {tuple(points.shape)} and {tuple(masks.shape)}"
+            "points should be (B, n, D) and mask (B, n) or (B, G, n), "
+            f"received {tuple(points.shape)} and {tuple(masks.shape)}"
         )
     if masks.dtype != torch.bool:
         raise UsageError(f"mask should be bool, received {masks.dtype}; compare it with a threshold first")
     if clusters < 1 or iterations < 1:
         raise UsageError(f"clusters and iterations should be at least 1, received {clusters} and {iterations}")
+    allowed = [(len(points), *groups, clusters, points.shape[2]) for groups in ((masks.shape[1],), ())]
+    if starts is not None and tuple(starts.shape) not in allowed[: 1 + (masks.shape[1] == 1)]:
+        raise UsageError(f"starts should be (B, [G,] k, D) = {allowed[0]}, received {tuple(starts.shape)}")
+
+
+def _check_finite(points: Tensor) -> None:
+    """Refuse non-finite points. Reads the device once."""
     finite = points.isfinite().flatten(1).all(1).cpu()
     if not finite.all():
         raise UsageError(
@@ -119,7 +133,7 @@ def _seed(
     if seeding not in ("farthest", "k-means++"):
         raise UsageError(f"seeding should be 'farthest' or 'k-means++', received '{seeding}'")
     if seeding == "k-means++" and generator is None:
-        generator = torch.Generator(points.device).manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
     weights = masks.to(points.dtype)  # (B, G, n)
     # Without a generator the first seed is the point most similar to the mean of its set.
     score = (weights @ points) @ points.transpose(1, 2) if generator is None else _noise(weights, generator)
@@ -135,13 +149,15 @@ def _seed(
         alive.append(masks.gather(2, chosen) & (nearest.gather(2, chosen) > _SAME_POINT))
         centre = points.gather(1, chosen.expand(-1, -1, points.shape[2]))  # (B, G, D)
         centres.append(centre)
-        nearest = torch.minimum(nearest, (1 - centre @ points.transpose(1, 2)).clamp_min(0))
+        if draw + 1 < clusters:
+            nearest = torch.minimum(nearest, (1 - centre @ points.transpose(1, 2)).clamp_min(0))
     return torch.stack(centres, 2), torch.cat(alive, 2)
 
 
 def _noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Standard Gumbel noise of the shape of ``like``."""
-    uniform = torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+    device = like.device if generator is None else generator.device
+    uniform = torch.rand(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
     return -(-uniform.clamp(1e-20, 1 - 1e-7).log()).log()
 
 
@@ -150,7 +166,8 @@ def _assign(points: Tensor, masks: Tensor, centres: Tensor, alive: Tensor) -> Te
     sets, groups, clusters, _ = centres.shape
     similarity = (centres.flatten(1, 2) @ points.transpose(1, 2)).view(sets, groups, clusters, -1)  # (B, G, k, n)
     similarity = similarity.masked_fill(~alive[..., None], -torch.inf)
-    return similarity.argmax(2).masked_fill(~masks, -1)
+    # max(dim) rather than argmax, which is many times slower on CPU; both take the first of equals.
+    return similarity.max(2).indices.masked_fill(~masks, -1)
 
 
 def _update(points: Tensor, assignment: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,11 +5,12 @@ Solves, for every problem of a batch,
     min_T ⟨T, C⟩ + ε Σ_ij T_ij (log T_ij − 1)   subject to   T 1 = a,  Tᵀ 1 = b          (balanced)
 
 where a marginal constraint may be replaced by ρ KL(marginal ‖ target). The solution is T = diag(e^f) e^{−C/ε}
-diag(e^g), and the dual potentials are found by alternating updates (Sinkhorn). Source: METHOD.md of the project, part
+diag(e^g), and the dual potentials are found by alternating updates (Sinkhorn). Source: docs/method.md, part
 II; Cuturi 2013 for the balanced and Chizat et al. 2018 for the relaxed problem. In PythonOT the relaxed problem is
 ``sinkhorn_unbalanced(..., reg_type="entropy")``.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -84,17 +85,31 @@ def sinkhorn(
     row_power, column_power = _exponents(epsilon, rho)
     if iterations < 1:
         raise UsageError(f"iterations should be at least 1, received {iterations}")
-    _check(cost, a, b)
     cost = cost if cost.dtype == torch.float64 else cost.float()
-    log_a, log_b = _log_mass(a.to(cost.dtype)), _log_mass(b.to(cost.dtype))  # (B, n), (B, m)
-    log_kernel = -cost / epsilon  # (B, n, m)
+    a, b = a.to(cost.dtype), b.to(cost.dtype)
+    # Below this spread of C/ε no term that matters is lost when e^{−C/ε} is computed once for all iterations.
+    limit = -0.7 * epsilon * math.log(torch.finfo(cost.dtype).tiny)
+    moderate = _checked(cost, a, b, limit)
+    log_a, log_b = _log_mass(a), _log_mass(b)  # (B, n), (B, m)
+    shift = cost.detach().amin((1, 2), keepdim=True)  # (B, 1, 1)
+    log_kernel = (shift - cost) / epsilon  # (B, n, m), at most 0
+    kernel = log_kernel.exp() if moderate else None
+    constant = (shift / epsilon)[:, 0]  # (B, 1), what the shift takes out of every log-sum
     f = torch.zeros_like(log_a).masked_fill(a == 0, -torch.inf)
     g = torch.zeros_like(log_b)
     for _ in range(iterations):
-        g = column_power * (log_b - torch.logsumexp(log_kernel + f[:, :, None], dim=1))
-        f = row_power * (log_a - torch.logsumexp(log_kernel + g[:, None, :], dim=2))
-    plan = torch.exp(f[:, :, None] + log_kernel + g[:, None, :])
+        g = column_power * (log_b + constant - _log_sum(log_kernel, kernel, f[:, :, None], dim=1))
+        f = row_power * (log_a + constant - _log_sum(log_kernel, kernel, g[:, None, :], dim=2))
+    plan = torch.exp(f[:, :, None] + log_kernel + g[:, None, :] - constant[:, :, None])
     return _report(plan, a, b, f, g, row_power, column_power, tolerance, iterations)
+
+
+def _log_sum(log_kernel: Tensor, kernel: Tensor | None, potential: Tensor, dim: int) -> Tensor:
+    """log Σ e^{log_kernel + potential} over ``dim``: exponentials of vectors alone where ``kernel`` is given."""
+    if kernel is None:
+        return torch.logsumexp(log_kernel + potential, dim=dim)
+    peak = potential.detach().amax(dim, keepdim=True)  # (B, 1, 1)
+    return (kernel * (potential - peak).exp()).sum(dim).log() + peak[:, 0]
 
 
 def _exponents(epsilon: float, rho: Relaxation | None) -> tuple[float, float]:
@@ -108,9 +123,13 @@ def _exponents(epsilon: float, rho: Relaxation | None) -> tuple[float, float]:
     return row, column
 
 
-def _check(cost: Tensor, a: Tensor, b: Tensor) -> None:
-    """Refuse input that no plan exists for. Reads the device once, before the loop."""
-    if cost.ndim != 3 or a.shape != cost.shape[:2] or b.shape != (cost.shape[0], cost.shape[2]):
+def _checked(cost: Tensor, a: Tensor, b: Tensor, limit: float) -> bool:
+    """Refuse input that no plan exists for. Reads the device once, before the loop.
+
+    Returns:
+        whether the costs of every problem lie within ``limit`` of each other.
+    """
+    if cost.ndim != 3 or a.shape != cost.shape[:2] or b.shape != (cost.shape[0], cost.shape[2]) or 0 in cost.shape[1:]:
         raise UsageError(
             "cost should be (B, n, m) with a (B, n) and b (B, m), "
             f"received {tuple(cost.shape)}, {tuple(a.shape)} and {tuple(b.shape)}"
@@ -118,13 +137,15 @@ def _check(cost: Tensor, a: Tensor, b: Tensor) -> None:
     finite = cost.isfinite().flatten(1).all(1) & a.isfinite().all(1) & b.isfinite().all(1)
     slack = 1e-3
     masses = [(mass >= 0).all(1) & ((mass.sum(1) - 1).abs() <= slack) for mass in (a, b)]
-    verdict = torch.stack([finite, masses[0] & masses[1]]).cpu()
+    spread = cost.detach().amax((1, 2)) - cost.detach().amin((1, 2))
+    verdict = torch.stack([finite, masses[0] & masses[1], spread <= limit]).cpu()
     rules = ("non-finite values in cost, a or b", "a and b should be non-negative and sum to 1 in each problem")
-    for good, rule in zip(verdict, rules, strict=True):
+    for good, rule in zip(verdict[:2], rules, strict=True):
         if not good.all():
             raise UsageError(
                 f"{rule}: problem {first_five((~good).nonzero().flatten().tolist())} of a batch of {len(cost)}"
             )
+    return bool(verdict[2].all())
 
 
 def _log_mass(mass: Tensor) -> Tensor:
@@ -146,7 +167,8 @@ def _report(
 ) -> TransportPlan:
     """Measure the marginals of ``plan`` against their targets and against what optimality asks of them."""
     rows, columns = plan.detach().sum(2), plan.detach().sum(1)
-    # At the optimum f = p (log a − LSE) with p = ρ/(ρ+ε), so the row marginal e^{f + LSE} is a·e^{f (1 − 1/p)}; columns likewise.
+    # At the optimum f = p (log a − LSE) with p = ρ/(ρ+ε), so the row marginal e^{f + LSE} is a·e^{f (1 − 1/p)};
+    # columns likewise.
     residual = torch.zeros_like(rows[:, 0])
     for marginal, mass, potential, power in ((rows, a, f, row_power), (columns, b, g, column_power)):
         shift = (potential.detach() * (1 - 1 / power)).masked_fill(mass == 0, 0.0)

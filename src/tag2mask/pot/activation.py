@@ -1,6 +1,6 @@
 """Part III, activation: regenerated prototypes light the image, weighted by the plan and combined into one map a class.
 
-Source: METHOD.md, steps 7 to 9 (paper, figure 2, part III; equations 7, 10 and 11).
+Source: docs/method.md, steps 7 to 9 (paper, figure 2, part III; equations 7, 10 and 11).
 """
 
 import torch
@@ -12,7 +12,7 @@ from tag2mask.pot.settings import PotSettings
 
 
 def allocated(plan: Tensor, hard: bool) -> Tensor:
-    """The weight with which each pixel belongs to each prototype: T, or T where the column is the best of its row, else 0.
+    """How much of each pixel belongs to each prototype: T, or T where the column is the best of its row, else 0.
 
     Args:
         plan: (N, n, m).
@@ -24,8 +24,8 @@ def allocated(plan: Tensor, hard: bool) -> Tensor:
     """
     if not hard:
         return plan
-    best = plan.argmax(2, keepdim=True)
-    return torch.zeros_like(plan).scatter(2, best, plan.gather(2, best))
+    mass, best = plan.max(2, keepdim=True)
+    return torch.zeros_like(plan).scatter(2, best, mass)
 
 
 def regenerate(features: Tensor, plan: Tensor, prototypes: Tensor, hard: bool) -> Tensor:
@@ -42,9 +42,12 @@ def regenerate(features: Tensor, plan: Tensor, prototypes: Tensor, hard: bool) -
     Source: paper, equation 7.
     """
     weights = allocated(plan.detach(), hard).transpose(1, 2)  # (N, S·K, n)
-    means = F.normalize(weights @ features, dim=2).view_as(prototypes)
-    filled = (weights.sum(2) > 0).view(prototypes.shape[:3])
-    return torch.where(filled[..., None], means, prototypes)
+    mass = weights.sum(2, keepdim=True)
+    # Shares, since a relaxed plan may give a prototype less mass than what normalisation takes for zero.
+    means = (weights / mass.clamp_min(torch.finfo(mass.dtype).tiny)) @ features
+    return torch.where(
+        mass.view(*prototypes.shape[:3], 1) > 0, F.normalize(means, dim=2).view_as(prototypes), prototypes
+    )
 
 
 def reweighting(plan: Tensor, kind: str) -> Tensor:
@@ -70,7 +73,7 @@ def reweighting(plan: Tensor, kind: str) -> Tensor:
 
 
 def activate(features: Tensor, prototypes: Tensor, plan: Tensor, settings: PotSettings) -> Tensor:
-    """One map a class: ReLU cosine to each prototype, reweighted by the plan, combined over clusters, divided by its maximum + 1e-5.
+    """One map a class: ReLU cosine to each prototype, reweighted by the plan, combined, divided by its maximum + 1e-5.
 
     Args:
         features: (N, n, D), unit length.
@@ -84,8 +87,9 @@ def activate(features: Tensor, prototypes: Tensor, plan: Tensor, settings: PotSe
     """
     images, width, clusters, _ = prototypes.shape
     plan = plan.detach()
-    similarity = (features @ prototypes.flatten(1, 2).transpose(1, 2)).relu()  # (N, n, S·K)
-    maps = (reweighting(plan, settings.reweight) * similarity).transpose(1, 2).view(images, width, clusters, -1)
+    similarity = (prototypes.flatten(1, 2) @ features.transpose(1, 2)).relu()  # (N, S·K, n)
+    maps = reweighting(plan, settings.reweight).transpose(1, 2) * similarity
+    maps = maps.reshape(images, width, clusters, -1)
     if settings.combine == "max":
         combined = maps.amax(2)
     elif settings.combine == "sum":

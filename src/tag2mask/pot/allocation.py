@@ -1,6 +1,6 @@
 """Part II, allocation: one transport plan an image from its pixels to the prototypes of all its classes.
 
-Source: METHOD.md, steps 4 to 6 (paper, figure 2, part II; equation 5 is the column marginal).
+Source: docs/method.md, steps 4 to 6 (paper, figure 2, part II; equation 5 is the column marginal).
 """
 
 import torch
@@ -91,7 +91,8 @@ def allocate(
     """
     columns = marginal.flatten(1)  # (N, S·K)
     rows = slots.valid / slots.valid.sum(1, keepdim=True)
-    cost = 1 - features @ prototypes.flatten(1, 2).transpose(1, 2)  # (N, n, S·K)
+    # Pixels stay innermost in memory, under (N, n, S·K) as under (N, S·K, n): sums over either side are faster then.
+    cost = 1 - (prototypes.flatten(1, 2) @ features.transpose(1, 2)).transpose(1, 2)  # (N, n, S·K)
     if not settings.transport:
         # Without a cost the balanced plan is the product of its marginals, and one iteration finds it.
         uniform = (columns > 0) / (columns > 0).sum(1, keepdim=True)

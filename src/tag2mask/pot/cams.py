@@ -5,12 +5,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tag2mask.errors import UsageError
+from tag2mask.errors import UsageError, first_five
 from tag2mask.ot import TransportPlan
 from tag2mask.pot.activation import activate, regenerate
 from tag2mask.pot.allocation import allocate, column_marginal, shrink
 from tag2mask.pot.partition import Partition, Slots, partition, present_slots
 from tag2mask.pot.settings import PotSettings
+
+_CAM_SLACK = 1e-3
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class TransportCams:
     @property
     def allocation(self) -> Tensor:
         """(N, h, w) int64, the prototype that gets the most of each pixel, slot · K + k; −1 in padding."""
-        best = self.plan.argmax(2).masked_fill(~self.slots.valid, -1)
+        best = self.plan.max(2).indices.masked_fill(~self.slots.valid, -1)
         return best.view(len(best), *self.maps.shape[2:])
 
 
@@ -85,20 +87,23 @@ def transport_cams(
         the CAMs, in float32 whatever the precision of the features. Gradients flow into the features.
 
     Raises:
-        UsageError: shapes that do not fit, an image without a valid pixel, or non-finite features; the message names
-            the images.
-    Source: METHOD.md (paper, figure 2).
+        UsageError: shapes that do not fit, an image without a valid pixel, non-finite features, or CAMs that do not
+            lie in [0, 1]; the message names the images.
+    Source: docs/method.md (paper, figure 2).
     """
     settings = settings or PotSettings()
-    valid = _checked(features, cams, tags, valid)
+    valid = _checked_shapes(features, cams, tags, valid)
     height, width = features.shape[2:]
     with torch.autocast(features.device.type, enabled=False):
-        points = torch.nn.functional.normalize(features.float(), dim=1).flatten(2).transpose(1, 2)  # (N, n, D)
+        features = features.float()
+        length = torch.linalg.vector_norm(features, dim=1, keepdim=True)  # (N, 1, h, w)
         slots = present_slots(cams.float(), tags, valid)
+        _check_values(length, slots)
+        points = (features / length.clamp_min(1e-12)).flatten(2).transpose(1, 2)  # (N, n, D)
         parts = partition(points, slots, settings, generator)
         marginal = column_marginal(parts, slots, settings)
         prototypes = shrink(parts.prototypes, parts.class_prototypes, settings.shrinkage)
-        for _ in range(settings.rounds + 1):
+        for _ in range(settings.rounds + 1 if settings.regenerate else 1):
             transport = allocate(points, prototypes, marginal, slots, settings)
             if settings.regenerate:
                 prototypes = regenerate(points, transport.plan, prototypes, settings.allocate == "hard")
@@ -111,16 +116,16 @@ def transport_cams(
     return TransportCams(full, maps, slots, parts, transport, prototypes)
 
 
-def _checked(features: Tensor, cams: Tensor, tags: Tensor, valid: Tensor | None) -> Tensor:
+def _checked_shapes(features: Tensor, cams: Tensor, tags: Tensor, valid: Tensor | None) -> Tensor:
     """Refuse shapes that do not fit; return the valid mask."""
     if features.ndim != 4 or cams.ndim != 4 or tags.shape != cams.shape[:2] or cams.shape[0] != features.shape[0]:
         raise UsageError(
             "features should be (N, D, h, w), cams (N, C, h, w) and tags (N, C), "
             f"received {tuple(features.shape)}, {tuple(cams.shape)} and {tuple(tags.shape)}"
         )
-    if cams.shape[2:] != features.shape[2:]:
+    if cams.shape[2:] != features.shape[2:] or 0 in features.shape[2:]:
         raise UsageError(
-            f"features and cams should share a grid, received {tuple(features.shape[2:])} and {tuple(cams.shape[2:])}"
+            f"features and cams should share a grid that is not empty, received {tuple(features.shape[2:])} and {tuple(cams.shape[2:])}"
         )
     if tags.dtype != torch.bool:
         raise UsageError(f"tags should be bool, received {tags.dtype}; use tags > 0")
@@ -128,7 +133,26 @@ def _checked(features: Tensor, cams: Tensor, tags: Tensor, valid: Tensor | None)
         return torch.ones_like(features[:, 0], dtype=torch.bool)
     if valid.shape != features[:, 0].shape or valid.dtype != torch.bool:
         raise UsageError(f"valid should be bool (N, h, w), received {valid.dtype} {tuple(valid.shape)}")
-    empty = ~valid.flatten(1).any(1)
-    if empty.any():
-        raise UsageError(f"no valid pixel in image {empty.nonzero().flatten().tolist()[:5]} of the batch")
     return valid
+
+
+def _check_values(length: Tensor, slots: Slots) -> None:
+    """Refuse values that POT cannot work with, from the features' length and the base CAMs. Reads the device once."""
+    low, high = slots.base.detach().flatten(1).aminmax(dim=1)
+    good = torch.stack(
+        [
+            slots.valid.any(1),
+            length.detach().flatten(1).isfinite().all(1),
+            (low >= -_CAM_SLACK) & (high <= 1 + _CAM_SLACK),
+        ]
+    ).cpu()
+    rules = (
+        "no valid pixel",
+        "non-finite or overflowing features",
+        "cams should lie in [0, 1] (`normalised_cams` makes such from class activations), they do not",
+    )
+    for row, rule in zip(good, rules, strict=True):
+        if not row.all():
+            raise UsageError(
+                f"{rule}: image {first_five((~row).nonzero().flatten().tolist())} of a batch of {len(row)}"
+            )

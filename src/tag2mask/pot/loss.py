@@ -1,10 +1,11 @@
-"""The adaptive consistency loss between the classifier's CAM and the transport CAM. Source: METHOD.md, "Loss" (paper, figure 2)."""
+"""The adaptive consistency loss between the classifier's CAM and the transport CAM. Source: paper, figure 2."""
 
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from tag2mask.errors import UsageError
 from tag2mask.pot.cams import TransportCams
 from tag2mask.pot.partition import present_slots
 
@@ -43,9 +44,19 @@ def consistency_loss(
 
     Returns:
         a scalar ≥ 0; each image counts the same, so that it does not depend on how images are spread over processes.
+        J counts the tags that were not dropped.
+
+    Raises:
+        UsageError: CAMs of another batch or grid than ``result``.
     """
-    shape = result.maps.shape
-    base = present_slots(cams.float(), tags, result.slots.valid.view(shape[0], *shape[2:])).base  # (N, S, n)
+    images, width, *grid = result.maps.shape
+    if cams.ndim != 4 or [len(cams), *cams.shape[2:]] != [images, *grid] or tags.shape != cams.shape[:2]:
+        raise UsageError(
+            f"cams should be (N, C, h, w) = ({images}, C, {grid[0]}, {grid[1]}) like the result, with tags (N, C), "
+            f"received {tuple(cams.shape)} and {tuple(tags.shape)}"
+        )
+    valid = result.slots.valid.view(images, *grid)
+    base = present_slots(cams.float(), tags, valid, tag_slots=width - 1).base  # (N, S, n)
     maps = result.maps.flatten(2)
     if stop_gradient == "pot":
         maps = maps.detach()

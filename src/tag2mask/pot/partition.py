@@ -1,8 +1,8 @@
 """Part I, partition: confident pixels of each class, its class prototype and its cluster prototypes.
 
 Images are batched over *slots*: slot 0 is background, slots 1..J the tags of the image in ascending order, where J is
-the largest number of tags in the batch. Absent classes have no slot. Source: METHOD.md, steps 1 to 3 (paper, figure
-2, part I).
+the largest number of tags in the batch. Absent classes have no slot. Source: docs/method.md, steps 1 to 3 (paper,
+figure 2, part I).
 """
 
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ class Partition:
 
 
 def normalised_cams(activations: Tensor, tags: Tensor, valid: Tensor | None = None) -> Tensor:
-    """The base CAM of the tags: ReLU, only tags, divided by the spatial maximum + 1e-5; no gradient through the maximum.
+    """The base CAM of the tags: ReLU, only tags, divided by its maximum + 1e-5; no gradient through the maximum.
 
     Args:
         activations: (N, C, h, w), class activations of the classifier, any range.
@@ -69,29 +69,30 @@ def normalised_cams(activations: Tensor, tags: Tensor, valid: Tensor | None = No
     Source: paper, figure 2; the constant from the release.
     """
     keep = tags[:, :, None, None] if valid is None else tags[:, :, None, None] & valid[:, None]
-    cams = activations.relu() * keep
+    cams = activations.relu().masked_fill(~keep, 0)
     return cams / (cams.detach().amax((2, 3), keepdim=True) + NORM_EPSILON)
 
 
-def present_slots(cams: Tensor, tags: Tensor, valid: Tensor) -> Slots:
+def present_slots(cams: Tensor, tags: Tensor, valid: Tensor, tag_slots: int | None = None) -> Slots:
     """Gather the maps of the present classes of each image.
 
     Args:
         cams: (N, C, h, w) in [0, 1].
         tags: (N, C) bool.
         valid: (N, h, w) bool.
+        tag_slots: the largest number of tags in the batch where it is known; finding it waits for the device.
 
     Returns:
         the slots, S = 1 + the largest number of tags in the batch.
     """
     inside = valid.flatten(1)  # (N, n)
-    width = int(tags.sum(1).max()) if tags.numel() else 0
+    width = tag_slots if tag_slots is not None else int(tags.sum(1).max()) if tags.numel() else 0
     order = tags.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :width]  # (N, J), tags first, ascending
     tagged = tags.gather(1, order)
     maps = cams.flatten(2).gather(1, order[:, :, None].expand(-1, -1, inside.shape[1]))  # (N, J, n)
-    maps = maps * (tagged[:, :, None] & inside[:, None])
-    lit = tagged & (maps.detach().amax(2) > 0) if inside.shape[1] else tagged
-    strongest = maps.amax(1) if width else torch.zeros_like(cams[:, 0].flatten(1))
+    maps = maps.masked_fill(~(tagged[:, :, None] & inside[:, None]), 0)
+    lit = tagged & (maps.detach().amax(2) > 0)
+    strongest = maps.amax(1) if width else maps.new_zeros(inside.shape)
     background = (1 - strongest) * inside
     ones = torch.ones_like(tags[:, :1])
     return Slots(
@@ -109,7 +110,7 @@ def confident_pixels(slots: Slots, settings: PotSettings) -> Tensor:
 
     Returns:
         (N, S, n) bool; a used class has at least `minimum_seeds` of them, fewer only where the photograph has fewer
-        pixels.
+        pixels. Among equally strong pixels the first is taken, in reading order.
     Source: `argmax` from the release; `threshold` ours.
     """
     base = slots.base.detach()
@@ -118,19 +119,21 @@ def confident_pixels(slots: Slots, settings: PotSettings) -> Tensor:
         seeds = torch.zeros_like(base, dtype=torch.bool).scatter_(1, winner, True)
     else:
         tags = base[:, 1:]
-        winner = torch.zeros_like(tags, dtype=torch.bool)
         if tags.shape[1]:
-            winner = winner.scatter_(1, tags.argmax(1, keepdim=True), True)
-        foreground = winner & (tags >= settings.foreground_threshold)
-        background = base[:, :1] >= 1 - settings.background_threshold
-        seeds = torch.cat([background, foreground], 1)
+            strongest, winner = tags.max(1, keepdim=True)  # (N, 1, n)
+            wins = torch.zeros_like(tags, dtype=torch.bool).scatter_(1, winner, True)
+            foreground = wins & (tags >= settings.foreground_threshold)
+            seeds = torch.cat([strongest <= settings.background_threshold, foreground], 1)
+        else:
+            seeds = torch.ones_like(base, dtype=torch.bool)
     eligible = slots.used[:, :, None] & slots.valid[:, None]
     seeds &= eligible
     least = min(settings.minimum_seeds, base.shape[2])
     strength = base.masked_fill(~slots.valid[:, None], -1.0)
-    strongest = torch.zeros_like(seeds).scatter_(2, strength.topk(least, dim=2).indices, True) & eligible
+    first = strength.argsort(dim=2, descending=True, stable=True)[:, :, :least]
+    fallback = torch.zeros_like(seeds).scatter_(2, first, True) & eligible
     too_few = seeds.sum(2, keepdim=True) < least
-    return torch.where(too_few, strongest, seeds)
+    return torch.where(too_few, fallback, seeds)
 
 
 def partition(
@@ -139,7 +142,7 @@ def partition(
     """Group the confident features of each class into a class prototype and K cluster prototypes.
 
     Args:
-        features: (N, n, D), unit length.
+        features: (N, n, D), finite, unit length.
         slots: the present classes.
         settings: of POT.
         generator: seeds of k-means; None is deterministic and independent of the rest of the batch.
@@ -154,7 +157,7 @@ def partition(
     if settings.clusters == 1:
         filled = seeds.any(2)[:, :, None]  # (N, S, 1)
         return Partition(seeds, class_prototypes, class_prototypes[:, :, None], filled.to(features.dtype))
-    clusters = spherical_kmeans(features.detach(), seeds, settings.clusters, generator=generator)
+    clusters = spherical_kmeans(features.detach(), seeds, settings.clusters, generator=generator, unit=True)
     numbers = torch.arange(settings.clusters, device=features.device)
     members = clusters.assignment[:, :, None] == numbers[:, None]  # (N, S, K, n)
     sums = members.flatten(1, 2).to(features.dtype) @ features  # (N, S·K, D)

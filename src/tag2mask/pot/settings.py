@@ -1,14 +1,14 @@
 """The settings of POT, and the two simpler methods that the same code computes."""
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Literal, get_args, get_origin
 
 from tag2mask.errors import UsageError
 
 
 @dataclass
 class PotSettings:
-    """Prototypical optimal transport: partition, allocation, activation. Source: METHOD.md; the defaults are ours, by measurement.
+    """Prototypical optimal transport: partition, allocation, activation. The defaults are ours, by measurement.
 
     Attributes:
         seeds: confident pixels: `threshold` (ours), or `argmax` over background and tags (published).
@@ -72,6 +72,10 @@ class PotSettings:
         problems += [
             f"{name} should be above 0" for name, value in positive.items() if value is not None and not value > 0
         ]
+        for field in fields(self):
+            if get_origin(field.type) is Literal and getattr(self, field.name) not in get_args(field.type):
+                allowed = ", ".join(repr(choice) for choice in get_args(field.type))
+                problems.append(f"{field.name} should be one of {allowed}, received {getattr(self, field.name)!r}")
         if problems:
             raise UsageError("settings of POT: " + "; ".join(problems))
 
@@ -84,7 +88,7 @@ class PotSettings:
         )
 
     def single_prototype(self) -> "PotSettings":
-        """One prototype a class, no transport: the mean of the seeds activates the image (the second half of SIPE), same seeds."""
+        """One prototype a class, no transport: the mean of the seeds activates the image, as in SIPE's second half."""
         return replace(self.plain_clusters(), clusters=1)
 
     def plain_clusters(self) -> "PotSettings":

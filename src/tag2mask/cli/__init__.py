@@ -1,0 +1,5 @@
+"""The command line: ``tag2mask VERB``."""
+
+from tag2mask.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,57 @@
+"""Dispatch of ``tag2mask VERB``: parse, do, report, exit code."""
+
+import difflib
+import sys
+import traceback
+from collections.abc import Sequence
+
+from rich.markup import escape
+
+from tag2mask import __version__
+from tag2mask.cli.console import errors, output
+from tag2mask.cli.verbs import VERBS, Request, overview
+from tag2mask.errors import Tag2maskError, UsageError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: the words after ``tag2mask``; those of the process by default.
+
+    Returns:
+        the exit code: 0 all done; 1 failed, or some items could not be done; 2 wrong use.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    try:
+        return _dispatch(words)
+    except Tag2maskError as error:
+        code, message = error.exit_code, str(error)
+    except KeyboardInterrupt:
+        code, message = 1, "stopped; what is finished is kept, and the same command goes on from there"
+    except OSError as error:
+        code, message = 1, f"{error}; what is finished is kept, and the same command goes on from there"
+    except Exception as error:
+        code, message = 1, f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+    if debug:
+        traceback.print_exc()
+    errors().print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    return code
+
+
+def _dispatch(words: list[str]) -> int:
+    """Find the verb and do it."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        output().print(overview(), highlight=False, soft_wrap=True)
+        return 0 if words else 2
+    if words[0] in ("-V", "--version"):
+        output().print(f"tag2mask {__version__}", highlight=False)
+        return 0
+    if words[0] not in VERBS:
+        close = difflib.get_close_matches(words[0], VERBS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(VERBS)}"
+        raise UsageError(f"'{words[0]}' is no verb of tag2mask; {hint}")
+    verb = VERBS[words[0]]
+    request = Request.parse(words[0], verb, words[1:])
+    return 0 if request is None else verb.action(request)

@@ -1,0 +1,114 @@
+"""From words on the command line to a `Config`: presets, files and single values, with errors that help."""
+
+import difflib
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import NoReturn
+
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+
+from tag2mask.errors import UsageError
+from tag2mask.pipeline.config import Config, presets
+
+
+class Parser(ArgumentParser):
+    """A parser whose errors are `UsageError`s that offer the nearest names."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the problem as the project's own."""
+        raise UsageError(self._readable(message))
+
+    def _readable(self, message: str) -> str:
+        """The message on one line, with suggestions for what it does not know."""
+        if isinstance(self_cause := _cause(sys.exc_info()[1]), UsageError):
+            return str(self_cause)
+        message = " ".join(re.sub(r"\s+", " ", message).split())
+        options = [option for action in self._actions for option in action.option_strings]
+        unknown = re.findall(r"(--[\w.-]+)", message) if "nrecognized" in message else []
+        unknown += [f"--{key}" for key in re.findall(r"(?:Key|key|Option|option) '?\"?([\w.]+)'?\"? is not expected", message)]
+        hints = []
+        for name in unknown:
+            close = difflib.get_close_matches(name, options, n=3, cutoff=0.6)
+            hints.append(f"{name} is no setting" + (f"; did you mean {' or '.join(close)}?" if close else "; see --help"))
+        return "; ".join(hints) if hints else message
+
+
+def _cause(error: BaseException | None) -> BaseException | None:
+    """The innermost cause of an exception."""
+    while error is not None and (error.__cause__ or error.__context__) is not None:
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def build_parser(verb: str, description: str) -> Parser:
+    """A parser for one verb: every setting of `Config`, and what all verbs share."""
+    parser = Parser(prog=f"tag2mask {verb}", description=description, exit_on_error=False)
+    parser.add_argument("--config", action=ActionConfigFile, help="a preset's name or a YAML file; later ones override")
+    parser.add_argument("--print-config", action="store_true", dest="print_config", help="print every setting and stop")
+    parser.add_argument("--dry-run", action="store_true", dest="dry_run", help="say what would be done and stop")
+    parser.add_argument("--json", action="store_true", dest="as_json", help="the result as JSON on standard output")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_class_arguments(Config, None)
+    return parser
+
+
+def expand_presets(words: Sequence[str]) -> list[str]:
+    """Put the file of a preset in the place of its name after ``--config``.
+
+    Raises:
+        UsageError: the value is neither a preset nor a file.
+    """
+    known = presets()
+    expanded: list[str] = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name == "--config" and equals:
+            expanded.append(f"--config={_config_file(value, known)}")
+        elif expanded and expanded[-1] == "--config":
+            expanded.append(str(_config_file(word, known)))
+        else:
+            expanded.append(word)
+    return expanded
+
+
+def _config_file(value: str, known: dict[str, Path]) -> Path:
+    """The file behind a preset's name or a path."""
+    if value in known:
+        return known[value]
+    if Path(value).is_file():
+        return Path(value)
+    close = difflib.get_close_matches(value, known, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise UsageError(f"--config {value} is neither a file nor a preset ({', '.join(known)}){hint}")
+
+
+def with_run_config(words: Sequence[str]) -> list[str]:
+    """Put the run folder's own config.yaml in front, where there is one and no ``--config`` is given."""
+    given = [word for word in words if word == "--config" or word.startswith("--config=")]
+    out = _value_of(words, "--out")
+    saved = Path(out) / "config.yaml" if out else None
+    return ["--config", str(saved), *words] if saved is not None and saved.is_file() and not given else list(words)
+
+
+def _value_of(words: Sequence[str], option: str) -> str | None:
+    """The last value of an option among the words, before they are parsed."""
+    found = None
+    for position, word in enumerate(words):
+        if word == option and position + 1 < len(words):
+            found = words[position + 1]
+        elif word.startswith(f"{option}="):
+            found = word.partition("=")[2]
+    return found
+
+
+def to_config(parser: Parser, namespace: Namespace) -> Config:
+    """The settings that were parsed.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+    values = parser.instantiate_classes(namespace)
+    return Config(**{item.name: getattr(values, item.name) for item in fields(Config)})

@@ -1,0 +1,179 @@
+"""The verbs of the command line: thin, each a few lines over the pipeline."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tag2mask.cli.console import errors, figures_table, output, show_result
+from tag2mask.cli.parser import build_parser, expand_presets, to_config, with_run_config
+from tag2mask.errors import UsageError
+from tag2mask.pipeline.config import Config, to_yaml
+from tag2mask.pipeline.progress import StageResult
+from tag2mask.pipeline.run_folder import STAGES, RunFolder
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb: what it is, its positional argument if any, and what it does."""
+
+    description: str
+    action: Callable[["Request"], int]
+    positional: tuple[str, str] | None = None
+    flags: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Request:
+    """A parsed command line.
+
+    Attributes:
+        verb: the verb's name.
+        config: every setting.
+        options: what is not a setting: json, dry_run, restart, the positional, the verb's own flags.
+        words: the words that it was parsed from.
+    """
+
+    verb: str
+    config: Config
+    options: dict[str, Any]
+    words: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, name: str, verb: Verb, words: Sequence[str]) -> "Request | None":
+        """Read the words; None if they asked for help or for the settings, which were then printed."""
+        parser = build_parser(name, verb.description)
+        if verb.positional:
+            parser.add_argument(verb.positional[0], help=verb.positional[1])
+        for flag, text in verb.flags:
+            parser.add_argument(flag, action="store_true", help=text)
+        if name in (*STAGES, "run", "demo"):
+            parser.add_argument("--restart", metavar="STAGE", help="delete what a stage, and all that read it, made; then go on")
+        if "-h" in words or "--help" in words:
+            parser.print_help()
+            return None
+        namespace = parser.parse_args(expand_presets(with_run_config(_with_default_preset(name, words))))
+        config = to_config(parser, namespace)
+        if namespace.print_config:
+            print(to_yaml(config), end="")
+            return None
+        named = ["as_json", "dry_run", "restart", *(flag.lstrip("-") for flag, _ in verb.flags)]
+        named += [verb.positional[0]] if verb.positional else []
+        return cls(name, config, {option: getattr(namespace, option, None) for option in named}, tuple(words))
+
+    def run_folder(self) -> RunFolder:
+        """The run folder that ``--out`` names."""
+        if self.config.out is None:
+            raise UsageError(f"{self.verb} needs --out RUN, the folder that the run lives in")
+        return RunFolder(self.config.out)
+
+
+def _with_default_preset(name: str, words: Sequence[str]) -> list[str]:
+    """`demo` starts from its own preset."""
+    return ["--config", "demo", *words] if name == "demo" else list(words)
+
+
+def _finish(request: Request, results: Iterable[StageResult]) -> int:
+    """Tell each result as it comes; 1 if anything failed."""
+    told, figures = [], {}
+    for result in results:
+        told.append(result)
+        show_result(errors(), result)
+        for stage, splits in result.figures.items():
+            figures[stage] = splits
+    if request.options["as_json"]:
+        print(json.dumps({"results": [vars(result) for result in told]}, indent=2, ensure_ascii=False))
+    elif figures:
+        output().print(figures_table(figures))
+    return 1 if any(result.failed for result in told) else 0
+
+
+def _stages(request: Request, names: Sequence[str]) -> int:
+    """Do some stages of a run folder."""
+    from tag2mask.pipeline.run import STAGE_FUNCTIONS, plan
+
+    run = request.run_folder()
+    if request.options["dry_run"]:
+        output().print("\n".join(plan(request.config, run, names)), highlight=False, markup=False, soft_wrap=True)
+        return 0
+    if request.options["restart"]:
+        again = run.restart(request.options["restart"])
+        errors().print(f"restart: deleted what {', '.join(again)} made", highlight=False)
+    run.record_config(request.config, replace=names[0] == "train")
+    return _finish(request, (STAGE_FUNCTIONS[name](request.config, run, errors()) for name in names))
+
+
+def _one_stage(request: Request) -> int:
+    """`train`, `cams`, `refine`."""
+    return _stages(request, [request.verb])
+
+
+def _run(request: Request) -> int:
+    """`run`: every stage."""
+    return _stages(request, list(STAGES))
+
+
+def _demo(request: Request) -> int:
+    """`demo`: `run` on generated scenes."""
+    from tag2mask.pipeline.demo import prepare_demo
+
+    config = prepare_demo(request.config, quick=bool(request.options["quick"]), console=errors())
+    return _run(replace(request, config=config))
+
+
+def _evaluate(request: Request) -> int:
+    """`evaluate`: a folder of masks or CAMs against the ground truth."""
+    from tag2mask.pipeline.evaluate import evaluate_folder
+
+    folder = Path(request.options["folder"])
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no folder of masks or CAMs")
+    figures = evaluate_folder(request.config, folder, errors())
+    if request.options["as_json"]:
+        print(json.dumps(figures.to_json(), indent=2, ensure_ascii=False))
+    else:
+        output().print(figures.render(str(folder)))
+    return 0
+
+
+def _report(request: Request) -> int:
+    """`report`: the page of a run."""
+    path = Path(request.options["run"])
+    if not (path / "config.yaml").is_file():
+        raise UsageError(f"{path} is no run folder: it has no config.yaml")
+    words = ["--config", str(path / "config.yaml"), *request.words, "--out", str(path)]
+    again = Request.parse("report", VERBS["report"], words)
+    return 0 if again is None else _stages(again, ["report"])
+
+
+def _check(request: Request) -> int:
+    """`check`: is the data sound?"""
+    from tag2mask.pipeline.check import check_data
+
+    report = check_data(request.config, Path(request.options["data_folder"]), errors())
+    if request.options["as_json"]:
+        print(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+    else:
+        output().print(report.render(), highlight=False, markup=False, soft_wrap=True)
+    return 0 if report.sound else 1
+
+
+VERBS = {
+    "check": Verb("Is the data sound? Lists everything that is wrong with it.", _check, ("data_folder", "photographs, or a tags table")),
+    "train": Verb("Train the POT network from photographs and tags.", _one_stage),
+    "cams": Verb("Make class activation maps with the trained network.", _one_stage),
+    "refine": Verb("Make masks from class activation maps.", _one_stage),
+    "evaluate": Verb("Measure masks or CAMs against ground truth.", _evaluate, ("folder", "masks (.png) or CAM files (.npz)")),
+    "report": Verb("Write the page of a run.", _report, ("run", "the run folder")),
+    "run": Verb("Do every stage, skipping what is done.", _run),
+    "demo": Verb("See the method at work on generated scenes.", _demo, None, (("--quick", "a tiny demo, in under a minute"),)),
+}
+"""Every verb, in the order of a run."""
+
+
+def overview() -> str:
+    """What ``tag2mask --help`` says."""
+    lines = ["tag2mask: photographs and their tags in, pixel masks out.", "", "usage: tag2mask VERB [--config PRESET_OR_FILE] [--section.name VALUE …]", ""]
+    lines += [f"  {name:10}{verb.description}" for name, verb in VERBS.items()]
+    return "\n".join([*lines, "", "`tag2mask VERB --help` lists the settings of a verb. Presets: demo, own, voc, voc-paper."])

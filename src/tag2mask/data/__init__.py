@@ -1,0 +1,20 @@
+"""Photographs and their tags: readers, the one way to open an image, augmentation, and the check."""
+
+from tag2mask.data.images import ImageError, MaskError, image_size, palette, read_image, read_mask, write_mask
+from tag2mask.data.photos import Photo, PhotoSet, open_photos
+from tag2mask.data.settings import AugmentSettings, DataSettings
+
+__all__ = [
+    "AugmentSettings",
+    "DataSettings",
+    "ImageError",
+    "MaskError",
+    "Photo",
+    "PhotoSet",
+    "image_size",
+    "open_photos",
+    "palette",
+    "read_image",
+    "read_mask",
+    "write_mask",
+]

@@ -1,0 +1,168 @@
+"""Joint augmentation: one geometry moves the photograph, its mask and its CAMs together.
+
+Resize, cut a window, mirror. Padding is neutral in colour, marked in ``valid``, ignored in the mask and zero in the
+CAMs, so that it never becomes a seed.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from tag2mask.data.images import IGNORED
+from tag2mask.data.settings import AugmentSettings
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Mean colour of ImageNet, RGB in [0, 1]: what padding has before a network normalises it to zero."""
+
+
+class View(NamedTuple):
+    """What training sees of a photograph.
+
+    Attributes:
+        image: float32 (3, crop, crop), RGB in [0, 1].
+        valid: bool (crop, crop), False in padding.
+        mask: uint8 (crop, crop), 255 in padding; None without a mask.
+        cams: float32 (K, crop, crop), 0 in padding; None without CAMs.
+    """
+
+    image: torch.Tensor
+    valid: torch.Tensor
+    mask: torch.Tensor | None = None
+    cams: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a view is cut from a photograph: resize, then a window, then mirror.
+
+    Attributes:
+        size: (h, w) in pixels after the resize.
+        top: first row of the window in the resized photograph; negative: padding above.
+        left: first column of the window; negative: padding on the left.
+        crop: side of the window.
+        flip: whether the window is mirrored left and right.
+    """
+
+    size: tuple[int, int]
+    top: int
+    left: int
+    crop: int
+    flip: bool
+
+    @property
+    def inside(self) -> tuple[slice, slice]:
+        """The rows and columns of the window, before it is mirrored, that hold the photograph."""
+        rows = slice(max(0, -self.top), min(self.crop, self.size[0] - self.top))
+        columns = slice(max(0, -self.left), min(self.crop, self.size[1] - self.left))
+        return rows, columns
+
+
+def draw_geometry(size: tuple[int, int], settings: AugmentSettings, rng: np.random.Generator) -> Geometry:
+    """Draw the geometry of a view.
+
+    A photograph larger than the crop gives a window anywhere in it, a smaller one lies anywhere in the window, each
+    side by itself.
+
+    Args:
+        size: (H, W) of the photograph.
+        settings: what may be drawn.
+        rng: always asked for the same number of values, so that one setting does not shift the others' draws.
+
+    Source: the augmentation of SIPE and IRN (long side, flip, window with padding); the order is ours.
+    """
+    drawn_long, place_y, place_x, mirror = rng.random(4)
+    crop, (low, high) = settings.crop, settings.long_side
+    flip = settings.flip and bool(mirror < 0.5)
+    if settings.resize == "squash":
+        return Geometry((crop, crop), 0, 0, crop, flip)
+    long_side = low + int(drawn_long * (high - low + 1))
+    height, width = (max(1, round(side * long_side / max(size))) for side in size)
+    return Geometry((height, width), _offset(height, crop, place_y), _offset(width, crop, place_x), crop, flip)
+
+
+def training_view(
+    image: npt.NDArray[np.uint8],
+    settings: AugmentSettings,
+    *,
+    rng: np.random.Generator,
+    fill: tuple[float, float, float] = IMAGENET_MEAN,
+    mask: npt.NDArray[np.uint8] | None = None,
+    cams: npt.NDArray[np.floating] | None = None,
+) -> View:
+    """A random view of a photograph, with its mask and its CAMs moved alike.
+
+    Args:
+        image: RGB, uint8 (H, W, 3).
+        settings: what the view may look like.
+        rng: the source of all randomness.
+        fill: the colour of padding, RGB in [0, 1]; the mean by which the network normalises makes it zero there.
+        mask: uint8 (H, W).
+        cams: (K, h, w) in [0, 1] on any grid that spans the photograph.
+    """
+    height, width = image.shape[:2]
+    return cut(image, draw_geometry((height, width), settings, rng), fill=fill, mask=mask, cams=cams)
+
+
+def cut(
+    image: npt.NDArray[np.uint8],
+    geometry: Geometry,
+    *,
+    fill: tuple[float, float, float] = IMAGENET_MEAN,
+    mask: npt.NDArray[np.uint8] | None = None,
+    cams: npt.NDArray[np.floating] | None = None,
+) -> View:
+    """The view that a geometry makes; arguments as in `training_view`.
+
+    The photograph is resized bicubically, the mask by nearest neighbour, the CAMs bilinearly.
+    """
+    crop, inside = geometry.crop, geometry.inside
+    pixels = np.empty((crop, crop, 3), dtype=np.float32)
+    pixels[:] = fill
+    pixels[inside] = _resampled(Image.fromarray(image), geometry, Image.Resampling.BICUBIC) / np.float32(255)
+    valid = np.zeros((crop, crop), dtype=np.bool_)
+    valid[inside] = True
+    view = View(_tensor(pixels, geometry).permute(2, 0, 1).contiguous(), _tensor(valid, geometry))
+    if mask is not None:
+        labels = np.full((crop, crop), IGNORED, dtype=np.uint8)
+        labels[inside] = _resampled(Image.fromarray(mask), geometry, Image.Resampling.NEAREST)
+        view = view._replace(mask=_tensor(labels, geometry))
+    if cams is not None:
+        maps = np.zeros((crop, crop, len(cams)), dtype=np.float32)
+        for k, cam in enumerate(cams):
+            grid = Image.fromarray(cam.astype(np.float32))
+            maps[*inside, k] = _resampled(grid, geometry, Image.Resampling.BILINEAR)
+        view = view._replace(cams=_tensor(maps, geometry).permute(2, 0, 1).contiguous())
+    return view
+
+
+def _offset(side: int, crop: int, place: float) -> int:
+    """Where the window begins: in the photograph if that is larger, before it if it is smaller."""
+    room = side - crop
+    return int(place * (room + 1)) if room >= 0 else -int(place * (1 - room))
+
+
+def _resampled(image: Image.Image, geometry: Geometry, how: Image.Resampling) -> npt.NDArray[Any]:
+    """The part of the window that holds the photograph, resized from just the pixels it needs.
+
+    The filter sees the pixels around the box, so that the result is that of resizing first and cutting then.
+    """
+    rows, columns = geometry.inside
+    scale_y, scale_x = image.height / geometry.size[0], image.width / geometry.size[1]
+    top, bottom = (geometry.top + edge for edge in (rows.start, rows.stop))
+    left, right = (geometry.left + edge for edge in (columns.start, columns.stop))
+    # Rounding must not put the box outside the image by a hair, which Pillow refuses.
+    box = (
+        left * scale_x,
+        top * scale_y,
+        min(right * scale_x, image.width),
+        min(bottom * scale_y, image.height),
+    )
+    return np.asarray(image.resize((right - left, bottom - top), how, box))
+
+
+def _tensor(window: npt.NDArray[Any], geometry: Geometry) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(window[:, ::-1] if geometry.flip else window))

@@ -1,0 +1,223 @@
+"""Whether a data set is sound: every image and mask is opened, every problem is listed, nothing stops at the first."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tag2mask.data.classes import similar_names
+from tag2mask.data.decoding import ImageError
+from tag2mask.data.images import read_image, read_mask
+from tag2mask.data.listing import FolderIndex, Listing, is_image_name, walk_files
+from tag2mask.data.photos import Photo, Survey, survey
+from tag2mask.data.problems import Problem, error, grouped_lines, warning
+from tag2mask.data.settings import DataSettings
+from tag2mask.data.voc import list_problems
+from tag2mask.errors import first_five
+
+Progress = Callable[[int, int], None]
+
+SMALL_SIDE = 32
+"""A shorter side below this many pixels is reported: it leaves 2 cells at stride 16; ours."""
+
+TAG_LIMIT = 1000
+"""Above this many different tags their spelling is not compared; there are too many classes anyway."""
+
+MOST_THREADS = 8
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What the check of a data set found.
+
+    Attributes:
+        root: the folder.
+        kind: the layout that was read.
+        split: the split, None for all photographs.
+        classes: the class list.
+        images: photographs that exist, readable or not.
+        counts: photographs with each class.
+        untagged: photographs without a tag.
+        masks: photographs with a ground-truth mask.
+        splits: photographs in each split of the data set.
+        problems: errors first, then warnings.
+    """
+
+    root: str
+    kind: str
+    split: str | None
+    classes: tuple[str, ...]
+    images: int
+    counts: dict[str, int]
+    untagged: int
+    masks: int
+    splits: dict[str, int] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """The problems that make the data set unusable, or an image of it."""
+        return tuple(problem for problem in self.problems if problem.level == "error")
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """The problems that leave it usable."""
+        return tuple(problem for problem in self.problems if problem.level == "warning")
+
+    @property
+    def sound(self) -> bool:
+        """Whether there is no error."""
+        return not self.errors
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain values, with ``sound``."""
+        values = asdict(self)
+        values["classes"], values["problems"] = list(self.classes), [asdict(problem) for problem in self.problems]
+        return {"sound": self.sound, **values}
+
+    def render(self, shown: int = 20) -> str:
+        """The report as text: figures, class counts, then one line a problem.
+
+        Args:
+            shown: problems of one kind that get a line; the rest is counted.
+        """
+        split = "" if self.split is None else f", split {self.split}"
+        lines = [
+            f"{self.root}: {self.kind}{split}",
+            f"{self.images} photographs, {self.untagged} without tags, {self.masks} with a ground-truth mask",
+        ]
+        if self.splits:
+            lines.append("splits: " + ", ".join(f"{name} {count}" for name, count in self.splits.items()))
+        width = max((len(name) for name in self.counts), default=0)
+        lines += [f"  {name:{width}} {count:>7}" for name, count in self.counts.items()]
+        for title, problems in (("error", self.errors), ("warning", self.warnings)):
+            if problems:
+                lines.append(f"{len(problems)} {title}{'s' if len(problems) > 1 else ''}")
+                lines += [f"  {line}" for line in grouped_lines(problems, shown)]
+        if not self.problems:
+            lines.append("no problems")
+        return "\n".join(lines)
+
+
+def check(settings: DataSettings, *, progress: Progress | None = None, threads: int | None = None) -> CheckReport:
+    """Check a data set: its tags, its files, and every image and mask to the last pixel.
+
+    Args:
+        settings: where it is.
+        progress: called with (files done, files in all) after each photograph.
+        threads: images decoded at once; None: one a core, at most 8.
+    """
+    found = survey(settings)
+    photos = found.photos.photos or tuple(_photos_without_a_list(found.listing, settings.masks))
+    counts = Counter(number for photo in found.photos.photos for number in photo.tags)
+    by_name = {name: counts[number] for number, name in enumerate(found.photos.classes, 1)}
+    problems = [*found.problems, *_file_problems(found.listing, photos, settings, len(by_name), progress, threads)]
+    problems += _overall(found, settings, by_name)
+    return CheckReport(
+        root=str(found.listing.root),
+        kind=found.listing.kind,
+        split=settings.split,
+        classes=found.photos.classes,
+        images=len({photo.path for photo in photos}),
+        counts=by_name,
+        untagged=sum(entry.tags == () for entry in found.listing.entries),
+        masks=sum(photo.mask is not None for photo in photos),
+        splits=found.listing.splits,
+        problems=tuple(sorted(problems, key=lambda problem: problem.level == "warning")),
+    )
+
+
+def _photos_without_a_list(listing: Listing, masks: Path | None) -> Iterator[Photo]:
+    """The images below a root whose list is unusable, so that they are checked all the same."""
+    if not listing.root.is_dir() or listing.entries:
+        return
+    try:
+        for name, is_image in walk_files(listing.root, skip=masks):
+            if is_image:
+                yield Photo(name, listing.root / name, ())
+    except OSError:
+        return  # the reader has reported the folder
+
+
+def _file_problems(
+    listing: Listing,
+    photos: tuple[Photo, ...],
+    settings: DataSettings,
+    classes: int,
+    progress: Progress | None,
+    threads: int | None,
+) -> Iterator[Problem]:
+    """Open every image and its mask, several at once, each file once."""
+
+    def opened(photo: Photo) -> list[Problem]:
+        return list(_photo_problems(listing, photo, settings.pixel_limit, classes))
+
+    once = list({photo.path: photo for photo in photos}.values())
+    with ThreadPoolExecutor(threads or min(MOST_THREADS, os.cpu_count() or 1)) as pool:
+        for done, problems in enumerate(pool.map(opened, once), 1):
+            yield from problems
+            if progress is not None:
+                progress(done, len(once))
+
+
+def _photo_problems(listing: Listing, photo: Photo, pixel_limit: int, classes: int) -> Iterator[Problem]:
+    """What is wrong with one photograph and its mask."""
+    size: tuple[int, int] | None = None
+    try:
+        height, width, _ = read_image(photo.path, pixel_limit=pixel_limit).shape
+        size = (height, width)
+        if min(size) < SMALL_SIDE:
+            message = f"{width} × {height} pixels are very few; below {SMALL_SIDE} there is little to learn from"
+            yield warning("small-image", listing.shown(photo.path), message)
+    except ImageError as reason:
+        yield error(reason.kind, listing.shown(photo.path), reason.reason)
+    if photo.mask is not None:
+        try:
+            read_mask(photo.mask, size=size, classes=classes or None, pixel_limit=pixel_limit)
+        except ImageError as reason:
+            yield error(reason.kind, listing.shown(photo.mask), reason.reason)
+
+
+def _overall(found: Survey, settings: DataSettings, counts: dict[str, int]) -> Iterator[Problem]:
+    """What only the whole data set shows: spelling, classes without photographs, files that nothing lists."""
+    listing, photos = found.listing, found.photos.photos
+    root = str(listing.root)
+    if settings.classes is None and not listing.official and len(counts) <= TAG_LIMIT:
+        for rare, frequent in similar_names(counts):
+            place = next(listing.where(entry) for entry in listing.entries if rare in (entry.tags or ()))
+            message = f"the tag `{rare}` ({counts[rare]} photographs) looks like `{frequent}` ({counts[frequent]})"
+            yield warning("similar-tags", place, f"{message}; correct it, or give data.classes if both are meant")
+    unused = [name for name, count in counts.items() if not count]
+    if unused and photos:
+        yield warning("empty-class", root, f"{len(unused)} classes have no photograph: {first_five(unused)}")
+    if settings.masks is not None:
+        if not settings.masks.is_dir():
+            yield error("missing-mask", str(settings.masks), "data.masks does not exist; name the folder with ID.png")
+        else:
+            for photo in photos:
+                if photo.mask is None:
+                    message = f"there is no mask {photo.id}.png in {settings.masks}; it is left out of every figure"
+                    yield warning("missing-mask", listing.shown(photo.path), message)
+    if listing.kind == "voc" and settings.split is None:
+        yield from list_problems(listing.root)
+    if listing.kind == "table" and settings.split is None and listing.entries:
+        yield from _unlisted(listing, settings.masks)
+
+
+def _unlisted(listing: Listing, masks: Path | None) -> Iterator[Problem]:
+    """Images beside the listed ones that the table does not name, in one line."""
+    index = FolderIndex()
+    listed = {entry.path for entry in listing.entries}
+    folders = sorted({path.parent for path in listed} - ({masks} if masks else set()))
+    names = sorted(
+        listing.shown(folder / name)
+        for folder in folders
+        for name in index.names(folder)
+        if is_image_name(name) and folder / name not in listed
+    )
+    if names:
+        message = f"{len(names)} images beside the listed ones are not in the table: {first_five(names)}"
+        yield warning("unlisted-image", str(listing.root), message)

@@ -1,0 +1,128 @@
+"""Class lists and tag names: reading a list, and finding the name that was meant."""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import yaml
+
+from tag2mask.data.problems import Problem, error
+from tag2mask.errors import first_five
+
+CLASS_LIMIT = 254
+"""Most classes a data set may have: ids 1..254 beside background 0 and ignored 255."""
+
+RARE_FRACTION = 0.05
+"""A tag is rare beside another one if it occurs at most this often relative to it (or once); ours."""
+
+SIMILARITY = 0.75
+"""`difflib` ratio from which two names look like one; ours: ``hosre`` and ``horse`` have 0.8."""
+
+BACKGROUND_NAMES = frozenset({"background", "_background_", "__background__"})
+
+
+def nearest_name(name: str, names: Iterable[str]) -> str | None:
+    """The one of ``names`` that ``name`` was most likely meant to be; None if none is near."""
+    by_folded = {folded_name(known): known for known in names}
+    near = difflib.get_close_matches(folded_name(name), by_folded, n=1, cutoff=0.6)
+    return by_folded[near[0]] if near else None
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """``"; did you mean `horse`?"``, or nothing where no name is near."""
+    near = nearest_name(name, names)
+    return f"; did you mean `{near}`?" if near else ""
+
+
+def folded_name(name: str) -> str:
+    """A name without case, spaces, hyphens and underscores."""
+    return "".join(letter for letter in name.casefold() if letter not in " -_")
+
+
+def read_classes(value: str) -> tuple[tuple[str, ...] | None, list[Problem]]:
+    """The class list that a setting stands for.
+
+    Args:
+        value: a file (``.yaml``, ``.yml`` or ``.json``: a list; any other: one name a line, empty lines and lines
+            that begin with ``#`` skipped), or names with commas.
+
+    Returns:
+        the names in order, or None if there is no list to speak of, and what is wrong with it.
+    """
+    path = Path(value)
+    looks_like_a_file = "," not in value and (path.suffix in {".txt", ".yaml", ".yml", ".json"} or len(path.parts) > 1)
+    if looks_like_a_file or path.is_file():
+        try:
+            names = _names_in(path)
+        except (OSError, ValueError, yaml.YAMLError) as reason:
+            message = f"the class list could not be read ({' '.join(str(reason).split())})"
+            remedy = "it should be one name a line, or a YAML list of names, as UTF-8"
+            return None, [error("bad-classes", str(path), f"{message}; {remedy}")]
+    else:
+        names = [name.strip() for name in value.split(",")]
+    subject = str(path) if looks_like_a_file or path.is_file() else "data.classes"
+    return tuple(names), list(_list_problems(subject, names))
+
+
+def class_problems(classes: tuple[str, ...], subject: str) -> Iterator[Problem]:
+    """What is wrong with the class list that a data set ends up with, wherever it came from."""
+    if len(classes) > CLASS_LIMIT:
+        message = f"{len(classes)} classes ({first_five(classes)}), at most {CLASS_LIMIT} fit into a mask of 8 bits"
+        yield error("bad-classes", subject, f"{message}; merge or drop some")
+    listed = [name for name in classes if name.casefold() in BACKGROUND_NAMES]
+    if listed:
+        message = f"`{listed[0]}` is no class: background has id 0 by itself and is not listed; remove it"
+        yield error("bad-classes", subject, message)
+
+
+def similar_names(counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    """Pairs of tags that were probably meant to be one.
+
+    Two tags that differ only in case, spaces, hyphens or underscores are such a pair, and so are a rare tag and a
+    frequent one of similar spelling.
+
+    Args:
+        counts: how many photographs have each tag.
+
+    Yields:
+        (the rarer tag, the more frequent one). Source: ours.
+    """
+    frequent = sorted(counts, key=lambda name: (-counts[name], name))
+    for place, name in enumerate(frequent):
+        for other in frequent[:place]:
+            same = folded_name(name) == folded_name(other)
+            rare = counts[name] <= max(1, RARE_FRACTION * counts[other]) and counts[name] < counts[other]
+            if same or (rare and _ratio_reaches(name, other)):
+                yield name, other
+                break
+
+
+def _ratio_reaches(name: str, other: str) -> bool:
+    """Whether two names look alike; the two cheap bounds come first because a data set may have many tags."""
+    matcher = difflib.SequenceMatcher(None, folded_name(name), folded_name(other))
+    return all(ratio() >= SIMILARITY for ratio in (matcher.real_quick_ratio, matcher.quick_ratio, matcher.ratio))
+
+
+def _names_in(path: Path) -> list[str]:
+    text = path.read_text(encoding="utf-8-sig")
+    if path.suffix not in {".yaml", ".yml", ".json"}:
+        lines = (line.strip() for line in text.splitlines())
+        return [line for line in lines if line and not line.startswith("#")]
+    # The base loader keeps every scalar a string, so that a class called `no` or `1` stays one.
+    loaded = yaml.load(text, Loader=yaml.BaseLoader)
+    if not isinstance(loaded, list) or not all(isinstance(name, str) for name in loaded):
+        raise ValueError("it is not a list of names")
+    return [name.strip() for name in loaded]
+
+
+def _list_problems(subject: str, names: list[str]) -> Iterator[Problem]:
+    if not any(names):
+        yield error("bad-classes", subject, "the class list is empty; name at least one class")
+    elif not all(names):
+        yield error("bad-classes", subject, "a class has no name; remove the empty one")
+    repeated = list(dict.fromkeys(name for name in names if name and names.count(name) > 1))
+    if repeated:
+        yield error("bad-classes", subject, f"named twice: {first_five(repeated)}; a class is listed once")
+    joined = [name for name in names if ";" in name]
+    if joined:
+        yield error("bad-classes", subject, f"`;` joins tags and cannot be in a name: {first_five(joined)}")

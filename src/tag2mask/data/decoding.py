@@ -1,0 +1,207 @@
+"""Opening image files: which formats, how large, which way up, and how every kind of pixel becomes 8-bit RGB."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from tag2mask.data.problems import Fault
+from tag2mask.errors import Tag2maskError
+
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+"""What is read, whatever the file is called. No format that runs another program, as EPS does."""
+
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each EXIF orientation; 1 is upright. Source: Exif 2.32, tag 0x0112."""
+
+SIGNATURE_BYTES = 16
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+
+
+class ImageError(Tag2maskError):
+    """An image that cannot be used; the message names it, the rule and the remedy.
+
+    It can be made from a message alone, so that it stays what it is on the way out of a data loader's worker.
+
+    Attributes:
+        kind: which rule is broken, as in `tag2mask.data.problems`.
+        reason: the message without the name of the file.
+    """
+
+    def __init__(self, message: str, *, kind: Fault = "unreadable-image", reason: str | None = None) -> None:
+        """Keep the message and what a check needs to sort it."""
+        super().__init__(message)
+        self.kind: Fault = kind
+        self.reason = message if reason is None else reason
+
+
+class MaskError(ImageError):
+    """A mask that cannot be used; the message names it, the rule and the remedy."""
+
+
+def image_error(path: Path, kind: Fault, reason: str) -> ImageError:
+    """An `ImageError` about ``path``."""
+    return ImageError(f"{path}: {reason}", kind=kind, reason=reason)
+
+
+@contextmanager
+def opened(path: Path, *, pixel_limit: int, formats: tuple[str, ...] = IMAGE_FORMATS) -> Iterator[Image.Image]:
+    """Open an image file and read its header; the pixels are not decoded yet.
+
+    Pillow's own limit is not used: it is global, and warns instead of refusing up to twice its value.
+
+    Args:
+        path: the file; its content decides what it is, not its name.
+        pixel_limit: more pixels are refused.
+        formats: the formats that are allowed, as Pillow calls them.
+
+    Yields:
+        the image, neither decoded nor turned upright.
+
+    Raises:
+        ImageError: the file is missing, empty, not readable, not an image, damaged, or too large.
+    """
+    try:
+        file = path.open("rb")
+    except FileNotFoundError as reason:
+        message = "the file does not exist; add it, or remove it from the list"
+        raise image_error(path, "missing-image", message) from reason
+    except OSError as reason:
+        message = f"the file could not be read ({reason.strerror})"
+        raise image_error(path, "unreadable-image", message) from reason
+    with file:
+        image = _identified(path, file, formats)
+        width, height = image.size
+        if width * height > pixel_limit:
+            message = f"{width} × {height} pixels, at most {pixel_limit:,} are allowed"
+            raise image_error(path, "pixel-limit", f"{message}; shrink it, or raise data.pixel_limit")
+        yield image
+
+
+def decode(path: Path, image: Image.Image) -> Image.Image:
+    """Decode all pixels of an opened image and turn it upright by its EXIF orientation.
+
+    Raises:
+        ImageError: the file ends early or its data is damaged.
+    """
+    try:
+        image.load()
+    except Exception as reason:  # a damaged file makes decoders raise almost anything
+        message = f"the file is cut off or damaged ({_one_line(reason)}); replace it"
+        raise image_error(path, "damaged-image", message) from reason
+    turn = UPRIGHT.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def upright_size(path: Path, image: Image.Image) -> tuple[int, int]:
+    """(H, W) of an opened image after its EXIF orientation, without decoding it where the format allows that.
+
+    Raises:
+        ImageError: a PNG, which may keep its orientation behind the pixels, is damaged.
+    """
+    if image.format == "PNG":
+        image = decode(path, image)
+        return image.height, image.width
+    # Pillow swaps the sides of a TIFF by itself, already when it reads the header.
+    swapped = image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8)
+    return (image.width, image.height) if swapped else (image.height, image.width)
+
+
+def to_rgb(path: Path, image: Image.Image) -> Image.Image:
+    """Convert decoded pixels of any kind to 8-bit RGB.
+
+    ============================== ==================================================================================
+    black and white, grey          the grey value three times; white is 255
+    16-bit grey                    v → round(v / 257), so that the whole range 0..65535 becomes 0..255
+    palette                        the colours of the palette
+    alpha, or a transparent colour laid over white
+    CMYK, YCbCr, HSV, Lab          Pillow's conversion without colour profiles; an embedded profile is not applied
+    16-bit colour                  the high byte of each channel, as Pillow reads it
+    32-bit grey, floating point    refused unless integers in 0..65535, which are 16-bit grey
+    ============================== ==================================================================================
+
+    Of a file with several frames or pages the first is read.
+
+    Raises:
+        ImageError: there is no documented conversion.
+    """
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.int64)
+        if grey.min() < 0 or grey.max() > 65535:
+            message = f"grey values {grey.min()}..{grey.max()}, 0..65535 are allowed; save it with 8 or 16 bits"
+            raise image_error(path, "unsupported-image", message)
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        message = "floating-point pixels have no known range; save it with 8 or 16 bits"
+        raise image_error(path, "unsupported-image", message)
+    try:
+        if image.has_transparency_data:
+            layered = image.convert("RGBA")
+            white = Image.new("RGBA", layered.size, "white")
+            return Image.alpha_composite(white, layered).convert("RGB")
+        return image.convert("RGB")
+    except (ValueError, OSError) as reason:
+        message = f"pixels of the kind {image.mode} cannot become RGB ({_one_line(reason)}); save it as RGB"
+        raise image_error(path, "unsupported-image", message) from reason
+
+
+@cache
+def _known_formats() -> frozenset[str]:
+    """The formats that this Pillow can open; its plugins are loaded at the first image, not at import."""
+    Image.init()
+    return frozenset(Image.OPEN)
+
+
+def _identified(path: Path, file: IO[bytes], formats: tuple[str, ...]) -> Image.Image:
+    """The image in ``file`` with its header read.
+
+    `PIL.Image.open` would do, but warns or raises above a limit that is global to the process; its registry is public.
+    """
+    signature = file.read(SIGNATURE_BYTES)
+    if not signature:
+        raise image_error(path, "empty-image", "the file is empty; replace it")
+    for name in formats:
+        if name not in _known_formats():
+            continue
+        factory, accepts = Image.OPEN[name]
+        if accepts is None or accepts(signature) is not True:
+            continue
+        file.seek(0)
+        try:
+            return cast("Image.Image", factory(file, str(path)))
+        except Image.DecompressionBombError as reason:
+            message = f"its size or its text is beyond Pillow's own limit ({_one_line(reason)}); shrink it"
+            raise image_error(path, "pixel-limit", message) from reason
+        except Exception as reason:  # a damaged file makes decoders raise almost anything
+            message = f"the file begins like {name}, its header is cut off or damaged ({_one_line(reason)}); replace it"
+            raise image_error(path, "damaged-image", message) from reason
+    if signature[4:8] == b"ftyp" and signature[8:12] in HEIC_BRANDS:
+        raise image_error(path, "not-an-image", "a HEIC photograph, which is not read; convert it to JPEG")
+    kinds = ", ".join(formats)
+    raise image_error(path, "not-an-image", f"not an image, whatever its name says; {kinds} can be read")
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1..8; 1 where there is none or the EXIF data is damaged, which leaves the pixels usable."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # EXIF parsing raises whatever damaged bytes lead it to
+        return 1
+
+
+def _one_line(reason: BaseException) -> str:
+    return " ".join(str(reason).split()) or type(reason).__name__

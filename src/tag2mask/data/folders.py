@@ -1,0 +1,82 @@
+"""Class folders: ROOT/CLASS/…, the name of the top folder is the tag. And a folder of photographs without any tags."""
+
+import os
+from pathlib import Path
+
+from tag2mask.data.listing import Entry, Listing, walk_files
+from tag2mask.data.problems import error, warning
+from tag2mask.data.settings import DataSettings
+from tag2mask.errors import first_five
+
+NOT_CLASSES = frozenset({"train", "training", "val", "valid", "validation", "test", "images", "photos", "masks"})
+"""Names of top folders that are seldom classes."""
+
+
+def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listing:
+    """The photographs in class folders, each with one tag.
+
+    ::
+
+        ROOT/cat/one.jpg            ID cat/one, tag cat
+        ROOT/dog/more/one.jpg       ID dog/more/one, tag dog
+
+    Hidden files and folders and the folder ``settings.masks`` are passed over.
+
+    Args:
+        settings: where the masks are.
+        root: the folder with the class folders.
+        split: None; class folders have no splits.
+    """
+    listing = Listing("folders", root, mask_folders=(settings.masks,) if settings.masks else ())
+    if split is not None:
+        message = f"class folders have no split `{split}`; point data.root at its folder, or use a tags table"
+        listing.problems.append(error("bad-split", str(root), message))
+    ignored = []
+    for name, is_image in _files(listing, settings.masks):
+        class_name, _, rest = name.partition("/")
+        if not is_image:
+            ignored.append(name)
+        elif not rest:
+            message = f"a photograph lies beside the class folders; move it to ROOT/CLASS/{name}"
+            listing.problems.append(error("outside-class-folder", name, message))
+        else:
+            listing.entries.append(Entry(_without_suffix(name), root / name, (class_name,)))
+    listing.names = tuple(sorted({tag for entry in listing.entries for tag in entry.tags or ()}))
+    unlikely = [name for name in listing.names if name.lower() in NOT_CLASSES]
+    if unlikely:
+        message = f"each top folder is read as a class, also {first_five(unlikely)}"
+        remedy = "if it is none, point data.root deeper, or give data.tags"
+        listing.problems.append(warning("unlikely-class", str(root), f"{message}; {remedy}"))
+    if ignored:
+        message = f"{len(ignored)} files are not named like images and are passed over: {first_five(ignored)}"
+        listing.problems.append(warning("ignored-file", str(root), message))
+    return listing
+
+
+def read_untagged(root: Path, *, skip: Path | None = None) -> Listing:
+    """All photographs below ``root``, nothing known of their tags.
+
+    Args:
+        root: the folder, or one image.
+        skip: a folder that is not entered.
+    """
+    if root.is_file():
+        return Listing("folders", root.parent, [Entry(_without_suffix(root.name), root, ())])
+    listing = Listing("folders", root)
+    for name, is_image in _files(listing, skip):
+        if is_image:
+            listing.entries.append(Entry(_without_suffix(name), root / name, ()))
+    return listing
+
+
+def _files(listing: Listing, skip: Path | None) -> list[tuple[str, bool]]:
+    try:
+        return list(walk_files(listing.root, skip=skip))
+    except OSError as reason:
+        message = f"the folder could not be read ({reason.strerror}); give it the right to be listed"
+        listing.problems.append(error("bad-root", str(reason.filename or listing.root), message))
+        return []
+
+
+def _without_suffix(name: str) -> str:
+    return os.path.splitext(name)[0]  # noqa: PTH122 - a string in, a string out, for each of 100,000 photographs

@@ -1,0 +1,138 @@
+"""The one way to open a photograph or a mask, and to write a mask."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from tag2mask.data.decoding import ImageError, MaskError, decode, opened, to_rgb, upright_size
+from tag2mask.data.problems import Fault
+from tag2mask.data.settings import PIXEL_LIMIT
+from tag2mask.errors import first_five
+from tag2mask.files import atomic_path
+
+__all__ = [
+    "IGNORED",
+    "PIXEL_LIMIT",
+    "ImageError",
+    "MaskError",
+    "image_size",
+    "palette",
+    "read_image",
+    "read_mask",
+    "write_mask",
+]
+
+IGNORED = 255
+"""The value of a mask where nothing is said."""
+
+MASK_FAULTS: dict[Fault, Fault] = {"missing-image": "missing-mask", "not-an-image": "mask-format"}
+
+
+def read_image(path: Path, *, pixel_limit: int = PIXEL_LIMIT) -> npt.NDArray[np.uint8]:
+    """Read a photograph: upright by its EXIF orientation, converted as `tag2mask.data.decoding.to_rgb` says.
+
+    Args:
+        path: the file.
+        pixel_limit: an image with more pixels is refused before it is decoded.
+
+    Returns:
+        RGB, uint8 (H, W, 3).
+
+    Raises:
+        ImageError: the file is missing, empty, no image, cut off, too large, or of an unknown kind of pixels.
+    """
+    with opened(path, pixel_limit=pixel_limit) as image:
+        return np.array(to_rgb(path, decode(path, image)))
+
+
+def image_size(path: Path, *, pixel_limit: int = PIXEL_LIMIT) -> tuple[int, int]:
+    """(H, W) of the array that `read_image` returns, from the header alone (a PNG is decoded).
+
+    Raises:
+        ImageError: the file is missing, empty, no image or too large.
+    """
+    with opened(path, pixel_limit=pixel_limit) as image:
+        return upright_size(path, image)
+
+
+def read_mask(
+    path: Path, *, size: tuple[int, int] | None = None, classes: int | None = None, pixel_limit: int = PIXEL_LIMIT
+) -> npt.NDArray[np.uint8]:
+    """Read a mask: a PNG of 8 bits or less with a palette, or 8-bit grey, whose values are class ids.
+
+    Args:
+        path: the file.
+        size: (H, W) that it must have, after EXIF orientation; None for any.
+        classes: C; values must be 0..C or 255. None for any.
+        pixel_limit: a mask with more pixels is refused before it is decoded.
+
+    Returns:
+        class ids, uint8 (H, W): 0 background, 1..C the classes, 255 ignored.
+
+    Raises:
+        MaskError: the file is missing, damaged, of another format, of another size, or holds other values.
+    """
+    try:
+        with opened(path, pixel_limit=pixel_limit, formats=("PNG",)) as image:
+            # One bit of grey is black and white, whose white is not class 1.
+            if image.mode not in ("P", "L"):
+                message = f"its pixels are of the kind {image.mode}, which holds no class ids"
+                raise _mask_error(path, "mask-format", f"{message}; a mask is a PNG with a palette, or 8-bit grey")
+            mask = np.array(decode(path, image), dtype=np.uint8)
+    except MaskError:
+        raise
+    except ImageError as reason:
+        raise _mask_error(path, MASK_FAULTS.get(reason.kind, "unreadable-mask"), reason.reason) from reason
+    if size is not None and mask.shape != tuple(size):
+        height, width = mask.shape
+        turned = " (it lies on its side: was the photograph turned upright after it was drawn?)"
+        message = f"the mask is {width} × {height} pixels, its photograph {size[1]} × {size[0]}; draw it at that size"
+        raise _mask_error(path, "mask-size", message + turned * ((width, height) == tuple(size)))
+    if classes is not None:
+        present = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+        wrong = [int(value) for value in present if classes < value != IGNORED]
+        if wrong:
+            rule = f"0 is background, 1..{classes} the classes, 255 ignored"
+            raise _mask_error(path, "mask-values", f"the values {first_five(wrong)} are no class; {rule}")
+    return mask
+
+
+def write_mask(path: Path, mask: npt.NDArray[np.uint8]) -> None:
+    """Write class ids as an 8-bit PNG with the palette of PASCAL VOC, atomically.
+
+    Args:
+        path: the final name; its folder is made.
+        mask: uint8 (H, W).
+
+    Raises:
+        MaskError: ``mask`` is of another type or shape.
+    """
+    if mask.dtype != np.uint8 or mask.ndim != 2 or 0 in mask.shape:
+        message = f"a mask should be uint8 (H, W), this one is {mask.dtype} {mask.shape}"
+        raise _mask_error(path, "mask-format", message)
+    image = Image.fromarray(mask)
+    image.putpalette(palette().tobytes())
+    with atomic_path(path) as temporary:
+        image.save(temporary, format="PNG")
+
+
+def palette() -> npt.NDArray[np.uint8]:
+    """The colours of PASCAL VOC, uint8 (256, 3).
+
+    The bits of the class id are dealt to red, green and blue in turn, the lowest first, and fill each colour from its
+    highest bit.
+    Source: the colour map of the VOC development kit.
+    """
+    ids = np.arange(256)
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    for level in range(8):
+        for channel in range(3):
+            place = 3 * level + channel
+            colours[:, channel] |= (((ids >> place) & 1) << (7 - level)).astype(np.uint8)
+    return colours
+
+
+def _mask_error(path: Path, kind: Fault, reason: str) -> MaskError:
+    return MaskError(f"{path}: {reason}", kind=kind, reason=reason)

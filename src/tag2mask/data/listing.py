@@ -1,0 +1,165 @@
+"""What a reader finds in a data set, before tags become class ids.
+
+Folders are read once, not once a file.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tag2mask.data.problems import Problem
+
+IMAGE_SUFFIXES = frozenset(
+    {
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".bmp",
+        ".gif",
+        ".ppm",
+        ".pgm",
+        ".jp2",
+        ".avif",
+    }
+)
+"""Names that are taken for photographs where a folder is listed; what a file is, its content tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A photograph as a reader found it.
+
+    Attributes:
+        id: the path relative to the root without its suffix; in a VOC root the official ID.
+        path: where the image should be.
+        tags: names; None where the reader could not make them out and has said so.
+        source: the file that lists it, to be shown; empty where nothing lists it.
+        line: the line in that file, from 1; 0 where there is none.
+    """
+
+    id: str
+    path: Path
+    tags: tuple[str, ...] | None
+    source: str = ""
+    line: int = 0
+
+
+@dataclass
+class Listing:
+    """Everything a reader found.
+
+    Attributes:
+        kind: the layout that was read.
+        root: the folder that subjects of problems are relative to.
+        entries: the photographs of the split, in the order of the list; those of a bad line are left out.
+        names: class names that the data set knows: the official list, or all tags whatever the split.
+        official: whether ``names`` is a list that tags must be in.
+        mask_folders: where ground-truth masks are looked for, the first that has one wins.
+        splits: photographs in each split that the data set has.
+        problems: what is wrong.
+    """
+
+    kind: str
+    root: Path
+    entries: list[Entry] = field(default_factory=list)
+    names: tuple[str, ...] = ()
+    official: bool = False
+    mask_folders: tuple[Path, ...] = ()
+    splits: dict[str, int] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def shown(self, path: Path) -> str:
+        """``path`` as it is shown: relative to the root where it lies inside."""
+        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
+
+    def where(self, entry: Entry) -> str:
+        """The place that lists ``entry``, with its line, or else the image itself."""
+        if not entry.source:
+            return self.shown(entry.path)
+        return f"{entry.source} line {entry.line}" if entry.line else entry.source
+
+
+class FolderIndex:
+    """Answers whether files exist; each folder is read once, so that 100,000 photographs cost few system calls."""
+
+    def __init__(self) -> None:
+        """Start with nothing read."""
+        self._names: dict[str, frozenset[str]] = {}
+        self._by_stem: dict[str, dict[str, list[str]]] = {}
+
+    def names(self, folder: Path) -> frozenset[str]:
+        """The names of the files in ``folder``; none if it does not exist or cannot be read."""
+        key = str(folder)
+        if key not in self._names:
+            try:
+                with os.scandir(folder) as found:
+                    self._names[key] = frozenset(item.name for item in found if item.is_file())
+            except OSError:
+                self._names[key] = frozenset()
+        return self._names[key]
+
+    def has(self, path: Path) -> bool:
+        """Whether ``path`` is a file."""
+        return path.name in self.names(path.parent)
+
+    def similar(self, path: Path) -> str | None:
+        """A file beside ``path`` that differs from it only in case or suffix."""
+        key = str(path.parent)
+        if key not in self._by_stem:
+            self._by_stem[key] = _by_stem(self.names(path.parent), str.casefold)
+        # A name without a suffix that ends in ".5" has one as far as pathlib can tell.
+        found = {*self._by_stem[key].get(path.stem.casefold(), ()), *self._by_stem[key].get(path.name.casefold(), ())}
+        return min(found) if found else None
+
+
+def images_by_stem(names: frozenset[str]) -> dict[str, list[str]]:
+    """The image files among ``names``, sorted, by their name without suffix."""
+    return _by_stem(frozenset(name for name in names if is_image_name(name)), str)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name is taken for a photograph: a known suffix, and not hidden."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
+
+
+def walk_files(folder: Path, *, skip: Path | None = None) -> Iterator[tuple[str, bool]]:
+    """All files below ``folder``, without hidden files and folders, sorted by name within each folder.
+
+    Args:
+        folder: where to begin; links to folders are followed, but not into a loop.
+        skip: a folder that is not entered.
+
+    Yields:
+        (the path relative to ``folder`` with forward slashes, whether it is named like an image).
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    return _walk(folder, "", None if skip is None else skip.absolute(), frozenset())
+
+
+def _walk(folder: Path, below: str, skip: Path | None, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, bool]]:
+    status = folder.stat()
+    identity = (status.st_dev, status.st_ino)
+    if identity in above or folder.absolute() == skip:
+        return
+    with os.scandir(folder) as found:
+        items = sorted((item for item in found if not item.name.startswith(".")), key=lambda item: item.name)
+    for item in items:
+        if item.is_dir():
+            yield from _walk(folder / item.name, f"{below}{item.name}/", skip, above | {identity})
+        elif item.is_file():
+            yield below + item.name, is_image_name(item.name)
+
+
+def _by_stem(names: frozenset[str], key: Callable[[str], str]) -> dict[str, list[str]]:
+    stems: dict[str, list[str]] = {}
+    for name in sorted(names):
+        stems.setdefault(key(os.path.splitext(name)[0]), []).append(name)  # noqa: PTH122
+    return stems

@@ -1,0 +1,233 @@
+"""Photographs with their tags: what every stage works on, and the reader that opens any layout."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tag2mask.data.classes import class_problems, did_you_mean, read_classes
+from tag2mask.data.folders import read_folders, read_untagged
+from tag2mask.data.listing import FolderIndex, Listing
+from tag2mask.data.problems import Problem, error, summary, warning
+from tag2mask.data.settings import DataSettings
+from tag2mask.data.table import TABLE_NAME, read_table_photos
+from tag2mask.data.voc import IMAGES, read_voc
+from tag2mask.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """A photograph, its tags, and where its files are; nothing has been opened.
+
+    Attributes:
+        id: the path relative to the root without its suffix; in a VOC root the official ID.
+        path: the image.
+        tags: class ids 1..C in ascending order; empty for a photograph that holds none of the classes.
+        mask: the ground truth for evaluation, where there is one.
+    """
+
+    id: str
+    path: Path
+    tags: tuple[int, ...]
+    mask: Path | None = None
+
+
+@dataclass(frozen=True)
+class PhotoSet:
+    """The photographs of a split.
+
+    Attributes:
+        classes: the C names without background; the id of a class is its index + 1.
+        photos: the photographs, in the order of the table or the list, or sorted by path in folders.
+        root: the folder that IDs are relative to.
+    """
+
+    classes: tuple[str, ...]
+    photos: tuple[Photo, ...]
+    root: Path
+
+    def __len__(self) -> int:
+        """How many photographs."""
+        return len(self.photos)
+
+    def tag_matrix(self, photos: Sequence[Photo] | None = None) -> npt.NDArray[np.bool_]:
+        """The tags as a matrix, bool (N, C): column c is the class with id c + 1.
+
+        Args:
+            photos: whose tags; None for all of the set.
+        """
+        chosen = self.photos if photos is None else photos
+        matrix = np.zeros((len(chosen), len(self.classes)), dtype=np.bool_)
+        for row, photo in enumerate(chosen):
+            matrix[row, np.asarray(photo.tags, dtype=np.intp) - 1] = True
+        return matrix
+
+    def by_id(self, photo_id: str) -> Photo:
+        """The photograph of that ID.
+
+        Raises:
+            UsageError: there is none; the message offers the nearest ID.
+        """
+        if photo_id not in self._places:
+            hint = did_you_mean(photo_id, self._places)
+            raise UsageError(f"no photograph below {self.root} has the ID `{photo_id}`{hint}")
+        return self.photos[self._places[photo_id]]
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {photo.id: place for place, photo in enumerate(self.photos)}
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A data set with everything that is wrong with it, before anything is opened.
+
+    Attributes:
+        photos: what could be made of it; usable if no problem is an error.
+        listing: what the reader found.
+        problems: of the reader, the tags and the files.
+    """
+
+    photos: PhotoSet
+    listing: Listing
+    problems: tuple[Problem, ...]
+
+
+def open_photos(settings: DataSettings, *, split: str | None = None) -> PhotoSet:
+    """The photographs of a split with their tags. No image is opened.
+
+    Args:
+        settings: where they are.
+        split: overrides ``settings.split``.
+
+    Raises:
+        UsageError: everything that makes the data set unusable, in one message: the first five problems of each kind.
+    """
+    found = survey(settings, split=split)
+    errors = [problem for problem in found.problems if problem.level == "error"]
+    if errors:
+        raise UsageError(summary(errors, settings.root or settings.tags))
+    return found.photos
+
+
+def find_photos(root: Path, *, skip: Path | None = None) -> PhotoSet:
+    """All photographs below a folder (or one image), without classes and tags: what prediction needs.
+
+    Args:
+        root: the folder, or one image.
+        skip: a folder below it that is not entered, such as the run's own.
+
+    Raises:
+        UsageError: there is no photograph, or two have one ID.
+    """
+    if not root.exists():
+        raise UsageError(f"{root} does not exist; give a folder with photographs, or one image")
+    listing = read_untagged(root, skip=skip)
+    problems = [*listing.problems, *_duplicates(listing)]
+    if not listing.entries and not problems:
+        message = "there is no image below it; give a folder with photographs"
+        problems.append(error("no-photographs", str(root), message))
+    if problems:
+        raise UsageError(summary(problems, None))
+    return PhotoSet((), tuple(Photo(entry.id, entry.path, ()) for entry in listing.entries), listing.root)
+
+
+def survey(settings: DataSettings, *, split: str | None = None) -> Survey:
+    """Read a data set without opening images, collecting what is wrong with it instead of raising.
+
+    Args:
+        settings: where it is.
+        split: overrides ``settings.split``.
+    """
+    listing = _read(settings, settings.split if split is None else split)
+    problems = list(listing.problems)
+    if not listing.entries and not any(problem.level == "error" for problem in problems):
+        message = "there are no photographs; check data.root, data.kind and data.split"
+        problems.append(error("no-photographs", str(listing.root), message))
+    problems += _duplicates(listing)
+    classes, closed, class_faults = _classes(settings, listing)
+    problems += class_faults
+    problems += _tag_problems(listing, classes, closed)
+    photos, missing = _photos(listing, classes)
+    return Survey(PhotoSet(classes, tuple(photos), listing.root), listing, (*problems, *missing))
+
+
+def _read(settings: DataSettings, split: str | None) -> Listing:
+    """The listing of the layout that the settings name or that is found."""
+    root, kind = settings.root, settings.kind
+    if root is None and (settings.tags is None or kind == "voc"):
+        message = "data.root is missing; name the folder with the photographs"
+        return Listing(kind, Path(), problems=[error("bad-root", "data.root", message)])
+    if root is not None and not root.is_dir():
+        fault = "is a file; a table is named as data.tags" if root.is_file() else "does not exist"
+        message = f"data.root {fault}; name the folder with the photographs"
+        return Listing(kind, root, problems=[error("bad-root", str(root), message)])
+    if root is not None and (kind == "voc" or (kind == "auto" and (root / IMAGES).is_dir())):
+        return read_voc(settings, root, split)
+    has_table = settings.tags is not None or (kind == "auto" and root is not None and (root / TABLE_NAME).is_file())
+    if root is None or kind == "table" or has_table:
+        return read_table_photos(settings, split)
+    return read_folders(settings, root, split)
+
+
+def _classes(settings: DataSettings, listing: Listing) -> tuple[tuple[str, ...], bool, list[Problem]]:
+    """The class list, whether tags must be in it, and what is wrong with it."""
+    given, problems = (None, []) if settings.classes is None else read_classes(settings.classes)
+    classes = listing.names if given is None else given
+    subject = "data.classes" if given is not None else str(listing.root)
+    return classes, given is not None or listing.official, [*problems, *class_problems(classes, subject)]
+
+
+def _duplicates(listing: Listing) -> Iterable[Problem]:
+    first: dict[str, Path] = {}
+    lines: dict[str, str] = {}
+    for entry in listing.entries:
+        if entry.id in first:
+            one, other = listing.shown(first[entry.id]), listing.shown(entry.path)
+            named = f"{other} is listed twice" if one == other else f"{one} and {other} have one ID, `{entry.id}`"
+            before = f" (before: {lines[entry.id]})" if entry.line else ""
+            yield error("duplicate-id", listing.where(entry), f"{named}{before}; keep or rename one of them")
+        first.setdefault(entry.id, entry.path)
+        lines.setdefault(entry.id, listing.where(entry))
+
+
+def _tag_problems(listing: Listing, classes: tuple[str, ...], closed: bool) -> Iterable[Problem]:
+    """Tags outside a closed list, each once, photographs without tags, and data sets without any."""
+    unknown: dict[str, list[str]] = {}
+    known = set(classes)
+    for entry in listing.entries:
+        for tag in entry.tags or ():
+            if closed and tag not in known:
+                unknown.setdefault(tag, []).append(listing.where(entry))
+        if entry.tags == ():
+            message = "the photograph has no tags and counts as one that holds none of the classes; add tags if it does"
+            yield warning("no-tags", listing.where(entry), f"{listing.shown(entry.path)}: {message}")
+    for tag, places in unknown.items():
+        count = f"{len(places)} photographs, first here" if len(places) > 1 else "1 photograph"
+        hint = did_you_mean(tag, classes) or "; the classes are listed in data.classes"
+        joined = "; several tags are joined by `;`" if "," in tag else ""
+        yield error("unknown-tag", places[0], f"the tag `{tag}` is not in the class list ({count}){hint}{joined}")
+    if listing.entries and all(entry.tags == () for entry in listing.entries):
+        yield error("no-tags", str(listing.root), "no photograph has a tag, so nothing can be learned; fill the tags")
+
+
+def _photos(listing: Listing, classes: tuple[str, ...]) -> tuple[list[Photo], list[Problem]]:
+    """The photographs whose image exists, and the problems of the others."""
+    index = FolderIndex()
+    ids = {name: number for number, name in enumerate(classes, 1)}
+    photos, missing = [], []
+    for entry in listing.entries:
+        if not index.has(entry.path):
+            similar = index.similar(entry.path)
+            hint = f"did you mean {similar}?" if similar else "add the photograph, or remove it from the list"
+            message = f"the image {listing.shown(entry.path)} does not exist; {hint}"
+            missing.append(error("missing-image", listing.where(entry), message))
+            continue
+        masks = (folder / f"{entry.id}.png" for folder in listing.mask_folders)
+        mask = next((path for path in masks if index.has(path)), None)
+        tags = tuple(sorted(ids[tag] for tag in entry.tags or () if tag in ids))
+        photos.append(Photo(entry.id, entry.path, tags, mask))
+    return photos, missing

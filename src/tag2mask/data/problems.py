@@ -1,0 +1,108 @@
+"""What can be wrong with a data set.
+
+Readers collect problems: opening a data set raises the errors together, the check lists everything.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Level = Literal["error", "warning"]
+
+Fault = Literal[
+    # the settings, and what they name
+    "bad-root",
+    "bad-split",
+    "bad-classes",
+    "no-photographs",
+    # the tags
+    "bad-table",
+    "encoding",
+    "bad-row",
+    "bad-value",
+    "bad-annotation",
+    "missing-tags",
+    "unknown-tag",
+    "similar-tags",
+    "no-tags",
+    "empty-class",
+    # the layout
+    "outside-root",
+    "outside-class-folder",
+    "duplicate-id",
+    "missing-image",
+    "unlisted-image",
+    "ignored-file",
+    "unlikely-class",
+    "split-overlap",
+    # the photographs
+    "empty-image",
+    "unreadable-image",
+    "not-an-image",
+    "damaged-image",
+    "pixel-limit",
+    "unsupported-image",
+    "small-image",
+    # the ground-truth masks
+    "missing-mask",
+    "unreadable-mask",
+    "mask-format",
+    "mask-size",
+    "mask-values",
+]
+"""The kinds of problem, stable names that a script may test for."""
+
+SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a data set.
+
+    Attributes:
+        level: ``error``: the data set cannot be used as it is. ``warning``: it can, and it may not be what was meant.
+        kind: which rule is broken.
+        subject: the file, with the line where there is one; relative to the root where it lies inside.
+        message: what is wrong, what is allowed, and what to do, in one line.
+    """
+
+    level: Level
+    kind: Fault
+    subject: str
+    message: str
+
+    def __str__(self) -> str:
+        """``subject: message``."""
+        return f"{self.subject}: {self.message}"
+
+
+def error(kind: Fault, subject: str, message: str) -> Problem:
+    """A problem that makes the data set unusable."""
+    return Problem("error", kind, subject, message)
+
+
+def warning(kind: Fault, subject: str, message: str) -> Problem:
+    """A problem that leaves the data set usable."""
+    return Problem("warning", kind, subject, message)
+
+
+def grouped_lines(problems: Iterable[Problem], shown: int) -> list[str]:
+    """One line a problem, problems of one kind together, at most ``shown`` of a kind and then a count of the rest."""
+    groups: dict[Fault, list[Problem]] = {}
+    for problem in problems:
+        groups.setdefault(problem.kind, []).append(problem)
+    lines: list[str] = []
+    for kind, group in groups.items():
+        lines += [str(problem) for problem in group[:shown]]
+        if len(group) > shown:
+            lines.append(f"… and {len(group) - shown} more of the kind {kind}")
+    return lines
+
+
+def summary(problems: Sequence[Problem], root: Path | None) -> str:
+    """The message of the exception: the first five problems of each kind, and where all of them are listed."""
+    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    name = "the data set" if root is None else str(root)
+    remedy = "" if root is None else f" (`tag2mask check {root}` lists everything)"
+    return "\n  ".join([f"{name} cannot be used, {count}{remedy}:", *grouped_lines(problems, SHOWN)])

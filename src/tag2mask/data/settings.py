@@ -1,0 +1,96 @@
+"""Settings of the data set and of the augmentation: the YAML sections ``data`` and ``augment``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from tag2mask.errors import UsageError
+
+Kind = Literal["auto", "table", "folders", "voc"]
+"""The layouts that can be read; ``auto`` looks."""
+
+Resize = Literal["scale", "squash"]
+"""How a photograph is brought to the size of the crop."""
+
+PIXEL_LIMIT = 100_000_000
+"""Pixels above which an image is refused by name; ours, large enough for any camera in use."""
+
+
+@dataclass
+class DataSettings:
+    """Where the photographs and their tags are.
+
+    Attributes:
+        kind: the layout. ``table``: a CSV file names the photographs and their tags. ``folders``: ROOT/CLASS/…, the top
+            folder is the tag. ``voc``: the folders of PASCAL VOC. ``auto``: ``voc`` where ROOT/JPEGImages exists,
+            ``table`` where ``tags`` is given or ROOT/tags.csv exists, else ``folders``.
+        root: the folder that the paths of the photographs are relative to; for a table that is given without it, the
+            table's folder.
+        tags: the tags table, CSV ``image,tags`` with the tags joined by ``;``, or one 0/1 column a class; overrides the
+            root's own tags.
+        split: VOC: the name of a list in ROOT/ImageSets/Segmentation; table: a value of its ``split`` column. None: all
+            photographs.
+        classes: the class list and its order: a file (one name a line, or a YAML list), or names with commas, without
+            background.
+        masks: the folder with ground-truth masks ID.png, for evaluation and the report; never read for tags.
+        pixel_limit: an image with more pixels is refused by name and never decoded.
+    """
+
+    kind: Kind = "auto"
+    root: Path | None = None
+    tags: Path | None = None
+    split: str | None = None
+    classes: str | None = None
+    masks: Path | None = None
+    pixel_limit: int = PIXEL_LIMIT
+
+    def __post_init__(self) -> None:
+        """Turn names into paths and refuse what cannot be meant.
+
+        Raises:
+            UsageError: an unknown kind, or a pixel limit below 1.
+        """
+        self.root, self.tags, self.masks = (
+            None if path is None else Path(path) for path in (self.root, self.tags, self.masks)
+        )
+        problems = []
+        if self.kind not in get_args(Kind):
+            problems.append(f"data.kind should be one of {', '.join(get_args(Kind))}, it is {self.kind!r}")
+        if self.pixel_limit < 1:
+            problems.append(f"data.pixel_limit should be at least 1 pixel, it is {self.pixel_limit}")
+        if problems:
+            raise UsageError("; ".join(problems))
+
+
+@dataclass
+class AugmentSettings:
+    """What a training view may look like.
+
+    Attributes:
+        crop: side of the square view in pixels.
+        resize: ``scale``: the long side is drawn from ``long_side``, then a random window is cut, padded where the
+            photograph is smaller. ``squash``: the whole photograph is resized to crop × crop, whatever its shape.
+        long_side: the least and the greatest long side in pixels, both included; read by ``scale`` only.
+        flip: mirror left and right with probability one half.
+    """
+
+    crop: int = 320
+    resize: Resize = "scale"
+    long_side: tuple[int, int] = (256, 512)
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            UsageError: an unknown way to resize, or sizes that are not positive and ascending; all in one message.
+        """
+        problems = []
+        if self.resize not in get_args(Resize):
+            problems.append(f"resize should be one of {', '.join(get_args(Resize))}, it is {self.resize!r}")
+        if self.crop < 1:
+            problems.append(f"crop should be at least 1 pixel, it is {self.crop}")
+        if len(self.long_side) != 2 or not 1 <= self.long_side[0] <= self.long_side[-1]:
+            problems.append(f"long_side should be two ascending numbers of pixels, it is {self.long_side}")
+        if problems:
+            raise UsageError(f"augmentation: {'; '.join(problems)}")

@@ -1,0 +1,239 @@
+"""PASCAL VOC roots, and roots in its layout.
+
+::
+
+    ROOT/JPEGImages/ID.jpg
+    ROOT/ImageSets/Segmentation/SPLIT.txt     one ID a line, or `/JPEGImages/ID.jpg /SegmentationClassAug/ID.png`
+    ROOT/Annotations/ID.xml                   the tags: all objects, difficult ones too; or a tags table
+    ROOT/SegmentationClass/ID.png             ground truth, for evaluation only
+    ROOT/SegmentationClassAug/ID.png          the same with the masks of SBD; looked at first
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree
+
+from tag2mask.data.classes import did_you_mean
+from tag2mask.data.listing import Entry, FolderIndex, Listing, images_by_stem, is_image_name
+from tag2mask.data.problems import Problem, error, warning
+from tag2mask.data.settings import DataSettings
+from tag2mask.data.table import TABLE_NAME, Table, read_table
+from tag2mask.errors import first_five
+
+VOC_CLASSES = (
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+"""The classes of PASCAL VOC in the official order: ids 1..20."""
+
+IMAGES = "JPEGImages"
+LISTS = Path("ImageSets") / "Segmentation"
+ANNOTATIONS = "Annotations"
+AUGMENTED_MASKS = "SegmentationClassAug"
+MASKS = "SegmentationClass"
+AUGMENTED_SPLITS = ("train_aug", "trainaug")
+"""Names under which the list with the SBD photographs goes round; the first one is ours."""
+
+
+@dataclass
+class VocList:
+    """A list of ImageSets/Segmentation, or what stands in for one.
+
+    Attributes:
+        subject: the file as it is shown.
+        lines: the line (0: derived) of each ID, in order.
+        problems: what is wrong with the file.
+    """
+
+    subject: str
+    lines: dict[str, int] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def read_voc(settings: DataSettings, root: Path, split: str | None) -> Listing:
+    """The photographs of a split of a VOC root.
+
+    Tags come from ``settings.tags`` if given, else from Annotations/, else from ROOT/tags.csv; never from masks. The
+    key of a tags table is ``JPEGImages/ID.jpg`` or ``ID``.
+
+    Args:
+        settings: the tags table and the folder of masks that override the root's own.
+        root: the folder with JPEGImages/.
+        split: the name of a list; ``train_aug`` is derived where there is no such list: all IDs with a mask in
+            SegmentationClassAug/ that are not in the list ``val``. None: all of JPEGImages/.
+    """
+    masks = (settings.masks,) if settings.masks else (root / AUGMENTED_MASKS, root / MASKS)
+    listing = Listing("voc", root, names=VOC_CLASSES, official=True, mask_folders=masks)
+    files = images_by_stem(FolderIndex().names(root / IMAGES))
+    lists = voc_lists(root)
+    listing.splits = {name: len(members.lines) for name, members in lists.items()}
+    if split is None:
+        wanted = VocList(IMAGES, dict.fromkeys(files, 0))
+    elif split in lists or (split in AUGMENTED_SPLITS and AUGMENTED_SPLITS[0] in lists):
+        wanted = lists[split if split in lists else AUGMENTED_SPLITS[0]]
+    else:
+        listing.problems.append(_split_problem(root, split, lists))
+        return listing
+    listing.problems += wanted.problems
+    tags = _tags(settings, listing)
+    for image_id, line in wanted.lines.items():
+        # A photograph that is not there keeps its official name, so that it is missed under it.
+        for name in files.get(image_id, [f"{image_id}.jpg"]):
+            found = tags(image_id)
+            if isinstance(found, Problem):
+                listing.problems.append(found)
+                found = None
+            entry = Entry(image_id, root / IMAGES / name, found, wanted.subject if line else "", line)
+            listing.entries.append(entry)
+    return listing
+
+
+def voc_lists(root: Path) -> dict[str, VocList]:
+    """All lists of ImageSets/Segmentation by name, and ``train_aug`` derived where it is missing and can be."""
+    folder = root / LISTS
+    names = sorted(name for name in FolderIndex().names(folder) if name.endswith(".txt"))
+    lists = {name.removesuffix(".txt"): _read_list(folder / name, str(LISTS / name)) for name in names}
+    masks = FolderIndex().names(root / AUGMENTED_MASKS)
+    if masks and "val" in lists and not lists.keys() & set(AUGMENTED_SPLITS):
+        ids = sorted(name.removesuffix(".png") for name in masks if name.endswith(".png"))
+        derived = {image_id: 0 for image_id in ids if image_id not in lists["val"].lines}
+        lists[AUGMENTED_SPLITS[0]] = VocList(AUGMENTED_MASKS, derived)
+    return lists
+
+
+def list_problems(root: Path) -> Iterator[Problem]:
+    """What is wrong with the lists, whichever is used: missing photographs, and splits that overlap."""
+    lists = voc_lists(root)
+    images = images_by_stem(FolderIndex().names(root / IMAGES))
+    for members in lists.values():
+        yield from members.problems
+        for image_id, line in members.lines.items():
+            if image_id not in images:
+                where = f"{members.subject} line {line}" if line else f"{members.subject}/{image_id}.png"
+                message = f"{IMAGES}/{image_id}.jpg does not exist; add the photograph or remove it from the list"
+                yield error("missing-image", where, message)
+    for training in ("train", *AUGMENTED_SPLITS):
+        for held_out in ("val", "test"):
+            if training in lists and held_out in lists:
+                both = [image_id for image_id in lists[training].lines if image_id in lists[held_out].lines]
+                if both:
+                    message = f"{len(both)} photographs are in `{held_out}` too, which makes its figures worthless"
+                    yield warning("split-overlap", lists[training].subject, f"{message}: {first_five(both)}")
+
+
+def _read_list(path: Path, subject: str) -> VocList:
+    members = VocList(subject)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as reason:
+        message = f"the list could not be read ({reason}); it should have one ID a line, as UTF-8"
+        members.problems.append(error("bad-split", subject, message))
+        return members
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        image_id = _id(line.split()[0])
+        if image_id in members.lines:
+            message = f"{image_id} is listed twice, first on line {members.lines[image_id]}; remove one of the lines"
+            members.problems.append(error("duplicate-id", f"{subject} line {number}", message))
+        members.lines.setdefault(image_id, number)
+    return members
+
+
+def _id(name: str) -> str:
+    """The ID in ``ID``, ``ID.jpg`` or ``/JPEGImages/ID.jpg``."""
+    last = Path(name.replace("\\", "/"))
+    return last.stem if is_image_name(last.name) else last.name
+
+
+class _XmlTags:
+    """The tags of Annotations/ID.xml: the names of all objects, in the order of the file, each once."""
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / ANNOTATIONS
+        self.names = FolderIndex().names(self.folder)
+
+    def __call__(self, image_id: str) -> tuple[str, ...] | Problem:
+        subject = f"{ANNOTATIONS}/{image_id}.xml"
+        if f"{image_id}.xml" not in self.names:
+            return error("missing-tags", subject, "the photograph has no annotation; add the file, or give data.tags")
+        try:
+            objects = ElementTree.parse(self.folder / f"{image_id}.xml").getroot().findall("object")
+        except (OSError, ElementTree.ParseError, LookupError, ValueError) as reason:
+            message = f"the annotation could not be read as XML ({reason}); replace it, or give data.tags"
+            return error("bad-annotation", subject, message)
+        names = [(found.findtext("name") or "").strip() for found in objects]
+        if not all(names):
+            return error("bad-annotation", subject, "an object has no name; fill it, or give data.tags")
+        return tuple(dict.fromkeys(names))
+
+
+class _TableTags:
+    """The tags of a table whose key is the ID or the image."""
+
+    def __init__(self, table: Table) -> None:
+        self.subject = table.subject
+        self.lines: dict[str, int] = {}
+        self.tags: dict[str, tuple[str, ...] | None] = {}
+        for row in table.rows:
+            image_id = _id(row.image)
+            if image_id in self.lines:
+                message = f"{image_id} has two lines, the first is line {self.lines[image_id]}; join their tags by `;`"
+                table.problems.append(error("duplicate-id", table.where(row.line), message))
+            else:
+                self.lines[image_id], self.tags[image_id] = row.line, row.tags
+
+    def __call__(self, image_id: str) -> tuple[str, ...] | Problem | None:
+        if image_id not in self.lines:
+            return error("missing-tags", self.subject, f"{image_id} has no line; add `{IMAGES}/{image_id}.jpg,TAGS`")
+        return self.tags[image_id]
+
+
+class _NoTags:
+    """Stands where a root has no tags, which has been said once."""
+
+    def __call__(self, image_id: str) -> tuple[str, ...] | Problem | None:
+        return None
+
+
+def _tags(settings: DataSettings, listing: Listing) -> _XmlTags | _TableTags | _NoTags:
+    own = listing.root / TABLE_NAME
+    if settings.tags is None and (listing.root / ANNOTATIONS).is_dir():
+        return _XmlTags(listing.root)
+    if settings.tags is None and not own.is_file():
+        message = f"a VOC root without {ANNOTATIONS}/ has no tags; give a tags table as data.tags, or put it at {own}"
+        listing.problems.append(error("missing-tags", str(listing.root), message))
+        return _NoTags()
+    path = settings.tags or own
+    table = read_table(path, listing.shown(path))
+    tags = _TableTags(table)
+    listing.problems += table.problems
+    # Without a sound line the table's own problem says everything.
+    return tags if table.rows or not table.problems else _NoTags()
+
+
+def _split_problem(root: Path, split: str, lists: dict[str, VocList]) -> Problem:
+    known = f"there are {first_five(lists)}" if lists else "there are no lists"
+    message = f"there is no list {split}.txt, {known}{did_you_mean(split, lists)}"
+    if split in AUGMENTED_SPLITS:
+        message += f"; to derive it, {AUGMENTED_MASKS}/ with the masks and the list val.txt are needed"
+    return error("bad-split", str(root / LISTS), message)

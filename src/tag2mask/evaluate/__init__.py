@@ -1,0 +1,17 @@
+"""Evaluation: CAMs and masks against ground truth, by one confusion matrix."""
+
+from tag2mask.evaluate.confusion import IGNORE_INDEX, Confusion
+from tag2mask.evaluate.figures import Figures
+from tag2mask.evaluate.folders import EvaluationError, evaluate_cams, evaluate_masks
+from tag2mask.evaluate.sweep import DEFAULT_THRESHOLDS, ThresholdSweep
+
+__all__ = [
+    "DEFAULT_THRESHOLDS",
+    "IGNORE_INDEX",
+    "Confusion",
+    "EvaluationError",
+    "Figures",
+    "ThresholdSweep",
+    "evaluate_cams",
+    "evaluate_masks",
+]

@@ -1,0 +1,128 @@
+"""The figures of one evaluation: for metrics.json, and for the eye."""
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from tag2mask.evaluate.confusion import Confusion
+from tag2mask.evaluate.sweep import ThresholdSweep
+
+BACKGROUND = "background"
+"""The name of class 0."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What an evaluation found. All figures are fractions in [0, 1]; NaN where there was nothing to measure.
+
+    Attributes:
+        miou: mean IoU over the chosen classes that occur in the truth.
+        pixel_accuracy: share of the counted pixels whose class is right.
+        iou: by class name, background first: intersection over union.
+        over_activation: by class name: what was painted outside the class, over the union.
+        under_activation: by class name: what was missed of the class, over the union. The three sum to 1.
+        images: how many photographs were compared.
+        chosen: names of the classes that ``miou`` is over; None = all.
+        threshold: the background threshold that ``miou`` is best at; None for masks and for CAMs with a background map.
+        sweep: mIoU by background threshold; None where ``threshold`` is.
+    """
+
+    miou: float
+    pixel_accuracy: float
+    iou: dict[str, float]
+    over_activation: dict[str, float]
+    under_activation: dict[str, float]
+    images: int
+    chosen: tuple[str, ...] | None = None
+    threshold: float | None = None
+    sweep: dict[float, float] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        counts: Confusion | ThresholdSweep,
+        classes: Sequence[str],
+        *,
+        images: int,
+        ids: Collection[int] | None = None,
+    ) -> "Figures":
+        """The figures of a confusion matrix, or of a sweep at its best threshold.
+
+        Args:
+            counts: what was counted.
+            classes: names of the classes 1..C, without background.
+            images: how many photographs were counted.
+            ids: the classes that the mean IoU is over, 0 = background; all by default.
+        """
+        names = (BACKGROUND, *classes)
+        threshold: float | None = None
+        sweep: dict[float, float] | None = None
+        if isinstance(counts, ThresholdSweep):
+            sweep = counts.miou(ids)
+            threshold, confusion = counts.best(ids)
+        else:
+            confusion = counts
+
+        def by_name(values: np.ndarray) -> dict[str, float]:
+            return dict(zip(names, values.tolist(), strict=True))
+
+        return cls(
+            miou=confusion.miou(ids),
+            pixel_accuracy=confusion.pixel_accuracy(),
+            iou=by_name(confusion.iou()),
+            over_activation=by_name(confusion.over_activation()),
+            under_activation=by_name(confusion.under_activation()),
+            images=images,
+            chosen=None if ids is None else tuple(names[i] for i in sorted(set(ids))),
+            threshold=threshold,
+            sweep=sweep,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as a JSON object: NaN becomes null, thresholds become keys such as ``"0.35"``."""
+        return {
+            "miou": _number(self.miou),
+            "pixel_accuracy": _number(self.pixel_accuracy),
+            "iou": {name: _number(value) for name, value in self.iou.items()},
+            "over_activation": {name: _number(value) for name, value in self.over_activation.items()},
+            "under_activation": {name: _number(value) for name, value in self.under_activation.items()},
+            "images": self.images,
+            "chosen": None if self.chosen is None else list(self.chosen),
+            "threshold": self.threshold,
+            "sweep": None if self.sweep is None else {f"{at:g}": _number(value) for at, value in self.sweep.items()},
+        }
+
+    def render(self, title: str | None = None) -> Table:
+        """A table for the terminal: a row a class, the means last. Figures are in per cent."""
+        table = Table(title=title, caption=self._caption(), caption_justify="left")
+        table.add_column("class")
+        for heading in ("IoU", "over", "under"):
+            table.add_column(heading, justify="right")
+        for name, value in self.iou.items():
+            left_out = self.chosen is not None and name not in self.chosen
+            row = (value, self.over_activation[name], self.under_activation[name])
+            table.add_row(name, *map(_per_cent, row), style="dim" if left_out else None)
+        table.add_section()
+        table.add_row("mean IoU", _per_cent(self.miou), "", "", style="bold")
+        table.add_row("pixel accuracy", _per_cent(self.pixel_accuracy), "", "")
+        return table
+
+    def _caption(self) -> str:
+        parts = [f"per cent; photographs: {self.images}"]
+        if self.threshold is not None:
+            parts.append(f"background up to {self.threshold:g}")
+        if self.chosen is not None:
+            parts.append(f"mean over {len(self.chosen)} of {len(self.iou)} classes")
+        return "; ".join(parts)
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _per_cent(value: float) -> str:
+    return "–" if math.isnan(value) else f"{100 * value:.1f}"

@@ -1,0 +1,93 @@
+"""From a batch of photographs of one size to CAMs: several scales and the mirror image, one forward pass a scale."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tag2mask.networks.pot_network import PotNetwork
+from tag2mask.pot import PotSettings, TransportCams, normalised_cams, transport_cams
+
+
+@dataclass(frozen=True)
+class PhotoMaps:
+    """What the network says of a batch of photographs, on the grid of scale 1.
+
+    Attributes:
+        cams: (N, C, h, w) in [0, 1], the classifier's CAMs, 0 for absent classes; h = ceil(H / stride).
+        features: (N, D, h, w), the joint feature, unit length over channels.
+        tags: (N, C) bool.
+    """
+
+    cams: Tensor
+    features: Tensor
+    tags: Tensor
+
+    def prototype_cams(self, settings: PotSettings) -> TransportCams:
+        """The single-prototype CAMs, from the same seeds as `transport`."""
+        return transport_cams(self.features, self.cams, self.tags, settings.single_prototype())
+
+    def transport(self, settings: PotSettings) -> TransportCams:
+        """The POT CAMs."""
+        return transport_cams(self.features, self.cams, self.tags, settings)
+
+
+def scale_one(images: Tensor, long_side: int | None) -> Tensor:
+    """Resize a batch so that its longer side is ``long_side``; as it is if None.
+
+    Args:
+        images: (N, 3, H, W) in [0, 1].
+        long_side: pixels.
+
+    Returns:
+        (N, 3, H', W') in [0, 1].
+    """
+    if long_side is None:
+        return images
+    return resize(images, long_side / max(images.shape[2:]))
+
+
+def resize(images: Tensor, scale: float) -> Tensor:
+    """Bicubic, with antialiasing: (N, 3, round(H · scale), round(W · scale)) in [0, 1]."""
+    size = [max(1, round(side * scale)) for side in images.shape[2:]]
+    if size == list(images.shape[2:]):
+        return images
+    return F.interpolate(images, size=size, mode="bicubic", antialias=True).clamp(0, 1)
+
+
+@torch.no_grad()
+def photo_maps(network: PotNetwork, images: Tensor, tags: Tensor, *, scales: Sequence[float], flip: bool) -> PhotoMaps:
+    """CAMs and features summed over scales and mirror images, normalised at the end.
+
+    Args:
+        network: in evaluation mode.
+        images: (N, 3, H, W) RGB in [0, 1], on the network's device.
+        tags: (N, C) bool.
+        scales: image sizes as multiples of (H, W).
+        flip: also the mirror image, in the same forward pass.
+
+    Returns:
+        the maps on the grid of (H, W), in float32.
+    Source: scales and flip as published; features over all of them ours.
+    """
+    grid = [-(-side // network.stride) for side in images.shape[2:]]
+    cams, features = [], []
+    for scale in scales:
+        scaled = resize(images, scale)
+        output = network(torch.cat([scaled, scaled.flip(3)]) if flip else scaled)
+        cams.append(_on_grid(output.cams.float().relu(), grid, flip))
+        features.append(_on_grid(output.features.float(), grid, flip))
+    summed = torch.stack(cams).sum(0)
+    return PhotoMaps(normalised_cams(summed, tags), F.normalize(torch.stack(features).sum(0), dim=1), tags)
+
+
+def _on_grid(maps: Tensor, grid: list[int], flip: bool) -> Tensor:
+    """The maps on the common grid; mirror images, the second half of the batch, turned back and added."""
+    if list(maps.shape[2:]) != grid:
+        maps = F.interpolate(maps, size=grid, mode="bilinear", antialias=True)
+    if not flip:
+        return maps
+    straight, mirrored = maps.chunk(2)
+    return straight + mirrored.flip(3)

@@ -1,0 +1,90 @@
+"""Build a backbone with its weights: a ResNet by name, or a model of `transformers` by folder or name."""
+
+from pathlib import Path
+from typing import Any
+
+from tag2mask.errors import UsageError
+from tag2mask.networks.hub import read_model_config, read_normalisation, resolve_folder
+from tag2mask.networks.hub_backbones import build_from_config
+from tag2mask.networks.public_weights import IMAGENET, Notify, fetch, load_weights
+from tag2mask.networks.resnet import RESNETS, ResNet
+from tag2mask.networks.settings import NetworkSettings
+from tag2mask.networks.stages import Backbone, Colour, Stage
+
+__all__ = ["Backbone", "Stage", "build_backbone", "rebuild_backbone"]
+
+
+def build_backbone(settings: NetworkSettings, *, dilated: bool = False, notify: Notify | None = None) -> Backbone:
+    """The backbone that the settings name, with its weights, its norm policy applied.
+
+    Random weights come from torch's global generator, which the caller seeds. Nothing is downloaded unless public
+    weights or a name on the hub are asked for and their cache does not hold them.
+
+    Args:
+        settings: which backbone and which weights.
+        dilated: a ResNet gets dilations in place of the strides that ``output_stride`` takes away, as DeepLab wants it.
+        notify: told what is downloaded from where and how large it is, before it is; None logs it.
+
+    Raises:
+        UsageError: the backbone or its weights are not what the settings say; the message names them.
+        Tag2maskError: a download failed; the message says what to do without it.
+    """
+    if settings.backbone in RESNETS:
+        backbone = _resnet(settings, dilated, notify)
+    else:
+        backbone = _hub_model(settings, dilated, notify)
+    backbone.pretrained = not settings.wants_random
+    backbone.apply_policy(settings.norm)
+    return backbone
+
+
+def rebuild_backbone(architecture: dict[str, Any], settings: NetworkSettings, mean: Colour, std: Colour) -> Backbone:
+    """The backbone of a checkpoint with random weights; reads no other file and no network.
+
+    Args:
+        architecture: what `Backbone.architecture` gave.
+        settings: of the network.
+        mean: of the input normalisation.
+        std: of the input normalisation.
+    """
+    backbone: Backbone
+    if architecture["kind"] == "resnet":
+        backbone = ResNet(
+            architecture["name"], output_stride=architecture["output_stride"], dilated=bool(architecture["dilated"])
+        )
+    else:
+        backbone = build_from_config(architecture["config"], output_stride=settings.output_stride)
+    backbone.mean, backbone.std = mean, std
+    backbone.pretrained = not settings.wants_random
+    backbone.apply_policy(settings.norm)
+    return backbone
+
+
+def _resnet(settings: NetworkSettings, dilated: bool, notify: Notify | None) -> Backbone:
+    # Weights first: what is missing should be said before a network is made.
+    path = None
+    if settings.wants_pretrained:
+        path = fetch(IMAGENET[settings.backbone], notify)
+    elif not settings.wants_random:
+        path = Path(settings.weights).expanduser()
+    backbone = ResNet(settings.backbone, output_stride=settings.output_stride, dilated=dilated)
+    if path is not None:
+        load_weights(backbone, path, settings.backbone)
+    return backbone
+
+
+def _hub_model(settings: NetworkSettings, dilated: bool, notify: Notify | None) -> Backbone:
+    if dilated:
+        raise UsageError(f"network.backbone: only ResNets can be dilated, {settings.backbone} is none")
+    if not settings.wants_pretrained and not settings.wants_random:
+        raise UsageError(
+            f"network.weights: {settings.weights!r} is none of `imagenet` and `none`, and a path is for ResNets alone "
+            f"({', '.join(RESNETS)}); the weights of {settings.backbone} are in its folder: `--network.backbone FOLDER`"
+        )
+    folder = resolve_folder(settings.backbone, weights=settings.wants_pretrained, notify=notify)
+    values = read_model_config(folder)
+    backbone = build_from_config(
+        values, folder=folder if settings.wants_pretrained else None, output_stride=settings.output_stride
+    )
+    backbone.mean, backbone.std = read_normalisation(folder, values["model_type"])
+    return backbone

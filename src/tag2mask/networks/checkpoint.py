@@ -1,0 +1,171 @@
+"""The one checkpoint writer: a network in one `.safetensors` file that holds all that is needed to build it again.
+
+The file's metadata has one entry, `tag2mask`: JSON with the format's version, the settings, the backbone's
+architecture, the normalisation and the classes. Nothing in the file can run, and loading needs neither a connection nor another file.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from tag2mask.errors import Tag2maskError, UsageError, first_five
+from tag2mask.files import atomic_path
+from tag2mask.networks.backbone import rebuild_backbone
+from tag2mask.networks.pot_network import PotNetwork
+from tag2mask.networks.settings import NetworkSettings
+
+FORMAT_VERSION = 1
+"""Of the metadata; a reader refuses a file with a higher one."""
+
+KIND = "pot"
+_ENTRY = "tag2mask"
+
+
+class NetworkFileError(Tag2maskError):
+    """A checkpoint that is missing, damaged, not ours or too new; the message names it."""
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """What a checkpoint says about itself, without its weights.
+
+    Attributes:
+        classes: C names, without background; class id = index + 1.
+        settings: the network was built with.
+        architecture: of the backbone.
+        mean: of the input normalisation, RGB in [0, 1].
+        std: of the input normalisation.
+        extra: what the writer added.
+    """
+
+    classes: tuple[str, ...]
+    settings: NetworkSettings
+    architecture: dict[str, Any]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    extra: dict[str, str] = field(default_factory=dict)
+
+
+def save_network(path: Path, network: PotNetwork, *, extra: Mapping[str, str] | None = None) -> None:
+    """Write ``network`` to ``path`` (a `.safetensors`), atomically; the same network gives the same bytes.
+
+    Args:
+        path: the file.
+        network: not wrapped in anything; on any device.
+        extra: more to keep, as strings: the step, a fingerprint, ….
+    """
+    backbone = network.backbone
+    description = {
+        "format_version": FORMAT_VERSION,
+        "kind": KIND,
+        "classes": list(network.classes),
+        "settings": asdict(network.settings),
+        "backbone": backbone.architecture(),
+        "normalisation": {"mean": list(backbone.mean), "std": list(backbone.std)},
+        "extra": dict(extra or {}),
+    }
+    # One entry alone: the library writes several in an order of its own, another one every time.
+    metadata = {_ENTRY: json.dumps(description, sort_keys=True, ensure_ascii=False)}
+    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    with atomic_path(Path(path)) as temporary:
+        save_file(state, temporary, metadata=metadata)
+
+
+def read_network_info(path: Path) -> NetworkInfo:
+    """What the checkpoint says about itself; reads its header alone.
+
+    Raises:
+        NetworkFileError: it is missing, damaged, not a network of ours, or written by a newer version.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise NetworkFileError(f"{path} could not be read as a .safetensors file ({error})") from error
+    if _ENTRY not in metadata:
+        raise NetworkFileError(
+            f"{path} is not a network of tag2mask: its metadata has no entry {_ENTRY!r}; weights alone are given as "
+            f"`--network.weights PATH`"
+        )
+    try:
+        return _parse(json.loads(metadata[_ENTRY]), path)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise NetworkFileError(f"{path} is damaged: its description is not of the format ({error!r})") from error
+
+
+def load_network(path: Path, *, classes: tuple[str, ...] | None = None) -> PotNetwork:
+    """The network in ``path``, on the CPU, in evaluation mode. No code from the file runs and nothing is downloaded.
+
+    Args:
+        path: what `save_network` wrote.
+        classes: the class list that it must have; None takes the file's own.
+
+    Raises:
+        NetworkFileError: it is missing, damaged, not a network of ours, or written by a newer version.
+        UsageError: it was trained for another class list.
+    """
+    info = read_network_info(path)
+    if classes is not None and tuple(classes) != info.classes:
+        raise UsageError(_other_classes(path, info.classes, tuple(classes)))
+    try:
+        # The random weights are overwritten: making them must not move the caller's random state.
+        with torch.random.fork_rng(devices=[]):
+            backbone = rebuild_backbone(info.architecture, info.settings, info.mean, info.std)
+            network = PotNetwork(backbone, info.classes, info.settings)
+        state = load_file(path)
+        own = network.state_dict()
+        wrong = [name for name in sorted(own.keys() | state.keys()) if _shape(own, name) != _shape(state, name)]
+        if wrong:
+            raise NetworkFileError(
+                f"{path} is damaged: it has tensors that are missing, unknown or of another shape: {first_five(wrong)}"
+            )
+        network.load_state_dict(state)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise NetworkFileError(f"{path} is damaged: the network that it describes cannot be built ({error})") from error
+    return network.eval()
+
+
+def _parse(values: dict[str, Any], path: Path) -> NetworkInfo:
+    version = values["format_version"]
+    if version > FORMAT_VERSION:
+        raise NetworkFileError(
+            f"{path} has format version {version}, this tag2mask reads up to {FORMAT_VERSION}; update tag2mask, or "
+            f"train again"
+        )
+    if values["kind"] != KIND:
+        raise NetworkFileError(f"{path} holds a network of kind {values['kind']!r}, not {KIND!r}")
+    classes = tuple(values["classes"])
+    if not all(isinstance(name, str) for name in classes):
+        raise ValueError("classes should be names")
+    mean_red, mean_green, mean_blue = (float(value) for value in values["normalisation"]["mean"])
+    std_red, std_green, std_blue = (float(value) for value in values["normalisation"]["std"])
+    return NetworkInfo(
+        classes,
+        NetworkSettings(**values["settings"]),
+        dict(values["backbone"]),
+        (mean_red, mean_green, mean_blue),
+        (std_red, std_green, std_blue),
+        {str(key): str(value) for key, value in values["extra"].items()},
+    )
+
+
+def _shape(state: Mapping[str, torch.Tensor], name: str) -> torch.Size | None:
+    return state[name].shape if name in state else None
+
+
+def _other_classes(path: Path, trained: tuple[str, ...], given: tuple[str, ...]) -> str:
+    """The message for two class lists that differ, by their first difference."""
+    pairs = zip((*trained, *[None] * len(given)), (*given, *[None] * len(trained)), strict=True)
+    number, (theirs, ours) = next((index, pair) for index, pair in enumerate(pairs, start=1) if pair[0] != pair[1])
+    said = ["no class" if name is None else repr(name) for name in (theirs, ours)]
+    return (
+        f"{path} was trained for another class list ({len(trained)} classes; here there are {len(given)}): class "
+        f"{number} is {said[0]} in the file and {said[1]} here; set `--data.classes` to the file's list "
+        f"({first_five(trained)}), or train a network for these classes"
+    )

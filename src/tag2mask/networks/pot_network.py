@@ -1,0 +1,201 @@
+"""The POT network: a backbone, a classifier whose maps are the CAMs, and the joint hierarchical feature.
+
+Source: the published release for the structure; the second unit-normalisation and the handling of padding are ours.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tag2mask.errors import UsageError, first_five
+from tag2mask.networks.backbone import build_backbone
+from tag2mask.networks.grids import ceil_grid, reduce_valid, to_grid
+from tag2mask.networks.public_weights import Notify
+from tag2mask.networks.settings import FINEST_FEATURE_STRIDE, NetworkSettings
+from tag2mask.networks.stages import Backbone, Stage
+
+__all__ = ["PotNetwork", "PotOutput", "build_network", "reduce_valid"]
+
+MAXIMUM_CLASSES = 254
+"""Class ids are bytes; 0 is background and 255 is ignored."""
+
+LEVEL_EPSILON = 1e-5
+"""Added to a level's channel norm before dividing by it. Source: the release."""
+
+_COLOURS = 3
+
+
+class PotOutput(NamedTuple):
+    """What the network says about a batch; all float32.
+
+    Attributes:
+        logits: (N, C), the score of each class: the mean of its raw map.
+        cams: (N, C, h, w), raw class activation maps (before ReLU), on the grid of the features.
+        features: (N, D, h, w), the joint feature, unit length over channels.
+    """
+
+    logits: Tensor
+    cams: Tensor
+    features: Tensor
+
+
+class PotNetwork(nn.Module):
+    """From images and a backbone to class scores, class activation maps and the joint feature.
+
+    The classifier is a 1×1 convolution without bias on the last stage, followed by the mean over the cells.
+
+    Attributes:
+        backbone: the stages.
+        classes: C names, without background; class id = index + 1.
+        settings: what it was built with.
+        levels: indices of the stages in the joint feature.
+        stride: pixels a cell of ``cams`` and ``features``.
+        feature_channels: D.
+
+    Raises:
+        UsageError: no classes, too many, one twice, or a level that the backbone does not have.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, backbone: Backbone, classes: tuple[str, ...], settings: NetworkSettings) -> None:
+        """A new classifier, and new projections if the settings want them, from torch's global generator."""
+        super().__init__()
+        _check_classes(classes)
+        self.backbone, self.classes, self.settings = backbone, tuple(classes), settings
+        self.levels = _levels(backbone, settings)
+        stages = [backbone.stages[level] for level in self.levels]
+        self.stride = _feature_stride(stages, backbone.stages[-1], settings.feature_stride)
+        self.classifier = nn.Conv2d(backbone.stages[-1].channels, len(classes), 1, bias=False)
+        self.projections: nn.ModuleList | None = None
+        widths = [stage.channels for stage in stages]
+        if settings.projections:
+            widths = [_projected(stage) for stage in stages]
+            self.projections = nn.ModuleList(
+                nn.Conv2d(stage.channels + _COLOURS, width, 1, bias=False)
+                for stage, width in zip(stages, widths, strict=True)
+            )
+        self.feature_channels = sum(widths)
+        for name, colour in (("pixel_mean", backbone.mean), ("pixel_std", backbone.std)):
+            self.register_buffer(name, torch.tensor(colour).view(1, 3, 1, 1), persistent=False)
+        backbone.freeze_unreached(self.levels)
+
+    def forward(self, images: Tensor, valid: Tensor | None = None) -> PotOutput:
+        """Scores, maps and features of a batch.
+
+        Args:
+            images: float (N, 3, H, W), RGB in [0, 1]; the normalisation is the network's own.
+            valid: bool (N, H, W), False where ``images`` is padding; None means that there is none. Only cells that lie
+                wholly inside the photograph count towards the scores (any that touch it, where none does).
+
+        Raises:
+            UsageError: ``images`` is not (N, 3, H, W).
+        """
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise UsageError(f"images should be (N, 3, H, W), they are {tuple(images.shape)}")
+        normalised = (images - self.pixel_mean) / self.pixel_std
+        if valid is not None:
+            # Padding takes the mean colour, whatever it was, so that what it holds cannot matter.
+            normalised = normalised.masked_fill_(valid.logical_not().unsqueeze(1), 0)
+        maps = self.backbone(normalised)
+        raw = self.classifier(maps[-1]).float()  # (N, C, h', w')
+        stride = self.backbone.stages[-1].stride
+        logits = raw.mean(dim=(2, 3)) if valid is None else _valid_mean(raw, valid, stride)
+        size = ceil_grid((int(images.shape[2]), int(images.shape[3])), self.stride)
+        cams = to_grid(raw, stride, self.stride, size)
+        return PotOutput(logits, cams, self._joint_feature(maps, normalised, size))
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters of the backbone."""
+        return [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters that are new: classifier and projections."""
+        heads = [self.classifier] if self.projections is None else [self.classifier, self.projections]
+        return [parameter for head in heads for parameter in head.parameters() if parameter.requires_grad]
+
+    def _joint_feature(self, maps: list[Tensor], normalised: Tensor, size: tuple[int, int]) -> Tensor:
+        """Each level divided by its norm, brought to one grid, concatenated, divided by its norm again; in float32."""
+        parts = []
+        colours: dict[int, Tensor] = {}
+        for index, level in enumerate(self.levels):
+            part, stride = maps[level], self.backbone.stages[level].stride
+            if self.projections is not None:
+                if stride not in colours:
+                    # The mean colour of the cell; the release samples the image there, which aliases.
+                    colours[stride] = F.avg_pool2d(normalised, stride, ceil_mode=True, count_include_pad=False)
+                part = self.projections[index](torch.cat([part, colours[stride].to(part.dtype)], dim=1))
+            norm = torch.linalg.vector_norm(part, dim=1, keepdim=True, dtype=torch.float32)
+            parts.append(to_grid(part / (norm + LEVEL_EPSILON), stride, self.stride, size))
+        return F.normalize(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), dim=1)
+
+
+def build_network(
+    settings: NetworkSettings, classes: tuple[str, ...], *, seed: int, notify: Notify | None = None
+) -> PotNetwork:
+    """A new POT network, on the CPU, in training mode; the caller's random state is left as it was.
+
+    Args:
+        settings: backbone, weights, and what the joint feature is made of.
+        classes: C names, without background.
+        seed: of all weights that are random.
+        notify: as for `build_backbone`.
+
+    Raises:
+        UsageError: the settings or the classes are wrong.
+        Tag2maskError: weights could not be fetched.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return PotNetwork(build_backbone(settings, notify=notify), classes, settings)
+
+
+def _check_classes(classes: tuple[str, ...]) -> None:
+    if not classes or len(classes) > MAXIMUM_CLASSES:
+        raise UsageError(f"a network needs 1 to {MAXIMUM_CLASSES} classes, {len(classes)} were given")
+    double = [name for name in dict.fromkeys(classes) if classes.count(name) > 1]
+    if double:
+        raise UsageError(f"class names should differ; given more than once: {first_five(double)}")
+
+
+def _levels(backbone: Backbone, settings: NetworkSettings) -> tuple[int, ...]:
+    levels = settings.levels or backbone.default_levels
+    wrong = [level for level in levels if not 0 <= level < len(backbone.stages)]
+    if wrong:
+        offered = ", ".join(
+            f"{index} ({stage.name}: {stage.channels} channels at stride {stage.stride})"
+            for index, stage in enumerate(backbone.stages)
+        )
+        raise UsageError(f"network.levels: {settings.backbone} has no level {first_five(wrong)}; it offers {offered}")
+    return levels
+
+
+def _feature_stride(stages: list[Stage], last: Stage, finest: int) -> int:
+    """The finest grid not finer than asked for; where all are finer, the coarsest, or else the classifier's."""
+    strides = [stage.stride for stage in stages]
+    coarse_enough = [stride for stride in strides if stride >= finest]
+    if coarse_enough:
+        return min(coarse_enough)
+    return max(strides) if max(strides) >= FINEST_FEATURE_STRIDE else last.stride
+
+
+def _projected(stage: Stage) -> int:
+    """The width of a learned projection: 128 channels up to stride 8 and 256 beyond, never more than the stage has.
+
+    With a ResNet-50 that is 128 + 128 + 256 + 256. Source: the release; the rule for other backbones is ours.
+    """
+    return min(stage.channels, 128 if stage.stride <= 8 else 256)
+
+
+def _valid_mean(raw: Tensor, valid: Tensor, stride: int) -> Tensor:
+    """The mean of (N, C, h, w) over the cells inside the photograph: (N, C)."""
+    size = (int(raw.shape[2]), int(raw.shape[3]))
+    inside = reduce_valid(valid, size, stride=stride)
+    # A photograph smaller than a cell has no cell of its own; the cells that it touches stand in.
+    touched = reduce_valid(valid.logical_not(), size, stride=stride).logical_not()
+    inside = torch.where(inside.flatten(1).any(dim=1)[:, None, None], inside, touched)
+    weight = inside.unsqueeze(1).to(raw.dtype)  # (N, 1, h, w)
+    return (raw * weight).sum(dim=(2, 3)) / weight.sum(dim=(2, 3)).clamp_min(1)

@@ -1,0 +1,158 @@
+"""Public ImageNet checkpoints of the ResNets: fetched by name, or read from a path. No code in a file is ever run."""
+
+import hashlib
+import logging
+import pickle
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from tag2mask.errors import Tag2maskError, UsageError, first_five
+
+ADDRESS = "https://download.pytorch.org/models/"
+"""Where the public checkpoints lie."""
+
+Notify = Callable[[str], None]
+"""What is told to the user before a download: one line of text."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PublicCheckpoint:
+    """One file at `ADDRESS`.
+
+    Attributes:
+        file: its name, which ends in the first digits of its SHA-256.
+        megabytes: its size in MiB, rounded.
+    """
+
+    file: str
+    megabytes: float
+
+    @property
+    def url(self) -> str:
+        """Where it is fetched from."""
+        return ADDRESS + self.file
+
+    @property
+    def hash_prefix(self) -> str:
+        """The first digits of its SHA-256."""
+        return Path(self.file).stem.rpartition("-")[2]
+
+    @property
+    def cached(self) -> Path:
+        """Where it is kept: the cache folder of torch.hub, which follows the environment variable TORCH_HOME."""
+        return Path(torch.hub.get_dir()) / "checkpoints" / self.file
+
+
+IMAGENET = {
+    "resnet18": PublicCheckpoint("resnet18-f37072fd.pth", 44.7),
+    "resnet34": PublicCheckpoint("resnet34-b627a593.pth", 83.3),
+    "resnet50": PublicCheckpoint("resnet50-19c8e357.pth", 97.8),
+    "resnet101": PublicCheckpoint("resnet101-5d3b4d8f.pth", 170.5),
+}
+"""The checkpoints by the name of the network. Source: torchvision's public model files, version 1 of their weights."""
+
+
+def fetch(checkpoint: PublicCheckpoint, notify: Notify | None = None) -> Path:
+    """The checkpoint's file on this machine; downloaded once, its hash verified every time.
+
+    Args:
+        checkpoint: which one.
+        notify: told what is fetched from where and how large it is, before it is fetched; None logs it.
+
+    Raises:
+        Tag2maskError: the download failed, or the file is not the one that its name promises.
+    """
+    target = checkpoint.cached
+    if not target.is_file():
+        announce = notify or logger.warning  # the level that is seen without any set-up: no download is hidden
+        announce(f"downloading {checkpoint.url} ({checkpoint.megabytes} MiB) to {target}")
+        _download(checkpoint, target)
+    digest = _sha256(target)
+    if not digest.startswith(checkpoint.hash_prefix):
+        raise Tag2maskError(
+            f"{target} is damaged: its SHA-256 should begin with {checkpoint.hash_prefix}, it is {digest[:16]}…; "
+            f"delete it to have it fetched again"
+        )
+    return target
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.pth` or `.safetensors` file, by name, on the CPU.
+
+    Raises:
+        UsageError: the file is missing, unreadable, or holds something other than named tensors.
+    """
+    if not path.is_file():
+        raise UsageError(
+            f"network.weights: there is no file {path}; give a .pth or .safetensors file, `imagenet` or `none`"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"network.weights: {path} could not be read as a file of weights ({reason})") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UsageError(
+            f"network.weights: {path} should hold named tensors (a state dict), it holds a {type(state).__name__}"
+        )
+    return state
+
+
+def load_weights(network: nn.Module, path: Path, name: str) -> None:
+    """Load an ImageNet checkpoint into a ResNet; a classifier `fc` in the file is left out.
+
+    Args:
+        network: takes the weights.
+        path: the file.
+        name: of the network, for the message.
+
+    Raises:
+        UsageError: the file is no checkpoint of this network; missing, unexpected and misshapen tensors are named.
+    """
+    state = {key: value for key, value in read_state(path).items() if not key.startswith("fc.")}
+    own = network.state_dict()
+    # Checkpoints older than torch 0.4 do not count batches, and nothing here reads the count.
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in own]
+    misshapen = [
+        f"{key} {list(value.shape)} instead of {list(own[key].shape)}"
+        for key, value in state.items()
+        if key in own and value.shape != own[key].shape
+    ]
+    found = [("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)]
+    problems = [f"{label}: {first_five(keys)}" for label, keys in found if keys]
+    if problems:
+        raise UsageError(f"network.weights: {path} does not fit {name}; {'; '.join(problems)}")
+    network.load_state_dict(state, strict=False)
+
+
+def _download(checkpoint: PublicCheckpoint, target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(
+            checkpoint.url, str(target), hash_prefix=checkpoint.hash_prefix, progress=sys.stderr.isatty()
+        )
+    except (OSError, RuntimeError) as error:
+        raise Tag2maskError(
+            f"{checkpoint.file} ({checkpoint.megabytes} MiB) could not be fetched from {checkpoint.url} ({error}); put "
+            f"the file into {target.parent}, or give it by `--network.weights PATH`, or start from random weights with "
+            f"`--network.weights none`"
+        ) from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

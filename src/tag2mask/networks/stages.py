@@ -1,0 +1,99 @@
+"""What every backbone is: named stages with strides, a normalisation of its input, and one norm policy."""
+
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Colour = tuple[float, float, float]
+
+
+class Stage(NamedTuple):
+    """One output of a backbone.
+
+    Attributes:
+        name: how the backbone itself calls it.
+        channels: of the map.
+        stride: pixels of the input a cell, along both sides.
+    """
+
+    name: str
+    channels: int
+    stride: int
+
+
+class Backbone(nn.Module):
+    """A network from images to one map a stage.
+
+    Attributes:
+        stages: in the order of computation; the last one feeds the classifier.
+        mean: of the input normalisation, RGB in [0, 1].
+        std: of the input normalisation.
+        pretrained: whether the weights come from somewhere; decides what is frozen.
+        default_levels: indices of the stages that make a good joint feature.
+        norm_fixed: whether batch norm keeps its running statistics while training.
+    """
+
+    stages: tuple[Stage, ...]
+    mean: Colour = IMAGENET_MEAN
+    std: Colour = IMAGENET_STD
+    pretrained: bool = False
+    default_levels: tuple[int, ...]
+    norm_fixed: bool = False
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """The maps of all stages.
+
+        Args:
+            images: float (N, 3, H, W), already normalised; any H and W.
+
+        Returns:
+            one (N, channels, ceil(H / stride), ceil(W / stride)) a stage.
+        """
+        raise NotImplementedError
+
+    def stem(self) -> list[nn.Module]:
+        """The modules that are frozen when the weights are pretrained."""
+        return []
+
+    def stem_parameters(self) -> list[nn.Parameter]:
+        """The parameters of the stem; they are frozen when the weights are pretrained."""
+        return [parameter for module in self.stem() for parameter in module.parameters()]
+
+    def freeze_unreached(self, levels: tuple[int, ...]) -> None:
+        """Freeze what no chosen stage depends on, so that every trainable parameter gets a gradient (DDP demands it).
+
+        Args:
+            levels: the chosen stages; the last one always counts.
+        """
+
+    def architecture(self) -> dict[str, Any]:
+        """All that is needed to build this backbone again with other weights, as JSON values."""
+        raise NotImplementedError
+
+    def apply_policy(self, norm: Literal["auto", "fixed", "trained"] = "auto") -> None:
+        """Set what trains: pretrained weights keep their running statistics and their stem, random ones train whole.
+
+        Args:
+            norm: `auto` follows `pretrained`; `fixed` and `trained` decide for batch norm alone.
+        """
+        self.norm_fixed = self.pretrained if norm == "auto" else norm == "fixed"
+        if self.pretrained:
+            for parameter in self.stem_parameters():
+                parameter.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """As `nn.Module.train`, but fixed batch norm and a frozen stem stay in evaluation mode."""
+        super().train(mode)
+        if self.norm_fixed:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        if self.pretrained:
+            for module in self.stem():
+                module.eval()
+        return self

@@ -1,0 +1,155 @@
+"""The stage `cams`: CAMs of several kinds from one pass over each photograph."""
+
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from tag2mask.cam_files import PADDING, CamFile, read_ids, write_cam
+from tag2mask.data.images import ImageError, image_size, read_image
+from tag2mask.data.photos import Photo
+from tag2mask.errors import UsageError
+from tag2mask.inference import PhotoMaps, photo_maps, scale_one
+from tag2mask.networks.checkpoint import load_network
+from tag2mask.networks.pot_network import PotNetwork
+from tag2mask.pipeline.config import CamKind, Config, plain
+from tag2mask.pipeline.progress import StageResult, progress_bar
+from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.train import NETWORK, photographs, reading_workers
+from tag2mask.pot import PotSettings, TransportCams
+
+_AHEAD = 2
+"""Batches that are read while one is in the network."""
+
+
+def cams(config: Config, run: RunFolder, console: Console) -> StageResult:
+    """Make the CAM files that are missing, or whose photograph has other tags by now.
+
+    Photographs of one size form fixed batches, and a batch goes through the network whole whenever one of its files is missing, so
+    that a file does not depend on which others were there already.
+
+    Raises:
+        UsageError: there is no trained network, or it knows other classes, or the folder holds CAMs of other settings.
+    """
+    photos = photographs(config)
+    if not (run / NETWORK).is_file():
+        raise UsageError(f"{run / NETWORK} does not exist; run `tag2mask train` with the same --out first")
+    network = load_network(run / NETWORK, classes=photos.classes)
+    settings = {name: value for name, value in plain(config.cams).items() if name != "batch_size"}
+    run.claim("cams", {"cams": settings, "pot": plain(config.pot)})
+    device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
+    network = network.to(device).eval()
+    result = StageResult("cams")
+    batches = list(_batches(photos.photos, config, result))
+    wanted = {photo.id for batch in batches for photo in batch if _missing(photo, run, config.cams.kinds)}
+    todo = [batch for batch in batches if any(photo.id in wanted for photo in batch)]
+    result.skipped = sum(map(len, batches)) - len(wanted)
+    dropped = 0
+    with progress_bar(console, "cams", len(wanted)) as advance:
+        for batch, images in _read(todo, config, result):
+            tags = torch.from_numpy(photos.tag_matrix(batch)).to(device)
+            maps = _maps(network, images.to(device), tags, config)
+            kinds = _kinds(maps, config.cams.kinds, config.pot)
+            for number, photo in enumerate(batch):
+                if photo.id in wanted:
+                    _write(run, photo, tuple(images.shape[2:]), number, kinds)
+                    result.done += 1
+            dropped += int((~maps.cams.flatten(2).any(2) & tags).sum())
+            advance(result.done)
+    if dropped:
+        result.notes.append(f"{dropped} tags have an empty classifier CAM, so POT leaves them out of their photographs")
+    return result
+
+
+def _missing(photo: Photo, run: RunFolder, kinds: Iterable[CamKind]) -> bool:
+    """Whether a CAM file of the photograph is missing, damaged, or of other tags."""
+    return any(
+        read_ids(run / f"cams/{kind}/{photo.id}.npz") != (photo.tags if kind == "classifier" else (0, *photo.tags)) for kind in kinds
+    )
+
+
+def _batches(photos: Sequence[Photo], config: Config, result: StageResult) -> Iterator[list[Photo]]:
+    """Batches of photographs of one size, those of this shard; a photograph without a readable size has failed."""
+
+    def size(photo: Photo) -> tuple[int, int] | ImageError:
+        try:
+            return image_size(photo.path, pixel_limit=config.data.pixel_limit)
+        except ImageError as error:
+            return error
+
+    groups: dict[tuple[int, int], list[Photo]] = defaultdict(list)
+    with ThreadPoolExecutor(max(1, reading_workers(config))) as pool:
+        for photo, answer in zip(photos, pool.map(size, photos), strict=True):
+            if isinstance(answer, ImageError):
+                result.failed[photo.id] = str(answer)
+            else:
+                groups[answer].append(photo)
+    step = config.cams.batch_size
+    whole = [group[first : first + step] for _, group in sorted(groups.items()) for first in range(0, len(group), step)]
+    number, shards = config.shard_of()
+    yield from whole[number - 1 :: shards]
+
+
+def _read(
+    batches: list[list[Photo]], config: Config, result: StageResult
+) -> Iterator[tuple[list[Photo], Tensor]]:
+    """The readable photographs of each batch, as (N, 3, H, W) in [0, 1]; a few batches are read ahead."""
+
+    def read(photo: Photo) -> np.ndarray | ImageError:
+        try:
+            return read_image(photo.path, pixel_limit=config.data.pixel_limit)
+        except ImageError as error:
+            return error
+
+    with ThreadPoolExecutor(max(1, reading_workers(config))) as pool:
+        ahead: deque[tuple[list[Photo], list[Future[np.ndarray | ImageError]]]] = deque()
+        waiting = iter(batches)
+        while True:
+            while len(ahead) <= _AHEAD and (batch := next(waiting, None)) is not None:
+                ahead.append((batch, [pool.submit(read, photo) for photo in batch]))
+            if not ahead:
+                return
+            batch, futures = ahead.popleft()
+            answers = [(photo, future.result()) for photo, future in zip(batch, futures, strict=True)]
+            result.failed.update({photo.id: str(answer) for photo, answer in answers if isinstance(answer, ImageError)})
+            good = [(photo, answer) for photo, answer in answers if not isinstance(answer, ImageError)]
+            if good:
+                stack = torch.from_numpy(np.stack([image for _, image in good]))
+                yield [photo for photo, _ in good], stack.permute(0, 3, 1, 2).float() / 255
+
+
+def _maps(network: PotNetwork, images: Tensor, tags: Tensor, config: Config) -> PhotoMaps:
+    """What the network says of a batch."""
+    images = scale_one(images, config.cams.long_side)
+    return photo_maps(network, images, tags, scales=config.cams.scales, flip=config.cams.flip)
+
+
+def _kinds(maps: PhotoMaps, kinds: Iterable[CamKind], pot: PotSettings) -> dict[CamKind, PhotoMaps | TransportCams]:
+    """The CAMs of each kind for a batch."""
+    makers = {"classifier": lambda: maps, "prototype": lambda: maps.prototype_cams(pot), "pot": lambda: maps.transport(pot)}
+    return {kind: makers[kind]() for kind in kinds}
+
+
+def _write(
+    run: RunFolder, photo: Photo, size: tuple[int, ...], number: int, kinds: dict[CamKind, PhotoMaps | TransportCams]
+) -> None:
+    """Write the CAM files of photograph ``number`` of a batch."""
+    for kind, made in kinds.items():
+        allocation = clusters = None
+        if isinstance(made, PhotoMaps):
+            ids = np.array(photo.tags, dtype=np.int32)
+            maps = made.cams[number][[tag - 1 for tag in photo.tags]]
+        else:
+            ids = np.array((0, *photo.tags), dtype=np.int32)
+            maps = made.cams[number][[0, *photo.tags]]
+            clusters = made.prototypes.shape[2]
+            if len(ids) * clusters <= PADDING:  # more prototypes than a byte can name are left undrawn
+                cells = made.allocation[number].cpu().numpy()
+                allocation = np.where(cells < 0, PADDING, cells)
+        cam = CamFile(ids, maps.cpu().numpy(), (size[0], size[1]), allocation, clusters if allocation is not None else None)
+        write_cam(run / f"cams/{kind}/{photo.id}.npz", cam)
+

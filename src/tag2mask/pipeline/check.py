@@ -1,0 +1,23 @@
+"""`check`: is the data sound?"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from tag2mask.data.check import CheckReport, check
+from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.progress import progress_bar
+
+
+def check_data(config: Config, place: Path, console: Console) -> CheckReport:
+    """Check the photographs in a folder, or those that a tags table names.
+
+    Args:
+        config: whose data settings apply; their root, or their table, is replaced by ``place``.
+        place: a folder, or a CSV file.
+        console: for progress.
+    """
+    data = replace(config.data, tags=place) if place.is_file() else replace(config.data, root=place)
+    with progress_bar(console, "check", 100) as advance:
+        return check(data, progress=lambda done, total: advance(100 * done // max(total, 1), f"{done} of {total} photographs"))

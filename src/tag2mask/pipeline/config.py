@@ -1,0 +1,170 @@
+"""All settings of a run, in one tree; YAML and the command line fill it."""
+
+from dataclasses import asdict, dataclass, field, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from tag2mask.data.settings import DataSettings
+from tag2mask.errors import UsageError
+from tag2mask.networks.settings import NetworkSettings
+from tag2mask.pot import PotSettings
+from tag2mask.report.settings import ReportSettings
+from tag2mask.training.settings import TrainSettings
+
+CAM_KINDS = ("classifier", "prototype", "pot")
+CamKind = Literal["classifier", "prototype", "pot"]
+
+
+@dataclass
+class CamSettings:
+    """How CAMs are made from the network.
+
+    Attributes:
+        kinds: which CAMs, of `classifier`, `prototype` (single prototype) and `pot`; all come from the same forward passes.
+        scales: image sizes, as multiples of scale 1.
+        flip: average with the mirrored image.
+        long_side: longer side of the image at scale 1, in pixels; null keeps the photograph's own size.
+        batch_size: photographs of one size that go through the network together.
+    """
+
+    kinds: list[CamKind] = field(default_factory=lambda: list(CAM_KINDS))
+    scales: list[float] = field(default_factory=lambda: [1.0, 0.5, 1.5, 2.0])
+    flip: bool = True
+    long_side: int | None = None
+    batch_size: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range, all at once."""
+        problems = []
+        if not self.kinds or len(set(self.kinds)) < len(self.kinds):
+            problems.append(f"kinds should name each of {', '.join(CAM_KINDS)} at most once, and one at least")
+        if not self.scales or any(not 0 < scale <= 8 for scale in self.scales):
+            problems.append("scales should be numbers above 0 and up to 8")
+        if self.long_side is not None and self.long_side < 32:
+            problems.append("long_side should be at least 32 pixels")
+        if self.batch_size < 1:
+            problems.append("batch_size should be at least 1")
+        if problems:
+            raise UsageError("settings of cams: " + "; ".join(problems))
+
+
+@dataclass
+class RefineSettings:
+    """How CAMs become masks.
+
+    Attributes:
+        method: `argmax` takes the class with the highest CAM at each pixel.
+        cams: the kind of CAM that is refined.
+        background_threshold: the background's CAM value, in [0, 1], for kinds that have no background of their own (`classifier`).
+    """
+
+    method: Literal["argmax"] = "argmax"
+    cams: CamKind = "pot"
+    background_threshold: float = 0.3
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        if not 0 <= self.background_threshold <= 1:
+            raise UsageError("settings of refine: background_threshold should lie in [0, 1]")
+
+
+@dataclass
+class EvaluateSettings:
+    """What is measured where there is ground truth.
+
+    Attributes:
+        splits: the splits to measure on, names as for data.split; null takes data.split.
+        classes: the classes that mIoU is the mean of, `background` among them if it counts; null takes all that occur.
+        thresholds: background thresholds that are tried for CAMs without a background of their own.
+    """
+
+    splits: list[str] | None = None
+    classes: list[str] | None = None
+    thresholds: list[float] = field(default_factory=lambda: [round(0.05 * step, 2) for step in range(1, 20)])
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        if not self.thresholds or any(not 0 <= value <= 1 for value in self.thresholds):
+            raise UsageError("settings of evaluate: thresholds should be numbers in [0, 1], one at least")
+
+
+@dataclass
+class Config:
+    """Every setting of a run.
+
+    Attributes:
+        out: the run folder.
+        device: `auto` takes the GPU if there is one.
+        seed: of every draw.
+        workers: processes or threads that read photographs; null leaves one core to the network.
+        limit: only the first so many photographs of the split; null takes all.
+        shard: `i/n` takes every n-th photograph from the i-th on, counted from 1, in `cams` and `refine`.
+        data: the photographs.
+        network: the network.
+        pot: the method.
+        train: training.
+        cams: CAMs.
+        refine: masks.
+        evaluate: figures.
+        report: the page.
+    """
+
+    out: Path | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: int = 0
+    workers: int | None = None
+    limit: int | None = None
+    shard: str | None = None
+    data: DataSettings = field(default_factory=DataSettings)
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    pot: PotSettings = field(default_factory=PotSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    cams: CamSettings = field(default_factory=CamSettings)
+    refine: RefineSettings = field(default_factory=RefineSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    report: ReportSettings = field(default_factory=ReportSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        if self.limit is not None and self.limit < 1:
+            raise UsageError(f"limit should be at least 1, received {self.limit}")
+        if self.workers is not None and self.workers < 0:
+            raise UsageError(f"workers should not be negative, received {self.workers}")
+        self.shard_of()
+
+    def shard_of(self) -> tuple[int, int]:
+        """The shard as (i, n), 1 ≤ i ≤ n; (1, 1) without one."""
+        if self.shard is None:
+            return 1, 1
+        first, _, count = self.shard.partition("/")
+        if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
+            raise UsageError(f"shard should be i/n with 1 ≤ i ≤ n, as in 2/4, received '{self.shard}'")
+        return int(first), int(count)
+
+
+def plain(settings: Any) -> Any:
+    """Settings as nested dictionaries of plain values, ready for YAML and JSON."""
+    return _plain(asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else settings)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def to_yaml(config: Config) -> str:
+    """Every value, resolved, as YAML that `--config` reads again."""
+    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+
+
+def presets() -> dict[str, Path]:
+    """The YAML presets inside the package, by name."""
+    folder = Path(str(resources.files("tag2mask") / "presets"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+

@@ -1,0 +1,109 @@
+"""The stage `evaluate`: CAMs and masks of a run, or of any folder, against the ground truth."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from tag2mask.data.photos import PhotoSet
+from tag2mask.errors import UsageError
+from tag2mask.evaluate import Figures, evaluate_cams, evaluate_masks
+from tag2mask.pipeline.config import Config, plain
+from tag2mask.pipeline.progress import StageResult, progress_bar
+from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.train import photographs
+
+WHOLE = "all"
+"""The name under which figures of data without splits are kept."""
+
+
+def evaluate(config: Config, run: RunFolder, console: Console) -> StageResult:
+    """Measure the run's CAMs of every kind and its masks on each split to evaluate; nothing where there is no ground truth.
+
+    Photographs whose files could not be made are left out, and counted in a note.
+    """
+    run.claim("evaluate", {"evaluate": plain(config.evaluate)})
+    result = StageResult("evaluate")
+    for split in config.evaluate.splits or [config.data.split]:
+        photos = with_truth(photographs(config, split))
+        name = split or WHOLE
+        if not photos.photos:
+            result.notes.append(f"no ground truth for split '{name}', so nothing to measure" if split else "no ground truth")
+            continue
+        for kind in config.cams.kinds:
+            _measure(config, run / "cams" / kind, photos, ("cams", name, kind), result, console)
+        _measure(config, run / "masks", photos, ("refine", name, config.refine.method), result, console)
+    run.merge_metrics(result.figures)
+    return result
+
+
+def evaluate_folder(config: Config, folder: Path, console: Console) -> Figures:
+    """Measure one folder of masks (PNG) or CAM files (NPZ); every photograph with ground truth must have its file, and no other.
+
+    Raises:
+        UsageError: the folder holds neither, or files are missing or too many, or there is no ground truth.
+    """
+    photos = with_truth(photographs(config))
+    if not photos.photos:
+        raise UsageError("no photograph has a ground-truth mask; --data.masks names their folder")
+    return _figures(config, folder, photos, console, allow_extra=config.limit is not None)
+
+
+def with_truth(photos: PhotoSet) -> PhotoSet:
+    """The photographs that have a ground-truth mask."""
+    return replace(photos, photos=tuple(photo for photo in photos.photos if photo.mask is not None))
+
+
+def class_ids(names: Sequence[str] | None, classes: Sequence[str]) -> list[int] | None:
+    """Class ids of names, `background` included; None for None.
+
+    Raises:
+        UsageError: a name is no class.
+    """
+    if names is None:
+        return None
+    known = ["background", *classes]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(f"evaluate.classes: {', '.join(unknown)} is not among the classes {', '.join(known)}")
+    return [known.index(name) for name in names]
+
+
+def _measure(
+    config: Config, folder: Path, photos: PhotoSet, place: tuple[str, str, str], result: StageResult, console: Console
+) -> None:
+    """Add the figures of one folder of the run, over the photographs that have a file there."""
+    suffix = ".npz" if place[0] == "cams" else ".png"
+    made = tuple(photo for photo in photos.photos if (folder / f"{photo.id}{suffix}").is_file())
+    if not made:
+        return
+    if len(made) < len(photos.photos):
+        lacking = len(photos.photos) - len(made)
+        result.notes.append(f"{folder.name}: {lacking} of {len(photos.photos)} photographs have no file and are not measured")
+    figures = _figures(config, folder, replace(photos, photos=made), console, allow_extra=True)
+    stage, split, kind = place
+    result.figures.setdefault(stage, {}).setdefault(split, {})[kind] = figures.to_json()
+    result.done += figures.images
+
+
+def _figures(config: Config, folder: Path, photos: PhotoSet, console: Console, *, allow_extra: bool) -> Figures:
+    """The figures of a folder, whose kind its files tell."""
+    ids = class_ids(config.evaluate.classes, photos.classes)
+    cams = next(folder.rglob("*.npz"), None) is not None
+    if not cams and next(folder.rglob("*.png"), None) is None:
+        raise UsageError(f"{folder} holds neither masks (.png) nor CAM files (.npz)")
+    done = 0
+    with progress_bar(console, f"evaluate {folder.name}", len(photos.photos)) as advance:
+
+        def on_photo(photo_id: str) -> None:
+            nonlocal done
+            done += 1
+            advance(done)
+
+        if cams:
+            thresholds = sorted(config.evaluate.thresholds)
+            return evaluate_cams(
+                folder, photos, thresholds=thresholds, ids=ids, allow_extra=allow_extra, on_photo=on_photo
+            )
+        return evaluate_masks(folder, photos, ids=ids, allow_extra=allow_extra, on_photo=on_photo)

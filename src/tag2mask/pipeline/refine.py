@@ -1,0 +1,53 @@
+"""The stage `refine`: CAMs to masks."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from rich.console import Console
+
+from tag2mask.cam_files import read_cam
+from tag2mask.data.images import write_mask
+from tag2mask.data.photos import Photo
+from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.pipeline.config import Config, plain
+from tag2mask.pipeline.progress import StageResult, progress_bar
+from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.train import photographs, reading_workers
+from tag2mask.refine import argmax_mask
+
+
+def refine(config: Config, run: RunFolder, console: Console) -> StageResult:
+    """Write the masks that are missing, or older than their CAM file.
+
+    Raises:
+        UsageError: there are no CAMs of the chosen kind, or the folder holds masks of other settings.
+    """
+    photos = photographs(config)
+    source = run / "cams" / config.refine.cams
+    if not source.is_dir():
+        raise UsageError(f"{source} does not exist; run `tag2mask cams` with --cams.kinds that include it first")
+    run.claim("refine", {"refine": plain(config.refine)})
+    number, shards = config.shard_of()
+    mine = photos.photos[number - 1 :: shards]
+
+    def stale(photo: Photo) -> bool:
+        target, cam = run / f"masks/{photo.id}.png", source / f"{photo.id}.npz"
+        return not target.is_file() or (cam.is_file() and cam.stat().st_mtime_ns > target.stat().st_mtime_ns)
+
+    def mask(photo: Photo) -> str | None:
+        try:
+            cam = read_cam(source / f"{photo.id}.npz")
+            write_mask(run / f"masks/{photo.id}.png", argmax_mask(cam, config.refine.background_threshold))
+        except Tag2maskError as error:
+            return str(error)
+        return None
+
+    todo = [photo for photo in mine if stale(photo)]
+    result = StageResult("refine", skipped=len(mine) - len(todo))
+    with progress_bar(console, "refine", len(todo)) as advance, ThreadPoolExecutor(max(1, reading_workers(config))) as pool:
+        for done, (photo, problem) in enumerate(zip(todo, pool.map(mask, todo), strict=True), start=1):
+            if problem:
+                result.failed[photo.id] = problem
+            else:
+                result.done += 1
+            advance(done)
+    return result

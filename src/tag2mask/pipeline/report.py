@@ -1,0 +1,16 @@
+"""The stage `report`: one page for a run."""
+
+from rich.console import Console
+
+from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.progress import StageResult
+from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.train import photographs
+from tag2mask.report import write_report
+
+
+def report(config: Config, run: RunFolder, console: Console) -> StageResult:
+    """Write report.html over the photographs of the first split that is evaluated."""
+    split = config.evaluate.splits[0] if config.evaluate.splits else None
+    page = write_report(run.path, photographs(config, split), config.report)
+    return StageResult("report", done=1, notes=[f"the page: {page}"])

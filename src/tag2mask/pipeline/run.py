@@ -1,0 +1,79 @@
+"""`run`: the stages in their order, each doing only what is missing."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from rich.console import Console
+
+from tag2mask.data.photos import PhotoSet
+from tag2mask.errors import first_five
+from tag2mask.pipeline.cams import cams
+from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.evaluate import WHOLE, evaluate, with_truth
+from tag2mask.pipeline.progress import StageResult
+from tag2mask.pipeline.refine import refine
+from tag2mask.pipeline.report import report
+from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.train import NETWORK, photographs, train
+
+Stage = Callable[[Config, RunFolder, Console], StageResult]
+
+STAGE_FUNCTIONS: dict[str, Stage] = {
+    "train": train,
+    "cams": cams,
+    "refine": refine,
+    "evaluate": evaluate,
+    "report": report,
+}
+"""The stages in order, by name."""
+
+
+def run_stages(config: Config, run: RunFolder, console: Console) -> Iterator[StageResult]:
+    """Do all stages, yielding what each did; items that failed in one do not stop the next."""
+    for stage in STAGE_FUNCTIONS.values():
+        yield stage(config, run, console)
+
+
+def plan(config: Config, run: RunFolder, stages: Sequence[str]) -> list[str]:
+    """What each stage would do now, a sentence each; nothing is written."""
+    photos = photographs(config)
+    lines = [f"{len(photos.photos)} photographs, {len(photos.classes)} classes: {first_five(photos.classes)}"]
+    for name in stages:
+        lines.append(f"{name}: {_PLANS[name](config, run, photos)}")
+    return lines
+
+
+def _plan_train(config: Config, run: RunFolder, photos: PhotoSet) -> str:
+    if (run / NETWORK).is_file():
+        return "done already"
+    saved = " from the saved state on" if (run / "train/state.pt").is_file() else ""
+    return f"{config.train.total_steps(len(photos.photos))} steps of {config.train.batch_size} photographs{saved}"
+
+
+def _plan_cams(config: Config, run: RunFolder, photos: PhotoSet) -> str:
+    kinds = config.cams.kinds
+    lacking = sum(any(not (run / f"cams/{kind}/{photo.id}.npz").is_file() for kind in kinds) for photo in photos.photos)
+    return f"{lacking} photographs to do, each {', '.join(kinds)} at {len(config.cams.scales)} scales"
+
+
+def _plan_refine(config: Config, run: RunFolder, photos: PhotoSet) -> str:
+    lacking = sum(not (run / f"masks/{photo.id}.png").is_file() for photo in photos.photos)
+    return f"{lacking} masks to write by {config.refine.method} of {config.refine.cams}"
+
+
+def _plan_evaluate(config: Config, run: RunFolder, photos: PhotoSet) -> str:
+    splits = config.evaluate.splits or [config.data.split]
+    counts = [f"{split or WHOLE} ({len(with_truth(photographs(config, split)).photos)} with truth)" for split in splits]
+    return f"on {', '.join(counts)}"
+
+
+def _plan_report(config: Config, run: RunFolder, photos: PhotoSet) -> str:
+    return f"write {run / 'report.html'}"
+
+
+_PLANS: dict[str, Callable[[Config, RunFolder, PhotoSet], str]] = {
+    "train": _plan_train,
+    "cams": _plan_cams,
+    "refine": _plan_refine,
+    "evaluate": _plan_evaluate,
+    "report": _plan_report,
+}

@@ -1,0 +1,94 @@
+"""The stage `train`: photographs and tags to the POT network."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+
+from rich.console import Console
+
+from tag2mask.data.photos import PhotoSet, open_photos
+from tag2mask.data.training_set import TrainingSet
+from tag2mask.errors import UsageError, first_five
+from tag2mask.networks.checkpoint import load_network, save_network
+from tag2mask.networks.pot_network import build_network
+from tag2mask.pipeline.config import Config, plain
+from tag2mask.pipeline.progress import StageResult, progress_bar
+from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.training.engine import train_network
+
+NETWORK = "train/network.safetensors"
+
+
+def photographs(config: Config, split: str | None = None) -> PhotoSet:
+    """The photographs that a run works on, as the settings and ``--limit`` say."""
+    photos = open_photos(config.data, split=split)
+    return photos if config.limit is None else replace(photos, photos=photos.photos[: config.limit])
+
+
+def reading_workers(config: Config) -> int:
+    """How many processes or threads read photographs: all cores but one, at most 8, unless the user says."""
+    return min(8, max(1, (os.cpu_count() or 2) - 1)) if config.workers is None else config.workers
+
+
+def train(config: Config, run: RunFolder, console: Console) -> StageResult:
+    """Train, go on training, or find that it is done.
+
+    Raises:
+        UsageError: no photograph has a tag, or the folder holds a network of other settings or other classes.
+        Interrupted: the user stopped it; the state is saved.
+    """
+    photos = photographs(config)
+    untagged = [photo.id for photo in photos.photos if not photo.tags]
+    if len(untagged) == len(photos.photos):
+        raise UsageError(f"none of the {len(untagged)} photographs has a tag, so there is nothing to learn; see `tag2mask check`")
+    settings = {
+        "classes": list(photos.classes),
+        "seed": config.seed,
+        "data": {"split": config.data.split},
+        "limit": config.limit,
+        "network": plain(config.network),
+        "pot": plain(config.pot) if config.train.consistency_weight else {},
+        "train": _result_settings(plain(config.train)),
+    }
+    run.claim("train", settings)
+    target = run / NETWORK
+    if target.is_file():
+        load_network(target, classes=photos.classes)
+        return StageResult("train", skipped=1)
+    network = build_network(config.network, photos.classes, seed=config.seed)
+    views = TrainingSet(
+        photos,
+        config.train.augment,
+        seed=config.seed,
+        pixel_limit=config.data.pixel_limit,
+        fill=network.backbone.mean,
+    )
+    total = config.train.total_steps(len(photos.photos))
+    with progress_bar(console, "train", total) as advance:
+
+        def on_step(done: int, total: int, values: Mapping[str, float]) -> None:
+            advance(done, f"loss {values['loss']:.4f}, {values['images_per_second']:.1f} images/s")
+
+        trained = train_network(
+            network,
+            views,
+            config.train,
+            config.pot,
+            folder=run / "train",
+            seed=config.seed,
+            device=config.device,
+            workers=reading_workers(config),
+            on_step=on_step,
+        )
+    save_network(target, network)
+    result = StageResult("train", done=1, failed=trained.unreadable)
+    if untagged:
+        result.notes.append(f"{len(untagged)} photographs without tags served as examples of no class: {first_five(untagged)}")
+    if trained.resumed_from:
+        result.notes.append(f"went on from step {trained.resumed_from} of {trained.steps}")
+    return result
+
+
+def _result_settings(train: dict[str, object]) -> dict[str, object]:
+    """The settings of training that its result depends on: not how often it is logged or saved."""
+    return {name: value for name, value in train.items() if name not in ("checkpoint_every", "log_every")}

@@ -1,0 +1,180 @@
+"""Curves as geometry for an SVG: scales, ticks, paths. The template draws them, the style sheet colours them."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+WIDTH, HEIGHT = 350, 235
+LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 40
+"""The drawing and its margins in SVG units, which are about CSS pixels."""
+
+MOST_POINTS = 240
+"""A longer curve is averaged in bins of equal width."""
+
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve.
+
+    Attributes:
+        name: for the legend.
+        tone: the name of its colour in the style sheet.
+        points: (x, y), x ascending, all finite.
+        smooth: draw the trend, with the points themselves faint behind it; for more than two points.
+        dashed: for lines that are a reference rather than a measurement at each x.
+        mark: an (x, y) to mark, such as the best threshold.
+    """
+
+    name: str
+    tone: str
+    points: Points
+    smooth: bool = False
+    dashed: bool = False
+    mark: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A tick: its place in the drawing and its label."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class DrawnLine:
+    """A `Line` in the units of the drawing; ``path`` and ``faint`` are SVG path data."""
+
+    name: str
+    tone: str
+    path: str
+    faint: str
+    dashed: bool
+    mark: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A chart, ready for the template.
+
+    Attributes:
+        title, x_label, y_label: its texts.
+        lines: the curves.
+        x_ticks, y_ticks: the axes.
+        values: JSON for the read-out under the pointer: per line name, tone and points as [place, x label, y label].
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: tuple[DrawnLine, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    values: str
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    top: int = TOP
+    bottom: int = HEIGHT - BOTTOM
+
+
+def draw(title: str, lines: Sequence[Line], *, x_label: str, y_label: str = "") -> Drawing:
+    """Lay out a chart. The vertical axis begins at 0 unless a value is negative.
+
+    Args:
+        title: the heading.
+        lines: at least one line with at least one point.
+        x_label: what the horizontal axis counts.
+        y_label: what the vertical axis counts.
+    """
+    x_values = [x for line in lines for x, _ in line.points]
+    y_values = [y for line in lines for _, y in line.points]
+    x_low, x_high = _widen(min(x_values), max(x_values))
+    y_ticks = ticks(min(0.0, min(y_values)), max(y_values))
+    y_low, y_high = y_ticks[0], max(y_ticks[-1], max(y_values))
+    x_ticks = [value for value in ticks(x_low, x_high) if x_low <= value <= x_high]
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = (x - x_low) / (x_high - x_low)
+        up = (y - y_low) / (y_high - y_low)
+        return round(LEFT + across * (WIDTH - LEFT - RIGHT), 1), round(HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM), 1)
+
+    drawn, values = [], []
+    for line in lines:
+        binned = _bin(line.points)
+        strong = _smooth(binned) if line.smooth else binned
+        path = _path([place(x, y) for x, y in strong])
+        faint = _path([place(x, y) for x, y in binned]) if line.smooth else ""
+        drawn.append(DrawnLine(line.name, line.tone, path, faint, line.dashed, place(*line.mark) if line.mark else None))
+        values.append(
+            {"name": line.name, "tone": line.tone, "points": [[*place(x, y), f"{x:.6g}", f"{y:.4g}"] for x, y in strong]}
+        )
+    return Drawing(
+        title,
+        x_label,
+        y_label,
+        tuple(drawn),
+        tuple(Tick(place(value, y_low)[0], number(value)) for value in x_ticks),
+        tuple(Tick(place(x_low, value)[1], number(value)) for value in y_ticks),
+        json.dumps(values, ensure_ascii=True),
+    )
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About ``count`` round numbers from below ``low`` to above ``high``, in steps of 1, 2, 2.5 or 5 times a power of ten."""
+    low, high = _widen(low, high)
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
+
+
+def number(value: float) -> str:
+    """A short label of a number: ``1.5e-4``, ``0.25``, ``40``, ``12k``."""
+    size = abs(value)
+    if size >= 10_000:
+        text = f"{size / 1000:g}k"
+    elif 0 < size < 1e-3:
+        mantissa, exponent = f"{size:.3e}".split("e")
+        text = f"{float(mantissa):g}e{int(exponent)}"
+    else:
+        text = f"{size:g}"
+    return f"−{text}" if value < 0 else text
+
+
+def _widen(low: float, high: float) -> tuple[float, float]:
+    """A range that is not empty."""
+    return (low, high) if high - low > 1e-12 * max(abs(low), abs(high), 1e-20) else (low, low + (abs(low) or 1.0))
+
+
+def _bin(points: Points) -> Points:
+    if len(points) <= MOST_POINTS:
+        return points
+    parts = np.array_split(np.asarray(points, dtype=np.float64), MOST_POINTS)
+    return [(float(part[:, 0].mean()), float(part[:, 1].mean())) for part in parts]
+
+
+def _smooth(points: Points) -> Points:
+    """Each point by a line fitted to its neighbours, an eighth of the curve in all: as a running mean, but true at the ends."""
+    x, y = np.asarray(points, dtype=np.float64).T
+    reach = max(2, len(points) // 16)
+    smooth = []
+    for index, here in enumerate(x):
+        window = slice(max(0, index - reach), index + reach + 1)
+        across, up = x[window] - x[window].mean(), y[window]
+        slope = float((across * up).sum() / (across * across).sum())
+        smooth.append((float(here), float(up.mean() + slope * (here - x[window].mean()))))
+    return smooth
+
+
+def _path(places: Sequence[tuple[float, float]]) -> str:
+    if len(places) == 1:
+        places = [*places, places[0]]
+    return "M" + "L".join(f"{x:g} {y:g}" for x, y in places)

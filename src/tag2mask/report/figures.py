@@ -1,0 +1,246 @@
+"""metrics.json and train/log.jsonl as the page shows them. What cannot be understood becomes a notice, never an error."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tag2mask.report.curves import Drawing, Line, draw
+
+KINDS = {"classifier": "Classifier CAM", "prototype": "Single prototype", "pot": "POT CAM"}
+"""Titles of the kinds of CAM, in the order in which the method builds them."""
+
+LOSSES = {"loss": "loss", "classification": "classification", "consistency": "consistency"}
+OTHER_TITLES = {"learning_rate": "Learning rate", "images_per_second": "Images a second"}
+NOT_DRAWN = frozenset({"step", "seconds"})
+MOST_CHARTS = 8
+
+
+@dataclass(frozen=True)
+class Shares:
+    """A class in one result: three fractions that sum to 1."""
+
+    iou: float
+    over: float
+    under: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """The figures of one kind of CAM or mask on one split.
+
+    Attributes:
+        title: what it is.
+        tone: the name of its colour in the style sheet.
+        kind: as metrics.json names it.
+        stage: the stage that wrote it.
+        miou, pixel_accuracy: fractions in [0, 1], None where unknown.
+        difference: mIoU minus that of the split's first result; None for the first.
+        images: photographs counted.
+        threshold: the best background threshold, None where the kind has a background of its own.
+        sweep: (threshold, mIoU), ascending; may be empty.
+        classes: by class name; a class that occurs nowhere is missing.
+        chosen: names that the mean is over; None = all.
+    """
+
+    title: str
+    tone: str
+    kind: str
+    stage: str
+    miou: float | None
+    pixel_accuracy: float | None
+    difference: float | None
+    images: int | None
+    threshold: float | None
+    sweep: tuple[tuple[float, float], ...]
+    classes: dict[str, Shares]
+    chosen: tuple[str, ...] | None
+
+    @property
+    def mention(self) -> str:
+        """The title inside a sentence: ``the classifier CAM``, ``the POT CAM``."""
+        keep = self.title[:2].isupper()
+        return self.title if keep else self.title[:1].lower() + self.title[1:]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The results on one split."""
+
+    name: str
+    results: tuple[Result, ...]
+
+    @property
+    def images(self) -> int | None:
+        """Photographs counted."""
+        return max((result.images for result in self.results if result.images is not None), default=None)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Classes with a figure, in the order of metrics.json."""
+        return tuple(dict.fromkeys(name for result in self.results for name in result.classes))
+
+    @property
+    def compared(self) -> tuple[Result, Result] | None:
+        """The first result and the last kind of CAM, which the table's last column compares; None if there are not two."""
+        cams = [result for result in self.results if result.stage == "cams"] or list(self.results)
+        return (cams[0], cams[-1]) if len(cams) > 1 else None
+
+    @property
+    def largest_change(self) -> float:
+        """The largest difference in IoU that the table's last column shows, at least 0.01."""
+        if self.compared is None:
+            return 0.01
+        before, after = (result.classes for result in self.compared)
+        return max([0.01, *(abs(after[name].iou - before[name].iou) for name in after if name in before)])
+
+    def counts(self, name: str) -> bool:
+        """Whether the class is part of the mean."""
+        return all(result.chosen is None or name in result.chosen for result in self.results)
+
+
+def read_splits(metrics: Any) -> tuple[Split, ...]:
+    """The results of metrics.json by split, kinds of CAM first and in the order of the method.
+
+    Args:
+        metrics: what the file holds; parts that are not of its form are passed over.
+    """
+    found: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}
+    for stage, splits in _dict(metrics).items():
+        for split, kinds in _dict(splits).items():
+            for kind, figures in _dict(kinds).items():
+                if isinstance(figures, dict) and _fraction(figures.get("miou")) is not None:
+                    found.setdefault(str(split), []).append((str(stage), str(kind), figures))
+    order = {kind: place for place, kind in enumerate(KINDS)}
+    result = []
+    for split, entries in found.items():
+        entries.sort(key=lambda entry: (entry[0] != "cams", order.get(entry[1], len(order))))
+        first = _fraction(entries[0][2]["miou"])
+        results = [_result(*entry, first=first if place else None, place=place) for place, entry in enumerate(entries)]
+        result.append(Split(split, tuple(results)))
+    return tuple(result)
+
+
+def sweep_charts(splits: Sequence[Split]) -> list[Drawing]:
+    """For each split with a swept result: mIoU by threshold, and the kinds that need no threshold as dashed lines."""
+    charts = []
+    for split in splits:
+        lines: list[Line] = []
+        for result in split.results:
+            if len(result.sweep) > 1 and result.miou is not None:
+                points = [(at, 100 * value) for at, value in result.sweep]
+                mark = None if result.threshold is None else (result.threshold, 100 * result.miou)
+                lines.append(Line(result.title, result.tone, points, mark=mark))
+        if not lines:
+            continue
+        ends = min(line.points[0][0] for line in lines), max(line.points[-1][0] for line in lines)
+        for result in split.results:
+            if not result.sweep and result.miou is not None and result.stage == "cams":
+                level = 100 * result.miou
+                lines.append(Line(result.title, result.tone, [(ends[0], level), (ends[1], level)], dashed=True))
+        charts.append(
+            draw(f"Background threshold, {split.name}", lines, x_label="threshold", y_label="mIoU in per cent")
+        )
+    return charts
+
+
+def read_log(path: Path) -> tuple[list[dict[str, float]], list[str]]:
+    """The lines of a training log by step, and notices about what was passed over.
+
+    A step that was logged twice (before and after a resume) counts once, the later line. Values that are not finite are left
+    out.
+    """
+    steps: dict[float, dict[str, float]] = {}
+    broken = missing = 0
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        if not text.strip():
+            continue
+        try:
+            entry = json.loads(text)
+        except ValueError:
+            entry = None
+        if not isinstance(entry, dict) or not _is_number(entry.get("step")):
+            broken += 1
+            continue
+        finite = {str(key): float(value) for key, value in entry.items() if _is_number(value)}
+        missing += sum(isinstance(value, float) and not math.isfinite(value) for value in entry.values())
+        steps[finite["step"]] = finite
+    notices = []
+    if broken:
+        notices.append(f"{path.name}: {broken} {'line is' if broken == 1 else 'lines are'} not a JSON object with a step")
+    if missing:
+        notices.append(f"{path.name}: {missing} {'value is' if missing == 1 else 'values are'} not finite")
+    return [steps[step] for step in sorted(steps)], notices
+
+
+def log_charts(log: Sequence[dict[str, float]]) -> list[Drawing]:
+    """The losses in one chart, each other number of the log in one of its own, eight at most."""
+    keys = list(dict.fromkeys(key for entry in log for key in entry if key not in NOT_DRAWN))
+
+    def line(key: str, name: str, tone: str) -> Line:
+        points = [(entry["step"], entry[key]) for entry in log if key in entry]
+        return Line(name, tone, points, smooth=len(points) > 20)
+
+    losses = [line(key, name, f"loss-{key}") for key, name in LOSSES.items() if key in keys]
+    charts = [draw("Loss", losses, x_label="step")] if losses else []
+    others = sorted((key for key in keys if key not in LOSSES), key=lambda key: (key not in OTHER_TITLES, key != "learning_rate", key))
+    for key in others[: MOST_CHARTS - len(charts)]:
+        title = OTHER_TITLES.get(key, key.replace("_", " ").capitalize())
+        charts.append(draw(title, [line(key, title, "plain")], x_label="step"))
+    return charts
+
+
+def _result(stage: str, kind: str, figures: dict[str, Any], *, first: float | None, place: int) -> Result:
+    miou = _fraction(figures.get("miou"))
+    over, under = _dict(figures.get("over_activation")), _dict(figures.get("under_activation"))
+    classes = {}
+    for name, value in _dict(figures.get("iou")).items():
+        iou = _fraction(value)
+        if iou is not None:
+            classes[str(name)] = Shares(iou, _fraction(over.get(name)) or 0.0, _fraction(under.get(name)) or 0.0)
+    sweep = []
+    for at, value in _dict(figures.get("sweep")).items():
+        threshold, level = _parsed(at), _fraction(value)
+        if threshold is not None and level is not None:
+            sweep.append((threshold, level))
+    if stage == "cams":
+        title, tone = KINDS.get(kind, f"{kind} CAM"), kind if kind in KINDS else f"other-{place % 4}"
+    else:
+        title, tone = (f"Masks, {kind}", "mask") if stage == "refine" else (f"{stage}, {kind}", f"other-{place % 4}")
+    chosen, images = figures.get("chosen"), figures.get("images")
+    return Result(
+        title=title,
+        tone=tone,
+        kind=kind,
+        stage=stage,
+        miou=miou,
+        pixel_accuracy=_fraction(figures.get("pixel_accuracy")),
+        difference=None if first is None or miou is None else miou - first,
+        images=images if isinstance(images, int) else None,
+        threshold=_fraction(figures.get("threshold")),
+        sweep=tuple(sorted(sweep)),
+        classes=classes,
+        chosen=tuple(map(str, chosen)) if isinstance(chosen, list) else None,
+    )
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300  # a huge int is no float
+
+
+def _fraction(value: Any) -> float | None:
+    return float(value) if _is_number(value) and 0 <= value <= 1 else None
+
+
+def _parsed(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

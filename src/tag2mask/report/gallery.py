@@ -1,0 +1,206 @@
+"""The gallery: for each chosen photograph its pictures, with what there is to say about each."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from tag2mask.cam_files import PADDING, CamFile, full_resolution
+from tag2mask.data import PhotoSet, read_image, read_mask
+from tag2mask.errors import Tag2maskError
+from tag2mask.report import pictures
+from tag2mask.report.colours import Palette, css
+from tag2mask.report.figures import KINDS
+from tag2mask.report.ranking import Notice, Ranked, cam_labels, cam_path, compare, mask_path, open_cam
+from tag2mask.report.settings import ReportSettings
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A picture over the photograph; ``tag`` is the class whose heat it shows, 0 = all classes in their colours."""
+
+    tag: int
+    uri: str
+
+
+@dataclass(frozen=True)
+class Share:
+    """A stretch of the bar under the allocation map: a prototype, its colour, its share of the photograph in [0, 1]."""
+
+    title: str
+    colour: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One picture of a card. ``miou`` is against the truth of this photograph alone, in [0, 1]."""
+
+    kind: str
+    title: str
+    layers: tuple[Layer, ...]
+    miou: float | None = None
+    shares: tuple[Share, ...] = ()
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A tag of a photograph; ``iou`` is that of the mask."""
+
+    class_id: int
+    name: str
+    colour: str
+    iou: float | None
+    heat: bool
+
+
+@dataclass(frozen=True)
+class Card:
+    """A photograph in the gallery; ``height`` and ``width`` are those of its pictures in pixels."""
+
+    id: str
+    photo: str
+    height: int
+    width: int
+    chips: tuple[Chip, ...]
+    tiles: tuple[Tile, ...]
+    miou: float | None
+    confidence: float | None
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A class that the gallery can be filtered by: how many cards have it, and its shades, light to dark."""
+
+    class_id: int
+    name: str
+    cards: int
+    shades: tuple[str, ...]
+
+
+class Gallery:
+    """Draws cards.
+
+    Args:
+        run: the run folder.
+        photos: the photographs, with their classes.
+        settings: the width of the pictures.
+        thresholds: by kind of CAM, the background threshold where it has no background map; may lack kinds.
+        notice: takes what could not be drawn.
+    """
+
+    def __init__(
+        self, run: Path, photos: PhotoSet, settings: ReportSettings, thresholds: dict[str, float], notice: Notice
+    ) -> None:
+        self._run, self._photos, self._settings = run, photos, settings
+        self._thresholds, self._notice = thresholds, notice
+        self.clusters = 1
+        self.palette = Palette(())
+
+    def draw(self, entries: Sequence[Ranked]) -> tuple[list[Card], list[Filter]]:
+        """The cards in the order given, without those whose photograph cannot be read; and the classes to filter by."""
+        counts = Counter(tag for entry in entries for tag in entry.photo.tags)
+        frequent = sorted(range(1, len(self._photos.classes) + 1), key=lambda class_id: (-counts[class_id], class_id))
+        self.palette = Palette(frequent)
+        cards = [card for entry in entries if (card := self._card(entry)) is not None]
+        shown = Counter(chip.class_id for card in cards for chip in card.chips)
+        filters = [
+            Filter(tag, self._name(tag), shown[tag], self.shades(tag, self.clusters)) for tag in frequent if shown[tag]
+        ]
+        return cards, filters
+
+    def shades(self, class_id: int, clusters: int) -> tuple[str, ...]:
+        """The shades of a class as CSS colours."""
+        return tuple(map(css, self.palette.shades(class_id, clusters)))
+
+    def _card(self, entry: Ranked) -> Card | None:
+        photo = entry.photo
+        try:
+            image = read_image(photo.path)
+        except (Tag2maskError, OSError) as error:
+            self._notice(str(error))
+            return None
+        full: Size = (image.shape[0], image.shape[1])
+        size = pictures.picture_size(full, self._settings.width)
+        truth = self._mask(photo.mask, full)
+        tiles = [Tile("photo", "Photograph", ())]
+        for kind, title in KINDS.items():
+            cam = self._cam(cam_path(self._run, kind, photo), full)
+            if cam is not None:
+                tiles.append(self._cam_tile(kind, title, cam, size, truth))
+                if cam.allocation is not None:
+                    tiles.append(self._allocation_tile(cam, size))
+        mask = self._mask(mask_path(self._run, photo), full)
+        miou, iou = self._score(mask, truth)
+        for kind, title, labels, score in (("mask", "Mask", mask, miou), ("truth", "Truth", truth, None)):
+            if labels is not None:
+                uri = pictures.label_uri(pictures.resize_labels(labels, size), self.palette)
+                tiles.append(Tile(kind, title, (Layer(0, uri),), miou=score))
+        with_heat = {layer.tag for tile in tiles for layer in tile.layers}
+        chips = tuple(
+            Chip(tag, self._name(tag), css(self.palette.colour(tag)), iou.get(tag), tag in with_heat) for tag in photo.tags
+        )
+        uri = pictures.photo_uri(image, size)
+        return Card(photo.id, uri, *size, chips, tuple(tiles), entry.miou, entry.confidence)
+
+    def _cam_tile(self, kind: str, title: str, cam: CamFile, size: Size, truth: np.ndarray | None) -> Tile:
+        """All classes in colour, then the heat of each; a score if the CAMs decide what is background."""
+        threshold = self._thresholds.get(kind)
+        maps = full_resolution(replace(cam, size=pictures.smooth_size(size)))  # (K, h, w)
+        foreground = cam.ids > 0
+        ids, maps = cam.ids[foreground], maps[foreground]
+        layers = [Layer(0, pictures.activation_uri(maps, ids, self.palette))] if len(ids) else []
+        decided = cam_labels(cam, threshold, size)
+        if decided is not None:
+            layers.append(Layer(0, pictures.outline_uri(decided)))
+        layers += [Layer(int(class_id), pictures.heat_uri(values)) for class_id, values in zip(ids, maps, strict=True)]
+        return Tile(kind, title, tuple(layers), miou=self._score(cam_labels(cam, threshold), truth)[0])
+
+    def _allocation_tile(self, cam: CamFile, size: Size) -> Tile:
+        """The allocation map, and the share of each prototype."""
+        cells, clusters = cam.allocation, cam.clusters
+        if cells is None or not clusters:
+            return Tile("allocation", "Allocation", ())
+        self.clusters = max(self.clusters, clusters)
+        inside = cells[cells != PADDING]
+        counts = np.bincount(inside, minlength=len(cam.ids) * clusters)
+        colours, shares = {}, []
+        for slot, class_id in enumerate(cam.ids.tolist()):
+            for cluster, shade in enumerate(self.palette.shades(class_id, clusters)):
+                prototype = slot * clusters + cluster
+                colours[prototype] = shade
+                share = float(counts[prototype] / max(1, inside.size))
+                shares.append(Share(f"{self._name(class_id)} {cluster + 1}", css(shade), share))
+        uri = pictures.allocation_uri(cells, colours, size)
+        return Tile("allocation", "Allocation", (Layer(0, uri),), shares=tuple(share for share in shares if share.share))
+
+    def _score(self, labels: np.ndarray | None, truth: np.ndarray | None) -> tuple[float | None, dict[int, float]]:
+        if labels is None or truth is None:
+            return None, {}
+        return compare(labels, truth, len(self._photos.classes))
+
+    def _cam(self, path: Path, size: Size) -> CamFile | None:
+        """A CAM file that fits the photograph and the classes; otherwise a notice, or nothing if there is none."""
+        if not path.is_file():
+            return None
+        try:
+            return open_cam(path, classes=len(self._photos.classes), size=size)
+        except (Tag2maskError, OSError) as error:
+            self._notice(str(error))
+            return None
+
+    def _mask(self, path: Path | None, size: Size) -> np.ndarray | None:
+        if path is None or not path.is_file():
+            return None
+        try:
+            return read_mask(path, size=size, classes=len(self._photos.classes))
+        except (Tag2maskError, OSError) as error:
+            self._notice(str(error))
+            return None
+
+    def _name(self, class_id: int) -> str:
+        return self._photos.classes[class_id - 1] if class_id else "background"

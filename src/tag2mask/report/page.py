@@ -1,0 +1,197 @@
+"""The page: what a run folder holds, gathered and rendered as one HTML file that needs nothing else."""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from tag2mask.data import PhotoSet
+from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.files import read_json, write_text
+from tag2mask.report.colours import css
+from tag2mask.report.curves import Drawing
+from tag2mask.report.figures import Split, log_charts, read_log, read_splits, sweep_charts
+from tag2mask.report.gallery import Gallery
+from tag2mask.report.pictures import heat_scale
+from tag2mask.report.ranking import Ranking, rank
+from tag2mask.report.settings import ReportSettings
+
+FOLDER = Path(__file__).parent
+MOST_NOTICES = 20
+
+
+@dataclass
+class Found:
+    """What the run folder holds beside pictures; empty where a file is absent.
+
+    Attributes:
+        config: config.yaml as text.
+        environment: environment.json, flattened to (name, value).
+        splits: metrics.json.
+        charts: the curves.
+        steps, seconds: the length of the training by its log.
+        notices: what could not be read or shown, once each, in order.
+    """
+
+    config: str = ""
+    environment: list[tuple[str, str]] = field(default_factory=list)
+    splits: tuple[Split, ...] = ()
+    charts: list[Drawing] = field(default_factory=list)
+    steps: int | None = None
+    seconds: float | None = None
+    notices: dict[str, None] = field(default_factory=dict)
+
+    def notice(self, sentence: str) -> None:
+        """Keep a notice for the page."""
+        self.notices[sentence] = None
+
+
+def write_report(run: Path, photos: PhotoSet, settings: ReportSettings) -> Path:
+    """Write the report of a run.
+
+    The page is one file without any reference to another, and the same for the same inputs. Whatever is missing from the run
+    folder is missing from the page; whatever cannot be read is named on it.
+
+    Args:
+        run: the run folder.
+        photos: the photographs of the run; their masks are the truth.
+        settings: what to show.
+
+    Returns:
+        the path of the page, ``run / "report.html"``.
+
+    Raises:
+        UsageError: the run folder does not exist, or a setting is out of range.
+
+    Source: ours.
+    """
+    settings.validate()
+    if not run.is_dir():
+        raise UsageError(f"{run} is not a run folder; give the folder that was passed as --out")
+    found = _gather(run)
+    ranking = rank(run, photos, settings, found.notice)
+    thresholds = _thresholds(found.splits)
+    gallery = Gallery(run, photos, settings, thresholds, found.notice)
+    cards, filters = gallery.draw(ranking.shown)
+    page = _environment().get_template("template.html").render(
+        style=Markup((FOLDER / "style.css").read_text(encoding="utf-8")),  # our own files, the only text that is not escaped
+        script=Markup(_script()),
+        script_hash=base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode(),
+        name=run.resolve().name,
+        photos=photos,
+        found=found,
+        cards=cards,
+        filters=filters,
+        background=gallery.shades(0, gallery.clusters),
+        clusters=gallery.clusters,
+        heat=[css(colour) for colour in heat_scale()],
+        order=_order_stated(ranking, settings, len(cards)),
+        colours={name: gallery.shades(class_id + 1, 1)[0] for class_id, name in enumerate(photos.classes)},
+        most_notices=MOST_NOTICES,
+    )
+    path = run / "report.html"
+    write_text(path, page.encode("utf-8", "replace").decode("utf-8"))  # a file name may hold what UTF-8 cannot
+    return path
+
+
+def _gather(run: Path) -> Found:
+    found = Found()
+    if (run / "config.yaml").is_file():
+        found.config = (run / "config.yaml").read_text(encoding="utf-8", errors="replace")
+    for name in ("environment.json", "metrics.json"):
+        if not (run / name).is_file():
+            continue
+        try:
+            content = read_json(run / name)
+        except Tag2maskError as error:
+            found.notice(str(error))
+            continue
+        if name == "environment.json":
+            found.environment = _flatten(content)
+        else:
+            found.splits = read_splits(content)
+    found.charts = sweep_charts(found.splits)
+    if (run / "train" / "log.jsonl").is_file():
+        log, notices = read_log(run / "train" / "log.jsonl")
+        found.charts += log_charts(log)
+        for sentence in notices:
+            found.notice(sentence)
+        if log:
+            found.steps = int(log[-1]["step"])
+            found.seconds = _elapsed(log)
+    return found
+
+
+def _elapsed(log: Sequence[dict[str, float]]) -> float | None:
+    """The training's seconds; None unless they count up, as a log that was resumed by another clock does not."""
+    seconds = [entry["seconds"] for entry in log if "seconds" in entry]
+    return seconds[-1] if seconds and seconds == sorted(seconds) else None
+
+
+def _flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested JSON as rows: ``[("torch.version", "2.12"), …]``."""
+    if isinstance(value, dict):
+        return [row for key, inner in value.items() for row in _flatten(inner, f"{prefix}.{key}" if prefix else str(key))]
+    if isinstance(value, list):
+        return [(prefix, ", ".join(map(str, value)))]
+    return [(prefix, "–" if value is None else str(value))]
+
+
+def _thresholds(splits: Sequence[Split]) -> dict[str, float]:
+    """The best background threshold of each kind of CAM, by the first split that has one."""
+    found: dict[str, float] = {}
+    for split in splits:
+        for result in split.results:
+            if result.stage == "cams" and result.threshold is not None:
+                found.setdefault(result.kind, result.threshold)
+    return found
+
+
+def _order_stated(ranking: Ranking, settings: ReportSettings, cards: int) -> str:
+    """The sentence above the gallery: what is shown, and in which order."""
+    if not cards:
+        return ""
+    by = (
+        "worst first, by the mean IoU of the mask in the photograph"
+        if ranking.by_truth
+        else "least confident first, by the margin between the two strongest CAMs"
+    )
+    if settings.ids is not None:
+        return f"{cards} photographs as asked for, {by}."
+    plural = "photograph" if ranking.available == 1 else "photographs"
+    if cards == ranking.available:
+        return f"All {cards} {plural}, {by}."
+    chosen = "evenly from worst to best" if settings.choose == "spread" and ranking.by_truth else ""
+    chosen = chosen or ("evenly over the ranking" if settings.choose == "spread" else "the far end of the ranking")
+    thinned = "" if ranking.ranked == ranking.available else f" ({ranking.ranked:,} of them ranked)"
+    return f"{cards} of {ranking.available:,} {plural}{thinned}, taken {chosen}; {by}."
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
+    environment.filters["signed"] = lambda value: f"{100 * value:+.1f}".replace("-", "−")
+    environment.filters["duration"] = _duration
+    return environment
+
+
+def _script() -> str:
+    return (FOLDER / "script.js").read_text(encoding="utf-8")
+
+
+def _duration(seconds: float) -> str:
+    """``42 s``, ``12 min`` or ``3.4 h``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

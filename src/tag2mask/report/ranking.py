@@ -1,0 +1,210 @@
+"""Which photographs the gallery shows, and in which order: worst first where there is truth, else least confident first."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from tag2mask.cam_files import PADDING, CamFile, CamFileError, full_resolution, read_cam
+from tag2mask.data import Photo, PhotoSet, read_mask
+from tag2mask.errors import Tag2maskError
+from tag2mask.evaluate import Confusion
+from tag2mask.report.figures import KINDS
+from tag2mask.report.settings import ReportSettings
+
+T = TypeVar("T")
+
+Notice = Callable[[str], None]
+"""Takes a sentence about something that could not be shown."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A photograph and what it is ranked by.
+
+    Attributes:
+        photo: the photograph.
+        miou: mean IoU of its mask over the classes that its truth holds, in [0, 1]; None without a mask or truth.
+        confidence: see `confidence`; None without a CAM.
+    """
+
+    photo: Photo
+    miou: float | None
+    confidence: float | None
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The photographs to show, in order.
+
+    Attributes:
+        shown: those chosen.
+        ranked: how many were ranked.
+        available: how many have a CAM or a mask.
+        by_truth: whether any of those shown is ranked by its truth.
+    """
+
+    shown: tuple[Ranked, ...]
+    ranked: int
+    available: int
+    by_truth: bool
+
+
+def mask_path(run: Path, photo: Photo) -> Path:
+    """Where the run keeps the mask of a photograph."""
+    return run / "masks" / f"{photo.id}.png"
+
+
+def cam_path(run: Path, kind: str, photo: Photo) -> Path:
+    """Where the run keeps the CAMs of a photograph."""
+    return run / "cams" / kind / f"{photo.id}.npz"
+
+
+def rank(run: Path, photos: PhotoSet, settings: ReportSettings, notice: Notice) -> Ranking:
+    """Rank the photographs that have a CAM or a mask and choose those to show.
+
+    Photographs with truth come first, ascending by the mIoU of their mask; then the others, ascending by confidence.
+    """
+    if settings.ids is not None:
+        wanted = set(settings.ids)
+        available = [photo for photo in photos.photos if photo.id in wanted]
+        for name in sorted(wanted - {photo.id for photo in available}):
+            notice(f"{name}: no photograph has this ID")
+        candidates, count = available, len(available)
+    else:
+        available = [photo for photo in photos.photos if _has_output(run, photo)]
+        candidates, count = _evenly(available, settings.ranked), settings.images
+    classes = len(photos.classes)
+    ranked = sorted((_ranked(run, photo, classes, notice) for photo in candidates), key=_order)
+    shown = ranked[:count] if settings.choose == "worst" else _evenly(ranked, count)
+    by_truth = any(entry.miou is not None for entry in shown)
+    return Ranking(tuple(shown), len(candidates), len(available), by_truth)
+
+
+def open_cam(path: Path, *, classes: int, size: tuple[int, int] | None = None) -> CamFile:
+    """Read a CAM file and see that it fits.
+
+    Args:
+        path: the file.
+        classes: classes without background.
+        size: (H, W) of the photograph where it is known.
+
+    Raises:
+        CamFileError: it cannot be read, or belongs to another photograph or other classes.
+    """
+    cam = read_cam(path)
+    problem = None
+    prototypes = len(cam.ids) * (cam.clusters or 0)
+    if size is not None and cam.size != size:
+        problem = f"is for a photograph of {cam.size[1]} × {cam.size[0]} pixels, this one has {size[1]} × {size[0]}"
+    elif not cam.cams[:1].size and len(cam.ids):
+        problem = f"has an empty grid, {cam.cams.shape[1:]}"
+    elif len(cam.ids) and not 0 <= cam.ids[0] <= cam.ids[-1] <= classes:
+        problem = f"has class ids {cam.ids.tolist()}, the classes are 0 to {classes}"
+    elif cam.allocation is not None and ((cam.allocation >= prototypes) & (cam.allocation != PADDING)).any():
+        problem = f"allocates cells to a prototype that is not among its {prototypes}"
+    if problem:
+        raise CamFileError(f"{path} {problem}; delete it and run `cams` again")
+    return cam
+
+
+def confidence(cam: CamFile) -> float:
+    """How clearly the CAMs decide: the margin between the largest and the second largest map, averaged over the grid's cells.
+
+    In [0, 1]. CAMs without a background map get one, 1 − the maximum. Cells outside the photograph (allocation 255) do not
+    count.
+
+    Source: ours.
+    """
+    maps = cam.cams.astype(np.float32)  # (K, h, w)
+    if not cam.has_background:
+        background = 1 - maps.max(axis=0) if len(maps) else np.ones(maps.shape[1:], dtype=np.float32)
+        maps = np.concatenate([background[None], maps])
+    if len(maps) == 1:
+        return 1.0
+    second, first = np.partition(maps, -2, axis=0)[-2:]
+    margin = first - second
+    inside = np.ones(margin.shape, dtype=bool) if cam.allocation is None else cam.allocation != PADDING
+    return float(margin[inside].mean()) if inside.any() else 0.0
+
+
+def cam_labels(cam: CamFile, threshold: float | None, size: tuple[int, int] | None = None) -> np.ndarray | None:
+    """What the CAMs call each pixel: uint8 (H, W).
+
+    Args:
+        cam: the CAMs.
+        threshold: where they have no background map, a pixel whose largest CAM is not above this is background.
+        size: (height, width) of the result, by default that of the photograph.
+
+    Returns:
+        None if the CAMs have no background map and ``threshold`` is None.
+    """
+    if not cam.has_background and threshold is None:
+        return None
+    shape = size or cam.size
+    if not len(cam.ids):
+        return np.zeros(shape, dtype=np.uint8)
+    maps = full_resolution(replace(cam, size=shape))  # (K, H, W)
+    labels: np.ndarray = cam.ids.astype(np.uint8)[maps.argmax(axis=0)]
+    if threshold is not None and not cam.has_background:
+        labels = np.where(maps.max(axis=0) > threshold, labels, np.uint8(0))
+    return labels
+
+
+def compare(prediction: np.ndarray, truth: np.ndarray, classes: int) -> tuple[float | None, dict[int, float]]:
+    """One photograph against its truth.
+
+    Args:
+        prediction: uint8 (H, W).
+        truth: uint8 (H, W), 255 = not counted.
+        classes: classes without background.
+
+    Returns:
+        mIoU over the classes that occur in the truth (None if it is all 255), and the IoU of each class that occurs in either.
+    """
+    confusion = Confusion(classes + 1)
+    confusion.update(prediction, truth)
+    miou, iou = confusion.miou(), confusion.iou()
+    return (None if np.isnan(miou) else miou), {int(i): float(iou[i]) for i in np.flatnonzero(~np.isnan(iou))}
+
+
+def _ranked(run: Path, photo: Photo, classes: int, notice: Notice) -> Ranked:
+    cam = None
+    try:
+        for kind in reversed(KINDS):
+            if cam_path(run, kind, photo).is_file():
+                cam = open_cam(cam_path(run, kind, photo), classes=classes)
+                break
+    except (Tag2maskError, OSError) as error:
+        notice(str(error))
+    miou = None
+    try:
+        if photo.mask is not None and photo.mask.is_file() and mask_path(run, photo).is_file():
+            truth = read_mask(photo.mask, classes=classes)
+            miou, _ = compare(read_mask(mask_path(run, photo), size=truth.shape, classes=classes), truth, classes)
+        elif photo.mask is not None and photo.mask.is_file() and cam is not None and cam.has_background:
+            labels = cam_labels(cam, None)
+            truth = read_mask(photo.mask, size=cam.size, classes=classes)
+            miou = None if labels is None else compare(labels, truth, classes)[0]
+    except (Tag2maskError, OSError) as error:
+        notice(str(error))
+    return Ranked(photo, miou, None if cam is None else confidence(cam))
+
+
+def _order(entry: Ranked) -> tuple[bool, float, str]:
+    value = entry.miou if entry.miou is not None else entry.confidence
+    return entry.miou is None, 2.0 if value is None else value, entry.photo.id
+
+
+def _has_output(run: Path, photo: Photo) -> bool:
+    return mask_path(run, photo).is_file() or any(cam_path(run, kind, photo).is_file() for kind in KINDS)
+
+
+def _evenly(items: Sequence[T], count: int) -> list[T]:
+    """``count`` of the items, evenly spaced, the first and the last among them; all if there are no more."""
+    if count >= len(items):
+        return list(items)
+    places = np.linspace(0, len(items) - 1, count).round().astype(int)
+    return [items[place] for place in places]

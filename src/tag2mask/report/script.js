@@ -1,0 +1,146 @@
+"use strict";
+
+const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+const one = (selector, root = document) => root.querySelector(selector);
+const press = (buttons, chosen) => buttons.forEach((button) => button.setAttribute("aria-pressed", String(button === chosen)));
+const isPressed = (button) => button.getAttribute("aria-pressed") === "true";
+
+document.documentElement.classList.add("scripted");
+
+/* Tables: one split at a time. */
+function showSplit(number) {
+  all("[data-table]").forEach((table) => { table.hidden = table.dataset.table !== number; });
+}
+all("[data-split]").forEach((button, _, buttons) => button.addEventListener("click", () => {
+  press(buttons, button);
+  showSplit(button.dataset.split);
+}));
+if (one("[data-split]")) showSplit("1");
+
+/* Gallery: filter by class, CAMs in colours or as heat, opacity. */
+const cards = all(".card");
+const filters = all("[data-class]");
+const views = all("[data-view]");
+const classesOf = (card) => card.dataset.classes.split(" ").filter(Boolean);
+
+function showTag(card, tag) {
+  all(".chip", card).forEach((chip) => chip.setAttribute("aria-pressed", String(chip.dataset.tag === tag)));
+  card.classList.toggle("heat", tag !== "0");
+  all(".stage", card).forEach((stage) => {
+    const layers = all(".layer", stage);
+    const heat = layers.some((layer) => layer.dataset.tag !== "0");
+    layers.forEach((layer) => { layer.hidden = heat && layer.dataset.tag !== tag; });
+  });
+}
+
+function showView() {
+  const heat = isPressed(views[1]);
+  const chosen = filters.find(isPressed).dataset.class;
+  cards.forEach((card) => {
+    const chips = all(".chip:not([disabled])", card);
+    const chip = chips.find((each) => each.dataset.tag === chosen) || chips[0];
+    showTag(card, heat && chip ? chip.dataset.tag : "0");
+  });
+}
+
+function filterBy(button) {
+  press(filters, button);
+  const chosen = button.dataset.class;
+  cards.forEach((card) => { card.hidden = chosen !== "0" && !classesOf(card).includes(chosen); });
+  const shown = cards.filter((card) => !card.hidden).length;
+  one(".status").textContent = shown === cards.length ? `${shown} shown` : `${shown} of ${cards.length} shown`;
+  one(".nothing").hidden = shown > 0;
+  showView();
+}
+
+filters.forEach((button) => button.addEventListener("click", () => filterBy(isPressed(button) ? filters[0] : button)));
+views.forEach((button) => button.addEventListener("click", () => { press(views, button); showView(); }));
+cards.forEach((card) => all(".chip", card).forEach((chip) => chip.addEventListener("click", () => {
+  showTag(card, isPressed(chip) ? "0" : chip.dataset.tag);
+})));
+const overlay = one("#overlay");
+if (overlay) {
+  overlay.addEventListener("input", () => {
+    document.documentElement.style.setProperty("--overlay", String(overlay.value / 100));
+  });
+  overlay.dispatchEvent(new Event("input")); // a browser that restores the form restores the opacity
+}
+
+/* Lightbox: left and right go through the pictures of a photograph, up and down through the photographs. */
+const lightbox = one(".lightbox");
+let current = null;
+
+function enlarge(tile) {
+  current = tile;
+  const card = tile.closest(".card");
+  const stage = one(".stage", tile).cloneNode(true);
+  const frame = one(".frame");
+  frame.setAttribute("style", card.getAttribute("style"));
+  frame.className = `frame ${tile.className}`;
+  frame.replaceChildren(stage);
+  const figure = one("figcaption .count", tile);
+  one(".lightbox-caption").textContent =
+    `${one("figcaption .name", tile).textContent}${figure ? ` ${figure.textContent}` : ""} · ${one("h3", card).textContent}`;
+  if (!lightbox.open) lightbox.showModal();
+}
+
+function turn(step) {
+  const tiles = all(".tile", current.closest(".card"));
+  enlarge(tiles[(tiles.indexOf(current) + step + tiles.length) % tiles.length]);
+}
+
+function turnPhotograph(step) {
+  const card = current.closest(".card");
+  const shown = cards.filter((each) => !each.hidden);
+  const next = shown[(shown.indexOf(card) + step + shown.length) % shown.length];
+  const kind = [...current.classList].find((name) => name !== "tile");
+  enlarge(one(`.tile.${kind}`, next) || one(".tile", next));
+}
+
+all(".open").forEach((button) => button.addEventListener("click", () => enlarge(button.closest(".tile"))));
+all("[data-step]").forEach((button) => button.addEventListener("click", () => turn(Number(button.dataset.step))));
+one("[data-close]").addEventListener("click", () => lightbox.close());
+lightbox.addEventListener("click", (event) => { if (event.target === lightbox) lightbox.close(); });
+lightbox.addEventListener("keydown", (event) => {
+  const moves = { ArrowLeft: () => turn(-1), ArrowRight: () => turn(1), ArrowUp: () => turnPhotograph(-1), ArrowDown: () => turnPhotograph(1) };
+  if (!moves[event.key]) return;
+  event.preventDefault();
+  moves[event.key]();
+});
+
+/* Charts: the values under the pointer. */
+all(".plot").forEach((plot) => {
+  const lines = JSON.parse(plot.dataset.values);
+  const svg = one("svg", plot);
+  const cursor = one(".cursor", plot);
+  const readout = one(".readout", plot);
+
+  function show(event) {
+    const box = svg.getBoundingClientRect();
+    const at = ((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width;
+    const nearest = lines.map((line) => line.points.reduce((best, point) =>
+      Math.abs(point[0] - at) < Math.abs(best[0] - at) ? point : best));
+    const place = nearest.reduce((best, point) => (Math.abs(point[0] - at) < Math.abs(best[0] - at) ? point : best));
+    cursor.setAttribute("x1", place[0]);
+    cursor.setAttribute("x2", place[0]);
+    const head = document.createElement("b");
+    head.textContent = `${plot.dataset.x} ${place[2]}`;
+    const rows = lines.map((line, index) => {
+      const row = document.createElement("span");
+      row.className = `tone-${line.tone}`;
+      row.textContent = `${line.name} ${nearest[index][3]}`;
+      return row;
+    });
+    readout.replaceChildren(head, ...rows);
+    readout.classList.toggle("left", place[0] > svg.viewBox.baseVal.width / 2);
+    readout.style.setProperty("--at", `${(100 * place[0]) / svg.viewBox.baseVal.width}%`);
+    cursor.removeAttribute("hidden");
+    readout.hidden = false;
+  }
+
+  plot.addEventListener("pointermove", show);
+  plot.addEventListener("pointerleave", () => {
+    cursor.setAttribute("hidden", "");
+    readout.hidden = true;
+  });
+});

@@ -1,0 +1,187 @@
+"""One scene: background, clutter, creatures, light; and the mask that follows from the same shapes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tag2mask.scenes.backgrounds import BACKGROUNDS
+from tag2mask.scenes.clutter import draw_clutter
+from tag2mask.scenes.creatures import draw_creature
+from tag2mask.scenes.layers import Layer, overlap, paint
+from tag2mask.scenes.settings import SceneSettings
+from tag2mask.scenes.species import SPECIES
+from tag2mask.scenes.textures import smooth_noise, step
+
+IN_FRAME = 0.75
+"""The least share of a creature that lies in the picture."""
+UNCOVERED = 0.7
+"""The least share of that which nothing covers."""
+FACE_UNCOVERED = 0.9
+"""The least share of its face that shows: a tag that nobody could know would be a wrong tag."""
+TRIES = 40
+"""How often a place is looked for before a further creature, or a thing in front, is left out."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A generated photograph and what is known about it.
+
+    Attributes:
+        image: uint8 (size, size, 3), RGB.
+        mask: uint8 (size, size), 0 = background, species from 1 on; exact.
+        instances: uint8 (size, size), 0 = background, creatures from 1 on, the farthest first.
+        faces: bool (size, size), the visible faces.
+        tags: the class ids in the mask, ascending.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    instances: np.ndarray
+    faces: np.ndarray
+    tags: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A layer, the (row, column) of its top left pixel, which may lie outside, and its class (0 = clutter)."""
+
+    layer: Layer
+    corner: tuple[int, int]
+    label: int
+
+    @property
+    def foot(self) -> int:
+        """The lowest row: who stands lower is nearer."""
+        return self.corner[0] + self.layer.alpha.shape[0]
+
+
+def render_scene(settings: SceneSettings, split: str, index: int) -> Scene:
+    """Paint one scene, which depends on nothing but its arguments.
+
+    Args:
+        settings: of the scenes; how many there are does not matter.
+        split: a name, such as ``"train"``.
+        index: of the scene in its split, from 0.
+    """
+    rng = np.random.default_rng([settings.seed, *split.encode(), index])
+    labels = _population(rng, settings)
+    picture = _ground(rng, settings, labels[0])
+    things = [draw_clutter(rng, settings.size) for _ in range(rng.integers(*settings.clutter, endpoint=True))]
+    behind = len(things) - len(things) // 3
+    for thing in things[:behind]:
+        paint(picture, thing, _anywhere(rng, settings.size, thing))
+    placed = _add_in_front(rng, settings.size, _place_creatures(rng, settings, labels), things[behind:])
+    for one in placed:
+        if one.label:
+            _cast_shadow(picture, one)
+        paint(picture, one.layer, one.corner)
+    image = _develop(rng, settings, picture)
+    owner, faces = _owners(settings.size, placed)
+    mask = np.array([0, *(one.label for one in placed)], np.uint8)[owner]
+    instances = np.where(mask > 0, owner, 0).astype(np.uint8)
+    return Scene(image, mask, instances, faces, tuple(int(label) for label in np.unique(mask) if label))
+
+
+def _population(rng: np.random.Generator, settings: SceneSettings) -> list[int]:
+    """Class ids of the creatures, the first species first."""
+    count = int(rng.integers(*settings.objects, endpoint=True))
+    kinds = rng.permutation(settings.classes)[: int(rng.integers(1, min(settings.species_a_scene, count), endpoint=True))]
+    return [int(kinds[place] if place < len(kinds) else rng.choice(kinds)) + 1 for place in range(count)]
+
+
+def _ground(rng: np.random.Generator, settings: SceneSettings, label: int) -> np.ndarray:
+    """The background: mostly the home of the first species, else one of the others."""
+    home = SPECIES[label - 1].home
+    others = [name for name in BACKGROUNDS if name != home]
+    name = home if rng.uniform() < settings.background_bias else others[rng.integers(len(others))]
+    return BACKGROUNDS[name](rng, settings.size).astype(np.float32)
+
+
+def _place_creatures(rng: np.random.Generator, settings: SceneSettings, labels: Sequence[int]) -> list[Placed]:
+    """Find a place for each creature in which it, and all before it, can be seen; the farthest first."""
+    placed: list[Placed] = []
+    for label in labels:
+        length = settings.size * rng.uniform(*settings.scale) / len(labels) ** 0.35
+        layer = draw_creature(rng, settings, SPECIES[label - 1], length)
+        for _ in range(TRIES):
+            trial = sorted([*placed, Placed(layer, _anywhere(rng, settings.size, layer), label)], key=lambda one: one.foot)
+            if _all_seen(settings.size, trial):
+                placed = trial
+                break
+    if not placed:  # too large for the frame: show at least its face
+        rows, columns = np.nonzero(layer.face)
+        corner = (settings.size // 2 - int(rows.mean()), settings.size // 2 - int(columns.mean()))
+        placed = [Placed(layer, corner, label)]
+    return placed
+
+
+def _add_in_front(
+    rng: np.random.Generator, size: int, creatures: Sequence[Placed], things: Sequence[Layer]
+) -> list[Placed]:
+    """The creatures, and those things for which there is a place where they hide little."""
+    placed = list(creatures)
+    for thing in things:
+        for _ in range(TRIES):
+            trial = [*placed, Placed(thing, _anywhere(rng, size, thing), 0)]
+            if _all_seen(size, trial):
+                placed = trial
+                break
+    return placed
+
+
+def _anywhere(rng: np.random.Generator, size: int, layer: Layer) -> tuple[int, int]:
+    """A corner that puts the middle of the layer into the picture."""
+    height, width = layer.alpha.shape
+    row, column = rng.integers(0, size, 2)
+    return int(row) - height // 2, int(column) - width // 2
+
+
+def _all_seen(size: int, placed: Sequence[Placed]) -> bool:
+    """Whether every creature lies in the frame and is uncovered as far as the rules at the top demand."""
+    owner, faces = _owners(size, placed)
+    for number, one in enumerate(placed, start=1):
+        if one.label:
+            there, here = overlap((size, size), one.layer, one.corner)
+            framed = np.count_nonzero(one.layer.inside[here])
+            shown, face = owner == number, np.count_nonzero(one.layer.face)
+            if (
+                framed < IN_FRAME * np.count_nonzero(one.layer.inside)
+                or np.count_nonzero(shown) < UNCOVERED * framed
+                or np.count_nonzero(shown & faces) < FACE_UNCOVERED * face
+            ):
+                return False
+    return True
+
+
+def _owners(size: int, placed: Sequence[Placed]) -> tuple[np.ndarray, np.ndarray]:
+    """Whose pixel it is: int64 (size, size), 0 = nobody's, else 1 + index; and whether it shows a face, bool."""
+    owner, faces = np.zeros((size, size), np.int64), np.zeros((size, size), bool)
+    for number, one in enumerate(placed, start=1):
+        there, here = overlap((size, size), one.layer, one.corner)
+        inside = one.layer.inside[here]
+        owner[there][inside] = number
+        faces[there][inside] = one.layer.face[here][inside]
+    return owner, faces
+
+
+def _cast_shadow(picture: np.ndarray, one: Placed) -> None:
+    """Darken the ground under a creature, in place."""
+    height, width = one.layer.alpha.shape
+    rows = np.arange(picture.shape[0], dtype=np.float32)[:, None] - (one.foot - 2)
+    columns = np.arange(picture.shape[1], dtype=np.float32)[None, :] - (one.corner[1] + width / 2)
+    reach = np.hypot(rows / (0.09 * height + 3), columns / (0.46 * width))
+    picture *= (1 - 0.4 * step(1 - reach, 0.6))[..., None]
+
+
+def _develop(rng: np.random.Generator, settings: SceneSettings, picture: np.ndarray) -> np.ndarray:
+    """Light from one side, a tint, uneven brightness and the sensor's noise; uint8."""
+    axis = np.linspace(-1, 1, settings.size, dtype=np.float32)
+    angle = rng.uniform(0, 2 * np.pi)
+    slope = np.float32(np.cos(angle)) * axis[None, :] + np.float32(np.sin(angle)) * axis[:, None]
+    clouds = smooth_noise(rng, (settings.size, settings.size), (2, 2))
+    light = rng.uniform(0.88, 1.1) * (1 + rng.uniform(0, 0.14) * slope + 0.06 * clouds)
+    tint = rng.uniform(0.95, 1.05, 3).astype(np.float32)
+    noise = settings.noise * rng.standard_normal(picture.shape, dtype=np.float32)
+    developed = picture * light[..., None].astype(np.float32) * tint + noise
+    return np.asarray((developed.clip(0, 1) * 255).round().astype(np.uint8))

@@ -1,0 +1,125 @@
+"""Layers: one painted thing on its own small canvas, ready to be put anywhere in a scene."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+Box = tuple[slice, slice]
+WHOLE: Box = (slice(None), slice(None))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A shape and its paint.
+
+    Attributes:
+        distance: float32 (h, w), signed distance, negative inside.
+        rgb: float32 (h, w, 3), the paint of every pixel, or (3,), one colour.
+        face: whether the part belongs to a face.
+        window: the region of the canvas that ``distance`` and ``rgb`` are given for; outside it the part is not.
+    """
+
+    distance: np.ndarray
+    rgb: np.ndarray
+    face: bool = False
+    window: Box = WHOLE
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A painted thing, cropped to what it covers.
+
+    Attributes:
+        rgb: float32 (h, w, 3), colours times ``alpha``.
+        alpha: float32 (h, w) in [0, 1], coverage; smooth over the pixel at the edge.
+        inside: bool (h, w), pixels whose centre lies in the thing: what a mask holds.
+        face: bool (h, w), those of them that show a face.
+    """
+
+    rgb: np.ndarray
+    alpha: np.ndarray
+    inside: np.ndarray
+    face: np.ndarray
+
+    @classmethod
+    def of(cls, parts: Sequence[Part], shape: tuple[int, int], *, unit: float, roundness: float) -> "Layer":
+        """Paint parts over each other, the first at the bottom, and shade the whole as one solid.
+
+        Args:
+            parts: with distances in ``unit``.
+            shape: (h, w) of the canvas.
+            unit: how many pixels make a distance of 1.
+            roundness: how far from the outline, in ``unit``, the surface still bends away from the light.
+        """
+        rgb, alpha = np.zeros((*shape, 3), np.float32), np.zeros(shape, np.float32)
+        union, face = np.full(shape, np.inf, np.float32), np.zeros(shape, bool)
+        for part in parts:
+            cover = np.clip(0.5 - part.distance * np.float32(unit), 0, 1)
+            near = bounds(cover > 0)
+            cover, colours = cover[near], part.rgb[near] if part.rgb.ndim == 3 else part.rgb
+            views = (array[part.window] for array in (rgb, alpha, union, face))
+            rgb_there, alpha_there, union_there, face_there = (view[near] for view in views)
+            rgb_there += (colours - rgb_there) * cover[..., None]
+            alpha_there += (1 - alpha_there) * cover
+            np.minimum(union_there, part.distance[near], out=union_there)
+            face_there[part.distance[near] < 0] = part.face
+        box = bounds(alpha > 0)
+        light = 0.72 + 0.28 * np.clip(-union[box] / roundness, 0, 1)
+        return cls(rgb[box] * light[..., None], alpha[box], union[box] < 0, face[box])
+
+
+def bounds(where: np.ndarray) -> Box:
+    """The smallest rectangle around the true pixels; an empty one if there are none."""
+    rows, columns = np.flatnonzero(where.any(axis=1)), np.flatnonzero(where.any(axis=0))
+    if not rows.size:
+        return slice(0, 0), slice(0, 0)
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def canvas(
+    shape: tuple[int, int], unit: float, *, tilt: float = 0.0, mirrored: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates of a canvas around its centre.
+
+    Args:
+        shape: (h, w) of the canvas, in pixels.
+        unit: how many pixels make 1.
+        tilt: turn of the thing, in radians.
+        mirrored: whether x runs to the left.
+
+    Returns:
+        x and y (down), float32 (h, w), in ``unit``.
+    """
+    down, across = ((np.arange(side, dtype=np.float32) - (side - 1) / 2) / np.float32(unit) for side in shape)
+    down, across = down[:, None], across[None, :]
+    if mirrored:
+        across = -across
+    cosine, sine = np.float32(np.cos(tilt)), np.float32(np.sin(tilt))
+    return across * cosine + down * sine, down * cosine - across * sine
+
+
+def overlap(shape: tuple[int, int], layer: Layer, corner: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Which part of a picture and which part of a layer meet if the layer's top left pixel is put on ``corner``.
+
+    Args:
+        shape: (h, w) of the picture.
+        layer: what is put there.
+        corner: row and column, which may lie outside.
+
+    Returns:
+        an index into the picture, and one into the layer; both empty if they do not meet.
+    """
+    there, here = [], []
+    for length, extent, start in zip(shape, layer.alpha.shape, corner, strict=True):
+        first, last = max(start, 0), max(min(start + extent, length), max(start, 0))
+        there.append(slice(first, last))
+        here.append(slice(first - start, last - start))
+    return (there[0], there[1]), (here[0], here[1])
+
+
+def paint(picture: np.ndarray, layer: Layer, corner: tuple[int, int]) -> None:
+    """Put a layer on a picture, float32 (h, w, 3), in place."""
+    there, here = overlap(picture.shape[:2], layer, corner)  # type: ignore[arg-type]
+    picture[there] = layer.rgb[here] + picture[there] * (1 - layer.alpha[here][..., None])

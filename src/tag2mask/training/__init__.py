@@ -1,0 +1,1 @@
+"""Training of the POT network: settings, order of draws, objective, loop, resume state."""

@@ -1,0 +1,268 @@
+"""The training loop: one for every device, resumed exactly where it stopped."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from signal import SIG_IGN, SIGINT, SIGTERM, signal
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tag2mask.data.images import ImageError
+from tag2mask.data.training_set import TrainingSet
+from tag2mask.errors import Tag2maskError
+from tag2mask.networks.pot_network import PotNetwork
+from tag2mask.pot import PotSettings
+from tag2mask.training.objective import Losses, objective
+from tag2mask.training.order import DrawOrder
+from tag2mask.training.settings import TrainSettings
+from tag2mask.training.state import Interrupted, StopRequest, TrainingLog, load_state, save_state
+
+OnStep = Callable[[int, int, Mapping[str, float]], None]
+"""Called with (steps done, steps in all, the latest logged values)."""
+
+
+@dataclass
+class Trained:
+    """What a training run came to.
+
+    Attributes:
+        steps: steps done in all.
+        resumed_from: the step that a saved state was taken up at; 0 for a fresh start.
+        unreadable: photographs that could not be read, with the reason; others stood in for them.
+    """
+
+    steps: int
+    resumed_from: int
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+class _Readable(Dataset[dict[str, Any]]):
+    """A training set in which the next readable photograph stands in for one that cannot be read."""
+
+    def __init__(self, photographs: TrainingSet) -> None:
+        self.photographs = photographs
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        draw, index = key
+        failed: dict[str, str] = {}
+        for offset in range(len(self.photographs)):
+            number = (index + offset) % len(self.photographs)
+            try:
+                return {**self.photographs[draw, number], "failed": failed}
+            except ImageError as error:
+                failed[self.photographs.photos.photos[number].id] = str(error)
+        raise Tag2maskError("not one photograph of the training set can be read; `tag2mask check` lists the reasons")
+
+
+def train_network(
+    network: PotNetwork,
+    photographs: TrainingSet,
+    settings: TrainSettings,
+    pot: PotSettings,
+    *,
+    folder: Path,
+    seed: int,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    workers: int = 0,
+    on_step: OnStep = lambda done, total, values: None,
+) -> Trained:
+    """Train ``network`` in place, from the state saved in ``folder`` if there is one.
+
+    On a CPU in fp32 an interrupted and resumed run ends with the same weights, bit for bit, as an uninterrupted one: the order of
+    photographs, their augmentation and every other draw depend on (seed, step) alone.
+
+    Args:
+        network: freshly built, or anything of the same shapes if there is a state to resume.
+        photographs: the training set.
+        settings: of training.
+        pot: of POT; the thresholds for a single scale are used.
+        folder: where state.pt and log.jsonl are kept.
+        seed: of all draws.
+        device: `auto` takes the GPU if there is one.
+        workers: processes that read photographs; 0 reads in this one.
+        on_step: progress.
+
+    Raises:
+        Interrupted: SIGTERM or Ctrl-C came; the state is saved.
+        Tag2maskError: the loss is not finite, or no photograph can be read.
+    """
+    accelerator = _accelerator(settings.precision, device)
+    total = settings.total_steps(len(photographs))
+    optimizer = _optimizer(network, settings)
+    network.train()
+    state_path = folder / "state.pt"
+    step = _resume(state_path, network, optimizer, accelerator) if state_path.is_file() else 0
+    network, optimizer = accelerator.prepare(network, optimizer)
+    loader = _loader(photographs, settings, seed, (step, total), workers, accelerator)
+    log = TrainingLog(folder / "log.jsonl", step=step)
+    trained = Trained(steps=step, resumed_from=step)
+    meter = _Meter(settings.batch_size)
+    with StopRequest().listen() as stop:
+        for batch in loader:
+            trained.unreadable.update(batch["failed"])
+            # Layers that draw (dropout, stochastic depth) draw from a state that depends on the step alone.
+            torch.manual_seed((seed << 32) + step)
+            losses = _step(network, optimizer, accelerator, batch, settings, pot, step / total)
+            step += 1
+            meter.add(losses)
+            last = step == total
+            if last or step % settings.log_every == 0:
+                values = {"step": step, "learning_rate": optimizer.param_groups[0]["lr"], **meter.read(step)}
+                if accelerator.is_main_process:
+                    log.append(values)
+                on_step(step, total, values)
+            if stop.received or last or step % settings.checkpoint_every == 0:
+                meter.check(step)
+                if accelerator.is_main_process:
+                    save_state(state_path, _state(accelerator.unwrap_model(network), optimizer, accelerator, step))
+            if stop.received and not last:
+                raise Interrupted(f"stopped at step {step} of {total}; the state is saved, the same command goes on from there")
+    trained.steps = step
+    return trained
+
+
+def _accelerator(precision: str, device: str) -> Accelerator:
+    """The engine for the chosen device and precision."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise Tag2maskError("no CUDA device is available; use --device cpu, or auto")
+    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    if precision == "auto":
+        precision = "fp32" if on_cpu or not torch.cuda.is_bf16_supported() else "bf16"
+    # The side projections have no gradient while the consistency loss is off.
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
+    mixed = "no" if precision == "fp32" else precision
+    return Accelerator(cpu=on_cpu, mixed_precision=mixed, kwargs_handlers=handlers)
+
+
+def _optimizer(network: PotNetwork, settings: TrainSettings) -> torch.optim.Optimizer:
+    """The optimiser over backbone and head, each with its learning rate."""
+    groups = [
+        {"params": list(network.backbone_parameters()), "lr": settings.learning_rate},
+        {"params": list(network.head_parameters()), "lr": settings.learning_rate * settings.head_factor},
+    ]
+    groups = [{**group, "initial": group["lr"]} for group in groups if group["params"]]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=settings.momentum, weight_decay=settings.weight_decay)
+    return torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+
+
+def _loader(
+    photographs: TrainingSet, settings: TrainSettings, seed: int, span: tuple[int, int], workers: int, accelerator: Accelerator
+) -> DataLoader[dict[str, Any]]:
+    """Batches of the steps in ``span`` for this process."""
+    order = DrawOrder(
+        len(photographs),
+        settings.batch_size,
+        seed=seed,
+        first_step=span[0],
+        last_step=span[1],
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+    )
+    return DataLoader(
+        _Readable(photographs),
+        batch_sampler=order,
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_leave_signals_to_parent,
+        pin_memory=accelerator.device.type == "cuda",
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stack what the network needs, gather what failed."""
+    batch: dict[str, Any] = {name: torch.stack([sample[name] for sample in samples]) for name in ("image", "valid", "tags")}
+    batch["failed"] = {name: reason for sample in samples for name, reason in sample["failed"].items()}
+    return batch
+
+
+def _leave_signals_to_parent(worker: int) -> None:
+    """Ctrl-C and SIGTERM reach a whole process group; only the parent may act on them, once its step is done."""
+    signal(SIGINT, SIG_IGN)
+    signal(SIGTERM, SIG_IGN)
+
+
+def _step(
+    network: PotNetwork,
+    optimizer: Any,
+    accelerator: Accelerator,
+    batch: Mapping[str, Any],
+    settings: TrainSettings,
+    pot: PotSettings,
+    progress: float,
+) -> Losses:
+    """One optimiser step at ``progress`` in [0, 1)."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial"] * (1 - progress) ** settings.power
+    image, valid, tags = (batch[name].to(accelerator.device, non_blocking=True) for name in ("image", "valid", "tags"))
+    output = network(image, valid)
+    losses = objective(output, tags.bool(), valid, settings, pot, progress)
+    optimizer.zero_grad(set_to_none=True)
+    accelerator.backward(losses.total)
+    if settings.clip is not None:
+        accelerator.clip_grad_norm_((p for group in optimizer.param_groups for p in group["params"]), settings.clip)
+    optimizer.step()
+    return losses
+
+
+def _state(network: PotNetwork, optimizer: Any, accelerator: Accelerator, step: int) -> dict[str, Any]:
+    """All that a resumed run needs."""
+    scaler = accelerator.scaler
+    return {
+        "step": step,
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict() if scaler is not None else None,
+    }
+
+
+def _resume(path: Path, network: PotNetwork, optimizer: torch.optim.Optimizer, accelerator: Accelerator) -> int:
+    """Take up the state in ``path``; return its step."""
+    state = load_state(path)
+    network.load_state_dict(state["network"])
+    network.to(accelerator.device)
+    optimizer.load_state_dict(state["optimizer"])
+    if accelerator.scaler is not None and state["scaler"] is not None:
+        accelerator.scaler.load_state_dict(state["scaler"])
+    return int(state["step"])
+
+
+class _Meter:
+    """Mean losses and speed since the last line of the log; the device is read only then."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.sums: dict[str, Tensor] = {}
+        self.count, self.start, self.began = 0, time.perf_counter(), time.perf_counter()
+
+    def add(self, losses: Losses) -> None:
+        """Add one step."""
+        for name, value in losses.detached():
+            self.sums[name] = self.sums.get(name, value.new_zeros(())) + value
+        self.count += 1
+
+    def check(self, step: int) -> None:
+        """Refuse to go on, and to save, with a loss that is not finite."""
+        total = self.sums.get("loss")
+        if total is not None and not bool(torch.isfinite(total)):
+            raise Tag2maskError(
+                f"the loss is not finite at step {step}; the last saved state is whole. "
+                "Try a lower --train.learning_rate, or --train.precision fp32"
+            )
+
+    def read(self, step: int) -> dict[str, float]:
+        """Means and images/s since the last call."""
+        self.check(step)
+        now = time.perf_counter()
+        values = {name: float(value) / self.count for name, value in self.sums.items()}
+        values["images_per_second"] = round(self.batch_size * self.count / max(now - self.start, 1e-9), 2)
+        values["seconds"] = round(now - self.began, 2)
+        self.sums, self.count, self.start = {}, 0, now
+        return values
+

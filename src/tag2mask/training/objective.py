@@ -1,0 +1,72 @@
+"""What training minimises: L = λ_cls · multi-label soft margin + λ_ot · L_otcon. Source: docs/method.md, "Loss"."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tag2mask.networks.pot_network import PotOutput, reduce_valid
+from tag2mask.pot import PotSettings, consistency_loss, normalised_cams, transport_cams
+from tag2mask.training.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The loss of a batch and its parts, scalars; ``consistency`` is None while it is left out."""
+
+    total: Tensor
+    classification: Tensor
+    consistency: Tensor | None
+
+    def detached(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and value of each part, without gradient."""
+        yield "loss", self.total.detach()
+        yield "classification", self.classification.detach()
+        if self.consistency is not None:
+            yield "consistency", self.consistency.detach()
+
+
+def objective(
+    output: PotOutput, tags: Tensor, valid: Tensor, settings: TrainSettings, pot: PotSettings, progress: float
+) -> Losses:
+    """The loss of one batch.
+
+    Args:
+        output: of the network.
+        tags: (N, C) bool.
+        valid: (N, H, W) bool, False = padding of the view.
+        settings: of training.
+        pot: of POT, with thresholds for several scales; those for one scale are taken.
+        progress: share of the steps already done, in [0, 1).
+
+    Returns:
+        the losses, each a mean over images.
+    """
+    classification = F.multilabel_soft_margin_loss(output.logits.float(), tags.float())
+    total = settings.classification_weight * classification
+    if settings.consistency_weight == 0 or progress < settings.consistency_start:
+        return Losses(total, classification, None)
+    cells = photograph_cells(valid, output.cams.shape[2:])
+    cams = normalised_cams(output.cams.float(), tags, cells)
+    result = transport_cams(output.features, cams.detach(), tags, pot.one_scale(), valid=cells)
+    consistency = consistency_loss(
+        cams, tags, result, adaptive=settings.adaptive, stop_gradient=settings.stop_gradient
+    )
+    return Losses(total + settings.consistency_weight * consistency, classification, consistency)
+
+
+def photograph_cells(valid: Tensor, grid: Sequence[int]) -> Tensor:
+    """The cells that may become seeds: wholly inside the photograph; of a sliver without any, those that touch it.
+
+    Args:
+        valid: (N, H, W) bool.
+        grid: (h, w).
+
+    Returns:
+        (N, h, w) bool, at least one True an image that has a valid pixel.
+    """
+    whole = reduce_valid(valid, (grid[0], grid[1]))
+    touched = F.adaptive_max_pool2d(valid.float()[:, None], (grid[0], grid[1]))[:, 0] > 0
+    return torch.where(whole.flatten(1).any(1)[:, None, None], whole, touched)

@@ -1,0 +1,91 @@
+"""The resume state of training, and the log beside it."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from signal import SIGINT, SIGTERM, getsignal, signal
+from threading import current_thread, main_thread
+from types import FrameType
+from typing import Any
+
+import torch
+
+from tag2mask.errors import Tag2maskError
+from tag2mask.files import atomic_path, write_text
+
+
+class Interrupted(Tag2maskError):
+    """Training was asked to stop, and has saved its state."""
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a resume state (tensors, numbers, strings and containers of them), atomically."""
+    with atomic_path(path) as temporary:
+        torch.save(dict(state), temporary)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a resume state; nothing in the file can run.
+
+    Raises:
+        Tag2maskError: the file is damaged or not a resume state.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise Tag2maskError(f"{path} is not a readable resume state ({error}); use --restart train to begin anew") from error
+    return state
+
+
+class TrainingLog:
+    """log.jsonl: one JSON object a line, appended; lines from after the resumed step are dropped."""
+
+    def __init__(self, path: Path, *, step: int) -> None:
+        """Open the log at ``path`` to go on after ``step``."""
+        self.path = path
+        kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
+        write_text(path, "".join(f"{line}\n" for line in kept))
+
+    def append(self, values: Mapping[str, float]) -> None:
+        """Add one line."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(values), allow_nan=False) + "\n")
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The whole lines of a log that may end in half a line."""
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            json.loads(line)
+        except ValueError:
+            return
+        yield line
+
+
+class StopRequest:
+    """Whether SIGTERM or Ctrl-C has come since `listen` began."""
+
+    def __init__(self) -> None:
+        """Nothing has come yet."""
+        self.received = False
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received and number == SIGINT:
+            raise KeyboardInterrupt  # a second Ctrl-C means now
+        self.received = True
+
+    @contextmanager
+    def listen(self) -> Iterator["StopRequest"]:
+        """Note SIGTERM and Ctrl-C instead of dying of them; only the main thread can."""
+        if current_thread() is not main_thread():
+            yield self
+            return
+        previous = {number: getsignal(number) for number in (SIGINT, SIGTERM)}
+        for number in previous:
+            signal(number, self._receive)
+        try:
+            yield self
+        finally:
+            for number, handler in previous.items():
+                signal(number, handler)
