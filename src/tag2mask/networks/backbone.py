@@ -46,14 +46,19 @@ def rebuild_backbone(architecture: dict[str, Any], settings: NetworkSettings, me
         settings: of the network.
         mean: of the input normalisation.
         std: of the input normalisation.
+
+    Raises:
+        UsageError: the architecture is not one of ours.
     """
     backbone: Backbone
     if architecture["kind"] == "resnet":
         backbone = ResNet(
             architecture["name"], output_stride=architecture["output_stride"], dilated=bool(architecture["dilated"])
         )
-    else:
+    elif architecture["kind"] == "transformers":
         backbone = build_from_config(architecture["config"], output_stride=settings.output_stride)
+    else:
+        raise UsageError(f"backbones are of the kind resnet or transformers, not {architecture['kind']!r}")
     backbone.mean, backbone.std = mean, std
     backbone.pretrained = not settings.wants_random
     backbone.apply_policy(settings.norm)

@@ -1,7 +1,8 @@
 """The one checkpoint writer: a network in one `.safetensors` file that holds all that is needed to build it again.
 
 The file's metadata has one entry, `tag2mask`: JSON with the format's version, the settings, the backbone's
-architecture, the normalisation and the classes. Nothing in the file can run, and loading needs neither a connection nor another file.
+architecture, the normalisation and the classes. Nothing in the file can run, and loading needs neither a connection
+nor another file.
 """
 
 import json

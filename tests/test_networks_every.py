@@ -1,0 +1,264 @@
+"""What must hold for every network: forward, backward, odd sizes, what trains, save and load."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    ConvNextConfig,
+    DeiTConfig,
+    Dinov2Config,
+    Dinov2WithRegistersConfig,
+    DINOv3ViTConfig,
+    MobileNetV2Config,
+    ResNetConfig,
+    SwinConfig,
+    ViTConfig,
+)
+
+from tag2mask.networks import NetworkSettings, PotNetwork, build_network, load_network, save_network
+
+CLASSES = ("cat", "dog", "horse")
+HIERARCHY = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
+TRANSFORMER = {
+    "hidden_size": 16,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "mlp_ratio": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+
+
+class NetworkTester:
+    """Inherited once for every network; a subclass says which one it is and what its stages should be."""
+
+    strides: tuple[int, ...]
+    """Of the stages."""
+    stride = 16
+    """Of the joint feature and the CAMs."""
+    has_batch_norm = False
+
+    def settings(self, folder: Path) -> NetworkSettings:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def network(self, tmp_path: Path) -> PotNetwork:
+        return build_network(self.settings(tmp_path), CLASSES, seed=1)
+
+    def test_stages(self, network: PotNetwork) -> None:
+        assert tuple(stage.stride for stage in network.backbone.stages) == self.strides
+        assert network.stride == self.stride
+
+    @pytest.mark.parametrize("size", [(64, 64), (45, 67), (17, 90)])
+    def test_forward_at_any_size(self, network: PotNetwork, size: tuple[int, int]) -> None:
+        network.eval()
+        with torch.no_grad():
+            output = network(torch.rand(2, 3, *size))
+        grid = [-(-side // self.stride) for side in size]
+        assert output.logits.shape == (2, 3)
+        assert output.cams.shape == (2, 3, *grid)
+        assert output.features.shape == (2, network.feature_channels, *grid)
+        assert output.features.norm(dim=1).sub(1).abs().max() < 1e-5
+        assert all(part.dtype == torch.float32 and part.isfinite().all() for part in output)
+
+    @pytest.mark.parametrize("size", [(255, 383), (384, 288), (375, 500)])
+    def test_every_stage_has_the_grid_of_its_stride(self, network: PotNetwork, size: tuple[int, int]) -> None:
+        # On the meta device shapes are computed and nothing else is.
+        backbone = network.backbone.to("meta").eval()
+        with torch.no_grad():
+            maps = backbone(torch.empty(2, 3, *size, device="meta"))
+        for stage, each in zip(backbone.stages, maps, strict=True):
+            assert each.shape == (2, stage.channels, *(-(-side // stage.stride) for side in size)), stage
+
+    def test_gradient_reaches_what_trains_and_nothing_else(self, network: PotNetwork) -> None:
+        network.train()
+        output = network(torch.rand(2, 3, 64, 96))
+        (output.logits.sum() + (output.features * torch.randn_like(output.features)).sum()).backward()
+        unreached = [name for name, each in network.named_parameters() if each.requires_grad and each.grad is None]
+        assert unreached == []
+        assert all(each.grad is None for each in network.parameters() if not each.requires_grad)
+        grouped = [*network.backbone_parameters(), *network.head_parameters()]
+        assert {id(each) for each in grouped} == {id(each) for each in network.parameters() if each.requires_grad}
+        assert len(grouped) == len({id(each) for each in grouped})
+
+    def test_random_weights_train_whole(self, network: PotNetwork) -> None:
+        if network.backbone.pretrained:
+            pytest.skip("the weights are pretrained")
+        assert all(each.requires_grad for each in network.backbone.stem_parameters() if each.ndim > 2)
+        before = {name: value.clone() for name, value in network.named_buffers() if name.endswith("running_mean")}
+        assert bool(before) == self.has_batch_norm
+        network.train()(torch.rand(2, 3, 64, 64))
+        after = dict(network.named_buffers())
+        assert all(not torch.equal(value, after[name]) for name, value in before.items())
+
+    def test_half_precision(self, network: PotNetwork) -> None:
+        network.train()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = network(torch.rand(2, 3, 64, 64), torch.ones(2, 64, 64, dtype=torch.bool))
+        assert all(part.dtype == torch.float32 and part.isfinite().all() for part in output)
+        assert output.features.norm(dim=1).sub(1).abs().max() < 1e-5
+        (output.logits.sum() + output.features[:, 0].sum()).backward()
+        assert all(each.grad is None or each.grad.isfinite().all() for each in network.parameters())
+
+    def test_save_and_load(self, network: PotNetwork, tmp_path: Path) -> None:
+        images = torch.rand(2, 3, 45, 67)
+        with torch.no_grad():
+            expected = network.eval()(images)
+            path = tmp_path / "network.safetensors"
+            save_network(path, network)
+            # Neither the folder nor its weights may be asked for again.
+            for file in tmp_path.glob("model/*"):
+                file.unlink()
+            state = torch.random.get_rng_state()
+            loaded = load_network(path, classes=CLASSES)
+            assert torch.equal(torch.random.get_rng_state(), state)
+            found = loaded(images)
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+        assert not loaded.training
+        assert loaded.settings == network.settings
+        assert loaded.backbone.stages == network.backbone.stages
+        trains = {name: each.requires_grad for name, each in network.named_parameters()}
+        assert {name: each.requires_grad for name, each in loaded.named_parameters()} == trains
+        save_network(tmp_path / "again.safetensors", loaded)
+        assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+    def test_one_seed_one_network(self, network: PotNetwork, tmp_path: Path) -> None:
+        torch.rand(7)
+        again = build_network(self.settings(tmp_path), CLASSES, seed=1)
+        other = again.state_dict()
+        assert all(torch.equal(value, other[name]) for name, value in network.state_dict().items())
+
+
+class FromConfig(NetworkTester):
+    """A model of `transformers` with a tiny configuration and random weights, from a folder."""
+
+    config: Any
+
+    def settings(self, folder: Path) -> NetworkSettings:
+        self.config.save_pretrained(folder / "model")
+        return NetworkSettings(backbone=str(folder / "model"), weights="none")
+
+
+class TestResNet18(NetworkTester):
+    strides = (4, 8, 16, 16)
+    has_batch_norm = True
+
+    def settings(self, folder: Path) -> NetworkSettings:
+        return NetworkSettings(backbone="resnet18", weights="none")
+
+
+class TestResNet18WithProjections(NetworkTester):
+    strides = (4, 8, 16, 32)
+    has_batch_norm = True
+
+    def settings(self, folder: Path) -> NetworkSettings:
+        return NetworkSettings(backbone="resnet18", weights="none", output_stride=32, projections=True)
+
+
+class TestMobileNetV2(FromConfig):
+    strides = (4, 4, 8, 8, 8, *[16] * 12)
+    has_batch_norm = True
+    config = MobileNetV2Config(depth_multiplier=0.35, tf_padding=False)
+
+
+class TestMobileNetV2AtStride8(FromConfig):
+    strides = (4, 4, *[8] * 15)
+    stride = 8
+    has_batch_norm = True
+    config = MobileNetV2Config(depth_multiplier=0.35)
+
+    def settings(self, folder: Path) -> NetworkSettings:
+        settings = super().settings(folder)
+        return NetworkSettings(backbone=settings.backbone, weights="none", output_stride=8, levels=(2, 16))
+
+
+class TestDinov2(FromConfig):
+    strides = (14, 14, 14, 14)
+    stride = 14
+    config = Dinov2Config(**TRANSFORMER)
+
+
+class TestDinov2WithRegisters(FromConfig):
+    strides = (14, 14, 14, 14)
+    stride = 14
+    config = Dinov2WithRegistersConfig(**TRANSFORMER, num_register_tokens=3)
+
+
+class TestDINOv3(FromConfig):
+    strides = (14, 14, 14, 14)
+    stride = 14
+    config = DINOv3ViTConfig(**TRANSFORMER, num_register_tokens=2)
+
+
+class TestViT(FromConfig):
+    strides = (16, 16, 16, 16)
+    config = ViTConfig(**{**TRANSFORMER, "patch_size": 16, "image_size": 32})
+
+
+class TestDeiT(FromConfig):
+    strides = (16, 16, 16, 16)
+    config = DeiTConfig(**{**TRANSFORMER, "patch_size": 16, "image_size": 32})
+
+
+class TestConvNext(FromConfig):
+    strides = (4, 8, 16, 32)
+    config = ConvNextConfig(**HIERARCHY)
+
+
+class TestSwinWithSomeLevels(FromConfig):
+    strides = (4, 8, 16, 32)
+    stride = 8
+    config = SwinConfig(embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=3, drop_path_rate=0.0)
+
+    def settings(self, folder: Path) -> NetworkSettings:
+        settings = super().settings(folder)
+        return NetworkSettings(backbone=settings.backbone, weights="none", levels=(1, 2), feature_stride=8)
+
+
+class TestTransformersResNet(FromConfig):
+    strides = (4, 8, 16, 32)
+    has_batch_norm = True
+    config = ResNetConfig(**HIERARCHY, embedding_size=8)
+
+
+@pytest.mark.data
+class TestPretrainedMobileNetV2(NetworkTester):
+    strides = (4, 4, 8, 8, 8, *[16] * 12)
+
+    @pytest.fixture(autouse=True)
+    def _weights(self, real_data: Path) -> None:
+        self.folder = real_data / "weights" / "mobilenet_v2_1.0_224"
+
+    def settings(self, folder: Path) -> NetworkSettings:
+        return NetworkSettings(backbone=str(self.folder))
+
+    def test_input_lies_in_minus_one_to_one(self, network: PotNetwork) -> None:
+        assert network.backbone.mean == network.backbone.std == (0.5, 0.5, 0.5)
+
+    def test_default_levels(self, network: PotNetwork) -> None:
+        stages = network.backbone.stages
+        chosen = [(stages[level].channels, stages[level].stride) for level in network.levels]
+        assert chosen == [(32, 8), (64, 16), (96, 16), (160, 16)]
+        assert stages[-1].channels == 1280
+
+    def test_stages_are_those_of_the_model_itself(self, network: PotNetwork) -> None:
+        from transformers import AutoModel
+
+        model = AutoModel.from_pretrained(self.folder, output_stride=16).eval()
+        images = torch.rand(1, 3, 75, 101)
+        with torch.no_grad():
+            expected = model(images * 2 - 1, output_hidden_states=True)
+            maps = network.eval().backbone(images * 2 - 1)
+        for found, one in zip(maps, (*expected.hidden_states, expected.last_hidden_state), strict=True):
+            assert torch.equal(found, one)
+
+    def test_fixed_norm_and_frozen_stem(self, network: PotNetwork) -> None:
+        before = {name: value.clone() for name, value in network.named_buffers()}
+        network.train()(torch.rand(2, 3, 64, 64))
+        assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
+        stem = {id(each) for each in network.backbone.get_submodule("model.conv_stem").parameters()}
+        frozen = {id(each) for each in network.parameters() if not each.requires_grad}
+        assert frozen == stem

@@ -1,0 +1,238 @@
+"""Models of `transformers`: stages as the models themselves compute them, and clear words for what is missing."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import (
+    BertConfig,
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.networks import NetworkSettings, build_backbone
+from tag2mask.networks.hub_backbones import PlainTransformer
+
+TINY = {"hidden_size": 16, "num_hidden_layers": 8, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test may ask the network, and the hub's cache is empty."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+def _dinov2(folder: Path) -> Dinov2Model:
+    model = Dinov2Model(Dinov2Config(**TINY, mlp_ratio=2)).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+def test_vit_stages_are_the_blocks_at_the_quarters(tmp_path: Path) -> None:
+    model = _dinov2(tmp_path)
+    backbone = build_backbone(NetworkSettings(backbone=str(tmp_path))).eval()
+    assert [stage.name for stage in backbone.stages] == ["block2", "block4", "block6", "block8"]
+    images = torch.randn(2, 3, 45, 67)
+    padded = F.pad(images, (0, 3, 0, 11))  # to 56 × 70
+    with torch.no_grad():
+        tokens, expected = model.embeddings(padded), []
+        for number, block in enumerate(model.encoder.layer, start=1):
+            tokens = block(tokens)
+            if number % 2 == 0:
+                expected.append(model.layernorm(tokens)[:, 1:].reshape(2, 4, 5, 16).permute(0, 3, 1, 2))
+        for found, one in zip(backbone(images), expected, strict=True):
+            torch.testing.assert_close(found, one)
+
+
+def test_registers_are_dropped(tmp_path: Path) -> None:
+    model = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**TINY, mlp_ratio=2, num_register_tokens=4)).eval()
+    model.save_pretrained(tmp_path)
+    backbone = build_backbone(NetworkSettings(backbone=str(tmp_path))).eval()
+    images = torch.randn(1, 3, 42, 28)
+    with torch.no_grad():
+        expected = model(images).last_hidden_state[:, 5:].reshape(1, 3, 2, 16).permute(0, 3, 1, 2)
+        torch.testing.assert_close(backbone(images)[-1], expected)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: ViTForImageClassification(ViTConfig(**TINY, intermediate_size=32)),
+        lambda: ConvNextForImageClassification(ConvNextConfig(hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 2, 1])),
+    ],
+)
+def test_weights_of_a_classifier_serve_as_a_backbone(tmp_path: Path, model: Callable[[], torch.nn.Module]) -> None:
+    whole = model()
+    whole.save_pretrained(tmp_path)  # type: ignore[operator]
+    backbone = build_backbone(NetworkSettings(backbone=str(tmp_path)))
+    own = list(backbone.parameters())
+
+    def is_there(value: Tensor) -> bool:
+        return any(value.shape == each.shape and torch.equal(value, each) for each in own)
+
+    absent = [name for name, value in whole.named_parameters() if not is_there(value)]
+    assert all("classifier" in name or name.endswith("convnext.layernorm.weight") for name in absent), absent
+    stem = {id(each) for each in backbone.stem_parameters()}
+    assert stem
+    assert {id(each) for each in own if not each.requires_grad} == stem
+
+
+def test_normalisation_comes_from_the_folder(tmp_path: Path) -> None:
+    _dinov2(tmp_path)
+    settings = NetworkSettings(backbone=str(tmp_path))
+    assert build_backbone(settings).mean == (0.485, 0.456, 0.406)
+    preprocessor = tmp_path / "preprocessor_config.json"
+    preprocessor.write_text(json.dumps({"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 2, 3]}))
+    backbone = build_backbone(settings)
+    assert (backbone.mean, backbone.std) == ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+    preprocessor.write_text(json.dumps({"image_mean": [0.1, 0.2, 0.3], "do_normalize": False}))
+    assert build_backbone(settings).std == (1.0, 1.0, 1.0)
+    preprocessor.write_text(json.dumps({"image_mean": [0.1, 0.2]}))
+    with pytest.raises(UsageError, match=r"preprocessor_config\.json"):
+        build_backbone(settings)
+
+
+def test_half_precision_weights_become_single(tmp_path: Path) -> None:
+    _dinov2(tmp_path).half().save_pretrained(tmp_path)
+    for weights in ("imagenet", "none"):
+        backbone = build_backbone(NetworkSettings(backbone=str(tmp_path), weights=weights))
+        assert {each.dtype for each in backbone.parameters()} == {torch.float32}
+
+
+def test_what_a_configuration_may_not_choose(tmp_path: Path) -> None:
+    _dinov2(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["auto_map"] = {"AutoModel": "someone/else--modeling.Model", "AutoConfig": "someone/else--modeling.Config"}
+    config["attn_implementation"] = config["_attn_implementation"] = "someone/kernel"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    backbone = build_backbone(NetworkSettings(backbone=str(tmp_path)))
+    assert isinstance(backbone, PlainTransformer)
+    assert type(backbone.model) is Dinov2Model
+    assert backbone.config._attn_implementation in ("sdpa", "eager")
+    kept = json.dumps(backbone.architecture())
+    assert "someone" not in kept
+    assert "label2id" not in kept
+
+
+def _problem(**settings: str) -> Tag2maskError:
+    with pytest.raises(Tag2maskError) as caught:
+        build_backbone(NetworkSettings(**settings))  # type: ignore[arg-type]
+    return caught.value
+
+
+def test_an_unknown_name_offers_the_nearest() -> None:
+    error = _problem(backbone="resnet52")
+    assert isinstance(error, UsageError)
+    assert "'resnet52'" in str(error)
+    assert "did you mean resnet50" in str(error)
+
+
+def test_a_folder_without_a_configuration(tmp_path: Path) -> None:
+    error = _problem(backbone=str(tmp_path))
+    assert isinstance(error, UsageError)
+    assert f"{tmp_path} has no config.json" in str(error)
+
+
+def test_a_folder_without_weights(tmp_path: Path) -> None:
+    Dinov2Config(**TINY).save_pretrained(tmp_path)
+    error = _problem(backbone=str(tmp_path))
+    assert isinstance(error, UsageError)
+    assert "has no weights" in str(error)
+    assert "--network.weights none" in str(error)
+
+
+def test_a_folder_with_a_part_of_the_weights(tmp_path: Path) -> None:
+    _dinov2(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "model-00001-of-00002.safetensors")
+    parts = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
+    assert "not all of their parts" in str(_problem(backbone=str(tmp_path)))
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    _dinov2(tmp_path)
+    Dinov2Config(**{**TINY, "num_hidden_layers": 9}, mlp_ratio=2).save_pretrained(tmp_path)
+    error = _problem(backbone=str(tmp_path))
+    assert isinstance(error, UsageError)
+    assert "missing: encoder.layer.8." in str(error)
+    Dinov2Config(**{**TINY, "hidden_size": 32}, mlp_ratio=2).save_pretrained(tmp_path)
+    assert isinstance(_problem(backbone=str(tmp_path)), UsageError)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "not json", '{"model_type": "no_such_model"}'])
+def test_a_configuration_of_nothing(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    error = _problem(backbone=str(tmp_path), weights="none")
+    assert isinstance(error, UsageError)
+    assert "config.json" in str(error) or "'no_such_model' is not supported" in str(error)
+
+
+def test_an_unsupported_type_is_named(tmp_path: Path) -> None:
+    BertConfig().save_pretrained(tmp_path)
+    error = _problem(backbone=str(tmp_path), weights="none")
+    assert isinstance(error, UsageError)
+    assert "the model type 'bert' is not supported" in str(error)
+    assert "dinov2" in str(error)
+
+
+def test_a_path_of_weights_is_for_resnets(tmp_path: Path) -> None:
+    _dinov2(tmp_path)
+    assert "for ResNets alone" in str(_problem(backbone=str(tmp_path), weights="some.pth"))
+
+
+def test_only_resnets_are_dilated(tmp_path: Path) -> None:
+    _dinov2(tmp_path)
+    with pytest.raises(UsageError, match="only ResNets can be dilated"):
+        build_backbone(NetworkSettings(backbone=str(tmp_path)), dilated=True)
+
+
+def test_a_name_without_network() -> None:
+    error = _problem(backbone="someone/some-vit")
+    assert not isinstance(error, UsageError)
+    assert "the model someone/some-vit is not on this machine" in str(error)
+    assert "--network.backbone FOLDER" in str(error)
+
+
+def test_a_name_is_fetched_with_a_word_about_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's client is replaced: it knows one model of 50 MiB and some files that nobody reads."""
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    _dinov2(tmp_path / "model")
+    asked: list[list[str]] = []
+    said: list[str] = []
+
+    def model_info(name: str, **_: object) -> SimpleNamespace:
+        sizes = {"config.json": 700, "model.safetensors": 50 * 2**20, "pytorch_model.bin": 2**30, "README.md": 9}
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=file, size=size) for file, size in sizes.items()])
+
+    def snapshot_download(name: str, *, allow_patterns: list[str] | None = None, local_files_only: bool = False) -> str:
+        if local_files_only and not asked:
+            raise LocalEntryNotFoundError("nothing here")
+        asked.append(allow_patterns or [])
+        return str(tmp_path / "model")
+
+    monkeypatch.setattr(huggingface_hub, "model_info", model_info)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    settings = NetworkSettings(backbone="someone/some-vit")
+    build_backbone(settings, notify=said.append)
+    assert asked == [["config.json", "model.safetensors"]]
+    assert len(said) == 1
+    assert all(word in said[0] for word in ("model.safetensors", "50.0 MiB", "https://huggingface.co/someone/some-vit"))
+    build_backbone(settings, notify=said.append)
+    assert len(said) == 1, "the second time it is in the cache"
