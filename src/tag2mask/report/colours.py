@@ -1,7 +1,7 @@
 """Colours of the classes on the page: a hue for each class, a shade for each of its clusters.
 
-The colours of PASCAL VOC mark masks as files; on a photograph many of them are too dark to be seen, and none of them has
-shades. The page has colours of its own, equally light, the most frequent classes farthest apart.
+The colours of PASCAL VOC are for masks as files; on a photograph many of them are too dark to be seen, and none of
+them has shades. The page has colours of its own, the most frequent classes equally light and farthest apart.
 """
 
 import math
@@ -15,7 +15,7 @@ GOLDEN_ANGLE = 137.508
 FIRST_HUE = 28.0
 RING = 8
 LIGHTNESS = (0.7, 0.83, 0.56)
-"""The first eight ranks have the first lightness, the next eight the second, and so on: their hues begin to come close there."""
+"""The first eight ranks have the first lightness, the next eight, whose hues come close to theirs, the second."""
 
 CHROMA = 0.17
 SHADE_RANGE = (0.84, 0.5)
@@ -31,6 +31,7 @@ class Palette:
     """
 
     def __init__(self, order: Sequence[int]) -> None:
+        """Give each class its rank."""
         self._rank = {class_id: rank for rank, class_id in enumerate(order)}
 
     def colour(self, class_id: int) -> RGB:
@@ -39,7 +40,7 @@ class Palette:
         return self._colour(class_id, LIGHTNESS[ring % len(LIGHTNESS)] if class_id else BACKGROUND_LIGHTNESS)
 
     def shades(self, class_id: int, clusters: int) -> tuple[RGB, ...]:
-        """One colour for each of ``clusters`` clusters of a class, light to dark; for a single cluster the class's own."""
+        """A colour for each of ``clusters`` clusters of a class, light to dark; its own colour if there is one."""
         if clusters == 1:
             return (self.colour(class_id),)
         light, dark = SHADE_RANGE if class_id else BACKGROUND_SHADE_RANGE

@@ -63,7 +63,7 @@ class Drawing:
     """A chart, ready for the template.
 
     Attributes:
-        title, x_label, y_label: its texts.
+        title, x_label: its texts.
         lines: the curves.
         x_ticks, y_ticks: the axes.
         values: JSON for the read-out under the pointer: per line name, tone and points as [place, x label, y label].
@@ -71,7 +71,6 @@ class Drawing:
 
     title: str
     x_label: str
-    y_label: str
     lines: tuple[DrawnLine, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
@@ -84,17 +83,17 @@ class Drawing:
     bottom: int = HEIGHT - BOTTOM
 
 
-def draw(title: str, lines: Sequence[Line], *, x_label: str, y_label: str = "") -> Drawing:
+def draw(title: str, lines: Sequence[Line], *, x_label: str) -> Drawing:
     """Lay out a chart. The vertical axis begins at 0 unless a value is negative.
 
     Args:
         title: the heading.
         lines: at least one line with at least one point.
         x_label: what the horizontal axis counts.
-        y_label: what the vertical axis counts.
     """
     x_values = [x for line in lines for x, _ in line.points]
     y_values = [y for line in lines for _, y in line.points]
+    whole = all(x == round(x) for x in x_values)
     x_low, x_high = _widen(min(x_values), max(x_values))
     y_ticks = ticks(min(0.0, min(y_values)), max(y_values))
     y_low, y_high = y_ticks[0], max(y_ticks[-1], max(y_values))
@@ -103,7 +102,8 @@ def draw(title: str, lines: Sequence[Line], *, x_label: str, y_label: str = "") 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - x_low) / (x_high - x_low)
         up = (y - y_low) / (y_high - y_low)
-        return round(LEFT + across * (WIDTH - LEFT - RIGHT), 1), round(HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM), 1)
+        right, down = LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+        return round(right, 1), round(down, 1)
 
     drawn, values = [], []
     for line in lines:
@@ -111,14 +111,13 @@ def draw(title: str, lines: Sequence[Line], *, x_label: str, y_label: str = "") 
         strong = _smooth(binned) if line.smooth else binned
         path = _path([place(x, y) for x, y in strong])
         faint = _path([place(x, y) for x, y in binned]) if line.smooth else ""
-        drawn.append(DrawnLine(line.name, line.tone, path, faint, line.dashed, place(*line.mark) if line.mark else None))
-        values.append(
-            {"name": line.name, "tone": line.tone, "points": [[*place(x, y), f"{x:.6g}", f"{y:.4g}"] for x, y in strong]}
-        )
+        mark = place(*line.mark) if line.mark else None
+        drawn.append(DrawnLine(line.name, line.tone, path, faint, line.dashed, mark))
+        points = [[*place(x, y), f"{round(x) if whole else x:.6g}", f"{y:.4g}"] for x, y in strong]
+        values.append({"name": line.name, "tone": line.tone, "points": points})
     return Drawing(
         title,
         x_label,
-        y_label,
         tuple(drawn),
         tuple(Tick(place(value, y_low)[0], number(value)) for value in x_ticks),
         tuple(Tick(place(x_low, value)[1], number(value)) for value in y_ticks),
@@ -127,7 +126,7 @@ def draw(title: str, lines: Sequence[Line], *, x_label: str, y_label: str = "") 
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About ``count`` round numbers from below ``low`` to above ``high``, in steps of 1, 2, 2.5 or 5 times a power of ten."""
+    """About ``count`` round numbers from ``low`` or below to ``high`` or above, evenly spaced."""
     low, high = _widen(low, high)
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
@@ -151,7 +150,7 @@ def number(value: float) -> str:
 
 def _widen(low: float, high: float) -> tuple[float, float]:
     """A range that is not empty."""
-    return (low, high) if high - low > 1e-12 * max(abs(low), abs(high), 1e-20) else (low, low + (abs(low) or 1.0))
+    return (low, high) if high - low > 1e-9 * max(abs(low), abs(high), 1e-20) else (low, low + (abs(low) or 1.0))
 
 
 def _bin(points: Points) -> Points:
@@ -162,7 +161,7 @@ def _bin(points: Points) -> Points:
 
 
 def _smooth(points: Points) -> Points:
-    """Each point by a line fitted to its neighbours, an eighth of the curve in all: as a running mean, but true at the ends."""
+    """Each point by a line fitted to its neighbours, an eighth of the curve: a running mean, but true at the ends."""
     x, y = np.asarray(points, dtype=np.float64).T
     reach = max(2, len(points) // 16)
     smooth = []

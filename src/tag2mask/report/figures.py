@@ -1,4 +1,4 @@
-"""metrics.json and train/log.jsonl as the page shows them. What cannot be understood becomes a notice, never an error."""
+"""metrics.json and train/log.jsonl as the page shows them; what cannot be understood is no error."""
 
 import json
 import math
@@ -84,7 +84,7 @@ class Split:
 
     @property
     def compared(self) -> tuple[Result, Result] | None:
-        """The first result and the last kind of CAM, which the table's last column compares; None if there are not two."""
+        """The first and the last kind of CAM, which the table's last column compares; None if there are not two."""
         cams = [result for result in self.results if result.stage == "cams"] or list(self.results)
         return (cams[0], cams[-1]) if len(cams) > 1 else None
 
@@ -140,17 +140,15 @@ def sweep_charts(splits: Sequence[Split]) -> list[Drawing]:
             if not result.sweep and result.miou is not None and result.stage == "cams":
                 level = 100 * result.miou
                 lines.append(Line(result.title, result.tone, [(ends[0], level), (ends[1], level)], dashed=True))
-        charts.append(
-            draw(f"Background threshold, {split.name}", lines, x_label="threshold", y_label="mIoU in per cent")
-        )
+        charts.append(draw(f"Mean IoU in %, {split.name}", lines, x_label="background threshold"))
     return charts
 
 
 def read_log(path: Path) -> tuple[list[dict[str, float]], list[str]]:
     """The lines of a training log by step, and notices about what was passed over.
 
-    A step that was logged twice (before and after a resume) counts once, the later line. Values that are not finite are left
-    out.
+    A step that was logged twice (before and after a resume) counts once, the later line. Values that are not finite
+    are left out.
     """
     steps: dict[float, dict[str, float]] = {}
     broken = missing = 0
@@ -169,9 +167,11 @@ def read_log(path: Path) -> tuple[list[dict[str, float]], list[str]]:
         steps[finite["step"]] = finite
     notices = []
     if broken:
-        notices.append(f"{path.name}: {broken} {'line is' if broken == 1 else 'lines are'} not a JSON object with a step")
+        lines = "line is" if broken == 1 else "lines are"
+        notices.append(f"{path.name}: {broken} {lines} not a JSON object with a step")
     if missing:
-        notices.append(f"{path.name}: {missing} {'value is' if missing == 1 else 'values are'} not finite")
+        values = "value is" if missing == 1 else "values are"
+        notices.append(f"{path.name}: {missing} {values} not finite")
     return [steps[step] for step in sorted(steps)], notices
 
 
@@ -185,7 +185,8 @@ def log_charts(log: Sequence[dict[str, float]]) -> list[Drawing]:
 
     losses = [line(key, name, f"loss-{key}") for key, name in LOSSES.items() if key in keys]
     charts = [draw("Loss", losses, x_label="step")] if losses else []
-    others = sorted((key for key in keys if key not in LOSSES), key=lambda key: (key not in OTHER_TITLES, key != "learning_rate", key))
+    first = [key for key in OTHER_TITLES if key in keys]
+    others = first + sorted(key for key in keys if key not in LOSSES and key not in OTHER_TITLES)
     for key in others[: MOST_CHARTS - len(charts)]:
         title = OTHER_TITLES.get(key, key.replace("_", " ").capitalize())
         charts.append(draw(title, [line(key, title, "plain")], x_label="step"))
@@ -231,7 +232,8 @@ def _dict(value: Any) -> dict[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300  # a huge int is no float
+    """Whether it is finite; an int too large for a float is not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _fraction(value: Any) -> float | None:

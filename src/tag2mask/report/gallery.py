@@ -96,6 +96,7 @@ class Gallery:
     def __init__(
         self, run: Path, photos: PhotoSet, settings: ReportSettings, thresholds: dict[str, float], notice: Notice
     ) -> None:
+        """Nothing is read yet."""
         self._run, self._photos, self._settings = run, photos, settings
         self._thresholds, self._notice = thresholds, notice
         self.clusters = 1
@@ -142,7 +143,8 @@ class Gallery:
                 tiles.append(Tile(kind, title, (Layer(0, uri),), miou=score))
         with_heat = {layer.tag for tile in tiles for layer in tile.layers}
         chips = tuple(
-            Chip(tag, self._name(tag), css(self.palette.colour(tag)), iou.get(tag), tag in with_heat) for tag in photo.tags
+            Chip(tag, self._name(tag), css(self.palette.colour(tag)), iou.get(tag), tag in with_heat)
+            for tag in photo.tags
         )
         uri = pictures.photo_uri(image, size)
         return Card(photo.id, uri, *size, chips, tuple(tiles), entry.miou, entry.confidence)
@@ -176,7 +178,8 @@ class Gallery:
                 share = float(counts[prototype] / max(1, inside.size))
                 shares.append(Share(f"{self._name(class_id)} {cluster + 1}", css(shade), share))
         uri = pictures.allocation_uri(cells, colours, size)
-        return Tile("allocation", "Allocation", (Layer(0, uri),), shares=tuple(share for share in shares if share.share))
+        taken = tuple(share for share in shares if share.share)
+        return Tile("allocation", "Allocation", (Layer(0, uri),), shares=taken)
 
     def _score(self, labels: np.ndarray | None, truth: np.ndarray | None) -> tuple[float | None, dict[int, float]]:
         if labels is None or truth is None:

@@ -54,8 +54,8 @@ class Found:
 def write_report(run: Path, photos: PhotoSet, settings: ReportSettings) -> Path:
     """Write the report of a run.
 
-    The page is one file without any reference to another, and the same for the same inputs. Whatever is missing from the run
-    folder is missing from the page; whatever cannot be read is named on it.
+    The page is one file without any reference to another, and the same for the same inputs. What the run folder lacks,
+    the page lacks; what cannot be read is named on it.
 
     Args:
         run: the run folder.
@@ -78,21 +78,26 @@ def write_report(run: Path, photos: PhotoSet, settings: ReportSettings) -> Path:
     thresholds = _thresholds(found.splits)
     gallery = Gallery(run, photos, settings, thresholds, found.notice)
     cards, filters = gallery.draw(ranking.shown)
-    page = _environment().get_template("template.html").render(
-        style=Markup((FOLDER / "style.css").read_text(encoding="utf-8")),  # our own files, the only text that is not escaped
-        script=Markup(_script()),
-        script_hash=base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode(),
-        name=run.resolve().name,
-        photos=photos,
-        found=found,
-        cards=cards,
-        filters=filters,
-        background=gallery.shades(0, gallery.clusters),
-        clusters=gallery.clusters,
-        heat=[css(colour) for colour in heat_scale()],
-        order=_order_stated(ranking, settings, len(cards)),
-        colours={name: gallery.shades(class_id + 1, 1)[0] for class_id, name in enumerate(photos.classes)},
-        most_notices=MOST_NOTICES,
+    script = _text("script.js")
+    page = (
+        _environment()
+        .get_template("template.html")
+        .render(
+            style=Markup(_text("style.css")),  # two files of ours, the only texts that are not escaped
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            name=run.resolve().name,
+            photos=photos,
+            found=found,
+            cards=cards,
+            filters=filters,
+            background=gallery.shades(0, gallery.clusters),
+            clusters=gallery.clusters,
+            heat=[css(colour) for colour in heat_scale()],
+            order=_order_stated(ranking, settings, len(cards)),
+            colours={name: gallery.shades(class_id + 1, 1)[0] for class_id, name in enumerate(photos.classes)},
+            most_notices=MOST_NOTICES,
+        )
     )
     path = run / "report.html"
     write_text(path, page.encode("utf-8", "replace").decode("utf-8"))  # a file name may hold what UTF-8 cannot
@@ -128,15 +133,17 @@ def _gather(run: Path) -> Found:
 
 
 def _elapsed(log: Sequence[dict[str, float]]) -> float | None:
-    """The training's seconds; None unless they count up, as a log that was resumed by another clock does not."""
+    """The seconds of the training; the log's clock begins again at each resume."""
     seconds = [entry["seconds"] for entry in log if "seconds" in entry]
-    return seconds[-1] if seconds and seconds == sorted(seconds) else None
+    pairs = zip([0.0, *seconds], seconds, strict=False)
+    return sum(now - before if now >= before else now for before, now in pairs) if seconds else None
 
 
 def _flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:
     """Nested JSON as rows: ``[("torch.version", "2.12"), …]``."""
     if isinstance(value, dict):
-        return [row for key, inner in value.items() for row in _flatten(inner, f"{prefix}.{key}" if prefix else str(key))]
+        names = {key: f"{prefix}.{key}" if prefix else str(key) for key in value}
+        return [row for key, inner in value.items() for row in _flatten(inner, names[key])]
     if isinstance(value, list):
         return [(prefix, ", ".join(map(str, value)))]
     return [(prefix, "–" if value is None else str(value))]
@@ -186,8 +193,8 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _script() -> str:
-    return (FOLDER / "script.js").read_text(encoding="utf-8")
+def _text(name: str) -> str:
+    return (FOLDER / name).read_text(encoding="utf-8")
 
 
 def _duration(seconds: float) -> str:

@@ -1,13 +1,13 @@
 """The pictures of the gallery: arrays in, data URIs out.
 
-A photograph is embedded once. Everything else is a picture of the same size with an alpha channel, which the browser lays
-over it; so the reader can fade it, and the page stays small.
+A photograph is embedded once. Everything else is a picture with an alpha channel that the browser lays over it, so
+that the reader can fade it and the page stays small.
 """
 
 import base64
 import io
+from functools import cache
 
-import matplotlib
 import numpy as np
 from PIL import Image
 
@@ -17,7 +17,6 @@ IGNORED = 255
 TALLEST = 1.6
 """Height of a picture over its width, at most: a very tall photograph is made narrower instead."""
 
-HEAT = matplotlib.colormaps["turbo"]
 OUTLINE = (255, 255, 255, 235)
 LABEL_ALPHA = 165
 ACTIVATION_ALPHA = 215
@@ -66,14 +65,22 @@ def outline_uri(labels: np.ndarray) -> str:
 def heat_uri(values: np.ndarray) -> str:
     """One CAM, float32 (h, w) in [0, 1], as a heat map; what is near 0 is transparent."""
     clipped = np.clip(values, 0, 1)
-    overlay = HEAT(clipped, bytes=True)  # (h, w, 4)
-    overlay[..., 3] = np.clip(clipped / 0.25, 0, 1) * HEAT_ALPHA
+    alpha = np.clip(clipped / 0.25, 0, 1) * HEAT_ALPHA
+    overlay = np.dstack([heat_colours()[(clipped * 255).round().astype(np.uint8)], alpha.astype(np.uint8)])
     return _uri(Image.fromarray(overlay), "WEBP", quality=80, alpha_quality=80, method=4)
 
 
-def heat_scale(steps: int = 12) -> tuple[RGB, ...]:
-    """Colours of the heat map from 0 to 1, for its legend."""
-    return tuple((int(r), int(g), int(b)) for r, g, b, _ in HEAT(np.linspace(0, 1, steps), bytes=True))
+@cache
+def heat_colours() -> np.ndarray:
+    """The colours of a heat map from 0 to 1, uint8 (256, 3): matplotlib's ``turbo``."""
+    import matplotlib  # takes a quarter of a second, which a command that draws nothing should not pay
+
+    return np.asarray(matplotlib.colormaps["turbo"](np.arange(256), bytes=True))[:, :3]
+
+
+def heat_scale() -> tuple[RGB, ...]:
+    """Some colours of the heat map from 0 to 1, for its legend."""
+    return tuple((int(r), int(g), int(b)) for r, g, b in heat_colours()[::23])
 
 
 def label_uri(labels: np.ndarray, palette: Palette) -> str:
@@ -123,11 +130,11 @@ def outline(labels: np.ndarray) -> np.ndarray:
 def _png(overlay: np.ndarray) -> str:
     """An RGBA picture of few colours as a palette PNG, which is a quarter of the size."""
     packed = np.ascontiguousarray(overlay).view(np.uint32)[..., 0]
-    values, indices = np.unique(packed, return_inverse=True)
+    values = np.unique(packed)
     if len(values) > 256:
         return _uri(Image.fromarray(overlay), "PNG", optimize=True)
     colours = values.view(np.uint8).reshape(-1, 4)
-    picture = Image.fromarray(indices.reshape(packed.shape).astype(np.uint8))
+    picture = Image.fromarray(np.searchsorted(values, packed).astype(np.uint8))
     picture.putpalette(colours[:, :3].tobytes())
     return _uri(picture, "PNG", optimize=True, transparency=colours[:, 3].tobytes())
 

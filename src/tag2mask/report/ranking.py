@@ -1,4 +1,4 @@
-"""Which photographs the gallery shows, and in which order: worst first where there is truth, else least confident first."""
+"""Which photographs the gallery shows, and in which order: worst first, or least confident where there is no truth."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -111,10 +111,10 @@ def open_cam(path: Path, *, classes: int, size: tuple[int, int] | None = None) -
 
 
 def confidence(cam: CamFile) -> float:
-    """How clearly the CAMs decide: the margin between the largest and the second largest map, averaged over the grid's cells.
+    """How clearly the CAMs decide: the margin between the largest and the second largest map, averaged over the grid.
 
-    In [0, 1]. CAMs without a background map get one, 1 − the maximum. Cells outside the photograph (allocation 255) do not
-    count.
+    In [0, 1]. CAMs without a background map get one, 1 − the maximum. Cells outside the photograph (allocation 255) do
+    not count.
 
     Source: ours.
     """
@@ -162,7 +162,7 @@ def compare(prediction: np.ndarray, truth: np.ndarray, classes: int) -> tuple[fl
         classes: classes without background.
 
     Returns:
-        mIoU over the classes that occur in the truth (None if it is all 255), and the IoU of each class that occurs in either.
+        mIoU over the classes that occur in the truth (None if it is all 255), and the IoU of each class in either.
     """
     confusion = Confusion(classes + 1)
     confusion.update(prediction, truth)

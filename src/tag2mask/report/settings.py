@@ -12,11 +12,11 @@ class ReportSettings:
 
     Attributes:
         images: photographs in the gallery, at least 0.
-        choose: which of the ranked photographs are shown. ``spread`` takes them evenly from the worst to the best, so that the
-            gallery shows the run as it is; ``worst`` takes the worst only.
+        choose: which of the ranked photographs are shown. ``spread`` takes them evenly from the worst to the best, so
+            that the gallery shows the run as it is; ``worst`` takes the worst only.
         ids: IDs of the photographs to show instead; ``images`` and ``choose`` are then ignored.
-        ranked: photographs that are ranked at most; a larger set is thinned out evenly first. Ranking one takes about 10 ms.
-        width: width of the pictures in pixels, 64 to 1600. The page grows with its square: 24 images at 480 take 3 to 4 MB.
+        ranked: photographs that are ranked at most, at about 10 ms each; a larger set is thinned out evenly first.
+        width: of the pictures in pixels, 64 to 1600. The page grows with its square: 24 images at 480 take 3 to 4 MB.
     """
 
     images: int = 24

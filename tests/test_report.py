@@ -1,0 +1,124 @@
+"""The page as a file: complete, self-contained, the same twice, safe against hostile names and broken files."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from report_run import CLASSES, HOSTILE, IDS, build_run
+from tag2mask.data import PhotoSet, write_mask
+from tag2mask.errors import UsageError
+from tag2mask.report import ReportSettings, write_report
+
+SMALL = ReportSettings(width=96)
+
+
+class Page(HTMLParser):
+    """Elements, their attributes and the text of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.words: list[str] = []
+        self.feed(self.source)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_data(self, data: str) -> None:
+        if self.elements and self.elements[-1][0] not in ("script", "style"):
+            self.words.append(data)
+
+    def of(self, name: str) -> list[dict[str, str]]:
+        """The elements of a class."""
+        return [attributes for _, attributes in self.elements if name in attributes.get("class", "").split()]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PhotoSet, Page]:
+    run, photos = build_run(tmp_path_factory.mktemp("report"))
+    return run, photos, Page(write_report(run, photos, SMALL))
+
+
+def test_everything_is_on_the_page(built: tuple[Path, PhotoSet, Page]) -> None:
+    page = built[2]
+    for words in (
+        "40.0 %",
+        "−2.5",
+        "+15.0",
+        "at the best threshold, 0.3",
+        "40 training steps",
+        "20 s of training",
+        "worst first",
+    ):
+        assert words in page.text, words
+    assert len(page.of("card")) == len(IDS)
+    for kind in ("photo", "classifier", "prototype", "pot", "allocation", "mask", "truth"):
+        assert len(page.of("tile") and [1 for tile in page.of("tile") if kind in tile["class"].split()]) == len(IDS), (
+            kind
+        )
+    assert len(page.of("chart")) == 2 + 1 + 3  # two splits; the losses; rate, speed and a number of another name
+    assert not page.of("notices")
+
+
+def test_names_are_text_and_nothing_is_fetched(built: tuple[Path, PhotoSet, Page]) -> None:
+    page = built[2]
+    assert HOSTILE in page.text and IDS[3] in page.text
+    assert [tag for tag, _ in page.elements].count("script") == 1
+    for tag, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on")], tag
+        for name in ("src", "href", "action", "data", "srcset"):
+            assert attributes.get(name, "data:").startswith(("data:", "#")), (tag, attributes)
+        assert "url(" not in attributes.get("style", "").replace("url(data:image/webp;base64,", "")
+    assert not re.search(r"https?://|@import", page.source)
+
+
+def test_the_same_run_gives_the_same_page(built: tuple[Path, PhotoSet, Page]) -> None:
+    run, photos, page = built
+    assert write_report(run, photos, SMALL).read_text(encoding="utf-8") == page.source
+
+
+def test_an_empty_run_says_what_is_missing(tmp_path: Path) -> None:
+    photos = PhotoSet(CLASSES, (), tmp_path)
+    page = Page(write_report(tmp_path, photos, ReportSettings()))
+    assert "There are no figures" in page.text and "There are no pictures" in page.text
+    assert not page.of("card") and not page.of("chart")
+    with pytest.raises(UsageError, match="nowhere"):
+        write_report(tmp_path / "nowhere", photos, ReportSettings())
+
+
+def test_without_truth_the_least_confident_is_first(tmp_path: Path) -> None:
+    run, photos = build_run(tmp_path, truth=False)
+    (run / "metrics.json").unlink()
+    page = Page(write_report(run, photos, SMALL))
+    assert "least confident first" in page.text and "There are no figures" in page.text
+    assert len(page.of("card")) == len(IDS)
+    assert not [1 for tile in page.of("tile") if "truth" in tile["class"]]
+
+
+def test_bad_files_are_named_and_the_rest_is_shown(tmp_path: Path) -> None:
+    run, photos = build_run(tmp_path)
+    photos.photos[0].path.write_bytes(b"no image")
+    (run / "cams" / "pot" / "e.npz").write_bytes(b"no archive")
+    write_mask(run / "masks" / "f.png", np.zeros((3, 3), dtype=np.uint8))
+    (run / "metrics.json").write_text("{")
+    (run / "train" / "log.jsonl").write_text('{"step": 1, "loss": 2}\n{"ste')
+    page = Page(write_report(run, photos, SMALL))
+    assert len(page.of("card")) == len(IDS) - 1
+    for name in ("0.png", "e.npz", "f.png", "metrics.json", "log.jsonl"):
+        assert name in page.text, name
+    assert "5 notices" in page.text
+
+
+def test_chosen_photographs_and_a_name_that_is_no_unicode(tmp_path: Path) -> None:
+    run, photos = build_run(tmp_path)
+    odd = replace(photos.photos[4], id="caf\udce9")  # a file name in Latin-1, as Python reads it
+    photos = replace(photos, photos=(*photos.photos[:4], odd))
+    page = Page(write_report(run, photos, replace(SMALL, ids=["caf\udce9", "a", "gone"])))
+    assert len(page.of("card")) == 2
+    assert "caf?" in page.text and "gone: no photograph has this ID" in page.text

@@ -1,0 +1,234 @@
+"""The parts of the report: colours, curves, figures, pictures and the ranking, each against a value known otherwise."""
+
+import base64
+import io
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from report_run import CLUSTERS, build_run, make_cam
+from tag2mask.cam_files import CamFile, full_resolution, write_cam
+from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.evaluate import Confusion, ThresholdSweep
+from tag2mask.report import ReportSettings
+from tag2mask.report.colours import Palette, oklch
+from tag2mask.report.curves import HEIGHT, WIDTH, Line, draw, number, ticks
+from tag2mask.report.figures import read_log, read_splits
+from tag2mask.report.pictures import activation_uri, allocation_uri, label_uri, outline, picture_size
+from tag2mask.report.ranking import cam_labels, compare, confidence, open_cam, rank
+
+
+def decoded(uri: str) -> np.ndarray:
+    """The picture of a data URI: RGBA, uint8 (h, w, 4)."""
+    data = base64.b64decode(uri.split(",", 1)[1])
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"))
+
+
+def test_oklch_known_colours() -> None:
+    assert oklch(1, 0, 0) == (255, 255, 255)
+    assert oklch(0, 0, 0) == (0, 0, 0)
+    red = oklch(0.62796, 0.25768, 29.2339)  # what sRGB red is in OKLCH
+    assert np.abs(np.subtract(red, (255, 0, 0))).max() <= 1
+
+
+def test_classes_differ_and_shades_get_darker() -> None:
+    palette = Palette(range(1, 21))
+    colours = np.array([palette.colour(class_id) for class_id in range(1, 21)], dtype=float)
+    distances = np.linalg.norm(colours[:, None] - colours[None], axis=-1) + 1000 * np.eye(20)
+    assert distances[:8, :8].min() > 60
+    assert distances.min() > 25
+    for class_id in (0, 3):
+        brightness = [sum(shade) for shade in palette.shades(class_id, 4)]
+        assert brightness == sorted(brightness, reverse=True)
+        assert len(set(brightness)) == 4
+        assert palette.shades(class_id, 1) == (palette.colour(class_id),)
+
+
+@given(st.floats(-1000, 1000), st.floats(1e-4, 1e6))
+def test_ticks_cover_the_range_in_equal_steps(low: float, span: float) -> None:
+    values = np.array(ticks(low, low + span))
+    step = values[1] - values[0]
+    assert values[0] <= low + 1e-6 * step and values[-1] >= low + span - 1e-6 * step
+    assert np.allclose(np.diff(values), step, rtol=1e-3)
+    assert 2 <= len(values) <= 9
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (1.5e-4, "1.5e-4"), (0.25, "0.25"), (12_500, "12.5k"), (-3, "−3"), (20, "20")]
+)
+def test_number(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 50, 900])
+def test_a_straight_line_stays_straight(count: int) -> None:
+    """Binning and smoothing must not bend it, at the ends neither."""
+    line = Line("x", "plain", [(step, 2 + 3 * step) for step in range(count)], smooth=count > 2)
+    drawing = draw("title", [line], x_label="step")
+    places = np.array(re.findall(r"([\d.]+) ([\d.]+)", drawing.lines[0].path), dtype=float)
+    assert (places >= 0).all() and (places <= (WIDTH, HEIGHT)).all()
+    if count > 2:
+        rise = np.polyfit(places[:, 0], places[:, 1], 1)
+        assert np.abs(np.polyval(rise, places[:, 0]) - places[:, 1]).max() < 0.2
+    shown = json.loads(drawing.values)[0]["points"]
+    assert len(shown) == min(count, 240)
+
+
+def test_splits_in_the_order_of_the_method(tmp_path: Path) -> None:
+    run, _ = build_run(tmp_path)
+    split = read_splits(json.loads((run / "metrics.json").read_text()))[0]
+    assert [result.kind for result in split.results] == ["classifier", "prototype", "pot", "argmax"]
+    assert [result.difference for result in split.results] == pytest.approx([None, -0.025, 0.15, 0.16])
+    assert split.class_names[-1] == '<script>alert("class")</script>'
+    assert "box & co" not in split.class_names  # null: it occurs nowhere
+    assert split.results[0].sweep == ((0.2, 0.35), (0.3, 0.4), (0.4, 0.3))
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        None,
+        3,
+        [],
+        {"cams": []},
+        {"cams": {"train": {"pot": {"miou": "high"}}}},
+        {"cams": {"train": {"pot": {"miou": 7}}}},
+    ],
+)
+def test_figures_of_another_form_are_passed_over(metrics: object) -> None:
+    assert read_splits(metrics) == ()
+
+
+def test_log_after_a_kill_and_a_resume(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text(
+        '{"step": 10, "loss": 1.0}\n{"step": 20, "loss": 9.0}\n{"step": 20, "loss": 0.5}\n'
+        '{"step": 30, "loss": NaN}\n\n[1]\n{"step": 40, "lo'
+    )
+    log, notices = read_log(path)
+    assert log == [{"step": 10, "loss": 1}, {"step": 20, "loss": 0.5}, {"step": 30}]
+    assert len(notices) == 2 and "2 lines" in notices[0] and "1 value is" in notices[1]
+
+
+def test_picture_size() -> None:
+    assert picture_size((300, 400), 200) == (150, 200)
+    assert picture_size((30, 40), 200) == (30, 40)  # never enlarged
+    height, width = picture_size((5000, 100), 200)
+    assert height <= 320 and width >= 1
+
+
+def test_outline_leaves_out_ignored_borders() -> None:
+    labels = np.array([[0, 0, 1, 1, 255, 2, 2]], dtype=np.uint8)
+    assert outline(labels).tolist() == [[False, True, True, False, False, False, False]]
+
+
+def test_masks_are_coloured_and_255_hatched() -> None:
+    palette = Palette((1, 2))
+    labels = np.zeros((20, 30), dtype=np.uint8)
+    labels[:, 10:20], labels[:, 20:] = 2, 255
+    picture = decoded(label_uri(labels, palette))
+    assert picture[5, 5, 3] == 0
+    assert tuple(picture[5, 15, :3]) == palette.colour(2)
+    assert tuple(picture[5, 10]) == (255, 255, 255, 235)
+    ignored = picture[:, 20:]
+    assert len(np.unique(ignored.reshape(-1, 4), axis=0)) == 2
+    assert np.ptp(ignored[..., :3].astype(int), axis=-1).max() == 0  # grey
+
+
+def test_allocation_shows_each_cell_in_its_shade() -> None:
+    shades = dict(enumerate(Palette((1,)).shades(0, 2) + Palette((1,)).shades(1, 2)))
+    cells = np.array([[0, 1, 2], [3, 255, 0]], dtype=np.uint8)
+    picture = decoded(allocation_uri(cells, shades, (20, 30)))
+    centres = picture[5::10, 5::10]  # (2, 3, 4)
+    assert centres[1, 1, 3] == 0
+    for (row, column), prototype in np.ndenumerate(cells):
+        if prototype != 255:
+            assert tuple(centres[row, column, :3]) == shades[int(prototype)]
+
+
+def test_the_strongest_class_colours_a_cam_and_its_value_is_the_opacity() -> None:
+    maps = np.zeros((2, 32, 64), dtype=np.float32)
+    maps[0, :, :32], maps[1, :, 32:] = 0.4, 0.9
+    palette = Palette((1, 2))
+    picture = decoded(activation_uri(maps, np.array([1, 2]), palette)).astype(int)
+    assert np.abs(picture[16, 16, :3] - palette.colour(1)).max() < 25  # the picture is compressed
+    assert np.abs(picture[16, 48, :3] - palette.colour(2)).max() < 25
+    assert 1.8 < picture[16, 48, 3] / picture[16, 16, 3] < 2.4
+
+
+def test_confidence_is_the_mean_margin() -> None:
+    two = np.array([[[0.9, 0.5]], [[0.1, 0.5]]], dtype=np.float16)
+    with_background = CamFile(np.array([0, 4]), two, (8, 16))
+    assert confidence(with_background) == pytest.approx(0.4, abs=1e-3)
+    padded = replace(with_background, allocation=np.array([[0, 255]], dtype=np.uint8), clusters=1)
+    assert confidence(padded) == pytest.approx(0.8, abs=1e-3)
+    without = CamFile(np.array([4]), two[:1], (8, 16))  # the background is 1 − A
+    assert confidence(without) == pytest.approx(0.4, abs=1e-3)
+    nothing = CamFile(np.zeros(0, dtype=np.int32), np.zeros((0, 1, 2), dtype=np.float16), (8, 16))
+    assert confidence(nothing) == 1
+
+
+def test_cams_are_read_as_the_evaluation_reads_them() -> None:
+    truth = np.random.default_rng(0).integers(0, 4, (80, 96)).astype(np.uint8)
+    cam = make_cam("classifier", [1, 3], 0)
+    sweep = ThresholdSweep(4, (0.3, 0.5))
+    sweep.update(cam.ids, full_resolution(cam), truth)
+    labels = cam_labels(cam, 0.5)
+    assert labels is not None
+    confusion = Confusion(4)
+    confusion.update(labels, truth)
+    assert (confusion.matrix == sweep.confusion(0.5).matrix).all()
+    miou, iou = compare(labels, truth, 3)
+    assert miou == pytest.approx(confusion.miou())
+    assert iou[1] == pytest.approx(confusion.iou()[1])
+    assert cam_labels(cam, None) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"size": (80, 95)}, "95 × 80"),
+        ({"ids": np.array([0, 9], dtype=np.int32)}, "class ids"),
+        ({"allocation": np.full((5, 6), 4, dtype=np.uint8)}, "prototype"),
+    ],
+)
+def test_a_cam_file_that_does_not_fit(tmp_path: Path, change: dict[str, object], words: str) -> None:
+    cam = replace(make_cam("pot", [1], 0), **change)  # type: ignore[arg-type]
+    assert CLUSTERS * 2 == 4  # prototypes are 0 to 3
+    write_cam(tmp_path / "x.npz", cam)
+    with pytest.raises(Tag2maskError, match=words):
+        open_cam(tmp_path / "x.npz", classes=3, size=(80, 96))
+
+
+def test_worst_first_and_evenly_to_the_best(tmp_path: Path) -> None:
+    run, photos = build_run(tmp_path)
+    everything = rank(run, photos, ReportSettings(), print)
+    scores = [entry.miou for entry in everything.shown]
+    assert everything.by_truth and None not in scores
+    assert scores == sorted(scores)  # type: ignore[type-var]
+    assert everything.shown[-1].photo.id == "a"  # its mask is its truth
+    assert scores[-1] == 1
+    three = rank(run, photos, ReportSettings(images=3), print).shown
+    assert (three[0], three[-1], len(three)) == (everything.shown[0], everything.shown[-1], 3)
+    assert rank(run, photos, ReportSettings(images=2, choose="worst"), print).shown == everything.shown[:2]
+    assert rank(run, photos, ReportSettings(images=0), print).shown == ()
+
+
+def test_least_confident_first_without_truth(tmp_path: Path) -> None:
+    run, photos = build_run(tmp_path, truth=False)
+    ranking = rank(run, photos, ReportSettings(), print)
+    margins = [entry.confidence for entry in ranking.shown]
+    assert not ranking.by_truth and len(margins) == 6
+    assert margins == sorted(margins)  # type: ignore[type-var]
+
+
+def test_settings_out_of_range_are_named_together() -> None:
+    with pytest.raises(UsageError, match=r"images.*-1.*width.*9"):
+        ReportSettings(images=-1, width=9).validate()
