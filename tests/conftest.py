@@ -1,10 +1,12 @@
-"""What several test files share: the real data, where it is at hand."""
+"""What several test files share: the real data where it is at hand, and a tiny generated data set."""
 
 import os
 from pathlib import Path
 
 import pytest
 import torch
+
+from tag2mask.scenes import SceneSettings, write_scenes
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +16,14 @@ def real_data() -> Path:
     if not folder or not (Path(folder) / "data" / "voc-animals").is_dir():
         pytest.skip("TAG2MASK_DATA does not name a folder with data/voc-animals and weights/")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table data set of 10 training and 4 validation scenes of 2 classes, 64 px, with exact masks."""
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder, SceneSettings(classes=2, size=64, train=10, val=4))
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ Vassilvitskii 2007; the batching is ours.
 """
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 import torch
@@ -17,6 +18,8 @@ from tag2mask.errors import UsageError, first_five
 Seeding = Literal["farthest", "k-means++"]
 _SAME_POINT = 1e-6
 """Cosine distance below which two points count as one when centres are seeded."""
+_LARGE = 2**16
+"""Numbers in a set of points from which on a CPU had better take one set after another."""
 
 
 @dataclass(frozen=True)
@@ -82,19 +85,16 @@ def spherical_kmeans(
     if not unit:
         _check_finite(points)
         points = F.normalize(points, dim=2)
+    starts = None if starts is None else starts.reshape(*masks.shape[:2], *starts.shape[-2:])
     with torch.autocast(points.device.type, enabled=False):
-        if starts is None:
-            centres, alive = _seed(points, masks, clusters, seeding, generator)
+        random = starts is None and (generator is not None or seeding != "farthest")
+        serial = _waiting_is_free(points.device)
+        if serial and not random and points.shape[1] * points.shape[2] >= _LARGE:
+            found = _one_by_one(points, masks, clusters, starts, iterations)
         else:
-            starts = starts.view(*masks.shape[:2], *starts.shape[-2:])
-            centres, alive = F.normalize(starts.to(points.dtype), dim=3), starts.abs().sum(3) > 0
-        for _ in range(iterations):
-            assignment = _assign(points, masks, centres, alive)
-            centres, counts = _update(points, assignment, centres)
-    centres = centres * (counts > 0)[..., None]
-    if single:
-        return Clusters(centres[:, 0], counts[:, 0], assignment[:, 0])
-    return Clusters(centres, counts, assignment)
+            centres, alive = _start(points, masks, clusters, starts, seeding, generator)
+            found = _lloyd(points, masks, centres, alive, iterations, until_settled=serial)
+    return Clusters(found.centres[:, 0], found.counts[:, 0], found.assignment[:, 0]) if single else found
 
 
 def _check(points: Tensor, masks: Tensor, clusters: int, iterations: int, starts: Tensor | None) -> None:
@@ -120,6 +120,64 @@ def _check_finite(points: Tensor) -> None:
         raise UsageError(
             f"non-finite points in set {first_five((~finite).nonzero().flatten().tolist())} of {len(points)}"
         )
+
+
+def _waiting_is_free(device: torch.device) -> bool:
+    """Whether looking at a result costs nothing: there is no queue of work that has to run dry first."""
+    return device.type == "cpu"
+
+
+def _start(
+    points: Tensor,
+    masks: Tensor,
+    clusters: int,
+    starts: Tensor | None,
+    seeding: Seeding,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """The first centres (B, G, k, D), given or seeded, and which of them exist (B, G, k)."""
+    if starts is None:
+        return _seed(points, masks, clusters, seeding, generator)
+    return F.normalize(starts.to(points.dtype), dim=3), starts.abs().sum(3) > 0
+
+
+def _lloyd(
+    points: Tensor, masks: Tensor, centres: Tensor, alive: Tensor, iterations: int, *, until_settled: bool
+) -> Clusters:
+    """Rounds of assignment and update for all sets at once.
+
+    Args:
+        until_settled: stop when a round changes nothing, which gives the same result; it waits for the device.
+    """
+    assignment = _assign(points, masks, centres, alive)
+    centres, counts = _update(points, assignment, centres)
+    for _ in range(iterations - 1):
+        before, assignment = assignment, _assign(points, masks, centres, alive)
+        if until_settled and before.equal(assignment):
+            break
+        centres, counts = _update(points, assignment, centres)
+    return Clusters(centres * (counts > 0)[..., None], counts, assignment)
+
+
+def _one_by_one(points: Tensor, masks: Tensor, clusters: int, starts: Tensor | None, iterations: int) -> Clusters:
+    """Each set over its own points alone, until it settles: less work where sets do not run in parallel anyway."""
+    sets, groups, length = masks.shape
+    centres = points.new_zeros(sets, groups, clusters, points.shape[2])
+    counts = torch.zeros(sets, groups, clusters, dtype=torch.int64)
+    assignment = torch.full((sets, groups, length), -1)
+    for index, group in product(range(sets), range(groups)):
+        chosen = masks[index, group].nonzero()[:, 0]
+        if not len(chosen):
+            continue
+        # Copied along whichever side is contiguous; the other way round is many times slower.
+        own = points[index].T.index_select(1, chosen).T if points.stride(1) == 1 else points[index, chosen]
+        everyone = torch.ones(1, 1, len(chosen), dtype=torch.bool)
+        own_starts = None if starts is None else starts[index : index + 1, group : group + 1]
+        start, alive = _start(own[None], everyone, clusters, own_starts, "farthest", None)
+        found = _lloyd(own[None], everyone, start, alive, iterations, until_settled=True)
+        centres[index, group], counts[index, group] = found.centres[0, 0], found.counts[0, 0]
+        assignment[index, group, chosen] = found.assignment[0, 0]
+    return Clusters(centres, counts, assignment)
 
 
 def _seed(

@@ -76,7 +76,8 @@ def photo_maps(network: PotNetwork, images: Tensor, tags: Tensor, *, scales: Seq
     cams, features = [], []
     for scale in scales:
         scaled = resize(images, scale)
-        output = network(torch.cat([scaled, scaled.flip(3)]) if flip else scaled)
+        batch = torch.cat([scaled, scaled.flip(3)]) if flip else scaled
+        output = network(batch.contiguous(memory_format=torch.channels_last))
         cams.append(_on_grid(output.cams.float().relu(), grid, flip))
         features.append(_on_grid(output.features.float(), grid, flip))
     summed = torch.stack(cams).sum(0)

@@ -33,11 +33,11 @@ NAMES = {"classifier": "classifier CAM", "prototype": "single prototype", "pot":
 
 def figures_table(figures: dict[str, dict[str, dict[str, object]]]) -> Table:
     """One line a kind of CAM or mask: split, mIoU, pixel accuracy; in per cent."""
-    table = Table(title="against the ground truth", title_justify="left")
+    table = Table(title="against the ground truth, in %", title_justify="left")
     for name in ("split", "what"):
-        table.add_column(name)
-    for name in ("mIoU", "pixel accuracy", "background threshold", "photographs"):
-        table.add_column(name, justify="right")
+        table.add_column(name, no_wrap=True)
+    for name in ("mIoU", "pixels right", "threshold", "photos"):
+        table.add_column(name, justify="right", no_wrap=True)
     for stage, splits in figures.items():
         for split, kinds in splits.items():
             for kind, values in kinds.items():
@@ -51,4 +51,4 @@ def _row(values: object) -> list[str]:
     known = values if isinstance(values, dict) else {}
     threshold = known.get("threshold")
     shares = [f"{100 * known[name]:.1f}" if known.get(name) is not None else "–" for name in ("miou", "pixel_accuracy")]
-    return [*shares, "–" if threshold is None else f"{threshold:.2f} (best)", str(known.get("images", "–"))]
+    return [*shares, "–" if threshold is None else f"{threshold:.2f}, best", str(known.get("images", "–"))]

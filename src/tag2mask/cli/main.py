@@ -23,21 +23,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         the exit code: 0 all done; 1 failed, or some items could not be done; 2 wrong use.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in words
     try:
         return _dispatch(words)
-    except Tag2maskError as error:
-        code, message = error.exit_code, str(error)
-    except KeyboardInterrupt:
-        code, message = 1, "stopped; what is finished is kept, and the same command goes on from there"
-    except OSError as error:
-        code, message = 1, f"{error}; what is finished is kept, and the same command goes on from there"
-    except Exception as error:
-        code, message = 1, f"unexpected {type(error).__name__}: {error} (--debug shows where)"
-    if debug:
-        traceback.print_exc()
+    except (Exception, KeyboardInterrupt) as error:
+        if "--debug" in words:
+            traceback.print_exception(error)
+        code, message = _verdict(error)
     errors().print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
     return code
+
+
+def _verdict(error: BaseException) -> tuple[int, str]:
+    """Exit code and words for what went wrong."""
+    kept = "what is finished is kept, and the same command goes on from there"
+    if isinstance(error, Tag2maskError):
+        return error.exit_code, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 1, f"stopped; {kept}"
+    if isinstance(error, OSError):
+        return 1, f"{error}; {kept}"
+    return 1, f"unexpected {type(error).__name__}: {error} (--debug shows where)"
 
 
 def _dispatch(words: list[str]) -> int:

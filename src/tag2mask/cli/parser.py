@@ -28,12 +28,23 @@ class Parser(ArgumentParser):
         message = " ".join(re.sub(r"\s+", " ", message).split())
         options = [option for action in self._actions for option in action.option_strings]
         unknown = re.findall(r"(--[\w.-]+)", message) if "nrecognized" in message else []
-        unknown += [f"--{key}" for key in re.findall(r"(?:Key|key|Option|option) '?\"?([\w.]+)'?\"? is not expected", message)]
+        unknown += [f"--{key}" for key in re.findall(r"[Kk]ey '([\w.]+)' is not expected", message)]
+        unknown += [f"--{group}.{key}" for group, key in re.findall(r"Group '([\w.]+)' does not accept option '(\w+)'", message)]
         hints = []
         for name in unknown:
             close = difflib.get_close_matches(name, options, n=3, cutoff=0.6)
             hints.append(f"{name} is no setting" + (f"; did you mean {' or '.join(close)}?" if close else "; see --help"))
-        return "; ".join(hints) if hints else message
+        return "; ".join(hints) if hints else _wrong_type(message)
+
+
+def _wrong_type(message: str) -> str:
+    """A parser's complaint about a value, in the words of the command line."""
+    found = re.match(r'Parser key "([\w.]+)": Expected an? (.+?)\. Got value: (.*)', message)
+    if found:
+        kind = re.sub(r"<class '([\w.]+)'>|typing\.Literal\[(.*)\]", lambda m: m[1] or f"one of {m[2]}", found[2])
+        return f"--{found[1]} should be {kind}, received {found[3]}"
+    found = re.match(r'Parser key "([\w.]+)": Does not validate against any of the Union subtypes .*?Given value: (.*)', message)
+    return f"--{found[1]} cannot be {found[2]}; see --help for what it may be" if found else message
 
 
 def _cause(error: BaseException | None) -> BaseException | None:
@@ -110,5 +121,5 @@ def to_config(parser: Parser, namespace: Namespace) -> Config:
     Raises:
         UsageError: a value out of range.
     """
-    values = parser.instantiate_classes(namespace)
+    values = parser.instantiate(namespace)
     return Config(**{item.name: getattr(values, item.name) for item in fields(Config)})

@@ -71,7 +71,9 @@ class Request:
 
 def _with_default_preset(name: str, words: Sequence[str]) -> list[str]:
     """`demo` starts from its own preset."""
-    return ["--config", "demo", *words] if name == "demo" else list(words)
+    if name != "demo":
+        return list(words)
+    return ["--config", "demo-quick" if "--quick" in words else "demo", *words]
 
 
 def _finish(request: Request, results: Iterable[StageResult]) -> int:
@@ -100,7 +102,6 @@ def _stages(request: Request, names: Sequence[str]) -> int:
     if request.options["restart"]:
         again = run.restart(request.options["restart"])
         errors().print(f"restart: deleted what {', '.join(again)} made", highlight=False)
-    run.record_config(request.config, replace=names[0] == "train")
     return _finish(request, (STAGE_FUNCTIONS[name](request.config, run, errors()) for name in names))
 
 
@@ -118,8 +119,7 @@ def _demo(request: Request) -> int:
     """`demo`: `run` on generated scenes."""
     from tag2mask.pipeline.demo import prepare_demo
 
-    config = prepare_demo(request.config, quick=bool(request.options["quick"]), console=errors())
-    return _run(replace(request, config=config))
+    return _run(replace(request, config=prepare_demo(request.config, errors())))
 
 
 def _evaluate(request: Request) -> int:

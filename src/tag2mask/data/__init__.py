@@ -1,7 +1,10 @@
-"""Photographs and their tags: readers, the one way to open an image, augmentation, and the check."""
+"""Photographs and their tags: readers, the one way to open an image, augmentation, and the check.
+
+What needs torch, and the check, are imported from their modules: `augment`, `training_set`, `check`.
+"""
 
 from tag2mask.data.images import ImageError, MaskError, image_size, palette, read_image, read_mask, write_mask
-from tag2mask.data.photos import Photo, PhotoSet, open_photos
+from tag2mask.data.photos import Photo, PhotoSet, find_photos, open_photos
 from tag2mask.data.settings import AugmentSettings, DataSettings
 
 __all__ = [
@@ -11,6 +14,7 @@ __all__ = [
     "MaskError",
     "Photo",
     "PhotoSet",
+    "find_photos",
     "image_size",
     "open_photos",
     "palette",

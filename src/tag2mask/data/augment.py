@@ -148,7 +148,8 @@ def _offset(side: int, crop: int, place: float) -> int:
 def _resampled(image: Image.Image, geometry: Geometry, how: Image.Resampling) -> npt.NDArray[Any]:
     """The part of the window that holds the photograph, resized from just the pixels it needs.
 
-    The filter sees the pixels around the box, so that the result is that of resizing first and cutting then.
+    The filter sees the pixels around the box, so that the result is that of resizing first and cutting then, but for
+    Pillow's rounding.
     """
     rows, columns = geometry.inside
     scale_y, scale_x = image.height / geometry.size[0], image.width / geometry.size[1]
@@ -165,4 +166,4 @@ def _resampled(image: Image.Image, geometry: Geometry, how: Image.Resampling) ->
 
 
 def _tensor(window: npt.NDArray[Any], geometry: Geometry) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(window[:, ::-1] if geometry.flip else window))
+    return torch.from_numpy((window[:, ::-1] if geometry.flip else window).copy())

@@ -15,7 +15,7 @@ from tag2mask.data.listing import FolderIndex, Listing, is_image_name, walk_file
 from tag2mask.data.photos import Photo, Survey, survey
 from tag2mask.data.problems import Problem, error, grouped_lines, warning
 from tag2mask.data.settings import DataSettings
-from tag2mask.data.voc import list_problems
+from tag2mask.data.voc import IMAGES, list_problems
 from tag2mask.errors import first_five
 
 Progress = Callable[[int, int], None]
@@ -87,7 +87,7 @@ class CheckReport:
         split = "" if self.split is None else f", split {self.split}"
         lines = [
             f"{self.root}: {self.kind}{split}",
-            f"{self.images} photographs, {self.untagged} without tags, {self.masks} with a ground-truth mask",
+            f"photographs: {self.images}, without tags: {self.untagged}, with a ground-truth mask: {self.masks}",
         ]
         if self.splits:
             lines.append("splits: " + ", ".join(f"{name} {count}" for name, count in self.splits.items()))
@@ -132,12 +132,13 @@ def check(settings: DataSettings, *, progress: Progress | None = None, threads: 
 
 def _photos_without_a_list(listing: Listing, masks: Path | None) -> Iterator[Photo]:
     """The images below a root whose list is unusable, so that they are checked all the same."""
-    if not listing.root.is_dir() or listing.entries:
+    folder = listing.root / IMAGES if listing.kind == "voc" else listing.root
+    if not folder.is_dir() or listing.entries:
         return
     try:
-        for name, is_image in walk_files(listing.root, skip=masks):
+        for name, is_image in walk_files(folder, skip=masks):
             if is_image:
-                yield Photo(name, listing.root / name, ())
+                yield Photo(name, folder / name, ())
     except OSError:
         return  # the reader has reported the folder
 
@@ -188,19 +189,18 @@ def _overall(found: Survey, settings: DataSettings, counts: dict[str, int]) -> I
     if settings.classes is None and not listing.official and len(counts) <= TAG_LIMIT:
         for rare, frequent in similar_names(counts):
             place = next(listing.where(entry) for entry in listing.entries if rare in (entry.tags or ()))
-            message = f"the tag `{rare}` ({counts[rare]} photographs) looks like `{frequent}` ({counts[frequent]})"
+            message = f"the tag `{rare}` ({counts[rare]}×) looks like `{frequent}` ({counts[frequent]}×)"
             yield warning("similar-tags", place, f"{message}; correct it, or give data.classes if both are meant")
     unused = [name for name, count in counts.items() if not count]
     if unused and photos:
-        yield warning("empty-class", root, f"{len(unused)} classes have no photograph: {first_five(unused)}")
+        yield warning("empty-class", root, f"classes without a photograph ({len(unused)}): {first_five(unused)}")
     if settings.masks is not None:
-        if not settings.masks.is_dir():
-            yield error("missing-mask", str(settings.masks), "data.masks does not exist; name the folder with ID.png")
-        else:
-            for photo in photos:
-                if photo.mask is None:
-                    message = f"there is no mask {photo.id}.png in {settings.masks}; it is left out of every figure"
-                    yield warning("missing-mask", listing.shown(photo.path), message)
+        for photo in photos:
+            if photo.mask is None and settings.masks.is_dir():
+                message = (
+                    f"there is no mask {photo.id}.png in {settings.masks}; add it, or evaluate without this photograph"
+                )
+                yield warning("missing-mask", listing.shown(photo.path), message)
     if listing.kind == "voc" and settings.split is None:
         yield from list_problems(listing.root)
     if listing.kind == "table" and settings.split is None and listing.entries:
@@ -219,5 +219,5 @@ def _unlisted(listing: Listing, masks: Path | None) -> Iterator[Problem]:
         if is_image_name(name) and folder / name not in listed
     )
     if names:
-        message = f"{len(names)} images beside the listed ones are not in the table: {first_five(names)}"
+        message = f"images beside the listed ones that are not in the table ({len(names)}): {first_five(names)}"
         yield warning("unlisted-image", str(listing.root), message)

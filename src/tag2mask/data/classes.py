@@ -18,6 +18,7 @@ RARE_FRACTION = 0.05
 SIMILARITY = 0.75
 """`difflib` ratio from which two names look like one; ours: ``hosre`` and ``horse`` have 0.8."""
 
+LIST_SUFFIXES = frozenset({".txt", ".yaml", ".yml", ".json"})
 BACKGROUND_NAMES = frozenset({"background", "_background_", "__background__"})
 
 
@@ -50,8 +51,8 @@ def read_classes(value: str) -> tuple[tuple[str, ...] | None, list[Problem]]:
         the names in order, or None if there is no list to speak of, and what is wrong with it.
     """
     path = Path(value)
-    looks_like_a_file = "," not in value and (path.suffix in {".txt", ".yaml", ".yml", ".json"} or len(path.parts) > 1)
-    if looks_like_a_file or path.is_file():
+    is_file = _is_file(path)
+    if is_file or ("," not in value and (path.suffix in LIST_SUFFIXES or len(path.parts) > 1)):
         try:
             names = _names_in(path)
         except (OSError, ValueError, yaml.YAMLError) as reason:
@@ -60,7 +61,7 @@ def read_classes(value: str) -> tuple[tuple[str, ...] | None, list[Problem]]:
             return None, [error("bad-classes", str(path), f"{message}; {remedy}")]
     else:
         names = [name.strip() for name in value.split(",")]
-    subject = str(path) if looks_like_a_file or path.is_file() else "data.classes"
+    subject = str(path) if is_file else "data.classes"
     return tuple(names), list(_list_problems(subject, names))
 
 
@@ -101,6 +102,13 @@ def _ratio_reaches(name: str, other: str) -> bool:
     """Whether two names look alike; the two cheap bounds come first because a data set may have many tags."""
     matcher = difflib.SequenceMatcher(None, folded_name(name), folded_name(other))
     return all(ratio() >= SIMILARITY for ratio in (matcher.real_quick_ratio, matcher.quick_ratio, matcher.ratio))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a list of many names is too long for a path
+        return False
 
 
 def _names_in(path: Path) -> list[str]:

@@ -9,7 +9,7 @@ from typing import IO, cast
 import numpy as np
 from PIL import ExifTags, Image
 
-from tag2mask.data.problems import Fault
+from tag2mask.data.problems import Fault, one_line
 from tag2mask.errors import Tag2maskError
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
@@ -53,7 +53,7 @@ class MaskError(ImageError):
 
 def image_error(path: Path, kind: Fault, reason: str) -> ImageError:
     """An `ImageError` about ``path``."""
-    return ImageError(f"{path}: {reason}", kind=kind, reason=reason)
+    return ImageError(one_line(f"{path}: {reason}"), kind=kind, reason=one_line(reason))
 
 
 @contextmanager
@@ -99,7 +99,7 @@ def decode(path: Path, image: Image.Image) -> Image.Image:
     try:
         image.load()
     except Exception as reason:  # a damaged file makes decoders raise almost anything
-        message = f"the file is cut off or damaged ({_one_line(reason)}); replace it"
+        message = f"the file is cut off or damaged ({_words(reason)}); replace it"
         raise image_error(path, "damaged-image", message) from reason
     turn = UPRIGHT.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
@@ -155,7 +155,7 @@ def to_rgb(path: Path, image: Image.Image) -> Image.Image:
             return Image.alpha_composite(white, layered).convert("RGB")
         return image.convert("RGB")
     except (ValueError, OSError) as reason:
-        message = f"pixels of the kind {image.mode} cannot become RGB ({_one_line(reason)}); save it as RGB"
+        message = f"pixels of the kind {image.mode} cannot become RGB ({_words(reason)}); save it as RGB"
         raise image_error(path, "unsupported-image", message) from reason
 
 
@@ -184,10 +184,10 @@ def _identified(path: Path, file: IO[bytes], formats: tuple[str, ...]) -> Image.
         try:
             return cast("Image.Image", factory(file, str(path)))
         except Image.DecompressionBombError as reason:
-            message = f"its size or its text is beyond Pillow's own limit ({_one_line(reason)}); shrink it"
+            message = f"its size or its text is beyond Pillow's own limit ({_words(reason)}); shrink it"
             raise image_error(path, "pixel-limit", message) from reason
         except Exception as reason:  # a damaged file makes decoders raise almost anything
-            message = f"the file begins like {name}, its header is cut off or damaged ({_one_line(reason)}); replace it"
+            message = f"the file begins like {name}, its header is cut off or damaged ({_words(reason)}); replace it"
             raise image_error(path, "damaged-image", message) from reason
     if signature[4:8] == b"ftyp" and signature[8:12] in HEIC_BRANDS:
         raise image_error(path, "not-an-image", "a HEIC photograph, which is not read; convert it to JPEG")
@@ -203,5 +203,5 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _one_line(reason: BaseException) -> str:
+def _words(reason: BaseException) -> str:
     return " ".join(str(reason).split()) or type(reason).__name__

@@ -48,7 +48,7 @@ def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listi
         remedy = "if it is none, point data.root deeper, or give data.tags"
         listing.problems.append(warning("unlikely-class", str(root), f"{message}; {remedy}"))
     if ignored:
-        message = f"{len(ignored)} files are not named like images and are passed over: {first_five(ignored)}"
+        message = f"files that are not named like images are passed over ({len(ignored)}): {first_five(ignored)}"
         listing.problems.append(warning("ignored-file", str(root), message))
     return listing
 

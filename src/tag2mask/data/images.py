@@ -7,7 +7,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from tag2mask.data.decoding import ImageError, MaskError, decode, opened, to_rgb, upright_size
-from tag2mask.data.problems import Fault
+from tag2mask.data.problems import Fault, one_line
 from tag2mask.data.settings import PIXEL_LIMIT
 from tag2mask.errors import first_five
 from tag2mask.files import atomic_path
@@ -135,4 +135,4 @@ def palette() -> npt.NDArray[np.uint8]:
 
 
 def _mask_error(path: Path, kind: Fault, reason: str) -> MaskError:
-    return MaskError(f"{path}: {reason}", kind=kind, reason=reason)
+    return MaskError(one_line(f"{path}: {reason}"), kind=kind, reason=one_line(reason))

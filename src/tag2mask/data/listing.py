@@ -93,20 +93,21 @@ class FolderIndex:
         self._names: dict[str, frozenset[str]] = {}
         self._by_stem: dict[str, dict[str, list[str]]] = {}
 
-    def names(self, folder: Path) -> frozenset[str]:
+    def names(self, folder: Path | str) -> frozenset[str]:
         """The names of the files in ``folder``; none if it does not exist or cannot be read."""
         key = str(folder)
         if key not in self._names:
             try:
-                with os.scandir(folder) as found:
+                with os.scandir(key) as found:
                     self._names[key] = frozenset(item.name for item in found if item.is_file())
             except OSError:
                 self._names[key] = frozenset()
         return self._names[key]
 
-    def has(self, path: Path) -> bool:
+    def has(self, path: Path | str) -> bool:
         """Whether ``path`` is a file."""
-        return path.name in self.names(path.parent)
+        folder, name = os.path.split(path)  # far cheaper than the parent of a Path
+        return name in self.names(folder or ".")
 
     def similar(self, path: Path) -> str | None:
         """A file beside ``path`` that differs from it only in case or suffix."""

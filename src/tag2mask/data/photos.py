@@ -61,8 +61,9 @@ class PhotoSet:
         """
         chosen = self.photos if photos is None else photos
         matrix = np.zeros((len(chosen), len(self.classes)), dtype=np.bool_)
-        for row, photo in enumerate(chosen):
-            matrix[row, np.asarray(photo.tags, dtype=np.intp) - 1] = True
+        cells = [(row, tag - 1) for row, photo in enumerate(chosen) for tag in photo.tags]
+        rows, columns = np.array(cells, dtype=np.intp).reshape(-1, 2).T
+        matrix[rows, columns] = True
         return matrix
 
     def by_id(self, photo_id: str) -> Photo:
@@ -147,6 +148,8 @@ def survey(settings: DataSettings, *, split: str | None = None) -> Survey:
     if not listing.entries and not any(problem.level == "error" for problem in problems):
         message = "there are no photographs; check data.root, data.kind and data.split"
         problems.append(error("no-photographs", str(listing.root), message))
+    if settings.masks is not None and not settings.masks.is_dir():
+        problems.append(error("missing-mask", str(settings.masks), "data.masks is no folder; name the one with ID.png"))
     problems += _duplicates(listing)
     classes, closed, class_faults = _classes(settings, listing)
     problems += class_faults
@@ -226,8 +229,8 @@ def _photos(listing: Listing, classes: tuple[str, ...]) -> tuple[list[Photo], li
             message = f"the image {listing.shown(entry.path)} does not exist; {hint}"
             missing.append(error("missing-image", listing.where(entry), message))
             continue
-        masks = (folder / f"{entry.id}.png" for folder in listing.mask_folders)
+        masks = (f"{folder}/{entry.id}.png" for folder in listing.mask_folders)
         mask = next((path for path in masks if index.has(path)), None)
         tags = tuple(sorted(ids[tag] for tag in entry.tags or () if tag in ids))
-        photos.append(Photo(entry.id, entry.path, tags, mask))
+        photos.append(Photo(entry.id, entry.path, tags, None if mask is None else Path(mask)))
     return photos, missing

@@ -79,12 +79,19 @@ class Problem:
 
 def error(kind: Fault, subject: str, message: str) -> Problem:
     """A problem that makes the data set unusable."""
-    return Problem("error", kind, subject, message)
+    return Problem("error", kind, one_line(subject), one_line(message))
 
 
 def warning(kind: Fault, subject: str, message: str) -> Problem:
     """A problem that leaves the data set usable."""
-    return Problem("warning", kind, subject, message)
+    return Problem("warning", kind, one_line(subject), one_line(message))
+
+
+def one_line(text: str) -> str:
+    """``text`` that any terminal and any file can take: what is not printable, as file names may hold, is escaped."""
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text)
 
 
 def grouped_lines(problems: Iterable[Problem], shown: int) -> list[str]:

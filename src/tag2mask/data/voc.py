@@ -136,8 +136,9 @@ def list_problems(root: Path) -> Iterator[Problem]:
             if training in lists and held_out in lists:
                 both = [image_id for image_id in lists[training].lines if image_id in lists[held_out].lines]
                 if both:
-                    message = f"{len(both)} photographs are in `{held_out}` too, which makes its figures worthless"
-                    yield warning("split-overlap", lists[training].subject, f"{message}: {first_five(both)}")
+                    message = f"photographs that are in `{held_out}` too, which makes its figures worthless"
+                    named = f"{message} ({len(both)}): {first_five(both)}"
+                    yield warning("split-overlap", lists[training].subject, named)
 
 
 def _read_list(path: Path, subject: str) -> VocList:

@@ -128,7 +128,8 @@ class Confusion:
     def _over_union(self, pixels: np.ndarray) -> np.ndarray:
         union = self.truth_pixels() + self.matrix.sum(axis=0) - self._hits()
         shares = np.full(self.classes, np.nan)
-        return np.divide(pixels, union, out=shares, where=union > 0)
+        np.divide(pixels, union, out=shares, where=union > 0)
+        return shares
 
 
 def check_values(counts: np.ndarray, classes: int, name: str) -> None:

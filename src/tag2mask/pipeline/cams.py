@@ -13,6 +13,7 @@ from tag2mask.cam_files import PADDING, CamFile, read_ids, write_cam
 from tag2mask.data.images import ImageError, image_size, read_image
 from tag2mask.data.photos import Photo
 from tag2mask.errors import UsageError
+from tag2mask.memory import retain_freed_memory
 from tag2mask.inference import PhotoMaps, photo_maps, scale_one
 from tag2mask.networks.checkpoint import load_network
 from tag2mask.networks.pot_network import PotNetwork
@@ -41,8 +42,10 @@ def cams(config: Config, run: RunFolder, console: Console) -> StageResult:
     network = load_network(run / NETWORK, classes=photos.classes)
     settings = {name: value for name, value in plain(config.cams).items() if name != "batch_size"}
     run.claim("cams", {"cams": settings, "pot": plain(config.pot)})
+    run.record_config(config, replace=False)
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
-    network = network.to(device).eval()
+    network = network.to(device, memory_format=torch.channels_last).eval()
+    retain_freed_memory()
     result = StageResult("cams")
     batches = list(_batches(photos.photos, config, result))
     wanted = {photo.id for batch in batches for photo in batch if _missing(photo, run, config.cams.kinds)}

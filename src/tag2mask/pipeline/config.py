@@ -12,6 +12,7 @@ from tag2mask.errors import UsageError
 from tag2mask.networks.settings import NetworkSettings
 from tag2mask.pot import PotSettings
 from tag2mask.report.settings import ReportSettings
+from tag2mask.scenes.settings import SceneSettings
 from tag2mask.training.settings import TrainSettings
 
 CAM_KINDS = ("classifier", "prototype", "pot")
@@ -76,19 +77,26 @@ class EvaluateSettings:
     """What is measured where there is ground truth.
 
     Attributes:
-        splits: the splits to measure on, names as for data.split; null takes data.split.
-        classes: the classes that mIoU is the mean of, `background` among them if it counts; null takes all that occur.
+        splits: the splits to measure on, names as for data.split, a list or with commas; null takes data.split.
+        classes: the classes that mIoU is the mean of, a list or with commas, `background` among them if it counts; null takes
+            all that occur.
         thresholds: background thresholds that are tried for CAMs without a background of their own.
     """
 
-    splits: list[str] | None = None
-    classes: list[str] | None = None
+    splits: list[str] | str | None = None
+    classes: list[str] | str | None = None
     thresholds: list[float] = field(default_factory=lambda: [round(0.05 * step, 2) for step in range(1, 20)])
 
     def __post_init__(self) -> None:
-        """Refuse values out of range."""
+        """Split names with commas; refuse values out of range."""
+        self.splits, self.classes = _names(self.splits), _names(self.classes)
         if not self.thresholds or any(not 0 <= value <= 1 for value in self.thresholds):
             raise UsageError("settings of evaluate: thresholds should be numbers in [0, 1], one at least")
+
+
+def _names(value: list[str] | str | None) -> list[str] | None:
+    """A list of names from a list or from names with commas."""
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
 
 @dataclass
@@ -110,6 +118,7 @@ class Config:
         refine: masks.
         evaluate: figures.
         report: the page.
+        scenes: the generated photographs of `demo`.
     """
 
     out: Path | None = None
@@ -126,6 +135,7 @@ class Config:
     refine: RefineSettings = field(default_factory=RefineSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
+    scenes: SceneSettings = field(default_factory=SceneSettings)
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from time import monotonic
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -63,13 +64,13 @@ def progress_bar(console: Console, title: str, total: int) -> Iterator[Advance]:
 
 
 class _PlainLines:
-    """Progress for logs: a line at each tenth."""
+    """Progress for logs: a line at each quarter, and one a minute between them."""
 
     def __init__(self, console: Console, title: str, total: int) -> None:
-        self.console, self.title, self.total, self.tenth = console, title, max(total, 1), 0
+        self.console, self.title, self.total, self.quarter, self.told = console, title, max(total, 1), 0, monotonic()
 
     def __call__(self, done: int, note: str = "") -> None:
-        tenth = 10 * done // self.total
-        if tenth > self.tenth:
-            self.tenth = tenth
+        quarter = 4 * done // self.total
+        if quarter > self.quarter or monotonic() - self.told > 60:
+            self.quarter, self.told = quarter, monotonic()
             self.console.print(f"{self.title}: {done}/{self.total} {note}".rstrip(), highlight=False)

@@ -26,6 +26,7 @@ def refine(config: Config, run: RunFolder, console: Console) -> StageResult:
     if not source.is_dir():
         raise UsageError(f"{source} does not exist; run `tag2mask cams` with --cams.kinds that include it first")
     run.claim("refine", {"refine": plain(config.refine)})
+    run.record_config(config, replace=False)
     number, shards = config.shard_of()
     mine = photos.photos[number - 1 :: shards]
 

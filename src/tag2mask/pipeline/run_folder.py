@@ -92,7 +92,8 @@ class RunFolder:
                     f"{self.path / stage.folder} was made with other settings: {'; '.join(differences)}. "
                     f"Use --restart {name} to make it again, another --out to keep it, or the old value"
                 )
-        remove_partial(self.path / stage.folder)
+        for output in stage.outputs:
+            remove_partial(self.path / output)
         write_json(path, {**record, "fingerprint": fingerprint})
 
     def restart(self, name: str) -> list[str]:

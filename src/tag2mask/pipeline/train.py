@@ -51,6 +51,7 @@ def train(config: Config, run: RunFolder, console: Console) -> StageResult:
         "train": _result_settings(plain(config.train)),
     }
     run.claim("train", settings)
+    run.record_config(config, replace=True)
     target = run / NETWORK
     if target.is_file():
         load_network(target, classes=photos.classes)

@@ -92,9 +92,11 @@ def present_slots(cams: Tensor, tags: Tensor, valid: Tensor, tag_slots: int | No
     maps = cams.flatten(2).gather(1, order[:, :, None].expand(-1, -1, inside.shape[1]))  # (N, J, n)
     maps = maps.masked_fill(~(tagged[:, :, None] & inside[:, None]), 0)
     lit = tagged & (maps.detach().amax(2) > 0)
-    strongest = maps.amax(1) if width else maps.new_zeros(inside.shape)
+    # Unused slots lie below every tag, lest they share in the gradient of a maximum of 0.
+    contest = maps.masked_fill(~tagged[:, :, None], -1.0)
+    strongest = contest.amax(1).clamp_min(0) if width else maps.new_zeros(inside.shape)
     background = (1 - strongest) * inside
-    ones = torch.ones_like(tags[:, :1])
+    ones = tags.new_ones(len(tags), 1)
     return Slots(
         ids=F.pad((order + 1) * tagged, (1, 0)),
         used=torch.cat([ones, lit], 1),
@@ -153,14 +155,16 @@ def partition(
     """
     seeds = confident_pixels(slots, settings)  # (N, S, n)
     images, width, _ = seeds.shape
-    class_prototypes = F.normalize(seeds.to(features.dtype) @ features, dim=2)  # (N, S, D)
     if settings.clusters == 1:
+        class_prototypes = F.normalize(seeds.to(features.dtype) @ features, dim=2)  # (N, S, D)
         filled = seeds.any(2)[:, :, None]  # (N, S, 1)
         return Partition(seeds, class_prototypes, class_prototypes[:, :, None], filled.to(features.dtype))
     clusters = spherical_kmeans(features.detach(), seeds, settings.clusters, generator=generator, unit=True)
     numbers = torch.arange(settings.clusters, device=features.device)
     members = clusters.assignment[:, :, None] == numbers[:, None]  # (N, S, K, n)
     sums = members.flatten(1, 2).to(features.dtype) @ features  # (N, S·K, D)
-    prototypes = F.normalize(sums, dim=2).view(images, width, settings.clusters, -1)
+    sums = sums.view(images, width, settings.clusters, -1)
+    prototypes = F.normalize(sums, dim=3)
+    class_prototypes = F.normalize(sums.sum(2), dim=2)  # (N, S, D)
     similarity = (prototypes * class_prototypes[:, :, None]).sum(3).detach().clamp_min(_LEAST_SIMILARITY)
     return Partition(seeds, class_prototypes, prototypes, similarity * (clusters.counts > 0))

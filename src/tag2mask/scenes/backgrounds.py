@@ -65,10 +65,10 @@ def bricks(rng: np.random.Generator, size: int) -> np.ndarray:
         np.minimum(np.mod(across, 1), 1 - np.mod(across, 1)) * width,
         np.minimum(np.mod(y / height, 1), 1 - np.mod(y / height, 1)) * height,
     )
-    stone = np.float32((0.60, 0.30, 0.22)) * shade[..., None].astype(np.float32)
+    stone = np.array((0.60, 0.30, 0.22), np.float32) * shade[..., None].astype(np.float32)
     stone = stone + 0.04 * smooth_noise(rng, (size, size), (_cells(size, 40), _cells(size, 40)))[..., None]
     mortar = (1 - step(edge - 1.2 / 160, 1.2 / 160))[..., None].astype(np.float32)
-    return np.asarray(stone * (1 - mortar) + np.float32((0.72, 0.68, 0.62)) * mortar)
+    return np.asarray(stone * (1 - mortar) + np.array((0.72, 0.68, 0.62), np.float32) * mortar)
 
 
 def snow(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -76,7 +76,7 @@ def snow(rng: np.random.Generator, size: int) -> np.ndarray:
     drifts = smooth_noise(rng, (size, size), (_cells(size, 4), _cells(size, 2)))
     fine = smooth_noise(rng, (size, size), (_cells(size, 22), _cells(size, 14)))
     colours = blend((0.66, 0.74, 0.86), (0.95, 0.97, 1.00), 0.55 + 0.5 * drifts + 0.16 * fine)
-    return colours + 0.25 * (rng.uniform(size=(size, size, 1)) > 0.995)
+    return np.asarray(colours + 0.25 * (rng.uniform(size=(size, size, 1)) > 0.995))
 
 
 def planks(rng: np.random.Generator, size: int) -> np.ndarray:

@@ -33,6 +33,7 @@ class Scene:
         instances: uint8 (size, size), 0 = background, creatures from 1 on, the farthest first.
         faces: bool (size, size), the visible faces.
         tags: the class ids in the mask, ascending.
+        background: the name of the background.
     """
 
     image: np.ndarray
@@ -40,6 +41,7 @@ class Scene:
     instances: np.ndarray
     faces: np.ndarray
     tags: tuple[int, ...]
+    background: str
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Placed:
     @property
     def foot(self) -> int:
         """The lowest row: who stands lower is nearer."""
-        return self.corner[0] + self.layer.alpha.shape[0]
+        return self.corner[0] + int(self.layer.alpha.shape[0])
 
 
 def render_scene(settings: SceneSettings, split: str, index: int) -> Scene:
@@ -66,7 +68,8 @@ def render_scene(settings: SceneSettings, split: str, index: int) -> Scene:
     """
     rng = np.random.default_rng([settings.seed, *split.encode(), index])
     labels = _population(rng, settings)
-    picture = _ground(rng, settings, labels[0])
+    background = _background(rng, settings, labels[0])
+    picture = BACKGROUNDS[background](rng, settings.size).astype(np.float32)
     things = [draw_clutter(rng, settings.size) for _ in range(rng.integers(*settings.clutter, endpoint=True))]
     behind = len(things) - len(things) // 3
     for thing in things[:behind]:
@@ -80,22 +83,24 @@ def render_scene(settings: SceneSettings, split: str, index: int) -> Scene:
     owner, faces = _owners(settings.size, placed)
     mask = np.array([0, *(one.label for one in placed)], np.uint8)[owner]
     instances = np.where(mask > 0, owner, 0).astype(np.uint8)
-    return Scene(image, mask, instances, faces, tuple(int(label) for label in np.unique(mask) if label))
+    tags = tuple(int(label) for label in np.unique(mask) if label)
+    return Scene(image, mask, instances, faces, tags, background)
 
 
 def _population(rng: np.random.Generator, settings: SceneSettings) -> list[int]:
     """Class ids of the creatures, the first species first."""
     count = int(rng.integers(*settings.objects, endpoint=True))
-    kinds = rng.permutation(settings.classes)[: int(rng.integers(1, min(settings.species_a_scene, count), endpoint=True))]
+    kinds = rng.permutation(settings.classes)[
+        : int(rng.integers(1, min(settings.species_a_scene, count), endpoint=True))
+    ]
     return [int(kinds[place] if place < len(kinds) else rng.choice(kinds)) + 1 for place in range(count)]
 
 
-def _ground(rng: np.random.Generator, settings: SceneSettings, label: int) -> np.ndarray:
-    """The background: mostly the home of the first species, else one of the others."""
+def _background(rng: np.random.Generator, settings: SceneSettings, label: int) -> str:
+    """Mostly the home of the first species, else one of the others."""
     home = SPECIES[label - 1].home
     others = [name for name in BACKGROUNDS if name != home]
-    name = home if rng.uniform() < settings.background_bias else others[rng.integers(len(others))]
-    return BACKGROUNDS[name](rng, settings.size).astype(np.float32)
+    return home if rng.uniform() < settings.background_bias else others[rng.integers(len(others))]
 
 
 def _place_creatures(rng: np.random.Generator, settings: SceneSettings, labels: Sequence[int]) -> list[Placed]:
@@ -105,7 +110,9 @@ def _place_creatures(rng: np.random.Generator, settings: SceneSettings, labels: 
         length = settings.size * rng.uniform(*settings.scale) / len(labels) ** 0.35
         layer = draw_creature(rng, settings, SPECIES[label - 1], length)
         for _ in range(TRIES):
-            trial = sorted([*placed, Placed(layer, _anywhere(rng, settings.size, layer), label)], key=lambda one: one.foot)
+            trial = sorted(
+                [*placed, Placed(layer, _anywhere(rng, settings.size, layer), label)], key=lambda one: one.foot
+            )
             if _all_seen(settings.size, trial):
                 placed = trial
                 break
@@ -142,7 +149,7 @@ def _all_seen(size: int, placed: Sequence[Placed]) -> bool:
     owner, faces = _owners(size, placed)
     for number, one in enumerate(placed, start=1):
         if one.label:
-            there, here = overlap((size, size), one.layer, one.corner)
+            _, here = overlap((size, size), one.layer, one.corner)
             framed = np.count_nonzero(one.layer.inside[here])
             shown, face = owner == number, np.count_nonzero(one.layer.face)
             if (

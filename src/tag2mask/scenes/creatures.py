@@ -7,7 +7,7 @@ import numpy as np
 from tag2mask.scenes.layers import Layer, Part, bounds, canvas
 from tag2mask.scenes.settings import SceneSettings
 from tag2mask.scenes.shapes import Point, capsule, convex_polygon, ellipse
-from tag2mask.scenes.species import SPECIES, Species
+from tag2mask.scenes.species import Species
 from tag2mask.scenes.textures import (
     Colour,
     Pattern,
@@ -73,8 +73,11 @@ class Build:
             neck=(rng.uniform(0.16, 0.30), -rng.uniform(0.08, 0.34)),
             leg=rng.uniform(0.12, 0.34),
             leg_width=rng.uniform(0.055, 0.085),
-            tail=((-rng.uniform(0.1, 0.2), rng.uniform(-0.2, 0.1)), (-rng.uniform(0.05, 0.25), rng.uniform(-0.25, 0.15))),
-            head=0.15 * head * rng.uniform(0.9, 1.1),
+            tail=(
+                (-rng.uniform(0.1, 0.2), rng.uniform(-0.2, 0.1)),
+                (-rng.uniform(0.05, 0.25), rng.uniform(-0.25, 0.15)),
+            ),
+            head=0.18 * head * rng.uniform(0.9, 1.1),
             split=rng.uniform(-0.12, 0.08),
         )
 
@@ -88,23 +91,34 @@ def draw_creature(rng: np.random.Generator, settings: SceneSettings, species: Sp
         species: its class.
         length: of its body from shoulder to rump, in pixels; the whole is about twice as long.
     """
-    build = Build.draw(rng, settings.head)
     shape = int(np.ceil(1.6 * length)), int(np.ceil(2.0 * length))
     x, y = canvas(shape, length, tilt=rng.uniform(-0.3, 0.3), mirrored=bool(rng.integers(2)))
+    return Layer.of(creature_parts(rng, settings, species, x, y), shape, unit=length, roundness=0.12)
+
+
+def creature_parts(
+    rng: np.random.Generator, settings: SceneSettings, species: Species, x: np.ndarray, y: np.ndarray
+) -> list[Part]:
+    """The parts of a creature that looks to the right, the lowest first; x and y (h, w) in units of its body's length.
+
+    What is drawn from ``rng`` does not depend on the species: the same chances give every species the same body, unless
+    ``look_bias`` says otherwise.
+    """
+    build = Build.draw(rng, settings.head)
     coat = COATS[rng.integers(len(COATS))]
     shift = rng.uniform(-1, 1, 2)
-    fur = 0.05 * smooth_noise(rng, shape, (shape[0] // 4, shape[1] // 4))[..., None]
-    looks = [_paint(look, coat, settings.kinship, x + shift[0], y + shift[1]) + fur for look in _looks(rng, settings, species)]
-    parts = [*_body(build, x, y, looks), *_head(build, species, x, y)]
-    return Layer.of(parts, shape, unit=length, roundness=0.12)
+    height, width = x.shape
+    fur = 0.05 * smooth_noise(rng, (height, width), (height // 4, width // 4))[..., None]
+    looks = _looks(rng, settings, species)
+    painted = [_paint(look, coat, settings.kinship, x + shift[0], y + shift[1]) + fur for look in looks]
+    return [*_body(build, x, y, painted), *_head(build, species, painted[0], x, y)]
 
 
 def _looks(rng: np.random.Generator, settings: SceneSettings, species: Species) -> list[Look]:
     """Three looks (front, rear, limbs), of which as many differ as the settings say."""
-    pool = list(rng.permutation(len(LOOKS)))
+    pool = rng.permutation(len(LOOKS)).tolist()
     if rng.uniform() < settings.look_bias:
-        own = rng.permutation(species.looks).tolist()
-        pool = own + [index for index in pool if index not in own]
+        pool.sort(key=lambda index: index not in species.looks)  # a stable sort: the own ones first
     chosen = [LOOKS[index] for index in pool[: settings.looks]]
     return [chosen[place % len(chosen)] for place in range(3)]
 
@@ -145,8 +159,8 @@ def _head_centre(build: Build) -> Point:
     return 0.27 + build.neck[0], -0.3 * build.girth + build.neck[1]
 
 
-def _head(build: Build, species: Species, x: np.ndarray, y: np.ndarray) -> list[Part]:
-    """Crown, head with the marks of its species, and an eye; in units of the body's length."""
+def _head(build: Build, species: Species, coat: np.ndarray, x: np.ndarray, y: np.ndarray) -> list[Part]:
+    """Crown, head, and on it the face with the marks of its species and an eye; in units of the body's length."""
     centre, radius = _head_centre(build), build.head
     window = bounds(np.hypot(x - centre[0], y - centre[1]) < 2.3 * radius)  # beyond it there is nothing to compute
     u, v = (x[window] - centre[0]) / radius, (y[window] - centre[1]) / radius
@@ -154,11 +168,13 @@ def _head(build: Build, species: Species, x: np.ndarray, y: np.ndarray) -> list[
     white, black = blend((1, 1, 1), (1, 1, 1), 0), blend((0.05, 0.05, 0.08), (0, 0, 0), 0)
     shapes = [(distance, blend(species.face, species.mark, share)) for distance, share in _crown(species, u, v)]
     shapes += [
-        (ellipse(u, v, (0.08, 0.0), (1.08, 0.95)), face),
-        (ellipse(u, v, (0.42, -0.25), (0.25, 0.27)), white),
-        (ellipse(u, v, (0.48, -0.23), (0.13, 0.15)), black),
+        (ellipse(u, v, (0.2, 0.05), (0.85, 0.78)), face),
+        (ellipse(u, v, (0.42, -0.2), (0.22, 0.24)), white),
+        (ellipse(u, v, (0.47, -0.18), (0.12, 0.14)), black),
     ]
-    return [Part(distance * np.float32(radius), rgb, face=True, window=window) for distance, rgb in shapes]
+    parts = [Part(distance * np.float32(radius), rgb, face=True, window=window) for distance, rgb in shapes]
+    skull = ellipse(u, v, (0.05, 0.0), (1.12, 1.02)) * np.float32(radius)
+    return [*parts[:-3], Part(skull, coat[window], window=window), *parts[-3:]]
 
 
 def _crown(species: Species, u: np.ndarray, v: np.ndarray) -> list[tuple[np.ndarray, float]]:
@@ -178,7 +194,9 @@ def _crown(species: Species, u: np.ndarray, v: np.ndarray) -> list[tuple[np.ndar
             balls = [ellipse(u, v, (0.8 * lean, -1.65), (0.26, 0.26)) for lean in (-1, 0.7)]
             return [(rod, 0.5) for rod in rods] + [(ball, 0.0) for ball in balls]
         case "mane":
-            petals = [(ellipse(u, v, (np.sin(a), -np.cos(a)), (0.42, 0.42)), 0.0) for a in (-2.6, -2.0, -1.4, -0.8, -0.2, 0.4)]
+            petals = [
+                (ellipse(u, v, (np.sin(a), -np.cos(a)), (0.42, 0.42)), 0.0) for a in (-2.6, -2.0, -1.4, -0.8, -0.2, 0.4)
+            ]
             return petals
 
 

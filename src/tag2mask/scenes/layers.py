@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-
 Box = tuple[slice, slice]
 WHOLE: Box = (slice(None), slice(None))
 
@@ -100,7 +99,9 @@ def canvas(
     return across * cosine + down * sine, down * cosine - across * sine
 
 
-def overlap(shape: tuple[int, int], layer: Layer, corner: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+def overlap(
+    shape: tuple[int, int], layer: Layer, corner: tuple[int, int]
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """Which part of a picture and which part of a layer meet if the layer's top left pixel is put on ``corner``.
 
     Args:
@@ -121,5 +122,5 @@ def overlap(shape: tuple[int, int], layer: Layer, corner: tuple[int, int]) -> tu
 
 def paint(picture: np.ndarray, layer: Layer, corner: tuple[int, int]) -> None:
     """Put a layer on a picture, float32 (h, w, 3), in place."""
-    there, here = overlap(picture.shape[:2], layer, corner)  # type: ignore[arg-type]
+    there, here = overlap(picture.shape[:2], layer, corner)
     picture[there] = layer.rgb[here] + picture[there] * (1 - layer.alpha[here][..., None])

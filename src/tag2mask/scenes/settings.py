@@ -21,15 +21,16 @@ class SceneSettings:
         seed: scenes of another seed are other scenes of the same world.
         objects: the fewest and the most creatures in a scene.
         species_a_scene: the most species in a scene; further creatures are of the same species.
-        scale: the smallest and the largest length of a body (without neck, head and tail), as a share of ``size``, where a
-            creature is alone in the scene; with company it shrinks.
-        head: size of the head; 1 makes the face about an eighth of the creature.
+        scale: the smallest and the largest length of a body (without neck, head and tail), as a share of ``size``, for
+            a creature that is alone in the scene; with company it shrinks.
+        head: size of the head; 1 makes the face about a sixth of the creature.
         looks: how many looks (colour and pattern) the parts of one body have, 1 to 3.
         kinship: how much the looks of one body have in common, from 0 (unrelated) to 1 (one base colour, the creature's
             coat, under different patterns). The face shares nothing with the body.
         look_bias: the probability that a look is one of the two that are typical of the species instead of any; at 0 a
             body says nothing about its class.
-        background_bias: the probability that a scene has the background that is typical of its first species.
+        background_bias: the probability that a scene has the background that is typical of its first species; two species
+            share each of these.
         clutter: the fewest and the most unlabelled things in a scene (stones, flowers, balls, sticks).
         noise: standard deviation of the sensor's noise, as a share of full scale.
     """
@@ -44,9 +45,9 @@ class SceneSettings:
     scale: tuple[float, float] = (0.5, 0.72)
     head: float = 1.0
     looks: int = 3
-    kinship: float = 0.5
+    kinship: float = 0.7
     look_bias: float = 0.0
-    background_bias: float = 0.7
+    background_bias: float = 0.5
     clutter: tuple[int, int] = (2, 5)
     noise: float = 0.02
 
@@ -69,6 +70,8 @@ class SceneSettings:
             ("clutter", 0 <= self.clutter[0] <= self.clutter[1] <= 20, "an ascending pair between 0 and 20"),
             ("noise", 0 <= self.noise <= 0.2, "between 0 and 0.2"),
         ]
-        broken = [f"`{name}` should be {rule}; received {getattr(self, name)}" for name, kept, rule in rules if not kept]
+        broken = [
+            f"`{name}` should be {rule}; received {getattr(self, name)}" for name, kept, rule in rules if not kept
+        ]
         if broken:
             raise UsageError("scenes: " + "; ".join(broken))

@@ -1,7 +1,7 @@
 """Signed distances of plane shapes: negative inside, zero on the outline, in the unit of the coordinates.
 
-A shape is painted from its distance: the mask is where it is negative, the edge is smooth over one pixel. So the mask is
-exact by construction. All functions take coordinates ``x``, ``y`` float32 (h, w) and return float32 (h, w).
+A shape is painted from its distance: the mask is where it is negative, the edge is smooth over one pixel. So the mask
+is exact by construction. All functions take coordinates ``x``, ``y`` float32 (h, w) and return float32 (h, w).
 Source: the usual distance functions of constructive geometry.
 """
 
@@ -17,7 +17,7 @@ def ellipse(x: np.ndarray, y: np.ndarray, centre: Point, radii: Point) -> np.nda
     u, v = (x - centre[0]) / radii[0], (y - centre[1]) / radii[1]
     reach = np.hypot(u, v)
     slope = np.hypot(u / radii[0], v / radii[1])
-    return np.asarray(reach * (reach - 1) / np.maximum(slope, 1e-6))
+    return np.where(slope > 1e-6, reach * (reach - 1) / np.maximum(slope, 1e-6), np.float32(-min(radii)))
 
 
 def capsule(x: np.ndarray, y: np.ndarray, start: Point, end: Point, radii: Point) -> np.ndarray:

@@ -31,7 +31,7 @@ def mixed(first: Colour, second: Colour, share: float) -> Colour:
 
 def step(value: np.ndarray, softness: float = 0.15) -> np.ndarray:
     """0 where ``value`` is negative, 1 where it is positive, soft in between."""
-    return np.clip(value / softness * 0.5 + 0.5, 0, 1)
+    return np.asarray(np.clip(value / softness * 0.5 + 0.5, 0, 1))
 
 
 def stripes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -57,7 +57,7 @@ def scales(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     row = np.floor(y * 14)
     u = np.mod(x * 11 + 0.5 * np.mod(row, 2), 1) - 0.5
     v = np.mod(y * 14, 1)
-    return step(np.abs(np.hypot(u * 1.1, v) - 0.6) - 0.14, 0.1)
+    return step(np.asarray(np.abs(np.hypot(u * 1.1, v) - 0.6) - 0.14), 0.1)
 
 
 def checks(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -68,4 +68,4 @@ def checks(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def mottle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Soft, irregular clouds."""
     waves = np.sin(23 * x + 3 * np.sin(17 * y)) + np.sin(29 * y + 2 * np.sin(19 * x + 1)) + np.sin(41 * (x - 0.6 * y))
-    return np.clip(0.5 + 0.3 * waves, 0, 1)
+    return np.asarray(np.clip(0.5 + 0.3 * waves, 0, 1))

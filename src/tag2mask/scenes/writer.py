@@ -22,9 +22,7 @@ VERSION = 1
 MANIFEST = "scenes.json"
 
 
-def write_scenes(
-    folder: Path, settings: SceneSettings, *, on_scene: Callable[[str], None] | None = None
-) -> bool:
+def write_scenes(folder: Path, settings: SceneSettings, *, on_scene: Callable[[str], None] | None = None) -> bool:
     """Write generated scenes as a table data set.
 
     ::
@@ -35,8 +33,8 @@ def write_scenes(
           train/0000.jpg …          val/0000.jpg …
           masks/train/0000.png …    masks/val/0000.png …
 
-    Open it with ``data.root = folder`` and ``data.masks = folder/masks``. What a killed run left is completed, and nothing
-    is painted twice: a scene depends only on the settings and its own index.
+    Open it with ``data.root = folder`` and ``data.masks = folder/masks``. A folder that a killed run left is written
+    again; one that is complete is left as it is.
 
     Args:
         folder: made if it does not exist.
@@ -93,11 +91,15 @@ def _is_complete(folder: Path, manifest: dict[str, Any]) -> bool:
     if not folder.exists() or not any(folder.iterdir()):
         return False
     if not (folder / MANIFEST).is_file():
-        raise UsageError(f"{folder} holds something else than generated scenes (no {MANIFEST}); name an empty or a new folder")
+        raise UsageError(
+            f"{folder} holds something else than generated scenes (no {MANIFEST}); name an empty or a new folder"
+        )
     found = read_json(folder / MANIFEST)
     wanted = {"generator": manifest["generator"], **manifest["settings"]}
     known = {"generator": found.get("generator"), **found.get("settings", {})}
     changed = [f"{name} ({known.get(name)} there)" for name, value in wanted.items() if known.get(name) != value]
     if changed:
-        raise UsageError(f"{folder} holds scenes of other settings: {first_five(changed)}; name another folder, or delete it")
+        raise UsageError(
+            f"{folder} holds scenes of other settings: {first_five(changed)}; name another folder, or delete it"
+        )
     return bool(found.get("complete"))

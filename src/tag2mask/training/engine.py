@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from tag2mask.data.images import ImageError
 from tag2mask.data.training_set import TrainingSet
 from tag2mask.errors import Tag2maskError
+from tag2mask.memory import retain_freed_memory
 from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.pot import PotSettings
 from tag2mask.training.objective import Losses, objective
@@ -94,7 +95,8 @@ def train_network(
     accelerator = _accelerator(settings.precision, device)
     total = settings.total_steps(len(photographs))
     optimizer = _optimizer(network, settings)
-    network.train()
+    network.to(memory_format=torch.channels_last).train()  # faster convolutions, on CPUs by a third
+    retain_freed_memory()
     state_path = folder / "state.pt"
     step = _resume(state_path, network, optimizer, accelerator) if state_path.is_file() else 0
     network, optimizer = accelerator.prepare(network, optimizer)
@@ -201,8 +203,9 @@ def _step(
     for group in optimizer.param_groups:
         group["lr"] = group["initial"] * (1 - progress) ** settings.power
     image, valid, tags = (batch[name].to(accelerator.device, non_blocking=True) for name in ("image", "valid", "tags"))
-    output = network(image, valid)
-    losses = objective(output, tags.bool(), valid, settings, pot, progress)
+    output = network(image.contiguous(memory_format=torch.channels_last), valid)
+    stride = accelerator.unwrap_model(network).stride
+    losses = objective(output, tags.bool(), valid, settings, pot, stride=stride, progress=progress)
     optimizer.zero_grad(set_to_none=True)
     accelerator.backward(losses.total)
     if settings.clip is not None:

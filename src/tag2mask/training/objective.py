@@ -29,7 +29,14 @@ class Losses:
 
 
 def objective(
-    output: PotOutput, tags: Tensor, valid: Tensor, settings: TrainSettings, pot: PotSettings, progress: float
+    output: PotOutput,
+    tags: Tensor,
+    valid: Tensor,
+    settings: TrainSettings,
+    pot: PotSettings,
+    *,
+    stride: int,
+    progress: float,
 ) -> Losses:
     """The loss of one batch.
 
@@ -39,6 +46,7 @@ def objective(
         valid: (N, H, W) bool, False = padding of the view.
         settings: of training.
         pot: of POT, with thresholds for several scales; those for one scale are taken.
+        stride: pixels a cell of the output.
         progress: share of the steps already done, in [0, 1).
 
     Returns:
@@ -48,7 +56,7 @@ def objective(
     total = settings.classification_weight * classification
     if settings.consistency_weight == 0 or progress < settings.consistency_start:
         return Losses(total, classification, None)
-    cells = photograph_cells(valid, output.cams.shape[2:])
+    cells = photograph_cells(valid, output.cams.shape[2:], stride)
     cams = normalised_cams(output.cams.float(), tags, cells)
     result = transport_cams(output.features, cams.detach(), tags, pot.one_scale(), valid=cells)
     consistency = consistency_loss(
@@ -57,16 +65,17 @@ def objective(
     return Losses(total + settings.consistency_weight * consistency, classification, consistency)
 
 
-def photograph_cells(valid: Tensor, grid: Sequence[int]) -> Tensor:
+def photograph_cells(valid: Tensor, grid: Sequence[int], stride: int) -> Tensor:
     """The cells that may become seeds: wholly inside the photograph; of a sliver without any, those that touch it.
 
     Args:
         valid: (N, H, W) bool.
         grid: (h, w).
+        stride: pixels a cell.
 
     Returns:
         (N, h, w) bool, at least one True an image that has a valid pixel.
     """
-    whole = reduce_valid(valid, (grid[0], grid[1]))
+    whole = reduce_valid(valid, (grid[0], grid[1]), stride=stride)
     touched = F.adaptive_max_pool2d(valid.float()[:, None], (grid[0], grid[1]))[:, 0] > 0
     return torch.where(whole.flatten(1).any(1)[:, None, None], whole, touched)

@@ -1,0 +1,284 @@
+"""How fast POT is: beside the obvious version of it, and beside training without it. Prints ratios as JSON.
+
+Two measurements, each with both sides in one process, taking turns, medians compared:
+
+- `block`: `transport_cams` beside the same steps written as loops over images and classes, with the k-means of
+  `kmeans-pytorch` and the Sinkhorn of PythonOT. 16 images, 32 × 32 cells, 768 channels, 3 tags an image.
+- `step`: a training step of the POT network (joint feature, POT, both losses) beside one of the same network with the
+  classifier alone.
+
+    python benchmarks/transport.py --threads 2 --repeats 5 --out transport.json
+    python benchmarks/transport.py --device cuda --dtype bfloat16 --batch 16
+"""
+
+import argparse
+import contextlib
+import functools
+import io
+import json
+import platform
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import kmeans_pytorch
+import numpy as np
+import ot
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tag2mask.files import write_json
+from tag2mask.memory import retain_freed_memory
+from tag2mask.networks import NetworkSettings, PotNetwork, build_network
+from tag2mask.pot import PotSettings, consistency_loss, normalised_cams, transport_cams
+
+WANTED_BLOCK_RATIO, WANTED_STEP_RATIO = 10.0, 1.15
+CLASSES = 20
+
+
+def median_seconds(
+    first: Callable[[], object], second: Callable[[], object], repeats: int, device: torch.device
+) -> tuple[float, float]:
+    """Median seconds of two pieces of work that take turns, after one round that does not count."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for turn in range(repeats + 1):
+        for work, taken in zip((first, second), seconds, strict=True):
+            synchronise(device)
+            start = time.perf_counter()
+            work()
+            synchronise(device)
+            if turn:
+                taken.append(time.perf_counter() - start)
+    return statistics.median(seconds[0]), statistics.median(seconds[1])
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was asked to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def photographs(images: int, grid: int, channels: int, tags_each: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Random features (N, D, h, w) with an object for each tag, base CAMs (N, C, h, w) that light part of it, tags."""
+    generator = torch.Generator().manual_seed(0)
+    tags = torch.zeros(images, CLASSES, dtype=torch.bool)
+    activations = torch.zeros(images, CLASSES, grid, grid)
+    features = torch.randn(images, channels, grid, grid, generator=generator)
+    rows, columns = torch.meshgrid(torch.arange(grid) / grid, torch.arange(grid) / grid, indexing="ij")
+    for image in range(images):
+        for tag in torch.randperm(CLASSES, generator=generator)[:tags_each].tolist():
+            y, x = torch.rand(2, generator=generator).tolist()
+            blob = torch.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 0.03)
+            tags[image, tag], activations[image, tag] = True, blob
+            features[image] += torch.randn(channels, 1, 1, generator=generator) * (blob > 0.3)
+    return features, normalised_cams(activations, tags), tags
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the library's prints and progress bars."""
+    bar = kmeans_pytorch.tqdm
+    kmeans_pytorch.tqdm = functools.partial(bar, disable=True)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        kmeans_pytorch.tqdm = bar
+
+
+def obvious_pot(features: Tensor, cams: Tensor, tags: Tensor, settings: PotSettings) -> Tensor:
+    """The published method one image, one class and one cluster at a time, with public libraries: (N, C + 1, h, w)."""
+    maps = torch.zeros(len(tags), tags.shape[1] + 1, *features.shape[2:], device=features.device)
+    for image in range(len(tags)):
+        points = F.normalize(features[image].float().flatten(1), dim=0).T  # (n, D)
+        present = tags[image].nonzero().flatten().tolist()
+        base = cams[image, present].float().flatten(1)  # (J, n)
+        base = torch.cat([1 - base.amax(0, keepdim=True), base])
+        winner = base.argmax(0)
+        prototypes, similarities = [], []
+        for slot in range(len(base)):
+            seeds = points[winner == slot]
+            if len(seeds) < settings.minimum_seeds:
+                seeds = points[base[slot].topk(settings.minimum_seeds).indices]
+            _, centres = kmeans_pytorch.kmeans(seeds, settings.clusters, distance="cosine", device=points.device)
+            for centre in F.normalize(centres.to(points.device), dim=1):
+                prototypes.append(centre)
+                similarities.append(max(float(F.normalize(seeds.mean(0), dim=0) @ centre), 1e-3))
+        cost = 1 - points @ torch.stack(prototypes).T  # (n, (J + 1) K)
+        rows, columns = np.full(len(cost), 1 / len(cost)), np.array(similarities) / np.sum(similarities)
+        plan = torch.as_tensor(
+            ot.sinkhorn(rows, columns, cost.double().cpu().numpy(), settings.epsilon, numItermax=settings.iterations),
+            dtype=torch.float32,
+            device=points.device,
+        )
+        best = plan.argmax(1)
+        for slot, class_id in enumerate([0, *(tag + 1 for tag in present)]):
+            total = torch.zeros(len(points), device=points.device)
+            for column in range(slot * settings.clusters, (slot + 1) * settings.clusters):
+                chosen = best == column
+                mean = (plan[chosen, column, None] * points[chosen]).sum(0)
+                prototype = F.normalize(mean, dim=0) if chosen.any() else prototypes[column]
+                total += plan[:, column] / plan.sum(1) * (points @ prototype).relu()
+            maps[image, class_id] = (total / (total.max() + 1e-5)).view(maps.shape[2:])
+    return maps
+
+
+@torch.no_grad()
+def measure_block(options: argparse.Namespace, clusters: int) -> dict[str, Any]:
+    """The POT block beside the obvious version, with the published settings; the default settings for comparison."""
+    device, dtype = torch.device(options.device), getattr(torch, options.dtype)
+    features, cams, tags = (value.to(device) for value in photographs(16, 32, 768, 3))
+    features = features.to(dtype)
+    settings = replace(PotSettings().paper(), clusters=clusters)
+    default = replace(PotSettings(), clusters=clusters)
+    np.random.seed(0)
+    with quiet():
+        ours, obvious = median_seconds(
+            lambda: transport_cams(features, cams, tags, settings),
+            lambda: obvious_pot(features, cams, tags, settings),
+            options.repeats,
+            device,
+        )
+        defaults, _ = median_seconds(
+            lambda: transport_cams(features, cams, tags, default), lambda: None, options.repeats, device
+        )
+        maps = transport_cams(features, cams, tags, settings).cams
+        difference = (maps - obvious_pot(features, cams, tags, settings)).abs()
+    present = torch.cat([torch.ones_like(tags[:, :1]), tags], 1)
+    return {
+        "images": 16,
+        "grid": [32, 32],
+        "channels": 768,
+        "tags": 3,
+        "clusters": clusters,
+        "dtype": options.dtype,
+        "seconds": {"tag2mask": ours, "obvious": obvious, "tag2mask with its default settings": defaults},
+        "mean difference of the maps": float(difference[present].mean()),
+        "ratio": obvious / ours,
+        "wanted": WANTED_BLOCK_RATIO,
+    }
+
+
+def training_step(
+    network: PotNetwork, images: Tensor, tags: Tensor, dtype: torch.dtype, pot: PotSettings | None
+) -> Callable[[], object]:
+    """One step of SGD on the network; with ``pot`` the consistency loss on top, without it no joint feature."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.SGD(parameters, lr=1e-4, momentum=0.9)
+    autocast = functools.partial(torch.autocast, images.device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+    def plain() -> Tensor:
+        with autocast():
+            stages = network.backbone((images - network.pixel_mean) / network.pixel_std)
+            logits = network.classifier(stages[-1]).float().mean((2, 3))
+        return F.multilabel_soft_margin_loss(logits, tags.float())
+
+    def with_pot(settings: PotSettings) -> Tensor:
+        with autocast():
+            output = network(images)
+        cams = normalised_cams(output.cams, tags)
+        result = transport_cams(output.features, cams.detach(), tags, settings)
+        classification = F.multilabel_soft_margin_loss(output.logits, tags.float())
+        return classification + 0.5 * consistency_loss(cams, tags, result)
+
+    def step() -> None:
+        optimiser.zero_grad(set_to_none=True)
+        loss = plain() if pot is None else with_pot(pot)
+        loss.backward()
+        optimiser.step()
+
+    return step
+
+
+def measure_step(options: argparse.Namespace, projections: bool) -> dict[str, Any]:
+    """A POT training step beside a classification step of the same network without side projections."""
+    device, dtype = torch.device(options.device), getattr(torch, options.dtype)
+    batch, size = options.batch or (16 if device.type == "cuda" else 2), options.size
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(batch, 3, size, size, generator=generator).to(device)
+    tags = torch.zeros(batch, CLASSES, dtype=torch.bool)
+    for image in range(batch):
+        tags[image, torch.randperm(CLASSES, generator=generator)[:3]] = True
+    tags = tags.to(device)
+    classes = tuple(f"class {index}" for index in range(CLASSES))
+    settings = NetworkSettings(backbone=options.backbone, weights="none", norm="fixed")
+    network, joint = (
+        build_network(replace(settings, projections=learned), classes, seed=0).to(device).train()
+        for learned in (False, projections)
+    )
+    pot = PotSettings().one_scale()
+    plain, with_pot = median_seconds(
+        training_step(network, images, tags, dtype, None),
+        training_step(joint, images, tags, dtype, pot),
+        options.repeats,
+        device,
+    )
+    return {
+        "network": asdict(joint.settings),
+        "batch": batch,
+        "size": [size, size],
+        "dtype": options.dtype,
+        "pot": asdict(pot),
+        "seconds": {"plain": plain, "pot": with_pot},
+        "ratio": with_pot / plain,
+        "wanted": WANTED_STEP_RATIO,
+    }
+
+
+def hardware(options: argparse.Namespace) -> dict[str, Any]:
+    """What the figures were measured on."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        cpu = names[0] if names else cpu
+    return {
+        "cpu": cpu,
+        "cores": len(names) if info.is_file() else None,
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if options.device.startswith("cuda") else None,
+        "torch": torch.__version__,
+        "pythonot": ot.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=["block", "step"], help="one of the two measurements")
+    parser.add_argument("--clusters", type=int, nargs="+", default=[2, 5], help="of the block, K")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
+    parser.add_argument(
+        "--dtype", default="float32", choices=["float32", "bfloat16"], help="features; autocast of steps"
+    )
+    parser.add_argument("--threads", type=int, help="of torch; its own choice if not given")
+    parser.add_argument("--repeats", type=int, default=5, help="of each side; the median counts")
+    parser.add_argument("--backbone", default="resnet50", help="of the training step")
+    parser.add_argument("--batch", type=int, help="of the training step; 16 on an accelerator, 2 on a CPU")
+    parser.add_argument("--size", type=int, default=512, help="of the training step's images, in pixels")
+    parser.add_argument("--out", type=Path, help="a JSON file as well")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    retained = retain_freed_memory()  # as the program itself does; it serves both sides
+    report: dict[str, Any] = {"hardware": hardware(options), "repeats": options.repeats, "memory retained": retained}
+    if options.only != "step":
+        report["block"] = [measure_block(options, clusters) for clusters in options.clusters]
+    if options.only != "block":
+        report["step"] = [measure_step(options, projections) for projections in (False, True)]
+    print(json.dumps(report, indent=2))
+    if options.out:
+        write_json(options.out, report)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Command lines of a tiny run, for tests of the stages."""
+
+import json
+from pathlib import Path
+
+from tag2mask.cli import main
+
+TINY = {
+    "--network.backbone": "resnet18",
+    "--network.weights": "none",
+    "--train.steps": "4",
+    "--train.batch_size": "4",
+    "--train.checkpoint_every": "2",
+    "--train.log_every": "1",
+    "--train.augment.crop": "64",
+    "--train.augment.long_side": "[64,80]",
+    "--cams.scales": "[1.0]",
+    "--cams.batch_size": "3",
+    "--workers": "0",
+    "--device": "cpu",
+    "--report.images": "3",
+}
+
+
+def words(verb: str, scenes: Path, out: Path, **changes: str) -> list[str]:
+    """The words of a command over generated scenes; ``changes`` are settings, a double underscore for each dot."""
+    settings = {
+        "--data.root": str(scenes),
+        "--data.masks": str(scenes / "masks"),
+        "--data.split": "train",
+        "--out": str(out),
+        **TINY,
+    }
+    settings |= {f"--{name.replace('__', '.')}": value for name, value in changes.items()}
+    return [verb, *(word for pair in settings.items() for word in pair)]
+
+
+def run(verb: str, scenes: Path, out: Path, **changes: str) -> int:
+    """Run a command in this process; its exit code."""
+    return main(words(verb, scenes, out, **changes))
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """The content of every file below a folder, by relative path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def figures(out: Path) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """The figures that a run measured."""
+    return json.loads((out / "metrics.json").read_text())

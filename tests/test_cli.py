@@ -1,0 +1,87 @@
+"""The command line: wrong use exits 2 with a line that helps, and never a traceback."""
+
+from pathlib import Path
+
+import pytest
+
+from tag2mask.cli import main
+
+WRONG = [
+    (["trian"], "did you mean train"),
+    (["train", "--pot.clusterz", "2"], "--pot.clusterz is no setting; did you mean --pot.clusters"),
+    (["train", "--pot.clusters", "abc"], "--pot.clusters should be int, received abc"),
+    (["train", "--pot.clusters", "0"], "clusters should be at least 1"),
+    (["train", "--data.kind", "vok"], "--data.kind should be one of 'auto', 'table', 'folders', 'voc'"),
+    (["run", "--config", "vco"], "did you mean voc"),
+    (["train"], "--out RUN"),
+    (["train", "--out", "x", "--shard", "3/2"], "i/n"),
+    (["train", "--out", "x", "--limit", "0"], "limit should be at least 1"),
+    (["train", "--out", "x"], "data.root"),
+    (["train", "--out", "x", "--data.root", "nowhere"], "nowhere"),
+    (["evaluate"], "folder"),
+    (["evaluate", "nowhere"], "nowhere"),
+    (["report", "nowhere"], "no run folder"),
+    (["check", "nowhere"], None),
+    (["run", "--out", "x", "--restart", "trian"], "train, cams"),
+    (["cams", "--out", "x", "--cams.kinds", "[pott]"], "cams.kinds"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "expected"), WRONG, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_wrong_use_exits_2_with_a_helpful_line(
+    arguments: list[str], expected: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = main(arguments)
+    said = capsys.readouterr()
+    if expected is None:
+        assert code in (1, 2)
+    else:
+        assert code == 2
+        assert expected in said.err
+    assert "Traceback" not in said.err + said.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_names_in_a_file_offer_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("pot:\n  clusterz: 3\n")
+    assert main(["train", "--config", str(file)]) == 2
+    assert "--pot.clusterz is no setting; did you mean --pot.clusters" in capsys.readouterr().err
+
+
+def test_a_broken_file_is_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("pot: [\n")
+    assert main(["train", "--config", str(file)]) == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_values_override_files_and_later_files_earlier_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("pot:\n  clusters: 7\ntrain:\n  epochs: 2\n")
+    assert main(["train", "--config", "voc", "--config", str(file), "--pot.epsilon", "0.4", "--print-config"]) == 0
+    said = capsys.readouterr().out
+    for line in ("clusters: 7", "epochs: 2", "epsilon: 0.4", "split: train_aug"):
+        assert line in said
+
+
+def test_help_names_every_verb_and_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    for verb in ("check", "train", "cams", "refine", "evaluate", "report", "run", "demo"):
+        assert f"  {verb} " in said
+    assert main(["cams", "--help"]) == 0
+    said = capsys.readouterr().out
+    for option in ("--cams.scales", "--pot.epsilon", "--data.root", "--restart", "--dry-run", "--json", "--shard"):
+        assert option in said
+    assert "entropic regularisation" in said
+
+
+def test_an_unwritable_folder_is_a_failure_not_a_traceback(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "taken"
+    file.write_text("")
+    assert main(["train", "--out", str(file), "--data.root", str(scenes), "--network.weights", "none"]) == 2
+    assert "is a file" in capsys.readouterr().err

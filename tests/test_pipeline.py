@@ -1,0 +1,190 @@
+"""The stages end to end through the command line, on generated scenes: what is written, skipped, refused and redone."""
+
+import json
+from pathlib import Path
+from shutil import copytree
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from run_tiny import figures, files_of, run, words
+
+from tag2mask.cam_files import full_resolution, read_cam
+from tag2mask.cli import main
+from tag2mask.data import DataSettings, open_photos, read_mask
+from tag2mask.pipeline.config import presets
+
+
+@pytest.fixture(scope="module")
+def done(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny run."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    assert run("run", scenes, out) == 0
+    return out
+
+
+@pytest.fixture
+def copied(done: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be changed."""
+    return Path(copytree(done, tmp_path / "out"))
+
+
+def test_a_run_writes_all_that_the_design_names(done: Path, scenes: Path) -> None:
+    photos = open_photos(DataSettings(root=scenes, split="train"))
+    for photo in photos.photos:
+        size = Image.open(photo.path).size[::-1]
+        for kind in ("classifier", "prototype", "pot"):
+            cam = read_cam(done / f"cams/{kind}/{photo.id}.npz")
+            assert tuple(cam.ids) == (photo.tags if kind == "classifier" else (0, *photo.tags))
+            assert cam.size == size
+            assert cam.cams.shape[1:] == (4, 4)
+        assert read_cam(done / f"cams/pot/{photo.id}.npz").allocation is not None
+        assert read_mask(done / f"masks/{photo.id}.png", classes=2).shape == size
+    for name in ("config.yaml", "environment.json", "metrics.json", "report.html", "train/network.safetensors", "train/log.jsonl"):
+        assert (done / name).is_file(), name
+
+
+def test_the_masks_are_the_argmax_of_the_cams_at_full_size(done: Path, scenes: Path) -> None:
+    for photo in open_photos(DataSettings(root=scenes, split="train")).photos:
+        cam = read_cam(done / f"cams/pot/{photo.id}.npz")
+        expected = np.asarray(cam.ids)[full_resolution(cam).argmax(0)]
+        assert (read_mask(done / f"masks/{photo.id}.png") == expected).all()
+
+
+def test_the_figures_have_the_documented_shape(done: Path) -> None:
+    measured = figures(done)
+    assert set(measured) == {"cams", "refine"}
+    assert set(measured["cams"]["train"]) == {"classifier", "prototype", "pot"}
+    assert 0 <= measured["refine"]["train"]["argmax"]["miou"] <= 1
+    # The masks are the argmax of the POT CAMs at full size, so both are measured alike.
+    assert measured["refine"]["train"]["argmax"]["miou"] == pytest.approx(measured["cams"]["train"]["pot"]["miou"])
+
+
+def test_a_second_run_does_nothing_again(copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in copied.rglob("*.npz")} | {
+        path: path.stat().st_mtime_ns for path in copied.rglob("masks/**/*.png")
+    }
+    assert main([*words("run", scenes, copied), "--json"]) == 0
+    results = {result["stage"]: result for result in json.loads(capsys.readouterr().out)["results"]}
+    assert results["train"] == {**results["train"], "done": 0, "skipped": 1}
+    assert results["cams"] == {**results["cams"], "done": 0, "skipped": 10}
+    assert results["refine"] == {**results["refine"], "done": 0, "skipped": 10}
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_what_is_missing_is_made_again_the_same(copied: Path, done: Path, scenes: Path) -> None:
+    for path in (*sorted((copied / "cams/pot").rglob("*.npz"))[::3], *sorted((copied / "masks").rglob("*.png"))[::2]):
+        path.unlink()
+    damaged = sorted((copied / "cams/classifier").rglob("*.npz"))[0]
+    damaged.write_bytes(b"half a file")
+    assert run("run", scenes, copied) == 0
+    for folder in ("cams", "masks"):
+        assert files_of(copied / folder) == files_of(done / folder)
+
+
+def test_shards_make_the_same_files_as_one_process(copied: Path, done: Path, scenes: Path) -> None:
+    assert run("cams", scenes, copied, restart="cams", shard="1/3") == 0
+    some = len(list((copied / "cams/pot").rglob("*.npz")))
+    assert 0 < some < 10
+    for shard in ("2/3", "3/3"):
+        assert run("cams", scenes, copied, shard=shard) == 0
+    assert files_of(copied / "cams") == files_of(done / "cams")
+
+
+def test_the_run_remembers_its_settings(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--out", str(copied), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "train: done already" in said and "cams: 0 photographs to do" in said
+    assert main(["cams", "--out", str(copied), "--print-config"]) == 0
+    saved = yaml.safe_load((copied / "config.yaml").read_text())
+    assert yaml.safe_load(capsys.readouterr().out) == {**saved, "out": str(copied)}
+
+
+def test_a_changed_setting_is_refused_by_name_and_restarted_on_request(
+    copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("cams", scenes, copied, pot__clusters="2") == 2
+    said = capsys.readouterr().err
+    assert "pot.clusters was 3 and is 2" in said and "--restart cams" in said
+    assert run("run", scenes, copied, refine__cams="prototype") == 2
+    assert "refine.cams was 'pot' and is 'prototype'" in capsys.readouterr().err
+    assert run("run", scenes, copied, cams__flip="false", restart="cams") == 0
+    assert read_cam(next((copied / "cams/pot").rglob("*.npz"))).clusters == 3
+
+
+def test_a_restart_redoes_what_reads_the_stage(copied: Path, scenes: Path) -> None:
+    assert run("refine", scenes, copied, restart="cams") == 2  # the CAMs are gone now
+    assert not list(copied.rglob("*.npz")) and not (copied / "masks").exists() and not (copied / "report.html").exists()
+    assert (copied / "train/network.safetensors").is_file()
+
+
+def test_another_class_list_is_refused_by_name(copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = open_photos(DataSettings(root=scenes)).classes
+    assert run("cams", scenes, copied, data__classes=",".join([*names, "unicorn"])) == 2
+    said = capsys.readouterr().err
+    assert "network.safetensors" in said and "unicorn" in said
+
+
+def test_changed_tags_are_noticed_by_image(copied: Path, done: Path, scenes: Path, tmp_path: Path) -> None:
+    lines = (scenes / "tags.csv").read_text().splitlines()
+    names = open_photos(DataSettings(root=scenes)).classes
+    changed = next(i for i, line in enumerate(lines) if "train/" in line and ";" not in line)
+    image, tag, split = lines[changed].split(",")
+    lines[changed] = f"{image},{next(name for name in names if name != tag)},{split}"
+    (tmp_path / "tags.csv").write_text("\n".join(lines) + "\n")
+    assert run("cams", scenes, copied, data__tags=str(tmp_path / "tags.csv")) == 0
+    before, after = files_of(done / "cams/pot"), files_of(copied / "cams/pot")
+    assert [name for name in before if before[name] != after[name]] == [image.rsplit(".", 1)[0] + ".npz"]
+
+
+def test_a_bad_photograph_is_reported_and_the_rest_is_done(scenes: Path, copied: Path, tmp_path: Path) -> None:
+    data = Path(copytree(scenes, tmp_path / "data"))
+    broken = sorted((data / "train").glob("*.jpg"))[3]
+    broken.write_bytes(broken.read_bytes()[:700])
+    assert run("cams", data, copied, restart="cams") == 1
+    assert len(list((copied / "cams/pot").rglob("*.npz"))) == 9
+    assert run("refine", data, copied) == 1
+    assert len(list((copied / "masks").rglob("*.png"))) == 9
+    assert run("run", data, copied) == 1  # the figures and the page are made all the same
+    assert figures(copied)["refine"]["train"]["argmax"]["images"] == 9
+
+
+def test_photographs_without_tags_get_masks_of_background(scenes: Path, tmp_path: Path) -> None:
+    lines = (scenes / "tags.csv").read_text().splitlines()
+    changed = next(i for i, line in enumerate(lines) if "train/" in line)
+    image, _, split = lines[changed].split(",")
+    lines[changed] = f"{image},,{split}"
+    (tmp_path / "tags.csv").write_text("\n".join(lines) + "\n")
+    out = tmp_path / "out"
+    assert run("run", scenes, out, data__tags=str(tmp_path / "tags.csv"), train__steps="1") == 0
+    assert not read_mask(out / f"masks/{image.rsplit('.', 1)[0]}.png").any()
+
+
+def test_evaluate_measures_any_folder(done: Path, scenes: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    data = ["--data.root", str(scenes), "--data.masks", str(scenes / "masks"), "--data.split", "train"]
+    assert main(["evaluate", str(scenes / "masks" / "train"), *data]) == 2  # the IDs begin with train/
+    capsys.readouterr()
+    assert main(["evaluate", str(done / "masks"), *data, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["miou"] == pytest.approx(figures(done)["refine"]["train"]["argmax"]["miou"])
+    perfect = tmp_path / "perfect"
+    copytree(scenes / "masks" / "train", perfect / "train")
+    assert main(["evaluate", str(perfect), *data, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["miou"] == 1
+
+
+def test_without_truth_a_run_still_ends_with_masks_and_a_page(scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = [word for word in words("run", scenes, out, train__steps="1") if word not in ("--data.masks", str(scenes / "masks"))]
+    assert main(arguments) == 0
+    assert (out / "report.html").is_file() and len(list((out / "masks").rglob("*.png"))) == 10
+
+
+@pytest.mark.parametrize("name", sorted(presets()))
+def test_presets_are_complete_and_known(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--config", name, "--out", str(tmp_path / "x"), "--print-config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    for section, values in yaml.safe_load(presets()[name].read_text()).items():
+        for key, value in values.items():
+            assert printed[section][key] == value or isinstance(value, dict), f"{section}.{key}"
+    assert not (tmp_path / "x").exists()

@@ -1,0 +1,185 @@
+"""Training: the order of draws, exact resume, signals, what is logged, what cannot be read."""
+
+import json
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tag2mask.data import AugmentSettings, DataSettings, PhotoSet, open_photos
+from tag2mask.data.training_set import TrainingSet
+from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.networks import NetworkSettings, PotNetwork, build_network
+from tag2mask.pot import PotSettings
+from tag2mask.training.engine import Trained, train_network
+from tag2mask.training.objective import objective, photograph_cells
+from tag2mask.training.order import DrawOrder
+from tag2mask.training.settings import TrainSettings
+from tag2mask.training.state import Interrupted, load_state
+
+SETTINGS = TrainSettings(steps=6, batch_size=4, checkpoint_every=2, log_every=1, consistency_start=0.5)
+
+
+@pytest.fixture(scope="module")
+def photos(scenes: Path) -> PhotoSet:
+    return open_photos(DataSettings(root=scenes, split="train"))
+
+
+def fresh(photos: PhotoSet, projections: bool = False) -> PotNetwork:
+    settings = NetworkSettings(backbone="resnet18", weights="none", projections=projections)
+    return build_network(settings, photos.classes, seed=1)
+
+
+def views(photos: PhotoSet) -> TrainingSet:
+    return TrainingSet(photos, AugmentSettings(crop=48, long_side=(40, 64)), seed=3)
+
+
+def trained(
+    photos: PhotoSet, folder: Path, settings: TrainSettings = SETTINGS, *, stop_at: int | None = None, workers: int = 0
+) -> tuple[PotNetwork, Trained]:
+    """Train in ``folder``; with ``stop_at`` a SIGTERM comes during that step."""
+
+    def on_step(done: int, total: int, values: Mapping[str, float]) -> None:
+        if done == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    network = fresh(photos)
+    result = train_network(
+        network, views(photos), settings, PotSettings(), folder=folder, seed=3, device="cpu", workers=workers, on_step=on_step
+    )
+    return network, result
+
+
+def test_every_photograph_is_drawn_once_an_epoch_and_never_twice_the_same_way() -> None:
+    batches = list(DrawOrder(10, 4, seed=0, first_step=0, last_step=10))
+    drawn = [index for batch in batches for _, index in batch]
+    for epoch in range(4):
+        assert sorted(drawn[10 * epoch : 10 * epoch + 10]) == list(range(10))
+    assert drawn[:10] != drawn[10:20]
+    assert [draw for batch in batches for draw, _ in batch] == list(range(40))
+
+
+def test_the_order_depends_on_seed_and_step_alone() -> None:
+    whole = list(DrawOrder(7, 3, seed=5, first_step=0, last_step=9))
+    assert list(DrawOrder(7, 3, seed=5, first_step=4, last_step=9)) == whole[4:]
+    assert list(DrawOrder(7, 3, seed=6, first_step=0, last_step=9)) != whole
+
+
+def test_processes_share_out_a_batch() -> None:
+    whole = list(DrawOrder(7, 4, seed=0, first_step=0, last_step=5))
+    parts = [list(DrawOrder(7, 4, seed=0, first_step=0, last_step=5, rank=rank, world=2)) for rank in range(2)]
+    for batch, first, second in zip(whole, *parts, strict=True):
+        assert sorted(batch) == sorted(first + second)
+        assert len(first) == len(second) == 2
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 4])
+def test_an_interrupted_run_ends_with_the_same_weights_bit_for_bit(photos: PhotoSet, tmp_path: Path, stop_at: int) -> None:
+    expected, _ = trained(photos, tmp_path / "whole")
+    with pytest.raises(Interrupted, match=f"step {stop_at + 1} of 6|step {stop_at} of 6"):
+        trained(photos, tmp_path / "stopped", stop_at=stop_at)
+    network, result = trained(photos, tmp_path / "stopped")
+    assert result.resumed_from in (stop_at, stop_at + 1)
+    for name, value in expected.state_dict().items():
+        assert torch.equal(value, network.state_dict()[name]), name
+    logs = [_log(tmp_path / name) for name in ("whole", "stopped")]
+    assert [line["step"] for line in logs[1]] == [1, 2, 3, 4, 5, 6]
+    assert [line["loss"] for line in logs[0]] == [line["loss"] for line in logs[1]]
+
+
+def test_the_number_of_reading_workers_changes_nothing(photos: PhotoSet, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, steps=2)
+    alone, _ = trained(photos, tmp_path / "0", settings)
+    helped, _ = trained(photos, tmp_path / "2", settings, workers=2)
+    for name, value in alone.state_dict().items():
+        assert torch.equal(value, helped.state_dict()[name]), name
+
+
+def test_training_lowers_the_loss_and_changes_every_trainable_weight(photos: PhotoSet, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, steps=30, learning_rate=1e-3, head_factor=1.0, consistency_weight=0.0)
+    network, _ = trained(photos, tmp_path, settings)
+    losses = [line["classification"] for line in _log(tmp_path)]
+    assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:5])
+    before = dict(fresh(photos).named_parameters())
+    same = [name for name, value in network.named_parameters() if value.requires_grad and torch.equal(value, before[name])]
+    assert not same
+
+
+def test_the_consistency_loss_starts_when_it_should(photos: PhotoSet, tmp_path: Path) -> None:
+    trained(photos, tmp_path)
+    assert ["consistency" in line for line in _log(tmp_path)] == [False] * 3 + [True] * 3
+
+
+def test_a_photograph_that_cannot_be_read_is_named_and_replaced(scenes: Path, tmp_path: Path) -> None:
+    photos = open_photos(DataSettings(root=scenes, split="train"))
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no image")
+    damaged = replace(photos, photos=(replace(photos.photos[0], path=broken), *photos.photos[1:]))
+    _, result = trained(damaged, tmp_path / "run", replace(SETTINGS, steps=3))
+    assert list(result.unreadable) == [photos.photos[0].id]
+    assert "broken.jpg" in result.unreadable[photos.photos[0].id]
+
+
+def test_when_nothing_can_be_read_training_says_so(scenes: Path, tmp_path: Path) -> None:
+    photos = open_photos(DataSettings(root=scenes, split="train"))
+    none = replace(photos, photos=tuple(replace(photo, path=tmp_path / "absent.jpg") for photo in photos.photos))
+    with pytest.raises(Tag2maskError, match="not one photograph"):
+        trained(none, tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_stops_training_and_is_not_saved(photos: PhotoSet, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, optimizer="sgd", learning_rate=1e30, clip=None, steps=20)
+    with pytest.raises(Tag2maskError, match="not finite"):
+        trained(photos, tmp_path, settings)
+    if (tmp_path / "state.pt").is_file():
+        state = load_state(tmp_path / "state.pt")
+        assert state["step"] <= 4
+
+
+def test_a_damaged_state_is_named(photos: PhotoSet, tmp_path: Path) -> None:
+    (tmp_path / "state.pt").write_bytes(b"half a state")
+    with pytest.raises(Tag2maskError, match=r"state\.pt"):
+        trained(photos, tmp_path)
+
+
+def test_a_state_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    torch.save({"step": Path}, tmp_path / "state.pt")
+    with pytest.raises(Tag2maskError, match="not a readable resume state"):
+        load_state(tmp_path / "state.pt")
+
+
+def test_settings_are_refused_all_at_once() -> None:
+    with pytest.raises(UsageError, match=r"batch_size.*learning_rate.*consistency_start"):
+        TrainSettings(batch_size=0, learning_rate=-1, consistency_start=2)
+
+
+def test_gradients_of_the_objective_go_where_they_should(photos: PhotoSet) -> None:
+    network = fresh(photos, projections=True)
+    valid = torch.ones(2, 64, 64, dtype=torch.bool)
+    valid[0, :, 40:] = False
+    output = network(torch.rand(2, 3, 64, 64), valid)
+    settings = replace(SETTINGS, stop_gradient="none", classification_weight=0.0)
+    tags = torch.tensor([[True, False], [True, True]])
+    losses = objective(output, tags, valid, settings, PotSettings(), stride=network.stride, progress=0.9)
+    losses.total.backward()
+    assert losses.consistency is not None and losses.consistency > 0
+    lacking = [name for name, value in network.named_parameters() if value.requires_grad and value.grad is None]
+    assert not lacking
+
+
+def test_cells_of_a_sliver_are_those_it_touches() -> None:
+    valid = torch.zeros(2, 64, 64, dtype=torch.bool)
+    valid[0, :, 30:34] = True
+    valid[1, 16:48, 16:50] = True
+    cells = photograph_cells(valid, (4, 4), 16)
+    assert cells[0].sum() == 8
+    assert cells[1].sum() == 4
+
+
+def _log(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
