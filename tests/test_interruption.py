@@ -1,4 +1,4 @@
-"""SIGKILL at ten moments spread over one `demo --quick`: nothing finished is lost, nothing half-written has its final name."""
+"""SIGKILL at ten moments spread over one `demo --quick`: nothing finished is lost, nothing half-written stands."""
 
 import json
 import multiprocessing
@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from run_tiny import files_of
 
+from run_tiny import files_of
 from tag2mask.cam_files import read_cam
 from tag2mask.cli import main
 from tag2mask.files import TEMPORARY_PREFIX
@@ -24,7 +24,9 @@ KEPT = (".npz", ".png", ".jpg", ".safetensors")
 
 def _demo(out: str) -> None:
     """`tag2mask demo --quick` in a process of its own."""
-    raise SystemExit(main(["demo", "--quick", "--out", out, "--device", "cpu", "--workers", "0", "--train.checkpoint_every", "2"]))
+    raise SystemExit(
+        main(["demo", "--quick", "--out", out, "--device", "cpu", "--workers", "0", "--train.checkpoint_every", "2"])
+    )
 
 
 def _started(out: Path) -> ForkServerProcess:

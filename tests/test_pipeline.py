@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from run_tiny import figures, files_of, run, words
 
+from run_tiny import figures, files_of, run, words
 from tag2mask.cam_files import full_resolution, read_cam
 from tag2mask.cli import main
 from tag2mask.data import DataSettings, open_photos, read_mask
@@ -41,7 +41,14 @@ def test_a_run_writes_all_that_the_design_names(done: Path, scenes: Path) -> Non
             assert cam.cams.shape[1:] == (4, 4)
         assert read_cam(done / f"cams/pot/{photo.id}.npz").allocation is not None
         assert read_mask(done / f"masks/{photo.id}.png", classes=2).shape == size
-    for name in ("config.yaml", "environment.json", "metrics.json", "report.html", "train/network.safetensors", "train/log.jsonl"):
+    for name in (
+        "config.yaml",
+        "environment.json",
+        "metrics.json",
+        "report.html",
+        "train/network.safetensors",
+        "train/log.jsonl",
+    ):
         assert (done / name).is_file(), name
 
 
@@ -161,12 +168,16 @@ def test_photographs_without_tags_get_masks_of_background(scenes: Path, tmp_path
     assert not read_mask(out / f"masks/{image.rsplit('.', 1)[0]}.png").any()
 
 
-def test_evaluate_measures_any_folder(done: Path, scenes: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_evaluate_measures_any_folder(
+    done: Path, scenes: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     data = ["--data.root", str(scenes), "--data.masks", str(scenes / "masks"), "--data.split", "train"]
     assert main(["evaluate", str(scenes / "masks" / "train"), *data]) == 2  # the IDs begin with train/
     capsys.readouterr()
     assert main(["evaluate", str(done / "masks"), *data, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["miou"] == pytest.approx(figures(done)["refine"]["train"]["argmax"]["miou"])
+    assert json.loads(capsys.readouterr().out)["miou"] == pytest.approx(
+        figures(done)["refine"]["train"]["argmax"]["miou"]
+    )
     perfect = tmp_path / "perfect"
     copytree(scenes / "masks" / "train", perfect / "train")
     assert main(["evaluate", str(perfect), *data, "--json"]) == 0
@@ -175,7 +186,11 @@ def test_evaluate_measures_any_folder(done: Path, scenes: Path, capsys: pytest.C
 
 def test_without_truth_a_run_still_ends_with_masks_and_a_page(scenes: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    arguments = [word for word in words("run", scenes, out, train__steps="1") if word not in ("--data.masks", str(scenes / "masks"))]
+    arguments = [
+        word
+        for word in words("run", scenes, out, train__steps="1")
+        if word not in ("--data.masks", str(scenes / "masks"))
+    ]
     assert main(arguments) == 0
     assert (out / "report.html").is_file() and len(list((out / "masks").rglob("*.png"))) == 10
 

@@ -50,7 +50,15 @@ def trained(
 
     network = fresh(photos)
     result = train_network(
-        network, views(photos), settings, PotSettings(), folder=folder, seed=3, device="cpu", workers=workers, on_step=on_step
+        network,
+        views(photos),
+        settings,
+        PotSettings(),
+        folder=folder,
+        seed=3,
+        device="cpu",
+        workers=workers,
+        on_step=on_step,
     )
     return network, result
 
@@ -79,7 +87,9 @@ def test_processes_share_out_a_batch() -> None:
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 4])
-def test_an_interrupted_run_ends_with_the_same_weights_bit_for_bit(photos: PhotoSet, tmp_path: Path, stop_at: int) -> None:
+def test_an_interrupted_run_ends_with_the_same_weights_bit_for_bit(
+    photos: PhotoSet, tmp_path: Path, stop_at: int
+) -> None:
     expected, _ = trained(photos, tmp_path / "whole")
     with pytest.raises(Interrupted, match=f"step {stop_at + 1} of 6|step {stop_at} of 6"):
         trained(photos, tmp_path / "stopped", stop_at=stop_at)
@@ -106,7 +116,9 @@ def test_training_lowers_the_loss_and_changes_every_trainable_weight(photos: Pho
     losses = [line["classification"] for line in _log(tmp_path)]
     assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:5])
     before = dict(fresh(photos).named_parameters())
-    same = [name for name, value in network.named_parameters() if value.requires_grad and torch.equal(value, before[name])]
+    same = [
+        name for name, value in network.named_parameters() if value.requires_grad and torch.equal(value, before[name])
+    ]
     assert not same
 
 

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace
 
 from tag2mask.errors import UsageError
 from tag2mask.pipeline.config import Config, presets
@@ -29,11 +29,15 @@ class Parser(ArgumentParser):
         options = [option for action in self._actions for option in action.option_strings]
         unknown = re.findall(r"(--[\w.-]+)", message) if "nrecognized" in message else []
         unknown += [f"--{key}" for key in re.findall(r"[Kk]ey '([\w.]+)' is not expected", message)]
-        unknown += [f"--{group}.{key}" for group, key in re.findall(r"Group '([\w.]+)' does not accept option '(\w+)'", message)]
+        unknown += [
+            f"--{group}.{key}" for group, key in re.findall(r"Group '([\w.]+)' does not accept option '(\w+)'", message)
+        ]
         hints = []
         for name in unknown:
             close = difflib.get_close_matches(name, options, n=3, cutoff=0.6)
-            hints.append(f"{name} is no setting" + (f"; did you mean {' or '.join(close)}?" if close else "; see --help"))
+            hints.append(
+                f"{name} is no setting" + (f"; did you mean {' or '.join(close)}?" if close else "; see --help")
+            )
         return "; ".join(hints) if hints else _wrong_type(message)
 
 
@@ -43,7 +47,9 @@ def _wrong_type(message: str) -> str:
     if found:
         kind = re.sub(r"<class '([\w.]+)'>|typing\.Literal\[(.*)\]", lambda m: m[1] or f"one of {m[2]}", found[2])
         return f"--{found[1]} should be {kind}, received {found[3]}"
-    found = re.match(r'Parser key "([\w.]+)": Does not validate against any of the Union subtypes .*?Given value: (.*)', message)
+    found = re.match(
+        r'Parser key "([\w.]+)": Does not validate against any of the Union subtypes .*?Given value: (.*)', message
+    )
     return f"--{found[1]} cannot be {found[2]}; see --help for what it may be" if found else message
 
 
@@ -57,7 +63,7 @@ def _cause(error: BaseException | None) -> BaseException | None:
 def build_parser(verb: str, description: str) -> Parser:
     """A parser for one verb: every setting of `Config`, and what all verbs share."""
     parser = Parser(prog=f"tag2mask {verb}", description=description, exit_on_error=False)
-    parser.add_argument("--config", action=ActionConfigFile, help="a preset's name or a YAML file; later ones override")
+    parser.add_argument("--config", action="config", help="a preset's name or a YAML file; later ones override")
     parser.add_argument("--print-config", action="store_true", dest="print_config", help="print every setting and stop")
     parser.add_argument("--dry-run", action="store_true", dest="dry_run", help="say what would be done and stop")
     parser.add_argument("--json", action="store_true", dest="as_json", help="the result as JSON on standard output")

@@ -49,7 +49,9 @@ class Request:
         for flag, text in verb.flags:
             parser.add_argument(flag, action="store_true", help=text)
         if name in (*STAGES, "run", "demo"):
-            parser.add_argument("--restart", metavar="STAGE", help="delete what a stage, and all that read it, made; then go on")
+            parser.add_argument(
+                "--restart", metavar="STAGE", help="delete what a stage, and all that read it, made; then go on"
+            )
         if "-h" in words or "--help" in words:
             parser.print_help()
             return None
@@ -160,20 +162,35 @@ def _check(request: Request) -> int:
 
 
 VERBS = {
-    "check": Verb("Is the data sound? Lists everything that is wrong with it.", _check, ("data_folder", "photographs, or a tags table")),
+    "check": Verb(
+        "Is the data sound? Lists everything that is wrong with it.",
+        _check,
+        ("data_folder", "photographs, or a tags table"),
+    ),
     "train": Verb("Train the POT network from photographs and tags.", _one_stage),
     "cams": Verb("Make class activation maps with the trained network.", _one_stage),
     "refine": Verb("Make masks from class activation maps.", _one_stage),
-    "evaluate": Verb("Measure masks or CAMs against ground truth.", _evaluate, ("folder", "masks (.png) or CAM files (.npz)")),
+    "evaluate": Verb(
+        "Measure masks or CAMs against ground truth.", _evaluate, ("folder", "masks (.png) or CAM files (.npz)")
+    ),
     "report": Verb("Write the page of a run.", _report, ("run", "the run folder")),
     "run": Verb("Do every stage, skipping what is done.", _run),
-    "demo": Verb("See the method at work on generated scenes.", _demo, None, (("--quick", "a tiny demo, in under a minute"),)),
+    "demo": Verb(
+        "See the method at work on generated scenes.", _demo, None, (("--quick", "a tiny demo, in under a minute"),)
+    ),
 }
 """Every verb, in the order of a run."""
 
 
 def overview() -> str:
     """What ``tag2mask --help`` says."""
-    lines = ["tag2mask: photographs and their tags in, pixel masks out.", "", "usage: tag2mask VERB [--config PRESET_OR_FILE] [--section.name VALUE …]", ""]
+    lines = [
+        "tag2mask: photographs and their tags in, pixel masks out.",
+        "",
+        "usage: tag2mask VERB [--config PRESET_OR_FILE] [--section.name VALUE …]",
+        "",
+    ]
     lines += [f"  {name:10}{verb.description}" for name, verb in VERBS.items()]
-    return "\n".join([*lines, "", "`tag2mask VERB --help` lists the settings of a verb. Presets: demo, own, voc, voc-paper."])
+    return "\n".join(
+        [*lines, "", "`tag2mask VERB --help` lists the settings of a verb. Presets: demo, own, voc, voc-paper."]
+    )

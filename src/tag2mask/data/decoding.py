@@ -169,7 +169,8 @@ def _known_formats() -> frozenset[str]:
 def _identified(path: Path, file: IO[bytes], formats: tuple[str, ...]) -> Image.Image:
     """The image in ``file`` with its header read.
 
-    `PIL.Image.open` would do, but warns or raises above a limit that is global to the process; its registry is public.
+    `PIL.Image.open` would do, but warns or raises above a limit that is global to the process; its registry is
+    public.
     """
     signature = file.read(SIGNATURE_BYTES)
     if not signature:

@@ -21,15 +21,15 @@ class DataSettings:
     """Where the photographs and their tags are.
 
     Attributes:
-        kind: the layout. ``table``: a CSV file names the photographs and their tags. ``folders``: ROOT/CLASS/…, the top
-            folder is the tag. ``voc``: the folders of PASCAL VOC. ``auto``: ``voc`` where ROOT/JPEGImages exists,
+        kind: the layout. ``table``: a CSV file names the photographs and their tags. ``folders``: ROOT/CLASS/…, the
+            top folder is the tag. ``voc``: the folders of PASCAL VOC. ``auto``: ``voc`` where ROOT/JPEGImages exists,
             ``table`` where ``tags`` is given or ROOT/tags.csv exists, else ``folders``.
         root: the folder that the paths of the photographs are relative to; for a table that is given without it, the
             table's folder.
-        tags: the tags table, CSV ``image,tags`` with the tags joined by ``;``, or one 0/1 column a class; overrides the
-            root's own tags.
-        split: VOC: the name of a list in ROOT/ImageSets/Segmentation; table: a value of its ``split`` column. None: all
-            photographs.
+        tags: the tags table, CSV ``image,tags`` with the tags joined by ``;``, or one 0/1 column a class; overrides
+            the root's own tags.
+        split: VOC: the name of a list in ROOT/ImageSets/Segmentation; table: a value of its ``split`` column. None:
+            all photographs.
         classes: the class list and its order: a file (one name a line, or a YAML list), or names with commas, without
             background.
         masks: the folder with ground-truth masks ID.png, for evaluation and the report; never read for tags.

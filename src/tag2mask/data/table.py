@@ -63,8 +63,9 @@ class Table:
 def read_table(path: Path, subject: str) -> Table:
     """Read a tags table, collecting what is wrong with it.
 
-    The file is UTF-8 with or without a byte order mark, columns separated by commas. The header line names the columns:
-    ``image`` and either ``tags`` or one column a class; ``split`` is optional; beside ``tags``, others are ignored.
+    The file is UTF-8 with or without a byte order mark, columns separated by commas. The header line names the
+    columns: ``image`` and either ``tags`` or one column a class; ``split`` is optional; beside ``tags``, others are
+    ignored.
 
     Args:
         path: the file.

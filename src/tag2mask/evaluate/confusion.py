@@ -97,8 +97,8 @@ class Confusion:
         """The mean of `iou` over classes that occur in the truth; NaN if none does.
 
         Args:
-            ids: the classes to take the mean over, all by default. Those that the truth lacks are left out, as usual in
-                the field; their false positives still count against the classes that they cover.
+            ids: the classes to take the mean over, all by default. Those that the truth lacks are left out, as usual
+                in the field; their false positives still count against the classes that they cover.
 
         Raises:
             UsageError: an id is not a class.

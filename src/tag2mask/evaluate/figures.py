@@ -27,7 +27,8 @@ class Figures:
         under_activation: by class name: what was missed of the class, over the union. The three sum to 1.
         images: how many photographs were compared.
         chosen: names of the classes that ``miou`` is over; None = all.
-        threshold: the background threshold that ``miou`` is best at; None for masks and for CAMs with a background map.
+        threshold: the background threshold that ``miou`` is best at; None for masks and for CAMs with a background
+            map.
         sweep: mIoU by background threshold; None where ``threshold`` is.
     """
 

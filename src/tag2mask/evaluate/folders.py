@@ -54,7 +54,8 @@ def evaluate_masks(
 
     Raises:
         UsageError: a mask is missing or too many, a photograph has no ground truth, or ``ids`` are no classes.
-        EvaluationError: a mask cannot be read, has another size than its ground truth, or has values that are no class.
+        EvaluationError: a mask cannot be read, has another size than its ground truth, or has values that are no
+            class.
     """
     classes = len(photos.classes) + 1
     pairs = _pairs(folder, ".png", photos, ids, allow_extra)
@@ -80,8 +81,8 @@ def evaluate_cams(
 ) -> Figures:
     """Compare a folder of CAM files (``folder/ID.npz``) with the ground truth, at the photographs' full size.
 
-    A pixel gets the class of its largest map. CAMs without a background map are swept over ``thresholds`` in one pass,
-    and the figures are those of the best one; CAMs with one need no threshold.
+    A pixel gets the class of its largest map. CAMs without a background map are swept over ``thresholds`` in one
+    pass, and the figures are those of the best one; CAMs with one need no threshold.
 
     Args:
         folder: where the CAM files of one kind are.
@@ -92,9 +93,10 @@ def evaluate_cams(
         on_photo: called with each photograph's ID.
 
     Raises:
-        UsageError: a CAM file is missing or too many, a photograph has no ground truth, ``ids`` are no classes, or some
-            CAMs have a background map and some have none.
-        EvaluationError: a CAM file is damaged, is of another size than its ground truth, or has ids that are no class.
+        UsageError: a CAM file is missing or too many, a photograph has no ground truth, ``ids`` are no classes, or
+            some CAMs have a background map and some have none.
+        EvaluationError: a CAM file is damaged, is of another size than its ground truth, or has ids that are no
+            class.
     """
     classes = len(photos.classes) + 1
     pairs = _pairs(folder, ".npz", photos, ids, allow_extra)

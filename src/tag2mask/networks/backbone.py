@@ -22,7 +22,8 @@ def build_backbone(settings: NetworkSettings, *, dilated: bool = False, notify: 
 
     Args:
         settings: which backbone and which weights.
-        dilated: a ResNet gets dilations in place of the strides that ``output_stride`` takes away, as DeepLab wants it.
+        dilated: a ResNet gets dilations in place of the strides that ``output_stride`` takes away, as DeepLab wants
+            it.
         notify: told what is downloaded from where and how large it is, before it is; None logs it.
 
     Raises:

@@ -87,8 +87,8 @@ def clean_config(values: dict[str, Any]) -> dict[str, Any]:
 def read_normalisation(folder: Path, model_type: str) -> tuple[Colour, Colour]:
     """Mean and standard deviation of the model's input, RGB in [0, 1].
 
-    Read from the folder's preprocessor configuration (image processors themselves may ask for torchvision); where there
-    is none, 0.5 for the model types that expect [-1, 1] and the ImageNet figures for the others.
+    Read from the folder's preprocessor configuration (image processors themselves may ask for torchvision); where
+    there is none, 0.5 for the model types that expect [-1, 1] and the ImageNet figures for the others.
     """
     default = (_HALF, _HALF) if model_type in _INPUT_IN_MINUS_ONE_TO_ONE else (IMAGENET_MEAN, IMAGENET_STD)
     path = folder / PREPROCESSOR

@@ -1,7 +1,7 @@
 """Backbones that `transformers` provides, behind the interface of `Backbone`.
 
-Three kinds: MobileNetV2, plain vision transformers, and whatever has a backbone class of its own there (ConvNeXt, Swin,
-ResNet, …). `transformers` is imported when one of them is built, since its import takes seconds.
+Three kinds: MobileNetV2, plain vision transformers, and whatever has a backbone class of its own there (ConvNeXt,
+Swin, ResNet, …). `transformers` is imported when one of them is built, since its import takes seconds.
 """
 
 from collections.abc import Iterator
@@ -153,8 +153,8 @@ class _Probed(Backbone):
 class PlainTransformer(_Probed):
     """A vision transformer of one stride: stages are the blocks at a quarter, half, three quarters and the end.
 
-    Every stage passes through the final norm, as DINOv2's own intermediate outputs do; prefix tokens (class, registers,
-    distillation) are dropped.
+    Every stage passes through the final norm, as DINOv2's own intermediate outputs do; prefix tokens (class,
+    registers, distillation) are dropped.
 
     Args:
         model: a model of a type in `PLAIN_TRANSFORMERS`.

@@ -88,8 +88,8 @@ class PotNetwork(nn.Module):
 
         Args:
             images: float (N, 3, H, W), RGB in [0, 1]; the normalisation is the network's own.
-            valid: bool (N, H, W), False where ``images`` is padding; None means that there is none. Only cells that lie
-                wholly inside the photograph count towards the scores (any that touch it, where none does).
+            valid: bool (N, H, W), False where ``images`` is padding; None means that there is none. Only cells that
+                lie wholly inside the photograph count towards the scores (any that touch it, where none does).
 
         Raises:
             UsageError: ``images`` is not (N, 3, H, W).

@@ -1,6 +1,7 @@
 """ResNet-18, 34, 50 and 101, whose parameters carry the names of the public ImageNet checkpoints.
 
-Source: He et al., CVPR 2016, with the stride in the 3×3 convolution of a bottleneck as the public checkpoints have it.
+Source: He et al., CVPR 2016, with the stride in the 3×3 convolution of a bottleneck as the public checkpoints have
+it.
 """
 
 from typing import Any
@@ -81,8 +82,8 @@ class ResNet(Backbone):
     Args:
         name: one of `RESNETS`.
         output_stride: pixels a cell of the last stage, 8, 16 or 32: the strides after it is reached are 1.
-        dilated: True gives the convolutions behind a stride that was taken away the dilation that keeps their field of
-            view (DeepLab); False leaves all dilations at 1 (the published POT network).
+        dilated: True gives the convolutions behind a stride that was taken away the dilation that keeps their field
+            of view (DeepLab); False leaves all dilations at 1 (the published POT network).
     """
 
     default_levels = (0, 1, 2, 3)

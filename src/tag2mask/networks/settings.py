@@ -16,8 +16,9 @@ class NetworkSettings:
     Attributes:
         backbone: `resnet18`, `resnet34`, `resnet50` or `resnet101`; or a model that `transformers` loads, as a folder
             or as a name on the Hugging Face hub (`owner/model`).
-        weights: `imagenet` (the same as `pretrained`): the public ImageNet checkpoint of a ResNet, or the weights that
-            come with the `transformers` model; a path (`.pth` or `.safetensors`, ResNets only); or `none`: random ones.
+        weights: `imagenet` (the same as `pretrained`): the public ImageNet checkpoint of a ResNet, or the weights
+            that come with the `transformers` model; a path (`.pth` or `.safetensors`, ResNets only); or `none`:
+            random ones.
         output_stride: pixels a cell of the last stage: 8, 16 or 32. ResNets and MobileNetV2 obey it; other backbones
             keep the stride they were made with.
         levels: indices of the stages that make up the joint feature; null takes the backbone's default.
@@ -25,8 +26,8 @@ class NetworkSettings:
             many pixels a cell; at least 8.
         projections: true learns a 1×1 projection of each stage, with the image's colours as three more channels, as
             published; false takes the stages themselves.
-        norm: what batch norm does while training. `fixed`: running statistics always, scale and shift train; `trained`:
-            batch statistics; `auto`: fixed for pretrained weights, trained for random ones.
+        norm: what batch norm does while training. `fixed`: running statistics always, scale and shift train;
+            `trained`: batch statistics; `auto`: fixed for pretrained weights, trained for random ones.
     """
 
     backbone: str = "resnet50"

@@ -1,7 +1,7 @@
 """The stage `cams`: CAMs of several kinds from one pass over each photograph."""
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -13,8 +13,8 @@ from tag2mask.cam_files import PADDING, CamFile, read_ids, write_cam
 from tag2mask.data.images import ImageError, image_size, read_image
 from tag2mask.data.photos import Photo
 from tag2mask.errors import UsageError
-from tag2mask.memory import retain_freed_memory
 from tag2mask.inference import PhotoMaps, photo_maps, scale_one
+from tag2mask.memory import channels_last, retain_freed_memory
 from tag2mask.networks.checkpoint import load_network
 from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.pipeline.config import CamKind, Config, plain
@@ -30,11 +30,12 @@ _AHEAD = 2
 def cams(config: Config, run: RunFolder, console: Console) -> StageResult:
     """Make the CAM files that are missing, or whose photograph has other tags by now.
 
-    Photographs of one size form fixed batches, and a batch goes through the network whole whenever one of its files is missing, so
-    that a file does not depend on which others were there already.
+    Photographs of one size form fixed batches, and a batch goes through the network whole whenever one of its files
+    is missing, so that a file does not depend on which others were there already.
 
     Raises:
-        UsageError: there is no trained network, or it knows other classes, or the folder holds CAMs of other settings.
+        UsageError: there is no trained network, or it knows other classes, or the folder holds CAMs of other
+            settings.
     """
     photos = photographs(config)
     if not (run / NETWORK).is_file():
@@ -44,7 +45,7 @@ def cams(config: Config, run: RunFolder, console: Console) -> StageResult:
     run.claim("cams", {"cams": settings, "pot": plain(config.pot)})
     run.record_config(config, replace=False)
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
-    network = network.to(device, memory_format=torch.channels_last).eval()
+    network = channels_last(network).to(device).eval()
     retain_freed_memory()
     result = StageResult("cams")
     batches = list(_batches(photos.photos, config, result))
@@ -71,7 +72,8 @@ def cams(config: Config, run: RunFolder, console: Console) -> StageResult:
 def _missing(photo: Photo, run: RunFolder, kinds: Iterable[CamKind]) -> bool:
     """Whether a CAM file of the photograph is missing, damaged, or of other tags."""
     return any(
-        read_ids(run / f"cams/{kind}/{photo.id}.npz") != (photo.tags if kind == "classifier" else (0, *photo.tags)) for kind in kinds
+        read_ids(run / f"cams/{kind}/{photo.id}.npz") != (photo.tags if kind == "classifier" else (0, *photo.tags))
+        for kind in kinds
     )
 
 
@@ -97,9 +99,7 @@ def _batches(photos: Sequence[Photo], config: Config, result: StageResult) -> It
     yield from whole[number - 1 :: shards]
 
 
-def _read(
-    batches: list[list[Photo]], config: Config, result: StageResult
-) -> Iterator[tuple[list[Photo], Tensor]]:
+def _read(batches: list[list[Photo]], config: Config, result: StageResult) -> Iterator[tuple[list[Photo], Tensor]]:
     """The readable photographs of each batch, as (N, 3, H, W) in [0, 1]; a few batches are read ahead."""
 
     def read(photo: Photo) -> np.ndarray | ImageError:
@@ -133,7 +133,11 @@ def _maps(network: PotNetwork, images: Tensor, tags: Tensor, config: Config) -> 
 
 def _kinds(maps: PhotoMaps, kinds: Iterable[CamKind], pot: PotSettings) -> dict[CamKind, PhotoMaps | TransportCams]:
     """The CAMs of each kind for a batch."""
-    makers = {"classifier": lambda: maps, "prototype": lambda: maps.prototype_cams(pot), "pot": lambda: maps.transport(pot)}
+    makers: dict[CamKind, Callable[[], PhotoMaps | TransportCams]] = {
+        "classifier": lambda: maps,
+        "prototype": lambda: maps.prototype_cams(pot),
+        "pot": lambda: maps.transport(pot),
+    }
     return {kind: makers[kind]() for kind in kinds}
 
 
@@ -153,6 +157,7 @@ def _write(
             if len(ids) * clusters <= PADDING:  # more prototypes than a byte can name are left undrawn
                 cells = made.allocation[number].cpu().numpy()
                 allocation = np.where(cells < 0, PADDING, cells)
-        cam = CamFile(ids, maps.cpu().numpy(), (size[0], size[1]), allocation, clusters if allocation is not None else None)
+        cam = CamFile(
+            ids, maps.cpu().numpy(), (size[0], size[1]), allocation, clusters if allocation is not None else None
+        )
         write_cam(run / f"cams/{kind}/{photo.id}.npz", cam)
-

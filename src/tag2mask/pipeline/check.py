@@ -20,4 +20,6 @@ def check_data(config: Config, place: Path, console: Console) -> CheckReport:
     """
     data = replace(config.data, tags=place) if place.is_file() else replace(config.data, root=place)
     with progress_bar(console, "check", 100) as advance:
-        return check(data, progress=lambda done, total: advance(100 * done // max(total, 1), f"{done} of {total} photographs"))
+        return check(
+            data, progress=lambda done, total: advance(100 * done // max(total, 1), f"{done} of {total} photographs")
+        )

@@ -15,8 +15,8 @@ from tag2mask.report.settings import ReportSettings
 from tag2mask.scenes.settings import SceneSettings
 from tag2mask.training.settings import TrainSettings
 
-CAM_KINDS = ("classifier", "prototype", "pot")
 CamKind = Literal["classifier", "prototype", "pot"]
+CAM_KINDS: tuple[CamKind, ...] = ("classifier", "prototype", "pot")
 
 
 @dataclass
@@ -24,7 +24,8 @@ class CamSettings:
     """How CAMs are made from the network.
 
     Attributes:
-        kinds: which CAMs, of `classifier`, `prototype` (single prototype) and `pot`; all come from the same forward passes.
+        kinds: which CAMs, of `classifier`, `prototype` (single prototype) and `pot`; all come from the same forward
+            passes.
         scales: image sizes, as multiples of scale 1.
         flip: average with the mirrored image.
         long_side: longer side of the image at scale 1, in pixels; null keeps the photograph's own size.
@@ -59,7 +60,8 @@ class RefineSettings:
     Attributes:
         method: `argmax` takes the class with the highest CAM at each pixel.
         cams: the kind of CAM that is refined.
-        background_threshold: the background's CAM value, in [0, 1], for kinds that have no background of their own (`classifier`).
+        background_threshold: the background's CAM value, in [0, 1], for kinds that have no background of their own
+            (`classifier`).
     """
 
     method: Literal["argmax"] = "argmax"
@@ -78,8 +80,8 @@ class EvaluateSettings:
 
     Attributes:
         splits: the splits to measure on, names as for data.split, a list or with commas; null takes data.split.
-        classes: the classes that mIoU is the mean of, a list or with commas, `background` among them if it counts; null takes
-            all that occur.
+        classes: the classes that mIoU is the mean of, a list or with commas, `background` among them if it counts;
+            null takes all that occur.
         thresholds: background thresholds that are tried for CAMs without a background of their own.
     """
 
@@ -88,10 +90,18 @@ class EvaluateSettings:
     thresholds: list[float] = field(default_factory=lambda: [round(0.05 * step, 2) for step in range(1, 20)])
 
     def __post_init__(self) -> None:
-        """Split names with commas; refuse values out of range."""
-        self.splits, self.classes = _names(self.splits), _names(self.classes)
+        """Refuse values out of range."""
         if not self.thresholds or any(not 0 <= value <= 1 for value in self.thresholds):
             raise UsageError("settings of evaluate: thresholds should be numbers in [0, 1], one at least")
+
+    def split_names(self, default: str | None) -> list[str | None]:
+        """The splits to measure on; ``default`` alone where none is named."""
+        named = _names(self.splits)
+        return [*named] if named else [default]
+
+    def class_names(self) -> list[str] | None:
+        """The classes that mIoU is the mean of; None for all."""
+        return _names(self.classes)
 
 
 def _names(value: list[str] | str | None) -> list[str] | None:
@@ -177,4 +187,3 @@ def presets() -> dict[str, Path]:
     """The YAML presets inside the package, by name."""
     folder = Path(str(resources.files("tag2mask") / "presets"))
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-

@@ -19,17 +19,19 @@ WHOLE = "all"
 
 
 def evaluate(config: Config, run: RunFolder, console: Console) -> StageResult:
-    """Measure the run's CAMs of every kind and its masks on each split to evaluate; nothing where there is no ground truth.
+    """Measure the run's CAMs of every kind and its masks on each split; nothing where there is no ground truth.
 
     Photographs whose files could not be made are left out, and counted in a note.
     """
     run.claim("evaluate", {"evaluate": plain(config.evaluate)})
     result = StageResult("evaluate")
-    for split in config.evaluate.splits or [config.data.split]:
+    for split in config.evaluate.split_names(config.data.split):
         photos = with_truth(photographs(config, split))
         name = split or WHOLE
         if not photos.photos:
-            result.notes.append(f"no ground truth for split '{name}', so nothing to measure" if split else "no ground truth")
+            result.notes.append(
+                f"no ground truth for split '{name}', so nothing to measure" if split else "no ground truth"
+            )
             continue
         for kind in config.cams.kinds:
             _measure(config, run / "cams" / kind, photos, ("cams", name, kind), result, console)
@@ -39,7 +41,7 @@ def evaluate(config: Config, run: RunFolder, console: Console) -> StageResult:
 
 
 def evaluate_folder(config: Config, folder: Path, console: Console) -> Figures:
-    """Measure one folder of masks (PNG) or CAM files (NPZ); every photograph with ground truth must have its file, and no other.
+    """Measure one folder of masks (PNG) or CAM files (NPZ): one file for each photograph with ground truth, no other.
 
     Raises:
         UsageError: the folder holds neither, or files are missing or too many, or there is no ground truth.
@@ -80,7 +82,9 @@ def _measure(
         return
     if len(made) < len(photos.photos):
         lacking = len(photos.photos) - len(made)
-        result.notes.append(f"{folder.name}: {lacking} of {len(photos.photos)} photographs have no file and are not measured")
+        result.notes.append(
+            f"{folder.name}: {lacking} of {len(photos.photos)} photographs have no file and are not measured"
+        )
     figures = _figures(config, folder, replace(photos, photos=made), console, allow_extra=True)
     stage, split, kind = place
     result.figures.setdefault(stage, {}).setdefault(split, {})[kind] = figures.to_json()
@@ -89,7 +93,7 @@ def _measure(
 
 def _figures(config: Config, folder: Path, photos: PhotoSet, console: Console, *, allow_extra: bool) -> Figures:
     """The figures of a folder, whose kind its files tell."""
-    ids = class_ids(config.evaluate.classes, photos.classes)
+    ids = class_ids(config.evaluate.class_names(), photos.classes)
     cams = next(folder.rglob("*.npz"), None) is not None
     if not cams and next(folder.rglob("*.png"), None) is None:
         raise UsageError(f"{folder} holds neither masks (.png) nor CAM files (.npz)")

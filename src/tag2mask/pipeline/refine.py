@@ -44,7 +44,10 @@ def refine(config: Config, run: RunFolder, console: Console) -> StageResult:
 
     todo = [photo for photo in mine if stale(photo)]
     result = StageResult("refine", skipped=len(mine) - len(todo))
-    with progress_bar(console, "refine", len(todo)) as advance, ThreadPoolExecutor(max(1, reading_workers(config))) as pool:
+    with (
+        progress_bar(console, "refine", len(todo)) as advance,
+        ThreadPoolExecutor(max(1, reading_workers(config))) as pool,
+    ):
         for done, (photo, problem) in enumerate(zip(todo, pool.map(mask, todo), strict=True), start=1):
             if problem:
                 result.failed[photo.id] = problem

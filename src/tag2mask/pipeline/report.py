@@ -11,6 +11,6 @@ from tag2mask.report import write_report
 
 def report(config: Config, run: RunFolder, console: Console) -> StageResult:
     """Write report.html over the photographs of the first split that is evaluated."""
-    split = config.evaluate.splits[0] if config.evaluate.splits else None
+    split = config.evaluate.split_names(config.data.split)[0]
     page = write_report(run.path, photographs(config, split), config.report)
     return StageResult("report", done=1, notes=[f"the page: {page}"])

@@ -61,7 +61,7 @@ def _plan_refine(config: Config, run: RunFolder, photos: PhotoSet) -> str:
 
 
 def _plan_evaluate(config: Config, run: RunFolder, photos: PhotoSet) -> str:
-    splits = config.evaluate.splits or [config.data.split]
+    splits = config.evaluate.split_names(config.data.split)
     counts = [f"{split or WHOLE} ({len(with_truth(photographs(config, split)).photos)} with truth)" for split in splits]
     return f"on {', '.join(counts)}"
 

@@ -74,7 +74,8 @@ class RunFolder:
             settings: nested plain values, everything that its files depend on besides the photographs.
 
         Raises:
-            UsageError: the folder holds outputs of other settings, of another version or of other inputs; names them and the remedy.
+            UsageError: the folder holds outputs of other settings, of another version or of other inputs; names them
+                and the remedy.
         """
         stage = STAGES[name]
         record = {
@@ -168,7 +169,9 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     names = [*after, *(name for name in before if name not in after)]
     found += _changes(before, after, names)
     inputs = old.get("inputs", {})
-    found += [f"its input '{name}' was made again since" for name, value in new["inputs"].items() if inputs.get(name) != value]
+    found += [
+        f"its input '{name}' was made again since" for name, value in new["inputs"].items() if inputs.get(name) != value
+    ]
     return found
 
 

@@ -40,7 +40,9 @@ def train(config: Config, run: RunFolder, console: Console) -> StageResult:
     photos = photographs(config)
     untagged = [photo.id for photo in photos.photos if not photo.tags]
     if len(untagged) == len(photos.photos):
-        raise UsageError(f"none of the {len(untagged)} photographs has a tag, so there is nothing to learn; see `tag2mask check`")
+        raise UsageError(
+            f"none of the {len(untagged)} photographs has a tag, so there is nothing to learn; see `tag2mask check`"
+        )
     settings = {
         "classes": list(photos.classes),
         "seed": config.seed,
@@ -84,7 +86,9 @@ def train(config: Config, run: RunFolder, console: Console) -> StageResult:
     save_network(target, network)
     result = StageResult("train", done=1, failed=trained.unreadable)
     if untagged:
-        result.notes.append(f"{len(untagged)} photographs without tags served as examples of no class: {first_five(untagged)}")
+        result.notes.append(
+            f"{len(untagged)} photographs without tags served as examples of no class: {first_five(untagged)}"
+        )
     if trained.resumed_from:
         result.notes.append(f"went on from step {trained.resumed_from} of {trained.steps}")
     return result

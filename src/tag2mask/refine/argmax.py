@@ -20,4 +20,5 @@ def argmax_mask(cam: CamFile, background_threshold: float) -> np.ndarray:
     if not cam.has_background:
         background = np.full((1, *cam.size), background_threshold, dtype=np.float32)
         maps, ids = np.concatenate([background, maps]), np.concatenate([np.zeros(1, dtype=np.uint8), ids])
-    return ids[maps.argmax(0)]
+    labels: np.ndarray = ids[maps.argmax(0)]
+    return labels

@@ -54,8 +54,8 @@ class Found:
 def write_report(run: Path, photos: PhotoSet, settings: ReportSettings) -> Path:
     """Write the report of a run.
 
-    The page is one file without any reference to another, and the same for the same inputs. What the run folder lacks,
-    the page lacks; what cannot be read is named on it.
+    The page is one file without any reference to another, and the same for the same inputs. What the run folder
+    lacks, the page lacks; what cannot be read is named on it.
 
     Args:
         run: the run folder.

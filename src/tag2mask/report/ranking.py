@@ -113,8 +113,8 @@ def open_cam(path: Path, *, classes: int, size: tuple[int, int] | None = None) -
 def confidence(cam: CamFile) -> float:
     """How clearly the CAMs decide: the margin between the largest and the second largest map, averaged over the grid.
 
-    In [0, 1]. CAMs without a background map get one, 1 − the maximum. Cells outside the photograph (allocation 255) do
-    not count.
+    In [0, 1]. CAMs without a background map get one, 1 − the maximum. Cells outside the photograph (allocation 255)
+    do not count.
 
     Source: ours.
     """

@@ -101,8 +101,8 @@ def creature_parts(
 ) -> list[Part]:
     """The parts of a creature that looks to the right, the lowest first; x and y (h, w) in units of its body's length.
 
-    What is drawn from ``rng`` does not depend on the species: the same chances give every species the same body, unless
-    ``look_bias`` says otherwise.
+    What is drawn from ``rng`` does not depend on the species: the same chances give every species the same body,
+    unless ``look_bias`` says otherwise.
     """
     build = Build.draw(rng, settings.head)
     coat = COATS[rng.integers(len(COATS))]

@@ -10,8 +10,8 @@ from tag2mask.scenes.species import SPECIES
 class SceneSettings:
     """Generated photographs of made-up creatures, with exact masks.
 
-    Every creature has a small face that tells its class apart, and a much larger body of several looks that does not. A
-    classifier therefore learns the face, and its CAM misses the body: the failure that this project is about.
+    Every creature has a small face that tells its class apart, and a much larger body of several looks that does not.
+    A classifier therefore learns the face, and its CAM misses the body: the failure that this project is about.
 
     Attributes:
         classes: how many species, 2 to 6.
@@ -21,16 +21,16 @@ class SceneSettings:
         seed: scenes of another seed are other scenes of the same world.
         objects: the fewest and the most creatures in a scene.
         species_a_scene: the most species in a scene; further creatures are of the same species.
-        scale: the smallest and the largest length of a body (without neck, head and tail), as a share of ``size``, for
-            a creature that is alone in the scene; with company it shrinks.
+        scale: the smallest and the largest length of a body (without neck, head and tail), as a share of ``size``,
+            for a creature that is alone in the scene; with company it shrinks.
         head: size of the head; 1 makes the face about a sixth of the creature.
         looks: how many looks (colour and pattern) the parts of one body have, 1 to 3.
-        kinship: how much the looks of one body have in common, from 0 (unrelated) to 1 (one base colour, the creature's
-            coat, under different patterns). The face shares nothing with the body.
-        look_bias: the probability that a look is one of the two that are typical of the species instead of any; at 0 a
-            body says nothing about its class.
-        background_bias: the probability that a scene has the background that is typical of its first species; two species
-            share each of these.
+        kinship: how much the looks of one body have in common, from 0 (unrelated) to 1 (one base colour, the
+            creature's coat, under different patterns). The face shares nothing with the body.
+        look_bias: the probability that a look is one of the two that are typical of the species instead of any; at 0
+            a body says nothing about its class.
+        background_bias: the probability that a scene has the background that is typical of its first species; two
+            species share each of these.
         clutter: the fewest and the most unlabelled things in a scene (stones, flowers, balls, sticks).
         noise: standard deviation of the sensor's noise, as a share of full scale.
     """

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from tag2mask.data.images import ImageError
 from tag2mask.data.training_set import TrainingSet
 from tag2mask.errors import Tag2maskError
-from tag2mask.memory import retain_freed_memory
+from tag2mask.memory import channels_last, retain_freed_memory
 from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.pot import PotSettings
 from tag2mask.training.objective import Losses, objective
@@ -74,8 +74,8 @@ def train_network(
 ) -> Trained:
     """Train ``network`` in place, from the state saved in ``folder`` if there is one.
 
-    On a CPU in fp32 an interrupted and resumed run ends with the same weights, bit for bit, as an uninterrupted one: the order of
-    photographs, their augmentation and every other draw depend on (seed, step) alone.
+    On a CPU in fp32 an interrupted and resumed run ends with the same weights, bit for bit, as an uninterrupted one:
+    the order of photographs, their augmentation and every other draw depend on (seed, step) alone.
 
     Args:
         network: freshly built, or anything of the same shapes if there is a state to resume.
@@ -95,7 +95,7 @@ def train_network(
     accelerator = _accelerator(settings.precision, device)
     total = settings.total_steps(len(photographs))
     optimizer = _optimizer(network, settings)
-    network.to(memory_format=torch.channels_last).train()  # faster convolutions, on CPUs by a third
+    channels_last(network).train()  # faster convolutions, on CPUs by a third
     retain_freed_memory()
     state_path = folder / "state.pt"
     step = _resume(state_path, network, optimizer, accelerator) if state_path.is_file() else 0
@@ -123,7 +123,9 @@ def train_network(
                 if accelerator.is_main_process:
                     save_state(state_path, _state(accelerator.unwrap_model(network), optimizer, accelerator, step))
             if stop.received and not last:
-                raise Interrupted(f"stopped at step {step} of {total}; the state is saved, the same command goes on from there")
+                raise Interrupted(
+                    f"stopped at step {step} of {total}; the state is saved, the same command goes on from there"
+                )
     trained.steps = step
     return trained
 
@@ -154,7 +156,12 @@ def _optimizer(network: PotNetwork, settings: TrainSettings) -> torch.optim.Opti
 
 
 def _loader(
-    photographs: TrainingSet, settings: TrainSettings, seed: int, span: tuple[int, int], workers: int, accelerator: Accelerator
+    photographs: TrainingSet,
+    settings: TrainSettings,
+    seed: int,
+    span: tuple[int, int],
+    workers: int,
+    accelerator: Accelerator,
 ) -> DataLoader[dict[str, Any]]:
     """Batches of the steps in ``span`` for this process."""
     order = DrawOrder(
@@ -179,7 +186,9 @@ def _loader(
 
 def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Stack what the network needs, gather what failed."""
-    batch: dict[str, Any] = {name: torch.stack([sample[name] for sample in samples]) for name in ("image", "valid", "tags")}
+    batch: dict[str, Any] = {
+        name: torch.stack([sample[name] for sample in samples]) for name in ("image", "valid", "tags")
+    }
     batch["failed"] = {name: reason for sample in samples for name, reason in sample["failed"].items()}
     return batch
 
@@ -268,4 +277,3 @@ class _Meter:
         values["seconds"] = round(now - self.began, 2)
         self.sums, self.count, self.start = {}, 0, now
         return values
-

@@ -59,9 +59,7 @@ def objective(
     cells = photograph_cells(valid, output.cams.shape[2:], stride)
     cams = normalised_cams(output.cams.float(), tags, cells)
     result = transport_cams(output.features, cams.detach(), tags, pot.one_scale(), valid=cells)
-    consistency = consistency_loss(
-        cams, tags, result, adaptive=settings.adaptive, stop_gradient=settings.stop_gradient
-    )
+    consistency = consistency_loss(cams, tags, result, adaptive=settings.adaptive, stop_gradient=settings.stop_gradient)
     return Losses(total + settings.consistency_weight * consistency, classification, consistency)
 
 

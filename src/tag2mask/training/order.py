@@ -9,12 +9,20 @@ from torch.utils.data import Sampler
 class DrawOrder(Sampler[list[tuple[int, int]]]):
     """Batches of (draw, index) from an endless sequence of permutations, from a given step on.
 
-    The photographs are drawn without replacement epoch after epoch; a batch may straddle two epochs, so no photograph is ever
-    left out and a set smaller than a batch works.
+    The photographs are drawn without replacement epoch after epoch; a batch may straddle two epochs, so no photograph
+    is ever left out and a set smaller than a batch works.
     """
 
     def __init__(
-        self, photographs: int, batch_size: int, *, seed: int, first_step: int, last_step: int, rank: int = 0, world: int = 1
+        self,
+        photographs: int,
+        batch_size: int,
+        *,
+        seed: int,
+        first_step: int,
+        last_step: int,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         """Describe the order.
 

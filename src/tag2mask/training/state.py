@@ -34,7 +34,9 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise Tag2maskError(f"{path} is not a readable resume state ({error}); use --restart train to begin anew") from error
+        raise Tag2maskError(
+            f"{path} is not a readable resume state ({error}); use --restart train to begin anew"
+        ) from error
     return state
 
 
