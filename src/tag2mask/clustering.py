@@ -6,7 +6,6 @@ Vassilvitskii 2007; the batching is ours.
 """
 
 from dataclasses import dataclass
-from itertools import product
 from typing import Literal
 
 import torch
@@ -18,8 +17,6 @@ from tag2mask.errors import UsageError, first_five
 Seeding = Literal["farthest", "k-means++"]
 _SAME_POINT = 1e-6
 """Cosine distance below which two points count as one when centres are seeded."""
-_LARGE = 2**16
-"""Numbers in a set of points from which on a CPU had better take one set after another."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +84,8 @@ def spherical_kmeans(
         points = F.normalize(points, dim=2)
     starts = None if starts is None else starts.reshape(*masks.shape[:2], *starts.shape[-2:])
     with torch.autocast(points.device.type, enabled=False):
-        random = starts is None and (generator is not None or seeding != "farthest")
-        serial = _waiting_is_free(points.device)
-        if serial and not random and points.shape[1] * points.shape[2] >= _LARGE:
-            found = _one_by_one(points, masks, clusters, starts, iterations)
-        else:
-            centres, alive = _start(points, masks, clusters, starts, seeding, generator)
-            found = _lloyd(points, masks, centres, alive, iterations, until_settled=serial)
+        centres, alive = _start(points, masks, clusters, starts, seeding, generator)
+        found = _lloyd(points, masks, centres, alive, iterations, until_settled=_waiting_is_free(points.device))
     return Clusters(found.centres[:, 0], found.counts[:, 0], found.assignment[:, 0]) if single else found
 
 
@@ -157,27 +149,6 @@ def _lloyd(
             break
         centres, counts = _update(points, assignment, centres)
     return Clusters(centres * (counts > 0)[..., None], counts, assignment)
-
-
-def _one_by_one(points: Tensor, masks: Tensor, clusters: int, starts: Tensor | None, iterations: int) -> Clusters:
-    """Each set over its own points alone, until it settles: less work where sets do not run in parallel anyway."""
-    sets, groups, length = masks.shape
-    centres = points.new_zeros(sets, groups, clusters, points.shape[2])
-    counts = torch.zeros(sets, groups, clusters, dtype=torch.int64)
-    assignment = torch.full((sets, groups, length), -1)
-    for index, group in product(range(sets), range(groups)):
-        chosen = masks[index, group].nonzero()[:, 0]
-        if not len(chosen):
-            continue
-        # Copied along whichever side is contiguous; the other way round is many times slower.
-        own = points[index].T.index_select(1, chosen).T if points.stride(1) == 1 else points[index, chosen]
-        everyone = torch.ones(1, 1, len(chosen), dtype=torch.bool)
-        own_starts = None if starts is None else starts[index : index + 1, group : group + 1]
-        start, alive = _start(own[None], everyone, clusters, own_starts, "farthest", None)
-        found = _lloyd(own[None], everyone, start, alive, iterations, until_settled=True)
-        centres[index, group], counts[index, group] = found.centres[0, 0], found.counts[0, 0]
-        assignment[index, group, chosen] = found.assignment[0, 0]
-    return Clusters(centres, counts, assignment)
 
 
 def _seed(

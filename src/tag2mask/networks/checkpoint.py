@@ -76,6 +76,7 @@ def save_network(path: Path, network: PotNetwork, *, extra: Mapping[str, str] | 
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     with atomic_path(Path(path)) as temporary:
         save_file(state, temporary, metadata=metadata)
+        temporary.chmod(0o644)  # the writer leaves it readable by its owner alone; other files of a run are not
 
 
 def read_network_info(path: Path) -> NetworkInfo:

@@ -69,8 +69,8 @@ class Build:
     def draw(cls, rng: np.random.Generator, head: float) -> "Build":
         """Random proportions: lizards, dogs, giraffes; they say nothing about the species."""
         return cls(
-            girth=rng.uniform(0.2, 0.29),
-            neck=(rng.uniform(0.16, 0.30), -rng.uniform(0.08, 0.34)),
+            girth=rng.uniform(0.24, 0.33),
+            neck=(rng.uniform(0.04, 0.18), -rng.uniform(0.04, 0.24)),
             leg=rng.uniform(0.12, 0.34),
             leg_width=rng.uniform(0.055, 0.085),
             tail=(

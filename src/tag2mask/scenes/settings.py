@@ -42,7 +42,7 @@ class SceneSettings:
     seed: int = 0
     objects: tuple[int, int] = (1, 3)
     species_a_scene: int = 2
-    scale: tuple[float, float] = (0.5, 0.72)
+    scale: tuple[float, float] = (0.55, 0.8)
     head: float = 1.0
     looks: int = 3
     kinship: float = 0.7

@@ -62,8 +62,8 @@ def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 SPECIES = (
     Species("dab", (0.93, 0.20, 0.20), (1.00, 0.95, 0.90), _rings, "ears", "meadow", (0, 1)),
     Species("fen", (0.98, 0.82, 0.10), (0.12, 0.10, 0.10), _bars, "points", "snow", (1, 2)),
-    Species("mib", (0.16, 0.36, 0.95), (0.75, 0.95, 1.00), _zigzag, "spikes", "sand", (2, 3)),
-    Species("quill", (0.62, 0.20, 0.80), (1.00, 0.75, 0.95), _dots, "horn", "meadow", (3, 4)),
+    Species("mib", (0.10, 0.25, 0.95), (0.95, 0.98, 1.00), _zigzag, "spikes", "sand", (2, 3)),
+    Species("quill", (0.95, 0.25, 0.75), (0.40, 0.02, 0.40), _dots, "horn", "meadow", (3, 4)),
     Species("tock", (0.10, 0.75, 0.70), (0.02, 0.25, 0.30), _cross, "feelers", "sand", (4, 5)),
     Species("zorb", (0.98, 0.50, 0.08), (0.98, 0.98, 0.95), _halves, "mane", "snow", (5, 0)),
 )
