@@ -1,6 +1,6 @@
 """How much POT gains on generated scenes: the demo with several seeds, mean and standard deviation of the mIoU. JSON.
 
-    python benchmarks/scenes.py --seeds 3 --out runs/scenes
+python benchmarks/scenes.py --seeds 3 --out runs/scenes
 """
 
 import argparse

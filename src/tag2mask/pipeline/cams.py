@@ -14,7 +14,7 @@ from tag2mask.data.images import ImageError, image_size, read_image
 from tag2mask.data.photos import Photo
 from tag2mask.errors import UsageError
 from tag2mask.inference import PhotoMaps, photo_maps, scale_one
-from tag2mask.memory import channels_last, retain_freed_memory
+from tag2mask.memory import channels_last
 from tag2mask.networks.checkpoint import load_network
 from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.pipeline.config import CamKind, Config, plain
@@ -46,7 +46,6 @@ def cams(config: Config, run: RunFolder, console: Console) -> StageResult:
     run.record_config(config, replace=False)
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
     network = channels_last(network).to(device).eval()
-    retain_freed_memory()
     result = StageResult("cams")
     batches = list(_batches(photos.photos, config, result))
     wanted = {photo.id for batch in batches for photo in batch if _missing(photo, run, config.cams.kinds)}

@@ -89,6 +89,10 @@ def train(config: Config, run: RunFolder, console: Console) -> StageResult:
         result.notes.append(
             f"{len(untagged)} photographs without tags served as examples of no class: {first_five(untagged)}"
         )
+    if config.network.projections and config.train.consistency_weight and config.train.stop_gradient == "pot":
+        result.notes.append(
+            "the side projections stayed as they were drawn: with train.stop_gradient pot no gradient reaches them"
+        )
     if trained.resumed_from:
         result.notes.append(f"went on from step {trained.resumed_from} of {trained.steps}")
     return result

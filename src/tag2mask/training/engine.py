@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from tag2mask.data.images import ImageError
 from tag2mask.data.training_set import TrainingSet
 from tag2mask.errors import Tag2maskError
-from tag2mask.memory import channels_last, retain_freed_memory
+from tag2mask.memory import channels_last, retained_memory
 from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.pot import PotSettings
 from tag2mask.training.objective import Losses, objective
@@ -96,7 +96,6 @@ def train_network(
     total = settings.total_steps(len(photographs))
     optimizer = _optimizer(network, settings)
     channels_last(network).train()  # faster convolutions, on CPUs by a third
-    retain_freed_memory()
     state_path = folder / "state.pt"
     step = _resume(state_path, network, optimizer, accelerator) if state_path.is_file() else 0
     network, optimizer = accelerator.prepare(network, optimizer)
@@ -104,7 +103,7 @@ def train_network(
     log = TrainingLog(folder / "log.jsonl", step=step)
     trained = Trained(steps=step, resumed_from=step)
     meter = _Meter(settings.batch_size)
-    with StopRequest().listen() as stop:
+    with retained_memory(), StopRequest().listen() as stop:
         for batch in loader:
             trained.unreadable.update(batch["failed"])
             # Layers that draw (dropout, stochastic depth) draw from a state that depends on the step alone.

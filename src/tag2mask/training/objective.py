@@ -58,7 +58,9 @@ def objective(
         return Losses(total, classification, None)
     cells = photograph_cells(valid, output.cams.shape[2:], stride)
     cams = normalised_cams(output.cams.float(), tags, cells)
-    result = transport_cams(output.features, cams.detach(), tags, pot.one_scale(), valid=cells)
+    # Where POT only teaches, nothing behind its features needs a gradient, and leaving it out saves the backward pass.
+    features = output.features.detach() if settings.stop_gradient == "pot" else output.features
+    result = transport_cams(features, cams.detach(), tags, pot.one_scale(), valid=cells)
     consistency = consistency_loss(cams, tags, result, adaptive=settings.adaptive, stop_gradient=settings.stop_gradient)
     return Losses(total + settings.consistency_weight * consistency, classification, consistency)
 
