@@ -177,7 +177,7 @@ def test_writing_again(tmp_path: Path) -> None:
     times = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert not write_scenes(folder, SMALL)
     assert times == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    with pytest.raises(UsageError, match=r"other settings: kinship \(0.5 there\)"):
+    with pytest.raises(UsageError, match=rf"other settings: kinship \({SMALL.kinship} there\)"):
         write_scenes(folder, replace(SMALL, kinship=0.9))
 
     def stop(name: str) -> None:

@@ -29,8 +29,8 @@ class SceneSettings:
             creature's coat, under different patterns). The face shares nothing with the body.
         look_bias: the probability that a look is one of the two that are typical of the species instead of any; at 0
             a body says nothing about its class.
-        background_bias: the probability that a scene has the background that is typical of its first species; two
-            species share each of these.
+        background_bias: the probability that a scene has the background that is typical of its first species; of
+            all six species, two share each of these.
         clutter: the fewest and the most unlabelled things in a scene (stones, flowers, balls, sticks).
         noise: standard deviation of the sensor's noise, as a share of full scale.
     """
