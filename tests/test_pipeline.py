@@ -105,7 +105,7 @@ def test_the_run_remembers_its_settings(copied: Path, capsys: pytest.CaptureFixt
     assert "train: done already" in said and "cams: 0 photographs to do" in said
     assert main(["cams", "--out", str(copied), "--print-config"]) == 0
     saved = yaml.safe_load((copied / "config.yaml").read_text())
-    assert yaml.safe_load(capsys.readouterr().out) == {**saved, "out": str(copied)}
+    assert yaml.safe_load(capsys.readouterr().out) == {**saved, "out": str(copied), "limit": None, "shard": None}
 
 
 def test_a_changed_setting_is_refused_by_name_and_restarted_on_request(
@@ -116,14 +116,78 @@ def test_a_changed_setting_is_refused_by_name_and_restarted_on_request(
     assert "pot.clusters was 3 and is 2" in said and "--restart cams" in said
     assert run("run", scenes, copied, refine__cams="prototype") == 2
     assert "refine.cams was 'pot' and is 'prototype'" in capsys.readouterr().err
-    assert run("run", scenes, copied, cams__flip="false", restart="cams") == 0
-    assert read_cam(next((copied / "cams/pot").rglob("*.npz"))).clusters == 3
+    assert run("run", scenes, copied, cams__flip="false", pot__clusters="2", restart="train") == 0
+    assert read_cam(next((copied / "cams/pot").rglob("*.npz"))).clusters == 2
 
 
-def test_a_restart_redoes_what_reads_the_stage(copied: Path, scenes: Path) -> None:
-    assert run("refine", scenes, copied, restart="cams") == 2  # the CAMs are gone now
-    assert not list(copied.rglob("*.npz")) and not (copied / "masks").exists() and not (copied / "report.html").exists()
-    assert (copied / "train/network.safetensors").is_file()
+def test_a_restart_redoes_what_reads_the_stage(copied: Path, done: Path, scenes: Path) -> None:
+    network = (copied / "train/network.safetensors").stat().st_mtime_ns
+    assert run("cams", scenes, copied, restart="cams") == 0
+    assert files_of(copied / "cams") == files_of(done / "cams")
+    assert not (copied / "masks").exists() and not (copied / "report.html").exists()
+    assert (copied / "train/network.safetensors").stat().st_mtime_ns == network
+
+
+def test_nothing_is_deleted_for_a_restart_that_cannot_be_done(
+    copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files_of(copied)
+    assert run("refine", scenes, copied, restart="cams") == 2
+    assert "--restart cams would delete what refine does not make again" in capsys.readouterr().err
+    assert run("run", scenes, copied, restart="train", data__root="typo") == 2
+    assert files_of(copied) == before
+
+
+def test_a_refused_change_leaves_the_run_as_it_was(copied: Path, scenes: Path) -> None:
+    before = files_of(copied)
+    assert run("run", scenes, copied, cams__flip="false") == 2
+    assert files_of(copied) == before
+    assert main(["run", "--out", str(copied)]) == 0
+
+
+def test_a_stage_run_alone_is_remembered(copied: Path, scenes: Path) -> None:
+    assert run("cams", scenes, copied, restart="cams", cams__flip="false", data__split="val") == 0
+    saved = yaml.safe_load((copied / "config.yaml").read_text())
+    assert saved["cams"]["flip"] is False and saved["data"]["split"] == "train"
+    assert main(["cams", "--out", str(copied)]) == 0
+
+
+def test_a_start_that_fails_does_not_stand_in_the_way(scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run("train", scenes, out, network__weights="typo.pth") in (1, 2)
+    assert run("train", scenes, out, train__steps="1") == 0
+
+
+def test_masks_that_no_run_made_are_never_overwritten(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    copytree(scenes / "masks", out / "masks")
+    before = files_of(out)
+    assert run("run", scenes, out) == 2
+    assert "was not made by a run" in capsys.readouterr().err
+    assert files_of(out) == before
+
+
+def test_a_run_folder_among_the_photographs_is_refused(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Path(copytree(scenes, tmp_path / "data"))
+    assert run("run", data, data / "run") == 2
+    assert "lies inside the data root" in capsys.readouterr().err
+    assert not (data / "run").exists()
+
+
+def test_a_dry_run_writes_nothing(scenes: Path, tmp_path: Path) -> None:
+    assert main([*words("run", scenes, tmp_path / "out"), "--dry-run"]) == 0
+    assert main(["demo", "--quick", "--out", str(tmp_path / "demo"), "--dry-run"]) == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_evaluate_without_a_folder_measures_the_run(copied: Path, done: Path) -> None:
+    (copied / "metrics.json").unlink()
+    assert main(["evaluate", "--out", str(copied)]) == 0
+    assert figures(copied) == figures(done)
 
 
 def test_another_class_list_is_refused_by_name(copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ resolution is made on demand.
 """
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from torch.nn import functional as F
 
 from tag2mask.errors import Tag2maskError
 from tag2mask.files import atomic_path
+
+_DAMAGED = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+"""What NumPy's reader raises for damaged files."""
 
 PADDING = 255
 """The value of `CamFile.allocation` where there is no pixel of the photograph."""
@@ -72,7 +76,7 @@ def read_cam(path: Path) -> CamFile:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise CamFileError(f"{path} is not a readable CAM file ({error}); delete it and run `cams` again") from error
     problem = _problem(arrays)
     if problem:
@@ -93,7 +97,7 @@ def read_ids(path: Path) -> tuple[int, ...] | None:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return tuple(int(value) for value in archive["ids"])
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+    except _DAMAGED:
         return None
 
 
@@ -113,6 +117,8 @@ def _problem(arrays: dict[str, np.ndarray]) -> str | None:
     ids, cams, size = arrays["ids"], arrays["cams"], arrays["size"]
     if ids.ndim != 1 or ids.dtype.kind not in "iu" or (np.diff(ids) <= 0).any():
         return f"`ids` should be one row of ascending class ids, it is {ids.dtype} {ids.shape}"
+    if ((ids < 0) | (ids > 254)).any():
+        return f"`ids` should lie between 0 and 254, they are {ids.tolist()[:5]}"
     if cams.ndim != 3 or cams.dtype.kind != "f" or len(cams) != len(ids):
         return f"`cams` should be float (K, h, w) with K = {len(ids)}, it is {cams.dtype} {cams.shape}"
     if size.shape != (2,) or size.dtype.kind not in "iu" or (size < 1).any():

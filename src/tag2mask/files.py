@@ -6,14 +6,18 @@ killed at any moment, never meets half a file.
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
+from socket import gethostname
 from typing import Any
 
 from tag2mask.errors import Tag2maskError
 
 TEMPORARY_PREFIX = ".partial-"
+_DAY = 86400.0
 
 
 @contextmanager
@@ -29,7 +33,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         the name to write to.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{gethostname()}~{os.getpid()}~{token_hex(4)}~{path.name}")
     try:
         yield temporary
         temporary.replace(path)
@@ -57,12 +61,31 @@ def read_json(path: Path) -> Any:
 
 
 def remove_partial(folder: Path) -> int:
-    """Delete what a killed run left under temporary names in ``folder`` and below.
+    """Delete what killed runs left under temporary names in ``folder`` and below; what a live one writes stays.
 
     Returns:
         how many files were deleted.
     """
-    left = list(folder.rglob(f"{TEMPORARY_PREFIX}*")) if folder.is_dir() else []
+    found = folder.rglob(f"{TEMPORARY_PREFIX}*") if folder.is_dir() else ()
+    left = [path for path in found if _is_abandoned(path)]
     for path in left:
         path.unlink(missing_ok=True)
     return len(left)
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether the process that writes a temporary file is gone; of another machine's, after a day."""
+    host, _, rest = path.name.removeprefix(TEMPORARY_PREFIX).partition("~")
+    process = rest.partition("~")[0]
+    if host != gethostname() or not process.isdecimal():
+        try:
+            return time.time() - path.stat().st_mtime > _DAY
+        except OSError:
+            return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False

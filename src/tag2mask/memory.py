@@ -37,7 +37,13 @@ def retained_memory() -> Iterator[bool]:
     try:
         yield all(kept)
     finally:
-        # glibc's own defaults, mallopt(3).
+        release_memory()
+
+
+def release_memory() -> None:
+    """Hand freed blocks back to the system, from now on again: glibc's initial thresholds, mallopt(3), held fixed."""
+    library = _glibc()
+    if library is not None:
         library.mallopt(_M_TRIM_THRESHOLD, 2**17)
         library.mallopt(_M_TOP_PAD, 2**17)
         library.mallopt(_M_MMAP_MAX, 2**16)

@@ -9,7 +9,7 @@ from typing import Any
 from tag2mask.cli.console import errors, figures_table, output, show_result
 from tag2mask.cli.parser import build_parser, expand_presets, to_config, with_run_config
 from tag2mask.errors import UsageError
-from tag2mask.pipeline.config import Config, to_yaml
+from tag2mask.pipeline.config import Config, presets, to_yaml
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.run_folder import STAGES, RunFolder
 
@@ -45,7 +45,7 @@ class Request:
         """Read the words; None if they asked for help or for the settings, which were then printed."""
         parser = build_parser(name, verb.description)
         if verb.positional:
-            parser.add_argument(verb.positional[0], help=verb.positional[1])
+            parser.add_argument(verb.positional[0], nargs="?" if name == "evaluate" else None, help=verb.positional[1])
         for flag, text in verb.flags:
             parser.add_argument(flag, action="store_true", help=text)
         if name in (*STAGES, "run", "demo"):
@@ -95,16 +95,43 @@ def _finish(request: Request, results: Iterable[StageResult]) -> int:
 
 def _stages(request: Request, names: Sequence[str]) -> int:
     """Do some stages of a run folder."""
+    from tag2mask.pipeline.claims import stage_settings
     from tag2mask.pipeline.run import STAGE_FUNCTIONS, plan
+    from tag2mask.pipeline.train import photographs
 
     run = request.run_folder()
     if request.options["dry_run"]:
         output().print("\n".join(plan(request.config, run, names)), highlight=False, markup=False, soft_wrap=True)
         return 0
-    if request.options["restart"]:
-        again = run.restart(request.options["restart"])
+    restart = _stage_to_restart(request, names)
+    photos = photographs(request.config)
+    if restart:
+        again = run.restart(restart)
         errors().print(f"restart: deleted what {', '.join(again)} made", highlight=False)
+    for name in names:
+        run.check(name, stage_settings(name, request.config, photos))
+    run.record_config(request.config, None if "train" in names else _SECTIONS[names[0]])
     return _finish(request, (STAGE_FUNCTIONS[name](request.config, run, errors()) for name in names))
+
+
+_SECTIONS = {"cams": ("cams", "pot"), "refine": ("refine",), "evaluate": ("evaluate",), "report": ("report",)}
+"""The sections of config.yaml that a stage run alone brings up to date."""
+
+
+def _stage_to_restart(request: Request, names: Sequence[str]) -> str | None:
+    """The stage that ``--restart`` names, if it is about to be made again.
+
+    Raises:
+        UsageError: it is no stage, or the verb would delete without making again.
+    """
+    stage: str | None = request.options["restart"]
+    if stage is None or stage in names:
+        return stage
+    if stage not in STAGES:
+        raise UsageError(f"--restart should name one of {', '.join(STAGES)}, received '{stage}'")
+    raise UsageError(
+        f"--restart {stage} would delete what {request.verb} does not make again; use `tag2mask run --restart {stage}`"
+    )
 
 
 def _one_stage(request: Request) -> int:
@@ -121,13 +148,19 @@ def _demo(request: Request) -> int:
     """`demo`: `run` on generated scenes."""
     from tag2mask.pipeline.demo import prepare_demo
 
+    if request.options["dry_run"]:
+        scenes = request.config.scenes
+        output().print(f"would paint {scenes.train + scenes.val} scenes, then do {', '.join(STAGES)}", highlight=False)
+        return 0
     return _run(replace(request, config=prepare_demo(request.config, errors())))
 
 
 def _evaluate(request: Request) -> int:
-    """`evaluate`: a folder of masks or CAMs against the ground truth."""
+    """`evaluate`: a folder of masks or CAMs, or all that a run made, against the ground truth."""
     from tag2mask.pipeline.evaluate import evaluate_folder
 
+    if request.options["folder"] is None:
+        return _stages(request, ["evaluate"])
     folder = Path(request.options["folder"])
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder of masks or CAMs")
@@ -171,7 +204,9 @@ VERBS = {
     "cams": Verb("Make class activation maps with the trained network.", _one_stage),
     "refine": Verb("Make masks from class activation maps.", _one_stage),
     "evaluate": Verb(
-        "Measure masks or CAMs against ground truth.", _evaluate, ("folder", "masks (.png) or CAM files (.npz)")
+        "Measure masks or CAMs against ground truth.",
+        _evaluate,
+        ("folder", "masks (.png) or CAM files (.npz); without it, all that the run in --out made"),
     ),
     "report": Verb("Write the page of a run.", _report, ("run", "the run folder")),
     "run": Verb("Do every stage, skipping what is done.", _run),
@@ -184,13 +219,15 @@ VERBS = {
 
 def overview() -> str:
     """What ``tag2mask --help`` says."""
-    lines = [
-        "tag2mask: photographs and their tags in, pixel masks out.",
-        "",
-        "usage: tag2mask VERB [--config PRESET_OR_FILE] [--section.name VALUE …]",
-        "",
-    ]
-    lines += [f"  {name:10}{verb.description}" for name, verb in VERBS.items()]
+    verbs = [f"  {name:10}{verb.description}" for name, verb in VERBS.items()]
     return "\n".join(
-        [*lines, "", "`tag2mask VERB --help` lists the settings of a verb. Presets: demo, own, voc, voc-paper."]
+        [
+            "tag2mask: photographs and their tags in, pixel masks out.",
+            "",
+            "usage: tag2mask VERB [--config PRESET_OR_FILE] [--section.name VALUE …]",
+            "",
+            *verbs,
+            "",
+            f"`tag2mask VERB --help` lists the settings of a verb. Presets: {', '.join(presets())}.",
+        ]
     )

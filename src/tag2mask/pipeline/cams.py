@@ -12,12 +12,14 @@ from torch import Tensor
 from tag2mask.cam_files import PADDING, CamFile, read_ids, write_cam
 from tag2mask.data.images import ImageError, image_size, read_image
 from tag2mask.data.photos import Photo
+from tag2mask.device import resolve_device
 from tag2mask.errors import UsageError
 from tag2mask.inference import PhotoMaps, photo_maps, scale_one
 from tag2mask.memory import channels_last
 from tag2mask.networks.checkpoint import load_network
 from tag2mask.networks.pot_network import PotNetwork
-from tag2mask.pipeline.config import CamKind, Config, plain
+from tag2mask.pipeline.claims import stage_settings
+from tag2mask.pipeline.config import CamKind, Config
 from tag2mask.pipeline.progress import StageResult, progress_bar
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.train import NETWORK, photographs, reading_workers
@@ -41,13 +43,11 @@ def cams(config: Config, run: RunFolder, console: Console) -> StageResult:
     if not (run / NETWORK).is_file():
         raise UsageError(f"{run / NETWORK} does not exist; run `tag2mask train` with the same --out first")
     network = load_network(run / NETWORK, classes=photos.classes)
-    settings = {name: value for name, value in plain(config.cams).items() if name != "batch_size"}
-    run.claim("cams", {"cams": settings, "pot": plain(config.pot)})
-    run.record_config(config, replace=False)
-    device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
+    device = resolve_device(config.device)
+    run.claim("cams", stage_settings("cams", config, photos))
     network = channels_last(network).to(device).eval()
     result = StageResult("cams")
-    batches = list(_batches(photos.photos, config, result))
+    batches = list(shard_batches(photos.photos, config, result))
     wanted = {photo.id for batch in batches for photo in batch if _missing(photo, run, config.cams.kinds)}
     todo = [batch for batch in batches if any(photo.id in wanted for photo in batch)]
     result.skipped = sum(map(len, batches)) - len(wanted)
@@ -76,8 +76,11 @@ def _missing(photo: Photo, run: RunFolder, kinds: Iterable[CamKind]) -> bool:
     )
 
 
-def _batches(photos: Sequence[Photo], config: Config, result: StageResult) -> Iterator[list[Photo]]:
-    """Batches of photographs of one size, those of this shard; a photograph without a readable size has failed."""
+def shard_batches(photos: Sequence[Photo], config: Config, result: StageResult) -> Iterator[list[Photo]]:
+    """Batches of photographs of one size, those of this shard; a photograph without a readable size has failed.
+
+    The batches are those of the whole set, whatever the shard, so that a file does not depend on how many there are.
+    """
 
     def size(photo: Photo) -> tuple[int, int] | ImageError:
         try:
@@ -153,7 +156,8 @@ def _write(
             ids = np.array((0, *photo.tags), dtype=np.int32)
             maps = made.cams[number][[0, *photo.tags]]
             clusters = made.prototypes.shape[2]
-            if len(ids) * clusters <= PADDING:  # more prototypes than a byte can name are left undrawn
+            # Without a plan there is no allocation; more prototypes than a byte can name are left undrawn.
+            if kind == "pot" and len(ids) * clusters <= PADDING:
                 cells = made.allocation[number].cpu().numpy()
                 allocation = np.where(cells < 0, PADDING, cells)
         cam = CamFile(

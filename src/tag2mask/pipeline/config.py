@@ -1,6 +1,6 @@
 """All settings of a run, in one tree; YAML and the command line fill it."""
 
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -119,7 +119,7 @@ class Config:
         seed: of every draw.
         workers: processes or threads that read photographs; null leaves one core to the network.
         limit: only the first so many photographs of the split; null takes all.
-        shard: `i/n` takes every n-th photograph from the i-th on, counted from 1, in `cams` and `refine`.
+        shard: `i/n` takes every n-th batch of photographs from the i-th on, counted from 1, in `cams` and `refine`.
         data: the photographs.
         network: the network.
         pot: the method.
@@ -153,6 +153,8 @@ class Config:
             raise UsageError(f"limit should be at least 1, received {self.limit}")
         if self.workers is not None and self.workers < 0:
             raise UsageError(f"workers should not be negative, received {self.workers}")
+        if not 0 <= self.seed < 2**31:
+            raise UsageError(f"seed should lie between 0 and 2^31 - 1, received {self.seed}")
         self.shard_of()
 
     def shard_of(self) -> tuple[int, int]:
@@ -181,6 +183,32 @@ def _plain(value: Any) -> Any:
 def to_yaml(config: Config) -> str:
     """Every value, resolved, as YAML that `--config` reads again."""
     return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+
+
+def absolute(config: Config) -> Config:
+    """The same settings with every path absolute, so that they mean the same from any folder."""
+
+    def anchored(value: Path | None) -> Path | None:
+        return value if value is None else value.absolute()
+
+    data = replace(
+        config.data,
+        root=anchored(config.data.root),
+        tags=anchored(config.data.tags),
+        masks=anchored(config.data.masks),
+        classes=_anchored_name(config.data.classes),
+    )
+    network = replace(
+        config.network,
+        backbone=_anchored_name(config.network.backbone) or "",
+        weights=_anchored_name(config.network.weights) or "",
+    )
+    return replace(config, out=anchored(config.out), data=data, network=network)
+
+
+def _anchored_name(value: str | None) -> str | None:
+    """A value that is a name or a path: absolute where it is the path of something."""
+    return str(Path(value).absolute()) if value and Path(value).exists() else value
 
 
 def presets() -> dict[str, Path]:

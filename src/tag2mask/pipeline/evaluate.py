@@ -9,7 +9,8 @@ from rich.console import Console
 from tag2mask.data.photos import PhotoSet
 from tag2mask.errors import UsageError
 from tag2mask.evaluate import Figures, evaluate_cams, evaluate_masks
-from tag2mask.pipeline.config import Config, plain
+from tag2mask.evaluate.folders import EvaluationError
+from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult, progress_bar
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.train import photographs
@@ -23,7 +24,6 @@ def evaluate(config: Config, run: RunFolder, console: Console) -> StageResult:
 
     Photographs whose files could not be made are left out, and counted in a note.
     """
-    run.claim("evaluate", {"evaluate": plain(config.evaluate)})
     result = StageResult("evaluate")
     for split in config.evaluate.split_names(config.data.split):
         photos = with_truth(photographs(config, split))
@@ -79,13 +79,18 @@ def _measure(
     suffix = ".npz" if place[0] == "cams" else ".png"
     made = tuple(photo for photo in photos.photos if (folder / f"{photo.id}{suffix}").is_file())
     if not made:
+        result.notes.append(f"{folder.name}: no file of split '{place[1]}', so nothing to measure")
         return
     if len(made) < len(photos.photos):
         lacking = len(photos.photos) - len(made)
         result.notes.append(
             f"{folder.name}: {lacking} of {len(photos.photos)} photographs have no file and are not measured"
         )
-    figures = _figures(config, folder, replace(photos, photos=made), console, allow_extra=True)
+    try:
+        figures = _figures(config, folder, replace(photos, photos=made), console, allow_extra=True)
+    except EvaluationError as error:  # a damaged mask must not cost the rest of the run
+        result.failed[folder.name] = str(error)
+        return
     stage, split, kind = place
     result.figures.setdefault(stage, {}).setdefault(split, {})[kind] = figures.to_json()
     result.done += figures.images

@@ -1,5 +1,6 @@
 """The stage `refine`: CAMs to masks."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from rich.console import Console
@@ -8,7 +9,9 @@ from tag2mask.cam_files import read_cam
 from tag2mask.data.images import write_mask
 from tag2mask.data.photos import Photo
 from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.pipeline.config import Config, plain
+from tag2mask.pipeline.cams import shard_batches
+from tag2mask.pipeline.claims import stage_settings
+from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult, progress_bar
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.train import photographs, reading_workers
@@ -25,10 +28,11 @@ def refine(config: Config, run: RunFolder, console: Console) -> StageResult:
     source = run / "cams" / config.refine.cams
     if not source.is_dir():
         raise UsageError(f"{source} does not exist; run `tag2mask cams` with --cams.kinds that include it first")
-    run.claim("refine", {"refine": plain(config.refine)})
-    run.record_config(config, replace=False)
-    number, shards = config.shard_of()
-    mine = photos.photos[number - 1 :: shards]
+    run.claim("refine", stage_settings("refine", config, photos))
+    result = StageResult("refine")
+    mine: Sequence[Photo] = photos.photos
+    if config.shard is not None:  # the same shares as the CAMs were made in
+        mine = [photo for batch in shard_batches(photos.photos, config, result) for photo in batch]
 
     def stale(photo: Photo) -> bool:
         target, cam = run / f"masks/{photo.id}.png", source / f"{photo.id}.npz"
@@ -43,7 +47,7 @@ def refine(config: Config, run: RunFolder, console: Console) -> StageResult:
         return None
 
     todo = [photo for photo in mine if stale(photo)]
-    result = StageResult("refine", skipped=len(mine) - len(todo))
+    result.skipped = len(mine) - len(todo)
     with (
         progress_bar(console, "refine", len(todo)) as advance,
         ThreadPoolExecutor(max(1, reading_workers(config))) as pool,

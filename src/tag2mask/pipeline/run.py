@@ -1,6 +1,6 @@
 """`run`: the stages in their order, each doing only what is missing."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
@@ -25,12 +25,6 @@ STAGE_FUNCTIONS: dict[str, Stage] = {
     "report": report,
 }
 """The stages in order, by name."""
-
-
-def run_stages(config: Config, run: RunFolder, console: Console) -> Iterator[StageResult]:
-    """Do all stages, yielding what each did; items that failed in one do not stop the next."""
-    for stage in STAGE_FUNCTIONS.values():
-        yield stage(config, run, console)
 
 
 def plan(config: Config, run: RunFolder, stages: Sequence[str]) -> list[str]:

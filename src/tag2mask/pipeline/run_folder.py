@@ -3,7 +3,7 @@
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -11,10 +11,11 @@ from shutil import rmtree
 from typing import Any
 
 import torch
+import yaml
 
 from tag2mask.errors import UsageError
 from tag2mask.files import read_json, remove_partial, write_json, write_text
-from tag2mask.pipeline.config import Config, to_yaml
+from tag2mask.pipeline.config import Config, absolute, to_yaml
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class StageFiles:
         outputs: relative to the run folder; deleted by a restart.
         reads: the stages whose outputs it reads.
         version: raised by hand whenever the same settings would give other files.
+        remade: the stage is cheap and makes its files anew each time, so that they cannot be stale.
     """
 
     name: str
@@ -34,6 +36,7 @@ class StageFiles:
     outputs: tuple[str, ...]
     reads: tuple[str, ...]
     version: int = 1
+    remade: bool = False
 
 
 STAGES = {
@@ -42,8 +45,8 @@ STAGES = {
         StageFiles("train", "train", ("train",), ()),
         StageFiles("cams", "cams", ("cams",), ("train",)),
         StageFiles("refine", "refine", ("refine", "masks"), ("cams",)),
-        StageFiles("evaluate", "evaluate", ("evaluate", "metrics.json"), ("cams", "refine")),
-        StageFiles("report", "report", ("report", "report.html"), ("train", "cams", "refine", "evaluate")),
+        StageFiles("evaluate", ".", ("metrics.json",), ("cams", "refine"), remade=True),
+        StageFiles("report", ".", ("report.html",), ("train", "cams", "refine", "evaluate"), remade=True),
     )
 }
 """The stages in the order in which `run` does them."""
@@ -66,36 +69,59 @@ class RunFolder:
         path = self._record(name)
         return str(read_json(path)["fingerprint"]) if path.is_file() else None
 
-    def claim(self, name: str, settings: Mapping[str, Any]) -> None:
-        """Record that the stage works with these settings, or find that its files were made with others.
+    def check(self, name: str, settings: Mapping[str, Any]) -> None:
+        """Find out whether a stage may work here with these settings; nothing is written.
 
         Args:
             name: of the stage.
-            settings: nested plain values, everything that its files depend on besides the photographs.
+            settings: nested plain values, as `stage_settings` gives them.
 
         Raises:
-            UsageError: the folder holds outputs of other settings, of another version or of other inputs; names them
-                and the remedy.
+            UsageError: the folder holds outputs of other settings or of another version, or files that no run wrote.
         """
+        stage, path = STAGES[name], self._record(name)
+        if stage.remade:
+            return
+        if path.is_file():
+            self._refuse(name, _differences(read_json(path), self._entry(name, settings), inputs=False))
+            return
+        foreign = [output for output in stage.outputs if _holds_files(self.path / output)]
+        if foreign:
+            raise UsageError(
+                f"{self.path / foreign[0]} was not made by a run, and {name} would overwrite it; use another --out"
+            )
+
+    def claim(self, name: str, settings: Mapping[str, Any]) -> None:
+        """Record that the stage works with these settings, after `check` and a look at the stages that it reads.
+
+        Raises:
+            UsageError: as `check`, or an input was made again since.
+        """
+        self.check(name, settings)
+        entry, path = self._entry(name, settings), self._record(name)
+        if path.is_file():
+            self._refuse(name, _differences(read_json(path), entry))
+        for output in STAGES[name].outputs:
+            remove_partial(self.path / output)
+        fingerprint = hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]
+        write_json(path, {**entry, "fingerprint": fingerprint})
+
+    def _entry(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """What the record of a stage holds, but for the fingerprint over it."""
         stage = STAGES[name]
-        record = {
+        return {
             "stage": name,
             "version": stage.version,
             "settings": _flat(settings),
             "inputs": {read: self.fingerprint(read) for read in stage.reads},
         }
-        fingerprint = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
-        path = self._record(name)
-        if path.is_file():
-            differences = _differences(read_json(path), record)
-            if differences:
-                raise UsageError(
-                    f"{self.path / stage.folder} was made with other settings: {'; '.join(differences)}. "
-                    f"Use --restart {name} to make it again, another --out to keep it, or the old value"
-                )
-        for output in stage.outputs:
-            remove_partial(self.path / output)
-        write_json(path, {**record, "fingerprint": fingerprint})
+
+    def _refuse(self, name: str, differences: list[str]) -> None:
+        if differences:
+            raise UsageError(
+                f"{self.path / STAGES[name].folder} was made with other settings: {'; '.join(differences)}. "
+                f"Use --restart {name} to make it again, another --out to keep it, or the old value"
+            )
 
     def restart(self, name: str) -> list[str]:
         """Delete the outputs of a stage and of every stage that reads them.
@@ -103,8 +129,6 @@ class RunFolder:
         Returns:
             the names of the stages.
         """
-        if name not in STAGES:
-            raise UsageError(f"--restart should name one of {', '.join(STAGES)}, received '{name}'")
         stale = [name]
         for stage in STAGES.values():
             if any(read in stale for read in stage.reads):
@@ -117,12 +141,22 @@ class RunFolder:
                 target.unlink(missing_ok=True)
         return stale
 
-    def record_config(self, config: Config, *, replace: bool) -> None:
-        """Write config.yaml and environment.json; an existing config.yaml stays unless ``replace``."""
+    def record_config(self, config: Config, sections: Sequence[str] | None = None) -> None:
+        """Write config.yaml, paths absolute; only these sections of it if it exists and they are given.
+
+        ``limit`` and ``shard`` belong to one command and are left out.
+        """
         target = self.path / "config.yaml"
-        if replace or not target.is_file():
-            write_text(target, to_yaml(config))
-        write_json(self.path / "environment.json", environment(config.seed))
+        values = yaml.safe_load(to_yaml(absolute(config)))
+        if sections is not None and target.is_file():
+            kept = yaml.safe_load(target.read_text(encoding="utf-8"))
+            values = {**kept, **{name: values[name] for name in sections}}
+        values = {name: value for name, value in values.items() if name not in ("limit", "shard")}
+        write_text(target, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+    def record_environment(self, seed: int) -> None:
+        """Write environment.json: where the network is trained."""
+        write_json(self.path / "environment.json", environment(seed))
 
     def merge_metrics(self, figures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
         """Add figures, {stage: {split: {kind: {...}}}}, to metrics.json, replacing those of the same kind."""
@@ -160,19 +194,21 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def _holds_files(path: Path) -> bool:
+    """Whether an output exists, and is not an empty folder."""
+    return path.is_file() or (path.is_dir() and any(path.iterdir()))
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], *, inputs: bool = True) -> list[str]:
     """How two records differ, in words."""
     found = []
     if old.get("version") != new["version"]:
         found.append(f"written by version {old.get('version')} of this stage, now {new['version']}")
     before, after = old.get("settings", {}), new["settings"]
-    names = [*after, *(name for name in before if name not in after)]
-    found += _changes(before, after, names)
-    inputs = old.get("inputs", {})
-    found += [
-        f"its input '{name}' was made again since" for name, value in new["inputs"].items() if inputs.get(name) != value
-    ]
-    return found
+    found += _changes(before, after, [*after, *(name for name in before if name not in after)])
+    read = old.get("inputs", {})
+    changed = [name for name, value in new["inputs"].items() if read.get(name) != value] if inputs else []
+    return [*found, *(f"its input '{name}' was made again since" for name in changed)]
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any], names: Iterable[str]) -> list[str]:

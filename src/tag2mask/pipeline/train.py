@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from rich.console import Console
 
@@ -11,7 +12,8 @@ from tag2mask.data.training_set import TrainingSet
 from tag2mask.errors import UsageError, first_five
 from tag2mask.networks.checkpoint import load_network, save_network
 from tag2mask.networks.pot_network import build_network
-from tag2mask.pipeline.config import Config, plain
+from tag2mask.pipeline.claims import stage_settings
+from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult, progress_bar
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.training.engine import train_network
@@ -22,7 +24,17 @@ NETWORK = "train/network.safetensors"
 def photographs(config: Config, split: str | None = None) -> PhotoSet:
     """The photographs that a run works on, as the settings and ``--limit`` say."""
     photos = open_photos(config.data, split=split)
+    _refuse_run_inside(photos, config.out)
     return photos if config.limit is None else replace(photos, photos=photos.photos[: config.limit])
+
+
+def _refuse_run_inside(photos: PhotoSet, out: Path | None) -> None:
+    """Refuse a run folder among the photographs: its masks would be read as photographs the next time."""
+    if out is not None and photos.root.absolute() in (out.absolute(), *out.absolute().parents):
+        raise UsageError(
+            f"--out {out} lies inside the data root {photos.root}; choose a folder outside it, "
+            "or the next run takes its masks for photographs"
+        )
 
 
 def reading_workers(config: Config) -> int:
@@ -43,22 +55,15 @@ def train(config: Config, run: RunFolder, console: Console) -> StageResult:
         raise UsageError(
             f"none of the {len(untagged)} photographs has a tag, so there is nothing to learn; see `tag2mask check`"
         )
-    settings = {
-        "classes": list(photos.classes),
-        "seed": config.seed,
-        "data": {"split": config.data.split},
-        "limit": config.limit,
-        "network": plain(config.network),
-        "pot": plain(config.pot) if config.train.consistency_weight else {},
-        "train": _result_settings(plain(config.train)),
-    }
-    run.claim("train", settings)
-    run.record_config(config, replace=True)
+    settings = stage_settings("train", config, photos)
     target = run / NETWORK
     if target.is_file():
+        run.claim("train", settings)
         load_network(target, classes=photos.classes)
         return StageResult("train", skipped=1)
     network = build_network(config.network, photos.classes, seed=config.seed)
+    run.claim("train", settings)
+    run.record_environment(config.seed)
     views = TrainingSet(
         photos,
         config.train.augment,
@@ -96,8 +101,3 @@ def train(config: Config, run: RunFolder, console: Console) -> StageResult:
     if trained.resumed_from:
         result.notes.append(f"went on from step {trained.resumed_from} of {trained.steps}")
     return result
-
-
-def _result_settings(train: dict[str, object]) -> dict[str, object]:
-    """The settings of training that its result depends on: not how often it is logged or saved."""
-    return {name: value for name, value in train.items() if name not in ("checkpoint_every", "log_every")}

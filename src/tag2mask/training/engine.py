@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from tag2mask.data.images import ImageError
 from tag2mask.data.training_set import TrainingSet
-from tag2mask.errors import Tag2maskError
-from tag2mask.memory import channels_last, retained_memory
+from tag2mask.device import resolve_device
+from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.memory import channels_last, release_memory, retained_memory
 from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.pot import PotSettings
 from tag2mask.training.objective import Losses, objective
@@ -57,7 +58,7 @@ class _Readable(Dataset[dict[str, Any]]):
                 return {**self.photographs[draw, number], "failed": failed}
             except ImageError as error:
                 failed[self.photographs.photos.photos[number].id] = str(error)
-        raise Tag2maskError("not one photograph of the training set can be read; `tag2mask check` lists the reasons")
+        return {"failed": failed}  # raised by the parent: an exception from a worker process carries a traceback
 
 
 def train_network(
@@ -93,6 +94,10 @@ def train_network(
         Tag2maskError: the loss is not finite, or no photograph can be read.
     """
     accelerator = _accelerator(settings.precision, device)
+    if settings.batch_size % accelerator.num_processes:
+        raise UsageError(
+            f"train.batch_size {settings.batch_size} should be a multiple of the {accelerator.num_processes} processes"
+        )
     total = settings.total_steps(len(photographs))
     optimizer = _optimizer(network, settings)
     channels_last(network).train()  # faster convolutions, on CPUs by a third
@@ -106,6 +111,8 @@ def train_network(
     with retained_memory(), StopRequest().listen() as stop:
         for batch in loader:
             trained.unreadable.update(batch["failed"])
+            if "image" not in batch:
+                raise Tag2maskError("not one photograph of the training set can be read; `tag2mask check` lists why")
             # Layers that draw (dropout, stochastic depth) draw from a state that depends on the step alone.
             torch.manual_seed((seed << 32) + step)
             losses = _step(network, optimizer, accelerator, batch, settings, pot, step / total)
@@ -131,11 +138,11 @@ def train_network(
 
 def _accelerator(precision: str, device: str) -> Accelerator:
     """The engine for the chosen device and precision."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise Tag2maskError("no CUDA device is available; use --device cpu, or auto")
-    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    on_cpu = resolve_device(device).type == "cpu"
     if precision == "auto":
         precision = "fp32" if on_cpu or not torch.cuda.is_bf16_supported() else "bf16"
+    if precision == "fp16" and on_cpu:
+        raise UsageError("train.precision fp16 needs a GPU; on a CPU use fp32, or bf16")
     # The side projections have no gradient while the consistency loss is off.
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
     mixed = "no" if precision == "fp32" else precision
@@ -185,8 +192,9 @@ def _loader(
 
 def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Stack what the network needs, gather what failed."""
+    usable = [sample for sample in samples if "image" in sample]
     batch: dict[str, Any] = {
-        name: torch.stack([sample[name] for sample in samples]) for name in ("image", "valid", "tags")
+        name: torch.stack([sample[name] for sample in usable]) for name in ("image", "valid", "tags") if usable
     }
     batch["failed"] = {name: reason for sample in samples for name, reason in sample["failed"].items()}
     return batch
@@ -196,6 +204,7 @@ def _leave_signals_to_parent(worker: int) -> None:
     """Ctrl-C and SIGTERM reach a whole process group; only the parent may act on them, once its step is done."""
     signal(SIGINT, SIG_IGN)
     signal(SIGTERM, SIG_IGN)
+    release_memory()  # photographs have ever new sizes
 
 
 def _step(
@@ -263,8 +272,8 @@ class _Meter:
         total = self.sums.get("loss")
         if total is not None and not bool(torch.isfinite(total)):
             raise Tag2maskError(
-                f"the loss is not finite at step {step}; the last saved state is whole. "
-                "Try a lower --train.learning_rate, or --train.precision fp32"
+                f"the loss is not finite at step {step}; train anew with --restart train and a lower "
+                "--train.learning_rate, or with --train.precision fp32"
             )
 
     def read(self, step: int) -> dict[str, float]:

@@ -77,5 +77,5 @@ def photograph_cells(valid: Tensor, grid: Sequence[int], stride: int) -> Tensor:
         (N, h, w) bool, at least one True an image that has a valid pixel.
     """
     whole = reduce_valid(valid, (grid[0], grid[1]), stride=stride)
-    touched = F.adaptive_max_pool2d(valid.float()[:, None], (grid[0], grid[1]))[:, 0] > 0
+    touched = F.max_pool2d(valid.float()[:, None], stride, ceil_mode=True)[:, 0] > 0
     return torch.where(whole.flatten(1).any(1)[:, None, None], whole, touched)
