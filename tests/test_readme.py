@@ -29,4 +29,4 @@ def test_every_verb_that_the_readme_names_exists() -> None:
     named = set(re.findall(r"^tag2mask (\w+)", text, re.MULTILINE)) | set(re.findall(r"`tag2mask (\w+)", text))
     assert named and named <= set(VERBS)
     for path in re.findall(r"\]\(([\w./]+)\)", text):
-        assert (README.parent / path).exists() or path == "docs/demo.png", path
+        assert (README.parent / path).exists(), path
