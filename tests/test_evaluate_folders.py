@@ -172,7 +172,7 @@ def test_wrong_cams_are_named(photos: PhotoSet, tmp_path: Path) -> None:
     message = str(caught.value)
     assert "another size than its ground truth: 20 × 25" in message
     assert "ids that are no class: 4; classes are 0 to 3" in message
-    assert f"{NAMES[2]}.npz is not a readable CAM file" in message
+    assert f"{NAMES[2]}.npz is damaged" in message
 
 
 def test_cams_of_two_kinds_are_not_mixed(photos: PhotoSet, tmp_path: Path) -> None:

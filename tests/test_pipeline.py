@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from run_tiny import figures, files_of, run, words
-from tag2mask.cam_files import full_resolution, read_cam
+from tag2mask.cam_files import CamFileError, full_resolution, read_cam
 from tag2mask.cli import main
 from tag2mask.data import DataSettings, open_photos, read_mask
 from tag2mask.pipeline.config import presets
@@ -267,3 +267,20 @@ def test_presets_are_complete_and_known(name: str, tmp_path: Path, capsys: pytes
         for key, value in values.items():
             assert printed[section][key] == value or isinstance(value, dict), f"{section}.{key}"
     assert not (tmp_path / "x").exists()
+
+
+def test_a_damaged_cam_file_is_named_whatever_is_wrong_with_it(done: Path, tmp_path: Path) -> None:
+    whole = next((done / "cams/pot").rglob("*.npz")).read_bytes()
+    damaged = tmp_path / "damaged.npz"
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        data = bytearray(whole)
+        for place in random.integers(len(data), size=3):
+            data[place] ^= int(random.integers(1, 256))
+        damaged.write_bytes(bytes(data))
+        try:
+            read_cam(damaged)  # what the damage does not reach still reads
+        except CamFileError as error:
+            assert "damaged.npz" in str(error)
+    with pytest.raises(CamFileError, match=r"absent\.npz does not exist"):
+        read_cam(tmp_path / "absent.npz")

@@ -73,11 +73,13 @@ def read_cam(path: Path) -> CamFile:
     Raises:
         CamFileError: the file is missing, damaged, or breaks a rule of the format, which the message names.
     """
+    if not path.is_file():
+        raise CamFileError(f"{path} does not exist; `tag2mask cams` makes it where the photograph can be read")
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except _DAMAGED as error:
-        raise CamFileError(f"{path} is not a readable CAM file ({error}); delete it and run `cams` again") from error
+        raise CamFileError(f"{path} is damaged; delete it and run `tag2mask cams` again") from error
     problem = _problem(arrays)
     if problem:
         raise CamFileError(f"{path} is not a CAM file: {problem}; delete it and run `cams` again")

@@ -19,7 +19,7 @@ def check_data(config: Config, place: Path, console: Console) -> CheckReport:
         console: for progress.
     """
     data = replace(config.data, tags=place) if place.is_file() else replace(config.data, root=place)
-    with progress_bar(console, "check", 100) as advance:
+    with progress_bar(console, "check", 100) as advance:  # in per cent: how many there are shows only on the way
         return check(
             data, progress=lambda done, total: advance(100 * done // max(total, 1), f"{done} of {total} photographs")
         )
