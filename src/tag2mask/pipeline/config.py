@@ -9,6 +9,7 @@ import yaml
 
 from tag2mask.data.settings import DataSettings
 from tag2mask.errors import UsageError
+from tag2mask.evaluate.sweep import DEFAULT_THRESHOLDS
 from tag2mask.networks.settings import NetworkSettings
 from tag2mask.pot import PotSettings
 from tag2mask.report.settings import ReportSettings
@@ -87,7 +88,7 @@ class EvaluateSettings:
 
     splits: list[str] | str | None = None
     classes: list[str] | str | None = None
-    thresholds: list[float] = field(default_factory=lambda: [round(0.05 * step, 2) for step in range(1, 20)])
+    thresholds: list[float] = field(default_factory=lambda: list(DEFAULT_THRESHOLDS))
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
