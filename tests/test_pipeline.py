@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from safetensors.torch import save_file
 
 from run_tiny import figures, files_of, run, words
 from tag2mask.cam_files import CamFileError, full_resolution, read_cam
 from tag2mask.cli import main
 from tag2mask.data import DataSettings, open_photos, read_mask
+from tag2mask.networks import NetworkSettings, build_network
 from tag2mask.pipeline.config import presets
 
 
@@ -135,6 +137,7 @@ def test_nothing_is_deleted_for_a_restart_that_cannot_be_done(
     assert run("refine", scenes, copied, restart="cams") == 2
     assert "--restart cams would delete what refine does not make again" in capsys.readouterr().err
     assert run("run", scenes, copied, restart="train", data__root="typo") == 2
+    assert run("run", scenes, copied, restart="refine", cams__flip="false") == 2  # the CAMs stay, so they must fit
     assert files_of(copied) == before
 
 
@@ -152,6 +155,17 @@ def test_a_stage_run_alone_is_remembered(copied: Path, scenes: Path) -> None:
     assert main(["cams", "--out", str(copied)]) == 0
 
 
+def test_a_relative_path_means_the_same_when_the_run_is_taken_up(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = build_network(NetworkSettings(backbone="resnet18", weights="none"), ("any",), seed=0)
+    save_file(network.backbone.state_dict(), tmp_path / "weights.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert run("train", scenes, tmp_path / "out", network__weights="weights.safetensors", train__steps="1") == 0
+    monkeypatch.chdir(scenes)
+    assert main(["run", "--out", str(tmp_path / "out")]) == 0
+
+
 def test_a_start_that_fails_does_not_stand_in_the_way(scenes: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run("train", scenes, out, network__weights="typo.pth") in (1, 2)
@@ -164,9 +178,10 @@ def test_masks_that_no_run_made_are_never_overwritten(
     out = tmp_path / "out"
     copytree(scenes / "masks", out / "masks")
     before = files_of(out)
-    assert run("run", scenes, out) == 2
-    assert "was not made by a run" in capsys.readouterr().err
-    assert files_of(out) == before
+    for restart in ({}, {"restart": "refine"}, {"restart": "train"}):
+        assert run("run", scenes, out, **restart) == 2
+        assert "was not made by a run" in capsys.readouterr().err
+        assert files_of(out) == before
 
 
 def test_a_run_folder_among_the_photographs_is_refused(

@@ -11,7 +11,7 @@ from tag2mask.cli.parser import build_parser, expand_presets, to_config, with_ru
 from tag2mask.errors import UsageError
 from tag2mask.pipeline.config import Config, presets, to_yaml
 from tag2mask.pipeline.progress import StageResult
-from tag2mask.pipeline.run_folder import STAGES, RunFolder
+from tag2mask.pipeline.run_folder import STAGES, RunFolder, with_readers
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,12 @@ def _stages(request: Request, names: Sequence[str]) -> int:
         return 0
     restart = _stage_to_restart(request, names)
     photos = photographs(request.config)
-    if restart:
-        again = run.restart(restart)
+    again = with_readers(restart) if restart else []
+    for name in dict.fromkeys([*names, *again]):  # everything is checked before anything is deleted
+        run.check(name, stage_settings(name, request.config, photos), anew=name in again)
+    if again:
+        run.delete(again)
         errors().print(f"restart: deleted what {', '.join(again)} made", highlight=False)
-    for name in names:
-        run.check(name, stage_settings(name, request.config, photos))
     run.record_config(request.config, None if "train" in names else _SECTIONS[names[0]])
     return _finish(request, (STAGE_FUNCTIONS[name](request.config, run, errors()) for name in names))
 

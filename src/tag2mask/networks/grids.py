@@ -3,6 +3,7 @@
 All changes of grid keep that alignment, also where the last cell is not whole.
 """
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -38,6 +39,23 @@ def reduce_valid(valid: Tensor, size: tuple[int, int], *, stride: int | None = N
         )
     padding = valid.logical_not().unsqueeze(1).float()  # (N, 1, H, W)
     return F.max_pool2d(padding, cell, ceil_mode=True).squeeze(1) == 0
+
+
+def photograph_cells(valid: Tensor, size: tuple[int, int], *, stride: int) -> Tensor:
+    """The cells that count as the photograph: those wholly inside it; of a sliver without any, those that it touches.
+
+    Args:
+        valid: bool (N, H, W), False = padding.
+        size: (h, w) of the grid.
+        stride: pixels a cell.
+
+    Returns:
+        bool (N, h, w), at least one True for an image that has a valid pixel.
+    Source: ours.
+    """
+    inside = reduce_valid(valid, size, stride=stride)
+    touched = reduce_valid(valid.logical_not(), size, stride=stride).logical_not()
+    return torch.where(inside.flatten(1).any(dim=1)[:, None, None], inside, touched)
 
 
 def to_grid(maps: Tensor, stride: int, target: int, size: tuple[int, int]) -> Tensor:

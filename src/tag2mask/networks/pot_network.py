@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 from tag2mask.errors import UsageError, first_five
 from tag2mask.networks.backbone import build_backbone
-from tag2mask.networks.grids import ceil_grid, reduce_valid, to_grid
+from tag2mask.networks.grids import ceil_grid, photograph_cells, to_grid
 from tag2mask.networks.public_weights import Notify
 from tag2mask.networks.settings import FINEST_FEATURE_STRIDE, NetworkSettings
 from tag2mask.networks.stages import Backbone, Stage
 
-__all__ = ["PotNetwork", "PotOutput", "build_network", "reduce_valid"]
+__all__ = ["PotNetwork", "PotOutput", "build_network"]
 
 MAXIMUM_CLASSES = 254
 """Class ids are bytes; 0 is background and 255 is ignored."""
@@ -192,10 +192,6 @@ def _projected(stage: Stage) -> int:
 
 def _valid_mean(raw: Tensor, valid: Tensor, stride: int) -> Tensor:
     """The mean of (N, C, h, w) over the cells inside the photograph: (N, C)."""
-    size = (int(raw.shape[2]), int(raw.shape[3]))
-    inside = reduce_valid(valid, size, stride=stride)
-    # A photograph smaller than a cell has no cell of its own; the cells that it touches stand in.
-    touched = reduce_valid(valid.logical_not(), size, stride=stride).logical_not()
-    inside = torch.where(inside.flatten(1).any(dim=1)[:, None, None], inside, touched)
+    inside = photograph_cells(valid, (int(raw.shape[2]), int(raw.shape[3])), stride=stride)
     weight = inside.unsqueeze(1).to(raw.dtype)  # (N, 1, h, w)
     return (raw * weight).sum(dim=(2, 3)) / weight.sum(dim=(2, 3)).clamp_min(1)

@@ -3,9 +3,10 @@
 from typing import Any
 
 from tag2mask.data.photos import PhotoSet
-from tag2mask.pipeline.config import Config, plain
+from tag2mask.pipeline.config import Config, absolute, plain
 
-_TRAIN_ONLY_SPEED = ("checkpoint_every", "log_every")
+_WITHOUT_EFFECT = ("checkpoint_every", "log_every")
+"""Settings of training that its result does not depend on."""
 
 
 def stage_settings(name: str, config: Config, photos: PhotoSet) -> dict[str, Any]:
@@ -16,9 +17,10 @@ def stage_settings(name: str, config: Config, photos: PhotoSet) -> dict[str, Any
         config: every setting.
         photos: the photographs, for their class list.
     """
+    config = absolute(config)  # as config.yaml has it: a path means the same from any folder
     pot = plain(config.pot)
     if name == "train":
-        train = {key: value for key, value in plain(config.train).items() if key not in _TRAIN_ONLY_SPEED}
+        train = {key: value for key, value in plain(config.train).items() if key not in _WITHOUT_EFFECT}
         return {
             "classes": list(photos.classes),
             "seed": config.seed,

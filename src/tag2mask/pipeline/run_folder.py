@@ -52,6 +52,15 @@ STAGES = {
 """The stages in the order in which `run` does them."""
 
 
+def with_readers(name: str) -> list[str]:
+    """A stage and every stage that reads its outputs, directly or not, in order."""
+    found = [name]
+    for stage in STAGES.values():
+        if any(read in found for read in stage.reads):
+            found.append(stage.name)
+    return found
+
+
 class RunFolder:
     """One run on disk."""
 
@@ -69,12 +78,13 @@ class RunFolder:
         path = self._record(name)
         return str(read_json(path)["fingerprint"]) if path.is_file() else None
 
-    def check(self, name: str, settings: Mapping[str, Any]) -> None:
+    def check(self, name: str, settings: Mapping[str, Any], *, anew: bool = False) -> None:
         """Find out whether a stage may work here with these settings; nothing is written.
 
         Args:
             name: of the stage.
             settings: nested plain values, as `stage_settings` gives them.
+            anew: what the stage made before is about to be deleted, so that its settings do not matter.
 
         Raises:
             UsageError: the folder holds outputs of other settings or of another version, or files that no run wrote.
@@ -83,7 +93,8 @@ class RunFolder:
         if stage.remade:
             return
         if path.is_file():
-            self._refuse(name, _differences(read_json(path), self._entry(name, settings), inputs=False))
+            if not anew:
+                self._refuse(name, _differences(read_json(path), self._entry(name, settings), inputs=False))
             return
         foreign = [output for output in stage.outputs if _holds_files(self.path / output)]
         if foreign:
@@ -123,23 +134,14 @@ class RunFolder:
                 f"Use --restart {name} to make it again, another --out to keep it, or the old value"
             )
 
-    def restart(self, name: str) -> list[str]:
-        """Delete the outputs of a stage and of every stage that reads them.
-
-        Returns:
-            the names of the stages.
-        """
-        stale = [name]
-        for stage in STAGES.values():
-            if any(read in stale for read in stage.reads):
-                stale.append(stage.name)
-        for output in (output for stage in stale for output in STAGES[stage].outputs):
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete the outputs of stages."""
+        for output in (output for name in names for output in STAGES[name].outputs):
             target = self.path / output
             if target.is_dir():
                 rmtree(target)
             else:
                 target.unlink(missing_ok=True)
-        return stale
 
     def record_config(self, config: Config, sections: Sequence[str] | None = None) -> None:
         """Write config.yaml, paths absolute; only these sections of it if it exists and they are given.

@@ -1,13 +1,13 @@
 """What training minimises: L = λ_cls · multi-label soft margin + λ_ot · L_otcon. Source: docs/method.md, "Loss"."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tag2mask.networks.pot_network import PotOutput, reduce_valid
+from tag2mask.networks.grids import photograph_cells
+from tag2mask.networks.pot_network import PotOutput
 from tag2mask.pot import PotSettings, consistency_loss, normalised_cams, transport_cams
 from tag2mask.training.settings import TrainSettings
 
@@ -56,26 +56,10 @@ def objective(
     total = settings.classification_weight * classification
     if settings.consistency_weight == 0 or progress < settings.consistency_start:
         return Losses(total, classification, None)
-    cells = photograph_cells(valid, output.cams.shape[2:], stride)
+    cells = photograph_cells(valid, (output.cams.shape[2], output.cams.shape[3]), stride=stride)
     cams = normalised_cams(output.cams.float(), tags, cells)
     # Where POT only teaches, nothing behind its features needs a gradient, and leaving it out saves the backward pass.
     features = output.features.detach() if settings.stop_gradient == "pot" else output.features
     result = transport_cams(features, cams.detach(), tags, pot.one_scale(), valid=cells)
     consistency = consistency_loss(cams, tags, result, adaptive=settings.adaptive, stop_gradient=settings.stop_gradient)
     return Losses(total + settings.consistency_weight * consistency, classification, consistency)
-
-
-def photograph_cells(valid: Tensor, grid: Sequence[int], stride: int) -> Tensor:
-    """The cells that may become seeds: wholly inside the photograph; of a sliver without any, those that touch it.
-
-    Args:
-        valid: (N, H, W) bool.
-        grid: (h, w).
-        stride: pixels a cell.
-
-    Returns:
-        (N, h, w) bool, at least one True an image that has a valid pixel.
-    """
-    whole = reduce_valid(valid, (grid[0], grid[1]), stride=stride)
-    touched = F.max_pool2d(valid.float()[:, None], stride, ceil_mode=True)[:, 0] > 0
-    return torch.where(whole.flatten(1).any(1)[:, None, None], whole, touched)
