@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from pot_problems import Problem, random_problem
 from tag2mask import clustering
 from tag2mask.errors import UsageError
-from tag2mask.pot import PotSettings, TransportCams, normalised_cams, transport_cams
+from tag2mask.pot import PotSettings, TransportCams, affinity, normalised_cams, transport_cams
 from tag2mask.pot.activation import regenerate
-from tag2mask.pot.allocation import class_mass, column_marginal
+from tag2mask.pot.affinity import self_affinity
+from tag2mask.pot.allocation import column_marginal, won_area
 from tag2mask.pot.partition import confident_pixels, present_slots
 from waiting import counts
 
@@ -25,8 +26,8 @@ VARIANTS = {
     "paper": DEFAULT.paper(),
     "single": DEFAULT.single_prototype(),
     "plain": DEFAULT.plain_clusters(),
-    "column": replace(DEFAULT, reweight="column", combine="mean"),
-    "unbalanced": replace(DEFAULT, row_rho=0.5, clusters=5, shrinkage=0.0),
+    "one-cluster": replace(DEFAULT, clusters=1, rho=0.3),
+    "five-clusters": replace(DEFAULT, clusters=5, affinity=None, scaling="class"),
 }
 variants = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
 
@@ -65,15 +66,17 @@ def test_shapes_ranges_and_masses(seed: int, tag_counts: tuple[int, ...], varian
 
     absent = ~torch.cat([torch.ones(images, 1, dtype=torch.bool), problem.tags], 1)
     assert result.cams[absent].eq(0).all() and result.cams[(~problem.valid)[:, None].expand_as(result.cams)].eq(0).all()
-    # Every present class reaches (almost) its maximum of 1 somewhere.
-    peaks = result.maps.amax((2, 3))[result.slots.used]
-    assert (peaks > 0.99).all() and result.maps[~result.slots.used].eq(0).all()
+    # Every present class, or the strongest of an image, reaches (almost) 1 somewhere.
+    peaks = result.maps.amax((2, 3))
+    assert (peaks[result.slots.used] > 0).all() and (peaks.amax(1) > 0.99).all()
+    if variant.scaling == "class":
+        assert (peaks[result.slots.used] > 0.99).all()
+    assert result.maps[~result.slots.used].eq(0).all()
 
     inside = problem.valid.flatten(1)
     posterior = result.posterior.flatten(2).sum(1)
     close(posterior, inside.float())
-    if variant.row_rho is None:
-        close(result.plan.sum(2), inside / inside.sum(1, keepdim=True))
+    close(result.plan.sum(2), inside / inside.sum(1, keepdim=True))
     assert result.plan[~inside].eq(0).all()
     taken = torch.where(inside, result.plan.argmax(2), -1).view_as(problem.valid)
     assert result.allocation.equal(taken)
@@ -87,7 +90,9 @@ def test_slots_are_the_present_classes_in_ascending_order() -> None:
         assert slots.ids[image].tolist() == [0, *tags] + [0] * (4 - len(tags))
         assert slots.used[image].tolist() == [True] * (1 + len(tags)) + [False] * (4 - len(tags))
     inside = problem.valid.flatten(1)
-    close(slots.base[:, 0], (1 - problem.cams.flatten(2).amax(1)) * inside)
+    raw = solve(problem, replace(DEFAULT, affinity=None)).slots
+    close(raw.base[:, 0], (1 - problem.cams.flatten(2).amax(1)) * inside)
+    close(slots.base[:, 0], (1 - slots.base[:, 1:].amax(1)) * inside)
 
 
 def test_regenerated_prototypes_have_unit_length_even_with_hardly_any_mass() -> None:
@@ -107,13 +112,13 @@ def test_seeds_by_threshold_and_by_argmax() -> None:
     cams = torch.tensor([[[[0.9, 0.7, 0.5, 0.1, 0.05, 0.0, 0.0, 0.0]], [[0.2, 0.8, 0.6, 0.1, 0.1, 0.11, 0.0, 0.0]]]])
     valid = torch.tensor([[[True] * 7 + [False]]])
     slots = present_slots(cams, torch.ones(1, 2, dtype=torch.bool), valid)
-    pot = replace(DEFAULT, minimum_seeds=1)
+    pot = replace(DEFAULT, minimum_seeds=1, foreground_threshold=0.6, background_threshold=0.1)
     threshold = confident_pixels(slots, pot)[0].int().tolist()
     assert threshold == [[0, 0, 0, 1, 1, 0, 1, 0], [1, 0, 0, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0, 0, 0]]
     argmax = confident_pixels(slots, replace(pot, seeds="argmax"))[0].int().tolist()
     assert argmax == [[0, 0, 0, 1, 1, 1, 1, 0], [1, 0, 0, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0, 0, 0]]
     # With four at least, each takes its strongest pixels, from the others too.
-    four = confident_pixels(slots, DEFAULT)[0].int().tolist()
+    four = confident_pixels(slots, replace(pot, minimum_seeds=4))[0].int().tolist()
     assert four == [[0, 0, 0, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 1, 0, 0]]
 
 
@@ -121,7 +126,7 @@ def test_fewer_pixels_than_seeds() -> None:
     problem = random_problem(2, (2, 1), grid=(2, 2), ragged=False)
     problem.valid[0, 0] = False
     problem.valid[0, 1, 0] = False  # one pixel is left
-    result = solve(problem)
+    result = solve(problem, replace(DEFAULT, scaling="class"))
     assert result.partition.seeds.sum(2)[result.slots.used].tolist()[0] == 1
     assert result.cams.isfinite().all() and result.cams[0, 0, 1, 1] > 0.9
 
@@ -154,13 +159,14 @@ def test_an_image_without_tags_is_background() -> None:
 
 def test_column_marginals() -> None:
     problem = random_problem(6, (2, 3, 0))
-    slots = present_slots(problem.cams, problem.tags, problem.valid)
-    parts = solve(problem).partition
-    uniform, similarity, mass = (
-        column_marginal(parts, slots, replace(DEFAULT, columns=kind))  # type: ignore[arg-type]
-        for kind in ("uniform", "similarity", "similarity_mass")
+    result = solve(problem, replace(DEFAULT, affinity=None))
+    parts, slots = result.partition, result.slots
+    points = torch.nn.functional.normalize(problem.features, dim=1).flatten(2).transpose(1, 2)
+    uniform, similarity, area = (
+        column_marginal(points, parts, slots, replace(DEFAULT, columns=kind))  # type: ignore[arg-type]
+        for kind in ("uniform", "similarity", "area")
     )
-    for marginal in (uniform, similarity, mass):
+    for marginal in (uniform, similarity, area):
         close(marginal.sum((1, 2)), torch.ones(3))
         assert (marginal > 0).equal(parts.similarity > 0)
     used = uniform[uniform > 0]
@@ -168,14 +174,16 @@ def test_column_marginals() -> None:
     close(
         similarity / similarity.sum((1, 2), keepdim=True), parts.similarity / parts.similarity.sum((1, 2), keepdim=True)
     )
-    close(mass.sum(2), class_mass(slots, parts.seeds, DEFAULT))
-    within = mass / mass.sum(2, keepdim=True).clamp_min(1e-9)
-    close(within, parts.similarity / parts.similarity.sum(2, keepdim=True).clamp_min(1e-9))
+    # The area of a class is what the single prototype's CAM gives it.
+    single = solve(problem, replace(DEFAULT, affinity=None).single_prototype())
+    winner = single.maps.flatten(2).masked_fill(~slots.used[:, :, None], -1).argmax(1)
+    won = torch.stack([((winner == slot) & slots.valid).sum(1) for slot in range(4)], 1)
+    close(won_area(points, parts, slots, DEFAULT).sum(2), (won + 4.0) * slots.used)
 
 
 def test_similarity_is_the_cosine_of_class_and_cluster_prototype() -> None:
     problem = random_problem(7, (2, 1))
-    parts = solve(problem, replace(DEFAULT, shrinkage=0.9)).partition
+    parts = solve(problem).partition
     cosine = torch.nn.functional.cosine_similarity(parts.prototypes, parts.class_prototypes[:, :, None], dim=3)
     filled = parts.similarity > 0
     close(parts.similarity[filled], cosine.clamp_min(1e-3)[filled])
@@ -184,30 +192,53 @@ def test_similarity_is_the_cosine_of_class_and_cluster_prototype() -> None:
 
 def test_with_one_cluster_similarity_is_uniform() -> None:
     problem = random_problem(8, (1, 3, 2))
-    one = replace(DEFAULT, clusters=1, rho=None)
+    one = replace(DEFAULT, clusters=1)
     similarity, uniform = (solve(problem, replace(one, columns=kind)) for kind in ("similarity", "uniform"))  # type: ignore[arg-type]
     assert similarity.cams.equal(uniform.cams) and similarity.plan.equal(uniform.plan)
-    # The balanced plan gives every class the same area, which `similarity_mass` does not.
+    # The balanced plan gives every class the same area, which `area` does not.
     area = uniform.plan.unflatten(2, (-1, 1)).sum((1, 3))
     close(area[1], torch.full((4,), 0.25), 1e-3)
     assert (solve(problem, one).plan.sum(1) - uniform.plan.sum(1)).abs().amax() > 0.05
 
 
-def test_class_mass_counts_pixels() -> None:
-    cams = torch.zeros(1, 2, 4, 5)
-    cams[0, 0, :2] = 1.0
-    cams[0, 1, 3, :4] = 0.5
-    cams[0, 1, 0] = 0.6  # loses to the other tag
-    valid = torch.ones(1, 4, 5, dtype=torch.bool)
-    valid[0, 3, 0] = False
-    slots = present_slots(cams, torch.ones(1, 2, dtype=torch.bool), valid)
-    seeds = confident_pixels(slots, replace(DEFAULT, minimum_seeds=1))
-    area = class_mass(slots, seeds, replace(DEFAULT, minimum_seeds=1))
-    close(area * 19, torch.tensor([[6.0, 10.0, 3.0]]))
-    floored = class_mass(slots, seeds, DEFAULT)
-    close(floored * 20, torch.tensor([[6.0, 10.0, 4.0]]))
-    confident = class_mass(slots, seeds, replace(DEFAULT, minimum_seeds=1, mass="confident"))
-    close(confident, seeds.sum(2) / seeds.sum((1, 2)))
+def test_a_balanced_plan_gives_each_prototype_its_column() -> None:
+    problem = random_problem(8, (1, 3, 2))
+    result = solve(problem, replace(DEFAULT, rounds=0, iterations=500))
+    points = torch.nn.functional.normalize(problem.features, dim=1)
+    points, slots = self_affinity(
+        points.flatten(2).transpose(1, 2), present_slots(problem.cams, problem.tags, problem.valid), (8, 9), 10.0, 3.0
+    )
+    expected = column_marginal(points, result.partition, slots, DEFAULT)
+    close(result.plan.sum(1), expected.flatten(1), 5e-3)
+
+
+# Self-affinity
+
+
+def test_self_affinity_of_islands_leaves_them_alone_and_of_equals_averages_them() -> None:
+    grid, valid = (2, 6), torch.ones(1, 2, 6, dtype=torch.bool)
+    cams = torch.rand(1, 1, *grid, generator=torch.Generator().manual_seed(0))
+    slots = present_slots(cams, torch.ones(1, 1, dtype=torch.bool), valid)
+    features = torch.eye(12)[None]  # nobody looks like anybody else
+    same, alone = self_affinity(features, slots, grid, 200.0, 3.0)
+    close(same, features)
+    close(alone.base[:, 1], slots.base[:, 1] / (slots.base[:, 1].max() + 1e-5))
+    twins = torch.eye(2)[[0, 1] * 6][None]  # two kinds, however far apart
+    _, shared = self_affinity(twins, slots, grid, 200.0, 1e6)
+    tags = slots.base[0, 1]
+    kinds = torch.stack([tags[0::2].mean(), tags[1::2].mean()])
+    close(shared.base[0, 1], (kinds / (kinds.max() + 1e-5)).repeat(6))
+    _, near = self_affinity(twins, slots, grid, 200.0, 1e-3)  # no further than itself
+    close(near.base[0, 1], tags / (tags.max() + 1e-5))
+
+
+def test_self_affinity_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = random_problem(21, (2, 1, 3))
+    whole = solve(problem)
+    monkeypatch.setattr(affinity, "_LARGEST_BLOCK", 3 * 72 * 7)  # seven rows at a time
+    blocks = solve(problem)
+    close(blocks.slots.base, whole.slots.base)
+    close(blocks.cams, whole.cams)
 
 
 # What must not matter
@@ -307,10 +338,10 @@ def test_waiting_for_an_accelerator_does_not_depend_on_iterations(monkeypatch: p
 
 
 @pytest.mark.parametrize("clusters", [1, 3])
-@pytest.mark.parametrize("shrinkage", [0.0, 0.7])
-def test_gradients_reach_the_features_alone_and_are_those_of_fixed_plans(clusters: int, shrinkage: float) -> None:
+@pytest.mark.parametrize("scaling", ["image", "class"])
+def test_gradients_reach_the_features_alone_and_are_those_of_fixed_plans(clusters: int, scaling: Any) -> None:
     problem = random_problem(17, (2, 0, 1))
-    pot = replace(DEFAULT, clusters=clusters, shrinkage=shrinkage)
+    pot = replace(DEFAULT, clusters=clusters, scaling=scaling, affinity=None)
     features, cams = problem.features.clone().requires_grad_(), problem.cams.clone().requires_grad_()
     result = solve(Problem(features, cams, problem.tags, problem.valid), pot)
     for fixed in (result.plan, result.posterior, result.slots.used, result.partition.similarity):
@@ -326,12 +357,10 @@ def test_gradients_reach_the_features_alone_and_are_those_of_fixed_plans(cluster
     f = torch.nn.functional.normalize(again, dim=1).flatten(2)  # (N, D, n)
     plan = result.plan.detach()
     regenerated = torch.nn.functional.normalize(plan.transpose(1, 2) @ f.transpose(1, 2), dim=2)
-    seeds = result.partition.seeds.float()
-    centres = torch.nn.functional.normalize(seeds @ f.transpose(1, 2), dim=2).repeat_interleave(clusters, 1)
-    prototypes = torch.nn.functional.normalize((1 - shrinkage) * regenerated + shrinkage * centres, dim=2)
     posterior = (plan / plan.sum(2, keepdim=True).clamp_min(1e-30)).transpose(1, 2)
-    maps = (posterior * (prototypes @ f).relu()).unflatten(1, (-1, clusters)).sum(2)
-    maps = maps / (maps.detach().amax(2, keepdim=True) + 1e-5)
+    maps = (posterior * (regenerated @ f).relu()).unflatten(1, (-1, clusters)).sum(2)
+    over = 2 if scaling == "class" else (1, 2)
+    maps = maps / (maps.detach().amax(over, keepdim=True) + 1e-5)
     close(maps.view_as(result.maps), result.maps)
     full = torch.zeros_like(result.cams).scatter_add(
         1, result.slots.ids[..., None, None].expand_as(result.maps), maps.view_as(result.maps)
@@ -347,7 +376,7 @@ def test_gradients_of_unused_and_empty_prototypes_are_finite() -> None:
     features = problem.features.clone()
     features[:, :, 0, 0] = 0  # a pixel without a direction
     features = features.requires_grad_()
-    for pot in (*VARIANTS.values(), replace(DEFAULT, clusters=8, shrinkage=0.0, allocate="hard")):
+    for pot in (*VARIANTS.values(), replace(DEFAULT, clusters=8, allocate="hard")):
         result = solve(Problem(features, problem.cams, problem.tags, problem.valid), pot)
         (gradient,) = torch.autograd.grad(result.cams.square().sum(), features)
         assert gradient.isfinite().all() and gradient.abs().sum() > 0
@@ -422,23 +451,23 @@ def test_wrong_shapes(change: dict[str, Any], message: str) -> None:
 
 def test_settings_out_of_range_are_reported_together() -> None:
     with pytest.raises(UsageError) as caught:
-        PotSettings(clusters=0, shrinkage=1.5, epsilon=0, rho=-1.0, rounds=-1, combine="median")  # type: ignore[arg-type]
-    for name in ("clusters", "shrinkage", "epsilon", "rho", "rounds"):
+        PotSettings(clusters=0, affinity=0, epsilon=0, rho=-1.0, rounds=-1, combine="mean")  # type: ignore[arg-type]
+    for name in ("clusters", "affinity", "epsilon", "rho", "rounds"):
         assert f"{name} should" in str(caught.value)
-    assert "combine should be one of 'sum', 'max', 'mean', received 'median'" in str(caught.value)
+    assert "combine should be one of 'sum', 'max', received 'mean'" in str(caught.value)
     assert "columns" not in str(caught.value)
 
 
 def test_the_published_method_and_the_two_simpler_ones() -> None:
     paper = PotSettings().paper()
-    assert (paper.clusters, paper.shrinkage, paper.seeds, paper.columns) == (2, 0.0, "argmax", "similarity")
-    assert (paper.epsilon, paper.rho, paper.row_rho, paper.allocate, paper.rounds) == (0.1, None, None, "hard", 0)
-    assert (paper.reweight, paper.combine) == ("posterior", "sum")
+    assert (paper.clusters, paper.affinity, paper.seeds, paper.columns) == (2, None, "argmax", "similarity")
+    assert (paper.epsilon, paper.rho, paper.allocate, paper.rounds) == (0.1, None, "hard", 0)
+    assert (paper.reweight, paper.combine, paper.scaling) == ("posterior", "sum", "class")
     problem = random_problem(20, (2, 1), ragged=False)
-    single = solve(problem, DEFAULT.single_prototype())
+    single = solve(problem, replace(DEFAULT, affinity=None).single_prototype())
     features = torch.nn.functional.normalize(problem.features, dim=1)
     similarity = torch.einsum("nsd,ndhw->nshw", single.class_prototypes, features).relu()
     close(single.maps, similarity / (similarity.amax((2, 3), keepdim=True) + 1e-5) * single.slots.used[..., None, None])
-    plain = solve(problem, DEFAULT.plain_clusters())
+    plain = solve(problem, replace(DEFAULT, affinity=None).plain_clusters())
     similarity = torch.einsum("nskd,ndhw->nskhw", plain.partition.prototypes, features).relu().amax(2)
     close(plain.maps, similarity / (similarity.amax((2, 3), keepdim=True) + 1e-5) * plain.slots.used[..., None, None])

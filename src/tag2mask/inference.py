@@ -19,11 +19,13 @@ class PhotoMaps:
         cams: (N, C, h, w) in [0, 1], the classifier's CAMs, 0 for absent classes; h = ceil(H / stride).
         features: (N, D, h, w), the joint feature, unit length over channels.
         tags: (N, C) bool.
+        scores: (N, C) in (0, 1), the classifier's probabilities, from the mean logits over scales and mirror images.
     """
 
     cams: Tensor
     features: Tensor
     tags: Tensor
+    scores: Tensor
 
     def prototype_cams(self, settings: PotSettings) -> TransportCams:
         """The single-prototype CAMs, from the same seeds as `transport`."""
@@ -58,7 +60,9 @@ def resize(images: Tensor, scale: float) -> Tensor:
 
 
 @torch.no_grad()
-def photo_maps(network: PotNetwork, images: Tensor, tags: Tensor, *, scales: Sequence[float], flip: bool) -> PhotoMaps:
+def photo_maps(
+    network: PotNetwork, images: Tensor, tags: Tensor, *, scales: Sequence[float], flip: bool, bf16: bool = False
+) -> PhotoMaps:
     """CAMs and features summed over scales and mirror images, normalised at the end.
 
     Args:
@@ -67,21 +71,25 @@ def photo_maps(network: PotNetwork, images: Tensor, tags: Tensor, *, scales: Seq
         tags: (N, C) bool.
         scales: image sizes as multiples of (H, W).
         flip: also the mirror image, in the same forward pass.
+        bf16: run the network in bfloat16 where that is faster and safe (autocast).
 
     Returns:
         the maps on the grid of (H, W), in float32.
     Source: scales and flip as published; features over all of them ours.
     """
     grid = [-(-side // network.stride) for side in images.shape[2:]]
-    cams, features = [], []
+    cams, features, logits = [], [], []
     for scale in scales:
         scaled = resize(images, scale)
         batch = torch.cat([scaled, scaled.flip(3)]) if flip else scaled
-        output = network(batch.contiguous(memory_format=torch.channels_last))
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+            output = network(batch.contiguous(memory_format=torch.channels_last))
         cams.append(_on_grid(output.cams.float().relu(), grid, flip))
         features.append(_on_grid(output.features.float(), grid, flip))
+        logits.append(output.logits.float().view(-1, *tags.shape).mean(0))
     summed = torch.stack(cams).sum(0)
-    return PhotoMaps(normalised_cams(summed, tags), F.normalize(torch.stack(features).sum(0), dim=1), tags)
+    joint = F.normalize(torch.stack(features).sum(0), dim=1)
+    return PhotoMaps(normalised_cams(summed, tags), joint, tags, torch.stack(logits).mean(0).sigmoid())
 
 
 def _on_grid(maps: Tensor, grid: list[int], flip: bool) -> Tensor:

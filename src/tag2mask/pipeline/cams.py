@@ -130,7 +130,8 @@ def _read(batches: list[list[Photo]], config: Config, result: StageResult) -> It
 def _maps(network: PotNetwork, images: Tensor, tags: Tensor, config: Config) -> PhotoMaps:
     """What the network says of a batch."""
     images = scale_one(images, config.cams.long_side)
-    return photo_maps(network, images, tags, scales=config.cams.scales, flip=config.cams.flip)
+    bf16 = config.cams.precision == "bf16"
+    return photo_maps(network, images, tags, scales=config.cams.scales, flip=config.cams.flip, bf16=bf16)
 
 
 def _kinds(maps: PhotoMaps, kinds: Iterable[CamKind], pot: PotSettings) -> dict[CamKind, PhotoMaps | TransportCams]:

@@ -31,6 +31,7 @@ class CamSettings:
         flip: average with the mirrored image.
         long_side: longer side of the image at scale 1, in pixels; null keeps the photograph's own size.
         batch_size: photographs of one size that go through the network together.
+        precision: of the network, `fp32` or `bf16`; half the time in bf16 where the processor has it.
     """
 
     kinds: list[CamKind] = field(default_factory=lambda: list(CAM_KINDS))
@@ -38,6 +39,7 @@ class CamSettings:
     flip: bool = True
     long_side: int | None = None
     batch_size: int = 4
+    precision: Literal["fp32", "bf16"] = "fp32"
 
     def __post_init__(self) -> None:
         """Refuse values out of range, all at once."""

@@ -53,27 +53,25 @@ def regenerate(features: Tensor, plan: Tensor, prototypes: Tensor, hard: bool) -
 def reweighting(plan: Tensor, kind: str) -> Tensor:
     """How much each prototype's activation counts at each pixel.
 
-    `posterior`: T over its row sum. `column`: T over its column maximum. `none`: 1 for every prototype that may
-    receive mass.
+    `posterior`: T over its row sum. `none`: 1 for every prototype that may receive mass.
 
     Args:
         plan: (N, n, m).
-        kind: one of the three.
+        kind: one of the two.
 
     Returns:
         (N, n, m) in [0, 1]; 0 in padding.
     Source: paper, equation 10, leaves room; `posterior` ours.
     """
-    tiny = torch.finfo(plan.dtype).tiny
     if kind == "posterior":
-        return plan / plan.sum(2, keepdim=True).clamp_min(tiny)
-    if kind == "column":
-        return plan / plan.amax(1, keepdim=True).clamp_min(tiny)
+        return plan / plan.sum(2, keepdim=True).clamp_min(torch.finfo(plan.dtype).tiny)
     return ((plan.sum(1, keepdim=True) > 0) & (plan.sum(2, keepdim=True) > 0)).to(plan.dtype)
 
 
 def activate(features: Tensor, prototypes: Tensor, plan: Tensor, settings: PotSettings) -> Tensor:
-    """One map a class: ReLU cosine to each prototype, reweighted by the plan, combined, divided by its maximum + 1e-5.
+    """One map a class: ReLU cosine to each prototype, reweighted by the plan, combined, divided by a maximum + 1e-5.
+
+    The maximum is the image's, so that the areas of the plan remain, or each class's own.
 
     Args:
         features: (N, n, D), unit length.
@@ -83,18 +81,13 @@ def activate(features: Tensor, prototypes: Tensor, plan: Tensor, settings: PotSe
 
     Returns:
         (N, S, n) in [0, 1]; 0 in padding and unused slots. No gradient through the plan or the maximum.
-    Source: paper, equations 10 and 11.
+    Source: paper, equations 10 and 11; one maximum an image is ours.
     """
     images, width, clusters, _ = prototypes.shape
     plan = plan.detach()
     similarity = (prototypes.flatten(1, 2) @ features.transpose(1, 2)).relu()  # (N, S·K, n)
     maps = reweighting(plan, settings.reweight).transpose(1, 2) * similarity
     maps = maps.reshape(images, width, clusters, -1)
-    if settings.combine == "max":
-        combined = maps.amax(2)
-    elif settings.combine == "sum":
-        combined = maps.sum(2)
-    else:
-        mass = plan.sum(1).view(images, width, clusters, 1)
-        combined = (maps * mass).sum(2) / mass.sum(2).clamp_min(torch.finfo(plan.dtype).tiny)
-    return combined / (combined.detach().amax(2, keepdim=True) + NORM_EPSILON)
+    combined = maps.amax(2) if settings.combine == "max" else maps.sum(2)
+    over = (1, 2) if settings.scaling == "image" else 2
+    return combined / (combined.detach().amax(over, keepdim=True) + NORM_EPSILON)

@@ -5,71 +5,60 @@ Source: docs/method.md, steps 4 to 6 (paper, figure 2, part II; equation 5 is th
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from tag2mask.ot import TransportPlan, sinkhorn
-from tag2mask.pot.partition import Partition, Slots
+from tag2mask.pot.partition import NORM_EPSILON, Partition, Slots
 from tag2mask.pot.settings import PotSettings
 
 _TOLERANCE = 1e-2
 
 
-def shrink(prototypes: Tensor, class_prototypes: Tensor, alpha: float) -> Tensor:
-    """Draw cluster prototypes towards their class prototype: normalise((1 − α) p_ck + α P_c). Source: ours.
+@torch.no_grad()
+def won_area(features: Tensor, parts: Partition, slots: Slots, settings: PotSettings) -> Tensor:
+    """How many pixels each prototype wins without transport, and a few more for each class.
+
+    A pixel goes to the class whose prototype P_c is most like it, each class's likeness divided by its maximum over the
+    image (the single-prototype CAM), and within that class to the nearest cluster. `minimum_seeds` pixels more for each
+    class are spread over its clusters, lest a present class get nothing.
 
     Args:
-        prototypes: (N, S, K, D).
-        class_prototypes: (N, S, D).
-        alpha: α in [0, 1].
+        features: (N, n, D), unit length.
+        parts: prototypes.
+        slots: the present classes.
+        settings: of POT.
 
     Returns:
-        (N, S, K, D), unit length.
-    """
-    if alpha == 0:
-        return prototypes
-    return F.normalize(torch.lerp(prototypes, class_prototypes[:, :, None].expand_as(prototypes), alpha), dim=3)
-
-
-@torch.no_grad()
-def class_mass(slots: Slots, seeds: Tensor, settings: PotSettings) -> Tensor:
-    """Each class's estimated share of the photograph.
-
-    `confident`: its share of the seeds. `area`: its share of the label map that calls a pixel background where no tag
-    exceeds the mass threshold. No used class gets less than `minimum_seeds` pixels' worth.
-
-    Returns:
-        (N, S), summing to 1 over the used slots; 0 in unused ones.
+        (N, S, K), in pixels; 0 for empty clusters and unused slots.
     Source: ours.
     """
-    if settings.mass == "confident":
-        share = seeds.sum(2).float()
-    else:
-        tags = slots.base[:, 1:].detach()
-        strongest, winner = tags.max(1) if tags.shape[1] else (torch.zeros_like(slots.base[:, 0]), slots.ids[:, :1] * 0)
-        label = torch.where(strongest > settings.mass_threshold, winner + 1, 0)  # (N, n)
-        numbers = torch.arange(slots.ids.shape[1], device=label.device)
-        share = ((label[:, None] == numbers[:, None]) & slots.valid[:, None]).sum(2).float()
-    share = share.clamp_min(float(settings.minimum_seeds)) * slots.used
-    return share / share.sum(1, keepdim=True)
+    images, width, clusters, _ = parts.prototypes.shape
+    pixels = features.transpose(1, 2)
+    likeness = (parts.class_prototypes @ pixels).relu() * slots.valid[:, None]  # (N, S, n)
+    likeness = likeness / (likeness.amax(2, keepdim=True) + NORM_EPSILON)
+    winner = likeness.masked_fill(~slots.used[:, :, None], -1.0).argmax(1, keepdim=True)  # (N, 1, n)
+    filled = parts.similarity > 0
+    closeness = (parts.prototypes.flatten(1, 2) @ pixels).view(images, width, clusters, -1)
+    nearest = closeness.masked_fill(~filled[..., None], -torch.inf).argmax(2)  # (N, S, n)
+    column = (winner * clusters + nearest.gather(1, winner))[:, 0]  # (N, n)
+    won = likeness.new_zeros(images, width * clusters).scatter_add(1, column, slots.valid.to(likeness.dtype))
+    spread = settings.minimum_seeds * filled / filled.sum(2, keepdim=True).clamp_min(1)
+    return won.view(images, width, clusters) + spread
 
 
 @torch.no_grad()
-def column_marginal(parts: Partition, slots: Slots, settings: PotSettings) -> Tensor:
+def column_marginal(features: Tensor, parts: Partition, slots: Slots, settings: PotSettings) -> Tensor:
     """The mass that each prototype should receive.
 
-    `uniform`: v ∝ 1. `similarity` (published): v ∝ s over all columns. `similarity_mass` (ours): v_ck = m_c · s_ck /
-    Σ_k' s_ck'.
+    `area` (ours): v ∝ the area that it wins before transport. `similarity` (published): v ∝ s over all columns.
+    `uniform`: v ∝ 1.
 
     Returns:
         (N, S, K), summing to 1 over an image; 0 for empty clusters and unused slots.
     """
-    filled = parts.similarity > 0
-    if settings.columns == "similarity_mass":
-        within = parts.similarity / parts.similarity.sum(2, keepdim=True).clamp_min(1e-12)
-        mass = class_mass(slots, parts.seeds, settings) * filled.any(2)
-        v = mass[:, :, None] * within
+    if settings.columns == "area":
+        v = won_area(features, parts, slots, settings)
     else:
-        v = filled.float() if settings.columns == "uniform" else parts.similarity
+        v = parts.similarity if settings.columns == "similarity" else (parts.similarity > 0).float()
     return v / v.sum((1, 2), keepdim=True)
 
 
@@ -97,7 +86,12 @@ def allocate(
         # Without a cost the balanced plan is the product of its marginals, and one iteration finds it.
         uniform = (columns > 0) / (columns > 0).sum(1, keepdim=True)
         return sinkhorn(torch.zeros_like(cost), rows, uniform, epsilon=settings.epsilon, iterations=1)
-    rho = (settings.row_rho, settings.rho)
     return sinkhorn(
-        cost, rows, columns, epsilon=settings.epsilon, rho=rho, iterations=settings.iterations, tolerance=_TOLERANCE
+        cost,
+        rows,
+        columns,
+        epsilon=settings.epsilon,
+        rho=settings.rho,
+        iterations=settings.iterations,
+        tolerance=_TOLERANCE,
     )

@@ -8,7 +8,8 @@ from torch import Tensor
 from tag2mask.errors import UsageError, first_five
 from tag2mask.ot import TransportPlan
 from tag2mask.pot.activation import activate, regenerate
-from tag2mask.pot.allocation import allocate, column_marginal, shrink
+from tag2mask.pot.affinity import self_affinity
+from tag2mask.pot.allocation import allocate, column_marginal
 from tag2mask.pot.partition import Partition, Slots, partition, present_slots
 from tag2mask.pot.settings import PotSettings
 
@@ -26,10 +27,11 @@ class TransportCams:
     Attributes:
         cams: (N, C + 1, h, w) in [0, 1], background first; absent classes and padding 0.
         maps: (N, S, h, w), the same maps by slot.
-        slots: which class each slot is, and its base CAM.
+        slots: which class each slot is, and its base CAM (smoothed, where `affinity` is set).
         partition: seeds, class prototypes and cluster prototypes.
         transport: the last plan with its errors.
-        prototypes: (N, S, K, D), the prototypes that activated the image: regenerated and shrunk, unit length.
+        prototypes: (N, S, K, D), the prototypes that activated the image: regenerated, unit length; 0 where
+            empty.
     """
 
     cams: Tensor
@@ -102,14 +104,15 @@ def transport_cams(
         slots = present_slots(cams.float(), tags, valid)
         _check_values(length, slots)
         points = (features / length).flatten(2).transpose(1, 2)  # (N, n, D)
+        if settings.affinity is not None:
+            points, slots = self_affinity(points, slots, (height, width), settings.affinity, settings.affinity_radius)
         parts = partition(points, slots, settings, generator)
-        marginal = column_marginal(parts, slots, settings)
-        prototypes = shrink(parts.prototypes, parts.class_prototypes, settings.shrinkage)
+        marginal = column_marginal(points, parts, slots, settings)
+        prototypes = parts.prototypes
         for _ in range(settings.rounds + 1 if settings.regenerate else 1):
             transport = allocate(points, prototypes, marginal, slots, settings)
             if settings.regenerate:
                 prototypes = regenerate(points, transport.plan, prototypes, settings.allocate == "hard")
-                prototypes = shrink(prototypes, parts.class_prototypes, settings.shrinkage)
         maps = activate(points, prototypes, transport.plan, settings)  # (N, S, n)
     maps = maps.view(*maps.shape[:2], height, width)
     full = maps.new_zeros(len(tags), tags.shape[1] + 1, height, width)

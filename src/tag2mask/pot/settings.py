@@ -11,66 +11,66 @@ class PotSettings:
     """Prototypical optimal transport: partition, allocation, activation. The defaults are ours, by measurement.
 
     Attributes:
+        affinity: β, how much more a pixel listens to pixels that look like it, in the self-affinity step that smooths
+            features and base CAMs before anything else; null leaves the step out (published).
+        affinity_radius: σ, how far it listens, in cells of the grid.
         seeds: confident pixels: `threshold` (ours), or `argmax` over background and tags (published).
         foreground_threshold: a pixel is a seed of the winning tag from this multi-scale CAM value on, in [0, 1].
         background_threshold: a pixel is a background seed up to this multi-scale CAM value of every tag, in [0, 1].
         foreground_threshold_one_scale: the same for CAMs of one scale, as in training.
         background_threshold_one_scale: the same for CAMs of one scale, as in training.
-        minimum_seeds: a class with fewer seeds takes this many of its strongest pixels, whoever else wins them.
+        minimum_seeds: a class with fewer seeds takes this many of its strongest pixels, whoever else wins them; `area`
+            counts as many pixels more for each class, lest it get nothing.
         clusters: prototypes a class, K.
-        shrinkage: α in [0, 1], how far a cluster prototype is drawn towards its class prototype.
-        columns: column marginal: `uniform`, `similarity` of class and cluster prototype (published), or that times
-            the class's mass (ours).
-        mass: a class's estimated share of the image: `confident`, its share of the seeds, or `area`, of the
-            thresholded CAM.
-        mass_threshold: the CAM value up to which `area` calls a pixel background.
+        columns: column marginal: the `area` that each prototype wins before transport (ours), the `similarity` of class
+            and cluster prototype (published), or `uniform`.
         epsilon: entropic regularisation of the plan, in units of cosine distance.
         rho: weight of the relaxed column marginal; null keeps it exact (balanced, published).
-        row_rho: weight of the relaxed row marginal; null keeps it exact.
         iterations: Sinkhorn iterations.
         allocate: each pixel to its prototypes by their share (`soft`), or to the best alone (`hard`, published).
         rounds: how often the plan is made again with regenerated prototypes; 0 as published.
         transport: false puts a plan that is uniform in each row in the place of the optimal one.
         regenerate: false keeps the cluster prototypes.
-        reweight: the activation's weight: the pixel's `posterior` over prototypes, the plan over its `column`
-            maximum, or `none`.
-        combine: a class's map from its clusters': `sum`, `max`, or `mean` weighted by column mass.
+        reweight: the activation's weight: the pixel's `posterior` over prototypes, or `none`.
+        combine: a class's map from its clusters': `sum`, or `max`.
+        scaling: maps are divided by the maximum over the `image`, which keeps the areas of the plan (ours), or each by
+            its own (`class`, published).
     """
 
+    affinity: float | None = 10.0
+    affinity_radius: float = 3.0
     seeds: Literal["threshold", "argmax"] = "threshold"
-    foreground_threshold: float = 0.6
-    background_threshold: float = 0.1
-    foreground_threshold_one_scale: float = 0.4
+    foreground_threshold: float = 0.85
+    background_threshold: float = 0.2
+    foreground_threshold_one_scale: float = 0.5
     background_threshold_one_scale: float = 0.15
     minimum_seeds: int = 4
     clusters: int = 3
-    shrinkage: float = 0.7
-    columns: Literal["uniform", "similarity", "similarity_mass"] = "similarity_mass"
-    mass: Literal["confident", "area"] = "area"
-    mass_threshold: float = 0.3
+    columns: Literal["area", "similarity", "uniform"] = "area"
     epsilon: float = 0.2
-    rho: float | None = 0.2
-    row_rho: float | None = None
+    rho: float | None = None
     iterations: int = 50
     allocate: Literal["soft", "hard"] = "soft"
     rounds: int = 1
     transport: bool = True
     regenerate: bool = True
-    reweight: Literal["posterior", "column", "none"] = "posterior"
-    combine: Literal["sum", "max", "mean"] = "sum"
+    reweight: Literal["posterior", "none"] = "posterior"
+    combine: Literal["sum", "max"] = "sum"
+    scaling: Literal["image", "class"] = "image"
 
     def __post_init__(self) -> None:
         """Refuse values out of range, all at once."""
         thresholds = [
             f"{side}_threshold{scale}" for side in ("foreground", "background") for scale in ("", "_one_scale")
         ]
-        unit = [*thresholds, "shrinkage", "mass_threshold"]
-        problems = [f"{name} should lie in [0, 1]" for name in unit if not 0 <= getattr(self, name) <= 1]
+        problems = [f"{name} should lie in [0, 1]" for name in thresholds if not 0 <= getattr(self, name) <= 1]
         least = {"minimum_seeds": 1, "clusters": 1, "iterations": 1, "rounds": 0}
         problems += [f"{name} should be at least {low}" for name, low in least.items() if getattr(self, name) < low]
-        positive = {"epsilon": self.epsilon, "rho": self.rho, "row_rho": self.row_rho}
+        positive = ("affinity", "affinity_radius", "epsilon", "rho")
         problems += [
-            f"{name} should be above 0" for name, value in positive.items() if value is not None and not value > 0
+            f"{name} should be above 0"
+            for name in positive
+            if (value := getattr(self, name)) is not None and not value > 0
         ]
         for field in fields(self):
             if get_origin(field.type) is Literal and getattr(self, field.name) not in get_args(field.type):
@@ -100,7 +100,7 @@ class PotSettings:
             rounds=0,
             reweight="none",
             combine="max",
-            shrinkage=0.0,
+            scaling="class",
             allocate="soft",
         )
 
@@ -108,17 +108,17 @@ class PotSettings:
         """The method as far as the paper's figure and abstract fix it."""
         return replace(
             self,
+            affinity=None,
             seeds="argmax",
             clusters=2,
-            shrinkage=0.0,
             columns="similarity",
             epsilon=0.1,
             rho=None,
-            row_rho=None,
             allocate="hard",
             rounds=0,
             transport=True,
             regenerate=True,
             reweight="posterior",
             combine="sum",
+            scaling="class",
         )

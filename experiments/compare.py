@@ -1,0 +1,104 @@
+"""Methods on kept maps: the pixels that each gets right, photograph by photograph.
+
+A method turns the maps of a photograph into a label for each pixel. Counts of single photographs are kept, so that
+intervals and paired differences cost nothing more.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from maps import Kept
+from error_bars import Counts
+from torch import Tensor
+from torch.nn import functional as F
+
+from tag2mask.evaluate import Confusion
+from tag2mask.pot import PotSettings, transport_cams
+
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way from maps to labels.
+
+    Attributes:
+        name: in tables.
+        pot: settings of POT; None for the classifier's CAM.
+        threshold: the classifier CAM's value up to which a pixel is background.
+    """
+
+    name: str
+    pot: PotSettings | None = None
+    threshold: float = 0.0
+
+
+def classifier(threshold: float) -> Method:
+    """The classifier's CAM with a background threshold."""
+    return Method(f"classifier, background up to {threshold:g}", threshold=threshold)
+
+
+def pot(name: str, base: PotSettings | None = None, **changes: Any) -> Method:
+    """POT with changed settings."""
+    return Method(name, replace(base or PotSettings(), **changes))
+
+
+def count(method: Method, photographs: Sequence[Kept], classes: int) -> tuple[Counts, float]:
+    """The counts of every photograph, (photographs, classes + 1, 3), and the seconds that the maps took.
+
+    Args:
+        method: what to measure.
+        photographs: their maps.
+        classes: C, without background.
+    """
+    counts = np.zeros((len(photographs), classes + 1, 3), dtype=np.int64)
+    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for number, photograph in enumerate(photographs):
+        groups[tuple(photograph.cams.shape[2:])].append(number)
+    seconds = 0.0
+    for group in groups.values():
+        for first in range(0, len(group), _BATCH):
+            numbers = group[first : first + _BATCH]
+            start = time.perf_counter()
+            maps = _maps(method, [photographs[number] for number in numbers], classes)
+            seconds += time.perf_counter() - start
+            for number, own in zip(numbers, maps, strict=True):
+                counts[number] = _count_one(own, photographs[number], classes)
+    return counts, seconds
+
+
+@torch.no_grad()
+def _maps(method: Method, batch: Sequence[Kept], classes: int) -> Tensor:
+    """(N, C + 1, h, w), background first; absent classes below 0."""
+    grid = batch[0].cams.shape[2:]
+    cams, tags = torch.zeros(len(batch), classes, *grid), torch.zeros(len(batch), classes, dtype=torch.bool)
+    for number, photograph in enumerate(batch):
+        cams[number, photograph.ids - 1] = photograph.cams[0]
+        tags[number, photograph.ids - 1] = True
+    if method.pot is None:
+        maps = torch.cat([torch.full_like(cams[:, :1], method.threshold), cams], 1)
+    else:
+        maps = transport_cams(torch.cat([photograph.features for photograph in batch]), cams, tags, method.pot).cams
+    present = torch.cat([torch.ones(len(batch), 1, dtype=torch.bool), tags], 1)
+    return maps.masked_fill(~present[:, :, None, None], -1.0)
+
+
+def _count_one(maps: Tensor, photograph: Kept, classes: int) -> Counts:
+    """Intersection, truth and prediction of each class at the photograph's size."""
+    ids = torch.cat([torch.zeros(1, dtype=torch.int64), photograph.ids])
+    full = F.interpolate(maps[None, ids], size=photograph.truth.shape, mode="bilinear", align_corners=False)[0]
+    confusion = Confusion(classes + 1)
+    confusion.update(ids[full.argmax(0)].numpy().astype(np.uint8), photograph.truth.numpy().astype(np.uint8))
+    matrix = confusion.matrix
+    return np.stack([matrix.diagonal(), confusion.truth_pixels(), matrix.sum(0)], axis=1)
+
+
+def class_ids(classes: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Class ids of ``names`` and background."""
+    places: Mapping[str, int] = {name: number for number, name in enumerate(classes, 1)}
+    return [0, *(places[name] for name in names)]

@@ -1,0 +1,122 @@
+"""Features, CAMs and scores of every photograph of a split, made once a network and kept: what all comparisons start from.
+
+python experiments/maps.py NETWORK.safetensors OUT --data.root ROOT --split train_aug --without train
+
+One `.npz` a photograph on the grid of scale 1: `features` float16 (D, h, w), `cams` float16 (J, h, w) of its tags,
+`ids` int32 (J,), `scores` float32 (C,). What is there is not made again.
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tag2mask.data.images import image_size, read_image, read_mask
+from tag2mask.data.photos import Photo, PhotoSet, open_photos
+from tag2mask.data.settings import DataSettings
+from tag2mask.files import atomic_path
+from tag2mask.inference import photo_maps
+from tag2mask.memory import channels_last, retained_memory
+from tag2mask.networks.checkpoint import load_network
+
+SCALES = (1.0, 0.5, 1.5, 2.0)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The maps of one photograph; J tags, n cells.
+
+    Attributes:
+        id: of the photograph.
+        ids: (J,) int64, class ids of its tags, ascending.
+        features: (1, D, h, w) float32.
+        cams: (1, J, h, w) float32.
+        scores: (C,) float32.
+        truth: (H, W) int64, the ground truth.
+    """
+
+    id: str
+    ids: Tensor
+    features: Tensor
+    cams: Tensor
+    scores: Tensor
+    truth: Tensor
+
+
+def open_split(root: Path, tags: Path | None, split: str, without: str | None) -> tuple[PhotoSet, list[Photo]]:
+    """The photographs of a split that are not in another one."""
+    photos = open_photos(DataSettings(kind="voc", root=root, tags=tags, split=split))
+    if without is None:
+        return photos, list(photos.photos)
+    gone = {photo.id for photo in open_photos(DataSettings(kind="voc", root=root, tags=tags, split=without)).photos}
+    return photos, [photo for photo in photos.photos if photo.id not in gone]
+
+
+def make_maps(network_file: Path, photos: PhotoSet, chosen: Sequence[Photo], out: Path, *, batch_size: int = 4) -> int:
+    """Write the maps that are missing; return how many were made."""
+    network = channels_last(load_network(network_file, classes=photos.classes)).eval()
+    groups: dict[tuple[int, int], list[Photo]] = defaultdict(list)
+    for photo in chosen:
+        if not (out / f"{photo.id}.npz").is_file():
+            groups[image_size(photo.path)].append(photo)
+    made = 0
+    with retained_memory():
+        for group in groups.values():
+            for first in range(0, len(group), batch_size):
+                batch = group[first : first + batch_size]
+                images = torch.from_numpy(np.stack([read_image(photo.path) for photo in batch]))
+                images = images.permute(0, 3, 1, 2).float() / 255
+                tags = torch.from_numpy(photos.tag_matrix(batch))
+                maps = photo_maps(network, images, tags, scales=SCALES, flip=True, bf16=True)
+                for number, photo in enumerate(batch):
+                    arrays = {
+                        "ids": np.array(photo.tags, dtype=np.int32),
+                        "features": maps.features[number].half().numpy(),
+                        "cams": maps.cams[number][tags[number]].half().numpy(),
+                        "scores": maps.scores[number].numpy(),
+                    }
+                    with atomic_path(out / f"{photo.id}.npz") as temporary, temporary.open("wb") as file:
+                        np.savez(file, **arrays)
+                    made += 1
+    return made
+
+
+def read_maps(photos: Sequence[Photo], folder: Path) -> Iterator[Kept]:
+    """The kept maps with the ground truth."""
+    for photo in photos:
+        with np.load(folder / f"{photo.id}.npz") as arrays:
+            features, cams, scores, ids = (arrays[name] for name in ("features", "cams", "scores", "ids"))
+        if photo.mask is None:
+            raise SystemExit(f"{photo.id} has no ground truth")
+        truth = torch.from_numpy(np.asarray(read_mask(photo.mask)).astype(np.int64))
+        yield Kept(
+            photo.id,
+            torch.from_numpy(ids.astype(np.int64)),
+            torch.from_numpy(features)[None].float(),
+            torch.from_numpy(cams)[None].float(),
+            torch.from_numpy(scores),
+            truth,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--data.root", dest="root", type=Path, required=True)
+    parser.add_argument("--data.tags", dest="tags", type=Path)
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--without")
+    known = parser.parse_args()
+    photos, chosen = open_split(known.root, known.tags, known.split, known.without)
+    made = make_maps(known.network, photos, chosen, known.out)
+    print(f"{made} made, {len(chosen) - made} were there: {known.out}")
+
+
+if __name__ == "__main__":
+    main()

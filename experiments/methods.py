@@ -1,0 +1,53 @@
+"""The lists of settings: what is compared in the end, what is left out one at a time, and what was searched."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from compare import Method, classifier, pot
+
+from tag2mask.pot import PotSettings
+
+DEFAULT = PotSettings()
+SINGLE = replace(DEFAULT, foreground_threshold=0.85).single_prototype()
+
+FINAL = (classifier(0.4), Method("single prototype", SINGLE), Method("POT", DEFAULT))
+"""Each with the settings that were best for it on the photographs for choosing."""
+
+LEAVE_ONE_OUT = (
+    Method("POT", DEFAULT),
+    pot("without self-affinity", affinity=None),
+    pot("one prototype a class (K = 1)", clusters=1),
+    pot("columns: similarity, as published", columns="similarity"),
+    pot("columns: uniform", columns="uniform"),
+    pot("plan once (rounds = 0)", rounds=0),
+    pot("cluster prototypes kept (no regeneration)", regenerate=False, rounds=0),
+    pot("each class's map scaled by its own maximum", scaling="class"),
+    pot("seeds by argmax, as published", seeds="argmax"),
+    Method("no plan: clusters alone", DEFAULT.plain_clusters()),
+    Method("`paper`", DEFAULT.paper()),
+)
+"""POT with one piece taken away or put back to what was published."""
+
+THRESHOLDS = [(fore, back) for fore in (0.6, 0.7, 0.8, 0.85, 0.9) for back in (0.1, 0.15, 0.2, 0.25, 0.3)]
+
+
+def search() -> Iterator[tuple[str, Method]]:
+    """(axis, method) of the settings around the default; axes of the two simpler methods first."""
+    for percent in range(20, 65, 5):
+        yield "classifier", classifier(percent / 100)
+    for fore, back in THRESHOLDS:
+        seeds = replace(DEFAULT, foreground_threshold=fore, background_threshold=back)
+        yield "single prototype, seeds", Method(f"{fore:g}, {back:g}", seeds.single_prototype())
+    yield "single prototype, self-affinity", Method("off", replace(SINGLE, affinity=None))
+    for fore, back in THRESHOLDS:
+        yield "POT, seeds", pot(f"{fore:g}, {back:g}", foreground_threshold=fore, background_threshold=back)
+    for sharpness, radius in ((5, 3), (10, 2), (10, 5), (20, 3), (20, 5)):
+        name = f"β = {sharpness}, σ = {radius}"
+        yield "POT, self-affinity", pot(name, affinity=float(sharpness), affinity_radius=float(radius))
+    for clusters in (1, 2, 3, 4, 5, 8):
+        for epsilon in (0.1, 0.15, 0.2, 0.25):
+            yield "POT, K and ε", pot(f"K = {clusters}, ε = {epsilon:g}", clusters=clusters, epsilon=epsilon)
+    for rounds in (0, 2, 4, 8):
+        yield "POT, rounds", pot(f"{rounds}", rounds=rounds)
+    for rho in (0.1, 0.3, 1.0, 3.0):
+        yield "POT, relaxed columns", pot(f"ρ = {rho:g}", rho=rho)

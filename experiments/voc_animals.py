@@ -1,0 +1,118 @@
+"""The comparison on real photographs, from trained networks: maps, then the table. JSON and Markdown.
+
+python experiments/voc_animals.py table RUN RUN RUN --data.root ROOT --data.tags TAGS --maps MAPS --out OUT
+python experiments/voc_animals.py search RUN --data.root ROOT --data.tags TAGS --maps MAPS --out OUT
+
+`table`: the final methods and the leave-one-out list on `train` and `val`, for one or more training seeds. `search`: the
+settings around the default on `train_aug` without `train`, which is what settings are chosen on.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from compare import Method, class_ids, count
+from error_bars import Counts, Estimate, estimate, paired
+from maps import Kept, make_maps, open_split, read_maps
+from methods import FINAL, LEAVE_ONE_OUT, search
+
+from tag2mask.data.photos import PhotoSet
+from tag2mask.files import write_json, write_text
+
+CLASSES = ("cat", "chair", "cow", "dog", "horse", "person", "sheep", "sofa")
+"""The classes that the mIoU is over, with background."""
+
+
+def kept_maps(options: argparse.Namespace, run: Path, split: str, without: str | None) -> tuple[PhotoSet, list[Kept]]:
+    """The maps of a split, made where they are missing."""
+    photos, chosen = open_split(options.root, options.tags, split, without)
+    folder = options.maps / run.name / (split if without is None else f"{split}-without-{without}")
+    start = time.perf_counter()
+    if made := make_maps(run / "train/network.safetensors", photos, chosen, folder):
+        print(f"{folder}: {made} made in {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+    return photos, list(read_maps(chosen, folder))
+
+
+def describe(value: Estimate) -> dict[str, object]:
+    """For JSON."""
+    seeds = [round(seed, 2) for seed in value.seeds]
+    return {"mean": round(value.mean, 2), "interval": [round(value.low, 2), round(value.high, 2)], "seeds": seeds}
+
+
+def table(options: argparse.Namespace) -> tuple[dict[str, object], list[str]]:
+    """The final methods, their paired differences, and the leave-one-out list."""
+    methods = {method.name: method for method in (*FINAL, *LEAVE_ONE_OUT)}
+    result: dict[str, object] = {}
+    lines: list[str] = []
+    for split in ("train", "val"):
+        counts: dict[str, list[Counts]] = {name: [] for name in methods}
+        seconds = dict.fromkeys(methods, 0.0)
+        for run in options.runs:
+            photos, kept = kept_maps(options, run, split, None)
+            for name, method in methods.items():
+                found, taken = count(method, kept, len(photos.classes))
+                counts[name].append(found)
+                seconds[name] += taken / len(kept) / len(options.runs)
+        ids = class_ids(photos.classes, CLASSES)
+        best = FINAL[-1].name
+        values = {name: estimate(found, ids) for name, found in counts.items()}
+        gains = {name: paired(counts[best], found, ids) for name, found in counts.items() if name != best}
+        lines += [f"## {split} ({len(kept)} photographs, {len(options.runs)} training seeds)", ""]
+        lines += _markdown(FINAL, values, gains) + [""] + _markdown(LEAVE_ONE_OUT, values, gains) + [""]
+        result[split] = {
+            name: describe(value)
+            | ({"POT minus this": describe(gains[name])} if name in gains else {})
+            | {"seconds a photograph": round(seconds[name], 4)}
+            for name, value in values.items()
+        }
+    return result, lines
+
+
+def _markdown(methods: Iterable[Method], values: dict[str, Estimate], gains: dict[str, Estimate]) -> list[str]:
+    rows = [
+        f"| {method.name} | {values[method.name]} | {gains[method.name] if method.name in gains else ''} |"
+        for method in methods
+    ]
+    return ["| method | mIoU [95 %] ± seeds | POT minus this |", "|---|---|---|", *rows]
+
+
+def searched(options: argparse.Namespace) -> tuple[dict[str, object], list[str]]:
+    """Every setting around the default on the photographs for choosing, one training seed."""
+    photos, kept = kept_maps(options, options.runs[0], "train_aug", "train")
+    ids = class_ids(photos.classes, CLASSES)
+    result: dict[str, dict[str, float]] = {}
+    for axis, method in search():
+        if options.axes and not any(name in axis for name in options.axes):
+            continue
+        found, _ = count(method, kept[:: options.every], len(photos.classes))
+        value = round(estimate([found], ids).mean, 2)
+        result.setdefault(axis, {})[method.name] = value
+        print(f"{axis}: {method.name}: {value}", file=sys.stderr, flush=True)
+    lines = ["| axis | setting: mIoU |", "|---|---|"]
+    for axis, values in result.items():
+        lines.append(f"| {axis} | " + " · ".join(f"{name}: {value:.1f}" for name, value in values.items()) + " |")
+    return dict(result), lines
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["table", "search"])
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders with a trained network, a training seed each")
+    parser.add_argument("--data.root", dest="root", type=Path, required=True)
+    parser.add_argument("--data.tags", dest="tags", type=Path)
+    parser.add_argument("--maps", type=Path, required=True, help="where maps are kept")
+    parser.add_argument("--out", type=Path, required=True, help="OUT.json and OUT.md are written")
+    parser.add_argument("--axes", nargs="*", help="of `search`: only those whose name holds one of these words")
+    parser.add_argument("--every", type=int, default=1, help="of `search`: every n-th photograph")
+    options = parser.parse_args(arguments)
+    start = time.perf_counter()
+    result, lines = table(options) if options.part == "table" else searched(options)
+    write_json(options.out.with_suffix(".json"), {"minutes": round((time.perf_counter() - start) / 60, 1), **result})
+    write_text(options.out.with_suffix(".md"), "\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Write a copy of a tags table in which a share of the tags is dropped and as many wrong ones are added.
+
+python experiments/wrong_tags.py tags.csv wrong.csv --drop 0.1 --add 0.1 --seed 0
+
+Of all T tags of the table, drop · T are removed and add · T (photograph, class) pairs that were not there are added, all
+drawn without replacement. A third column, `wrong`, lists what was done to each photograph (`-cat;+sofa`).
+"""
+
+import argparse
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+Row = tuple[str, frozenset[str]]
+
+
+def wrong_tags(rows: Sequence[Row], *, drop: float, add: float, seed: int) -> list[tuple[set[str], set[str]]]:
+    """What to remove from and what to add to each photograph.
+
+    Args:
+        rows: image and true tags.
+        drop: share of all tags to remove, in [0, 1].
+        add: number of pairs to add, as a share of all tags.
+        seed: of the draw.
+    """
+    classes = sorted({tag for _, tags in rows for tag in tags})
+    present = [(row, tag) for row, (_, tags) in enumerate(rows) for tag in sorted(tags)]
+    absent = [(row, tag) for row, (_, tags) in enumerate(rows) for tag in classes if tag not in tags]
+    generator = np.random.default_rng(seed)
+    changes: list[tuple[set[str], set[str]]] = [(set(), set()) for _ in rows]
+    for side, pairs, share in ((0, present, drop), (1, absent, add)):
+        chosen = generator.choice(len(pairs), size=round(share * len(present)), replace=False)
+        for number in chosen:
+            row, tag = pairs[number]
+            changes[row][side].add(tag)
+    return changes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--drop", type=float, default=0.1)
+    parser.add_argument("--add", type=float, default=0.1)
+    parser.add_argument("--seed", type=int, default=0)
+    known = parser.parse_args()
+    with known.table.open(newline="", encoding="utf-8-sig") as file:
+        rows = [(row["image"], frozenset(filter(None, row["tags"].split(";")))) for row in csv.DictReader(file)]
+    changes = wrong_tags(rows, drop=known.drop, add=known.add, seed=known.seed)
+    with known.out.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "tags", "wrong"])
+        for (image, tags), (gone, new) in zip(rows, changes, strict=True):
+            mark = [f"-{tag}" for tag in sorted(gone)] + [f"+{tag}" for tag in sorted(new)]
+            writer.writerow([image, ";".join(sorted(tags - gone | new)), ";".join(mark)])
+
+
+if __name__ == "__main__":
+    main()

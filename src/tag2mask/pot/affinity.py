@@ -1,0 +1,51 @@
+"""One step of self-affinity before partition: pixels that look alike and lie near one another share what they know."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tag2mask.pot.partition import NORM_EPSILON, Slots
+
+_LARGEST_BLOCK = 1 << 24
+"""Entries of the affinity that exist at one time; the rest is memory that grows with the square of the pixels."""
+
+
+def self_affinity(
+    features: Tensor, slots: Slots, grid: tuple[int, int], sharpness: float, radius: float
+) -> tuple[Tensor, Slots]:
+    """Smooth features and base CAMs: x_i ← Σ_j a_ij x_j, with a_i· = softmax over j of β ⟨f_i, f_j⟩ − |i − j|² / 2σ².
+
+    Args:
+        features: (N, n, D), unit length.
+        slots: the present classes with their base CAMs.
+        grid: (h, w), n = h·w.
+        sharpness: β > 0.
+        radius: σ > 0, in cells.
+
+    Returns:
+        the features, unit length again, and the slots with each tag's CAM divided by its new maximum + 1e-5, background
+        1 − max over tags. Padding takes no part. Gradients flow into features and CAMs, not through the affinity.
+    Source: ours.
+    """
+    tags = slots.base[:, 1:]  # (N, J, n)
+    both = torch.cat([features, tags.transpose(1, 2)], 2)  # (N, n, D + J)
+    far = (~slots.valid[:, None]).to(features.dtype) * -1e9  # (N, 1, n)
+    alike = features.detach()
+    rows, columns = torch.meshgrid(*(torch.arange(side, device=features.device) for side in grid), indexing="ij")
+    places = torch.stack([rows, columns], 2).flatten(0, 1).to(features.dtype) / (radius * 2**0.5)  # (n, 2)
+    step = max(1, _LARGEST_BLOCK // (len(features) * features.shape[1]))
+    smoothed = []
+    for first in range(0, features.shape[1], step):
+        block = slice(first, first + step)
+        near = -(places[block, None] - places).square().sum(2)  # (m, n)
+        weights = torch.softmax(sharpness * (alike[:, block] @ alike.transpose(1, 2)) + near + far, 2)  # (N, m, n)
+        smoothed.append(weights @ both)
+    out = torch.cat(smoothed, 1)
+    maps = out[:, :, features.shape[2] :].transpose(1, 2) * slots.valid[:, None]
+    maps = maps / (maps.detach().amax(2, keepdim=True) + NORM_EPSILON)
+    strongest = maps.amax(1) if maps.shape[1] else torch.zeros_like(slots.base[:, 0])
+    background = (1 - strongest) * slots.valid
+    base = torch.cat([background[:, None], maps], 1)
+    return F.normalize(out[:, :, : features.shape[2]], dim=2), replace(slots, base=base)
