@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from maps import Kept
-from error_bars import Counts
 from torch import Tensor
 from torch.nn import functional as F
 
+from error_bars import Counts
+from maps import Kept
 from tag2mask.evaluate import Confusion
 from tag2mask.pot import PotSettings, transport_cams
 

@@ -1,4 +1,4 @@
-"""Features, CAMs and scores of every photograph of a split, made once a network and kept: what all comparisons start from.
+"""Features, CAMs and scores of every photograph of a split, made once a network and kept.
 
 python experiments/maps.py NETWORK.safetensors OUT --data.root ROOT --split train_aug --without train
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from compare import Method, classifier, pot
-
 from tag2mask.pot import PotSettings
 
 DEFAULT = PotSettings()
@@ -41,13 +40,11 @@ def search() -> Iterator[tuple[str, Method]]:
     yield "single prototype, self-affinity", Method("off", replace(SINGLE, affinity=None))
     for fore, back in THRESHOLDS:
         yield "POT, seeds", pot(f"{fore:g}, {back:g}", foreground_threshold=fore, background_threshold=back)
-    for sharpness, radius in ((5, 3), (10, 2), (10, 5), (20, 3), (20, 5)):
+    for sharpness, radius in ((5, 5), (10, 3), (10, 8), (20, 5)):
         name = f"β = {sharpness}, σ = {radius}"
         yield "POT, self-affinity", pot(name, affinity=float(sharpness), affinity_radius=float(radius))
-    for clusters in (1, 2, 3, 4, 5, 8):
-        for epsilon in (0.1, 0.15, 0.2, 0.25):
+    for clusters in (1, 2, 3, 5):
+        for epsilon in (0.1, 0.15, 0.2, 0.3):
             yield "POT, K and ε", pot(f"K = {clusters}, ε = {epsilon:g}", clusters=clusters, epsilon=epsilon)
-    for rounds in (0, 2, 4, 8):
+    for rounds in (0, 2, 4):
         yield "POT, rounds", pot(f"{rounds}", rounds=rounds)
-    for rho in (0.1, 0.3, 1.0, 3.0):
-        yield "POT, relaxed columns", pot(f"ρ = {rho:g}", rho=rho)

@@ -1,10 +1,10 @@
 """The comparison on real photographs, from trained networks: maps, then the table. JSON and Markdown.
 
-python experiments/voc_animals.py table RUN RUN RUN --data.root ROOT --data.tags TAGS --maps MAPS --out OUT
+python experiments/voc_animals.py table RUN… --data.root ROOT --data.tags TAGS --maps MAPS --out OUT
 python experiments/voc_animals.py search RUN --data.root ROOT --data.tags TAGS --maps MAPS --out OUT
 
-`table`: the final methods and the leave-one-out list on `train` and `val`, for one or more training seeds. `search`: the
-settings around the default on `train_aug` without `train`, which is what settings are chosen on.
+`table`: the final methods and the leave-one-out list on `train` and `val`, for one or more training seeds.
+`search`: the settings around the default on `train_aug` without `train`, which is what settings are chosen on.
 """
 
 import argparse
@@ -17,7 +17,6 @@ from compare import Method, class_ids, count
 from error_bars import Counts, Estimate, estimate, paired
 from maps import Kept, make_maps, open_split, read_maps
 from methods import FINAL, LEAVE_ONE_OUT, search
-
 from tag2mask.data.photos import PhotoSet
 from tag2mask.files import write_json, write_text
 
@@ -46,7 +45,7 @@ def table(options: argparse.Namespace) -> tuple[dict[str, object], list[str]]:
     methods = {method.name: method for method in (*FINAL, *LEAVE_ONE_OUT)}
     result: dict[str, object] = {}
     lines: list[str] = []
-    for split in ("train", "val"):
+    for split in options.splits:
         counts: dict[str, list[Counts]] = {name: [] for name in methods}
         seconds = dict.fromkeys(methods, 0.0)
         for run in options.runs:
@@ -60,7 +59,7 @@ def table(options: argparse.Namespace) -> tuple[dict[str, object], list[str]]:
         values = {name: estimate(found, ids) for name, found in counts.items()}
         gains = {name: paired(counts[best], found, ids) for name, found in counts.items() if name != best}
         lines += [f"## {split} ({len(kept)} photographs, {len(options.runs)} training seeds)", ""]
-        lines += _markdown(FINAL, values, gains) + [""] + _markdown(LEAVE_ONE_OUT, values, gains) + [""]
+        lines += [*_markdown(FINAL, values, gains), "", *_markdown(LEAVE_ONE_OUT, values, gains), ""]
         result[split] = {
             name: describe(value)
             | ({"POT minus this": describe(gains[name])} if name in gains else {})
@@ -71,10 +70,7 @@ def table(options: argparse.Namespace) -> tuple[dict[str, object], list[str]]:
 
 
 def _markdown(methods: Iterable[Method], values: dict[str, Estimate], gains: dict[str, Estimate]) -> list[str]:
-    rows = [
-        f"| {method.name} | {values[method.name]} | {gains[method.name] if method.name in gains else ''} |"
-        for method in methods
-    ]
+    rows = [f"| {method.name} | {values[method.name]} | {gains.get(method.name, '')} |" for method in methods]
     return ["| method | mIoU [95 %] ± seeds | POT minus this |", "|---|---|---|", *rows]
 
 
@@ -104,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data.tags", dest="tags", type=Path)
     parser.add_argument("--maps", type=Path, required=True, help="where maps are kept")
     parser.add_argument("--out", type=Path, required=True, help="OUT.json and OUT.md are written")
+    parser.add_argument("--splits", nargs="+", default=["train", "val"], help="of `table`")
     parser.add_argument("--axes", nargs="*", help="of `search`: only those whose name holds one of these words")
     parser.add_argument("--every", type=int, default=1, help="of `search`: every n-th photograph")
     options = parser.parse_args(arguments)

@@ -2,8 +2,8 @@
 
 python experiments/wrong_tags.py tags.csv wrong.csv --drop 0.1 --add 0.1 --seed 0
 
-Of all T tags of the table, drop · T are removed and add · T (photograph, class) pairs that were not there are added, all
-drawn without replacement. A third column, `wrong`, lists what was done to each photograph (`-cat;+sofa`).
+Of all T tags of the table, drop · T are removed, and add · T (photograph, class) pairs that were not there are added,
+all drawn without replacement. A third column, `wrong`, lists what was done to each photograph (`-cat;+sofa`).
 """
 
 import argparse

@@ -26,7 +26,7 @@ VARIANTS = {
     "paper": DEFAULT.paper(),
     "single": DEFAULT.single_prototype(),
     "plain": DEFAULT.plain_clusters(),
-    "one-cluster": replace(DEFAULT, clusters=1, rho=0.3),
+    "one-cluster": replace(DEFAULT, clusters=1, epsilon=0.5),
     "five-clusters": replace(DEFAULT, clusters=5, affinity=None, scaling="class"),
 }
 variants = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
@@ -206,7 +206,7 @@ def test_a_balanced_plan_gives_each_prototype_its_column() -> None:
     result = solve(problem, replace(DEFAULT, rounds=0, iterations=500))
     points = torch.nn.functional.normalize(problem.features, dim=1)
     points, slots = self_affinity(
-        points.flatten(2).transpose(1, 2), present_slots(problem.cams, problem.tags, problem.valid), (8, 9), 10.0, 3.0
+        points.flatten(2).transpose(1, 2), present_slots(problem.cams, problem.tags, problem.valid), (8, 9), 10.0, 5.0
     )
     expected = column_marginal(points, result.partition, slots, DEFAULT)
     close(result.plan.sum(1), expected.flatten(1), 5e-3)
@@ -451,8 +451,8 @@ def test_wrong_shapes(change: dict[str, Any], message: str) -> None:
 
 def test_settings_out_of_range_are_reported_together() -> None:
     with pytest.raises(UsageError) as caught:
-        PotSettings(clusters=0, affinity=0, epsilon=0, rho=-1.0, rounds=-1, combine="mean")  # type: ignore[arg-type]
-    for name in ("clusters", "affinity", "epsilon", "rho", "rounds"):
+        PotSettings(clusters=0, affinity=0, epsilon=0, rounds=-1, combine="mean")  # type: ignore[arg-type]
+    for name in ("clusters", "affinity", "epsilon", "rounds"):
         assert f"{name} should" in str(caught.value)
     assert "combine should be one of 'sum', 'max', received 'mean'" in str(caught.value)
     assert "columns" not in str(caught.value)
@@ -461,7 +461,7 @@ def test_settings_out_of_range_are_reported_together() -> None:
 def test_the_published_method_and_the_two_simpler_ones() -> None:
     paper = PotSettings().paper()
     assert (paper.clusters, paper.affinity, paper.seeds, paper.columns) == (2, None, "argmax", "similarity")
-    assert (paper.epsilon, paper.rho, paper.allocate, paper.rounds) == (0.1, None, "hard", 0)
+    assert (paper.epsilon, paper.epsilon_unit, paper.allocate, paper.rounds) == (0.1, "cosine", "hard", 0)
     assert (paper.reweight, paper.combine, paper.scaling) == ("posterior", "sum", "class")
     problem = random_problem(20, (2, 1), ragged=False)
     single = solve(problem, replace(DEFAULT, affinity=None).single_prototype())

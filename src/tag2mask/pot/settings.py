@@ -24,8 +24,9 @@ class PotSettings:
         clusters: prototypes a class, K.
         columns: column marginal: the `area` that each prototype wins before transport (ours), the `similarity` of class
             and cluster prototype (published), or `uniform`.
-        epsilon: entropic regularisation of the plan, in units of cosine distance.
-        rho: weight of the relaxed column marginal; null keeps it exact (balanced, published).
+        epsilon: entropic regularisation of the plan, in units of `epsilon_unit`.
+        epsilon_unit: `contrast` of the image's cost (ours: features of one network lie ten times closer together
+            than another's), or `cosine` distance (published).
         iterations: Sinkhorn iterations.
         allocate: each pixel to its prototypes by their share (`soft`), or to the best alone (`hard`, published).
         rounds: how often the plan is made again with regenerated prototypes; 0 as published.
@@ -38,7 +39,7 @@ class PotSettings:
     """
 
     affinity: float | None = 10.0
-    affinity_radius: float = 3.0
+    affinity_radius: float = 5.0
     seeds: Literal["threshold", "argmax"] = "threshold"
     foreground_threshold: float = 0.85
     background_threshold: float = 0.2
@@ -48,7 +49,7 @@ class PotSettings:
     clusters: int = 3
     columns: Literal["area", "similarity", "uniform"] = "area"
     epsilon: float = 0.2
-    rho: float | None = None
+    epsilon_unit: Literal["contrast", "cosine"] = "contrast"
     iterations: int = 50
     allocate: Literal["soft", "hard"] = "soft"
     rounds: int = 1
@@ -66,7 +67,7 @@ class PotSettings:
         problems = [f"{name} should lie in [0, 1]" for name in thresholds if not 0 <= getattr(self, name) <= 1]
         least = {"minimum_seeds": 1, "clusters": 1, "iterations": 1, "rounds": 0}
         problems += [f"{name} should be at least {low}" for name, low in least.items() if getattr(self, name) < low]
-        positive = ("affinity", "affinity_radius", "epsilon", "rho")
+        positive = ("affinity", "affinity_radius", "epsilon")
         problems += [
             f"{name} should be above 0"
             for name in positive
@@ -113,7 +114,7 @@ class PotSettings:
             clusters=2,
             columns="similarity",
             epsilon=0.1,
-            rho=None,
+            epsilon_unit="cosine",
             allocate="hard",
             rounds=0,
             transport=True,
