@@ -42,7 +42,8 @@ def describe(value: Estimate) -> dict[str, object]:
 
 def table(options: argparse.Namespace) -> tuple[dict[str, object], list[str]]:
     """The final methods, their paired differences, and the leave-one-out list."""
-    methods = {method.name: method for method in (*FINAL, *LEAVE_ONE_OUT)}
+    lists = (FINAL,) if options.final_only else (FINAL, LEAVE_ONE_OUT)
+    methods = {method.name: method for methods in lists for method in methods}
     result: dict[str, object] = {}
     lines: list[str] = []
     for split in options.splits:
@@ -59,7 +60,7 @@ def table(options: argparse.Namespace) -> tuple[dict[str, object], list[str]]:
         values = {name: estimate(found, ids) for name, found in counts.items()}
         gains = {name: paired(counts[best], found, ids) for name, found in counts.items() if name != best}
         lines += [f"## {split} ({len(kept)} photographs, {len(options.runs)} training seeds)", ""]
-        lines += [*_markdown(FINAL, values, gains), "", *_markdown(LEAVE_ONE_OUT, values, gains), ""]
+        lines += [line for methods_of in lists for line in (*_markdown(methods_of, values, gains), "")]
         result[split] = {
             name: describe(value)
             | ({"POT minus this": describe(gains[name])} if name in gains else {})
@@ -101,6 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--maps", type=Path, required=True, help="where maps are kept")
     parser.add_argument("--out", type=Path, required=True, help="OUT.json and OUT.md are written")
     parser.add_argument("--splits", nargs="+", default=["train", "val"], help="of `table`")
+    parser.add_argument("--final-only", action="store_true", help="of `table`: without the leave-one-out list")
     parser.add_argument("--axes", nargs="*", help="of `search`: only those whose name holds one of these words")
     parser.add_argument("--every", type=int, default=1, help="of `search`: every n-th photograph")
     options = parser.parse_args(arguments)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tag2mask.cli.console import errors, figures_table, output, show_result
 from tag2mask.cli.parser import build_parser, expand_presets, to_config, with_run_config
@@ -13,15 +13,19 @@ from tag2mask.pipeline.config import Config, presets, to_yaml
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.run_folder import STAGES, RunFolder, with_readers
 
+if TYPE_CHECKING:
+    from tag2mask.pipeline.suspicions import Suspicion
+
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb: what it is, its positional argument if any, and what it does."""
+    """A verb: what it is, its positional argument if any, what it does, its own flags and options with a value."""
 
     description: str
     action: Callable[["Request"], int]
     positional: tuple[str, str] | None = None
     flags: tuple[tuple[str, str], ...] = ()
+    values: tuple[tuple[str, str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Request:
             parser.add_argument(verb.positional[0], nargs="?" if name == "evaluate" else None, help=verb.positional[1])
         for flag, text in verb.flags:
             parser.add_argument(flag, action="store_true", help=text)
+        for option, value, text in verb.values:
+            parser.add_argument(option, metavar=value, help=text)
         if name in (*STAGES, "run", "demo"):
             parser.add_argument(
                 "--restart", metavar="STAGE", help="delete what a stage, and all that read it, made; then go on"
@@ -60,7 +66,7 @@ class Request:
         if namespace.print_config:
             print(to_yaml(config), end="")
             return None
-        named = ["as_json", "dry_run", "restart", *(flag.lstrip("-") for flag, _ in verb.flags)]
+        named = ["as_json", "dry_run", "restart", *(flag.lstrip("-") for flag, *_ in (*verb.flags, *verb.values))]
         named += [verb.positional[0]] if verb.positional else []
         return cls(name, config, {option: getattr(namespace, option, None) for option in named}, tuple(words))
 
@@ -187,12 +193,29 @@ def _check(request: Request) -> int:
     """`check`: is the data sound?"""
     from tag2mask.pipeline.check import check_data
 
-    report = check_data(request.config, Path(request.options["data_folder"]), errors())
+    place = Path(request.options["data_folder"])
+    report = check_data(request.config, place, errors())
+    doubts = _doubts(request, place) if request.options["with"] and report.images else []
     if request.options["as_json"]:
-        print(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+        listed = {"suspicions": [vars(doubt) for doubt in doubts]} if request.options["with"] else {}
+        print(json.dumps(report.to_json() | listed, indent=2, ensure_ascii=False))
     else:
-        output().print(report.render(), highlight=False, markup=False, soft_wrap=True)
+        lines = [report.render(), *([f"{len(doubts)} doubtful tags"] if request.options["with"] else [])]
+        lines += [f"  {doubt}" for doubt in doubts]
+        output().print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     return 0 if report.sound else 1
+
+
+def _doubts(request: Request, place: Path) -> list["Suspicion"]:
+    """What the run that ``--with`` names doubts about the tags; its settings of CAMs and POT apply."""
+    from tag2mask.pipeline.check import checked_photos
+    from tag2mask.pipeline.suspicions import suspicious_tags
+
+    run = Path(request.options["with"])
+    if not (run / "config.yaml").is_file():
+        raise UsageError(f"{run} is no run folder: it has no config.yaml")
+    own = Request.parse("check", VERBS["check"], ["--config", str(run / "config.yaml"), *request.words]) or request
+    return suspicious_tags(own.config, RunFolder(run), checked_photos(request.config, place), errors())
 
 
 VERBS = {
@@ -200,6 +223,7 @@ VERBS = {
         "Is the data sound? Lists everything that is wrong with it.",
         _check,
         ("data_folder", "photographs, or a tags table"),
+        values=(("--with", "RUN", "list the tags that the trained network of a run doubts"),),
     ),
     "train": Verb("Train the POT network from photographs and tags.", _one_stage),
     "cams": Verb("Make class activation maps with the trained network.", _one_stage),

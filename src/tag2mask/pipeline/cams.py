@@ -53,7 +53,7 @@ def cams(config: Config, run: RunFolder, console: Console) -> StageResult:
     result.skipped = sum(map(len, batches)) - len(wanted)
     dropped = 0
     with progress_bar(console, "cams", len(wanted)) as advance:
-        for batch, images in _read(todo, config, result):
+        for batch, images in read_batches(todo, config, result):
             tags = torch.from_numpy(photos.tag_matrix(batch)).to(device)
             maps = _maps(network, images.to(device), tags, config)
             kinds = _kinds(maps, config.cams.kinds, config.pot)
@@ -101,7 +101,9 @@ def shard_batches(photos: Sequence[Photo], config: Config, result: StageResult) 
     yield from whole[number - 1 :: shards]
 
 
-def _read(batches: list[list[Photo]], config: Config, result: StageResult) -> Iterator[tuple[list[Photo], Tensor]]:
+def read_batches(
+    batches: list[list[Photo]], config: Config, result: StageResult
+) -> Iterator[tuple[list[Photo], Tensor]]:
     """The readable photographs of each batch, as (N, 3, H, W) in [0, 1]; a few batches are read ahead."""
 
     def read(photo: Photo) -> np.ndarray | ImageError:

@@ -6,6 +6,8 @@ from pathlib import Path
 from rich.console import Console
 
 from tag2mask.data.check import CheckReport, check
+from tag2mask.data.photos import PhotoSet, open_photos
+from tag2mask.data.settings import DataSettings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import progress_bar
 
@@ -18,8 +20,22 @@ def check_data(config: Config, place: Path, console: Console) -> CheckReport:
         place: a folder, or a CSV file.
         console: for progress.
     """
-    data = replace(config.data, tags=place) if place.is_file() else replace(config.data, root=place)
+    data = _data_at(config, place)
     with progress_bar(console, "check", 100) as advance:  # in per cent: how many there are shows only on the way
         return check(
             data, progress=lambda done, total: advance(100 * done // max(total, 1), f"{done} of {total} photographs")
         )
+
+
+def checked_photos(config: Config, place: Path) -> PhotoSet:
+    """The photographs that `check_data` checks.
+
+    Raises:
+        UsageError: the data set is unusable; the check lists why.
+    """
+    return open_photos(_data_at(config, place))
+
+
+def _data_at(config: Config, place: Path) -> DataSettings:
+    """The data settings with their root, or their table, replaced."""
+    return replace(config.data, tags=place) if place.is_file() else replace(config.data, root=place)

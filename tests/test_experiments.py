@@ -1,0 +1,158 @@
+"""The experiment runner: error bars by hand, counts against the confusion matrix, wrong tags, and the whole command."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tag2mask.evaluate import Confusion
+from tag2mask.pot import PotSettings
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
+
+import compare
+import error_bars
+import maps
+import methods
+import voc_animals
+import wrong_tags
+
+
+def random_counts(photographs: int, classes: int, seed: int) -> np.ndarray:
+    """Counts whose intersections are possible."""
+    generator = np.random.default_rng(seed)
+    truth, predicted = generator.integers(1, 100, (2, photographs, classes))
+    hits = (np.minimum(truth, predicted) * generator.random((photographs, classes))).astype(np.int64)
+    return np.stack([hits, truth, predicted], axis=2)
+
+
+def test_the_figure_is_the_miou_and_the_interval_covers_it() -> None:
+    counts = [random_counts(200, 4, seed) for seed in (0, 1)]
+    found = error_bars.estimate(counts, [0, 2])
+    by_hand = []
+    for own in counts:
+        hits, truth, predicted = own.sum(0)[[0, 2]].T
+        by_hand.append(100 * np.mean(hits / (truth + predicted - hits)))
+    assert found.seeds == pytest.approx(by_hand) and found.mean == pytest.approx(np.mean(by_hand))
+    assert found.low < found.mean < found.high
+    assert found.spread == pytest.approx(np.std(by_hand, ddof=1))
+
+
+def test_the_interval_is_as_wide_as_theory_says() -> None:
+    # One class, photographs that are right or wrong as a whole: the share of right ones has a binomial spread.
+    generator = np.random.default_rng(0)
+    right = generator.random(400) < 0.5
+    counts = np.stack([10 * right, np.full(400, 10), 10 * right], axis=1)[:, None]  # IoU = share of right ones
+    found = error_bars.estimate([counts], [0])
+    assert found.high - found.low == pytest.approx(2 * 1.96 * 100 * np.sqrt(0.25 / 400), rel=0.1)
+
+
+def test_paired_differences_are_narrower_than_figures_and_zero_for_equals() -> None:
+    first = random_counts(100, 3, 0)
+    better = first.copy()
+    better[:, :, 0] = np.minimum(better[:, :, 0] + 2, better[:, :, 1:].min(2))
+    same = error_bars.paired([first], [first], [0, 1, 2])
+    assert (same.mean, same.low, same.high) == (0, 0, 0)
+    gain, plain = error_bars.paired([better], [first], [0, 1, 2]), error_bars.estimate([first], [0, 1, 2])
+    assert 0 < gain.low <= gain.mean <= gain.high
+    assert gain.high - gain.low < (plain.high - plain.low) / 3
+
+
+def kept(ids: list[int], grid: tuple[int, int], seed: int) -> maps.Kept:
+    """The maps of one photograph."""
+    generator = torch.Generator().manual_seed(seed)
+    truth = torch.randint(0, 4, (grid[0] * 16, grid[1] * 16), generator=generator)
+    truth[0, :8] = 255
+    cams = torch.rand(1, len(ids), *grid, generator=generator)
+    return maps.Kept(
+        f"{seed}", torch.tensor(ids, dtype=torch.int64), torch.randn(1, 8, *grid, generator=generator), cams,
+        torch.rand(3, generator=generator), truth,
+    )  # fmt: skip
+
+
+def test_counts_of_single_photographs_sum_to_the_confusion_matrix() -> None:
+    photographs = [kept([1, 3], (4, 5), 0), kept([2], (4, 5), 1), kept([1, 2, 3], (3, 6), 2), kept([], (4, 5), 3)]
+    for method in (compare.classifier(0.4), compare.pot("POT", clusters=2)):
+        counts, _ = compare.count(method, photographs, 3)
+        alone = [compare.count(method, [photograph], 3)[0] for photograph in photographs]
+        assert np.array_equal(counts, np.concatenate(alone))
+        assert not counts[1, [1, 3], 2].any() and not counts[3, 1:, 2].any()  # absent classes are never predicted
+    # The classifier's CAM by hand.
+    photograph = photographs[0]
+    full = torch.nn.functional.interpolate(photograph.cams, size=photograph.truth.shape, mode="bilinear")[0]
+    best, winner = full.max(0)
+    prediction = torch.where(best > 0.4, photograph.ids[winner], 0)
+    confusion = Confusion(4)
+    confusion.update(prediction.numpy().astype(np.uint8), photograph.truth.numpy().astype(np.uint8))
+    counts = compare.count(compare.classifier(0.4), [photograph], 3)[0][0]
+    assert error_bars.miou(counts.astype(float), [0, 1, 2, 3]) == pytest.approx(100 * confusion.miou())
+
+
+def test_every_list_has_its_own_names_and_the_default() -> None:
+    for methods_of in (methods.FINAL, methods.LEAVE_ONE_OUT):
+        assert len({method.name for method in methods_of}) == len(methods_of)
+        assert PotSettings() in [method.pot for method in methods_of]
+    searched = list(methods.search())
+    assert len({(axis, method.name) for axis, method in searched}) == len(searched)
+    left_out = [method.pot for method in methods.LEAVE_ONE_OUT[1:]]
+    assert PotSettings() not in left_out and len(set(map(repr, left_out))) == len(left_out)
+
+
+def test_wrong_tags_are_as_many_as_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, out = tmp_path / "tags.csv", tmp_path / "wrong.csv"
+    names = ["cat", "cow", "dog", "sofa"]
+    true = {f"{i}.jpg": {names[i % 4], names[(i // 4) % 4]} for i in range(100)}
+    table.write_text("image,tags\n" + "".join(f"{image},{';'.join(sorted(tags))}\n" for image, tags in true.items()))
+    monkeypatch.setattr(sys, "argv", ["wrong_tags.py", str(table), str(out), "--drop", "0.1", "--add", "0.2"])
+    wrong_tags.main()
+    total = sum(map(len, true.values()))
+    rows = list(csv.DictReader(out.open(newline="")))
+    new = {row["image"]: set(filter(None, row["tags"].split(";"))) for row in rows}
+    assert sum(len(true[image] - new[image]) for image in true) == round(0.1 * total)
+    assert sum(len(new[image] - true[image]) for image in true) == round(0.2 * total)
+    for row in rows:
+        image = row["image"]
+        marks = {f"-{tag}" for tag in true[image] - new[image]} | {f"+{tag}" for tag in new[image] - true[image]}
+        assert set(filter(None, row["wrong"].split(";"))) == marks
+
+
+@pytest.mark.data
+def test_the_table_by_one_command(real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tag2mask.data import DataSettings, open_photos
+    from tag2mask.networks import NetworkSettings, build_network, save_network
+
+    root = tmp_path / "voc"
+    lists = root / "ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    source = real_data / "data/voc-animals"
+    for folder in ("JPEGImages", "SegmentationClass"):
+        (root / folder).symlink_to(source / folder)
+    for split in ("train", "val"):
+        names = (source / f"ImageSets/Segmentation/{split}.txt").read_text().split()[:4]
+        (lists / f"{split}.txt").write_text("\n".join(names) + "\n")
+    classes = open_photos(DataSettings(kind="voc", root=root, tags=source / "tags.csv", split="train")).classes
+    settings = NetworkSettings(backbone="resnet18", weights="none")
+    runs = [tmp_path / f"run-{seed}" for seed in (0, 1)]
+    for seed, folder in enumerate(runs):
+        save_network(folder / "train/network.safetensors", build_network(settings, classes, seed=seed))
+    monkeypatch.setattr(maps, "SCALES", (0.5,))
+    words = ["table", *map(str, runs), "--data.root", str(root), "--data.tags", str(source / "tags.csv")]
+    words += ["--maps", str(tmp_path / "maps"), "--out", str(tmp_path / "table"), "--final-only"]
+    voc_animals.main(words)
+    result = json.loads((tmp_path / "table.json").read_text())
+    assert set(result) == {"minutes", "train", "val"}
+    for split in ("train", "val"):
+        assert [len(values["seeds"]) for values in result[split].values()] == [2] * 3
+        gain = result[split]["single prototype"]["POT minus this"]["mean"]
+        assert gain == pytest.approx(result[split]["POT"]["mean"] - result[split]["single prototype"]["mean"], abs=0.02)
+    # Maps are kept: with the networks gone the table is the same.
+    for folder in runs:
+        kept_there = list((tmp_path / "maps" / folder.name).rglob("*.npz"))
+        assert len(kept_there) == 8
+    before = (tmp_path / "table.md").read_text()
+    voc_animals.main(words)
+    assert (tmp_path / "table.md").read_text() == before

@@ -1,0 +1,79 @@
+"""`check --with RUN`: tags that a trained network doubts."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from run_tiny import run
+from tag2mask.cli import main
+from tag2mask.data import DataSettings, open_photos
+from tag2mask.pipeline import suspicions
+
+
+@pytest.fixture(scope="module")
+def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a network."""
+    out = tmp_path_factory.mktemp("trained") / "out"
+    assert run("train", scenes, out) == 0
+    return out
+
+
+def check(scenes: Path, *words: str) -> int:
+    """`check` of the training scenes."""
+    return main(["check", str(scenes), "--data.split", "train", "--device", "cpu", "--workers", "0", *words])
+
+
+def test_doubts_are_listed_surest_first(
+    scenes: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = open_photos(DataSettings(root=scenes, split="train"))
+    real = suspicions.photo_maps
+
+    def judged(network: Any, images: torch.Tensor, tags: torch.Tensor, **options: Any) -> Any:
+        # Sure of the first class everywhere (0.8), and that the second is nowhere (0.05): tags say what is true.
+        scores = torch.tensor([[0.8, 0.05]]).repeat(len(tags), 1)
+        return replace(real(network, images, tags, **options), scores=scores)
+
+    monkeypatch.setattr(suspicions, "photo_maps", judged)
+    assert check(scenes, "--with", str(trained), "--json") == 0
+    doubts = json.loads(capsys.readouterr().out)["suspicions"]
+    first, second = photos.classes
+    wrong = sorted(photo.id for photo in photos.photos if 2 in photo.tags)
+    missing = sorted(photo.id for photo in photos.photos if 1 not in photo.tags)
+    assert wrong and missing
+    expected = [(photo, second, "wrong") for photo in wrong] + [(photo, first, "missing") for photo in missing]
+    assert [(doubt["photo"], doubt["tag"], doubt["kind"]) for doubt in doubts] == expected
+    for doubt in doubts:
+        assert (doubt["posterior"] is None) == (doubt["kind"] == "missing")
+        assert doubt["posterior"] is None or 0 < doubt["posterior"] <= 1
+
+    assert check(scenes, "--with", str(trained)) == 0
+    text = capsys.readouterr().out
+    assert f"{len(expected)} doubtful tags" in text
+    assert f"{wrong[0]}: `{second}` may be wrong (classifier 5%, plan at most" in text
+    assert f"{missing[0]}: `{first}` may be missing (classifier 80%)" in text
+
+
+def test_without_a_run_nothing_is_doubted(scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(scenes, "--json") == 0
+    assert "suspicions" not in json.loads(capsys.readouterr().out)
+
+
+def test_folders_that_are_no_trained_run_are_refused(
+    scenes: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(scenes, "--with", str(tmp_path)) == 2
+    assert "is no run folder" in capsys.readouterr().err
+    (tmp_path / "config.yaml").write_text((trained / "config.yaml").read_text())
+    assert check(scenes, "--with", str(tmp_path)) == 2
+    assert "has been trained" in capsys.readouterr().err
+
+
+def test_a_network_of_other_classes_is_refused(scenes: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = (*open_photos(DataSettings(root=scenes, split="train")).classes, "unicorn")
+    assert check(scenes, "--with", str(trained), "--data.classes", ",".join(names)) == 2
+    assert "unicorn" in capsys.readouterr().err
