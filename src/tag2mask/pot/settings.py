@@ -42,7 +42,7 @@ class PotSettings:
     affinity_radius: float = 5.0
     seeds: Literal["threshold", "argmax"] = "threshold"
     foreground_threshold: float = 0.85
-    background_threshold: float = 0.2
+    background_threshold: float = 0.25
     foreground_threshold_one_scale: float = 0.5
     background_threshold_one_scale: float = 0.15
     minimum_seeds: int = 4

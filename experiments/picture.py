@@ -1,0 +1,84 @@
+"""One photograph of a run through the method, step by step, as a picture.
+
+python experiments/picture.py RUN OUT.png [--id ID]
+"""
+
+import argparse
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import yaml
+from matplotlib.colors import ListedColormap
+
+from tag2mask.data.images import read_image, read_mask
+from tag2mask.data.photos import open_photos
+from tag2mask.data.settings import DataSettings
+from tag2mask.inference import photo_maps
+from tag2mask.networks.checkpoint import load_network
+from tag2mask.pot import PotSettings
+
+_BLUES, _REDS = ("#08306b", "#4292c6", "#9ecae1"), ("#7f0000", "#ef6548", "#fdbb84")
+_GREENS = ("#00441b", "#41ab5d", "#a1d99b")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--id", help="of the photograph; the first with two tags if not given")
+    known = parser.parse_args()
+    config = yaml.safe_load((known.run / "config.yaml").read_text())
+    photos = open_photos(DataSettings(**{name: value for name, value in config["data"].items() if value is not None}))
+    photo = photos.by_id(known.id) if known.id else next(photo for photo in photos.photos if len(photo.tags) == 2)
+    settings = PotSettings(**config["pot"])
+    image = torch.from_numpy(read_image(photo.path)).permute(2, 0, 1)[None].float() / 255
+    network = load_network(known.run / "train/network.safetensors")
+    tags = torch.from_numpy(photos.tag_matrix([photo]))
+    maps = photo_maps(network, image, tags, scales=config["cams"]["scales"], flip=config["cams"]["flip"])
+    result = maps.transport(settings)
+    grid = result.maps.shape[2:]
+    slots, clusters = result.partition.seeds.shape[1], settings.clusters
+    colours = ListedColormap([shade for family in (_BLUES, _REDS, _GREENS) for shade in family[:clusters]])
+
+    def number_of(columns: torch.Tensor) -> np.ndarray:
+        return np.where(columns < 0, np.nan, columns.float().numpy()).reshape(grid)
+
+    points = torch.nn.functional.normalize(maps.features, dim=1)[0].flatten(1).T
+    nearest = (points @ result.partition.prototypes[0].flatten(0, 1).T).view(-1, slots, clusters).argmax(2)  # (n, S)
+    seeds = torch.full((len(points),), -1)
+    for slot in range(slots):
+        chosen = result.partition.seeds[0, slot]
+        seeds[chosen] = slot * clusters + nearest[chosen, slot]
+    single = maps.prototype_cams(settings).maps[0].flatten(1).argmax(0)
+    won = single * clusters + nearest.gather(1, single[:, None])[:, 0]
+    truth = read_mask(photo.mask) if photo.mask else np.zeros(image.shape[2:], dtype=np.uint8)
+    size = image.shape[2:]
+    full = torch.nn.functional.interpolate(result.maps, size=size, mode="bilinear", align_corners=False)[0].argmax(0)
+    ids = result.slots.ids[0]
+    name = photos.classes[photo.tags[0] - 1]
+    panels = [
+        ("photograph", image[0].permute(1, 2, 0).numpy(), {}),
+        (f"I  base CAM: {name}", result.slots.base[0, 1].view(grid).numpy(), {"cmap": "magma", "vmin": 0, "vmax": 1}),
+        ("I  partition: seeds by cluster", number_of(seeds), {"cmap": colours}),
+        ("II  area won (columns)", number_of(won), {"cmap": colours}),
+        ("II  plan: allocation", number_of(result.allocation[0].flatten()), {"cmap": colours}),
+        (f"III  plan's share: {name}", result.posterior[0, 1].numpy(), {"cmap": "magma", "vmin": 0, "vmax": 1}),
+        (f"III  POT CAM: {name}", result.maps[0, 1].numpy(), {"cmap": "magma", "vmin": 0, "vmax": 1}),
+        ("mask", ids[full].numpy(), {"cmap": "tab10", "vmax": 9}),
+        ("truth", np.where(truth == 255, 0, truth), {"cmap": "tab10", "vmax": 9}),
+    ]
+    figure, axes = plt.subplots(1, len(panels), figsize=(2 * len(panels), 2.3))
+    for axis, (title, picture, options) in zip(axes, panels, strict=True):
+        if options.get("cmap") is colours:
+            options = options | {"vmin": -0.5, "vmax": colours.N - 0.5}
+        axis.imshow(picture, interpolation="nearest", **({"vmin": 0} | options if options else {}))
+        axis.set_title(title, fontsize=8)
+        axis.axis("off")
+    figure.tight_layout()
+    figure.savefig(known.out, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
