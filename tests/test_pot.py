@@ -461,7 +461,7 @@ def test_settings_out_of_range_are_reported_together() -> None:
 def test_the_published_method_and_the_two_simpler_ones() -> None:
     paper = PotSettings().paper()
     assert (paper.clusters, paper.affinity, paper.seeds, paper.columns) == (2, None, "argmax", "similarity")
-    assert (paper.epsilon, paper.epsilon_unit, paper.allocate, paper.rounds) == (0.1, "cosine", "hard", 0)
+    assert (paper.epsilon, paper.allocate, paper.rounds) == (0.1, "hard", 0)
     assert (paper.reweight, paper.combine, paper.scaling) == ("posterior", "sum", "class")
     problem = random_problem(20, (2, 1), ragged=False)
     single = solve(problem, replace(DEFAULT, affinity=None).single_prototype())

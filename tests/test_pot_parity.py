@@ -114,9 +114,6 @@ def slow_plan(cost: np.ndarray, marginal: np.ndarray, settings: PotSettings) -> 
     if not settings.transport:
         plan[:, open_columns] = 1 / len(cost) / open_columns.sum()
         return plan
-    if settings.epsilon_unit == "spread":
-        deviations = [np.average((c - np.average(c, weights=marginal)) ** 2, weights=marginal) for c in cost]
-        cost = cost / max(np.sqrt(np.mean(deviations)), 1e-6)
     problem = rows, marginal[open_columns], cost[:, open_columns]
     plan[:, open_columns] = ot.sinkhorn(*problem, settings.epsilon, stopThr=1e-13, numItermax=20_000)
     return plan
@@ -186,7 +183,7 @@ SETTINGS = {
     "hard": replace(BASE, allocate="hard"),
     "max": replace(BASE, combine="max"),
     "unweighted": replace(BASE, reweight="none"),
-    "balanced-uniform": replace(BASE, columns="uniform", epsilon=0.1, epsilon_unit="cosine"),
+    "balanced-uniform": replace(BASE, columns="uniform", epsilon=0.1),
     "similarity": replace(BASE, columns="similarity"),
     "no-affinity": replace(BASE, affinity=None),
     "wide-affinity": replace(BASE, affinity=3.0, affinity_radius=20.0),

@@ -11,7 +11,6 @@ from tag2mask.pot.partition import NORM_EPSILON, Partition, Slots
 from tag2mask.pot.settings import PotSettings
 
 _TOLERANCE = 1e-2
-_LEAST_CONTRAST = 1e-6
 
 
 @torch.no_grad()
@@ -61,26 +60,6 @@ def column_marginal(features: Tensor, parts: Partition, slots: Slots, settings: 
     else:
         v = parts.similarity if settings.columns == "similarity" else (parts.similarity > 0).float()
     return v / v.sum((1, 2), keepdim=True)
-
-
-def contrast(cost: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """What a plan can go by: the standard deviation of the cost once row and column means are taken away.
-
-    What is the same for all prototypes of a pixel, or all pixels of a prototype, does not change a balanced plan.
-
-    Args:
-        cost: (N, n, m).
-        rows: (N, n), weights of pixels, summing to 1.
-        columns: (N, m), weights of prototypes, summing to 1.
-
-    Returns:
-        (N,), at least 1e-6.
-    Source: ours.
-    """
-    centred = cost - (cost * columns[:, None]).sum(2, keepdim=True)
-    centred = centred - (centred * rows[:, :, None]).sum(1, keepdim=True)
-    variance = (centred.square() * columns[:, None]).sum(2)  # (N, n)
-    return (variance * rows).sum(1).sqrt().clamp_min(_LEAST_CONTRAST)
 
 
 @torch.no_grad()

@@ -24,9 +24,7 @@ class PotSettings:
         clusters: prototypes a class, K.
         columns: column marginal: the `area` that each prototype wins before transport (ours), the `similarity` of class
             and cluster prototype (published), or `uniform`.
-        epsilon: entropic regularisation of the plan, in units of `epsilon_unit`.
-        epsilon_unit: `contrast` of the image's cost (ours: features of one network lie ten times closer together
-            than another's), or `cosine` distance (published).
+        epsilon: entropic regularisation of the plan, in units of cosine distance.
         iterations: Sinkhorn iterations.
         allocate: each pixel to its prototypes by their share (`soft`), or to the best alone (`hard`, published).
         rounds: how often the plan is made again with regenerated prototypes; 0 as published.
@@ -49,7 +47,6 @@ class PotSettings:
     clusters: int = 3
     columns: Literal["area", "similarity", "uniform"] = "area"
     epsilon: float = 0.2
-    epsilon_unit: Literal["contrast", "cosine"] = "contrast"
     iterations: int = 50
     allocate: Literal["soft", "hard"] = "soft"
     rounds: int = 1
@@ -114,7 +111,6 @@ class PotSettings:
             clusters=2,
             columns="similarity",
             epsilon=0.1,
-            epsilon_unit="cosine",
             allocate="hard",
             rounds=0,
             transport=True,
