@@ -39,9 +39,10 @@ class Estimate:
 
 
 def miou(sums: npt.NDArray[np.float64], ids: Sequence[int]) -> npt.NDArray[np.float64]:
-    """The mean IoU over ``ids`` from (…, classes, 3) sums, in per cent."""
+    """The mean IoU over those of ``ids`` that occur in the truth, from (…, classes, 3) sums, in per cent."""
     hits, truth, predicted = np.moveaxis(sums[..., list(ids), :], -1, 0)
-    return 100 * (hits / np.maximum(truth + predicted - hits, 1)).mean(-1)
+    shares = hits / np.maximum(truth + predicted - hits, 1)
+    return 100 * np.average(shares, axis=-1, weights=truth > 0)
 
 
 def weights(photographs: int, *, seed: int = 0) -> npt.NDArray[np.float64]:

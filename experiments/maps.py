@@ -3,13 +3,14 @@
 python experiments/maps.py NETWORK.safetensors OUT --data.root ROOT --split train_aug --without train
 
 One `.npz` a photograph on the grid of scale 1: `features` float16 (D, h, w), `cams` float16 (J, h, w) of its tags,
-`ids` int32 (J,), `scores` float32 (C,). What is there is not made again.
+`ids` int32 (J,), `scores` float32 (C,). The network runs in bf16 (autocast); what is there is not made again.
 """
 
 import argparse
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,13 @@ from torch import Tensor
 from tag2mask.data.images import image_size, read_image, read_mask
 from tag2mask.data.photos import Photo, PhotoSet, open_photos
 from tag2mask.data.settings import DataSettings
-from tag2mask.files import atomic_path
+from tag2mask.files import atomic_path, read_json, write_json
 from tag2mask.inference import photo_maps
 from tag2mask.memory import channels_last, retained_memory
 from tag2mask.networks.checkpoint import load_network
 
 SCALES = (1.0, 0.5, 1.5, 2.0)
+RECORD = "made-from.json"
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,22 @@ def open_split(root: Path, tags: Path | None, split: str, without: str | None) -
 
 
 def make_maps(network_file: Path, photos: PhotoSet, chosen: Sequence[Photo], out: Path, *, batch_size: int = 4) -> int:
-    """Write the maps that are missing; return how many were made."""
-    network = channels_last(load_network(network_file, classes=photos.classes)).eval()
+    """Write the maps that are missing or of other tags; return how many were made.
+
+    Raises:
+        SystemExit: the folder holds maps of another network or other scales.
+    """
+    record = {"network": sha256(network_file.read_bytes()).hexdigest(), "scales": list(SCALES)}
+    if (out / RECORD).is_file() and read_json(out / RECORD) != record:
+        raise SystemExit(f"{out} holds maps of another network or other scales; delete it, or name another folder")
+    write_json(out / RECORD, record)
     groups: dict[tuple[int, int], list[Photo]] = defaultdict(list)
     for photo in chosen:
-        if not (out / f"{photo.id}.npz").is_file():
+        if _tags_of(out / f"{photo.id}.npz") != photo.tags:
             groups[image_size(photo.path)].append(photo)
+    if not groups:
+        return 0
+    network = channels_last(load_network(network_file, classes=photos.classes)).eval()
     made = 0
     with retained_memory():
         for group in groups.values():
@@ -84,6 +96,14 @@ def make_maps(network_file: Path, photos: PhotoSet, chosen: Sequence[Photo], out
                         np.savez(file, **arrays)
                     made += 1
     return made
+
+
+def _tags_of(path: Path) -> tuple[int, ...] | None:
+    """The tags that maps were made with; None where there are none."""
+    if not path.is_file():
+        return None
+    with np.load(path) as arrays:
+        return tuple(arrays["ids"].tolist())
 
 
 def read_maps(photos: Sequence[Photo], folder: Path) -> Iterator[Kept]:

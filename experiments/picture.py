@@ -15,9 +15,11 @@ from matplotlib.colors import ListedColormap
 from tag2mask.data.images import read_image, read_mask
 from tag2mask.data.photos import open_photos
 from tag2mask.data.settings import DataSettings
-from tag2mask.inference import photo_maps
+from tag2mask.inference import photo_maps, scale_one
 from tag2mask.networks.checkpoint import load_network
 from tag2mask.pot import PotSettings
+from tag2mask.pot.affinity import self_affinity
+from tag2mask.pot.partition import present_slots
 
 _BLUES, _REDS = ("#08306b", "#4292c6", "#9ecae1"), ("#7f0000", "#ef6548", "#fdbb84")
 _GREENS = ("#00441b", "#41ab5d", "#a1d99b")
@@ -33,7 +35,10 @@ def main() -> None:
     photos = open_photos(DataSettings(**{name: value for name, value in config["data"].items() if value is not None}))
     photo = photos.by_id(known.id) if known.id else next(photo for photo in photos.photos if len(photo.tags) == 2)
     settings = PotSettings(**config["pot"])
+    if not 1 <= len(photo.tags) <= 2:
+        raise SystemExit(f"{photo.id} has {len(photo.tags)} tags; the picture has colours for one or two")
     image = torch.from_numpy(read_image(photo.path)).permute(2, 0, 1)[None].float() / 255
+    image = scale_one(image, config["cams"]["long_side"])
     network = load_network(known.run / "train/network.safetensors")
     tags = torch.from_numpy(photos.tag_matrix([photo]))
     maps = photo_maps(network, image, tags, scales=config["cams"]["scales"], flip=config["cams"]["flip"])
@@ -45,9 +50,13 @@ def main() -> None:
     def number_of(columns: torch.Tensor) -> np.ndarray:
         return np.where(columns < 0, np.nan, columns.float().numpy()).reshape(grid)
 
-    points = torch.nn.functional.normalize(maps.features, dim=1)[0].flatten(1).T
-    nearest = (points @ result.partition.prototypes[0].flatten(0, 1).T).view(-1, slots, clusters).argmax(2)  # (n, S)
-    seeds = torch.full((len(points),), -1)
+    points = torch.nn.functional.normalize(maps.features, dim=1).flatten(2).transpose(1, 2)
+    if settings.affinity is not None:
+        raw = present_slots(maps.cams, tags, result.slots.valid.view(1, *grid))
+        points, _ = self_affinity(points, raw, grid, settings.affinity, settings.affinity_radius)
+    closeness = (points[0] @ result.partition.prototypes[0].flatten(0, 1).T).view(-1, slots, clusters)
+    nearest = closeness.masked_fill(result.partition.similarity[0] == 0, -torch.inf).argmax(2)  # (n, S)
+    seeds = torch.full((len(points[0]),), -1)
     for slot in range(slots):
         chosen = result.partition.seeds[0, slot]
         seeds[chosen] = slot * clusters + nearest[chosen, slot]

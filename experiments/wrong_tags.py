@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tag2mask.files import atomic_path
+
 Row = tuple[str, frozenset[str]]
 
 
@@ -49,7 +51,7 @@ def main() -> None:
     with known.table.open(newline="", encoding="utf-8-sig") as file:
         rows = [(row["image"], frozenset(filter(None, row["tags"].split(";")))) for row in csv.DictReader(file)]
     changes = wrong_tags(rows, drop=known.drop, add=known.add, seed=known.seed)
-    with known.out.open("w", newline="", encoding="utf-8") as file:
+    with atomic_path(known.out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "tags", "wrong"])
         for (image, tags), (gone, new) in zip(rows, changes, strict=True):

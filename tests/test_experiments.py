@@ -42,6 +42,12 @@ def test_the_figure_is_the_miou_and_the_interval_covers_it() -> None:
     assert found.spread == pytest.approx(np.std(by_hand, ddof=1))
 
 
+def test_classes_without_truth_are_left_out() -> None:
+    counts = random_counts(50, 3, 2)
+    counts[:, 1] = 0
+    assert error_bars.estimate([counts], [0, 1, 2]).mean == pytest.approx(error_bars.estimate([counts], [0, 2]).mean)
+
+
 def test_the_interval_is_as_wide_as_theory_says() -> None:
     # One class, photographs that are right or wrong as a whole: the share of right ones has a binomial spread.
     generator = np.random.default_rng(0)
@@ -149,10 +155,14 @@ def test_the_table_by_one_command(real_data: Path, tmp_path: Path, monkeypatch: 
         assert [len(values["seeds"]) for values in result[split].values()] == [2] * 3
         gain = result[split]["single prototype"]["POT minus this"]["mean"]
         assert gain == pytest.approx(result[split]["POT"]["mean"] - result[split]["single prototype"]["mean"], abs=0.02)
-    # Maps are kept: with the networks gone the table is the same.
+    # Maps are kept: nothing goes through a network again, and another network's are refused.
     for folder in runs:
         kept_there = list((tmp_path / "maps" / folder.name).rglob("*.npz"))
         assert len(kept_there) == 8
     before = (tmp_path / "table.md").read_text()
+    monkeypatch.delattr(maps, "photo_maps")
     voc_animals.main(words)
     assert (tmp_path / "table.md").read_text() == before
+    save_network(runs[0] / "train/network.safetensors", build_network(settings, classes, seed=7))
+    with pytest.raises(SystemExit, match="maps of another network"):
+        voc_animals.main(words)

@@ -73,6 +73,16 @@ def test_folders_that_are_no_trained_run_are_refused(
     assert "has been trained" in capsys.readouterr().err
 
 
+def test_a_broken_set_is_reported_and_not_judged(
+    scenes: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "tags.csv"
+    table.write_text("image,tags\nnowhere.png,one\n")
+    assert main(["check", str(table), "--data.root", str(scenes), "--with", str(trained)]) == 1
+    text = capsys.readouterr().out
+    assert "nowhere.png" in text and "tags were not judged" in text
+
+
 def test_a_network_of_other_classes_is_refused(scenes: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = (*open_photos(DataSettings(root=scenes, split="train")).classes, "unicorn")
     assert check(scenes, "--with", str(trained), "--data.classes", ",".join(names)) == 2

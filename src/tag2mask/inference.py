@@ -71,7 +71,7 @@ def photo_maps(
         tags: (N, C) bool.
         scales: image sizes as multiples of (H, W).
         flip: also the mirror image, in the same forward pass.
-        bf16: run the network in bfloat16 where that is faster and safe (autocast).
+        bf16: run the network under autocast to bfloat16.
 
     Returns:
         the maps on the grid of (H, W), in float32.

@@ -194,28 +194,40 @@ def _check(request: Request) -> int:
     from tag2mask.pipeline.check import check_data
 
     place = Path(request.options["data_folder"])
+    judge = _judge(request) if request.options["with"] else None
     report = check_data(request.config, place, errors())
-    doubts = _doubts(request, place) if request.options["with"] and report.images else []
+    doubts = judge(place) if judge and report.usable else []
     if request.options["as_json"]:
-        listed = {"suspicions": [vars(doubt) for doubt in doubts]} if request.options["with"] else {}
+        listed = {"suspicions": [vars(doubt) for doubt in doubts]} if judge else {}
         print(json.dumps(report.to_json() | listed, indent=2, ensure_ascii=False))
     else:
-        lines = [report.render(), *([f"{len(doubts)} doubtful tags"] if request.options["with"] else [])]
-        lines += [f"  {doubt}" for doubt in doubts]
+        lines = [report.render(), *(f"  {doubt}" for doubt in doubts)]
+        if judge:
+            told = f"{len(doubts)} doubtful tags" if report.usable else "tags were not judged: mend the errors first"
+            lines.insert(1, told)
         output().print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     return 0 if report.sound else 1
 
 
-def _doubts(request: Request, place: Path) -> list["Suspicion"]:
-    """What the run that ``--with`` names doubts about the tags; its settings of CAMs and POT apply."""
-    from tag2mask.pipeline.check import checked_photos
-    from tag2mask.pipeline.suspicions import suspicious_tags
+def _judge(request: Request) -> Callable[[Path], list["Suspicion"]]:
+    """What lists the doubtful tags of a place, by the run that ``--with`` names and its settings; checked at once.
 
-    run = Path(request.options["with"])
+    Raises:
+        UsageError: it is no folder of a run that has been trained.
+    """
+    from tag2mask.pipeline.check import checked_photos
+    from tag2mask.pipeline.suspicions import require_network, suspicious_tags
+
+    run = RunFolder(Path(request.options["with"]))
     if not (run / "config.yaml").is_file():
-        raise UsageError(f"{run} is no run folder: it has no config.yaml")
-    own = Request.parse("check", VERBS["check"], ["--config", str(run / "config.yaml"), *request.words]) or request
-    return suspicious_tags(own.config, RunFolder(run), checked_photos(request.config, place), errors())
+        raise UsageError(f"{run.path} is no run folder: it has no config.yaml")
+    require_network(run)
+    own = (
+        Request.parse("check", VERBS["check"], ["--config", str(run / "config.yaml"), *request.words]) or request
+    ).config
+    classes = request.config.data.classes or own.data.classes
+    given = replace(request.config, data=replace(request.config.data, classes=classes))
+    return lambda place: suspicious_tags(own, run, checked_photos(given, place), errors())
 
 
 VERBS = {

@@ -44,6 +44,7 @@ class CheckReport:
         masks: photographs with a ground-truth mask.
         splits: photographs in each split of the data set.
         problems: errors first, then warnings.
+        usable: whether the data set can be opened; broken images do not stop that.
     """
 
     root: str
@@ -56,6 +57,7 @@ class CheckReport:
     masks: int
     splits: dict[str, int] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
+    usable: bool = True
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -127,6 +129,7 @@ def check(settings: DataSettings, *, progress: Progress | None = None, threads: 
         masks=sum(photo.mask is not None for photo in photos),
         splits=found.listing.splits,
         problems=tuple(sorted(problems, key=lambda problem: problem.level == "warning")),
+        usable=not any(problem.level == "error" for problem in found.problems),
     )
 
 

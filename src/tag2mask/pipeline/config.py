@@ -31,7 +31,7 @@ class CamSettings:
         flip: average with the mirrored image.
         long_side: longer side of the image at scale 1, in pixels; null keeps the photograph's own size.
         batch_size: photographs of one size that go through the network together.
-        precision: of the network, `fp32` or `bf16`; half the time in bf16 where the processor has it.
+        precision: of the network, `fp32` or `bf16` (autocast), which is faster where the processor has it.
     """
 
     kinds: list[CamKind] = field(default_factory=lambda: list(CAM_KINDS))

@@ -42,8 +42,8 @@ class StageFiles:
 STAGES = {
     stage.name: stage
     for stage in (
-        StageFiles("train", "train", ("train",), ()),
-        StageFiles("cams", "cams", ("cams",), ("train",)),
+        StageFiles("train", "train", ("train",), (), version=2),
+        StageFiles("cams", "cams", ("cams",), ("train",), version=2),
         StageFiles("refine", "refine", ("refine", "masks"), ("cams",)),
         StageFiles("evaluate", ".", ("metrics.json",), ("cams", "refine"), remade=True),
         StageFiles("report", ".", ("report.html",), ("train", "cams", "refine", "evaluate"), remade=True),

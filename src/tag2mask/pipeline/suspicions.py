@@ -56,6 +56,12 @@ class Suspicion:
         )
 
 
+def require_network(run: RunFolder) -> None:
+    """Refuse a run without a trained network."""
+    if not (run / NETWORK).is_file():
+        raise UsageError(f"{run / NETWORK} does not exist; --with takes the folder of a run that has been trained")
+
+
 def suspicious_tags(config: Config, run: RunFolder, photos: PhotoSet, console: Console) -> list[Suspicion]:
     """What the network of a run doubts about the tags, the surest doubt first; wrong tags before missing ones.
 
@@ -68,8 +74,7 @@ def suspicious_tags(config: Config, run: RunFolder, photos: PhotoSet, console: C
     Raises:
         UsageError: the run has no network, or its network knows other classes.
     """
-    if not (run / NETWORK).is_file():
-        raise UsageError(f"{run / NETWORK} does not exist; --with takes the folder of a run that has been trained")
+    require_network(run)
     device = resolve_device(config.device)
     network = channels_last(load_network(run / NETWORK, classes=photos.classes)).to(device).eval()
     result = StageResult("check")

@@ -46,7 +46,7 @@ class Partition:
     Attributes:
         seeds: (N, S, n) bool, confident pixels Ω_c.
         class_prototypes: (N, S, D), P_c, unit length; 0 in unused slots.
-        prototypes: (N, S, K, D), p_ck before shrinkage, unit length; 0 where the cluster is empty.
+        prototypes: (N, S, K, D), p_ck before regeneration, unit length; 0 where the cluster is empty.
         similarity: (N, S, K), s_ck = max(⟨P_c, p_ck⟩, 1e-3); 0 where the cluster is empty.
     """
 
