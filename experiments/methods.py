@@ -7,7 +7,7 @@ from compare import Method, classifier, pot
 from tag2mask.pot import PotSettings
 
 DEFAULT = PotSettings()
-SINGLE = replace(DEFAULT, foreground_threshold=0.9, background_threshold=0.3).single_prototype()
+SINGLE = DEFAULT.single_prototype()
 
 FINAL = (classifier(0.4), Method("single prototype", SINGLE), Method("POT", DEFAULT))
 """Each with the settings that were best for it on the photographs for choosing."""
