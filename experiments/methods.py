@@ -18,6 +18,7 @@ LEAVE_ONE_OUT = (
     pot("one prototype a class (K = 1)", clusters=1),
     pot("columns: similarity, as published", columns="similarity"),
     pot("columns: uniform", columns="uniform"),
+    pot("ε in cosine distance (0.2)", epsilon=0.2, epsilon_unit="cosine"),
     pot("plan once (rounds = 0)", rounds=0),
     pot("cluster prototypes kept (no regeneration)", regenerate=False, rounds=0),
     pot("each class's map scaled by its own maximum", scaling="class"),
@@ -45,7 +46,7 @@ def search() -> Iterator[tuple[str, Method]]:
         name = f"β = {sharpness}, σ = {radius}"
         yield "POT, self-affinity", pot(name, affinity=float(sharpness), affinity_radius=float(radius))
     for clusters in (1, 2, 3, 5):
-        for epsilon in (0.1, 0.15, 0.2, 0.3):
+        for epsilon in (0.5, 0.75, 1.0, 1.3):
             yield "POT, K and ε", pot(f"K = {clusters}, ε = {epsilon:g}", clusters=clusters, epsilon=epsilon)
     for rounds in (0, 2, 4):
         yield "POT, rounds", pot(f"{rounds}", rounds=rounds)

@@ -114,7 +114,12 @@ def slow_plan(cost: np.ndarray, marginal: np.ndarray, settings: PotSettings) -> 
     if not settings.transport:
         plan[:, open_columns] = 1 / len(cost) / open_columns.sum()
         return plan
-    problem = rows, marginal[open_columns], cost[:, open_columns]
+    cost, columns = cost[:, open_columns], marginal[open_columns]
+    if settings.epsilon_unit == "spread":
+        variances = [columns @ (row - columns @ row) ** 2 for row in cost]
+        deviation = np.sqrt(np.mean(variances))
+        cost = cost / deviation if deviation > 1e-6 else cost
+    problem = rows, columns, cost
     plan[:, open_columns] = ot.sinkhorn(*problem, settings.epsilon, stopThr=1e-13, numItermax=20_000)
     return plan
 
@@ -183,7 +188,8 @@ SETTINGS = {
     "hard": replace(BASE, allocate="hard"),
     "max": replace(BASE, combine="max"),
     "unweighted": replace(BASE, reweight="none"),
-    "balanced-uniform": replace(BASE, columns="uniform", epsilon=0.1),
+    "balanced-uniform": replace(BASE, columns="uniform", epsilon=0.4),
+    "cosine": replace(BASE, epsilon=0.2, epsilon_unit="cosine"),
     "similarity": replace(BASE, columns="similarity"),
     "no-affinity": replace(BASE, affinity=None),
     "wide-affinity": replace(BASE, affinity=3.0, affinity_radius=20.0),

@@ -11,6 +11,7 @@ from tag2mask.pot.partition import NORM_EPSILON, Partition, Slots
 from tag2mask.pot.settings import PotSettings
 
 _TOLERANCE = 1e-2
+_LEAST_SPREAD = 1e-6
 
 
 @torch.no_grad()
@@ -62,11 +63,33 @@ def column_marginal(features: Tensor, parts: Partition, slots: Slots, settings: 
     return v / v.sum((1, 2), keepdim=True)
 
 
+def spread(cost: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """How far apart the prototypes look from a pixel: the standard deviation of a row of the cost, over an image.
+
+    Both marginals weigh: √(Σ_i u_i Σ_j v_j (C_ij − Σ_k v_k C_ik)²).
+
+    Args:
+        cost: (N, n, m).
+        rows: (N, n), u, each summing to 1.
+        columns: (N, m), v, likewise.
+
+    Returns:
+        (N,), above 0; 1 where all prototypes are one.
+    Source: ours.
+    """
+    mean = cost @ columns[:, :, None]  # (N, n, 1)
+    variance = (cost - mean).square() @ columns[:, :, None]  # (N, n, 1)
+    deviation = (variance[:, :, 0] * rows).sum(1).sqrt()
+    return torch.where(deviation > _LEAST_SPREAD, deviation, 1.0)
+
+
 @torch.no_grad()
 def allocate(
     features: Tensor, prototypes: Tensor, marginal: Tensor, slots: Slots, settings: PotSettings
 ) -> TransportPlan:
     """Share out the pixels of each image among its prototypes: cost 1 − cosine, uniform rows over the valid pixels.
+
+    The cost is divided by its `spread` where ε is measured in that.
 
     Args:
         features: (N, n, D), unit length.
@@ -86,6 +109,8 @@ def allocate(
         # Without a cost the balanced plan is the product of its marginals, and one iteration finds it.
         uniform = (columns > 0) / (columns > 0).sum(1, keepdim=True)
         return sinkhorn(torch.zeros_like(cost), rows, uniform, epsilon=settings.epsilon, iterations=1)
+    if settings.epsilon_unit == "spread":
+        cost = cost / spread(cost, rows, columns)[:, None, None]
     return sinkhorn(
         cost,
         rows,

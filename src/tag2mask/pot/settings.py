@@ -24,7 +24,9 @@ class PotSettings:
         clusters: prototypes a class, K.
         columns: column marginal: the `area` that each prototype wins before transport (ours), the `similarity` of class
             and cluster prototype (published), or `uniform`.
-        epsilon: entropic regularisation of the plan, in units of cosine distance.
+        epsilon: entropic regularisation of the plan.
+        epsilon_unit: what that is measured in: the `spread` of the image's cost, so that it means the same for features
+            that lie close together and for those that do not (ours), or `cosine` distance (published).
         iterations: Sinkhorn iterations.
         allocate: each pixel to its prototypes by their share (`soft`), or to the best alone (`hard`, published).
         rounds: how often the plan is made again with regenerated prototypes; 0 as published.
@@ -46,7 +48,8 @@ class PotSettings:
     minimum_seeds: int = 4
     clusters: int = 3
     columns: Literal["area", "similarity", "uniform"] = "area"
-    epsilon: float = 0.2
+    epsilon: float = 1.0
+    epsilon_unit: Literal["spread", "cosine"] = "spread"
     iterations: int = 50
     allocate: Literal["soft", "hard"] = "soft"
     rounds: int = 1
@@ -111,6 +114,7 @@ class PotSettings:
             clusters=2,
             columns="similarity",
             epsilon=0.1,
+            epsilon_unit="cosine",
             allocate="hard",
             rounds=0,
             transport=True,
