@@ -19,8 +19,7 @@ LEAVE_ONE_OUT = (
     pot("columns: similarity, as published", columns="similarity"),
     pot("columns: uniform", columns="uniform"),
     pot("ε in cosine distance (0.2)", epsilon=0.2, epsilon_unit="cosine"),
-    pot("plan once (rounds = 0)", rounds=0),
-    pot("cluster prototypes kept (no regeneration)", regenerate=False, rounds=0),
+    pot("cluster prototypes kept (no regeneration)", regenerate=False),
     pot("each class's map scaled by its own maximum", scaling="class"),
     pot("seeds by argmax, as published", seeds="argmax"),
     pot("read out without the plan", reweight="none", combine="max", scaling="class"),
@@ -48,5 +47,3 @@ def search() -> Iterator[tuple[str, Method]]:
     for clusters in (1, 2, 3, 5):
         for epsilon in (0.5, 0.75, 1.0, 1.3):
             yield "POT, K and ε", pot(f"K = {clusters}, ε = {epsilon:g}", clusters=clusters, epsilon=epsilon)
-    for rounds in (0, 2, 4):
-        yield "POT, rounds", pot(f"{rounds}", rounds=rounds)

@@ -203,7 +203,7 @@ def test_with_one_cluster_similarity_is_uniform() -> None:
 
 def test_a_balanced_plan_gives_each_prototype_its_column() -> None:
     problem = random_problem(8, (1, 3, 2))
-    result = solve(problem, replace(DEFAULT, rounds=0, iterations=500))
+    result = solve(problem, replace(DEFAULT, iterations=500))
     points = torch.nn.functional.normalize(problem.features, dim=1)
     points, slots = self_affinity(
         points.flatten(2).transpose(1, 2), present_slots(problem.cams, problem.tags, problem.valid), (8, 9), 10.0, 5.0
@@ -451,8 +451,8 @@ def test_wrong_shapes(change: dict[str, Any], message: str) -> None:
 
 def test_settings_out_of_range_are_reported_together() -> None:
     with pytest.raises(UsageError) as caught:
-        PotSettings(clusters=0, affinity=0, epsilon=0, rounds=-1, combine="mean")  # type: ignore[arg-type]
-    for name in ("clusters", "affinity", "epsilon", "rounds"):
+        PotSettings(clusters=0, affinity=0, epsilon=0, combine="mean")  # type: ignore[arg-type]
+    for name in ("clusters", "affinity", "epsilon"):
         assert f"{name} should" in str(caught.value)
     assert "combine should be one of 'sum', 'max', received 'mean'" in str(caught.value)
     assert "columns" not in str(caught.value)
@@ -461,7 +461,7 @@ def test_settings_out_of_range_are_reported_together() -> None:
 def test_the_published_method_and_the_two_simpler_ones() -> None:
     paper = PotSettings().paper()
     assert (paper.clusters, paper.affinity, paper.seeds, paper.columns) == (2, None, "argmax", "similarity")
-    assert (paper.epsilon, paper.allocate, paper.rounds) == (0.1, "hard", 0)
+    assert (paper.epsilon, paper.epsilon_unit, paper.allocate) == (0.1, "cosine", "hard")
     assert (paper.reweight, paper.combine, paper.scaling) == ("posterior", "sum", "class")
     problem = random_problem(20, (2, 1), ragged=False)
     single = solve(problem, replace(DEFAULT, affinity=None).single_prototype())

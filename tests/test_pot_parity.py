@@ -152,14 +152,13 @@ def slow_pot(problem: Problem, image: int, settings: PotSettings) -> Slow:
     v = np.array(marginal) / sum(marginal)
 
     prototypes = np.concatenate([found[c] for c in base])  # (slots · K, D)
-    for _ in range(settings.rounds + 1):
-        plan = slow_plan(1 - features @ prototypes.T, v, settings)
-        if settings.regenerate:
-            weights = plan.copy()
-            if settings.allocate == "hard":
-                weights[np.arange(plan.shape[1]) != plan.argmax(1)[:, None]] = 0
-            regenerated = [unit(w @ features) if w.sum() > 0 else p for w, p in zip(weights.T, prototypes, strict=True)]
-            prototypes = np.stack(regenerated)
+    plan = slow_plan(1 - features @ prototypes.T, v, settings)
+    if settings.regenerate:
+        weights = plan.copy()
+        if settings.allocate == "hard":
+            weights[np.arange(plan.shape[1]) != plan.argmax(1)[:, None]] = 0
+        regenerated = [unit(w @ features) if w.sum() > 0 else p for w, p in zip(weights.T, prototypes, strict=True)]
+        prototypes = np.stack(regenerated)
 
     cams = np.zeros((len(maps) + 1, *inside.shape))
     for slot, c in enumerate(base):
@@ -194,7 +193,7 @@ SETTINGS = {
     "no-affinity": replace(BASE, affinity=None),
     "wide-affinity": replace(BASE, affinity=3.0, affinity_radius=20.0),
     "own-scale": replace(BASE, scaling="class"),
-    "more-rounds": replace(BASE, rounds=3, clusters=4),
+    "four-clusters": replace(BASE, clusters=4),
     "no-regeneration": replace(BASE, regenerate=False),
     "no-transport": replace(BASE, transport=False, clusters=2),
     "many-seeds": replace(BASE, minimum_seeds=9, foreground_threshold=0.95, background_threshold=0.01),

@@ -109,10 +109,9 @@ def transport_cams(
         parts = partition(points, slots, settings, generator)
         marginal = column_marginal(points, parts, slots, settings)
         prototypes = parts.prototypes
-        for _ in range(settings.rounds + 1 if settings.regenerate else 1):
-            transport = allocate(points, prototypes, marginal, slots, settings)
-            if settings.regenerate:
-                prototypes = regenerate(points, transport.plan, prototypes, settings.allocate == "hard")
+        transport = allocate(points, prototypes, marginal, slots, settings)
+        if settings.regenerate:
+            prototypes = regenerate(points, transport.plan, prototypes, settings.allocate == "hard")
         maps = activate(points, prototypes, transport.plan, settings)  # (N, S, n)
     maps = maps.view(*maps.shape[:2], height, width)
     full = maps.new_zeros(len(tags), tags.shape[1] + 1, height, width)

@@ -29,7 +29,6 @@ class PotSettings:
             that lie close together and for those that do not (ours), or `cosine` distance (published).
         iterations: Sinkhorn iterations.
         allocate: each pixel to its prototypes by their share (`soft`), or to the best alone (`hard`, published).
-        rounds: how often the plan is made again with regenerated prototypes; 0 as published.
         transport: false puts a plan that is uniform in each row in the place of the optimal one.
         regenerate: false keeps the cluster prototypes.
         reweight: the activation's weight: the pixel's `posterior` over prototypes, or `none`.
@@ -52,7 +51,6 @@ class PotSettings:
     epsilon_unit: Literal["spread", "cosine"] = "spread"
     iterations: int = 50
     allocate: Literal["soft", "hard"] = "soft"
-    rounds: int = 1
     transport: bool = True
     regenerate: bool = True
     reweight: Literal["posterior", "none"] = "posterior"
@@ -65,7 +63,7 @@ class PotSettings:
             f"{side}_threshold{scale}" for side in ("foreground", "background") for scale in ("", "_one_scale")
         ]
         problems = [f"{name} should lie in [0, 1]" for name in thresholds if not 0 <= getattr(self, name) <= 1]
-        least = {"minimum_seeds": 1, "clusters": 1, "iterations": 1, "rounds": 0}
+        least = {"minimum_seeds": 1, "clusters": 1, "iterations": 1}
         problems += [f"{name} should be at least {low}" for name, low in least.items() if getattr(self, name) < low]
         positive = ("affinity", "affinity_radius", "epsilon")
         problems += [
@@ -98,7 +96,6 @@ class PotSettings:
             self,
             transport=False,
             regenerate=False,
-            rounds=0,
             reweight="none",
             combine="max",
             scaling="class",
@@ -116,7 +113,6 @@ class PotSettings:
             epsilon=0.1,
             epsilon_unit="cosine",
             allocate="hard",
-            rounds=0,
             transport=True,
             regenerate=True,
             reweight="posterior",
