@@ -1,14 +1,16 @@
 """From a batch of photographs of one size to CAMs: several scales and the mirror image, one forward pass a scale."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tag2mask.errors import UsageError
 from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.pot import PotSettings, TransportCams, normalised_cams, transport_cams
+from tag2mask.pot.external import ExternalSettings, base_cams, fused, suppressed
 
 
 @dataclass(frozen=True)
@@ -20,20 +22,38 @@ class PhotoMaps:
         features: (N, D, h, w), the joint feature, unit length over channels.
         tags: (N, C) bool.
         scores: (N, C) in (0, 1), the classifier's probabilities, from the mean logits over scales and mirror images.
+        external: (N, C, h, w) in [0, 1], base CAMs from outside, 0 where there is none; None without any.
+        use: what those are used for.
     """
 
     cams: Tensor
     features: Tensor
     tags: Tensor
     scores: Tensor
+    external: Tensor | None = None
+    use: ExternalSettings = field(default_factory=ExternalSettings)
 
     def prototype_cams(self, settings: PotSettings) -> TransportCams:
         """The single-prototype CAMs, from the same seeds as `transport`."""
-        return transport_cams(self.features, self.cams, self.tags, settings.single_prototype())
+        return self.transport(settings.single_prototype())
 
     def transport(self, settings: PotSettings) -> TransportCams:
         """The POT CAMs."""
-        return transport_cams(self.features, self.cams, self.tags, settings)
+        if self.external is None:
+            return transport_cams(self.features, self.cams, self.tags, settings)
+        valid = torch.ones_like(self.cams[:, 0], dtype=torch.bool)
+        base = base_cams(self.cams, self.external, self.tags, self.use, valid)
+        return suppressed(transport_cams(self.features, base, self.tags, settings), self.external, self.use)
+
+    def fused(self, settings: PotSettings) -> TransportCams:
+        """The external CAMs, sharpened and joined by POT's.
+
+        Raises:
+            UsageError: there are no external CAMs.
+        """
+        if self.external is None:
+            raise UsageError("the CAMs 'fused' need base CAMs from outside: `tag2mask seeds` makes them")
+        return fused(self.transport(settings), self.external, self.use)
 
 
 def scale_one(images: Tensor, long_side: int | None) -> Tensor:

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,10 @@ from tag2mask.cli.parser import build_parser, expand_presets, to_config, with_ru
 from tag2mask.errors import UsageError
 from tag2mask.pipeline.config import Config, presets, to_yaml
 from tag2mask.pipeline.progress import StageResult
-from tag2mask.pipeline.run_folder import STAGES, RunFolder, with_readers
+from tag2mask.pipeline.run_folder import STAGES, RunFolder
 
 if TYPE_CHECKING:
+    from tag2mask.pipeline.run import Stage
     from tag2mask.pipeline.suspicions import Suspicion
 
 
@@ -68,6 +70,7 @@ class Request:
             return None
         named = ["as_json", "dry_run", "restart", *(flag.lstrip("-") for flag, *_ in (*verb.flags, *verb.values))]
         named += [verb.positional[0]] if verb.positional else []
+        named = [name.replace("-", "_") for name in named]
         return cls(name, config, {option: getattr(namespace, option, None) for option in named}, tuple(words))
 
     def run_folder(self) -> RunFolder:
@@ -99,8 +102,8 @@ def _finish(request: Request, results: Iterable[StageResult]) -> int:
     return 1 if any(result.failed for result in told) else 0
 
 
-def _stages(request: Request, names: Sequence[str]) -> int:
-    """Do some stages of a run folder."""
+def _stages(request: Request, names: Sequence[str], *then: "Stage") -> int:
+    """Do some stages of a run folder, then what else was asked for."""
     from tag2mask.pipeline.claims import stage_settings
     from tag2mask.pipeline.run import STAGE_FUNCTIONS, plan
     from tag2mask.pipeline.train import photographs
@@ -111,17 +114,33 @@ def _stages(request: Request, names: Sequence[str]) -> int:
         return 0
     restart = _stage_to_restart(request, names)
     photos = photographs(request.config)
-    again = with_readers(restart) if restart else []
+    again = run.with_readers(restart) if restart else []
     for name in dict.fromkeys([*names, *again]):  # everything is checked before anything is deleted
         run.check(name, stage_settings(name, request.config, photos), anew=name in again)
     if again:
         run.delete(again)
         errors().print(f"restart: deleted what {', '.join(again)} made", highlight=False)
-    run.record_config(request.config, None if "train" in names else _SECTIONS[names[0]])
-    return _finish(request, (STAGE_FUNCTIONS[name](request.config, run, errors()) for name in names))
+    run.record_config(request.config, _sections(names))
+    work = [*(STAGE_FUNCTIONS[name] for name in names), *then]
+    return _finish(request, (do(request.config, run, errors()) for do in work))
 
 
-_SECTIONS = {"cams": ("cams", "pot"), "refine": ("refine",), "evaluate": ("evaluate",), "report": ("report",)}
+def _sections(names: Sequence[str]) -> Sequence[str] | None:
+    """The sections of config.yaml that these stages bring up to date; None for all."""
+    if "train" not in names:
+        return _SECTIONS[names[0]]
+    if "seeds" in names:
+        return None
+    return [field.name for field in fields(Config) if field.name not in ("seeds", "limit", "shard")]
+
+
+_SECTIONS = {
+    "seeds": ("seeds",),
+    "cams": ("cams", "pot", "external"),
+    "refine": ("refine",),
+    "evaluate": ("evaluate",),
+    "report": ("report",),
+}
 """The sections of config.yaml that a stage run alone brings up to date."""
 
 
@@ -146,9 +165,22 @@ def _one_stage(request: Request) -> int:
     return _stages(request, [request.verb])
 
 
+def _seeds(request: Request) -> int:
+    """`seeds`: base CAMs made or imported, and exported where asked."""
+    from tag2mask.pipeline.seeds import export_npy
+
+    source, target = request.options["from_npy"], request.options["to_npy"]
+    if source is not None:
+        seeds = replace(request.config.seeds, from_npy=Path(source))
+        request = replace(request, config=replace(request.config, seeds=seeds))
+    return _stages(request, ["seeds"], *([] if target is None else [partial(export_npy, folder=Path(target))]))
+
+
 def _run(request: Request) -> int:
     """`run`: every stage."""
-    return _stages(request, list(STAGES))
+    from tag2mask.pipeline.run import stages_of
+
+    return _stages(request, stages_of(request.config))
 
 
 def _demo(request: Request) -> int:
@@ -236,6 +268,14 @@ VERBS = {
         _check,
         ("data_folder", "photographs, or a tags table"),
         values=(("--with", "RUN", "list the tags that the trained network of a run doubts"),),
+    ),
+    "seeds": Verb(
+        "Make base CAMs from text with CLIP, or import them.",
+        _seeds,
+        values=(
+            ("--from-npy", "DIR", "take base CAMs from CLIP-ES's files ID.npy instead of making them"),
+            ("--to-npy", "DIR", "write the base CAMs as CLIP-ES's files as well"),
+        ),
     ),
     "train": Verb("Train the POT network from photographs and tags.", _one_stage),
     "cams": Verb("Make class activation maps with the trained network.", _one_stage),

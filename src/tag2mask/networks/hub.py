@@ -7,6 +7,7 @@ no network.
 import json
 import logging
 import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ PREPROCESSOR = "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """Names of a file of weights, or of the list of its parts, in the order of preference."""
 
+BACKBONE = "network.backbone"
+"""The setting that names a model where no other is meant."""
+
 _HALF: Colour = (0.5, 0.5, 0.5)
 _INPUT_IN_MINUS_ONE_TO_ONE = {"mobilenet_v2", "vit", "beit"}
 _NEVER_FROM_A_FILE = ("auto_map", "quantization_config", "id2label", "label2id")
@@ -28,12 +32,21 @@ _NEVER_FROM_A_FILE = ("auto_map", "quantization_config", "id2label", "label2id")
 logger = logging.getLogger(__name__)
 
 
-def resolve_folder(name: str, *, weights: bool, notify: Notify | None = None) -> Path:
+def resolve_folder(
+    name: str,
+    *,
+    weights: bool,
+    setting: str = BACKBONE,
+    also: Sequence[str] = (),
+    notify: Notify | None = None,
+) -> Path:
     """The folder with a model's configuration and, if asked for, its weights.
 
     Args:
         name: a folder, or ``owner/model`` on the hub; the latter is downloaded unless the hub's cache has it.
         weights: whether the weights are needed as well.
+        setting: that ``name`` is the value of, for messages.
+        also: more files to fetch, where the model has them.
         notify: told what is fetched from where and how large it is, before it is fetched; None logs it.
 
     Raises:
@@ -43,26 +56,29 @@ def resolve_folder(name: str, *, weights: bool, notify: Notify | None = None) ->
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / CONFIG).is_file():
-            raise UsageError(
-                f"network.backbone: the folder {folder} has no {CONFIG}; give the folder of a transformers model"
-            )
+            raise UsageError(f"{setting}: the folder {folder} has no {CONFIG}; give the folder of a transformers model")
         if weights and not _weight_files(folder):
+            otherwise = ", or start from random weights with `--network.weights none`" if setting == BACKBONE else ""
             raise UsageError(
-                f"network.backbone: the folder {folder} has no weights, or not all of their parts (looked for "
-                f"{', '.join(WEIGHTS)}); add them, or start from random weights with `--network.weights none`"
+                f"{setting}: the folder {folder} has no weights, or not all of their parts (looked for "
+                f"{', '.join(WEIGHTS)}); add them{otherwise}"
             )
         return folder
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+        if setting != BACKBONE:
+            raise UsageError(
+                f"{setting}: {name!r} is no folder, and no name on the hub (owner/model); give one of these"
+            )
         close = get_close_matches(name, IMAGENET, n=2)
         offer = f"did you mean {' or '.join(close)}? " if close else ""
         raise UsageError(
-            f"network.backbone: {name!r} is none of {', '.join(IMAGENET)}, no folder, and no name on the hub "
+            f"{setting}: {name!r} is none of {', '.join(IMAGENET)}, no folder, and no name on the hub "
             f"(owner/model); {offer}give one of these"
         )
-    return _cached(name, weights) or _download(name, weights, notify or logger.warning)
+    return _cached(name, weights, also) or _download(name, weights, setting, also, notify or logger.warning)
 
 
-def read_model_config(folder: Path) -> dict[str, Any]:
+def read_model_config(folder: Path, setting: str = BACKBONE) -> dict[str, Any]:
     """The configuration of the model in ``folder`` as JSON values, without what must not come from a file.
 
     Raises:
@@ -72,9 +88,9 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UsageError(f"network.backbone: {path} could not be read as JSON ({error})") from error
+        raise UsageError(f"{setting}: {path} could not be read as JSON ({error})") from error
     if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
-        raise UsageError(f"network.backbone: {path} names no `model_type`, so it is not that of a transformers model")
+        raise UsageError(f"{setting}: {path} names no `model_type`, so it is not that of a transformers model")
     return clean_config(values)
 
 
@@ -125,8 +141,8 @@ def _weight_files(folder: Path) -> list[str]:
     return []
 
 
-def _cached(name: str, weights: bool) -> Path | None:
-    """The hub's cache folder of the model where it is whole; asks no network."""
+def _cached(name: str, weights: bool, also: Sequence[str]) -> Path | None:
+    """The hub's cache folder of the model where it is whole, and has one of ``also`` if any; asks no network."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -135,17 +151,18 @@ def _cached(name: str, weights: bool) -> Path | None:
     except (LocalEntryNotFoundError, ValueError):
         return None
     whole = (folder / CONFIG).is_file() and (not weights or bool(_weight_files(folder)))
+    whole = whole and (not also or any((folder / file).is_file() for file in also))
     return folder if whole else None
 
 
-def _download(name: str, weights: bool, notify: Notify) -> Path:
+def _download(name: str, weights: bool, setting: str, also: Sequence[str], notify: Notify) -> Path:
     from huggingface_hub import constants, model_info, snapshot_download
 
     address = f"{constants.ENDPOINT}/{name}"
     try:
         files = model_info(name, files_metadata=True, timeout=30).siblings or []
         sizes = {file.rfilename: file.size or 0 for file in files}
-        wanted = _wanted(list(sizes), weights)
+        wanted = [*_wanted(list(sizes), weights), *(file for file in also if file in sizes)]
         megabytes = sum(sizes[file] for file in wanted) / 2**20
         notify(f"downloading {', '.join(wanted)} ({megabytes:.1f} MiB) of {address} to {constants.HF_HUB_CACHE}")
         folder = Path(snapshot_download(name, allow_patterns=wanted))
@@ -153,10 +170,10 @@ def _download(name: str, weights: bool, notify: Notify) -> Path:
         reason = str(error).strip().partition("\n")[0]
         raise Tag2maskError(
             f"the model {name} is not on this machine and could not be fetched from {address} ({type(error).__name__}: "
-            f"{reason}); give a folder that holds it, as `--network.backbone FOLDER`"
+            f"{reason}); give a folder that holds it, as `--{setting} FOLDER`"
         ) from error
     if not (folder / CONFIG).is_file() or (weights and not _weight_files(folder)):
-        raise UsageError(f"network.backbone: {address} does not hold a transformers model ({CONFIG} and {WEIGHTS[0]})")
+        raise UsageError(f"{setting}: {address} does not hold a transformers model ({CONFIG} and {WEIGHTS[0]})")
     return folder
 
 

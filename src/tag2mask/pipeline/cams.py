@@ -3,6 +3,7 @@
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from tag2mask.inference import PhotoMaps, photo_maps, scale_one
 from tag2mask.memory import channels_last
 from tag2mask.networks.checkpoint import load_network
 from tag2mask.networks.pot_network import PotNetwork
+from tag2mask.pipeline.base_cams import external_maps, require_seeds
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import CamKind, Config
 from tag2mask.pipeline.progress import StageResult, progress_bar
@@ -42,11 +44,15 @@ def cams(config: Config, run: RunFolder, console: Console) -> StageResult:
     photos = photographs(config)
     if not (run / NETWORK).is_file():
         raise UsageError(f"{run / NETWORK} does not exist; run `tag2mask train` with the same --out first")
+    if "fused" in config.cams.kinds and not config.external.used:
+        raise UsageError("cams.kinds: `fused` needs base CAMs from outside; see the settings `external`")
     network = load_network(run / NETWORK, classes=photos.classes)
     device = resolve_device(config.device)
     run.claim("cams", stage_settings("cams", config, photos))
     network = channels_last(network).to(device).eval()
     result = StageResult("cams")
+    if config.external.used:
+        require_seeds(run, photos, result)
     batches = list(shard_batches(photos.photos, config, result))
     wanted = {photo.id for batch in batches for photo in batch if _missing(photo, run, config.cams.kinds)}
     todo = [batch for batch in batches if any(photo.id in wanted for photo in batch)]
@@ -56,6 +62,9 @@ def cams(config: Config, run: RunFolder, console: Console) -> StageResult:
         for batch, images in read_batches(todo, config, result):
             tags = torch.from_numpy(photos.tag_matrix(batch)).to(device)
             maps = _maps(network, images.to(device), tags, config)
+            if config.external.used:
+                outside = external_maps(run, batch, len(photos.classes), (maps.cams.shape[2], maps.cams.shape[3]))
+                maps = replace(maps, external=outside.to(device), use=config.external)
             kinds = _kinds(maps, config.cams.kinds, config.pot)
             for number, photo in enumerate(batch):
                 if photo.id in wanted:
@@ -142,6 +151,7 @@ def _kinds(maps: PhotoMaps, kinds: Iterable[CamKind], pot: PotSettings) -> dict[
         "classifier": lambda: maps,
         "prototype": lambda: maps.prototype_cams(pot),
         "pot": lambda: maps.transport(pot),
+        "fused": lambda: maps.fused(pot),
     }
     return {kind: makers[kind]() for kind in kinds}
 

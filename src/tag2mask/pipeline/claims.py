@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tag2mask.clip.words import read_words
 from tag2mask.data.photos import PhotoSet
 from tag2mask.pipeline.config import Config, absolute, plain
 
@@ -19,6 +20,9 @@ def stage_settings(name: str, config: Config, photos: PhotoSet) -> dict[str, Any
     """
     config = absolute(config)  # as config.yaml has it: a path means the same from any folder
     pot = plain(config.pot)
+    external = {"external": plain(config.external)} if config.external.used else {}
+    if name == "seeds":
+        return {"classes": list(photos.classes), "seeds": _seed_settings(config, photos)}
     if name == "train":
         train = {key: value for key, value in plain(config.train).items() if key not in _WITHOUT_EFFECT}
         return {
@@ -29,8 +33,17 @@ def stage_settings(name: str, config: Config, photos: PhotoSet) -> dict[str, Any
             "network": plain(config.network),
             "pot": pot if config.train.consistency_weight else {},
             "train": train,
-        }
+        } | external
     if name == "cams":
         cams = {key: value for key, value in plain(config.cams).items() if key != "batch_size"}
-        return {"cams": cams, "pot": pot}
+        return {"cams": cams, "pot": pot} | external
     return {name: plain(getattr(config, name))}
+
+
+def _seed_settings(config: Config, photos: PhotoSet) -> dict[str, Any]:
+    """Those of base CAMs: of imported ones where they come from, of CLIP's all that changes them."""
+    if config.seeds.from_npy is not None:
+        return {"from_npy": str(config.seeds.from_npy)}
+    words = read_words(config.seeds.words, photos.classes)
+    kept = {key: value for key, value in plain(config.seeds).items() if key not in ("batch_size", "from_npy", "words")}
+    return kept | {"template": words.template, "prompts": list(words.prompts), "background": list(words.background)}

@@ -7,17 +7,20 @@ from typing import Any, Literal
 
 import yaml
 
+from tag2mask.clip.settings import SeedSettings
 from tag2mask.data.settings import DataSettings
 from tag2mask.errors import UsageError
 from tag2mask.evaluate.sweep import DEFAULT_THRESHOLDS
 from tag2mask.networks.settings import NetworkSettings
 from tag2mask.pot import PotSettings
+from tag2mask.pot.external import ExternalSettings
 from tag2mask.report.settings import ReportSettings
 from tag2mask.scenes.settings import SceneSettings
 from tag2mask.training.settings import TrainSettings
 
-CamKind = Literal["classifier", "prototype", "pot"]
-CAM_KINDS: tuple[CamKind, ...] = ("classifier", "prototype", "pot")
+CamKind = Literal["classifier", "prototype", "pot", "fused"]
+CAM_KINDS: tuple[CamKind, ...] = ("classifier", "prototype", "pot", "fused")
+USUAL_KINDS: tuple[CamKind, ...] = ("classifier", "prototype", "pot")
 
 
 @dataclass
@@ -25,8 +28,8 @@ class CamSettings:
     """How CAMs are made from the network.
 
     Attributes:
-        kinds: which CAMs, of `classifier`, `prototype` (single prototype) and `pot`; all come from the same forward
-            passes.
+        kinds: which CAMs, of `classifier`, `prototype` (single prototype), `pot`, and `fused`, which needs base CAMs
+            from outside; all come from the same forward passes.
         scales: image sizes, as multiples of scale 1.
         flip: average with the mirrored image.
         long_side: longer side of the image at scale 1, in pixels; null keeps the photograph's own size.
@@ -34,7 +37,7 @@ class CamSettings:
         precision: of the network, `fp32` or `bf16` (autocast), which is faster where the processor has it.
     """
 
-    kinds: list[CamKind] = field(default_factory=lambda: list(CAM_KINDS))
+    kinds: list[CamKind] = field(default_factory=lambda: list(USUAL_KINDS))
     scales: list[float] = field(default_factory=lambda: [1.0, 0.5, 1.5, 2.0])
     flip: bool = True
     long_side: int | None = None
@@ -122,10 +125,13 @@ class Config:
         seed: of every draw.
         workers: processes or threads that read photographs; null leaves one core to the network.
         limit: only the first so many photographs of the split; null takes all.
-        shard: `i/n` takes every n-th batch of photographs from the i-th on, counted from 1, in `cams` and `refine`.
+        shard: `i/n` takes every n-th batch of photographs from the i-th on, counted from 1, in `seeds`, `cams` and
+            `refine`.
         data: the photographs.
+        seeds: base CAMs from CLIP.
         network: the network.
         pot: the method.
+        external: what base CAMs of `seeds` are used for.
         train: training.
         cams: CAMs.
         refine: masks.
@@ -141,8 +147,10 @@ class Config:
     limit: int | None = None
     shard: str | None = None
     data: DataSettings = field(default_factory=DataSettings)
+    seeds: SeedSettings = field(default_factory=SeedSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
     pot: PotSettings = field(default_factory=PotSettings)
+    external: ExternalSettings = field(default_factory=ExternalSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     cams: CamSettings = field(default_factory=CamSettings)
     refine: RefineSettings = field(default_factory=RefineSettings)
@@ -206,7 +214,13 @@ def absolute(config: Config) -> Config:
         backbone=_anchored_name(config.network.backbone) or "",
         weights=_anchored_name(config.network.weights) or "",
     )
-    return replace(config, out=anchored(config.out), data=data, network=network)
+    seeds = replace(
+        config.seeds,
+        model=_anchored_name(config.seeds.model) or "",
+        words=_anchored_name(config.seeds.words),
+        from_npy=anchored(config.seeds.from_npy),
+    )
+    return replace(config, out=anchored(config.out), data=data, network=network, seeds=seeds)
 
 
 def _anchored_name(value: str | None) -> str | None:

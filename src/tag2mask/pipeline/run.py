@@ -6,18 +6,21 @@ from rich.console import Console
 
 from tag2mask.data.photos import PhotoSet
 from tag2mask.errors import first_five
+from tag2mask.pipeline.base_cams import seed_path
 from tag2mask.pipeline.cams import cams
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.evaluate import WHOLE, evaluate, with_truth
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.refine import refine
 from tag2mask.pipeline.report import report
-from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.run_folder import STAGES, RunFolder
+from tag2mask.pipeline.seeds import seeds
 from tag2mask.pipeline.train import NETWORK, photographs, train
 
 Stage = Callable[[Config, RunFolder, Console], StageResult]
 
 STAGE_FUNCTIONS: dict[str, Stage] = {
+    "seeds": seeds,
     "train": train,
     "cams": cams,
     "refine": refine,
@@ -27,6 +30,11 @@ STAGE_FUNCTIONS: dict[str, Stage] = {
 """The stages in order, by name."""
 
 
+def stages_of(config: Config) -> list[str]:
+    """The stages that `run` does: `seeds` only where something reads them."""
+    return [name for name in STAGES if name != "seeds" or config.external.used]
+
+
 def plan(config: Config, run: RunFolder, stages: Sequence[str]) -> list[str]:
     """What each stage would do now, a sentence each; nothing is written."""
     photos = photographs(config)
@@ -34,6 +42,12 @@ def plan(config: Config, run: RunFolder, stages: Sequence[str]) -> list[str]:
     for name in stages:
         lines.append(f"{name}: {_PLANS[name](config, run, photos)}")
     return lines
+
+
+def _plan_seeds(config: Config, run: RunFolder, photos: PhotoSet) -> str:
+    lacking = sum(not seed_path(run, photo).is_file() for photo in photos.photos)
+    source = f"the files in {config.seeds.from_npy}" if config.seeds.from_npy else config.seeds.model
+    return f"{lacking} base CAMs to take from {source}"
 
 
 def _plan_train(config: Config, run: RunFolder, photos: PhotoSet) -> str:
@@ -65,6 +79,7 @@ def _plan_report(config: Config, run: RunFolder, photos: PhotoSet) -> str:
 
 
 _PLANS: dict[str, Callable[[Config, RunFolder, PhotoSet], str]] = {
+    "seeds": _plan_seeds,
     "train": _plan_train,
     "cams": _plan_cams,
     "refine": _plan_refine,

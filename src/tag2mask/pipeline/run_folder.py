@@ -4,7 +4,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from shutil import rmtree
@@ -28,6 +28,7 @@ class StageFiles:
         outputs: relative to the run folder; deleted by a restart.
         reads: the stages whose outputs it reads.
         version: raised by hand whenever the same settings would give other files.
+        reads_for: inputs that are read only where the settings have a section: {stage: section}.
         remade: the stage is cheap and makes its files anew each time, so that they cannot be stale.
     """
 
@@ -36,29 +37,22 @@ class StageFiles:
     outputs: tuple[str, ...]
     reads: tuple[str, ...]
     version: int = 1
+    reads_for: Mapping[str, str] = field(default_factory=dict)
     remade: bool = False
 
 
 STAGES = {
     stage.name: stage
     for stage in (
-        StageFiles("train", "train", ("train",), (), version=2),
-        StageFiles("cams", "cams", ("cams",), ("train",), version=2),
+        StageFiles("seeds", "seeds", ("seeds",), ()),
+        StageFiles("train", "train", ("train",), (), version=2, reads_for={"seeds": "external"}),
+        StageFiles("cams", "cams", ("cams",), ("train",), version=2, reads_for={"seeds": "external"}),
         StageFiles("refine", "refine", ("refine", "masks"), ("cams",)),
         StageFiles("evaluate", ".", ("metrics.json",), ("cams", "refine"), remade=True),
         StageFiles("report", ".", ("report.html",), ("train", "cams", "refine", "evaluate"), remade=True),
     )
 }
 """The stages in the order in which `run` does them."""
-
-
-def with_readers(name: str) -> list[str]:
-    """A stage and every stage that reads its outputs, directly or not, in order."""
-    found = [name]
-    for stage in STAGES.values():
-        if any(read in found for read in stage.reads):
-            found.append(stage.name)
-    return found
 
 
 class RunFolder:
@@ -77,6 +71,19 @@ class RunFolder:
         """The recorded fingerprint of a stage; None if it never began."""
         path = self._record(name)
         return str(read_json(path)["fingerprint"]) if path.is_file() else None
+
+    def with_readers(self, name: str) -> list[str]:
+        """A stage and every stage that reads its outputs, directly or not, in order.
+
+        Inputs that only some settings read count where the stage has read them here.
+        """
+        found = [name]
+        for stage in STAGES.values():
+            path = self._record(stage.name)
+            recorded = read_json(path).get("inputs", {}) if stage.reads_for and path.is_file() else {}
+            if any(read in found for read in (*stage.reads, *recorded)):
+                found.append(stage.name)
+        return found
 
     def check(self, name: str, settings: Mapping[str, Any], *, anew: bool = False) -> None:
         """Find out whether a stage may work here with these settings; nothing is written.
@@ -124,7 +131,10 @@ class RunFolder:
             "stage": name,
             "version": stage.version,
             "settings": _flat(settings),
-            "inputs": {read: self.fingerprint(read) for read in stage.reads},
+            "inputs": {
+                read: self.fingerprint(read)
+                for read in (*stage.reads, *(read for read, section in stage.reads_for.items() if section in settings))
+            },
         }
 
     def _refuse(self, name: str, differences: list[str]) -> None:

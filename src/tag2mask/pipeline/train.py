@@ -12,6 +12,7 @@ from tag2mask.data.training_set import TrainingSet
 from tag2mask.errors import UsageError, first_five
 from tag2mask.networks.checkpoint import load_network, save_network
 from tag2mask.networks.pot_network import build_network
+from tag2mask.pipeline.base_cams import require_seeds
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult, progress_bar
@@ -61,6 +62,9 @@ def train(config: Config, run: RunFolder, console: Console) -> StageResult:
         run.claim("train", settings)
         load_network(target, classes=photos.classes)
         return StageResult("train", skipped=1)
+    result = StageResult("train", done=1)
+    if config.external.used:
+        require_seeds(run, photos, result)
     network = build_network(config.network, photos.classes, seed=config.seed)
     run.claim("train", settings)
     run.record_environment(config.seed)
@@ -70,6 +74,8 @@ def train(config: Config, run: RunFolder, console: Console) -> StageResult:
         seed=config.seed,
         pixel_limit=config.data.pixel_limit,
         fill=network.backbone.mean,
+        external=run / "seeds" if config.external.used else None,
+        stride=network.stride,
     )
     total = config.train.total_steps(len(photos.photos))
     with progress_bar(console, "train", total) as advance:
@@ -82,6 +88,7 @@ def train(config: Config, run: RunFolder, console: Console) -> StageResult:
             views,
             config.train,
             config.pot,
+            external=config.external if config.external.used else None,
             folder=run / "train",
             seed=config.seed,
             device=config.device,
@@ -89,7 +96,7 @@ def train(config: Config, run: RunFolder, console: Console) -> StageResult:
             on_step=on_step,
         )
     save_network(target, network)
-    result = StageResult("train", done=1, failed=trained.unreadable)
+    result.failed = trained.unreadable
     if untagged:
         result.notes.append(
             f"{len(untagged)} photographs without tags served as examples of no class: {first_five(untagged)}"

@@ -12,6 +12,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from tag2mask.cam_files import CamFileError
 from tag2mask.data.images import ImageError
 from tag2mask.data.training_set import TrainingSet
 from tag2mask.device import resolve_device
@@ -19,6 +20,7 @@ from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.memory import channels_last, release_memory, retained_memory
 from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.pot import PotSettings
+from tag2mask.pot.external import ExternalSettings
 from tag2mask.training.objective import Losses, objective
 from tag2mask.training.order import DrawOrder
 from tag2mask.training.settings import TrainSettings
@@ -56,7 +58,7 @@ class _Readable(Dataset[dict[str, Any]]):
             number = (index + offset) % len(self.photographs)
             try:
                 return {**self.photographs[draw, number], "failed": failed}
-            except ImageError as error:
+            except (ImageError, CamFileError) as error:
                 failed[self.photographs.photos.photos[number].id] = str(error)
         return {"failed": failed}  # raised by the parent: an exception from a worker process carries a traceback
 
@@ -67,6 +69,7 @@ def train_network(
     settings: TrainSettings,
     pot: PotSettings,
     *,
+    external: ExternalSettings | None = None,
     folder: Path,
     seed: int,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -83,6 +86,7 @@ def train_network(
         photographs: the training set.
         settings: of training.
         pot: of POT; the thresholds for a single scale are used.
+        external: what base CAMs from outside are used for, where the training set has such.
         folder: where state.pt and log.jsonl are kept.
         seed: of all draws.
         device: `auto` takes the GPU if there is one.
@@ -115,7 +119,7 @@ def train_network(
                 raise Tag2maskError("not one photograph of the training set can be read; `tag2mask check` lists why")
             # Layers that draw (dropout, stochastic depth) draw from a state that depends on the step alone.
             torch.manual_seed((seed << 32) + step)
-            losses = _step(network, optimizer, accelerator, batch, settings, pot, step / total)
+            losses = _step(network, optimizer, accelerator, batch, settings, (pot, external), step / total)
             step += 1
             meter.add(losses)
             last = step == total
@@ -194,7 +198,9 @@ def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Stack what the network needs, gather what failed."""
     usable = [sample for sample in samples if "image" in sample]
     batch: dict[str, Any] = {
-        name: torch.stack([sample[name] for sample in usable]) for name in ("image", "valid", "tags") if usable
+        name: torch.stack([sample[name] for sample in usable])
+        for name in ("image", "valid", "tags", "external")
+        if usable and name in usable[0]
     }
     batch["failed"] = {name: reason for sample in samples for name, reason in sample["failed"].items()}
     return batch
@@ -213,7 +219,7 @@ def _step(
     accelerator: Accelerator,
     batch: Mapping[str, Any],
     settings: TrainSettings,
-    pot: PotSettings,
+    method: tuple[PotSettings, ExternalSettings | None],
     progress: float,
 ) -> Losses:
     """One optimiser step at ``progress`` in [0, 1)."""
@@ -222,7 +228,11 @@ def _step(
     image, valid, tags = (batch[name].to(accelerator.device, non_blocking=True) for name in ("image", "valid", "tags"))
     output = network(image.contiguous(memory_format=torch.channels_last), valid)
     stride = accelerator.unwrap_model(network).stride
-    losses = objective(output, tags.bool(), valid, settings, pot, stride=stride, progress=progress)
+    outside = batch["external"].to(accelerator.device).float() if "external" in batch else None
+    pot, use = method
+    losses = objective(
+        output, tags.bool(), valid, settings, pot, stride=stride, progress=progress, external=outside, use=use
+    )
     optimizer.zero_grad(set_to_none=True)
     accelerator.backward(losses.total)
     if settings.clip is not None:

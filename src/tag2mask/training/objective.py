@@ -1,4 +1,7 @@
-"""What training minimises: L = λ_cls · multi-label soft margin + λ_ot · L_otcon. Source: docs/method.md, "Loss"."""
+"""What training minimises: L = λ_cls · multi-label soft margin + λ_ot · L_otcon + λ_ext · L_ext.
+
+Source: docs/method.md, "Loss", and docs/seeds.md for L_ext.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,16 +12,18 @@ from torch.nn import functional as F
 from tag2mask.networks.grids import photograph_cells
 from tag2mask.networks.pot_network import PotOutput
 from tag2mask.pot import PotSettings, consistency_loss, normalised_cams, transport_cams
+from tag2mask.pot.external import ExternalSettings, base_cams, external_loss, external_target, suppressed
 from tag2mask.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)
 class Losses:
-    """The loss of a batch and its parts, scalars; ``consistency`` is None while it is left out."""
+    """The loss of a batch and its parts, scalars; ``consistency`` and ``external`` are None while they are left out."""
 
     total: Tensor
     classification: Tensor
     consistency: Tensor | None
+    external: Tensor | None = None
 
     def detached(self) -> Iterator[tuple[str, Tensor]]:
         """Name and value of each part, without gradient."""
@@ -26,6 +31,8 @@ class Losses:
         yield "classification", self.classification.detach()
         if self.consistency is not None:
             yield "consistency", self.consistency.detach()
+        if self.external is not None:
+            yield "external", self.external.detach()
 
 
 def objective(
@@ -37,6 +44,8 @@ def objective(
     *,
     stride: int,
     progress: float,
+    external: Tensor | None = None,
+    use: ExternalSettings | None = None,
 ) -> Losses:
     """The loss of one batch.
 
@@ -48,18 +57,33 @@ def objective(
         pot: of POT, with thresholds for several scales; those for one scale are taken.
         stride: pixels a cell of the output.
         progress: share of the steps already done, in [0, 1).
+        external: (N, C, h, w) in [0, 1], base CAMs from outside, moved as the images were; None without any.
+        use: what those are used for; needed with ``external``.
 
     Returns:
         the losses, each a mean over images.
     """
     classification = F.multilabel_soft_margin_loss(output.logits.float(), tags.float())
     total = settings.classification_weight * classification
-    if settings.consistency_weight == 0 or progress < settings.consistency_start:
+    teaches = external is not None and use is not None and use.consistency_weight > 0
+    if (settings.consistency_weight == 0 and not teaches) or progress < settings.consistency_start:
         return Losses(total, classification, None)
     cells = photograph_cells(valid, (output.cams.shape[2], output.cams.shape[3]), stride=stride)
     cams = normalised_cams(output.cams.float(), tags, cells)
+    base = cams.detach()
+    if external is not None and use is not None:
+        base = base_cams(base, external, tags, use, cells)
     # Where POT only teaches, nothing behind its features needs a gradient, and leaving it out saves the backward pass.
     features = output.features.detach() if settings.stop_gradient == "pot" else output.features
-    result = transport_cams(features, cams.detach(), tags, pot.one_scale(), valid=cells)
-    consistency = consistency_loss(cams, tags, result, adaptive=settings.adaptive, stop_gradient=settings.stop_gradient)
-    return Losses(total + settings.consistency_weight * consistency, classification, consistency)
+    result = transport_cams(features, base, tags, pot.one_scale(), valid=cells)
+    if external is not None and use is not None:
+        result = suppressed(result, external, use)
+    consistency = outside = None
+    if settings.consistency_weight:
+        stop = settings.stop_gradient
+        consistency = consistency_loss(cams, tags, result, adaptive=settings.adaptive, stop_gradient=stop)
+        total = total + settings.consistency_weight * consistency
+    if external is not None and use is not None and teaches:
+        outside = external_loss(cams, tags, external_target(result, external, use), result)
+        total = total + use.consistency_weight * outside
+    return Losses(total, classification, consistency, outside)

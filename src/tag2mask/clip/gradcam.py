@@ -1,0 +1,170 @@
+"""Softmax Grad-CAM at the first norm of CLIP's last block, for all classes of all photographs of a batch at once.
+
+The map of class k is ReLU(Σ_c w_c a_c), with a the output of that norm at the patches and w the mean over patches of
+∂s_k/∂a, where s_k is the softmax probability of the class among the present classes and the background words
+(docs/seeds.md; CLIP-ES). Three facts make it cheap, and keep it exact:
+
+- Only the direction of ∂s_k matters, since maps are divided by their range. It is t_k minus the softmax mean of its
+  rivals' texts: the factor s_k (1 − s_k), which vanishes when the model is sure, never has to be formed.
+- w is linear in that direction, so one forward pass of the block serves all classes.
+- w is a mean over patches, and the mean of a gradient through attention needs one product with the attention matrix
+  instead of four: sums over queries and keys are taken before the projections, not after.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tag2mask.clip.model import Clip, Patches, attention_weights, images_at_once
+
+_LARGEST_CHUNK = 1 << 26
+"""Numbers that the widest intermediate of a chunk of maps may have."""
+
+
+@dataclass(frozen=True)
+class GradCams:
+    """Grad-CAMs of a batch; P pairs of a photograph and one of its classes, in order of photograph, then class.
+
+    Attributes:
+        image: (P,) int64, the photograph of each pair.
+        label: (P,) int64, the class, from 0.
+        maps: (P, n) float32, not negative, not normalised; 0 in padding.
+        probability: (P,) of the class among the present classes and the background words.
+        attention: (B, n, n) float32, the block's attention averaged over heads, without class token; 0 in padding.
+    """
+
+    image: Tensor
+    label: Tensor
+    maps: Tensor
+    probability: Tensor
+    attention: Tensor
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What the backward pass needs of the forward pass of the block; B photographs, H heads, d channels a head."""
+
+    normed: Tensor  # (B, 1 + n, D), the output of the first norm
+    query: Tensor  # (B, H, 1 + n, d)
+    key: Tensor
+    value: Tensor
+    weights: Tensor  # (B, H, 1 + n, 1 + n)
+    gathered: Tensor  # (B, H, n, d), of the patches
+    middle: Tensor  # (B, n, D), patches after attention
+    hidden: Tensor  # (B, n, 4D), before the activation
+    out: Tensor  # (B, n, D), patches after the block
+
+
+@torch.no_grad()
+def softmax_gradcams(
+    clip: Clip, patches: Patches, tokens: Tensor, texts: Tensor, rivals: Tensor, tags: Tensor
+) -> GradCams:
+    """The maps of all present classes.
+
+    Args:
+        clip: the model.
+        patches: of the batch, for what is padding.
+        tokens: (B, 1 + n, D), input of the last block.
+        texts: (C, E) float32, unit length, of the classes.
+        rivals: (G, E), of the background words; G may be 0.
+        tags: (B, C) bool.
+    """
+    block = clip.blocks[-1]
+    state = _forward(clip, block, tokens, patches.key_bias)
+    share = patches.valid / patches.valid.sum(1, keepdim=True)  # (B, n)
+    pooled = (clip.model.vision_model.post_layernorm(state.out) * share[..., None].to(tokens.dtype)).sum(1)  # (B, D)
+    feature = clip.model.visual_projection(pooled).float()  # (B, E)
+    image, label = tags.nonzero(as_tuple=True)
+    direction, probability = _directions(feature, texts, rivals, tags, image, label, clip.logit_scale)
+    gradient = direction @ clip.model.visual_projection.weight.float()  # (P, D), at the mean of the normed patches
+    maps = torch.zeros(len(image), patches.valid.shape[1], device=tokens.device)
+    widest = state.hidden[0].numel() + state.weights[0].numel()
+    step = max(1, _LARGEST_CHUNK // widest)
+    for start in range(0, len(image), step):
+        part = slice(start, start + step)
+        weight = _mean_gradient(clip, block, state, patches.valid, image[part], F.normalize(gradient[part], dim=1))
+        own = state.normed[image[part], 1:].float()  # (p, n, D)
+        maps[part] = (own @ weight[:, :, None])[..., 0].relu()
+    attention = state.weights[:, :, 1:, 1:].mean(1, dtype=torch.float32) * patches.valid[:, :, None]
+    return GradCams(image, label, maps * patches.valid[image], probability, attention)
+
+
+def _forward(clip: Clip, block: Any, tokens: Tensor, bias: Tensor | None) -> _Pass:
+    """The last block, kept in pieces; the class token's own output is not wanted."""
+    normed = block.layer_norm1(tokens)
+    query, key, value = clip.heads(block, normed)
+    weights = query.new_empty(*query.shape[:3], query.shape[2])
+    step = images_at_once(query)
+    for start in range(0, len(query), step):
+        part = slice(start, start + step)
+        weights[part] = attention_weights(query[part], key[part], None if bias is None else bias[part])
+    gathered = (weights @ value)[:, :, 1:]
+    middle = tokens[:, 1:] + block.self_attn.out_proj(gathered.transpose(1, 2).flatten(2))
+    hidden = block.mlp.fc1(block.layer_norm2(middle))
+    out = middle + block.mlp.fc2(block.mlp.activation_fn(hidden))
+    return _Pass(normed, query, key, value, weights, gathered, middle, hidden, out)
+
+
+def _directions(
+    feature: Tensor, texts: Tensor, rivals: Tensor, tags: Tensor, image: Tensor, label: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Where each pair's probability grows fastest, up to a positive factor: (P, E); and the probability: (P,)."""
+    unit = F.normalize(feature, dim=1)
+    everything = torch.cat([texts, rivals])  # (C + G, E)
+    competes = torch.cat([tags, tags.new_ones(len(tags), len(rivals))], 1)
+    logits = (scale * unit @ everything.T).masked_fill(~competes, -torch.inf)[image]  # (P, C + G)
+    probability = logits.softmax(1).gather(1, label[:, None])[:, 0]
+    others = logits.scatter(1, label[:, None], -torch.inf)
+    # A class without any rival has a probability of 1 whatever the photograph; its own text is the direction then.
+    share = others.softmax(1).nan_to_num(0.0)
+    direction = texts[label] - share @ everything
+    seen = unit[image]
+    return direction - (direction * seen).sum(1, keepdim=True) * seen, probability
+
+
+def _mean_gradient(clip: Clip, block: Any, state: _Pass, valid: Tensor, image: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient at the first norm, summed over patches: (p, D) float32; from that at every normed output, (p, D)."""
+    dtype = state.out.dtype
+    inside = valid[image][..., None]  # (p, n, 1)
+    above = (
+        _through_norm(clip.model.vision_model.post_layernorm, state.out[image], gradient.to(dtype)[:, None]) * inside
+    )
+    through = (above @ block.mlp.fc2.weight) * _slope(block.mlp.activation_fn, state.hidden)[image]
+    at_middle = above + _through_norm(block.layer_norm2, state.middle[image], through @ block.mlp.fc1.weight)
+    heads, width = state.query.shape[1], state.query.shape[3]
+    back = (at_middle @ block.self_attn.out_proj.weight).view(*at_middle.shape[:2], heads, width).transpose(1, 2)
+    weights = state.weights[image][:, :, 1:]  # (p, H, n, 1 + n), patches ask, all answer
+    value, key, query = state.value[image], state.key[image], state.query[image][:, :, 1:]
+    level = (back * state.gathered[image]).sum(3, keepdim=True)  # (p, H, n, 1), Σ_j A_ij ∂A_ij
+    at_value = weights.transpose(2, 3) @ torch.cat([back, level], 3)  # (p, H, 1 + n, d + 1)
+    # ∂S = A (∂A − level): its sum over patches that ask, and, rows of a softmax summing to 0, minus what the class
+    # token answers for the sum over patches that answer.
+    asked = (at_value[..., :-1] * value).sum(3, keepdim=True) - at_value[..., -1:]  # (p, H, 1 + n, 1)
+    answered = -weights[..., :1] * ((back * value[:, :, :1]).sum(3, keepdim=True) - level)  # (p, H, n, 1)
+    sums = [
+        (width**-0.5 * (asked * key).sum(2), block.self_attn.q_proj),
+        (width**-0.5 * (answered * query).sum(2), block.self_attn.k_proj),
+        (at_value[:, :, 1:, :-1].sum(2), block.self_attn.v_proj),
+    ]
+    return torch.stack([part.flatten(1).float() @ projection.weight.float() for part, projection in sums]).sum(0)
+
+
+def _through_norm(norm: torch.nn.LayerNorm, x: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient at the input ``x`` of a layer norm, for one at its output; in float32, then as it came."""
+    wide = x.float()
+    centred = wide - wide.mean(-1, keepdim=True)
+    inverse = (centred.square().mean(-1, keepdim=True) + norm.eps).rsqrt()
+    unit, scaled = centred * inverse, gradient.float() * norm.weight.float()
+    inner = scaled - scaled.mean(-1, keepdim=True) - unit * (scaled * unit).mean(-1, keepdim=True)
+    return (inner * inverse).to(x.dtype)
+
+
+def _slope(activation: Any, x: Tensor) -> Tensor:
+    """The derivative of an activation, whichever it is, at ``x``."""
+    with torch.enable_grad():
+        at = x.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(activation(at).sum(), at)
+    return slope

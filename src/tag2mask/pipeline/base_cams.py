@@ -1,0 +1,54 @@
+"""Base CAMs from outside as the stages read them: where they are, and what stands in where there is none."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tag2mask.cam_files import read_cam
+from tag2mask.data.photos import Photo, PhotoSet
+from tag2mask.errors import UsageError, first_five
+from tag2mask.pipeline.progress import StageResult
+from tag2mask.pipeline.run_folder import RunFolder
+
+
+def seed_path(run: RunFolder, photo: Photo) -> Path:
+    """Where the base CAM of a photograph is."""
+    return run / f"seeds/{photo.id}.npz"
+
+
+def external_maps(run: RunFolder, photos: Sequence[Photo], classes: int, grid: tuple[int, int]) -> Tensor:
+    """Base CAMs of a batch on a common grid, (N, C, h, w) in [0, 1]; 0 where there is none.
+
+    Raises:
+        CamFileError: a file is damaged.
+    """
+    maps = torch.zeros(len(photos), classes, *grid)
+    for own, photo in zip(maps, photos, strict=True):
+        path = seed_path(run, photo)
+        cam = read_cam(path) if path.is_file() else None
+        if cam is None or not len(cam.ids):
+            continue
+        resized = F.interpolate(torch.from_numpy(cam.cams).float()[None], grid, mode="bilinear", antialias=True)[0]
+        for class_id, values in zip(cam.ids.tolist(), resized, strict=True):
+            if class_id in photo.tags:
+                own[class_id - 1] = values.clamp(0, 1)
+    return maps
+
+
+def require_seeds(run: RunFolder, photos: PhotoSet, result: StageResult) -> None:
+    """Note the photographs that have no base CAM, whose place the classifier's takes.
+
+    Raises:
+        UsageError: there are none at all.
+    """
+    lacking = [photo.id for photo in photos.photos if not seed_path(run, photo).is_file()]
+    if len(lacking) == len(photos.photos):
+        raise UsageError(
+            f"{run / 'seeds'} holds no base CAM of these photographs, and `external` asks for them; run "
+            "`tag2mask seeds` with the same --out first"
+        )
+    if lacking:
+        result.notes.append(f"{len(lacking)} photographs have no base CAM from outside: {first_five(lacking)}")

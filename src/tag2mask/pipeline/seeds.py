@@ -1,0 +1,247 @@
+"""The stage `seeds`: base CAMs from CLIP, or from CLIP-ES's files, and their export."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+from torch.nn import functional as F
+
+from tag2mask.cam_files import CamFile, full_resolution, read_cam, read_ids, write_cam
+from tag2mask.clip.cams import clip_cams
+from tag2mask.clip.model import Clip, Precision, load_clip
+from tag2mask.clip.npy_files import NpyCams, read_npy_cams, write_npy_cams
+from tag2mask.clip.words import read_words
+from tag2mask.data.images import ImageError, image_size, read_image
+from tag2mask.data.photos import Photo, PhotoSet
+from tag2mask.device import resolve_device
+from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.pipeline.base_cams import require_seeds, seed_path
+from tag2mask.pipeline.claims import stage_settings
+from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.progress import StageResult, progress_bar
+from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.train import photographs, reading_workers
+
+GRID_CELL = 16
+"""Pixels a cell of the grid that imported maps are reduced to: CLIP-ES's own."""
+
+_AHEAD = 2
+_MOST_PADDING = 1.25
+"""A batch's longest sequence may be so many times its shortest."""
+
+
+def seeds(config: Config, run: RunFolder, console: Console) -> StageResult:
+    """Make, or import, the base CAMs that are missing, or whose photograph has other tags by now.
+
+    Raises:
+        UsageError: the settings are wrong, or the folder holds base CAMs of other settings.
+        Tag2maskError: CLIP could not be loaded.
+    """
+    photos = photographs(config)
+    if config.seeds.from_npy is not None:
+        return _imported(config, run, photos, console)
+    return _made(config, run, photos, console)
+
+
+def export_npy(config: Config, run: RunFolder, console: Console, *, folder: Path) -> StageResult:
+    """Write base CAMs as CLIP-ES's files, ID.npy: maps at full size for other tools, and those on the grid beside them.
+
+    Raises:
+        UsageError: there are no base CAMs.
+    """
+    photos = photographs(config)
+    require_seeds(run, photos, result := StageResult("export"))
+    with progress_bar(console, "export", len(photos.photos)) as advance:
+        for done, photo in enumerate(photos.photos, start=1):
+            try:
+                if seed_path(run, photo).is_file():
+                    cam = read_cam(seed_path(run, photo))
+                    full = full_resolution(cam).astype(np.float16)
+                    write_npy_cams(folder / f"{photo.id}.npy", NpyCams(cam.ids.astype(np.int64) - 1, full, cam.cams))
+                    result.done += 1
+            except Tag2maskError as error:
+                result.failed[photo.id] = str(error)
+            advance(done)
+    return result
+
+
+def _made(config: Config, run: RunFolder, photos: PhotoSet, console: Console) -> StageResult:
+    """Base CAMs by CLIP."""
+    settings, result = config.seeds, StageResult("seeds")
+    words = read_words(settings.words, photos.classes)
+    run.check("seeds", stage_settings("seeds", config, photos))
+    clip = load_clip(settings.model, notify=lambda text: console.print(text, highlight=False))
+    device = resolve_device(config.device)
+    features = clip.to(device).text_features(words.sentences())
+    run.claim("seeds", stage_settings("seeds", config, photos))
+    clip.precision(_precision(settings.precision, device))
+    texts, rivals = features[: len(photos.classes)], features[len(photos.classes) :]
+    result.notes += words.notices
+    batches = list(_batches(clip, photos.photos, config, result))
+    wanted = {photo.id for batch in batches for photo in batch if read_ids(seed_path(run, photo)) != photo.tags}
+    todo = [batch for batch in batches if any(photo.id in wanted for photo in batch)]
+    result.skipped = sum(map(len, batches)) - len(wanted)
+    with progress_bar(console, "seeds", len(wanted)) as advance:
+        for batch in _prepared(clip, todo, config, result):
+            tags = torch.from_numpy(photos.tag_matrix([item.photo for item in batch]))
+            found = clip_cams(
+                clip,
+                [item.image for item in batch],
+                tags,
+                texts,
+                rivals,
+                box_threshold=settings.box_threshold,
+                boxes=settings.boxes,
+            )
+            for item, own in zip(batch, found, strict=True):
+                if item.photo.id in wanted:
+                    ids = np.array(own.labels, dtype=np.int32) + 1
+                    write_cam(seed_path(run, item.photo), CamFile(ids, own.cams.numpy(), item.size))
+                    result.done += 1
+            advance(result.done)
+    return result
+
+
+def _imported(config: Config, run: RunFolder, photos: PhotoSet, console: Console) -> StageResult:
+    """Base CAMs from CLIP-ES's files."""
+    folder, result = config.seeds.from_npy, StageResult("seeds")
+    if folder is None or not folder.is_dir():
+        raise UsageError(f"seeds.from_npy: {folder} is no folder; name the one with CLIP-ES's files, ID.npy")
+    run.claim("seeds", stage_settings("seeds", config, photos))
+    number, shards = config.shard_of()
+    mine = photos.photos[number - 1 :: shards]
+    todo = [photo for photo in mine if not _is_imported(seed_path(run, photo), photo)]
+    result.skipped = len(mine) - len(todo)
+    losses: list[float] = []
+    untagged = unmapped = 0
+
+    def load(photo: Photo) -> tuple[CamFile, float | None, int] | Tag2maskError:
+        try:
+            size = image_size(photo.path, pixel_limit=config.data.pixel_limit)
+            return _reduced(read_npy_cams(folder / f"{photo.id}.npy", len(photos.classes), size), photo, size)
+        except Tag2maskError as error:
+            return error
+
+    with (
+        progress_bar(console, "seeds", len(todo)) as advance,
+        ThreadPoolExecutor(max(1, reading_workers(config))) as pool,
+    ):
+        for done, (photo, answer) in enumerate(zip(todo, pool.map(load, todo), strict=True), start=1):
+            if isinstance(answer, Tag2maskError):
+                result.failed[photo.id] = str(answer)
+            else:
+                cam, loss, left_out = answer
+                write_cam(seed_path(run, photo), cam)
+                untagged, unmapped = untagged + left_out, unmapped + len(photo.tags) - len(cam.ids)
+                losses += [] if loss is None else [loss]
+                result.done += 1
+            advance(done)
+    if losses:
+        result.notes.append(
+            f"{len(losses)} files hold maps at full size alone; on the grid of {GRID_CELL} pixels, enlarged again, "
+            f"they differ by {np.mean(losses):.4f} on average (at most {np.max(losses):.4f} for one photograph)"
+        )
+    if untagged:
+        result.notes.append(
+            f"{untagged} maps are of classes that their photograph is not tagged with, and are left out"
+        )
+    if unmapped:
+        result.notes.append(f"{unmapped} tags have no map; the classifier's CAM stands in for it")
+    return result
+
+
+def _is_imported(path: Path, photo: Photo) -> bool:
+    """Whether a file is there, whole, and of no class that the photograph has lost since."""
+    ids = read_ids(path)
+    return ids is not None and set(ids) <= set(photo.tags)
+
+
+def _reduced(found: NpyCams, photo: Photo, size: tuple[int, int]) -> tuple[CamFile, float | None, int]:
+    """A file's maps of the photograph's tags, on the grid; what the reduction loses; how many maps were left out."""
+    ids = found.classes + 1
+    own = [int(place) for place in np.argsort(ids) if ids[place] in photo.tags]
+    if found.grid is not None:
+        return CamFile(ids[own].astype(np.int32), found.grid[own], size), None, len(ids) - len(own)
+    grid = (-(-size[0] // GRID_CELL), -(-size[1] // GRID_CELL))
+    full = torch.from_numpy(found.full[own].astype(np.float32))[None]
+    reduced = F.interpolate(full, size=grid, mode="area")[0] if own else full.new_zeros(0, *grid)
+    cam = CamFile(ids[own].astype(np.int32), reduced.half().numpy(), size)
+    loss = float((torch.from_numpy(full_resolution(cam)) - full[0]).abs().mean()) if own else None
+    return cam, loss, len(ids) - len(own)
+
+
+def _precision(name: str, device: torch.device) -> Precision:
+    if name == "auto":
+        return "fp16" if device.type == "cuda" else "fp32"
+    return "bf16" if name == "bf16" else "fp16" if name == "fp16" else "fp32"
+
+
+def _batches(clip: Clip, photos: Sequence[Photo], config: Config, result: StageResult) -> Iterator[list[Photo]]:
+    """Batches of photographs with about as many patches, those of this shard; the same whatever is done already."""
+
+    def patches(photo: Photo) -> int | ImageError:
+        try:
+            rows, columns = clip.grid(
+                image_size(photo.path, pixel_limit=config.data.pixel_limit), config.seeds.longest_side
+            )
+        except ImageError as error:
+            return error
+        return rows * columns
+
+    counted: list[tuple[int, Photo]] = []
+    with ThreadPoolExecutor(max(1, reading_workers(config))) as pool:
+        for photo, answer in zip(photos, pool.map(patches, photos), strict=True):
+            if isinstance(answer, ImageError):
+                result.failed[photo.id] = str(answer)
+            else:
+                counted.append((answer, photo))
+    counted.sort(key=lambda pair: pair[0])
+    whole: list[list[Photo]] = []
+    least = 0
+    for count, photo in counted:
+        if not whole or len(whole[-1]) == config.seeds.batch_size or count > _MOST_PADDING * least:
+            whole.append([])
+            least = count
+        whole[-1].append(photo)
+    number, shards = config.shard_of()
+    yield from whole[number - 1 :: shards]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A photograph as CLIP sees it, and its size."""
+
+    photo: Photo
+    image: Tensor
+    size: tuple[int, int]
+
+
+def _prepared(clip: Clip, batches: list[list[Photo]], config: Config, result: StageResult) -> Iterator[list[_Prepared]]:
+    """The readable photographs of each batch; a few batches are read ahead."""
+
+    def prepare(photo: Photo) -> _Prepared | tuple[Photo, ImageError]:
+        try:
+            image = read_image(photo.path, pixel_limit=config.data.pixel_limit)
+        except ImageError as error:
+            return photo, error
+        return _Prepared(photo, clip.prepare(image, config.seeds.longest_side), (image.shape[0], image.shape[1]))
+
+    with ThreadPoolExecutor(max(1, reading_workers(config))) as pool:
+        ahead: deque[list[Future[_Prepared | tuple[Photo, ImageError]]]] = deque()
+        waiting = iter(batches)
+        while True:
+            while len(ahead) <= _AHEAD and (batch := next(waiting, None)) is not None:
+                ahead.append([pool.submit(prepare, photo) for photo in batch])
+            if not ahead:
+                return
+            answers = [future.result() for future in ahead.popleft()]
+            good = [answer for answer in answers if isinstance(answer, _Prepared)]
+            result.failed.update({answer[0].id: str(answer[1]) for answer in answers if isinstance(answer, tuple)})
+            if good:
+                yield good

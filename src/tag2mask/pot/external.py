@@ -1,0 +1,165 @@
+"""Base CAMs from outside (CLIP-ES or others) in POT: where the partition starts, what suppresses, what teaches."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tag2mask.errors import UsageError
+from tag2mask.pot.cams import TransportCams
+from tag2mask.pot.partition import NORM_EPSILON, normalised_cams, present_slots
+
+
+@dataclass
+class ExternalSettings:
+    """What base CAMs of the stage `seeds` are used for; the same in training and in inference.
+
+    Attributes:
+        base: the CAM that the partition starts from: the `classifier`'s, the `external` one, or their `mean`.
+        suppression: σ, how much of the external background is taken from POT's foreground; 0 leaves it out
+            (published: 0.5).
+        consistency_weight: λ_ext, of the loss between the classifier's CAM and the external target; 0 leaves it out.
+        background_subtraction: how much of its own background the target's foreground loses (published, in training).
+        contrast: c of the target, q ← ReLU((1 + c) q − c Σ q) over classes (published).
+        floor: below this multiple of its own mean over the photograph, the target is 0 (published, there over a row).
+        agreement: how much of POT's map is added to the target where both name the same class (published: 0.2 in
+            training, 0.3 in inference).
+    """
+
+    base: Literal["classifier", "external", "mean"] = "classifier"
+    suppression: float = 0.0
+    consistency_weight: float = 0.0
+    background_subtraction: float = 0.15
+    contrast: float = 0.2
+    floor: float = 0.5
+    agreement: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range, all at once."""
+        names = ("suppression", "consistency_weight", "background_subtraction", "contrast", "floor", "agreement")
+        problems = [f"{name} should not be negative" for name in names if getattr(self, name) < 0]
+        if self.base not in ("classifier", "external", "mean"):
+            problems.append(f"base should be 'classifier', 'external' or 'mean', received {self.base!r}")
+        if problems:
+            raise UsageError("settings of external CAMs: " + "; ".join(problems))
+
+    @property
+    def used(self) -> bool:
+        """Whether base CAMs are needed at all."""
+        return self.base != "classifier" or self.suppression > 0 or self.consistency_weight > 0
+
+
+def base_cams(cams: Tensor, external: Tensor, tags: Tensor, settings: ExternalSettings, valid: Tensor) -> Tensor:
+    """The CAMs that the partition starts from; a tag without an external map keeps the classifier's.
+
+    Args:
+        cams: (N, C, h, w) in [0, 1], the classifier's, as `normalised_cams` gives them.
+        external: (N, C, h, w) in [0, 1], 0 where there is none.
+        tags: (N, C) bool.
+        settings: which.
+        valid: (N, h, w) bool, False = padding.
+
+    Returns:
+        (N, C, h, w) in [0, 1], each tag's divided by its maximum + 1e-5.
+    Source: ours; the release starts from the classifier's.
+    """
+    if settings.base == "classifier":
+        return cams
+    known = external.detach().amax((2, 3), keepdim=True) > 0
+    mixed = external if settings.base == "external" else (cams + external) / 2
+    return torch.where(known, normalised_cams(mixed, tags, valid), cams)
+
+
+def suppressed(result: TransportCams, external: Tensor, settings: ExternalSettings) -> TransportCams:
+    """POT's CAMs less the external background: M_c ← ReLU(M_c − σ E₀) for tags, M₀ ← 1 − max_c M_c.
+
+    Args:
+        result: of POT.
+        external: (N, C, h, w) in [0, 1].
+        settings: σ. Images without any external map stay as they are.
+
+    Source: the release; REFERENCES name σ = 0.5.
+    """
+    if settings.suppression == 0:
+        return result
+    outside = _slots_of(external, result)
+    background = 1 - outside[:, 1:].amax(1, keepdim=True) if outside.shape[1] > 1 else torch.ones_like(outside[:, :1])
+    inside = result.slots.valid.view(len(result.maps), *result.maps.shape[2:])[:, None]
+    tags = (result.maps[:, 1:] - settings.suppression * background).relu() * inside
+    strongest = tags.amax(1, keepdim=True) if tags.shape[1] else torch.zeros_like(background)
+    known = outside.flatten(1).amax(1)[:, None, None, None] > 0
+    maps = torch.where(known, torch.cat([(1 - strongest) * inside, tags], 1), result.maps)
+    cams = torch.zeros_like(result.cams)
+    return replace(result, maps=maps, cams=cams.scatter_add(1, _places(result, maps), maps))
+
+
+@torch.no_grad()
+def external_target(result: TransportCams, external: Tensor, settings: ExternalSettings) -> Tensor:
+    """What the external CAM teaches, and the fused CAM: sharpened, without weak pixels, joined by POT where both agree.
+
+    E_c ← ReLU(E_c − β E₀), E₀ ← 1 − max_c E_c; q ← ReLU((1 + c) E − c Σ E), each divided by its maximum; 0 where below
+    `floor` times its mean; where q and POT have the same largest class, q + `agreement` · M; at most 1.
+
+    Args:
+        result: of POT, after `suppressed`.
+        external: (N, C, h, w) in [0, 1].
+        settings: β and the rest.
+
+    Returns:
+        (N, S, h, w) in [0, 1] by slot, background first; 0 in padding and unused slots.
+    Source: the release; its mean over a row, probably a slip, is one over the photograph here.
+    """
+    outside = _slots_of(external, result)
+    inside = result.slots.valid.view(len(result.maps), *result.maps.shape[2:])[:, None]
+    used = result.slots.used[:, :, None, None] & inside
+    zero = torch.zeros_like(outside[:, :1])
+    background = 1 - outside[:, 1:].amax(1, keepdim=True) if outside.shape[1] > 1 else 1 - zero
+    tags = (outside[:, 1:] - settings.background_subtraction * background).relu()
+    strongest = tags.amax(1, keepdim=True) if tags.shape[1] else zero
+    q = torch.cat([1 - strongest, tags], 1) * used
+    q = ((1 + settings.contrast) * q - settings.contrast * q.sum(1, keepdim=True)).relu()
+    q = q / (q.amax((2, 3), keepdim=True) + NORM_EPSILON)
+    mean = q.sum((2, 3), keepdim=True) / inside.sum((2, 3), keepdim=True).clamp_min(1)
+    q = q.masked_fill(q < settings.floor * mean, 0)
+    agree = q.argmax(1, keepdim=True) == result.maps.argmax(1, keepdim=True)
+    return ((q + settings.agreement * agree * result.maps.detach()) * used).clamp_max(1)
+
+
+def fused(result: TransportCams, external: Tensor, settings: ExternalSettings) -> TransportCams:
+    """`external_target` as CAMs of all classes."""
+    maps = external_target(result, external, settings)
+    return replace(result, maps=maps, cams=torch.zeros_like(result.cams).scatter_add(1, _places(result, maps), maps))
+
+
+def external_loss(cams: Tensor, tags: Tensor, target: Tensor, result: TransportCams) -> Tensor:
+    """L_ext: the mean absolute difference of the classifier's CAM and the target over background and tags.
+
+    Args:
+        cams: (N, C, h, w) in [0, 1], the classifier's, with gradient.
+        tags: (N, C) bool.
+        target: (N, S, h, w), of `external_target`.
+        result: of POT.
+
+    Returns:
+        a scalar; each image counts the same, images without any external map not at all.
+    Source: the release, which takes the mean over all classes, absent ones too, and stops no gradient.
+    """
+    slots = result.slots
+    valid = slots.valid.view(len(cams), *cams.shape[2:])
+    base = present_slots(cams, tags, valid, tag_slots=target.shape[1] - 1).base  # (N, S, n)
+    cells = slots.used[:, :, None] & slots.valid[:, None]
+    difference = ((base - target.flatten(2)).abs() * cells).sum((1, 2)) / cells.sum((1, 2))
+    known = target[:, 1:].flatten(1).sum(1) > 0
+    return (difference * known).sum() / known.sum().clamp_min(1)
+
+
+def _slots_of(external: Tensor, result: TransportCams) -> Tensor:
+    """External maps by slot, (N, S, h, w); background, unused slots and padding 0."""
+    padded = torch.cat([torch.zeros_like(external[:, :1]), external], 1)
+    maps = padded.gather(1, _places(result, result.maps))
+    return maps * result.slots.used[:, :, None, None] * result.slots.valid.view(len(maps), *maps.shape[2:])[:, None]
+
+
+def _places(result: TransportCams, maps: Tensor) -> Tensor:
+    return result.slots.ids[:, :, None, None].expand_as(maps)

@@ -1,0 +1,152 @@
+"""A tiny CLIP from random weights, as a model and as a folder, and CLIP-ES done slowly: class by class, in float64."""
+
+import json
+from collections import deque
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+PATCH = 8
+
+
+def tiny_model(seed: int = 0, *, activation: str = "quick_gelu", layers: int = 4) -> Any:
+    """A `CLIPModel` with a vision transformer of 4 blocks; weights large enough that attention is not uniform."""
+    from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+
+    vocabulary = byte_vocabulary()
+    ends = {
+        "bos_token_id": len(vocabulary) - 2,
+        "eos_token_id": len(vocabulary) - 1,
+        "pad_token_id": len(vocabulary) - 1,
+    }
+    common = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "hidden_act": activation}
+    text = CLIPTextConfig(vocab_size=len(vocabulary), num_hidden_layers=2, max_position_embeddings=77, **common, **ends)
+    vision = CLIPVisionConfig(num_hidden_layers=layers, patch_size=PATCH, image_size=4 * PATCH, **common)
+    config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=16)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = CLIPModel._from_config(config, attn_implementation="eager")
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.ndim > 1:
+                    gain = 2.0 if "q_proj" in name or "k_proj" in name else 1.0
+                    parameter.copy_(torch.randn_like(parameter) * gain / parameter.shape[-1] ** 0.5)
+                elif "logit_scale" not in name:
+                    parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model.eval()
+
+
+def byte_vocabulary() -> dict[str, int]:
+    """Every byte as a token, inside a word and at its end, and both marks; no merges are needed."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    letters = [chr(code) for code in visible]
+    letters += [chr(256 + number) for number in range(256 - len(visible))]
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    return {token: number for number, token in enumerate(tokens)}
+
+
+def tiny_folder(folder: Path, model: Any) -> Path:
+    """The model as a folder of `transformers`, with its tokenizer."""
+    model.save_pretrained(folder)
+    (folder / "vocab.json").write_text(json.dumps(byte_vocabulary()), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}), encoding="utf-8")
+    return folder
+
+
+@dataclass
+class Slow:
+    """What the slow version found for one class of one photograph."""
+
+    gradcam: np.ndarray  # (h, w)
+    cam: np.ndarray  # (h, w)
+    probability: float
+
+
+def slow_clip_es(
+    model: Any,
+    image: Tensor,
+    classes: list[int],
+    texts: Tensor,
+    rivals: Tensor,
+    threshold: float,
+    blocks: int,
+    quirk: bool,
+) -> list[Slow]:
+    """CLIP-ES for one photograph (3, H, W): a forward and a backward pass of the whole last block for each class."""
+    model = deepcopy(model).double().requires_grad_(False)
+    vision, image = model.vision_model, image.double()
+    h, w = image.shape[1] // PATCH, image.shape[2] // PATCH
+    table = vision.embeddings.position_embedding.weight
+    side = int((len(table) - 1) ** 0.5)
+    square = table[1:].T.reshape(1, -1, side, side)
+    position = F.interpolate(square, size=(h, w), mode="bilinear", align_corners=False)[0].flatten(1).T
+    patches = vision.embeddings.patch_embedding(image[None])[0].flatten(1).T
+    tokens = torch.cat([(vision.embeddings.class_embedding + table[0])[None], patches + position])[None]
+    tokens = vision.pre_layrnorm(tokens)
+    attention = []
+    for layer in vision.encoder.layers[:-1]:
+        attention.append(layer.self_attn(layer.layer_norm1(tokens))[1][0].mean(0))
+        tokens = layer(tokens, None)
+    last, found = vision.encoder.layers[-1], []
+    competitors = torch.cat([texts[classes], rivals]).double()
+    for number, _ in enumerate(classes):
+        normed = last.layer_norm1(tokens).detach().requires_grad_()
+        attended, weights = last.self_attn(normed)
+        x = tokens + attended
+        x = x + last.mlp(last.layer_norm2(x))
+        feature = model.visual_projection(vision.post_layernorm(x)[0, 1:].mean(0))
+        logits = model.logit_scale.exp() * competitors @ (feature / feature.norm())
+        probability = logits.softmax(0)[number]
+        (gradient,) = torch.autograd.grad(probability, normed)
+        raw = (normed[0, 1:] @ gradient[0, 1:].mean(0)).detach().clamp(min=0).numpy()
+        gradcam = stretched(raw)
+        maps = [*attention, weights[0].mean(0).detach()][-blocks:]
+        affinity = np.mean([own[1:, 1:].numpy() for own in maps], axis=0)
+        for _ in range(3):
+            affinity = affinity / affinity.sum(0, keepdims=True)
+            affinity = affinity / affinity.sum(1, keepdims=True)
+        affinity = (affinity + affinity.T) / 2
+        squared = affinity @ affinity
+        boxed = gradcam * slow_boxes(gradcam.reshape(h, w), threshold, quirk).ravel()
+        cam = stretched(squared @ boxed)
+        found.append(Slow(gradcam.reshape(h, w), cam.reshape(h, w), probability.item()))
+    return found
+
+
+def stretched(values: np.ndarray) -> np.ndarray:
+    """From 0 to 1; zeros where all are equal."""
+    spread = values.max() - values.min()
+    return (values - values.min()) / spread if spread > 0 else np.zeros_like(values)
+
+
+def slow_boxes(cam: np.ndarray, threshold: float, quirk: bool) -> np.ndarray:
+    """Bounding boxes of the strong regions, found by flooding."""
+    levels = np.floor(cam * 255)
+    strong = levels > int(threshold * levels.max())
+    mask, seen = np.zeros_like(cam), np.zeros_like(strong)
+    for start in map(tuple, np.argwhere(strong)):
+        if seen[start]:
+            continue
+        region, queue = [], deque([start])
+        seen[start] = True
+        while queue:
+            y, x = queue.popleft()
+            region.append((y, x))
+            for near in ((y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)):
+                inside = 0 <= near[0] < cam.shape[0] and 0 <= near[1] < cam.shape[1]
+                if inside and strong[near] and not seen[near]:
+                    seen[near] = True
+                    queue.append(near)
+        ys, xs = zip(*region, strict=True)
+        bottom, right = max(ys) + 1, max(xs) + 1
+        if quirk:
+            bottom, right = min(bottom, cam.shape[0] - 1), min(right, cam.shape[1] - 1)
+        mask[min(ys) : bottom, min(xs) : right] = 1
+    return mask

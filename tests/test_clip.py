@@ -1,0 +1,256 @@
+"""CLIP-ES against a slow version: class by class, backward by backward, with the dense affinity squared."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from clip_tiny import PATCH, slow_clip_es, tiny_folder, tiny_model
+from tag2mask.clip import Clip, ClipCams, clip_cams, load_clip, read_words
+from tag2mask.clip.affinity import affinity, box_masks, propagate, ranged
+from tag2mask.errors import Tag2maskError, UsageError
+
+GRIDS = ((5, 7), (4, 19), (1, 3), (6, 6), (19, 4))
+"""(4, 19) and (19, 4) have 76 patches: with the class token as many tokens as CLIP's texts have."""
+
+
+def unit_rows(rows: int, seed: int) -> Tensor:
+    """Random texts."""
+    return torch.nn.functional.normalize(torch.randn(rows, 16, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def images_of(grids: tuple[tuple[int, int], ...], seed: int = 0) -> list[Tensor]:
+    """Random photographs, smooth enough to have regions."""
+    generator = torch.Generator().manual_seed(seed)
+    small = [torch.randn(1, 3, h + 1, w + 1, generator=generator) for h, w in grids]
+    sizes = [(h * PATCH, w * PATCH) for h, w in grids]
+    return [torch.nn.functional.interpolate(x, s, mode="bilinear")[0] for x, s in zip(small, sizes, strict=True)]
+
+
+def tags_of(rows: list[list[int]], classes: int) -> Tensor:
+    """Class numbers as a matrix."""
+    tags = torch.zeros(len(rows), classes, dtype=torch.bool)
+    for row, numbers in enumerate(rows):
+        tags[row, numbers] = True
+    return tags
+
+
+TAGS = [[2], [0, 1, 2, 3, 4, 5], [1, 4], [], [5]]
+
+
+@pytest.mark.parametrize("quirk", [False, True], ids=["whole-boxes", "published-boxes"])
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+@pytest.mark.parametrize("rivals", [4, 1])
+def test_agrees_with_the_slow_version(quirk: bool, activation: str, rivals: int) -> None:
+    model = tiny_model(0, activation=activation)
+    texts, others, images = unit_rows(6, 1), unit_rows(rivals, 2), images_of(GRIDS)
+    found = clip_cams(
+        Clip(model),
+        images,
+        tags_of(TAGS, 6),
+        texts,
+        others,
+        boxes="published" if quirk else "whole",
+        attention_blocks=3,
+    )
+    flat = 0
+    for image, classes, own, grid in zip(images, TAGS, found, GRIDS, strict=True):
+        expected = slow_clip_es(model, image, classes, texts, others, 0.4, 3, quirk)
+        assert own.labels == tuple(classes) and own.cams.shape == (len(classes), *grid)
+        for number, slow in enumerate(expected):
+            assert float(own.probability[number]) == pytest.approx(slow.probability, abs=1e-5)
+            np.testing.assert_allclose(own.gradcams[number], slow.gradcam, rtol=0, atol=1e-5)
+            np.testing.assert_allclose(own.cams[number], slow.cam, rtol=0, atol=1e-5)
+            flat += slow.cam.max() == 0
+    assert flat < 3, "most maps should hold something"
+
+
+def test_a_class_that_the_model_is_sure_of_keeps_its_map() -> None:
+    model = tiny_model(3)
+    with torch.no_grad():
+        model.logit_scale.fill_(8.0)  # cosines times 3,000: probabilities of 0 and 1, gradients of 0 in float32
+    texts, others, images = unit_rows(6, 1), unit_rows(4, 2), images_of(GRIDS[:2])
+    found = clip_cams(Clip(model), images, tags_of(TAGS[:2], 6), texts, others, attention_blocks=3)
+    probabilities = torch.cat([own.probability for own in found])
+    assert (probabilities < 1e-30).any() and (probabilities == 1).any()
+    assert all(own.gradcams.amax((1, 2)).allclose(torch.ones(len(own.labels))) for own in found)
+
+
+def test_a_photograph_does_not_depend_on_its_batch() -> None:
+    clip, texts, others, images = Clip(tiny_model(1)), unit_rows(6, 1), unit_rows(4, 2), images_of(GRIDS)
+    together = clip_cams(clip, images, tags_of(TAGS, 6), texts, others)
+    for number, image in enumerate(images):
+        (alone,) = clip_cams(clip, [image], tags_of(TAGS, 6)[number : number + 1], texts, others)
+        torch.testing.assert_close(alone.cams, together[number].cams, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_near(precision: str) -> None:
+    texts, others, images = unit_rows(6, 1), unit_rows(4, 2), images_of(GRIDS[:2])
+    tags = tags_of(TAGS[:2], 6)
+    exact = clip_cams(Clip(tiny_model(3)), images, tags, texts, others)
+    half = clip_cams(Clip(tiny_model(3)).precision(precision), images, tags, texts, others)  # type: ignore[arg-type]
+    tolerance = 0.15 if precision == "bf16" else 0.02
+    for one, other in zip(exact, half, strict=True):
+        assert other.cams.isfinite().all()
+        assert float((one.gradcams - other.gradcams).abs().mean()) < tolerance
+
+
+def test_fp16_gradients_do_not_underflow() -> None:
+    """The scale that a float16 gradient of the probability loses: maps are as in float32."""
+    model = tiny_model(3)
+    with torch.no_grad():
+        model.logit_scale.fill_(5.5)
+    texts, others, images = unit_rows(6, 1), unit_rows(4, 2), images_of(GRIDS[:2])
+    tags = tags_of(TAGS[:2], 6)
+    exact = clip_cams(Clip(model), images, tags, texts, others)
+    assert any((own.probability * (1 - own.probability) < 6e-8).any() for own in exact), "below float16's smallest"
+    half = clip_cams(Clip(model).precision("fp16"), images, tags, texts, others)
+    for one, other in zip(exact, half, strict=True):
+        torch.testing.assert_close(one.gradcams, other.gradcams, rtol=0, atol=0.1)
+
+
+def test_position_embeddings_are_kept_by_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = Clip(tiny_model())
+    first = clip.patches(images_of(((3, 5), (5, 3))))
+    monkeypatch.setattr(torch.nn.functional, "interpolate", None)
+    with pytest.raises(TypeError):
+        clip.patches([torch.zeros(3, 2 * PATCH, 2 * PATCH)])
+    again = clip.patches([torch.zeros(3, 3 * PATCH, 5 * PATCH), torch.zeros(3, 5 * PATCH, 3 * PATCH)])
+    assert again.grids == first.grids and again.key_bias is None
+
+
+def test_two_products_equal_the_square() -> None:
+    attention = torch.rand(2, 9, 9, dtype=torch.float32)
+    valid = torch.ones(2, 9, dtype=torch.bool)
+    both = affinity(attention, valid)
+    torch.testing.assert_close(both, both.transpose(1, 2))
+    maps = torch.rand(2, 9, 3)
+    torch.testing.assert_close(propagate(both, maps), (both @ both) @ maps)
+
+
+def test_boxes_by_hand() -> None:
+    cam = torch.zeros(4, 5)
+    cam[0, 0], cam[1, 1], cam[3, 4], cam[0, 4] = 1.0, 0.8, 0.9, 0.3
+    mask = box_masks(cam.view(1, -1), [(4, 5)], 0.4).view(4, 5).int().tolist()
+    assert mask == [[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 1]]
+    published = box_masks(cam.view(1, -1), [(4, 5)], 0.4, "published").view(4, 5).int().tolist()
+    assert published == [[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
+    assert not box_masks(torch.zeros(1, 20), [(4, 5)], 0.4).any()
+
+
+def test_ranges_leave_padding_and_flat_maps_at_zero() -> None:
+    maps = torch.tensor([[2.0, 4.0, 3.0, 9.0], [1.0, 1.0, 1.0, 9.0]])
+    valid = torch.tensor([True, True, True, False]).expand(2, 4)
+    assert ranged(maps, valid).tolist() == [[0, 1, 0.5, 0], [0, 0, 0, 0]]
+
+
+def test_grids_round_up_and_large_photographs_are_reduced() -> None:
+    clip = Clip(tiny_model())
+    assert clip.grid((375, 500)) == (47, 63) and clip.grid((1, 9)) == (1, 2)
+    assert clip.grid((3000, 4000), 320) == (30, 40) and clip.grid((100, 100), 320) == (13, 13)
+    prepared = clip.prepare(np.full((20, 33, 3), 255, dtype=np.uint8))
+    assert prepared.shape == (3, 24, 40)
+    torch.testing.assert_close(prepared[0].mean(), torch.tensor((1 - 0.48145466) / 0.26862954))
+
+
+def test_wrong_tags_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"bool \(1, 6\)"):
+        clip_cams(
+            Clip(tiny_model()),
+            images_of(GRIDS[:1]),
+            torch.zeros(2, 6, dtype=torch.bool),
+            unit_rows(6, 1),
+            unit_rows(1, 2),
+        )
+    assert (
+        clip_cams(Clip(tiny_model()), [], torch.zeros(0, 6, dtype=torch.bool), unit_rows(6, 1), unit_rows(1, 2)) == []
+    )
+
+
+def test_loads_a_folder_and_reads_texts(tmp_path: Path) -> None:
+    model = tiny_model()
+    clip = load_clip(str(tiny_folder(tmp_path / "clip", model)))
+    sentences = ["a clean origami cat.", "a clean origami person with clothes,people,human."]
+    features = clip.text_features(sentences)
+    batch = clip.tokenizer(sentences, padding=True, return_tensors="pt")
+    expected = model.get_text_features(**batch).pooler_output
+    torch.testing.assert_close(features, torch.nn.functional.normalize(expected, dim=1).detach())
+    alone = clip.text_features(sentences[:1])
+    torch.testing.assert_close(alone, features[:1], rtol=0, atol=1e-6)
+    with pytest.raises(UsageError, match="longer than the 77 tokens"):
+        clip.text_features(["word " * 60])
+    images = images_of(GRIDS[:1])
+    whole = clip_cams(clip, images, tags_of([[0]], 2), features, unit_rows(2, 1))
+    assert isinstance(whole[0], ClipCams)
+
+
+def test_what_is_no_clip_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"seeds\.model: 'nothing' is no folder"):
+        load_clip("nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"seeds\.model: the folder .* has no config\.json"):
+        load_clip(str(tmp_path / "empty"))
+    folder = tiny_folder(tmp_path / "clip", tiny_model())
+    (folder / "config.json").write_text('{"model_type": "vit"}', encoding="utf-8")
+    with pytest.raises(UsageError, match="of type 'vit', it should be 'clip'"):
+        load_clip(str(folder))
+    folder = tiny_folder(tmp_path / "other", tiny_model())
+    (folder / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(Tag2maskError, match=r"seeds\.model: .* could not be loaded"):
+        load_clip(str(folder))
+
+
+def test_words_of_voc_and_coco() -> None:
+    voc = read_words("voc", ("bird", "person", "dog"))
+    assert voc.prompts == ("bird avian", "person with clothes,people,human", "dog")
+    assert len(voc.background) == 25 and voc.notices == ()
+    assert voc.sentences()[0] == "a clean origami bird avian." and len(voc.sentences()) == 28
+    coco = read_words("coco", ("snowboard", "hair drier", "stop sign", "keyboard"))
+    assert coco.prompts[:2] == ("snowboard", "hairdrier,blowdrier") and len(coco.background) == 23
+
+
+def test_a_background_word_that_is_a_class_is_dropped_with_a_notice() -> None:
+    words = read_words(None, ("Tree", "stop sign", "house_plant"))
+    assert words.prompts == ("Tree", "stop sign", "house plant")
+    assert not {"tree", "sign", "house"} & set(words.background) and "sky" in words.background
+    assert len(words.notices) == 3 and "'tree' is also a word of class 'Tree'" in words.notices[0]
+
+
+def test_words_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "words.yaml"
+    file.write_text(
+        "template: a photo of {}\nclasses:\n  rust: rusty metal,corrosion\nbackground: [sky, corrosion, sky]\n"
+    )
+    words = read_words(str(file), ("rust", "crack"))
+    assert words.prompts == ("rusty metal,corrosion", "crack") and words.background == ("sky",)
+    assert words.sentences() == ["a photo of rusty metal,corrosion", "a photo of crack", "a photo of sky"]
+    assert len(words.notices) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("classes: {rst: rusty}", "no class of this data set; did you mean `rust`"),
+        ("klasses: {}", "holds klasses; it may hold template, classes, background"),
+        ("template: a photo", "should be a sentence with {} once"),
+        ("template: a {} {x}", "should be a sentence with {} once"),
+        ("background: sky", "should be a list"),
+        ("classes: [rust]", "should be lines of `name: words`"),
+        ("- 1", "should hold template, classes, background"),
+        ("a: [", "could not be read as YAML"),
+    ],
+)
+def test_bad_files_of_words_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "words.yaml"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=r"seeds\.words") as caught:
+        read_words(str(file), ("rust",))
+    assert message in str(caught.value)
+
+
+def test_a_missing_file_of_words_is_refused() -> None:
+    with pytest.raises(UsageError, match="does not exist; give coco, voc, or a YAML file"):
+        read_words("words.yaml", ("rust",))

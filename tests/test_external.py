@@ -1,0 +1,149 @@
+"""External base CAMs in POT against a slow version, and what gradients and padding do."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tag2mask.errors import UsageError
+from tag2mask.inference import PhotoMaps
+from tag2mask.pot import PotSettings, TransportCams, normalised_cams, transport_cams
+from tag2mask.pot.external import (
+    ExternalSettings,
+    base_cams,
+    external_loss,
+    external_target,
+    fused,
+    suppressed,
+)
+
+GRID = (6, 7)
+TAGS = torch.tensor([[True, False, True, False], [False, True, False, False], [False, False, False, False]])
+POT = PotSettings(affinity_radius=2.0)
+
+
+def problem(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Features, CAMs, external CAMs and valid pixels of three photographs."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(3, 8, *GRID, generator=generator)
+    valid = torch.ones(3, *GRID, dtype=torch.bool)
+    valid[0, :, -2:] = False
+    cams = normalised_cams(torch.randn(3, 4, *GRID, generator=generator), TAGS, valid)
+    external = torch.rand(3, 4, *GRID, generator=generator) * TAGS[:, :, None, None] * valid[:, None]
+    return features, cams, external, valid
+
+
+def solved(seed: int = 0) -> tuple[TransportCams, Tensor]:
+    """POT of the problem, and the external CAMs."""
+    features, cams, external, valid = problem(seed)
+    return transport_cams(features, cams, TAGS, POT, valid=valid), external
+
+
+def slow_target(maps: np.ndarray, external: np.ndarray, inside: np.ndarray, settings: ExternalSettings) -> np.ndarray:
+    """The target of one photograph, class by class; ``maps`` and the result hold background first."""
+    present = [c for c in range(len(external)) if external[c].max() > 0]
+    background = 1 - np.max([external[c] for c in present] or [np.zeros(GRID)], axis=0)
+    tags = {c: np.maximum(external[c] - settings.background_subtraction * background, 0) for c in present}
+    q = {-1: 1 - np.max([*tags.values(), np.zeros(GRID)], axis=0), **tags}
+    total = sum(value * inside for value in q.values())
+    target = np.zeros_like(maps)
+    for c, value in q.items():
+        own = np.maximum((1 + settings.contrast) * value * inside - settings.contrast * total, 0)
+        own /= own.max() + 1e-5
+        own[own < settings.floor * own[inside].mean()] = 0
+        target[c + 1] = own
+    agree = target.argmax(0) == maps.argmax(0)
+    for c in q:
+        target[c + 1] += settings.agreement * agree * maps[c + 1] * inside
+    return np.minimum(target, 1)
+
+
+def test_the_target_agrees_with_the_slow_version() -> None:
+    result, external = solved()
+    settings = ExternalSettings(consistency_weight=1.0)
+    cams = fused(result, external, settings).cams
+    for number, own in enumerate(cams):
+        inside = result.slots.valid[number].view(GRID).numpy()
+        expected = slow_target(result.cams[number].numpy(), external[number].numpy(), inside, settings)
+        np.testing.assert_allclose(own, expected, rtol=0, atol=1e-5)
+    assert 0.1 < float(cams[0].mean()) < 0.9
+
+
+def test_suppression_by_hand() -> None:
+    result, external = solved()
+    found = suppressed(result, external, ExternalSettings(suppression=0.5))
+    background = 1 - external[0].amax(0)
+    inside = result.slots.valid[0].view(GRID)
+    for c in (1, 3):
+        expected = (result.cams[0, c] - 0.5 * background).clamp(min=0) * inside
+        torch.testing.assert_close(found.cams[0, c], expected)
+    torch.testing.assert_close(found.cams[0, 0], (1 - found.cams[0, 1:].amax(0)) * inside)
+    assert suppressed(result, external, ExternalSettings()) is result
+
+
+def test_photographs_without_external_maps_stay_as_they_are() -> None:
+    result, external = solved()
+    found = suppressed(result, external * 0, ExternalSettings(suppression=0.5))
+    torch.testing.assert_close(found.cams, result.cams)
+    _, cams, external, valid = problem()
+    external[0] = 0
+    for base in ("external", "mean"):
+        chosen = base_cams(cams, external, TAGS, ExternalSettings(base=base), valid)  # type: ignore[arg-type]
+        torch.testing.assert_close(chosen[0], cams[0])
+        assert not torch.equal(chosen[1], cams[1])
+        assert float(chosen[1, 1].max()) == pytest.approx(1, abs=1e-4)
+    assert base_cams(cams, external, TAGS, ExternalSettings(), valid) is cams
+
+
+def test_the_loss_teaches_the_classifier_alone() -> None:
+    features, cams, external, valid = problem()
+    cams, features = cams.requires_grad_(), features.requires_grad_()
+    result = transport_cams(features, cams.detach(), TAGS, POT, valid=valid)
+    settings = ExternalSettings(consistency_weight=1.0)
+    loss = external_loss(cams, TAGS, external_target(result, external, settings), result)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert features.grad is None and cams.grad is not None
+    assert not cams.grad[~TAGS].any() and not cams.grad[0, :, :, -2:].any() and cams.grad[0].any()
+    assert not cams.grad[2].any(), "no external map, nothing to learn"
+    two = external_loss(cams[:2], TAGS[:2], external_target(result, external, settings)[:2], _first(result, 2))
+    torch.testing.assert_close(two, loss)
+
+
+def _first(result: TransportCams, count: int) -> TransportCams:
+    """The first photographs of a batch."""
+    slots = result.slots
+    few = replace(slots, **{name: getattr(slots, name)[:count] for name in ("ids", "used", "base", "valid", "dropped")})
+    return replace(result, cams=result.cams[:count], maps=result.maps[:count], slots=few)
+
+
+def test_a_perfect_classifier_has_no_loss() -> None:
+    features, _, external, valid = problem()
+    settings = ExternalSettings(consistency_weight=1, background_subtraction=0, contrast=0, floor=0, agreement=0)
+    external[:, :, 0, 0] = 0  # sure background, so that dividing by its maximum changes nothing
+    external = normalised_cams(external, TAGS, valid)
+    result = transport_cams(features, external, TAGS, POT, valid=valid)
+    loss = external_loss(external, TAGS, external_target(result, external, settings), result)
+    assert float(loss) < 1e-3
+
+
+def test_inference_uses_the_same_settings() -> None:
+    features, cams, external, _ = problem()
+    use = ExternalSettings(base="external", suppression=0.5)
+    maps = PhotoMaps(cams, torch.nn.functional.normalize(features, dim=1), TAGS, cams[:, :, 0, 0], external, use)
+    everywhere = torch.ones(3, *GRID, dtype=torch.bool)
+    base = base_cams(cams, external, TAGS, use, everywhere)
+    expected = suppressed(transport_cams(maps.features, base, TAGS, POT), external, use)
+    torch.testing.assert_close(maps.transport(POT).cams, expected.cams)
+    torch.testing.assert_close(maps.fused(POT).cams, fused(expected, external, use).cams)
+    assert not torch.equal(maps.prototype_cams(POT).cams, replace(maps, external=None).prototype_cams(POT).cams)
+    with pytest.raises(UsageError, match="tag2mask seeds"):
+        replace(maps, external=None).fused(POT)
+
+
+def test_wrong_settings_are_refused_at_once() -> None:
+    with pytest.raises(UsageError) as caught:
+        ExternalSettings(base="clip", suppression=-1)  # type: ignore[arg-type]
+    assert "base" in str(caught.value) and "suppression" in str(caught.value)
+    assert not ExternalSettings().used and ExternalSettings(base="mean").used

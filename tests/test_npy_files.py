@@ -1,0 +1,155 @@
+"""The reader of CLIP-ES's pickled files: what it accepts, and what it refuses before anything is called."""
+
+import io
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tag2mask.clip.npy_files import NpyCams, NpyError, read_npy_cams, write_npy_cams
+
+SIZE = (6, 8)
+
+
+def maps(classes: int = 2) -> np.ndarray:
+    """Random maps at full size."""
+    return np.random.default_rng(0).random((classes, *SIZE)).astype(np.float16)
+
+
+def save(path: Path, value: Any) -> Path:
+    """As CLIP-ES saves."""
+    np.save(path, value, allow_pickle=True)
+    return path
+
+
+def raw(path: Path, payload: bytes) -> Path:
+    """A file of an object array with any pickle in it."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "|O", "fortran_order": False, "shape": ()})
+    path.write_bytes(file.getvalue() + payload)
+    return path
+
+
+class Calls:
+    """A pickle that would write a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.target}",)
+
+
+def test_reads_what_clip_es_writes(tmp_path: Path) -> None:
+    full = maps()
+    path = save(tmp_path / "a.npy", {"keys": np.array([7, 14]), "attn_highres": full})
+    found = read_npy_cams(path, 20, SIZE)
+    assert found.classes.tolist() == [7, 14] and found.grid is None
+    np.testing.assert_array_equal(found.full, full)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_reads_every_protocol(tmp_path: Path, protocol: int) -> None:
+    value = {"keys": np.array([3]), "attn_highres": maps(1), "threshold": 0.4, "count": np.float32(2)}
+    wrapped = np.empty((), dtype=object)
+    wrapped[()] = value
+    for number, content in enumerate((value, wrapped)):
+        path = raw(tmp_path / f"{number}.npy", pickle.dumps(content, protocol=protocol))
+        np.testing.assert_array_equal(read_npy_cams(path, 20, SIZE).full, value["attn_highres"])
+
+
+def test_names_of_old_and_new_numpy_are_known(tmp_path: Path) -> None:
+    data = pickle.dumps({"keys": np.array([3]), "attn_highres": maps(1)}, protocol=2)
+    new = data.replace(b"numpy.core.multiarray", b"numpy._core.multiarray")
+    old = data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    assert old != new
+    for name, content in (("old", old), ("new", new)):
+        assert read_npy_cams(raw(tmp_path / f"{name}.npy", content), 20, SIZE).classes.tolist() == [3]
+
+
+def test_our_own_files_come_back_exactly(tmp_path: Path) -> None:
+    grid = np.random.default_rng(1).random((2, 3, 4)).astype(np.float16)
+    cams = NpyCams(np.array([0, 19]), maps(), grid)
+    write_npy_cams(tmp_path / "deep" / "a.npy", cams)
+    found = read_npy_cams(tmp_path / "deep" / "a.npy", 20, SIZE)
+    assert found.grid is not None
+    np.testing.assert_array_equal(found.grid, grid)
+    np.testing.assert_array_equal(found.full, cams.full)
+    assert np.load(tmp_path / "deep" / "a.npy", allow_pickle=True).item()["keys"].tolist() == [0, 19]
+
+
+def test_a_pickle_that_calls_is_refused_and_not_called(tmp_path: Path) -> None:
+    target = tmp_path / "called"
+    for content in (Calls(target), {"keys": Calls(target), "attn_highres": maps(1)}):
+        path = save(tmp_path / "evil.npy", content)
+        with pytest.raises(NpyError, match=r"evil\.npy is refused: it wants to use (posix|nt)\.system"):
+            read_npy_cams(path, 20, SIZE)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"cnumpy\nndarray\n(I1000000000000\ntR.",  # an array of a terabyte
+        b"cnumpy\ndtype\n(S'V2000000000'\ntR.",
+        b"cnumpy._core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I9\ntS'b'\ntR.",
+        b"cbuiltins\neval\n(S'1'\ntR.",
+        b"c_codecs\nencode\n(S'x'\nS'rot13'\ntR.",
+        b"Pelsewhere\n.",
+    ],
+)
+def test_unusual_arguments_are_refused(tmp_path: Path, payload: bytes) -> None:
+    with pytest.raises(NpyError, match=r"x\.npy is (refused|truncated or damaged)"):
+        read_npy_cams(raw(tmp_path / "x.npy", payload), 20, SIZE)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 40, 0.5, 0.99])
+def test_a_truncated_file_is_refused(tmp_path: Path, kept: float) -> None:
+    path = save(tmp_path / "a.npy", {"keys": np.array([3]), "attn_highres": maps(1)})
+    data = path.read_bytes()
+    path.write_bytes(data[: int(kept * len(data)) if isinstance(kept, float) else kept])
+    with pytest.raises(NpyError, match=r"a\.npy is (no \.npy file, or a damaged one|truncated or damaged)"):
+        read_npy_cams(path, 20, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"keys": np.array([3])}, "it lacks attn_highres, and holds 'keys'"),
+        ({"high_res": maps(1)}, "it lacks keys, attn_highres"),
+        (
+            {"keys": np.array([3]), "attn_highres": maps(2)},
+            r"`attn_highres` should be floating point of the shape \(1, 6, 8\)",
+        ),
+        ({"keys": np.array([3]), "attn_highres": maps(1)[:, :5]}, r"it is float16 \(1, 5, 8\)"),
+        ({"keys": np.array([3]), "attn_highres": np.ones((1, *SIZE), dtype=np.int64)}, "it is int64"),
+        ({"keys": np.array([3.0]), "attn_highres": maps(1)}, "one row of whole numbers"),
+        ({"keys": np.array([20]), "attn_highres": maps(1)}, "different numbers from 0 to 19"),
+        ({"keys": np.array([-1]), "attn_highres": maps(1)}, "different numbers from 0 to 19"),
+        ({"keys": np.array([3, 3]), "attn_highres": maps(2)}, "different numbers from 0 to 19"),
+        ({"keys": np.array([3]), "attn_highres": maps(1) * np.nan}, "holds NaN or infinity"),
+        ({"keys": np.array([3]), "attn_highres": maps(1) + 3}, r"should lie in \[0, 1\]"),
+        ({"keys": np.array([3]), "attn_highres": maps(1), "grid": maps(1)[0]}, "`grid` should be floating point"),
+        ({"keys": "cat", "attn_highres": maps(1)}, "holds something else than numbers"),
+        ({1: 2}, "it should hold a dictionary"),
+        ([1, 2], "it should hold a dictionary"),
+    ],
+)
+def test_wrong_contents_are_refused(tmp_path: Path, value: Any, message: str) -> None:
+    path = save(tmp_path / "a.npy", np.array(value, dtype=object) if isinstance(value, dict) else value)
+    with pytest.raises(NpyError, match=message) as caught:
+        read_npy_cams(path, 20, SIZE)
+    assert str(path) in str(caught.value)
+
+
+def test_a_plain_array_and_no_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(NpyError, match="does not exist"):
+        read_npy_cams(tmp_path / "none.npy", 20, SIZE)
+    with pytest.raises(NpyError, match="it should hold a dictionary"):
+        read_npy_cams(save(tmp_path / "a.npy", maps()), 20, SIZE)
+    (tmp_path / "b.npy").write_bytes(b"PK\x03\x04 something else")
+    with pytest.raises(NpyError, match=r"is no \.npy file"):
+        read_npy_cams(tmp_path / "b.npy", 20, SIZE)

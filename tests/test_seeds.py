@@ -1,0 +1,193 @@
+"""The stage `seeds`: CLIP by text, CLIP-ES's files in and out, and what POT does with base CAMs from outside."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from clip_tiny import tiny_folder, tiny_model
+from run_tiny import figures, files_of, run
+from tag2mask.cam_files import read_cam
+from tag2mask.clip.npy_files import NpyCams, read_npy_cams, write_npy_cams
+from tag2mask.data.photos import open_photos
+from tag2mask.data.settings import AugmentSettings, DataSettings
+from tag2mask.data.training_set import TrainingSet
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CLIP with its tokenizer, as a folder."""
+    return tiny_folder(tmp_path_factory.mktemp("clip") / "clip", tiny_model(3))
+
+
+@pytest.fixture(scope="module")
+def made(scenes: Path, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with base CAMs alone."""
+    out = tmp_path_factory.mktemp("run") / "run"
+    assert run("seeds", scenes, out, seeds__model=str(clip), seeds__batch_size="3") == 0
+    return out
+
+
+def seed_files(out: Path) -> dict[str, bytes]:
+    """The base CAMs, byte for byte."""
+    return {name: data for name, data in files_of(out / "seeds").items() if name.endswith(".npz")}
+
+
+def test_makes_a_cam_for_each_tag(made: Path, scenes: Path) -> None:
+    photos = open_photos(DataSettings(root=scenes, split="train"))
+    assert len(photos) == len(seed_files(made)) == 10
+    for photo in photos.photos:
+        cam = read_cam(made / f"seeds/{photo.id}.npz")
+        assert tuple(cam.ids) == photo.tags and cam.size == (64, 64) and cam.cams.shape[1:] == (8, 8)
+        assert all(single.max() == pytest.approx(1, abs=1e-3) and single.min() == 0 for single in cam.cams)
+
+
+def test_is_resumed_and_shards_give_the_same_files(made: Path, scenes: Path, clip: Path, tmp_path: Path) -> None:
+    whole, settings = seed_files(made), {"seeds__model": str(clip), "seeds__batch_size": "3"}
+    out = tmp_path / "sharded"
+    for number in (2, 1, 3):
+        assert run("seeds", scenes, out, **settings, shard=f"{number}/3") == 0
+    assert seed_files(out) == whole
+    gone = sorted((out / "seeds").rglob("*.npz"))[4]
+    gone.unlink()
+    before = {path: path.stat().st_mtime_ns for path in (out / "seeds").rglob("*.npz")}
+    assert run("seeds", scenes, out, **settings) == 0
+    assert seed_files(out) == whole
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
+
+
+def test_a_changed_word_stops_the_stage(
+    made: Path, scenes: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = tmp_path / "words.yaml"
+    words.write_text("background: [sky]\n", encoding="utf-8")
+    assert run("seeds", scenes, made, seeds__model=str(clip), seeds__words=str(words)) == 2
+    said = capsys.readouterr().err
+    assert "seeds.background was" in said and "--restart seeds" in said
+    assert run("seeds", scenes, made, seeds__model="not-a-model") == 2
+
+
+def test_clashes_are_told(scenes: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = open_photos(DataSettings(root=scenes)).classes[0]
+    words = tmp_path / "words.yaml"
+    words.write_text(f"background: [sky, {name}]\n", encoding="utf-8")
+    assert run("seeds", scenes, tmp_path / "run", seeds__model=str(clip), seeds__words=str(words), limit="2") == 0
+    assert f"background word '{name}' is also a word of class '{name}'" in " ".join(capsys.readouterr().err.split())
+
+
+def seeds_with(verb_words: dict[str, str], scenes: Path, out: Path, clip: Path) -> int:
+    """`seeds` with its own options, which have hyphens."""
+    from run_tiny import words
+    from tag2mask.cli import main
+
+    extra = [word for pair in verb_words.items() for word in pair]
+    return main([*words("seeds", scenes, out, seeds__model=str(clip), seeds__batch_size="3"), *extra])
+
+
+def test_own_export_comes_back_exactly(made: Path, scenes: Path, clip: Path, tmp_path: Path) -> None:
+    assert seeds_with({"--to-npy": str(tmp_path / "npy")}, scenes, made, clip) == 0
+    assert len(list((tmp_path / "npy").rglob("*.npy"))) == 10
+    assert seeds_with({"--from-npy": str(tmp_path / "npy")}, scenes, tmp_path / "back", clip) == 0
+    for name in seed_files(made):
+        first, second = read_cam(made / "seeds" / name), read_cam(tmp_path / "back/seeds" / name)
+        np.testing.assert_array_equal(first.cams, second.cams)
+        np.testing.assert_array_equal(first.ids, second.ids)
+        assert first.size == second.size
+
+
+def test_imports_say_what_they_lose_and_what_they_refuse(
+    scenes: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = open_photos(DataSettings(root=scenes, split="train")).photos
+    rng = np.random.default_rng(0)
+    for photo in photos:
+        write_npy_cams(
+            tmp_path / f"npy/{photo.id}.npy",
+            NpyCams(np.array([1, 0]), rng.random((2, 64, 64), np.float32).astype(np.float16)),
+        )
+    (tmp_path / f"npy/{photos[0].id}.npy").write_bytes(b"broken")
+    (tmp_path / f"npy/{photos[1].id}.npy").unlink()
+    assert seeds_with({"--from-npy": str(tmp_path / "npy")}, scenes, tmp_path / "run", clip) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "8 files hold maps at full size alone; on the grid of 16 pixels" in said
+    assert photos[0].id in said and "does not exist" in said and len(seed_files(tmp_path / "run")) == 8
+    cam = read_cam(tmp_path / f"run/seeds/{photos[2].id}.npz")
+    assert cam.cams.shape[1:] == (4, 4) and tuple(cam.ids) == photos[2].tags
+    full = read_npy_cams(tmp_path / f"npy/{photos[2].id}.npy", 2, (64, 64)).full
+    expected = full[1 - (cam.ids[0] - 1)].astype(np.float32).reshape(4, 16, 4, 16).mean((1, 3))
+    np.testing.assert_allclose(cam.cams[0], expected, atol=1e-3)
+    assert seeds_with({"--from-npy": str(tmp_path / "none")}, scenes, tmp_path / "run", clip) == 2
+
+
+EXTERNAL = {"external__base": "mean", "external__suppression": "0.3", "external__consistency_weight": "0.5"}
+
+
+def test_pot_trains_on_base_cams_from_outside(made: Path, scenes: Path, clip: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    kinds = {"cams__kinds": "[classifier,pot,fused]", "train__consistency_start": "0"}
+    assert run("run", scenes, out, seeds__model=str(clip), seeds__batch_size="3", **EXTERNAL, **kinds) == 0
+    assert seed_files(out) == seed_files(made)
+    assert set(figures(out)["cams"]["train"]) == {"classifier", "pot", "fused"}
+    log = (out / "train/log.jsonl").read_text()
+    assert '"external"' in log and '"consistency"' in log
+    plain = tmp_path / "plain"
+    assert run("run", scenes, plain, **(kinds | {"cams__kinds": "[classifier,pot]"})) == 0
+    assert not (plain / "seeds").exists(), "nothing asked for them"
+    assert files_of(plain / "cams/pot") != files_of(out / "cams/pot")
+
+
+def test_without_base_cams_nothing_begins(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("train", scenes, tmp_path / "run", **EXTERNAL) == 2
+    assert "run `tag2mask seeds` with the same --out first" in " ".join(capsys.readouterr().err.split())
+    assert run("cams", scenes, tmp_path / "run", cams__kinds="[fused]") == 2
+
+
+def test_a_restart_of_seeds_leaves_a_network_that_never_read_them(
+    made: Path, scenes: Path, clip: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(made, out)
+    assert run("train", scenes, out) == 0
+    assert yaml.safe_load((out / "config.yaml").read_text())["seeds"]["model"] == str(clip)
+    network = (out / "train/network.safetensors").read_bytes()
+    assert seeds_with({"--restart": "seeds"}, scenes, out, clip) == 0
+    assert (out / "train/network.safetensors").read_bytes() == network
+    assert seed_files(out) == seed_files(made)
+
+
+def test_base_cams_move_with_the_photograph(tmp_path: Path) -> None:
+    """A red square, and a base CAM that is 1 on it: wherever the view goes, red and CAM stay together."""
+    pixels = np.zeros((96, 160, 3), dtype=np.uint8)
+    pixels[32:64, 96:144, 0] = 255
+    (tmp_path / "photos/cat").mkdir(parents=True)
+    Image.fromarray(pixels).save(tmp_path / "photos/cat/a.png")
+    from tag2mask.cam_files import CamFile, write_cam
+
+    cam = (pixels[::16, ::16, 0] / 255).astype(np.float16)[None]
+    write_cam(tmp_path / "seeds/cat/a.npz", CamFile(np.array([1]), cam, (96, 160)))
+    photos = open_photos(DataSettings(root=tmp_path / "photos"))
+    settings = AugmentSettings(crop=128, long_side=(128, 256))
+    views = TrainingSet(photos, settings, seed=0, external=tmp_path / "seeds", stride=16)
+    for draw in range(12):
+        sample = views[draw, 0]
+        red = torch.nn.functional.avg_pool2d(sample["image"][:1] * sample["valid"], 16)
+        assert sample["external"].shape == (1, 8, 8)
+        assert float((red - sample["external"].float()).abs().mean()) < 0.05
+    assert "external" not in TrainingSet(photos, settings, seed=0)[0, 0]
+
+
+def test_the_store_is_small(made: Path, scenes: Path) -> None:
+    """VOC: 10,582 photographs of 500 x 375 pixels with 1.555 tags each should take at most 60 MB."""
+    from tag2mask.cam_files import CamFile, write_cam
+
+    rng = np.random.default_rng(0)
+    total = 0
+    for tags in (1, 1, 2, 2, 1, 2, 1, 2, 2):  # 1.56 on average
+        path = made.parent / f"size/{total}.npz"
+        write_cam(path, CamFile(np.arange(1, tags + 1), rng.random((tags, 24, 32)).astype(np.float16), (375, 500)))
+        total += path.stat().st_size
+    assert total / 9 * 10_582 < 60e6, "noise, which hardly shrinks, is the worst case"
