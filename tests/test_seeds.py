@@ -191,3 +191,77 @@ def test_the_store_is_small(made: Path, scenes: Path) -> None:
         write_cam(path, CamFile(np.arange(1, tags + 1), rng.random((tags, 24, 32)).astype(np.float16), (375, 500)))
         total += path.stat().st_size
     assert total / 9 * 10_582 < 60e6, "noise, which hardly shrinks, is the worst case"
+
+
+def suggest(*words: str) -> int:
+    """`tags` with a model."""
+    from tag2mask.cli import main
+
+    return main(["tags", *words, "--device", "cpu", "--workers", "0"])
+
+
+def test_suggestions_are_a_table_for_review(
+    scenes: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "suggested.csv"
+    photos = scenes / "train"
+    given = (str(photos), "--classes", "cat,dog,brown horse", "--seeds.model", str(clip), "--table", str(table))
+    assert suggest(*given) == 0
+    assert "name that column `tags` to use it" in " ".join(capsys.readouterr().err.split())
+    lines = [line.split(",") for line in table.read_text().splitlines()]
+    assert lines[0] == [
+        "image",
+        "suggested",
+        "reviewed",
+        *(f"{n}{k}" for n in ("cat", "dog", "brown horse") for k in ("", " by image", " by patch")),
+    ]
+    assert len(lines) == 11
+    for _, suggested, reviewed, *numbers in lines[1:]:
+        scores = np.array(numbers, dtype=float).reshape(3, 3)
+        np.testing.assert_allclose(scores[:, 0], scores[:, 1:].mean(1), atol=1e-3)
+        names = [name for name, score in zip(("cat", "dog", "brown horse"), scores[:, 0], strict=True) if score >= 0.5]
+        assert suggested.split(";") == names or (suggested == "" and not names)
+        assert reviewed == ""
+    assert suggest(*given) == 2 and "a person may have reviewed it" in " ".join(capsys.readouterr().err.split())
+
+
+def test_suggestions_are_never_taken_for_tags(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "tags.csv"
+    name = next((scenes / "train").rglob("*.jpg")).relative_to(scenes).as_posix()
+    table.write_text(f"image,suggested,reviewed,cat\n{name},cat,,0.9\n", encoding="utf-8")
+    assert run("train", scenes, tmp_path / "run", data__tags=str(table)) == 2
+    assert "the table holds suggestions, which are never taken for tags" in " ".join(capsys.readouterr().err.split())
+    table.write_text(f"image,tags,reviewed,cat\n{name},cat,yes,0.9\n", encoding="utf-8")
+    assert open_photos(DataSettings(root=scenes, tags=table)).photos[0].tags == (1,)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "tags needs --classes"),
+        (("--classes", "cat,cat"), "cat"),
+        (("--classes", "cat", "--threshold", "much"), "--threshold should be a number"),
+        (("--classes", "cat", "--threshold", "2"), "should lie in [0, 1]"),
+    ],
+)
+def test_wrong_requests_for_tags(
+    scenes: Path, clip: Path, words: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert suggest(str(scenes), "--seeds.model", str(clip), "--table", str(tmp_path / "t.csv"), *words) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_scores_agree_with_the_library(clip: Path) -> None:
+    from clip_tiny import PATCH
+    from tag2mask.clip import load_clip
+    from tag2mask.clip.suggest import class_scores
+
+    loaded = load_clip(str(clip))
+    images = [torch.randn(3, 4 * PATCH, 4 * PATCH) for _ in range(2)]
+    texts = loaded.text_features(["cat", "dog", "sky"])
+    by_image, by_patch = class_scores(loaded, images, texts[:2], texts[2:])
+    features = loaded.model.get_image_features(pixel_values=torch.stack(images)).pooler_output
+    logits = loaded.logit_scale * torch.nn.functional.normalize(features, dim=1) @ texts.T
+    expected = torch.stack([logits[:, [c, 2]].softmax(1)[:, 0] for c in (0, 1)], 1)
+    torch.testing.assert_close(by_image, expected, rtol=0, atol=1e-5)
+    assert by_patch.shape == (2, 2) and ((by_patch > 0) & (by_patch < 1)).all()

@@ -262,7 +262,33 @@ def _judge(request: Request) -> Callable[[Path], list["Suspicion"]]:
     return lambda place: suspicious_tags(own, run, checked_photos(given, place), errors())
 
 
+def _tags(request: Request) -> int:
+    """`tags`: suggestions for photographs without tags."""
+    from tag2mask.pipeline.tags import suggest_tags
+
+    options = request.options
+    try:
+        threshold = float(options["threshold"] or 0.5)
+    except ValueError as error:
+        raise UsageError(f"--threshold should be a number, received {options['threshold']!r}") from error
+    place, table = Path(options["photos"]), Path(options["table"] or "suggested-tags.csv")
+    if options["dry_run"]:
+        output().print(f"would write {table} for the photographs below {place}", highlight=False, soft_wrap=True)
+        return 0
+    return _finish(request, [suggest_tags(request.config, place, options["classes"], table, threshold, errors())])
+
+
 VERBS = {
+    "tags": Verb(
+        "Suggest tags for photographs that have none, for review.",
+        _tags,
+        ("photos", "the folder with the photographs"),
+        values=(
+            ("--classes", "NAMES", "what they may hold: names with commas, or a file"),
+            ("--table", "FILE", "the table to write; suggested-tags.csv if not given"),
+            ("--threshold", "SCORE", "from which score on a class is suggested; 0.5 if not given"),
+        ),
+    ),
     "check": Verb(
         "Is the data sound? Lists everything that is wrong with it.",
         _check,

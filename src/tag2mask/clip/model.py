@@ -182,7 +182,7 @@ class Clip(nn.Module):
         summed = torch.zeros(images, length - 1, length - 1, device=tokens.device)
         first = max(0, len(self.blocks) - attention_blocks)
         for number, block in enumerate(self.blocks[:-1]):
-            attended = self._attention(block, tokens, bias, summed if number >= first else None)
+            attended = self.attend(block, tokens, bias, summed if number >= first else None)
             tokens = tokens + block.self_attn.out_proj(attended)
             tokens = tokens + block.mlp(block.layer_norm2(tokens))
         summed *= patches.valid[:, :, None]
@@ -201,8 +201,15 @@ class Clip(nn.Module):
         query, key, value = (projection(tokens).view(shape).transpose(1, 2) for projection in projections)
         return query, key, value
 
-    def _attention(self, block: Any, tokens: Tensor, bias: Tensor | None, summed: Tensor | None) -> Tensor:
-        """What the heads of a block gather, (B, 1 + n, D); its attention is added to ``summed`` where that is given."""
+    def attend(self, block: Any, tokens: Tensor, bias: Tensor | None, summed: Tensor | None) -> Tensor:
+        """What the heads of a block gather, (B, 1 + n, D), before its output projection.
+
+        Args:
+            block: of `blocks`.
+            tokens: (B, 1 + n, D), its input.
+            bias: of `Patches.key_bias`.
+            summed: (B, n, n) float32, to which the attention averaged over heads is added; None leaves that out.
+        """
         query, key, value = self.heads(block, block.layer_norm1(tokens))
         if summed is None:
             gathered = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)

@@ -17,6 +17,9 @@ from tag2mask.errors import first_five
 TABLE_NAME = "tags.csv"
 """The table that is looked for in a root."""
 
+SUGGESTED = "suggested"
+"""The column of a table of suggestions that holds tags nobody has reviewed."""
+
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -190,6 +193,11 @@ def _header_problem(columns: list[str]) -> str | None:
     if len(set(lowered)) != len(columns):
         repeated = [name for name in dict.fromkeys(columns) if lowered.count(name.lower()) > 1]
         return f"a column is named twice: {first_five(repeated)}; name each once"
+    if SUGGESTED in lowered and "tags" not in lowered:
+        return (
+            f"the table holds suggestions, which are never taken for tags; once they are reviewed, name the column "
+            f"`{SUGGESTED}` `tags`"
+        )
     if not set(lowered) - {"image", "split"}:
         return f"the column `tags` is missing, {found}; add it, or one 0/1 column a class"
     if not all(columns):

@@ -80,15 +80,15 @@ def _made(config: Config, run: RunFolder, photos: PhotoSet, console: Console) ->
     device = resolve_device(config.device)
     features = clip.to(device).text_features(words.sentences())
     run.claim("seeds", stage_settings("seeds", config, photos))
-    clip.precision(_precision(settings.precision, device))
+    clip.precision(model_precision(settings.precision, device))
     texts, rivals = features[: len(photos.classes)], features[len(photos.classes) :]
     result.notes += words.notices
-    batches = list(_batches(clip, photos.photos, config, result))
+    batches = list(batches_by_patches(clip, photos.photos, config, result))
     wanted = {photo.id for batch in batches for photo in batch if read_ids(seed_path(run, photo)) != photo.tags}
     todo = [batch for batch in batches if any(photo.id in wanted for photo in batch)]
     result.skipped = sum(map(len, batches)) - len(wanted)
     with progress_bar(console, "seeds", len(wanted)) as advance:
-        for batch in _prepared(clip, todo, config, result):
+        for batch in prepared_batches(clip, todo, config, result):
             tags = torch.from_numpy(photos.tag_matrix([item.photo for item in batch]))
             found = clip_cams(
                 clip,
@@ -176,13 +176,16 @@ def _reduced(found: NpyCams, photo: Photo, size: tuple[int, int]) -> tuple[CamFi
     return cam, loss, len(ids) - len(own)
 
 
-def _precision(name: str, device: torch.device) -> Precision:
+def model_precision(name: str, device: torch.device) -> Precision:
+    """The precision behind a setting: `auto` is fp16 on a GPU, fp32 elsewhere."""
     if name == "auto":
         return "fp16" if device.type == "cuda" else "fp32"
     return "bf16" if name == "bf16" else "fp16" if name == "fp16" else "fp32"
 
 
-def _batches(clip: Clip, photos: Sequence[Photo], config: Config, result: StageResult) -> Iterator[list[Photo]]:
+def batches_by_patches(
+    clip: Clip, photos: Sequence[Photo], config: Config, result: StageResult
+) -> Iterator[list[Photo]]:
     """Batches of photographs with about as many patches, those of this shard; the same whatever is done already."""
 
     def patches(photo: Photo) -> int | ImageError:
@@ -214,26 +217,28 @@ def _batches(clip: Clip, photos: Sequence[Photo], config: Config, result: StageR
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """A photograph as CLIP sees it, and its size."""
+class Prepared:
+    """A photograph as CLIP sees it, and its size (H, W) in pixels."""
 
     photo: Photo
     image: Tensor
     size: tuple[int, int]
 
 
-def _prepared(clip: Clip, batches: list[list[Photo]], config: Config, result: StageResult) -> Iterator[list[_Prepared]]:
+def prepared_batches(
+    clip: Clip, batches: list[list[Photo]], config: Config, result: StageResult
+) -> Iterator[list[Prepared]]:
     """The readable photographs of each batch; a few batches are read ahead."""
 
-    def prepare(photo: Photo) -> _Prepared | tuple[Photo, ImageError]:
+    def prepare(photo: Photo) -> Prepared | tuple[Photo, ImageError]:
         try:
             image = read_image(photo.path, pixel_limit=config.data.pixel_limit)
         except ImageError as error:
             return photo, error
-        return _Prepared(photo, clip.prepare(image, config.seeds.longest_side), (image.shape[0], image.shape[1]))
+        return Prepared(photo, clip.prepare(image, config.seeds.longest_side), (image.shape[0], image.shape[1]))
 
     with ThreadPoolExecutor(max(1, reading_workers(config))) as pool:
-        ahead: deque[list[Future[_Prepared | tuple[Photo, ImageError]]]] = deque()
+        ahead: deque[list[Future[Prepared | tuple[Photo, ImageError]]]] = deque()
         waiting = iter(batches)
         while True:
             while len(ahead) <= _AHEAD and (batch := next(waiting, None)) is not None:
@@ -241,7 +246,7 @@ def _prepared(clip: Clip, batches: list[list[Photo]], config: Config, result: St
             if not ahead:
                 return
             answers = [future.result() for future in ahead.popleft()]
-            good = [answer for answer in answers if isinstance(answer, _Prepared)]
+            good = [answer for answer in answers if isinstance(answer, Prepared)]
             result.failed.update({answer[0].id: str(answer[1]) for answer in answers if isinstance(answer, tuple)})
             if good:
                 yield good

@@ -1,0 +1,218 @@
+"""Base CAMs from CLIP: a batch at once, beside a class at a time with the affinity squared on the host.
+
+python benchmarks/clip_seeds.py --threads 2 --repeats 3
+python benchmarks/clip_seeds.py --device cuda --precision fp16
+
+ViT-B/16 from random weights, photographs of 500 × 375 px, three tags each. Both sides and the plain forward pass run in
+turns in one process; memory is the peak of one process for each side.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional as F
+
+from tag2mask.clip import Clip, clip_cams
+
+SIZE = (384, 512)
+"""375 × 500 pixels, rounded up to whole patches."""
+
+CLASSES, BACKGROUND = 20, 25
+BLOCKS, THRESHOLD = 8, 0.4
+
+
+def problem(images: int, tags: int, device: str) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+    """Photographs, tags and texts, all random."""
+    generator = torch.Generator().manual_seed(0)
+    photos = [torch.randn(3, *SIZE, generator=generator) for _ in range(images)]
+    marks = torch.zeros(images, CLASSES, dtype=torch.bool)
+    for row in marks:
+        row[torch.randperm(CLASSES, generator=generator)[:tags]] = True
+    texts = F.normalize(torch.randn(CLASSES + BACKGROUND, 512, generator=generator), dim=1)
+    return [photo.to(device) for photo in photos], marks, texts[:CLASSES], texts[CLASSES:]
+
+
+def one_class_at_a_time(
+    clip: Clip, images: list[Tensor], tags: Tensor, texts: Tensor, rivals: Tensor
+) -> list[list[Any]]:
+    """CLIP-ES as described: batch 1, the last block forward and backward for each class, n × n work on the host."""
+    model, vision, device = clip.model, clip.model.vision_model, clip.device
+    scale = clip.logit_scale
+    results = []
+    for image, own in zip(images, tags, strict=True):
+        dtype = model.visual_projection.weight.dtype
+        with torch.no_grad():
+            embed = vision.embeddings
+            patches = embed.patch_embedding(image[None].to(dtype)).flatten(2).transpose(1, 2)
+            grid = (image.shape[1] // clip.patch, image.shape[2] // clip.patch)
+            table = embed.position_embedding.weight
+            side = round((len(table) - 1) ** 0.5)
+            square = table[1:].float().T.reshape(1, -1, side, side)
+            position = F.interpolate(square, grid, mode="bilinear")[0].flatten(1).T.to(dtype)
+            first = (embed.class_embedding + table[0])[None, None]
+            tokens = vision.pre_layrnorm(torch.cat([first, patches + position], 1))
+            maps = []
+            for layer in vision.encoder.layers[:-1]:
+                attended, weights = layer.self_attn(layer.layer_norm1(tokens))
+                maps.append(weights[0].mean(0))
+                tokens = tokens + attended
+                tokens = tokens + layer.mlp(layer.layer_norm2(tokens))
+        last, found = vision.encoder.layers[-1], []
+        present = own.nonzero()[:, 0].tolist()
+        everything = torch.cat([texts[present], rivals]).to(device)
+        for number in range(len(present)):
+            normed = last.layer_norm1(tokens).detach().requires_grad_()
+            attended, weights = last.self_attn(normed)
+            x = tokens + attended
+            x = x + last.mlp(last.layer_norm2(x))
+            feature = F.normalize(model.visual_projection(vision.post_layernorm(x)[0, 1:].mean(0)).float(), dim=0)
+            probability = (scale * everything @ feature).softmax(0)[number]
+            (gradient,) = torch.autograd.grad(probability, normed)
+            cam = (normed[0, 1:].float() @ gradient[0, 1:].float().mean(0)).detach().relu().cpu().numpy()
+            cam = (cam - cam.min()) / (cam.max() - cam.min() + 1e-30)
+            stack = torch.stack([*maps, weights[0].mean(0).detach()][-BLOCKS:])
+            affinity = stack.float().mean(0)[1:, 1:].cpu()
+            for _ in range(3):
+                affinity = affinity / affinity.sum(0, keepdim=True)
+                affinity = affinity / affinity.sum(1, keepdim=True)
+            affinity = (affinity + affinity.T) / 2
+            squared = affinity @ affinity
+            levels = np.floor(cam * 255).reshape(grid)
+            regions, _ = ndimage.label(levels > int(THRESHOLD * levels.max()), structure=np.ones((3, 3)))
+            mask = np.zeros(grid, dtype=np.float32)
+            for box in ndimage.find_objects(regions):
+                mask[box] = 1
+            refined = (squared @ torch.from_numpy(cam * mask.ravel())).numpy()
+            found.append((refined - refined.min()) / (refined.max() - refined.min() + 1e-30))
+        results.append(found)
+    return results
+
+
+def plain_forward(clip: Clip, images: list[Tensor], batch: int) -> None:
+    """The network as it is, without a gradient or an attention map."""
+    with torch.no_grad():
+        for start in range(0, len(images), batch):
+            patches = clip.patches(images[start : start + batch])
+            tokens = patches.tokens
+            for block in clip.blocks:
+                tokens = tokens + block.self_attn.out_proj(clip.attend(block, tokens, None, None))
+                tokens = tokens + block.mlp(block.layer_norm2(tokens))
+            clip.image_features(tokens[:, 0])
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Of one call, the device waited for."""
+    start = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def build(options: argparse.Namespace) -> Clip:
+    """ViT-B/16 from random weights."""
+    from transformers import CLIPConfig, CLIPModel
+
+    vision = {"patch_size": 16, "image_size": 224, "hidden_size": 768, "intermediate_size": 3072}
+    vision |= {"num_hidden_layers": 12, "num_attention_heads": 12}
+    torch.manual_seed(0)
+    config = CLIPConfig(vision_config=vision, projection_dim=512)
+    model = CLIPModel._from_config(config, attn_implementation="eager")
+    return Clip(model).to(options.device).precision(options.precision)
+
+
+def sides(options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
+    """What is measured, by name."""
+    clip = build(options)
+    images, tags, texts, rivals = problem(options.images, options.tags, options.device)
+    step = options.batch
+
+    def ours() -> list[Any]:
+        starts = range(0, len(images), step)
+        parts = [clip_cams(clip, images[i : i + step], tags[i : i + step], texts, rivals) for i in starts]
+        return [own for part in parts for own in part]
+
+    def check() -> float:
+        fast, slow = ours()[:2], one_class_at_a_time(clip, images[:2], tags[:2], texts, rivals)
+        pairs = ((a.cams.flatten(1).numpy(), b) for a, b in zip(fast, slow, strict=True))
+        return max(float(np.abs(a - np.stack(b)).max()) for a, b in pairs)
+
+    return {
+        "ours": ours,
+        "one class at a time": lambda: one_class_at_a_time(clip, images, tags, texts, rivals),
+        "plain forward": lambda: plain_forward(clip, images, step),
+        "difference": check,
+        "nothing": lambda: None,
+    }
+
+
+def peak(side: str) -> float:
+    """MiB that a process of its own needs beyond the loaded model for a side."""
+    if "cuda" in sys.argv:
+        return 0.0
+    words = [sys.executable, __file__, *sys.argv[1:], "--only", side]
+    return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--tags", type=int, default=3, help="of each photograph")
+    parser.add_argument("--batch", type=int, default=8, help="photographs at once, of our side")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"])
+    parser.add_argument("--threads", type=int, help="of torch; its own choice if not given")
+    parser.add_argument("--repeats", type=int, default=3, help="of each side; the median counts")
+    parser.add_argument("--out", type=Path, help="a JSON file as well")
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    work = sides(options)
+    if options.only:
+        work[options.only]()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    names = ("plain forward", "ours", "one class at a time")
+    work["ours"]()
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(options.repeats):
+        for name in names:
+            times[name].append(seconds(work[name]))
+    middle = {name: median(values) for name, values in times.items()}
+    base = peak("nothing")
+    result = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {options.device}",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "precision": options.precision,
+        "photographs": options.images,
+        "tags": options.tags,
+        "seconds": {name: round(value, 2) for name, value in middle.items()},
+        "one class at a time / ours": round(middle["one class at a time"] / middle["ours"], 2),
+        "share of ours that is not the plain forward": round(1 - middle["plain forward"] / middle["ours"], 3),
+        "MiB beyond the model": {name: round(peak(name) - base) for name in ("ours", "one class at a time")},
+        "largest difference of a map": work["difference"](),
+    }
+    text = json.dumps(result, indent=2)
+    if options.out:
+        options.out.write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

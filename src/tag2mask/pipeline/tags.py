@@ -1,0 +1,101 @@
+"""Suggested tags for photographs that have none: a table for a person to review, never a tags table by itself."""
+
+import csv
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from tag2mask.clip.model import load_clip
+from tag2mask.clip.suggest import class_scores
+from tag2mask.clip.words import read_words
+from tag2mask.data.classes import class_problems, read_classes
+from tag2mask.data.folders import read_untagged
+from tag2mask.data.photos import Photo
+from tag2mask.data.table import SUGGESTED
+from tag2mask.device import resolve_device
+from tag2mask.errors import UsageError
+from tag2mask.files import write_text
+from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.progress import StageResult, progress_bar
+from tag2mask.pipeline.seeds import batches_by_patches, model_precision, prepared_batches
+
+
+def suggest_tags(
+    config: Config, place: Path, classes: str | None, target: Path, threshold: float, console: Console
+) -> StageResult:
+    """Score every class in every photograph below a folder, and write the table.
+
+    The columns are ``image``; ``suggested``, the classes whose score is at least the threshold, joined by ``;``;
+    ``reviewed``, empty; and a score for each class, the mean of those by image and by patch, in [0, 1], with both
+    beside it. A reader of tags refuses the table until a person has named a column ``tags``.
+
+    Args:
+        config: ``seeds`` names the model and the words.
+        place: the folder with photographs, subfolders included.
+        classes: names with commas, or a file; None takes ``data.classes``.
+        target: the table to write.
+        threshold: in [0, 1].
+        console: for progress.
+
+    Raises:
+        UsageError: no photographs, no classes, no background words, or the table exists.
+        Tag2maskError: CLIP could not be loaded.
+    """
+    names = _class_names(classes or config.data.classes)
+    if not place.is_dir():
+        raise UsageError(f"{place} is no folder of photographs")
+    if target.exists():
+        raise UsageError(f"{target} exists, and a person may have reviewed it; give another --table")
+    if not 0 <= threshold <= 1:
+        raise UsageError(f"--threshold should lie in [0, 1], received {threshold}")
+    entries = read_untagged(place).entries
+    photos = [Photo(entry.id, entry.path, ()) for entry in entries][: config.limit]
+    if not photos:
+        raise UsageError(f"no photograph was found below {place}")
+    words = read_words(config.seeds.words, names)
+    if not words.background:
+        raise UsageError("seeds.words: scores are against background words, and there are none; list some")
+    result = StageResult("tags", notes=list(words.notices))
+    device = resolve_device(config.device)
+    clip = load_clip(config.seeds.model, notify=lambda text: console.print(text, highlight=False)).to(device)
+    features = clip.text_features(words.sentences())
+    texts, rivals = features[: len(names)], features[len(names) :]
+    clip.precision(model_precision(config.seeds.precision, device))
+    rows: dict[Path, list[str]] = {}
+    whole = replace(config, shard=None)
+    batches = list(batches_by_patches(clip, photos, whole, result))
+    with progress_bar(console, "tags", len(photos)) as advance:
+        for batch in prepared_batches(clip, batches, whole, result):
+            by_image, by_patch = class_scores(clip, [item.image for item in batch], texts, rivals)
+            scores = torch.stack([(by_image + by_patch) / 2, by_image, by_patch], 2)  # (B, C, 3)
+            for item, own in zip(batch, scores.tolist(), strict=True):
+                found = [name for name, (score, *_) in zip(names, own, strict=True) if score >= threshold]
+                numbers = [f"{value:.3f}" for triple in own for value in triple]
+                rows[item.photo.path] = [";".join(found), "", *numbers]
+                result.done += 1
+            advance(result.done)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = [f"{name}{kind}" for name in names for kind in ("", " by image", " by patch")]
+    writer.writerow(["image", SUGGESTED, "reviewed", *columns])
+    for photo in photos:
+        if photo.path in rows:
+            writer.writerow([photo.path.relative_to(place).as_posix(), *rows[photo.path]])
+    write_text(target, text.getvalue())
+    result.notes.append(
+        f"{target} holds suggestions; look at each, correct `{SUGGESTED}`, and name that column `tags` to use it"
+    )
+    return result
+
+
+def _class_names(value: str | None) -> tuple[str, ...]:
+    if value is None:
+        raise UsageError("tags needs --classes, names with commas or a file, of what the photographs may hold")
+    names, problems = read_classes(value)
+    problems += [] if names is None else class_problems(names, "--classes")
+    if problems or names is None:
+        raise UsageError("; ".join(str(problem) for problem in problems))
+    return names
