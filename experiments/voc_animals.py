@@ -3,7 +3,8 @@
 python experiments/voc_animals.py table RUN… --data.root ROOT --data.tags TAGS --maps MAPS --out OUT
 python experiments/voc_animals.py search RUN --data.root ROOT --data.tags TAGS --maps MAPS --out OUT
 
-`table`: the final methods and the leave-one-out list on `train` and `val`, for one or more training seeds.
+`table`: the final methods and the leave-one-out list on `train` and `val`, for one or more training seeds; with
+`--single RUN…` also the single prototype on networks that the single prototype taught, one for each seed.
 `search`: the settings around the default on `train_aug` without `train`, which is what settings are chosen on.
 """
 
@@ -13,7 +14,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from compare import Method, class_ids, count
+from compare import class_ids, count
 from error_bars import Counts, Estimate, estimate, paired
 from maps import Kept, make_maps, open_split, read_maps
 from methods import FINAL, LEAVE_ONE_OUT, search
@@ -22,6 +23,9 @@ from tag2mask.files import write_json, write_text
 
 CLASSES = ("cat", "chair", "cow", "dog", "horse", "person", "sheep", "sofa")
 """The classes that the mIoU is over, with background."""
+
+OWN_TRAINING = ", which also taught"
+"""Added to the names of methods on networks that the single prototype taught."""
 
 
 def kept_maps(options: argparse.Namespace, run: Path, split: str, without: str | None) -> tuple[PhotoSet, list[Kept]]:
@@ -55,23 +59,30 @@ def table(options: argparse.Namespace) -> tuple[dict[str, object], list[str]]:
                 found, taken = count(method, kept, len(photos.classes))
                 counts[name].append(found)
                 seconds[name] += taken / len(kept) / len(options.runs)
+        for run in options.single:
+            photos, kept = kept_maps(options, run, split, None)
+            for method in FINAL[:-1]:
+                found, _ = count(method, kept, len(photos.classes))
+                counts.setdefault(f"{method.name}{OWN_TRAINING}", []).append(found)
         ids = class_ids(photos.classes, CLASSES)
         best = FINAL[-1].name
         values = {name: estimate(found, ids) for name, found in counts.items()}
         gains = {name: paired(counts[best], found, ids) for name, found in counts.items() if name != best}
         lines += [f"## {split} ({len(kept)} photographs, {len(options.runs)} training seeds)", ""]
-        lines += [line for methods_of in lists for line in (*_markdown(methods_of, values, gains), "")]
+        for names in ([*(method.name for method in methods_of)] for methods_of in lists):
+            rivals = [name for name in values if name.endswith(OWN_TRAINING)] if names[0] == FINAL[0].name else []
+            lines += [*_markdown([*names, *rivals], values, gains), ""]
         result[split] = {
             name: describe(value)
             | ({"POT minus this": describe(gains[name])} if name in gains else {})
-            | {"seconds a photograph": round(seconds[name], 4)}
+            | ({"seconds a photograph": round(seconds[name], 4)} if name in seconds else {})
             for name, value in values.items()
         }
     return result, lines
 
 
-def _markdown(methods: Iterable[Method], values: dict[str, Estimate], gains: dict[str, Estimate]) -> list[str]:
-    rows = [f"| {method.name} | {values[method.name]} | {gains.get(method.name, '')} |" for method in methods]
+def _markdown(names: Iterable[str], values: dict[str, Estimate], gains: dict[str, Estimate]) -> list[str]:
+    rows = [f"| {name} | {values[name]} | {gains.get(name, '')} |" for name in names]
     return ["| method | mIoU [95 %] ± seeds | POT minus this |", "|---|---|---|", *rows]
 
 
@@ -97,6 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["table", "search"])
     parser.add_argument("runs", type=Path, nargs="+", help="run folders with a trained network, a training seed each")
+    parser.add_argument("--single", type=Path, nargs="+", default=[], help="of `table`: runs taught by one prototype")
     parser.add_argument("--data.root", dest="root", type=Path, required=True)
     parser.add_argument("--data.tags", dest="tags", type=Path)
     parser.add_argument("--maps", type=Path, required=True, help="where maps are kept")

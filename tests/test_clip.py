@@ -128,7 +128,7 @@ def test_two_products_equal_the_square() -> None:
     both = affinity(attention, valid)
     torch.testing.assert_close(both, both.transpose(1, 2))
     maps = torch.rand(2, 9, 3)
-    torch.testing.assert_close(propagate(both, maps), (both @ both) @ maps)
+    torch.testing.assert_close(propagate(both, maps), (both @ both) @ maps.double())
 
 
 def test_boxes_by_hand() -> None:

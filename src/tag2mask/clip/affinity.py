@@ -22,11 +22,11 @@ def affinity(attention: Tensor, valid: Tensor) -> Tensor:
         valid: (B, n) bool.
 
     Returns:
-        (B, n, n) float32.
+        (B, n, n) float64: two steps of it leave maps that are almost flat, and stretching those magnifies rounding.
     Source: CLIP-ES.
     """
     inside = valid[:, :, None] & valid[:, None]
-    both = attention.float() * inside
+    both = attention.double() * inside
     least = torch.finfo(torch.float32).tiny
     for _ in range(_SINKHORN_ROUNDS):
         both = both / both.sum(1, keepdim=True).clamp_min(least)
@@ -40,8 +40,11 @@ def propagate(affinities: Tensor, maps: Tensor) -> Tensor:
     Args:
         affinities: (B, n, n).
         maps: (B, n, J).
+
+    Returns:
+        (B, n, J) in the precision of the affinities.
     """
-    return affinities @ (affinities @ maps)
+    return affinities @ (affinities @ maps.to(affinities.dtype))
 
 
 def ranged(maps: Tensor, valid: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ def clip_cams(
     place = tags.cumsum(1)[found.image, found.label] - 1
     stack = boxed.new_zeros(len(images), boxed.shape[1], int(tags.sum(1).max()))
     stack[found.image, :, place] = boxed
-    refined = ranged(propagate(affinities, stack)[found.image, :, place], inside)
+    refined = ranged(propagate(affinities, stack)[found.image, :, place], inside).float()
     results = []
     on_host = [values.cpu() for values in (refined, plain, found.probability, found.label)]
     for number, (rows, columns) in enumerate(patches.grids):

@@ -11,6 +11,8 @@ The map of class k is ReLU(Σ_c w_c a_c), with a the output of that norm at the 
   instead of four: sums over queries and keys are taken before the projections, not after.
 """
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +22,8 @@ from torch.nn import functional as F
 
 from tag2mask.clip.model import Clip, Patches, attention_weights, images_at_once
 
-_LARGEST_CHUNK = 1 << 26
-"""Numbers that the widest intermediate of a chunk of maps may have."""
+_LARGEST_CHUNK = 1 << 28
+"""Numbers that the widest intermediates of a chunk of maps may have on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +83,30 @@ def softmax_gradcams(
     direction, probability = _directions(feature, texts, rivals, tags, image, label, clip.logit_scale)
     gradient = direction @ clip.model.visual_projection.weight.float()  # (P, D), at the mean of the normed patches
     maps = torch.zeros(len(image), patches.valid.shape[1], device=tokens.device)
-    widest = state.hidden[0].numel() + state.weights[0].numel()
-    step = max(1, _LARGEST_CHUNK // widest)
-    for start in range(0, len(image), step):
-        part = slice(start, start + step)
-        weight = _mean_gradient(clip, block, state, patches.valid, image[part], F.normalize(gradient[part], dim=1))
-        own = state.normed[image[part], 1:].float()  # (p, n, D)
+    slope = _slope(block.mlp.activation_fn, state.hidden)
+    for part, source in _chunks(image, state):
+        weight = _mean_gradient(clip, block, state, slope, patches.valid, source, F.normalize(gradient[part], dim=1))
+        own = state.normed[source, 1:].float()  # (p or 1, n, D)
         maps[part] = (own @ weight[:, :, None])[..., 0].relu()
     attention = state.weights[:, :, 1:, 1:].mean(1, dtype=torch.float32) * patches.valid[:, :, None]
     return GradCams(image, label, maps * patches.valid[image], probability, attention)
+
+
+def _chunks(image: Tensor, state: _Pass) -> Iterator[tuple[slice, Tensor]]:
+    """Pairs that are done together, and their photographs: one for each, or a single one that all of them share.
+
+    On a CPU the pairs of one photograph go together, which spares copies of what they share; elsewhere as many pairs as
+    memory allows, which spares calls.
+    """
+    if image.device.type == "cpu":
+        start = 0
+        for count in Counter(image.tolist()).values():
+            yield slice(start, start + count), image[start : start + 1]
+            start += count
+        return
+    step = max(1, _LARGEST_CHUNK // (state.hidden[0].numel() + state.weights[0].numel()))
+    for start in range(0, len(image), step):
+        yield slice(start, start + step), image[start : start + step]
 
 
 def _forward(clip: Clip, block: Any, tokens: Tensor, bias: Tensor | None) -> _Pass:
@@ -125,21 +142,23 @@ def _directions(
     return direction - (direction * seen).sum(1, keepdim=True) * seen, probability
 
 
-def _mean_gradient(clip: Clip, block: Any, state: _Pass, valid: Tensor, image: Tensor, gradient: Tensor) -> Tensor:
+def _mean_gradient(
+    clip: Clip, block: Any, state: _Pass, slope: Tensor, valid: Tensor, image: Tensor, gradient: Tensor
+) -> Tensor:
     """The gradient at the first norm, summed over patches: (p, D) float32; from that at every normed output, (p, D)."""
     dtype = state.out.dtype
     inside = valid[image][..., None]  # (p, n, 1)
     above = (
         _through_norm(clip.model.vision_model.post_layernorm, state.out[image], gradient.to(dtype)[:, None]) * inside
     )
-    through = (above @ block.mlp.fc2.weight) * _slope(block.mlp.activation_fn, state.hidden)[image]
+    through = (above @ block.mlp.fc2.weight) * slope[image]
     at_middle = above + _through_norm(block.layer_norm2, state.middle[image], through @ block.mlp.fc1.weight)
     heads, width = state.query.shape[1], state.query.shape[3]
     back = (at_middle @ block.self_attn.out_proj.weight).view(*at_middle.shape[:2], heads, width).transpose(1, 2)
     weights = state.weights[image][:, :, 1:]  # (p, H, n, 1 + n), patches ask, all answer
     value, key, query = state.value[image], state.key[image], state.query[image][:, :, 1:]
     level = (back * state.gathered[image]).sum(3, keepdim=True)  # (p, H, n, 1), Σ_j A_ij ∂A_ij
-    at_value = weights.transpose(2, 3) @ torch.cat([back, level], 3)  # (p, H, 1 + n, d + 1)
+    at_value = _answers(weights, torch.cat([back, level], 3))  # (p, H, 1 + n, d + 1)
     # ∂S = A (∂A − level): its sum over patches that ask, and, rows of a softmax summing to 0, minus what the class
     # token answers for the sum over patches that answer.
     asked = (at_value[..., :-1] * value).sum(3, keepdim=True) - at_value[..., -1:]  # (p, H, 1 + n, 1)
@@ -150,6 +169,16 @@ def _mean_gradient(clip: Clip, block: Any, state: _Pass, valid: Tensor, image: T
         (at_value[:, :, 1:, :-1].sum(2), block.self_attn.v_proj),
     ]
     return torch.stack([part.flatten(1).float() @ projection.weight.float() for part, projection in sums]).sum(0)
+
+
+def _answers(weights: Tensor, back: Tensor) -> Tensor:
+    """Aᵀ G: (p, H, m, e) from weights (p or 1, H, n, m) and gradients (p, H, n, e)."""
+    turned = weights.transpose(2, 3)
+    if len(weights) == len(back):
+        return turned @ back
+    pairs, heads, patches, width = back.shape
+    beside = back.permute(1, 2, 0, 3).reshape(heads, patches, pairs * width)
+    return (turned[0] @ beside).view(heads, -1, pairs, width).permute(2, 0, 1, 3)
 
 
 def _through_norm(norm: torch.nn.LayerNorm, x: Tensor, gradient: Tensor) -> Tensor:
