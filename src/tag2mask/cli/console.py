@@ -27,7 +27,7 @@ def show_result(console: Console, result: StageResult) -> None:
         console.print(f"  and {len(result.failed) - 5} more, all in --json", style="red", highlight=False)
 
 
-NAMES = {"classifier": "classifier CAM", "prototype": "single prototype", "pot": "POT"}
+NAMES = {"classifier": "classifier CAM", "prototype": "single prototype", "pot": "POT", "fused": "base CAM with POT"}
 """What kinds of CAMs are called in tables."""
 
 
@@ -41,7 +41,8 @@ def figures_table(figures: dict[str, dict[str, dict[str, object]]]) -> Table:
     for stage, splits in figures.items():
         for split, kinds in splits.items():
             for kind, values in kinds.items():
-                what = NAMES.get(kind, kind) if stage == "cams" else f"masks by {kind}"
+                others = {"cams": NAMES.get(kind, kind), "seeds": f"base CAM, {kind}"}
+                what = others.get(stage, f"masks by {kind}")
                 table.add_row(split, what, *_row(values))
     return table
 

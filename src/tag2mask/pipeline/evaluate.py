@@ -20,7 +20,7 @@ WHOLE = "all"
 
 
 def evaluate(config: Config, run: RunFolder, console: Console) -> StageResult:
-    """Measure the run's CAMs of every kind and its masks on each split; nothing where there is no ground truth.
+    """Measure base CAMs, the run's CAMs of every kind and its masks on each split, where there is ground truth.
 
     Photographs whose files could not be made are left out, and counted in a note.
     """
@@ -33,6 +33,9 @@ def evaluate(config: Config, run: RunFolder, console: Console) -> StageResult:
                 f"no ground truth for split '{name}', so nothing to measure" if split else "no ground truth"
             )
             continue
+        if (run / "seeds").is_dir():
+            source = "CLIP" if config.seeds.from_npy is None else "imported"
+            _measure(config, run / "seeds", photos, ("seeds", name, source), result, console)
         for kind in config.cams.kinds:
             _measure(config, run / "cams" / kind, photos, ("cams", name, kind), result, console)
         _measure(config, run / "masks", photos, ("refine", name, config.refine.method), result, console)
@@ -76,7 +79,7 @@ def _measure(
     config: Config, folder: Path, photos: PhotoSet, place: tuple[str, str, str], result: StageResult, console: Console
 ) -> None:
     """Add the figures of one folder of the run, over the photographs that have a file there."""
-    suffix = ".npz" if place[0] == "cams" else ".png"
+    suffix = ".png" if place[0] == "refine" else ".npz"
     made = tuple(photo for photo in photos.photos if (folder / f"{photo.id}{suffix}").is_file())
     if not made:
         result.notes.append(f"{folder.name}: no file of split '{place[1]}', so nothing to measure")

@@ -48,7 +48,7 @@ STAGES = {
         StageFiles("train", "train", ("train",), (), version=2, reads_for={"seeds": "external"}),
         StageFiles("cams", "cams", ("cams",), ("train",), version=2, reads_for={"seeds": "external"}),
         StageFiles("refine", "refine", ("refine", "masks"), ("cams",)),
-        StageFiles("evaluate", ".", ("metrics.json",), ("cams", "refine"), remade=True),
+        StageFiles("evaluate", ".", ("metrics.json",), ("seeds", "cams", "refine"), remade=True),
         StageFiles("report", ".", ("report.html",), ("train", "cams", "refine", "evaluate"), remade=True),
     )
 }

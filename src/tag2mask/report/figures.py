@@ -209,7 +209,8 @@ def _result(stage: str, kind: str, figures: dict[str, Any], *, first: float | No
     if stage == "cams":
         title, tone = KINDS.get(kind, f"{kind} CAM"), kind if kind in KINDS else f"other-{place % 4}"
     else:
-        title, tone = (f"Masks, {kind}", "mask") if stage == "refine" else (f"{stage}, {kind}", f"other-{place % 4}")
+        others = {"refine": f"Masks, {kind}", "seeds": f"Base CAM, {kind}"}
+        title, tone = others.get(stage, f"{stage}, {kind}"), "mask" if stage == "refine" else f"other-{place % 4}"
     chosen, images = figures.get("chosen"), figures.get("images")
     return Result(
         title=title,

@@ -1,0 +1,37 @@
+"""The classifier's CAMs of a run as CLIP-ES's files, to try the way of base CAMs from outside without CLIP.
+
+python experiments/classifier_as_seeds.py RUN OUT        # reads RUN/cams/classifier, writes OUT/ID.npy
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from tag2mask.cam_files import full_resolution, read_cam
+from tag2mask.clip.npy_files import NpyCams, write_npy_cams
+
+
+def convert(source: Path, target: Path) -> int:
+    """Write one file for each CAM file below ``source``, at the photograph's size alone; how many there were."""
+    paths = sorted(source.rglob("*.npz"))
+    for path in paths:
+        cam = read_cam(path)
+        full = full_resolution(cam).astype(np.float16)
+        name = path.relative_to(source).with_suffix(".npy")
+        write_npy_cams(target / name, NpyCams(cam.ids.astype(np.int64) - 1, full))
+    return len(paths)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a run folder with CAMs of the kind `classifier`")
+    parser.add_argument("out", type=Path, help="where the files are written")
+    options = parser.parse_args()
+    if not (made := convert(options.run / "cams/classifier", options.out)):
+        raise SystemExit(f"{options.run}/cams/classifier holds no CAM file; `tag2mask cams` makes them")
+    print(f"{made} files in {options.out}")
+
+
+if __name__ == "__main__":
+    main()
