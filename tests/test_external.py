@@ -44,6 +44,8 @@ def solved(seed: int = 0) -> tuple[TransportCams, Tensor]:
 def slow_target(maps: np.ndarray, external: np.ndarray, inside: np.ndarray, settings: ExternalSettings) -> np.ndarray:
     """The target of one photograph, class by class; ``maps`` and the result hold background first."""
     present = [c for c in range(len(external)) if external[c].max() > 0]
+    if not present:
+        return maps
     background = 1 - np.max([external[c] for c in present] or [np.zeros(GRID)], axis=0)
     tags = {c: np.maximum(external[c] - settings.background_subtraction * background, 0) for c in present}
     q = {-1: 1 - np.max([*tags.values(), np.zeros(GRID)], axis=0), **tags}
@@ -102,13 +104,41 @@ def test_the_loss_teaches_the_classifier_alone() -> None:
     cams, features = cams.requires_grad_(), features.requires_grad_()
     result = transport_cams(features, cams.detach(), TAGS, POT, valid=valid)
     settings = ExternalSettings(consistency_weight=1.0)
-    loss = external_loss(cams, TAGS, external_target(result, external, settings), result)
+    loss = external_loss(cams, TAGS, external, external_target(result, external, settings), result)
     loss.backward()  # type: ignore[no-untyped-call]
     assert features.grad is None and cams.grad is not None
     assert not cams.grad[~TAGS].any() and not cams.grad[0, :, :, -2:].any() and cams.grad[0].any()
-    assert not cams.grad[2].any(), "no external map, nothing to learn"
-    two = external_loss(cams[:2], TAGS[:2], external_target(result, external, settings)[:2], _first(result, 2))
+
+
+def test_a_photograph_without_external_maps_teaches_nothing_and_keeps_its_cams() -> None:
+    features, cams, external, valid = problem()
+    external[0] = 0
+    cams = cams.requires_grad_()
+    settings = ExternalSettings(consistency_weight=1.0, suppression=0.5)
+    result = transport_cams(features, cams.detach(), TAGS, POT, valid=valid)
+    torch.testing.assert_close(suppressed(result, external, settings).cams[0], result.cams[0])
+    torch.testing.assert_close(fused(result, external, settings).cams[0], result.cams[0])
+    loss = external_loss(cams, TAGS, external, external_target(result, external, settings), result)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert cams.grad is not None and not cams.grad[0].any() and cams.grad[1].any()
+    few, own = _first(result, 2), external_target(result, external, settings)[:2]
+    two = external_loss(cams[:2], TAGS[:2], external[:2], own, few)
     torch.testing.assert_close(two, loss)
+
+
+def test_a_tag_without_a_map_is_not_punished_for_it() -> None:
+    features, cams, external, valid = problem()
+    external[0, 2] = 0
+    settings = ExternalSettings(consistency_weight=1.0, suppression=0.5, base="external")
+    base = base_cams(cams, external, TAGS, settings, valid)
+    result = transport_cams(features, base, TAGS, POT, valid=valid)
+    for made in (suppressed(result, external, settings), fused(result, external, settings)):
+        assert float(made.cams[0, 3].sum()) > 0.2 * float(result.cams[0, 3].sum()) > 0
+    cams = cams.requires_grad_()
+    external_loss(cams, TAGS, external, external_target(result, external, settings), result).backward()  # type: ignore[no-untyped-call]
+    assert cams.grad is not None and cams.grad[0, 0].any()
+    only = cams.grad[0, 2].abs() > 0  # its CAM counts where it is the strongest, and so decides the background's
+    assert not (only & (cams[0, 0] > cams[0, 2])).any()
 
 
 def _first(result: TransportCams, count: int) -> TransportCams:
@@ -124,7 +154,7 @@ def test_a_perfect_classifier_has_no_loss() -> None:
     external[:, :, 0, 0] = 0  # sure background, so that dividing by its maximum changes nothing
     external = normalised_cams(external, TAGS, valid)
     result = transport_cams(features, external, TAGS, POT, valid=valid)
-    loss = external_loss(external, TAGS, external_target(result, external, settings), result)
+    loss = external_loss(external, TAGS, external, external_target(result, external, settings), result)
     assert float(loss) < 1e-3
 
 

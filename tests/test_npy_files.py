@@ -99,11 +99,42 @@ def test_a_pickle_that_calls_is_refused_and_not_called(tmp_path: Path) -> None:
         b"cbuiltins\neval\n(S'1'\ntR.",
         b"c_codecs\nencode\n(S'x'\nS'rot13'\ntR.",
         b"Pelsewhere\n.",
+        b"cnumpy\nndarray\n)\x81.",
+        b"}r\xff\xff\xff\x7f.",  # a memo of gigabytes
+        b"cnumpy\ndtype\n(S'i8'\ntR(I4\nS'>'\nNNNI-1\nI-1\nI63\nNtb.",  # flags of objects on numbers
     ],
 )
 def test_unusual_arguments_are_refused(tmp_path: Path, payload: bytes) -> None:
-    with pytest.raises(NpyError, match=r"x\.npy is (refused|truncated or damaged)"):
+    with pytest.raises(NpyError, match=r"x\.npy (is refused|is truncated or damaged|holds a)"):
         read_npy_cams(raw(tmp_path / "x.npy", payload), 20, SIZE)
+
+
+def test_a_list_too_short_for_its_array_does_not_crash(tmp_path: Path) -> None:
+    """NumPy itself reads past the end of such a list."""
+    dtype = b"cnumpy\ndtype\n(S'O8'\ntR"
+    array = b"cnumpy._core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n(I2\nt" + dtype + b"I00\n(ltb"
+    for number, payload in enumerate((array + b".", b"(dS'keys'\n" + array + b"sS'attn_highres'\nI1\ns.")):
+        with pytest.raises(NpyError, match="is refused: it wants to use an array of objects"):
+            read_npy_cams(raw(tmp_path / f"{number}.npy", payload), 20, SIZE)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_byte_order_and_memory_order_are_heeded(tmp_path: Path, protocol: int) -> None:
+    full = maps(2).astype(">f4")
+    value = {"keys": np.array([3, 1], dtype=">i8"), "attn_highres": np.asfortranarray(full), "name": "2007_000032"}
+    found = read_npy_cams(raw(tmp_path / "a.npy", pickle.dumps(value, protocol=protocol)), 20, SIZE)
+    assert found.classes.tolist() == [3, 1]
+    np.testing.assert_array_equal(found.full, full.astype(np.float16))
+
+
+@pytest.mark.parametrize(
+    "header", ["{'descr': '|O'", "-" * 9000, "{'descr': ('O',), 'shape': (), 'fortran_order': False}"]
+)
+def test_a_broken_header_is_refused(tmp_path: Path, header: str) -> None:
+    text = header.encode()
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + b"\x80\x04N.")
+    with pytest.raises(NpyError, match=r"no \.npy file, or a damaged one"):
+        read_npy_cams(tmp_path / "a.npy", 20, SIZE)
 
 
 @pytest.mark.parametrize("kept", [0, 5, 40, 0.5, 0.99])
@@ -133,7 +164,8 @@ def test_a_truncated_file_is_refused(tmp_path: Path, kept: float) -> None:
         ({"keys": np.array([3]), "attn_highres": maps(1) * np.nan}, "holds NaN or infinity"),
         ({"keys": np.array([3]), "attn_highres": maps(1) + 3}, r"should lie in \[0, 1\]"),
         ({"keys": np.array([3]), "attn_highres": maps(1), "grid": maps(1)[0]}, "`grid` should be floating point"),
-        ({"keys": "cat", "attn_highres": maps(1)}, "holds something else than numbers"),
+        ({"keys": "cat", "attn_highres": maps(1)}, "`keys` should be an array of numbers"),
+        ({"keys": [[1], [2, 3]], "attn_highres": maps(1)}, "`keys` should be an array of numbers"),
         ({1: 2}, "it should hold a dictionary"),
         ([1, 2], "it should hold a dictionary"),
     ],

@@ -10,8 +10,9 @@ import yaml
 from PIL import Image
 
 from clip_tiny import tiny_folder, tiny_model
-from run_tiny import figures, files_of, run
-from tag2mask.cam_files import read_cam
+from run_tiny import figures, files_of, run, words
+from tag2mask.cam_files import CamFile, read_cam, write_cam
+from tag2mask.cli import main
 from tag2mask.clip.npy_files import NpyCams, read_npy_cams, write_npy_cams
 from tag2mask.data.photos import open_photos
 from tag2mask.data.settings import AugmentSettings, DataSettings
@@ -63,9 +64,9 @@ def test_is_resumed_and_shards_give_the_same_files(made: Path, scenes: Path, cli
 def test_a_changed_word_stops_the_stage(
     made: Path, scenes: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = tmp_path / "words.yaml"
-    words.write_text("background: [sky]\n", encoding="utf-8")
-    assert run("seeds", scenes, made, seeds__model=str(clip), seeds__words=str(words)) == 2
+    file = tmp_path / "words.yaml"
+    file.write_text("background: [sky]\n", encoding="utf-8")
+    assert run("seeds", scenes, made, seeds__model=str(clip), seeds__words=str(file)) == 2
     said = capsys.readouterr().err
     assert "seeds.background was" in said and "--restart seeds" in said
     assert run("seeds", scenes, made, seeds__model="not-a-model") == 2
@@ -73,17 +74,23 @@ def test_a_changed_word_stops_the_stage(
 
 def test_clashes_are_told(scenes: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = open_photos(DataSettings(root=scenes)).classes[0]
-    words = tmp_path / "words.yaml"
-    words.write_text(f"background: [sky, {name}]\n", encoding="utf-8")
-    assert run("seeds", scenes, tmp_path / "run", seeds__model=str(clip), seeds__words=str(words), limit="2") == 0
-    assert f"background word '{name}' is also a word of class '{name}'" in " ".join(capsys.readouterr().err.split())
+    file = tmp_path / "words.yaml"
+    file.write_text(f"background: [sky, {name}]\n", encoding="utf-8")
+    assert run("seeds", scenes, tmp_path / "run", seeds__model=str(clip), seeds__words=str(file), limit="2") == 0
+    assert f"background word '{name}' also stands for class '{name}'" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_export_of_nothing_says_so(
+    scenes: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    both = {"--from-npy": str(tmp_path / "empty"), "--to-npy": str(tmp_path / "npy")}
+    assert seeds_with(both, scenes, tmp_path / "run", clip) == 1
+    assert "external" not in capsys.readouterr().err
 
 
 def seeds_with(verb_words: dict[str, str], scenes: Path, out: Path, clip: Path) -> int:
     """`seeds` with its own options, which have hyphens."""
-    from run_tiny import words
-    from tag2mask.cli import main
-
     extra = [word for pair in verb_words.items() for word in pair]
     return main([*words("seeds", scenes, out, seeds__model=str(clip), seeds__batch_size="3"), *extra])
 
@@ -165,8 +172,6 @@ def test_base_cams_move_with_the_photograph(tmp_path: Path) -> None:
     pixels[32:64, 96:144, 0] = 255
     (tmp_path / "photos/cat").mkdir(parents=True)
     Image.fromarray(pixels).save(tmp_path / "photos/cat/a.png")
-    from tag2mask.cam_files import CamFile, write_cam
-
     cam = (pixels[::16, ::16, 0] / 255).astype(np.float16)[None]
     write_cam(tmp_path / "seeds/cat/a.npz", CamFile(np.array([1]), cam, (96, 160)))
     photos = open_photos(DataSettings(root=tmp_path / "photos"))
@@ -180,23 +185,75 @@ def test_base_cams_move_with_the_photograph(tmp_path: Path) -> None:
     assert "external" not in TrainingSet(photos, settings, seed=0)[0, 0]
 
 
-def test_the_store_is_small(made: Path, scenes: Path) -> None:
-    """VOC: 10,582 photographs of 500 x 375 pixels with 1.555 tags each should take at most 60 MB."""
-    from tag2mask.cam_files import CamFile, write_cam
+def test_the_store_is_small(clip: Path, tmp_path: Path) -> None:
+    """VOC: 10,582 photographs of 500 x 375 pixels with 1.555 tags each should take at most 60 MB at patches of 16."""
+    noise = np.random.default_rng(0).integers(0, 255, (188, 250, 3), dtype=np.uint8)  # patches of 8, so half the sides
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(noise).save(tmp_path / "photos/a.png")
+    (tmp_path / "photos/tags.csv").write_text("image,tags\na.png,cat;dog\n", encoding="utf-8")
+    command = ["seeds", "--data.root", str(tmp_path / "photos"), "--seeds.model", str(clip)]
+    assert main([*command, "--out", str(tmp_path / "run"), "--device", "cpu", "--workers", "0"]) == 0
+    file = tmp_path / "run/seeds/a.npz"
+    assert read_cam(file).cams.shape == (2, 24, 32)
+    assert file.stat().st_size * 10_582 < 60e6, "two tags, more than the average"
 
-    rng = np.random.default_rng(0)
-    total = 0
-    for tags in (1, 1, 2, 2, 1, 2, 1, 2, 2):  # 1.56 on average
-        path = made.parent / f"size/{total}.npz"
-        write_cam(path, CamFile(np.arange(1, tags + 1), rng.random((tags, 24, 32)).astype(np.float16), (375, 500)))
-        total += path.stat().st_size
-    assert total / 9 * 10_582 < 60e6, "noise, which hardly shrinks, is the worst case"
+
+def test_a_damaged_base_cam_costs_its_photograph_alone(
+    made: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(made, out)
+    assert run("train", scenes, out, train__consistency_weight="0", external__base="mean") == 0
+    files = sorted((out / "seeds").rglob("*.npz"))
+    files[0].write_bytes(b"broken")
+    kinds = {"cams__kinds": "[pot]", "external__base": "mean"}
+    assert run("cams", scenes, out, **kinds) == 1
+    assert "is damaged; delete it and do its stage again" in " ".join(capsys.readouterr().err.split())
+    names = {path.stem for path in (out / "cams/pot").rglob("*.npz")}
+    assert names == {path.stem for path in files[1:]}
+
+
+def test_cams_are_made_anew_where_a_base_cam_came_later(made: Path, scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(made, out)
+    late = sorted((out / "seeds").rglob("*.npz"))[0]
+    kept = late.read_bytes()
+    late.unlink()
+    outside = {"external__base": "external", "cams__kinds": "[pot]"}
+    assert run("train", scenes, out, train__consistency_weight="0", **outside) == 0
+    assert run("cams", scenes, out, **outside) == 0
+    name = late.relative_to(out / "seeds")
+    before = (out / "cams/pot" / name).read_bytes()
+    late.write_bytes(kept)
+    assert run("cams", scenes, out, **outside) == 0
+    assert (out / "cams/pot" / name).read_bytes() != before
+
+
+def test_the_method_is_part_of_training_where_only_the_target_uses_it(made: Path, scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(made, out)
+    only = {"train__consistency_weight": "0", "external__consistency_weight": "1"}
+    assert run("train", scenes, out, **only) == 0
+    assert run("train", scenes, out, **only, pot__epsilon="0.5") == 2
+
+
+def test_large_photographs_go_through_in_smaller_batches(clip: Path, tmp_path: Path) -> None:
+    from tag2mask.clip import load_clip
+    from tag2mask.data.photos import Photo
+    from tag2mask.pipeline.config import Config
+    from tag2mask.pipeline.progress import StageResult
+    from tag2mask.pipeline.seeds import batches_by_patches
+
+    photos = []
+    for number, side in enumerate([64] * 5 + [512] * 5):
+        Image.new("RGB", (side, side)).save(path := tmp_path / f"{number}.png")
+        photos.append(Photo(str(number), path, (1,)))
+    batches = list(batches_by_patches(load_clip(str(clip)), photos, Config(workers=0), StageResult("seeds")))
+    assert [len(batch) for batch in batches] == [5, 1, 1, 1, 1, 1]
 
 
 def suggest(*words: str) -> int:
     """`tags` with a model."""
-    from tag2mask.cli import main
-
     return main(["tags", *words, "--device", "cpu", "--workers", "0"])
 
 
@@ -207,13 +264,14 @@ def test_suggestions_are_a_table_for_review(
     photos = scenes / "train"
     given = (str(photos), "--classes", "cat,dog,brown horse", "--seeds.model", str(clip), "--table", str(table))
     assert suggest(*given) == 0
-    assert "name that column `tags` to use it" in " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "name that column `tags`" in said and f"--data.root {photos}" in said
     lines = [line.split(",") for line in table.read_text().splitlines()]
     assert lines[0] == [
         "image",
         "suggested",
         "reviewed",
-        *(f"{n}{k}" for n in ("cat", "dog", "brown horse") for k in ("", " by image", " by patch")),
+        *(f"{k}: {n}" for n in ("cat", "dog", "brown horse") for k in ("score", "by image", "by patch")),
     ]
     assert len(lines) == 11
     for _, suggested, reviewed, *numbers in lines[1:]:
@@ -264,4 +322,10 @@ def test_scores_agree_with_the_library(clip: Path) -> None:
     logits = loaded.logit_scale * torch.nn.functional.normalize(features, dim=1) @ texts.T
     expected = torch.stack([logits[:, [c, 2]].softmax(1)[:, 0] for c in (0, 1)], 1)
     torch.testing.assert_close(by_image, expected, rtol=0, atol=1e-5)
-    assert by_patch.shape == (2, 2) and ((by_patch > 0) & (by_patch < 1)).all()
+    hidden = loaded.model.vision_model(torch.stack(images)).last_hidden_state
+    local = loaded.model.visual_projection(loaded.model.vision_model.post_layernorm(hidden[:, 1:]))
+    logits = (
+        loaded.logit_scale * torch.nn.functional.normalize(local, dim=2) @ texts.T
+    )  # 16 patches: one is a twentieth
+    expected = torch.stack([logits[:, :, [c, 2]].softmax(2)[..., 0].amax(1) for c in (0, 1)], 1)
+    torch.testing.assert_close(by_patch, expected, rtol=0, atol=1e-5)

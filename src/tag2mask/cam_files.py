@@ -74,15 +74,17 @@ def read_cam(path: Path) -> CamFile:
         CamFileError: the file is missing, damaged, or breaks a rule of the format, which the message names.
     """
     if not path.is_file():
-        raise CamFileError(f"{path} does not exist; `tag2mask cams` makes it where the photograph can be read")
+        raise CamFileError(
+            f"{path} does not exist; the stage that it belongs to makes it where the photograph can be read"
+        )
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except _DAMAGED as error:
-        raise CamFileError(f"{path} is damaged; delete it and run `tag2mask cams` again") from error
+        raise CamFileError(f"{path} is damaged; delete it and do its stage again") from error
     problem = _problem(arrays)
     if problem:
-        raise CamFileError(f"{path} is not a CAM file: {problem}; delete it and run `cams` again")
+        raise CamFileError(f"{path} is not a CAM file: {problem}; delete it and do its stage again")
     height, width = (int(value) for value in arrays["size"])
     clusters = arrays.get("clusters")
     return CamFile(

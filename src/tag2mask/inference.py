@@ -33,17 +33,22 @@ class PhotoMaps:
     external: Tensor | None = None
     use: ExternalSettings = field(default_factory=ExternalSettings)
 
+    @property
+    def base(self) -> Tensor:
+        """(N, C, h, w), the CAMs that the partition starts from."""
+        if self.external is None:
+            return self.cams
+        valid = torch.ones_like(self.cams[:, 0], dtype=torch.bool)
+        return base_cams(self.cams, self.external, self.tags, self.use, valid)
+
     def prototype_cams(self, settings: PotSettings) -> TransportCams:
         """The single-prototype CAMs, from the same seeds as `transport`."""
         return self.transport(settings.single_prototype())
 
     def transport(self, settings: PotSettings) -> TransportCams:
         """The POT CAMs."""
-        if self.external is None:
-            return transport_cams(self.features, self.cams, self.tags, settings)
-        valid = torch.ones_like(self.cams[:, 0], dtype=torch.bool)
-        base = base_cams(self.cams, self.external, self.tags, self.use, valid)
-        return suppressed(transport_cams(self.features, base, self.tags, settings), self.external, self.use)
+        result = transport_cams(self.features, self.base, self.tags, settings)
+        return result if self.external is None else suppressed(result, self.external, self.use)
 
     def fused(self, settings: PotSettings) -> TransportCams:
         """The external CAMs, sharpened and joined by POT's.

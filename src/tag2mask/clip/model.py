@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.errors import Tag2maskError, UsageError, first_five
-from tag2mask.networks.hub import read_model_config, resolve_folder
+from tag2mask.networks.hub import quiet, read_model_config, resolve_folder
 from tag2mask.networks.public_weights import Notify
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -250,6 +250,13 @@ def images_at_once(query: Tensor) -> int:
     return max(1, _LARGEST_ATTENTION // (query.shape[1] * query.shape[2] ** 2))
 
 
+def model_precision(name: str, device: torch.device) -> Precision:
+    """The precision behind a setting: `auto` is fp16 on a GPU, fp32 elsewhere."""
+    if name == "auto":
+        return "fp16" if device.type == "cuda" else "fp32"
+    return "bf16" if name == "bf16" else "fp16" if name == "fp16" else "fp32"
+
+
 def load_clip(name: str, *, notify: Notify | None = None) -> Clip:
     """A CLIP from a local folder or by name, on the CPU in fp32.
 
@@ -269,9 +276,10 @@ def load_clip(name: str, *, notify: Notify | None = None) -> Clip:
         raise UsageError(f"seeds.model: {name} is a model of type '{kind}', it should be 'clip'")
     try:
         # Attention is computed here; the library's own is used for texts alone.
-        model, info = CLIPModel.from_pretrained(
-            folder, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
-        )
+        with quiet():
+            model, info = CLIPModel.from_pretrained(
+                folder, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
+            )
         tokenizer = CLIPTokenizer.from_pretrained(folder)
     except Exception as error:  # the libraries of weights and of tokenizers raise errors of their own
         reason = str(error).strip().partition("\n")[0]

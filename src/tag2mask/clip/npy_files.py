@@ -1,16 +1,18 @@
 """The `.npy` files of CLIP-ES: pickled dictionaries of arrays, read without trusting them, and written.
 
-A pickle can call whatever it names. This reader knows NumPy arrays, numbers and dictionaries, and refuses the rest by
-name before anything is called.
+A pickle can call whatever it names, and hands whatever it likes to what it made. So nothing of NumPy takes part in
+reading one: arrays and number types are stood for by classes of this file, which check their state before an array is
+made of it.
 """
 
 import io
+import math
 import pickle
+import pickletools
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,12 +61,7 @@ def read_npy_cams(path: Path, classes: int, size: tuple[int, int]) -> NpyCams:
         NpyError: anything is wrong with it; no code in it has run.
     """
     values = _read_dictionary(path)
-    found = {key: value for key, value in values.items() if key in (KEYS, FULL, GRID)}
-    missing = [key for key in (KEYS, FULL) if key not in found]
-    if missing:
-        names = ", ".join(map(repr, values)) or "nothing"
-        raise NpyError(f"{path} is no file of CLIP-ES: it lacks {', '.join(missing)}, and holds {names}")
-    keys, full, grid = found[KEYS], found[FULL], found.get(GRID)
+    keys, full, grid = values[KEYS], values[FULL], values.get(GRID)
     if keys.ndim != 1 or keys.dtype.kind not in "iu":
         raise NpyError(f"{path}: `{KEYS}` should be one row of whole numbers, it is {keys.dtype} {keys.shape}")
     if len(np.unique(keys)) < len(keys) or (len(keys) and not 0 <= keys.min() <= keys.max() < classes):
@@ -101,7 +98,7 @@ def _check_maps(path: Path, name: str, maps: np.ndarray, shape: tuple[int, ...])
 
 
 def _read_dictionary(path: Path) -> dict[str, np.ndarray]:
-    """The arrays that a file holds, by name."""
+    """The arrays under the known names."""
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
@@ -113,26 +110,32 @@ def _read_dictionary(path: Path) -> dict[str, np.ndarray]:
         version = np.lib.format.read_magic(file)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read_header(file)
-    except (ValueError, EOFError, SyntaxError, TypeError) as error:
+    except Exception as error:  # a broken header raises whatever reading it as Python leads to
         raise NpyError(f"{path} is no .npy file, or a damaged one ({_first_line(error)})") from error
     if dtype.kind != "O" or shape != ():
         raise NpyError(f"{path} holds an array {dtype} {shape}, it should hold a dictionary, as CLIP-ES writes it")
     try:
-        value = _ArraysOnly(file).load()
+        value = _load(data[file.tell() :])
     except _Refused as error:
-        raise NpyError(
-            f"{path} is refused: it wants to use {error}, and only arrays, numbers and names may be in it"
-        ) from error
+        rule = "only arrays, numbers and names may be in it"
+        raise NpyError(f"{path} is refused: it wants to use {error}, and {rule}") from error
     except Exception as error:  # a broken pickle raises whatever its half-read values lead to
         raise NpyError(f"{path} is truncated or damaged ({type(error).__name__}: {_first_line(error)})") from error
-    if isinstance(value, np.ndarray) and value.shape == () and value.dtype.kind == "O":
-        value = value.item()
+    if isinstance(value, _Array) and isinstance(value.value, _Single):
+        value = value.value.item
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise NpyError(f"{path} holds a {type(value).__name__}, it should hold a dictionary, as CLIP-ES writes it")
-    arrays = {key: np.asarray(entry) for key, entry in value.items()}
-    strange = [key for key, entry in arrays.items() if entry.dtype.kind not in "biuf"]
-    if strange:
-        raise NpyError(f"{path}: `{strange[0]}` holds something else than numbers")
+        kind = "array" if isinstance(value, _Array) else type(value).__name__
+        raise NpyError(f"{path} holds a {kind}, it should hold a dictionary, as CLIP-ES writes it")
+    missing = [key for key in (KEYS, FULL) if key not in value]
+    if missing:
+        names = ", ".join(map(repr, value)) or "nothing"
+        raise NpyError(f"{path} is no file of CLIP-ES: it lacks {', '.join(missing)}, and holds {names}")
+    arrays = {key: value[key] for key in (KEYS, FULL, GRID) if key in value}
+    for key, entry in arrays.items():
+        if isinstance(entry, _Array) and isinstance(entry.value, np.ndarray):
+            arrays[key] = entry.value
+        elif not isinstance(entry, np.ndarray):
+            raise NpyError(f"{path}: `{key}` should be an array of numbers")
     return arrays
 
 
@@ -140,65 +143,167 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or "no more is known"
 
 
+_OPCODES = frozenset(  # as text, since a list would be sixty lines long
+    """
+    PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4
+    FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE
+    BINUNICODE SHORT_BINUNICODE BINUNICODE8 EMPTY_LIST APPEND APPENDS LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2
+    TUPLE3 EMPTY_DICT DICT SETITEM SETITEMS GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE GLOBAL
+    STACK_GLOBAL REDUCE BUILD
+    """.split()  # noqa: SIM905
+)
+"""What pickles of dictionaries of arrays are made of, in any protocol."""
+
+
+def _load(data: bytes) -> Any:
+    """The value of a pickle, after a look at every instruction of it."""
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(data), start=1):
+        if opcode.name not in _OPCODES:
+            raise _Refused(f"the instruction {opcode.name}")
+        # A memo is as long as its largest number, so a large one would be a large allocation.
+        if "PUT" in opcode.name and int(argument or 0) > count:
+            raise _Refused(f"memo {argument}")
+    return _ArraysOnly(io.BytesIO(data)).load()
+
+
 class _ArraysOnly(pickle.Unpickler):
     """An unpickler that knows the few names that arrays are made of."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name; unknown ones are refused, and what is known takes no unusual arguments."""
+        """What stands for a name; unknown ones are refused."""
         plain = module.replace("numpy._core", "numpy.core")
         if (plain, name) not in _KNOWN:
             raise _Refused(f"{module}.{name}")
         return _KNOWN[plain, name]
 
-    def persistent_load(self, pid: Any) -> NoReturn:
-        """Refuse references to what lies outside the file."""
-        raise _Refused("an object outside the file")
+
+@dataclass(frozen=True)
+class _Single:
+    """The one item of an array of objects."""
+
+    item: Any
+
+
+class _Dtype:
+    """A number type, or `object` for the dictionary itself, as a pickle describes it."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, name: str) -> None:
+        self.value = np.dtype(name)
+
+    def __setstate__(self, state: Any) -> None:
+        """The byte order, which is all that the state of a number type says."""
+        plain = isinstance(state, tuple) and len(state) in (8, 9) and state[0] in (3, 4)
+        if not plain or state[1] not in ("<", ">", "=", "|") or state[2:5] != (None, None, None):
+            raise _Refused("a number type with unusual fields")
+        if self.value.kind != "O":
+            self.value = self.value.newbyteorder(state[1])
+
+
+class _Array:
+    """An array, as a pickle fills it."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: np.ndarray | _Single | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        """Numbers with as many bytes as their shape needs, or one object."""
+        if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], _Dtype):
+            raise _Refused("an array with unusual fields")
+        _, shape, dtype, fortran, content = state
+        if not isinstance(shape, tuple) or not all(type(side) is int and side >= 0 for side in shape):
+            raise _Refused("an array with an unusual shape")
+        if dtype.value.kind == "O":
+            if shape != () or not isinstance(content, list) or len(content) != 1:
+                raise _Refused("an array of objects")
+            self.value = _Single(content[0])
+        else:
+            self.value = _numbers(content, dtype, shape, "F" if fortran else "C")
+
+
+class _NewArray:
+    """Stands for `numpy._reconstruct`."""
+
+    __slots__ = ()
+
+    def __call__(self, kind: Any, shape: Any, code: Any) -> _Array:
+        """An array yet to be filled."""
+        if kind is not _ARRAY or shape != (0,):
+            raise _Refused("numpy._reconstruct with unusual arguments")
+        return _Array()
+
+
+class _NewDtype:
+    """Stands for `numpy.dtype`."""
+
+    __slots__ = ()
+
+    def __call__(self, name: Any, *flags: Any) -> _Dtype:
+        """A number type."""
+        if not isinstance(name, str) or not re.fullmatch(r"[<>|=]?(b1|[iuf][1248]|O8?)", name) or name.endswith("f1"):
+            raise _Refused(f"the number type {name!r}")
+        return _Dtype(name)
+
+
+class _NewScalar:
+    """Stands for `numpy.scalar`."""
+
+    __slots__ = ()
+
+    def __call__(self, dtype: Any, data: Any = None) -> Any:
+        """A single number."""
+        if not isinstance(dtype, _Dtype):
+            raise _Refused("numpy.scalar with unusual arguments")
+        return _numbers(data, dtype, (), "C")[()]
+
+
+class _FromBuffer:
+    """Stands for `numpy._frombuffer`, which protocol 5 uses."""
+
+    __slots__ = ()
+
+    def __call__(self, data: Any, dtype: Any, shape: Any, order: Any, *rest: Any) -> np.ndarray:
+        """An array."""
+        plain = isinstance(dtype, _Dtype) and isinstance(shape, tuple) and order in ("C", "F")
+        if not plain or not all(type(side) is int and side >= 0 for side in shape):
+            raise _Refused("numpy._frombuffer with unusual arguments")
+        return _numbers(data, dtype, shape, order)
+
+
+class _Encode:
+    """Stands for `codecs.encode`, by which protocol 2 writes bytes."""
+
+    __slots__ = ()
+
+    def __call__(self, text: Any, encoding: Any) -> bytes:
+        """Bytes."""
+        if not isinstance(text, str) or encoding != "latin1":
+            raise _Refused("codecs.encode with unusual arguments")
+        return text.encode("latin1")
+
+
+def _numbers(content: Any, dtype: _Dtype, shape: tuple[int, ...], order: Any) -> np.ndarray:
+    """An array from its bytes, in this machine's byte order."""
+    content = content.encode("latin1") if isinstance(content, str) else content
+    if dtype.value.kind not in "biuf" or not isinstance(content, bytes | bytearray):
+        raise _Refused("an array that is not made of numbers")
+    if len(content) != math.prod(shape) * dtype.value.itemsize:
+        raise ValueError(f"{len(content)} bytes for an array {dtype.value} {shape}")
+    array = np.frombuffer(content, dtype=dtype.value).reshape(shape, order=order)
+    return array.astype(dtype.value.newbyteorder("="))
 
 
 _ARRAY = object()
 """Stands for `numpy.ndarray`, which pickles only name, never call."""
 
-
-def _new_array(kind: Any, shape: Any, code: Any) -> np.ndarray:
-    """An empty array, which the pickle then fills: the only call that NumPy itself writes."""
-    if kind is not _ARRAY or shape != (0,):
-        raise _Refused("numpy._reconstruct with unusual arguments")
-    return np.ndarray(0, dtype=np.int8)
-
-
-def _dtype(name: Any, *flags: Any) -> np.dtype:
-    """A number type, or `object` for the dictionary itself."""
-    if not isinstance(name, str) or not re.fullmatch(r"[<>|=]?([biuf]\d{1,2}|O8?)", name):
-        raise _Refused(f"the number type {name!r}")
-    return np.dtype(name)
-
-
-def _scalar(dtype: Any, data: Any = None) -> Any:
-    """A single number."""
-    if not isinstance(dtype, np.dtype) or dtype.kind not in "biuf" or not isinstance(data, bytes):
-        raise _Refused("numpy.scalar with unusual arguments")
-    return np.frombuffer(data, dtype=dtype, count=1)[0]
-
-
-def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any, *rest: Any) -> np.ndarray:
-    """An array that was pickled with protocol 5."""
-    if not isinstance(dtype, np.dtype) or dtype.kind not in "biuf":
-        raise _Refused("numpy._frombuffer with unusual arguments")
-    return np.frombuffer(data, dtype=dtype).reshape(shape, order=order)
-
-
-def _encode(text: Any, encoding: Any) -> bytes:
-    """Bytes as protocol 2 writes them."""
-    if not isinstance(text, str) or encoding != "latin1":
-        raise _Refused("codecs.encode with unusual arguments")
-    return text.encode("latin1")
-
-
-_KNOWN: dict[tuple[str, str], Any | Callable[..., Any]] = {
+_KNOWN: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _ARRAY,
-    ("numpy", "dtype"): _dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _new_array,
-    ("numpy.core.multiarray", "scalar"): _scalar,
-    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
-    ("_codecs", "encode"): _encode,
+    ("numpy", "dtype"): _NewDtype(),
+    ("numpy.core.multiarray", "_reconstruct"): _NewArray(),
+    ("numpy.core.multiarray", "scalar"): _NewScalar(),
+    ("numpy.core.numeric", "_frombuffer"): _FromBuffer(),
+    ("_codecs", "encode"): _Encode(),
 }

@@ -40,8 +40,8 @@ class Words:
 def read_words(source: str | None, classes: Sequence[str]) -> Words:
     """The words for a list of classes.
 
-    A class that the source does not mention is asked for by its name. A background word that is also a word of a class
-    would be that class's rival, so it is dropped with a notice.
+    A class that the source does not mention is asked for by its name. A background word that is also the name of a
+    class, or one of its synonyms, would be that class's rival, so it is dropped with a notice.
 
     Args:
         source: `voc`, `coco`, or a YAML file with ``template``, ``classes`` (name: words) and ``background`` (a list),
@@ -60,14 +60,14 @@ def read_words(source: str | None, classes: Sequence[str]) -> Words:
     else:
         values = _read(Path(source))
         _check_classes(source, values, classes)
-    own = {folded_name(name): str(words) for name, words in values.get("classes", {}).items()}
+    own = {folded_name(name): words for name, words in values.get("classes", {}).items()}
     prompts = tuple(own.get(folded_name(name), name.replace("_", " ")) for name in classes)
     taken = {folded_name(name): name for name in classes}
     for name, words in zip(classes, prompts, strict=True):
-        taken |= {folded_name(word): name for word in re.split(r"[,\s]+", words) if word}
-    wished = [str(word) for word in values.get("background", standard["background"])]
+        taken |= {folded_name(synonym): name for synonym in words.split(",")}
+    wished = values.get("background", standard["background"])
     notices = tuple(
-        f"background word '{word}' is also a word of class '{taken[folded_name(word)]}' and is dropped"
+        f"background word '{word}' also stands for class '{taken[folded_name(word)]}' and is dropped"
         for word in wished
         if folded_name(word) in taken
     )
@@ -105,12 +105,26 @@ def _read(path: Path) -> dict[str, Any]:
     values = {key: value for key, value in values.items() if value is not None}
     if not isinstance(values.get("classes", {}), dict):
         raise UsageError(f"{where}: `classes` should be lines of `name: words`")
-    if not isinstance(values.get("background", []), list):
-        raise UsageError(f"{where}: `background` should be a list of words")
+    listed = {
+        name: ",".join(words) if _are_words(words) else words for name, words in values.get("classes", {}).items()
+    }
+    values["classes"] = {name: words for name, words in listed.items() if words is not None}
+    strange = [f"{name}: {words}" for name, words in values["classes"].items() if not _are_words([name, words])]
+    if strange:
+        raise UsageError(
+            f"{where}: words should be texts, or lists of texts; put these in quotes: {first_five(strange)}"
+        )
+    if not _are_words(values.get("background", [])):
+        raise UsageError(f"{where}: `background` should be a list of words; put yes, no and numbers in quotes")
     template = values.get("template", "{}")
     if not isinstance(template, str) or template.count("{}") != 1 or len(re.findall(r"[{}]", template)) != 2:
         raise UsageError(f"{where}: `template` should be a sentence with {{}} once, where the words of a class go")
     return values
+
+
+def _are_words(value: object) -> bool:
+    """Whether it is a list of texts; YAML reads yes, no and numbers as something else."""
+    return isinstance(value, list) and all(isinstance(word, str) and word.strip() for word in value)
 
 
 def _check_classes(source: str, values: Mapping[str, Any], classes: Sequence[str]) -> None:

@@ -7,7 +7,8 @@ no network.
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,22 @@ def read_normalisation(folder: Path, model_type: str) -> tuple[Colour, Colour]:
 def _colour(values: Any) -> Colour:
     red, green, blue = (float(value) for value in values)
     return red, green, blue
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No report of `transformers` about a classifier that is left out: `_model` checks what matters."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _weight_files(folder: Path) -> list[str]:

@@ -4,8 +4,6 @@ Three kinds: MobileNetV2, plain vision transformers, and whatever has a backbone
 Swin, ResNet, …). `transformers` is imported when one of them is built, since its import takes seconds.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from torch.nn import functional as F
 
 from tag2mask.errors import UsageError, first_five
 from tag2mask.networks.grids import ceil_grid
-from tag2mask.networks.hub import clean_config
+from tag2mask.networks.hub import clean_config, quiet
 from tag2mask.networks.stages import Backbone, Stage
 
 PLAIN_TRANSFORMERS = {
@@ -244,7 +242,7 @@ def _model(kind: Any, config: Any, folder: Path | None) -> Any:
     extra = {"add_pooling_layer": False} if config.model_type in _WITH_POOLER else {}
     if folder is None:
         return kind(config, **extra)
-    with _quiet():
+    with quiet():
         model, found = kind.from_pretrained(
             folder, config=config, local_files_only=True, dtype=torch.float32, output_loading_info=True, **extra
         )
@@ -255,22 +253,6 @@ def _model(kind: Any, config: Any, folder: Path | None) -> Any:
             f"{first_five(missing)}"
         )
     return model
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No report of `transformers` about a classifier that is left out: `_model` checks what matters."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _quarters(depth: int) -> list[int]:

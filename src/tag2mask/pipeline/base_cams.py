@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tag2mask.cam_files import read_cam
+from tag2mask.cam_files import CamFileError, read_cam
 from tag2mask.data.photos import Photo, PhotoSet
 from tag2mask.errors import UsageError, first_five
 from tag2mask.pipeline.progress import StageResult
@@ -19,23 +19,32 @@ def seed_path(run: RunFolder, photo: Photo) -> Path:
     return run / f"seeds/{photo.id}.npz"
 
 
-def external_maps(run: RunFolder, photos: Sequence[Photo], classes: int, grid: tuple[int, int]) -> Tensor:
-    """Base CAMs of a batch on a common grid, (N, C, h, w) in [0, 1]; 0 where there is none.
-
-    Raises:
-        CamFileError: a file is damaged.
-    """
-    maps = torch.zeros(len(photos), classes, *grid)
+def external_maps(
+    run: RunFolder, photos: Sequence[Photo], classes: int, grid: tuple[int, int]
+) -> tuple[Tensor, dict[str, str]]:
+    """Base CAMs of a batch on a common grid, (N, C, h, w) in [0, 1], 0 where there is none; and the damaged files."""
+    maps, damaged = torch.zeros(len(photos), classes, *grid), {}
     for own, photo in zip(maps, photos, strict=True):
         path = seed_path(run, photo)
-        cam = read_cam(path) if path.is_file() else None
-        if cam is None or not len(cam.ids):
+        if not path.is_file():
+            continue
+        try:
+            cam = read_cam(path)
+        except CamFileError as error:
+            damaged[photo.id] = str(error)
+            continue
+        if not len(cam.ids):
             continue
         resized = F.interpolate(torch.from_numpy(cam.cams).float()[None], grid, mode="bilinear", antialias=True)[0]
         for class_id, values in zip(cam.ids.tolist(), resized, strict=True):
             if class_id in photo.tags:
                 own[class_id - 1] = values.clamp(0, 1)
-    return maps
+    return maps, damaged
+
+
+def is_newer(path: Path, than: Path) -> bool:
+    """Whether a file was written after another one; false where one of them is missing."""
+    return path.is_file() and than.is_file() and path.stat().st_mtime_ns > than.stat().st_mtime_ns
 
 
 def require_seeds(run: RunFolder, photos: PhotoSet, result: StageResult) -> None:

@@ -19,7 +19,7 @@ from tag2mask.inference import PhotoMaps, photo_maps, scale_one
 from tag2mask.memory import channels_last
 from tag2mask.networks.checkpoint import load_network
 from tag2mask.networks.pot_network import PotNetwork
-from tag2mask.pipeline.base_cams import external_maps, require_seeds
+from tag2mask.pipeline.base_cams import external_maps, is_newer, require_seeds, seed_path
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import CamKind, Config
 from tag2mask.pipeline.progress import StageResult, progress_bar
@@ -54,7 +54,7 @@ def cams(config: Config, run: RunFolder, console: Console) -> StageResult:
     if config.external.used:
         require_seeds(run, photos, result)
     batches = list(shard_batches(photos.photos, config, result))
-    wanted = {photo.id for batch in batches for photo in batch if _missing(photo, run, config.cams.kinds)}
+    wanted = {photo.id for batch in batches for photo in batch if _missing(photo, run, config)}
     todo = [batch for batch in batches if any(photo.id in wanted for photo in batch)]
     result.skipped = sum(map(len, batches)) - len(wanted)
     dropped = 0
@@ -62,27 +62,35 @@ def cams(config: Config, run: RunFolder, console: Console) -> StageResult:
         for batch, images in read_batches(todo, config, result):
             tags = torch.from_numpy(photos.tag_matrix(batch)).to(device)
             maps = _maps(network, images.to(device), tags, config)
+            damaged: dict[str, str] = {}
             if config.external.used:
-                outside = external_maps(run, batch, len(photos.classes), (maps.cams.shape[2], maps.cams.shape[3]))
+                grid = (maps.cams.shape[2], maps.cams.shape[3])
+                outside, damaged = external_maps(run, batch, len(photos.classes), grid)
                 maps = replace(maps, external=outside.to(device), use=config.external)
+                result.failed.update(damaged)
             kinds = _kinds(maps, config.cams.kinds, config.pot)
             for number, photo in enumerate(batch):
-                if photo.id in wanted:
+                if photo.id in wanted and photo.id not in damaged:
                     _write(run, photo, tuple(images.shape[2:]), number, kinds)
                     result.done += 1
-            dropped += int((~maps.cams.flatten(2).any(2) & tags).sum())
+            dropped += int((~maps.base.flatten(2).any(2) & tags).sum())
             advance(result.done)
     if dropped:
-        result.notes.append(f"{dropped} tags have an empty classifier CAM, so POT leaves them out of their photographs")
+        result.notes.append(
+            f"{dropped} tags have an empty CAM to begin from, so POT leaves them out of their photographs"
+        )
     return result
 
 
-def _missing(photo: Photo, run: RunFolder, kinds: Iterable[CamKind]) -> bool:
-    """Whether a CAM file of the photograph is missing, damaged, or of other tags."""
-    return any(
-        read_ids(run / f"cams/{kind}/{photo.id}.npz") != (photo.tags if kind == "classifier" else (0, *photo.tags))
-        for kind in kinds
-    )
+def _missing(photo: Photo, run: RunFolder, config: Config) -> bool:
+    """Whether a CAM file of the photograph is missing, damaged, of other tags, or older than the base CAM it reads."""
+    for kind in config.cams.kinds:
+        path = run / f"cams/{kind}/{photo.id}.npz"
+        if read_ids(path) != (photo.tags if kind == "classifier" else (0, *photo.tags)):
+            return True
+        if config.external.used and is_newer(seed_path(run, photo), path):
+            return True
+    return False
 
 
 def shard_batches(photos: Sequence[Photo], config: Config, result: StageResult) -> Iterator[list[Photo]]:

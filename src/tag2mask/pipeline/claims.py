@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from tag2mask.clip.model import model_precision
 from tag2mask.clip.words import read_words
 from tag2mask.data.photos import PhotoSet
+from tag2mask.device import resolve_device
 from tag2mask.pipeline.config import Config, absolute, plain
 
 _WITHOUT_EFFECT = ("checkpoint_every", "log_every")
@@ -31,7 +33,7 @@ def stage_settings(name: str, config: Config, photos: PhotoSet) -> dict[str, Any
             "limit": config.limit,
             "data": {"split": config.data.split},
             "network": plain(config.network),
-            "pot": pot if config.train.consistency_weight else {},
+            "pot": pot if config.train.consistency_weight or config.external.consistency_weight else {},
             "train": train,
         } | external
     if name == "cams":
@@ -46,4 +48,5 @@ def _seed_settings(config: Config, photos: PhotoSet) -> dict[str, Any]:
         return {"from_npy": str(config.seeds.from_npy)}
     words = read_words(config.seeds.words, photos.classes)
     kept = {key: value for key, value in plain(config.seeds).items() if key not in ("batch_size", "from_npy", "words")}
+    kept["precision"] = model_precision(config.seeds.precision, resolve_device(config.device))  # what files depend on
     return kept | {"template": words.template, "prompts": list(words.prompts), "background": list(words.background)}

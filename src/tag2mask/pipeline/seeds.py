@@ -14,14 +14,14 @@ from torch.nn import functional as F
 
 from tag2mask.cam_files import CamFile, full_resolution, read_cam, read_ids, write_cam
 from tag2mask.clip.cams import clip_cams
-from tag2mask.clip.model import Clip, Precision, load_clip
+from tag2mask.clip.model import Clip, load_clip, model_precision
 from tag2mask.clip.npy_files import NpyCams, read_npy_cams, write_npy_cams
 from tag2mask.clip.words import read_words
 from tag2mask.data.images import ImageError, image_size, read_image
 from tag2mask.data.photos import Photo, PhotoSet
 from tag2mask.device import resolve_device
 from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.pipeline.base_cams import require_seeds, seed_path
+from tag2mask.pipeline.base_cams import seed_path
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult, progress_bar
@@ -30,6 +30,9 @@ from tag2mask.pipeline.train import photographs, reading_workers
 
 GRID_CELL = 16
 """Pixels a cell of the grid that imported maps are reduced to: CLIP-ES's own."""
+
+_USUAL_PATCHES = 1024
+"""With more patches than these a batch holds fewer photographs, since attention grows with the square."""
 
 _AHEAD = 2
 _MOST_PADDING = 1.25
@@ -52,19 +55,18 @@ def seeds(config: Config, run: RunFolder, console: Console) -> StageResult:
 def export_npy(config: Config, run: RunFolder, console: Console, *, folder: Path) -> StageResult:
     """Write base CAMs as CLIP-ES's files, ID.npy: maps at full size for other tools, and those on the grid beside them.
 
-    Raises:
-        UsageError: there are no base CAMs.
+    Photographs without a base CAM are listed as failed; under ``--shard`` every n-th photograph is written.
     """
-    photos = photographs(config)
-    require_seeds(run, photos, result := StageResult("export"))
-    with progress_bar(console, "export", len(photos.photos)) as advance:
-        for done, photo in enumerate(photos.photos, start=1):
+    photos, result = photographs(config), StageResult("export")
+    number, shards = config.shard_of()
+    mine = photos.photos[number - 1 :: shards]
+    with progress_bar(console, "export", len(mine)) as advance:
+        for done, photo in enumerate(mine, start=1):
             try:
-                if seed_path(run, photo).is_file():
-                    cam = read_cam(seed_path(run, photo))
-                    full = full_resolution(cam).astype(np.float16)
-                    write_npy_cams(folder / f"{photo.id}.npy", NpyCams(cam.ids.astype(np.int64) - 1, full, cam.cams))
-                    result.done += 1
+                cam = read_cam(seed_path(run, photo))
+                full = full_resolution(cam).astype(np.float16)
+                write_npy_cams(folder / f"{photo.id}.npy", NpyCams(cam.ids.astype(np.int64) - 1, full, cam.cams))
+                result.done += 1
             except Tag2maskError as error:
                 result.failed[photo.id] = str(error)
             advance(done)
@@ -116,7 +118,7 @@ def _imported(config: Config, run: RunFolder, photos: PhotoSet, console: Console
     run.claim("seeds", stage_settings("seeds", config, photos))
     number, shards = config.shard_of()
     mine = photos.photos[number - 1 :: shards]
-    todo = [photo for photo in mine if not _is_imported(seed_path(run, photo), photo)]
+    todo = [photo for photo in mine if read_ids(seed_path(run, photo)) != photo.tags]
     result.skipped = len(mine) - len(todo)
     losses: list[float] = []
     untagged = unmapped = 0
@@ -156,12 +158,6 @@ def _imported(config: Config, run: RunFolder, photos: PhotoSet, console: Console
     return result
 
 
-def _is_imported(path: Path, photo: Photo) -> bool:
-    """Whether a file is there, whole, and of no class that the photograph has lost since."""
-    ids = read_ids(path)
-    return ids is not None and set(ids) <= set(photo.tags)
-
-
 def _reduced(found: NpyCams, photo: Photo, size: tuple[int, int]) -> tuple[CamFile, float | None, int]:
     """A file's maps of the photograph's tags, on the grid; what the reduction loses; how many maps were left out."""
     ids = found.classes + 1
@@ -174,13 +170,6 @@ def _reduced(found: NpyCams, photo: Photo, size: tuple[int, int]) -> tuple[CamFi
     cam = CamFile(ids[own].astype(np.int32), reduced.half().numpy(), size)
     loss = float((torch.from_numpy(full_resolution(cam)) - full[0]).abs().mean()) if own else None
     return cam, loss, len(ids) - len(own)
-
-
-def model_precision(name: str, device: torch.device) -> Precision:
-    """The precision behind a setting: `auto` is fp16 on a GPU, fp32 elsewhere."""
-    if name == "auto":
-        return "fp16" if device.type == "cuda" else "fp32"
-    return "bf16" if name == "bf16" else "fp16" if name == "fp16" else "fp32"
 
 
 def batches_by_patches(
@@ -208,7 +197,8 @@ def batches_by_patches(
     whole: list[list[Photo]] = []
     least = 0
     for count, photo in counted:
-        if not whole or len(whole[-1]) == config.seeds.batch_size or count > _MOST_PADDING * least:
+        full = bool(whole) and (len(whole[-1]) + 1) * count**2 > config.seeds.batch_size * _USUAL_PATCHES**2
+        if not whole or full or len(whole[-1]) == config.seeds.batch_size or count > _MOST_PADDING * least:
             whole.append([])
             least = count
         whole[-1].append(photo)

@@ -2,13 +2,12 @@
 
 import csv
 import io
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from tag2mask.clip.model import load_clip
+from tag2mask.clip.model import load_clip, model_precision
 from tag2mask.clip.suggest import class_scores
 from tag2mask.clip.words import read_words
 from tag2mask.data.classes import class_problems, read_classes
@@ -16,11 +15,11 @@ from tag2mask.data.folders import read_untagged
 from tag2mask.data.photos import Photo
 from tag2mask.data.table import SUGGESTED
 from tag2mask.device import resolve_device
-from tag2mask.errors import UsageError
+from tag2mask.errors import UsageError, first_five
 from tag2mask.files import write_text
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult, progress_bar
-from tag2mask.pipeline.seeds import batches_by_patches, model_precision, prepared_batches
+from tag2mask.pipeline.seeds import batches_by_patches, prepared_batches
 
 
 def suggest_tags(
@@ -45,6 +44,8 @@ def suggest_tags(
         Tag2maskError: CLIP could not be loaded.
     """
     names = _class_names(classes or config.data.classes)
+    if config.shard is not None:
+        raise UsageError("tags writes one table, so --shard does not apply; give each shard its own folder instead")
     if not place.is_dir():
         raise UsageError(f"{place} is no folder of photographs")
     if target.exists():
@@ -65,10 +66,9 @@ def suggest_tags(
     texts, rivals = features[: len(names)], features[len(names) :]
     clip.precision(model_precision(config.seeds.precision, device))
     rows: dict[Path, list[str]] = {}
-    whole = replace(config, shard=None)
-    batches = list(batches_by_patches(clip, photos, whole, result))
+    batches = list(batches_by_patches(clip, photos, config, result))
     with progress_bar(console, "tags", len(photos)) as advance:
-        for batch in prepared_batches(clip, batches, whole, result):
+        for batch in prepared_batches(clip, batches, config, result):
             by_image, by_patch = class_scores(clip, [item.image for item in batch], texts, rivals)
             scores = torch.stack([(by_image + by_patch) / 2, by_image, by_patch], 2)  # (B, C, 3)
             for item, own in zip(batch, scores.tolist(), strict=True):
@@ -79,14 +79,15 @@ def suggest_tags(
             advance(result.done)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    columns = [f"{name}{kind}" for name in names for kind in ("", " by image", " by patch")]
+    columns = [f"{kind}: {name}" for name in names for kind in ("score", "by image", "by patch")]
     writer.writerow(["image", SUGGESTED, "reviewed", *columns])
     for photo in photos:
         if photo.path in rows:
             writer.writerow([photo.path.relative_to(place).as_posix(), *rows[photo.path]])
     write_text(target, text.getvalue())
     result.notes.append(
-        f"{target} holds suggestions; look at each, correct `{SUGGESTED}`, and name that column `tags` to use it"
+        f"{target} holds suggestions; look at each, correct `{SUGGESTED}`, and name that column `tags`; "
+        f"then `--data.tags {target} --data.root {place}`"
     )
     return result
 
@@ -96,6 +97,8 @@ def _class_names(value: str | None) -> tuple[str, ...]:
         raise UsageError("tags needs --classes, names with commas or a file, of what the photographs may hold")
     names, problems = read_classes(value)
     problems += [] if names is None else class_problems(names, "--classes")
+    if names and (bad := [name for name in names if ";" in name]):
+        raise UsageError(f"--classes: {first_five(bad)} holds a `;`, which joins tags; choose names without it")
     if problems or names is None:
         raise UsageError("; ".join(str(problem) for problem in problems))
     return names

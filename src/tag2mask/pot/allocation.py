@@ -42,8 +42,8 @@ def won_area(features: Tensor, parts: Partition, slots: Slots, settings: PotSett
     nearest = closeness.masked_fill(~filled[..., None], -torch.inf).argmax(2)  # (N, S, n)
     column = (winner * clusters + nearest.gather(1, winner))[:, 0]  # (N, n)
     won = likeness.new_zeros(images, width * clusters).scatter_add(1, column, slots.valid.to(likeness.dtype))
-    spread = settings.minimum_seeds * filled / filled.sum(2, keepdim=True).clamp_min(1)
-    return won.view(images, width, clusters) + spread
+    more = settings.minimum_seeds * filled / filled.sum(2, keepdim=True).clamp_min(1)
+    return won.view(images, width, clusters) + more
 
 
 @torch.no_grad()

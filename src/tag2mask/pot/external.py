@@ -76,22 +76,19 @@ def suppressed(result: TransportCams, external: Tensor, settings: ExternalSettin
 
     Args:
         result: of POT.
-        external: (N, C, h, w) in [0, 1].
-        settings: σ. Images without any external map stay as they are.
+        external: (N, C, h, w) in [0, 1], 0 where there is none. A tag without a map takes the base CAM of the partition
+            in its place; a photograph without any stays as it is.
+        settings: σ.
 
     Source: the release; REFERENCES name σ = 0.5.
     """
     if settings.suppression == 0:
         return result
-    outside = _slots_of(external, result)
-    background = 1 - outside[:, 1:].amax(1, keepdim=True) if outside.shape[1] > 1 else torch.ones_like(outside[:, :1])
-    inside = result.slots.valid.view(len(result.maps), *result.maps.shape[2:])[:, None]
-    tags = (result.maps[:, 1:] - settings.suppression * background).relu() * inside
-    strongest = tags.amax(1, keepdim=True) if tags.shape[1] else torch.zeros_like(background)
-    known = outside.flatten(1).amax(1)[:, None, None, None] > 0
-    maps = torch.where(known, torch.cat([(1 - strongest) * inside, tags], 1), result.maps)
-    cams = torch.zeros_like(result.cams)
-    return replace(result, maps=maps, cams=cams.scatter_add(1, _places(result, maps), maps))
+    outside, known = _slots_of(external, result)
+    inside = _inside(result)
+    tags = (result.maps[:, 1:] - settings.suppression * (1 - _strongest(outside))).relu() * inside
+    maps = torch.cat([(1 - _strongest(tags)) * inside, tags], 1)
+    return _with_maps(result, torch.where(known.any(1)[:, None, None, None], maps, result.maps))
 
 
 @torch.no_grad()
@@ -103,41 +100,40 @@ def external_target(result: TransportCams, external: Tensor, settings: ExternalS
 
     Args:
         result: of POT, after `suppressed`.
-        external: (N, C, h, w) in [0, 1].
+        external: (N, C, h, w) in [0, 1], as for `suppressed`.
         settings: β and the rest.
 
     Returns:
-        (N, S, h, w) in [0, 1] by slot, background first; 0 in padding and unused slots.
+        (N, S, h, w) in [0, 1] by slot, background first; 0 in padding and unused slots; POT's maps for a photograph
+        without any external map.
     Source: the release; its mean over a row, probably a slip, is one over the photograph here.
     """
-    outside = _slots_of(external, result)
-    inside = result.slots.valid.view(len(result.maps), *result.maps.shape[2:])[:, None]
+    outside, known = _slots_of(external, result)
+    inside = _inside(result)
     used = result.slots.used[:, :, None, None] & inside
-    zero = torch.zeros_like(outside[:, :1])
-    background = 1 - outside[:, 1:].amax(1, keepdim=True) if outside.shape[1] > 1 else 1 - zero
-    tags = (outside[:, 1:] - settings.background_subtraction * background).relu()
-    strongest = tags.amax(1, keepdim=True) if tags.shape[1] else zero
-    q = torch.cat([1 - strongest, tags], 1) * used
+    tags = (outside - settings.background_subtraction * (1 - _strongest(outside))).relu()
+    q = torch.cat([1 - _strongest(tags), tags], 1) * used
     q = ((1 + settings.contrast) * q - settings.contrast * q.sum(1, keepdim=True)).relu()
     q = q / (q.amax((2, 3), keepdim=True) + NORM_EPSILON)
     mean = q.sum((2, 3), keepdim=True) / inside.sum((2, 3), keepdim=True).clamp_min(1)
     q = q.masked_fill(q < settings.floor * mean, 0)
     agree = q.argmax(1, keepdim=True) == result.maps.argmax(1, keepdim=True)
-    return ((q + settings.agreement * agree * result.maps.detach()) * used).clamp_max(1)
+    joined = ((q + settings.agreement * agree * result.maps) * used).clamp_max(1)
+    return torch.where(known.any(1)[:, None, None, None], joined, result.maps)
 
 
 def fused(result: TransportCams, external: Tensor, settings: ExternalSettings) -> TransportCams:
     """`external_target` as CAMs of all classes."""
-    maps = external_target(result, external, settings)
-    return replace(result, maps=maps, cams=torch.zeros_like(result.cams).scatter_add(1, _places(result, maps), maps))
+    return _with_maps(result, external_target(result, external, settings))
 
 
-def external_loss(cams: Tensor, tags: Tensor, target: Tensor, result: TransportCams) -> Tensor:
+def external_loss(cams: Tensor, tags: Tensor, external: Tensor, target: Tensor, result: TransportCams) -> Tensor:
     """L_ext: the mean absolute difference of the classifier's CAM and the target over background and tags.
 
     Args:
         cams: (N, C, h, w) in [0, 1], the classifier's, with gradient.
         tags: (N, C) bool.
+        external: (N, C, h, w) in [0, 1]; tags without a map teach nothing.
         target: (N, S, h, w), of `external_target`.
         result: of POT.
 
@@ -148,18 +144,37 @@ def external_loss(cams: Tensor, tags: Tensor, target: Tensor, result: TransportC
     slots = result.slots
     valid = slots.valid.view(len(cams), *cams.shape[2:])
     base = present_slots(cams, tags, valid, tag_slots=target.shape[1] - 1).base  # (N, S, n)
-    cells = slots.used[:, :, None] & slots.valid[:, None]
-    difference = ((base - target.flatten(2)).abs() * cells).sum((1, 2)) / cells.sum((1, 2))
-    known = target[:, 1:].flatten(1).sum(1) > 0
-    return (difference * known).sum() / known.sum().clamp_min(1)
+    known = _slots_of(external, result)[1]  # (N, S - 1)
+    counts = torch.cat([known.any(1, keepdim=True), known], 1) & slots.used  # (N, S)
+    cells = counts[:, :, None] & slots.valid[:, None]
+    difference = ((base - target.flatten(2)).abs() * cells).sum((1, 2)) / cells.sum((1, 2)).clamp_min(1)
+    return difference.sum() / known.any(1).sum().clamp_min(1)
 
 
-def _slots_of(external: Tensor, result: TransportCams) -> Tensor:
-    """External maps by slot, (N, S, h, w); background, unused slots and padding 0."""
-    padded = torch.cat([torch.zeros_like(external[:, :1]), external], 1)
-    maps = padded.gather(1, _places(result, result.maps))
-    return maps * result.slots.used[:, :, None, None] * result.slots.valid.view(len(maps), *maps.shape[2:])[:, None]
+def _slots_of(external: Tensor, result: TransportCams) -> tuple[Tensor, Tensor]:
+    """External maps of the tags by slot, (N, S − 1, h, w), and which of them there are, (N, S − 1).
+
+    The base CAM of the partition stands in for the others; unused slots and padding are 0.
+    """
+    slots = result.slots
+    places = (slots.ids[:, 1:] - 1).clamp_min(0)[:, :, None, None].expand(-1, -1, *external.shape[2:])
+    maps = external.gather(1, places) * _inside(result)
+    known = (maps.flatten(2).sum(2) > 0) & slots.used[:, 1:]
+    base = slots.base[:, 1:].detach().view_as(maps)
+    return torch.where(known[:, :, None, None], maps, base) * slots.used[:, 1:, None, None], known
 
 
-def _places(result: TransportCams, maps: Tensor) -> Tensor:
-    return result.slots.ids[:, :, None, None].expand_as(maps)
+def _strongest(tags: Tensor) -> Tensor:
+    """The largest of the tags' maps, (N, 1, h, w); 0 where there is no tag."""
+    return tags.amax(1, keepdim=True) if tags.shape[1] else tags.new_zeros(len(tags), 1, *tags.shape[2:])
+
+
+def _inside(result: TransportCams) -> Tensor:
+    """(N, 1, h, w) bool, False = padding."""
+    return result.slots.valid.view(len(result.maps), 1, *result.maps.shape[2:])
+
+
+def _with_maps(result: TransportCams, maps: Tensor) -> TransportCams:
+    """The result with other maps, by slot and by class."""
+    places = result.slots.ids[:, :, None, None].expand_as(maps)
+    return replace(result, maps=maps, cams=torch.zeros_like(result.cams).scatter_add(1, places, maps))

@@ -9,10 +9,15 @@ from typing import Any
 
 from tag2mask.report.curves import Drawing, Line, draw
 
-KINDS = {"classifier": "Classifier CAM", "prototype": "Single prototype", "pot": "POT CAM"}
+KINDS = {
+    "classifier": "Classifier CAM",
+    "prototype": "Single prototype",
+    "pot": "POT CAM",
+    "fused": "Base CAM with POT",
+}
 """Titles of the kinds of CAM, in the order in which the method builds them."""
 
-LOSSES = {"loss": "loss", "classification": "classification", "consistency": "consistency"}
+LOSSES = {"loss": "loss", "classification": "classification", "consistency": "consistency", "external": "external"}
 OTHER_TITLES = {"learning_rate": "Learning rate", "images_per_second": "Images a second"}
 NOT_DRAWN = frozenset({"step", "seconds"})
 MOST_CHARTS = 8

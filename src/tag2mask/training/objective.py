@@ -84,6 +84,7 @@ def objective(
         consistency = consistency_loss(cams, tags, result, adaptive=settings.adaptive, stop_gradient=stop)
         total = total + settings.consistency_weight * consistency
     if external is not None and use is not None and teaches:
-        outside = external_loss(cams, tags, external_target(result, external, use), result)
+        target = external_target(result, external, use)
+        outside = external_loss(cams, tags, external, target, result)
         total = total + use.consistency_weight * outside
     return Losses(total, classification, consistency, outside)

@@ -25,7 +25,7 @@ class TrainSettings:
         clip: largest norm of the gradient; null does not clip.
         precision: `fp32`, `bf16`, `fp16`, or `auto`: bf16 on a GPU that has it, fp32 elsewhere.
         classification_weight: λ_cls, of the multi-label soft margin loss.
-        consistency_weight: λ_ot, of the consistency loss; 0 leaves POT out of training.
+        consistency_weight: λ_ot, of the consistency loss; 0 leaves it out.
         consistency_start: share of the steps, in [0, 1], before which the consistency loss is left out.
         adaptive: weigh the consistency loss by the certainty of the plan.
         stop_gradient: the side of the consistency loss without gradient: `pot`, `classifier` or `none`.
