@@ -27,7 +27,7 @@ def show_result(console: Console, result: StageResult) -> None:
         console.print(f"  and {len(result.failed) - 5} more, all in --json", style="red", highlight=False)
 
 
-NAMES = {"classifier": "classifier CAM", "prototype": "single prototype", "pot": "POT", "fused": "base CAM with POT"}
+NAMES = {"classifier": "classifier CAM", "prototype": "single prototype", "pot": "POT", "fused": "fused CAM"}
 """What kinds of CAMs are called in tables."""
 
 

@@ -127,7 +127,7 @@ def _colour(values: Any) -> Colour:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No report of `transformers` about a classifier that is left out: `_model` checks what matters."""
+    """Neither reports nor progress bars of `transformers`: its callers check what matters."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

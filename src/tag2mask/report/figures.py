@@ -13,7 +13,7 @@ KINDS = {
     "classifier": "Classifier CAM",
     "prototype": "Single prototype",
     "pot": "POT CAM",
-    "fused": "Base CAM with POT",
+    "fused": "Fused CAM",
 }
 """Titles of the kinds of CAM, in the order in which the method builds them."""
 
