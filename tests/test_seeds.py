@@ -239,6 +239,7 @@ def test_the_method_is_part_of_training_where_only_the_target_uses_it(made: Path
 
 def test_large_photographs_go_through_in_smaller_batches(clip: Path, tmp_path: Path) -> None:
     from tag2mask.clip import load_clip
+    from tag2mask.clip.settings import SeedSettings
     from tag2mask.data.photos import Photo
     from tag2mask.pipeline.config import Config
     from tag2mask.pipeline.progress import StageResult
@@ -248,7 +249,11 @@ def test_large_photographs_go_through_in_smaller_batches(clip: Path, tmp_path: P
     for number, side in enumerate([64] * 5 + [512] * 5):
         Image.new("RGB", (side, side)).save(path := tmp_path / f"{number}.png")
         photos.append(Photo(str(number), path, (1,)))
-    batches = list(batches_by_patches(load_clip(str(clip)), photos, Config(workers=0), StageResult("seeds")))
+    batches = list(
+        batches_by_patches(
+            load_clip(str(clip)), photos, Config(workers=0, seeds=SeedSettings(batch_size=8)), StageResult("seeds")
+        )
+    )
     assert [len(batch) for batch in batches] == [5, 1, 1, 1, 1, 1]
 
 

@@ -195,10 +195,10 @@ def batches_by_patches(
                 counted.append((answer, photo))
     counted.sort(key=lambda pair: pair[0])
     whole: list[list[Photo]] = []
-    least = 0
+    least, most = 0, config.seeds.batch_size or (2 if resolve_device(config.device).type == "cpu" else 16)
     for count, photo in counted:
-        full = bool(whole) and (len(whole[-1]) + 1) * count**2 > config.seeds.batch_size * _USUAL_PATCHES**2
-        if not whole or full or len(whole[-1]) == config.seeds.batch_size or count > _MOST_PADDING * least:
+        full = bool(whole) and (len(whole[-1]) + 1) * count**2 > most * _USUAL_PATCHES**2
+        if not whole or full or len(whole[-1]) == most or count > _MOST_PADDING * least:
             whole.append([])
             least = count
         whole[-1].append(photo)
