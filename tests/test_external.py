@@ -11,6 +11,7 @@ from tag2mask.errors import UsageError
 from tag2mask.inference import PhotoMaps
 from tag2mask.pot import PotSettings, TransportCams, normalised_cams, transport_cams
 from tag2mask.pot.external import (
+    NO_MAP,
     ExternalSettings,
     base_cams,
     external_loss,
@@ -31,7 +32,8 @@ def problem(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     valid = torch.ones(3, *GRID, dtype=torch.bool)
     valid[0, :, -2:] = False
     cams = normalised_cams(torch.randn(3, 4, *GRID, generator=generator), TAGS, valid)
-    external = torch.rand(3, 4, *GRID, generator=generator) * TAGS[:, :, None, None] * valid[:, None]
+    external = torch.rand(3, 4, *GRID, generator=generator) * valid[:, None]
+    external = torch.where(TAGS[:, :, None, None], external, NO_MAP)
     return features, cams, external, valid
 
 
@@ -43,7 +45,7 @@ def solved(seed: int = 0) -> tuple[TransportCams, Tensor]:
 
 def slow_target(maps: np.ndarray, external: np.ndarray, inside: np.ndarray, settings: ExternalSettings) -> np.ndarray:
     """The target of one photograph, class by class; ``maps`` and the result hold background first."""
-    present = [c for c in range(len(external)) if external[c].max() > 0]
+    present = [c for c in range(len(external)) if external[c].max() >= 0]
     if not present:
         return maps
     background = 1 - np.max([external[c] for c in present] or [np.zeros(GRID)], axis=0)
@@ -87,10 +89,10 @@ def test_suppression_by_hand() -> None:
 
 def test_photographs_without_external_maps_stay_as_they_are() -> None:
     result, external = solved()
-    found = suppressed(result, external * 0, ExternalSettings(suppression=0.5))
+    found = suppressed(result, torch.full_like(external, NO_MAP), ExternalSettings(suppression=0.5))
     torch.testing.assert_close(found.cams, result.cams)
     _, cams, external, valid = problem()
-    external[0] = 0
+    external[0] = NO_MAP
     for base in ("external", "mean"):
         chosen = base_cams(cams, external, TAGS, ExternalSettings(base=base), valid)  # type: ignore[arg-type]
         torch.testing.assert_close(chosen[0], cams[0])
@@ -112,7 +114,7 @@ def test_the_loss_teaches_the_classifier_alone() -> None:
 
 def test_a_photograph_without_external_maps_teaches_nothing_and_keeps_its_cams() -> None:
     features, cams, external, valid = problem()
-    external[0] = 0
+    external[0] = NO_MAP
     cams = cams.requires_grad_()
     settings = ExternalSettings(consistency_weight=1.0, suppression=0.5)
     result = transport_cams(features, cams.detach(), TAGS, POT, valid=valid)
@@ -128,7 +130,7 @@ def test_a_photograph_without_external_maps_teaches_nothing_and_keeps_its_cams()
 
 def test_a_tag_without_a_map_is_not_punished_for_it() -> None:
     features, cams, external, valid = problem()
-    external[0, 2] = 0
+    external[0, 2] = NO_MAP
     settings = ExternalSettings(consistency_weight=1.0, suppression=0.5, base="external")
     base = base_cams(cams, external, TAGS, settings, valid)
     result = transport_cams(features, base, TAGS, POT, valid=valid)
@@ -139,6 +141,22 @@ def test_a_tag_without_a_map_is_not_punished_for_it() -> None:
     assert cams.grad is not None and cams.grad[0, 0].any()
     only = cams.grad[0, 2].abs() > 0  # its CAM counts where it is the strongest, and so decides the background's
     assert not (only & (cams[0, 0] > cams[0, 2])).any()
+
+
+def test_a_class_that_is_out_of_view_is_taught_to_be_absent() -> None:
+    features, cams, external, valid = problem()
+    external[0, 2] = 0
+    settings = ExternalSettings(consistency_weight=1.0, base="external")
+    base = base_cams(cams, external, TAGS, settings, valid)
+    assert not base[0, 2].any() and base[0, 0].any()
+    result = transport_cams(features, base, TAGS, POT, valid=valid)
+    target = external_target(result, external, settings)
+    assert not target[0, 2].any()
+    cams = cams.requires_grad_()
+    external_loss(cams, TAGS, external, target, result).backward()  # type: ignore[no-untyped-call]
+    assert cams.grad is not None
+    lit = (cams[0, 2] > 0) & (cams[0, 2] < cams[0, 0])  # elsewhere it also decides the background's
+    assert lit.any() and (cams.grad[0, 2][lit] > 0).all()
 
 
 def _first(result: TransportCams, count: int) -> TransportCams:

@@ -122,6 +122,9 @@ def test_imports_say_what_they_lose_and_what_they_refuse(
     said = " ".join(capsys.readouterr().err.split())
     assert "8 files hold maps at full size alone; on the grid of 16 pixels" in said
     assert photos[0].id in said and "does not exist" in said and len(seed_files(tmp_path / "run")) == 8
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "run/seeds").rglob("*.npz")}
+    assert seeds_with({"--from-npy": str(tmp_path / "npy")}, scenes, tmp_path / "run", clip) == 1
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items()), "nothing new is written again"
     cam = read_cam(tmp_path / f"run/seeds/{photos[2].id}.npz")
     assert cam.cams.shape[1:] == (4, 4) and tuple(cam.ids) == photos[2].tags
     full = read_npy_cams(tmp_path / f"npy/{photos[2].id}.npy", 2, (64, 64)).full
@@ -255,6 +258,23 @@ def test_large_photographs_go_through_in_smaller_batches(clip: Path, tmp_path: P
         )
     )
     assert [len(batch) for batch in batches] == [5, 1, 1, 1, 1, 1]
+
+
+def test_shards_cover_every_photograph_once_whatever_the_batch_size(clip: Path, tmp_path: Path) -> None:
+    from tag2mask.clip import load_clip
+    from tag2mask.clip.settings import SeedSettings
+    from tag2mask.data.photos import Photo
+    from tag2mask.pipeline.config import Config
+    from tag2mask.pipeline.progress import StageResult
+    from tag2mask.pipeline.seeds import batches_by_patches
+
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    photos, loaded, found = [Photo(str(n), tmp_path / "a.png", (1,)) for n in range(50)], load_clip(str(clip)), []
+    for shard, size in (("1/2", 2), ("2/2", 16)):
+        config = Config(workers=0, shard=shard, seeds=SeedSettings(batch_size=size))
+        batches = batches_by_patches(loaded, photos, config, StageResult("seeds"))
+        found += [photo.id for batch in batches for photo in batch]
+    assert sorted(found, key=int) == [str(n) for n in range(50)]
 
 
 def suggest(*words: str) -> int:

@@ -22,7 +22,7 @@ class PhotoMaps:
         features: (N, D, h, w), the joint feature, unit length over channels.
         tags: (N, C) bool.
         scores: (N, C) in (0, 1), the classifier's probabilities, from the mean logits over scales and mirror images.
-        external: (N, C, h, w) in [0, 1], base CAMs from outside, 0 where there is none; None without any.
+        external: (N, C, h, w) in [0, 1], base CAMs from outside, `NO_MAP` for a class without one; None without any.
         use: what those are used for.
     """
 

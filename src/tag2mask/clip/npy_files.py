@@ -1,13 +1,12 @@
 """The `.npy` files of CLIP-ES: pickled dictionaries of arrays, read without trusting them, and written.
 
-A pickle can call whatever it names, and hands whatever it likes to what it made. So nothing of NumPy takes part in
-reading one: arrays and number types are stood for by classes of this file, which check their state before an array is
-made of it.
+A pickle can call whatever it names, and hands whatever it likes to what it made. So pickles are read here by a few
+lines that know strings, numbers, tuples, lists, dictionaries, and how NumPy describes an array; nothing is called, and
+arrays are made at the end, of those that are wanted.
 """
 
 import io
 import math
-import pickle
 import pickletools
 import re
 from dataclasses import dataclass
@@ -116,26 +115,26 @@ def _read_dictionary(path: Path) -> dict[str, np.ndarray]:
         raise NpyError(f"{path} holds an array {dtype} {shape}, it should hold a dictionary, as CLIP-ES writes it")
     try:
         value = _load(data[file.tell() :])
+        if isinstance(value, _Array):
+            value = value.item if _is_objects(value) else value
+        if isinstance(value, dict):
+            kept = {key: value[key] for key in (KEYS, FULL, GRID) if isinstance(value.get(key), _Array)}
+            arrays = {key: entry.numbers() for key, entry in kept.items()}
     except _Refused as error:
         rule = "only arrays, numbers and names may be in it"
         raise NpyError(f"{path} is refused: it wants to use {error}, and {rule}") from error
     except Exception as error:  # a broken pickle raises whatever its half-read values lead to
         raise NpyError(f"{path} is truncated or damaged ({type(error).__name__}: {_first_line(error)})") from error
-    if isinstance(value, _Array) and isinstance(value.value, _Single):
-        value = value.value.item
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+    if not isinstance(value, dict):
         kind = "array" if isinstance(value, _Array) else type(value).__name__
         raise NpyError(f"{path} holds a {kind}, it should hold a dictionary, as CLIP-ES writes it")
     missing = [key for key in (KEYS, FULL) if key not in value]
     if missing:
         names = ", ".join(map(repr, value)) or "nothing"
         raise NpyError(f"{path} is no file of CLIP-ES: it lacks {', '.join(missing)}, and holds {names}")
-    arrays = {key: value[key] for key in (KEYS, FULL, GRID) if key in value}
-    for key, entry in arrays.items():
-        if isinstance(entry, _Array) and isinstance(entry.value, np.ndarray):
-            arrays[key] = entry.value
-        elif not isinstance(entry, np.ndarray):
-            raise NpyError(f"{path}: `{key}` should be an array of numbers")
+    other = [key for key in (KEYS, FULL, GRID) if key in value and key not in arrays]
+    if other:
+        raise NpyError(f"{path}: `{other[0]}` should be an array of numbers")
     return arrays
 
 
@@ -143,167 +142,214 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or "no more is known"
 
 
-_OPCODES = frozenset(  # as text, since a list would be sixty lines long
+_VALUES = frozenset(  # as text, since a list would be thirty lines long
     """
-    PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4
-    FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE
-    BINUNICODE SHORT_BINUNICODE BINUNICODE8 EMPTY_LIST APPEND APPENDS LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2
-    TUPLE3 EMPTY_DICT DICT SETITEM SETITEMS GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE GLOBAL
-    STACK_GLOBAL REDUCE BUILD
+    INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING BINBYTES
+    SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8
     """.split()  # noqa: SIM905
 )
-"""What pickles of dictionaries of arrays are made of, in any protocol."""
+"""Instructions that carry a value."""
 
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_NAMES = frozenset(
+    {
+        "numpy ndarray",
+        "numpy dtype",
+        "numpy.core.multiarray _reconstruct",
+        "numpy.core.multiarray scalar",
+        "numpy.core.numeric _frombuffer",
+        "_codecs encode",
+    }
+)
+"""What pickles of arrays name."""
 
-def _load(data: bytes) -> Any:
-    """The value of a pickle, after a look at every instruction of it."""
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(data), start=1):
-        if opcode.name not in _OPCODES:
-            raise _Refused(f"the instruction {opcode.name}")
-        # A memo is as long as its largest number, so a large one would be a large allocation.
-        if "PUT" in opcode.name and int(argument or 0) > count:
-            raise _Refused(f"memo {argument}")
-    return _ArraysOnly(io.BytesIO(data)).load()
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """An unpickler that knows the few names that arrays are made of."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name; unknown ones are refused."""
-        plain = module.replace("numpy._core", "numpy.core")
-        if (plain, name) not in _KNOWN:
-            raise _Refused(f"{module}.{name}")
-        return _KNOWN[plain, name]
+_MOST_SIDES, _LONGEST_SIDE = 4, 2**31
 
 
 @dataclass(frozen=True)
-class _Single:
-    """The one item of an array of objects."""
+class _Name:
+    """Something that a pickle names."""
 
-    item: Any
+    name: str
 
 
+@dataclass(frozen=True)
+class _Text:
+    """Bytes as protocol 2 writes them: text in Latin-1."""
+
+    text: str
+
+
+@dataclass
 class _Dtype:
-    """A number type, or `object` for the dictionary itself, as a pickle describes it."""
+    """A number type, or `object` for the dictionary itself."""
 
-    __slots__ = ("value",)
-
-    def __init__(self, name: str) -> None:
-        self.value = np.dtype(name)
-
-    def __setstate__(self, state: Any) -> None:
-        """The byte order, which is all that the state of a number type says."""
-        plain = isinstance(state, tuple) and len(state) in (8, 9) and state[0] in (3, 4)
-        if not plain or state[1] not in ("<", ">", "=", "|") or state[2:5] != (None, None, None):
-            raise _Refused("a number type with unusual fields")
-        if self.value.kind != "O":
-            self.value = self.value.newbyteorder(state[1])
+    name: str
+    order: str = "="
 
 
+@dataclass
 class _Array:
-    """An array, as a pickle fills it."""
+    """An array as a pickle describes it."""
 
-    __slots__ = ("value",)
+    content: Any = None
+    dtype: Any = None
+    shape: Any = ()
+    order: str = "C"
+
+    @property
+    def item(self) -> Any:
+        """The one object of an array of objects.
+
+        Raises:
+            _Refused: it is another array.
+        """
+        content = self.content
+        if _is_objects(self) and self.shape == () and isinstance(content, list) and len(content) == 1:
+            return content[0]
+        raise _Refused("an array of objects")
+
+    def numbers(self) -> np.ndarray:
+        """The array, in this machine's byte order.
+
+        Raises:
+            _Refused: it is not made of numbers.
+            ValueError: it has too few bytes, or too many.
+        """
+        shape, content = self.shape, self.content
+        sides = isinstance(shape, tuple) and len(shape) <= _MOST_SIDES
+        if not sides or not all(type(side) is int and 0 <= side < _LONGEST_SIDE for side in shape):
+            raise _Refused("an array with an unusual shape")
+        if isinstance(content, _Text | str):
+            content = (content.text if isinstance(content, _Text) else content).encode("latin1")
+        if not isinstance(self.dtype, _Dtype) or _is_objects(self) or not isinstance(content, bytes | bytearray):
+            raise _Refused("an array that is not made of numbers")
+        dtype = np.dtype(self.dtype.order + self.dtype.name.lstrip("<>|="))
+        if len(content) != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"{len(content)} bytes for an array {dtype} {shape}")
+        array = np.frombuffer(content, dtype=dtype).reshape(shape, order="F" if self.order == "F" else "C")
+        return array.astype(dtype.newbyteorder("="))
+
+
+def _is_objects(array: _Array) -> bool:
+    return isinstance(array.dtype, _Dtype) and "O" in array.dtype.name
+
+
+class _Stack:
+    """The stack that the instructions of a pickle work on."""
 
     def __init__(self) -> None:
-        self.value: np.ndarray | _Single | None = None
+        self.items: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
 
-    def __setstate__(self, state: Any) -> None:
-        """Numbers with as many bytes as their shape needs, or one object."""
-        if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], _Dtype):
-            raise _Refused("an array with unusual fields")
-        _, shape, dtype, fortran, content = state
-        if not isinstance(shape, tuple) or not all(type(side) is int and side >= 0 for side in shape):
-            raise _Refused("an array with an unusual shape")
-        if dtype.value.kind == "O":
-            if shape != () or not isinstance(content, list) or len(content) != 1:
-                raise _Refused("an array of objects")
-            self.value = _Single(content[0])
-        else:
-            self.value = _numbers(content, dtype, shape, "F" if fortran else "C")
+    def since_mark(self) -> list[Any]:
+        """Take off all above the last mark."""
+        mark = self.marks.pop()
+        taken, self.items = self.items[mark:], self.items[:mark]
+        return taken
+
+    def store(self, pairs: list[Any]) -> None:
+        """Add keys and values, in turn, to the dictionary on top."""
+        target = self.items[-1]
+        if type(target) is not dict or len(pairs) % 2 or not all(type(key) is str for key in pairs[::2]):
+            raise _Refused("a dictionary whose keys are no text")
+        target.update(zip(pairs[::2], pairs[1::2], strict=True))
+
+    def append(self, values: list[Any]) -> None:
+        """Add values to the list on top."""
+        if type(self.items[-1]) is not list:
+            raise _Refused("something else than a list to append to")
+        self.items[-1].extend(values)
 
 
-class _NewArray:
-    """Stands for `numpy._reconstruct`."""
+def _load(data: bytes) -> Any:
+    """The value of a pickle."""
+    stack = _Stack()
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name == "STOP":
+            return stack.items.pop()
+        _do(stack, opcode.name, argument)
+    raise ValueError("no end")
 
-    __slots__ = ()
 
-    def __call__(self, kind: Any, shape: Any, code: Any) -> _Array:
-        """An array yet to be filled."""
-        if kind is not _ARRAY or shape != (0,):
-            raise _Refused("numpy._reconstruct with unusual arguments")
+def _do(stack: _Stack, name: str, argument: Any) -> None:
+    """One instruction."""
+    items = stack.items
+    if name in _VALUES:
+        items.append(argument)
+    elif name in _CONSTANTS:
+        items.append(_CONSTANTS[name])
+    elif name in ("EMPTY_DICT", "EMPTY_LIST"):
+        items.append({} if name == "EMPTY_DICT" else [])
+    elif name == "MARK":
+        stack.marks.append(len(items))
+    elif name in _TUPLES:
+        items[-_TUPLES[name] :] = [tuple(items[-_TUPLES[name] :])]
+    elif name in ("TUPLE", "LIST"):
+        taken = stack.since_mark()
+        stack.items.append(tuple(taken) if name == "TUPLE" else taken)
+    elif name == "DICT":
+        taken = stack.since_mark()
+        stack.items.append({})
+        stack.store(taken)
+    elif name in ("SETITEM", "SETITEMS"):
+        stack.store(stack.since_mark() if name == "SETITEMS" else [items.pop(-2), items.pop()])
+    elif name in ("APPEND", "APPENDS"):
+        stack.append(stack.since_mark() if name == "APPENDS" else [items.pop()])
+    elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+        stack.memo[len(stack.memo) if name == "MEMOIZE" else argument] = items[-1]
+    elif name in ("GET", "BINGET", "LONG_BINGET"):
+        items.append(stack.memo[argument])
+    elif name in ("GLOBAL", "STACK_GLOBAL"):
+        items.append(_named(argument if name == "GLOBAL" else f"{items.pop(-2)} {items.pop()}"))
+    elif name == "REDUCE":
+        arguments = items.pop()
+        items[-1] = _described(items[-1], arguments)
+    elif name == "BUILD":
+        state = items.pop()
+        _fill(items[-1], state)
+    elif name not in ("PROTO", "FRAME"):
+        raise _Refused(f"the instruction {name}")
+
+
+def _named(name: str) -> _Name:
+    """What a pickle may name."""
+    plain = name.replace("numpy._core", "numpy.core")
+    if plain not in _NAMES:
+        raise _Refused(name.replace(" ", ".")[:80])
+    return _Name(plain)
+
+
+def _described(function: Any, arguments: Any) -> Any:
+    """What a call would make, as NumPy writes such calls."""
+    if not isinstance(function, _Name) or not isinstance(arguments, tuple):
+        raise _Refused("a call of what is no name")
+    kinds = [type(argument) for argument in arguments]
+    name = function.name.split()[1]
+    if name == "_reconstruct" and kinds[:2] == [_Name, tuple] and arguments[1] == (0,):
         return _Array()
+    if name == "dtype" and kinds[:1] == [str] and re.fullmatch(r"[<>|=]?(b1|[iu][1248]|f[248]|O8?)", arguments[0]):
+        return _Dtype(arguments[0])
+    if name == "scalar" and kinds[:1] == [_Dtype] and len(arguments) == 2:
+        return _Array(arguments[1], arguments[0])
+    if name == "_frombuffer" and kinds[1:] == [_Dtype, tuple, str]:
+        return _Array(*arguments)
+    if name == "encode" and kinds == [str, str] and arguments[1] == "latin1":
+        return _Text(arguments[0])
+    raise _Refused(f"{function.name.replace(' ', '.')} with unusual arguments")
 
 
-class _NewDtype:
-    """Stands for `numpy.dtype`."""
-
-    __slots__ = ()
-
-    def __call__(self, name: Any, *flags: Any) -> _Dtype:
-        """A number type."""
-        if not isinstance(name, str) or not re.fullmatch(r"[<>|=]?(b1|[iuf][1248]|O8?)", name) or name.endswith("f1"):
-            raise _Refused(f"the number type {name!r}")
-        return _Dtype(name)
-
-
-class _NewScalar:
-    """Stands for `numpy.scalar`."""
-
-    __slots__ = ()
-
-    def __call__(self, dtype: Any, data: Any = None) -> Any:
-        """A single number."""
-        if not isinstance(dtype, _Dtype):
-            raise _Refused("numpy.scalar with unusual arguments")
-        return _numbers(data, dtype, (), "C")[()]
-
-
-class _FromBuffer:
-    """Stands for `numpy._frombuffer`, which protocol 5 uses."""
-
-    __slots__ = ()
-
-    def __call__(self, data: Any, dtype: Any, shape: Any, order: Any, *rest: Any) -> np.ndarray:
-        """An array."""
-        plain = isinstance(dtype, _Dtype) and isinstance(shape, tuple) and order in ("C", "F")
-        if not plain or not all(type(side) is int and side >= 0 for side in shape):
-            raise _Refused("numpy._frombuffer with unusual arguments")
-        return _numbers(data, dtype, shape, order)
-
-
-class _Encode:
-    """Stands for `codecs.encode`, by which protocol 2 writes bytes."""
-
-    __slots__ = ()
-
-    def __call__(self, text: Any, encoding: Any) -> bytes:
-        """Bytes."""
-        if not isinstance(text, str) or encoding != "latin1":
-            raise _Refused("codecs.encode with unusual arguments")
-        return text.encode("latin1")
-
-
-def _numbers(content: Any, dtype: _Dtype, shape: tuple[int, ...], order: Any) -> np.ndarray:
-    """An array from its bytes, in this machine's byte order."""
-    content = content.encode("latin1") if isinstance(content, str) else content
-    if dtype.value.kind not in "biuf" or not isinstance(content, bytes | bytearray):
-        raise _Refused("an array that is not made of numbers")
-    if len(content) != math.prod(shape) * dtype.value.itemsize:
-        raise ValueError(f"{len(content)} bytes for an array {dtype.value} {shape}")
-    array = np.frombuffer(content, dtype=dtype.value).reshape(shape, order=order)
-    return array.astype(dtype.value.newbyteorder("="))
-
-
-_ARRAY = object()
-"""Stands for `numpy.ndarray`, which pickles only name, never call."""
-
-_KNOWN: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): _ARRAY,
-    ("numpy", "dtype"): _NewDtype(),
-    ("numpy.core.multiarray", "_reconstruct"): _NewArray(),
-    ("numpy.core.multiarray", "scalar"): _NewScalar(),
-    ("numpy.core.numeric", "_frombuffer"): _FromBuffer(),
-    ("_codecs", "encode"): _Encode(),
-}
+def _fill(target: Any, state: Any) -> None:
+    """The state of a number type, its byte order; or that of an array."""
+    fields = state if isinstance(state, tuple) else ()
+    if isinstance(target, _Dtype) and len(fields) in (8, 9) and isinstance(fields[1], str):
+        if fields[1] not in ("<", ">", "=", "|") or any(field is not None for field in fields[2:5]):
+            raise _Refused("a number type with unusual fields")
+        target.order = fields[1]
+    elif isinstance(target, _Array) and len(fields) == 5 and isinstance(fields[2], _Dtype):
+        target.shape, target.dtype, target.content = fields[1], fields[2], fields[4]
+        target.order = "F" if fields[3] is True else "C"
+    else:
+        raise _Refused("an object with unusual fields")

@@ -14,6 +14,7 @@ from tag2mask.data.images import PIXEL_LIMIT, read_image
 from tag2mask.data.photos import Photo, PhotoSet
 from tag2mask.data.settings import AugmentSettings
 from tag2mask.errors import UsageError
+from tag2mask.pot.external import NO_MAP
 
 __all__ = ["AugmentSettings", "Sample", "TrainingSet"]
 
@@ -27,7 +28,7 @@ class Sample(TypedDict, total=False):
         tags: float32 (C,), 1 for each class of the photograph.
         index: which photograph, an index into ``photos.photos``.
         external: float16 (C, h, w) in [0, 1], base CAMs from outside on the grid of the network, moved as the image;
-            0 for absent classes, in padding, and where there is no file. Only where the set has such.
+            0 in padding, `NO_MAP` for a class without one. Only where the set has such.
     """
 
     image: torch.Tensor
@@ -105,7 +106,7 @@ class TrainingSet(Dataset[Sample]):
         sample: Sample = {"image": view.image, "valid": view.valid, "tags": tags, "index": index}
         if self.external is not None:
             cells = -(-self.settings.crop // self.stride)
-            sample["external"] = torch.zeros(len(tags), cells, cells, dtype=torch.float16)
+            sample["external"] = torch.full((len(tags), cells, cells), NO_MAP, dtype=torch.float16)
             if cam is not None and view.cams is not None:
                 maps = F.avg_pool2d(view.cams, self.stride, ceil_mode=True, count_include_pad=False).half()
                 for class_id, grid in zip(cam.ids.tolist(), maps, strict=True):

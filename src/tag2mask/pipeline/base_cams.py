@@ -12,6 +12,7 @@ from tag2mask.data.photos import Photo, PhotoSet
 from tag2mask.errors import UsageError, first_five
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pot.external import NO_MAP
 
 
 def seed_path(run: RunFolder, photo: Photo) -> Path:
@@ -22,8 +23,8 @@ def seed_path(run: RunFolder, photo: Photo) -> Path:
 def external_maps(
     run: RunFolder, photos: Sequence[Photo], classes: int, grid: tuple[int, int]
 ) -> tuple[Tensor, dict[str, str]]:
-    """Base CAMs of a batch on a common grid, (N, C, h, w) in [0, 1], 0 where there is none; and the damaged files."""
-    maps, damaged = torch.zeros(len(photos), classes, *grid), {}
+    """Base CAMs of a batch on a common grid, (N, C, h, w) in [0, 1] or `NO_MAP`; and the damaged files."""
+    maps, damaged = torch.full((len(photos), classes, *grid), NO_MAP), {}
     for own, photo in zip(maps, photos, strict=True):
         path = seed_path(run, photo)
         if not path.is_file():

@@ -4,6 +4,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import torch
@@ -68,12 +69,14 @@ def cams(config: Config, run: RunFolder, console: Console) -> StageResult:
                 outside, damaged = external_maps(run, batch, len(photos.classes), grid)
                 maps = replace(maps, external=outside.to(device), use=config.external)
                 result.failed.update(damaged)
+                for photo_id, kind in product(damaged, config.cams.kinds):  # made from what the file was before
+                    (run / f"cams/{kind}/{photo_id}.npz").unlink(missing_ok=True)
             kinds = _kinds(maps, config.cams.kinds, config.pot)
             for number, photo in enumerate(batch):
                 if photo.id in wanted and photo.id not in damaged:
                     _write(run, photo, tuple(images.shape[2:]), number, kinds)
                     result.done += 1
-            dropped += int((~maps.base.flatten(2).any(2) & tags).sum())
+            dropped += int((~maps.base.flatten(2).any(2) & tags).sum()) if not damaged else 0
             advance(result.done)
     if dropped:
         result.notes.append(

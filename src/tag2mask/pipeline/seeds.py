@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
 
-from tag2mask.cam_files import CamFile, full_resolution, read_cam, read_ids, write_cam
+from tag2mask.cam_files import CamFile, CamFileError, full_resolution, read_cam, read_ids, write_cam
 from tag2mask.clip.cams import clip_cams
 from tag2mask.clip.model import Clip, load_clip, model_precision
 from tag2mask.clip.npy_files import NpyCams, read_npy_cams, write_npy_cams
@@ -33,6 +33,9 @@ GRID_CELL = 16
 
 _USUAL_PATCHES = 1024
 """With more patches than these a batch holds fewer photographs, since attention grows with the square."""
+
+_BLOCK = 16
+"""Photographs that are dealt to a shard together; batches lie within them, so that shards agree whatever their size."""
 
 _AHEAD = 2
 _MOST_PADDING = 1.25
@@ -139,10 +142,13 @@ def _imported(config: Config, run: RunFolder, photos: PhotoSet, console: Console
                 result.failed[photo.id] = str(answer)
             else:
                 cam, loss, left_out = answer
-                write_cam(seed_path(run, photo), cam)
+                if _is_same(cam, seed_path(run, photo)):  # a tag without a map: nothing new, and nothing is made stale
+                    result.skipped += 1
+                else:
+                    write_cam(seed_path(run, photo), cam)
+                    result.done += 1
                 untagged, unmapped = untagged + left_out, unmapped + len(photo.tags) - len(cam.ids)
                 losses += [] if loss is None else [loss]
-                result.done += 1
             advance(done)
     if losses:
         result.notes.append(
@@ -156,6 +162,16 @@ def _imported(config: Config, run: RunFolder, photos: PhotoSet, console: Console
     if unmapped:
         result.notes.append(f"{unmapped} tags have no map; the classifier's CAM stands in for it")
     return result
+
+
+def _is_same(cam: CamFile, path: Path) -> bool:
+    """Whether a file holds this already."""
+    if read_ids(path) != tuple(cam.ids.tolist()):
+        return False
+    try:
+        return bool(np.array_equal(read_cam(path).cams, cam.cams))
+    except CamFileError:
+        return False
 
 
 def _reduced(found: NpyCams, photo: Photo, size: tuple[int, int]) -> tuple[CamFile, float | None, int]:
@@ -194,16 +210,20 @@ def batches_by_patches(
             else:
                 counted.append((answer, photo))
     counted.sort(key=lambda pair: pair[0])
-    whole: list[list[Photo]] = []
-    least, most = 0, config.seeds.batch_size or (2 if resolve_device(config.device).type == "cpu" else 16)
-    for count, photo in counted:
-        full = bool(whole) and (len(whole[-1]) + 1) * count**2 > most * _USUAL_PATCHES**2
-        if not whole or full or len(whole[-1]) == most or count > _MOST_PADDING * least:
-            whole.append([])
-            least = count
-        whole[-1].append(photo)
+    most = config.seeds.batch_size or (2 if resolve_device(config.device).type == "cpu" else _BLOCK)
     number, shards = config.shard_of()
-    yield from whole[number - 1 :: shards]
+    blocks = [counted[start : start + _BLOCK] for start in range(0, len(counted), _BLOCK)]
+    for block in blocks[number - 1 :: shards]:
+        batch: list[Photo] = []
+        least = 0
+        for count, photo in block:
+            full = (len(batch) + 1) * count**2 > most * _USUAL_PATCHES**2 or len(batch) == most
+            if batch and (full or count > _MOST_PADDING * least):
+                yield batch
+                batch = []
+            least = least if batch else count
+            batch.append(photo)
+        yield batch
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,9 @@ from tag2mask.errors import UsageError
 from tag2mask.pot.cams import TransportCams
 from tag2mask.pot.partition import NORM_EPSILON, normalised_cams, present_slots
 
+NO_MAP = -1.0
+"""The value of a class without an external map; 0 says that the class is not in view."""
+
 
 @dataclass
 class ExternalSettings:
@@ -55,7 +58,7 @@ def base_cams(cams: Tensor, external: Tensor, tags: Tensor, settings: ExternalSe
 
     Args:
         cams: (N, C, h, w) in [0, 1], the classifier's, as `normalised_cams` gives them.
-        external: (N, C, h, w) in [0, 1], 0 where there is none.
+        external: (N, C, h, w) in [0, 1]; `NO_MAP` for a class without one.
         tags: (N, C) bool.
         settings: which.
         valid: (N, h, w) bool, False = padding.
@@ -66,7 +69,8 @@ def base_cams(cams: Tensor, external: Tensor, tags: Tensor, settings: ExternalSe
     """
     if settings.base == "classifier":
         return cams
-    known = external.detach().amax((2, 3), keepdim=True) > 0
+    known = external.detach().amax((2, 3), keepdim=True) >= 0
+    external = external.clamp_min(0)
     mixed = external if settings.base == "external" else (cams + external) / 2
     return torch.where(known, normalised_cams(mixed, tags, valid), cams)
 
@@ -76,8 +80,8 @@ def suppressed(result: TransportCams, external: Tensor, settings: ExternalSettin
 
     Args:
         result: of POT.
-        external: (N, C, h, w) in [0, 1], 0 where there is none. A tag without a map takes the base CAM of the partition
-            in its place; a photograph without any stays as it is.
+        external: (N, C, h, w) in [0, 1]; `NO_MAP` for a class without one. A tag without a map takes the base CAM of
+            the partition in its place; a photograph without any stays as it is.
         settings: σ.
 
     Source: the release; REFERENCES name σ = 0.5.
@@ -100,7 +104,7 @@ def external_target(result: TransportCams, external: Tensor, settings: ExternalS
 
     Args:
         result: of POT, after `suppressed`.
-        external: (N, C, h, w) in [0, 1], as for `suppressed`.
+        external: (N, C, h, w), as for `suppressed`.
         settings: β and the rest.
 
     Returns:
@@ -133,7 +137,7 @@ def external_loss(cams: Tensor, tags: Tensor, external: Tensor, target: Tensor, 
     Args:
         cams: (N, C, h, w) in [0, 1], the classifier's, with gradient.
         tags: (N, C) bool.
-        external: (N, C, h, w) in [0, 1]; tags without a map teach nothing.
+        external: (N, C, h, w), as for `suppressed`; tags without a map teach nothing.
         target: (N, S, h, w), of `external_target`.
         result: of POT.
 
@@ -145,7 +149,7 @@ def external_loss(cams: Tensor, tags: Tensor, external: Tensor, target: Tensor, 
     valid = slots.valid.view(len(cams), *cams.shape[2:])
     base = present_slots(cams, tags, valid, tag_slots=target.shape[1] - 1).base  # (N, S, n)
     known = _slots_of(external, result)[1]  # (N, S - 1)
-    counts = torch.cat([known.any(1, keepdim=True), known], 1) & slots.used  # (N, S)
+    counts = torch.cat([known.any(1, keepdim=True), known], 1)  # (N, S)
     cells = counts[:, :, None] & slots.valid[:, None]
     difference = ((base - target.flatten(2)).abs() * cells).sum((1, 2)) / cells.sum((1, 2)).clamp_min(1)
     return difference.sum() / known.any(1).sum().clamp_min(1)
@@ -158,8 +162,9 @@ def _slots_of(external: Tensor, result: TransportCams) -> tuple[Tensor, Tensor]:
     """
     slots = result.slots
     places = (slots.ids[:, 1:] - 1).clamp_min(0)[:, :, None, None].expand(-1, -1, *external.shape[2:])
-    maps = external.gather(1, places) * _inside(result)
-    known = (maps.flatten(2).sum(2) > 0) & slots.used[:, 1:]
+    found = external.gather(1, places)
+    known = (found.amax((2, 3)) >= 0) & (slots.ids[:, 1:] > 0)
+    maps = found * _inside(result)
     base = slots.base[:, 1:].detach().view_as(maps)
     return torch.where(known[:, :, None, None], maps, base) * slots.used[:, 1:, None, None], known
 

@@ -57,7 +57,7 @@ def objective(
         pot: of POT, with thresholds for several scales; those for one scale are taken.
         stride: pixels a cell of the output.
         progress: share of the steps already done, in [0, 1).
-        external: (N, C, h, w) in [0, 1], base CAMs from outside, moved as the images were; None without any.
+        external: (N, C, h, w) in [0, 1] or `NO_MAP`, base CAMs from outside, moved as the images; None without any.
         use: what those are used for; needed with ``external``.
 
     Returns:
