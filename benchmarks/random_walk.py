@@ -1,0 +1,67 @@
+"""The random walk: 256 sparse steps, beside the dense power as published. Prints JSON.
+
+python benchmarks/random_walk.py --threads 2
+
+One photograph of 375 × 500 px on the grid of 94 × 125 cells, 3 labels, float32. The dense side squares the transition
+matrix once, which is timed, and would do so eight times.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from tag2mask.refine.random_walk import propagate
+
+SQUARINGS = 8
+
+
+def memory(name: str) -> float:
+    """MiB of this process, as Linux counts them."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, nargs=2, default=[94, 125], help="of the grid")
+    parser.add_argument("--labels", type=int, default=3)
+    parser.add_argument("--threads", type=int, help="of torch; its own choice if not given")
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    generator = torch.Generator().manual_seed(0)
+    cams = torch.rand(options.labels, *options.size, generator=generator)
+    edge = torch.rand(*options.size, generator=generator)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here on
+    before = memory("VmRSS")
+    times = []
+    for _ in range(options.repeats):
+        start = time.perf_counter()
+        propagate(cams, edge)
+        times.append(time.perf_counter() - start)
+    peak = memory("VmHWM") - before
+    cells = options.size[0] * options.size[1]
+    dense = torch.rand(cells, cells, generator=generator) / cells
+    start = time.perf_counter()
+    squared = dense @ dense
+    once = time.perf_counter() - start
+    result = {
+        "threads": torch.get_num_threads(),
+        "grid": options.size,
+        "labels": options.labels,
+        "sparse, seconds": round(median(times), 4),
+        "dense, seconds for one squaring": round(once, 1),
+        "dense / sparse": round(SQUARINGS * once / median(times)),
+        "sparse, MiB at most": round(peak),
+        "dense, MiB of one matrix": round(squared.numel() * 4 / 2**20),
+    }
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
