@@ -108,8 +108,7 @@ def plain_forward(clip: Clip, images: list[Tensor], batch: int) -> None:
             patches = clip.patches(images[start : start + batch])
             tokens = patches.tokens
             for block in clip.blocks:
-                tokens = tokens + block.self_attn.out_proj(clip.attend(block, tokens, None, None))
-                tokens = tokens + block.mlp(block.layer_norm2(tokens))
+                tokens = clip.through(block, tokens, None)
             clip.image_features(tokens[:, 0])
 
 

@@ -41,6 +41,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def is_newer(path: Path, than: Path) -> bool:
+    """Whether a file was written after another one; false where one of them is missing."""
+    return path.is_file() and than.is_file() and path.stat().st_mtime_ns > than.stat().st_mtime_ns
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8, atomically."""
     with atomic_path(path) as temporary:

@@ -182,9 +182,7 @@ class Clip(nn.Module):
         summed = torch.zeros(images, length - 1, length - 1, device=tokens.device)
         first = max(0, len(self.blocks) - attention_blocks)
         for number, block in enumerate(self.blocks[:-1]):
-            attended = self.attend(block, tokens, bias, summed if number >= first else None)
-            tokens = tokens + block.self_attn.out_proj(attended)
-            tokens = tokens + block.mlp(block.layer_norm2(tokens))
+            tokens = self.through(block, tokens, bias, summed if number >= first else None)
         summed *= patches.valid[:, :, None]
         return LastBlock(tokens, summed, len(self.blocks) - 1 - first)
 
@@ -201,8 +199,8 @@ class Clip(nn.Module):
         query, key, value = (projection(tokens).view(shape).transpose(1, 2) for projection in projections)
         return query, key, value
 
-    def attend(self, block: Any, tokens: Tensor, bias: Tensor | None, summed: Tensor | None) -> Tensor:
-        """What the heads of a block gather, (B, 1 + n, D), before its output projection.
+    def through(self, block: Any, tokens: Tensor, bias: Tensor | None, summed: Tensor | None = None) -> Tensor:
+        """Tokens after a block, (B, 1 + n, D).
 
         Args:
             block: of `blocks`.
@@ -222,7 +220,9 @@ class Clip(nn.Module):
                 weights = attention_weights(query[part], key[part], own)
                 gathered[part] = weights @ value[part]
                 summed[part] += weights[:, :, 1:, 1:].mean(1, dtype=torch.float32)
-        return gathered.transpose(1, 2).flatten(2)
+        tokens = tokens + block.self_attn.out_proj(gathered.transpose(1, 2).flatten(2))
+        after: Tensor = tokens + block.mlp(block.layer_norm2(tokens))
+        return after
 
     def _position(self, grid: tuple[int, int]) -> Tensor:
         """(1 + h·w, D), position embeddings, resized bilinearly; kept for the next photograph of that grid."""
@@ -250,11 +250,11 @@ def images_at_once(query: Tensor) -> int:
     return max(1, _LARGEST_ATTENTION // (query.shape[1] * query.shape[2] ** 2))
 
 
-def model_precision(name: str, device: torch.device) -> Precision:
+def model_precision(name: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Precision:
     """The precision behind a setting: `auto` is fp16 on a GPU, fp32 elsewhere."""
     if name == "auto":
         return "fp16" if device.type == "cuda" else "fp32"
-    return "bf16" if name == "bf16" else "fp16" if name == "fp16" else "fp32"
+    return name
 
 
 def load_clip(name: str, *, notify: Notify | None = None) -> Clip:

@@ -29,10 +29,8 @@ def class_scores(clip: Clip, images: Sequence[Tensor], texts: Tensor, rivals: Te
     """
     patches = clip.patches(images)
     tokens = clip.up_to_last_block(patches, 0).tokens
-    block = clip.blocks[-1]
-    tokens = tokens + block.self_attn.out_proj(clip.attend(block, tokens, patches.key_bias, None))
-    tokens = tokens + block.mlp(block.layer_norm2(tokens))
-    features = F.normalize(clip.image_features(tokens), dim=2)  # (B, 1 + n, E)
+    after = clip.through(clip.blocks[-1], tokens, patches.key_bias)
+    features = F.normalize(clip.image_features(after), dim=2)  # (B, 1 + n, E)
     for_class = clip.logit_scale * features @ texts.to(features.device).T  # (B, 1 + n, C)
     against = torch.logsumexp(clip.logit_scale * features @ rivals.to(features.device).T, 2, keepdim=True)
     probability = torch.sigmoid(for_class - against)

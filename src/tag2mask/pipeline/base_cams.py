@@ -43,11 +43,6 @@ def external_maps(
     return maps, damaged
 
 
-def is_newer(path: Path, than: Path) -> bool:
-    """Whether a file was written after another one; false where one of them is missing."""
-    return path.is_file() and than.is_file() and path.stat().st_mtime_ns > than.stat().st_mtime_ns
-
-
 def require_seeds(run: RunFolder, photos: PhotoSet, result: StageResult) -> None:
     """Note the photographs that have no base CAM, whose place the classifier's takes.
 

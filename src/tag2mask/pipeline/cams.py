@@ -1,8 +1,8 @@
 """The stage `cams`: CAMs of several kinds from one pass over each photograph."""
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
 
@@ -16,20 +16,19 @@ from tag2mask.data.images import ImageError, image_size, read_image
 from tag2mask.data.photos import Photo
 from tag2mask.device import resolve_device
 from tag2mask.errors import UsageError
+from tag2mask.files import is_newer
 from tag2mask.inference import PhotoMaps, photo_maps, scale_one
 from tag2mask.memory import channels_last
 from tag2mask.networks.checkpoint import load_network
 from tag2mask.networks.pot_network import PotNetwork
-from tag2mask.pipeline.base_cams import external_maps, is_newer, require_seeds, seed_path
+from tag2mask.pipeline.base_cams import external_maps, require_seeds, seed_path
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import CamKind, Config
 from tag2mask.pipeline.progress import StageResult, progress_bar
+from tag2mask.pipeline.reading import read_ahead
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.train import NETWORK, photographs, reading_workers
 from tag2mask.pot import PotSettings, TransportCams
-
-_AHEAD = 2
-"""Batches that are read while one is in the network."""
 
 
 def cams(config: Config, run: RunFolder, console: Console) -> StageResult:
@@ -132,21 +131,15 @@ def read_batches(
         except ImageError as error:
             return error
 
-    with ThreadPoolExecutor(max(1, reading_workers(config))) as pool:
-        ahead: deque[tuple[list[Photo], list[Future[np.ndarray | ImageError]]]] = deque()
-        waiting = iter(batches)
-        while True:
-            while len(ahead) <= _AHEAD and (batch := next(waiting, None)) is not None:
-                ahead.append((batch, [pool.submit(read, photo) for photo in batch]))
-            if not ahead:
-                return
-            batch, futures = ahead.popleft()
-            answers = [(photo, future.result()) for photo, future in zip(batch, futures, strict=True)]
-            result.failed.update({photo.id: str(answer) for photo, answer in answers if isinstance(answer, ImageError)})
-            good = [(photo, answer) for photo, answer in answers if not isinstance(answer, ImageError)]
-            if good:
-                stack = torch.from_numpy(np.stack([image for _, image in good]))
-                yield [photo for photo, _ in good], stack.permute(0, 3, 1, 2).float() / 255
+    for batch, answers in zip(batches, read_ahead(batches, read, config), strict=True):
+        good = [(photo, answer) for photo, answer in zip(batch, answers, strict=True) if isinstance(answer, np.ndarray)]
+        failed = [
+            (photo, answer) for photo, answer in zip(batch, answers, strict=True) if isinstance(answer, ImageError)
+        ]
+        result.failed.update({photo.id: str(answer) for photo, answer in failed})
+        if good:
+            stack = torch.from_numpy(np.stack([image for _, image in good]))
+            yield [photo for photo, _ in good], stack.permute(0, 3, 1, 2).float() / 255
 
 
 def _maps(network: PotNetwork, images: Tensor, tags: Tensor, config: Config) -> PhotoMaps:

@@ -9,6 +9,7 @@ from tag2mask.cam_files import read_cam
 from tag2mask.data.images import write_mask
 from tag2mask.data.photos import Photo
 from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.files import is_newer
 from tag2mask.pipeline.cams import shard_batches
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
@@ -36,7 +37,7 @@ def refine(config: Config, run: RunFolder, console: Console) -> StageResult:
 
     def stale(photo: Photo) -> bool:
         target, cam = run / f"masks/{photo.id}.png", source / f"{photo.id}.npz"
-        return not target.is_file() or (cam.is_file() and cam.stat().st_mtime_ns > target.stat().st_mtime_ns)
+        return not target.is_file() or is_newer(cam, target)
 
     def mask(photo: Photo) -> str | None:
         try:

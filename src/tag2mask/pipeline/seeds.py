@@ -1,8 +1,7 @@
 """The stage `seeds`: base CAMs from CLIP, or from CLIP-ES's files, and their export."""
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from tag2mask.pipeline.base_cams import seed_path
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult, progress_bar
+from tag2mask.pipeline.reading import read_ahead
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.train import photographs, reading_workers
 
@@ -37,7 +37,6 @@ _USUAL_PATCHES = 1024
 _BLOCK = 16
 """Photographs that are dealt to a shard together; batches lie within them, so that shards agree whatever their size."""
 
-_AHEAD = 2
 _MOST_PADDING = 1.25
 """A batch's longest sequence may be so many times its shortest."""
 
@@ -247,16 +246,7 @@ def prepared_batches(
             return photo, error
         return Prepared(photo, clip.prepare(image, config.seeds.longest_side), (image.shape[0], image.shape[1]))
 
-    with ThreadPoolExecutor(max(1, reading_workers(config))) as pool:
-        ahead: deque[list[Future[Prepared | tuple[Photo, ImageError]]]] = deque()
-        waiting = iter(batches)
-        while True:
-            while len(ahead) <= _AHEAD and (batch := next(waiting, None)) is not None:
-                ahead.append([pool.submit(prepare, photo) for photo in batch])
-            if not ahead:
-                return
-            answers = [future.result() for future in ahead.popleft()]
-            good = [answer for answer in answers if isinstance(answer, Prepared)]
-            result.failed.update({answer[0].id: str(answer[1]) for answer in answers if isinstance(answer, tuple)})
-            if good:
-                yield good
+    for answers in read_ahead(batches, prepare, config):
+        result.failed.update({answer[0].id: str(answer[1]) for answer in answers if isinstance(answer, tuple)})
+        if good := [answer for answer in answers if isinstance(answer, Prepared)]:
+            yield good

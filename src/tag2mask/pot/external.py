@@ -84,7 +84,7 @@ def suppressed(result: TransportCams, external: Tensor, settings: ExternalSettin
             the partition in its place; a photograph without any stays as it is.
         settings: σ.
 
-    Source: the release; REFERENCES name σ = 0.5.
+    Source: the release, with σ = 0.5.
     """
     if settings.suppression == 0:
         return result
