@@ -70,6 +70,8 @@ RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, in
 }
 """The block and the number of blocks a stage of every ResNet by name."""
 
+_STEM_STRIDE = 4
+
 _STRIDES = {32: (1, 2, 2, 2), 16: (1, 2, 2, 1), 8: (1, 2, 1, 1)}
 
 
@@ -97,7 +99,7 @@ class ResNet(Backbone):
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        channels, reached, dilation = 64, 4, 1
+        channels, reached, dilation = 64, _STEM_STRIDE, 1
         stages = []
         for index, (depth, stride) in enumerate(zip(depths, _STRIDES[output_stride], strict=True)):
             width = 64 << index
@@ -116,11 +118,18 @@ class ResNet(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """The maps of `layer1` to `layer4`; see `Backbone.forward`."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        maps = []
+        return self.all_maps(images)[1:]
+
+    @property
+    def all_stages(self) -> tuple[Stage, ...]:
+        """`stem`, what comes out of the max pooling, and the four layers."""
+        return (Stage("stem", self.conv1.out_channels, _STEM_STRIDE), *self.stages)
+
+    def all_maps(self, images: Tensor) -> list[Tensor]:
+        """See `Backbone.all_maps`."""
+        maps = [self.maxpool(self.relu(self.bn1(self.conv1(images))))]
         for stage in self.stages:
-            x = self.get_submodule(stage.name)(x)
-            maps.append(x)
+            maps.append(self.get_submodule(stage.name)(maps[-1]))
         return maps
 
     def stem(self) -> list[nn.Module]:

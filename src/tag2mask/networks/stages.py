@@ -1,5 +1,6 @@
 """What every backbone is: named stages with strides, a normalisation of its input, and one norm policy."""
 
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -23,6 +24,14 @@ class Stage(NamedTuple):
     name: str
     channels: int
     stride: int
+
+
+def offered(stages: Iterable[Stage]) -> str:
+    """What an error says of the levels that there are: ``"0 (layer1: 256 channels at stride 4), …"``."""
+    return ", ".join(
+        f"{index} ({stage.name}: {stage.channels} channels at stride {stage.stride})"
+        for index, stage in enumerate(stages)
+    )
 
 
 class Backbone(nn.Module):
@@ -54,6 +63,15 @@ class Backbone(nn.Module):
             one (N, channels, ceil(H / stride), ceil(W / stride)) a stage.
         """
         raise NotImplementedError
+
+    @property
+    def all_stages(self) -> tuple[Stage, ...]:
+        """The stages of `all_maps`: `stages`, and before them finer ones where the backbone has some to offer."""
+        return self.stages
+
+    def all_maps(self, images: Tensor) -> list[Tensor]:
+        """The maps of `all_stages`, as `forward` gives those of `stages`."""
+        return list(self(images))
 
     def stem(self) -> list[nn.Module]:
         """The modules that are frozen when the weights are pretrained."""

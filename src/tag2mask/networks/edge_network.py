@@ -1,0 +1,182 @@
+"""IRN's edge network: a frozen backbone, and a small branch that says where a class ends.
+
+Published together with it is a branch for displacements, which tells the instances of one class apart. It shares no
+trainable parameter with this one and masks of classes do not depend on it: there is none here.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tag2mask.errors import UsageError, first_five
+from tag2mask.networks.grids import ceil_grid, to_grid
+from tag2mask.networks.stages import Backbone, Stage, offered
+
+EDGE_STRIDE = 4
+"""Pixels a cell of the edges. Source: IRN."""
+
+_WIDTH, _GROUPS = 32, 4
+
+
+class EdgeBranch(nn.Module):
+    """From the maps of several stages to the logits of edges; all that trains in an `EdgeNetwork`.
+
+    Args:
+        stages: those of the maps.
+    """
+
+    def __init__(self, stages: tuple[Stage, ...]) -> None:
+        """Random weights, from torch's global generator."""
+        super().__init__()
+        self.strides = tuple(stage.stride for stage in stages)
+        self.levels = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(stage.channels, _WIDTH, 1, bias=False), nn.GroupNorm(_GROUPS, _WIDTH))
+            for stage in stages
+        )
+        self.edge = nn.Conv2d(_WIDTH * len(stages), 1, 1)
+
+    def forward(self, maps: list[Tensor], size: tuple[int, int]) -> Tensor:
+        """Logits float32 (N, h, w) of maps (N, channels, ·, ·), with ``size`` = (h, w) the image's grid at stride 4."""
+        parts = [
+            to_grid(level(each), stride, EDGE_STRIDE, size).relu()
+            for level, each, stride in zip(self.levels, maps, self.strides, strict=True)
+        ]
+        logits: Tensor = self.edge(torch.cat(parts, dim=1))
+        return logits.squeeze(1).float()
+
+
+class EdgeNetwork(nn.Module):
+    """The edges of a photograph at stride 4; an edge is the sigmoid of its logit.
+
+    The backbone is taken over and frozen for good: no parameter of it trains, it stays in evaluation mode and no
+    gradient is computed in it.
+
+    Args:
+        backbone: of any kind, with the weights of a trained classifier.
+        levels: indices into ``backbone.all_stages``; None takes `default_edge_levels`.
+
+    Attributes:
+        backbone: the frozen stages.
+        branch: what trains.
+        levels: indices of the stages that the branch sees.
+
+    Raises:
+        UsageError: no levels, one twice, or one that the backbone does not have.
+    Source: IRN; for other backbones than ResNets ours.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, backbone: Backbone, levels: tuple[int, ...] | None = None) -> None:
+        """A new branch, from torch's global generator; see `build_edge_network`."""
+        super().__init__()
+        self.levels = default_edge_levels(backbone) if levels is None else _checked(levels, backbone)
+        self.backbone = backbone.requires_grad_(False)
+        self.branch = EdgeBranch(tuple(backbone.all_stages[level] for level in self.levels))
+        for name, colour in (("pixel_mean", backbone.mean), ("pixel_std", backbone.std)):
+            self.register_buffer(name, torch.tensor(colour).view(1, 3, 1, 1), persistent=False)
+        self.train(self.training)
+
+    def forward(self, images: Tensor, valid: Tensor | None = None) -> Tensor:
+        """The logits of the edges.
+
+        Args:
+            images: float (N, 3, H, W), RGB in [0, 1]; the normalisation is the network's own.
+            valid: bool (N, H, W), False where ``images`` is padding, which takes the mean colour; None means that
+                there is none.
+
+        Returns:
+            float32 (N, ceil(H / 4), ceil(W / 4)).
+
+        Raises:
+            UsageError: ``images`` is not (N, 3, H, W).
+        """
+        return self._logits(self._normalised(images, valid))
+
+    @torch.no_grad()
+    def mean_logits(self, images: Tensor, valid: Tensor | None = None) -> Tensor:
+        """The mean of the logits of the images and of their mirror images, in one forward pass; for inference.
+
+        Both are made from images filled up with the mean colour at the right until all strides divide their width:
+        otherwise the cells of the mirror image would lie across those of the image.
+
+        Args:
+            images: as for `forward`; the network should be in evaluation mode, but nothing depends on it.
+            valid: as for `forward`.
+
+        Returns:
+            float32 (N, ceil(H / 4), ceil(W / 4)).
+
+        Raises:
+            UsageError: ``images`` is not (N, 3, H, W).
+        Source: IRN, which fills up after mirroring; the alignment is ours.
+        """
+        normalised = self._normalised(images, valid)
+        rows, columns = ceil_grid((int(images.shape[2]), int(images.shape[3])), EDGE_STRIDE)
+        filled = F.pad(normalised, (0, -int(images.shape[3]) % math.lcm(EDGE_STRIDE, *self.branch.strides)))
+        pair = torch.cat([filled, filled.flip(3)]).contiguous(memory_format=torch.channels_last)
+        straight, mirrored = self._logits(pair).chunk(2)
+        return ((straight + mirrored.flip(2)) / 2)[:, :rows, :columns]
+
+    def branch_parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters: those of the branch."""
+        return list(self.branch.parameters())
+
+    def train(self, mode: bool = True) -> "EdgeNetwork":
+        """As `nn.Module.train`, but the backbone stays in evaluation mode."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def _normalised(self, images: Tensor, valid: Tensor | None) -> Tensor:
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise UsageError(f"images should be (N, 3, H, W), they are {tuple(images.shape)}")
+        normalised = (images - self.pixel_mean) / self.pixel_std
+        return normalised if valid is None else normalised.masked_fill_(valid.logical_not().unsqueeze(1), 0)
+
+    def _logits(self, normalised: Tensor) -> Tensor:
+        with torch.no_grad():
+            maps = self.backbone.all_maps(normalised)
+        size = ceil_grid((int(normalised.shape[2]), int(normalised.shape[3])), EDGE_STRIDE)
+        return self.branch([maps[level] for level in self.levels], size)  # type: ignore[no-any-return]
+
+
+def build_edge_network(backbone: Backbone, *, seed: int, levels: tuple[int, ...] | None = None) -> EdgeNetwork:
+    """A new edge network, in training mode; the caller's random state is left as it was.
+
+    Args:
+        backbone: taken over and frozen.
+        seed: of the branch's weights.
+        levels: as for `EdgeNetwork`.
+
+    Raises:
+        UsageError: wrong levels.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return EdgeNetwork(backbone, levels)
+
+
+def default_edge_levels(backbone: Backbone) -> tuple[int, ...]:
+    """What the branch sees if nobody says: indices into ``backbone.all_stages``, ascending.
+
+    The default levels of the backbone, whatever `all_stages` has before them, the last stage of stride 4 where there
+    is one, and the last stage. With a ResNet that is the stem and all four layers, as published.
+    """
+    stages = backbone.all_stages
+    before = len(stages) - len(backbone.stages)
+    fine = [index for index, stage in enumerate(stages) if stage.stride == EDGE_STRIDE]
+    own = (before + level for level in backbone.default_levels)
+    return tuple(sorted({*range(before), *own, *fine[-1:], len(stages) - 1}))
+
+
+def _checked(levels: tuple[int, ...], backbone: Backbone) -> tuple[int, ...]:
+    stages = backbone.all_stages
+    wrong = [level for level in levels if not 0 <= level < len(stages)]
+    if wrong or not levels or len(set(levels)) < len(levels):
+        what = f"no level {first_five(wrong)}" if wrong else f"levels, but not {tuple(levels)}: each at most once"
+        raise UsageError(f"levels of the edge network: the backbone has {what}; it offers {offered(stages)}")
+    return tuple(levels)

@@ -1,0 +1,103 @@
+"""The lattice filter against the sum over all pairs that it approximates, and what must hold exactly."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tag2mask.errors import UsageError
+from tag2mask.refine.permutohedral import build_lattice
+
+
+def cloud(count: int, dimensions: int, seed: int, spread: float = 4.0) -> torch.Tensor:
+    return spread * torch.rand(count, dimensions, generator=torch.Generator().manual_seed(seed))
+
+
+def all_pairs(points: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    return torch.exp(-0.5 * torch.cdist(points, points) ** 2) @ values
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3, 5])
+def test_a_filter_is_near_the_mean_over_all_pairs(dimensions: int) -> None:
+    points = cloud(3000, dimensions, seed=dimensions)
+    side = torch.where(points[:, :1] < 2, 0.0, 1.0)
+
+    def blurred(given: torch.Tensor) -> torch.Tensor:
+        return all_pairs(given, side) / all_pairs(given, torch.ones(3000, 1))
+
+    lattice = build_lattice(points)
+    found = lattice.filter(side) / lattice.filter(torch.ones(3000, 1))
+    error = float((found - blurred(points)).abs().mean())
+    assert error < 0.03
+    # Its width is the Gaussian's: one that is a quarter off does not fit as well.
+    assert all(error < 0.7 * float((found - blurred(points / width)).abs().mean()) for width in (1.25, 0.8))
+
+
+def test_the_kernel_of_one_point_falls_as_the_gaussian_does() -> None:
+    line = torch.linspace(-3, 3, 61)[:, None]
+    impulse = (line.abs() < 1e-6).float()
+    # The average over where the point lies in its simplex is what the lattice is made to match.
+    found = torch.stack([build_lattice(line + shift).filter(impulse) for shift in torch.linspace(0, 3, 31)]).mean(0)
+    gaussian = torch.exp(-0.5 * line**2)
+    assert torch.allclose(found / found.max(), gaussian, atol=0.06)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    count=st.integers(1, 60),
+    dimensions=st.integers(1, 6),
+    seed=st.integers(0, 1000),
+    spread=st.sampled_from([0.0, 0.1, 5.0, 300.0]),
+)
+def test_weights_are_barycentric_and_members_are_corners(count: int, dimensions: int, seed: int, spread: float) -> None:
+    lattice = build_lattice(cloud(count, dimensions, seed, spread) - spread / 2)
+    assert torch.allclose(lattice.weights.sum(1), torch.ones(count), atol=1e-4)
+    assert float(lattice.weights.min()) > -1e-4
+    vertices = len(lattice.offsets) - 1
+    assert sorted(set(lattice.corners.flatten().tolist())) == list(range(vertices))
+    by_vertex = torch.arange(vertices).repeat_interleave(lattice.offsets.diff())
+    pairs = sorted(zip(by_vertex.tolist(), lattice.members.tolist(), strict=True))
+    corners = [(int(v), n) for n, row in enumerate(lattice.corners) for v in row]
+    assert pairs == sorted(corners)
+    for neighbours in lattice.neighbours:  # who comes after comes before the other way round
+        for vertex, after, before in neighbours[:-1].tolist():
+            assert after == vertices or int(neighbours[after, 2]) == vertex
+            assert before == vertices or int(neighbours[before, 1]) == vertex
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000), dimensions=st.integers(1, 5))
+def test_order_of_points_and_a_common_shift_by_whole_cells_do_not_matter(seed: int, dimensions: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    points, values = cloud(50, dimensions, seed), torch.rand(50, 3, generator=generator)
+    order = torch.randperm(50, generator=generator)
+    whole = build_lattice(points).filter(values)
+    assert torch.allclose(build_lattice(points[order]).filter(values[order]), whole[order], atol=1e-5)
+    assert torch.allclose(
+        build_lattice(points).filter(2 * values + 1),
+        2 * whole + build_lattice(points).filter(torch.ones(50, 1)),
+        atol=1e-4,
+    )
+
+
+def test_points_of_different_owners_do_not_meet() -> None:
+    points = cloud(40, 5, seed=1)
+    values = torch.rand(40, 2, generator=torch.Generator().manual_seed(2))
+    owners = torch.arange(40) % 3
+    together = build_lattice(points, owners).filter(values)
+    for owner in range(3):
+        mine = owners == owner
+        assert torch.allclose(together[mine], build_lattice(points[mine]).filter(values[mine]), atol=1e-6)
+
+
+def test_a_factor_on_both_sides() -> None:
+    points, factor = cloud(30, 3, seed=3), torch.rand(30, generator=torch.Generator().manual_seed(4)) + 0.5
+    values = torch.rand(30, 2, generator=torch.Generator().manual_seed(5))
+    lattice = build_lattice(points)
+    expected = factor[:, None] * lattice.filter(factor[:, None] * values)
+    assert torch.allclose(lattice.scaled(factor).filter(values), expected, atol=1e-6)
+
+
+def test_points_too_far_apart_are_refused() -> None:
+    with pytest.raises(UsageError, match="larger standard deviations"):
+        build_lattice(cloud(10, 5, seed=0, spread=1e6))
