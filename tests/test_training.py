@@ -18,7 +18,7 @@ from tag2mask.networks import NetworkSettings, PotNetwork, build_network
 from tag2mask.networks.grids import photograph_cells
 from tag2mask.pot import PotSettings
 from tag2mask.training.engine import Trained, train_network
-from tag2mask.training.objective import objective
+from tag2mask.training.objective import objective, pot_task
 from tag2mask.training.order import DrawOrder
 from tag2mask.training.settings import TrainSettings
 from tag2mask.training.state import Interrupted, load_state
@@ -51,10 +51,8 @@ def trained(
 
     network = fresh(photos)
     result = train_network(
-        network,
-        views(photos),
+        pot_task(network, views(photos), settings, PotSettings()),
         settings,
-        PotSettings(),
         folder=folder,
         seed=3,
         device="cpu",

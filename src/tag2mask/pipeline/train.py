@@ -18,6 +18,7 @@ from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult, progress_bar
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.training.engine import train_network
+from tag2mask.training.objective import pot_task
 
 NETWORK = "train/network.safetensors"
 
@@ -84,11 +85,8 @@ def train(config: Config, run: RunFolder, console: Console) -> StageResult:
             advance(done, f"loss {values['loss']:.4f}, {values['images_per_second']:.1f} images/s")
 
         trained = train_network(
-            network,
-            views,
+            pot_task(network, views, config.train, config.pot, config.external if config.external.used else None),
             config.train,
-            config.pot,
-            external=config.external if config.external.used else None,
             folder=run / "train",
             seed=config.seed,
             device=config.device,

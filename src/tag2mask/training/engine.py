@@ -2,32 +2,67 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from signal import SIG_IGN, SIGINT, SIGTERM, signal
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from tag2mask.cam_files import CamFileError
 from tag2mask.data.images import ImageError
-from tag2mask.data.training_set import TrainingSet
+from tag2mask.data.photos import PhotoSet
 from tag2mask.device import resolve_device
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.memory import channels_last, release_memory, retained_memory
-from tag2mask.networks.pot_network import PotNetwork
-from tag2mask.pot import PotSettings
-from tag2mask.pot.external import ExternalSettings
-from tag2mask.training.objective import Losses, objective
 from tag2mask.training.order import DrawOrder
-from tag2mask.training.settings import TrainSettings
+from tag2mask.training.settings import LoopSettings
 from tag2mask.training.state import Interrupted, StopRequest, TrainingLog, load_state, save_state
 
 OnStep = Callable[[int, int, Mapping[str, float]], None]
 """Called with (steps done, steps in all, the latest logged values)."""
+
+
+class Samples(Protocol):
+    """Photographs as training wants them: asked for by (draw, index), a sample depends on those and a seed alone."""
+
+    photos: PhotoSet
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: tuple[int, int]) -> Mapping[str, Any]: ...
+
+
+class Losses(Protocol):
+    """A dataclass of the losses of a batch, scalars; None is a loss that is left out."""
+
+    @property
+    def total(self) -> Tensor:
+        """What is minimised."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained, and towards what.
+
+    Attributes:
+        stage: the stage that trains it, for messages.
+        network: with its parameters.
+        samples: tensors by name, stacked over a batch; of these `image` is a must.
+        groups: parameters, and the learning rate of each group as a multiple of the settings'.
+        losses: from the network as it is wrapped for its device, a batch on that device, and the share of the steps
+            already done, to a `Losses`.
+    """
+
+    stage: str
+    network: nn.Module
+    samples: Samples
+    groups: tuple[tuple[list[nn.Parameter], float], ...]
+    losses: Callable[[nn.Module, Mapping[str, Tensor], float], Any]
 
 
 @dataclass
@@ -48,45 +83,39 @@ class Trained:
 class _Readable(Dataset[dict[str, Any]]):
     """A training set in which the next readable photograph stands in for one that cannot be read."""
 
-    def __init__(self, photographs: TrainingSet) -> None:
-        self.photographs = photographs
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         draw, index = key
         failed: dict[str, str] = {}
-        for offset in range(len(self.photographs)):
-            number = (index + offset) % len(self.photographs)
+        for offset in range(len(self.samples)):
+            number = (index + offset) % len(self.samples)
             try:
-                return {**self.photographs[draw, number], "failed": failed}
+                return {**self.samples[draw, number], "failed": failed}
             except (ImageError, CamFileError) as error:
-                failed[self.photographs.photos.photos[number].id] = str(error)
+                failed[self.samples.photos.photos[number].id] = str(error)
         return {"failed": failed}  # raised by the parent: an exception from a worker process carries a traceback
 
 
 def train_network(
-    network: PotNetwork,
-    photographs: TrainingSet,
-    settings: TrainSettings,
-    pot: PotSettings,
+    task: Task,
+    settings: LoopSettings,
     *,
-    external: ExternalSettings | None = None,
     folder: Path,
     seed: int,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     workers: int = 0,
     on_step: OnStep = lambda done, total, values: None,
 ) -> Trained:
-    """Train ``network`` in place, from the state saved in ``folder`` if there is one.
+    """Train the network of ``task`` in place, from the state saved in ``folder`` if there is one.
 
     On a CPU in fp32 an interrupted and resumed run ends with the same weights, bit for bit, as an uninterrupted one:
     the order of photographs, their augmentation and every other draw depend on (seed, step) alone.
 
     Args:
-        network: freshly built, or anything of the same shapes if there is a state to resume.
-        photographs: the training set.
+        task: its network freshly built, or anything of the same shapes if there is a state to resume.
         settings: of training.
-        pot: of POT; the thresholds for a single scale are used.
-        external: what base CAMs from outside are used for, where the training set has such.
         folder: where state.pt and log.jsonl are kept.
         seed: of all draws.
         device: `auto` takes the GPU if there is one.
@@ -97,21 +126,23 @@ def train_network(
         Interrupted: SIGTERM or Ctrl-C came; the state is saved.
         Tag2maskError: the loss is not finite, or no photograph can be read.
     """
-    accelerator = _accelerator(settings.precision, device)
+    accelerator = _accelerator(settings.precision, device, task.stage)
     if settings.batch_size % accelerator.num_processes:
         raise UsageError(
-            f"train.batch_size {settings.batch_size} should be a multiple of the {accelerator.num_processes} processes"
+            f"{task.stage}.batch_size {settings.batch_size} should be a multiple of the "
+            f"{accelerator.num_processes} processes"
         )
-    total = settings.total_steps(len(photographs))
-    optimizer = _optimizer(network, settings)
+    network = task.network
+    total = settings.total_steps(len(task.samples))
+    optimizer = _optimizer(task, settings)
     channels_last(network).train()  # faster convolutions, on CPUs by a third
     state_path = folder / "state.pt"
     step = _resume(state_path, network, optimizer, accelerator) if state_path.is_file() else 0
     network, optimizer = accelerator.prepare(network, optimizer)
-    loader = _loader(photographs, settings, seed, (step, total), workers, accelerator)
+    loader = _loader(task.samples, settings, seed, (step, total), workers, accelerator)
     log = TrainingLog(folder / "log.jsonl", step=step)
     trained = Trained(steps=step, resumed_from=step)
-    meter = _Meter(settings.batch_size)
+    meter = _Meter(task.stage, settings.batch_size)
     with retained_memory(), StopRequest().listen() as stop:
         for batch in loader:
             trained.unreadable.update(batch["failed"])
@@ -119,7 +150,7 @@ def train_network(
                 raise Tag2maskError("not one photograph of the training set can be read; `tag2mask check` lists why")
             # Layers that draw (dropout, stochastic depth) draw from a state that depends on the step alone.
             torch.manual_seed((seed << 32) + step)
-            losses = _step(network, optimizer, accelerator, batch, settings, (pot, external), step / total)
+            losses = _step(task, network, optimizer, accelerator, batch, settings, step / total)
             step += 1
             meter.add(losses)
             last = step == total
@@ -140,34 +171,31 @@ def train_network(
     return trained
 
 
-def _accelerator(precision: str, device: str) -> Accelerator:
+def _accelerator(precision: str, device: str, stage: str) -> Accelerator:
     """The engine for the chosen device and precision."""
     on_cpu = resolve_device(device).type == "cpu"
     if precision == "auto":
         precision = "fp32" if on_cpu or not torch.cuda.is_bf16_supported() else "bf16"
     if precision == "fp16" and on_cpu:
-        raise UsageError("train.precision fp16 needs a GPU; on a CPU use fp32, or bf16")
+        raise UsageError(f"{stage}.precision fp16 needs a GPU; on a CPU use fp32, or bf16")
     # The side projections have no gradient while the consistency loss is off.
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
     mixed = "no" if precision == "fp32" else precision
     return Accelerator(cpu=on_cpu, mixed_precision=mixed, kwargs_handlers=handlers)
 
 
-def _optimizer(network: PotNetwork, settings: TrainSettings) -> torch.optim.Optimizer:
-    """The optimiser over backbone and head, each with its learning rate."""
-    groups = [
-        {"params": list(network.backbone_parameters()), "lr": settings.learning_rate},
-        {"params": list(network.head_parameters()), "lr": settings.learning_rate * settings.head_factor},
-    ]
-    groups = [{**group, "initial": group["lr"]} for group in groups if group["params"]]
+def _optimizer(task: Task, settings: LoopSettings) -> torch.optim.Optimizer:
+    """The optimiser over the groups of the task, each with its learning rate."""
+    rates = [(parameters, settings.learning_rate * factor) for parameters, factor in task.groups if parameters]
+    groups = [{"params": parameters, "lr": rate, "initial": rate} for parameters, rate in rates]
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=settings.momentum, weight_decay=settings.weight_decay)
     return torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
 
 
 def _loader(
-    photographs: TrainingSet,
-    settings: TrainSettings,
+    samples: Samples,
+    settings: LoopSettings,
     seed: int,
     span: tuple[int, int],
     workers: int,
@@ -175,7 +203,7 @@ def _loader(
 ) -> DataLoader[dict[str, Any]]:
     """Batches of the steps in ``span`` for this process."""
     order = DrawOrder(
-        len(photographs),
+        len(samples),
         settings.batch_size,
         seed=seed,
         first_step=span[0],
@@ -184,7 +212,7 @@ def _loader(
         world=accelerator.num_processes,
     )
     return DataLoader(
-        _Readable(photographs),
+        _Readable(samples),
         batch_sampler=order,
         num_workers=workers,
         collate_fn=_collate,
@@ -197,11 +225,8 @@ def _loader(
 def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Stack what the network needs, gather what failed."""
     usable = [sample for sample in samples if "image" in sample]
-    batch: dict[str, Any] = {
-        name: torch.stack([sample[name] for sample in usable])
-        for name in ("image", "valid", "tags", "external")
-        if usable and name in usable[0]
-    }
+    tensors = [name for name, value in usable[0].items() if isinstance(value, Tensor)] if usable else []
+    batch: dict[str, Any] = {name: torch.stack([sample[name] for sample in usable]) for name in tensors}
     batch["failed"] = {name: reason for sample in samples for name, reason in sample["failed"].items()}
     return batch
 
@@ -214,25 +239,24 @@ def _leave_signals_to_parent(worker: int) -> None:
 
 
 def _step(
-    network: PotNetwork,
+    task: Task,
+    network: nn.Module,
     optimizer: Any,
     accelerator: Accelerator,
     batch: Mapping[str, Any],
-    settings: TrainSettings,
-    method: tuple[PotSettings, ExternalSettings | None],
+    settings: LoopSettings,
     progress: float,
 ) -> Losses:
     """One optimiser step at ``progress`` in [0, 1)."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial"] * (1 - progress) ** settings.power
-    image, valid, tags = (batch[name].to(accelerator.device, non_blocking=True) for name in ("image", "valid", "tags"))
-    output = network(image.contiguous(memory_format=torch.channels_last), valid)
-    stride = accelerator.unwrap_model(network).stride
-    outside = batch["external"].to(accelerator.device).float() if "external" in batch else None
-    pot, use = method
-    losses = objective(
-        output, tags.bool(), valid, settings, pot, stride=stride, progress=progress, external=outside, use=use
-    )
+    tensors = {
+        name: value.to(accelerator.device, non_blocking=True)
+        for name, value in batch.items()
+        if isinstance(value, Tensor)
+    }
+    tensors["image"] = tensors["image"].contiguous(memory_format=torch.channels_last)
+    losses: Losses = task.losses(network, tensors, progress)
     optimizer.zero_grad(set_to_none=True)
     accelerator.backward(losses.total)
     if settings.clip is not None:
@@ -241,7 +265,7 @@ def _step(
     return losses
 
 
-def _state(network: PotNetwork, optimizer: Any, accelerator: Accelerator, step: int) -> dict[str, Any]:
+def _state(network: nn.Module, optimizer: Any, accelerator: Accelerator, step: int) -> dict[str, Any]:
     """All that a resumed run needs."""
     scaler = accelerator.scaler
     return {
@@ -252,7 +276,7 @@ def _state(network: PotNetwork, optimizer: Any, accelerator: Accelerator, step: 
     }
 
 
-def _resume(path: Path, network: PotNetwork, optimizer: torch.optim.Optimizer, accelerator: Accelerator) -> int:
+def _resume(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator) -> int:
     """Take up the state in ``path``; return its step."""
     state = load_state(path)
     network.load_state_dict(state["network"])
@@ -266,15 +290,17 @@ def _resume(path: Path, network: PotNetwork, optimizer: torch.optim.Optimizer, a
 class _Meter:
     """Mean losses and speed since the last line of the log; the device is read only then."""
 
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
+    def __init__(self, stage: str, batch_size: int) -> None:
+        self.stage, self.batch_size = stage, batch_size
         self.sums: dict[str, Tensor] = {}
         self.count, self.start, self.began = 0, time.perf_counter(), time.perf_counter()
 
     def add(self, losses: Losses) -> None:
         """Add one step."""
-        for name, value in losses.detached():
-            self.sums[name] = self.sums.get(name, value.new_zeros(())) + value
+        for part in fields(losses):  # type: ignore[arg-type]
+            value, name = getattr(losses, part.name), "loss" if part.name == "total" else part.name
+            if value is not None:
+                self.sums[name] = self.sums.get(name, 0) + value.detach()
         self.count += 1
 
     def check(self, step: int) -> None:
@@ -282,8 +308,8 @@ class _Meter:
         total = self.sums.get("loss")
         if total is not None and not bool(torch.isfinite(total)):
             raise Tag2maskError(
-                f"the loss is not finite at step {step}; train anew with --restart train and a lower "
-                "--train.learning_rate, or with --train.precision fp32"
+                f"the loss is not finite at step {step}; train anew with --restart {self.stage} and a lower "
+                f"--{self.stage}.learning_rate, or with --{self.stage}.precision fp32"
             )
 
     def read(self, step: int) -> dict[str, float]:

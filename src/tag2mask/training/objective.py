@@ -3,16 +3,18 @@
 Source: docs/method.md, "Loss", and docs/seeds.md for L_ext.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tag2mask.data.training_set import TrainingSet
 from tag2mask.networks.grids import photograph_cells
-from tag2mask.networks.pot_network import PotOutput
+from tag2mask.networks.pot_network import PotNetwork, PotOutput
 from tag2mask.pot import PotSettings, consistency_loss, normalised_cams, transport_cams
 from tag2mask.pot.external import ExternalSettings, base_cams, external_loss, external_target, suppressed
+from tag2mask.training.engine import Task
 from tag2mask.training.settings import TrainSettings
 
 
@@ -24,15 +26,6 @@ class Losses:
     classification: Tensor
     consistency: Tensor | None
     external: Tensor | None = None
-
-    def detached(self) -> Iterator[tuple[str, Tensor]]:
-        """Name and value of each part, without gradient."""
-        yield "loss", self.total.detach()
-        yield "classification", self.classification.detach()
-        if self.consistency is not None:
-            yield "consistency", self.consistency.detach()
-        if self.external is not None:
-            yield "external", self.external.detach()
 
 
 def objective(
@@ -88,3 +81,38 @@ def objective(
         outside = external_loss(cams, tags, external, target, result)
         total = total + use.consistency_weight * outside
     return Losses(total, classification, consistency, outside)
+
+
+def pot_task(
+    network: PotNetwork,
+    samples: TrainingSet,
+    settings: TrainSettings,
+    pot: PotSettings,
+    external: ExternalSettings | None = None,
+) -> Task:
+    """The training of the POT network.
+
+    Args:
+        network: the network.
+        samples: views of tagged photographs.
+        settings: of training.
+        pot: of POT; the thresholds for a single scale are used.
+        external: what base CAMs from outside are used for, where the samples have such.
+    """
+
+    def losses(wrapped: nn.Module, batch: Mapping[str, Tensor], progress: float) -> Losses:
+        output = wrapped(batch["image"], batch["valid"])
+        return objective(
+            output,
+            batch["tags"].bool(),
+            batch["valid"],
+            settings,
+            pot,
+            stride=network.stride,
+            progress=progress,
+            external=batch["external"].float() if "external" in batch else None,
+            use=external,
+        )
+
+    groups = ((network.backbone_parameters(), 1.0), (network.head_parameters(), settings.head_factor))
+    return Task("train", network, samples, groups, losses)

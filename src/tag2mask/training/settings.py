@@ -1,7 +1,7 @@
-"""The settings of training the POT network."""
+"""The settings of training: those of every network, and those of the POT network."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from tag2mask.data.settings import AugmentSettings
 from tag2mask.errors import UsageError
@@ -9,26 +9,20 @@ from tag2mask.pot.loss import StopGradient
 
 
 @dataclass
-class TrainSettings:
-    """How the POT network is trained.
+class LoopSettings:
+    """How any network is trained.
 
     Attributes:
         steps: number of optimiser steps; null takes `epochs`.
         epochs: passes over the photographs, where `steps` is null.
         batch_size: photographs a step, over all processes.
         optimizer: `adamw` or `sgd`.
-        learning_rate: of the backbone at the start; it falls to 0 as (1 − step/steps)^power.
-        head_factor: the learning rate of classifier and projections, as a multiple of the backbone's.
+        learning_rate: at the start; it falls to 0 as (1 − step/steps)^power.
         momentum: of `sgd`.
         weight_decay: of all trainable weights.
         power: exponent of the schedule.
         clip: largest norm of the gradient; null does not clip.
         precision: `fp32`, `bf16`, `fp16`, or `auto`: bf16 on a GPU that has it, fp32 elsewhere.
-        classification_weight: λ_cls, of the multi-label soft margin loss.
-        consistency_weight: λ_ot, of the consistency loss; 0 leaves it out.
-        consistency_start: share of the steps, in [0, 1], before which the consistency loss is left out.
-        adaptive: weigh the consistency loss by the certainty of the plan.
-        stop_gradient: the side of the consistency loss without gradient: `pot`, `classifier` or `none`.
         checkpoint_every: steps between two saved states.
         log_every: steps between two lines of log.jsonl.
         augment: how a photograph becomes a training view.
@@ -39,38 +33,68 @@ class TrainSettings:
     batch_size: int = 16
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 2e-4
-    head_factor: float = 10.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
     power: float = 0.9
     clip: float | None = 1.0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    checkpoint_every: int = 200
+    log_every: int = 10
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+
+    _section: ClassVar[str] = "train"
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range, all at once."""
+        problems = self._problems()
+        if problems:
+            raise UsageError(f"settings of {self._section}: " + "; ".join(problems))
+
+    def total_steps(self, photographs: int) -> int:
+        """Optimiser steps for a set of that many photographs."""
+        return self.steps or max(1, round(self.epochs * photographs / self.batch_size))
+
+    def _problems(self) -> list[str]:
+        """What is out of range, a clause each."""
+        least = {"batch_size": 1, "checkpoint_every": 1, "log_every": 1}
+        problems = [f"{name} should be at least {low}" for name, low in least.items() if getattr(self, name) < low]
+        if self.steps is not None and self.steps < 1:
+            problems.append("steps should be at least 1")
+        problems += [f"{name} should be above 0" for name in ("epochs", "learning_rate") if not getattr(self, name) > 0]
+        if self.clip is not None and not self.clip > 0:
+            problems.append("clip should be above 0; null switches clipping off")
+        problems += [
+            f"{name} should not be negative" for name in ("weight_decay", "momentum") if getattr(self, name) < 0
+        ]
+        return problems
+
+
+@dataclass
+class TrainSettings(LoopSettings):
+    """How the POT network is trained: as `LoopSettings`, and by these.
+
+    Attributes:
+        head_factor: the learning rate of classifier and projections, as a multiple of the backbone's.
+        classification_weight: λ_cls, of the multi-label soft margin loss.
+        consistency_weight: λ_ot, of the consistency loss; 0 leaves it out.
+        consistency_start: share of the steps, in [0, 1], before which the consistency loss is left out.
+        adaptive: weigh the consistency loss by the certainty of the plan.
+        stop_gradient: the side of the consistency loss without gradient: `pot`, `classifier` or `none`.
+    """
+
+    head_factor: float = 10.0
     classification_weight: float = 1.0
     consistency_weight: float = 0.5
     consistency_start: float = 0.5
     adaptive: bool = True
     stop_gradient: StopGradient = "pot"
-    checkpoint_every: int = 200
-    log_every: int = 10
-    augment: AugmentSettings = field(default_factory=AugmentSettings)
 
-    def __post_init__(self) -> None:
-        """Refuse values out of range, all at once."""
-        least = {"batch_size": 1, "checkpoint_every": 1, "log_every": 1}
-        problems = [f"{name} should be at least {low}" for name, low in least.items() if getattr(self, name) < low]
-        if self.steps is not None and self.steps < 1:
-            problems.append("steps should be at least 1")
-        above = {"epochs": self.epochs, "learning_rate": self.learning_rate, "head_factor": self.head_factor}
-        problems += [f"{name} should be above 0" for name, value in above.items() if not value > 0]
-        if self.clip is not None and not self.clip > 0:
-            problems.append("clip should be above 0; null switches clipping off")
-        weights = ("classification_weight", "consistency_weight", "weight_decay", "momentum")
+    def _problems(self) -> list[str]:
+        problems = super()._problems()
+        if not self.head_factor > 0:
+            problems.append("head_factor should be above 0")
+        weights = ("classification_weight", "consistency_weight")
         problems += [f"{name} should not be negative" for name in weights if getattr(self, name) < 0]
         if not 0 <= self.consistency_start <= 1:
             problems.append("consistency_start should lie in [0, 1]")
-        if problems:
-            raise UsageError("settings of training: " + "; ".join(problems))
-
-    def total_steps(self, photographs: int) -> int:
-        """Optimiser steps for a set of that many photographs."""
-        return self.steps or max(1, round(self.epochs * photographs / self.batch_size))
+        return problems
