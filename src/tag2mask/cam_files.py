@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,6 +20,11 @@ from tag2mask.files import atomic_path
 
 _DAMAGED = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 """What NumPy's reader raises for damaged files."""
+
+CamKind = Literal["classifier", "prototype", "pot", "fused"]
+"""The CAMs that a network gives: its classifier's, a single prototype's, POT's, and POT's with base CAMs."""
+
+CAM_KINDS: tuple[CamKind, ...] = ("classifier", "prototype", "pot", "fused")
 
 PADDING = 255
 """The value of `CamFile.allocation` where there is no pixel of the photograph."""

@@ -129,14 +129,16 @@ def _sections(names: Sequence[str]) -> Sequence[str] | None:
     """The sections of config.yaml that these stages bring up to date; None for all."""
     if "train" not in names:
         return _SECTIONS[names[0]]
-    if "seeds" in names:
+    if "seeds" in names and "edges" in names:
         return None
-    return [field.name for field in fields(Config) if field.name not in ("seeds", "limit", "shard")]
+    kept = ("limit", "shard", *(name for name in ("seeds", "edges") if name not in names))
+    return [field.name for field in fields(Config) if field.name not in kept]
 
 
 _SECTIONS = {
     "seeds": ("seeds",),
     "cams": ("cams", "pot", "external"),
+    "edges": ("edges", "refine"),
     "refine": ("refine",),
     "evaluate": ("evaluate",),
     "report": ("report",),
@@ -161,7 +163,7 @@ def _stage_to_restart(request: Request, names: Sequence[str]) -> str | None:
 
 
 def _one_stage(request: Request) -> int:
-    """`train`, `cams`, `refine`."""
+    """`train`, `cams`, `edges`, `refine`."""
     return _stages(request, [request.verb])
 
 
@@ -305,6 +307,7 @@ VERBS = {
     ),
     "train": Verb("Train the POT network from photographs and tags.", _one_stage),
     "cams": Verb("Make class activation maps with the trained network.", _one_stage),
+    "edges": Verb("Train the edge network that IRN's random walk follows, on sure labels of the CAMs.", _one_stage),
     "refine": Verb("Make masks from class activation maps.", _one_stage),
     "evaluate": Verb(
         "Measure masks or CAMs against ground truth.",

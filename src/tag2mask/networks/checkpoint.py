@@ -6,10 +6,10 @@ nor another file.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,14 +18,20 @@ from safetensors.torch import load_file, save_file
 from tag2mask.errors import Tag2maskError, UsageError, first_five
 from tag2mask.files import atomic_path
 from tag2mask.networks.backbone import rebuild_backbone
+from tag2mask.networks.edge_network import EdgeNetwork
 from tag2mask.networks.pot_network import PotNetwork
-from tag2mask.networks.settings import NetworkSettings
+from tag2mask.networks.settings import OUTPUT_STRIDES, NetworkSettings
+from tag2mask.networks.stages import Backbone
 
 FORMAT_VERSION = 1
 """Of the metadata; a reader refuses a file with a higher one."""
 
-KIND = "pot"
+Kind = Literal["pot", "edges"]
+
+_MADE_BY: dict[Kind, str] = {"pot": "tag2mask train", "edges": "tag2mask edges"}
 _ENTRY = "tag2mask"
+
+_Network = TypeVar("_Network", PotNetwork, EdgeNetwork)
 
 
 class NetworkFileError(Tag2maskError):
@@ -37,23 +43,27 @@ class NetworkInfo:
     """What a checkpoint says about itself, without its weights.
 
     Attributes:
-        classes: C names, without background; class id = index + 1.
-        settings: the network was built with.
+        kind: `pot`, the network of tags, or `edges`, the edge network.
+        classes: C names, without background; class id = index + 1; none for an edge network.
+        settings: the network was built with; for an edge network what its backbone says about itself.
         architecture: of the backbone.
         mean: of the input normalisation, RGB in [0, 1].
         std: of the input normalisation.
+        edge_levels: the stages that an edge network reads; none for other kinds.
         extra: what the writer added.
     """
 
+    kind: Kind
     classes: tuple[str, ...]
     settings: NetworkSettings
     architecture: dict[str, Any]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    edge_levels: tuple[int, ...] = ()
     extra: dict[str, str] = field(default_factory=dict)
 
 
-def save_network(path: Path, network: PotNetwork, *, extra: Mapping[str, str] | None = None) -> None:
+def save_network(path: Path, network: PotNetwork | EdgeNetwork, *, extra: Mapping[str, str] | None = None) -> None:
     """Write ``network`` to ``path`` (a `.safetensors`), atomically; the same network gives the same bytes.
 
     Args:
@@ -64,9 +74,7 @@ def save_network(path: Path, network: PotNetwork, *, extra: Mapping[str, str] | 
     backbone = network.backbone
     description = {
         "format_version": FORMAT_VERSION,
-        "kind": KIND,
-        "classes": list(network.classes),
-        "settings": asdict(network.settings),
+        **_description(network),
         "backbone": backbone.architecture(),
         "normalisation": {"mean": list(backbone.mean), "std": list(backbone.std)},
         "extra": dict(extra or {}),
@@ -112,14 +120,45 @@ def load_network(path: Path, *, classes: tuple[str, ...] | None = None) -> PotNe
         NetworkFileError: it is missing, damaged, not a network of ours, or written by a newer version.
         UsageError: it was trained for another class list.
     """
-    info = read_network_info(path)
+    info = _info_of_kind(path, "pot")
     if classes is not None and tuple(classes) != info.classes:
         raise UsageError(_other_classes(path, info.classes, tuple(classes)))
+    return _restored(path, info, lambda backbone: PotNetwork(backbone, info.classes, info.settings))
+
+
+def load_edge_network(path: Path) -> EdgeNetwork:
+    """The edge network in ``path``, on the CPU, in evaluation mode; as `load_network`.
+
+    Raises:
+        NetworkFileError: it is missing, damaged, not an edge network of ours, or written by a newer version.
+    """
+    info = _info_of_kind(path, "edges")
+    return _restored(path, info, lambda backbone: EdgeNetwork(backbone, info.edge_levels))
+
+
+def _description(network: PotNetwork | EdgeNetwork) -> dict[str, Any]:
+    """What the metadata says of a network, besides its backbone."""
+    if isinstance(network, PotNetwork):
+        return {"kind": "pot", "classes": list(network.classes), "settings": asdict(network.settings)}
+    stride = network.backbone.stages[-1].stride  # all that building the backbone again takes from settings
+    settings = NetworkSettings(output_stride=stride) if stride in OUTPUT_STRIDES else NetworkSettings()
+    return {"kind": "edges", "classes": [], "settings": asdict(settings), "edge_levels": list(network.levels)}
+
+
+def _info_of_kind(path: Path, kind: Kind) -> NetworkInfo:
+    info = read_network_info(path)
+    if info.kind != kind:
+        raise NetworkFileError(f"{path} holds a network of kind {info.kind!r}; `{_MADE_BY[kind]}` makes what is needed")
+    return info
+
+
+def _restored(path: Path, info: NetworkInfo, build: Callable[[Backbone], _Network]) -> _Network:
+    """The network that ``build`` makes on the described backbone, with the weights of the file."""
     try:
         # The random weights are overwritten: making them must not move the caller's random state.
         with torch.random.fork_rng(devices=[]):
             backbone = rebuild_backbone(info.architecture, info.settings, info.mean, info.std)
-            network = PotNetwork(backbone, info.classes, info.settings)
+            network = build(backbone)
         state = load_file(path)
         own = network.state_dict()
         wrong = [name for name in sorted(own.keys() | state.keys()) if _shape(own, name) != _shape(state, name)]
@@ -130,7 +169,8 @@ def load_network(path: Path, *, classes: tuple[str, ...] | None = None) -> PotNe
         network.load_state_dict(state)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise NetworkFileError(f"{path} is damaged: the network that it describes cannot be built ({error})") from error
-    return network.eval()
+    network.eval()
+    return network
 
 
 def _parse(values: dict[str, Any], path: Path) -> NetworkInfo:
@@ -140,19 +180,24 @@ def _parse(values: dict[str, Any], path: Path) -> NetworkInfo:
             f"{path} has format version {version}, this tag2mask reads up to {FORMAT_VERSION}; update tag2mask, or "
             f"train again"
         )
-    if values["kind"] != KIND:
-        raise NetworkFileError(f"{path} holds a network of kind {values['kind']!r}, not {KIND!r}")
+    if values["kind"] not in _MADE_BY:
+        raise NetworkFileError(
+            f"{path} holds a network of kind {values['kind']!r}, which this tag2mask does not know; it knows "
+            f"{', '.join(_MADE_BY)}"
+        )
     classes = tuple(values["classes"])
     if not all(isinstance(name, str) for name in classes):
         raise ValueError("classes should be names")
     mean_red, mean_green, mean_blue = (float(value) for value in values["normalisation"]["mean"])
     std_red, std_green, std_blue = (float(value) for value in values["normalisation"]["std"])
     return NetworkInfo(
+        values["kind"],
         classes,
         NetworkSettings(**values["settings"]),
         dict(values["backbone"]),
         (mean_red, mean_green, mean_blue),
         (std_red, std_green, std_blue),
+        tuple(int(level) for level in values.get("edge_levels", ())),
         {str(key): str(value) for key, value in values["extra"].items()},
     )
 

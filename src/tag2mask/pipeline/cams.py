@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from tag2mask.cam_files import PADDING, CamFile, read_ids, write_cam
+from tag2mask.cam_files import PADDING, CamFile, CamKind, read_ids, write_cam
 from tag2mask.data.images import ImageError, image_size, read_image
 from tag2mask.data.photos import Photo
 from tag2mask.device import resolve_device
@@ -23,7 +23,7 @@ from tag2mask.networks.checkpoint import load_network
 from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.pipeline.base_cams import external_maps, require_seeds, seed_path
 from tag2mask.pipeline.claims import stage_settings
-from tag2mask.pipeline.config import CamKind, Config
+from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult, progress_bar
 from tag2mask.pipeline.reading import read_ahead
 from tag2mask.pipeline.run_folder import RunFolder

@@ -39,6 +39,12 @@ def stage_settings(name: str, config: Config, photos: PhotoSet) -> dict[str, Any
     if name == "cams":
         cams = {key: value for key, value in plain(config.cams).items() if key != "batch_size"}
         return {"cams": cams, "pot": pot} | external
+    if name == "edges":
+        own = {key: value for key, value in plain(config.edges).items() if key not in _WITHOUT_EFFECT}
+        refined = {"cams": config.refine.cams, "long_side": config.refine.long_side}
+        return {"seed": config.seed, "limit": config.limit, "edges": own, "refine": refined}
+    if name == "refine":
+        return _refine_settings(config)
     return {name: plain(getattr(config, name))}
 
 
@@ -50,3 +56,17 @@ def _seed_settings(config: Config, photos: PhotoSet) -> dict[str, Any]:
     kept = {key: value for key, value in plain(config.seeds).items() if key not in ("batch_size", "from_npy", "words")}
     kept["precision"] = model_precision(config.seeds.precision, resolve_device(config.device))  # what files depend on
     return kept | {"template": words.template, "prompts": list(words.prompts), "background": list(words.background)}
+
+
+def _refine_settings(config: Config) -> dict[str, Any]:
+    """Those that the method reads."""
+    refine = plain(config.refine)
+    walk = {"walk": refine.pop("walk")} if config.refine.walks else {}
+    unread = {"walk", "batch_size"}
+    if not config.refine.uses_crf:
+        unread |= {"crf", "crf_power", "confidence"}
+    if config.refine.method == "argmax":
+        unread |= {"long_side"}
+    if config.refine.walks:
+        unread |= {"background_threshold", "background_power"}
+    return {"refine": {key: value for key, value in refine.items() if key not in unread}} | walk

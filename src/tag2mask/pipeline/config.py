@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import yaml
 
+from tag2mask.cam_files import CAM_KINDS, CamKind
 from tag2mask.clip.settings import SeedSettings
 from tag2mask.data.settings import DataSettings
 from tag2mask.errors import UsageError
@@ -14,12 +15,11 @@ from tag2mask.evaluate.sweep import DEFAULT_THRESHOLDS
 from tag2mask.networks.settings import NetworkSettings
 from tag2mask.pot import PotSettings
 from tag2mask.pot.external import ExternalSettings
+from tag2mask.refine.settings import RefineSettings
 from tag2mask.report.settings import ReportSettings
 from tag2mask.scenes.settings import SceneSettings
-from tag2mask.training.settings import TrainSettings
+from tag2mask.training.settings import EdgeSettings, TrainSettings
 
-CamKind = Literal["classifier", "prototype", "pot", "fused"]
-CAM_KINDS: tuple[CamKind, ...] = ("classifier", "prototype", "pot", "fused")
 USUAL_KINDS: tuple[CamKind, ...] = ("classifier", "prototype", "pot")
 
 
@@ -57,27 +57,6 @@ class CamSettings:
             problems.append("batch_size should be at least 1")
         if problems:
             raise UsageError("settings of cams: " + "; ".join(problems))
-
-
-@dataclass
-class RefineSettings:
-    """How CAMs become masks.
-
-    Attributes:
-        method: `argmax` takes the class with the highest CAM at each pixel.
-        cams: the kind of CAM that is refined.
-        background_threshold: the background's CAM value, in [0, 1], for kinds that have no background of their own
-            (`classifier`).
-    """
-
-    method: Literal["argmax"] = "argmax"
-    cams: CamKind = "pot"
-    background_threshold: float = 0.3
-
-    def __post_init__(self) -> None:
-        """Refuse values out of range."""
-        if not 0 <= self.background_threshold <= 1:
-            raise UsageError("settings of refine: background_threshold should lie in [0, 1]")
 
 
 @dataclass
@@ -126,7 +105,7 @@ class Config:
         workers: processes or threads that read photographs; null leaves one core to the network.
         limit: only the first so many photographs of the split; null takes all.
         shard: `i/n` takes every n-th batch of photographs from the i-th on, counted from 1, in `seeds`, `cams` and
-            `refine`.
+            `refine`, and for the labels of `edges`.
         data: the photographs.
         seeds: base CAMs from CLIP.
         network: the network.
@@ -134,6 +113,7 @@ class Config:
         external: what base CAMs of `seeds` are used for.
         train: training.
         cams: CAMs.
+        edges: the edge network that IRN's random walk follows, and the labels that it learns from.
         refine: masks.
         evaluate: figures.
         report: the page.
@@ -153,6 +133,7 @@ class Config:
     external: ExternalSettings = field(default_factory=ExternalSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     cams: CamSettings = field(default_factory=CamSettings)
+    edges: EdgeSettings = field(default_factory=EdgeSettings)
     refine: RefineSettings = field(default_factory=RefineSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
@@ -220,7 +201,12 @@ def absolute(config: Config) -> Config:
         words=_anchored_name(config.seeds.words),
         from_npy=anchored(config.seeds.from_npy),
     )
-    return replace(config, out=anchored(config.out), data=data, network=network, seeds=seeds)
+    edges = replace(
+        config.edges,
+        backbone=_anchored_name(config.edges.backbone),
+        weights=_anchored_name(config.edges.weights) or "",
+    )
+    return replace(config, out=anchored(config.out), data=data, network=network, seeds=seeds, edges=edges)
 
 
 def _anchored_name(value: str | None) -> str | None:

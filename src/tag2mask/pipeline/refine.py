@@ -1,62 +1,74 @@
 """The stage `refine`: CAMs to masks."""
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-
+import numpy as np
+import torch
+from PIL import Image
 from rich.console import Console
+from torch import Tensor
 
-from tag2mask.cam_files import read_cam
 from tag2mask.data.images import write_mask
-from tag2mask.data.photos import Photo
-from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.files import is_newer
-from tag2mask.pipeline.cams import shard_batches
+from tag2mask.device import resolve_device
+from tag2mask.errors import UsageError
+from tag2mask.files import atomic_path
+from tag2mask.memory import channels_last
+from tag2mask.networks.checkpoint import load_edge_network
+from tag2mask.networks.edge_network import EdgeNetwork
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.edges import EDGE_NETWORK
 from tag2mask.pipeline.progress import StageResult, progress_bar
+from tag2mask.pipeline.refinable import cam_folder, read_refinables, shard_of, stale
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.train import photographs, reading_workers
-from tag2mask.refine import argmax_mask
+from tag2mask.pipeline.train import photographs
+from tag2mask.refine.masks import refined_masks
 
 
 def refine(config: Config, run: RunFolder, console: Console) -> StageResult:
     """Write the masks that are missing, or older than their CAM file.
 
     Raises:
-        UsageError: there are no CAMs of the chosen kind, or the folder holds masks of other settings.
+        UsageError: there are no CAMs of the chosen kind, or no edge network for a method that needs one, or the
+            folder holds masks of other settings.
     """
     photos = photographs(config)
-    source = run / "cams" / config.refine.cams
-    if not source.is_dir():
-        raise UsageError(f"{source} does not exist; run `tag2mask cams` with --cams.kinds that include it first")
+    cams = cam_folder(config, run)
+    device = resolve_device(config.device)
+    network = _edge_network(run, device) if config.refine.walks else None
     run.claim("refine", stage_settings("refine", config, photos))
     result = StageResult("refine")
-    mine: Sequence[Photo] = photos.photos
-    if config.shard is not None:  # the same shares as the CAMs were made in
-        mine = [photo for batch in shard_batches(photos.photos, config, result) for photo in batch]
-
-    def stale(photo: Photo) -> bool:
-        target, cam = run / f"masks/{photo.id}.png", source / f"{photo.id}.npz"
-        return not target.is_file() or is_newer(cam, target)
-
-    def mask(photo: Photo) -> str | None:
-        try:
-            cam = read_cam(source / f"{photo.id}.npz")
-            write_mask(run / f"masks/{photo.id}.png", argmax_mask(cam, config.refine.background_threshold))
-        except Tag2maskError as error:
-            return str(error)
-        return None
-
-    todo = [photo for photo in mine if stale(photo)]
+    mine = shard_of(photos.photos, config, result)
+    todo = stale(mine, cams, run / "masks")
     result.skipped = len(mine) - len(todo)
-    with (
-        progress_bar(console, "refine", len(todo)) as advance,
-        ThreadPoolExecutor(max(1, reading_workers(config))) as pool,
-    ):
-        for done, (photo, problem) in enumerate(zip(todo, pool.map(mask, todo), strict=True), start=1):
-            if problem:
-                result.failed[photo.id] = problem
-            else:
+    with progress_bar(console, "refine", len(todo)) as advance:
+        for batch in read_refinables(todo, cams, config, device, result):
+            images = [each.image for each in batch]
+            edges = None if network is None else [_edge(network, image) for image in images]
+            masks = refined_masks(
+                images, [each.cams for each in batch], [each.size for each in batch], config.refine, edges
+            )
+            for number, (each, mask) in enumerate(zip(batch, masks, strict=True)):
+                if edges is not None:
+                    _write_edge(run, each.photo.id, edges[number])
+                write_mask(run / f"masks/{each.photo.id}.png", mask.cpu().numpy())
                 result.done += 1
-            advance(done)
+            advance(result.done)
     return result
+
+
+def _edge_network(run: RunFolder, device: torch.device) -> EdgeNetwork:
+    path = run / EDGE_NETWORK
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist; run `tag2mask edges` with the same --out first")
+    return channels_last(load_edge_network(path)).to(device)
+
+
+def _edge(network: EdgeNetwork, image: Tensor) -> Tensor:
+    """The edges of a photograph, uint8 (H, W, 3): (ceil(H / 4), ceil(W / 4)) in [0, 1]."""
+    return network.mean_logits(image.permute(2, 0, 1)[None].float() / 255)[0].sigmoid()
+
+
+def _write_edge(run: RunFolder, photo_id: str, edge: Tensor) -> None:
+    """Keep an edge map for the report, 8-bit grey, 255 = 1."""
+    grey = (255 * edge).round().byte().cpu().numpy()
+    with atomic_path(run / f"refine/edges/{photo_id}.png") as temporary:
+        Image.fromarray(np.ascontiguousarray(grey)).save(temporary)

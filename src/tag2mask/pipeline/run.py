@@ -9,6 +9,7 @@ from tag2mask.errors import first_five
 from tag2mask.pipeline.base_cams import seed_path
 from tag2mask.pipeline.cams import cams
 from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.edges import EDGE_NETWORK, LABELS, edges
 from tag2mask.pipeline.evaluate import WHOLE, evaluate, with_truth
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.refine import refine
@@ -23,6 +24,7 @@ STAGE_FUNCTIONS: dict[str, Stage] = {
     "seeds": seeds,
     "train": train,
     "cams": cams,
+    "edges": edges,
     "refine": refine,
     "evaluate": evaluate,
     "report": report,
@@ -31,8 +33,9 @@ STAGE_FUNCTIONS: dict[str, Stage] = {
 
 
 def stages_of(config: Config) -> list[str]:
-    """The stages that `run` does: `seeds` only where something reads them."""
-    return [name for name in STAGES if name != "seeds" or config.external.used]
+    """The stages that `run` does: `seeds` and `edges` only where something reads them."""
+    unread = {"seeds": not config.external.used, "edges": not config.refine.walks}
+    return [name for name in STAGES if not unread.get(name)]
 
 
 def plan(config: Config, run: RunFolder, stages: Sequence[str]) -> list[str]:
@@ -63,6 +66,16 @@ def _plan_cams(config: Config, run: RunFolder, photos: PhotoSet) -> str:
     return f"{lacking} photographs to do, each {', '.join(kinds)} at {len(config.cams.scales)} scales"
 
 
+def _plan_edges(config: Config, run: RunFolder, photos: PhotoSet) -> str:
+    if (run / EDGE_NETWORK).is_file():
+        return "done already"
+    lacking = sum(not (run / LABELS / f"{photo.id}.png").is_file() for photo in photos.photos)
+    if config.shard is not None:
+        return f"{lacking} labels to write over all shards; no training"
+    steps = config.edges.total_steps(len(photos.photos))
+    return f"{lacking} labels to write, then {steps} steps of {config.edges.batch_size} photographs"
+
+
 def _plan_refine(config: Config, run: RunFolder, photos: PhotoSet) -> str:
     lacking = sum(not (run / f"masks/{photo.id}.png").is_file() for photo in photos.photos)
     return f"{lacking} masks to write by {config.refine.method} of {config.refine.cams}"
@@ -82,6 +95,7 @@ _PLANS: dict[str, Callable[[Config, RunFolder, PhotoSet], str]] = {
     "seeds": _plan_seeds,
     "train": _plan_train,
     "cams": _plan_cams,
+    "edges": _plan_edges,
     "refine": _plan_refine,
     "evaluate": _plan_evaluate,
     "report": _plan_report,

@@ -47,7 +47,8 @@ STAGES = {
         StageFiles("seeds", "seeds", ("seeds",), ()),
         StageFiles("train", "train", ("train",), (), version=2, reads_for={"seeds": "external"}),
         StageFiles("cams", "cams", ("cams",), ("train",), version=2, reads_for={"seeds": "external"}),
-        StageFiles("refine", "refine", ("refine", "masks"), ("cams",)),
+        StageFiles("edges", "edges", ("edges",), ("cams",)),
+        StageFiles("refine", "refine", ("refine", "masks"), ("cams",), version=2, reads_for={"edges": "walk"}),
         StageFiles("evaluate", ".", ("metrics.json",), ("seeds", "cams", "refine"), remade=True),
         StageFiles("report", ".", ("report.html",), ("train", "cams", "refine", "evaluate"), remade=True),
     )

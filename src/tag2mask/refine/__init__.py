@@ -1,5 +1,6 @@
 """From CAMs to pseudo masks."""
 
-from tag2mask.refine.argmax import argmax_mask
+from tag2mask.refine.crf import CrfSettings, dense_crf, label_probabilities
+from tag2mask.refine.random_walk import propagate
 
-__all__ = ["argmax_mask"]
+__all__ = ["CrfSettings", "dense_crf", "label_probabilities", "propagate"]

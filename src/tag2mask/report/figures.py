@@ -18,6 +18,7 @@ KINDS = {
 """Titles of the kinds of CAM, in the order in which the method builds them."""
 
 LOSSES = {"loss": "loss", "classification": "classification", "consistency": "consistency", "external": "external"}
+EDGE_LOSSES = {"loss": "loss", "background": "background", "foreground": "foreground", "negative": "different"}
 OTHER_TITLES = {"learning_rate": "Learning rate", "images_per_second": "Images a second"}
 NOT_DRAWN = frozenset({"step", "seconds"})
 MOST_CHARTS = 8
@@ -196,6 +197,17 @@ def log_charts(log: Sequence[dict[str, float]]) -> list[Drawing]:
         title = OTHER_TITLES.get(key, key.replace("_", " ").capitalize())
         charts.append(draw(title, [line(key, title, "plain")], x_label="step"))
     return charts
+
+
+def edge_charts(log: Sequence[dict[str, float]]) -> list[Drawing]:
+    """The losses of the edge network in one chart; none without any."""
+    tones = {"loss": "loss-loss", "background": "loss-classification", "foreground": "loss-consistency"}
+    lines = []
+    for key, name in EDGE_LOSSES.items():
+        points = [(entry["step"], entry[key]) for entry in log if key in entry]
+        if points:
+            lines.append(Line(name, tones.get(key, "loss-external"), points, smooth=len(points) > 20))
+    return [draw("Loss of the edge network", lines, x_label="step")] if lines else []
 
 
 def _result(stage: str, kind: str, figures: dict[str, Any], *, first: float | None, place: int) -> Result:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from tag2mask.cam_files import PADDING, CamFile, full_resolution
-from tag2mask.data import PhotoSet, read_image, read_mask
+from tag2mask.data import Photo, PhotoSet, read_image, read_mask
 from tag2mask.errors import Tag2maskError
 from tag2mask.report import pictures
 from tag2mask.report.colours import Palette, css
@@ -38,13 +39,17 @@ class Share:
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture of a card. ``miou`` is against the truth of this photograph alone, in [0, 1]."""
+    """One picture of a card.
+
+    ``miou`` is against the truth of this photograph alone, in [0, 1]; ``ignored`` the share of pixels that are 255.
+    """
 
     kind: str
     title: str
     layers: tuple[Layer, ...]
     miou: float | None = None
     shares: tuple[Share, ...] = ()
+    ignored: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -135,12 +140,13 @@ class Gallery:
                 tiles.append(self._cam_tile(kind, title, cam, size, truth))
                 if cam.allocation is not None:
                     tiles.append(self._allocation_tile(cam, size))
+        sure = self._mask(self._run / "edges" / "labels" / f"{photo.id}.png", None)
+        tiles += self._label_tile("sure", "Labels for edges", sure, size)
+        tiles += self._edge_tile(photo)
         mask = self._mask(mask_path(self._run, photo), full)
         miou, iou = self._score(mask, truth)
-        for kind, title, labels, score in (("mask", "Mask", mask, miou), ("truth", "Truth", truth, None)):
-            if labels is not None:
-                uri = pictures.label_uri(pictures.resize_labels(labels, size), self.palette)
-                tiles.append(Tile(kind, title, (Layer(0, uri),), miou=score))
+        tiles += self._label_tile("mask", "Mask", mask, size, miou)
+        tiles += [replace(tile, ignored=0.0) for tile in self._label_tile("truth", "Truth", truth, size)]
         with_heat = {layer.tag for tile in tiles for layer in tile.layers}
         chips = tuple(
             Chip(tag, self._name(tag), css(self.palette.colour(tag)), iou.get(tag), tag in with_heat)
@@ -161,6 +167,29 @@ class Gallery:
             layers.append(Layer(0, pictures.outline_uri(decided)))
         layers += [Layer(int(class_id), pictures.heat_uri(values)) for class_id, values in zip(ids, maps, strict=True)]
         return Tile(kind, title, tuple(layers), miou=self._score(cam_labels(cam, threshold), truth)[0])
+
+    def _label_tile(
+        self, kind: str, title: str, labels: np.ndarray | None, size: Size, miou: float | None = None
+    ) -> list[Tile]:
+        """Labels in colour, what is ignored hatched; nothing without labels."""
+        if labels is None:
+            return []
+        uri = pictures.label_uri(pictures.resize_labels(labels, size), self.palette)
+        ignored = float((labels == pictures.IGNORED).mean())
+        return [Tile(kind, title, (Layer(0, uri),), miou=miou, ignored=ignored)]
+
+    def _edge_tile(self, photo: Photo) -> list[Tile]:
+        """The edges that stopped the random walk; nothing without them."""
+        path = self._run / "refine" / "edges" / f"{photo.id}.png"
+        if not path.is_file():
+            return []
+        try:
+            with Image.open(path) as picture:
+                values = np.asarray(picture.convert("L"), dtype=np.float32) / 255
+        except OSError:
+            self._notice(f"{path} cannot be read; delete it with its mask and run `refine` again")
+            return []
+        return [Tile("edges", "Edges", (Layer(0, pictures.edge_uri(values)),))]
 
     def _allocation_tile(self, cam: CamFile, size: Size) -> Tile:
         """The allocation map, and the share of each prototype."""
@@ -196,7 +225,7 @@ class Gallery:
             self._notice(str(error))
             return None
 
-    def _mask(self, path: Path | None, size: Size) -> np.ndarray | None:
+    def _mask(self, path: Path | None, size: Size | None) -> np.ndarray | None:
         if path is None or not path.is_file():
             return None
         try:

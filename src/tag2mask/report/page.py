@@ -15,7 +15,7 @@ from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.files import read_json, write_text
 from tag2mask.report.colours import css
 from tag2mask.report.curves import Drawing
-from tag2mask.report.figures import Split, log_charts, read_log, read_splits, sweep_charts
+from tag2mask.report.figures import Split, edge_charts, log_charts, read_log, read_splits, sweep_charts
 from tag2mask.report.gallery import Gallery
 from tag2mask.report.pictures import heat_scale
 from tag2mask.report.ranking import Ranking, rank
@@ -129,6 +129,11 @@ def _gather(run: Path) -> Found:
         if log:
             found.steps = int(log[-1]["step"])
             found.seconds = _elapsed(log)
+    if (run / "edges" / "log.jsonl").is_file():
+        log, notices = read_log(run / "edges" / "log.jsonl")
+        found.charts += edge_charts(log)
+        for sentence in notices:
+            found.notice(f"edges: {sentence}")
     return found
 
 

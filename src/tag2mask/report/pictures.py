@@ -22,6 +22,7 @@ LABEL_ALPHA = 165
 ACTIVATION_ALPHA = 215
 HEAT_ALPHA = 190
 ALLOCATION_ALPHA = 205
+EDGE_ALPHA = 225
 
 
 def picture_size(size: tuple[int, int], width: int) -> tuple[int, int]:
@@ -68,6 +69,13 @@ def heat_uri(values: np.ndarray) -> str:
     alpha = np.clip(clipped / 0.25, 0, 1) * HEAT_ALPHA
     overlay = np.dstack([heat_colours()[(clipped * 255).round().astype(np.uint8)], alpha.astype(np.uint8)])
     return _uri(Image.fromarray(overlay), "WEBP", quality=80, alpha_quality=80, method=4)
+
+
+def edge_uri(values: np.ndarray) -> str:
+    """An edge map, float32 (h, w) in [0, 1]: the stronger an edge, the brighter; the rest dark."""
+    grey = (255 * np.clip(values, 0, 1)).round().astype(np.uint8)
+    overlay = np.dstack([grey, grey, grey, np.full_like(grey, EDGE_ALPHA)])
+    return _uri(Image.fromarray(overlay), "WEBP", quality=80, method=4)
 
 
 @cache

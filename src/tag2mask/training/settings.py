@@ -1,4 +1,4 @@
-"""The settings of training: those of every network, and those of the POT network."""
+"""The settings of training: those of every network, of the POT network, and of the edge network."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -6,6 +6,8 @@ from typing import ClassVar, Literal
 from tag2mask.data.settings import AugmentSettings
 from tag2mask.errors import UsageError
 from tag2mask.pot.loss import StopGradient
+from tag2mask.refine.affinity_loss import RADIUS
+from tag2mask.refine.settings import SureSettings
 
 
 @dataclass
@@ -97,4 +99,38 @@ class TrainSettings(LoopSettings):
         problems += [f"{name} should not be negative" for name in weights if getattr(self, name) < 0]
         if not 0 <= self.consistency_start <= 1:
             problems.append("consistency_start should lie in [0, 1]")
+        return problems
+
+
+@dataclass
+class EdgeSettings(LoopSettings):
+    """How IRN's edge network is trained: as `LoopSettings`, and by these.
+
+    Attributes:
+        backbone: what the edge branch reads, frozen: null takes the trained POT network's; else as `network.backbone`.
+        weights: of that other backbone, as `network.weights`.
+        levels: indices of the stages that the branch reads; null takes the usual ones.
+        radius: cells of 4 pixels; the loss compares cells less than this apart.
+        labels: which labels of the CAMs are learnt from.
+    """
+
+    epochs: float = 3.0
+    batch_size: int = 32
+    optimizer: Literal["adamw", "sgd"] = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.0
+    clip: float | None = None
+    augment: AugmentSettings = field(default_factory=lambda: AugmentSettings(crop=512, long_side=(250, 750)))
+    backbone: str | None = None
+    weights: str = "imagenet"
+    levels: tuple[int, ...] | None = None
+    radius: int = RADIUS
+    labels: SureSettings = field(default_factory=SureSettings)
+
+    _section: ClassVar[str] = "edges"
+
+    def _problems(self) -> list[str]:
+        problems = super()._problems()
+        if self.radius < 2:
+            problems.append("radius should be at least 2")
         return problems

@@ -1,0 +1,77 @@
+"""Photographs with label maps as a torch dataset; its samples depend on seed, draw and photograph alone."""
+
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from tag2mask.data.augment import IMAGENET_MEAN, training_view
+from tag2mask.data.images import PIXEL_LIMIT, read_image, read_mask
+from tag2mask.data.photos import PhotoSet
+from tag2mask.data.settings import AugmentSettings
+
+
+class LabelledSample(TypedDict):
+    """One view of one photograph, for the default collation.
+
+    Attributes:
+        image: float32 (3, crop, crop), RGB in [0, 1].
+        valid: bool (crop, crop), False in padding.
+        labels: uint8 (crop, crop), class ids, 0 = background, 255 = ignored, as padding is.
+    """
+
+    image: torch.Tensor
+    valid: torch.Tensor
+    labels: torch.Tensor
+
+
+class LabelledSet(Dataset[LabelledSample]):
+    """Random views of photographs and of their label maps, moved alike.
+
+    An item is asked for by ``(draw, index)``, as of a `TrainingSet`.
+    """
+
+    def __init__(
+        self,
+        photos: PhotoSet,
+        folder: Path,
+        settings: AugmentSettings,
+        *,
+        seed: int,
+        pixel_limit: int = PIXEL_LIMIT,
+        fill: tuple[float, float, float] = IMAGENET_MEAN,
+    ) -> None:
+        """Keep what a sample is made from; nothing is opened.
+
+        Args:
+            photos: the photographs.
+            folder: with the label map ID.png of each, of the photograph's shape, at its size or smaller.
+            settings: what a view may look like.
+            seed: not negative.
+            pixel_limit: an image with more pixels is refused.
+            fill: the colour of padding, RGB in [0, 1]: the mean by which the network normalises.
+        """
+        self.photos, self.folder, self.settings = photos, folder, settings
+        self.seed, self.pixel_limit, self.fill = seed, pixel_limit, fill
+
+    def __len__(self) -> int:
+        """How many photographs; draws are without end."""
+        return len(self.photos.photos)
+
+    def __getitem__(self, key: tuple[int, int]) -> LabelledSample:
+        """The view of photograph ``index`` in draw ``draw``, for ``key`` = (draw, index).
+
+        Raises:
+            ImageError: the photograph or its label map cannot be read; the message names it.
+        """
+        draw, index = key
+        photo = self.photos.photos[index]
+        image = read_image(photo.path, pixel_limit=self.pixel_limit)
+        labels = read_mask(self.folder / f"{photo.id}.png", classes=len(self.photos.classes))
+        rng = np.random.default_rng([self.seed, draw, index])
+        view = training_view(image, self.settings, rng=rng, fill=self.fill, mask=labels)
+        if view.mask is None:
+            raise ValueError("a view of a label map has one")
+        return {"image": view.image, "valid": view.valid, "labels": view.mask}

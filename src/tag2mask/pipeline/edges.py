@@ -1,0 +1,125 @@
+"""The stage `edges`: sure labels from CAMs, and the edge network that learns from them."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from tag2mask.data.images import write_mask
+from tag2mask.data.labelled_set import LabelledSet
+from tag2mask.data.photos import PhotoSet
+from tag2mask.device import resolve_device
+from tag2mask.errors import Tag2maskError
+from tag2mask.networks.backbone import build_backbone
+from tag2mask.networks.checkpoint import load_network, save_network
+from tag2mask.networks.edge_network import EdgeNetwork, build_edge_network
+from tag2mask.networks.settings import NetworkSettings
+from tag2mask.pipeline.claims import stage_settings
+from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.progress import StageResult, progress_bar
+from tag2mask.pipeline.refinable import cam_folder, read_refinables, shard_of, stale
+from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.train import NETWORK, photographs, reading_workers
+from tag2mask.refine.labels import sure_labels
+from tag2mask.training.edges import edge_task
+from tag2mask.training.engine import train_network
+
+EDGE_NETWORK = "edges/network.safetensors"
+LABELS = "edges/labels"
+
+
+def edges(config: Config, run: RunFolder, console: Console) -> StageResult:
+    """Write the labels that are missing or older than their CAM file, then train on them, or go on training.
+
+    With a shard it writes the labels of that shard and stops: training needs them all.
+
+    Raises:
+        UsageError: there are no CAMs of the chosen kind, or the folder holds what other settings made.
+        Tag2maskError: not one label could be made.
+        Interrupted: the user stopped it; the state is saved.
+    """
+    photos = photographs(config)
+    cams = cam_folder(config, run)
+    run.claim("edges", stage_settings("edges", config, photos))
+    result = StageResult("edges")
+    if (run / EDGE_NETWORK).is_file():
+        result.skipped = 1
+        return result
+    _write_labels(config, run, photos, cams, result, console)
+    if config.shard is not None:
+        result.notes.append("these are the labels of one shard; `tag2mask edges` without --shard trains on all")
+        return result
+    labelled = replace(
+        photos, photos=tuple(photo for photo in photos.photos if (run / LABELS / f"{photo.id}.png").is_file())
+    )
+    if not labelled.photos:
+        raise Tag2maskError("not one photograph has labels to learn edges from; `tag2mask cams` makes what they need")
+    _train(config, run, labelled, result, console)
+    result.done += 1
+    return result
+
+
+def _write_labels(
+    config: Config, run: RunFolder, photos: PhotoSet, cams: Path, result: StageResult, console: Console
+) -> None:
+    """Sure labels of CAMs, 255 elsewhere."""
+    mine = shard_of(photos.photos, config, result)
+    todo = stale(mine, cams, run / LABELS)
+    result.skipped = len(mine) - len(todo)
+    with progress_bar(console, "labels of edges", len(todo)) as advance:
+        for batch in read_refinables(todo, cams, config, resolve_device(config.device), result):
+            images = [each.image for each in batch]
+            maps = [
+                each.cams.resized((image.shape[0], image.shape[1])) for each, image in zip(batch, images, strict=True)
+            ]
+            for each, labels in zip(batch, sure_labels(images, maps, config.edges.labels), strict=True):
+                write_mask(run / LABELS / f"{each.photo.id}.png", labels.cpu().numpy())
+                result.done += 1
+            advance(result.done)
+
+
+def _train(config: Config, run: RunFolder, photos: PhotoSet, result: StageResult, console: Console) -> None:
+    """Train the edge branch on photographs with labels, and save the network."""
+    network = _untrained(config, run)
+    samples = LabelledSet(
+        photos,
+        run / LABELS,
+        config.edges.augment,
+        seed=config.seed,
+        pixel_limit=config.data.pixel_limit,
+        fill=network.backbone.mean,
+    )
+    total = config.edges.total_steps(len(photos.photos))
+    with progress_bar(console, "edges", total) as advance:
+
+        def on_step(done: int, total: int, values: Mapping[str, float]) -> None:
+            advance(done, f"loss {values['loss']:.4f}, {values['images_per_second']:.1f} images/s")
+
+        trained = train_network(
+            edge_task(network, samples, config.edges),
+            config.edges,
+            folder=run / "edges",
+            seed=config.seed,
+            device=config.device,
+            workers=reading_workers(config),
+            on_step=on_step,
+        )
+    save_network(run / EDGE_NETWORK, network)
+    result.failed.update(trained.unreadable)
+    if trained.resumed_from:
+        result.notes.append(f"went on from step {trained.resumed_from} of {trained.steps}")
+
+
+def _untrained(config: Config, run: RunFolder) -> EdgeNetwork:
+    """A new branch on the backbone that the settings name."""
+    settings = config.edges
+    if settings.backbone is None:
+        backbone = load_network(run / NETWORK).backbone
+    else:
+        backbone = build_backbone(
+            NetworkSettings(
+                backbone=settings.backbone, weights=settings.weights, output_stride=config.network.output_stride
+            )
+        )
+    return build_edge_network(backbone, seed=config.seed, levels=settings.levels)

@@ -1,0 +1,117 @@
+"""What refinement reads of a photograph: its pixels at the size to work in, and its CAMs."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tag2mask.cam_files import CamFile, read_cam
+from tag2mask.data.images import read_image
+from tag2mask.data.photos import Photo
+from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.files import is_newer
+from tag2mask.pipeline.cams import shard_batches
+from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.progress import StageResult
+from tag2mask.pipeline.reading import read_ahead
+from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.refine.labels import ClassMaps
+
+
+@dataclass(frozen=True)
+class Refinable:
+    """A photograph and its CAMs.
+
+    Attributes:
+        photo: which.
+        image: uint8 (H', W', 3), RGB, reduced to `refine.long_side` if that asks for it; on the device of the work.
+        cams: on their own grid, of background and the photograph's tags alone.
+        size: (H, W) of the photograph.
+    """
+
+    photo: Photo
+    image: Tensor
+    cams: ClassMaps
+    size: tuple[int, int]
+
+
+def cam_folder(config: Config, run: RunFolder) -> Path:
+    """Where the CAMs are that are refined.
+
+    Raises:
+        UsageError: there are none of the chosen kind.
+    """
+    folder = run / "cams" / config.refine.cams
+    if not folder.is_dir():
+        raise UsageError(f"{folder} does not exist; run `tag2mask cams` with --cams.kinds that include it first")
+    return folder
+
+
+def stale(photos: Sequence[Photo], cams: Path, targets: Path) -> list[Photo]:
+    """The photographs whose file ID.png in ``targets`` is missing, or older than their CAM file."""
+
+    def is_stale(photo: Photo) -> bool:
+        target = targets / f"{photo.id}.png"
+        return not target.is_file() or is_newer(cams / f"{photo.id}.npz", target)
+
+    return [photo for photo in photos if is_stale(photo)]
+
+
+def shard_of(photos: Sequence[Photo], config: Config, result: StageResult) -> Sequence[Photo]:
+    """The photographs of this command: all, or those whose CAMs the same shard made."""
+    if config.shard is None:
+        return photos
+    return [photo for batch in shard_batches(photos, config, result) for photo in batch]
+
+
+def read_refinables(
+    photos: Sequence[Photo], cams: Path, config: Config, device: torch.device, result: StageResult
+) -> Iterator[list[Refinable]]:
+    """Batch after batch, read ahead; what cannot be read has failed."""
+    step = config.refine.batch_size
+    batches = [photos[start : start + step] for start in range(0, len(photos), step)]
+
+    def read(photo: Photo) -> Refinable | str:
+        try:
+            cam = read_cam(cams / f"{photo.id}.npz")
+            image = read_image(photo.path, pixel_limit=config.data.pixel_limit)
+        except Tag2maskError as error:
+            return str(error)
+        if image.shape[:2] != cam.size:
+            return (
+                f"{cams / photo.id}.npz is for {cam.size[1]} × {cam.size[0]} pixels, the photograph has "
+                f"{image.shape[1]} × {image.shape[0]}; delete it and do its stage again"
+            )
+        return Refinable(photo, torch.from_numpy(_reduced(image, config.refine.long_side)), _maps(cam, photo), cam.size)
+
+    for batch, answers in zip(batches, read_ahead(batches, read, config), strict=True):
+        result.failed.update(
+            {photo.id: answer for photo, answer in zip(batch, answers, strict=True) if isinstance(answer, str)}
+        )
+        good = [_on(device, answer) for answer in answers if isinstance(answer, Refinable)]
+        if good:
+            yield good
+
+
+def _maps(cam: CamFile, photo: Photo) -> ClassMaps:
+    """The CAMs of the classes that the photograph may hold: tags always bound the labels."""
+    kept = [slot for slot, class_id in enumerate(cam.ids.tolist()) if class_id in (0, *photo.tags)]
+    return ClassMaps(torch.from_numpy(cam.ids[kept]).byte(), torch.from_numpy(cam.cams[kept]).float())
+
+
+def _reduced(image: np.ndarray, long_side: int | None) -> np.ndarray:
+    """A photograph, no longer than ``long_side``."""
+    longer = max(image.shape[:2])
+    if long_side is None or longer <= long_side:
+        return image
+    height, width = (max(1, round(side * long_side / longer)) for side in image.shape[:2])
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _on(device: torch.device, found: Refinable) -> Refinable:
+    cams = ClassMaps(found.cams.ids.to(device), found.cams.maps.to(device))
+    return Refinable(found.photo, found.image.to(device), cams, found.size)

@@ -1,0 +1,65 @@
+"""From CAMs to masks, by the method that the settings name."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from tag2mask.refine.crf import dense_crf
+from tag2mask.refine.labels import ClassMaps
+from tag2mask.refine.random_walk import propagate
+from tag2mask.refine.settings import RefineSettings, WalkSettings
+
+
+def refined_masks(
+    images: Sequence[Tensor],
+    cams: Sequence[ClassMaps],
+    sizes: Sequence[tuple[int, int]],
+    settings: RefineSettings,
+    edges: Sequence[Tensor] | None = None,
+) -> list[Tensor]:
+    """The masks of photographs.
+
+    Args:
+        images: uint8 (H', W', 3), RGB, at the size in which they are refined; not read by `argmax`.
+        cams: of each, in [0, 1], on a grid of its own.
+        sizes: (H, W) of each mask.
+        settings: the method.
+        edges: (ceil(H' / 4), ceil(W' / 4)) in [0, 1] of each, for methods with a random walk.
+
+    Returns:
+        uint8 (H, W) for each: class ids among those of its CAMs, 0 = background, 255 = not sure.
+    """
+    maps = list(cams)
+    if settings.walks:
+        if edges is None:
+            raise ValueError(f"refined_masks needs edges for the method {settings.method}")
+        maps = _walked(cams, edges, settings.walk)
+    if settings.uses_crf:
+        maps = [
+            own.resized(_size(image)).with_background(settings.background_threshold, settings.background_power)
+            for own, image in zip(maps, images, strict=True)
+        ]
+        marginals = dense_crf(images, [own.maps**settings.crf_power for own in maps], settings.crf)
+        maps = [ClassMaps(own.ids, q) for own, q in zip(maps, marginals, strict=True)]
+    final = [own.resized(size) for own, size in zip(maps, sizes, strict=True)]
+    whole = [own.with_background(settings.background_threshold, settings.background_power) for own in final]
+    return [own.labels(settings.confidence) for own in whole]
+
+
+def _walked(cams: Sequence[ClassMaps], edges: Sequence[Tensor], settings: WalkSettings) -> list[ClassMaps]:
+    """CAMs after the walk on the grid of the edges, the highest value of each photograph 1, with a background."""
+    grids = [own.resized(_size(edge)) for own, edge in zip(cams, edges, strict=True)]
+    walked = [
+        propagate(own.maps**settings.power, edge, radius=settings.radius, beta=settings.beta, steps=settings.steps)
+        if len(own.ids)
+        else own.maps
+        for own, edge in zip(grids, edges, strict=True)
+    ]
+    # One factor for a whole photograph, as published: it decides nothing but against a background that did not walk.
+    scaled = [maps / maps.max().clamp_min(1e-8) if maps.numel() else maps for maps in walked]
+    pairs = zip(grids, scaled, strict=True)
+    return [ClassMaps(own.ids, maps).with_background(settings.background_level) for own, maps in pairs]
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    return int(image.shape[0]), int(image.shape[1])

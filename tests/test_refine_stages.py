@@ -1,0 +1,204 @@
+"""The stages `edges` and `refine` end to end on generated scenes: what is written, resumed, shared out and refused."""
+
+import json
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from shutil import copytree
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from run_tiny import figures, files_of, run, words
+from tag2mask.cam_files import read_cam
+from tag2mask.cli import main
+from tag2mask.data import DataSettings, open_photos, read_mask
+from tag2mask.networks import load_network, read_network_info
+from tag2mask.networks.checkpoint import NetworkFileError, load_edge_network
+from tag2mask.pipeline import edges as edges_stage
+from tag2mask.refine.crf import CrfSettings, dense_crf
+from tag2mask.refine.labels import ClassMaps
+
+IRN = {
+    "refine__method": "irn+crf",
+    "edges__steps": "3",
+    "edges__batch_size": "3",
+    "edges__log_every": "1",
+    "edges__augment__crop": "64",
+    "edges__augment__long_side": "[56,80]",
+    "edges__labels__background_factors": "[1.2,0.6]",
+    "cams__kinds": "[classifier,pot]",
+}
+
+
+@pytest.fixture(scope="module")
+def done(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny run by way of the edge network."""
+    out = tmp_path_factory.mktemp("irn") / "out"
+    assert run("run", scenes, out, **IRN) == 0
+    return out
+
+
+@pytest.fixture
+def copied(done: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be changed."""
+    return Path(copytree(done, tmp_path / "out"))
+
+
+def test_what_is_written(done: Path, scenes: Path) -> None:
+    for photo in open_photos(DataSettings(root=scenes, split="train")).photos:
+        size = Image.open(photo.path).size[::-1]
+        allowed = {0, 255, *photo.tags}
+        assert set(np.unique(read_mask(done / f"edges/labels/{photo.id}.png", size=size))) <= allowed
+        assert set(np.unique(read_mask(done / f"masks/{photo.id}.png", size=size))) <= {0, *photo.tags}
+        with Image.open(done / f"refine/edges/{photo.id}.png") as edge:
+            assert (edge.mode, edge.size) == ("L", (-(-size[1] // 4), -(-size[0] // 4)))
+    lines = [json.loads(line) for line in (done / "edges/log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert {"loss", "background", "foreground", "negative"} <= set(lines[0])
+    assert set(figures(done)["refine"]["train"]) == {"irn+crf"}
+    page = (done / "report.html").read_text()
+    assert "Labels for edges" in page and ">Edges<" in page and "Loss of the edge network" in page
+
+
+def test_the_edge_network_stands_on_the_trained_backbone(done: Path) -> None:
+    network = load_edge_network(done / "edges/network.safetensors")
+    trained = load_network(done / "train/network.safetensors").backbone.state_dict()
+    for name, value in network.backbone.state_dict().items():
+        assert torch.equal(value, trained[name]), name
+    assert read_network_info(done / "edges/network.safetensors").kind == "edges"
+    with pytest.raises(NetworkFileError, match="kind 'edges'; `tag2mask train` makes"):
+        load_network(done / "edges/network.safetensors")
+    with pytest.raises(NetworkFileError, match="kind 'pot'; `tag2mask edges` makes"):
+        load_edge_network(done / "train/network.safetensors")
+
+
+def test_a_second_run_does_nothing_and_what_is_missing_comes_back_the_same(
+    copied: Path, done: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words("run", scenes, copied, **IRN), "--json"]) == 0
+    results = {result["stage"]: result for result in json.loads(capsys.readouterr().out)["results"]}
+    assert (results["edges"]["done"], results["edges"]["skipped"]) == (0, 1)
+    assert (results["refine"]["done"], results["refine"]["skipped"]) == (0, 10)
+    for path in sorted((copied / "masks").rglob("*.png"))[::2]:
+        path.unlink()
+    assert run("refine", scenes, copied, **IRN) == 0
+    assert files_of(copied / "masks") == files_of(done / "masks")
+
+
+def test_shards_make_the_same_labels_and_masks(copied: Path, done: Path, scenes: Path) -> None:
+    for shard in ("1/2", "2/2"):
+        restart = {"restart": "edges"} if shard == "1/2" else {}
+        assert run("edges", scenes, copied, shard=shard, **IRN, **restart) == 0
+        assert not (copied / "edges/network.safetensors").exists()
+    assert run("edges", scenes, copied, **IRN) == 0
+    for shard in ("1/2", "2/2"):
+        assert run("refine", scenes, copied, shard=shard, **IRN) == 0
+        assert (len(list((copied / "masks").rglob("*.png"))) == 10) == (shard == "2/2")
+    for folder in ("edges/labels", "masks"):
+        assert files_of(copied / folder) == files_of(done / folder)
+
+
+def test_an_interrupted_training_goes_on_to_the_same_network(
+    copied: Path, done: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = edges_stage.train_network
+
+    def stopped(*arguments: object, **named: object) -> object:
+        def on_step(step: int, total: int, values: Mapping[str, float]) -> None:
+            if step == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        return real(*arguments, **{**named, "on_step": on_step})
+
+    monkeypatch.setattr(edges_stage, "train_network", stopped)
+    assert run("edges", scenes, copied, restart="edges", **IRN) == 1
+    assert "the state is saved" in capsys.readouterr().err
+    monkeypatch.undo()
+    labels = files_of(copied / "edges/labels")
+    assert run("edges", scenes, copied, **IRN) == 0
+    assert "went on from step" in capsys.readouterr().err
+    assert files_of(copied / "edges/labels") == labels
+    name = "edges/network.safetensors"
+    assert (copied / name).read_bytes() == (done / name).read_bytes()
+
+
+def test_a_mask_follows_its_cam(copied: Path, scenes: Path) -> None:
+    cam = sorted((copied / "cams/pot").rglob("*.npz"))[0]
+    mask = copied / "masks" / cam.relative_to(copied / "cams/pot").with_suffix(".png")
+    before = {path: path.stat().st_mtime_ns for path in (copied / "masks").rglob("*.png")}
+    now = max(before.values()) + 10**9
+    os.utime(cam, ns=(now, now))
+    assert run("refine", scenes, copied, **IRN) == 0
+    assert [path for path, time in before.items() if path.stat().st_mtime_ns != time] == [mask]
+
+
+def test_crf_masks_are_those_of_the_cams(copied: Path, scenes: Path) -> None:
+    changed = {**IRN, "refine__method": "crf", "refine__crf__preset": "irn", "refine__confidence": "0.9"}
+    assert run("refine", scenes, copied, restart="refine", **changed) == 0
+    for photo in open_photos(DataSettings(root=scenes, split="train")).photos[:3]:
+        cam = read_cam(copied / f"cams/pot/{photo.id}.npz")
+        image = torch.from_numpy(np.array(Image.open(photo.path).convert("RGB")))
+        maps = ClassMaps(torch.from_numpy(cam.ids).byte(), torch.from_numpy(cam.cams).float()).resized(cam.size)
+        marginals = dense_crf(image, maps.maps, CrfSettings("irn"))
+        expected = ClassMaps(maps.ids, marginals).labels(0.9)
+        assert (read_mask(copied / f"masks/{photo.id}.png") == expected.numpy()).all()
+
+
+def test_a_photograph_is_refined_at_the_size_asked_for(copied: Path, scenes: Path) -> None:
+    """Masks keep the photograph's size; edges show the size of the work."""
+    assert run("run", scenes, copied, restart="edges", **{**IRN, "refine__long_side": "40"}) == 0
+    photo = open_photos(DataSettings(root=scenes, split="train")).photos[0]
+    with Image.open(copied / f"refine/edges/{photo.id}.png") as edge:
+        assert max(edge.size) == 10
+    assert max(Image.open(copied / f"edges/labels/{photo.id}.png").size) == 40
+    assert Image.open(copied / f"masks/{photo.id}.png").size == Image.open(photo.path).size
+
+
+def test_what_is_refused_says_what_to_do(
+    copied: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("refine", scenes, copied, **{**IRN, "refine__method": "crf"}) == 2
+    assert "refine.method was 'irn+crf' and is 'crf'" in capsys.readouterr().err
+    assert run("refine", scenes, copied, **{**IRN, "refine__walk__beta": "8"}) == 2
+    assert "walk.beta was 10.0 and is 8.0" in capsys.readouterr().err
+    assert run("edges", scenes, copied, **{**IRN, "edges__radius": "7"}) == 2
+    assert "edges.radius was 10 and is 7" in capsys.readouterr().err
+    assert run("edges", scenes, copied, restart="edges", **{**IRN, "edges__levels": "[9]"}) == 2
+    assert "it offers 0 (stem: 64 channels at stride 4)" in capsys.readouterr().err
+    assert run("refine", scenes, copied, **IRN) == 2
+    assert "run `tag2mask edges` with the same --out first" in capsys.readouterr().err
+    assert run("edges", scenes, tmp_path / "new", **IRN) == 2
+    assert "run `tag2mask cams`" in capsys.readouterr().err
+
+
+def test_an_edge_network_made_again_makes_the_masks_stale(
+    copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("edges", scenes, copied, restart="edges", **{**IRN, "edges__learning_rate": "0.05"}) == 0
+    assert not (copied / "masks").exists()  # what read the old one went with it
+    assert run("run", scenes, copied, **{**IRN, "edges__learning_rate": "0.05"}) == 0
+    capsys.readouterr()
+
+
+def test_a_damaged_cam_and_a_missing_photograph_cost_one_mask_each(
+    copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cams = sorted((copied / "cams/pot").rglob("*.npz"))
+    cams[0].write_bytes(b"half a file")
+    cams[1].unlink()
+    assert run("refine", scenes, copied, restart="refine", **IRN) == 1
+    said = capsys.readouterr().err
+    assert "is damaged" in said and "does not exist" in said and "refine: 8 done, 2 failed" in said
+
+
+def test_the_plan_names_the_edges_where_they_are_needed(
+    copied: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words("run", scenes, tmp_path / "new", **IRN), "--dry-run"]) == 0
+    assert "edges: 10 labels to write, then 3 steps of 3 photographs" in capsys.readouterr().out
+    assert main([*words("run", scenes, tmp_path / "new"), "--dry-run"]) == 0
+    assert "edges:" not in capsys.readouterr().out
