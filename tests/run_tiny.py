@@ -16,6 +16,7 @@ TINY = {
     "--train.augment.long_side": "[64,80]",
     "--cams.scales": "[1.0]",
     "--cams.batch_size": "3",
+    "--refine.method": "argmax",
     "--workers": "0",
     "--device": "cpu",
     "--report.images": "3",

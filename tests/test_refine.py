@@ -54,7 +54,9 @@ def test_backgrounds() -> None:
 def test_argmax_is_the_highest_map_at_full_size() -> None:
     maps = torch.rand(3, 5, 6, generator=torch.Generator().manual_seed(1))
     ids = torch.tensor([0, 4, 9], dtype=torch.uint8)
-    (mask,) = refined_masks([torch.zeros(1, 1, 3, dtype=torch.uint8)], [ClassMaps(ids, maps)], [SIZE], RefineSettings())
+    (mask,) = refined_masks(
+        [torch.zeros(1, 1, 3, dtype=torch.uint8)], [ClassMaps(ids, maps)], [SIZE], RefineSettings(method="argmax")
+    )
     full = F.interpolate(maps[None], size=SIZE, mode="bilinear")[0].numpy()
     assert (mask.numpy() == np.array([0, 4, 9])[full.argmax(0)]).all()
 
@@ -63,7 +65,7 @@ def test_argmax_is_the_highest_map_at_full_size() -> None:
 def test_the_crf_brings_a_coarse_cam_to_the_border(background: bool) -> None:
     image, truth = square()
     cam = coarse(truth, background=background)
-    before = refined_masks([image], [cam], [SIZE], RefineSettings(background_threshold=0.4))[0]
+    before = refined_masks([image], [cam], [SIZE], RefineSettings(method="argmax", background_threshold=0.4))[0]
     after = refined_masks([image], [cam], [SIZE], RefineSettings(method="crf", background_threshold=0.4))[0]
     assert iou(before, truth) < 0.7
     assert iou(after, truth) > 0.95
@@ -94,7 +96,7 @@ def test_the_walk_fills_what_the_edges_enclose(background: bool) -> None:
     cam, edge = coarse(truth, background=background), edge_map(truth)
     settings = RefineSettings(method="irn", walk=WalkSettings(background_level=0.3))
     mask = refined_masks([image], [cam], [SIZE], settings, [edge])[0]
-    before = refined_masks([image], [cam], [SIZE], RefineSettings(background_threshold=0.4))[0]
+    before = refined_masks([image], [cam], [SIZE], RefineSettings(method="argmax", background_threshold=0.4))[0]
     assert iou(mask, truth) > iou(before, truth) + 0.05
     # As published: the CAM on the grid to the power 1.5, walked, enlarged, one factor for the photograph.
     walked = propagate(cam.resized((18, 24)).maps ** 1.5, edge)
@@ -156,7 +158,7 @@ def test_the_two_passes_leave_unsure_pixels_between() -> None:
 
 def test_settings_that_cannot_be_meant() -> None:
     with pytest.raises(UsageError, match="which method argmax does not have"):
-        RefineSettings(confidence=0.95)
+        RefineSettings(method="argmax", confidence=0.95)
     with pytest.raises(UsageError, match=r"crf_power should be above 0; long_side should be at least 32"):
         RefineSettings(method="crf", crf_power=0, long_side=8)
     with pytest.raises(UsageError, match="radius should be at least 2; beta should be above 0"):

@@ -66,7 +66,7 @@ class RefineSettings:
         batch_size: photographs at a time.
     """
 
-    method: Method = "argmax"
+    method: Method = "crf"
     cams: CamKind = "pot"
     background_threshold: float = 0.3
     background_power: float | None = None
