@@ -15,6 +15,7 @@ from tag2mask.refine.crf import (
     CrfSettings,
     CrfValues,
     _mean_field,
+    _parts,
     _unary,
     dense_crf,
     label_probabilities,
@@ -80,7 +81,7 @@ def test_a_wrong_kernel_would_be_seen() -> None:
     image, given = picture(40, 52, 0), blurred_labels(3, 40, 52, 0)
     exact = mean_field_over_all_pairs(image, given, PUBLISHED["deeplab"])
     right = (dense_crf(image, given) - exact).abs().mean()
-    for other in (CrfSettings(bilateral_srgb=30.0), CrfSettings(bilateral_weight=0.0), CrfSettings(gaussian_weight=0)):
+    for other in [CrfSettings(bilateral_srgb=value) for value in (1.5, 4.5)] + [CrfSettings(gaussian_weight=0.0)]:
         assert float((dense_crf(image, given, other) - exact).abs().mean()) > 1.3 * float(right)
 
 
@@ -204,6 +205,30 @@ def test_wrong_shapes_and_settings_are_refused() -> None:
         CrfSettings("irn", gaussian_sxy=0, bilateral_weight=-1)
     with pytest.raises(UsageError, match="deeplab, irn, largefov"):
         CrfSettings("voc")  # type: ignore[arg-type]
+
+
+def test_no_gradient_and_nothing_given_is_changed() -> None:
+    image, given = picture(12, 15, 0), blurred_labels(20, 12, 15, 0).requires_grad_()
+    before = given.detach().clone()
+    assert not dense_crf(image, given).requires_grad
+    assert torch.equal(given.detach(), before)
+    with pytest.raises(UsageError, match="gaussian_weight should be finite"):
+        CrfSettings(gaussian_weight=float("inf"))
+
+
+def test_what_a_gpu_would_do_at_once() -> None:
+    def sizes(*sides: int) -> list[torch.Tensor]:
+        return [torch.zeros(side, side, 3, dtype=torch.uint8) for side in sides]
+
+    class OnGpu:
+        is_cuda = True
+
+    def parts(images: list[torch.Tensor], device: object) -> list[tuple[int, int]]:
+        return [(part.start, part.stop) for part in _parts(images, [device] * len(images))]  # type: ignore[list-item]
+
+    assert parts(sizes(10, 20, 30), OnGpu()) == [(0, 3)]
+    assert parts(sizes(1500, 1500, 3000, 10, 10), OnGpu()) == [(0, 1), (1, 2), (2, 3), (3, 5)]
+    assert parts(sizes(10, 20), torch.zeros(1)) == [(0, 1), (1, 2)]
 
 
 def test_published_numbers_and_what_is_given_instead() -> None:

@@ -98,6 +98,7 @@ def test_a_factor_on_both_sides() -> None:
     assert torch.allclose(lattice.scaled(factor).filter(values), expected, atol=1e-6)
 
 
-def test_points_too_far_apart_are_refused() -> None:
+@pytest.mark.parametrize("spread", [1e6, 1e8, 1e30, float("inf")])
+def test_points_too_far_apart_are_refused(spread: float) -> None:
     with pytest.raises(UsageError, match="larger standard deviations"):
-        build_lattice(cloud(10, 5, seed=0, spread=1e6))
+        build_lattice(cloud(10, 5, seed=0, spread=spread))

@@ -108,6 +108,20 @@ def test_the_walk_fills_what_the_edges_enclose(background: bool) -> None:
     assert iou(both, truth) > 0.95
 
 
+@pytest.mark.parametrize("size", [(72, 96), (71, 93), (41, 50)])
+def test_cells_stay_where_they_are_after_the_walk(size: tuple[int, int]) -> None:
+    """Enlarged by four and cut, as published: stretching the grid onto the photograph would shift its far side."""
+    maps = torch.rand(2, 5, 7, generator=torch.Generator().manual_seed(2))
+    cam = ClassMaps(torch.tensor([0, 2], dtype=torch.uint8), maps)
+    grid = (-(-size[0] // 4), -(-size[1] // 4))
+    edge = torch.zeros(grid)
+    settings = RefineSettings(method="irn", walk=WalkSettings(steps=0))
+    mask = refined_masks([torch.zeros(*size, 3, dtype=torch.uint8)], [cam], [size], settings, [edge])[0]
+    cells = F.interpolate(maps[None], size=grid, mode="bilinear") ** 1.5
+    full = F.interpolate(cells, scale_factor=4.0, mode="bilinear")[0, :, : size[0], : size[1]]
+    assert torch.equal(mask, torch.tensor([0, 2], dtype=torch.uint8)[full.argmax(0)])
+
+
 def test_photographs_without_a_tag_and_of_many_sizes_go_together() -> None:
     image, truth = square()
     small = image[:17, :23].contiguous()

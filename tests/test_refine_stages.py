@@ -15,7 +15,8 @@ from PIL import Image
 from run_tiny import figures, files_of, run, words
 from tag2mask.cam_files import read_cam
 from tag2mask.cli import main
-from tag2mask.data import DataSettings, open_photos, read_mask
+from tag2mask.data import AugmentSettings, DataSettings, ImageError, open_photos, read_mask, write_mask
+from tag2mask.data.labelled_set import LabelledSet
 from tag2mask.networks import load_network, read_network_info
 from tag2mask.networks.checkpoint import NetworkFileError, load_edge_network
 from tag2mask.pipeline import edges as edges_stage
@@ -167,12 +168,70 @@ def test_what_is_refused_says_what_to_do(
     assert "walk.beta was 10.0 and is 8.0" in capsys.readouterr().err
     assert run("edges", scenes, copied, **{**IRN, "edges__radius": "7"}) == 2
     assert "edges.radius was 10 and is 7" in capsys.readouterr().err
-    assert run("edges", scenes, copied, restart="edges", **{**IRN, "edges__levels": "[9]"}) == 2
-    assert "it offers 0 (stem: 64 channels at stride 4)" in capsys.readouterr().err
+    assert run("edges", scenes, copied, **{**IRN, "data__split": "val"}) == 2
+    assert "data.split was 'train' and is 'val'" in capsys.readouterr().err
+    for name, value, said in (
+        ("edges__levels", "[9]", "it offers 0 (stem: 64 channels at stride 4)"),
+        ("edges__backbone", "resnet51", "edges.backbone: 'resnet51'"),
+        ("edges__precision", "fp16", "edges.precision fp16 needs a GPU"),
+    ):
+        again = Path(copytree(copied, tmp_path / name))
+        assert run("edges", scenes, again, restart="edges", **{**IRN, name: value}) == 2
+        assert said in capsys.readouterr().err
+        assert not (again / "edges/labels").exists()  # found out before hours of labels
+    assert run("run", scenes, copied, restart="edges", **{**IRN, "refine__method": "crf"}) == 2
+    assert "it does with --refine.method irn or irn+crf" in capsys.readouterr().err
+    (copied / "edges/network.safetensors").unlink()
     assert run("refine", scenes, copied, **IRN) == 2
     assert "run `tag2mask edges` with the same --out first" in capsys.readouterr().err
     assert run("edges", scenes, tmp_path / "new", **IRN) == 2
     assert "run `tag2mask cams`" in capsys.readouterr().err
+
+
+def test_settings_without_effect_are_not_held_against_a_run(copied: Path, scenes: Path) -> None:
+    for name, value in (
+        ("refine__background_threshold", "0.5"),  # POT's CAMs have a background of their own
+        ("refine__walk__background_level", "0.1"),
+        ("edges__labels__background_levels", "[0.4,0.1]"),
+        ("edges__weights", "none"),  # of another backbone than the run's own
+        ("edges__epochs", "9"),  # the steps are given
+        ("edges__log_every", "2"),
+    ):
+        for stage in ("edges", "refine"):
+            assert run(stage, scenes, copied, **{**IRN, name: value}) == 0, name
+
+
+def test_figures_carry_the_method_of_the_masks_that_are_there(copied: Path, scenes: Path) -> None:
+    (copied / "metrics.json").unlink()
+    assert run("edges", scenes, copied, **{**IRN, "refine__method": "crf"}) == 0
+    assert main(["refine", "--out", str(copied), "--dry-run"]) == 0
+    assert run("evaluate", scenes, copied, **{**IRN, "refine__method": "crf"}) == 0
+    assert set(figures(copied)["refine"]["train"]) == {"irn+crf"}
+
+
+def test_cams_that_changed_or_went_are_told_of(copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cams = sorted((copied / "cams/pot").rglob("*.npz"))
+    now = max(path.stat().st_mtime_ns for path in copied.rglob("*")) + 10**9
+    os.utime(cams[0], ns=(now, now))
+    assert run("edges", scenes, copied, **IRN) == 0
+    assert "1 CAM files are newer than the labels learnt from" in capsys.readouterr().err
+    (copied / "edges/network.safetensors").unlink()
+    (copied / "edges/state.pt").unlink()
+    cams[1].unlink()
+    assert run("edges", scenes, copied, **IRN) == 1  # nine teach, the tenth is named
+    assert "does not exist, so it has no labels" in capsys.readouterr().err
+    assert (copied / "edges/network.safetensors").is_file()
+
+
+def test_labels_of_another_shape_are_no_labels(scenes: Path, tmp_path: Path) -> None:
+    photos = open_photos(DataSettings(root=scenes, split="train"))
+    for number, photo in enumerate(photos.photos):
+        shape = (20, 60) if number == 0 else (32, 32)
+        write_mask(tmp_path / f"{photo.id}.png", np.ones(shape, dtype=np.uint8))
+    samples = LabelledSet(photos, tmp_path, AugmentSettings(crop=16, long_side=(16, 24)), seed=0)
+    assert samples[0, 1]["labels"].shape == (16, 16)
+    with pytest.raises(ImageError, match="60 × 20 pixels have not the shape"):
+        samples[0, 0]
 
 
 def test_an_edge_network_made_again_makes_the_masks_stale(

@@ -138,7 +138,7 @@ def _sections(names: Sequence[str]) -> Sequence[str] | None:
 _SECTIONS = {
     "seeds": ("seeds",),
     "cams": ("cams", "pot", "external"),
-    "edges": ("edges", "refine"),
+    "edges": ("edges",),
     "refine": ("refine",),
     "evaluate": ("evaluate",),
     "report": ("report",),
@@ -157,6 +157,11 @@ def _stage_to_restart(request: Request, names: Sequence[str]) -> str | None:
         return stage
     if stage not in STAGES:
         raise UsageError(f"--restart should name one of {', '.join(STAGES)}, received '{stage}'")
+    unread = {"seeds": "settings `external`", "edges": "--refine.method irn or irn+crf"}
+    if request.verb in ("run", "demo"):
+        raise UsageError(
+            f"--restart {stage}: this run does not read it; it does with {unread.get(stage, 'other settings')}"
+        )
     raise UsageError(
         f"--restart {stage} would delete what {request.verb} does not make again; use `tag2mask run --restart {stage}`"
     )
@@ -188,10 +193,11 @@ def _run(request: Request) -> int:
 def _demo(request: Request) -> int:
     """`demo`: `run` on generated scenes."""
     from tag2mask.pipeline.demo import prepare_demo
+    from tag2mask.pipeline.run import stages_of
 
     if request.options["dry_run"]:
-        scenes = request.config.scenes
-        output().print(f"would paint {scenes.train + scenes.val} scenes, then do {', '.join(STAGES)}", highlight=False)
+        scenes, stages = request.config.scenes, ", ".join(stages_of(request.config))
+        output().print(f"would paint {scenes.train + scenes.val} scenes, then do {stages}", highlight=False)
         return 0
     return _run(replace(request, config=prepare_demo(request.config, errors())))
 

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset
 
 from tag2mask.data.augment import IMAGENET_MEAN, training_view
-from tag2mask.data.images import PIXEL_LIMIT, read_image, read_mask
+from tag2mask.data.images import PIXEL_LIMIT, MaskError, read_image, read_mask
 from tag2mask.data.photos import PhotoSet
 from tag2mask.data.settings import AugmentSettings
 
@@ -69,7 +69,15 @@ class LabelledSet(Dataset[LabelledSample]):
         draw, index = key
         photo = self.photos.photos[index]
         image = read_image(photo.path, pixel_limit=self.pixel_limit)
-        labels = read_mask(self.folder / f"{photo.id}.png", classes=len(self.photos.classes))
+        path = self.folder / f"{photo.id}.png"
+        labels = read_mask(path, classes=len(self.photos.classes))
+        scale = max(labels.shape) / max(image.shape[:2])
+        if any(abs(own - side * scale) > 1 for own, side in zip(labels.shape, image.shape[:2], strict=True)):
+            reason = (
+                f"labels of {labels.shape[1]} × {labels.shape[0]} pixels have not the shape of {photo.path.name}, "
+                f"{image.shape[1]} × {image.shape[0]}; delete them and do their stage again"
+            )
+            raise MaskError(f"{path}: {reason}", kind="mask-size", reason=reason)
         rng = np.random.default_rng([self.seed, draw, index])
         view = training_view(image, self.settings, rng=rng, fill=self.fill, mask=labels)
         if view.mask is None:

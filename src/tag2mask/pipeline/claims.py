@@ -40,9 +40,7 @@ def stage_settings(name: str, config: Config, photos: PhotoSet) -> dict[str, Any
         cams = {key: value for key, value in plain(config.cams).items() if key != "batch_size"}
         return {"cams": cams, "pot": pot} | external
     if name == "edges":
-        own = {key: value for key, value in plain(config.edges).items() if key not in _WITHOUT_EFFECT}
-        refined = {"cams": config.refine.cams, "long_side": config.refine.long_side}
-        return {"seed": config.seed, "limit": config.limit, "edges": own, "refine": refined}
+        return _edge_settings(config, photos)
     if name == "refine":
         return _refine_settings(config)
     return {name: plain(getattr(config, name))}
@@ -58,15 +56,41 @@ def _seed_settings(config: Config, photos: PhotoSet) -> dict[str, Any]:
     return kept | {"template": words.template, "prompts": list(words.prompts), "background": list(words.background)}
 
 
+def _edge_settings(config: Config, photos: PhotoSet) -> dict[str, Any]:
+    """Those of the labels and of training, as far as they have an effect."""
+    own = plain(config.edges)
+    unread = {*_WITHOUT_EFFECT}
+    if config.edges.steps is not None:
+        unread.add("epochs")
+    if config.edges.optimizer != "sgd":
+        unread.add("momentum")
+    if config.edges.backbone is None:
+        unread.add("weights")
+    own["labels"].pop("background_levels" if config.refine.has_background else "background_factors")
+    return {
+        "classes": list(photos.classes),
+        "seed": config.seed,
+        "limit": config.limit,
+        "data": {"split": config.data.split},
+        "edges": {key: value for key, value in own.items() if key not in unread},
+        "refine": {"cams": config.refine.cams, "long_side": config.refine.long_side},
+    }
+
+
 def _refine_settings(config: Config) -> dict[str, Any]:
     """Those that the method reads."""
-    refine = plain(config.refine)
-    walk = {"walk": refine.pop("walk")} if config.refine.walks else {}
-    unread = {"walk", "batch_size"}
-    if not config.refine.uses_crf:
+    refine, settings = plain(config.refine), config.refine
+    walk = refine.pop("walk")
+    unread = {"batch_size"}
+    if not settings.uses_crf:
         unread |= {"crf", "crf_power", "confidence"}
-    if config.refine.method == "argmax":
-        unread |= {"long_side"}
-    if config.refine.walks:
+    if settings.method == "argmax":
+        unread.add("long_side")
+    if settings.walks or settings.has_background:
         unread |= {"background_threshold", "background_power"}
-    return {"refine": {key: value for key, value in refine.items() if key not in unread}} | walk
+    elif settings.background_power is not None:
+        unread.add("background_threshold")
+    if settings.has_background:
+        walk.pop("background_level")
+    read = {"refine": {key: value for key, value in refine.items() if key not in unread}}
+    return read | ({"walk": walk} if settings.walks else {})

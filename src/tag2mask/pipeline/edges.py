@@ -8,9 +8,9 @@ from rich.console import Console
 
 from tag2mask.data.images import write_mask
 from tag2mask.data.labelled_set import LabelledSet
-from tag2mask.data.photos import PhotoSet
+from tag2mask.data.photos import Photo, PhotoSet
 from tag2mask.device import resolve_device
-from tag2mask.errors import Tag2maskError
+from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.networks.backbone import build_backbone
 from tag2mask.networks.checkpoint import load_network, save_network
 from tag2mask.networks.edge_network import EdgeNetwork, build_edge_network
@@ -23,7 +23,7 @@ from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.train import NETWORK, photographs, reading_workers
 from tag2mask.refine.labels import sure_labels
 from tag2mask.training.edges import edge_task
-from tag2mask.training.engine import train_network
+from tag2mask.training.engine import check_engine, train_network
 
 EDGE_NETWORK = "edges/network.safetensors"
 LABELS = "edges/labels"
@@ -45,19 +45,31 @@ def edges(config: Config, run: RunFolder, console: Console) -> StageResult:
     result = StageResult("edges")
     if (run / EDGE_NETWORK).is_file():
         result.skipped = 1
+        older = len(stale([photo for photo in photos.photos if _labelled(run, cams, photo)], cams, run / LABELS))
+        if older:
+            result.notes.append(f"{older} CAM files are newer than the labels learnt from; --restart edges learns anew")
         return result
+    # What is wrong with the network should be said before hours of labels.
+    network = _untrained(config, run) if config.shard is None else None
+    if network is not None:
+        check_engine("edges", config.edges, config.device)
     _write_labels(config, run, photos, cams, result, console)
-    if config.shard is not None:
+    if network is None:
         result.notes.append("these are the labels of one shard; `tag2mask edges` without --shard trains on all")
         return result
-    labelled = replace(
-        photos, photos=tuple(photo for photo in photos.photos if (run / LABELS / f"{photo.id}.png").is_file())
-    )
+    labelled = replace(photos, photos=tuple(photo for photo in photos.photos if _labelled(run, cams, photo)))
     if not labelled.photos:
         raise Tag2maskError("not one photograph has labels to learn edges from; `tag2mask cams` makes what they need")
-    _train(config, run, labelled, result, console)
-    result.done += 1
+    for photo in photos.photos:
+        if not _labelled(run, cams, photo) and photo.id not in result.failed:
+            result.failed[photo.id] = f"{cams / photo.id}.npz does not exist, so it has no labels to learn edges from"
+    _train(config, run, labelled, network, result, console)
     return result
+
+
+def _labelled(run: RunFolder, cams: Path, photo: Photo) -> bool:
+    """Whether a photograph has labels, and the CAMs that they are of."""
+    return (run / LABELS / f"{photo.id}.png").is_file() and (cams / f"{photo.id}.npz").is_file()
 
 
 def _write_labels(
@@ -79,9 +91,10 @@ def _write_labels(
             advance(result.done)
 
 
-def _train(config: Config, run: RunFolder, photos: PhotoSet, result: StageResult, console: Console) -> None:
+def _train(
+    config: Config, run: RunFolder, photos: PhotoSet, network: EdgeNetwork, result: StageResult, console: Console
+) -> None:
     """Train the edge branch on photographs with labels, and save the network."""
-    network = _untrained(config, run)
     samples = LabelledSet(
         photos,
         run / LABELS,
@@ -107,6 +120,7 @@ def _train(config: Config, run: RunFolder, photos: PhotoSet, result: StageResult
         )
     save_network(run / EDGE_NETWORK, network)
     result.failed.update(trained.unreadable)
+    result.notes.append(f"trained for {trained.steps} steps")
     if trained.resumed_from:
         result.notes.append(f"went on from step {trained.resumed_from} of {trained.steps}")
 
@@ -117,9 +131,11 @@ def _untrained(config: Config, run: RunFolder) -> EdgeNetwork:
     if settings.backbone is None:
         backbone = load_network(run / NETWORK).backbone
     else:
-        backbone = build_backbone(
-            NetworkSettings(
-                backbone=settings.backbone, weights=settings.weights, output_stride=config.network.output_stride
-            )
+        other = NetworkSettings(
+            backbone=settings.backbone, weights=settings.weights, output_stride=config.network.output_stride
         )
+        try:
+            backbone = build_backbone(other)
+        except UsageError as error:
+            raise UsageError(str(error).replace("network.", "edges.")) from error
     return build_edge_network(backbone, seed=config.seed, levels=settings.levels)

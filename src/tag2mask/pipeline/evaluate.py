@@ -38,7 +38,8 @@ def evaluate(config: Config, run: RunFolder, console: Console) -> StageResult:
             _measure(config, run / "seeds", photos, ("seeds", name, source), result, console)
         for kind in config.cams.kinds:
             _measure(config, run / "cams" / kind, photos, ("cams", name, kind), result, console)
-        _measure(config, run / "masks", photos, ("refine", name, config.refine.method), result, console)
+        method = str(run.setting("refine", "refine.method") or config.refine.method)  # of the masks that are there
+        _measure(config, run / "masks", photos, ("refine", name, method), result, console)
     run.merge_metrics(result.figures)
     return result
 

@@ -73,6 +73,11 @@ class RunFolder:
         path = self._record(name)
         return str(read_json(path)["fingerprint"]) if path.is_file() else None
 
+    def setting(self, name: str, setting: str) -> Any:
+        """The recorded value of a setting (`section.name`) of a stage; None if it has none or never began."""
+        path = self._record(name)
+        return read_json(path)["settings"].get(setting) if path.is_file() else None
+
     def with_readers(self, name: str) -> list[str]:
         """A stage and every stage that reads its outputs, directly or not, in order.
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tag2mask.data.images import IGNORED
 from tag2mask.errors import UsageError
 from tag2mask.networks.grids import ceil_grid
 from tag2mask.refine.random_walk import displacements, path
@@ -25,8 +26,6 @@ RADIUS = 10
 
 EPSILON = 1e-5
 """Inside the logarithms, and added to the number of pairs before dividing by it. Source: IRN."""
-
-IGNORED = 255
 
 _BACKGROUND, _FOREGROUND, _NEGATIVE, _IGNORED_PAIR = range(4)
 _KINDS = 4
@@ -144,8 +143,16 @@ def _check(logits: Tensor, labels: Tensor, radius: int) -> None:
 
 
 def _mean(losses: Tensor, counts: Tensor) -> Tensor:
-    """The mean over pairs, from the losses of their strongest cells; 0 if there are none."""
-    return (losses * counts).sum() / (counts.sum() + EPSILON)
+    """The mean over pairs, from the losses of their strongest cells; 0 if there are none.
+
+    Of several processes each divides by the mean number of pairs, so that the mean of their results, which is what
+    data-parallel training follows, is the mean over the pairs of all.
+    """
+    pairs = counts.sum()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(pairs)
+        pairs = pairs / torch.distributed.get_world_size()
+    return (losses * counts).sum() / (pairs + EPSILON)
 
 
 @torch.no_grad()

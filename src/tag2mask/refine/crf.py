@@ -7,9 +7,11 @@ Mean field inference in the fully connected model of Krähenbühl and Koltun (20
 with K a Gaussian of position, and one of position and colour, both by the permutohedral lattice.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from itertools import pairwise
 from typing import Literal, NamedTuple, overload
 
 import torch
@@ -29,6 +31,13 @@ _VECTOR = 16
 
 _LOWEST = -60.0
 """Log ratios below this count as this: numbers that float32 holds in reduced precision are slow on CPUs."""
+
+
+_KEPT_PIXELS = 1 << 19
+"""The lattice of positions of a photograph with more pixels is not kept for the next: 108 bytes a pixel."""
+
+_GPU_PIXELS = 1 << 22
+"""Pixels that a GPU gets at once, where one photograph does not have more."""
 
 
 class CrfValues(NamedTuple):
@@ -91,7 +100,9 @@ class CrfSettings:
             raise UsageError(f"a dense CRF's preset should be one of {', '.join(PUBLISHED)}, received '{self.preset}'")
         problems = []
         for name, value in self.values()._asdict().items():
-            if name == "iterations" or name.endswith("weight"):
+            if not math.isfinite(value):
+                problems.append(f"{name} should be finite")
+            elif name == "iterations" or name.endswith("weight"):
                 problems += [f"{name} should not be negative"] if not value >= 0 else []
             elif not value > 0:
                 problems.append(f"{name} should be above 0")
@@ -114,10 +125,11 @@ def dense_crf(
 ) -> list[Tensor]: ...
 
 
+@torch.no_grad()
 def dense_crf(
     image: Tensor | Sequence[Tensor], probabilities: Tensor | Sequence[Tensor], settings: CrfSettings | None = None
 ) -> Tensor | list[Tensor]:
-    """The marginals Q of a dense CRF after its mean field steps.
+    """The marginals Q of a dense CRF after its mean field steps; no gradient goes through them.
 
     Args:
         image: uint8 (H, W, 3), RGB; or a list of such, of any sizes.
@@ -126,7 +138,7 @@ def dense_crf(
         settings: of the model; `deeplab` if not given.
 
     Returns:
-        float32 (K, H, W), summing to 1 at each pixel; a list for a list. On a GPU a list is done at once.
+        float32 (K, H, W), summing to 1 at each pixel; a list for a list. On a GPU several photographs are done at once.
 
     Raises:
         UsageError: shapes or types that do not fit, or probabilities that are negative or not finite.
@@ -138,10 +150,19 @@ def dense_crf(
     if isinstance(image, Tensor) or isinstance(probabilities, Tensor) or len(image) != len(probabilities):
         raise UsageError("image and probabilities should both be tensors, or lists of the same length")
     images, unaries = list(image), [_unary(*pair) for pair in zip(image, probabilities, strict=True)]
-    # One by one, a photograph stays within a CPU's caches; a GPU wants them all.
-    step = len(images) if unaries and unaries[0].is_cuda else 1
-    parts = (slice(start, start + step) for start in range(0, len(images), step))
-    return [each for part in parts for each in _mean_field(images[part], unaries[part], values)]
+    return [each for part in _parts(images, unaries) for each in _mean_field(images[part], unaries[part], values)]
+
+
+def _parts(images: Sequence[Tensor], unaries: Sequence[Tensor]) -> list[slice]:
+    """What is done at once: one photograph, which stays within a CPU's caches; on a GPU as many as it should hold."""
+    most = _GPU_PIXELS if unaries and unaries[0].is_cuda else 0
+    ends, pixels = [0], 0
+    for number, image in enumerate(images):
+        pixels += image.shape[0] * image.shape[1]
+        if number and pixels > most:
+            ends.append(number)
+            pixels = image.shape[0] * image.shape[1]
+    return [slice(*pair) for pair in pairwise([*ends, len(images)])] if images else []
 
 
 def label_probabilities(labels: Tensor, count: int, confidence: float = 0.7) -> Tensor:
@@ -223,9 +244,15 @@ def _bilateral(images: Sequence[Tensor], values: CrfValues, device: torch.device
     return _normalised(build_lattice(torch.cat(points), owners))
 
 
-@lru_cache(maxsize=8)
 def _spatial(height: int, width: int, sxy: float, device: torch.device) -> Lattice:
-    """The kernel of position; photographs share few sizes."""
+    """The kernel of position."""
+    make = _kept_spatial if height * width <= _KEPT_PIXELS else _kept_spatial.__wrapped__
+    return make(height, width, sxy, device)
+
+
+@lru_cache(maxsize=4)
+def _kept_spatial(height: int, width: int, sxy: float, device: torch.device) -> Lattice:
+    """The same, kept: photographs share few sizes."""
     return _normalised(build_lattice(_positions(height, width, device) / sxy))
 
 
@@ -246,7 +273,7 @@ def _softmax(logits: Tensor) -> Tensor:
     """Over the labels, (n, K)."""
     if logits.is_cuda:
         return logits.softmax(1)
+    shifted = (logits - logits.amax(1, keepdim=True)).clamp_(min=_LOWEST)
     if logits.shape[1] >= _VECTOR:
-        return logits.sub_(logits.amax(1, keepdim=True)).clamp_(min=_LOWEST).softmax(1)
-    q = (logits - logits.amax(1, keepdim=True)).clamp_(min=_LOWEST).exp_()
-    return q.div_(q.sum(1, keepdim=True))
+        return shifted.softmax(1)
+    return shifted.exp_().div_(shifted.sum(1, keepdim=True))

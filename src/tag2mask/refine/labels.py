@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tag2mask.data.images import IGNORED
 from tag2mask.refine.crf import dense_crf, label_probabilities
 from tag2mask.refine.settings import SureSettings
-
-IGNORED = 255
 
 
 @dataclass(frozen=True)

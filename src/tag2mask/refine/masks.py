@@ -4,10 +4,15 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from tag2mask.networks.edge_network import EDGE_STRIDE
+from tag2mask.networks.grids import to_grid
 from tag2mask.refine.crf import dense_crf
 from tag2mask.refine.labels import ClassMaps
 from tag2mask.refine.random_walk import propagate
 from tag2mask.refine.settings import RefineSettings, WalkSettings
+
+_LEAST = 1e-8
+"""The highest value after a walk is taken for this at least."""
 
 
 def refined_masks(
@@ -33,7 +38,7 @@ def refined_masks(
     if settings.walks:
         if edges is None:
             raise ValueError(f"refined_masks needs edges for the method {settings.method}")
-        maps = _walked(cams, edges, settings.walk)
+        maps = _walked(cams, edges, [_size(image) for image in images], settings.walk)
     if settings.uses_crf:
         maps = [
             own.resized(_size(image)).with_background(settings.background_threshold, settings.background_power)
@@ -46,19 +51,23 @@ def refined_masks(
     return [own.labels(settings.confidence) for own in whole]
 
 
-def _walked(cams: Sequence[ClassMaps], edges: Sequence[Tensor], settings: WalkSettings) -> list[ClassMaps]:
-    """CAMs after the walk on the grid of the edges, the highest value of each photograph 1, with a background."""
-    grids = [own.resized(_size(edge)) for own, edge in zip(cams, edges, strict=True)]
-    walked = [
-        propagate(own.maps**settings.power, edge, radius=settings.radius, beta=settings.beta, steps=settings.steps)
-        if len(own.ids)
-        else own.maps
-        for own, edge in zip(grids, edges, strict=True)
-    ]
-    # One factor for a whole photograph, as published: it decides nothing but against a background that did not walk.
-    scaled = [maps / maps.max().clamp_min(1e-8) if maps.numel() else maps for maps in walked]
-    pairs = zip(grids, scaled, strict=True)
-    return [ClassMaps(own.ids, maps).with_background(settings.background_level) for own, maps in pairs]
+def _walked(
+    cams: Sequence[ClassMaps], edges: Sequence[Tensor], sizes: Sequence[tuple[int, int]], settings: WalkSettings
+) -> list[ClassMaps]:
+    """CAMs after the walk, at (H', W'), the highest value of each photograph 1, with a background."""
+    walked = []
+    for own, edge, size in zip(cams, edges, sizes, strict=True):
+        grid = own.resized(_size(edge))
+        maps = grid.maps.new_zeros(0, *size)
+        if len(own.ids):
+            maps = propagate(
+                grid.maps**settings.power, edge, radius=settings.radius, beta=settings.beta, steps=settings.steps
+            )
+            maps = to_grid(maps[None], EDGE_STRIDE, 1, size)[0]
+            # One factor for a whole photograph, as published: it only matters to a background that did not walk.
+            maps = maps / maps.max().clamp_min(_LEAST)
+        walked.append(ClassMaps(own.ids, maps).with_background(settings.background_level))
+    return walked
 
 
 def _size(image: Tensor) -> tuple[int, int]:

@@ -17,6 +17,11 @@ from tag2mask.errors import UsageError
 
 _KEY_BITS = 62
 
+_FARTHEST = 2.0**22
+"""The largest coordinate, in cells, whose fraction float32 still holds."""
+
+_TOO_FAR = "the points of a Gaussian filter lie too far apart for it; use larger standard deviations"
+
 
 @dataclass(frozen=True)
 class Lattice:
@@ -79,7 +84,7 @@ def build_lattice(points: Tensor, owners: Tensor | None = None) -> Lattice:
     first, span = digits.amin(1) - 2, digits.amax(1) - digits.amin(1) + 5  # a corner or neighbour is up to 2 away
     photographs = 1 if owners is None else int(owners.max()) + 1
     if math.log2(photographs) + float(span.double().log2().sum()) > _KEY_BITS:
-        raise UsageError("the points of a Gaussian filter lie too far apart for it; use larger standard deviations")
+        raise UsageError(_TOO_FAR)
     scale = torch.cat([span.new_ones(1), span.cumprod(0)])  # (d + 1,)
     start = ((digits - first[:, None]) * scale[:-1, None]).sum(0)
     if owners is not None:
@@ -130,6 +135,8 @@ def _simplices(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         (n, d + 1) float32, the weight of each corner.
     """
     raised = (points @ _embedding(points.shape[1]).to(points)).T.contiguous()  # (d + 1, n), columns sum to 0
+    if not float(raised.abs().amax()) < _FARTHEST:
+        raise UsageError(_TOO_FAR)
     size = len(raised)
     base = raised.round()
     rest = raised - base

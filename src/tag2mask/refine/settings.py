@@ -61,8 +61,9 @@ class RefineSettings:
         confidence: a pixel whose label is less probable than this, in [0, 1], becomes 255, ignored (CLIP-ES takes
             0.95); null keeps every label. Only where there is a CRF.
         walk: of the random walk.
-        long_side: of the photograph while it is refined, in pixels, if it is longer; null keeps its size. All lengths
-            of the CRF and of the walk are pixels of that size, and published ones suit 500.
+        long_side: a photograph that is longer, in pixels, is refined at this size, and the result enlarged; null keeps
+            every size, at 1 GB of memory a million pixels. All lengths of the CRF and of the walk are pixels of the
+            size at work, and published ones suit 500.
         batch_size: photographs at a time.
     """
 
@@ -74,7 +75,7 @@ class RefineSettings:
     crf_power: float = 1.0
     confidence: float | None = None
     walk: WalkSettings = field(default_factory=WalkSettings)
-    long_side: int | None = None
+    long_side: int | None = 1024
     batch_size: int = 4
 
     def __post_init__(self) -> None:
@@ -96,6 +97,11 @@ class RefineSettings:
             problems.append("batch_size should be at least 1")
         if problems:
             raise UsageError("settings of refine: " + "; ".join(problems))
+
+    @property
+    def has_background(self) -> bool:
+        """Whether background is among the CAMs that are refined."""
+        return self.cams != "classifier"
 
     @property
     def uses_crf(self) -> bool:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from tag2mask.cam_files import PADDING, CamFile, full_resolution
 from tag2mask.data import Photo, PhotoSet, read_image, read_mask
@@ -184,10 +183,9 @@ class Gallery:
         if not path.is_file():
             return []
         try:
-            with Image.open(path) as picture:
-                values = np.asarray(picture.convert("L"), dtype=np.float32) / 255
-        except OSError:
-            self._notice(f"{path} cannot be read; delete it with its mask and run `refine` again")
+            values = read_mask(path).astype(np.float32) / 255
+        except (Tag2maskError, OSError) as error:
+            self._notice(str(error))
             return []
         return [Tile("edges", "Edges", (Layer(0, pictures.edge_uri(values)),))]
 

@@ -56,13 +56,15 @@ class Task:
         groups: parameters, and the learning rate of each group as a multiple of the settings'.
         losses: from the network as it is wrapped for its device, a batch on that device, and the share of the steps
             already done, to a `Losses`.
+        may_lack_gradients: whether some step leaves a trainable parameter without a gradient.
     """
 
     stage: str
     network: nn.Module
     samples: Samples
     groups: tuple[tuple[list[nn.Parameter], float], ...]
-    losses: Callable[[nn.Module, Mapping[str, Tensor], float], Any]
+    losses: Callable[[nn.Module, Mapping[str, Tensor], float], Losses]
+    may_lack_gradients: bool = False
 
 
 @dataclass
@@ -126,12 +128,7 @@ def train_network(
         Interrupted: SIGTERM or Ctrl-C came; the state is saved.
         Tag2maskError: the loss is not finite, or no photograph can be read.
     """
-    accelerator = _accelerator(settings.precision, device, task.stage)
-    if settings.batch_size % accelerator.num_processes:
-        raise UsageError(
-            f"{task.stage}.batch_size {settings.batch_size} should be a multiple of the "
-            f"{accelerator.num_processes} processes"
-        )
+    accelerator = _accelerator(task, settings, device)
     network = task.network
     total = settings.total_steps(len(task.samples))
     optimizer = _optimizer(task, settings)
@@ -171,17 +168,31 @@ def train_network(
     return trained
 
 
-def _accelerator(precision: str, device: str, stage: str) -> Accelerator:
+def check_engine(stage: str, settings: LoopSettings, device: Literal["auto", "cpu", "cuda"]) -> None:
+    """Refuse what this machine cannot do, before anything is made for it.
+
+    Raises:
+        UsageError: fp16 without a GPU.
+    """
+    if settings.precision == "fp16" and resolve_device(device).type == "cpu":
+        raise UsageError(f"{stage}.precision fp16 needs a GPU; on a CPU use fp32, or bf16")
+
+
+def _accelerator(task: Task, settings: LoopSettings, device: Literal["auto", "cpu", "cuda"]) -> Accelerator:
     """The engine for the chosen device and precision."""
-    on_cpu = resolve_device(device).type == "cpu"
+    check_engine(task.stage, settings, device)
+    on_cpu, precision = resolve_device(device).type == "cpu", settings.precision
     if precision == "auto":
         precision = "fp32" if on_cpu or not torch.cuda.is_bf16_supported() else "bf16"
-    if precision == "fp16" and on_cpu:
-        raise UsageError(f"{stage}.precision fp16 needs a GPU; on a CPU use fp32, or bf16")
-    # The side projections have no gradient while the consistency loss is off.
-    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=task.may_lack_gradients)]
     mixed = "no" if precision == "fp32" else precision
-    return Accelerator(cpu=on_cpu, mixed_precision=mixed, kwargs_handlers=handlers)
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision=mixed, kwargs_handlers=handlers)
+    if settings.batch_size % accelerator.num_processes:
+        raise UsageError(
+            f"{task.stage}.batch_size {settings.batch_size} should be a multiple of the "
+            f"{accelerator.num_processes} processes"
+        )
+    return accelerator
 
 
 def _optimizer(task: Task, settings: LoopSettings) -> torch.optim.Optimizer:

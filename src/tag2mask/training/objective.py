@@ -19,7 +19,7 @@ from tag2mask.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)
-class Losses:
+class PotLosses:
     """The loss of a batch and its parts, scalars; ``consistency`` and ``external`` are None while they are left out."""
 
     total: Tensor
@@ -39,7 +39,7 @@ def objective(
     progress: float,
     external: Tensor | None = None,
     use: ExternalSettings | None = None,
-) -> Losses:
+) -> PotLosses:
     """The loss of one batch.
 
     Args:
@@ -60,7 +60,7 @@ def objective(
     total = settings.classification_weight * classification
     teaches = external is not None and use is not None and use.consistency_weight > 0
     if (settings.consistency_weight == 0 and not teaches) or progress < settings.consistency_start:
-        return Losses(total, classification, None)
+        return PotLosses(total, classification, None)
     cells = photograph_cells(valid, (output.cams.shape[2], output.cams.shape[3]), stride=stride)
     cams = normalised_cams(output.cams.float(), tags, cells)
     base = cams.detach()
@@ -80,7 +80,7 @@ def objective(
         target = external_target(result, external, use)
         outside = external_loss(cams, tags, external, target, result)
         total = total + use.consistency_weight * outside
-    return Losses(total, classification, consistency, outside)
+    return PotLosses(total, classification, consistency, outside)
 
 
 def pot_task(
@@ -100,7 +100,7 @@ def pot_task(
         external: what base CAMs from outside are used for, where the samples have such.
     """
 
-    def losses(wrapped: nn.Module, batch: Mapping[str, Tensor], progress: float) -> Losses:
+    def losses(wrapped: nn.Module, batch: Mapping[str, Tensor], progress: float) -> PotLosses:
         output = wrapped(batch["image"], batch["valid"])
         return objective(
             output,
@@ -115,4 +115,5 @@ def pot_task(
         )
 
     groups = ((network.backbone_parameters(), 1.0), (network.head_parameters(), settings.head_factor))
-    return Task("train", network, samples, groups, losses)
+    # The side projections have no gradient while the consistency loss is off.
+    return Task("train", network, samples, groups, losses, may_lack_gradients=True)

@@ -112,6 +112,9 @@ class EdgeSettings(LoopSettings):
         levels: indices of the stages that the branch reads; null takes the usual ones.
         radius: cells of 4 pixels; the loss compares cells less than this apart.
         labels: which labels of the CAMs are learnt from.
+
+    Source: IRN for 3 epochs of 32 photographs, the learning rate, the crop, and sizes of 0.5 to 1.5 times 500 px. Its
+    momentum is 1e-4 by accident, which is as good as none.
     """
 
     epochs: float = 3.0
