@@ -353,3 +353,28 @@ def test_training_finds_the_border_inside_the_ignored_band() -> None:
     edge = network.eval().mean_logits(picture)[0].sigmoid().mean(0)  # (16,)
     assert losses[-1] < losses[0] / 10
     assert edge[8:10].max() > 0.5 > 0.1 > torch.cat([edge[:5], edge[12:]]).max()
+
+
+def _one_of_two(rank: int, logits: torch.Tensor, labels: torch.Tensor, folder: str) -> None:
+    """A process of two with every other image: writes its loss and its gradient."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    own = logits[rank::2].clone().requires_grad_()
+    loss = affinity_loss(own, labels[rank::2], radius=4).total
+    loss.backward()
+    torch.save((loss.detach(), own.grad), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_follow_the_loss_of_one(tmp_path: Path) -> None:
+    """Also where one of them has pairs of kinds that the other lacks: the mean is over the pairs of all."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 9, 11, generator=generator).requires_grad_()
+    labels = torch.randint(0, 3, (4, 9, 11), generator=generator).byte()
+    labels[1::2] = 1
+    loss = affinity_loss(logits, labels, radius=4).total
+    loss.backward()
+    torch.multiprocessing.spawn(_one_of_two, (logits.detach(), labels, str(tmp_path)), nprocs=2)
+    both = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    assert torch.allclose((both[0][0] + both[1][0]) / 2, loss.detach(), atol=1e-5)
+    for rank in range(2):
+        assert torch.allclose(both[rank][1] / 2, logits.grad[rank::2], atol=1e-6)
