@@ -129,9 +129,7 @@ def _sections(names: Sequence[str]) -> Sequence[str] | None:
     """The sections of config.yaml that these stages bring up to date; None for all."""
     if "train" not in names:
         return _SECTIONS[names[0]]
-    if "seeds" in names and "edges" in names:
-        return None
-    kept = ("limit", "shard", *(name for name in ("seeds", "edges") if name not in names))
+    kept = ("limit", "shard", *(name for name in ("seeds", "edges", "segment") if name not in names))
     return [field.name for field in fields(Config) if field.name not in kept]
 
 
@@ -140,6 +138,7 @@ _SECTIONS = {
     "cams": ("cams", "pot", "external"),
     "edges": ("edges",),
     "refine": ("refine",),
+    "segment": ("segment", "predict"),
     "evaluate": ("evaluate",),
     "report": ("report",),
 }
@@ -157,7 +156,7 @@ def _stage_to_restart(request: Request, names: Sequence[str]) -> str | None:
         return stage
     if stage not in STAGES:
         raise UsageError(f"--restart should name one of {', '.join(STAGES)}, received '{stage}'")
-    unread = {"seeds": "settings `external`", "edges": "--refine.method irn or irn+crf"}
+    unread = {"seeds": "settings `external`", "edges": "--refine.method irn or irn+crf", "segment": "--segment.enabled true"}
     if request.verb in ("run", "demo"):
         raise UsageError(
             f"--restart {stage}: this run does not read it; it does with {unread.get(stage, 'other settings')}"
@@ -170,6 +169,11 @@ def _stage_to_restart(request: Request, names: Sequence[str]) -> str | None:
 def _one_stage(request: Request) -> int:
     """`train`, `cams`, `edges`, `refine`."""
     return _stages(request, [request.verb])
+
+
+def _segment(request: Request) -> int:
+    """`segment`: the network, and what it says of the splits that are measured."""
+    return _stages(request, ["segment", "predictions"])
 
 
 def _seeds(request: Request) -> int:
@@ -315,6 +319,7 @@ VERBS = {
     "cams": Verb("Make class activation maps with the trained network.", _one_stage),
     "edges": Verb("Train the edge network that IRN's random walk follows, on sure labels of the CAMs.", _one_stage),
     "refine": Verb("Make masks from class activation maps.", _one_stage),
+    "segment": Verb("Train a segmentation network on the masks, and predict the splits that are measured.", _segment),
     "evaluate": Verb(
         "Measure masks or CAMs against ground truth.",
         _evaluate,

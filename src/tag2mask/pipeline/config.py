@@ -18,7 +18,7 @@ from tag2mask.pot.external import ExternalSettings
 from tag2mask.refine.settings import RefineSettings
 from tag2mask.report.settings import ReportSettings
 from tag2mask.scenes.settings import SceneSettings
-from tag2mask.training.settings import EdgeSettings, TrainSettings
+from tag2mask.training.settings import EdgeSettings, SegmentSettings, TrainSettings
 
 USUAL_KINDS: tuple[CamKind, ...] = ("classifier", "prototype", "pot")
 
@@ -115,6 +115,7 @@ class Config:
         cams: CAMs.
         edges: the edge network that IRN's random walk follows, and the labels that it learns from.
         refine: masks.
+        segment: the segmentation network that learns from them.
         evaluate: figures.
         report: the page.
         scenes: the generated photographs of `demo`.
@@ -135,6 +136,7 @@ class Config:
     cams: CamSettings = field(default_factory=CamSettings)
     edges: EdgeSettings = field(default_factory=EdgeSettings)
     refine: RefineSettings = field(default_factory=RefineSettings)
+    segment: SegmentSettings = field(default_factory=SegmentSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
     scenes: SceneSettings = field(default_factory=SceneSettings)
@@ -206,7 +208,15 @@ def absolute(config: Config) -> Config:
         backbone=_anchored_name(config.edges.backbone),
         weights=_anchored_name(config.edges.weights) or "",
     )
-    return replace(config, out=anchored(config.out), data=data, network=network, seeds=seeds, edges=edges)
+    segmenter = replace(
+        config.segment.network,
+        backbone=_anchored_name(config.segment.network.backbone) or "",
+        weights=_anchored_name(config.segment.network.weights) or "",
+    )
+    segment = replace(config.segment, network=segmenter)
+    return replace(
+        config, out=anchored(config.out), data=data, network=network, seeds=seeds, edges=edges, segment=segment
+    )
 
 
 def _anchored_name(value: str | None) -> str | None:
