@@ -14,13 +14,13 @@ class NetworkSettings:
     """Which backbone, with which weights, and how the joint feature is made of its stages.
 
     Attributes:
-        backbone: `resnet18`, `resnet34`, `resnet50` or `resnet101`; or a model that `transformers` loads, as a folder
-            or as a name on the Hugging Face hub (`owner/model`).
+        backbone: `resnet18`, `resnet34`, `resnet50`, `resnet101` or `wideresnet38`; or a model that `transformers`
+            loads, as a folder or as a name on the Hugging Face hub (`owner/model`).
         weights: `imagenet` (the same as `pretrained`): the public ImageNet checkpoint of a ResNet, or the weights
-            that come with the `transformers` model; a path (`.pth` or `.safetensors`, ResNets only); or `none`:
-            random ones.
+            that come with the `transformers` model; a path (`.pth` or `.safetensors`; ResNets and WideResNet-38,
+            which also takes its authors' `.params`); or `none`: random ones.
         output_stride: pixels a cell of the last stage: 8, 16 or 32. ResNets and MobileNetV2 obey it; other backbones
-            keep the stride they were made with.
+            keep the stride they were made with (8 for WideResNet-38).
         levels: indices of the stages that make up the joint feature; null takes the backbone's default.
         feature_stride: the joint feature lives on the finest grid among the chosen stages that is not finer than this
             many pixels a cell; at least 8.
