@@ -9,6 +9,7 @@ from tag2mask.networks.hub_backbones import build_from_config
 from tag2mask.networks.mxnet_params import read_mxnet_params
 from tag2mask.networks.public_weights import IMAGENET, Notify, fetch, fit_weights, load_weights, read_state
 from tag2mask.networks.resnet import RESNETS, ResNet
+from tag2mask.networks.segformer import SEGFORMERS
 from tag2mask.networks.settings import NetworkSettings
 from tag2mask.networks.stages import Backbone, Colour, Stage
 from tag2mask.networks.wide_resnet import PUBLIC_ADDRESS, PUBLIC_FILE, WIDE_RESNET, WideResNet, from_mxnet
@@ -107,10 +108,17 @@ def _hub_model(settings: NetworkSettings, dilated: bool, notify: Notify | None) 
         raise UsageError(f"network.backbone: only ResNets can be dilated, {settings.backbone} is none")
     if not settings.wants_pretrained and not settings.wants_random:
         raise UsageError(
-            f"network.weights: {settings.weights!r} is none of `imagenet` and `none`, and a path is for "
-            f"{', '.join((*RESNETS, WIDE_RESNET))} alone; the weights of {settings.backbone} are in its folder: "
+            f"network.weights: {settings.weights!r} is none of `imagenet` and `none`, and a path is for ResNets alone "
+            f"({', '.join((*RESNETS, WIDE_RESNET))}); the weights of {settings.backbone} are in its folder: "
             f"`--network.backbone FOLDER`"
         )
+    if settings.backbone in SEGFORMERS:
+        if not settings.wants_random:
+            raise UsageError(
+                f"network.weights: {settings.backbone} by name has random weights (`none`); give a folder or the name "
+                f"of a model on the hub that has others, and mind its licence"
+            )
+        return build_from_config(SEGFORMERS[settings.backbone])
     folder = resolve_folder(settings.backbone, weights=settings.wants_pretrained, notify=notify)
     values = read_model_config(folder)
     backbone = build_from_config(
