@@ -11,7 +11,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from tag2mask.errors import Tag2maskError
 from tag2mask.inference import resize
