@@ -563,14 +563,17 @@ def test_segformers_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"head": "aspp"}, "segment.head should be sum, concat, largefov or segformer, it is 'aspp'"),
+        ({"head": "aspp"}, "segment.network.head should be sum, concat, largefov or segformer, it is 'aspp'"),
         ({"scales": (0.5, 1.0)}, r"none 1, they are \[0.5, 1.0\]"),
         ({"scales": (0.5, 0.5)}, "each given once"),
         ({"scales": (-0.5,)}, "positive"),
-        ({"head_norm": "frozen"}, "segment.head_norm should be auto, fixed or trained, it is 'frozen'"),
-        ({"norm_affine": "no"}, "segment.norm_affine"),
-        ({"head_momentum": 0.0}, "segment.head_momentum"),
-        ({"output_stride": 4, "norm": "off"}, "segment.output_stride should be 8, 16 or 32, it is 4; segment.norm"),
+        ({"head_norm": "frozen"}, "segment.network.head_norm should be auto, fixed or trained, it is 'frozen'"),
+        ({"norm_affine": "no"}, "segment.network.norm_affine"),
+        ({"head_momentum": 0.0}, "segment.network.head_momentum"),
+        (
+            {"output_stride": 4, "norm": "off"},
+            "segment.network.output_stride should be 8, 16 or 32, it is 4; segment.network.norm",
+        ),
     ],
 )
 def test_wrong_settings(values: dict[str, Any], message: str) -> None:

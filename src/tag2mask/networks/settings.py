@@ -121,20 +121,26 @@ class SegmentationNetworkSettings:
         self.scales = tuple(self.scales)
         problems = []
         if self.head not in HEADS:
-            problems.append(f"segment.head should be {', '.join(HEADS[:-1])} or {HEADS[-1]}, it is {self.head!r}")
+            problems.append(
+                f"segment.network.head should be {', '.join(HEADS[:-1])} or {HEADS[-1]}, it is {self.head!r}"
+            )
         if len({*self.scales, 1}) <= len(self.scales) or not all(0 < scale < math.inf for scale in self.scales):
             problems.append(
-                f"segment.scales should be positive, each given once and none 1, they are {list(self.scales)}"
+                f"segment.network.scales should be positive, each given once and none 1, they are {list(self.scales)}"
             )
         for name in ("head_norm", "norm_affine"):
             if getattr(self, name) not in ("auto", "fixed", "trained"):
-                problems.append(f"segment.{name} should be auto, fixed or trained, it is {getattr(self, name)!r}")
+                problems.append(
+                    f"segment.network.{name} should be auto, fixed or trained, it is {getattr(self, name)!r}"
+                )
         if not 0 < self.head_momentum <= 1:
-            problems.append(f"segment.head_momentum should lie above 0 and at most at 1, it is {self.head_momentum}")
+            problems.append(
+                f"segment.network.head_momentum should lie above 0 and at most at 1, it is {self.head_momentum}"
+            )
         try:
             self.backbone_settings()
         except UsageError as error:
-            problems.append(str(error).replace("network.", "segment."))
+            problems.append(str(error).replace("network.", "segment.network."))
         if problems:
             raise UsageError("; ".join(problems))
 

@@ -108,7 +108,7 @@ def _segment_settings(config: Config, photos: PhotoSet) -> dict[str, Any]:
     if config.segment.optimizer != "sgd":
         unread.add("momentum")
     own = {key: value for key, value in plain(config.segment).items() if key not in unread}
-    masks = {"masks": {}} if config.segment.labels == "masks" else {}
+    masks: dict[str, Any] = {"masks": {}} if config.segment.labels == "masks" else {}
     return {
         "classes": list(photos.classes),
         "seed": config.seed,

@@ -29,8 +29,8 @@ def segmentation_loss(logits: Tensor | Sequence[Tensor], labels: Tensor) -> Segm
     """Cross entropy that leaves out what is ignored.
 
     Args:
-        logits: float (N, C + 1, H, W), background first; or several of any sizes, of several scales: the labels are then
-            brought to the size of each, by the nearest pixel, and the losses are summed.
+        logits: float (N, C + 1, H, W), background first; or several of any sizes, of several scales: the labels are
+            then brought to the size of each, by the nearest pixel, and the losses are summed.
         labels: uint8 (N, H, W), class ids, 0 = background, 255 = ignored.
 
     Returns:
