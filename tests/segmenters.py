@@ -37,20 +37,23 @@ class TinySegmenter(nn.Module):
             self.backbone = TinyBackbone(stride, channels, kernel)
             self.head = nn.Conv2d(channels, classes + 1, 1)
             nn.init.normal_(self.head.weight, std=3.0)
+        self.stride, self.align_corners = stride, False
         self.classes = tuple(f"class{number}" for number in range(1, classes + 1))
         self.seen: list[tuple[int, ...]] = []
         mean, std = torch.tensor(self.backbone.mean), torch.tensor(self.backbone.std)
         self.register_buffer("pixel_mean", mean.view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", std.view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, valid: Tensor | None = None) -> Tensor:
         self.seen.append(tuple(images.shape))
         logits: Tensor = self.head(self.backbone((images - self.pixel_mean) / self.pixel_std)[-1])
         return logits.float()
 
     def full_logits(self, images: Tensor) -> Tensor:
         size = (int(images.shape[2]), int(images.shape[3]))
-        return to_grid(self(images), self.backbone.stages[0].stride, 1, size)
+        if self.align_corners:
+            return F.interpolate(self(images), size=size, mode="bilinear", align_corners=True)
+        return to_grid(self(images), self.stride, 1, size)
 
 
 def by_brightness() -> TinySegmenter:
@@ -71,11 +74,12 @@ def obvious_mean_logits(network: TinySegmenter, image: Tensor, scales: list[floa
     for scale in scales:
         scaled = [max(1, round(side * scale)) for side in size]
         resized = F.interpolate(image, size=scaled, mode="bicubic", antialias=True).clamp(0, 1)
-        whole = network.pixel_mean.expand(1, 3, *(-(-side // stride) * stride for side in scaled)).clone()
+        more = int(network.align_corners)
+        whole = network.pixel_mean.expand(1, 3, *(-(-(s - more) // stride) * stride + more for s in scaled)).clone()
         whole[..., : scaled[0], : scaled[1]] = resized
-        # Where pixels of the photograph lie in the filled image, from -1 at its left edge to 1 at its right.
+        # Where pixels of the photograph lie in the filled image: -1 and 1 are its edges, or its outer pixels' middles.
         lines = [
-            2 * (torch.arange(side, dtype=torch.float64) + 0.5) / side * part / full - 1
+            2 * ((torch.arange(side, dtype=torch.float64) + 0.5) / side * part - more / 2) / max(1, full - more) - 1
             for side, part, full in zip(size, scaled, whole.shape[2:], strict=True)
         ]
         rows, columns = torch.meshgrid(*lines, indexing="ij")
@@ -84,6 +88,6 @@ def obvious_mean_logits(network: TinySegmenter, image: Tensor, scales: list[floa
             with torch.no_grad():
                 logits = network(whole.flip(3) if mirrored else whole)
             logits = logits.flip(3) if mirrored else logits
-            total = total + F.grid_sample(logits, places, padding_mode="border", align_corners=False)
+            total = total + F.grid_sample(logits, places, padding_mode="border", align_corners=bool(more))
             count += 1
     return (total / count)[0]

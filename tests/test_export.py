@@ -19,19 +19,21 @@ installed = pytest.mark.skipif(
 
 
 @installed
-@pytest.mark.parametrize("backbone", ["tiny", "resnet18"])
-def test_the_graph_is_the_network_at_any_size(backbone: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("backbone", "align_corners"), [("tiny", False), ("resnet18", True)])
+def test_the_graph_is_the_network_at_any_size(backbone: str, align_corners: bool, tmp_path: Path) -> None:
     import onnxruntime
 
     network = TinySegmenter()
     if backbone == "resnet18":
         network.backbone = ResNet("resnet18", output_stride=16, dilated=True)
-        network.head = torch.nn.Conv2d(512, 3, 1)
+        network.head, network.stride = torch.nn.Conv2d(512, 3, 1), 16
+    network.align_corners = align_corners
     made = export.export_onnx(network, tmp_path / "n.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "n.onnx", providers=["CPUExecutionProvider"])
-    stride = {"tiny": 4, "resnet18": 32}[backbone] if backbone == "tiny" else 16
-    assert made.stride == stride and made.difference < 1e-4
-    for count, height, width in ((1, stride, stride), (3, 5 * stride, 2 * stride), (2, 64, 112)):
+    stride, more = network.stride, int(align_corners)
+    assert (made.stride, made.remainder) == (stride, more) and made.difference < 1e-4
+    for count, rows, columns in ((1, 1, 1), (3, 5, 2), (2, 4, 7)):
+        height, width = rows * stride + more, columns * stride + more
         images = torch.rand(count, 3, height, width)
         with torch.no_grad():
             expected = network.full_logits(images).numpy()
@@ -40,14 +42,14 @@ def test_the_graph_is_the_network_at_any_size(backbone: str, tmp_path: Path) -> 
         assert np.abs(found - expected).max() < 1e-4 * max(1, np.abs(expected).max())
     properties = session.get_modelmeta().custom_metadata_map
     assert json.loads(properties["classes"]) == ["background", "class1", "class2"]
-    assert properties["stride"] == str(stride)
+    assert (properties["stride"], properties["remainder"]) == (str(stride), str(more))
     assert json.loads(properties["fill"]) == pytest.approx(network.backbone.mean)
 
 
 @installed
 def test_a_network_that_a_graph_cannot_express_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     class Counting(TinySegmenter):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
+        def forward(self, images: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
             logits = super().forward(images)
             return logits * float(int(images.shape[2]))  # a number that tracing would freeze
 

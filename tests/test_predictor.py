@@ -55,10 +55,12 @@ def as_batch(image: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("size", [(48, 64), (37, 53), (1, 1), (3, 90), (33, 1)])
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("scales", [[1.0], [0.5, 2.0], PUBLISHED])
+@pytest.mark.parametrize("align_corners", [False, True])
 def test_batched_scales_and_mirror_images_are_the_obvious_mean(
-    size: tuple[int, int], flip: bool, scales: list[float]
+    size: tuple[int, int], flip: bool, scales: list[float], align_corners: bool
 ) -> None:
     network, image = TinySegmenter(), photo(*size)
+    network.align_corners = align_corners
     found = assembled(network, image, PredictSettings(scales=scales, flip=flip))
     forwards = len(network.seen)
     expected = obvious_mean_logits(network, as_batch(image), scales, flip)
@@ -68,9 +70,12 @@ def test_batched_scales_and_mirror_images_are_the_obvious_mean(
 
 
 @pytest.mark.parametrize("size", [(40, 56), (37, 53), (5, 9)])
-def test_one_pass_is_the_network_itself(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_one_pass_is_the_network_itself(size: tuple[int, int], align_corners: bool) -> None:
     network, image = TinySegmenter().eval(), photo(*size)
-    filled = network.pixel_mean.expand(1, 3, *(-(-side // 4) * 4 for side in size)).clone()
+    network.align_corners = align_corners
+    more = int(align_corners)
+    filled = network.pixel_mean.expand(1, 3, *(-(-(side - more) // 4) * 4 + more for side in size)).clone()
     filled[..., : size[0], : size[1]] = as_batch(image)
     with torch.no_grad():
         expected = network.full_logits(filled)[0, :, : size[0], : size[1]]
@@ -97,6 +102,34 @@ def test_mirroring_averages_cells_of_the_same_pixels(width: int) -> None:
     one = assembled(network, image, PredictSettings())
     both = assembled(network, image, PredictSettings(flip=True))
     assert torch.allclose(one, both, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [48, 49, 51])
+def test_mirroring_averages_cells_with_their_middles_on_the_same_pixels(width: int) -> None:
+    """The same where a cell has its middle on every fourth pixel and sees three pixels around it."""
+    network, image = TinySegmenter(kernel=5), photo(17, width)
+    network.align_corners = True
+    with torch.no_grad():
+        weight = network.backbone.conv.weight
+        weight.copy_((weight + weight.flip(3)) / 2)
+    one = assembled(network, image, PredictSettings())
+    both = assembled(network, image, PredictSettings(flip=True))
+    assert torch.allclose(one, both, atol=1e-5)
+
+
+def test_what_was_filled_up_counts_as_padding() -> None:
+    seen: list[torch.Tensor | None] = []
+
+    class Watching(TinySegmenter):
+        def forward(self, images: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
+            seen.append(valid)
+            return super().forward(images)
+
+    assembled(Watching(), photo(8, 10), PredictSettings(flip=True))
+    assembled(Watching(), photo(8, 12), PredictSettings(flip=True))
+    first, second = seen
+    assert first is not None and first.shape == (2, 8, 12) and second is None
+    assert first.any(1).tolist() == [[True] * 10 + [False] * 2, [False] * 2 + [True] * 10]
 
 
 def test_photographs_of_one_size_go_together_and_come_back_in_order() -> None:
@@ -162,7 +195,7 @@ def test_tiles_fade_into_each_other_without_seams() -> None:
     """A network whose logits depend on where in its input a pixel lies: the step at a cut must be spread out."""
 
     class Sloped(TinySegmenter):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
+        def forward(self, images: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
             slope = torch.linspace(0, 1, images.shape[3]).expand(len(images), 3, images.shape[2], -1)
             return slope.contiguous()
 

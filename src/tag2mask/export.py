@@ -1,8 +1,9 @@
 """A segmentation network as ONNX: images in, logits at their size out, the normalisation inside.
 
-The graph takes batches of any number of images whose sides are multiples of the network's stride. Filling an image up
-to them is left to the caller: how far depends on its size, which the graph of some backbones cannot express. Fill up
-at the right and the bottom, with the mean colour that the metadata names, and cut the logits to the image.
+The graph takes batches of any number of images whose sides are multiples of the network's stride (and one pixel more,
+where the metadata's `remainder` is 1). Filling an image up to that is left to the caller: how far depends on its size,
+which the graph of some backbones cannot express. Fill up at the right and the bottom, with the mean colour that the
+metadata name, and cut the logits to the image.
 """
 
 import json
@@ -23,7 +24,7 @@ from torch.nn import functional as F
 
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.files import atomic_path
-from tag2mask.prediction.multiscale import Segmenter, stride_of
+from tag2mask.prediction.multiscale import Segmenter, filled_side, stride_of
 
 MODULES = ("onnx", "onnxruntime", "onnxscript")
 """What the extra `onnx` brings."""
@@ -35,7 +36,7 @@ TOLERANCE = 1e-4
 
 _OPSET = 18
 
-_CHECKED = ((1, 1, 1), (2, 2, 3), (1, 4, 2))
+_CHECKED = ((1, 0, 0), (2, 2, 3), (1, 4, 2))
 """Images, rows and columns, in strides but at least `_LEAST` pixels, in which a graph is checked."""
 
 _LEAST = 64
@@ -47,20 +48,23 @@ class Exported:
 
     Attributes:
         path: the file.
-        stride: both sides of an image must be multiples of it.
+        stride: both sides of an image must be multiples of it,
+        remainder: and this many pixels more, 0 or 1.
         difference: from torch, the largest of the logits over the sizes that were checked, relative to the largest
             logit or to 1.
     """
 
     path: Path
     stride: int
+    remainder: int
     difference: float
 
     def sentence(self) -> str:
         """One line for people."""
+        more = f" + {self.remainder}" if self.remainder else ""
         return (
-            f"{self.path}: input `{INPUT}` float32 (N, 3, H, W), RGB in [0, 1], H and W multiples of {self.stride}; "
-            f"output `{OUTPUT}` (N, C + 1, H, W); at most {self.difference:.1e} from torch"
+            f"{self.path}: input `{INPUT}` float32 (N, 3, H, W), RGB in [0, 1], H and W multiples of "
+            f"{self.stride}{more}; output `{OUTPUT}` (N, C + 1, H, W); at most {self.difference:.1e} from torch"
         )
 
 
@@ -78,8 +82,8 @@ def require_onnx() -> None:
 def export_onnx(network: Segmenter, path: Path) -> Exported:
     """Write a network as one ONNX file, and check it in onnxruntime against torch at several sizes.
 
-    The metadata hold `classes` (JSON, background first), `stride` (the sides of an image must be multiples of it) and
-    `fill` (JSON, the colour in [0, 1] to fill up with).
+    The metadata hold `classes` (JSON, background first), `stride` and `remainder` (a side of an image must be a
+    multiple of the one plus the other) and `fill` (JSON, the colour in [0, 1] to fill up with).
 
     Args:
         network: is moved to the CPU and put into evaluation mode.
@@ -94,56 +98,61 @@ def export_onnx(network: Segmenter, path: Path) -> Exported:
 
     network.to(torch.device("cpu"))
     network.eval()
-    stride = stride_of(network)
-    graph = _FullSize(network, stride).eval()
+    graph = _FullSize(network).eval()
     with atomic_path(path) as temporary:
-        _trace(graph, stride, temporary)
+        _trace(graph, temporary)
         model = onnx.load(temporary)
-        onnx.helper.set_model_props(
-            model,
-            {
-                "classes": json.dumps(["background", *network.classes], ensure_ascii=False),
-                "stride": str(stride),
-                "fill": json.dumps(list(network.backbone.mean)),
-            },
-        )
+        properties = {
+            "classes": json.dumps(["background", *network.classes], ensure_ascii=False),
+            "stride": str(graph.stride),
+            "remainder": str(graph.remainder),
+            "fill": json.dumps(list(network.backbone.mean)),
+        }
+        onnx.helper.set_model_props(model, properties)
         onnx.checker.check_model(model)
         onnx.save(model, temporary)
-        return Exported(path, stride, _checked(graph, stride, temporary))
+        return Exported(path, graph.stride, graph.remainder, _difference(graph, temporary))
 
 
 class _FullSize(nn.Module):
-    """Logits at the size of images whose sides are multiples of the stride."""
+    """Logits at the size of images whose sides are multiples of the stride, plus the remainder."""
 
-    def __init__(self, network: Segmenter, stride: int) -> None:
+    def __init__(self, network: Segmenter) -> None:
         super().__init__()
         self.network = cast("nn.Module", network)
-        with torch.no_grad():
-            rows = self.network(torch.zeros(1, 3, stride * -(-_LEAST // stride), stride)).shape[2]
-        self.cell = stride * -(-_LEAST // stride) // int(rows)
+        self.stride, self.cell = stride_of(network), network.stride
+        self.align_corners = network.align_corners
+        self.remainder = filled_side(network, self.stride) % self.stride
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C + 1, H, W) of (N, 3, H, W)."""
         logits = self.network(images)
+        if self.align_corners:
+            return F.interpolate(logits, size=images.shape[2:], mode="bilinear", align_corners=True)
         return F.interpolate(logits, scale_factor=float(self.cell), mode="bilinear", align_corners=False)
 
+    def images(self, count: int, rows: int, columns: int) -> Tensor:
+        """Random images, (count, 3, H, W), so many strides larger than the least side that is looked at."""
+        least = -(-_LEAST // self.stride)
+        sides = [(least + more) * self.stride + self.remainder for more in (rows, columns)]
+        return torch.rand(count, 3, *sides, generator=torch.Generator().manual_seed(0))
 
-def _trace(graph: nn.Module, stride: int, path: Path) -> None:
+
+def _trace(graph: _FullSize, path: Path) -> None:
     """Write the graph with free numbers of images, rows and columns."""
     count, rows, columns = (torch.export.Dim(name, min=1) for name in ("count", "rows", "columns"))
-    cells = -(-_LEAST // stride)
-    example = torch.rand(2, 3, stride * (cells + 1), stride * (cells + 2))
+    sides = [graph.stride * cells + graph.remainder for cells in (rows, columns)]
     try:
         with _quiet():
             torch.onnx.export(
                 graph,
-                (example,),
+                (graph.images(2, 1, 2),),
                 path,
                 dynamo=True,
                 opset_version=_OPSET,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
-                dynamic_shapes=({0: count, 2: stride * rows, 3: stride * columns},),
+                dynamic_shapes=({0: count, 2: sides[0], 3: sides[1]},),
                 external_data=False,
                 verbose=False,
             )
@@ -151,11 +160,11 @@ def _trace(graph: nn.Module, stride: int, path: Path) -> None:
         reason = " ".join(str(error.__cause__ or error).split())[:300]
         raise Tag2maskError(
             f"the network cannot be written as ONNX with free sizes ({type(error).__name__}: {reason}); its backbone "
-            "computes with the size of its input in a way that a graph cannot follow. ResNets can"
+            "computes with the size of its input in a way that a graph cannot follow. ResNets can be written"
         ) from error
 
 
-def _checked(graph: nn.Module, stride: int, path: Path) -> float:
+def _difference(graph: _FullSize, path: Path) -> float:
     """The largest difference of the file from ``graph``.
 
     Raises:
@@ -164,11 +173,9 @@ def _checked(graph: nn.Module, stride: int, path: Path) -> float:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    generator = torch.Generator().manual_seed(0)
     worst = 0.0
-    cells = -(-_LEAST // stride)
-    for count, rows, columns in _CHECKED:
-        images = torch.rand(count, 3, stride * (cells + rows), stride * (cells + columns), generator=generator)
+    for more in _CHECKED:
+        images = graph.images(*more)
         with torch.no_grad():
             expected = graph(images).numpy()
         try:

@@ -6,7 +6,7 @@ its pixels, apart from those of the photograph itself and of its labels.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -31,13 +31,26 @@ class Segmenter(Protocol):
     Attributes:
         classes: C names, without background.
         backbone: its strides say to what images are filled up, its mean with which colour.
+        stride: pixels a cell of the logits.
+        align_corners: whether cell i has its middle on pixel stride · i, as a convolutional network may; otherwise it
+            is made of the pixels from stride · i on, and has its middle in theirs.
     """
 
     classes: tuple[str, ...]
     backbone: Backbone
+    stride: int
+    align_corners: bool
 
-    def __call__(self, images: Tensor, /) -> Tensor:
-        """Logits float32 (N, C + 1, h, w), background first, on the network's grid, of RGB (N, 3, H, W) in [0, 1]."""
+    def __call__(self, images: Tensor, valid: Tensor | None = None, /) -> Tensor:
+        """The logits, background first.
+
+        Args:
+            images: float (N, 3, H, W), RGB in [0, 1].
+            valid: bool (N, H, W), False where ``images`` is padding; None means that there is none.
+
+        Returns:
+            float32 (N, C + 1, ceil(H / stride), ceil(W / stride)).
+        """
 
     def eval(self) -> object:
         """Evaluation mode."""
@@ -51,12 +64,14 @@ class Grid:
     """Logits of windows of a photograph at one scale.
 
     Attributes:
-        logits: (N, C + 1, h, w), cell (i, j) from pixel (stride · i, stride · j) of the scaled window on.
+        logits: (N, C + 1, h, w).
         cells: cells a photograph pixel, along rows and columns.
+        first: how many cells the middle of cell 0 lies inside the window's edge.
     """
 
     logits: Tensor
     cells: tuple[float, float]
+    first: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -78,7 +93,16 @@ class Block:
 
 def stride_of(network: Segmenter) -> int:
     """The number of pixels that all strides of the network divide."""
-    return math.lcm(*(stage.stride for stage in network.backbone.all_stages))
+    return math.lcm(network.stride, *(stage.stride for stage in network.backbone.all_stages))
+
+
+def filled_side(network: Segmenter, side: int) -> int:
+    """The side of an image after it was filled up: the next at which the cells of its mirror image lie on its own.
+
+    That is a multiple of all strides, and one pixel more where cells have their middles on pixels (`align_corners`).
+    """
+    unit, more = stride_of(network), int(network.align_corners)
+    return -(-(side - more) // unit) * unit + more
 
 
 @torch.no_grad()
@@ -127,7 +151,7 @@ def mean_logits(
                 for across in (piece for piece in columns.pieces if column in piece.tiles):
                     vertical = _centres(down, ratios[0], rows.starts[row], device)
                     horizontal = _centres(across, ratios[1], columns.starts[column], device)
-                    part = sampled([Grid(each.logits[number], each.cells) for each in grids], vertical, horizontal)
+                    part = sampled([replace(each, logits=each.logits[number]) for each in grids], vertical, horizontal)
                     if down.joint or across.joint:
                         part *= down.weights(row).to(device)[:, None] * across.weights(column).to(device)
                     whole = blend.add(photo, down, across, part)
@@ -138,8 +162,8 @@ def mean_logits(
 def window_grids(network: Segmenter, windows: Tensor, size: tuple[int, int], settings: PredictSettings) -> list[Grid]:
     """The logits of windows at every scale, an image and its mirror image averaged on the network's grid.
 
-    Images are filled up with the mean colour at the right and the bottom until all strides divide their sides:
-    otherwise the cells of a mirror image would lie across those of the image.
+    Images are filled up with the mean colour at the right and the bottom, to `filled_side`: otherwise the cells of a
+    mirror image would lie across those of the image. What is filled up counts as padding.
 
     Args:
         network: in evaluation mode.
@@ -151,23 +175,20 @@ def window_grids(network: Segmenter, windows: Tensor, size: tuple[int, int], set
         one a scale.
     """
     grids = []
-    unit = stride_of(network)
     for scale in settings.scales:
         images = resize(windows, scale)
         height, width = int(images.shape[2]), int(images.shape[3])
+        sides = filled_side(network, height), filled_side(network, width)
         filled = torch.tensor(network.backbone.mean, device=images.device).view(1, 3, 1, 1)
-        filled = filled.repeat(len(images), 1, -(-height // unit) * unit, -(-width // unit) * unit)
+        filled = filled.repeat(len(images), 1, *sides)
         filled[..., :height, :width] = images
-        pixels = filled[0, 0].numel() * (2 if settings.flip else 1)
-        step = max(1, FORWARD_PIXELS // pixels)
-        parts = [_logits(network, filled[first : first + step], settings) for first in range(0, len(filled), step)]
-        logits = torch.cat(parts)
-        strides = [side / cells for side, cells in zip(filled.shape[2:], logits.shape[2:], strict=True)]
-        if logits.ndim != 4 or logits.shape[1] != len(network.classes) + 1:
-            raise Tag2maskError(
-                f"the network should give logits (N, {len(network.classes) + 1}, h, w), they are {tuple(logits.shape)}"
-            )
-        grids.append(Grid(logits, (height / size[0] / strides[0], width / size[1] / strides[1])))
+        step = max(1, FORWARD_PIXELS // (sides[0] * sides[1] * (2 if settings.flip else 1)))
+        parts = [
+            _logits(network, filled[first : first + step], (height, width), settings)
+            for first in range(0, len(filled), step)
+        ]
+        cells = (height / size[0] / network.stride, width / size[1] / network.stride)
+        grids.append(Grid(torch.cat(parts), cells, 0.5 / network.stride if network.align_corners else 0.5))
     return grids
 
 
@@ -184,8 +205,8 @@ def sampled(grids: Sequence[Grid], rows: Tensor, columns: Tensor) -> Tensor:
     """
     total = torch.zeros(len(grids[0].logits), len(rows), len(columns), device=rows.device)
     for grid in grids:
-        down, vertical = _interpolation(rows * grid.cells[0] - 0.5, int(grid.logits.shape[1]))
-        across, horizontal = _interpolation(columns * grid.cells[1] - 0.5, int(grid.logits.shape[2]))
+        down, vertical = _interpolation(rows * grid.cells[0] - grid.first, int(grid.logits.shape[1]))
+        across, horizontal = _interpolation(columns * grid.cells[1] - grid.first, int(grid.logits.shape[2]))
         total += vertical @ grid.logits[:, down, across].float() @ horizontal.T
     return total.div_(len(grids))
 
@@ -222,11 +243,18 @@ def _at_scale_one(windows: Sequence[Tensor], ratio: float) -> Tensor:
     return torch.cat([by_colour(window) if large else converted(window) for window in windows])
 
 
-def _logits(network: Segmenter, images: Tensor, settings: PredictSettings) -> Tensor:
-    """(N, C + 1, h, w); of an image and its mirror image the mean."""
-    batch = torch.cat([images, images.flip(3)]) if settings.flip else images
+def _logits(network: Segmenter, images: Tensor, size: tuple[int, int], settings: PredictSettings) -> Tensor:
+    """(N, C + 1, h, w); of an image, (height, width) = ``size`` of it, and its mirror image the mean."""
+    valid = torch.zeros_like(images[:, 0], dtype=torch.bool)
+    valid[:, : size[0], : size[1]] = True
+    if settings.flip:
+        images, valid = torch.cat([images, images.flip(3)]), torch.cat([valid, valid.flip(2)])
     with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        logits = network(batch.contiguous(memory_format=torch.channels_last)).float()
+        whole = size == tuple(images.shape[2:])
+        logits = network(images.contiguous(memory_format=torch.channels_last), None if whole else valid).float()
+    expected = (len(network.classes) + 1, *(-(-side // network.stride) for side in images.shape[2:]))
+    if tuple(logits.shape[1:]) != expected:
+        raise Tag2maskError(f"the network should give logits {expected} an image, they are {tuple(logits.shape[1:])}")
     if not settings.flip:
         return logits
     straight, mirrored = logits.chunk(2)
