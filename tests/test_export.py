@@ -53,7 +53,7 @@ def test_a_network_that_a_graph_cannot_express_is_refused_and_leaves_nothing(tmp
             logits = super().forward(images)
             return logits * float(int(images.shape[2]))  # a number that tracing would freeze
 
-    with pytest.raises(Tag2maskError, match=r"ResNets can|from torch's"):
+    with pytest.raises(Tag2maskError, match="in a way that a graph cannot follow"):
         export.export_onnx(Counting(), tmp_path / "n.onnx")
     assert not list(tmp_path.iterdir())
 

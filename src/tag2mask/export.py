@@ -36,6 +36,11 @@ TOLERANCE = 1e-4
 
 _OPSET = 18
 
+_REMEDY = (
+    "the network computes with the size of its input in a way that a graph cannot follow; with a ResNet, a DeepLab "
+    "head and one scale it can"
+)
+
 _CHECKED = ((1, 0, 0), (2, 2, 3), (1, 4, 2))
 """Images, rows and columns, in strides but at least `_LEAST` pixels, in which a graph is checked."""
 
@@ -159,8 +164,7 @@ def _trace(graph: _FullSize, path: Path) -> None:
     except Exception as error:  # tracing raises whatever the network's own code leads it to
         reason = " ".join(str(error.__cause__ or error).split())[:300]
         raise Tag2maskError(
-            f"the network cannot be written as ONNX with free sizes ({type(error).__name__}: {reason}); its backbone "
-            "computes with the size of its input in a way that a graph cannot follow. ResNets can be written"
+            f"the network cannot be written as ONNX with free sizes: {_REMEDY} ({type(error).__name__}: {reason})"
         ) from error
 
 
@@ -172,7 +176,9 @@ def _difference(graph: _FullSize, path: Path) -> float:
     """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     worst = 0.0
     for more in _CHECKED:
         images = graph.images(*more)
@@ -181,12 +187,14 @@ def _difference(graph: _FullSize, path: Path) -> float:
         try:
             (found,) = session.run([OUTPUT], {INPUT: images.numpy()})
         except Exception as error:  # onnxruntime has many of its own
-            raise Tag2maskError(f"the graph does not take images of {tuple(images.shape)}: {error}") from error
+            raise Tag2maskError(f"the graph does not take images of {tuple(images.shape)}: {_REMEDY}") from error
         if found.shape != expected.shape:
-            raise Tag2maskError(f"the graph gives {found.shape} for images whose logits are {expected.shape}")
+            raise Tag2maskError(f"the graph gives {found.shape} for logits of {expected.shape}: {_REMEDY}")
         worst = max(worst, float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max())))
     if not worst <= TOLERANCE:
-        raise Tag2maskError(f"the graph's logits are {worst:.1e} from torch's, at most {TOLERANCE} is allowed")
+        raise Tag2maskError(
+            f"the graph's logits are {worst:.1e} from torch's, at most {TOLERANCE} is allowed: {_REMEDY}"
+        )
     return worst
 
 

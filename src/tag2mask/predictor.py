@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from tag2mask.data.decoding import decode, to_rgb
 from tag2mask.data.images import PIXEL_LIMIT, read_image, reduced
 from tag2mask.device import resolve_device
 from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.memory import channels_last
 from tag2mask.networks import checkpoint
 from tag2mask.prediction.multiscale import Block, Grid, Segmenter, mean_logits, sampled
 from tag2mask.prediction.settings import PredictSettings
@@ -93,6 +94,8 @@ class Predictor:
         """Move the network to the device."""
         self.network, self.settings, self.pixel_limit = network, settings or PredictSettings(), pixel_limit
         self.device = resolve_device(device)
+        if isinstance(network, nn.Module):
+            channels_last(network)
         network.to(self.device)
         network.eval()
         self.classes = network.classes
