@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from tag2mask.data.decoding import decode, to_rgb
 from tag2mask.data.images import PIXEL_LIMIT, read_image, reduced
 from tag2mask.device import resolve_device
-from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.errors import UsageError
 from tag2mask.memory import channels_last
-from tag2mask.networks import checkpoint
+from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.prediction.multiscale import Block, Grid, Segmenter, mean_logits, sampled
 from tag2mask.prediction.settings import PredictSettings
 from tag2mask.prediction.tiles import cut
@@ -251,10 +251,7 @@ def load_segmenter(path: Path) -> Segmenter:
     Raises:
         NetworkFileError: it is missing, damaged, or holds something else.
     """
-    reader = getattr(checkpoint, "load_segmentation_network", None)
-    if reader is None:
-        raise Tag2maskError("this version of tag2mask has no segmentation networks")
-    return cast("Segmenter", reader(path))
+    return cast("Segmenter", load_segmentation_network(path))
 
 
 def _enlarged(photo: int, probabilities: Tensor, size: tuple[int, int]) -> Iterator[Block]:

@@ -16,9 +16,8 @@ from tag2mask.pipeline.evaluate import WHOLE
 from tag2mask.pipeline.progress import StageResult, progress_bar
 from tag2mask.pipeline.reading import read_ahead
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.segment import SEGMENTATION_NETWORK
 from tag2mask.pipeline.train import photographs
-from tag2mask.predictor import Predictor
+from tag2mask.predictor import SEGMENT_NETWORK, Predictor
 
 
 def predictions(config: Config, run: RunFolder, console: Console) -> StageResult:
@@ -27,7 +26,7 @@ def predictions(config: Config, run: RunFolder, console: Console) -> StageResult
     Raises:
         UsageError: there is no segmentation network, or the folder holds predictions of other settings.
     """
-    path = run / SEGMENTATION_NETWORK
+    path = run / SEGMENT_NETWORK
     if not path.is_file():
         raise UsageError(f"{path} does not exist; run `tag2mask segment` with the same --out first")
     photos = photographs(config)

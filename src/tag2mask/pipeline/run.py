@@ -17,8 +17,9 @@ from tag2mask.pipeline.refine import refine
 from tag2mask.pipeline.report import report
 from tag2mask.pipeline.run_folder import STAGES, RunFolder
 from tag2mask.pipeline.seeds import seeds
-from tag2mask.pipeline.segment import SEGMENTATION_NETWORK, segment
+from tag2mask.pipeline.segment import segment
 from tag2mask.pipeline.train import NETWORK, photographs, train
+from tag2mask.predictor import SEGMENT_NETWORK
 
 Stage = Callable[[Config, RunFolder, Console], StageResult]
 
@@ -87,7 +88,7 @@ def _plan_refine(config: Config, run: RunFolder, photos: PhotoSet) -> str:
 
 
 def _plan_segment(config: Config, run: RunFolder, photos: PhotoSet) -> str:
-    if (run / SEGMENTATION_NETWORK).is_file():
+    if (run / SEGMENT_NETWORK).is_file():
         return "done already"
     own = config.segment
     return f"{own.total_steps(len(photos.photos))} steps of {own.batch_size} photographs on {own.labels}"

@@ -20,10 +20,10 @@ from tag2mask.pipeline.evaluate import class_ids, with_truth
 from tag2mask.pipeline.progress import StageResult, progress_bar
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.train import photographs, reading_workers
+from tag2mask.predictor import SEGMENT_NETWORK
 from tag2mask.training.engine import check_engine, train_network
 from tag2mask.training.segmentation import segmentation_task
 
-SEGMENTATION_NETWORK = "segment/network.safetensors"
 MASKS = "masks"
 
 
@@ -38,7 +38,7 @@ def segment(config: Config, run: RunFolder, console: Console) -> StageResult:
     labelled = _labelled(config, run, photos)
     run.claim("segment", stage_settings("segment", config, photos))
     result = StageResult("segment", done=1)
-    target = run / SEGMENTATION_NETWORK
+    target = run / SEGMENT_NETWORK
     if target.is_file():
         load_segmentation_network(target, classes=photos.classes)
         return StageResult("segment", skipped=1)
