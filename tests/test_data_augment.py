@@ -1,5 +1,6 @@
 """Augmentation: the photograph, its mask and its CAMs move together, padding is marked, and seeds decide."""
 
+import colorsys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader, Sampler
 
-from tag2mask.data.augment import Geometry, cut, draw_geometry, training_view
+from tag2mask.data.augment import Geometry, cut, draw_geometry, recoloured, training_view
 from tag2mask.data.images import ImageError
 from tag2mask.data.photos import Photo, PhotoSet
 from tag2mask.data.settings import AugmentSettings
@@ -262,3 +263,27 @@ def test_an_unreadable_photograph_is_named_by_a_worker_too(photos: PhotoSet) -> 
 def test_negative_seed_is_refused(photos: PhotoSet) -> None:
     with pytest.raises(UsageError, match="seed should be 0 or more"):
         TrainingSet(photos, AugmentSettings(), seed=-1)
+
+
+def test_colours_move_as_colorsys_says() -> None:
+    generator = np.random.default_rng(0)
+    image = torch.from_numpy(generator.random((3, 6, 7), dtype=np.float32))
+    found = recoloured(image, np.array([30, -9, 7]))
+    for y in range(6):
+        for x in range(7):
+            hue, saturation, value = colorsys.rgb_to_hsv(*(float(c) for c in image[:, y, x]))
+            moved = (
+                (hue + 30 / 180) % 1,
+                min(1, max(0, saturation - 9 / 255)),
+                min(1, max(0, value + 7 / 255)),
+            )
+            assert np.allclose(found[:, y, x], colorsys.hsv_to_rgb(*moved), atol=0.04)
+    assert torch.allclose(recoloured(image, np.zeros(3, dtype=int)), image, atol=0.03)
+
+
+def test_padding_keeps_its_colour() -> None:
+    image = np.full((10, 10, 3), 200, dtype=np.uint8)
+    settings = AugmentSettings(crop=30, long_side=(10, 10), colour=60)
+    view = training_view(image, settings, rng=np.random.default_rng(1), fill=(0.5, 0.25, 0.125))
+    assert torch.allclose(view.image[:, ~view.valid], torch.tensor([0.5, 0.25, 0.125])[:, None])
+    assert not torch.allclose(view.image[:, view.valid], torch.tensor(200 / 255), atol=0.05)

@@ -195,3 +195,42 @@ def test_cells_of_a_sliver_are_those_it_touches() -> None:
 
 def _log(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("stop_at", [None, 2])
+def test_the_mean_of_the_weights(photos: PhotoSet, tmp_path: Path, stop_at: int | None) -> None:
+    """Each step's weights as a run of that length ends with them; their mean by hand; and after an interruption."""
+    ends = [dict(fresh(photos).named_parameters())]
+    plain = replace(SETTINGS, steps=4, power=1e-9)  # a schedule that does not depend on the number of steps
+    plain = replace(plain, consistency_weight=0.0)
+    for steps in (1, 2, 3, 4):
+        network, _ = trained(photos, tmp_path / str(steps), replace(plain, steps=steps))
+        ends.append(dict(network.named_parameters()))
+    settings = replace(plain, average=0.6)
+    if stop_at is not None:
+        with pytest.raises(Interrupted):
+            trained(photos, tmp_path / "mean", settings, stop_at=stop_at)
+    network, _ = trained(photos, tmp_path / "mean", settings)
+    for name, value in network.named_parameters():
+        expected = ends[0][name].double()
+        for end in ends[1:]:
+            expected = 0.6 * expected + 0.4 * end[name].double()
+        assert torch.allclose(value.double(), expected, atol=1e-5), name
+
+
+def test_figures_while_training_are_logged_and_change_nothing(photos: PhotoSet, tmp_path: Path) -> None:
+    seen = []
+
+    def validate(network: torch.nn.Module) -> dict[str, float]:
+        assert not network.training
+        seen.append(1)
+        return {"validation_miou": 0.5}
+
+    expected, _ = trained(photos, tmp_path / "plain")
+    network = fresh(photos)
+    task = replace(pot_task(network, views(photos), SETTINGS, PotSettings()), validate=validate)
+    train_network(task, replace(SETTINGS, validate_every=4), folder=tmp_path / "seen", seed=3, device="cpu")
+    assert len(seen) == 2  # at step 4 and at the end
+    assert [line.get("validation_miou") for line in _log(tmp_path / "seen")] == [None, None, None, 0.5, None, 0.5]
+    for name, value in expected.state_dict().items():
+        assert torch.equal(value, network.state_dict()[name]), name

@@ -129,9 +129,7 @@ def _sections(names: Sequence[str]) -> Sequence[str] | None:
     """The sections of config.yaml that these stages bring up to date; None for all."""
     if "train" not in names:
         return _SECTIONS[names[0]]
-    if "seeds" in names and "edges" in names:
-        return None
-    kept = ("limit", "shard", *(name for name in ("seeds", "edges") if name not in names))
+    kept = ("limit", "shard", *(name for name in ("seeds", "edges", "segment") if name not in names))
     return [field.name for field in fields(Config) if field.name not in kept]
 
 
@@ -140,6 +138,7 @@ _SECTIONS = {
     "cams": ("cams", "pot", "external"),
     "edges": ("edges",),
     "refine": ("refine",),
+    "segment": ("segment", "predict"),
     "evaluate": ("evaluate",),
     "report": ("report",),
 }
@@ -157,7 +156,11 @@ def _stage_to_restart(request: Request, names: Sequence[str]) -> str | None:
         return stage
     if stage not in STAGES:
         raise UsageError(f"--restart should name one of {', '.join(STAGES)}, received '{stage}'")
-    unread = {"seeds": "settings `external`", "edges": "--refine.method irn or irn+crf"}
+    unread = {
+        "seeds": "settings `external`",
+        "edges": "--refine.method irn or irn+crf",
+        "segment": "--segment.enabled true",
+    }
     if request.verb in ("run", "demo"):
         raise UsageError(
             f"--restart {stage}: this run does not read it; it does with {unread.get(stage, 'other settings')}"
@@ -170,6 +173,11 @@ def _stage_to_restart(request: Request, names: Sequence[str]) -> str | None:
 def _one_stage(request: Request) -> int:
     """`train`, `cams`, `edges`, `refine`."""
     return _stages(request, [request.verb])
+
+
+def _segment(request: Request) -> int:
+    """`segment`: the network, and what it says of the splits that are measured."""
+    return _stages(request, ["segment", "predictions"])
 
 
 def _seeds(request: Request) -> int:
@@ -286,6 +294,50 @@ def _tags(request: Request) -> int:
     return _finish(request, [suggest_tags(request.config, place, options["classes"], table, threshold, errors())])
 
 
+def _predict(request: Request) -> int:
+    """`predict`: masks of photographs by a trained segmentation network."""
+    from tag2mask.pipeline import predict
+
+    options = request.options
+    if options["model"] is None:
+        raise UsageError("predict needs --model PATH, a segmentation network or the run that trained it")
+    asked = predict.Request(
+        request.config,
+        options["photos"],
+        Path(options["model"]),
+        overlays=options["overlays"],
+        again=options["again"],
+    )
+    if options["dry_run"]:
+        output().print(asked.plan(), highlight=False, markup=False, soft_wrap=True)
+        return 0
+    return _finish(request, [predict.predict(asked, errors())])
+
+
+def _export(request: Request) -> int:
+    """`export`: a network in the format of other tools."""
+    from tag2mask.export import export_onnx, require_onnx
+    from tag2mask.predictor import load_segmenter, network_file
+
+    options = request.options
+    if options["format"] != "onnx":
+        raise UsageError(f"export knows the format onnx, received '{options['format']}'")
+    if options["model"] is None or request.config.out is None:
+        raise UsageError("export onnx needs --model PATH, a segmentation network, and --out FILE.onnx")
+    model, target = network_file(Path(options["model"])), request.config.out
+    if not model.is_file():
+        raise UsageError(f"--model {model} does not exist; give the .safetensors of a segmentation network")
+    if target.suffix != ".onnx" or target.is_dir():
+        raise UsageError(f"--out {target} should name a file with the suffix .onnx")
+    require_onnx()
+    if options["dry_run"]:
+        output().print(f"would write {model} as {target}", highlight=False, markup=False, soft_wrap=True)
+        return 0
+    result = StageResult("export", done=1)
+    result.notes.append(export_onnx(load_segmenter(model), target).sentence())
+    return _finish(request, [result])
+
+
 VERBS = {
     "tags": Verb(
         "Suggest tags for photographs that have none, for review.",
@@ -315,6 +367,23 @@ VERBS = {
     "cams": Verb("Make class activation maps with the trained network.", _one_stage),
     "edges": Verb("Train the edge network that IRN's random walk follows, on sure labels of the CAMs.", _one_stage),
     "refine": Verb("Make masks from class activation maps.", _one_stage),
+    "segment": Verb("Train a segmentation network on the masks, and predict the splits that are measured.", _segment),
+    "predict": Verb(
+        "Label photographs with a trained segmentation network; needs no tags.",
+        _predict,
+        ("photos", "a folder, an image, or a quoted pattern such as 'photos/**/*.jpg'"),
+        (
+            ("--overlays", "also write each mask over its photograph, as overlays/ID.jpg"),
+            ("--again", "delete the masks that are there and make them all again"),
+        ),
+        (("--model", "PATH", "the network: a .safetensors file, or the folder of the run that trained it"),),
+    ),
+    "export": Verb(
+        "Write a trained segmentation network for other tools.",
+        _export,
+        ("format", "onnx"),
+        values=(("--model", "PATH", "the network: a .safetensors file, or the folder of the run that trained it"),),
+    ),
     "evaluate": Verb(
         "Measure masks or CAMs against ground truth.",
         _evaluate,

@@ -104,7 +104,35 @@ def training_view(
         cams: (K, h, w) in [0, 1] on any grid that spans the photograph.
     """
     height, width = image.shape[:2]
-    return cut(image, draw_geometry((height, width), settings, rng), fill=fill, mask=mask, cams=cams)
+    view = cut(image, draw_geometry((height, width), settings, rng), fill=fill, mask=mask, cams=cams)
+    if not settings.colour:
+        return view
+    shift = rng.integers(-settings.colour, settings.colour + 1, 3)
+    return view._replace(image=torch.where(view.valid, recoloured(view.image, shift), view.image))
+
+
+def recoloured(image: torch.Tensor, shift: npt.NDArray[np.integer]) -> torch.Tensor:
+    """A view in other colours.
+
+    Args:
+        image: float32 (3, H, W), RGB in [0, 1].
+        shift: of hue, in steps of 2 degrees and around the circle; of saturation and value, of 255 and cut off.
+
+    Returns:
+        float32 (3, H, W) in [0, 1].
+
+    Source: the augmentation of HSC_WSSS, whose hue counts to 180; here before the crop is normalised, not before it is
+    cut, which is the same and cheaper.
+    """
+    pixels = Image.fromarray((image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()).convert("HSV")
+    hue, saturation, value = np.moveaxis(np.asarray(pixels).astype(np.int16), 2, 0)
+    bands = (
+        (hue + round(int(shift[0]) * 256 / 180)) % 256,
+        np.clip(saturation + int(shift[1]), 0, 255),
+        np.clip(value + int(shift[2]), 0, 255),
+    )
+    moved = Image.merge("HSV", [Image.fromarray(band.astype(np.uint8)) for band in bands]).convert("RGB")
+    return torch.from_numpy(np.asarray(moved).astype(np.float32) / 255).permute(2, 0, 1).contiguous()
 
 
 def cut(

@@ -1,9 +1,10 @@
 """Class folders: ROOT/CLASS/…, the name of the top folder is the tag. And a folder of photographs without any tags."""
 
 import os
+from glob import has_magic, iglob
 from pathlib import Path
 
-from tag2mask.data.listing import Entry, Listing, walk_files
+from tag2mask.data.listing import Entry, Listing, is_image_name, walk_files
 from tag2mask.data.problems import error, warning
 from tag2mask.data.settings import DataSettings
 from tag2mask.errors import first_five
@@ -66,6 +67,26 @@ def read_untagged(root: Path, *, skip: Path | None = None) -> Listing:
     for name, is_image in _files(listing, skip):
         if is_image:
             listing.entries.append(Entry(_without_suffix(name), root / name, ()))
+    return listing
+
+
+def read_pattern(pattern: Path, *, skip: Path | None = None) -> Listing:
+    """All photographs that a pattern matches, nothing known of their tags; hidden files are passed over.
+
+    Args:
+        pattern: as a shell reads it: `*`, `?`, `[abc]` within a name, `**` for folders below folders. The folder
+            before the first such part is the root that IDs are relative to.
+        skip: a folder whose files do not count.
+    """
+    fixed = next(number for number, part in enumerate(pattern.parts) if has_magic(part))
+    listing = Listing("folders", Path(*pattern.parts[:fixed]))
+    outside = None if skip is None else skip.absolute()
+    for name in sorted(iglob(str(pattern), recursive=True)):  # noqa: PTH207 - a pattern may begin anywhere
+        path = Path(name)
+        hidden = outside is not None and outside in path.absolute().parents
+        if is_image_name(path.name) and path.is_file() and not hidden:
+            identity = _without_suffix(path.relative_to(listing.root).as_posix())
+            listing.entries.append(Entry(identity, path, ()))
     return listing
 
 

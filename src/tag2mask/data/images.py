@@ -21,6 +21,7 @@ __all__ = [
     "palette",
     "read_image",
     "read_mask",
+    "reduced",
     "write_mask",
 ]
 
@@ -97,6 +98,15 @@ def read_mask(
             rule = f"0 is background, 1..{classes} the classes, 255 ignored"
             raise _mask_error(path, "mask-values", f"the values {first_five(wrong)} are no class; {rule}")
     return mask
+
+
+def reduced(image: npt.NDArray[np.uint8], long_side: int | None) -> npt.NDArray[np.uint8]:
+    """A photograph, uint8 (H, W, 3), no longer than ``long_side`` pixels, bicubic; itself where it is not."""
+    longer = max(image.shape[:2])
+    if long_side is None or longer <= long_side:
+        return image
+    height, width = (max(1, round(side * long_side / longer)) for side in image.shape[:2])
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def write_mask(path: Path, mask: npt.NDArray[np.uint8]) -> None:

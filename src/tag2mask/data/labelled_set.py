@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset
 
 from tag2mask.data.augment import IMAGENET_MEAN, training_view
-from tag2mask.data.images import PIXEL_LIMIT, MaskError, read_image, read_mask
+from tag2mask.data.images import PIXEL_LIMIT, ImageError, MaskError, read_image, read_mask
 from tag2mask.data.photos import PhotoSet
 from tag2mask.data.settings import AugmentSettings
 
@@ -36,7 +36,7 @@ class LabelledSet(Dataset[LabelledSample]):
     def __init__(
         self,
         photos: PhotoSet,
-        folder: Path,
+        folder: Path | None,
         settings: AugmentSettings,
         *,
         seed: int,
@@ -47,7 +47,8 @@ class LabelledSet(Dataset[LabelledSample]):
 
         Args:
             photos: the photographs.
-            folder: with the label map ID.png of each, of the photograph's shape, at its size or smaller.
+            folder: with the label map ID.png of each, of the photograph's shape, at its size or smaller; None takes
+                the ground truth of each.
             settings: what a view may look like.
             seed: not negative.
             pixel_limit: an image with more pixels is refused.
@@ -69,7 +70,9 @@ class LabelledSet(Dataset[LabelledSample]):
         draw, index = key
         photo = self.photos.photos[index]
         image = read_image(photo.path, pixel_limit=self.pixel_limit)
-        path = self.folder / f"{photo.id}.png"
+        path = photo.mask if self.folder is None else self.folder / f"{photo.id}.png"
+        if path is None:
+            raise ImageError(f"{photo.id} has no ground truth", kind="missing-mask", reason="no ground truth")
         labels = read_mask(path, classes=len(self.photos.classes))
         scale = max(labels.shape) / max(image.shape[:2])
         if any(abs(own - side * scale) > 1 for own, side in zip(labels.shape, image.shape[:2], strict=True)):

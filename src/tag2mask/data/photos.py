@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from glob import has_magic
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from tag2mask.data.classes import class_problems, did_you_mean, read_classes
-from tag2mask.data.folders import read_folders, read_untagged
+from tag2mask.data.folders import read_folders, read_pattern, read_untagged
 from tag2mask.data.listing import FolderIndex, Listing
 from tag2mask.data.problems import Problem, error, summary, warning
 from tag2mask.data.settings import DataSettings
@@ -115,21 +116,23 @@ def open_photos(settings: DataSettings, *, split: str | None = None) -> PhotoSet
 
 
 def find_photos(root: Path, *, skip: Path | None = None) -> PhotoSet:
-    """All photographs below a folder (or one image), without classes and tags: what prediction needs.
+    """All photographs below a folder (or one image, or all of a pattern), without classes and tags.
 
     Args:
-        root: the folder, or one image.
+        root: the folder, or one image, or a pattern with `*`, `?`, `[abc]` or `**`.
         skip: a folder below it that is not entered, such as the run's own.
 
     Raises:
         UsageError: there is no photograph, or two have one ID.
     """
-    if not root.exists():
+    pattern = not root.exists()
+    if pattern and not has_magic(str(root)):
         raise UsageError(f"{root} does not exist; give a folder with photographs, or one image")
-    listing = read_untagged(root, skip=skip)
+    listing = read_pattern(root, skip=skip) if pattern else read_untagged(root, skip=skip)
     problems = [*listing.problems, *_duplicates(listing)]
     if not listing.entries and not problems:
-        message = "there is no image below it; give a folder with photographs"
+        nothing = "it matches no image" if pattern else "there is no image below it"
+        message = f"{nothing}; give a folder with photographs"
         problems.append(error("no-photographs", str(root), message))
     if problems:
         raise UsageError(summary(problems, None))

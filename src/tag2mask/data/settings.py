@@ -72,12 +72,14 @@ class AugmentSettings:
             photograph is smaller. ``squash``: the whole photograph is resized to crop × crop, whatever its shape.
         long_side: the least and the greatest long side in pixels, both included; read by ``scale`` only.
         flip: mirror left and right with probability one half.
+        colour: hue, saturation and value each move by up to this many of 255 (hue of 180); 0 leaves colours alone.
     """
 
     crop: int = 320
     resize: Resize = "scale"
     long_side: tuple[int, int] = (256, 512)
     flip: bool = True
+    colour: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant.
@@ -92,5 +94,7 @@ class AugmentSettings:
             problems.append(f"crop should be at least 1 pixel, it is {self.crop}")
         if len(self.long_side) != 2 or not 1 <= self.long_side[0] <= self.long_side[-1]:
             problems.append(f"long_side should be two ascending numbers of pixels, it is {self.long_side}")
+        if not 0 <= self.colour <= 90:
+            problems.append(f"colour should lie between 0 and 90, it is {self.colour}")
         if problems:
             raise UsageError(f"augmentation: {'; '.join(problems)}")

@@ -1,22 +1,34 @@
-"""Networks: backbones behind one interface, the POT network on top of them, and the checkpoint writer."""
+"""Networks: backbones behind one interface, the networks on top of them, and the checkpoint writer."""
 
 from tag2mask.networks.backbone import Backbone, Stage, build_backbone
-from tag2mask.networks.checkpoint import NetworkInfo, load_network, read_network_info, save_network
+from tag2mask.networks.checkpoint import (
+    NetworkInfo,
+    load_network,
+    load_segmentation_network,
+    read_network_info,
+    save_network,
+)
 from tag2mask.networks.grids import ceil_grid, reduce_valid
 from tag2mask.networks.pot_network import PotNetwork, PotOutput, build_network
-from tag2mask.networks.settings import NetworkSettings
+from tag2mask.networks.segmentation import ParameterGroups, SegmentationNetwork, build_segmentation_network
+from tag2mask.networks.settings import NetworkSettings, SegmentationNetworkSettings
 
 __all__ = [
     "Backbone",
     "NetworkInfo",
     "NetworkSettings",
+    "ParameterGroups",
     "PotNetwork",
     "PotOutput",
+    "SegmentationNetwork",
+    "SegmentationNetworkSettings",
     "Stage",
     "build_backbone",
     "build_network",
+    "build_segmentation_network",
     "ceil_grid",
     "load_network",
+    "load_segmentation_network",
     "read_network_info",
     "reduce_valid",
     "save_network",

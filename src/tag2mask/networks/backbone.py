@@ -1,4 +1,4 @@
-"""Build a backbone with its weights: a ResNet by name, or a model of `transformers` by folder or name."""
+"""Build a backbone with its weights: a ResNet or WideResNet-38 by name, a model of `transformers` by folder or name."""
 
 from pathlib import Path
 from typing import Any
@@ -6,10 +6,13 @@ from typing import Any
 from tag2mask.errors import UsageError
 from tag2mask.networks.hub import read_model_config, read_normalisation, resolve_folder
 from tag2mask.networks.hub_backbones import build_from_config
-from tag2mask.networks.public_weights import IMAGENET, Notify, fetch, load_weights
+from tag2mask.networks.mxnet_params import read_mxnet_params
+from tag2mask.networks.public_weights import IMAGENET, Notify, fetch, fit_weights, load_weights, read_state
 from tag2mask.networks.resnet import RESNETS, ResNet
+from tag2mask.networks.segformer import SEGFORMERS
 from tag2mask.networks.settings import NetworkSettings
 from tag2mask.networks.stages import Backbone, Colour, Stage
+from tag2mask.networks.wide_resnet import PUBLIC_ADDRESS, PUBLIC_FILE, WIDE_RESNET, WideResNet, from_mxnet
 
 __all__ = ["Backbone", "Stage", "build_backbone", "rebuild_backbone"]
 
@@ -23,7 +26,7 @@ def build_backbone(settings: NetworkSettings, *, dilated: bool = False, notify: 
     Args:
         settings: which backbone and which weights.
         dilated: a ResNet gets dilations in place of the strides that ``output_stride`` takes away, as DeepLab wants
-            it.
+            it. WideResNet-38 always has them.
         notify: told what is downloaded from where and how large it is, before it is; None logs it.
 
     Raises:
@@ -32,6 +35,8 @@ def build_backbone(settings: NetworkSettings, *, dilated: bool = False, notify: 
     """
     if settings.backbone in RESNETS:
         backbone = _resnet(settings, dilated, notify)
+    elif settings.backbone == WIDE_RESNET:
+        backbone = _wide_resnet(settings)
     else:
         backbone = _hub_model(settings, dilated, notify)
     backbone.pretrained = not settings.wants_random
@@ -56,10 +61,14 @@ def rebuild_backbone(architecture: dict[str, Any], settings: NetworkSettings, me
         backbone = ResNet(
             architecture["name"], output_stride=architecture["output_stride"], dilated=bool(architecture["dilated"])
         )
+    elif architecture["kind"] == WIDE_RESNET:
+        backbone = WideResNet(int(architecture["divisor"]))
     elif architecture["kind"] == "transformers":
         backbone = build_from_config(architecture["config"], output_stride=settings.output_stride)
     else:
-        raise UsageError(f"backbones are of the kind resnet or transformers, not {architecture['kind']!r}")
+        raise UsageError(
+            f"backbones are of the kind resnet, {WIDE_RESNET} or transformers, not {architecture['kind']!r}"
+        )
     backbone.mean, backbone.std = mean, std
     backbone.pretrained = not settings.wants_random
     backbone.apply_policy(settings.norm)
@@ -79,14 +88,37 @@ def _resnet(settings: NetworkSettings, dilated: bool, notify: Notify | None) -> 
     return backbone
 
 
+def _wide_resnet(settings: NetworkSettings) -> Backbone:
+    state, path = None, Path(settings.weights).expanduser()
+    if settings.wants_pretrained:
+        raise UsageError(
+            f"network.weights: those of {WIDE_RESNET} are not fetched by name; get {PUBLIC_FILE} as {PUBLIC_ADDRESS} "
+            f"says and give its path: `--network.weights PATH`"
+        )
+    if not settings.wants_random:
+        state = from_mxnet(read_mxnet_params(path)) if path.suffix == ".params" else read_state(path)
+    backbone = WideResNet()
+    if state is not None:
+        fit_weights(backbone, state, path, WIDE_RESNET)
+    return backbone
+
+
 def _hub_model(settings: NetworkSettings, dilated: bool, notify: Notify | None) -> Backbone:
     if dilated:
         raise UsageError(f"network.backbone: only ResNets can be dilated, {settings.backbone} is none")
     if not settings.wants_pretrained and not settings.wants_random:
         raise UsageError(
             f"network.weights: {settings.weights!r} is none of `imagenet` and `none`, and a path is for ResNets alone "
-            f"({', '.join(RESNETS)}); the weights of {settings.backbone} are in its folder: `--network.backbone FOLDER`"
+            f"({', '.join((*RESNETS, WIDE_RESNET))}); the weights of {settings.backbone} are in its folder: "
+            f"`--network.backbone FOLDER`"
         )
+    if settings.backbone in SEGFORMERS:
+        if not settings.wants_random:
+            raise UsageError(
+                f"network.weights: {settings.backbone} by name has random weights (`none`); give a folder or the name "
+                f"of a model on the hub that has others, and mind its licence"
+            )
+        return build_from_config(SEGFORMERS[settings.backbone])
     folder = resolve_folder(settings.backbone, weights=settings.wants_pretrained, notify=notify)
     values = read_model_config(folder)
     backbone = build_from_config(

@@ -20,18 +20,23 @@ from tag2mask.files import atomic_path
 from tag2mask.networks.backbone import rebuild_backbone
 from tag2mask.networks.edge_network import EdgeNetwork
 from tag2mask.networks.pot_network import PotNetwork
-from tag2mask.networks.settings import OUTPUT_STRIDES, NetworkSettings
+from tag2mask.networks.segmentation import SegmentationNetwork
+from tag2mask.networks.settings import OUTPUT_STRIDES, NetworkSettings, SegmentationNetworkSettings
 from tag2mask.networks.stages import Backbone
 
 FORMAT_VERSION = 1
 """Of the metadata; a reader refuses a file with a higher one."""
 
-Kind = Literal["pot", "edges"]
+Kind = Literal["pot", "edges", "segmentation"]
 
-_MADE_BY: dict[Kind, str] = {"pot": "tag2mask train", "edges": "tag2mask edges"}
+_MADE_BY: dict[Kind, str] = {
+    "pot": "tag2mask train",
+    "edges": "tag2mask edges",
+    "segmentation": "tag2mask segment",
+}
 _ENTRY = "tag2mask"
 
-_Network = TypeVar("_Network", PotNetwork, EdgeNetwork)
+_Network = TypeVar("_Network", PotNetwork, EdgeNetwork, SegmentationNetwork)
 
 
 class NetworkFileError(Tag2maskError):
@@ -43,13 +48,16 @@ class NetworkInfo:
     """What a checkpoint says about itself, without its weights.
 
     Attributes:
-        kind: `pot`, the network of tags, or `edges`, the edge network.
+        kind: `pot`, the network of tags, `edges`, the edge network, or `segmentation`, the network of masks.
         classes: C names, without background; class id = index + 1; none for an edge network.
-        settings: the network was built with; for an edge network what its backbone says about itself.
+        settings: the network was built with; for an edge network what its backbone says about itself, for a
+            segmentation network those of its backbone.
         architecture: of the backbone.
         mean: of the input normalisation, RGB in [0, 1].
         std: of the input normalisation.
         edge_levels: the stages that an edge network reads; none for other kinds.
+        segmentation: the settings that a segmentation network was built with; None for other kinds.
+        licence: a note about the weights that a segmentation network began with; empty for other kinds.
         extra: what the writer added.
     """
 
@@ -60,10 +68,14 @@ class NetworkInfo:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     edge_levels: tuple[int, ...] = ()
+    segmentation: SegmentationNetworkSettings | None = None
+    licence: str = ""
     extra: dict[str, str] = field(default_factory=dict)
 
 
-def save_network(path: Path, network: PotNetwork | EdgeNetwork, *, extra: Mapping[str, str] | None = None) -> None:
+def save_network(
+    path: Path, network: PotNetwork | EdgeNetwork | SegmentationNetwork, *, extra: Mapping[str, str] | None = None
+) -> None:
     """Write ``network`` to ``path`` (a `.safetensors`), atomically; the same network gives the same bytes.
 
     Args:
@@ -120,9 +132,7 @@ def load_network(path: Path, *, classes: tuple[str, ...] | None = None) -> PotNe
         NetworkFileError: it is missing, damaged, not a network of ours, or written by a newer version.
         UsageError: it was trained for another class list.
     """
-    info = _info_of_kind(path, "pot")
-    if classes is not None and tuple(classes) != info.classes:
-        raise UsageError(_other_classes(path, info.classes, tuple(classes)))
+    info = _info_of_kind(path, "pot", classes)
     return _restored(path, info, lambda backbone: PotNetwork(backbone, info.classes, info.settings))
 
 
@@ -136,19 +146,46 @@ def load_edge_network(path: Path) -> EdgeNetwork:
     return _restored(path, info, lambda backbone: EdgeNetwork(backbone, info.edge_levels))
 
 
-def _description(network: PotNetwork | EdgeNetwork) -> dict[str, Any]:
+def load_segmentation_network(path: Path, *, classes: tuple[str, ...] | None = None) -> SegmentationNetwork:
+    """The segmentation network in ``path``, on the CPU, in evaluation mode; as `load_network`.
+
+    Args:
+        path: what `save_network` wrote.
+        classes: the class list that it must have; None takes the file's own.
+
+    Raises:
+        NetworkFileError: it is missing, damaged, not a segmentation network of ours, or written by a newer version.
+        UsageError: it was trained for another class list.
+    """
+    info = _info_of_kind(path, "segmentation", classes)
+    settings = info.segmentation or SegmentationNetworkSettings()  # `_parse` has seen to it that there are some
+    network = _restored(path, info, lambda backbone: SegmentationNetwork(backbone, info.classes, settings))
+    network.licence = info.licence
+    return network
+
+
+def _description(network: PotNetwork | EdgeNetwork | SegmentationNetwork) -> dict[str, Any]:
     """What the metadata says of a network, besides its backbone."""
     if isinstance(network, PotNetwork):
         return {"kind": "pot", "classes": list(network.classes), "settings": asdict(network.settings)}
+    if isinstance(network, SegmentationNetwork):
+        return {
+            "kind": "segmentation",
+            "classes": list(network.classes),
+            "settings": asdict(network.settings),
+            "licence": network.licence,
+        }
     stride = network.backbone.stages[-1].stride  # all that building the backbone again takes from settings
     settings = NetworkSettings(output_stride=stride) if stride in OUTPUT_STRIDES else NetworkSettings()
     return {"kind": "edges", "classes": [], "settings": asdict(settings), "edge_levels": list(network.levels)}
 
 
-def _info_of_kind(path: Path, kind: Kind) -> NetworkInfo:
+def _info_of_kind(path: Path, kind: Kind, classes: tuple[str, ...] | None = None) -> NetworkInfo:
     info = read_network_info(path)
     if info.kind != kind:
         raise NetworkFileError(f"{path} holds a network of kind {info.kind!r}; `{_MADE_BY[kind]}` makes what is needed")
+    if classes is not None and tuple(classes) != info.classes:
+        raise UsageError(_other_classes(path, info.classes, tuple(classes)))
     return info
 
 
@@ -190,14 +227,17 @@ def _parse(values: dict[str, Any], path: Path) -> NetworkInfo:
         raise ValueError("classes should be names")
     mean_red, mean_green, mean_blue = (float(value) for value in values["normalisation"]["mean"])
     std_red, std_green, std_blue = (float(value) for value in values["normalisation"]["std"])
+    segmentation = SegmentationNetworkSettings(**values["settings"]) if values["kind"] == "segmentation" else None
     return NetworkInfo(
         values["kind"],
         classes,
-        NetworkSettings(**values["settings"]),
+        segmentation.backbone_settings() if segmentation else NetworkSettings(**values["settings"]),
         dict(values["backbone"]),
         (mean_red, mean_green, mean_blue),
         (std_red, std_green, std_blue),
         tuple(int(level) for level in values.get("edge_levels", ())),
+        segmentation,
+        str(values.get("licence", "")),
         {str(key): str(value) for key, value in values["extra"].items()},
     )
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from tag2mask.errors import UsageError, first_five
 from tag2mask.networks.grids import ceil_grid, to_grid
-from tag2mask.networks.stages import Backbone, Stage, offered
+from tag2mask.networks.stages import Backbone, Stage, normalise, offered
 
 EDGE_STRIDE = 4
 """Pixels a cell of the edges. Source: IRN."""
@@ -94,7 +94,7 @@ class EdgeNetwork(nn.Module):
         Raises:
             UsageError: ``images`` is not (N, 3, H, W).
         """
-        return self._logits(self._normalised(images, valid))
+        return self._logits(normalise(images, valid, self.pixel_mean, self.pixel_std))
 
     @torch.no_grad()
     def mean_logits(self, images: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -114,7 +114,7 @@ class EdgeNetwork(nn.Module):
             UsageError: ``images`` is not (N, 3, H, W).
         Source: IRN, which fills up after mirroring; the alignment is ours.
         """
-        normalised = self._normalised(images, valid)
+        normalised = normalise(images, valid, self.pixel_mean, self.pixel_std)
         rows, columns = ceil_grid((int(images.shape[2]), int(images.shape[3])), EDGE_STRIDE)
         filled = F.pad(normalised, (0, -int(images.shape[3]) % math.lcm(EDGE_STRIDE, *self.branch.strides)))
         pair = torch.cat([filled, filled.flip(3)]).contiguous(memory_format=torch.channels_last)
@@ -130,12 +130,6 @@ class EdgeNetwork(nn.Module):
         super().train(mode)
         self.backbone.eval()
         return self
-
-    def _normalised(self, images: Tensor, valid: Tensor | None) -> Tensor:
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise UsageError(f"images should be (N, 3, H, W), they are {tuple(images.shape)}")
-        normalised = (images - self.pixel_mean) / self.pixel_std
-        return normalised if valid is None else normalised.masked_fill_(valid.logical_not().unsqueeze(1), 0)
 
     def _logits(self, normalised: Tensor) -> Tensor:
         with torch.no_grad():

@@ -15,7 +15,9 @@ from typing import Any
 
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.networks.public_weights import IMAGENET, Notify
+from tag2mask.networks.segformer import SEGFORMERS
 from tag2mask.networks.stages import IMAGENET_MEAN, IMAGENET_STD, Colour
+from tag2mask.networks.wide_resnet import WIDE_RESNET
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -70,10 +72,11 @@ def resolve_folder(
             raise UsageError(
                 f"{setting}: {name!r} is no folder, and no name on the hub (owner/model); give one of these"
             )
-        close = get_close_matches(name, IMAGENET, n=2)
+        known = (*IMAGENET, WIDE_RESNET, *SEGFORMERS)
+        close = get_close_matches(name, known, n=2)
         offer = f"did you mean {' or '.join(close)}? " if close else ""
         raise UsageError(
-            f"{setting}: {name!r} is none of {', '.join(IMAGENET)}, no folder, and no name on the hub "
+            f"{setting}: {name!r} is none of {', '.join(known)}, no folder, and no name on the hub "
             f"(owner/model); {offer}give one of these"
         )
     return _cached(name, weights, also) or _download(name, weights, setting, also, notify or logger.warning)

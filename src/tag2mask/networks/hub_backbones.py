@@ -1,7 +1,8 @@
 """Backbones that `transformers` provides, behind the interface of `Backbone`.
 
-Three kinds: MobileNetV2, plain vision transformers, and whatever has a backbone class of its own there (ConvNeXt,
-Swin, ResNet, …). `transformers` is imported when one of them is built, since its import takes seconds.
+Four kinds: MobileNetV2, plain vision transformers, the encoder of SegFormer, and whatever has a backbone class of its
+own there (ConvNeXt, Swin, ResNet, …). `transformers` is imported when one of them is built, since its import takes
+seconds.
 """
 
 from pathlib import Path
@@ -196,6 +197,28 @@ class StagedBackbone(_Probed):
         return list(self.model(images).feature_maps)
 
 
+class SegformerEncoder(_Probed):
+    """The encoder of a SegFormer: its four stages, each after its norm.
+
+    Images are padded to what all stages and the reduced keys and values of their attention divide, 32 pixels.
+
+    Args:
+        model: a `transformers.SegformerModel`.
+    """
+
+    def __init__(self, model: Any) -> None:
+        """Take over ``model`` and measure it."""
+        super().__init__(model)
+        self.multiple = 1  # the probe needs no padding
+        self._measure([f"stage{index + 1}" for index in range(model.config.num_encoder_blocks)])
+        ratios = model.config.sr_ratios
+        self.multiple = max(stage.stride * ratio for stage, ratio in zip(self.stages, ratios, strict=True))
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """See `_Probed.maps`."""
+        return list(self.model(images, output_hidden_states=True).hidden_states)
+
+
 def build_from_config(values: dict[str, Any], *, folder: Path | None = None, output_stride: int = 16) -> Backbone:
     """A backbone from a `transformers` configuration.
 
@@ -212,14 +235,20 @@ def build_from_config(values: dict[str, Any], *, folder: Path | None = None, out
 
     model_type = values["model_type"]
     staged = set(modeling_auto.MODEL_FOR_BACKBONE_MAPPING_NAMES) - {"timm_backbone"}
-    if model_type not in {"mobilenet_v2", *PLAIN_TRANSFORMERS, *staged}:
-        supported = ", ".join(sorted({"mobilenet_v2", *PLAIN_TRANSFORMERS, *staged}))
-        raise UsageError(f"network.backbone: the model type {model_type!r} is not supported; supported are {supported}")
+    supported = {"mobilenet_v2", "segformer", *PLAIN_TRANSFORMERS, *staged}
+    if model_type not in supported:
+        raise UsageError(
+            f"network.backbone: the model type {model_type!r} is not supported; supported are "
+            f"{', '.join(sorted(supported))}"
+        )
     try:
         config = CONFIG_MAPPING[model_type].from_dict(clean_config(values))
         if model_type == "mobilenet_v2":
             config.output_stride = output_stride
             return MobileNetV2(_model(MODEL_MAPPING[type(config)], config, folder))
+        if model_type == "segformer":
+            config.reshape_last_stage = True
+            return SegformerEncoder(_model(MODEL_MAPPING[type(config)], config, folder))
         if model_type in PLAIN_TRANSFORMERS:
             return PlainTransformer(_model(MODEL_MAPPING[type(config)], config, folder))
         names = [name for name in config.stage_names if name != "stem"]

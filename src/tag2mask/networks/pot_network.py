@@ -14,7 +14,7 @@ from tag2mask.networks.backbone import build_backbone
 from tag2mask.networks.grids import ceil_grid, photograph_cells, to_grid
 from tag2mask.networks.public_weights import Notify
 from tag2mask.networks.settings import FINEST_FEATURE_STRIDE, NetworkSettings
-from tag2mask.networks.stages import Backbone, Stage
+from tag2mask.networks.stages import Backbone, Stage, normalise
 
 __all__ = ["PotNetwork", "PotOutput", "build_network"]
 
@@ -64,7 +64,7 @@ class PotNetwork(nn.Module):
     def __init__(self, backbone: Backbone, classes: tuple[str, ...], settings: NetworkSettings) -> None:
         """A new classifier, and new projections if the settings want them, from torch's global generator."""
         super().__init__()
-        _check_classes(classes)
+        check_classes(classes)
         self.backbone, self.classes, self.settings = backbone, tuple(classes), settings
         self.levels = _levels(backbone, settings)
         stages = [backbone.stages[level] for level in self.levels]
@@ -94,12 +94,7 @@ class PotNetwork(nn.Module):
         Raises:
             UsageError: ``images`` is not (N, 3, H, W).
         """
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise UsageError(f"images should be (N, 3, H, W), they are {tuple(images.shape)}")
-        normalised = (images - self.pixel_mean) / self.pixel_std
-        if valid is not None:
-            # Padding takes the mean colour, whatever it was, so that what it holds cannot matter.
-            normalised = normalised.masked_fill_(valid.logical_not().unsqueeze(1), 0)
+        normalised = normalise(images, valid, self.pixel_mean, self.pixel_std)
         maps = self.backbone(normalised)
         raw = self.classifier(maps[-1]).float()  # (N, C, h', w')
         stride = self.backbone.stages[-1].stride
@@ -153,7 +148,8 @@ def build_network(
         return PotNetwork(build_backbone(settings, notify=notify), classes, settings)
 
 
-def _check_classes(classes: tuple[str, ...]) -> None:
+def check_classes(classes: tuple[str, ...]) -> None:
+    """Raise a `UsageError` unless there are 1 to 254 classes and no two of one name."""
     if not classes or len(classes) > MAXIMUM_CLASSES:
         raise UsageError(f"a network needs 1 to {MAXIMUM_CLASSES} classes, {len(classes)} were given")
     double = [name for name in dict.fromkeys(classes) if classes.count(name) > 1]

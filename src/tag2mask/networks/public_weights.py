@@ -4,7 +4,7 @@ import hashlib
 import logging
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,8 @@ ADDRESS = "https://download.pytorch.org/models/"
 
 Notify = Callable[[str], None]
 """What is told to the user before a download: one line of text."""
+
+_CLASSIFIERS = ("fc.", "fc8.", "linear1000.")
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +114,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(network: nn.Module, path: Path, name: str) -> None:
-    """Load an ImageNet checkpoint into a ResNet; a classifier `fc` in the file is left out.
+    """Load an ImageNet checkpoint into a ResNet; a classifier in the file is left out.
 
     Args:
         network: takes the weights.
@@ -122,7 +124,22 @@ def load_weights(network: nn.Module, path: Path, name: str) -> None:
     Raises:
         UsageError: the file is no checkpoint of this network; missing, unexpected and misshapen tensors are named.
     """
-    state = {key: value for key, value in read_state(path).items() if not key.startswith("fc.")}
+    fit_weights(network, read_state(path), path, name)
+
+
+def fit_weights(network: nn.Module, state: Mapping[str, Tensor], path: Path, name: str) -> None:
+    """Load tensors into a network without classifier; a classifier (`fc…`, `linear1000`) among them is left out.
+
+    Args:
+        network: takes the weights.
+        state: tensors by the network's own names.
+        path: where they were read, for the message.
+        name: of the network, for the message.
+
+    Raises:
+        UsageError: they are not this network's; missing, unexpected and misshapen tensors are named.
+    """
+    state = {key: value for key, value in state.items() if not key.startswith(_CLASSIFIERS)}
     own = network.state_dict()
     # Checkpoints older than torch 0.4 do not count batches, and nothing here reads the count.
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]

@@ -8,7 +8,7 @@ from tag2mask.data.photos import PhotoSet
 from tag2mask.device import resolve_device
 from tag2mask.pipeline.config import Config, absolute, plain
 
-_WITHOUT_EFFECT = ("checkpoint_every", "log_every")
+_WITHOUT_EFFECT = ("checkpoint_every", "log_every", "validate_every")
 """Settings of training that its result does not depend on."""
 
 
@@ -43,6 +43,10 @@ def stage_settings(name: str, config: Config, photos: PhotoSet) -> dict[str, Any
         return _edge_settings(config, photos)
     if name == "refine":
         return _refine_settings(config)
+    if name == "segment":
+        return _segment_settings(config, photos)
+    if name == "predictions":
+        return {"predict": {key: value for key, value in plain(config.predict).items() if key != "batch_size"}}
     return {name: plain(getattr(config, name))}
 
 
@@ -94,3 +98,21 @@ def _refine_settings(config: Config) -> dict[str, Any]:
         walk.pop("background_level")
     read = {"refine": {key: value for key, value in refine.items() if key not in unread}}
     return read | ({"walk": walk} if settings.walks else {})
+
+
+def _segment_settings(config: Config, photos: PhotoSet) -> dict[str, Any]:
+    """Those of training on masks, or on the truth."""
+    unread = {*_WITHOUT_EFFECT, "enabled"}
+    if config.segment.steps is not None:
+        unread.add("epochs")
+    if config.segment.optimizer != "sgd":
+        unread.add("momentum")
+    own = {key: value for key, value in plain(config.segment).items() if key not in unread}
+    masks: dict[str, Any] = {"masks": {}} if config.segment.labels == "masks" else {}
+    return {
+        "classes": list(photos.classes),
+        "seed": config.seed,
+        "limit": config.limit,
+        "data": {"split": config.data.split},
+        "segment": own,
+    } | masks

@@ -15,10 +15,11 @@ from tag2mask.evaluate.sweep import DEFAULT_THRESHOLDS
 from tag2mask.networks.settings import NetworkSettings
 from tag2mask.pot import PotSettings
 from tag2mask.pot.external import ExternalSettings
+from tag2mask.prediction.settings import PredictSettings
 from tag2mask.refine.settings import RefineSettings
 from tag2mask.report.settings import ReportSettings
 from tag2mask.scenes.settings import SceneSettings
-from tag2mask.training.settings import EdgeSettings, TrainSettings
+from tag2mask.training.settings import EdgeSettings, SegmentSettings, TrainSettings
 
 USUAL_KINDS: tuple[CamKind, ...] = ("classifier", "prototype", "pot")
 
@@ -104,8 +105,8 @@ class Config:
         seed: of every draw.
         workers: processes or threads that read photographs; null leaves one core to the network.
         limit: only the first so many photographs of the split; null takes all.
-        shard: `i/n` takes every n-th batch of photographs from the i-th on, counted from 1, in `seeds`, `cams` and
-            `refine`, and for the labels of `edges`.
+        shard: `i/n` takes every n-th batch of photographs from the i-th on, counted from 1, in `seeds`, `cams`,
+            `refine` and `predict`, and for the labels of `edges`.
         data: the photographs.
         seeds: base CAMs from CLIP.
         network: the network.
@@ -115,6 +116,8 @@ class Config:
         cams: CAMs.
         edges: the edge network that IRN's random walk follows, and the labels that it learns from.
         refine: masks.
+        segment: the segmentation network that learns from them.
+        predict: masks by a segmentation network.
         evaluate: figures.
         report: the page.
         scenes: the generated photographs of `demo`.
@@ -135,6 +138,8 @@ class Config:
     cams: CamSettings = field(default_factory=CamSettings)
     edges: EdgeSettings = field(default_factory=EdgeSettings)
     refine: RefineSettings = field(default_factory=RefineSettings)
+    segment: SegmentSettings = field(default_factory=SegmentSettings)
+    predict: PredictSettings = field(default_factory=PredictSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
     scenes: SceneSettings = field(default_factory=SceneSettings)
@@ -206,7 +211,15 @@ def absolute(config: Config) -> Config:
         backbone=_anchored_name(config.edges.backbone),
         weights=_anchored_name(config.edges.weights) or "",
     )
-    return replace(config, out=anchored(config.out), data=data, network=network, seeds=seeds, edges=edges)
+    segmenter = replace(
+        config.segment.network,
+        backbone=_anchored_name(config.segment.network.backbone) or "",
+        weights=_anchored_name(config.segment.network.weights) or "",
+    )
+    segment = replace(config.segment, network=segmenter)
+    return replace(
+        config, out=anchored(config.out), data=data, network=network, seeds=seeds, edges=edges, segment=segment
+    )
 
 
 def _anchored_name(value: str | None) -> str | None:

@@ -40,6 +40,8 @@ def evaluate(config: Config, run: RunFolder, console: Console) -> StageResult:
             _measure(config, run / "cams" / kind, photos, ("cams", name, kind), result, console)
         method = str(run.setting("refine", "refine.method") or config.refine.method)  # of the masks that are there
         _measure(config, run / "masks", photos, ("refine", name, method), result, console)
+        if (run / "predictions" / name).is_dir():
+            _measure(config, run / "predictions" / name, photos, ("segment", name, "predictions"), result, console)
     run.merge_metrics(result.figures)
     return result
 
@@ -80,7 +82,7 @@ def _measure(
     config: Config, folder: Path, photos: PhotoSet, place: tuple[str, str, str], result: StageResult, console: Console
 ) -> None:
     """Add the figures of one folder of the run, over the photographs that have a file there."""
-    suffix = ".png" if place[0] == "refine" else ".npz"
+    suffix = ".png" if place[0] in ("refine", "segment") else ".npz"
     made = tuple(photo for photo in photos.photos if (folder / f"{photo.id}{suffix}").is_file())
     if not made:
         result.notes.append(f"{folder.name}: no file of split '{place[1]}', so nothing to measure")

@@ -4,13 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from tag2mask.cam_files import CamFile, read_cam
-from tag2mask.data.images import read_image
+from tag2mask.data.images import read_image, reduced
 from tag2mask.data.photos import Photo
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.files import is_newer
@@ -86,7 +84,7 @@ def read_refinables(
                 f"{cams / photo.id}.npz is for {cam.size[1]} × {cam.size[0]} pixels, the photograph has "
                 f"{image.shape[1]} × {image.shape[0]}; delete it and do its stage again"
             )
-        return Refinable(photo, torch.from_numpy(_reduced(image, config.refine.long_side)), _maps(cam, photo), cam.size)
+        return Refinable(photo, torch.from_numpy(reduced(image, config.refine.long_side)), _maps(cam, photo), cam.size)
 
     for batch, answers in zip(batches, read_ahead(batches, read, config), strict=True):
         result.failed.update(
@@ -101,15 +99,6 @@ def _maps(cam: CamFile, photo: Photo) -> ClassMaps:
     """The CAMs of the classes that the photograph may hold: tags always bound the labels."""
     kept = [slot for slot, class_id in enumerate(cam.ids.tolist()) if class_id in (0, *photo.tags)]
     return ClassMaps(torch.from_numpy(cam.ids[kept]).byte(), torch.from_numpy(cam.cams[kept]).float())
-
-
-def _reduced(image: np.ndarray, long_side: int | None) -> np.ndarray:
-    """A photograph, no longer than ``long_side``."""
-    longer = max(image.shape[:2])
-    if long_side is None or longer <= long_side:
-        return image
-    height, width = (max(1, round(side * long_side / longer)) for side in image.shape[:2])
-    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def _on(device: torch.device, found: Refinable) -> Refinable:

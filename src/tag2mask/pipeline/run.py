@@ -11,12 +11,15 @@ from tag2mask.pipeline.cams import cams
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.edges import EDGE_NETWORK, LABELS, edges
 from tag2mask.pipeline.evaluate import WHOLE, evaluate, with_truth
+from tag2mask.pipeline.predictions import predictions
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.refine import refine
 from tag2mask.pipeline.report import report
 from tag2mask.pipeline.run_folder import STAGES, RunFolder
 from tag2mask.pipeline.seeds import seeds
+from tag2mask.pipeline.segment import segment
 from tag2mask.pipeline.train import NETWORK, photographs, train
+from tag2mask.predictor import SEGMENT_NETWORK
 
 Stage = Callable[[Config, RunFolder, Console], StageResult]
 
@@ -26,6 +29,8 @@ STAGE_FUNCTIONS: dict[str, Stage] = {
     "cams": cams,
     "edges": edges,
     "refine": refine,
+    "segment": segment,
+    "predictions": predictions,
     "evaluate": evaluate,
     "report": report,
 }
@@ -33,9 +38,10 @@ STAGE_FUNCTIONS: dict[str, Stage] = {
 
 
 def stages_of(config: Config) -> list[str]:
-    """The stages that `run` does: `seeds` and `edges` only where something reads them."""
-    unread = {"seeds": not config.external.used, "edges": not config.refine.walks}
-    return [name for name in STAGES if not unread.get(name)]
+    """The stages that `run` does: `seeds` and `edges` where something reads them, `segment` where it is asked for."""
+    left_out = {"seeds": not config.external.used, "edges": not config.refine.walks}
+    left_out |= {"segment": not config.segment.enabled, "predictions": not config.segment.enabled}
+    return [name for name in STAGES if not left_out.get(name)]
 
 
 def plan(config: Config, run: RunFolder, stages: Sequence[str]) -> list[str]:
@@ -81,6 +87,23 @@ def _plan_refine(config: Config, run: RunFolder, photos: PhotoSet) -> str:
     return f"{lacking} masks to write by {config.refine.method} of {config.refine.cams}"
 
 
+def _plan_segment(config: Config, run: RunFolder, photos: PhotoSet) -> str:
+    if (run / SEGMENT_NETWORK).is_file():
+        return "done already"
+    own = config.segment
+    return f"{own.total_steps(len(photos.photos))} steps of {own.batch_size} photographs on {own.labels}"
+
+
+def _plan_predictions(config: Config, run: RunFolder, photos: PhotoSet) -> str:
+    splits = config.evaluate.split_names(config.data.split)
+    lacking = sum(
+        not (run / f"predictions/{split or WHOLE}/{photo.id}.png").is_file()
+        for split in splits
+        for photo in photographs(config, split).photos
+    )
+    return f"{lacking} photographs to predict"
+
+
 def _plan_evaluate(config: Config, run: RunFolder, photos: PhotoSet) -> str:
     splits = config.evaluate.split_names(config.data.split)
     counts = [f"{split or WHOLE} ({len(with_truth(photographs(config, split)).photos)} with truth)" for split in splits]
@@ -97,6 +120,8 @@ _PLANS: dict[str, Callable[[Config, RunFolder, PhotoSet], str]] = {
     "cams": _plan_cams,
     "edges": _plan_edges,
     "refine": _plan_refine,
+    "segment": _plan_segment,
+    "predictions": _plan_predictions,
     "evaluate": _plan_evaluate,
     "report": _plan_report,
 }

@@ -49,8 +49,10 @@ STAGES = {
         StageFiles("cams", "cams", ("cams",), ("train",), version=2, reads_for={"seeds": "external"}),
         StageFiles("edges", "edges", ("edges",), ("cams",)),
         StageFiles("refine", "refine", ("refine", "masks"), ("cams",), version=2, reads_for={"edges": "walk"}),
-        StageFiles("evaluate", ".", ("metrics.json",), ("seeds", "cams", "refine"), remade=True),
-        StageFiles("report", ".", ("report.html",), ("train", "cams", "refine", "evaluate"), remade=True),
+        StageFiles("segment", "segment", ("segment",), (), reads_for={"refine": "masks"}),
+        StageFiles("predictions", "predictions", ("predictions",), ("segment",)),
+        StageFiles("evaluate", ".", ("metrics.json",), ("seeds", "cams", "refine", "predictions"), remade=True),
+        StageFiles("report", ".", ("report.html",), ("train", "cams", "refine", "segment", "evaluate"), remade=True),
     )
 }
 """The stages in the order in which `run` does them."""

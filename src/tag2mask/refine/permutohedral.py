@@ -97,7 +97,7 @@ def build_lattice(points: Tensor, owners: Tensor | None = None) -> Lattice:
 
 def _assembled(keys: Tensor, weights: Tensor, steps: Tensor) -> Lattice:
     """Number the vertices by their keys and find their neighbours."""
-    found, order = keys.flatten().sort()
+    found, order = keys.flatten().sort(stable=True)
     new = torch.cat([found.new_ones(1, dtype=torch.bool), found[1:] != found[:-1]])
     offsets = new.nonzero().squeeze(1)
     vertices, count = found[offsets], len(offsets)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from tag2mask.data.labelled_set import LabelledSet
 from tag2mask.networks.edge_network import EdgeNetwork
 from tag2mask.refine.affinity_loss import AffinityLoss, affinity_loss, reduced_labels
-from tag2mask.training.engine import Task
+from tag2mask.training.engine import Group, Task
 from tag2mask.training.settings import EdgeSettings
 
 
@@ -25,4 +25,4 @@ def edge_task(network: EdgeNetwork, samples: LabelledSet, settings: EdgeSettings
         labels = reduced_labels(batch["labels"], (logits.shape[1], logits.shape[2]))
         return affinity_loss(logits, labels, radius=settings.radius)
 
-    return Task("edges", network, samples, ((network.branch_parameters(), 1.0),), losses)
+    return Task("edges", network, samples, (Group(network.branch_parameters()),), losses)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from signal import SIG_IGN, SIGINT, SIGTERM, signal
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -45,6 +45,20 @@ class Losses(Protocol):
         ...
 
 
+class Group(NamedTuple):
+    """Parameters that train alike.
+
+    Attributes:
+        parameters: those of them that train.
+        factor: their learning rate, as a multiple of the settings'.
+        decay: whether they decay.
+    """
+
+    parameters: list[nn.Parameter]
+    factor: float = 1.0
+    decay: bool = True
+
+
 @dataclass(frozen=True)
 class Task:
     """What is trained, and towards what.
@@ -53,18 +67,20 @@ class Task:
         stage: the stage that trains it, for messages.
         network: with its parameters.
         samples: tensors by name, stacked over a batch; of these `image` is a must.
-        groups: parameters, and the learning rate of each group as a multiple of the settings'.
+        groups: what trains.
         losses: from the network as it is wrapped for its device, a batch on that device, and the share of the steps
             already done, to a `Losses`.
         may_lack_gradients: whether some step leaves a trainable parameter without a gradient.
+        validate: figures of the network as it stands, for the log; it is in evaluation mode meanwhile. None without.
     """
 
     stage: str
     network: nn.Module
     samples: Samples
-    groups: tuple[tuple[list[nn.Parameter], float], ...]
+    groups: tuple[Group, ...]
     losses: Callable[[nn.Module, Mapping[str, Tensor], float], Losses]
     may_lack_gradients: bool = False
+    validate: Callable[[nn.Module], Mapping[str, float]] | None = None
 
 
 @dataclass
@@ -134,7 +150,8 @@ def train_network(
     optimizer = _optimizer(task, settings)
     channels_last(network).train()  # faster convolutions, on CPUs by a third
     state_path = folder / "state.pt"
-    step = _resume(state_path, network, optimizer, accelerator) if state_path.is_file() else 0
+    average = _Average(network, settings.average)
+    step = _resume(state_path, network, optimizer, average, accelerator) if state_path.is_file() else 0
     network, optimizer = accelerator.prepare(network, optimizer)
     loader = _loader(task.samples, settings, seed, (step, total), workers, accelerator)
     log = TrainingLog(folder / "log.jsonl", step=step)
@@ -150,22 +167,67 @@ def train_network(
             losses = _step(task, network, optimizer, accelerator, batch, settings, step / total)
             step += 1
             meter.add(losses)
+            average.follow(accelerator.unwrap_model(network))
             last = step == total
-            if last or step % settings.log_every == 0:
-                values = {"step": step, "learning_rate": optimizer.param_groups[0]["lr"], **meter.read(step)}
+            figures = _validated(task, accelerator.unwrap_model(network), settings, step, last=last)
+            if last or step % settings.log_every == 0 or figures:
+                values = {"step": step, "learning_rate": optimizer.param_groups[0]["lr"], **meter.read(step), **figures}
                 if accelerator.is_main_process:
                     log.append(values)
                 on_step(step, total, values)
             if stop.received or last or step % settings.checkpoint_every == 0:
                 meter.check(step)
                 if accelerator.is_main_process:
-                    save_state(state_path, _state(accelerator.unwrap_model(network), optimizer, accelerator, step))
+                    state = _state(accelerator.unwrap_model(network), optimizer, average, accelerator, step)
+                    save_state(state_path, state)
             if stop.received and not last:
                 raise Interrupted(
                     f"stopped at step {step} of {total}; the state is saved, the same command goes on from there"
                 )
     trained.steps = step
+    average.take_over(task.network)
     return trained
+
+
+class _Average:
+    """The mean of the weights over the last steps, each step counting (1 − decay) · decay^age; nothing without a decay.
+
+    In double precision: with a decay near 1 the changes are small beside the weights.
+    """
+
+    def __init__(self, network: nn.Module, decay: float | None) -> None:
+        self.decay = decay
+        self.weights = {} if decay is None else {name: value.double() for name, value in self._followed(network)}
+
+    @staticmethod
+    def _followed(network: nn.Module) -> list[tuple[str, Tensor]]:
+        """Weights that train, and running statistics."""
+        training = {name for name, value in network.named_parameters() if value.requires_grad}
+        running = {name for name, value in network.named_buffers() if value.is_floating_point()}
+        state = network.state_dict()
+        return [(name, value.detach()) for name, value in state.items() if name in training or name in running]
+
+    def follow(self, network: nn.Module) -> None:
+        """Take in the weights after a step."""
+        if self.decay is not None:
+            for name, value in self._followed(network):
+                self.weights[name] = self.weights[name].to(value.device).lerp_(value.double(), 1 - self.decay)
+
+    def take_over(self, network: nn.Module) -> None:
+        """Give the network the mean weights."""
+        state = network.state_dict()
+        network.load_state_dict(state | {name: value.to(state[name]) for name, value in self.weights.items()})
+
+
+def _validated(task: Task, network: nn.Module, settings: LoopSettings, step: int, *, last: bool) -> Mapping[str, float]:
+    """The figures of the network where it is time for them."""
+    every = settings.validate_every
+    if task.validate is None or every is None or not (last or step % every == 0):
+        return {}
+    network.eval()
+    figures = task.validate(network)
+    network.train()
+    return figures
 
 
 def check_engine(stage: str, settings: LoopSettings, device: Literal["auto", "cpu", "cuda"]) -> None:
@@ -197,11 +259,19 @@ def _accelerator(task: Task, settings: LoopSettings, device: Literal["auto", "cp
 
 def _optimizer(task: Task, settings: LoopSettings) -> torch.optim.Optimizer:
     """The optimiser over the groups of the task, each with its learning rate."""
-    rates = [(parameters, settings.learning_rate * factor) for parameters, factor in task.groups if parameters]
-    groups = [{"params": parameters, "lr": rate, "initial": rate} for parameters, rate in rates]
+    groups = [
+        {
+            "params": group.parameters,
+            "lr": settings.learning_rate * group.factor,
+            "initial": settings.learning_rate * group.factor,
+            "weight_decay": settings.weight_decay if group.decay else 0.0,
+        }
+        for group in task.groups
+        if group.parameters
+    ]
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=settings.momentum, weight_decay=settings.weight_decay)
-    return torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+        return torch.optim.SGD(groups, momentum=settings.momentum)
+    return torch.optim.AdamW(groups)
 
 
 def _loader(
@@ -276,7 +346,9 @@ def _step(
     return losses
 
 
-def _state(network: nn.Module, optimizer: Any, accelerator: Accelerator, step: int) -> dict[str, Any]:
+def _state(
+    network: nn.Module, optimizer: Any, average: _Average, accelerator: Accelerator, step: int
+) -> dict[str, Any]:
     """All that a resumed run needs."""
     scaler = accelerator.scaler
     return {
@@ -284,10 +356,13 @@ def _state(network: nn.Module, optimizer: Any, accelerator: Accelerator, step: i
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict() if scaler is not None else None,
+        "average": average.weights,
     }
 
 
-def _resume(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator) -> int:
+def _resume(
+    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, average: _Average, accelerator: Accelerator
+) -> int:
     """Take up the state in ``path``; return its step."""
     state = load_state(path)
     network.load_state_dict(state["network"])
@@ -295,6 +370,7 @@ def _resume(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, ac
     optimizer.load_state_dict(state["optimizer"])
     if accelerator.scaler is not None and state["scaler"] is not None:
         accelerator.scaler.load_state_dict(state["scaler"])
+    average.weights = state.get("average", {})
     return int(state["step"])
 
 

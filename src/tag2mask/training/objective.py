@@ -14,7 +14,7 @@ from tag2mask.networks.grids import photograph_cells
 from tag2mask.networks.pot_network import PotNetwork, PotOutput
 from tag2mask.pot import PotSettings, consistency_loss, normalised_cams, transport_cams
 from tag2mask.pot.external import ExternalSettings, base_cams, external_loss, external_target, suppressed
-from tag2mask.training.engine import Task
+from tag2mask.training.engine import Group, Task
 from tag2mask.training.settings import TrainSettings
 
 
@@ -114,6 +114,6 @@ def pot_task(
             use=external,
         )
 
-    groups = ((network.backbone_parameters(), 1.0), (network.head_parameters(), settings.head_factor))
+    groups = (Group(network.backbone_parameters()), Group(network.head_parameters(), settings.head_factor))
     # The side projections have no gradient while the consistency loss is off.
     return Task("train", network, samples, groups, losses, may_lack_gradients=True)

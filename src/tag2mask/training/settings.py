@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 from tag2mask.data.settings import AugmentSettings
 from tag2mask.errors import UsageError
+from tag2mask.networks.settings import SegmentationNetworkSettings
 from tag2mask.pot.loss import StopGradient
 from tag2mask.refine.affinity_loss import RADIUS
 from tag2mask.refine.settings import SureSettings
@@ -25,6 +26,9 @@ class LoopSettings:
         power: exponent of the schedule.
         clip: largest norm of the gradient; null does not clip.
         precision: `fp32`, `bf16`, `fp16`, or `auto`: bf16 on a GPU that has it, fp32 elsewhere.
+        average: the network ends with the mean of its weights over the steps, each counting this much of the next
+            (0.999: some thousand steps); null ends with the last weights.
+        validate_every: steps between two measurements on photographs with masks, where the stage has such; null: none.
         checkpoint_every: steps between two saved states.
         log_every: steps between two lines of log.jsonl.
         augment: how a photograph becomes a training view.
@@ -40,6 +44,8 @@ class LoopSettings:
     power: float = 0.9
     clip: float | None = 1.0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    average: float | None = None
+    validate_every: int | None = None
     checkpoint_every: int = 200
     log_every: int = 10
     augment: AugmentSettings = field(default_factory=AugmentSettings)
@@ -62,6 +68,10 @@ class LoopSettings:
         problems = [f"{name} should be at least {low}" for name, low in least.items() if getattr(self, name) < low]
         if self.steps is not None and self.steps < 1:
             problems.append("steps should be at least 1")
+        if self.average is not None and not 0 < self.average < 1:
+            problems.append("average should lie between 0 and 1; null ends with the last weights")
+        if self.validate_every is not None and self.validate_every < 1:
+            problems.append("validate_every should be at least 1; null never measures")
         problems += [f"{name} should be above 0" for name in ("epochs", "learning_rate") if not getattr(self, name) > 0]
         if self.clip is not None and not self.clip > 0:
             problems.append("clip should be above 0; null switches clipping off")
@@ -137,3 +147,38 @@ class EdgeSettings(LoopSettings):
         if self.radius < 2:
             problems.append("radius should be at least 2")
         return problems
+
+
+@dataclass
+class SegmentSettings(LoopSettings):
+    """How the segmentation network is trained: as `LoopSettings`, and by these.
+
+    Attributes:
+        enabled: whether `run` trains it; the verb `segment` always does.
+        network: which network.
+        labels: what it learns from: `masks`, the run's own, or `truth`, ground truth, for comparison.
+        head_factor: the learning rate of the head, as a multiple of the backbone's.
+        bias_factor: the learning rate of biases, as a multiple of that of weights; biases and norms do not decay.
+
+    Source: 10 photographs a step, the crop, sizes, optimiser and factors of the DeepLabV2 of HSC_WSSS.
+    """
+
+    epochs: float = 20.0
+    batch_size: int = 10
+    optimizer: Literal["adamw", "sgd"] = "sgd"
+    learning_rate: float = 1e-3
+    weight_decay: float = 5e-4
+    clip: float | None = None
+    augment: AugmentSettings = field(default_factory=lambda: AugmentSettings(crop=448, long_side=(250, 750), colour=10))
+    enabled: bool = False
+    network: SegmentationNetworkSettings = field(default_factory=SegmentationNetworkSettings)
+    labels: Literal["masks", "truth"] = "masks"
+    head_factor: float = 10.0
+    bias_factor: float = 2.0
+
+    _section: ClassVar[str] = "segment"
+
+    def _problems(self) -> list[str]:
+        problems = super()._problems()
+        factors = ("head_factor", "bias_factor")
+        return problems + [f"{name} should be above 0" for name in factors if not getattr(self, name) > 0]

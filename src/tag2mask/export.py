@@ -1,0 +1,211 @@
+"""A segmentation network as ONNX: images in, logits at their size out, the normalisation inside.
+
+The graph takes batches of any number of images whose sides are multiples of the network's stride (and one pixel more,
+where the metadata's `remainder` is 1). Filling an image up to that is left to the caller: how far depends on its size,
+which the graph of some backbones cannot express. Fill up at the right and the bottom, with the mean colour that the
+metadata name, and cut the logits to the image.
+"""
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.files import atomic_path
+from tag2mask.prediction.multiscale import Segmenter, filled_side, stride_of
+
+MODULES = ("onnx", "onnxruntime", "onnxscript")
+"""What the extra `onnx` brings."""
+
+INPUT, OUTPUT = "images", "logits"
+
+TOLERANCE = 1e-4
+"""How far logits of the graph may lie from torch's, relative to the largest of them or to 1."""
+
+_OPSET = 18
+
+_REMEDY = (
+    "the network computes with the size of its input in a way that a graph cannot follow; with a ResNet, a DeepLab "
+    "head and one scale it can"
+)
+
+_CHECKED = ((1, 0, 0), (2, 2, 3), (1, 4, 2))
+"""Images, rows and columns, in strides but at least `_LEAST` pixels, in which a graph is checked."""
+
+_LEAST = 64
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: the file.
+        stride: both sides of an image must be multiples of it,
+        remainder: and this many pixels more, 0 or 1.
+        difference: from torch, the largest of the logits over the sizes that were checked, relative to the largest
+            logit or to 1.
+    """
+
+    path: Path
+    stride: int
+    remainder: int
+    difference: float
+
+    def sentence(self) -> str:
+        """One line for people."""
+        more = f" + {self.remainder}" if self.remainder else ""
+        return (
+            f"{self.path}: input `{INPUT}` float32 (N, 3, H, W), RGB in [0, 1], H and W multiples of "
+            f"{self.stride}{more}; output `{OUTPUT}` (N, C + 1, H, W); at most {self.difference:.1e} from torch"
+        )
+
+
+def require_onnx() -> None:
+    """Find out whether what exports is installed.
+
+    Raises:
+        UsageError: it is not.
+    """
+    missing = [name for name in MODULES if find_spec(name) is None]
+    if missing:
+        raise UsageError(f"export onnx needs {', '.join(missing)}; pip install 'tag2mask[onnx]'")
+
+
+def export_onnx(network: Segmenter, path: Path) -> Exported:
+    """Write a network as one ONNX file, and check it in onnxruntime against torch at several sizes.
+
+    The metadata hold `classes` (JSON, background first), `stride` and `remainder` (a side of an image must be a
+    multiple of the one plus the other) and `fill` (JSON, the colour in [0, 1] to fill up with).
+
+    Args:
+        network: is moved to the CPU and put into evaluation mode.
+        path: the file; nothing is written to it unless the check succeeds.
+
+    Raises:
+        UsageError: onnx, onnxruntime or onnxscript is not installed.
+        Tag2maskError: the network cannot be expressed with free sizes, or its graph says something else than it does.
+    """
+    require_onnx()
+    import onnx
+
+    network.to(torch.device("cpu"))
+    network.eval()
+    graph = _FullSize(network).eval()
+    with atomic_path(path) as temporary:
+        _trace(graph, temporary)
+        model = onnx.load(temporary)
+        properties = {
+            "classes": json.dumps(["background", *network.classes], ensure_ascii=False),
+            "stride": str(graph.stride),
+            "remainder": str(graph.remainder),
+            "fill": json.dumps(list(network.backbone.mean)),
+        }
+        onnx.helper.set_model_props(model, properties)
+        onnx.checker.check_model(model)
+        onnx.save(model, temporary)
+        return Exported(path, graph.stride, graph.remainder, _difference(graph, temporary))
+
+
+class _FullSize(nn.Module):
+    """Logits at the size of images whose sides are multiples of the stride, plus the remainder."""
+
+    def __init__(self, network: Segmenter) -> None:
+        super().__init__()
+        self.network = cast("nn.Module", network)
+        self.stride, self.cell = stride_of(network), network.stride
+        self.align_corners = network.align_corners
+        self.remainder = filled_side(network, self.stride) % self.stride
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C + 1, H, W) of (N, 3, H, W)."""
+        logits = self.network(images)
+        if self.align_corners:
+            return F.interpolate(logits, size=images.shape[2:], mode="bilinear", align_corners=True)
+        return F.interpolate(logits, scale_factor=float(self.cell), mode="bilinear", align_corners=False)
+
+    def images(self, count: int, rows: int, columns: int) -> Tensor:
+        """Random images, (count, 3, H, W), so many strides larger than the least side that is looked at."""
+        least = -(-_LEAST // self.stride)
+        sides = [(least + more) * self.stride + self.remainder for more in (rows, columns)]
+        return torch.rand(count, 3, *sides, generator=torch.Generator().manual_seed(0))
+
+
+def _trace(graph: _FullSize, path: Path) -> None:
+    """Write the graph with free numbers of images, rows and columns."""
+    count, rows, columns = (torch.export.Dim(name, min=1) for name in ("count", "rows", "columns"))
+    sides = [graph.stride * cells + graph.remainder for cells in (rows, columns)]
+    try:
+        with _quiet():
+            torch.onnx.export(
+                graph,
+                (graph.images(2, 1, 2),),
+                path,
+                dynamo=True,
+                opset_version=_OPSET,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: count, 2: sides[0], 3: sides[1]},),
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # tracing raises whatever the network's own code leads it to
+        reason = " ".join(str(error.__cause__ or error).split())[:300]
+        raise Tag2maskError(
+            f"the network cannot be written as ONNX with free sizes: {_REMEDY} ({type(error).__name__}: {reason})"
+        ) from error
+
+
+def _difference(graph: _FullSize, path: Path) -> float:
+    """The largest difference of the file from ``graph``.
+
+    Raises:
+        Tag2maskError: it is above the tolerance, or the file cannot take a size.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for more in _CHECKED:
+        images = graph.images(*more)
+        with torch.no_grad():
+            expected = graph(images).numpy()
+        try:
+            (found,) = session.run([OUTPUT], {INPUT: images.numpy()})
+        except Exception as error:  # onnxruntime has many of its own
+            raise Tag2maskError(f"the graph does not take images of {tuple(images.shape)}: {_REMEDY}") from error
+        if found.shape != expected.shape:
+            raise Tag2maskError(f"the graph gives {found.shape} for logits of {expected.shape}: {_REMEDY}")
+        worst = max(worst, float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max())))
+    if not worst <= TOLERANCE:
+        raise Tag2maskError(
+            f"the graph's logits are {worst:.1e} from torch's, at most {TOLERANCE} is allowed: {_REMEDY}"
+        )
+    return worst
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what the exporter says to itself: what matters is raised, or found by the check."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

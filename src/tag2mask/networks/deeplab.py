@@ -1,0 +1,180 @@
+"""Heads of DeepLab: from the last stage of a backbone to the logits of the classes.
+
+Parameters carry the names of the public checkpoints below `head.`: `stages.c0` … `stages.c3` of a `SumHead` are those
+of `aspp.` in the PyTorch port of DeepLabV2; `branch1` … `branch5_bn` and `conv_cat` of a `ConcatHead` those of `aspp.`
+in the checkpoints that it comes from, which have `cls_conv` beside it; a `LargeFovHead` has `conv_fov`, `bn_fov`,
+`conv_fov2`, `bn_fov2` and `cls_conv` as they are. The number of classes is free.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from tag2mask.errors import UsageError
+from tag2mask.networks.stages import Stage
+
+RATES = (6, 12, 18, 24)
+"""Dilations of the four parallel convolutions. Source: Chen et al., DeepLab, TPAMI 2018, "ASPP-L"."""
+
+
+class Head(nn.Module):
+    """From the maps of a backbone to logits.
+
+    Attributes:
+        stride: pixels a cell of the logits.
+        levels: indices of the stages that it reads.
+        align_corners: how its logits are brought to the image's size in the publication.
+    """
+
+    stride: int
+    levels: tuple[int, ...]
+    align_corners: bool = True
+
+    def forward(self, maps: Sequence[Tensor], inside: Tensor | None = None) -> Tensor:
+        """Logits (N, outputs, h, w).
+
+        Args:
+            maps: of all stages of the backbone, each (N, channels, ·, ·).
+            inside: bool (N, ·, ·) on the grid of the last stage, False where there is nothing but padding; each image
+                has a cell that is True. None means that there is no padding.
+        """
+        raise NotImplementedError
+
+
+class _LastStageHead(Head):
+    """Reads the last stage and keeps its grid."""
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        super().__init__()
+        self.stride, self.levels = stages[-1].stride, (len(stages) - 1,)
+
+
+class SumHead(_LastStageHead):
+    """The sum of four 3×3 convolutions of different dilations, from the stage straight to the classes.
+
+    Weights are drawn from N(0, 0.01²), biases are 0.
+
+    Args:
+        stages: of the backbone.
+        outputs: channels of the logits.
+
+    Source: Chen et al., DeepLab, TPAMI 2018; its PyTorch port for the names.
+    """
+
+    def __init__(self, stages: Sequence[Stage], outputs: int) -> None:
+        """Random weights, from torch's global generator."""
+        super().__init__(stages)
+        channels = stages[-1].channels
+        self.stages = nn.ModuleDict(
+            {f"c{index}": nn.Conv2d(channels, outputs, 3, 1, rate, rate) for index, rate in enumerate(RATES)}
+        )
+        for convolution in self.stages.values():
+            nn.init.normal_(convolution.get_parameter("weight"), std=0.01)
+            nn.init.zeros_(convolution.get_parameter("bias"))
+
+    def forward(self, maps: Sequence[Tensor], inside: Tensor | None = None) -> Tensor:
+        """See `Head.forward`."""
+        first, *others = (convolution(maps[-1]) for convolution in self.stages.values())
+        for other in others:
+            first += other
+        return first  # type: ignore[no-any-return]
+
+
+class ConcatHead(_LastStageHead):
+    """Four dilated 3×3 convolutions and the mean of the image, side by side, then two 1×1 convolutions.
+
+    The mean leaves padding out. Two layers of dropout of 0.5 stand before the classes, as published.
+
+    Args:
+        stages: of the backbone.
+        outputs: channels of the logits.
+        width: channels of each branch and after they are merged.
+        momentum: of the running statistics of batch norm.
+
+    Source: the segmentation part of the public HSC code, which calls it DeepLabV2; leaving out padding is ours.
+    """
+
+    def __init__(self, stages: Sequence[Stage], outputs: int, *, width: int = 256, momentum: float = 0.1) -> None:
+        """Random weights, from torch's global generator: Kaiming normal over fan-out."""
+        super().__init__(stages)
+        channels = stages[-1].channels
+        self.branch1, self.branch2, self.branch3, self.branch4 = (
+            _normed(nn.Conv2d(channels, width, 3, 1, rate, rate, bias=False), momentum) for rate in RATES
+        )
+        self.branch5_conv = nn.Conv2d(channels, width, 1, bias=False)
+        self.branch5_bn = nn.BatchNorm2d(width, momentum=momentum)
+        merge = nn.Conv2d(width * (len(RATES) + 1), width, 1, bias=False)
+        self.conv_cat = nn.Sequential(*_normed(merge, momentum), nn.Dropout(0.5))
+        self.dropout1 = nn.Dropout(0.5)
+        self.cls_conv = nn.Conv2d(width, outputs, 1)
+        _initialise(self)
+
+    def forward(self, maps: Sequence[Tensor], inside: Tensor | None = None) -> Tensor:
+        """See `Head.forward`.
+
+        Raises:
+            UsageError: a single image in training with batch statistics: the mean of one image has none.
+        """
+        x = maps[-1]
+        if self.branch5_bn.training and len(x) == 1:
+            raise UsageError(
+                "the head `concat` takes the statistics of its batch and needs at least 2 images in it, it got 1; "
+                "raise the batch size, leave out a last batch of 1, or set `head_norm` to fixed"
+            )
+        mean = self.branch5_bn(self.branch5_conv(_mean(x, inside))).relu().expand(-1, -1, *x.shape[2:])
+        parts = [branch(x) for branch in (self.branch1, self.branch2, self.branch3, self.branch4)]
+        return self.cls_conv(self.dropout1(self.conv_cat(torch.cat([*parts, mean], dim=1))))  # type: ignore[no-any-return]
+
+
+class LargeFovHead(_LastStageHead):
+    """A 3×3 convolution of dilation 12 and a 1×1 convolution, each with batch norm and ReLU, dropout, and the classes.
+
+    Args:
+        stages: of the backbone.
+        outputs: channels of the logits.
+        width: channels of both convolutions.
+        momentum: of the running statistics of batch norm.
+
+    Source: the public code that trains ResNet-38 on pseudo masks of SEAM; Chen et al., ICLR 2015, for the field of
+    view.
+    """
+
+    def __init__(self, stages: Sequence[Stage], outputs: int, *, width: int = 512, momentum: float = 0.1) -> None:
+        """Random weights, from torch's global generator: Kaiming normal over fan-out."""
+        super().__init__(stages)
+        self.conv_fov = nn.Conv2d(stages[-1].channels, width, 3, padding=12, dilation=12, bias=False)
+        self.bn_fov = nn.BatchNorm2d(width, momentum=momentum)
+        self.conv_fov2 = nn.Conv2d(width, width, 1, bias=False)
+        self.bn_fov2 = nn.BatchNorm2d(width, momentum=momentum)
+        self.dropout1 = nn.Dropout(0.5)
+        self.cls_conv = nn.Conv2d(width, outputs, 1)
+        _initialise(self)
+
+    def forward(self, maps: Sequence[Tensor], inside: Tensor | None = None) -> Tensor:
+        """See `Head.forward`."""
+        x = self.bn_fov(self.conv_fov(maps[-1])).relu_()
+        x = self.bn_fov2(self.conv_fov2(x)).relu_()
+        return self.cls_conv(self.dropout1(x))  # type: ignore[no-any-return]
+
+
+def _normed(convolution: nn.Conv2d, momentum: float) -> nn.Sequential:
+    return nn.Sequential(
+        convolution, nn.BatchNorm2d(convolution.out_channels, momentum=momentum), nn.ReLU(inplace=True)
+    )
+
+
+def _initialise(head: nn.Module) -> None:
+    for module in head.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def _mean(x: Tensor, inside: Tensor | None) -> Tensor:
+    """The mean of (N, C, h, w) over the cells of the photograph: (N, C, 1, 1)."""
+    if inside is None:
+        return x.mean(dim=(2, 3), keepdim=True)
+    weight = inside.unsqueeze(1).to(x.dtype)  # (N, 1, h, w)
+    return (x * weight).sum(dim=(2, 3), keepdim=True) / weight.sum(dim=(2, 3), keepdim=True).clamp_min(1)

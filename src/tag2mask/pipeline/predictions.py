@@ -1,0 +1,73 @@
+"""The stage `predictions`: what the segmentation network says of the splits that are measured, without their tags."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from rich.console import Console
+
+from tag2mask.data.images import ImageError, read_image, write_mask
+from tag2mask.data.photos import Photo
+from tag2mask.errors import UsageError
+from tag2mask.files import is_newer
+from tag2mask.networks.checkpoint import load_segmentation_network
+from tag2mask.pipeline.claims import stage_settings
+from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.evaluate import WHOLE
+from tag2mask.pipeline.progress import StageResult, progress_bar
+from tag2mask.pipeline.reading import read_ahead
+from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.train import photographs
+from tag2mask.predictor import SEGMENT_NETWORK, Predictor
+
+
+def predictions(config: Config, run: RunFolder, console: Console) -> StageResult:
+    """Write predictions/SPLIT/ID.png where it is missing, or older than the network.
+
+    Raises:
+        UsageError: there is no segmentation network, or the folder holds predictions of other settings.
+    """
+    path = run / SEGMENT_NETWORK
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist; run `tag2mask segment` with the same --out first")
+    photos = photographs(config)
+    network = load_segmentation_network(path, classes=photos.classes)
+    run.claim("predictions", stage_settings("predictions", config, photos))
+    predictor = Predictor(network, config.device, config.predict, pixel_limit=config.data.pixel_limit)
+    result = StageResult("predictions")
+    for split in config.evaluate.split_names(config.data.split):
+        folder = run / "predictions" / (split or WHOLE)
+        mine = photographs(config, split).photos
+        todo = [
+            photo
+            for photo in mine
+            if not (folder / f"{photo.id}.png").is_file() or is_newer(path, folder / f"{photo.id}.png")
+        ]
+        result.skipped += len(mine) - len(todo)
+        before = result.done
+        with progress_bar(console, f"predictions {split or WHOLE}", len(todo)) as advance:
+            for batch in _batches(todo, config, result):
+                found = predictor.predictions([image for _, image in batch])
+                for (photo, _), prediction in zip(batch, found, strict=True):
+                    write_mask(folder / f"{photo.id}.png", prediction.labels)
+                    result.done += 1
+                advance(result.done - before)
+    return result
+
+
+def _batches(photos: Sequence[Photo], config: Config, result: StageResult) -> Iterator[list[tuple[Photo, np.ndarray]]]:
+    """The readable photographs with their pixels, some at a time, read ahead; what cannot be read has failed."""
+    step = config.predict.batch_size
+    batches = [photos[start : start + step] for start in range(0, len(photos), step)]
+
+    def read(photo: Photo) -> np.ndarray | ImageError:
+        try:
+            return read_image(photo.path, pixel_limit=config.data.pixel_limit)
+        except ImageError as error:
+            return error
+
+    for batch, answers in zip(batches, read_ahead(batches, read, config), strict=True):
+        pairs = list(zip(batch, answers, strict=True))
+        result.failed.update({photo.id: str(answer) for photo, answer in pairs if isinstance(answer, ImageError)})
+        good = [(photo, answer) for photo, answer in pairs if isinstance(answer, np.ndarray)]
+        if good:
+            yield good

@@ -1,0 +1,294 @@
+"""The mean of a network's logits over scales and mirror images, block by block of the result.
+
+Logits of all classes at full size exist for one block at a time: what a photograph needs in memory does not grow with
+its pixels, apart from those of the photograph itself and of its labels.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tag2mask.errors import Tag2maskError
+from tag2mask.inference import resize
+from tag2mask.networks.stages import Backbone
+from tag2mask.prediction.settings import PredictSettings
+from tag2mask.prediction.tiles import Axis, Piece, cut
+
+FORWARD_PIXELS = 1 << 22
+"""Pixels that go through the network at once, mirror images counted, where one image does not have more; ours."""
+
+_CHANNEL_PIXELS = 1 << 20
+"""A window with more pixels is reduced one colour at a time."""
+
+
+class Segmenter(Protocol):
+    """What prediction needs of a segmentation network; `tag2mask.networks.segmentation.SegmentationNetwork` is one.
+
+    Attributes:
+        classes: C names, without background.
+        backbone: its strides say to what images are filled up, its mean with which colour.
+        stride: pixels a cell of the logits.
+        align_corners: whether cell i has its middle on pixel stride · i, as a convolutional network may; otherwise it
+            is made of the pixels from stride · i on, and has its middle in theirs.
+    """
+
+    classes: tuple[str, ...]
+    backbone: Backbone
+    stride: int
+    align_corners: bool
+
+    def __call__(self, images: Tensor, valid: Tensor | None = None, /) -> Tensor:
+        """The logits, background first.
+
+        Args:
+            images: float (N, 3, H, W), RGB in [0, 1].
+            valid: bool (N, H, W), False where ``images`` is padding; None means that there is none.
+
+        Returns:
+            float32 (N, C + 1, ceil(H / stride), ceil(W / stride)).
+        """
+
+    def eval(self) -> object:
+        """Evaluation mode."""
+
+    def to(self, device: torch.device, /) -> object:
+        """Move to a device."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Logits of windows of a photograph at one scale.
+
+    Attributes:
+        logits: (N, C + 1, h, w).
+        cells: cells a photograph pixel, along rows and columns.
+        first: how many cells the middle of cell 0 lies inside the window's edge.
+    """
+
+    logits: Tensor
+    cells: tuple[float, float]
+    first: float = 0.5
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of the result.
+
+    Attributes:
+        photo: index into the photographs.
+        rows: of the result.
+        columns: of the result.
+        logits: float32 (C + 1, rows, columns), the mean.
+    """
+
+    photo: int
+    rows: slice
+    columns: slice
+    logits: Tensor
+
+
+def stride_of(network: Segmenter) -> int:
+    """The number of pixels that all strides of the network divide."""
+    return math.lcm(network.stride, *(stage.stride for stage in network.backbone.all_stages))
+
+
+def filled_side(network: Segmenter, side: int) -> int:
+    """The side of an image after it was filled up: the next at which the cells of its mirror image lie on its own.
+
+    That is a multiple of all strides, and one pixel more where cells have their middles on pixels (`align_corners`).
+    """
+    unit, more = stride_of(network), int(network.align_corners)
+    return -(-(side - more) // unit) * unit + more
+
+
+@torch.no_grad()
+def mean_logits(
+    network: Segmenter,
+    photos: Sequence[Tensor],
+    settings: PredictSettings,
+    device: torch.device,
+    result: tuple[int, int] | None = None,
+) -> Iterator[Block]:
+    """The mean of the logits over scales and mirror images, of photographs of one size.
+
+    Each scale's logits are brought to the size of the result by bilinear interpolation, then averaged. Tiles, where
+    there are any, fade into each other over their joints with weights that sum to 1.
+
+    Args:
+        network: in evaluation mode, on the device.
+        photos: uint8 (H, W, 3), RGB, on the CPU, all of one size.
+        settings: scales, mirror images, tiles.
+        device: of the network.
+        result: (H', W') of the result; None takes (H, W).
+
+    Yields:
+        blocks that together cover every pixel of every photograph once.
+
+    Source: mean of logits over scales and mirror images as published; alignment, tiles and blocks ours.
+    """
+    height, width = int(photos[0].shape[0]), int(photos[0].shape[1])
+    result = result or (height, width)
+    ratio = 1.0 if settings.long_side is None else settings.long_side / max(height, width)
+    rows, columns = (_axis(side, wanted, ratio, settings) for side, wanted in zip((height, width), result, strict=True))
+    places = [
+        (photo, row, column)
+        for photo in range(len(photos))
+        for row in range(len(rows.starts))
+        for column in range(len(columns.starts))
+    ]
+    blend = _Blend()
+    ratios = (height / result[0], width / result[1])  # photograph pixels a pixel of the result
+    for start in range(0, len(places), settings.batch_size):
+        batch = places[start : start + settings.batch_size]
+        windows = [photos[photo][_span(rows, row), _span(columns, column)].to(device) for photo, row, column in batch]
+        grids = window_grids(network, _at_scale_one(windows, ratio), (rows.side, columns.side), settings)
+        for number, (photo, row, column) in enumerate(batch):
+            for down in (piece for piece in rows.pieces if row in piece.tiles):
+                for across in (piece for piece in columns.pieces if column in piece.tiles):
+                    vertical = _centres(down, ratios[0], rows.starts[row], device)
+                    horizontal = _centres(across, ratios[1], columns.starts[column], device)
+                    part = sampled([replace(each, logits=each.logits[number]) for each in grids], vertical, horizontal)
+                    if down.joint or across.joint:
+                        part *= down.weights(row).to(device)[:, None] * across.weights(column).to(device)
+                    whole = blend.add(photo, down, across, part)
+                    if whole is not None:
+                        yield Block(photo, slice(down.start, down.stop), slice(across.start, across.stop), whole)
+
+
+def window_grids(network: Segmenter, windows: Tensor, size: tuple[int, int], settings: PredictSettings) -> list[Grid]:
+    """The logits of windows at every scale, an image and its mirror image averaged on the network's grid.
+
+    Images are filled up with the mean colour at the right and the bottom, to `filled_side`: otherwise the cells of a
+    mirror image would lie across those of the image. What is filled up counts as padding.
+
+    Args:
+        network: in evaluation mode.
+        windows: (N, 3, h, w) in [0, 1], at scale 1.
+        size: of a window in photograph pixels.
+        settings: scales, mirror images, precision.
+
+    Returns:
+        one a scale.
+    """
+    grids = []
+    for scale in settings.scales:
+        images = resize(windows, scale)
+        height, width = int(images.shape[2]), int(images.shape[3])
+        sides = filled_side(network, height), filled_side(network, width)
+        filled = torch.tensor(network.backbone.mean, device=images.device).view(1, 3, 1, 1)
+        filled = filled.repeat(len(images), 1, *sides)
+        filled[..., :height, :width] = images
+        step = max(1, FORWARD_PIXELS // (sides[0] * sides[1] * (2 if settings.flip else 1)))
+        parts = [
+            _logits(network, filled[first : first + step], (height, width), settings)
+            for first in range(0, len(filled), step)
+        ]
+        cells = (height / size[0] / network.stride, width / size[1] / network.stride)
+        grids.append(Grid(torch.cat(parts), cells, 0.5 / network.stride if network.align_corners else 0.5))
+    return grids
+
+
+def sampled(grids: Sequence[Grid], rows: Tensor, columns: Tensor) -> Tensor:
+    """The mean of maps of one window at some places: bilinear between the middles of cells, constant beyond.
+
+    Args:
+        grids: each (K, h, w).
+        rows: float64 (n,), in photograph pixels from the window's edge on.
+        columns: float64 (m,), in the same way.
+
+    Returns:
+        float32 (K, n, m).
+    """
+    total = torch.zeros(len(grids[0].logits), len(rows), len(columns), device=rows.device)
+    for grid in grids:
+        down, vertical = _interpolation(rows * grid.cells[0] - grid.first, int(grid.logits.shape[1]))
+        across, horizontal = _interpolation(columns * grid.cells[1] - grid.first, int(grid.logits.shape[2]))
+        total += vertical @ grid.logits[:, down, across].float() @ horizontal.T
+    return total.div_(len(grids))
+
+
+def _axis(length: int, result: int, ratio: float, settings: PredictSettings) -> Axis:
+    """Tiles are so many pixels at scale 1; here they are counted in pixels of the photograph."""
+    if settings.tile is None or length * ratio <= settings.tile:
+        return cut(length, result, side=None, overlap=0, blend=0)
+    side = max(2, int(settings.tile / ratio))
+    overlap = min(side // 2, math.ceil(settings.overlap / ratio))
+    return cut(length, result, side=side, overlap=overlap, blend=min(overlap, settings.overlap) // 2)
+
+
+def _span(axis: Axis, tile: int) -> slice:
+    return slice(axis.starts[tile], axis.starts[tile] + axis.side)
+
+
+def _centres(piece: Piece, ratio: float, start: int, device: torch.device) -> Tensor:
+    """Where the pixels of a piece have their middles, in photograph pixels from the edge of a tile on."""
+    pixels = torch.arange(piece.start, piece.stop, dtype=torch.float64, device=device)
+    return (pixels + 0.5) * ratio - start
+
+
+def _at_scale_one(windows: Sequence[Tensor], ratio: float) -> Tensor:
+    """uint8 (h, w, 3) each, to float (N, 3, h', w') in [0, 1]."""
+
+    def converted(window: Tensor) -> Tensor:
+        return resize(window.permute(2, 0, 1)[None].float() / 255, ratio)
+
+    def by_colour(window: Tensor) -> Tensor:
+        return torch.cat([converted(window[..., colour : colour + 1]) for colour in range(3)], dim=1)
+
+    large = ratio != 1 and windows[0][..., 0].numel() > _CHANNEL_PIXELS
+    return torch.cat([by_colour(window) if large else converted(window) for window in windows])
+
+
+def _logits(network: Segmenter, images: Tensor, size: tuple[int, int], settings: PredictSettings) -> Tensor:
+    """(N, C + 1, h, w); of an image, (height, width) = ``size`` of it, and its mirror image the mean."""
+    valid = torch.zeros_like(images[:, 0], dtype=torch.bool)
+    valid[:, : size[0], : size[1]] = True
+    if settings.flip:
+        images, valid = torch.cat([images, images.flip(3)]), torch.cat([valid, valid.flip(2)])
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        whole = size == tuple(images.shape[2:])
+        logits = network(images.contiguous(memory_format=torch.channels_last), None if whole else valid).float()
+    expected = (len(network.classes) + 1, *(-(-side // network.stride) for side in images.shape[2:]))
+    if tuple(logits.shape[1:]) != expected:
+        raise Tag2maskError(f"the network should give logits {expected} an image, they are {tuple(logits.shape[1:])}")
+    if not settings.flip:
+        return logits
+    straight, mirrored = logits.chunk(2)
+    return (straight + mirrored.flip(3)) / 2
+
+
+def _interpolation(places: Tensor, cells: int) -> tuple[slice, Tensor]:
+    """The cells that matter to some places, and the weight of each: (places, cells that matter)."""
+    inside = places.clamp(0, cells - 1)
+    low = inside.floor().long().clamp_max(max(0, cells - 2))
+    first, last = int(low[0]), min(cells - 1, int(low[-1]) + 1)
+    weights = torch.zeros(len(places), last - first + 1, dtype=torch.float64, device=places.device)
+    weights.scatter_(1, (low - first)[:, None], (1 - (inside - low))[:, None])
+    if cells > 1:
+        weights.scatter_(1, (low - first + 1)[:, None], (inside - low)[:, None])
+    return slice(first, last + 1), weights.float()
+
+
+class _Blend:
+    """Sums of what several tiles say of a block, until the last of them has spoken."""
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[int, int, int], tuple[Tensor, int]] = {}
+
+    def add(self, photo: int, down: Piece, across: Piece, part: Tensor) -> Tensor | None:
+        """The block if this was the last part, else None."""
+        key = (photo, down.start, across.start)
+        left = len(down.tiles) * len(across.tiles)
+        if left == 1:
+            return part
+        if key in self._open:
+            before, left = self._open.pop(key)
+            part = part.add_(before)
+        if left == 1:
+            return part
+        self._open[key] = (part, left - 1)
+        return None

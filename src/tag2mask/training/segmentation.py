@@ -1,0 +1,87 @@
+"""What training the segmentation network minimises."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tag2mask.data.images import IGNORED
+from tag2mask.data.labelled_set import LabelledSet
+from tag2mask.networks.segmentation import SegmentationNetwork
+from tag2mask.training.engine import Group, Task
+from tag2mask.training.settings import SegmentSettings
+
+
+@dataclass(frozen=True)
+class SegmentationLoss:
+    """The cross entropy of a batch.
+
+    Attributes:
+        total: a scalar: the mean over labelled pixels, summed over the sets of logits.
+    """
+
+    total: Tensor
+
+
+def segmentation_loss(logits: Tensor | Sequence[Tensor], labels: Tensor) -> SegmentationLoss:
+    """Cross entropy that leaves out what is ignored.
+
+    Args:
+        logits: float (N, C + 1, H, W), background first; or several of any sizes, of several scales: the labels are
+            then brought to the size of each, by the nearest pixel, and the losses are summed.
+        labels: uint8 (N, H, W), class ids, 0 = background, 255 = ignored.
+
+    Returns:
+        the loss; 0 where no pixel is labelled.
+
+    Source: one set of logits as in HSC_WSSS, several as in the public PyTorch port of DeepLabV2.
+    """
+    if isinstance(logits, Tensor):
+        return SegmentationLoss(_cross_entropy(logits, labels))
+    reduced = (
+        F.interpolate(labels[:, None].float(), size=each.shape[2:], mode="nearest")[:, 0].byte() for each in logits
+    )
+    losses = [_cross_entropy(each, own) for each, own in zip(logits, reduced, strict=True)]
+    return SegmentationLoss(torch.stack(losses).sum())
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean over labelled pixels, in float32; 0 without any."""
+    total = F.cross_entropy(logits.float(), labels.long(), ignore_index=IGNORED, reduction="sum")
+    return total / (labels != IGNORED).sum().clamp_min(1)
+
+
+def segmentation_task(
+    network: SegmentationNetwork,
+    samples: LabelledSet,
+    settings: SegmentSettings,
+    validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+) -> Task:
+    """The training of a segmentation network.
+
+    Args:
+        network: the network.
+        samples: views of photographs with labels.
+        settings: of training.
+        validate: as of a `Task`.
+    """
+
+    def losses(wrapped: nn.Module, batch: Mapping[str, Tensor], progress: float) -> SegmentationLoss:
+        labels = batch["labels"]
+        logits = wrapped(batch["image"], batch["valid"])
+        if isinstance(logits, Tensor):
+            logits = network.to_pixels(logits, (int(labels.shape[1]), int(labels.shape[2])))
+        return segmentation_loss(logits, labels)
+
+    named, head, bias = network.parameter_groups(), settings.head_factor, settings.bias_factor
+    groups = (
+        Group(named.backbone_weights),
+        Group(named.backbone_biases, bias, decay=False),
+        Group(named.backbone_norms, decay=False),
+        Group(named.head_weights, head),
+        Group(named.head_biases, head * bias, decay=False),
+        Group(named.head_norms, head, decay=False),
+    )
+    return Task("segment", network, samples, groups, losses, validate=validate)

@@ -1,0 +1,121 @@
+"""The stages `segment` and `predictions` end to end on generated scenes, and what training minimises."""
+
+import json
+from pathlib import Path
+from shutil import copytree
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+import tag2mask
+from run_tiny import figures, files_of, run, words
+from tag2mask.cli import main
+from tag2mask.data import DataSettings, open_photos, read_mask
+from tag2mask.networks.checkpoint import load_segmentation_network
+from tag2mask.training.segmentation import segmentation_loss
+
+SEGMENT = {
+    "segment__enabled": "true",
+    "segment__network__backbone": "resnet18",
+    "segment__network__weights": "none",
+    "segment__network__output_stride": "16",
+    "segment__network__align_corners": "false",
+    "segment__steps": "6",
+    "segment__batch_size": "4",
+    "segment__log_every": "1",
+    "segment__checkpoint_every": "2",
+    "segment__augment__crop": "64",
+    "segment__augment__long_side": "[56,80]",
+    "evaluate__splits": "val",
+    "cams__kinds": "[pot]",
+}
+
+
+@pytest.fixture(scope="module")
+def done(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny run, from tags to the predictions of a network that needs none."""
+    out = tmp_path_factory.mktemp("segment") / "out"
+    assert run("run", scenes, out, **SEGMENT) == 0
+    return out
+
+
+@pytest.fixture
+def copied(done: Path, tmp_path: Path) -> Path:
+    return Path(copytree(done, tmp_path / "out"))
+
+
+def test_what_is_written_and_measured(done: Path, scenes: Path) -> None:
+    network = load_segmentation_network(done / "segment/network.safetensors")
+    lines = [json.loads(line) for line in (done / "segment/log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    photos = open_photos(DataSettings(root=scenes, split="val")).photos
+    for photo in photos:
+        image = torch.from_numpy(np.array(Image.open(photo.path).convert("RGB")))
+        with torch.no_grad():
+            logits = network.full_logits(image.permute(2, 0, 1)[None].float() / 255)
+        expected = logits.argmax(1)[0].numpy()
+        predicted = read_mask(done / f"predictions/val/{photo.id}.png", size=image.shape[:2])
+        assert (predicted != expected).mean() < 0.01
+    measured = figures(done)["segment"]["val"]["predictions"]
+    assert measured["images"] == len(photos) and 0 <= measured["miou"] <= 1
+    assert "predictions" in (done / "report.html").read_text()
+
+
+def test_one_line_loads_and_labels(done: Path, scenes: Path) -> None:
+    photo = open_photos(DataSettings(root=scenes, split="val")).photos[0]
+    labels = tag2mask.load(done / "segment/network.safetensors").predict(photo.path)
+    assert (labels == read_mask(done / f"predictions/val/{photo.id}.png")).all()
+
+
+def test_nothing_is_done_twice_and_what_is_missing_comes_back(
+    copied: Path, done: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    next((copied / "predictions/val").rglob("*.png")).unlink()
+    assert main([*words("run", scenes, copied, **SEGMENT), "--json"]) == 0
+    results = {result["stage"]: result for result in json.loads(capsys.readouterr().out)["results"]}
+    assert (results["segment"]["done"], results["segment"]["skipped"]) == (0, 1)
+    assert (results["predictions"]["done"], results["predictions"]["skipped"]) == (1, 3)
+    assert files_of(copied / "predictions") == files_of(done / "predictions")
+
+
+def test_training_on_the_truth_needs_no_other_stage(scenes: Path, tmp_path: Path) -> None:
+    settings = {**SEGMENT, "segment__labels": "truth", "segment__validate_every": "3"}
+    assert run("segment", scenes, tmp_path / "truth", **settings) == 0
+    lines = [json.loads(line) for line in (tmp_path / "truth/segment/log.jsonl").read_text().splitlines()]
+    assert ["validation_miou" in line for line in lines] == [False, False, True, False, False, True]
+    assert len(list((tmp_path / "truth/predictions/val").rglob("*.png"))) == 4
+
+
+def test_new_masks_make_the_network_stale(copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("refine", scenes, copied, restart="refine", **SEGMENT) == 0
+    assert not (copied / "segment").exists() and not (copied / "predictions").exists()
+    assert run("segment", scenes, copied, **{**SEGMENT, "segment__network__head": "aspp"}) == 2
+    assert "aspp" in capsys.readouterr().err
+    assert run("segment", scenes, copied, **SEGMENT) == 0
+    assert run("segment", scenes, copied, **{**SEGMENT, "segment__learning_rate": "0.5"}) == 2
+    assert "segment.learning_rate was 0.001 and is 0.5" in capsys.readouterr().err
+
+
+def test_without_masks_it_says_what_to_do(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("segment", scenes, tmp_path / "new", **SEGMENT) == 2
+    assert "run `tag2mask refine` with the same --out first" in capsys.readouterr().err
+
+
+def test_the_loss_leaves_out_what_is_ignored() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 5, 6, generator=generator, requires_grad=True)
+    labels = torch.randint(0, 4, (2, 5, 6), generator=generator).byte()
+    labels[0, :3] = 255
+    kept = labels != 255
+    expected = -logits.log_softmax(1).gather(1, labels.long().clamp_max(3)[:, None])[:, 0][kept].mean()
+    assert torch.allclose(segmentation_loss(logits, labels).total, expected)
+    nothing = segmentation_loss(logits, torch.full_like(labels, 255)).total
+    nothing.backward()
+    assert nothing.item() == 0 and not logits.grad.any()
+    small = torch.randn(2, 4, 3, 3, generator=generator)
+    both = segmentation_loss([logits, small], labels).total
+    reduced = F.interpolate(labels[:, None].float(), size=(3, 3), mode="nearest")[:, 0].byte()
+    assert torch.allclose(both, segmentation_loss(logits, labels).total + segmentation_loss(small, reduced).total)
