@@ -1,5 +1,8 @@
 """Generated scenes: exact masks, honest tags, and a world in which only the face tells a class."""
 
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +11,12 @@ import pytest
 
 from tag2mask.data import DataSettings, open_photos, read_image, read_mask
 from tag2mask.errors import UsageError
+from tag2mask.files import TEMPORARY_PREFIX, read_json, write_json
 from tag2mask.scenes import SPECIES, SceneSettings, class_names, composition, render_scene, write_scenes
 from tag2mask.scenes.creatures import creature_parts
 from tag2mask.scenes.layers import Layer, Part, canvas, overlap, paint
 from tag2mask.scenes.shapes import capsule, convex_polygon, ellipse
+from tag2mask.scenes.writer import MANIFEST
 
 SMALL = SceneSettings(size=96, train=4, val=2)
 
@@ -198,3 +203,16 @@ def test_writing_again(tmp_path: Path) -> None:
 def test_settings_name_all_that_is_wrong() -> None:
     with pytest.raises(UsageError, match=r"`classes` should be between 2 and 6; received 9; `looks`.*; `clutter`"):
         SceneSettings(classes=9, looks=4, clutter=(3, 1))
+
+
+def test_what_a_killed_run_left_half_written_is_cleared_away(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    settings = SceneSettings(classes=2, size=64, train=1, val=0)
+    write_scenes(tmp_path, settings)
+    manifest = read_json(tmp_path / MANIFEST)
+    write_json(tmp_path / MANIFEST, {**manifest, "complete": False})
+    half = tmp_path / "train" / f"{TEMPORARY_PREFIX}{socket.gethostname()}~{dead.pid}~0852a1b8~0000.jpg"
+    half.touch()
+    write_scenes(tmp_path, settings)
+    assert not half.exists() and (tmp_path / "train/0000.jpg").is_file()

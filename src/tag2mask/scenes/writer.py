@@ -12,7 +12,7 @@ from PIL import Image
 
 from tag2mask.data import write_mask
 from tag2mask.errors import UsageError, first_five
-from tag2mask.files import atomic_path, read_json, write_json, write_text
+from tag2mask.files import atomic_path, read_json, remove_partial, write_json, write_text
 from tag2mask.scenes.composition import Scene, render_scene
 from tag2mask.scenes.settings import SceneSettings
 from tag2mask.scenes.species import SPECIES
@@ -50,6 +50,7 @@ def write_scenes(folder: Path, settings: SceneSettings, *, on_scene: Callable[[s
     manifest = {"generator": VERSION, "settings": json.loads(json.dumps(asdict(settings)))}
     if _is_complete(folder, manifest):
         return False
+    remove_partial(folder)  # of a run that was killed
     write_json(folder / MANIFEST, {**manifest, "complete": False})
     rows = [
         (f"{split}/{index:04d}", split, index)
