@@ -119,3 +119,66 @@ def test_the_loss_leaves_out_what_is_ignored() -> None:
     both = segmentation_loss([logits, small], labels).total
     reduced = F.interpolate(labels[:, None].float(), size=(3, 3), mode="nearest")[:, 0].byte()
     assert torch.allclose(both, segmentation_loss(logits, labels).total + segmentation_loss(small, reduced).total)
+
+
+def test_it_learns_from_all_masks_or_says_so(copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("segment", scenes, copied, shard="1/2", restart="segment", **SEGMENT) == 2
+    assert "run it without --shard" in capsys.readouterr().err
+    assert run("run", scenes, copied, shard="1/2", **SEGMENT) == 0  # leaves it out
+    assert not (copied / "segment/network.safetensors").exists()
+    masks = sorted((copied / "masks").rglob("*.png"))
+    kept = masks[0].read_bytes()
+    masks[0].unlink()
+    assert run("segment", scenes, copied, **SEGMENT) == 0
+    assert "1 photographs have no mask to learn from" in capsys.readouterr().err
+    masks[0].write_bytes(kept)
+    assert run("segment", scenes, copied, **SEGMENT) == 0
+    assert "1 masks are newer than the network that is there" in capsys.readouterr().err
+    (copied / "segment/network.safetensors").unlink()  # as if training had been cut short
+    assert run("segment", scenes, copied, **SEGMENT) == 2
+    assert "begun on 9 masks, and now there are 10" in capsys.readouterr().err
+
+
+def test_what_cannot_be_measured_does_not_stop_training(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Path(copytree(scenes, tmp_path / "data"))
+    broken = sorted((data / "val").glob("*.jpg"))[0]
+    broken.write_bytes(broken.read_bytes()[:200])
+    settings = {**SEGMENT, "segment__labels": "truth", "segment__validate_every": "3"}
+    assert run("segment", data, tmp_path / "run", **settings) == 1  # the prediction of that photograph
+    assert broken.name in capsys.readouterr().err
+    assert (tmp_path / "run/segment/network.safetensors").is_file()
+    for mask in (data / "masks/val").glob("*.png"):
+        Image.fromarray(np.full((64, 64), 255, dtype=np.uint8)).save(mask)
+    assert run("segment", data, tmp_path / "other", **settings) == 1
+    assert "validation_miou" not in (tmp_path / "other/segment/log.jsonl").read_text()
+
+
+def test_a_command_that_failed_can_be_put_right(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = {"segment__labels": "truth", "segment__precision": "fp32", "segment__network__head": "sum"}
+    settings = {**SEGMENT, **right}
+    for name, value, said in (
+        ("segment__network__weights", "/nowhere.pth", "segment.network.weights"),
+        ("segment__precision", "fp16", "segment.precision fp16 needs a GPU"),
+        ("segment__network__head", "concat", "segment.batch_size should be at least 2"),
+    ):
+        wrong = {**settings, name: value, "segment__batch_size": "1"}
+        assert run("segment", scenes, tmp_path / "run", **wrong) != 0
+        assert said in capsys.readouterr().err
+    assert run("segment", scenes, tmp_path / "run", **settings) == 0
+
+
+def test_settings_that_came_later_do_not_make_old_runs_stale(copied: Path, scenes: Path) -> None:
+    record = json.loads((copied / "train/stage.json").read_text())
+    assert "train.augment.colour" not in record["settings"]
+    assert run("run", scenes, copied, **SEGMENT) == 0
+
+
+def test_the_run_remembers_how_it_predicted(copied: Path, scenes: Path) -> None:
+    flipped = {**SEGMENT, "predict__flip": "true"}
+    assert run("segment", scenes, copied, restart="predictions", **flipped) == 0
+    assert run("run", scenes, copied, **{**flipped, "segment__enabled": "false", "predict__flip": "false"}) == 0
+    assert main(["segment", "--out", str(copied), "--device", "cpu", "--workers", "0"]) == 0

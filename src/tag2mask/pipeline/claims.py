@@ -7,6 +7,7 @@ from tag2mask.clip.words import read_words
 from tag2mask.data.photos import PhotoSet
 from tag2mask.device import resolve_device
 from tag2mask.pipeline.config import Config, absolute, plain
+from tag2mask.training.settings import LoopSettings
 
 _WITHOUT_EFFECT = ("checkpoint_every", "log_every", "validate_every")
 """Settings of training that its result does not depend on."""
@@ -26,7 +27,7 @@ def stage_settings(name: str, config: Config, photos: PhotoSet) -> dict[str, Any
     if name == "seeds":
         return {"classes": list(photos.classes), "seeds": _seed_settings(config, photos)}
     if name == "train":
-        train = {key: value for key, value in plain(config.train).items() if key not in _WITHOUT_EFFECT}
+        train = {key: value for key, value in _training(config.train).items() if key not in _WITHOUT_EFFECT}
         return {
             "classes": list(photos.classes),
             "seed": config.seed,
@@ -60,9 +61,17 @@ def _seed_settings(config: Config, photos: PhotoSet) -> dict[str, Any]:
     return kept | {"template": words.template, "prompts": list(words.prompts), "background": list(words.background)}
 
 
+def _training(settings: LoopSettings) -> dict[str, Any]:
+    """Settings of training as plain values, without those that came later and have no effect at their default."""
+    values: dict[str, Any] = plain(settings)
+    if not values["augment"]["colour"]:
+        values["augment"].pop("colour")
+    return values
+
+
 def _edge_settings(config: Config, photos: PhotoSet) -> dict[str, Any]:
     """Those of the labels and of training, as far as they have an effect."""
-    own = plain(config.edges)
+    own = _training(config.edges)
     unread = {*_WITHOUT_EFFECT}
     if config.edges.steps is not None:
         unread.add("epochs")
@@ -107,7 +116,7 @@ def _segment_settings(config: Config, photos: PhotoSet) -> dict[str, Any]:
         unread.add("epochs")
     if config.segment.optimizer != "sgd":
         unread.add("momentum")
-    own = {key: value for key, value in plain(config.segment).items() if key not in unread}
+    own = {key: value for key, value in _training(config.segment).items() if key not in unread}
     masks: dict[str, Any] = {"masks": {}} if config.segment.labels == "masks" else {}
     return {
         "classes": list(photos.classes),

@@ -40,7 +40,8 @@ STAGE_FUNCTIONS: dict[str, Stage] = {
 def stages_of(config: Config) -> list[str]:
     """The stages that `run` does: `seeds` and `edges` where something reads them, `segment` where it is asked for."""
     left_out = {"seeds": not config.external.used, "edges": not config.refine.walks}
-    left_out |= {"segment": not config.segment.enabled, "predictions": not config.segment.enabled}
+    alone = config.segment.enabled and config.shard is None  # it learns from the masks of all shards
+    left_out |= {"segment": not alone, "predictions": not alone}
     return [name for name in STAGES if not left_out.get(name)]
 
 

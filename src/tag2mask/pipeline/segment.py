@@ -1,19 +1,22 @@
 """The stage `segment`: masks to a segmentation network that needs no tags."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from rich.console import Console
 from torch import nn
 
-from tag2mask.data.images import read_image, read_mask
+from tag2mask.data.images import ImageError, read_image, read_mask
 from tag2mask.data.labelled_set import LabelledSet
 from tag2mask.data.photos import PhotoSet
 from tag2mask.errors import UsageError
 from tag2mask.evaluate import Confusion
+from tag2mask.files import is_newer, read_json, write_json
 from tag2mask.networks.checkpoint import load_segmentation_network, save_network
-from tag2mask.networks.segmentation import build_segmentation_network
+from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentation_network
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.evaluate import class_ids, with_truth
@@ -25,6 +28,7 @@ from tag2mask.training.engine import check_engine, train_network
 from tag2mask.training.segmentation import segmentation_task
 
 MASKS = "masks"
+LEARNT_FROM = "segment/learnt_from.json"
 
 
 def segment(config: Config, run: RunFolder, console: Console) -> StageResult:
@@ -36,14 +40,18 @@ def segment(config: Config, run: RunFolder, console: Console) -> StageResult:
     """
     photos = photographs(config)
     labelled = _labelled(config, run, photos)
-    run.claim("segment", stage_settings("segment", config, photos))
-    result = StageResult("segment", done=1)
-    target = run / SEGMENT_NETWORK
+    settings = stage_settings("segment", config, photos)
+    target, record = run / SEGMENT_NETWORK, run / LEARNT_FROM
     if target.is_file():
+        run.claim("segment", settings)
         load_segmentation_network(target, classes=photos.classes)
-        return StageResult("segment", skipped=1)
-    check_engine("segment", config.segment, config.device)
-    network = build_segmentation_network(config.segment.network, photos.classes, seed=config.seed)
+        return _already_there(run, target, record, labelled)
+    if config.shard is not None:
+        raise UsageError("segment learns from the masks of all shards; run it without --shard once all have theirs")
+    network = _untrained(config, photos)
+    run.claim("segment", settings)
+    _same_photographs(run, record, labelled)
+    result = StageResult("segment", done=1)
     samples = LabelledSet(
         labelled,
         None if config.segment.labels == "truth" else run / MASKS,
@@ -76,6 +84,52 @@ def segment(config: Config, run: RunFolder, console: Console) -> StageResult:
     if trained.resumed_from:
         result.notes.append(f"went on from step {trained.resumed_from} of {trained.steps}")
     return result
+
+
+def _untrained(config: Config, photos: PhotoSet) -> SegmentationNetwork:
+    """The network before training, after a look at what would stop it."""
+    settings = config.segment
+    check_engine("segment", settings, config.device)
+    if settings.network.head == "concat" and settings.network.head_norm != "fixed" and settings.batch_size < 2:
+        raise UsageError(
+            "segment.batch_size should be at least 2: head `concat` has batch norm over one value an image"
+        )
+    try:
+        return build_segmentation_network(settings.network, photos.classes, seed=config.seed)
+    except UsageError as error:
+        message = str(error)
+        prefixed = message if "segment.network." in message else message.replace("network.", "segment.network.")
+        raise UsageError(prefixed) from error
+
+
+def _already_there(run: RunFolder, target: Path, record: Path, labelled: PhotoSet) -> StageResult:
+    """What to say of a network that is there: whether masks came or changed since."""
+    result = StageResult("segment", skipped=1)
+    known = set(read_json(record)["photographs"]) if record.is_file() else set()
+    new = [photo.id for photo in labelled.photos if photo.id not in known]
+    changed = [photo.id for photo in labelled.photos if is_newer(run / f"{MASKS}/{photo.id}.png", target)]
+    if new or changed:
+        result.notes.append(
+            f"{len({*new, *changed})} masks are newer than the network that is there; --restart segment learns anew"
+        )
+    return result
+
+
+def _same_photographs(run: RunFolder, record: Path, labelled: PhotoSet) -> None:
+    """Note what is learnt from; a training that was begun on other photographs is not gone on with.
+
+    Raises:
+        UsageError: a saved state is of other photographs.
+    """
+    ids = [photo.id for photo in labelled.photos]
+    if (run / "segment/state.pt").is_file() and record.is_file():
+        before = read_json(record)["photographs"]
+        if before != ids:
+            raise UsageError(
+                f"the training in {run / 'segment'} was begun on {len(before)} masks, and now there are {len(ids)}, "
+                "not the same ones; --restart segment begins anew with all of them"
+            )
+    write_json(record, {"photographs": ids})
 
 
 def _labelled(config: Config, run: RunFolder, photos: PhotoSet) -> PhotoSet:
@@ -115,10 +169,14 @@ def _validation(config: Config) -> Callable[[nn.Module], Mapping[str, float]] | 
         device = next(network.parameters()).device
         confusion = Confusion(len(photos.classes) + 1)
         for photo in photos.photos:
-            image = torch.from_numpy(read_image(photo.path, pixel_limit=config.data.pixel_limit)).to(device)
+            try:
+                image = torch.from_numpy(read_image(photo.path, pixel_limit=config.data.pixel_limit)).to(device)
+                truth = read_mask(photo.mask, size=image.shape[:2], classes=len(photos.classes))  # type: ignore[arg-type]
+            except ImageError:
+                continue  # the stage `predictions` names it
             logits = network.full_logits(image.permute(2, 0, 1)[None].float() / 255)  # type: ignore[operator]
-            truth = read_mask(photo.mask, size=image.shape[:2], classes=len(photos.classes))  # type: ignore[arg-type]
             confusion.update(logits.argmax(1)[0].byte().cpu().numpy(), truth)
-        return {"validation_miou": confusion.miou(ids)}
+        miou = confusion.miou(ids)
+        return {} if math.isnan(miou) else {"validation_miou": miou}
 
     return measure

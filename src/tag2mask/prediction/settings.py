@@ -7,7 +7,7 @@ from tag2mask.errors import UsageError
 from tag2mask.refine.crf import CrfSettings
 
 PUBLISHED_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-"""With mirror images, the twelve forward passes of the published test. Source: REFERENCES D.4, E."""
+"""With mirror images, the twelve forward passes of the published test. Source: HSC_WSSS, YudeWang's code base."""
 
 
 @dataclass

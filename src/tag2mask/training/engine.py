@@ -151,7 +151,7 @@ def train_network(
     channels_last(network).train()  # faster convolutions, on CPUs by a third
     state_path = folder / "state.pt"
     average = _Average(network, settings.average)
-    step = _resume(state_path, network, optimizer, average, accelerator) if state_path.is_file() else 0
+    step = _resume(task.stage, state_path, network, optimizer, average, accelerator) if state_path.is_file() else 0
     network, optimizer = accelerator.prepare(network, optimizer)
     loader = _loader(task.samples, settings, seed, (step, total), workers, accelerator)
     log = TrainingLog(folder / "log.jsonl", step=step)
@@ -169,17 +169,17 @@ def train_network(
             meter.add(losses)
             average.follow(accelerator.unwrap_model(network))
             last = step == total
+            saved = last or step % settings.checkpoint_every == 0
+            if saved:  # before anything that could fail
+                _save(state_path, network, optimizer, average, accelerator, meter, step)
             figures = _validated(task, accelerator.unwrap_model(network), settings, step, last=last)
             if last or step % settings.log_every == 0 or figures:
                 values = {"step": step, "learning_rate": optimizer.param_groups[0]["lr"], **meter.read(step), **figures}
                 if accelerator.is_main_process:
                     log.append(values)
                 on_step(step, total, values)
-            if stop.received or last or step % settings.checkpoint_every == 0:
-                meter.check(step)
-                if accelerator.is_main_process:
-                    state = _state(accelerator.unwrap_model(network), optimizer, average, accelerator, step)
-                    save_state(state_path, state)
+            if stop.received and not saved:
+                _save(state_path, network, optimizer, average, accelerator, meter, step)
             if stop.received and not last:
                 raise Interrupted(
                     f"stopped at step {step} of {total}; the state is saved, the same command goes on from there"
@@ -187,6 +187,21 @@ def train_network(
     trained.steps = step
     average.take_over(task.network)
     return trained
+
+
+def _save(
+    path: Path,
+    network: nn.Module,
+    optimizer: Any,
+    average: "_Average",
+    accelerator: Accelerator,
+    meter: "_Meter",
+    step: int,
+) -> None:
+    """Keep what a resumed run needs, if the losses are finite."""
+    meter.check(step)
+    if accelerator.is_main_process:
+        save_state(path, _state(accelerator.unwrap_model(network), optimizer, average, accelerator, step))
 
 
 class _Average:
@@ -361,10 +376,15 @@ def _state(
 
 
 def _resume(
-    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, average: _Average, accelerator: Accelerator
+    stage: str,
+    path: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: _Average,
+    accelerator: Accelerator,
 ) -> int:
     """Take up the state in ``path``; return its step."""
-    state = load_state(path)
+    state = load_state(path, stage)
     network.load_state_dict(state["network"])
     network.to(accelerator.device)
     optimizer.load_state_dict(state["optimizer"])

@@ -25,7 +25,7 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
         torch.save(dict(state), temporary)
 
 
-def load_state(path: Path) -> dict[str, Any]:
+def load_state(path: Path, stage: str = "train") -> dict[str, Any]:
     """Read a resume state; nothing in the file can run.
 
     Raises:
@@ -33,9 +33,9 @@ def load_state(path: Path) -> dict[str, Any]:
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except Exception as error:  # what a damaged file raises is the library's affair, and its advice is not ours
         raise Tag2maskError(
-            f"{path} is not a readable resume state ({error}); use --restart train to begin anew"
+            f"{path} is not a readable resume state ({type(error).__name__}); --restart {stage} begins anew"
         ) from error
     return state
 
