@@ -45,7 +45,7 @@ def segment(config: Config, run: RunFolder, console: Console) -> StageResult:
     if target.is_file():
         run.claim("segment", settings)
         load_segmentation_network(target, classes=photos.classes)
-        return _already_there(run, target, record, labelled)
+        return _already_there(config, run, record, labelled)
     if config.shard is not None:
         raise UsageError("segment learns from the masks of all shards; run it without --shard once all have theirs")
     network = _untrained(config, photos)
@@ -102,16 +102,16 @@ def _untrained(config: Config, photos: PhotoSet) -> SegmentationNetwork:
         raise UsageError(prefixed) from error
 
 
-def _already_there(run: RunFolder, target: Path, record: Path, labelled: PhotoSet) -> StageResult:
+def _already_there(config: Config, run: RunFolder, record: Path, labelled: PhotoSet) -> StageResult:
     """What to say of a network that is there: whether masks came or changed since."""
     result = StageResult("segment", skipped=1)
     known = set(read_json(record)["photographs"]) if record.is_file() else set()
-    new = [photo.id for photo in labelled.photos if photo.id not in known]
-    changed = [photo.id for photo in labelled.photos if is_newer(run / f"{MASKS}/{photo.id}.png", target)]
-    if new or changed:
-        result.notes.append(
-            f"{len({*new, *changed})} masks are newer than the network that is there; --restart segment learns anew"
-        )
+    new = {photo.id for photo in labelled.photos if photo.id not in known}
+    if config.segment.labels == "masks":
+        target = run / SEGMENT_NETWORK
+        new |= {photo.id for photo in labelled.photos if is_newer(run / f"{MASKS}/{photo.id}.png", target)}
+    if new:
+        result.notes.append(f"{len(new)} masks are newer than the network that is there; --restart segment learns anew")
     return result
 
 
