@@ -14,7 +14,7 @@ from tag2mask.networks.backbone import build_backbone
 from tag2mask.networks.grids import ceil_grid, photograph_cells, to_grid
 from tag2mask.networks.public_weights import Notify
 from tag2mask.networks.settings import FINEST_FEATURE_STRIDE, NetworkSettings
-from tag2mask.networks.stages import Backbone, Stage, normalise
+from tag2mask.networks.stages import Backbone, Stage, normalise, offered
 
 __all__ = ["PotNetwork", "PotOutput", "build_network"]
 
@@ -161,11 +161,10 @@ def _levels(backbone: Backbone, settings: NetworkSettings) -> tuple[int, ...]:
     levels = settings.levels or backbone.default_levels
     wrong = [level for level in levels if not 0 <= level < len(backbone.stages)]
     if wrong:
-        offered = ", ".join(
-            f"{index} ({stage.name}: {stage.channels} channels at stride {stage.stride})"
-            for index, stage in enumerate(backbone.stages)
+        raise UsageError(
+            f"network.levels: {settings.backbone} has no level {first_five(wrong)}; "
+            f"it offers {offered(backbone.stages)}"
         )
-        raise UsageError(f"network.levels: {settings.backbone} has no level {first_five(wrong)}; it offers {offered}")
     return levels
 
 

@@ -18,6 +18,7 @@ from tag2mask.data.photos import PhotoSet
 from tag2mask.device import resolve_device
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.memory import channels_last, release_memory, retained_memory
+from tag2mask.training.average import WeightAverage
 from tag2mask.training.order import DrawOrder
 from tag2mask.training.settings import LoopSettings
 from tag2mask.training.state import Interrupted, StopRequest, TrainingLog, load_state, save_state
@@ -150,7 +151,7 @@ def train_network(
     optimizer = _optimizer(task, settings)
     channels_last(network).train()  # faster convolutions, on CPUs by a third
     state_path = folder / "state.pt"
-    average = _Average(network, settings.average)
+    average = WeightAverage(network, settings.average)
     step = _resume(task.stage, state_path, network, optimizer, average, accelerator) if state_path.is_file() else 0
     network, optimizer = accelerator.prepare(network, optimizer)
     loader = _loader(task.samples, settings, seed, (step, total), workers, accelerator)
@@ -193,7 +194,7 @@ def _save(
     path: Path,
     network: nn.Module,
     optimizer: Any,
-    average: "_Average",
+    average: WeightAverage,
     accelerator: Accelerator,
     meter: "_Meter",
     step: int,
@@ -202,36 +203,6 @@ def _save(
     meter.check(step)
     if accelerator.is_main_process:
         save_state(path, _state(accelerator.unwrap_model(network), optimizer, average, accelerator, step))
-
-
-class _Average:
-    """The mean of the weights over the last steps, each step counting (1 − decay) · decay^age; nothing without a decay.
-
-    In double precision: with a decay near 1 the changes are small beside the weights.
-    """
-
-    def __init__(self, network: nn.Module, decay: float | None) -> None:
-        self.decay = decay
-        self.weights = {} if decay is None else {name: value.double() for name, value in self._followed(network)}
-
-    @staticmethod
-    def _followed(network: nn.Module) -> list[tuple[str, Tensor]]:
-        """Weights that train, and running statistics."""
-        training = {name for name, value in network.named_parameters() if value.requires_grad}
-        running = {name for name, value in network.named_buffers() if value.is_floating_point()}
-        state = network.state_dict()
-        return [(name, value.detach()) for name, value in state.items() if name in training or name in running]
-
-    def follow(self, network: nn.Module) -> None:
-        """Take in the weights after a step."""
-        if self.decay is not None:
-            for name, value in self._followed(network):
-                self.weights[name] = self.weights[name].to(value.device).lerp_(value.double(), 1 - self.decay)
-
-    def take_over(self, network: nn.Module) -> None:
-        """Give the network the mean weights."""
-        state = network.state_dict()
-        network.load_state_dict(state | {name: value.to(state[name]) for name, value in self.weights.items()})
 
 
 def _validated(task: Task, network: nn.Module, settings: LoopSettings, step: int, *, last: bool) -> Mapping[str, float]:
@@ -362,7 +333,7 @@ def _step(
 
 
 def _state(
-    network: nn.Module, optimizer: Any, average: _Average, accelerator: Accelerator, step: int
+    network: nn.Module, optimizer: Any, average: WeightAverage, accelerator: Accelerator, step: int
 ) -> dict[str, Any]:
     """All that a resumed run needs."""
     scaler = accelerator.scaler
@@ -380,7 +351,7 @@ def _resume(
     path: Path,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    average: _Average,
+    average: WeightAverage,
     accelerator: Accelerator,
 ) -> int:
     """Take up the state in ``path``; return its step."""
