@@ -1,6 +1,7 @@
 """The stages `segment` and `predictions` end to end on generated scenes, and what training minimises."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 
@@ -14,6 +15,9 @@ import tag2mask
 from run_tiny import figures, files_of, run, words
 from tag2mask.cli import main
 from tag2mask.data import DataSettings, open_photos, read_mask
+from tag2mask.data.images import ImageError, write_fractions, write_mask
+from tag2mask.data.labelled_set import LabelledSet
+from tag2mask.data.settings import AugmentSettings
 from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.training.segmentation import segmentation_loss
 
@@ -119,6 +123,61 @@ def test_the_loss_leaves_out_what_is_ignored() -> None:
     both = segmentation_loss([logits, small], labels).total
     reduced = F.interpolate(labels[:, None].float(), size=(3, 3), mode="nearest")[:, 0].byte()
     assert torch.allclose(both, segmentation_loss(logits, labels).total + segmentation_loss(small, reduced).total)
+
+
+def test_each_label_counts_as_much_as_its_weight() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, small = (torch.randn(2, 4, *size, generator=generator) for size in ((6, 6), (3, 3)))
+    labels = torch.randint(0, 4, (2, 6, 6), generator=generator).byte()
+    labels[0, :3] = 255
+    weights = torch.rand(2, 6, 6, generator=generator)
+    losses = -logits.log_softmax(1).gather(1, labels.long().clamp_max(3)[:, None])[:, 0]
+    kept = labels != 255
+    expected = (losses * weights)[kept].sum() / weights[kept].sum()
+    assert torch.allclose(segmentation_loss(logits, labels, weights).total, expected)
+    both = segmentation_loss([logits, small], labels, weights).total
+    reduced = segmentation_loss(small, labels[:, ::2, ::2], weights[:, ::2, ::2]).total
+    assert torch.allclose(both, expected + reduced)
+    assert segmentation_loss(logits, labels, torch.zeros_like(weights)).total == 0
+
+
+def test_weights_move_with_their_labels(scenes: Path, tmp_path: Path) -> None:
+    photos = open_photos(DataSettings(root=scenes, split="train"))
+    photos = replace(photos, photos=photos.photos[:2])
+    pattern = np.add.outer(np.arange(64) // 8, np.arange(64) // 16).astype(np.uint8) % 3
+    for photo in photos.photos:
+        write_mask(tmp_path / f"labels/{photo.id}.png", pattern)
+        write_fractions(tmp_path / f"weights/{photo.id}.png", pattern / 255 * 50)
+    settings = AugmentSettings(crop=48, long_side=(40, 80))
+    samples = LabelledSet(photos, tmp_path / "labels", settings, weights=tmp_path / "weights", seed=0)
+    for draw in range(8):
+        sample = samples[draw, draw % 2]
+        labels = sample["labels"].float()
+        inside = sample["valid"]
+        assert torch.allclose(sample["weights"][inside] * 255, labels[inside] * 50, atol=1e-4)
+        assert not sample["weights"][~inside].any()
+    write_fractions(tmp_path / f"weights/{photos.photos[0].id}.png", np.zeros((9, 9)))
+    with pytest.raises(ImageError, match="9 × 9 pixels"):
+        samples[0, 0]
+
+
+def test_labels_count_as_much_as_they_are_probable(
+    scenes: Path, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weighted = {**SEGMENT, "segment__label_weights": "confidence", "segment__steps": "1"}
+    copied = Path(copytree(done, tmp_path / "out"))
+    assert run("segment", scenes, copied, restart="segment", **weighted) == 2
+    assert "10 of 10 masks have no file there; run `tag2mask refine --refine.keep_confidence" in capsys.readouterr().err
+    crf = {"refine__method": "crf", "refine__keep_confidence": "true"}
+    assert run("refine", scenes, copied, restart="refine", **weighted, **crf) == 0
+    for photo in open_photos(DataSettings(root=scenes, split="train")).photos:
+        mask = read_mask(copied / f"masks/{photo.id}.png")
+        confidence = read_mask(copied / f"refine/confidence/{photo.id}.png", size=mask.shape)
+        least = 255 / (len(photo.tags) + 1)  # the best of so many labels
+        assert least - 1 <= confidence.min() < confidence.max() <= 255
+    assert run("segment", scenes, copied, **weighted, **crf) == 0
+    first = [json.loads((folder / "segment/log.jsonl").read_text().splitlines()[0]) for folder in (done, copied)]
+    assert first[0]["loss"] != first[1]["loss"]
 
 
 def test_it_learns_from_all_masks_or_says_so(copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,12 +26,14 @@ class View(NamedTuple):
         image: float32 (3, crop, crop), RGB in [0, 1].
         valid: bool (crop, crop), False in padding.
         mask: uint8 (crop, crop), 255 in padding; None without a mask.
+        weights: float32 (crop, crop) in [0, 1], 0 in padding; None without weights.
         cams: float32 (K, crop, crop), 0 in padding; None without CAMs.
     """
 
     image: torch.Tensor
     valid: torch.Tensor
     mask: torch.Tensor | None = None
+    weights: torch.Tensor | None = None
     cams: torch.Tensor | None = None
 
 
@@ -91,6 +93,7 @@ def training_view(
     rng: np.random.Generator,
     fill: tuple[float, float, float] = IMAGENET_MEAN,
     mask: npt.NDArray[np.uint8] | None = None,
+    weights: npt.NDArray[np.uint8] | None = None,
     cams: npt.NDArray[np.floating] | None = None,
 ) -> View:
     """A random view of a photograph, with its mask and its CAMs moved alike.
@@ -101,10 +104,11 @@ def training_view(
         rng: the source of all randomness.
         fill: the colour of padding, RGB in [0, 1]; the mean by which the network normalises makes it zero there.
         mask: uint8 (H, W).
+        weights: of the mask's pixels, uint8 (H, W), 255 = 1.
         cams: (K, h, w) in [0, 1] on any grid that spans the photograph.
     """
     height, width = image.shape[:2]
-    view = cut(image, draw_geometry((height, width), settings, rng), fill=fill, mask=mask, cams=cams)
+    view = cut(image, draw_geometry((height, width), settings, rng), fill=fill, mask=mask, weights=weights, cams=cams)
     if not settings.colour:
         return view
     shift = rng.integers(-settings.colour, settings.colour + 1, 3)
@@ -141,11 +145,12 @@ def cut(
     *,
     fill: tuple[float, float, float] = IMAGENET_MEAN,
     mask: npt.NDArray[np.uint8] | None = None,
+    weights: npt.NDArray[np.uint8] | None = None,
     cams: npt.NDArray[np.floating] | None = None,
 ) -> View:
     """The view that a geometry makes; arguments as in `training_view`.
 
-    The photograph is resized bicubically, the mask by nearest neighbour, the CAMs bilinearly.
+    The photograph is resized bicubically, the mask and its weights by nearest neighbour, the CAMs bilinearly.
     """
     crop, inside = geometry.crop, geometry.inside
     pixels = np.empty((crop, crop, 3), dtype=np.float32)
@@ -155,9 +160,9 @@ def cut(
     valid[inside] = True
     view = View(_tensor(pixels, geometry).permute(2, 0, 1).contiguous(), _tensor(valid, geometry))
     if mask is not None:
-        labels = np.full((crop, crop), IGNORED, dtype=np.uint8)
-        labels[inside] = _resampled(Image.fromarray(mask), geometry, Image.Resampling.NEAREST)
-        view = view._replace(mask=_tensor(labels, geometry))
+        view = view._replace(mask=_nearest(mask, geometry, padding=IGNORED))
+    if weights is not None:
+        view = view._replace(weights=_nearest(weights, geometry, padding=0).float() / 255)
     if cams is not None:
         maps = np.zeros((crop, crop, len(cams)), dtype=np.float32)
         for k, cam in enumerate(cams):
@@ -191,6 +196,13 @@ def _resampled(image: Image.Image, geometry: Geometry, how: Image.Resampling) ->
         min(bottom * scale_y, image.height),
     )
     return np.asarray(image.resize((right - left, bottom - top), how, box))
+
+
+def _nearest(pixels: npt.NDArray[np.uint8], geometry: Geometry, *, padding: int) -> torch.Tensor:
+    """The view of uint8 (H, W) by the nearest pixel."""
+    window = np.full((geometry.crop, geometry.crop), padding, dtype=np.uint8)
+    window[geometry.inside] = _resampled(Image.fromarray(pixels), geometry, Image.Resampling.NEAREST)
+    return _tensor(window, geometry)
 
 
 def _tensor(window: npt.NDArray[Any], geometry: Geometry) -> torch.Tensor:

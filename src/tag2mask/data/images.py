@@ -22,6 +22,7 @@ __all__ = [
     "read_image",
     "read_mask",
     "reduced",
+    "write_fractions",
     "write_mask",
 ]
 
@@ -126,6 +127,18 @@ def write_mask(path: Path, mask: npt.NDArray[np.uint8]) -> None:
     image.putpalette(palette().tobytes())
     with atomic_path(path) as temporary:
         image.save(temporary, format="PNG")
+
+
+def write_fractions(path: Path, fractions: npt.NDArray[np.floating]) -> None:
+    """Write numbers in [0, 1] as an 8-bit grey PNG, 255 = 1, atomically.
+
+    Args:
+        path: the final name; its folder is made.
+        fractions: (H, W).
+    """
+    grey = np.rint(255 * fractions).astype(np.uint8)
+    with atomic_path(path) as temporary:
+        Image.fromarray(grey).save(temporary, format="PNG")
 
 
 def palette() -> npt.NDArray[np.uint8]:

@@ -1,7 +1,7 @@
 """Photographs with label maps as a torch dataset; its samples depend on seed, draw and photograph alone."""
 
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -20,11 +20,13 @@ class LabelledSample(TypedDict):
         image: float32 (3, crop, crop), RGB in [0, 1].
         valid: bool (crop, crop), False in padding.
         labels: uint8 (crop, crop), class ids, 0 = background, 255 = ignored, as padding is.
+        weights: float32 (crop, crop) in [0, 1], how much each label counts; only of a set with weights.
     """
 
     image: torch.Tensor
     valid: torch.Tensor
     labels: torch.Tensor
+    weights: NotRequired[torch.Tensor]
 
 
 class LabelledSet(Dataset[LabelledSample]):
@@ -39,6 +41,7 @@ class LabelledSet(Dataset[LabelledSample]):
         folder: Path | None,
         settings: AugmentSettings,
         *,
+        weights: Path | None = None,
         seed: int,
         pixel_limit: int = PIXEL_LIMIT,
         fill: tuple[float, float, float] = IMAGENET_MEAN,
@@ -50,11 +53,13 @@ class LabelledSet(Dataset[LabelledSample]):
             folder: with the label map ID.png of each, of the photograph's shape, at its size or smaller; None takes
                 the ground truth of each.
             settings: what a view may look like.
+            weights: the folder with ID.png of each, 8-bit grey of its label map's size: how much each label counts,
+                255 = 1. None: all count alike.
             seed: not negative.
             pixel_limit: an image with more pixels is refused.
             fill: the colour of padding, RGB in [0, 1]: the mean by which the network normalises.
         """
-        self.photos, self.folder, self.settings = photos, folder, settings
+        self.photos, self.folder, self.settings, self.weights = photos, folder, settings, weights
         self.seed, self.pixel_limit, self.fill = seed, pixel_limit, fill
 
     def __len__(self) -> int:
@@ -65,7 +70,7 @@ class LabelledSet(Dataset[LabelledSample]):
         """The view of photograph ``index`` in draw ``draw``, for ``key`` = (draw, index).
 
         Raises:
-            ImageError: the photograph or its label map cannot be read; the message names it.
+            ImageError: the photograph, its label map or its weights cannot be read; the message names it.
         """
         draw, index = key
         photo = self.photos.photos[index]
@@ -81,8 +86,11 @@ class LabelledSet(Dataset[LabelledSample]):
                 f"{image.shape[1]} × {image.shape[0]}; delete them and do their stage again"
             )
             raise MaskError(f"{path}: {reason}", kind="mask-size", reason=reason)
+        size = int(labels.shape[0]), int(labels.shape[1])
+        weights = None if self.weights is None else read_mask(self.weights / f"{photo.id}.png", size=size)
         rng = np.random.default_rng([self.seed, draw, index])
-        view = training_view(image, self.settings, rng=rng, fill=self.fill, mask=labels)
+        view = training_view(image, self.settings, rng=rng, fill=self.fill, mask=labels, weights=weights)
         if view.mask is None:
             raise ValueError("a view of a label map has one")
-        return {"image": view.image, "valid": view.valid, "labels": view.mask}
+        sample: LabelledSample = {"image": view.image, "valid": view.valid, "labels": view.mask}
+        return sample if view.weights is None else {**sample, "weights": view.weights}

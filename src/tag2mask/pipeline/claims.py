@@ -95,6 +95,8 @@ def _refine_settings(config: Config) -> dict[str, Any]:
     refine, settings = plain(config.refine), config.refine
     walk = refine.pop("walk")
     unread = {"batch_size"}
+    if not settings.keep_confidence:
+        unread.add("keep_confidence")  # without effect on what was made before there was such a setting
     if not settings.uses_crf:
         unread |= {"crf", "crf_power", "confidence"}
     if settings.method == "argmax":
@@ -112,6 +114,8 @@ def _refine_settings(config: Config) -> dict[str, Any]:
 def _segment_settings(config: Config, photos: PhotoSet) -> dict[str, Any]:
     """Those of training on masks, or on the truth."""
     unread = {*_WITHOUT_EFFECT, "enabled"}
+    if config.segment.label_weights == "none":
+        unread.add("label_weights")  # as it was before there was such a setting
     if config.segment.steps is not None:
         unread.add("epochs")
     if config.segment.optimizer != "sgd":

@@ -1,15 +1,12 @@
 """The stage `refine`: CAMs to masks."""
 
-import numpy as np
 import torch
-from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from tag2mask.data.images import write_mask
+from tag2mask.data.images import write_fractions, write_mask
 from tag2mask.device import resolve_device
 from tag2mask.errors import UsageError
-from tag2mask.files import atomic_path
 from tag2mask.memory import channels_last
 from tag2mask.networks.checkpoint import load_edge_network
 from tag2mask.networks.edge_network import EdgeNetwork
@@ -21,6 +18,9 @@ from tag2mask.pipeline.refinable import cam_folder, read_refinables, shard_of, s
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.train import photographs
 from tag2mask.refine.masks import refined_masks
+
+CONFIDENCE = "refine/confidence"
+"""The folder of how probable each pixel's label is, where it was asked for."""
 
 
 def refine(config: Config, run: RunFolder, console: Console) -> StageResult:
@@ -48,8 +48,10 @@ def refine(config: Config, run: RunFolder, console: Console) -> StageResult:
             )
             for number, (each, mask) in enumerate(zip(batch, masks, strict=True)):
                 if edges is not None:
-                    _write_edge(run, each.photo.id, edges[number])
-                write_mask(run / f"masks/{each.photo.id}.png", mask.cpu().numpy())
+                    write_fractions(run / f"refine/edges/{each.photo.id}.png", edges[number].cpu().numpy())
+                if config.refine.keep_confidence and mask.confidence is not None:
+                    write_fractions(run / f"{CONFIDENCE}/{each.photo.id}.png", mask.confidence.cpu().numpy())
+                write_mask(run / f"masks/{each.photo.id}.png", mask.labels.cpu().numpy())
                 result.done += 1
             advance(result.done)
     return result
@@ -68,10 +70,3 @@ def _edge_network(run: RunFolder, device: torch.device) -> EdgeNetwork:
 def _edge(network: EdgeNetwork, image: Tensor) -> Tensor:
     """The edges of a photograph, uint8 (H, W, 3): (ceil(H / 4), ceil(W / 4)) in [0, 1]."""
     return network.mean_logits(image.permute(2, 0, 1)[None].float() / 255)[0].sigmoid()
-
-
-def _write_edge(run: RunFolder, photo_id: str, edge: Tensor) -> None:
-    """Keep an edge map for the report, 8-bit grey, 255 = 1."""
-    grey = (255 * edge).round().byte().cpu().numpy()
-    with atomic_path(run / f"refine/edges/{photo_id}.png") as temporary:
-        Image.fromarray(np.ascontiguousarray(grey)).save(temporary)

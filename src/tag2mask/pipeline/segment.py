@@ -21,6 +21,7 @@ from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.evaluate import class_ids, with_truth
 from tag2mask.pipeline.progress import StageResult, progress_bar
+from tag2mask.pipeline.refine import CONFIDENCE
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.train import photographs, reading_workers
 from tag2mask.predictor import SEGMENT_NETWORK
@@ -48,6 +49,7 @@ def segment(config: Config, run: RunFolder, console: Console) -> StageResult:
         return _already_there(config, run, record, labelled)
     if config.shard is not None:
         raise UsageError("segment learns from the masks of all shards; run it without --shard once all have theirs")
+    weights = _weights(config, run, labelled)
     network = _untrained(config, photos)
     run.claim("segment", settings)
     _same_photographs(run, record, labelled)
@@ -56,6 +58,7 @@ def segment(config: Config, run: RunFolder, console: Console) -> StageResult:
         labelled,
         None if config.segment.labels == "truth" else run / MASKS,
         config.segment.augment,
+        weights=weights,
         seed=config.seed,
         pixel_limit=config.data.pixel_limit,
         fill=network.backbone.mean,
@@ -153,6 +156,24 @@ def _labelled(config: Config, run: RunFolder, photos: PhotoSet) -> PhotoSet:
             f"{run / MASKS} holds no mask of these photographs; run `tag2mask refine` with the same --out first"
         )
     return found
+
+
+def _weights(config: Config, run: RunFolder, labelled: PhotoSet) -> Path | None:
+    """The folder with the weights of the labels; None where all count alike.
+
+    Raises:
+        UsageError: some masks have no weights.
+    """
+    if config.segment.label_weights == "none":
+        return None
+    folder = run / CONFIDENCE
+    lacking = [photo.id for photo in labelled.photos if not (folder / f"{photo.id}.png").is_file()]
+    if lacking:
+        raise UsageError(
+            f"segment.label_weights confidence needs {folder}, and {len(lacking)} of {len(labelled.photos)} masks have "
+            "no file there; run `tag2mask refine --refine.keep_confidence true --restart refine` with the same --out"
+        )
+    return folder
 
 
 def _validation(config: Config) -> Callable[[nn.Module], Mapping[str, float]] | None:

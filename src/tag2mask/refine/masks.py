@@ -1,6 +1,7 @@
 """From CAMs to masks, by the method that the settings name."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -15,13 +16,25 @@ _LEAST = 1e-8
 """The highest value after a walk is taken for this at least."""
 
 
+class RefinedMask(NamedTuple):
+    """What refinement makes of a photograph.
+
+    Attributes:
+        labels: uint8 (H, W), class ids among those of its CAMs, 0 = background, 255 = not sure.
+        confidence: float32 (H, W), the probability of the best label by the CRF; None without a CRF.
+    """
+
+    labels: Tensor
+    confidence: Tensor | None
+
+
 def refined_masks(
     images: Sequence[Tensor],
     cams: Sequence[ClassMaps],
     sizes: Sequence[tuple[int, int]],
     settings: RefineSettings,
     edges: Sequence[Tensor] | None = None,
-) -> list[Tensor]:
+) -> list[RefinedMask]:
     """The masks of photographs.
 
     Args:
@@ -32,7 +45,7 @@ def refined_masks(
         edges: (ceil(H' / 4), ceil(W' / 4)) in [0, 1] of each, for methods with a random walk.
 
     Returns:
-        uint8 (H, W) for each: class ids among those of its CAMs, 0 = background, 255 = not sure.
+        one for each, at its size.
     """
     maps = list(cams)
     if settings.walks:
@@ -48,7 +61,9 @@ def refined_masks(
         maps = [ClassMaps(own.ids, q) for own, q in zip(maps, marginals, strict=True)]
     final = [own.resized(size) for own, size in zip(maps, sizes, strict=True)]
     whole = [own.with_background(settings.background_threshold, settings.background_power) for own in final]
-    return [own.labels(settings.confidence) for own in whole]
+    return [
+        RefinedMask(own.labels(settings.confidence), own.maps.amax(0) if settings.uses_crf else None) for own in whole
+    ]
 
 
 def _walked(

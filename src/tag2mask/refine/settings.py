@@ -60,6 +60,8 @@ class RefineSettings:
         crf_power: the power to which CAMs are raised to become its probabilities.
         confidence: a pixel whose label is less probable than this, in [0, 1], becomes 255, ignored (CLIP-ES takes
             0.95); null keeps every label. Only where there is a CRF.
+        keep_confidence: also write how probable each pixel's label is, for `segment.label_weights`. Only where there
+            is a CRF.
         walk: of the random walk.
         long_side: a photograph that is longer, in pixels, is refined at this size, and the result enlarged; null keeps
             every size, at 1 GB of memory a million pixels. All lengths of the CRF and of the walk are pixels of the
@@ -74,6 +76,7 @@ class RefineSettings:
     crf: CrfSettings = field(default_factory=CrfSettings)
     crf_power: float = 1.0
     confidence: float | None = None
+    keep_confidence: bool = False
     walk: WalkSettings = field(default_factory=WalkSettings)
     long_side: int | None = 1024
     batch_size: int = 4
@@ -91,6 +94,8 @@ class RefineSettings:
             problems.append("confidence should lie in [0, 1]; null keeps every label")
         if self.confidence is not None and not self.uses_crf:
             problems.append(f"confidence is a probability of the CRF, which method {self.method} does not have")
+        if self.keep_confidence and not self.uses_crf:
+            problems.append(f"keep_confidence keeps what the CRF says, which method {self.method} does not have")
         if self.long_side is not None and self.long_side < 32:
             problems.append("long_side should be at least 32 pixels")
         if self.batch_size < 1:

@@ -13,44 +13,54 @@ from tag2mask.networks.segmentation import SegmentationNetwork
 from tag2mask.training.engine import Group, Task
 from tag2mask.training.settings import SegmentSettings
 
+_LEAST_WEIGHT = 1e-6
+"""The weights of a batch sum to this at least: a batch without labels has a loss of 0, not of 0 / 0."""
+
 
 @dataclass(frozen=True)
 class SegmentationLoss:
     """The cross entropy of a batch.
 
     Attributes:
-        total: a scalar: the mean over labelled pixels, summed over the sets of logits.
+        total: a scalar: the mean over labelled pixels, weighted if they are, summed over the sets of logits.
     """
 
     total: Tensor
 
 
-def segmentation_loss(logits: Tensor | Sequence[Tensor], labels: Tensor) -> SegmentationLoss:
+def segmentation_loss(
+    logits: Tensor | Sequence[Tensor], labels: Tensor, weights: Tensor | None = None
+) -> SegmentationLoss:
     """Cross entropy that leaves out what is ignored.
 
     Args:
         logits: float (N, C + 1, H, W), background first; or several of any sizes, of several scales: the labels are
             then brought to the size of each, by the nearest pixel, and the losses are summed.
         labels: uint8 (N, H, W), class ids, 0 = background, 255 = ignored.
+        weights: float (N, H, W), not negative: how much each label counts; None: all count alike.
 
     Returns:
         the loss; 0 where no pixel is labelled.
 
-    Source: one set of logits as in HSC_WSSS, several as in the public PyTorch port of DeepLabV2.
+    Source: one set of logits as in HSC_WSSS, several as in the public PyTorch port of DeepLabV2; weights ours.
     """
+    weights = (labels != IGNORED).float() if weights is None else weights * (labels != IGNORED)
     if isinstance(logits, Tensor):
-        return SegmentationLoss(_cross_entropy(logits, labels))
-    reduced = (
-        F.interpolate(labels[:, None].float(), size=each.shape[2:], mode="nearest")[:, 0].byte() for each in logits
-    )
-    losses = [_cross_entropy(each, own) for each, own in zip(logits, reduced, strict=True)]
+        return SegmentationLoss(_cross_entropy(logits, labels, weights))
+    losses = [_cross_entropy(each, _nearest(labels, each), _nearest(weights, each)) for each in logits]
     return SegmentationLoss(torch.stack(losses).sum())
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """The mean over labelled pixels, in float32; 0 without any."""
-    total = F.cross_entropy(logits.float(), labels.long(), ignore_index=IGNORED, reduction="sum")
-    return total / (labels != IGNORED).sum().clamp_min(1)
+def _cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """The weighted mean over labelled pixels, in float32; 0 without any. The weight of ignored pixels is 0."""
+    losses = F.cross_entropy(logits.float(), labels.long(), ignore_index=IGNORED, reduction="none")
+    return (losses * weights).sum() / weights.sum().clamp_min(_LEAST_WEIGHT)
+
+
+def _nearest(maps: Tensor, logits: Tensor) -> Tensor:
+    """Maps (N, H, W) by the nearest pixel on the grid of logits (N, K, h, w)."""
+    size = [int(side) for side in logits.shape[2:]]
+    return F.interpolate(maps[:, None].float(), size=size, mode="nearest")[:, 0].to(maps.dtype)
 
 
 def segmentation_task(
@@ -73,7 +83,7 @@ def segmentation_task(
         logits = wrapped(batch["image"], batch["valid"])
         if isinstance(logits, Tensor):
             logits = network.to_pixels(logits, (int(labels.shape[1]), int(labels.shape[2])))
-        return segmentation_loss(logits, labels)
+        return segmentation_loss(logits, labels, batch.get("weights"))
 
     named, head, bias = network.parameter_groups(), settings.head_factor, settings.bias_factor
     groups = (

@@ -157,6 +157,8 @@ class SegmentSettings(LoopSettings):
         enabled: whether `run` trains it; the verb `segment` always does.
         network: which network.
         labels: what it learns from: `masks`, the run's own, or `truth`, ground truth, for comparison.
+        label_weights: how much each pixel counts: `none`, all alike, or `confidence`, as probable as its label is by
+            the CRF; needs `refine.keep_confidence`.
         head_factor: the learning rate of the head, as a multiple of the backbone's.
         bias_factor: the learning rate of biases, as a multiple of that of weights; biases and norms do not decay.
 
@@ -173,6 +175,7 @@ class SegmentSettings(LoopSettings):
     enabled: bool = False
     network: SegmentationNetworkSettings = field(default_factory=SegmentationNetworkSettings)
     labels: Literal["masks", "truth"] = "masks"
+    label_weights: Literal["none", "confidence"] = "none"
     head_factor: float = 10.0
     bias_factor: float = 2.0
 
@@ -180,5 +183,7 @@ class SegmentSettings(LoopSettings):
 
     def _problems(self) -> list[str]:
         problems = super()._problems()
+        if self.labels == "truth" and self.label_weights == "confidence":
+            problems.append("label_weights should be none with labels truth: ground truth has no confidence")
         factors = ("head_factor", "bias_factor")
         return problems + [f"{name} should be above 0" for name in factors if not getattr(self, name) > 0]
