@@ -105,8 +105,8 @@ def _finish(request: Request, results: Iterable[StageResult]) -> int:
 def _stages(request: Request, names: Sequence[str], *then: "Stage") -> int:
     """Do some stages of a run folder, then what else was asked for."""
     from tag2mask.pipeline.claims import stage_settings
+    from tag2mask.pipeline.reading import photographs
     from tag2mask.pipeline.run import STAGE_FUNCTIONS, plan
-    from tag2mask.pipeline.train import photographs
 
     run = request.run_folder()
     if request.options["dry_run"]:

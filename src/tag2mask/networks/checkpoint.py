@@ -29,6 +29,9 @@ FORMAT_VERSION = 1
 
 Kind = Literal["pot", "edges", "segmentation"]
 
+SavedNetwork = PotNetwork | EdgeNetwork | SegmentationNetwork
+"""What a checkpoint can hold."""
+
 _MADE_BY: dict[Kind, str] = {
     "pot": "tag2mask train",
     "edges": "tag2mask edges",
@@ -73,9 +76,7 @@ class NetworkInfo:
     extra: dict[str, str] = field(default_factory=dict)
 
 
-def save_network(
-    path: Path, network: PotNetwork | EdgeNetwork | SegmentationNetwork, *, extra: Mapping[str, str] | None = None
-) -> None:
+def save_network(path: Path, network: SavedNetwork, *, extra: Mapping[str, str] | None = None) -> None:
     """Write ``network`` to ``path`` (a `.safetensors`), atomically; the same network gives the same bytes.
 
     Args:
@@ -164,7 +165,7 @@ def load_segmentation_network(path: Path, *, classes: tuple[str, ...] | None = N
     return network
 
 
-def _description(network: PotNetwork | EdgeNetwork | SegmentationNetwork) -> dict[str, Any]:
+def _description(network: SavedNetwork) -> dict[str, Any]:
     """What the metadata says of a network, besides its backbone."""
     if isinstance(network, PotNetwork):
         return {"kind": "pot", "classes": list(network.classes), "settings": asdict(network.settings)}

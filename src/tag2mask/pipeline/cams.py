@@ -25,9 +25,9 @@ from tag2mask.pipeline.base_cams import external_maps, require_seeds, seed_path
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult, progress_bar
-from tag2mask.pipeline.reading import read_ahead
+from tag2mask.pipeline.reading import photographs, read_ahead, reading_workers
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.train import NETWORK, photographs, reading_workers
+from tag2mask.pipeline.train import NETWORK
 from tag2mask.pot import PotSettings, TransportCams
 
 

@@ -1,6 +1,5 @@
 """The stage `edges`: sure labels from CAMs, and the edge network that learns from them."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,18 +11,20 @@ from tag2mask.data.photos import Photo, PhotoSet
 from tag2mask.device import resolve_device
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.networks.backbone import build_backbone
-from tag2mask.networks.checkpoint import load_network, save_network
+from tag2mask.networks.checkpoint import load_network
 from tag2mask.networks.edge_network import EdgeNetwork, build_edge_network
 from tag2mask.networks.settings import NetworkSettings
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.learning import learn
 from tag2mask.pipeline.progress import StageResult, progress_bar
+from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.refinable import cam_folder, read_refinables, shard_of, stale
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.train import NETWORK, photographs, reading_workers
+from tag2mask.pipeline.train import NETWORK
 from tag2mask.refine.labels import sure_labels
 from tag2mask.training.edges import edge_task
-from tag2mask.training.engine import check_engine, train_network
+from tag2mask.training.engine import check_engine
 
 EDGE_NETWORK = "edges/network.safetensors"
 LABELS = "edges/labels"
@@ -103,26 +104,8 @@ def _train(
         pixel_limit=config.data.pixel_limit,
         fill=network.backbone.mean,
     )
-    total = config.edges.total_steps(len(photos.photos))
-    with progress_bar(console, "edges", total) as advance:
-
-        def on_step(done: int, total: int, values: Mapping[str, float]) -> None:
-            advance(done, f"loss {values['loss']:.4f}, {values['images_per_second']:.1f} images/s")
-
-        trained = train_network(
-            edge_task(network, samples, config.edges),
-            config.edges,
-            folder=run / "edges",
-            seed=config.seed,
-            device=config.device,
-            workers=reading_workers(config),
-            on_step=on_step,
-        )
-    save_network(run / EDGE_NETWORK, network)
-    result.failed.update(trained.unreadable)
-    result.notes.append(f"trained for {trained.steps} steps")
-    if trained.resumed_from:
-        result.notes.append(f"went on from step {trained.resumed_from} of {trained.steps}")
+    steps = learn(edge_task(network, samples, config.edges), config.edges, config, run, console, result)
+    result.notes.append(f"trained for {steps} steps")
 
 
 def _untrained(config: Config, run: RunFolder) -> EdgeNetwork:

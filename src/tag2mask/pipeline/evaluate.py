@@ -12,8 +12,8 @@ from tag2mask.evaluate import Figures, evaluate_cams, evaluate_masks
 from tag2mask.evaluate.folders import EvaluationError
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult, progress_bar
+from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.train import photographs
 
 WHOLE = "all"
 """The name under which figures of data without splits are kept."""

@@ -14,9 +14,8 @@ from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.evaluate import WHOLE
 from tag2mask.pipeline.progress import StageResult, progress_bar
-from tag2mask.pipeline.reading import read_ahead
+from tag2mask.pipeline.reading import photographs, read_ahead
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.train import photographs
 from tag2mask.predictor import SEGMENT_NETWORK, Predictor
 
 

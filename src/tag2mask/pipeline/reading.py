@@ -1,18 +1,42 @@
-"""Reading photographs while the network works on others."""
+"""Which photographs a run works on, and reading them while the network works on others."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
-from tag2mask.data.photos import Photo
+from tag2mask.data.photos import Photo, PhotoSet, open_photos
+from tag2mask.errors import UsageError
 from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.train import reading_workers
 
 _AHEAD = 2
 """Batches that are read while one is in the network."""
 
 Answer = TypeVar("Answer")
+
+
+def photographs(config: Config, split: str | None = None) -> PhotoSet:
+    """The photographs that a run works on, as the settings and ``--limit`` say."""
+    photos = open_photos(config.data, split=split)
+    _refuse_run_inside(photos, config.out)
+    return photos if config.limit is None else replace(photos, photos=photos.photos[: config.limit])
+
+
+def _refuse_run_inside(photos: PhotoSet, out: Path | None) -> None:
+    """Refuse a run folder among the photographs: its masks would be read as photographs the next time."""
+    if out is not None and photos.root.absolute() in (out.absolute(), *out.absolute().parents):
+        raise UsageError(
+            f"--out {out} lies inside the data root {photos.root}; choose a folder outside it, "
+            "or the next run takes its masks for photographs"
+        )
+
+
+def reading_workers(config: Config) -> int:
+    """How many processes or threads read photographs: all cores but one, at most 8, unless the user says."""
+    return min(8, max(1, (os.cpu_count() or 2) - 1)) if config.workers is None else config.workers
 
 
 def read_ahead(

@@ -14,9 +14,9 @@ from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.edges import EDGE_NETWORK
 from tag2mask.pipeline.progress import StageResult, progress_bar
+from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.refinable import cam_folder, read_refinables, shard_of, stale
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.train import photographs
 from tag2mask.refine.masks import refined_masks
 
 CONFIDENCE = "refine/confidence"

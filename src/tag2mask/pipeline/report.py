@@ -4,8 +4,8 @@ from rich.console import Console
 
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult
+from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.train import photographs
 from tag2mask.report import write_report
 
 

@@ -13,12 +13,13 @@ from tag2mask.pipeline.edges import EDGE_NETWORK, LABELS, edges
 from tag2mask.pipeline.evaluate import WHOLE, evaluate, with_truth
 from tag2mask.pipeline.predictions import predictions
 from tag2mask.pipeline.progress import StageResult
+from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.refine import refine
 from tag2mask.pipeline.report import report
 from tag2mask.pipeline.run_folder import STAGES, RunFolder
 from tag2mask.pipeline.seeds import seeds
 from tag2mask.pipeline.segment import segment
-from tag2mask.pipeline.train import NETWORK, photographs, train
+from tag2mask.pipeline.train import NETWORK, train
 from tag2mask.predictor import SEGMENT_NETWORK
 
 Stage = Callable[[Config, RunFolder, Console], StageResult]

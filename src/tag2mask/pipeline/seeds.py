@@ -24,9 +24,8 @@ from tag2mask.pipeline.base_cams import seed_path
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult, progress_bar
-from tag2mask.pipeline.reading import read_ahead
+from tag2mask.pipeline.reading import photographs, read_ahead, reading_workers
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.train import photographs, reading_workers
 
 GRID_CELL = 16
 """Pixels a cell of the grid that imported maps are reduced to: CLIP-ES's own."""

@@ -15,17 +15,18 @@ from tag2mask.data.photos import PhotoSet
 from tag2mask.errors import UsageError
 from tag2mask.evaluate import Confusion
 from tag2mask.files import is_newer, read_json, write_json
-from tag2mask.networks.checkpoint import load_segmentation_network, save_network
+from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentation_network
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.evaluate import class_ids, with_truth
-from tag2mask.pipeline.progress import StageResult, progress_bar
+from tag2mask.pipeline.learning import learn
+from tag2mask.pipeline.progress import StageResult
+from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.refine import CONFIDENCE
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.train import photographs, reading_workers
 from tag2mask.predictor import SEGMENT_NETWORK
-from tag2mask.training.engine import check_engine, train_network
+from tag2mask.training.engine import check_engine
 from tag2mask.training.segmentation import segmentation_task
 
 MASKS = "masks"
@@ -63,29 +64,11 @@ def segment(config: Config, run: RunFolder, console: Console) -> StageResult:
         pixel_limit=config.data.pixel_limit,
         fill=network.backbone.mean,
     )
-    total = config.segment.total_steps(len(labelled.photos))
-    with progress_bar(console, "segment", total) as advance:
-
-        def on_step(done: int, total: int, values: Mapping[str, float]) -> None:
-            measured = f", mIoU {100 * values['validation_miou']:.1f}" if "validation_miou" in values else ""
-            advance(done, f"loss {values['loss']:.4f}, {values['images_per_second']:.1f} images/s{measured}")
-
-        trained = train_network(
-            segmentation_task(network, samples, config.segment, _validation(config)),
-            config.segment,
-            folder=run / "segment",
-            seed=config.seed,
-            device=config.device,
-            workers=reading_workers(config),
-            on_step=on_step,
-        )
-    save_network(target, network)
-    result.failed = trained.unreadable
+    task = segmentation_task(network, samples, config.segment, _validation(config))
+    learn(task, config.segment, config, run, console, result)
     lacking = len(photos.photos) - len(labelled.photos)
     if lacking:
         result.notes.append(f"{lacking} photographs have no mask to learn from, and were left out")
-    if trained.resumed_from:
-        result.notes.append(f"went on from step {trained.resumed_from} of {trained.steps}")
     return result
 
 

@@ -1,47 +1,21 @@
 """The stage `train`: photographs and tags to the POT network."""
 
-import os
-from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
-
 from rich.console import Console
 
-from tag2mask.data.photos import PhotoSet, open_photos
 from tag2mask.data.training_set import TrainingSet
 from tag2mask.errors import UsageError, first_five
-from tag2mask.networks.checkpoint import load_network, save_network
+from tag2mask.networks.checkpoint import load_network
 from tag2mask.networks.pot_network import build_network
 from tag2mask.pipeline.base_cams import require_seeds
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.progress import StageResult, progress_bar
+from tag2mask.pipeline.learning import learn
+from tag2mask.pipeline.progress import StageResult
+from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.training.engine import train_network
 from tag2mask.training.objective import pot_task
 
 NETWORK = "train/network.safetensors"
-
-
-def photographs(config: Config, split: str | None = None) -> PhotoSet:
-    """The photographs that a run works on, as the settings and ``--limit`` say."""
-    photos = open_photos(config.data, split=split)
-    _refuse_run_inside(photos, config.out)
-    return photos if config.limit is None else replace(photos, photos=photos.photos[: config.limit])
-
-
-def _refuse_run_inside(photos: PhotoSet, out: Path | None) -> None:
-    """Refuse a run folder among the photographs: its masks would be read as photographs the next time."""
-    if out is not None and photos.root.absolute() in (out.absolute(), *out.absolute().parents):
-        raise UsageError(
-            f"--out {out} lies inside the data root {photos.root}; choose a folder outside it, "
-            "or the next run takes its masks for photographs"
-        )
-
-
-def reading_workers(config: Config) -> int:
-    """How many processes or threads read photographs: all cores but one, at most 8, unless the user says."""
-    return min(8, max(1, (os.cpu_count() or 2) - 1)) if config.workers is None else config.workers
 
 
 def train(config: Config, run: RunFolder, console: Console) -> StageResult:
@@ -78,23 +52,8 @@ def train(config: Config, run: RunFolder, console: Console) -> StageResult:
         external=run / "seeds" if config.external.used else None,
         stride=network.stride,
     )
-    total = config.train.total_steps(len(photos.photos))
-    with progress_bar(console, "train", total) as advance:
-
-        def on_step(done: int, total: int, values: Mapping[str, float]) -> None:
-            advance(done, f"loss {values['loss']:.4f}, {values['images_per_second']:.1f} images/s")
-
-        trained = train_network(
-            pot_task(network, views, config.train, config.pot, config.external if config.external.used else None),
-            config.train,
-            folder=run / "train",
-            seed=config.seed,
-            device=config.device,
-            workers=reading_workers(config),
-            on_step=on_step,
-        )
-    save_network(target, network)
-    result.failed = trained.unreadable
+    task = pot_task(network, views, config.train, config.pot, config.external if config.external.used else None)
+    learn(task, config.train, config, run, console, result)
     if untagged:
         result.notes.append(
             f"{len(untagged)} photographs without tags served as examples of no class: {first_five(untagged)}"
@@ -103,6 +62,4 @@ def train(config: Config, run: RunFolder, console: Console) -> StageResult:
         result.notes.append(
             "the side projections stayed as they were drawn: with train.stop_gradient pot no gradient reaches them"
         )
-    if trained.resumed_from:
-        result.notes.append(f"went on from step {trained.resumed_from} of {trained.steps}")
     return result
