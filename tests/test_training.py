@@ -17,6 +17,7 @@ from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.networks import NetworkSettings, PotNetwork, build_network
 from tag2mask.networks.grids import photograph_cells
 from tag2mask.pot import PotSettings
+from tag2mask.training import engine
 from tag2mask.training.engine import Trained, train_network
 from tag2mask.training.objective import objective, pot_task
 from tag2mask.training.order import DrawOrder
@@ -60,6 +61,12 @@ def trained(
         on_step=on_step,
     )
     return network, result
+
+
+def test_tensorboard_is_an_extra(photos: PhotoSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"train.tensorboard needs TensorBoard; pip install 'tag2mask\[tensorboard\]'"):
+        trained(photos, tmp_path, replace(SETTINGS, tensorboard=True))
 
 
 def test_every_photograph_is_drawn_once_an_epoch_and_never_twice_the_same_way() -> None:

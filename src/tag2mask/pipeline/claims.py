@@ -9,7 +9,7 @@ from tag2mask.device import resolve_device
 from tag2mask.pipeline.config import Config, absolute, plain
 from tag2mask.training.settings import LoopSettings
 
-_WITHOUT_EFFECT = ("checkpoint_every", "log_every", "validate_every")
+_WITHOUT_EFFECT = ("checkpoint_every", "log_every", "tensorboard", "validate_every")
 """Settings of training that its result does not depend on."""
 
 

@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from signal import SIG_IGN, SIGINT, SIGTERM, signal
 from typing import Any, Literal, NamedTuple, Protocol
@@ -21,7 +23,7 @@ from tag2mask.memory import channels_last, release_memory, retained_memory
 from tag2mask.training.average import WeightAverage
 from tag2mask.training.order import DrawOrder
 from tag2mask.training.settings import LoopSettings
-from tag2mask.training.state import Interrupted, StopRequest, TrainingLog, load_state, save_state
+from tag2mask.training.state import Interrupted, StopRequest, load_state, save_state, training_log
 
 OnStep = Callable[[int, int, Mapping[str, float]], None]
 """Called with (steps done, steps in all, the latest logged values)."""
@@ -155,10 +157,11 @@ def train_network(
     step = _resume(task.stage, state_path, network, optimizer, average, accelerator) if state_path.is_file() else 0
     network, optimizer = accelerator.prepare(network, optimizer)
     loader = _loader(task.samples, settings, seed, (step, total), workers, accelerator)
-    log = TrainingLog(folder / "log.jsonl", step=step)
+    main = accelerator.is_main_process
+    opened = training_log(folder, step=step, tensorboard=settings.tensorboard) if main else nullcontext()
     trained = Trained(steps=step, resumed_from=step)
     meter = _Meter(task.stage, settings.batch_size)
-    with retained_memory(), StopRequest().listen() as stop:
+    with retained_memory(), opened as log, StopRequest().listen() as stop:
         for batch in loader:
             trained.unreadable.update(batch["failed"])
             if "image" not in batch:
@@ -176,7 +179,7 @@ def train_network(
             figures = _validated(task, accelerator.unwrap_model(network), settings, step, last=last)
             if last or step % settings.log_every == 0 or figures:
                 values = {"step": step, "learning_rate": optimizer.param_groups[0]["lr"], **meter.read(step), **figures}
-                if accelerator.is_main_process:
+                if log is not None:
                     log.append(values)
                 on_step(step, total, values)
             if stop.received and not saved:
@@ -220,8 +223,10 @@ def check_engine(stage: str, settings: LoopSettings, device: Literal["auto", "cp
     """Refuse what this machine cannot do, before anything is made for it.
 
     Raises:
-        UsageError: fp16 without a GPU.
+        UsageError: fp16 without a GPU, or TensorBoard where it is not installed.
     """
+    if settings.tensorboard and find_spec("tensorboard") is None:
+        raise UsageError(f"{stage}.tensorboard needs TensorBoard; pip install 'tag2mask[tensorboard]'")
     if settings.precision == "fp16" and resolve_device(device).type == "cpu":
         raise UsageError(f"{stage}.precision fp16 needs a GPU; on a CPU use fp32, or bf16")
 

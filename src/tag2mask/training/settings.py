@@ -31,6 +31,7 @@ class LoopSettings:
         validate_every: steps between two measurements on photographs with masks, where the stage has such; null: none.
         checkpoint_every: steps between two saved states.
         log_every: steps between two lines of log.jsonl.
+        tensorboard: also write those values for TensorBoard; needs the extra `tensorboard`.
         augment: how a photograph becomes a training view.
     """
 
@@ -48,6 +49,7 @@ class LoopSettings:
     validate_every: int | None = None
     checkpoint_every: int = 200
     log_every: int = 10
+    tensorboard: bool = False
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 
     _section: ClassVar[str] = "train"

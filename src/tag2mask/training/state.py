@@ -43,16 +43,37 @@ def load_state(path: Path, stage: str = "train") -> dict[str, Any]:
 class TrainingLog:
     """log.jsonl: one JSON object a line, appended; lines from after the resumed step are dropped."""
 
-    def __init__(self, path: Path, *, step: int) -> None:
-        """Open the log at ``path`` to go on after ``step``."""
-        self.path = path
+    def __init__(self, path: Path, *, step: int, board: Any = None) -> None:
+        """Open the log at ``path`` to go on after ``step``; ``board`` is a writer of TensorBoard's, or None."""
+        self.path, self.board = path, board
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
         write_text(path, "".join(f"{line}\n" for line in kept))
 
     def append(self, values: Mapping[str, float]) -> None:
-        """Add one line."""
+        """Add one line; ``values`` hold the `step`."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(dict(values), allow_nan=False) + "\n")
+        if self.board is not None:
+            for name, value in values.items():
+                if name != "step":
+                    self.board.add_scalar(name, value, int(values["step"]))
+            self.board.flush()
+
+
+@contextmanager
+def training_log(folder: Path, *, step: int, tensorboard: bool) -> Iterator[TrainingLog]:
+    """The log of the training in ``folder``, from ``step`` on.
+
+    With ``tensorboard`` the same values also go into the folder `tensorboard` beside it, of which curves from after
+    the step are hidden.
+    """
+    if not tensorboard:
+        yield TrainingLog(folder / "log.jsonl", step=step)
+        return
+    from torch.utils.tensorboard import SummaryWriter  # it is an extra
+
+    with SummaryWriter(folder / "tensorboard", purge_step=step + 1 if step else None) as board:
+        yield TrainingLog(folder / "log.jsonl", step=step, board=board)
 
 
 def _lines(path: Path) -> Iterator[str]:
