@@ -173,7 +173,12 @@ def test_a_command_that_failed_can_be_put_right(
 
 def test_settings_that_came_later_do_not_make_old_runs_stale(copied: Path, scenes: Path) -> None:
     record = json.loads((copied / "train/stage.json").read_text())
-    assert "train.augment.colour" not in record["settings"]
+    later = ("augment.colour", "augment.scales", "augment.padding", "accumulate", "power_every")
+    assert "train.augment.crop" in record["settings"]
+    assert not [name for name in later if f"train.{name}" in record["settings"]]
+    record = json.loads((copied / "segment/stage.json").read_text())
+    assert "segment.network.head_momentum" in record["settings"]
+    assert "segment.network.norm_momentum" not in record["settings"]
     assert run("run", scenes, copied, **SEGMENT) == 0
 
 
