@@ -30,7 +30,7 @@ def segmentation_loss(logits: Tensor | Sequence[Tensor], labels: Tensor) -> Segm
 
     Args:
         logits: float (N, C + 1, H, W), background first; or several of any sizes, of several scales: the labels are
-            then brought to the size of each, by the nearest pixel, and the losses are summed.
+            then brought to the size of each, each cell taking the pixel in its middle, and the losses are summed.
         labels: uint8 (N, H, W), class ids, 0 = background, 255 = ignored.
 
     Returns:
@@ -41,7 +41,8 @@ def segmentation_loss(logits: Tensor | Sequence[Tensor], labels: Tensor) -> Segm
     if isinstance(logits, Tensor):
         return SegmentationLoss(_cross_entropy(logits, labels))
     reduced = (
-        F.interpolate(labels[:, None].float(), size=each.shape[2:], mode="nearest")[:, 0].byte() for each in logits
+        F.interpolate(labels[:, None].float(), size=each.shape[2:], mode="nearest-exact")[:, 0].byte()
+        for each in logits
     )
     losses = [_cross_entropy(each, own) for each, own in zip(logits, reduced, strict=True)]
     return SegmentationLoss(torch.stack(losses).sum())

@@ -171,9 +171,9 @@ class SegmentSettings(LoopSettings):
         head_factor: the learning rate of the head, as a multiple of the backbone's.
         bias_factor: the learning rate of biases, as a multiple of that of weights; biases and norms do not decay.
 
-    Source: 10 photographs a step, sizes, optimiser and factors of the DeepLabV2 of HSC_WSSS; its crop is 448. One pixel
-    more makes 57 cells of stride 8 whose outer ones have their middles on the outer pixels, where `align_corners` puts
-    them: with 448 labels and cells are up to 0.8 % apart.
+    Source: 10 photographs a step, sizes, optimiser and factors of the DeepLabV2 of HSC_WSSS. Its crop is 448; with one
+    pixel more the outer cells of stride 8 have their middles on the outer pixels, where `align_corners` puts them. With
+    448 the last one is 7 pixels off.
     """
 
     epochs: float = 20.0
