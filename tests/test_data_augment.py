@@ -168,6 +168,48 @@ def test_long_side_is_uniform_and_both_ends_occur() -> None:
     assert abs(sum(geometry.flip for geometry in drawn) - 2500) < 180
 
 
+def test_relative_sizes_are_uniform_over_their_range() -> None:
+    chosen = AugmentSettings(crop=8, resize="relative", scales=(0.5, 1.5))
+    rng = np.random.default_rng(0)
+    drawn = np.array([draw_geometry((400, 600), chosen, rng).size for _ in range(5000)])
+    ratios = drawn[:, 1] / 600
+    assert 0.5 <= ratios.min() < 0.501 and 1.499 < ratios.max() <= 1.5
+    assert np.abs(np.histogram(ratios, 5, (0.5, 1.5))[0] - 1000).max() < 150  # five standard deviations
+    assert np.abs(drawn[:, 0] - drawn[:, 1] * 2 / 3).max() <= 1
+
+
+def test_sizes_of_a_choice_occur_alike_and_no_others() -> None:
+    chosen = AugmentSettings(crop=8, resize="choice", scales=(0.5, 0.75, 1, 1.25, 1.5))
+    rng = np.random.default_rng(0)
+    drawn = [draw_geometry((375, 500), chosen, rng).size for _ in range(5000)]
+    sizes = {(188, 250), (281, 375), (375, 500), (469, 625), (562, 750)}
+    assert set(drawn) == sizes
+    assert max(abs(drawn.count(size) - 1000) for size in sizes) < 150
+
+
+def test_relative_sizes_of_500_pixels_are_those_of_a_long_side() -> None:
+    for seed in range(50):
+        one, other = (
+            draw_geometry(
+                (333, 500), AugmentSettings(crop=99, long_side=(250, 750), **more), np.random.default_rng(seed)
+            )
+            for more in ({}, {"resize": "relative"})
+        )
+        assert max(abs(a - b) for a, b in zip(one.size, other.size, strict=True)) <= 1
+        assert (one.flip, one.crop) == (other.flip, other.crop)
+
+
+@pytest.mark.parametrize("size", [(6, 20), (20, 6), (5, 5)])
+def test_padding_after_the_photograph(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        geometry = draw_geometry(size, AugmentSettings(crop=8, resize="choice", scales=(1,), padding="after"), rng)
+        for place, side in zip((geometry.top, geometry.left), size, strict=True):
+            assert place == 0 if side < 8 else 0 <= place <= side - 8
+        rows, columns = geometry.inside
+        assert rows.start == columns.start == 0
+
+
 @pytest.mark.parametrize("side", [3, 8, 11])
 def test_every_place_of_the_window_occurs_alike(side: int) -> None:
     chosen = AugmentSettings(crop=8, long_side=(side, side))

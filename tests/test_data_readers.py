@@ -469,6 +469,8 @@ def test_settings_take_strings_and_refuse_what_cannot_be_meant() -> None:
         DataSettings(kind="coco", pixel_limit=0)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"resize should be one of.*crop should be.*long_side should be"):
         AugmentSettings(crop=0, resize="fit", long_side=(9, 3))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"scales should be numbers above 0.*padding should be one of around, after"):
+        AugmentSettings(scales=(0.5, 0), padding="before")  # type: ignore[arg-type]
 
 
 def test_roots(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
 import tag2mask
 from run_tiny import figures, files_of, run, words
@@ -121,7 +120,8 @@ def test_the_loss_leaves_out_what_is_ignored() -> None:
     assert nothing.item() == 0 and not logits.grad.any()
     small = torch.randn(2, 4, 3, 3, generator=generator)
     both = segmentation_loss([logits, small], labels).total
-    reduced = F.interpolate(labels[:, None].float(), size=(3, 3), mode="nearest")[:, 0].byte()
+    pillow = [Image.fromarray(each.numpy()).resize((3, 3), Image.Resampling.NEAREST) for each in labels]  # the port's
+    reduced = torch.from_numpy(np.stack([np.asarray(each) for each in pillow]))
     assert torch.allclose(both, segmentation_loss(logits, labels).total + segmentation_loss(small, reduced).total)
 
 
@@ -232,7 +232,12 @@ def test_a_command_that_failed_can_be_put_right(
 
 def test_settings_that_came_later_do_not_make_old_runs_stale(copied: Path, scenes: Path) -> None:
     record = json.loads((copied / "train/stage.json").read_text())
-    assert "train.augment.colour" not in record["settings"]
+    later = ("augment.colour", "augment.scales", "augment.padding", "accumulate", "power_every")
+    assert "train.augment.crop" in record["settings"]
+    assert not [name for name in later if f"train.{name}" in record["settings"]]
+    record = json.loads((copied / "segment/stage.json").read_text())
+    assert "segment.network.head_momentum" in record["settings"]
+    assert "segment.network.norm_momentum" not in record["settings"]
     assert run("run", scenes, copied, **SEGMENT) == 0
 
 

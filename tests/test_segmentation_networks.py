@@ -24,10 +24,10 @@ from tag2mask.networks import (
 )
 from tag2mask.networks.checkpoint import NetworkFileError
 from tag2mask.networks.deeplab import ConcatHead, Head, LargeFovHead, SumHead
-from tag2mask.networks.resnet import ResNet
+from tag2mask.networks.resnet import RESNETS, Bottleneck, CaffeBottleneck, ResNet, Variant
 from tag2mask.networks.segformer import SEGFORMERS, SegformerHead
 from tag2mask.networks.segmentation import multi_scale
-from tag2mask.networks.stages import Stage
+from tag2mask.networks.stages import Backbone, Stage
 from tag2mask.networks.wide_resnet import WideResNet
 
 CLASSES = ("cat", "dog", "horse")
@@ -149,6 +149,29 @@ class TestLargeFov(SegmentationTester):
     @pytest.fixture(autouse=True)
     def _small(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("tag2mask.networks.backbone.WideResNet", lambda divisor=32: WideResNet(divisor))
+
+
+class TestOriginalResnet(SegmentationTester):
+    settings: ClassVar = {"backbone": "resnet101-caffe", "head": "sum", "scales": (0.5, 0.75)}
+
+    @pytest.fixture(autouse=True)
+    def _small(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(RESNETS, "resnet101-caffe", Variant(CaffeBottleneck, (1, 1, 1, 1)))
+
+    def test_colours_are_kept(self, network: SegmentationNetwork, tmp_path: Path) -> None:
+        save_network(tmp_path / "network.safetensors", network)
+        loaded = load_segmentation_network(tmp_path / "network.safetensors").backbone
+        assert (
+            (loaded.mean, loaded.std) == (network.backbone.mean, network.backbone.std) != (Backbone.mean, Backbone.std)
+        )
+
+
+class TestDeepStem(SegmentationTester):
+    settings: ClassVar = {"backbone": "resnet101s", "head": "concat", "norm_momentum": 0.01}
+
+    @pytest.fixture(autouse=True)
+    def _small(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(RESNETS, "resnet101s", Variant(Bottleneck, (1, 1, 1, 1), deep_stem=True))
 
 
 class TestSegformer(SegmentationTester):
@@ -370,8 +393,8 @@ def test_several_scales_by_hand() -> None:
     images = torch.rand(1, 3, 75, 101)
     with torch.no_grad():
         first = single(images)
-        half = single(_bilinear(images, (37, 50), corners=False))
-        most = single(_bilinear(images, (56, 75), corners=False))
+        half = single(_bilinear(images, (38, 51), corners=False))
+        most = single(_bilinear(images, (56, 76), corners=False))
         expected = first.maximum(_bilinear(half, (10, 13), corners=False))
         expected = expected.maximum(_bilinear(most, (10, 13), corners=False))
         torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5)
@@ -384,6 +407,15 @@ def test_several_scales_by_hand() -> None:
         for found, one in zip(every, (first, half, most, expected), strict=True):
             torch.testing.assert_close(found, one, rtol=1e-4, atol=1e-5)
         assert torch.equal(network.full_logits(images), network.to_pixels(every[-1], (75, 101)))
+
+
+def test_grids_of_the_published_scales() -> None:
+    """As the port's, whose pooling rounds up: 321 pixels give 41, 21 and 31 cells, of which every one has its place."""
+    network = build_segmentation_network(_random(scales=(0.5, 0.75)), CLASSES, seed=3).train()
+    with torch.no_grad():
+        assert [each.shape[2:] for each in network(torch.rand(1, 3, 321, 321))] == [
+            (cells, cells) for cells in (41, 21, 31, 41)
+        ]
 
 
 def test_a_smaller_image_keeps_every_valid_pixel() -> None:
@@ -497,6 +529,19 @@ def test_momentum_of_the_head() -> None:
     assert {m.momentum for m in network.backbone.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
 
 
+def test_momentum_of_the_backbone() -> None:
+    networks = [
+        build_segmentation_network(_random(head="concat", norm_momentum=momentum), CLASSES, seed=0).train()
+        for momentum in (None, 3e-4)
+    ]
+    images, moved = torch.rand(2, 3, 64, 64), []
+    for network in networks:
+        network(images)
+        moved.append(network.get_buffer("backbone.layer4.1.bn2.running_mean"))  # from 0
+    torch.testing.assert_close(moved[0] * 3e-4, moved[1] * 0.1)
+    assert {m.momentum for m in networks[1].head.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
+
+
 # --- SegFormer ---
 
 
@@ -570,6 +615,7 @@ def test_segformers_by_name(tmp_path: Path) -> None:
         ({"head_norm": "frozen"}, "segment.network.head_norm should be auto, fixed or trained, it is 'frozen'"),
         ({"norm_affine": "no"}, "segment.network.norm_affine"),
         ({"head_momentum": 0.0}, "segment.network.head_momentum"),
+        ({"norm_momentum": 1.5}, "segment.network.norm_momentum should lie above 0 and at most at 1, it is 1.5"),
         (
             {"output_stride": 4, "norm": "off"},
             "segment.network.output_stride should be 8, 16 or 32, it is 4; segment.network.norm",

@@ -42,15 +42,21 @@ def views(photos: PhotoSet) -> TrainingSet:
 
 
 def trained(
-    photos: PhotoSet, folder: Path, settings: TrainSettings = SETTINGS, *, stop_at: int | None = None, workers: int = 0
+    photos: PhotoSet,
+    folder: Path,
+    settings: TrainSettings = SETTINGS,
+    *,
+    stop_at: int | None = None,
+    workers: int = 0,
+    network: PotNetwork | None = None,
 ) -> tuple[PotNetwork, Trained]:
-    """Train in ``folder``; with ``stop_at`` a SIGTERM comes during that step."""
+    """Train in ``folder``, a fresh network or that; with ``stop_at`` a SIGTERM comes during that step."""
 
     def on_step(done: int, total: int, values: Mapping[str, float]) -> None:
         if done == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    network = fresh(photos)
+    network = network or fresh(photos)
     result = train_network(
         pot_task(network, views(photos), settings, PotSettings()),
         settings,
@@ -92,14 +98,22 @@ def test_processes_share_out_a_batch() -> None:
         assert len(first) == len(second) == 2
 
 
-@pytest.mark.parametrize("stop_at", [1, 3, 4])
+@pytest.mark.parametrize(
+    ("stop_at", "settings"),
+    [
+        (1, SETTINGS),
+        (3, SETTINGS),
+        (4, SETTINGS),
+        (3, replace(SETTINGS, accumulate=2, power_every=4)),
+    ],
+)
 def test_an_interrupted_run_ends_with_the_same_weights_bit_for_bit(
-    photos: PhotoSet, tmp_path: Path, stop_at: int
+    photos: PhotoSet, tmp_path: Path, stop_at: int, settings: TrainSettings
 ) -> None:
-    expected, _ = trained(photos, tmp_path / "whole")
+    expected, _ = trained(photos, tmp_path / "whole", settings)
     with pytest.raises(Interrupted, match=f"step {stop_at + 1} of 6|step {stop_at} of 6"):
-        trained(photos, tmp_path / "stopped", stop_at=stop_at)
-    network, result = trained(photos, tmp_path / "stopped")
+        trained(photos, tmp_path / "stopped", settings, stop_at=stop_at)
+    network, result = trained(photos, tmp_path / "stopped", settings)
     assert result.resumed_from in (stop_at, stop_at + 1)
     for name, value in expected.state_dict().items():
         assert torch.equal(value, network.state_dict()[name]), name
@@ -170,6 +184,52 @@ def test_a_state_that_would_run_code_is_refused(tmp_path: Path) -> None:
     torch.save({"step": Path}, tmp_path / "state.pt")
     with pytest.raises(Tag2maskError, match="not a readable resume state"):
         load_state(tmp_path / "state.pt")
+
+
+def test_a_batch_in_parts_is_a_batch(photos: PhotoSet, tmp_path: Path) -> None:
+    """Without statistics of the batch, the mean of the parts' gradients is the gradient of a loss that is a mean."""
+    weights, losses = [], []
+    for parts in (1, 2, 4):
+        settings = replace(SETTINGS, steps=3, optimizer="sgd", learning_rate=0.01, clip=None, accumulate=parts)
+        settings = replace(settings, consistency_weight=0.0)
+        network = build_network(
+            NetworkSettings(backbone="resnet18", weights="none", norm="fixed"), photos.classes, seed=1
+        )
+        trained(photos, tmp_path / str(parts), settings, network=network)
+        weights.append(network.state_dict())
+        losses.append([line["loss"] for line in _log(tmp_path / str(parts))])
+    begun = fresh(photos).state_dict()["classifier.weight"]
+    for state in weights[1:]:
+        assert not torch.equal(state["classifier.weight"], begun)
+        for name, value in weights[0].items():
+            torch.testing.assert_close(state[name], value, rtol=1e-4, atol=1e-6)
+    for each in losses[1:]:
+        assert each == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_statistics_are_those_of_a_part(photos: PhotoSet, tmp_path: Path) -> None:
+    sizes = []
+    network = fresh(photos)
+    network.backbone.register_forward_pre_hook(lambda _, images: sizes.append(len(images[0])))
+    trained(photos, tmp_path, replace(SETTINGS, steps=2, accumulate=2), network=network)
+    assert sizes == [2, 2, 2, 2]
+    assert network.get_buffer("backbone.bn1.num_batches_tracked") == 4
+
+
+def test_the_learning_rate_falls_by_steps(photos: PhotoSet, tmp_path: Path) -> None:
+    rates = {}
+    for every in (1, 4):
+        trained(photos, tmp_path / str(every), replace(SETTINGS, power_every=every, consistency_weight=0.0))
+        rates[every] = [line["learning_rate"] / 2e-4 for line in _log(tmp_path / str(every))]
+    assert rates[1] == pytest.approx([(1 - step / 6) ** 0.9 for step in range(6)])
+    assert rates[4] == pytest.approx([1] * 4 + [(1 - 4 / 6) ** 0.9] * 2)
+
+
+def test_a_batch_has_whole_parts() -> None:
+    with pytest.raises(UsageError, match="batch_size 10 should be a multiple of accumulate, 3"):
+        TrainSettings(batch_size=10, accumulate=3)
+    with pytest.raises(UsageError, match=r"accumulate should be at least 1; power_every should be at least 1"):
+        TrainSettings(accumulate=0, power_every=0)
 
 
 def test_settings_are_refused_all_at_once() -> None:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from tag2mask.data.images import IGNORED
-from tag2mask.data.settings import AugmentSettings
+from tag2mask.data.settings import AugmentSettings, Padding
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean colour of ImageNet, RGB in [0, 1]: what padding has before a network normalises it to zero."""
@@ -66,24 +66,26 @@ class Geometry:
 def draw_geometry(size: tuple[int, int], settings: AugmentSettings, rng: np.random.Generator) -> Geometry:
     """Draw the geometry of a view.
 
-    A photograph larger than the crop gives a window anywhere in it, a smaller one lies anywhere in the window, each
-    side by itself.
+    A photograph larger than the crop gives a window anywhere in it, a smaller one lies anywhere in the window, or at
+    its beginning, each side by itself.
 
     Args:
         size: (H, W) of the photograph.
         settings: what may be drawn.
         rng: always asked for the same number of values, so that one setting does not shift the others' draws.
 
-    Source: the augmentation of SIPE and IRN (long side, flip, window with padding); the order is ours.
+    Source: the augmentation of SIPE and IRN (long side, flip, window with padding); the order is ours. Sizes relative
+    to the photograph's own: HSC_WSSS (``relative``), the PyTorch port of DeepLabV2 (``choice``, padding after).
     """
-    drawn_long, place_y, place_x, mirror = rng.random(4)
-    crop, (low, high) = settings.crop, settings.long_side
+    drawn_size, place_y, place_x, mirror = rng.random(4)
+    crop = settings.crop
     flip = settings.flip and bool(mirror < 0.5)
     if settings.resize == "squash":
         return Geometry((crop, crop), 0, 0, crop, flip)
-    long_side = low + int(drawn_long * (high - low + 1))
+    long_side = _long_side(max(size), settings, drawn_size)
     height, width = (max(1, round(side * long_side / max(size))) for side in size)
-    return Geometry((height, width), _offset(height, crop, place_y), _offset(width, crop, place_x), crop, flip)
+    top, left = _offset(height, crop, place_y, settings.padding), _offset(width, crop, place_x, settings.padding)
+    return Geometry((height, width), top, left, crop, flip)
 
 
 def training_view(
@@ -172,10 +174,23 @@ def cut(
     return view
 
 
-def _offset(side: int, crop: int, place: float) -> int:
+def _long_side(own: int, settings: AugmentSettings, drawn: float) -> float:
+    """The long side after the resize, of a photograph whose ``own`` it is, for ``drawn`` in [0, 1)."""
+    low, high = settings.long_side
+    if settings.resize == "scale":
+        return low + int(drawn * (high - low + 1))
+    if settings.resize == "choice":
+        return own * settings.scales[int(drawn * len(settings.scales))]
+    least, greatest = min(settings.scales), max(settings.scales)
+    return own * (least + drawn * (greatest - least))
+
+
+def _offset(side: int, crop: int, place: float, padding: Padding) -> int:
     """Where the window begins: in the photograph if that is larger, before it if it is smaller."""
     room = side - crop
-    return int(place * (room + 1)) if room >= 0 else -int(place * (1 - room))
+    if room >= 0:
+        return int(place * (room + 1))
+    return 0 if padding == "after" else -int(place * (1 - room))
 
 
 def _resampled(image: Image.Image, geometry: Geometry, how: Image.Resampling) -> npt.NDArray[Any]:

@@ -9,8 +9,11 @@ from tag2mask.errors import UsageError
 Kind = Literal["auto", "table", "folders", "voc"]
 """The layouts that can be read; ``auto`` looks."""
 
-Resize = Literal["scale", "squash"]
+Resize = Literal["scale", "relative", "choice", "squash"]
 """How a photograph is brought to the size of the crop."""
+
+Padding = Literal["around", "after"]
+"""Where a photograph lies in a crop that is larger."""
 
 PIXEL_LIMIT = 100_000_000
 """Pixels above which an image is refused by name; ours, large enough for any camera in use."""
@@ -68,9 +71,14 @@ class AugmentSettings:
 
     Attributes:
         crop: side of the square view in pixels.
-        resize: ``scale``: the long side is drawn from ``long_side``, then a random window is cut, padded where the
-            photograph is smaller. ``squash``: the whole photograph is resized to crop × crop, whatever its shape.
+        resize: ``scale``: the long side is drawn from ``long_side``; ``relative``: the photograph's own size times a
+            number between the least and the greatest of ``scales``; ``choice``: times one of ``scales``. Then a random
+            window is cut, padded where the photograph is smaller. ``squash``: the whole photograph is resized to crop
+            × crop, whatever its shape.
         long_side: the least and the greatest long side in pixels, both included; read by ``scale`` only.
+        scales: read by ``relative`` and ``choice`` only; published with photographs of 500 pixels.
+        padding: ``around``: a photograph that is smaller than the crop lies anywhere in it; ``after``: at the top and
+            on the left, before it is mirrored.
         flip: mirror left and right with probability one half.
         colour: hue, saturation and value each move by up to this many of 255 (hue of 180); 0 leaves colours alone.
     """
@@ -78,6 +86,8 @@ class AugmentSettings:
     crop: int = 320
     resize: Resize = "scale"
     long_side: tuple[int, int] = (256, 512)
+    scales: tuple[float, ...] = (0.5, 1.5)
+    padding: Padding = "around"
     flip: bool = True
     colour: int = 0
 
@@ -85,8 +95,10 @@ class AugmentSettings:
         """Refuse what cannot be meant.
 
         Raises:
-            UsageError: an unknown way to resize, or sizes that are not positive and ascending; all in one message.
+            UsageError: an unknown way to resize or to pad, or sizes that are not positive and ascending; all in one
+                message.
         """
+        self.scales = tuple(self.scales)
         problems = []
         if self.resize not in get_args(Resize):
             problems.append(f"resize should be one of {', '.join(get_args(Resize))}, it is {self.resize!r}")
@@ -94,6 +106,10 @@ class AugmentSettings:
             problems.append(f"crop should be at least 1 pixel, it is {self.crop}")
         if len(self.long_side) != 2 or not 1 <= self.long_side[0] <= self.long_side[-1]:
             problems.append(f"long_side should be two ascending numbers of pixels, it is {self.long_side}")
+        if not self.scales or not all(0 < scale <= 8 for scale in self.scales):
+            problems.append(f"scales should be numbers above 0 and up to 8, they are {list(self.scales)}")
+        if self.padding not in get_args(Padding):
+            problems.append(f"padding should be one of {', '.join(get_args(Padding))}, it is {self.padding!r}")
         if not 0 <= self.colour <= 90:
             problems.append(f"colour should lie between 0 and 90, it is {self.colour}")
         if problems:

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask.errors import UsageError
+from tag2mask.networks.caffe_names import PUBLIC_PORT, from_deeplab_port
 from tag2mask.networks.hub import read_model_config, read_normalisation, resolve_folder
 from tag2mask.networks.hub_backbones import build_from_config
 from tag2mask.networks.mxnet_params import read_mxnet_params
-from tag2mask.networks.public_weights import IMAGENET, Notify, fetch, fit_weights, load_weights, read_state
-from tag2mask.networks.resnet import RESNETS, ResNet
+from tag2mask.networks.public_weights import IMAGENET, Notify, fetch, fit_weights, read_state
+from tag2mask.networks.resnet import PYTORCH_ENCODING, RESNETS, ResNet
 from tag2mask.networks.segformer import SEGFORMERS
 from tag2mask.networks.settings import NetworkSettings
 from tag2mask.networks.stages import Backbone, Colour, Stage
@@ -77,14 +78,19 @@ def rebuild_backbone(architecture: dict[str, Any], settings: NetworkSettings, me
 
 def _resnet(settings: NetworkSettings, dilated: bool, notify: Notify | None) -> Backbone:
     # Weights first: what is missing should be said before a network is made.
-    path = None
-    if settings.wants_pretrained:
-        path = fetch(IMAGENET[settings.backbone], notify)
-    elif not settings.wants_random:
-        path = Path(settings.weights).expanduser()
-    backbone = ResNet(settings.backbone, output_stride=settings.output_stride, dilated=dilated)
-    if path is not None:
-        load_weights(backbone, path, settings.backbone)
+    name, path, state = settings.backbone, Path(settings.weights).expanduser(), None
+    if settings.wants_pretrained and name not in IMAGENET:
+        source = f"from {PUBLIC_PORT}" if name == "resnet101-caffe" else f"{name}-….pth, from {PYTORCH_ENCODING}"
+        raise UsageError(
+            f"network.weights: those of {name} are not fetched by name; get them, {source}, and give their path: "
+            f"`--network.weights PATH`"
+        )
+    if not settings.wants_random:
+        path = fetch(IMAGENET[name], notify) if settings.wants_pretrained else path
+        state = read_state(path)
+    backbone = ResNet(name, output_stride=settings.output_stride, dilated=dilated)
+    if state is not None:
+        fit_weights(backbone, from_deeplab_port(state) if backbone.caffe else state, path, name)
     return backbone
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.networks.public_weights import IMAGENET, Notify
+from tag2mask.networks.public_weights import Notify
+from tag2mask.networks.resnet import RESNETS
 from tag2mask.networks.segformer import SEGFORMERS
 from tag2mask.networks.stages import IMAGENET_MEAN, IMAGENET_STD, Colour
 from tag2mask.networks.wide_resnet import WIDE_RESNET
@@ -72,7 +73,7 @@ def resolve_folder(
             raise UsageError(
                 f"{setting}: {name!r} is no folder, and no name on the hub (owner/model); give one of these"
             )
-        known = (*IMAGENET, WIDE_RESNET, *SEGFORMERS)
+        known = (*RESNETS, WIDE_RESNET, *SEGFORMERS)
         close = get_close_matches(name, known, n=2)
         offer = f"did you mean {' or '.join(close)}? " if close else ""
         raise UsageError(

@@ -113,20 +113,6 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def load_weights(network: nn.Module, path: Path, name: str) -> None:
-    """Load an ImageNet checkpoint into a ResNet; a classifier in the file is left out.
-
-    Args:
-        network: takes the weights.
-        path: the file.
-        name: of the network, for the message.
-
-    Raises:
-        UsageError: the file is no checkpoint of this network; missing, unexpected and misshapen tensors are named.
-    """
-    fit_weights(network, read_state(path), path, name)
-
-
 def fit_weights(network: nn.Module, state: Mapping[str, Tensor], path: Path, name: str) -> None:
     """Load tensors into a network without classifier; a classifier (`fc…`, `linear1000`) among them is left out.
 

@@ -1,13 +1,15 @@
-"""ResNet-18, 34, 50 and 101, whose parameters carry the names of the public ImageNet checkpoints.
+"""ResNet-18, 34, 50 and 101, whose parameters carry the names of the public ImageNet checkpoints, and their relatives.
 
-Source: He et al., CVPR 2016, with the stride in the 3×3 convolution of a bottleneck as the public checkpoints have
-it.
+Source: He et al., CVPR 2016, with the stride in the 3×3 convolution of a bottleneck as torchvision's checkpoints have
+it. `resnet50s` and `resnet101s` begin with three 3×3 convolutions, as PyTorch-Encoding's; `resnet101-caffe` is the
+original, for which DeepLabV2 was published.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from tag2mask.networks.grids import ceil_grid
 from tag2mask.networks.stages import Backbone, Stage
 
 
@@ -39,13 +41,15 @@ class Bottleneck(nn.Module):
     """1×1, 3×3 and 1×1 convolutions and a shortcut: the block of ResNet-50 and 101."""
 
     expansion = 4
+    stride_first = False
 
     def __init__(self, channels: int, width: int, stride: int, dilation: int) -> None:
-        """``dilation`` is that of the 3×3 convolutions, ``stride`` that of the first of them."""
+        """``dilation`` is that of the 3×3 convolution, ``stride`` too, or of the first 1×1 with ``stride_first``."""
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
+        first, second = (stride, 1) if self.stride_first else (1, stride)
+        self.conv1 = nn.Conv2d(channels, width, 1, stride=first, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = _conv3x3(width, width, stride, dilation)
+        self.conv2 = _conv3x3(width, width, second, dilation)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, width * self.expansion, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(width * self.expansion)
@@ -62,13 +66,45 @@ class Bottleneck(nn.Module):
         return self.relu(out)  # type: ignore[no-any-return]
 
 
-RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
-    "resnet18": (BasicBlock, (2, 2, 2, 2)),
-    "resnet34": (BasicBlock, (3, 4, 6, 3)),
-    "resnet50": (Bottleneck, (3, 4, 6, 3)),
-    "resnet101": (Bottleneck, (3, 4, 23, 3)),
+class CaffeBottleneck(Bottleneck):
+    """A `Bottleneck` with its stride in the first 1×1 convolution: the original, of Caffe."""
+
+    stride_first = True
+
+
+class Variant(NamedTuple):
+    """What a ResNet is made of.
+
+    Attributes:
+        block: the block. With `CaffeBottleneck` all else is as in Caffe, too: max pooling does not leave out the last
+            row of an even number, and pixels of 0 to 255 are normalised by their mean alone.
+        depths: blocks a stage.
+        deep_stem: whether it begins with three 3×3 convolutions, of 64, 64 and 128 channels, instead of one of 7×7.
+    """
+
+    block: type[BasicBlock] | type[Bottleneck]
+    depths: tuple[int, int, int, int]
+    deep_stem: bool = False
+
+
+RESNETS = {
+    "resnet18": Variant(BasicBlock, (2, 2, 2, 2)),
+    "resnet34": Variant(BasicBlock, (3, 4, 6, 3)),
+    "resnet50": Variant(Bottleneck, (3, 4, 6, 3)),
+    "resnet101": Variant(Bottleneck, (3, 4, 23, 3)),
+    "resnet50s": Variant(Bottleneck, (3, 4, 6, 3), deep_stem=True),
+    "resnet101s": Variant(Bottleneck, (3, 4, 23, 3), deep_stem=True),
+    "resnet101-caffe": Variant(CaffeBottleneck, (3, 4, 23, 3)),
 }
-"""The block and the number of blocks a stage of every ResNet by name."""
+"""Every ResNet by name."""
+
+PYTORCH_ENCODING = "https://github.com/zhanghang1989/PyTorch-Encoding"
+"""Whose ImageNet checkpoints those with a deep stem take."""
+
+CAFFE_MEAN = (122.675 / 255, 116.669 / 255, 104.008 / 255)
+"""Mean colour that Caffe's ResNets subtract, RGB in [0, 1]. Source: DeepLabV2."""
+
+CAFFE_STD = (1 / 255, 1 / 255, 1 / 255)
 
 _STEM_STRIDE = 4
 
@@ -93,27 +129,32 @@ class ResNet(Backbone):
     def __init__(self, name: str = "resnet50", *, output_stride: int = 16, dilated: bool = False) -> None:
         """Random weights."""
         super().__init__()
-        block, depths = RESNETS[name]
+        block, depths, deep_stem = RESNETS[name]
+        self.caffe = block is CaffeBottleneck
+        if self.caffe:
+            self.mean, self.std = CAFFE_MEAN, CAFFE_STD
         self.name, self.output_stride, self.dilated = name, output_stride, dilated
-        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        channels = 128 if deep_stem else 64
+        self.conv1 = _deep_stem(channels) if deep_stem else nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        channels, reached, dilation = 64, _STEM_STRIDE, 1
-        stages = []
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=self.caffe)
+        reached, dilation = _STEM_STRIDE, 1
+        stages = [Stage("stem", channels, reached)]
         for index, (depth, stride) in enumerate(zip(depths, _STRIDES[output_stride], strict=True)):
             width = 64 << index
-            # The first block of a stage sees the grid of the stage before, and with it that stage's dilation.
+            # Where the 3×3 convolution has the stride, that of the first block sees the grid of the stage before, and
+            # with it that stage's dilation.
             before = dilation
             if dilated and index and stride == 1:
                 dilation *= 2
-            blocks: list[nn.Module] = [block(channels, width, stride, before)]
+            blocks: list[nn.Module] = [block(channels, width, stride, dilation if self.caffe else before)]
             channels = width * block.expansion
             blocks += [block(channels, width, 1, dilation) for _ in range(depth - 1)]
             reached *= stride
             self.add_module(f"layer{index + 1}", nn.Sequential(*blocks))
             stages.append(Stage(f"layer{index + 1}", channels, reached))
-        self.stages = tuple(stages)
+        self.stem_stage, self.stages = stages[0], tuple(stages[1:])
         self._initialise()
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -123,17 +164,21 @@ class ResNet(Backbone):
     @property
     def all_stages(self) -> tuple[Stage, ...]:
         """`stem`, what comes out of the max pooling, and the four layers."""
-        return (Stage("stem", self.conv1.out_channels, _STEM_STRIDE), *self.stages)
+        return (self.stem_stage, *self.stages)
 
     def all_maps(self, images: Tensor) -> list[Tensor]:
         """See `Backbone.all_maps`."""
         maps = [self.maxpool(self.relu(self.bn1(self.conv1(images))))]
         for stage in self.stages:
             maps.append(self.get_submodule(stage.name)(maps[-1]))
-        return maps
+        if not self.caffe:
+            return maps
+        # Caffe's pooling may make one cell more, whose middle lies outside the image: others have seen it, it can go.
+        grids = (ceil_grid((images.shape[2], images.shape[3]), stage.stride) for stage in self.all_stages)
+        return [each[..., :height, :width] for each, (height, width) in zip(maps, grids, strict=True)]
 
     def stem(self) -> list[nn.Module]:
-        """The first convolution and its norm. Source: the published release."""
+        """The first convolution, or the three of a deep stem, and the norm. Source: the published release."""
         return [self.conv1, self.bn1]
 
     def architecture(self) -> dict[str, Any]:
@@ -144,6 +189,20 @@ class ResNet(Backbone):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def _deep_stem(channels: int) -> nn.Sequential:
+    """Three 3×3 convolutions, of which the first has a stride of 2; the last one's norm and ReLU follow it."""
+    half = channels // 2
+    return nn.Sequential(
+        _conv3x3(3, half, 2, 1),
+        nn.BatchNorm2d(half),
+        nn.ReLU(inplace=True),
+        _conv3x3(half, half, 1, 1),
+        nn.BatchNorm2d(half),
+        nn.ReLU(inplace=True),
+        _conv3x3(half, channels, 1, 1),
+    )
 
 
 def _conv3x3(channels: int, width: int, stride: int, dilation: int) -> nn.Conv2d:

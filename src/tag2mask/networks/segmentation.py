@@ -149,6 +149,9 @@ class SegmentationNetwork(nn.Module):
     def _apply_policy(self) -> None:
         settings = self.settings
         self.backbone.apply_policy(settings.norm, freeze_stem=settings.freeze_stem)
+        if settings.norm_momentum is not None:
+            for module in _batch_norms(self.backbone):
+                module.momentum = settings.norm_momentum
         self.backbone.freeze_unreached(self.head.levels)
         trained = not self.backbone.pretrained or settings.head == "segformer"
         if settings.norm_affine == "fixed" or (settings.norm_affine == "auto" and not trained):
@@ -186,17 +189,19 @@ def multi_scale(
         images: float (N, 3, H, W), normalised.
         valid: bool (N, H, W), False where there is padding, or None. A pixel of a smaller image that has anything of
             the photograph in it is valid.
-        scales: of the other images; their sides are rounded down. Scaling is bilinear, corners not aligned.
+        scales: of the other images, whose sides are (side - 1) · scale + 1, rounded down: so 321 gives 161 and 241,
+            whose cells of 8 pixels lie on those of the image. Scaling is bilinear, corners not aligned.
 
     Returns:
         (N, K, h, w) of the images, (N, K, ·, ·) of each scale on its own grid, and the maximum of all, on the first
         grid.
 
-    Source: the PyTorch port of DeepLabV2; Chen et al., DeepLab, TPAMI 2018, "MSC".
+    Source: Chen et al., DeepLab, TPAMI 2018, "MSC"; its PyTorch port, which rounds side · scale down and comes to the
+    same cells at the published size.
     """
     every = [logits_of(images, valid)]
     for scale in scales:
-        size = [max(1, int(side * scale)) for side in images.shape[2:]]
+        size = [int((side - 1) * scale) + 1 for side in images.shape[2:]]
         scaled = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
         seen = None if valid is None else F.adaptive_max_pool2d(valid.unsqueeze(1).float(), size).squeeze(1) > 0
         every.append(logits_of(scaled, seen))
@@ -257,7 +262,7 @@ def _head(backbone: Backbone, outputs: int, settings: SegmentationNetworkSetting
     return SegformerHead(stages, outputs, levels=levels, width=width, dropout=dropout, momentum=momentum)
 
 
-def _batch_norms(network: nn.Module) -> list[nn.Module]:
+def _batch_norms(network: nn.Module) -> list[_BatchNorm]:
     return [module for module in network.modules() if isinstance(module, _BatchNorm)]
 
 

@@ -15,12 +15,14 @@ class NetworkSettings:
     """Which backbone, with which weights, and how the joint feature is made of its stages.
 
     Attributes:
-        backbone: `resnet18`, `resnet34`, `resnet50`, `resnet101` or `wideresnet38`; `segformer-b0` to `segformer-b5`,
-            the encoders, with random weights; or a model that `transformers` loads, as a folder or as a name on the
+        backbone: `resnet18`, `resnet34`, `resnet50`, `resnet101`; `resnet50s` and `resnet101s`, with a stem of three
+            convolutions; `resnet101-caffe`, the original; `wideresnet38`; `segformer-b0` to `segformer-b5`, the
+            encoders, with random weights; or a model that `transformers` loads, as a folder or as a name on the
             Hugging Face hub (`owner/model`).
-        weights: `imagenet` (the same as `pretrained`): the public ImageNet checkpoint of a ResNet, or the weights
-            that come with the `transformers` model; a path (`.pth` or `.safetensors`; ResNets and WideResNet-38,
-            which also takes its authors' `.params`); or `none`: random ones.
+        weights: `imagenet` (the same as `pretrained`): the public ImageNet checkpoint of `resnet18` to `resnet101`,
+            or the weights that come with the `transformers` model; a path (`.pth` or `.safetensors`; ResNets and
+            WideResNet-38, which also takes its authors' `.params`; `resnet101-caffe` takes checkpoints of the
+            PyTorch port of DeepLabV2); or `none`: random ones.
         output_stride: pixels a cell of the last stage: 8, 16 or 32. ResNets and MobileNetV2 obey it; other backbones
             keep the stride they were made with (8 for WideResNet-38).
         levels: indices of the stages that make up the joint feature; null takes the backbone's default.
@@ -91,6 +93,7 @@ class SegmentationNetworkSettings:
         scales: more scales at which the image is seen; the network's answer is the maximum over them and the image
             itself. Published with DeepLabV2: 0.5, 0.75.
         norm: what batch norm of the backbone does while training, as for `NetworkSettings`.
+        norm_momentum: of the running statistics in the backbone; null keeps its own, mostly 0.1.
         head_norm: the same for the head; `auto` is trained, since a new head has no statistics of its own.
         head_momentum: of the running statistics in the head. Published for 20000 steps: 3e-4, which leaves most of
             the initial statistics in place if there are many fewer.
@@ -110,6 +113,7 @@ class SegmentationNetworkSettings:
     dilated: bool = True
     scales: tuple[float, ...] = ()
     norm: Literal["auto", "fixed", "trained"] = "auto"
+    norm_momentum: float | None = None
     head_norm: Literal["auto", "fixed", "trained"] = "auto"
     head_momentum: float = 0.1
     norm_affine: Literal["auto", "fixed", "trained"] = "auto"
@@ -133,10 +137,10 @@ class SegmentationNetworkSettings:
                 problems.append(
                     f"segment.network.{name} should be auto, fixed or trained, it is {getattr(self, name)!r}"
                 )
-        if not 0 < self.head_momentum <= 1:
-            problems.append(
-                f"segment.network.head_momentum should lie above 0 and at most at 1, it is {self.head_momentum}"
-            )
+        for name in ("norm_momentum", "head_momentum"):
+            momentum = getattr(self, name)
+            if momentum is not None and not 0 < momentum <= 1:
+                problems.append(f"segment.network.{name} should lie above 0 and at most at 1, it is {momentum}")
         try:
             self.backbone_settings()
         except UsageError as error:

@@ -64,9 +64,11 @@ def _seed_settings(config: Config, photos: PhotoSet) -> dict[str, Any]:
 def _training(settings: LoopSettings) -> dict[str, Any]:
     """Settings of training as plain values, without those that came later and have no effect at their default."""
     values: dict[str, Any] = plain(settings)
-    if not values["augment"]["colour"]:
-        values["augment"].pop("colour")
-    return values
+    augment = values["augment"]
+    without_effect = {"colour": not augment["colour"], "padding": augment["padding"] == "around"}
+    without_effect["scales"] = augment["resize"] not in ("relative", "choice")
+    values["augment"] = {key: value for key, value in augment.items() if not without_effect.get(key)}
+    return {key: value for key, value in values.items() if key not in ("accumulate", "power_every") or value != 1}
 
 
 def _edge_settings(config: Config, photos: PhotoSet) -> dict[str, Any]:
@@ -121,6 +123,8 @@ def _segment_settings(config: Config, photos: PhotoSet) -> dict[str, Any]:
     if config.segment.optimizer != "sgd":
         unread.add("momentum")
     own = {key: value for key, value in _training(config.segment).items() if key not in unread}
+    if config.segment.network.norm_momentum is None:
+        own["network"].pop("norm_momentum")
     masks: dict[str, Any] = {"masks": {}} if config.segment.labels == "masks" else {}
     return {
         "classes": list(photos.classes),

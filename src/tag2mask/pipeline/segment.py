@@ -76,9 +76,14 @@ def _untrained(config: Config, photos: PhotoSet) -> SegmentationNetwork:
     """The network before training, after a look at what would stop it."""
     settings = config.segment
     check_engine("segment", settings, config.device)
-    if settings.network.head == "concat" and settings.network.head_norm != "fixed" and settings.batch_size < 2:
+    if (
+        settings.network.head == "concat"
+        and settings.network.head_norm != "fixed"
+        and settings.batch_size // settings.accumulate < 2
+    ):
         raise UsageError(
-            "segment.batch_size should be at least 2: head `concat` has batch norm over one value an image"
+            "segment.batch_size should be at least 2, for each of the parts of segment.accumulate: head `concat` has "
+            "batch norm over one value an image"
         )
     try:
         return build_segmentation_network(settings.network, photos.classes, seed=config.seed)

@@ -160,7 +160,7 @@ def train_network(
     main = accelerator.is_main_process
     opened = training_log(folder, step=step, tensorboard=settings.tensorboard) if main else nullcontext()
     trained = Trained(steps=step, resumed_from=step)
-    meter = _Meter(task.stage, settings.batch_size)
+    meter = _Meter(task.stage, settings.batch_size // settings.accumulate)
     with retained_memory(), opened as log, StopRequest().listen() as stop:
         for batch in loader:
             trained.unreadable.update(batch["failed"])
@@ -168,9 +168,11 @@ def train_network(
                 raise Tag2maskError("not one photograph of the training set can be read; `tag2mask check` lists why")
             # Layers that draw (dropout, stochastic depth) draw from a state that depends on the step alone.
             torch.manual_seed((seed << 32) + step)
-            losses = _step(task, network, optimizer, accelerator, batch, settings, step / total)
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial"] * settings.decayed(step, total)
+            for losses in _step(task, network, optimizer, accelerator, batch, settings, step / total):
+                meter.add(losses)
             step += 1
-            meter.add(losses)
             average.follow(accelerator.unwrap_model(network))
             last = step == total
             saved = last or step % settings.checkpoint_every == 0
@@ -240,10 +242,10 @@ def _accelerator(task: Task, settings: LoopSettings, device: Literal["auto", "cp
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=task.may_lack_gradients)]
     mixed = "no" if precision == "fp32" else precision
     accelerator = Accelerator(cpu=on_cpu, mixed_precision=mixed, kwargs_handlers=handlers)
-    if settings.batch_size % accelerator.num_processes:
+    if settings.batch_size % (accelerator.num_processes * settings.accumulate):
         raise UsageError(
             f"{task.stage}.batch_size {settings.batch_size} should be a multiple of the "
-            f"{accelerator.num_processes} processes"
+            f"{accelerator.num_processes} processes times the {settings.accumulate} parts of {task.stage}.accumulate"
         )
     return accelerator
 
@@ -318,19 +320,20 @@ def _step(
     batch: Mapping[str, Any],
     settings: LoopSettings,
     progress: float,
-) -> Losses:
-    """One optimiser step at ``progress`` in [0, 1)."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial"] * (1 - progress) ** settings.power
+) -> list[Losses]:
+    """One optimiser step at ``progress`` in [0, 1); the losses of the parts of its batch."""
     tensors = {
         name: value.to(accelerator.device, non_blocking=True)
         for name, value in batch.items()
         if isinstance(value, Tensor)
     }
     tensors["image"] = tensors["image"].contiguous(memory_format=torch.channels_last)
-    losses: Losses = task.losses(network, tensors, progress)
+    chunks = zip(*(value.chunk(settings.accumulate) for value in tensors.values()), strict=True)
+    losses = []
     optimizer.zero_grad(set_to_none=True)
-    accelerator.backward(losses.total)
+    for chunk in chunks:
+        losses.append(task.losses(network, dict(zip(tensors, chunk, strict=True)), progress))
+        accelerator.backward(losses[-1].total / settings.accumulate)
     if settings.clip is not None:
         accelerator.clip_grad_norm_((p for group in optimizer.param_groups for p in group["params"]), settings.clip)
     optimizer.step()
@@ -373,13 +376,13 @@ def _resume(
 class _Meter:
     """Mean losses and speed since the last line of the log; the device is read only then."""
 
-    def __init__(self, stage: str, batch_size: int) -> None:
-        self.stage, self.batch_size = stage, batch_size
+    def __init__(self, stage: str, photographs: int) -> None:
+        self.stage, self.photographs = stage, photographs  # of what is added at a time
         self.sums: dict[str, Tensor] = {}
         self.count, self.start, self.began = 0, time.perf_counter(), time.perf_counter()
 
     def add(self, losses: Losses) -> None:
-        """Add one step."""
+        """Add a step, or a part of one."""
         for part in fields(losses):  # type: ignore[arg-type]
             value, name = getattr(losses, part.name), "loss" if part.name == "total" else part.name
             if value is not None:
@@ -400,7 +403,7 @@ class _Meter:
         self.check(step)
         now = time.perf_counter()
         values = {name: float(value) / self.count for name, value in self.sums.items()}
-        values["images_per_second"] = round(self.batch_size * self.count / max(now - self.start, 1e-9), 2)
+        values["images_per_second"] = round(self.photographs * self.count / max(now - self.start, 1e-9), 2)
         values["seconds"] = round(now - self.began, 2)
         self.sums, self.count, self.start = {}, 0, now
         return values

@@ -35,7 +35,7 @@ def segmentation_loss(
 
     Args:
         logits: float (N, C + 1, H, W), background first; or several of any sizes, of several scales: the labels are
-            then brought to the size of each, by the nearest pixel, and the losses are summed.
+            then brought to the size of each, each cell taking the pixel in its middle, and the losses are summed.
         labels: uint8 (N, H, W), class ids, 0 = background, 255 = ignored.
         weights: float (N, H, W), not negative: how much each label counts; None: all count alike.
 
@@ -58,9 +58,9 @@ def _cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
 
 
 def _nearest(maps: Tensor, logits: Tensor) -> Tensor:
-    """Maps (N, H, W) by the nearest pixel on the grid of logits (N, K, h, w)."""
+    """Maps (N, H, W) on the grid of logits (N, K, h, w): the pixel in the middle of each cell."""
     size = [int(side) for side in logits.shape[2:]]
-    return F.interpolate(maps[:, None].float(), size=size, mode="nearest")[:, 0].to(maps.dtype)
+    return F.interpolate(maps[:, None].float(), size=size, mode="nearest-exact")[:, 0].to(maps.dtype)
 
 
 def segmentation_task(

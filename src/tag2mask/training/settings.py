@@ -19,11 +19,14 @@ class LoopSettings:
         steps: number of optimiser steps; null takes `epochs`.
         epochs: passes over the photographs, where `steps` is null.
         batch_size: photographs a step, over all processes.
+        accumulate: parts of a batch that go through the network one after another, for less memory; the step takes
+            the mean of their gradients. Statistics of batch norm, and means in a loss, are then those of a part.
         optimizer: `adamw` or `sgd`.
         learning_rate: at the start; it falls to 0 as (1 − step/steps)^power.
         momentum: of `sgd`.
         weight_decay: of all trainable weights.
         power: exponent of the schedule.
+        power_every: steps for which the learning rate stays before it falls again.
         clip: largest norm of the gradient; null does not clip.
         precision: `fp32`, `bf16`, `fp16`, or `auto`: bf16 on a GPU that has it, fp32 elsewhere.
         average: the network ends with the mean of its weights over the steps, each counting this much of the next
@@ -38,11 +41,13 @@ class LoopSettings:
     steps: int | None = None
     epochs: float = 6.0
     batch_size: int = 16
+    accumulate: int = 1
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 2e-4
     momentum: float = 0.9
     weight_decay: float = 1e-4
     power: float = 0.9
+    power_every: int = 1
     clip: float | None = 1.0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     average: float | None = None
@@ -64,10 +69,16 @@ class LoopSettings:
         """Optimiser steps for a set of that many photographs."""
         return self.steps or max(1, round(self.epochs * photographs / self.batch_size))
 
+    def decayed(self, step: int, total: int) -> float:
+        """What the learning rate of the step after ``step`` of ``total`` is multiplied by."""
+        return (1 - step // self.power_every * self.power_every / total) ** self.power  # type: ignore[no-any-return]
+
     def _problems(self) -> list[str]:
         """What is out of range, a clause each."""
-        least = {"batch_size": 1, "checkpoint_every": 1, "log_every": 1}
-        problems = [f"{name} should be at least {low}" for name, low in least.items() if getattr(self, name) < low]
+        least = ("batch_size", "accumulate", "power_every", "checkpoint_every", "log_every")
+        problems = [f"{name} should be at least 1" for name in least if getattr(self, name) < 1]
+        if self.accumulate > 0 and self.batch_size % self.accumulate:
+            problems.append(f"batch_size {self.batch_size} should be a multiple of accumulate, {self.accumulate}")
         if self.steps is not None and self.steps < 1:
             problems.append("steps should be at least 1")
         if self.average is not None and not 0 < self.average < 1:
@@ -164,7 +175,9 @@ class SegmentSettings(LoopSettings):
         head_factor: the learning rate of the head, as a multiple of the backbone's.
         bias_factor: the learning rate of biases, as a multiple of that of weights; biases and norms do not decay.
 
-    Source: 10 photographs a step, the crop, sizes, optimiser and factors of the DeepLabV2 of HSC_WSSS.
+    Source: 10 photographs a step, sizes, optimiser and factors of the DeepLabV2 of HSC_WSSS. Its crop is 448; with one
+    pixel more the outer cells of stride 8 have their middles on the outer pixels, where `align_corners` puts them. With
+    448 the last one is 7 pixels off.
     """
 
     epochs: float = 20.0
@@ -173,7 +186,7 @@ class SegmentSettings(LoopSettings):
     learning_rate: float = 1e-3
     weight_decay: float = 5e-4
     clip: float | None = None
-    augment: AugmentSettings = field(default_factory=lambda: AugmentSettings(crop=448, long_side=(250, 750), colour=10))
+    augment: AugmentSettings = field(default_factory=lambda: AugmentSettings(crop=449, long_side=(250, 750), colour=10))
     enabled: bool = False
     network: SegmentationNetworkSettings = field(default_factory=SegmentationNetworkSettings)
     labels: Literal["masks", "truth"] = "masks"

@@ -1,0 +1,199 @@
+"""The presets of published segmentation networks: on top of another preset, and with the published values."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from run_tiny import words
+from tag2mask.cli import main
+from tag2mask.cli.parser import build_parser, expand_presets, to_config
+from tag2mask.networks.checkpoint import load_segmentation_network
+from tag2mask.networks.resnet import RESNETS
+from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentation_network
+from tag2mask.pipeline.config import Config, presets, to_yaml
+from tag2mask.refine.crf import CrfValues
+from tag2mask.training.segmentation import segmentation_task
+
+SCALES = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
+
+# `rates`: of weights and biases of the backbone, of weights and biases of the head. `batch`: photographs a part, parts.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "deeplab-concat": {
+        "network": {
+            "backbone": "resnet101s",
+            "head": "concat",
+            "output_stride": 8,
+            "dilated": True,
+            "scales": [],
+            "norm": "trained",
+            "norm_momentum": 0.1,
+            "head_momentum": 3e-4,
+            "norm_affine": "fixed",
+            "align_corners": True,
+        },
+        "augment": {"crop": 448, "resize": "relative", "scales": [0.5, 1.5], "padding": "around", "colour": 10},
+        "rates": (1e-3, 2e-3, 1e-2, 2e-2),
+        "batch": (10, 1),
+        "power_every": 1,
+        "predict": (SCALES, True),
+        "crf": CrfValues(10, 1, 3, 67, 3, 4),
+    },
+    "deeplab-msc": {
+        "network": {
+            "backbone": "resnet101-caffe",
+            "head": "sum",
+            "output_stride": 8,
+            "dilated": True,
+            "scales": [0.5, 0.75],
+            "norm": "fixed",
+            "norm_affine": "fixed",
+        },
+        "augment": {
+            "crop": 321,
+            "resize": "choice",
+            "scales": [0.5, 0.75, 1.0, 1.25, 1.5],
+            "padding": "after",
+            "colour": 0,
+        },
+        "rates": (2.5e-4, 5e-4, 2.5e-3, 5e-3),
+        "batch": (5, 2),
+        "power_every": 10,
+        "predict": ([1.0], False),
+        "crf": CrfValues(10, 1, 3, 67, 3, 4),
+    },
+    "deeplab-largefov": {
+        "network": {
+            "backbone": "wideresnet38",
+            "head": "largefov",
+            "scales": [],
+            "norm": "trained",
+            "norm_momentum": 3e-4,
+            "head_momentum": 3e-4,
+            "norm_affine": "fixed",
+            "align_corners": True,
+        },
+        "augment": {"crop": 448, "resize": "relative", "scales": [0.5, 1.5], "padding": "around", "colour": 10},
+        "rates": (1e-3, 2e-3, 1e-2, 2e-2),
+        "batch": (5, 2),
+        "power_every": 1,
+        "predict": (SCALES, True),
+        "crf": CrfValues(1, 3, 3, 32, 13, 10),
+    },
+}
+PUBLISHED["voc-paper"] = PUBLISHED["deeplab-concat"]
+
+
+def config_of(*names: str) -> Config:
+    words = [word for name in names for word in ("--config", name)]
+    parser = build_parser("segment", "")
+    return to_config(parser, parser.parse_args(expand_presets(words)))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_values_are_the_published_ones(name: str) -> None:
+    config, values = config_of(name), PUBLISHED[name]
+    segment, printed = config.segment, yaml.safe_load(to_yaml(config))
+    for section in ("network", "augment"):
+        found = {key: printed["segment"][section][key] for key in values[section]}
+        assert found == values[section]
+    assert segment.augment.flip
+    assert (segment.steps, segment.optimizer, segment.momentum, segment.weight_decay) == (20000, "sgd", 0.9, 5e-4)
+    assert (segment.batch_size // segment.accumulate, segment.accumulate) == values["batch"]
+    assert (segment.power, segment.power_every, segment.clip, segment.average) == (
+        0.9,
+        values["power_every"],
+        None,
+        None,
+    )
+    assert (config.predict.scales, config.predict.flip) == values["predict"]
+    assert config.predict.crf and config.predict.crf_settings.values() == values["crf"]
+    assert printed["segment"]["network"]["freeze_stem"] is False
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_groups_of_parameters(name: str) -> None:
+    """What trains, how fast and with which decay; nothing but convolutions trains where weights are given."""
+    settings = config_of(name).segment
+    settings.network.weights = "none"
+    with torch.device("meta"):
+        network = build_segmentation_network(settings.network, tuple(map(str, range(20))), seed=0)
+    assert isinstance(network, SegmentationNetwork)
+    groups = segmentation_task(network, None, settings).groups  # type: ignore[arg-type]
+    rates = [settings.learning_rate * group.factor for group in groups]
+    slow, biases, head, head_biases = PUBLISHED[name]["rates"]
+    assert rates == pytest.approx([slow, biases, slow, head, head_biases, head])
+    assert [group.decay for group in groups] == [True, False, False, True, False, False]
+    assert [bool(group.parameters) for group in groups] == [True, False, False, True, True, False]
+    trained = {id(each) for group in groups for each in group.parameters}
+    assert trained == {
+        id(parameter)
+        for module in network.modules()
+        if isinstance(module, torch.nn.Conv2d)
+        for parameter in module.parameters()
+    }
+    crop = settings.augment.crop
+    logits = network.eval()(torch.empty(1, 3, crop, crop, device="meta"))
+    assert logits.shape == (1, 21, -(-crop // 8), -(-crop // 8))
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name != "voc-paper"])
+def test_a_network_lies_on_top_of_any_preset(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    own = yaml.safe_load(presets()[name].read_text())
+    assert own.keys() == {"segment", "predict"}
+    assert main(["segment", "--config", "voc", "--config", name, "--print-config"]) == 0
+    both = yaml.safe_load(capsys.readouterr().out)
+    for section, values in yaml.safe_load(to_yaml(config_of("voc"))).items():
+        assert section in own or both[section] == values, section
+    for section in own:
+        assert both[section] == yaml.safe_load(to_yaml(config_of(name)))[section]
+    for base in ("own", "voc-paper"):
+        assert config_of(base, name).predict == config_of(name).predict
+        assert config_of(base, name).segment == config_of(name).segment
+
+
+def test_the_recipe_of_the_paper_has_the_network_of_its_own_preset() -> None:
+    paper, own = config_of("voc-paper"), config_of("deeplab-concat")
+    assert (paper.segment, paper.predict) == (own.segment, own.predict)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_weights_that_are_not_fetched_say_what_to_do(name: str) -> None:
+    settings = config_of(name).segment.network
+    with pytest.raises(Exception, match=r"not fetched by name.*--network\.weights PATH"):
+        build_segmentation_network(settings, ("cat",), seed=0)
+
+
+@pytest.mark.parametrize("name", ["deeplab-concat", "deeplab-msc"])
+def test_training_and_prediction_by_a_preset(
+    name: str, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for backbone in ("resnet101s", "resnet101-caffe"):
+        monkeypatch.setitem(RESNETS, backbone, RESNETS[backbone]._replace(depths=(1, 1, 1, 1)))
+    smaller = {
+        "labels": "truth",
+        "network__weights": "none",
+        "steps": "12",
+        "batch_size": "4",
+        "augment__crop": "65",
+        "log_every": "1",
+    }
+    command = words("segment", scenes, tmp_path, **{f"segment__{key}": value for key, value in smaller.items()})
+    assert main([command[0], "--config", name, *command[1:], "--predict.crf", "false"]) == 0
+    network = load_segmentation_network(tmp_path / "segment/network.safetensors")
+    assert network.settings == replace(config_of(name).segment.network, weights="none")
+    logged = [json.loads(line) for line in (tmp_path / "segment/log.jsonl").read_text().splitlines()]
+    first, last = PUBLISHED[name]["rates"][0], 11 // PUBLISHED[name]["power_every"] * PUBLISHED[name]["power_every"]
+    assert logged[-1]["learning_rate"] == pytest.approx(first * (1 - last / 12) ** 0.9)
+    assert len(list(tmp_path.glob("predictions/*/**/*.png"))) == 10
+
+
+def test_the_documented_presets_are_those_that_there_are() -> None:
+    text = (Path(__file__).parent.parent / "docs/predict.md").read_text(encoding="utf-8")
+    table = text[text.index("## Published networks") :]
+    assert set(re.findall(r"`(deeplab-\w+)`", table)) == {name for name in presets() if name.startswith("deeplab-")}
