@@ -92,6 +92,30 @@ def test_training_on_the_truth_needs_no_other_stage(scenes: Path, tmp_path: Path
     assert len(list((tmp_path / "truth/predictions/val").rglob("*.png"))) == 4
 
 
+def test_two_runs_side_by_side(
+    done: Path, copied: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A copy whose predictions are the truth.
+    for photo in open_photos(DataSettings(root=scenes, masks=scenes / "masks", split="val")).photos:
+        write_mask(copied / f"predictions/val/{photo.id}.png", read_mask(scenes / f"masks/{photo.id}.png"))
+    assert run("evaluate", scenes, copied, **SEGMENT) == 0
+    capsys.readouterr()
+    assert main([*words("evaluate", scenes, done, **SEGMENT), "--against", str(copied), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["results"][-1]["comparisons"]
+    own = figures(done)["segment"]["val"]["predictions"]
+    assert (found["split"], found["own"], found["other"], found["share"]) == ("val", own["miou"], 1, own["miou"])
+    for name, value in own["iou"].items():
+        assert found["classes"][name] == {"own": value, "other": 1, "share": value}
+    assert main([*words("evaluate", scenes, done, **SEGMENT), "--against", str(copied)]) == 0
+    assert "this / other" in capsys.readouterr().out
+    assert main([*words("evaluate", scenes, done, **SEGMENT), "--against", str(tmp_path / "none")]) == 2
+    assert "metrics.json does not exist" in capsys.readouterr().err
+    fewer = {**SEGMENT, "evaluate__classes": "background"}
+    assert main([*words("evaluate", scenes, done, **fewer), "--against", str(copied)]) == 2
+    assert "cannot be compared on val: chosen differ" in capsys.readouterr().err
+    assert run("evaluate", scenes, done, **SEGMENT) == 0
+
+
 def test_new_masks_make_the_network_stale(copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("refine", scenes, copied, restart="refine", **SEGMENT) == 0
     assert not (copied / "segment").exists() and not (copied / "predictions").exists()
@@ -136,7 +160,7 @@ def test_each_label_counts_as_much_as_its_weight() -> None:
     expected = (losses * weights)[kept].sum() / weights[kept].sum()
     assert torch.allclose(segmentation_loss(logits, labels, weights).total, expected)
     both = segmentation_loss([logits, small], labels, weights).total
-    reduced = segmentation_loss(small, labels[:, ::2, ::2], weights[:, ::2, ::2]).total
+    reduced = segmentation_loss(small, labels[:, 1::2, 1::2], weights[:, 1::2, 1::2]).total
     assert torch.allclose(both, expected + reduced)
     assert segmentation_loss(logits, labels, torch.zeros_like(weights)).total == 0
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tag2mask.cli.console import errors, figures_table, output, show_result
 from tag2mask.cli.parser import build_parser, expand_presets, to_config, with_run_config
 from tag2mask.errors import UsageError
+from tag2mask.evaluate.comparison import Comparison
 from tag2mask.pipeline.config import Config, presets, to_yaml
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.run_folder import STAGES, RunFolder
@@ -96,9 +97,12 @@ def _finish(request: Request, results: Iterable[StageResult]) -> int:
         for stage, splits in result.figures.items():
             figures[stage] = splits
     if request.options["as_json"]:
-        print(json.dumps({"results": [vars(result) for result in told]}, indent=2, ensure_ascii=False))
+        answer = {"results": [vars(result) for result in told]}
+        print(json.dumps(answer, indent=2, ensure_ascii=False, default=Comparison.to_json))
     elif figures:
         output().print(figures_table(figures))
+        for comparison in (each for result in told for each in result.comparisons):
+            output().print(comparison.render())
     return 1 if any(result.failed for result in told) else 0
 
 
@@ -213,10 +217,16 @@ def _demo(request: Request) -> int:
 
 def _evaluate(request: Request) -> int:
     """`evaluate`: a folder of masks or CAMs, or all that a run made, against the ground truth."""
-    from tag2mask.pipeline.evaluate import evaluate_folder
+    from tag2mask.pipeline.evaluate import compare_runs, evaluate_folder
 
+    against = request.options["against"]
     if request.options["folder"] is None:
-        return _stages(request, ["evaluate"])
+        if against is None:
+            return _stages(request, ["evaluate"])
+        other = RunFolder(Path(against)).metrics()  # before anything is measured
+        return _stages(request, ["evaluate"], partial(compare_runs, other=other))
+    if against is not None:
+        raise UsageError("evaluate --against compares two runs; it goes with --out RUN, not with a folder")
     folder = Path(request.options["folder"])
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder of masks or CAMs")
@@ -389,6 +399,7 @@ VERBS = {
         "Measure masks or CAMs against ground truth.",
         _evaluate,
         ("folder", "masks (.png) or CAM files (.npz); without it, all that the run in --out made"),
+        values=(("--against", "RUN", "put the segmentation network beside that of another run, class by class"),),
     ),
     "report": Verb("Write the page of a run.", _report, ("run", "the run folder")),
     "run": Verb("Do every stage, skipping what is done.", _run),

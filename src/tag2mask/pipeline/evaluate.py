@@ -1,14 +1,16 @@
 """The stage `evaluate`: CAMs and masks of a run, or of any folder, against the ground truth."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from tag2mask.data.photos import PhotoSet
 from tag2mask.errors import UsageError
 from tag2mask.evaluate import Figures, evaluate_cams, evaluate_masks
+from tag2mask.evaluate.comparison import compare
 from tag2mask.evaluate.folders import EvaluationError
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult, progress_bar
@@ -44,6 +46,21 @@ def evaluate(config: Config, run: RunFolder, console: Console) -> StageResult:
             _measure(config, run / "predictions" / name, photos, ("segment", name, "predictions"), result, console)
     run.merge_metrics(result.figures)
     return result
+
+
+def compare_runs(config: Config, run: RunFolder, console: Console, *, other: Mapping[str, Any]) -> StageResult:
+    """The run's segmentation network beside another run's, from what was measured of both.
+
+    Args:
+        config: not read.
+        run: this run.
+        console: not written to.
+        other: the figures of the other run.
+
+    Raises:
+        UsageError: the two cannot be compared.
+    """
+    return StageResult("compare", comparisons=compare(run.metrics(), other))
 
 
 def evaluate_folder(config: Config, folder: Path, console: Console) -> Figures:

@@ -8,6 +8,8 @@ from time import monotonic
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from tag2mask.evaluate.comparison import Comparison
+
 Advance = Callable[..., None]
 """Called as advance(done, note): how many are done in all, and a few words beside the bar."""
 
@@ -23,6 +25,7 @@ class StageResult:
         failed: items that could not be made, with the reason.
         figures: what it measured, if it measures.
         notes: sentences worth telling.
+        comparisons: with another run, where that was asked for.
     """
 
     stage: str
@@ -31,6 +34,7 @@ class StageResult:
     failed: dict[str, str] = field(default_factory=dict)
     figures: dict[str, dict[str, dict[str, object]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
 
     def sentence(self) -> str:
         """One line for people."""

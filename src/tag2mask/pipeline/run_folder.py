@@ -178,6 +178,17 @@ class RunFolder:
         """Write environment.json: where the network is trained."""
         write_json(self.path / "environment.json", environment(seed))
 
+    def metrics(self) -> dict[str, Any]:
+        """The figures in metrics.json.
+
+        Raises:
+            UsageError: nothing was measured here.
+        """
+        path = self.path / "metrics.json"
+        if not path.is_file():
+            raise UsageError(f"{path} does not exist; `tag2mask evaluate --out {self.path}` writes it")
+        return read_json(path)  # type: ignore[no-any-return]
+
     def merge_metrics(self, figures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
         """Add figures, {stage: {split: {kind: {...}}}}, to metrics.json, replacing those of the same kind."""
         path = self.path / "metrics.json"
