@@ -2,20 +2,59 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from transformers import Dinov2Config, MobileNetV2Config, SegformerConfig
 
 from segmenters import TinySegmenter
 from tag2mask import export
 from tag2mask.cli import main
 from tag2mask.errors import Tag2maskError
 from tag2mask.networks.resnet import ResNet
+from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentation_network
+from tag2mask.networks.settings import SegmentationNetworkSettings
+
+SEGFORMER = SegformerConfig(
+    depths=[1, 1, 1, 1], hidden_sizes=[8, 16, 24, 32], num_attention_heads=[1, 2, 2, 4], decoder_hidden_size=16
+)
+MOBILENET = MobileNetV2Config(depth_multiplier=0.35)
+DINO = Dinov2Config(
+    hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=64, patch_size=14, image_size=28
+)
 
 installed = pytest.mark.skipif(
     any(export.find_spec(name) is None for name in export.MODULES), reason="needs the extra onnx"
 )
+
+
+def _settled(settings: SegmentationNetworkSettings) -> SegmentationNetwork:
+    """A network in evaluation mode, whose norms know what they see: with new ones, deep maps of random weights die."""
+    network = build_segmentation_network(settings, ("cat", "dog"), seed=0)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the mean of all batches, here of one
+    with torch.no_grad():
+        network.train()(torch.rand(4, 3, 96, 96))
+    return network.eval()
+
+
+def _session(path: Path) -> Any:
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def _agrees(network: SegmentationNetwork, session: Any, images: torch.Tensor) -> None:
+    with torch.no_grad():
+        expected = network.full_logits(images).numpy()
+    (found,) = session.run(["logits"], {"images": images.numpy()})
+    assert found.shape == expected.shape
+    assert expected.std() > 1e-3  # not the same everywhere, whatever the image
+    assert np.abs(found - expected).max() < 1e-4 * max(1, np.abs(expected).max())
 
 
 @installed
@@ -47,14 +86,63 @@ def test_the_graph_is_the_network_at_any_size(backbone: str, align_corners: bool
 
 
 @installed
+@pytest.mark.parametrize(
+    ("model", "values"),
+    [
+        (None, {"head": "sum", "scales": (0.5, 0.75), "output_stride": 16}),
+        (None, {"head": "segformer"}),
+        (SEGFORMER, {"head": "segformer"}),
+        (MOBILENET, {"head": "segformer", "output_stride": 16}),
+        (DINO, {"head": "sum"}),
+    ],
+    ids=["scales", "head segformer", "segformer", "mobilenet_v2", "dinov2"],
+)
+def test_networks_that_compute_with_the_size_of_their_input(model: Any, values: dict[str, Any], tmp_path: Path) -> None:
+    backbone = "resnet18"
+    if model is not None:
+        backbone = str(tmp_path / "model")
+        model.save_pretrained(backbone)
+    network = _settled(SegmentationNetworkSettings(backbone, "none", **values))
+    made = export.export_onnx(network, tmp_path / "n.onnx")
+    session = _session(tmp_path / "n.onnx")
+    for count, rows, columns in ((1, 3, 5), (3, 6, 4)):
+        sides = [cells * made.stride + made.remainder for cells in (rows, columns)]
+        _agrees(network, session, torch.rand(count, 3, *sides))
+
+
+@installed
+@pytest.mark.data
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2"])
+def test_photographs_of_ten_sizes(backbone: str, real_data: Path, tmp_path: Path) -> None:
+    model, weights = backbone, "none"
+    if backbone == "mobilenet_v2":
+        model, weights = str(real_data / "weights" / "mobilenet_v2_1.0_224"), "pretrained"
+    network = _settled(SegmentationNetworkSettings(model, weights, output_stride=16))
+    export.export_onnx(network, tmp_path / "n.onnx")
+    session = _session(tmp_path / "n.onnx")
+    properties = session.get_modelmeta().custom_metadata_map
+    stride, more = int(properties["stride"]), int(properties["remainder"])
+    photos = sorted((real_data / "data" / "voc-animals" / "JPEGImages").glob("*.jpg"))[:10]
+    assert len(photos) == 10
+    for number, photo in enumerate(photos):
+        pixels = np.asarray(Image.open(photo).convert("RGB"), np.float32) / 255
+        pixels = pixels[: 150 + 13 * number, : 260 - 17 * number].transpose(2, 0, 1)  # (3, H, W)
+        height, width = pixels.shape[1:]
+        sides = [-(-(side - more) // stride) * stride + more for side in (height, width)]
+        filled = np.tile(np.float32(json.loads(properties["fill"])).reshape(1, 3, 1, 1), (1, 1, *sides))
+        filled[0, :, :height, :width] = pixels
+        _agrees(network, session, torch.from_numpy(filled))
+
+
+@installed
 def test_a_network_that_a_graph_cannot_express_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
-    class Counting(TinySegmenter):
+    class Deciding(TinySegmenter):
         def forward(self, images: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
             logits = super().forward(images)
-            return logits * float(int(images.shape[2]))  # a number that tracing would freeze
+            return logits if images.shape[2] % 8 else -logits  # tracing sees one of the two
 
     with pytest.raises(Tag2maskError, match="in a way that a graph cannot follow"):
-        export.export_onnx(Counting(), tmp_path / "n.onnx")
+        export.export_onnx(Deciding(), tmp_path / "n.onnx")
     assert not list(tmp_path.iterdir())
 
 

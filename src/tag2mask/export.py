@@ -37,8 +37,8 @@ TOLERANCE = 1e-4
 _OPSET = 18
 
 _REMEDY = (
-    "the network computes with the size of its input in a way that a graph cannot follow; with a ResNet, a DeepLab "
-    "head and one scale it can"
+    "the network decides by its input, or by the size of it, in a way that a graph cannot follow; without `scales`, "
+    "or with a ResNet, it can"
 )
 
 _CHECKED = ((1, 0, 0), (2, 2, 3), (1, 4, 2))
@@ -105,7 +105,7 @@ def export_onnx(network: Segmenter, path: Path) -> Exported:
     network.eval()
     graph = _FullSize(network).eval()
     with atomic_path(path) as temporary:
-        _trace(graph, temporary)
+        difference = _trace_and_check(graph, temporary)
         model = onnx.load(temporary)
         properties = {
             "classes": json.dumps(["background", *network.classes], ensure_ascii=False),
@@ -116,7 +116,7 @@ def export_onnx(network: Segmenter, path: Path) -> Exported:
         onnx.helper.set_model_props(model, properties)
         onnx.checker.check_model(model)
         onnx.save(model, temporary)
-        return Exported(path, graph.stride, graph.remainder, _difference(graph, temporary))
+        return Exported(path, graph.stride, graph.remainder, difference)
 
 
 class _FullSize(nn.Module):
@@ -143,21 +143,42 @@ class _FullSize(nn.Module):
         return torch.rand(count, 3, *sides, generator=torch.Generator().manual_seed(0))
 
 
-def _trace(graph: _FullSize, path: Path) -> None:
+def _trace_and_check(graph: _FullSize, path: Path) -> float:
+    """Write the graph in one of two ways, the first that passes the check; returns the difference from torch.
+
+    Torch's strict tracing reads the network's code and keeps `int` of a size free. The other one runs it, where `int`
+    freezes the size, without a word if the graph is still a valid one; but it takes code that the first cannot read.
+
+    Raises:
+        Tag2maskError: neither can; what the first one found wrong.
+    """
+    try:
+        _trace(graph, path, strict=True)
+        return _difference(graph, path)
+    except Tag2maskError as error:
+        try:
+            _trace(graph, path, strict=False)
+            return _difference(graph, path)
+        except Tag2maskError:
+            raise error from None
+
+
+def _trace(graph: _FullSize, path: Path, *, strict: bool) -> None:
     """Write the graph with free numbers of images, rows and columns."""
     count, rows, columns = (torch.export.Dim(name, min=1) for name in ("count", "rows", "columns"))
     sides = [graph.stride * cells + graph.remainder for cells in (rows, columns)]
+    shapes = ({0: count, 2: sides[0], 3: sides[1]},)
     try:
-        with _quiet():
+        with _quiet(), torch.no_grad():
+            program = torch.export.export(graph, (graph.images(2, 1, 2),), dynamic_shapes=shapes, strict=strict)
             torch.onnx.export(
-                graph,
-                (graph.images(2, 1, 2),),
+                program,
+                (),
                 path,
                 dynamo=True,
                 opset_version=_OPSET,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
-                dynamic_shapes=({0: count, 2: sides[0], 3: sides[1]},),
                 external_data=False,
                 verbose=False,
             )
