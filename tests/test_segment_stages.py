@@ -92,6 +92,29 @@ def test_training_on_the_truth_needs_no_other_stage(scenes: Path, tmp_path: Path
     assert len(list((tmp_path / "truth/predictions/val").rglob("*.png"))) == 4
 
 
+def test_weights_that_are_missing_are_missed_before_the_first_stage(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for settings, named in (
+        (SEGMENT | {"segment__network__weights": "no.pth"}, "segment.network.weights: there is no file no.pth"),
+        ({"refine__method": "irn", "edges__backbone": "resnet18", "edges__weights": "no.pth"}, "edges.weights: there"),
+    ):
+        assert run("run", scenes, tmp_path / "out", **settings) == 2
+        assert named in capsys.readouterr().err
+        assert not (tmp_path / "out/train").exists()
+
+
+def test_a_restart_with_wrong_settings_deletes_nothing(
+    copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files_of(copied / "segment")
+    wrong = {**SEGMENT, "segment__network__weights": "no.pth"}
+    assert run("segment", scenes, copied, restart="segment", **wrong) == 2
+    assert run("train", scenes, copied, restart="train", network__weights="no.pth") == 2
+    assert files_of(copied / "segment") == before and (copied / "train/network.safetensors").is_file()
+    capsys.readouterr()
+
+
 def test_two_runs_side_by_side(
     done: Path, copied: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -110,7 +110,7 @@ def _stages(request: Request, names: Sequence[str], *then: "Stage") -> int:
     """Do some stages of a run folder, then what else was asked for."""
     from tag2mask.pipeline.claims import stage_settings
     from tag2mask.pipeline.reading import photographs
-    from tag2mask.pipeline.run import STAGE_FUNCTIONS, plan
+    from tag2mask.pipeline.run import STAGE_FUNCTIONS, check_ahead, plan
 
     run = request.run_folder()
     if request.options["dry_run"]:
@@ -121,6 +121,7 @@ def _stages(request: Request, names: Sequence[str], *then: "Stage") -> int:
     again = run.with_readers(restart) if restart else []
     for name in dict.fromkeys([*names, *again]):  # everything is checked before anything is deleted
         run.check(name, stage_settings(name, request.config, photos), anew=name in again)
+    check_ahead(request.config, run, names, again)
     if again:
         run.delete(again)
         errors().print(f"restart: deleted what {', '.join(again)} made", highlight=False)

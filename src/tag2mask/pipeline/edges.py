@@ -51,9 +51,7 @@ def edges(config: Config, run: RunFolder, console: Console) -> StageResult:
             result.notes.append(f"{older} CAM files are newer than the labels learnt from; --restart edges learns anew")
         return result
     # What is wrong with the network should be said before hours of labels.
-    network = _untrained(config, run) if config.shard is None else None
-    if network is not None:
-        check_engine("edges", config.edges, config.device)
+    network = untrained_edge_network(config, run) if config.shard is None else None
     _write_labels(config, run, photos, cams, result, console)
     if network is None:
         result.notes.append("these are the labels of one shard; `tag2mask edges` without --shard trains on all")
@@ -108,9 +106,15 @@ def _train(
     result.notes.append(f"trained for {steps} steps")
 
 
-def _untrained(config: Config, run: RunFolder) -> EdgeNetwork:
-    """A new branch on the backbone that the settings name."""
+def untrained_edge_network(config: Config, run: RunFolder) -> EdgeNetwork:
+    """A new branch on the backbone that the settings name, after a look at what would stop its training.
+
+    Raises:
+        UsageError: settings or weights are wrong, or this machine cannot train so.
+        Tag2maskError: weights could not be fetched.
+    """
     settings = config.edges
+    check_engine("edges", settings, config.device)
     if settings.backbone is None:
         backbone = load_network(run / NETWORK).backbone
     else:

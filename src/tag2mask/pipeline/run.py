@@ -1,15 +1,16 @@
 """`run`: the stages in their order, each doing only what is missing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from rich.console import Console
 
 from tag2mask.data.photos import PhotoSet
 from tag2mask.errors import first_five
+from tag2mask.networks.pot_network import build_network
 from tag2mask.pipeline.base_cams import seed_path
 from tag2mask.pipeline.cams import cams
 from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.edges import EDGE_NETWORK, LABELS, edges
+from tag2mask.pipeline.edges import EDGE_NETWORK, LABELS, edges, untrained_edge_network
 from tag2mask.pipeline.evaluate import WHOLE, evaluate, with_truth
 from tag2mask.pipeline.predictions import predictions
 from tag2mask.pipeline.progress import StageResult
@@ -18,7 +19,7 @@ from tag2mask.pipeline.refine import refine
 from tag2mask.pipeline.report import report
 from tag2mask.pipeline.run_folder import STAGES, RunFolder
 from tag2mask.pipeline.seeds import seeds
-from tag2mask.pipeline.segment import segment
+from tag2mask.pipeline.segment import segment, untrained_segmenter
 from tag2mask.pipeline.train import NETWORK, train
 from tag2mask.predictor import SEGMENT_NETWORK
 
@@ -44,6 +45,33 @@ def stages_of(config: Config) -> list[str]:
     alone = config.segment.enabled and config.shard is None  # it learns from the masks of all shards
     left_out |= {"segment": not alone, "predictions": not alone}
     return [name for name in STAGES if not left_out.get(name)]
+
+
+def check_ahead(config: Config, run: RunFolder, stages: Sequence[str], again: Collection[str]) -> None:
+    """Find what would stop a stage before the first one begins, and before anything is deleted.
+
+    Args:
+        config: every setting.
+        run: the run folder.
+        stages: what is about to be done.
+        again: the stages whose outputs are about to be deleted.
+
+    Raises:
+        UsageError: settings or weights of a network that is to be trained are wrong.
+        Tag2maskError: weights could not be fetched.
+    """
+
+    def is_new(stage: str, network: str) -> bool:
+        return stage in stages and (stage in again or not (run / network).is_file())
+
+    photos = photographs(config)
+    if is_new("train", NETWORK):
+        build_network(config.network, photos.classes, seed=config.seed)
+    stands = (run / NETWORK).is_file() and "train" not in again  # what the edge network stands on unless told otherwise
+    if is_new("edges", EDGE_NETWORK) and config.shard is None and (config.edges.backbone is not None or stands):
+        untrained_edge_network(config, run)
+    if is_new("segment", SEGMENT_NETWORK):
+        untrained_segmenter(config, photos)
 
 
 def plan(config: Config, run: RunFolder, stages: Sequence[str]) -> list[str]:

@@ -51,7 +51,7 @@ def segment(config: Config, run: RunFolder, console: Console) -> StageResult:
     if config.shard is not None:
         raise UsageError("segment learns from the masks of all shards; run it without --shard once all have theirs")
     weights = _weights(config, run, labelled)
-    network = _untrained(config, photos)
+    network = untrained_segmenter(config, photos)
     run.claim("segment", settings)
     _same_photographs(run, record, labelled)
     result = StageResult("segment", done=1)
@@ -72,8 +72,13 @@ def segment(config: Config, run: RunFolder, console: Console) -> StageResult:
     return result
 
 
-def _untrained(config: Config, photos: PhotoSet) -> SegmentationNetwork:
-    """The network before training, after a look at what would stop it."""
+def untrained_segmenter(config: Config, photos: PhotoSet) -> SegmentationNetwork:
+    """The network before training, after a look at what would stop it.
+
+    Raises:
+        UsageError: settings, weights or classes are wrong, or this machine cannot train so.
+        Tag2maskError: weights could not be fetched.
+    """
     settings = config.segment
     check_engine("segment", settings, config.device)
     if (
