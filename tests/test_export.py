@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import Dinov2Config, MobileNetV2Config, SegformerConfig
+from transformers import Dinov2Config, MobileNetV2Config, SegformerConfig, SwinConfig
 
 from segmenters import TinySegmenter
 from tag2mask import export
@@ -55,6 +55,15 @@ def _agrees(network: SegmentationNetwork, session: Any, images: torch.Tensor) ->
     assert found.shape == expected.shape
     assert expected.std() > 1e-3  # not the same everywhere, whatever the image
     assert np.abs(found - expected).max() < 1e-4 * max(1, np.abs(expected).max())
+
+
+@installed
+def test_a_backbone_that_is_known_not_to_work_is_refused_at_once(tmp_path: Path) -> None:
+    SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[1, 2], image_size=32).save_pretrained(tmp_path)
+    settings = SegmentationNetworkSettings(backbone=str(tmp_path), weights="none", head="segformer")
+    network = build_segmentation_network(settings, ("cat",), seed=0)
+    with pytest.raises(Tag2maskError, match="a network on swin cannot be written as ONNX"):
+        export.export_onnx(network, tmp_path / "n.onnx")
 
 
 @installed

@@ -41,6 +41,9 @@ _REMEDY = (
     "or with a ResNet, it can"
 )
 
+_UNTRACEABLE = ("swin", "swinv2")
+"""Model types of `transformers` whose graph with free sizes is not found within minutes: windows are padded."""
+
 _CHECKED = ((1, 0, 0), (2, 2, 3), (1, 4, 2))
 """Images, rows and columns, in strides but at least `_LEAST` pixels, in which a graph is checked."""
 
@@ -101,6 +104,9 @@ def export_onnx(network: Segmenter, path: Path) -> Exported:
     require_onnx()
     import onnx
 
+    kind = network.backbone.architecture().get("config", {}).get("model_type")
+    if kind in _UNTRACEABLE:
+        raise Tag2maskError(f"a network on {kind} cannot be written as ONNX with free sizes: {_REMEDY}")
     network.to(torch.device("cpu"))
     network.eval()
     graph = _FullSize(network).eval()
