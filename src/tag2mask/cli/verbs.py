@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
 from tag2mask.cli.console import errors, figures_table, output, show_result
 from tag2mask.cli.parser import build_parser, expand_presets, to_config, with_run_config
 from tag2mask.errors import UsageError
@@ -89,14 +91,20 @@ def _with_default_preset(name: str, words: Sequence[str]) -> list[str]:
 
 
 def _finish(request: Request, results: Iterable[StageResult]) -> int:
-    """Tell each result as it comes; 1 if anything failed."""
+    """Tell each result as it comes, at the main process; 1 if anything failed."""
+    from tag2mask.distributed import is_main
+
     told, figures = [], {}
     for result in results:
         told.append(result)
+        if not is_main():
+            continue
         show_result(errors(), result)
         for stage, splits in result.figures.items():
             figures[stage] = splits
-    if request.options["as_json"]:
+    if not is_main():
+        pass
+    elif request.options["as_json"]:
         answer = {"results": [vars(result) for result in told]}
         print(json.dumps(answer, indent=2, ensure_ascii=False, default=Comparison.to_json))
     elif figures:
@@ -108,26 +116,40 @@ def _finish(request: Request, results: Iterable[StageResult]) -> int:
 
 def _stages(request: Request, names: Sequence[str], *then: "Stage") -> int:
     """Do some stages of a run folder, then what else was asked for."""
-    from tag2mask.pipeline.claims import stage_settings
-    from tag2mask.pipeline.reading import photographs
-    from tag2mask.pipeline.run import STAGE_FUNCTIONS, check_ahead, plan
+    from tag2mask.distributed import is_main, join, wait
+    from tag2mask.pipeline.run import STAGE_FUNCTIONS, plan
+    from tag2mask.pipeline.together import do_together, require_no_shard
 
     run = request.run_folder()
     if request.options["dry_run"]:
         output().print("\n".join(plan(request.config, run, names)), highlight=False, markup=False, soft_wrap=True)
         return 0
+    require_no_shard(request.config)
+    join(request.config.device)
+    if is_main():
+        _prepare(request, run, names)
+    wait()
+    config, console = request.config, errors() if is_main() else Console(quiet=True)
+    work = {**{name: STAGE_FUNCTIONS[name] for name in names}, **{f"then {n}": stage for n, stage in enumerate(then)}}
+    return _finish(request, (do_together(name, stage, config, run, console) for name, stage in work.items()))
+
+
+def _prepare(request: Request, run: RunFolder, names: Sequence[str]) -> None:
+    """Check everything that can be checked, then delete what is to be made again, and write config.yaml."""
+    from tag2mask.pipeline.claims import stage_settings
+    from tag2mask.pipeline.reading import photographs
+    from tag2mask.pipeline.run import check_ahead
+
     restart = _stage_to_restart(request, names)
     photos = photographs(request.config)
     again = run.with_readers(restart) if restart else []
-    for name in dict.fromkeys([*names, *again]):  # everything is checked before anything is deleted
+    for name in dict.fromkeys([*names, *again]):
         run.check(name, stage_settings(name, request.config, photos), anew=name in again)
     check_ahead(request.config, run, names, again)
     if again:
         run.delete(again)
         errors().print(f"restart: deleted what {', '.join(again)} made", highlight=False)
     run.record_config(request.config, _sections(names))
-    work = [*(STAGE_FUNCTIONS[name] for name in names), *then]
-    return _finish(request, (do(request.config, run, errors()) for do in work))
 
 
 def _sections(names: Sequence[str]) -> Sequence[str] | None:

@@ -9,6 +9,7 @@ from tag2mask.data.images import write_mask
 from tag2mask.data.labelled_set import LabelledSet
 from tag2mask.data.photos import Photo, PhotoSet
 from tag2mask.device import resolve_device
+from tag2mask.distributed import process_count
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.networks.backbone import build_backbone
 from tag2mask.networks.checkpoint import load_network
@@ -54,7 +55,8 @@ def edges(config: Config, run: RunFolder, console: Console) -> StageResult:
     network = untrained_edge_network(config, run) if config.shard is None else None
     _write_labels(config, run, photos, cams, result, console)
     if network is None:
-        result.notes.append("these are the labels of one shard; `tag2mask edges` without --shard trains on all")
+        if process_count() == 1:
+            result.notes.append("these are the labels of one shard; `tag2mask edges` without --shard trains on all")
         return result
     labelled = replace(photos, photos=tuple(photo for photo in photos.photos if _labelled(run, cams, photo)))
     if not labelled.photos:

@@ -5,6 +5,7 @@ from typing import cast
 
 from rich.console import Console
 
+from tag2mask.distributed import is_main
 from tag2mask.networks.checkpoint import SavedNetwork, save_network
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult, progress_bar
@@ -50,7 +51,8 @@ def learn(
             workers=reading_workers(config),
             on_step=on_step,
         )
-    save_network(run / f"{task.stage}/network.safetensors", cast("SavedNetwork", task.network))
+    if is_main():
+        save_network(run / f"{task.stage}/network.safetensors", cast("SavedNetwork", task.network))
     result.failed.update(trained.unreadable)
     if trained.resumed_from:
         result.notes.append(f"went on from step {trained.resumed_from} of {trained.steps}")

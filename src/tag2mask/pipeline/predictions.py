@@ -15,6 +15,7 @@ from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.evaluate import WHOLE
 from tag2mask.pipeline.progress import StageResult, progress_bar
 from tag2mask.pipeline.reading import photographs, read_ahead
+from tag2mask.pipeline.refinable import shard_of
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.predictor import SEGMENT_NETWORK, Predictor
 
@@ -35,7 +36,7 @@ def predictions(config: Config, run: RunFolder, console: Console) -> StageResult
     result = StageResult("predictions")
     for split in config.evaluate.split_names(config.data.split):
         folder = run / "predictions" / (split or WHOLE)
-        mine = photographs(config, split).photos
+        mine = shard_of(photographs(config, split).photos, config, result)
         todo = [
             photo
             for photo in mine

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tag2mask.data.images import IGNORED
+from tag2mask.distributed import mean_over_processes
 from tag2mask.errors import UsageError
 from tag2mask.networks.grids import ceil_grid
 from tag2mask.refine.random_walk import displacements, path
@@ -148,11 +149,7 @@ def _mean(losses: Tensor, counts: Tensor) -> Tensor:
     Of several processes each divides by the mean number of pairs, so that the mean of their results, which is what
     data-parallel training follows, is the mean over the pairs of all.
     """
-    pairs = counts.sum()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(pairs)
-        pairs = pairs / torch.distributed.get_world_size()
-    return (losses * counts).sum() / (pairs + EPSILON)
+    return (losses * counts).sum() / (mean_over_processes(counts.sum()) + EPSILON)
 
 
 @torch.no_grad()

@@ -1,9 +1,8 @@
 """The training loop: one for every device, resumed exactly where it stopped."""
 
-import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from signal import SIG_IGN, SIGINT, SIGTERM, signal
@@ -11,6 +10,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -18,12 +18,17 @@ from tag2mask.cam_files import CamFileError
 from tag2mask.data.images import ImageError
 from tag2mask.data.photos import PhotoSet
 from tag2mask.device import resolve_device
+from tag2mask.distributed import PATIENCE, gathered, is_true_anywhere
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.memory import channels_last, release_memory, retained_memory
 from tag2mask.training.average import WeightAverage
+from tag2mask.training.meter import Losses, Meter
 from tag2mask.training.order import DrawOrder
 from tag2mask.training.settings import LoopSettings
 from tag2mask.training.state import Interrupted, StopRequest, load_state, save_state, training_log
+
+_STEPS_BETWEEN_STOPS = 5
+"""Several processes look this often whether one of them was asked to stop: each look makes a GPU wait."""
 
 OnStep = Callable[[int, int, Mapping[str, float]], None]
 """Called with (steps done, steps in all, the latest logged values)."""
@@ -37,15 +42,6 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, key: tuple[int, int]) -> Mapping[str, Any]: ...
-
-
-class Losses(Protocol):
-    """A dataclass of the losses of a batch, scalars; None is a loss that is left out."""
-
-    @property
-    def total(self) -> Tensor:
-        """What is minimised."""
-        ...
 
 
 class Group(NamedTuple):
@@ -151,6 +147,7 @@ def train_network(
     network = task.network
     total = settings.total_steps(len(task.samples))
     optimizer = _optimizer(task, settings)
+    network = _with_shared_statistics(network, accelerator)
     channels_last(network).train()  # faster convolutions, on CPUs by a third
     state_path = folder / "state.pt"
     average = WeightAverage(network, settings.average)
@@ -160,14 +157,14 @@ def train_network(
     main = accelerator.is_main_process
     opened = training_log(folder, step=step, tensorboard=settings.tensorboard) if main else nullcontext()
     trained = Trained(steps=step, resumed_from=step)
-    meter = _Meter(task.stage, settings.batch_size // settings.accumulate)
+    meter = Meter(task.stage, settings.batch_size // settings.accumulate)
     with retained_memory(), opened as log, StopRequest().listen() as stop:
         for batch in loader:
             trained.unreadable.update(batch["failed"])
             if "image" not in batch:
                 raise Tag2maskError("not one photograph of the training set can be read; `tag2mask check` lists why")
-            # Layers that draw (dropout, stochastic depth) draw from a state that depends on the step alone.
-            torch.manual_seed((seed << 32) + step)
+            # Layers that draw (dropout, stochastic depth) draw from a state that depends on step and process alone.
+            torch.manual_seed((seed << 32) + step * accelerator.num_processes + accelerator.process_index)
             for group in optimizer.param_groups:
                 group["lr"] = group["initial"] * settings.decayed(step, total)
             for losses in _step(task, network, optimizer, accelerator, batch, settings, step / total):
@@ -178,21 +175,31 @@ def train_network(
             saved = last or step % settings.checkpoint_every == 0
             if saved:  # before anything that could fail
                 _save(state_path, network, optimizer, average, accelerator, meter, step)
-            figures = _validated(task, accelerator.unwrap_model(network), settings, step, last=last)
-            if last or step % settings.log_every == 0 or figures:
+            validates = _validates(task, settings, step, last=last)
+            figures = _validated(task, accelerator.unwrap_model(network)) if validates and main else {}
+            if last or step % settings.log_every == 0 or validates:
                 values = {"step": step, "learning_rate": optimizer.param_groups[0]["lr"], **meter.read(step), **figures}
                 if log is not None:
                     log.append(values)
                 on_step(step, total, values)
-            if stop.received and not saved:
+            stops = _stops(stop, accelerator, step)
+            if stops and not saved:
                 _save(state_path, network, optimizer, average, accelerator, meter, step)
-            if stop.received and not last:
+            if stops and not last:
                 raise Interrupted(
                     f"stopped at step {step} of {total}; the state is saved, the same command goes on from there"
                 )
     trained.steps = step
+    trained.unreadable = {name: reason for each in gathered(trained.unreadable) for name, reason in each.items()}
     average.take_over(task.network)
     return trained
+
+
+def _stops(stop: StopRequest, accelerator: Accelerator, step: int) -> bool:
+    """Whether to stop after this step: several processes must all stop after the same one, and agree now and then."""
+    if accelerator.num_processes == 1:
+        return stop.received
+    return step % _STEPS_BETWEEN_STOPS == 0 and is_true_anywhere(stop.received, accelerator.device)
 
 
 def _save(
@@ -201,7 +208,7 @@ def _save(
     optimizer: Any,
     average: WeightAverage,
     accelerator: Accelerator,
-    meter: "_Meter",
+    meter: Meter,
     step: int,
 ) -> None:
     """Keep what a resumed run needs, if the losses are finite."""
@@ -210,13 +217,16 @@ def _save(
         save_state(path, _state(accelerator.unwrap_model(network), optimizer, average, accelerator, step))
 
 
-def _validated(task: Task, network: nn.Module, settings: LoopSettings, step: int, *, last: bool) -> Mapping[str, float]:
-    """The figures of the network where it is time for them."""
+def _validates(task: Task, settings: LoopSettings, step: int, *, last: bool) -> bool:
+    """Whether it is time for the figures of the network."""
     every = settings.validate_every
-    if task.validate is None or every is None or not (last or step % every == 0):
-        return {}
+    return task.validate is not None and every is not None and (last or step % every == 0)
+
+
+def _validated(task: Task, network: nn.Module) -> Mapping[str, float]:
+    """The figures of the network."""
     network.eval()
-    figures = task.validate(network)
+    figures = task.validate(network) if task.validate is not None else {}
     network.train()
     return figures
 
@@ -239,7 +249,10 @@ def _accelerator(task: Task, settings: LoopSettings, device: Literal["auto", "cp
     on_cpu, precision = resolve_device(device).type == "cpu", settings.precision
     if precision == "auto":
         precision = "fp32" if on_cpu or not torch.cuda.is_bf16_supported() else "bf16"
-    handlers = [DistributedDataParallelKwargs(find_unused_parameters=task.may_lack_gradients)]
+    handlers = [
+        DistributedDataParallelKwargs(find_unused_parameters=task.may_lack_gradients),
+        InitProcessGroupKwargs(timeout=PATIENCE),
+    ]
     mixed = "no" if precision == "fp32" else precision
     accelerator = Accelerator(cpu=on_cpu, mixed_precision=mixed, kwargs_handlers=handlers)
     if settings.batch_size % (accelerator.num_processes * settings.accumulate):
@@ -248,6 +261,13 @@ def _accelerator(task: Task, settings: LoopSettings, device: Literal["auto", "cp
             f"{accelerator.num_processes} processes times the {settings.accumulate} parts of {task.stage}.accumulate"
         )
     return accelerator
+
+
+def _with_shared_statistics(network: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """Batch norm over the batch of all processes instead of each one's own; torch has it for GPUs alone."""
+    if accelerator.num_processes == 1 or accelerator.device.type != "cuda":
+        return network
+    return nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _optimizer(task: Task, settings: LoopSettings) -> torch.optim.Optimizer:
@@ -371,39 +391,3 @@ def _resume(
         accelerator.scaler.load_state_dict(state["scaler"])
     average.weights = state.get("average", {})
     return int(state["step"])
-
-
-class _Meter:
-    """Mean losses and speed since the last line of the log; the device is read only then."""
-
-    def __init__(self, stage: str, photographs: int) -> None:
-        self.stage, self.photographs = stage, photographs  # of what is added at a time
-        self.sums: dict[str, Tensor] = {}
-        self.count, self.start, self.began = 0, time.perf_counter(), time.perf_counter()
-
-    def add(self, losses: Losses) -> None:
-        """Add a step, or a part of one."""
-        for part in fields(losses):  # type: ignore[arg-type]
-            value, name = getattr(losses, part.name), "loss" if part.name == "total" else part.name
-            if value is not None:
-                self.sums[name] = self.sums.get(name, 0) + value.detach()
-        self.count += 1
-
-    def check(self, step: int) -> None:
-        """Refuse to go on, and to save, with a loss that is not finite."""
-        total = self.sums.get("loss")
-        if total is not None and not bool(torch.isfinite(total)):
-            raise Tag2maskError(
-                f"the loss is not finite at step {step}; train anew with --restart {self.stage} and a lower "
-                f"--{self.stage}.learning_rate, or with --{self.stage}.precision fp32"
-            )
-
-    def read(self, step: int) -> dict[str, float]:
-        """Means and images/s since the last call."""
-        self.check(step)
-        now = time.perf_counter()
-        values = {name: float(value) / self.count for name, value in self.sums.items()}
-        values["images_per_second"] = round(self.photographs * self.count / max(now - self.start, 1e-9), 2)
-        values["seconds"] = round(now - self.began, 2)
-        self.sums, self.count, self.start = {}, 0, now
-        return values

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from tag2mask.data.images import IGNORED
 from tag2mask.data.labelled_set import LabelledSet
+from tag2mask.distributed import mean_over_processes
 from tag2mask.networks.segmentation import SegmentationNetwork
 from tag2mask.training.engine import Group, Task
 from tag2mask.training.settings import SegmentSettings
@@ -52,9 +53,13 @@ def segmentation_loss(
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """The weighted mean over labelled pixels, in float32; 0 without any. The weight of ignored pixels is 0."""
+    """The weighted mean over labelled pixels, in float32; 0 without any. The weight of ignored pixels is 0.
+
+    Of several processes each divides by the mean of their weights, so that the mean of their results, which is what
+    data-parallel training follows, is the mean over the pixels of all.
+    """
     losses = F.cross_entropy(logits.float(), labels.long(), ignore_index=IGNORED, reduction="none")
-    return (losses * weights).sum() / weights.sum().clamp_min(_LEAST_WEIGHT)
+    return (losses * weights).sum() / mean_over_processes(weights.sum()).clamp_min(_LEAST_WEIGHT)
 
 
 def _nearest(maps: Tensor, logits: Tensor) -> Tensor:

@@ -1,0 +1,69 @@
+"""A stage done by several processes: which of its work each does, and what they came to together."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from rich.console import Console
+
+from tag2mask.distributed import gathered, is_main, process_count, process_number
+from tag2mask.errors import UsageError
+from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.progress import StageResult
+from tag2mask.pipeline.run_folder import RunFolder
+
+Stage = Callable[[Config, RunFolder, Console], StageResult]
+
+TRAINS = ("train", "edges", "segment")
+"""Stages in which all processes train one network; `edges` writes labels before that."""
+
+SHARES = ("seeds", "cams", "edges", "refine", "predictions")
+"""Stages that write a file a photograph, each process those of its shard."""
+
+
+def require_no_shard(config: Config) -> None:
+    """Refuse ``--shard`` where several processes share the work out by themselves.
+
+    Raises:
+        UsageError: both are given.
+    """
+    if config.shard is not None and process_count() > 1:
+        raise UsageError(
+            "--shard is for commands that know nothing of each other; the processes of torchrun share the work out by "
+            "themselves: leave it out"
+        )
+
+
+def do_together(name: str, stage: Stage, config: Config, run: RunFolder, console: Console) -> StageResult:
+    """Do a stage, all processes together; returns at every process when all are done, with what they all did.
+
+    Args:
+        name: of the stage; one that neither trains nor shares is done by the main process alone.
+        stage: the stage.
+        config: every setting.
+        run: the run folder, which all processes see.
+        console: for progress.
+    """
+    if process_count() == 1:
+        return stage(config, run, console)
+    parts = []
+    if name in SHARES:
+        shard = f"{process_number() + 1}/{process_count()}"
+        parts.append(_merged(name, gathered(stage(replace(config, shard=shard), run, console))))
+    if name in TRAINS:
+        parts.append(gathered(stage(config, run, console))[0])  # one work, and all tell the same
+    if not parts:
+        parts.append(_merged(name, gathered(stage(config, run, console) if is_main() else StageResult(name))))
+    return _merged(name, parts)
+
+
+def _merged(name: str, results: list[StageResult]) -> StageResult:
+    """What several did, each something else."""
+    whole = StageResult(name)
+    for result in results:
+        whole.done += result.done
+        whole.skipped += result.skipped
+        whole.failed |= result.failed
+        whole.figures |= result.figures
+        whole.comparisons += result.comparisons
+        whole.notes += [note for note in result.notes if note not in whole.notes]
+    return whole

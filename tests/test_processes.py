@@ -1,0 +1,118 @@
+"""Several processes, as torchrun starts them, against one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+
+from run_tiny import figures, files_of, run, words
+
+SETTINGS = {
+    "network__norm": "fixed",
+    "train__steps": "20",
+    "train__optimizer": "sgd",  # AdamW makes the most of a gradient that is nothing but rounding
+    "train__learning_rate": "1e-3",
+    "refine__method": "irn",
+    "edges__steps": "2",
+    "edges__batch_size": "4",
+    "edges__augment__crop": "64",
+    "edges__augment__long_side": "[56,80]",
+    "cams__kinds": "[pot]",
+    "segment__enabled": "true",
+    "segment__labels": "truth",
+    "segment__network__backbone": "resnet18",
+    "segment__network__weights": "none",
+    "segment__network__norm": "fixed",
+    "segment__network__output_stride": "16",
+    "segment__steps": "20",
+    "segment__batch_size": "4",
+    "segment__log_every": "1",
+    "segment__learning_rate": "1e-4",
+    "segment__augment__crop": "64",
+    "segment__augment__long_side": "[56,80]",
+    "evaluate__splits": "[train,val]",
+}
+
+
+def torchrun(count: int, arguments: list[str]) -> list[str]:
+    """The words of a command by several processes."""
+    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={count}", "--rdzv-backend=c10d"]
+    return [sys.executable, *launcher, "--rdzv-endpoint=localhost:0", "-m", "tag2mask", *arguments]
+
+
+def together(count: int, arguments: list[str]) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(torchrun(count, arguments), capture_output=True, text=True, env=environment, timeout=500)
+
+
+@pytest.fixture(scope="module")
+def alone(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run by one process."""
+    out = tmp_path_factory.mktemp("processes") / "alone"
+    assert run("run", scenes, out, **SETTINGS) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def by_two(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run by two."""
+    out = tmp_path_factory.mktemp("processes") / "two"
+    done = together(2, [*words("run", scenes, out, **SETTINGS), "--json"])
+    assert done.returncode == 0, done.stderr
+    results = {result["stage"]: result for result in json.loads(done.stdout)["results"]}
+    assert results["cams"]["done"] == results["refine"]["done"] == 10
+    assert results["predictions"]["done"] == 14
+    assert results["train"]["done"] == 1
+    return out
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("stage", ["train", "segment"])
+def test_two_processes_follow_the_loss_of_one(alone: Path, by_two: Path, stage: str) -> None:
+    expected, found = losses(alone / stage), losses(by_two / stage)
+    assert len(expected) == 20 and max(expected) > 1.05 * min(expected)
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_two_processes_make_every_file_of_one(alone: Path, by_two: Path) -> None:
+    assert set(files_of(by_two)) == set(files_of(alone))
+    assert set(figures(by_two)) == set(figures(alone))
+
+
+def test_inference_does_not_depend_on_how_many_share_it(alone: Path, scenes: Path, tmp_path: Path) -> None:
+    out = Path(copytree(alone, tmp_path / "out"))
+    done = together(3, [*words("run", scenes, out, restart="cams", **{**SETTINGS, "refine__method": "argmax"})])
+    assert done.returncode == 0, done.stderr
+    assert files_of(out / "cams") == files_of(alone / "cams")
+    assert figures(out)["cams"] == figures(alone)["cams"]
+    assert "figures" not in done.stderr.partition("error")[2]
+
+
+def test_what_is_refused_is_said(scenes: Path, tmp_path: Path) -> None:
+    done = together(2, words("run", scenes, tmp_path / "out", shard="1/2", **SETTINGS))
+    assert done.returncode != 0
+    assert "the processes of torchrun share the work out by themselves" in done.stderr
+
+
+def test_one_that_is_stopped_stops_all_after_one_step(scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = words("train", scenes, out, **{**SETTINGS, "train__steps": "2000"})
+    process = subprocess.Popen(torchrun(2, arguments), stderr=subprocess.PIPE, text=True)
+    log = out / "train/log.jsonl"
+    until = time.monotonic() + 200
+    while not (log.is_file() and len(log.read_text().splitlines()) > 3):
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=100)
+    assert "stopped at step" in said and "the state is saved" in said
+    assert (out / "train/state.pt").is_file()
