@@ -331,6 +331,13 @@ def test_names_of_the_port(prefix: str) -> None:
     assert {name: value.shape for name, value in found.items()} == {name: value.shape for name, value in own.items()}
 
 
+def test_older_files_of_the_port_name_the_shortcut_otherwise() -> None:
+    state = {name: torch.rand(1, 3, 1, 1) for name in _port_shapes()}
+    older = {f"scale.{name.replace('shortcut', 'proj')}": value for name, value in state.items()}
+    assert from_deeplab_port(older).keys() == from_deeplab_port(state).keys()
+    assert "layer1.0.downsample.0.weight" in from_deeplab_port(older)
+
+
 @pytest.mark.usefixtures("small")
 def test_weights_of_the_port_see_bgr_of_0_to_255(tmp_path: Path) -> None:
     shapes = {name: shape for name, shape in _port_shapes().items() if re.match(r"layer1|.*block[12]\.", name)}

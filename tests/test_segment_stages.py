@@ -111,6 +111,7 @@ def test_a_restart_with_wrong_settings_deletes_nothing(
     wrong = {**SEGMENT, "segment__network__weights": "no.pth"}
     assert run("segment", scenes, copied, restart="segment", **wrong) == 2
     assert run("train", scenes, copied, restart="train", network__weights="no.pth") == 2
+    assert run("train", scenes, copied, restart="train", train__precision="fp16") == 2
     assert files_of(copied / "segment") == before and (copied / "train/network.safetensors").is_file()
     capsys.readouterr()
 
@@ -204,7 +205,7 @@ def test_weights_move_with_their_labels(scenes: Path, tmp_path: Path) -> None:
         assert torch.allclose(sample["weights"][inside] * 255, labels[inside] * 50, atol=1e-4)
         assert not sample["weights"][~inside].any()
     write_fractions(tmp_path / f"weights/{photos.photos[0].id}.png", np.zeros((9, 9)))
-    with pytest.raises(ImageError, match="9 × 9 pixels"):
+    with pytest.raises(ImageError, match=r"weights of \(9, 9\) for labels of \(64, 64\)"):
         samples[0, 0]
 
 
@@ -214,7 +215,11 @@ def test_labels_count_as_much_as_they_are_probable(
     weighted = {**SEGMENT, "segment__label_weights": "confidence", "segment__steps": "1"}
     copied = Path(copytree(done, tmp_path / "out"))
     assert run("segment", scenes, copied, restart="segment", **weighted) == 2
-    assert "10 of 10 masks have no file there; run `tag2mask refine --refine.keep_confidence" in capsys.readouterr().err
+    said = "10 of 10 masks have no file there; run `tag2mask refine --refine.keep_confidence true --refine.method crf"
+    assert said in capsys.readouterr().err
+    assert run("run", scenes, copied, restart="refine", **weighted) == 2
+    assert "confidence needs --refine.keep_confidence true" in capsys.readouterr().err
+    assert files_of(copied) == files_of(done)  # both were found out before anything was deleted
     crf = {"refine__method": "crf", "refine__keep_confidence": "true"}
     assert run("refine", scenes, copied, restart="refine", **weighted, **crf) == 0
     for photo in open_photos(DataSettings(root=scenes, split="train")).photos:
@@ -222,9 +227,12 @@ def test_labels_count_as_much_as_they_are_probable(
         confidence = read_mask(copied / f"refine/confidence/{photo.id}.png", size=mask.shape)
         least = 255 / (len(photo.tags) + 1)  # the best of so many labels
         assert least - 1 <= confidence.min() < confidence.max() <= 255
-    assert run("segment", scenes, copied, **weighted, **crf) == 0
-    first = [json.loads((folder / "segment/log.jsonl").read_text().splitlines()[0]) for folder in (done, copied)]
-    assert first[0]["loss"] != first[1]["loss"]
+    losses = []
+    for label_weights in ("none", "confidence"):
+        chosen = {**weighted, "segment__label_weights": label_weights}
+        assert run("segment", scenes, copied, restart="segment", **chosen, **crf) == 0
+        losses.append(json.loads((copied / "segment/log.jsonl").read_text())["loss"])
+    assert losses[0] != losses[1]
 
 
 def test_it_learns_from_all_masks_or_says_so(copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ def test_every_logged_value_is_in_a_curve(scenes: Path, tmp_path: Path) -> None:
 
 
 def test_a_resumed_training_is_one_curve(tmp_path: Path) -> None:
-    for first, steps in ((0, (1, 2, 3)), (2, (3, 4))):
+    for first, steps in ((0, (1, 2)), (0, (1, 2, 3)), (2, (3, 4))):  # killed before, and after, its first state
         with training_log(tmp_path, step=first, tensorboard=True) as log:
             for step in steps:
                 log.append({"step": step, "loss": step + first})

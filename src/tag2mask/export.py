@@ -205,7 +205,10 @@ def _difference(graph: _FullSize, path: Path) -> float:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has many of its own
+        raise Tag2maskError(f"onnxruntime does not take the graph: {_REMEDY}") from error
     worst = 0.0
     for more in _CHECKED:
         images = graph.images(*more)
@@ -213,7 +216,7 @@ def _difference(graph: _FullSize, path: Path) -> float:
             expected = graph(images).numpy()
         try:
             (found,) = session.run([OUTPUT], {INPUT: images.numpy()})
-        except Exception as error:  # onnxruntime has many of its own
+        except Exception as error:
             raise Tag2maskError(f"the graph does not take images of {tuple(images.shape)}: {_REMEDY}") from error
         if found.shape != expected.shape:
             raise Tag2maskError(f"the graph gives {found.shape} for logits of {expected.shape}: {_REMEDY}")

@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
 from tag2mask.data.augment import IMAGENET_MEAN, training_view
 from tag2mask.data.images import PIXEL_LIMIT, ImageError, MaskError, read_image, read_mask
-from tag2mask.data.photos import PhotoSet
+from tag2mask.data.photos import Photo, PhotoSet
 from tag2mask.data.settings import AugmentSettings
 
 
@@ -78,7 +79,7 @@ class LabelledSet(Dataset[LabelledSample]):
         path = photo.mask if self.folder is None else self.folder / f"{photo.id}.png"
         if path is None:
             raise ImageError(f"{photo.id} has no ground truth", kind="missing-mask", reason="no ground truth")
-        labels = read_mask(path, classes=len(self.photos.classes))
+        labels = read_mask(path, classes=len(self.photos.classes), pixel_limit=self.pixel_limit)
         scale = max(labels.shape) / max(image.shape[:2])
         if any(abs(own - side * scale) > 1 for own, side in zip(labels.shape, image.shape[:2], strict=True)):
             reason = (
@@ -86,11 +87,19 @@ class LabelledSet(Dataset[LabelledSample]):
                 f"{image.shape[1]} × {image.shape[0]}; delete them and do their stage again"
             )
             raise MaskError(f"{path}: {reason}", kind="mask-size", reason=reason)
-        size = int(labels.shape[0]), int(labels.shape[1])
-        weights = None if self.weights is None else read_mask(self.weights / f"{photo.id}.png", size=size)
+        weights = None if self.weights is None else self._weights(photo, labels.shape)
         rng = np.random.default_rng([self.seed, draw, index])
         view = training_view(image, self.settings, rng=rng, fill=self.fill, mask=labels, weights=weights)
         if view.mask is None:
             raise ValueError("a view of a label map has one")
         sample: LabelledSample = {"image": view.image, "valid": view.valid, "labels": view.mask}
         return sample if view.weights is None else {**sample, "weights": view.weights}
+
+    def _weights(self, photo: Photo, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        """The weights of a label map of that shape."""
+        path = (self.weights or Path()) / f"{photo.id}.png"
+        weights = read_mask(path, pixel_limit=self.pixel_limit)
+        if weights.shape != shape:
+            reason = f"weights of {weights.shape} for labels of {shape} pixels; delete both and do their stage again"
+            raise MaskError(f"{path}: {reason}", kind="mask-size", reason=reason)
+        return weights

@@ -1,6 +1,6 @@
 """A run's segmentation network beside another run's, class by class: how much of full supervision it reaches."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +36,8 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """The split, both mIoU and their ratio, and the same of every class."""
         classes = {
-            name: {"own": value, "other": self.other["iou"].get(name), "share": _share(value, self.other["iou"][name])}
-            for name, value in self.own["iou"].items()
+            name: {"own": value, "other": other, "share": _share(value, other)}
+            for (name, value), other in zip(self.own["iou"].items(), self.other["iou"].values(), strict=True)
         }
         return {
             "split": self.split,
@@ -68,18 +68,19 @@ class Comparison:
         return table
 
 
-def compare(own: Mapping[str, Any], other: Mapping[str, Any]) -> list[Comparison]:
+def compare(own: Mapping[str, Any], other: Mapping[str, Any], splits: Collection[str]) -> list[Comparison]:
     """Two runs' networks on every split that both were measured on.
 
     Args:
         own: the figures of a run, as its metrics.json has them.
         other: those of the other run.
+        splits: which to look at.
 
     Raises:
         UsageError: they share no split, or were measured on other photographs or classes.
     """
     mine, theirs = own.get("segment", {}), other.get("segment", {})
-    shared = [split for split in mine if split in theirs]
+    shared = [split for split in splits if split in mine and split in theirs]
     if not shared:
         raise UsageError(
             "the two runs share no split on which both measured a segmentation network; this one has "

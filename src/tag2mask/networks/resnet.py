@@ -105,6 +105,7 @@ CAFFE_MEAN = (122.675 / 255, 116.669 / 255, 104.008 / 255)
 """Mean colour that Caffe's ResNets subtract, RGB in [0, 1]. Source: DeepLabV2."""
 
 CAFFE_STD = (1 / 255, 1 / 255, 1 / 255)
+"""Caffe's ResNets take colours in [0, 255], and divide by nothing."""
 
 _STEM_STRIDE = 4
 

@@ -1,7 +1,8 @@
 """The settings of the networks: of tags, section `network` of a configuration, and of masks."""
 
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from tag2mask.errors import UsageError
@@ -74,6 +75,14 @@ class NetworkSettings:
         return self.weights == "none"
 
 
+_SETTING = re.compile(rf"(?<![\w./])network\.(?=({'|'.join(each.name for each in fields(NetworkSettings))})\b)")
+
+
+def in_section(message: str, section: str) -> str:
+    """A message about `network.SETTING`, where the setting stands in another section."""
+    return _SETTING.sub(f"{section}.", message)
+
+
 HEADS = ("sum", "concat", "largefov", "segformer")
 
 
@@ -144,7 +153,7 @@ class SegmentationNetworkSettings:
         try:
             self.backbone_settings()
         except UsageError as error:
-            problems.append(str(error).replace("network.", "segment.network."))
+            problems.append(in_section(str(error), "segment.network"))
         if problems:
             raise UsageError("; ".join(problems))
 

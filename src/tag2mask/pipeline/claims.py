@@ -67,6 +67,7 @@ def _training(settings: LoopSettings) -> dict[str, Any]:
     augment = values["augment"]
     without_effect = {"colour": not augment["colour"], "padding": augment["padding"] == "around"}
     without_effect["scales"] = augment["resize"] not in ("relative", "choice")
+    without_effect["long_side"] = augment["resize"] in ("relative", "choice")
     values["augment"] = {key: value for key, value in augment.items() if not without_effect.get(key)}
     return {key: value for key, value in values.items() if key not in ("accumulate", "power_every") or value != 1}
 

@@ -14,7 +14,7 @@ from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.networks.backbone import build_backbone
 from tag2mask.networks.checkpoint import load_network
 from tag2mask.networks.edge_network import EdgeNetwork, build_edge_network
-from tag2mask.networks.settings import NetworkSettings
+from tag2mask.networks.settings import NetworkSettings, in_section
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.learning import learn
@@ -126,5 +126,5 @@ def untrained_edge_network(config: Config, run: RunFolder) -> EdgeNetwork:
         try:
             backbone = build_backbone(other)
         except UsageError as error:
-            raise UsageError(str(error).replace("network.", "edges.")) from error
+            raise UsageError(in_section(str(error), "edges")) from error
     return build_edge_network(backbone, seed=config.seed, levels=settings.levels)

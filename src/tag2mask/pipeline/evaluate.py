@@ -52,7 +52,7 @@ def compare_runs(config: Config, run: RunFolder, console: Console, *, other: Map
     """The run's segmentation network beside another run's, from what was measured of both.
 
     Args:
-        config: not read.
+        config: the splits.
         run: this run.
         console: not written to.
         other: the figures of the other run.
@@ -60,7 +60,8 @@ def compare_runs(config: Config, run: RunFolder, console: Console, *, other: Map
     Raises:
         UsageError: the two cannot be compared.
     """
-    return StageResult("compare", comparisons=compare(run.metrics(), other))
+    splits = [split or WHOLE for split in config.evaluate.split_names(config.data.split)]
+    return StageResult("compare", comparisons=compare(run.metrics(), other, splits))
 
 
 def evaluate_folder(config: Config, folder: Path, console: Console) -> Figures:

@@ -24,7 +24,7 @@ from tag2mask.predictor import Prediction, Predictor, load_segmenter, network_fi
 from tag2mask.report.colours import Palette
 from tag2mask.report.pictures import LABEL_ALPHA, outline, resize_labels
 
-VERSION = 1
+VERSION = 2
 """Of predictions.json; raised whenever the same settings would give other masks."""
 
 OVERLAY_SIDE = 2048

@@ -19,9 +19,10 @@ from tag2mask.pipeline.refine import refine
 from tag2mask.pipeline.report import report
 from tag2mask.pipeline.run_folder import STAGES, RunFolder
 from tag2mask.pipeline.seeds import seeds
-from tag2mask.pipeline.segment import segment, untrained_segmenter
+from tag2mask.pipeline.segment import check_labels, segment, untrained_segmenter
 from tag2mask.pipeline.train import NETWORK, train
 from tag2mask.predictor import SEGMENT_NETWORK
+from tag2mask.training.engine import check_engine
 
 Stage = Callable[[Config, RunFolder, Console], StageResult]
 
@@ -66,12 +67,16 @@ def check_ahead(config: Config, run: RunFolder, stages: Sequence[str], again: Co
 
     photos = photographs(config)
     if is_new("train", NETWORK):
+        check_engine("train", config.train, config.device)
         build_network(config.network, photos.classes, seed=config.seed)
-    stands = (run / NETWORK).is_file() and "train" not in again  # what the edge network stands on unless told otherwise
-    if is_new("edges", EDGE_NETWORK) and config.shard is None and (config.edges.backbone is not None or stands):
-        untrained_edge_network(config, run)
+    if is_new("edges", EDGE_NETWORK) and config.shard is None:
+        check_engine("edges", config.edges, config.device)
+        stands = (run / NETWORK).is_file() and "train" not in again  # the network that they stand on by default
+        if config.edges.backbone is not None or stands:
+            untrained_edge_network(config, run)
     if is_new("segment", SEGMENT_NETWORK):
         untrained_segmenter(config, photos)
+        check_labels(config, run, photos, refines="refine" in stages or "refine" in again)
 
 
 def plan(config: Config, run: RunFolder, stages: Sequence[str]) -> list[str]:

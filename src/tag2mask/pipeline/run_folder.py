@@ -49,7 +49,7 @@ STAGES = {
         StageFiles("cams", "cams", ("cams",), ("train",), version=2, reads_for={"seeds": "external"}),
         StageFiles("edges", "edges", ("edges",), ("cams",)),
         StageFiles("refine", "refine", ("refine", "masks"), ("cams",), version=2, reads_for={"edges": "walk"}),
-        StageFiles("segment", "segment", ("segment",), (), reads_for={"refine": "masks"}),
+        StageFiles("segment", "segment", ("segment",), (), version=2, reads_for={"refine": "masks"}),
         StageFiles("predictions", "predictions", ("predictions",), ("segment",)),
         StageFiles("evaluate", ".", ("metrics.json",), ("seeds", "cams", "refine", "predictions"), remade=True),
         StageFiles("report", ".", ("report.html",), ("train", "cams", "refine", "segment", "evaluate"), remade=True),
@@ -244,5 +244,9 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], *, inputs: bool
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     """The settings among ``names`` that changed."""
+
+    def shown(values: Mapping[str, Any], name: str) -> str:
+        return repr(values[name]) if name in values else "at its default"
+
     changed = [name for name in names if before.get(name) != after.get(name)]
-    return [f"{name} was {before.get(name)!r} and is {after.get(name)!r}" for name in changed]
+    return [f"{name} was {shown(before, name)} and is {shown(after, name)}" for name in changed]

@@ -17,6 +17,7 @@ from tag2mask.evaluate import Confusion
 from tag2mask.files import is_newer, read_json, write_json
 from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentation_network
+from tag2mask.networks.settings import in_section
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.evaluate import class_ids, with_truth
@@ -93,9 +94,7 @@ def untrained_segmenter(config: Config, photos: PhotoSet) -> SegmentationNetwork
     try:
         return build_segmentation_network(settings.network, photos.classes, seed=config.seed)
     except UsageError as error:
-        message = str(error)
-        prefixed = message if "segment.network." in message else message.replace("network.", "segment.network.")
-        raise UsageError(prefixed) from error
+        raise UsageError(in_section(str(error), "segment.network")) from error
 
 
 def _already_there(config: Config, run: RunFolder, record: Path, labelled: PhotoSet) -> StageResult:
@@ -151,6 +150,24 @@ def _labelled(config: Config, run: RunFolder, photos: PhotoSet) -> PhotoSet:
     return found
 
 
+def check_labels(config: Config, run: RunFolder, photos: PhotoSet, *, refines: bool) -> None:
+    """Find what training would lack, before anything is made or deleted.
+
+    Args:
+        config: every setting.
+        run: the run folder.
+        photos: the photographs.
+        refines: whether the masks are made (again) before.
+
+    Raises:
+        UsageError: labels or their weights are missing, or will be.
+    """
+    if not refines or config.segment.labels == "truth":
+        _weights(config, run, _labelled(config, run, photos))
+    elif config.segment.label_weights == "confidence" and not config.refine.keep_confidence:
+        raise UsageError("segment.label_weights confidence needs --refine.keep_confidence true")
+
+
 def _weights(config: Config, run: RunFolder, labelled: PhotoSet) -> Path | None:
     """The folder with the weights of the labels; None where all count alike.
 
@@ -162,9 +179,11 @@ def _weights(config: Config, run: RunFolder, labelled: PhotoSet) -> Path | None:
     folder = run / CONFIDENCE
     lacking = [photo.id for photo in labelled.photos if not (folder / f"{photo.id}.png").is_file()]
     if lacking:
+        method = "" if config.refine.uses_crf else " --refine.method crf"
         raise UsageError(
             f"segment.label_weights confidence needs {folder}, and {len(lacking)} of {len(labelled.photos)} masks have "
-            "no file there; run `tag2mask refine --refine.keep_confidence true --restart refine` with the same --out"
+            f"no file there; run `tag2mask refine --refine.keep_confidence true{method} --restart refine` with the "
+            "same --out"
         )
     return folder
 
@@ -185,7 +204,12 @@ def _validation(config: Config) -> Callable[[nn.Module], Mapping[str, float]] | 
         for photo in photos.photos:
             try:
                 image = torch.from_numpy(read_image(photo.path, pixel_limit=config.data.pixel_limit)).to(device)
-                truth = read_mask(photo.mask, size=image.shape[:2], classes=len(photos.classes))  # type: ignore[arg-type]
+                truth = read_mask(
+                    photo.mask,  # type: ignore[arg-type]
+                    size=(int(image.shape[0]), int(image.shape[1])),
+                    classes=len(photos.classes),
+                    pixel_limit=config.data.pixel_limit,
+                )
             except ImageError:
                 continue  # the stage `predictions` names it
             logits = network.full_logits(image.permute(2, 0, 1)[None].float() / 255)  # type: ignore[operator]

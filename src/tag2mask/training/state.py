@@ -72,7 +72,7 @@ def training_log(folder: Path, *, step: int, tensorboard: bool) -> Iterator[Trai
         return
     from torch.utils.tensorboard import SummaryWriter  # it is an extra
 
-    with SummaryWriter(folder / "tensorboard", purge_step=step + 1 if step else None) as board:
+    with SummaryWriter(folder / "tensorboard", purge_step=step + 1) as board:
         yield TrainingLog(folder / "log.jsonl", step=step, board=board)
 
 
