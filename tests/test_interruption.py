@@ -1,8 +1,13 @@
-"""SIGKILL at ten moments spread over one `demo --quick`: nothing finished is lost, nothing half-written stands."""
+"""SIGKILL at twenty moments spread over one `demo --quick` of all stages that need no downloads, and a full disk.
+
+Nothing finished is lost, nothing half-written stands under its final name.
+"""
 
 import json
 import multiprocessing
 import random
+import resource
+import signal
 import time
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -15,24 +20,49 @@ from run_tiny import files_of
 from tag2mask.cam_files import read_cam
 from tag2mask.cli import main
 from tag2mask.files import TEMPORARY_PREFIX, _is_abandoned
-from tag2mask.networks import load_network
+from tag2mask.networks.checkpoint import read_network_info
 from tag2mask.training.state import load_state
 
-KILLS = 10
+KILLS = 20
+ALL_STAGES = {
+    "refine.method": "irn+crf",
+    "edges.steps": "6",
+    "edges.batch_size": "8",
+    "edges.checkpoint_every": "2",
+    "edges.log_every": "1",
+    "edges.augment.crop": "64",
+    "edges.augment.long_side": "[64,96]",
+    "segment.enabled": "true",
+    "segment.network.backbone": "resnet18",
+    "segment.network.weights": "none",
+    "segment.network.output_stride": "16",
+    "segment.steps": "12",
+    "segment.batch_size": "4",
+    "segment.checkpoint_every": "3",
+    "segment.log_every": "1",
+    "segment.augment.crop": "65",
+    "segment.augment.long_side": "[64,96]",
+    "evaluate.splits": "[train,val]",
+    "train.checkpoint_every": "2",
+    "device": "cpu",
+    "workers": "0",
+}
 KEPT = (".npz", ".png", ".jpg", ".safetensors")
 
 
-def _demo(out: str) -> None:
-    """`tag2mask demo --quick` in a process of its own."""
-    raise SystemExit(
-        main(["demo", "--quick", "--out", out, "--device", "cpu", "--workers", "0", "--train.checkpoint_every", "2"])
-    )
+def _demo(out: str, largest_file: int | None = None) -> None:
+    """`tag2mask demo --quick` in a process of its own, which may be able to write no more than so many bytes a file."""
+    if largest_file is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then a write that is too long fails, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    settings = [word for name, value in ALL_STAGES.items() for word in (f"--{name}", value)]
+    raise SystemExit(main(["demo", "--quick", "--out", out, *settings]))
 
 
-def _started(out: Path) -> ForkServerProcess:
+def _started(out: Path, largest_file: int | None = None) -> ForkServerProcess:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tag2mask.cli", "tag2mask.pipeline.run", "tag2mask.pipeline.demo"])
-    process = context.Process(target=_demo, args=(str(out),))
+    process = context.Process(target=_demo, args=(str(out), largest_file))
     process.start()
     return process
 
@@ -45,8 +75,8 @@ def _finished(out: Path) -> dict[str, bytes]:
 
 def _progress(out: Path) -> int:
     """How far a run is: finished files and lines of the training log."""
-    log = out / "train/log.jsonl"
-    steps = len(log.read_text().splitlines()) if log.is_file() else 0
+    logs = [out / stage / "log.jsonl" for stage in ("train", "edges", "segment")]
+    steps = sum(len(log.read_text().splitlines()) for log in logs if log.is_file())
     return steps + sum(path.suffix in KEPT and not path.name.startswith(TEMPORARY_PREFIX) for path in out.rglob("*"))
 
 
@@ -62,7 +92,7 @@ def _assert_whole(out: Path) -> None:
         elif path.suffix == ".json":
             json.loads(path.read_text())
         elif path.suffix == ".safetensors":
-            load_network(path)
+            read_network_info(path)
         elif path.suffix == ".pt":
             load_state(path)
         elif path.suffix == ".html":
@@ -77,7 +107,7 @@ def _wait_for_orphans(folder: Path) -> None:
         time.sleep(0.02)
 
 
-def test_killed_ten_times_a_run_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+def test_killed_twenty_times_a_run_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     reference = _started(whole)
     reference.join()
@@ -103,11 +133,29 @@ def test_killed_ten_times_a_run_ends_as_if_it_had_not_been(tmp_path: Path) -> No
     last = _started(killed)
     last.join()
     assert last.exitcode == 0
-    for folder in ("masks", "cams", "scenes"):
+    for folder in ("masks", "cams", "scenes", "edges/labels", "refine/edges", "predictions"):
         expected = {name: data for name, data in files_of(whole / folder).items() if name != "stage.json"}
         assert {name: data for name, data in files_of(killed / folder).items() if name != "stage.json"} == expected
     assert json.loads((killed / "metrics.json").read_text()) == json.loads((whole / "metrics.json").read_text())
     assert not list(killed.rglob(f"{TEMPORARY_PREFIX}*"))
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    for largest_file in (300, 20_000, 2_000_000):  # no scene fits, then no state of the training, then no later network
+        process = _started(tmp_path / "out", largest_file)
+        process.join()
+        assert process.exitcode == 1
+        _assert_whole(tmp_path / "out")
+    last = _started(tmp_path / "out")
+    last.join()
+    assert last.exitcode == 0
+    _assert_whole(tmp_path / "out")
+
+
+def test_a_folder_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--quick", "--out", "/proc/run"]) == 1
+    said = capsys.readouterr().err
+    assert "/proc/run" in said and "Traceback" not in said
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"step": 1}\n{"st'])
