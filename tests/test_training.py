@@ -225,6 +225,46 @@ def test_the_learning_rate_falls_by_steps(photos: PhotoSet, tmp_path: Path) -> N
     assert rates[4] == pytest.approx([1] * 4 + [(1 - 4 / 6) ** 0.9] * 2)
 
 
+def test_the_best_weights_are_kept_where_that_is_asked_for(photos: PhotoSet, tmp_path: Path) -> None:
+    """A figure that is highest at step 4 of 6; stopped at step 5 and resumed, too."""
+    measured: dict[int, dict[str, torch.Tensor]] = {}
+
+    def training(folder: Path, *, stop_at: int | None = None, **changes: object) -> PotNetwork:
+        settings = replace(SETTINGS, validate_every=2, **changes)  # type: ignore[arg-type]
+        network, steps = fresh(photos), iter((2, 4, 6))
+
+        def validate(at: torch.nn.Module) -> dict[str, float]:
+            step = next(steps)
+            measured[step] = {name: value.clone() for name, value in at.state_dict().items()}
+            return {"validation_miou": {2: 0.5, 4: 0.7, 6: 0.6}[step]}
+
+        def on_step(done: int, total: int, values: Mapping[str, float]) -> None:
+            if done == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        task = replace(pot_task(network, views(photos), settings, PotSettings()), validate=validate)
+        if stop_at is None and (folder / "state.pt").is_file():
+            next(steps), next(steps)
+        train_network(task, settings, folder=folder, seed=3, device="cpu", on_step=on_step)
+        return network
+
+    def same(network: PotNetwork, step: int) -> bool:
+        return all(torch.equal(value, measured[step][name]) for name, value in network.state_dict().items())
+
+    assert same(training(tmp_path / "last"), 6)
+    assert same(training(tmp_path / "best", keep_best=True), 4)
+    with pytest.raises(Interrupted):
+        training(tmp_path / "stopped", keep_best=True, stop_at=5)
+    assert same(training(tmp_path / "stopped", keep_best=True), 4)
+
+
+def test_the_best_weights_need_something_to_measure_on(photos: PhotoSet, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="keep_best needs photographs with ground truth"):
+        trained(photos, tmp_path, replace(SETTINGS, keep_best=True, validate_every=2))
+    with pytest.raises(UsageError, match="keep_best needs validate_every"):
+        TrainSettings(keep_best=True)
+
+
 def test_a_batch_has_whole_parts() -> None:
     with pytest.raises(UsageError, match="batch_size 10 should be a multiple of accumulate, 3"):
         TrainSettings(batch_size=10, accumulate=3)

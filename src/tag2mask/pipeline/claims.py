@@ -69,7 +69,10 @@ def _training(settings: LoopSettings) -> dict[str, Any]:
     without_effect["scales"] = augment["resize"] not in ("relative", "choice")
     without_effect["long_side"] = augment["resize"] in ("relative", "choice")
     values["augment"] = {key: value for key, value in augment.items() if not without_effect.get(key)}
-    return {key: value for key, value in values.items() if key not in ("accumulate", "power_every") or value != 1}
+    if settings.keep_best:
+        values["keep_best"] = f"of every {settings.validate_every} steps"
+    neutral = {"accumulate": 1, "power_every": 1, "keep_best": False}
+    return {key: value for key, value in values.items() if key not in neutral or value != neutral[key]}
 
 
 def _edge_settings(config: Config, photos: PhotoSet) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from tag2mask.distributed import PATIENCE, gathered, is_true_anywhere
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.memory import channels_last, release_memory, retained_memory
 from tag2mask.training.average import WeightAverage
+from tag2mask.training.best import BestWeights
 from tag2mask.training.meter import Losses, Meter
 from tag2mask.training.order import DrawOrder
 from tag2mask.training.settings import LoopSettings
@@ -97,6 +98,13 @@ class Trained:
     unreadable: dict[str, str] = field(default_factory=dict)
 
 
+class _Kept(NamedTuple):
+    """Weights that are kept beside those that train."""
+
+    average: WeightAverage
+    best: BestWeights
+
+
 class _Readable(Dataset[dict[str, Any]]):
     """A training set in which the next readable photograph stands in for one that cannot be read."""
 
@@ -141,8 +149,11 @@ def train_network(
 
     Raises:
         Interrupted: SIGTERM or Ctrl-C came; the state is saved.
+        UsageError: the best weights are asked for, and there is nothing to measure on.
         Tag2maskError: the loss is not finite, or no photograph can be read.
     """
+    if settings.keep_best and task.validate is None:
+        raise UsageError(f"{task.stage}.keep_best needs photographs with ground truth to measure on; leave it out")
     accelerator = _accelerator(task, settings, device)
     network = task.network
     total = settings.total_steps(len(task.samples))
@@ -150,8 +161,8 @@ def train_network(
     network = _with_shared_statistics(network, accelerator)
     channels_last(network).train()  # faster convolutions, on CPUs by a third
     state_path = folder / "state.pt"
-    average = WeightAverage(network, settings.average)
-    step = _resume(task.stage, state_path, network, optimizer, average, accelerator) if state_path.is_file() else 0
+    kept = _Kept(WeightAverage(network, settings.average), BestWeights(asked=settings.keep_best))
+    step = _resume(task.stage, state_path, network, optimizer, kept, accelerator) if state_path.is_file() else 0
     network, optimizer = accelerator.prepare(network, optimizer)
     loader = _loader(task.samples, settings, seed, (step, total), workers, accelerator)
     main = accelerator.is_main_process
@@ -170,13 +181,16 @@ def train_network(
             for losses in _step(task, network, optimizer, accelerator, batch, settings, step / total):
                 meter.add(losses)
             step += 1
-            average.follow(accelerator.unwrap_model(network))
+            kept.average.follow(accelerator.unwrap_model(network))
             last = step == total
             saved = last or step % settings.checkpoint_every == 0
             if saved:  # before anything that could fail
-                _save(state_path, network, optimizer, average, accelerator, meter, step)
+                _save(state_path, network, optimizer, kept, accelerator, meter, step)
             validates = _validates(task, settings, step, last=last)
             figures = _validated(task, accelerator.unwrap_model(network)) if validates and main else {}
+            kept.best.offer(accelerator.unwrap_model(network), figures, step)
+            if saved and step == kept.best.step:
+                _save(state_path, network, optimizer, kept, accelerator, meter, step)
             if last or step % settings.log_every == 0 or validates:
                 values = {"step": step, "learning_rate": optimizer.param_groups[0]["lr"], **meter.read(step), **figures}
                 if log is not None:
@@ -184,14 +198,15 @@ def train_network(
                 on_step(step, total, values)
             stops = _stops(stop, accelerator, step)
             if stops and not saved:
-                _save(state_path, network, optimizer, average, accelerator, meter, step)
+                _save(state_path, network, optimizer, kept, accelerator, meter, step)
             if stops and not last:
                 raise Interrupted(
                     f"stopped at step {step} of {total}; the state is saved, the same command goes on from there"
                 )
     trained.steps = step
     trained.unreadable = {name: reason for each in gathered(trained.unreadable) for name, reason in each.items()}
-    average.take_over(task.network)
+    kept.average.take_over(task.network)
+    kept.best.take_over(task.network)
     return trained
 
 
@@ -206,7 +221,7 @@ def _save(
     path: Path,
     network: nn.Module,
     optimizer: Any,
-    average: WeightAverage,
+    kept: _Kept,
     accelerator: Accelerator,
     meter: Meter,
     step: int,
@@ -214,7 +229,7 @@ def _save(
     """Keep what a resumed run needs, if the losses are finite."""
     meter.check(step)
     if accelerator.is_main_process:
-        save_state(path, _state(accelerator.unwrap_model(network), optimizer, average, accelerator, step))
+        save_state(path, _state(accelerator.unwrap_model(network), optimizer, kept, accelerator, step))
 
 
 def _validates(task: Task, settings: LoopSettings, step: int, *, last: bool) -> bool:
@@ -360,9 +375,7 @@ def _step(
     return losses
 
 
-def _state(
-    network: nn.Module, optimizer: Any, average: WeightAverage, accelerator: Accelerator, step: int
-) -> dict[str, Any]:
+def _state(network: nn.Module, optimizer: Any, kept: _Kept, accelerator: Accelerator, step: int) -> dict[str, Any]:
     """All that a resumed run needs."""
     scaler = accelerator.scaler
     return {
@@ -370,7 +383,8 @@ def _state(
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict() if scaler is not None else None,
-        "average": average.weights,
+        "average": kept.average.weights,
+        "best": kept.best.state(),
     }
 
 
@@ -379,7 +393,7 @@ def _resume(
     path: Path,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    average: WeightAverage,
+    kept: _Kept,
     accelerator: Accelerator,
 ) -> int:
     """Take up the state in ``path``; return its step."""
@@ -389,5 +403,7 @@ def _resume(
     optimizer.load_state_dict(state["optimizer"])
     if accelerator.scaler is not None and state["scaler"] is not None:
         accelerator.scaler.load_state_dict(state["scaler"])
-    average.weights = state.get("average", {})
+    kept.average.weights = state.get("average", {})
+    if "best" in state:
+        kept.best.resume(state["best"])
     return int(state["step"])

@@ -32,6 +32,8 @@ class LoopSettings:
         average: the network ends with the mean of its weights over the steps, each counting this much of the next
             (0.999: some thousand steps); null ends with the last weights.
         validate_every: steps between two measurements on photographs with masks, where the stage has such; null: none.
+        keep_best: true ends with the weights that measured best there, instead of the last. They are then chosen on
+            those photographs, and what is measured on them is too good. False never chooses.
         checkpoint_every: steps between two saved states.
         log_every: steps between two lines of log.jsonl.
         tensorboard: also write those values for TensorBoard; needs the extra `tensorboard`.
@@ -52,6 +54,7 @@ class LoopSettings:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     average: float | None = None
     validate_every: int | None = None
+    keep_best: bool = False
     checkpoint_every: int = 200
     log_every: int = 10
     tensorboard: bool = False
@@ -85,6 +88,8 @@ class LoopSettings:
             problems.append("average should lie between 0 and 1; null ends with the last weights")
         if self.validate_every is not None and self.validate_every < 1:
             problems.append("validate_every should be at least 1; null never measures")
+        if self.keep_best and (self.validate_every is None or self.average is not None):
+            problems.append("keep_best needs validate_every, and the weights themselves: average null")
         problems += [f"{name} should be above 0" for name in ("epochs", "learning_rate") if not getattr(self, name) > 0]
         if self.clip is not None and not self.clip > 0:
             problems.append("clip should be above 0; null switches clipping off")
