@@ -17,6 +17,7 @@ from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 from rich.console import Console
 
+from run_tiny import figures, words
 from tag2mask.cli import main
 from tag2mask.data import instances
 from tag2mask.data.check import check
@@ -32,6 +33,7 @@ from tag2mask.errors import UsageError
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.truth import with_truth
 from test_data_check import photograph
+from test_segment_stages import SEGMENT
 
 GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 SIZE = (48, 64)  # of the photographs here
@@ -436,6 +438,18 @@ def test_a_dry_run_paints_nothing_and_evaluate_does(
         "painted.json",
         "instances_train2024.npz",
     }
+
+
+def test_a_run_from_the_annotations_to_the_page_paints_as_it_goes(root: Path, tmp_path: Path) -> None:
+    out, changes = tmp_path / "run", {"segment__labels": "truth", "segment__validate_every": "3"}
+    settings = ["--data.root", str(root), "--data.split", "train", "--data.masks", str(tmp_path / "masks")]
+    changed = {**SEGMENT, **changes, "evaluate__splits": "train", "train__batch_size": "2", "segment__batch_size": "2"}
+    command = words("run", root, out, **changed)
+    assert main([*command, *settings]) == 0
+    assert {path.stem for path in (tmp_path / "masks").glob("*.png")} == {"p3", "p7"}
+    measured = figures(out)
+    assert measured["cams"]["train"]["pot"]["images"] == measured["segment"]["train"]["predictions"]["images"] == 2
+    assert (out / "report.html").stat().st_size > 10_000
 
 
 # What can be broken

@@ -1,7 +1,9 @@
 """Ground truth of a COCO root: class masks painted from its annotations, once, by one rule."""
 
+import signal
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,7 +19,7 @@ from tag2mask.data.problems import Problem, error, summary
 from tag2mask.data.segmentations import Size, area, pixels, to_runs
 from tag2mask.data.settings import Crowd
 from tag2mask.errors import Tag2maskError, UsageError, first_five
-from tag2mask.files import read_json, write_json
+from tag2mask.files import read_json, remove_partial, write_json
 
 RECORD = "painted.json"
 """The file beside painted masks that says how they were painted."""
@@ -104,6 +106,7 @@ def paint_masks(
     Raises:
         UsageError: the folder holds masks that were made otherwise, or the annotations are faulty.
     """
+    remove_partial(painting.folder)
     names = FolderIndex().names(painting.folder)
     if any(name.endswith(".png") for name in names) and RECORD not in names:
         raise UsageError(
@@ -180,7 +183,22 @@ def _painted(jobs: list[Job], workers: int) -> Iterator[None]:
         return
     # A forked process may hang where the parent has threads, as torch does.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_paint_one, jobs, chunksize=BATCH)
+        with _no_interrupts():
+            done = pool.map(_paint_one, jobs, chunksize=BATCH)
+        yield from done
+
+
+@contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Ctrl-C waits, and processes begun here never get it: a pool whose workers die of it hangs."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _paint_one(job: Job) -> None:
