@@ -420,6 +420,15 @@ def test_the_check_counts_masks_and_finds_photographs_of_another_size(root: Path
     assert (report.masks, report.notes) == (2, ())
 
 
+def test_broken_annotations_do_not_hide_broken_photographs(root: Path) -> None:
+    painted(DataSettings(root=root))
+    write(root, b"{")
+    (root / "train2024" / "p9.jpg").write_bytes(b"")
+    report = check(DataSettings(root=root))
+    assert [problem.kind for problem in report.errors] == ["bad-annotation", "empty-image"]
+    assert report.images == 3  # masks are none
+
+
 def test_a_dry_run_paints_nothing_and_evaluate_does(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

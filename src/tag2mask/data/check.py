@@ -117,7 +117,7 @@ def check(settings: DataSettings, *, progress: Progress | None = None, threads: 
         threads: images decoded at once; None: one a core, at most 8.
     """
     found = survey(settings)
-    photos = found.photos.photos or tuple(_photos_without_a_list(found.listing, settings.masks))
+    photos = found.photos.photos or tuple(_photos_without_a_list(found.listing))
     counts = Counter(number for photo in found.photos.photos for number in photo.tags)
     by_name = {name: counts[number] for number, name in enumerate(found.photos.classes, 1)}
     problems = [*found.problems, *_file_problems(found.listing, photos, settings, len(by_name), progress, threads)]
@@ -146,13 +146,13 @@ def _painting_notes(found: Survey) -> Iterator[str]:
         yield f"masks to be painted from the annotations when they are first needed: {lacking}, into {folder}"
 
 
-def _photos_without_a_list(listing: Listing, masks: Path | None) -> Iterator[Photo]:
+def _photos_without_a_list(listing: Listing) -> Iterator[Photo]:
     """The images below a root whose list is unusable, so that they are checked all the same."""
     folder = listing.root / IMAGES if listing.kind == "voc" else listing.root
     if not folder.is_dir() or listing.entries:
         return
     try:
-        for name, is_image in walk_files(folder, skip=masks):
+        for name, is_image in walk_files(folder, skip=next(iter(listing.mask_folders), None)):
             if is_image:
                 yield Photo(name, folder / name, ())
     except OSError:

@@ -177,7 +177,7 @@ def _wanted(files: dict[str, Path], split: str | None) -> list[str] | Problem:
 
 
 def _table(settings: DataSettings, listing: Listing) -> TableTags | None:
-    """The tags table, if one is given and has a sound line, or else nothing wrong that would say why."""
+    """The tags table, if one is given; None, too, where its own problems say everything."""
     if settings.tags is None:
         return None
     table = read_table(settings.tags, listing.shown(settings.tags))

@@ -137,11 +137,10 @@ def record_problems(painting: Painting, classes: tuple[str, ...]) -> Iterator[Pr
         return
     try:
         record = read_json(path)
-    except Tag2maskError as reason:
+    except Tag2maskError:
         record = None
-        message = f"it could not be read ({reason.__cause__})"
     if not isinstance(record, dict) or not isinstance(record.get("sources"), dict):
-        message = "it should say how the masks beside it were painted"
+        message = "it should say how the masks beside it were painted, and cannot be read"
         yield error("mask-record", str(path), f"{message}; delete the folder, and they are painted anew")
         return
     now = {"rule": RULE, "crowd": painting.crowd, "classes": list(classes)}

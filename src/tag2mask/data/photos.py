@@ -162,7 +162,7 @@ def survey(settings: DataSettings, *, split: str | None = None) -> Survey:
     problems += _duplicates(listing)
     classes, closed, class_faults = _classes(settings, listing)
     problems += class_faults
-    if listing.painting is not None and not class_faults:
+    if listing.painting is not None and not any(problem.level == "error" for problem in problems):
         problems += record_problems(listing.painting, classes)
     problems += _tag_problems(listing, classes, closed)
     photos, missing = _photos(listing, classes)
