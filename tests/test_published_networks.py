@@ -162,6 +162,11 @@ def test_the_recipe_of_the_paper_has_the_network_of_its_own_preset() -> None:
     assert (paper.segment, paper.predict) == (own.segment, own.predict)
 
 
+def test_the_recipe_of_coco_has_the_several_scales_and_more_steps() -> None:
+    paper, own = config_of("coco-paper"), config_of("deeplab-msc")
+    assert (paper.segment, paper.predict) == (replace(own.segment, steps=100_000), own.predict)
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_weights_that_are_not_fetched_say_what_to_do(name: str) -> None:
     settings = config_of(name).segment.network

@@ -43,6 +43,7 @@ class CheckReport:
         untagged: photographs without a tag.
         masks: photographs with a ground-truth mask.
         splits: photographs in each split of the data set.
+        notes: what is worth telling and not wrong.
         problems: errors first, then warnings.
         usable: whether the data set can be opened; broken images do not stop that.
     """
@@ -56,6 +57,7 @@ class CheckReport:
     untagged: int
     masks: int
     splits: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     usable: bool = True
 
@@ -77,7 +79,8 @@ class CheckReport:
     def to_json(self) -> dict[str, Any]:
         """The report as plain values, with ``sound``."""
         values = asdict(self)
-        values["classes"], values["problems"] = list(self.classes), [asdict(problem) for problem in self.problems]
+        values["classes"], values["notes"] = list(self.classes), list(self.notes)
+        values["problems"] = [asdict(problem) for problem in self.problems]
         return {"sound": self.sound, **values}
 
     def render(self, shown: int = 20) -> str:
@@ -93,6 +96,7 @@ class CheckReport:
         ]
         if self.splits:
             lines.append("splits: " + ", ".join(f"{name} {count}" for name, count in self.splits.items()))
+        lines += self.notes
         width = max((len(name) for name in self.counts), default=0)
         lines += [f"  {name:{width}} {count:>7}" for name, count in self.counts.items()]
         for title, problems in (("error", self.errors), ("warning", self.warnings)):
@@ -113,7 +117,7 @@ def check(settings: DataSettings, *, progress: Progress | None = None, threads: 
         threads: images decoded at once; None: one a core, at most 8.
     """
     found = survey(settings)
-    photos = found.photos.photos or tuple(_photos_without_a_list(found.listing, settings.masks))
+    photos = found.photos.photos or tuple(_photos_without_a_list(found.listing))
     counts = Counter(number for photo in found.photos.photos for number in photo.tags)
     by_name = {name: counts[number] for number, name in enumerate(found.photos.classes, 1)}
     problems = [*found.problems, *_file_problems(found.listing, photos, settings, len(by_name), progress, threads)]
@@ -128,18 +132,27 @@ def check(settings: DataSettings, *, progress: Progress | None = None, threads: 
         untagged=sum(entry.tags == () for entry in found.listing.entries),
         masks=sum(photo.mask is not None for photo in photos),
         splits=found.listing.splits,
+        notes=(*found.listing.notes, *_painting_notes(found)),
         problems=tuple(sorted(problems, key=lambda problem: problem.level == "warning")),
         usable=not any(problem.level == "error" for problem in found.problems),
     )
 
 
-def _photos_without_a_list(listing: Listing, masks: Path | None) -> Iterator[Photo]:
+def _painting_notes(found: Survey) -> Iterator[str]:
+    """How many masks are still to be painted, where they are painted at all."""
+    lacking = sum(photo.mask is None for photo in found.photos.photos)
+    if found.listing.painting is not None and lacking:
+        folder = found.listing.shown(found.listing.painting.folder)
+        yield f"masks to be painted from the annotations when they are first needed: {lacking}, into {folder}"
+
+
+def _photos_without_a_list(listing: Listing) -> Iterator[Photo]:
     """The images below a root whose list is unusable, so that they are checked all the same."""
     folder = listing.root / IMAGES if listing.kind == "voc" else listing.root
     if not folder.is_dir() or listing.entries:
         return
     try:
-        for name, is_image in walk_files(folder, skip=masks):
+        for name, is_image in walk_files(folder, skip=next(iter(listing.mask_folders), None)):
             if is_image:
                 yield Photo(name, folder / name, ())
     except OSError:
@@ -178,6 +191,11 @@ def _photo_problems(listing: Listing, photo: Photo, pixel_limit: int, classes: i
             yield warning("small-image", listing.shown(photo.path), message)
     except ImageError as reason:
         yield error(reason.kind, listing.shown(photo.path), reason.reason)
+    annotated = listing.painting.sizes.get(photo.id) if listing.painting is not None else None
+    if size is not None and annotated not in (None, size) and photo.mask is None:
+        message = f"the photograph is {size[1]} × {size[0]} pixels, its annotation {annotated[1]} × {annotated[0]}"
+        remedy = "its mask would not fit; use the photograph that was annotated"
+        yield error("mask-size", listing.shown(photo.path), f"{message}; {remedy}")
     if photo.mask is not None:
         try:
             read_mask(photo.mask, size=size, classes=classes or None, pixel_limit=pixel_limit)
@@ -197,7 +215,7 @@ def _overall(found: Survey, settings: DataSettings, counts: dict[str, int]) -> I
     unused = [name for name, count in counts.items() if not count]
     if unused and photos:
         yield warning("empty-class", root, f"classes without a photograph ({len(unused)}): {first_five(unused)}")
-    if settings.masks is not None:
+    if settings.masks is not None and listing.painting is None:
         for photo in photos:
             if photo.mask is None and settings.masks.is_dir():
                 message = (

@@ -7,8 +7,12 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tag2mask.data.problems import Problem
+
+if TYPE_CHECKING:
+    from tag2mask.data.painting import Painting
 
 IMAGE_SUFFIXES = frozenset(
     {
@@ -36,10 +40,11 @@ class Entry:
     """A photograph as a reader found it.
 
     Attributes:
-        id: the path relative to the root without its suffix; in a VOC root the official ID.
+        id: the path relative to the root without its suffix; in a VOC or COCO root the official ID.
         path: where the image should be.
         tags: names; None where the reader could not make them out and has said so.
-        source: the file that lists it, to be shown; empty where nothing lists it.
+        source: the file that lists it, to be shown, with the place in it where that is no line; empty where nothing
+            does.
         line: the line in that file, from 1; 0 where there is none.
     """
 
@@ -62,6 +67,8 @@ class Listing:
         official: whether ``names`` is a list that tags must be in.
         mask_folders: where ground-truth masks are looked for, the first that has one wins.
         splits: photographs in each split that the data set has.
+        painting: what missing masks are painted from when they are first needed; None where nothing is painted.
+        notes: what is worth telling and not wrong.
         problems: what is wrong.
     """
 
@@ -72,6 +79,8 @@ class Listing:
     official: bool = False
     mask_folders: tuple[Path, ...] = ()
     splits: dict[str, int] = field(default_factory=dict)
+    painting: "Painting | None" = None
+    notes: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
     def shown(self, path: Path) -> str:

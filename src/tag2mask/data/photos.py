@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tag2mask.data.classes import class_problems, did_you_mean, read_classes
+from tag2mask.data.coco import annotation_files, read_coco
 from tag2mask.data.folders import read_folders, read_pattern, read_untagged
 from tag2mask.data.listing import FolderIndex, Listing
+from tag2mask.data.painting import Painting, record_problems
 from tag2mask.data.problems import Problem, error, summary, warning
 from tag2mask.data.settings import DataSettings
 from tag2mask.data.table import TABLE_NAME, read_table_photos
@@ -24,7 +26,7 @@ class Photo:
     """A photograph, its tags, and where its files are; nothing has been opened.
 
     Attributes:
-        id: the path relative to the root without its suffix; in a VOC root the official ID.
+        id: the path relative to the root without its suffix; in a VOC or COCO root the official ID.
         path: the image.
         tags: class ids 1..C in ascending order; empty for a photograph that holds none of the classes.
         mask: the ground truth for evaluation, where there is one.
@@ -44,11 +46,13 @@ class PhotoSet:
         classes: the C names without background; the id of a class is its index + 1.
         photos: the photographs, in the order of the table or the list, or sorted by path in folders.
         root: the folder that IDs are relative to.
+        painting: what missing masks are painted from when they are first needed; None where nothing is painted.
     """
 
     classes: tuple[str, ...]
     photos: tuple[Photo, ...]
     root: Path
+    painting: Painting | None = None
 
     def __len__(self) -> int:
         """How many photographs."""
@@ -151,20 +155,24 @@ def survey(settings: DataSettings, *, split: str | None = None) -> Survey:
     if not listing.entries and not any(problem.level == "error" for problem in problems):
         message = "there are no photographs; check data.root, data.kind and data.split"
         problems.append(error("no-photographs", str(listing.root), message))
-    if settings.masks is not None and not settings.masks.is_dir():
-        problems.append(error("missing-mask", str(settings.masks), "data.masks is no folder; name the one with ID.png"))
+    masks = settings.masks
+    # A folder that masks are painted into need not be there yet.
+    if masks is not None and not masks.is_dir() and (listing.painting is None or masks.exists()):
+        problems.append(error("missing-mask", str(masks), "data.masks is no folder; name the one with ID.png"))
     problems += _duplicates(listing)
     classes, closed, class_faults = _classes(settings, listing)
     problems += class_faults
+    if listing.painting is not None and not any(problem.level == "error" for problem in problems):
+        problems += record_problems(listing.painting, classes)
     problems += _tag_problems(listing, classes, closed)
     photos, missing = _photos(listing, classes)
-    return Survey(PhotoSet(classes, tuple(photos), listing.root), listing, (*problems, *missing))
+    return Survey(PhotoSet(classes, tuple(photos), listing.root, listing.painting), listing, (*problems, *missing))
 
 
 def _read(settings: DataSettings, split: str | None) -> Listing:
     """The listing of the layout that the settings name or that is found."""
     root, kind = settings.root, settings.kind
-    if root is None and (settings.tags is None or kind == "voc"):
+    if root is None and (settings.tags is None or kind in ("voc", "coco")):
         message = "data.root is missing; name the folder with the photographs"
         return Listing(kind, Path(), problems=[error("bad-root", "data.root", message)])
     if root is not None and not root.is_dir():
@@ -173,6 +181,8 @@ def _read(settings: DataSettings, split: str | None) -> Listing:
         return Listing(kind, root, problems=[error("bad-root", str(root), message)])
     if root is not None and (kind == "voc" or (kind == "auto" and (root / IMAGES).is_dir())):
         return read_voc(settings, root, split)
+    if root is not None and (kind == "coco" or (kind == "auto" and annotation_files(root))):
+        return read_coco(settings, root, split)
     has_table = settings.tags is not None or (kind == "auto" and root is not None and (root / TABLE_NAME).is_file())
     if root is None or kind == "table" or has_table:
         return read_table_photos(settings, split)

@@ -36,6 +36,7 @@ Fault = Literal[
     "ignored-file",
     "unlikely-class",
     "split-overlap",
+    "unlike-coco",
     # the photographs
     "empty-image",
     "unreadable-image",
@@ -50,6 +51,7 @@ Fault = Literal[
     "mask-format",
     "mask-size",
     "mask-values",
+    "mask-record",
 ]
 """The kinds of problem, stable names that a script may test for."""
 

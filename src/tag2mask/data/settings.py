@@ -6,8 +6,11 @@ from typing import Literal, get_args
 
 from tag2mask.errors import UsageError
 
-Kind = Literal["auto", "table", "folders", "voc"]
+Kind = Literal["auto", "table", "folders", "voc", "coco"]
 """The layouts that can be read; ``auto`` looks."""
+
+Crowd = Literal["ignore", "paint", "skip"]
+"""What becomes of crowds where ground truth is painted: 255, their class, or nothing."""
 
 Resize = Literal["scale", "relative", "choice", "squash"]
 """How a photograph is brought to the size of the crop."""
@@ -25,17 +28,20 @@ class DataSettings:
 
     Attributes:
         kind: the layout. ``table``: a CSV file names the photographs and their tags. ``folders``: ROOT/CLASS/…, the
-            top folder is the tag. ``voc``: the folders of PASCAL VOC. ``auto``: ``voc`` where ROOT/JPEGImages exists,
-            ``table`` where ``tags`` is given or ROOT/tags.csv exists, else ``folders``.
+            top folder is the tag. ``voc``: the folders of PASCAL VOC. ``coco``: those of COCO. ``auto``: ``voc`` where
+            ROOT/JPEGImages exists, ``coco`` where ROOT/annotations/instances_*.json does, ``table`` where ``tags`` is
+            given or ROOT/tags.csv exists, else ``folders``.
         root: the folder that the paths of the photographs are relative to; for a table that is given without it, the
             table's folder.
         tags: the tags table, CSV ``image,tags`` with the tags joined by ``;``, or one 0/1 column a class; overrides
             the root's own tags.
-        split: VOC: the name of a list in ROOT/ImageSets/Segmentation; table: a value of its ``split`` column. None:
-            all photographs.
+        split: VOC: the name of a list in ROOT/ImageSets/Segmentation; COCO: SPLIT of instances_SPLIT.json, with or
+            without the year; table: a value of its ``split`` column. None: all photographs.
         classes: the class list and its order: a file (one name a line, or a YAML list), or names with commas, without
             background.
-        masks: the folder with ground-truth masks ID.png, for evaluation and the report; never read for tags.
+        masks: the folder with ground-truth masks ID.png, for evaluation and the report; never read for tags. COCO:
+            the folder that they are painted into when they are first needed; ROOT/SegmentationClass if not given.
+        crowd: COCO: what crowds become in painted masks. ``ignore``: 255; ``paint``: their class; ``skip``: nothing.
         pixel_limit: an image with more pixels is refused by name and never decoded.
     """
 
@@ -45,13 +51,14 @@ class DataSettings:
     split: str | None = None
     classes: str | None = None
     masks: Path | None = None
+    crowd: Crowd = "ignore"
     pixel_limit: int = PIXEL_LIMIT
 
     def __post_init__(self) -> None:
         """Turn names into paths and refuse what cannot be meant.
 
         Raises:
-            UsageError: an unknown kind, or a pixel limit below 1.
+            UsageError: an unknown kind or treatment of crowds, or a pixel limit below 1.
         """
         self.root, self.tags, self.masks = (
             None if path is None else Path(path) for path in (self.root, self.tags, self.masks)
@@ -59,6 +66,8 @@ class DataSettings:
         problems = []
         if self.kind not in get_args(Kind):
             problems.append(f"data.kind should be one of {', '.join(get_args(Kind))}, it is {self.kind!r}")
+        if self.crowd not in get_args(Crowd):
+            problems.append(f"data.crowd should be one of {', '.join(get_args(Crowd))}, it is {self.crowd!r}")
         if self.pixel_limit < 1:
             problems.append(f"data.pixel_limit should be at least 1 pixel, it is {self.pixel_limit}")
         if problems:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tag2mask.data.classes import did_you_mean
-from tag2mask.data.listing import Entry, Listing
+from tag2mask.data.listing import Entry, Listing, is_image_name
 from tag2mask.data.problems import Problem, error
 from tag2mask.data.settings import DataSettings
 from tag2mask.errors import first_five
@@ -61,6 +61,39 @@ class Table:
     def where(self, line: int) -> str:
         """The file with the line."""
         return f"{self.subject} line {line}"
+
+
+class TableTags:
+    """The tags of a table whose key is the ID or the image; lines of one ID twice become problems of the table.
+
+    Attributes:
+        lines: the line of each ID.
+    """
+
+    def __init__(self, table: Table) -> None:
+        """Sort the lines of ``table`` by ID."""
+        self.subject = table.subject
+        self.lines: dict[str, int] = {}
+        self._tags: dict[str, tuple[str, ...] | None] = {}
+        for row in table.rows:
+            image_id = bare_id(row.image)
+            if image_id in self.lines:
+                message = f"{image_id} has two lines, the first is line {self.lines[image_id]}; join their tags by `;`"
+                table.problems.append(error("duplicate-id", table.where(row.line), message))
+            else:
+                self.lines[image_id], self._tags[image_id] = row.line, row.tags
+
+    def __call__(self, image_id: str, image: str) -> tuple[str, ...] | Problem | None:
+        """The tags of an ID: None where the line is faulty, a problem that offers ``image`` where there is no line."""
+        if image_id not in self.lines:
+            return error("missing-tags", self.subject, f"{image_id} has no line; add `{image},TAGS`")
+        return self._tags[image_id]
+
+
+def bare_id(name: str) -> str:
+    """The ID in ``ID``, ``ID.jpg`` or ``/FOLDER/ID.jpg``."""
+    last = Path(name.replace("\\", "/"))
+    return last.stem if is_image_name(last.name) else last.name
 
 
 def read_table(path: Path, subject: str) -> Table:

@@ -15,10 +15,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from tag2mask.data.classes import did_you_mean
-from tag2mask.data.listing import Entry, FolderIndex, Listing, images_by_stem, is_image_name
+from tag2mask.data.listing import Entry, FolderIndex, Listing, images_by_stem
 from tag2mask.data.problems import Problem, error, warning
 from tag2mask.data.settings import DataSettings
-from tag2mask.data.table import TABLE_NAME, Table, read_table
+from tag2mask.data.table import TABLE_NAME, TableTags, bare_id, read_table
 from tag2mask.errors import first_five
 
 VOC_CLASSES = (
@@ -98,7 +98,7 @@ def read_voc(settings: DataSettings, root: Path, split: str | None) -> Listing:
     for image_id, line in wanted.lines.items():
         # A photograph that is not there keeps its official name, so that it is missed under it.
         for name in files.get(image_id, [f"{image_id}.jpg"]):
-            found = tags(image_id)
+            found = tags(image_id, f"{IMAGES}/{image_id}.jpg")
             if isinstance(found, Problem):
                 listing.problems.append(found)
                 found = None
@@ -152,18 +152,12 @@ def _read_list(path: Path, subject: str) -> VocList:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        image_id = _id(line.split()[0])
+        image_id = bare_id(line.split()[0])
         if image_id in members.lines:
             message = f"{image_id} is listed twice, first on line {members.lines[image_id]}; remove one of the lines"
             members.problems.append(error("duplicate-id", f"{subject} line {number}", message))
         members.lines.setdefault(image_id, number)
     return members
-
-
-def _id(name: str) -> str:
-    """The ID in ``ID``, ``ID.jpg`` or ``/JPEGImages/ID.jpg``."""
-    last = Path(name.replace("\\", "/"))
-    return last.stem if is_image_name(last.name) else last.name
 
 
 class _XmlTags:
@@ -173,7 +167,7 @@ class _XmlTags:
         self.folder = root / ANNOTATIONS
         self.names = FolderIndex().names(self.folder)
 
-    def __call__(self, image_id: str) -> tuple[str, ...] | Problem:
+    def __call__(self, image_id: str, image: str) -> tuple[str, ...] | Problem:
         subject = f"{ANNOTATIONS}/{image_id}.xml"
         if f"{image_id}.xml" not in self.names:
             return error("missing-tags", subject, "the photograph has no annotation; add the file, or give data.tags")
@@ -188,35 +182,14 @@ class _XmlTags:
         return tuple(dict.fromkeys(names))
 
 
-class _TableTags:
-    """The tags of a table whose key is the ID or the image."""
-
-    def __init__(self, table: Table) -> None:
-        self.subject = table.subject
-        self.lines: dict[str, int] = {}
-        self.tags: dict[str, tuple[str, ...] | None] = {}
-        for row in table.rows:
-            image_id = _id(row.image)
-            if image_id in self.lines:
-                message = f"{image_id} has two lines, the first is line {self.lines[image_id]}; join their tags by `;`"
-                table.problems.append(error("duplicate-id", table.where(row.line), message))
-            else:
-                self.lines[image_id], self.tags[image_id] = row.line, row.tags
-
-    def __call__(self, image_id: str) -> tuple[str, ...] | Problem | None:
-        if image_id not in self.lines:
-            return error("missing-tags", self.subject, f"{image_id} has no line; add `{IMAGES}/{image_id}.jpg,TAGS`")
-        return self.tags[image_id]
-
-
 class _NoTags:
     """Stands where a root has no tags, which has been said once."""
 
-    def __call__(self, image_id: str) -> tuple[str, ...] | Problem | None:
+    def __call__(self, image_id: str, image: str) -> tuple[str, ...] | Problem | None:
         return None
 
 
-def _tags(settings: DataSettings, listing: Listing) -> _XmlTags | _TableTags | _NoTags:
+def _tags(settings: DataSettings, listing: Listing) -> _XmlTags | TableTags | _NoTags:
     own = listing.root / TABLE_NAME
     if settings.tags is None and (listing.root / ANNOTATIONS).is_dir():
         return _XmlTags(listing.root)
@@ -226,7 +199,7 @@ def _tags(settings: DataSettings, listing: Listing) -> _XmlTags | _TableTags | _
         return _NoTags()
     path = settings.tags or own
     table = read_table(path, listing.shown(path))
-    tags = _TableTags(table)
+    tags = TableTags(table)
     listing.problems += table.problems
     # Without a sound line the table's own problem says everything.
     return tags if table.rows or not table.problems else _NoTags()

@@ -16,6 +16,7 @@ from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult, progress_bar
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.truth import with_truth
 
 WHOLE = "all"
 """The name under which figures of data without splits are kept."""
@@ -28,7 +29,7 @@ def evaluate(config: Config, run: RunFolder, console: Console) -> StageResult:
     """
     result = StageResult("evaluate")
     for split in config.evaluate.split_names(config.data.split):
-        photos = with_truth(photographs(config, split))
+        photos = with_truth(config, photographs(config, split), console)
         name = split or WHOLE
         if not photos.photos:
             result.notes.append(
@@ -70,15 +71,10 @@ def evaluate_folder(config: Config, folder: Path, console: Console) -> Figures:
     Raises:
         UsageError: the folder holds neither, or files are missing or too many, or there is no ground truth.
     """
-    photos = with_truth(photographs(config))
+    photos = with_truth(config, photographs(config), console)
     if not photos.photos:
         raise UsageError("no photograph has a ground-truth mask; --data.masks names their folder")
     return _figures(config, folder, photos, console, allow_extra=config.limit is not None)
-
-
-def with_truth(photos: PhotoSet) -> PhotoSet:
-    """The photographs that have a ground-truth mask."""
-    return replace(photos, photos=tuple(photo for photo in photos.photos if photo.mask is not None))
 
 
 def class_ids(names: Sequence[str] | None, classes: Sequence[str]) -> list[int] | None:
@@ -123,8 +119,8 @@ def _measure(
 def _figures(config: Config, folder: Path, photos: PhotoSet, console: Console, *, allow_extra: bool) -> Figures:
     """The figures of a folder, whose kind its files tell."""
     ids = class_ids(config.evaluate.class_names(), photos.classes)
-    cams = next(folder.rglob("*.npz"), None) is not None
-    if not cams and next(folder.rglob("*.png"), None) is None:
+    cams = next(folder.rglob("*.png"), None) is None  # beside painted masks lies an .npz, the index of annotations
+    if cams and next(folder.rglob("*.npz"), None) is None:
         raise UsageError(f"{folder} holds neither masks (.png) nor CAM files (.npz)")
     done = 0
     with progress_bar(console, f"evaluate {folder.name}", len(photos.photos)) as advance:

@@ -6,11 +6,13 @@ from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.truth import with_painted_truth
 from tag2mask.report import write_report
 
 
 def report(config: Config, run: RunFolder, console: Console) -> StageResult:
     """Write report.html over the photographs of the first split that is evaluated."""
     split = config.evaluate.split_names(config.data.split)[0]
-    page = write_report(run.path, photographs(config, split), config.report)
+    photos = with_painted_truth(config, photographs(config, split), console)
+    page = write_report(run.path, photos, config.report)
     return StageResult("report", done=1, notes=[f"the page: {page}"])

@@ -11,7 +11,7 @@ from tag2mask.pipeline.base_cams import seed_path
 from tag2mask.pipeline.cams import cams
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.edges import EDGE_NETWORK, LABELS, edges, untrained_edge_network
-from tag2mask.pipeline.evaluate import WHOLE, evaluate, with_truth
+from tag2mask.pipeline.evaluate import WHOLE, evaluate
 from tag2mask.pipeline.predictions import predictions
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
@@ -21,6 +21,7 @@ from tag2mask.pipeline.run_folder import STAGES, RunFolder
 from tag2mask.pipeline.seeds import seeds
 from tag2mask.pipeline.segment import check_labels, segment, untrained_segmenter
 from tag2mask.pipeline.train import NETWORK, train
+from tag2mask.pipeline.truth import truth_plan
 from tag2mask.predictor import SEGMENT_NETWORK
 from tag2mask.training.engine import check_engine
 
@@ -141,7 +142,7 @@ def _plan_predictions(config: Config, run: RunFolder, photos: PhotoSet) -> str:
 
 def _plan_evaluate(config: Config, run: RunFolder, photos: PhotoSet) -> str:
     splits = config.evaluate.split_names(config.data.split)
-    counts = [f"{split or WHOLE} ({len(with_truth(photographs(config, split)).photos)} with truth)" for split in splits]
+    counts = [f"{split or WHOLE} ({truth_plan(photographs(config, split))})" for split in splits]
     return f"on {', '.join(counts)}"
 
 

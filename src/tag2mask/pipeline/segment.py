@@ -20,12 +20,13 @@ from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentati
 from tag2mask.networks.settings import in_section
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.evaluate import class_ids, with_truth
+from tag2mask.pipeline.evaluate import class_ids
 from tag2mask.pipeline.learning import learn
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.refine import CONFIDENCE
 from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.truth import with_truth
 from tag2mask.predictor import SEGMENT_NETWORK
 from tag2mask.training.engine import check_engine
 from tag2mask.training.segmentation import segmentation_task
@@ -42,7 +43,7 @@ def segment(config: Config, run: RunFolder, console: Console) -> StageResult:
         Interrupted: the user stopped it; the state is saved.
     """
     photos = photographs(config)
-    labelled = _labelled(config, run, photos)
+    labelled = _labelled(config, run, photos, console)
     settings = stage_settings("segment", config, photos)
     target, record = run / SEGMENT_NETWORK, run / LEARNT_FROM
     if target.is_file():
@@ -65,7 +66,7 @@ def segment(config: Config, run: RunFolder, console: Console) -> StageResult:
         pixel_limit=config.data.pixel_limit,
         fill=network.backbone.mean,
     )
-    task = segmentation_task(network, samples, config.segment, _validation(config))
+    task = segmentation_task(network, samples, config.segment, _validation(config, console))
     learn(task, config.segment, config, run, console, result)
     lacking = len(photos.photos) - len(labelled.photos)
     if lacking:
@@ -127,14 +128,14 @@ def _same_photographs(run: RunFolder, record: Path, labelled: PhotoSet) -> None:
     write_json(record, {"photographs": ids})
 
 
-def _labelled(config: Config, run: RunFolder, photos: PhotoSet) -> PhotoSet:
+def _labelled(config: Config, run: RunFolder, photos: PhotoSet, console: Console) -> PhotoSet:
     """The photographs with a mask to learn from.
 
     Raises:
         UsageError: there is none.
     """
     if config.segment.labels == "truth":
-        found = with_truth(photos)
+        found = with_truth(config, photos, console)
         if not found.photos:
             raise UsageError(
                 "segment.labels truth needs ground truth, and no photograph has any; --data.masks names it"
@@ -188,11 +189,12 @@ def _weights(config: Config, run: RunFolder, labelled: PhotoSet) -> Path | None:
     return folder
 
 
-def _validation(config: Config) -> Callable[[nn.Module], Mapping[str, float]] | None:
+def _validation(config: Config, console: Console) -> Callable[[nn.Module], Mapping[str, float]] | None:
     """What measures the network while it trains: mIoU on the first split of `evaluate.splits`; None without truth."""
     if config.segment.validate_every is None:
         return None
-    photos = with_truth(photographs(config, config.evaluate.split_names(config.data.split)[0]))
+    split = config.evaluate.split_names(config.data.split)[0]
+    photos = with_truth(config, photographs(config, split), console)
     ids = class_ids(config.evaluate.class_names(), photos.classes)
     if not photos.photos:
         return None

@@ -1,0 +1,228 @@
+"""COCO roots, and roots in their layout.
+
+::
+
+    ROOT/annotations/instances_train2014.json    images, categories, and annotations, which are the tags
+    ROOT/train2014/COCO_train2014_000000000009.jpg
+    ROOT/SegmentationClass/ID.png                ground truth, painted from the annotations; for evaluation only
+    ROOT/SegmentationClass/instances_train2014.npz   the index, which saves reading the annotations for each listing
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from tag2mask.data.classes import did_you_mean
+from tag2mask.data.instances import Index, image_id, read_index
+from tag2mask.data.listing import Entry, FolderIndex, Listing
+from tag2mask.data.painting import Painting
+from tag2mask.data.problems import Problem, error, warning
+from tag2mask.data.settings import DataSettings
+from tag2mask.data.table import TableTags, read_table
+from tag2mask.errors import first_five
+
+COCO_CLASSES = (
+    "person",
+    "bicycle",
+    "car",
+    "motorcycle",
+    "airplane",
+    "bus",
+    "train",
+    "truck",
+    "boat",
+    "traffic light",
+    "fire hydrant",
+    "stop sign",
+    "parking meter",
+    "bench",
+    "bird",
+    "cat",
+    "dog",
+    "horse",
+    "sheep",
+    "cow",
+    "elephant",
+    "bear",
+    "zebra",
+    "giraffe",
+    "backpack",
+    "umbrella",
+    "handbag",
+    "tie",
+    "suitcase",
+    "frisbee",
+    "skis",
+    "snowboard",
+    "sports ball",
+    "kite",
+    "baseball bat",
+    "baseball glove",
+    "skateboard",
+    "surfboard",
+    "tennis racket",
+    "bottle",
+    "wine glass",
+    "cup",
+    "fork",
+    "knife",
+    "spoon",
+    "bowl",
+    "banana",
+    "apple",
+    "sandwich",
+    "orange",
+    "broccoli",
+    "carrot",
+    "hot dog",
+    "pizza",
+    "donut",
+    "cake",
+    "chair",
+    "couch",
+    "potted plant",
+    "bed",
+    "dining table",
+    "toilet",
+    "tv",
+    "laptop",
+    "mouse",
+    "remote",
+    "keyboard",
+    "cell phone",
+    "microwave",
+    "oven",
+    "toaster",
+    "sink",
+    "refrigerator",
+    "book",
+    "clock",
+    "vase",
+    "scissors",
+    "teddy bear",
+    "hair drier",
+    "toothbrush",
+)
+"""The classes of COCO in the order of their official ids 1..90, of which ten are not given: ids 1..80 here."""
+
+ANNOTATIONS = "annotations"
+MASKS = "SegmentationClass"
+
+OFFICIAL_COUNTS = {"train2014": 82_081, "val2014": 40_137}
+"""Photographs with an annotated class, of 82,783 and 40,504; as the lists that published figures are of."""
+
+
+def annotation_files(root: Path) -> dict[str, Path]:
+    """The files ROOT/annotations/instances_SPLIT.json by split, sorted."""
+    names = sorted(FolderIndex().names(root / ANNOTATIONS))
+    found = (re.fullmatch(r"instances_(.+)\.json", name) for name in names)
+    return {match[1]: root / ANNOTATIONS / match[0] for match in found if match}
+
+
+def read_coco(settings: DataSettings, root: Path, split: str | None) -> Listing:
+    """The photographs of a split of a COCO root that hold an annotated class.
+
+    Tags are the categories of all annotations, crowds too, unless ``settings.tags`` gives them; the key of that table
+    is ``ID.jpg`` or ``ID``, and a photograph that it names is kept without an annotation, too.
+
+    Args:
+        settings: the tags table and the folder of masks that override the root's own; what becomes of crowds.
+        root: the folder with annotations/.
+        split: ``train2014``, or without the year where there is one only. None: all splits.
+    """
+    folder = settings.masks or root / MASKS
+    listing = Listing("coco", root, official=True, mask_folders=(folder,))
+    files = annotation_files(root)
+    wanted = _wanted(files, split)
+    if isinstance(wanted, Problem):
+        listing.problems.append(wanted)
+        return listing
+    indexes = {}
+    for name, path in files.items():
+        indexes[name], reason = read_index(path, _subject(name), folder)
+        if reason is not None:
+            note = f"the index of {_subject(name)} cannot be kept in {folder} ({reason}), so each command reads it all"
+            listing.notes.append(note)
+    listing.splits = {name: int(index.tags.any(1).sum()) for name, index in indexes.items()}
+    listing.names = next((indexes[name].classes for name in wanted if indexes[name].classes), ())
+    tags = _table(settings, listing)
+    sizes: dict[str, tuple[int, int]] = {}
+    for name in wanted:
+        listing.problems += [*indexes[name].problems, *_split_problems(name, indexes)]
+        listing.entries += _entries(listing, name, indexes[name], tags, sizes)
+    sources = {files[name]: indexes[name].digest for name in wanted}
+    listing.painting = Painting(folder, settings.crowd, sources, sizes)
+    return listing
+
+
+def _subject(split: str) -> str:
+    return f"{ANNOTATIONS}/instances_{split}.json"
+
+
+def _wanted(files: dict[str, Path], split: str | None) -> list[str] | Problem:
+    """The splits that are meant: of a name without its year, the one that there is."""
+    if not files:
+        message = "a COCO root needs a file instances_SPLIT.json here; data.root should be the folder above"
+        return error("bad-root", ANNOTATIONS, message)
+    if split is None or split in files:
+        return list(files) if split is None else [split]
+    years = [name for name in files if re.fullmatch(rf"{re.escape(split)}\d{{4}}", name)]
+    if len(years) == 1:
+        return years
+    known = f"there are {first_five(years)}, name one" if years else f"there are {first_five(files)}"
+    message = f"there is no instances_{split}.json, {known}{did_you_mean(split, files) if not years else ''}"
+    return error("bad-split", ANNOTATIONS, message)
+
+
+def _table(settings: DataSettings, listing: Listing) -> TableTags | None:
+    """The tags table, if one is given; None, too, where its own problems say everything."""
+    if settings.tags is None:
+        return None
+    table = read_table(settings.tags, listing.shown(settings.tags))
+    tags = TableTags(table)
+    listing.problems += table.problems
+    return tags if table.rows or not table.problems else None
+
+
+def _entries(
+    listing: Listing, split: str, index: Index, table: TableTags | None, sizes: dict[str, tuple[int, int]]
+) -> Iterator[Entry]:
+    """The photographs of a split with their tags; those without any annotated class are left out."""
+    for number, name, size, row in zip(index.numbers, index.names, index.sizes.tolist(), index.tags, strict=True):
+        photo_id = image_id(name)
+        tags: tuple[str, ...] | None = tuple(index.classes[column] for column in np.flatnonzero(row))
+        if table is not None and (tags or photo_id in table.lines):
+            given = table(photo_id, name)
+            if isinstance(given, Problem):
+                listing.problems.append(given)
+            tags = None if isinstance(given, Problem) else given
+        elif not tags:
+            continue
+        sizes[photo_id] = (size[0], size[1])
+        yield Entry(photo_id, listing.root / split / name, tags, f"{_subject(split)} image {number}")
+
+
+def _split_problems(split: str, indexes: dict[str, Index]) -> Iterator[Problem]:
+    """What is wrong with a split beside the others, and what is not as in COCO's own file."""
+    subject, index = _subject(split), indexes[split]
+    for other, beside in indexes.items():
+        if other == split:
+            continue
+        if index.classes and beside.classes and index.classes != beside.classes:
+            differing = sorted(set(index.classes) ^ set(beside.classes)) or index.classes
+            message = f"its categories are not those of {_subject(other)}: {first_five(differing)}"
+            yield error("bad-classes", subject, f"{message}; every split should have the same list")
+        both = sorted(set(index.names) & set(beside.names))
+        if both:
+            message = f"photographs of the same name are in {_subject(other)} ({len(both)}): {first_five(both)}"
+            yield error("duplicate-id", subject, f"{message}; they would share a mask, rename them")
+    if split in OFFICIAL_COUNTS and index.classes:
+        count, official = int(index.tags.any(1).sum()), OFFICIAL_COUNTS[split]
+        if count != official:
+            message = f"{count:,} photographs hold an annotated class, in COCO's own file {official:,}"
+            yield warning("unlike-coco", subject, f"{message}; figures cannot be compared with published ones")
+        if index.classes != COCO_CLASSES:
+            message = f"its {len(index.classes)} categories are not COCO's 80, though the file is named like COCO's"
+            yield warning("unlike-coco", subject, f"{message}; name it instances_SPLIT.json with a split of your own")

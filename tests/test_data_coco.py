@@ -1,0 +1,598 @@
+"""COCO roots: ids, tags, painted masks beside pycocotools' own, the index, and everything that can be broken."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from PIL import Image
+from pycocotools import mask as coco_masks
+from pycocotools.coco import COCO
+from rich.console import Console
+
+from run_tiny import figures, words
+from tag2mask.cli import main
+from tag2mask.data import instances
+from tag2mask.data.check import check
+from tag2mask.data.coco import COCO_CLASSES
+from tag2mask.data.images import read_image, read_mask, write_mask
+from tag2mask.data.instances import Instance
+from tag2mask.data.painting import paint
+from tag2mask.data.photos import PhotoSet, open_photos, survey
+from tag2mask.data.problems import Problem
+from tag2mask.data.segmentations import segmentation_fault, to_runs
+from tag2mask.data.settings import Crowd, DataSettings
+from tag2mask.errors import UsageError
+from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.truth import with_truth
+from test_data_check import photograph
+from test_segment_stages import SEGMENT
+
+GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+SIZE = (48, 64)  # of the photographs here
+
+
+def square(top: int, left: int, side: int) -> list[list[float]]:
+    bottom, right = top + side, left + side
+    return [[left, top, right, top, right, bottom, left, bottom]]
+
+
+def annotation(number: int, image: int, category: int, segmentation: Any, crowd: int = 0) -> dict[str, Any]:
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": category,
+        "iscrowd": crowd,
+        "segmentation": segmentation,
+    }
+
+
+def crowd_runs() -> dict[str, Any]:
+    """The left half of a photograph as counts: columns follow one another."""
+    return {"size": list(SIZE), "counts": [0, 48 * 32, 48 * 32]}
+
+
+def document() -> dict[str, Any]:
+    """Three photographs: a dog on a cat, a crowd of cats under a dog, and nothing."""
+    return {
+        "images": [
+            {"id": number, "file_name": f"p{number}.jpg", "height": SIZE[0], "width": SIZE[1]} for number in (3, 7, 9)
+        ],
+        "categories": [{"id": 40, "name": "dog"}, {"id": 5, "name": "cat"}],
+        "annotations": [
+            annotation(11, 3, 40, square(4, 4, 8)),
+            annotation(12, 3, 5, square(2, 2, 20)),
+            annotation(13, 7, 40, square(10, 20, 20)),
+            annotation(14, 7, 5, crowd_runs(), crowd=1),
+        ],
+    }
+
+
+def write(root: Path, content: dict[str, Any] | bytes, split: str = "train2024") -> Path:
+    path = root / "annotations" / f"instances_{split}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    return root
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for number in (3, 7, 9):
+        photograph(tmp_path / "coco" / "train2024" / f"p{number}.jpg")
+    return write(tmp_path / "coco", document())
+
+
+@pytest.fixture(scope="module")
+def mini(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real sample, in a folder that can be written to."""
+    if not (real_data / "data" / "coco-mini").is_dir():
+        pytest.skip("TAG2MASK_DATA has no data/coco-mini")
+    folder = tmp_path_factory.mktemp("coco") / "mini"
+    shutil.copytree(real_data / "data" / "coco-mini", folder, copy_function=shutil.copyfile)
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o755)
+    return folder
+
+
+def painted(settings: DataSettings, split: str | None = None, workers: int = 0) -> PhotoSet:
+    config = Config(data=settings, workers=workers)
+    return with_truth(config, open_photos(settings, split=split), Console(quiet=True))
+
+
+def mask_of(settings: DataSettings, photo_id: str) -> np.ndarray:
+    return read_mask(painted(settings).by_id(photo_id).mask or Path())
+
+
+def failure(settings: DataSettings, split: str | None = None) -> str:
+    with pytest.raises(UsageError) as caught:
+        open_photos(settings, split=split)
+    return str(caught.value)
+
+
+def problems(root: Path, **options: Any) -> dict[str, list[Problem]]:
+    found: dict[str, list[Problem]] = {}
+    for problem in survey(DataSettings(root=root, **options)).problems:
+        found.setdefault(problem.kind, []).append(problem)
+    return found
+
+
+# Ids, splits and tags
+
+
+def test_ids_are_ranks_of_the_sorted_official_ones_whatever_their_order(root: Path) -> None:
+    photos = open_photos(DataSettings(root=root))
+    assert photos.classes == ("cat", "dog")
+    assert [(photo.id, photo.tags, photo.mask) for photo in photos.photos] == [
+        ("p3", (1, 2), None),
+        ("p7", (1, 2), None),
+    ]
+    turned = document()
+    turned["categories"].reverse()
+    write(root, turned)
+    assert open_photos(DataSettings(root=root)).photos == photos.photos
+
+
+def test_the_official_classes_have_ids_1_to_80(root: Path) -> None:
+    official = [number for number in range(1, 91) if number not in GAPS]
+    content = document()
+    content["categories"] = [{"id": number, "name": name} for number, name in zip(official, COCO_CLASSES, strict=True)]
+    content["annotations"] = [annotation(1, 3, 90, square(0, 0, 9)), annotation(2, 3, 13, square(0, 0, 5))]
+    write(root, content)
+    photos = open_photos(DataSettings(root=root))
+    assert photos.classes == COCO_CLASSES
+    assert photos.photos[0].tags == (12, 80)
+    assert [photos.classes[number - 1] for number in (1, 12, 80)] == ["person", "stop sign", "toothbrush"]
+
+
+def test_splits_with_and_without_their_year(root: Path) -> None:
+    other = document()
+    other["images"] = [{"id": 1, "file_name": "v1.jpg", "height": 48, "width": 64}]
+    other["annotations"] = [annotation(1, 1, 5, square(0, 0, 9))]
+    write(root, other, "val2024")
+    photograph(root / "val2024" / "v1.jpg")
+    settings = DataSettings(root=root)
+    ids = {split: [photo.id for photo in open_photos(settings, split=split).photos] for split in ("train", "val2024")}
+    assert ids == {"train": ["p3", "p7"], "val2024": ["v1"]}
+    assert [photo.id for photo in open_photos(settings).photos] == ["p3", "p7", "v1"]
+    assert survey(settings, split="val").listing.splits == {"train2024": 2, "val2024": 1}
+    assert "there is no instances_trian.json, there are train2024, val2024" in failure(settings, "trian")
+    write(root, document(), "train2017")
+    assert "there is no instances_train.json, there are train2017, train2024, name one" in failure(settings, "train")
+    message = failure(settings, "train2017")
+    assert "photographs of the same name are in annotations/instances_train2024.json (3): p3.jpg, p7.jpg" in message
+    assert "a COCO root needs a file instances_SPLIT.json" in failure(DataSettings(kind="coco", root=root / "val2024"))
+    assert "data.root is missing" in failure(DataSettings(kind="coco", tags=root / "tags.csv"))
+
+
+def test_a_tags_table_overrides_the_annotations(root: Path) -> None:
+    settings = DataSettings(root=root, tags=root / "ours.csv")
+    (root / "ours.csv").write_text("image,tags\np3,dog\ntrain2024/p7.jpg,\np9.jpg,cat\n")
+    tags = {photo.id: photo.tags for photo in open_photos(settings).photos}
+    assert tags == {"p3": (2,), "p7": (), "p9": (1,)}
+    (root / "ours.csv").write_text("image,tags\np3.jpg,cow\n")
+    message = failure(settings)
+    assert "the tag `cow` is not in the class list" in message
+    assert "ours.csv: p7 has no line; add `p7.jpg,TAGS`" in message
+    (root / "ours.csv").write_text("")
+    assert failure(settings).count("\n") == 1
+
+
+def test_lists_of_classes_must_agree(root: Path) -> None:
+    other = document()
+    other["images"] = other["annotations"] = []
+    other["categories"][0]["name"] = "wolf"
+    write(root, other, "val2024")
+    message = failure(DataSettings(root=root), "train")
+    assert "its categories are not those of annotations/instances_val2024.json: dog, wolf" in message
+
+
+def test_a_missing_photograph_is_named_with_its_place(root: Path) -> None:
+    (root / "train2024" / "p7.jpg").unlink()
+    assert (
+        "annotations/instances_train2024.json image 7: the image train2024/p7.jpg does not exist; add the photograph"
+        in failure(DataSettings(root=root))
+    )
+
+
+def test_what_is_named_like_cocos_own_file_is_compared_with_it(root: Path) -> None:
+    assert "unlike-coco" not in problems(root)
+    (root / "annotations/instances_train2024.json").rename(root / "annotations/instances_train2014.json")
+    (root / "train2024").rename(root / "train2014")
+    count, names = problems(root)["unlike-coco"]
+    assert count.level == names.level == "warning"
+    assert "2 photographs hold an annotated class, in COCO's own file 82,081" in count.message
+    assert "its 2 categories are not COCO's 80" in names.message
+
+
+# Painting
+
+
+@pytest.mark.parametrize(("crowd", "left"), [("ignore", 255), ("paint", 1), ("skip", 0)])
+def test_small_lies_on_large_and_both_on_crowds(root: Path, crowd: Crowd, left: int) -> None:
+    settings = DataSettings(root=root, crowd=crowd)
+    expected = np.zeros(SIZE, dtype=np.uint8)
+    expected[2:22, 2:22] = 1
+    expected[4:12, 4:12] = 2
+    assert (mask_of(settings, "p3") == expected).all()
+    expected = np.zeros(SIZE, dtype=np.uint8)
+    expected[:, :32] = left
+    expected[10:30, 20:40] = 2
+    assert (mask_of(settings, "p7") == expected).all()
+
+
+@given(st.permutations(range(4)))
+def test_the_order_in_the_file_does_not_matter(order: list[int]) -> None:
+    shapes = [square(2, 2, 9), square(5, 5, 9), square(8, 8, 9), square(0, 0, 30)]
+    found = [Instance(number, number, False, shape) for number, shape in enumerate(shapes)]
+    ids = {number: number + 1 for number in range(4)}
+    mask = paint(SIZE, [found[place] for place in order], ids, "ignore")
+    assert [mask[3, 3], mask[6, 6], mask[9, 9], mask[20, 20]] == [1, 2, 3, 4]  # of equal ones the last id is on top
+
+
+def test_classes_of_the_users_order_are_painted_so(root: Path, tmp_path: Path) -> None:
+    settings = DataSettings(root=root, classes="zebra,dog,cat", masks=tmp_path / "masks")
+    assert sorted(np.unique(mask_of(settings, "p3"))) == [0, 2, 3]
+    settings = DataSettings(root=root, masks=tmp_path / "masks")
+    assert "painted.json: the masks here were painted of other classes; name another folder" in failure(settings)
+
+
+def test_only_what_is_missing_is_painted_and_settings_never_mix(root: Path) -> None:
+    settings = DataSettings(root=root)
+    open_photos(settings)
+    folder = root / "SegmentationClass"
+    assert not list(folder.glob("*.png")) and not (folder / "painted.json").exists()
+    painted(settings)
+    before = (folder / "p7.png").read_bytes()
+    write_mask(folder / "p3.png", np.zeros(SIZE, dtype=np.uint8))
+    (folder / "p7.png").unlink()
+    photos = painted(settings)
+    assert all(photo.mask and photo.mask.is_file() for photo in photos.photos)
+    assert not read_mask(folder / "p3.png").any()
+    assert (folder / "p7.png").read_bytes() == before
+    message = failure(DataSettings(root=root, crowd="skip"))
+    assert "painted.json: the masks here were painted with data.crowd ignore; name another folder" in message
+    content = document()
+    content["annotations"].pop()
+    write(root, content)
+    assert "the masks here were painted from another instances_train2024.json" in failure(settings)
+    for text in ("[]", "{", "{}"):
+        (folder / "painted.json").write_text(text)
+        assert "delete the folder, and they are painted anew" in failure(settings)
+
+
+def test_masks_from_elsewhere_are_used_whole_or_not_at_all(root: Path) -> None:
+    settings = DataSettings(root=root, masks=root / "theirs")
+    write_mask(root / "theirs" / "p3.png", np.full(SIZE, 2, dtype=np.uint8))
+    with pytest.raises(UsageError, match="theirs holds masks that were not painted here, and lacks 1 of those"):
+        painted(settings)
+    write_mask(root / "theirs" / "p7.png", np.full(SIZE, 2, dtype=np.uint8))
+    assert len(painted(settings)) == 2
+    assert not (root / "theirs" / "painted.json").exists()
+
+
+def test_a_mask_above_the_pixel_limit_is_refused(root: Path) -> None:
+    with pytest.raises(UsageError, match=r"2 masks would have more than data\.pixel_limit = 1,000 pixels: p3, p7"):
+        painted(DataSettings(root=root, pixel_limit=1000))
+
+
+def slow_mask(coco: COCO, image: dict[str, Any], crowd: Crowd) -> np.ndarray:
+    """The rule, pixel by pixel mask of pycocotools' own API."""
+    found = [(each, coco.annToMask(each) > 0) for each in coco.imgToAnns[image["id"]]]
+    ranks = {number: rank for rank, number in enumerate(sorted(coco.cats), 1)}
+    mask = np.zeros((image["height"], image["width"]), dtype=np.uint8)
+    for crowds in (1, 0):
+        layer = [(-int(inside.sum()), each["id"], each, inside) for each, inside in found if each["iscrowd"] == crowds]
+        for *_, each, inside in sorted(layer, key=lambda item: item[:2]):
+            if crowds and crowd == "skip":
+                continue
+            mask[inside] = 255 if crowds and crowd == "ignore" else ranks[each["category_id"]]
+    return mask
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_real_masks_are_those_of_pycocotools(mini: Path, split: str, tmp_path: Path) -> None:
+    coco = COCO(mini / f"annotations/instances_{split}2014.json")
+    for crowd in ("ignore", "skip"):
+        photos = painted(DataSettings(root=mini, crowd=crowd, masks=tmp_path / crowd), split)
+        assert (photos.classes, len(photos)) == (COCO_CLASSES, {"train": 65, "val": 133}[split])
+        for photo in photos.photos:
+            image = coco.imgs[int(photo.id.rpartition("_")[2])]
+            mask = read_mask(photo.mask or Path(), size=(image["height"], image["width"]), classes=80)
+            assert (mask == slow_mask(coco, image, crowd)).all(), photo.id
+            ids = {each["category_id"] for each in coco.imgToAnns[image["id"]]}
+            assert [coco.cats[number]["name"] for number in sorted(ids)] == [
+                COCO_CLASSES[tag - 1] for tag in photo.tags
+            ]
+
+
+def test_polygons_are_painted_as_pycocotools_does(root: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    content = document()
+    content["annotations"] = [
+        annotation(number, 3 if number % 2 else 7, 5 if number % 3 else 40, polygons)
+        for number in range(12)
+        if (polygons := [list(random.uniform(-3, 60, 2 * corners)) for corners in random.integers(3, 7, 2)])
+    ]
+    write(root, content)
+    coco = COCO(root / "annotations/instances_train2024.json")
+    for photo in painted(DataSettings(root=root)).photos:
+        assert (read_mask(photo.mask or Path()) == slow_mask(coco, coco.imgs[int(photo.id[1:])], "ignore")).all()
+
+
+@pytest.mark.data
+def test_two_processes_paint_the_same_bytes_as_one(mini: Path, tmp_path: Path) -> None:
+    masks = [
+        {
+            photo.id: photo.mask.read_bytes()
+            for photo in painted(DataSettings(root=mini, masks=tmp_path / str(workers)), "train", workers).photos
+            if photo.mask
+        }
+        for workers in (1, 2)
+    ]
+    assert len(masks[0]) == 65
+    assert masks[0] == masks[1]
+
+
+@pytest.mark.data
+def test_real_grey_photographs_are_read_like_the_others(mini: Path) -> None:
+    grey = [path for path in mini.glob("*2014/*.jpg") if Image.open(path).mode == "L"]
+    assert len(grey) == 2
+    for path in grey:
+        image = read_image(path)
+        assert image.ndim == 3 and (image == image[..., :1]).all()
+
+
+@given(arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 1)))
+def test_run_lengths_must_fill_their_image(mask: np.ndarray) -> None:
+    runs = coco_masks.encode(np.asfortranarray(mask))
+    text = {"size": list(mask.shape), "counts": runs["counts"].decode()}
+    assert segmentation_fault(text, mask.shape) is None
+    assert (coco_masks.decode(to_runs(text, mask.shape)) == mask).all()
+    assert "of the size" in (segmentation_fault(text, (mask.shape[0] + 1, mask.shape[1])) or "")
+    cut = {**text, "counts": text["counts"][:-1]}
+    assert segmentation_fault(cut, mask.shape) is not None
+
+
+# The index
+
+
+def test_the_index_saves_reading_until_the_file_changes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Path] = []
+    read = instances.read_annotations
+    monkeypatch.setattr(instances, "read_annotations", lambda path, subject: reads.append(path) or read(path, subject))
+    content = document()
+    content["annotations"].append(annotation(15, 9, 40, []))
+    write(root, content)
+    first = survey(DataSettings(root=root))
+    again = survey(DataSettings(root=root, tags=None))
+    assert len(reads) == 1
+    assert (again.photos, again.listing, again.problems) == (first.photos, first.listing, first.problems)
+    assert [problem.kind for problem in first.problems] == ["bad-annotation"]  # a warning is kept
+    index = root / "SegmentationClass" / "instances_train2024.npz"
+    with np.load(index, allow_pickle=False) as stored:
+        assert stored["numbers"].tolist() == [3, 7, 9]
+    content["annotations"].pop()
+    write(root, content)
+    assert [photo.id for photo in open_photos(DataSettings(root=root)).photos] == ["p3", "p7"]
+    path = root / "annotations/instances_train2024.json"
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1))
+    open_photos(DataSettings(root=root))
+    assert len(reads) == 3
+    for damaged in (b"", index.read_bytes()[:200], b"nothing"):
+        index.write_bytes(damaged)
+        assert len(open_photos(DataSettings(root=root))) == 2
+    open_photos(DataSettings(root=root))
+    assert len(reads) == 6
+
+
+def test_without_a_place_for_the_index_the_check_notes_it_and_all_goes_on(root: Path) -> None:
+    (root / "SegmentationClass").touch()  # not a folder
+    assert len(open_photos(DataSettings(root=root))) == 2
+    report = check(DataSettings(root=root))
+    assert report.sound
+    assert "the index of annotations/instances_train2024.json cannot be kept in" in report.notes[0]
+    assert report.notes[0] in report.render()
+
+
+# The check and the command line
+
+
+def test_the_check_counts_masks_and_finds_photographs_of_another_size(root: Path) -> None:
+    report = check(DataSettings(root=root))
+    assert (report.sound, report.kind, report.images, report.masks) == (True, "coco", 2, 0)
+    assert report.notes == (
+        "masks to be painted from the annotations when they are first needed: 2, into SegmentationClass",
+    )
+    photograph(root / "train2024" / "p3.jpg", 40, 64)
+    (problem,) = check(DataSettings(root=root)).errors
+    assert str(problem).startswith("train2024/p3.jpg: the photograph is 64 × 40 pixels, its annotation 64 × 48")
+    painted(DataSettings(root=root))
+    report = check(DataSettings(root=root))
+    assert [problem.kind for problem in report.errors] == ["mask-size"]
+    assert (report.masks, report.notes) == (2, ())
+
+
+def test_broken_annotations_do_not_hide_broken_photographs(root: Path) -> None:
+    painted(DataSettings(root=root))
+    write(root, b"{")
+    (root / "train2024" / "p9.jpg").write_bytes(b"")
+    report = check(DataSettings(root=root))
+    assert [problem.kind for problem in report.errors] == ["bad-annotation", "empty-image"]
+    assert report.images == 3  # masks are none
+
+
+def test_a_dry_run_paints_nothing_and_evaluate_does(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--data.root", str(root), "--workers", "0"]
+    assert main(["evaluate", "--out", str(tmp_path / "run"), *data, "--dry-run"]) == 0
+    assert "on all (0 with truth, 2 to paint)" in capsys.readouterr().out
+    folder = root / "SegmentationClass"
+    assert not list(folder.glob("*.png"))
+    painted(DataSettings(root=root, masks=tmp_path / "same"))
+    shutil.rmtree(folder)
+    assert main(["evaluate", str(tmp_path / "same"), *data, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["miou"] == 1
+    assert {path.name for path in folder.iterdir()} == {
+        "p3.png",
+        "p7.png",
+        "painted.json",
+        "instances_train2024.npz",
+    }
+
+
+def test_a_run_from_the_annotations_to_the_page_paints_as_it_goes(root: Path, tmp_path: Path) -> None:
+    out, changes = tmp_path / "run", {"segment__labels": "truth", "segment__validate_every": "3"}
+    settings = ["--data.root", str(root), "--data.split", "train", "--data.masks", str(tmp_path / "masks")]
+    changed = {**SEGMENT, **changes, "evaluate__splits": "train", "train__batch_size": "2", "segment__batch_size": "2"}
+    command = words("run", root, out, **changed)
+    assert main([*command, *settings]) == 0
+    assert {path.stem for path in (tmp_path / "masks").glob("*.png")} == {"p3", "p7"}
+    measured = figures(out)
+    assert measured["cams"]["train"]["pot"]["images"] == measured["segment"]["train"]["predictions"]["images"] == 2
+    assert (out / "report.html").stat().st_size > 10_000
+
+
+# What can be broken
+
+
+def set_in(*place: Any, value: Any) -> Callable[[dict[str, Any]], None]:
+    """Sets what lies at a place of the document; None deletes it."""
+
+    def change(content: Any) -> None:
+        *way, last = place
+        for step in way:
+            content = content[step]
+        if value is None:
+            del content[last]
+        else:
+            content[last] = value
+
+    return change
+
+
+def shape(value: Any) -> Callable[[dict[str, Any]], None]:
+    return set_in("annotations", 0, "segmentation", value=value)
+
+
+BROKEN = [
+    (set_in("images", value=None), "bad-annotation", "the list `images` is missing; download or export the file again"),
+    (set_in("annotations", value={}), "bad-annotation", "the list `annotations` is missing"),
+    (set_in("categories", value=None), "bad-annotation", "the list `categories` is missing"),
+    (
+        set_in("images", 1, value=4),
+        "bad-annotation",
+        "json images item 2: `id`, `file_name`, `height`, `width` is missing",
+    ),
+    (
+        set_in("images", 1, "height", value="48"),
+        "bad-annotation",
+        "images item 2: `height` is missing or of another kind",
+    ),
+    (set_in("images", 1, "id", value=2**70), "bad-annotation", "images item 2: `id` is missing or of another kind"),
+    (
+        set_in("images", 1, "width", value=0),
+        "bad-annotation",
+        "p7.jpg is said to be 0 × 48 pixels; a side should have 1",
+    ),
+    (set_in("images", 1, "id", value=3), "duplicate-id", "images item 2: the id 3 is listed twice"),
+    (set_in("images", 1, "file_name", value="p3.jpg"), "duplicate-id", "images item 2: p3.jpg is listed twice"),
+    (set_in("images", 1, "file_name", value="a/p7.jpg"), "bad-annotation", "file_name `a/p7.jpg` names a folder"),
+    (
+        set_in("images", 1, "file_name", value="../p7.jpg"),
+        "outside-root",
+        "file_name `../p7.jpg` may lie outside the root",
+    ),
+    (set_in("images", 1, "file_name", value="a\\..\\p.jpg"), "outside-root", "may lie outside the root"),
+    (set_in("images", 1, "file_name", value="/etc/p7.jpg"), "outside-root", "file_name `/etc/p7.jpg` may lie outside"),
+    (set_in("images", 1, "file_name", value=""), "outside-root", "it should be the plain name of a file"),
+    (set_in("categories", 1, "id", value=40), "bad-classes", "categories item 2: two categories have the id 40"),
+    (
+        set_in("categories", 1, "name", value="dog"),
+        "bad-classes",
+        "categories item 2: two categories have the name `dog`",
+    ),
+    (set_in("categories", 1, "name", value=" "), "bad-classes", "the category 5 has no name that can be shown"),
+    (set_in("categories", 1, "name", value="background"), "bad-classes", "background has id 0 by itself"),
+    (
+        set_in("annotations", 0, "image_id", value=4),
+        "bad-annotation",
+        "annotation 11 is of 4, which the list `images` does",
+    ),
+    (
+        set_in("annotations", 0, "category_id", value=6),
+        "bad-annotation",
+        "annotation 11 is of 6, which the list `categ",
+    ),
+    (set_in("annotations", 0, "image_id", value=None), "bad-annotation", "annotations item 1: `image_id` is missing"),
+    (
+        shape({"size": [64, 48], "counts": "0"}),
+        "bad-annotation",
+        "run lengths are of the size [64, 48], its image's is [48, 64]",
+    ),
+    (
+        shape({"size": [48, 64], "counts": [1, 2]}),
+        "bad-annotation",
+        "run lengths add up to 3 pixels, its image has 3072",
+    ),
+    (
+        shape({"size": [48, 64], "counts": "52203"}),
+        "bad-annotation",
+        "annotation 11 of p3.jpg: its run lengths add up to",
+    ),
+    (shape({"size": [48, 64], "counts": "ä"}), "bad-annotation", "its run lengths are damaged (the character 'ä'"),
+    (
+        shape({"size": [48, 64], "counts": "o"}),
+        "bad-annotation",
+        "its run lengths are damaged (the last number is cut off",
+    ),
+    (shape({"size": [48, 64], "counts": [-1, 3073]}), "bad-annotation", "should be counts of pixels, none below 0"),
+    (shape([[1, 2, 3, 4, 5]]), "bad-annotation", "should be a list x, y, x, y, … of an even number of coordinates"),
+    (shape([[1, 2, 3, 4, 5, float("nan")]]), "bad-annotation", "coordinates should be finite numbers"),
+    (shape([[1, 2, 3, 4, 5, 1e9]]), "bad-annotation", "a polygon lies far outside the image, which is 64 × 48 pixels"),
+    (shape("all"), "bad-annotation", "should be a list of polygons, or run lengths"),
+]
+
+
+@pytest.mark.parametrize(("change", "kind", "message"), BROKEN)
+def test_every_break_is_one_clear_error(
+    root: Path, change: Callable[[dict[str, Any]], None], kind: str, message: str
+) -> None:
+    content = document()
+    change(content)
+    write(root, content)
+    found = problems(root)
+    assert [problem.level for problem in found[kind]].count("error") == 1
+    assert message in str(found[kind][0])
+    assert message in failure(DataSettings(root=root))
+    assert not (root / "SegmentationClass" / "instances_train2024.npz").exists() or "background" in message
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe{", b"[1]", b"3", b"[" * 100_000])
+def test_what_is_no_json(root: Path, content: bytes) -> None:
+    write(root, content)
+    (message,) = failure(DataSettings(root=root)).splitlines()[1:]
+    assert message.strip().startswith("annotations/instances_train2024.json: the ")
+    assert "download or export the file again" in message
+    write(root, document(), "val2024")
+    assert "instances_train2024" not in failure(DataSettings(root=root), "val")  # its images are missing, no more
+
+
+@pytest.mark.parametrize("segmentation", [None, [], {}, [[1, 2, 3, 4]], [[]]])
+def test_empty_segmentations_are_tags_and_paint_nothing(root: Path, segmentation: Any) -> None:
+    content = document()
+    content["annotations"].append(annotation(15, 9, 40, segmentation))
+    write(root, content)
+    (warning,) = problems(root)["bad-annotation"]
+    assert warning.level == "warning"
+    assert "an empty segmentation, or a polygon of fewer than 3 points (1): 15; they count as tags" in warning.message
+    assert open_photos(DataSettings(root=root)).by_id("p9").tags == (2,)
+    assert not mask_of(DataSettings(root=root), "p9").any()
