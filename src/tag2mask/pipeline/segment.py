@@ -134,21 +134,26 @@ def _labelled(config: Config, run: RunFolder, photos: PhotoSet, console: Console
     Raises:
         UsageError: there is none.
     """
-    if config.segment.labels == "truth":
-        found = with_truth(config, photos, console)
-        if not found.photos:
-            raise UsageError(
-                "segment.labels truth needs ground truth, and no photograph has any; --data.masks names it"
-            )
-        return found
-    found = replace(
-        photos, photos=tuple(photo for photo in photos.photos if (run / MASKS / f"{photo.id}.png").is_file())
-    )
+    if config.segment.labels == "masks":
+        return _masked(run, photos)
+    found = with_truth(config, photos, console)
     if not found.photos:
+        raise UsageError("segment.labels truth needs ground truth, and no photograph has any; --data.masks names it")
+    return found
+
+
+def _masked(run: RunFolder, photos: PhotoSet) -> PhotoSet:
+    """The photographs that the run has a mask of.
+
+    Raises:
+        UsageError: there is none.
+    """
+    there = tuple(photo for photo in photos.photos if (run / MASKS / f"{photo.id}.png").is_file())
+    if not there:
         raise UsageError(
             f"{run / MASKS} holds no mask of these photographs; run `tag2mask refine` with the same --out first"
         )
-    return found
+    return replace(photos, photos=there)
 
 
 def check_labels(config: Config, run: RunFolder, photos: PhotoSet, *, refines: bool) -> None:
@@ -163,8 +168,10 @@ def check_labels(config: Config, run: RunFolder, photos: PhotoSet, *, refines: b
     Raises:
         UsageError: labels or their weights are missing, or will be.
     """
-    if not refines or config.segment.labels == "truth":
-        _weights(config, run, _labelled(config, run, photos))
+    if config.segment.labels == "truth":
+        return
+    if not refines:
+        _weights(config, run, _masked(run, photos))
     elif config.segment.label_weights == "confidence" and not config.refine.keep_confidence:
         raise UsageError("segment.label_weights confidence needs --refine.keep_confidence true")
 
