@@ -3,10 +3,14 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 from tag2mask.scenes import SceneSettings, write_scenes
+
+hypothesis.settings.register_profile("any speed", deadline=None)  # a busy machine is no fault
+hypothesis.settings.load_profile("any speed")
 
 
 @pytest.fixture(scope="session")

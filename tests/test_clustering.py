@@ -204,7 +204,7 @@ def test_a_cluster_without_points_waits_for_them_where_it_started() -> None:
 masks = st.lists(st.booleans(), min_size=12, max_size=12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(mask=masks, seed=st.integers(0, 1000), clusters=st.integers(1, 4), garbage=st.sampled_from([0.0, -5.0, 1e6]))
 def test_masked_points_never_matter(mask: list[bool], seed: int, clusters: int, garbage: float) -> None:
     points, chosen = directions(seed, 1, 12, 4), torch.tensor([mask])

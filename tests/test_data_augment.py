@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader, Sampler
@@ -58,7 +58,6 @@ GEOMETRIES = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(GEOMETRIES, st.integers(1, 50), st.integers(1, 50), st.floats(0, 1), st.floats(0, 1))
 def test_cutting_first_equals_resizing_first(
     geometry: Geometry, height: int, width: int, down: float, across: float
@@ -84,7 +83,6 @@ def test_cutting_first_equals_resizing_first(
     assert np.abs(view.cams[0].numpy() - cut_slowly(cam, geometry, Image.Resampling.BILINEAR, 0)).max() < 1e-4
 
 
-@settings(deadline=None)
 @given(
     st.tuples(st.integers(20, 90), st.integers(20, 90)),
     st.sampled_from(["scale", "squash"]),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, features
 
@@ -225,7 +225,6 @@ def test_cut_off_file_is_damaged(tmp_path: Path, suffix: str) -> None:
     assert caught.value.kind == "damaged-image"
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_no_damage_raises_anything_else(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     suffixes = [name for name in ("jpg", "png", "gif", "webp", "tif") if name != "webp" or features.check("webp")]

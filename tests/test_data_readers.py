@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tag2mask.data.classes import nearest_name, read_classes, similar_names
@@ -167,7 +167,6 @@ def test_absolute_path_inside_the_root_is_relative(tmp_path: Path) -> None:
     assert open_photos(DataSettings(root=tmp_path)).photos[0].id == "in/a"
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(["a", "..", ".", "b.jpg", ""]), min_size=1, max_size=6).map("/".join))
 def test_no_path_escapes(name: str) -> None:
     inside = path_inside(name, "/data/root")
@@ -190,7 +189,6 @@ WORDS = st.text(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(WORDS, st.lists(WORDS, max_size=4, unique=True)), max_size=6), st.booleans())
 def test_any_table_that_csv_writes_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, list[str]]], ones: bool

@@ -11,7 +11,7 @@ from tag2mask.networks.grids import ceil_grid, reduce_valid, to_grid
 SIDES = st.integers(1, 40)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(height=SIDES, width=SIDES, stride=st.sampled_from([1, 2, 4, 7, 16]), seed=st.integers(0, 99))
 def test_reduce_valid_against_a_loop(height: int, width: int, stride: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

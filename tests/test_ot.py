@@ -157,7 +157,7 @@ sizes = st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 6))
 rhos = st.sampled_from([None, 0.1, 1.0, (0.3, None), (0.2, 0.4)])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), size=sizes, epsilon=st.floats(0.1, 1), rho=rhos)
 def test_optimality(seed: int, size: tuple[int, int, int], epsilon: float, rho: Relaxation | None) -> None:
     cost, a, b = random_batch(seed, *size)
@@ -175,7 +175,7 @@ def test_optimality(seed: int, size: tuple[int, int, int], epsilon: float, rho: 
         torch.testing.assert_close(marginal, target * factor, rtol=1e-5, atol=1e-9)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), size=sizes, rho=rhos)
 def test_permutations_and_scale(seed: int, size: tuple[int, int, int], rho: Relaxation | None) -> None:
     cost, a, b = random_batch(seed, *size)
@@ -191,7 +191,7 @@ def test_permutations_and_scale(seed: int, size: tuple[int, int, int], rho: Rela
         torch.testing.assert_close(sinkhorn(cost + 3, a, b, epsilon=0.3, iterations=30).plan, plan, rtol=1e-9, atol=0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), size=sizes, rho=rhos, garbage=st.sampled_from([0.0, -3.0, 50.0, 1e4, -1e4]))
 def test_padding_does_not_matter(seed: int, size: tuple[int, int, int], rho: Relaxation | None, garbage: float) -> None:
     cost, a, b = random_batch(seed, *size)

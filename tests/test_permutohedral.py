@@ -42,7 +42,7 @@ def test_the_kernel_of_one_point_falls_as_the_gaussian_does() -> None:
     assert torch.allclose(found / found.max(), gaussian, atol=0.06)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     count=st.integers(1, 60),
     dimensions=st.integers(1, 6),
@@ -65,7 +65,7 @@ def test_weights_are_barycentric_and_members_are_corners(count: int, dimensions:
             assert before == vertices or int(neighbours[before, 1]) == vertex
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1000), dimensions=st.integers(1, 5))
 def test_order_of_points_and_a_common_shift_by_whole_cells_do_not_matter(seed: int, dimensions: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -46,7 +46,7 @@ def close(actual: torch.Tensor, expected: torch.Tensor, atol: float = 1e-5) -> N
 # Shapes, ranges and masses
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 10_000),
     tag_counts=st.lists(st.integers(0, 4), min_size=1, max_size=4).map(tuple),
@@ -385,7 +385,7 @@ def test_gradients_of_unused_and_empty_prototypes_are_finite() -> None:
 # Base CAMs
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), scale=st.floats(0.1, 100))
 def test_normalised_cams(seed: int, scale: float) -> None:
     generator = torch.Generator().manual_seed(seed)
