@@ -1,7 +1,7 @@
 """A folder of CAMs or of masks against the ground truth of a photo set."""
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +100,7 @@ def count_masks(
         UsageError: a mask is missing or too many, or a photograph has no ground truth.
     """
     classes = len(photos.classes) + 1
-    pairs = _pairs(folder, ".png", photos, allow_extra)
+    _require_files(folder, ".png", photos, allow_extra)
 
     def count(counts: Counts, photo: Photo, truth: np.ndarray) -> None:
         path = folder / f"{photo.id}.png"
@@ -108,7 +108,7 @@ def count_masks(
         _require_size(path, prediction.shape, truth)
         counts.confusion.update(prediction, truth)
 
-    return _count_all(pairs, lambda: Counts(classes, None), count, on_photo)
+    return _count_all(photos.photos, lambda: Counts(classes, None), count, on_photo)
 
 
 def count_cams(
@@ -125,7 +125,7 @@ def count_cams(
         UsageError: a CAM file is missing or too many, or a photograph has no ground truth.
     """
     classes = len(photos.classes) + 1
-    pairs = _pairs(folder, ".npz", photos, allow_extra)
+    _require_files(folder, ".npz", photos, allow_extra)
 
     def count(counts: Counts, photo: Photo, truth: np.ndarray) -> None:
         path = folder / f"{photo.id}.npz"
@@ -135,28 +135,26 @@ def count_cams(
             raise EvaluationError(f"{path}: ids that are no class: {first_five(wrong)}; classes are 0 to {classes - 1}")
         counts.update_cams(photo.id, cam.ids, full_resolution(cam), truth)
 
-    return _count_all(pairs, lambda: Counts(classes, thresholds), count, on_photo)
-
-
-_Pair = tuple[Photo, Path]  # a photograph and the path of its ground truth
+    return _count_all(photos.photos, lambda: Counts(classes, thresholds), count, on_photo)
 
 
 def _count_all(
-    pairs: Sequence[_Pair],
+    photos: Sequence[Photo],
     new: Callable[[], Counts],
     count: Callable[[Counts, Photo, np.ndarray], None],
     on_photo: OnPhoto | None,
 ) -> Counts:
     """Count every photograph in threads, each chunk into counts of its own; they are merged here."""
     total = new()
-    chunks = [pairs[start : start + CHUNK] for start in range(0, len(pairs), CHUNK)]
+    chunks = [photos[start : start + CHUNK] for start in range(0, len(photos), CHUNK)]
 
-    def work(chunk: Sequence[_Pair]) -> Counts:
+    def work(chunk: Sequence[Photo]) -> Counts:
         part = new()
         part.images = len(chunk)
-        for photo, truth in chunk:
+        for photo in chunk:
             try:
-                count(part, photo, read_mask(truth, classes=total.confusion.classes - 1))
+                truth = read_mask(photo.mask or Path(), classes=total.confusion.classes - 1)
+                count(part, photo, truth)
             except Tag2maskError as error:
                 part.problems.add(str(error))
         return part
@@ -165,7 +163,7 @@ def _count_all(
     for chunk, part in zip(chunks, map_ahead(work, chunks, threads=threads), strict=True):
         total.merge(part)
         if on_photo is not None:
-            for photo, _ in chunk:
+            for photo in chunk:
                 on_photo(photo.id)
     return total
 
@@ -176,35 +174,33 @@ def _check_ids(ids: Collection[int] | None, photos: PhotoSet) -> None:
         Confusion(len(photos.classes) + 1).miou(ids)
 
 
-def _pairs(folder: Path, suffix: str, photos: PhotoSet, allow_extra: bool) -> list[_Pair]:
-    """Each photograph with its ground truth, after all that can be checked before a file is read."""
+def _require_files(folder: Path, suffix: str, photos: PhotoSet, allow_extra: bool) -> None:
+    """All that can be checked before a file is read."""
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; give the one that holds ID{suffix} for each photograph")
     if not photos.photos:
         raise UsageError("there are no photographs to evaluate; check `data.split`")
-    pairs = [(photo, photo.mask) for photo in photos.photos if photo.mask is not None and photo.mask.is_file()]
-    present, wanted = _ids_in(folder, suffix), {photo.id for photo in photos.photos}
-    known = {photo.id for photo, _ in pairs}
+    lacking = [photo.id for photo in photos.photos if not (folder / f"{photo.id}{suffix}").is_file()]
+    blind = [photo.id for photo in photos.photos if photo.mask is None or not photo.mask.is_file()]
+    wanted = set() if allow_extra else {photo.id for photo in photos.photos}
+    extra = [] if allow_extra else sorted(name for name in _ids_in(folder, suffix) if name not in wanted)
     problems = [
-        (f"have no {suffix} file in {folder}", [photo.id for photo in photos.photos if photo.id not in present]),
-        (
-            "have no ground truth; name the folder of masks with `data.masks`",
-            [photo.id for photo in photos.photos if photo.id not in known],
-        ),
+        (f"have no {suffix} file in {folder}", lacking),
+        ("have no ground truth; name the folder of masks with `data.masks`", blind),
         (
             f"are in {folder} but not in this data set or split; name the split that they belong to, or remove them",
-            [] if allow_extra else sorted(present - wanted),
+            extra,
         ),
     ]
     if lines := [f"{len(names)} {what}: {first_five(names)}" for what, names in problems if names]:
         raise UsageError("the evaluation needs one file a photograph, and a truth for each:\n  " + "\n  ".join(lines))
-    return pairs
 
 
-def _ids_in(folder: Path, suffix: str) -> set[str]:
+def _ids_in(folder: Path, suffix: str) -> Iterator[str]:
     """The IDs that the files of a folder stand for."""
-    paths = (path for path in folder.rglob(f"*{suffix}") if not path.name.startswith(TEMPORARY_PREFIX))
-    return {path.relative_to(folder).as_posix().removesuffix(suffix) for path in paths}
+    for path in folder.rglob(f"*{suffix}"):
+        if not path.name.startswith(TEMPORARY_PREFIX):
+            yield path.relative_to(folder).as_posix().removesuffix(suffix)
 
 
 def _require_size(path: Path, size: tuple[int, ...], truth: np.ndarray) -> None:
