@@ -2,6 +2,8 @@
 
 import csv
 import io
+import pickle
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from tag2mask.data.classes import nearest_name, read_classes, similar_names
 from tag2mask.data.listing import walk_files
-from tag2mask.data.photos import PhotoSet, find_photos, open_photos, survey
+from tag2mask.data.photos import Photo, PhotoSet, find_photos, open_photos, survey
 from tag2mask.data.settings import AugmentSettings, DataSettings
 from tag2mask.data.table import path_inside, read_table
 from tag2mask.data.voc import VOC_CLASSES
@@ -491,3 +493,18 @@ def test_real_voc_root(real_data: Path) -> None:
     assert not {photo.id for photo in train.photos} & {photo.id for photo in val.photos}
     counts = train.tag_matrix().sum(0)
     assert [train.classes[column] for column in np.argsort(-counts)[:2]] == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("path", ["/data/pets/cat/one.jpg", "elsewhere.jpg", "cat/one/cat/one.png"])
+def test_a_photograph_keeps_its_paths_whatever_its_id(path: str) -> None:
+    photo = Photo("cat/one", Path(path), (1, 2), Path("masks/cat/one.png"))
+    assert (photo.path, photo.mask) == (Path(path), Path("masks/cat/one.png"))
+    assert pickle.loads(pickle.dumps(photo)) == photo == replace(photo) and hash(photo) == hash(replace(photo))
+    assert replace(photo, mask=None) == Photo("cat/one", Path(path), (1, 2)) != photo
+    with pytest.raises(FrozenInstanceError):
+        photo.id = "dog"  # type: ignore[misc]
+
+
+def test_photographs_of_one_folder_share_what_they_have_in_common() -> None:
+    one, other = (Photo(name, f"/data/{name}.jpg", (1,), f"/masks/{name}.png") for name in ("a/1", "a/2"))
+    assert one._image is other._image and one._truth is other._truth

@@ -97,6 +97,16 @@ def test_inference_does_not_depend_on_how_many_share_it(alone: Path, scenes: Pat
     assert "figures" not in done.stderr.partition("error")[2]
 
 
+def test_evaluate_is_shared_and_written_once(alone: Path, scenes: Path, tmp_path: Path) -> None:
+    out = Path(copytree(alone, tmp_path / "out"))
+    (out / "metrics.json").unlink()
+    done = together(3, [*words("evaluate", scenes, out, **SETTINGS), "--json"])
+    assert done.returncode == 0, done.stderr
+    assert (out / "metrics.json").read_bytes() == (alone / "metrics.json").read_bytes()
+    assert json.loads(done.stdout)["results"][0]["done"] == 10 + 10 + 10 + 4  # CAMs, masks, predictions of two splits
+    assert not (out / "evaluate").exists()
+
+
 def test_what_is_refused_is_said(scenes: Path, tmp_path: Path) -> None:
     done = together(2, words("run", scenes, tmp_path / "out", shard="1/2", **SETTINGS))
     assert done.returncode != 0

@@ -41,6 +41,12 @@ def join(device: Literal["auto", "cpu", "cuda"]) -> None:
         PartialState(cpu=resolve_device(device).type == "cpu", timeout=PATIENCE)
 
 
+def leave() -> None:
+    """Part from the other processes when all is done; one that ends without it may be aborted by its own threads."""
+    if _joined():
+        dist.destroy_process_group()
+
+
 def wait() -> None:
     """Go on when all processes have come here."""
     if _joined():

@@ -116,7 +116,7 @@ def _finish(request: Request, results: Iterable[StageResult]) -> int:
 
 def _stages(request: Request, names: Sequence[str], *then: "Stage") -> int:
     """Do some stages of a run folder, then what else was asked for."""
-    from tag2mask.distributed import is_main, join, wait
+    from tag2mask.distributed import is_main, join, leave, wait
     from tag2mask.pipeline.run import STAGE_FUNCTIONS, plan
     from tag2mask.pipeline.together import do_together, require_no_shard
 
@@ -131,7 +131,9 @@ def _stages(request: Request, names: Sequence[str], *then: "Stage") -> int:
     wait()
     config, console = request.config, errors() if is_main() else Console(quiet=True)
     work = {**{name: STAGE_FUNCTIONS[name] for name in names}, **{f"then {n}": stage for n, stage in enumerate(then)}}
-    return _finish(request, (do_together(name, stage, config, run, console) for name, stage in work.items()))
+    code = _finish(request, (do_together(name, stage, config, run, console) for name, stage in work.items()))
+    leave()
+    return code
 
 
 def _prepare(request: Request, run: RunFolder, names: Sequence[str]) -> None:

@@ -3,11 +3,11 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tag2mask.ahead import map_ahead
 from tag2mask.data.classes import similar_names
 from tag2mask.data.decoding import ImageError
 from tag2mask.data.images import read_image, read_mask
@@ -120,14 +120,15 @@ def check(settings: DataSettings, *, progress: Progress | None = None, threads: 
     photos = found.photos.photos or tuple(_photos_without_a_list(found.listing))
     counts = Counter(number for photo in found.photos.photos for number in photo.tags)
     by_name = {name: counts[number] for number, name in enumerate(found.photos.classes, 1)}
-    problems = [*found.problems, *_file_problems(found.listing, photos, settings, len(by_name), progress, threads)]
+    once = _each_once(photos, found)
+    problems = [*found.problems, *_file_problems(found.listing, once, settings, len(by_name), progress, threads)]
     problems += _overall(found, settings, by_name)
     return CheckReport(
         root=str(found.listing.root),
         kind=found.listing.kind,
         split=settings.split,
         classes=found.photos.classes,
-        images=len({photo.path for photo in photos}),
+        images=len(once),
         counts=by_name,
         untagged=sum(entry.tags == () for entry in found.listing.entries),
         masks=sum(photo.mask is not None for photo in photos),
@@ -167,17 +168,23 @@ def _file_problems(
     progress: Progress | None,
     threads: int | None,
 ) -> Iterator[Problem]:
-    """Open every image and its mask, several at once, each file once."""
+    """Open every image and its mask, several at once."""
 
     def opened(photo: Photo) -> list[Problem]:
         return list(_photo_problems(listing, photo, settings.pixel_limit, classes))
 
-    once = list({photo.path: photo for photo in photos}.values())
-    with ThreadPoolExecutor(threads or min(MOST_THREADS, os.cpu_count() or 1)) as pool:
-        for done, problems in enumerate(pool.map(opened, once), 1):
-            yield from problems
-            if progress is not None:
-                progress(done, len(once))
+    threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
+    for done, problems in enumerate(map_ahead(opened, photos, threads=threads), 1):
+        yield from problems
+        if progress is not None:
+            progress(done, len(photos))
+
+
+def _each_once(photos: tuple[Photo, ...], found: Survey) -> tuple[Photo, ...]:
+    """The photographs without those that are listed again."""
+    if not any(problem.kind == "duplicate-id" for problem in found.problems):
+        return photos
+    return tuple({photo.path: photo for photo in photos}.values())
 
 
 def _photo_problems(listing: Listing, photo: Photo, pixel_limit: int, classes: int) -> Iterator[Problem]:
@@ -230,15 +237,17 @@ def _overall(found: Survey, settings: DataSettings, counts: dict[str, int]) -> I
 
 def _unlisted(listing: Listing, masks: Path | None) -> Iterator[Problem]:
     """Images beside the listed ones that the table does not name, in one line."""
-    index = FolderIndex()
-    listed = {entry.path for entry in listing.entries}
-    folders = sorted({path.parent for path in listed} - ({masks} if masks else set()))
-    names = sorted(
-        listing.shown(folder / name)
-        for folder in folders
-        for name in index.names(folder)
-        if is_image_name(name) and folder / name not in listed
-    )
+    by_id = {entry.id: entry for entry in listing.entries}  # their paths as text would take several times as much
+    beside = []
+    for folder in {os.path.dirname(entry.file) for entry in listing.entries}:  # noqa: PTH120
+        if masks is None or Path(folder) != masks:
+            for name in FolderIndex().names(folder):
+                file = os.path.join(folder, name)  # noqa: PTH118
+                entry = by_id.get(os.path.splitext(os.path.relpath(file, listing.root))[0])  # noqa: PTH122
+                if is_image_name(name) and (entry is None or entry.file != file):
+                    beside.append(file)
+    listed = {entry.file for entry in listing.entries} if beside else set()  # two may have one ID
+    names = sorted(listing.shown(Path(file)) for file in beside if file not in listed)
     if names:
         message = f"images beside the listed ones that are not in the table ({len(names)}): {first_five(names)}"
         yield warning("unlisted-image", str(listing.root), message)

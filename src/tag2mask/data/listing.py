@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tag2mask.data.located import Located, located, text_of
 from tag2mask.data.problems import Problem
 
 if TYPE_CHECKING:
@@ -35,13 +36,19 @@ IMAGE_SUFFIXES = frozenset(
 """Names that are taken for photographs where a folder is listed; what a file is, its content tells."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Entry:
     """A photograph as a reader found it.
 
+    Args:
+        id: as the attribute.
+        path: where the image should be.
+        tags: as the attribute.
+        source: as the attribute.
+        line: as the attribute.
+
     Attributes:
         id: the path relative to the root without its suffix; in a VOC or COCO root the official ID.
-        path: where the image should be.
         tags: names; None where the reader could not make them out and has said so.
         source: the file that lists it, to be shown, with the place in it where that is no line; empty where nothing
             does.
@@ -49,10 +56,30 @@ class Entry:
     """
 
     id: str
-    path: Path
     tags: tuple[str, ...] | None
-    source: str = ""
-    line: int = 0
+    source: str
+    line: int
+    _image: Located
+
+    def __init__(
+        self, id: str, path: Path | str, tags: tuple[str, ...] | None, source: str = "", line: int = 0
+    ) -> None:
+        """Keep of the path what the ID does not say."""
+        object.__setattr__(self, "id", id)
+        object.__setattr__(self, "tags", tags)
+        object.__setattr__(self, "source", source)
+        object.__setattr__(self, "line", line)
+        object.__setattr__(self, "_image", located(path, id))
+
+    @property
+    def path(self) -> Path:
+        """Where the image should be."""
+        return Path(self.file)
+
+    @property
+    def file(self) -> str:
+        """The same as text: pathlib remembers the name of every path for as long as one lives."""
+        return text_of(self._image, self.id)
 
 
 @dataclass

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from tag2mask.data.classes import class_problems, did_you_mean, read_classes
 from tag2mask.data.coco import annotation_files, read_coco
 from tag2mask.data.folders import read_folders, read_pattern, read_untagged
-from tag2mask.data.listing import FolderIndex, Listing
+from tag2mask.data.listing import Entry, FolderIndex, Listing
+from tag2mask.data.located import located, text_of
 from tag2mask.data.painting import Painting, record_problems
 from tag2mask.data.problems import Problem, error, summary, warning
 from tag2mask.data.settings import DataSettings
@@ -21,9 +22,12 @@ from tag2mask.data.voc import IMAGES, read_voc
 from tag2mask.errors import UsageError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, init=False)
 class Photo:
     """A photograph, its tags, and where its files are; nothing has been opened.
+
+    Of the two paths it holds what the ID does not say, and shares that with the others of its folder: there may be
+    100,000 of them.
 
     Attributes:
         id: the path relative to the root without its suffix; in a VOC or COCO root the official ID.
@@ -32,10 +36,24 @@ class Photo:
         mask: the ground truth for evaluation, where there is one.
     """
 
+    __slots__ = ("_image", "_truth", "id", "tags")
+
     id: str
-    path: Path
     tags: tuple[int, ...]
-    mask: Path | None = None
+    path: Path = property(lambda self: Path(text_of(self._image, self.id)))  # type: ignore[assignment] # noqa: RUF009
+    mask: Path | None = property(  # type: ignore[assignment] # noqa: RUF009
+        lambda self: None if self._truth is None else Path(text_of(self._truth, self.id))
+    )
+
+    def __init__(self, id: str, path: Path | str, tags: tuple[int, ...], mask: Path | str | None = None) -> None:
+        """Take the paths apart."""
+        truth = None if mask is None else located(mask, id)
+        for name, value in (("id", id), ("_image", located(path, id)), ("tags", tags), ("_truth", truth)):
+            object.__setattr__(self, name, value)
+
+    def __reduce__(self) -> tuple[type["Photo"], tuple[object, ...]]:
+        """Travel to another process as what it is made from."""
+        return Photo, (self.id, self.path, self.tags, self.mask)
 
 
 @dataclass(frozen=True)
@@ -198,16 +216,16 @@ def _classes(settings: DataSettings, listing: Listing) -> tuple[tuple[str, ...],
 
 
 def _duplicates(listing: Listing) -> Iterable[Problem]:
-    first: dict[str, Path] = {}
-    lines: dict[str, str] = {}
+    if len({entry.id for entry in listing.entries}) == len(listing.entries):
+        return
+    first: dict[str, Entry] = {}
     for entry in listing.entries:
-        if entry.id in first:
-            one, other = listing.shown(first[entry.id]), listing.shown(entry.path)
+        before = first.setdefault(entry.id, entry)
+        if before is not entry:
+            one, other = listing.shown(before.path), listing.shown(entry.path)
             named = f"{other} is listed twice" if one == other else f"{one} and {other} have one ID, `{entry.id}`"
-            before = f" (before: {lines[entry.id]})" if entry.line else ""
-            yield error("duplicate-id", listing.where(entry), f"{named}{before}; keep or rename one of them")
-        first.setdefault(entry.id, entry.path)
-        lines.setdefault(entry.id, listing.where(entry))
+            place = f" (before: {listing.where(before)})" if entry.line else ""
+            yield error("duplicate-id", listing.where(entry), f"{named}{place}; keep or rename one of them")
 
 
 def _tag_problems(listing: Listing, classes: tuple[str, ...], closed: bool) -> Iterable[Problem]:
@@ -233,17 +251,22 @@ def _tag_problems(listing: Listing, classes: tuple[str, ...], closed: bool) -> I
 def _photos(listing: Listing, classes: tuple[str, ...]) -> tuple[list[Photo], list[Problem]]:
     """The photographs whose image exists, and the problems of the others."""
     index = FolderIndex()
-    ids = {name: number for number, name in enumerate(classes, 1)}
-    photos, missing = [], []
+    there, missing = [], []
     for entry in listing.entries:
-        if not index.has(entry.path):
-            similar = index.similar(entry.path)
-            hint = f"did you mean {similar}?" if similar else "add the photograph, or remove it from the list"
-            message = f"the image {listing.shown(entry.path)} does not exist; {hint}"
-            missing.append(error("missing-image", listing.where(entry), message))
+        if index.has(entry.file):
+            there.append(entry)
             continue
+        similar = index.similar(entry.path)
+        hint = f"did you mean {similar}?" if similar else "add the photograph, or remove it from the list"
+        message = f"the image {listing.shown(entry.path)} does not exist; {hint}"
+        missing.append(error("missing-image", listing.where(entry), message))
+    index = FolderIndex()  # those of the images need not be kept beside those of the masks
+    ids = {name: number for number, name in enumerate(classes, 1)}
+    photos = []
+    shared: dict[tuple[int, ...], tuple[int, ...]] = {}  # the same tags are one object
+    for entry in there:
         masks = (f"{folder}/{entry.id}.png" for folder in listing.mask_folders)
         mask = next((path for path in masks if index.has(path)), None)
         tags = tuple(sorted(ids[tag] for tag in entry.tags or () if tag in ids))
-        photos.append(Photo(entry.id, entry.path, tags, None if mask is None else Path(mask)))
+        photos.append(Photo(entry.id, entry.file, shared.setdefault(tags, tags), mask))
     return photos, missing

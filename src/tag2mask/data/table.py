@@ -1,11 +1,11 @@
 """The tags table: CSV ``image,tags`` with the tags joined by ``;``, or ``image`` and one 0/1 column a class."""
 
 import csv
-import io
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from tag2mask.data.classes import did_you_mean
@@ -21,6 +21,8 @@ SUGGESTED = "suggested"
 """The column of a table of suggestions that holds tags nobody has reviewed."""
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+_BLOCK = 1 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +111,17 @@ def read_table(path: Path, subject: str) -> Table:
     """
     table = Table(subject)
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            has_null = any(b"\0" in block for block in iter(lambda: file.read(_BLOCK), b""))
+        if has_null:
+            message = "the tags table holds null bytes, as UTF-16 and spreadsheets do; save it as CSV in UTF-8"
+            table.problems.append(error("encoding", subject, message))
+            return table
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
+            _read_rows(table, lines)
     except OSError as reason:
         message = f"the tags table could not be read ({reason.strerror}); data.tags names a CSV file"
         table.problems.append(error("bad-table", subject, message))
-        return table
-    if b"\0" in data:
-        message = "the tags table holds null bytes, as UTF-16 and spreadsheets do; save it as CSV in UTF-8"
-        table.problems.append(error("encoding", subject, message))
-        return table
-    _read_rows(table, data.decode("utf-8-sig", errors="replace"))
     return table
 
 
@@ -146,7 +149,8 @@ def read_table_photos(settings: DataSettings, split: str | None) -> Listing:
                 listing.problems.append(error("outside-root", table.where(row.line), message))
             else:
                 image_id = os.path.splitext(inside)[0]  # noqa: PTH122
-                listing.entries.append(Entry(image_id, root / inside, row.tags, table.subject, row.line))
+                file = os.path.join(root, inside)  # noqa: PTH118
+                listing.entries.append(Entry(image_id, file, row.tags, table.subject, row.line))
     return listing
 
 
@@ -160,9 +164,9 @@ def path_inside(name: str, base: str) -> str | None:
     return full[len(prefix) :].replace(os.sep, "/") if full.startswith(prefix) and full != prefix else None
 
 
-def _read_rows(table: Table, text: str) -> None:
-    """Fill ``table`` from the text of the file."""
-    lines = _numbered(table, text)
+def _read_rows(table: Table, file: Iterable[str]) -> None:
+    """Fill ``table`` from the lines of the file."""
+    lines = _numbered(table, file)
     line, header = next(lines, (1, []))
     if table.problems:  # what follows an unreadable header cannot be told apart
         return
@@ -190,14 +194,15 @@ def _read_rows(table: Table, text: str) -> None:
     table.splits = dict(Counter(row.split for row in table.rows if row.split is not None))
 
 
+@lru_cache(maxsize=4096)  # the same tags are one object, however many photographs have them
 def split_tags(cell: str) -> tuple[str, ...]:
     """The tags of a cell, joined by ``;``: without surrounding spaces, each once, in order."""
     return tuple(dict.fromkeys(name for name in (piece.strip() for piece in cell.split(";")) if name))
 
 
-def _numbered(table: Table, text: str) -> Iterator[tuple[int, list[str]]]:
+def _numbered(table: Table, file: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
     """The lines that are not empty with their numbers; those that cannot be read become problems."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(file, strict=True)
     while True:
         line = reader.line_num + 1
         try:

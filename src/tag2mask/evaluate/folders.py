@@ -1,19 +1,19 @@
 """A folder of CAMs or of masks against the ground truth of a photo set."""
 
 import os
-from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
 
 import numpy as np
 
+from tag2mask.ahead import map_ahead
 from tag2mask.cam_files import full_resolution, read_cam
 from tag2mask.data import Photo, PhotoSet, read_mask
 from tag2mask.errors import Tag2maskError, UsageError, first_five
 from tag2mask.evaluate.confusion import Confusion
+from tag2mask.evaluate.counts import Counts, EvaluationError
 from tag2mask.evaluate.figures import Figures
-from tag2mask.evaluate.sweep import DEFAULT_THRESHOLDS, ThresholdSweep, strongest
+from tag2mask.evaluate.sweep import DEFAULT_THRESHOLDS
 from tag2mask.files import TEMPORARY_PREFIX
 
 CHUNK = 16
@@ -21,10 +21,6 @@ CHUNK = 16
 
 OnPhoto = Callable[[str], None]
 """Called in the caller's thread, in order, with the ID of each photograph that was compared."""
-
-
-class EvaluationError(Tag2maskError):
-    """Files that cannot be compared (damaged, of another size, with ids that are no class); the message names them."""
 
 
 def evaluate_masks(
@@ -57,17 +53,9 @@ def evaluate_masks(
         EvaluationError: a mask cannot be read, has another size than its ground truth, or has values that are no
             class.
     """
-    classes = len(photos.classes) + 1
-    pairs = _pairs(folder, ".png", photos, ids, allow_extra)
-
-    def count(counts: Confusion, photo: Photo, truth: np.ndarray) -> None:
-        path = folder / f"{photo.id}.png"
-        prediction = read_mask(path, classes=classes - 1)
-        _require_size(path, prediction.shape, truth)
-        counts.update(prediction, truth)
-
-    confusion = _count_all(pairs, classes, lambda: Confusion(classes), count, on_photo)
-    return Figures.of(confusion, photos.classes, images=len(pairs), ids=ids)
+    _check_ids(ids, photos)
+    counts = count_masks(folder, photos, allow_extra=allow_extra, on_photo=on_photo)
+    return counts.figures(folder, photos.classes, ids)
 
 
 def evaluate_cams(
@@ -98,134 +86,121 @@ def evaluate_cams(
         EvaluationError: a CAM file is damaged, is of another size than its ground truth, or has ids that are no
             class.
     """
-    classes = len(photos.classes) + 1
-    pairs = _pairs(folder, ".npz", photos, ids, allow_extra)
+    _check_ids(ids, photos)
+    counts = count_cams(folder, photos, thresholds=thresholds, allow_extra=allow_extra, on_photo=on_photo)
+    return counts.figures(folder, photos.classes, ids)
 
-    def count(counts: _CamCounts, photo: Photo, truth: np.ndarray) -> None:
+
+def count_masks(
+    folder: Path, photos: PhotoSet, *, allow_extra: bool = False, on_photo: OnPhoto | None = None
+) -> Counts:
+    """The counts behind `evaluate_masks`; photographs that cannot be compared are among their problems.
+
+    Raises:
+        UsageError: a mask is missing or too many, or a photograph has no ground truth.
+    """
+    classes = len(photos.classes) + 1
+    _require_files(folder, ".png", photos, allow_extra)
+
+    def count(counts: Counts, photo: Photo, truth: np.ndarray) -> None:
+        path = folder / f"{photo.id}.png"
+        prediction = read_mask(path, classes=classes - 1)
+        _require_size(path, prediction.shape, truth)
+        counts.confusion.update(prediction, truth)
+
+    return _count_all(photos.photos, lambda: Counts(classes, None), count, on_photo)
+
+
+def count_cams(
+    folder: Path,
+    photos: PhotoSet,
+    *,
+    thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
+    allow_extra: bool = False,
+    on_photo: OnPhoto | None = None,
+) -> Counts:
+    """The counts behind `evaluate_cams`; photographs that cannot be compared are among their problems.
+
+    Raises:
+        UsageError: a CAM file is missing or too many, or a photograph has no ground truth.
+    """
+    classes = len(photos.classes) + 1
+    _require_files(folder, ".npz", photos, allow_extra)
+
+    def count(counts: Counts, photo: Photo, truth: np.ndarray) -> None:
         path = folder / f"{photo.id}.npz"
         cam = read_cam(path)
         _require_size(path, cam.size, truth)
         if wrong := [int(i) for i in cam.ids if not 0 <= i < classes]:
             raise EvaluationError(f"{path}: ids that are no class: {first_five(wrong)}; classes are 0 to {classes - 1}")
-        counts.update(photo.id, cam.ids, full_resolution(cam), truth)
+        counts.update_cams(photo.id, cam.ids, full_resolution(cam), truth)
 
-    counts = _count_all(pairs, classes, lambda: _CamCounts(classes, thresholds), count, on_photo)
-    return Figures.of(counts.of_one_kind(folder), photos.classes, images=len(pairs), ids=ids)
-
-
-class _CamCounts:
-    """Counts of CAMs of either kind; which kind a folder holds shows only while it is read."""
-
-    def __init__(self, classes: int, thresholds: Sequence[float]) -> None:
-        self.sweep = ThresholdSweep(classes, thresholds)
-        self.confusion = Confusion(classes)
-        self.with_background: list[str] = []
-        self.without: list[str] = []
-
-    def update(self, name: str, ids: np.ndarray, cams: np.ndarray, truth: np.ndarray) -> None:
-        """Count one photograph: ids (K,), cams float32 (K, H, W), truth uint8 (H, W)."""
-        if not len(ids):  # no class, no map: background to either kind
-            self.sweep.update(ids, cams, truth)
-            self.confusion.update(np.zeros_like(truth), truth)
-        elif ids[0] == 0:
-            self.confusion.update(ids.astype(np.uint8)[strongest(cams)[0]], truth)
-            self.with_background.append(name)
-        else:
-            self.sweep.update(ids, cams, truth)
-            self.without.append(name)
-
-    def merge(self, other: Self) -> None:
-        """Add the counts of ``other``."""
-        self.sweep.merge(other.sweep)
-        self.confusion.merge(other.confusion)
-        self.with_background += other.with_background
-        self.without += other.without
-
-    def of_one_kind(self, folder: Path) -> Confusion | ThresholdSweep:
-        """The counts of the kind that the folder holds."""
-        if self.with_background and self.without:
-            fewer = min(self.with_background, self.without, key=len)
-            has = "a" if fewer is self.with_background else "no"
-            raise UsageError(
-                f"{folder} mixes CAMs with and without a background map, which cannot be compared by one rule; "
-                f"{len(fewer)} have {has} background map: {first_five(fewer)}. Keep one kind of CAM a folder"
-            )
-        return self.confusion if self.with_background else self.sweep
-
-
-class _Mergeable(Protocol):
-    def merge(self, other: Self) -> None: ...
-
-
-_Counts = TypeVar("_Counts", bound=_Mergeable)
-_Pair = tuple[Photo, Path]  # a photograph and the path of its ground truth
+    return _count_all(photos.photos, lambda: Counts(classes, thresholds), count, on_photo)
 
 
 def _count_all(
-    pairs: Sequence[_Pair],
-    classes: int,
-    new: Callable[[], _Counts],
-    count: Callable[[_Counts, Photo, np.ndarray], None],
+    photos: Sequence[Photo],
+    new: Callable[[], Counts],
+    count: Callable[[Counts, Photo, np.ndarray], None],
     on_photo: OnPhoto | None,
-) -> _Counts:
+) -> Counts:
     """Count every photograph in threads, each chunk into counts of its own; they are merged here."""
-    chunks = [pairs[start : start + CHUNK] for start in range(0, len(pairs), CHUNK)]
+    total = new()
+    chunks = [photos[start : start + CHUNK] for start in range(0, len(photos), CHUNK)]
 
-    def work(chunk: Sequence[_Pair]) -> tuple[_Counts, list[str]]:
-        part, problems = new(), []
-        for photo, truth in chunk:
+    def work(chunk: Sequence[Photo]) -> Counts:
+        part = new()
+        part.images = len(chunk)
+        for photo in chunk:
             try:
-                count(part, photo, read_mask(truth, classes=classes - 1))
+                truth = read_mask(photo.mask or Path(), classes=total.confusion.classes - 1)
+                count(part, photo, truth)
             except Tag2maskError as error:
-                problems.append(str(error))
-        return part, problems
+                part.problems.add(str(error))
+        return part
 
-    total, problems = new(), list[str]()
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for chunk, (part, found) in zip(chunks, pool.map(work, chunks), strict=True):
-            total.merge(part)
-            problems += found
-            if on_photo is not None:
-                for photo, _ in chunk:
-                    on_photo(photo.id)
-    if problems:
-        listed = "".join(f"\n  {problem}" for problem in problems[:5])
-        more = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise EvaluationError(f"{len(problems)} of {len(pairs)} photographs cannot be compared:{listed}{more}")
+    threads = min(8, os.cpu_count() or 1)
+    for chunk, part in zip(chunks, map_ahead(work, chunks, threads=threads), strict=True):
+        total.merge(part)
+        if on_photo is not None:
+            for photo in chunk:
+                on_photo(photo.id)
     return total
 
 
-def _pairs(folder: Path, suffix: str, photos: PhotoSet, ids: Collection[int] | None, allow_extra: bool) -> list[_Pair]:
-    """Each photograph with its ground truth, after all that can be checked before a file is read."""
+def _check_ids(ids: Collection[int] | None, photos: PhotoSet) -> None:
+    """Refuse ids that are no classes, by the rule of the mean IoU, before the work instead of after it."""
     if ids is not None:
-        Confusion(len(photos.classes) + 1).miou(ids)  # its rule for ids, before the work instead of after it
+        Confusion(len(photos.classes) + 1).miou(ids)
+
+
+def _require_files(folder: Path, suffix: str, photos: PhotoSet, allow_extra: bool) -> None:
+    """All that can be checked before a file is read."""
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; give the one that holds ID{suffix} for each photograph")
     if not photos.photos:
         raise UsageError("there are no photographs to evaluate; check `data.split`")
-    pairs = [(photo, photo.mask) for photo in photos.photos if photo.mask is not None and photo.mask.is_file()]
-    present, wanted = _ids_in(folder, suffix), {photo.id for photo in photos.photos}
-    known = {photo.id for photo, _ in pairs}
+    lacking = [photo.id for photo in photos.photos if not (folder / f"{photo.id}{suffix}").is_file()]
+    blind = [photo.id for photo in photos.photos if photo.mask is None or not photo.mask.is_file()]
+    wanted = set() if allow_extra else {photo.id for photo in photos.photos}
+    extra = [] if allow_extra else sorted(name for name in _ids_in(folder, suffix) if name not in wanted)
     problems = [
-        (f"have no {suffix} file in {folder}", [photo.id for photo in photos.photos if photo.id not in present]),
-        (
-            "have no ground truth; name the folder of masks with `data.masks`",
-            [photo.id for photo in photos.photos if photo.id not in known],
-        ),
+        (f"have no {suffix} file in {folder}", lacking),
+        ("have no ground truth; name the folder of masks with `data.masks`", blind),
         (
             f"are in {folder} but not in this data set or split; name the split that they belong to, or remove them",
-            [] if allow_extra else sorted(present - wanted),
+            extra,
         ),
     ]
     if lines := [f"{len(names)} {what}: {first_five(names)}" for what, names in problems if names]:
         raise UsageError("the evaluation needs one file a photograph, and a truth for each:\n  " + "\n  ".join(lines))
-    return pairs
 
 
-def _ids_in(folder: Path, suffix: str) -> set[str]:
+def _ids_in(folder: Path, suffix: str) -> Iterator[str]:
     """The IDs that the files of a folder stand for."""
-    paths = (path for path in folder.rglob(f"*{suffix}") if not path.name.startswith(TEMPORARY_PREFIX))
-    return {path.relative_to(folder).as_posix().removesuffix(suffix) for path in paths}
+    for path in folder.rglob(f"*{suffix}"):
+        if not path.name.startswith(TEMPORARY_PREFIX):
+            yield path.relative_to(folder).as_posix().removesuffix(suffix)
 
 
 def _require_size(path: Path, size: tuple[int, ...], truth: np.ndarray) -> None:

@@ -24,6 +24,11 @@ class ThresholdSweep:
         classes: how many classes there are, background included.
         thresholds: in [0, 1], ascending; compared in float32, as the CAMs are.
 
+    Attributes:
+        classes: as given.
+        thresholds: as given.
+        joint: int64 (classes, classes, thresholds + 1), pixels by [truth, winner, thresholds that the winner beats].
+
     Source: the sweep is the field's; counting it in one pass is ours.
     """
 
@@ -36,7 +41,7 @@ class ThresholdSweep:
         self.classes = Confusion(classes).classes  # the rule for their number is the matrix's
         self.thresholds = tuple(float(value) for value in thresholds)
         self._edges = values
-        self._joint = np.zeros((classes, classes, len(values) + 1), dtype=np.int64)
+        self.joint = np.zeros((classes, classes, len(values) + 1), dtype=np.int64)
 
     def update(self, ids: np.ndarray, cams: np.ndarray, truth: np.ndarray) -> None:
         """Count one photograph.
@@ -65,13 +70,13 @@ class ThresholdSweep:
         codes = (truth.astype(np.int64) * len(ids) + winner) * bins + beaten
         counts = np.bincount(codes.ravel(), minlength=256 * len(ids) * bins).reshape(256, len(ids), bins)
         check_values(counts.sum(axis=(1, 2)), self.classes, "truth")
-        self._joint[:, ids] += counts[: self.classes]
+        self.joint[:, ids] += counts[: self.classes]
 
     def merge(self, other: "ThresholdSweep") -> None:
         """Add the counts of ``other``, which has the same classes and thresholds."""
         if (other.classes, other.thresholds) != (self.classes, self.thresholds):
             raise UsageError("two sweeps can be merged only if their classes and thresholds are the same")
-        self._joint += other._joint
+        self.joint += other.joint
 
     def confusion(self, threshold: float) -> Confusion:
         """The confusion matrix at one of the thresholds, exactly as if the CAMs had been thresholded there.
@@ -83,8 +88,8 @@ class ThresholdSweep:
             raise UsageError(f"{threshold} is not one of the thresholds that were counted: {list(self.thresholds)}")
         first = self.thresholds.index(threshold) + 1  # who beats the i-th threshold beats at least i + 1 of them
         result = Confusion(self.classes)
-        result.matrix += self._joint[:, :, first:].sum(axis=2)
-        result.matrix[:, 0] += self._joint[:, :, :first].sum(axis=(1, 2))
+        result.matrix += self.joint[:, :, first:].sum(axis=2)
+        result.matrix[:, 0] += self.joint[:, :, :first].sum(axis=(1, 2))
         return result
 
     def miou(self, ids: Collection[int] | None = None) -> dict[float, float]:

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
 
@@ -11,6 +10,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from tag2mask.ahead import map_ahead
 from tag2mask.cam_files import PADDING, CamFile, CamKind, read_ids, write_cam
 from tag2mask.data.images import ImageError, image_size, read_image
 from tag2mask.data.photos import Photo
@@ -108,12 +108,12 @@ def shard_batches(photos: Sequence[Photo], config: Config, result: StageResult) 
             return error
 
     groups: dict[tuple[int, int], list[Photo]] = defaultdict(list)
-    with ThreadPoolExecutor(max(1, reading_workers(config))) as pool:
-        for photo, answer in zip(photos, pool.map(size, photos), strict=True):
-            if isinstance(answer, ImageError):
-                result.failed[photo.id] = str(answer)
-            else:
-                groups[answer].append(photo)
+    sizes = map_ahead(size, photos, threads=max(1, reading_workers(config)))
+    for photo, answer in zip(photos, sizes, strict=True):
+        if isinstance(answer, ImageError):
+            result.failed[photo.id] = str(answer)
+        else:
+            groups[answer].append(photo)
     step = config.cams.batch_size
     whole = [group[first : first + step] for _, group in sorted(groups.items()) for first in range(0, len(group), step)]
     number, shards = config.shard_of()

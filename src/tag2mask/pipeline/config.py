@@ -106,7 +106,7 @@ class Config:
         workers: processes or threads that read photographs; null leaves one core to the network.
         limit: only the first so many photographs of the split; null takes all.
         shard: `i/n` takes every n-th batch of photographs from the i-th on, counted from 1, in `seeds`, `cams`,
-            `refine` and `predict`, and for the labels of `edges`.
+            `refine` and `predict`, and for the labels of `edges`; every n-th photograph in `evaluate`.
         data: the photographs.
         seeds: base CAMs from CLIP.
         network: the network.

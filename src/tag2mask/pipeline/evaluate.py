@@ -1,6 +1,7 @@
 """The stage `evaluate`: CAMs and masks of a run, or of any folder, against the ground truth."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,23 @@ from typing import Any
 from rich.console import Console
 
 from tag2mask.data.photos import PhotoSet
+from tag2mask.distributed import gathered, is_main, process_count, process_number
 from tag2mask.errors import UsageError
-from tag2mask.evaluate import Figures, evaluate_cams, evaluate_masks
+from tag2mask.evaluate import (
+    Counts,
+    EvaluationError,
+    Figures,
+    count_cams,
+    count_masks,
+    evaluate_cams,
+    evaluate_masks,
+)
 from tag2mask.evaluate.comparison import compare
-from tag2mask.evaluate.folders import EvaluationError
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult, progress_bar
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.shard_counts import ShardCounts, Target
 from tag2mask.pipeline.truth import with_truth
 
 WHOLE = "all"
@@ -25,7 +35,8 @@ WHOLE = "all"
 def evaluate(config: Config, run: RunFolder, console: Console) -> StageResult:
     """Measure base CAMs, the run's CAMs of every kind and its masks on each split, where there is ground truth.
 
-    Photographs whose files could not be made are left out, and counted in a note.
+    Photographs whose files could not be made are left out, and counted in a note. Several processes share the
+    photographs; a shard counts its own and leaves the figures to the command without one.
     """
     result = StageResult("evaluate")
     for split in config.evaluate.split_names(config.data.split):
@@ -38,14 +49,20 @@ def evaluate(config: Config, run: RunFolder, console: Console) -> StageResult:
             continue
         if (run / "seeds").is_dir():
             source = "CLIP" if config.seeds.from_npy is None else "imported"
-            _measure(config, run / "seeds", photos, ("seeds", name, source), result, console)
+            _measure(config, run, photos, Target("seeds", name, source, run / "seeds"), result, console)
         for kind in config.cams.kinds:
-            _measure(config, run / "cams" / kind, photos, ("cams", name, kind), result, console)
+            _measure(config, run, photos, Target("cams", name, kind, run / "cams" / kind), result, console)
         method = str(run.setting("refine", "refine.method") or config.refine.method)  # of the masks that are there
-        _measure(config, run / "masks", photos, ("refine", name, method), result, console)
-        if (run / "predictions" / name).is_dir():
-            _measure(config, run / "predictions" / name, photos, ("segment", name, "predictions"), result, console)
-    run.merge_metrics(result.figures)
+        _measure(config, run, photos, Target("refine", name, method, run / "masks"), result, console)
+        predicted = run / "predictions" / name
+        if predicted.is_dir():
+            _measure(config, run, photos, Target("segment", name, "predictions", predicted), result, console)
+    if config.shard is not None:
+        result.notes.append(
+            f"counted shard {config.shard}; `tag2mask evaluate` without --shard puts all shards together"
+        )
+    elif is_main():
+        run.merge_metrics(result.figures)
     return result
 
 
@@ -71,10 +88,12 @@ def evaluate_folder(config: Config, folder: Path, console: Console) -> Figures:
     Raises:
         UsageError: the folder holds neither, or files are missing or too many, or there is no ground truth.
     """
+    if config.shard is not None:
+        raise UsageError("--shard is for the folders of a run, which `evaluate --out RUN` measures; leave it out")
     photos = with_truth(config, photographs(config), console)
     if not photos.photos:
         raise UsageError("no photograph has a ground-truth mask; --data.masks names their folder")
-    return _figures(config, folder, photos, console, allow_extra=config.limit is not None)
+    return _figures(config, folder, photos, console)
 
 
 def class_ids(names: Sequence[str] | None, classes: Sequence[str]) -> list[int] | None:
@@ -93,46 +112,90 @@ def class_ids(names: Sequence[str] | None, classes: Sequence[str]) -> list[int] 
 
 
 def _measure(
-    config: Config, folder: Path, photos: PhotoSet, place: tuple[str, str, str], result: StageResult, console: Console
+    config: Config, run: RunFolder, photos: PhotoSet, target: Target, result: StageResult, console: Console
 ) -> None:
     """Add the figures of one folder of the run, over the photographs that have a file there."""
-    suffix = ".png" if place[0] in ("refine", "segment") else ".npz"
-    made = tuple(photo for photo in photos.photos if (folder / f"{photo.id}{suffix}").is_file())
-    if not made:
-        result.notes.append(f"{folder.name}: no file of split '{place[1]}', so nothing to measure")
+    ids = class_ids(config.evaluate.class_names(), photos.classes)
+    counts = _counts(config, run, photos, target, result, console)
+    name = target.folder.name
+    if not counts.images:
+        result.notes.append(f"{name}: no file of split '{target.split}', so nothing to measure")
         return
-    if len(made) < len(photos.photos):
-        lacking = len(photos.photos) - len(made)
-        result.notes.append(
-            f"{folder.name}: {lacking} of {len(photos.photos)} photographs have no file and are not measured"
-        )
+    if counts.lacking:
+        total = counts.images + counts.lacking
+        result.notes.append(f"{name}: {counts.lacking} of {total} photographs have no file and are not measured")
     try:
-        figures = _figures(config, folder, replace(photos, photos=made), console, allow_extra=True)
+        figures = counts.figures(target.folder, photos.classes, ids)
     except EvaluationError as error:  # a damaged mask must not cost the rest of the run
-        result.failed[folder.name] = str(error)
+        result.failed[name] = str(error)
         return
-    stage, split, kind = place
-    result.figures.setdefault(stage, {}).setdefault(split, {})[kind] = figures.to_json()
+    if config.shard is None:
+        kinds = result.figures.setdefault(target.stage, {}).setdefault(target.split, {})
+        kinds[target.kind] = figures.to_json()
     result.done += figures.images
 
 
-def _figures(config: Config, folder: Path, photos: PhotoSet, console: Console, *, allow_extra: bool) -> Figures:
+def _counts(
+    config: Config, run: RunFolder, photos: PhotoSet, target: Target, result: StageResult, console: Console
+) -> Counts:
+    """The counts of this shard, which are kept; or those of all: what the shards kept, or counted by all processes."""
+    kept = ShardCounts(run, target, photos, sorted(config.evaluate.thresholds))
+    if config.shard is not None:
+        number, shards = config.shard_of()
+        state = kept.state(number, shards)  # before anything is read: what is written anew from now on has another
+        counts = _counted(config, target, kept.part(number, shards), console)
+        kept.write(number, shards, counts, state)
+        return counts
+    merged, note = gathered(kept.merged() if is_main() else (None, ""))[0]
+    if note:
+        result.notes.append(f"{target.folder.name}: {note}")
+    if merged is not None:
+        return merged
+    parts = gathered(_counted(config, target, kept.part(process_number() + 1, process_count()), console))
+    for part in parts[1:]:
+        parts[0].merge(part)
+    return parts[0]
+
+
+def _counted(config: Config, target: Target, photos: PhotoSet, console: Console) -> Counts:
+    """The counts of those of the photographs that have a file."""
+    made = tuple(photo for photo in photos.photos if target.file(photo).is_file())
+    thresholds = sorted(config.evaluate.thresholds) if target.holds_cams else None
+    counts = Counts(len(photos.classes) + 1, thresholds)
+    if made:
+        with _progress(console, target.folder, len(made)) as on_photo:
+            found = replace(photos, photos=made)
+            if thresholds is None:
+                counts = count_masks(target.folder, found, allow_extra=True, on_photo=on_photo)
+            else:
+                counts = count_cams(target.folder, found, thresholds=thresholds, allow_extra=True, on_photo=on_photo)
+    counts.lacking = len(photos.photos) - len(made)
+    return counts
+
+
+def _figures(config: Config, folder: Path, photos: PhotoSet, console: Console) -> Figures:
     """The figures of a folder, whose kind its files tell."""
     ids = class_ids(config.evaluate.class_names(), photos.classes)
+    extra = config.limit is not None
     cams = next(folder.rglob("*.png"), None) is None  # beside painted masks lies an .npz, the index of annotations
     if cams and next(folder.rglob("*.npz"), None) is None:
         raise UsageError(f"{folder} holds neither masks (.png) nor CAM files (.npz)")
+    with _progress(console, folder, len(photos.photos)) as on_photo:
+        if cams:
+            thresholds = sorted(config.evaluate.thresholds)
+            return evaluate_cams(folder, photos, thresholds=thresholds, ids=ids, allow_extra=extra, on_photo=on_photo)
+        return evaluate_masks(folder, photos, ids=ids, allow_extra=extra, on_photo=on_photo)
+
+
+@contextmanager
+def _progress(console: Console, folder: Path, total: int) -> Iterator[Callable[[str], None]]:
+    """What moves the bar on by a photograph."""
     done = 0
-    with progress_bar(console, f"evaluate {folder.name}", len(photos.photos)) as advance:
+    with progress_bar(console, f"evaluate {folder.name}", total) as advance:
 
         def on_photo(photo_id: str) -> None:
             nonlocal done
             done += 1
             advance(done)
 
-        if cams:
-            thresholds = sorted(config.evaluate.thresholds)
-            return evaluate_cams(
-                folder, photos, thresholds=thresholds, ids=ids, allow_extra=allow_extra, on_photo=on_photo
-            )
-        return evaluate_masks(folder, photos, ids=ids, allow_extra=allow_extra, on_photo=on_photo)
+        yield on_photo

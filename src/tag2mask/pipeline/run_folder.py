@@ -51,7 +51,9 @@ STAGES = {
         StageFiles("refine", "refine", ("refine", "masks"), ("cams",), version=2, reads_for={"edges": "walk"}),
         StageFiles("segment", "segment", ("segment",), (), version=2, reads_for={"refine": "masks"}),
         StageFiles("predictions", "predictions", ("predictions",), ("segment",)),
-        StageFiles("evaluate", ".", ("metrics.json",), ("seeds", "cams", "refine", "predictions"), remade=True),
+        StageFiles(
+            "evaluate", ".", ("metrics.json", "evaluate"), ("seeds", "cams", "refine", "predictions"), remade=True
+        ),
         StageFiles("report", ".", ("report.html",), ("train", "cams", "refine", "segment", "evaluate"), remade=True),
     )
 }

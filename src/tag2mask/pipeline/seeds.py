@@ -1,7 +1,6 @@
 """The stage `seeds`: base CAMs from CLIP, or from CLIP-ES's files, and their export."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
 
+from tag2mask.ahead import map_ahead
 from tag2mask.cam_files import CamFile, CamFileError, full_resolution, read_cam, read_ids, write_cam
 from tag2mask.clip.cams import clip_cams
 from tag2mask.clip.model import Clip, load_clip, model_precision
@@ -131,11 +131,9 @@ def _imported(config: Config, run: RunFolder, photos: PhotoSet, console: Console
         except Tag2maskError as error:
             return error
 
-    with (
-        progress_bar(console, "seeds", len(todo)) as advance,
-        ThreadPoolExecutor(max(1, reading_workers(config))) as pool,
-    ):
-        for done, (photo, answer) in enumerate(zip(todo, pool.map(load, todo), strict=True), start=1):
+    loaded = map_ahead(load, todo, threads=max(1, reading_workers(config)))
+    with progress_bar(console, "seeds", len(todo)) as advance:
+        for done, (photo, answer) in enumerate(zip(todo, loaded, strict=True), start=1):
             if isinstance(answer, Tag2maskError):
                 result.failed[photo.id] = str(answer)
             else:
@@ -201,12 +199,11 @@ def batches_by_patches(
         return rows * columns
 
     counted: list[tuple[int, Photo]] = []
-    with ThreadPoolExecutor(max(1, reading_workers(config))) as pool:
-        for photo, answer in zip(photos, pool.map(patches, photos), strict=True):
-            if isinstance(answer, ImageError):
-                result.failed[photo.id] = str(answer)
-            else:
-                counted.append((answer, photo))
+    for photo, answer in zip(photos, map_ahead(patches, photos, threads=max(1, reading_workers(config))), strict=True):
+        if isinstance(answer, ImageError):
+            result.failed[photo.id] = str(answer)
+        else:
+            counted.append((answer, photo))
     counted.sort(key=lambda pair: pair[0])
     most = config.seeds.batch_size or (2 if resolve_device(config.device).type == "cpu" else _BLOCK)
     number, shards = config.shard_of()

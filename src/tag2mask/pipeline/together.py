@@ -13,8 +13,8 @@ from tag2mask.pipeline.run_folder import RunFolder
 
 Stage = Callable[[Config, RunFolder, Console], StageResult]
 
-TRAINS = ("train", "edges", "segment")
-"""Stages in which all processes train one network; `edges` writes labels before that."""
+JOINS = ("train", "edges", "segment", "evaluate")
+"""Stages that are one piece of work for all processes: they train a network (`edges` writes labels first), or count."""
 
 SHARES = ("seeds", "cams", "edges", "refine", "predictions")
 """Stages that write a file a photograph, each process those of its shard."""
@@ -37,7 +37,7 @@ def do_together(name: str, stage: Stage, config: Config, run: RunFolder, console
     """Do a stage, all processes together; returns at every process when all are done, with what they all did.
 
     Args:
-        name: of the stage; one that neither trains nor shares is done by the main process alone.
+        name: of the stage; one that all neither join in nor share is done by the main process alone.
         stage: the stage.
         config: every setting.
         run: the run folder, which all processes see.
@@ -49,7 +49,7 @@ def do_together(name: str, stage: Stage, config: Config, run: RunFolder, console
     if name in SHARES:
         shard = f"{process_number() + 1}/{process_count()}"
         parts.append(_merged(name, gathered(stage(replace(config, shard=shard), run, console))))
-    if name in TRAINS:
+    if name in JOINS:
         parts.append(gathered(stage(config, run, console))[0])  # one work, and all tell the same
     if not parts:
         parts.append(_merged(name, gathered(stage(config, run, console) if is_main() else StageResult(name))))

@@ -1,0 +1,125 @@
+"""Memory and time of `check`, `cams` and `evaluate` on few and on many photographs. Prints JSON.
+
+python benchmarks/scale.py --sizes 10000 100000
+
+Each verb runs as a command of its own on generated tables of photographs of 32 × 32 pixels with tags and ground-truth
+masks; images so small leave what grows with the length of the table, and not much else. Photographs and masks are hard
+links to a few dozen files. `cams` uses an untrained ResNet-18 at one scale, without mirror images; what `evaluate`
+measures are masks that are links too. Per verb and size: the peak of resident memory (of the command, as the kernel
+counts it) and seconds a photograph, those of starting the command left out by a run on 100 photographs. Seconds are
+rough: one run of each.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tag2mask.data import write_mask
+from tag2mask.networks import NetworkSettings, build_network
+from tag2mask.networks.checkpoint import save_network
+from tag2mask.pipeline.train import NETWORK
+
+SIDE = 32  # below that, `check` has a warning for every photograph
+FILES = 32
+FOLDER = 1000  # photographs in one folder; a file system slows down before a table does
+FEW = 100
+CLASSES = ("cat", "cow", "dog", "owl")
+
+
+def write_data(folder: Path, photos: int) -> None:
+    """A table of so many photographs, their masks, and masks to measure."""
+    rng = np.random.default_rng(0)
+    sources = folder / "sources"
+    sources.mkdir(parents=True)
+    for number in range(FILES):
+        Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(sources / f"{number}.jpg")
+        for kind in ("truth", "mask"):
+            labels = rng.integers(0, len(CLASSES) + 1, (SIDE, SIDE), dtype=np.uint8)
+            write_mask(sources / f"{kind}{number}.png", labels)
+    lines = ["image,tags"]
+    for place in range(photos):
+        name, number = f"{place // FOLDER:04}/photograph_{place:08}", place % FILES
+        targets = (folder / f"data/{name}.jpg", folder / f"truth/{name}.png", folder / f"run/masks/{name}.png")
+        if place % FOLDER == 0:
+            for target in targets:
+                target.parent.mkdir(parents=True)
+        for target, source in zip(targets, (f"{number}.jpg", f"truth{number}.png", f"mask{number}.png"), strict=True):
+            target.hardlink_to(sources / source)
+        lines.append(f"{name}.jpg,{CLASSES[place % 4]};{CLASSES[(place + 1 + place // 4 % 3) % 4]}")
+    (folder / "data/tags.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    network = build_network(NetworkSettings(backbone="resnet18", weights="none"), CLASSES, seed=0)
+    save_network(folder / "run" / NETWORK, network)
+
+
+LAUNCHER = """
+import json, os, subprocess, sys
+done = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(done.pid, 0)
+print(json.dumps([os.waitstatus_to_exitcode(status), usage.ru_maxrss / 1024]))
+"""
+# A command's peak is never below the memory of the process that starts it, so that one should be small.
+
+
+def measured(words: list[str]) -> tuple[float, float]:
+    """Peak memory in MB and seconds of a command."""
+    start = time.perf_counter()
+    launched = [sys.executable, "-c", LAUNCHER, sys.executable, "-m", "tag2mask", *words]
+    done = subprocess.run(launched, capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - start
+    code, peak = json.loads(done.stdout)
+    if code:
+        raise SystemExit(f"{' '.join(words)} failed:\n{done.stderr}")
+    return peak, seconds
+
+
+def command(verb: str, folder: Path) -> list[str]:
+    """The words of a verb on the data in ``folder``."""
+    data = ["--data.root", str(folder / "data"), "--data.masks", str(folder / "truth"), "--workers", "1"]
+    run = ["--out", str(folder / "run"), *data, "--device", "cpu"]
+    return {
+        "check": ["check", str(folder / "data"), *data],
+        "cams": ["cams", *run, "--cams.kinds", "[pot]", "--cams.scales", "[1.0]", "--cams.flip", "false"],
+        "evaluate": ["evaluate", *run],
+    }[verb]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--verbs", nargs="+", default=["check", "cams", "evaluate"])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--folder", type=Path, help="where the data is generated and deleted again; a temporary one")
+    options = parser.parse_args()
+    found: dict[str, dict[str, object]] = {verb: {} for verb in options.verbs}
+    starts: dict[str, float] = {}
+    peaks: dict[str, list[float]] = {verb: [] for verb in options.verbs}
+    for size in (FEW, *options.sizes):
+        with TemporaryDirectory(dir=options.folder) as temporary:
+            folder = Path(temporary) / "data set"
+            write_data(folder, size)
+            for verb in options.verbs:
+                peak, seconds = measured(command(verb, folder))
+                if size == FEW:
+                    starts[verb] = seconds
+                    continue
+                peaks[verb].append(peak)
+                a_photo = max(0.0, seconds - starts[verb]) / size
+                found[verb][str(size)] = {"peak, MB": round(peak, 1), "seconds a photograph": round(a_photo, 6)}
+    for verb, values in peaks.items():
+        grown = (values[-1] - values[0]) / max(1, options.sizes[-1] - options.sizes[0])
+        found[verb] |= {"ratio of peaks": round(values[-1] / values[0], 3), "bytes a photograph": round(grown * 2**20)}
+    hardware = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    print(json.dumps({"hardware": {**hardware, "torch": torch.__version__}, "side": SIDE, **found}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
