@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -82,6 +83,18 @@ class Request:
             raise UsageError(f"{self.verb} needs --out RUN, the folder that the run lives in")
         return RunFolder(self.config.out)
 
+    def lock(self) -> AbstractContextManager[None]:
+        """What keeps other commands out of the folder of ``--out`` meanwhile; the main process holds it for all.
+
+        `report` holds none: it reads what is finished, and the page of a run at work is worth having.
+        """
+        from tag2mask.distributed import is_main
+        from tag2mask.pipeline.lock import held
+
+        if self.config.out is None or self.options["dry_run"] or self.verb == "report" or not is_main():
+            return nullcontext()
+        return held(self.config.out, self.verb, self.config.shard_of())
+
 
 def _with_default_preset(name: str, words: Sequence[str]) -> list[str]:
     """`demo` starts from its own preset."""
@@ -116,14 +129,22 @@ def _finish(request: Request, results: Iterable[StageResult]) -> int:
 
 def _stages(request: Request, names: Sequence[str], *then: "Stage") -> int:
     """Do some stages of a run folder, then what else was asked for."""
-    from tag2mask.distributed import is_main, join, wait
-    from tag2mask.pipeline.run import STAGE_FUNCTIONS, plan
-    from tag2mask.pipeline.together import do_together, require_no_shard
+    from tag2mask.pipeline.run import plan
 
     run = request.run_folder()
     if request.options["dry_run"]:
         output().print("\n".join(plan(request.config, run, names)), highlight=False, markup=False, soft_wrap=True)
         return 0
+    with request.lock():
+        return _stages_under_lock(request, run, names, *then)
+
+
+def _stages_under_lock(request: Request, run: RunFolder, names: Sequence[str], *then: "Stage") -> int:
+    """Do them in a folder to which nobody else writes."""
+    from tag2mask.distributed import is_main, join, wait
+    from tag2mask.pipeline.run import STAGE_FUNCTIONS
+    from tag2mask.pipeline.together import do_together, require_no_shard
+
     require_no_shard(request.config)
     join(request.config.device)
     if is_main():
@@ -228,14 +249,18 @@ def _run(request: Request) -> int:
 
 def _demo(request: Request) -> int:
     """`demo`: `run` on generated scenes."""
-    from tag2mask.pipeline.demo import prepare_demo
+    from tag2mask.pipeline.demo import FOLDER, prepare_demo
     from tag2mask.pipeline.run import stages_of
 
     if request.options["dry_run"]:
         scenes, stages = request.config.scenes, ", ".join(stages_of(request.config))
         output().print(f"would paint {scenes.train + scenes.val} scenes, then do {stages}", highlight=False)
         return 0
-    return _run(replace(request, config=prepare_demo(request.config, errors())))
+    request = replace(request, config=replace(request.config, out=request.config.out or FOLDER))
+    run = request.run_folder()
+    with request.lock():
+        request = replace(request, config=prepare_demo(request.config, errors()))
+        return _stages_under_lock(request, run, stages_of(request.config))
 
 
 def _evaluate(request: Request) -> int:
@@ -335,17 +360,18 @@ def _predict(request: Request) -> int:
     options = request.options
     if options["model"] is None:
         raise UsageError("predict needs --model PATH, a segmentation network or the run that trained it")
-    asked = predict.Request(
-        request.config,
-        options["photos"],
-        Path(options["model"]),
-        overlays=options["overlays"],
-        again=options["again"],
-    )
-    if options["dry_run"]:
-        output().print(asked.plan(), highlight=False, markup=False, soft_wrap=True)
-        return 0
-    return _finish(request, [predict.predict(asked, errors())])
+    with request.lock():
+        asked = predict.Request(
+            request.config,
+            options["photos"],
+            Path(options["model"]),
+            overlays=options["overlays"],
+            again=options["again"],
+        )
+        if options["dry_run"]:
+            output().print(asked.plan(), highlight=False, markup=False, soft_wrap=True)
+            return 0
+        return _finish(request, [predict.predict(asked, errors())])
 
 
 def _export(request: Request) -> int:
