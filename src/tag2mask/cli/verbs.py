@@ -129,11 +129,15 @@ def _finish(request: Request, results: Iterable[StageResult]) -> int:
 
 def _stages(request: Request, names: Sequence[str], *then: "Stage") -> int:
     """Do some stages of a run folder, then what else was asked for."""
-    from tag2mask.pipeline.run import plan
+    from tag2mask.pipeline.plan import plan
 
     run = request.run_folder()
     if request.options["dry_run"]:
-        output().print("\n".join(plan(request.config, run, names)), highlight=False, markup=False, soft_wrap=True)
+        planned = plan(request.config, run, names)
+        if request.options["as_json"]:
+            print(json.dumps(planned.to_json(), indent=2, ensure_ascii=False))
+        else:
+            output().print("\n".join(planned.lines()), highlight=False, markup=False, soft_wrap=True)
         return 0
     with request.lock():
         return _stages_under_lock(request, run, names, *then)
