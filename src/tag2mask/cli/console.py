@@ -1,6 +1,6 @@
 """Where words go: results to standard output, everything else to standard error."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -61,6 +61,16 @@ def show_published(console: Console, figures: Figures, beside: Beside) -> None:
     console.print(beside.note, highlight=False, markup=False, soft_wrap=True)
 
 
+def spread_table(figures: Figures, seeds: Sequence[int]) -> Table:
+    """One line a kind: mean ± standard deviation over runs with several seeds."""
+    title = f"mean ± standard deviation over seeds {', '.join(map(str, seeds))}, in %"
+    table = Table(title=title, title_justify="left")
+    _columns(table, "mIoU", "pixels right")
+    for stage, split, kind, values in _rows(figures):
+        table.add_row(split, _what(stage, kind), *(_spread(values.get(name)) for name in ("miou", "pixel_accuracy")))
+    return table
+
+
 def _columns(table: Table, *numbers: str) -> None:
     for name in ("split", "what"):
         table.add_column(name, no_wrap=True)
@@ -86,3 +96,11 @@ def _cells(known: Mapping[str, Any]) -> list[str]:
     threshold = known.get("threshold")
     shares = [f"{100 * known[name]:.1f}" if known.get(name) is not None else "–" for name in ("miou", "pixel_accuracy")]
     return [*shares, "–" if threshold is None else f"{threshold:.2f}, best", str(known.get("images", "–"))]
+
+
+def _spread(known: Mapping[str, Any] | None) -> str:
+    """Mean ± standard deviation in per cent, as far as they are known."""
+    if known is None or known["mean"] is None:
+        return "–"
+    deviation = "" if known["deviation"] is None else f" ± {100 * known['deviation']:.1f}"
+    return f"{100 * known['mean']:.1f}{deviation}"

@@ -35,7 +35,7 @@ def _finish(request: Request, results: Iterable[StageResult]) -> int:
         show_result(errors(), result)
         for stage, splits in result.figures.items():
             figures[stage] = splits
-    if not is_main():
+    if not is_main() or request.options.get("quiet"):
         pass
     elif request.options["as_json"]:
         answer = {"results": [vars(result) for result in told]}
@@ -168,10 +168,14 @@ def _seeds(request: Request) -> int:
 
 
 def _run(request: Request) -> int:
-    """`run`: every stage."""
+    """`run`: every stage, once or with several seeds."""
+    from tag2mask.cli.repeats import repeat
     from tag2mask.pipeline.run import stages_of
 
-    return _stages(request, stages_of(request.config))
+    def do(request: Request) -> int:
+        return _stages(request, stages_of(request.config))
+
+    return do(request) if request.options["repeats"] is None else repeat(request, do)
 
 
 def _demo(request: Request) -> int:
@@ -378,7 +382,11 @@ VERBS = {
         values=(("--against", "RUN", "put the segmentation network beside that of another run, class by class"),),
     ),
     "report": Verb("Write the page of a run.", _report, ("run", "the run folder")),
-    "run": Verb("Do every stage, skipping what is done.", _run),
+    "run": Verb(
+        "Do every stage, skipping what is done.",
+        _run,
+        values=(("--repeats", "N", "N runs with seeds from --seed on, in RUN/seed-S, and the spread of figures"),),
+    ),
     "demo": Verb(
         "See the method at work on generated scenes.", _demo, None, (("--quick", "a tiny demo, in under a minute"),)
     ),
