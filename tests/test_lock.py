@@ -91,6 +91,23 @@ def test_of_many_that_ask_at_once_one_gets_it(tmp_path: Path, stale: bool) -> No
     assert folder.exists() == stale  # made by the lock alone, so it goes with it
 
 
+def test_a_lock_that_was_taken_over_meanwhile_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead(tmp_path / "out", tmp_path / "go")
+    is_dead, others = Holder.is_dead, []
+
+    def slowly(holder: Holder) -> bool:
+        found = is_dead(holder)
+        if found and not others:  # between finding it dead and deleting it, another process is faster
+            others.append(holding(tmp_path / "out", tmp_path / "go"))
+        return found
+
+    monkeypatch.setattr(Holder, "is_dead", slowly)
+    with pytest.raises(UsageError, match="is being written to by"), held(tmp_path / "out", "run"):
+        pass
+    assert json.loads((tmp_path / "out/lock.json").read_text())["pid"] == others[0].pid
+    release(others[0])
+
+
 def test_a_refusal_names_the_process_and_the_remedy(tmp_path: Path) -> None:
     process = holding(tmp_path / "out", tmp_path / "go")
     said = json.loads((tmp_path / "out/lock.json").read_text())
