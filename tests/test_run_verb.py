@@ -261,8 +261,9 @@ def test_processes_of_one_run_hold_one_lock_and_repeat_together(scenes: Path, tm
     assert json.loads((out / "repeats.json").read_text())["seeds"] == [0, 1]
     assert first.stderr.count("run 1 of 2") == first.stdout.count("mean ± standard deviation") == 1
     stamps = {path: path.stat().st_mtime_ns for path in out.glob("seed-*/report.html")}
-    assert len(stamps) == 2 and together(2, arguments).returncode == 0
+    again = together(2, arguments)
+    assert len(stamps) == 2 and again.returncode == 0, again.stderr
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
     with held(out / "seed-0", "train"):
         refused = together(2, words("run", scenes, out / "seed-0"))
-    assert refused.returncode != 0 and f"process {os.getpid()} on " in refused.stderr
+    assert refused.returncode != 0 and f"process {os.getpid()} on " in refused.stderr, refused.stderr
