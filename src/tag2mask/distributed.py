@@ -3,6 +3,7 @@
 Each process knows its number and how many there are from the environment that `torchrun` sets.
 """
 
+import atexit
 import os
 from datetime import timedelta
 from typing import Literal, TypeVar
@@ -41,10 +42,14 @@ def join(device: Literal["auto", "cpu", "cuda"]) -> None:
         PartialState(cpu=resolve_device(device).type == "cpu", timeout=PATIENCE)
 
 
-def leave() -> None:
-    """Part from the other processes when all is done; one that ends without it may be aborted by its own threads."""
+def leave_at_exit() -> None:
+    """Part from the others when this process ends well: one that does not may be aborted by its own threads.
+
+    Not after an error: who waits for others that have failed should be ended by `torchrun`, not wait once more.
+    """
     if _joined():
-        dist.destroy_process_group()
+        atexit.unregister(dist.destroy_process_group)
+        atexit.register(dist.destroy_process_group)
 
 
 def wait() -> None:

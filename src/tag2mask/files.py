@@ -87,8 +87,13 @@ def _is_abandoned(path: Path) -> bool:
             return time.time() - path.stat().st_mtime > _DAY
         except OSError:
             return False
+    return is_gone(int(process))
+
+
+def is_gone(process: int) -> bool:
+    """Whether no process of this machine has that number."""
     try:
-        os.kill(int(process), 0)
+        os.kill(process, 0)
     except ProcessLookupError:
         return True
     except OSError:

@@ -9,7 +9,8 @@ from rich.markup import escape
 
 from tag2mask import __version__
 from tag2mask.cli.console import errors, output
-from tag2mask.cli.verbs import VERBS, Request, overview
+from tag2mask.cli.request import Request
+from tag2mask.cli.verbs import VERBS, overview
 from tag2mask.errors import Tag2maskError, UsageError
 
 

@@ -2,18 +2,18 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from tag2mask.cli.console import errors, figures_table, output, show_result
-from tag2mask.cli.parser import build_parser, expand_presets, to_config, with_run_config
+from tag2mask.cli.console import errors, figures_table, output, show_published, show_result
+from tag2mask.cli.request import Request, Verb
 from tag2mask.errors import UsageError
 from tag2mask.evaluate.comparison import Comparison
-from tag2mask.pipeline.config import Config, presets, to_yaml
+from tag2mask.pipeline.config import Config, presets
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.run_folder import STAGES, RunFolder
 
@@ -22,77 +22,10 @@ if TYPE_CHECKING:
     from tag2mask.pipeline.suspicions import Suspicion
 
 
-@dataclass(frozen=True)
-class Verb:
-    """A verb: what it is, its positional argument if any, what it does, its own flags and options with a value."""
-
-    description: str
-    action: Callable[["Request"], int]
-    positional: tuple[str, str] | None = None
-    flags: tuple[tuple[str, str], ...] = ()
-    values: tuple[tuple[str, str, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class Request:
-    """A parsed command line.
-
-    Attributes:
-        verb: the verb's name.
-        config: every setting.
-        options: what is not a setting: json, dry_run, restart, the positional, the verb's own flags.
-        words: the words that it was parsed from.
-    """
-
-    verb: str
-    config: Config
-    options: dict[str, Any]
-    words: tuple[str, ...]
-
-    @classmethod
-    def parse(cls, name: str, verb: Verb, words: Sequence[str]) -> "Request | None":
-        """Read the words; None if they asked for help or for the settings, which were then printed."""
-        parser = build_parser(name, verb.description)
-        if verb.positional:
-            parser.add_argument(verb.positional[0], nargs="?" if name == "evaluate" else None, help=verb.positional[1])
-        for flag, text in verb.flags:
-            parser.add_argument(flag, action="store_true", help=text)
-        for option, value, text in verb.values:
-            parser.add_argument(option, metavar=value, help=text)
-        if name in (*STAGES, "run", "demo"):
-            parser.add_argument(
-                "--restart", metavar="STAGE", help="delete what a stage, and all that read it, made; then go on"
-            )
-        if "-h" in words or "--help" in words:
-            parser.print_help()
-            return None
-        namespace = parser.parse_args(expand_presets(with_run_config(_with_default_preset(name, words))))
-        config = to_config(parser, namespace)
-        if namespace.print_config:
-            print(to_yaml(config), end="")
-            return None
-        named = ["as_json", "dry_run", "restart", *(flag.lstrip("-") for flag, *_ in (*verb.flags, *verb.values))]
-        named += [verb.positional[0]] if verb.positional else []
-        named = [name.replace("-", "_") for name in named]
-        return cls(name, config, {option: getattr(namespace, option, None) for option in named}, tuple(words))
-
-    def run_folder(self) -> RunFolder:
-        """The run folder that ``--out`` names."""
-        if self.config.out is None:
-            raise UsageError(f"{self.verb} needs --out RUN, the folder that the run lives in")
-        return RunFolder(self.config.out)
-
-
-def _with_default_preset(name: str, words: Sequence[str]) -> list[str]:
-    """`demo` starts from its own preset."""
-    if name != "demo":
-        return list(words)
-    return ["--config", "demo-quick" if "--quick" in words else "demo", *words]
-
-
 def _finish(request: Request, results: Iterable[StageResult]) -> int:
     """Tell each result as it comes, at the main process; 1 if anything failed."""
     from tag2mask.distributed import is_main
+    from tag2mask.evaluate.published import published_beside
 
     told, figures = [], {}
     for result in results:
@@ -102,13 +35,16 @@ def _finish(request: Request, results: Iterable[StageResult]) -> int:
         show_result(errors(), result)
         for stage, splits in result.figures.items():
             figures[stage] = splits
-    if not is_main():
+    if not is_main() or request.options.get("quiet"):
         pass
     elif request.options["as_json"]:
         answer = {"results": [vars(result) for result in told]}
         print(json.dumps(answer, indent=2, ensure_ascii=False, default=Comparison.to_json))
     elif figures:
         output().print(figures_table(figures))
+        beside = published_beside(figures, request.config.data.kind) if request.verb == "run" else None
+        if beside is not None:
+            show_published(output(), figures, beside)
         for comparison in (each for result in told for each in result.comparisons):
             output().print(comparison.render())
     return 1 if any(result.failed for result in told) else 0
@@ -116,14 +52,26 @@ def _finish(request: Request, results: Iterable[StageResult]) -> int:
 
 def _stages(request: Request, names: Sequence[str], *then: "Stage") -> int:
     """Do some stages of a run folder, then what else was asked for."""
-    from tag2mask.distributed import is_main, join, leave, wait
-    from tag2mask.pipeline.run import STAGE_FUNCTIONS, plan
-    from tag2mask.pipeline.together import do_together, require_no_shard
+    from tag2mask.pipeline.plan import plan
 
     run = request.run_folder()
     if request.options["dry_run"]:
-        output().print("\n".join(plan(request.config, run, names)), highlight=False, markup=False, soft_wrap=True)
+        planned = plan(request.config, run, names)
+        if request.options["as_json"]:
+            print(json.dumps(planned.to_json(), indent=2, ensure_ascii=False))
+        else:
+            output().print("\n".join(planned.lines()), highlight=False, markup=False, soft_wrap=True)
         return 0
+    with request.lock():
+        return _stages_under_lock(request, run, names, *then)
+
+
+def _stages_under_lock(request: Request, run: RunFolder, names: Sequence[str], *then: "Stage") -> int:
+    """Do them in a folder to which nobody else writes."""
+    from tag2mask.distributed import is_main, join, leave_at_exit, wait
+    from tag2mask.pipeline.run import STAGE_FUNCTIONS
+    from tag2mask.pipeline.together import do_together, require_no_shard
+
     require_no_shard(request.config)
     join(request.config.device)
     if is_main():
@@ -132,7 +80,7 @@ def _stages(request: Request, names: Sequence[str], *then: "Stage") -> int:
     config, console = request.config, errors() if is_main() else Console(quiet=True)
     work = {**{name: STAGE_FUNCTIONS[name] for name in names}, **{f"then {n}": stage for n, stage in enumerate(then)}}
     code = _finish(request, (do_together(name, stage, config, run, console) for name, stage in work.items()))
-    leave()
+    leave_at_exit()
     return code
 
 
@@ -222,22 +170,30 @@ def _seeds(request: Request) -> int:
 
 
 def _run(request: Request) -> int:
-    """`run`: every stage."""
+    """`run`: every stage, once or with several seeds."""
+    from tag2mask.cli.repeats import repeat
     from tag2mask.pipeline.run import stages_of
 
-    return _stages(request, stages_of(request.config))
+    def do(request: Request) -> int:
+        return _stages(request, stages_of(request.config))
+
+    return do(request) if request.options["repeats"] is None else repeat(request, do)
 
 
 def _demo(request: Request) -> int:
     """`demo`: `run` on generated scenes."""
-    from tag2mask.pipeline.demo import prepare_demo
+    from tag2mask.pipeline.demo import FOLDER, prepare_demo
     from tag2mask.pipeline.run import stages_of
 
     if request.options["dry_run"]:
         scenes, stages = request.config.scenes, ", ".join(stages_of(request.config))
         output().print(f"would paint {scenes.train + scenes.val} scenes, then do {stages}", highlight=False)
         return 0
-    return _run(replace(request, config=prepare_demo(request.config, errors())))
+    request = replace(request, config=replace(request.config, out=request.config.out or FOLDER))
+    run = request.run_folder()
+    with request.lock():
+        request = replace(request, config=prepare_demo(request.config, errors()))
+        return _stages_under_lock(request, run, stages_of(request.config))
 
 
 def _evaluate(request: Request) -> int:
@@ -337,17 +293,18 @@ def _predict(request: Request) -> int:
     options = request.options
     if options["model"] is None:
         raise UsageError("predict needs --model PATH, a segmentation network or the run that trained it")
-    asked = predict.Request(
-        request.config,
-        options["photos"],
-        Path(options["model"]),
-        overlays=options["overlays"],
-        again=options["again"],
-    )
-    if options["dry_run"]:
-        output().print(asked.plan(), highlight=False, markup=False, soft_wrap=True)
-        return 0
-    return _finish(request, [predict.predict(asked, errors())])
+    with request.lock():
+        asked = predict.Request(
+            request.config,
+            options["photos"],
+            Path(options["model"]),
+            overlays=options["overlays"],
+            again=options["again"],
+        )
+        if options["dry_run"]:
+            output().print(asked.plan(), highlight=False, markup=False, soft_wrap=True)
+            return 0
+        return _finish(request, [predict.predict(asked, errors())])
 
 
 def _export(request: Request) -> int:
@@ -427,7 +384,11 @@ VERBS = {
         values=(("--against", "RUN", "put the segmentation network beside that of another run, class by class"),),
     ),
     "report": Verb("Write the page of a run.", _report, ("run", "the run folder")),
-    "run": Verb("Do every stage, skipping what is done.", _run),
+    "run": Verb(
+        "Do every stage, skipping what is done.",
+        _run,
+        values=(("--repeats", "N", "N runs with seeds from --seed on, in RUN/seed-S, and the spread of figures"),),
+    ),
     "demo": Verb(
         "See the method at work on generated scenes.", _demo, None, (("--quick", "a tiny demo, in under a minute"),)
     ),

@@ -24,7 +24,8 @@ from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.pipeline.base_cams import external_maps, require_seeds, seed_path
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.progress import StageResult, progress_bar
+from tag2mask.pipeline.pace import paced_bar
+from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs, read_ahead, reading_workers
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.train import NETWORK
@@ -58,7 +59,7 @@ def cams(config: Config, run: RunFolder, console: Console) -> StageResult:
     todo = [batch for batch in batches if any(photo.id in wanted for photo in batch)]
     result.skipped = sum(map(len, batches)) - len(wanted)
     dropped = 0
-    with progress_bar(console, "cams", len(wanted)) as advance:
+    with paced_bar(run, "cams", console, len(wanted)) as advance:
         for batch, images in read_batches(todo, config, result):
             tags = torch.from_numpy(photos.tag_matrix(batch)).to(device)
             maps = _maps(network, images.to(device), tags, config)

@@ -9,6 +9,9 @@ from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import progress_bar
 from tag2mask.scenes import write_scenes
 
+FOLDER = Path("tag2mask-demo")
+"""The run folder where none is named."""
+
 
 def prepare_demo(config: Config, console: Console) -> Config:
     """Write the generated scenes into the run folder, unless they are there, and point the settings at them.
@@ -20,7 +23,7 @@ def prepare_demo(config: Config, console: Console) -> Config:
     Returns:
         the settings of a `run` over the scenes.
     """
-    out = config.out or Path("tag2mask-demo")
+    out = config.out or FOLDER
     folder = out / "scenes"
     done = 0
     with progress_bar(console, "scenes", config.scenes.train + config.scenes.val) as advance:

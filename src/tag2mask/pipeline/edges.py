@@ -18,7 +18,8 @@ from tag2mask.networks.settings import NetworkSettings, in_section
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.learning import learn
-from tag2mask.pipeline.progress import StageResult, progress_bar
+from tag2mask.pipeline.pace import paced_bar
+from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.refinable import cam_folder, read_refinables, shard_of, stale
 from tag2mask.pipeline.run_folder import RunFolder
@@ -80,7 +81,7 @@ def _write_labels(
     mine = shard_of(photos.photos, config, result)
     todo = stale(mine, cams, run / LABELS)
     result.skipped = len(mine) - len(todo)
-    with progress_bar(console, "labels of edges", len(todo)) as advance:
+    with paced_bar(run, "edges", console, len(todo), "labels of edges") as advance:
         for batch in read_refinables(todo, cams, config, resolve_device(config.device), result):
             images = [each.image for each in batch]
             maps = [

@@ -13,7 +13,8 @@ from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.evaluate import WHOLE
-from tag2mask.pipeline.progress import StageResult, progress_bar
+from tag2mask.pipeline.pace import paced_bar
+from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs, read_ahead
 from tag2mask.pipeline.refinable import shard_of
 from tag2mask.pipeline.run_folder import RunFolder
@@ -44,7 +45,7 @@ def predictions(config: Config, run: RunFolder, console: Console) -> StageResult
         ]
         result.skipped += len(mine) - len(todo)
         before = result.done
-        with progress_bar(console, f"predictions {split or WHOLE}", len(todo)) as advance:
+        with paced_bar(run, "predictions", console, len(todo), f"predictions {split or WHOLE}") as advance:
             for batch in _batches(todo, config, result):
                 found = predictor.predictions([image for _, image in batch])
                 for (photo, _), prediction in zip(batch, found, strict=True):

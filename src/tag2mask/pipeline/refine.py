@@ -13,7 +13,8 @@ from tag2mask.networks.edge_network import EdgeNetwork
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.edges import EDGE_NETWORK
-from tag2mask.pipeline.progress import StageResult, progress_bar
+from tag2mask.pipeline.pace import paced_bar
+from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.refinable import cam_folder, read_refinables, shard_of, stale
 from tag2mask.pipeline.run_folder import RunFolder
@@ -39,7 +40,7 @@ def refine(config: Config, run: RunFolder, console: Console) -> StageResult:
     mine = shard_of(photos.photos, config, result)
     todo = stale(mine, cams, run / "masks")
     result.skipped = len(mine) - len(todo)
-    with progress_bar(console, "refine", len(todo)) as advance:
+    with paced_bar(run, "refine", console, len(todo)) as advance:
         for batch in read_refinables(todo, cams, config, device, result):
             images = [each.image for each in batch]
             edges = None if network is None else [_edge(network, image) for image in images]

@@ -23,6 +23,7 @@ from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.pipeline.base_cams import seed_path
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.pace import paced_bar
 from tag2mask.pipeline.progress import StageResult, progress_bar
 from tag2mask.pipeline.reading import photographs, read_ahead, reading_workers
 from tag2mask.pipeline.run_folder import RunFolder
@@ -90,7 +91,7 @@ def _made(config: Config, run: RunFolder, photos: PhotoSet, console: Console) ->
     wanted = {photo.id for batch in batches for photo in batch if read_ids(seed_path(run, photo)) != photo.tags}
     todo = [batch for batch in batches if any(photo.id in wanted for photo in batch)]
     result.skipped = sum(map(len, batches)) - len(wanted)
-    with progress_bar(console, "seeds", len(wanted)) as advance:
+    with paced_bar(run, "seeds", console, len(wanted)) as advance:
         for batch in prepared_batches(clip, todo, config, result):
             tags = torch.from_numpy(photos.tag_matrix([item.photo for item in batch]))
             found = clip_cams(
@@ -132,7 +133,7 @@ def _imported(config: Config, run: RunFolder, photos: PhotoSet, console: Console
             return error
 
     loaded = map_ahead(load, todo, threads=max(1, reading_workers(config)))
-    with progress_bar(console, "seeds", len(todo)) as advance:
+    with paced_bar(run, "seeds", console, len(todo)) as advance:
         for done, (photo, answer) in enumerate(zip(todo, loaded, strict=True), start=1):
             if isinstance(answer, Tag2maskError):
                 result.failed[photo.id] = str(answer)

@@ -1,0 +1,91 @@
+"""A command line as it was parsed, and what a verb is."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from tag2mask.cli.parser import build_parser, expand_presets, to_config, with_run_config
+from tag2mask.errors import UsageError
+from tag2mask.pipeline.config import Config, to_yaml
+from tag2mask.pipeline.run_folder import STAGES, RunFolder
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb: what it is, its positional argument if any, what it does, its own flags and options with a value."""
+
+    description: str
+    action: Callable[["Request"], int]
+    positional: tuple[str, str] | None = None
+    flags: tuple[tuple[str, str], ...] = ()
+    values: tuple[tuple[str, str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Request:
+    """A parsed command line.
+
+    Attributes:
+        verb: the verb's name.
+        config: every setting.
+        options: what is not a setting: json, dry_run, restart, the positional, the verb's own flags.
+        words: the words that it was parsed from.
+    """
+
+    verb: str
+    config: Config
+    options: dict[str, Any]
+    words: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, name: str, verb: Verb, words: Sequence[str]) -> "Request | None":
+        """Read the words; None if they asked for help or for the settings, which were then printed."""
+        parser = build_parser(name, verb.description)
+        if verb.positional:
+            parser.add_argument(verb.positional[0], nargs="?" if name == "evaluate" else None, help=verb.positional[1])
+        for flag, text in verb.flags:
+            parser.add_argument(flag, action="store_true", help=text)
+        for option, value, text in verb.values:
+            parser.add_argument(option, metavar=value, help=text)
+        if name in (*STAGES, "run", "demo"):
+            parser.add_argument(
+                "--restart", metavar="STAGE", help="delete what a stage, and all that read it, made; then go on"
+            )
+        if "-h" in words or "--help" in words:
+            parser.print_help()
+            return None
+        namespace = parser.parse_args(expand_presets(with_run_config(_with_default_preset(name, words))))
+        config = to_config(parser, namespace)
+        if namespace.print_config:
+            print(to_yaml(config), end="")
+            return None
+        named = ["as_json", "dry_run", "restart", *(flag.lstrip("-") for flag, *_ in (*verb.flags, *verb.values))]
+        named += [verb.positional[0]] if verb.positional else []
+        named = [name.replace("-", "_") for name in named]
+        return cls(name, config, {option: getattr(namespace, option, None) for option in named}, tuple(words))
+
+    def run_folder(self) -> RunFolder:
+        """The run folder that ``--out`` names."""
+        if self.config.out is None:
+            raise UsageError(f"{self.verb} needs --out RUN, the folder that the run lives in")
+        return RunFolder(self.config.out)
+
+    def lock(self) -> AbstractContextManager[None]:
+        """What keeps other commands out of the folder of ``--out`` meanwhile; the main process holds it for all.
+
+        `report` holds none: it reads what is finished, and the page of a run at work is worth having.
+        """
+        from tag2mask.distributed import is_main
+        from tag2mask.pipeline.lock import held
+
+        if self.config.out is None or self.options["dry_run"] or self.verb == "report" or not is_main():
+            return nullcontext()
+        return held(self.config.out, self.verb, self.config.shard_of())
+
+
+def _with_default_preset(name: str, words: Sequence[str]) -> list[str]:
+    """`demo` starts from its own preset."""
+    if name != "demo":
+        return list(words)
+    return ["--config", "demo-quick" if "--quick" in words else "demo", *words]

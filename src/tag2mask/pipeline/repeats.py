@@ -1,0 +1,97 @@
+"""Runs that differ in their seed alone: which are done, and the mean and spread of what they measured."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from tag2mask.errors import UsageError
+from tag2mask.files import read_json, write_json
+from tag2mask.pipeline.config import Config, absolute, plain
+from tag2mask.pipeline.reading import photographs
+from tag2mask.pipeline.run_folder import STAGES, RunFolder
+
+RECORD = "repeats.json"
+
+
+class Repeats:
+    """The folder RUN with a run for each seed, RUN/seed-S, and RUN/repeats.json over them."""
+
+    def __init__(self, config: Config, run: RunFolder, count: int) -> None:
+        """Look at the folder; nothing is written.
+
+        Args:
+            config: every setting; its seed is the first run's.
+            run: the folder.
+            count: of runs, with ascending seeds.
+
+        Raises:
+            UsageError: the folder holds a single run, or the command is one of several shards.
+        """
+        if config.shard is not None:
+            raise UsageError("--repeats does whole runs, one after another; leave --shard out")
+        begun = [stage.name for stage in STAGES.values() if (run / stage.folder / "stage.json").is_file()]
+        if begun:
+            raise UsageError(f"{run.path} holds a single run ({', '.join(begun)}); --repeats needs a folder of its own")
+        self.run = run
+        self.configs = [
+            replace(config, seed=seed, out=run / f"seed-{seed}") for seed in range(config.seed, config.seed + count)
+        ]
+        photos = [(photo.id, photo.tags) for photo in photographs(config).photos]
+        self.fingerprints = [_fingerprint(each, photos) for each in self.configs]
+
+    def is_done(self, number: int) -> bool:
+        """Whether a run went through without a failure, with these settings and photographs."""
+        recorded = self._read().get("runs", {}).get(str(self.configs[number].seed))
+        return bool(recorded == self.fingerprints[number]) and self._metrics(number).is_file()
+
+    def record_done(self, number: int) -> None:
+        """Note that a run went through."""
+        known = self._read()
+        runs = {**known.get("runs", {}), str(self.configs[number].seed): self.fingerprints[number]}
+        write_json(self.run / RECORD, {**known, "runs": runs})
+
+    def summarise(self) -> dict[str, Any]:
+        """Mean and spread over the seeds of every figure that all runs have; written to repeats.json."""
+        figures = spread([read_json(self._metrics(number)) for number in range(len(self.configs))]) or {}
+        seeds = [each.seed for each in self.configs]
+        write_json(self.run / RECORD, {"runs": self._read().get("runs", {}), "seeds": seeds, "figures": figures})
+        return {"seeds": seeds, "figures": figures}
+
+    def _metrics(self, number: int) -> Path:
+        return self.run / f"seed-{self.configs[number].seed}/metrics.json"
+
+    def _read(self) -> dict[str, Any]:
+        path = self.run / RECORD
+        return read_json(path) if path.is_file() else {}
+
+
+def spread(values: Sequence[Any]) -> Any:
+    """Mean, standard deviation (n − 1) and values of every number that is at the same place in all of ``values``.
+
+    Args:
+        values: nested dictionaries of one shape, one a run.
+
+    Returns:
+        the same nesting, with {"mean", "deviation", "values"} for each number: null where a run has null in its
+        place, the deviation also where there is one run only. What is no number in any run is left out; None if
+        nothing is left.
+    """
+    if all(isinstance(value, Mapping) for value in values):
+        parts = {key: spread([value[key] for value in values]) for key in values[0] if all(key in v for v in values)}
+        return {key: part for key, part in parts.items() if part is not None} or None
+    numbers = [value for value in values if isinstance(value, int | float)]
+    if not numbers or len(numbers) + sum(value is None for value in values) < len(values):
+        return None
+    whole = len(numbers) == len(values)
+    deviation = stdev(numbers) if whole and len(numbers) > 1 else None
+    return {"mean": mean(numbers) if whole else None, "deviation": deviation, "values": list(values)}
+
+
+def _fingerprint(config: Config, photos: Sequence[tuple[str, tuple[int, ...]]]) -> str:
+    """Of all that the figures of a run can depend on, as far as the settings and the photographs go."""
+    settings = {key: value for key, value in plain(absolute(config)).items() if key not in ("out", "device", "workers")}
+    return hashlib.sha256(json.dumps([settings, photos], sort_keys=True).encode()).hexdigest()[:16]

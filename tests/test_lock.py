@@ -1,0 +1,227 @@
+"""The lock of a run folder, with real processes: one writes, those of other shards beside it, the dead give way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from run_tiny import run, words
+from tag2mask.errors import UsageError
+from tag2mask.pipeline.lock import Holder, held
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from tag2mask.errors import UsageError
+from tag2mask.pipeline.lock import held
+
+folder, shard, go = Path(sys.argv[1]), eval(sys.argv[2]), Path(sys.argv[3])
+print("ready", flush=True)
+while not go.exists():
+    pass
+try:
+    with held(folder, "cams", shard):
+        print("held", flush=True)
+        sys.stdin.read()
+except UsageError as error:
+    print("refused", error, flush=True)
+"""
+
+
+def asking(folder: Path, go: Path, shard: tuple[int, int] | None = None) -> "subprocess.Popen[str]":
+    """A process that takes the lock as soon as ``go`` exists, and holds it until its input ends."""
+    arguments = [sys.executable, "-c", HOLD, str(folder), repr(shard), str(go)]
+    process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    return process
+
+
+def answer(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def release(process: "subprocess.Popen[str]") -> None:
+    process.communicate("", timeout=60)
+
+
+def holding(folder: Path, go: Path, shard: tuple[int, int] | None = None) -> "subprocess.Popen[str]":
+    go.touch()
+    process = asking(folder, go, shard)
+    assert answer(process) == "held"
+    return process
+
+
+def dead(folder: Path, go: Path, shard: tuple[int, int] | None = None) -> int:
+    """Leave the lock of a killed process; its number."""
+    process = holding(folder, go, shard)
+    process.kill()
+    process.wait()
+    return process.pid
+
+
+def locks(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("lock*")) if folder.exists() else []
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_of_many_that_ask_at_once_one_gets_it(tmp_path: Path, stale: bool) -> None:
+    folder = tmp_path / "runs/out"
+    if stale:
+        dead(folder, tmp_path / "before")
+        assert locks(folder) == ["lock.json"]
+    for attempt in range(3):
+        go = tmp_path / f"go{attempt}"
+        asked = [asking(folder, go) for _ in range(5)]
+        go.touch()
+        answers = [answer(process) for process in asked]
+        assert sorted(word.split()[0] for word in answers) == ["held", *["refused"] * 4]
+        winner = asked[answers.index("held")]
+        assert all(f"process {winner.pid} on " in word for word in answers if word != "held")
+        for process in asked:
+            process.kill() if stale and process is winner else release(process)
+            process.wait()
+        assert locks(folder) == (["lock.json"] if stale else [])
+    assert folder.exists() == stale  # made by the lock alone, so it goes with it
+
+
+def test_a_lock_that_was_taken_over_meanwhile_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead(tmp_path / "out", tmp_path / "go")
+    is_dead, others = Holder.is_dead, []
+
+    def slowly(holder: Holder) -> bool:
+        found = is_dead(holder)
+        if found and not others:  # between finding it dead and deleting it, another process is faster
+            others.append(holding(tmp_path / "out", tmp_path / "go"))
+        return found
+
+    monkeypatch.setattr(Holder, "is_dead", slowly)
+    with pytest.raises(UsageError, match="is being written to by"), held(tmp_path / "out", "run"):
+        pass
+    assert json.loads((tmp_path / "out/lock.json").read_text())["pid"] == others[0].pid
+    release(others[0])
+
+
+def test_a_refusal_names_the_process_and_the_remedy(tmp_path: Path) -> None:
+    process = holding(tmp_path / "out", tmp_path / "go")
+    said = json.loads((tmp_path / "out/lock.json").read_text())
+    assert said["pid"] == process.pid and said["verb"] == "cams"
+    with pytest.raises(UsageError) as refused, held(tmp_path / "out", "run"):
+        pass
+    expected = (f"process {process.pid} on {said['host']}", said["since"], "`tag2mask cams`", "another --out")
+    assert all(part in str(refused.value) for part in (*expected, f"delete {tmp_path / 'out/lock.json'}"))
+    release(process)
+    with held(tmp_path / "out", "run"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "allowed"),
+    [
+        ((1, 2), (2, 2), True),
+        ((1, 2), (1, 2), False),
+        ((1, 2), (2, 4), False),
+        ((1, 2), None, False),
+        (None, (1, 2), False),
+        ((1, 1), (1, 2), False),
+    ],
+)
+def test_shards_work_together_and_not_with_the_whole(
+    tmp_path: Path, first: tuple[int, int] | None, second: tuple[int, int] | None, allowed: bool
+) -> None:
+    process = holding(tmp_path / "out", tmp_path / "go", first)
+    before = locks(tmp_path / "out")
+    if allowed:
+        with held(tmp_path / "out", "cams", second):
+            assert len(locks(tmp_path / "out")) == 2
+    else:
+        with pytest.raises(UsageError, match="Commands share a folder"), held(tmp_path / "out", "cams", second):
+            pass
+    assert locks(tmp_path / "out") == before  # the refused one leaves nothing, and takes nothing away
+    release(process)
+
+
+def test_the_dead_give_way_whatever_they_held(tmp_path: Path) -> None:
+    for number, shard in enumerate([None, (1, 2), (2, 3)]):
+        dead(tmp_path / "out", tmp_path / f"go{number}", shard)
+    with held(tmp_path / "out", "run"):
+        assert locks(tmp_path / "out") == ["lock.json"]
+    assert not locks(tmp_path / "out")
+
+
+def write(folder: Path, holder: Holder) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "lock.json").write_text(json.dumps(asdict(holder)))
+
+
+def test_only_what_is_known_to_be_dead_gives_way(tmp_path: Path) -> None:
+    pid = dead(tmp_path / "dead", tmp_path / "go")
+    ended = replace(Holder.this_process("run", None), pid=pid)
+    for holder in (replace(ended, host="elsewhere"), replace(ended, namespace="pid:[1]")):
+        write(tmp_path / "out", holder)
+        with pytest.raises(UsageError, match=rf"delete {tmp_path}/out/lock\.json"), held(tmp_path / "out", "run"):
+            pass
+    write(tmp_path / "out", ended)
+    with held(tmp_path / "out", "run"):
+        pass
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not say when a process began")
+def test_a_later_process_of_the_same_number_is_another_one(tmp_path: Path) -> None:
+    own = Holder.this_process("run", None)
+    assert own.began and not own.is_dead()
+    write(tmp_path / "out", replace(own, began=own.began - 1))
+    with held(tmp_path / "out", "run"):
+        pass
+    write(tmp_path / "out", own)
+    with pytest.raises(UsageError), held(tmp_path / "out", "run"):
+        pass
+
+
+def test_a_damaged_lock_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lock.json").write_text("{")
+    with pytest.raises(UsageError, match=r"lock\.json is damaged"), held(tmp_path, "run"):
+        pass
+
+
+def test_the_lock_goes_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), held(tmp_path / "out", "run"):
+        (tmp_path / "out/masks").mkdir()
+        raise ZeroDivisionError
+    assert os.listdir(tmp_path / "out") == ["masks"]  # noqa: PTH208
+
+
+def test_commands_keep_each_other_out(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+
+    def training() -> "subprocess.Popen[str]":
+        arguments = [sys.executable, "-m", "tag2mask", *words("train", scenes, out, train__steps="5000")]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment)
+        until = time.monotonic() + 100
+        while not (out / "lock.json").is_file():
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.01)
+        return process
+
+    process = training()
+    assert run("cams", scenes, out) == 2
+    assert f"is being written to by `tag2mask train`, process {process.pid} on " in capsys.readouterr().err
+    assert run("cams", scenes, out, shard="1/2") == 2
+    process.send_signal(signal.SIGTERM)  # while it still gets ready
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == 1 and "stopped" in said and not locks(out)
+    process = training()
+    process.kill()
+    process.wait()
+    assert locks(out) == ["lock.json"]
+    capsys.readouterr()
+    assert run("cams", scenes, out) == 2
+    assert "run `tag2mask train` with the same --out first" in capsys.readouterr().err  # so it was let in
+    assert not locks(out)

@@ -1,0 +1,269 @@
+"""The verb `run`: what a dry run tells, published figures beside its own, and runs with several seeds."""
+
+import json
+import os
+import statistics
+from pathlib import Path
+from shutil import copyfile, copytree, rmtree
+
+import pytest
+import yaml
+
+from run_tiny import figures, files_of, run, words
+from tag2mask.cli import main
+from tag2mask.cli.console import output, show_published
+from tag2mask.evaluate.published import published_beside
+from tag2mask.pipeline.lock import held
+from tag2mask.pipeline.pace import seconds_per_photograph
+from tag2mask.pipeline.plan import USUAL_BYTES
+from tag2mask.pipeline.repeats import spread
+from tag2mask.pipeline.run_folder import RunFolder
+from test_processes import together
+
+
+@pytest.fixture(scope="module")
+def done(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny run."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    assert run("run", scenes, out) == 0
+    return out
+
+
+@pytest.fixture
+def copied(done: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be changed."""
+    return Path(copytree(done, tmp_path / "out"))
+
+
+def planned(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, object]]:
+    """What a dry run says of each stage."""
+    capsys.readouterr()
+    assert main([*arguments, "--dry-run", "--json"]) == 0
+    return {stage["stage"]: stage for stage in json.loads(capsys.readouterr().out)["stages"]}
+
+
+def test_a_page_can_be_made_while_a_run_is_at_work(copied: Path, scenes: Path) -> None:
+    with held(copied, "train"):
+        assert main(["report", str(copied)]) == 0
+        assert main(["run", "--out", str(copied), "--dry-run"]) == 0
+        assert main(["evaluate", "--out", str(copied)]) == 2
+
+
+def test_a_new_run_has_usual_sizes_and_no_invented_times(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = planned(words("run", scenes, tmp_path / "out"), capsys)
+    assert stages["train"]["steps"] == 4 and stages["cams"]["lacking"] == stages["refine"]["lacking"] == 10
+    usual = sum(USUAL_BYTES[f"cams/{kind}"] for kind in ("classifier", "prototype", "pot"))
+    assert stages["cams"]["bytes"] == 10 * usual and stages["refine"]["bytes"] == 10 * USUAL_BYTES["masks"]
+    assert all(stages[name]["seconds"] is None for name in ("train", "cams", "refine"))
+    assert main([*words("run", scenes, tmp_path / "out"), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "10 photographs to do" in said and "71 kB, as is usual for photographs of 500 pixels" in said
+    assert "in all: 92 kB of files by photograph; time unknown here of train, cams, refine" in said
+
+
+def test_a_begun_run_tells_sizes_and_times_by_its_own_records(
+    copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert all(stage["seconds"] == 0 for stage in planned(["run", "--out", str(copied)], capsys).values())
+    capsys.readouterr()
+    assert main(["run", "--out", str(copied), "--dry-run"]) == 0
+    assert "nothing is left to do but to measure and to report" in capsys.readouterr().out
+    for name in ("cams", "refine"):
+        record = json.loads((copied / f"pace/{name}.json").read_text())
+        assert record["photographs"] == 10
+        (copied / f"pace/{name}.json").write_text(json.dumps({**record, "seconds": 25.0}))
+    gone = sorted((copied / "cams/pot").rglob("*.npz"))[:4]
+    for path in gone:
+        path.unlink()
+    (copied / "train/network.safetensors").unlink()
+    log = [{"step": step, "images_per_second": speed} for step, speed in ((1, 1.0), (2, 8.0), (3, 8.0))]
+    (copied / "train/log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    stages = planned(["run", "--out", str(copied)], capsys)
+    kept = [path.stat().st_size for path in (copied / "cams/pot").rglob("*.npz")]
+    assert stages["cams"]["bytes"] == round(4 * statistics.mean(kept)) and stages["cams"]["measured"]
+    assert stages["cams"]["seconds"] == pytest.approx(4 * 2.5)
+    assert stages["train"]["steps"] == 1  # of 4; the log goes up to 3
+    assert stages["train"]["seconds"] == pytest.approx(4 / 8)  # a batch of 4
+    (copied / "train/state.pt").unlink()
+    assert planned(["run", "--out", str(copied)], capsys)["train"]["steps"] == 4
+
+
+def test_the_pace_adds_up_and_is_of_the_settings_of_the_files(copied: Path, scenes: Path) -> None:
+    first = json.loads((copied / "pace/refine.json").read_text())
+    for path in sorted((copied / "masks").rglob("*.png"))[:3]:
+        path.unlink()
+    assert run("refine", scenes, copied) == 0
+    second = json.loads((copied / "pace/refine.json").read_text())
+    assert second["photographs"] == 13 and second["seconds"] > first["seconds"]
+    assert seconds_per_photograph(RunFolder(copied), "refine") == pytest.approx(second["seconds"] / 13)
+    assert run("refine", scenes, copied, restart="refine", refine__cams="prototype") == 0
+    assert json.loads((copied / "pace/refine.json").read_text())["photographs"] == 10
+    rmtree(copied / "refine")
+    assert seconds_per_photograph(RunFolder(copied), "refine") is None
+
+
+def measured(images: int, classes: int = 21, chosen: list[str] | None = None) -> dict[str, object]:
+    iou = {str(number): 0.5 for number in range(classes)}
+    return {"miou": 0.5, "pixel_accuracy": 0.9, "iou": iou, "images": images, "chosen": chosen, "threshold": None}
+
+
+def test_published_figures_stand_beside_those_of_the_same_photographs(capsys: pytest.CaptureFixture[str]) -> None:
+    own = {
+        "seeds": {"train": {"CLIP": measured(1464)}},
+        "cams": {"train": {"classifier": measured(1464), "pot": measured(1464)}, "val": {"pot": measured(1449)}},
+        "refine": {"train": {"irn+crf": measured(1464)}},
+        "segment": {"train": {"predictions": measured(1464)}, "val": {"predictions": measured(1449)}},
+    }
+    beside = published_beside(own, "voc")
+    assert beside is not None
+    assert {place: figure.miou for place, figure in beside.figures.items()} == {
+        ("seeds", "train", "CLIP"): 70.8,
+        ("cams", "train", "pot"): 75.0,
+        ("refine", "train", "irn+crf"): 79.3,
+        ("segment", "val", "predictions"): 76.1,
+    }
+    assert "as others cite it" in beside.note and "CLIP-ES" in beside.note and "not comparable" not in beside.note
+    show_published(output(), own, beside)
+    said = capsys.readouterr().out
+    rows = [row.strip("│ ").split() for row in said.splitlines() if "50.0" in row]
+    assert ["train", "│", "POT", "│", "50.0", "│", "75.0", "POT"] in rows and len(rows) == 4 and beside.note in said
+    assert published_beside(own, "table") is None
+    coco = {"segment": {"val2014": {"predictions": measured(40137, 81)}}}
+    found = published_beside(coco, "coco")
+    assert found is not None and found.figures["segment", "val2014", "predictions"].miou == 47.9
+
+
+def test_a_run_on_voc_says_what_published_figures_it_cannot_be_compared_with(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, ids = tmp_path / "voc", []
+    for folder in ("JPEGImages", "ImageSets/Segmentation", "SegmentationClass"):
+        (root / folder).mkdir(parents=True)
+    for photo in sorted((scenes / "train").glob("*.jpg"))[:4]:
+        ids.append(photo.stem)
+        copyfile(photo, root / f"JPEGImages/{photo.stem}.jpg")
+        copyfile(scenes / f"masks/train/{photo.stem}.png", root / f"SegmentationClass/{photo.stem}.png")
+    (root / "ImageSets/Segmentation/train.txt").write_text("\n".join(ids) + "\n")
+    (root / "tags.csv").write_text("image,tags\n" + "".join(f"{name},cat;dog\n" for name in ids))
+    settings = {
+        "train__steps": "1",
+        "cams__kinds": "[pot]",
+        "data__kind": "voc",
+        "data__masks": str(root / "SegmentationClass"),
+    }
+    for verb, told in (("run", True), ("evaluate", False)):
+        assert run(verb, root, tmp_path / "out", **settings) == 0
+        said = capsys.readouterr().out
+        assert ("over 4 of the 1464 photographs of PASCAL VOC 2012 train: not comparable" in said) == told
+        assert "79.3" not in said
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        (measured(1000), "over 1000 of the 1464 photographs"),
+        (measured(1464, 21, ["0", "1"]), "over 2 of the 21 classes"),
+        (measured(1464, 6), "over 6 of the 21 classes"),
+    ],
+)
+def test_what_cannot_be_compared_is_not_shown(
+    values: dict[str, object], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    beside = published_beside({"refine": {"train": {"crf": values}}}, "voc")
+    assert beside is not None and not beside.figures and why in beside.note and "not comparable" in beside.note
+    show_published(output(), {"refine": {"train": {"crf": values}}}, beside)
+    assert capsys.readouterr().out == f"{beside.note}\n"
+
+
+def test_the_spread_of_figures_by_hand() -> None:
+    runs = [
+        {
+            "cams": {
+                "train": {"pot": {"miou": value, "iou": {"cat": value, "dog": other}, "chosen": None, "kept": ["a"]}}
+            }
+        }
+        for value, other in ((0.5, 0.1), (0.6, None), (0.9, 0.3))
+    ]
+    runs[0]["refine"] = {"train": {"crf": {"miou": 0.3}}}  # the others have none
+    found = spread(runs)
+    assert set(found) == {"cams"} and set(found["cams"]["train"]["pot"]) == {"miou", "iou"}
+    miou = found["cams"]["train"]["pot"]["miou"]
+    assert miou["mean"] == pytest.approx(2 / 3) and miou["values"] == [0.5, 0.6, 0.9]
+    assert miou["deviation"] == pytest.approx(((1 / 6) ** 2 + (1 / 15) ** 2 + (7 / 30) ** 2) ** 0.5 / 2**0.5)
+    assert found["cams"]["train"]["pot"]["iou"]["dog"] == {"mean": None, "deviation": None, "values": [0.1, None, 0.3]}
+    assert spread([{"miou": 0.5}]) == {"miou": {"mean": 0.5, "deviation": None, "values": [0.5]}}
+
+
+def test_repeats_are_runs_of_their_own_and_taken_up_again(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "repeats"
+    assert run("run", scenes, out, repeats="2", seed="5") == 0
+    said = capsys.readouterr()
+    assert "mean ± standard deviation over seeds 5, 6" in said.out and " ± " in said.out
+    alone = tmp_path / "alone"
+    assert run("run", scenes, alone, seed="6") == 0
+    assert files_of(out / "seed-6/masks") == files_of(alone / "masks")
+    assert files_of(out / "seed-5/cams") != files_of(alone / "cams")
+    before = files_of(out)
+    stamps = {path: path.stat().st_mtime_ns for path in out.glob("seed-*/report.html")}
+    capsys.readouterr()
+    assert main([*words("run", scenes, out, repeats="3", seed="5"), "--json"]) == 0  # one more
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["seeds"] == [5, 6, 7]
+    assert stamps == {path: path.stat().st_mtime_ns for path in stamps}  # those that are done were left alone
+    assert {name: data for name, data in files_of(out).items() if name in before and name != "repeats.json"} == {
+        name: data for name, data in before.items() if name != "repeats.json"
+    }
+    values = [figures(out / f"seed-{seed}")["refine"]["train"]["argmax"]["miou"] for seed in (5, 6, 7)]
+    written = json.loads((out / "repeats.json").read_text())
+    assert written["figures"] == summary["figures"]
+    found = written["figures"]["refine"]["train"]["argmax"]["miou"]
+    assert found["values"] == values and found["mean"] == pytest.approx(statistics.mean(values))
+    assert found["deviation"] == pytest.approx(statistics.stdev(values))
+    (out / "seed-6/metrics.json").unlink()  # as if it had been stopped
+    (out / "seed-6/masks/train").rename(tmp_path / "gone")
+    assert main(["run", "--out", str(out), "--repeats", "3", "--dry-run"]) == 0
+    assert "refine: 10 masks to write" in capsys.readouterr().out
+    assert main(["run", "--out", str(out), "--repeats", "3"]) == 0  # by the settings that are remembered
+    assert yaml.safe_load((out / "seed-6/config.yaml").read_text())["seed"] == 6
+    assert files_of(out / "seed-6/masks") == files_of(alone / "masks")
+    assert json.loads((out / "repeats.json").read_text()) == written
+    assert main(["run", "--out", str(out), "--repeats", "3", "--cams.flip", "false"]) == 2
+    assert "cams.flip was True and is False" in capsys.readouterr().err
+
+
+def test_what_repeats_refuse(scenes: Path, copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for out, more, expected in (
+        (copied, {}, "holds a single run"),
+        (tmp_path / "new", {"shard": "1/2"}, "leave --shard out"),
+        (tmp_path / "new", {"repeats": "0"}, "at least 1, received '0'"),
+        (tmp_path / "new", {"repeats": "many"}, "received 'many'"),
+        (tmp_path / "new", {"seed": str(2**31 - 1)}, "seed should lie between"),
+    ):
+        assert run("run", scenes, out, **{"repeats": "2", **more}) == 2
+        assert expected in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    with held(tmp_path / "new", "run"):
+        assert run("run", scenes, tmp_path / "new", repeats="2") == 2
+    with held(tmp_path / "new/seed-0", "train"):
+        assert run("run", scenes, tmp_path / "new", repeats="2") == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_processes_of_one_run_hold_one_lock_and_repeat_together(scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = words("run", scenes, out, repeats="2", network__norm="fixed")
+    first = together(2, arguments)
+    assert first.returncode == 0, first.stderr
+    assert json.loads((out / "repeats.json").read_text())["seeds"] == [0, 1]
+    assert first.stderr.count("run 1 of 2") == first.stdout.count("mean ± standard deviation") == 1
+    stamps = {path: path.stat().st_mtime_ns for path in out.glob("seed-*/report.html")}
+    again = together(2, arguments)
+    assert len(stamps) == 2 and again.returncode == 0, again.stderr
+    assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
+    with held(out / "seed-0", "train"):
+        refused = together(2, words("run", scenes, out / "seed-0"))
+    assert refused.returncode != 0 and f"process {os.getpid()} on " in refused.stderr, refused.stderr
