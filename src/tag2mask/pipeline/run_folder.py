@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from tag2mask.errors import UsageError
-from tag2mask.files import read_json, remove_partial, write_json, write_text
+from tag2mask.files import TEMPORARY_PREFIX, read_json, remove_partial, write_json, write_text
 from tag2mask.pipeline.config import Config, absolute, to_yaml
 
 
@@ -109,12 +109,12 @@ class RunFolder:
         stage, path = STAGES[name], self._record(name)
         if stage.remade:
             return
+        # Looked for before the record is: another process of this run writes that first, and then its files.
+        foreign = [output for output in stage.outputs if _holds_files(self.path / output)]
         if path.is_file():
             if not anew:
                 self._refuse(name, _differences(read_json(path), self._entry(name, settings), inputs=False))
-            return
-        foreign = [output for output in stage.outputs if _holds_files(self.path / output)]
-        if foreign:
+        elif foreign:
             raise UsageError(
                 f"{self.path / foreign[0]} was not made by a run, and {name} would overwrite it; use another --out"
             )
@@ -228,8 +228,10 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _holds_files(path: Path) -> bool:
-    """Whether an output exists, and is not an empty folder."""
-    return path.is_file() or (path.is_dir() and any(path.iterdir()))
+    """Whether an output exists, and is not a folder without finished files."""
+    return path.is_file() or (
+        path.is_dir() and any(not each.name.startswith(TEMPORARY_PREFIX) for each in path.iterdir())
+    )
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], *, inputs: bool = True) -> list[str]:
