@@ -225,3 +225,25 @@ def test_commands_keep_each_other_out(scenes: Path, tmp_path: Path, capsys: pyte
     assert run("cams", scenes, out) == 2
     assert "run `tag2mask train` with the same --out first" in capsys.readouterr().err  # so it was let in
     assert not locks(out)
+
+
+def test_a_file_of_a_like_name_is_no_lock(tmp_path: Path) -> None:
+    (tmp_path / "lockers.json").write_text("{}")
+    with held(tmp_path, "cams"):
+        assert (tmp_path / "lock.json").is_file()
+    assert (tmp_path / "lockers.json").read_text() == "{}"
+
+
+def test_a_restart_of_one_shard_waits_for_the_others(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    other = holding(out, tmp_path / "go", (2, 2))
+    assert run("cams", scenes, out, shard="1/2", restart="cams") == 2
+    assert "is being written to by" in capsys.readouterr().err
+    release(other)
+
+
+def test_training_has_no_shards(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("train", scenes, tmp_path / "out", shard="1/2") == 2
+    assert "one command trains the network for all shards" in capsys.readouterr().err

@@ -94,7 +94,6 @@ def test_inference_does_not_depend_on_how_many_share_it(alone: Path, scenes: Pat
     assert done.returncode == 0, done.stderr
     assert files_of(out / "cams") == files_of(alone / "cams")
     assert figures(out)["cams"] == figures(alone)["cams"]
-    assert "figures" not in done.stderr.partition("error")[2]
 
 
 def test_evaluate_is_shared_and_written_once(alone: Path, scenes: Path, tmp_path: Path) -> None:

@@ -81,7 +81,9 @@ class Request:
 
         if self.config.out is None or self.options["dry_run"] or self.verb == "report" or not is_main():
             return nullcontext()
-        return held(self.config.out, self.verb, self.config.shard_of())
+        # What deletes the files of all shards works alone, whatever its own shard.
+        alone = bool(self.options.get("restart"))
+        return held(self.config.out, self.verb, None if alone else self.config.shard_of())
 
 
 def _with_default_preset(name: str, words: Sequence[str]) -> list[str]:

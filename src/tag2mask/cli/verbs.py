@@ -182,9 +182,12 @@ def _run(request: Request) -> int:
 
 def _demo(request: Request) -> int:
     """`demo`: `run` on generated scenes."""
+    from tag2mask.distributed import process_count
     from tag2mask.pipeline.demo import FOLDER, prepare_demo
     from tag2mask.pipeline.run import stages_of
 
+    if process_count() > 1:
+        raise UsageError("demo is for one process; torchrun goes with `tag2mask run`")
     if request.options["dry_run"]:
         scenes, stages = request.config.scenes, ", ".join(stages_of(request.config))
         output().print(f"would paint {scenes.train + scenes.val} scenes, then do {stages}", highlight=False)

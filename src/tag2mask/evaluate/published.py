@@ -7,7 +7,7 @@ from typing import Any
 POT = "POT"
 CLIP_ES = "CLIP-ES"
 SOURCES = {POT: "POT: CVPR 2025, as others cite it", CLIP_ES: "CLIP-ES: its base CAMs"}
-"""Whose the figures are; the paper of POT itself was not at hand."""
+"""Whose the figures are; those of POT are quoted from papers that cite it."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ file that must not exist is atomic on network file systems too, where locks of t
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +22,8 @@ from tag2mask.files import is_gone
 
 _CLEARING = "lock.clearing"
 """Exists for the moment in which a dead process's lock is deleted, so that one process at a time does it."""
+
+_NAME = re.compile(r"lock(-\d+-of-\d+)?\.json")
 
 _PATIENCE = 2.0
 """Seconds to wait for what takes another process a moment."""
@@ -96,7 +99,7 @@ def held(folder: Path, verb: str, shard: tuple[int, int] | None = None) -> Itera
             _create(path, holder)
             created = True
             for other in sorted(folder.glob("lock*.json")):
-                if other != path:
+                if other != path and _NAME.fullmatch(other.name):
                     _clear(other, holder)
             yield
         finally:

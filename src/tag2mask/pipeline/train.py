@@ -37,6 +37,8 @@ def train(config: Config, run: RunFolder, console: Console) -> StageResult:
         run.claim("train", settings)
         load_network(target, classes=photos.classes)
         return StageResult("train", skipped=1)
+    if config.shard is not None:
+        raise UsageError("one command trains the network for all shards; run `tag2mask train` without --shard first")
     result = StageResult("train", done=1)
     if config.external.used:
         require_seeds(run, photos, result)
