@@ -3,10 +3,10 @@
 Each process knows its number and how many there are from the environment that `torchrun` sets.
 """
 
-import atexit
 import os
+import sys
 from datetime import timedelta
-from typing import Literal, TypeVar
+from typing import Literal, NoReturn, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -42,14 +42,17 @@ def join(device: Literal["auto", "cpu", "cuda"]) -> None:
         PartialState(cpu=resolve_device(device).type == "cpu", timeout=PATIENCE)
 
 
-def leave_at_exit() -> None:
-    """Part from the others when this process ends well: one that does not may be aborted by its own threads.
+def end_process(code: int) -> NoReturn:
+    """End this process with an exit code.
 
-    Not after an error: who waits for others that have failed should be ended by `torchrun`, not wait once more.
+    One of several ends without the interpreter's own clean-up: threads of the process group outlive the group where a
+    network was trained by several, and one that wants the interpreter's lock during that clean-up aborts the process.
     """
-    if _joined():
-        atexit.unregister(dist.destroy_process_group)
-        atexit.register(dist.destroy_process_group)
+    if not _joined():
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def wait() -> None:

@@ -1,5 +1,5 @@
 """The command line: ``tag2mask VERB``."""
 
-from tag2mask.cli.main import main
+from tag2mask.cli.main import main, script
 
-__all__ = ["main"]
+__all__ = ["main", "script"]

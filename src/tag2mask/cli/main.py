@@ -4,6 +4,7 @@ import difflib
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 from rich.markup import escape
 
@@ -32,6 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code, message = _verdict(error)
     errors().print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
     return code
+
+
+def script() -> NoReturn:
+    """The command line as the process's whole work."""
+    code = main()
+    if "tag2mask.distributed" not in sys.modules:  # nothing that loads torch was asked for
+        sys.exit(code)
+    from tag2mask.distributed import end_process
+
+    end_process(code)
 
 
 def _verdict(error: BaseException) -> tuple[int, str]:

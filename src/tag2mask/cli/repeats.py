@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from tag2mask.cli.console import errors, output, spread_table
 from tag2mask.cli.request import Request
-from tag2mask.distributed import is_main
+from tag2mask.distributed import is_main, wait
 from tag2mask.errors import UsageError
 from tag2mask.pipeline.repeats import RECORD, Repeats
 
@@ -54,6 +54,7 @@ def repeat(request: Request, do: Callable[[Request], int]) -> int:
             else:
                 output().print(spread_table(summary["figures"], summary["seeds"]))
             _tell(f"written to {run / RECORD}")
+    wait()
     return code
 
 

@@ -52,10 +52,13 @@ def _finish(request: Request, results: Iterable[StageResult]) -> int:
 
 def _stages(request: Request, names: Sequence[str], *then: "Stage") -> int:
     """Do some stages of a run folder, then what else was asked for."""
+    from tag2mask.distributed import is_main, wait
     from tag2mask.pipeline.plan import plan
 
     run = request.run_folder()
     if request.options["dry_run"]:
+        if not is_main():
+            return 0
         planned = plan(request.config, run, names)
         if request.options["as_json"]:
             print(json.dumps(planned.to_json(), indent=2, ensure_ascii=False))
@@ -63,12 +66,14 @@ def _stages(request: Request, names: Sequence[str], *then: "Stage") -> int:
             output().print("\n".join(planned.lines()), highlight=False, markup=False, soft_wrap=True)
         return 0
     with request.lock():
-        return _stages_under_lock(request, run, names, *then)
+        code = _stages_under_lock(request, run, names, *then)
+    wait()  # one that ends with failures has torchrun end the others: not before all are through
+    return code
 
 
 def _stages_under_lock(request: Request, run: RunFolder, names: Sequence[str], *then: "Stage") -> int:
     """Do them in a folder to which nobody else writes."""
-    from tag2mask.distributed import is_main, join, leave_at_exit, wait
+    from tag2mask.distributed import is_main, join, wait
     from tag2mask.pipeline.run import STAGE_FUNCTIONS
     from tag2mask.pipeline.together import do_together, require_no_shard
 
@@ -79,9 +84,7 @@ def _stages_under_lock(request: Request, run: RunFolder, names: Sequence[str], *
     wait()
     config, console = request.config, errors() if is_main() else Console(quiet=True)
     work = {**{name: STAGE_FUNCTIONS[name] for name in names}, **{f"then {n}": stage for n, stage in enumerate(then)}}
-    code = _finish(request, (do_together(name, stage, config, run, console) for name, stage in work.items()))
-    leave_at_exit()
-    return code
+    return _finish(request, (do_together(name, stage, config, run, console) for name, stage in work.items()))
 
 
 def _prepare(request: Request, run: RunFolder, names: Sequence[str]) -> None:
