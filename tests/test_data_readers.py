@@ -15,7 +15,7 @@ from tag2mask.data.classes import nearest_name, read_classes, similar_names
 from tag2mask.data.listing import walk_files
 from tag2mask.data.photos import Photo, PhotoSet, find_photos, open_photos, survey
 from tag2mask.data.settings import AugmentSettings, DataSettings
-from tag2mask.data.table import path_inside, read_table
+from tag2mask.data.table import Table, path_inside, read_table
 from tag2mask.data.voc import VOC_CLASSES
 from tag2mask.errors import UsageError
 
@@ -205,12 +205,13 @@ def test_any_table_that_csv_writes_is_read_back(
         writer.writerow([image, *(int(name in tags) for name in columns)] if ones else [image, ";".join(tags)])
     path = tmp_path_factory.mktemp("table") / "tags.csv"
     path.write_bytes(buffer.getvalue().encode())
-    read = read_table(path, "tags.csv")
-    assert not read.problems
+    table = Table("tags.csv")
+    read = list(read_table(path, table))
+    assert not table.problems
     expected = [
         (image, tuple(name for name in columns if name in tags) if ones else tuple(tags)) for image, tags in rows
     ]
-    assert [(row.image, row.tags) for row in read.rows] == expected
+    assert [(row.image, row.tags) for row in read] == expected
 
 
 def test_photographs_are_looked_for_by_folder_not_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

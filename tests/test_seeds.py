@@ -243,7 +243,7 @@ def test_the_method_is_part_of_training_where_only_the_target_uses_it(made: Path
 def test_large_photographs_go_through_in_smaller_batches(clip: Path, tmp_path: Path) -> None:
     from tag2mask.clip import load_clip
     from tag2mask.clip.settings import SeedSettings
-    from tag2mask.data.photos import Photo
+    from tag2mask.data.photo import Photo, Photos
     from tag2mask.pipeline.config import Config
     from tag2mask.pipeline.progress import StageResult
     from tag2mask.pipeline.seeds import batches_by_patches
@@ -254,7 +254,10 @@ def test_large_photographs_go_through_in_smaller_batches(clip: Path, tmp_path: P
         photos.append(Photo(str(number), path, (1,)))
     batches = list(
         batches_by_patches(
-            load_clip(str(clip)), photos, Config(workers=0, seeds=SeedSettings(batch_size=8)), StageResult("seeds")
+            load_clip(str(clip)),
+            Photos.of(photos),
+            Config(workers=0, seeds=SeedSettings(batch_size=8)),
+            StageResult("seeds"),
         )
     )
     assert [len(batch) for batch in batches] == [5, 1, 1, 1, 1, 1]
@@ -263,7 +266,7 @@ def test_large_photographs_go_through_in_smaller_batches(clip: Path, tmp_path: P
 def test_shards_cover_every_photograph_once_whatever_the_batch_size(clip: Path, tmp_path: Path) -> None:
     from tag2mask.clip import load_clip
     from tag2mask.clip.settings import SeedSettings
-    from tag2mask.data.photos import Photo
+    from tag2mask.data.photo import Photo, Photos
     from tag2mask.pipeline.config import Config
     from tag2mask.pipeline.progress import StageResult
     from tag2mask.pipeline.seeds import batches_by_patches
@@ -272,7 +275,7 @@ def test_shards_cover_every_photograph_once_whatever_the_batch_size(clip: Path, 
     photos, loaded, found = [Photo(str(n), tmp_path / "a.png", (1,)) for n in range(50)], load_clip(str(clip)), []
     for shard, size in (("1/2", 2), ("2/2", 16)):
         config = Config(workers=0, shard=shard, seeds=SeedSettings(batch_size=size))
-        batches = batches_by_patches(loaded, photos, config, StageResult("seeds"))
+        batches = batches_by_patches(loaded, Photos.of(photos), config, StageResult("seeds"))
         found += [photo.id for batch in batches for photo in batch]
     assert sorted(found, key=int) == [str(n) for n in range(50)]
 

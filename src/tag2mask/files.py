@@ -7,7 +7,7 @@ killed at any moment, never meets half a file.
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -33,12 +33,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
         the name to write to.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{gethostname()}~{os.getpid()}~{token_hex(4)}~{path.name}")
+    temporary = path.with_name(temporary_name(path.name))
     try:
         yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_name(name: str) -> str:
+    """A name for what this process writes for a while, which tells whether the process is still there."""
+    return f"{TEMPORARY_PREFIX}{gethostname()}~{os.getpid()}~{token_hex(4)}~{name}"
 
 
 def is_newer(path: Path, than: Path) -> bool:
@@ -71,8 +76,16 @@ def remove_partial(folder: Path) -> int:
     Returns:
         how many files were deleted.
     """
-    found = folder.rglob(f"{TEMPORARY_PREFIX}*") if folder.is_dir() else ()
-    left = [path for path in found if _is_abandoned(path)]
+    return remove_abandoned(folder.rglob(f"{TEMPORARY_PREFIX}*") if folder.is_dir() else ())
+
+
+def remove_abandoned(files: Iterable[Path]) -> int:
+    """Delete those of these temporary files whose process is gone.
+
+    Returns:
+        how many files were deleted.
+    """
+    left = [path for path in files if _is_abandoned(path)]
     for path in left:
         path.unlink(missing_ok=True)
     return len(left)

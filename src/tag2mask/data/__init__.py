@@ -4,7 +4,8 @@ What needs torch, and the check, are imported from their modules: `augment`, `tr
 """
 
 from tag2mask.data.images import ImageError, MaskError, image_size, palette, read_image, read_mask, write_mask
-from tag2mask.data.photos import Photo, PhotoSet, find_photos, open_photos
+from tag2mask.data.photo import Photo
+from tag2mask.data.photos import PhotoSet, find_photos, open_photos
 from tag2mask.data.settings import AugmentSettings, DataSettings
 
 __all__ = [

@@ -11,8 +11,9 @@ from tag2mask.ahead import map_ahead
 from tag2mask.data.classes import similar_names
 from tag2mask.data.decoding import ImageError
 from tag2mask.data.images import read_image, read_mask
-from tag2mask.data.listing import FolderIndex, Listing, is_image_name, walk_files
-from tag2mask.data.photos import Photo, Survey, survey
+from tag2mask.data.listing import Listing, each_file, is_image_name, walk_files
+from tag2mask.data.photo import Photo, Photos
+from tag2mask.data.photos import Survey, survey
 from tag2mask.data.problems import Problem, error, grouped_lines, warning
 from tag2mask.data.settings import DataSettings
 from tag2mask.data.voc import IMAGES, list_problems
@@ -117,7 +118,7 @@ def check(settings: DataSettings, *, progress: Progress | None = None, threads: 
         threads: images decoded at once; None: one a core, at most 8.
     """
     found = survey(settings)
-    photos = found.photos.photos or tuple(_photos_without_a_list(found.listing))
+    photos = found.photos.photos or Photos.of(tuple(_photos_without_a_list(found.listing)))
     counts = Counter(number for photo in found.photos.photos for number in photo.tags)
     by_name = {name: counts[number] for number, name in enumerate(found.photos.classes, 1)}
     once = _each_once(photos, found)
@@ -162,7 +163,7 @@ def _photos_without_a_list(listing: Listing) -> Iterator[Photo]:
 
 def _file_problems(
     listing: Listing,
-    photos: tuple[Photo, ...],
+    photos: Photos,
     settings: DataSettings,
     classes: int,
     progress: Progress | None,
@@ -180,11 +181,21 @@ def _file_problems(
             progress(done, len(photos))
 
 
-def _each_once(photos: tuple[Photo, ...], found: Survey) -> tuple[Photo, ...]:
+def _each_once(photos: Photos, found: Survey) -> Photos:
     """The photographs without those that are listed again."""
     if not any(problem.kind == "duplicate-id" for problem in found.problems):
         return photos
-    return tuple({photo.path: photo for photo in photos}.values())
+    twice = {entry.id for entry in found.listing.entries.repeated()}
+    seen: set[Path] = set()
+
+    def is_first(photo: Photo) -> bool:
+        if photo.id not in twice:
+            return True
+        first = photo.path not in seen
+        seen.add(photo.path)
+        return first
+
+    return photos.where(is_first)
 
 
 def _photo_problems(listing: Listing, photo: Photo, pixel_limit: int, classes: int) -> Iterator[Problem]:
@@ -237,17 +248,14 @@ def _overall(found: Survey, settings: DataSettings, counts: dict[str, int]) -> I
 
 def _unlisted(listing: Listing, masks: Path | None) -> Iterator[Problem]:
     """Images beside the listed ones that the table does not name, in one line."""
-    by_id = {entry.id: entry for entry in listing.entries}  # their paths as text would take several times as much
     beside = []
-    for folder in {os.path.dirname(entry.file) for entry in listing.entries}:  # noqa: PTH120
+    for folder in sorted({os.path.dirname(entry.file) for entry in listing.entries}):  # noqa: PTH120
         if masks is None or Path(folder) != masks:
-            for name in FolderIndex().names(folder):
-                file = os.path.join(folder, name)  # noqa: PTH118
-                entry = by_id.get(os.path.splitext(os.path.relpath(file, listing.root))[0])  # noqa: PTH122
-                if is_image_name(name) and (entry is None or entry.file != file):
+            for file in (os.path.join(folder, name) for name in each_file(folder) if is_image_name(name)):  # noqa: PTH118
+                photo_id = os.path.splitext(os.path.relpath(file, listing.root))[0]  # noqa: PTH122
+                if all(entry.file != file for entry in listing.entries.of_id(photo_id)):
                     beside.append(file)
-    listed = {entry.file for entry in listing.entries} if beside else set()  # two may have one ID
-    names = sorted(listing.shown(Path(file)) for file in beside if file not in listed)
+    names = sorted(listing.shown(Path(file)) for file in beside)
     if names:
         message = f"images beside the listed ones that are not in the table ({len(names)}): {first_five(names)}"
         yield warning("unlisted-image", str(listing.root), message)

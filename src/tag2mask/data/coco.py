@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from tag2mask.data.classes import did_you_mean
+from tag2mask.data.entries import Entry
 from tag2mask.data.instances import Index, image_id, read_index
-from tag2mask.data.listing import Entry, FolderIndex, Listing
+from tag2mask.data.listing import Listing, file_names
 from tag2mask.data.painting import Painting
 from tag2mask.data.problems import Problem, error, warning
 from tag2mask.data.settings import DataSettings
-from tag2mask.data.table import TableTags, read_table
+from tag2mask.data.table import TableTags
 from tag2mask.errors import first_five
 
 COCO_CLASSES = (
@@ -116,7 +117,7 @@ OFFICIAL_COUNTS = {"train2014": 82_081, "val2014": 40_137}
 
 def annotation_files(root: Path) -> dict[str, Path]:
     """The files ROOT/annotations/instances_SPLIT.json by split, sorted."""
-    names = sorted(FolderIndex().names(root / ANNOTATIONS))
+    names = sorted(file_names(root / ANNOTATIONS))
     found = (re.fullmatch(r"instances_(.+)\.json", name) for name in names)
     return {match[1]: root / ANNOTATIONS / match[0] for match in found if match}
 
@@ -151,7 +152,7 @@ def read_coco(settings: DataSettings, root: Path, split: str | None) -> Listing:
     sizes: dict[str, tuple[int, int]] = {}
     for name in wanted:
         listing.problems += [*indexes[name].problems, *_split_problems(name, indexes)]
-        listing.entries += _entries(listing, name, indexes[name], tags, sizes)
+        listing.entries.extend(_entries(listing, name, indexes[name], tags, sizes))
     sources = {files[name]: indexes[name].digest for name in wanted}
     listing.painting = Painting(folder, settings.crowd, sources, sizes)
     return listing
@@ -180,10 +181,9 @@ def _table(settings: DataSettings, listing: Listing) -> TableTags | None:
     """The tags table, if one is given; None, too, where its own problems say everything."""
     if settings.tags is None:
         return None
-    table = read_table(settings.tags, listing.shown(settings.tags))
-    tags = TableTags(table)
-    listing.problems += table.problems
-    return tags if table.rows or not table.problems else None
+    tags = TableTags(settings.tags, listing.shown(settings.tags))
+    listing.problems += tags.table.problems
+    return tags if tags.lines or not tags.table.problems else None
 
 
 def _entries(

@@ -1,10 +1,12 @@
 """Class folders: ROOT/CLASS/…, the name of the top folder is the tag. And a folder of photographs without any tags."""
 
 import os
+from collections.abc import Iterator
 from glob import has_magic, iglob
 from pathlib import Path
 
-from tag2mask.data.listing import Entry, Listing, is_image_name, walk_files
+from tag2mask.data.entries import Entries, Entry
+from tag2mask.data.listing import Listing, is_image_name, walk_files
 from tag2mask.data.problems import error, warning
 from tag2mask.data.settings import DataSettings
 from tag2mask.errors import first_five
@@ -32,7 +34,8 @@ def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listi
     if split is not None:
         message = f"class folders have no split `{split}`; point data.root at its folder, or use a tags table"
         listing.problems.append(error("bad-split", str(root), message))
-    ignored = []
+    ignored: list[str] = []
+    names: set[str] = set()
     for name, is_image in _files(listing, settings.masks):
         class_name, _, rest = name.partition("/")
         if not is_image:
@@ -41,8 +44,9 @@ def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listi
             message = f"a photograph lies beside the class folders; move it to ROOT/CLASS/{name}"
             listing.problems.append(error("outside-class-folder", name, message))
         else:
-            listing.entries.append(Entry(_without_suffix(name), root / name, (class_name,)))
-    listing.names = tuple(sorted({tag for entry in listing.entries for tag in entry.tags or ()}))
+            listing.entries.append(Entry(_without_suffix(name), f"{root}/{name}", (class_name,)))
+            names.add(class_name)
+    listing.names = tuple(sorted(names))
     unlikely = [name for name in listing.names if name.lower() in NOT_CLASSES]
     if unlikely:
         message = f"each top folder is read as a class, also {first_five(unlikely)}"
@@ -62,11 +66,11 @@ def read_untagged(root: Path, *, skip: Path | None = None) -> Listing:
         skip: a folder that is not entered.
     """
     if root.is_file():
-        return Listing("folders", root.parent, [Entry(_without_suffix(root.name), root, ())])
+        return Listing("folders", root.parent, Entries([Entry(_without_suffix(root.name), root, ())]))
     listing = Listing("folders", root)
     for name, is_image in _files(listing, skip):
         if is_image:
-            listing.entries.append(Entry(_without_suffix(name), root / name, ()))
+            listing.entries.append(Entry(_without_suffix(name), f"{root}/{name}", ()))
     return listing
 
 
@@ -90,13 +94,12 @@ def read_pattern(pattern: Path, *, skip: Path | None = None) -> Listing:
     return listing
 
 
-def _files(listing: Listing, skip: Path | None) -> list[tuple[str, bool]]:
+def _files(listing: Listing, skip: Path | None) -> Iterator[tuple[str, bool]]:
     try:
-        return list(walk_files(listing.root, skip=skip))
+        yield from walk_files(listing.root, skip=skip)
     except OSError as reason:
         message = f"the folder could not be read ({reason.strerror}); give it the right to be listed"
         listing.problems.append(error("bad-root", str(reason.filename or listing.root), message))
-        return []
 
 
 def _without_suffix(name: str) -> str:

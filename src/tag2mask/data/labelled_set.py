@@ -10,7 +10,8 @@ from torch.utils.data import Dataset
 
 from tag2mask.data.augment import IMAGENET_MEAN, training_view
 from tag2mask.data.images import PIXEL_LIMIT, ImageError, MaskError, read_image, read_mask
-from tag2mask.data.photos import Photo, PhotoSet
+from tag2mask.data.photo import Photo
+from tag2mask.data.photos import PhotoSet
 from tag2mask.data.settings import AugmentSettings
 
 

@@ -6,10 +6,14 @@ Folders are read once, not once a file.
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tag2mask.data.located import Located, located, text_of
+import numpy as np
+import numpy.typing as npt
+
+from tag2mask.data.entries import Entries, Entry
 from tag2mask.data.problems import Problem
 
 if TYPE_CHECKING:
@@ -35,51 +39,8 @@ IMAGE_SUFFIXES = frozenset(
 )
 """Names that are taken for photographs where a folder is listed; what a file is, its content tells."""
 
-
-@dataclass(frozen=True, slots=True, init=False)
-class Entry:
-    """A photograph as a reader found it.
-
-    Args:
-        id: as the attribute.
-        path: where the image should be.
-        tags: as the attribute.
-        source: as the attribute.
-        line: as the attribute.
-
-    Attributes:
-        id: the path relative to the root without its suffix; in a VOC or COCO root the official ID.
-        tags: names; None where the reader could not make them out and has said so.
-        source: the file that lists it, to be shown, with the place in it where that is no line; empty where nothing
-            does.
-        line: the line in that file, from 1; 0 where there is none.
-    """
-
-    id: str
-    tags: tuple[str, ...] | None
-    source: str
-    line: int
-    _image: Located
-
-    def __init__(
-        self, id: str, path: Path | str, tags: tuple[str, ...] | None, source: str = "", line: int = 0
-    ) -> None:
-        """Keep of the path what the ID does not say."""
-        object.__setattr__(self, "id", id)
-        object.__setattr__(self, "tags", tags)
-        object.__setattr__(self, "source", source)
-        object.__setattr__(self, "line", line)
-        object.__setattr__(self, "_image", located(path, id))
-
-    @property
-    def path(self) -> Path:
-        """Where the image should be."""
-        return Path(self.file)
-
-    @property
-    def file(self) -> str:
-        """The same as text: pathlib remembers the name of every path for as long as one lives."""
-        return text_of(self._image, self.id)
+HASHES = 8_000_000
+"""Names of files whose hashes are kept at once: 64 MB."""
 
 
 @dataclass
@@ -101,7 +62,7 @@ class Listing:
 
     kind: str
     root: Path
-    entries: list[Entry] = field(default_factory=list)
+    entries: Entries = field(default_factory=Entries)
     names: tuple[str, ...] = ()
     official: bool = False
     mask_folders: tuple[Path, ...] = ()
@@ -122,37 +83,61 @@ class Listing:
 
 
 class FolderIndex:
-    """Answers whether files exist; each folder is read once, so that 100,000 photographs cost few system calls."""
+    """Answers whether files exist; each folder is read once, so that 100,000 photographs cost few system calls.
+
+    Of a name it keeps 8 bytes, its hash; where folders hold more than `HASHES` names in all, it asks for each file.
+    """
 
     def __init__(self) -> None:
         """Start with nothing read."""
-        self._names: dict[str, frozenset[str]] = {}
-        self._by_stem: dict[str, dict[str, list[str]]] = {}
-
-    def names(self, folder: Path | str) -> frozenset[str]:
-        """The names of the files in ``folder``; none if it does not exist or cannot be read."""
-        key = str(folder)
-        if key not in self._names:
-            try:
-                with os.scandir(key) as found:
-                    self._names[key] = frozenset(item.name for item in found if item.is_file())
-            except OSError:
-                self._names[key] = frozenset()
-        return self._names[key]
+        self._hashes: dict[str, npt.NDArray[np.int64] | None] = {}
+        self._left = HASHES
+        self._by_stem: tuple[str, dict[str, list[str]]] = ("", {})
 
     def has(self, path: Path | str) -> bool:
         """Whether ``path`` is a file."""
         folder, name = os.path.split(path)  # far cheaper than the parent of a Path
-        return name in self.names(folder or ".")
+        key = folder or "."
+        if key not in self._hashes:
+            self._hashes[key] = self._read(key)
+        hashes = self._hashes[key]
+        if hashes is None:
+            return os.path.isfile(path)  # noqa: PTH113 - a string in, for each of a million photographs
+        place = int(np.searchsorted(hashes, hash(name)))
+        return place < len(hashes) and hashes[place] == hash(name)
 
     def similar(self, path: Path) -> str | None:
         """A file beside ``path`` that differs from it only in case or suffix."""
         key = str(path.parent)
-        if key not in self._by_stem:
-            self._by_stem[key] = _by_stem(self.names(path.parent), str.casefold)
+        if self._by_stem[0] != key:
+            self._by_stem = key, _by_stem(file_names(path.parent), str.casefold)
         # A name without a suffix that ends in ".5" has one as far as pathlib can tell.
-        found = {*self._by_stem[key].get(path.stem.casefold(), ()), *self._by_stem[key].get(path.name.casefold(), ())}
+        stems = self._by_stem[1]
+        found = {*stems.get(path.stem.casefold(), ()), *stems.get(path.name.casefold(), ())}
         return min(found) if found else None
+
+    def _read(self, folder: str) -> npt.NDArray[np.int64] | None:
+        """The hashes of the names in a folder, in order; None where they would be too many."""
+        hashes = np.fromiter((hash(name) for name in islice(each_file(folder), self._left)), dtype=np.int64)
+        if len(hashes) == self._left:
+            return None
+        self._left -= len(hashes)
+        hashes.sort()
+        return hashes
+
+
+def file_names(folder: Path | str) -> frozenset[str]:
+    """The names of the files in ``folder``; none if it does not exist or cannot be read."""
+    return frozenset(each_file(folder))
+
+
+def each_file(folder: Path | str) -> Iterator[str]:
+    """The same, one after another."""
+    try:
+        with os.scandir(folder) as found:
+            yield from (item.name for item in found if item.is_file())
+    except OSError:
+        return
 
 
 def images_by_stem(names: frozenset[str]) -> dict[str, list[str]]:

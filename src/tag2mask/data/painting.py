@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tag2mask.data.images import IGNORED, write_mask
 from tag2mask.data.instances import Annotations, Instance, read_annotations
-from tag2mask.data.listing import FolderIndex
+from tag2mask.data.listing import file_names
 from tag2mask.data.problems import Problem, error, summary
 from tag2mask.data.segmentations import Size, area, pixels, to_runs
 from tag2mask.data.settings import Crowd
@@ -107,7 +107,7 @@ def paint_masks(
         UsageError: the folder holds masks that were made otherwise, or the annotations are faulty.
     """
     remove_partial(painting.folder)
-    names = FolderIndex().names(painting.folder)
+    names = file_names(painting.folder)
     if any(name.endswith(".png") for name in names) and RECORD not in names:
         raise UsageError(
             f"{painting.folder} holds masks that were not painted here, and lacks {len(wanted)} of those that are "

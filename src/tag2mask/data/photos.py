@@ -1,8 +1,7 @@
 """Photographs with their tags: what every stage works on, and the reader that opens any layout."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from glob import has_magic
 from pathlib import Path
 
@@ -11,49 +10,16 @@ import numpy.typing as npt
 
 from tag2mask.data.classes import class_problems, did_you_mean, read_classes
 from tag2mask.data.coco import annotation_files, read_coco
+from tag2mask.data.entries import Entries, Entry, Row
 from tag2mask.data.folders import read_folders, read_pattern, read_untagged
-from tag2mask.data.listing import Entry, FolderIndex, Listing
-from tag2mask.data.located import located, text_of
+from tag2mask.data.listing import FolderIndex, Listing
 from tag2mask.data.painting import Painting, record_problems
+from tag2mask.data.photo import Photo, Photos
 from tag2mask.data.problems import Problem, error, summary, warning
 from tag2mask.data.settings import DataSettings
 from tag2mask.data.table import TABLE_NAME, read_table_photos
 from tag2mask.data.voc import IMAGES, read_voc
 from tag2mask.errors import UsageError
-
-
-@dataclass(frozen=True, init=False)
-class Photo:
-    """A photograph, its tags, and where its files are; nothing has been opened.
-
-    Of the two paths it holds what the ID does not say, and shares that with the others of its folder: there may be
-    100,000 of them.
-
-    Attributes:
-        id: the path relative to the root without its suffix; in a VOC or COCO root the official ID.
-        path: the image.
-        tags: class ids 1..C in ascending order; empty for a photograph that holds none of the classes.
-        mask: the ground truth for evaluation, where there is one.
-    """
-
-    __slots__ = ("_image", "_truth", "id", "tags")
-
-    id: str
-    tags: tuple[int, ...]
-    path: Path = property(lambda self: Path(text_of(self._image, self.id)))  # type: ignore[assignment] # noqa: RUF009
-    mask: Path | None = property(  # type: ignore[assignment] # noqa: RUF009
-        lambda self: None if self._truth is None else Path(text_of(self._truth, self.id))
-    )
-
-    def __init__(self, id: str, path: Path | str, tags: tuple[int, ...], mask: Path | str | None = None) -> None:
-        """Take the paths apart."""
-        truth = None if mask is None else located(mask, id)
-        for name, value in (("id", id), ("_image", located(path, id)), ("tags", tags), ("_truth", truth)):
-            object.__setattr__(self, name, value)
-
-    def __reduce__(self) -> tuple[type["Photo"], tuple[object, ...]]:
-        """Travel to another process as what it is made from."""
-        return Photo, (self.id, self.path, self.tags, self.mask)
 
 
 @dataclass(frozen=True)
@@ -68,9 +34,17 @@ class PhotoSet:
     """
 
     classes: tuple[str, ...]
-    photos: tuple[Photo, ...]
+    photos: Photos
     root: Path
     painting: Painting | None = None
+
+    def __post_init__(self) -> None:
+        """Take any sequence of photographs."""
+        object.__setattr__(self, "photos", Photos.of(self.photos))
+
+    def of(self, photos: Sequence[Photo]) -> "PhotoSet":
+        """The same set with these photographs alone."""
+        return replace(self, photos=Photos.of(photos))
 
     def __len__(self) -> int:
         """How many photographs."""
@@ -95,14 +69,11 @@ class PhotoSet:
         Raises:
             UsageError: there is none; the message offers the nearest ID.
         """
-        if photo_id not in self._places:
-            hint = did_you_mean(photo_id, self._places)
+        found = next((photo for photo in self.photos if photo.id == photo_id), None)
+        if found is None:
+            hint = did_you_mean(photo_id, (photo.id for photo in self.photos))
             raise UsageError(f"no photograph below {self.root} has the ID `{photo_id}`{hint}")
-        return self.photos[self._places[photo_id]]
-
-    @cached_property
-    def _places(self) -> dict[str, int]:
-        return {photo.id: place for place, photo in enumerate(self.photos)}
+        return found
 
 
 @dataclass(frozen=True)
@@ -158,7 +129,7 @@ def find_photos(root: Path, *, skip: Path | None = None) -> PhotoSet:
         problems.append(error("no-photographs", str(root), message))
     if problems:
         raise UsageError(summary(problems, None))
-    return PhotoSet((), tuple(Photo(entry.id, entry.path, ()) for entry in listing.entries), listing.root)
+    return PhotoSet((), Photos(_Listed(listing.entries)), listing.root)
 
 
 def survey(settings: DataSettings, *, split: str | None = None) -> Survey:
@@ -184,7 +155,7 @@ def survey(settings: DataSettings, *, split: str | None = None) -> Survey:
         problems += record_problems(listing.painting, classes)
     problems += _tag_problems(listing, classes, closed)
     photos, missing = _photos(listing, classes)
-    return Survey(PhotoSet(classes, tuple(photos), listing.root, listing.painting), listing, (*problems, *missing))
+    return Survey(PhotoSet(classes, photos, listing.root, listing.painting), listing, (*problems, *missing))
 
 
 def _read(settings: DataSettings, split: str | None) -> Listing:
@@ -216,10 +187,8 @@ def _classes(settings: DataSettings, listing: Listing) -> tuple[tuple[str, ...],
 
 
 def _duplicates(listing: Listing) -> Iterable[Problem]:
-    if len({entry.id for entry in listing.entries}) == len(listing.entries):
-        return
     first: dict[str, Entry] = {}
-    for entry in listing.entries:
+    for entry in listing.entries.repeated():
         before = first.setdefault(entry.id, entry)
         if before is not entry:
             one, other = listing.shown(before.path), listing.shown(entry.path)
@@ -230,43 +199,79 @@ def _duplicates(listing: Listing) -> Iterable[Problem]:
 
 def _tag_problems(listing: Listing, classes: tuple[str, ...], closed: bool) -> Iterable[Problem]:
     """Tags outside a closed list, each once, photographs without tags, and data sets without any."""
-    unknown: dict[str, list[str]] = {}
-    known = set(classes)
+    unknown: dict[str, tuple[str, int]] = {}  # where it is met first, and how often
+    known, tagged = set(classes), False
     for entry in listing.entries:
         for tag in entry.tags or ():
             if closed and tag not in known:
-                unknown.setdefault(tag, []).append(listing.where(entry))
+                place, times = unknown.get(tag, (listing.where(entry), 0))
+                unknown[tag] = place, times + 1
+        tagged = tagged or entry.tags != ()
         if entry.tags == ():
             message = "the photograph has no tags and counts as one that holds none of the classes; add tags if it does"
             yield warning("no-tags", listing.where(entry), f"{listing.shown(entry.path)}: {message}")
-    for tag, places in unknown.items():
-        count = f"{len(places)} photographs, first here" if len(places) > 1 else "1 photograph"
+    for tag, (place, times) in unknown.items():
+        count = f"{times} photographs, first here" if times > 1 else "1 photograph"
         hint = did_you_mean(tag, classes) or "; the classes are listed in data.classes"
         joined = "; several tags are joined by `;`" if "," in tag else ""
-        yield error("unknown-tag", places[0], f"the tag `{tag}` is not in the class list ({count}){hint}{joined}")
-    if listing.entries and all(entry.tags == () for entry in listing.entries):
+        yield error("unknown-tag", place, f"the tag `{tag}` is not in the class list ({count}){hint}{joined}")
+    if listing.entries and not tagged:
         yield error("no-tags", str(listing.root), "no photograph has a tag, so nothing can be learned; fill the tags")
 
 
-def _photos(listing: Listing, classes: tuple[str, ...]) -> tuple[list[Photo], list[Problem]]:
+def _photos(listing: Listing, classes: tuple[str, ...]) -> tuple[Photos, list[Problem]]:
     """The photographs whose image exists, and the problems of the others."""
-    index = FolderIndex()
-    there, missing = [], []
-    for entry in listing.entries:
-        if index.has(entry.file):
-            there.append(entry)
+    images, truths = FolderIndex(), FolderIndex()
+    there = np.ones(len(listing.entries), dtype=np.bool_)
+    mask_of = np.zeros(len(listing.entries), dtype=np.uint8)
+    missing = []
+    for place, entry in enumerate(listing.entries):
+        if not images.has(entry.file):
+            there[place] = False
+            similar = images.similar(entry.path)
+            hint = f"did you mean {similar}?" if similar else "add the photograph, or remove it from the list"
+            message = f"the image {listing.shown(entry.path)} does not exist; {hint}"
+            missing.append(error("missing-image", listing.where(entry), message))
             continue
-        similar = index.similar(entry.path)
-        hint = f"did you mean {similar}?" if similar else "add the photograph, or remove it from the list"
-        message = f"the image {listing.shown(entry.path)} does not exist; {hint}"
-        missing.append(error("missing-image", listing.where(entry), message))
-    index = FolderIndex()  # those of the images need not be kept beside those of the masks
-    ids = {name: number for number, name in enumerate(classes, 1)}
-    photos = []
-    shared: dict[tuple[int, ...], tuple[int, ...]] = {}  # the same tags are one object
-    for entry in there:
-        masks = (f"{folder}/{entry.id}.png" for folder in listing.mask_folders)
-        mask = next((path for path in masks if index.has(path)), None)
-        tags = tuple(sorted(ids[tag] for tag in entry.tags or () if tag in ids))
-        photos.append(Photo(entry.id, entry.file, shared.setdefault(tags, tags), mask))
-    return photos, missing
+        for number, folder in enumerate(listing.mask_folders, 1):
+            if truths.has(f"{folder}/{entry.id}.png"):
+                mask_of[place] = number
+                break
+    found = Photos(_Listed(listing.entries, classes, listing.mask_folders, mask_of))
+    return found if there.all() else found.at(np.flatnonzero(there)), missing  # type: ignore[arg-type]
+
+
+class _Listed:
+    """Photographs of a listing, read from its entries."""
+
+    def __init__(
+        self,
+        entries: Entries,
+        classes: tuple[str, ...] = (),
+        folders: tuple[Path, ...] = (),
+        mask_of: npt.NDArray[np.uint8] | None = None,
+    ) -> None:
+        """Keep what a photograph is made from.
+
+        Args:
+            entries: of the listing.
+            classes: the names; a tag that is none of them is left out.
+            folders: of masks.
+            mask_of: (N,), the number of the folder, from 1, that holds a photograph's mask; 0: none does.
+        """
+        self.entries, self.folders, self.mask_of = entries, folders, mask_of
+        self.ids = {name: number for number, name in enumerate(classes, 1)}
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def read(self, places: Sequence[int]) -> list[Photo]:
+        """Those at these places."""
+        return [self._photo(place, row) for place, row in zip(places, self.entries.rows(places), strict=True)]
+
+    def _photo(self, place: int, row: Row) -> Photo:
+        tags = tuple(sorted(self.ids[tag] for tag in self.entries.tags(row) or () if tag in self.ids))
+        folder = 0 if self.mask_of is None else self.mask_of[place]
+        return Photo(
+            row.id, self.entries.file(row), tags, f"{self.folders[folder - 1]}/{row.id}.png" if folder else None
+        )

@@ -9,7 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from tag2mask.data.classes import did_you_mean
-from tag2mask.data.listing import Entry, Listing, is_image_name
+from tag2mask.data.entries import Entry
+from tag2mask.data.listing import Listing, is_image_name
 from tag2mask.data.problems import Problem, error
 from tag2mask.data.settings import DataSettings
 from tag2mask.errors import first_five
@@ -44,20 +45,20 @@ class Row:
 
 @dataclass
 class Table:
-    """A tags table.
+    """What a tags table comes to, whose lines pass by one after another; complete when all have passed.
 
     Attributes:
         subject: the file as it is shown.
-        rows: its sound lines.
+        rows: how many sound lines it has.
         names: all tags of all lines, sorted; of a table with 0/1 columns the columns, sorted.
         splits: lines of each split; empty without a ``split`` column.
         problems: what is wrong with the file and its lines.
     """
 
     subject: str
-    rows: list[Row] = field(default_factory=list)
+    rows: int = 0
     names: tuple[str, ...] = ()
-    splits: dict[str, int] = field(default_factory=dict)
+    splits: Counter[str] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
 
     def where(self, line: int) -> str:
@@ -69,15 +70,21 @@ class TableTags:
     """The tags of a table whose key is the ID or the image; lines of one ID twice become problems of the table.
 
     Attributes:
+        table: what it comes to.
         lines: the line of each ID.
     """
 
-    def __init__(self, table: Table) -> None:
-        """Sort the lines of ``table`` by ID."""
-        self.subject = table.subject
+    def __init__(self, path: Path, subject: str) -> None:
+        """Read a table and sort its lines by ID.
+
+        Args:
+            path: as of `read_table`.
+            subject: likewise.
+        """
+        self.table = table = Table(subject)
         self.lines: dict[str, int] = {}
         self._tags: dict[str, tuple[str, ...] | None] = {}
-        for row in table.rows:
+        for row in read_table(path, table):
             image_id = bare_id(row.image)
             if image_id in self.lines:
                 message = f"{image_id} has two lines, the first is line {self.lines[image_id]}; join their tags by `;`"
@@ -88,7 +95,7 @@ class TableTags:
     def __call__(self, image_id: str, image: str) -> tuple[str, ...] | Problem | None:
         """The tags of an ID: None where the line is faulty, a problem that offers ``image`` where there is no line."""
         if image_id not in self.lines:
-            return error("missing-tags", self.subject, f"{image_id} has no line; add `{image},TAGS`")
+            return error("missing-tags", self.table.subject, f"{image_id} has no line; add `{image},TAGS`")
         return self._tags[image_id]
 
 
@@ -98,8 +105,8 @@ def bare_id(name: str) -> str:
     return last.stem if is_image_name(last.name) else last.name
 
 
-def read_table(path: Path, subject: str) -> Table:
-    """Read a tags table, collecting what is wrong with it.
+def read_table(path: Path, table: Table) -> Iterator[Row]:
+    """The sound lines of a tags table, one after another.
 
     The file is UTF-8 with or without a byte order mark, columns separated by commas. The header line names the
     columns: ``image`` and either ``tags`` or one column a class; ``split`` is optional; beside ``tags``, others are
@@ -107,22 +114,20 @@ def read_table(path: Path, subject: str) -> Table:
 
     Args:
         path: the file.
-        subject: how problems call it.
+        table: is filled on the way, also with what is wrong.
     """
-    table = Table(subject)
     try:
         with path.open("rb") as file:
             has_null = any(b"\0" in block for block in iter(lambda: file.read(_BLOCK), b""))
         if has_null:
             message = "the tags table holds null bytes, as UTF-16 and spreadsheets do; save it as CSV in UTF-8"
-            table.problems.append(error("encoding", subject, message))
-            return table
+            table.problems.append(error("encoding", table.subject, message))
+            return
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-            _read_rows(table, lines)
+            yield from _rows(table, lines)
     except OSError as reason:
         message = f"the tags table could not be read ({reason.strerror}); data.tags names a CSV file"
-        table.problems.append(error("bad-table", subject, message))
-    return table
+        table.problems.append(error("bad-table", table.subject, message))
 
 
 def read_table_photos(settings: DataSettings, split: str | None) -> Listing:
@@ -135,13 +140,9 @@ def read_table_photos(settings: DataSettings, split: str | None) -> Listing:
     path = settings.tags or (settings.root or Path()) / TABLE_NAME
     root = settings.root or path.parent
     listing = Listing("table", root, mask_folders=(settings.masks,) if settings.masks else ())
-    table = read_table(path, listing.shown(path))
-    listing.names, listing.splits, listing.problems = table.names, table.splits, table.problems
-    if split is not None and split not in table.splits and table.rows:
-        listing.problems.append(_split_problem(table, split))
-        return listing
+    table = Table(listing.shown(path), problems=listing.problems)
     base = os.path.abspath(root)  # noqa: PTH100 - unlike Path.absolute it takes out "..", unlike resolve it keeps links
-    for row in table.rows:
+    for row in read_table(path, table):
         if split is None or row.split == split:
             inside = path_inside(row.image, base)
             if inside is None:
@@ -151,6 +152,9 @@ def read_table_photos(settings: DataSettings, split: str | None) -> Listing:
                 image_id = os.path.splitext(inside)[0]  # noqa: PTH122
                 file = os.path.join(root, inside)  # noqa: PTH118
                 listing.entries.append(Entry(image_id, file, row.tags, table.subject, row.line))
+    listing.names, listing.splits = table.names, dict(table.splits)
+    if split is not None and split not in table.splits and table.rows:
+        listing.problems.append(_split_problem(table, split))
     return listing
 
 
@@ -164,8 +168,8 @@ def path_inside(name: str, base: str) -> str | None:
     return full[len(prefix) :].replace(os.sep, "/") if full.startswith(prefix) and full != prefix else None
 
 
-def _read_rows(table: Table, file: Iterable[str]) -> None:
-    """Fill ``table`` from the lines of the file."""
+def _rows(table: Table, file: Iterable[str]) -> Iterator[Row]:
+    """The sound lines of the file, of which ``table`` is filled."""
     lines = _numbered(table, file)
     line, header = next(lines, (1, []))
     if table.problems:  # what follows an unreadable header cannot be told apart
@@ -188,10 +192,11 @@ def _read_rows(table: Table, file: Iterable[str]) -> None:
         else:
             found = _ones(table, line, cells, classes) if tags is None else split_tags(cells[tags])
             names.update(found or ())
-            row = Row(line, cells[image].strip(), found, None if split is None else cells[split].strip())
-            table.rows.append(row)
+            table.rows += 1
+            if split is not None:
+                table.splits[cells[split].strip()] += 1
+            yield Row(line, cells[image].strip(), found, None if split is None else cells[split].strip())
     table.names = tuple(sorted(names | set(classes.values())))
-    table.splits = dict(Counter(row.split for row in table.rows if row.split is not None))
 
 
 @lru_cache(maxsize=4096)  # the same tags are one object, however many photographs have them

@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 from tag2mask.cam_files import CamFile, read_cam
 from tag2mask.data.augment import IMAGENET_MEAN, training_view
 from tag2mask.data.images import PIXEL_LIMIT, read_image
-from tag2mask.data.photos import Photo, PhotoSet
+from tag2mask.data.photo import Photo
+from tag2mask.data.photos import PhotoSet
 from tag2mask.data.settings import AugmentSettings
 from tag2mask.errors import UsageError
 from tag2mask.pot.external import NO_MAP

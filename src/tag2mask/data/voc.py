@@ -15,10 +15,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from tag2mask.data.classes import did_you_mean
-from tag2mask.data.listing import Entry, FolderIndex, Listing, images_by_stem
+from tag2mask.data.entries import Entry
+from tag2mask.data.listing import Listing, file_names, images_by_stem
 from tag2mask.data.problems import Problem, error, warning
 from tag2mask.data.settings import DataSettings
-from tag2mask.data.table import TABLE_NAME, TableTags, bare_id, read_table
+from tag2mask.data.table import TABLE_NAME, TableTags, bare_id
 from tag2mask.errors import first_five
 
 VOC_CLASSES = (
@@ -83,7 +84,7 @@ def read_voc(settings: DataSettings, root: Path, split: str | None) -> Listing:
     """
     masks = (settings.masks,) if settings.masks else (root / AUGMENTED_MASKS, root / MASKS)
     listing = Listing("voc", root, names=VOC_CLASSES, official=True, mask_folders=masks)
-    files = images_by_stem(FolderIndex().names(root / IMAGES))
+    files = images_by_stem(file_names(root / IMAGES))
     lists = voc_lists(root)
     listing.splits = {name: len(members.lines) for name, members in lists.items()}
     if split is None:
@@ -110,9 +111,9 @@ def read_voc(settings: DataSettings, root: Path, split: str | None) -> Listing:
 def voc_lists(root: Path) -> dict[str, VocList]:
     """All lists of ImageSets/Segmentation by name, and ``train_aug`` derived where it is missing and can be."""
     folder = root / LISTS
-    names = sorted(name for name in FolderIndex().names(folder) if name.endswith(".txt"))
+    names = sorted(name for name in file_names(folder) if name.endswith(".txt"))
     lists = {name.removesuffix(".txt"): _read_list(folder / name, str(LISTS / name)) for name in names}
-    masks = FolderIndex().names(root / AUGMENTED_MASKS)
+    masks = file_names(root / AUGMENTED_MASKS)
     if masks and "val" in lists and not lists.keys() & set(AUGMENTED_SPLITS):
         ids = sorted(name.removesuffix(".png") for name in masks if name.endswith(".png"))
         derived = {image_id: 0 for image_id in ids if image_id not in lists["val"].lines}
@@ -123,7 +124,7 @@ def voc_lists(root: Path) -> dict[str, VocList]:
 def list_problems(root: Path) -> Iterator[Problem]:
     """What is wrong with the lists, whichever is used: missing photographs, and splits that overlap."""
     lists = voc_lists(root)
-    images = images_by_stem(FolderIndex().names(root / IMAGES))
+    images = images_by_stem(file_names(root / IMAGES))
     for members in lists.values():
         yield from members.problems
         for image_id, line in members.lines.items():
@@ -165,7 +166,7 @@ class _XmlTags:
 
     def __init__(self, root: Path) -> None:
         self.folder = root / ANNOTATIONS
-        self.names = FolderIndex().names(self.folder)
+        self.names = file_names(self.folder)
 
     def __call__(self, image_id: str, image: str) -> tuple[str, ...] | Problem:
         subject = f"{ANNOTATIONS}/{image_id}.xml"
@@ -198,11 +199,10 @@ def _tags(settings: DataSettings, listing: Listing) -> _XmlTags | TableTags | _N
         listing.problems.append(error("missing-tags", str(listing.root), message))
         return _NoTags()
     path = settings.tags or own
-    table = read_table(path, listing.shown(path))
-    tags = TableTags(table)
-    listing.problems += table.problems
+    tags = TableTags(path, listing.shown(path))
+    listing.problems += tags.table.problems
     # Without a sound line the table's own problem says everything.
-    return tags if table.rows or not table.problems else _NoTags()
+    return tags if tags.lines or not tags.table.problems else _NoTags()
 
 
 def _split_problem(root: Path, split: str, lists: dict[str, VocList]) -> Problem:

@@ -146,9 +146,9 @@ def _count_all(
 ) -> Counts:
     """Count every photograph in threads, each chunk into counts of its own; they are merged here."""
     total = new()
-    chunks = [photos[start : start + CHUNK] for start in range(0, len(photos), CHUNK)]
+    chunks = (list(photos[start : start + CHUNK]) for start in range(0, len(photos), CHUNK))
 
-    def work(chunk: Sequence[Photo]) -> Counts:
+    def work(chunk: list[Photo]) -> tuple[list[Photo], Counts]:
         part = new()
         part.images = len(chunk)
         for photo in chunk:
@@ -157,10 +157,10 @@ def _count_all(
                 count(part, photo, truth)
             except Tag2maskError as error:
                 part.problems.add(str(error))
-        return part
+        return chunk, part
 
     threads = min(8, os.cpu_count() or 1)
-    for chunk, part in zip(chunks, map_ahead(work, chunks, threads=threads), strict=True):
+    for chunk, part in map_ahead(work, chunks, threads=threads):
         total.merge(part)
         if on_photo is not None:
             for photo in chunk:
@@ -180,9 +180,14 @@ def _require_files(folder: Path, suffix: str, photos: PhotoSet, allow_extra: boo
         raise UsageError(f"{folder} is not a folder; give the one that holds ID{suffix} for each photograph")
     if not photos.photos:
         raise UsageError("there are no photographs to evaluate; check `data.split`")
-    lacking = [photo.id for photo in photos.photos if not (folder / f"{photo.id}{suffix}").is_file()]
-    blind = [photo.id for photo in photos.photos if photo.mask is None or not photo.mask.is_file()]
-    wanted = set() if allow_extra else {photo.id for photo in photos.photos}
+    lacking, blind, wanted = [], [], set()
+    for photo in photos.photos:
+        if not (folder / f"{photo.id}{suffix}").is_file():
+            lacking.append(photo.id)
+        if photo.mask is None or not photo.mask.is_file():
+            blind.append(photo.id)
+        if not allow_extra:
+            wanted.add(photo.id)
     extra = [] if allow_extra else sorted(name for name in _ids_in(folder, suffix) if name not in wanted)
     problems = [
         (f"have no {suffix} file in {folder}", lacking),

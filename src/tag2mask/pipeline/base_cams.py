@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tag2mask.cam_files import CamFileError, read_cam
-from tag2mask.data.photos import Photo, PhotoSet
+from tag2mask.data.photo import Photo
+from tag2mask.data.photos import PhotoSet
 from tag2mask.errors import UsageError, first_five
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.run_folder import RunFolder

@@ -1,6 +1,5 @@
 """The stage `cams`: CAMs of several kinds from one pass over each photograph."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
@@ -10,10 +9,9 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from tag2mask.ahead import map_ahead
 from tag2mask.cam_files import PADDING, CamFile, CamKind, read_ids, write_cam
-from tag2mask.data.images import ImageError, image_size, read_image
-from tag2mask.data.photos import Photo
+from tag2mask.data.images import ImageError, read_image
+from tag2mask.data.photo import Photo
 from tag2mask.device import resolve_device
 from tag2mask.errors import UsageError
 from tag2mask.files import is_newer
@@ -22,11 +20,12 @@ from tag2mask.memory import channels_last
 from tag2mask.networks.checkpoint import load_network
 from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.pipeline.base_cams import external_maps, require_seeds, seed_path
+from tag2mask.pipeline.batches import sized_batches
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.pace import paced_bar
 from tag2mask.pipeline.progress import StageResult
-from tag2mask.pipeline.reading import photographs, read_ahead, reading_workers
+from tag2mask.pipeline.reading import photographs, read_ahead
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.train import NETWORK
 from tag2mask.pot import PotSettings, TransportCams
@@ -54,12 +53,11 @@ def cams(config: Config, run: RunFolder, console: Console) -> StageResult:
     result = StageResult("cams")
     if config.external.used:
         require_seeds(run, photos, result)
-    batches = list(shard_batches(photos.photos, config, result))
-    wanted = {photo.id for batch in batches for photo in batch if _missing(photo, run, config)}
-    todo = [batch for batch in batches if any(photo.id in wanted for photo in batch)]
-    result.skipped = sum(map(len, batches)) - len(wanted)
+    batches = sized_batches(photos.photos, config, result)
+    todo, missing = batches.unfinished(lambda photo: _missing(photo, run, config))
+    result.skipped = batches.total - missing
     dropped = 0
-    with paced_bar(run, "cams", console, len(wanted)) as advance:
+    with paced_bar(run, "cams", console, missing) as advance:
         for batch, images in read_batches(todo, config, result):
             tags = torch.from_numpy(photos.tag_matrix(batch)).to(device)
             maps = _maps(network, images.to(device), tags, config)
@@ -73,7 +71,7 @@ def cams(config: Config, run: RunFolder, console: Console) -> StageResult:
                     (run / f"cams/{kind}/{photo_id}.npz").unlink(missing_ok=True)
             kinds = _kinds(maps, config.cams.kinds, config.pot)
             for number, photo in enumerate(batch):
-                if photo.id in wanted and photo.id not in damaged:
+                if photo.id not in damaged and _missing(photo, run, config):
                     _write(run, photo, tuple(images.shape[2:]), number, kinds)
                     result.done += 1
             dropped += int((~maps.base.flatten(2).any(2) & tags).sum()) if not damaged else 0
@@ -96,33 +94,8 @@ def _missing(photo: Photo, run: RunFolder, config: Config) -> bool:
     return False
 
 
-def shard_batches(photos: Sequence[Photo], config: Config, result: StageResult) -> Iterator[list[Photo]]:
-    """Batches of photographs of one size, those of this shard; a photograph without a readable size has failed.
-
-    The batches are those of the whole set, whatever the shard, so that a file does not depend on how many there are.
-    """
-
-    def size(photo: Photo) -> tuple[int, int] | ImageError:
-        try:
-            return image_size(photo.path, pixel_limit=config.data.pixel_limit)
-        except ImageError as error:
-            return error
-
-    groups: dict[tuple[int, int], list[Photo]] = defaultdict(list)
-    sizes = map_ahead(size, photos, threads=max(1, reading_workers(config)))
-    for photo, answer in zip(photos, sizes, strict=True):
-        if isinstance(answer, ImageError):
-            result.failed[photo.id] = str(answer)
-        else:
-            groups[answer].append(photo)
-    step = config.cams.batch_size
-    whole = [group[first : first + step] for _, group in sorted(groups.items()) for first in range(0, len(group), step)]
-    number, shards = config.shard_of()
-    yield from whole[number - 1 :: shards]
-
-
 def read_batches(
-    batches: list[list[Photo]], config: Config, result: StageResult
+    batches: Iterable[Sequence[Photo]], config: Config, result: StageResult
 ) -> Iterator[tuple[list[Photo], Tensor]]:
     """The readable photographs of each batch, as (N, 3, H, W) in [0, 1]; a few batches are read ahead."""
 
@@ -132,12 +105,9 @@ def read_batches(
         except ImageError as error:
             return error
 
-    for batch, answers in zip(batches, read_ahead(batches, read, config), strict=True):
-        good = [(photo, answer) for photo, answer in zip(batch, answers, strict=True) if isinstance(answer, np.ndarray)]
-        failed = [
-            (photo, answer) for photo, answer in zip(batch, answers, strict=True) if isinstance(answer, ImageError)
-        ]
-        result.failed.update({photo.id: str(answer) for photo, answer in failed})
+    for pairs in read_ahead(batches, read, config):
+        good = [(photo, answer) for photo, answer in pairs if isinstance(answer, np.ndarray)]
+        result.failed.update({photo.id: str(answer) for photo, answer in pairs if isinstance(answer, ImageError)})
         if good:
             stack = torch.from_numpy(np.stack([image for _, image in good]))
             yield [photo for photo, _ in good], stack.permute(0, 3, 1, 2).float() / 255

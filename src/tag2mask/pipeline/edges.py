@@ -1,13 +1,13 @@
 """The stage `edges`: sure labels from CAMs, and the edge network that learns from them."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from tag2mask.data.images import write_mask
 from tag2mask.data.labelled_set import LabelledSet
-from tag2mask.data.photos import Photo, PhotoSet
+from tag2mask.data.photo import Photo
+from tag2mask.data.photos import PhotoSet
 from tag2mask.device import resolve_device
 from tag2mask.distributed import process_count
 from tag2mask.errors import Tag2maskError, UsageError
@@ -48,7 +48,7 @@ def edges(config: Config, run: RunFolder, console: Console) -> StageResult:
     result = StageResult("edges")
     if (run / EDGE_NETWORK).is_file():
         result.skipped = 1
-        older = len(stale([photo for photo in photos.photos if _labelled(run, cams, photo)], cams, run / LABELS))
+        older = len(stale(photos.photos.where(lambda photo: _labelled(run, cams, photo)), cams, run / LABELS))
         if older:
             result.notes.append(f"{older} CAM files are newer than the labels learnt from; --restart edges learns anew")
         return result
@@ -59,7 +59,7 @@ def edges(config: Config, run: RunFolder, console: Console) -> StageResult:
         if process_count() == 1:
             result.notes.append("these are the labels of one shard; `tag2mask edges` without --shard trains on all")
         return result
-    labelled = replace(photos, photos=tuple(photo for photo in photos.photos if _labelled(run, cams, photo)))
+    labelled = photos.of(photos.photos.where(lambda photo: _labelled(run, cams, photo)))
     if not labelled.photos:
         raise Tag2maskError("not one photograph has labels to learn edges from; `tag2mask cams` makes what they need")
     for photo in photos.photos:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,12 +158,12 @@ def _counts(
 
 def _counted(config: Config, target: Target, photos: PhotoSet, console: Console) -> Counts:
     """The counts of those of the photographs that have a file."""
-    made = tuple(photo for photo in photos.photos if target.file(photo).is_file())
+    made = photos.photos.where(lambda photo: target.file(photo).is_file())
     thresholds = sorted(config.evaluate.thresholds) if target.holds_cams else None
     counts = Counts(len(photos.classes) + 1, thresholds)
     if made:
         with _progress(console, target.folder, len(made)) as on_photo:
-            found = replace(photos, photos=made)
+            found = photos.of(made)
             if thresholds is None:
                 counts = count_masks(target.folder, found, allow_extra=True, on_photo=on_photo)
             else:

@@ -12,7 +12,8 @@ from PIL import Image
 from rich.console import Console
 
 from tag2mask.data.images import IGNORED, read_image, reduced, write_mask
-from tag2mask.data.photos import Photo, PhotoSet, find_photos
+from tag2mask.data.photo import Photo
+from tag2mask.data.photos import PhotoSet, find_photos
 from tag2mask.errors import Tag2maskError, UsageError, first_five
 from tag2mask.files import atomic_path, read_json, remove_partial, write_json
 from tag2mask.networks.checkpoint import NetworkFileError

@@ -1,12 +1,14 @@
 """The stage `predictions`: what the segmentation network says of the splits that are measured, without their tags."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
 from tag2mask.data.images import ImageError, read_image, write_mask
-from tag2mask.data.photos import Photo
+from tag2mask.data.photo import Photo, Photos
 from tag2mask.errors import UsageError
 from tag2mask.files import is_newer
 from tag2mask.networks.checkpoint import load_segmentation_network
@@ -38,11 +40,7 @@ def predictions(config: Config, run: RunFolder, console: Console) -> StageResult
     for split in config.evaluate.split_names(config.data.split):
         folder = run / "predictions" / (split or WHOLE)
         mine = shard_of(photographs(config, split).photos, config, result)
-        todo = [
-            photo
-            for photo in mine
-            if not (folder / f"{photo.id}.png").is_file() or is_newer(path, folder / f"{photo.id}.png")
-        ]
+        todo = mine.where(partial(_missing, folder, path))
         result.skipped += len(mine) - len(todo)
         before = result.done
         with paced_bar(run, "predictions", console, len(todo), f"predictions {split or WHOLE}") as advance:
@@ -55,10 +53,16 @@ def predictions(config: Config, run: RunFolder, console: Console) -> StageResult
     return result
 
 
-def _batches(photos: Sequence[Photo], config: Config, result: StageResult) -> Iterator[list[tuple[Photo, np.ndarray]]]:
+def _missing(folder: Path, network: Path, photo: Photo) -> bool:
+    """Whether there is no prediction of a photograph in the folder, or one that is older than the network."""
+    file = folder / f"{photo.id}.png"
+    return not file.is_file() or is_newer(network, file)
+
+
+def _batches(photos: Photos, config: Config, result: StageResult) -> Iterator[list[tuple[Photo, np.ndarray]]]:
     """The readable photographs with their pixels, some at a time, read ahead; what cannot be read has failed."""
     step = config.predict.batch_size
-    batches = [photos[start : start + step] for start in range(0, len(photos), step)]
+    batches = (photos[start : start + step] for start in range(0, len(photos), step))
 
     def read(photo: Photo) -> np.ndarray | ImageError:
         try:
@@ -66,8 +70,7 @@ def _batches(photos: Sequence[Photo], config: Config, result: StageResult) -> It
         except ImageError as error:
             return error
 
-    for batch, answers in zip(batches, read_ahead(batches, read, config), strict=True):
-        pairs = list(zip(batch, answers, strict=True))
+    for pairs in read_ahead(batches, read, config):
         result.failed.update({photo.id: str(answer) for photo, answer in pairs if isinstance(answer, ImageError)})
         good = [(photo, answer) for photo, answer in pairs if isinstance(answer, np.ndarray)]
         if good:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from tag2mask.data.decoding import opened
 from tag2mask.data.images import ImageError
-from tag2mask.data.photos import Photo
+from tag2mask.data.photo import Photo
 
 AHEAD_PIXELS = 1 << 25
 """Pixels that are read ahead; one photograph is, however large."""

@@ -2,13 +2,13 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from tag2mask.data.photos import Photo, PhotoSet, open_photos
+from tag2mask.data.photo import Photo
+from tag2mask.data.photos import PhotoSet, open_photos
 from tag2mask.errors import UsageError
 from tag2mask.pipeline.config import Config
 
@@ -22,7 +22,7 @@ def photographs(config: Config, split: str | None = None) -> PhotoSet:
     """The photographs that a run works on, as the settings and ``--limit`` say."""
     photos = open_photos(config.data, split=split)
     _refuse_run_inside(photos, config.out)
-    return photos if config.limit is None else replace(photos, photos=photos.photos[: config.limit])
+    return photos if config.limit is None else photos.of(photos.photos[: config.limit])
 
 
 def _refuse_run_inside(photos: PhotoSet, out: Path | None) -> None:
@@ -40,15 +40,15 @@ def reading_workers(config: Config) -> int:
 
 
 def read_ahead(
-    batches: Sequence[Sequence[Photo]], read: Callable[[Photo], Answer], config: Config
-) -> Iterator[list[Answer]]:
-    """What ``read`` makes of each photograph, batch by batch and in order; a few batches are read ahead by threads."""
+    batches: Iterable[Sequence[Photo]], read: Callable[[Photo], Answer], config: Config
+) -> Iterator[list[tuple[Photo, Answer]]]:
+    """Each photograph and what ``read`` makes of it, batch by batch; a few batches are read ahead by threads."""
     with ThreadPoolExecutor(max(1, reading_workers(config))) as pool:
-        ahead: deque[list[Future[Answer]]] = deque()
+        ahead: deque[list[tuple[Photo, Future[Answer]]]] = deque()
         waiting = iter(batches)
         while True:
             while len(ahead) <= _AHEAD and (batch := next(waiting, None)) is not None:
-                ahead.append([pool.submit(read, photo) for photo in batch])
+                ahead.append([(photo, pool.submit(read, photo)) for photo in batch])
             if not ahead:
                 return
-            yield [future.result() for future in ahead.popleft()]
+            yield [(photo, future.result()) for photo, future in ahead.popleft()]

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from tag2mask.cam_files import CamFile, read_cam
 from tag2mask.data.images import read_image, reduced
-from tag2mask.data.photos import Photo
+from tag2mask.data.photo import Photo, Photos
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.files import is_newer
-from tag2mask.pipeline.cams import shard_batches
+from tag2mask.pipeline.batches import sized_batches
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import read_ahead
@@ -49,21 +49,19 @@ def cam_folder(config: Config, run: RunFolder) -> Path:
     return folder
 
 
-def stale(photos: Sequence[Photo], cams: Path, targets: Path) -> list[Photo]:
+def stale(photos: Photos, cams: Path, targets: Path) -> Photos:
     """The photographs whose file ID.png in ``targets`` is missing, or older than their CAM file."""
 
     def is_stale(photo: Photo) -> bool:
         target = targets / f"{photo.id}.png"
         return not target.is_file() or is_newer(cams / f"{photo.id}.npz", target)
 
-    return [photo for photo in photos if is_stale(photo)]
+    return photos.where(is_stale)
 
 
-def shard_of(photos: Sequence[Photo], config: Config, result: StageResult) -> Sequence[Photo]:
+def shard_of(photos: Photos, config: Config, result: StageResult) -> Photos:
     """The photographs of this command: all, or those whose CAMs the same shard made."""
-    if config.shard is None:
-        return photos
-    return [photo for batch in shard_batches(photos, config, result) for photo in batch]
+    return photos if config.shard is None else sized_batches(photos, config, result).photographs()
 
 
 def read_refinables(
@@ -71,7 +69,7 @@ def read_refinables(
 ) -> Iterator[list[Refinable]]:
     """Batch after batch, read ahead; what cannot be read has failed."""
     step = config.refine.batch_size
-    batches = [photos[start : start + step] for start in range(0, len(photos), step)]
+    batches = (photos[start : start + step] for start in range(0, len(photos), step))
 
     def read(photo: Photo) -> Refinable | str:
         try:
@@ -86,11 +84,9 @@ def read_refinables(
             )
         return Refinable(photo, torch.from_numpy(reduced(image, config.refine.long_side)), _maps(cam, photo), cam.size)
 
-    for batch, answers in zip(batches, read_ahead(batches, read, config), strict=True):
-        result.failed.update(
-            {photo.id: answer for photo, answer in zip(batch, answers, strict=True) if isinstance(answer, str)}
-        )
-        good = [_on(device, answer) for answer in answers if isinstance(answer, Refinable)]
+    for pairs in read_ahead(batches, read, config):
+        result.failed.update({photo.id: answer for photo, answer in pairs if isinstance(answer, str)})
+        good = [_on(device, answer) for _, answer in pairs if isinstance(answer, Refinable)]
         if good:
             yield good
 

@@ -1,6 +1,6 @@
 """The stage `seeds`: base CAMs from CLIP, or from CLIP-ES's files, and their export."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +17,12 @@ from tag2mask.clip.model import Clip, load_clip, model_precision
 from tag2mask.clip.npy_files import NpyCams, read_npy_cams, write_npy_cams
 from tag2mask.clip.words import read_words
 from tag2mask.data.images import ImageError, image_size, read_image
-from tag2mask.data.photos import Photo, PhotoSet
+from tag2mask.data.photo import Photo, Photos
+from tag2mask.data.photos import PhotoSet
 from tag2mask.device import resolve_device
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.pipeline.base_cams import seed_path
+from tag2mask.pipeline.batches import Batches, in_order
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.pace import paced_bar
@@ -87,11 +89,10 @@ def _made(config: Config, run: RunFolder, photos: PhotoSet, console: Console) ->
     clip.precision(model_precision(settings.precision, device))
     texts, rivals = features[: len(photos.classes)], features[len(photos.classes) :]
     result.notes += words.notices
-    batches = list(batches_by_patches(clip, photos.photos, config, result))
-    wanted = {photo.id for batch in batches for photo in batch if read_ids(seed_path(run, photo)) != photo.tags}
-    todo = [batch for batch in batches if any(photo.id in wanted for photo in batch)]
-    result.skipped = sum(map(len, batches)) - len(wanted)
-    with paced_bar(run, "seeds", console, len(wanted)) as advance:
+    batches = batches_by_patches(clip, photos.photos, config, result)
+    todo, missing = batches.unfinished(lambda photo: _missing(photo, run))
+    result.skipped = batches.total - missing
+    with paced_bar(run, "seeds", console, missing) as advance:
         for batch in prepared_batches(clip, todo, config, result):
             tags = torch.from_numpy(photos.tag_matrix([item.photo for item in batch]))
             found = clip_cams(
@@ -104,7 +105,7 @@ def _made(config: Config, run: RunFolder, photos: PhotoSet, console: Console) ->
                 boxes=settings.boxes,
             )
             for item, own in zip(batch, found, strict=True):
-                if item.photo.id in wanted:
+                if _missing(item.photo, run):
                     ids = np.array(own.labels, dtype=np.int32) + 1
                     write_cam(seed_path(run, item.photo), CamFile(ids, own.cams.numpy(), item.size))
                     result.done += 1
@@ -120,7 +121,7 @@ def _imported(config: Config, run: RunFolder, photos: PhotoSet, console: Console
     run.claim("seeds", stage_settings("seeds", config, photos))
     number, shards = config.shard_of()
     mine = photos.photos[number - 1 :: shards]
-    todo = [photo for photo in mine if read_ids(seed_path(run, photo)) != photo.tags]
+    todo = mine.where(lambda photo: _missing(photo, run))
     result.skipped = len(mine) - len(todo)
     losses: list[float] = []
     untagged = unmapped = 0
@@ -185,41 +186,33 @@ def _reduced(found: NpyCams, photo: Photo, size: tuple[int, int]) -> tuple[CamFi
     return cam, loss, len(ids) - len(own)
 
 
-def batches_by_patches(
-    clip: Clip, photos: Sequence[Photo], config: Config, result: StageResult
-) -> Iterator[list[Photo]]:
+def _missing(photo: Photo, run: RunFolder) -> bool:
+    """Whether the base CAM of a photograph is missing, damaged, or of other tags."""
+    return read_ids(seed_path(run, photo)) != photo.tags
+
+
+def batches_by_patches(clip: Clip, photos: Photos, config: Config, result: StageResult) -> Batches:
     """Batches of photographs with about as many patches, those of this shard; the same whatever is done already."""
 
-    def patches(photo: Photo) -> int | ImageError:
-        try:
-            rows, columns = clip.grid(
-                image_size(photo.path, pixel_limit=config.data.pixel_limit), config.seeds.longest_side
-            )
-        except ImageError as error:
-            return error
+    def patches(photo: Photo) -> int:
+        size = image_size(photo.path, pixel_limit=config.data.pixel_limit)
+        rows, columns = clip.grid(size, config.seeds.longest_side)
         return rows * columns
 
-    counted: list[tuple[int, Photo]] = []
-    for photo, answer in zip(photos, map_ahead(patches, photos, threads=max(1, reading_workers(config))), strict=True):
-        if isinstance(answer, ImageError):
-            result.failed[photo.id] = str(answer)
-        else:
-            counted.append((answer, photo))
-    counted.sort(key=lambda pair: pair[0])
+    ordered, counts = in_order(photos, patches, config, result)
     most = config.seeds.batch_size or (2 if resolve_device(config.device).type == "cpu" else _BLOCK)
     number, shards = config.shard_of()
-    blocks = [counted[start : start + _BLOCK] for start in range(0, len(counted), _BLOCK)]
-    for block in blocks[number - 1 :: shards]:
-        batch: list[Photo] = []
-        least = 0
-        for count, photo in block:
-            full = (len(batch) + 1) * count**2 > most * _USUAL_PATCHES**2 or len(batch) == most
-            if batch and (full or count > _MOST_PADDING * least):
-                yield batch
-                batch = []
-            least = least if batch else count
-            batch.append(photo)
-        yield batch
+    spans: list[tuple[int, int]] = []
+    for block in range((number - 1) * _BLOCK, len(counts), shards * _BLOCK):
+        start, stop = block, min(block + _BLOCK, len(counts))
+        for place in range(block, stop):
+            count = int(counts[place])
+            full = (place - start + 1) * count**2 > most * _USUAL_PATCHES**2 or place - start == most
+            if place > start and (full or count > _MOST_PADDING * int(counts[start])):
+                spans.append((start, place))
+                start = place
+        spans.append((start, stop))
+    return Batches(ordered, np.array(spans, dtype=np.int64).reshape(-1, 2))
 
 
 @dataclass(frozen=True)
@@ -232,18 +225,18 @@ class Prepared:
 
 
 def prepared_batches(
-    clip: Clip, batches: list[list[Photo]], config: Config, result: StageResult
+    clip: Clip, batches: Iterable[Sequence[Photo]], config: Config, result: StageResult
 ) -> Iterator[list[Prepared]]:
     """The readable photographs of each batch; a few batches are read ahead."""
 
-    def prepare(photo: Photo) -> Prepared | tuple[Photo, ImageError]:
+    def prepare(photo: Photo) -> Prepared | ImageError:
         try:
             image = read_image(photo.path, pixel_limit=config.data.pixel_limit)
         except ImageError as error:
-            return photo, error
+            return error
         return Prepared(photo, clip.prepare(image, config.seeds.longest_side), (image.shape[0], image.shape[1]))
 
-    for answers in read_ahead(batches, prepare, config):
-        result.failed.update({answer[0].id: str(answer[1]) for answer in answers if isinstance(answer, tuple)})
-        if good := [answer for answer in answers if isinstance(answer, Prepared)]:
+    for pairs in read_ahead(batches, prepare, config):
+        result.failed.update({photo.id: str(answer) for photo, answer in pairs if isinstance(answer, ImageError)})
+        if good := [answer for _, answer in pairs if isinstance(answer, Prepared)]:
             yield good

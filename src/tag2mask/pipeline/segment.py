@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -148,12 +147,12 @@ def _masked(run: RunFolder, photos: PhotoSet) -> PhotoSet:
     Raises:
         UsageError: there is none.
     """
-    there = tuple(photo for photo in photos.photos if (run / MASKS / f"{photo.id}.png").is_file())
+    there = photos.photos.where(lambda photo: (run / MASKS / f"{photo.id}.png").is_file())
     if not there:
         raise UsageError(
             f"{run / MASKS} holds no mask of these photographs; run `tag2mask refine` with the same --out first"
         )
-    return replace(photos, photos=there)
+    return photos.of(there)
 
 
 def check_labels(config: Config, run: RunFolder, photos: PhotoSet, *, refines: bool) -> None:

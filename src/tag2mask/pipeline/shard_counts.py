@@ -7,11 +7,12 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tag2mask.data.photos import Photo, PhotoSet
+from tag2mask.data.photo import Photo
+from tag2mask.data.photos import PhotoSet
 from tag2mask.evaluate.counts import Counts, read_counts, write_counts
 from tag2mask.pipeline.run_folder import STAGES, RunFolder
 
@@ -60,7 +61,7 @@ class ShardCounts:
 
     def part(self, number: int, shards: int) -> PhotoSet:
         """The photographs of a shard."""
-        return replace(self.photos, photos=self.photos.photos[number - 1 :: shards])
+        return self.photos.of(self.photos.photos[number - 1 :: shards])
 
     def state(self, number: int, shards: int) -> str:
         """A digest of which files a shard measures, how large they are and when they were written."""

@@ -7,13 +7,15 @@ from typing import Literal
 import torch
 from rich.console import Console
 
-from tag2mask.data.photos import Photo, PhotoSet
+from tag2mask.data.photo import Photo
+from tag2mask.data.photos import PhotoSet
 from tag2mask.device import resolve_device
 from tag2mask.errors import UsageError
 from tag2mask.inference import PhotoMaps, photo_maps, scale_one
 from tag2mask.memory import channels_last
 from tag2mask.networks.checkpoint import load_network
-from tag2mask.pipeline.cams import read_batches, shard_batches
+from tag2mask.pipeline.batches import sized_batches
+from tag2mask.pipeline.cams import read_batches
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult, progress_bar
 from tag2mask.pipeline.run_folder import RunFolder
@@ -81,7 +83,7 @@ def suspicious_tags(config: Config, run: RunFolder, photos: PhotoSet, console: C
     found: list[Suspicion] = []
     done = 0
     with progress_bar(console, "tags", len(photos)) as advance:
-        for batch, images in read_batches(list(shard_batches(photos.photos, config, result)), config, result):
+        for batch, images in read_batches(sized_batches(photos.photos, config, result), config, result):
             scaled = scale_one(images.to(device), config.cams.long_side)
             tags = torch.from_numpy(photos.tag_matrix(batch)).to(device)
             bf16 = config.cams.precision == "bf16"

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from tag2mask.clip.suggest import class_scores
 from tag2mask.clip.words import read_words
 from tag2mask.data.classes import class_problems, read_classes
 from tag2mask.data.folders import read_untagged
-from tag2mask.data.photos import Photo
+from tag2mask.data.photo import Photo, Photos
 from tag2mask.data.table import SUGGESTED
 from tag2mask.device import resolve_device
 from tag2mask.errors import UsageError, first_five
@@ -52,8 +53,8 @@ def suggest_tags(
         raise UsageError(f"{target} exists, and a person may have reviewed it; give another --table")
     if not 0 <= threshold <= 1:
         raise UsageError(f"--threshold should lie in [0, 1], received {threshold}")
-    entries = read_untagged(place).entries
-    photos = [Photo(entry.id, entry.path, ()) for entry in entries][: config.limit]
+    entries = islice(read_untagged(place).entries, config.limit)
+    photos = Photos.of([Photo(entry.id, entry.path, ()) for entry in entries])
     if not photos:
         raise UsageError(f"no photograph was found below {place}")
     words = read_words(config.seeds.words, names)
@@ -66,7 +67,7 @@ def suggest_tags(
     texts, rivals = features[: len(names)], features[len(names) :]
     clip.precision(model_precision(config.seeds.precision, device))
     rows: dict[Path, list[str]] = {}
-    batches = list(batches_by_patches(clip, photos, config, result))
+    batches = batches_by_patches(clip, photos, config, result)
     with progress_bar(console, "tags", len(photos)) as advance:
         for batch in prepared_batches(clip, batches, config, result):
             by_image, by_patch = class_scores(clip, [item.image for item in batch], texts, rivals)

@@ -1,7 +1,5 @@
 """The ground truth of photographs: masks that are there, and masks that are painted when they are first needed."""
 
-from dataclasses import replace
-
 from rich.console import Console
 
 from tag2mask.data.painting import paint_masks
@@ -18,7 +16,7 @@ def with_truth(config: Config, photos: PhotoSet, console: Console) -> PhotoSet:
         UsageError: masks cannot be painted.
     """
     photos = with_painted_truth(config, photos, console)
-    return replace(photos, photos=tuple(photo for photo in photos.photos if photo.mask is not None))
+    return photos.of(photos.photos.where(lambda photo: photo.mask is not None))
 
 
 def with_painted_truth(config: Config, photos: PhotoSet, console: Console) -> PhotoSet:
@@ -40,11 +38,7 @@ def with_painted_truth(config: Config, photos: PhotoSet, console: Console) -> Ph
             pixel_limit=config.data.pixel_limit,
             on_mask=advance,
         )
-    masked = (
-        photo if photo.mask is not None else replace(photo, mask=painting.folder / f"{photo.id}.png")
-        for photo in photos.photos
-    )
-    return replace(photos, photos=tuple(masked))
+    return photos.of(photos.photos.with_masks(painting.folder))
 
 
 def truth_plan(photos: PhotoSet) -> str:

@@ -1,0 +1,107 @@
+"""Batches of photographs that are alike in size; which photographs share one does not depend on what is done already.
+
+Of a photograph some 20 bytes are held, of a million 20 MB.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from tag2mask.ahead import map_ahead
+from tag2mask.data.images import ImageError, image_size
+from tag2mask.data.photo import Photo, Photos
+from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.progress import StageResult
+from tag2mask.pipeline.reading import reading_workers
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batches, which may be gone through more than once.
+
+    Attributes:
+        photos: the photographs in the order of the batches, and others between them.
+        spans: int64 (B, 2), where each batch begins and ends among them.
+    """
+
+    photos: Photos
+    spans: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """How many batches."""
+        return len(self.spans)
+
+    def __iter__(self) -> Iterator[Photos]:
+        """Batch after batch."""
+        for start, stop in self.spans:
+            yield self.photos[int(start) : int(stop)]
+
+    @property
+    def total(self) -> int:
+        """How many photographs they hold."""
+        return int((self.spans[:, 1] - self.spans[:, 0]).sum())
+
+    def photographs(self) -> Photos:
+        """All their photographs, in order."""
+        places = [np.arange(start, stop) for start, stop in self.spans]
+        return self.photos.at(np.concatenate(places) if places else range(0))  # type: ignore[arg-type]
+
+    def unfinished(self, is_missing: Callable[[Photo], bool]) -> tuple["Batches", int]:
+        """The batches with a photograph that is missing something, and how many such photographs there are."""
+        counts = np.fromiter((sum(map(is_missing, batch)) for batch in self), dtype=np.int64, count=len(self))
+        return Batches(self.photos, self.spans[counts > 0]), int(counts.sum())
+
+
+def in_order(
+    photos: Photos, key: Callable[[Photo], int], config: Config, result: StageResult
+) -> tuple[Photos, npt.NDArray[np.int64]]:
+    """Photographs by a number that each has, ascending, equal ones as they were; and those numbers, int64 (N,).
+
+    Args:
+        photos: which.
+        key: the number; called in threads. A photograph for which it raises an `ImageError` is left out, and failed.
+        config: how many threads.
+        result: takes what failed.
+    """
+
+    def measured(photo: Photo) -> int | ImageError:
+        try:
+            return key(photo)
+        except ImageError as error:
+            return error
+
+    keys = np.full(len(photos), -1, dtype=np.int64)
+    answers = map_ahead(measured, photos, threads=max(1, reading_workers(config)))
+    for place, answer in enumerate(answers):
+        if isinstance(answer, ImageError):
+            result.failed[photos[place].id] = str(answer)
+        else:
+            keys[place] = answer
+    order = np.argsort(keys, kind="stable")
+    order = order[np.count_nonzero(keys < 0) :]
+    return photos.at(order), keys[order]  # type: ignore[arg-type]
+
+
+def sized_batches(photos: Photos, config: Config, result: StageResult) -> Batches:
+    """Batches of photographs of one size, those of this shard; a photograph without a readable size has failed.
+
+    The batches are those of the whole set, whatever the shard, so that a file does not depend on how many there are.
+    """
+
+    def size(photo: Photo) -> int:
+        height, width = image_size(photo.path, pixel_limit=config.data.pixel_limit)
+        return height << 32 | width
+
+    ordered, sizes = in_order(photos, size, config, result)
+    step = config.cams.batch_size
+    edges = np.flatnonzero(np.diff(sizes, prepend=-1, append=-1)) if len(sizes) else np.zeros(0, dtype=np.int64)
+    spans = [
+        (first, min(first + step, stop))
+        for start, stop in pairwise(edges.tolist())
+        for first in range(start, stop, step)
+    ]
+    number, shards = config.shard_of()
+    return Batches(ordered, np.array(spans, dtype=np.int64).reshape(-1, 2)[number - 1 :: shards])
