@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from tag2mask.data.photo import Photo
 from tag2mask.errors import UsageError
 from tag2mask.files import read_json, write_json
 from tag2mask.pipeline.config import Config, absolute, plain
@@ -40,7 +41,7 @@ class Repeats:
         self.configs = [
             replace(config, seed=seed, out=run / f"seed-{seed}") for seed in range(config.seed, config.seed + count)
         ]
-        photos = [(photo.id, photo.tags) for photo in photographs(config).photos]
+        photos = _digest(photographs(config).photos)
         self.fingerprints = [_fingerprint(each, photos) for each in self.configs]
 
     def is_done(self, number: int) -> bool:
@@ -91,7 +92,15 @@ def spread(values: Sequence[Any]) -> Any:
     return {"mean": mean(numbers) if whole else None, "deviation": deviation, "values": list(values)}
 
 
-def _fingerprint(config: Config, photos: Sequence[tuple[str, tuple[int, ...]]]) -> str:
+def _digest(photos: Iterable[Photo]) -> str:
+    """Of their IDs and tags."""
+    digest = hashlib.sha256()
+    for photo in photos:
+        digest.update(repr((photo.id, photo.tags)).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _fingerprint(config: Config, photos: str) -> str:
     """Of all that the figures of a run can depend on, as far as the settings and the photographs go."""
     settings = {key: value for key, value in plain(absolute(config)).items() if key not in ("out", "device", "workers")}
     return hashlib.sha256(json.dumps([settings, photos], sort_keys=True).encode()).hexdigest()[:16]
