@@ -3,8 +3,12 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import numpy as np
@@ -19,7 +23,7 @@ from rich.console import Console
 
 from run_tiny import figures, words
 from tag2mask.cli import main
-from tag2mask.data import instances
+from tag2mask.data import instances, painting
 from tag2mask.data.check import check
 from tag2mask.data.coco import COCO_CLASSES
 from tag2mask.data.images import read_image, read_mask, write_mask
@@ -275,6 +279,53 @@ def test_masks_from_elsewhere_are_used_whole_or_not_at_all(root: Path) -> None:
     write_mask(root / "theirs" / "p7.png", np.full(SIZE, 2, dtype=np.uint8))
     assert len(painted(settings)) == 2
     assert not (root / "theirs" / "painted.json").exists()
+
+
+def test_what_was_left_unfinished_is_deleted_in_our_folder_alone(root: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    partial = f".partial-{gethostname()}~{ended.pid}~0~p7.png"
+    write_mask(root / "theirs" / "p3.png", np.zeros(SIZE, dtype=np.uint8))
+    (root / "theirs" / partial).touch()
+    with pytest.raises(UsageError, match="were not painted here"):
+        painted(DataSettings(root=root, masks=root / "theirs"))
+    assert (root / "theirs" / partial).exists()
+    ours = root / "SegmentationClass"
+    painted(DataSettings(root=root))
+    (ours / "p7.png").unlink()
+    (ours / partial).touch()
+    painted(DataSettings(root=root))
+    assert not (ours / partial).exists()
+
+
+def test_commands_that_paint_at_once_all_stand_in_the_record(root: Path) -> None:
+    splits = [f"s{number}" for number in range(12)]
+    for split in splits:
+        content = document()
+        content["images"] = [{"id": 1, "file_name": f"{split}.jpg", "height": SIZE[0], "width": SIZE[1]}]
+        content["annotations"] = [annotation(1, 1, 5, square(0, 0, 9))]
+        write(root, content, split)
+        photograph(root / split / f"{split}.jpg")
+    sets = [open_photos(DataSettings(root=root), split=split) for split in splits]
+    with ThreadPoolExecutor(len(sets)) as pool:
+        list(pool.map(lambda photos: with_truth(Config(workers=0), photos, Console(quiet=True)), sets))
+    record = json.loads((root / "SegmentationClass" / "painted.json").read_text())
+    assert set(record["sources"]) == {f"instances_{split}.json" for split in splits}
+
+
+def test_of_two_that_paint_differently_at_once_one_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = open_photos(DataSettings(root=root))
+    read = painting.read_annotations
+
+    def meanwhile(path: Path, subject: str) -> instances.Annotations:
+        """Another command begins to paint between the first look at the record and the writing of it."""
+        monkeypatch.setattr(painting, "read_annotations", read)
+        painted(DataSettings(root=root, crowd="skip"))
+        return read(path, subject)
+
+    monkeypatch.setattr(painting, "read_annotations", meanwhile)
+    with pytest.raises(UsageError, match=r"painted\.json: the masks here were painted with data\.crowd skip"):
+        with_truth(Config(workers=0), photos, Console(quiet=True))
 
 
 def test_a_mask_above_the_pixel_limit_is_refused(root: Path) -> None:

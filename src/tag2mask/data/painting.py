@@ -4,7 +4,7 @@ import signal
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from tag2mask.data.problems import Problem, error, summary
 from tag2mask.data.segmentations import Size, area, pixels, to_runs
 from tag2mask.data.settings import Crowd
 from tag2mask.errors import Tag2maskError, UsageError, first_five
-from tag2mask.files import read_json, remove_partial, write_json
+from tag2mask.files import one_at_a_time, read_json, remove_partial, write_json
 
 RECORD = "painted.json"
 """The file beside painted masks that says how they were painted."""
@@ -106,9 +106,9 @@ def paint_masks(
     Raises:
         UsageError: the folder holds masks that were made otherwise, or the annotations are faulty.
     """
-    remove_partial(painting.folder)
     names = FolderIndex().names(painting.folder)
-    if any(name.endswith(".png") for name in names) and RECORD not in names:
+    ours = (painting.folder / RECORD).is_file()  # looked for after the masks: another command writes it before them
+    if any(name.endswith(".png") for name in names) and not ours:
         raise UsageError(
             f"{painting.folder} holds masks that were not painted here, and lacks {len(wanted)} of those that are "
             "needed; name a new folder as data.masks to have all painted"
@@ -123,7 +123,9 @@ def paint_masks(
         raise UsageError(
             f"{len(large)} masks would have more than data.pixel_limit = {pixel_limit:,} pixels: {first_five(large)}"
         )
-    _write_record(painting, classes, sources)
+    if ours:
+        remove_partial(painting.folder)
+    _write_record(replace(painting, sources={path: found.digest for path, found in sources.items()}), classes)
     numbers = {name: number for number, name in enumerate(classes, 1)}
     jobs = [job for found in sources.values() for job in _jobs(painting, found, wanted, numbers)]
     for done, _ in enumerate(_painted(jobs, workers), 1):
@@ -159,12 +161,19 @@ def record_problems(painting: Painting, classes: tuple[str, ...]) -> Iterator[Pr
         yield error("mask-record", str(path), f"{message}; {remedy}")
 
 
-def _write_record(painting: Painting, classes: tuple[str, ...], sources: dict[Path, Annotations]) -> None:
-    """Say in the folder how its masks are painted; sources of other splits are kept."""
+def _write_record(painting: Painting, classes: tuple[str, ...]) -> None:
+    """Say in the folder how its masks are painted; sources of other splits are kept, those of other commands too.
+
+    Raises:
+        UsageError: another command has meanwhile begun to paint otherwise here.
+    """
     path = painting.folder / RECORD
-    before = read_json(path)["sources"] if path.is_file() else {}
-    digests = before | {source.name: found.digest for source, found in sources.items()}
-    write_json(path, {"rule": RULE, "crowd": painting.crowd, "classes": list(classes), "sources": digests})
+    with one_at_a_time(path):
+        if problems := list(record_problems(painting, classes)):
+            raise UsageError(summary(problems, None))
+        before = read_json(path)["sources"] if path.is_file() else {}
+        digests = before | {source.name: digest for source, digest in painting.sources.items()}
+        write_json(path, {"rule": RULE, "crowd": painting.crowd, "classes": list(classes), "sources": digests})
 
 
 def _jobs(painting: Painting, found: Annotations, wanted: Collection[str], numbers: dict[str, int]) -> Iterator[Job]:
