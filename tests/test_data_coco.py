@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,7 +36,9 @@ from tag2mask.data.problems import Problem
 from tag2mask.data.segmentations import segmentation_fault, to_runs
 from tag2mask.data.settings import Crowd, DataSettings
 from tag2mask.errors import UsageError
+from tag2mask.files import is_gone
 from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.lock import _began
 from tag2mask.pipeline.truth import with_truth
 from test_data_check import photograph
 from test_segment_stages import SEGMENT
@@ -390,6 +394,39 @@ def test_two_processes_paint_the_same_bytes_as_one(mini: Path, tmp_path: Path) -
     ]
     assert len(masks[0]) == 65
     assert masks[0] == masks[1]
+
+
+def test_processes_that_paint_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
+    code = f"""
+import multiprocessing, time
+from pathlib import Path
+from tag2mask.data.painting import Job, _painted
+
+if __name__ == "__main__":
+    painted = _painted([Job(Path({str(tmp_path)!r}) / f"{{n}}.png", (8, 8), [], {{}}, "skip") for n in range(99)], 2)
+    next(painted)
+    print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+    time.sleep(300)
+"""
+    (tmp_path / "paint.py").write_text(code)
+    command = subprocess.Popen([sys.executable, tmp_path / "paint.py"], stdout=subprocess.PIPE, text=True)
+    assert command.stdout is not None
+    workers = [int(number) for number in command.stdout.readline().split()]
+    assert workers and not any(map(is_over, workers))
+    command.kill()
+    command.wait()  # not for the end of its output, which its processes hold
+    until = time.monotonic() + 60
+    while left := [number for number in workers if not is_over(number)]:
+        if time.monotonic() > until:
+            for number in left:
+                os.kill(number, signal.SIGKILL)
+        assert time.monotonic() < until, "they should end"
+        time.sleep(0.05)
+
+
+def is_over(process: int) -> bool:
+    """Whether a process has ended, be it that nobody has asked for its exit code yet."""
+    return is_gone(process) or _began(process) == 0
 
 
 @pytest.mark.data

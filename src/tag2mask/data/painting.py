@@ -1,12 +1,14 @@
 """Ground truth of a COCO root: class masks painted from its annotations, once, by one rule."""
 
+import os
 import signal
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 
 import numpy as np
@@ -190,10 +192,22 @@ def _painted(jobs: list[Job], workers: int) -> Iterator[None]:
         yield from map(_paint_one, jobs)
         return
     # A forked process may hang where the parent has threads, as torch does.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         with _no_interrupts():
             done = pool.map(_paint_one, jobs, chunksize=BATCH)
         yield from done
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent does: one that was killed could not tell it to, and it would wait for ever."""
+    parent = parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)  # what it was writing has a temporary name
+
+    Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
