@@ -37,9 +37,10 @@ from tag2mask.data.segmentations import segmentation_fault, to_runs
 from tag2mask.data.settings import Crowd, DataSettings
 from tag2mask.errors import UsageError
 from tag2mask.files import is_gone
+from tag2mask.pipeline import truth
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.lock import _began
-from tag2mask.pipeline.truth import with_truth
+from tag2mask.pipeline.truth import with_painted_truth, with_truth
 from test_data_check import photograph
 from test_segment_stages import SEGMENT
 
@@ -330,6 +331,34 @@ def test_of_two_that_paint_differently_at_once_one_is_refused(root: Path, monkey
     monkeypatch.setattr(painting, "read_annotations", meanwhile)
     with pytest.raises(UsageError, match=r"painted\.json: the masks here were painted with data\.crowd skip"):
         with_truth(Config(workers=0), photos, Console(quiet=True))
+
+
+def test_of_several_processes_the_main_one_paints_and_all_use_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[bool] = []
+    monkeypatch.setattr(truth, "wait", lambda: waited.append((root / "SegmentationClass/p7.png").exists()))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    found = {}
+    for number in (1, 0):
+        monkeypatch.setenv("RANK", str(number))
+        found[number] = painted(DataSettings(root=root))
+    assert waited == [False, True]
+    assert found[0] == found[1] and len(found[1]) == 2
+    monkeypatch.setenv("RANK", "1")
+    painted(DataSettings(root=root))
+    assert len(waited) == 3  # they may look when all is painted, while the others have not: all wait, always
+
+
+def test_a_shard_paints_its_own(root: Path) -> None:
+    settings = DataSettings(root=root)
+    photos = open_photos(settings)
+    found = with_truth(Config(data=settings, workers=0, shard="2/2"), photos, Console(quiet=True))
+    assert [photo.id for photo in found.photos] == ["p3", "p7"]
+    assert [path.name for path in (root / "SegmentationClass").glob("*.png")] == ["p7.png"]
+    for shard, there in (("2/2", ["p7"]), ("1/2", ["p3", "p7"])):
+        config = Config(data=settings, workers=0, shard=shard)
+        page = with_painted_truth(config, open_photos(settings), Console(quiet=True))
+        assert [photo.id for photo in page.photos if photo.mask] == there
+        assert all(photo.mask is None or photo.mask.is_file() for photo in page.photos)
 
 
 def test_a_mask_above_the_pixel_limit_is_refused(root: Path) -> None:
