@@ -173,11 +173,25 @@ def test_splits_with_and_without_their_year(root: Path) -> None:
     assert survey(settings, split="val").listing.splits == {"train2024": 2, "val2024": 1}
     assert "there is no instances_trian.json, there are train2024, val2024" in failure(settings, "trian")
     write(root, document(), "train2017")
+    (root / "train2017").mkdir()
     assert "there is no instances_train.json, there are train2017, train2024, name one" in failure(settings, "train")
     message = failure(settings, "train2017")
     assert "photographs of the same name are in annotations/instances_train2024.json (3): p3.jpg, p7.jpg" in message
     assert "a COCO root needs a file instances_SPLIT.json" in failure(DataSettings(kind="coco", root=root / "val2024"))
     assert "data.root is missing" in failure(DataSettings(kind="coco", tags=root / "tags.csv"))
+
+
+def test_a_list_of_another_splits_photographs_does_not_stand_in_its_way(root: Path) -> None:
+    part = document()
+    part["images"] = part["images"][:1]
+    part["annotations"] = part["annotations"][:2]
+    part["categories"][0]["name"] = "wolf"
+    write(root, part, "minitrain2024")
+    for split in ("train", "train2024"):
+        assert [photo.id for photo in open_photos(DataSettings(root=root), split=split).photos] == ["p3", "p7"]
+    assert not (root / "SegmentationClass/instances_minitrain2024.npz").exists()
+    assert check(DataSettings(root=root, split="train")).sound
+    assert "does not exist" in failure(DataSettings(root=root), "minitrain")
 
 
 def test_a_tags_table_overrides_the_annotations(root: Path) -> None:
@@ -198,6 +212,7 @@ def test_lists_of_classes_must_agree(root: Path) -> None:
     other["images"] = other["annotations"] = []
     other["categories"][0]["name"] = "wolf"
     write(root, other, "val2024")
+    (root / "val2024").mkdir()
     message = failure(DataSettings(root=root), "train")
     assert "its categories are not those of annotations/instances_val2024.json: dog, wolf" in message
 
