@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,24 @@ from tag2mask.pipeline.run_folder import STAGES, RunFolder
 if TYPE_CHECKING:
     from tag2mask.pipeline.run import Stage
     from tag2mask.pipeline.suspicions import Suspicion
+
+
+def _alone(action: Callable[[Request], int]) -> Callable[[Request], int]:
+    """What one process does: of several the main one refuses it, and the others end without a word."""
+
+    @wraps(action)
+    def refusing(request: Request) -> int:
+        from tag2mask.distributed import is_main, process_count
+
+        if process_count() == 1:
+            return action(request)
+        if not is_main():
+            return 0
+        instead = "; several commands share the photographs with --shard i/n" if request.verb == "predict" else ""
+        what = f"{request.verb} FOLDER" if request.verb == "evaluate" else request.verb
+        raise UsageError(f"{what} is for one process; torchrun goes with the stages of a run{instead}")
+
+    return refusing
 
 
 def _finish(request: Request, results: Iterable[StageResult]) -> int:
@@ -183,14 +201,12 @@ def _run(request: Request) -> int:
     return do(request) if request.options["repeats"] is None else repeat(request, do)
 
 
+@_alone
 def _demo(request: Request) -> int:
     """`demo`: `run` on generated scenes."""
-    from tag2mask.distributed import process_count
     from tag2mask.pipeline.demo import FOLDER, prepare_demo
     from tag2mask.pipeline.run import stages_of
 
-    if process_count() > 1:
-        raise UsageError("demo is for one process; torchrun goes with `tag2mask run`")
     if request.options["dry_run"]:
         scenes, stages = request.config.scenes, ", ".join(stages_of(request.config))
         output().print(f"would paint {scenes.train + scenes.val} scenes, then do {stages}", highlight=False)
@@ -204,7 +220,7 @@ def _demo(request: Request) -> int:
 
 def _evaluate(request: Request) -> int:
     """`evaluate`: a folder of masks or CAMs, or all that a run made, against the ground truth."""
-    from tag2mask.pipeline.evaluate import compare_runs, evaluate_folder
+    from tag2mask.pipeline.evaluate import compare_runs
 
     against = request.options["against"]
     if request.options["folder"] is None:
@@ -214,6 +230,14 @@ def _evaluate(request: Request) -> int:
         return _stages(request, ["evaluate"], partial(compare_runs, other=other))
     if against is not None:
         raise UsageError("evaluate --against compares two runs; it goes with --out RUN, not with a folder")
+    return _evaluate_folder(request)
+
+
+@_alone
+def _evaluate_folder(request: Request) -> int:
+    """`evaluate FOLDER`: that folder alone."""
+    from tag2mask.pipeline.evaluate import evaluate_folder
+
     folder = Path(request.options["folder"])
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder of masks or CAMs")
@@ -235,6 +259,7 @@ def _report(request: Request) -> int:
     return 0 if again is None else _stages(again, ["report"])
 
 
+@_alone
 def _check(request: Request) -> int:
     """`check`: is the data sound?"""
     from tag2mask.pipeline.check import check_data
@@ -276,6 +301,7 @@ def _judge(request: Request) -> Callable[[Path], list["Suspicion"]]:
     return lambda place: suspicious_tags(own, run, checked_photos(given, place), errors())
 
 
+@_alone
 def _tags(request: Request) -> int:
     """`tags`: suggestions for photographs without tags."""
     from tag2mask.pipeline.tags import suggest_tags
@@ -292,6 +318,7 @@ def _tags(request: Request) -> int:
     return _finish(request, [suggest_tags(request.config, place, options["classes"], table, threshold, errors())])
 
 
+@_alone
 def _predict(request: Request) -> int:
     """`predict`: masks of photographs by a trained segmentation network."""
     from tag2mask.pipeline import predict
@@ -313,6 +340,7 @@ def _predict(request: Request) -> int:
         return _finish(request, [predict.predict(asked, errors())])
 
 
+@_alone
 def _export(request: Request) -> int:
     """`export`: a network in the format of other tools."""
     from tag2mask.export import export_onnx, require_onnx
