@@ -150,11 +150,10 @@ def test_a_run_on_voc_says_what_published_figures_it_cannot_be_compared_with(
     settings = {
         "train__steps": "1",
         "cams__kinds": "[pot]",
-        "data__kind": "voc",
         "data__masks": str(root / "SegmentationClass"),
     }
-    for verb, told in (("run", True), ("evaluate", False)):
-        assert run(verb, root, tmp_path / "out", **settings) == 0
+    for verb, kind, told in (("run", "voc", True), ("run", "auto", True), ("evaluate", "voc", False)):
+        assert run(verb, root, tmp_path / "out", **settings, data__kind=kind) == 0
         said = capsys.readouterr().out
         assert ("over 4 of the 1464 photographs of PASCAL VOC 2012 train: not comparable" in said) == told
         assert "79.3" not in said

@@ -42,6 +42,7 @@ def _alone(action: Callable[[Request], int]) -> Callable[[Request], int]:
 
 def _finish(request: Request, results: Iterable[StageResult]) -> int:
     """Tell each result as it comes, at the main process; 1 if anything failed."""
+    from tag2mask.data.photos import recognised
     from tag2mask.distributed import is_main
     from tag2mask.evaluate.published import published_beside
 
@@ -60,7 +61,7 @@ def _finish(request: Request, results: Iterable[StageResult]) -> int:
         print(json.dumps(answer, indent=2, ensure_ascii=False, default=Comparison.to_json))
     elif figures:
         output().print(figures_table(figures))
-        beside = published_beside(figures, request.config.data.kind) if request.verb == "run" else None
+        beside = published_beside(figures, recognised(request.config.data)) if request.verb == "run" else None
         if beside is not None:
             show_published(output(), figures, beside)
         for comparison in (each for result in told for each in result.comparisons):
