@@ -232,6 +232,16 @@ def test_repeats_are_runs_of_their_own_and_taken_up_again(
     assert json.loads((out / "repeats.json").read_text()) == written
     assert main(["run", "--out", str(out), "--repeats", "3", "--cams.flip", "false"]) == 2
     assert "cams.flip was True and is False" in capsys.readouterr().err
+    before = files_of(out)
+    for verb in ("run", "cams"):
+        assert main([verb, "--out", str(out)]) == 2
+        said = capsys.readouterr().err
+        assert "holds the runs of --repeats (repeats.json, seed-5, seed-6, seed-7)" in said
+        assert f"`run --repeats N` to go on with them, --out {out / 'seed-5'} for one of them" in said
+    assert files_of(out) == before
+    (out / "repeats.json").unlink()  # as if the first run had been stopped
+    assert main(["run", "--out", str(out), "--dry-run"]) == 2
+    assert main(["run", "--out", str(out / "seed-5"), "--dry-run"]) == 0
 
 
 def test_what_repeats_refuse(scenes: Path, copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,8 +73,10 @@ def _stages(request: Request, names: Sequence[str], *then: "Stage") -> int:
     """Do some stages of a run folder, then what else was asked for."""
     from tag2mask.distributed import is_main, wait
     from tag2mask.pipeline.plan import plan
+    from tag2mask.pipeline.repeats import refuse_repeats
 
     run = request.run_folder()
+    refuse_repeats(run)
     if request.options["dry_run"]:
         if not is_main():
             return 0
