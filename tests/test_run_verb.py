@@ -42,11 +42,17 @@ def planned(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[st
     return {stage["stage"]: stage for stage in json.loads(capsys.readouterr().out)["stages"]}
 
 
-def test_a_page_can_be_made_while_a_run_is_at_work(copied: Path, scenes: Path) -> None:
+def test_a_page_waits_for_the_run_that_is_at_work(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files_of(copied)
     with held(copied, "train"):
-        assert main(["report", str(copied)]) == 0
+        assert main(["report", str(copied)]) == 2
+        said = capsys.readouterr().err
+        assert f"is being written to by `tag2mask train`, process {os.getpid()} on " in said
+        assert "wait for its end, or stop it. If that process is dead, delete" in " ".join(said.split())
         assert main(["run", "--out", str(copied), "--dry-run"]) == 0
         assert main(["evaluate", "--out", str(copied)]) == 2
+    assert files_of(copied) == before
+    assert main(["report", str(copied)]) == 0
 
 
 def test_a_new_run_has_usual_sizes_and_no_invented_times(
