@@ -38,9 +38,11 @@ from tag2mask.data.settings import Crowd, DataSettings
 from tag2mask.errors import UsageError
 from tag2mask.files import is_gone
 from tag2mask.pipeline import truth
+from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.lock import _began
 from tag2mask.pipeline.truth import with_painted_truth, with_truth
+from tag2mask.training.settings import SegmentSettings
 from test_data_check import photograph
 from test_segment_stages import SEGMENT
 
@@ -591,6 +593,23 @@ def test_a_run_from_the_annotations_to_the_page_paints_as_it_goes(root: Path, tm
     measured = figures(out)
     assert measured["cams"]["train"]["pot"]["images"] == measured["segment"]["train"]["predictions"]["images"] == 2
     assert (out / "report.html").stat().st_size > 10_000
+
+
+def test_what_is_learnt_from_truth_depends_on_how_it_is_painted(root: Path, tmp_path: Path) -> None:
+    def claimed(labels: str = "truth", masks: str | None = None, **data: Any) -> dict[str, Any]:
+        settings = DataSettings(root=root, masks=tmp_path / masks if masks else None, **data)
+        segment = SegmentSettings(labels=labels)  # type: ignore[arg-type]
+        return stage_settings("segment", Config(data=settings, segment=segment), open_photos(settings))
+
+    usual = claimed()
+    assert usual["data"] == {"split": None}  # as it was before there was such a claim
+    assert claimed(crowd="skip")["data"] == {"split": None, "crowd": "skip"}
+    assert claimed("masks", crowd="skip") == claimed("masks")
+    painted(DataSettings(root=root))
+    shutil.copytree(root / "SegmentationClass", tmp_path / "moved")
+    assert claimed() == claimed(masks="moved") == claimed(masks="new") == usual
+    (tmp_path / "moved/painted.json").unlink()
+    assert claimed(masks="moved")["data"]["crowd"] == "as the masks that were given have it"
 
 
 # What can be broken

@@ -108,9 +108,7 @@ def paint_masks(
     Raises:
         UsageError: the folder holds masks that were made otherwise, or the annotations are faulty.
     """
-    names = FolderIndex().names(painting.folder)
-    ours = (painting.folder / RECORD).is_file()  # looked for after the masks: another command writes it before them
-    if any(name.endswith(".png") for name in names) and not ours:
+    if are_given(painting.folder):
         raise UsageError(
             f"{painting.folder} holds masks that were not painted here, and lacks {len(wanted)} of those that are "
             "needed; name a new folder as data.masks to have all painted"
@@ -125,13 +123,20 @@ def paint_masks(
         raise UsageError(
             f"{len(large)} masks would have more than data.pixel_limit = {pixel_limit:,} pixels: {first_five(large)}"
         )
-    if ours:
+    if (painting.folder / RECORD).is_file():
         remove_partial(painting.folder)
     _write_record(replace(painting, sources={path: found.digest for path, found in sources.items()}), classes)
     numbers = {name: number for number, name in enumerate(classes, 1)}
     jobs = [job for found in sources.values() for job in _jobs(painting, found, wanted, numbers)]
     for done, _ in enumerate(_painted(jobs, workers), 1):
         on_mask(done)
+
+
+def are_given(folder: Path) -> bool:
+    """Whether a folder holds masks that were not painted here."""
+    names = FolderIndex().names(folder)
+    # The record is looked for after the masks: another command writes it before them.
+    return any(name.endswith(".png") for name in names) and not (folder / RECORD).is_file()
 
 
 def record_problems(painting: Painting, classes: tuple[str, ...]) -> Iterator[Problem]:
