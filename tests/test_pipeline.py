@@ -18,20 +18,6 @@ from tag2mask.networks import NetworkSettings, build_network
 from tag2mask.pipeline.config import presets
 
 
-@pytest.fixture(scope="module")
-def done(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished tiny run."""
-    out = tmp_path_factory.mktemp("run") / "out"
-    assert run("run", scenes, out) == 0
-    return out
-
-
-@pytest.fixture
-def copied(done: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run, to be changed."""
-    return Path(copytree(done, tmp_path / "out"))
-
-
 def test_a_run_writes_all_that_the_design_names(done: Path, scenes: Path) -> None:
     photos = open_photos(DataSettings(root=scenes, split="train"))
     for photo in photos.photos:

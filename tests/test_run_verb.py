@@ -4,7 +4,7 @@ import json
 import os
 import statistics
 from pathlib import Path
-from shutil import copyfile, copytree, rmtree
+from shutil import copyfile, rmtree
 
 import pytest
 import yaml
@@ -19,20 +19,6 @@ from tag2mask.pipeline.plan import USUAL_BYTES
 from tag2mask.pipeline.repeats import spread
 from tag2mask.pipeline.run_folder import RunFolder
 from test_processes import together
-
-
-@pytest.fixture(scope="module")
-def done(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished tiny run."""
-    out = tmp_path_factory.mktemp("run") / "out"
-    assert run("run", scenes, out) == 0
-    return out
-
-
-@pytest.fixture
-def copied(done: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run, to be changed."""
-    return Path(copytree(done, tmp_path / "out"))
 
 
 def planned(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, object]]:
