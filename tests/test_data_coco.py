@@ -44,6 +44,7 @@ from tag2mask.pipeline.lock import _began
 from tag2mask.pipeline.truth import with_painted_truth, with_truth
 from tag2mask.training.settings import SegmentSettings
 from test_data_check import photograph
+from test_processes import together
 from test_segment_stages import SEGMENT
 
 GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
@@ -593,6 +594,13 @@ def test_a_run_from_the_annotations_to_the_page_paints_as_it_goes(root: Path, tm
     measured = figures(out)
     assert measured["cams"]["train"]["pot"]["images"] == measured["segment"]["train"]["predictions"]["images"] == 2
     assert (out / "report.html").stat().st_size > 10_000
+    before = {path.name: path.read_bytes() for path in (tmp_path / "masks").glob("*.png")}
+    shutil.rmtree(tmp_path / "masks")
+    several = together(2, ["evaluate", "--out", str(out)])
+    assert several.returncode == 0, several.stderr
+    assert several.stderr.count("paint ground truth into") == 2  # half of it, and the rest
+    assert {path.name: path.read_bytes() for path in (tmp_path / "masks").glob("*.png")} == before
+    assert figures(out) == measured
 
 
 def test_what_is_learnt_from_truth_depends_on_how_it_is_painted(root: Path, tmp_path: Path) -> None:
