@@ -2,11 +2,13 @@
 
 import os
 from pathlib import Path
+from shutil import copytree
 
 import hypothesis
 import pytest
 import torch
 
+from run_tiny import run
 from tag2mask.scenes import SceneSettings, write_scenes
 
 hypothesis.settings.register_profile("any speed", deadline=None)  # a busy machine is no fault
@@ -28,6 +30,20 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scenes")
     write_scenes(folder, SceneSettings(classes=2, size=64, train=10, val=4))
     return folder
+
+
+@pytest.fixture(scope="session")
+def done(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny run over the scenes, for all files that have none of their own."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    assert run("run", scenes, out) == 0
+    return out
+
+
+@pytest.fixture
+def copied(done: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be changed."""
+    return Path(copytree(done, tmp_path / "out"))
 
 
 @pytest.fixture(autouse=True)

@@ -91,3 +91,30 @@ def test_an_unwritable_folder_is_a_failure_not_a_traceback(
     file.write_text("")
     assert main(["train", "--out", str(file), "--data.root", str(scenes), "--network.weights", "none"]) == 2
     assert "is a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "photographs"],
+        ["tags", "photographs", "--classes", "cat"],
+        ["predict", "photographs", "--model", "run", "--out", "masks"],
+        ["evaluate", "."],
+        ["export", "onnx", "--model", "run", "--out", "network.onnx"],
+        ["demo"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_one_process_does_is_refused_once_to_several(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert main(arguments) == 0  # were it to fail, too, torchrun might end the main process before it can say why
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("RANK", "0")
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert "is for one process; torchrun goes with the stages of a run" in said.err and said.err.count("\n") == 1
+    assert said.out == "" and not list(tmp_path.iterdir())

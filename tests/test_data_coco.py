@@ -3,8 +3,14 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import numpy as np
@@ -19,7 +25,7 @@ from rich.console import Console
 
 from run_tiny import figures, words
 from tag2mask.cli import main
-from tag2mask.data import instances
+from tag2mask.data import instances, painting
 from tag2mask.data.check import check
 from tag2mask.data.coco import COCO_CLASSES
 from tag2mask.data.images import read_image, read_mask, write_mask
@@ -30,9 +36,15 @@ from tag2mask.data.problems import Problem
 from tag2mask.data.segmentations import segmentation_fault, to_runs
 from tag2mask.data.settings import Crowd, DataSettings
 from tag2mask.errors import UsageError
+from tag2mask.files import is_gone
+from tag2mask.pipeline import truth
+from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.truth import with_truth
+from tag2mask.pipeline.lock import _began
+from tag2mask.pipeline.truth import with_painted_truth, with_truth
+from tag2mask.training.settings import SegmentSettings
 from test_data_check import photograph
+from test_processes import together
 from test_segment_stages import SEGMENT
 
 GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
@@ -164,11 +176,25 @@ def test_splits_with_and_without_their_year(root: Path) -> None:
     assert survey(settings, split="val").listing.splits == {"train2024": 2, "val2024": 1}
     assert "there is no instances_trian.json, there are train2024, val2024" in failure(settings, "trian")
     write(root, document(), "train2017")
+    (root / "train2017").mkdir()
     assert "there is no instances_train.json, there are train2017, train2024, name one" in failure(settings, "train")
     message = failure(settings, "train2017")
     assert "photographs of the same name are in annotations/instances_train2024.json (3): p3.jpg, p7.jpg" in message
     assert "a COCO root needs a file instances_SPLIT.json" in failure(DataSettings(kind="coco", root=root / "val2024"))
     assert "data.root is missing" in failure(DataSettings(kind="coco", tags=root / "tags.csv"))
+
+
+def test_a_list_of_another_splits_photographs_does_not_stand_in_its_way(root: Path) -> None:
+    part = document()
+    part["images"] = part["images"][:1]
+    part["annotations"] = part["annotations"][:2]
+    part["categories"][0]["name"] = "wolf"
+    write(root, part, "minitrain2024")
+    for split in ("train", "train2024"):
+        assert [photo.id for photo in open_photos(DataSettings(root=root), split=split).photos] == ["p3", "p7"]
+    assert not (root / "SegmentationClass/instances_minitrain2024.npz").exists()
+    assert check(DataSettings(root=root, split="train")).sound
+    assert "does not exist" in failure(DataSettings(root=root), "minitrain")
 
 
 def test_a_tags_table_overrides_the_annotations(root: Path) -> None:
@@ -189,6 +215,7 @@ def test_lists_of_classes_must_agree(root: Path) -> None:
     other["images"] = other["annotations"] = []
     other["categories"][0]["name"] = "wolf"
     write(root, other, "val2024")
+    (root / "val2024").mkdir()
     message = failure(DataSettings(root=root), "train")
     assert "its categories are not those of annotations/instances_val2024.json: dog, wolf" in message
 
@@ -277,6 +304,81 @@ def test_masks_from_elsewhere_are_used_whole_or_not_at_all(root: Path) -> None:
     assert not (root / "theirs" / "painted.json").exists()
 
 
+def test_what_was_left_unfinished_is_deleted_in_our_folder_alone(root: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    partial = f".partial-{gethostname()}~{ended.pid}~0~p7.png"
+    write_mask(root / "theirs" / "p3.png", np.zeros(SIZE, dtype=np.uint8))
+    (root / "theirs" / partial).touch()
+    with pytest.raises(UsageError, match="were not painted here"):
+        painted(DataSettings(root=root, masks=root / "theirs"))
+    assert (root / "theirs" / partial).exists()
+    ours = root / "SegmentationClass"
+    painted(DataSettings(root=root))
+    (ours / "p7.png").unlink()
+    (ours / partial).touch()
+    painted(DataSettings(root=root))
+    assert not (ours / partial).exists()
+
+
+def test_commands_that_paint_at_once_all_stand_in_the_record(root: Path) -> None:
+    splits = [f"s{number}" for number in range(12)]
+    for split in splits:
+        content = document()
+        content["images"] = [{"id": 1, "file_name": f"{split}.jpg", "height": SIZE[0], "width": SIZE[1]}]
+        content["annotations"] = [annotation(1, 1, 5, square(0, 0, 9))]
+        write(root, content, split)
+        photograph(root / split / f"{split}.jpg")
+    sets = [open_photos(DataSettings(root=root), split=split) for split in splits]
+    with ThreadPoolExecutor(len(sets)) as pool:
+        list(pool.map(lambda photos: with_truth(Config(workers=0), photos, Console(quiet=True)), sets))
+    record = json.loads((root / "SegmentationClass" / "painted.json").read_text())
+    assert set(record["sources"]) == {f"instances_{split}.json" for split in splits}
+
+
+def test_of_two_that_paint_differently_at_once_one_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = open_photos(DataSettings(root=root))
+    read = painting.read_annotations
+
+    def meanwhile(path: Path, subject: str) -> instances.Annotations:
+        """Another command begins to paint between the first look at the record and the writing of it."""
+        monkeypatch.setattr(painting, "read_annotations", read)
+        painted(DataSettings(root=root, crowd="skip"))
+        return read(path, subject)
+
+    monkeypatch.setattr(painting, "read_annotations", meanwhile)
+    with pytest.raises(UsageError, match=r"painted\.json: the masks here were painted with data\.crowd skip"):
+        with_truth(Config(workers=0), photos, Console(quiet=True))
+
+
+def test_of_several_processes_the_main_one_paints_and_all_use_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[bool] = []
+    monkeypatch.setattr(truth, "wait", lambda: waited.append((root / "SegmentationClass/p7.png").exists()))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    found = {}
+    for number in (1, 0):
+        monkeypatch.setenv("RANK", str(number))
+        found[number] = painted(DataSettings(root=root))
+    assert waited == [False, True]
+    assert found[0] == found[1] and len(found[1]) == 2
+    monkeypatch.setenv("RANK", "1")
+    painted(DataSettings(root=root))
+    assert len(waited) == 3  # they may look when all is painted, while the others have not: all wait, always
+
+
+def test_a_shard_paints_its_own(root: Path) -> None:
+    settings = DataSettings(root=root)
+    photos = open_photos(settings)
+    found = with_truth(Config(data=settings, workers=0, shard="2/2"), photos, Console(quiet=True))
+    assert [photo.id for photo in found.photos] == ["p3", "p7"]
+    assert [path.name for path in (root / "SegmentationClass").glob("*.png")] == ["p7.png"]
+    for shard, there in (("2/2", ["p7"]), ("1/2", ["p3", "p7"])):
+        config = Config(data=settings, workers=0, shard=shard)
+        page = with_painted_truth(config, open_photos(settings), Console(quiet=True))
+        assert [photo.id for photo in page.photos if photo.mask] == there
+        assert all(photo.mask is None or photo.mask.is_file() for photo in page.photos)
+
+
 def test_a_mask_above_the_pixel_limit_is_refused(root: Path) -> None:
     with pytest.raises(UsageError, match=r"2 masks would have more than data\.pixel_limit = 1,000 pixels: p3, p7"):
         painted(DataSettings(root=root, pixel_limit=1000))
@@ -339,6 +441,39 @@ def test_two_processes_paint_the_same_bytes_as_one(mini: Path, tmp_path: Path) -
     ]
     assert len(masks[0]) == 65
     assert masks[0] == masks[1]
+
+
+def test_processes_that_paint_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
+    code = f"""
+import multiprocessing, time
+from pathlib import Path
+from tag2mask.data.painting import Job, _painted
+
+if __name__ == "__main__":
+    painted = _painted([Job(Path({str(tmp_path)!r}) / f"{{n}}.png", (8, 8), [], {{}}, "skip") for n in range(99)], 2)
+    next(painted)
+    print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+    time.sleep(300)
+"""
+    (tmp_path / "paint.py").write_text(code)
+    command = subprocess.Popen([sys.executable, tmp_path / "paint.py"], stdout=subprocess.PIPE, text=True)
+    assert command.stdout is not None
+    workers = [int(number) for number in command.stdout.readline().split()]
+    assert workers and not any(map(is_over, workers))
+    command.kill()
+    command.wait()  # not for the end of its output, which its processes hold
+    until = time.monotonic() + 60
+    while left := [number for number in workers if not is_over(number)]:
+        if time.monotonic() > until:
+            for number in left:
+                os.kill(number, signal.SIGKILL)
+        assert time.monotonic() < until, "they should end"
+        time.sleep(0.05)
+
+
+def is_over(process: int) -> bool:
+    """Whether a process has ended, be it that nobody has asked for its exit code yet."""
+    return is_gone(process) or _began(process) == 0
 
 
 @pytest.mark.data
@@ -459,6 +594,30 @@ def test_a_run_from_the_annotations_to_the_page_paints_as_it_goes(root: Path, tm
     measured = figures(out)
     assert measured["cams"]["train"]["pot"]["images"] == measured["segment"]["train"]["predictions"]["images"] == 2
     assert (out / "report.html").stat().st_size > 10_000
+    before = {path.name: path.read_bytes() for path in (tmp_path / "masks").glob("*.png")}
+    shutil.rmtree(tmp_path / "masks")
+    several = together(2, ["evaluate", "--out", str(out)])
+    assert several.returncode == 0, several.stderr
+    assert several.stderr.count("paint ground truth into") == 2  # half of it, and the rest
+    assert {path.name: path.read_bytes() for path in (tmp_path / "masks").glob("*.png")} == before
+    assert figures(out) == measured
+
+
+def test_what_is_learnt_from_truth_depends_on_how_it_is_painted(root: Path, tmp_path: Path) -> None:
+    def claimed(labels: str = "truth", masks: str | None = None, **data: Any) -> dict[str, Any]:
+        settings = DataSettings(root=root, masks=tmp_path / masks if masks else None, **data)
+        segment = SegmentSettings(labels=labels)  # type: ignore[arg-type]
+        return stage_settings("segment", Config(data=settings, segment=segment), open_photos(settings))
+
+    usual = claimed()
+    assert usual["data"] == {"split": None}  # as it was before there was such a claim
+    assert claimed(crowd="skip")["data"] == {"split": None, "crowd": "skip"}
+    assert claimed("masks", crowd="skip") == claimed("masks")
+    painted(DataSettings(root=root))
+    shutil.copytree(root / "SegmentationClass", tmp_path / "moved")
+    assert claimed() == claimed(masks="moved") == claimed(masks="new") == usual
+    (tmp_path / "moved/painted.json").unlink()
+    assert claimed(masks="moved")["data"]["crowd"] == "as the masks that were given have it"
 
 
 # What can be broken

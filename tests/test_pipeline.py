@@ -18,20 +18,6 @@ from tag2mask.networks import NetworkSettings, build_network
 from tag2mask.pipeline.config import presets
 
 
-@pytest.fixture(scope="module")
-def done(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished tiny run."""
-    out = tmp_path_factory.mktemp("run") / "out"
-    assert run("run", scenes, out) == 0
-    return out
-
-
-@pytest.fixture
-def copied(done: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run, to be changed."""
-    return Path(copytree(done, tmp_path / "out"))
-
-
 def test_a_run_writes_all_that_the_design_names(done: Path, scenes: Path) -> None:
     photos = open_photos(DataSettings(root=scenes, split="train"))
     for photo in photos.photos:
@@ -146,6 +132,30 @@ def test_a_refused_change_leaves_the_run_as_it_was(copied: Path, scenes: Path) -
     assert run("run", scenes, copied, cams__flip="false") == 2
     assert files_of(copied) == before
     assert main(["run", "--out", str(copied)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("verb", "name", "value", "said"),
+    [
+        ("seeds", "seeds__from_npy", "/nowhere", "/nowhere is no folder"),
+        ("cams", "cams__kinds", "[pot,fused]", "`fused` needs base CAMs"),
+        ("refine", "refine__cams", "fused", "cams/fused does not exist"),
+        ("run", "refine__cams", "fused", "refine.cams fused is none of cams.kinds, classifier, prototype, pot"),
+        ("evaluate", "evaluate__splits", "[train,vall]", "vall"),
+        ("evaluate", "evaluate__classes", "[unicorn]", "unicorn is not among the classes"),
+        ("run", "evaluate__classes", "[unicorn]", "unicorn is not among the classes"),
+        ("report", "report__width", "1", "report.width should lie between"),
+    ],
+)
+def test_settings_that_a_stage_refuses_are_not_remembered(
+    verb: str, name: str, value: str, said: str, copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files_of(copied)
+    place = [str(copied)] if verb == "report" else ["--out", str(copied)]
+    restart = [] if verb == "report" else ["--restart", verb if verb != "run" else "refine"]
+    assert main([verb, *place, f"--{name.replace('__', '.')}", value, *restart]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert files_of(copied) == before
 
 
 def test_a_stage_run_alone_is_remembered(copied: Path, scenes: Path) -> None:

@@ -10,8 +10,14 @@ from pathlib import Path
 from shutil import copytree
 
 import pytest
+from rich.console import Console
 
 from run_tiny import figures, files_of, run, words
+from tag2mask.cli.request import Request
+from tag2mask.cli.verbs import VERBS
+from tag2mask.pipeline.edges import edges
+from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.together import do_together
 
 SETTINGS = {
     "network__norm": "fixed",
@@ -69,6 +75,7 @@ def by_two(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert results["cams"]["done"] == results["refine"]["done"] == 10
     assert results["predictions"]["done"] == 14
     assert results["train"]["done"] == 1
+    assert (results["edges"]["done"], results["edges"]["skipped"]) == (10, 0)
     return out
 
 
@@ -86,6 +93,17 @@ def test_two_processes_follow_the_loss_of_one(alone: Path, by_two: Path, stage: 
 def test_two_processes_make_every_file_of_one(alone: Path, by_two: Path) -> None:
     assert set(files_of(by_two)) == set(files_of(alone))
     assert set(figures(by_two)) == set(figures(alone))
+
+
+def test_an_edge_network_that_is_there_is_skipped_once(
+    alone: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setattr("tag2mask.pipeline.together.gathered", lambda value: [value] * 3)
+    request = Request.parse("edges", VERBS["edges"], words("edges", scenes, alone, **SETTINGS)[1:])
+    assert request is not None
+    told = do_together("edges", edges, request.config, RunFolder(alone), Console(quiet=True))
+    assert (told.done, told.skipped) == (0, 1)
 
 
 def test_inference_does_not_depend_on_how_many_share_it(alone: Path, scenes: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import json
 import os
 import statistics
 from pathlib import Path
-from shutil import copyfile, copytree, rmtree
+from shutil import copyfile, rmtree
 
 import pytest
 import yaml
@@ -21,20 +21,6 @@ from tag2mask.pipeline.run_folder import RunFolder
 from test_processes import together
 
 
-@pytest.fixture(scope="module")
-def done(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished tiny run."""
-    out = tmp_path_factory.mktemp("run") / "out"
-    assert run("run", scenes, out) == 0
-    return out
-
-
-@pytest.fixture
-def copied(done: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run, to be changed."""
-    return Path(copytree(done, tmp_path / "out"))
-
-
 def planned(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, object]]:
     """What a dry run says of each stage."""
     capsys.readouterr()
@@ -42,11 +28,17 @@ def planned(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[st
     return {stage["stage"]: stage for stage in json.loads(capsys.readouterr().out)["stages"]}
 
 
-def test_a_page_can_be_made_while_a_run_is_at_work(copied: Path, scenes: Path) -> None:
+def test_a_page_waits_for_the_run_that_is_at_work(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files_of(copied)
     with held(copied, "train"):
-        assert main(["report", str(copied)]) == 0
+        assert main(["report", str(copied)]) == 2
+        said = capsys.readouterr().err
+        assert f"is being written to by `tag2mask train`, process {os.getpid()} on " in said
+        assert "wait for its end, or stop it. If that process is dead, delete" in " ".join(said.split())
         assert main(["run", "--out", str(copied), "--dry-run"]) == 0
         assert main(["evaluate", "--out", str(copied)]) == 2
+    assert files_of(copied) == before
+    assert main(["report", str(copied)]) == 0
 
 
 def test_a_new_run_has_usual_sizes_and_no_invented_times(
@@ -150,11 +142,10 @@ def test_a_run_on_voc_says_what_published_figures_it_cannot_be_compared_with(
     settings = {
         "train__steps": "1",
         "cams__kinds": "[pot]",
-        "data__kind": "voc",
         "data__masks": str(root / "SegmentationClass"),
     }
-    for verb, told in (("run", True), ("evaluate", False)):
-        assert run(verb, root, tmp_path / "out", **settings) == 0
+    for verb, kind, told in (("run", "voc", True), ("run", "auto", True), ("evaluate", "voc", False)):
+        assert run(verb, root, tmp_path / "out", **settings, data__kind=kind) == 0
         said = capsys.readouterr().out
         assert ("over 4 of the 1464 photographs of PASCAL VOC 2012 train: not comparable" in said) == told
         assert "79.3" not in said
@@ -233,6 +224,16 @@ def test_repeats_are_runs_of_their_own_and_taken_up_again(
     assert json.loads((out / "repeats.json").read_text()) == written
     assert main(["run", "--out", str(out), "--repeats", "3", "--cams.flip", "false"]) == 2
     assert "cams.flip was True and is False" in capsys.readouterr().err
+    before = files_of(out)
+    for verb in ("run", "cams"):
+        assert main([verb, "--out", str(out)]) == 2
+        said = capsys.readouterr().err
+        assert "holds the runs of --repeats (repeats.json, seed-5, seed-6, seed-7)" in said
+        assert f"`run --repeats N` to go on with them, --out {out / 'seed-5'} for one of them" in said
+    assert files_of(out) == before
+    (out / "repeats.json").unlink()  # as if the first run had been stopped
+    assert main(["run", "--out", str(out), "--dry-run"]) == 2
+    assert main(["run", "--out", str(out / "seed-5"), "--dry-run"]) == 0
 
 
 def test_what_repeats_refuse(scenes: Path, copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -258,6 +258,43 @@ def test_the_best_weights_are_kept_where_that_is_asked_for(photos: PhotoSet, tmp
     assert same(training(tmp_path / "stopped", keep_best=True), 4)
 
 
+@pytest.mark.parametrize("killed_at", [4, 6])
+def test_what_was_killed_while_it_measured_is_measured(photos: PhotoSet, tmp_path: Path, killed_at: int) -> None:
+    settings, measured = replace(SETTINGS, validate_every=2, keep_best=True), []
+
+    class Killed(Exception):
+        pass
+
+    def train(killed: bool) -> PotNetwork:
+        network = fresh(photos)
+
+        def validate(at: torch.nn.Module) -> dict[str, float]:
+            measured.append({name: value.clone() for name, value in at.state_dict().items()})
+            if killed and len(measured) == killed_at // 2:
+                raise Killed
+            return {"validation_miou": 0.1 * len(measured) if len(measured) <= killed_at // 2 else 0.0}
+
+        task = replace(pot_task(network, views(photos), settings, PotSettings()), validate=validate)
+        train_network(task, settings, folder=tmp_path / "killed", seed=3, device="cpu")
+        return network
+
+    with pytest.raises(Killed):
+        train(killed=True)
+    before = measured.pop()
+    network = train(killed=False)
+    assert len(measured) == 3
+    best = measured[killed_at // 2 - 1]
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, best[name]) and torch.equal(value, before[name]), name
+    lines = [
+        (line["step"], round(line["validation_miou"], 3)) for line in _log(tmp_path / "killed") if line["step"] % 2 == 0
+    ]
+    assert lines == [(2, 0.1), (4, 0.2), (6, 0.0 if killed_at == 4 else 0.3)]
+    again = train(killed=False)  # what has been measured is not measured again
+    assert len(measured) == 3
+    assert all(torch.equal(value, best[name]) for name, value in again.state_dict().items())
+
+
 def test_the_best_weights_need_something_to_measure_on(photos: PhotoSet, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="keep_best needs photographs with ground truth"):
         trained(photos, tmp_path, replace(SETTINGS, keep_best=True, validate_every=2))

@@ -19,6 +19,9 @@ from tag2mask.errors import Tag2maskError
 TEMPORARY_PREFIX = ".partial-"
 _DAY = 86400.0
 
+_PATIENCE = 10.0
+"""Seconds to wait for another process that changes a file, which takes it a moment."""
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -68,6 +71,35 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise Tag2maskError(f"{path} could not be read as JSON ({error}); delete it to have it made again") from error
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Let one process at a time read and rewrite ``path``; the others wait. Its folder is made.
+
+    Creating a file that must not exist is atomic on network file systems too, where locks of the operating system may
+    do nothing.
+
+    Args:
+        path: the file; PATH.busy is there meanwhile.
+
+    Raises:
+        Tag2maskError: another process does not come to an end with it; perhaps it was killed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    busy, deadline = path.with_name(f"{path.name}.busy"), time.monotonic() + _PATIENCE
+    while True:
+        try:
+            os.close(os.open(busy, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            break
+        except FileExistsError:
+            if time.monotonic() > deadline:
+                raise Tag2maskError(f"{busy} is in the way; if no command works on {path}, delete it") from None
+        time.sleep(0.02)
+    try:
+        yield
+    finally:
+        busy.unlink(missing_ok=True)
 
 
 def remove_partial(folder: Path) -> int:

@@ -72,14 +72,11 @@ class Request:
         return RunFolder(self.config.out)
 
     def lock(self) -> AbstractContextManager[None]:
-        """What keeps other commands out of the folder of ``--out`` meanwhile; the main process holds it for all.
-
-        `report` holds none: it reads what is finished, and the page of a run at work is worth having.
-        """
+        """What keeps other commands out of the folder of ``--out`` meanwhile; the main process holds it for all."""
         from tag2mask.distributed import is_main
         from tag2mask.pipeline.lock import held
 
-        if self.config.out is None or self.options["dry_run"] or self.verb == "report" or not is_main():
+        if self.config.out is None or self.options["dry_run"] or not is_main():
             return nullcontext()
         # What deletes the files of all shards works alone, whatever its own shard.
         alone = bool(self.options.get("restart"))

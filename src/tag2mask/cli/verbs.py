@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +22,27 @@ if TYPE_CHECKING:
     from tag2mask.pipeline.suspicions import Suspicion
 
 
+def _alone(action: Callable[[Request], int]) -> Callable[[Request], int]:
+    """What one process does: of several the main one refuses it, and the others end without a word."""
+
+    @wraps(action)
+    def refusing(request: Request) -> int:
+        from tag2mask.distributed import is_main, process_count
+
+        if process_count() == 1:
+            return action(request)
+        if not is_main():
+            return 0
+        instead = "; several commands share the photographs with --shard i/n" if request.verb == "predict" else ""
+        what = f"{request.verb} FOLDER" if request.verb == "evaluate" else request.verb
+        raise UsageError(f"{what} is for one process; torchrun goes with the stages of a run{instead}")
+
+    return refusing
+
+
 def _finish(request: Request, results: Iterable[StageResult]) -> int:
     """Tell each result as it comes, at the main process; 1 if anything failed."""
+    from tag2mask.data.photos import recognised
     from tag2mask.distributed import is_main
     from tag2mask.evaluate.published import published_beside
 
@@ -42,7 +61,7 @@ def _finish(request: Request, results: Iterable[StageResult]) -> int:
         print(json.dumps(answer, indent=2, ensure_ascii=False, default=Comparison.to_json))
     elif figures:
         output().print(figures_table(figures))
-        beside = published_beside(figures, request.config.data.kind) if request.verb == "run" else None
+        beside = published_beside(figures, recognised(request.config.data)) if request.verb == "run" else None
         if beside is not None:
             show_published(output(), figures, beside)
         for comparison in (each for result in told for each in result.comparisons):
@@ -54,8 +73,10 @@ def _stages(request: Request, names: Sequence[str], *then: "Stage") -> int:
     """Do some stages of a run folder, then what else was asked for."""
     from tag2mask.distributed import is_main, wait
     from tag2mask.pipeline.plan import plan
+    from tag2mask.pipeline.repeats import refuse_repeats
 
     run = request.run_folder()
+    refuse_repeats(run)
     if request.options["dry_run"]:
         if not is_main():
             return 0
@@ -183,14 +204,12 @@ def _run(request: Request) -> int:
     return do(request) if request.options["repeats"] is None else repeat(request, do)
 
 
+@_alone
 def _demo(request: Request) -> int:
     """`demo`: `run` on generated scenes."""
-    from tag2mask.distributed import process_count
     from tag2mask.pipeline.demo import FOLDER, prepare_demo
     from tag2mask.pipeline.run import stages_of
 
-    if process_count() > 1:
-        raise UsageError("demo is for one process; torchrun goes with `tag2mask run`")
     if request.options["dry_run"]:
         scenes, stages = request.config.scenes, ", ".join(stages_of(request.config))
         output().print(f"would paint {scenes.train + scenes.val} scenes, then do {stages}", highlight=False)
@@ -204,7 +223,7 @@ def _demo(request: Request) -> int:
 
 def _evaluate(request: Request) -> int:
     """`evaluate`: a folder of masks or CAMs, or all that a run made, against the ground truth."""
-    from tag2mask.pipeline.evaluate import compare_runs, evaluate_folder
+    from tag2mask.pipeline.evaluate import compare_runs
 
     against = request.options["against"]
     if request.options["folder"] is None:
@@ -214,6 +233,14 @@ def _evaluate(request: Request) -> int:
         return _stages(request, ["evaluate"], partial(compare_runs, other=other))
     if against is not None:
         raise UsageError("evaluate --against compares two runs; it goes with --out RUN, not with a folder")
+    return _evaluate_folder(request)
+
+
+@_alone
+def _evaluate_folder(request: Request) -> int:
+    """`evaluate FOLDER`: that folder alone."""
+    from tag2mask.pipeline.evaluate import evaluate_folder
+
     folder = Path(request.options["folder"])
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder of masks or CAMs")
@@ -235,6 +262,7 @@ def _report(request: Request) -> int:
     return 0 if again is None else _stages(again, ["report"])
 
 
+@_alone
 def _check(request: Request) -> int:
     """`check`: is the data sound?"""
     from tag2mask.pipeline.check import check_data
@@ -276,6 +304,7 @@ def _judge(request: Request) -> Callable[[Path], list["Suspicion"]]:
     return lambda place: suspicious_tags(own, run, checked_photos(given, place), errors())
 
 
+@_alone
 def _tags(request: Request) -> int:
     """`tags`: suggestions for photographs without tags."""
     from tag2mask.pipeline.tags import suggest_tags
@@ -292,6 +321,7 @@ def _tags(request: Request) -> int:
     return _finish(request, [suggest_tags(request.config, place, options["classes"], table, threshold, errors())])
 
 
+@_alone
 def _predict(request: Request) -> int:
     """`predict`: masks of photographs by a trained segmentation network."""
     from tag2mask.pipeline import predict
@@ -313,6 +343,7 @@ def _predict(request: Request) -> int:
         return _finish(request, [predict.predict(asked, errors())])
 
 
+@_alone
 def _export(request: Request) -> int:
     """`export`: a network in the format of other tools."""
     from tag2mask.export import export_onnx, require_onnx

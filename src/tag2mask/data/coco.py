@@ -132,6 +132,9 @@ def read_coco(settings: DataSettings, root: Path, split: str | None) -> Listing:
         settings: the tags table and the folder of masks that override the root's own; what becomes of crowds.
         root: the folder with annotations/.
         split: ``train2014``, or without the year where there is one only. None: all splits.
+
+    Other splits are read as well, since their classes must be the same and their masks share a folder; files without
+    a folder of photographs are not.
     """
     folder = settings.masks or root / MASKS
     listing = Listing("coco", root, official=True, mask_folders=(folder,))
@@ -141,8 +144,8 @@ def read_coco(settings: DataSettings, root: Path, split: str | None) -> Listing:
         listing.problems.append(wanted)
         return listing
     indexes = {}
-    for name, path in files.items():
-        indexes[name], reason = read_index(path, _subject(name), folder)
+    for name in _read_with(wanted, files, root):
+        indexes[name], reason = read_index(files[name], _subject(name), folder)
         if reason is not None:
             note = f"the index of {_subject(name)} cannot be kept in {folder} ({reason}), so each command reads it all"
             listing.notes.append(note)
@@ -175,6 +178,15 @@ def _wanted(files: dict[str, Path], split: str | None) -> list[str] | Problem:
     known = f"there are {first_five(years)}, name one" if years else f"there are {first_five(files)}"
     message = f"there is no instances_{split}.json, {known}{did_you_mean(split, files) if not years else ''}"
     return error("bad-split", ANNOTATIONS, message)
+
+
+def _read_with(wanted: list[str], files: dict[str, Path], root: Path) -> list[str]:
+    """The splits to read: those that are meant, and those beside that must agree with them.
+
+    A file that is not meant and has no folder of photographs is no split but another list of a split's photographs, as
+    instances_minival2014.json is of val2014's.
+    """
+    return [name for name in files if name in wanted or (root / name).is_dir()]
 
 
 def _table(settings: DataSettings, listing: Listing) -> TableTags | None:

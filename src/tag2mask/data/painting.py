@@ -1,12 +1,14 @@
 """Ground truth of a COCO root: class masks painted from its annotations, once, by one rule."""
 
+import os
 import signal
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing import get_context
+from dataclasses import dataclass, replace
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +21,7 @@ from tag2mask.data.problems import Problem, error, summary
 from tag2mask.data.segmentations import Size, area, pixels, to_runs
 from tag2mask.data.settings import Crowd
 from tag2mask.errors import Tag2maskError, UsageError, first_five
-from tag2mask.files import read_json, remove_partial, write_json
+from tag2mask.files import one_at_a_time, read_json, remove_partial, write_json
 
 RECORD = "painted.json"
 """The file beside painted masks that says how they were painted."""
@@ -106,9 +108,7 @@ def paint_masks(
     Raises:
         UsageError: the folder holds masks that were made otherwise, or the annotations are faulty.
     """
-    remove_partial(painting.folder)
-    names = file_names(painting.folder)
-    if any(name.endswith(".png") for name in names) and RECORD not in names:
+    if are_given(painting.folder):
         raise UsageError(
             f"{painting.folder} holds masks that were not painted here, and lacks {len(wanted)} of those that are "
             "needed; name a new folder as data.masks to have all painted"
@@ -123,11 +123,20 @@ def paint_masks(
         raise UsageError(
             f"{len(large)} masks would have more than data.pixel_limit = {pixel_limit:,} pixels: {first_five(large)}"
         )
-    _write_record(painting, classes, sources)
+    if (painting.folder / RECORD).is_file():
+        remove_partial(painting.folder)
+    _write_record(replace(painting, sources={path: found.digest for path, found in sources.items()}), classes)
     numbers = {name: number for number, name in enumerate(classes, 1)}
     jobs = [job for found in sources.values() for job in _jobs(painting, found, wanted, numbers)]
     for done, _ in enumerate(_painted(jobs, workers), 1):
         on_mask(done)
+
+
+def are_given(folder: Path) -> bool:
+    """Whether a folder holds masks that were not painted here."""
+    names = file_names(folder)
+    # The record is looked for after the masks: another command writes it before them.
+    return any(name.endswith(".png") for name in names) and not (folder / RECORD).is_file()
 
 
 def record_problems(painting: Painting, classes: tuple[str, ...]) -> Iterator[Problem]:
@@ -159,12 +168,19 @@ def record_problems(painting: Painting, classes: tuple[str, ...]) -> Iterator[Pr
         yield error("mask-record", str(path), f"{message}; {remedy}")
 
 
-def _write_record(painting: Painting, classes: tuple[str, ...], sources: dict[Path, Annotations]) -> None:
-    """Say in the folder how its masks are painted; sources of other splits are kept."""
+def _write_record(painting: Painting, classes: tuple[str, ...]) -> None:
+    """Say in the folder how its masks are painted; sources of other splits are kept, those of other commands too.
+
+    Raises:
+        UsageError: another command has meanwhile begun to paint otherwise here.
+    """
     path = painting.folder / RECORD
-    before = read_json(path)["sources"] if path.is_file() else {}
-    digests = before | {source.name: found.digest for source, found in sources.items()}
-    write_json(path, {"rule": RULE, "crowd": painting.crowd, "classes": list(classes), "sources": digests})
+    with one_at_a_time(path):
+        if problems := list(record_problems(painting, classes)):
+            raise UsageError(summary(problems, None))
+        before = read_json(path)["sources"] if path.is_file() else {}
+        digests = before | {source.name: digest for source, digest in painting.sources.items()}
+        write_json(path, {"rule": RULE, "crowd": painting.crowd, "classes": list(classes), "sources": digests})
 
 
 def _jobs(painting: Painting, found: Annotations, wanted: Collection[str], numbers: dict[str, int]) -> Iterator[Job]:
@@ -181,10 +197,22 @@ def _painted(jobs: list[Job], workers: int) -> Iterator[None]:
         yield from map(_paint_one, jobs)
         return
     # A forked process may hang where the parent has threads, as torch does.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         with _no_interrupts():
             done = pool.map(_paint_one, jobs, chunksize=BATCH)
         yield from done
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent does: one that was killed could not tell it to, and it would wait for ever."""
+    parent = parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)  # what it was writing has a temporary name
+
+    Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

@@ -113,9 +113,9 @@ class Photos(Sequence[Photo]):
             return Photos(self._source, places)
         return Photos(self._source, np.asarray(self._places)[np.asarray(places, dtype=np.intp)])  # type: ignore[arg-type]
 
-    def with_masks(self, folder: Path) -> "Photos":
-        """The same, those without a mask with ``folder``/ID.png."""
-        return Photos(_Masked(self, folder))
+    def with_masks(self, folder: Path, *, existing: bool = False) -> "Photos":
+        """The same, those without a mask with ``folder``/ID.png; if ``existing``, where that is there."""
+        return Photos(_Masked(self, folder, existing))
 
     def where(self, keep: Callable[[Photo], bool]) -> "Photos":
         """Those for which ``keep`` is true."""
@@ -129,15 +129,17 @@ class _Masked:
 
     photos: Photos
     folder: Path
+    existing: bool
 
     def __len__(self) -> int:
         return len(self.photos)
 
     def read(self, places: Sequence[int]) -> list[Photo]:
-        return [
-            photo if photo.mask is not None else replace(photo, mask=self.folder / f"{photo.id}.png")
-            for photo in self.photos.at(places)
-        ]
+        return [photo if photo.mask is not None else self._masked(photo) for photo in self.photos.at(places)]
+
+    def _masked(self, photo: Photo) -> Photo:
+        mask = self.folder / f"{photo.id}.png"
+        return photo if self.existing and not mask.is_file() else replace(photo, mask=mask)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from tag2mask.data.listing import FolderIndex, Listing
 from tag2mask.data.painting import Painting, record_problems
 from tag2mask.data.photo import Photo, Photos
 from tag2mask.data.problems import Problem, error, summary, warning
-from tag2mask.data.settings import DataSettings
+from tag2mask.data.settings import DataSettings, Kind
 from tag2mask.data.table import TABLE_NAME, read_table_photos
 from tag2mask.data.voc import IMAGES, read_voc
 from tag2mask.errors import UsageError
@@ -158,6 +158,17 @@ def survey(settings: DataSettings, *, split: str | None = None) -> Survey:
     return Survey(PhotoSet(classes, photos, listing.root, listing.painting), listing, (*problems, *missing))
 
 
+def recognised(settings: DataSettings) -> Kind:
+    """The layout that the settings name, or that is found in the root."""
+    root, kind = settings.root, settings.kind
+    if root is not None and (kind == "voc" or (kind == "auto" and (root / IMAGES).is_dir())):
+        return "voc"
+    if root is not None and (kind == "coco" or (kind == "auto" and annotation_files(root))):
+        return "coco"
+    has_table = settings.tags is not None or (kind == "auto" and root is not None and (root / TABLE_NAME).is_file())
+    return "table" if root is None or kind == "table" or has_table else "folders"
+
+
 def _read(settings: DataSettings, split: str | None) -> Listing:
     """The listing of the layout that the settings name or that is found."""
     root, kind = settings.root, settings.kind
@@ -168,14 +179,11 @@ def _read(settings: DataSettings, split: str | None) -> Listing:
         fault = "is a file; a table is named as data.tags" if root.is_file() else "does not exist"
         message = f"data.root {fault}; name the folder with the photographs"
         return Listing(kind, root, problems=[error("bad-root", str(root), message)])
-    if root is not None and (kind == "voc" or (kind == "auto" and (root / IMAGES).is_dir())):
-        return read_voc(settings, root, split)
-    if root is not None and (kind == "coco" or (kind == "auto" and annotation_files(root))):
-        return read_coco(settings, root, split)
-    has_table = settings.tags is not None or (kind == "auto" and root is not None and (root / TABLE_NAME).is_file())
-    if root is None or kind == "table" or has_table:
+    found = recognised(settings)
+    if root is None or found == "table":
         return read_table_photos(settings, split)
-    return read_folders(settings, root, split)
+    readers = {"voc": read_voc, "coco": read_coco, "folders": read_folders}
+    return readers[found](settings, root, split)
 
 
 def _classes(settings: DataSettings, listing: Listing) -> tuple[tuple[str, ...], bool, list[Problem]]:

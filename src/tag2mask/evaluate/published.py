@@ -57,7 +57,7 @@ BENCHMARKS = {
         {("segment", "val"): Published(47.9, POT), ("segment", "val2014"): Published(47.9, POT)},
     ),
 }
-"""By `data.kind`. VOC's test has no public truth, so that nothing here is measured on it (published: 76.7)."""
+"""By layout. VOC's test has no public truth, so that nothing here is measured on it (published: 76.7)."""
 
 _POT_KINDS = ("pot", "fused")
 """The kinds of CAM that the method ends with."""
@@ -81,7 +81,7 @@ def published_beside(figures: Mapping[str, Mapping[str, Mapping[str, Any]]], dat
 
     Args:
         figures: {stage: {split: {kind: {figure: value}}}}, as metrics.json has them.
-        data_kind: `data.kind`.
+        data_kind: the layout, as `data.kind` has it, or as it was recognised.
 
     Returns:
         None where nothing is published of such data, stages and splits.

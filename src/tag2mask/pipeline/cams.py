@@ -44,8 +44,7 @@ def cams(config: Config, run: RunFolder, console: Console) -> StageResult:
     photos = photographs(config)
     if not (run / NETWORK).is_file():
         raise UsageError(f"{run / NETWORK} does not exist; run `tag2mask train` with the same --out first")
-    if "fused" in config.cams.kinds and not config.external.used:
-        raise UsageError("cams.kinds: `fused` needs base CAMs from outside; see the settings `external`")
+    check_kinds(config)
     network = load_network(run / NETWORK, classes=photos.classes)
     device = resolve_device(config.device)
     run.claim("cams", stage_settings("cams", config, photos))
@@ -81,6 +80,16 @@ def cams(config: Config, run: RunFolder, console: Console) -> StageResult:
             f"{dropped} tags have an empty CAM to begin from, so POT leaves them out of their photographs"
         )
     return result
+
+
+def check_kinds(config: Config) -> None:
+    """Refuse kinds of CAM that cannot be made.
+
+    Raises:
+        UsageError: `fused` without base CAMs.
+    """
+    if "fused" in config.cams.kinds and not config.external.used:
+        raise UsageError("cams.kinds: `fused` needs base CAMs from outside; see the settings `external`")
 
 
 def _missing(photo: Photo, run: RunFolder, config: Config) -> bool:

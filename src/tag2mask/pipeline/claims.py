@@ -4,7 +4,9 @@ from typing import Any
 
 from tag2mask.clip.model import model_precision
 from tag2mask.clip.words import read_words
+from tag2mask.data.painting import are_given
 from tag2mask.data.photos import PhotoSet
+from tag2mask.data.settings import DataSettings
 from tag2mask.device import resolve_device
 from tag2mask.pipeline.config import Config, absolute, plain
 from tag2mask.training.settings import LoopSettings
@@ -134,6 +136,19 @@ def _segment_settings(config: Config, photos: PhotoSet) -> dict[str, Any]:
         "classes": list(photos.classes),
         "seed": config.seed,
         "limit": config.limit,
-        "data": {"split": config.data.split},
+        "data": {"split": config.data.split, **({} if masks else _truth_settings(config, photos))},
         "segment": own,
     } | masks
+
+
+def _truth_settings(config: Config, photos: PhotoSet) -> dict[str, Any]:
+    """How ground truth that may be painted comes about, where not as it does by default.
+
+    `data.masks` is not among them: a folder that is moved holds what it held. That its masks are other ones than those
+    that were learnt from cannot be told from settings.
+    """
+    if photos.painting is None:
+        return {}
+    if are_given(photos.painting.folder):
+        return {"crowd": "as the masks that were given have it"}
+    return {} if config.data.crowd == DataSettings.crowd else {"crowd": config.data.crowd}

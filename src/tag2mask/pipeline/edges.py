@@ -46,8 +46,9 @@ def edges(config: Config, run: RunFolder, console: Console) -> StageResult:
     cams = cam_folder(config, run)
     run.claim("edges", stage_settings("edges", config, photos))
     result = StageResult("edges")
+    together = process_count() > 1  # they write labels by shards first, then train: each thing counts once
     if (run / EDGE_NETWORK).is_file():
-        result.skipped = 1
+        result.skipped = 0 if together and config.shard is not None else 1
         older = len(stale(photos.photos.where(lambda photo: _labelled(run, cams, photo)), cams, run / LABELS))
         if older:
             result.notes.append(f"{older} CAM files are newer than the labels learnt from; --restart edges learns anew")
@@ -56,9 +57,11 @@ def edges(config: Config, run: RunFolder, console: Console) -> StageResult:
     network = untrained_edge_network(config, run) if config.shard is None else None
     _write_labels(config, run, photos, cams, result, console)
     if network is None:
-        if process_count() == 1:
+        if not together:
             result.notes.append("these are the labels of one shard; `tag2mask edges` without --shard trains on all")
         return result
+    if together:
+        result.skipped = 0
     labelled = photos.of(photos.photos.where(lambda photo: _labelled(run, cams, photo)))
     if not labelled.photos:
         raise Tag2maskError("not one photograph has labels to learn edges from; `tag2mask cams` makes what they need")

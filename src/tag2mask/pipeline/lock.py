@@ -185,8 +185,9 @@ def _refusal(path: Path, found: Holder, asking: Holder) -> str:
     together = ""
     if found.shard or asking.shard:
         together = ". Commands share a folder if each has --shard with another i of the same n"
+    other = "or stop it" if asking.verb == "report" else "stop it, or use another --out"  # a page is of this folder
     return (
-        f"{path.parent} is being written to by {found}; wait for its end, stop it, or use another --out{together}. "
+        f"{path.parent} is being written to by {found}; wait for its end, {other}{together}. "
         f"If that process is dead, delete {path}"
     )
 

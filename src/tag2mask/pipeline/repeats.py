@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from tag2mask.data.photo import Photo
-from tag2mask.errors import UsageError
+from tag2mask.errors import UsageError, first_five
 from tag2mask.files import read_json, write_json
 from tag2mask.pipeline.config import Config, absolute, plain
 from tag2mask.pipeline.reading import photographs
@@ -68,6 +68,22 @@ class Repeats:
     def _read(self) -> dict[str, Any]:
         path = self.run / RECORD
         return read_json(path) if path.is_file() else {}
+
+
+def refuse_repeats(run: RunFolder) -> None:
+    """Refuse a folder of several runs where a single one is meant: it would lie among them.
+
+    Raises:
+        UsageError: it is one.
+    """
+    begun = sorted(path.parent.parent.name for path in run.path.glob("seed-*/*/stage.json"))
+    found = [*([RECORD] if (run / RECORD).is_file() else []), *dict.fromkeys(begun)]
+    if found:
+        one = begun[0] if begun else "seed-S"
+        raise UsageError(
+            f"{run.path} holds the runs of --repeats ({first_five(found)}); give `run --repeats N` to go on with them, "
+            f"--out {run / one} for one of them, or another --out"
+        )
 
 
 def spread(values: Sequence[Any]) -> Any:

@@ -4,18 +4,21 @@ from collections.abc import Callable, Collection, Sequence
 
 from rich.console import Console
 
+from tag2mask.data.photos import PhotoSet
+from tag2mask.errors import UsageError
 from tag2mask.networks.pot_network import build_network
-from tag2mask.pipeline.cams import cams
+from tag2mask.pipeline.cams import cams, check_kinds
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.edges import EDGE_NETWORK, edges, untrained_edge_network
-from tag2mask.pipeline.evaluate import evaluate
+from tag2mask.pipeline.evaluate import class_ids, evaluate
 from tag2mask.pipeline.predictions import predictions
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
+from tag2mask.pipeline.refinable import cam_folder
 from tag2mask.pipeline.refine import refine
 from tag2mask.pipeline.report import report
 from tag2mask.pipeline.run_folder import STAGES, RunFolder
-from tag2mask.pipeline.seeds import seeds
+from tag2mask.pipeline.seeds import check_source, seeds
 from tag2mask.pipeline.segment import check_labels, segment, untrained_segmenter
 from tag2mask.pipeline.train import NETWORK, train
 from tag2mask.predictor import SEGMENT_NETWORK
@@ -55,7 +58,7 @@ def check_ahead(config: Config, run: RunFolder, stages: Sequence[str], again: Co
         again: the stages whose outputs are about to be deleted.
 
     Raises:
-        UsageError: settings or weights of a network that is to be trained are wrong.
+        UsageError: settings of a stage, or weights of a network that is to be trained, are wrong.
         Tag2maskError: weights could not be fetched.
     """
 
@@ -63,6 +66,7 @@ def check_ahead(config: Config, run: RunFolder, stages: Sequence[str], again: Co
         return stage in stages and (stage in again or not (run / network).is_file())
 
     photos = photographs(config)
+    _check_settings(config, run, stages, again, photos)
     if is_new("train", NETWORK):
         check_engine("train", config.train, config.device)
         build_network(config.network, photos.classes, seed=config.seed)
@@ -74,3 +78,30 @@ def check_ahead(config: Config, run: RunFolder, stages: Sequence[str], again: Co
     if is_new("segment", SEGMENT_NETWORK):
         untrained_segmenter(config, photos)
         check_labels(config, run, photos, refines="refine" in stages or "refine" in again)
+
+
+def _check_settings(
+    config: Config, run: RunFolder, stages: Sequence[str], again: Collection[str], photos: PhotoSet
+) -> None:
+    """Find settings that a stage would refuse when its turn comes: they should be neither waited for nor remembered.
+
+    Raises:
+        UsageError: there are such.
+    """
+    if "seeds" in stages:
+        check_source(config)
+    if "cams" in stages:
+        check_kinds(config)
+    if "edges" in stages or "refine" in stages:
+        kept = "cams" not in again and (run / "cams" / config.refine.cams).is_dir()
+        if "cams" not in stages:
+            cam_folder(config, run)
+        elif config.refine.cams not in config.cams.kinds and not kept:
+            raise UsageError(f"refine.cams {config.refine.cams} is none of cams.kinds, {', '.join(config.cams.kinds)}")
+    if "predictions" in stages or "evaluate" in stages:
+        class_ids(config.evaluate.class_names(), photos.classes)
+        for split in config.evaluate.split_names(config.data.split):
+            if split != config.data.split:
+                photographs(config, split)
+    if "report" in stages:
+        config.report.validate()

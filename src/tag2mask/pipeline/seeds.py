@@ -113,11 +113,21 @@ def _made(config: Config, run: RunFolder, photos: PhotoSet, console: Console) ->
     return result
 
 
+def check_source(config: Config) -> None:
+    """Refuse to import base CAMs from nowhere.
+
+    Raises:
+        UsageError: `from_npy` is no folder.
+    """
+    folder = config.seeds.from_npy
+    if folder is not None and not folder.is_dir():
+        raise UsageError(f"seeds.from_npy: {folder} is no folder; name the one with CLIP-ES's files, ID.npy")
+
+
 def _imported(config: Config, run: RunFolder, photos: PhotoSet, console: Console) -> StageResult:
     """Base CAMs from CLIP-ES's files."""
-    folder, result = config.seeds.from_npy, StageResult("seeds")
-    if folder is None or not folder.is_dir():
-        raise UsageError(f"seeds.from_npy: {folder} is no folder; name the one with CLIP-ES's files, ID.npy")
+    folder, result = config.seeds.from_npy or Path(), StageResult("seeds")
+    check_source(config)
     run.claim("seeds", stage_settings("seeds", config, photos))
     number, shards = config.shard_of()
     mine = photos.photos[number - 1 :: shards]

@@ -138,7 +138,8 @@ def dense_crf(
         settings: of the model; `deeplab` if not given.
 
     Returns:
-        float32 (K, H, W), summing to 1 at each pixel; a list for a list. On a GPU several photographs are done at once.
+        float32 (K, H, W), summing to 1 at each pixel; a list for a list. On a GPU several photographs are done at once;
+        elsewhere one tensor that stands in the list several times in succession is the less work.
 
     Raises:
         UsageError: shapes or types that do not fit, or probabilities that are negative or not finite.
@@ -150,7 +151,16 @@ def dense_crf(
     if isinstance(image, Tensor) or isinstance(probabilities, Tensor) or len(image) != len(probabilities):
         raise UsageError("image and probabilities should both be tensors, or lists of the same length")
     images, unaries = list(image), [_unary(*pair) for pair in zip(image, probabilities, strict=True)]
-    return [each for part in _parts(images, unaries) for each in _mean_field(images[part], unaries[part], values)]
+    found: list[Tensor] = []
+    lattice, key = None, None
+    for part in _parts(images, unaries):
+        device = unaries[part][0].device
+        if key != (device, *map(id, images[part])):
+            lattice = None  # the old one goes before there is a new one
+            lattice = _bilateral(images[part], values, device) if values.iterations else None
+            key = (device, *map(id, images[part]))
+        found += _mean_field(images[part], unaries[part], values, lattice)
+    return found
 
 
 def _parts(images: Sequence[Tensor], unaries: Sequence[Tensor]) -> list[slice]:
@@ -208,19 +218,21 @@ def _unary(image: Tensor, probabilities: Tensor) -> Tensor:
     return p.clamp_min(_LEAST).log().flatten(1).T.contiguous()
 
 
-def _mean_field(images: Sequence[Tensor], unaries: Sequence[Tensor], values: CrfValues) -> list[Tensor]:
-    """The marginals of photographs, all at once."""
+def _mean_field(
+    images: Sequence[Tensor], unaries: Sequence[Tensor], values: CrfValues, bilateral: Lattice | None = None
+) -> list[Tensor]:
+    """The marginals of photographs, all at once; ``bilateral`` is their kernel of position and colour, if known."""
     device, most = unaries[0].device, max(unary.shape[1] for unary in unaries)
     # Labels that a photograph does not have are impossible there.
     unary = torch.cat([torch.nn.functional.pad(u, (0, most - u.shape[1]), value=-torch.inf) for u in unaries])
     q = _softmax(unary)  # (n, K)
     if values.iterations:
-        bilateral = _bilateral(images, values, device)
+        bilateral = bilateral or _bilateral(images, values, device)
         grids = [_spatial(image.shape[0], image.shape[1], values.gaussian_sxy, device) for image in images]
         pixels = [image.shape[0] * image.shape[1] for image in images]
     for _ in range(values.iterations):
         near = torch.cat([grid.filter(part) for grid, part in zip(grids, torch.split(q, pixels), strict=True)])
-        alike = bilateral.filter(q)
+        alike = bilateral.filter(q)  # type: ignore[union-attr]
         q = _softmax(unary.add(near, alpha=values.gaussian_weight).add_(alike, alpha=values.bilateral_weight))
     parts = torch.split(q, [len(each) for each in unaries])
     return [

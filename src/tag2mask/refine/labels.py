@@ -77,15 +77,12 @@ def sure_labels(images: Sequence[Tensor], maps: Sequence[ClassMaps], settings: S
 
     Source: IRN for maps without background, SIPE for maps with one.
     """
-    passes = [
-        [_with_background(own, settings, number) for own in maps]
-        for number in range(2)  # for sure classes, for sure background
-    ]
-    both = [each for one in passes for each in one]
+    # The two passes of a photograph, for sure classes and for sure background, follow each other: they share a kernel.
+    both = [_with_background(own, settings, number) for own in maps for number in range(2)]
     given = [label_probabilities(each.maps.argmax(0), len(each.ids), settings.confidence) for each in both]
-    refined = dense_crf([*images, *images], given, settings.crf)
+    refined = dense_crf([image for image in images for _ in range(2)], given, settings.crf)
     found = [each.ids[marginals.argmax(0)] for each, marginals in zip(both, refined, strict=True)]
-    pairs = zip(found[: len(images)], found[len(images) :], strict=True)
+    pairs = zip(found[::2], found[1::2], strict=True)
     return [torch.where((strict == 0) & (loose != 0), IGNORED, strict) for strict, loose in pairs]
 
 

@@ -170,6 +170,13 @@ def train_network(
     trained = Trained(steps=step, resumed_from=step)
     meter = Meter(task.stage, settings.batch_size // settings.accumulate)
     with retained_memory(), opened as log, StopRequest().listen() as stop:
+        if log is not None and 0 < step != log.last and _validates(task, settings, step, last=step == total):
+            # The state was saved, and the command killed while it measured it.
+            figures = _validated(task, accelerator.unwrap_model(network))
+            kept.best.offer(accelerator.unwrap_model(network), figures, step)
+            if step == kept.best.step:
+                _save(state_path, network, optimizer, kept, accelerator, meter, step)
+            log.append({"step": step, **figures})
         for batch in loader:
             trained.unreadable.update(batch["failed"])
             if "image" not in batch:

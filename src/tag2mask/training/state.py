@@ -41,12 +41,19 @@ def load_state(path: Path, stage: str = "train") -> dict[str, Any]:
 
 
 class TrainingLog:
-    """log.jsonl: one JSON object a line, appended; lines from after the resumed step are dropped."""
+    """log.jsonl: one JSON object a line, appended; lines from after the resumed step are dropped.
+
+    Attributes:
+        path: the file.
+        board: a writer of TensorBoard's, or None.
+        last: the step of the last line that was kept of an earlier command; 0 without one.
+    """
 
     def __init__(self, path: Path, *, step: int, board: Any = None) -> None:
         """Open the log at ``path`` to go on after ``step``; ``board`` is a writer of TensorBoard's, or None."""
         self.path, self.board = path, board
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
+        self.last: int = json.loads(kept[-1])["step"] if kept else 0
         write_text(path, "".join(f"{line}\n" for line in kept))
 
     def append(self, values: Mapping[str, float]) -> None:

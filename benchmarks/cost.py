@@ -1,0 +1,136 @@
+"""What each stage costs a photograph: CPU seconds, floating-point operations, bytes on disk. Prints JSON.
+
+OMP_NUM_THREADS=1 python benchmarks/cost.py --data shared/data/coco-mini --split val2014 --photographs 8
+
+The preset `coco` (or another) with random weights, which cost what trained ones do, on real photographs. A photograph's
+cost is that of doing several, less that of the same stage with nothing left to do, so that loading does not count; a
+training's is that of a step, the difference of a training of three steps and one of a single step, by photographs a
+step. CPU seconds are those of the process, all threads together, which other work on the machine changes less than the
+clock's. Operations are counted in a pass of their own (a multiplication and an
+addition are two; convolutions, matrix products and attention), and do not depend on the machine. Of base CAMs by CLIP
+only the forward pass is counted (benchmarks/clip_seeds.py has their time).
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch.utils.flop_counter import FlopCounterMode
+
+from clip_seeds import build, plain_forward, problem
+from tag2mask.cli.parser import build_parser, expand_presets, to_config
+from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.run import STAGE_FUNCTIONS
+from tag2mask.pipeline.run_folder import RunFolder
+
+FEW = 2
+"""Photographs that are done before those that are measured: the first ones cost more."""
+
+FOLDERS = {"cams": ["cams"], "edges": ["edges/labels"], "refine": ["masks", "refine"], "predictions": ["predictions"]}
+"""What the stages write by photograph."""
+
+
+def settings(options: argparse.Namespace, out: Path) -> Config:
+    """Those of the preset, with random weights, for one process."""
+    parser = build_parser("run", "")
+    words = ["--config", options.preset, "--data.root", str(options.data), "--data.split", options.split]
+    words += ["--data.masks", str(out / "truth"), "--network.weights", "none", "--segment.network.weights", "none"]
+    words += ["--refine.method", "irn+crf", "--evaluate.splits", f"[{options.split}]", "--out", str(out)]
+    config = to_config(parser, parser.parse_args(expand_presets([*words, "--workers", "0", "--device", "cpu"])))
+    return replace(config, segment=replace(config.segment, labels="masks", validate_every=None))
+
+
+def cpu_seconds(stage: str, config: Config) -> float:
+    """Of a stage, in this process."""
+    start = time.process_time()
+    result = STAGE_FUNCTIONS[stage](config, RunFolder(Path(config.out or "")), Console(quiet=True))
+    if result.failed:
+        raise SystemExit(f"{stage}: {result.failed}")
+    return time.process_time() - start
+
+
+def operations(stage: str, config: Config) -> float:
+    """Of a stage, in units of 10^12."""
+    with FlopCounterMode(display=False) as counter:
+        cpu_seconds(stage, config)
+    return float(counter.get_total_flops()) / 1e12
+
+
+def by_photograph(stage: str, config: Config, photographs: int) -> dict[str, float]:
+    """The cost of a stage that works on each photograph by itself."""
+    cpu_seconds(stage, replace(config, limit=FEW))
+    limit = FEW + photographs
+    whole = cpu_seconds(stage, replace(config, limit=limit))
+    nothing = cpu_seconds(stage, replace(config, limit=limit))
+    counted = operations(stage, replace(config, limit=limit + FEW)) - operations(
+        stage, replace(config, limit=limit + FEW)
+    )
+    found = {"CPU s": (whole - nothing) / photographs, "10^12 operations": counted / FEW}
+    files = [path for name in FOLDERS.get(stage, ()) for path in (Path(config.out or "") / name).rglob("*.*")]
+    if files:
+        found["bytes"] = sum(path.stat().st_size for path in files if path.name != "stage.json") / (limit + FEW)
+    return found
+
+
+def of_training(stage: str, config: Config, network: str, batch: int) -> dict[str, float]:
+    """The cost of a training, for each photograph that it draws."""
+    run = RunFolder(Path(config.out or ""))
+    costs = {}
+    for steps in (1, 3):
+        run.delete([stage])
+        section = replace(getattr(config, stage), steps=steps, batch_size=batch)
+        with FlopCounterMode(display=False) as counter:
+            seconds = cpu_seconds(stage, replace(config, **{stage: section}))
+        costs[steps] = seconds, counter.get_total_flops() / 1e12
+    drawn = 2 * batch
+    seconds, counted = ((costs[3][part] - costs[1][part]) / drawn for part in (0, 1))
+    return {"CPU s": seconds, "10^12 operations": counted, "parameters' file, MB": (run / network).stat().st_size / 1e6}
+
+
+def of_clip() -> dict[str, float]:
+    """Operations of CLIP's forward pass, which base CAMs begin with: ViT-B/16, 500 × 375 px."""
+    clip = build(argparse.Namespace(device="cpu", precision="fp32"))
+    with FlopCounterMode(display=False) as counter:
+        plain_forward(clip, problem(FEW, 3, "cpu")[0], FEW)
+    return {"10^12 operations": counter.get_total_flops() / 1e12 / FEW}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="a root of the preset's layout")
+    parser.add_argument("--preset", default="coco")
+    parser.add_argument("--split", default="val2014")
+    parser.add_argument("--photographs", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=4, help="of training steps")
+    options = parser.parse_args()
+    found: dict[str, Any] = {"seeds, CLIP forward": of_clip()}
+    with TemporaryDirectory() as folder:
+        config = settings(options, Path(folder))
+
+        def note(name: str, cost: dict[str, float]) -> None:
+            found[name] = {key: round(value, 4) for key, value in cost.items()}
+            print(name, found[name], file=sys.stderr, flush=True)
+
+        few = replace(config, limit=FEW + options.photographs)
+        note("train, each draw", of_training("train", few, "train/network.safetensors", options.batch))
+        note("cams", by_photograph("cams", config, options.photographs))
+        note("edges, each draw", of_training("edges", few, "edges/network.safetensors", options.batch))
+        note("refine", by_photograph("refine", config, options.photographs))
+        note("segment, each draw", of_training("segment", few, "segment/network.safetensors", options.batch))
+        note("predictions", by_photograph("predictions", config, options.photographs))
+    hardware = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    result = {**hardware, "threads": torch.get_num_threads(), "torch": torch.__version__, "preset": options.preset}
+    print(json.dumps({**result, "a photograph": found}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
