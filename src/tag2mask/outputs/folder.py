@@ -4,12 +4,13 @@ import io
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from tag2mask.files import TEMPORARY_PREFIX, atomic_path
 from tag2mask.outputs.index import Place
+from tag2mask.outputs.members import BLOCK
 from tag2mask.outputs.series import TarSeries, writers
 from tag2mask.outputs.settings import OutputSettings
 
@@ -89,11 +90,6 @@ class TarFolder:
         """Whether it exists."""
         return self.path.is_dir()
 
-    def kept_whole(self) -> "TarFolder":
-        """The same folder, to be read in random order: every tar that is fetched stays."""
-        settings = replace(self.settings, cached_tars=1_000_000_000)
-        return TarFolder(self.path, settings, writer=self.writer, prefix=self.prefix, tars=self.tars)
-
     def find(self, name: str) -> tuple[TarSeries, Place] | Path | None:
         """Where the newest file of that name is; None where there is none, or it is deleted."""
         opened = self._opened()
@@ -105,6 +101,14 @@ class TarFolder:
             if member is None or member.is_deleted or member.time <= single.stat().st_mtime_ns:
                 return single
         return None if newest is None or newest[1].member.is_deleted else newest
+
+    def position(self, name: str) -> int:
+        """A number by which files sort as they lie in the tars; -1 for what lies in none."""
+        found = self.find(name)
+        if not isinstance(found, tuple):
+            return -1
+        series, place = found
+        return list(self._opened().series.values()).index(series) << 48 | place.tar << 28 | place.member.offset // BLOCK
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file, whole or not at all.

@@ -1,10 +1,14 @@
 """The folders of a run that hold a file for each photograph."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from tag2mask.outputs.folder import ALONE, TARS, Folder, TarFolder
 from tag2mask.outputs.settings import OutputSettings
 from tag2mask.outputs.store import require_webdataset
+
+_ALL = 1_000_000_000
+"""As many tars as there are."""
 
 
 class RunOutputs:
@@ -24,20 +28,21 @@ class RunOutputs:
         self.root, self.settings, self.writer = root, settings or OutputSettings(), writer
         if self.settings.url is not None:
             require_webdataset()
-        self._folders: dict[str, TarFolder] = {}
+        self._folders: dict[tuple[str, bool], Folder] = {}
 
-    def folder(self, name: str) -> Folder:
+    def folder(self, name: str, *, at_random: bool = False) -> Folder:
         """A folder of files by photograph; a plain path where there are no tars and none are asked for.
 
         Args:
             name: relative to the run folder.
+            at_random: it is read in random order, so that every tar that is fetched stays.
         """
-        path = self.root / name
-        if name not in self._folders:
-            if self.settings.photographs_per_tar is None and not (path / TARS).is_dir():
-                return path
-            self._folders[name] = TarFolder(path, self.settings, writer=self.writer, prefix=name)
-        return self._folders[name]
+        path, key = self.root / name, (name, at_random)
+        if key not in self._folders:
+            settings = replace(self.settings, cached_tars=_ALL) if at_random else self.settings
+            tars = settings.photographs_per_tar is not None or (path / TARS).is_dir()
+            self._folders[key] = TarFolder(path, settings, writer=self.writer, prefix=name) if tars else path
+        return self._folders[key]
 
     def close(self, *, send: bool) -> None:
         """End the tars that are written to, after a stage; what is opened next is as it is then.
@@ -48,12 +53,13 @@ class RunOutputs:
         Raises:
             StoreError: a tar could not be sent; it is kept.
         """
-        folders, self._folders = self._folders, {}
+        opened = {key: folder for key, folder in self._folders.items() if isinstance(folder, TarFolder)}
+        self._folders = {}
         try:
-            for folder in folders.values():
-                folder.close(send=send)
+            for (_, at_random), folder in opened.items():
+                folder.close(send=send and not at_random)
         finally:
-            for folder in folders.values():
+            for folder in opened.values():
                 folder.close(send=False)
 
 

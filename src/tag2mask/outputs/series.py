@@ -43,7 +43,7 @@ class TarSeries:
         """
         self.folder, self.writer, self.settings, self.prefix = folder, writer, settings, prefix
         self._record = folder / f"{writer}.sent.json"
-        self._sent = self._read_sent()
+        self._sent: dict[int, Sent] = {}
         self._unreachable: dict[int, str] = {}
         self._fetching = Lock()
         self._open: BinaryIO | None = None
@@ -198,6 +198,7 @@ class TarSeries:
     def _catch_up(self) -> None:
         """Let the index say what the tars hold."""
         known, local = self.index.tars(), self._local()
+        self._sent = self._read_sent()  # only now: a tar that another process just deleted is in there
         for number in known.keys() - local.keys() - self._sent.keys():  # deleted by hand: to be made again
             self.index.drop(number)
         for number, size in sorted(local.items()):

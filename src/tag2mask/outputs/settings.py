@@ -1,7 +1,7 @@
 """How the files that stages write for each photograph are kept."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tag2mask.errors import UsageError
 
@@ -48,3 +48,13 @@ class OutputSettings:
             problems.append("a pipe goes one way; read_url should say how tars are read again")
         if problems:
             raise UsageError("settings of outputs: " + "; ".join(problems))
+
+    def below(self, name: str) -> "OutputSettings":
+        """The same for a run of that name among several: a place of its own in the store."""
+        return replace(self, url=_below(self.url, name), read_url=_below(self.read_url, name))
+
+
+def _below(url: str | None, name: str) -> str | None:
+    if url is None:
+        return None
+    return url.replace(TAR_PLACE, f"{name}/{TAR_PLACE}") if TAR_PLACE in url else f"{url.rstrip('/')}/{name}"
