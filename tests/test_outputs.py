@@ -2,6 +2,7 @@
 
 import io
 import multiprocessing
+import multiprocessing.connection
 import os
 import pickle
 import sqlite3
@@ -9,6 +10,8 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -239,6 +242,36 @@ def test_the_newest_of_several_writers_and_of_single_files_counts(tmp_path: Path
     single.close(send=False)
 
 
+def write_without_end(path: Path, first: int, told: "multiprocessing.connection.Connection") -> None:
+    """Tell of each file that is written."""
+    folder = TarFolder(path, OutputSettings(photographs_per_tar=3))
+    for number in count(first):
+        write(folder, [f"{number}.png"], b"x" * (number * 97 % 2000))
+        told.send(number)
+
+
+def test_what_was_written_before_a_kill_is_there_after_it(tmp_path: Path) -> None:
+    context, done = multiprocessing.get_context("fork"), -1
+    for kill in range(6):
+        ours, theirs = context.Pipe(duplex=False)
+        child = context.Process(target=write_without_end, args=(tmp_path, done + 1, theirs))
+        child.start()
+        theirs.close()
+        for _ in range(3 + 2 * kill):
+            done = ours.recv()
+        child.kill()
+        child.join()
+        with suppress(EOFError):
+            while True:
+                done = ours.recv()
+        found = TarFolder(tmp_path, OutputSettings(photographs_per_tar=3))
+        expected = {f"{n}.png": b"x" * (n * 97 % 2000) + b"%d.png" % n for n in range(done + 1)}
+        there = contents(found)
+        there.pop(f"{done + 1}.png", None)  # written, but it was killed before it could tell
+        assert there == expected
+        found.close(send=False)
+
+
 def read_one(folder: TarFolder, name: str) -> bytes:
     return (folder / name).read_bytes()
 
@@ -293,6 +326,7 @@ def test_tars_of_others_are_a_folder_too(tmp_path: Path) -> None:
         archive.addfile(info, io.BytesIO(b"abc"))
     folder = found_folder(tmp_path)
     assert isinstance(folder, TarFolder) and contents(folder) == {"x/a.png": b"abc"}
+    assert [path.name for path in tmp_path.iterdir()] == ["shard-000001.tar"]
     folder.close(send=False)
     assert found_folder(tmp_path / "none") == tmp_path / "none"
 

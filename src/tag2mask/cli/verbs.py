@@ -60,6 +60,7 @@ def _stages(request: Request, names: Sequence[str], *then: "Stage") -> int:
         if not is_main():
             return 0
         planned = plan(request.config, run, names)
+        run.outputs.close(send=False)
         if request.options["as_json"]:
             print(json.dumps(planned.to_json(), indent=2, ensure_ascii=False))
         else:

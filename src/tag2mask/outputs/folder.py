@@ -60,7 +60,7 @@ class TarFolder:
             settings: without `photographs_per_tar` new files become single ones.
             writer: under which name this process writes tars; no other may do so at the same time.
             prefix: of its tars in the store.
-            tars: where the tars are; by default in the subfolder.
+            tars: where the tars of somebody else are, beside which nothing is written; by default in the subfolder.
         """
         self.path, self.settings, self.writer, self.prefix = path, settings, writer, prefix
         self.tars = path / TARS if tars is None else tars
@@ -186,7 +186,8 @@ class TarFolder:
         return opened.series[self.writer]
 
     def _series(self, writer: str) -> TarSeries:
-        return TarSeries(self.tars, writer, self.settings, self.prefix)
+        own = self.tars == self.path / TARS
+        return TarSeries(self.tars, writer, self.settings, self.prefix, keep_index=own)
 
 
 class TarMember:

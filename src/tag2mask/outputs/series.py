@@ -19,6 +19,9 @@ from tag2mask.outputs.store import Sent, StoreError, fetch, send, tar_url
 FETCHED = "fetched"
 """The folder of tars that were fetched from the store to be read."""
 
+_TRIES = 20
+"""How often a tar is fetched that other processes put out of the cache before it could be read."""
+
 _NAME = re.compile(r"(.+)-(\d{6,})\.tar|(.+)\.(?:sqlite|sent\.json)")
 
 
@@ -29,7 +32,9 @@ class TarSeries:
     process at a time appends; any number read.
     """
 
-    def __init__(self, folder: Path, writer: str, settings: OutputSettings, prefix: str) -> None:
+    def __init__(
+        self, folder: Path, writer: str, settings: OutputSettings, prefix: str, *, keep_index: bool = True
+    ) -> None:
         """Bring the index up to the tars.
 
         Args:
@@ -37,6 +42,7 @@ class TarSeries:
             writer: whose, a name for files.
             settings: how many files a tar takes, and where the store is.
             prefix: of the tars in the store.
+            keep_index: write the index beside the tars, where that is possible.
 
         Raises:
             Tag2maskError: the index cannot be written, or a tar that it lacks cannot be fetched.
@@ -48,8 +54,8 @@ class TarSeries:
         self._fetching = Lock()
         self._open: BinaryIO | None = None
         self._number = self._end = self._count = 0
-        # In memory where nothing can be written: somebody else's folder, or a medium that is read only.
-        self.index = Index(folder / f"{writer}.sqlite" if os.access(folder, os.W_OK) else None)
+        kept = keep_index and os.access(folder, os.W_OK)
+        self.index = Index(folder / f"{writer}.sqlite" if kept else None)
         self._catch_up()
 
     def append(self, name: str, content: bytes | None) -> None:
@@ -73,9 +79,9 @@ class TarSeries:
         except BaseException:
             file.truncate(self._end)
             raise
-        self.index.add(self._number, [member], member.end)
         self._end = member.end
         self._count += content is not None
+        self.index.add(self._number, [member], member.end)
         if self._count >= self._most:
             self.finish()
             self.send_finished()
@@ -87,17 +93,22 @@ class TarSeries:
             StoreError: its tar could not be fetched.
             Tag2maskError: the tar is not as the index says.
         """
-        member = place.member
-        try:
-            path, block, content = self._bytes_of(place)
-        except FileNotFoundError:  # sent and deleted meanwhile by another process, or put out of the cache by one
-            self._sent = self._read_sent()
-            path, block, content = self._bytes_of(place)
-        if len(content) != member.size or not is_header_of(block, member):
+        member, path = place.member, self.tar(place.tar)
+        for _ in range(_TRIES):
+            try:
+                with self._at_hand(place.tar) as file:
+                    file.seek(member.data - BLOCK)
+                    raw = file.read(BLOCK + member.size)
+                break
+            except FileNotFoundError:  # sent and deleted meanwhile by another process, or put out of the cache by one
+                self._sent = self._read_sent()
+        else:
+            raise Tag2maskError(f"{path} is gone, or others put it out of the cache; raise outputs.cached_tars then")
+        if len(raw) != BLOCK + member.size or not is_header_of(raw[:BLOCK], member):
             raise Tag2maskError(
                 f"{path} is not what {self.index.path} says of it; delete the index, which is made again from the tars"
             )
-        return content
+        return raw[BLOCK:]
 
     def tar(self, number: int) -> Path:
         """Where a tar is, or was before it was sent."""
@@ -109,9 +120,9 @@ class TarSeries:
             return
         file, self._open = self._open, None
         with file:
+            file.truncate(self._end)
             file.seek(self._end)
             file.write(END)
-        self.index.add(self._number, [], self._end + len(END))
 
     def send_finished(self) -> None:
         """Send the tars that are not written to, and delete what is safe in the store.
@@ -142,19 +153,11 @@ class TarSeries:
     def _most(self) -> float:
         return self.settings.photographs_per_tar or float("inf")
 
-    def _bytes_of(self, place: Place) -> tuple[Path, bytes, bytes]:
-        """The tar, the header and the content of a member."""
-        path = self._at_hand(place.tar)
-        with path.open("rb", buffering=0) as file:
-            file.seek(place.member.data - BLOCK)
-            raw = file.read(BLOCK + place.member.size)
-        return path, raw[:BLOCK], raw[BLOCK:]
-
-    def _at_hand(self, number: int) -> Path:
-        """A tar on this disk, fetched if it has to be."""
+    def _at_hand(self, number: int) -> BinaryIO:
+        """A tar, fetched if it has to be."""
         path = self.tar(number)
         if number not in self._sent or path.is_file():
-            return path
+            return path.open("rb", buffering=0)
         cached = self.folder / FETCHED / path.name
         with self._fetching:
             if number in self._unreachable:  # once is enough: each photograph in it would wait as long
@@ -163,7 +166,7 @@ class TarSeries:
                 os.utime(cached)  # the time of its last use
             except FileNotFoundError:
                 self._fetch(number, cached)
-        return cached
+            return cached.open("rb", buffering=0)
 
     def _fetch(self, number: int, cached: Path) -> None:
         """Fetch a tar; those that were not used for longest make room."""
@@ -208,12 +211,12 @@ class TarSeries:
             if size < end:
                 self.index.drop(number)
                 end = 0
-            self._take_up(number, self.tar(number), end, size)
+            self._take_up(number, end, size)
         for number in sorted(self._sent.keys() - known.keys() - local.keys()):
-            self._take_up(number, self._at_hand(number), 0, self._sent[number].bytes)
+            self._take_up(number, 0, self._sent[number].bytes)
 
-    def _take_up(self, number: int, path: Path, end: int, size: int) -> None:
-        with path.open("rb") as file:
+    def _take_up(self, number: int, end: int, size: int) -> None:
+        with self._at_hand(number) as file:
             self.index.add(number, members(file, end), size)
 
     def _local(self) -> dict[int, int]:

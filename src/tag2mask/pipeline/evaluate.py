@@ -20,7 +20,7 @@ from tag2mask.evaluate import (
     evaluate_masks,
 )
 from tag2mask.evaluate.comparison import compare
-from tag2mask.outputs import Folder, file_names, found_folder
+from tag2mask.outputs import Folder, TarFolder, file_names, found_folder
 from tag2mask.pipeline.batches import as_written
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult, progress_bar
@@ -94,7 +94,12 @@ def evaluate_folder(config: Config, folder: Path, console: Console) -> Figures:
     photos = with_truth(config, photographs(config), console)
     if not photos.photos:
         raise UsageError("no photograph has a ground-truth mask; --data.masks names their folder")
-    return _figures(config, found_folder(folder), photos, console)
+    found = found_folder(folder)
+    try:
+        return _figures(config, found, photos, console)
+    finally:
+        if isinstance(found, TarFolder):
+            found.close(send=False)
 
 
 def class_ids(names: Sequence[str] | None, classes: Sequence[str]) -> list[int] | None:
