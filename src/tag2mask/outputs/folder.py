@@ -122,9 +122,9 @@ class TarFolder:
             with atomic_path(single) as temporary:
                 temporary.write_bytes(content)
             return
+        self._own(opened).append(name, content)
         if opened.mixed:
             single.unlink(missing_ok=True)
-        self._own(opened).append(name, content)
 
     def delete(self, name: str) -> bool:
         """Delete a file; whether there was one."""

@@ -216,7 +216,12 @@ class TarSeries:
             self._take_up(number, 0, self._sent[number].bytes)
 
     def _take_up(self, number: int, end: int, size: int) -> None:
-        with self._at_hand(number) as file:
+        try:
+            file = self._at_hand(number)
+        except FileNotFoundError:  # sent and deleted by another process a moment ago
+            self._sent = self._read_sent()
+            file = self._at_hand(number)
+        with file:
             self.index.add(number, members(file, end), size)
 
     def _local(self) -> dict[int, int]:
