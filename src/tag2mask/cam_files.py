@@ -5,10 +5,10 @@ photograph and, for POT, ``allocation`` uint8 (h, w) with ``clusters`` int32 ().
 resolution is made on demand.
 """
 
+import io
 import zipfile
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from tag2mask.errors import Tag2maskError
-from tag2mask.files import atomic_path
+from tag2mask.outputs import File, write_bytes
 
 _DAMAGED = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 """What NumPy's reader raises for damaged files."""
@@ -59,7 +59,7 @@ class CamFile:
         return bool(self.ids.size) and int(self.ids[0]) == 0
 
 
-def write_cam(path: Path, cam: CamFile) -> None:
+def write_cam(path: File, cam: CamFile) -> None:
     """Write ``cam`` to ``path`` (an ``.npz``), atomically."""
     arrays: dict[str, np.ndarray] = {
         "ids": cam.ids.astype(np.int32),
@@ -69,11 +69,12 @@ def write_cam(path: Path, cam: CamFile) -> None:
     if cam.allocation is not None:
         arrays["allocation"] = cam.allocation.astype(np.uint8)
         arrays["clusters"] = np.asarray(cam.clusters, dtype=np.int32)
-    with atomic_path(path) as temporary:
-        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+    write_bytes(path, content.getvalue())
 
 
-def read_cam(path: Path) -> CamFile:
+def read_cam(path: File) -> CamFile:
     """Read and validate a CAM file; no code in it can run.
 
     Raises:
@@ -84,7 +85,7 @@ def read_cam(path: Path) -> CamFile:
             f"{path} does not exist; the stage that it belongs to makes it where the photograph can be read"
         )
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except _DAMAGED as error:
         raise CamFileError(f"{path} is damaged; delete it and do its stage again") from error
@@ -102,10 +103,10 @@ def read_cam(path: Path) -> CamFile:
     )
 
 
-def read_ids(path: Path) -> tuple[int, ...] | None:
+def read_ids(path: File) -> tuple[int, ...] | None:
     """The class ids of a CAM file without its maps; None if it is missing or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return tuple(int(value) for value in archive["ids"])
     except _DAMAGED:
         return None

@@ -12,9 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 from socket import gethostname
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tag2mask.errors import Tag2maskError
+
+if TYPE_CHECKING:
+    from tag2mask.outputs import File
 
 TEMPORARY_PREFIX = ".partial-"
 _DAY = 86400.0
@@ -49,7 +52,7 @@ def temporary_name(name: str) -> str:
     return f"{TEMPORARY_PREFIX}{gethostname()}~{os.getpid()}~{token_hex(4)}~{name}"
 
 
-def is_newer(path: Path, than: Path) -> bool:
+def is_newer(path: "File", than: "File") -> bool:
     """Whether a file was written after another one; false where one of them is missing."""
     return path.is_file() and than.is_file() and path.stat().st_mtime_ns > than.stat().st_mtime_ns
 

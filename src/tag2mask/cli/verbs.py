@@ -81,6 +81,7 @@ def _stages(request: Request, names: Sequence[str], *then: "Stage") -> int:
         if not is_main():
             return 0
         planned = plan(request.config, run, names)
+        run.outputs.close(send=False)
         if request.options["as_json"]:
             print(json.dumps(planned.to_json(), indent=2, ensure_ascii=False))
         else:
@@ -129,7 +130,7 @@ def _prepare(request: Request, run: RunFolder, names: Sequence[str]) -> None:
 def _sections(names: Sequence[str]) -> Sequence[str] | None:
     """The sections of config.yaml that these stages bring up to date; None for all."""
     if "train" not in names:
-        return _SECTIONS[names[0]]
+        return (*_SECTIONS[names[0]], "outputs")
     kept = ["limit", "shard", *(name for name in ("seeds", "edges", "segment") if name not in names)]
     kept += ["predict"] if "segment" not in names else []
     return [field.name for field in fields(Config) if field.name not in kept]

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import IO, cast
 
 import numpy as np
@@ -11,6 +10,7 @@ from PIL import ExifTags, Image
 
 from tag2mask.data.problems import Fault, one_line
 from tag2mask.errors import Tag2maskError
+from tag2mask.outputs import File
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 """What is read, whatever the file is called. No format that runs another program, as EPS does."""
@@ -51,13 +51,13 @@ class MaskError(ImageError):
     """A mask that cannot be used; the message names it, the rule and the remedy."""
 
 
-def image_error(path: Path, kind: Fault, reason: str) -> ImageError:
+def image_error(path: File, kind: Fault, reason: str) -> ImageError:
     """An `ImageError` about ``path``."""
     return ImageError(one_line(f"{path}: {reason}"), kind=kind, reason=one_line(reason))
 
 
 @contextmanager
-def opened(path: Path, *, pixel_limit: int, formats: tuple[str, ...] = IMAGE_FORMATS) -> Iterator[Image.Image]:
+def opened(path: File, *, pixel_limit: int, formats: tuple[str, ...] = IMAGE_FORMATS) -> Iterator[Image.Image]:
     """Open an image file and read its header; the pixels are not decoded yet.
 
     Pillow's own limit is not used: it is global, and warns instead of refusing up to twice its value.
@@ -90,7 +90,7 @@ def opened(path: Path, *, pixel_limit: int, formats: tuple[str, ...] = IMAGE_FOR
         yield image
 
 
-def decode(path: Path, image: Image.Image) -> Image.Image:
+def decode(path: File, image: Image.Image) -> Image.Image:
     """Decode all pixels of an opened image and turn it upright by its EXIF orientation.
 
     Raises:
@@ -105,7 +105,7 @@ def decode(path: Path, image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def upright_size(path: Path, image: Image.Image) -> tuple[int, int]:
+def upright_size(path: File, image: Image.Image) -> tuple[int, int]:
     """(H, W) of an opened image after its EXIF orientation, without decoding it where the format allows that.
 
     Raises:
@@ -119,7 +119,7 @@ def upright_size(path: Path, image: Image.Image) -> tuple[int, int]:
     return (image.width, image.height) if swapped else (image.height, image.width)
 
 
-def to_rgb(path: Path, image: Image.Image) -> Image.Image:
+def to_rgb(path: File, image: Image.Image) -> Image.Image:
     """Convert decoded pixels of any kind to 8-bit RGB.
 
     ============================== ==================================================================================
@@ -166,7 +166,7 @@ def _known_formats() -> frozenset[str]:
     return frozenset(Image.OPEN)
 
 
-def _identified(path: Path, file: IO[bytes], formats: tuple[str, ...]) -> Image.Image:
+def _identified(path: File, file: IO[bytes], formats: tuple[str, ...]) -> Image.Image:
     """The image in ``file`` with its header read.
 
     `PIL.Image.open` would do, but warns or raises above a limit that is global to the process; its registry is

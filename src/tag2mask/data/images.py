@@ -1,5 +1,6 @@
 """The one way to open a photograph or a mask, and to write a mask."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from tag2mask.data.decoding import ImageError, MaskError, decode, opened, to_rgb
 from tag2mask.data.problems import Fault, one_line
 from tag2mask.data.settings import PIXEL_LIMIT
 from tag2mask.errors import first_five
-from tag2mask.files import atomic_path
+from tag2mask.outputs import File, write_bytes
 
 __all__ = [
     "IGNORED",
@@ -60,7 +61,7 @@ def image_size(path: Path, *, pixel_limit: int = PIXEL_LIMIT) -> tuple[int, int]
 
 
 def read_mask(
-    path: Path, *, size: tuple[int, int] | None = None, classes: int | None = None, pixel_limit: int = PIXEL_LIMIT
+    path: File, *, size: tuple[int, int] | None = None, classes: int | None = None, pixel_limit: int = PIXEL_LIMIT
 ) -> npt.NDArray[np.uint8]:
     """Read a mask: a PNG of 8 bits or less with a palette, or 8-bit grey, whose values are class ids.
 
@@ -110,7 +111,7 @@ def reduced(image: npt.NDArray[np.uint8], long_side: int | None) -> npt.NDArray[
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def write_mask(path: Path, mask: npt.NDArray[np.uint8]) -> None:
+def write_mask(path: File, mask: npt.NDArray[np.uint8]) -> None:
     """Write class ids as an 8-bit PNG with the palette of PASCAL VOC, atomically.
 
     Args:
@@ -125,11 +126,10 @@ def write_mask(path: Path, mask: npt.NDArray[np.uint8]) -> None:
         raise _mask_error(path, "mask-format", message)
     image = Image.fromarray(mask)
     image.putpalette(palette().tobytes())
-    with atomic_path(path) as temporary:
-        image.save(temporary, format="PNG")
+    write_bytes(path, _png(image))
 
 
-def write_fractions(path: Path, fractions: npt.NDArray[np.floating]) -> None:
+def write_fractions(path: File, fractions: npt.NDArray[np.floating]) -> None:
     """Write numbers in [0, 1] as an 8-bit grey PNG, 255 = 1, atomically.
 
     Args:
@@ -137,8 +137,7 @@ def write_fractions(path: Path, fractions: npt.NDArray[np.floating]) -> None:
         fractions: (H, W).
     """
     grey = np.rint(255 * fractions).astype(np.uint8)
-    with atomic_path(path) as temporary:
-        Image.fromarray(grey).save(temporary, format="PNG")
+    write_bytes(path, _png(Image.fromarray(grey)))
 
 
 def palette() -> npt.NDArray[np.uint8]:
@@ -157,5 +156,11 @@ def palette() -> npt.NDArray[np.uint8]:
     return colours
 
 
-def _mask_error(path: Path, kind: Fault, reason: str) -> MaskError:
+def _mask_error(path: File, kind: Fault, reason: str) -> MaskError:
     return MaskError(one_line(f"{path}: {reason}"), kind=kind, reason=one_line(reason))
+
+
+def _png(image: Image.Image) -> bytes:
+    content = io.BytesIO()
+    image.save(content, format="PNG")
+    return content.getvalue()

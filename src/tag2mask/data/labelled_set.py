@@ -13,6 +13,7 @@ from tag2mask.data.images import PIXEL_LIMIT, ImageError, MaskError, read_image,
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.data.settings import AugmentSettings
+from tag2mask.outputs import File, Folder
 
 
 class LabelledSample(TypedDict):
@@ -40,10 +41,10 @@ class LabelledSet(Dataset[LabelledSample]):
     def __init__(
         self,
         photos: PhotoSet,
-        folder: Path | None,
+        folder: Folder | None,
         settings: AugmentSettings,
         *,
-        weights: Path | None = None,
+        weights: Folder | None = None,
         seed: int,
         pixel_limit: int = PIXEL_LIMIT,
         fill: tuple[float, float, float] = IMAGENET_MEAN,
@@ -77,7 +78,7 @@ class LabelledSet(Dataset[LabelledSample]):
         draw, index = key
         photo = self.photos.photos[index]
         image = read_image(photo.path, pixel_limit=self.pixel_limit)
-        path = photo.mask if self.folder is None else self.folder / f"{photo.id}.png"
+        path: File | None = photo.mask if self.folder is None else self.folder / f"{photo.id}.png"
         if path is None:
             raise ImageError(f"{photo.id} has no ground truth", kind="missing-mask", reason="no ground truth")
         labels = read_mask(path, classes=len(self.photos.classes), pixel_limit=self.pixel_limit)

@@ -15,6 +15,7 @@ from tag2mask.evaluate.confusion import Confusion
 from tag2mask.evaluate.figures import Figures
 from tag2mask.evaluate.sweep import ThresholdSweep, strongest
 from tag2mask.files import atomic_path
+from tag2mask.outputs import Folder
 
 _DAMAGED = (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error)
 """What reading a damaged file of counts raises."""
@@ -103,7 +104,7 @@ class Counts:
         for own, others in zip(self.tallies().values(), other.tallies().values(), strict=True):
             own.merge(others)
 
-    def figures(self, folder: Path, classes: Sequence[str], ids: Collection[int] | None = None) -> Figures:
+    def figures(self, folder: Folder, classes: Sequence[str], ids: Collection[int] | None = None) -> Figures:
         """The figures that follow.
 
         Args:

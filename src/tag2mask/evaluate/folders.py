@@ -1,7 +1,7 @@
 """A folder of CAMs or of masks against the ground truth of a photo set."""
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from tag2mask.evaluate.confusion import Confusion
 from tag2mask.evaluate.counts import Counts, EvaluationError
 from tag2mask.evaluate.figures import Figures
 from tag2mask.evaluate.sweep import DEFAULT_THRESHOLDS
-from tag2mask.files import TEMPORARY_PREFIX
+from tag2mask.outputs import File, Folder, file_names
 
 CHUNK = 16
 """Photographs that a worker counts before it hands its counts over."""
@@ -24,7 +24,7 @@ OnPhoto = Callable[[str], None]
 
 
 def evaluate_masks(
-    folder: Path,
+    folder: Folder,
     photos: PhotoSet,
     *,
     ids: Collection[int] | None = None,
@@ -59,7 +59,7 @@ def evaluate_masks(
 
 
 def evaluate_cams(
-    folder: Path,
+    folder: Folder,
     photos: PhotoSet,
     *,
     thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
@@ -92,7 +92,7 @@ def evaluate_cams(
 
 
 def count_masks(
-    folder: Path, photos: PhotoSet, *, allow_extra: bool = False, on_photo: OnPhoto | None = None
+    folder: Folder, photos: PhotoSet, *, allow_extra: bool = False, on_photo: OnPhoto | None = None
 ) -> Counts:
     """The counts behind `evaluate_masks`; photographs that cannot be compared are among their problems.
 
@@ -112,7 +112,7 @@ def count_masks(
 
 
 def count_cams(
-    folder: Path,
+    folder: Folder,
     photos: PhotoSet,
     *,
     thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
@@ -174,7 +174,7 @@ def _check_ids(ids: Collection[int] | None, photos: PhotoSet) -> None:
         Confusion(len(photos.classes) + 1).miou(ids)
 
 
-def _require_files(folder: Path, suffix: str, photos: PhotoSet, allow_extra: bool) -> None:
+def _require_files(folder: Folder, suffix: str, photos: PhotoSet, allow_extra: bool) -> None:
     """All that can be checked before a file is read."""
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; give the one that holds ID{suffix} for each photograph")
@@ -201,14 +201,12 @@ def _require_files(folder: Path, suffix: str, photos: PhotoSet, allow_extra: boo
         raise UsageError("the evaluation needs one file a photograph, and a truth for each:\n  " + "\n  ".join(lines))
 
 
-def _ids_in(folder: Path, suffix: str) -> Iterator[str]:
+def _ids_in(folder: Folder, suffix: str) -> set[str]:
     """The IDs that the files of a folder stand for."""
-    for path in folder.rglob(f"*{suffix}"):
-        if not path.name.startswith(TEMPORARY_PREFIX):
-            yield path.relative_to(folder).as_posix().removesuffix(suffix)
+    return {name.removesuffix(suffix) for name in file_names(folder, suffix)}
 
 
-def _require_size(path: Path, size: tuple[int, ...], truth: np.ndarray) -> None:
+def _require_size(path: File, size: tuple[int, ...], truth: np.ndarray) -> None:
     if size != truth.shape:
         given, wanted = (f"{height} × {width}" for height, width in (size, truth.shape))
         raise EvaluationError(f"{path} has another size than its ground truth: {given}, not {wanted} (height × width)")

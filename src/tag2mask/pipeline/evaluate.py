@@ -20,6 +20,8 @@ from tag2mask.evaluate import (
     evaluate_masks,
 )
 from tag2mask.evaluate.comparison import compare
+from tag2mask.outputs import Folder, TarFolder, file_names, found_folder
+from tag2mask.pipeline.batches import as_written
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult, progress_bar
 from tag2mask.pipeline.reading import photographs
@@ -48,12 +50,12 @@ def evaluate(config: Config, run: RunFolder, console: Console) -> StageResult:
             continue
         if (run / "seeds").is_dir():
             source = "CLIP" if config.seeds.from_npy is None else "imported"
-            _measure(config, run, photos, Target("seeds", name, source, run / "seeds"), result, console)
+            _measure(config, run, photos, Target("seeds", name, source, run.folder("seeds")), result, console)
         for kind in config.cams.kinds:
-            _measure(config, run, photos, Target("cams", name, kind, run / "cams" / kind), result, console)
+            _measure(config, run, photos, Target("cams", name, kind, run.folder(f"cams/{kind}")), result, console)
         method = str(run.setting("refine", "refine.method") or config.refine.method)  # of the masks that are there
-        _measure(config, run, photos, Target("refine", name, method, run / "masks"), result, console)
-        predicted = run / "predictions" / name
+        _measure(config, run, photos, Target("refine", name, method, run.folder("masks")), result, console)
+        predicted = run.folder(f"predictions/{name}")
         if predicted.is_dir():
             _measure(config, run, photos, Target("segment", name, "predictions", predicted), result, console)
     if config.shard is not None:
@@ -92,7 +94,12 @@ def evaluate_folder(config: Config, folder: Path, console: Console) -> Figures:
     photos = with_truth(config, photographs(config), console)
     if not photos.photos:
         raise UsageError("no photograph has a ground-truth mask; --data.masks names their folder")
-    return _figures(config, folder, photos, console)
+    found = found_folder(folder)
+    try:
+        return _figures(config, found, photos, console)
+    finally:
+        if isinstance(found, TarFolder):
+            found.close(send=False)
 
 
 def class_ids(names: Sequence[str] | None, classes: Sequence[str]) -> list[int] | None:
@@ -159,6 +166,7 @@ def _counts(
 def _counted(config: Config, target: Target, photos: PhotoSet, console: Console) -> Counts:
     """The counts of those of the photographs that have a file."""
     made = photos.photos.where(lambda photo: target.file(photo).is_file())
+    made = as_written(made, target.folder, ".npz" if target.holds_cams else ".png")
     thresholds = sorted(config.evaluate.thresholds) if target.holds_cams else None
     counts = Counts(len(photos.classes) + 1, thresholds)
     if made:
@@ -172,12 +180,12 @@ def _counted(config: Config, target: Target, photos: PhotoSet, console: Console)
     return counts
 
 
-def _figures(config: Config, folder: Path, photos: PhotoSet, console: Console) -> Figures:
+def _figures(config: Config, folder: Folder, photos: PhotoSet, console: Console) -> Figures:
     """The figures of a folder, whose kind its files tell."""
     ids = class_ids(config.evaluate.class_names(), photos.classes)
     extra = config.limit is not None
-    cams = next(folder.rglob("*.png"), None) is None  # beside painted masks lies an .npz, the index of annotations
-    if cams and next(folder.rglob("*.npz"), None) is None:
+    cams = next(file_names(folder, ".png"), None) is None  # beside painted masks lies an .npz, the index of annotations
+    if cams and next(file_names(folder, ".npz"), None) is None:
         raise UsageError(f"{folder} holds neither masks (.png) nor CAM files (.npz)")
     with _progress(console, folder, len(photos.photos)) as on_photo:
         if cams:
@@ -187,7 +195,7 @@ def _figures(config: Config, folder: Path, photos: PhotoSet, console: Console) -
 
 
 @contextmanager
-def _progress(console: Console, folder: Path, total: int) -> Iterator[Callable[[str], None]]:
+def _progress(console: Console, folder: Folder, total: int) -> Iterator[Callable[[str], None]]:
     """What moves the bar on by a photograph."""
     done = 0
     with progress_bar(console, f"evaluate {folder.name}", total) as advance:

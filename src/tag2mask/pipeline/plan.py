@@ -8,6 +8,7 @@ from typing import Any
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.errors import first_five
+from tag2mask.outputs import file_names
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.edges import EDGE_NETWORK, LABELS
 from tag2mask.pipeline.evaluate import WHOLE
@@ -132,9 +133,10 @@ class _Files:
         """Look for FOLDER/ID.suffix of each photograph in each folder; what is there tells how large a file is."""
         without, size, measured = set(), 0.0, True
         for folder in folders:
-            lacking = [photo.id for photo in photos if not (run / f"{folder}/{photo.id}{suffix}").is_file()]
+            lacking = [photo.id for photo in photos if not (run.folder(folder) / f"{photo.id}{suffix}").is_file()]
             without.update(lacking)
-            found = [path.stat().st_size for path in islice((run / folder).rglob(f"*{suffix}"), _MEASURED)]
+            there = islice(file_names(run.folder(folder), suffix), _MEASURED)
+            found = [(run.folder(folder) / name).stat().st_size for name in there]
             each = sum(found) / len(found) if found else _usual_bytes(folder)
             if lacking and each is None:
                 return cls(len(without), None, False)

@@ -39,7 +39,8 @@ class Repeats:
             raise UsageError(f"{run.path} holds a single run ({', '.join(begun)}); --repeats needs a folder of its own")
         self.run = run
         self.configs = [
-            replace(config, seed=seed, out=run / f"seed-{seed}") for seed in range(config.seed, config.seed + count)
+            replace(config, seed=seed, out=run / f"seed-{seed}", outputs=config.outputs.below(f"seed-{seed}"))
+            for seed in range(config.seed, config.seed + count)
         ]
         photos = _digest(photographs(config).photos)
         self.fingerprints = [_fingerprint(each, photos) for each in self.configs]
@@ -118,5 +119,6 @@ def _digest(photos: Iterable[Photo]) -> str:
 
 def _fingerprint(config: Config, photos: str) -> str:
     """Of all that the figures of a run can depend on, as far as the settings and the photographs go."""
-    settings = {key: value for key, value in plain(absolute(config)).items() if key not in ("out", "device", "workers")}
+    without_effect = ("out", "device", "workers", "outputs")
+    settings = {key: value for key, value in plain(absolute(config)).items() if key not in without_effect}
     return hashlib.sha256(json.dumps([settings, photos], sort_keys=True).encode()).hexdigest()[:16]

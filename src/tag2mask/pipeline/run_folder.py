@@ -15,6 +15,7 @@ import yaml
 
 from tag2mask.errors import UsageError
 from tag2mask.files import TEMPORARY_PREFIX, read_json, remove_partial, write_json, write_text
+from tag2mask.outputs import Folder, OutputSettings, RunOutputs
 from tag2mask.pipeline.config import Config, absolute, to_yaml
 
 
@@ -63,14 +64,33 @@ STAGES = {
 class RunFolder:
     """One run on disk."""
 
-    def __init__(self, path: Path) -> None:
-        """Open (not yet make) the run folder at ``path``."""
+    def __init__(self, path: Path, outputs: OutputSettings | None = None, *, writer: tuple[int, int] = (1, 1)) -> None:
+        """Open (not yet make) the run folder at ``path``.
+
+        Args:
+            path: of the folder.
+            outputs: how new files of photographs are kept; single ones if not given.
+            writer: which process this is, and of how many; each writes tars of its own.
+
+        Raises:
+            UsageError: the path is a file, or what a store needs is not installed.
+        """
         if path.exists() and not path.is_dir():
             raise UsageError(f"--out {path} is a file; it should name a folder")
         self.path = path
+        self.outputs = RunOutputs(path, outputs, writer="{}-of-{}".format(*writer))
 
     def __truediv__(self, part: str) -> Path:
         return self.path / part
+
+    def folder(self, name: str, *, at_random: bool = False) -> Folder:
+        """A folder with a file for each photograph, as `cams/pot`: a path, or what looks into tars like one.
+
+        Args:
+            name: relative to the run folder.
+            at_random: it is read in random order, as training does.
+        """
+        return self.outputs.folder(name, at_random=at_random)
 
     def fingerprint(self, name: str) -> str | None:
         """The recorded fingerprint of a stage; None if it never began."""
@@ -156,6 +176,7 @@ class RunFolder:
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete the outputs of stages."""
+        self.outputs.close(send=False)
         for output in (output for name in names for output in STAGES[name].outputs):
             target = self.path / output
             if target.is_dir():

@@ -21,6 +21,7 @@ from tag2mask.data.photo import Photo, Photos
 from tag2mask.data.photos import PhotoSet
 from tag2mask.device import resolve_device
 from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.outputs import File
 from tag2mask.pipeline.base_cams import seed_path
 from tag2mask.pipeline.batches import Batches, in_order
 from tag2mask.pipeline.claims import stage_settings
@@ -172,7 +173,7 @@ def _imported(config: Config, run: RunFolder, photos: PhotoSet, console: Console
     return result
 
 
-def _is_same(cam: CamFile, path: Path) -> bool:
+def _is_same(cam: CamFile, path: File) -> bool:
     """Whether a file holds this already."""
     if read_ids(path) != tuple(cam.ids.tolist()):
         return False

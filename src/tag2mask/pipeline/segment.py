@@ -17,6 +17,7 @@ from tag2mask.files import is_newer, read_json, write_json
 from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentation_network
 from tag2mask.networks.settings import in_section
+from tag2mask.outputs import Folder
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.evaluate import class_ids
@@ -58,7 +59,7 @@ def segment(config: Config, run: RunFolder, console: Console) -> StageResult:
     result = StageResult("segment", done=1)
     samples = LabelledSet(
         labelled,
-        None if config.segment.labels == "truth" else run / MASKS,
+        None if config.segment.labels == "truth" else run.folder(MASKS, at_random=True),
         config.segment.augment,
         weights=weights,
         seed=config.seed,
@@ -104,7 +105,7 @@ def _already_there(config: Config, run: RunFolder, record: Path, labelled: Photo
     new = {photo.id for photo in labelled.photos if photo.id not in known}
     if config.segment.labels == "masks":
         target = run / SEGMENT_NETWORK
-        new |= {photo.id for photo in labelled.photos if is_newer(run / f"{MASKS}/{photo.id}.png", target)}
+        new |= {photo.id for photo in labelled.photos if is_newer(run.folder(MASKS) / f"{photo.id}.png", target)}
     if new:
         result.notes.append(f"{len(new)} masks are newer than the network that is there; --restart segment learns anew")
     return result
@@ -147,7 +148,7 @@ def _masked(run: RunFolder, photos: PhotoSet) -> PhotoSet:
     Raises:
         UsageError: there is none.
     """
-    there = photos.photos.where(lambda photo: (run / MASKS / f"{photo.id}.png").is_file())
+    there = photos.photos.where(lambda photo: (run.folder(MASKS) / f"{photo.id}.png").is_file())
     if not there:
         raise UsageError(
             f"{run / MASKS} holds no mask of these photographs; run `tag2mask refine` with the same --out first"
@@ -175,7 +176,7 @@ def check_labels(config: Config, run: RunFolder, photos: PhotoSet, *, refines: b
         raise UsageError("segment.label_weights confidence needs --refine.keep_confidence true")
 
 
-def _weights(config: Config, run: RunFolder, labelled: PhotoSet) -> Path | None:
+def _weights(config: Config, run: RunFolder, labelled: PhotoSet) -> Folder | None:
     """The folder with the weights of the labels; None where all count alike.
 
     Raises:
@@ -183,7 +184,7 @@ def _weights(config: Config, run: RunFolder, labelled: PhotoSet) -> Path | None:
     """
     if config.segment.label_weights == "none":
         return None
-    folder = run / CONFIDENCE
+    folder = run.folder(CONFIDENCE, at_random=True)
     lacking = [photo.id for photo in labelled.photos if not (folder / f"{photo.id}.png").is_file()]
     if lacking:
         method = "" if config.refine.uses_crf else " --refine.method crf"

@@ -51,7 +51,7 @@ def train(config: Config, run: RunFolder, console: Console) -> StageResult:
         seed=config.seed,
         pixel_limit=config.data.pixel_limit,
         fill=network.backbone.mean,
-        external=run / "seeds" if config.external.used else None,
+        external=run.folder("seeds", at_random=True) if config.external.used else None,
         stride=network.stride,
     )
     task = pot_task(network, views, config.train, config.pot, config.external if config.external.used else None)

@@ -3,13 +3,13 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from tag2mask.cam_files import PADDING, CamFile, full_resolution
 from tag2mask.data import Photo, PhotoSet, read_image, read_mask
 from tag2mask.errors import Tag2maskError
+from tag2mask.outputs import File, RunOutputs
 from tag2mask.report import pictures
 from tag2mask.report.colours import Palette, css
 from tag2mask.report.figures import KINDS
@@ -90,7 +90,7 @@ class Gallery:
     """Draws cards.
 
     Args:
-        run: the run folder.
+        run: the folders of the run.
         photos: the photographs, with their classes.
         settings: the width of the pictures.
         thresholds: by kind of CAM, the background threshold where it has no background map; may lack kinds.
@@ -98,7 +98,7 @@ class Gallery:
     """
 
     def __init__(
-        self, run: Path, photos: PhotoSet, settings: ReportSettings, thresholds: dict[str, float], notice: Notice
+        self, run: RunOutputs, photos: PhotoSet, settings: ReportSettings, thresholds: dict[str, float], notice: Notice
     ) -> None:
         """Nothing is read yet."""
         self._run, self._photos, self._settings = run, photos, settings
@@ -139,7 +139,7 @@ class Gallery:
                 tiles.append(self._cam_tile(kind, title, cam, size, truth))
                 if cam.allocation is not None:
                     tiles.append(self._allocation_tile(cam, size))
-        sure = self._mask(self._run / "edges" / "labels" / f"{photo.id}.png", None)
+        sure = self._mask(self._run.folder("edges/labels") / f"{photo.id}.png", None)
         tiles += self._label_tile("sure", "Labels for edges", sure, size)
         tiles += self._edge_tile(photo)
         mask = self._mask(mask_path(self._run, photo), full)
@@ -179,7 +179,7 @@ class Gallery:
 
     def _edge_tile(self, photo: Photo) -> list[Tile]:
         """The edges that stopped the random walk; nothing without them."""
-        path = self._run / "refine" / "edges" / f"{photo.id}.png"
+        path = self._run.folder("refine/edges") / f"{photo.id}.png"
         if not path.is_file():
             return []
         try:
@@ -213,7 +213,7 @@ class Gallery:
             return None, {}
         return compare(labels, truth, len(self._photos.classes))
 
-    def _cam(self, path: Path, size: Size) -> CamFile | None:
+    def _cam(self, path: File, size: Size) -> CamFile | None:
         """A CAM file that fits the photograph and the classes; otherwise a notice, or nothing if there is none."""
         if not path.is_file():
             return None
@@ -223,7 +223,7 @@ class Gallery:
             self._notice(str(error))
             return None
 
-    def _mask(self, path: Path | None, size: Size | None) -> np.ndarray | None:
+    def _mask(self, path: File | None, size: Size | None) -> np.ndarray | None:
         if path is None or not path.is_file():
             return None
         try:

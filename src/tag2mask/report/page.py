@@ -13,6 +13,7 @@ from markupsafe import Markup
 from tag2mask.data import PhotoSet
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.files import read_json, write_text
+from tag2mask.outputs import RunOutputs
 from tag2mask.report.colours import css
 from tag2mask.report.curves import Drawing
 from tag2mask.report.figures import Split, edge_charts, log_charts, read_log, read_splits, sweep_charts
@@ -74,10 +75,12 @@ def write_report(run: Path, photos: PhotoSet, settings: ReportSettings) -> Path:
     if not run.is_dir():
         raise UsageError(f"{run} is not a run folder; give the folder that was passed as --out")
     found = _gather(run)
-    ranking = rank(run, photos, settings, found.notice)
+    outputs = RunOutputs(run)
+    ranking = rank(outputs, photos, settings, found.notice)
     thresholds = _thresholds(found.splits)
-    gallery = Gallery(run, photos, settings, thresholds, found.notice)
+    gallery = Gallery(outputs, photos, settings, thresholds, found.notice)
     cards, filters = gallery.draw(ranking.shown)
+    outputs.close(send=False)
     script = _text("script.js")
     page = (
         _environment()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -11,6 +10,7 @@ from tag2mask.cam_files import PADDING, CamFile, CamFileError, full_resolution, 
 from tag2mask.data import Photo, PhotoSet, read_mask
 from tag2mask.errors import Tag2maskError
 from tag2mask.evaluate import Confusion
+from tag2mask.outputs import File, RunOutputs
 from tag2mask.report.figures import KINDS
 from tag2mask.report.settings import ReportSettings
 
@@ -52,17 +52,17 @@ class Ranking:
     by_truth: bool
 
 
-def mask_path(run: Path, photo: Photo) -> Path:
+def mask_path(run: RunOutputs, photo: Photo) -> File:
     """Where the run keeps the mask of a photograph."""
-    return run / "masks" / f"{photo.id}.png"
+    return run.folder("masks") / f"{photo.id}.png"
 
 
-def cam_path(run: Path, kind: str, photo: Photo) -> Path:
+def cam_path(run: RunOutputs, kind: str, photo: Photo) -> File:
     """Where the run keeps the CAMs of a photograph."""
-    return run / "cams" / kind / f"{photo.id}.npz"
+    return run.folder(f"cams/{kind}") / f"{photo.id}.npz"
 
 
-def rank(run: Path, photos: PhotoSet, settings: ReportSettings, notice: Notice) -> Ranking:
+def rank(run: RunOutputs, photos: PhotoSet, settings: ReportSettings, notice: Notice) -> Ranking:
     """Rank the photographs that have a CAM or a mask and choose those to show.
 
     Photographs with truth come first, ascending by the mIoU of their mask; then the others, ascending by confidence.
@@ -83,7 +83,7 @@ def rank(run: Path, photos: PhotoSet, settings: ReportSettings, notice: Notice) 
     return Ranking(tuple(shown), len(candidates), len(available), by_truth)
 
 
-def open_cam(path: Path, *, classes: int, size: tuple[int, int] | None = None) -> CamFile:
+def open_cam(path: File, *, classes: int, size: tuple[int, int] | None = None) -> CamFile:
     """Read a CAM file and see that it fits.
 
     Args:
@@ -170,7 +170,7 @@ def compare(prediction: np.ndarray, truth: np.ndarray, classes: int) -> tuple[fl
     return (None if np.isnan(miou) else miou), {int(i): float(iou[i]) for i in np.flatnonzero(~np.isnan(iou))}
 
 
-def _ranked(run: Path, photo: Photo, classes: int, notice: Notice) -> Ranked:
+def _ranked(run: RunOutputs, photo: Photo, classes: int, notice: Notice) -> Ranked:
     cam = None
     try:
         for kind in reversed(KINDS):
@@ -198,7 +198,7 @@ def _order(entry: Ranked) -> tuple[bool, float, str]:
     return entry.miou is None, 2.0 if value is None else value, entry.photo.id
 
 
-def _has_output(run: Path, photo: Photo) -> bool:
+def _has_output(run: RunOutputs, photo: Photo) -> bool:
     return mask_path(run, photo).is_file() or any(cam_path(run, kind, photo).is_file() for kind in KINDS)
 
 

@@ -1,0 +1,129 @@
+"""Members of a tar: their names, their headers, and finding them again.
+
+A file ``trip/no. 7.png`` is the member ``trip/no%2E 7.png``: WebDataset takes all behind the first dot of the last part
+for the suffix, so dots of the ID are escaped. The tar is plain ustar, with pax headers for names that need them.
+"""
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+from urllib.parse import unquote
+
+BLOCK = tarfile.BLOCKSIZE
+END = bytes(2 * BLOCK)
+"""What ends a tar."""
+
+DELETED = "__deleted__/"
+"""An empty member of this folder says that a file is deleted; WebDataset passes over names that begin so."""
+
+_NANO = 10**9
+_MICRO = 10**6
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member of a tar.
+
+    Attributes:
+        name: of the file that it is, unescaped.
+        offset: of its first header in the tar, in bytes.
+        data: of its content.
+        size: of its content; -1 says that the file is deleted.
+        time: when it was written, in nanoseconds since 1970.
+    """
+
+    name: str
+    offset: int
+    data: int
+    size: int
+    time: int
+
+    @property
+    def end(self) -> int:
+        """The offset of what comes after it."""
+        return self.data + -(-max(self.size, 0) // BLOCK) * BLOCK
+
+    @property
+    def is_deleted(self) -> bool:
+        """Whether it says that the file is gone."""
+        return self.size < 0
+
+
+def member_name(name: str) -> str:
+    """The name in a tar of a file ``ID.suffix``; `file_name` is its inverse."""
+    folder, slash, last = name.replace("%", "%25").replace("\n", "%0A").rpartition("/")
+    stem, dot, suffix = last.rpartition(".")
+    escaped = f"{folder}{slash}{stem.replace('.', '%2E')}{dot}{suffix}"
+    return f"%5F{escaped[1:]}" if escaped.startswith("__") else escaped
+
+
+def file_name(member: str) -> str:
+    """The name of the file that a member of this name is."""
+    return unquote(member)
+
+
+def packed(name: str, content: bytes | None, offset: int, time: int) -> tuple[Member, bytes]:
+    """A member, and its bytes in the tar.
+
+    Args:
+        name: of the file.
+        content: of the file; None says that it is deleted.
+        offset: at which it will stand.
+        time: now, in nanoseconds since 1970.
+    """
+    info = tarfile.TarInfo((DELETED if content is None else "") + member_name(name))
+    info.size, info.mtime = len(content or b""), time // _NANO
+    raw = info.tobuf(tarfile.PAX_FORMAT)
+    header = _with_nanoseconds(raw[-BLOCK:], time % _NANO)
+    member = Member(name, offset, offset + len(raw), -1 if content is None else len(content), time)
+    body = (content or b"").ljust(member.end - member.data, b"\0")
+    return member, raw[:-BLOCK] + header + body
+
+
+def members(file: BinaryIO, start: int) -> Iterator[Member]:
+    """The whole members of a tar from an offset on; what is torn ends them.
+
+    Args:
+        file: the tar.
+        start: where a member begins, or the tar ends.
+    """
+    size = file.seek(0, 2)
+    file.seek(start)
+    try:
+        archive = tarfile.TarFile(fileobj=file)
+        for info in archive:
+            archive.members = []  # type: ignore[attr-defined]  # or it keeps them all
+            deleted = info.name.startswith(DELETED)
+            name = file_name(info.name.removeprefix(DELETED))
+            member = Member(name, info.offset, info.offset_data, -1 if deleted else info.size, _time(info))
+            if member.end > size:
+                return
+            if info.isreg():
+                yield member
+    except (tarfile.TarError, ValueError):  # a header that was cut off
+        return
+
+
+def is_header_of(block: bytes, member: Member) -> bool:
+    """Whether these bytes, which stand before a member's content, are the header of one of its size and time."""
+    try:
+        info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.TarError:
+        return False
+    return (info.size, _time(info)) == (member.size, member.time)
+
+
+def _time(info: tarfile.TarInfo) -> int:
+    """When a member was written, in nanoseconds since 1970."""
+    return int(info.mtime) * _NANO + info.devmajor * _MICRO + info.devminor
+
+
+def _with_nanoseconds(header: bytes, nanoseconds: int) -> bytes:
+    """A header with the fraction of a second in the two fields for device numbers, which regular files leave unused.
+
+    Stages compare times within a second. A pax header could say them too, for 1024 bytes a member, half a mask.
+    """
+    fields = b"%07o\0%07o\0" % divmod(nanoseconds, _MICRO)
+    block = header[:148] + b" " * 8 + header[156:329] + fields + header[345:]
+    return block[:148] + b"%06o\0 " % sum(block) + block[156:]

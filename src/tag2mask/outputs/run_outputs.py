@@ -1,0 +1,72 @@
+"""The folders of a run that hold a file for each photograph."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from tag2mask.outputs.folder import ALONE, TARS, Folder, TarFolder
+from tag2mask.outputs.settings import OutputSettings
+from tag2mask.outputs.store import require_webdataset
+
+_ALL = 1_000_000_000
+"""As many tars as there are."""
+
+
+class RunOutputs:
+    """Opens the folders of a run as the settings say, and as they are found."""
+
+    def __init__(self, root: Path, settings: OutputSettings | None = None, *, writer: str = ALONE) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            root: the run folder.
+            settings: how new files are kept; single files if not given.
+            writer: under which name this process writes tars; no other may do so at the same time.
+
+        Raises:
+            UsageError: there is a store, and what opens its URLs is not installed.
+        """
+        self.root, self.settings, self.writer = root, settings or OutputSettings(), writer
+        if self.settings.url is not None:
+            require_webdataset()
+        self._folders: dict[tuple[str, bool], Folder] = {}
+
+    def folder(self, name: str, *, at_random: bool = False) -> Folder:
+        """A folder of files by photograph; a plain path where there are no tars and none are asked for.
+
+        Args:
+            name: relative to the run folder.
+            at_random: it is read in random order, so that every tar that is fetched stays.
+        """
+        path, key = self.root / name, (name, at_random)
+        if key not in self._folders:
+            settings = replace(self.settings, cached_tars=_ALL) if at_random else self.settings
+            tars = settings.photographs_per_tar is not None or (path / TARS).is_dir()
+            self._folders[key] = TarFolder(path, settings, writer=self.writer, prefix=name) if tars else path
+        return self._folders[key]
+
+    def close(self, *, send: bool) -> None:
+        """End the tars that are written to, after a stage; what is opened next is as it is then.
+
+        Args:
+            send: whether finished tars go to the store.
+
+        Raises:
+            StoreError: a tar could not be sent; it is kept.
+        """
+        opened = {key: folder for key, folder in self._folders.items() if isinstance(folder, TarFolder)}
+        self._folders = {}
+        try:
+            for (_, at_random), folder in opened.items():
+                folder.close(send=send and not at_random)
+        finally:
+            for folder in opened.values():
+                folder.close(send=False)
+
+
+def found_folder(path: Path) -> Folder:
+    """A folder that somebody names: of single files, of a run's tars, or of tars ``NAME-000000.tar`` alone."""
+    if (path / TARS).is_dir():
+        return TarFolder(path, OutputSettings())
+    if next(path.glob("*.tar"), None) is not None:
+        return TarFolder(path, OutputSettings(), tars=path)
+    return path
