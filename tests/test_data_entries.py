@@ -16,11 +16,12 @@ from tag2mask.data import listing, open_photos
 from tag2mask.data.entries import Entries, Entry
 from tag2mask.data.listing import FolderIndex
 from tag2mask.data.photo import Photo, Photos
+from tag2mask.data.photos import survey
 from tag2mask.data.settings import DataSettings
 from tag2mask.errors import Tag2maskError
 from tag2mask.files import temporary_name
 
-NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8)
+NAMES = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=8)  # also what no encoding has
 
 
 @given(st.lists(st.tuples(NAMES, st.none() | st.lists(NAMES, max_size=3).map(tuple), NAMES, st.integers(0, 9))))
@@ -69,6 +70,7 @@ def test_a_sequence_reads_like_a_tuple(photos: Photos) -> None:
     odd = photos.where(lambda photo: photo.id.endswith(("1", "3")))
     assert odd == tuple(photo for photo in held if photo.id.endswith(("1", "3")))
     assert odd.at([5, 0]) == (odd[5], odd[0])
+    assert photos[10:40:3].at([2, 0]) == (held[16], held[10])
     masked = odd.with_masks(Path("/truth"))
     assert [photo.mask for photo in masked] == [Path(f"/truth/{photo.id}.png") for photo in odd]
     assert Photos.of(held) == photos
@@ -101,26 +103,67 @@ def test_threads_read_it(photos: Photos) -> None:
     assert found == [[photo.id for photo in photos[::100]]] * 4
 
 
-def test_the_file_goes_with_the_list_and_not_with_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_leaves_the_file_and_what_a_killed_process_left_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    abandoned = tmp_path / temporary_name("photographs.sqlite").replace(f"~{os.getpid()}~", "~999999999~")
+    space = Path("/proc/self/ns/pid").stat().st_ino if Path("/proc/self/ns/pid").exists() else 0
+    abandoned, foreign = (
+        tmp_path / temporary_name(f"{number}-photographs.sqlite").replace(f"~{os.getpid()}~", "~999999999~")
+        for number in (space, space + 1)  # of a container, whose numbers of processes are others
+    )
     abandoned.write_bytes(b"of a killed process")
+    foreign.write_bytes(b"of a process that may live")
     entries = Entries([Entry("one", "/one.jpg", ("cat",))])
     assert [entry.id for entry in entries] == ["one"]
     assert not abandoned.exists()
+    foreign.unlink()
     (file,) = tmp_path.iterdir()
     copy = pickle.loads(pickle.dumps(entries))
     assert copy == entries
     del copy
     assert file.exists()
+    with pytest.raises(RuntimeError, match="complete"):
+        entries.append(Entry("two", "/two.jpg", ()))
+    file.unlink()
+    entries.__setstate__(entries.__getstate__())  # as another process, which opens it anew
+    with pytest.raises(Tag2maskError, match="could not be read"):
+        list(entries)
+
+
+def test_the_file_goes_with_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    entries = Entries([Entry("one", "/one.jpg", ("cat",))])
+    assert len(list(entries)) == len(list(tmp_path.iterdir())) == 1
     del entries
-    assert not file.exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_room_for_it_the_error_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     with pytest.raises(Tag2maskError, match=r"could not be kept in .*missing.* TMPDIR"):
-        len(list(Entries([Entry("one", "/one.jpg", ("cat",))])))
+        list(Entries([Entry("one", "/one.jpg", ("cat",))]))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "missing")])
+    with pytest.raises(Tag2maskError, match=r"could not be kept .* TMPDIR"):
+        list(Entries([Entry("one", "/one.jpg", ("cat",))]))
+
+
+def test_a_folder_is_read_once_for_all_that_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["image,tags"]
+    for number in range(8):
+        folder = tmp_path / "ab"[number % 2]
+        folder.mkdir(exist_ok=True)
+        (folder / f"{number}.png").touch()
+        lines.append(f"{folder.name}/{number}.jpg,cat")
+    (tmp_path / "tags.csv").write_text("\n".join(lines))
+    read: list[str] = []
+    monkeypatch.setattr(listing.os, "scandir", lambda folder, scan=os.scandir: read.append(str(folder)) or scan(folder))
+    found = [problem for problem in survey(DataSettings(root=tmp_path)).problems if problem.kind == "missing-image"]
+    assert [f"did you mean {number}.png?" in str(problem) for number, problem in enumerate(found)] == [True] * 8
+    assert (
+        sum(Path(folder).name in "ab" for folder in read) == 4
+    )  # each folder for what is there, and for what is near what is not
 
 
 def test_a_folder_with_too_many_names_is_asked_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

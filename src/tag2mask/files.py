@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from socket import gethostname
@@ -91,11 +91,16 @@ def one_at_a_time(path: Path) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     busy, deadline = path.with_name(f"{path.name}.busy"), time.monotonic() + _PATIENCE
+    before = None
     while True:
         try:
             os.close(os.open(busy, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
             break
         except FileExistsError:
+            with suppress(FileNotFoundError):
+                now = busy.stat()
+                if before is None or (now.st_ino, now.st_mtime_ns) != before:  # another process's turn by now
+                    before, deadline = (now.st_ino, now.st_mtime_ns), time.monotonic() + _PATIENCE
             if time.monotonic() > deadline:
                 raise Tag2maskError(f"{busy} is in the way; if no command works on {path}, delete it") from None
         time.sleep(0.02)

@@ -99,6 +99,8 @@ class Entries:
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
         """Begin with these."""
         self._file: Path | None = None
+        self._sealed = False
+        self._sealing = threading.Lock()
         self._writer: sqlite3.Connection | None = None
         self._local = _Local()
         self._pending: list[tuple[Any, ...]] = []
@@ -110,7 +112,13 @@ class Entries:
         self.extend(entries)
 
     def append(self, entry: Entry) -> None:
-        """Add one."""
+        """Add one.
+
+        Raises:
+            RuntimeError: somebody has looked already.
+        """
+        if self._sealed:
+            raise RuntimeError("entries are complete once they are looked at")
         image = self._places.setdefault(entry.image, len(self._images))
         if image == len(self._images):
             self._images.append(entry.image)
@@ -181,12 +189,12 @@ class Entries:
     def __getstate__(self) -> dict[str, Any]:
         """Travel to another process as the name of the file, which stays this object's."""
         self._seal()
-        return {name: value for name, value in self.__dict__.items() if name != "_local"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_local", "_sealing")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Read the file of another process."""
         self.__dict__.update(state)
-        self._local = _Local()
+        self._local, self._sealing = _Local(), threading.Lock()
 
     def _number(self, tag: str) -> int:
         number = self._numbers.setdefault(tag, len(self._names))
@@ -222,17 +230,19 @@ class Entries:
 
     def _seal(self) -> None:
         """End the adding."""
-        if self._pending:
-            self._write()
-        if self._writer is None:
-            return
-        try:
-            self._writer.execute("CREATE INDEX by_id ON entry (id)")
-            self._writer.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise self._trouble(error) from error
-        self._writer.close()
-        self._writer = None
+        with self._sealing:
+            if self._sealed:
+                return
+            if self._pending:
+                self._write()
+            if self._writer is not None:
+                try:
+                    self._writer.execute("CREATE INDEX by_id ON entry (id)")
+                    self._writer.execute("COMMIT")
+                except sqlite3.Error as error:
+                    raise self._trouble(error) from error
+                self._writer.close()
+            self._writer, self._sealed = None, True
 
     def _select(self, statement: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         self._seal()
@@ -241,26 +251,27 @@ class Entries:
         try:
             return self._local.connection(self._file).execute(statement, values).fetchall()
         except sqlite3.Error as error:
-            raise self._trouble(error) from error
+            raise Tag2maskError(
+                f"the list of photographs in {self._file} could not be read ({error}); if it was deleted, the same "
+                "command makes it again"
+            ) from error
 
     def _trouble(self, error: Exception) -> Tag2maskError:
-        where = self._file or tempfile.gettempdir()
+        where = self._file or "the folder for temporary files"
         return Tag2maskError(
-            f"the list of photographs could not be kept in {where} ({error}); it takes about 150 bytes a photograph, "
+            f"the list of photographs could not be kept in {where} ({error}); it takes about 100 bytes a photograph, "
             "and the variable TMPDIR names another folder for it"
         )
 
 
 def _stored(text: str) -> bytes:
-    """A name as the file has it: one of a file may hold bytes that are no text."""
-    return text.encode("utf-8", "surrogateescape")
+    """A name as the file has it: names of files, and of annotations, may hold what is no text."""
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _row(values: tuple[Any, ...]) -> Row:
     photo_id, image, tags, source, line = values
-    return Row(
-        photo_id.decode("utf-8", "surrogateescape"), image, tags, source.decode("utf-8", "surrogateescape"), line
-    )
+    return Row(photo_id.decode("utf-8", "surrogatepass"), image, tags, source.decode("utf-8", "surrogatepass"), line)
 
 
 class _Local(threading.local):
@@ -280,12 +291,22 @@ class _Local(threading.local):
 def _new_file(owner: Entries) -> Path:
     """A name for a temporary file, which goes with its owner."""
     folder = Path(tempfile.gettempdir())
-    for left in folder.glob(f"{TEMPORARY_PREFIX}{gethostname()}~*~{_NAME}"):  # of this machine: others may be at work
+    name = f"{_process_space()}-{_NAME}"
+    # Of this machine, and of those whose numbers of processes are this one's: others may be at work.
+    for left in folder.glob(f"{TEMPORARY_PREFIX}{gethostname()}~*~{name}"):
         with suppress(OSError):  # another user's
             remove_abandoned([left])
-    file = folder / temporary_name(_NAME)
+    file = folder / temporary_name(name)
     weakref.finalize(owner, _delete, file, os.getpid())
     return file
+
+
+def _process_space() -> int:
+    """Where numbers of processes mean the same: containers of one host name may share a folder, but not these."""
+    try:
+        return Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
+        return 0
 
 
 def _delete(file: Path, process: int) -> None:

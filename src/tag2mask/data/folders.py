@@ -44,7 +44,7 @@ def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listi
             message = f"a photograph lies beside the class folders; move it to ROOT/CLASS/{name}"
             listing.problems.append(error("outside-class-folder", name, message))
         else:
-            listing.entries.append(Entry(_without_suffix(name), f"{root}/{name}", (class_name,)))
+            listing.entries.append(Entry(_without_suffix(name), _inside(root, name), (class_name,)))
             names.add(class_name)
     listing.names = tuple(sorted(names))
     unlikely = [name for name in listing.names if name.lower() in NOT_CLASSES]
@@ -70,7 +70,7 @@ def read_untagged(root: Path, *, skip: Path | None = None) -> Listing:
     listing = Listing("folders", root)
     for name, is_image in _files(listing, skip):
         if is_image:
-            listing.entries.append(Entry(_without_suffix(name), f"{root}/{name}", ()))
+            listing.entries.append(Entry(_without_suffix(name), _inside(root, name), ()))
     return listing
 
 
@@ -100,6 +100,10 @@ def _files(listing: Listing, skip: Path | None) -> Iterator[tuple[str, bool]]:
     except OSError as reason:
         message = f"the folder could not be read ({reason.strerror}); give it the right to be listed"
         listing.problems.append(error("bad-root", str(reason.filename or listing.root), message))
+
+
+def _inside(root: Path, name: str) -> str:
+    return os.path.join(root, name)  # noqa: PTH118 - as below
 
 
 def _without_suffix(name: str) -> str:

@@ -4,7 +4,7 @@ Folders are read once, not once a file.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -92,7 +92,6 @@ class FolderIndex:
         """Start with nothing read."""
         self._hashes: dict[str, npt.NDArray[np.int64] | None] = {}
         self._left = HASHES
-        self._by_stem: tuple[str, dict[str, list[str]]] = ("", {})
 
     def has(self, path: Path | str) -> bool:
         """Whether ``path`` is a file."""
@@ -106,16 +105,6 @@ class FolderIndex:
         place = int(np.searchsorted(hashes, hash(name)))
         return place < len(hashes) and hashes[place] == hash(name)
 
-    def similar(self, path: Path) -> str | None:
-        """A file beside ``path`` that differs from it only in case or suffix."""
-        key = str(path.parent)
-        if self._by_stem[0] != key:
-            self._by_stem = key, _by_stem(file_names(path.parent), str.casefold)
-        # A name without a suffix that ends in ".5" has one as far as pathlib can tell.
-        stems = self._by_stem[1]
-        found = {*stems.get(path.stem.casefold(), ()), *stems.get(path.name.casefold(), ())}
-        return min(found) if found else None
-
     def _read(self, folder: str) -> npt.NDArray[np.int64] | None:
         """The hashes of the names in a folder, in order; None where they would be too many."""
         hashes = np.fromiter((hash(name) for name in islice(each_file(folder), self._left)), dtype=np.int64)
@@ -124,6 +113,22 @@ class FolderIndex:
         self._left -= len(hashes)
         hashes.sort()
         return hashes
+
+
+def similar_files(files: Iterable[str]) -> dict[str, str]:
+    """For each file that is not there, one beside it that differs from it only in case or suffix, if there is one."""
+    wanted: dict[str, dict[str, list[str]]] = {}
+    for file in files:
+        folder, name = os.path.split(file)
+        # A name without a suffix that ends in ".5" has one as far as anybody can tell.
+        for stem in {os.path.splitext(name)[0].casefold(), name.casefold()}:  # noqa: PTH122
+            wanted.setdefault(folder, {}).setdefault(stem, []).append(file)
+    found: dict[str, str] = {}
+    for folder, stems in wanted.items():
+        for name in each_file(folder or "."):
+            for file in stems.get(os.path.splitext(name)[0].casefold(), ()):  # noqa: PTH122
+                found[file] = min(name, found.get(file, name))
+    return found
 
 
 def file_names(folder: Path | str) -> frozenset[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol, overload
 
 import numpy as np
+import numpy.typing as npt
 
 from tag2mask.data.located import located, text_of
 
@@ -46,6 +47,10 @@ class Photo:
         return Photo, (self.id, self.path, self.tags, self.mask)
 
 
+Places = Sequence[int] | npt.NDArray[np.integer]
+"""Which of several, by their numbers from 0."""
+
+
 class PhotoSource(Protocol):
     """Where a sequence reads its photographs."""
 
@@ -63,7 +68,7 @@ class Photos(Sequence[Photo]):
     photographs take no more memory than a hundred. A slice is one too.
     """
 
-    def __init__(self, source: PhotoSource, places: Sequence[int] | None = None) -> None:
+    def __init__(self, source: PhotoSource, places: Places | None = None) -> None:
         """Keep the two.
 
         Args:
@@ -71,7 +76,7 @@ class Photos(Sequence[Photo]):
             places: which of the source's, in the order to have them in; None: all.
         """
         self._source = source
-        self._places: Sequence[int] = range(len(source)) if places is None else places
+        self._places: Places = range(len(source)) if places is None else places
 
     @classmethod
     def of(cls, photos: Sequence[Photo]) -> "Photos":
@@ -107,11 +112,12 @@ class Photos(Sequence[Photo]):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def at(self, places: Sequence[int]) -> "Photos":
+    def at(self, places: Places) -> "Photos":
         """Those at these places of this sequence, in the order of ``places``."""
-        if isinstance(self._places, range) and self._places == range(len(self._places)):
-            return Photos(self._source, places)
-        return Photos(self._source, np.asarray(self._places)[np.asarray(places, dtype=np.intp)])  # type: ignore[arg-type]
+        chosen = np.asarray(places, dtype=np.intp)
+        if isinstance(self._places, range):
+            return Photos(self._source, self._places.start + self._places.step * chosen)
+        return Photos(self._source, np.asarray(self._places)[chosen])
 
     def with_masks(self, folder: Path, *, existing: bool = False) -> "Photos":
         """The same, those without a mask with ``folder``/ID.png; if ``existing``, where that is there."""
@@ -120,7 +126,7 @@ class Photos(Sequence[Photo]):
     def where(self, keep: Callable[[Photo], bool]) -> "Photos":
         """Those for which ``keep`` is true."""
         flags = np.fromiter((keep(photo) for photo in self), dtype=np.bool_, count=len(self))
-        return self if flags.all() else self.at(np.flatnonzero(flags))  # type: ignore[arg-type]
+        return self if flags.all() else self.at(np.flatnonzero(flags))
 
 
 @dataclass(frozen=True)

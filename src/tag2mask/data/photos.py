@@ -12,7 +12,7 @@ from tag2mask.data.classes import class_problems, did_you_mean, read_classes
 from tag2mask.data.coco import annotation_files, read_coco
 from tag2mask.data.entries import Entries, Entry, Row
 from tag2mask.data.folders import read_folders, read_pattern, read_untagged
-from tag2mask.data.listing import FolderIndex, Listing
+from tag2mask.data.listing import FolderIndex, Listing, similar_files
 from tag2mask.data.painting import Painting, record_problems
 from tag2mask.data.photo import Photo, Photos
 from tag2mask.data.problems import Problem, error, summary, warning
@@ -64,7 +64,7 @@ class PhotoSet:
         return matrix
 
     def by_id(self, photo_id: str) -> Photo:
-        """The photograph of that ID.
+        """The photograph of that ID, looked for one after another.
 
         Raises:
             UsageError: there is none; the message offers the nearest ID.
@@ -232,21 +232,28 @@ def _photos(listing: Listing, classes: tuple[str, ...]) -> tuple[Photos, list[Pr
     images, truths = FolderIndex(), FolderIndex()
     there = np.ones(len(listing.entries), dtype=np.bool_)
     mask_of = np.zeros(len(listing.entries), dtype=np.uint8)
-    missing = []
+    missing: list[Entry] = []
     for place, entry in enumerate(listing.entries):
         if not images.has(entry.file):
             there[place] = False
-            similar = images.similar(entry.path)
-            hint = f"did you mean {similar}?" if similar else "add the photograph, or remove it from the list"
-            message = f"the image {listing.shown(entry.path)} does not exist; {hint}"
-            missing.append(error("missing-image", listing.where(entry), message))
+            missing.append(entry)
             continue
         for number, folder in enumerate(listing.mask_folders, 1):
             if truths.has(f"{folder}/{entry.id}.png"):
                 mask_of[place] = number
                 break
     found = Photos(_Listed(listing.entries, classes, listing.mask_folders, mask_of))
-    return found if there.all() else found.at(np.flatnonzero(there)), missing  # type: ignore[arg-type]
+    problems = list(_missing_images(listing, missing))
+    return found if there.all() else found.at(np.flatnonzero(there)), problems
+
+
+def _missing_images(listing: Listing, missing: Sequence[Entry]) -> Iterable[Problem]:
+    similar = similar_files(entry.file for entry in missing)
+    for entry in missing:
+        beside = similar.get(entry.file)
+        hint = f"did you mean {beside}?" if beside else "add the photograph, or remove it from the list"
+        message = f"the image {listing.shown(entry.path)} does not exist; {hint}"
+        yield error("missing-image", listing.where(entry), message)
 
 
 class _Listed:

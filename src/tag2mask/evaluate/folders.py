@@ -180,15 +180,13 @@ def _require_files(folder: Folder, suffix: str, photos: PhotoSet, allow_extra: b
         raise UsageError(f"{folder} is not a folder; give the one that holds ID{suffix} for each photograph")
     if not photos.photos:
         raise UsageError("there are no photographs to evaluate; check `data.split`")
-    lacking, blind, wanted = [], [], set()
+    lacking, blind = [], []
     for photo in photos.photos:
         if not (folder / f"{photo.id}{suffix}").is_file():
             lacking.append(photo.id)
         if photo.mask is None or not photo.mask.is_file():
             blind.append(photo.id)
-        if not allow_extra:
-            wanted.add(photo.id)
-    extra = [] if allow_extra else sorted(name for name in _ids_in(folder, suffix) if name not in wanted)
+    extra = [] if allow_extra else _ids_beside(folder, suffix, photos)
     problems = [
         (f"have no {suffix} file in {folder}", lacking),
         ("have no ground truth; name the folder of masks with `data.masks`", blind),
@@ -201,9 +199,17 @@ def _require_files(folder: Folder, suffix: str, photos: PhotoSet, allow_extra: b
         raise UsageError("the evaluation needs one file a photograph, and a truth for each:\n  " + "\n  ".join(lines))
 
 
-def _ids_in(folder: Folder, suffix: str) -> set[str]:
-    """The IDs that the files of a folder stand for."""
-    return {name.removesuffix(suffix) for name in file_names(folder, suffix)}
+def _ids_beside(folder: Folder, suffix: str, photos: PhotoSet) -> list[str]:
+    """The IDs that files of a folder stand for and no photograph has; of those that some have, 8 bytes are held."""
+    known = np.fromiter((hash(photo.id) for photo in photos.photos), dtype=np.int64, count=len(photos.photos))
+    known.sort()
+
+    def is_beside(photo_id: str) -> bool:
+        place = int(np.searchsorted(known, hash(photo_id)))
+        return place == len(known) or known[place] != hash(photo_id)
+
+    names = (name.removesuffix(suffix) for name in file_names(folder, suffix))
+    return sorted({name for name in names if is_beside(name)})
 
 
 def _require_size(path: File, size: tuple[int, ...], truth: np.ndarray) -> None:

@@ -48,7 +48,7 @@ class Batches:
     def photographs(self) -> Photos:
         """All their photographs, in order."""
         places = [np.arange(start, stop) for start, stop in self.spans]
-        return self.photos.at(np.concatenate(places) if places else range(0))  # type: ignore[arg-type]
+        return self.photos.at(np.concatenate(places) if places else range(0))
 
     def unfinished(self, is_missing: Callable[[Photo], bool]) -> tuple["Batches", int]:
         """The batches with a photograph that is missing something, and how many such photographs there are."""
@@ -83,7 +83,7 @@ def in_order(
             keys[place] = answer
     order = np.argsort(keys, kind="stable")
     order = order[np.count_nonzero(keys < 0) :]
-    return photos.at(order), keys[order]  # type: ignore[arg-type]
+    return photos.at(order), keys[order]
 
 
 def as_written(photos: Photos, folder: Folder, suffix: str) -> Photos:
@@ -91,7 +91,7 @@ def as_written(photos: Photos, folder: Folder, suffix: str) -> Photos:
     if not isinstance(folder, TarFolder):
         return photos
     places = np.fromiter((folder.position(f"{photo.id}{suffix}") for photo in photos), np.int64, count=len(photos))
-    return photos.at(np.argsort(places, kind="stable"))  # type: ignore[arg-type]
+    return photos.at(np.argsort(places, kind="stable"))
 
 
 def sized_batches(photos: Photos, config: Config, result: StageResult) -> Batches:

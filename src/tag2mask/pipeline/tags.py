@@ -2,7 +2,6 @@
 
 import csv
 import io
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -12,8 +11,7 @@ from tag2mask.clip.model import load_clip, model_precision
 from tag2mask.clip.suggest import class_scores
 from tag2mask.clip.words import read_words
 from tag2mask.data.classes import class_problems, read_classes
-from tag2mask.data.folders import read_untagged
-from tag2mask.data.photo import Photo, Photos
+from tag2mask.data.photos import find_photos
 from tag2mask.data.table import SUGGESTED
 from tag2mask.device import resolve_device
 from tag2mask.errors import UsageError, first_five
@@ -53,10 +51,7 @@ def suggest_tags(
         raise UsageError(f"{target} exists, and a person may have reviewed it; give another --table")
     if not 0 <= threshold <= 1:
         raise UsageError(f"--threshold should lie in [0, 1], received {threshold}")
-    entries = islice(read_untagged(place).entries, config.limit)
-    photos = Photos.of([Photo(entry.id, entry.path, ()) for entry in entries])
-    if not photos:
-        raise UsageError(f"no photograph was found below {place}")
+    photos = find_photos(place).photos[: config.limit]
     words = read_words(config.seeds.words, names)
     if not words.background:
         raise UsageError("seeds.words: scores are against background words, and there are none; list some")

@@ -69,12 +69,12 @@ def rank(run: RunOutputs, photos: PhotoSet, settings: ReportSettings, notice: No
     """
     if settings.ids is not None:
         wanted = set(settings.ids)
-        available = [photo for photo in photos.photos if photo.id in wanted]
+        available = photos.photos.where(lambda photo: photo.id in wanted)
         for name in sorted(wanted - {photo.id for photo in available}):
             notice(f"{name}: no photograph has this ID")
-        candidates, count = available, len(available)
+        candidates, count = list(available), len(available)
     else:
-        available = [photo for photo in photos.photos if _has_output(run, photo)]
+        available = photos.photos.where(lambda photo: _has_output(run, photo))
         candidates, count = _evenly(available, settings.ranked), settings.images
     classes = len(photos.classes)
     ranked = sorted((_ranked(run, photo, classes, notice) for photo in candidates), key=_order)
