@@ -103,9 +103,7 @@ def test_threads_read_it(photos: Photos) -> None:
     assert found == [[photo.id for photo in photos[::100]]] * 4
 
 
-def test_a_copy_leaves_the_file_and_what_a_killed_process_left_goes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_copy_leaves_the_file_and_a_killed_process_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     space = Path("/proc/self/ns/pid").stat().st_ino if Path("/proc/self/ns/pid").exists() else 0
     abandoned, foreign = (
@@ -158,7 +156,8 @@ def test_a_folder_is_read_once_for_all_that_it_lacks(tmp_path: Path, monkeypatch
         lines.append(f"{folder.name}/{number}.jpg,cat")
     (tmp_path / "tags.csv").write_text("\n".join(lines))
     read: list[str] = []
-    monkeypatch.setattr(listing.os, "scandir", lambda folder, scan=os.scandir: read.append(str(folder)) or scan(folder))
+    scan = os.scandir
+    monkeypatch.setattr(listing.os, "scandir", lambda folder: read.append(str(folder)) or scan(folder))
     found = [problem for problem in survey(DataSettings(root=tmp_path)).problems if problem.kind == "missing-image"]
     assert [f"did you mean {number}.png?" in str(problem) for number, problem in enumerate(found)] == [True] * 8
     assert (
