@@ -174,7 +174,7 @@ def test_wrong_use_says_what_is_missing(
     model = tmp_path / "n.safetensors"
     model.write_bytes(b"weights")
     for words, expected in (
-        (["export", "tflite", "--model", str(model), "--out", "n.onnx"], "knows the format onnx"),
+        (["export", "tflite", "--model", str(model), "--out", "n.onnx"], "knows the formats onnx"),
         (["export", "onnx", "--out", "n.onnx"], "--model PATH"),
         (["export", "onnx", "--model", str(model), "--out", str(tmp_path)], "suffix .onnx"),
         (["export", "onnx", "--model", str(tmp_path / "gone"), "--out", "n.onnx"], "does not exist"),

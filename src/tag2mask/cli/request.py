@@ -13,13 +13,14 @@ from tag2mask.pipeline.run_folder import STAGES, RunFolder
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb: what it is, its positional argument if any, what it does, its own flags and options with a value."""
+    """A verb: what it is, its positional arguments if any, what it does, its own flags and options with a value."""
 
     description: str
     action: Callable[["Request"], int]
     positional: tuple[str, str] | None = None
     flags: tuple[tuple[str, str], ...] = ()
     values: tuple[tuple[str, str, str], ...] = ()
+    second: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Request:
         parser = build_parser(name, verb.description)
         if verb.positional:
             parser.add_argument(verb.positional[0], nargs="?" if name == "evaluate" else None, help=verb.positional[1])
+        if verb.second:
+            parser.add_argument(verb.second[0], help=verb.second[1])
         for flag, text in verb.flags:
             parser.add_argument(flag, action="store_true", help=text)
         for option, value, text in verb.values:
@@ -61,7 +64,7 @@ class Request:
             print(to_yaml(config), end="")
             return None
         named = ["as_json", "dry_run", "restart", *(flag.lstrip("-") for flag, *_ in (*verb.flags, *verb.values))]
-        named += [verb.positional[0]] if verb.positional else []
+        named += [positional[0] for positional in (verb.positional, verb.second) if positional]
         named = [name.replace("-", "_") for name in named]
         return cls(name, config, {option: getattr(namespace, option, None) for option in named}, tuple(words))
 

@@ -346,13 +346,15 @@ def _predict(request: Request) -> int:
 
 @_alone
 def _export(request: Request) -> int:
-    """`export`: a network in the format of other tools."""
+    """`export`: a network or masks in the format of other tools."""
+    from tag2mask.cli.exchange import export, refuse_options
     from tag2mask.export import export_onnx, require_onnx
     from tag2mask.predictor import load_segmenter, network_file
 
     options = request.options
     if options["format"] != "onnx":
-        raise UsageError(f"export knows the format onnx, received '{options['format']}'")
+        return _finish(request, export(request))
+    refuse_options(request, "onnx", {"model"})
     if options["model"] is None or request.config.out is None:
         raise UsageError("export onnx needs --model PATH, a segmentation network, and --out FILE.onnx")
     model, target = network_file(Path(options["model"])), request.config.out
@@ -367,6 +369,14 @@ def _export(request: Request) -> int:
     result = StageResult("export", done=1)
     result.notes.append(export_onnx(load_segmenter(model), target).sentence())
     return _finish(request, [result])
+
+
+@_alone
+def _import(request: Request) -> int:
+    """`import`: corrected masks from another tool, as a folder of masks."""
+    from tag2mask.cli.exchange import corrections
+
+    return _finish(request, corrections(request))
 
 
 VERBS = {
@@ -410,10 +420,41 @@ VERBS = {
         (("--model", "PATH", "the network: a .safetensors file, or the folder of the run that trained it"),),
     ),
     "export": Verb(
-        "Write a trained segmentation network for other tools.",
+        "Write a trained network, or masks, for other tools.",
         _export,
-        ("format", "onnx"),
-        values=(("--model", "PATH", "the network: a .safetensors file, or the folder of the run that trained it"),),
+        ("format", "onnx (a network), or voc, coco, yolo, cvat, labelstudio, fiftyone (masks)"),
+        (
+            ("--polygons", "coco: outlines instead of run lengths; holes are lost"),
+            ("--again", "replace an earlier export in --out"),
+        ),
+        (
+            ("--model", "PATH", "onnx: a .safetensors file, or the folder of the run that trained the network"),
+            ("--masks", "PATH", "the masks: a run, its predictions/SPLIT, or any folder of ID.png"),
+            (
+                "--images",
+                "HOW",
+                "the photographs: none, copy, link or symlink; yolo, fiftyone: symlink, else none",
+            ),
+            ("--pieces", "KIND", "coco: an annotation for each of the components (default) or classes of a mask"),
+            ("--least-pixels", "N", "coco, yolo: leave out smaller pieces; 16 for yolo, else 1"),
+            (
+                "--ignored",
+                "LABEL",
+                "cvat, labelstudio: the label of 255, or background; ignored if not given",
+            ),
+            ("--url", "PREFIX", "labelstudio: stands before the photograph's name; /data/local-files/?d= if not given"),
+        ),
+    ),
+    "import": Verb(
+        "Write masks that were corrected in another tool as a folder of masks.",
+        _import,
+        ("format", "cvat, labelstudio, or masks (a folder of ID.png)"),
+        (("--again", "replace an earlier import in --out"),),
+        (
+            ("--run", "PATH", "the run whose classes and photographs they are of"),
+            ("--ignored", "LABEL", "the label that is 255; ignored if not given"),
+        ),
+        ("file", "what the tool exported: a zip, a JSON file, or a folder"),
     ),
     "evaluate": Verb(
         "Measure masks or CAMs against ground truth.",

@@ -1,0 +1,82 @@
+"""Where the masks of an export come from, photograph by photograph."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from tag2mask.ahead import map_ahead
+from tag2mask.data.entries import Entries, Entry
+from tag2mask.data.images import PIXEL_LIMIT, image_size, read_mask
+from tag2mask.data.photo import Photo, Photos
+from tag2mask.errors import Tag2maskError
+from tag2mask.formats.record import MaskRecord, checked_id
+from tag2mask.outputs import Folder, file_names
+
+
+@dataclass
+class MaskSource:
+    """Masks of photographs, or those of a folder alone.
+
+    Attributes:
+        folder: holds ID.png.
+        classes: the names without background.
+        photos: whose masks they are, in this order; None: all that the folder holds.
+        pixel_limit: larger images and masks are refused by name.
+        missing: photographs without a mask that `records` came by.
+        failed: why a mask could not be read, by ID, as `records` came by.
+    """
+
+    folder: Folder
+    classes: tuple[str, ...]
+    photos: Photos | None = None
+    pixel_limit: int = PIXEL_LIMIT
+    missing: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Where no photographs are given, list the masks, in a file of their own."""
+        self._ids = None if self.photos is not None else _listed(self.folder)
+
+    def __len__(self) -> int:
+        """How many photographs or masks at most."""
+        return len(self.photos) if self.photos is not None else len(self._ids or ())
+
+    def records(self) -> Iterator[MaskRecord]:
+        """Every photograph that has a sound mask; a few are read ahead, none is kept."""
+        threads = min(2, os.cpu_count() or 1)
+        for photo_id, answer in map_ahead(self._read, self._wanted(), threads=threads):
+            if isinstance(answer, MaskRecord):
+                yield answer
+            elif answer is None:
+                self.missing += 1
+            else:
+                self.failed[photo_id] = answer
+
+    def _wanted(self) -> Iterator[Photo | str]:
+        if self.photos is not None:
+            yield from self.photos
+            return
+        before = None
+        for entry in self._ids or ():
+            if entry.id != before:  # in several tars
+                yield entry.id
+            before = entry.id
+
+    def _read(self, wanted: Photo | str) -> tuple[str, MaskRecord | str | None]:
+        """A mask with its photograph; None where there is no mask, or why it cannot be used."""
+        photo_id, image = (wanted, None) if isinstance(wanted, str) else (wanted.id, wanted.path)
+        try:
+            path = self.folder / f"{checked_id(photo_id)}.png"
+            if image is not None and not path.is_file():
+                return photo_id, None
+            size = None if image is None else image_size(image, pixel_limit=self.pixel_limit)
+            mask = read_mask(path, size=size, classes=len(self.classes), pixel_limit=self.pixel_limit)
+        except Tag2maskError as error:
+            return photo_id, str(error)
+        return photo_id, MaskRecord(photo_id, image, mask)
+
+
+def _listed(folder: Folder) -> Entries:
+    """The IDs of all masks in a folder, sorted; millions of them take a gigabyte while they are."""
+    names = sorted(name.removesuffix(".png") for name in file_names(folder, ".png"))
+    return Entries(Entry(name, f"{name}.png", None) for name in names)

@@ -1,0 +1,103 @@
+"""Which masks an export is of: those of a run, of its predictions, or of any folder."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from tag2mask.data.classes import class_problems, read_classes
+from tag2mask.data.photos import PhotoSet, find_photos, open_photos
+from tag2mask.errors import Tag2maskError, UsageError, first_five
+from tag2mask.files import read_json
+from tag2mask.formats.source import MaskSource
+from tag2mask.outputs import Folder, found_folder
+from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.evaluate import WHOLE
+from tag2mask.pipeline.run_folder import RunFolder
+
+_MASKS, _PREDICTIONS = "masks", "predictions"
+
+
+def run_of(path: Path) -> Path | None:
+    """The run that a folder is, or lies in; None if there is none."""
+    return next((each for each in (path, *path.absolute().parents[:3]) if (each / "config.yaml").is_file()), None)
+
+
+def mask_source(config: Config, path: Path) -> tuple[MaskSource, str]:
+    """The masks that a path means, and the name of their split.
+
+    Args:
+        config: `data`, `limit` and `outputs` are read; where the path is of a run, the settings are that run's.
+        path: a run, a folder of it, or a folder of masks. Without `data.root` and `data.tags` all masks of such a
+            folder are meant, and `data.classes` names their classes.
+
+    Raises:
+        UsageError: there is no such folder, or nothing says what the classes are.
+    """
+    if not path.is_dir():
+        raise UsageError(f"--masks {path} is no folder; give a run, its predictions/SPLIT, or a folder of ID.png")
+    run, split = run_of(path), config.data.split
+    if run is None:
+        folder: Folder = found_folder(path)
+    else:
+        name = path.absolute().relative_to(run.absolute()).as_posix()
+        name = _MASKS if name == "." else name
+        folder = RunFolder(run, config.outputs).folder(name)
+        if name.startswith(f"{_PREDICTIONS}/"):
+            given = name.removeprefix(f"{_PREDICTIONS}/")
+            split = None if given == WHOLE else given
+        if not folder.is_dir():
+            raise UsageError(f"{folder} does not exist; `tag2mask refine --out {run}` makes the masks of a run")
+    limit, split_name = config.data.pixel_limit, split or "default"
+    predicted = _predicted_classes(path) if run is None else None
+    named = config.data.root is not None or config.data.tags is not None
+    if predicted is not None:
+        found = None if config.data.root is None else find_photos(config.data.root).photos[: config.limit]
+        return MaskSource(folder, predicted, found, limit), split_name
+    if not named:
+        return MaskSource(folder, _classes(config), None, limit), split_name
+    photos = open_photos(config.data, split=split)
+    return MaskSource(folder, photos.classes, photos.photos[: config.limit], limit), split_name
+
+
+def known_photos(config: Config) -> PhotoSet | None:
+    """The photographs that corrections may be of, in all splits; None where the settings name none."""
+    if config.data.root is None and config.data.tags is None:
+        return None
+    return open_photos(replace(config.data, split=None))
+
+
+def known_classes(config: Config, photos: PhotoSet | None) -> tuple[str, ...]:
+    """The classes that corrected masks are of, in the order of their ids.
+
+    Raises:
+        UsageError: nothing says them.
+    """
+    return _classes(config) if photos is None else photos.classes
+
+
+def _predicted_classes(path: Path) -> tuple[str, ...] | None:
+    """The classes of a folder that `predict` wrote; None of any other.
+
+    Raises:
+        UsageError: its record is damaged.
+    """
+    record = next(iter(sorted(path.glob("predictions*.json"))), None)
+    if record is None:
+        return None
+    try:
+        return tuple(str(name) for name in read_json(record)["classes"][1:])
+    except (Tag2maskError, KeyError, TypeError) as error:
+        message = f"{record} is no record of predict, or damaged; `tag2mask predict --again` mends it"
+        raise UsageError(message) from error
+
+
+def _classes(config: Config) -> tuple[str, ...]:
+    """The class list of the settings."""
+    if config.data.classes is None:
+        raise UsageError(
+            "nothing says what the classes are; name them with --data.classes, or the data with --data.root"
+        )
+    classes, problems = read_classes(config.data.classes)
+    problems = [*problems, *class_problems(classes or (), "data.classes")]
+    if classes is None or problems:
+        raise UsageError(first_five(problem.message for problem in problems))
+    return classes
