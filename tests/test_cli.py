@@ -101,6 +101,8 @@ def test_an_unwritable_folder_is_a_failure_not_a_traceback(
         ["predict", "photographs", "--model", "run", "--out", "masks"],
         ["evaluate", "."],
         ["export", "onnx", "--model", "run", "--out", "network.onnx"],
+        ["export", "voc", "--masks", "masks", "--out", "voc"],
+        ["import", "masks", "corrected", "--out", "masks"],
         ["demo"],
     ],
     ids=lambda words: words[0],

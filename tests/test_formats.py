@@ -333,6 +333,8 @@ def test_the_verb_takes_a_run_its_predictions_or_a_folder(
     given = ["--masks", str(scenes / "masks"), "--data.classes", "a,b"]
     assert main(["export", "voc", *given, "--out", str(tmp_path / "voc")]) == 0
     assert "14 done" in capsys.readouterr().err
+    assert main(["export", "voc", *given, "--limit", "3", "--out", str(tmp_path / "three")]) == 0
+    assert "3 done" in capsys.readouterr().err
 
 
 def test_wrong_use_of_the_verb(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -347,6 +349,7 @@ def test_wrong_use_of_the_verb(folder: Path, tmp_path: Path, capsys: pytest.Capt
         (["onnx", *masks, *out], "does not read --masks"),
         (["coco", *masks, *out, *classes, "--pieces", "objects"], "--pieces should be one of"),
         (["yolo", *masks, *out, *classes, "--least-pixels", "-1"], "--least-pixels"),
+        (["coco", *masks, "--out", str(folder / "coco"), *classes], "lies inside"),
         (["coco", "--masks", str(tmp_path / "gone"), *out, *classes], "is no folder"),
     ):
         assert main(["export", *arguments]) == 2, arguments

@@ -30,7 +30,7 @@ def export(request: Request) -> Iterator[StageResult]:
     from tag2mask.formats.export import FORMATS, export_masks
     from tag2mask.formats.settings import ExportSettings
     from tag2mask.formats.target import refuse_target
-    from tag2mask.pipeline.exchange import mask_source
+    from tag2mask.pipeline.exchange import mask_source, refuse_inside
 
     options, name, out = request.options, request.options["format"], request.config.out
     if name not in FORMATS:
@@ -40,7 +40,9 @@ def export(request: Request) -> Iterator[StageResult]:
         raise UsageError(f"export {name} needs --masks PATH, a run or a folder of masks, and --out FOLDER")
     refuse_target(out, again=options["again"])
     masks = Path(options["masks"])
-    source, split = mask_source(_with_run(request, masks).config, masks)
+    config = _with_run(request, masks).config
+    source, split = mask_source(config, masks)
+    refuse_inside(out, masks, config.data.root)
     settings = ExportSettings.of(options, split)
     result = StageResult(f"export {name}")
     if options["dry_run"]:
@@ -62,7 +64,7 @@ def corrections(request: Request) -> Iterator[StageResult]:
     """
     from tag2mask.formats.corrections import READERS, import_masks
     from tag2mask.formats.target import refuse_target
-    from tag2mask.pipeline.exchange import known_classes, known_photos
+    from tag2mask.pipeline.exchange import known_classes, known_photos, refuse_inside
 
     options, name, out = request.options, request.options["format"], request.config.out
     if name not in READERS:
@@ -77,17 +79,14 @@ def corrections(request: Request) -> Iterator[StageResult]:
         request = _with_run(request, run)
     photos = known_photos(request.config)
     classes = known_classes(request.config, photos)
+    refuse_inside(out, Path(options["file"]), request.config.data.root)
     if options["dry_run"]:
         said = f"would write the masks in {options['file']} to {out}"
         output().print(said, highlight=False, markup=False, soft_wrap=True)
         return
-    masks = READERS[name](
-        Path(options["file"]),
-        classes,
-        ignored=options["ignored"] or "ignored",
-        pixel_limit=request.config.data.pixel_limit,
-    )
-    made = import_masks(masks, out, classes, photos, again=options["again"])
+    limit, ignored = request.config.data.pixel_limit, options["ignored"] or "ignored"
+    masks = READERS[name](Path(options["file"]), classes, ignored=ignored, pixel_limit=limit)
+    made = import_masks(masks, out, classes, photos, again=options["again"], pixel_limit=limit)
     result = StageResult(f"import {name}", done=made.done, failed=made.failed)
     result.notes += [*made.notes, f"written to {out}"]
     yield result

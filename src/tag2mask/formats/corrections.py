@@ -66,6 +66,7 @@ def import_masks(
     photos: PhotoSet | None = None,
     *,
     again: bool = False,
+    pixel_limit: int = PIXEL_LIMIT,
 ) -> Exported:
     """Write corrected masks as ID.png with VOC's palette, the whole folder or nothing.
 
@@ -75,6 +76,7 @@ def import_masks(
         classes: the names of the classes 1..C, for the folder's record.
         photos: whose masks they may be; each has to be one of them and of its size. None: any.
         again: an earlier import there is replaced.
+        pixel_limit: of the photographs; a larger one is refused by name.
 
     Raises:
         UsageError: something else lies there.
@@ -94,7 +96,7 @@ def import_masks(
             else:
                 write_mask(folder / f"{checked_id(each.id)}.png", each.mask)
                 sizes[each.id] = each.mask.shape
-        for photo_id, reason in _mistaken(sizes, photos):
+        for photo_id, reason in _mistaken(sizes, photos, pixel_limit):
             failed.setdefault(photo_id, reason)
         for photo_id in failed.keys() & sizes.keys():
             (folder / f"{photo_id}.png").unlink()
@@ -107,7 +109,9 @@ def import_masks(
     return Exported(done, failed, [])
 
 
-def _mistaken(sizes: dict[str, tuple[int, ...]], photos: PhotoSet | None) -> Iterator[tuple[str, str]]:
+def _mistaken(
+    sizes: dict[str, tuple[int, ...]], photos: PhotoSet | None, pixel_limit: int
+) -> Iterator[tuple[str, str]]:
     """Those that are of no photograph, or of another size than it."""
     if photos is None:
         return
@@ -117,7 +121,7 @@ def _mistaken(sizes: dict[str, tuple[int, ...]], photos: PhotoSet | None) -> Ite
             yield photo_id, f"no photograph below {photos.root} has this ID; is it another data set's, or renamed?"
             continue
         try:
-            own = image_size(known[photo_id])
+            own = image_size(known[photo_id], pixel_limit=pixel_limit)
         except Tag2maskError as error:
             yield photo_id, str(error)
             continue

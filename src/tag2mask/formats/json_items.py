@@ -38,7 +38,7 @@ def _items(file: IO[str]) -> Iterator[Any]:
     """
     decoder, text, wanted = json.JSONDecoder(), "", "["
     while True:
-        text = text.lstrip(_BLANK) or _more(file).lstrip(_BLANK)
+        text = text.lstrip(_BLANK) or _more(file, _CHUNK).lstrip(_BLANK)
         if not text:
             continue
         if wanted == "[":
@@ -75,7 +75,7 @@ def _item(decoder: json.JSONDecoder, text: str, file: IO[str]) -> tuple[Any, str
         step *= 2  # else a long item would be looked at as often as it has chunks
 
 
-def _more(file: IO[str], count: int = _CHUNK) -> str:
+def _more(file: IO[str], count: int) -> str:
     text = file.read(count)
     if not text:
         raise ValueError("it ends too early")

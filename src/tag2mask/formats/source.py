@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from tag2mask.ahead import map_ahead
 from tag2mask.data.entries import Entries, Entry
@@ -22,6 +23,7 @@ class MaskSource:
         classes: the names without background.
         photos: whose masks they are, in this order; None: all that the folder holds.
         pixel_limit: larger images and masks are refused by name.
+        limit: only the first so many; None: all.
         missing: photographs without a mask that `records` came by.
         failed: why a mask could not be read, by ID, as `records` came by.
     """
@@ -30,6 +32,7 @@ class MaskSource:
     classes: tuple[str, ...]
     photos: Photos | None = None
     pixel_limit: int = PIXEL_LIMIT
+    limit: int | None = None
     missing: int = 0
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -39,12 +42,13 @@ class MaskSource:
 
     def __len__(self) -> int:
         """How many photographs or masks at most."""
-        return len(self.photos) if self.photos is not None else len(self._ids or ())
+        there = len(self.photos) if self.photos is not None else len(self._ids or ())
+        return there if self.limit is None else min(there, self.limit)
 
     def records(self) -> Iterator[MaskRecord]:
         """Every photograph that has a sound mask; a few are read ahead, none is kept."""
         threads = min(2, os.cpu_count() or 1)
-        for photo_id, answer in map_ahead(self._read, self._wanted(), threads=threads):
+        for photo_id, answer in map_ahead(self._read, islice(self._wanted(), self.limit), threads=threads):
             if isinstance(answer, MaskRecord):
                 yield answer
             elif answer is None:

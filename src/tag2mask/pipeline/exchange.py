@@ -46,16 +46,16 @@ def mask_source(config: Config, path: Path) -> tuple[MaskSource, str]:
             split = None if given == WHOLE else given
         if not folder.is_dir():
             raise UsageError(f"{folder} does not exist; `tag2mask refine --out {run}` makes the masks of a run")
-    limit, split_name = config.data.pixel_limit, split or "default"
+    limits, split_name = (config.data.pixel_limit, config.limit), split or "default"
     predicted = _predicted_classes(path) if run is None else None
     named = config.data.root is not None or config.data.tags is not None
     if predicted is not None:
-        found = None if config.data.root is None else find_photos(config.data.root).photos[: config.limit]
-        return MaskSource(folder, predicted, found, limit), split_name
+        found = None if config.data.root is None else find_photos(config.data.root).photos
+        return MaskSource(folder, predicted, found, *limits), split_name
     if not named:
-        return MaskSource(folder, _classes(config), None, limit), split_name
+        return MaskSource(folder, _classes(config), None, *limits), split_name
     photos = open_photos(config.data, split=split)
-    return MaskSource(folder, photos.classes, photos.photos[: config.limit], limit), split_name
+    return MaskSource(folder, photos.classes, photos.photos, *limits), split_name
 
 
 def known_photos(config: Config) -> PhotoSet | None:
@@ -72,6 +72,17 @@ def known_classes(config: Config, photos: PhotoSet | None) -> tuple[str, ...]:
         UsageError: nothing says them.
     """
     return _classes(config) if photos is None else photos.classes
+
+
+def refuse_inside(out: Path, *places: Path | None) -> None:
+    """Refuse to write among masks or photographs, where the next command would take it for some of them.
+
+    Raises:
+        UsageError: ``out`` lies in one of the folders.
+    """
+    for place in places:
+        if place is not None and place.resolve() in out.resolve().parents:
+            raise UsageError(f"--out {out} lies inside {place}, where it would be taken for a part; choose another one")
 
 
 def _predicted_classes(path: Path) -> tuple[str, ...] | None:

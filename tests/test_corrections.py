@@ -1,0 +1,416 @@
+"""Corrected masks come back from other tools as they are there, and what is broken or hostile is refused."""
+
+import io
+import json
+import stat
+import zipfile
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image
+
+from tag2mask.cli import main
+from tag2mask.data import DataSettings, open_photos, read_mask, write_mask
+from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.formats import ExportSettings, archive, cvat, export_masks, labelstudio
+from tag2mask.formats.brush import decode, encode
+from tag2mask.formats.corrected import Corrected
+from tag2mask.formats.corrections import import_masks, read_folder
+from tag2mask.formats.json_items import json_items
+from tag2mask.formats.source import MaskSource
+
+CLASSES = ("cat", "dog, small", "tür/öffnung")
+IDS = ("one", "trip 1/two.of.them", "fotos/grün & 東京")
+
+
+def _slow_decode(rle: list[int]) -> list[int]:
+    """The values of brush run lengths, bit by bit, as the format is described."""
+    bits = "".join(f"{byte:08b}" for byte in rle)
+    place = 0
+
+    def take(count: int) -> int:
+        nonlocal place
+        place += count
+        return int(bits[place - count : place], 2)
+
+    count, size = take(32), take(5) + 1
+    widths = [take(4) + 1 for _ in range(4)]
+    values: list[int] = []
+    while len(values) < count:
+        repeated = take(1)
+        length = take(widths[take(2)]) + 1
+        values += [take(size)] * length if repeated else [take(size) for _ in range(length)]
+    assert len(values) == count
+    return values
+
+
+def _literal(values: list[int]) -> list[int]:
+    """Run lengths without runs, in blocks of up to 16 values, which Label Studio writes for soft edges."""
+    bits = f"{len(values):032b}{7:05b}" + "".join(f"{width - 1:04b}" for width in (3, 4, 8, 16))
+    for start in range(0, len(values), 16):
+        block = values[start : start + 16]
+        bits += f"001{len(block) - 1:04b}" + "".join(f"{value:08b}" for value in block)
+    bits += "0" * (-len(bits) % 8)
+    return [int(bits[start : start + 8], 2) for start in range(0, len(bits), 8)]
+
+
+def _masks() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    found = {}
+    for number, photo_id in enumerate(IDS):
+        mask = np.kron(rng.integers(0, 4, (5, 6)), np.ones((4, 5))).astype(np.uint8)
+        mask[:3, : number * 5] = 255
+        found[photo_id] = mask
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for photo_id, mask in _masks().items():
+        write_mask(tmp_path / "masks" / f"{photo_id}.png", mask)
+    return tmp_path / "masks"
+
+
+def _tasks(folder: Path, out: Path) -> list[dict[str, Any]]:
+    """What Label Studio exports once every prediction was accepted."""
+    export_masks("labelstudio", MaskSource(folder, CLASSES), out)
+    tasks = json.loads((out / "tasks.json").read_text(encoding="utf-8"))
+    for number, task in enumerate(tasks, start=1):
+        task |= {"id": number, "annotations": [{"was_cancelled": False, **task.pop("predictions")[0]}]}
+    return tasks
+
+
+def _written(tasks: object, path: Path) -> Path:
+    path.write_text(json.dumps(tasks), encoding="utf-8")
+    return path
+
+
+def _same(read: Any, masks: dict[str, np.ndarray]) -> None:
+    found = dict(read)
+    assert found.keys() == masks.keys()
+    for photo_id, mask in masks.items():
+        assert np.array_equal(found[photo_id], mask), photo_id
+
+
+@given(arrays.arrays(np.bool_, arrays.array_shapes(min_dims=2, max_dims=2, max_side=12)))
+def test_brush_run_lengths_are_what_an_obvious_decoder_reads(covered: np.ndarray) -> None:
+    rle = encode(covered)
+    assert all(0 <= byte <= 255 for byte in rle)
+    assert _slow_decode(rle) == np.repeat(covered.ravel() * 255, 4).tolist()
+    assert np.array_equal(decode(rle, covered.shape), covered)
+
+
+@given(st.lists(st.integers(0, 255), min_size=1, max_size=40))
+def test_values_of_their_own_are_read_by_their_alpha(alphas: list[int]) -> None:
+    values = [value for alpha in alphas for value in (1, 2, 3, alpha)]
+    rle = _literal(values)
+    assert _slow_decode(rle) == values
+    assert decode(rle, (1, len(alphas))).ravel().tolist() == [alpha >= 128 for alpha in alphas]
+
+
+def test_a_run_longer_than_any_block(tmp_path: Path) -> None:
+    covered = np.ones((300, 400), dtype=bool)
+    covered[150, 7] = False
+    assert np.array_equal(np.array(_slow_decode(encode(covered)))[3::4].reshape(300, 400), covered * 255)
+    assert np.array_equal(decode(encode(covered), (300, 400)), covered)
+
+
+def test_label_studios_own_converter_agrees() -> None:
+    brush = pytest.importorskip("label_studio_converter.brush", reason="pip install --no-deps label-studio-converter")
+    for mask in _masks().values():
+        covered = mask == 2
+        assert np.array_equal(brush.decode_rle(encode(covered)).reshape(*mask.shape, 4)[..., 3], covered * 255)
+        assert np.array_equal(decode(brush.mask2rle((covered * 255).astype(np.uint8)), mask.shape), covered)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda rle: rle[:-3],
+        lambda rle: [],
+        lambda rle: [255, *rle[1:]],
+        lambda rle: [*rle[:4], 0, *rle[5:]],
+        lambda rle: [*rle[:3], rle[3] + 4, *rle[4:]],
+        lambda rle: [256, *rle],
+        lambda rle: "rle",
+    ],
+)
+def test_damaged_run_lengths_are_refused(damage: Any) -> None:
+    rle = encode(np.eye(6, dtype=bool))
+    with pytest.raises(Tag2maskError, match="run lengths"):
+        decode(damage(rle), (6, 6))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_cvat_gives_back_what_it_got(zipped: bool, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / ("cvat.zip" if zipped else "cvat")
+    export_masks("cvat", MaskSource(folder, CLASSES), out, ExportSettings(ignored="unsure"))
+    _same(cvat.read(out, CLASSES, ignored="unsure"), _masks())
+    swapped = dict(cvat.read(out, (CLASSES[1], CLASSES[0], CLASSES[2]), ignored="unsure"))  # names count, not order
+    assert np.array_equal(swapped["one"] == 1, _masks()["one"] == 2)
+    with pytest.raises(UsageError, match="the labels unsure are no classes"):
+        list(cvat.read(out, CLASSES))
+
+
+def test_labels_that_cvat_sorted_and_coloured_anew(tmp_path: Path) -> None:
+    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
+    (tmp_path / "ImageSets/Segmentation/default.txt").write_text("a b\nsub/c\n")
+    (tmp_path / "labelmap.txt").write_text(
+        "# label:color_rgb:parts:actions\nbackground:0,0,0::\ndog:9,8,7::\ncat:255,0,1::\n"
+    )
+    colours = np.array([[[0, 0, 0], [9, 8, 7]], [[255, 0, 1], [9, 8, 7]]], dtype=np.uint8)
+    for name in ("a b", "sub/c"):
+        path = tmp_path / "SegmentationClass" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(colours)
+        (image.quantize(4) if name == "a b" else image).save(path)  # with a palette, and without
+    expected = np.array([[0, 2], [1, 2]], dtype=np.uint8)
+    _same(cvat.read(tmp_path, ("cat", "dog")), {"a b": expected, "sub/c": expected})
+
+
+def test_what_is_wrong_in_a_cvat_export_is_named(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export_masks("cvat", MaskSource(folder, CLASSES), out)
+    (out / "SegmentationClass/one.png").write_bytes(b"none")
+    other = np.array(Image.open(out / "SegmentationClass/trip 1/two.of.them.png"))
+    other[0, 0] = (1, 2, 3)
+    Image.fromarray(other).save(out / "SegmentationClass/trip 1/two.of.them.png")
+    with (out / "ImageSets/Segmentation/default.txt").open("a") as file:
+        file.write("gone\n../../../etc/passwd\n")
+    found = {each[0]: each[1] for each in cvat.read(out, CLASSES)}
+    assert "not an image" in found["one"] or "no image" in found["one"]
+    assert "(1, 2, 3)" in found["trip 1/two.of.them"]
+    assert "does not exist" in found["gone"]
+    assert "is no ID" in found["../../../etc/passwd"]
+    assert np.array_equal(found[IDS[2]], _masks()[IDS[2]])
+    for line in ("cat:1,2", "cat:1,2,300::", "other:5,5,5::", "x:0,0,0::"):
+        (out / "labelmap.txt").write_text(f"background:0,0,0::\n{line}\n")
+        with pytest.raises(UsageError):
+            list(cvat.read(out, CLASSES))
+    with pytest.raises(UsageError, match=r"no labelmap\.txt"):
+        list(cvat.read(folder, CLASSES))
+
+
+def test_label_studio_gives_back_what_it_got(folder: Path, tmp_path: Path) -> None:
+    path = _written(_tasks(folder, tmp_path / "out"), tmp_path / "export.json")
+    _same(labelstudio.read(path, CLASSES), _masks())
+    config = (tmp_path / "out/config.xml").read_text(encoding="utf-8")
+    assert all(f'value="{name}"' in config for name in (*CLASSES, "ignored"))
+    assert "/data/local-files/?d=trip%201/two.of.them.jpg" in path.read_text()
+
+
+def test_what_is_not_annotated_is_passed_over_and_an_empty_annotation_is_background(
+    folder: Path, tmp_path: Path
+) -> None:
+    tasks = _tasks(folder, tmp_path / "out")
+    by_id = {task["data"]["photo_id"]: task for task in tasks}
+    by_id[IDS[0]]["annotations"][0]["result"] = []
+    by_id[IDS[1]]["annotations"][0]["was_cancelled"] = True
+    found = dict(labelstudio.read(_written(tasks, tmp_path / "export.json"), CLASSES))
+    assert found.keys() == {IDS[0], IDS[2]}
+    assert not found[IDS[0]].any() and found[IDS[0]].shape == _masks()[IDS[0]].shape
+
+
+def test_what_is_wrong_in_a_label_studio_export_is_named(folder: Path, tmp_path: Path) -> None:
+    def region(task: dict[str, Any]) -> dict[str, Any]:
+        return task["annotations"][0]["result"][0]
+
+    def put(name: str, value: object) -> Any:
+        return lambda task: region(task).__setitem__(name, value)
+
+    def data(name: str, value: object) -> Any:
+        return lambda task: task["data"].__setitem__(name, value)
+
+    whole = _tasks(folder, tmp_path / "out")
+    for change, expected in (
+        (put("type", "polygonlabels"), "only brush labels"),
+        (put("original_width", 3), "of another size"),
+        (put("image_rotation", 90), "rotated"),
+        (put("value", {"format": "rle", "rle": [1, 2], "brushlabels": ["cat"]}), "run lengths"),
+        (put("value", {"format": "rle", "rle": [1, 2], "brushlabels": ["horse"]}), "labels ['horse']"),
+        (put("value", {"format": "rle", "rle": [1, 2], "brushlabels": ["cat", "cat"]}), "labels ['cat', 'cat']"),
+        (data("height", 1 << 40), "at most"),
+        (data("width", None), "no height and width"),
+        (data("photo_id", "../up"), "is no ID"),
+        (data("photo_id", 7), "no data.photo_id"),
+        (lambda task: task["annotations"].append(task["annotations"][0]), "2 annotations"),
+        (lambda task: task.__setitem__("annotations", [3]), "damaged"),
+        (lambda task: task["annotations"][0].__setitem__("result", [5]), "only brush labels"),
+        (lambda task: task["annotations"][0].__setitem__("result", None), "no list of results"),
+    ):
+        tasks = deepcopy(whole[:1])
+        change(tasks[0])
+        ((_, reason),) = labelstudio.read(_written(tasks, tmp_path / "export.json"), CLASSES)
+        assert isinstance(reason, str) and expected in reason
+
+
+@settings(max_examples=25)
+@given(st.lists(st.recursive(st.none() | st.integers() | st.text(max_size=9), st.lists, max_leaves=5), max_size=6))
+def test_items_are_those_of_the_list_however_it_is_cut(items: list[Any]) -> None:
+    text = json.dumps(items, indent=1)
+    for chunk in (1, 7, 1 << 20):
+        with patch("tag2mask.formats.json_items._CHUNK", chunk), patch.object(Path, "is_file", lambda self: True):
+            opened = patch.object(Path, "open", lambda self, **how: io.StringIO(text))
+            with opened:
+                assert list(json_items(Path("list.json"))) == items
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1", "[1,]", "[1 2]", "[] x", "[" * 100_000, "[1] 2", "\x00"])
+def test_what_is_no_list_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(Tag2maskError, match=r"a\.json is no JSON list"):
+        list(json_items(tmp_path / "a.json"))
+
+
+def _zip(path: Path, *names: str, content: bytes = b"x", mode: int = 0) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name in names:
+            info = zipfile.ZipInfo(name)
+            info.external_attr, info.compress_type = mode << 16, zipfile.ZIP_DEFLATED
+            file.writestr(info, content)
+    return path
+
+
+@pytest.mark.parametrize("name", ["../up.txt", "/root.txt", "a/../../up.txt", "C:/up.txt", "..\\up.txt"])
+def test_a_zip_that_climbs_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(Tag2maskError, match="leads out of the folder"):
+        list(cvat.read(_zip(tmp_path / "a.zip", "labelmap.txt", name), CLASSES))
+
+
+def test_a_zip_with_a_link_is_refused(tmp_path: Path) -> None:
+    path = _zip(tmp_path / "a.zip", "labelmap.txt", content=b"/etc/passwd", mode=stat.S_IFLNK | 0o777)
+    with pytest.raises(Tag2maskError, match="holds the link"):
+        list(cvat.read(path, CLASSES))
+
+
+def test_a_folder_with_a_link_out_of_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("cat:1,2,3::")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/labelmap.txt").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(Tag2maskError, match="leads out of the folder"):
+        list(cvat.read(tmp_path / "in", CLASSES))
+
+
+def test_bombs_are_refused_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _zip(tmp_path / "a.zip", "labelmap.txt", content=bytes(1 << 20))
+    monkeypatch.setattr(archive, "MEMBER_BYTES", 1 << 19)
+    with pytest.raises(Tag2maskError, match="1,048,576 bytes, at most"):
+        list(cvat.read(path, CLASSES))
+    with zipfile.ZipFile(path) as file:
+        entry = file.getinfo("labelmap.txt")
+    raw = path.read_bytes()
+    directory = raw.rindex(b"PK\x01\x02")
+    lying = raw[: directory + 24] + (1 << 31).to_bytes(4, "little") + raw[directory + 28 :]
+    assert entry.file_size == 1 << 20
+    (tmp_path / "b.zip").write_bytes(lying)
+    with pytest.raises(Tag2maskError, match="more than any zip of its size can"):
+        list(cvat.read(tmp_path / "b.zip", CLASSES))
+
+
+def test_a_mask_of_too_many_pixels_is_refused_before_it_is_decoded(folder: Path, tmp_path: Path) -> None:
+    export_masks("cvat", MaskSource(folder, CLASSES), tmp_path / "out.zip")
+    found = dict(cvat.read(tmp_path / "out.zip", CLASSES, pixel_limit=100))
+    assert all("at most 100 are allowed" in reason for reason in found.values()) and len(found) == 3
+
+
+def test_broken_zips_are_refused(folder: Path, tmp_path: Path) -> None:
+    export_masks("cvat", MaskSource(folder, CLASSES), tmp_path / "out.zip")
+    raw = (tmp_path / "out.zip").read_bytes()
+    for content in (b"", b"no zip", raw[: len(raw) // 2]):
+        (tmp_path / "bad.zip").write_bytes(content)
+        with pytest.raises(Tag2maskError, match="is no zip, or a damaged one"):
+            list(cvat.read(tmp_path / "bad.zip", CLASSES))
+    start = raw.index(b"labelmap.txt") + 14
+    (tmp_path / "bad.zip").write_bytes(raw[:start] + bytes(8) + raw[start + 8 :])
+    with pytest.raises(Tag2maskError, match=r"labelmap\.txt is damaged"):
+        list(cvat.read(tmp_path / "bad.zip", CLASSES))
+
+
+def test_a_folder_of_masks_is_read_and_checked(folder: Path) -> None:
+    _same(read_folder(folder, CLASSES), _masks())
+    found = dict(read_folder(folder, CLASSES[:1]))
+    assert all("are no class" in reason for reason in found.values())
+
+
+def test_masks_are_written_that_are_of_a_photograph_and_its_size(scenes: Path, tmp_path: Path) -> None:
+    photos = open_photos(DataSettings(root=scenes))
+    first, second, *_ = photos.photos
+    good = read_mask(scenes / "masks" / f"{first.id}.png")
+    masks = [
+        Corrected(first.id, good),
+        Corrected(second.id, good[1:]),
+        Corrected("stranger", good),
+        ("broken", "a reason"),
+    ]
+    made = import_masks(masks, tmp_path / "out", photos.classes, photos)
+    assert made.done == 1 and made.failed.keys() == {second.id, "stranger", "broken"}
+    assert [path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")] == [
+        f"{first.id}.png"
+    ]
+    assert np.array_equal(read_mask(tmp_path / "out" / f"{first.id}.png"), good)
+    twice = import_masks([*masks[:1], *masks[:1], Corrected("c", good * 0)], tmp_path / "two", photos.classes)
+    assert twice.done == 1 and "two masks" in twice.failed[first.id]
+    with pytest.raises(Tag2maskError, match="no corrected mask"):
+        import_masks(masks[1:], tmp_path / "none", photos.classes, photos)
+    with pytest.raises(Tag2maskError, match="is no ID"):
+        import_masks([Corrected("../up", good)], tmp_path / "none", photos.classes)
+    assert not (tmp_path / "none").exists() and not (tmp_path / "up.png").exists()
+
+
+@pytest.mark.parametrize("name", ["cvat", "labelstudio", "masks"])
+def test_the_verb_and_a_run(name: str, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = done / "masks"
+    if name == "cvat":
+        file = tmp_path / "cvat.zip"
+        assert main(["export", "cvat", "--masks", str(done), "--out", str(file)]) == 0
+    if name == "labelstudio":
+        assert main(["export", "labelstudio", "--masks", str(done), "--out", str(tmp_path / "ls")]) == 0
+        tasks = json.loads((tmp_path / "ls/tasks.json").read_text())
+        file = _written([{**task, "annotations": task.pop("predictions")} for task in tasks], tmp_path / "ls.json")
+    words = ["import", name, str(file), "--run", str(done), "--out", str(tmp_path / "back")]
+    assert main([*words, "--dry-run"]) == 0
+    assert not (tmp_path / "back").exists()
+    assert main(words) == 0
+    for path in (done / "masks").rglob("*.png"):
+        assert np.array_equal(read_mask(tmp_path / "back" / path.relative_to(done / "masks")), read_mask(path))
+    assert main(words) == 2
+    assert "--again" in capsys.readouterr().err
+
+
+def test_wrong_use_of_the_verb(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(tmp_path / "out")]
+    for arguments, expected in (
+        (["coco", str(folder), *out], "knows the formats cvat, labelstudio, masks"),
+        (["masks", str(folder)], "needs --out FOLDER"),
+        (["masks", str(folder), *out], "nothing says what the classes are"),
+        (["masks", str(tmp_path / "gone"), *out, "--data.classes", "a,b"], "is no folder of masks"),
+        (["masks", str(folder), *out, "--run", str(folder)], "is no run folder"),
+        (["cvat", str(tmp_path / "gone"), *out, "--data.classes", "a,b"], "does not exist"),
+        (["labelstudio", str(folder), *out, "--data.classes", "a,b"], "does not exist"),
+        (["labelstudio", str(folder), *out, "--data.classes", "a,ignored"], "see --ignored"),
+    ):
+        assert main(["import", *arguments]) == 2, arguments
+        assert expected in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.data
+def test_ground_truth_goes_there_and_back(real_data: Path, tmp_path: Path) -> None:
+    root = real_data / "data/voc-animals"
+    photos = open_photos(DataSettings(root=root, split="val"))
+    source = MaskSource(root / "SegmentationClass", photos.classes, photos.photos[:20])
+    truth = {p.id: read_mask(root / "SegmentationClass" / f"{p.id}.png") for p in photos.photos[:20]}
+    export_masks("cvat", source, tmp_path / "cvat.zip")
+    _same(cvat.read(tmp_path / "cvat.zip", photos.classes), truth)
+    export_masks("labelstudio", source, tmp_path / "ls")
+    tasks = json.loads((tmp_path / "ls/tasks.json").read_text())
+    path = _written([{**task, "annotations": task["predictions"]} for task in tasks], tmp_path / "ls.json")
+    _same(labelstudio.read(path, photos.classes), truth)
+    assert {0, 255} <= set(np.unique(np.concatenate([mask.ravel() for mask in truth.values()])).tolist())
