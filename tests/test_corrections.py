@@ -187,7 +187,7 @@ def test_what_is_wrong_in_a_cvat_export_is_named(folder: Path, tmp_path: Path) -
     found = {each[0]: each[1] for each in cvat.read(out, CLASSES)}
     assert "not an image" in found["one"] or "no image" in found["one"]
     assert "(1, 2, 3)" in found["trip 1/two.of.them"]
-    assert "does not exist" in found["gone"]
+    assert "nothing is drawn there" in found["gone"]
     assert "is no ID" in found["../../../etc/passwd"]
     assert np.array_equal(found[IDS[2]], _masks()[IDS[2]])
     for line in ("cat:1,2", "cat:1,2,300::", "other:5,5,5::", "x:0,0,0::"):

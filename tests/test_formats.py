@@ -15,7 +15,8 @@ from pycocotools.coco import COCO
 from scipy import ndimage
 
 from tag2mask.cli import main
-from tag2mask.data import DataSettings, open_photos, palette, read_mask, write_mask
+from tag2mask.data import DataSettings, Photo, open_photos, palette, read_mask, write_mask
+from tag2mask.data.photo import Photos
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.formats import FORMATS, Exported, ExportSettings, export_masks
 from tag2mask.formats.pieces import pieces
@@ -90,15 +91,42 @@ def test_voc_keeps_everything(folder: Path, masks: dict[str, np.ndarray], tmp_pa
 
 
 def test_a_voc_root_is_read_again_as_one(scenes: Path, tmp_path: Path) -> None:
-    photos = open_photos(DataSettings(root=scenes, split="train"))
-    source = MaskSource(scenes / "masks", photos.classes, photos.photos)
+    source = _as_jpeg(scenes, tmp_path)
     export_masks("voc", source, tmp_path / "root", ExportSettings(split="mine", images="link"))
-    table = "image,tags\n" + "".join(f"JPEGImages/{p.id}{p.path.suffix},{photos.classes[0]}\n" for p in photos.photos)
-    (tmp_path / "root/tags.csv").write_text(table)
+    names = ",".join(source.classes)
+    again = open_photos(
+        DataSettings(kind="voc", root=tmp_path / "root", split="mine", tags=tmp_path / "tags.csv", classes=names)
+    )
+    assert len(again) == len(source) == 10
+    for photo in again.photos:
+        assert photo.path.samefile(tmp_path / "photographs" / f"{photo.id}.jpg") and photo.mask is not None
+        assert np.array_equal(read_mask(photo.mask), read_mask(tmp_path / "masks" / f"{photo.id}.png"))
+
+
+def test_a_coco_root_is_read_again_as_one(scenes: Path, tmp_path: Path) -> None:
+    source = _as_jpeg(scenes, tmp_path)
+    export_masks("coco", source, tmp_path / "root", ExportSettings(split="mine", images="copy"))
+    again = open_photos(DataSettings(kind="coco", root=tmp_path / "root", split="mine"))
+    assert again.classes == source.classes and len(again) == 10
+    for photo in again.photos:
+        mask = read_mask(tmp_path / "masks" / f"{photo.id}.png")
+        assert photo.tags == tuple(value for value in np.unique(mask).tolist() if value not in (0, 255))
+
+
+def _as_jpeg(scenes: Path, folder: Path) -> MaskSource:
+    """Training scenes as these roots have them, JPEG files without subfolders; photographs/, masks/ and tags.csv."""
+    photos = open_photos(DataSettings(root=scenes, split="train"))
+    found, table = [], "image,tags\n"
+    (folder / "photographs").mkdir()
     for photo in photos.photos:
-        assert (tmp_path / "root/JPEGImages" / f"{photo.id}{photo.path.suffix}").samefile(photo.path)
-        again = read_mask(tmp_path / "root/SegmentationClass" / f"{photo.id}.png")
-        assert np.array_equal(again, read_mask(scenes / "masks" / f"{photo.id}.png"))
+        name = Path(photo.id).name
+        path = folder / "photographs" / f"{name}.jpg"
+        Image.open(photo.path).convert("RGB").save(path)
+        write_mask(folder / "masks" / f"{name}.png", read_mask(scenes / "masks" / f"{photo.id}.png"))
+        table += f"{name}.jpg,{';'.join(photos.classes[tag - 1] for tag in photo.tags)}\n"
+        found.append(Photo(name, path, photo.tags))
+    (folder / "tags.csv").write_text(table)
+    return MaskSource(folder / "masks", photos.classes, Photos.of(found))
 
 
 @pytest.mark.parametrize("pieces_of", ["components", "classes"])

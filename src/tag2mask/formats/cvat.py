@@ -122,7 +122,10 @@ def read(
         listed = (line.strip() for name in lists for line in files.text(name).splitlines())
         for photo_id in dict.fromkeys(line for line in listed if line):
             try:
-                member = files.file(f"{CLASSES}/{checked_id(photo_id)}.png")
+                name = f"{CLASSES}/{checked_id(photo_id)}.png"
+                if name not in files:
+                    raise Tag2maskError(f"it is listed and has no {name}: nothing is drawn there, or nobody looked yet")
+                member = files.file(name)
                 with opened(member, pixel_limit=pixel_limit, formats=("PNG",)) as image:  # type: ignore[arg-type]
                     yield Corrected(photo_id, _class_ids(decode(member, image), colours))  # type: ignore[arg-type]
             except Tag2maskError as error:
