@@ -33,7 +33,7 @@ LARGE_SHARE = 0.5
 """An image with more than this share of `data.pixel_limit` is reported; ours."""
 
 BYTES_A_PIXEL = 24
-"""What one photograph takes while it is read: 8-bit RGB twice, and 32-bit colours for the network. Counted, not measured."""
+"""What a photograph takes while it is read: 8-bit RGB a few times, and 32-bit colours. Counted, not measured."""
 
 MEMORY_SHARE = 0.25
 """An image that would take more than this share of the machine's memory to read is reported; ours."""
@@ -77,7 +77,7 @@ class CheckReport:
     notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     usable: bool = True
-    twins: Twins = Twins(0, 0, 0, ())
+    twins: Twins = field(default_factory=Twins)
     verdict: Verdict | None = None
 
     @property

@@ -3,7 +3,10 @@
 The rule: a photograph is reduced to 9 × 9 grey values; 64 bits say whether a value is brighter than its left neighbour,
 64 more whether it is brighter than the upper one. Two photographs look the same if at most `MOST_BITS` of these 128
 bits differ, and so do those that a chain of such pairs joins. Another size, another compression, small changes of
-colour leave most of the bits alone; a crop, a turn or a mirror image does not.
+colour leave most of the bits alone; a large crop, a turn or a mirror image does not.
+
+Only hashes that agree in one of their 8 parts of 16 bits are compared, so that the work grows little faster than the
+number of photographs: every pair with up to 7 different bits is found, and of those with 12, about nine in ten.
 """
 
 from collections.abc import Iterator
@@ -15,19 +18,20 @@ from PIL import Image
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-MOST_BITS = 7
-"""Of 128 that may differ. Ours: chosen by eye on photographs of VOC."""
+MOST_BITS = 12
+"""Of 128 that may differ. Ours: of 284 photographs of VOC, 99 % differ in at most 9 bits from themselves at half the
+size and JPEG quality 50, 90 % in 12 from themselves cut by 2 % on each side; the nearest two of 1,420 different ones, in 23."""
 
 _SIDE = 9
 _PLAIN = 2.0
-"""A photograph whose 9 × 9 grey values spread less than this (standard deviation, of 255) has no hash: noise decides."""
+"""A photograph whose 9 × 9 grey values spread less (standard deviation, of 255) has no hash: noise would decide it."""
 
-_BANDS = MOST_BITS + 1
-"""Where at most `MOST_BITS` differ, one of so many parts of the hash is equal: only such pairs are compared."""
+_BANDS, _BAND = 8, 16
+"""Parts of a hash, and the bits of each."""
 
-_BAND = 128 // _BANDS
-_FARTHEST = 500
-"""Hashes with an equal part that one of them is compared with; more have it only where photographs show little."""
+_FARTHEST, _COMPARISONS = 500, 100_000_000
+"""Hashes with an equal part that one of them is compared with, fewer of a million: so many comparisons in all. More of
+them have an equal part only where photographs show little."""
 
 _ONES = np.array([value.bit_count() for value in range(256)], dtype=np.uint8)
 
@@ -114,12 +118,13 @@ class Groups:
 def _near_pairs(hashes: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """The pairs of different hashes (U, 2) that differ in at most `MOST_BITS` bits; a pair may come several times."""
     found = [np.zeros((2, 0), dtype=np.intp)]
+    farthest = min(_FARTHEST, max(10, _COMPARISONS // (_BANDS * max(1, len(hashes)))))
     for band in range(_BANDS):
         word, shift = divmod(band * _BAND, 64)
         part = (hashes[:, word] >> np.uint64(shift)) & np.uint64(2**_BAND - 1)
         order = np.argsort(part, kind="stable")
         part, at = part[order], np.arange(len(order) - 1)
-        for distance in range(1, _FARTHEST + 1):
+        for distance in range(1, farthest + 1):
             at = at[at + distance < len(order)]
             at = at[part[at] == part[at + distance]]
             if not len(at):

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from itertools import combinations
 
+import numpy as np
+import numpy.typing as npt
+
 from tag2mask.data.likeness import MOST_BITS, Groups
 from tag2mask.data.listing import Listing
 from tag2mask.data.membership import Members, apart, split_names
@@ -35,7 +38,8 @@ class Twins:
         if not self.groups:
             return []
         in_groups = f"{self.photographs} photographs in {self.groups} group{'s' if self.groups > 1 else ''}"
-        return [f"look the same ({_MEANT}): {in_groups}: {self._shown()}"]
+        names = "" if self.across else f": {self._shown()}"
+        return [f"look the same ({_MEANT}): {in_groups}{names}"]
 
     def problems(self, root: str) -> list[Problem]:
         """A warning about those across splits."""
@@ -70,10 +74,12 @@ def find_twins(groups: Groups, photos: Photos, members: Members, listing: Listin
         elif len(first) < SHOWN:
             first.append((int(group[0]), int(group[1])))
     pairs = crossing or first
-    return Twins(len(groups), groups.photographs, across, tuple(_named(pair, photos, members, listing) for pair in pairs))
+    return Twins(
+        len(groups), groups.photographs, across, tuple(_named(pair, photos, members, listing) for pair in pairs)
+    )
 
 
-def _across(group: "Members", members: Members) -> tuple[int, int] | None:
+def _across(group: npt.NDArray[np.intp], members: Members) -> tuple[int, int] | None:
     """Two of a group that lie in different splits, if any."""
     kinds: dict[int, int] = {}
     for place in group:
