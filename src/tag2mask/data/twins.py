@@ -28,10 +28,10 @@ class Twins:
         named: the first five pairs, those across splits first: IDs, with the splits where these differ.
     """
 
-    groups: int
-    photographs: int
-    across: int
-    named: tuple[str, ...]
+    groups: int = 0
+    photographs: int = 0
+    across: int = 0
+    named: tuple[str, ...] = ()
 
     def notes(self) -> list[str]:
         """A line about all of them; none where there are none."""
@@ -65,7 +65,9 @@ def find_twins(groups: Groups, photos: Photos, members: Members, listing: Listin
         members: (N,), the splits of each.
         listing: of the data set.
     """
-    across, first, crossing = 0, [], []
+    across = 0
+    first: list[tuple[int, int]] = []
+    crossing: list[tuple[int, int]] = []
     for group in groups:
         pair = _across(group, members)
         across += pair is not None
@@ -73,10 +75,8 @@ def find_twins(groups: Groups, photos: Photos, members: Members, listing: Listin
             crossing.append(pair)
         elif len(first) < SHOWN:
             first.append((int(group[0]), int(group[1])))
-    pairs = crossing or first
-    return Twins(
-        len(groups), groups.photographs, across, tuple(_named(pair, photos, members, listing) for pair in pairs)
-    )
+    named = tuple(_named(pair, photos, members, listing) for pair in crossing or first)
+    return Twins(len(groups), groups.photographs, across, named)
 
 
 def _across(group: npt.NDArray[np.intp], members: Members) -> tuple[int, int] | None:
