@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tag2mask.data import check as check_module
+from tag2mask.data import opened
 from tag2mask.data.check import CheckReport, check
 from tag2mask.data.images import write_mask
 from tag2mask.data.likeness import MOST_BITS, Looks, difference_hash
@@ -238,7 +238,7 @@ def test_an_enormous_image_is_named_by_what_it_would_take(tmp_path: Path, monkey
     limit = DataSettings(root=tmp_path, pixel_limit=100_000)
     (problem,) = of_kind(check(limit), "large-image")
     assert problem.startswith("cat/large.jpg: 300 × 200 pixels")
-    monkeypatch.setattr(check_module, "memory", lambda: (4_000_000, None))  # bytes
+    monkeypatch.setattr(opened, "memory", lambda: (4_000_000, None))  # bytes
     assert len(of_kind(check(DataSettings(root=tmp_path)), "large-image")) == 1
-    monkeypatch.setattr(check_module, "memory", lambda: (None, None))
+    monkeypatch.setattr(opened, "memory", lambda: (None, None))
     assert not of_kind(check(DataSettings(root=tmp_path)), "large-image")

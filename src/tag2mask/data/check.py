@@ -8,35 +8,21 @@ from typing import Any
 
 from tag2mask.ahead import map_ahead
 from tag2mask.data.classes import similar_names
-from tag2mask.data.decoding import ImageError, file_orientation
-from tag2mask.data.images import read_image, read_mask
-from tag2mask.data.likeness import Hash, Looks, difference_hash
+from tag2mask.data.likeness import Looks
 from tag2mask.data.listing import Listing, each_file, is_image_name, walk_files
 from tag2mask.data.membership import memberships
+from tag2mask.data.opened import Seen, mask_problems, most_pixels, open_photo
 from tag2mask.data.photo import Photo, Photos
 from tag2mask.data.photos import Survey, survey
-from tag2mask.data.problems import Problem, error, grouped_lines, warning
+from tag2mask.data.problems import Problem, grouped_lines, warning
 from tag2mask.data.settings import DataSettings
 from tag2mask.data.tag_counts import TagCounts
 from tag2mask.data.twins import Twins, find_twins
 from tag2mask.data.verdict import Verdict, judge
 from tag2mask.data.voc import IMAGES, list_problems
 from tag2mask.errors import first_five
-from tag2mask.hardware import memory
 
 Progress = Callable[[int, int], None]
-
-SMALL_SIDE = 32
-"""A shorter side below this many pixels is reported: it leaves 2 cells at stride 16; ours."""
-
-LARGE_SHARE = 0.5
-"""An image with more than this share of `data.pixel_limit` is reported; ours."""
-
-BYTES_A_PIXEL = 24
-"""What a photograph takes while it is read: 8-bit RGB a few times, and 32-bit colours. Counted, not measured."""
-
-MEMORY_SHARE = 0.25
-"""An image that would take more than this share of the machine's memory to read is reported; ours."""
 
 TAG_LIMIT = 1000
 """Above this many different tags their spelling is not compared; there are too many classes anyway."""
@@ -61,6 +47,7 @@ class CheckReport:
         notes: what is worth telling and not wrong.
         problems: errors first, then warnings.
         usable: whether the data set can be opened; broken images do not stop that.
+        pixels: of a photograph, the mean over those that could be read; None where there are none.
         twins: photographs that look the same.
         verdict: whether it is worth training on.
     """
@@ -77,6 +64,7 @@ class CheckReport:
     notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     usable: bool = True
+    pixels: int | None = None
     twins: Twins = field(default_factory=Twins)
     verdict: Verdict | None = None
 
@@ -129,6 +117,15 @@ class CheckReport:
         return "\n".join(lines)
 
 
+@dataclass
+class _Shown:
+    """What opening the photographs showed besides problems: their hashes, how many could be read, and their pixels."""
+
+    looks: Looks
+    opened: int = 0
+    pixels: int = 0
+
+
 def check(settings: DataSettings, *, progress: Progress | None = None, threads: int | None = None) -> CheckReport:
     """Check a data set: its tags, its files, and every image and mask to the last pixel.
 
@@ -142,9 +139,9 @@ def check(settings: DataSettings, *, progress: Progress | None = None, threads: 
     photos = found.photos.photos or Photos.of(tuple(_photos_without_a_list(listing)))
     tags = TagCounts(found.photos.classes, (photo.tags for photo in found.photos.photos))
     once = _each_once(photos, found)
-    looks = Looks(len(once))
-    problems = [*found.problems, *_file_problems(listing, once, settings, looks, len(tags.counts), progress, threads)]
-    twins = find_twins(looks.groups(), once, memberships(listing, settings, once), listing)
+    shown = _Shown(Looks(len(once)))
+    problems = [*found.problems, *_file_problems(listing, once, settings, shown, len(tags.counts), progress, threads)]
+    twins = find_twins(shown.looks.groups(), once, memberships(listing, settings, once), listing)
     problems += [*_overall(found, settings, tags.by_name()), *tags.problems(root), *twins.problems(root)]
     usable = not any(problem.level == "error" for problem in found.problems)
     several = settings.split is None and len(listing.splits) > 1
@@ -161,6 +158,7 @@ def check(settings: DataSettings, *, progress: Progress | None = None, threads: 
         notes=(*listing.notes, *_painting_notes(found), *twins.notes()),
         problems=tuple(sorted(problems, key=lambda problem: problem.level == "warning")),
         usable=usable,
+        pixels=round(shown.pixels / shown.opened) if shown.opened else None,
         twins=twins,
         verdict=judge(tags, problems, usable=usable, crossing=twins.across, searched=several),
     )
@@ -191,22 +189,25 @@ def _file_problems(
     listing: Listing,
     photos: Photos,
     settings: DataSettings,
-    looks: Looks,
+    shown: _Shown,
     classes: int,
     progress: Progress | None,
     threads: int | None,
 ) -> Iterator[Problem]:
-    """Open every image and its mask, several at once; the hash of each image goes into ``looks``."""
-    most = _most_pixels(settings.pixel_limit)
+    """Open every image and its mask, several at once; what the images show is added to ``shown``."""
+    most = most_pixels(settings.pixel_limit)
 
-    def opened(photo: Photo) -> tuple[Hash | None, list[Problem]]:
-        seen = _open_photo(listing, photo, settings, most)
-        return seen.look, [*seen.problems, *_mask_problems(listing, photo, seen.size, settings, classes)]
+    def opened(photo: Photo) -> Seen:
+        seen = open_photo(listing, photo, settings, most)
+        seen.problems.extend(mask_problems(listing, photo, seen.size, settings, classes))
+        return seen
 
     threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
-    for done, (look, problems) in enumerate(map_ahead(opened, photos, threads=threads), 1):
-        looks.put(done - 1, look)
-        yield from problems
+    for done, seen in enumerate(map_ahead(opened, photos, threads=threads), 1):
+        shown.looks.put(done - 1, seen.look)
+        shown.opened += seen.size is not None
+        shown.pixels += 0 if seen.size is None else seen.size[0] * seen.size[1]
+        yield from seen.problems
         if progress is not None:
             progress(done, len(photos))
 
@@ -226,65 +227,6 @@ def _each_once(photos: Photos, found: Survey) -> Photos:
         return first
 
     return photos.where(is_first)
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What opening a photograph showed: its size (H, W) and its hash, if it could be opened, and what is wrong."""
-
-    size: tuple[int, int] | None
-    look: Hash | None
-    problems: list[Problem]
-
-
-def _open_photo(listing: Listing, photo: Photo, settings: DataSettings, most: int) -> _Seen:
-    """Open the image of a photograph to the last pixel; more than ``most`` pixels are reported."""
-    subject = listing.shown(photo.path)
-    try:
-        image = read_image(photo.path, pixel_limit=settings.pixel_limit)
-    except ImageError as reason:
-        return _Seen(None, None, [error(reason.kind, subject, reason.reason)])
-    height, width, _ = image.shape
-    problems = []
-    if min(height, width) < SMALL_SIDE:
-        message = f"{width} × {height} pixels are very few; below {SMALL_SIDE} there is little to learn from"
-        problems.append(warning("small-image", subject, message))
-    if height * width > most:
-        message = f"{width} × {height} pixels take about {height * width * BYTES_A_PIXEL / 1e9:.1f} GB to be read"
-        remedy = "shrink it, a longer side of 2000 pixels is plenty; or use fewer --workers"
-        problems.append(warning("large-image", subject, f"{message}; {remedy}"))
-    return _Seen((height, width), difference_hash(image), problems)
-
-
-def _most_pixels(pixel_limit: int) -> int:
-    """Above how many pixels an image is reported as enormous, on this machine."""
-    total, _ = memory()
-    fitting = pixel_limit if total is None else int(MEMORY_SHARE * total / BYTES_A_PIXEL)
-    return min(int(LARGE_SHARE * pixel_limit), fitting)
-
-
-def _mask_problems(
-    listing: Listing, photo: Photo, size: tuple[int, int] | None, settings: DataSettings, classes: int
-) -> Iterator[Problem]:
-    """What is wrong with the mask of a photograph of (H, W) pixels, or with the annotation that it is painted from."""
-    annotated = listing.painting.sizes.get(photo.id) if listing.painting is not None else None
-    if size is not None and annotated not in (None, size) and photo.mask is None:
-        message = f"the photograph is {size[1]} × {size[0]} pixels, its annotation {annotated[1]} × {annotated[0]}"
-        remedy = "its mask would not fit; use the photograph that was annotated"
-        yield error("mask-size", listing.shown(photo.path), f"{message}; {remedy}")
-    if photo.mask is None:
-        return
-    subject, turn = listing.shown(photo.mask), 1 if size is None else file_orientation(photo.path)
-    try:
-        read_mask(photo.mask, size=size, classes=classes or None, pixel_limit=settings.pixel_limit)
-    except ImageError as reason:
-        exif = f"; EXIF turns the photograph (orientation {turn}), so turn the mask likewise" if turn > 4 else ""
-        yield error(reason.kind, subject, reason.reason + exif * (reason.kind == "mask-size"))
-        return
-    if size is not None and turn > 1 and (turn <= 4 or size[0] == size[1]):
-        message = f"EXIF turns the photograph {listing.shown(photo.path)} (orientation {turn}), and the mask's size"
-        remedy = "lay it over the upright photograph, and turn it if it does not fit"
-        yield warning("mask-turn", subject, f"{message} cannot tell whether it was drawn on the upright one; {remedy}")
 
 
 def _overall(found: Survey, settings: DataSettings, counts: dict[str, int]) -> Iterator[Problem]:
