@@ -46,10 +46,13 @@ def test_nothing_is_fetched_for_an_estimate(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_records_of_a_run_come_first(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_timed", lambda work, device: (work(), 0.5)[1])
     run = RunFolder(copied)
+    assert estimate(SMALL, 30, 2, 64 * 48, run).basis == f"by the records of {copied}"
+    (copied / "train/log.jsonl").unlink()
     write_json(copied / "pace/cams.json", {"fingerprint": run.fingerprint("cams"), "photographs": 10, "seconds": 20.0})
     found = estimate(SMALL, 30, 2, 64 * 48, run)
     assert found.stages["cams"] == pytest.approx(60.0)
-    assert "cams" in found.basis and f"by the records of {copied}" in found.basis
+    assert found.stages["train"] == pytest.approx(0.5 * 100 * 8)
+    assert f"cams, refine by the records of {copied}, the rest by a photograph" in found.basis
 
 
 def test_check_says_how_long_it_would_take(

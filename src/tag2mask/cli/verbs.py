@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from tag2mask.cli.console import errors, figures_table, output, show_published, show_result
+from tag2mask.cli.doctor import DESCRIPTION, doctor
 from tag2mask.cli.request import Request, Verb
 from tag2mask.errors import UsageError
 from tag2mask.evaluate.comparison import Comparison
@@ -265,6 +266,11 @@ def _report(request: Request) -> int:
     return 0 if again is None else _stages(again, ["report"])
 
 
+def _doctor(request: Request) -> int:
+    """`doctor`, which the command line does before it comes here."""
+    return doctor(request.words)
+
+
 @_alone
 def _check(request: Request) -> int:
     """`check`: is the data sound?"""
@@ -397,6 +403,7 @@ VERBS = {
             ("--threshold", "SCORE", "from which score on a class is suggested; 0.5 if not given"),
         ),
     ),
+    "doctor": Verb(DESCRIPTION, _doctor),
     "check": Verb(
         "Is the data sound? Lists everything that is wrong with it.",
         _check,
