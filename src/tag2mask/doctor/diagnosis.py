@@ -8,6 +8,7 @@ from tag2mask.doctor.findings import Diagnosis, Finding, Need
 from tag2mask.doctor.machine import facts, soundness, versions
 from tag2mask.doctor.needs import Weights, needs
 from tag2mask.doctor.probes import PROGRAMS, Probe, probe_all
+from tag2mask.errors import UsageError
 
 if TYPE_CHECKING:
     from tag2mask.pipeline.config import Config
@@ -39,11 +40,12 @@ def _weights(settings: "Callable[[], Config] | None") -> list[Weights]:
     if settings is None:
         reason = "weights, before tag2mask can be imported"
     else:
-        config = settings()
         try:
             from tag2mask.doctor.weights import weights_of
 
-            return list(weights_of(config))
+            return list(weights_of(settings()))
+        except UsageError:
+            raise
         except Exception as error:  # a cache in disorder, a broken client of the hub: nothing that should end this
             reason = f"weights ({type(error).__name__}: {error})"
     return [Weights(stage, Finding(reason, "unknown")) for stage in _STAGES_WITH_WEIGHTS]

@@ -9,8 +9,8 @@ from tag2mask.doctor.probes import Probe
 from tag2mask.hardware import memory
 
 WANTED_MEMORY = {"seeds": 3e9, "train": 6e9, "cams": 2.5e9, "edges": 6e9, "refine": 1e9, "segment": 6e9}
-"""Bytes, roughly. Measured: 5.9 GB of `train` (ResNet-50, 16 photographs of 320 pixels), 2.1 of `cams`, 0.4 of `refine`;
-the others by their likeness to these."""
+"""Bytes, roughly. Measured with the preset `own` on VOC: 5.9 GB of `train` (ResNet-50, 16 photographs of 320 pixels),
+2.1 of `cams`, 0.4 of `refine`; the others by their likeness to these."""
 
 _LESS = {
     "seeds": "--seeds.batch_size 1 and a lower --seeds.longest_side",
@@ -64,13 +64,17 @@ def _torch(probe: Probe) -> Finding:
 
 def _transformers(probe: Probe, vision: Probe, installed: str | None) -> Finding:
     """Whether models of transformers can be loaded; it takes torchvision where that is, and falls with it."""
+    mismatch = "pip uninstall torchvision (tag2mask does not need it)"
+    if probe.works and vision.works is False:
+        message = f"transformers works, but torchvision {installed} does not: {vision.reason}"
+        return Finding(message, "warning", mismatch)
     if probe.works:
         return Finding("transformers works")
     if probe.works is None:
         return Finding(f"transformers: {probe.reason}", "unknown")
     if installed is not None and vision.works is False:
         message = f"transformers fails, with torchvision {installed}, which does not fit this torch: {vision.reason}"
-        return Finding(message, "missing", "pip uninstall torchvision (tag2mask does not need it)")
+        return Finding(message, "missing", mismatch)
     remedy = "pip install --force-reinstall 'transformers>=5,<6'"
     remedy += "; if that does not help, pip uninstall torchvision" if installed is not None else ""
     return Finding(f"transformers fails: {probe.reason}", "missing", remedy)
@@ -88,7 +92,7 @@ def _extra(extra: str, packages: str, probe: Probe) -> Finding:
     if probe.works is None:
         return Finding(f"{packages}: {probe.reason}", "unknown")
     remedy = f"pip install 'tag2mask[{extra}]'"
-    return Finding(f"{packages} work") if probe.works else Finding(f"{packages}: {probe.reason}", "missing", remedy)
+    return Finding(f"{packages}: works") if probe.works else Finding(f"{packages}: {probe.reason}", "missing", remedy)
 
 
 def _memory(stage: str) -> Finding:
