@@ -1,6 +1,7 @@
 """The verb `doctor`, which works where other verbs cannot even be imported."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ def doctor(words: Sequence[str]) -> int:
     """
     from tag2mask.doctor.diagnosis import diagnose
 
+    if os.environ.get("RANK", "0") != "0":
+        return 0  # of several processes of torchrun one is enough
     if "-h" in words or "--help" in words:
         _settings(words)
         return 0
