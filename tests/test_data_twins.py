@@ -204,11 +204,11 @@ def test_a_set_that_cannot_be_opened_is_not_worth_training(tmp_path: Path) -> No
 
 
 def turned_root(tmp_path: Path, orientation: int, mask: tuple[int, int]) -> CheckReport:
-    """The check of one photograph of 96 × 64 pixels with an EXIF orientation, and a mask of (H, W)."""
+    """The check of one photograph with an EXIF orientation, 96 × 64 pixels or as square as its mask of (H, W)."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     (tmp_path / "cat").mkdir()
-    landscape(0).save(tmp_path / "cat/a.jpg", exif=exif)
+    landscape(0, 96, 96 if mask == (96, 96) else 64).save(tmp_path / "cat/a.jpg", exif=exif)
     write_mask(tmp_path / "masks/cat/a.png", np.ones(mask, dtype=np.uint8))
     return check(DataSettings(root=tmp_path, masks=tmp_path / "masks"))
 
@@ -221,7 +221,13 @@ def test_a_mask_drawn_before_exif_turned_the_photograph(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("orientation", "mask", "kinds"),
-    [(6, (96, 64), []), (3, (64, 96), ["mask-turn"]), (1, (64, 96), []), (1, (96, 64), ["mask-size"])],
+    [
+        (6, (96, 64), []),
+        (6, (96, 96), ["mask-turn"]),
+        (3, (64, 96), ["mask-turn"]),
+        (1, (64, 96), []),
+        (1, (96, 64), ["mask-size"]),
+    ],
 )
 def test_a_mask_whose_size_says_nothing(
     tmp_path: Path, orientation: int, mask: tuple[int, int], kinds: list[str]
