@@ -12,6 +12,7 @@ from tag2mask.data.check import CheckReport, check
 from tag2mask.data.images import write_mask
 from tag2mask.data.photos import open_photos
 from tag2mask.data.settings import DataSettings
+from tag2mask.data.tag_counts import FEW
 from test_data_images import png_claiming
 from test_data_readers import voc_root
 
@@ -73,6 +74,8 @@ EXPECTED = {
     "mask-format": ["masks/images/good2.png: its pixels are of the kind RGB"],
     # warnings
     "no-tags": ["tags.csv line 13: images/untagged.jpg: the photograph has no tags"],
+    "few-photographs": ["classes with fewer than 20 photographs (2): dog (10), cat (11)"],
+    "inseparable-tags": ["the tag `dog` (10×) never occurs without `cat` (11×), so the two are hard to tell apart"],
     "small-image": ["images/tiny.png: 8 × 8 pixels are very few"],
     "unlisted-image": ["images beside the listed ones that are not in the table (1): images/spare.jpg"],
 }
@@ -90,7 +93,7 @@ def test_every_problem_gives_one_clear_line(broken: DataSettings) -> None:
             assert start in line
     assert all("\n" not in str(problem) for problem in report.problems)
     assert not report.sound
-    assert (len(report.errors), len(report.warnings)) == (15, 12)
+    assert (len(report.errors), len(report.warnings)) == (15, 14)
     assert (report.images, report.untagged, report.masks) == (13, 1, 4)
     assert report.counts == {"cat": 11, "dog": 10}
 
@@ -100,7 +103,7 @@ def test_text_and_json_say_the_same(broken: DataSettings) -> None:
     text = report.render()
     assert all(str(problem) in text for problem in report.problems)
     assert "photographs: 13, without tags: 1, with a ground-truth mask: 4" in text
-    assert text.index("15 errors") < text.index("12 warnings")
+    assert text.index("15 errors") < text.index("14 warnings")
     values = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert values["sound"] is False
     assert values["counts"] == {"cat": 11, "dog": 10}
@@ -156,7 +159,7 @@ def test_class_folders(tmp_path: Path) -> None:
         photograph(tmp_path / name)
     (tmp_path / "cat" / "notes.txt").touch()
     found = by_kind(check(DataSettings(root=tmp_path)))
-    assert found.keys() == {"outside-class-folder", "unlikely-class", "ignored-file"}
+    assert found.keys() == {"outside-class-folder", "unlikely-class", "ignored-file", "few-photographs"}
     assert "cat/notes.txt" in found["ignored-file"][0]
 
 
@@ -166,6 +169,7 @@ def test_classes_without_photographs_and_a_missing_mask_folder(tmp_path: Path) -
     assert [(problem.kind, problem.level) for problem in report.problems] == [
         ("missing-mask", "error"),
         ("empty-class", "warning"),
+        ("few-photographs", "warning"),
     ]
     assert "classes without a photograph (1): zebra" in report.problems[1].message
 
@@ -217,12 +221,14 @@ def test_names_that_no_terminal_can_show_stay_one_line(tmp_path: Path) -> None:
 
 
 def test_what_passes_the_check_can_be_opened(tmp_path: Path) -> None:
-    for name in ("cat/a.jpg", "dog/b.jpg"):
-        photograph(tmp_path / name)
+    for number in range(FEW):
+        photograph(tmp_path / "cat" / f"{number:{number + 1}}.png", 32, 32)  # the pixels follow from the name's length
+        photograph(tmp_path / "dog" / f"{number:{number + 31}}.png", 32, 32)
     settings = DataSettings(root=tmp_path)
     report = check(settings)
     assert report.problems == ()
-    assert report.render().endswith("no problems")
+    assert report.render().splitlines()[-2] == "no problems"
+    assert report.verdict is not None and report.verdict.worth == "yes"
     assert open_photos(settings).classes == report.classes
 
 

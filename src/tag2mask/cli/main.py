@@ -6,13 +6,11 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from rich.markup import escape
-
 from tag2mask import __version__
-from tag2mask.cli.console import errors, output
-from tag2mask.cli.request import Request
-from tag2mask.cli.verbs import VERBS, overview
+from tag2mask.cli.doctor import doctor
 from tag2mask.errors import Tag2maskError, UsageError
+
+# What loads torch is imported when it is needed: `doctor` has to work where torch does not.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "--debug" in words:
             traceback.print_exception(error)
         code, message = _verdict(error)
-    errors().print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    _say(message)
     return code
 
 
@@ -45,6 +43,17 @@ def script() -> NoReturn:
     end_process(code)
 
 
+def _say(message: str) -> None:
+    """An error, in colour where that can be."""
+    try:
+        from rich.console import Console
+        from rich.markup import escape
+    except ImportError:
+        print(f"error: {message}", file=sys.stderr)
+        return
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+
+
 def _verdict(error: BaseException) -> tuple[int, str]:
     """Exit code and words for what went wrong."""
     kept = "what is finished is kept, and the same command goes on from there"
@@ -54,11 +63,19 @@ def _verdict(error: BaseException) -> tuple[int, str]:
         return 1, f"stopped; {kept}"
     if isinstance(error, OSError):
         return 1, f"{error}; {kept}"
+    if isinstance(error, ImportError):
+        return 1, f"{error}; `tag2mask doctor` says what is missing and what mends it"
     return 1, f"unexpected {type(error).__name__}: {error} (--debug shows where)"
 
 
 def _dispatch(words: list[str]) -> int:
     """Find the verb and do it."""
+    if words[:1] == ["doctor"]:
+        return doctor(words[1:])
+    from tag2mask.cli.console import output
+    from tag2mask.cli.request import Request
+    from tag2mask.cli.verbs import VERBS, overview
+
     if not words or words[0] in ("-h", "--help", "help"):
         output().print(overview(), highlight=False, soft_wrap=True)
         return 0 if words else 2

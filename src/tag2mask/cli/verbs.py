@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from tag2mask.cli.console import errors, figures_table, output, show_published, show_result
+from tag2mask.cli.doctor import DESCRIPTION, doctor
 from tag2mask.cli.request import Request, Verb
 from tag2mask.errors import UsageError
 from tag2mask.evaluate.comparison import Comparison
@@ -18,6 +19,8 @@ from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.run_folder import STAGES, RunFolder
 
 if TYPE_CHECKING:
+    from tag2mask.data.check import CheckReport
+    from tag2mask.pipeline.estimate import Estimate
     from tag2mask.pipeline.run import Stage
     from tag2mask.pipeline.suspicions import Suspicion
 
@@ -263,6 +266,11 @@ def _report(request: Request) -> int:
     return 0 if again is None else _stages(again, ["report"])
 
 
+def _doctor(request: Request) -> int:
+    """`doctor`, which the command line does before it comes here."""
+    return doctor(request.words)
+
+
 @_alone
 def _check(request: Request) -> int:
     """`check`: is the data sound?"""
@@ -272,11 +280,13 @@ def _check(request: Request) -> int:
     judge = _judge(request) if request.options["with"] else None
     report = check_data(request.config, place, errors())
     doubts = judge(place) if judge and report.usable else []
+    takes = _time_of(request, report) if report.usable and not request.options["no_time"] else None
     if request.options["as_json"]:
-        listed = {"suspicions": [vars(doubt) for doubt in doubts]} if judge else {}
+        listed: dict[str, object] = {"suspicions": [vars(doubt) for doubt in doubts]} if judge else {}
+        listed |= {} if takes is None else {"time": takes.to_json()}
         print(json.dumps(report.to_json() | listed, indent=2, ensure_ascii=False))
     else:
-        lines = [report.render(), *(f"  {doubt}" for doubt in doubts)]
+        lines = [report.render(), *(f"  {doubt}" for doubt in doubts), *([] if takes is None else [str(takes)])]
         if judge:
             told = f"{len(doubts)} doubtful tags" if report.usable else "tags were not judged: mend the errors first"
             lines.insert(1, told)
@@ -297,12 +307,25 @@ def _judge(request: Request) -> Callable[[Path], list["Suspicion"]]:
     if not (run / "config.yaml").is_file():
         raise UsageError(f"{run.path} is no run folder: it has no config.yaml")
     require_network(run)
-    own = (
-        Request.parse("check", VERBS["check"], ["--config", str(run / "config.yaml"), *request.words]) or request
-    ).config
+    own = _settings_of(request, run)
     classes = request.config.data.classes or own.data.classes
     given = replace(request.config, data=replace(request.config.data, classes=classes))
     return lambda place: suspicious_tags(own, run, checked_photos(given, place), errors())
+
+
+def _settings_of(request: Request, run: RunFolder) -> Config:
+    """The settings of a run, overridden by those that `check` was given."""
+    words = ["--config", str(run / "config.yaml"), *request.words]
+    return (Request.parse("check", VERBS["check"], words) or request).config
+
+
+def _time_of(request: Request, report: "CheckReport") -> "Estimate":
+    """How long training and masks would take here, by the run of ``--with`` where it has records."""
+    from tag2mask.pipeline.estimate import estimate
+
+    run = RunFolder(Path(request.options["with"])) if request.options["with"] else None
+    config = request.config if run is None else _settings_of(request, run)
+    return estimate(config, report.images, len(report.classes), report.pixels, run)
 
 
 @_alone
@@ -390,10 +413,12 @@ VERBS = {
             ("--threshold", "SCORE", "from which score on a class is suggested; 0.5 if not given"),
         ),
     ),
+    "doctor": Verb(DESCRIPTION, _doctor),
     "check": Verb(
         "Is the data sound? Lists everything that is wrong with it.",
         _check,
         ("data_folder", "photographs, or a tags table"),
+        (("--no-time", "do not measure for some seconds how long training and masks would take here"),),
         values=(("--with", "RUN", "list the tags that the trained network of a run doubts"),),
     ),
     "seeds": Verb(

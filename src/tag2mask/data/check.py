@@ -1,7 +1,6 @@
 """Whether a data set is sound: every image and mask is opened, every problem is listed, nothing stops at the first."""
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,20 +8,21 @@ from typing import Any
 
 from tag2mask.ahead import map_ahead
 from tag2mask.data.classes import similar_names
-from tag2mask.data.decoding import ImageError
-from tag2mask.data.images import read_image, read_mask
+from tag2mask.data.likeness import Looks
 from tag2mask.data.listing import Listing, each_file, is_image_name, walk_files
+from tag2mask.data.membership import memberships
+from tag2mask.data.opened import Seen, mask_problems, most_pixels, open_photo
 from tag2mask.data.photo import Photo, Photos
 from tag2mask.data.photos import Survey, survey
-from tag2mask.data.problems import Problem, error, grouped_lines, warning
+from tag2mask.data.problems import Problem, grouped_lines, warning
 from tag2mask.data.settings import DataSettings
+from tag2mask.data.tag_counts import TagCounts
+from tag2mask.data.twins import Twins, find_twins
+from tag2mask.data.verdict import Verdict, judge
 from tag2mask.data.voc import IMAGES, list_problems
 from tag2mask.errors import first_five
 
 Progress = Callable[[int, int], None]
-
-SMALL_SIDE = 32
-"""A shorter side below this many pixels is reported: it leaves 2 cells at stride 16; ours."""
 
 TAG_LIMIT = 1000
 """Above this many different tags their spelling is not compared; there are too many classes anyway."""
@@ -47,6 +47,9 @@ class CheckReport:
         notes: what is worth telling and not wrong.
         problems: errors first, then warnings.
         usable: whether the data set can be opened; broken images do not stop that.
+        pixels: of a photograph, the mean over those that could be read; None where there are none.
+        twins: photographs that look the same.
+        verdict: whether it is worth training on.
     """
 
     root: str
@@ -61,6 +64,9 @@ class CheckReport:
     notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     usable: bool = True
+    pixels: int | None = None
+    twins: Twins = field(default_factory=Twins)
+    verdict: Verdict | None = None
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -106,7 +112,18 @@ class CheckReport:
                 lines += [f"  {line}" for line in grouped_lines(problems, shown)]
         if not self.problems:
             lines.append("no problems")
+        if self.verdict is not None:
+            lines.append(str(self.verdict))
         return "\n".join(lines)
+
+
+@dataclass
+class _Shown:
+    """What opening the photographs showed besides problems: their hashes, how many could be read, and their pixels."""
+
+    looks: Looks
+    opened: int = 0
+    pixels: int = 0
 
 
 def check(settings: DataSettings, *, progress: Progress | None = None, threads: int | None = None) -> CheckReport:
@@ -118,25 +135,32 @@ def check(settings: DataSettings, *, progress: Progress | None = None, threads: 
         threads: images decoded at once; None: one a core, at most 8.
     """
     found = survey(settings)
-    photos = found.photos.photos or Photos.of(tuple(_photos_without_a_list(found.listing)))
-    counts = Counter(number for photo in found.photos.photos for number in photo.tags)
-    by_name = {name: counts[number] for number, name in enumerate(found.photos.classes, 1)}
+    listing, root = found.listing, str(found.listing.root)
+    photos = found.photos.photos or Photos.of(tuple(_photos_without_a_list(listing)))
+    tags = TagCounts(found.photos.classes, (photo.tags for photo in found.photos.photos))
     once = _each_once(photos, found)
-    problems = [*found.problems, *_file_problems(found.listing, once, settings, len(by_name), progress, threads)]
-    problems += _overall(found, settings, by_name)
+    shown = _Shown(Looks(len(once)))
+    problems = [*found.problems, *_file_problems(listing, once, settings, shown, len(tags.counts), progress, threads)]
+    twins = find_twins(shown.looks.groups(), once, memberships(listing, settings, once), listing)
+    problems += [*_overall(found, settings, tags.by_name()), *tags.problems(root), *twins.problems(root)]
+    usable = not any(problem.level == "error" for problem in found.problems)
+    several = settings.split is None and len(listing.splits) > 1
     return CheckReport(
-        root=str(found.listing.root),
-        kind=found.listing.kind,
+        root=root,
+        kind=listing.kind,
         split=settings.split,
         classes=found.photos.classes,
         images=len(once),
-        counts=by_name,
-        untagged=sum(entry.tags == () for entry in found.listing.entries),
+        counts=tags.by_name(),
+        untagged=sum(entry.tags == () for entry in listing.entries),
         masks=sum(photo.mask is not None for photo in photos),
-        splits=found.listing.splits,
-        notes=(*found.listing.notes, *_painting_notes(found)),
+        splits=listing.splits,
+        notes=(*listing.notes, *_painting_notes(found), *twins.notes()),
         problems=tuple(sorted(problems, key=lambda problem: problem.level == "warning")),
-        usable=not any(problem.level == "error" for problem in found.problems),
+        usable=usable,
+        pixels=round(shown.pixels / shown.opened) if shown.opened else None,
+        twins=twins,
+        verdict=judge(tags, problems, usable=usable, crossing=twins.across, searched=several),
     )
 
 
@@ -165,18 +189,25 @@ def _file_problems(
     listing: Listing,
     photos: Photos,
     settings: DataSettings,
+    shown: _Shown,
     classes: int,
     progress: Progress | None,
     threads: int | None,
 ) -> Iterator[Problem]:
-    """Open every image and its mask, several at once."""
+    """Open every image and its mask, several at once; what the images show is added to ``shown``."""
+    most = most_pixels(settings.pixel_limit)
 
-    def opened(photo: Photo) -> list[Problem]:
-        return list(_photo_problems(listing, photo, settings.pixel_limit, classes))
+    def opened(photo: Photo) -> Seen:
+        seen = open_photo(listing, photo, settings, most)
+        seen.problems.extend(mask_problems(listing, photo, seen.size, settings, classes))
+        return seen
 
     threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
-    for done, problems in enumerate(map_ahead(opened, photos, threads=threads), 1):
-        yield from problems
+    for done, seen in enumerate(map_ahead(opened, photos, threads=threads), 1):
+        shown.looks.put(done - 1, seen.look)
+        shown.opened += seen.size is not None
+        shown.pixels += 0 if seen.size is None else seen.size[0] * seen.size[1]
+        yield from seen.problems
         if progress is not None:
             progress(done, len(photos))
 
@@ -196,29 +227,6 @@ def _each_once(photos: Photos, found: Survey) -> Photos:
         return first
 
     return photos.where(is_first)
-
-
-def _photo_problems(listing: Listing, photo: Photo, pixel_limit: int, classes: int) -> Iterator[Problem]:
-    """What is wrong with one photograph and its mask."""
-    size: tuple[int, int] | None = None
-    try:
-        height, width, _ = read_image(photo.path, pixel_limit=pixel_limit).shape
-        size = (height, width)
-        if min(size) < SMALL_SIDE:
-            message = f"{width} × {height} pixels are very few; below {SMALL_SIDE} there is little to learn from"
-            yield warning("small-image", listing.shown(photo.path), message)
-    except ImageError as reason:
-        yield error(reason.kind, listing.shown(photo.path), reason.reason)
-    annotated = listing.painting.sizes.get(photo.id) if listing.painting is not None else None
-    if size is not None and annotated not in (None, size) and photo.mask is None:
-        message = f"the photograph is {size[1]} × {size[0]} pixels, its annotation {annotated[1]} × {annotated[0]}"
-        remedy = "its mask would not fit; use the photograph that was annotated"
-        yield error("mask-size", listing.shown(photo.path), f"{message}; {remedy}")
-    if photo.mask is not None:
-        try:
-            read_mask(photo.mask, size=size, classes=classes or None, pixel_limit=pixel_limit)
-        except ImageError as reason:
-            yield error(reason.kind, listing.shown(photo.mask), reason.reason)
 
 
 def _overall(found: Survey, settings: DataSettings, counts: dict[str, int]) -> Iterator[Problem]:

@@ -1,5 +1,6 @@
 """Opening image files: which formats, how large, which way up, and how every kind of pixel becomes 8-bit RGB."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -157,6 +158,17 @@ def to_rgb(path: File, image: Image.Image) -> Image.Image:
     except (ValueError, OSError) as reason:
         message = f"pixels of the kind {image.mode} cannot become RGB ({_words(reason)}); save it as RGB"
         raise image_error(path, "unsupported-image", message) from reason
+
+
+def file_orientation(path: File) -> int:
+    """The EXIF orientation of an image file, 1..8; 1 where there is none, or the file cannot be read."""
+    try:
+        with opened(path, pixel_limit=sys.maxsize) as image:
+            if image.format == "PNG":  # which may keep it behind the pixels
+                image.load()
+            return _orientation(image)
+    except Exception:  # a damaged file makes decoders raise almost anything; who reads its pixels says so
+        return 1
 
 
 @cache

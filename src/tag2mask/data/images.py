@@ -90,7 +90,7 @@ def read_mask(
         raise _mask_error(path, MASK_FAULTS.get(reason.kind, "unreadable-mask"), reason.reason) from reason
     if size is not None and mask.shape != tuple(size):
         height, width = mask.shape
-        turned = " (it lies on its side: was the photograph turned upright after it was drawn?)"
+        turned = " (it lies on its side: was it drawn before the photograph was turned upright?)"
         message = f"the mask is {width} × {height} pixels, its photograph {size[1]} × {size[0]}; draw it at that size"
         raise _mask_error(path, "mask-size", message + turned * ((width, height) == tuple(size)))
     if classes is not None:

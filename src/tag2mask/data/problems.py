@@ -27,6 +27,9 @@ Fault = Literal[
     "similar-tags",
     "no-tags",
     "empty-class",
+    "few-photographs",
+    "never-absent",
+    "inseparable-tags",
     # the layout
     "outside-root",
     "outside-class-folder",
@@ -45,11 +48,14 @@ Fault = Literal[
     "pixel-limit",
     "unsupported-image",
     "small-image",
+    "large-image",
+    "near-duplicate",
     # the ground-truth masks
     "missing-mask",
     "unreadable-mask",
     "mask-format",
     "mask-size",
+    "mask-turn",
     "mask-values",
     "mask-record",
 ]

@@ -80,7 +80,13 @@ def resolve_folder(
             f"{setting}: {name!r} is none of {', '.join(known)}, no folder, and no name on the hub "
             f"(owner/model); {offer}give one of these"
         )
-    return _cached(name, weights, also) or _download(name, weights, setting, also, notify or logger.warning)
+    return cached_folder(name, weights, also) or _download(name, weights, setting, also, notify or logger.warning)
+
+
+def on_this_machine(backbone: str) -> bool:
+    """Whether a backbone can be built with random weights without asking the network."""
+    known = backbone in (*RESNETS, WIDE_RESNET, *SEGFORMERS)
+    return known or Path(backbone).expanduser().is_dir() or cached_folder(backbone, False, ()) is not None
 
 
 def read_model_config(folder: Path, setting: str = BACKBONE) -> dict[str, Any]:
@@ -162,7 +168,7 @@ def _weight_files(folder: Path) -> list[str]:
     return []
 
 
-def _cached(name: str, weights: bool, also: Sequence[str]) -> Path | None:
+def cached_folder(name: str, weights: bool, also: Sequence[str]) -> Path | None:
     """The hub's cache folder of the model where it is whole, and has one of ``also`` if any; asks no network."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError

@@ -68,7 +68,7 @@ class StagePlan:
             source = "as the files here" if self.measured else "as is usual for photographs of 500 pixels"
             parts.append("disk unknown here" if self.bytes is None else f"{_size(self.bytes)}, {source}")
         if self.lacking or self.steps:
-            parts.append("time unknown here" if self.seconds is None else f"{_time(self.seconds)} at its pace here")
+            parts.append("time unknown here" if self.seconds is None else f"{duration(self.seconds)} at its pace here")
         return "; ".join(parts)
 
 
@@ -104,7 +104,7 @@ class Plan:
         known = [stage.seconds for stage in busy if stage.seconds is not None]
         unknown = [stage.stage for stage in busy if stage.seconds is None]
         parts = [f"{_size(sum(stage.bytes or 0 for stage in busy))} of files by photograph"]
-        parts += [_time(sum(known))] if known else []
+        parts += [duration(sum(known))] if known else []
         parts += [f"time unknown here of {', '.join(unknown)}"] if unknown else []
         return f"in all: {'; '.join(parts)}; networks and figures come on top"
 
@@ -255,7 +255,7 @@ def _size(count: int) -> str:
     return f"{count / 1e3:.0f} kB"
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Seconds for people: the two greatest units at most."""
     if seconds < 60:
         return f"{seconds:.0f} s"

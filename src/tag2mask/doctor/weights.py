@@ -1,0 +1,63 @@
+"""Which weights a config begins from, and whether they are on this machine: the caches are asked, never the network."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tag2mask.clip.model import TOKENIZER_FILES
+from tag2mask.doctor.findings import Finding
+from tag2mask.doctor.needs import Weights
+from tag2mask.networks.hub import cached_folder
+from tag2mask.networks.public_weights import IMAGENET
+from tag2mask.networks.resnet import RESNETS
+from tag2mask.networks.segformer import SEGFORMERS
+from tag2mask.networks.wide_resnet import WIDE_RESNET
+from tag2mask.pipeline.config import Config
+
+
+def weights_of(config: Config) -> Iterator[Weights]:
+    """Of each stage that begins from some."""
+    if config.seeds.from_npy is None:
+        yield Weights("seeds", _hub_model(config.seeds.model, "seeds.model", True, TOKENIZER_FILES), hub=True)
+    else:
+        there = config.seeds.from_npy.is_dir()
+        remedy = "--seeds.from_npy FOLDER, with CLIP-ES's files"
+        named = f"base CAMs in {config.seeds.from_npy}"
+        yield Weights("seeds", Finding(named) if there else Finding(f"no {named}", "missing", remedy))
+    yield _backbone("train", "network", config.network.backbone, config.network.weights)
+    if config.edges.backbone is not None:
+        yield _backbone("edges", "edges", config.edges.backbone, config.edges.weights)
+    segment = config.segment.network
+    yield _backbone("segment", "segment.network", segment.backbone, segment.weights)
+
+
+def _backbone(stage: str, section: str, backbone: str, weights: str) -> Weights:
+    """The weights of a backbone, by name or by file."""
+    own = backbone in (*RESNETS, WIDE_RESNET, *SEGFORMERS)
+    by_name, setting = weights in ("imagenet", "pretrained"), f"--{section}.weights"
+    if not own:
+        return Weights(stage, _hub_model(backbone, f"{section}.backbone", by_name, ()), hub=True)
+    hub = backbone in SEGFORMERS
+    if weights == "none":
+        return Weights(stage, Finding(f"{backbone} begins from random weights"), hub)
+    if not by_name:
+        there = Path(weights).expanduser().is_file()
+        found = Finding(f"weights {weights}") if there else Finding(f"no file {weights}", "missing", f"{setting} FILE")
+        return Weights(stage, found, hub)
+    if backbone not in IMAGENET:
+        return Weights(stage, Finding(f"weights of {backbone} are not fetched", "missing", f"{setting} FILE"), hub)
+    public = IMAGENET[backbone]
+    if public.cached.is_file():
+        return Weights(stage, Finding(f"weights of {backbone} are here"), hub)
+    message = f"weights of {backbone} ({public.megabytes} MiB) are fetched when they are first needed"
+    remedy = f"where there is no network: put {public.url} at {public.cached}, or {setting} FILE"
+    return Weights(stage, Finding(message, "warning", remedy), hub)
+
+
+def _hub_model(name: str, setting: str, weights: bool, also: tuple[str, ...]) -> Finding:
+    """A model of `transformers`, by folder or by name."""
+    if Path(name).expanduser().is_dir():
+        return Finding(f"the folder {name}")
+    if cached_folder(name, weights, also) is not None:
+        return Finding(f"{name} is here")
+    message = f"{name} is not on this machine; it is fetched when it is first needed"
+    return Finding(message, "warning", f"hf download {name}, or --{setting} FOLDER where there is no network")
