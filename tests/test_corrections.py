@@ -206,6 +206,14 @@ def test_label_studio_gives_back_what_it_got(folder: Path, tmp_path: Path) -> No
     assert "/data/local-files/?d=trip%201/two.of.them.jpg" in path.read_text()
 
 
+def test_regions_of_two_classes_at_one_place_are_refused(folder: Path, tmp_path: Path) -> None:
+    task = next(task for task in _tasks(folder, tmp_path / "out") if len(task["annotations"][0]["result"]) > 1)
+    first, second = task["annotations"][0]["result"][:2]
+    first["value"]["rle"] = second["value"]["rle"]  # as if somebody had drawn the one over the other
+    ((_, reason),) = labelstudio.read(_written([task], tmp_path / "export.json"), CLASSES)
+    assert "pixels of another class's; erase one" in str(reason)
+
+
 def test_what_is_not_annotated_is_passed_over_and_an_empty_annotation_is_background(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -234,6 +242,8 @@ def test_what_is_wrong_in_a_label_studio_export_is_named(folder: Path, tmp_path:
         (put("original_width", 3), "of another size"),
         (put("image_rotation", 90), "rotated"),
         (put("value", {"format": "rle", "rle": [1, 2], "brushlabels": ["cat"]}), "run lengths"),
+        (put("value", {"format": "rle", "rle": 10**12, "brushlabels": ["cat"]}), "run lengths"),
+        (put("value", {"format": "rle", "rle": [1, 2], "brushlabels": [["cat"]]}), "labels [['cat']]"),
         (put("value", {"format": "rle", "rle": [1, 2], "brushlabels": ["horse"]}), "labels ['horse']"),
         (put("value", {"format": "rle", "rle": [1, 2], "brushlabels": ["cat", "cat"]}), "labels ['cat', 'cat']"),
         (data("height", 1 << 40), "at most"),

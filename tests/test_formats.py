@@ -1,8 +1,10 @@
 """Masks in the formats of other tools: what a reader of each format finds is what was written, or the loss is told."""
 
 import json
+import os
 import zipfile
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from tag2mask.cli import main
 from tag2mask.data import DataSettings, Photo, open_photos, palette, read_mask, write_mask
 from tag2mask.data.photo import Photos
 from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.files import write_json
 from tag2mask.formats import FORMATS, Exported, ExportSettings, export_masks
 from tag2mask.formats.pieces import pieces
 from tag2mask.formats.source import MaskSource
@@ -365,6 +368,45 @@ def test_the_verb_takes_a_run_its_predictions_or_a_folder(
     assert "3 done" in capsys.readouterr().err
 
 
+def test_an_export_is_never_written_over_what_it_is_of(folder: Path, tmp_path: Path) -> None:
+    """An export or import may be the source of the next one, and --again deletes what is there."""
+    given = ["--data.classes", "a,b,c"]
+    assert main(["export", "voc", "--masks", str(folder), "--out", str(tmp_path / "voc"), *given]) == 0
+    before = sorted(path.read_bytes() for path in (tmp_path / "voc").rglob("*.png"))
+    masks = tmp_path / "voc/SegmentationClass"
+    for out in (masks, tmp_path / "voc"):
+        assert main(["export", "coco", "--masks", str(masks), "--out", str(out), "--again", *given]) == 2
+    assert sorted(path.read_bytes() for path in (tmp_path / "voc").rglob("*.png")) == before
+
+
+def test_settings_of_others_do_not_make_a_run(folder: Path, tmp_path: Path) -> None:
+    copytree(folder, tmp_path / "preds")
+    (tmp_path / "config.yaml").write_text("model: theirs\n")
+    given = ["--masks", str(tmp_path / "preds"), "--data.classes", "a,b,c"]
+    assert main(["export", "voc", *given, "--out", str(tmp_path / "voc")]) == 0
+    write_json(tmp_path / "preds/predictions.json", {"classes": ["background", "x", "y", "z"]})
+    assert main(["export", "coco", "--masks", str(tmp_path / "preds"), "--out", str(tmp_path / "coco")]) == 0
+    names = json.loads(next((tmp_path / "coco/annotations").iterdir()).read_text())["categories"]
+    assert [each["name"] for each in names] == ["x", "y", "z"]
+
+
+def test_a_zip_takes_photographs_older_than_zips(folder: Path, scenes: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    source = _as_jpeg(scenes, tmp_path / "photos")
+    for photo in source.photos or ():
+        os.utime(photo.path, (0, 0))
+    assert export_masks("yolo", source, tmp_path / "out.zip").done
+
+
+def test_the_current_folder_is_a_place_to_export_to(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert export_masks("voc", MaskSource(folder, CLASSES), Path()).done
+    assert (tmp_path / "here/SegmentationClass").is_dir()
+
+
 def test_wrong_use_of_the_verb(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     masks, out = ["--masks", str(folder)], ["--out", str(tmp_path / "out")]
     classes = ["--data.classes", "a,b,c"]
@@ -378,6 +420,7 @@ def test_wrong_use_of_the_verb(folder: Path, tmp_path: Path, capsys: pytest.Capt
         (["coco", *masks, *out, *classes, "--pieces", "objects"], "--pieces should be one of"),
         (["yolo", *masks, *out, *classes, "--least-pixels", "-1"], "--least-pixels"),
         (["coco", *masks, "--out", str(folder / "coco"), *classes], "lies inside"),
+        (["coco", *masks, "--out", str(folder.parent), *classes, "--again"], "--out"),
         (["coco", "--masks", str(tmp_path / "gone"), *out, *classes], "is no folder"),
     ):
         assert main(["export", *arguments]) == 2, arguments

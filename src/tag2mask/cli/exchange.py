@@ -42,7 +42,7 @@ def export(request: Request) -> Iterator[StageResult]:
     masks = Path(options["masks"])
     config = _with_run(request, masks).config
     source, split = mask_source(config, masks)
-    refuse_inside(out, masks, config.data.root)
+    refuse_inside(out, masks, config.data.root, config.data.tags)
     settings = ExportSettings.of(options, split)
     result = StageResult(f"export {name}")
     if options["dry_run"]:
@@ -79,7 +79,7 @@ def corrections(request: Request) -> Iterator[StageResult]:
         request = _with_run(request, run)
     photos = known_photos(request.config)
     classes = known_classes(request.config, photos)
-    refuse_inside(out, Path(options["file"]), request.config.data.root)
+    refuse_inside(out, Path(options["file"]), request.config.data.root, request.config.data.tags)
     if options["dry_run"]:
         said = f"would write the masks in {options['file']} to {out}"
         output().print(said, highlight=False, markup=False, soft_wrap=True)

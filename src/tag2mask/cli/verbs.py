@@ -280,17 +280,21 @@ def _check(request: Request) -> int:
     judge = _judge(request) if request.options["with"] else None
     report = check_data(request.config, place, errors())
     doubts = judge(place) if judge and report.usable else []
-    takes = _time_of(request, report) if report.usable and not request.options["no_time"] else None
+    timed = report.usable and not request.options["no_time"]
     if request.options["as_json"]:
+        takes = _time_of(request, report) if timed else None
         listed: dict[str, object] = {"suspicions": [vars(doubt) for doubt in doubts]} if judge else {}
         listed |= {} if takes is None else {"time": takes.to_json()}
         print(json.dumps(report.to_json() | listed, indent=2, ensure_ascii=False))
     else:
-        lines = [report.render(), *(f"  {doubt}" for doubt in doubts), *([] if takes is None else [str(takes)])]
+        lines = [report.render(), *(f"  {doubt}" for doubt in doubts)]
         if judge:
             told = f"{len(doubts)} doubtful tags" if report.usable else "tags were not judged: mend the errors first"
             lines.insert(1, told)
         output().print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+        takes = _time_of(request, report) if timed else None  # a check that was told is not lost any more
+        if takes is not None:
+            output().print(str(takes), highlight=False, markup=False, soft_wrap=True)
     return 0 if report.sound else 1
 
 

@@ -76,9 +76,7 @@ class Looks:
         if not len(places):
             return Groups(places, places, places)
         hashes, number = np.unique(self.hashes[places], axis=0, return_inverse=True)
-        one, other = _near_pairs(hashes)
-        graph = coo_matrix((np.ones(len(one), dtype=np.int8), (one, other)), shape=(len(hashes), len(hashes)))
-        label = connected_components(graph, directed=False)[1][number.ravel()]
+        label = _chains(hashes)[number.ravel()]
         order = np.argsort(label, kind="stable")
         starts = np.flatnonzero(np.diff(label[order], prepend=-1))
         sizes = np.diff(starts, append=len(order))
@@ -116,9 +114,13 @@ class Groups:
         return int(self.sizes.sum())
 
 
-def _near_pairs(hashes: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """The pairs of different hashes (U, 2) that differ in at most `MOST_BITS` bits; a pair may come several times."""
-    found = [np.zeros((2, 0), dtype=np.intp)]
+def _chains(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
+    """A number for each of the different hashes (U, 2), the same for those that chains of near pairs join.
+
+    A pair is near that differs in at most `MOST_BITS` bits. What is joined already is not compared again: thousands of
+    photographs from one tripod would else make as many pairs as there may be.
+    """
+    label = np.arange(len(hashes))
     farthest = min(_FARTHEST, max(10, _COMPARISONS // (_BANDS * max(1, len(hashes)))))
     for band in range(_BANDS):
         word, shift = divmod(band * _BAND, 64)
@@ -131,7 +133,18 @@ def _near_pairs(hashes: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.intp], n
             if not len(at):
                 break
             one, other = order[at], order[at + distance]
+            apart = label[one] != label[other]
+            one, other = one[apart], other[apart]
             near = _ONES[(hashes[one] ^ hashes[other]).view(np.uint8)].sum(1) <= MOST_BITS
-            found.append(np.stack([one[near], other[near]]))
-    one, other = np.concatenate(found, axis=1)
-    return one, other
+            if near.any():
+                label = _joined(label, one[near], other[near])
+    return label
+
+
+def _joined(
+    label: npt.NDArray[np.intp], one: npt.NDArray[np.intp], other: npt.NDArray[np.intp]
+) -> npt.NDArray[np.intp]:
+    """The labels once these pairs have the same."""
+    count = int(label.max()) + 1
+    graph = coo_matrix((np.ones(len(one), dtype=np.int8), (label[one], label[other])), shape=(count, count))
+    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.intp)[label]

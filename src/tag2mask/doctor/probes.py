@@ -39,7 +39,7 @@ PROGRAMS: Mapping[str, str] = {
     "tag2mask": "import tag2mask.cli.verbs, tag2mask.pipeline.run\ntold = {}",
     "onnx": "import onnx, onnxruntime, onnxscript\ntold = {}",
     "tensorboard": "from torch.utils.tensorboard import SummaryWriter\ntold = {}",
-    "webdataset": "import webdataset\ntold = {}",
+    "webdataset": "from webdataset import WebDataset\ntold = {}",
 }
 """What is run for each: it leaves plain values in ``told``."""
 
@@ -61,10 +61,13 @@ class Probe:
 
 def probe(name: str) -> Probe:
     """Import something in another process."""
-    program = f"{PROGRAMS[name]}\nimport json\nprint({_MARK!r} + json.dumps(told))"
+    # The folders that this process imports from, and not the current one, whose files are anybody's.
+    program = (
+        f"import sys\nsys.path[:] = {sys.path!r}\n{PROGRAMS[name]}\nimport json\nprint({_MARK!r} + json.dumps(told))"
+    )
     try:
         done = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, errors="replace", timeout=_SECONDS
+            [sys.executable, "-P", "-c", program], capture_output=True, text=True, errors="replace", timeout=_SECONDS
         )
     except (OSError, subprocess.SubprocessError) as error:
         return Probe(None, reason=f"{type(error).__name__} while {name} was tried")

@@ -67,8 +67,10 @@ def decode(rle: Sequence[int], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
     """
     height, width = size
     try:
+        if not isinstance(rle, list | bytes):  # a number would be taken for how many bytes to make
+            raise TypeError
         raw = bytes(rle)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise Tag2maskError("its run lengths should be a list of bytes, whole numbers from 0 to 255") from error
     bits = _Bits(raw)
     count, value_bits = bits.take(32), bits.take(5) + 1

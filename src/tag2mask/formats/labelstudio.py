@@ -164,9 +164,10 @@ def _mask(result: object, size: tuple[int, int], ids: Mapping[str, int]) -> np.n
     """The mask of an annotation, uint8 (H, W).
 
     Raises:
-        Tag2maskError: it has something else than brush labels, labels that are no classes, or another size.
+        Tag2maskError: it has something else than brush labels, labels that are no classes, another size, or regions of
+            two classes at one place.
     """
-    mask = np.zeros(size, dtype=np.uint8)
+    mask, taken = np.zeros(size, dtype=np.uint8), np.zeros(size, dtype=np.bool_)
     if not isinstance(result, list):
         raise Tag2maskError("its annotation has no list of results")
     for region in result:
@@ -175,13 +176,20 @@ def _mask(result: object, size: tuple[int, int], ids: Mapping[str, int]) -> np.n
         if not isinstance(value, dict) or region.get("type") != "brushlabels" or value.get("format") != "rle":
             kind = region.get("type") if isinstance(region, dict) else region
             raise Tag2maskError(f"a region is of the kind {kind!r}; only brush labels can be masks")
-        if not isinstance(labels, list) or len(labels) != 1 or labels[0] not in ids:
+        if not isinstance(labels, list) or len(labels) != 1 or not isinstance(labels[0], str) or labels[0] not in ids:
             raise Tag2maskError(f"a region has the labels {labels}, not one of the classes {first_five(ids)}")
         if (region.get("original_height"), region.get("original_width")) != size:
             raise Tag2maskError(f"a region is of an image of another size than {size[1]} × {size[0]}")
         if region.get("image_rotation"):
             raise Tag2maskError("its image was rotated in Label Studio; turn it back, since masks are upright")
-        mask[decode(value.get("rle") or [], size)] = ids[labels[0]]
+        covered = decode(value.get("rle") or [], size)
+        if overlap := np.count_nonzero(covered & taken & (mask != ids[labels[0]])):
+            raise Tag2maskError(
+                f"a region of {labels[0]} covers {overlap} pixels of another class's; erase one of the two there, as "
+                "nothing says which is meant"
+            )
+        mask[covered] = ids[labels[0]]
+        taken |= covered
     return mask
 
 

@@ -31,6 +31,8 @@ def refuse_target(out: Path, *, again: bool) -> None:
         return
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise UsageError(f"--out {out} is a file or a link; it should name a folder that is not there yet, or a .zip")
+    if out.is_dir() and os.path.ismount(out):
+        raise UsageError(f"--out {out} is where a disk is mounted, which cannot be replaced; name a folder inside it")
     if not out.is_dir() or not any(out.iterdir()):
         return
     if not (out / RECORD).is_file():
@@ -54,6 +56,7 @@ def whole_target(out: Path, record: dict[str, object], *, again: bool = False) -
         UsageError: as `refuse_target`.
     """
     refuse_target(out, again=again)
+    out = Path(os.path.abspath(out))  # noqa: PTH100 - `.` has no name to give; a link was refused, so none is followed
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = out.parent / temporary_name(out.name)
     folder.mkdir()
@@ -97,13 +100,17 @@ def _put(folder: Path, out: Path) -> None:
         return
     before = out.parent / temporary_name(out.name)
     out.rename(before)
-    folder.rename(out)
+    try:
+        folder.rename(out)
+    except OSError:
+        before.rename(out)
+        raise
     rmtree(before)
 
 
 def _pack(folder: Path, target: Path) -> None:
     """A zip of all files; what is compressed already, as PNGs are, goes in as it is."""
-    with zipfile.ZipFile(target, "w") as archive:
+    with zipfile.ZipFile(target, "w", strict_timestamps=False) as archive:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 text = path.suffix in (".txt", ".json", ".xml", ".yaml")

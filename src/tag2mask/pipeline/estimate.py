@@ -80,14 +80,15 @@ def estimate(config: Config, photographs: int, classes: int, pixels: int | None,
         run: whose records to go by, stage by stage, where they are of the settings that its files have.
 
     Returns:
-        the estimate; never an exception that a network or a device may raise, which becomes its basis.
+        the estimate; what goes wrong becomes its basis, never an exception.
     """
-    recorded = {} if run is None else _recorded(config, photographs, run)
-    if run is not None and len(recorded) == len(_STAGES):
-        return Estimate(recorded, f"by the records of {run.path}")
+    recorded: dict[str, float | None] = {}
     try:
+        recorded = {} if run is None else _recorded(config, photographs, run)
+        if run is not None and len(recorded) == len(_STAGES):
+            return Estimate(recorded, f"by the records of {run.path}")
         measured, device = _measured(config, photographs, classes, pixels or _USUAL_PIXELS)
-    except (Tag2maskError, RuntimeError, OSError, ValueError, ImportError) as error:
+    except Exception as error:  # an estimate must not cost what was checked before it
         reason = " ".join(str(error).split())
         return Estimate({name: recorded.get(name) for name in _STAGES}, f"not measured: {reason}")
     backbone, crop = config.network.backbone, config.train.augment.crop

@@ -11,14 +11,22 @@ from tag2mask.formats.source import MaskSource
 from tag2mask.outputs import Folder, found_folder
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.evaluate import WHOLE
-from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.run_folder import STAGES, RunFolder
 
 _MASKS, _PREDICTIONS = "masks", "predictions"
 
 
 def run_of(path: Path) -> Path | None:
-    """The run that a folder is, or lies in; None if there is none."""
-    return next((each for each in (path, *path.absolute().parents[:3]) if (each / "config.yaml").is_file()), None)
+    """The run that a folder is, or lies in; None if there is none, or if `predict` left its record in the folder."""
+    if _predicted_classes(path) is not None:
+        return None
+    return next((each for each in (path, *path.absolute().parents[:3]) if _is_run(each)), None)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder has settings and the record of a stage; settings alone may be anybody's."""
+    recorded = any((folder / stage.folder / "stage.json").is_file() for stage in STAGES.values())
+    return recorded and (folder / "config.yaml").is_file()
 
 
 def mask_source(config: Config, path: Path) -> tuple[MaskSource, str]:
@@ -75,14 +83,16 @@ def known_classes(config: Config, photos: PhotoSet | None) -> tuple[str, ...]:
 
 
 def refuse_inside(out: Path, *places: Path | None) -> None:
-    """Refuse to write among masks or photographs, where the next command would take it for some of them.
+    """Refuse to write among masks or photographs, or over them: --again would delete them.
 
     Raises:
-        UsageError: ``out`` lies in one of the folders.
+        UsageError: ``out`` is one of the folders, lies in one, or holds one.
     """
+    target = out.resolve()
     for place in places:
-        if place is not None and place.resolve() in out.resolve().parents:
-            raise UsageError(f"--out {out} lies inside {place}, where it would be taken for a part; choose another one")
+        own = None if place is None else place.resolve()
+        if own is not None and (own == target or own in target.parents or target in own.parents):
+            raise UsageError(f"--out {out} is, holds or lies inside {place}, which is read here; choose another one")
 
 
 def _predicted_classes(path: Path) -> tuple[str, ...] | None:
