@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.files import is_newer
 from tag2mask.outputs import OutputSettings, RunOutputs, TarFolder, file_names, found_folder, write_bytes
+from tag2mask.outputs.index import Index
 from tag2mask.outputs.members import file_name, member_name, packed
 
 NAMES = [
@@ -184,9 +185,16 @@ def test_a_write_that_fails_leaves_the_tar_as_it_was(folder: TarFolder) -> None:
     series = folder._own(folder._opened())
 
     class Full(io.FileIO):
+        """As the system does: what has room is written, and only the next byte is an error."""
+
+        room = 100
+
         def write(self, raw: object) -> int:
-            super().write(bytes(raw)[:100])  # type: ignore[call-overload]
-            raise OSError(28, "No space left on device")
+            written = super().write(bytes(raw)[: self.room])  # type: ignore[call-overload]
+            self.room -= written
+            if not written:
+                raise OSError(28, "No space left on device")
+            return written
 
     assert series._open is not None
     series._open.close()
@@ -195,6 +203,22 @@ def test_a_write_that_fails_leaves_the_tar_as_it_was(folder: TarFolder) -> None:
         write(folder, ["b.png"])
     series._open = tars(folder)[0].open("r+b", buffering=0)
     write(folder, ["c.png"])
+    assert sorted(contents(without_index(folder))) == ["a.png", "c.png"]
+
+
+def test_a_file_that_the_index_could_not_take_up_is_not_in_the_tar_either(
+    folder: TarFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder, ["a.png"])
+
+    def full(*_: object) -> None:
+        raise Tag2maskError("the index could not be used")
+
+    with monkeypatch.context() as patch, pytest.raises(Tag2maskError):
+        patch.setattr(Index, "add", full)
+        write(folder, ["b.png"])
+    write(folder, ["c.png"])
+    assert sorted(contents(folder)) == sorted(contents(again(folder))) == ["a.png", "c.png"]
     assert sorted(contents(without_index(folder))) == ["a.png", "c.png"]
 
 

@@ -174,7 +174,7 @@ class TarFolder:
         with self._opening:
             if self._state is None or self._state.process != process:
                 there = [entry.name for entry in self.tars.iterdir()] if self.tars.is_dir() else []
-                series = {writer: self._series(writer) for writer in writers(there)}
+                series = {writer: self._series(writer) for writer in writers(there, foreign=self._foreign)}
                 self._state = _Opened(process, series, _has_single_files(self.path))
             return self._state
 
@@ -186,8 +186,11 @@ class TarFolder:
         return opened.series[self.writer]
 
     def _series(self, writer: str) -> TarSeries:
-        own = self.tars == self.path / TARS
-        return TarSeries(self.tars, writer, self.settings, self.prefix, keep_index=own)
+        return TarSeries(self.tars, writer, self.settings, self.prefix, foreign=self._foreign)
+
+    @property
+    def _foreign(self) -> bool:
+        return self.tars == self.path
 
 
 class TarMember:

@@ -63,10 +63,17 @@ class RunOutputs:
                 folder.close(send=False)
 
 
-def found_folder(path: Path) -> Folder:
-    """A folder that somebody names: of single files, of a run's tars, or of tars ``NAME-000000.tar`` alone."""
+def found_folder(path: Path, settings: OutputSettings | None = None) -> Folder:
+    """A folder that somebody names, to be read: of single files, of a run's tars, or of ``NAME-000000.tar`` alone.
+
+    Args:
+        path: of the folder.
+        settings: from which URL the tars of this folder are read, where they are in a store.
+    """
+    given = settings or OutputSettings()
+    reading = replace(given, photographs_per_tar=None, url=None, read_url=given.read_url or given.url)
     if (path / TARS).is_dir():
-        return TarFolder(path, OutputSettings())
+        return TarFolder(path, reading)
     if next(path.glob("*.tar"), None) is not None:
-        return TarFolder(path, OutputSettings(), tars=path)
+        return TarFolder(path, reading, tars=path)
     return path

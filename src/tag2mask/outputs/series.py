@@ -4,12 +4,12 @@ import os
 import re
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
 
-from tag2mask.errors import Tag2maskError
+from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.files import read_json, write_json
 from tag2mask.outputs.index import Index, Place
 from tag2mask.outputs.members import BLOCK, END, is_header_of, members, packed
@@ -22,7 +22,10 @@ FETCHED = "fetched"
 _TRIES = 20
 """How often a tar is fetched that other processes put out of the cache before it could be read."""
 
-_NAME = re.compile(r"(.+)-(\d{6,})\.tar|(.+)\.(?:sqlite|sent\.json)")
+_OWN = re.compile(r"(?P<writer>\d+-of-\d+)(?:-(?P<number>\d{6,9})\.tar|\.sqlite|\.sent\.json)")
+_FOREIGN = re.compile(r"(?!\.)(?P<writer>.+)-(?P<number>\d{6,9})\.tar")
+_MOST = 10**9
+"""Tars of a writer are fewer than this."""
 
 
 class TarSeries:
@@ -33,7 +36,7 @@ class TarSeries:
     """
 
     def __init__(
-        self, folder: Path, writer: str, settings: OutputSettings, prefix: str, *, keep_index: bool = True
+        self, folder: Path, writer: str, settings: OutputSettings, prefix: str, *, foreign: bool = False
     ) -> None:
         """Bring the index up to the tars.
 
@@ -42,19 +45,20 @@ class TarSeries:
             writer: whose, a name for files.
             settings: how many files a tar takes, and where the store is.
             prefix: of the tars in the store.
-            keep_index: write the index beside the tars, where that is possible.
+            foreign: somebody else's tars, beside which neither an index nor a store counts.
 
         Raises:
+            UsageError: its tars were sent to another URL than `outputs.url`.
             Tag2maskError: the index cannot be written, or a tar that it lacks cannot be fetched.
         """
         self.folder, self.writer, self.settings, self.prefix = folder, writer, settings, prefix
-        self._record = folder / f"{writer}.sent.json"
+        self._foreign, self._record = foreign, folder / f"{writer}.sent.json"
         self._sent: dict[int, Sent] = {}
         self._unreachable: dict[int, str] = {}
         self._fetching = Lock()
         self._open: BinaryIO | None = None
         self._number = self._end = self._count = 0
-        kept = keep_index and os.access(folder, os.W_OK)
+        kept = not foreign and os.access(folder, os.W_OK)
         self.index = Index(folder / f"{writer}.sqlite" if kept else None)
         self._catch_up()
 
@@ -74,14 +78,13 @@ class TarSeries:
             self.index.drop(self._number, beyond=self._end)
         member, raw = packed(name, content, self._end, time.time_ns())
         try:
-            file.seek(self._end)
-            file.write(raw)
-        except BaseException:
+            _write_at(file, self._end, raw)
+            self.index.add(self._number, [member], member.end)
+        except BaseException:  # what the index does not know must not be passed over by what follows
             file.truncate(self._end)
             raise
         self._end = member.end
         self._count += content is not None
-        self.index.add(self._number, [member], member.end)
         if self._count >= self._most:
             self.finish()
             self.send_finished()
@@ -121,8 +124,7 @@ class TarSeries:
         file, self._open = self._open, None
         with file:
             file.truncate(self._end)
-            file.seek(self._end)
-            file.write(END)
+            _write_at(file, self._end, END)
 
     def send_finished(self) -> None:
         """Send the tars that are not written to, and delete what is safe in the store.
@@ -140,7 +142,8 @@ class TarSeries:
                 url = tar_url(self.settings.url, name)
                 sent = send(path, url, tar_url(self.settings.read_url or self.settings.url, name))
                 known = {**self._sent, number: sent}
-                write_json(self._record, {"tars": {str(key): asdict(each) for key, each in sorted(known.items())}})
+                tars = {str(key): asdict(each) for key, each in sorted(known.items())}
+                write_json(self._record, {"url": self.settings.url, "tars": tars})
                 self._sent = known
             path.unlink()
 
@@ -170,11 +173,11 @@ class TarSeries:
 
     def _fetch(self, number: int, cached: Path) -> None:
         """Fetch a tar; those that were not used for longest make room."""
-        sent = self._sent[number]
-        if (url := self.settings.read_url or self.settings.url) is not None:  # the store may have moved
-            sent = replace(sent, url=tar_url(url, f"{self.prefix}/{cached.name}"))
+        url = self.settings.read_url or self.settings.url
+        if url is None:
+            raise StoreError(f"{self.tar(number)} lies in a store; say with --outputs.read_url from where it is read")
         try:
-            fetch(sent, cached)
+            fetch(self._sent[number], tar_url(url, f"{self.prefix}/{cached.name}".lstrip("/")), cached)
         except StoreError as error:
             self._unreachable[number] = str(error)
             raise
@@ -229,20 +232,46 @@ class TarSeries:
         found = {}
         with os.scandir(self.folder) as entries:
             for entry in entries:
-                match = _NAME.fullmatch(entry.name)
-                if match and match[1] == self.writer:
-                    found[int(match[2])] = entry.stat().st_size
+                match = (_FOREIGN if self._foreign else _OWN).fullmatch(entry.name)
+                if match and match["writer"] == self.writer and match["number"]:
+                    found[int(match["number"])] = entry.stat().st_size
         return found
 
     def _read_sent(self) -> dict[int, Sent]:
-        tars = read_json(self._record)["tars"] if self._record.is_file() else {}
-        return {int(number): Sent(**values) for number, values in tars.items()}
+        """What the record says of the tars in the store; anybody may have written it."""
+        if self._foreign or not self._record.is_file():
+            return {}
+        record = read_json(self._record)
+        try:
+            url = record["url"]
+            sent = {int(number): Sent(each["bytes"], each["sha256"]) for number, each in record["tars"].items()}
+            sound = all(0 <= number < _MOST and isinstance(each.bytes, int) for number, each in sent.items())
+        except (AttributeError, KeyError, TypeError, ValueError):
+            sound = False
+        if not sound:
+            raise Tag2maskError(
+                f"{self._record} does not say which tars are in the store; without it what they hold is made again"
+            )
+        if sent and self.settings.url not in (None, url):
+            raise UsageError(
+                f"the tars that {self._record} names are at {url}, outputs.url is {self.settings.url}; set it back, or "
+                "move them and change the URL in that file"
+            )
+        return sent
 
 
-def writers(names: Iterable[str]) -> list[str]:
-    """Whose tars, indices and records these file names are, in order."""
-    matches = [match for name in names if (match := _NAME.fullmatch(name))]
-    return sorted({match[1] or match[3] for match in matches})
+def writers(names: Iterable[str], *, foreign: bool = False) -> list[str]:
+    """Whose tars, indices and records these file names are, in order; of ``foreign`` ones, whose tars."""
+    matches = [(_FOREIGN if foreign else _OWN).fullmatch(name) for name in names]
+    return sorted({match["writer"] for match in matches if match})
+
+
+def _write_at(file: BinaryIO, offset: int, raw: bytes) -> None:
+    """Write all of these bytes; where a disk is nearly full, the system writes what has room and says how much."""
+    file.seek(offset)
+    left = memoryview(raw)
+    while left:
+        left = left[file.write(left) :]
 
 
 def _last_use(path: Path) -> float:

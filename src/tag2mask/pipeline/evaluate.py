@@ -94,7 +94,7 @@ def evaluate_folder(config: Config, folder: Path, console: Console) -> Figures:
     photos = with_truth(config, photographs(config), console)
     if not photos.photos:
         raise UsageError("no photograph has a ground-truth mask; --data.masks names their folder")
-    found = found_folder(folder)
+    found = found_folder(folder, config.outputs)
     try:
         return _figures(config, found, photos, console)
     finally:
