@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,10 @@ def test_full_tars_leave_the_run_folder_and_come_back_a_few_at_a_time(tmp_path: 
     assert contents(run) == EXPECTED
     cached = tmp_path / "run/cams/pot/tars/fetched"
     assert sorted(path.name for path in cached.iterdir()) == ["1-of-1-000002.tar", "1-of-1-000003.tar"]
+    (cached / ".partial-other~1~1-of-1-000000.tar").write_bytes(b"what another process is fetching")
+    os.utime(cached / ".partial-other~1~1-of-1-000000.tar", (0, 0))
+    assert contents(run) == EXPECTED
+    assert len(list(cached.iterdir())) == 3 and (cached / ".partial-other~1~1-of-1-000000.tar").is_file()
     run.close(send=True)
     with pytest.raises(StoreError, match=r"1-of-1-000000\.tar lies in a store; say with --outputs\.read_url"):
         contents(RunOutputs(tmp_path / "run"))

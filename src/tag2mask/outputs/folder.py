@@ -4,7 +4,7 @@ import io
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -30,11 +30,21 @@ class Stamp(NamedTuple):
 
 @dataclass
 class _Opened:
-    """What one process has open of a folder: the series by writer, and whether there are single files as well."""
+    """What one process has open of a folder.
+
+    Attributes:
+        process: its number.
+        series: by writer. Replaced, never changed: threads may be reading.
+        mixed: there are single files as well.
+        replaced: what threads may still read from.
+        owned: this process writes its own series.
+    """
 
     process: int
     series: dict[str, TarSeries]
     mixed: bool
+    replaced: list[TarSeries] = field(default_factory=list)
+    owned: bool = False
 
 
 class TarFolder:
@@ -93,7 +103,7 @@ class TarFolder:
     def find(self, name: str) -> tuple[TarSeries, Place] | Path | None:
         """Where the newest file of that name is; None where there is none, or it is deleted."""
         opened = self._opened()
-        placed = [(series, place) for series in opened.series.values() if (place := series.index.find(name))]
+        placed = [(series, place) for series in opened.series.values() if (place := series.find(name))]
         newest = max(placed, key=lambda each: each[1].member.time, default=None)
         single = self.path / name
         if opened.mixed and single.is_file():
@@ -108,7 +118,7 @@ class TarFolder:
         if not isinstance(found, tuple):
             return -1
         series, place = found
-        return list(self._opened().series.values()).index(series) << 48 | place.tar << 28 | place.member.offset // BLOCK
+        return list(self._opened().series).index(series.writer) << 48 | place.tar << 28 | place.member.offset // BLOCK
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file, whole or not at all.
@@ -130,7 +140,7 @@ class TarFolder:
         """Delete a file; whether there was one."""
         opened, found = self._opened(), self.find(name)
         (self.path / name).unlink(missing_ok=True)
-        if found is not None and any(series.index.find(name) for series in opened.series.values()):
+        if found is not None and any(series.find(name) for series in opened.series.values()):
             self._own(opened).append(name, None)
         return found is not None
 
@@ -138,7 +148,7 @@ class TarFolder:
         """The names of the files with a suffix; one that is in the tars of several writers comes several times."""
         opened = self._opened()
         for series in opened.series.values():
-            yield from (name for name in series.index.names() if name.endswith(suffix) and self.find(name) is not None)
+            yield from (name for name in series.names() if name.endswith(suffix) and self.find(name) is not None)
         if opened.mixed:
             yield from _single_names(self.path, suffix)
 
@@ -160,7 +170,7 @@ class TarFolder:
                 if send and self.writer in (writer, ALONE):
                     series.send_finished()
         finally:
-            for series in opened.series.values():
+            for series in (*opened.series.values(), *opened.replaced):
                 series.close()
 
     def _opened(self) -> _Opened:
@@ -179,14 +189,17 @@ class TarFolder:
             return self._state
 
     def _own(self, opened: _Opened) -> TarSeries:
-        """The series that this process writes."""
-        if self.writer not in opened.series:
+        """The series that this process writes; whoever only reads leaves its index alone, which another may write."""
+        if not opened.owned:
             self.tars.mkdir(parents=True, exist_ok=True)
-            opened.series[self.writer] = self._series(self.writer)
+            if self.writer in opened.series:
+                opened.replaced.append(opened.series[self.writer])
+            opened.series = {**opened.series, self.writer: self._series(self.writer, owner=True)}
+            opened.owned = True
         return opened.series[self.writer]
 
-    def _series(self, writer: str) -> TarSeries:
-        return TarSeries(self.tars, writer, self.settings, self.prefix, foreign=self._foreign)
+    def _series(self, writer: str, *, owner: bool = False) -> TarSeries:
+        return TarSeries(self.tars, writer, self.settings, self.prefix, owner=owner, foreign=self._foreign)
 
     @property
     def _foreign(self) -> bool:

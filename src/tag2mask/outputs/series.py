@@ -3,16 +3,17 @@
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
 
 from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.files import read_json, write_json
+from tag2mask.files import TEMPORARY_PREFIX, read_json, write_json
 from tag2mask.outputs.index import Index, Place
-from tag2mask.outputs.members import BLOCK, END, is_header_of, members, packed
+from tag2mask.outputs.members import BLOCK, END, TornError, is_header_of, members, packed
 from tag2mask.outputs.settings import OutputSettings
 from tag2mask.outputs.store import Sent, StoreError, fetch, send, tar_url
 
@@ -31,20 +32,28 @@ _MOST = 10**9
 class TarSeries:
     """The tars ``WRITER-000000.tar`` and on in a folder, ``WRITER.sqlite`` over them, and ``WRITER.sent.json``.
 
-    A tar is the truth: what the index does not know yet it takes up from there, and forgets what is in no tar. One
-    process at a time appends; any number read.
+    A tar is the truth: what the index does not know yet is taken up from there, and what is in no tar forgotten. One
+    process at a time, the owner, appends and writes the index; any number read, and keep what is newer in memory.
     """
 
     def __init__(
-        self, folder: Path, writer: str, settings: OutputSettings, prefix: str, *, foreign: bool = False
+        self,
+        folder: Path,
+        writer: str,
+        settings: OutputSettings,
+        prefix: str,
+        *,
+        owner: bool = False,
+        foreign: bool = False,
     ) -> None:
-        """Bring the index up to the tars.
+        """Find out what the tars hold.
 
         Args:
             folder: where the tars are; it exists.
             writer: whose, a name for files.
             settings: how many files a tar takes, and where the store is.
             prefix: of the tars in the store.
+            owner: this process appends, and no other does.
             foreign: somebody else's tars, beside which neither an index nor a store counts.
 
         Raises:
@@ -58,9 +67,31 @@ class TarSeries:
         self._fetching = Lock()
         self._open: BinaryIO | None = None
         self._number = self._end = self._count = 0
-        kept = not foreign and os.access(folder, os.W_OK)
-        self.index = Index(folder / f"{writer}.sqlite" if kept else None)
+        self._last: str | None = None
+        self.index = Index(None if foreign else folder / f"{writer}.sqlite", read_only=not owner)
+        self._owner, self._newer = owner, self.index if owner else None
+        self._lost: set[int] = set()
         self._catch_up()
+
+    def find(self, name: str) -> Place | None:
+        """Where the newest member of a name is, also where that says that it is deleted."""
+        found = self.index.find(name)
+        if self._owner:
+            return found
+        if found is not None and found.tar in self._lost:
+            found = None
+        newer = None if self._newer is None else self._newer.find(name)
+        places = [place for place in (found, newer) if place is not None]
+        return max(places, key=lambda place: (place.tar, place.member.offset), default=None)
+
+    def names(self) -> Iterator[str]:
+        """The names of the files that are there, perhaps of some that are gone, too."""
+        yield from self.index.names()
+        if self._newer is not None and not self._owner:
+            for name in self._newer.names():
+                known = self.index.find(name)
+                if known is None or known.member.is_deleted:
+                    yield name
 
     def append(self, name: str, content: bytes | None) -> None:
         """Write a file, or that it is deleted (None); when this returns, a kill does not lose it.
@@ -69,13 +100,9 @@ class TarSeries:
             StoreError: the tar is full and could not be sent; the file is written all the same.
         """
         file = self._open or self._opened()
-        before = self.index.find(name)
-        if before is not None and (before.tar, before.member.end) == (self._number, self._end) and content is not None:
-            # The same name twice in a row would be an error to WebDataset.
-            self._end = before.member.offset
-            self._count -= not before.member.is_deleted
-            file.truncate(self._end)
-            self.index.drop(self._number, beyond=self._end)
+        if content is not None and name == self._last:  # twice in a row in one tar would be an error to WebDataset
+            self.finish()
+            file = self._begun(self._number + 1)
         member, raw = packed(name, content, self._end, time.time_ns())
         try:
             _write_at(file, self._end, raw)
@@ -84,7 +111,8 @@ class TarSeries:
             file.truncate(self._end)
             raise
         self._end = member.end
-        self._count += content is not None
+        if content is not None:
+            self._count, self._last = self._count + 1, name
         if self._count >= self._most:
             self.finish()
             self.send_finished()
@@ -125,6 +153,7 @@ class TarSeries:
         with file:
             file.truncate(self._end)
             _write_at(file, self._end, END)
+        self.index.add(self._number, [], self._end + len(END))
 
     def send_finished(self) -> None:
         """Send the tars that are not written to, and delete what is safe in the store.
@@ -150,7 +179,8 @@ class TarSeries:
     def close(self) -> None:
         """End the tar that is written to, and let go of all files."""
         self.finish()
-        self.index.close()
+        for index in {self.index, self._newer or self.index}:
+            index.close()
 
     @property
     def _most(self) -> float:
@@ -181,38 +211,50 @@ class TarSeries:
         except StoreError as error:
             self._unreachable[number] = str(error)
             raise
-        by_use = sorted(cached.parent.glob("*.tar"), key=_last_use)
+        whole = (path for path in cached.parent.glob("*.tar") if not path.name.startswith(TEMPORARY_PREFIX))
+        by_use = sorted(whole, key=_last_use)
         for path in by_use[: -self.settings.cached_tars]:
             path.unlink(missing_ok=True)
 
     def _opened(self) -> BinaryIO:
         """The last tar if it has room, or a new one, to append to; what was torn off by a kill is cut off."""
-        known, local = self.index.tars(), self._local()
-        last = max((*known, *local, *self._sent), default=-1)
-        count = self.index.count(last)
-        if last in local and last not in self._sent and count < self._most:
-            self._number, self._end, self._count = last, known[last][0], count
-            file = self.tar(last).open("r+b", buffering=0)
-            file.truncate(self._end)
-        else:
-            self._number, self._end, self._count = last + 1, 0, 0
-            file = self.tar(last + 1).open("xb+", buffering=0)
-        self._open = file
-        self.index.add(self._number, [], self._end)
-        return file
+        local = self._local()
+        last = max((*self.index.tars(), *local, *self._sent), default=-1)
+        if last not in local or last in self._sent:
+            return self._begun(last + 1)
+        with self.tar(last).open("rb") as file:
+            held = list(members(file, 0))
+        files = [member.name for member in held if not member.is_deleted]
+        if len(files) >= self._most:
+            return self._begun(last + 1)
+        self._open = self.tar(last).open("r+b", buffering=0)
+        self._number, self._end, self._count = last, held[-1].end if held else 0, len(files)
+        self._last = files[-1] if files else None
+        self._open.truncate(self._end)
+        self.index.add(last, [], self._end)
+        return self._open
+
+    def _begun(self, number: int) -> BinaryIO:
+        """A new tar to append to."""
+        self._open = self.tar(number).open("xb+", buffering=0)
+        self._number, self._end, self._count, self._last = number, 0, 0, None
+        self.index.add(number, [], 0)
+        return self._open
 
     def _catch_up(self) -> None:
-        """Let the index say what the tars hold."""
+        """Take up from the tars what the index does not know."""
         known, local = self.index.tars(), self._local()
         self._sent = self._read_sent()  # only now: a tar that another process just deleted is in there
         for number in known.keys() - local.keys() - self._sent.keys():  # deleted by hand: to be made again
-            self.index.drop(number)
+            self._lost.add(number)
+            if self._owner:
+                self.index.drop(number)
         for number, size in sorted(local.items()):
             end, seen = known.get(number, (0, -1))
             if size == seen:
                 continue
-            if size < end:
-                self.index.drop(number)
+            if size < end:  # tars never shrink by themselves
+                self._lost.add(number)
                 end = 0
             self._take_up(number, end, size)
         for number in sorted(self._sent.keys() - known.keys() - local.keys()):
@@ -224,8 +266,12 @@ class TarSeries:
         except FileNotFoundError:  # sent and deleted by another process a moment ago
             self._sent = self._read_sent()
             file = self._at_hand(number)
-        with file:
-            self.index.add(number, members(file, end), size)
+        self._newer = self._newer or Index(None)
+        try:
+            with file:
+                self._newer.add(number, members(file, end, whole=self._foreign), size, anew=end == 0)
+        except TornError:
+            raise Tag2maskError(f"{self.tar(number)} is no whole tar; bring it again, or delete it") from None
 
     def _local(self) -> dict[int, int]:
         """The sizes in bytes of the tars that are here, by number."""
@@ -234,7 +280,8 @@ class TarSeries:
             for entry in entries:
                 match = (_FOREIGN if self._foreign else _OWN).fullmatch(entry.name)
                 if match and match["writer"] == self.writer and match["number"]:
-                    found[int(match["number"])] = entry.stat().st_size
+                    with suppress(FileNotFoundError):  # sent and deleted by another process since it was listed
+                        found[int(match["number"])] = entry.stat().st_size
         return found
 
     def _read_sent(self) -> dict[int, Sent]:
