@@ -258,10 +258,15 @@ def test_a_file_written_twice_in_a_row_begins_another_tar(folder: TarFolder) -> 
     assert contents(without_index(folder))["b.png"] == b"new b.png"
 
 
-def test_the_newest_of_several_writers_and_of_single_files_counts(tmp_path: Path) -> None:
+def test_the_newest_of_several_writers_and_of_single_files_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = count(time.time_ns() - 10**10)  # a file system's clock may be coarser
+    monkeypatch.setattr(time, "time_ns", lambda: next(ticks))
     settings = OutputSettings(photographs_per_tar=2)
     first, second = (TarFolder(tmp_path, settings, writer=f"{number}-of-2") for number in (1, 2))
     (tmp_path / "old.png").write_bytes(b"single")
+    os.utime(tmp_path / "old.png", (0, 0))
     write(first, ["a.png", "b.png"], b"first ")
     first.close(send=False)
     write(second, ["a.png", "old.png"], b"second ")
@@ -419,6 +424,25 @@ def test_a_tar_that_somebody_damaged_or_made_up_is_named(tmp_path: Path, content
     write(folder, ["b.png"])  # what is whole is kept, and gone on from
     assert set(contents(folder)) - {"a.png"} == {"b.png"}
     folder.close(send=False)
+
+
+def test_tars_beside_single_files_are_not_what_is_meant(tmp_path: Path) -> None:
+    (tmp_path / "masks.tar").write_bytes(hostile() + bytes(1024))
+    with pytest.raises(UsageError, match=r"masks\.tar: .* should be named as NAME-000000\.tar"):
+        found_folder(tmp_path)
+    (tmp_path / "masks.tar").rename(tmp_path / "masks-000000.tar")
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/a.png").write_bytes(b"single")
+    assert found_folder(tmp_path) == tmp_path
+
+
+def test_photographs_may_lie_in_a_folder_of_the_name_of_that_of_tars(tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    write_bytes(masks / "tars/a.png", b"single")
+    assert RunOutputs(tmp_path).folder("masks") == found_folder(masks) == masks
+    folder = TarFolder(masks, OutputSettings(photographs_per_tar=3))
+    write(folder, ["tars/b.png"])
+    assert contents(folder) == contents(again(folder)) == {"tars/a.png": b"single", "tars/b.png": b"of tars/b.png"}
 
 
 def test_names_of_tars_that_are_no_utf8_or_too_large_a_number(tmp_path: Path) -> None:

@@ -12,7 +12,10 @@ from run_tiny import figures, files_of, run
 from tag2mask.cli import main
 from tag2mask.clip.npy_files import NpyCams, write_npy_cams
 from tag2mask.data import DataSettings, open_photos
-from tag2mask.outputs import OutputSettings, file_names, found_folder
+from tag2mask.outputs import OutputSettings, RunOutputs, file_names, found_folder, series, write_bytes
+from tag2mask.outputs.store import Sent
+from tag2mask.report import ReportSettings
+from tag2mask.report.ranking import rank
 
 SETTINGS = {
     "train__steps": "1",
@@ -196,6 +199,36 @@ def test_a_folder_of_tars_is_measured_as_one_of_files(
         assert main(["evaluate", str(place), *data]) == 0
         answers.append(json.loads(capsys.readouterr().out))
     assert answers[0] == answers[1]
+
+
+def test_a_folder_in_a_store_is_measured_and_ranked_tar_by_tar(
+    single: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("webdataset")
+    out, store = tmp_path / "out", tmp_path / "store"
+    settings = OutputSettings(photographs_per_tar=2, url=store.as_uri(), cached_tars=1)
+    written, masks = RunOutputs(out, settings), contents(single, "masks", ".png")
+    names = sorted(masks)
+    for name in names[::2] + names[1::2]:  # not the order of the photographs
+        write_bytes(written.folder("masks") / name, masks[name])
+    written.close(send=True)
+    fetched: list[str] = []
+    own = series.fetch
+
+    def fetch(sent: Sent, url: str, target: Path) -> None:
+        fetched.append(target.name)
+        own(sent, url, target)
+
+    monkeypatch.setattr(series, "fetch", fetch)
+    data = ["--data.root", str(scenes), "--data.masks", str(scenes / "masks"), "--data.split", "train"]
+    where = ["--outputs.read_url", (store / "masks").as_uri(), "--outputs.cached_tars", "1"]
+    assert main(["evaluate", str(out / "masks"), *data, *where]) == 0
+    assert len(fetched) == 5
+    photos = open_photos(DataSettings(root=scenes, split="train", masks=scenes / "masks"))
+    fetched.clear()
+    rank(written, photos, ReportSettings(), lambda _: None)
+    assert sorted(fetched) == sorted({*fetched})
+    written.close(send=False)
 
 
 def test_a_run_in_a_store_is_the_same_run(

@@ -100,8 +100,9 @@ def test_each_tar_is_fetched_once_where_files_are_read_as_they_were_written(
     for name in NAMES * 3:
         (whole / name).read_bytes()
     assert len(fetched) == 8  # the first had been fetched, and all stay
-    whole.close(send=False)
+    assert len(list((tmp_path / "run/cams/pot/tars/fetched").iterdir())) == 4
     run.close(send=False)
+    assert len(list((tmp_path / "run/cams/pot/tars/fetched").iterdir())) == 1
 
 
 def test_a_lost_index_is_made_again_from_the_store(tmp_path: Path, store: Path) -> None:

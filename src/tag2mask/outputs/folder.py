@@ -17,6 +17,8 @@ from tag2mask.outputs.settings import OutputSettings
 TARS = "tars"
 """The folder of the tars, beside single files."""
 
+_SUFFIXES = (".png", ".npz")
+
 ALONE = "1-of-1"
 """The writer that no other works beside."""
 
@@ -185,7 +187,7 @@ class TarFolder:
             if self._state is None or self._state.process != process:
                 there = [entry.name for entry in self.tars.iterdir()] if self.tars.is_dir() else []
                 series = {writer: self._series(writer) for writer in writers(there, foreign=self._foreign)}
-                self._state = _Opened(process, series, _has_single_files(self.path))
+                self._state = _Opened(process, series, has_single_files(self.path))
             return self._state
 
     def _own(self, opened: _Opened) -> TarSeries:
@@ -302,13 +304,24 @@ def _single_names(path: Path, suffix: str) -> Iterator[str]:
             yield found.relative_to(path).as_posix()
 
 
-def _has_single_files(path: Path) -> bool:
-    """Whether anything but tars is in a folder: files of photographs, or subfolders with such."""
+def holds_tars(path: Path) -> bool:
+    """Whether tars of a run are in a folder. Photographs may lie below a folder of that name, too."""
+    tars = path / TARS
+    return tars.is_dir() and any(writers([entry.name]) for entry in tars.iterdir())
+
+
+def has_single_files(path: Path) -> bool:
+    """Whether anything but tars is in a folder: files of photographs, or subfolders that may hold such."""
     if not path.is_dir():
         return False
     with os.scandir(path) as entries:
-        return any(
-            entry.name != TARS if entry.is_dir() else entry.name.endswith((".png", ".npz"))
-            for entry in entries
-            if not entry.name.startswith(TEMPORARY_PREFIX)
-        )
+        for entry in entries:
+            if entry.name.startswith(TEMPORARY_PREFIX):
+                continue
+            if entry.name == TARS and entry.is_dir():
+                found = any(next(_single_names(path / TARS, suffix), None) for suffix in _SUFFIXES)
+            else:
+                found = entry.is_dir() or entry.name.endswith(_SUFFIXES)
+            if found:
+                return True
+    return False

@@ -211,10 +211,7 @@ class TarSeries:
         except StoreError as error:
             self._unreachable[number] = str(error)
             raise
-        whole = (path for path in cached.parent.glob("*.tar") if not path.name.startswith(TEMPORARY_PREFIX))
-        by_use = sorted(whole, key=_last_use)
-        for path in by_use[: -self.settings.cached_tars]:
-            path.unlink(missing_ok=True)
+        put_out(cached.parent, self.settings.cached_tars)
 
     def _opened(self) -> BinaryIO:
         """The last tar if it has room, or a new one, to append to; what was torn off by a kill is cut off."""
@@ -311,6 +308,13 @@ def writers(names: Iterable[str], *, foreign: bool = False) -> list[str]:
     """Whose tars, indices and records these file names are, in order; of ``foreign`` ones, whose tars."""
     matches = [(_FOREIGN if foreign else _OWN).fullmatch(name) for name in names]
     return sorted({match["writer"] for match in matches if match})
+
+
+def put_out(fetched: Path, most: int) -> None:
+    """Delete the fetched tars that were not used for longest, until there are ``most``."""
+    whole = (path for path in fetched.glob("*.tar") if not path.name.startswith(TEMPORARY_PREFIX))
+    for path in sorted(whole, key=_last_use)[:-most]:
+        path.unlink(missing_ok=True)
 
 
 def _write_at(file: BinaryIO, offset: int, raw: bytes) -> None:

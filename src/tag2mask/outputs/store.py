@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, urlparse
-from urllib.request import url2pathname
 
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.files import atomic_path
@@ -139,4 +138,6 @@ def _opened(url: str, mode: str) -> Iterator[IO[bytes]]:
 def _make_folder(url: str) -> None:
     """The folder of a `file:` URL; other stores have none, or make theirs."""
     if url.startswith("file:"):
+        from urllib.request import url2pathname  # takes as long to import as all else here
+
         Path(url2pathname(urlparse(url).path)).parent.mkdir(parents=True, exist_ok=True)

@@ -187,6 +187,7 @@ def _figures(config: Config, folder: Folder, photos: PhotoSet, console: Console)
     cams = next(file_names(folder, ".png"), None) is None  # beside painted masks lies an .npz, the index of annotations
     if cams and next(file_names(folder, ".npz"), None) is None:
         raise UsageError(f"{folder} holds neither masks (.png) nor CAM files (.npz)")
+    photos = photos.of(as_written(photos.photos, folder, ".npz" if cams else ".png"))
     with _progress(console, folder, len(photos.photos)) as on_photo:
         if cams:
             thresholds = sorted(config.evaluate.thresholds)
