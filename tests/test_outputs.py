@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.files import is_newer
 from tag2mask.outputs import OutputSettings, RunOutputs, TarFolder, file_names, found_folder, write_bytes
+from tag2mask.outputs.index import Index
 from tag2mask.outputs.members import file_name, member_name, packed
 
 NAMES = [
@@ -31,6 +32,7 @@ NAMES = [
     "__x__/a__.png",
     "日本/ä ö.png",
     "b" * 150 + ".png",
+    "caf\udce9/日\udcff\udcfe.png",
 ]
 
 
@@ -47,9 +49,13 @@ def again(folder: TarFolder, **changes: object) -> TarFolder:
     return TarFolder(folder.path, OutputSettings(**{"photographs_per_tar": 3, **changes}))  # type: ignore[arg-type]
 
 
+def content(name: str, word: bytes = b"of ") -> bytes:
+    return word + os.fsencode(name)
+
+
 def write(folder: TarFolder, names: list[str], word: bytes = b"of ") -> None:
     for name in names:
-        write_bytes(folder / name, word + name.encode())
+        write_bytes(folder / name, content(name, word))
 
 
 def contents(folder: TarFolder) -> dict[str, bytes]:
@@ -62,7 +68,7 @@ def tars(folder: TarFolder) -> list[Path]:
 
 def test_files_are_found_as_they_were_written_now_and_by_the_next_command(folder: TarFolder) -> None:
     write(folder, NAMES)
-    expected = {name: b"of " + name.encode() for name in NAMES}
+    expected = {name: content(name) for name in NAMES}
     assert contents(folder) == expected
     assert contents(again(folder)) == expected
     assert [path.name for path in tars(folder)] == [f"1-of-1-00000{number}.tar" for number in range(3)]
@@ -75,13 +81,18 @@ def test_files_are_found_as_they_were_written_now_and_by_the_next_command(folder
 def test_tars_are_those_of_webdataset(folder: TarFolder) -> None:
     webdataset = pytest.importorskip("webdataset")
     write(folder, NAMES)
-    (folder / "a.png").unlink()
+    written = [*NAMES, "a.png", "a.png", "x.png", "a.png", "a.png"]
+    for name in ("a.png", "a.png", "x.png", "a.png"):  # once more in a row is an error to WebDataset in one tar
+        write(folder, [name])
+        (folder / name).unlink()
+    folder = again(folder)
+    write(folder, ["a.png"])
     folder.close(send=False)
     urls = [str(path) for path in tars(folder)]
     samples = list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False))
-    assert {file_name(sample["__key__"]): sample["png"] for sample in samples} == {
-        name.removesuffix(".png"): b"of " + name.encode() for name in NAMES
-    }
+    assert [(file_name(sample["__key__"]), sample["png"]) for sample in samples] == [
+        (name.removesuffix(".png"), content(name)) for name in written
+    ]
 
 
 def test_a_tar_is_whole_to_other_tools_and_takes_more_later(folder: TarFolder) -> None:
@@ -184,9 +195,16 @@ def test_a_write_that_fails_leaves_the_tar_as_it_was(folder: TarFolder) -> None:
     series = folder._own(folder._opened())
 
     class Full(io.FileIO):
+        """As the system does: what has room is written, and only the next byte is an error."""
+
+        room = 100
+
         def write(self, raw: object) -> int:
-            super().write(bytes(raw)[:100])  # type: ignore[call-overload]
-            raise OSError(28, "No space left on device")
+            written = super().write(bytes(raw)[: self.room])  # type: ignore[call-overload]
+            self.room -= written
+            if not written:
+                raise OSError(28, "No space left on device")
+            return written
 
     assert series._open is not None
     series._open.close()
@@ -198,6 +216,22 @@ def test_a_write_that_fails_leaves_the_tar_as_it_was(folder: TarFolder) -> None:
     assert sorted(contents(without_index(folder))) == ["a.png", "c.png"]
 
 
+def test_a_file_that_the_index_could_not_take_up_is_not_in_the_tar_either(
+    folder: TarFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder, ["a.png"])
+
+    def full(*_: object) -> None:
+        raise Tag2maskError("the index could not be used")
+
+    with monkeypatch.context() as patch, pytest.raises(Tag2maskError):
+        patch.setattr(Index, "add", full)
+        write(folder, ["b.png"])
+    write(folder, ["c.png"])
+    assert sorted(contents(folder)) == sorted(contents(again(folder))) == ["a.png", "c.png"]
+    assert sorted(contents(without_index(folder))) == ["a.png", "c.png"]
+
+
 def test_a_tar_deleted_by_hand_takes_its_files_along(folder: TarFolder) -> None:
     write(folder, NAMES)
     folder.close(send=False)
@@ -205,20 +239,34 @@ def test_a_tar_deleted_by_hand_takes_its_files_along(folder: TarFolder) -> None:
     assert sorted(contents(again(folder))) == sorted(NAMES[:3] + NAMES[6:])
 
 
-def test_a_file_written_again_twice_in_a_row_is_one_member(folder: TarFolder) -> None:
+def test_a_file_written_twice_in_a_row_begins_another_tar(folder: TarFolder) -> None:
     write(folder, ["a.png", "b.png"])
     write(folder, ["b.png"], b"a good deal longer, over a block " * 30)
+    (folder / "b.png").unlink()
     write(folder, ["b.png"], b"new ")
     write(folder, ["c.png"])
-    with tarfile.open(tars(folder)[0]) as archive:
-        assert archive.getnames() == ["a.png", "b.png", "c.png"]
+    folder.close(send=False)
+    held = []
+    for path in tars(folder):
+        with tarfile.open(path) as archive:
+            held.append(archive.getnames())
+    assert held == [
+        ["a.png", "b.png"],
+        ["b.png", "__deleted__/b.png"],
+        ["b.png", "c.png"],
+    ]
     assert contents(without_index(folder))["b.png"] == b"new b.png"
 
 
-def test_the_newest_of_several_writers_and_of_single_files_counts(tmp_path: Path) -> None:
+def test_the_newest_of_several_writers_and_of_single_files_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = count(time.time_ns() - 10**10)  # a file system's clock may be coarser
+    monkeypatch.setattr(time, "time_ns", lambda: next(ticks))
     settings = OutputSettings(photographs_per_tar=2)
     first, second = (TarFolder(tmp_path, settings, writer=f"{number}-of-2") for number in (1, 2))
     (tmp_path / "old.png").write_bytes(b"single")
+    os.utime(tmp_path / "old.png", (0, 0))
     write(first, ["a.png", "b.png"], b"first ")
     first.close(send=False)
     write(second, ["a.png", "old.png"], b"second ")
@@ -297,23 +345,32 @@ def test_a_reader_sees_what_a_living_writer_appends(folder: TarFolder) -> None:
     reader.close(send=False)
 
 
-def test_a_folder_that_cannot_be_written_is_read_all_the_same(
-    folder: TarFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write(folder, NAMES)
-    folder.close(send=False)
-    (folder.tars / "1-of-1.sqlite").unlink()
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    assert set(contents(again(folder))) == set(NAMES)
-    assert [path.name for path in folder.tars.iterdir() if path.suffix == ".sqlite"] == []
+def test_who_reads_leaves_the_index_alone(folder: TarFolder) -> None:
+    write(folder, ["a.png", "b.png", "c.png", "d.png", "e.png"])
+    found, index = index_behind(folder), folder.tars / "1-of-1.sqlite"
+    before = index.read_bytes()
+    assert sorted(contents(found)) == ["a.png", "b.png", "c.png", "d.png", "e.png"]
+    found.close(send=False)
+    tars(folder)[0].unlink()
+    assert sorted(contents(found)) == sorted(contents(again(folder))) == ["d.png", "e.png"]
+    assert index.read_bytes() == before
+    index.unlink()
+    assert sorted(contents(again(folder))) == ["d.png", "e.png"]
+    assert not index.exists()
+
+
+def test_a_tar_that_is_sent_while_another_process_looks_is_passed_over(folder: TarFolder) -> None:
+    write(folder, ["a.png"])
+    (folder.tars / "1-of-1-000007.tar").symlink_to("gone")
+    assert list(contents(TarFolder(folder.path, OutputSettings()))) == ["a.png"]
 
 
 def test_a_wrong_index_is_told_from_damage(folder: TarFolder) -> None:
     write(folder, ["a.png", "b.png"])
     folder.close(send=False)
     with sqlite3.connect(folder.tars / "1-of-1.sqlite") as connection:
-        connection.execute("UPDATE members SET data = data + 1024 WHERE name = 'a.png'")
-        connection.execute("UPDATE members SET size = size + 1 WHERE name = 'b.png'")
+        connection.execute("UPDATE members SET data = data + 1024 WHERE name = CAST('a.png' AS BLOB)")
+        connection.execute("UPDATE members SET size = size + 1 WHERE name = CAST('b.png' AS BLOB)")
     for name in ("a.png", "b.png"):
         with pytest.raises(Tag2maskError, match="delete the index"):
             (folder / name).read_bytes()
@@ -329,6 +386,72 @@ def test_tars_of_others_are_a_folder_too(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["shard-000001.tar"]
     folder.close(send=False)
     assert found_folder(tmp_path / "none") == tmp_path / "none"
+
+
+def hostile(**changes: object) -> bytes:
+    """The header of a member ``a.png``, with these fields."""
+    info = tarfile.TarInfo("a.png")
+    for name, value in changes.items():
+        setattr(info, name, value)
+    return info.tobuf(tarfile.PAX_FORMAT if "pax_headers" in changes else tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"no tar at all" * 100,
+        b"",
+        hostile(size=-512),
+        hostile(size=1 << 80),
+        hostile(mtime=1 << 70) + bytes(1024),
+        hostile(mtime=1 << 40) + bytes(1024),
+        hostile(pax_headers={"mtime": "1e40"}),
+        hostile(pax_headers={"mtime": "inf"}),
+        hostile(pax_headers={"size": "-4096"}),
+        hostile(type=tarfile.GNUTYPE_LONGNAME, size=0) * 3000,
+        hostile(size=5000) + b"torn",
+        hostile() + b"more" * 400,
+    ],
+)
+def test_a_tar_that_somebody_damaged_or_made_up_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x-000000.tar").write_bytes(content)
+    with pytest.raises(Tag2maskError, match=r"x-000000\.tar is no whole tar"):
+        list(file_names(found_folder(tmp_path), ".png"))
+    own = tmp_path / "run/tars/1-of-1-000000.tar"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(content)
+    folder = TarFolder(own.parent.parent, OutputSettings(photographs_per_tar=3))
+    write(folder, ["b.png"])  # what is whole is kept, and gone on from
+    assert set(contents(folder)) - {"a.png"} == {"b.png"}
+    folder.close(send=False)
+
+
+def test_tars_beside_single_files_are_not_what_is_meant(tmp_path: Path) -> None:
+    (tmp_path / "masks.tar").write_bytes(hostile() + bytes(1024))
+    with pytest.raises(UsageError, match=r"masks\.tar: .* should be named as NAME-000000\.tar"):
+        found_folder(tmp_path)
+    (tmp_path / "masks.tar").rename(tmp_path / "masks-000000.tar")
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/a.png").write_bytes(b"single")
+    assert found_folder(tmp_path) == tmp_path
+
+
+def test_photographs_may_lie_in_a_folder_of_the_name_of_that_of_tars(tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    write_bytes(masks / "tars/a.png", b"single")
+    assert RunOutputs(tmp_path).folder("masks") == found_folder(masks) == masks
+    folder = TarFolder(masks, OutputSettings(photographs_per_tar=3))
+    write(folder, ["tars/b.png"])
+    assert contents(folder) == contents(again(folder)) == {"tars/a.png": b"single", "tars/b.png": b"of tars/b.png"}
+
+
+def test_names_of_tars_that_are_no_utf8_or_too_large_a_number(tmp_path: Path) -> None:
+    raw = bytearray(hostile(name="caf\udce9.png"))
+    (tmp_path / "x-000000.tar").write_bytes(raw + bytes(1024))
+    (tmp_path / f"x-{10**19}.tar").write_bytes(raw + bytes(1024))
+    folder = found_folder(tmp_path)
+    assert isinstance(folder, TarFolder) and contents(folder) == {"caf\udce9.png": b""}
+    folder.close(send=False)
 
 
 def test_a_run_has_plain_folders_unless_tars_are_asked_for_or_there(tmp_path: Path) -> None:

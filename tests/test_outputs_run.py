@@ -12,7 +12,10 @@ from run_tiny import figures, files_of, run
 from tag2mask.cli import main
 from tag2mask.clip.npy_files import NpyCams, write_npy_cams
 from tag2mask.data import DataSettings, open_photos
-from tag2mask.outputs import file_names, found_folder
+from tag2mask.outputs import OutputSettings, RunOutputs, file_names, found_folder, series, write_bytes
+from tag2mask.outputs.store import Sent
+from tag2mask.report import ReportSettings
+from tag2mask.report.ranking import rank
 
 SETTINGS = {
     "train__steps": "1",
@@ -68,18 +71,20 @@ def copied(tarred: Path, tmp_path: Path) -> Path:
     return Path(copytree(tarred, tmp_path / "out"))
 
 
-def contents(out: Path, folder: str, suffix: str) -> dict[str, bytes]:
+def contents(out: Path, folder: str, suffix: str, store: Path | None = None) -> dict[str, bytes]:
     """The files of a folder, whatever they are in."""
-    found = found_folder(out / folder)
+    found = found_folder(out / folder, OutputSettings(read_url=None if store is None else (store / folder).as_uri()))
     files = {name: (found / name).read_bytes() for name in file_names(found, suffix)}
     if not isinstance(found, Path):
         found.close(send=False)
     return files
 
 
-def require_same(out: Path, single: Path, folders: tuple[tuple[str, str], ...] = FOLDERS) -> None:
+def require_same(
+    out: Path, single: Path, folders: tuple[tuple[str, str], ...] = FOLDERS, store: Path | None = None
+) -> None:
     for folder, suffix in folders:
-        expected, found = contents(single, folder, suffix), contents(out, folder, suffix)
+        expected, found = contents(single, folder, suffix), contents(out, folder, suffix, store)
         assert expected and found == expected, folder
 
 
@@ -196,6 +201,36 @@ def test_a_folder_of_tars_is_measured_as_one_of_files(
     assert answers[0] == answers[1]
 
 
+def test_a_folder_in_a_store_is_measured_and_ranked_tar_by_tar(
+    single: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("webdataset")
+    out, store = tmp_path / "out", tmp_path / "store"
+    settings = OutputSettings(photographs_per_tar=2, url=store.as_uri(), cached_tars=1)
+    written, masks = RunOutputs(out, settings), contents(single, "masks", ".png")
+    names = sorted(masks)
+    for name in names[::2] + names[1::2]:  # not the order of the photographs
+        write_bytes(written.folder("masks") / name, masks[name])
+    written.close(send=True)
+    fetched: list[str] = []
+    own = series.fetch
+
+    def fetch(sent: Sent, url: str, target: Path) -> None:
+        fetched.append(target.name)
+        own(sent, url, target)
+
+    monkeypatch.setattr(series, "fetch", fetch)
+    data = ["--data.root", str(scenes), "--data.masks", str(scenes / "masks"), "--data.split", "train"]
+    where = ["--outputs.read_url", (store / "masks").as_uri(), "--outputs.cached_tars", "1"]
+    assert main(["evaluate", str(out / "masks"), *data, *where]) == 0
+    assert len(fetched) == 5
+    photos = open_photos(DataSettings(root=scenes, split="train", masks=scenes / "masks"))
+    fetched.clear()
+    rank(written, photos, ReportSettings(), lambda _: None)
+    assert sorted(fetched) == sorted({*fetched})
+    written.close(send=False)
+
+
 def test_a_run_in_a_store_is_the_same_run(
     scenes: Path, single: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,7 +240,7 @@ def test_a_run_in_a_store_is_the_same_run(
     assert run("run", scenes, out, **SETTINGS, **TARS, **place) == 0
     assert figures(out) == figures(single)
     assert not [path for path in out.rglob("*.tar") if path.parent.name != "fetched"]
-    require_same(out, single)
+    require_same(out, single, store=store)
     assert sorted(path.relative_to(store).as_posix() for path in store.rglob("masks/*")) == [
         f"masks/1-of-1-00000{number}.tar" for number in range(4)
     ]
@@ -219,7 +254,7 @@ def test_a_run_in_a_store_is_the_same_run(
     store.unlink()
     (tmp_path / "gone").rename(store)
     assert main(["segment", "--out", str(out)]) == 0
-    require_same(out, single)
+    require_same(out, single, FOLDERS[6:], store)
 
 
 def test_seeds_are_in_tars_and_are_read_there(scenes: Path, tmp_path: Path) -> None:

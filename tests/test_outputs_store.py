@@ -2,15 +2,17 @@
 
 import importlib.util
 import json
+import os
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tag2mask.errors import UsageError
-from tag2mask.outputs import OutputSettings, RunOutputs, TarFolder, file_names
+from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.outputs import OutputSettings, RunOutputs, TarFolder, file_names, found_folder
 from tag2mask.outputs import series as series_module
-from tag2mask.outputs.store import StoreError, tar_url
+from tag2mask.outputs.store import Sent, StoreError, tar_url
 
 pytest.importorskip("webdataset")
 
@@ -57,8 +59,13 @@ def test_full_tars_leave_the_run_folder_and_come_back_a_few_at_a_time(tmp_path: 
     assert contents(run) == EXPECTED
     cached = tmp_path / "run/cams/pot/tars/fetched"
     assert sorted(path.name for path in cached.iterdir()) == ["1-of-1-000002.tar", "1-of-1-000003.tar"]
+    (cached / ".partial-other~1~1-of-1-000000.tar").write_bytes(b"what another process is fetching")
+    os.utime(cached / ".partial-other~1~1-of-1-000000.tar", (0, 0))
+    assert contents(run) == EXPECTED
+    assert len(list(cached.iterdir())) == 3 and (cached / ".partial-other~1~1-of-1-000000.tar").is_file()
     run.close(send=True)
-    assert contents(RunOutputs(tmp_path / "run")) == EXPECTED  # what was sent where is written down
+    with pytest.raises(StoreError, match=r"1-of-1-000000\.tar lies in a store; say with --outputs\.read_url"):
+        contents(RunOutputs(tmp_path / "run"))
     write(run, ["7.png"])
     run.close(send=True)
     assert len(list((store / "cams/pot").iterdir())) == 5  # what lies in the store is never appended to
@@ -69,10 +76,13 @@ def test_full_tars_leave_the_run_folder_and_come_back_a_few_at_a_time(tmp_path: 
 def test_each_tar_is_fetched_once_where_files_are_read_as_they_were_written(
     tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetched = []
-    monkeypatch.setattr(
-        series_module, "fetch", lambda sent, path, own=series_module.fetch: fetched.append(path.name) or own(sent, path)
-    )
+    fetched: list[str] = []
+
+    def fetch(sent: Sent, url: str, target: Path, own: Any = series_module.fetch) -> None:
+        fetched.append(target.name)
+        own(sent, url, target)
+
+    monkeypatch.setattr(series_module, "fetch", fetch)
     run = opened(tmp_path / "run", store, cached_tars=1)
     write(run, NAMES)
     run.close(send=True)
@@ -90,8 +100,9 @@ def test_each_tar_is_fetched_once_where_files_are_read_as_they_were_written(
     for name in NAMES * 3:
         (whole / name).read_bytes()
     assert len(fetched) == 8  # the first had been fetched, and all stay
-    whole.close(send=False)
+    assert len(list((tmp_path / "run/cams/pot/tars/fetched").iterdir())) == 4
     run.close(send=False)
+    assert len(list((tmp_path / "run/cams/pot/tars/fetched").iterdir())) == 1
 
 
 def test_a_lost_index_is_made_again_from_the_store(tmp_path: Path, store: Path) -> None:
@@ -199,6 +210,54 @@ def test_a_store_that_moved_is_read_from_where_it_is(tmp_path: Path, store: Path
     moved = opened(tmp_path / "run", store, read_url=(tmp_path / "moved").as_uri())
     assert contents(moved) == EXPECTED
     moved.close(send=False)
+
+
+def test_a_url_in_a_run_folder_is_never_opened(tmp_path: Path) -> None:
+    tars, canary = tmp_path / "theirs/tars", tmp_path / "canary"
+    tars.mkdir(parents=True)
+    command = f"pipe:touch {canary}; echo"
+    for writer in ("1-of-1", "$(touch canary)", "x"):
+        lost = {"url": command, "bytes": 1, "sha256": "0"}
+        (tars / f"{writer}.sent.json").write_text(json.dumps({"url": command, "tars": {"0": lost}}))
+    with pytest.raises(StoreError, match=r"--outputs\.read_url"):
+        list(file_names(found_folder(tmp_path / "theirs"), ".png"))
+    elsewhere = OutputSettings(read_url=(tmp_path / "store").as_uri())
+    with pytest.raises(StoreError, match=r"store/1-of-1-000000\.tar could not be read"):
+        list(file_names(found_folder(tmp_path / "theirs", elsewhere), ".png"))
+    assert not canary.exists()
+
+
+def test_a_folder_of_a_run_in_a_store_is_read_from_the_url_that_is_given(tmp_path: Path, store: Path) -> None:
+    run = opened(tmp_path / "run", store)
+    write(run, NAMES)
+    run.close(send=True)
+    found = found_folder(tmp_path / "run/cams/pot", OutputSettings(read_url=(store / "cams/pot").as_uri()))
+    assert isinstance(found, TarFolder) and (found / "5.png").read_bytes() == b"of 5.png"
+    found.close(send=False)
+
+
+def test_another_url_is_refused_while_tars_are_at_the_old_one(tmp_path: Path, store: Path) -> None:
+    run = opened(tmp_path / "run", store)
+    write(run, NAMES)
+    run.close(send=True)
+    moved = opened(tmp_path / "run", tmp_path / "moved")
+    with pytest.raises(UsageError, match="set it back, or move them and change the URL in that file"):
+        write(moved, ["7.png"])
+    store.rename(tmp_path / "moved")
+    record = tmp_path / "run/cams/pot/tars/1-of-1.sent.json"
+    record.write_text(record.read_text().replace(store.as_uri(), (tmp_path / "moved").as_uri()))
+    assert contents(moved) == EXPECTED
+    moved.close(send=False)
+
+
+@pytest.mark.parametrize(
+    "record", ["[]", "{}", '{"url": "a:b", "tars": []}', '{"url": "a:b", "tars": {"-1": {"bytes": 1, "sha256": ""}}}']
+)
+def test_a_damaged_record_is_named(tmp_path: Path, record: str) -> None:
+    (tmp_path / "tars").mkdir()
+    (tmp_path / "tars/1-of-1.sent.json").write_text(record)
+    with pytest.raises(Tag2maskError, match=r"1-of-1\.sent\.json does not say which tars"):
+        list(file_names(found_folder(tmp_path), ".png"))
 
 
 def test_who_is_alone_sends_what_others_could_not(tmp_path: Path, store: Path) -> None:

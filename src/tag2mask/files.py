@@ -12,12 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from socket import gethostname
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from tag2mask.errors import Tag2maskError
-
-if TYPE_CHECKING:
-    from tag2mask.outputs import File
 
 TEMPORARY_PREFIX = ".partial-"
 _DAY = 86400.0
@@ -52,9 +49,27 @@ def temporary_name(name: str) -> str:
     return f"{TEMPORARY_PREFIX}{gethostname()}~{os.getpid()}~{token_hex(4)}~{name}"
 
 
-def is_newer(path: "File", than: "File") -> bool:
+class Stated(Protocol):
+    """What `stat` gives."""
+
+    @property
+    def st_mtime_ns(self) -> int:
+        """When the file was written, in nanoseconds since 1970."""
+
+
+class Dated(Protocol):
+    """A path, or what says as one does when it was written."""
+
+    def stat(self) -> Stated:
+        """Raises `FileNotFoundError` where there is no file."""
+
+
+def is_newer(path: Dated, than: Dated) -> bool:
     """Whether a file was written after another one; false where one of them is missing."""
-    return path.is_file() and than.is_file() and path.stat().st_mtime_ns > than.stat().st_mtime_ns
+    try:
+        return path.stat().st_mtime_ns > than.stat().st_mtime_ns
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def write_text(path: Path, text: str) -> None:

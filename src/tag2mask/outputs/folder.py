@@ -4,7 +4,7 @@ import io
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -16,6 +16,8 @@ from tag2mask.outputs.settings import OutputSettings
 
 TARS = "tars"
 """The folder of the tars, beside single files."""
+
+_SUFFIXES = (".png", ".npz")
 
 ALONE = "1-of-1"
 """The writer that no other works beside."""
@@ -30,11 +32,21 @@ class Stamp(NamedTuple):
 
 @dataclass
 class _Opened:
-    """What one process has open of a folder: the series by writer, and whether there are single files as well."""
+    """What one process has open of a folder.
+
+    Attributes:
+        process: its number.
+        series: by writer. Replaced, never changed: threads may be reading.
+        mixed: there are single files as well.
+        replaced: what threads may still read from.
+        owned: this process writes its own series.
+    """
 
     process: int
     series: dict[str, TarSeries]
     mixed: bool
+    replaced: list[TarSeries] = field(default_factory=list)
+    owned: bool = False
 
 
 class TarFolder:
@@ -93,7 +105,7 @@ class TarFolder:
     def find(self, name: str) -> tuple[TarSeries, Place] | Path | None:
         """Where the newest file of that name is; None where there is none, or it is deleted."""
         opened = self._opened()
-        placed = [(series, place) for series in opened.series.values() if (place := series.index.find(name))]
+        placed = [(series, place) for series in opened.series.values() if (place := series.find(name))]
         newest = max(placed, key=lambda each: each[1].member.time, default=None)
         single = self.path / name
         if opened.mixed and single.is_file():
@@ -108,7 +120,7 @@ class TarFolder:
         if not isinstance(found, tuple):
             return -1
         series, place = found
-        return list(self._opened().series.values()).index(series) << 48 | place.tar << 28 | place.member.offset // BLOCK
+        return list(self._opened().series).index(series.writer) << 48 | place.tar << 28 | place.member.offset // BLOCK
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file, whole or not at all.
@@ -130,7 +142,7 @@ class TarFolder:
         """Delete a file; whether there was one."""
         opened, found = self._opened(), self.find(name)
         (self.path / name).unlink(missing_ok=True)
-        if found is not None and any(series.index.find(name) for series in opened.series.values()):
+        if found is not None and any(series.find(name) for series in opened.series.values()):
             self._own(opened).append(name, None)
         return found is not None
 
@@ -138,7 +150,7 @@ class TarFolder:
         """The names of the files with a suffix; one that is in the tars of several writers comes several times."""
         opened = self._opened()
         for series in opened.series.values():
-            yield from (name for name in series.index.names() if name.endswith(suffix) and self.find(name) is not None)
+            yield from (name for name in series.names() if name.endswith(suffix) and self.find(name) is not None)
         if opened.mixed:
             yield from _single_names(self.path, suffix)
 
@@ -160,7 +172,7 @@ class TarFolder:
                 if send and self.writer in (writer, ALONE):
                     series.send_finished()
         finally:
-            for series in opened.series.values():
+            for series in (*opened.series.values(), *opened.replaced):
                 series.close()
 
     def _opened(self) -> _Opened:
@@ -174,20 +186,26 @@ class TarFolder:
         with self._opening:
             if self._state is None or self._state.process != process:
                 there = [entry.name for entry in self.tars.iterdir()] if self.tars.is_dir() else []
-                series = {writer: self._series(writer) for writer in writers(there)}
-                self._state = _Opened(process, series, _has_single_files(self.path))
+                series = {writer: self._series(writer) for writer in writers(there, foreign=self._foreign)}
+                self._state = _Opened(process, series, has_single_files(self.path))
             return self._state
 
     def _own(self, opened: _Opened) -> TarSeries:
-        """The series that this process writes."""
-        if self.writer not in opened.series:
+        """The series that this process writes; whoever only reads leaves its index alone, which another may write."""
+        if not opened.owned:
             self.tars.mkdir(parents=True, exist_ok=True)
-            opened.series[self.writer] = self._series(self.writer)
+            if self.writer in opened.series:
+                opened.replaced.append(opened.series[self.writer])
+            opened.series = {**opened.series, self.writer: self._series(self.writer, owner=True)}
+            opened.owned = True
         return opened.series[self.writer]
 
-    def _series(self, writer: str) -> TarSeries:
-        own = self.tars == self.path / TARS
-        return TarSeries(self.tars, writer, self.settings, self.prefix, keep_index=own)
+    def _series(self, writer: str, *, owner: bool = False) -> TarSeries:
+        return TarSeries(self.tars, writer, self.settings, self.prefix, owner=owner, foreign=self._foreign)
+
+    @property
+    def _foreign(self) -> bool:
+        return self.tars == self.path
 
 
 class TarMember:
@@ -286,13 +304,24 @@ def _single_names(path: Path, suffix: str) -> Iterator[str]:
             yield found.relative_to(path).as_posix()
 
 
-def _has_single_files(path: Path) -> bool:
-    """Whether anything but tars is in a folder: files of photographs, or subfolders with such."""
+def holds_tars(path: Path) -> bool:
+    """Whether tars of a run are in a folder. Photographs may lie below a folder of that name, too."""
+    tars = path / TARS
+    return tars.is_dir() and any(writers([entry.name]) for entry in tars.iterdir())
+
+
+def has_single_files(path: Path) -> bool:
+    """Whether anything but tars is in a folder: files of photographs, or subfolders that may hold such."""
     if not path.is_dir():
         return False
     with os.scandir(path) as entries:
-        return any(
-            entry.name != TARS if entry.is_dir() else entry.name.endswith((".png", ".npz"))
-            for entry in entries
-            if not entry.name.startswith(TEMPORARY_PREFIX)
-        )
+        for entry in entries:
+            if entry.name.startswith(TEMPORARY_PREFIX):
+                continue
+            if entry.name == TARS and entry.is_dir():
+                found = any(next(_single_names(path / TARS, suffix), None) for suffix in _SUFFIXES)
+            else:
+                found = entry.is_dir() or entry.name.endswith(_SUFFIXES)
+            if found:
+                return True
+    return False

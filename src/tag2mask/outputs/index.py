@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from threading import Lock
@@ -10,14 +10,14 @@ from threading import Lock
 from tag2mask.errors import Tag2maskError
 from tag2mask.outputs.members import Member
 
-_VERSION = 1
+_VERSION = 2
 _PATIENCE = 60.0
 """Seconds to wait for another process that is just writing a line."""
 
 _SCHEMA = (
     "DROP TABLE IF EXISTS members",
     "DROP TABLE IF EXISTS tars",
-    "CREATE TABLE members (name TEXT PRIMARY KEY, tar INTEGER NOT NULL, offset INTEGER NOT NULL, data INTEGER NOT NULL,"
+    "CREATE TABLE members (name BLOB PRIMARY KEY, tar INTEGER NOT NULL, offset INTEGER NOT NULL, data INTEGER NOT NULL,"
     " size INTEGER NOT NULL, time INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE tars (number INTEGER PRIMARY KEY, end INTEGER NOT NULL, bytes INTEGER NOT NULL)",
     f"PRAGMA user_version = {_VERSION}",
@@ -41,13 +41,20 @@ class Place:
 class Index:
     """The newest member of each name in one writer's tars; one object serves all threads of a process."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
         """Open the index at ``path``, or make an empty one; None keeps it in memory. A damaged one is made anew.
+
+        Args:
+            path: of the file.
+            read_only: nothing is written; where none can be read, an empty one in memory takes its place.
 
         Raises:
             Tag2maskError: it cannot be opened.
         """
         self.path, self._lock = path, Lock()
+        if read_only:
+            self._connection = self._read_only()
+            return
         try:
             self._connection = self._opened()
         except sqlite3.OperationalError as error:
@@ -76,19 +83,45 @@ class Index:
             raise
         return connection
 
+    def _read_only(self) -> sqlite3.Connection:
+        if self.path is not None:
+            with suppress(sqlite3.Error):  # none is there, or it is damaged, or a kill left it for its writer to mend
+                place = f"{self.path.absolute().as_uri()}?mode=ro"
+                connection = sqlite3.connect(place, uri=True, timeout=_PATIENCE, check_same_thread=False)
+                try:
+                    if _is_current(connection):
+                        return connection
+                except sqlite3.Error:
+                    connection.close()
+                    raise
+                connection.close()
+            self.path = None
+        return self._opened()
+
     def find(self, name: str) -> Place | None:
         """Where the newest member of a name is, also where that says that it is deleted."""
         with self._cursor() as cursor:
-            row = cursor.execute("SELECT tar, offset, data, size, time FROM members WHERE name = ?", (name,)).fetchone()
+            row = cursor.execute(
+                "SELECT tar, offset, data, size, time FROM members WHERE name = ?", (_key(name),)
+            ).fetchone()
         return None if row is None else Place(row[0], Member(name, *row[1:]))
 
-    def add(self, tar: int, members: Iterable[Member], size: int) -> None:
-        """Take up members of a tar in their order, and how many bytes the tar has with them."""
+    def add(self, tar: int, members: Iterable[Member], size: int, *, anew: bool = False) -> None:
+        """Take up members of a tar in their order, and how many bytes the tar has with them.
+
+        Args:
+            tar: the number of the tar.
+            members: of it.
+            size: of the tar in bytes.
+            anew: forget what was known of the tar; all of it or nothing happens.
+        """
         with self._transaction() as cursor:
+            if anew:
+                _forget(cursor, tar)
             end = 0
             for member in members:
                 name, *rest = astuple(member)
-                cursor.execute(_KEEP_NEWEST, (name, tar, *rest))
+                cursor.execute(_KEEP_NEWEST, (_key(name), tar, *rest))
                 end = member.end
             cursor.execute(
                 "INSERT INTO tars VALUES (?, ?, ?) ON CONFLICT (number) DO UPDATE SET "
@@ -96,35 +129,26 @@ class Index:
                 (tar, end, size),
             )
 
-    def drop(self, tar: int, *, beyond: int = 0) -> None:
-        """Forget the members of a tar from an offset on."""
+    def drop(self, tar: int) -> None:
+        """Forget a tar."""
         with self._transaction() as cursor:
-            cursor.execute("DELETE FROM members WHERE tar = ? AND offset >= ?", (tar, beyond))
-            cursor.execute("DELETE FROM tars WHERE number = ?", (tar,))
-            if beyond:
-                cursor.execute("INSERT INTO tars VALUES (?, ?, ?)", (tar, beyond, beyond))
+            _forget(cursor, tar)
 
     def tars(self) -> dict[int, tuple[int, int]]:
         """Of each tar that is known, by its number: where its last known member ends, and its size when last seen."""
         with self._cursor() as cursor:
             return {number: (end, size) for number, end, size in cursor.execute("SELECT * FROM tars").fetchall()}
 
-    def count(self, tar: int) -> int:
-        """How many files have their newest member in a tar."""
-        with self._cursor() as cursor:
-            found = cursor.execute("SELECT count(*) FROM members WHERE tar = ? AND size >= 0", (tar,)).fetchone()
-        return int(found[0])
-
     def names(self) -> Iterator[str]:
         """The names of the files that are there, in order."""
-        last, step = "", 1000
+        last, step = b"", 1000
         while True:
             with self._cursor() as cursor:
                 query = "SELECT name FROM members WHERE name > ? AND size >= 0 ORDER BY name LIMIT ?"
                 found = [row[0] for row in cursor.execute(query, (last, step)).fetchall()]
             if not found:
                 return
-            yield from found
+            yield from (name.decode("utf-8", "surrogatepass") for name in found)
             last = found[-1]
 
     def close(self) -> None:
@@ -152,6 +176,16 @@ class Index:
                 cursor.execute("ROLLBACK")
                 raise
             cursor.execute("COMMIT")
+
+
+def _key(name: str) -> bytes:
+    """A name as it is kept: one that is not UTF-8 on the disk could not be text."""
+    return name.encode("utf-8", "surrogatepass")
+
+
+def _forget(cursor: sqlite3.Cursor, tar: int) -> None:
+    cursor.execute("DELETE FROM members WHERE tar = ?", (tar,))
+    cursor.execute("DELETE FROM tars WHERE number = ?", (tar,))
 
 
 def _is_current(connection: sqlite3.Connection) -> bool:

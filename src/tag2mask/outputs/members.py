@@ -4,6 +4,7 @@ A file ``trip/no. 7.png`` is the member ``trip/no%2E 7.png``: WebDataset takes a
 for the suffix, so dots of the ID are escaped. The tar is plain ustar, with pax headers for names that need them.
 """
 
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,8 +18,15 @@ END = bytes(2 * BLOCK)
 DELETED = "__deleted__/"
 """An empty member of this folder says that a file is deleted; WebDataset passes over names that begin so."""
 
+_NO_TEXT = re.compile("[\udc80-\udcff]")
+"""Bytes of a file name that are not UTF-8, as Python has them."""
+
+_DAMAGE = (tarfile.TarError, ArithmeticError, LookupError, MemoryError, RecursionError, ValueError)
+"""What reading a header raises that was cut off, or that somebody made up."""
+
 _NANO = 10**9
 _MICRO = 10**6
+_LATEST = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,8 @@ class Member:
 
 def member_name(name: str) -> str:
     """The name in a tar of a file ``ID.suffix``; `file_name` is its inverse."""
-    folder, slash, last = name.replace("%", "%25").replace("\n", "%0A").rpartition("/")
+    plain = _NO_TEXT.sub(lambda found: f"%{ord(found[0]) & 0xFF:02X}", name.replace("%", "%25").replace("\n", "%0A"))
+    folder, slash, last = plain.rpartition("/")
     stem, dot, suffix = last.rpartition(".")
     escaped = f"{folder}{slash}{stem.replace('.', '%2E')}{dot}{suffix}"
     return f"%5F{escaped[1:]}" if escaped.startswith("__") else escaped
@@ -60,7 +69,7 @@ def member_name(name: str) -> str:
 
 def file_name(member: str) -> str:
     """The name of the file that a member of this name is."""
-    return unquote(member)
+    return unquote(member, errors="surrogateescape")
 
 
 def packed(name: str, content: bytes | None, offset: int, time: int) -> tuple[Member, bytes]:
@@ -81,42 +90,63 @@ def packed(name: str, content: bytes | None, offset: int, time: int) -> tuple[Me
     return member, raw[:-BLOCK] + header + body
 
 
-def members(file: BinaryIO, start: int) -> Iterator[Member]:
+class TornError(Exception):
+    """A tar that ends within a member, or is none."""
+
+
+def members(file: BinaryIO, start: int, *, whole: bool = False) -> Iterator[Member]:
     """The whole members of a tar from an offset on; what is torn ends them.
 
     Args:
         file: the tar.
         start: where a member begins, or the tar ends.
+        whole: what is torn is an error instead.
+
+    Raises:
+        TornError: the tar is not ``whole``.
     """
     size = file.seek(0, 2)
     file.seek(start)
     try:
-        archive = tarfile.TarFile(fileobj=file)
+        archive = tarfile.TarFile(fileobj=file, encoding="utf-8")
         for info in archive:
             archive.members = []  # type: ignore[attr-defined]  # or it keeps them all
             deleted = info.name.startswith(DELETED)
             name = file_name(info.name.removeprefix(DELETED))
             member = Member(name, info.offset, info.offset_data, -1 if deleted else info.size, _time(info))
-            if member.end > size:
-                return
+            if info.size < 0 or member.end > size:  # the former would lead back
+                break
             if info.isreg():
                 yield member
-    except (tarfile.TarError, ValueError):  # a header that was cut off
-        return
+        else:
+            file.seek(archive.offset)
+            if not file.read(BLOCK).strip(b"\0"):
+                return
+    except _DAMAGE:
+        pass
+    if whole:
+        raise TornError
 
 
 def is_header_of(block: bytes, member: Member) -> bool:
     """Whether these bytes, which stand before a member's content, are the header of one of its size and time."""
     try:
         info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    except tarfile.TarError:
+        return (info.size, _time(info)) == (member.size, member.time)
+    except _DAMAGE:
         return False
-    return (info.size, _time(info)) == (member.size, member.time)
 
 
 def _time(info: tarfile.TarInfo) -> int:
-    """When a member was written, in nanoseconds since 1970."""
-    return int(info.mtime) * _NANO + info.devmajor * _MICRO + info.devminor
+    """When a member was written, in nanoseconds since 1970.
+
+    Raises:
+        ValueError, OverflowError: that is no time, or one after the year 2261.
+    """
+    time = int(info.mtime) * _NANO + info.devmajor * _MICRO + info.devminor
+    if not -_LATEST <= time <= _LATEST:
+        raise ValueError("no time")
+    return time
 
 
 def _with_nanoseconds(header: bytes, nanoseconds: int) -> bytes:

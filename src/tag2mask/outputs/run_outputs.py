@@ -1,9 +1,12 @@
 """The folders of a run that hold a file for each photograph."""
 
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
-from tag2mask.outputs.folder import ALONE, TARS, Folder, TarFolder
+from tag2mask.errors import UsageError
+from tag2mask.outputs.folder import ALONE, Folder, TarFolder, file_names, holds_tars
+from tag2mask.outputs.series import FETCHED, put_out, writers
 from tag2mask.outputs.settings import OutputSettings
 from tag2mask.outputs.store import require_webdataset
 
@@ -35,12 +38,12 @@ class RunOutputs:
 
         Args:
             name: relative to the run folder.
-            at_random: it is read in random order, so that every tar that is fetched stays.
+            at_random: it is read in random order, so that every tar that is fetched stays until it is closed.
         """
         path, key = self.root / name, (name, at_random)
         if key not in self._folders:
             settings = replace(self.settings, cached_tars=_ALL) if at_random else self.settings
-            tars = settings.photographs_per_tar is not None or (path / TARS).is_dir()
+            tars = settings.photographs_per_tar is not None or holds_tars(path)
             self._folders[key] = TarFolder(path, settings, writer=self.writer, prefix=name) if tars else path
         return self._folders[key]
 
@@ -59,14 +62,29 @@ class RunOutputs:
             for (_, at_random), folder in opened.items():
                 folder.close(send=send and not at_random)
         finally:
-            for folder in opened.values():
+            for (_, at_random), folder in opened.items():
                 folder.close(send=False)
+                if at_random:
+                    put_out(folder.tars / FETCHED, self.settings.cached_tars)
 
 
-def found_folder(path: Path) -> Folder:
-    """A folder that somebody names: of single files, of a run's tars, or of tars ``NAME-000000.tar`` alone."""
-    if (path / TARS).is_dir():
-        return TarFolder(path, OutputSettings())
-    if next(path.glob("*.tar"), None) is not None:
-        return TarFolder(path, OutputSettings(), tars=path)
-    return path
+def found_folder(path: Path, settings: OutputSettings | None = None) -> Folder:
+    """A folder that somebody names, to be read: of single files, of a run's tars, or of ``NAME-000000.tar`` alone.
+
+    Args:
+        path: of the folder.
+        settings: from which URL the tars of this folder are read, where they are in a store.
+
+    Raises:
+        UsageError: it holds nothing but tars with other names.
+    """
+    given = settings or OutputSettings()
+    reading = replace(given, photographs_per_tar=None, url=None, read_url=given.read_url or given.url)
+    if holds_tars(path):
+        return TarFolder(path, reading)
+    names = [found.name for found in path.glob("*.tar") if not found.name.startswith(".")]
+    if not names or next(chain(file_names(path, ".png"), file_names(path, ".npz")), None) is not None:
+        return path
+    if not writers(names, foreign=True):
+        raise UsageError(f"{path / min(names)}: a tar of masks or CAMs should be named as NAME-000000.tar; rename it")
+    return TarFolder(path, reading, tars=path)

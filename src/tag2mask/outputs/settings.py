@@ -22,7 +22,7 @@ class OutputSettings:
         read_url: from where they are read again, such as `https://…`, or `pipe:` and a command that writes the tar to
             standard output; null reads from `url`.
         cached_tars: fetched tars of a folder that lie in the run folder at a time; training, which reads in random
-            order, keeps all that it fetches.
+            order, keeps all that it fetches until it ends.
     """
 
     photographs_per_tar: int | None = None

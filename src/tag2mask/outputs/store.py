@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, urlparse
-from urllib.request import url2pathname
 
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.files import atomic_path
@@ -29,13 +28,14 @@ class StoreError(Tag2maskError):
 class Sent:
     """A tar that lies in the store.
 
+    Where it lies is for the settings alone to say: a URL can be a command, and this is read from a run folder, which
+    may come from anybody.
+
     Attributes:
-        url: from which it is read.
         bytes: its size.
         sha256: its digest.
     """
 
-    url: str
     bytes: int
     sha256: str
 
@@ -82,40 +82,45 @@ def send(path: Path, url: str, read_url: str) -> Sent:
                 digest.update(chunk)
     except _FAILURES as error:
         raise StoreError(f"{url} could not be written ({error}); {kept}") from error
-    sent = Sent(read_url, path.stat().st_size, digest.hexdigest())
+    sent = Sent(path.stat().st_size, digest.hexdigest())
     try:
-        for _ in _checked(sent):
+        for _ in _checked(sent, read_url):
             pass
     except StoreError as error:
         raise StoreError(f"{url} was written, but {error}; {kept}") from error
     return sent
 
 
-def fetch(sent: Sent, target: Path) -> None:
+def fetch(sent: Sent, url: str, target: Path) -> None:
     """Bring a tar back to ``target``, atomically.
+
+    Args:
+        sent: what was sent.
+        url: where it is read.
+        target: where it goes.
 
     Raises:
         StoreError: it could not be read, or is not what was sent.
     """
     with atomic_path(target) as temporary, temporary.open("wb") as file:
-        for chunk in _checked(sent):
+        for chunk in _checked(sent, url):
             file.write(chunk)
 
 
-def _checked(sent: Sent) -> Iterator[bytes]:
+def _checked(sent: Sent, url: str) -> Iterator[bytes]:
     """The bytes of a tar in the store; at the end they must have been those that were sent."""
     digest, size = hashlib.sha256(), 0
     try:
-        with _opened(sent.url, "rb") as source:
+        with _opened(url, "rb") as source:
             while chunk := source.read(_CHUNK):
                 digest.update(chunk)
                 size += len(chunk)
                 yield chunk
     except _FAILURES as error:
-        raise StoreError(f"{sent.url} could not be read ({error}); once it can be, the same command goes on") from error
+        raise StoreError(f"{url} could not be read ({error}); once it can be, the same command goes on") from error
     if (size, digest.hexdigest()) != (sent.bytes, sent.sha256):
         raise StoreError(
-            f"{sent.url} is not the tar that was sent there ({size} bytes, not {sent.bytes}, or other ones); do two "
+            f"{url} is not the tar that was sent there ({size} bytes, not {sent.bytes}, or other ones); do two "
             "runs share outputs.url?"
         )
 
@@ -133,4 +138,6 @@ def _opened(url: str, mode: str) -> Iterator[IO[bytes]]:
 def _make_folder(url: str) -> None:
     """The folder of a `file:` URL; other stores have none, or make theirs."""
     if url.startswith("file:"):
+        from urllib.request import url2pathname  # takes as long to import as all else here
+
         Path(url2pathname(urlparse(url).path)).parent.mkdir(parents=True, exist_ok=True)

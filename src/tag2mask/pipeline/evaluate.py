@@ -94,7 +94,7 @@ def evaluate_folder(config: Config, folder: Path, console: Console) -> Figures:
     photos = with_truth(config, photographs(config), console)
     if not photos.photos:
         raise UsageError("no photograph has a ground-truth mask; --data.masks names their folder")
-    found = found_folder(folder)
+    found = found_folder(folder, config.outputs)
     try:
         return _figures(config, found, photos, console)
     finally:
@@ -187,6 +187,7 @@ def _figures(config: Config, folder: Folder, photos: PhotoSet, console: Console)
     cams = next(file_names(folder, ".png"), None) is None  # beside painted masks lies an .npz, the index of annotations
     if cams and next(file_names(folder, ".npz"), None) is None:
         raise UsageError(f"{folder} holds neither masks (.png) nor CAM files (.npz)")
+    photos = photos.of(as_written(photos.photos, folder, ".npz" if cams else ".png"))
     with _progress(console, folder, len(photos.photos)) as on_photo:
         if cams:
             thresholds = sorted(config.evaluate.thresholds)

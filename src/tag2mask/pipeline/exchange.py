@@ -44,7 +44,7 @@ def mask_source(config: Config, path: Path) -> tuple[MaskSource, str]:
         raise UsageError(f"--masks {path} is no folder; give a run, its predictions/SPLIT, or a folder of ID.png")
     run, split = run_of(path), config.data.split
     if run is None:
-        folder: Folder = found_folder(path)
+        folder: Folder = found_folder(path, config.outputs)
     else:
         name = path.absolute().relative_to(run.absolute()).as_posix()
         name = _MASKS if name == "." else name

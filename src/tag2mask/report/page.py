@@ -13,7 +13,7 @@ from markupsafe import Markup
 from tag2mask.data import PhotoSet
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.files import read_json, write_text
-from tag2mask.outputs import RunOutputs
+from tag2mask.outputs import OutputSettings, RunOutputs
 from tag2mask.report.colours import css
 from tag2mask.report.curves import Drawing
 from tag2mask.report.figures import Split, edge_charts, log_charts, read_log, read_splits, sweep_charts
@@ -52,7 +52,7 @@ class Found:
         self.notices[sentence] = None
 
 
-def write_report(run: Path, photos: PhotoSet, settings: ReportSettings) -> Path:
+def write_report(run: Path, photos: PhotoSet, settings: ReportSettings, outputs: OutputSettings | None = None) -> Path:
     """Write the report of a run.
 
     The page is one file without any reference to another, and the same for the same inputs. What the run folder
@@ -62,6 +62,7 @@ def write_report(run: Path, photos: PhotoSet, settings: ReportSettings) -> Path:
         run: the run folder.
         photos: the photographs of the run; their masks are the truth.
         settings: what to show.
+        outputs: from where files that are in a store are read.
 
     Returns:
         the path of the page, ``run / "report.html"``.
@@ -75,12 +76,14 @@ def write_report(run: Path, photos: PhotoSet, settings: ReportSettings) -> Path:
     if not run.is_dir():
         raise UsageError(f"{run} is not a run folder; give the folder that was passed as --out")
     found = _gather(run)
-    outputs = RunOutputs(run)
-    ranking = rank(outputs, photos, settings, found.notice)
-    thresholds = _thresholds(found.splits)
-    gallery = Gallery(outputs, photos, settings, thresholds, found.notice)
-    cards, filters = gallery.draw(ranking.shown)
-    outputs.close(send=False)
+    files = RunOutputs(run, outputs)
+    try:
+        ranking = rank(files, photos, settings, found.notice)
+        thresholds = _thresholds(found.splits)
+        gallery = Gallery(files, photos, settings, thresholds, found.notice)
+        cards, filters = gallery.draw(ranking.shown)
+    finally:
+        files.close(send=False)
     script = _text("script.js")
     page = (
         _environment()

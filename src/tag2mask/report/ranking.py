@@ -10,7 +10,7 @@ from tag2mask.cam_files import PADDING, CamFile, CamFileError, full_resolution, 
 from tag2mask.data import Photo, PhotoSet, read_mask
 from tag2mask.errors import Tag2maskError
 from tag2mask.evaluate import Confusion
-from tag2mask.outputs import File, RunOutputs
+from tag2mask.outputs import File, RunOutputs, TarFolder
 from tag2mask.report.figures import KINDS
 from tag2mask.report.settings import ReportSettings
 
@@ -77,7 +77,7 @@ def rank(run: RunOutputs, photos: PhotoSet, settings: ReportSettings, notice: No
         available = photos.photos.where(lambda photo: _has_output(run, photo))
         candidates, count = _evenly(available, settings.ranked), settings.images
     classes = len(photos.classes)
-    ranked = sorted((_ranked(run, photo, classes, notice) for photo in candidates), key=_order)
+    ranked = sorted((_ranked(run, photo, classes, notice) for photo in _as_written(run, candidates)), key=_order)
     shown = ranked[:count] if settings.choose == "worst" else _evenly(ranked, count)
     by_truth = any(entry.miou is not None for entry in shown)
     return Ranking(tuple(shown), len(candidates), len(available), by_truth)
@@ -191,6 +191,14 @@ def _ranked(run: RunOutputs, photo: Photo, classes: int, notice: Notice) -> Rank
     except (Tag2maskError, OSError) as error:
         notice(str(error))
     return Ranked(photo, miou, None if cam is None else confidence(cam))
+
+
+def _as_written(run: RunOutputs, photos: Sequence[Photo]) -> Sequence[Photo]:
+    """Photographs in the order in which their masks were written, where these are in tars: each is then read once."""
+    masks = run.folder("masks")
+    if not isinstance(masks, TarFolder):
+        return photos
+    return sorted(photos, key=lambda photo: masks.position(f"{photo.id}.png"))
 
 
 def _order(entry: Ranked) -> tuple[bool, float, str]:
