@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from run_tiny import figures, files_of, run, words
 from tag2mask.cam_files import CamFileError, full_resolution, read_cam
 from tag2mask.cli import main
-from tag2mask.data import DataSettings, open_photos, read_mask
+from tag2mask.data import DataSettings, open_photos, read_mask, write_mask
 from tag2mask.networks import NetworkSettings, build_network
 from tag2mask.pipeline.config import presets
 
@@ -76,6 +76,33 @@ def test_what_is_missing_is_made_again_the_same(copied: Path, done: Path, scenes
     assert run("run", scenes, copied) == 0
     for folder in ("cams", "masks"):
         assert files_of(copied / folder) == files_of(done / folder)
+
+
+def test_files_deleted_under_a_run_cost_themselves_alone(
+    done: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = Path(copytree(scenes, tmp_path / "data")), Path(copytree(done, tmp_path / "out"))
+    for mask in (out / "masks").rglob("*.png"):
+        mask.unlink()
+    photos = open_photos(DataSettings(root=data, split="train")).photos
+    cam, photograph = out / f"cams/pot/{photos[-2].id}.npz", photos[-1].path
+    content = photograph.read_bytes()
+
+    def write(path: Path, mask: np.ndarray) -> None:
+        write_mask(path, mask)
+        cam.unlink(missing_ok=True)
+        photograph.unlink(missing_ok=True)
+
+    monkeypatch.setattr("tag2mask.pipeline.refine.write_mask", write)
+    assert run("refine", data, out, refine__batch_size="1") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert str(cam.name) in said and str(photograph.name) in said and "Traceback" not in said
+    assert len(list((out / "masks").rglob("*.png"))) == 8
+    monkeypatch.undo()
+    photograph.write_bytes(content)
+    assert run("run", data, out) == 0
+    assert files_of(out / "masks") == files_of(done / "masks")
+    assert files_of(out / "cams") == files_of(done / "cams")
 
 
 def test_shards_make_the_same_files_as_one_process(copied: Path, done: Path, scenes: Path) -> None:
