@@ -543,16 +543,15 @@ def test_without_a_place_for_the_index_the_check_notes_it_and_all_goes_on(root: 
 def test_the_check_counts_masks_and_finds_photographs_of_another_size(root: Path) -> None:
     report = check(DataSettings(root=root))
     assert (report.sound, report.kind, report.images, report.masks) == (True, "coco", 2, 0)
-    assert report.notes == (
-        "masks to be painted from the annotations when they are first needed: 2, into SegmentationClass",
-    )
+    to_paint = "masks to be painted from the annotations when they are first needed: 2, into SegmentationClass"
+    assert to_paint in report.notes
     photograph(root / "train2024" / "p3.jpg", 40, 64)
     (problem,) = check(DataSettings(root=root)).errors
     assert str(problem).startswith("train2024/p3.jpg: the photograph is 64 × 40 pixels, its annotation 64 × 48")
     painted(DataSettings(root=root))
     report = check(DataSettings(root=root))
     assert [problem.kind for problem in report.errors] == ["mask-size"]
-    assert (report.masks, report.notes) == (2, ())
+    assert report.masks == 2 and to_paint not in report.notes
 
 
 def test_broken_annotations_do_not_hide_broken_photographs(root: Path) -> None:
