@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tag2mask.cli.words import last_value
+
 if TYPE_CHECKING:
     from tag2mask.pipeline.config import Config
 
@@ -31,7 +33,7 @@ def doctor(words: Sequence[str]) -> int:
     if "-h" in words or "--help" in words:
         _settings(words)
         return 0
-    found = diagnose(lambda: _settings(words), Path(_last(words, "--out") or "."))
+    found = diagnose(lambda: _settings(words), Path(last_value(words, "--out") or "."))
     print(json.dumps(found.to_json(), indent=2, ensure_ascii=False) if "--json" in words else found.render())
     return 0 if found.sound else 1
 
@@ -44,14 +46,3 @@ def _settings(words: Sequence[str]) -> "Config":
 
     request = Request.parse("doctor", VERBS["doctor"], words)
     return Config() if request is None else request.config
-
-
-def _last(words: Sequence[str], option: str) -> str | None:
-    """The last value of an option."""
-    found = None
-    for place, word in enumerate(words):
-        if word == option and place + 1 < len(words):
-            found = words[place + 1]
-        elif word.startswith(f"{option}="):
-            found = word.partition("=")[2]
-    return found

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
+from tag2mask.cli.words import last_value
 from tag2mask.errors import UsageError
 from tag2mask.pipeline.config import Config, presets
 
@@ -105,20 +106,9 @@ def _config_file(value: str, known: dict[str, Path]) -> Path:
 def with_run_config(words: Sequence[str]) -> list[str]:
     """Put the run folder's own config.yaml in front, where there is one and no ``--config`` is given."""
     given = [word for word in words if word == "--config" or word.startswith("--config=")]
-    out = _value_of(words, "--out")
+    out = last_value(words, "--out")
     saved = Path(out) / "config.yaml" if out else None
     return ["--config", str(saved), *words] if saved is not None and saved.is_file() and not given else list(words)
-
-
-def _value_of(words: Sequence[str], option: str) -> str | None:
-    """The last value of an option among the words, before they are parsed."""
-    found = None
-    for position, word in enumerate(words):
-        if word == option and position + 1 < len(words):
-            found = words[position + 1]
-        elif word.startswith(f"{option}="):
-            found = word.partition("=")[2]
-    return found
 
 
 def to_config(parser: Parser, namespace: Namespace) -> Config:

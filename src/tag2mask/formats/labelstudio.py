@@ -110,7 +110,7 @@ def read(
 ) -> Iterator[Read]:
     """The masks of Label Studio's export as JSON, one for each task that was annotated.
 
-    A mask is background where no label is; where labels overlap, the later one in the file counts.
+    A mask is background where no label is; regions of two classes at one place are refused.
 
     Args:
         path: the JSON file. Tasks have to be those that `LabelStudioWriter` wrote, which name photograph and size.

@@ -1,0 +1,87 @@
+"""The verb `check`: what was found, the tags that a run doubts, and how long the work would take."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tag2mask.cli.console import errors, output
+from tag2mask.cli.request import Request
+from tag2mask.errors import UsageError
+from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from tag2mask.data.check import CheckReport
+    from tag2mask.pipeline.estimate import Estimate
+    from tag2mask.pipeline.suspicions import Suspicion
+
+
+def check(request: Request) -> int:
+    """`check`: is the data sound?
+
+    Returns:
+        the exit code: 0 if there is no error.
+
+    Raises:
+        UsageError: ``--with`` names no folder of a run that has been trained.
+    """
+    from tag2mask.pipeline.check import check_data
+
+    place = Path(request.options["data_folder"])
+    judge = _judge(request) if request.options["with"] else None
+    report = check_data(request.config, place, errors())
+    doubts = judge(place) if judge and report.usable else []
+    timed = report.usable and not request.options["no_time"]
+    if request.options["as_json"]:
+        takes = _time_of(request, report) if timed else None
+        listed: dict[str, object] = {"suspicions": [vars(doubt) for doubt in doubts]} if judge else {}
+        listed |= {} if takes is None else {"time": takes.to_json()}
+        print(json.dumps(report.to_json() | listed, indent=2, ensure_ascii=False))
+    else:
+        lines = [report.render(), *(f"  {doubt}" for doubt in doubts)]
+        if judge:
+            told = f"{len(doubts)} doubtful tags" if report.usable else "tags were not judged: mend the errors first"
+            lines.insert(1, told)
+        output().print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+        takes = _time_of(request, report) if timed else None  # a check that was told is not lost any more
+        if takes is not None:
+            output().print(str(takes), highlight=False, markup=False, soft_wrap=True)
+    return 0 if report.sound else 1
+
+
+def _judge(request: Request) -> Callable[[Path], list["Suspicion"]]:
+    """What lists the doubtful tags of a place, by the run that ``--with`` names and its settings; checked at once.
+
+    Raises:
+        UsageError: it is no folder of a run that has been trained.
+    """
+    from tag2mask.pipeline.check import checked_photos
+    from tag2mask.pipeline.suspicions import require_network, suspicious_tags
+
+    run = RunFolder(Path(request.options["with"]))
+    if not (run / "config.yaml").is_file():
+        raise UsageError(f"{run.path} is no run folder: it has no config.yaml")
+    require_network(run)
+    own = _settings_of(request, run)
+    classes = request.config.data.classes or own.data.classes
+    given = replace(request.config, data=replace(request.config.data, classes=classes))
+    return lambda place: suspicious_tags(own, run, checked_photos(given, place), errors())
+
+
+def _settings_of(request: Request, run: RunFolder) -> Config:
+    """The settings of a run, overridden by those that `check` was given."""
+    from tag2mask.cli.verbs import VERBS
+
+    words = ["--config", str(run / "config.yaml"), *request.words]
+    return (Request.parse("check", VERBS["check"], words) or request).config
+
+
+def _time_of(request: Request, report: "CheckReport") -> "Estimate":
+    """How long training and masks would take here, by the run of ``--with`` where it has records."""
+    from tag2mask.pipeline.estimate import estimate
+
+    run = RunFolder(Path(request.options["with"])) if request.options["with"] else None
+    config = request.config if run is None else _settings_of(request, run)
+    return estimate(config, report.images, len(report.classes), report.pixels, run)
