@@ -1,0 +1,161 @@
+"""What people decided about masks: a folder of accepted and corrected masks, of rejections and of changed tags.
+
+FOLDER/
+  corrections.json    the class list, in the order of the ids
+  ID.png              a mask that somebody accepted or drew
+  ID.json             the decision: {"verdict": …, "tags": […], "at": …}
+
+A folder of ID.png that `import` wrote is one too: every mask in it is a corrected one.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from tag2mask.data.images import write_mask
+from tag2mask.errors import Tag2maskError, UsageError, first_five
+from tag2mask.files import TEMPORARY_PREFIX, read_json, write_json
+
+Verdict = Literal["accepted", "corrected", "rejected"]
+"""What somebody said of a mask: right as it is, right as it was drawn, or not to be used."""
+
+RECORD = "corrections.json"
+"""Lies in the folder of a review, and says which classes the ids are."""
+
+IMPORTED = "tag2mask-export.json"
+"""Lies in a folder that `import` wrote, and says the same."""
+
+_RECORDS = (RECORD, IMPORTED)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What somebody decided about one photograph.
+
+    Attributes:
+        verdict: of its mask; None if nothing was said.
+        tags: names of all its classes, in place of what the data set says; None if that is right.
+        at: when, ISO 8601; empty where that is not known.
+    """
+
+    verdict: Verdict | None = None
+    tags: tuple[str, ...] | None = None
+    at: str = ""
+
+    @classmethod
+    def now(cls, verdict: Verdict | None = None, tags: Sequence[str] | None = None) -> "Decision":
+        """One that is made at this moment."""
+        at = datetime.now().astimezone().isoformat(timespec="seconds")
+        return cls(verdict, None if tags is None else tuple(tags), at)
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether a mask is kept with it."""
+        return self.verdict in ("accepted", "corrected")
+
+
+class Corrections:
+    """The decisions in one folder; read and written photograph by photograph, each whole or not at all."""
+
+    def __init__(self, folder: Path, classes: Sequence[str]) -> None:
+        """Look whose classes the folder has; nothing is made yet.
+
+        Args:
+            folder: need not be there yet.
+            classes: the names of the classes 1..C.
+
+        Raises:
+            UsageError: it is a file, or its masks are of other classes.
+        """
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"{folder} is a file; corrections are a folder of ID.png and ID.json")
+        self.folder, self.classes = folder, tuple(classes)
+        for record in (folder / name for name in _RECORDS):
+            if record.is_file() and (known := _classes(record)) != self.classes:
+                raise UsageError(
+                    f"{folder} holds corrections of the classes {first_five(known)}, and these are "
+                    f"{first_five(self.classes)}: ids would mean other classes; use the same data.classes"
+                )
+
+    def decision(self, photo_id: str) -> Decision | None:
+        """What was decided about a photograph; None if nothing was.
+
+        Raises:
+            Tag2maskError: the file is damaged.
+        """
+        path = self.folder / f"{photo_id}.json"
+        if path.is_file():
+            return _decision(path)
+        return Decision("corrected") if (self.folder / f"{photo_id}.png").is_file() else None
+
+    def mask(self, photo_id: str) -> Path | None:
+        """The mask that somebody accepted or drew; None if there is none."""
+        path = self.folder / f"{photo_id}.png"
+        if not path.is_file():
+            return None
+        decision = self.decision(photo_id)
+        return path if decision is not None and decision.has_mask else None
+
+    def write(self, photo_id: str, decision: Decision, mask: npt.NDArray[np.uint8] | None = None) -> None:
+        """Keep a decision in the place of an earlier one.
+
+        Args:
+            photo_id: of the photograph.
+            decision: what was decided.
+            mask: uint8 (H, W) of class ids, 255 = ignored; given where `Decision.has_mask`, and nowhere else.
+
+        Raises:
+            ValueError: a mask where there should be none, or none where there should be one.
+        """
+        if decision.has_mask != (mask is not None):
+            raise ValueError(f"a decision `{decision.verdict}` {'needs a' if decision.has_mask else 'has no'} mask")
+        if not (self.folder / RECORD).is_file():
+            write_json(self.folder / RECORD, {"classes": list(self.classes)})
+        path = self.folder / f"{photo_id}.png"
+        if mask is not None:
+            write_mask(path, mask)
+        tags = None if decision.tags is None else list(decision.tags)
+        write_json(path.with_name(f"{path.stem}.json"), {"verdict": decision.verdict, "tags": tags, "at": decision.at})
+        if mask is None:
+            path.unlink(missing_ok=True)
+
+    def forget(self, photo_id: str) -> None:
+        """Take back what was decided about a photograph."""
+        path = self.folder / f"{photo_id}.png"
+        path.unlink(missing_ok=True)
+        path.with_name(f"{path.stem}.json").unlink(missing_ok=True)
+
+    def ids(self) -> Iterator[str]:
+        """The photographs about which something was decided, sorted."""
+        files = self.folder.rglob("*") if self.folder.is_dir() else ()
+        names = {
+            path.relative_to(self.folder).with_suffix("").as_posix()
+            for path in files
+            if path.suffix in (".png", ".json") and not path.name.startswith(TEMPORARY_PREFIX)
+        }
+        yield from sorted(names - {Path(name).stem for name in _RECORDS})
+
+
+def _classes(record: Path) -> tuple[str, ...]:
+    """The class list of a folder."""
+    try:
+        return tuple(str(name) for name in read_json(record)["classes"])
+    except (KeyError, TypeError) as error:
+        raise Tag2maskError(f"{record} says no classes; it is damaged, or not of this program") from error
+
+
+def _decision(path: Path) -> Decision:
+    """Read ID.json."""
+    said: Any = read_json(path)
+    verdict, tags, at = (said.get(name) if isinstance(said, dict) else None for name in ("verdict", "tags", "at"))
+    sound = verdict is None or verdict in get_args(Verdict)
+    sound = sound and (tags is None or (isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)))
+    if not isinstance(said, dict) or not sound:
+        verdicts = ", ".join(get_args(Verdict))
+        raise Tag2maskError(f"{path} is no decision: its verdict should be {verdicts} or null, its tags names or null")
+    return Decision(verdict, None if tags is None else tuple(tags), str(at or ""))

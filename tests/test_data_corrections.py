@@ -1,0 +1,74 @@
+"""A folder of what people decided about masks: written, read again, taken back, refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tag2mask.data.corrections import IMPORTED, RECORD, Corrections, Decision
+from tag2mask.data.images import read_mask, write_mask
+from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.files import write_json
+
+CLASSES = ("cat", "dog")
+MASK = np.array([[0, 1, 255], [2, 2, 0]], dtype=np.uint8)
+
+
+def test_what_was_decided_is_there_for_the_next_process(tmp_path: Path) -> None:
+    kept = Corrections(tmp_path / "new", CLASSES)
+    kept.write("deep/a.b", Decision.now("corrected", ["dog"]), MASK)
+    kept.write("c", Decision.now("rejected"))
+    kept.write("d", Decision.now(tags=[]))
+    again = Corrections(tmp_path / "new", CLASSES)
+    assert list(again.ids()) == ["c", "d", "deep/a.b"]
+    corrected = again.decision("deep/a.b")
+    assert corrected is not None and corrected.verdict == "corrected" and corrected.tags == ("dog",) and corrected.at
+    path = again.mask("deep/a.b")
+    assert path is not None and (read_mask(path) == MASK).all()
+    rejected, tagged = again.decision("c"), again.decision("d")
+    assert rejected is not None and rejected.verdict == "rejected" and rejected.tags is None
+    assert tagged is not None and tagged.verdict is None and tagged.tags == ()
+    assert again.mask("c") is None and again.mask("e") is None and again.decision("e") is None
+
+
+def test_a_later_decision_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
+    kept = Corrections(tmp_path, CLASSES)
+    kept.write("a", Decision.now("accepted"), MASK)
+    kept.write("a", Decision.now("rejected"))
+    assert kept.mask("a") is None and not (tmp_path / "a.png").exists()
+    kept.write("a", Decision.now("corrected"), 0 * MASK)
+    path = kept.mask("a")
+    assert path is not None and not read_mask(path).any()
+    kept.forget("a")
+    assert kept.decision("a") is None and not list(kept.ids())
+
+
+def test_masks_that_an_import_wrote_are_corrected_ones(tmp_path: Path) -> None:
+    write_mask(tmp_path / "sub/a.png", MASK)
+    write_json(tmp_path / IMPORTED, {"format": "masks", "classes": list(CLASSES)})
+    kept = Corrections(tmp_path, CLASSES)
+    assert list(kept.ids()) == ["sub/a"]
+    assert kept.decision("sub/a") == Decision("corrected") and kept.mask("sub/a") == tmp_path / "sub/a.png"
+
+
+@pytest.mark.parametrize("record", [RECORD, IMPORTED])
+def test_another_class_list_is_refused(record: str, tmp_path: Path) -> None:
+    write_json(tmp_path / record, {"classes": ["dog", "cat"]})
+    with pytest.raises(UsageError, match=r"dog, cat.*cat, dog"):
+        Corrections(tmp_path, CLASSES)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"verdict": "fine"}', '{"verdict": null, "tags": "cat"}', '{"tags": [1]}'])
+def test_a_damaged_decision_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(Tag2maskError, match=r"a\.json"):
+        Corrections(tmp_path, CLASSES).decision("a")
+
+
+def test_a_mask_goes_with_the_decisions_that_have_one(tmp_path: Path) -> None:
+    kept = Corrections(tmp_path, CLASSES)
+    with pytest.raises(ValueError, match="needs a mask"):
+        kept.write("a", Decision.now("accepted"))
+    with pytest.raises(ValueError, match="has no mask"):
+        kept.write("a", Decision.now("rejected"), MASK)
+    assert not list(kept.ids())
