@@ -5,6 +5,7 @@ Nothing finished is lost, nothing half-written stands under its final name.
 
 import json
 import multiprocessing
+import os
 import random
 import resource
 import signal
@@ -56,7 +57,14 @@ def _demo(out: str, largest_file: int | None = None) -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then a write that is too long fails, as on a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     settings = [word for name, value in ALL_STAGES.items() for word in (f"--{name}", value)]
+    with _words(Path(out)).open("a", encoding="utf-8") as words:
+        os.dup2(words.fileno(), 2)
     raise SystemExit(main(["demo", "--quick", "--out", out, *settings]))
+
+
+def _words(out: Path) -> Path:
+    """What the processes that worked in a run folder said."""
+    return out.with_name(f"{out.name}.log")
 
 
 def _started(out: Path, largest_file: int | None = None) -> ForkServerProcess:
@@ -111,7 +119,7 @@ def test_killed_twenty_times_a_run_ends_as_if_it_had_not_been(tmp_path: Path) ->
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     reference = _started(whole)
     reference.join()
-    assert reference.exitcode == 0
+    assert reference.exitcode == 0, _words(whole).read_text(encoding="utf-8")[-500:]
     total = _progress(whole)
     moments = random.Random(0)
     landed = 0
@@ -132,7 +140,7 @@ def test_killed_twenty_times_a_run_ends_as_if_it_had_not_been(tmp_path: Path) ->
     _wait_for_orphans(killed)
     last = _started(killed)
     last.join()
-    assert last.exitcode == 0
+    assert last.exitcode == 0, _words(killed).read_text(encoding="utf-8")[-500:]
     for folder in ("masks", "cams", "scenes", "edges/labels", "refine/edges", "predictions"):
         expected = {name: data for name, data in files_of(whole / folder).items() if name != "stage.json"}
         assert {name: data for name, data in files_of(killed / folder).items() if name != "stage.json"} == expected

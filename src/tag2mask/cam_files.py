@@ -6,8 +6,6 @@ resolution is made on demand.
 """
 
 import io
-import zipfile
-import zlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,10 +14,8 @@ import torch
 from torch.nn import functional as F
 
 from tag2mask.errors import Tag2maskError
+from tag2mask.npz import DAMAGED, read_npz
 from tag2mask.outputs import File, write_bytes
-
-_DAMAGED = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
-"""What NumPy's reader raises for damaged files."""
 
 CamKind = Literal["classifier", "prototype", "pot", "fused"]
 """The CAMs that a network gives: its classifier's, a single prototype's, POT's, and POT's with base CAMs."""
@@ -85,9 +81,9 @@ def read_cam(path: File) -> CamFile:
             f"{path} does not exist; the stage that it belongs to makes it where the photograph can be read"
         )
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except _DAMAGED as error:
+        with path.open("rb") as file:
+            arrays = read_npz(file)
+    except DAMAGED as error:
         raise CamFileError(f"{path} is damaged; delete it and do its stage again") from error
     problem = _problem(arrays)
     if problem:
@@ -106,9 +102,9 @@ def read_cam(path: File) -> CamFile:
 def read_ids(path: File) -> tuple[int, ...] | None:
     """The class ids of a CAM file without its maps; None if it is missing or damaged."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return tuple(int(value) for value in archive["ids"])
-    except _DAMAGED:
+        with path.open("rb") as file:
+            return tuple(int(value) for value in read_npz(file, ("ids",))["ids"])
+    except DAMAGED:
         return None
 
 

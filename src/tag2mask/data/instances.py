@@ -6,8 +6,6 @@ gigabytes of memory.
 
 import hashlib
 import json
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from os.path import splitext
@@ -21,6 +19,7 @@ from tag2mask.data.problems import Problem, error, warning
 from tag2mask.data.segmentations import Size, is_void, segmentation_fault
 from tag2mask.errors import first_five
 from tag2mask.files import atomic_path
+from tag2mask.npz import DAMAGED, read_npz
 
 INDEX_VERSION = 1
 """Raised where the index, or what is checked before it is written, changes."""
@@ -305,19 +304,18 @@ def _store(path: Path, index: Index, stamp: list[int]) -> None:
 def _stored(path: Path, stamp: list[int]) -> Index | None:
     """The index in a file; None where there is none, or it is damaged or of another state of the annotations."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            text = json.loads(arrays["text"].tobytes())
-            if text["stamp"] != stamp:
-                return None
-            classes, names = tuple(text["classes"]), tuple(text["names"])
-            return Index(
-                digest=text["digest"],
-                classes=classes,
-                numbers=arrays["numbers"],
-                names=names,
-                sizes=arrays["sizes"].reshape(len(names), 2),
-                tags=np.unpackbits(arrays["tags"], axis=1, count=len(classes)).astype(np.bool_),
-                problems=tuple(Problem(**problem) for problem in text["problems"]),
-            )
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+        text = json.loads(read_npz(path, ("text",))["text"].tobytes())
+        if text["stamp"] != stamp:
+            return None
+        arrays, classes, names = read_npz(path), tuple(text["classes"]), tuple(text["names"])
+        return Index(
+            digest=text["digest"],
+            classes=classes,
+            numbers=arrays["numbers"],
+            names=names,
+            sizes=arrays["sizes"].reshape(len(names), 2),
+            tags=np.unpackbits(arrays["tags"], axis=1, count=len(classes)).astype(np.bool_),
+            problems=tuple(Problem(**problem) for problem in text["problems"]),
+        )
+    except DAMAGED:
         return None

@@ -1,8 +1,6 @@
 """What was counted of a folder of masks or of CAMs: exact integers that merge, and that a file keeps."""
 
 import json
-import zipfile
-import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +13,8 @@ from tag2mask.evaluate.confusion import Confusion
 from tag2mask.evaluate.figures import Figures
 from tag2mask.evaluate.sweep import ThresholdSweep, strongest
 from tag2mask.files import atomic_path
+from tag2mask.npz import DAMAGED, read_npz
 from tag2mask.outputs import Folder
-
-_DAMAGED = (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error)
-"""What reading a damaged file of counts raises."""
 
 _SHOWN = 5
 
@@ -156,16 +152,16 @@ def write_counts(path: Path, counts: Counts, measured: dict[str, Any]) -> None:
 def read_counts(path: Path) -> tuple[Counts, dict[str, Any]] | None:
     """What `write_counts` wrote; None if it is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            record = json.loads(str(archive["record"]))
-            counts = Counts(len(archive["matrix"]), record.get("thresholds"))
-            counts.confusion.matrix += archive["matrix"]
-            counts.confusion.withheld += archive["withheld"]
-            if counts.sweep is not None:
-                counts.sweep.joint += archive["joint"]
+        arrays = read_npz(path)
+        record = json.loads(str(arrays["record"]))
+        counts = Counts(len(arrays["matrix"]), record.get("thresholds"))
+        counts.confusion.matrix += arrays["matrix"]
+        counts.confusion.withheld += arrays["withheld"]
+        if counts.sweep is not None:
+            counts.sweep.joint += arrays["joint"]
         counts.images, counts.lacking = record["images"], record["lacking"]
         for name, tally in counts.tallies().items():
             tally.merge(Tally(*record["tallies"][name]))
         return counts, record["measured"]
-    except _DAMAGED:
+    except DAMAGED:
         return None

@@ -1,0 +1,75 @@
+"""Archives of arrays: read by many threads at once, and refused where they are not what they say."""
+
+import io
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tag2mask.npz import DAMAGED, read_npz
+
+
+def test_arrays_come_back_as_they_were_written(tmp_path: Path) -> None:
+    wanted = {"a": np.arange(6, dtype=np.int32).reshape(2, 3), "b": np.float16(0.5), "c.d": np.zeros((0, 4))}
+    np.savez_compressed(tmp_path / "file.npz", **wanted)
+    found = read_npz(tmp_path / "file.npz")
+    assert list(found) == list(wanted)
+    for name, array in wanted.items():
+        assert found[name].dtype == np.asarray(array).dtype and (found[name] == array).all()
+    assert list(read_npz(tmp_path / "file.npz", ("b",))) == ["b"]
+
+
+def test_one_thread_at_a_time_reads_a_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = io.BytesIO()
+    np.savez(content, a=np.arange(3), b=np.arange(4))
+    inside, most, read = 0, 0, np.lib.format.read_array
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(1e-3)
+        inside -= 1
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(np.lib.format, "read_array", watched)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(read_npz, (io.BytesIO(content.getvalue()) for _ in range(20))))
+    assert most == 1 and all((arrays["b"] == np.arange(4)).all() for arrays in found)
+
+
+def _npy(header: str) -> bytes:
+    text = header.ljust(117).encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no array",
+        _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,)}"),
+        _npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}") + b"\x80\x04N.",
+        _npy("__import__('os').abort()"),
+    ],
+)
+def test_what_is_no_array_is_refused(content: bytes, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "file.npz", "w") as archive:
+        archive.writestr("a.npy", content)
+    with pytest.raises(DAMAGED):
+        read_npz(tmp_path / "file.npz")
+
+
+def test_more_than_a_gibibyte_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "file.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in "ab":
+            with archive.open(f"{name}.npy", "w") as member:
+                for _ in range(9):
+                    member.write(bytes(1 << 26))
+    with pytest.raises(ValueError, match="gibibyte"):
+        read_npz(tmp_path / "file.npz")
+    assert (tmp_path / "file.npz").stat().st_size < 1 << 21
