@@ -15,7 +15,8 @@ from tag2mask.cam_files import CamFileError, full_resolution, read_cam
 from tag2mask.cli import main
 from tag2mask.data import DataSettings, open_photos, read_mask, write_mask
 from tag2mask.networks import NetworkSettings, build_network
-from tag2mask.pipeline.config import presets
+from tag2mask.pipeline.config import CamSettings, Config, presets
+from tag2mask.pipeline.run import slow_settings
 
 
 def test_a_run_writes_all_that_the_design_names(done: Path, scenes: Path) -> None:
@@ -336,3 +337,12 @@ def test_a_damaged_cam_file_is_named_whatever_is_wrong_with_it(done: Path, tmp_p
             assert "damaged.npz" in str(error)
     with pytest.raises(CamFileError, match=r"absent\.npz does not exist"):
         read_cam(tmp_path / "absent.npz")
+
+
+@pytest.mark.parametrize("emulated", [True, False])
+def test_bf16_without_instructions_for_it_is_warned_of(emulated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tag2mask.pipeline.run.emulates_bf16", lambda device: emulated)
+    config = Config(cams=CamSettings(precision="bf16"), device="cpu")
+    assert slow_settings(config, ["train"]) == []
+    warned = slow_settings(config, ["train", "cams"])
+    assert len(warned) == emulated and all("--cams.precision" in sentence for sentence in warned)

@@ -113,7 +113,7 @@ def _prepare(request: Request, run: RunFolder, names: Sequence[str]) -> None:
     """Check everything that can be checked, then delete what is to be made again, and write config.yaml."""
     from tag2mask.pipeline.claims import stage_settings
     from tag2mask.pipeline.reading import photographs
-    from tag2mask.pipeline.run import check_ahead
+    from tag2mask.pipeline.run import check_ahead, slow_settings
 
     restart = _stage_to_restart(request, names)
     photos = photographs(request.config)
@@ -121,6 +121,8 @@ def _prepare(request: Request, run: RunFolder, names: Sequence[str]) -> None:
     for name in dict.fromkeys([*names, *again]):
         run.check(name, stage_settings(name, request.config, photos), anew=name in again)
     check_ahead(request.config, run, names, again)
+    for sentence in slow_settings(request.config, names):
+        errors().print(f"warning: {sentence}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     if again:
         run.delete(again)
         errors().print(f"restart: deleted what {', '.join(again)} made", highlight=False)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from rich.console import Console
 
 from tag2mask.data.photos import PhotoSet
+from tag2mask.device import emulates_bf16, resolve_device
 from tag2mask.errors import UsageError
 from tag2mask.networks.pot_network import build_network
 from tag2mask.pipeline.cams import cams, check_kinds
@@ -78,6 +79,23 @@ def check_ahead(config: Config, run: RunFolder, stages: Sequence[str], again: Co
     if is_new("segment", SEGMENT_NETWORK):
         untrained_segmenter(config, photos)
         check_labels(config, run, photos, refines="refine" in stages or "refine" in again)
+
+
+def slow_settings(config: Config, stages: Sequence[str]) -> list[str]:
+    """What to tell before a stage begins: settings that make this machine slow for no gain."""
+    precisions = {
+        "train": config.train.precision,
+        "cams": config.cams.precision,
+        "edges": config.edges.precision,
+        "segment": config.segment.precision,
+        "predict": config.predict.precision,
+    }
+    done = {"predict" if name == "predictions" else name for name in stages}
+    asked = [name for name, precision in precisions.items() if name in done and precision == "bf16"]
+    if not asked or not emulates_bf16(resolve_device(config.device)):
+        return []
+    settings = ", ".join(f"--{name}.precision" for name in asked)
+    return [f"this processor has no instructions for bf16 and takes many times as long; use fp32 for {settings}"]
 
 
 def _check_settings(
