@@ -20,7 +20,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def emulates_bf16(device: torch.device) -> bool:
-    """Whether a device has no instructions for bf16, which then takes many times as long as fp32 (15 times with AVX2)."""
+    """Whether a device has no instructions for bf16, so that it is slower than fp32 (15 times with AVX2)."""
     if device.type == "cuda":
         return not torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
