@@ -4,6 +4,9 @@ import os
 from pathlib import Path
 from shutil import copytree
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one core for each of the processes, and for those that they start
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import hypothesis
 import pytest
 import torch
