@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tag2mask.cli.parser import build_parser, expand_presets, to_config, with_run_config
+from tag2mask.cli.words import last_value
 from tag2mask.errors import UsageError
 from tag2mask.pipeline.config import Config, to_yaml
 from tag2mask.pipeline.run_folder import STAGES, RunFolder
@@ -59,7 +60,7 @@ class Request:
             parser.print_help()
             return None
         namespace = parser.parse_args(expand_presets(with_run_config(_with_default_preset(name, words))))
-        config = to_config(parser, namespace)
+        config = _with_corrections(to_config(parser, namespace), words)
         if namespace.print_config:
             print(to_yaml(config), end="")
             return None
@@ -88,6 +89,18 @@ class Request:
         # What deletes the files of all shards works alone, whatever its own shard.
         alone = bool(self.options.get("restart"))
         return held(self.config.out, self.verb, None if alone else self.config.shard_of())
+
+
+def _with_corrections(config: Config, words: Sequence[str]) -> Config:
+    """With the folder of decisions that the run in ``--out`` remembers, unless a word or a file names one.
+
+    A command that gives ``--config`` does not read the run's own settings; what people decided counts all the same.
+    """
+    from tag2mask.pipeline.corrections import remembered_corrections
+
+    if config.out is None or config.data.corrections is not None or last_value(words, "--data.corrections"):
+        return config
+    return replace(config, data=replace(config.data, corrections=remembered_corrections(config.out)))
 
 
 def _with_default_preset(name: str, words: Sequence[str]) -> list[str]:

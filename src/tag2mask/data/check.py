@@ -8,6 +8,7 @@ from typing import Any
 
 from tag2mask.ahead import map_ahead
 from tag2mask.data.classes import similar_names
+from tag2mask.data.decided_check import correction_notes, correction_problems, stray_corrections
 from tag2mask.data.likeness import Looks
 from tag2mask.data.listing import Listing, each_file, is_image_name, walk_files
 from tag2mask.data.membership import memberships
@@ -140,9 +141,11 @@ def check(settings: DataSettings, *, progress: Progress | None = None, threads: 
     tags = TagCounts(found.photos.classes, (photo.tags for photo in found.photos.photos))
     once = _each_once(photos, found)
     shown = _Shown(Looks(len(once)))
-    problems = [*found.problems, *_file_problems(listing, once, settings, shown, len(tags.counts), progress, threads)]
+    decided = found.photos.decided
+    problems = [*found.problems, *_file_problems(found, once, settings, shown, len(tags.counts), progress, threads)]
     twins = find_twins(shown.looks.groups(), once, memberships(listing, settings, once), listing)
     problems += [*_overall(found, settings, tags.by_name()), *tags.problems(root), *twins.problems(root)]
+    problems += stray_corrections(decided, once, settings)
     usable = not any(problem.level == "error" for problem in found.problems)
     several = settings.split is None and len(listing.splits) > 1
     return CheckReport(
@@ -152,10 +155,10 @@ def check(settings: DataSettings, *, progress: Progress | None = None, threads: 
         classes=found.photos.classes,
         images=len(once),
         counts=tags.by_name(),
-        untagged=sum(entry.tags == () for entry in listing.entries),
+        untagged=sum(decided.tags.get(entry.id, entry.tags) == () for entry in listing.entries),
         masks=sum(photo.mask is not None for photo in photos),
         splits=listing.splits,
-        notes=(*listing.notes, *_painting_notes(found), *twins.notes()),
+        notes=(*listing.notes, *_painting_notes(found), *correction_notes(decided), *twins.notes()),
         problems=tuple(sorted(problems, key=lambda problem: problem.level == "warning")),
         usable=usable,
         pixels=round(shown.pixels / shown.opened) if shown.opened else None,
@@ -186,7 +189,7 @@ def _photos_without_a_list(listing: Listing) -> Iterator[Photo]:
 
 
 def _file_problems(
-    listing: Listing,
+    found: Survey,
     photos: Photos,
     settings: DataSettings,
     shown: _Shown,
@@ -194,12 +197,14 @@ def _file_problems(
     progress: Progress | None,
     threads: int | None,
 ) -> Iterator[Problem]:
-    """Open every image and its mask, several at once; what the images show is added to ``shown``."""
+    """Open every image and its masks, several at once; what the images show is added to ``shown``."""
+    listing, decided = found.listing, found.photos.decided
     most = most_pixels(settings.pixel_limit)
 
     def opened(photo: Photo) -> Seen:
         seen = open_photo(listing, photo, settings, most)
         seen.problems.extend(mask_problems(listing, photo, seen.size, settings, classes))
+        seen.problems.extend(correction_problems(decided, photo, seen.size, settings, classes))
         return seen
 
     threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
@@ -235,7 +240,8 @@ def _overall(found: Survey, settings: DataSettings, counts: dict[str, int]) -> I
     root = str(listing.root)
     if settings.classes is None and not listing.official and len(counts) <= TAG_LIMIT:
         for rare, frequent in similar_names(counts):
-            place = next(listing.where(entry) for entry in listing.entries if rare in (entry.tags or ()))
+            there = (listing.where(entry) for entry in listing.entries if rare in (entry.tags or ()))
+            place = next(there, root)  # else somebody decided it
             message = f"the tag `{rare}` ({counts[rare]}×) looks like `{frequent}` ({counts[frequent]}×)"
             yield warning("similar-tags", place, f"{message}; correct it, or give data.classes if both are meant")
     unused = [name for name, count in counts.items() if not count]

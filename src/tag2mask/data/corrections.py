@@ -151,7 +151,10 @@ def _classes(record: Path) -> tuple[str, ...]:
 
 def _decision(path: Path) -> Decision:
     """Read ID.json."""
-    said: Any = read_json(path)
+    try:
+        said: Any = read_json(path)
+    except Tag2maskError as error:
+        raise Tag2maskError(f"{path} could not be read as JSON; mend it, or delete it and decide again") from error
     verdict, tags, at = (said.get(name) if isinstance(said, dict) else None for name in ("verdict", "tags", "at"))
     sound = verdict is None or verdict in get_args(Verdict)
     sound = sound and (tags is None or (isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)))

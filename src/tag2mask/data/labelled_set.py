@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from tag2mask.data.augment import IMAGENET_MEAN, training_view
+from tag2mask.data.final_masks import FinalMasks
 from tag2mask.data.images import PIXEL_LIMIT, ImageError, MaskError, read_image, read_mask
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
@@ -41,7 +42,7 @@ class LabelledSet(Dataset[LabelledSample]):
     def __init__(
         self,
         photos: PhotoSet,
-        folder: Folder | None,
+        folder: Folder | FinalMasks | None,
         settings: AugmentSettings,
         *,
         weights: Folder | None = None,
@@ -54,10 +55,10 @@ class LabelledSet(Dataset[LabelledSample]):
         Args:
             photos: the photographs.
             folder: with the label map ID.png of each, of the photograph's shape, at its size or smaller; None takes
-                the ground truth of each.
+                the ground truth of each. People's masks among `FinalMasks` have the photograph's size.
             settings: what a view may look like.
             weights: the folder with ID.png of each, 8-bit grey of its label map's size: how much each label counts,
-                255 = 1. None: all count alike.
+                255 = 1; people's masks count in full. None: all count alike.
             seed: not negative.
             pixel_limit: an image with more pixels is refused.
             fill: the colour of padding, RGB in [0, 1]: the mean by which the network normalises.
@@ -78,17 +79,7 @@ class LabelledSet(Dataset[LabelledSample]):
         draw, index = key
         photo = self.photos.photos[index]
         image = read_image(photo.path, pixel_limit=self.pixel_limit)
-        path: File | None = photo.mask if self.folder is None else self.folder / f"{photo.id}.png"
-        if path is None:
-            raise ImageError(f"{photo.id} has no ground truth", kind="missing-mask", reason="no ground truth")
-        labels = read_mask(path, classes=len(self.photos.classes), pixel_limit=self.pixel_limit)
-        scale = max(labels.shape) / max(image.shape[:2])
-        if any(abs(own - side * scale) > 1 for own, side in zip(labels.shape, image.shape[:2], strict=True)):
-            reason = (
-                f"labels of {labels.shape[1]} × {labels.shape[0]} pixels have not the shape of {photo.path.name}, "
-                f"{image.shape[1]} × {image.shape[0]}; delete them and do their stage again"
-            )
-            raise MaskError(f"{path}: {reason}", kind="mask-size", reason=reason)
+        labels = self._labels(photo, (image.shape[0], image.shape[1]))
         weights = None if self.weights is None else self._weights(photo, labels.shape)
         rng = np.random.default_rng([self.seed, draw, index])
         view = training_view(image, self.settings, rng=rng, fill=self.fill, mask=labels, weights=weights)
@@ -97,8 +88,29 @@ class LabelledSet(Dataset[LabelledSample]):
         sample: LabelledSample = {"image": view.image, "valid": view.valid, "labels": view.mask}
         return sample if view.weights is None else {**sample, "weights": view.weights}
 
+    def _labels(self, photo: Photo, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        """The label map of a photograph of that size, (H, W)."""
+        path: File | None = photo.mask if self.folder is None else self.folder / f"{photo.id}.png"
+        if path is None:
+            raise ImageError(f"{photo.id} has no ground truth", kind="missing-mask", reason="no ground truth")
+        drawn = size if self._is_by_hand(photo) else None
+        labels = read_mask(path, size=drawn, classes=len(self.photos.classes), pixel_limit=self.pixel_limit)
+        scale = max(labels.shape) / max(size)
+        if any(abs(own - side * scale) > 1 for own, side in zip(labels.shape, size, strict=True)):
+            reason = (
+                f"labels of {labels.shape[1]} × {labels.shape[0]} pixels have not the shape of {photo.path.name}, "
+                f"{size[1]} × {size[0]}; delete them and do their stage again"
+            )
+            raise MaskError(f"{path}: {reason}", kind="mask-size", reason=reason)
+        return labels
+
+    def _is_by_hand(self, photo: Photo) -> bool:
+        return isinstance(self.folder, FinalMasks) and self.folder.is_by_hand(photo.id)
+
     def _weights(self, photo: Photo, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
         """The weights of a label map of that shape."""
+        if self._is_by_hand(photo):
+            return np.full(shape, 255, dtype=np.uint8)
         path = (self.weights or Path()) / f"{photo.id}.png"
         weights = read_mask(path, pixel_limit=self.pixel_limit)
         if weights.shape != shape:

@@ -1,6 +1,6 @@
 """One photograph, and a sequence of them that does not hold them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, overload
@@ -123,6 +123,10 @@ class Photos(Sequence[Photo]):
         """The same, those without a mask with ``folder``/ID.png; if ``existing``, where that is there."""
         return Photos(_Masked(self, folder, existing))
 
+    def with_tags(self, tags: Mapping[str, tuple[int, ...]]) -> "Photos":
+        """The same, with these tags in place of their own where there are such, by ID."""
+        return Photos(_Retagged(self, tags)) if tags else self
+
     def where(self, keep: Callable[[Photo], bool]) -> "Photos":
         """Those for which ``keep`` is true."""
         flags = np.fromiter((keep(photo) for photo in self), dtype=np.bool_, count=len(self))
@@ -146,6 +150,23 @@ class _Masked:
     def _masked(self, photo: Photo) -> Photo:
         mask = self.folder / f"{photo.id}.png"
         return photo if self.existing and not mask.is_file() else replace(photo, mask=mask)
+
+
+@dataclass(frozen=True)
+class _Retagged:
+    """Photographs of which some have other tags."""
+
+    photos: Photos
+    tags: Mapping[str, tuple[int, ...]]
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def read(self, places: Sequence[int]) -> list[Photo]:
+        return [
+            replace(photo, tags=self.tags[photo.id]) if photo.id in self.tags else photo
+            for photo in self.photos.at(places)
+        ]
 
 
 @dataclass(frozen=True)

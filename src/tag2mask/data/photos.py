@@ -1,7 +1,7 @@
 """Photographs with their tags: what every stage works on, and the reader that opens any layout."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from glob import has_magic
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from tag2mask.data.classes import class_problems, did_you_mean, read_classes
 from tag2mask.data.coco import annotation_files, read_coco
+from tag2mask.data.decided import Decided, read_decided
 from tag2mask.data.entries import Entries, Entry, Row
 from tag2mask.data.folders import read_folders, read_pattern, read_untagged
 from tag2mask.data.listing import FolderIndex, Listing, similar_files
@@ -31,12 +32,14 @@ class PhotoSet:
         photos: the photographs, in the order of the table or the list, or sorted by path in folders.
         root: the folder that IDs are relative to.
         painting: what missing masks are painted from when they are first needed; None where nothing is painted.
+        decided: what people decided about masks and tags; the photographs have those tags already.
     """
 
     classes: tuple[str, ...]
     photos: Photos
     root: Path
     painting: Painting | None = None
+    decided: Decided = field(default_factory=Decided)
 
     def __post_init__(self) -> None:
         """Take any sequence of photographs."""
@@ -153,9 +156,11 @@ def survey(settings: DataSettings, *, split: str | None = None) -> Survey:
     problems += class_faults
     if listing.painting is not None and not any(problem.level == "error" for problem in problems):
         problems += record_problems(listing.painting, classes)
-    problems += _tag_problems(listing, classes, closed)
+    decided, undecided = read_decided(settings.corrections if classes else None, classes)
+    problems += [*undecided, *_tag_problems(listing, classes, closed, decided.tags)]
     photos, missing = _photos(listing, classes)
-    return Survey(PhotoSet(classes, photos, listing.root, listing.painting), listing, (*problems, *missing))
+    found = PhotoSet(classes, photos.with_tags(decided.tags), listing.root, listing.painting, decided)
+    return Survey(found, listing, (*problems, *missing))
 
 
 def recognised(settings: DataSettings) -> Kind:
@@ -205,11 +210,16 @@ def _duplicates(listing: Listing) -> Iterable[Problem]:
             yield error("duplicate-id", listing.where(entry), f"{named}{place}; keep or rename one of them")
 
 
-def _tag_problems(listing: Listing, classes: tuple[str, ...], closed: bool) -> Iterable[Problem]:
+def _tag_problems(
+    listing: Listing, classes: tuple[str, ...], closed: bool, decided: Mapping[str, Collection[int]]
+) -> Iterable[Problem]:
     """Tags outside a closed list, each once, photographs without tags, and data sets without any."""
     unknown: dict[str, tuple[str, int]] = {}  # where it is met first, and how often
     known, tagged = set(classes), False
     for entry in listing.entries:
+        if entry.id in decided:  # in place of what the data set says
+            tagged = tagged or bool(decided[entry.id])
+            continue
         for tag in entry.tags or ():
             if closed and tag not in known:
                 place, times = unknown.get(tag, (listing.where(entry), 0))

@@ -58,6 +58,10 @@ Fault = Literal[
     "mask-turn",
     "mask-values",
     "mask-record",
+    # what people decided
+    "bad-corrections",
+    "bad-correction",
+    "stray-correction",
 ]
 """The kinds of problem, stable names that a script may test for."""
 

@@ -41,6 +41,9 @@ class DataSettings:
             background.
         masks: the folder with ground-truth masks ID.png, for evaluation and the report; never read for tags. COCO:
             the folder that they are painted into when they are first needed; ROOT/SegmentationClass if not given.
+        corrections: the folder of what people decided about masks, written by a review or by `import`: their masks are
+            taken in place of those of a run, their tags in place of the data set's. It need not have a decision about
+            every photograph.
         crowd: COCO: what crowds become in painted masks. ``ignore``: 255; ``paint``: their class; ``skip``: nothing.
         pixel_limit: an image with more pixels is refused by name and never decoded.
     """
@@ -51,6 +54,7 @@ class DataSettings:
     split: str | None = None
     classes: str | None = None
     masks: Path | None = None
+    corrections: Path | None = None
     crowd: Crowd = "ignore"
     pixel_limit: int = PIXEL_LIMIT
 
@@ -60,8 +64,8 @@ class DataSettings:
         Raises:
             UsageError: an unknown kind or treatment of crowds, or a pixel limit below 1.
         """
-        self.root, self.tags, self.masks = (
-            None if path is None else Path(path) for path in (self.root, self.tags, self.masks)
+        self.root, self.tags, self.masks, self.corrections = (
+            None if path is None else Path(path) for path in (self.root, self.tags, self.masks, self.corrections)
         )
         problems = []
         if self.kind not in get_args(Kind):

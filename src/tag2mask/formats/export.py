@@ -89,5 +89,6 @@ def export_masks(
         finally:
             writer.close()
         made |= {"photographs": done, "lost": writer.losses.to_json()}
-    missing = [f"{source.missing:,} photographs have no mask"] if source.missing else []
-    return Exported(done, source.failed | failed, [*missing, *writer.losses.sentences(), *writer.notes])
+    lacking = [f"{source.missing:,} photographs have no mask"] if source.missing else []
+    lacking += [f"{source.rejected:,} masks that somebody rejected are left out"] if source.rejected else []
+    return Exported(done, source.failed | failed, [*lacking, *writer.losses.sentences(), *writer.notes])

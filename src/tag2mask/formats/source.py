@@ -7,6 +7,7 @@ from itertools import islice
 
 from tag2mask.ahead import map_ahead
 from tag2mask.data.entries import Entries, Entry
+from tag2mask.data.final_masks import FinalMasks
 from tag2mask.data.images import PIXEL_LIMIT, image_size, read_mask
 from tag2mask.data.photo import Photo, Photos
 from tag2mask.errors import Tag2maskError
@@ -19,26 +20,29 @@ class MaskSource:
     """Masks of photographs, or those of a folder alone.
 
     Attributes:
-        folder: holds ID.png.
+        folder: holds ID.png; `FinalMasks` go with photographs.
         classes: the names without background.
         photos: whose masks they are, in this order; None: all that the folder holds.
         pixel_limit: larger images and masks are refused by name.
         limit: only the first so many; None: all.
+        rejected: photographs that are not among ``photos``, since somebody rejected their masks.
         missing: photographs without a mask that `records` came by.
         failed: why a mask could not be read, by ID, as `records` came by.
     """
 
-    folder: Folder
+    folder: Folder | FinalMasks
     classes: tuple[str, ...]
     photos: Photos | None = None
     pixel_limit: int = PIXEL_LIMIT
     limit: int | None = None
+    rejected: int = 0
     missing: int = 0
     failed: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Where no photographs are given, list the masks, in a file of their own."""
-        self._ids = None if self.photos is not None else _listed(self.folder)
+        given = self.photos is not None
+        self._ids = None if given or isinstance(self.folder, FinalMasks) else _listed(self.folder)
 
     def __len__(self) -> int:
         """How many photographs or masks at most."""

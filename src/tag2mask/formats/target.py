@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from shutil import copyfile, rmtree
 
+from tag2mask.data.corrections import RECORD as DECISIONS
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.files import atomic_path, temporary_name, write_json
 from tag2mask.formats.settings import Images
@@ -35,6 +36,11 @@ def refuse_target(out: Path, *, again: bool) -> None:
         raise UsageError(f"--out {out} is where a disk is mounted, which cannot be replaced; name a folder inside it")
     if not out.is_dir() or not any(out.iterdir()):
         return
+    if (out / DECISIONS).is_file():
+        raise UsageError(
+            f"--out {out} holds what people decided in a review ({DECISIONS}), which is never replaced; use another "
+            "folder, and copy from it the masks ID.png that are to stand in the place of those there"
+        )
     if not (out / RECORD).is_file():
         raise UsageError(f"--out {out} holds files that no export wrote; use a folder that is not there yet")
     if not again:

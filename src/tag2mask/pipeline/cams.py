@@ -23,6 +23,7 @@ from tag2mask.pipeline.base_cams import external_maps, require_seeds, seed_path
 from tag2mask.pipeline.batches import sized_batches
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.corrections import without_damaged
 from tag2mask.pipeline.pace import paced_bar
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs, read_ahead
@@ -41,7 +42,8 @@ def cams(config: Config, run: RunFolder, console: Console) -> StageResult:
         UsageError: there is no trained network, or it knows other classes, or the folder holds CAMs of other
             settings.
     """
-    photos = photographs(config)
+    result = StageResult("cams")
+    photos = without_damaged(photographs(config), result)
     if not (run / NETWORK).is_file():
         raise UsageError(f"{run / NETWORK} does not exist; run `tag2mask train` with the same --out first")
     check_kinds(config)
@@ -49,7 +51,6 @@ def cams(config: Config, run: RunFolder, console: Console) -> StageResult:
     device = resolve_device(config.device)
     run.claim("cams", stage_settings("cams", config, photos))
     network = channels_last(network).to(device).eval()
-    result = StageResult("cams")
     if config.external.used:
         require_seeds(run, photos, result)
     batches = sized_batches(photos.photos, config, result)

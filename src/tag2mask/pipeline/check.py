@@ -9,6 +9,7 @@ from tag2mask.data.check import CheckReport, check
 from tag2mask.data.photos import PhotoSet, open_photos
 from tag2mask.data.settings import DataSettings
 from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.corrections import data_of
 from tag2mask.pipeline.progress import progress_bar
 
 
@@ -38,4 +39,5 @@ def checked_photos(config: Config, place: Path) -> PhotoSet:
 
 def _data_at(config: Config, place: Path) -> DataSettings:
     """The data settings with their root, or their table, replaced."""
-    return replace(config.data, tags=place) if place.is_file() else replace(config.data, root=place)
+    data = data_of(config, config.out)
+    return replace(data, tags=place) if place.is_file() else replace(data, root=place)

@@ -196,6 +196,7 @@ def absolute(config: Config) -> Config:
         root=anchored(config.data.root),
         tags=anchored(config.data.tags),
         masks=anchored(config.data.masks),
+        corrections=anchored(config.data.corrections),
         classes=_anchored_name(config.data.classes),
     )
     network = replace(

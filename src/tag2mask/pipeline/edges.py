@@ -17,11 +17,12 @@ from tag2mask.outputs import Folder
 from tag2mask.pipeline.batches import as_written
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.corrections import without_damaged
 from tag2mask.pipeline.learning import learn
 from tag2mask.pipeline.pace import paced_bar
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
-from tag2mask.pipeline.refinable import cam_folder, read_refinables, shard_of, stale
+from tag2mask.pipeline.refinable import cam_folder, of_these_tags, read_refinables, shard_of, stale
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.train import NETWORK
 from tag2mask.refine.labels import sure_labels
@@ -42,10 +43,10 @@ def edges(config: Config, run: RunFolder, console: Console) -> StageResult:
         Tag2maskError: not one label could be made.
         Interrupted: the user stopped it; the state is saved.
     """
-    photos = photographs(config)
+    result = StageResult("edges")
+    photos = without_damaged(photographs(config), result)
     cams = cam_folder(config, run)
     run.claim("edges", stage_settings("edges", config, photos))
-    result = StageResult("edges")
     together = process_count() > 1  # they write labels by shards first, then train: each thing counts once
     if (run / EDGE_NETWORK).is_file():
         result.skipped = 0 if together and config.shard is not None else 1
@@ -81,7 +82,7 @@ def _write_labels(
     config: Config, run: RunFolder, photos: PhotoSet, cams: Folder, result: StageResult, console: Console
 ) -> None:
     """Sure labels of CAMs, 255 elsewhere."""
-    mine = shard_of(photos.photos, config, result)
+    mine = of_these_tags(shard_of(photos.photos, config, result), photos.decided.tags, cams, result)
     todo = stale(as_written(mine, cams, ".npz"), cams, run.folder(LABELS))
     result.skipped = len(mine) - len(todo)
     with paced_bar(run, "edges", console, len(todo), "labels of edges") as advance:

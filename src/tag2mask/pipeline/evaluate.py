@@ -48,6 +48,12 @@ def evaluate(config: Config, run: RunFolder, console: Console) -> StageResult:
                 f"no ground truth for split '{name}', so nothing to measure" if split else "no ground truth"
             )
             continue
+        by_hand = sum(photos.decided.has_mask(photo.id) for photo in photos.photos)
+        if by_hand:
+            result.notes.append(
+                f"{by_hand} photographs of split '{name}' have a mask by hand; figures are of what the method made, "
+                "not of what people corrected"
+            )
         if (run / "seeds").is_dir():
             source = "CLIP" if config.seeds.from_npy is None else "imported"
             _measure(config, run, photos, Target("seeds", name, source, run.folder("seeds")), result, console)

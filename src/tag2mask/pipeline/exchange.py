@@ -4,12 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from tag2mask.data.classes import class_problems, read_classes
+from tag2mask.data.final_masks import FinalMasks
 from tag2mask.data.photos import PhotoSet, find_photos, open_photos
 from tag2mask.errors import Tag2maskError, UsageError, first_five
 from tag2mask.files import read_json
 from tag2mask.formats.source import MaskSource
 from tag2mask.outputs import Folder, found_folder
 from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.corrections import data_of
 from tag2mask.pipeline.evaluate import WHOLE
 from tag2mask.pipeline.run_folder import STAGES, RunFolder
 
@@ -42,7 +44,7 @@ def mask_source(config: Config, path: Path) -> tuple[MaskSource, str]:
     """
     if not path.is_dir():
         raise UsageError(f"--masks {path} is no folder; give a run, its predictions/SPLIT, or a folder of ID.png")
-    run, split = run_of(path), config.data.split
+    run, split, corrected = run_of(path), config.data.split, False
     if run is None:
         folder: Folder = found_folder(path, config.outputs)
     else:
@@ -52,7 +54,8 @@ def mask_source(config: Config, path: Path) -> tuple[MaskSource, str]:
         if name.startswith(f"{_PREDICTIONS}/"):
             given = name.removeprefix(f"{_PREDICTIONS}/")
             split = None if given == WHOLE else given
-        if not folder.is_dir():
+        corrected = name == _MASKS and config.data.corrections is not None
+        if not folder.is_dir() and not corrected:
             raise UsageError(f"{folder} does not exist; `tag2mask refine --out {run}` makes the masks of a run")
     limits, split_name = (config.data.pixel_limit, config.limit), split or "default"
     predicted = _predicted_classes(path) if run is None else None
@@ -62,15 +65,25 @@ def mask_source(config: Config, path: Path) -> tuple[MaskSource, str]:
         return MaskSource(folder, predicted, found, *limits), split_name
     if not named:
         return MaskSource(folder, _classes(config), None, *limits), split_name
-    photos = open_photos(config.data, split=split)
+    photos = open_photos(data_of(config, run), split=split)
+    if corrected:
+        return _corrected_source(config, folder, photos), split_name
     return MaskSource(folder, photos.classes, photos.photos, *limits), split_name
+
+
+def _corrected_source(config: Config, folder: Folder, photos: PhotoSet) -> MaskSource:
+    """The masks of a run, people's in the place of its own, without those that somebody rejected."""
+    decided, chosen = photos.decided, photos.photos[: config.limit]
+    kept = chosen.where(lambda photo: not decided.is_rejected(photo.id))
+    masks, rejected = FinalMasks(folder, decided), len(chosen) - len(kept)
+    return MaskSource(masks, photos.classes, kept, config.data.pixel_limit, rejected=rejected)
 
 
 def known_photos(config: Config) -> PhotoSet | None:
     """The photographs that corrections may be of, in all splits; None where the settings name none."""
     if config.data.root is None and config.data.tags is None:
         return None
-    return open_photos(replace(config.data, split=None))
+    return open_photos(replace(config.data, split=None, corrections=None))
 
 
 def known_classes(config: Config, photos: PhotoSet | None) -> tuple[str, ...]:

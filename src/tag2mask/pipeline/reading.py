@@ -11,6 +11,7 @@ from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet, open_photos
 from tag2mask.errors import UsageError
 from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.corrections import data_of
 
 _AHEAD = 2
 """Batches that are read while one is in the network."""
@@ -20,7 +21,7 @@ Answer = TypeVar("Answer")
 
 def photographs(config: Config, split: str | None = None) -> PhotoSet:
     """The photographs that a run works on, as the settings and ``--limit`` say."""
-    photos = open_photos(config.data, split=split)
+    photos = open_photos(data_of(config, config.out), split=split)
     _refuse_run_inside(photos, config.out)
     return photos if config.limit is None else photos.of(photos.photos[: config.limit])
 

@@ -1,12 +1,12 @@
 """What refinement reads of a photograph: its pixels at the size to work in, and its CAMs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from tag2mask.cam_files import CamFile, read_cam
+from tag2mask.cam_files import CamFile, read_cam, read_ids
 from tag2mask.data.images import read_image, reduced
 from tag2mask.data.photo import Photo, Photos
 from tag2mask.errors import Tag2maskError, UsageError
@@ -57,6 +57,17 @@ def stale(photos: Photos, cams: Folder, targets: Folder) -> Photos:
         return not target.is_file() or is_newer(cams / f"{photo.id}.npz", target)
 
     return photos.where(is_stale)
+
+
+def of_these_tags(photos: Photos, tags: Mapping[str, tuple[int, ...]], cams: Folder, result: StageResult) -> Photos:
+    """The photographs without those whose CAMs are of other tags than people decided since; they have failed."""
+    others = set()
+    for photo in photos if tags else ():
+        ids = read_ids(cams / f"{photo.id}.npz") if photo.id in tags else None
+        if ids is not None and {*ids} - {0} != {*photo.tags}:
+            others.add(photo.id)
+            result.failed[photo.id] = "somebody changed its tags since its CAMs were made; run `tag2mask cams` first"
+    return photos.where(lambda photo: photo.id not in others) if others else photos
 
 
 def shard_of(photos: Photos, config: Config, result: StageResult) -> Photos:

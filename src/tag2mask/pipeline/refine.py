@@ -13,11 +13,12 @@ from tag2mask.networks.edge_network import EdgeNetwork
 from tag2mask.pipeline.batches import as_written
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.corrections import without_damaged
 from tag2mask.pipeline.edges import EDGE_NETWORK
 from tag2mask.pipeline.pace import paced_bar
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
-from tag2mask.pipeline.refinable import cam_folder, read_refinables, shard_of, stale
+from tag2mask.pipeline.refinable import cam_folder, of_these_tags, read_refinables, shard_of, stale
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.refine.masks import refined_masks
 
@@ -32,14 +33,14 @@ def refine(config: Config, run: RunFolder, console: Console) -> StageResult:
         UsageError: there are no CAMs of the chosen kind, or no edge network for a method that needs one, or the
             folder holds masks of other settings.
     """
-    photos = photographs(config)
+    result = StageResult("refine")
+    photos = without_damaged(photographs(config), result)
     cams = cam_folder(config, run)
     device = resolve_device(config.device)
     network = _edge_network(run, device) if config.refine.walks else None
     run.claim("refine", stage_settings("refine", config, photos))
-    result = StageResult("refine")
     target = run.folder("masks")
-    mine = shard_of(photos.photos, config, result)
+    mine = of_these_tags(shard_of(photos.photos, config, result), photos.decided.tags, cams, result)
     todo = stale(as_written(mine, cams, ".npz"), cams, target)
     result.skipped = len(mine) - len(todo)
     with paced_bar(run, "refine", console, len(todo)) as advance:

@@ -120,5 +120,8 @@ def _digest(photos: Iterable[Photo]) -> str:
 def _fingerprint(config: Config, photos: str) -> str:
     """Of all that the figures of a run can depend on, as far as the settings and the photographs go."""
     without_effect = ("out", "device", "workers", "outputs")
-    settings = {key: value for key, value in plain(absolute(config)).items() if key not in without_effect}
+    everything = plain(absolute(config))
+    settings = {key: value for key, value in everything.items() if key not in without_effect}
+    if settings["data"]["corrections"] is None:  # as it was before there was such a setting
+        settings["data"].pop("corrections")
     return hashlib.sha256(json.dumps([settings, photos], sort_keys=True).encode()).hexdigest()[:16]

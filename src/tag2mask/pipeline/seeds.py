@@ -26,6 +26,7 @@ from tag2mask.pipeline.base_cams import seed_path
 from tag2mask.pipeline.batches import Batches, in_order
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.corrections import without_damaged
 from tag2mask.pipeline.pace import paced_bar
 from tag2mask.pipeline.progress import StageResult, progress_bar
 from tag2mask.pipeline.reading import photographs, read_ahead, reading_workers
@@ -51,10 +52,13 @@ def seeds(config: Config, run: RunFolder, console: Console) -> StageResult:
         UsageError: the settings are wrong, or the folder holds base CAMs of other settings.
         Tag2maskError: CLIP could not be loaded.
     """
-    photos = photographs(config)
+    result = StageResult("seeds")
+    photos = without_damaged(photographs(config), result)
     if config.seeds.from_npy is not None:
-        return _imported(config, run, photos, console)
-    return _made(config, run, photos, console)
+        _import(config, run, photos, result, console)
+    else:
+        _make(config, run, photos, result, console)
+    return result
 
 
 def export_npy(config: Config, run: RunFolder, console: Console, *, folder: Path) -> StageResult:
@@ -78,9 +82,9 @@ def export_npy(config: Config, run: RunFolder, console: Console, *, folder: Path
     return result
 
 
-def _made(config: Config, run: RunFolder, photos: PhotoSet, console: Console) -> StageResult:
+def _make(config: Config, run: RunFolder, photos: PhotoSet, result: StageResult, console: Console) -> None:
     """Base CAMs by CLIP."""
-    settings, result = config.seeds, StageResult("seeds")
+    settings = config.seeds
     words = read_words(settings.words, photos.classes)
     run.check("seeds", stage_settings("seeds", config, photos))
     clip = load_clip(settings.model, notify=lambda text: console.print(text, highlight=False))
@@ -111,7 +115,6 @@ def _made(config: Config, run: RunFolder, photos: PhotoSet, console: Console) ->
                     write_cam(seed_path(run, item.photo), CamFile(ids, own.cams.numpy(), item.size))
                     result.done += 1
             advance(result.done)
-    return result
 
 
 def check_source(config: Config) -> None:
@@ -125,9 +128,9 @@ def check_source(config: Config) -> None:
         raise UsageError(f"seeds.from_npy: {folder} is no folder; name the one with CLIP-ES's files, ID.npy")
 
 
-def _imported(config: Config, run: RunFolder, photos: PhotoSet, console: Console) -> StageResult:
+def _import(config: Config, run: RunFolder, photos: PhotoSet, result: StageResult, console: Console) -> None:
     """Base CAMs from CLIP-ES's files."""
-    folder, result = config.seeds.from_npy or Path(), StageResult("seeds")
+    folder = config.seeds.from_npy or Path()
     check_source(config)
     run.claim("seeds", stage_settings("seeds", config, photos))
     number, shards = config.shard_of()
@@ -170,7 +173,6 @@ def _imported(config: Config, run: RunFolder, photos: PhotoSet, console: Console
         )
     if unmapped:
         result.notes.append(f"{unmapped} tags have no map; the classifier's CAM stands in for it")
-    return result
 
 
 def _is_same(cam: CamFile, path: File) -> bool:

@@ -8,20 +8,23 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from tag2mask.data.final_masks import FinalMasks
 from tag2mask.data.images import ImageError, read_image, read_mask
 from tag2mask.data.labelled_set import LabelledSet
+from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.errors import UsageError
 from tag2mask.evaluate import Confusion
-from tag2mask.files import is_newer, read_json, write_json
 from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentation_network
 from tag2mask.networks.settings import in_section
 from tag2mask.outputs import Folder
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.corrections import final_masks, without_damaged
 from tag2mask.pipeline.evaluate import class_ids
 from tag2mask.pipeline.learning import learn
+from tag2mask.pipeline.learnt_from import LearntFrom
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.refine import CONFIDENCE
@@ -42,24 +45,31 @@ def segment(config: Config, run: RunFolder, console: Console) -> StageResult:
         UsageError: there are no masks to learn from, or the folder holds a network of other settings or classes.
         Interrupted: the user stopped it; the state is saved.
     """
+    result = StageResult("segment")
     photos = photographs(config)
+    if config.segment.labels == "masks":
+        photos = without_damaged(photos, result)
     labelled = _labelled(config, run, photos, console)
+    masks = None if config.segment.labels == "truth" else final_masks(run, photos, at_random=True)
+    learnt = LearntFrom.of(labelled, masks)
     settings = stage_settings("segment", config, photos)
     target, record = run / SEGMENT_NETWORK, run / LEARNT_FROM
     if target.is_file():
         run.claim("segment", settings)
         load_segmentation_network(target, classes=photos.classes)
-        return _already_there(config, run, record, labelled)
+        result.skipped = 1
+        _note_newer(result, learnt, LearntFrom.read(record) or LearntFrom([]), masks, target)
+        return result
     if config.shard is not None:
         raise UsageError("segment learns from the masks of all shards; run it without --shard once all have theirs")
     weights = _weights(config, run, labelled)
     network = untrained_segmenter(config, photos)
     run.claim("segment", settings)
-    _same_photographs(run, record, labelled)
-    result = StageResult("segment", done=1)
+    _same_masks(run, record, learnt)
+    result.done = 1
     samples = LabelledSet(
         labelled,
-        None if config.segment.labels == "truth" else run.folder(MASKS, at_random=True),
+        masks,
         config.segment.augment,
         weights=weights,
         seed=config.seed,
@@ -68,9 +78,7 @@ def segment(config: Config, run: RunFolder, console: Console) -> StageResult:
     )
     task = segmentation_task(network, samples, config.segment, _validation(config, console))
     learn(task, config.segment, config, run, console, result)
-    lacking = len(photos.photos) - len(labelled.photos)
-    if lacking:
-        result.notes.append(f"{lacking} photographs have no mask to learn from, and were left out")
+    _note_masks(result, photos, labelled, learnt)
     return result
 
 
@@ -98,34 +106,55 @@ def untrained_segmenter(config: Config, photos: PhotoSet) -> SegmentationNetwork
         raise UsageError(in_section(str(error), "segment.network")) from error
 
 
-def _already_there(config: Config, run: RunFolder, record: Path, labelled: PhotoSet) -> StageResult:
-    """What to say of a network that is there: whether masks came or changed since."""
-    result = StageResult("segment", skipped=1)
-    known = set(read_json(record)["photographs"]) if record.is_file() else set()
-    new = {photo.id for photo in labelled.photos if photo.id not in known}
-    if config.segment.labels == "masks":
-        target = run / SEGMENT_NETWORK
-        new |= {photo.id for photo in labelled.photos if is_newer(run.folder(MASKS) / f"{photo.id}.png", target)}
+def _note_masks(result: StageResult, photos: PhotoSet, labelled: PhotoSet, learnt: LearntFrom) -> None:
+    """Tell which masks were learnt from: how many are people's, and how many photographs have none."""
+    decided = photos.decided
+    if decided.folder is not None:
+        result.notes.append(f"{len(learnt.by_hand)} of the {len(labelled.photos)} masks are people's")
+    rejected = sum(decided.is_rejected(photo.id) for photo in photos.photos)
+    if rejected:
+        result.notes.append(f"{rejected} masks that somebody rejected were left out")
+    lacking = len(photos.photos) - len(labelled.photos) - rejected
+    if lacking:
+        result.notes.append(f"{lacking} photographs have no mask to learn from, and were left out")
+
+
+def _note_newer(
+    result: StageResult, learnt: LearntFrom, before: LearntFrom, masks: FinalMasks | None, network: Path
+) -> None:
+    """Tell of a network that is there whether masks came, changed or were rejected since."""
+    new = learnt.newer(before, masks, network)
     if new:
-        result.notes.append(f"{len(new)} masks are newer than the network that is there; --restart segment learns anew")
-    return result
+        drawn = len(new & (learnt.by_hand.keys() | before.by_hand.keys()))
+        by_hand = f" ({drawn} of them by hand)" if drawn else ""
+        result.notes.append(
+            f"{len(new)} masks are newer than the network that is there{by_hand}; --restart segment learns anew"
+        )
+    rejected = 0 if masks is None else sum(masks.decided.is_rejected(photo_id) for photo_id in before.photographs)
+    if rejected:
+        result.notes.append(
+            f"{rejected} masks that the network learnt from were rejected since; --restart segment learns without them"
+        )
 
 
-def _same_photographs(run: RunFolder, record: Path, labelled: PhotoSet) -> None:
-    """Note what is learnt from; a training that was begun on other photographs is not gone on with.
+def _same_masks(run: RunFolder, record: Path, learnt: LearntFrom) -> None:
+    """Note what is learnt from; a training that was begun on other photographs or masks is not gone on with.
 
     Raises:
-        UsageError: a saved state is of other photographs.
+        UsageError: a saved state is of others.
     """
-    ids = [photo.id for photo in labelled.photos]
-    if (run / "segment/state.pt").is_file() and record.is_file():
-        before = read_json(record)["photographs"]
-        if before != ids:
-            raise UsageError(
-                f"the training in {run / 'segment'} was begun on {len(before)} masks, and now there are {len(ids)}, "
-                "not the same ones; --restart segment begins anew with all of them"
-            )
-    write_json(record, {"photographs": ids})
+    before = LearntFrom.read(record) if (run / "segment/state.pt").is_file() else None
+    if before is not None and before.photographs != learnt.photographs:
+        raise UsageError(
+            f"the training in {run / 'segment'} was begun on {len(before.photographs)} masks, and now there are "
+            f"{len(learnt.photographs)}, not the same ones; --restart segment begins anew with all of them"
+        )
+    if before is not None and (others := learnt.others_by_hand(before)):
+        raise UsageError(
+            f"since the training in {run / 'segment'} was begun, {len(others)} masks were corrected by hand, or taken "
+            "back; --restart segment begins anew with them as they are now"
+        )
+    learnt.write(record)
 
 
 def _labelled(config: Config, run: RunFolder, photos: PhotoSet, console: Console) -> PhotoSet:
@@ -143,12 +172,18 @@ def _labelled(config: Config, run: RunFolder, photos: PhotoSet, console: Console
 
 
 def _masked(run: RunFolder, photos: PhotoSet) -> PhotoSet:
-    """The photographs that the run has a mask of.
+    """The photographs that have a mask, the method's or a person's.
 
     Raises:
         UsageError: there is none.
     """
-    there = photos.photos.where(lambda photo: (run.folder(MASKS) / f"{photo.id}.png").is_file())
+    masks, decided = final_masks(run, photos), photos.decided
+
+    def is_there(photo: Photo) -> bool:
+        left_out = photo.id in decided.damaged or decided.is_rejected(photo.id)
+        return not left_out and (masks / f"{photo.id}.png").is_file()
+
+    there = photos.photos.where(is_there)
     if not there:
         raise UsageError(
             f"{run / MASKS} holds no mask of these photographs; run `tag2mask refine` with the same --out first"
@@ -185,7 +220,12 @@ def _weights(config: Config, run: RunFolder, labelled: PhotoSet) -> Folder | Non
     if config.segment.label_weights == "none":
         return None
     folder = run.folder(CONFIDENCE, at_random=True)
-    lacking = [photo.id for photo in labelled.photos if not (folder / f"{photo.id}.png").is_file()]
+    decided = labelled.decided  # people's masks are sure
+    lacking = [
+        photo.id
+        for photo in labelled.photos
+        if not decided.has_mask(photo.id) and not (folder / f"{photo.id}.png").is_file()
+    ]
     if lacking:
         method = "" if config.refine.uses_crf else " --refine.method crf"
         raise UsageError(

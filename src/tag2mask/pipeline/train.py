@@ -9,6 +9,7 @@ from tag2mask.networks.pot_network import build_network
 from tag2mask.pipeline.base_cams import require_seeds
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.corrections import newer_tags, record_tags, without_damaged
 from tag2mask.pipeline.learning import learn
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
@@ -25,7 +26,8 @@ def train(config: Config, run: RunFolder, console: Console) -> StageResult:
         UsageError: no photograph has a tag, or the folder holds a network of other settings or other classes.
         Interrupted: the user stopped it; the state is saved.
     """
-    photos = photographs(config)
+    result = StageResult("train")
+    photos = without_damaged(photographs(config), result)
     untagged = [photo.id for photo in photos.photos if not photo.tags]
     if len(untagged) == len(photos.photos):
         raise UsageError(
@@ -36,15 +38,21 @@ def train(config: Config, run: RunFolder, console: Console) -> StageResult:
     if target.is_file():
         run.claim("train", settings)
         load_network(target, classes=photos.classes)
-        return StageResult("train", skipped=1)
+        result.skipped = 1
+        if newer := newer_tags(run, photos):
+            result.notes.append(
+                f"{newer} decisions about tags are newer than the network that is there; --restart train learns anew"
+            )
+        return result
     if config.shard is not None:
         raise UsageError("one command trains the network for all shards; run `tag2mask train` without --shard first")
-    result = StageResult("train", done=1)
+    result.done = 1
     if config.external.used:
         require_seeds(run, photos, result)
     network = build_network(config.network, photos.classes, seed=config.seed)
     run.claim("train", settings)
     run.record_environment(config.seed)
+    record_tags(run, photos)
     views = TrainingSet(
         photos,
         config.train.augment,

@@ -8,12 +8,13 @@ import numpy as np
 
 from tag2mask.cam_files import PADDING, CamFile, full_resolution
 from tag2mask.data import Photo, PhotoSet, read_image, read_mask
+from tag2mask.data.final_masks import FinalMasks
 from tag2mask.errors import Tag2maskError
 from tag2mask.outputs import File, RunOutputs
 from tag2mask.report import pictures
 from tag2mask.report.colours import Palette, css
 from tag2mask.report.figures import KINDS
-from tag2mask.report.ranking import Notice, Ranked, cam_labels, cam_path, compare, mask_path, open_cam
+from tag2mask.report.ranking import Notice, Ranked, cam_labels, cam_path, compare, open_cam
 from tag2mask.report.settings import ReportSettings
 
 Size = tuple[int, int]
@@ -142,9 +143,10 @@ class Gallery:
         sure = self._mask(self._run.folder("edges/labels") / f"{photo.id}.png", None)
         tiles += self._label_tile("sure", "Labels for edges", sure, size)
         tiles += self._edge_tile(photo)
-        mask = self._mask(mask_path(self._run, photo), full)
-        miou, iou = self._score(mask, truth)
-        tiles += self._label_tile("mask", "Mask", mask, size, miou)
+        mask, title = self._final_mask(photo, full)
+        by_hand = self._photos.decided.has_mask(photo.id)  # figures are of what the method made
+        miou, iou = (None, dict[int, float]()) if by_hand else self._score(mask, truth)
+        tiles += self._label_tile("mask", title, mask, size, miou)
         tiles += [replace(tile, ignored=0.0) for tile in self._label_tile("truth", "Truth", truth, size)]
         with_heat = {layer.tag for tile in tiles for layer in tile.layers}
         chips = tuple(
@@ -152,7 +154,20 @@ class Gallery:
             for tag in photo.tags
         )
         uri = pictures.photo_uri(image, size)
-        return Card(photo.id, uri, *size, chips, tuple(tiles), entry.miou, entry.confidence)
+        shown = None if by_hand else entry.miou
+        return Card(photo.id, uri, *size, chips, tuple(tiles), shown, entry.confidence)
+
+    def _final_mask(self, photo: Photo, size: Size) -> tuple[np.ndarray | None, str]:
+        """The mask that counts, and what to call it."""
+        decided = self._photos.decided
+        verdict = decided.verdicts.get(photo.id)
+        title = "Mask" if verdict is None else f"Mask, {verdict} by hand"
+        try:
+            path = FinalMasks(self._run.folder("masks"), decided) / f"{photo.id}.png"
+        except Tag2maskError as error:
+            self._notice(str(error))
+            return None, title
+        return self._mask(path, size), title
 
     def _cam_tile(self, kind: str, title: str, cam: CamFile, size: Size, truth: np.ndarray | None) -> Tile:
         """All classes in colour, then the heat of each; a score if the CAMs decide what is background."""

@@ -74,7 +74,8 @@ def rank(run: RunOutputs, photos: PhotoSet, settings: ReportSettings, notice: No
             notice(f"{name}: no photograph has this ID")
         candidates, count = list(available), len(available)
     else:
-        available = photos.photos.where(lambda photo: _has_output(run, photo))
+        decided = photos.decided
+        available = photos.photos.where(lambda photo: decided.has_mask(photo.id) or _has_output(run, photo))
         candidates, count = _evenly(available, settings.ranked), settings.images
     classes = len(photos.classes)
     ranked = sorted((_ranked(run, photo, classes, notice) for photo in _as_written(run, candidates)), key=_order)

@@ -1,0 +1,111 @@
+"""What people decided, taken in at one moment, as the readers of a data set use it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tag2mask.data.classes import did_you_mean
+from tag2mask.data.corrections import Corrections, Decision, Verdict
+from tag2mask.data.problems import Problem, error
+from tag2mask.errors import Tag2maskError
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The decisions in a folder; those that are made later are not among them.
+
+    Attributes:
+        folder: of the decisions; None where there is none.
+        verdicts: of masks, by the ID of the photograph.
+        tags: class ids in ascending order in place of what the data set says, by ID.
+        damaged: why a decision cannot be used, by ID.
+    """
+
+    folder: Path | None = None
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    tags: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    damaged: Mapping[str, str] = field(default_factory=dict)
+
+    def mask(self, photo_id: str) -> Path | None:
+        """The mask that somebody accepted or drew; None if there is none.
+
+        Raises:
+            Tag2maskError: what was decided is damaged.
+        """
+        if photo_id in self.damaged:
+            raise Tag2maskError(self.damaged[photo_id])
+        if self.folder is None or not self.has_mask(photo_id):
+            return None
+        return self.folder / f"{photo_id}.png"
+
+    def has_mask(self, photo_id: str) -> bool:
+        """Whether somebody accepted or drew a mask."""
+        return self.verdicts.get(photo_id) in ("accepted", "corrected")
+
+    def is_rejected(self, photo_id: str) -> bool:
+        """Whether the mask of a photograph is not to be used."""
+        return self.verdicts.get(photo_id) == "rejected"
+
+    def ids(self) -> list[str]:
+        """The photographs that anything was decided about, sorted."""
+        return sorted({*self.verdicts, *self.tags, *self.damaged})
+
+    def sentence(self) -> str:
+        """How many decisions there are, of each kind; empty where there are none."""
+        verdicts = list(self.verdicts.values())
+        counts = {
+            "accepted": verdicts.count("accepted"),
+            "corrected": verdicts.count("corrected"),
+            "rejected": verdicts.count("rejected"),
+            "with other tags": len(self.tags),
+            "damaged": len(self.damaged),
+        }
+        return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+
+def read_decided(folder: Path | None, classes: Sequence[str]) -> tuple[Decided, list[Problem]]:
+    """Every decision in a folder, and what makes the folder unusable; a single damaged decision does not.
+
+    Args:
+        folder: `data.corrections`; None for none.
+        classes: the names of the classes 1..C.
+    """
+    if folder is None:
+        return Decided(), []
+    if not folder.exists():
+        message = "data.corrections does not exist; name the folder of a review or of `tag2mask import`, or null"
+        return Decided(), [error("bad-corrections", str(folder), message)]
+    try:
+        corrections = Corrections(folder, classes)
+    except Tag2maskError as reason:
+        return Decided(), [error("bad-corrections", "data.corrections", str(reason))]
+    verdicts: dict[str, Verdict] = {}
+    tags: dict[str, tuple[int, ...]] = {}
+    damaged: dict[str, str] = {}
+    problems: list[Problem] = []
+    ids = {name: number for number, name in enumerate(classes, 1)}
+    for photo_id in corrections.ids():
+        try:
+            decision = corrections.decision(photo_id)
+        except Tag2maskError as reason:
+            damaged[photo_id] = str(reason)
+            continue
+        if decision is None:  # taken back just now
+            continue
+        if decision.has_mask and not (folder / f"{photo_id}.png").is_file():
+            path = folder / f"{photo_id}.json"
+            damaged[photo_id] = f"{path} says `{decision.verdict}`, and there is no mask beside it; decide again"
+        elif decision.verdict is not None:
+            verdicts[photo_id] = decision.verdict
+        if decision.tags is not None:
+            tags[photo_id] = tuple(sorted({ids[tag] for tag in decision.tags if tag in ids}))
+            problems += _unknown_tags(folder / f"{photo_id}.json", decision, classes)
+    return Decided(folder, verdicts, tags, damaged), problems
+
+
+def _unknown_tags(path: Path, decision: Decision, classes: Sequence[str]) -> Iterator[Problem]:
+    """Tags that are no classes."""
+    for tag in decision.tags or ():
+        if tag not in classes:
+            hint = did_you_mean(tag, classes) or "; the classes are those of the data set, or of data.classes"
+            yield error("unknown-tag", str(path), f"the tag `{tag}` is not in the class list{hint}")
