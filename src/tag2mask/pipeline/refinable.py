@@ -66,7 +66,9 @@ def of_these_tags(photos: Photos, tags: Mapping[str, tuple[int, ...]], cams: Fol
         ids = read_ids(cams / f"{photo.id}.npz") if photo.id in tags else None
         if ids is not None and {*ids} - {0} != {*photo.tags}:
             others.add(photo.id)
-            result.failed[photo.id] = "somebody changed its tags since its CAMs were made; run `tag2mask cams` first"
+            result.failed[photo.id] = (
+                f"{photo.id}: somebody changed its tags since its CAMs were made; run `tag2mask cams` first"
+            )
     return photos.where(lambda photo: photo.id not in others) if others else photos
 
 

@@ -1,0 +1,395 @@
+"""What people decided comes back: their masks and tags are what a run works with, and no run ever changes them."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from run_tiny import files_of, run
+from tag2mask.cam_files import read_ids
+from tag2mask.cli import main
+from tag2mask.data import DataSettings, open_photos, read_mask, write_mask
+from tag2mask.data.corrections import Corrections, Decision
+from tag2mask.data.labelled_set import LabelledSet
+from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.pipeline import segment as stage
+from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.corrections import corrections_folder, record_corrections, remembered_corrections
+from tag2mask.pipeline.exchange import mask_source
+from tag2mask.pipeline.lock import held
+from tag2mask.pipeline.reading import photographs
+from tag2mask.pipeline.run_folder import RunFolder
+
+SEGMENT = {
+    "segment__network__backbone": "resnet18",
+    "segment__network__weights": "none",
+    "segment__network__output_stride": "16",
+    "segment__network__align_corners": "false",
+    "segment__steps": "2",
+    "segment__batch_size": "10",
+    "segment__augment__crop": "48",
+    "segment__augment__long_side": "[64,80]",
+    "evaluate__splits": "train",
+}
+
+
+@pytest.fixture
+def learnt(monkeypatch: pytest.MonkeyPatch) -> list[LabelledSet]:
+    """The samples of every training of `segment`."""
+    seen: list[LabelledSet] = []
+    made = stage.segmentation_task
+
+    def task(network: Any, samples: LabelledSet, *rest: Any) -> Any:
+        seen.append(samples)
+        return made(network, samples, *rest)
+
+    monkeypatch.setattr(stage, "segmentation_task", task)
+    return seen
+
+
+def corrections_of(folder: Path, scenes: Path) -> tuple[Corrections, list[str]]:
+    """An open folder of decisions about the scenes, and the IDs of the training scenes."""
+    photos = open_photos(DataSettings(root=scenes, split="train"))
+    return Corrections(folder, photos.classes), [photo.id for photo in photos.photos]
+
+
+def labels_of(samples: LabelledSet, photo_id: str) -> set[int]:
+    """The labels that training sees of a photograph, over some views."""
+    index = [photo.id for photo in samples.photos.photos].index(photo_id)
+    views = [samples[draw, index] for draw in range(4)]
+    return set(np.concatenate([view["labels"][view["valid"]].numpy() for view in views]).tolist())
+
+
+def of_class_two(size: int = 64) -> np.ndarray:
+    return np.full((size, size), 2, dtype=np.uint8)
+
+
+def by_coco(path: Path, photo_id: str) -> list[tuple[int, float]]:
+    """The classes and areas of a photograph's annotations in an export."""
+    (listing,) = path.glob("annotations/*.json")
+    coco = json.loads(listing.read_text())
+    (image,) = [image["id"] for image in coco["images"] if image["file_name"].startswith(f"{photo_id}.")]
+    return [(each["category_id"], each["area"]) for each in coco["annotations"] if each["image_id"] == image]
+
+
+def painted_in_cvat(task: Path, photo_id: str, target: Path) -> None:
+    """The task as it is when somebody made a whole photograph the second class."""
+    with zipfile.ZipFile(task) as source, zipfile.ZipFile(target, "w") as edited:
+        labels = source.read("labelmap.txt").decode().splitlines()
+        colour = [int(part) for part in labels[3].split(":")[1].split(",")]  # a comment and background come first
+        for name in source.namelist():
+            content = source.read(name)
+            if name == f"SegmentationClass/{photo_id}.png":
+                with Image.open(io.BytesIO(content)) as image:
+                    painted = Image.new("RGB", image.size, tuple(colour))
+                file = io.BytesIO()
+                painted.save(file, format="PNG")
+                content = file.getvalue()
+            edited.writestr(name, content)
+
+
+def test_from_a_run_through_cvat_and_back_into_training(
+    copied: Path, scenes: Path, tmp_path: Path, learnt: list[LabelledSet], capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo_id = corrections_of(tmp_path, scenes)[1][0]
+    own = (copied / f"masks/{photo_id}.png").read_bytes()
+    task, edited, back = tmp_path / "task.zip", tmp_path / "edited.zip", tmp_path / "corrected"
+    assert main(["export", "cvat", "--masks", str(copied), "--out", str(task)]) == 0
+    painted_in_cvat(task, photo_id, edited)
+    assert main(["import", "cvat", str(edited), "--run", str(copied), "--out", str(back)]) == 0
+    before = files_of(back)
+    given = {"data__corrections": str(back)}
+    assert run("segment", scenes, copied, **SEGMENT, **given) == 0
+    assert "10 of the 10 masks are people's" in capsys.readouterr().err
+    assert labels_of(learnt[0], photo_id) == {2}
+    # A run that is done again, with other masks and with other settings, leaves it alone and uses it again.
+    again = {**SEGMENT, **given, "segment__enabled": "true", "refine__cams": "prototype"}
+    assert run("run", scenes, copied, restart="refine", **again) == 0
+    assert "10 photographs of split 'train' have a mask by hand; figures are of what the method made" in (
+        capsys.readouterr().err
+    )
+    assert run("run", scenes, copied, restart="train", **again, train__learning_rate="0.2") == 0
+    assert files_of(back) == before
+    assert [labels_of(each, photo_id) for each in learnt] == [{2}] * 3
+    assert (copied / f"masks/{photo_id}.png").read_bytes() != own  # the method's own mask, which is measured
+    assert read_mask(copied / f"masks/{photo_id}.png").tolist() != of_class_two().tolist()
+    assert main(["export", "coco", "--masks", str(copied), "--out", str(tmp_path / "coco")]) == 0  # the run remembers
+    assert by_coco(tmp_path / "coco", photo_id) == [(2, 64 * 64)]
+    assert "Mask, corrected by hand" in (copied / "report.html").read_text()
+
+
+def test_from_a_run_through_label_studio_and_back_into_training(
+    copied: Path, scenes: Path, tmp_path: Path, learnt: list[LabelledSet]
+) -> None:
+    photo_id = corrections_of(tmp_path, scenes)[1][1]
+    write_mask(tmp_path / f"drawn/{photo_id}.png", of_class_two())
+    classes = ",".join(open_photos(DataSettings(root=scenes)).classes)
+    drawn = ["--masks", str(tmp_path / "drawn"), "--data.classes", classes]
+    assert main(["export", "labelstudio", *drawn, "--out", str(tmp_path / "tasks")]) == 0
+    tasks = json.loads((tmp_path / "tasks/tasks.json").read_text())
+    for task in tasks:
+        task |= {"id": 1, "annotations": [{"was_cancelled": False, **task.pop("predictions")[0]}]}
+    (tmp_path / "export.json").write_text(json.dumps(tasks))
+    back = tmp_path / "corrected"
+    words = ["import", "labelstudio", str(tmp_path / "export.json"), "--run", str(copied), "--out", str(back)]
+    assert main(words) == 0
+    assert run("segment", scenes, copied, data__corrections=str(back), **SEGMENT) == 0
+    assert labels_of(learnt[0], photo_id) == {2}
+    untouched = corrections_of(tmp_path, scenes)[1][2]
+    assert labels_of(learnt[0], untouched) <= set(np.unique(read_mask(copied / f"masks/{untouched}.png")))
+
+
+@pytest.mark.parametrize("tars", [False, True])
+def test_a_persons_mask_goes_before_the_methods_wherever_that_is_kept(
+    tars: bool,
+    copied: Path,
+    scenes: Path,
+    tmp_path: Path,
+    learnt: list[LabelledSet],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings = {**SEGMENT, "segment__label_weights": "confidence", "refine__keep_confidence": "true"}
+    settings |= {"refine__method": "crf"} | ({"outputs__photographs_per_tar": "4"} if tars else {})
+    assert run("refine", scenes, copied, restart="refine", **settings) == 0
+    kept, ids = corrections_of(copied / "corrections", scenes)
+    record_corrections(RunFolder(copied), kept.folder)
+    kept.write(ids[0], Decision.now("corrected"), of_class_two())
+    kept.write(ids[1], Decision.now("rejected"))
+    kept.write(ids[2], Decision.now("corrected"), of_class_two(48))  # of another size
+    (kept.folder / f"{ids[3]}.json").parent.mkdir(exist_ok=True)
+    (kept.folder / f"{ids[3]}.json").write_text("{")
+    capsys.readouterr()
+    assert run("segment", scenes, copied, **settings) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "the mask is 48 × 48 pixels, its photograph 64 × 64" in told
+    assert f"{ids[3]}.json could not be read as JSON" in told and "2 failed" in told
+    assert "2 of the 8 masks are people's" in told and "1 masks that somebody rejected were left out" in told
+    assert "have no mask to learn from" not in told
+    (samples,) = learnt
+    found = [photo.id for photo in samples.photos.photos]
+    assert labels_of(samples, ids[0]) == {2} and ids[1] not in found and ids[3] not in found
+    drawn, own = (samples[0, found.index(photo_id)] for photo_id in (ids[0], ids[4]))
+    assert (drawn["weights"][drawn["valid"]] == 1).all() and (own["weights"][own["valid"]] < 1).any()
+
+    assert main(["export", "coco", "--masks", str(copied), "--out", str(tmp_path / "coco")]) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "7 done" in told and "2 failed" in told and "1 masks that somebody rejected are left out" in told
+    assert by_coco(tmp_path / "coco", ids[0]) == [(2, 64 * 64)]
+    assert main(["report", str(copied)]) == 0
+    page = (copied / "report.html").read_text()
+    assert ("Mask, corrected by hand" in page) == (ids[0] in page)
+    assert ("Mask, rejected by hand" in page) == (ids[1] in page)
+
+
+def test_masks_of_people_alone_are_enough(scenes: Path, tmp_path: Path, learnt: list[LabelledSet]) -> None:
+    kept, ids = corrections_of(tmp_path / "drawn", scenes)
+    for photo_id in ids[:3]:
+        write_mask(kept.folder / f"{photo_id}.png", of_class_two())
+    assert run("segment", scenes, tmp_path / "run", data__corrections=str(kept.folder), **SEGMENT) == 0
+    assert [photo.id for photo in learnt[0].photos.photos] == ids[:3]
+    config = Config(data=DataSettings(root=scenes, split="train", corrections=kept.folder))
+    source, _ = mask_source(config, tmp_path / "run")
+    assert sorted(record.id for record in source.records()) == sorted(ids[:3]) and source.missing == 7
+
+
+def test_tags_that_somebody_changed(copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept, ids = corrections_of(copied / "corrections", scenes)
+    record_corrections(RunFolder(copied), kept.folder)
+    tags = {photo.id: photo.tags for photo in open_photos(DataSettings(root=scenes, split="train")).photos}
+    changed = next(photo_id for photo_id in ids if tags[photo_id] == (1,))
+    before = files_of(copied)
+    kept.write(changed, Decision.now(tags=[kept.classes[1]]))
+    capsys.readouterr()
+    assert run("refine", scenes, copied) == 1
+    assert f"{changed}: somebody changed its tags since its CAMs were made" in " ".join(capsys.readouterr().err.split())
+    assert run("train", scenes, copied) == 0
+    assert "1 decisions about tags are newer than the network that is there" in capsys.readouterr().err
+    assert run("cams", scenes, copied) == 0 and run("refine", scenes, copied) == 0
+    told = capsys.readouterr().err
+    assert "cams: 1 done, 9 already there" in told and "refine: 1 done, 9 already there" in told
+    after = files_of(copied)
+    files = {name for name in before if name.startswith(("cams/", "masks/")) and name.endswith((".npz", ".png"))}
+    assert {name for name in files if after[name] != before[name]} <= {
+        *(f"cams/{kind}/{changed}.npz" for kind in ("classifier", "prototype", "pot")),
+        f"masks/{changed}.png",
+    }
+    assert read_ids(copied / f"cams/pot/{changed}.npz") == (0, 2)
+    assert after["train/network.safetensors"] == before["train/network.safetensors"]
+    assert set(np.unique(read_mask(copied / f"masks/{changed}.png"))) <= {0, 2}
+    assert run("train", scenes, copied, restart="train") == 0
+    capsys.readouterr()
+    assert run("train", scenes, copied) == 0
+    assert "newer" not in capsys.readouterr().err  # it has learnt from them
+    kept.forget(changed)
+    assert run("train", scenes, copied) == 0
+    assert "1 decisions about tags are newer" in capsys.readouterr().err
+
+
+def test_a_tag_that_is_no_class_is_named(copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept, ids = corrections_of(copied / "corrections", scenes)
+    kept.write(ids[0], Decision.now(tags=["gryphon"]))
+    assert run("cams", scenes, copied, data__corrections=str(kept.folder)) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"{ids[0]}.json: the tag `gryphon` is not in the class list" in told
+
+
+def test_corrections_after_training_are_told_and_never_mixed_in(
+    copied: Path, scenes: Path, learnt: list[LabelledSet], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("segment", scenes, copied, **SEGMENT) == 0
+    kept, ids = corrections_of(copied / "corrections", scenes)
+    given = {**SEGMENT, "data__corrections": str(kept.folder)}
+    kept.write(ids[0], Decision.now("corrected"), of_class_two())
+    kept.write(ids[1], Decision.now("rejected"))
+    assert run("segment", scenes, copied, **given) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "1 masks are newer than the network that is there (1 of them by hand); --restart segment" in told
+    assert "1 masks that the network learnt from were rejected since" in told
+    assert run("segment", scenes, copied, restart="segment", **given) == 0
+    capsys.readouterr()
+    kept.write(ids[0], Decision.now("corrected"), of_class_two())  # once more as it was: nothing new
+    assert run("segment", scenes, copied, **given) == 0
+    told = capsys.readouterr().err
+    assert "newer" not in told and "rejected since" not in told
+    kept.write(ids[0], Decision.now("corrected"), 0 * of_class_two())
+    (copied / "segment/network.safetensors").unlink()  # as if training had been cut short
+    assert run("segment", scenes, copied, **given) == 2
+    assert "1 masks were corrected by hand, or taken back; --restart segment begins anew" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    kept.write(ids[0], Decision.now("corrected"), of_class_two())
+    assert run("segment", scenes, copied, **given) == 0
+
+
+def test_a_run_remembers_its_corrections(
+    copied: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = RunFolder(copied)
+    assert corrections_folder(Config(), folder) == copied / "corrections"
+    assert corrections_folder(Config(data=DataSettings(corrections=tmp_path)), folder) == tmp_path
+    before = (copied / "config.yaml").read_text()
+    with held(copied, "cams", (1, 2)), pytest.raises(UsageError, match="is being written to by `tag2mask cams"):
+        record_corrections(folder, copied / "corrections")
+    assert (copied / "config.yaml").read_text() == before
+    with held(copied, "review"):
+        record_corrections(folder, copied / "corrections")
+        record_corrections(folder, copied / "corrections")
+    assert remembered_corrections(copied) == (copied / "corrections").absolute()
+    assert not (copied / "lock.json").exists()
+    changed = {*(copied / "config.yaml").read_text().splitlines()} ^ {*before.splitlines()}
+    assert {line.split(":")[0].strip() for line in changed} == {"corrections"}
+    kept, ids = corrections_of(copied / "corrections", scenes)
+    kept.write(ids[0], Decision.now(tags=["gryphon"]))
+    (tmp_path / "mine.yaml").write_text(before)
+    words = ["cams", "--config", str(tmp_path / "mine.yaml"), "--out", str(copied)]
+    assert main(words) == 2 and "gryphon" in capsys.readouterr().err  # with settings from elsewhere, too
+    assert main([*words, "--data.corrections", "null"]) == 0
+    kept.forget(ids[0])
+    for path in sorted(kept.folder.iterdir()):
+        path.rmdir() if path.is_dir() else path.unlink()
+    assert main(words) == 0  # empty
+    kept.folder.rmdir()
+    assert main(words) == 0  # not there
+    assert run("cams", scenes, copied, data__corrections=str(tmp_path / "none")) == 2
+    assert "data.corrections does not exist; name the folder of a review" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(UsageError, match=r"has no config\.yaml"):
+        record_corrections(RunFolder(tmp_path / "new"), tmp_path / "new/corrections")
+
+
+def test_corrections_of_other_classes_are_refused(
+    copied: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Corrections(tmp_path, ("cat",)).write("a", Decision.now("rejected"))
+    assert run("segment", scenes, copied, data__corrections=str(tmp_path), **SEGMENT) == 2
+    assert "holds corrections of the classes cat" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_import_never_replaces_a_review(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept, ids = corrections_of(tmp_path / "back", scenes)
+    write_mask(tmp_path / f"drawn/{ids[0]}.png", of_class_two())
+    words = ["import", "masks", str(tmp_path / "drawn"), "--data.classes", ",".join(kept.classes)]
+    words += ["--out", str(kept.folder)]
+    assert main(words) == 0 and main([*words, "--again"]) == 0
+    kept.write(ids[1], Decision.now("rejected"))
+    before = files_of(kept.folder)
+    assert main([*words, "--again"]) == 2
+    assert "holds what people decided in a review (corrections.json), which is never replaced" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert main(["export", "voc", *words[2:], "--masks", str(tmp_path / "drawn"), "--again"]) == 2
+    assert files_of(kept.folder) == before
+
+
+def test_check_lists_what_is_wrong_with_corrections(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept, ids = corrections_of(tmp_path, scenes)
+    val = open_photos(DataSettings(root=scenes, split="val")).photos[0].id
+    kept.write(ids[0], Decision.now("accepted"), of_class_two())
+    kept.write(ids[1], Decision.now("corrected"), of_class_two(48))
+    kept.write(ids[2], Decision.now("accepted"), 7 * of_class_two())
+    kept.write(ids[3], Decision.now("accepted"), of_class_two())
+    (tmp_path / f"{ids[3]}.png").unlink()
+    kept.write(ids[4], Decision.now("rejected", [kept.classes[0]]))
+    (tmp_path / f"{ids[5]}.json").write_text("{}]")
+    (tmp_path / f"{ids[6]}.png").write_bytes(b"no mask")
+    kept.write("gone", Decision.now("rejected"))
+    kept.write(val, Decision.now("rejected"))
+    words = ["check", str(scenes), "--data.corrections", str(tmp_path), "--data.split", "train", "--no-time", "--json"]
+    assert main(words) == 1
+    report = json.loads(capsys.readouterr().out)
+    found = {(each["kind"], each["level"], Path(each["subject"]).stem) for each in report["problems"]}
+    assert found >= {
+        ("mask-size", "error", Path(ids[1]).stem),
+        ("mask-values", "error", Path(ids[2]).stem),
+        ("bad-correction", "error", Path(ids[3]).stem),
+        ("bad-correction", "error", Path(ids[5]).stem),
+        ("mask-format", "error", Path(ids[6]).stem),
+        ("stray-correction", "warning", "gone"),
+    }
+    about = {Path(each["subject"]).stem for each in report["problems"] if each["subject"].startswith(str(tmp_path))}
+    assert about == {Path(name).stem for name in (*ids[1:4], *ids[5:7], "gone")}
+    assert report["usable"] and not report["sound"]
+    assert "2 accepted, 2 corrected, 2 rejected, 1 with other tags, 2 damaged" in " ".join(report["notes"])
+    kept.write(ids[7], Decision.now(tags=["gryphon"]))
+    assert main(words) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert ("unknown-tag", Path(ids[7]).name) in {
+        (each["kind"], Path(each["subject"]).stem) for each in report["problems"]
+    }
+    assert not report["usable"]
+
+
+def test_tags_of_people_are_those_of_the_photographs(scenes: Path, tmp_path: Path) -> None:
+    kept, ids = corrections_of(tmp_path, scenes)
+    kept.write(ids[0], Decision.now(tags=[]))
+    kept.write(ids[1], Decision.now("rejected", kept.classes[::-1]))
+    config = Config(data=DataSettings(root=scenes, split="train", corrections=tmp_path))
+    photos, before = photographs(config), open_photos(DataSettings(root=scenes, split="train"))
+    tags = {photo.id: photo.tags for photo in photos.photos}
+    assert tags == {photo.id: photo.tags for photo in before.photos} | {ids[0]: (), ids[1]: (1, 2)}
+    assert photos.photos[2:5][0].tags == before.photos[2].tags and photos.photos.at([1, 0])[1].tags == ()
+    assert photos.decided.is_rejected(ids[1]) and not photos.decided.has_mask(ids[1])
+    (tmp_path / f"{ids[2]}.json").write_text("[")
+    with pytest.raises(Tag2maskError, match="decide again"):
+        photographs(config).decided.mask(ids[2])
+
+
+def test_the_same_corrections_at_another_place_are_the_same(
+    copied: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept, ids = corrections_of(tmp_path / "one", scenes)
+    kept.write(ids[0], Decision.now("accepted"), of_class_two())
+    assert run("segment", scenes, copied, data__corrections=str(kept.folder), **SEGMENT) == 0
+    moved = copytree(
+        kept.folder, tmp_path / "other", copy_function=lambda a, b: Path(b).write_bytes(Path(a).read_bytes())
+    )
+    capsys.readouterr()
+    assert run("segment", scenes, copied, data__corrections=str(moved), **SEGMENT) == 0
+    assert "newer" not in capsys.readouterr().err
