@@ -58,6 +58,7 @@ def _judge(request: Request) -> Callable[[Path], list["Suspicion"]]:
         UsageError: it is no folder of a run that has been trained.
     """
     from tag2mask.pipeline.check import checked_photos
+    from tag2mask.pipeline.corrections import data_of
     from tag2mask.pipeline.suspicions import require_network, suspicious_tags
 
     run = RunFolder(Path(request.options["with"]))
@@ -66,7 +67,8 @@ def _judge(request: Request) -> Callable[[Path], list["Suspicion"]]:
     require_network(run)
     own = _settings_of(request, run)
     classes = request.config.data.classes or own.data.classes
-    given = replace(request.config, data=replace(request.config.data, classes=classes))
+    decided = request.config.data.corrections or data_of(own, run.path).corrections
+    given = replace(request.config, data=replace(request.config.data, classes=classes, corrections=decided))
     return lambda place: suspicious_tags(own, run, checked_photos(given, place), errors())
 
 

@@ -112,6 +112,7 @@ def _stages_under_lock(request: Request, run: RunFolder, names: Sequence[str], *
 def _prepare(request: Request, run: RunFolder, names: Sequence[str]) -> None:
     """Check everything that can be checked, then delete what is to be made again, and write config.yaml."""
     from tag2mask.pipeline.claims import stage_settings
+    from tag2mask.pipeline.corrections import remember_corrections
     from tag2mask.pipeline.reading import photographs
     from tag2mask.pipeline.run import check_ahead, slow_settings
 
@@ -127,6 +128,7 @@ def _prepare(request: Request, run: RunFolder, names: Sequence[str]) -> None:
         run.delete(again)
         errors().print(f"restart: deleted what {', '.join(again)} made", highlight=False)
     run.record_config(request.config, _sections(names))
+    remember_corrections(request.config, run)
 
 
 def _sections(names: Sequence[str]) -> Sequence[str] | None:

@@ -23,10 +23,10 @@ def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listi
         ROOT/cat/one.jpg            ID cat/one, tag cat
         ROOT/dog/more/one.jpg       ID dog/more/one, tag dog
 
-    Hidden files and folders and the folder ``settings.masks`` are passed over.
+    Hidden files and folders and the folders ``settings.masks`` and ``settings.corrections`` are passed over.
 
     Args:
-        settings: where the masks are.
+        settings: where the masks and corrections are.
         root: the folder with the class folders.
         split: None; class folders have no splits.
     """
@@ -36,7 +36,10 @@ def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listi
         listing.problems.append(error("bad-split", str(root), message))
     ignored: list[str] = []
     names: set[str] = set()
+    decided = "" if settings.corrections is None else os.path.relpath(settings.corrections, root)  # not below it: ../…
     for name, is_image in _files(listing, settings.masks):
+        if decided and name.startswith(f"{Path(decided).as_posix()}/"):
+            continue
         class_name, _, rest = name.partition("/")
         if not is_image:
             ignored.append(name)

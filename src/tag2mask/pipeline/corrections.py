@@ -11,7 +11,7 @@ from tag2mask.data.photos import PhotoSet
 from tag2mask.data.settings import DataSettings
 from tag2mask.errors import UsageError
 from tag2mask.files import read_json, write_json
-from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.config import Config, absolute
 from tag2mask.pipeline.lock import held, is_held_here
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.run_folder import RunFolder
@@ -51,6 +51,13 @@ def record_corrections(run: RunFolder, folder: Path) -> None:
         return
     with nullcontext() if is_held_here(run.path) else held(run.path, "review"):
         run.record_setting("data", "corrections", str(folder))
+
+
+def remember_corrections(config: Config, run: RunFolder) -> None:
+    """Have later commands read the folder that this one was given, or none; the caller holds the run's lock."""
+    folder = absolute(config).data.corrections
+    if remembered_corrections(run.path) != folder:
+        run.record_setting("data", "corrections", None if folder is None else str(folder))
 
 
 def remembered_corrections(out: Path) -> Path | None:

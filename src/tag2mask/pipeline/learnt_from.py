@@ -67,5 +67,8 @@ class LearntFrom:
 
 
 def _digest(masks: FinalMasks, photo_id: str) -> str:
-    """Of a file's content: one that is copied, or written again as it was, is the same."""
-    return hashlib.sha256((masks / f"{photo_id}.png").read_bytes()).hexdigest()[:16]
+    """Of a file's content: one that is copied, or written again as it was, is the same. Empty if it is gone by now."""
+    try:
+        return hashlib.sha256((masks / f"{photo_id}.png").read_bytes()).hexdigest()[:16]
+    except OSError:
+        return ""
