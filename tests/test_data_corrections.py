@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from tag2mask.data import DataSettings, open_photos
 from tag2mask.data.corrections import IMPORTED, RECORD, Corrections, Decision
 from tag2mask.data.images import read_mask, write_mask
 from tag2mask.errors import Tag2maskError, UsageError
@@ -72,3 +74,16 @@ def test_a_mask_goes_with_the_decisions_that_have_one(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no mask"):
         kept.write("a", Decision.now("rejected"), MASK)
     assert not list(kept.ids())
+
+
+def test_a_folder_of_decisions_among_class_folders_is_no_class(tmp_path: Path) -> None:
+    for name in ("cat/one", "dog/two"):
+        (tmp_path / name).parent.mkdir()
+        Image.fromarray(np.zeros((3, 3, 3), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+    Corrections(tmp_path / "decided", CLASSES).write("cat/one", Decision.now("accepted", ["dog"]), MASK)
+    photos = open_photos(DataSettings(root=tmp_path, corrections=tmp_path / "decided"))
+    assert photos.classes == CLASSES and {photo.id: photo.tags for photo in photos.photos} == {
+        "cat/one": (2,),
+        "dog/two": (2,),
+    }
+    assert photos.decided.has_mask("cat/one") and not photos.decided.has_mask("dog/two")
