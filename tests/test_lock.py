@@ -13,6 +13,7 @@ import pytest
 
 from run_tiny import run, words
 from tag2mask.errors import UsageError
+from tag2mask.files import temporary_name
 from tag2mask.pipeline.lock import Holder, held
 
 HOLD = """
@@ -247,3 +248,34 @@ def test_a_restart_of_one_shard_waits_for_the_others(
 def test_training_has_no_shards(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("train", scenes, tmp_path / "out", shard="1/2") == 2
     assert "one command trains the network for all shards" in capsys.readouterr().err
+
+
+def test_a_lock_is_never_seen_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link, seen = os.link, []
+
+    def watched(source: Path, target: Path) -> None:
+        seen.append((target.exists(), json.loads(source.read_text())["verb"]))
+        link(source, target)
+        seen.append((target.exists(), json.loads(target.read_text())["verb"]))
+
+    monkeypatch.setattr(os, "link", watched)
+    with held(tmp_path / "run", "train"):
+        assert seen == [(False, "train"), (True, "train")]
+        assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock.json"]
+
+
+def test_a_lock_works_where_files_have_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(source: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    with held(tmp_path, "train"), pytest.raises(UsageError, match="tag2mask train"), held(tmp_path, "cams"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_command_left_beside_the_lock_goes(tmp_path: Path) -> None:
+    left = tmp_path / temporary_name("lock.json").replace(f"~{os.getpid()}~", "~999999999~")
+    left.touch()
+    with held(tmp_path, "train"):
+        assert not left.exists()

@@ -1,7 +1,8 @@
 """The lock of a run folder: who writes to it now, so that nobody else does at the same time.
 
-A command creates RUN/lock.json, one with ``--shard i/n`` RUN/lock-i-of-n.json, and deletes it at its end. Creating a
-file that must not exist is atomic on network file systems too, where locks of the operating system may do nothing.
+A command creates RUN/lock.json, one with ``--shard i/n`` RUN/lock-i-of-n.json, and deletes it at its end. A link to a
+file that is whole, under a name that must not exist, is atomic on network file systems too, where locks of the
+operating system may do nothing.
 """
 
 import json
@@ -18,7 +19,7 @@ from socket import gethostname
 from threading import current_thread, main_thread
 
 from tag2mask.errors import UsageError
-from tag2mask.files import is_gone
+from tag2mask.files import TEMPORARY_PREFIX, is_gone, remove_abandoned, temporary_name
 
 _CLEARING = "lock.clearing"
 """Exists for the moment in which a dead process's lock is deleted, so that one process at a time does it."""
@@ -98,6 +99,7 @@ def held(folder: Path, verb: str, shard: tuple[int, int] | None = None) -> Itera
         try:
             _create(path, holder)
             created = True
+            remove_abandoned(folder.glob(f"{TEMPORARY_PREFIX}*"))
             for other in sorted(folder.glob("lock*.json")):
                 if other != path and _NAME.fullmatch(other.name):
                     _clear(other, holder)
@@ -127,19 +129,38 @@ def _create(path: Path, holder: Holder) -> None:
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+            _put(path, json.dumps(asdict(holder), indent=2) + "\n")
         except FileExistsError:
             _clear(path, holder)
         except FileNotFoundError:  # another command found nothing to do here, and removed the folder
             pass
         else:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(holder), indent=2) + "\n")
             return
         if time.monotonic() > deadline:
             raise UsageError(
                 f"{path} could not be created; if no command works in {path.parent}, delete it and {_CLEARING}"
             )
+
+
+def _put(path: Path, text: str) -> None:
+    """Create a file that is whole from the first moment on, so that a kill leaves none that says nothing.
+
+    Raises:
+        FileExistsError: there is one.
+        FileNotFoundError: its folder is gone.
+    """
+    temporary = path.with_name(temporary_name(path.name))
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        try:
+            os.link(temporary, path)
+        except (FileExistsError, FileNotFoundError):
+            raise
+        except OSError:  # no links on this file system: the next best
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _clear(path: Path, asking: Holder) -> None:
