@@ -1,11 +1,10 @@
-"""The README's Python runs, and its commands are commands."""
+"""The README's Python runs; test_docs.py looks at its commands."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from tag2mask.cli.verbs import VERBS
 from tag2mask.networks import NetworkSettings, build_network, save_network
 
 README = Path(__file__).parent.parent / "README.md"
@@ -22,11 +21,3 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert tuple(result.cams.shape) == (1, 3, 14, 20)
     assert tuple(result.plan.shape) == (1, 280, 6)
     assert tuple(result.allocation.shape) == (1, 14, 20)
-
-
-def test_every_verb_that_the_readme_names_exists() -> None:
-    text = README.read_text(encoding="utf-8")
-    named = set(re.findall(r"^tag2mask (\w+)", text, re.MULTILINE)) | set(re.findall(r"`tag2mask (\w+)", text))
-    assert named and named <= set(VERBS)
-    for path in re.findall(r"\]\(([\w./]+)\)", text):
-        assert (README.parent / path).exists(), path
