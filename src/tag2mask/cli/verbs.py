@@ -354,6 +354,14 @@ def _import(request: Request) -> int:
     return _finish(request, corrections(request))
 
 
+@_alone
+def _review(request: Request) -> int:
+    """`review`: the page where masks and tags are corrected."""
+    from tag2mask.cli.review import review
+
+    return review(request)
+
+
 VERBS = {
     "tags": Verb(
         "Suggest tags for photographs that have none, for review.",
@@ -440,6 +448,16 @@ VERBS = {
         values=(("--against", "RUN", "put the segmentation network beside that of another run, class by class"),),
     ),
     "report": Verb("Write the page of a run.", _report, ("run", "the run folder")),
+    "review": Verb(
+        "Serve a page on this machine where masks and tags are accepted, rejected and corrected.",
+        _review,
+        ("run", "the run folder"),
+        (("--open", "open the page in the browser"),),
+        (
+            ("--host", "HOST", "127.0.0.1 if not given; or ::1, or localhost, and no other"),
+            ("--port", "N", "the first free one from 8765 on if not given"),
+        ),
+    ),
     "run": Verb(
         "Do every stage, skipping what is done.",
         _run,

@@ -22,6 +22,7 @@ __all__ = [
     "palette",
     "read_image",
     "read_mask",
+    "read_small",
     "reduced",
     "write_fractions",
     "write_mask",
@@ -48,6 +49,20 @@ def read_image(path: Path, *, pixel_limit: int = PIXEL_LIMIT) -> npt.NDArray[np.
     """
     with opened(path, pixel_limit=pixel_limit) as image:
         return np.array(to_rgb(path, decode(path, image)))
+
+
+def read_small(path: Path, long_side: int, *, pixel_limit: int = PIXEL_LIMIT) -> npt.NDArray[np.uint8]:
+    """Read a photograph as `read_image` does, no longer than ``long_side``; a large JPEG is decoded at a fraction.
+
+    Returns:
+        RGB, uint8 (H, W, 3).
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    with opened(path, pixel_limit=pixel_limit) as image:
+        image.draft(None, (long_side, long_side))
+        return reduced(np.array(to_rgb(path, decode(path, image))), long_side)
 
 
 def image_size(path: Path, *, pixel_limit: int = PIXEL_LIMIT) -> tuple[int, int]:

@@ -95,7 +95,7 @@ def held(folder: Path, verb: str, shard: tuple[int, int] | None = None) -> Itera
     path = folder / ("lock.json" if holder.shard is None else "lock-{}-of-{}.json".format(*holder.shard))
     new = [each for each in (folder, *folder.parents) if not each.exists()]
     created = False
-    with _terminated_like_interrupted():
+    with terminated_like_interrupted():
         try:
             _create(path, holder)
             created = True
@@ -241,7 +241,7 @@ def _namespace() -> str:
 
 
 @contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
+def terminated_like_interrupted() -> Iterator[None]:
     """SIGTERM raises KeyboardInterrupt instead of ending the process at once; only the main thread can have that."""
     previous = getsignal(SIGTERM)
     if current_thread() is not main_thread() or previous is None:

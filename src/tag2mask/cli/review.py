@@ -1,0 +1,112 @@
+"""The verb `review`: the page of a run where masks and tags are accepted, rejected and corrected."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tag2mask.cli.console import errors, output
+from tag2mask.cli.request import Request
+from tag2mask.cli.words import last_value
+from tag2mask.errors import UsageError
+from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from tag2mask.review import Desk
+
+
+def review(request: Request) -> int:
+    """`review`: serve the page until Ctrl-C, then say what was decided and what comes next.
+
+    Raises:
+        UsageError: no run folder, nothing to review, or a host or port that cannot be served on.
+    """
+    from tag2mask.cli.verbs import VERBS
+    from tag2mask.pipeline.lock import terminated_like_interrupted
+    from tag2mask.review import Server
+    from tag2mask.review.server import refuse_host
+
+    path, host = Path(request.options["run"]), request.options["host"] or "127.0.0.1"
+    refuse_host(host)
+    port = _port(request.options["port"])
+    if not (path / "config.yaml").is_file():
+        raise UsageError(f"{path} is no run folder: it has no config.yaml")
+    words = ["--config", str(path / "config.yaml"), *request.words, "--out", str(path)]
+    own = Request.parse("review", VERBS["review"], words)
+    if own is None:
+        return 0
+    desk = _desk(own.config, own.run_folder(), last_value(request.words, "--data.split"))
+    if request.options["dry_run"]:
+        _tell(request, f"would serve {_contents(desk)}", desk)
+        return 0
+    server = Server(desk, path.resolve().name, host=host, port=port)
+    _tell(request, f"{_contents(desk)}\nopen {server.address}\nCtrl-C ends it", desk, address=server.address)
+    if request.options["open"]:
+        _open(server.address)
+    with terminated_like_interrupted():
+        server.serve()
+    _tell(request, f"\n{_decisions(desk)}; {_next(desk)}", desk)
+    return 0
+
+
+def _desk(config: Config, run: RunFolder, split: str | None) -> "Desk":
+    from tag2mask.data.corrections import Corrections
+    from tag2mask.review import Desk, reviewed_photos
+
+    photos = reviewed_photos(config, run, split)
+    corrections = Corrections(_corrections_folder(config, run), photos.classes)
+    return Desk(photos, run, corrections, pixel_limit=config.data.pixel_limit)
+
+
+def _corrections_folder(config: Config, run: RunFolder) -> Path:
+    """Where decisions are kept: `data.corrections` where that is set, else the run's own."""
+    given: Path | None = getattr(config.data, "corrections", None)
+    return run / "corrections" if given is None else given
+
+
+def _contents(desk: "Desk") -> str:
+    ranked = "the least confident first" if desk.list.ranking else "in the order of the data set"
+    number = len(desk.list)
+    return f"{number:,} photograph{'s' * (number != 1)} of {desk.run.path}, {ranked}; {_decisions(desk)}"
+
+
+def _decisions(desk: "Desk") -> str:
+    """How many there are, and where."""
+    counts = desk.list.counts()
+    made = {name: counts[name] for name in ("accepted", "corrected", "rejected") if counts[name]}
+    named = [f"{count:,} {name}" for name, count in made.items()]
+    named += [f"{counts['tags']:,} with other tags"] if counts["tags"] else []
+    return f"{', '.join(named) or 'nothing is decided'}, in {desk.corrections.folder}"
+
+
+def _next(desk: "Desk") -> str:
+    """The command that learns from them."""
+    run = desk.run.path
+    if (run / "segment" / "stage.json").is_file():
+        return f"`tag2mask segment --out {run} --restart segment` learns from them"
+    return f"`tag2mask run --out {run}` goes on with them"
+
+
+def _tell(request: Request, sentence: str, desk: "Desk", **more: object) -> None:
+    """Words, or a line of JSON."""
+    if request.options["as_json"]:
+        said = {"photographs": len(desk.list), "corrections": str(desk.corrections.folder), **desk.list.counts()}
+        print(json.dumps({**more, **said}, ensure_ascii=False), flush=True)
+    else:
+        output().print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+
+def _open(address: str) -> None:
+    """Open the browser, where there is one."""
+    import webbrowser
+
+    if not webbrowser.open(address):
+        errors().print("no browser could be opened; open the address yourself", highlight=False)
+
+
+def _port(given: str | None) -> int:
+    if given is None:
+        return 0
+    if not given.isdecimal() or not int(given) < 65536:
+        raise UsageError(f"--port should be a number from 1 to 65535, or 0 for any that is free, received {given!r}")
+    return int(given)

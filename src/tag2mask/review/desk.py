@@ -1,0 +1,201 @@
+"""One review: the photographs, what the run says of them, and what people decide."""
+
+import threading
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from tag2mask.data.corrections import RECORD, Corrections, Decision, Verdict
+from tag2mask.data.images import IGNORED, MaskError, image_size, read_mask
+from tag2mask.data.photo import Photo
+from tag2mask.data.photos import PhotoSet
+from tag2mask.errors import UsageError, first_five
+from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.review.photographs import ReviewList
+from tag2mask.review.ranking import Ranking
+from tag2mask.review.stages import Labels, Size, nearest, reduced_size, stages_of
+
+CORRECTION = "correction"
+"""The name of the mask that somebody accepted or drew, beside those of the stages."""
+
+
+class Desk:
+    """What the page asks and decides, by the place of a photograph in the list; many threads may ask at once.
+
+    Attributes:
+        list: the photographs.
+        stages: what can be looked at, by name.
+        corrections: where decisions are kept.
+        pixel_limit: a photograph with more pixels is not opened.
+    """
+
+    def __init__(self, photos: PhotoSet, run: RunFolder, corrections: Corrections, *, pixel_limit: int) -> None:
+        """Go through the photographs and the decisions once.
+
+        Args:
+            photos: to be reviewed.
+            run: whose masks and CAMs; nothing is written to it.
+            corrections: the decisions, of the same classes.
+            pixel_limit: a photograph with more pixels is not opened.
+
+        Raises:
+            UsageError: a photograph has an ID that decisions cannot be kept under, or the ranking is damaged.
+        """
+        self.run, self.corrections, self.pixel_limit = run, corrections, pixel_limit
+        self.list = ReviewList(photos, Ranking.of_run(run.path))
+        taken = Path(RECORD).stem
+        if self.list.place(taken) is not None:
+            raise UsageError(f"a photograph has the ID `{taken}`, under which {RECORD} is kept; rename it")
+        self.stages = stages_of(run)
+        self._writing = threading.Lock()
+        self.size = lru_cache(maxsize=1024)(self._size)
+        for photo_id in corrections.ids():
+            place = self.list.place(photo_id)
+            if place is not None:
+                self.list.note(place, corrections.decision(photo_id))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes 1..C."""
+        return self.list.photos.classes
+
+    def decision(self, place: int) -> Decision | None:
+        """What was decided about a photograph, by whatever review; the list keeps it in mind."""
+        decision = self.corrections.decision(self.list.photo(place).id)
+        self.list.note(place, decision)
+        return decision
+
+    def start(self, place: int) -> str | None:
+        """The name of the mask to begin with: a correction, else the run's mask, else a prediction; None for none."""
+        photo = self.list.photo(place)
+        if self.corrections.mask(photo.id) is not None:
+            return CORRECTION
+        masks = (name for name, stage in self.stages.items() if not stage.is_cam and stage.has(photo))
+        return next(masks, None)
+
+    def labels(self, place: int, name: str, long_side: int | None = None) -> Labels:
+        """The class of each pixel, by a stage or by a correction.
+
+        Raises:
+            UsageError: there is no such stage.
+            Tag2maskError: it cannot be read.
+        """
+        photo, size = self.list.photo(place), self.size(place)
+        if name != CORRECTION:
+            return self._stage_labels(photo, size, name, long_side)
+        path = self.corrections.mask(photo.id)
+        if path is None:
+            raise UsageError(f"{photo.id} has no correction")
+        mask = read_mask(path, size=size, classes=len(self.classes), pixel_limit=self.pixel_limit)
+        return nearest(mask, reduced_size(size, long_side))
+
+    def _stage_labels(self, photo: Photo, size: Size, name: str, long_side: int | None) -> Labels:
+        if name not in self.stages:
+            raise UsageError(f"there is no stage {name!r} here, only {', '.join(self.stages)}")
+        return self.stages[name].labels(photo, size, len(self.classes), long_side)
+
+    def heat(self, place: int, name: str, class_id: int) -> Labels:
+        """How strongly a stage speaks for a class, 255 = 1.
+
+        Raises:
+            UsageError: there is no such stage, or it has no heat of that class.
+            Tag2maskError: it cannot be read.
+        """
+        if name not in self.stages:
+            raise UsageError(f"there is no stage {name!r} here, only {', '.join(self.stages)}")
+        return self.stages[name].heat(self.list.photo(place), self.size(place), len(self.classes), class_id)
+
+    def keep_mask(self, place: int, verdict: Verdict, mask: Labels) -> Decision:
+        """Keep a mask as accepted or corrected; the tags stay as they were decided.
+
+        Args:
+            place: of the photograph.
+            verdict: `accepted` or `corrected`.
+            mask: uint8 (H, W).
+
+        Raises:
+            UsageError: another verdict.
+            MaskError: the mask has another size, or values that are no class.
+        """
+        if verdict not in ("accepted", "corrected"):
+            raise UsageError(f"a mask is kept as accepted or corrected, not as {verdict}")
+        photo = self.list.photo(place)
+        _require_classes(photo, mask, self.size(place), len(self.classes))
+        with self._writing:
+            before = self.corrections.decision(photo.id)
+            decision = Decision.now(verdict, before.tags if before else None)
+            self.corrections.write(photo.id, decision, mask)
+            self.list.note(place, decision)
+        return decision
+
+    def drop_mask(self, place: int, verdict: Verdict | None) -> Decision | None:
+        """Reject a photograph's mask, or take its verdict back; a mask that was kept is deleted, the tags stay.
+
+        Raises:
+            UsageError: a verdict that goes with a mask.
+        """
+        if verdict not in (None, "rejected"):
+            raise UsageError(f"the verdict {verdict} goes with a mask")
+        photo = self.list.photo(place)
+        with self._writing:
+            before = self.corrections.decision(photo.id)
+            return self._without_mask(place, photo, verdict, before.tags if before else None)
+
+    def change_tags(self, place: int, tags: Sequence[int] | None) -> Decision | None:
+        """Give a photograph other tags; the verdict and the mask stay.
+
+        Args:
+            place: of the photograph.
+            tags: class ids; None, or the data set's own, for those.
+
+        Raises:
+            UsageError: a number that is no class.
+        """
+        photo = self.list.photo(place)
+        wrong = [tag for tag in tags or () if not 1 <= tag <= len(self.classes)]
+        if wrong:
+            raise UsageError(f"{first_five(wrong)}: the classes are 1 to {len(self.classes)}")
+        chosen = None if tags is None or set(tags) == set(photo.tags) else sorted(set(tags))
+        names = None if chosen is None else tuple(self.classes[tag - 1] for tag in chosen)
+        with self._writing:
+            before = self.corrections.decision(photo.id)
+            path = self.corrections.mask(photo.id)
+            if before is None or path is None:
+                kept = None if before is None or before.has_mask else before.verdict
+                return self._without_mask(place, photo, kept, names)
+            decision = Decision.now(before.verdict, names)
+            self.corrections.write(photo.id, decision, read_mask(path, pixel_limit=self.pixel_limit))
+            self.list.note(place, decision)
+            return decision
+
+    def finish(self) -> None:
+        """Wait for what is being written."""
+        with self._writing:
+            pass
+
+    def _without_mask(
+        self, place: int, photo: Photo, verdict: Verdict | None, tags: tuple[str, ...] | None
+    ) -> Decision | None:
+        decision = None if verdict is None and tags is None else Decision.now(verdict, tags)
+        if decision is None:
+            self.corrections.forget(photo.id)
+        else:
+            self.corrections.write(photo.id, decision)
+        self.list.note(place, decision)
+        return decision
+
+    def _size(self, place: int) -> Size:
+        return image_size(self.list.photo(place).path, pixel_limit=self.pixel_limit)
+
+
+def _require_classes(photo: Photo, mask: Labels, size: Size, classes: int) -> None:
+    """Refuse a mask that does not fit its photograph or its classes."""
+    if mask.shape != size:
+        (height, width), (rows, columns) = size, mask.shape
+        raise MaskError(f"the mask of {photo.id} is {columns} × {rows} pixels, its photograph {width} × {height}")
+    wrong = [int(v) for v in np.flatnonzero(np.bincount(mask.ravel(), minlength=256)) if classes < v != IGNORED]
+    if wrong:
+        rule = f"0 is background, 1..{classes} the classes, {IGNORED} ignored"
+        raise MaskError(f"the mask of {photo.id} holds {first_five(wrong)}, which are no class; {rule}")

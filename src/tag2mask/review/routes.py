@@ -1,0 +1,267 @@
+"""The addresses of the page: photographs by their place in the list, so that no path ever comes from outside."""
+
+import gzip
+import io
+from typing import Any, cast, get_args
+
+import numpy as np
+import numpy.typing as npt
+from flask import Blueprint, Flask, Response, jsonify, render_template, request
+from PIL import Image
+from werkzeug.exceptions import BadRequest, HTTPException, LengthRequired, NotFound, RequestEntityTooLarge
+
+from tag2mask.data.corrections import Decision, Verdict
+from tag2mask.data.images import read_small
+from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.report.colours import Palette, css
+from tag2mask.report.pictures import heat_colours
+from tag2mask.review.desk import Desk
+from tag2mask.review.guard import Guard
+from tag2mask.review.photographs import Order, Query, State
+
+THUMBNAIL, PICTURE = 192, 4096
+"""Longer sides of what the browser gets of a photograph, in pixels; masks go whole."""
+
+PAGE = 100
+"""Photographs of a page of the list."""
+
+JSON_BYTES = 64 * 1024
+"""The longest JSON that is read."""
+
+
+def build_app(desk: Desk, guard: Guard, name: str) -> Flask:
+    """The page and what it asks for.
+
+    Args:
+        desk: of the review.
+        guard: of the server.
+        name: of the run, for the title.
+    """
+    app = Flask("tag2mask.review", static_folder="static", template_folder="templates")
+    app.json.ensure_ascii = True  # type: ignore[attr-defined]  # what is not UTF-8 in a file name travels escaped
+    app.url_map.merge_slashes = False
+    guard.protect(app)
+    app.register_error_handler(Exception, _told)
+    app.register_blueprint(_reading(desk), url_prefix="/api")
+    app.register_blueprint(_deciding(desk), url_prefix="/api")
+
+    @app.get("/")
+    def page() -> str:
+        return render_template("review.html", token=guard.token, name=name)
+
+    return app
+
+
+def _reading(desk: Desk) -> Blueprint:
+    """What is asked and changes nothing."""
+    routes = Blueprint("reading", __name__)
+    palette = Palette(_most_frequent_first(desk))
+
+    @routes.get("/review")
+    def review() -> Response:
+        classes = [{"id": n, "name": name, "colour": css(palette.colour(n))} for n, name in enumerate(desk.classes, 1)]
+        return jsonify(
+            classes=classes,
+            heat=[css(cast("tuple[int, int, int]", tuple(colour))) for colour in heat_colours().tolist()],
+            stages=[{"name": stage.name, "title": stage.title} for stage in desk.stages.values()],
+            ranked=desk.list.ranking is not None,
+            counts=desk.list.counts(),
+            total=len(desk.list),
+            tagged=desk.list.tag_counts(),
+        )
+
+    @routes.get("/photos")
+    def photos() -> Response:
+        query = _query(desk)
+        page = desk.list.page(query, after=_number("after", -1), count=PAGE)
+        listed = [_listed(desk, place, rank) for place, rank in zip(page.places, page.ranks, strict=True)]
+        return jsonify(total=page.total, more=page.more, photos=listed, counts=desk.list.counts())
+
+    @routes.get("/place")
+    def place_of() -> Response:
+        place = desk.list.place(request.args.get("id", ""))
+        if place is None:
+            raise NotFound("no photograph of this review has that ID")
+        return jsonify(place=place, rank=desk.list.rank(place, _query(desk).order))
+
+    @routes.get("/photos/<int:place>")
+    def photo(place: int) -> Response:
+        return jsonify(_details(desk, place))
+
+    @routes.get("/photos/<int:place>/<any(thumbnail, picture):kind>")
+    def image(place: int, kind: str) -> Response:
+        side = THUMBNAIL if kind == "thumbnail" else PICTURE
+        pixels = read_small(desk.list.photo(place).path, side, pixel_limit=desk.pixel_limit)
+        return _jpeg(pixels, quality=80 if kind == "thumbnail" else 92)
+
+    @routes.get("/photos/<int:place>/labels/<stage>")
+    def labels(place: int, stage: str) -> Response:
+        side = _number("side", 0)
+        return _raw(desk.labels(place, stage, side if side > 0 else None))
+
+    @routes.get("/photos/<int:place>/heat/<stage>/<int:class_id>")
+    def heat(place: int, stage: str, class_id: int) -> Response:
+        return _raw(desk.heat(place, stage, class_id))
+
+    return routes
+
+
+def _deciding(desk: Desk) -> Blueprint:
+    """What changes a decision; each answers with what is kept now."""
+    routes = Blueprint("deciding", __name__)
+
+    def kept(place: int, decision: Decision | None) -> Response:
+        return jsonify(**_decided(desk, place, decision), counts=desk.list.counts())
+
+    @routes.put("/photos/<int:place>/mask")
+    def mask(place: int) -> Response:
+        verdict = request.args.get("verdict", "")
+        if verdict not in ("accepted", "corrected"):
+            raise BadRequest("verdict should be accepted or corrected")
+        height, width = desk.size(place)
+        values = np.frombuffer(_body(height * width, exact=True), dtype=np.uint8).reshape(height, width)
+        return kept(place, desk.keep_mask(place, cast("Verdict", verdict), values))
+
+    @routes.put("/photos/<int:place>/verdict")
+    def verdict(place: int) -> Response:
+        said = _json("verdict")
+        if said not in (None, "rejected"):
+            raise BadRequest("verdict should be rejected or null; accepted and corrected go with a mask")
+        return kept(place, desk.drop_mask(place, said))
+
+    @routes.put("/photos/<int:place>/tags")
+    def tags(place: int) -> Response:
+        said = _json("tags")
+        if said is not None and not (isinstance(said, list) and all(type(tag) is int for tag in said)):
+            raise BadRequest("tags should be a list of class ids, or null for those of the data set")
+        return kept(place, desk.change_tags(place, said))
+
+    return routes
+
+
+def _details(desk: Desk, place: int) -> dict[str, Any]:
+    """All that the page shows of a photograph, but for its pixels."""
+    photo, decision = desk.list.photo(place), desk.decision(place)
+    try:
+        size, fault = desk.size(place), None
+    except (Tag2maskError, OSError) as error:
+        size, fault = None, str(error)
+    stages = [
+        {"name": stage.name, "title": stage.title, "labels": stage.decides(photo), "heats": stage.heats(photo)}
+        for stage in desk.stages.values()
+        if stage.has(photo)
+    ]
+    doubt = None if desk.list.ranking is None else desk.list.ranking.doubt(place)
+    return {
+        "place": place,
+        "id": photo.id,
+        "size": size,
+        "fault": fault,
+        "own_tags": photo.tags,
+        "stages": stages,
+        "start": desk.start(place),
+        "doubt": None if doubt is None else vars(doubt),
+        **_decided(desk, place, decision),
+    }
+
+
+def _decided(desk: Desk, place: int, decision: Decision | None) -> dict[str, Any]:
+    """What is decided about a photograph."""
+    verdict, at = (decision.verdict, decision.at) if decision else (None, "")
+    tags = desk.list.tags(place)
+    return {"verdict": verdict, "tags": tags, "other_tags": desk.list.has_other_tags(place), "at": at}
+
+
+def _listed(desk: Desk, place: int, rank: int) -> dict[str, Any]:
+    """A photograph in the list."""
+    try:
+        decision = desk.decision(place)
+    except Tag2maskError:
+        decision = None  # the page of the photograph says what is wrong
+    doubt = None if desk.list.ranking is None else desk.list.ranking.doubt(place)
+    listed = _decided(desk, place, decision)
+    confidence = None if doubt is None else doubt.confidence
+    return {"place": place, "rank": rank, "id": desk.list.photo(place).id, "confidence": confidence, **listed}
+
+
+def _query(desk: Desk) -> Query:
+    """The query of an address."""
+    class_id, state, order = _number("class", 0), request.args.get("state") or None, request.args.get("order", "list")
+    if not 0 <= class_id <= len(desk.classes):
+        raise BadRequest(f"class should be 1 to {len(desk.classes)}")
+    if state is not None and state not in get_args(State):
+        raise BadRequest(f"state should be one of {', '.join(get_args(State))}")
+    if order not in get_args(Order):
+        raise BadRequest(f"order should be one of {', '.join(get_args(Order))}")
+    find = request.args.get("find", "").strip()
+    return Query(class_id or None, cast("State | None", state), find, cast("Order", order))
+
+
+def _number(name: str, default: int) -> int:
+    try:
+        return int(request.args.get(name) or default)
+    except ValueError as error:
+        raise BadRequest(f"{name} should be a whole number") from error
+
+
+def _body(most: int, *, exact: bool = False) -> bytes:
+    """The body of a request, refused by its length before it is read."""
+    length = request.content_length
+    if length is None:
+        raise LengthRequired("the length of the body is not said")
+    if length > most:
+        raise RequestEntityTooLarge(f"the body has {length} bytes, at most {most} are read")
+    if exact and length != most:
+        raise BadRequest(f"the body has {length} bytes, the mask of this photograph {most}")
+    request.max_content_length = most
+    return request.get_data()
+
+
+def _json(name: str) -> Any:
+    """A value of the body's JSON object."""
+    if request.mimetype != "application/json":
+        raise BadRequest("the body should be JSON")
+    _body(JSON_BYTES)
+    said = request.get_json()
+    if not isinstance(said, dict) or name not in said:
+        raise BadRequest(f"the body should be an object with {name!r}")
+    return said[name]
+
+
+def _raw(values: npt.NDArray[np.uint8]) -> Response:
+    """uint8 (h, w) as its bytes: no picture format, whose colours a browser could change on the way to a canvas."""
+    answer = Response(gzip.compress(values.tobytes(), compresslevel=1), mimetype="application/octet-stream")
+    answer.headers["Content-Encoding"] = "gzip"
+    answer.headers["X-Height"], answer.headers["X-Width"] = map(str, values.shape)
+    return answer
+
+
+def _jpeg(pixels: npt.NDArray[np.uint8], quality: int) -> Response:
+    """A photograph as JPEG; the browser may keep it as long as the page is open."""
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "JPEG", quality=quality, subsampling=0)
+    answer = Response(content.getvalue(), mimetype="image/jpeg")
+    answer.headers["Cache-Control"] = "private, max-age=600"
+    return answer
+
+
+def _most_frequent_first(desk: Desk) -> list[int]:
+    counts = desk.list.tag_counts()
+    return sorted(range(1, len(desk.classes) + 1), key=lambda class_id: (-counts[class_id], class_id))
+
+
+def _told(error: Exception) -> tuple[Response, int]:
+    """Every error as JSON: {"error": …}."""
+    if isinstance(error, HTTPException):
+        code, message = error.code or 500, error.description or error.name
+    elif isinstance(error, IndexError):
+        code, message = 404, "there is no photograph at this place of the list"
+    elif isinstance(error, UsageError):
+        code, message = 400, str(error)
+    elif isinstance(error, Tag2maskError):
+        code, message = 422, str(error)
+    elif isinstance(error, OSError):
+        code, message = 500, f"nothing was saved: {error}" if request.method == "PUT" else str(error)
+    else:
+        code, message = 500, f"unexpected {type(error).__name__}: {error}"
+    return jsonify(error=message), code

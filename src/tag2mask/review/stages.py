@@ -1,0 +1,148 @@
+"""What a run holds of a photograph, to be looked at: masks, predictions and CAMs, as labels and as heat."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tag2mask.cam_files import full_resolution, read_ids
+from tag2mask.data.images import read_mask
+from tag2mask.data.photo import Photo
+from tag2mask.errors import UsageError
+from tag2mask.outputs import Folder
+from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.report.figures import KINDS
+from tag2mask.report.ranking import cam_labels, open_cam
+from tag2mask.review.photographs import prediction_folders
+
+Size = tuple[int, int]
+
+Labels = npt.NDArray[np.uint8]
+
+HEAT_SIDE = 512
+"""Longer side of a heat map in pixels: CAMs are smooth, and the browser enlarges them so."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage that can be looked at.
+
+    Attributes:
+        name: in addresses.
+        title: on the page.
+        folder: where its files are.
+        is_cam: whether those are CAMs; else they are masks.
+        threshold: of CAMs without background, above which a pixel is of a class; None where that is not known.
+    """
+
+    name: str
+    title: str
+    folder: Folder
+    is_cam: bool
+    threshold: float | None = None
+
+    def has(self, photo: Photo) -> bool:
+        """Whether there is a file of a photograph."""
+        return (self.folder / self._name(photo)).is_file()
+
+    def heats(self, photo: Photo) -> tuple[int, ...]:
+        """The classes of which there is heat; 0 is background."""
+        return (read_ids(self.folder / self._name(photo)) or ()) if self.is_cam else ()
+
+    def decides(self, photo: Photo) -> bool:
+        """Whether it says one class for each pixel."""
+        return not self.is_cam or self.threshold is not None or 0 in self.heats(photo)
+
+    def labels(self, photo: Photo, size: Size, classes: int, long_side: int | None = None) -> Labels:
+        """The class of each pixel.
+
+        Args:
+            photo: the photograph.
+            size: (H, W) of it.
+            classes: without background.
+            long_side: reduce the answer to that many pixels; CAMs are then not enlarged beyond it.
+
+        Returns:
+            uint8 (h, w).
+
+        Raises:
+            Tag2maskError: the file is missing or damaged, or does not fit.
+        """
+        file, smaller = self.folder / self._name(photo), reduced_size(size, long_side)
+        if not self.is_cam:
+            return nearest(read_mask(file, size=size, classes=classes, pixel_limit=size[0] * size[1]), smaller)
+        found = cam_labels(open_cam(file, classes=classes, size=size), self.threshold, smaller)
+        if found is None:
+            raise UsageError(f"{self.title}: nothing says where the background is; `tag2mask evaluate` measures it")
+        return np.asarray(found, dtype=np.uint8)
+
+    def heat(self, photo: Photo, size: Size, classes: int, class_id: int) -> Labels:
+        """How strongly CAMs speak for a class, 255 = 1.
+
+        Returns:
+            uint8 (h, w) over the whole photograph, `HEAT_SIDE` long at most.
+
+        Raises:
+            Tag2maskError: the file is missing or damaged, does not fit, or has no such class.
+        """
+        if not self.is_cam:
+            raise UsageError(f"{self.title} has no heat")
+        cam = open_cam(self.folder / self._name(photo), classes=classes, size=size)
+        if class_id not in cam.ids:
+            raise UsageError(f"{self.title} of {photo.id} has no class {class_id}")
+        chosen = np.flatnonzero(cam.ids == class_id)
+        one = replace(cam, ids=cam.ids[chosen], cams=cam.cams[chosen], size=reduced_size(size, HEAT_SIDE))
+        heat: Labels = np.rint(255 * np.clip(full_resolution(one)[0], 0, 1)).astype(np.uint8)
+        return heat
+
+    def _name(self, photo: Photo) -> str:
+        return f"{photo.id}.npz" if self.is_cam else f"{photo.id}.png"
+
+
+def stages_of(run: RunFolder) -> dict[str, Stage]:
+    """The stages of a run that have files, by name, the last first: `mask`, then predictions, then CAMs."""
+    found = [Stage("mask", "Mask of the run", run.folder("masks"), False)]
+    predicted = prediction_folders(run)
+    for number, folder in enumerate(predicted):
+        split = folder.partition("/")[2]
+        title = "Prediction" if len(predicted) == 1 else f"Prediction, {split}"
+        found.append(Stage(f"prediction-{number}", title, run.folder(folder), False))
+    thresholds = _thresholds(run)
+    for kind, title in reversed(KINDS.items()):
+        found.append(Stage(f"cam-{kind}", title, run.folder(f"cams/{kind}"), True, thresholds.get(kind)))
+    found.append(Stage("seeds", "Base CAM", run.folder("seeds"), True, None))
+    return {stage.name: stage for stage in found if stage.folder.is_dir()}
+
+
+def reduced_size(size: Size, long_side: int | None) -> Size:
+    """A size with the same proportions, no longer than ``long_side``; itself where it is not."""
+    longer = max(size)
+    if long_side is None or longer <= long_side:
+        return size
+    height, width = (max(1, round(side * long_side / longer)) for side in size)
+    return height, width
+
+
+def nearest(labels: Labels, size: Size) -> Labels:
+    """Labels at a size (h, w): each pixel has the label of the pixel in its middle."""
+    if labels.shape == size:
+        return labels
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(np.intp) for new, old in zip(size, labels.shape, strict=True)
+    )
+    chosen: Labels = labels[rows[:, None], columns[None]]
+    return chosen
+
+
+def _thresholds(run: RunFolder) -> dict[str, float]:
+    """The best background threshold of each kind of CAM, by the first split that has one."""
+    if not (run / "metrics.json").is_file():
+        return {}
+    splits: dict[str, dict[str, dict[str, Any]]] = run.metrics().get("cams", {})
+    found: dict[str, float] = {}
+    for kinds in splits.values():
+        for kind, figures in kinds.items():
+            if figures.get("threshold") is not None:
+                found.setdefault(kind, float(figures["threshold"]))
+    return found

@@ -1,0 +1,130 @@
+// The list of photographs: filtered by the server, a page at a time.
+
+import { get } from "./api.js";
+import { dot, element } from "./elements.js";
+
+const find = (name) => document.getElementById(name);
+
+export const VERDICTS = { accepted: "✓ accepted", corrected: "✎ corrected", rejected: "✕ rejected" };
+
+export class List {
+  /** `chosen(item)` hears which photograph was clicked, `counted(counts)` how many are decided. */
+  constructor(classes, ranked, chosen, counted) {
+    this.names = new Map(classes.map((each) => [each.id, each]));
+    this.chosen = chosen;
+    this.counted = counted;
+    this.items = [];
+    this.loading = Promise.resolve();
+    this.photos = find("photos");
+    find("order-label").hidden = !ranked;
+    if (!ranked) find("order").value = "list";
+    this.more = element("li", { className: "more-photos" });
+    new IntersectionObserver((seen) => seen.some((each) => each.isIntersecting) && this.#asked(this.load())).observe(this.more);
+    let typed;
+    find("find").addEventListener("input", () => {
+      clearTimeout(typed);
+      typed = setTimeout(() => this.#asked(this.reload()), 250);
+    });
+    for (const name of ["class", "state", "order"]) {
+      find(name).addEventListener("change", () => this.#asked(this.reload()));
+    }
+  }
+
+  #asked(answer) {
+    answer.catch((error) => this.failed?.(error.message));
+  }
+
+  get query() {
+    return Object.fromEntries(["find", "class", "state", "order"].map((name) => [name, find(name).value]));
+  }
+
+  /** Ask anew, from a rank on; `changed` hears of it. */
+  async reload(after = -1) {
+    this.run = (this.run ?? 0) + 1;
+    this.items = [];
+    this.after = after;
+    this.ended = false;
+    this.photos.replaceChildren(this.more);
+    this.loading = Promise.resolve();
+    await this.load();
+    this.changed?.();
+  }
+
+  /** The next page; one at a time. */
+  load() {
+    const loaded = this.loading.then(async () => {
+      if (this.ended) return;
+      const run = this.run;
+      const page = await get("/api/photos", { ...this.query, after: this.after });
+      if (run !== this.run) return;
+      for (const item of page.photos) {
+        item.node = this.#row(item);
+        this.items.push(item);
+        this.more.before(item.node);
+      }
+      this.after = this.items.at(-1)?.rank ?? this.after;
+      this.ended = !page.more;
+      this.more.hidden = this.ended;
+      find("found").textContent = `${page.total.toLocaleString("en")} photograph${page.total === 1 ? "" : "s"}`;
+      this.counted(page.counts);
+    });
+    this.loading = loaded.catch(() => {});
+    return loaded;
+  }
+
+  item(place) {
+    return this.items.find((item) => item.place === place);
+  }
+
+  /** The first one after (or before) a rank that suits; pages are loaded as they are needed. */
+  async beside(rank, step, suits = () => true) {
+    for (;;) {
+      const items = step > 0 ? this.items : [...this.items].reverse();
+      const found = items.find((item) => (item.rank - rank) * step > 0 && suits(item));
+      if (found || step < 0 || this.ended) return found;
+      await this.load();
+    }
+  }
+
+  /** What is decided about a photograph now. */
+  update(place, said) {
+    const item = this.item(place);
+    if (!item) return;
+    Object.assign(item, said);
+    const row = this.#row(item);
+    const focused = item.node.contains(document.activeElement);
+    item.node.querySelector(".said").replaceWith(row.querySelector(".said"));
+    if (focused) item.node.firstChild.focus({ preventScroll: true });
+  }
+
+  /** Mark the photograph that is open. */
+  mark(place) {
+    this.photos.querySelector("[aria-current]")?.removeAttribute("aria-current");
+    const button = this.item(place)?.node.firstChild;
+    button?.setAttribute("aria-current", "true");
+    button?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }
+
+  #row(item) {
+    const picture = element("img", {
+      src: `/api/photos/${item.place}/thumbnail`, alt: "", loading: "lazy", width: 72, height: 54, decoding: "async",
+    });
+    picture.addEventListener("error", () => picture.replaceWith(element("span", { className: "no-picture", textContent: "cannot be read" })));
+    const said = element("span", { className: "said" });
+    const tags = element("span", { className: "dots" });
+    for (const id of item.tags) tags.append(dot(this.names.get(id).colour), element("span", { textContent: this.names.get(id).name }));
+    if (item.other_tags) tags.append(element("span", { className: "changed", textContent: "(changed)" }));
+    said.append(tags);
+    const state = element("span", { className: `state ${item.verdict ?? ""}`, textContent: VERDICTS[item.verdict] ?? "" });
+    if (!item.verdict && item.confidence !== null) state.textContent = `confidence ${item.confidence.toFixed(2)}`;
+    said.append(state);
+    const button = element("button", { type: "button" });
+    const words = element("span", { className: "words" });
+    words.append(element("bdi", { className: "name", textContent: item.id, title: item.id }), said);
+    button.append(picture, words);
+    button.addEventListener("click", () => this.chosen(item));
+    const row = element("li");
+    row.append(button);
+    return row;
+  }
+}

@@ -1,0 +1,76 @@
+// The page begins here: buttons and keys are bound to what a review can do.
+
+import { get } from "./api.js";
+import { SIZES } from "./mask.js";
+import { bindKeys } from "./keys.js";
+import { Review } from "./review.js";
+
+const find = (name) => document.getElementById(name);
+
+async function start() {
+  const settings = await get("/api/review");
+  for (const { id, name } of settings.classes) {
+    const option = new Option(`${name} (${settings.tagged[id] ?? 0})`, id);
+    find("class").append(option);
+  }
+  const review = new Review(settings);
+  const actions = {
+    "zoom-in": () => review.view.zoom(1.4), "zoom-out": () => review.view.zoom(1 / 1.4), fit: () => review.view.fit(),
+    accept: () => review.accept(), reject: () => review.reject(), undecide: () => review.undecide(),
+    undo: () => review.undoStroke(), redo: () => review.undoStroke(true), take: () => review.takeOver(),
+    "own-tags": () => review.ownTags(),
+  };
+  for (const button of document.querySelectorAll("[data-do]")) button.addEventListener("click", actions[button.dataset.do]);
+  for (const button of document.querySelectorAll("[data-tool]")) {
+    button.addEventListener("click", () => review.drawing.choose(button.dataset.tool));
+  }
+  for (const button of document.querySelectorAll("[data-as]")) {
+    button.addEventListener("click", () => review.stages.setHeat(button.dataset.as === "heat"));
+  }
+  find("size").max = SIZES.length - 1;
+  find("size").addEventListener("input", () => review.drawing.resize(Number(find("size").value)));
+  find("opacity").addEventListener("input", () => setOpacity(review, Number(find("opacity").value)));
+  find("retry").addEventListener("click", () => review.saver.flush());
+  find("help-open").addEventListener("click", () => find("help").showModal());
+  find("help-close").addEventListener("click", () => find("help").close());
+  bindKeys(review, (by) => setOpacity(review, Number(find("opacity").value) + by));
+  review.drawing.resize(4);
+  setOpacity(review, 55);
+  addEventListener("pagehide", () => review.save());
+  document.addEventListener("visibilitychange", () => document.hidden && review.save());
+  addEventListener("beforeunload", (event) => {
+    review.save();
+    if (!review.saver.idle) event.preventDefault();
+  });
+  await begin(review);
+}
+
+/** Open the photograph that the address names, or the first one. */
+async function begin(review) {
+  const id = decodeURIComponent(location.hash.slice(1));
+  const named = id ? await get("/api/place", { id, order: review.list.query.order }).catch(() => null) : null;
+  if (named) {
+    const shown = review.show(named);
+    review.list.changed = () => {};
+    await review.list.reload(named.rank < 1000 ? -1 : named.rank - 50);
+    await review.list.beside(named.rank - 1, 1);
+    await shown;
+    review.list.mark(named.place);
+    review.list.changed = () => review.listChanged();
+  } else {
+    await review.list.reload();
+  }
+}
+
+function setOpacity(review, value) {
+  const kept = Math.min(100, Math.max(0, value));
+  find("opacity").value = kept;
+  find("opacity-shown").textContent = `${kept} %`;
+  review.view.setOpacity(kept / 100);
+}
+
+start().catch((error) => {
+  find("fault").hidden = false;
+  find("fault").querySelector("p").textContent = error.message;
+  find("retry").hidden = true;
+});

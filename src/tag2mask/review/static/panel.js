@@ -1,0 +1,116 @@
+// The panel on the right: classes to paint with, and tags.
+
+import { dot, element } from "./elements.js";
+import { IGNORED } from "./mask.js";
+
+const FEW = 12; // classes that are all listed
+
+export class Panel {
+  /** `painted(id)` hears which class was chosen, `tagged(tags)` which tags the photograph has now. */
+  constructor(classes, painted, tagged) {
+    this.classes = classes;
+    this.byName = new Map(classes.map((each) => [each.name, each.id]));
+    this.painted = painted;
+    this.tagged = tagged;
+    this.listed = [];
+    this.chosen = classes[0]?.id ?? IGNORED;
+    this.own = this.tags = [];
+    const many = classes.length > FEW;
+    document.getElementById("more").hidden = document.getElementById("more-tags").hidden = !many;
+    if (many) document.getElementById("class-names").append(...classes.map(({ name }) => element("option", { value: name })));
+    this.#listen("other-class", (id) => this.choose(id));
+    this.#listen("other-tag", (id) => !this.tags.includes(id) && this.toggle(id));
+  }
+
+  /** A photograph: its own tags, those it has now, and the classes of its mask. */
+  open(own, tags, present) {
+    this.own = own;
+    this.tags = tags;
+    this.present = present.filter((id) => id !== 0 && id !== IGNORED);
+    this.listed = [...new Set([...tags, ...this.present, ...(this.classes.length > FEW ? [] : this.classes.map(({ id }) => id))])];
+    if (![0, IGNORED, ...tags].includes(this.chosen)) this.chosen = tags[0] ?? this.listed[0] ?? this.chosen;
+    this.draw();
+  }
+
+  /** The class with a number in the list, from 1. */
+  number(place) {
+    if (this.listed[place - 1]) this.choose(this.listed[place - 1]);
+  }
+
+  choose(id) {
+    if (id !== 0 && id !== IGNORED && !this.listed.includes(id)) this.listed.push(id);
+    this.chosen = id;
+    this.draw();
+    this.painted(id);
+  }
+
+  toggle(id) {
+    const tags = this.tags.includes(id) ? this.tags.filter((each) => each !== id) : [...this.tags, id];
+    this.setTags(tags.sort((one, other) => one - other));
+    this.tagged(this.tags);
+  }
+
+  setTags(tags) {
+    this.tags = tags;
+    for (const id of tags) if (!this.listed.includes(id)) this.listed.push(id);
+    this.draw();
+  }
+
+  name(id) {
+    if (id === 0) return "background";
+    return id === IGNORED ? "not sure (ignored)" : this.classes[id - 1]?.name ?? `class ${id}`;
+  }
+
+  /** Put the focus on the first tag, or on the field for another one. */
+  focusTags() {
+    (document.querySelector("#tags button") ?? document.getElementById("other-tag")).focus();
+  }
+
+  draw() {
+    const rows = [this.#row(0, "0"), ...this.listed.map((id, place) => this.#row(id, place < 9 ? `${place + 1}` : "")), this.#row(IGNORED, "I")];
+    refill(document.getElementById("classes"), rows);
+    const shown = [...new Set([...this.own, ...this.tags, ...(this.classes.length > FEW ? [] : this.classes.map(({ id }) => id))])];
+    refill(document.getElementById("tags"), shown.sort((one, other) => one - other).map((id) => this.#tag(id)));
+    document.getElementById("own-tags").hidden = String(this.own) === String(this.tags);
+  }
+
+  #row(id, key) {
+    const button = element("button", { type: "button", className: "class" });
+    button.dataset.class = id;
+    button.setAttribute("aria-pressed", String(this.chosen === id));
+    const mark = dot(this.classes[id - 1]?.colour ?? "transparent");
+    if (id === 0) mark.classList.add("background");
+    if (id === IGNORED) mark.classList.add("ignored");
+    button.append(mark, element("bdi", { textContent: this.name(id) }));
+    if (this.present.includes(id) && !this.tags.includes(id)) button.append(element("span", { className: "remark", textContent: "in the mask, not tagged" }));
+    if (key) button.append(element("kbd", { textContent: key }));
+    button.addEventListener("click", () => this.choose(id));
+    return button;
+  }
+
+  #tag(id) {
+    const button = element("button", { type: "button", className: "tag" });
+    button.dataset.tag = id;
+    button.setAttribute("aria-pressed", String(this.tags.includes(id)));
+    button.append(dot(this.classes[id - 1].colour), element("bdi", { textContent: this.name(id) }));
+    button.addEventListener("click", () => this.toggle(id));
+    return button;
+  }
+
+  #listen(name, chosen) {
+    const field = document.getElementById(name);
+    field.addEventListener("change", () => {
+      const id = this.byName.get(field.value.trim());
+      if (id === undefined) return;
+      field.value = "";
+      chosen(id);
+    });
+  }
+}
+
+/** Put other buttons in the place of those of before; the focus stays on the one for the same thing. */
+function refill(node, buttons) {
+  const held = node.contains(document.activeElement) ? JSON.stringify({ ...document.activeElement.dataset }) : null;
+  node.replaceChildren(...buttons);
+  if (held) buttons.find((button) => JSON.stringify({ ...button.dataset }) === held)?.focus();
+}

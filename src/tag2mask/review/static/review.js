@@ -1,0 +1,359 @@
+// One review: which photograph is open, what is decided about it, and what is kept.
+
+import { get, getMap } from "./api.js";
+import { Drawing } from "./drawing.js";
+import { speak } from "./elements.js";
+import { List, VERDICTS } from "./list.js";
+import { Mask } from "./mask.js";
+import { Panel } from "./panel.js";
+import { Saver } from "./saver.js";
+import { Stages } from "./stages.js";
+import { View } from "./view.js";
+
+const find = (name) => document.getElementById(name);
+const REMEMBERED = 256 * 1024 * 1024; // bytes of masks that are kept to undo decisions
+
+export class Review {
+  constructor(settings) {
+    this.total = settings.total;
+    this.title = document.title;
+    this.view = new View(find("canvas"));
+    this.view.setColours(settings.classes);
+    this.panel = new Panel(settings.classes, () => this.#classChosen(), (tags) => this.#tagged(tags));
+    this.stages = new Stages(this.view, this.panel, settings.heat, (stage) => this.#stageShown(stage));
+    this.stages.failed = (message) => this.#trouble(message);
+    this.drawing = new Drawing(this.view, this.panel, () => this.open?.mask, (mask) => this.#drawn(mask));
+    this.drawing.onBegin = () => this.stages.current !== "edit" && this.stages.show("edit");
+    this.saver = new Saver((place, said) => this.#kept(place, said), (state, message) => this.#told(state, message));
+    this.list = new List(settings.classes, settings.ranked, (item) => this.show(item), (counts) => this.#counted(counts));
+    this.list.changed = () => this.listChanged();
+    this.list.failed = (message) => this.#trouble(message);
+    this.view.zoomed = (scale) => (find("zoom").textContent = `${Math.round(100 * scale)} %`);
+    this.before = []; // decisions as they were, the last one last: {place, verdict, pixels}
+    this.#counted(settings.counts);
+  }
+
+  /** Open a photograph of the list. */
+  async show(item) {
+    if (!item) return;
+    this.drawing.reset();
+    this.saver.flush();
+    const opening = (this.opening = {});
+    this.rank = item.rank;
+    this.list.mark(item.place);
+    try {
+      const details = await get(`/api/photos/${item.place}`);
+      const [photo, base] = details.size ? await Promise.all([picture(details.place), this.#base(details)]) : [null, null];
+      if (opening !== this.opening) return;
+      this.#opened(details, photo, base);
+    } catch (error) {
+      if (opening === this.opening) this.#trouble(error.message);
+    }
+  }
+
+  /** The next (or previous) photograph that suits. */
+  async go(step, suits) {
+    this.drawing.finish();
+    const next = await this.list.beside(this.rank ?? -1, step, suits);
+    if (next) await this.show(next);
+    else speak(this.#say(suits ? "No undecided photograph after this one." : step > 0 ? "This is the last photograph." : "This is the first photograph."));
+  }
+
+  nextUndecided() {
+    return this.go(1, (item) => !item.verdict);
+  }
+
+  /** Accept the mask as it is, or as it was drawn. */
+  async accept() {
+    const { open } = this;
+    this.drawing.finish();
+    if (!open?.mask) return;
+    if (!open.start && !open.drawn) {
+      this.#say("There is no mask to accept: draw one, or take over a stage.");
+      return;
+    }
+    if (open.verdict !== "accepted" && open.verdict !== "corrected") {
+      this.#remember();
+      this.#decide(open.drawn ? "corrected" : "accepted");
+    }
+    this.saver.flush();
+    await this.nextUndecided();
+  }
+
+  async reject() {
+    const { open } = this;
+    this.drawing.finish();
+    if (!open) return;
+    if (open.verdict !== "rejected") {
+      this.#remember();
+      this.#decide("rejected");
+    }
+    this.saver.flush();
+    await this.nextUndecided();
+  }
+
+  /** Take the last decision about this photograph back; if there is none, the last one of all. */
+  async undecide() {
+    this.drawing.finish();
+    if (!this.open) return;
+    if (!this.open.verdict) {
+      const last = this.before.at(-1);
+      if (!last) {
+        this.#say("Nothing is decided here.");
+        return;
+      }
+      const { place } = last;
+      await this.show(this.list.item(place) ?? { place, rank: last.rank });
+      if (this.open.place !== place || !this.open.verdict) return;
+    }
+    const { open } = this;
+    const index = this.before.findLastIndex(({ place }) => place === open.place);
+    const [last] = index < 0 ? [{ verdict: null, pixels: null }] : this.before.splice(index, 1);
+    let pixels = last.pixels;
+    if (!pixels && last.verdict === null) pixels = await this.#runMask(open);
+    if (open !== this.open) return;
+    if (pixels && open.mask) {
+      open.mask.begin();
+      open.mask.replace(pixels);
+      open.mask.end();
+    }
+    open.drawn = last.verdict === "corrected";
+    this.#decide(last.verdict);
+    this.saver.flush();
+    this.#maskChanged();
+    this.#say("The decision is undone.");
+  }
+
+  undoStroke(again = false) {
+    const { open } = this;
+    this.drawing.finish();
+    if (!open?.mask || !(again ? open.mask.redo() : open.mask.undo())) return;
+    this.#drawn(open.mask);
+  }
+
+  /** Take over what is shown as the mask. */
+  async takeOver() {
+    const { open } = this, { stage } = this.stages;
+    if (!open?.mask || !stage?.labels) return;
+    try {
+      const { pixels } = await this.stages.whole();
+      if (open !== this.open) return;
+      open.mask.begin();
+      open.mask.replace(pixels);
+      if (open.mask.end() || !open.start) this.#drawn(open.mask);
+      this.stages.show("edit");
+      this.#say(`${stage.title} is the mask now.`);
+    } catch (error) {
+      this.#trouble(error.message);
+    }
+  }
+
+  ownTags() {
+    const { open } = this;
+    if (!open) return;
+    this.panel.setTags([...open.own_tags]);
+    this.saver.tags(open.place, null);
+  }
+
+  save() {
+    this.drawing.finish();
+    this.saver.flush();
+  }
+
+  /** The mask to begin with: what waits to be saved, else what the server has. */
+  async #base(details) {
+    const waiting = this.saver.pending(details.place);
+    if (waiting?.body instanceof Uint8Array) {
+      details.verdict = waiting.verdict;
+      details.start = "correction";
+      return waiting.body;
+    }
+    if (waiting) {
+      details.verdict = waiting.verdict;
+      const masks = details.stages.filter(({ heats }) => !heats.length);
+      details.start = masks[0]?.name ?? null;
+    }
+    try {
+      return details.start ? (await getMap(`/api/photos/${details.place}/labels/${details.start}`)).pixels : null;
+    } catch (error) {
+      details.start = null;
+      details.fault_of_mask = error.message;
+      return null;
+    }
+  }
+
+  /** The mask without any correction, for a decision that is taken back. */
+  async #runMask(open) {
+    const stage = open.stages.find(({ name }) => name === "mask") ?? open.stages.find(({ name }) => name.startsWith("prediction"));
+    open.start = stage?.name ?? null;
+    if (!open.mask) return null;
+    return stage ? (await getMap(`/api/photos/${open.place}/labels/${stage.name}`)).pixels : new Uint8Array(open.mask.pixels.length);
+  }
+
+  #opened(details, photo, base) {
+    const [height, width] = details.size ?? [1, 1];
+    const mask = details.size ? new Mask(width, height, base) : null;
+    const kept = details.start === "correction" ? base : null; // what a decision keeps; nobody changes it any more
+    this.open = { ...details, mask, kept, drawn: details.verdict === "corrected" };
+    find("id").textContent = details.id;
+    document.title = `${details.id} · ${this.title}`;
+    const { doubt } = details;
+    find("doubt").textContent = doubt ? [`confidence ${doubt.confidence.toFixed(2)}`, doubt.class_name, doubt.reason].filter(Boolean).join(" · ") : "";
+    find("unreadable").hidden = Boolean(mask);
+    find("unreadable").textContent = details.fault ?? "";
+    for (const name of ["canvas", "stages"]) find(name).hidden = !mask;
+    if (mask) {
+      this.view.open(photo, { width, height });
+      this.panel.open(details.own_tags, details.tags, present(mask));
+      this.stages.open(details, photo, mask);
+    } else {
+      this.view.clear();
+      this.panel.open(details.own_tags, details.tags, []);
+    }
+    this.#verdictShown();
+    this.#trouble(details.fault_of_mask ?? "");
+    try {
+      history.replaceState(null, "", `#${encodeURIComponent(details.id)}`);
+    } catch {
+      history.replaceState(null, "", "#"); // an ID that no address can hold
+    }
+    this.list.mark(details.place);
+    this.list.beside(this.rank, 1).then((next) => next && (new Image().src = `/api/photos/${next.place}/picture`), () => {});
+  }
+
+  #drawn(mask) {
+    const { open } = this;
+    if (mask !== open.mask) return;
+    if (open.verdict !== "corrected") this.#remember();
+    open.drawn = true;
+    this.#decide("corrected");
+    this.#maskChanged();
+  }
+
+  #maskChanged() {
+    if (!this.open.mask) return;
+    this.view.changed();
+    this.stages.redrawMask();
+    this.panel.present = present(this.open.mask).filter((id) => id !== 0 && id !== 255);
+    this.panel.draw();
+  }
+
+  /** Decide, here and at the server. */
+  #decide(verdict) {
+    const { open } = this;
+    open.verdict = verdict;
+    open.kept = verdict === "accepted" || verdict === "corrected" ? open.mask.pixels.slice() : null;
+    if (open.kept) this.saver.mask(open.place, open.kept, verdict);
+    else this.saver.verdict(open.place, verdict);
+    this.list.update(open.place, { verdict });
+    this.#verdictShown();
+  }
+
+  /** Keep the decision as it is now, to come back to. */
+  #remember() {
+    const { place, verdict, kept } = this.open;
+    this.before.push({ place, rank: this.rank, verdict, pixels: kept });
+    let bytes = this.before.reduce((sum, { pixels }) => sum + (pixels?.length ?? 0), 0);
+    while (bytes > REMEMBERED && this.before.length > 1) bytes -= this.before.shift().pixels?.length ?? 0;
+  }
+
+  #tagged(tags) {
+    const { open } = this;
+    this.saver.tags(open.place, tags);
+    this.stages.refresh();
+  }
+
+  #kept(place, said) {
+    const { counts, ...decision } = said;
+    const newer = this.saver.pending(place);
+    if (newer) delete decision.verdict;
+    this.list.update(place, decision);
+    this.#counted(counts);
+    if (this.open?.place === place) {
+      Object.assign(this.open, decision);
+      this.#verdictShown();
+    }
+  }
+
+  #classChosen() {
+    this.drawing.refresh();
+    if (this.drawing.tool === "eraser") this.drawing.choose("brush");
+    if (this.stages.stage?.heats?.length) this.stages.refresh();
+  }
+
+  #stageShown(stage) {
+    find("take").hidden = !stage?.labels;
+    find("as").hidden = !stage?.heats?.length || !stage.labels;
+    for (const button of find("as").children) {
+      button.setAttribute("aria-pressed", String(this.stages.asHeat === (button.dataset.as === "heat")));
+    }
+    find("canvas").setAttribute("aria-label", `${this.open?.id ?? ""}: ${stage?.title ?? ""}`);
+  }
+
+  async listChanged() {
+    const first = this.list.items[0];
+    const same = this.open && this.list.item(this.open.place);
+    if (same) {
+      this.rank = same.rank;
+      this.list.mark(same.place);
+    } else if (first) {
+      await this.show(first);
+    } else {
+      this.rank = -1;
+    }
+  }
+
+  #verdictShown() {
+    const { verdict, other_tags: changed } = this.open;
+    const words = [VERDICTS[verdict] ?? "undecided", ...(changed ? ["tags changed"] : [])];
+    find("verdict").textContent = words.join(", ");
+    find("verdict").dataset.verdict = verdict ?? "";
+    for (const [name, wanted] of [["accept", verdict === "accepted" || verdict === "corrected"], ["reject", verdict === "rejected"]]) {
+      document.querySelector(`[data-do=${name}]`).setAttribute("aria-pressed", String(wanted));
+    }
+  }
+
+  #counted(counts) {
+    const decided = this.total - counts.undecided;
+    find("progress").querySelector("p").textContent = `${decided.toLocaleString("en")} of ${this.total.toLocaleString("en")} decided`;
+    find("progress").querySelector("i").style.width = `${(100 * decided) / Math.max(1, this.total)}%`;
+  }
+
+  #told(state, message = "") {
+    const words = { waiting: "Saving …", saving: "Saving …", saved: "All saved", failed: "Not saved" };
+    find("saving").textContent = words[state];
+    find("saving").dataset.state = state;
+    if (state !== "failed" && state !== "saved") return;
+    find("fault").hidden = state === "saved";
+    find("fault").querySelector("p").textContent = message;
+  }
+
+  /** What is wrong with the photograph that is open, or could not be fetched. */
+  #trouble(message) {
+    find("trouble").hidden = !message;
+    find("trouble").textContent = message;
+  }
+
+  #say(text) {
+    speak(text);
+    find("note").textContent = text;
+    find("note").hidden = false;
+    clearTimeout(this.noted);
+    this.noted = setTimeout(() => (find("note").hidden = true), 3500);
+    return text;
+  }
+}
+
+/** The classes in a mask. */
+function present(mask) {
+  const seen = new Uint8Array(256);
+  for (const value of mask.pixels) seen[value] = 1;
+  return [...seen.keys()].filter((value) => seen[value]);
+}
+
+async function picture(place) {
+  const image = new Image();
+  image.src = `/api/photos/${place}/picture`;
+  await image.decode();
+  return image;
+}

@@ -1,0 +1,171 @@
+// The strip of stages below the photograph: each small, the chosen one large.
+
+import { getMap } from "./api.js";
+import { element } from "./elements.js";
+import { paintLabels, packed } from "./view.js";
+
+const SMALL = 132, SIDE = 192; // pixels of a small picture; of the labels that are asked for it
+const LARGE = 1600; // of labels that are only looked at
+
+export class Stages {
+  /** `shown()` hears that another stage is large. */
+  constructor(view, panel, heatColours, shown) {
+    this.view = view;
+    this.panel = panel;
+    this.scale = heatColours;
+    this.shown = shown;
+    this.current = "edit";
+    this.asHeat = false;
+    this.strip = document.getElementById("stages");
+  }
+
+  /** A photograph, its picture and its mask. */
+  open(details, photo, mask) {
+    Object.assign(this, { details, photo, mask, maps: new Map() });
+    this.list = [
+      { name: "photo", title: "Photograph" }, { name: "edit", title: "Your mask" }, ...details.stages,
+    ];
+    if (!this.list.some(({ name }) => name === this.current)) this.current = "edit";
+    this.strip.replaceChildren(...this.list.map((stage) => this.#button(stage)));
+    this.show(this.current);
+  }
+
+  get stage() {
+    return this.list?.find(({ name }) => name === this.current);
+  }
+
+  step(by) {
+    const place = this.list.findIndex(({ name }) => name === this.current);
+    this.show(this.list[(place + by + this.list.length) % this.list.length].name);
+  }
+
+  /** Show a stage large. */
+  async show(name) {
+    this.current = name;
+    for (const button of this.strip.children) button.setAttribute("aria-pressed", String(button.dataset.stage === name));
+    const { details } = this;
+    const stage = this.stage;
+    this.shown(stage);
+    if (name === "edit" || name === "photo") {
+      this.view.lay(name === "edit" ? { map: this.mask } : {});
+      return;
+    }
+    const id = this.#heatClass(stage);
+    try {
+      const laid = id !== null ? { heat: await this.#heat(stage, id) } : { map: await this.#labels(stage, LARGE) };
+      if (details === this.details && name === this.current) this.view.lay(laid);
+    } catch (error) {
+      if (details === this.details && name === this.current) {
+        this.view.lay();
+        this.failed?.(error.message);
+      }
+    }
+  }
+
+  /** CAMs as heat of the chosen class, or as regions. */
+  setHeat(asHeat) {
+    this.asHeat = asHeat;
+    this.refresh();
+  }
+
+  /** Show the chosen stage again, with another class or in another way. */
+  refresh() {
+    if (this.list) this.show(this.current);
+  }
+
+  /** The labels of the stage that is large, as large as the photograph. */
+  whole() {
+    return this.#labels(this.stage, null);
+  }
+
+  /** Draw the small picture of the mask anew. */
+  redrawMask() {
+    const canvas = this.strip.querySelector("[data-stage=edit] canvas");
+    if (canvas) this.#drawSmall(canvas, { map: this.mask });
+  }
+
+  /** Which class's heat is shown of a stage; null for regions. */
+  #heatClass(stage) {
+    if (!stage.heats.length || (stage.labels && !this.asHeat)) return null;
+    const { chosen } = this.panel;
+    return stage.heats.includes(chosen) ? chosen : stage.heats.find((id) => id > 0) ?? stage.heats[0];
+  }
+
+  async #labels(stage, side) {
+    const { width, height } = this.mask;
+    const whole = side === null || side >= Math.max(width, height);
+    return this.#kept(`${stage.name} ${whole ? "" : side}`, () =>
+      getMap(`/api/photos/${this.details.place}/labels/${stage.name}${whole ? "" : `?side=${side}`}`));
+  }
+
+  async #heat(stage, id) {
+    return this.#kept(`${stage.name} heat ${id}`, async () =>
+      this.#heatPicture(await getMap(`/api/photos/${this.details.place}/heat/${stage.name}/${id}`)));
+  }
+
+  /** An answer that is asked for once. */
+  #kept(key, ask) {
+    if (!this.maps.has(key)) {
+      const asked = ask();
+      const { maps } = this;
+      maps.set(key, asked);
+      asked.catch(() => maps.delete(key));
+    }
+    return this.maps.get(key);
+  }
+
+  #heatPicture({ width, height, pixels }) {
+    const picture = element("canvas", { width, height });
+    const data = new ImageData(width, height);
+    const target = new Uint32Array(data.data.buffer);
+    const colours = this.scale.map((colour, value) => packed(colour, Math.min(255, value * 4)));
+    for (let place = 0; place < pixels.length; place++) target[place] = colours[pixels[place]];
+    picture.getContext("2d").putImageData(data, 0, 0);
+    return picture;
+  }
+
+  #button(stage) {
+    const button = element("button", { type: "button" });
+    button.dataset.stage = stage.name;
+    const { width, height } = this.mask, factor = SMALL / Math.max(width, height);
+    const canvas = element("canvas", {
+      width: Math.max(1, Math.round(width * factor)), height: Math.max(1, Math.round(height * factor)),
+    });
+    button.append(canvas, element("span", { textContent: stage.title }));
+    button.addEventListener("click", () => this.show(stage.name));
+    this.#fillSmall(canvas, stage);
+    return button;
+  }
+
+  async #fillSmall(canvas, stage) {
+    if (stage.name === "photo" || stage.name === "edit") {
+      this.#drawSmall(canvas, stage.name === "edit" ? { map: this.mask } : {});
+      return;
+    }
+    this.#drawSmall(canvas, {});
+    try {
+      const id = stage.labels ? null : stage.heats.find((each) => each > 0) ?? stage.heats[0];
+      if (id === undefined) return;
+      this.#drawSmall(canvas, id === null ? { map: await this.#labels(stage, SIDE) } : { heat: await this.#heat(stage, id) });
+    } catch {
+      canvas.parentElement?.append(element("span", { className: "remark", textContent: "cannot be read" }));
+    }
+  }
+
+  #drawSmall(canvas, { map = null, heat = null }) {
+    const context = canvas.getContext("2d"), { width, height } = canvas;
+    context.drawImage(this.photo, 0, 0, width, height);
+    if (heat) {
+      context.globalAlpha = 0.7;
+      context.drawImage(heat, 0, 0, width, height);
+      context.globalAlpha = 1;
+    }
+    if (!map) return;
+    const layer = element("canvas", { width, height }), data = new ImageData(width, height);
+    const colours = this.view.colours.map((colour) => (colour ? ((colour & 0xffffff) | 0xa5000000) >>> 0 : 0));
+    const box = { left: 0, top: 0, right: width, bottom: height };
+    paintLabels(new Uint32Array(data.data.buffer), box, map, width / map.width, { x: 0, y: 0 }, colours, 1);
+    layer.getContext("2d").putImageData(data, 0, 0);
+    context.drawImage(layer, 0, 0);
+  }
+}

@@ -1,0 +1,222 @@
+// The canvas: the photograph with labels or heat over it, zoomed and moved, drawn for the pixels of the screen alone.
+
+import { IGNORED } from "./mask.js";
+
+const OUTLINE = 0xebffffff; // ABGR: white, nearly opaque
+const HATCH = [0xc8e1e1e1, 0x96787878];
+const FINEST = 64; // screen pixels of one pixel of the mask, at most
+
+/** `#rrggbb` as ABGR, which is how a canvas has its bytes. */
+export function packed(colour, alpha) {
+  const value = parseInt(colour.slice(1), 16);
+  return ((alpha << 24) | ((value & 255) << 16) | (value & 0xff00) | (value >> 16)) >>> 0;
+}
+
+/** Paint labels into ABGR pixels of a part of the screen; `scale` and `origin` say where the labels lie there. */
+export function paintLabels(target, box, map, scale, origin, colours, opacity) {
+  const width = box.right - box.left;
+  const columns = new Int32Array(width);
+  for (let x = 0; x < width; x++) columns[x] = clamped((x + box.left + 0.5 - origin.x) / scale, map.width);
+  const outline = opacity > 0 ? OUTLINE : 0;
+  let above = -1;
+  for (let y = box.top; y < box.bottom; y++) {
+    const start = clamped((y + 0.5 - origin.y) / scale, map.height) * map.width;
+    const line = (y - box.top) * width;
+    for (let x = 0; x < width; x++) {
+      const value = map.pixels[start + columns[x]];
+      const left = x ? map.pixels[start + columns[x - 1]] : value;
+      const upper = above < 0 ? value : map.pixels[above + columns[x]];
+      const edge = (left !== value && left !== IGNORED) || (upper !== value && upper !== IGNORED);
+      if (value === IGNORED) target[line + x] = opacity > 0 ? HATCH[((x + box.left + y) >> 2) & 1] : 0;
+      else target[line + x] = edge ? outline : colours[value];
+    }
+    above = start;
+  }
+}
+
+function clamped(value, length) {
+  return Math.min(length - 1, Math.max(0, Math.floor(value)));
+}
+
+export class View {
+  constructor(canvas) {
+    this.canvas = canvas;
+    this.context = canvas.getContext("2d");
+    this.over = document.createElement("canvas");
+    this.colours = new Uint32Array(256);
+    this.opacity = 0.55;
+    this.clear();
+    new ResizeObserver(() => this.#resized()).observe(canvas.parentElement);
+  }
+
+  /** Show nothing. */
+  clear() {
+    this.photo = this.map = this.heat = this.brush = null;
+    this.size = { width: 1, height: 1 };
+    this.scale = 1;
+    this.origin = { x: 0, y: 0 };
+    this.changed();
+  }
+
+  /** Show a photograph, `size` pixels large, whatever size its picture has. */
+  open(photo, size) {
+    this.photo = photo;
+    this.size = size;
+    this.fit();
+  }
+
+  /** What lies over the photograph: labels (`map`), heat (a canvas), or nothing. */
+  lay({ map = null, heat = null } = {}) {
+    this.map = map;
+    this.heat = heat;
+    this.changed();
+  }
+
+  setColours(classes) {
+    this.classes = classes;
+    this.colours.fill(0);
+    for (const { id, colour } of classes) this.colours[id] = packed(colour, Math.round(255 * this.opacity));
+    this.changed();
+  }
+
+  setOpacity(value) {
+    this.opacity = value;
+    this.setColours(this.classes);
+  }
+
+  /** Draw at the next frame; labels anew. */
+  changed() {
+    this.stale = true;
+    this.redraw();
+  }
+
+  /** Draw at the next frame; labels as they were. */
+  redraw() {
+    this.frame ??= requestAnimationFrame(() => this.#draw());
+  }
+
+  /** Hide what lies over the photograph, for as long as a key is held. */
+  hide(hidden) {
+    if (hidden === this.hidden) return;
+    this.hidden = hidden;
+    this.redraw();
+  }
+
+  fit() {
+    const margin = 12 * devicePixelRatio, { width, height } = this.canvas;
+    const room = { x: Math.max(1, width - 2 * margin), y: Math.max(1, height - 2 * margin) };
+    this.least = Math.min(room.x / this.size.width, room.y / this.size.height);
+    this.scale = Math.min(FINEST, this.least);
+    this.fitted = true;
+    this.origin = { x: (width - this.size.width * this.scale) / 2, y: (height - this.size.height * this.scale) / 2 };
+    this.changed();
+  }
+
+  /** Zoom by a factor; the point (of the screen, the middle if not given) stays where it is. */
+  zoom(factor, at = { x: this.canvas.width / 2, y: this.canvas.height / 2 }) {
+    const scale = Math.min(FINEST, Math.max(this.least / 2, this.scale * factor)), ratio = scale / this.scale;
+    this.origin = { x: at.x - (at.x - this.origin.x) * ratio, y: at.y - (at.y - this.origin.y) * ratio };
+    this.scale = scale;
+    this.fitted = false;
+    this.changed();
+  }
+
+  move(dx, dy) {
+    this.origin.x += dx;
+    this.origin.y += dy;
+    this.fitted = false;
+    this.changed();
+  }
+
+  /** The point of the screen under a pointer. */
+  point(event) {
+    const box = this.canvas.getBoundingClientRect();
+    return { x: (event.clientX - box.left) * devicePixelRatio, y: (event.clientY - box.top) * devicePixelRatio };
+  }
+
+  /** The pixel of the mask at a point of the screen; may lie outside. */
+  pixel(point) {
+    return {
+      x: Math.floor((point.x - this.origin.x) / this.scale), y: Math.floor((point.y - this.origin.y) / this.scale),
+    };
+  }
+
+  /** Bring a pixel of the mask into sight. */
+  reveal({ x, y }) {
+    const at = { x: this.origin.x + (x + 0.5) * this.scale, y: this.origin.y + (y + 0.5) * this.scale };
+    const dx = Math.max(0, 20 - at.x) + Math.min(0, this.canvas.width - 20 - at.x);
+    const dy = Math.max(0, 20 - at.y) + Math.min(0, this.canvas.height - 20 - at.y);
+    if (dx || dy) this.move(dx, dy);
+  }
+
+  #resized() {
+    const { clientWidth, clientHeight } = this.canvas.parentElement;
+    const [width, height] = [clientWidth, clientHeight].map((side) => Math.max(1, Math.round(side * devicePixelRatio)));
+    if (width === this.canvas.width && height === this.canvas.height) return;
+    [this.canvas.width, this.canvas.height] = [width, height];
+    if (this.fitted ?? true) this.fit();
+    else this.changed();
+  }
+
+  #draw() {
+    this.frame = undefined;
+    this.zoomed?.(this.scale / devicePixelRatio);
+    const { context, scale, origin, size } = this, [width, height] = [size.width * scale, size.height * scale];
+    context.clearRect(0, 0, this.canvas.width, this.canvas.height);
+    if (!this.photo) return;
+    context.imageSmoothingEnabled = scale < 2;
+    context.imageSmoothingQuality = "high";
+    context.drawImage(this.photo, origin.x, origin.y, width, height);
+    if (this.heat && !this.hidden) {
+      context.save();
+      context.imageSmoothingEnabled = true;
+      context.globalAlpha = this.opacity;
+      context.drawImage(this.heat, origin.x, origin.y, width, height);
+      context.restore();
+    }
+    if (this.map && !this.hidden) this.#drawLabels();
+    if (this.brush) this.#drawBrush();
+  }
+
+  #drawLabels() {
+    const { origin, scale, size, over } = this;
+    const box = {
+      left: Math.max(0, Math.round(origin.x)), top: Math.max(0, Math.round(origin.y)),
+      right: Math.min(this.canvas.width, Math.round(origin.x + size.width * scale)),
+      bottom: Math.min(this.canvas.height, Math.round(origin.y + size.height * scale)),
+    };
+    const [width, height] = [box.right - box.left, box.bottom - box.top];
+    if (width < 1 || height < 1) return;
+    if (this.stale || over.width !== width || over.height !== height) {
+      [over.width, over.height] = [width, height];
+      const pixels = new ImageData(width, height);
+      // A map may be smaller than the photograph: CAMs are.
+      const finer = (scale * size.width) / this.map.width;
+      paintLabels(new Uint32Array(pixels.data.buffer), box, this.map, finer, origin, this.colours, this.opacity);
+      over.getContext("2d").putImageData(pixels, 0, 0);
+      this.stale = false;
+    }
+    this.context.imageSmoothingEnabled = false;
+    this.context.drawImage(over, box.left, box.top);
+  }
+
+  #drawBrush() {
+    const { context, origin, scale, brush } = this;
+    const at = { x: origin.x + (brush.x + 0.5) * scale, y: origin.y + (brush.y + 0.5) * scale };
+    const radius = Math.max(2, (brush.size / 2) * scale);
+    context.lineWidth = 3 * devicePixelRatio;
+    for (const colour of ["#000", brush.down ? "#ffd24a" : "#fff"]) {
+      context.strokeStyle = colour;
+      context.beginPath();
+      context.arc(at.x, at.y, radius, 0, 2 * Math.PI);
+      if (brush.keyboard) {
+        for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+          context.moveTo(at.x + dx * radius, at.y + dy * radius);
+          context.lineTo(at.x + dx * (radius + 8 * devicePixelRatio), at.y + dy * (radius + 8 * devicePixelRatio));
+        }
+      }
+      context.stroke();
+      context.lineWidth = 1.25 * devicePixelRatio;
+    }
+  }
+}

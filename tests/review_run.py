@@ -1,0 +1,89 @@
+"""A small run to review, made without training: photographs, tags, masks, CAMs and predictions of 20 classes."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from tag2mask.cam_files import CamFile, write_cam
+from tag2mask.data import DataSettings, write_mask
+from tag2mask.data.corrections import Corrections
+from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.review import Desk, reviewed_photos
+
+CLASSES = (*(f"class {number:02d}" for number in range(1, 20)), "<b>öl & co</b>")
+SIZE = (60, 80)
+IDS = ("one", "trip/two & 東京", "turned", "broken", "last")
+TAGS = {"one": (1, 20), "trip/two & 東京": (2,), "turned": (1,), "broken": (3,), "last": (2, 3)}
+VALUES = (*range(21), 255)
+
+
+def build_run(folder: Path) -> Path:
+    """A run folder; `turned` lies on its side in its file, `broken` is no image, `last` has a prediction alone."""
+    data, run = folder / "data", folder / "run"
+    lines = ["image,tags"]
+    for number, photo_id in enumerate(IDS):
+        path = data / f"{photo_id}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_photo(path, number, turned=photo_id == "turned")
+        lines.append(f"{photo_id}.jpg,{';'.join(CLASSES[tag - 1] for tag in TAGS[photo_id])}")
+        if photo_id != "last":
+            write_mask(run / "masks" / f"{photo_id}.png", every_value(number))
+        write_cam(run / "cams" / "pot" / f"{photo_id}.npz", _cam(TAGS[photo_id]))
+    (data / "broken.jpg").write_bytes(b"no image")
+    write_mask(run / "predictions" / "val" / "last.png", every_value(9))
+    (data / "tags.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (data / "classes.txt").write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
+    settings = DataSettings(root=data, classes=str(data / "classes.txt"))
+    RunFolder(run).record_config(Config(out=run, data=settings))
+    return run
+
+
+def open_desk(run: Path) -> Desk:
+    """The review of a run that `build_run` made."""
+    data = run.parent / "data"
+    config = Config(out=run, data=DataSettings(root=data, classes=str(data / "classes.txt")))
+    folder = RunFolder(run)
+    photos = reviewed_photos(config, folder)
+    return Desk(photos, folder, Corrections(run / "corrections", photos.classes), pixel_limit=100_000)
+
+
+def every_value(seed: int) -> np.ndarray:
+    """A mask that holds every class, background and 255: uint8 (H, W)."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.permutation(np.resize(np.array(VALUES, dtype=np.uint8), 15 * 20)).reshape(15, 20)
+    return np.repeat(np.repeat(blocks, 4, axis=0), 4, axis=1)
+
+
+def disc_along(mask: np.ndarray, start: tuple[int, int], end: tuple[int, int], diameter: int, value: int) -> np.ndarray:
+    """What a brush leaves: the pixels whose middle is nearer to the line than half of it; points are x, y."""
+    painted = mask.copy()
+    (x0, y0), (x1, y1) = start, end
+    for y in range(mask.shape[0]):
+        for x in range(mask.shape[1]):
+            steps = np.linspace(0, 1, 2001)
+            near = np.hypot(x0 + steps * (x1 - x0) - x, y0 + steps * (y1 - y0) - y).min()
+            if near < diameter / 2:
+                painted[y, x] = value
+    return painted
+
+
+def _write_photo(path: Path, seed: int, *, turned: bool) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels).resize((SIZE[1], SIZE[0]), Image.Resampling.BICUBIC)
+    if not turned:
+        image.save(path, quality=95)
+        return
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # to be turned clockwise
+    image.transpose(Image.Transpose.ROTATE_90).save(path, quality=95, exif=exif)
+
+
+def _cam(tags: tuple[int, ...]) -> CamFile:
+    """Background on the left, the classes from left to right."""
+    ids = np.array((0, *tags), dtype=np.int32)
+    maps = np.zeros((len(ids), 3, 4 * len(ids)), dtype=np.float16)
+    for place in range(len(ids)):
+        maps[place, :, 4 * place : 4 * place + 4] = 0.8
+    return CamFile(ids, maps, SIZE)

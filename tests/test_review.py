@@ -1,0 +1,437 @@
+"""What a review keeps, what its server answers, and to whom."""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from review_run import CLASSES, IDS, SIZE, TAGS, VALUES, build_run, every_value, open_desk
+from tag2mask.cli import main
+from tag2mask.data import Photo, PhotoSet, read_mask
+from tag2mask.data.corrections import Corrections, Decision
+from tag2mask.errors import UsageError
+from tag2mask.outputs import OutputSettings, write_bytes
+from tag2mask.pipeline.run_folder import STAGES, RunFolder
+from tag2mask.review import Desk, Server
+from tag2mask.review.guard import Guard
+from tag2mask.review.photographs import Query, ReviewList
+from tag2mask.review.ranking import Ranking
+from tag2mask.review.routes import build_app
+
+PORT = 8765
+BASE = f"http://127.0.0.1:{PORT}"
+
+
+@dataclass
+class Page:
+    """A browser's side of a review, for tests."""
+
+    client: FlaskClient
+    guard: Guard
+    desk: Desk
+
+    def get(self, address: str, **options: Any) -> TestResponse:
+        return self.client.get(address, base_url=BASE, **options)
+
+    def put(self, address: str, body: object, **headers: str) -> TestResponse:
+        raw = isinstance(body, bytes)
+        kind = "application/octet-stream" if raw else "application/json"
+        sent = {"X-Review-Token": self.guard.token, "Content-Type": kind, **headers}
+        return self.client.put(address, base_url=BASE, data=body if raw else json.dumps(body), headers=sent)
+
+    def place(self, photo_id: str) -> int:
+        place = self.desk.list.place(photo_id)
+        assert place is not None
+        return place
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_run(tmp_path_factory.mktemp("review"))
+
+
+@pytest.fixture
+def run(built: Path, tmp_path: Path) -> Path:
+    copytree(built.parent / "data", tmp_path / "data")
+    return Path(copytree(built, tmp_path / "run"))
+
+
+@pytest.fixture
+def page(run: Path) -> Page:
+    return _page(run)
+
+
+def _page(run: Path) -> Page:
+    desk, guard = open_desk(run), Guard(PORT)
+    client = build_app(desk, guard, "run").test_client()
+    client.set_cookie(guard.cookie, guard.key, domain="127.0.0.1")
+    return Page(client, guard, desk)
+
+
+def _stored(run: Path) -> dict[str, bytes]:
+    folder = run / "corrections"
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_printed_address_alone_lets_in(page: Page) -> None:
+    stranger = build_app(page.desk, page.guard, "run").test_client()
+    for address in ("/", "/api/review", "/api/photos/0/picture", "/static/main.js", "/?key=wrong"):
+        answer = stranger.get(address, base_url=BASE)
+        assert answer.status_code == 403 and "printed" in answer.get_json()["error"]
+    answer = stranger.get(f"/?key={page.guard.key}", base_url=BASE)
+    assert answer.status_code == 302 and answer.headers["Location"] == "/"
+    assert "HttpOnly" in answer.headers["Set-Cookie"] and "SameSite" in answer.headers["Set-Cookie"]
+    shown = stranger.get("/", base_url=BASE)
+    assert shown.status_code == 200 and page.guard.token in shown.text and page.guard.key not in shown.text
+    assert "default-src 'none'" in shown.headers["Content-Security-Policy"]
+    assert "http" not in shown.headers["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example:8765", "127.0.0.1", "127.0.0.1:9999", "localhost.evil.example:8765", ""]
+)
+def test_other_hosts_are_refused(page: Page, host: str) -> None:
+    assert page.get("/", headers={"Host": host}).status_code == 403
+    assert page.put("/api/photos/0/verdict", {"verdict": "rejected"}, Host=host).status_code == 403
+
+
+@pytest.mark.parametrize("host", ["localhost:8765", "[::1]:8765", "127.0.0.1:8765"])
+def test_the_names_of_this_machine_are_answered(page: Page, host: str) -> None:
+    assert page.client.get("/api/review", base_url=BASE, headers={"Host": host}).status_code in (200, 403)
+    cookie = {"Host": host, "Cookie": f"{page.guard.cookie}={page.guard.key}"}
+    stranger = build_app(page.desk, page.guard, "run").test_client(use_cookies=False)
+    assert stranger.get("/api/review", base_url=BASE, headers=cookie).status_code == 200
+
+
+def test_other_sites_cannot_change_or_read_anything(page: Page, run: Path) -> None:
+    address, body = "/api/photos/0/verdict", {"verdict": "rejected"}
+    assert page.put(address, body, **{"X-Review-Token": ""}).status_code == 403
+    assert page.put(address, body, **{"X-Review-Token": page.guard.key}).status_code == 403
+    assert page.put(address, body, **{"Content-Type": "text/plain"}).status_code == 415
+    assert page.put(address, body, **{"Sec-Fetch-Site": "cross-site"}).status_code == 403
+    assert page.get("/api/photos/0/picture", headers={"Sec-Fetch-Site": "same-site"}).status_code == 403
+    assert not (run / "corrections").exists()
+    assert page.put(address, body).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/api/photos/../../etc/passwd",
+        "/api/photos/-1",
+        "/api/photos/5",
+        "/api/photos/99999999999999999999",
+        "/api/photos/one",
+        "/api/photos/0/labels/..%2f..%2fconfig",
+        "/api/photos/0/labels/..",
+        "/api/photos/0/labels/nothing",
+        "/api/photos/0/heat/mask/1",
+        "/api/photos/0/heat/cam-pot/7",
+        "/api/photos/0/original",
+        "/static/../routes.py",
+        "/static/..%2froutes.py",
+        "/static//etc/passwd",
+        "/api/place?id=../config",
+        "/api/photos?class=99",
+        "/api/photos?state=../x",
+        "/api/photos?after=x",
+    ],
+)
+def test_what_is_not_of_the_review_is_not_answered(page: Page, address: str) -> None:
+    answer = page.get(address)
+    assert answer.status_code in (400, 404)
+    assert set(answer.get_json()) == {"error"} and answer.get_json()["error"]
+
+
+@pytest.mark.parametrize("photo_id", ["one", "trip/two & 東京", "turned", "last"])
+def test_every_value_of_a_mask_goes_through_unchanged(page: Page, run: Path, photo_id: str) -> None:
+    place = page.place(photo_id)
+    start = page.get(f"/api/photos/{place}").get_json()["start"]
+    assert start == ("prediction-0" if photo_id == "last" else "mask")
+    shown = page.get(f"/api/photos/{place}/labels/{start}")
+    pixels = np.frombuffer(gzip.decompress(shown.data), dtype=np.uint8).reshape(SIZE)
+    assert set(np.unique(pixels)) == set(VALUES)
+    assert (shown.headers["X-Height"], shown.headers["X-Width"]) == ("60", "80")
+    drawn = every_value(77)
+    answer = page.put(f"/api/photos/{place}/mask?verdict=corrected", drawn.tobytes())
+    assert answer.get_json()["verdict"] == "corrected" and answer.get_json()["counts"]["corrected"] == 1
+    np.testing.assert_array_equal(read_mask(run / "corrections" / f"{photo_id}.png"), drawn)
+    again = gzip.decompress(page.get(f"/api/photos/{place}/labels/correction").data)
+    np.testing.assert_array_equal(np.frombuffer(again, dtype=np.uint8).reshape(SIZE), drawn)
+    assert _page(run).get(f"/api/photos/{place}").get_json()["start"] == "correction"
+
+
+@pytest.mark.parametrize(
+    ("body", "query", "code"),
+    [
+        (every_value(1).tobytes()[:-1], "verdict=corrected", 400),
+        (every_value(1).tobytes() + b"\0", "verdict=corrected", 413),
+        (b"", "verdict=corrected", 411),
+        (np.full(SIZE, 21, dtype=np.uint8).tobytes(), "verdict=corrected", 422),
+        (np.full(SIZE, 254, dtype=np.uint8).tobytes(), "verdict=accepted", 422),
+        (every_value(1).tobytes(), "verdict=rejected", 400),
+        (every_value(1).tobytes(), "", 400),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_refused(page: Page, run: Path, body: bytes, query: str, code: int) -> None:
+    answer = page.put(f"/api/photos/0/mask?{query}", body)
+    assert answer.status_code == code and answer.get_json()["error"]
+    assert not (run / "corrections").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "body"),
+    [
+        ("verdict", {"verdict": "accepted"}),
+        ("verdict", {"verdict": 3}),
+        ("verdict", ["rejected"]),
+        ("verdict", {}),
+        ("verdict", b"rejected"),
+        ("tags", {"tags": [0]}),
+        ("tags", {"tags": [21]}),
+        ("tags", {"tags": ["cat"]}),
+        ("tags", {"tags": [True]}),
+        ("tags", {"tags": list(range(1, 20)) * 9000}),
+    ],
+)
+def test_a_decision_that_is_none_is_refused(page: Page, run: Path, address: str, body: object) -> None:
+    answer = page.put(f"/api/photos/0/{address}", body)
+    assert 400 <= answer.status_code < 500 and answer.get_json()["error"]
+    assert not (run / "corrections").exists()
+
+
+def test_decisions_replace_each_other_and_tags_stay(page: Page, run: Path) -> None:
+    place, mask = page.place("one"), every_value(3)
+    base = f"/api/photos/{place}"
+    assert page.put(f"{base}/mask?verdict=accepted", mask.tobytes()).get_json()["verdict"] == "accepted"
+    said = page.put(f"{base}/tags", {"tags": [5, 1]}).get_json()
+    assert (said["verdict"], said["tags"], said["other_tags"]) == ("accepted", [1, 5], True)
+    kept = Corrections(run / "corrections", CLASSES)
+    decision = kept.decision("one")
+    assert decision is not None and (decision.verdict, decision.tags) == ("accepted", (CLASSES[0], CLASSES[4]))
+    np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), mask)
+    assert page.put(f"{base}/verdict", {"verdict": "rejected"}).get_json()["tags"] == [1, 5]
+    assert kept.mask("one") is None and not (run / "corrections/one.png").exists()
+    assert page.put(f"{base}/verdict", {"verdict": None}).get_json()["counts"]["tags"] == 1
+    decision = kept.decision("one")
+    assert decision is not None and (decision.verdict, decision.tags) == (None, (CLASSES[0], CLASSES[4]))
+    assert not page.put(f"{base}/tags", {"tags": [20, 1]}).get_json()["other_tags"]  # the data set's own
+    assert kept.decision("one") is None and set(_stored(run)) == {"corrections.json"}
+
+
+def test_no_rerun_touches_a_correction(page: Page, run: Path) -> None:
+    page.put("/api/photos/0/mask?verdict=corrected", every_value(5).tobytes())
+    before = _stored(run)
+    RunFolder(run).delete(STAGES)
+    assert not (run / "masks").exists()
+    assert _stored(run) == before and "one.png" in before
+
+
+def test_a_failing_disk_is_told(page: Page, run: Path) -> None:
+    (run / "corrections").write_text("in the way")
+    answer = page.put("/api/photos/0/mask?verdict=corrected", every_value(5).tobytes())
+    assert answer.status_code == 500 and "nothing was saved" in answer.get_json()["error"]
+
+
+def test_a_photograph_that_cannot_be_read_is_shown_as_such(page: Page) -> None:
+    place = page.place("broken")
+    said = page.get(f"/api/photos/{place}").get_json()
+    assert said["size"] is None and "not an image" in said["fault"]
+    assert page.get(f"/api/photos/{place}/thumbnail").status_code == 422
+    assert page.put(f"/api/photos/{place}/mask?verdict=accepted", every_value(1).tobytes()).status_code == 422
+    assert page.put(f"/api/photos/{place}/verdict", {"verdict": "rejected"}).status_code == 200
+    assert [photo["id"] for photo in page.get("/api/photos").get_json()["photos"]] == list(IDS)
+
+
+def test_pictures_are_upright_and_cams_speak(page: Page) -> None:
+    place = page.place("turned")
+    assert page.get(f"/api/photos/{place}").get_json()["size"] == list(SIZE)
+    picture = page.get(f"/api/photos/{place}/picture")
+    assert picture.mimetype == "image/jpeg" and picture.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    one = page.place("one")
+    labels = page.get(f"/api/photos/{one}/labels/cam-pot?side=40")
+    regions = np.frombuffer(gzip.decompress(labels.data), dtype=np.uint8).reshape(30, 40)
+    assert [regions[15, column] for column in (3, 20, 36)] == [0, *TAGS["one"]]
+    heat = page.get(f"/api/photos/{one}/heat/cam-pot/20")
+    values = np.frombuffer(gzip.decompress(heat.data), dtype=np.uint8).reshape(SIZE)
+    assert values[30, 75] == round(255 * float(np.float16(0.8))) and values[30, 5] == 0
+
+
+def test_masks_in_tars(run: Path) -> None:
+    single = {path: path.read_bytes() for path in (run / "masks").rglob("*.png")}
+    folder = RunFolder(run, OutputSettings(photographs_per_tar=2))
+    for path, content in single.items():
+        path.unlink()
+        write_bytes(folder.folder("masks") / path.relative_to(run / "masks").as_posix(), content)
+    folder.outputs.close(send=False)
+    page = _page(run)
+    shown = page.get(f"/api/photos/{page.place('trip/two & 東京')}/labels/mask")
+    np.testing.assert_array_equal(np.frombuffer(gzip.decompress(shown.data), np.uint8).reshape(SIZE), every_value(1))
+
+
+def _many(count: int) -> PhotoSet:
+    photos = [Photo(f"trip {n % 7}/{n:03d}", f"/nowhere/{n}.jpg", (1 + n % 3,)) for n in range(count)]
+    return PhotoSet(("cat", "dog", "owl"), tuple(photos), Path("/nowhere"))
+
+
+def test_pages_miss_nothing_while_decisions_are_made() -> None:
+    listed = ReviewList(_many(250))
+    query = Query(class_id=2, state="undecided")
+    wanted = [place for place in range(250) if place % 3 == 1]
+    seen: list[int] = []
+    after, more = -1, True
+    while more:
+        page = listed.page(query, after=after, count=20)
+        assert page.total == len(wanted) - len(seen)
+        for place in page.places:
+            listed.note(place, Decision("accepted"))
+        seen += page.places
+        after, more = page.ranks[-1], page.more
+    assert seen == wanted
+    assert listed.counts() == {"undecided": 250 - 83, "accepted": 83, "corrected": 0, "rejected": 0, "tags": 0}
+    assert listed.page(query).places == ()
+
+
+def test_filters_by_changed_tags_verdict_and_id() -> None:
+    listed = ReviewList(_many(30))
+    listed.note(4, Decision("corrected", ("owl", "cat")))
+    listed.note(5, Decision(None, ()))
+    listed.note(6, Decision("rejected"))
+    assert listed.page(Query(state="tags")).places == (4, 5)
+    assert listed.page(Query(state="corrected")).places == (4,)
+    assert listed.page(Query(state="rejected")).places == (6,)
+    assert 4 in listed.page(Query(class_id=1)).places and 4 not in listed.page(Query(class_id=2)).places
+    assert 5 not in listed.page(Query(class_id=3)).places
+    assert listed.page(Query(find="TRIP 2/0")).places == (2, 9, 16, 23)
+    assert [listed.place(f"trip {n % 7}/{n:03d}") for n in range(30)] == list(range(30))
+    assert listed.place("trip") is None
+
+
+def test_the_least_confident_come_first(tmp_path: Path) -> None:
+    photos = (*_many(4).photos, Photo('two,\n"lines"', "/nowhere/x.jpg", ()))
+    table = tmp_path / "images.csv"
+    table.write_text(
+        "image,confidence,class,extra,reason\r\n"
+        "trip 2/002,0.1,owl,7,small\r\n"
+        '"two,\n""lines""",0.25,dog,7,"a, b"\r\n'
+        "gone,0.3,owl,7,\r\n"
+        "trip 0/000,0.9,cat,7,\r\n",
+        encoding="utf-8",
+    )
+    listed = ReviewList(PhotoSet(("cat", "dog", "owl"), photos, tmp_path), Ranking(table))
+    assert listed.page(Query(order="confidence")).places == (2, 4, 0, 1, 3)
+    assert listed.page(Query(order="list")).places == (0, 1, 2, 3, 4)
+    assert listed.rank(0, "confidence") == 2
+    assert listed.ranking is not None
+    doubt = listed.ranking.doubt(4)
+    assert doubt is not None and (doubt.confidence, doubt.class_name, doubt.reason) == (0.25, "dog", "a, b")
+    assert listed.ranking.doubt(1) is None
+    table.write_text("photo,x\n")
+    with pytest.raises(UsageError, match="no column image, confidence"):
+        Ranking(table)
+
+
+def test_two_reviews_of_one_folder(run: Path) -> None:
+    first, second = _page(run), _page(run)
+
+    def draw(page: Page, seed: int) -> None:
+        for place in (0, 1, 2) * 5:
+            assert (
+                page.put(f"/api/photos/{place}/mask?verdict=corrected", every_value(seed).tobytes()).status_code == 200
+            )
+
+    threads = [threading.Thread(target=draw, args=pair) for pair in ((first, 50), (second, 51))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for photo_id in IDS[:3]:  # whole, whoever was last
+        mask = read_mask(run / "corrections" / f"{photo_id}.png")
+        assert any((mask == every_value(seed)).all() for seed in (50, 51))
+    second.put("/api/photos/0/verdict", {"verdict": "rejected"})
+    assert first.get("/api/photos").get_json()["photos"][0]["verdict"] == "rejected"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--host", "0.0.0.0"], "this machine alone"),
+        (["--host", "192.168.0.1"], "this machine alone"),
+        (["--port", "70000"], "--port should be"),
+        (["--data.split", "test"], "split"),
+    ],
+)
+def test_wrong_use(run: Path, options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["review", str(run), *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["review", str(tmp_path)]) == 2
+    assert "no run folder" in capsys.readouterr().err
+
+
+def test_a_dry_run_says_what_would_be_served(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["review", str(run), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "5 photographs" in said and "nothing is decided" in said
+    _page(run).put("/api/photos/0/verdict", {"verdict": "rejected"})
+    assert main(["review", str(run), "--dry-run", "--json", "--limit", "2"]) == 0
+    said_json = json.loads(capsys.readouterr().out)
+    assert (said_json["photographs"], said_json["rejected"], said_json["undecided"]) == (2, 1, 1)
+
+
+def test_a_port_that_is_taken(run: Path) -> None:
+    server = Server(open_desk(run), "run")
+    port = urlsplit(server.address).port
+    assert port is not None
+    with pytest.raises(UsageError, match=f"port {port} of 127.0.0.1 is taken"):
+        Server(open_desk(run), "run", port=port)
+    other = Server(open_desk(run), "run")
+    assert urlsplit(other.address).port != port
+
+
+@pytest.fixture
+def served(run: Path) -> Iterator[subprocess.Popen[str]]:
+    words = [sys.executable, "-m", "tag2mask", "review", str(run), "--json"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_ctrl_c_ends_it_with_what_was_decided(run: Path, served: subprocess.Popen[str]) -> None:
+    assert served.stdout is not None
+    first = json.loads(served.stdout.readline())
+    address = urlsplit(first["address"])
+    assert address.hostname == "127.0.0.1" and first["undecided"] == 5
+    connection = HTTPConnection("127.0.0.1", address.port or 0, timeout=30)
+    connection.request("GET", f"/?{address.query}")
+    admitted = connection.getresponse()
+    admitted.read()
+    cookie = (admitted.getheader("Set-Cookie") or "").partition(";")[0]
+    connection.request("GET", "/", headers={"Cookie": cookie})
+    token = connection.getresponse().read().decode().partition('name="token" content="')[2].partition('"')[0]
+    headers = {"Cookie": cookie, "X-Review-Token": token, "Content-Type": "application/octet-stream"}
+    connection.request("PUT", "/api/photos/0/mask?verdict=corrected", every_value(8).tobytes(), headers)
+    assert connection.getresponse().read()
+    served.send_signal(signal.SIGINT)
+    out, error = served.communicate(timeout=60)
+    assert served.returncode == 0 and error == ""
+    assert json.loads(out)["corrected"] == 1
+    np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), every_value(8))

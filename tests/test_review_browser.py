@@ -1,0 +1,292 @@
+"""The page of a review in Chromium: browse, draw, decide, restart, and find what was drawn, pixel for pixel."""
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+from review_run import CLASSES, IDS, SIZE, build_run, disc_along, every_value, open_desk
+from tag2mask.data import read_mask
+from tag2mask.data.corrections import Corrections, Decision
+from tag2mask.review import Server
+from test_report_browser import FLAGS
+
+pytestmark = pytest.mark.browser
+
+BRUSH = 15
+"""The diameter that the page begins with."""
+
+
+class Served:
+    """A review that is served from a thread, and stopped."""
+
+    def __init__(self, run: Path) -> None:
+        self.server = Server(open_desk(run), "run")
+        self.thread = threading.Thread(target=self.server.serve)
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.server.stop()
+        self.thread.join()
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not browser or not driver:
+        pytest.skip("needs Chromium and chromedriver on the path")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    for flag in (*FLAGS, "--window-size=1300,900", f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
+    yield started
+    started.quit()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return build_run(tmp_path)
+
+
+@pytest.fixture
+def served(run: Path) -> Iterator[Served]:
+    review = Served(run)
+    yield review
+    review.stop()
+
+
+@pytest.fixture
+def page(chromium: webdriver.Chrome, served: Served) -> Iterator[webdriver.Chrome]:
+    """The page with the first photograph; an error in the console fails the test, but for the broken photograph's."""
+    _console(chromium)
+    _open(chromium, served)
+    yield chromium
+    assert not [message for message in _console(chromium) if "422" not in message]
+
+
+def test_draw_restart_and_find_it_again(page: webdriver.Chrome, served: Served, run: Path) -> None:
+    mask = every_value(0)
+    _press(page, "2")  # the second of the listed classes, which is class 20
+    _drag(page, (20, 30), (50, 40))
+    expected = disc_along(mask, (20, 30), (50, 40), BRUSH, 20)
+    _await_saved(page)
+    np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), expected)
+    _press(page, "i[[[")  # 255, three sizes smaller: 3 pixels
+    _drag(page, (70, 5), (70, 5))
+    expected[4:7, 69:72] = 255
+    _press(page, "e")
+    _drag(page, (5, 55), (9, 55))
+    expected[54:57, 4:11] = 0
+    _await_saved(page)
+    np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), expected)
+    assert _verdict(page) == "✎ corrected"
+    served.stop()
+
+    again = Served(run)
+    try:
+        _open(page, again)
+        assert _verdict(page) == "✎ corrected"
+        assert page.find_element(By.CSS_SELECTOR, "#progress p").text == f"1 of {len(IDS)} decided"
+        _press(page, "[[[")
+        _drag(page, (40, 58), (40, 58))  # what is drawn now goes on from what was found
+        expected[57:60, 39:42] = 1
+        _await_saved(page)
+        np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), expected)
+    finally:
+        again.stop()
+
+
+def test_accepting_by_keyboard_keeps_every_pixel(page: webdriver.Chrome, run: Path) -> None:
+    _press(page, "a")
+    _await_open(page, IDS[1])
+    _press(page, "a")
+    _await_open(page, "turned")
+    _press(page, "a")
+    _await_open(page, "broken")
+    shown = page.find_element(By.ID, "unreadable")
+    assert shown.is_displayed() and "not an image" in shown.text
+    _press(page, "r")
+    _await_open(page, "last")
+    _await_saved(page)
+    kept = Corrections(run / "corrections", CLASSES)
+    for number, photo_id in enumerate(IDS[:3]):  # every class and 255, one photograph turned by EXIF
+        decision, path = kept.decision(photo_id), kept.mask(photo_id)
+        assert decision is not None and decision.verdict == "accepted" and path is not None
+        np.testing.assert_array_equal(read_mask(path), every_value(number))
+    _press(page, "u")  # nothing is decided here: back to the last decision, which is undone
+    _await_open(page, "broken")
+    _press(page, "k")
+    _await_open(page, "turned")
+    _press(page, "u")
+    _until(page, lambda: _verdict(page) == "undecided")
+    _await_saved(page)
+    assert [kept.decision(photo_id) for photo_id in ("turned", "broken", "last")] == [None] * 3
+    assert kept.mask("one") is not None
+
+
+def test_the_keyboards_brush_undo_and_reject(page: webdriver.Chrome, run: Path) -> None:
+    mask = every_value(0)
+    _press(page, "1[[")  # 5 pixels: a step of half of it is 3
+    ActionChains(page).key_down(Keys.SHIFT).send_keys(Keys.ARROW_RIGHT).key_up(Keys.SHIFT).perform()  # 43, 30
+    _press(page, Keys.ENTER)
+    for keys in ((Keys.ARROW_DOWN, Keys.ARROW_DOWN), (Keys.ARROW_LEFT,)):
+        ActionChains(page).key_down(Keys.SHIFT).send_keys(*keys).key_up(Keys.SHIFT).perform()
+    _press(page, Keys.ENTER)
+    down = disc_along(mask, (43, 30), (43, 36), 5, 1)
+    expected = disc_along(down, (43, 36), (40, 36), 5, 1)
+    _await_saved(page)
+    np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), expected)
+    ActionChains(page).key_down(Keys.CONTROL).send_keys("z").key_up(Keys.CONTROL).perform()
+    _await_saved(page)
+    np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), mask)
+    ActionChains(page).key_down(Keys.CONTROL).key_down(Keys.SHIFT).send_keys("z").key_up(Keys.SHIFT).key_up(
+        Keys.CONTROL
+    ).perform()
+    _await_saved(page)
+    np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), expected)
+    _press(page, "r")
+    _await_open(page, IDS[1])
+    _await_saved(page)
+    assert not (run / "corrections/one.png").exists()
+    _press(page, "u")  # back to what was drawn, which the rejection had deleted
+    _await_open(page, "one")
+    _until(page, lambda: _verdict(page) == "✎ corrected")
+    _await_saved(page)
+    np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), expected)
+
+
+def test_tags_fill_and_a_stage_taken_over(page: webdriver.Chrome, run: Path) -> None:
+    kept = Corrections(run / "corrections", CLASSES)
+    _press(page, "t")
+    page.switch_to.active_element.send_keys(Keys.SPACE)  # the first tag of the photograph
+    _await_saved(page)
+    assert kept.decision("one") == Decision(None, (CLASSES[19],), at=kept.decision("one").at)  # type: ignore[union-attr]
+    assert page.switch_to.active_element.get_attribute("data-tag") == "1"
+    field = page.find_element(By.ID, "other-tag")
+    field.send_keys(CLASSES[6], Keys.ENTER)
+    _await_saved(page)
+    decision = kept.decision("one")
+    assert decision is not None and decision.tags == (CLASSES[6], CLASSES[19])
+    field.send_keys(Keys.ESCAPE)
+    page.find_element(By.CSS_SELECTOR, "[data-stage=cam-pot]").click()
+    _press(page, "c")
+    _await_saved(page)
+    regions = read_mask(run / "corrections/one.png")
+    assert list(regions[30, [10, 40, 70]]) == [0, 1, 20]
+    _press(page, "fi")
+    _drag(page, (70, 30), (70, 30))
+    _await_saved(page)
+    np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), np.where(regions == 20, 255, regions))
+    decision = kept.decision("one")
+    assert decision is not None and (decision.verdict, decision.tags) == ("corrected", (CLASSES[6], CLASSES[19]))
+
+
+def test_filters_stages_and_help(page: webdriver.Chrome) -> None:
+    assert len(_listed(page)) == len(IDS)
+    assert CLASSES[19] in _listed(page)[0].text  # a name with markup is text
+    state = Select(page.find_element(By.ID, "state"))
+    _press(page, "a")
+    _await_open(page, IDS[1])
+    state.select_by_value("undecided")
+    _until(page, lambda: len(_listed(page)) == len(IDS) - 1)
+    state.select_by_value("")
+    find = page.find_element(By.ID, "find")
+    find.send_keys("東京")
+    _until(page, lambda: len(_listed(page)) == 1)
+    find.send_keys(Keys.BACKSPACE * 2)
+    _until(page, lambda: len(_listed(page)) == len(IDS))
+    page.find_element(By.ID, "canvas").send_keys("v")
+    pressed = page.find_elements(By.CSS_SELECTOR, "#stages [aria-pressed=true]")
+    assert [button.text for button in pressed] == ["Mask of the run"]
+    _press(page, "?")
+    help_dialog = page.find_element(By.ID, "help")
+    assert help_dialog.is_displayed() and "Paint" in help_dialog.text
+    page.switch_to.active_element.send_keys(Keys.ESCAPE)
+    assert not help_dialog.is_displayed()
+    root = page.find_element(By.TAG_NAME, "html")
+    assert root.get_property("scrollWidth") == root.get_property("clientWidth")
+    assert not page.execute_script(
+        "return performance.getEntriesByType('resource').filter((e) => !e.name.startsWith(origin)).length"
+    )
+
+
+def test_what_cannot_be_saved_is_told_and_kept(page: webdriver.Chrome, run: Path) -> None:
+    (run / "corrections").write_text("in the way")
+    _drag(page, (10, 10), (12, 10))
+    _until(page, lambda: page.find_element(By.ID, "fault").is_displayed())
+    assert "nothing was saved" in page.find_element(By.ID, "fault").text
+    _press(page, "j")
+    _await_open(page, IDS[1])
+    _press(page, "k")
+    _await_open(page, "one")
+    (run / "corrections").unlink()
+    page.find_element(By.ID, "retry").click()
+    _await_saved(page)
+    assert not page.find_element(By.ID, "fault").is_displayed()
+    assert all("/mask" in message or "422" in message for message in _console(page))
+    expected = disc_along(every_value(0), (10, 10), (12, 10), BRUSH, 1)
+    np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), expected)
+
+
+def _console(page: webdriver.Chrome) -> list[str]:
+    """What the console complained about since it was last asked."""
+    entries = page.get_log("browser")  # type: ignore[no-untyped-call]
+    return [entry["message"] for entry in entries if entry["level"] in ("SEVERE", "WARNING")]
+
+
+def _open(page: webdriver.Chrome, served: Served) -> None:
+    page.get(served.server.address)
+    _await_open(page, "one")
+
+
+def _await_open(page: webdriver.Chrome, photo_id: str) -> None:
+    """Wait for a photograph to be shown."""
+    _until(page, lambda: page.find_element(By.ID, "id").text == photo_id)
+
+
+def _await_saved(page: webdriver.Chrome) -> None:
+    _until(page, lambda: page.find_element(By.ID, "saving").get_attribute("data-state") == "saved")
+
+
+def _until(page: webdriver.Chrome, holds: Callable[[], bool]) -> None:
+    WebDriverWait(page, 60, poll_frequency=0.05).until(lambda _: holds())
+
+
+def _press(page: webdriver.Chrome, keys: str) -> None:
+    """Keys, not into any field."""
+    page.find_element(By.ID, "canvas")
+    page.execute_script("document.getElementById('canvas').focus()")
+    ActionChains(page).send_keys(keys).perform()
+
+
+def _drag(page: webdriver.Chrome, start: tuple[int, int], end: tuple[int, int]) -> None:
+    """Draw with the mouse from the middle of one pixel of the mask to that of another."""
+    canvas = page.find_element(By.ID, "canvas")
+    width, height = canvas.rect["width"], canvas.rect["height"]
+    scale = min((width - 24) / SIZE[1], (height - 24) / SIZE[0])  # the photograph is fitted in, with a margin of 12
+
+    def offset(pixel: tuple[int, int]) -> tuple[int, int]:
+        return round((pixel[0] + 0.5 - SIZE[1] / 2) * scale), round((pixel[1] + 0.5 - SIZE[0] / 2) * scale)
+
+    actions = ActionChains(page, duration=20).move_to_element_with_offset(canvas, *offset(start)).click_and_hold()
+    actions.move_to_element_with_offset(canvas, *offset(end)).release().perform()
+
+
+def _listed(page: webdriver.Chrome) -> list[WebElement]:
+    return page.find_elements(By.CSS_SELECTOR, "#photos li:not(.more-photos)")
+
+
+def _verdict(page: webdriver.Chrome) -> str:
+    return page.find_element(By.ID, "verdict").text
