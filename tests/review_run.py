@@ -60,12 +60,10 @@ def disc_along(mask: np.ndarray, start: tuple[int, int], end: tuple[int, int], d
     """What a brush leaves: the pixels whose middle is nearer to the line than half of it; points are x, y."""
     painted = mask.copy()
     (x0, y0), (x1, y1) = start, end
-    for y in range(mask.shape[0]):
-        for x in range(mask.shape[1]):
-            steps = np.linspace(0, 1, 2001)
-            near = np.hypot(x0 + steps * (x1 - x0) - x, y0 + steps * (y1 - y0) - y).min()
-            if near < diameter / 2:
-                painted[y, x] = value
+    rows, columns = np.indices(mask.shape)
+    for share in np.linspace(0, 1, 2001):
+        away = np.hypot(x0 + share * (x1 - x0) - columns, y0 + share * (y1 - y0) - rows)
+        painted[away < diameter / 2] = value
     return painted
 
 

@@ -62,13 +62,12 @@ class Page:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_run(tmp_path_factory.mktemp("review"))
+    return build_run(tmp_path_factory.mktemp("review")).parent
 
 
 @pytest.fixture
 def run(built: Path, tmp_path: Path) -> Path:
-    copytree(built.parent / "data", tmp_path / "data")
-    return Path(copytree(built, tmp_path / "run"))
+    return Path(copytree(built, tmp_path / "review")) / "run"
 
 
 @pytest.fixture

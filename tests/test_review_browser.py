@@ -4,6 +4,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -55,9 +56,14 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chr
     started.quit()
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_run(tmp_path_factory.mktemp("review")).parent
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return build_run(tmp_path)
+def run(built: Path, tmp_path: Path) -> Path:
+    return Path(copytree(built, tmp_path / "review")) / "run"
 
 
 @pytest.fixture
@@ -196,9 +202,11 @@ def test_tags_fill_and_a_stage_taken_over(page: webdriver.Chrome, run: Path) -> 
 def test_filters_stages_and_help(page: webdriver.Chrome) -> None:
     assert len(_listed(page)) == len(IDS)
     assert CLASSES[19] in _listed(page)[0].text  # a name with markup is text
-    state = Select(page.find_element(By.ID, "state"))
     _press(page, "a")
     _await_open(page, IDS[1])
+    page.refresh()  # the address names the photograph, whatever its ID is made of
+    _await_open(page, IDS[1])
+    state = Select(page.find_element(By.ID, "state"))
     state.select_by_value("undecided")
     _until(page, lambda: len(_listed(page)) == len(IDS) - 1)
     state.select_by_value("")

@@ -67,24 +67,27 @@ def _corrections_folder(config: Config, run: RunFolder) -> Path:
 def _contents(desk: "Desk") -> str:
     ranked = "the least confident first" if desk.list.ranking else "in the order of the data set"
     number = len(desk.list)
-    return f"{number:,} photograph{'s' * (number != 1)} of {desk.run.path}, {ranked}; {_decisions(desk)}"
+    photographs = f"{number:,} photograph{'s' * (number != 1)} of {desk.run.path}, {ranked}"
+    return f"{photographs}; {_decisions(desk)}; decisions are kept in {desk.corrections.folder}"
 
 
 def _decisions(desk: "Desk") -> str:
-    """How many there are, and where."""
+    """How many there are."""
     counts = desk.list.counts()
     made = {name: counts[name] for name in ("accepted", "corrected", "rejected") if counts[name]}
     named = [f"{count:,} {name}" for name, count in made.items()]
     named += [f"{counts['tags']:,} with other tags"] if counts["tags"] else []
-    return f"{', '.join(named) or 'nothing is decided'}, in {desk.corrections.folder}"
+    return ", ".join(named) or "nothing is decided yet"
 
 
 def _next(desk: "Desk") -> str:
-    """The command that learns from them."""
+    """Where the decisions are, and the command that learns from them; nothing where there are none."""
     run = desk.run.path
-    if (run / "segment" / "stage.json").is_file():
-        return f"`tag2mask segment --out {run} --restart segment` learns from them"
-    return f"`tag2mask run --out {run}` goes on with them"
+    if desk.list.counts()["undecided"] == len(desk.list) and not desk.list.counts()["tags"]:
+        return "nothing was written"
+    trained = (run / "segment" / "stage.json").is_file()
+    command = f"segment --out {run} --restart segment" if trained else f"run --out {run}"
+    return f"they are in {desk.corrections.folder}; next: `tag2mask {command}`"
 
 
 def _tell(request: Request, sentence: str, desk: "Desk", **more: object) -> None:

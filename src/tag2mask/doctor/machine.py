@@ -22,6 +22,7 @@ PACKAGES = (
     "jsonargparse",
     "pycocotools",
     "matplotlib",
+    "flask",
     "rich",
     "torchvision",
     "onnx",

@@ -39,6 +39,7 @@ export class Review {
     this.drawing.reset();
     this.saver.flush();
     const opening = (this.opening = {});
+    this.open = null; // nobody decides about a photograph that is not seen yet
     this.rank = item.rank;
     this.list.mark(item.place);
     try {
@@ -104,13 +105,12 @@ export class Review {
       }
       const { place } = last;
       await this.show(this.list.item(place) ?? { place, rank: last.rank });
-      if (this.open.place !== place || !this.open.verdict) return;
+      if (this.open?.place !== place || !this.open.verdict) return;
     }
     const { open } = this;
     const index = this.before.findLastIndex(({ place }) => place === open.place);
     const [last] = index < 0 ? [{ verdict: null, pixels: null }] : this.before.splice(index, 1);
-    let pixels = last.pixels;
-    if (!pixels && last.verdict === null) pixels = await this.#runMask(open);
+    const pixels = last.pixels ?? (await this.#runMask(open));
     if (open !== this.open) return;
     if (pixels && open.mask) {
       open.mask.begin();
@@ -187,7 +187,8 @@ export class Review {
     const stage = open.stages.find(({ name }) => name === "mask") ?? open.stages.find(({ name }) => name.startsWith("prediction"));
     open.start = stage?.name ?? null;
     if (!open.mask) return null;
-    return stage ? (await getMap(`/api/photos/${open.place}/labels/${stage.name}`)).pixels : new Uint8Array(open.mask.pixels.length);
+    if (!stage) return new Uint8Array(open.mask.pixels.length);
+    return getMap(`/api/photos/${open.place}/labels/${stage.name}`).then(({ pixels }) => pixels, () => null);
   }
 
   #opened(details, photo, base) {
@@ -223,7 +224,7 @@ export class Review {
 
   #drawn(mask) {
     const { open } = this;
-    if (mask !== open.mask) return;
+    if (mask !== open?.mask) return;
     if (open.verdict !== "corrected") this.#remember();
     open.drawn = true;
     this.#decide("corrected");
@@ -259,6 +260,7 @@ export class Review {
 
   #tagged(tags) {
     const { open } = this;
+    if (!open) return;
     this.saver.tags(open.place, tags);
     this.stages.refresh();
   }
@@ -282,11 +284,12 @@ export class Review {
   }
 
   #stageShown(stage) {
-    find("take").hidden = !stage?.labels;
+    find("take").disabled = !stage?.labels;
     find("as").hidden = !stage?.heats?.length || !stage.labels;
     for (const button of find("as").children) {
       button.setAttribute("aria-pressed", String(this.stages.asHeat === (button.dataset.as === "heat")));
     }
+    find("heat-of").textContent = stage?.heats?.length ? ` of ${this.panel.name(this.stages.heatClass(stage))}` : "";
     find("canvas").setAttribute("aria-label", `${this.open?.id ?? ""}: ${stage?.title ?? ""}`);
   }
 

@@ -37,33 +37,36 @@ export class Saver {
     return this.waiting.size === 0;
   }
 
-  /** Save now what waits. */
+  /** Save now what waits; what is refused stays, and does not keep the others waiting. */
   async flush() {
     clearTimeout(this.timer);
     this.timer = undefined;
     if (this.busy) return;
     this.busy = true;
-    try {
-      while (this.waiting.size) {
-        const [key, job] = this.waiting.entries().next().value;
-        this.told("saving");
+    const refused = new Map(); // jobs, with what the server said
+    for (let job; (job = [...this.waiting.values()].find((each) => !refused.has(each))); ) {
+      this.told("saving");
+      try {
         const answer = await put(job.address, job.body);
-        if (this.waiting.get(key) === job) this.waiting.delete(key);
+        if (this.waiting.get(job.key) === job) this.waiting.delete(job.key);
         this.kept(job.place, answer);
+      } catch (error) {
+        refused.set(job, error.message);
+        if (error instanceof Refused && error.status) continue;
+        this.timer = setTimeout(() => this.flush(), AGAIN);
+        break;
       }
-      this.told("saved");
-    } catch (error) {
-      this.told("failed", `Not saved: ${error.message}`);
-      if (error instanceof Refused && error.status === 0) this.timer = setTimeout(() => this.flush(), AGAIN);
-    } finally {
-      this.busy = false;
     }
+    this.busy = false;
+    const [said] = refused.values();
+    if (said) this.told("failed", `Not saved: ${said}`);
+    else this.told("saved");
   }
 
   #add(place, kind, job) {
     const key = `${place} ${kind}`;
     this.waiting.delete(key); // the newest goes to the end
-    this.waiting.set(key, { place, ...job });
+    this.waiting.set(key, { key, place, ...job });
     this.told("waiting");
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.flush(), PAUSE);

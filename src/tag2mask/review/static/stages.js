@@ -50,7 +50,7 @@ export class Stages {
       this.view.lay(name === "edit" ? { map: this.mask } : {});
       return;
     }
-    const id = this.#heatClass(stage);
+    const id = stage.labels && !this.asHeat ? null : this.heatClass(stage);
     try {
       const laid = id !== null ? { heat: await this.#heat(stage, id) } : { map: await this.#labels(stage, LARGE) };
       if (details === this.details && name === this.current) this.view.lay(laid);
@@ -84,9 +84,9 @@ export class Stages {
     if (canvas) this.#drawSmall(canvas, { map: this.mask });
   }
 
-  /** Which class's heat is shown of a stage; null for regions. */
-  #heatClass(stage) {
-    if (!stage.heats.length || (stage.labels && !this.asHeat)) return null;
+  /** Which class's heat is shown of a stage: that of the brush, else the first; null where it has none. */
+  heatClass(stage) {
+    if (!stage.heats.length) return null;
     const { chosen } = this.panel;
     return stage.heats.includes(chosen) ? chosen : stage.heats.find((id) => id > 0) ?? stage.heats[0];
   }
