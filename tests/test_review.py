@@ -244,7 +244,7 @@ def test_no_rerun_touches_a_correction(page: Page, run: Path) -> None:
 def test_a_failing_disk_is_told(page: Page, run: Path) -> None:
     (run / "corrections").write_text("in the way")
     answer = page.put("/api/photos/0/mask?verdict=corrected", every_value(5).tobytes())
-    assert answer.status_code == 500 and "nothing was saved" in answer.get_json()["error"]
+    assert answer.status_code == 500 and "run/corrections" in answer.get_json()["error"]
 
 
 def test_a_photograph_that_cannot_be_read_is_shown_as_such(page: Page) -> None:
@@ -393,6 +393,12 @@ def test_a_dry_run_says_what_would_be_served(run: Path, capsys: pytest.CaptureFi
     assert main(["review", str(run), "--dry-run", "--json", "--limit", "2"]) == 0
     said_json = json.loads(capsys.readouterr().out)
     assert (said_json["photographs"], said_json["rejected"], said_json["undecided"]) == (2, 1, 1)
+
+
+def test_an_id_that_is_taken(run: Path) -> None:
+    photos = PhotoSet(("cat",), (Photo("corrections", "/nowhere/corrections.jpg", (1,)),), Path("/nowhere"))
+    with pytest.raises(UsageError, match="rename it"):
+        Desk(photos, RunFolder(run), Corrections(run / "corrections", ("cat",)), pixel_limit=100)
 
 
 def test_a_port_that_is_taken(run: Path) -> None:

@@ -234,7 +234,7 @@ def test_what_cannot_be_saved_is_told_and_kept(page: webdriver.Chrome, run: Path
     (run / "corrections").write_text("in the way")
     _drag(page, (10, 10), (12, 10))
     _until(page, lambda: page.find_element(By.ID, "fault").is_displayed())
-    assert "nothing was saved" in page.find_element(By.ID, "fault").text
+    assert "Not saved: File exists" in page.find_element(By.ID, "fault").text
     _press(page, "j")
     _await_open(page, IDS[1])
     _press(page, "k")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tag2mask.data.corrections import RECORD, Corrections, Decision, Verdict
+from tag2mask.data.corrections import IMPORTED, RECORD, Corrections, Decision, Verdict
 from tag2mask.data.images import IGNORED, MaskError, image_size, read_mask
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
@@ -45,9 +45,11 @@ class Desk:
         """
         self.run, self.corrections, self.pixel_limit = run, corrections, pixel_limit
         self.list = ReviewList(photos, Ranking.of_run(run.path))
-        taken = Path(RECORD).stem
-        if self.list.place(taken) is not None:
-            raise UsageError(f"a photograph has the ID `{taken}`, under which {RECORD} is kept; rename it")
+        for record in (RECORD, IMPORTED):
+            if self.list.place(Path(record).stem) is not None:
+                raise UsageError(
+                    f"a photograph has the ID `{Path(record).stem}`, and {record} says the classes; rename it"
+                )
         self.stages = stages_of(run)
         self._writing = threading.Lock()
         self.size = lru_cache(maxsize=1024)(self._size)

@@ -261,7 +261,7 @@ def _told(error: Exception) -> tuple[Response, int]:
     elif isinstance(error, Tag2maskError):
         code, message = 422, str(error)
     elif isinstance(error, OSError):
-        code, message = 500, f"nothing was saved: {error}" if request.method == "PUT" else str(error)
+        code, message = 500, f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
     else:
         code, message = 500, f"unexpected {type(error).__name__}: {error}"
     return jsonify(error=message), code

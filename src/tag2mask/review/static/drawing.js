@@ -65,7 +65,8 @@ export class Drawing {
     const far = fine ? 1 : Math.max(1, Math.round(this.size / 2));
     const from = this.cursor ?? { x: mask.width >> 1, y: mask.height >> 1 };
     const to = {
-      x: Math.min(mask.width - 1, Math.max(0, from.x + dx * far)), y: Math.min(mask.height - 1, Math.max(0, from.y + dy * far)),
+      x: Math.min(mask.width - 1, Math.max(0, from.x + dx * far)),
+      y: Math.min(mask.height - 1, Math.max(0, from.y + dy * far)),
     };
     this.cursor = to;
     if (this.stroke) this.#paint(to);

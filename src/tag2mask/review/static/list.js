@@ -19,7 +19,8 @@ export class List {
     find("order-label").hidden = !ranked;
     if (!ranked) find("order").value = "list";
     this.more = element("li", { className: "more-photos" });
-    new IntersectionObserver((seen) => seen.some((each) => each.isIntersecting) && this.#asked(this.load())).observe(this.more);
+    const seen = (entries) => entries.some((each) => each.isIntersecting) && this.#asked(this.load());
+    new IntersectionObserver(seen).observe(this.more);
     let typed;
     find("find").addEventListener("input", () => {
       clearTimeout(typed);
@@ -109,14 +110,20 @@ export class List {
     const picture = element("img", {
       src: `/api/photos/${item.place}/thumbnail`, alt: "", loading: "lazy", width: 72, height: 54, decoding: "async",
     });
-    picture.addEventListener("error", () => picture.replaceWith(element("span", { className: "no-picture", textContent: "cannot be read" })));
+    picture.addEventListener("error", () =>
+      picture.replaceWith(element("span", { className: "no-picture", textContent: "cannot be read" })));
     const said = element("span", { className: "said" });
     const tags = element("span", { className: "dots" });
-    for (const id of item.tags) tags.append(dot(this.names.get(id).colour), element("span", { textContent: this.names.get(id).name }));
+    for (const id of item.tags) {
+      const { name, colour } = this.names.get(id), tag = element("span", { className: "one" });
+      tag.append(dot(colour), element("bdi", { textContent: name }));
+      tags.append(tag);
+    }
     if (item.other_tags) tags.append(element("span", { className: "changed", textContent: "(changed)" }));
     said.append(tags);
-    const state = element("span", { className: `state ${item.verdict ?? ""}`, textContent: VERDICTS[item.verdict] ?? "" });
-    if (!item.verdict && item.confidence !== null) state.textContent = `confidence ${item.confidence.toFixed(2)}`;
+    const { verdict } = item;
+    const state = element("span", { className: `state ${verdict ?? ""}`, textContent: VERDICTS[verdict] ?? "" });
+    if (!verdict && item.confidence !== null) state.textContent = `confidence ${item.confidence.toFixed(2)}`;
     said.append(state);
     const button = element("button", { type: "button" });
     const words = element("span", { className: "words" });

@@ -20,7 +20,9 @@ async function start() {
     undo: () => review.undoStroke(), redo: () => review.undoStroke(true), take: () => review.takeOver(),
     "own-tags": () => review.ownTags(),
   };
-  for (const button of document.querySelectorAll("[data-do]")) button.addEventListener("click", actions[button.dataset.do]);
+  for (const button of document.querySelectorAll("[data-do]")) {
+    button.addEventListener("click", actions[button.dataset.do]);
+  }
   for (const button of document.querySelectorAll("[data-tool]")) {
     button.addEventListener("click", () => review.drawing.choose(button.dataset.tool));
   }

@@ -15,9 +15,9 @@ export class Panel {
     this.listed = [];
     this.chosen = classes[0]?.id ?? IGNORED;
     this.own = this.tags = [];
-    const many = classes.length > FEW;
-    document.getElementById("more").hidden = document.getElementById("more-tags").hidden = !many;
-    if (many) document.getElementById("class-names").append(...classes.map(({ name }) => element("option", { value: name })));
+    this.always = classes.length > FEW ? [] : classes.map(({ id }) => id);
+    for (const name of ["more", "more-tags"]) document.getElementById(name).hidden = classes.length <= FEW;
+    document.getElementById("class-names").append(...classes.map(({ name }) => element("option", { value: name })));
     this.#listen("other-class", (id) => this.choose(id));
     this.#listen("other-tag", (id) => !this.tags.includes(id) && this.toggle(id));
   }
@@ -27,7 +27,7 @@ export class Panel {
     this.own = own;
     this.tags = tags;
     this.present = present.filter((id) => id !== 0 && id !== IGNORED);
-    this.listed = [...new Set([...tags, ...this.present, ...(this.classes.length > FEW ? [] : this.classes.map(({ id }) => id))])];
+    this.listed = [...new Set([...tags, ...this.present, ...this.always])];
     if (![0, IGNORED, ...tags].includes(this.chosen)) this.chosen = tags[0] ?? this.listed[0] ?? this.chosen;
     this.draw();
   }
@@ -67,9 +67,9 @@ export class Panel {
   }
 
   draw() {
-    const rows = [this.#row(0, "0"), ...this.listed.map((id, place) => this.#row(id, place < 9 ? `${place + 1}` : "")), this.#row(IGNORED, "I")];
-    refill(document.getElementById("classes"), rows);
-    const shown = [...new Set([...this.own, ...this.tags, ...(this.classes.length > FEW ? [] : this.classes.map(({ id }) => id))])];
+    const rows = this.listed.map((id, place) => this.#row(id, place < 9 ? `${place + 1}` : ""));
+    refill(document.getElementById("classes"), [this.#row(0, "0"), ...rows, this.#row(IGNORED, "I")]);
+    const shown = [...new Set([...this.own, ...this.tags, ...this.always])];
     refill(document.getElementById("tags"), shown.sort((one, other) => one - other).map((id) => this.#tag(id)));
     document.getElementById("own-tags").hidden = String(this.own) === String(this.tags);
   }
@@ -82,7 +82,9 @@ export class Panel {
     if (id === 0) mark.classList.add("background");
     if (id === IGNORED) mark.classList.add("ignored");
     button.append(mark, element("bdi", { textContent: this.name(id) }));
-    if (this.present.includes(id) && !this.tags.includes(id)) button.append(element("span", { className: "remark", textContent: "in the mask, not tagged" }));
+    if (this.present.includes(id) && !this.tags.includes(id)) {
+      button.append(element("span", { className: "remark", textContent: "in the mask, not tagged" }));
+    }
     if (key) button.append(element("kbd", { textContent: key }));
     button.addEventListener("click", () => this.choose(id));
     return button;

@@ -25,7 +25,8 @@ export class Review {
     this.drawing = new Drawing(this.view, this.panel, () => this.open?.mask, (mask) => this.#drawn(mask));
     this.drawing.onBegin = () => this.stages.current !== "edit" && this.stages.show("edit");
     this.saver = new Saver((place, said) => this.#kept(place, said), (state, message) => this.#told(state, message));
-    this.list = new List(settings.classes, settings.ranked, (item) => this.show(item), (counts) => this.#counted(counts));
+    const counted = (counts) => this.#counted(counts);
+    this.list = new List(settings.classes, settings.ranked, (item) => this.show(item), counted);
     this.list.changed = () => this.listChanged();
     this.list.failed = (message) => this.#trouble(message);
     this.view.zoomed = (scale) => (find("zoom").textContent = `${Math.round(100 * scale)} %`);
@@ -44,7 +45,8 @@ export class Review {
     this.list.mark(item.place);
     try {
       const details = await get(`/api/photos/${item.place}`);
-      const [photo, base] = details.size ? await Promise.all([picture(details.place), this.#base(details)]) : [null, null];
+      const pixels = details.size ? [picture(details.place), this.#base(details)] : [null, null];
+      const [photo, base] = await Promise.all(pixels);
       if (opening !== this.opening) return;
       this.#opened(details, photo, base);
     } catch (error) {
@@ -57,7 +59,8 @@ export class Review {
     this.drawing.finish();
     const next = await this.list.beside(this.rank ?? -1, step, suits);
     if (next) await this.show(next);
-    else speak(this.#say(suits ? "No undecided photograph after this one." : step > 0 ? "This is the last photograph." : "This is the first photograph."));
+    else if (suits) this.#say("No undecided photograph after this one.");
+    else this.#say(step > 0 ? "This is the last photograph." : "This is the first photograph.");
   }
 
   nextUndecided() {
@@ -170,8 +173,7 @@ export class Review {
     }
     if (waiting) {
       details.verdict = waiting.verdict;
-      const masks = details.stages.filter(({ heats }) => !heats.length);
-      details.start = masks[0]?.name ?? null;
+      details.start = details.stages.find(isMask)?.name ?? null;
     }
     try {
       return details.start ? (await getMap(`/api/photos/${details.place}/labels/${details.start}`)).pixels : null;
@@ -184,7 +186,7 @@ export class Review {
 
   /** The mask without any correction, for a decision that is taken back. */
   async #runMask(open) {
-    const stage = open.stages.find(({ name }) => name === "mask") ?? open.stages.find(({ name }) => name.startsWith("prediction"));
+    const stage = open.stages.find(isMask);
     open.start = stage?.name ?? null;
     if (!open.mask) return null;
     if (!stage) return new Uint8Array(open.mask.pixels.length);
@@ -198,11 +200,10 @@ export class Review {
     this.open = { ...details, mask, kept, drawn: details.verdict === "corrected" };
     find("id").textContent = details.id;
     document.title = `${details.id} · ${this.title}`;
-    const { doubt } = details;
-    find("doubt").textContent = doubt ? [`confidence ${doubt.confidence.toFixed(2)}`, doubt.class_name, doubt.reason].filter(Boolean).join(" · ") : "";
+    find("doubt").textContent = words(details.doubt);
     find("unreadable").hidden = Boolean(mask);
     find("unreadable").textContent = details.fault ?? "";
-    for (const name of ["canvas", "stages"]) find(name).hidden = !mask;
+    for (const name of ["canvas", "stages", "zoom-buttons"]) find(name).hidden = !mask;
     if (mask) {
       this.view.open(photo, { width, height });
       this.panel.open(details.own_tags, details.tags, present(mask));
@@ -219,7 +220,7 @@ export class Review {
       history.replaceState(null, "", "#"); // an ID that no address can hold
     }
     this.list.mark(details.place);
-    this.list.beside(this.rank, 1).then((next) => next && (new Image().src = `/api/photos/${next.place}/picture`), () => {});
+    this.list.beside(this.rank, 1).then(fetchAhead, () => {});
   }
 
   #drawn(mask) {
@@ -311,14 +312,15 @@ export class Review {
     const words = [VERDICTS[verdict] ?? "undecided", ...(changed ? ["tags changed"] : [])];
     find("verdict").textContent = words.join(", ");
     find("verdict").dataset.verdict = verdict ?? "";
-    for (const [name, wanted] of [["accept", verdict === "accepted" || verdict === "corrected"], ["reject", verdict === "rejected"]]) {
-      document.querySelector(`[data-do=${name}]`).setAttribute("aria-pressed", String(wanted));
+    for (const [name, verdicts] of [["accept", ["accepted", "corrected"]], ["reject", ["rejected"]]]) {
+      document.querySelector(`[data-do=${name}]`).setAttribute("aria-pressed", String(verdicts.includes(verdict)));
     }
   }
 
   #counted(counts) {
     const decided = this.total - counts.undecided;
-    find("progress").querySelector("p").textContent = `${decided.toLocaleString("en")} of ${this.total.toLocaleString("en")} decided`;
+    const [share, total] = [decided, this.total].map((number) => number.toLocaleString("en"));
+    find("progress").querySelector("p").textContent = `${share} of ${total} decided`;
     find("progress").querySelector("i").style.width = `${(100 * decided) / Math.max(1, this.total)}%`;
   }
 
@@ -343,8 +345,23 @@ export class Review {
     find("note").hidden = false;
     clearTimeout(this.noted);
     this.noted = setTimeout(() => (find("note").hidden = true), 3500);
-    return text;
   }
+}
+
+/** Whether a stage gives masks: that of the run, or a prediction. */
+function isMask({ name }) {
+  return !name.startsWith("cam-") && name !== "seeds";
+}
+
+/** What the ranking says, as a line. */
+function words(doubt) {
+  if (!doubt) return "";
+  return [`confidence ${doubt.confidence.toFixed(2)}`, doubt.class_name, doubt.reason].filter(Boolean).join(" · ");
+}
+
+/** Have the next picture at hand. */
+function fetchAhead(item) {
+  if (item) new Image().src = `/api/photos/${item.place}/picture`;
 }
 
 /** The classes in a mask. */

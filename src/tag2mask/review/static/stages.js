@@ -42,7 +42,9 @@ export class Stages {
   /** Show a stage large. */
   async show(name) {
     this.current = name;
-    for (const button of this.strip.children) button.setAttribute("aria-pressed", String(button.dataset.stage === name));
+    for (const button of this.strip.children) {
+      button.setAttribute("aria-pressed", String(button.dataset.stage === name));
+    }
     const { details } = this;
     const stage = this.stage;
     this.shown(stage);
@@ -146,7 +148,8 @@ export class Stages {
     try {
       const id = stage.labels ? null : stage.heats.find((each) => each > 0) ?? stage.heats[0];
       if (id === undefined) return;
-      this.#drawSmall(canvas, id === null ? { map: await this.#labels(stage, SIDE) } : { heat: await this.#heat(stage, id) });
+      if (id === null) this.#drawSmall(canvas, { map: await this.#labels(stage, SIDE) });
+      else this.#drawSmall(canvas, { heat: await this.#heat(stage, id) });
     } catch {
       canvas.parentElement?.append(element("span", { className: "remark", textContent: "cannot be read" }));
     }
