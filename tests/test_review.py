@@ -26,6 +26,7 @@ from tag2mask.data import Photo, PhotoSet, read_mask
 from tag2mask.data.corrections import Corrections, Decision
 from tag2mask.errors import UsageError
 from tag2mask.outputs import OutputSettings, write_bytes
+from tag2mask.pipeline.corrections import record_corrections, remembered_corrections
 from tag2mask.pipeline.run_folder import STAGES, RunFolder
 from tag2mask.review import Desk, Server
 from tag2mask.review.guard import Guard
@@ -440,3 +441,14 @@ def test_ctrl_c_ends_it_with_what_was_decided(run: Path, served: subprocess.Pope
     assert served.returncode == 0 and error == ""
     assert json.loads(out)["corrected"] == 1
     np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), every_value(8))
+    assert remembered_corrections(run) == run / "corrections"  # later commands over the run read them by themselves
+
+
+def test_tags_that_were_decided_are_not_taken_for_the_data_sets_own(run: Path) -> None:
+    page = _page(run)
+    own = page.get("/api/photos/0").get_json()
+    assert page.put("/api/photos/0/tags", {"tags": [3]}).status_code == 200
+    record_corrections(RunFolder(run), run / "corrections")
+    again = _page(run).get("/api/photos/0").get_json()
+    assert again["tags"] == [3] and own["tags"] != [3]
+    assert _page(run).desk.list.photo(0).tags == tuple(own["tags"])

@@ -40,28 +40,36 @@ def review(request: Request) -> int:
         _tell(request, f"would serve {_contents(desk)}", desk)
         return 0
     server = Server(desk, path.resolve().name, host=host, port=port)
+    recorded = _recorded(desk)
     _tell(request, f"{_contents(desk)}\nopen {server.address}\nCtrl-C ends it", desk, address=server.address)
     if request.options["open"]:
         _open(server.address)
     with terminated_like_interrupted():
         server.serve()
-    _tell(request, f"\n{_decisions(desk)}; {_next(desk)}", desk)
+    recorded = recorded or _recorded(desk)
+    _tell(request, f"\n{_decisions(desk)}; {_next(desk, recorded=recorded)}", desk)
     return 0
 
 
 def _desk(config: Config, run: RunFolder, split: str | None) -> "Desk":
     from tag2mask.data.corrections import Corrections
+    from tag2mask.pipeline.corrections import corrections_folder
     from tag2mask.review import Desk, reviewed_photos
 
     photos = reviewed_photos(config, run, split)
-    corrections = Corrections(_corrections_folder(config, run), photos.classes)
+    corrections = Corrections(corrections_folder(config, run), photos.classes)
     return Desk(photos, run, corrections, pixel_limit=config.data.pixel_limit)
 
 
-def _corrections_folder(config: Config, run: RunFolder) -> Path:
-    """Where decisions are kept: `data.corrections` where that is set, else the run's own."""
-    given: Path | None = getattr(config.data, "corrections", None)
-    return run / "corrections" if given is None else given
+def _recorded(desk: "Desk") -> bool:
+    """Whether later commands over the run read the decisions by themselves; not yet while another one works there."""
+    from tag2mask.pipeline.corrections import record_corrections
+
+    try:
+        record_corrections(desk.run, desk.corrections.folder)
+    except UsageError:
+        return False
+    return True
 
 
 def _contents(desk: "Desk") -> str:
@@ -80,13 +88,19 @@ def _decisions(desk: "Desk") -> str:
     return ", ".join(named) or "nothing is decided yet"
 
 
-def _next(desk: "Desk") -> str:
-    """Where the decisions are, and the command that learns from them; nothing where there are none."""
+def _next(desk: "Desk", *, recorded: bool) -> str:
+    """Where the decisions are, and the command that learns from them; nothing where there are none.
+
+    Args:
+        desk: of the review.
+        recorded: the run's own settings name the folder.
+    """
     run = desk.run.path
     if desk.list.counts()["undecided"] == len(desk.list) and not desk.list.counts()["tags"]:
         return "nothing was written"
     trained = (run / "segment" / "stage.json").is_file()
     command = f"segment --out {run} --restart segment" if trained else f"run --out {run}"
+    command += "" if recorded else f" --data.corrections {desk.corrections.folder}"
     return f"they are in {desk.corrections.folder}; next: `tag2mask {command}`"
 
 

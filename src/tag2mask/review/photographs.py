@@ -30,7 +30,7 @@ Places = npt.NDArray[np.intp]
 
 
 def reviewed_photos(config: Config, run: RunFolder, split: str | None = None) -> PhotoSet:
-    """The photographs to review.
+    """The photographs to review, with the tags of the data set: what was decided of them is the desk's.
 
     Args:
         config: `data` and `limit` are read.
@@ -40,6 +40,7 @@ def reviewed_photos(config: Config, run: RunFolder, split: str | None = None) ->
     Raises:
         UsageError: there are none.
     """
+    config = replace(config, data=replace(config.data, corrections=None))
     if split is not None:
         return photographs(config, split)
     photos = photographs(replace(config, limit=None, data=replace(config.data, split=None)))
