@@ -163,6 +163,27 @@ class Predictor:
             result[:, block.rows, block.columns] = block.logits.softmax(0).cpu().numpy()
         return result
 
+    def reduced_logits(self, image: Photo, size: tuple[int, int]) -> Tensor:
+        """The mean logits of a photograph at a size of one's own, without CRF.
+
+        Args:
+            image: as for `predict`.
+            size: (h, w) of the result, which lies over the whole photograph.
+
+        Returns:
+            float32 (C + 1, h, w) on the CPU, background first.
+
+        Raises:
+            ImageError: as `predict`.
+            UsageError: as `predict`.
+        """
+        result = torch.empty(len(self.classes) + 1, *size)
+        for block in mean_logits(
+            self.network, [torch.from_numpy(self._array(image))], self.settings, self.device, size
+        ):
+            result[:, block.rows, block.columns] = block.logits.cpu()
+        return result
+
     def _array(self, image: Photo) -> npt.NDArray[np.uint8]:
         """RGB, uint8 (H, W, 3)."""
         if isinstance(image, str | Path):

@@ -146,6 +146,7 @@ _SECTIONS = {
     "edges": ("edges",),
     "refine": ("refine",),
     "segment": ("segment", "predict"),
+    "confidence": (),
     "evaluate": ("evaluate",),
     "report": ("report",),
 }
@@ -178,7 +179,7 @@ def _stage_to_restart(request: Request, names: Sequence[str]) -> str | None:
 
 
 def _one_stage(request: Request) -> int:
-    """`train`, `cams`, `edges`, `refine`."""
+    """`train`, `cams`, `edges`, `refine`, `confidence`."""
     return _stages(request, [request.verb])
 
 
@@ -394,6 +395,7 @@ VERBS = {
     "edges": Verb("Train the edge network that IRN's random walk follows, on sure labels of the CAMs.", _one_stage),
     "refine": Verb("Make masks from class activation maps.", _one_stage),
     "segment": Verb("Train a segmentation network on the masks, and predict the splits that are measured.", _segment),
+    "confidence": Verb("Say how sure each mask is, without truth, and which photographs to look at first.", _one_stage),
     "predict": Verb(
         "Label photographs with a trained segmentation network; needs no tags.",
         _predict,
@@ -472,7 +474,7 @@ VERBS = {
 
 def overview() -> str:
     """What ``tag2mask --help`` says."""
-    verbs = [f"  {name:10}{verb.description}" for name, verb in VERBS.items()]
+    verbs = [f"  {name:12}{verb.description}" for name, verb in VERBS.items()]
     return "\n".join(
         [
             "tag2mask: photographs and their tags in, pixel masks out.",

@@ -48,6 +48,7 @@ def needs(probes: dict[str, Probe], torchvision: str | None, weights: list[Weigh
         found += [hub] if stage == "seeds" or any(each.hub for each in own) else []
         yield Need(stage, (*found, *(each.finding for each in own), _memory(stage)))
     yield Need("predictions", (torch,))
+    yield Need("confidence", (torch,))
     yield Need("report", (Finding("nothing but what is installed with tag2mask"),))
     yield Need("export onnx", (torch, _extra("onnx", "onnx, onnxruntime, onnxscript", probes["onnx"])))
     yield Need("tensorboard", (_extra("tensorboard", "tensorboard", probes["tensorboard"]),))

@@ -48,6 +48,8 @@ def stage_settings(name: str, config: Config, photos: PhotoSet) -> dict[str, Any
         return _refine_settings(config)
     if name == "segment":
         return _segment_settings(config, photos)
+    if name == "confidence":
+        return {}  # it has none of its own
     if name == "predictions":
         return {"predict": {key: value for key, value in plain(config.predict).items() if key != "batch_size"}}
     return {name: plain(getattr(config, name))}

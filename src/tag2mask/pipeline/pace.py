@@ -25,7 +25,7 @@ def paced_bar(run: RunFolder, stage: str, console: Console, total: int, title: s
     """A progress bar over photographs; how many took how long is added up in RUN/pace/STAGE.json.
 
     Args:
-        run: the run folder, in which the stage has claimed its files.
+        run: the run folder, in which the stage has claimed its files, if it does so at all.
         stage: its name.
         console: of the bar.
         total: photographs to do.
@@ -33,7 +33,7 @@ def paced_bar(run: RunFolder, stage: str, console: Console, total: int, title: s
     """
     path, fingerprint = run / f"pace/{stage}.json", run.fingerprint(stage)
     before = read_json(path) if path.is_file() else {}
-    earlier = before if before.get("fingerprint") == fingerprint else {"photographs": 0, "seconds": 0.0}
+    earlier = before if before and before["fingerprint"] == fingerprint else {"photographs": 0, "seconds": 0.0}
     began = saved = monotonic()
     done_here = 0
 

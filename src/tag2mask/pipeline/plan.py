@@ -9,6 +9,7 @@ from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.errors import first_five
 from tag2mask.outputs import file_names
+from tag2mask.pipeline.confidence import EVIDENCE
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.edges import EDGE_NETWORK, LABELS
 from tag2mask.pipeline.evaluate import WHOLE
@@ -31,6 +32,7 @@ USUAL_BYTES = {
     "refine/edges": 4700,
     "masks": 2100,
     "predictions": 2100,
+    EVIDENCE: 1900,
 }
 """Bytes of a file where the run has none to measure: the mean over 440 to 1200 photographs of VOC, 500 pixels long,
 with CAMs at stride 16. A file of confidence is so different from photograph to photograph that none is given."""
@@ -224,6 +226,11 @@ def _plan_predictions(config: Config, run: RunFolder, photos: PhotoSet) -> Stage
     return _photograph_stage(run, "predictions", files, f"{lacking} photographs to predict")
 
 
+def _plan_confidence(config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
+    files = _Files.of(run, photos.photos, [EVIDENCE], ".npz")
+    return _photograph_stage(run, "confidence", files, f"{files.lacking} masks to judge, then a ranking of all")
+
+
 def _plan_evaluate(config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
     splits = config.evaluate.split_names(config.data.split)
     counts = [f"{split or WHOLE} ({truth_plan(photographs(config, split))})" for split in splits]
@@ -242,6 +249,7 @@ _PLANS: dict[str, Callable[[Config, RunFolder, PhotoSet], StagePlan]] = {
     "refine": _plan_refine,
     "segment": _plan_segment,
     "predictions": _plan_predictions,
+    "confidence": _plan_confidence,
     "evaluate": _plan_evaluate,
     "report": _plan_report,
 }

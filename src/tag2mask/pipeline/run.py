@@ -9,6 +9,7 @@ from tag2mask.device import emulates_bf16, resolve_device
 from tag2mask.errors import UsageError
 from tag2mask.networks.pot_network import build_network
 from tag2mask.pipeline.cams import cams, check_kinds
+from tag2mask.pipeline.confidence import confidence
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.edges import EDGE_NETWORK, edges, untrained_edge_network
 from tag2mask.pipeline.evaluate import class_ids, evaluate
@@ -35,6 +36,7 @@ STAGE_FUNCTIONS: dict[str, Stage] = {
     "refine": refine,
     "segment": segment,
     "predictions": predictions,
+    "confidence": confidence,
     "evaluate": evaluate,
     "report": report,
 }
@@ -46,6 +48,7 @@ def stages_of(config: Config) -> list[str]:
     left_out = {"seeds": not config.external.used, "edges": not config.refine.walks}
     alone = config.segment.enabled and config.shard is None  # it learns from the masks of all shards
     left_out |= {"segment": not alone, "predictions": not alone}
+    left_out |= {"confidence": config.segment.enabled and not alone}  # it asks the network that comes of them
     return [name for name in STAGES if not left_out.get(name)]
 
 

@@ -30,7 +30,7 @@ class StageFiles:
         reads: the stages whose outputs it reads.
         version: raised by hand whenever the same settings would give other files.
         reads_for: inputs that are read only where the settings have a section: {stage: section}.
-        remade: the stage is cheap and makes its files anew each time, so that they cannot be stale.
+        remade: the stage makes its files anew each time, or finds out by itself which of them are stale.
     """
 
     name: str
@@ -52,10 +52,17 @@ STAGES = {
         StageFiles("refine", "refine", ("refine", "masks"), ("cams",), version=2, reads_for={"edges": "walk"}),
         StageFiles("segment", "segment", ("segment",), (), version=2, reads_for={"refine": "masks"}),
         StageFiles("predictions", "predictions", ("predictions",), ("segment",)),
+        StageFiles("confidence", "confidence", ("confidence",), ("refine", "segment"), remade=True),
         StageFiles(
             "evaluate", ".", ("metrics.json", "evaluate"), ("seeds", "cams", "refine", "predictions"), remade=True
         ),
-        StageFiles("report", ".", ("report.html",), ("train", "cams", "refine", "segment", "evaluate"), remade=True),
+        StageFiles(
+            "report",
+            ".",
+            ("report.html",),
+            ("train", "cams", "refine", "segment", "confidence", "evaluate"),
+            remade=True,
+        ),
     )
 }
 """The stages in the order in which `run` does them."""

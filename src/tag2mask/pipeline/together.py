@@ -13,10 +13,11 @@ from tag2mask.pipeline.run_folder import RunFolder
 
 Stage = Callable[[Config, RunFolder, Console], StageResult]
 
-JOINS = ("train", "edges", "segment", "evaluate")
-"""Stages that are one piece of work for all processes: they train a network (`edges` writes labels first), or count."""
+JOINS = ("train", "edges", "segment", "confidence", "evaluate")
+"""Stages that are one piece of work for all processes: they train a network (`edges` writes labels first), count, or
+(`confidence`) put together what each has written."""
 
-SHARES = ("seeds", "cams", "edges", "refine", "predictions")
+SHARES = ("seeds", "cams", "edges", "refine", "predictions", "confidence")
 """Stages that write a file a photograph, each process those of its shard."""
 
 

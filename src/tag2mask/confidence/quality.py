@@ -1,0 +1,129 @@
+"""How well a confidence ranks: against the true IoU, where there is truth."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import rankdata
+
+Values = npt.NDArray[np.float64]
+
+_DRAWS = 1000
+_MOST_DRAWN = 10_000_000
+"""Values that the bootstrap draws in all, at most; but a hundred times as many as there are."""
+
+
+@dataclass(frozen=True)
+class RankingQuality:
+    """How well a confidence ranks photographs by the IoU of their masks.
+
+    Attributes:
+        images: how many photographs.
+        spearman: the rank correlation, in [−1, 1]; None where one of the two is the same everywhere.
+        low: the lower end of its interval of 95 %, by resampled photographs; None where there is no correlation.
+        high: the upper end.
+        worst_tenth: which share of the tenth with the lowest IoU is in the tenth with the lowest confidence; 0.1 by
+            chance.
+        mean_confidence: over the photographs.
+        mean_iou: likewise.
+        calibration_error: the mean distance between the two over tenths by confidence.
+    """
+
+    images: int
+    spearman: float | None
+    low: float | None
+    high: float | None
+    worst_tenth: float
+    mean_confidence: float
+    mean_iou: float
+    calibration_error: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as plain values."""
+        return asdict(self)
+
+    def sentence(self) -> str:
+        """The figures in words."""
+        if self.spearman is None:
+            return f"truth of {self.images} photographs: confidence or IoU is the same everywhere, so nothing ranks"
+        interval = "" if self.low is None or self.high is None else f" [{self.low:.2f}, {self.high:.2f}]"
+        return (
+            f"truth of {self.images} photographs: rank correlation of confidence with IoU "
+            f"{self.spearman:.2f}{interval}; the least certain tenth holds {self.worst_tenth:.0%} of the worst tenth "
+            f"(10% by chance); "
+            f"mean confidence {self.mean_confidence:.2f}, mean IoU {self.mean_iou:.2f}"
+        )
+
+
+def ranking_quality(confidence: Values, iou: Values, *, seed: int = 0) -> RankingQuality:
+    """Compare a confidence with the truth.
+
+    Args:
+        confidence: float (N,), N at least 1.
+        iou: float (N,), of the same photographs.
+        seed: of the bootstrap.
+    """
+    low, high = spearman_interval(confidence, iou, seed=seed)
+    return RankingQuality(
+        len(iou),
+        _known(spearman(confidence, iou)),
+        _known(low),
+        _known(high),
+        shared_tenth(confidence, iou),
+        float(confidence.mean()),
+        float(iou.mean()),
+        float(np.mean([abs(mean - true) for mean, true in calibration(confidence, iou)])),
+    )
+
+
+def spearman(first: Values, second: Values) -> float:
+    """The rank correlation of two rows of numbers, equal ones sharing their ranks; NaN if one is constant."""
+    ranks = [rankdata(each) for each in (first, second)]
+    centred = [each - each.mean() for each in ranks]
+    scale = np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum())
+    return float((centred[0] * centred[1]).sum() / scale) if scale > 0 else float("nan")
+
+
+def spearman_interval(first: Values, second: Values, *, seed: int = 0) -> tuple[float, float]:
+    """The middle 95 % of the rank correlation over resampled pairs; NaN if it is defined in none of the draws.
+
+    Args:
+        first: float (N,).
+        second: float (N,).
+        seed: of the draws.
+    """
+    generator = np.random.default_rng(seed)
+    draws = max(100, min(_DRAWS, _MOST_DRAWN // len(first)))
+    found = []
+    for _ in range(draws):
+        chosen = generator.integers(0, len(first), len(first))
+        value = spearman(first[chosen], second[chosen])
+        found += [] if np.isnan(value) else [value]
+    if not found:
+        return float("nan"), float("nan")
+    low, high = np.quantile(found, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def shared_tenth(confidence: Values, iou: Values) -> float:
+    """Which share of the tenth with the lowest IoU is in the tenth with the lowest confidence, in [0, 1].
+
+    A tenth of N is N / 10 rounded up; of equal values the earlier come first.
+    """
+    tenth = -(-len(iou) // 10)
+    lowest = [set(np.argsort(each, kind="stable")[:tenth].tolist()) for each in (confidence, iou)]
+    return len(lowest[0] & lowest[1]) / tenth
+
+
+def calibration(confidence: Values, iou: Values, parts: int = 10) -> list[tuple[float, float]]:
+    """Mean confidence and mean IoU of each of some equally large parts, from the least confident on."""
+    order = np.argsort(confidence, kind="stable")
+    return [
+        (float(confidence[part].mean()), float(iou[part].mean()))
+        for part in np.array_split(order, min(parts, len(order)))
+    ]
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value
