@@ -13,6 +13,9 @@ _DRAWS = 1000
 _MOST_DRAWN = 10_000_000
 """Values that the bootstrap draws in all, at most; but a hundred times as many as there are."""
 
+_AT_ONCE = 1 << 17
+"""Values that are ranked at once."""
+
 
 @dataclass(frozen=True)
 class RankingQuality:
@@ -78,11 +81,13 @@ def ranking_quality(confidence: Values, iou: Values, *, seed: int = 0) -> Rankin
 
 
 def spearman(first: Values, second: Values) -> float:
-    """The rank correlation of two rows of numbers, equal ones sharing their ranks; NaN if one is constant."""
-    ranks = [rankdata(each) for each in (first, second)]
-    centred = [each - each.mean() for each in ranks]
-    scale = np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum())
-    return float((centred[0] * centred[1]).sum() / scale) if scale > 0 else float("nan")
+    """The rank correlation of two rows of numbers, equal ones sharing their ranks; NaN if one is constant.
+
+    Args:
+        first: float (N,).
+        second: float (N,).
+    """
+    return float(_spearman(first[None], second[None])[0])
 
 
 def spearman_interval(first: Values, second: Values, *, seed: int = 0) -> tuple[float, float]:
@@ -93,17 +98,28 @@ def spearman_interval(first: Values, second: Values, *, seed: int = 0) -> tuple[
         second: float (N,).
         seed: of the draws.
     """
-    generator = np.random.default_rng(seed)
-    draws = max(100, min(_DRAWS, _MOST_DRAWN // len(first)))
-    found = []
-    for _ in range(draws):
-        chosen = generator.integers(0, len(first), len(first))
-        value = spearman(first[chosen], second[chosen])
-        found += [] if np.isnan(value) else [value]
-    if not found:
+    generator, count = np.random.default_rng(seed), len(first)
+    draws = max(100, min(_DRAWS, _MOST_DRAWN // count))
+    step = max(1, _AT_ONCE // count)
+    parts = []
+    for start in range(0, draws, step):
+        chosen = generator.integers(0, count, (min(step, draws - start), count))
+        parts.append(_spearman(first[chosen], second[chosen]))
+    found = np.concatenate(parts)
+    found = found[~np.isnan(found)]
+    if not len(found):
         return float("nan"), float("nan")
     low, high = np.quantile(found, [0.025, 0.975])
     return float(low), float(high)
+
+
+def _spearman(first: Values, second: Values) -> Values:
+    """The rank correlations of pairs of rows, (R, N) each: (R,)."""
+    centred = [ranks - ranks.mean(1, keepdims=True) for ranks in (rankdata(first, axis=1), rankdata(second, axis=1))]
+    scale = np.sqrt((centred[0] ** 2).sum(1) * (centred[1] ** 2).sum(1))
+    found = np.full(len(first), np.nan)
+    np.divide((centred[0] * centred[1]).sum(1), scale, out=found, where=scale > 0)
+    return found
 
 
 def shared_tenth(confidence: Values, iou: Values) -> float:

@@ -14,5 +14,6 @@ def report(config: Config, run: RunFolder, console: Console) -> StageResult:
     """Write report.html over the photographs of the first split that is evaluated."""
     split = config.evaluate.split_names(config.data.split)[0]
     photos = with_painted_truth(config, photographs(config, split), console)
-    page = write_report(run.path, photos, config.report, run.outputs.settings)
+    judged = photographs(config) if split != config.data.split else None
+    page = write_report(run.path, photos, config.report, run.outputs.settings, judged=judged)
     return StageResult("report", done=1, notes=[f"the page: {page}"])

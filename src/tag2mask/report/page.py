@@ -16,6 +16,7 @@ from tag2mask.files import read_json, write_text
 from tag2mask.outputs import OutputSettings, RunOutputs
 from tag2mask.report.colours import css
 from tag2mask.report.curves import Drawing
+from tag2mask.report.doubts import draw_doubts, ranking_sentences
 from tag2mask.report.figures import Split, edge_charts, log_charts, read_log, read_splits, sweep_charts
 from tag2mask.report.gallery import Gallery
 from tag2mask.report.pictures import heat_scale
@@ -35,6 +36,7 @@ class Found:
         environment: environment.json, flattened to (name, value).
         splits: metrics.json.
         charts: the curves.
+        ranking: how well confidence ranks, where that was measured.
         steps, seconds: the length of the training by its log.
         notices: what could not be read or shown, once each, in order.
     """
@@ -43,6 +45,7 @@ class Found:
     environment: list[tuple[str, str]] = field(default_factory=list)
     splits: tuple[Split, ...] = ()
     charts: list[Drawing] = field(default_factory=list)
+    ranking: list[str] = field(default_factory=list)
     steps: int | None = None
     seconds: float | None = None
     notices: dict[str, None] = field(default_factory=dict)
@@ -52,7 +55,14 @@ class Found:
         self.notices[sentence] = None
 
 
-def write_report(run: Path, photos: PhotoSet, settings: ReportSettings, outputs: OutputSettings | None = None) -> Path:
+def write_report(
+    run: Path,
+    photos: PhotoSet,
+    settings: ReportSettings,
+    outputs: OutputSettings | None = None,
+    *,
+    judged: PhotoSet | None = None,
+) -> Path:
     """Write the report of a run.
 
     The page is one file without any reference to another, and the same for the same inputs. What the run folder
@@ -63,6 +73,7 @@ def write_report(run: Path, photos: PhotoSet, settings: ReportSettings, outputs:
         photos: the photographs of the run; their masks are the truth.
         settings: what to show.
         outputs: from where files that are in a store are read.
+        judged: the photographs whose masks the stage `confidence` judged, where they are others than ``photos``.
 
     Returns:
         the path of the page, ``run / "report.html"``.
@@ -82,6 +93,8 @@ def write_report(run: Path, photos: PhotoSet, settings: ReportSettings, outputs:
         thresholds = _thresholds(found.splits)
         gallery = Gallery(files, photos, settings, thresholds, found.notice)
         cards, filters = gallery.draw(ranking.shown)
+        sets = [photos] if judged is None else [judged, photos]
+        doubts = draw_doubts(run, files, sets, settings, gallery.palette, found.notice)
     finally:
         files.close(send=False)
     script = _text("script.js")
@@ -97,6 +110,8 @@ def write_report(run: Path, photos: PhotoSet, settings: ReportSettings, outputs:
             found=found,
             cards=cards,
             filters=filters,
+            doubts=doubts,
+            network=(run / "segment" / "network.safetensors").is_file(),
             background=gallery.shades(0, gallery.clusters),
             clusters=gallery.clusters,
             heat=[css(colour) for colour in heat_scale()],
@@ -126,6 +141,7 @@ def _gather(run: Path) -> Found:
             found.environment = _flatten(content)
         else:
             found.splits = read_splits(content)
+            found.ranking = list(ranking_sentences(content))
     found.charts = sweep_charts(found.splits)
     if (run / "train" / "log.jsonl").is_file():
         log, notices = read_log(run / "train" / "log.jsonl")

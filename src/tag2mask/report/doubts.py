@@ -1,0 +1,113 @@
+"""Look here first: the photographs whose masks are least certain by the stage `confidence`, each with its mask."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tag2mask.confidence.table import RankedPhoto, read_ranking
+from tag2mask.data import Photo, PhotoSet, read_image, read_mask
+from tag2mask.errors import Tag2maskError
+from tag2mask.outputs import File, RunOutputs
+from tag2mask.report import pictures
+from tag2mask.report.colours import Palette
+from tag2mask.report.ranking import Notice, compare, mask_path
+from tag2mask.report.settings import ReportSettings
+
+_NARROWEST = 64
+"""Pixels; these pictures are half as wide as those of the gallery, but no narrower than this."""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A photograph to look at.
+
+    Attributes:
+        ranked: what the ranking says of it.
+        photo: the photograph, a data URI.
+        labels: titles and data URIs of the mask, and of the truth where there is one.
+        height: of the pictures, in pixels.
+        width: likewise.
+        miou: of the mask over the classes in its truth, in [0, 1]; None without truth.
+    """
+
+    ranked: RankedPhoto
+    photo: str
+    labels: tuple[tuple[str, str], ...]
+    height: int
+    width: int
+    miou: float | None
+
+
+def draw_doubts(
+    run: Path, files: RunOutputs, photos: Sequence[PhotoSet], settings: ReportSettings, palette: Palette, notice: Notice
+) -> list[Doubt]:
+    """The first lines of the run's ranking, drawn; nothing where there is no ranking.
+
+    Args:
+        run: the run folder.
+        files: its folders of files by photograph.
+        photos: where the photographs are looked for, the first set first.
+        settings: how many, and how wide.
+        palette: the colours of the classes.
+        notice: takes what could not be shown.
+    """
+    try:
+        ranked = list(islice(read_ranking(run), settings.least_certain))
+    except (Tag2maskError, OSError) as error:
+        if (run / "confidence").is_dir():
+            notice(str(error))
+        return []
+    wanted = {each.image for each in ranked}
+    found: dict[str, Photo] = {}
+    for own in photos:
+        if len(found) < len(wanted):
+            found = {photo.id: photo for photo in own.photos.where(lambda photo: photo.id in wanted)} | found
+    doubts = []
+    for each in ranked:
+        try:
+            if each.image in found:
+                doubts.append(_drawn(files, found[each.image], each, settings, palette, len(photos[0].classes)))
+        except (Tag2maskError, OSError) as error:
+            notice(str(error))
+    return doubts
+
+
+def ranking_sentences(metrics: Any) -> Iterator[str]:
+    """How well the ranking agrees with the truth, a sentence a split, from what metrics.json holds."""
+    splits = metrics.get("confidence") if isinstance(metrics, dict) else None
+    for split, kinds in splits.items() if isinstance(splits, dict) else ():
+        figures = kinds.get("ranking") if isinstance(kinds, dict) else None
+        if not isinstance(figures, dict):
+            continue
+        numbers = [figures.get(name) for name in ("images", "spearman", "low", "high", "worst_tenth")]
+        if all(isinstance(number, int | float) for number in numbers):
+            images, spearman, low, high, shared = numbers
+            yield (
+                f"On {split}, where {images:,} photographs have truth, the rank correlation of confidence with mean "
+                f"IoU is {spearman:.2f} [{low:.2f}, {high:.2f}], and the least certain tenth holds "
+                f"{100 * shared:.0f} % of the worst tenth (10 % by chance)."
+            )
+
+
+def _drawn(
+    files: RunOutputs, photo: Photo, ranked: RankedPhoto, settings: ReportSettings, palette: Palette, classes: int
+) -> Doubt:
+    image = read_image(photo.path)
+    full = (image.shape[0], image.shape[1])
+    size = pictures.picture_size(full, max(_NARROWEST, settings.width // 2))
+    mask, truth = _mask(mask_path(files, photo), full, classes), _mask(photo.mask, full, classes)
+    labels = tuple(
+        (title, pictures.label_uri(pictures.resize_labels(own, size), palette))
+        for title, own in (("Mask", mask), ("Truth", truth))
+        if own is not None
+    )
+    miou = None if mask is None or truth is None else compare(mask, truth, classes)[0]
+    return Doubt(ranked, pictures.photo_uri(image, size), labels, *size, miou)
+
+
+def _mask(path: File | None, size: tuple[int, int], classes: int) -> np.ndarray | None:
+    return None if path is None or not path.is_file() else read_mask(path, size=size, classes=classes)

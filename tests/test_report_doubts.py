@@ -1,0 +1,48 @@
+"""The section "look here first" of the report: the ranking of the run, drawn, with hostile names and without truth."""
+
+import json
+from pathlib import Path
+
+from report_run import CLASSES, HOSTILE, IDS, build_run
+from tag2mask.confidence.table import IMAGES
+from tag2mask.data import PhotoSet
+from tag2mask.files import write_text
+from tag2mask.report import ReportSettings, write_report
+from test_report import SMALL, Page
+
+
+def with_ranking(run: Path, ids: tuple[str, ...]) -> None:
+    quoted = [f'"{name}"' for name in ids]
+    lines = [
+        f"{name},0.{place}1,{HOSTILE.replace(chr(34), '')},0.0,network disagrees" for place, name in enumerate(quoted)
+    ]
+    write_text(run / IMAGES, "\n".join(["image,confidence,class,class_confidence,reason", *lines]) + "\n")
+
+
+def test_the_least_certain_masks_are_drawn_in_order(tmp_path: Path) -> None:
+    run, photos = build_run(tmp_path)
+    with_ranking(run, tuple(reversed(IDS)))
+    figures = {"images": 6, "spearman": 0.5, "low": 0.1, "high": 0.8, "worst_tenth": 1.0}
+    metrics = json.loads((run / "metrics.json").read_text())
+    write_text(run / "metrics.json", json.dumps({**metrics, "confidence": {"train": {"ranking": figures}}}))
+    page = Page(write_report(run, photos, ReportSettings(width=96, least_certain=4)))
+    assert len(page.of("doubt")) == 4 and "Look here first" in page.text
+    assert "rank correlation of confidence with mean IoU is 0.50 [0.10, 0.80]" in page.text
+    section = page.source.partition('id="doubts"')[2].partition("</section>")[0]
+    names = ["f", "e", "&lt;img src=x onerror=alert(2)&gt;", "c&#39; onerror=&#39;alert(1)"]
+    places = [section.index(f"<h3><bdi>{name}</bdi></h3>") for name in names]
+    assert places == sorted(places) and "<script>" not in section
+    assert section.count("<figcaption>Mask") == section.count("<figcaption>Truth") == 4 and "mean IoU" in section
+    assert len(page.of("chart")) == 2 + 1 + 3  # metrics.json holds no other figures than it did
+
+
+def test_without_ranking_or_truth_there_is_as_much_as_there_can_be(tmp_path: Path) -> None:
+    run, photos = build_run(tmp_path, truth=False)
+    assert "Look here first" not in Page(write_report(run, photos, SMALL)).text
+    with_ranking(run, (*IDS[:2], "gone"))
+    photos.photos[1].path.write_bytes(b"no image")
+    other = PhotoSet(CLASSES, (), tmp_path)
+    page = Page(write_report(run, other, SMALL, judged=photos))
+    assert len(page.of("doubt")) == 1 and "Truth" not in page.text and "1.png" in page.text
+    (run / IMAGES).write_text("image\na\n")
+    assert "images.csv is damaged" in Page(write_report(run, photos, SMALL)).text
