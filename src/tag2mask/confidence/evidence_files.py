@@ -38,12 +38,18 @@ def write_evidence(path: File, evidence: Evidence, made_by: str) -> None:
 
 def read_evidence(path: File, made_by: str) -> Evidence | None:
     """Read evidence; None where there is none, it is damaged, or it was made from something else."""
+    stored = stored_evidence(path)
+    return stored[0] if stored is not None and stored[1] == made_by else None
+
+
+def stored_evidence(path: File) -> tuple[Evidence, str] | None:
+    """Evidence and what it was made from; None where there is none, or it is damaged."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             ids, values, told = archive["ids"], archive["values"], str(archive["made_by"])
             stray, share = int(archive["stray"]), float(archive["stray_share"])
     except _DAMAGED:
         return None
-    if told != made_by or ids.ndim != 1 or values.shape != (len(ids), len(FIELDS)):
+    if ids.ndim != 1 or values.shape != (len(ids), len(FIELDS)):
         return None
-    return Evidence(ids, values, stray, share)
+    return Evidence(ids, values, stray, share), told

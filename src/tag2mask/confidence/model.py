@@ -85,10 +85,20 @@ class Judgement:
         return f"{_REASONS[self.reason_field]} on {name}"
 
 
-def judge(evidence: Evidence) -> Judgement:
-    """Estimate the IoU of a photograph's masks.
+def estimates(evidence: Evidence, model: Model) -> npt.NDArray[np.float64]:
+    """What a model says of each class: float64 (K,) in [0, 1].
 
     A class without a pixel gets 0: its tag says that it is there.
+    """
+    scores = np.full(len(evidence.ids), model.bias) + np.where(evidence.ids == 0, model.background, 0.0)
+    for field, weight in model.weights.items():
+        scores += weight * evidence.of(field).astype(np.float64)
+    found: npt.NDArray[np.float64] = np.where(evidence.of("share") == 0, 0.0, 1 / (1 + np.exp(-scores)))
+    return found
+
+
+def judge(evidence: Evidence) -> Judgement:
+    """Estimate the IoU of a photograph's masks.
 
     Args:
         evidence: of CAMs, of a network, or of both.
@@ -98,11 +108,7 @@ def judge(evidence: Evidence) -> Judgement:
     Source: ours.
     """
     model = model_for(evidence)
-    lacks = evidence.of("share") == 0
-    scores = np.full(len(evidence.ids), model.bias) + np.where(evidence.ids == 0, model.background, 0.0)
-    for field, weight in model.weights.items():
-        scores += weight * evidence.of(field).astype(np.float64)
-    of_classes = np.where(lacks, 0.0, 1 / (1 + np.exp(-scores)))
+    of_classes = estimates(evidence, model)
     tagged = np.flatnonzero(evidence.ids != 0)
     worst = int(tagged[of_classes[tagged].argmin()]) if len(tagged) else 0
     lowering = {

@@ -83,11 +83,12 @@ def ranking_sentences(metrics: Any) -> Iterator[str]:
         figures = kinds.get("ranking") if isinstance(kinds, dict) else None
         if not isinstance(figures, dict):
             continue
-        numbers = [figures.get(name) for name in ("images", "spearman", "low", "high", "worst_tenth")]
-        if all(isinstance(number, int | float) for number in numbers):
+        named = (figures.get(name) for name in ("images", "spearman", "low", "high", "worst_tenth"))
+        numbers = [float(number) for number in named if isinstance(number, int | float)]
+        if len(numbers) == 5:
             images, spearman, low, high, shared = numbers
             yield (
-                f"On {split}, where {images:,} photographs have truth, the rank correlation of confidence with mean "
+                f"On {split}, where {images:,.0f} photographs have truth, the rank correlation of confidence with mean "
                 f"IoU is {spearman:.2f} [{low:.2f}, {high:.2f}], and the least certain tenth holds "
                 f"{100 * shared:.0f} % of the worst tenth (10 % by chance)."
             )

@@ -1,0 +1,162 @@
+"""Fit the estimate of a mask's IoU, and report how well it and single pieces of evidence rank photographs.
+
+python experiments/confidence.py fit  RUN:SPLIT … [--out models.json]
+python experiments/confidence.py rank RUN:SPLIT … [--model models.json]
+
+RUN is a run folder for whose photographs of SPLIT `tag2mask confidence --out RUN --data.split SPLIT` was done, with
+ground truth. `fit` prints the constants of `tag2mask.confidence.model`; `rank` measures: Spearman over photographs and
+over (photograph, class) pairs, the share of the worst tenth, and calibration by tenths.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+
+from tag2mask.cli.request import Request
+from tag2mask.cli.verbs import VERBS
+from tag2mask.confidence.evidence import FIELDS, Evidence
+from tag2mask.confidence.evidence_files import stored_evidence
+from tag2mask.confidence.model import MODELS, Model, estimates
+from tag2mask.confidence.quality import calibration, shared_tenth, spearman, spearman_interval
+from tag2mask.data.images import read_mask
+from tag2mask.evaluate import Confusion
+from tag2mask.files import write_json
+from tag2mask.pipeline.confidence import EVIDENCE
+from tag2mask.pipeline.reading import photographs
+from tag2mask.pipeline.run_folder import RunFolder
+
+Floats = npt.NDArray[np.float64]
+
+RIDGE = 1e-3
+"""Of the fit, on weights of fields that are brought to unit variance."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A photograph with the truth.
+
+    Attributes:
+        evidence: of its mask.
+        iou: float64 (K,), true IoU of each of its classes; NaN for one that neither mask nor truth has.
+        miou: their mean over the classes in the truth.
+    """
+
+    evidence: Evidence
+    iou: Floats
+    miou: float
+
+
+def judged(place: str) -> list[Judged]:
+    """The photographs of RUN:SPLIT that have evidence and truth."""
+    run, _, split = place.partition(":")
+    words = ["--out", run, *(["--data.split", split] if split else [])]
+    request = Request.parse("confidence", VERBS["confidence"], words)
+    assert request is not None
+    photos, folder = photographs(request.config), RunFolder(Path(run))
+    found = []
+    for photo in photos.photos:
+        stored = stored_evidence(folder.folder(EVIDENCE) / f"{photo.id}.npz")
+        if stored is None or photo.mask is None or not photo.mask.is_file():
+            continue
+        confusion = Confusion(len(photos.classes) + 1)
+        confusion.update(read_mask(folder.folder("masks") / f"{photo.id}.png"), read_mask(photo.mask))
+        found.append(Judged(stored[0], confusion.iou()[stored[0].ids], confusion.miou()))
+    return found
+
+
+def fit(photos: Sequence[Judged], fields: Sequence[str], weights: Floats | None = None) -> Model:
+    """A logistic model of the IoU by cross entropy, whose target may be any fraction; classes without pixel left out.
+
+    Args:
+        photos: what to fit on.
+        fields: of the evidence.
+        weights: of each photograph; all alike by default.
+    """
+    rows, targets, background, counts = [], [], [], []
+    for number, each in enumerate(photos):
+        keep = (each.evidence.of("share") > 0) & ~np.isnan(each.iou)
+        rows.append(np.stack([each.evidence.of(field) for field in fields], 1)[keep])
+        targets.append(each.iou[keep])
+        background.append(each.evidence.ids[keep] == 0)
+        counts.append(np.full(keep.sum(), 1.0 if weights is None else weights[number]))
+    x, y = np.concatenate(rows).astype(np.float64), np.concatenate(targets)
+    own, count = np.concatenate(background), np.concatenate(counts)
+    mean, deviation = np.average(x, 0, count), x.std(0)
+    design = np.column_stack([np.ones(len(x)), own, (x - mean) / deviation])
+
+    def loss(parameters: Floats) -> tuple[float, Floats]:
+        score = design @ parameters
+        value = np.average(np.logaddexp(0, score) - y * score, weights=count)
+        slope = design.T @ (count * (1 / (1 + np.exp(-score)) - y)) / count.sum()
+        pull = np.concatenate([[0, 0], parameters[2:]])
+        return float(value + RIDGE / 2 * pull @ pull), slope + RIDGE * pull
+
+    parameters = minimize(loss, np.zeros(design.shape[1]), jac=True, method="L-BFGS-B").x
+    slopes = parameters[2:] / deviation
+    return Model(
+        round(float(parameters[0] - slopes @ mean), 3),
+        round(float(parameters[1]), 3),
+        dict(zip(fields, slopes.round(3).tolist(), strict=True)),
+        dict(zip(fields, mean.round(3).tolist(), strict=True)),
+    )
+
+
+def report(photos: Sequence[Judged], models: dict[tuple[str, ...], Model]) -> None:
+    """Print how each model and each piece of evidence ranks."""
+    miou = np.array([each.miou for each in photos])
+    print(f"{len(photos)} photographs, mean of their mIoU {miou.mean():.3f}")
+    known = [each for each in FIELDS if not any(np.isnan(photo.evidence.of(each)).any() for photo in photos)]
+    single = {field: [each.evidence.of(field).astype(np.float64) for each in photos] for field in known}
+    for sources, model in models.items():
+        if set(model.weights) <= set(known):
+            single[" + ".join(sources)] = [estimates(each.evidence, model) for each in photos]
+    for name, of_classes in single.items():
+        confidence = np.array([each.mean() for each in of_classes])
+        low, high = spearman_interval(confidence, miou)
+        pairs = np.concatenate(of_classes), np.concatenate([each.iou for each in photos])
+        tagged = np.concatenate([each.evidence.ids != 0 for each in photos]) & ~np.isnan(pairs[1])
+        print(
+            f"{name:18} Spearman {spearman(confidence, miou):.3f} [{low:.3f}, {high:.3f}]  "
+            f"worst tenth {shared_tenth(confidence, miou):.2f}  "
+            f"pairs {spearman(pairs[0][tagged], pairs[1][tagged]):.3f}"
+        )
+    for sources in models:
+        if (name := " + ".join(sources)) in single:
+            confidence = np.array([each.mean() for each in single[name]])
+            tenths = "  ".join(f"{own:.2f}/{true:.2f}" for own, true in calibration(confidence, miou))
+            print(f"calibration of {name}, confidence/mIoU by tenths: {tenths}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("fit", "rank"))
+    parser.add_argument("places", nargs="+", metavar="RUN:SPLIT")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--model", type=Path)
+    known = parser.parse_args()
+    sets = [judged(place) for place in known.places]
+    models = MODELS
+    if known.model is not None:
+        read = json.loads(known.model.read_text(encoding="utf-8"))
+        models = {tuple(name.split("+")): Model(**values) for name, values in read.items()}
+    if known.what == "fit":
+        photos = [each for own in sets for each in own]
+        weights = np.concatenate([np.full(len(own), 1 / len(own)) for own in sets])  # every set counts the same
+        models = {sources: fit(photos, list(model.weights), weights) for sources, model in MODELS.items()}
+        written = {"+".join(sources): asdict(model) for sources, model in models.items()}
+        print(json.dumps(written, indent=2))
+        if known.out is not None:
+            write_json(known.out, written)
+    for place, own in zip(known.places, sets, strict=True):
+        print(f"\n{place}")
+        report(own, models)
+
+
+if __name__ == "__main__":
+    main()
