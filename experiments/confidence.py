@@ -22,7 +22,7 @@ from tag2mask.cli.request import Request
 from tag2mask.cli.verbs import VERBS
 from tag2mask.confidence.evidence import FIELDS, Evidence
 from tag2mask.confidence.evidence_files import stored_evidence
-from tag2mask.confidence.model import MODELS, Model, estimates
+from tag2mask.confidence.model import MODELS, Model, estimates, predictor
 from tag2mask.confidence.quality import calibration, shared_tenth, spearman, spearman_interval
 from tag2mask.data.images import read_mask
 from tag2mask.evaluate import Confusion
@@ -70,22 +70,22 @@ def judged(place: str) -> list[Judged]:
     return found
 
 
-def fit(photos: Sequence[Judged], fields: Sequence[str], weights: Floats | None = None) -> Model:
+def fit(photos: Sequence[Judged], names: Sequence[str], weights: Floats | None = None) -> Model:
     """A logistic model of the IoU by cross entropy, whose target may be any fraction; classes without pixel left out.
 
     Args:
         photos: what to fit on.
-        fields: of the evidence.
+        names: of the predictors.
         weights: of each photograph; all alike by default.
     """
     rows, targets, background, counts = [], [], [], []
     for number, each in enumerate(photos):
         keep = (each.evidence.of("share") > 0) & ~np.isnan(each.iou)
-        rows.append(np.stack([each.evidence.of(field) for field in fields], 1)[keep])
+        rows.append(np.stack([predictor(each.evidence, name) for name in names], 1)[keep])
         targets.append(each.iou[keep])
         background.append(each.evidence.ids[keep] == 0)
         counts.append(np.full(keep.sum(), 1.0 if weights is None else weights[number]))
-    x, y = np.concatenate(rows).astype(np.float64), np.concatenate(targets)
+    x, y = np.concatenate(rows), np.concatenate(targets)
     own, count = np.concatenate(background), np.concatenate(counts)
     mean, deviation = np.average(x, 0, count), x.std(0)
     design = np.column_stack([np.ones(len(x)), own, (x - mean) / deviation])
@@ -102,8 +102,8 @@ def fit(photos: Sequence[Judged], fields: Sequence[str], weights: Floats | None 
     return Model(
         round(float(parameters[0] - slopes @ mean), 3),
         round(float(parameters[1]), 3),
-        dict(zip(fields, slopes.round(3).tolist(), strict=True)),
-        dict(zip(fields, mean.round(3).tolist(), strict=True)),
+        dict(zip(names, slopes.round(3).tolist(), strict=True)),
+        dict(zip(names, mean.round(3).tolist(), strict=True)),
     )
 
 
@@ -114,7 +114,7 @@ def report(photos: Sequence[Judged], models: dict[tuple[str, ...], Model]) -> No
     known = [each for each in FIELDS if not any(np.isnan(photo.evidence.of(each)).any() for photo in photos)]
     single = {field: [each.evidence.of(field).astype(np.float64) for each in photos] for field in known}
     for sources, model in models.items():
-        if set(model.weights) <= set(known):
+        if set(model.weights) - {"more_tags"} <= set(known):
             single[" + ".join(sources)] = [estimates(each.evidence, model) for each in photos]
     for name, of_classes in single.items():
         confidence = np.array([each.mean() for each in of_classes])

@@ -1,5 +1,6 @@
 """Confidence without truth: the overlaps against slow loops, evidence, the estimate, the tables, how well it ranks."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy.stats import spearmanr
 
 from tag2mask.confidence.evidence import FIELDS, Evidence, gather
 from tag2mask.confidence.evidence_files import read_evidence, write_evidence
-from tag2mask.confidence.model import MODELS, judge
+from tag2mask.confidence.model import MODELS, Model, estimates, judge, predictor
 from tag2mask.confidence.overlap import expected_iou, overlap
 from tag2mask.confidence.quality import calibration, ranking_quality, shared_tenth, spearman, spearman_interval
 from tag2mask.confidence.table import CLASSES, IMAGES, read_ranking, written_tables
@@ -129,10 +130,24 @@ def test_the_more_a_mask_is_spoiled_the_less_certain_it_is(network: bool, cams: 
     assert all(each.confidence == pytest.approx(each.of_classes.mean()) for each in found)
 
 
-def test_every_estimate_grows_with_agreement() -> None:
+def test_every_estimate_grows_with_agreement_and_falls_with_more_tags() -> None:
     for model in MODELS.values():
-        assert all(weight > 0 for field, weight in model.weights.items() if field not in ("share", "pieces"))
+        agreement = [weight for name, weight in model.weights.items() if name.endswith("_expected")]
+        assert agreement and all(weight > 0 for weight in agreement) and model.weights["more_tags"] < 0
         assert set(model.weights) == set(model.usual)
+
+
+def test_estimates_are_the_formula() -> None:
+    truth = disc((20, 25), 12)
+    found = evidence_of(truth.roll(3, 1), truth)
+    model = Model(0.5, -0.25, {"cam_expected": 2.0, "share": -0.5, "more_tags": 3.0}, {})
+    for place, class_id in enumerate((0, 2)):
+        cam, share = float(found.of("cam_expected")[place]), float(found.of("share")[place])
+        score = 0.5 - 0.25 * (class_id == 0) + 2 * math.log((cam + 0.02) / (1.02 - cam)) - 0.5 * math.log(share)
+        assert estimates(found, model)[place] == pytest.approx(1 / (1 + math.exp(-score)))
+    several = Evidence(np.array([0, 1, 4, 9], dtype=np.int32), np.ones((4, len(FIELDS)), dtype=np.float32))
+    assert predictor(several, "more_tags").tolist() == [2, 2, 2, 2]
+    assert predictor(Evidence(several.ids[:1], several.values[:1]), "more_tags").tolist() == [0]
 
 
 def test_reasons_are_words() -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from run_tiny import figures, files_of, run
+from run_tiny import files_of, run
 from tag2mask.cli import main
 from tag2mask.confidence.evidence import FIELDS
-from tag2mask.confidence.table import CLASSES, IMAGES, read_ranking
+from tag2mask.confidence.table import CLASSES, IMAGES, QUALITY, read_ranking
 from tag2mask.data.images import read_mask, write_mask
 
 
@@ -53,8 +53,13 @@ def test_spoiled_masks_come_first(copied: Path, scenes: Path) -> None:
     assert sorted(each.image for each in ranked) == ids
     assert {each.image for each in ranked[: len(spoiled)]} == set(spoiled)
     assert all(each.reason for each in ranked[: len(spoiled)])
-    found = figures(copied)["confidence"]["train"]["ranking"]
-    assert found["images"] == len(ids) and found["spearman"] > 0.4 and found["worst_tenth"] == 1
+    found = json.loads((copied / QUALITY).read_text())
+    assert (
+        found["split"] == "train"
+        and found["images"] == len(ids)
+        and found["spearman"] > 0.4
+        and found["worst_tenth"] == 1
+    )
     classes = rows(copied / CLASSES)
     assert list(classes[0]) == ["image", "class", "confidence", *FIELDS]
     for each in ranked:

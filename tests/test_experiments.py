@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from tag2mask.confidence.evidence import FIELDS, Evidence
+from tag2mask.confidence.model import Model, estimates
 from tag2mask.evaluate import Confusion
 from tag2mask.pot import PotSettings
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 
 import compare
+import confidence
 import error_bars
 import maps
 import methods
@@ -166,3 +169,18 @@ def test_the_table_by_one_command(real_data: Path, tmp_path: Path, monkeypatch: 
     save_network(runs[0] / "train/network.safetensors", build_network(settings, classes, seed=7))
     with pytest.raises(SystemExit, match="maps of another network"):
         voc_animals.main(words)
+
+
+def test_the_fit_of_confidence_finds_the_model_that_made_the_truth() -> None:
+    generator = np.random.default_rng(0)
+    made = Model(0.5, -0.7, {"cam_expected": 1.2, "share": -0.4, "more_tags": -0.6}, {})
+    photos = []
+    for _ in range(600):
+        ids = np.array([0, *range(1, generator.integers(2, 5))], dtype=np.int32)
+        evidence = Evidence(ids, generator.uniform(0.02, 0.98, (len(ids), len(FIELDS))).astype(np.float32))
+        iou = estimates(evidence, made)
+        photos.append(confidence.Judged(evidence, iou, float(iou.mean())))
+    found = confidence.fit(photos, list(made.weights))
+    assert found.bias == pytest.approx(0.5, abs=0.05) and found.background == pytest.approx(-0.7, abs=0.02)
+    assert found.weights == pytest.approx(made.weights, abs=0.05)
+    assert found.usual["cam_expected"] == pytest.approx(0, abs=0.1)

@@ -20,6 +20,7 @@ from PIL import Image
 from run_tiny import files_of
 from tag2mask.cam_files import read_cam
 from tag2mask.cli import main
+from tag2mask.confidence.evidence_files import stored_evidence
 from tag2mask.files import TEMPORARY_PREFIX, _is_abandoned
 from tag2mask.networks.checkpoint import read_network_info
 from tag2mask.training.state import load_state
@@ -93,7 +94,9 @@ def _assert_whole(out: Path) -> None:
     for path in out.rglob("*"):
         if path.name.startswith(TEMPORARY_PREFIX) or path.is_dir():
             continue
-        if path.suffix == ".npz":
+        if path.is_relative_to(out / "confidence") and path.suffix == ".npz":
+            assert stored_evidence(path) is not None
+        elif path.suffix == ".npz":
             read_cam(path)
         elif path.suffix in (".png", ".jpg"):
             np.asarray(Image.open(path))
@@ -141,7 +144,7 @@ def test_killed_twenty_times_a_run_ends_as_if_it_had_not_been(tmp_path: Path) ->
     last = _started(killed)
     last.join()
     assert last.exitcode == 0, _words(killed).read_text(encoding="utf-8")[-500:]
-    for folder in ("masks", "cams", "scenes", "edges/labels", "refine/edges", "predictions"):
+    for folder in ("masks", "cams", "scenes", "edges/labels", "refine/edges", "predictions", "confidence"):
         expected = {name: data for name, data in files_of(whole / folder).items() if name != "stage.json"}
         assert {name: data for name, data in files_of(killed / folder).items() if name != "stage.json"} == expected
     assert json.loads((killed / "metrics.json").read_text()) == json.loads((whole / "metrics.json").read_text())

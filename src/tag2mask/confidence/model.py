@@ -19,15 +19,24 @@ _CLEAR = 0.75
 """A class that is at least so certain needs no reason."""
 
 
+Values = npt.NDArray[np.float64]
+
+_DRAWN_IN = 0.02
+"""A fraction v counts as (v + this) / (1 + 2 · this), so that its logit is finite; ours."""
+
+_LEAST_SHARE = 1e-3
+"""A smaller share of the photograph counts as this; ours."""
+
+
 @dataclass(frozen=True)
 class Model:
-    """A logistic model of the IoU: σ(bias + Σ weight · field), with what fields are usually, to tell what stands out.
+    """A logistic model of the IoU of a class's mask: σ(bias + background, where it is that, + Σ weight · predictor).
 
     Attributes:
         bias: added for every class.
         background: added for background.
-        weights: by field of the evidence.
-        usual: the mean of each of these fields over the classes that it was fitted on.
+        weights: by the name of the predictor; see `predictor`.
+        usual: the mean of each predictor over the classes that it was fitted on: what stands out is told by it.
     """
 
     bias: float
@@ -38,20 +47,31 @@ class Model:
 
 MODELS = {
     ("cam", "network"): Model(
-        -2.0, 0.3, {"cam_overlap": 2.0, "network_expected": 3.0}, {"cam_overlap": 0.6, "network_expected": 0.6}
+        -0.63,
+        0.13,
+        {"cam_expected": 0.7, "network_expected": 0.8, "share": -0.74, "more_tags": -0.59},
+        {"cam_expected": 0.6, "network_expected": 0.6, "share": -1.5, "more_tags": 0.5},
     ),
-    ("cam",): Model(-2.0, 0.3, {"cam_overlap": 4.0}, {"cam_overlap": 0.6}),
-    ("network",): Model(-2.0, 0.3, {"network_expected": 4.0}, {"network_expected": 0.6}),
+    ("cam",): Model(
+        -0.63,
+        0.13,
+        {"cam_expected": 1.48, "share": -0.74, "more_tags": -0.59},
+        {"cam_expected": 0.6, "share": -1.5, "more_tags": 0.5},
+    ),
+    ("network",): Model(
+        -0.63,
+        0.13,
+        {"network_expected": 1.48, "share": -0.74, "more_tags": -0.59},
+        {"network_expected": 0.6, "share": -1.5, "more_tags": 0.5},
+    ),
 }
+"""The model for what there is evidence of.
 
-_REASONS = {
-    "cam_expected": "CAMs are unsure",
-    "cam_overlap": "refinement changed much",
-    "network_expected": "network disagrees",
-    "network_overlap": "network disagrees",
-    "network_free": "network sees something else",
-}
-"""What to say where a field is what lowers the estimate most."""
+Source: ours, fitted by `experiments/confidence.py fit` on @@FIT@@; docs/results.md, "Confidence without truth".
+"""
+
+_REASONS = {"cam_expected": "CAMs disagree", "network_expected": "network disagrees"}
+"""What to say where this predictor is what lowers the estimate most."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +82,11 @@ class Judgement:
         confidence: an estimate of the mean IoU of its mask over its classes, background counted, in [0, 1].
         of_classes: float64 (K,), an estimate of the IoU of each class's mask.
         worst: which of them is least certain, one with a tag where there is any.
-        reason_field: the field that lowers the estimate of that one most; empty where none does.
+        reason_field: the predictor that lowers the estimate of that one most; empty where none does.
     """
 
     confidence: float
-    of_classes: npt.NDArray[np.float64]
+    of_classes: Values
     worst: int
     reason_field: str
 
@@ -85,16 +105,31 @@ class Judgement:
         return f"{_REASONS[self.reason_field]} on {name}"
 
 
-def estimates(evidence: Evidence, model: Model) -> npt.NDArray[np.float64]:
+def estimates(evidence: Evidence, model: Model) -> Values:
     """What a model says of each class: float64 (K,) in [0, 1].
 
     A class without a pixel gets 0: its tag says that it is there.
     """
     scores = np.full(len(evidence.ids), model.bias) + np.where(evidence.ids == 0, model.background, 0.0)
-    for field, weight in model.weights.items():
-        scores += weight * evidence.of(field).astype(np.float64)
-    found: npt.NDArray[np.float64] = np.where(evidence.of("share") == 0, 0.0, 1 / (1 + np.exp(-scores)))
-    return found
+    for name, weight in model.weights.items():
+        scores += weight * predictor(evidence, name)
+    return np.where(evidence.of("share") == 0, 0.0, 1 / (1 + np.exp(-scores)))
+
+
+def predictor(evidence: Evidence, name: str) -> Values:
+    """A number that the model weighs, for each class: float64 (K,).
+
+    Args:
+        evidence: of a photograph.
+        name: `more_tags`, how many tags the photograph has beyond the first; `share`, the logarithm of that; or another
+            field of the evidence, of which it is the logit.
+    """
+    if name == "more_tags":
+        return np.full(len(evidence.ids), max(0.0, np.count_nonzero(evidence.ids) - 1.0))
+    value = evidence.of(name).astype(np.float64)
+    if name == "share":
+        return np.log(np.maximum(value, _LEAST_SHARE))
+    return np.log((value + _DRAWN_IN) / (1 + _DRAWN_IN - value))
 
 
 def judge(evidence: Evidence) -> Judgement:
@@ -112,12 +147,12 @@ def judge(evidence: Evidence) -> Judgement:
     tagged = np.flatnonzero(evidence.ids != 0)
     worst = int(tagged[of_classes[tagged].argmin()]) if len(tagged) else 0
     lowering = {
-        field: weight * (float(evidence.of(field)[worst]) - model.usual[field])
-        for field, weight in model.weights.items()
-        if field in _REASONS
+        name: weight * (float(predictor(evidence, name)[worst]) - model.usual[name])
+        for name, weight in model.weights.items()
+        if name in _REASONS
     }
-    field = min(lowering, key=lowering.__getitem__)
-    return Judgement(float(of_classes.mean()), of_classes, worst, field if lowering[field] < 0 else "")
+    name = min(lowering, key=lowering.__getitem__)
+    return Judgement(float(of_classes.mean()), of_classes, worst, name if lowering[name] < 0 else "")
 
 
 def model_for(evidence: Evidence) -> Model:

@@ -23,6 +23,9 @@ IMAGES = "confidence/images.csv"
 CLASSES = "confidence/classes.csv"
 """The classes of every photograph."""
 
+QUALITY = "confidence/quality.json"
+"""How well the ranking agrees with the truth, where there is some."""
+
 IMAGE_COLUMNS = ("image", "confidence", "class", "class_confidence", "reason", "stray", "stray_share", *FIELDS)
 CLASS_COLUMNS = ("image", "class", "confidence", *FIELDS)
 

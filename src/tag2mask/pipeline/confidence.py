@@ -19,14 +19,14 @@ from tag2mask.confidence.evidence import Evidence, gather
 from tag2mask.confidence.evidence_files import read_evidence, write_evidence
 from tag2mask.confidence.model import judge
 from tag2mask.confidence.quality import ranking_quality
-from tag2mask.confidence.table import IMAGES, written_tables
+from tag2mask.confidence.table import IMAGES, QUALITY, written_tables
 from tag2mask.data.images import read_image, read_mask
 from tag2mask.data.photo import Photo, Photos
 from tag2mask.data.photos import PhotoSet
 from tag2mask.distributed import is_main, process_count
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.evaluate import Confusion
-from tag2mask.files import is_newer, remove_partial
+from tag2mask.files import is_newer, remove_partial, write_json
 from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.outputs import File, Folder
 from tag2mask.pipeline.batches import as_written
@@ -214,10 +214,11 @@ def _write_tables(
                 confidences.append(judgement.confidence)
                 ious.append(iou)
     result.notes.append(f"look here first: {run / IMAGES}")
+    (run / QUALITY).unlink(missing_ok=True)
     if len(ious) > 1:
         quality = ranking_quality(np.array(confidences), np.array(ious))
         result.notes.append(quality.sentence())
-        run.merge_metrics({"confidence": {config.data.split or WHOLE: {"ranking": quality.to_json()}}})
+        write_json(run / QUALITY, {"split": config.data.split or WHOLE, **quality.to_json()})
 
 
 def _true_iou(mask: File, truth: Path, classes: int) -> float:

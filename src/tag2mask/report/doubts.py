@@ -1,21 +1,23 @@
 """Look here first: the photographs whose masks are least certain by the stage `confidence`, each with its mask."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from tag2mask.confidence.table import RankedPhoto, read_ranking
+from tag2mask.confidence.table import QUALITY, RankedPhoto, read_ranking
 from tag2mask.data import Photo, PhotoSet, read_image, read_mask
 from tag2mask.errors import Tag2maskError
+from tag2mask.files import read_json
 from tag2mask.outputs import File, RunOutputs
 from tag2mask.report import pictures
 from tag2mask.report.colours import Palette
 from tag2mask.report.ranking import Notice, compare, mask_path
 from tag2mask.report.settings import ReportSettings
+
+_FIGURES = ("images", "spearman", "low", "high", "worst_tenth")
 
 _NARROWEST = 64
 """Pixels; these pictures are half as wide as those of the gallery, but no narrower than this."""
@@ -76,22 +78,23 @@ def draw_doubts(
     return doubts
 
 
-def ranking_sentences(metrics: Any) -> Iterator[str]:
-    """How well the ranking agrees with the truth, a sentence a split, from what metrics.json holds."""
-    splits = metrics.get("confidence") if isinstance(metrics, dict) else None
-    for split, kinds in splits.items() if isinstance(splits, dict) else ():
-        figures = kinds.get("ranking") if isinstance(kinds, dict) else None
-        if not isinstance(figures, dict):
-            continue
-        named = (figures.get(name) for name in ("images", "spearman", "low", "high", "worst_tenth"))
-        numbers = [float(number) for number in named if isinstance(number, int | float)]
-        if len(numbers) == 5:
-            images, spearman, low, high, shared = numbers
-            yield (
-                f"On {split}, where {images:,.0f} photographs have truth, the rank correlation of confidence with mean "
-                f"IoU is {spearman:.2f} [{low:.2f}, {high:.2f}], and the least certain tenth holds "
-                f"{100 * shared:.0f} % of the worst tenth (10 % by chance)."
-            )
+def quality_sentence(run: Path, notice: Notice) -> str:
+    """How well the run's ranking agrees with the truth; empty where that was not measured."""
+    if not (run / QUALITY).is_file():
+        return ""
+    try:
+        said = read_json(run / QUALITY)
+        images, spearman, low, high, shared = (float(said[name]) for name in _FIGURES)
+    except Tag2maskError as error:
+        notice(str(error))
+        return ""
+    except (KeyError, TypeError, ValueError):  # null where nothing can be ranked
+        return ""
+    return (
+        f"On {said.get('split')}, where {images:,.0f} photographs have truth, the rank correlation of confidence with "
+        f"mean IoU is {spearman:.2f} [{low:.2f}, {high:.2f}], and the least certain tenth holds {100 * shared:.0f} % "
+        "of the worst tenth (10 % by chance)."
+    )
 
 
 def _drawn(

@@ -16,7 +16,7 @@ from tag2mask.files import read_json, write_text
 from tag2mask.outputs import OutputSettings, RunOutputs
 from tag2mask.report.colours import css
 from tag2mask.report.curves import Drawing
-from tag2mask.report.doubts import draw_doubts, ranking_sentences
+from tag2mask.report.doubts import draw_doubts, quality_sentence
 from tag2mask.report.figures import Split, edge_charts, log_charts, read_log, read_splits, sweep_charts
 from tag2mask.report.gallery import Gallery
 from tag2mask.report.pictures import heat_scale
@@ -36,7 +36,6 @@ class Found:
         environment: environment.json, flattened to (name, value).
         splits: metrics.json.
         charts: the curves.
-        ranking: how well confidence ranks, where that was measured.
         steps, seconds: the length of the training by its log.
         notices: what could not be read or shown, once each, in order.
     """
@@ -45,7 +44,6 @@ class Found:
     environment: list[tuple[str, str]] = field(default_factory=list)
     splits: tuple[Split, ...] = ()
     charts: list[Drawing] = field(default_factory=list)
-    ranking: list[str] = field(default_factory=list)
     steps: int | None = None
     seconds: float | None = None
     notices: dict[str, None] = field(default_factory=dict)
@@ -111,6 +109,7 @@ def write_report(
             cards=cards,
             filters=filters,
             doubts=doubts,
+            quality=quality_sentence(run, found.notice),
             network=(run / "segment" / "network.safetensors").is_file(),
             background=gallery.shades(0, gallery.clusters),
             clusters=gallery.clusters,
@@ -141,7 +140,6 @@ def _gather(run: Path) -> Found:
             found.environment = _flatten(content)
         else:
             found.splits = read_splits(content)
-            found.ranking = list(ranking_sentences(content))
     found.charts = sweep_charts(found.splits)
     if (run / "train" / "log.jsonl").is_file():
         log, notices = read_log(run / "train" / "log.jsonl")
