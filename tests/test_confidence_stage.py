@@ -44,22 +44,22 @@ def truth_as_masks(out: Path, scenes: Path) -> list[str]:
 
 def test_spoiled_masks_come_first(copied: Path, scenes: Path) -> None:
     ids = truth_as_masks(copied, scenes)
+    assert rank(copied) == 0
+    before = {each.image: each.confidence for each in read_ranking(copied)}
     spoiled = ids[::3]
     for name in spoiled:
         path = copied / f"masks/{name}.png"
-        write_mask(path, np.roll(read_mask(path), 24, axis=1))
+        write_mask(path, np.roll(read_mask(path), (32, 32), axis=(0, 1)))
     assert rank(copied) == 0
     ranked = list(read_ranking(copied))
     assert sorted(each.image for each in ranked) == ids
     assert {each.image for each in ranked[: len(spoiled)]} == set(spoiled)
+    assert all(before[each.image] - each.confidence > 0.1 for each in ranked[: len(spoiled)])
+    assert all(before[each.image] == each.confidence for each in ranked[len(spoiled) :])
     assert all(each.reason for each in ranked[: len(spoiled)])
     found = json.loads((copied / QUALITY).read_text())
-    assert (
-        found["split"] == "train"
-        and found["images"] == len(ids)
-        and found["spearman"] > 0.4
-        and found["worst_tenth"] == 1
-    )
+    assert (found["split"], found["images"], found["worst_tenth"]) == ("train", len(ids), 1)
+    assert found["spearman"] > 0.4
     classes = rows(copied / CLASSES)
     assert list(classes[0]) == ["image", "class", "confidence", *FIELDS]
     for each in ranked:
