@@ -1,0 +1,206 @@
+"""What docs/quickstart-photographs.md says, done as it stands: from photographs to corrected masks for other tools.
+
+A machine without a network and without hours changes one command: `run` gets a backbone that is at hand, few steps
+and small views.
+"""
+
+import csv
+import gzip
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from shutil import copy
+from signal import SIGINT
+from time import monotonic
+from urllib.parse import urlsplit
+from zipfile import ZipFile
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from pycocotools.coco import COCO
+
+from tag2mask.data import read_image
+
+PAGE = Path(__file__).parent.parent / "docs/quickstart-photographs.md"
+SMALL = {
+    "--train.steps": "6",
+    "--train.batch_size": "4",
+    "--train.augment.crop": "96",
+    "--train.augment.long_side": "[96,128]",
+    "--cams.long_side": "160",
+    "--refine.long_side": "160",
+}
+CLASSES = ("cat", "dog")
+EACH = 7
+
+Mask = npt.NDArray[np.uint8]
+
+
+class Review:
+    """The page of a review, as a browser talks to it."""
+
+    def __init__(self, address: str) -> None:
+        parts = urlsplit(address)
+        self.connection = HTTPConnection(parts.hostname or "", parts.port or 0, timeout=60)
+        admitted = self._answer("GET", f"/?{parts.query}", None, {})
+        self.headers = {"Cookie": (admitted[1] or "").partition(";")[0]}
+        page = self.get("/").decode()
+        self.headers["X-Review-Token"] = page.partition('name="token" content="')[2].partition('"')[0]
+
+    def get(self, path: str) -> bytes:
+        return self._answer("GET", path, None, self.headers)[0]
+
+    def put(self, path: str, body: bytes, kind: str) -> None:
+        self._answer("PUT", path, body, {**self.headers, "Content-Type": kind})
+
+    def _answer(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[bytes, str | None]:
+        self.connection.request(method, path, body, headers)
+        answer = self.connection.getresponse()
+        content = answer.read()
+        assert answer.status < 400, content
+        if answer.getheader("Content-Encoding") == "gzip":
+            content = gzip.decompress(content)
+        return content, answer.getheader("Set-Cookie")
+
+
+@pytest.fixture
+def photographs(real_data: Path, tmp_path: Path) -> Path:
+    """A few photographs and their tags, without masks, where the page says that they are."""
+    source = real_data / "data/voc-animals"
+    with (source / "tags.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["tags"] in CLASSES]
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    chosen = [row for name in CLASSES for row in [row for row in rows if row["tags"] == name][:EACH]]
+    lines = ["image,tags"]
+    for row in chosen:
+        copy(source / row["image"], folder)
+        lines.append(f"{Path(row['image']).name},{row['tags']}")
+    (folder / "tags.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def _commands() -> Iterator[list[str]]:
+    """The commands that the page has people type, in order."""
+    for block in re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
+        yield from (shlex.split(line) for line in block.splitlines() if line)
+
+
+@pytest.mark.data
+def test_the_quickstart_for_people_with_photographs(photographs: Path, real_data: Path, tmp_path: Path) -> None:
+    verbs, decided = [], {}
+    for words in _commands():
+        assert words[0] == "tag2mask"
+        verbs.append(words[1])
+        if words[1] == "run":
+            words += ["--network.backbone", str(real_data / "weights/mobilenet_v2_1.0_224")]
+            words += [word for pair in SMALL.items() for word in pair]
+        began = monotonic()
+        if words[1] == "review":
+            decided = _reviewed(words, tmp_path)
+        else:
+            process = _process(words, tmp_path)
+            _, errors = process.communicate()
+            assert "Traceback" not in errors and process.returncode == 0, errors
+        print(f"{monotonic() - began:5.1f} s  {' '.join(words[:3])}")  # pytest -rP shows it
+    assert verbs == ["doctor", "check", "run", "report", "check", "confidence", "review", "export", "export"]
+    _assert_page_and_ranking(tmp_path / "runs/mine")
+    _assert_coco(tmp_path / "runs/mine-coco", decided)
+    _assert_cvat(tmp_path / "runs/mine-cvat.zip", decided)
+
+
+def _process(words: list[str], folder: Path) -> "subprocess.Popen[str]":
+    """A command in a process of its own."""
+    environment = {**os.environ, "COLUMNS": "200"}
+    command = [sys.executable, "-m", *words]
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def _reviewed(words: list[str], folder: Path) -> dict[str, Mask | None]:
+    """Three decisions: the first photograph is painted over, the second one accepted, the third one rejected."""
+    process = _process(words, folder)
+    assert process.stdout is not None
+    address = next(line.split()[1] for line in process.stdout if line.startswith("open http"))
+    review = Review(address)
+    listed = json.loads(review.get("/api/photos?order=confidence"))["photos"]
+    decided: dict[str, Mask | None] = {}
+    for number, entry in enumerate(listed[:3]):
+        own = json.loads(review.get(f"/api/photos/{entry['place']}"))
+        mask = np.frombuffer(review.get(f"/api/photos/{entry['place']}/labels/{own['start']}"), dtype=np.uint8).reshape(
+            own["size"]
+        )
+        if number == 0:
+            mask = mask.copy()
+            mask[10:60, 20:90] = 2
+        if number == 2:
+            review.put(f"/api/photos/{entry['place']}/verdict", b'{"verdict": "rejected"}', "application/json")
+        else:
+            verdict = ("corrected", "accepted")[number]
+            review.put(
+                f"/api/photos/{entry['place']}/mask?verdict={verdict}", mask.tobytes(), "application/octet-stream"
+            )
+        decided[entry["id"]] = None if number == 2 else mask
+    process.send_signal(SIGINT)
+    said, errors = process.communicate(timeout=120)
+    assert process.returncode == 0 and not errors
+    assert "1 accepted, 1 corrected, 1 rejected" in said
+    return decided
+
+
+def _assert_page_and_ranking(run: Path) -> None:
+    assert (run / "report.html").read_text(encoding="utf-8").rstrip().endswith("</html>")
+    assert len(list((run / "masks").glob("*.png"))) == 2 * EACH
+    with (run / "confidence/images.csv").open(encoding="utf-8") as file:
+        confidence = [float(row["confidence"]) for row in csv.DictReader(file)]
+    assert len(confidence) == 2 * EACH and confidence == sorted(confidence)
+
+
+def _assert_coco(folder: Path, decided: dict[str, Mask | None]) -> None:
+    """The exported annotations are the decided masks, pixel for pixel; what was rejected is not among them."""
+    (file,) = folder.glob("annotations/*.json")
+    coco = COCO(str(file))
+    numbers = {Path(image["file_name"]).stem: image["id"] for image in coco.loadImgs(coco.getImgIds())}
+    assert len(numbers) == 2 * EACH - 1
+    for photo_id, mask in decided.items():
+        assert (photo_id in numbers) == (mask is not None)
+        if mask is None:
+            continue
+        found = np.zeros_like(mask)
+        for annotation in coco.loadAnns(coco.getAnnIds(imgIds=numbers[photo_id])):
+            found[coco.annToMask(annotation) == 1] = annotation["category_id"]
+        assert (found == np.where(mask == 255, 0, mask)).all()
+
+
+def _assert_cvat(archive: Path, decided: dict[str, Mask | None]) -> None:
+    """The same in CVAT's colours."""
+    with ZipFile(archive) as file:
+        lines = file.read("labelmap.txt").decode().splitlines()
+        names = {name for name in file.namelist() if name.startswith("SegmentationClass/")}
+        assert len(names) == 2 * EACH - 1
+        extracted = archive.parent / "cvat"
+        file.extractall(extracted)
+    colours = {
+        line.split(":")[0]: tuple(map(int, line.split(":")[1].split(",")))
+        for line in lines
+        if line and not line.startswith("#")
+    }
+    for photo_id, mask in decided.items():
+        path = extracted / f"SegmentationClass/{photo_id}.png"
+        assert path.is_file() == (mask is not None)
+        if mask is not None:
+            pixels = read_image(path)
+            for class_id, name in enumerate(CLASSES, 1):
+                assert ((pixels == colours[name]).all(-1) == (mask == class_id)).all()
+
+
+def test_the_page_has_commands() -> None:
+    assert {"check", "run", "review", "export"} <= {words[1] for words in _commands()}
