@@ -17,6 +17,11 @@ from tag2mask.errors import Tag2maskError
 from tag2mask.npz import DAMAGED, read_npz
 from tag2mask.outputs import File, write_bytes
 
+LONGEST_SIDE = 65_535
+"""Pixels of a photograph's side."""
+
+_NAMES = ("ids", "cams", "size", "allocation", "clusters")
+
 CamKind = Literal["classifier", "prototype", "pot", "fused"]
 """The CAMs that a network gives: its classifier's, a single prototype's, POT's, and POT's with base CAMs."""
 
@@ -82,7 +87,7 @@ def read_cam(path: File) -> CamFile:
         )
     try:
         with path.open("rb") as file:
-            arrays = read_npz(file)
+            arrays = read_npz(file, _NAMES)
     except DAMAGED as error:
         raise CamFileError(f"{path} is damaged; delete it and do its stage again") from error
     problem = _problem(arrays)
@@ -122,17 +127,22 @@ def _problem(arrays: dict[str, np.ndarray]) -> str | None:
     if missing:
         return f"it lacks {', '.join(missing)}"
     ids, cams, size = arrays["ids"], arrays["cams"], arrays["size"]
-    if ids.ndim != 1 or ids.dtype.kind not in "iu" or (np.diff(ids) <= 0).any():
+    if ids.ndim != 1 or ids.dtype.kind not in "iu" or (ids[1:] <= ids[:-1]).any():
         return f"`ids` should be one row of ascending class ids, it is {ids.dtype} {ids.shape}"
     if ((ids < 0) | (ids > 254)).any():
         return f"`ids` should lie between 0 and 254, they are {ids.tolist()[:5]}"
-    if cams.ndim != 3 or cams.dtype.kind != "f" or len(cams) != len(ids):
+    if cams.ndim != 3 or cams.dtype.kind != "f" or len(cams) != len(ids) or 0 in cams.shape[1:]:
         return f"`cams` should be float (K, h, w) with K = {len(ids)}, it is {cams.dtype} {cams.shape}"
-    if size.shape != (2,) or size.dtype.kind not in "iu" or (size < 1).any():
+    if size.shape != (2,) or size.dtype.kind not in "iu" or (size < 1).any() or (size > LONGEST_SIDE).any():
         return f"`size` should be the two sides of the photograph, it is {size.tolist()}"
     if not np.isfinite(cams).all() or (cams < 0).any() or (cams > 1).any():
         return "`cams` should lie in [0, 1]"
     allocation = arrays.get("allocation")
-    if allocation is not None and (allocation.shape != cams.shape[1:] or "clusters" not in arrays):
+    clusters = arrays.get("clusters")
+    if allocation is not None and (allocation.shape != cams.shape[1:] or clusters is None):
         return f"`allocation` should be (h, w) = {cams.shape[1:]} and come with `clusters`, it is {allocation.shape}"
+    if allocation is not None and allocation.dtype != np.uint8:
+        return f"`allocation` should be uint8, it is {allocation.dtype}"
+    if clusters is not None and (clusters.shape or clusters.dtype.kind not in "iu" or not 0 < clusters < PADDING):
+        return f"`clusters` should be one number from 1 to {PADDING - 1}"
     return None

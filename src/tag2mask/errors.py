@@ -15,6 +15,20 @@ class UsageError(Tag2maskError, ValueError):
     exit_code = 2
 
 
+def printable(text: str, keep: str = "\n") -> str:
+    """``text`` that any terminal and any file can take: what is not printable, as file names may hold, is escaped.
+
+    Args:
+        text: of any characters, surrogates among them.
+        keep: signs that stay as they are.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        sign if sign.isprintable() or sign in keep else sign.encode("unicode_escape").decode("ascii") for sign in text
+    )
+
+
 def first_five(names: Iterable[object]) -> str:
     """The first five offenders, comma-separated, with the count of the rest.
 

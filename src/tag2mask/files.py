@@ -6,6 +6,7 @@ killed at any moment, never meets half a file.
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,7 @@ from tag2mask.errors import Tag2maskError
 
 TEMPORARY_PREFIX = ".partial-"
 _DAY = 86400.0
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _PATIENCE = 10.0
 """Seconds to wait for another process that changes a file, which takes it a moment."""
@@ -79,15 +81,19 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write ``value`` as indented JSON, atomically.
+
+    Bytes of a file's name that are no UTF-8 become JSON's escapes, from which `read_json` makes the same name again.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def read_json(path: Path) -> Any:
     """Read a JSON file; an unreadable one is a `Tag2maskError` that names it."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Tag2maskError(f"{path} could not be read as JSON ({error}); delete it to have it made again") from error
 
 
@@ -162,7 +168,7 @@ def is_gone(process: int) -> bool:
     """Whether no process of this machine has that number."""
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # no number is as large
         return True
     except OSError:
         return False

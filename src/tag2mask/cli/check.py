@@ -1,12 +1,11 @@
 """The verb `check`: what was found, the tags that a run doubts, and how long the work would take."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tag2mask.cli.console import errors, output
+from tag2mask.cli.console import errors, output, print_json
 from tag2mask.cli.request import Request
 from tag2mask.errors import UsageError
 from tag2mask.pipeline.config import Config
@@ -38,7 +37,7 @@ def check(request: Request) -> int:
         takes = _time_of(request, report) if timed else None
         listed: dict[str, object] = {"suspicions": [vars(doubt) for doubt in doubts]} if judge else {}
         listed |= {} if takes is None else {"time": takes.to_json()}
-        print(json.dumps(report.to_json() | listed, indent=2, ensure_ascii=False))
+        print_json(report.to_json() | listed)
     else:
         lines = [report.render(), *(f"  {doubt}" for doubt in doubts)]
         if judge:

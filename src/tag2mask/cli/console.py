@@ -1,23 +1,46 @@
 """Where words go: results to standard output, everything else to standard error."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from tag2mask.errors import printable
 from tag2mask.evaluate.published import Beside
 from tag2mask.pipeline.progress import StageResult
 
 
+class Terminal(Console):
+    """A console on which names stay text: they command no terminal, and are no markup."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        """Write to standard output, or to standard error."""
+        super().__init__(stderr=stderr, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Every text comes by here, the cells of tables too."""
+        return super().render_str(printable(text), **options)
+
+
 def output() -> Console:
     """Standard output as it is now."""
-    return Console()
+    return Terminal()
 
 
 def errors() -> Console:
     """Standard error as it is now."""
-    return Console(stderr=True)
+    return Terminal(stderr=True)
+
+
+def print_json(value: Any, default: Callable[[Any], Any] | None = None) -> None:
+    """Write a value as JSON to standard output; what is not printable stands in it as JSON's own escapes."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=default)
+    if not text.isprintable():
+        text = "".join(s if s.isprintable() or s == "\n" else json.dumps(s)[1:-1] for s in text)
+    print(text)
 
 
 def show_result(console: Console, result: StageResult) -> None:

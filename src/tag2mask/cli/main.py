@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from tag2mask import __version__
 from tag2mask.cli.doctor import doctor
-from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.errors import Tag2maskError, UsageError, printable
 
 # What loads torch is imported when it is needed: `doctor` has to work where torch does not.
 
@@ -49,9 +49,9 @@ def _say(message: str) -> None:
         from rich.console import Console
         from rich.markup import escape
     except ImportError:
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {printable(message)}", file=sys.stderr)
         return
-    Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(printable(message))}", highlight=False, soft_wrap=True)
 
 
 def _verdict(error: BaseException) -> tuple[int, str]:

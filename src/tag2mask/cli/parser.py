@@ -5,13 +5,14 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from tag2mask.cli.words import last_value
-from tag2mask.errors import UsageError
+from tag2mask.errors import UsageError, first_five
 from tag2mask.pipeline.config import Config, presets
 
 
@@ -63,6 +64,8 @@ def _cause(error: BaseException | None) -> BaseException | None:
 
 def build_parser(verb: str, description: str) -> Parser:
     """A parser for one verb: every setting of `Config`, and what all verbs share."""
+    # Settings may be anybody's: a `class_path` among them would import, and so execute, whatever module it names.
+    set_parsing_settings(import_path_denylist=["*"])
     parser = Parser(prog=f"tag2mask {verb}", description=description, exit_on_error=False)
     parser.add_argument("--config", action="config", help="a preset's name or a YAML file; later ones override")
     parser.add_argument("--print-config", action="store_true", dest="print_config", help="print every setting and stop")
@@ -109,6 +112,25 @@ def with_run_config(words: Sequence[str]) -> list[str]:
     out = last_value(words, "--out")
     saved = Path(out) / "config.yaml" if out else None
     return ["--config", str(saved), *words] if saved is not None and saved.is_file() and not given else list(words)
+
+
+def parsed(parser: Parser, words: Sequence[str]) -> Namespace:
+    """The words, and the files of settings among them, as values.
+
+    Raises:
+        UsageError: they are no settings.
+    """
+    try:
+        return parser.parse_args(words)
+    except UsageError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:  # what the parser does not take for an error of the values
+        files = [word for before, word in pairwise(words) if before == "--config"]
+        reason = " ".join(str(error).split())[:300]
+        where = first_five(files) or "the command line"
+        raise UsageError(
+            f"the settings of {where} could not be read ({reason}); a file of them is YAML in UTF-8"
+        ) from error
 
 
 def to_config(parser: Parser, namespace: Namespace) -> Config:

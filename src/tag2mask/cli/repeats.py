@@ -1,10 +1,9 @@
 """`run --repeats N`: the same run with several seeds, and what they came to together."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 
-from tag2mask.cli.console import errors, output, spread_table
+from tag2mask.cli.console import errors, output, print_json, spread_table
 from tag2mask.cli.request import Request
 from tag2mask.distributed import is_main, wait
 from tag2mask.errors import UsageError
@@ -50,7 +49,7 @@ def repeat(request: Request, do: Callable[[Request], int]) -> int:
         if is_main():
             summary = repeats.summarise()
             if options["as_json"]:
-                print(json.dumps(summary, indent=2, ensure_ascii=False))
+                print_json(summary)
             else:
                 output().print(spread_table(summary["figures"], summary["seeds"]))
             _tell(f"written to {run / RECORD}")
@@ -59,7 +58,7 @@ def repeat(request: Request, do: Callable[[Request], int]) -> int:
 
 
 def _count(value: str) -> int:
-    if not (value.isdecimal() and int(value) >= 1):
+    if not (value.isdecimal() and len(value) < 10 and int(value) >= 1):
         raise UsageError(f"--repeats should be a number of runs, at least 1, received '{value}'")
     return int(value)
 

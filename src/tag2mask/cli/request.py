@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tag2mask.cli.parser import build_parser, expand_presets, to_config, with_run_config
+from tag2mask.cli.parser import build_parser, expand_presets, parsed, to_config, with_run_config
 from tag2mask.cli.words import last_value
 from tag2mask.errors import UsageError
 from tag2mask.pipeline.config import Config, to_yaml
@@ -59,7 +59,7 @@ class Request:
         if "-h" in words or "--help" in words:
             parser.print_help()
             return None
-        namespace = parser.parse_args(expand_presets(with_run_config(_with_default_preset(name, words))))
+        namespace = parsed(parser, expand_presets(with_run_config(_with_default_preset(name, words))))
         config = _with_corrections(to_config(parser, namespace), words)
         if namespace.print_config:
             print(to_yaml(config), end="")

@@ -1,6 +1,5 @@
 """The verbs of the command line: thin, each a few lines over the pipeline."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from functools import partial, wraps
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from tag2mask.cli.console import errors, figures_table, output, show_published, show_result
+from tag2mask.cli.console import errors, figures_table, output, print_json, show_published, show_result
 from tag2mask.cli.doctor import DESCRIPTION, doctor
 from tag2mask.cli.request import Request, Verb
 from tag2mask.errors import UsageError
@@ -58,7 +57,7 @@ def _finish(request: Request, results: Iterable[StageResult]) -> int:
         pass
     elif request.options["as_json"]:
         answer = {"results": [vars(result) for result in told]}
-        print(json.dumps(answer, indent=2, ensure_ascii=False, default=Comparison.to_json))
+        print_json(answer, default=Comparison.to_json)
     elif figures:
         output().print(figures_table(figures))
         beside = published_beside(figures, recognised(request.config.data)) if request.verb == "run" else None
@@ -83,7 +82,7 @@ def _stages(request: Request, names: Sequence[str], *then: "Stage") -> int:
         planned = plan(request.config, run, names)
         run.outputs.close(send=False)
         if request.options["as_json"]:
-            print(json.dumps(planned.to_json(), indent=2, ensure_ascii=False))
+            print_json(planned.to_json())
         else:
             output().print("\n".join(planned.lines()), highlight=False, markup=False, soft_wrap=True)
         return 0
@@ -252,7 +251,7 @@ def _evaluate_folder(request: Request) -> int:
         raise UsageError(f"{folder} is no folder of masks or CAMs")
     figures = evaluate_folder(request.config, folder, errors())
     if request.options["as_json"]:
-        print(json.dumps(figures.to_json(), indent=2, ensure_ascii=False))
+        print_json(figures.to_json())
     else:
         output().print(figures.render(str(folder)))
     return 0
@@ -293,7 +292,8 @@ def _tags(request: Request) -> int:
         raise UsageError(f"--threshold should be a number, received {options['threshold']!r}") from error
     place, table = Path(options["photos"]), Path(options["table"] or "suggested-tags.csv")
     if options["dry_run"]:
-        output().print(f"would write {table} for the photographs below {place}", highlight=False, soft_wrap=True)
+        said = f"would write {table} for the photographs below {place}"
+        output().print(said, highlight=False, markup=False, soft_wrap=True)
         return 0
     return _finish(request, [suggest_tags(request.config, place, options["classes"], table, threshold, errors())])
 

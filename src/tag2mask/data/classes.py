@@ -55,7 +55,7 @@ def read_classes(value: str) -> tuple[tuple[str, ...] | None, list[Problem]]:
     if is_file or ("," not in value and (path.suffix in LIST_SUFFIXES or len(path.parts) > 1)):
         try:
             names = _names_in(path)
-        except (OSError, ValueError, yaml.YAMLError) as reason:
+        except (OSError, ValueError, yaml.YAMLError, RecursionError) as reason:
             message = f"the class list could not be read ({' '.join(str(reason).split())})"
             remedy = "it should be one name a line, or a YAML list of names, as UTF-8"
             return None, [error("bad-classes", str(path), f"{message}; {remedy}")]
@@ -107,11 +107,13 @@ def _ratio_reaches(name: str, other: str) -> bool:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a list of many names is too long for a path
+    except (OSError, ValueError):  # a list of many names is too long for a path; none has a null byte
         return False
 
 
 def _names_in(path: Path) -> list[str]:
+    if path.exists() and not path.is_file():  # a device may have no end, a pipe no beginning
+        raise ValueError("it is no file")
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix not in {".yaml", ".yml", ".json"}:
         lines = (line.strip() for line in text.splitlines())

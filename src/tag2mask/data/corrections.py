@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tag2mask.data.images import write_mask
+from tag2mask.data.problems import one_line
 from tag2mask.errors import Tag2maskError, UsageError, first_five
 from tag2mask.files import TEMPORARY_PREFIX, read_json, write_json
 
@@ -88,14 +89,14 @@ class Corrections:
         Raises:
             Tag2maskError: the file is damaged.
         """
-        path = self.folder / f"{photo_id}.json"
+        path = self._file(photo_id, "json")
         if path.is_file():
             return _decision(path)
-        return Decision("corrected") if (self.folder / f"{photo_id}.png").is_file() else None
+        return Decision("corrected") if self._file(photo_id, "png").is_file() else None
 
     def mask(self, photo_id: str) -> Path | None:
         """The mask that somebody accepted or drew; None if there is none."""
-        path = self.folder / f"{photo_id}.png"
+        path = self._file(photo_id, "png")
         if not path.is_file():
             return None
         decision = self.decision(photo_id)
@@ -114,9 +115,9 @@ class Corrections:
         """
         if decision.has_mask != (mask is not None):
             raise ValueError(f"a decision `{decision.verdict}` {'needs a' if decision.has_mask else 'has no'} mask")
+        path = self._file(photo_id, "png")
         if not (self.folder / RECORD).is_file():
             write_json(self.folder / RECORD, {"classes": list(self.classes)})
-        path = self.folder / f"{photo_id}.png"
         if mask is not None:
             write_mask(path, mask)
         tags = None if decision.tags is None else list(decision.tags)
@@ -126,7 +127,7 @@ class Corrections:
 
     def forget(self, photo_id: str) -> None:
         """Take back what was decided about a photograph."""
-        path = self.folder / f"{photo_id}.png"
+        path = self._file(photo_id, "png")
         path.unlink(missing_ok=True)
         path.with_name(f"{path.stem}.json").unlink(missing_ok=True)
 
@@ -140,13 +141,27 @@ class Corrections:
         }
         yield from sorted(names - {Path(name).stem for name in _RECORDS})
 
+    def _file(self, photo_id: str, suffix: str) -> Path:
+        """A file of a photograph.
+
+        Raises:
+            Tag2maskError: its ID leads out of the folder, or to the record.
+        """
+        parts = photo_id.split("/")
+        if any(part in ("", ".", "..") for part in parts) or "\0" in photo_id or f"{photo_id}.json" in _RECORDS:
+            raise Tag2maskError(f"{one_line(photo_id)!r} is no ID of a photograph: it leads out of {self.folder}")
+        return self.folder / f"{photo_id}.{suffix}"
+
 
 def _classes(record: Path) -> tuple[str, ...]:
     """The class list of a folder."""
     try:
-        return tuple(str(name) for name in read_json(record)["classes"])
-    except (KeyError, TypeError) as error:
-        raise Tag2maskError(f"{record} says no classes; it is damaged, or not of this program") from error
+        names = read_json(record)["classes"]
+    except (KeyError, TypeError):
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise Tag2maskError(f"{record} says no classes; it is damaged, or not of this program")
+    return tuple(names)
 
 
 def _decision(path: Path) -> Decision:

@@ -87,6 +87,10 @@ def read_pattern(pattern: Path, *, skip: Path | None = None) -> Listing:
     """
     fixed = next(number for number, part in enumerate(pattern.parts) if has_magic(part))
     listing = Listing("folders", Path(*pattern.parts[:fixed]))
+    if ".." in pattern.parts[fixed:]:  # an ID with it would leave the folder of the masks
+        message = "`..` behind a wildcard leads out of the folder that the pattern begins in; begin with another one"
+        listing.problems.append(error("outside-root", str(pattern), message))
+        return listing
     outside = None if skip is None else skip.absolute()
     for name in sorted(iglob(str(pattern), recursive=True)):  # noqa: PTH207 - a pattern may begin anywhere
         path = Path(name)

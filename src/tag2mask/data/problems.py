@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tag2mask.errors import printable
+
 Level = Literal["error", "warning"]
 
 Fault = Literal[
@@ -100,10 +102,8 @@ def warning(kind: Fault, subject: str, message: str) -> Problem:
 
 
 def one_line(text: str) -> str:
-    """``text`` that any terminal and any file can take: what is not printable, as file names may hold, is escaped."""
-    if text.isprintable():
-        return text
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text)
+    """``text`` on one line that any terminal and any file can take."""
+    return printable(text, keep="")
 
 
 def grouped_lines(problems: Iterable[Problem], shown: int) -> list[str]:

@@ -116,6 +116,10 @@ def read_table(path: Path, table: Table) -> Iterator[Row]:
         path: the file.
         table: is filled on the way, also with what is wrong.
     """
+    if path.exists() and not path.is_file():  # a device may have no end, a pipe no beginning
+        message = "the tags table is no file; data.tags names a CSV file"
+        table.problems.append(error("bad-table", table.subject, message))
+        return
     try:
         with path.open("rb") as file:
             has_null = any(b"\0" in block for block in iter(lambda: file.read(_BLOCK), b""))

@@ -145,7 +145,10 @@ def _labels(path: Path, text: str, classes: tuple[str, ...], ignored: str) -> di
         if not line.strip() or line.startswith("#"):
             continue
         name, _, rest = line.strip().partition(":")
-        colour = tuple(int(part) if part.strip().isdecimal() else -1 for part in rest.partition(":")[0].split(","))
+        colour = tuple(
+            int(part) if part.strip().isdecimal() and len(part) < 9 else -1
+            for part in rest.partition(":")[0].split(",")
+        )
         if len(colour) != 3 or not all(0 <= part <= 255 for part in colour) or colour in found:
             raise UsageError(f"{path}: the line {line!r} of {LABELS} should be NAME:R,G,B:: with a colour of its own")
         if name not in ids:

@@ -70,7 +70,7 @@ class ExportSettings:
         given = {name: value for name in cls.__dataclass_fields__ if (value := options.get(name)) is not None}
         least = given.get("least_pixels")
         if isinstance(least, str):
-            if not least.isdecimal():
+            if not least.isdecimal() or len(least) > 9:
                 raise UsageError(f"--least-pixels should be a number of pixels, received '{least}'")
             given["least_pixels"] = int(least)  # type: ignore[assignment]
         return cls(**{"split": split, **given})  # type: ignore[arg-type]

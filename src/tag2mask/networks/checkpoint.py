@@ -8,6 +8,7 @@ nor another file.
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -118,7 +119,7 @@ def read_network_info(path: Path) -> NetworkInfo:
         )
     try:
         return _parse(json.loads(metadata[_ENTRY]), path)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise NetworkFileError(f"{path} is damaged: its description is not of the format ({error!r})") from error
 
 
@@ -192,23 +193,55 @@ def _info_of_kind(path: Path, kind: Kind, classes: tuple[str, ...] | None = None
 
 def _restored(path: Path, info: NetworkInfo, build: Callable[[Backbone], _Network]) -> _Network:
     """The network that ``build`` makes on the described backbone, with the weights of the file."""
+
+    def built() -> _Network:
+        return build(rebuild_backbone(info.architecture, info.settings, info.mean, info.std))
+
     try:
-        # The random weights are overwritten: making them must not move the caller's random state.
-        with torch.random.fork_rng(devices=[]):
-            backbone = rebuild_backbone(info.architecture, info.settings, info.mean, info.std)
-            network = build(backbone)
         state = load_file(path)
-        own = network.state_dict()
+        _refuse_depth(info.architecture, len(state))
+        # The description may be anybody's: what it asks for is compared with the file before it takes any memory.
+        with torch.device("meta"):
+            own = built().state_dict()
         wrong = [name for name in sorted(own.keys() | state.keys()) if _shape(own, name) != _shape(state, name)]
         if wrong:
             raise NetworkFileError(
                 f"{path} is damaged: it has tensors that are missing, unknown or of another shape: {first_five(wrong)}"
             )
+        # The random weights are overwritten: making them must not move the caller's random state.
+        with torch.random.fork_rng(devices=[]):
+            network = built()
         network.load_state_dict(state)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise NetworkFileError(f"{path} is damaged: the network that it describes cannot be built ({error})") from error
+    except NetworkFileError:
+        raise
+    except Exception as error:  # what a description leads the libraries to that build from it is theirs
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise NetworkFileError(
+            f"{path} is damaged: the network that it describes cannot be built ({reason})"
+        ) from error
     network.eval()
     return network
+
+
+def _refuse_depth(architecture: Mapping[str, Any], tensors: int) -> None:
+    """Refuse a description with more layers than the file has tensors, before they are made one by one.
+
+    Raises:
+        ValueError: it has.
+    """
+    for value in architecture.values():
+        if isinstance(value, Mapping):
+            _refuse_depth(value, tensors)
+    numbers = (value if isinstance(value, list) else [value] for value in architecture.values())
+    deep = {
+        name: value
+        for name, values in zip(architecture, numbers, strict=True)
+        for value in values
+        if ("layers" in name or "depths" in name) and isinstance(value, int) and value > tensors
+    }
+    if deep:
+        name, value = next(iter(deep.items()))
+        raise ValueError(f"{name} is {value}, and the file has {tensors} tensors")
 
 
 def _parse(values: dict[str, Any], path: Path) -> NetworkInfo:
@@ -226,8 +259,10 @@ def _parse(values: dict[str, Any], path: Path) -> NetworkInfo:
     classes = tuple(values["classes"])
     if not all(isinstance(name, str) for name in classes):
         raise ValueError("classes should be names")
-    mean_red, mean_green, mean_blue = (float(value) for value in values["normalisation"]["mean"])
-    std_red, std_green, std_blue = (float(value) for value in values["normalisation"]["std"])
+    mean_red, mean_green, mean_blue = mean = tuple(float(value) for value in values["normalisation"]["mean"])
+    std_red, std_green, std_blue = std = tuple(float(value) for value in values["normalisation"]["std"])
+    if not all(isfinite(value) for value in (*mean, *std)) or min(std) <= 0:
+        raise ValueError(f"mean {mean} and deviation {std} of the colours should be finite, and the latter above 0")
     segmentation = SegmentationNetworkSettings(**values["settings"]) if values["kind"] == "segmentation" else None
     return NetworkInfo(
         values["kind"],

@@ -1,7 +1,9 @@
 """All settings of a run, in one tree; YAML and the command line fill it."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from importlib import resources
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +12,7 @@ import yaml
 from tag2mask.cam_files import CAM_KINDS, CamKind
 from tag2mask.clip.settings import SeedSettings
 from tag2mask.data.settings import DataSettings
-from tag2mask.errors import UsageError
+from tag2mask.errors import UsageError, first_five
 from tag2mask.evaluate.sweep import DEFAULT_THRESHOLDS
 from tag2mask.networks.settings import NetworkSettings
 from tag2mask.outputs import OutputSettings
@@ -156,15 +158,31 @@ class Config:
         if not 0 <= self.seed < 2**31:
             raise UsageError(f"seed should lie between 0 and 2^31 - 1, received {self.seed}")
         self.shard_of()
+        if wrong := list(_unusable(plain(self))):
+            raise UsageError(f"settings cannot be these: {first_five(wrong)}")
 
     def shard_of(self) -> tuple[int, int]:
         """The shard as (i, n), 1 ≤ i ≤ n; (1, 1) without one."""
         if self.shard is None:
             return 1, 1
         first, _, count = self.shard.partition("/")
-        if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
+        numbers = first.isdecimal() and count.isdecimal() and max(len(first), len(count)) < 10
+        if not numbers or not 1 <= int(first) <= int(count):
             raise UsageError(f"shard should be i/n with 1 ≤ i ≤ n, as in 2/4, received '{self.shard}'")
         return int(first), int(count)
+
+
+def _unusable(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """What no setting can be: numbers that are not finite, which YAML has, and text with a null byte."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _unusable(value, f"{prefix}{name}.")
+            continue
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, float) and not isfinite(each):
+                yield f"{prefix}{name} is {each}, it should be a finite number"
+            elif isinstance(each, str) and "\0" in each:
+                yield f"{prefix}{name} holds a null byte, which no path and no name can"
 
 
 def plain(settings: Any) -> Any:

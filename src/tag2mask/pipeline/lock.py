@@ -17,6 +17,7 @@ from pathlib import Path
 from signal import SIGTERM, default_int_handler, getsignal, signal
 from socket import gethostname
 from threading import current_thread, main_thread
+from typing import Any
 
 from tag2mask.errors import UsageError
 from tag2mask.files import TEMPORARY_PREFIX, is_gone, remove_abandoned, temporary_name
@@ -198,14 +199,30 @@ def _read(path: Path) -> Holder | None:
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:
-            said = json.loads(path.read_text(encoding="utf-8"))
-            return Holder(**{**said, "shard": tuple(said["shard"]) if said["shard"] else None})
+            return _holder(json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, KeyError) as error:  # perhaps it is being written
+        except (ValueError, TypeError, KeyError, RecursionError) as error:  # perhaps it is being written
             if time.monotonic() > deadline:
                 raise UsageError(f"{path} is damaged; if no command works in {path.parent}, delete it") from error
         time.sleep(0.02)
+
+
+def _holder(said: Any) -> Holder:
+    """What a lock says.
+
+    Raises:
+        TypeError: something is missing, or of another kind.
+        KeyError: likewise.
+    """
+    shard, began = said["shard"], said["began"]
+    found = Holder(**{**said, "shard": tuple(shard) if shard else None})
+    numbers = [found.pid, *(found.shard or (1, 1)), *([] if began is None else [began])]
+    words = (found.verb, found.host, found.namespace, found.since)
+    sound = all(type(number) is int for number in numbers) and all(isinstance(word, str) for word in words)
+    if not sound or len(found.shard or (1, 1)) != 2 or not 0 < found.pid < 2**31:
+        raise TypeError("not what a lock says")
+    return found
 
 
 def _refusal(path: Path, found: Holder, asking: Holder) -> str:

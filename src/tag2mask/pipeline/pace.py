@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from statistics import median
 from time import monotonic
+from typing import Any
 
 from rich.console import Console
 
 from tag2mask.distributed import is_main, process_count
+from tag2mask.errors import Tag2maskError
 from tag2mask.files import read_json, write_json
 from tag2mask.pipeline.progress import Advance, progress_bar
 from tag2mask.pipeline.run_folder import RunFolder
@@ -15,6 +18,9 @@ from tag2mask.report.figures import read_log
 
 _SAVE_SECONDS = 20.0
 """How often the pace is written down; a kill costs no more than that."""
+
+_MOST = 1e12
+"""Photographs and seconds that nobody reaches."""
 
 _LINES = 10
 """Lines of a training's log, the last ones, whose speed counts: a training may slow down on its way."""
@@ -32,7 +38,7 @@ def paced_bar(run: RunFolder, stage: str, console: Console, total: int, title: s
         title: of the bar; the stage's name if not given.
     """
     path, fingerprint = run / f"pace/{stage}.json", run.fingerprint(stage)
-    before = read_json(path) if path.is_file() else {}
+    before = _recorded(path)
     earlier = before if before and before["fingerprint"] == fingerprint else {"photographs": 0, "seconds": 0.0}
     began = saved = monotonic()
     done_here = 0
@@ -62,10 +68,22 @@ def paced_bar(run: RunFolder, stage: str, console: Console, total: int, title: s
 def seconds_per_photograph(run: RunFolder, stage: str) -> float | None:
     """How long a photograph has taken in a stage with the settings that its files have; None where none has."""
     path = run / f"pace/{stage}.json"
-    found = read_json(path) if path.is_file() else {}
+    found = _recorded(path)
     if not found.get("photographs") or found["fingerprint"] != run.fingerprint(stage):
         return None
     return float(found["seconds"] / found["photographs"])
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """What a file of a pace says; nothing where it is missing, or does not say it: the work does not depend on it."""
+    try:
+        found = read_json(path) if path.is_file() else {}
+    except Tag2maskError:
+        return {}
+    sound = isinstance(found, dict) and all(
+        isinstance(found.get(name), int | float) and 0 <= found[name] < _MOST for name in ("photographs", "seconds")
+    )
+    return found if sound and "fingerprint" in found else {}
 
 
 def trained_steps(run: RunFolder, stage: str) -> int:

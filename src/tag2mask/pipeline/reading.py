@@ -28,7 +28,10 @@ def photographs(config: Config, split: str | None = None) -> PhotoSet:
 
 def _refuse_run_inside(photos: PhotoSet, out: Path | None) -> None:
     """Refuse a run folder among the photographs: its masks would be read as photographs the next time."""
-    if out is not None and photos.root.absolute() in (out.absolute(), *out.absolute().parents):
+    if out is None:
+        return
+    root, target = (Path(os.path.abspath(path)) for path in (photos.root, out))  # noqa: PTH100 - it takes out ".."
+    if root in (target, *target.parents):
         raise UsageError(
             f"--out {out} lies inside the data root {photos.root}; choose a folder outside it, "
             "or the next run takes its masks for photographs"

@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from tag2mask.errors import UsageError
+from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.files import TEMPORARY_PREFIX, read_json, remove_partial, write_json, write_text
 from tag2mask.outputs import Folder, OutputSettings, RunOutputs
 from tag2mask.pipeline.config import Config, absolute, to_yaml
@@ -101,13 +102,13 @@ class RunFolder:
 
     def fingerprint(self, name: str) -> str | None:
         """The recorded fingerprint of a stage; None if it never began."""
-        path = self._record(name)
-        return str(read_json(path)["fingerprint"]) if path.is_file() else None
+        recorded = self._recorded(name)
+        return None if recorded is None else str(recorded["fingerprint"])
 
     def setting(self, name: str, setting: str) -> Any:
         """The recorded value of a setting (`section.name`) of a stage; None if it has none or never began."""
-        path = self._record(name)
-        return read_json(path)["settings"].get(setting) if path.is_file() else None
+        recorded = self._recorded(name)
+        return None if recorded is None else recorded["settings"].get(setting)
 
     def with_readers(self, name: str) -> list[str]:
         """A stage and every stage that reads its outputs, directly or not, in order.
@@ -116,9 +117,11 @@ class RunFolder:
         """
         found = [name]
         for stage in STAGES.values():
-            path = self._record(stage.name)
-            recorded = read_json(path).get("inputs", {}) if stage.reads_for and path.is_file() else {}
-            if any(read in found for read in (*stage.reads, *recorded)):
+            recorded = None
+            if stage.reads_for:
+                with suppress(Tag2maskError):  # one that is damaged must not keep its stage from being made again
+                    recorded = self._recorded(stage.name)
+            if any(read in found for read in (*stage.reads, *(recorded or {}).get("inputs", ()))):
                 found.append(stage.name)
         return found
 
@@ -133,14 +136,15 @@ class RunFolder:
         Raises:
             UsageError: the folder holds outputs of other settings or of another version, or files that no run wrote.
         """
-        stage, path = STAGES[name], self._record(name)
+        stage = STAGES[name]
         if stage.remade:
             return
         # Looked for before the record is: another process of this run writes that first, and then its files.
         foreign = [output for output in stage.outputs if _holds_files(self.path / output)]
-        if path.is_file():
-            if not anew:
-                self._refuse(name, _differences(read_json(path), self._entry(name, settings), inputs=False))
+        if self._record(name).is_file():
+            recorded = None if anew else self._recorded(name)
+            if recorded is not None:
+                self._refuse(name, _differences(recorded, self._entry(name, settings), inputs=False))
         elif foreign:
             raise UsageError(
                 f"{self.path / foreign[0]} was not made by a run, and {name} would overwrite it; use another --out"
@@ -153,13 +157,13 @@ class RunFolder:
             UsageError: as `check`, or an input was made again since.
         """
         self.check(name, settings)
-        entry, path = self._entry(name, settings), self._record(name)
-        if path.is_file():
-            self._refuse(name, _differences(read_json(path), entry))
+        entry, recorded = self._entry(name, settings), self._recorded(name)
+        if recorded is not None:
+            self._refuse(name, _differences(recorded, entry))
         for output in STAGES[name].outputs:
             remove_partial(self.path / output)
         fingerprint = hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]
-        write_json(path, {**entry, "fingerprint": fingerprint})
+        write_json(self._record(name), {**entry, "fingerprint": fingerprint})
 
     def _entry(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What the record of a stage holds, but for the fingerprint over it."""
@@ -199,7 +203,7 @@ class RunFolder:
         target = self.path / "config.yaml"
         values = yaml.safe_load(to_yaml(absolute(config)))
         if sections is not None and target.is_file():
-            kept = yaml.safe_load(target.read_text(encoding="utf-8"))
+            kept = _settings_in(target)
             values = {**kept, **{name: values[name] for name in sections}}
         values = {name: value for name, value in values.items() if name not in ("limit", "shard")}
         write_text(target, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
@@ -220,16 +224,17 @@ class RunFolder:
 
         Raises:
             UsageError: nothing was measured here.
+            Tag2maskError: the file is damaged.
         """
         path = self.path / "metrics.json"
         if not path.is_file():
             raise UsageError(f"{path} does not exist; `tag2mask evaluate --out {self.path}` writes it")
-        return read_json(path)  # type: ignore[no-any-return]
+        return _figures_in(path)
 
     def merge_metrics(self, figures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
         """Add figures, {stage: {split: {kind: {...}}}}, to metrics.json, replacing those of the same kind."""
         path = self.path / "metrics.json"
-        merged = read_json(path) if path.is_file() else {}
+        merged = _figures_in(path) if path.is_file() else {}
         for stage, splits in figures.items():
             for split, kinds in splits.items():
                 merged.setdefault(stage, {}).setdefault(split, {}).update(kinds)
@@ -237,6 +242,54 @@ class RunFolder:
 
     def _record(self, name: str) -> Path:
         return self.path / STAGES[name].folder / "stage.json"
+
+    def _recorded(self, name: str) -> dict[str, Any] | None:
+        """What the record of a stage says; None if it never began.
+
+        Raises:
+            Tag2maskError: the record is damaged.
+        """
+        path = self._record(name)
+        if not path.is_file():
+            return None
+        found = read_json(path)
+        parts = {"fingerprint": str, "settings": dict, "inputs": dict}
+        if not isinstance(found, dict) or not all(isinstance(found.get(key), kind) for key, kind in parts.items()):
+            raise Tag2maskError(
+                f"{path} is damaged: it does not say how {name} was done; --restart {name} does it anew"
+            )
+        return found
+
+
+def _settings_in(path: Path) -> dict[str, Any]:
+    """The sections of a config.yaml.
+
+    Raises:
+        Tag2maskError: it is damaged.
+    """
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        found = error
+    if not isinstance(found, dict):
+        reason = " ".join(str(found).split()) if isinstance(found, Exception) else "it holds no settings"
+        raise Tag2maskError(f"{path} is damaged ({reason}); delete it to have it written again")
+    return found
+
+
+def _figures_in(path: Path) -> dict[str, Any]:
+    """What a metrics.json holds, {stage: {split: {kind: {...}}}}.
+
+    Raises:
+        Tag2maskError: it is damaged.
+    """
+    found: dict[str, Any] = read_json(path)
+    level = [found]
+    for _ in range(3):
+        level = [value for each in level if isinstance(each, dict) for value in each.values()]
+        if not isinstance(found, dict) or not all(isinstance(value, dict) for value in level):
+            raise Tag2maskError(f"{path} holds no figures by stage, split and kind; delete it to have it made again")
+    return found
 
 
 def environment(seed: int) -> dict[str, Any]:

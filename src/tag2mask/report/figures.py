@@ -163,7 +163,7 @@ def read_log(path: Path) -> tuple[list[dict[str, float]], list[str]]:
             continue
         try:
             entry = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             entry = None
         if not isinstance(entry, dict) or not _is_number(entry.get("step")):
             broken += 1

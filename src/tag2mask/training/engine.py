@@ -403,8 +403,30 @@ def _resume(
     kept: _Kept,
     accelerator: Accelerator,
 ) -> int:
-    """Take up the state in ``path``; return its step."""
+    """Take up the state in ``path``; return its step.
+
+    Raises:
+        Tag2maskError: it is damaged, or of another network.
+    """
     state = load_state(path, stage)
+    try:
+        return _take_up(state, network, optimizer, kept, accelerator)
+    except Exception as error:  # whatever values of other kinds, names and shapes lead to
+        reason = " ".join(str(error).split())[:200] or "no more is known"
+        raise Tag2maskError(
+            f"{path} is no resume state of this network ({type(error).__name__}: {reason}); --restart {stage} begins "
+            "anew"
+        ) from error
+
+
+def _take_up(
+    state: dict[str, Any],
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    kept: _Kept,
+    accelerator: Accelerator,
+) -> int:
+    """Give a resume state to what it is of; its step."""
     network.load_state_dict(state["network"])
     network.to(accelerator.device)
     optimizer.load_state_dict(state["optimizer"])
@@ -413,4 +435,6 @@ def _resume(
     kept.average.weights = state.get("average", {})
     if "best" in state:
         kept.best.resume(state["best"])
-    return int(state["step"])
+    if type(state["step"]) is not int or state["step"] < 0:
+        raise ValueError("its step is no number of steps")
+    return state["step"]

@@ -94,7 +94,9 @@ class LoopSettings:
         if self.clip is not None and not self.clip > 0:
             problems.append("clip should be above 0; null switches clipping off")
         problems += [
-            f"{name} should not be negative" for name in ("weight_decay", "momentum") if getattr(self, name) < 0
+            f"{name} should not be negative"
+            for name in ("weight_decay", "momentum", "power")
+            if getattr(self, name) < 0
         ]
         return problems
 

@@ -37,6 +37,10 @@ def load_state(path: Path, stage: str = "train") -> dict[str, Any]:
         raise Tag2maskError(
             f"{path} is not a readable resume state ({type(error).__name__}); --restart {stage} begins anew"
         ) from error
+    if not isinstance(state, dict):
+        raise Tag2maskError(
+            f"{path} holds no resume state, but a {type(state).__name__}; --restart {stage} begins anew"
+        )
     return state
 
 
@@ -87,8 +91,11 @@ def _lines(path: Path) -> Iterator[str]:
     """The whole lines of a log that may end in half a line."""
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
-            json.loads(line)
-        except ValueError:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            return
+        step = entry.get("step") if isinstance(entry, dict) else None
+        if not isinstance(step, int | float) or not 0 <= step < 2**63:  # neither is NaN
             return
         yield line
 

@@ -1,0 +1,302 @@
+"""Hostile photographs: cut off, damaged, bombs by their header, other files under an image's name, odd pixels."""
+
+import io
+import pickle
+import random
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageSequence, PngImagePlugin
+
+from hostile_case import Case, Executes, Yard, write
+
+FORMATS = {
+    "JPEG": "jpg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "TIFF": "tif",
+    "BMP": "bmp",
+    "GIF": "gif",
+    "PPM": "ppm",
+    "JPEG2000": "jp2",
+}
+CUTS = 9
+DAMAGES = 5
+
+
+@cache
+def photograph(kind: str = "JPEG", **options: Any) -> bytes:
+    """A sound one of 48 × 40 pixels."""
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    image, file = Image.fromarray(pixels).resize((48, 40)), io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """An image as a file."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def checked(yard: Yard, name: str, content: bytes) -> list[str]:
+    """`check` of class folders with one hostile photograph among two sound ones."""
+    write(yard.data / "cat/one.jpg", photograph())
+    write(yard.data / "dog/two.png", photograph("PNG"))
+    write(yard.data / "dog" / name, content)
+    return ["check", ".", "--no-time"]
+
+
+def _case(kind: str, name: str, file: str, content: bytes, *, usable: bool = False, maybe: bool = False) -> Case:
+    codes = (0,) if usable else ((0, 1) if maybe else (1,))
+    says = "" if usable or maybe else f"dog/{file}:"
+    return Case(kind, name, lambda yard: checked(yard, file, content), says, codes)
+
+
+def cases(rng: random.Random) -> Iterator[Case]:
+    """All of them."""
+    yield from _cut(rng)
+    yield from _damaged(rng)
+    yield from _bombs()
+    for name, content in _others().items():
+        yield _case("other-file", name, "hostile.jpg", content)
+    for name, (content, usable) in _odd_pixels().items():
+        yield _case("odd-pixels", name, "hostile.png", content, usable=usable)
+    for name, content in _nonsense().items():
+        yield _case("metadata", name, "hostile.jpg", content, maybe=True)
+
+
+def _cut(rng: random.Random) -> Iterator[Case]:
+    for kind, suffix in FORMATS.items():
+        whole = photograph(kind)
+        # Behind three quarters some formats have all pixels: only what follows them is gone.
+        for place in sorted(rng.sample(range(1, len(whole) * 3 // 4), CUTS)):
+            yield _case("cut-off", f"{suffix}-{place}", f"hostile.{suffix}", whole[:place])
+
+
+def _damaged(rng: random.Random) -> Iterator[Case]:
+    for kind, suffix in FORMATS.items():
+        whole = photograph(kind)
+        for number in range(DAMAGES):
+            broken = bytearray(whole)
+            for place in rng.sample(range(2, len(whole)), 1 + 4 * number):
+                broken[place] = rng.randrange(256)
+            yield _case("damaged", f"{suffix}-{number}", f"hostile.{suffix}", bytes(broken), maybe=True)
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    """A chunk with its checksum."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(width: int, height: int, *chunks: bytes, depth: int = 8, colour: int = 2, data: bytes = b"\0" * 9) -> bytes:
+    """A PNG of any claimed size."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    body = png_chunk(b"IDAT", zlib.compress(data)) + png_chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + body
+
+
+def tiff(width: int, height: int, *more: tuple[int, int, int, int], after: int = 0) -> bytes:
+    """A TIFF of one strip of any claimed size; ``after`` is the place of the next directory."""
+    entries = [
+        (256, 4, 1, width),
+        (257, 4, 1, height),
+        (258, 3, 1, 8),
+        (259, 3, 1, 1),
+        (262, 3, 1, 1),
+        (273, 4, 1, 8),
+        (278, 4, 1, height),
+        (279, 4, 1, 16),
+        *more,
+    ]
+    body = b"".join(struct.pack("<HHII", *entry) for entry in sorted(entries))
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + body + struct.pack("<I", after)
+
+
+def bmp(width: int, height: int) -> bytes:
+    """A BMP of any claimed size."""
+    return (
+        b"BM" + struct.pack("<IHHIIiiHHIIIIII", 70, 0, 0, 54, 40, width, height, 1, 24, 0, 16, 0, 0, 0, 0) + bytes(16)
+    )
+
+
+def gif(width: int, height: int) -> bytes:
+    """A GIF of any claimed size."""
+    frame = b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x02\x02\x4c\x01\0;"
+    return b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6) + frame
+
+
+def webp(width: int, height: int) -> bytes:
+    """An extended WebP whose canvas claims any size."""
+    sides = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    body = b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4) + sides + photograph("WEBP")[12:]
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def jpeg(width: int, height: int) -> bytes:
+    """A JPEG whose frame header claims any size."""
+    whole = photograph()
+    place = whole.index(b"\xff\xc0") + 5
+    return whole[:place] + struct.pack(">HH", height, width) + whole[place + 4 :]
+
+
+def jpeg2000(width: int, height: int) -> bytes:
+    """A JPEG 2000 that claims any size in both of its headers."""
+    whole = photograph("JPEG2000")
+    box, siz = whole.index(b"ihdr") + 4, whole.index(b"\xff\x51") + 6
+    sized = whole[:box] + struct.pack(">II", height, width) + whole[box + 8 :]
+    return sized[:siz] + struct.pack(">II", width, height) + sized[siz + 8 :]
+
+
+def _bombs() -> Iterator[Case]:
+    huge = {
+        "png-2e31": png(2**31 - 1, 2**31 - 1),
+        "png-65535": png(65535, 65535),
+        "png-wide": png(2**31 - 1, 1),
+        "png-below-the-limit": png(9999, 9999),
+        "png-16-bit": png(9999, 9999, depth=16, colour=6),
+        "png-text": png(8, 8, png_chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(80 << 20)))),
+        "png-international-text": png(8, 8, png_chunk(b"iTXt", b"k\0\1\0\0\0" + zlib.compress(bytes(80 << 20)))),
+        "png-profile": png(8, 8, png_chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(80 << 20)))),
+        "tiff-2e32": tiff(2**32 - 1, 2**32 - 1),
+        "tiff-65535": tiff(65535, 65535),
+        "tiff-below-the-limit": tiff(9999, 9999),
+        "tiff-many-strips": tiff(64, 64, (700, 1, 2**32 - 1, 8)),
+        "tiff-directory-in-itself": tiff(64, 64, after=8),
+        "tiff-samples": tiff(64, 64, (277, 3, 1, 65535)),
+        "bmp-2e31": bmp(2**31 - 1, 2**31 - 1),
+        "bmp-40000": bmp(40000, 40000),
+        "bmp-below-the-limit": bmp(9999, 9999),
+        "gif-65535": gif(65535, 65535),
+        "webp-2e24": webp(2**24, 2**24),
+        "webp-16384": webp(16384, 16384),
+        "jpeg-65535": jpeg(65535, 65535),
+        "jp2-2e31": jpeg2000(2**31 - 1, 2**31 - 1),
+        "jp2-65535": jpeg2000(65535, 65535),
+        "ppm-1e9": b"P6\n1000000000 1000000000\n255\n" + bytes(9),
+        "ppm-digits": b"P6\n" + b"9" * 5000 + b" 4\n255\n" + bytes(9),
+        "ppm-comment": b"P6\n#" + b"x" * (1 << 20),
+        "ppm-below-the-limit": b"P6\n9999 9999\n255\n" + bytes(9),
+    }
+    for name, content in huge.items():
+        yield _case("bomb", name, f"hostile.{name.partition('-')[0]}".replace(".tiff", ".tif"), content)
+    empty = {
+        "png": png(0, 0),
+        "png-flat": png(8, 0),
+        "tiff": tiff(0, 0),
+        "bmp": bmp(0, 8),
+        "bmp-negative": bmp(-8, 8),
+        "gif": gif(0, 0),
+        "jpeg": jpeg(0, 40),
+        "jpeg-flat": jpeg(48, 0),
+        "jp2": jpeg2000(0, 0),
+        "ppm": b"P6\n0 0\n255\n",
+        "ppm-negative": b"P6\n-8 8\n255\n" + bytes(192),
+    }
+    for name, content in empty.items():
+        yield _case("zero-size", name, "hostile.png", content)
+
+
+def _others() -> dict[str, bytes]:
+    """Files that are no images, under the name of one."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("../../escaped.txt", "x")
+    return {
+        "nothing": b"",
+        "one-byte": b"\xff",
+        "zeros": bytes(4096),
+        "text": b"just text",
+        "utf16": "just text".encode("utf-16"),
+        "html": b"<!doctype html><script>alert(1)</script>",
+        "svg": b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>',
+        "zip": packed.getvalue(),
+        "pickle": pickle.dumps(Executes(Path("executed"))),
+        "program": b"\x7fELF" + bytes(60),
+        "script": b"#!/bin/sh\ntouch executed\n",
+        "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(executed) (w) file closefile\n",
+        "pdf": b"%PDF-1.7\n1 0 obj<</Type/Catalog>>endobj",
+        "heic": bytes([0, 0, 0, 24]) + b"ftypheic" + bytes(24),
+        "video": bytes([0, 0, 0, 24]) + b"ftypisom" + bytes(24),
+        "icon": b"\0\0\1\0\1\0" + bytes(32),
+        "photoshop": b"8BPS" + bytes(60),
+        "wmf": b"\xd7\xcd\xc6\x9a" + bytes(60),
+        "fits": b"SIMPLE  =                    T" + bytes(60),
+        "hdf5": b"\x89HDF\r\n\x1a\n" + bytes(60),
+        "lfs-pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n",
+        "gzip": b"\x1f\x8b\x08" + bytes(20),
+        "png-signature-alone": b"\x89PNG\r\n\x1a\n",
+        "jpeg-signature-alone": b"\xff\xd8\xff",
+        "two-signatures": b"\x89PNG\r\n\x1a\n\xff\xd8\xff" + photograph(),
+    }
+
+
+def _odd_pixels() -> dict[str, tuple[bytes, bool]]:
+    """Whole files of unusual pixels, and whether they can be used."""
+    noise = np.random.default_rng(1).integers(0, 65536, (40, 48)).astype(np.uint16)
+    grey = Image.fromarray((noise >> 8).astype(np.uint8))
+    colours = Image.open(io.BytesIO(photograph("PNG")))
+    frames = [Image.fromarray(np.full((40, 48), 60 * number + 20, np.uint8)) for number in range(4)]
+    palette = colours.quantize(16)
+    broken = saved(palette, "PNG")
+    at = broken.index(b"IDAT") - 4
+    found = {
+        "16-bit": (saved(Image.fromarray(noise), "PNG"), True),
+        "cmyk": (saved(colours.convert("CMYK"), "JPEG"), True),
+        "lab": (saved(colours.convert("LAB"), "TIFF"), True),
+        "float": (saved(Image.fromarray(noise.astype(np.float32)), "TIFF"), False),
+        "32-bit": (saved(Image.fromarray(noise.astype(np.int32) * 70000), "TIFF"), False),
+        "one-bit": (saved(grey.convert("1"), "PNG"), True),
+        "grey-alpha": (saved(colours.convert("LA"), "PNG"), True),
+        "animated-gif": (saved(frames[0], "GIF", save_all=True, append_images=frames[1:]), True),
+        "animated-webp": (saved(frames[0], "WEBP", save_all=True, append_images=frames[1:]), True),
+        "animated-png": (saved(frames[0], "PNG", save_all=True, append_images=frames[1:]), True),
+        "pages": (saved(colours, "TIFF", save_all=True, append_images=frames), True),
+        "transparency-too-long": (broken[:at] + png_chunk(b"tRNS", bytes(300)) + broken[at:], True),
+        "transparency-empty": (broken[:at] + png_chunk(b"tRNS", b"") + broken[at:], True),
+        "no-palette": (png(8, 8, depth=8, colour=3, data=bytes(72)), True),
+        "palette-too-short": (png(8, 8, png_chunk(b"PLTE", bytes(3)), depth=8, colour=3, data=b"\0\xff" * 36), True),
+        "unknown-colour-type": (png(8, 8, colour=5, data=bytes(200)), False),
+        "unknown-depth": (png(8, 8, depth=7, data=bytes(200)), False),
+        "two-headers": (png(8, 8, png_chunk(b"IHDR", bytes(13)), data=bytes(200)), False),
+        "garbage-behind": (photograph("PNG") + b"executed" * 99, True),
+    }
+    assert len(list(ImageSequence.Iterator(Image.open(io.BytesIO(found["animated-gif"][0]))))) == 4
+    return found
+
+
+def _nonsense() -> dict[str, bytes]:
+    """JPEGs and PNGs whose metadata is nonsense; their pixels are sound."""
+    exif = {
+        "orientation-0": b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\0\0\0\0\0\0\0\0",
+        "orientation-999": b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\xe7\x03\0\0\0\0\0\0",
+        "orientation-as-text": b"II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0six\0\0\0\0\0",
+        "orientation-by-zero": b"II*\0\x08\0\0\0\x01\0\x12\x01\x05\0\x01\0\0\0\x1a\0\0\0\0\0\0\0" + bytes(8),
+        "loop": b"II*\0\x08\0\0\0\x01\0\x69\x87\x04\0\x01\0\0\0\x08\0\0\0\x08\0\0\0",
+        "many-entries": b"II*\0\x08\0\0\0\xff\xff" + b"\x12\x01\x03\0\xff\xff\xff\xff\0\0\0\0" * 40,
+        "far-away": b"II*\0\xff\xff\xff\x7f",
+        "empty": b"",
+        "noise": bytes(range(256)),
+    }
+    found = {f"exif-{name}": _with_exif(content) for name, content in exif.items()}
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Comment", "\x1b[31m" * 99)
+    pixels = Image.open(io.BytesIO(photograph("PNG")))
+    return found | {
+        "profile-of-noise": photograph("JPEG", icc_profile=bytes(range(256)) * 9),
+        "dpi-huge": photograph("JPEG", dpi=(65535, 65535)),
+        "text-with-escapes": saved(pixels, "PNG", pnginfo=info),
+        "xmp-bomb": photograph("JPEG", xmp=b"<!DOCTYPE x [<!ENTITY a 'aaaa'>]>" + b"&a;" * 9000),
+    }
+
+
+def _with_exif(content: bytes) -> bytes:
+    segment = b"Exif\0\0" + content
+    return b"\xff\xd8\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + photograph()[2:]

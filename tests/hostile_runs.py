@@ -1,0 +1,179 @@
+"""Hostile run folders: settings, records, locks, figures, logs and states of resuming that somebody else wrote."""
+
+import io
+import json
+import os
+import pickle
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import copy2, copytree
+from socket import gethostname
+
+import torch
+
+from hostile_case import OUT, Case, Executes, Yard, write, yaml_payload
+
+GARBAGE: dict[str, bytes | str] = {
+    "nothing": "",
+    "list": "[]",
+    "number": "7",
+    "text": '"x"',
+    "null": "null",
+    "deep": "[" * 100_000,
+    "noise": bytes(range(256)),
+    "cut-off": '{"a": {"b',
+    "empty-mapping": "{}",
+    "wrong-kinds": json.dumps(
+        {"fingerprint": 7, "settings": [], "inputs": "x", "train": 1, "cams": {"val": []}, "photographs": "x"}
+    ),
+}
+
+SETTINGS = {
+    "payload": "out: PAYLOAD\n",
+    "payload-in-data": "data:\n  root: PAYLOAD\n",
+    "payload-new": "!!python/object/new:os.mkdir [executed]\n",
+    "payload-module": "a: !!python/module:hostile_module\n",
+    "payload-name": "train: !!python/name:os.system\n",
+    "class-path": "data:\n  class_path: hostile_module.Data\n",
+    "class-path-of-train": "train:\n  class_path: hostile_module.Data\n  init_args: {}\n",
+    "unknown-tag": "seed: !evil 1\n",
+    "itself": "config: ../out/config.yaml\n",
+    "another": "config: /etc/passwd\n",
+    "unknown-section": "evil: {a: 1}\n",
+    "unknown-setting": "train: {evil: 1}\n",
+    "section-text": "train: yes please\n",
+    "section-list": "train: [1, 2]\n",
+    "nan": "external: {floor: .nan}\n",
+    "infinite": "train: {momentum: .inf}\n",
+    "seed-huge": f"seed: {'9' * 5000}\n",
+    "seed-text": "seed: cat\n",
+    "null-byte": 'data: {root: "a\\0b"}\n',
+    "escapes": 'data: {root: "\\e[2Jnothing"}\n',
+    "laughs": "a: &a [x,x,x,x]\nb: &b [*a,*a,*a,*a]\nseed: [*b,*b,*b]\n",
+    "endless": "seed: &a [*a]\n",
+    "deep": "seed: " + "[" * 5000 + "\n",
+    "tab": "\tseed: 1\n",
+    "noise": bytes(range(256)),
+    "nothing-there": "data: {root: /nothing/here}\n",
+}
+
+STATES = ("pickle", "executes", "number", "list", "empty", "keys", "shapes", "step", "nan-step", "cut-off", "text")
+
+
+def cases(rng: random.Random) -> Iterator[Case]:
+    """All of them."""
+    for name, text in SETTINGS.items():
+        yield Case("run-settings", name, lambda yard, text=text: _settings(yard, text))
+    records = {"train/stage.json": "cams", "cams/stage.json": "refine", "refine/stage.json": "evaluate"}
+    for name, content in GARBAGE.items():
+        for path, verb in records.items():
+            case = lambda yard, p=path, c=content, v=verb: _changed(yard, p, c, v)  # noqa: E731
+            yield Case(f"record-{path.partition('/')[0]}", name, case, path)
+        lock = lambda yard, c=content: _changed(yard, "lock.json", c, "refine")  # noqa: E731
+        yield Case("lock", name, lock, "lock.json", (2,))
+        figures = lambda yard, c=content: _changed(yard, "metrics.json", c, "evaluate")  # noqa: E731
+        usable = name in ("empty-mapping",)
+        yield Case("figures", name, figures, "" if usable else "metrics.json", (0,) if usable else (1,))
+        for path in ("metrics.json", "environment.json", "train/log.jsonl"):
+            told = lambda yard, p=path, c=content: _changed(yard, p, c, "report")  # noqa: E731
+            yield Case(f"report-{Path(path).stem}", name, told, "", (0, 1))
+        pace = lambda yard, c=content: _changed(yard, "pace/cams.json", c, "cams", "--dry-run")  # noqa: E731
+        yield Case("pace", name, pace, "", (0,))
+    for name, holder in _holders().items():
+        yield Case(
+            "lock-holder", name, lambda yard, h=holder: _changed(yard, "lock.json", json.dumps(h), "refine"), "", (2,)
+        )
+    for number in ("0", "-1", "9" * 30, "9" * 200):
+        abandoned = f"cams/.partial-{gethostname()}~{number}~ab~x.npz"
+        case = lambda yard, name=abandoned: _changed(yard, name, b"", "refine")  # noqa: E731
+        yield Case("abandoned", f"process-{number[:9]}", case, "", (0,))
+    for name in STATES:
+        yield Case("state", name, lambda yard, name=name: _resumed(yard, name), "train/state.pt", (1,))
+
+
+def _copied(yard: Yard) -> None:
+    """The finished run as OUT; what is large is linked, and replaced where it is to be changed."""
+
+    def place(source: str, target: str) -> str:
+        if source.endswith((".safetensors", ".pt")):
+            os.link(source, target)
+            return target
+        return str(copy2(source, target))
+
+    copytree(yard.fixture("done"), yard.out, copy_function=place)
+
+
+def _changed(yard: Yard, name: str, content: bytes | str, verb: str, *more: str) -> list[str]:
+    """A run with another file in the place of one of its own, and a verb that reads it."""
+    _copied(yard)
+    target = yard.out / name
+    target.unlink(missing_ok=True)
+    write(target, content)
+    words = [verb, OUT] if verb == "report" else [verb, "--out", OUT]
+    return [*words, *more]
+
+
+def _settings(yard: Yard, text: bytes | str) -> list[str]:
+    """A folder that looks like a run, with its settings."""
+    write(yard.data / "hostile_module.py", f"import os\nos.mkdir({str(yard.marker)!r})\nclass Data: pass\n")
+    if isinstance(text, str):
+        text = text.replace("PAYLOAD", yaml_payload(yard.marker))
+    write(yard.out / "config.yaml", text)
+    return ["refine", "--out", OUT]
+
+
+def _holders() -> dict[str, dict[str, object]]:
+    """Locks whose parts are of other kinds."""
+    sound: dict[str, object] = {
+        "verb": "train",
+        "shard": None,
+        "host": "elsewhere",
+        "namespace": "",
+        "pid": 1,
+        "began": None,
+        "since": "now",
+    }
+    return {
+        "escapes": sound | {"verb": "\x1b[2Jtrain", "host": "\u202eevil"},
+        "shard-one": sound | {"shard": [1]},
+        "shard-text": sound | {"shard": "ab"},
+        "shard-number": sound | {"shard": 7},
+        "process-text": sound | {"pid": "1"},
+        "process-huge": sound | {"pid": 10**30},
+        "process-negative": sound | {"pid": -1},
+        "began-list": sound | {"began": [1]},
+        "host-number": sound | {"host": 5},
+        "more": sound | {"evil": 1},
+    }
+
+
+def _resumed(yard: Yard, name: str) -> list[str]:
+    """Training that goes on from a hostile state."""
+    _copied(yard)
+    (yard.out / "train/network.safetensors").unlink()
+    state = yard.out / "train/state.pt"
+    sound = torch.load(state, weights_only=True)
+    state.unlink()
+    if name == "pickle":
+        state.write_bytes(pickle.dumps(Executes(yard.marker)))
+    elif name == "text":
+        state.write_text("no state")
+    elif name == "cut-off":
+        file = io.BytesIO()
+        torch.save(sound["step"], file)
+        state.write_bytes(file.getvalue()[:-99])
+    else:
+        weights = {key: value[:0] for key, value in sound["network"].items()}
+        made = {
+            "executes": sound | {"step": Executes(yard.marker)},
+            "number": 7,
+            "list": [sound["step"]],
+            "empty": {},
+            "keys": sound | {"network": {"evil": torch.zeros(3)}},
+            "shapes": sound | {"network": weights},
+            "step": sound | {"step": -5},
+            "nan-step": sound | {"step": float("nan")},
+        }
+        torch.save(made[name], state)
+    return ["train", "--out", OUT]

@@ -1,0 +1,93 @@
+"""Hostile command lines."""
+
+import random
+from collections.abc import Iterator
+
+from hostile_case import OUT, Case, Yard, write
+from hostile_images import photograph
+from hostile_tables import SOUND
+
+WORDS: dict[str, list[str]] = {
+    "nothing": [],
+    "unknown-verb": ["\x1b[31mevil"],
+    "unknown-setting": ["--evil", "1"],
+    "near-setting": ["--train.batchsize", "4"],
+    "section-alone": ["--train", "5"],
+    "dots": ["--train..steps", "5"],
+    "endless-name": ["--" + "x" * 5000, "1"],
+    "no-value": ["--seed"],
+    "text": ["--seed", "cat"],
+    "float": ["--seed", "1.5"],
+    "nan": ["--train.learning_rate", "nan"],
+    "infinite": ["--train.weight_decay", "inf"],
+    "digits": ["--seed", "9" * 5000],
+    "negative": ["--workers", "-1"],
+    "zero": ["--limit", "0"],
+    "huge": ["--seed", "99999999999999999999"],
+    "shard": ["--shard", "3/2"],
+    "shard-digits": ["--shard", f"1/{'9' * 5000}"],
+    "shard-arabic": ["--shard", "\u0661/\u0660"],
+    "yaml": ["--seed", "!!python/object/apply:os.mkdir [executed]"],
+    "yaml-section": ["--data", "!!python/object/apply:os.mkdir [executed]"],
+    "yaml-deep": ["--cams.scales", "[" * 3000],
+    "class": ["--data", "{class_path: hostile_module.Data}"],
+    "list-of-nan": ["--cams.scales", "[.nan]"],
+    "list-of-text": ["--cams.scales", "[a, b]"],
+    "kinds": ["--cams.kinds", "[evil]"],
+    "config-nowhere": ["--config", "nothing.yaml"],
+    "config-device": ["--config", "/dev/zero"],
+    "config-folder": ["--config", "."],
+    "config-image": ["--config", "one.jpg"],
+    "config-url": ["--config", "http://127.0.0.1:9/x.yaml"],
+    "config-inline": ["--config", "seed: 1"],
+    "device": ["--device", "evil"],
+    "kind": ["--data.kind", "evil"],
+    "markup": ["--data.kind", "[/red]"],
+    "surrogate": ["--data.kind", "\udcff"],
+    "environment": ["--data.kind", "${HOME}"],
+    "format": ["--data.kind", "%(a)s{0}"],
+    "pixels": ["--data.pixel_limit", "-1"],
+    "restart": ["--restart", "../.."],
+}
+
+
+def cases(rng: random.Random) -> Iterator[Case]:
+    """Single words after `check .`, and scrambled command lines."""
+    for name, words in WORDS.items():
+        said = words[-2].lstrip("-").rpartition(".")[2][:200] if len(words) > 1 else ""
+        yield Case(
+            "words",
+            name,
+            lambda yard, words=words, name=name: _train(yard, name, words),
+            said if said.isprintable() else "",
+            (2,),
+        )
+    pieces = [
+        "check",
+        "train",
+        "--out",
+        ".",
+        "--seed",
+        "--",
+        "=",
+        "-h9",
+        "--data.root",
+        "1",
+        "\n",
+        "--x=",
+        "--config=",
+        "{}",
+    ]
+    for number in range(12):
+        words = [rng.choice(pieces) for _ in range(rng.randint(1, 5))]
+        yield Case("words-at-random", str(number), lambda yard, words=words: words, "", (1, 2))
+
+
+def _train(yard: Yard, name: str, words: list[str]) -> list[str]:
+    write(yard.data / "one.jpg", photograph())
+    write(yard.data / "two.jpg", photograph("PNG"))
+    write(yard.data / "tags.csv", SOUND)
+    write(yard.data / "hostile_module.py", f"import os\nos.mkdir({str(yard.marker)!r})\nclass Data: pass\n")
+    if name in ("nothing", "unknown-verb"):
+        return words
+    return ["train", "--data.root", ".", "--out", OUT, "--dry-run", *words]

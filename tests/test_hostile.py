@@ -1,0 +1,102 @@
+"""Broken and hostile inputs at every entrance: a clear line for each, nothing executed, nothing written elsewhere."""
+
+import random
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from transformers import Dinov2Config
+
+import hostile_arrays
+import hostile_exchange
+import hostile_images
+import hostile_names
+import hostile_networks
+import hostile_runs
+import hostile_tables
+import hostile_trees
+import hostile_words
+from hostile_case import SEED, Case, Yard, bounded, state_of, write
+from hostile_images import photograph
+from tag2mask.cli import main
+from tag2mask.cli.request import Request, Verb
+from tag2mask.cli.words import last_value
+from tag2mask.networks import SegmentationNetworkSettings, build_segmentation_network, save_network
+
+MODULES = (
+    hostile_images,
+    hostile_names,
+    hostile_tables,
+    hostile_trees,
+    hostile_arrays,
+    hostile_networks,
+    hostile_runs,
+    hostile_exchange,
+    hostile_words,
+)
+CASES: list[Case] = [case for module in MODULES for case in module.cases(random.Random(SEED))]
+
+
+def test_there_are_enough_and_each_is_another_one() -> None:
+    print(f"{len(CASES)} hostile inputs: {dict(Counter(case.kind for case in CASES))}")
+    assert len(CASES) >= 500
+    assert len({str(case) for case in CASES}) == len(CASES)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_hostile(
+    case: Case,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    yard = Yard(tmp_path, request.getfixturevalue)
+    yard.data.mkdir(parents=True)
+    write(yard.secret, photograph("PNG"))
+    monkeypatch.chdir(yard.data)
+    monkeypatch.syspath_prepend(yard.data)
+    monkeypatch.setattr("tag2mask.pipeline.lock._PATIENCE", 0.05)  # for a lock that is damaged for good
+    monkeypatch.setattr(Request, "parse", _parsed_once)
+    words = case.make(yard)
+    capsys.readouterr()
+    before = state_of(yard.top, yard.out)
+    with bounded():
+        code = main(words)
+    said = capsys.readouterr()
+    answer = said.out + said.err
+    assert code in case.codes, answer
+    assert not re.search(r"Traceback|unexpected \w+(Error|Exception)", answer), answer
+    assert all(sign.isprintable() or sign == "\n" for sign in answer), repr(answer)
+    assert "".join(case.says.split()) in "".join(answer.split()), answer
+    assert not code or said.err.strip() or words[:1] in ([], ["check"]), "no word of what is wrong"
+    assert not yard.marker.exists() and not (yard.data / "executed").exists(), "it was executed"
+    assert state_of(yard.top, yard.out) == before, "something else was written to"
+
+
+_parse = Request.parse
+_known: dict[tuple[str, ...], Request | None] = {}
+
+
+def _parsed_once(name: str, verb: Verb, words: Sequence[str]) -> Request | None:
+    """What many cases have in common is parsed for the first of them, with the files that are read for it."""
+    files = [Path(word) for before, word in zip(["", *words], words, strict=False) if before == "--config"]
+    if out := last_value(words, "--out"):
+        files.append(Path(out) / "config.yaml")
+    key = (name, *words, *(path.read_bytes().hex() if path.is_file() else "" for path in files))
+    if key not in _known:
+        _known[key] = _parse(name, verb, words)
+    return _known[key]
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a tiny segmentation network."""
+    folder = tmp_path_factory.mktemp("segmenter")
+    config = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 28, "mlp_ratio": 2}
+    Dinov2Config(**config).save_pretrained(folder / "model")
+    settings = SegmentationNetworkSettings(backbone=str(folder / "model"), weights="none")
+    save_network(folder / "network.safetensors", build_segmentation_network(settings, ("cat", "dog"), seed=0))
+    return folder / "network.safetensors"
