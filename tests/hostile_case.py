@@ -70,6 +70,7 @@ class Case:
         make: makes the files in the yard and gives the words of the command.
         says: what the answer has to contain, apart from blanks; empty where the input is usable.
         codes: the exit codes that are right.
+        writes: the folder in the yard's data that the documentation lets the program write to.
     """
 
     kind: str
@@ -77,6 +78,7 @@ class Case:
     make: Callable[[Yard], list[str]]
     says: str = ""
     codes: tuple[int, ...] = field(default=BAD)
+    writes: str = ""
 
     def __str__(self) -> str:
         return f"{self.kind}-{self.name}"
@@ -105,19 +107,20 @@ def write(path: Path, content: bytes | str) -> Path:
     return path
 
 
-def state_of(top: Path, without: Path) -> dict[str, tuple[int, int, int]]:
-    """Kind, size and time of everything below ``top`` but what lies in one folder; links are not followed."""
+def state_of(top: Path, *without: Path) -> dict[str, tuple[int, int, int]]:
+    """Kind, size and time of everything below ``top`` but what lies in some folders; links are not followed."""
     found = {}
+    closed, parents = {str(path) for path in without}, {str(path.parent) for path in without}
     for folder, folders, files in os.walk(os.fsencode(top)):
-        if Path(os.fsdecode(folder)) == without:
+        if os.fsdecode(folder) in closed:
             folders.clear()
             continue
         for name in (*folders, *files):
             path = os.path.join(folder, name)  # noqa: PTH118 - names of broken encodings
-            if os.fsdecode(path) != str(without):
+            if os.fsdecode(path) not in closed:
                 status = os.lstat(path)
                 is_folder = name in folders
-                changes = os.fsdecode(path) == str(without.parent)  # what comes and goes beside it changes its time
+                changes = os.fsdecode(path) in parents  # what comes and goes beside it changes its time
                 size, at = 0 if is_folder else status.st_size, 0 if changes else status.st_mtime_ns
                 found[os.fsdecode(path)] = (status.st_mode, size, at)
     return found

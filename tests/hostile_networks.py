@@ -27,7 +27,7 @@ def cases(rng: random.Random) -> Iterator[Case]:
         yield Case("network-says", name, lambda yard, change=change: _with(yard, change), "model.safetensors")
     for name, pattern in _patterns().items():
         yield Case("predict-place", name, lambda yard, pattern=pattern: _at(yard, pattern), "", (1, 2))
-    yield Case("predict-names", "all", _names, "40 failed", (1,))
+    yield Case("predict-names", "all", _names, "29 failed", (1,))
 
 
 def _predicted(yard: Yard, network: bytes, place: str = "photos") -> list[str]:

@@ -26,13 +26,22 @@ def cases(rng: random.Random) -> Iterator[Case]:
     for name, (content, said) in _lists().items():
         yield Case("voc-list", name, lambda yard, content=content: _voc(yard, content, XML), said, (1,))
     for name, (content, said) in _annotations().items():
+        said = "is not in the class list" if name == "other-class" else said
         yield Case("voc-annotation", name, lambda yard, content=content: _voc(yard, "one\n", content), said, (1,))
     for name, change in _documents().items():
-        yield Case("coco", name, lambda yard, change=change: _coco(yard, change), "instances_train", (1,))
+        said, codes = USABLE.get(name, ("instances_train", (1,)))
+        yield Case("coco", name, lambda yard, change=change: _coco(yard, change), said, codes, "SegmentationClass")
     for number in range(16):
         seed = rng.random()
         change = lambda document, seed=seed: _scrambled(document, random.Random(seed))  # noqa: E731
-        yield Case("coco-scrambled", str(number), lambda yard, change=change: _coco(yard, change), "", (0, 1))
+        yield Case(
+            "coco-scrambled",
+            str(number),
+            lambda yard, change=change: _coco(yard, change),
+            "",
+            (0, 1),
+            "SegmentationClass",
+        )
     for name, content in _masks().items():
         yield Case("mask", name, lambda yard, content=content: _mask(yard, content), "one.png", (1,))
 
@@ -146,6 +155,9 @@ def _annotations() -> dict[str, tuple[bytes | str, str]]:
 
 Document = dict[str, Any]
 
+USABLE = {"utf-16": ("", (0,)), "300-classes": ("302 classes", (1,))}
+"""Which annotation files are read all the same, or are refused by another rule than their own."""
+
 
 def _sound() -> Document:
     return {
@@ -160,7 +172,6 @@ def _sound() -> Document:
 def _coco(yard: Yard, change: Callable[[Document], object]) -> list[str]:
     """A COCO root of one photograph."""
     write(yard.data / "train/one.jpg", photograph())
-    write(yard.data / "SegmentationClass/other.txt", b"")
     document = _sound()
     changed = change(document)
     text = changed if isinstance(changed, str | bytes) else json.dumps(document)

@@ -62,7 +62,8 @@ def test_hostile(
     monkeypatch.setattr(Request, "parse", _parsed_once)
     words = case.make(yard)
     capsys.readouterr()
-    before = state_of(yard.top, yard.out)
+    left_out = (yard.out, yard.data / case.writes) if case.writes else (yard.out,)
+    before = state_of(yard.top, *left_out)
     with bounded():
         code = main(words)
     said = capsys.readouterr()
@@ -73,7 +74,7 @@ def test_hostile(
     assert "".join(case.says.split()) in "".join(answer.split()), answer
     assert not code or said.err.strip() or words[:1] in ([], ["check"]), "no word of what is wrong"
     assert not yard.marker.exists() and not (yard.data / "executed").exists(), "it was executed"
-    assert state_of(yard.top, yard.out) == before, "something else was written to"
+    assert state_of(yard.top, *left_out) == before, "something else was written to"
 
 
 _parse = Request.parse

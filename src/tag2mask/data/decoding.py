@@ -184,7 +184,10 @@ def _identified(path: File, file: IO[bytes], formats: tuple[str, ...]) -> Image.
     `PIL.Image.open` would do, but warns or raises above a limit that is global to the process; its registry is
     public.
     """
-    signature = file.read(SIGNATURE_BYTES)
+    try:
+        signature = file.read(SIGNATURE_BYTES)
+    except OSError as reason:
+        raise image_error(path, "unreadable-image", f"the file could not be read ({reason.strerror})") from reason
     if not signature:
         raise image_error(path, "empty-image", "the file is empty; replace it")
     for name in formats:

@@ -91,10 +91,10 @@ def read_pattern(pattern: Path, *, skip: Path | None = None) -> Listing:
         message = "`..` behind a wildcard leads out of the folder that the pattern begins in; begin with another one"
         listing.problems.append(error("outside-root", str(pattern), message))
         return listing
-    outside = None if skip is None else skip.absolute()
+    outside = None if skip is None else Path(os.path.abspath(skip))  # noqa: PTH100 - it takes out ".."
     for name in sorted(iglob(str(pattern), recursive=True)):  # noqa: PTH207 - a pattern may begin anywhere
         path = Path(name)
-        hidden = outside is not None and outside in path.absolute().parents
+        hidden = outside is not None and outside in Path(os.path.abspath(path)).parents  # noqa: PTH100
         if is_image_name(path.name) and path.is_file() and not hidden:
             identity = _without_suffix(path.relative_to(listing.root).as_posix())
             listing.entries.append(Entry(identity, path, ()))

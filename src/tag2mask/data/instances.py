@@ -231,6 +231,8 @@ def _name_problem(where: str, name: str) -> Problem | None:
     if parts[0] == "" or ".." in parts or ":" in parts[0]:
         message = f"file_name `{name}` may lie outside the root; it should be the plain name of a file"
         return error("outside-root", where, message)
+    if "\0" in name:
+        return error("bad-annotation", where, f"file_name `{name}` holds a null byte, which no file's name can")
     if len(parts) > 1 or name == ".":
         message = f"file_name `{name}` names a folder; it should be the plain name of a file in the folder of the split"
         return error("bad-annotation", where, message)

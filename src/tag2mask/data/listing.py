@@ -140,7 +140,7 @@ def each_file(folder: Path | str) -> Iterator[str]:
     """The same, one after another."""
     try:
         with os.scandir(folder) as found:
-            yield from (item.name for item in found if item.is_file())
+            yield from (item.name for item in found if _is(item, os.DirEntry.is_file))
     except OSError:
         return
 
@@ -168,21 +168,35 @@ def walk_files(folder: Path, *, skip: Path | None = None) -> Iterator[tuple[str,
     Raises:
         OSError: a folder cannot be read.
     """
-    return _walk(folder, "", None if skip is None else skip.absolute(), frozenset())
+    return _walk(folder, "", frozenset() if skip is None or not skip.is_dir() else frozenset([_identity(skip)]))
 
 
-def _walk(folder: Path, below: str, skip: Path | None, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, bool]]:
-    status = folder.stat()
-    identity = (status.st_dev, status.st_ino)
-    if identity in above or folder.absolute() == skip:
+def _walk(folder: Path, below: str, closed: frozenset[tuple[int, int]]) -> Iterator[tuple[str, bool]]:
+    """The same, but for the folders in ``closed``: those that lead here, and what is skipped."""
+    identity = _identity(folder)
+    if identity in closed:
         return
     with os.scandir(folder) as found:
         items = sorted((item for item in found if not item.name.startswith(".")), key=lambda item: item.name)
     for item in items:
-        if item.is_dir():
-            yield from _walk(folder / item.name, f"{below}{item.name}/", skip, above | {identity})
-        elif item.is_file():
+        if _is(item, os.DirEntry.is_dir):
+            yield from _walk(folder / item.name, f"{below}{item.name}/", closed | {identity})
+        elif _is(item, os.DirEntry.is_file):
             yield below + item.name, is_image_name(item.name)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """What tells a folder from others, whatever way leads to it."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _is(item: "os.DirEntry[str]", kind: Callable[["os.DirEntry[str]"], bool]) -> bool:
+    """Whether an item of a folder is of a kind; a link that leads into itself is of none."""
+    try:
+        return kind(item)
+    except OSError:
+        return False
 
 
 def _by_stem(names: frozenset[str], key: Callable[[str], str]) -> dict[str, list[str]]:

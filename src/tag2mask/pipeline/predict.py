@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import monotonic
@@ -68,10 +69,10 @@ class Request:
             raise UsageError(f"--model {self.model} does not exist; give the .safetensors of `tag2mask segment`")
         if again and config.shard is not None:
             raise UsageError("--again with --shard would delete what other shards make; use another --out instead")
-        photos = find_photos(Path(place), skip=self.out if self.out.absolute() != Path(place).absolute() else None)
+        photos = find_photos(Path(place), skip=None if _is_same(self.out, Path(place)) else self.out)
         self.photos = _of_this_command(photos, config)
         self.root = photos.root
-        if self.root.absolute() == self.out.absolute():
+        if _is_same(self.root, self.out):
             raise UsageError(f"--out {self.out} is the folder of the photographs; choose another one for the masks")
         own = {key: value for key, value in plain(config.predict).items() if key not in _WITHOUT_EFFECT}
         self.claim = {"version": VERSION, "model": _digest(self.model), "settings": own}
@@ -264,6 +265,11 @@ def _write_overlay(path: Path, image: np.ndarray, labels: np.ndarray, palette: P
     mixed[outline(own)] = 255
     with atomic_path(path) as temporary:
         Image.fromarray(mixed).save(temporary, format="JPEG", quality=88)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two paths name one folder, there or not."""
+    return os.path.abspath(one) == os.path.abspath(other)  # noqa: PTH100 - unlike Path.absolute it takes out ".."
 
 
 def _records(folder: Path) -> list[Path]:

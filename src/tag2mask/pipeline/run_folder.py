@@ -284,7 +284,7 @@ def _figures_in(path: Path) -> dict[str, Any]:
         Tag2maskError: it is damaged.
     """
     found: dict[str, Any] = read_json(path)
-    level = [found]
+    level: list[Any] = [found]
     for _ in range(3):
         level = [value for each in level if isinstance(each, dict) for value in each.values()]
         if not isinstance(found, dict) or not all(isinstance(value, dict) for value in level):
