@@ -19,6 +19,10 @@ from tag2mask.errors import Tag2maskError
 
 TEMPORARY_PREFIX = ".partial-"
 _DAY = 86400.0
+
+_LONGEST_NAME = 255
+"""Bytes that file systems take."""
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 _PATIENCE = 10.0
@@ -48,7 +52,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def temporary_name(name: str) -> str:
     """A name for what this process writes for a while, which tells whether the process is still there."""
-    return f"{TEMPORARY_PREFIX}{gethostname()}~{os.getpid()}~{token_hex(4)}~{name}"
+    begin = os.fsencode(f"{TEMPORARY_PREFIX}{gethostname()}~{os.getpid()}~{token_hex(4)}~")
+    return os.fsdecode(begin + os.fsencode(name)[-max(1, _LONGEST_NAME - len(begin)) :])  # the end has the suffix
 
 
 class Stated(Protocol):
