@@ -14,7 +14,7 @@ SEED = 20261126
 MEMORY = 3 << 30
 """Bytes of addresses that a case may add to those of the process; every bomb asks for more."""
 
-PATIENCE = 10
+PATIENCE = 120
 """Seconds after which a case counts as hanging."""
 
 BAD = (1, 2)

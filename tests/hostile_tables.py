@@ -39,7 +39,7 @@ def cases(rng: random.Random) -> Iterator[Case]:
             shown,
             lambda yard, name=name: [*_checked(yard, SOUND), f"--data.classes={name}"],
             "class",
-            (1,),
+            (1, 2),
         )
 
 
@@ -96,7 +96,7 @@ def _tables(rng: random.Random) -> dict[str, tuple[bytes | str, str]]:
         "null-name": ("image,tags\n\0,cat\n", "null bytes"),
         "nothing": (b"", "tags.csv"),
         "blank-lines": ("\n\n\n", "tags.csv"),
-        "header-alone": ("image,tags\n", "tags.csv"),
+        "header-alone": ("image,tags\n", "no photographs"),
         "no-header": ("one.jpg,cat\ntwo.jpg,dog\n", "image"),
         "semicolons": (SOUND.replace(",", ";"), "commas"),
         "tabs": (SOUND.replace(",", "\t"), "commas"),

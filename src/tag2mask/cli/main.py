@@ -51,7 +51,9 @@ def _say(message: str) -> None:
     except ImportError:
         print(f"error: {printable(message)}", file=sys.stderr)
         return
-    Console(stderr=True).print(f"[bold red]error:[/] {escape(printable(message))}", highlight=False, soft_wrap=True)
+    Console(stderr=True, emoji=False).print(
+        f"[bold red]error:[/] {escape(printable(message))}", highlight=False, soft_wrap=True
+    )
 
 
 def _verdict(error: BaseException) -> tuple[int, str]:
