@@ -87,7 +87,7 @@ def cases(rng: random.Random) -> Iterator[Case]:
     for number in ("0", "-1", "9" * 30, "9" * 200):
         abandoned = f"cams/.partial-{gethostname()}~{number}~ab~x.npz"
         case = lambda yard, name=abandoned: _changed(yard, name, b"", "refine")  # noqa: E731
-        yield Case("abandoned", f"process-{number[:9]}", case, "", (0,))
+        yield Case("abandoned", f"process-{len(number)}-{number[:2]}", case, "", (0,))
     for name in STATES:
         yield Case("state", name, lambda yard, name=name: _resumed(yard, name), "train/state.pt", (1,))
 
@@ -164,7 +164,7 @@ def _resumed(yard: Yard, name: str) -> list[str]:
         torch.save(sound["step"], file)
         state.write_bytes(file.getvalue()[:-99])
     else:
-        weights = {key: value[:0] for key, value in sound["network"].items()}
+        weights = {key: value[None] for key, value in sound["network"].items()}
         made = {
             "executes": sound | {"step": Executes(yard.marker)},
             "number": 7,

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from transformers import Dinov2Config
 
@@ -20,9 +21,12 @@ import hostile_trees
 import hostile_words
 from hostile_case import SEED, Case, Yard, bounded, state_of, write
 from hostile_images import photograph
+from hostile_runs import GARBAGE
 from tag2mask.cli import main
 from tag2mask.cli.request import Request, Verb
 from tag2mask.cli.words import last_value
+from tag2mask.data.corrections import Corrections, Decision
+from tag2mask.errors import Tag2maskError
 from tag2mask.networks import SegmentationNetworkSettings, build_segmentation_network, save_network
 
 MODULES = (
@@ -75,6 +79,41 @@ def test_hostile(
     assert not code or said.err.strip() or words[:1] in ([], ["check"]), "no word of what is wrong"
     assert not yard.marker.exists() and not (yard.data / "executed").exists(), "it was executed"
     assert state_of(yard.top, *left_out) == before, "something else was written to"
+
+
+IDS = ("../x", "a/../../x", "/x", "a//x", ".", "..", "", "x/", "a\0b", "corrections", "tag2mask-export")
+
+
+@pytest.mark.parametrize("photo_id", IDS)
+def test_a_correction_stays_in_its_folder(photo_id: str, tmp_path: Path) -> None:
+    folder = tmp_path / "a/b/corrections"
+    kept = Corrections(folder, ("cat", "dog"))
+    for act in (
+        lambda: kept.write(photo_id, Decision("rejected")),
+        lambda: kept.write(photo_id, Decision("corrected"), np.zeros((4, 4), np.uint8)),
+        lambda: kept.decision(photo_id),
+        lambda: kept.mask(photo_id),
+        lambda: kept.forget(photo_id),
+    ):
+        with pytest.raises(Tag2maskError, match="is no ID of a photograph"):
+            act()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", GARBAGE)
+def test_garbage_in_a_folder_of_corrections_is_named(name: str, tmp_path: Path) -> None:
+    for record in ("corrections.json", "tag2mask-export.json"):
+        write(tmp_path / record, GARBAGE[name])
+        with pytest.raises(Tag2maskError, match=record):
+            Corrections(tmp_path, ("cat", "dog"))
+        (tmp_path / record).unlink()
+    kept = Corrections(tmp_path, ("cat", "dog"))
+    write(tmp_path / "one.json", GARBAGE[name])
+    if name in ("empty-mapping", "wrong-kinds"):  # says nothing of a mask or of tags
+        assert kept.decision("one") == Decision()
+        return
+    with pytest.raises(Tag2maskError, match=r"one\.json"):
+        kept.decision("one")
 
 
 _parse = Request.parse
