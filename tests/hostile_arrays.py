@@ -6,24 +6,29 @@ import pickle
 import random
 import zipfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hostile_case import OUT, Case, Executes, Yard, write
+from hostile_images import photograph
+from tag2mask.data import write_mask
 
 SIDE = 64
+MARKER = Path("executed")
+"""In the current folder, which is that of the input."""
 
 
 def cases(rng: random.Random) -> Iterator[Case]:
     """All of them."""
-    for name in (*_arrays(), *_zips(Path("executed"))):
+    for name in (*_arrays(), *_zips()):
         yield Case("cam", name, lambda yard, name=name: _evaluated(yard, name), "bad.npz")
     for number in range(10):
         seed = rng.random()
         yield Case("cam-damaged", str(number), lambda yard, seed=seed: _evaluated(yard, "", seed), "", (0, 1))
-    for name in _dictionaries(Path("executed")):
+    for name in _dictionaries():
         yield Case("clip-es", name, lambda yard, name=name: _imported(yard, name), "0000.npy")
 
 
@@ -46,6 +51,7 @@ def npy_header(descr: str, shape: tuple[int, ...] | str, version: int = 1) -> by
     return b"\x93NUMPY" + bytes([version, 0]) + length.to_bytes(2 if version == 1 else 4, "little") + text + b"\n"
 
 
+@cache
 def _arrays() -> dict[str, bytes]:
     """Whole .npz files that are no CAM files."""
     sound = _sound()
@@ -91,11 +97,12 @@ def _arrays() -> dict[str, bytes]:
     return found | {f"without-{name}": npz(**{key: sound[key] for key in sound if key != name}) for name in sound}
 
 
-def _zips(marker: Path) -> dict[str, bytes]:
+@cache
+def _zips() -> dict[str, bytes]:
     """Other files under the name of a CAM file."""
-    sound, payload = _sound(), pickle.dumps(Executes(marker))
+    sound, payload = _sound(), pickle.dumps(Executes(MARKER))
     dumped = io.BytesIO()
-    np.save(dumped, np.array(Executes(marker), dtype=object), allow_pickle=True)
+    np.save(dumped, np.array(Executes(MARKER), dtype=object), allow_pickle=True)
 
     def packed(**members: bytes) -> bytes:
         file = io.BytesIO()
@@ -141,15 +148,13 @@ def _evaluated(yard: Yard, name: str, seed: float | None = None) -> list[str]:
     )
     mask = np.zeros((SIDE, SIDE), np.uint8)
     mask[:9] = 1
-    from tag2mask.data import write_mask
-
     for photo_id in ("a", "bad"):
         write(root / f"{photo_id}{photo.suffix}", photo.read_bytes())
         write_mask(root / f"masks/{photo_id}.png", mask)
         write(yard.data / f"cams/{photo_id}.npz", npz(**_sound()))
     write(root / "tags.csv", f"image,tags\na{photo.suffix},cat\nbad{photo.suffix},dog\n")
     if seed is None:
-        content = (_arrays() | _zips(yard.marker))[name]
+        content = (_arrays() | _zips())[name]
     else:
         rng, broken = random.Random(seed), bytearray(npz(**_sound()))
         for _ in range(rng.randint(1, 8)):
@@ -159,7 +164,8 @@ def _evaluated(yard: Yard, name: str, seed: float | None = None) -> list[str]:
     return ["evaluate", "cams", "--data.root", "set", "--data.masks", "set/masks", "--workers", "0", "--device", "cpu"]
 
 
-def _dictionaries(marker: Path) -> dict[str, bytes]:
+@cache
+def _dictionaries() -> dict[str, bytes]:
     """Files under the name of one of CLIP-ES."""
     full = np.full((1, SIDE, SIDE), 0.5, np.float16)
     keys = np.array([0])
@@ -178,9 +184,9 @@ def _dictionaries(marker: Path) -> dict[str, bytes]:
         for name in names
     }
     return calls | {
-        "executes": saved(Executes(marker)),
-        "executes-inside": saved({"keys": keys, "attn_highres": full, "more": Executes(marker)}),
-        "pickle": pickle.dumps(Executes(marker)),
+        "executes": saved(Executes(MARKER)),
+        "executes-inside": saved({"keys": keys, "attn_highres": full, "more": Executes(MARKER)}),
+        "pickle": pickle.dumps(Executes(MARKER)),
         "pickle-of-arrays": pickle.dumps({"keys": keys, "attn_highres": full}),
         "torch": b"PK\3\4" + bytes(99),
         "nothing": b"",
@@ -215,10 +221,8 @@ def _dictionaries(marker: Path) -> dict[str, bytes]:
 
 def _imported(yard: Yard, name: str) -> list[str]:
     """`seeds --from-npy` with one hostile file."""
-    from hostile_images import photograph
-
     write(yard.data / "0000.jpg", photograph("PNG"))
     write(yard.data / "0001.jpg", photograph())
     write(yard.data / "tags.csv", "image,tags\n0000.jpg,cat\n0001.jpg,dog\n")
-    write(yard.data / "npy/0000.npy", _dictionaries(yard.marker)[name])
+    write(yard.data / "npy/0000.npy", _dictionaries()[name])
     return ["seeds", "--from-npy", "npy", "--data.root", ".", "--out", OUT, "--workers", "0", "--device", "cpu"]

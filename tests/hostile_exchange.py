@@ -6,6 +6,7 @@ import random
 import stat
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,7 @@ def _sound() -> dict[str, bytes | str]:
     }
 
 
+@cache
 def _zips() -> dict[str, bytes]:
     """Zips that are refused as a whole."""
     link = zipfile.ZipInfo("SegmentationClass/two.png")
@@ -89,7 +91,7 @@ def _zips() -> dict[str, bytes]:
         "no-list": _zip({"labelmap.txt": LABELS}),
         "encrypted": whole.replace(b"PK\1\2\x14\x03\x14\0\0\0", b"PK\1\2\x14\x03\x14\0\1\0"),
         "method-unknown": whole.replace(b"PK\1\2\x14\x03\x14\0\0\0\x08\0", b"PK\1\2\x14\x03\x14\0\0\0\x63\0"),
-        "labels-bomb": _zip({"labelmap.txt": b"x" * (300 << 20)}),
+        "labels-bomb": _zip({"labelmap.txt": bytes((1 << 28) + 1)}),
         "labels-utf-16": _zip(_sound() | {"labelmap.txt": LABELS.encode("utf-16")}),
         "labels-noise": _zip(_sound() | {"labelmap.txt": bytes(range(256))}),
         "labels-same-colour": _zip(_sound() | {"labelmap.txt": LABELS + "cow:128,0,0::\n"}),

@@ -45,7 +45,7 @@ NAMES: dict[str, tuple[bytes, str]] = {
 }
 """A name as bytes, and how it may be shown."""
 
-NASTY = ("line-feed", "clear-screen", "c1", "right-to-left", "latin-1", "broken-markup", "dash", "html")
+NASTY = ("clear-screen", "right-to-left", "latin-1", "broken-markup", "dash")
 PARSED = ("root", "missing", "split", "folder")
 """Entrances at which each name is another command, whose parsing takes longest; those names are met there."""
 
@@ -73,8 +73,7 @@ def cases(rng: random.Random) -> Iterator[Case]:
             if entrance in PARSED and name not in NASTY:
                 continue
             text = os.fsdecode(raw)
-            # What is said of a whole command may have lines of its own, and `;` parts tags.
-            parted = (entrance in ("missing", "folder") and "\n" in text) or (entrance == "table" and ";" in text)
+            parted = entrance == "table" and ";" in text  # which joins tags
             said = shown if is_named and not parted else ""
             yield Case(f"name-of-{entrance}", name, lambda yard, make=make, text=text: make(yard, text), said, codes)
 
