@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from hostile_case import OUT, Case, Executes, Yard, write
-from hostile_images import photograph
+from hostile_images import photograph, saved
 from tag2mask.data import write_mask
 
 SIDE = 64
@@ -142,17 +143,14 @@ def _zips() -> dict[str, bytes]:
 def _evaluated(yard: Yard, name: str, seed: float | None = None) -> list[str]:
     """`evaluate` of a folder of CAMs, the last of which is hostile."""
     root = yard.data / "set"
-    (yard.data / "set").mkdir()
-    photo = next((yard.scenes / "images").rglob("*.jpg"), None) or next(
-        path for path in sorted(yard.scenes.rglob("*")) if path.suffix in (".jpg", ".png") and "masks" not in path.parts
-    )
+    photo = saved(Image.new("RGB", (SIDE, SIDE), "teal"), "PNG")
     mask = np.zeros((SIDE, SIDE), np.uint8)
     mask[:9] = 1
     for photo_id in ("a", "bad"):
-        write(root / f"{photo_id}{photo.suffix}", photo.read_bytes())
+        write(root / f"{photo_id}.png", photo)
         write_mask(root / f"masks/{photo_id}.png", mask)
         write(yard.data / f"cams/{photo_id}.npz", npz(**_sound()))
-    write(root / "tags.csv", f"image,tags\na{photo.suffix},cat\nbad{photo.suffix},dog\n")
+    write(root / "tags.csv", "image,tags\na.png,cat\nbad.png,dog\n")
     if seed is None:
         content = (_arrays() | _zips())[name]
     else:

@@ -45,7 +45,7 @@ NAMES: dict[str, tuple[bytes, str]] = {
 }
 """A name as bytes, and how it may be shown."""
 
-NASTY = ("clear-screen", "right-to-left", "latin-1", "broken-markup", "dash")
+NASTY = ("clear-screen", "latin-1", "broken-markup")
 PARSED = ("root", "missing", "split", "folder")
 """Entrances at which each name is another command, whose parsing takes longest; those names are met there."""
 

@@ -22,15 +22,11 @@ def cases(rng: random.Random) -> Iterator[Case]:
         yield Case("class-list", name, lambda yard, c=content, s=suffix: _listed(yard, c, s), "classes", (1,))
     for name in (
         "/dev/zero",
-        "/dev/stdin",
-        "/proc/self/mem",
         "\0",
         ",",
-        ",,,",
         "a;b,c",
         "x" * 5000,
         "cat," * 300,
-        "../",
         "/",
     ):
         shown = name.encode("unicode_escape").decode()[:20]
