@@ -26,10 +26,6 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md")), *sorted((ROOT / "exper
 _BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"``(.+?)``|`([^`\n]+)`")
 
-COMING = {"review", "confidence", "data.corrections"}
-"""Verbs and settings that pages name before the program has them."""
-
-
 def _shown(node: ast.AST) -> str | None:
     """A text of the program as people see it: `…` for what is put in when it is shown."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -86,9 +82,9 @@ def test_what_a_page_names_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for code in _code(text):
         verbs = set(re.findall(r"(?:^|[&|(;] ?)tag2mask ([a-z]+)\b", code, re.MULTILINE))
-        assert verbs <= set(VERBS) | COMING, code
+        assert verbs <= set(VERBS), code
         settings = set(re.findall(r"(?<![\w-])--([a-z_]+(?:\.[a-z_0-9]+)+)\b", code))
-        assert settings <= _settings() | COMING, code
+        assert settings <= _settings(), code
         for name in re.findall(r"--config ([a-z][\w-]*)(?![\w./-])", code):
             assert name in presets(), code
     for path in re.findall(r"\]\(([^)#\s:]+)(?:#[^)]*)?\)", _BLOCK.sub("", text)):
