@@ -166,16 +166,11 @@ def _patterns() -> dict[str, str]:
     """Places of photographs that are none, or would put masks elsewhere."""
     return {
         "climbing": "photos/*/../../*.png",
-        "climbing-far": "p*/../../../*.png",
         "climbing-outside": "*/../../../secret.png",
         "nowhere": "nothing/here",
-        "no-match": "photos/*.xyz",
-        "open-bracket": "photos/[",
         "device": "/dev/zero",
         "process": "/proc/self/mem",
-        "network": "model.safetensors/x",
         "long": "n" * 5000,
-        "long-pattern": "*" * 5000,
     }
 
 

@@ -15,9 +15,7 @@ WORDS: dict[str, list[str]] = {
     "dots": ["--train..steps", "5"],
     "endless-name": ["--" + "x" * 5000, "1"],
     "no-value": ["--seed"],
-    "float": ["--seed", "1.5"],
     "nan": ["--train.learning_rate", "nan"],
-    "digits": ["--seed", "9" * 5000],
     "negative": ["--workers", "-1"],
     "shard": ["--shard", "3/2"],
     "shard-digits": ["--shard", f"1/{'9' * 5000}"],
@@ -25,9 +23,7 @@ WORDS: dict[str, list[str]] = {
     "yaml": ["--seed", "!!python/object/apply:os.mkdir [executed]"],
     "yaml-deep": ["--cams.scales", "[" * 3000],
     "class": ["--data", "{class_path: hostile_module.Data}"],
-    "list-of-nan": ["--cams.scales", "[.nan]"],
     "kinds": ["--cams.kinds", "[evil]"],
-    "config-nowhere": ["--config", "nothing.yaml"],
     "config-device": ["--config", "/dev/zero"],
     "config-image": ["--config", "one.jpg"],
     "config-url": ["--config", "http://127.0.0.1:9/x.yaml"],
@@ -35,8 +31,6 @@ WORDS: dict[str, list[str]] = {
     "device": ["--device", "evil"],
     "markup": ["--data.kind", "[/red]"],
     "surrogate": ["--data.kind", "\udcff"],
-    "format": ["--data.kind", "%(a)s{0}"],
-    "pixels": ["--data.pixel_limit", "-1"],
     "restart": ["--restart", "../.."],
 }
 
