@@ -1,5 +1,6 @@
 """Confidence without truth: the overlaps against slow loops, evidence, the estimate, the tables, how well it ranks."""
 
+import csv
 import math
 from pathlib import Path
 
@@ -11,12 +12,13 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from tag2mask.confidence.evidence import FIELDS, Evidence, gather
-from tag2mask.confidence.evidence_files import read_evidence, write_evidence
+from tag2mask.confidence.evidence_files import read_evidence, stored_evidence, write_evidence
 from tag2mask.confidence.model import MODELS, Model, estimates, judge, predictor
-from tag2mask.confidence.overlap import expected_iou, overlap
+from tag2mask.confidence.overlap import class_shares, expected_iou
 from tag2mask.confidence.quality import calibration, ranking_quality, shared_tenth, spearman, spearman_interval
-from tag2mask.confidence.table import CLASSES, IMAGES, read_ranking, written_tables
-from tag2mask.errors import UsageError
+from tag2mask.confidence.ranking import IMAGES, read_ranking
+from tag2mask.confidence.table import CLASSES, written_tables
+from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.refine.labels import ClassMaps
 
 IDS = torch.tensor([0, 2, 5], dtype=torch.uint8)
@@ -49,39 +51,53 @@ def slow_expected_iou(labels: torch.Tensor, ids: torch.Tensor, p: torch.Tensor) 
     return found
 
 
+def shares(labels: torch.Tensor, ids: torch.Tensor = IDS) -> torch.Tensor:
+    return (labels == ids[:, None, None]).float()
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_expected_iou_is_that_of_a_slow_loop(seed: int) -> None:
     labels, p = scene(seed)
-    assert expected_iou(labels, IDS, p).tolist() == pytest.approx(slow_expected_iou(labels, IDS, p))
+    assert expected_iou(shares(labels), p).tolist() == pytest.approx(slow_expected_iou(labels, IDS, p))
 
 
 @given(st.integers(0, 10_000), st.integers(0, 10_000))
 def test_with_sure_probabilities_it_is_the_iou_and_the_iou_is_symmetric(one: int, two: int) -> None:
-    (labels, _), (other, _) = scene(one), scene(two)
-    sure = (other == IDS[:, None, None]).float()
-    assert torch.equal(expected_iou(labels, IDS, sure), overlap(labels, other, IDS))
-    assert torch.equal(overlap(labels, other, IDS), overlap(other, labels, IDS))
-    present = (labels == IDS[:, None, None]).any(2).any(1).double()
-    assert torch.equal(overlap(labels, labels, IDS), present)
+    own, other = (shares(scene(seed)[0]) for seed in (one, two))
+    both, either = ((own * other).sum((1, 2)).double(), own.maximum(other).sum((1, 2)).double())
+    assert torch.allclose(expected_iou(own, other), torch.where(either > 0, both / either.clamp_min(1), 0))
+    assert torch.equal(expected_iou(own, other), expected_iou(other, own))
+    assert torch.equal(expected_iou(own, own), own.amax((1, 2)).double())
 
 
 @given(st.integers(0, 10_000))
 def test_of_all_masks_the_expected_iou_is_greatest_for_the_one_that_is_meant(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     truth = disc((20, 25), 6 + 8 * float(torch.rand(1, generator=generator)))
-    p = torch.where(truth, 0.9, 0.1)[None].expand(1, -1, -1)
-    ids = torch.tensor([1], dtype=torch.uint8)
-    shifts = [expected_iou(truth.roll(step, 1).byte(), ids, p).item() for step in (0, 2, 4, 8)]
+    p = torch.where(truth, 0.9, 0.1)[None]
+    shifts = [expected_iou(truth.roll(step, 1)[None].float(), p).item() for step in (0, 2, 4, 8)]
     assert shifts == sorted(shifts, reverse=True) and shifts[0] > shifts[-1]
-    assert expected_iou(torch.zeros_like(truth).byte(), ids, p).item() == 0
+    assert expected_iou(torch.zeros_like(p), p).item() == 0
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
     labels, p = scene(0)
-    with pytest.raises(UsageError, match=r"probabilities \(K, h, w\) for 3 classes"):
-        expected_iou(labels, IDS, p[:2])
-    with pytest.raises(UsageError, match="two label maps should be"):
-        overlap(labels, labels[1:], IDS)
+    with pytest.raises(UsageError, match=r"should both be \(K, h, w\)"):
+        expected_iou(shares(labels), p[:2])
+
+
+@pytest.mark.parametrize("at", range(8))
+def test_a_thin_part_keeps_its_share_where_a_mask_is_reduced(at: int) -> None:
+    labels = torch.zeros(48, 64, dtype=torch.uint8)
+    labels[:, 8 + at] = 2
+    ids = torch.tensor([0, 2], dtype=torch.uint8)
+    reduced = class_shares(labels, ids, (6, 8))
+    assert reduced.sum(0).allclose(torch.ones(6, 8)) and reduced[1].mean().item() == pytest.approx(1 / 64)
+    line = (labels == 2)[None, ::8, ::8].float()
+    maps = ClassMaps(ids, torch.cat([1 - line, line]))
+    found = gather(labels, ids, maps, size=(6, 8))
+    assert found.of("share")[1] == pytest.approx(1 / 64) and found.of("pieces")[1] == 1
+    assert judge(found).reason(found, ("background", "cat", "dog")) != "no pixel of dog"
 
 
 def evidence_of(mask: torch.Tensor, truth: torch.Tensor, *, network: bool = True, cams: bool = True) -> Evidence:
@@ -164,7 +180,42 @@ def test_reasons_are_words() -> None:
 
 def test_without_cams_and_network_nothing_is_judged() -> None:
     with pytest.raises(UsageError, match="evidence of neither"):
-        judge(gather(torch.zeros(3, 3, dtype=torch.uint8), torch.tensor([0], dtype=torch.uint8)))
+        judge(gather(torch.zeros(3, 3, dtype=torch.uint8), torch.tensor([0, 1], dtype=torch.uint8)))
+
+
+def test_a_photograph_without_tags_is_judged_by_what_the_network_sees_and_by_nothing_else() -> None:
+    labels, ids = torch.zeros(40, 50, dtype=torch.uint8), torch.tensor([0], dtype=torch.uint8)
+    cams = ClassMaps(ids, torch.ones(1, 5, 5))
+    names, seen = ("background", "cat", "dog"), disc((20, 25), 10)
+    alone = gather(labels, ids, cams)
+    assert math.isnan(judge(alone).confidence) and judge(alone).reason(alone, names) == "not judged by anything"
+    away, dog = torch.full(seen.shape, -5.0), torch.where(seen, 9.0, -9.0)
+    empty = gather(labels, ids, cams, torch.stack([-away, away, away]))
+    missed = gather(labels, ids, cams, torch.stack([-dog, away - 9, dog]))
+    assert judge(empty).confidence > 0.95 and judge(empty).reason(empty, names) == ""
+    assert judge(missed).confidence < 0.5
+    assert judge(missed).reason(missed, names) == "network sees dog, which is no tag"
+
+
+@pytest.mark.parametrize(("network", "cams"), [(True, True), (True, False), (False, True)])
+def test_a_mask_that_fills_the_photograph_is_certain_where_nobody_sees_background(network: bool, cams: bool) -> None:
+    ids, labels = torch.tensor([0, 2], dtype=torch.uint8), torch.full((40, 50), 2, dtype=torch.uint8)
+    found = []
+    for background in (0.005, 0.4):
+        p = torch.tensor([background, 1 - background])[:, None, None].expand(2, 40, 50)
+        logits = torch.stack([p[0].log(), torch.full((40, 50), -9.0), p[1].log()])
+        own = gather(labels, ids, ClassMaps(ids, p) if cams else None, logits if network else None)
+        found.append(judge(own).confidence)
+    assert found[0] > 0.85 and found[1] < 0.45
+
+
+def test_a_network_without_finite_numbers_is_no_witness() -> None:
+    ids, labels = torch.tensor([0, 2], dtype=torch.uint8), torch.zeros(4, 6, dtype=torch.uint8)
+    for value in (torch.nan, torch.inf):
+        logits = torch.zeros(3, 4, 6)
+        logits[1, 0, 0] = value
+        with pytest.raises(Tag2maskError, match="infinite numbers, or none"):
+            gather(labels, ids, None, logits)
 
 
 def test_evidence_comes_back_from_its_file_and_damage_is_none(tmp_path: Path) -> None:
@@ -176,8 +227,41 @@ def test_evidence_comes_back_from_its_file_and_damage_is_none(tmp_path: Path) ->
     assert again.ids.tolist() == found.ids.tolist()
     np.testing.assert_array_equal(again.values, found.values)
     assert read_evidence(path, "others") is None and read_evidence(tmp_path / "none.npz", "these") is None
+    write_evidence(path, Evidence(found.ids, found.values[:, :7]), "before there was more")
+    older = stored_evidence(path)
+    assert older is not None and np.isnan(older[0].of("network_share")).all()
+    assert older[0].of("cam_expected").tolist() == found.of("cam_expected").tolist()
     path.write_bytes(path.read_bytes()[:-40])
     assert read_evidence(path, "these") is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ids": np.array([0, 300], dtype=np.int32)},
+        {"ids": np.array([2, 0], dtype=np.int32)},
+        {"ids": np.array([0.0, 2.0])},
+        {"values": np.array([["a"] * len(FIELDS)] * 2)},
+        {"values": np.full((2, len(FIELDS)), np.inf, dtype=np.float32)},
+        {"values": np.zeros((3, len(FIELDS)), dtype=np.float32)},
+        {"stray": np.int32(-1)},
+        {"stray": np.array([1, 2], dtype=np.int32)},
+        {"stray_share": np.float32("nan")},
+        {"made_by": np.float32(1)},
+    ],
+)
+def test_evidence_of_another_kind_counts_as_none(tmp_path: Path, change: dict[str, np.ndarray]) -> None:
+    whole = {
+        "ids": np.array([0, 2], dtype=np.int32),
+        "values": np.zeros((2, len(FIELDS)), dtype=np.float32),
+        "stray": np.int32(0),
+        "stray_share": np.float32(0),
+        "made_by": np.str_("these"),
+    }
+    np.savez(tmp_path / "whole.npz", **whole)
+    assert read_evidence(tmp_path / "whole.npz", "these") is not None
+    np.savez(tmp_path / "other.npz", **whole | change)
+    assert read_evidence(tmp_path / "other.npz", "these") is None
 
 
 def test_tables_are_sorted_and_come_back_whatever_the_names(tmp_path: Path) -> None:
@@ -185,15 +269,31 @@ def test_tables_are_sorted_and_come_back_whatever_the_names(tmp_path: Path) -> N
     ids = ["sub/sure", 'a "worse", one', "line\nbreak", "caf\udce9"]
     masks = [truth, truth.roll(9, 1), torch.zeros_like(truth), truth.roll(5, 1)]
     with written_tables(tmp_path, ("background", "cat", "dog")) as tables:
-        for name, mask in zip(ids, masks, strict=True):
-            found = evidence_of(mask, truth)
-            tables.add(name, found, judge(found))
+        for number in (3, 1, 0, 2):  # in any order
+            found = evidence_of(masks[number], truth)
+            tables.add(ids[number], found, judge(found), number=number, decided="accepted" if number else "")
     ranked = list(read_ranking(tmp_path))
     assert [each.image for each in ranked] == [ids[2], ids[1], ids[3], ids[0]]
     assert [each.confidence for each in ranked] == sorted(each.confidence for each in ranked)
     assert ranked[0].class_name == "dog" and ranked[0].class_confidence == 0 and ranked[0].reason == "no pixel of dog"
     rows = (tmp_path / CLASSES).read_text("utf-8", "surrogateescape").splitlines()
     assert rows[0].startswith("image,class,confidence,share,pieces,") and rows[1].startswith("sub/sure,background,0.")
+    with (tmp_path / IMAGES).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        assert [row["decided"] for row in csv.DictReader(file)] == ["accepted"] * 3 + [""]
+
+
+def test_equally_certain_ones_are_in_the_order_of_the_data_set_and_unjudged_ones_last(tmp_path: Path) -> None:
+    truth = disc((20, 25), 12)
+    found = evidence_of(truth, truth)
+    nothing = gather(torch.zeros(3, 3, dtype=torch.uint8), torch.tensor([0], dtype=torch.uint8))
+    with written_tables(tmp_path, ("background", "cat", "dog")) as tables:
+        for number in (2, 0, 3, 1):
+            own = found if number else nothing
+            tables.add(f"={number}", own, judge(own), number=number)
+    ranked = list(read_ranking(tmp_path))
+    assert [each.image for each in ranked] == ["=1", "=2", "=3", "=0"]
+    assert ranked[-1].confidence is None and ranked[-1].reason == "not judged by anything"
+    assert not ranked[-1].by_network and ranked[0].by_network
 
 
 def test_an_unfinished_table_leaves_the_old_one_and_a_damaged_one_is_named(tmp_path: Path) -> None:
@@ -206,14 +306,15 @@ def test_an_unfinished_table_leaves_the_old_one_and_a_damaged_one_is_named(tmp_p
                 for name in names:
                     if name is None:
                         raise KeyboardInterrupt
-                    tables.add(name, found, judge(found))
+                    tables.add(name, found, judge(found), number=0)
         except KeyboardInterrupt:
             pass
     assert [each.image for each in read_ranking(tmp_path)] == ["first"]
     assert sorted(path.name for path in (tmp_path / "confidence").iterdir()) == ["classes.csv", "images.csv"]
-    (tmp_path / IMAGES).write_text("image,confidence\na,none\n")
-    with pytest.raises(UsageError, match=r"images\.csv is damaged"):
-        list(read_ranking(tmp_path))
+    for damage in ("image,confidence\na,none\n", f"image,confidence\n{'a' * 200_000},1\n"):
+        (tmp_path / IMAGES).write_text(damage)
+        with pytest.raises(UsageError, match=r"images\.csv is damaged"):
+            list(read_ranking(tmp_path))
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=3, max_size=30))
@@ -246,5 +347,10 @@ def test_the_shared_tenth_and_calibration_by_hand() -> None:
     moved = iou.copy()
     moved[0] = 1  # of the three worst, two are among the three least certain
     assert shared_tenth(moved, iou) == pytest.approx(2 / 3)
+    assert shared_tenth(np.ones(30), iou) == pytest.approx(0.1)  # equal ones: as by chance, wherever they stand
+    tied = np.array([0, *[0.5] * 5, *[1.0] * 24])  # the two places after the first are shared by five
+    assert shared_tenth(tied, iou) == pytest.approx((1 + 2 * 2 / 5) / 3)
+    found = ranking_quality(iou[:11], iou[:11])
+    assert found.chance == pytest.approx(2 / 11) and "(18% by chance)" in found.sentence()
     parts = calibration(iou, iou**2, parts=3)
     assert parts == [(pytest.approx(p.mean()), pytest.approx((p**2).mean())) for p in np.split(iou, 3)]

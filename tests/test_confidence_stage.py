@@ -2,17 +2,39 @@
 
 import csv
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
+from shutil import copytree, rmtree
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from run_tiny import files_of, run
+from tag2mask.cam_files import CamFile, read_cam, write_cam
 from tag2mask.cli import main
-from tag2mask.confidence.evidence import FIELDS
-from tag2mask.confidence.table import CLASSES, IMAGES, QUALITY, read_ranking
+from tag2mask.cli.request import Request
+from tag2mask.cli.verbs import VERBS
+from tag2mask.confidence.evidence import FIELDS, NETWORK_FIELDS
+from tag2mask.confidence.evidence_files import stored_evidence
+from tag2mask.confidence.ranking import IMAGES, read_ranking
+from tag2mask.confidence.table import CLASSES, QUALITY
+from tag2mask.data.corrections import Corrections, Decision
 from tag2mask.data.images import read_mask, write_mask
+from tag2mask.data.photo import Photo
+from tag2mask.formats import ExportSettings, export_masks
+from tag2mask.outputs import write_bytes
+from tag2mask.pipeline import together
+from tag2mask.pipeline.confidence import confidence
+from tag2mask.pipeline.progress import StageResult
+from tag2mask.pipeline.reading import photographs
+from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.witnesses import Witnesses
+from test_formats import _as_jpeg
+from test_segment_stages import SEGMENT
 
 
 def rank(out: Path, *more: str) -> int:
@@ -26,8 +48,6 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def truth_as_masks(out: Path, scenes: Path) -> list[str]:
     """Put the truth in the place of the masks and sharp CAMs beside it; the IDs."""
-    from tag2mask.cam_files import CamFile, read_cam, write_cam
-
     ids = []
     for path in sorted((out / "masks").rglob("*.png")):
         name = str(path.relative_to(out / "masks").with_suffix(""))
@@ -123,13 +143,155 @@ def test_without_masks_it_says_what_to_do(scenes: Path, tmp_path: Path, capsys: 
 
 
 def test_in_tars_the_tables_are_the_same(done: Path, scenes: Path, tmp_path: Path) -> None:
-    from shutil import copytree, rmtree
-
     out = Path(copytree(done, tmp_path / "out"))
     rmtree(out / "masks")
     rmtree(out / "confidence")
     tars = {"outputs__photographs_per_tar": "4"}
     assert run("refine", scenes, out, **tars) == 0 and run("confidence", scenes, out, **tars) == 0
     assert list((out / "confidence/evidence/tars").glob("*.tar")) and not list((out / "confidence").rglob("*.npz"))
-    assert rows(out / IMAGES) == rows(done / IMAGES)
-    assert sorted(map(str, rows(out / CLASSES))) == sorted(map(str, rows(done / CLASSES)))
+    for table in (IMAGES, CLASSES, QUALITY):
+        assert (out / table).read_bytes() == (done / table).read_bytes()
+
+
+def result_of(capsys: pytest.CaptureFixture[str], out: Path, *more: str, code: int = 0) -> dict[str, Any]:
+    capsys.readouterr()
+    assert rank(out, "--json", *more) == code
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)["results"][0]
+    return found
+
+
+def evidence_files(out: Path) -> list[Path]:
+    return sorted((out / "confidence/evidence").rglob("*.npz"))
+
+
+def request(out: Path, *more: str) -> Request:
+    found = Request.parse("confidence", VERBS["confidence"], ["--out", str(out), *more])
+    assert found is not None
+    return found
+
+
+def witnesses(out: Path) -> tuple[Witnesses, list[Photo]]:
+    config = request(out).config
+    photos = photographs(config)
+    return Witnesses.of(config, RunFolder(out), photos, StageResult("confidence")), list(photos.photos)
+
+
+def test_the_network_is_a_witness_unless_it_learnt_from_truth(
+    copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = {name: value for name, value in SEGMENT.items() if name.startswith("segment")}
+    assert run("segment", scenes, copied, **own) == 0
+    assert (lambda told: (told["done"], told["skipped"]))(result_of(capsys, copied)) == (10, 0)
+    classes = rows(copied / CLASSES)
+    assert all(0 <= float(row[field]) <= 1 for row in classes for field in NETWORK_FIELDS)
+    assert len({row["network_expected"] for row in classes}) > 5  # it looked at each photograph
+    stored = stored_evidence(evidence_files(copied)[0])
+    assert stored is not None and json.loads(stored[1])["network"] == RunFolder(copied).fingerprint("segment")
+    assert result_of(capsys, copied)["done"] == 0
+    network = copied / "segment/network.safetensors"
+    later = evidence_files(copied)[-1].stat().st_mtime + 10
+    os.utime(network, (later, later))
+    assert result_of(capsys, copied)["done"] == 10
+    record = json.loads((copied / "segment/stage.json").read_text())
+    record["settings"]["segment.labels"] = "truth"
+    (copied / "segment/stage.json").write_text(json.dumps(record))
+    told = result_of(capsys, copied)
+    assert told["done"] == 10 and any("learnt from ground truth" in note for note in told["notes"])
+    assert all(row[field] == "" for row in rows(copied / CLASSES) for field in NETWORK_FIELDS)
+    stored = stored_evidence(evidence_files(copied)[0])
+    assert stored is not None and "network" not in json.loads(stored[1])
+    assert result_of(capsys, copied)["done"] == 0  # a file that is newer than all evidence, but no witness
+
+
+def test_evidence_of_other_tags_is_stale(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own, photos = witnesses(copied)
+    photo = next(photo for photo in photos if photo.tags)
+    assert own.evidence_of(photo) is not None and not own.is_stale(photo)
+    other = replace(photo, tags=(1, 2) if photo.tags != (1, 2) else (1,))
+    assert own.evidence_of(other) is None and own.is_stale(other)
+    classes = photographs(request(copied).config).classes
+    corrections = Corrections(copied / "corrections", classes)
+    corrections.write(photo.id, Decision.now(tags=[classes[tag - 1] for tag in other.tags]))
+    (corrections.folder / f"{photos[-1].id}.json").parent.mkdir(parents=True, exist_ok=True)
+    (corrections.folder / f"{photos[-1].id}.json").write_text("no decision")
+    told = result_of(capsys, copied, "--data.corrections", str(corrections.folder), code=1)
+    assert "run `tag2mask cams` first" in told["failed"][photo.id] and photos[-1].id in told["failed"]
+    assert {row["image"] for row in rows(copied / IMAGES)} == {each.id for each in photos} - {photo.id, photos[-1].id}
+
+
+def test_what_people_settled_is_marked_and_the_report_leaves_it_out(copied: Path) -> None:
+    first, second, third = [each.image for each in read_ranking(copied)][:3]
+    corrections = Corrections(copied / "corrections", photographs(request(copied).config).classes)
+    corrections.write(first, Decision.now("accepted"), read_mask(copied / f"masks/{first}.png"))
+    more = ("--data.corrections", str(corrections.folder))
+    assert rank(copied, *more) == 0
+    assert {row["image"]: row["decided"] for row in rows(copied / IMAGES) if row["decided"]} == {first: "accepted"}
+    corrections.write(second, Decision.now("rejected"))  # after the tables
+    assert main(["report", str(copied), *more, "--report.least_certain", "1"]) == 0
+    section = (copied / "report.html").read_text().partition('id="doubts"')[2].partition("</section>")[0]
+    assert f"<h3><bdi>{third}</bdi></h3>" in section and section.count("<h3>") == 1
+
+
+def test_cams_are_seen_as_they_were_refined(copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = {"refine__cams": "classifier", "refine__background_power": "2.0"}
+    rmtree(copied / "masks")
+    rmtree(copied / "refine")
+    assert run("refine", scenes, copied, **made) == 0 and rank(copied) == 0
+    stored = stored_evidence(evidence_files(copied)[0])
+    assert stored is not None and json.loads(stored[1])["background"][1] == 2.0
+    before = files_of(copied / "confidence")
+    assert result_of(capsys, copied, "--refine.background_power", "0.5", "--restart", "confidence")["done"] == 10
+    assert files_of(copied / "confidence") == before
+    photo = next(photo for photo in witnesses(copied)[1] if len(photo.tags) == 1)
+    path = copied / f"cams/classifier/{photo.id}.npz"
+    cam = read_cam(path)
+    ids = np.array([1, 2], dtype=cam.ids.dtype)
+    maps = np.stack([cam.cams[0] if own == photo.tags[0] else np.ones_like(cam.cams[0]) for own in ids])
+    write_cam(path, CamFile(ids, maps, cam.size))  # a class without a tag, which hides all background
+    assert result_of(capsys, copied)["done"] == 1
+    assert files_of(copied / "confidence") == before
+
+
+def test_a_split_without_masks_leaves_the_tables(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files_of(copied / "confidence")
+    told = result_of(capsys, copied, "--data.split", "val")
+    assert any("no photograph has a mask" in note and "is left as it is" in note for note in told["notes"])
+    assert files_of(copied / "confidence") == before
+
+
+def test_truth_that_does_not_fit_is_named_and_the_mask_is_ranked_all_the_same(
+    copied: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = Path(copytree(scenes / "masks", tmp_path / "truth"))
+    first = next(read_ranking(copied)).image
+    Image.new("P", (5, 5)).save(truth / f"{first}.png")
+    more = ("--data.masks", str(truth))
+    told = result_of(capsys, copied, *more, code=1)
+    assert str(truth / f"{first}.png") in told["failed"][first] and len(rows(copied / IMAGES)) == 10
+    assert any("truth of 9 photographs is too little" in note for note in told["notes"])
+    assert not (copied / QUALITY).exists()
+    assert main(["report", str(copied), *more, "--report.least_certain", "1"]) == 0
+    section = (copied / "report.html").read_text().partition('id="doubts"')[2].partition("</section>")[0]
+    assert f"<h3><bdi>{first}</bdi></h3>" in section and "Truth" not in section
+
+
+def test_processes_count_each_photograph_once(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rmtree(copied / "confidence")
+    monkeypatch.setattr(together, "process_count", lambda: 2)
+    monkeypatch.setattr("tag2mask.pipeline.confidence.process_count", lambda: 2)
+    monkeypatch.setattr(together, "gathered", lambda result: [result])
+    asked = request(copied)
+    told = together.do_together("confidence", confidence, asked.config, RunFolder(copied), Console(quiet=True))
+    assert (told.done, told.skipped, told.failed) == (10, 0, {})
+    assert not any("--shard" in note for note in told.notes) and len(rows(copied / IMAGES)) == 10
+
+
+def test_truth_that_can_be_painted_is_measured_by_at_once(scenes: Path, done: Path, tmp_path: Path) -> None:
+    root, out = tmp_path / "root", tmp_path / "out"
+    export_masks("coco", _as_jpeg(scenes, tmp_path), root, ExportSettings(split="mine", images="copy"))
+    for kind, suffix in (("masks", "png"), ("cams/pot", "npz")):
+        for path in (done / kind).rglob(f"*.{suffix}"):
+            write_bytes(out / kind / path.name, path.read_bytes())
+    data = ("--data.kind", "coco", "--data.root", str(root), "--data.split", "mine")
+    assert rank(out, *data, "--workers", "0", "--device", "cpu") == 0
+    assert json.loads((out / QUALITY).read_text())["images"] == 10

@@ -76,6 +76,8 @@ def by_two(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert results["predictions"]["done"] == 14
     assert results["train"]["done"] == 1
     assert (results["edges"]["done"], results["edges"]["skipped"]) == (10, 0)
+    assert (results["confidence"]["done"], results["confidence"]["skipped"]) == (10, 0)
+    assert not any("--shard" in note for note in results["confidence"]["notes"])
     return out
 
 

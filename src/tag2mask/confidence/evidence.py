@@ -8,8 +8,12 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from tag2mask.confidence.overlap import expected_iou, overlap
+from tag2mask.confidence.overlap import class_shares, expected_iou
+from tag2mask.errors import Tag2maskError
 from tag2mask.refine.labels import ClassMaps
+
+_COUNTED_PIXELS = 1 << 22
+"""The parts of a larger mask are counted on every second, third, … row and column; ours."""
 
 FIELDS = (
     "share",
@@ -19,16 +23,22 @@ FIELDS = (
     "network_expected",
     "network_overlap",
     "network_free",
+    "cam_share",
+    "network_share",
 )
 """What is known of the mask of a class:
 
-- `share`: of the pixels, in [0, 1].
+- `share`: of the pixels of the whole mask, in [0, 1].
 - `pieces`: how many parts it falls into.
 - `cam_expected`: its expected IoU under the CAMs, each pixel's brought to the sum 1.
 - `cam_overlap`: its IoU with the class of the highest CAM, which says how much refinement changed.
 - `network_expected`, `network_overlap`: the same for the probabilities of the segmentation network, which may answer
   with background and the photograph's tags alone.
 - `network_free`: its expected IoU where the network may answer with any class.
+- `cam_share`, `network_share`: the share of the pixels that CAMs and network expect to be of the class.
+
+Where a photograph has no tag, background is all that CAMs and tags leave, so `network_free` alone says something. New
+fields come last: an older file lacks them.
 """
 
 CAM_FIELDS = tuple(name for name in FIELDS if name.startswith("cam_"))
@@ -56,40 +66,73 @@ class Evidence:
         return self.values[:, FIELDS.index(field)]
 
 
-def gather(labels: Tensor, ids: Tensor, cams: ClassMaps | None = None, logits: Tensor | None = None) -> Evidence:
+def gather(
+    labels: Tensor,
+    ids: Tensor,
+    cams: ClassMaps | None = None,
+    logits: Tensor | None = None,
+    size: tuple[int, int] | None = None,
+) -> Evidence:
     """Gather what the CAMs and the network say of a mask.
 
     Args:
-        labels: uint8 (h, w), the mask, 255 = ignored; may be reduced.
+        labels: uint8 (H, W), the mask, 255 = ignored.
         ids: uint8 (K,), background and the photograph's tags, ascending.
         cams: not negative, of background and some of the tags, on a grid of their own; None without CAMs.
         logits: float (C + 1, h, w), the network's, background first; None without a network.
+        size: (h, w) at which they are compared, at most (H, W); that of the mask if not given.
 
     Returns:
         the evidence; a class without a CAM has CAM 0.
+
+    Raises:
+        Tag2maskError: the network gives something else than finite numbers.
     """
     values = torch.full((len(ids), len(FIELDS)), torch.nan, dtype=torch.float64)
 
     def put(field: str, found: Tensor) -> None:
         values[:, FIELDS.index(field)] = found
 
-    own = labels == ids[:, None, None]  # (K, h, w)
-    put("share", own.double().mean((1, 2)))
-    put("pieces", torch.tensor([float(ndimage.label(each.numpy())[1]) for each in own]))
-    if cams is not None:
-        maps = _placed(cams.resized((int(labels.shape[0]), int(labels.shape[1]))), ids)
-        put("cam_expected", expected_iou(labels, ids, maps / maps.sum(0).clamp_min(torch.finfo(maps.dtype).tiny)))
-        put("cam_overlap", overlap(labels, ids[maps.argmax(0)], ids))
+    put("share", torch.stack([(labels == own).double().mean() for own in ids]))
+    put("pieces", _pieces(labels, ids))
+    own = class_shares(labels, ids, size or (int(labels.shape[0]), int(labels.shape[1])))  # (K, h, w)
+    tagged = bool((ids != 0).any())
+    if cams is not None and tagged:
+        maps = _placed(cams.resized((int(own.shape[1]), int(own.shape[2]))), ids)
+        likely = maps / maps.sum(0).clamp_min(torch.finfo(maps.dtype).tiny)
+        put("cam_expected", expected_iou(own, likely))
+        put("cam_overlap", expected_iou(own, _highest(maps)))
+        put("cam_share", likely.double().mean((1, 2)))
     if logits is None:
         return Evidence(ids.int().numpy(), values.float().numpy())
-    tagged, free = logits[ids.long()].softmax(0), logits.softmax(0)
-    put("network_expected", expected_iou(labels, ids, tagged))
-    put("network_overlap", overlap(labels, ids[tagged.argmax(0)], ids))
-    put("network_free", expected_iou(labels, ids, free[ids.long()]))
+    if not logits.isfinite().all():
+        raise Tag2maskError("the segmentation network gives infinite numbers, or none; train it anew")
+    if tagged:
+        likely = logits[ids.long()].softmax(0)
+        put("network_expected", expected_iou(own, likely))
+        put("network_overlap", expected_iou(own, _highest(likely)))
+        put("network_share", likely.double().mean((1, 2)))
+    free = logits.softmax(0)
+    put("network_free", expected_iou(own, free[ids.long()]))
     shares = free.mean((1, 2))
     shares[ids.long()] = 0
     stray = int(shares.argmax())
     return Evidence(ids.int().numpy(), values.float().numpy(), stray, float(shares[stray]))
+
+
+def _pieces(labels: Tensor, ids: Tensor) -> Tensor:
+    """How many parts the mask of each class falls into, (K,)."""
+    step = 1
+    while labels.numel() > step**2 * _COUNTED_PIXELS:
+        step += 1
+    seen = labels[::step, ::step].numpy()
+    return torch.tensor([float(ndimage.label(seen == own)[1]) for own in ids.tolist()])
+
+
+def _highest(maps: Tensor) -> Tensor:
+    """Which of maps, (K, h, w), is the highest in a cell: 1 there, 0 in the others; a tie goes to the first."""
+    places = torch.arange(len(maps), device=maps.device)
+    return (maps.argmax(0) == places[:, None, None]).float()
 
 
 def _placed(cams: ClassMaps, ids: Tensor) -> Tensor:

@@ -5,15 +5,18 @@
 """
 
 import io
-import zipfile
-import zlib
 
 import numpy as np
 
 from tag2mask.confidence.evidence import FIELDS, Evidence
+from tag2mask.npz import DAMAGED, read_npz
 from tag2mask.outputs import File, write_bytes
 
-_DAMAGED = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+_KINDS = {"ids": "i", "values": "f", "stray": "i", "stray_share": "f", "made_by": "U"}
+"""The arrays of a file, and NumPy's letter for what they hold."""
+
+_MOST_CLASSES = 254
+"""Ids are those of masks, where 255 means ignored."""
 
 
 def write_evidence(path: File, evidence: Evidence, made_by: str) -> None:
@@ -43,13 +46,26 @@ def read_evidence(path: File, made_by: str) -> Evidence | None:
 
 
 def stored_evidence(path: File) -> tuple[Evidence, str] | None:
-    """Evidence and what it was made from; None where there is none, or it is damaged."""
+    """Evidence and what it was made from; None where there is none, or it is damaged.
+
+    Fields that came later than the file are not known.
+    """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            ids, values, told = archive["ids"], archive["values"], str(archive["made_by"])
-            stray, share = int(archive["stray"]), float(archive["stray_share"])
-    except _DAMAGED:
+        with path.open("rb") as file:
+            arrays = read_npz(file, tuple(_KINDS))
+    except DAMAGED:
         return None
-    if ids.ndim != 1 or values.shape != (len(ids), len(FIELDS)):
+    if any(name not in arrays or arrays[name].dtype.kind != kind for name, kind in _KINDS.items()):
         return None
-    return Evidence(ids, values, stray, share), told
+    ids, values, stray, share = (arrays[name] for name in ("ids", "values", "stray", "stray_share"))
+    if ids.ndim != 1 or not len(ids) or ids[0] != 0 or ids[-1] > _MOST_CLASSES or (ids[1:] <= ids[:-1]).any():
+        return None
+    if values.ndim != 2 or len(values) != len(ids) or not 0 < values.shape[1] <= len(FIELDS):
+        return None
+    if stray.shape or share.shape or arrays["made_by"].shape:
+        return None
+    if not 0 <= int(stray) <= _MOST_CLASSES or not 0 <= float(share) <= 1 or np.isinf(values).any():
+        return None
+    known = np.full((len(ids), len(FIELDS)), np.nan, dtype=np.float32)
+    known[:, : values.shape[1]] = values
+    return Evidence(ids.astype(np.int32), known, int(stray), float(share)), str(arrays["made_by"])

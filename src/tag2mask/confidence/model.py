@@ -13,7 +13,11 @@ _NEARLY_EMPTY = 0.005
 """A class with less of the photograph than this is nearly empty."""
 
 _STRAY = 0.1
-"""A class without a tag that the network gives more of the photograph than this is worth a word."""
+"""A class without a tag that the network gives more of the photograph than this is worth a word; where there is no tag,
+it counts in full among the classes that the mask should have. Ours."""
+
+_BACKGROUND = 0.25
+"""Background without a pixel counts in full where CAMs and network expect so much of it, less in proportion; ours."""
 
 _CLEAR = 0.75
 """A class that is at least so certain needs no reason."""
@@ -79,8 +83,9 @@ class Judgement:
     """What the evidence about a photograph comes to.
 
     Attributes:
-        confidence: an estimate of the mean IoU of its mask over its classes, background counted, in [0, 1].
-        of_classes: float64 (K,), an estimate of the IoU of each class's mask.
+        confidence: an estimate of the mean IoU of its mask over its classes, background counted, in [0, 1]; NaN where
+            nothing judges it.
+        of_classes: float64 (K,), an estimate of the IoU of each class's mask; NaN likewise.
         worst: which of them is least certain, one with a tag where there is any.
         reason_field: the predictor that lowers the estimate of that one most; empty where none does.
     """
@@ -92,6 +97,8 @@ class Judgement:
 
     def reason(self, evidence: Evidence, names: Sequence[str]) -> str:
         """Why the photograph is no more certain, in a few words; empty where it is certain."""
+        if np.isnan(self.confidence):
+            return "not judged by anything"
         share = float(evidence.of("share")[self.worst])
         name = names[int(evidence.ids[self.worst])]
         if share == 0:
@@ -135,24 +142,47 @@ def predictor(evidence: Evidence, name: str) -> Values:
 def judge(evidence: Evidence) -> Judgement:
     """Estimate the IoU of a photograph's masks.
 
+    A photograph without tags is judged by the network alone: if that sees a class, the mask lacks one.
+
     Args:
-        evidence: of CAMs, of a network, or of both.
+        evidence: of CAMs, of a network, or of both; of neither only where there are no tags.
 
     Raises:
         UsageError: it is of neither.
     Source: ours.
     """
+    tagged = np.flatnonzero(evidence.ids != 0)
+    if not len(tagged):
+        of_classes = evidence.of("network_free").astype(np.float64)
+        seen = min(1.0, evidence.stray_share / _STRAY)
+        return Judgement(float(of_classes[0] / (1 + seen)), of_classes, 0, "network_expected")
     model = model_for(evidence)
     of_classes = estimates(evidence, model)
-    tagged = np.flatnonzero(evidence.ids != 0)
-    worst = int(tagged[of_classes[tagged].argmin()]) if len(tagged) else 0
+    worst = int(tagged[of_classes[tagged].argmin()])
     lowering = {
         name: weight * (float(predictor(evidence, name)[worst]) - model.usual[name])
         for name, weight in model.weights.items()
         if name in _REASONS
     }
     name = min(lowering, key=lowering.__getitem__)
-    return Judgement(float(of_classes.mean()), of_classes, worst, name if lowering[name] < 0 else "")
+    return Judgement(mean_estimate(evidence, of_classes), of_classes, worst, name if lowering[name] < 0 else "")
+
+
+def mean_estimate(evidence: Evidence, of_classes: Values) -> float:
+    """The mean over the classes of a photograph that has tags.
+
+    Background without a pixel counts as far as CAMs and network expect some: nothing of it may be there to be found.
+
+    Args:
+        evidence: about the photograph.
+        of_classes: float64 (K,), of each class.
+    """
+    weights = np.ones(len(of_classes))
+    for place in np.flatnonzero((evidence.ids == 0) & (evidence.of("share") == 0)):
+        shares = np.array([evidence.of(field)[place] for field in ("cam_share", "network_share")], dtype=np.float64)
+        known = shares[~np.isnan(shares)]
+        weights[place] = min(1.0, known.mean() / _BACKGROUND) if len(known) else 1.0
+    return float(np.average(of_classes, weights=weights))
 
 
 def model_for(evidence: Evidence) -> Model:

@@ -9,6 +9,9 @@ from scipy.stats import rankdata
 
 Values = npt.NDArray[np.float64]
 
+LEAST = 10
+"""Photographs with truth from which on anything is said about a ranking; ours."""
+
 _DRAWS = 1000
 _MOST_DRAWN = 10_000_000
 """Values that the bootstrap draws in all, at most; but a hundred times as many as there are."""
@@ -26,8 +29,8 @@ class RankingQuality:
         spearman: the rank correlation, in [−1, 1]; None where one of the two is the same everywhere.
         low: the lower end of its interval of 95 %, by resampled photographs; None where there is no correlation.
         high: the upper end.
-        worst_tenth: which share of the tenth with the lowest IoU is in the tenth with the lowest confidence; 0.1 by
-            chance.
+        worst_tenth: which share of the tenth with the lowest IoU is in the tenth with the lowest confidence.
+        chance: which share that would be by chance.
         mean_confidence: over the photographs.
         mean_iou: likewise.
         calibration_error: the mean distance between the two over tenths by confidence.
@@ -38,6 +41,7 @@ class RankingQuality:
     low: float | None
     high: float | None
     worst_tenth: float
+    chance: float
     mean_confidence: float
     mean_iou: float
     calibration_error: float
@@ -54,7 +58,7 @@ class RankingQuality:
         return (
             f"truth of {self.images} photographs: rank correlation of confidence with IoU "
             f"{self.spearman:.2f}{interval}; the least certain tenth holds {self.worst_tenth:.0%} of the worst tenth "
-            f"(10% by chance); "
+            f"({self.chance:.0%} by chance); "
             f"mean confidence {self.mean_confidence:.2f}, mean IoU {self.mean_iou:.2f}"
         )
 
@@ -74,6 +78,7 @@ def ranking_quality(confidence: Values, iou: Values, *, seed: int = 0) -> Rankin
         _known(low),
         _known(high),
         shared_tenth(confidence, iou),
+        _tenth(len(iou)) / len(iou),
         float(confidence.mean()),
         float(iou.mean()),
         float(np.mean([abs(mean - true) for mean, true in calibration(confidence, iou)])),
@@ -125,11 +130,24 @@ def _spearman(first: Values, second: Values) -> Values:
 def shared_tenth(confidence: Values, iou: Values) -> float:
     """Which share of the tenth with the lowest IoU is in the tenth with the lowest confidence, in [0, 1].
 
-    A tenth of N is N / 10 rounded up; of equal values the earlier come first.
+    A tenth of N is N / 10 rounded up. Where it ends between equal values, each of them belongs to it in part: the
+    figure is the mean over all ways to choose among them.
     """
-    tenth = -(-len(iou) // 10)
-    lowest = [set(np.argsort(each, kind="stable")[:tenth].tolist()) for each in (confidence, iou)]
-    return len(lowest[0] & lowest[1]) / tenth
+    return float(_in_lowest_tenth(confidence) @ _in_lowest_tenth(iou) / _tenth(len(iou)))
+
+
+def _in_lowest_tenth(values: Values) -> Values:
+    """How likely each value is in the lowest tenth, if chance decides among equal ones: (N,)."""
+    tenth = _tenth(len(values))
+    last = np.partition(values, tenth - 1)[tenth - 1]
+    below, equal = values < last, values == last
+    found: Values = below + equal * (tenth - below.sum()) / equal.sum()
+    return found
+
+
+def _tenth(count: int) -> int:
+    """A tenth, rounded up."""
+    return -(-count // 10)
 
 
 def calibration(confidence: Values, iou: Values, parts: int = 10) -> list[tuple[float, float]]:

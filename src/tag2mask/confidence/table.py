@@ -3,22 +3,19 @@
 import csv
 import io
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
+import numpy.typing as npt
 
 from tag2mask.confidence.evidence import FIELDS, Evidence
 from tag2mask.confidence.model import Judgement
-from tag2mask.errors import UsageError
+from tag2mask.confidence.ranking import COLUMNS, IMAGES
 from tag2mask.files import atomic_path
-
-IMAGES = "confidence/images.csv"
-"""The ranking of a run folder."""
 
 CLASSES = "confidence/classes.csv"
 """The classes of every photograph."""
@@ -26,96 +23,82 @@ CLASSES = "confidence/classes.csv"
 QUALITY = "confidence/quality.json"
 """How well the ranking agrees with the truth, where there is some."""
 
-IMAGE_COLUMNS = ("image", "confidence", "class", "class_confidence", "reason", "stray", "stray_share", *FIELDS)
+IMAGE_COLUMNS = (*COLUMNS, *FIELDS)
 CLASS_COLUMNS = ("image", "class", "confidence", *FIELDS)
 
 
-@dataclass(frozen=True)
-class RankedPhoto:
-    """A line of images.csv.
+class _Lines:
+    """Lines that wait in a temporary file until their order is known; memory holds 8 bytes of each."""
 
-    Attributes:
-        image: ID of the photograph.
-        confidence: of its mask, an estimate of its mean IoU, in [0, 1].
-        class_name: the class that is least certain.
-        class_confidence: of that class's mask, in [0, 1].
-        reason: why, in a few words.
-    """
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._places = file, array("q", [0])
 
-    image: str
-    confidence: float
-    class_name: str
-    class_confidence: float
-    reason: str
+    def add(self, rows: Iterable[Sequence[object]]) -> None:
+        """Rows that stay together."""
+        text = io.StringIO()
+        csv.writer(text).writerows(rows)
+        self._places.append(self._places[-1] + self._file.write(text.getvalue().encode("utf-8", "surrogateescape")))
 
-
-def read_ranking(run: Path) -> Iterator[RankedPhoto]:
-    """The photographs of a run, least certain first, read line by line.
-
-    Raises:
-        UsageError: there is no ranking, or it is damaged.
-    """
-    path = run / IMAGES
-    if not path.is_file():
-        raise UsageError(f"{path} does not exist; `tag2mask confidence --out {run}` writes it")
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        for row in csv.DictReader(file):
-            try:
-                numbers = float(row["confidence"]), float(row["class_confidence"])
-                yield RankedPhoto(row["image"], numbers[0], row["class"], numbers[1], row["reason"])
-            except (KeyError, TypeError, ValueError) as error:
-                raise UsageError(f"{path} is damaged; `tag2mask confidence --out {run}` writes it anew") from error
+    def sorted(self, order: npt.NDArray[np.intp]) -> Iterator[bytes]:
+        """What was added, in an order."""
+        for place in order.tolist():
+            self._file.seek(self._places[place])
+            yield self._file.read(self._places[place + 1] - self._places[place])
 
 
 class Tables:
-    """Takes photographs in any order and writes both tables, images.csv sorted.
+    """Takes photographs in any order and writes both tables sorted."""
 
-    A photograph's line waits in a temporary file, so that memory holds 16 bytes of it.
-    """
-
-    def __init__(self, classes: IO[str], waiting: IO[bytes], names: Sequence[str]) -> None:
+    def __init__(self, images: IO[bytes], classes: IO[bytes], names: Sequence[str]) -> None:
         """Begin.
 
         Args:
-            classes: classes.csv, open.
-            waiting: a file for the lines of images.csv in the order in which they come.
+            images: a file for the lines of images.csv in the order in which they come.
+            classes: the same for classes.csv.
             names: of the classes, background first.
         """
-        self._waiting, self._names = waiting, names
-        self._classes = csv.writer(classes)
-        self._classes.writerow(CLASS_COLUMNS)
-        self._confidences = array("d")
-        self._places = array("q", [0])
+        self._images, self._classes, self._names = _Lines(images), _Lines(classes), names
+        self._confidences, self._numbers = array("d"), array("q")
 
-    def add(self, photo_id: str, evidence: Evidence, judgement: Judgement) -> None:
-        """One photograph."""
-        for place, class_id in enumerate(evidence.ids.tolist()):
-            numbers = (judgement.of_classes[place], *evidence.values[place])
-            self._classes.writerow((photo_id, self._names[class_id], *map(_shown, numbers)))
-        worst = judgement.worst
-        line = io.StringIO()
-        csv.writer(line).writerow(
-            (
-                photo_id,
-                _shown(judgement.confidence),
-                self._names[int(evidence.ids[worst])],
-                _shown(judgement.of_classes[worst]),
-                judgement.reason(evidence, self._names),
-                self._names[evidence.stray] if evidence.stray else "",
-                _shown(evidence.stray_share) if evidence.stray else "",
-                *map(_shown, evidence.values[worst]),
-            )
+    def add(self, photo_id: str, evidence: Evidence, judgement: Judgement, *, number: int, decided: str = "") -> None:
+        """One photograph.
+
+        Args:
+            photo_id: its ID.
+            evidence: about it.
+            judgement: what that comes to.
+            number: its place in the data set; among equally certain ones the earlier comes first.
+            decided: what somebody said of its mask; empty if nothing.
+        """
+        self._classes.add(
+            (photo_id, self._names[class_id], *map(_shown, (judgement.of_classes[place], *evidence.values[place])))
+            for place, class_id in enumerate(evidence.ids.tolist())
         )
-        content = line.getvalue().encode("utf-8", "surrogateescape")
-        self._waiting.write(content)
+        worst = judgement.worst
+        row = (
+            photo_id,
+            _shown(judgement.confidence),
+            self._names[int(evidence.ids[worst])],
+            _shown(judgement.of_classes[worst]),
+            judgement.reason(evidence, self._names),
+            decided,
+            self._names[evidence.stray] if evidence.stray else "",
+            _shown(evidence.stray_share) if evidence.stray else "",
+            *map(_shown, evidence.values[worst]),
+        )
+        self._images.add([row])
         self._confidences.append(judgement.confidence)
-        self._places.append(self._places[-1] + len(content))
+        self._numbers.append(number)
 
-    def sorted_lines(self) -> Iterator[bytes]:
-        """The lines of images.csv, least certain first."""
-        for place in np.argsort(self._confidences, kind="stable").tolist():
-            self._waiting.seek(self._places[place])
-            yield self._waiting.read(self._places[place + 1] - self._places[place])
+    def images(self) -> Iterator[bytes]:
+        """The lines of images.csv, least certain first, what nothing judges last."""
+        yield _header(IMAGE_COLUMNS)
+        yield from self._images.sorted(np.lexsort((self._numbers, self._confidences)))
+
+    def classes(self) -> Iterator[bytes]:
+        """The lines of classes.csv, in the order of the data set."""
+        yield _header(CLASS_COLUMNS)
+        yield from self._classes.sorted(np.argsort(self._numbers))
 
 
 @contextmanager
@@ -129,14 +112,17 @@ def written_tables(run: Path, names: Sequence[str]) -> Iterator[Tables]:
     Yields:
         what takes the photographs.
     """
-    options: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
-    with atomic_path(run / CLASSES) as rows, atomic_path(run / IMAGES) as ranking, TemporaryFile() as waiting:
-        with rows.open("w", **options) as classes:
-            tables = Tables(classes, waiting, names)
-            yield tables
-        with ranking.open("wb") as images:
-            images.write((",".join(IMAGE_COLUMNS) + "\r\n").encode())
-            images.writelines(tables.sorted_lines())
+    with TemporaryFile() as images, TemporaryFile() as classes:
+        tables = Tables(images, classes, names)
+        yield tables
+        with atomic_path(run / CLASSES) as rows, atomic_path(run / IMAGES) as ranking:
+            for path, lines in ((rows, tables.classes()), (ranking, tables.images())):
+                with path.open("wb") as file:
+                    file.writelines(lines)
+
+
+def _header(columns: Sequence[str]) -> bytes:
+    return (",".join(columns) + "\r\n").encode()
 
 
 def _shown(value: float) -> str:

@@ -88,10 +88,15 @@ def in_order(
 
 def as_written(photos: Photos, folder: Folder, suffix: str) -> Photos:
     """Photographs in the order in which their files were written, where these are in tars: each is then read once."""
+    return photos.at(written_order(photos, folder, suffix)) if isinstance(folder, TarFolder) else photos
+
+
+def written_order(photos: Photos, folder: Folder, suffix: str) -> npt.NDArray[np.intp]:
+    """The places of photographs in the order of `as_written`, (N,)."""
     if not isinstance(folder, TarFolder):
-        return photos
+        return np.arange(len(photos))
     places = np.fromiter((folder.position(f"{photo.id}{suffix}") for photo in photos), np.int64, count=len(photos))
-    return photos.at(np.argsort(places, kind="stable"))
+    return np.argsort(places, kind="stable")
 
 
 def sized_batches(photos: Photos, config: Config, result: StageResult) -> Batches:

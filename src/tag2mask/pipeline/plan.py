@@ -9,7 +9,6 @@ from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.errors import first_five
 from tag2mask.outputs import file_names
-from tag2mask.pipeline.confidence import EVIDENCE
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.edges import EDGE_NETWORK, LABELS
 from tag2mask.pipeline.evaluate import WHOLE
@@ -19,6 +18,7 @@ from tag2mask.pipeline.refine import CONFIDENCE
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.train import NETWORK
 from tag2mask.pipeline.truth import truth_plan
+from tag2mask.pipeline.witnesses import EVIDENCE
 from tag2mask.predictor import SEGMENT_NETWORK
 from tag2mask.training.settings import LoopSettings
 

@@ -95,7 +95,9 @@ def read_refinables(
                 f"{cams / photo.id}.npz is for {cam.size[1]} × {cam.size[0]} pixels, the photograph has "
                 f"{image.shape[1]} × {image.shape[0]}; delete it and do its stage again"
             )
-        return Refinable(photo, torch.from_numpy(reduced(image, config.refine.long_side)), _maps(cam, photo), cam.size)
+        return Refinable(
+            photo, torch.from_numpy(reduced(image, config.refine.long_side)), tagged_maps(cam, photo), cam.size
+        )
 
     for pairs in read_ahead(batches, read, config):
         result.failed.update({photo.id: answer for photo, answer in pairs if isinstance(answer, str)})
@@ -104,7 +106,7 @@ def read_refinables(
             yield good
 
 
-def _maps(cam: CamFile, photo: Photo) -> ClassMaps:
+def tagged_maps(cam: CamFile, photo: Photo) -> ClassMaps:
     """The CAMs of the classes that the photograph may hold: tags always bound the labels."""
     kept = [slot for slot, class_id in enumerate(cam.ids.tolist()) if class_id in (0, *photo.tags)]
     return ClassMaps(torch.from_numpy(cam.ids[kept]).byte(), torch.from_numpy(cam.cams[kept]).float())

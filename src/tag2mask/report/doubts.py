@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from tag2mask.confidence.table import QUALITY, RankedPhoto, read_ranking
+from tag2mask.confidence.ranking import RankedPhoto, read_ranking
+from tag2mask.confidence.table import QUALITY
 from tag2mask.data import Photo, PhotoSet, read_image, read_mask
 from tag2mask.errors import Tag2maskError
 from tag2mask.files import read_json
@@ -17,7 +17,7 @@ from tag2mask.report.colours import Palette
 from tag2mask.report.ranking import Notice, compare, mask_path
 from tag2mask.report.settings import ReportSettings
 
-_FIGURES = ("images", "spearman", "low", "high", "worst_tenth")
+_FIGURES = ("images", "spearman", "low", "high", "worst_tenth", "chance")
 
 _NARROWEST = 64
 """Pixels; these pictures are half as wide as those of the gallery, but no narrower than this."""
@@ -47,7 +47,9 @@ class Doubt:
 def draw_doubts(
     run: Path, files: RunOutputs, photos: Sequence[PhotoSet], settings: ReportSettings, palette: Palette, notice: Notice
 ) -> list[Doubt]:
-    """The first lines of the run's ranking, drawn; nothing where there is no ranking.
+    """The first photographs of the run's ranking, drawn; nothing where there is no ranking.
+
+    Those whose mask somebody accepted, corrected or rejected are settled, and left out.
 
     Args:
         run: the run folder.
@@ -58,7 +60,7 @@ def draw_doubts(
         notice: takes what could not be shown.
     """
     try:
-        ranked = list(islice(read_ranking(run), settings.least_certain))
+        ranked = _first(run, photos, settings.least_certain)
     except (Tag2maskError, OSError) as error:
         if (run / "confidence").is_dir():
             notice(str(error))
@@ -72,10 +74,21 @@ def draw_doubts(
     for each in ranked:
         try:
             if each.image in found:
-                doubts.append(_drawn(files, found[each.image], each, settings, palette, len(photos[0].classes)))
+                doubts.append(_drawn(files, found[each.image], each, settings, palette, len(photos[0].classes), notice))
         except (Tag2maskError, OSError) as error:
             notice(str(error))
     return doubts
+
+
+def _first(run: Path, photos: Sequence[PhotoSet], count: int) -> list[RankedPhoto]:
+    """The first of the ranking that something judges and nobody has settled."""
+    found: list[RankedPhoto] = []
+    for each in read_ranking(run):
+        if len(found) >= count or each.confidence is None:
+            break
+        if not any(each.image in own.decided.verdicts for own in photos):
+            found.append(each)
+    return found
 
 
 def quality_sentence(run: Path, notice: Notice) -> str:
@@ -84,7 +97,7 @@ def quality_sentence(run: Path, notice: Notice) -> str:
         return ""
     try:
         said = read_json(run / QUALITY)
-        images, spearman, low, high, shared = (float(said[name]) for name in _FIGURES)
+        images, spearman, low, high, shared, chance = (float(said[name]) for name in _FIGURES)
     except Tag2maskError as error:
         notice(str(error))
         return ""
@@ -93,17 +106,27 @@ def quality_sentence(run: Path, notice: Notice) -> str:
     return (
         f"On {said.get('split')}, where {images:,.0f} photographs have truth, the rank correlation of confidence with "
         f"mean IoU is {spearman:.2f} [{low:.2f}, {high:.2f}], and the least certain tenth holds {100 * shared:.0f} % "
-        "of the worst tenth (10 % by chance)."
+        f"of the worst tenth ({100 * chance:.0f} % by chance)."
     )
 
 
 def _drawn(
-    files: RunOutputs, photo: Photo, ranked: RankedPhoto, settings: ReportSettings, palette: Palette, classes: int
+    files: RunOutputs,
+    photo: Photo,
+    ranked: RankedPhoto,
+    settings: ReportSettings,
+    palette: Palette,
+    classes: int,
+    notice: Notice,
 ) -> Doubt:
     image = read_image(photo.path)
     full = (image.shape[0], image.shape[1])
     size = pictures.picture_size(full, max(_NARROWEST, settings.width // 2))
-    mask, truth = _mask(mask_path(files, photo), full, classes), _mask(photo.mask, full, classes)
+    mask, truth = _mask(mask_path(files, photo), full, classes), None
+    try:
+        truth = _mask(photo.mask, full, classes)
+    except Tag2maskError as error:  # the mask is no less doubtful for it
+        notice(str(error))
     labels = tuple(
         (title, pictures.label_uri(pictures.resize_labels(own, size), palette))
         for title, own in (("Mask", mask), ("Truth", truth))

@@ -110,7 +110,7 @@ def write_report(
             filters=filters,
             doubts=doubts,
             quality=quality_sentence(run, found.notice),
-            network=(run / "segment" / "network.safetensors").is_file(),
+            network=any(doubt.ranked.by_network for doubt in doubts),
             background=gallery.shades(0, gallery.clusters),
             clusters=gallery.clusters,
             heat=[css(colour) for colour in heat_scale()],

@@ -9,10 +9,10 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
+from tag2mask.confidence.ranking import COLUMNS, IMAGES
 from tag2mask.errors import UsageError
 
-IMAGES = Path("confidence") / "images.csv"
-"""The ranking of a run folder; its columns ``image`` (the ID), ``confidence``, ``class`` and ``reason`` are read."""
+_IMAGE, _CONFIDENCE, _CLASS, _REASON = (COLUMNS[place] for place in (0, 1, 2, 4))
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Ranking:
         self.path = path
         with path.open("rb") as file:
             self._columns = next(csv.reader([_text(file.readline())]), [])
-        missing = [name for name in ("image", "confidence") if name not in self._columns]
+        missing = [name for name in (_IMAGE, _CONFIDENCE) if name not in self._columns]
         if missing:
             raise UsageError(f"{path} has no column {', '.join(missing)}; delete it, or have it made again")
 
@@ -59,7 +59,7 @@ class Ranking:
         order: list[int] = []
         with self.path.open("rb") as file:
             for offset, row in _rows(file):
-                place = place_of(self._said(row).get("image", ""))
+                place = place_of(self._said(row).get(_IMAGE, ""))
                 if place is not None and offsets[place] < 0:
                     offsets[place] = offset
                     order.append(place)
@@ -72,7 +72,7 @@ class Ranking:
             with self.path.open("rb") as file:
                 file.seek(offset)
                 said = self._said(next(csv.reader(_text(line) for line in file)))
-            return Doubt(float(said["confidence"]), said.get("class", ""), said.get("reason", ""))
+            return Doubt(float(said[_CONFIDENCE]), said.get(_CLASS, ""), said.get(_REASON, ""))
         except (OSError, ValueError, KeyError, StopIteration, csv.Error):
             return None
 

@@ -1,0 +1,114 @@
+"""Who judges a run's masks: the CAMs that they were made from, and its segmentation network; and what they said."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tag2mask.confidence.evidence import Evidence
+from tag2mask.confidence.evidence_files import read_evidence
+from tag2mask.data.photo import Photo
+from tag2mask.data.photos import PhotoSet
+from tag2mask.files import is_newer
+from tag2mask.networks.checkpoint import load_segmentation_network
+from tag2mask.outputs import Folder
+from tag2mask.pipeline.config import Config, plain
+from tag2mask.pipeline.progress import StageResult
+from tag2mask.pipeline.run_folder import STAGES, RunFolder
+from tag2mask.predictor import SEGMENT_NETWORK, Predictor
+from tag2mask.refine.settings import RefineSettings
+
+EVIDENCE = "confidence/evidence"
+"""The folder with what is known of each photograph's mask."""
+
+LONG_SIDE = 256
+"""Pixels of the longer side at which masks, CAMs and the network are compared, at most; ours."""
+
+
+@dataclass(frozen=True)
+class Witnesses:
+    """Where the evidence comes from, and goes to.
+
+    Attributes:
+        masks: the masks that are judged.
+        cams: the CAMs.
+        evidence: the folder of what was found.
+        network: None without one that learnt from these masks.
+        network_file: its checkpoint; None likewise.
+        background: level and power of a background that the CAMs lack, as `ClassMaps.with_background` takes them.
+        made_by: all of it that evidence depends on, as a text.
+    """
+
+    masks: Folder
+    cams: Folder
+    evidence: Folder
+    network: Predictor | None
+    network_file: Path | None
+    background: tuple[float, float | None]
+    made_by: str
+
+    @classmethod
+    def of(cls, config: Config, run: RunFolder, photos: PhotoSet, result: StageResult) -> "Witnesses":
+        """Those of a run; a network that learnt from ground truth would tell it, and is none.
+
+        Args:
+            config: every setting.
+            run: the run folder.
+            photos: the photographs.
+            result: takes a note on a network that is none.
+
+        Raises:
+            UsageError: the network knows other classes.
+        """
+        kind = run.setting("refine", "refine.cams") or config.refine.cams
+        background = _background(config, run)
+        made_by: dict[str, Any] = {
+            "version": STAGES["confidence"].version,
+            "long_side": LONG_SIDE,
+            "masks": run.fingerprint("refine"),
+            "cams": kind,
+        }
+        if not RefineSettings(cams=kind).has_background:
+            made_by["background"] = background
+        path: Path | None = run / SEGMENT_NETWORK
+        network = None
+        if learnt_truth(run):
+            path = None
+            result.notes.append(
+                f"{run / SEGMENT_NETWORK} learnt from ground truth (segment.labels truth), so it judges no mask"
+            )
+        elif path is not None and path.is_file():
+            own = load_segmentation_network(path, classes=photos.classes)
+            network = Predictor(own, config.device, config.predict, pixel_limit=config.data.pixel_limit)
+            predict = {name: value for name, value in plain(config.predict).items() if not name.startswith("crf")}
+            predict.pop("batch_size")
+            made_by |= {"network": run.fingerprint("segment"), "predict": predict}
+        folders = run.folder("masks"), run.folder(f"cams/{kind}"), run.folder(EVIDENCE)
+        return cls(*folders, network, path, background, json.dumps(made_by, sort_keys=True))
+
+    def evidence_of(self, photo: Photo) -> Evidence | None:
+        """The evidence about a photograph with these tags from these witnesses; None where there is none."""
+        found = read_evidence(self.evidence / f"{photo.id}.npz", self.made_by)
+        return found if found is not None and tuple(found.ids.tolist()) == (0, *photo.tags) else None
+
+    def is_stale(self, photo: Photo) -> bool:
+        """Whether evidence is missing, of something else, or older than what it was made from."""
+        file = self.evidence / f"{photo.id}.npz"
+        read = [self.masks / f"{photo.id}.png", self.cams / f"{photo.id}.npz"]
+        newer = any(is_newer(each, file) for each in read)
+        newer = newer or (self.network_file is not None and is_newer(self.network_file, file))
+        return newer or self.evidence_of(photo) is None
+
+
+def learnt_truth(run: RunFolder) -> bool:
+    """Whether the segmentation network of a run learnt from ground truth."""
+    return (run / SEGMENT_NETWORK).is_file() and run.setting("segment", "segment.labels") == "truth"
+
+
+def _background(config: Config, run: RunFolder) -> tuple[float, float | None]:
+    """Level and power of the background as the masks were made with; those of the settings where `refine` read none."""
+    level = run.setting("refine", "refine.background_threshold")
+    power = run.setting("refine", "refine.background_power")
+    if level is None and power is None:
+        return config.refine.background_threshold, config.refine.background_power
+    return (config.refine.background_threshold if level is None else float(level)), power
