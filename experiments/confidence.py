@@ -4,12 +4,14 @@ python experiments/confidence.py fit  RUN:SPLIT … [--out models.json]
 python experiments/confidence.py rank RUN:SPLIT … [--model models.json]
 
 RUN is a run folder for whose photographs of SPLIT `tag2mask confidence --out RUN --data.split SPLIT` was done, with
-ground truth. `fit` prints the constants of `tag2mask.confidence.model`; `rank` measures: Spearman over photographs and
-over (photograph, class) pairs, the share of the worst tenth, and calibration by tenths.
+ground truth. `fit` prints the constants of `tag2mask.confidence.model`, and measures nothing: to be measured on what it
+was fitted on flatters a model. `rank` measures, on other photographs: Spearman over photographs and over (photograph,
+class) pairs, the share of the worst tenth, and calibration by tenths.
 """
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,14 +24,15 @@ from tag2mask.cli.request import Request
 from tag2mask.cli.verbs import VERBS
 from tag2mask.confidence.evidence import FIELDS, Evidence
 from tag2mask.confidence.evidence_files import stored_evidence
-from tag2mask.confidence.model import MODELS, Model, estimates, predictor
+from tag2mask.confidence.model import MODELS, Model, estimates, mean_estimate, predictor
 from tag2mask.confidence.quality import calibration, shared_tenth, spearman, spearman_interval
 from tag2mask.data.images import read_mask
+from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.evaluate import Confusion
 from tag2mask.files import write_json
-from tag2mask.pipeline.confidence import EVIDENCE
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.witnesses import EVIDENCE, learnt_truth
 
 Floats = npt.NDArray[np.float64]
 
@@ -53,21 +56,49 @@ class Judged:
 
 
 def judged(place: str) -> list[Judged]:
-    """The photographs of RUN:SPLIT that have evidence and truth."""
+    """The photographs of RUN:SPLIT that have tags, evidence about the run's masks as they are, and truth.
+
+    Raises:
+        UsageError: there is none, or it is not all made from the same.
+    """
     run, _, split = place.partition(":")
     words = ["--out", run, *(["--data.split", split] if split else [])]
     request = Request.parse("confidence", VERBS["confidence"], words)
-    assert request is not None
+    if request is None:
+        raise UsageError(f"{place} asks for help; name a run folder and a split")
     photos, folder = photographs(request.config), RunFolder(Path(run))
-    found = []
+    found, made_by = [], set()
     for photo in photos.photos:
         stored = stored_evidence(folder.folder(EVIDENCE) / f"{photo.id}.npz")
         if stored is None or photo.mask is None or not photo.mask.is_file():
             continue
+        if tuple(stored[0].ids.tolist()) != (0, *photo.tags) or not photo.tags:
+            continue
+        own = read_mask(folder.folder("masks") / f"{photo.id}.png")
         confusion = Confusion(len(photos.classes) + 1)
-        confusion.update(read_mask(folder.folder("masks") / f"{photo.id}.png"), read_mask(photo.mask))
-        found.append(Judged(stored[0], confusion.iou()[stored[0].ids], confusion.miou()))
+        confusion.update(own, read_mask(photo.mask, size=(own.shape[0], own.shape[1])))
+        made_by.add(stored[1])
+        if not np.isnan(miou := confusion.miou()):
+            found.append(Judged(stored[0], confusion.iou()[stored[0].ids], miou))
+    require_same(place, folder, made_by)
     return found
+
+
+def require_same(place: str, run: RunFolder, made_by: set[str]) -> None:
+    """Refuse evidence that is not all about the run's masks, and of its network, as they are.
+
+    Raises:
+        UsageError: it is not, or there is none.
+    """
+    remedy = f"; do `tag2mask confidence` for {place}"
+    if len(made_by) != 1:
+        what = "evidence that was made from different things" if made_by else "no evidence about photographs with truth"
+        raise UsageError(f"{place} has {what}{remedy}")
+    told = json.loads(next(iter(made_by)))
+    if told.get("masks") != run.fingerprint("refine") or told.get("network") not in (None, run.fingerprint("segment")):
+        raise UsageError(f"the evidence of {place} is about other masks, or of another network{remedy}")
+    if "network" in told and learnt_truth(run):
+        raise UsageError(f"the evidence of {place} is of a network that learnt from ground truth{remedy}")
 
 
 def fit(photos: Sequence[Judged], names: Sequence[str], weights: Floats | None = None) -> Model:
@@ -77,6 +108,9 @@ def fit(photos: Sequence[Judged], names: Sequence[str], weights: Floats | None =
         photos: what to fit on.
         names: of the predictors.
         weights: of each photograph; all alike by default.
+
+    Raises:
+        UsageError: a predictor is not known everywhere.
     """
     rows, targets, background, counts = [], [], [], []
     for number, each in enumerate(photos):
@@ -87,7 +121,10 @@ def fit(photos: Sequence[Judged], names: Sequence[str], weights: Floats | None =
         counts.append(np.full(keep.sum(), 1.0 if weights is None else weights[number]))
     x, y = np.concatenate(rows), np.concatenate(targets)
     own, count = np.concatenate(background), np.concatenate(counts)
+    if not len(x) or not np.isfinite(x).all():
+        raise UsageError(f"{', '.join(names)}: not all are known of every class, so there is nothing to fit on")
     mean, deviation = np.average(x, 0, count), x.std(0)
+    deviation[deviation == 0] = 1  # the same everywhere: its weight stays 0
     design = np.column_stack([np.ones(len(x)), own, (x - mean) / deviation])
 
     def loss(parameters: Floats) -> tuple[float, Floats]:
@@ -113,24 +150,42 @@ def report(photos: Sequence[Judged], models: dict[tuple[str, ...], Model]) -> No
     print(f"{len(photos)} photographs, mean of their mIoU {miou.mean():.3f}")
     known = [each for each in FIELDS if not any(np.isnan(photo.evidence.of(each)).any() for photo in photos)]
     single = {field: [each.evidence.of(field).astype(np.float64) for each in photos] for field in known}
+    whole = {name: np.array([each.mean() for each in of_classes]) for name, of_classes in single.items()}
     for sources, model in models.items():
-        if set(model.weights) - {"more_tags"} <= set(known):
-            single[" + ".join(sources)] = [estimates(each.evidence, model) for each in photos]
+        name = " + ".join(sources)
+        if not set(model.weights) - {"more_tags"} <= set(known):
+            print(f"{name} left out: not all that it needs is known of every photograph")
+            continue
+        single[name] = [estimates(each.evidence, model) for each in photos]
+        pairs = zip(photos, single[name], strict=True)
+        whole[name] = np.array([mean_estimate(each.evidence, own) for each, own in pairs])
     for name, of_classes in single.items():
-        confidence = np.array([each.mean() for each in of_classes])
+        confidence = whole[name]
         low, high = spearman_interval(confidence, miou)
-        pairs = np.concatenate(of_classes), np.concatenate([each.iou for each in photos])
-        tagged = np.concatenate([each.evidence.ids != 0 for each in photos]) & ~np.isnan(pairs[1])
+        estimate, iou = np.concatenate(of_classes), np.concatenate([each.iou for each in photos])
+        tagged = np.concatenate([each.evidence.ids != 0 for each in photos]) & ~np.isnan(iou)
         print(
             f"{name:18} Spearman {spearman(confidence, miou):.3f} [{low:.3f}, {high:.3f}]  "
             f"worst tenth {shared_tenth(confidence, miou):.2f}  "
-            f"pairs {spearman(pairs[0][tagged], pairs[1][tagged]):.3f}"
+            f"pairs {spearman(estimate[tagged], iou[tagged]):.3f}"
         )
     for sources in models:
         if (name := " + ".join(sources)) in single:
-            confidence = np.array([each.mean() for each in single[name]])
-            tenths = "  ".join(f"{own:.2f}/{true:.2f}" for own, true in calibration(confidence, miou))
+            tenths = "  ".join(f"{own:.2f}/{true:.2f}" for own, true in calibration(whole[name], miou))
             print(f"calibration of {name}, confidence/mIoU by tenths: {tenths}")
+
+
+def fit_all(sets: Sequence[Sequence[Judged]]) -> dict[tuple[str, ...], Model]:
+    """The models of `MODELS` anew, as far as their predictors are known; every set of photographs counts the same."""
+    photos = [each for own in sets for each in own]
+    weights = np.concatenate([np.full(len(own), 1 / max(1, len(own))) for own in sets])
+    found = {}
+    for sources, model in MODELS.items():
+        try:
+            found[sources] = fit(photos, list(model.weights), weights)
+        except UsageError as error:
+            print(f"{' + '.join(sources)} left out: {error}", file=sys.stderr)
+    return found
 
 
 def main() -> None:
@@ -140,19 +195,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--model", type=Path)
     known = parser.parse_args()
-    sets = [judged(place) for place in known.places]
+    try:
+        sets = [judged(place) for place in known.places]
+    except Tag2maskError as error:
+        parser.error(str(error))
+    if known.what == "fit":
+        written = {"+".join(sources): asdict(model) for sources, model in fit_all(sets).items()}
+        print(json.dumps(written, indent=2))
+        if known.out is not None:
+            write_json(known.out, written)
+        return
     models = MODELS
     if known.model is not None:
         read = json.loads(known.model.read_text(encoding="utf-8"))
         models = {tuple(name.split("+")): Model(**values) for name, values in read.items()}
-    if known.what == "fit":
-        photos = [each for own in sets for each in own]
-        weights = np.concatenate([np.full(len(own), 1 / len(own)) for own in sets])  # every set counts the same
-        models = {sources: fit(photos, list(model.weights), weights) for sources, model in MODELS.items()}
-        written = {"+".join(sources): asdict(model) for sources, model in models.items()}
-        print(json.dumps(written, indent=2))
-        if known.out is not None:
-            write_json(known.out, written)
     for place, own in zip(known.places, sets, strict=True):
         print(f"\n{place}")
         report(own, models)

@@ -3,14 +3,18 @@
 import csv
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
 import torch
 
 from tag2mask.confidence.evidence import FIELDS, Evidence
+from tag2mask.confidence.evidence_files import stored_evidence, write_evidence
 from tag2mask.confidence.model import Model, estimates
+from tag2mask.errors import UsageError
 from tag2mask.evaluate import Confusion
 from tag2mask.pot import PotSettings
 
@@ -184,3 +188,43 @@ def test_the_fit_of_confidence_finds_the_model_that_made_the_truth() -> None:
     assert found.bias == pytest.approx(0.5, abs=0.05) and found.background == pytest.approx(-0.7, abs=0.02)
     assert found.weights == pytest.approx(made.weights, abs=0.05)
     assert found.usual["cam_expected"] == pytest.approx(0, abs=0.1)
+
+    known = [replace(each, evidence=without(each.evidence, "network_expected")) for each in photos]
+    with pytest.raises(UsageError, match="nothing to fit on"):
+        confidence.fit(known, ["network_expected"])
+    assert list(confidence.fit_all([known])) == [("cam",)]
+    for each in photos:
+        each.evidence.values[:, FIELDS.index("cam_overlap")] = 0.5
+    constant = confidence.fit(photos, ["cam_expected", "cam_overlap"])
+    assert constant.weights["cam_overlap"] == 0 and constant.weights["cam_expected"] > 1
+
+
+def without(evidence: Evidence, field: str) -> Evidence:
+    values = evidence.values.copy()
+    values[:, FIELDS.index(field)] = np.nan
+    return Evidence(evidence.ids, values)
+
+
+def test_confidence_is_fitted_on_evidence_of_the_run_alone(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Path(copytree(done, tmp_path / "out"))
+    place = f"{out}:train"
+    assert len(confidence.judged(place)) == 10
+    monkeypatch.setattr(sys, "argv", ["confidence.py", "fit", place])
+    confidence.main()
+    said = capsys.readouterr()
+    assert list(json.loads(said.out)) == ["cam"] and "cam + network left out" in said.err  # and no measurement
+    path = next((out / "confidence/evidence").rglob("*.npz"))
+    stored = stored_evidence(path)
+    assert stored is not None
+    write_evidence(path, stored[0], stored[1].replace("{", '{"other": 1, '))
+    with pytest.raises(UsageError, match="made from different things"):
+        confidence.judged(place)
+    for path in (out / "confidence/evidence").rglob("*.npz"):
+        write_evidence(path, stored[0], "{}")
+    with pytest.raises(UsageError, match="about other masks"):
+        confidence.judged(place)
+    with pytest.raises(SystemExit) as stopped:
+        confidence.main()
+    assert stopped.value.code == 2
