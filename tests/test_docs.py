@@ -26,6 +26,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md")), *sorted((ROOT / "exper
 _BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"``(.+?)``|`([^`\n]+)`")
 
+
 def _shown(node: ast.AST) -> str | None:
     """A text of the program as people see it: `…` for what is put in when it is shown."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
