@@ -192,6 +192,23 @@ def test_cams_are_read_as_the_evaluation_reads_them() -> None:
     assert cam_labels(cam, None) is None
 
 
+def test_regions_of_cams_are_the_strongest_class_one_enlarged_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = np.random.default_rng(3).integers(0, 5, (4, 6, 7)).astype(np.float16) / 4  # with ties
+    background, without = (CamFile(np.array(ids), maps, (60, 70)) for ids in ([0, 2, 5, 9], [2, 5, 9, 11]))
+    enlarged = []
+
+    def enlarge(cam: CamFile) -> np.ndarray:
+        enlarged.append(len(cam.ids))
+        return full_resolution(cam)
+
+    monkeypatch.setattr("tag2mask.report.ranking.full_resolution", enlarge)
+    whole = full_resolution(background)
+    np.testing.assert_array_equal(cam_labels(background, 0.5), background.ids[whole.argmax(axis=0)])
+    above = np.where(whole.max(axis=0) > 0.5, without.ids[whole.argmax(axis=0)], 0)
+    np.testing.assert_array_equal(cam_labels(without, 0.5), above)
+    assert set(enlarged) == {1}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

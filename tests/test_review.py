@@ -1,12 +1,14 @@
 """What a review keeps, what its server answers, and to whom."""
 
 import gzip
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import webbrowser
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -18,17 +20,19 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from flask.testing import FlaskClient
+from PIL import Image
 from werkzeug.test import TestResponse
 
 from review_run import CLASSES, IDS, SIZE, TAGS, VALUES, build_run, every_value, open_desk
 from tag2mask.cli import main
-from tag2mask.data import Photo, PhotoSet, read_mask
+from tag2mask.data import Photo, PhotoSet, read_image, read_mask
 from tag2mask.data.corrections import Corrections, Decision
+from tag2mask.data.settings import DataSettings
 from tag2mask.errors import UsageError
 from tag2mask.outputs import OutputSettings, write_bytes
-from tag2mask.pipeline.corrections import record_corrections, remembered_corrections
+from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.run_folder import STAGES, RunFolder
-from tag2mask.review import Desk, Server
+from tag2mask.review import Desk, Server, reviewed_photos
 from tag2mask.review.guard import Guard
 from tag2mask.review.photographs import Query, ReviewList
 from tag2mask.review.ranking import Ranking
@@ -106,16 +110,25 @@ def test_the_printed_address_alone_lets_in(page: Page) -> None:
     "host", ["evil.example:8765", "127.0.0.1", "127.0.0.1:9999", "localhost.evil.example:8765", ""]
 )
 def test_other_hosts_are_refused(page: Page, host: str) -> None:
-    assert page.get("/", headers={"Host": host}).status_code == 403
-    assert page.put("/api/photos/0/verdict", {"verdict": "rejected"}, Host=host).status_code == 403
+    stranger = build_app(page.desk, page.guard, "run").test_client(use_cookies=False)
+    headers = {"Host": host, "Cookie": f"{page.guard.cookie}={page.guard.key}", "X-Review-Token": page.guard.token}
+    for answer in (
+        stranger.get("/", base_url=BASE, headers=headers),
+        stranger.put("/api/photos/0/verdict", base_url=BASE, headers=headers, json={"verdict": "rejected"}),
+    ):
+        assert answer.status_code == 403 and "answers to localhost:8765 alone" in answer.get_json()["error"]
 
 
 @pytest.mark.parametrize("host", ["localhost:8765", "[::1]:8765", "127.0.0.1:8765"])
 def test_the_names_of_this_machine_are_answered(page: Page, host: str) -> None:
-    assert page.client.get("/api/review", base_url=BASE, headers={"Host": host}).status_code in (200, 403)
     cookie = {"Host": host, "Cookie": f"{page.guard.cookie}={page.guard.key}"}
     stranger = build_app(page.desk, page.guard, "run").test_client(use_cookies=False)
     assert stranger.get("/api/review", base_url=BASE, headers=cookie).status_code == 200
+
+
+def test_the_port_that_browsers_leave_out() -> None:
+    assert {"localhost", "127.0.0.1", "[::1]", "localhost:80"} < Guard(80).hosts
+    assert "localhost" not in Guard(8080).hosts
 
 
 def test_other_sites_cannot_change_or_read_anything(page: Page, run: Path) -> None:
@@ -263,6 +276,12 @@ def test_pictures_are_upright_and_cams_speak(page: Page) -> None:
     assert page.get(f"/api/photos/{place}").get_json()["size"] == list(SIZE)
     picture = page.get(f"/api/photos/{place}/picture")
     assert picture.mimetype == "image/jpeg" and picture.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    upright = read_image(page.desk.list.photo(place).path).astype(int)
+    with Image.open(io.BytesIO(picture.data)) as shown:
+        assert shown.size == (SIZE[1], SIZE[0])
+        assert np.abs(np.asarray(shown).astype(int) - upright).mean() < 3
+    with Image.open(page.desk.list.photo(place).path) as stored:
+        assert stored.size == SIZE  # on its side, and so the test is one
     one = page.place("one")
     labels = page.get(f"/api/photos/{one}/labels/cam-pot?side=40")
     regions = np.frombuffer(gzip.decompress(labels.data), dtype=np.uint8).reshape(30, 40)
@@ -338,9 +357,13 @@ def test_the_least_confident_come_first(tmp_path: Path) -> None:
     assert listed.page(Query(order="list")).places == (0, 1, 2, 3, 4)
     assert listed.rank(0, "confidence") == 2
     assert listed.ranking is not None
-    doubt = listed.ranking.doubt(4)
+    doubt = listed.doubt(4)
     assert doubt is not None and (doubt.confidence, doubt.class_name, doubt.reason) == (0.25, "dog", "a, b")
-    assert listed.ranking.doubt(1) is None
+    assert listed.doubt(1) is None
+    table.write_bytes(table.read_bytes().replace(b"trip 2/002", b"trip 1/001").replace(b"0.9", b"nan"))
+    assert listed.doubt(2) is None  # ranked anew since: its line is another photograph's
+    assert listed.doubt(0) is None  # no number that JSON has
+    assert listed.doubt(4) == doubt
     table.write_text("photo,x\n")
     with pytest.raises(UsageError, match="no column image, confidence"):
         Ranking(table)
@@ -373,6 +396,7 @@ def test_two_reviews_of_one_folder(run: Path) -> None:
         (["--host", "0.0.0.0"], "this machine alone"),
         (["--host", "192.168.0.1"], "this machine alone"),
         (["--port", "70000"], "--port should be"),
+        (["--port", "9" * 5000], "--port should be"),
         (["--data.split", "test"], "split"),
     ],
 )
@@ -427,12 +451,7 @@ def test_ctrl_c_ends_it_with_what_was_decided(run: Path, served: subprocess.Pope
     address = urlsplit(first["address"])
     assert address.hostname == "127.0.0.1" and first["undecided"] == 5
     connection = HTTPConnection("127.0.0.1", address.port or 0, timeout=30)
-    connection.request("GET", f"/?{address.query}")
-    admitted = connection.getresponse()
-    admitted.read()
-    cookie = (admitted.getheader("Set-Cookie") or "").partition(";")[0]
-    connection.request("GET", "/", headers={"Cookie": cookie})
-    token = connection.getresponse().read().decode().partition('name="token" content="')[2].partition('"')[0]
+    cookie, token = _admitted(first["address"])
     headers = {"Cookie": cookie, "X-Review-Token": token, "Content-Type": "application/octet-stream"}
     connection.request("PUT", "/api/photos/0/mask?verdict=corrected", every_value(8).tobytes(), headers)
     assert connection.getresponse().read()
@@ -441,14 +460,166 @@ def test_ctrl_c_ends_it_with_what_was_decided(run: Path, served: subprocess.Pope
     assert served.returncode == 0 and error == ""
     assert json.loads(out)["corrected"] == 1
     np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), every_value(8))
-    assert remembered_corrections(run) == run / "corrections"  # later commands over the run read them by themselves
 
 
 def test_tags_that_were_decided_are_not_taken_for_the_data_sets_own(run: Path) -> None:
     page = _page(run)
     own = page.get("/api/photos/0").get_json()
     assert page.put("/api/photos/0/tags", {"tags": [3]}).status_code == 200
-    record_corrections(RunFolder(run), run / "corrections")
     again = _page(run).get("/api/photos/0").get_json()
     assert again["tags"] == [3] and own["tags"] != [3]
-    assert _page(run).desk.list.photo(0).tags == tuple(own["tags"])
+    data = run.parent / "data"
+    settings = DataSettings(root=data, classes=str(data / "classes.txt"), corrections=run / "corrections")
+    photos = reviewed_photos(Config(out=run, data=settings), RunFolder(run))
+    assert photos.photos[0].tags == tuple(own["own_tags"])
+
+
+def test_another_start_has_other_addresses_for_its_pictures(run: Path) -> None:
+    pages = [_page(run), _page(run)]  # of one port, one after the other
+    starts = [page.get("/").text.partition('name="start" content="')[2].partition('"')[0] for page in pages]
+    assert starts[0] and starts[0] != starts[1]
+    for kind in ("picture", "thumbnail"):
+        kept = [page.get(f"/api/photos/0/{kind}?of={starts[0]}").headers["Cache-Control"] for page in pages]
+        assert kept == ["private, max-age=600", "no-store"]
+        assert pages[0].get(f"/api/photos/0/{kind}").headers["Cache-Control"] == "no-store"
+
+
+def test_a_damaged_decision_stops_one_photograph_and_can_be_made_again(page: Page, run: Path) -> None:
+    drawn = every_value(40)
+    for photo_id in IDS[:3]:
+        page.put(f"/api/photos/{page.place(photo_id)}/mask?verdict=corrected", drawn.tobytes())
+        (run / "corrections" / f"{photo_id}.json").write_text("{", encoding="utf-8")
+    again = _page(run)
+    assert [each["verdict"] for each in again.get("/api/photos").get_json()["photos"]] == [None] * len(IDS)
+    said = again.get("/api/photos/0").get_json()
+    assert "one.json could not be read" in said["fault_of_decision"] and said["start"] == "correction"
+    assert gzip.decompress(again.get("/api/photos/0/labels/correction").data) == drawn.tobytes()  # it is not lost
+    answers = [
+        again.put("/api/photos/0/mask?verdict=accepted", drawn.tobytes()),
+        again.put("/api/photos/1/tags", {"tags": [4]}),
+        again.put("/api/photos/2/verdict", {"verdict": "rejected"}),
+    ]
+    assert [answer.get_json()["verdict"] for answer in answers] == ["accepted", "corrected", "rejected"]
+    np.testing.assert_array_equal(read_mask(run / "corrections" / f"{IDS[1]}.png"), drawn)
+    assert again.get("/api/photos/0").get_json()["fault_of_decision"] is None
+    assert _page(run).desk.list.counts() == {"undecided": 2, "accepted": 1, "corrected": 1, "rejected": 1, "tags": 1}
+
+
+def test_the_list_is_read_while_tags_are_noted() -> None:
+    listed = ReviewList(_many(300))
+    for place in range(0, 300, 2):
+        listed.note(place, Decision(None, ("cat", "owl")))
+    ended = threading.Event()
+
+    def note() -> None:
+        while not ended.is_set():
+            for place in range(1, 300, 2):
+                listed.note(place, Decision(None, ("dog",)))
+            for place in range(300):
+                listed.note(place, Decision(None, ("cat",)) if place % 2 == 0 else None)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=note)
+    thread.start()
+    try:
+        for _ in range(300):
+            assert listed.page(Query(class_id=1)).total >= 150
+            assert 150 <= listed.page(Query(state="tags")).total <= 300
+            assert listed.has_other_tags(0)  # noted again and again, and there at every moment
+    finally:
+        ended.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+
+
+def test_a_decision_is_not_forgotten_by_who_read_before_it(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, written = threading.Event(), threading.Event()
+    read = Corrections.decision
+
+    def slow(kept: Corrections, photo_id: str) -> Decision | None:
+        found = read(kept, photo_id)
+        if threading.current_thread() is reader:
+            reading.set()
+            written.wait(0.3)
+        return found
+
+    reader = threading.Thread(target=lambda: page.desk.decision(0))
+    monkeypatch.setattr(Corrections, "decision", slow)
+    reader.start()
+    assert reading.wait(30)
+    page.desk.drop_mask(0, "rejected")
+    written.set()
+    reader.join()
+    assert page.desk.list.counts()["rejected"] == 1
+
+
+def test_what_comes_before_a_rank(page: Page) -> None:
+    listed = ReviewList(_many(250))
+    query = Query(class_id=2)
+    last = listed.page(query, before=200, count=20)
+    assert last.places == tuple(place for place in range(250) if place % 3 == 1 and place < 200)[-20:] and last.more
+    first = listed.page(query, before=10, count=20)
+    assert first.places == (1, 4, 7) and not first.more
+    said = page.get("/api/photos?before=2").get_json()
+    assert [each["rank"] for each in said["photos"]] == [0, 1] and not said["more"]
+
+
+def test_what_is_being_sent_at_the_end_is_saved(run: Path) -> None:
+    server = Server(open_desk(run), "run")
+    thread = threading.Thread(target=server.serve)
+    thread.start()
+    address, mask = urlsplit(server.address), every_value(12).tobytes()
+    cookie, token = _admitted(server.address)
+    connection = HTTPConnection("127.0.0.1", address.port or 0, timeout=30)
+    connection.putrequest("PUT", "/api/photos/0/mask?verdict=corrected")
+    for name, value in (("Cookie", cookie), ("X-Review-Token", token), ("Content-Length", str(len(mask)))):
+        connection.putheader(name, value)
+    connection.putheader("Content-Type", "application/octet-stream")
+    connection.endheaders(mask[:100])
+    while not server.saving:
+        thread.join(0.01)
+    server.stop()
+    thread.join(0.3)
+    assert thread.is_alive()
+    connection.send(mask[100:])
+    thread.join()
+    assert read_mask(run / "corrections/one.png").tobytes() == mask
+    connection.close()
+
+
+def test_the_key_is_no_word_of_the_browsers_command(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+
+    def serve(server: Server) -> None:
+        (path,) = opened
+        assert path.stat().st_mode & 0o777 == 0o600 and server.address in path.read_text(encoding="utf-8")
+        assert server.address.partition("key=")[2] not in str(path)
+        server.close()
+
+    monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(Path(urlsplit(address).path)) or True)
+    monkeypatch.setattr(Server, "serve", serve)
+    assert main(["review", str(run), "--open"]) == 0
+    assert not opened[0].exists()
+
+
+def test_a_run_whose_name_is_no_utf_8(page: Page) -> None:
+    app = build_app(page.desk, page.guard, os.fsdecode(b"r\xfcn"))
+    client = app.test_client()
+    client.set_cookie(page.guard.cookie, page.guard.key, domain="127.0.0.1")
+    shown = client.get("/", base_url=BASE)
+    assert shown.status_code == 200 and "<h1>r\N{REPLACEMENT CHARACTER}n</h1>" in shown.text
+
+
+def _admitted(address: str) -> tuple[str, str]:
+    """The cookie and the token that a browser has after it opened an address."""
+    parts = urlsplit(address)
+    connection = HTTPConnection("127.0.0.1", parts.port or 0, timeout=30)
+    connection.request("GET", f"/?{parts.query}")
+    answer = connection.getresponse()
+    answer.read()
+    cookie = (answer.getheader("Set-Cookie") or "").partition(";")[0]
+    connection.request("GET", "/", headers={"Cookie": cookie})
+    page = connection.getresponse().read().decode()
+    connection.close()
+    return cookie, page.partition('name="token" content="')[2].partition('"')[0]

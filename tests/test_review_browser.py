@@ -1,5 +1,6 @@
 """The page of a review in Chromium: browse, draw, decide, restart, and find what was drawn, pixel for pixel."""
 
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -31,7 +32,8 @@ class Served:
     """A review that is served from a thread, and stopped."""
 
     def __init__(self, run: Path) -> None:
-        self.server = Server(open_desk(run), "run")
+        self.desk = open_desk(run)
+        self.server = Server(self.desk, "run")
         self.thread = threading.Thread(target=self.server.serve)
         self.thread.start()
 
@@ -98,11 +100,13 @@ def test_draw_restart_and_find_it_again(page: webdriver.Chrome, served: Served, 
     _await_saved(page)
     np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), expected)
     assert _verdict(page) == "✎ corrected"
+    pictures = _pictures(page)
     served.stop()
 
     again = Served(run)
     try:
         _open(page, again)
+        assert pictures and not pictures & _pictures(page)  # other photographs may lie at the same places now
         assert _verdict(page) == "✎ corrected"
         assert page.find_element(By.CSS_SELECTOR, "#progress p").text == f"1 of {len(IDS)} decided"
         _press(page, "[[[")
@@ -171,6 +175,15 @@ def test_the_keyboards_brush_undo_and_reject(page: webdriver.Chrome, run: Path) 
     _until(page, lambda: _verdict(page) == "✎ corrected")
     _await_saved(page)
     np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), expected)
+    (run / "corrections/one.png").write_bytes(b"cut off")  # what cannot be fetched is not drawn over
+    _press(page, "j")
+    _await_open(page, IDS[1])
+    _press(page, "k")
+    _until(page, lambda: "one.png" in page.find_element(By.ID, "trouble").text)
+    _drag(page, (10, 10), (12, 10))
+    _press(page, "s")
+    _await_saved(page)
+    assert (run / "corrections/one.png").read_bytes() == b"cut off"
 
 
 def test_tags_fill_and_a_stage_taken_over(page: webdriver.Chrome, run: Path) -> None:
@@ -187,7 +200,14 @@ def test_tags_fill_and_a_stage_taken_over(page: webdriver.Chrome, run: Path) -> 
     assert decision is not None and decision.tags == (CLASSES[6], CLASSES[19])
     field.send_keys(Keys.ESCAPE)
     page.find_element(By.CSS_SELECTOR, "[data-stage=cam-pot]").click()
+    _press(page, "2")
+    _press(page, Keys.ENTER)  # the brush of class 20 is down while a stage is taken over, and lifted by that
+    page.find_element(By.CSS_SELECTOR, "[data-stage=cam-pot]").click()
     _press(page, "c")
+    _until(page, lambda: "is the mask now" in page.find_element(By.ID, "note").text)
+    _press(page, "")
+    ActionChains(page).key_down(Keys.SHIFT).send_keys(Keys.ARROW_RIGHT).key_up(Keys.SHIFT).perform()
+    assert page.find_element(By.ID, "readout").text.endswith(CLASSES[0])  # not painted on the way
     _await_saved(page)
     regions = read_mask(run / "corrections/one.png")
     assert list(regions[30, [10, 40, 70]]) == [0, 1, 20]
@@ -223,6 +243,10 @@ def test_filters_stages_and_help(page: webdriver.Chrome) -> None:
     assert help_dialog.is_displayed() and "Paint" in help_dialog.text
     page.switch_to.active_element.send_keys(Keys.ESCAPE)
     assert not help_dialog.is_displayed()
+    for name in ("[data-tool=brush]", "[data-do=accept]", "#photos [aria-current]"):
+        button = page.find_element(By.CSS_SELECTOR, name)
+        ActionChains(page).move_to_element(button).perform()
+        assert _contrast(page, button) > 4.5, name
     root = page.find_element(By.TAG_NAME, "html")
     assert root.get_property("scrollWidth") == root.get_property("clientWidth")
     assert not page.execute_script(
@@ -230,20 +254,70 @@ def test_filters_stages_and_help(page: webdriver.Chrome) -> None:
     )
 
 
+def test_a_long_list_from_its_middle_and_keys_switched_off(
+    page: webdriver.Chrome, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tag2mask.review.routes.PAGE", 2)  # photographs of an answer
+    origin = served.server.address.partition("?")[0]
+    page.get(f"{origin}#last")
+    page.refresh()
+    _await_open(page, "last")
+    _until(page, lambda: [row.text.partition("\n")[0] for row in _listed(page)] == ["last"])
+    for photo_id in reversed(IDS[:-1]):
+        _press(page, "k")
+        _await_open(page, photo_id)
+    assert not page.find_element(By.CSS_SELECTOR, ".earlier").is_displayed()
+    page.get(f"{origin}#%")  # nobody's ID
+    page.refresh()
+    _await_open(page, "one")
+    for place in range(4):
+        served.desk.drop_mask(place, "rejected")
+    page.refresh()
+    _await_open(page, "one")
+    _press(page, "n")
+    _await_open(page, "last")
+    _press(page, "?")
+    page.find_element(By.ID, "single").click()
+    page.switch_to.active_element.send_keys(Keys.ESCAPE)
+    page.refresh()
+    _await_open(page, "last")
+    _press(page, "?ar")
+    assert not page.find_element(By.ID, "help").is_displayed() and _verdict(page) == "undecided"
+    _press(page, Keys.ARROW_LEFT)
+    _await_open(page, "broken")
+    page.find_element(By.ID, "help-open").click()
+    page.find_element(By.ID, "single").click()
+
+
 def test_what_cannot_be_saved_is_told_and_kept(page: webdriver.Chrome, run: Path) -> None:
     (run / "corrections").write_text("in the way")
     _drag(page, (10, 10), (12, 10))
     _until(page, lambda: page.find_element(By.ID, "fault").is_displayed())
     assert "Not saved: File exists" in page.find_element(By.ID, "fault").text
-    _press(page, "j")
-    _await_open(page, IDS[1])
+    _press(page, "t")
+    page.switch_to.active_element.send_keys(Keys.SPACE)
+    _listed(page)[3].find_element(By.TAG_NAME, "button").click()
+    _await_open(page, "broken")
+    _press(page, "r")
+    _await_open(page, "last")
     _press(page, "k")
+    _await_open(page, "broken")
+    assert _verdict(page) == "✕ rejected"  # what waits goes before what the server has
+    _listed(page)[0].find_element(By.TAG_NAME, "button").click()
     _await_open(page, "one")
+    assert page.find_element(By.CSS_SELECTOR, "[data-tag='1']").get_attribute("aria-pressed") == "false"
+    assert _verdict(page) == "✎ corrected, tags changed"
     (run / "corrections").unlink()
     page.find_element(By.ID, "retry").click()
     _await_saved(page)
     assert not page.find_element(By.ID, "fault").is_displayed()
-    assert all("/mask" in message or "422" in message for message in _console(page))
+    told = ("/mask", "/tags", "/verdict", "422")
+    assert all(any(word in message for word in told) for message in _console(page))
+    decisions = [Corrections(run / "corrections", CLASSES).decision(photo_id) for photo_id in ("one", "broken")]
+    assert [(each.verdict, each.tags) for each in decisions if each] == [
+        ("corrected", (CLASSES[19],)),
+        ("rejected", None),
+    ]
     expected = disc_along(every_value(0), (10, 10), (12, 10), BRUSH, 1)
     np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), expected)
 
@@ -293,8 +367,24 @@ def _drag(page: webdriver.Chrome, start: tuple[int, int], end: tuple[int, int]) 
 
 
 def _listed(page: webdriver.Chrome) -> list[WebElement]:
-    return page.find_elements(By.CSS_SELECTOR, "#photos li:not(.more-photos)")
+    return page.find_elements(By.CSS_SELECTOR, "#photos li:not(.more-photos, .earlier)")
 
 
 def _verdict(page: webdriver.Chrome) -> str:
     return page.find_element(By.ID, "verdict").text
+
+
+def _pictures(page: webdriver.Chrome) -> set[str]:
+    """The addresses of the photographs that the page asked for."""
+    script = "return performance.getEntriesByType('resource').map((e) => e.name).filter((e) => /picture|thumb/.test(e))"
+    return set(page.execute_script(script))  # type: ignore[no-untyped-call]
+
+
+def _contrast(page: webdriver.Chrome, element: WebElement) -> float:
+    """Of the text of an element with what lies behind it, by WCAG 2."""
+    lights = []
+    for name in ("color", "background-color"):
+        values = [float(value) / 255 for value in re.findall(r"[\d.]+", element.value_of_css_property(name))[:3]]
+        linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in values]
+        lights.append(float(np.dot(linear, (0.2126, 0.7152, 0.0722))) + 0.05)
+    return max(lights) / min(lights)

@@ -1,6 +1,8 @@
 """The verb `review`: the page of a run where masks and tags are accepted, rejected and corrected."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,14 +42,10 @@ def review(request: Request) -> int:
         _tell(request, f"would serve {_contents(desk)}", desk)
         return 0
     server = Server(desk, path.resolve().name, host=host, port=port)
-    recorded = _recorded(desk)
     _tell(request, f"{_contents(desk)}\nopen {server.address}\nCtrl-C ends it", desk, address=server.address)
-    if request.options["open"]:
-        _open(server.address)
-    with terminated_like_interrupted():
+    with terminated_like_interrupted(), _opened(server.address) if request.options["open"] else nullcontext():
         server.serve()
-    recorded = recorded or _recorded(desk)
-    _tell(request, f"\n{_decisions(desk)}; {_next(desk, recorded=recorded)}", desk)
+    _tell(request, f"\n{_decisions(desk)}; {_next(desk)}", desk)
     return 0
 
 
@@ -59,17 +57,6 @@ def _desk(config: Config, run: RunFolder, split: str | None) -> "Desk":
     photos = reviewed_photos(config, run, split)
     corrections = Corrections(corrections_folder(config, run), photos.classes)
     return Desk(photos, run, corrections, pixel_limit=config.data.pixel_limit)
-
-
-def _recorded(desk: "Desk") -> bool:
-    """Whether later commands over the run read the decisions by themselves; not yet while another one works there."""
-    from tag2mask.pipeline.corrections import record_corrections
-
-    try:
-        record_corrections(desk.run, desk.corrections.folder)
-    except UsageError:
-        return False
-    return True
 
 
 def _contents(desk: "Desk") -> str:
@@ -88,19 +75,17 @@ def _decisions(desk: "Desk") -> str:
     return ", ".join(named) or "nothing is decided yet"
 
 
-def _next(desk: "Desk", *, recorded: bool) -> str:
-    """Where the decisions are, and the command that learns from them; nothing where there are none.
+def _next(desk: "Desk") -> str:
+    """Where the decisions are, and the command that learns from them; nothing where there are none."""
+    from tag2mask.pipeline.corrections import OWN
 
-    Args:
-        desk: of the review.
-        recorded: the run's own settings name the folder.
-    """
     run = desk.run.path
     if desk.list.counts()["undecided"] == len(desk.list) and not desk.list.counts()["tags"]:
         return "nothing was written"
     trained = (run / "segment" / "stage.json").is_file()
     command = f"segment --out {run} --restart segment" if trained else f"run --out {run}"
-    command += "" if recorded else f" --data.corrections {desk.corrections.folder}"
+    own = desk.corrections.folder.absolute() == (run / OWN).absolute()
+    command += "" if own else f" --data.corrections {desk.corrections.folder}"
     return f"they are in {desk.corrections.folder}; next: `tag2mask {command}`"
 
 
@@ -113,17 +98,25 @@ def _tell(request: Request, sentence: str, desk: "Desk", **more: object) -> None
         output().print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 
-def _open(address: str) -> None:
-    """Open the browser, where there is one."""
+@contextmanager
+def _opened(address: str) -> Iterator[None]:
+    """Open the browser, where there is one, by a file that leads there: other users see the words of a command."""
     import webbrowser
+    from html import escape
+    from tempfile import NamedTemporaryFile
 
-    if not webbrowser.open(address):
-        errors().print("no browser could be opened; open the address yourself", highlight=False)
+    with NamedTemporaryFile("w", prefix="tag2mask-review-", suffix=".html", encoding="utf-8") as file:  # mode 0600
+        file.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(address)}"><title>…</title>')
+        file.flush()
+        if not webbrowser.open(Path(file.name).absolute().as_uri()):
+            errors().print("no browser could be opened; open the address yourself", highlight=False)
+        yield
 
 
 def _port(given: str | None) -> int:
     if given is None:
         return 0
-    if not given.isdecimal() or not int(given) < 65536:
-        raise UsageError(f"--port should be a number from 1 to 65535, or 0 for any that is free, received {given!r}")
+    if not given.isdecimal() or len(given) > 5 or int(given) > 65535:
+        rule = "--port should be a number from 1 to 65535, or 0 for any that is free"
+        raise UsageError(f"{rule}, received {given[:20]!r}")
     return int(given)

@@ -102,6 +102,11 @@ class Corrections:
         decision = self.decision(photo_id)
         return path if decision is not None and decision.has_mask else None
 
+    def stored_mask(self, photo_id: str) -> Path | None:
+        """The file of a mask, whether or not its decision can be read; None if there is none."""
+        path = self._file(photo_id, "png")
+        return path if path.is_file() else None
+
     def write(self, photo_id: str, decision: Decision, mask: npt.NDArray[np.uint8] | None = None) -> None:
         """Keep a decision in the place of an earlier one.
 

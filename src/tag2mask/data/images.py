@@ -24,6 +24,8 @@ __all__ = [
     "read_mask",
     "read_small",
     "reduced",
+    "reduced_size",
+    "values_that_are_no_class",
     "write_fractions",
     "write_mask",
 ]
@@ -109,21 +111,36 @@ def read_mask(
         message = f"the mask is {width} × {height} pixels, its photograph {size[1]} × {size[0]}; draw it at that size"
         raise _mask_error(path, "mask-size", message + turned * ((width, height) == tuple(size)))
     if classes is not None:
-        present = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
-        wrong = [int(value) for value in present if classes < value != IGNORED]
+        wrong = values_that_are_no_class(mask, classes)
         if wrong:
-            rule = f"0 is background, 1..{classes} the classes, 255 ignored"
-            raise _mask_error(path, "mask-values", f"the values {first_five(wrong)} are no class; {rule}")
+            raise _mask_error(path, "mask-values", wrong)
     return mask
+
+
+def values_that_are_no_class(mask: npt.NDArray[np.uint8], classes: int) -> str:
+    """A sentence that names the values of a mask that are not 0..``classes`` or 255; empty if there are none."""
+    present = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    wrong = [int(value) for value in present if classes < value != IGNORED]
+    rule = f"0 is background, 1..{classes} the classes, {IGNORED} ignored"
+    return f"the values {first_five(wrong)} are no class; {rule}" if wrong else ""
 
 
 def reduced(image: npt.NDArray[np.uint8], long_side: int | None) -> npt.NDArray[np.uint8]:
     """A photograph, uint8 (H, W, 3), no longer than ``long_side`` pixels, bicubic; itself where it is not."""
-    longer = max(image.shape[:2])
-    if long_side is None or longer <= long_side:
+    size = image.shape[0], image.shape[1]
+    height, width = smaller = reduced_size(size, long_side)
+    if smaller == size:
         return image
-    height, width = (max(1, round(side * long_side / longer)) for side in image.shape[:2])
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def reduced_size(size: tuple[int, int], long_side: int | None) -> tuple[int, int]:
+    """A size (H, W) with the same proportions, no longer than ``long_side``; itself where it is not."""
+    longer = max(size)
+    if long_side is None or longer <= long_side:
+        return size
+    height, width = (max(1, round(side * long_side / longer)) for side in size)
+    return height, width
 
 
 def write_mask(path: File, mask: npt.NDArray[np.uint8]) -> None:

@@ -5,7 +5,7 @@ them has shades. The page has colours of its own, the most frequent classes equa
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 RGB = tuple[int, int, int]
 
@@ -53,6 +53,11 @@ class Palette:
             return oklch(lightness, BACKGROUND_CHROMA, BACKGROUND_HUE)
         rank = self._rank.get(class_id, class_id)
         return oklch(lightness, CHROMA, (FIRST_HUE + GOLDEN_ANGLE * rank) % 360)
+
+
+def most_frequent_first(counts: Mapping[int, int] | Sequence[int], classes: int) -> list[int]:
+    """The class ids 1..``classes`` as a palette takes them, by how often each occurs."""
+    return sorted(range(1, classes + 1), key=lambda class_id: (-counts[class_id], class_id))
 
 
 def oklch(lightness: float, chroma: float, hue: float) -> RGB:

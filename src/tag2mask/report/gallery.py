@@ -12,7 +12,7 @@ from tag2mask.data.final_masks import FinalMasks
 from tag2mask.errors import Tag2maskError
 from tag2mask.outputs import File, RunOutputs
 from tag2mask.report import pictures
-from tag2mask.report.colours import Palette, css
+from tag2mask.report.colours import Palette, css, most_frequent_first
 from tag2mask.report.figures import KINDS
 from tag2mask.report.ranking import Notice, Ranked, cam_labels, cam_path, compare, open_cam
 from tag2mask.report.settings import ReportSettings
@@ -110,7 +110,7 @@ class Gallery:
     def draw(self, entries: Sequence[Ranked]) -> tuple[list[Card], list[Filter]]:
         """The cards in the order given, without those whose photograph cannot be read; and the classes to filter by."""
         counts = Counter(tag for entry in entries for tag in entry.photo.tags)
-        frequent = sorted(range(1, len(self._photos.classes) + 1), key=lambda class_id: (-counts[class_id], class_id))
+        frequent = most_frequent_first(counts, len(self._photos.classes))
         self.palette = Palette(frequent)
         cards = [card for entry in entries if (card := self._card(entry)) is not None]
         shown = Counter(chip.class_id for card in cards for chip in card.chips)

@@ -147,10 +147,14 @@ def cam_labels(cam: CamFile, threshold: float | None, size: tuple[int, int] | No
     shape = size or cam.size
     if not len(cam.ids):
         return np.zeros(shape, dtype=np.uint8)
-    maps = full_resolution(replace(cam, size=shape))  # (K, H, W)
-    labels: np.ndarray = cam.ids.astype(np.uint8)[maps.argmax(axis=0)]
-    if threshold is not None and not cam.has_background:
-        labels = np.where(maps.max(axis=0) > threshold, labels, np.uint8(0))
+    labels = np.zeros(shape, dtype=np.uint8)
+    least = threshold if threshold is not None and not cam.has_background else -1.0
+    strongest = np.full(shape, least, dtype=np.float32)
+    for place, class_id in enumerate(cam.ids):  # class by class: all at once would be large for a large photograph
+        one = replace(cam, ids=cam.ids[place : place + 1], cams=cam.cams[place : place + 1], size=shape)
+        stronger = (values := full_resolution(one)[0]) > strongest
+        labels[stronger] = class_id
+        np.copyto(strongest, values, where=stronger)
     return labels
 
 

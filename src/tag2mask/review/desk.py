@@ -2,20 +2,23 @@
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-
 from tag2mask.data.corrections import IMPORTED, RECORD, Corrections, Decision, Verdict
-from tag2mask.data.images import IGNORED, MaskError, image_size, read_mask
+from tag2mask.data.images import MaskError, image_size, read_mask, reduced_size, values_that_are_no_class
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
-from tag2mask.errors import UsageError, first_five
+from tag2mask.errors import Tag2maskError, UsageError, first_five
 from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.report.pictures import resize_labels
 from tag2mask.review.photographs import ReviewList
 from tag2mask.review.ranking import Ranking
-from tag2mask.review.stages import Labels, Size, nearest, reduced_size, stages_of
+from tag2mask.review.stages import Labels, Size, stages_of
+
+LOCKS = 64
+"""Photographs whose decisions can be written at the same time."""
 
 CORRECTION = "correction"
 """The name of the mask that somebody accepted or drew, beside those of the stages."""
@@ -51,12 +54,13 @@ class Desk:
                     f"a photograph has the ID `{Path(record).stem}`, and {record} says the classes; rename it"
                 )
         self.stages = stages_of(run)
-        self._writing = threading.Lock()
+        self._locks = tuple(threading.Lock() for _ in range(LOCKS))
         self.size = lru_cache(maxsize=1024)(self._size)
         for photo_id in corrections.ids():
             place = self.list.place(photo_id)
             if place is not None:
-                self.list.note(place, corrections.decision(photo_id))
+                with suppress(Tag2maskError, OSError):  # the page of the photograph says what is wrong
+                    self.list.note(place, corrections.decision(photo_id))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -64,15 +68,21 @@ class Desk:
         return self.list.photos.classes
 
     def decision(self, place: int) -> Decision | None:
-        """What was decided about a photograph, by whatever review; the list keeps it in mind."""
-        decision = self.corrections.decision(self.list.photo(place).id)
-        self.list.note(place, decision)
+        """What was decided about a photograph, by whatever review; the list keeps it in mind.
+
+        Raises:
+            Tag2maskError: the decision is damaged.
+        """
+        photo = self.list.photo(place)
+        with self._lock(place):
+            decision = self.corrections.decision(photo.id)
+            self.list.note(place, decision)
         return decision
 
     def start(self, place: int) -> str | None:
         """The name of the mask to begin with: a correction, else the run's mask, else a prediction; None for none."""
         photo = self.list.photo(place)
-        if self.corrections.mask(photo.id) is not None:
+        if self._mask(photo) is not None:
             return CORRECTION
         masks = (name for name, stage in self.stages.items() if not stage.is_cam and stage.has(photo))
         return next(masks, None)
@@ -87,11 +97,11 @@ class Desk:
         photo, size = self.list.photo(place), self.size(place)
         if name != CORRECTION:
             return self._stage_labels(photo, size, name, long_side)
-        path = self.corrections.mask(photo.id)
+        path = self._mask(photo)
         if path is None:
             raise UsageError(f"{photo.id} has no correction")
         mask = read_mask(path, size=size, classes=len(self.classes), pixel_limit=self.pixel_limit)
-        return nearest(mask, reduced_size(size, long_side))
+        return resize_labels(mask, reduced_size(size, long_side))
 
     def _stage_labels(self, photo: Photo, size: Size, name: str, long_side: int | None) -> Labels:
         if name not in self.stages:
@@ -125,8 +135,8 @@ class Desk:
             raise UsageError(f"a mask is kept as accepted or corrected, not as {verdict}")
         photo = self.list.photo(place)
         _require_classes(photo, mask, self.size(place), len(self.classes))
-        with self._writing:
-            before = self.corrections.decision(photo.id)
+        with self._lock(place):
+            before = self._before(photo)
             decision = Decision.now(verdict, before.tags if before else None)
             self.corrections.write(photo.id, decision, mask)
             self.list.note(place, decision)
@@ -141,8 +151,8 @@ class Desk:
         if verdict not in (None, "rejected"):
             raise UsageError(f"the verdict {verdict} goes with a mask")
         photo = self.list.photo(place)
-        with self._writing:
-            before = self.corrections.decision(photo.id)
+        with self._lock(place):
+            before = self._before(photo)
             return self._without_mask(place, photo, verdict, before.tags if before else None)
 
     def change_tags(self, place: int, tags: Sequence[int] | None) -> Decision | None:
@@ -161,9 +171,8 @@ class Desk:
             raise UsageError(f"{first_five(wrong)}: the classes are 1 to {len(self.classes)}")
         chosen = None if tags is None or set(tags) == set(photo.tags) else sorted(set(tags))
         names = None if chosen is None else tuple(self.classes[tag - 1] for tag in chosen)
-        with self._writing:
-            before = self.corrections.decision(photo.id)
-            path = self.corrections.mask(photo.id)
+        with self._lock(place):
+            before, path = self._before(photo), self._mask(photo)
             if before is None or path is None:
                 kept = None if before is None or before.has_mask else before.verdict
                 return self._without_mask(place, photo, kept, names)
@@ -172,10 +181,21 @@ class Desk:
             self.list.note(place, decision)
             return decision
 
-    def finish(self) -> None:
-        """Wait for what is being written."""
-        with self._writing:
-            pass
+    def _lock(self, place: int) -> threading.Lock:
+        """Held where the decision about a photograph is read or written; saving a large mask stops no other one."""
+        return self._locks[place % LOCKS]
+
+    def _before(self, photo: Photo) -> Decision | None:
+        """What was decided so far; a mask whose decision is damaged counts as drawn, as one without any does."""
+        try:
+            return self.corrections.decision(photo.id)
+        except Tag2maskError:
+            return Decision("corrected") if self.corrections.stored_mask(photo.id) else None
+
+    def _mask(self, photo: Photo) -> Path | None:
+        """The mask that somebody accepted or drew."""
+        before = self._before(photo)
+        return self.corrections.stored_mask(photo.id) if before is not None and before.has_mask else None
 
     def _without_mask(
         self, place: int, photo: Photo, verdict: Verdict | None, tags: tuple[str, ...] | None
@@ -197,7 +217,6 @@ def _require_classes(photo: Photo, mask: Labels, size: Size, classes: int) -> No
     if mask.shape != size:
         (height, width), (rows, columns) = size, mask.shape
         raise MaskError(f"the mask of {photo.id} is {columns} × {rows} pixels, its photograph {width} × {height}")
-    wrong = [int(v) for v in np.flatnonzero(np.bincount(mask.ravel(), minlength=256)) if classes < v != IGNORED]
+    wrong = values_that_are_no_class(mask, classes)
     if wrong:
-        rule = f"0 is background, 1..{classes} the classes, {IGNORED} ignored"
-        raise MaskError(f"the mask of {photo.id} holds {first_five(wrong)}, which are no class; {rule}")
+        raise MaskError(f"the mask of {photo.id}: {wrong}")

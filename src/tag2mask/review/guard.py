@@ -11,10 +11,14 @@ from werkzeug.wrappers import Response as AnyResponse
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 """The names of this machine under which it serves."""
 
+HTTP = 80
+"""The port that an address means where it says none."""
+
 BODIES = ("application/json", "application/octet-stream")
 """What a request that changes something may carry; a form of another site can send neither."""
 
-_READING = ("GET", "HEAD")
+READING = ("GET", "HEAD")
+"""The requests that change nothing."""
 
 _HEADERS = {
     "Content-Security-Policy": (
@@ -50,7 +54,9 @@ class Guard:
     @property
     def hosts(self) -> frozenset[str]:
         """The values of the header Host that are meant for this server; a name that was bound anew has another."""
-        return frozenset(f"{f'[{name}]' if ':' in name else name}:{self.port}" for name in LOOPBACK)
+        names = [f"[{name}]" if ":" in name else name for name in LOOPBACK]
+        without_port = names if self.port == HTTP else []  # browsers leave that one out
+        return frozenset([*(f"{name}:{self.port}" for name in names), *without_port])
 
     @property
     def cookie(self) -> str:
@@ -72,7 +78,7 @@ class Guard:
             raise Forbidden("open the address that `tag2mask review` printed when it started, the key included")
         if request.path != "/" and request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
             raise Forbidden("another site asks for this")
-        if request.method not in _READING:
+        if request.method not in READING:
             self._require_token(request)
         return None
 

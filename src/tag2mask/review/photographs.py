@@ -16,7 +16,7 @@ from tag2mask.errors import UsageError
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.review.ranking import Ranking
+from tag2mask.review.ranking import Doubt, Ranking
 
 State = Literal["undecided", "accepted", "corrected", "rejected", "tags"]
 """What a photograph can be filtered by: whether and how its mask was decided on, or that its tags were changed."""
@@ -85,7 +85,7 @@ class Page:
         total: how many it leaves.
         places: of these in the list.
         ranks: of these in the order, ascending.
-        more: whether others follow.
+        more: whether others follow, or go before where those before a rank were asked for.
     """
 
     total: int
@@ -155,12 +155,17 @@ class ReviewList:
         return place if order == "list" else int(np.flatnonzero(self._orders[order] == place)[0])
 
     def note(self, place: int, decision: Decision | None) -> None:
-        """Keep in mind what was decided."""
+        """Keep in mind what was decided; each change is one step, for other threads may read."""
         self._verdicts[place] = _CODES[decision.verdict if decision else None]
-        self._other_tags.pop(place, None)
-        if decision is not None and decision.tags is not None:
-            numbers = {name: number for number, name in enumerate(self.photos.classes, 1)}
-            self._other_tags[place] = tuple(sorted(numbers[name] for name in decision.tags if name in numbers))
+        if decision is None or decision.tags is None:
+            self._other_tags.pop(place, None)
+            return
+        numbers = {name: number for number, name in enumerate(self.photos.classes, 1)}
+        self._other_tags[place] = tuple(sorted(numbers[name] for name in decision.tags if name in numbers))
+
+    def doubt(self, place: int) -> Doubt | None:
+        """What the ranking says of a photograph; None where it says nothing."""
+        return None if self.ranking is None else self.ranking.doubt(place, self.photo(place).id)
 
     def tags(self, place: int) -> tuple[int, ...]:
         """The tags of a photograph: those that somebody gave it, else the data set's."""
@@ -182,19 +187,23 @@ class ReviewList:
         counts: list[int] = np.bincount(self._tags, minlength=len(self.photos.classes) + 1).tolist()
         return counts
 
-    def page(self, query: Query, *, after: int = -1, count: int = 100) -> Page:
-        """The next photographs of a query.
+    def page(self, query: Query, *, after: int = -1, before: int | None = None, count: int = 100) -> Page:
+        """The next photographs of a query, or those before them.
 
         Args:
             query: which ones.
             after: the rank after which to begin; ranks stay what they are, whatever is decided meanwhile.
+            before: the rank before which to end, in place of ``after``.
             count: how many at most.
         """
         order = self._orders[query.order]
         ranks = np.flatnonzero(self._kept(query)[order])
-        start = int(np.searchsorted(ranks, after, side="right"))
-        taken = ranks[start : start + count]
-        more = start + count < len(ranks)
+        if before is None:
+            start = int(np.searchsorted(ranks, after, side="right"))
+            taken, more = ranks[start : start + count], start + count < len(ranks)
+        else:
+            end = int(np.searchsorted(ranks, before, side="left"))
+            taken, more = ranks[max(0, end - count) : end], end > count
         return Page(len(ranks), tuple(order[taken].tolist()), tuple(taken.tolist()), more)
 
     def _kept(self, query: Query) -> npt.NDArray[np.bool_]:
@@ -203,7 +212,7 @@ class ReviewList:
         if query.class_id is not None:
             kept = self._tagged(query.class_id)
         if query.state == "tags":
-            kept &= self._members(self._other_tags)
+            kept &= self._members(self._other_tags.copy())
         elif query.state is not None:
             kept &= self._verdicts == _CODES[None if query.state == "undecided" else query.state]
         return kept & self._named(query.find.casefold()) if query.find else kept
@@ -212,7 +221,7 @@ class ReviewList:
         """Which photographs have a tag."""
         owners = np.searchsorted(self._ends, np.flatnonzero(self._tags == class_id), side="right") - 1
         tagged = self._members(owners)
-        for place, tags in self._other_tags.items():
+        for place, tags in self._other_tags.copy().items():
             tagged[place] = class_id in tags
         return tagged
 

@@ -1,6 +1,7 @@
 """The order by confidence: what RUN/confidence/images.csv says of each photograph, least certain first."""
 
 import csv
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,13 +67,16 @@ class Ranking:
         rest = np.flatnonzero(offsets < 0)
         return Ranked(self, np.concatenate([np.array(order, dtype=np.intp), rest]), offsets)
 
-    def doubt(self, offset: int) -> Doubt | None:
-        """What a line says; None if that is no number, or the file is another one by now."""
+    def doubt(self, offset: int, photo_id: str) -> Doubt | None:
+        """What a line says of a photograph; None if that is no number, or the file is another one by now."""
         try:
             with self.path.open("rb") as file:
                 file.seek(offset)
                 said = self._said(next(csv.reader(_text(line) for line in file)))
-            return Doubt(float(said[_CONFIDENCE]), said.get(_CLASS, ""), said.get(_REASON, ""))
+            confidence = float(said[_CONFIDENCE])
+            if said[_IMAGE] != photo_id or not math.isfinite(confidence):
+                return None
+            return Doubt(confidence, said.get(_CLASS, ""), said.get(_REASON, ""))
         except (OSError, ValueError, KeyError, StopIteration, csv.Error):
             return None
 
@@ -94,10 +98,10 @@ class Ranked:
     order: npt.NDArray[np.intp]
     offsets: npt.NDArray[np.int64]
 
-    def doubt(self, place: int) -> Doubt | None:
+    def doubt(self, place: int, photo_id: str) -> Doubt | None:
         """What the ranking says of the photograph at a place."""
         offset = int(self.offsets[place])
-        return None if offset < 0 else self.ranking.doubt(offset)
+        return None if offset < 0 else self.ranking.doubt(offset, photo_id)
 
 
 def _rows(file: IO[bytes]) -> Iterator[tuple[int, list[str]]]:

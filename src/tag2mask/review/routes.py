@@ -2,6 +2,7 @@
 
 import gzip
 import io
+from secrets import token_urlsafe
 from typing import Any, cast, get_args
 
 import numpy as np
@@ -13,7 +14,7 @@ from werkzeug.exceptions import BadRequest, HTTPException, LengthRequired, NotFo
 from tag2mask.data.corrections import Decision, Verdict
 from tag2mask.data.images import read_small
 from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.report.colours import Palette, css
+from tag2mask.report.colours import Palette, css, most_frequent_first
 from tag2mask.report.pictures import heat_colours
 from tag2mask.review.desk import Desk
 from tag2mask.review.guard import Guard
@@ -42,20 +43,21 @@ def build_app(desk: Desk, guard: Guard, name: str) -> Flask:
     app.url_map.merge_slashes = False
     guard.protect(app)
     app.register_error_handler(Exception, _told)
-    app.register_blueprint(_reading(desk), url_prefix="/api")
+    start, shown = token_urlsafe(6), name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    app.register_blueprint(_reading(desk, start), url_prefix="/api")
     app.register_blueprint(_deciding(desk), url_prefix="/api")
 
     @app.get("/")
     def page() -> str:
-        return render_template("review.html", token=guard.token, name=name)
+        return render_template("review.html", token=guard.token, start=start, name=shown)
 
     return app
 
 
-def _reading(desk: Desk) -> Blueprint:
-    """What is asked and changes nothing."""
+def _reading(desk: Desk, start: str) -> Blueprint:
+    """What is asked and changes nothing; ``start`` names this start, at the next one others may lie there."""
     routes = Blueprint("reading", __name__)
-    palette = Palette(_most_frequent_first(desk))
+    palette = Palette(most_frequent_first(desk.list.tag_counts(), len(desk.classes)))
 
     @routes.get("/review")
     def review() -> Response:
@@ -67,13 +69,15 @@ def _reading(desk: Desk) -> Blueprint:
             ranked=desk.list.ranking is not None,
             counts=desk.list.counts(),
             total=len(desk.list),
+            page=PAGE,
             tagged=desk.list.tag_counts(),
         )
 
     @routes.get("/photos")
     def photos() -> Response:
         query = _query(desk)
-        page = desk.list.page(query, after=_number("after", -1), count=PAGE)
+        before = _number("before", 0) if "before" in request.args else None
+        page = desk.list.page(query, after=_number("after", -1), before=before, count=PAGE)
         listed = [_listed(desk, place, rank) for place, rank in zip(page.places, page.ranks, strict=True)]
         return jsonify(total=page.total, more=page.more, photos=listed, counts=desk.list.counts())
 
@@ -92,7 +96,10 @@ def _reading(desk: Desk) -> Blueprint:
     def image(place: int, kind: str) -> Response:
         side = THUMBNAIL if kind == "thumbnail" else PICTURE
         pixels = read_small(desk.list.photo(place).path, side, pixel_limit=desk.pixel_limit)
-        return _jpeg(pixels, quality=80 if kind == "thumbnail" else 92)
+        answer = _jpeg(pixels, quality=80 if kind == "thumbnail" else 92)
+        if request.args.get("of") == start:
+            answer.headers["Cache-Control"] = "private, max-age=600"
+        return answer
 
     @routes.get("/photos/<int:place>/labels/<stage>")
     def labels(place: int, stage: str) -> Response:
@@ -141,7 +148,11 @@ def _deciding(desk: Desk) -> Blueprint:
 
 def _details(desk: Desk, place: int) -> dict[str, Any]:
     """All that the page shows of a photograph, but for its pixels."""
-    photo, decision = desk.list.photo(place), desk.decision(place)
+    photo, decision, fault_of_decision = desk.list.photo(place), None, None
+    try:
+        decision = desk.decision(place)
+    except Tag2maskError as error:
+        fault_of_decision = str(error)
     try:
         size, fault = desk.size(place), None
     except (Tag2maskError, OSError) as error:
@@ -151,12 +162,13 @@ def _details(desk: Desk, place: int) -> dict[str, Any]:
         for stage in desk.stages.values()
         if stage.has(photo)
     ]
-    doubt = None if desk.list.ranking is None else desk.list.ranking.doubt(place)
+    doubt = desk.list.doubt(place)
     return {
         "place": place,
         "id": photo.id,
         "size": size,
         "fault": fault,
+        "fault_of_decision": fault_of_decision,
         "own_tags": photo.tags,
         "stages": stages,
         "start": desk.start(place),
@@ -176,9 +188,9 @@ def _listed(desk: Desk, place: int, rank: int) -> dict[str, Any]:
     """A photograph in the list."""
     try:
         decision = desk.decision(place)
-    except Tag2maskError:
+    except (Tag2maskError, OSError):
         decision = None  # the page of the photograph says what is wrong
-    doubt = None if desk.list.ranking is None else desk.list.ranking.doubt(place)
+    doubt = desk.list.doubt(place)
     listed = _decided(desk, place, decision)
     confidence = None if doubt is None else doubt.confidence
     return {"place": place, "rank": rank, "id": desk.list.photo(place).id, "confidence": confidence, **listed}
@@ -237,17 +249,10 @@ def _raw(values: npt.NDArray[np.uint8]) -> Response:
 
 
 def _jpeg(pixels: npt.NDArray[np.uint8], quality: int) -> Response:
-    """A photograph as JPEG; the browser may keep it as long as the page is open."""
+    """A photograph as JPEG."""
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "JPEG", quality=quality, subsampling=0)
-    answer = Response(content.getvalue(), mimetype="image/jpeg")
-    answer.headers["Cache-Control"] = "private, max-age=600"
-    return answer
-
-
-def _most_frequent_first(desk: Desk) -> list[int]:
-    counts = desk.list.tag_counts()
-    return sorted(range(1, len(desk.classes) + 1), key=lambda class_id: (-counts[class_id], class_id))
+    return Response(content.getvalue(), mimetype="image/jpeg")
 
 
 def _told(error: Exception) -> tuple[Response, int]:

@@ -7,12 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tag2mask.cam_files import full_resolution, read_ids
-from tag2mask.data.images import read_mask
+from tag2mask.data.images import read_mask, reduced_size
 from tag2mask.data.photo import Photo
 from tag2mask.errors import UsageError
 from tag2mask.outputs import Folder
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.report.figures import KINDS
+from tag2mask.report.pictures import resize_labels
 from tag2mask.report.ranking import cam_labels, open_cam
 from tag2mask.review.photographs import prediction_folders
 
@@ -71,7 +72,8 @@ class Stage:
         """
         file, smaller = self.folder / self._name(photo), reduced_size(size, long_side)
         if not self.is_cam:
-            return nearest(read_mask(file, size=size, classes=classes, pixel_limit=size[0] * size[1]), smaller)
+            mask = read_mask(file, size=size, classes=classes, pixel_limit=size[0] * size[1])
+            return resize_labels(mask, smaller)
         found = cam_labels(open_cam(file, classes=classes, size=size), self.threshold, smaller)
         if found is None:
             raise UsageError(f"{self.title}: nothing says where the background is; `tag2mask evaluate` measures it")
@@ -113,26 +115,6 @@ def stages_of(run: RunFolder) -> dict[str, Stage]:
         found.append(Stage(f"cam-{kind}", title, run.folder(f"cams/{kind}"), True, thresholds.get(kind)))
     found.append(Stage("seeds", "Base CAM", run.folder("seeds"), True, None))
     return {stage.name: stage for stage in found if stage.folder.is_dir()}
-
-
-def reduced_size(size: Size, long_side: int | None) -> Size:
-    """A size with the same proportions, no longer than ``long_side``; itself where it is not."""
-    longer = max(size)
-    if long_side is None or longer <= long_side:
-        return size
-    height, width = (max(1, round(side * long_side / longer)) for side in size)
-    return height, width
-
-
-def nearest(labels: Labels, size: Size) -> Labels:
-    """Labels at a size (h, w): each pixel has the label of the pixel in its middle."""
-    if labels.shape == size:
-        return labels
-    rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(np.intp) for new, old in zip(size, labels.shape, strict=True)
-    )
-    chosen: Labels = labels[rows[:, None], columns[None]]
-    return chosen
 
 
 def _thresholds(run: RunFolder) -> dict[str, float]:

@@ -24,6 +24,13 @@ async function ask(address, options = {}) {
   return answer;
 }
 
+const start = document.querySelector("meta[name=start]").content;
+
+/** The address of a photograph as a JPEG, `thumbnail` or `picture`; the browser keeps it for this start alone. */
+export function jpeg(place, kind) {
+  return `/api/photos/${place}/${kind}?of=${start}`;
+}
+
 /** What lies at an address, as JSON; `values` are the parameters, empty ones left out. */
 export async function get(address, values = {}) {
   const given = Object.entries(values).filter(([, value]) => value !== "" && value !== null && value !== undefined);

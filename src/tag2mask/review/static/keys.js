@@ -2,6 +2,8 @@
 
 const find = (name) => document.getElementById(name);
 
+const KEPT = "tag2mask-review-single-keys";
+
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 export function bindKeys(review, moreOpacity) {
@@ -20,6 +22,7 @@ export function bindKeys(review, moreOpacity) {
   };
   for (let number = 1; number <= 9; number++) letters[number] = () => panel.number(number);
 
+  keepSwitch(find("single"));
   addEventListener("keydown", (event) => {
     const { target, key } = event;
     if (find("help").open || event.isComposing) return;
@@ -44,7 +47,7 @@ export function bindKeys(review, moreOpacity) {
       event.preventDefault();
       return;
     }
-    if (event.altKey) return;
+    if (event.altKey || (key.length === 1 && key !== " " && !find("single").checked)) return;
     const pressed = target.closest?.("button, a, summary, input");
     if (key === " " && !pressed) {
       drawing.hold(true);
@@ -72,5 +75,21 @@ export function bindKeys(review, moreOpacity) {
   addEventListener("blur", () => {
     drawing.hold(false);
     view.hide(false);
+  });
+}
+
+/** Single keys can be switched off, for who speaks to the computer or strikes keys by accident; the browser keeps it. */
+function keepSwitch(single) {
+  try {
+    single.checked = localStorage.getItem(KEPT) !== "off";
+  } catch {
+    // a browser that keeps nothing
+  }
+  single.addEventListener("change", () => {
+    try {
+      localStorage.setItem(KEPT, single.checked ? "on" : "off");
+    } catch {
+      // as above
+    }
   });
 }

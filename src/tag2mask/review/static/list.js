@@ -1,6 +1,6 @@
 // The list of photographs: filtered by the server, a page at a time.
 
-import { get } from "./api.js";
+import { get, jpeg } from "./api.js";
 import { dot, element } from "./elements.js";
 
 const find = (name) => document.getElementById(name);
@@ -9,7 +9,9 @@ export const VERDICTS = { accepted: "✓ accepted", corrected: "✎ corrected", 
 
 export class List {
   /** `chosen(item)` hears which photograph was clicked, `counted(counts)` how many are decided. */
-  constructor(classes, ranked, chosen, counted) {
+  constructor({ classes, ranked, page }, chosen, counted) {
+    this.page = page; // photographs of one answer
+    this.from = this.after = Infinity; // the ranks between which the list is loaded; nothing yet
     this.names = new Map(classes.map((each) => [each.id, each]));
     this.chosen = chosen;
     this.counted = counted;
@@ -19,6 +21,10 @@ export class List {
     find("order-label").hidden = !ranked;
     if (!ranked) find("order").value = "list";
     this.more = element("li", { className: "more-photos" });
+    this.earlier = element("li", { className: "earlier" });
+    const earlier = element("button", { type: "button", textContent: "Earlier photographs" });
+    earlier.addEventListener("click", () => this.#asked(this.loadEarlier()));
+    this.earlier.append(earlier);
     const seen = (entries) => entries.some((each) => each.isIntersecting) && this.#asked(this.load());
     new IntersectionObserver(seen).observe(this.more);
     let typed;
@@ -39,16 +45,32 @@ export class List {
     return Object.fromEntries(["find", "class", "state", "order"].map((name) => [name, find(name).value]));
   }
 
-  /** Ask anew, from a rank on; `changed` hears of it. */
-  async reload(after = -1) {
+  /** Ask anew; `changed` hears of it. */
+  async reload() {
+    await this.#restart(-1);
+    this.changed?.();
+  }
+
+  /** Have the neighbourhood of a rank in the list: what is loaded goes on where that is near, else it begins anew. */
+  async reach(rank) {
+    if (rank >= this.from) {
+      await this.loading;
+      if (!this.ended && rank > this.after && rank - this.after <= this.page) await this.load();
+      if (this.ended || rank <= this.after) return;
+    }
+    await this.#restart(rank < this.page ? -1 : rank - Math.ceil(this.page / 2));
+  }
+
+  /** Begin the list after a rank. */
+  #restart(after) {
     this.run = (this.run ?? 0) + 1;
     this.items = [];
-    this.after = after;
+    this.from = this.after = after;
     this.ended = false;
-    this.photos.replaceChildren(this.more);
+    this.earlier.hidden = after < 0;
+    this.photos.replaceChildren(this.earlier, this.more);
     this.loading = Promise.resolve();
-    await this.load();
-    this.changed?.();
+    return this.load();
   }
 
   /** The next page; one at a time. */
@@ -58,11 +80,8 @@ export class List {
       const run = this.run;
       const page = await get("/api/photos", { ...this.query, after: this.after });
       if (run !== this.run) return;
-      for (const item of page.photos) {
-        item.node = this.#row(item);
-        this.items.push(item);
-        this.more.before(item.node);
-      }
+      for (const item of page.photos) this.more.before((item.node = this.#row(item)));
+      this.items.push(...page.photos);
       this.after = this.items.at(-1)?.rank ?? this.after;
       this.ended = !page.more;
       this.more.hidden = this.ended;
@@ -73,17 +92,49 @@ export class List {
     return loaded;
   }
 
+  /** The page before the first one that is loaded. */
+  loadEarlier() {
+    const loaded = this.loading.then(async () => {
+      if (this.earlier.hidden) return;
+      const run = this.run;
+      const page = await get("/api/photos", { ...this.query, before: this.from + 1 });
+      if (run !== this.run) return;
+      for (const item of page.photos) item.node = this.#row(item);
+      this.earlier.after(...page.photos.map(({ node }) => node));
+      this.items.unshift(...page.photos);
+      this.from = page.more ? page.photos[0].rank - 1 : -1;
+      this.earlier.hidden = !page.more;
+    });
+    this.loading = loaded.catch(() => {});
+    return loaded;
+  }
+
+  /** The first undecided one after a rank; `suits` knows of decisions that the server does not have yet. */
+  async undecided(rank, suits) {
+    const loaded = this.items.find((item) => item.rank > rank && suits(item));
+    if (loaded && rank >= this.from) return loaded;
+    const { query } = this;
+    if (query.state && query.state !== "undecided") return undefined;
+    for (let after = rank; ; ) {
+      const page = await get("/api/photos", { ...query, state: "undecided", after });
+      const found = page.photos.find(suits);
+      if (found || !page.more) return found;
+      after = page.photos.at(-1).rank;
+    }
+  }
+
   item(place) {
     return this.items.find((item) => item.place === place);
   }
 
-  /** The first one after (or before) a rank that suits; pages are loaded as they are needed. */
-  async beside(rank, step, suits = () => true) {
+  /** The first one after (or before) a rank; what is missing of the list there is loaded. */
+  async beside(rank, step) {
+    await this.reach(rank);
     for (;;) {
-      const items = step > 0 ? this.items : [...this.items].reverse();
-      const found = items.find((item) => (item.rank - rank) * step > 0 && suits(item));
-      if (found || step < 0 || this.ended) return found;
-      await this.load();
+      const found = step > 0
+        ? this.items.find((item) => item.rank > rank) : this.items.findLast((item) => item.rank < rank);
+      if (found || (step > 0 ? this.ended : this.earlier.hidden)) return found;
+      await (step > 0 ? this.load() : this.loadEarlier());
     }
   }
 
@@ -108,7 +159,7 @@ export class List {
 
   #row(item) {
     const picture = element("img", {
-      src: `/api/photos/${item.place}/thumbnail`, alt: "", loading: "lazy", width: 72, height: 54, decoding: "async",
+      src: jpeg(item.place, "thumbnail"), alt: "", loading: "lazy", width: 72, height: 54, decoding: "async",
     });
     picture.addEventListener("error", () =>
       picture.replaceWith(element("span", { className: "no-picture", textContent: "cannot be read" })));

@@ -49,18 +49,23 @@ async function start() {
 
 /** Open the photograph that the address names, or the first one. */
 async function begin(review) {
-  const id = decodeURIComponent(location.hash.slice(1));
+  const id = namedInAddress();
   const named = id ? await get("/api/place", { id, order: review.list.query.order }).catch(() => null) : null;
   if (named) {
     const shown = review.show(named);
-    review.list.changed = () => {};
-    await review.list.reload(named.rank < 1000 ? -1 : named.rank - 50);
-    await review.list.beside(named.rank - 1, 1);
+    await review.list.reach(named.rank);
     await shown;
     review.list.mark(named.place);
-    review.list.changed = () => review.listChanged();
   } else {
     await review.list.reload();
+  }
+}
+
+function namedInAddress() {
+  try {
+    return decodeURIComponent(location.hash.slice(1));
+  } catch {
+    return ""; // typed by hand
   }
 }
 

@@ -45,8 +45,9 @@ export class Mask {
     return true;
   }
 
-  /** Paint with a disc along a line between two pixels: each pixel whose middle is near enough to the line. */
+  /** Paint within a change, with a disc along a line between two pixels: each pixel whose middle is near enough to the line. */
   line(from, to, diameter, value) {
+    if (!this.stroke) return; // what cannot be saved is not painted
     const radius = diameter / 2, limit = radius * radius;
     const box = this.#clipped(
       Math.floor(Math.min(from.x, to.x) - radius), Math.floor(Math.min(from.y, to.y) - radius),
@@ -66,7 +67,7 @@ export class Mask {
   /** Give a region another class: the pixels of one class that hang together by their sides. */
   fill(x, y, value) {
     const old = this.at(x, y);
-    if (old === null || old === value) return;
+    if (!this.stroke || old === null || old === value) return;
     const { width, height, pixels } = this;
     const box = { left: x, right: x + 1, top: y, bottom: y + 1 };
     const waiting = [[x, y]];
@@ -95,6 +96,7 @@ export class Mask {
 
   /** Take over another mask of the same size. */
   replace(pixels) {
+    if (!this.stroke) return;
     this.pixels.set(pixels);
     this.#touch({ left: 0, top: 0, right: this.width, bottom: this.height });
   }

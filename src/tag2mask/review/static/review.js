@@ -1,6 +1,6 @@
 // One review: which photograph is open, what is decided about it, and what is kept.
 
-import { get, getMap } from "./api.js";
+import { get, getMap, jpeg } from "./api.js";
 import { Drawing } from "./drawing.js";
 import { speak } from "./elements.js";
 import { List, VERDICTS } from "./list.js";
@@ -26,7 +26,7 @@ export class Review {
     this.drawing.onBegin = () => this.stages.current !== "edit" && this.stages.show("edit");
     this.saver = new Saver((place, said) => this.#kept(place, said), (state, message) => this.#told(state, message));
     const counted = (counts) => this.#counted(counts);
-    this.list = new List(settings.classes, settings.ranked, (item) => this.show(item), counted);
+    this.list = new List(settings, (item) => this.show(item), counted);
     this.list.changed = () => this.listChanged();
     this.list.failed = (message) => this.#trouble(message);
     this.view.zoomed = (scale) => (find("zoom").textContent = `${Math.round(100 * scale)} %`);
@@ -43,9 +43,11 @@ export class Review {
     this.open = null; // nobody decides about a photograph that is not seen yet
     this.rank = item.rank;
     this.list.mark(item.place);
+    const waiting = ["mask", "tags"].map((kind) => this.saver.pending(item.place, kind)); // newer than any answer
     try {
       const details = await get(`/api/photos/${item.place}`);
-      const pixels = details.size ? [picture(details.place), this.#base(details)] : [null, null];
+      const kept = prefer(details, ...waiting);
+      const pixels = details.size ? [picture(details.place), kept ?? this.#base(details)] : [null, null];
       const [photo, base] = await Promise.all(pixels);
       if (opening !== this.opening) return;
       this.#opened(details, photo, base);
@@ -54,17 +56,23 @@ export class Review {
     }
   }
 
-  /** The next (or previous) photograph that suits. */
-  async go(step, suits) {
+  /** The next (or previous) photograph. */
+  async go(step) {
     this.drawing.finish();
-    const next = await this.list.beside(this.rank ?? -1, step, suits);
+    const next = await this.list.beside(this.rank ?? -1, step);
     if (next) await this.show(next);
-    else if (suits) this.#say("No undecided photograph after this one.");
     else this.#say(step > 0 ? "This is the last photograph." : "This is the first photograph.");
   }
 
-  nextUndecided() {
-    return this.go(1, (item) => !item.verdict);
+  /** The next undecided photograph; the server knows which one that is, in however long a list. */
+  async nextUndecided() {
+    this.drawing.finish();
+    const next = await this.list.undecided(this.rank ?? -1, ({ place, verdict }) => {
+      const waiting = this.saver.pending(place, "mask");
+      return !(waiting ? waiting.verdict : verdict);
+    });
+    if (next) await this.show(next);
+    else this.#say("No undecided photograph after this one.");
   }
 
   /** Accept the mask as it is, or as it was drawn. */
@@ -111,10 +119,13 @@ export class Review {
       if (this.open?.place !== place || !this.open.verdict) return;
     }
     const { open } = this;
-    const index = this.before.findLastIndex(({ place }) => place === open.place);
-    const [last] = index < 0 ? [{ verdict: null, pixels: null }] : this.before.splice(index, 1);
+    const entry = this.before.findLast(({ place }) => place === open.place);
+    const last = entry ?? { verdict: null, pixels: null };
     const pixels = last.pixels ?? (await this.#runMask(open));
     if (open !== this.open) return;
+    this.drawing.finish(); // a stroke that was begun meanwhile is undone with the decision
+    const since = this.before.indexOf(entry);
+    this.before = this.before.filter(({ place }, index) => place !== open.place || index < since);
     if (pixels && open.mask) {
       open.mask.begin();
       open.mask.replace(pixels);
@@ -141,6 +152,7 @@ export class Review {
     try {
       const { pixels } = await this.stages.whole();
       if (open !== this.open) return;
+      this.drawing.finish();
       open.mask.begin();
       open.mask.replace(pixels);
       if (open.mask.end() || !open.start) this.#drawn(open.mask);
@@ -163,21 +175,12 @@ export class Review {
     this.saver.flush();
   }
 
-  /** The mask to begin with: what waits to be saved, else what the server has. */
+  /** The mask to begin with, of the server; without a correction that is there nothing is opened, to keep it safe. */
   async #base(details) {
-    const waiting = this.saver.pending(details.place);
-    if (waiting?.body instanceof Uint8Array) {
-      details.verdict = waiting.verdict;
-      details.start = "correction";
-      return waiting.body;
-    }
-    if (waiting) {
-      details.verdict = waiting.verdict;
-      details.start = details.stages.find(isMask)?.name ?? null;
-    }
     try {
       return details.start ? (await getMap(`/api/photos/${details.place}/labels/${details.start}`)).pixels : null;
     } catch (error) {
+      if (details.start === "correction" || error.status !== 422) throw error;
       details.start = null;
       details.fault_of_mask = error.message;
       return null;
@@ -213,14 +216,18 @@ export class Review {
       this.panel.open(details.own_tags, details.tags, []);
     }
     this.#verdictShown();
-    this.#trouble(details.fault_of_mask ?? "");
+    this.#trouble(details.fault_of_decision ?? details.fault_of_mask ?? "");
     try {
       history.replaceState(null, "", `#${encodeURIComponent(details.id)}`);
     } catch {
       history.replaceState(null, "", "#"); // an ID that no address can hold
     }
     this.list.mark(details.place);
-    this.list.beside(this.rank, 1).then(fetchAhead, () => {});
+    const { open } = this;
+    this.list.beside(this.rank, 1).then((next) => {
+      if (open === this.open) this.list.mark(details.place); // the list may begin elsewhere now
+      fetchAhead(next);
+    }, () => {});
   }
 
   #drawn(mask) {
@@ -268,8 +275,8 @@ export class Review {
 
   #kept(place, said) {
     const { counts, ...decision } = said;
-    const newer = this.saver.pending(place);
-    if (newer) delete decision.verdict;
+    if (this.saver.pending(place, "mask")) delete decision.verdict; // a newer one waits
+    if (this.saver.pending(place, "tags")) for (const name of ["tags", "other_tags"]) delete decision[name];
     this.list.update(place, decision);
     this.#counted(counts);
     if (this.open?.place === place) {
@@ -348,6 +355,19 @@ export class Review {
   }
 }
 
+/** Put what waits to be saved in the place of what the server said; the mask that waits, if one does. */
+function prefer(details, mask, tags) {
+  if (tags) {
+    details.tags = tags.body.tags ?? [...details.own_tags];
+    details.other_tags = String(details.tags) !== String(details.own_tags);
+  }
+  if (!mask) return null;
+  const drawn = mask.body instanceof Uint8Array;
+  details.verdict = mask.verdict;
+  details.start = drawn ? "correction" : details.stages.find(isMask)?.name ?? null;
+  return drawn ? mask.body : null;
+}
+
 /** Whether a stage gives masks: that of the run, or a prediction. */
 function isMask({ name }) {
   return !name.startsWith("cam-") && name !== "seeds";
@@ -361,7 +381,7 @@ function words(doubt) {
 
 /** Have the next picture at hand. */
 function fetchAhead(item) {
-  if (item) new Image().src = `/api/photos/${item.place}/picture`;
+  if (item) new Image().src = jpeg(item.place, "picture");
 }
 
 /** The classes in a mask. */
@@ -373,7 +393,7 @@ function present(mask) {
 
 async function picture(place) {
   const image = new Image();
-  image.src = `/api/photos/${place}/picture`;
+  image.src = jpeg(place, "picture");
   await image.decode();
   return image;
 }

@@ -28,9 +28,9 @@ export class Saver {
     this.#add(place, "tags", { address: `/api/photos/${place}/tags`, body: { tags } });
   }
 
-  /** What waits of a photograph: {body, verdict}, or nothing. */
-  pending(place) {
-    return this.waiting.get(`${place} mask`);
+  /** What waits of a photograph, `mask` or `tags`: {body, verdict}, or nothing. */
+  pending(place, kind) {
+    return this.waiting.get(`${place} ${kind}`);
   }
 
   get idle() {
