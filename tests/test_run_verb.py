@@ -52,7 +52,7 @@ def test_a_new_run_has_usual_sizes_and_no_invented_times(
     assert main([*words("run", scenes, tmp_path / "out"), "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "10 photographs to do" in said and "71 kB, as is usual for photographs of 500 pixels" in said
-    assert "in all: 92 kB of files by photograph; time unknown here of train, cams, refine" in said
+    assert "in all: 106 kB of files by photograph; time unknown here of train, cams, refine, confidence" in said
 
 
 def test_a_begun_run_tells_sizes_and_times_by_its_own_records(
