@@ -30,9 +30,10 @@ from tag2mask.data.images import read_mask
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.evaluate import Confusion
 from tag2mask.files import write_json
+from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.witnesses import EVIDENCE, learnt_truth
+from tag2mask.pipeline.witnesses import EVIDENCE, Witnesses
 
 Floats = npt.NDArray[np.float64]
 
@@ -80,25 +81,24 @@ def judged(place: str) -> list[Judged]:
         made_by.add(stored[1])
         if not np.isnan(miou := confusion.miou()):
             found.append(Judged(stored[0], confusion.iou()[stored[0].ids], miou))
-    require_same(place, folder, made_by)
+    require_same(place, Witnesses.of(request.config, folder, photos, StageResult("confidence")).made_by, made_by)
     return found
 
 
-def require_same(place: str, run: RunFolder, made_by: set[str]) -> None:
-    """Refuse evidence that is not all about the run's masks, and of its network, as they are.
+def require_same(place: str, own: str, made_by: set[str]) -> None:
+    """Refuse evidence that is not all about the run's masks, by its CAMs and network, as they are.
+
+    Args:
+        place: whose.
+        own: what evidence is made from there now.
+        made_by: what it was made from.
 
     Raises:
-        UsageError: it is not, or there is none.
+        UsageError: it is other evidence, or there is none.
     """
-    remedy = f"; do `tag2mask confidence` for {place}"
-    if len(made_by) != 1:
-        what = "evidence that was made from different things" if made_by else "no evidence about photographs with truth"
-        raise UsageError(f"{place} has {what}{remedy}")
-    told = json.loads(next(iter(made_by)))
-    if told.get("masks") != run.fingerprint("refine") or told.get("network") not in (None, run.fingerprint("segment")):
-        raise UsageError(f"the evidence of {place} is about other masks, or of another network{remedy}")
-    if "network" in told and learnt_truth(run):
-        raise UsageError(f"the evidence of {place} is of a network that learnt from ground truth{remedy}")
+    if made_by != {own}:
+        what = "evidence that was made from other things" if made_by else "no evidence about photographs with truth"
+        raise UsageError(f"{place} has {what}; do `tag2mask confidence` for it")
 
 
 def fit(photos: Sequence[Judged], names: Sequence[str], weights: Floats | None = None) -> Model:

@@ -154,6 +154,7 @@ def _descriptions() -> dict[str, Callable[[Description], object]]:
         "model-wide": config(hidden_size=1 << 20),
         "model-very-wide": config(hidden_size=1 << 40),
         "model-deep": config(num_hidden_layers=10**9),
+        "model-of-many-blocks": config(model_type="hgnet_v2", stage_num_blocks=[10**6] * 4),
         "model-negative": config(hidden_size=-16),
         "model-text": config(hidden_size="16"),
         "model-patch-zero": config(patch_size=0),

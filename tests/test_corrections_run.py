@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile, copytree
 from typing import Any
@@ -11,19 +12,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from run_tiny import files_of, run
+from run_tiny import files_of, run, words
 from tag2mask.cam_files import read_ids
 from tag2mask.cli import main
+from tag2mask.cli.request import Request
+from tag2mask.cli.verbs import VERBS
 from tag2mask.data import DataSettings, open_photos, read_mask, write_mask
 from tag2mask.data.corrections import Corrections, Decision
 from tag2mask.data.labelled_set import LabelledSet
+from tag2mask.data.photos import PhotoSet
 from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.formats.target import whole_target
 from tag2mask.pipeline import segment as stage
+from tag2mask.pipeline.batches import sized_batches
 from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.corrections import corrections_folder, record_corrections, remembered_corrections
+from tag2mask.pipeline.corrections import TAGS, corrections_folder, newer_tags, record_tags, remembered_corrections
 from tag2mask.pipeline.exchange import mask_source
-from tag2mask.pipeline.lock import held
+from tag2mask.pipeline.learnt_from import LearntFrom
+from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
+from tag2mask.pipeline.refinable import shard_of
+from tag2mask.pipeline.repeats import Repeats
 from tag2mask.pipeline.run_folder import RunFolder
 
 SEGMENT = {
@@ -158,7 +167,6 @@ def test_a_persons_mask_goes_before_the_methods(
     settings |= {"refine__method": "crf", "segment__batch_size": "10", **kept_in}  # each photograph in the one step
     assert run("refine", scenes, copied, restart="refine", **settings) == 0
     kept, ids = corrections_of(copied / "corrections", scenes)
-    record_corrections(RunFolder(copied), kept.folder)
     kept.write(ids[0], Decision.now("corrected"), of_class_two())
     kept.write(ids[1], Decision.now("rejected"))
     kept.write(ids[2], Decision.now("corrected"), of_class_two(48))  # of another size
@@ -181,10 +189,9 @@ def test_a_persons_mask_goes_before_the_methods(
     told = " ".join(capsys.readouterr().err.split())
     assert "7 done" in told and "2 failed" in told and "1 masks that somebody rejected are left out" in told
     assert by_coco(tmp_path / "coco", ids[0]) == [(2, 64 * 64)]
-    assert main(["report", str(copied)]) == 0
+    assert main(["report", str(copied), "--report.ids", f"[{ids[0]},{ids[1]}]"]) == 0
     page = (copied / "report.html").read_text()
-    assert ("Mask, corrected by hand" in page) == (ids[0] in page)
-    assert ("Mask, rejected by hand" in page) == (ids[1] in page)
+    assert "Mask, corrected by hand" in page and "Mask, rejected by hand" in page
 
 
 def test_masks_of_people_alone_are_enough(scenes: Path, tmp_path: Path, learnt: list[LabelledSet]) -> None:
@@ -200,7 +207,6 @@ def test_masks_of_people_alone_are_enough(scenes: Path, tmp_path: Path, learnt: 
 
 def test_tags_that_somebody_changed(copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept, ids = corrections_of(copied / "corrections", scenes)
-    record_corrections(RunFolder(copied), kept.folder)
     tags = {photo.id: photo.tags for photo in open_photos(DataSettings(root=scenes, split="train")).photos}
     changed = next(photo_id for photo_id in ids if tags[photo_id] == (1,))
     before = files_of(copied)
@@ -267,39 +273,179 @@ def test_corrections_after_training_are_told_and_never_mixed_in(
     assert run("segment", scenes, copied, **given) == 0
 
 
-def test_a_run_remembers_its_corrections(
+@pytest.mark.parametrize("how", ["moved", "copied"])
+def test_a_runs_own_decisions_go_where_it_goes(
+    how: str, copied: Path, scenes: Path, tmp_path: Path, learnt: list[LabelledSet], capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept, ids = corrections_of(copied / "corrections", scenes)
+    kept.write(ids[0], Decision.now("corrected"), of_class_two())
+    kept.write(ids[1], Decision.now("rejected"))
+    assert run("evaluate", scenes, copied, evaluate__splits="train") == 0
+    assert "1 photographs of split 'train' have a mask by hand" in capsys.readouterr().err
+    given = {**SEGMENT, "data__corrections": str(kept.folder)}  # named or not, it is the run's own
+    assert run("cams", scenes, copied, **({} if how == "moved" else given)) == 0
+    assert "corrections: null" in (copied / "config.yaml").read_text()
+    there = tmp_path / "there"
+    if how == "moved":
+        copied.rename(there)
+    else:
+        copytree(copied, there)
+        kept.write(ids[0], Decision.now("corrected"), 0 * of_class_two())  # of the run that it was copied from
+    assert run("segment", scenes, there, **SEGMENT) == 0
+    assert "1 of the 9 masks are people's" in " ".join(capsys.readouterr().err.split())
+    assert main(["export", "coco", "--masks", str(there), "--out", str(tmp_path / "coco")]) == 0
+    assert by_coco(tmp_path / "coco", ids[0]) == [(2, 64 * 64)]
+    assert main(["report", str(there), "--report.ids", f"[{ids[0]}]"]) == 0
+    assert "Mask, corrected by hand" in (there / "report.html").read_text()
+    assert read_mask(there / f"segment/by_hand/{ids[0]}.png").tolist() == of_class_two().tolist()
+
+
+def test_a_run_remembers_another_folder_of_corrections(
     copied: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = RunFolder(copied)
     assert corrections_folder(Config(), folder) == copied / "corrections"
     assert corrections_folder(Config(data=DataSettings(corrections=tmp_path)), folder) == tmp_path
     before = (copied / "config.yaml").read_text()
-    with held(copied, "cams", (1, 2)), pytest.raises(UsageError, match="is being written to by `tag2mask cams"):
-        record_corrections(folder, copied / "corrections")
-    assert (copied / "config.yaml").read_text() == before
-    with held(copied, "review"):
-        record_corrections(folder, copied / "corrections")
-        record_corrections(folder, copied / "corrections")
-    assert remembered_corrections(copied) == (copied / "corrections").absolute()
-    assert not (copied / "lock.json").exists()
-    changed = {*(copied / "config.yaml").read_text().splitlines()} ^ {*before.splitlines()}
-    assert {line.split(":")[0].strip() for line in changed} == {"corrections"}
-    kept, ids = corrections_of(copied / "corrections", scenes)
+    kept, ids = corrections_of(tmp_path / "other", scenes)
+    kept.write(ids[1], Decision.now("rejected"))
+    assert run("cams", scenes, copied, data__corrections=str(kept.folder)) == 0
+    assert remembered_corrections(copied) == kept.folder
     kept.write(ids[0], Decision.now(tags=["gryphon"]))
     (tmp_path / "mine.yaml").write_text(before)
     words = ["cams", "--config", str(tmp_path / "mine.yaml"), "--out", str(copied)]
     assert main(words) == 2 and "gryphon" in capsys.readouterr().err  # with settings from elsewhere, too
     assert main([*words, "--data.corrections", "null"]) == 0
-    kept.forget(ids[0])
-    for path in sorted(kept.folder.iterdir()):
-        path.rmdir() if path.is_dir() else path.unlink()
-    assert main(words) == 0  # empty
-    kept.folder.rmdir()
-    assert main(words) == 0  # not there
+    assert remembered_corrections(copied) is None
+    assert main(words) == 0
     assert run("cams", scenes, copied, data__corrections=str(tmp_path / "none")) == 2
     assert "data.corrections does not exist; name the folder of a review" in " ".join(capsys.readouterr().err.split())
-    with pytest.raises(UsageError, match=r"has no config\.yaml"):
-        record_corrections(RunFolder(tmp_path / "new"), tmp_path / "new/corrections")
+
+
+def test_what_the_run_remembers_is_read_under_its_lock(copied: Path, scenes: Path, tmp_path: Path) -> None:
+    kept, ids = corrections_of(tmp_path / "other", scenes)
+    kept.write(ids[0], Decision.now("rejected"))
+    request = Request.parse("cams", VERBS["cams"], words("cams", scenes, copied)[1:])
+    assert request is not None and request.config.data.corrections is None
+    RunFolder(copied).record_setting("data", "corrections", str(kept.folder))  # by another command
+    assert VERBS["cams"].action(request) == 0
+    assert remembered_corrections(copied) == kept.folder
+
+
+def test_every_run_of_several_has_decisions_of_its_own(scenes: Path, tmp_path: Path) -> None:
+    config = Config(data=DataSettings(root=scenes, split="train"))
+    before = Repeats(config, RunFolder(tmp_path), 2).fingerprints
+    kept, ids = corrections_of(tmp_path / "seed-1/corrections", scenes)
+    kept.write(ids[0], Decision.now("corrected"), of_class_two())
+    after = Repeats(config, RunFolder(tmp_path), 2).fingerprints
+    assert after[0] == before[0] and after[1] != before[1]
+    named = replace(config, data=replace(config.data, corrections=copytree(kept.folder, tmp_path / "elsewhere")))
+    assert Repeats(named, RunFolder(tmp_path), 2, named=True).fingerprints[1] == after[1]  # the same, at another place
+    kept.write(ids[0], Decision.now("corrected"), 0 * of_class_two())
+    assert Repeats(config, RunFolder(tmp_path), 2).fingerprints[1] not in (before[1], after[1])
+
+
+def test_a_correction_that_comes_while_a_network_trains(
+    copied: Path, scenes: Path, learnt: list[LabelledSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, ids = corrections_of(copied / "corrections", scenes)
+    for photo_id in ids[:2]:
+        kept.write(photo_id, Decision.now("corrected"), of_class_two())
+    made, seen = stage.learn, []
+
+    def learn(*arguments: Any) -> int:
+        kept.write(ids[0], Decision.now("corrected"), 0 * of_class_two())
+        kept.forget(ids[1])
+        seen.extend(labels_of(learnt[0], photo_id) for photo_id in ids[:2])
+        return made(*arguments)
+
+    monkeypatch.setattr(stage, "learn", learn)
+    assert run("segment", scenes, copied, **SEGMENT) == 0
+    assert seen == [{2}, {2}]
+    noted = LearntFrom.read(copied / "segment/learnt_from.json")
+    assert noted is not None and set(noted.by_hand) == {*ids[:2]}
+
+
+def test_a_damaged_decision_leaves_every_batch_and_shard_as_it_is(scenes: Path, tmp_path: Path) -> None:
+    kept = corrections_of(tmp_path / "kept", scenes)[0]
+    config = Config(data=DataSettings(root=scenes, split="train", corrections=kept.folder), shard="1/2", workers=0)
+    kept.write("elsewhere/0", Decision.now("rejected"))
+    result = StageResult("cams")
+    whole = [[photo.id for photo in batch] for batch in sized_batches(photographs(config).photos, config, result)]
+    damaged = whole[0][0]
+    (kept.folder / f"{damaged}.json").parent.mkdir()
+    (kept.folder / f"{damaged}.json").write_text("{")
+    photos = photographs(config)
+    found = sized_batches(photos.photos, config, result).without(photos.decided.damaged)
+    expected = [[photo_id for photo_id in batch if photo_id != damaged] for batch in whole]
+    assert [[photo.id for photo in batch] for batch in found] == [batch for batch in expected if batch]
+    assert damaged not in {photo.id for photo in found.photographs()}
+    mine = shard_of(photos.photos, config, result, damaged=photos.decided.damaged)
+    assert [photo.id for photo in mine] == [photo_id for batch in expected for photo_id in batch]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "stage_name"),
+    [
+        ("train/learnt_from.json", '{"tags": []}', "train"),
+        ("train/learnt_from.json", '{"tags": {"a": 5}}', "train"),
+        ("train/learnt_from.json", "[" * 100_000, "train"),
+        ("segment/learnt_from.json", '{"photographs": "a"}', "segment"),
+        ("segment/learnt_from.json", '{"photographs": [], "by_hand": {"a": 1}}', "segment"),
+        ("segment/learnt_from.json", "[]", "segment"),
+    ],
+)
+def test_a_damaged_record_of_what_was_learnt_from(name: str, text: str, stage_name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.parent.mkdir()
+    path.write_text(text)
+    photos = PhotoSet(("cat",), (), tmp_path)
+    with pytest.raises(Tag2maskError, match=rf"learnt_from\.json is damaged.*--restart {stage_name}"):
+        newer_tags(RunFolder(tmp_path), photos) if stage_name == "train" else LearntFrom.read(path)
+
+
+def test_tags_that_were_taken_back_are_not_noted_by_the_next_training(scenes: Path, tmp_path: Path) -> None:
+    kept, ids = corrections_of(tmp_path / "corrections", scenes)
+    config, folder = Config(out=tmp_path, data=DataSettings(root=scenes, split="train")), RunFolder(tmp_path)
+    kept.write(ids[0], Decision.now(tags=[kept.classes[1]]))
+    record_tags(folder, photographs(config))
+    assert (tmp_path / TAGS).is_file()
+    kept.forget(ids[0])
+    record_tags(folder, photographs(config))
+    assert newer_tags(folder, photographs(config)) == 0 and not (tmp_path / TAGS).exists()
+
+
+def test_settings_that_nest_too_deeply_remember_nothing(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("[" * 20_000)
+    assert remembered_corrections(tmp_path) is None
+
+
+def test_a_review_that_began_meanwhile_is_not_replaced(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, ids = corrections_of(tmp_path / "back", scenes)
+    with whole_target(kept.folder, {"classes": list(kept.classes)}) as folder:
+        write_mask(folder / f"{ids[0]}.png", of_class_two())
+    with (
+        pytest.raises(UsageError, match="what people decided in a review"),
+        whole_target(kept.folder, {}, again=True) as folder,
+    ):
+        kept.write(ids[1], Decision.now("rejected"))
+    assert kept.mask(ids[0]) is not None
+    found = kept.decision(ids[1])
+    assert found is not None and found.verdict == "rejected"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back"]
+
+
+def test_masks_of_nobody_knows_which_classes(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept, ids = corrections_of(tmp_path, scenes)
+    write_mask(tmp_path / f"{ids[0]}.png", of_class_two())
+    given = ["check", str(scenes), "--data.corrections", str(tmp_path), "--data.split", "train", "--no-time"]
+    assert main(given) == 0
+    assert "nothing there says which classes the ids in these masks are" in " ".join(capsys.readouterr().out.split())
+    kept.write(ids[1], Decision.now("rejected"))  # and the class list with it
+    assert main(given) == 0
+    assert "nothing there says" not in " ".join(capsys.readouterr().out.split())
 
 
 def test_corrections_of_other_classes_are_refused(

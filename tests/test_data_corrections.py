@@ -1,13 +1,16 @@
 """A folder of what people decided about masks: written, read again, taken back, refused."""
 
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tag2mask.data import DataSettings, open_photos
+from tag2mask.data import DataSettings, corrections, open_photos
 from tag2mask.data.corrections import IMPORTED, RECORD, Corrections, Decision
+from tag2mask.data.decided import read_decided
 from tag2mask.data.images import read_mask, write_mask
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.files import write_json
@@ -60,6 +63,60 @@ def test_another_class_list_is_refused(record: str, tmp_path: Path) -> None:
         Corrections(tmp_path, CLASSES)
 
 
+@pytest.mark.parametrize("record", [RECORD, IMPORTED])
+@pytest.mark.parametrize("text", ["", "[]", '{"classes": "cat"}'])
+def test_a_damaged_class_list_is_to_be_written_back(record: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / record).write_text(text)
+    with pytest.raises(Tag2maskError, match="do not delete it: write the class list back") as raised:
+        Corrections(tmp_path, CLASSES)
+    assert "made again" not in str(raised.value)
+
+
+@pytest.mark.parametrize("photo_id", ["corrections", "tag2mask-export"])
+def test_a_photograph_with_the_name_of_a_record(photo_id: str, tmp_path: Path) -> None:
+    kept = Corrections(tmp_path, CLASSES)
+    with pytest.raises(Tag2maskError, match="rename it"):
+        kept.write(photo_id, Decision.now("rejected"))
+    write_mask(tmp_path / f"{photo_id}.png", MASK)
+    decided, _ = read_decided(tmp_path, CLASSES)
+    assert "rename it" in decided.damaged[photo_id] and not decided.has_mask(photo_id)
+
+
+def test_a_name_too_long(tmp_path: Path) -> None:
+    write_mask(tmp_path / "a.png", MASK)
+    (tmp_path / "a.png").rename(tmp_path / f"{'a' * 251}.png")
+    decided, _ = read_decided(tmp_path, CLASSES)
+    assert "rename its photograph" in decided.damaged["a" * 251]
+    assert "does not exist" in read_decided(tmp_path / ("b" * 300), CLASSES)[1][0].message
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_a_decision_that_is_taken_back_is_never_damaged(
+    after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Corrections(tmp_path, CLASSES)
+    kept.write("a", Decision.now("corrected", ["dog"]), MASK)
+    steps = 0
+
+    def stopped(do: Callable[..., None]) -> Callable[..., None]:
+        def step(*arguments: object, **more: object) -> None:
+            nonlocal steps
+            if steps == after:
+                raise KeyboardInterrupt
+            steps += 1
+            do(*arguments, **more)
+
+        return step
+
+    with monkeypatch.context() as patched, suppress(KeyboardInterrupt):
+        patched.setattr(corrections, "write_json", stopped(corrections.write_json))
+        patched.setattr(Path, "unlink", stopped(Path.unlink))
+        kept.forget("a")
+    decided, problems = read_decided(tmp_path, CLASSES)
+    assert not decided.damaged and not problems
+    assert decided.has_mask("a") == (after == 0)  # as it was, or nothing at all
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"verdict": "fine"}', '{"verdict": null, "tags": "cat"}', '{"tags": [1]}'])
 def test_a_damaged_decision_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(text)
@@ -87,3 +144,6 @@ def test_a_folder_of_decisions_among_class_folders_is_no_class(tmp_path: Path) -
         "dog/two": (2,),
     }
     assert photos.decided.has_mask("cat/one") and not photos.decided.has_mask("dog/two")
+    (tmp_path / "way").symlink_to(tmp_path, target_is_directory=True)  # the same folder by another way
+    again = open_photos(DataSettings(root=tmp_path, corrections=tmp_path / "way/decided"))
+    assert again.classes == CLASSES

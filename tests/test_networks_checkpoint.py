@@ -147,6 +147,24 @@ def test_a_damaged_description(path: Path, change: Any) -> None:
     assert caught.value.exit_code == 1
 
 
+def test_more_blocks_than_tensors_are_refused_before_they_are_made(path: Path) -> None:
+    _rewrite(
+        path,
+        lambda values: values["backbone"]["config"].update(model_type="hgnet_v2", stage_num_blocks=[1, 10**6, 1, 1]),
+    )
+    with pytest.raises(NetworkFileError, match="stage_num_blocks is 1000000, and the file has"):
+        load_network(path)
+
+
+def test_a_machine_without_memory_is_no_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(PotNetwork, "load_state_dict", full)
+    with pytest.raises(MemoryError):
+        load_network(path)
+
+
 def test_other_tensors_are_named(path: Path) -> None:
     _rewrite(path, lambda values: None, **{"classifier.weight": torch.zeros(3, 16, 1, 1), "more": torch.zeros(1)})
     with pytest.raises(NetworkFileError, match=r"another shape: classifier\.weight, more"):

@@ -31,6 +31,7 @@ from tag2mask.data.settings import DataSettings
 from tag2mask.errors import UsageError
 from tag2mask.outputs import OutputSettings, write_bytes
 from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.corrections import data_of
 from tag2mask.pipeline.run_folder import STAGES, RunFolder
 from tag2mask.review import Desk, Server, reviewed_photos
 from tag2mask.review.guard import Guard
@@ -460,6 +461,7 @@ def test_ctrl_c_ends_it_with_what_was_decided(run: Path, served: subprocess.Pope
     assert served.returncode == 0 and error == ""
     assert json.loads(out)["corrected"] == 1
     np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), every_value(8))
+    assert data_of(Config(), run).corrections == run / "corrections"  # later commands over the run read them
 
 
 def test_tags_that_were_decided_are_not_taken_for_the_data_sets_own(run: Path) -> None:

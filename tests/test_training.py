@@ -180,6 +180,23 @@ def test_a_damaged_state_is_named(photos: PhotoSet, tmp_path: Path) -> None:
         trained(photos, tmp_path)
 
 
+def test_a_gpu_without_memory_is_no_damaged_state(
+    photos: PhotoSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Interrupted):
+        trained(photos, tmp_path, stop_at=1)
+    before = (tmp_path / "state.pt").read_bytes()
+
+    def full(*arguments: object, **more: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for name in ("to", "load_state_dict"):
+        with monkeypatch.context() as patched, pytest.raises(torch.OutOfMemoryError):
+            patched.setattr(PotNetwork, name, full)
+            trained(photos, tmp_path)
+    assert (tmp_path / "state.pt").read_bytes() == before
+
+
 def test_a_state_that_would_run_code_is_refused(tmp_path: Path) -> None:
     torch.save({"step": Path}, tmp_path / "state.pt")
     with pytest.raises(Tag2maskError, match="not a readable resume state"):

@@ -10,6 +10,15 @@ import torch
 from torch import nn
 
 Network = TypeVar("Network", bound=nn.Module)
+
+# The second one came with a later torch.
+FAULTS_OF_THE_MACHINE: tuple[type[BaseException], ...] = (
+    MemoryError,
+    torch.OutOfMemoryError,
+    *([torch.AcceleratorError] if hasattr(torch, "AcceleratorError") else []),
+)
+"""What a full or broken device raises, whatever file is being read: no reason to call the file damaged."""
+
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 

@@ -24,7 +24,7 @@ def repeat(request: Request, do: Callable[[Request], int]) -> int:
         UsageError: `repeats` is no number, or the folder or the settings do not suit.
     """
     run, options = request.run_folder(), request.options
-    repeats = Repeats(request.config, run, _count(options["repeats"]))
+    repeats = Repeats(request.config, run, _count(options["repeats"]), named=request.names_corrections)
     # Every process decides this before the main one can have written anything: no run ends without all of them.
     numbers = range(len(repeats.configs))
     todo = [number for number in numbers if options["restart"] or not repeats.is_done(number)]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from tag2mask.cli.parser import build_parser, expand_presets, parsed, to_config, with_run_config
@@ -60,7 +61,8 @@ class Request:
             parser.print_help()
             return None
         namespace = parsed(parser, expand_presets(with_run_config(_with_default_preset(name, words))))
-        config = _with_corrections(to_config(parser, namespace), words)
+        config = to_config(parser, namespace)
+        config = config if _names_corrections(config, words) else _with_remembered(config)
         if namespace.print_config:
             print(to_yaml(config), end="")
             return None
@@ -68,6 +70,15 @@ class Request:
         named += [positional[0] for positional in (verb.positional, verb.second) if positional]
         named = [name.replace("-", "_") for name in named]
         return cls(name, config, {option: getattr(namespace, option, None) for option in named}, tuple(words))
+
+    @property
+    def names_corrections(self) -> bool:
+        """Whether the command itself says which folder of decisions it reads, or that it reads none."""
+        return _names_corrections(self.config, self.words)
+
+    def with_remembered(self) -> "Request":
+        """With the folder of decisions that the run in `out` remembers now, unless the command names one."""
+        return self if self.names_corrections else replace(self, config=_with_remembered(self.config))
 
     def run_folder(self) -> RunFolder:
         """The run folder that ``--out`` names."""
@@ -91,16 +102,24 @@ class Request:
         return held(self.config.out, self.verb, None if alone else self.config.shard_of())
 
 
-def _with_corrections(config: Config, words: Sequence[str]) -> Config:
-    """With the folder of decisions that the run in ``--out`` remembers, unless a word or a file names one.
+def _names_corrections(config: Config, words: Sequence[str]) -> bool:
+    """Whether a word, or a file of settings other than the run's own, names a folder of decisions; null is one, too."""
+    if last_value(words, "--data.corrections") is not None:
+        return True
+    own = None if config.out is None else str(config.out / "config.yaml")
+    files = {after for before, after in pairwise(words) if before == "--config"}
+    files |= {word.partition("=")[2] for word in words if word.startswith("--config=")}
+    return config.data.corrections is not None and bool(files - {own})
+
+
+def _with_remembered(config: Config) -> Config:
+    """With the folder of decisions that the run in ``--out`` remembers.
 
     A command that gives ``--config`` does not read the run's own settings; what people decided counts all the same.
     """
-    from tag2mask.pipeline.corrections import remembered_corrections
+    from tag2mask.pipeline.corrections import with_remembered
 
-    if config.out is None or config.data.corrections is not None or last_value(words, "--data.corrections"):
-        return config
-    return replace(config, data=replace(config.data, corrections=remembered_corrections(config.out)))
+    return with_remembered(config, config.data.corrections)
 
 
 def _with_default_preset(name: str, words: Sequence[str]) -> list[str]:

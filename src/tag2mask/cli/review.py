@@ -77,15 +77,16 @@ def _decisions(desk: "Desk") -> str:
 
 def _next(desk: "Desk") -> str:
     """Where the decisions are, and the command that learns from them; nothing where there are none."""
-    from tag2mask.pipeline.corrections import OWN
+    from tag2mask.pipeline.corrections import is_own, remembered_corrections
 
     run = desk.run.path
     if desk.list.counts()["undecided"] == len(desk.list) and not desk.list.counts()["tags"]:
         return "nothing was written"
     trained = (run / "segment" / "stage.json").is_file()
     command = f"segment --out {run} --restart segment" if trained else f"run --out {run}"
-    own = desk.corrections.folder.absolute() == (run / OWN).absolute()
-    command += "" if own else f" --data.corrections {desk.corrections.folder}"
+    folder = desk.corrections.folder
+    read = is_own(folder, run) or remembered_corrections(run) == folder.absolute()  # by whatever command comes next
+    command += "" if read else f" --data.corrections {desk.corrections.folder}"
     return f"they are in {desk.corrections.folder}; next: `tag2mask {command}`"
 
 

@@ -94,12 +94,16 @@ def _stages(request: Request, names: Sequence[str], *then: "Stage") -> int:
 
 def _stages_under_lock(request: Request, run: RunFolder, names: Sequence[str], *then: "Stage") -> int:
     """Do them in a folder to which nobody else writes."""
-    from tag2mask.distributed import is_main, join, wait
+    from tag2mask.distributed import gathered, is_main, join, wait
     from tag2mask.pipeline.run import STAGE_FUNCTIONS
     from tag2mask.pipeline.together import do_together, require_no_shard
 
     require_no_shard(request.config)
     join(request.config.device)
+    # Another command may have changed what the run remembers, until this one had the lock.
+    folder = gathered(request.with_remembered().config.data.corrections)[0]
+    data = replace(request.config.data, corrections=folder)
+    request = replace(request, config=replace(request.config, data=data))
     if is_main():
         _prepare(request, run, names)
     wait()

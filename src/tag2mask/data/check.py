@@ -181,7 +181,7 @@ def _photos_without_a_list(listing: Listing) -> Iterator[Photo]:
     if not folder.is_dir() or listing.entries:
         return
     try:
-        for name, is_image in walk_files(folder, skip=next(iter(listing.mask_folders), None)):
+        for name, is_image in walk_files(folder, skip=listing.mask_folders[:1]):
             if is_image:
                 yield Photo(name, folder / name, ())
     except OSError:

@@ -83,16 +83,28 @@ class Corrections:
                     f"{first_five(self.classes)}: ids would mean other classes; use the same data.classes"
                 )
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the folder says which classes its ids are."""
+        return any((self.folder / name).is_file() for name in _RECORDS)
+
     def decision(self, photo_id: str) -> Decision | None:
         """What was decided about a photograph; None if nothing was.
 
         Raises:
-            Tag2maskError: the file is damaged.
+            Tag2maskError: the file is damaged, or cannot be there.
         """
         path = self._file(photo_id, "json")
-        if path.is_file():
-            return _decision(path)
-        return Decision("corrected") if self._file(photo_id, "png").is_file() else None
+        try:
+            if path.is_file():
+                return _decision(path)
+            return Decision("corrected") if self._file(photo_id, "png").is_file() else None
+        except OSError as error:  # a name too long
+            raise Tag2maskError(f"{path} could not be looked for ({error.strerror}); rename its photograph") from error
+        except Tag2maskError:
+            if path.is_file():
+                raise
+            return None  # taken back in this moment
 
     def mask(self, photo_id: str) -> Path | None:
         """The mask that somebody accepted or drew; None if there is none."""
@@ -131,10 +143,16 @@ class Corrections:
             path.unlink(missing_ok=True)
 
     def forget(self, photo_id: str) -> None:
-        """Take back what was decided about a photograph."""
-        path = self._file(photo_id, "png")
+        """Take back what was decided about a photograph.
+
+        A decision without its mask is damaged, a mask alone is a corrected one: so nothing is said first, then the mask
+        goes, and whoever reads meanwhile, or a kill, meets neither.
+        """
+        path, mask = self._file(photo_id, "json"), self._file(photo_id, "png")
+        if mask.is_file():
+            write_json(path, {"verdict": None, "tags": None, "at": ""})
+            mask.unlink(missing_ok=True)
         path.unlink(missing_ok=True)
-        path.with_name(f"{path.stem}.json").unlink(missing_ok=True)
 
     def ids(self) -> Iterator[str]:
         """The photographs about which something was decided, sorted."""
@@ -144,7 +162,8 @@ class Corrections:
             for path in files
             if path.suffix in (".png", ".json") and not path.name.startswith(TEMPORARY_PREFIX)
         }
-        yield from sorted(names - {Path(name).stem for name in _RECORDS})
+        taken = {Path(name).stem for name in _RECORDS}
+        yield from sorted(name for name in names if name not in taken or (self.folder / f"{name}.png").is_file())
 
     def _file(self, photo_id: str, suffix: str) -> Path:
         """A file of a photograph.
@@ -153,7 +172,12 @@ class Corrections:
             Tag2maskError: its ID leads out of the folder, or to the record.
         """
         parts = photo_id.split("/")
-        if any(part in ("", ".", "..") for part in parts) or "\0" in photo_id or f"{photo_id}.json" in _RECORDS:
+        if f"{photo_id}.json" in _RECORDS:
+            raise Tag2maskError(
+                f"the photograph {photo_id} has the name of the record {self.folder / photo_id}.json, so nothing can "
+                "be decided about it; rename it"
+            )
+        if any(part in ("", ".", "..") for part in parts) or "\0" in photo_id:
             raise Tag2maskError(f"{one_line(photo_id)!r} is no ID of a photograph: it leads out of {self.folder}")
         return self.folder / f"{photo_id}.{suffix}"
 
@@ -162,10 +186,13 @@ def _classes(record: Path) -> tuple[str, ...]:
     """The class list of a folder."""
     try:
         names = read_json(record)["classes"]
-    except (KeyError, TypeError):
+    except (Tag2maskError, KeyError, TypeError):
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise Tag2maskError(f"{record} says no classes; it is damaged, or not of this program")
+        raise Tag2maskError(
+            f"{record} says no classes; it alone says what the ids in the masks beside it mean, so do not delete it: "
+            'write the class list back, {"classes": [names in the order of the ids 1, 2, …]}'
+        )
     return tuple(names)
 
 

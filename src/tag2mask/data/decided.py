@@ -1,6 +1,6 @@
 """What people decided, taken in at one moment, as the readers of a data set use it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,6 +8,13 @@ from tag2mask.data.classes import did_you_mean
 from tag2mask.data.corrections import Corrections, Decision, Verdict
 from tag2mask.data.problems import Problem, error
 from tag2mask.errors import Tag2maskError
+
+UNRECORDED = (
+    "nothing there says which classes the ids in these masks are, so masks of another class list would not be noticed; "
+    '`tag2mask import masks` makes a folder that does, or write {"classes": [names in the order of the ids]} into its '
+    "corrections.json"
+)
+"""What is told of a folder of masks without a record."""
 
 
 @dataclass(frozen=True)
@@ -19,12 +26,14 @@ class Decided:
         verdicts: of masks, by the ID of the photograph.
         tags: class ids in ascending order in place of what the data set says, by ID.
         damaged: why a decision cannot be used, by ID.
+        unrecorded: the folder has masks, and nothing there says which classes their ids are.
     """
 
     folder: Path | None = None
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
     tags: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     damaged: Mapping[str, str] = field(default_factory=dict)
+    unrecorded: bool = False
 
     def mask(self, photo_id: str) -> Path | None:
         """The mask that somebody accepted or drew; None if there is none.
@@ -45,6 +54,10 @@ class Decided:
     def is_rejected(self, photo_id: str) -> bool:
         """Whether the mask of a photograph is not to be used."""
         return self.verdicts.get(photo_id) == "rejected"
+
+    def count(self, photo_ids: Iterable[str], *verdicts: Verdict) -> int:
+        """How many of some photographs have one of these verdicts; they are not gone through where none was given."""
+        return sum(self.verdicts.get(photo_id) in verdicts for photo_id in photo_ids) if self.verdicts else 0
 
     def ids(self) -> list[str]:
         """The photographs that anything was decided about, sorted."""
@@ -72,7 +85,11 @@ def read_decided(folder: Path | None, classes: Sequence[str]) -> tuple[Decided, 
     """
     if folder is None:
         return Decided(), []
-    if not folder.exists():
+    try:
+        is_there = folder.exists()
+    except OSError:  # a name too long
+        is_there = False
+    if not is_there:
         message = "data.corrections does not exist; name the folder of a review or of `tag2mask import`, or null"
         return Decided(), [error("bad-corrections", str(folder), message)]
     try:
@@ -86,21 +103,35 @@ def read_decided(folder: Path | None, classes: Sequence[str]) -> tuple[Decided, 
     ids = {name: number for number, name in enumerate(classes, 1)}
     for photo_id in corrections.ids():
         try:
-            decision = corrections.decision(photo_id)
+            decision = _decision(corrections, photo_id)
         except Tag2maskError as reason:
             damaged[photo_id] = str(reason)
             continue
         if decision is None:  # taken back just now
             continue
-        if decision.has_mask and not (folder / f"{photo_id}.png").is_file():
-            path = folder / f"{photo_id}.json"
-            damaged[photo_id] = f"{path} says `{decision.verdict}`, and there is no mask beside it; decide again"
-        elif decision.verdict is not None:
+        if decision.verdict is not None:
             verdicts[photo_id] = decision.verdict
         if decision.tags is not None:
             tags[photo_id] = tuple(sorted({ids[tag] for tag in decision.tags if tag in ids}))
             problems += _unknown_tags(folder / f"{photo_id}.json", decision, classes)
-    return Decided(folder, verdicts, tags, damaged), problems
+    masks = any(verdict != "rejected" for verdict in verdicts.values())
+    return Decided(folder, verdicts, tags, damaged, masks and not corrections.is_recorded), problems
+
+
+def _decision(corrections: Corrections, photo_id: str) -> Decision | None:
+    """A decision whose mask is there where it has one; a review may change it meanwhile.
+
+    Raises:
+        Tag2maskError: it is damaged, or its mask is not there.
+    """
+    decision = corrections.decision(photo_id)
+    if decision is None or not decision.has_mask or (corrections.folder / f"{photo_id}.png").is_file():
+        return decision
+    again = corrections.decision(photo_id)
+    if again == decision:
+        path = corrections.folder / f"{photo_id}.json"
+        raise Tag2maskError(f"{path} says `{decision.verdict}`, and there is no mask beside it; decide again")
+    return again
 
 
 def _unknown_tags(path: Path, decision: Decision, classes: Sequence[str]) -> Iterator[Problem]:

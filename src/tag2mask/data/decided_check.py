@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tag2mask.data.decided import Decided
+from tag2mask.data.decided import UNRECORDED, Decided
 from tag2mask.data.decoding import ImageError
 from tag2mask.data.images import read_mask
 from tag2mask.data.photo import Photo, Photos
@@ -29,13 +29,15 @@ def correction_problems(
 
 
 def stray_corrections(decided: Decided, photos: Photos, settings: DataSettings) -> Iterator[Problem]:
-    """Decisions about what is no photograph of the data set, in any split."""
+    """Decisions about what is no photograph of the data set, in any split, and masks of nobody knows which classes."""
     stray = {*decided.ids()}
     if stray:
         stray -= {photo.id for photo in photos if photo.id in stray}
     if stray and settings.split is not None:
         everywhere = survey(replace(settings, split=None, corrections=None)).photos.photos
         stray -= {photo.id for photo in everywhere if photo.id in stray}
+    if decided.unrecorded:
+        yield warning("bad-corrections", str(decided.folder), UNRECORDED)
     for photo_id in sorted(stray):
         message = f"there is no photograph {photo_id}, so what was decided about it has no effect"
         yield warning("stray-correction", f"{decided.folder}/{photo_id}", f"{message}; is it renamed, or left out?")

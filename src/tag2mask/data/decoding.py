@@ -155,6 +155,8 @@ def to_rgb(path: File, image: Image.Image) -> Image.Image:
             white = Image.new("RGBA", layered.size, "white")
             return Image.alpha_composite(white, layered).convert("RGB")
         return image.convert("RGB")
+    except MemoryError:
+        raise  # which is not the file's fault
     except Exception as reason:  # a palette that is not there, or too short, makes converters raise almost anything
         message = f"pixels of the kind {image.mode} cannot become RGB ({_words(reason)}); save it as RGB"
         raise image_error(path, "unsupported-image", message) from reason

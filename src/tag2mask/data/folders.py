@@ -36,10 +36,7 @@ def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listi
         listing.problems.append(error("bad-split", str(root), message))
     ignored: list[str] = []
     names: set[str] = set()
-    decided = "" if settings.corrections is None else os.path.relpath(settings.corrections, root)  # not below it: ../…
-    for name, is_image in _files(listing, settings.masks):
-        if decided and name.startswith(f"{Path(decided).as_posix()}/"):
-            continue
+    for name, is_image in _files(listing, settings.masks, settings.corrections):
         class_name, _, rest = name.partition("/")
         if not is_image:
             ignored.append(name)
@@ -101,9 +98,9 @@ def read_pattern(pattern: Path, *, skip: Path | None = None) -> Listing:
     return listing
 
 
-def _files(listing: Listing, skip: Path | None) -> Iterator[tuple[str, bool]]:
+def _files(listing: Listing, *skip: Path | None) -> Iterator[tuple[str, bool]]:
     try:
-        yield from walk_files(listing.root, skip=skip)
+        yield from walk_files(listing.root, skip=[each for each in skip if each is not None])
     except OSError as reason:
         message = f"the folder could not be read ({reason.strerror}); give it the right to be listed"
         listing.problems.append(error("bad-root", str(reason.filename or listing.root), message))

@@ -155,12 +155,12 @@ def is_image_name(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
 
 
-def walk_files(folder: Path, *, skip: Path | None = None) -> Iterator[tuple[str, bool]]:
+def walk_files(folder: Path, *, skip: Iterable[Path] = ()) -> Iterator[tuple[str, bool]]:
     """All files below ``folder``, without hidden files and folders, sorted by name within each folder.
 
     Args:
         folder: where to begin; links to folders are followed, but not into a loop.
-        skip: a folder that is not entered.
+        skip: folders that are not entered, whatever way leads to them.
 
     Yields:
         (the path relative to ``folder`` with forward slashes, whether it is named like an image).
@@ -168,7 +168,7 @@ def walk_files(folder: Path, *, skip: Path | None = None) -> Iterator[tuple[str,
     Raises:
         OSError: a folder cannot be read.
     """
-    return _walk(folder, "", frozenset() if skip is None or not skip.is_dir() else frozenset([_identity(skip)]))
+    return _walk(folder, "", frozenset(_identity(each) for each in skip if each.is_dir()))
 
 
 def _walk(folder: Path, below: str, closed: frozenset[tuple[int, int]]) -> Iterator[tuple[str, bool]]:

@@ -1,6 +1,6 @@
 """Photographs with their tags: what every stage works on, and the reader that opens any layout."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from glob import has_magic
 from pathlib import Path
@@ -94,17 +94,24 @@ class Survey:
     problems: tuple[Problem, ...]
 
 
-def open_photos(settings: DataSettings, *, split: str | None = None) -> PhotoSet:
+ReadDecided = Callable[[Path | None, Sequence[str]], tuple[Decided, list[Problem]]]
+"""What reads a folder of decisions, as `read_decided` does."""
+
+
+def open_photos(
+    settings: DataSettings, *, split: str | None = None, read_decisions: ReadDecided = read_decided
+) -> PhotoSet:
     """The photographs of a split with their tags. No image is opened.
 
     Args:
         settings: where they are.
         split: overrides ``settings.split``.
+        read_decisions: reads what people decided.
 
     Raises:
         UsageError: everything that makes the data set unusable, in one message: the first five problems of each kind.
     """
-    found = survey(settings, split=split)
+    found = survey(settings, split=split, read_decisions=read_decisions)
     errors = [problem for problem in found.problems if problem.level == "error"]
     if errors:
         raise UsageError(summary(errors, settings.root or settings.tags))
@@ -135,12 +142,13 @@ def find_photos(root: Path, *, skip: Path | None = None) -> PhotoSet:
     return PhotoSet((), Photos(_Listed(listing.entries)), listing.root)
 
 
-def survey(settings: DataSettings, *, split: str | None = None) -> Survey:
+def survey(settings: DataSettings, *, split: str | None = None, read_decisions: ReadDecided = read_decided) -> Survey:
     """Read a data set without opening images, collecting what is wrong with it instead of raising.
 
     Args:
         settings: where it is.
         split: overrides ``settings.split``.
+        read_decisions: as of `open_photos`.
     """
     listing = _read(settings, settings.split if split is None else split)
     problems = list(listing.problems)
@@ -156,7 +164,7 @@ def survey(settings: DataSettings, *, split: str | None = None) -> Survey:
     problems += class_faults
     if listing.painting is not None and not any(problem.level == "error" for problem in problems):
         problems += record_problems(listing.painting, classes)
-    decided, undecided = read_decided(settings.corrections if classes else None, classes)
+    decided, undecided = read_decisions(settings.corrections if classes else None, classes)
     problems += [*undecided, *_tag_problems(listing, classes, closed, decided.tags)]
     photos, missing = _photos(listing, classes)
     found = PhotoSet(classes, photos.with_tags(decided.tags), listing.root, listing.painting, decided)

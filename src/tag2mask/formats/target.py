@@ -36,11 +36,7 @@ def refuse_target(out: Path, *, again: bool) -> None:
         raise UsageError(f"--out {out} is where a disk is mounted, which cannot be replaced; name a folder inside it")
     if not out.is_dir() or not any(out.iterdir()):
         return
-    if (out / DECISIONS).is_file():
-        raise UsageError(
-            f"--out {out} holds what people decided in a review ({DECISIONS}), which is never replaced; use another "
-            "folder, and copy from it the masks ID.png that are to stand in the place of those there"
-        )
+    _refuse_decisions(out, out)
     if not (out / RECORD).is_file():
         raise UsageError(f"--out {out} holds files that no export wrote; use a folder that is not there yet")
     if not again:
@@ -99,16 +95,34 @@ def place_image(image: Path, target: Path, how: Images) -> None:
         raise Tag2maskError(f"{image} could not be brought to {target.name} ({error.strerror}){remedy}") from error
 
 
+def _refuse_decisions(folder: Path, out: Path) -> None:
+    """Refuse to replace the decisions in a folder, which is ``out``, or was.
+
+    Raises:
+        UsageError: there are some.
+    """
+    if (folder / DECISIONS).is_file():
+        raise UsageError(
+            f"--out {out} holds what people decided in a review ({DECISIONS}), which is never replaced; use another "
+            "folder, and copy from it the masks ID.png that are to stand in the place of those there"
+        )
+
+
 def _put(folder: Path, out: Path) -> None:
-    """Give the folder its name; an earlier one is deleted once it has lost that name."""
+    """Give the folder its name; an earlier one is deleted once it has lost that name.
+
+    Raises:
+        UsageError: a review of the earlier one began meanwhile.
+    """
     if not out.is_dir():
         folder.rename(out)
         return
     before = out.parent / temporary_name(out.name)
     out.rename(before)
     try:
+        _refuse_decisions(before, out)
         folder.rename(out)
-    except OSError:
+    except (OSError, UsageError):
         before.rename(out)
         raise
     rmtree(before)

@@ -6,7 +6,7 @@ nor another file.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from tag2mask.errors import Tag2maskError, UsageError, first_five
 from tag2mask.files import atomic_path
+from tag2mask.memory import FAULTS_OF_THE_MACHINE
 from tag2mask.networks.backbone import rebuild_backbone
 from tag2mask.networks.edge_network import EdgeNetwork
 from tag2mask.networks.pot_network import PotNetwork
@@ -214,6 +215,8 @@ def _restored(path: Path, info: NetworkInfo, build: Callable[[Backbone], _Networ
         network.load_state_dict(state)
     except NetworkFileError:
         raise
+    except FAULTS_OF_THE_MACHINE:
+        raise
     except Exception as error:  # what a description leads the libraries to that build from it is theirs
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise NetworkFileError(
@@ -223,25 +226,35 @@ def _restored(path: Path, info: NetworkInfo, build: Callable[[Backbone], _Networ
     return network
 
 
+_COUNTS = ("block", "depth", "layer", "stage", "num_")
+"""Parts of the names of settings that say how many of something are made one by one, each with tensors of its own."""
+
+_NO_COUNTS = ("channel", "dim", "feature", "group", "head", "label", "size", "stride", "token", "width")
+"""Parts of names that say how large one of them is."""
+
+
 def _refuse_depth(architecture: Mapping[str, Any], tensors: int) -> None:
     """Refuse a description with more layers than the file has tensors, before they are made one by one.
 
     Raises:
         ValueError: it has.
     """
-    for value in architecture.values():
+    for name, value in architecture.items():
         if isinstance(value, Mapping):
             _refuse_depth(value, tensors)
-    numbers = (value if isinstance(value, list) else [value] for value in architecture.values())
-    deep = {
-        name: value
-        for name, values in zip(architecture, numbers, strict=True)
-        for value in values
-        if ("layers" in name or "depths" in name) and isinstance(value, int) and value > tensors
-    }
-    if deep:
-        name, value = next(iter(deep.items()))
-        raise ValueError(f"{name} is {value}, and the file has {tensors} tensors")
+        elif any(part in name for part in _COUNTS) and not any(part in name for part in _NO_COUNTS):
+            deep = next((number for number in _numbers(value) if number > tensors), None)
+            if deep is not None:
+                raise ValueError(f"{name} is {deep}, and the file has {tensors} tensors")
+
+
+def _numbers(value: Any) -> Iterator[int]:
+    """The integers in a value, or in lists of such."""
+    if isinstance(value, list):
+        for each in value:
+            yield from _numbers(each)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield value
 
 
 def _parse(values: dict[str, Any], path: Path) -> NetworkInfo:

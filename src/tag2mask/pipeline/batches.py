@@ -3,7 +3,7 @@
 Of a photograph some 20 bytes are held, of a million 20 MB.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -49,6 +49,14 @@ class Batches:
         """All their photographs, in order."""
         places = [np.arange(start, stop) for start, stop in self.spans]
         return self.photos.at(np.concatenate(places) if places else range(0))
+
+    def without(self, left_out: Mapping[str, object]) -> "Batches":
+        """The same batches without some photographs, by ID."""
+        if not left_out:
+            return self
+        kept = np.fromiter((photo.id not in left_out for photo in self.photos), dtype=np.bool_, count=len(self.photos))
+        spans = np.concatenate([[0], np.cumsum(kept)])[self.spans]
+        return Batches(self.photos.at(np.flatnonzero(kept)), spans[spans[:, 0] < spans[:, 1]])
 
     def unfinished(self, is_missing: Callable[[Photo], bool]) -> tuple["Batches", int]:
         """The batches with a photograph that is missing something, and how many such photographs there are."""

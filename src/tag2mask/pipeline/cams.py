@@ -43,7 +43,8 @@ def cams(config: Config, run: RunFolder, console: Console) -> StageResult:
             settings.
     """
     result = StageResult("cams")
-    photos = without_damaged(photographs(config), result)
+    photos = photographs(config, together=True)
+    without_damaged(photos, result)
     if not (run / NETWORK).is_file():
         raise UsageError(f"{run / NETWORK} does not exist; run `tag2mask train` with the same --out first")
     check_kinds(config)
@@ -53,7 +54,7 @@ def cams(config: Config, run: RunFolder, console: Console) -> StageResult:
     network = channels_last(network).to(device).eval()
     if config.external.used:
         require_seeds(run, photos, result)
-    batches = sized_batches(photos.photos, config, result)
+    batches = sized_batches(photos.photos, config, result).without(photos.decided.damaged)
     todo, missing = batches.unfinished(lambda photo: _missing(photo, run, config))
     result.skipped = batches.total - missing
     dropped = 0

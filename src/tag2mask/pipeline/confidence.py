@@ -62,7 +62,8 @@ def confidence(config: Config, run: RunFolder, console: Console) -> StageResult:
         UsageError: there are no masks, or the network knows other classes.
     """
     result = StageResult("confidence")
-    photos = without_damaged(photographs(config), result)
+    photos = photographs(config, together=True)
+    without_damaged(photos, result)
     if not run.folder("masks").is_dir():
         raise UsageError(f"{run / 'masks'} does not exist; run `tag2mask refine` with the same --out first")
     together = process_count() > 1
@@ -70,7 +71,7 @@ def confidence(config: Config, run: RunFolder, console: Console) -> StageResult:
         return result  # what is left when every process has done its shard
     remove_partial(run / "confidence")
     witnesses = Witnesses.of(config, run, photos, result)
-    mine = shard_of(photos.photos, config, result)
+    mine = shard_of(photos.photos, config, result, damaged=photos.decided.damaged)
     mine = of_these_tags(mine, photos.decided.tags, witnesses.cams, result)
     masked = mine.where(lambda photo: (witnesses.masks / f"{photo.id}.png").is_file())
     order = written_order(masked, witnesses.masks, ".png")

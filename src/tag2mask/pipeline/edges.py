@@ -44,7 +44,8 @@ def edges(config: Config, run: RunFolder, console: Console) -> StageResult:
         Interrupted: the user stopped it; the state is saved.
     """
     result = StageResult("edges")
-    photos = without_damaged(photographs(config), result)
+    everything = photographs(config, together=True)
+    photos = without_damaged(everything, result)
     cams = cam_folder(config, run)
     run.claim("edges", stage_settings("edges", config, photos))
     together = process_count() > 1  # they write labels by shards first, then train: each thing counts once
@@ -56,7 +57,7 @@ def edges(config: Config, run: RunFolder, console: Console) -> StageResult:
         return result
     # What is wrong with the network should be said before hours of labels.
     network = untrained_edge_network(config, run) if config.shard is None else None
-    _write_labels(config, run, photos, cams, result, console)
+    _write_labels(config, run, everything, cams, result, console)
     if network is None:
         if not together:
             result.notes.append("these are the labels of one shard; `tag2mask edges` without --shard trains on all")
@@ -82,7 +83,8 @@ def _write_labels(
     config: Config, run: RunFolder, photos: PhotoSet, cams: Folder, result: StageResult, console: Console
 ) -> None:
     """Sure labels of CAMs, 255 elsewhere."""
-    mine = of_these_tags(shard_of(photos.photos, config, result), photos.decided.tags, cams, result)
+    whole = shard_of(photos.photos, config, result, damaged=photos.decided.damaged)
+    mine = of_these_tags(whole, photos.decided.tags, cams, result)
     todo = stale(as_written(mine, cams, ".npz"), cams, run.folder(LABELS))
     result.skipped = len(mine) - len(todo)
     with paced_bar(run, "edges", console, len(todo), "labels of edges") as advance:

@@ -41,14 +41,14 @@ def evaluate(config: Config, run: RunFolder, console: Console) -> StageResult:
     """
     result = StageResult("evaluate")
     for split in config.evaluate.split_names(config.data.split):
-        photos = with_truth(config, photographs(config, split), console)
+        photos = with_truth(config, photographs(config, split, together=True), console)
         name = split or WHOLE
         if not photos.photos:
             result.notes.append(
                 f"no ground truth for split '{name}', so nothing to measure" if split else "no ground truth"
             )
             continue
-        by_hand = sum(photos.decided.has_mask(photo.id) for photo in photos.photos)
+        by_hand = photos.decided.count((photo.id for photo in photos.photos), "accepted", "corrected")
         if by_hand:
             result.notes.append(
                 f"{by_hand} photographs of split '{name}' have a mask by hand; figures are of what the method made, "

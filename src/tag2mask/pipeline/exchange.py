@@ -45,6 +45,7 @@ def mask_source(config: Config, path: Path) -> tuple[MaskSource, str]:
     if not path.is_dir():
         raise UsageError(f"--masks {path} is no folder; give a run, its predictions/SPLIT, or a folder of ID.png")
     run, split, corrected = run_of(path), config.data.split, False
+    data = data_of(config, run)
     if run is None:
         folder: Folder = found_folder(path, config.outputs)
     else:
@@ -54,7 +55,7 @@ def mask_source(config: Config, path: Path) -> tuple[MaskSource, str]:
         if name.startswith(f"{_PREDICTIONS}/"):
             given = name.removeprefix(f"{_PREDICTIONS}/")
             split = None if given == WHOLE else given
-        corrected = name == _MASKS and config.data.corrections is not None
+        corrected = name == _MASKS and data.corrections is not None
         if not folder.is_dir() and not corrected:
             raise UsageError(f"{folder} does not exist; `tag2mask refine --out {run}` makes the masks of a run")
     limits, split_name = (config.data.pixel_limit, config.limit), split or "default"
@@ -65,7 +66,7 @@ def mask_source(config: Config, path: Path) -> tuple[MaskSource, str]:
         return MaskSource(folder, predicted, found, *limits), split_name
     if not named:
         return MaskSource(folder, _classes(config), None, *limits), split_name
-    photos = open_photos(data_of(config, run), split=split)
+    photos = open_photos(data, split=split)
     if corrected:
         return _corrected_source(config, folder, photos), split_name
     return MaskSource(folder, photos.classes, photos.photos, *limits), split_name

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from signal import SIGTERM, default_int_handler, getsignal, signal
@@ -111,13 +111,6 @@ def held(folder: Path, verb: str, shard: tuple[int, int] | None = None) -> Itera
                     path.unlink()
                 for each in new:
                     each.rmdir()  # an error where it is not empty
-
-
-def is_held_here(folder: Path) -> bool:
-    """Whether this process holds the lock of the whole folder."""
-    found = _read(folder / "lock.json")
-    own = Holder.this_process("", None)
-    return found is not None and replace(found, verb="", since="") == replace(own, since="")
 
 
 def _create(path: Path, holder: Holder) -> None:

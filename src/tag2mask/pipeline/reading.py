@@ -4,14 +4,16 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from tag2mask.data.decided import read_decided
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet, open_photos
 from tag2mask.errors import UsageError
 from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.corrections import data_of
+from tag2mask.pipeline.corrections import data_of, read_together
 
 _AHEAD = 2
 """Batches that are read while one is in the network."""
@@ -19,9 +21,18 @@ _AHEAD = 2
 Answer = TypeVar("Answer")
 
 
-def photographs(config: Config, split: str | None = None) -> PhotoSet:
-    """The photographs that a run works on, as the settings and ``--limit`` say."""
-    photos = open_photos(data_of(config, config.out), split=split)
+def photographs(config: Config, split: str | None = None, *, together: bool = False, decided: bool = True) -> PhotoSet:
+    """The photographs that a run works on, as the settings and ``--limit`` say.
+
+    Args:
+        config: every setting.
+        split: overrides that of the settings.
+        together: all processes call this, and are to have the same decisions of people.
+        decided: with what people decided; else the tags are the data set's.
+    """
+    data = data_of(config, config.out) if decided else replace(config.data, corrections=None)
+    read_decisions = read_together if together else read_decided
+    photos = open_photos(data, split=split, read_decisions=read_decisions)
     _refuse_run_inside(photos, config.out)
     return photos if config.limit is None else photos.of(photos.photos[: config.limit])
 

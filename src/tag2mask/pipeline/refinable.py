@@ -72,9 +72,19 @@ def of_these_tags(photos: Photos, tags: Mapping[str, tuple[int, ...]], cams: Fol
     return photos.where(lambda photo: photo.id not in others) if others else photos
 
 
-def shard_of(photos: Photos, config: Config, result: StageResult) -> Photos:
-    """The photographs of this command: all, or those whose CAMs the same shard made."""
-    return photos if config.shard is None else sized_batches(photos, config, result).photographs()
+def shard_of(
+    photos: Photos, config: Config, result: StageResult, *, damaged: Mapping[str, str] | None = None
+) -> Photos:
+    """The photographs of this command: all, or those whose CAMs the same shard made.
+
+    Args:
+        photos: of the whole set.
+        config: the shard.
+        result: takes what failed.
+        damaged: photographs that are left out, by ID; which shard the others belong to does not depend on them.
+    """
+    mine = photos if config.shard is None else sized_batches(photos, config, result).photographs()
+    return mine.where(lambda photo: photo.id not in damaged) if damaged else mine
 
 
 def read_refinables(

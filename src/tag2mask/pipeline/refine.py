@@ -34,13 +34,15 @@ def refine(config: Config, run: RunFolder, console: Console) -> StageResult:
             folder holds masks of other settings.
     """
     result = StageResult("refine")
-    photos = without_damaged(photographs(config), result)
+    photos = photographs(config, together=True)
+    without_damaged(photos, result)
     cams = cam_folder(config, run)
     device = resolve_device(config.device)
     network = _edge_network(run, device) if config.refine.walks else None
     run.claim("refine", stage_settings("refine", config, photos))
     target = run.folder("masks")
-    mine = of_these_tags(shard_of(photos.photos, config, result), photos.decided.tags, cams, result)
+    whole = shard_of(photos.photos, config, result, damaged=photos.decided.damaged)
+    mine = of_these_tags(whole, photos.decided.tags, cams, result)
     todo = stale(as_written(mine, cams, ".npz"), cams, target)
     result.skipped = len(mine) - len(todo)
     with paced_bar(run, "refine", console, len(todo)) as advance:

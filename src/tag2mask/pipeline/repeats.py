@@ -8,10 +8,14 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from tag2mask.data.final_masks import FinalMasks
 from tag2mask.data.photo import Photo
+from tag2mask.data.photos import PhotoSet
 from tag2mask.errors import UsageError, first_five
 from tag2mask.files import read_json, write_json
 from tag2mask.pipeline.config import Config, absolute, plain
+from tag2mask.pipeline.corrections import data_of, with_remembered
+from tag2mask.pipeline.learnt_from import LearntFrom
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.run_folder import STAGES, RunFolder
 
@@ -21,13 +25,14 @@ RECORD = "repeats.json"
 class Repeats:
     """The folder RUN with a run for each seed, RUN/seed-S, and RUN/repeats.json over them."""
 
-    def __init__(self, config: Config, run: RunFolder, count: int) -> None:
+    def __init__(self, config: Config, run: RunFolder, count: int, *, named: bool = False) -> None:
         """Look at the folder; nothing is written.
 
         Args:
             config: every setting; its seed is the first run's.
             run: the folder.
             count: of runs, with ascending seeds.
+            named: the command itself names the folder of decisions, or none, for all runs.
 
         Raises:
             UsageError: the folder holds a single run, or the command is one of several shards.
@@ -42,8 +47,9 @@ class Repeats:
             replace(config, seed=seed, out=run / f"seed-{seed}", outputs=config.outputs.below(f"seed-{seed}"))
             for seed in range(config.seed, config.seed + count)
         ]
-        photos = _digest(photographs(config).photos)
-        self.fingerprints = [_fingerprint(each, photos) for each in self.configs]
+        if not named:
+            self.configs = [with_remembered(each, config.data.corrections) for each in self.configs]
+        self.fingerprints = _fingerprints(self.configs)
 
     def is_done(self, number: int) -> bool:
         """Whether a run went through without a failure, with these settings and photographs."""
@@ -117,11 +123,34 @@ def _digest(photos: Iterable[Photo]) -> str:
     return digest.hexdigest()
 
 
-def _fingerprint(config: Config, photos: str) -> str:
-    """Of all that the figures of a run can depend on, as far as the settings and the photographs go."""
+def _fingerprints(configs: Sequence[Config]) -> list[str]:
+    """Of each run; those with one folder of decisions, or none, work on the same photographs."""
+    read: dict[Path | None, list[object]] = {}
+    found = []
+    for config in configs:
+        folder = data_of(config, config.out).corrections
+        if folder not in read:
+            photos = photographs(config)
+            read[folder] = [_digest(photos.photos), *_decided(photos)]
+        found.append(_fingerprint(config, read[folder]))
+    return found
+
+
+def _decided(photos: PhotoSet) -> list[object]:
+    """What people decided about masks, wherever it is kept: verdicts, and digests of masks by hand; nothing if none."""
+    decided = photos.decided
+    if not decided.verdicts and not decided.damaged:
+        return []
+    learnt = LearntFrom.of(photos, FinalMasks(photos.root, decided))
+    ids = {photo.id for photo in photos.photos}
+    verdicts = {photo_id: verdict for photo_id, verdict in decided.verdicts.items() if photo_id in ids}
+    return [verdicts, learnt.by_hand, sorted(ids & decided.damaged.keys())]
+
+
+def _fingerprint(config: Config, read: Sequence[object]) -> str:
+    """Of all that the figures of a run can depend on, as far as the settings and what it reads go."""
     without_effect = ("out", "device", "workers", "outputs")
     everything = plain(absolute(config))
     settings = {key: value for key, value in everything.items() if key not in without_effect}
-    if settings["data"]["corrections"] is None:  # as it was before there was such a setting
-        settings["data"].pop("corrections")
-    return hashlib.sha256(json.dumps([settings, photos], sort_keys=True).encode()).hexdigest()[:16]
+    settings["data"].pop("corrections")  # what lies there counts, not where it lies
+    return hashlib.sha256(json.dumps([settings, *read], sort_keys=True).encode()).hexdigest()[:16]

@@ -53,7 +53,8 @@ def seeds(config: Config, run: RunFolder, console: Console) -> StageResult:
         Tag2maskError: CLIP could not be loaded.
     """
     result = StageResult("seeds")
-    photos = without_damaged(photographs(config), result)
+    photos = photographs(config, together=True)
+    without_damaged(photos, result)
     if config.seeds.from_npy is not None:
         _import(config, run, photos, result, console)
     else:
@@ -94,7 +95,7 @@ def _make(config: Config, run: RunFolder, photos: PhotoSet, result: StageResult,
     clip.precision(model_precision(settings.precision, device))
     texts, rivals = features[: len(photos.classes)], features[len(photos.classes) :]
     result.notes += words.notices
-    batches = batches_by_patches(clip, photos.photos, config, result)
+    batches = batches_by_patches(clip, photos.photos, config, result).without(photos.decided.damaged)
     todo, missing = batches.unfinished(lambda photo: _missing(photo, run))
     result.skipped = batches.total - missing
     with paced_bar(run, "seeds", console, missing) as advance:
@@ -134,7 +135,8 @@ def _import(config: Config, run: RunFolder, photos: PhotoSet, result: StageResul
     check_source(config)
     run.claim("seeds", stage_settings("seeds", config, photos))
     number, shards = config.shard_of()
-    mine = photos.photos[number - 1 :: shards]
+    damaged = photos.decided.damaged
+    mine = photos.photos[number - 1 :: shards].where(lambda photo: photo.id not in damaged)
     todo = mine.where(lambda photo: _missing(photo, run))
     result.skipped = len(mine) - len(todo)
     losses: list[float] = []

@@ -8,11 +8,13 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from tag2mask.data.decided import UNRECORDED
 from tag2mask.data.final_masks import FinalMasks
 from tag2mask.data.images import ImageError, read_image, read_mask
 from tag2mask.data.labelled_set import LabelledSet
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
+from tag2mask.distributed import is_main
 from tag2mask.errors import UsageError
 from tag2mask.evaluate import Confusion
 from tag2mask.networks.checkpoint import load_segmentation_network
@@ -24,7 +26,7 @@ from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.corrections import final_masks, without_damaged
 from tag2mask.pipeline.evaluate import class_ids
 from tag2mask.pipeline.learning import learn
-from tag2mask.pipeline.learnt_from import LearntFrom
+from tag2mask.pipeline.learnt_from import LearntFrom, copied_by_hand
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.refine import CONFIDENCE
@@ -36,6 +38,7 @@ from tag2mask.training.segmentation import segmentation_task
 
 MASKS = "masks"
 LEARNT_FROM = "segment/learnt_from.json"
+BY_HAND = "segment/by_hand"
 
 
 def segment(config: Config, run: RunFolder, console: Console) -> StageResult:
@@ -46,18 +49,18 @@ def segment(config: Config, run: RunFolder, console: Console) -> StageResult:
         Interrupted: the user stopped it; the state is saved.
     """
     result = StageResult("segment")
-    photos = photographs(config)
+    photos = photographs(config, together=True)
     if config.segment.labels == "masks":
         photos = without_damaged(photos, result)
     labelled = _labelled(config, run, photos, console)
     masks = None if config.segment.labels == "truth" else final_masks(run, photos, at_random=True)
-    learnt = LearntFrom.of(labelled, masks)
     settings = stage_settings("segment", config, photos)
     target, record = run / SEGMENT_NETWORK, run / LEARNT_FROM
     if target.is_file():
         run.claim("segment", settings)
         load_segmentation_network(target, classes=photos.classes)
         result.skipped = 1
+        learnt = LearntFrom.of(labelled, masks)
         _note_newer(result, learnt, LearntFrom.read(record) or LearntFrom([]), masks, target)
         return result
     if config.shard is not None:
@@ -65,6 +68,7 @@ def segment(config: Config, run: RunFolder, console: Console) -> StageResult:
     weights = _weights(config, run, labelled)
     network = untrained_segmenter(config, photos)
     run.claim("segment", settings)
+    masks, learnt = copied_by_hand(run / BY_HAND, labelled, masks)
     _same_masks(run, record, learnt)
     result.done = 1
     samples = LabelledSet(
@@ -111,7 +115,9 @@ def _note_masks(result: StageResult, photos: PhotoSet, labelled: PhotoSet, learn
     decided = photos.decided
     if decided.folder is not None:
         result.notes.append(f"{len(learnt.by_hand)} of the {len(labelled.photos)} masks are people's")
-    rejected = sum(decided.is_rejected(photo.id) for photo in photos.photos)
+    if decided.unrecorded:
+        result.notes.append(f"{decided.folder}: {UNRECORDED}")
+    rejected = decided.count((photo.id for photo in photos.photos), "rejected")
     if rejected:
         result.notes.append(f"{rejected} masks that somebody rejected were left out")
     lacking = len(photos.photos) - len(labelled.photos) - rejected
@@ -130,7 +136,7 @@ def _note_newer(
         result.notes.append(
             f"{len(new)} masks are newer than the network that is there{by_hand}; --restart segment learns anew"
         )
-    rejected = 0 if masks is None else sum(masks.decided.is_rejected(photo_id) for photo_id in before.photographs)
+    rejected = 0 if masks is None else masks.decided.count(before.photographs, "rejected")
     if rejected:
         result.notes.append(
             f"{rejected} masks that the network learnt from were rejected since; --restart segment learns without them"
@@ -154,7 +160,8 @@ def _same_masks(run: RunFolder, record: Path, learnt: LearntFrom) -> None:
             f"since the training in {run / 'segment'} was begun, {len(others)} masks were corrected by hand, or taken "
             "back; --restart segment begins anew with them as they are now"
         )
-    learnt.write(record)
+    if is_main():
+        learnt.write(record)
 
 
 def _labelled(config: Config, run: RunFolder, photos: PhotoSet, console: Console) -> PhotoSet:
@@ -181,7 +188,7 @@ def _masked(run: RunFolder, photos: PhotoSet) -> PhotoSet:
 
     def is_there(photo: Photo) -> bool:
         left_out = photo.id in decided.damaged or decided.is_rejected(photo.id)
-        return not left_out and (masks / f"{photo.id}.png").is_file()
+        return not left_out and (decided.has_mask(photo.id) or (masks.own / f"{photo.id}.png").is_file())
 
     there = photos.photos.where(is_there)
     if not there:

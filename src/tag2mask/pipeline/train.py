@@ -27,7 +27,7 @@ def train(config: Config, run: RunFolder, console: Console) -> StageResult:
         Interrupted: the user stopped it; the state is saved.
     """
     result = StageResult("train")
-    photos = without_damaged(photographs(config), result)
+    photos = without_damaged(photographs(config, together=True), result)
     untagged = [photo.id for photo in photos.photos if not photo.tags]
     if len(untagged) == len(photos.photos):
         raise UsageError(

@@ -20,7 +20,7 @@ from tag2mask.data.photos import PhotoSet
 from tag2mask.device import resolve_device
 from tag2mask.distributed import PATIENCE, gathered, is_true_anywhere
 from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.memory import channels_last, release_memory, retained_memory
+from tag2mask.memory import FAULTS_OF_THE_MACHINE, channels_last, release_memory, retained_memory
 from tag2mask.training.average import WeightAverage
 from tag2mask.training.best import BestWeights
 from tag2mask.training.meter import Losses, Meter
@@ -409,8 +409,11 @@ def _resume(
         Tag2maskError: it is damaged, or of another network.
     """
     state = load_state(path, stage)
+    network.to(accelerator.device)  # a GPU that is full, or fails, is no fault of the file
     try:
         return _take_up(state, network, optimizer, kept, accelerator)
+    except FAULTS_OF_THE_MACHINE:
+        raise
     except Exception as error:  # whatever values of other kinds, names and shapes lead to
         reason = " ".join(str(error).split())[:200] or "no more is known"
         raise Tag2maskError(
@@ -428,7 +431,6 @@ def _take_up(
 ) -> int:
     """Give a resume state to what it is of; its step."""
     network.load_state_dict(state["network"])
-    network.to(accelerator.device)
     optimizer.load_state_dict(state["optimizer"])
     if accelerator.scaler is not None and state["scaler"] is not None:
         accelerator.scaler.load_state_dict(state["scaler"])

@@ -13,6 +13,7 @@ import torch
 
 from tag2mask.errors import Tag2maskError
 from tag2mask.files import atomic_path, write_text
+from tag2mask.memory import FAULTS_OF_THE_MACHINE
 
 
 class Interrupted(Tag2maskError):
@@ -33,6 +34,8 @@ def load_state(path: Path, stage: str = "train") -> dict[str, Any]:
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FAULTS_OF_THE_MACHINE:
+        raise
     except Exception as error:  # what a damaged file raises is the library's affair, and its advice is not ours
         raise Tag2maskError(
             f"{path} is not a readable resume state ({type(error).__name__}); --restart {stage} begins anew"
