@@ -95,7 +95,7 @@ def test_a_correction_stays_in_its_folder(photo_id: str, tmp_path: Path) -> None
         lambda: kept.mask(photo_id),
         lambda: kept.forget(photo_id),
     ):
-        with pytest.raises(Tag2maskError, match="is no ID of a photograph|rename it"):
+        with pytest.raises(Tag2maskError, match=r"is no ID of a photograph|rename it"):
             act()
     assert not list(tmp_path.iterdir())
 
