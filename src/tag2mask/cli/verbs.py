@@ -1,24 +1,18 @@
 """The verbs of the command line: thin, each a few lines over the pipeline."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from tag2mask.cli.console import errors, figures_table, output, print_json, show_published, show_result
+from tag2mask.cli.console import errors, output, print_json
 from tag2mask.cli.doctor import DESCRIPTION, doctor
 from tag2mask.cli.request import Request, Verb
+from tag2mask.cli.stages import do_stages, do_under_lock, finish
 from tag2mask.errors import UsageError
-from tag2mask.evaluate.comparison import Comparison
-from tag2mask.pipeline.config import Config, presets
+from tag2mask.pipeline.config import presets
 from tag2mask.pipeline.progress import StageResult
-from tag2mask.pipeline.run_folder import STAGES, RunFolder
-
-if TYPE_CHECKING:
-    from tag2mask.pipeline.run import Stage
+from tag2mask.pipeline.run_folder import RunFolder
 
 
 def _alone(action: Callable[[Request], int]) -> Callable[[Request], int]:
@@ -39,156 +33,14 @@ def _alone(action: Callable[[Request], int]) -> Callable[[Request], int]:
     return refusing
 
 
-def _finish(request: Request, results: Iterable[StageResult]) -> int:
-    """Tell each result as it comes, at the main process; 1 if anything failed."""
-    from tag2mask.data.photos import recognised
-    from tag2mask.distributed import is_main
-    from tag2mask.evaluate.published import published_beside
-
-    told, figures = [], {}
-    for result in results:
-        told.append(result)
-        if not is_main():
-            continue
-        show_result(errors(), result)
-        for stage, splits in result.figures.items():
-            figures[stage] = splits
-    if not is_main() or request.options.get("quiet"):
-        pass
-    elif request.options["as_json"]:
-        answer = {"results": [vars(result) for result in told]}
-        print_json(answer, default=Comparison.to_json)
-    elif figures:
-        output().print(figures_table(figures))
-        beside = published_beside(figures, recognised(request.config.data)) if request.verb == "run" else None
-        if beside is not None:
-            show_published(output(), figures, beside)
-        for comparison in (each for result in told for each in result.comparisons):
-            output().print(comparison.render())
-    return 1 if any(result.failed for result in told) else 0
-
-
-def _stages(request: Request, names: Sequence[str], *then: "Stage") -> int:
-    """Do some stages of a run folder, then what else was asked for."""
-    from tag2mask.distributed import is_main, wait
-    from tag2mask.pipeline.plan import plan
-    from tag2mask.pipeline.repeats import refuse_repeats
-
-    run = request.run_folder()
-    refuse_repeats(run)
-    if request.options["dry_run"]:
-        if not is_main():
-            return 0
-        planned = plan(request.config, run, names)
-        run.outputs.close(send=False)
-        if request.options["as_json"]:
-            print_json(planned.to_json())
-        else:
-            output().print("\n".join(planned.lines()), highlight=False, markup=False, soft_wrap=True)
-        return 0
-    with request.lock():
-        code = _stages_under_lock(request, run, names, *then)
-    wait()  # one that ends with failures has torchrun end the others: not before all are through
-    return code
-
-
-def _stages_under_lock(request: Request, run: RunFolder, names: Sequence[str], *then: "Stage") -> int:
-    """Do them in a folder to which nobody else writes."""
-    from tag2mask.distributed import gathered, is_main, join, wait
-    from tag2mask.pipeline.run import STAGE_FUNCTIONS
-    from tag2mask.pipeline.together import do_together, require_no_shard
-
-    require_no_shard(request.config)
-    join(request.config.device)
-    # Another command may have changed what the run remembers, until this one had the lock.
-    folder = gathered(request.with_remembered().config.data.corrections)[0]
-    data = replace(request.config.data, corrections=folder)
-    request = replace(request, config=replace(request.config, data=data))
-    if is_main():
-        _prepare(request, run, names)
-    wait()
-    config, console = request.config, errors() if is_main() else Console(quiet=True)
-    work = {**{name: STAGE_FUNCTIONS[name] for name in names}, **{f"then {n}": stage for n, stage in enumerate(then)}}
-    return _finish(request, (do_together(name, stage, config, run, console) for name, stage in work.items()))
-
-
-def _prepare(request: Request, run: RunFolder, names: Sequence[str]) -> None:
-    """Check everything that can be checked, then delete what is to be made again, and write config.yaml."""
-    from tag2mask.pipeline.claims import stage_settings
-    from tag2mask.pipeline.corrections import remember_corrections
-    from tag2mask.pipeline.reading import photographs
-    from tag2mask.pipeline.run import check_ahead, slow_settings
-
-    restart = _stage_to_restart(request, names)
-    photos = photographs(request.config)
-    again = run.with_readers(restart) if restart else []
-    for name in dict.fromkeys([*names, *again]):
-        run.check(name, stage_settings(name, request.config, photos), anew=name in again)
-    check_ahead(request.config, run, names, again)
-    for sentence in slow_settings(request.config, names):
-        errors().print(f"warning: {sentence}", style="yellow", highlight=False, markup=False, soft_wrap=True)
-    if again:
-        run.delete(again)
-        errors().print(f"restart: deleted what {', '.join(again)} made", highlight=False)
-    run.record_config(request.config, _sections(names))
-    remember_corrections(request.config, run)
-
-
-def _sections(names: Sequence[str]) -> Sequence[str] | None:
-    """The sections of config.yaml that these stages bring up to date; None for all."""
-    if "train" not in names:
-        return (*_SECTIONS[names[0]], "outputs")
-    kept = ["limit", "shard", *(name for name in ("seeds", "edges", "segment") if name not in names)]
-    kept += ["predict"] if "segment" not in names else []
-    return [field.name for field in fields(Config) if field.name not in kept]
-
-
-_SECTIONS = {
-    "seeds": ("seeds",),
-    "cams": ("cams", "pot", "external"),
-    "edges": ("edges",),
-    "refine": ("refine",),
-    "segment": ("segment", "predict"),
-    "confidence": (),
-    "evaluate": ("evaluate",),
-    "report": ("report",),
-}
-"""The sections of config.yaml that a stage run alone brings up to date."""
-
-
-def _stage_to_restart(request: Request, names: Sequence[str]) -> str | None:
-    """The stage that ``--restart`` names, if it is about to be made again.
-
-    Raises:
-        UsageError: it is no stage, or the verb would delete without making again.
-    """
-    stage: str | None = request.options["restart"]
-    if stage is None or stage in names:
-        return stage
-    if stage not in STAGES:
-        raise UsageError(f"--restart should name one of {', '.join(STAGES)}, received '{stage}'")
-    unread = {
-        "seeds": "settings `external`",
-        "edges": "--refine.method irn or irn+crf",
-        "segment": "--segment.enabled true",
-    }
-    if request.verb in ("run", "demo"):
-        raise UsageError(
-            f"--restart {stage}: this run does not read it; it does with {unread.get(stage, 'other settings')}"
-        )
-    raise UsageError(
-        f"--restart {stage} would delete what {request.verb} does not make again; use `tag2mask run --restart {stage}`"
-    )
-
-
 def _one_stage(request: Request) -> int:
     """`train`, `cams`, `edges`, `refine`, `confidence`."""
-    return _stages(request, [request.verb])
+    return do_stages(request, [request.verb])
 
 
 def _segment(request: Request) -> int:
     """`segment`: the network, and what it says of the splits that are measured."""
-    return _stages(request, ["segment", "predictions"])
+    return do_stages(request, ["segment", "predictions"])
 
 
 def _seeds(request: Request) -> int:
@@ -199,7 +51,7 @@ def _seeds(request: Request) -> int:
     if source is not None:
         seeds = replace(request.config.seeds, from_npy=Path(source))
         request = replace(request, config=replace(request.config, seeds=seeds))
-    return _stages(request, ["seeds"], *([] if target is None else [partial(export_npy, folder=Path(target))]))
+    return do_stages(request, ["seeds"], *([] if target is None else [partial(export_npy, folder=Path(target))]))
 
 
 def _run(request: Request) -> int:
@@ -208,7 +60,7 @@ def _run(request: Request) -> int:
     from tag2mask.pipeline.run import stages_of
 
     def do(request: Request) -> int:
-        return _stages(request, stages_of(request.config))
+        return do_stages(request, stages_of(request.config))
 
     return do(request) if request.options["repeats"] is None else repeat(request, do)
 
@@ -227,7 +79,7 @@ def _demo(request: Request) -> int:
     run = request.run_folder()
     with request.lock():
         request = replace(request, config=prepare_demo(request.config, errors()))
-        return _stages_under_lock(request, run, stages_of(request.config))
+        return do_under_lock(request, run, stages_of(request.config))
 
 
 def _evaluate(request: Request) -> int:
@@ -237,9 +89,9 @@ def _evaluate(request: Request) -> int:
     against = request.options["against"]
     if request.options["folder"] is None:
         if against is None:
-            return _stages(request, ["evaluate"])
+            return do_stages(request, ["evaluate"])
         other = RunFolder(Path(against)).metrics()  # before anything is measured
-        return _stages(request, ["evaluate"], partial(compare_runs, other=other))
+        return do_stages(request, ["evaluate"], partial(compare_runs, other=other))
     if against is not None:
         raise UsageError("evaluate --against compares two runs; it goes with --out RUN, not with a folder")
     return _evaluate_folder(request)
@@ -268,7 +120,7 @@ def _report(request: Request) -> int:
         raise UsageError(f"{path} is no run folder: it has no config.yaml")
     words = ["--config", str(path / "config.yaml"), *request.words, "--out", str(path)]
     again = Request.parse("report", VERBS["report"], words)
-    return 0 if again is None else _stages(again, ["report"])
+    return 0 if again is None else do_stages(again, ["report"])
 
 
 def _doctor(request: Request) -> int:
@@ -299,7 +151,7 @@ def _tags(request: Request) -> int:
         said = f"would write {table} for the photographs below {place}"
         output().print(said, highlight=False, markup=False, soft_wrap=True)
         return 0
-    return _finish(request, [suggest_tags(request.config, place, options["classes"], table, threshold, errors())])
+    return finish(request, [suggest_tags(request.config, place, options["classes"], table, threshold, errors())])
 
 
 @_alone
@@ -321,7 +173,7 @@ def _predict(request: Request) -> int:
         if options["dry_run"]:
             output().print(asked.plan(), highlight=False, markup=False, soft_wrap=True)
             return 0
-        return _finish(request, [predict.predict(asked, errors())])
+        return finish(request, [predict.predict(asked, errors())])
 
 
 @_alone
@@ -333,7 +185,7 @@ def _export(request: Request) -> int:
 
     options = request.options
     if options["format"] != "onnx":
-        return _finish(request, export(request))
+        return finish(request, export(request))
     refuse_options(request, "onnx", {"model"})
     if options["model"] is None or request.config.out is None:
         raise UsageError("export onnx needs --model PATH, a segmentation network, and --out FILE.onnx")
@@ -348,7 +200,7 @@ def _export(request: Request) -> int:
         return 0
     result = StageResult("export", done=1)
     result.notes.append(export_onnx(load_segmenter(model), target).sentence())
-    return _finish(request, [result])
+    return finish(request, [result])
 
 
 @_alone
@@ -356,7 +208,7 @@ def _import(request: Request) -> int:
     """`import`: corrected masks from another tool, as a folder of masks."""
     from tag2mask.cli.exchange import corrections
 
-    return _finish(request, corrections(request))
+    return finish(request, corrections(request))
 
 
 @_alone
