@@ -27,6 +27,9 @@ from tag2mask.training.state import load_state
 
 KILLS = 20
 ALL_STAGES = {
+    "scenes.train": "24",
+    "scenes.val": "6",
+    "train.steps": "12",
     "refine.method": "irn+crf",
     "edges.steps": "6",
     "edges.batch_size": "8",

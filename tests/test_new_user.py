@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 from shutil import copy
-from signal import SIGINT
 from time import monotonic
 from urllib.parse import urlsplit
 from zipfile import ZipFile
@@ -149,7 +148,7 @@ def _reviewed(words: list[str], folder: Path) -> dict[str, Mask | None]:
                 f"/api/photos/{entry['place']}/mask?verdict={verdict}", mask.tobytes(), "application/octet-stream"
             )
         decided[entry["id"]] = None if number == 2 else mask
-    process.send_signal(SIGINT)
+    process.terminate()  # as Ctrl-C does; what a shell started in the background does not hear that
     said, errors = process.communicate(timeout=120)
     assert process.returncode == 0 and not errors
     assert "1 accepted, 1 corrected, 1 rejected" in said

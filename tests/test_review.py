@@ -437,10 +437,15 @@ def test_a_port_that_is_taken(run: Path) -> None:
     assert urlsplit(other.address).port != port
 
 
+def hear_ctrl_c() -> None:
+    """A process that a shell started in the background hears no Ctrl-C, and neither do those that it starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture
 def served(run: Path) -> Iterator[subprocess.Popen[str]]:
     words = [sys.executable, "-m", "tag2mask", "review", str(run), "--json"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c)
     yield process
     process.kill()
     process.communicate()
