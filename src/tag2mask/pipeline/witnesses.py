@@ -1,6 +1,5 @@
 """Who judges a run's masks: the CAMs that they were made from, and its segmentation network; and what they said."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,8 +84,7 @@ class Witnesses:
             predict.pop("batch_size")
             made_by |= {"network": run.fingerprint("segment"), "predict": predict}
         folders = run.folder("masks"), run.folder(f"cams/{kind}"), run.folder(EVIDENCE)
-        digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:16]
-        return cls(*folders, network, path, background, digest)
+        return cls(*folders, network, path, background, json.dumps(made_by, sort_keys=True))
 
     def evidence_of(self, photo: Photo) -> Evidence | None:
         """The evidence about a photograph with these tags from these witnesses; None where there is none."""
