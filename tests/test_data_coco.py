@@ -23,6 +23,7 @@ from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 from rich.console import Console
 
+from forked import together
 from run_tiny import figures, words
 from tag2mask.cli import main
 from tag2mask.data import instances, painting
@@ -44,7 +45,6 @@ from tag2mask.pipeline.lock import _began
 from tag2mask.pipeline.truth import with_painted_truth, with_truth
 from tag2mask.training.settings import SegmentSettings
 from test_data_check import photograph
-from test_processes import together
 from test_segment_stages import SEGMENT
 
 GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
@@ -595,9 +595,10 @@ def test_a_run_from_the_annotations_to_the_page_paints_as_it_goes(root: Path, tm
     assert (out / "report.html").stat().st_size > 10_000
     before = {path.name: path.read_bytes() for path in (tmp_path / "masks").glob("*.png")}
     shutil.rmtree(tmp_path / "masks")
-    several = together(2, ["evaluate", "--out", str(out)])
-    assert several.returncode == 0, several.stderr
-    assert several.stderr.count("paint ground truth into") == 2  # half of it, and the rest
+    several = together(2, ["evaluate", "--out", str(out)], tmp_path / "several")
+    assert [command.code() for command in several] == [0, 0], several[0].errors
+    painted = [command.errors.count("paint ground truth into") for command in several]
+    assert sum(painted) == 2, painted  # half of it, and the rest
     assert {path.name: path.read_bytes() for path in (tmp_path / "masks").glob("*.png")} == before
     assert figures(out) == measured
 

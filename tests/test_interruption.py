@@ -4,19 +4,15 @@ Nothing finished is lost, nothing half-written stands under its final name.
 """
 
 import json
-import multiprocessing
-import os
 import random
-import resource
-import signal
 import time
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from forked import Command, started
 from run_tiny import files_of
 from tag2mask.cam_files import read_cam
 from tag2mask.cli import main
@@ -27,12 +23,13 @@ from tag2mask.training.state import load_state
 
 KILLS = 20
 ALL_STAGES = {
-    "scenes.train": "24",
-    "scenes.val": "6",
-    "train.steps": "12",
+    "scenes.train": "14",
+    "scenes.val": "4",
+    "train.steps": "8",
+    "train.batch_size": "4",
     "refine.method": "irn+crf",
     "edges.steps": "6",
-    "edges.batch_size": "8",
+    "edges.batch_size": "4",
     "edges.checkpoint_every": "2",
     "edges.log_every": "1",
     "edges.augment.crop": "64",
@@ -41,8 +38,8 @@ ALL_STAGES = {
     "segment.network.backbone": "resnet18",
     "segment.network.weights": "none",
     "segment.network.output_stride": "16",
-    "segment.steps": "12",
-    "segment.batch_size": "4",
+    "segment.steps": "9",
+    "segment.batch_size": "2",
     "segment.checkpoint_every": "3",
     "segment.log_every": "1",
     "segment.augment.crop": "65",
@@ -55,28 +52,11 @@ ALL_STAGES = {
 KEPT = (".npz", ".png", ".jpg", ".safetensors")
 
 
-def _demo(out: str, largest_file: int | None = None) -> None:
-    """`tag2mask demo --quick` in a process of its own, which may be able to write no more than so many bytes a file."""
-    if largest_file is not None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then a write that is too long fails, as on a full disk
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+def _started(out: Path, largest_file: int | None = None) -> Command:
+    """`tag2mask demo --quick` of all stages, which may be able to write no more than so many bytes a file."""
     settings = [word for name, value in ALL_STAGES.items() for word in (f"--{name}", value)]
-    with _words(Path(out)).open("a", encoding="utf-8") as words:
-        os.dup2(words.fileno(), 2)
-    raise SystemExit(main(["demo", "--quick", "--out", out, *settings]))
-
-
-def _words(out: Path) -> Path:
-    """What the processes that worked in a run folder said."""
-    return out.with_name(f"{out.name}.log")
-
-
-def _started(out: Path, largest_file: int | None = None) -> ForkServerProcess:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tag2mask.cli", "tag2mask.pipeline.run", "tag2mask.pipeline.demo"])
-    process = context.Process(target=_demo, args=(str(out), largest_file))
-    process.start()
-    return process
+    words = ["demo", "--quick", "--out", str(out), *settings]
+    return started(words, out.with_name(f"{out.name}-said"), largest_file=largest_file)
 
 
 def _finished(out: Path) -> dict[str, bytes]:
@@ -124,15 +104,14 @@ def _wait_for_orphans(folder: Path) -> None:
 def test_killed_twenty_times_a_run_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     reference = _started(whole)
-    reference.join()
-    assert reference.exitcode == 0, _words(whole).read_text(encoding="utf-8")[-500:]
+    assert reference.code() == 0, reference.errors[-500:]
     total = _progress(whole)
     moments = random.Random(0)
     landed = 0
+    before: dict[str, bytes] = {}
     for kill in range(KILLS):
         goal = (kill + moments.random()) / KILLS * total
-        before = _finished(killed)
-        process = _started(killed)
+        process = _started(killed).process
         while process.is_alive() and _progress(killed) < goal:
             time.sleep(0.02)
         time.sleep(moments.random() * 0.05)
@@ -142,11 +121,11 @@ def test_killed_twenty_times_a_run_ends_as_if_it_had_not_been(tmp_path: Path) ->
         _assert_whole(killed)
         after = _finished(killed)
         assert [name for name, data in before.items() if after.get(name) != data] == []
+        before = after
     assert landed >= KILLS - 2, "the kills should come while the run is at work"
     _wait_for_orphans(killed)
     last = _started(killed)
-    last.join()
-    assert last.exitcode == 0, _words(killed).read_text(encoding="utf-8")[-500:]
+    assert last.code() == 0, last.errors[-500:]
     for folder in ("masks", "cams", "scenes", "edges/labels", "refine/edges", "predictions", "confidence"):
         expected = {name: data for name, data in files_of(whole / folder).items() if name != "stage.json"}
         assert {name: data for name, data in files_of(killed / folder).items() if name != "stage.json"} == expected
@@ -156,13 +135,9 @@ def test_killed_twenty_times_a_run_ends_as_if_it_had_not_been(tmp_path: Path) ->
 
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     for largest_file in (300, 20_000, 2_000_000):  # no scene fits, then no state of the training, then no later network
-        process = _started(tmp_path / "out", largest_file)
-        process.join()
-        assert process.exitcode == 1
+        assert _started(tmp_path / "out", largest_file).code() == 1
         _assert_whole(tmp_path / "out")
-    last = _started(tmp_path / "out")
-    last.join()
-    assert last.exitcode == 0
+    assert _started(tmp_path / "out").code() == 0
     _assert_whole(tmp_path / "out")
 
 

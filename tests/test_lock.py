@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from forked import Command, started
 from run_tiny import run, words
 from tag2mask.errors import UsageError
 from tag2mask.files import temporary_name
@@ -89,7 +89,16 @@ def test_of_many_that_ask_at_once_one_gets_it(tmp_path: Path, stale: bool) -> No
             process.kill() if stale and process is winner else release(process)
             process.wait()
         assert locks(folder) == (["lock.json"] if stale else [])
-    assert folder.exists() == stale  # made by the lock alone, so it goes with it
+    if not stale:  # it goes with the lock of the process that made it, or stays empty where that one was refused
+        assert not folder.exists() or list(folder.iterdir()) == []
+
+
+def test_a_folder_that_the_lock_alone_made_goes_with_it(tmp_path: Path) -> None:
+    release(holding(tmp_path / "runs/out", tmp_path / "go"))
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "empty").mkdir()
+    release(holding(tmp_path / "empty", tmp_path / "go"))
+    assert (tmp_path / "empty").exists()
 
 
 def test_a_lock_that_was_taken_over_meanwhile_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,26 +210,23 @@ def test_the_lock_goes_after_an_error(tmp_path: Path) -> None:
 def test_commands_keep_each_other_out(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
 
-    def training() -> "subprocess.Popen[str]":
-        arguments = [sys.executable, "-m", "tag2mask", *words("train", scenes, out, train__steps="5000")]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment)
+    def training() -> Command:
+        command = started(words("train", scenes, out, train__steps="5000"), tmp_path / "said")
         until = time.monotonic() + 100
         while not (out / "lock.json").is_file():
-            assert process.poll() is None and time.monotonic() < until
+            assert command.process.is_alive() and time.monotonic() < until
             time.sleep(0.01)
-        return process
+        return command
 
-    process = training()
+    command = training()
     assert run("cams", scenes, out) == 2
-    assert f"is being written to by `tag2mask train`, process {process.pid} on " in capsys.readouterr().err
+    assert f"is being written to by `tag2mask train`, process {command.pid} on " in capsys.readouterr().err
     assert run("cams", scenes, out, shard="1/2") == 2
-    process.send_signal(signal.SIGTERM)  # while it still gets ready
-    _, said = process.communicate(timeout=100)
-    assert process.returncode == 1 and "stopped" in said and not locks(out)
-    process = training()
-    process.kill()
-    process.wait()
+    command.process.terminate()  # while it still gets ready
+    assert command.code() == 1 and "stopped" in command.errors and not locks(out)
+    command = training()
+    command.process.kill()
+    command.process.join()
     assert locks(out) == ["lock.json"]
     capsys.readouterr()
     assert run("cams", scenes, out) == 2

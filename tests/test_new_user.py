@@ -7,16 +7,13 @@ and small views.
 import csv
 import gzip
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 from shutil import copy
-from time import monotonic
+from time import monotonic, sleep
 from urllib.parse import urlsplit
 from zipfile import ZipFile
 
@@ -25,6 +22,7 @@ import numpy.typing as npt
 import pytest
 from pycocotools.coco import COCO
 
+from forked import started
 from tag2mask.data import read_image
 
 PAGE = Path(__file__).parent.parent / "docs/quickstart-photographs.md"
@@ -38,6 +36,7 @@ SMALL = {
 }
 CLASSES = ("cat", "dog")
 EACH = 7
+WIDE = {"COLUMNS": "200"}
 
 Mask = npt.NDArray[np.uint8]
 
@@ -105,9 +104,8 @@ def test_the_quickstart_for_people_with_photographs(photographs: Path, real_data
         if words[1] == "review":
             decided = _reviewed(words, tmp_path)
         else:
-            process = _process(words, tmp_path)
-            _, errors = process.communicate()
-            assert "Traceback" not in errors and process.returncode == 0, errors
+            command = started(words[1:], tmp_path / f"said/{len(verbs)}", folder=tmp_path, environment=WIDE)
+            assert command.code() == 0 and "Traceback" not in command.errors, command.errors
         print(f"{monotonic() - began:5.1f} s  {' '.join(words[:3])}")  # pytest -rP shows it
     assert verbs == ["doctor", "check", "run", "report", "check", "confidence", "review", "export", "export"]
     _assert_page_and_ranking(tmp_path / "runs/mine")
@@ -115,21 +113,14 @@ def test_the_quickstart_for_people_with_photographs(photographs: Path, real_data
     _assert_cvat(tmp_path / "runs/mine-cvat.zip", decided)
 
 
-def _process(words: list[str], folder: Path) -> "subprocess.Popen[str]":
-    """A command in a process of its own."""
-    environment = {**os.environ, "COLUMNS": "200"}
-    command = [sys.executable, "-m", *words]
-    return subprocess.Popen(
-        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-
-
 def _reviewed(words: list[str], folder: Path) -> dict[str, Mask | None]:
     """Three decisions: the first photograph is painted over, the second one accepted, the third one rejected."""
-    process = _process(words, folder)
-    assert process.stdout is not None
-    address = next(line.split()[1] for line in process.stdout if line.startswith("open http"))
-    review = Review(address)
+    command = started(words[1:], folder / "said/review", folder=folder, environment=WIDE)
+    until = monotonic() + 200
+    while not (shown := re.search(r"^open (http\S+)", command.said, re.MULTILINE)):
+        assert command.process.is_alive() and monotonic() < until, command.errors
+        sleep(0.05)
+    review = Review(shown[1])
     listed = json.loads(review.get("/api/photos?order=confidence"))["photos"]
     decided: dict[str, Mask | None] = {}
     for number, entry in enumerate(listed[:3]):
@@ -148,10 +139,9 @@ def _reviewed(words: list[str], folder: Path) -> dict[str, Mask | None]:
                 f"/api/photos/{entry['place']}/mask?verdict={verdict}", mask.tobytes(), "application/octet-stream"
             )
         decided[entry["id"]] = None if number == 2 else mask
-    process.terminate()  # as Ctrl-C does; what a shell started in the background does not hear that
-    said, errors = process.communicate(timeout=120)
-    assert process.returncode == 0 and not errors
-    assert "1 accepted, 1 corrected, 1 rejected" in said
+    command.process.terminate()  # as Ctrl-C does; what a shell started in the background does not hear that
+    assert command.code() == 0 and not command.errors
+    assert "1 accepted, 1 corrected, 1 rejected" in command.said
     return decided
 
 

@@ -1,4 +1,4 @@
-"""Several processes, as torchrun starts them, against one."""
+"""Several processes, started by torchrun or as it starts them, against one."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from shutil import copytree
 import pytest
 from rich.console import Console
 
+from forked import together
 from run_tiny import figures, files_of, run, words
 from tag2mask.cli.request import Request
 from tag2mask.cli.verbs import VERBS
@@ -52,11 +53,6 @@ def torchrun(count: int, arguments: list[str]) -> list[str]:
     return [sys.executable, *launcher, "--rdzv-endpoint=localhost:0", "-m", "tag2mask", *arguments]
 
 
-def together(count: int, arguments: list[str]) -> "subprocess.CompletedProcess[str]":
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(torchrun(count, arguments), capture_output=True, text=True, env=environment, timeout=500)
-
-
 @pytest.fixture(scope="module")
 def alone(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run by one process."""
@@ -69,7 +65,9 @@ def alone(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def by_two(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run by two."""
     out = tmp_path_factory.mktemp("processes") / "two"
-    done = together(2, [*words("run", scenes, out, **SETTINGS), "--json"])
+    command = torchrun(2, [*words("run", scenes, out, **SETTINGS), "--json"])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
     assert done.returncode == 0, done.stderr
     results = {result["stage"]: result for result in json.loads(done.stdout)["results"]}
     assert results["cams"]["done"] == results["refine"]["done"] == 10
@@ -110,8 +108,9 @@ def test_an_edge_network_that_is_there_is_skipped_once(
 
 def test_inference_does_not_depend_on_how_many_share_it(alone: Path, scenes: Path, tmp_path: Path) -> None:
     out = Path(copytree(alone, tmp_path / "out"))
-    done = together(3, [*words("run", scenes, out, restart="cams", **{**SETTINGS, "refine__method": "argmax"})])
-    assert done.returncode == 0, done.stderr
+    changed = words("run", scenes, out, restart="cams", **{**SETTINGS, "refine__method": "argmax"})
+    done = together(3, changed, tmp_path / "said")
+    assert [command.code() for command in done] == [0, 0, 0], done[0].errors
     assert files_of(out / "cams") == files_of(alone / "cams")
     assert figures(out)["cams"] == figures(alone)["cams"]
 
@@ -119,17 +118,17 @@ def test_inference_does_not_depend_on_how_many_share_it(alone: Path, scenes: Pat
 def test_evaluate_is_shared_and_written_once(alone: Path, scenes: Path, tmp_path: Path) -> None:
     out = Path(copytree(alone, tmp_path / "out"))
     (out / "metrics.json").unlink()
-    done = together(3, [*words("evaluate", scenes, out, **SETTINGS), "--json"])
-    assert done.returncode == 0, done.stderr
+    done = together(3, [*words("evaluate", scenes, out, **SETTINGS), "--json"], tmp_path / "said")
+    assert [command.code() for command in done] == [0, 0, 0], done[0].errors
     assert (out / "metrics.json").read_bytes() == (alone / "metrics.json").read_bytes()
-    assert json.loads(done.stdout)["results"][0]["done"] == 10 + 10 + 10 + 4  # CAMs, masks, predictions of two splits
+    assert json.loads(done[0].said)["results"][0]["done"] == 10 + 10 + 10 + 4  # CAMs, masks, predictions of two splits
     assert not (out / "evaluate").exists()
 
 
 def test_what_is_refused_is_said(scenes: Path, tmp_path: Path) -> None:
-    done = together(2, words("run", scenes, tmp_path / "out", shard="1/2", **SETTINGS))
-    assert done.returncode != 0
-    assert "the processes of torchrun share the work out by themselves" in done.stderr
+    done = together(2, words("run", scenes, tmp_path / "out", shard="1/2", **SETTINGS), tmp_path / "said")
+    failed = {command.errors for command in done if command.code() == 2}
+    assert failed and all("the processes of torchrun share the work out by themselves" in words for words in failed)
 
 
 def test_one_that_is_stopped_stops_all_after_one_step(scenes: Path, tmp_path: Path) -> None:

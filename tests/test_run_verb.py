@@ -9,6 +9,7 @@ from shutil import copyfile, rmtree
 import pytest
 import yaml
 
+from forked import together
 from run_tiny import figures, files_of, run, words
 from tag2mask.cli import main
 from tag2mask.cli.console import output, show_published
@@ -18,7 +19,6 @@ from tag2mask.pipeline.pace import seconds_per_photograph
 from tag2mask.pipeline.plan import USUAL_BYTES
 from tag2mask.pipeline.repeats import spread
 from tag2mask.pipeline.run_folder import RunFolder
-from test_processes import together
 
 
 def planned(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, object]]:
@@ -257,14 +257,16 @@ def test_what_repeats_refuse(scenes: Path, copied: Path, tmp_path: Path, capsys:
 def test_processes_of_one_run_hold_one_lock_and_repeat_together(scenes: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = words("run", scenes, out, repeats="2", network__norm="fixed")
-    first = together(2, arguments)
-    assert first.returncode == 0, first.stderr
+    first, other = together(2, arguments, tmp_path / "first")
+    assert first.code() == other.code() == 0, first.errors + other.errors
     assert json.loads((out / "repeats.json").read_text())["seeds"] == [0, 1]
-    assert first.stderr.count("run 1 of 2") == first.stdout.count("mean ± standard deviation") == 1
+    assert first.errors.count("run 1 of 2") == first.said.count("mean ± standard deviation") == 1
+    assert "run 1 of 2" not in other.errors and not other.said
     stamps = {path: path.stat().st_mtime_ns for path in out.glob("seed-*/report.html")}
-    again = together(2, arguments)
-    assert len(stamps) == 2 and again.returncode == 0, again.stderr
+    again = together(2, arguments, tmp_path / "again")
+    assert len(stamps) == 2 and [command.code() for command in again] == [0, 0], again[0].errors
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
     with held(out / "seed-0", "train"):
-        refused = together(2, words("run", scenes, out / "seed-0"))
-    assert refused.returncode != 0 and f"process {os.getpid()} on " in refused.stderr, refused.stderr
+        refused = together(2, words("run", scenes, out / "seed-0"), tmp_path / "refused")
+    assert refused[0].code() == 2
+    assert f"process {os.getpid()} on " in refused[0].errors, refused[0].errors

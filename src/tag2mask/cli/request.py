@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
-from tag2mask.cli.parser import build_parser, expand_presets, parsed, to_config, with_run_config
+from tag2mask.cli.parser import Parser, build_parser, expand_presets, parsed, to_config, with_run_config
 from tag2mask.cli.words import last_value
 from tag2mask.errors import UsageError
 from tag2mask.pipeline.config import Config, to_yaml
@@ -44,19 +45,7 @@ class Request:
     @classmethod
     def parse(cls, name: str, verb: Verb, words: Sequence[str]) -> "Request | None":
         """Read the words; None if they asked for help or for the settings, which were then printed."""
-        parser = build_parser(name, verb.description)
-        if verb.positional:
-            parser.add_argument(verb.positional[0], nargs="?" if name == "evaluate" else None, help=verb.positional[1])
-        if verb.second:
-            parser.add_argument(verb.second[0], help=verb.second[1])
-        for flag, text in verb.flags:
-            parser.add_argument(flag, action="store_true", help=text)
-        for option, value, text in verb.values:
-            parser.add_argument(option, metavar=value, help=text)
-        if name in (*STAGES, "run", "demo"):
-            parser.add_argument(
-                "--restart", metavar="STAGE", help="delete what a stage, and all that read it, made; then go on"
-            )
+        parser = _parser(name, verb)
         if "-h" in words or "--help" in words:
             parser.print_help()
             return None
@@ -100,6 +89,25 @@ class Request:
         # What deletes the files of all shards works alone, whatever its own shard.
         alone = bool(self.options.get("restart"))
         return held(self.config.out, self.verb, None if alone else self.config.shard_of())
+
+
+@cache
+def _parser(name: str, verb: Verb) -> Parser:
+    """The parser of a verb; to build one takes a third of a second, and it keeps nothing of what it parses."""
+    parser = build_parser(name, verb.description)
+    if verb.positional:
+        parser.add_argument(verb.positional[0], nargs="?" if name == "evaluate" else None, help=verb.positional[1])
+    if verb.second:
+        parser.add_argument(verb.second[0], help=verb.second[1])
+    for flag, text in verb.flags:
+        parser.add_argument(flag, action="store_true", help=text)
+    for option, value, text in verb.values:
+        parser.add_argument(option, metavar=value, help=text)
+    if name in (*STAGES, "run", "demo"):
+        parser.add_argument(
+            "--restart", metavar="STAGE", help="delete what a stage, and all that read it, made; then go on"
+        )
+    return parser
 
 
 def _names_corrections(config: Config, words: Sequence[str]) -> bool:
