@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from run_tiny import files_of, run, words
+from run_tiny import BACKBONE, files_of, run, words
 from tag2mask.cam_files import read_ids
 from tag2mask.cli import main
 from tag2mask.cli.request import Request
@@ -36,7 +36,7 @@ from tag2mask.pipeline.repeats import Repeats
 from tag2mask.pipeline.run_folder import RunFolder
 
 SEGMENT = {
-    "segment__network__backbone": "resnet18",
+    "segment__network__backbone": BACKBONE,
     "segment__network__weights": "none",
     "segment__network__output_stride": "16",
     "segment__network__align_corners": "false",

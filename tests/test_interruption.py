@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from forked import Command, started
-from run_tiny import files_of
+from run_tiny import BACKBONE, files_of
 from tag2mask.cam_files import read_cam
 from tag2mask.cli import main
 from tag2mask.confidence.evidence_files import stored_evidence
@@ -35,7 +35,8 @@ ALL_STAGES = {
     "edges.augment.crop": "64",
     "edges.augment.long_side": "[64,96]",
     "segment.enabled": "true",
-    "segment.network.backbone": "resnet18",
+    "network.backbone": BACKBONE,
+    "segment.network.backbone": BACKBONE,
     "segment.network.weights": "none",
     "segment.network.output_stride": "16",
     "segment.steps": "9",

@@ -8,7 +8,7 @@ from shutil import copytree, rmtree
 import numpy as np
 import pytest
 
-from run_tiny import figures, files_of, run
+from run_tiny import BACKBONE, figures, files_of, run
 from tag2mask.cli import main
 from tag2mask.clip.npy_files import NpyCams, write_npy_cams
 from tag2mask.data import DataSettings, open_photos
@@ -28,7 +28,7 @@ SETTINGS = {
     "cams__kinds": "[classifier,pot]",
     "segment__enabled": "true",
     "segment__label_weights": "confidence",
-    "segment__network__backbone": "resnet18",
+    "segment__network__backbone": BACKBONE,
     "segment__network__weights": "none",
     "segment__network__output_stride": "16",
     "segment__steps": "1",

@@ -199,14 +199,15 @@ def test_a_relative_path_means_the_same_when_the_run_is_taken_up(
     network = build_network(NetworkSettings(backbone="resnet18", weights="none"), ("any",), seed=0)
     save_file(network.backbone.state_dict(), tmp_path / "weights.safetensors")
     monkeypatch.chdir(tmp_path)
-    assert run("train", scenes, tmp_path / "out", network__weights="weights.safetensors", train__steps="1") == 0
+    settings = {"network__backbone": "resnet18", "network__weights": "weights.safetensors"}
+    assert run("train", scenes, tmp_path / "out", train__steps="1", **settings) == 0
     monkeypatch.chdir(scenes)
     assert main(["run", "--out", str(tmp_path / "out")]) == 0
 
 
 def test_a_start_that_fails_does_not_stand_in_the_way(scenes: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert run("train", scenes, out, network__weights="typo.pth") in (1, 2)
+    assert run("train", scenes, out, network__backbone="resnet18", network__weights="typo.pth") in (1, 2)
     assert run("train", scenes, out, train__steps="1") == 0
 
 

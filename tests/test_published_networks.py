@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import yaml
 
 from run_tiny import words
 from tag2mask.cli import main
-from tag2mask.cli.parser import build_parser, expand_presets, to_config
+from tag2mask.cli.parser import Parser, build_parser, expand_presets, to_config
 from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.networks.resnet import RESNETS
 from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentation_network
@@ -89,9 +90,14 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 PUBLISHED["voc-paper"] = PUBLISHED["deeplab-concat"]
 
 
+@cache
+def _parser() -> Parser:
+    return build_parser("segment", "")
+
+
 def config_of(*names: str) -> Config:
     words = [word for name in names for word in ("--config", name)]
-    parser = build_parser("segment", "")
+    parser = _parser()
     return to_config(parser, parser.parse_args(expand_presets(words)))
 
 
@@ -185,7 +191,7 @@ def test_training_and_prediction_by_a_preset(
         "network__weights": "none",
         "steps": "12",
         "batch_size": "4",
-        "augment__crop": "65",
+        "augment__crop": "33",
         "log_every": "1",
     }
     command = words("segment", scenes, tmp_path, **{f"segment__{key}": value for key, value in smaller.items()})

@@ -171,7 +171,7 @@ def test_what_is_refused_says_what_to_do(
     assert run("edges", scenes, copied, **{**IRN, "data__split": "val"}) == 2
     assert "data.split was 'train' and is 'val'" in capsys.readouterr().err
     for name, value, said in (
-        ("edges__levels", "[9]", "it offers 0 (stem: 64 channels at stride 4)"),
+        ("edges__levels", "[9]", "it offers 0 (stage1: 16 channels at stride 4)"),
         ("edges__backbone", "resnet51", "edges.backbone: 'resnet51'"),
         ("edges__precision", "fp16", "edges.precision fp16 needs a GPU"),
     ):

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import tag2mask
-from run_tiny import figures, files_of, run, words
+from run_tiny import BACKBONE, figures, files_of, run, words
 from tag2mask.cli import main
 from tag2mask.data import DataSettings, open_photos, read_mask
 from tag2mask.data.images import ImageError, write_fractions, write_mask
@@ -22,7 +22,7 @@ from tag2mask.training.segmentation import segmentation_loss
 
 SEGMENT = {
     "segment__enabled": "true",
-    "segment__network__backbone": "resnet18",
+    "segment__network__backbone": BACKBONE,
     "segment__network__weights": "none",
     "segment__network__output_stride": "16",
     "segment__network__align_corners": "false",
@@ -96,7 +96,10 @@ def test_weights_that_are_missing_are_missed_before_the_first_stage(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for settings, named in (
-        (SEGMENT | {"segment__network__weights": "no.pth"}, "segment.network.weights: there is no file no.pth"),
+        (
+            SEGMENT | {"segment__network__backbone": "resnet18", "segment__network__weights": "no.pth"},
+            "segment.network.weights: there is no file no.pth",
+        ),
         ({"refine__method": "irn", "edges__backbone": "resnet18", "edges__weights": "no.pth"}, "edges.weights: there"),
     ):
         assert run("run", scenes, tmp_path / "out", **settings) == 2
