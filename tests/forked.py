@@ -22,6 +22,7 @@ _PRELOADED = [
     "tag2mask.review.app",
     "accelerate",
     "torch._dynamo",  # every optimiser imports it
+    "transformers.models.resnet.modeling_resnet",
 ]
 
 

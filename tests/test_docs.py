@@ -106,6 +106,7 @@ def test_the_python_for_researchers_runs() -> None:
     assert mine.transport.converged.dtype == torch.bool
 
 
+@pytest.mark.extra
 @pytest.mark.skipif(any(find_spec(name) is None for name in MODULES), reason="needs the extra onnx")
 def test_the_python_for_engineers_runs_and_onnx_says_what_torch_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

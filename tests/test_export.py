@@ -57,6 +57,7 @@ def _agrees(network: SegmentationNetwork, session: Any, images: torch.Tensor) ->
     assert np.abs(found - expected).max() < 1e-4 * max(1, np.abs(expected).max())
 
 
+@pytest.mark.extra
 @installed
 def test_a_backbone_that_is_known_not_to_work_is_refused_at_once(tmp_path: Path) -> None:
     SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[1, 2], image_size=32).save_pretrained(tmp_path)
@@ -66,6 +67,7 @@ def test_a_backbone_that_is_known_not_to_work_is_refused_at_once(tmp_path: Path)
         export.export_onnx(network, tmp_path / "n.onnx")
 
 
+@pytest.mark.extra
 @installed
 @pytest.mark.parametrize(("backbone", "align_corners"), [("tiny", False), ("resnet18", True)])
 def test_the_graph_is_the_network_at_any_size(backbone: str, align_corners: bool, tmp_path: Path) -> None:
@@ -94,6 +96,7 @@ def test_the_graph_is_the_network_at_any_size(backbone: str, align_corners: bool
     assert json.loads(properties["fill"]) == pytest.approx(network.backbone.mean)
 
 
+@pytest.mark.extra
 @installed
 @pytest.mark.parametrize(
     ("model", "values"),
@@ -119,6 +122,7 @@ def test_networks_that_compute_with_the_size_of_their_input(model: Any, values: 
         _agrees(network, session, torch.rand(count, 3, *sides))
 
 
+@pytest.mark.extra
 @installed
 @pytest.mark.data
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2"])
@@ -143,6 +147,7 @@ def test_photographs_of_ten_sizes(backbone: str, real_data: Path, tmp_path: Path
         _agrees(network, session, torch.from_numpy(filled))
 
 
+@pytest.mark.extra
 @installed
 def test_a_network_that_a_graph_cannot_express_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     class Deciding(TinySegmenter):
@@ -155,6 +160,7 @@ def test_a_network_that_a_graph_cannot_express_is_refused_and_leaves_nothing(tmp
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.extra
 @installed
 def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("tag2mask.predictor.load_segmenter", lambda path: TinySegmenter())

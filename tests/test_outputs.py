@@ -78,6 +78,7 @@ def test_files_are_found_as_they_were_written_now_and_by_the_next_command(folder
     assert str(folder / "a.png").endswith("masks/tars/1-of-1-000000.tar: a.png")
 
 
+@pytest.mark.extra
 def test_tars_are_those_of_webdataset(folder: TarFolder) -> None:
     webdataset = pytest.importorskip("webdataset")
     write(folder, NAMES)

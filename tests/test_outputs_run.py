@@ -201,6 +201,7 @@ def test_a_folder_of_tars_is_measured_as_one_of_files(
     assert answers[0] == answers[1]
 
 
+@pytest.mark.extra
 def test_a_folder_in_a_store_is_measured_and_ranked_tar_by_tar(
     single: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +232,7 @@ def test_a_folder_in_a_store_is_measured_and_ranked_tar_by_tar(
     written.close(send=False)
 
 
+@pytest.mark.extra
 def test_a_run_in_a_store_is_the_same_run(
     scenes: Path, single: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -272,6 +274,7 @@ def test_seeds_are_in_tars_and_are_read_there(scenes: Path, tmp_path: Path) -> N
     assert len(list((out / "seeds/tars").glob("*.tar"))) == 4
 
 
+@pytest.mark.extra
 def test_seeds_of_repeats_have_places_of_their_own_in_a_store(scenes: Path, tmp_path: Path) -> None:
     pytest.importorskip("webdataset")
     out, store = tmp_path / "out", tmp_path / "store"

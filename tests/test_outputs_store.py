@@ -16,6 +16,8 @@ from tag2mask.outputs.store import Sent, StoreError, tar_url
 
 pytest.importorskip("webdataset")
 
+pytestmark = pytest.mark.extra
+
 NAMES = [f"{number}.png" for number in range(7)]
 
 

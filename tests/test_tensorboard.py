@@ -10,6 +10,8 @@ from tag2mask.training.state import training_log
 
 pytest.importorskip("tensorboard")
 
+pytestmark = pytest.mark.extra
+
 
 def curve(folder: Path, name: str) -> list[tuple[int, float]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 Values = npt.NDArray[np.float64]
 
@@ -120,6 +119,8 @@ def spearman_interval(first: Values, second: Values, *, seed: int = 0) -> tuple[
 
 def _spearman(first: Values, second: Values) -> Values:
     """The rank correlations of pairs of rows, (R, N) each: (R,)."""
+    from scipy.stats import rankdata  # half a second to import, which no other command should wait for
+
     centred = [ranks - ranks.mean(1, keepdims=True) for ranks in (rankdata(first, axis=1), rankdata(second, axis=1))]
     scale = np.sqrt((centred[0] ** 2).sum(1) * (centred[1] ** 2).sum(1))
     found = np.full(len(first), np.nan)
