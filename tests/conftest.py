@@ -1,8 +1,9 @@
 """What several test files share: the real data where it is at hand, and a tiny generated data set."""
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from shutil import copytree
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one core for each of the processes, and for those that they start
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -10,9 +11,21 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one core for each of the processes, a
 import hypothesis
 import pytest
 import torch
+from selenium import webdriver
 
 from run_tiny import run
 from tag2mask.scenes import SceneSettings, write_scenes
+
+CHROMIUM_FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1300,900",
+)
 
 hypothesis.settings.register_profile("any speed", deadline=None)  # a busy machine is no fault
 hypothesis.settings.load_profile("any speed")
@@ -43,10 +56,27 @@ def done(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    """A headless Chromium, 1300 × 900 pixels, which writes down what pages say to its console; skips without one."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not browser or not driver:
+        pytest.skip("needs Chromium and chromedriver on the path")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    for flag in (*CHROMIUM_FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
+    yield started
+    started.quit()
+
+
 @pytest.fixture
 def copied(done: Path, tmp_path: Path) -> Path:
     """A copy of the finished run, to be changed."""
-    return Path(copytree(done, tmp_path / "out"))
+    return Path(shutil.copytree(done, tmp_path / "out"))
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,10 @@
 """The command line: wrong use exits 2 with a line that helps, and never a traceback."""
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
 from tag2mask.cli import main
 
@@ -120,3 +122,24 @@ def test_what_one_process_does_is_refused_once_to_several(
     said = capsys.readouterr()
     assert "is for one process; torchrun goes with the stages of a run" in said.err and said.err.count("\n") == 1
     assert said.out == "" and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+    ],
+    ids=["python", "gpu", "cpu"],
+)
+def test_a_lack_of_memory_says_what_needs_less(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lacking(words: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(import_module("tag2mask.cli.main"), "_dispatch", lacking)
+    assert main(["cams"]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith("error: out of memory (") and "batch_size" in said and "goes on from there" in said

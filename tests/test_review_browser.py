@@ -1,7 +1,6 @@
 """The page of a review in Chromium: browse, draw, decide, restart, and find what was drawn, pixel for pixel."""
 
 import re
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +19,6 @@ from review_run import CLASSES, IDS, SIZE, build_run, disc_along, every_value, o
 from tag2mask.data import read_mask
 from tag2mask.data.corrections import Corrections, Decision
 from tag2mask.review import Server
-from test_report_browser import FLAGS
 
 pytestmark = pytest.mark.browser
 
@@ -40,22 +38,6 @@ class Served:
     def stop(self) -> None:
         self.server.stop()
         self.thread.join()
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if not browser or not driver:
-        pytest.skip("needs Chromium and chromedriver on the path")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for flag in (*FLAGS, "--window-size=1300,900", f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
-    yield started
-    started.quit()
 
 
 @pytest.fixture(scope="module")

@@ -65,9 +65,19 @@ def _verdict(error: BaseException) -> tuple[int, str]:
         return 1, f"stopped; {kept}"
     if isinstance(error, OSError):
         return 1, f"{error}; {kept}"
+    if _lacks_memory(error):
+        reason = " ".join(str(error).split()) or "the system gave none"
+        remedy = "a smaller batch_size, long_side or augment.crop of the stage, or fewer workers, need less"
+        return 1, f"out of memory ({reason[:200]}); {remedy}; {kept}"
     if isinstance(error, ImportError):
         return 1, f"{error}; `tag2mask doctor` says what is missing and what mends it"
     return 1, f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    """Whether memory was what lacked; torch, which may not be loaded, says so in ways of its own."""
+    torchs = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or torchs
 
 
 def _dispatch(words: list[str]) -> int:

@@ -72,7 +72,7 @@ class Witnesses:
             made_by["background"] = background
         path: Path | None = run / SEGMENT_NETWORK
         network = None
-        if learnt_truth(run):
+        if _learnt_truth(run):
             path = None
             result.notes.append(
                 f"{run / SEGMENT_NETWORK} learnt from ground truth (segment.labels truth), so it judges no mask"
@@ -100,7 +100,7 @@ class Witnesses:
         return newer or self.evidence_of(photo) is None
 
 
-def learnt_truth(run: RunFolder) -> bool:
+def _learnt_truth(run: RunFolder) -> bool:
     """Whether the segmentation network of a run learnt from ground truth."""
     return (run / SEGMENT_NETWORK).is_file() and run.setting("segment", "segment.labels") == "truth"
 
