@@ -13,6 +13,7 @@ import pytest
 import torch
 from selenium import webdriver
 
+import forked
 from run_tiny import run
 from tag2mask.scenes import SceneSettings, write_scenes
 
@@ -77,6 +78,13 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chr
 def copied(done: Path, tmp_path: Path) -> Path:
     """A copy of the finished run, to be changed."""
     return Path(shutil.copytree(done, tmp_path / "out"))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_at_work() -> Iterator[None]:
+    """A test that fails leaves no command behind."""
+    yield
+    forked.end_all()
 
 
 @pytest.fixture(autouse=True)

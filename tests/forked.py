@@ -1,18 +1,21 @@
 """Commands in processes of their own, without the seconds that each would need to import the program.
 
-A server that has imported it forks a process for each of them; all else is as if they had been typed.
+A server that has imported it forks a process for each of them. What differs from a typed command: torch is loaded from
+the start, the environment is the server's but for what is given, and there is no standard input.
 """
 
 import multiprocessing
 import os
 import resource
 import signal
-import socket
 import sys
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from time import monotonic
+
+from torch.distributed import TCPStore
 
 _PRELOADED = [
     "tag2mask.cli.stages",
@@ -24,6 +27,12 @@ _PRELOADED = [
     "torch._dynamo",  # every optimiser imports it
     "transformers.models.resnet.modeling_resnet",
 ]
+
+
+PATIENCE = 500.0
+"""Seconds that commands have to end."""
+
+_alive: list[ForkServerProcess] = []
 
 
 @dataclass(frozen=True)
@@ -49,9 +58,9 @@ class Command:
         """Its standard error so far."""
         return (self.folder / "errors").read_text(encoding="utf-8")
 
-    def code(self, timeout: float = 500) -> int:
+    def code(self) -> int:
         """Its exit code, when it has ended; minus a signal's number."""
-        self.process.join(timeout)
+        self.process.join(PATIENCE)
         assert self.process.exitcode is not None, f"it did not end; it said {self.errors}"
         return self.process.exitcode
 
@@ -70,7 +79,7 @@ def started(
         words: all after `tag2mask`.
         answers: a folder for what it says, which is made; what stands there is added to.
         folder: the working folder.
-        environment: more of it.
+        environment: besides the server's.
         largest_file: bytes that a file may have; longer ones fail, as on a full disk.
     """
     answers.mkdir(parents=True, exist_ok=True)
@@ -80,26 +89,43 @@ def started(
     context.set_forkserver_preload(_PRELOADED)
     process = context.Process(target=_do, args=(words, answers, folder or Path.cwd(), environment or {}, largest_file))
     process.start()
+    _alive.append(process)
     return Command(process, answers)
 
 
+def end_all() -> None:
+    """Kill what a test left at work."""
+    while _alive:
+        process = _alive.pop()
+        process.kill()
+        process.join()
+
+
 def together(count: int, words: list[str], answers: Path) -> list[Command]:
-    """The ended processes of one command that do it together, as `torchrun` has them: where one fails, all end."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    """The ended processes of one command that do it together, as below `torchrun`: where one fails, all end."""
+    meeting = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    shared = {
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(meeting.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "OMP_NUM_THREADS": "1",
+    }
     commands = [
         started(words, answers / str(rank), environment=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(count)
     ]
-    alive = commands
+    alive, until = commands, monotonic() + PATIENCE
     while alive:
-        wait([command.process.sentinel for command in alive], timeout=500)
+        wait([command.process.sentinel for command in alive], timeout=max(until - monotonic(), 0))
         alive = [command for command in alive if command.process.is_alive()]
-        if any(command.process.exitcode for command in commands):
+        if monotonic() > until or any(command.process.exitcode for command in commands):
             for command in alive:
                 command.process.kill()
+                command.process.join()
+            break
+    assert monotonic() < until, [command.errors for command in commands]
     return commands
 
 

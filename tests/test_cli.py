@@ -1,5 +1,6 @@
 """The command line: wrong use exits 2 with a line that helps, and never a traceback."""
 
+import errno
 from importlib import import_module
 from pathlib import Path
 
@@ -128,10 +129,11 @@ def test_what_one_process_does_is_refused_once_to_several(
     "error",
     [
         MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried ..."),
     ],
-    ids=["python", "gpu", "cpu"],
+    ids=["python", "system", "gpu", "cpu"],
 )
 def test_a_lack_of_memory_says_what_needs_less(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -142,4 +144,4 @@ def test_a_lack_of_memory_says_what_needs_less(
     monkeypatch.setattr(import_module("tag2mask.cli.main"), "_dispatch", lacking)
     assert main(["cams"]) == 1
     said = " ".join(capsys.readouterr().err.split())
-    assert said.startswith("error: out of memory (") and "batch_size" in said and "goes on from there" in said
+    assert said.startswith("error: out of memory (") and "batch_size" in said and "what is finished is kept" in said

@@ -38,7 +38,6 @@ from tag2mask.pipeline.run_folder import RunFolder
 SEGMENT = {
     "segment__network__backbone": BACKBONE,
     "segment__network__weights": "none",
-    "segment__network__output_stride": "16",
     "segment__network__align_corners": "false",
     "segment__steps": "1",
     "segment__batch_size": "4",

@@ -153,7 +153,6 @@ def test_exif_orientation(tmp_path: Path, orientation: int, suffix: str) -> None
     assert image_size(path) == expected.shape[:2]
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_a_lack_of_memory_is_not_the_files_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "whole.png")
 
@@ -161,10 +160,11 @@ def test_a_lack_of_memory_is_not_the_files_fault(tmp_path: Path, monkeypatch: py
         raise MemoryError
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lacking)
-    with pytest.raises(MemoryError):
+    with pytest.raises(MemoryError, match=r"while \S+whole\.png was decoded"):
         read_image(tmp_path / "whole.png")
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_damaged_exif_leaves_the_image_usable(tmp_path: Path) -> None:
     Image.fromarray(colours()).save(tmp_path / "a.png", exif=b"Exif\0\0II*\0garbage")
     assert read_image(tmp_path / "a.png").shape == (6, 10, 3)

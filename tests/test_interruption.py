@@ -38,7 +38,6 @@ ALL_STAGES = {
     "network.backbone": BACKBONE,
     "segment.network.backbone": BACKBONE,
     "segment.network.weights": "none",
-    "segment.network.output_stride": "16",
     "segment.steps": "9",
     "segment.batch_size": "2",
     "segment.checkpoint_every": "3",
@@ -53,9 +52,9 @@ ALL_STAGES = {
 KEPT = (".npz", ".png", ".jpg", ".safetensors")
 
 
-def _started(out: Path, largest_file: int | None = None) -> Command:
+def _started(out: Path, largest_file: int | None = None, **changes: str) -> Command:
     """`tag2mask demo --quick` of all stages, which may be able to write no more than so many bytes a file."""
-    settings = [word for name, value in ALL_STAGES.items() for word in (f"--{name}", value)]
+    settings = [word for name, value in (ALL_STAGES | changes).items() for word in (f"--{name}", value)]
     words = ["demo", "--quick", "--out", str(out), *settings]
     return started(words, out.with_name(f"{out.name}-said"), largest_file=largest_file)
 
@@ -135,11 +134,18 @@ def test_killed_twenty_times_a_run_ends_as_if_it_had_not_been(tmp_path: Path) ->
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
-    for largest_file in (300, 20_000, 2_000_000):  # no scene fits, then no state of the training, then no later network
-        assert _started(tmp_path / "out", largest_file).code() == 1
-        _assert_whole(tmp_path / "out")
-    assert _started(tmp_path / "out").code() == 0
-    _assert_whole(tmp_path / "out")
+    out, small = tmp_path / "out", {"train.optimizer": "sgd", "train.momentum": "0"}
+    for largest_file, done, lacking in (
+        (300, ".", "scenes/tags.csv"),
+        (20_000, "scenes/tags.csv", "train/state.pt"),
+        (2_000_000, "train/network.safetensors", "segment/state.pt"),
+    ):
+        command = _started(out, largest_file, **small)
+        assert command.code() == 1 and "File too large" in command.errors
+        assert (out / done).exists() and not (out / lacking).exists()
+        _assert_whole(out)
+    assert _started(out, **small).code() == 0
+    _assert_whole(out)
 
 
 def test_a_folder_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[str]) -> None:

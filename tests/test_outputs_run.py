@@ -30,7 +30,6 @@ SETTINGS = {
     "segment__label_weights": "confidence",
     "segment__network__backbone": BACKBONE,
     "segment__network__weights": "none",
-    "segment__network__output_stride": "16",
     "segment__steps": "1",
     "segment__batch_size": "4",
     "segment__augment__crop": "64",

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from forked import together
-from run_tiny import BACKBONE, figures, files_of, run, words
+from run_tiny import figures, files_of, run, words
 from tag2mask.cli.request import Request
 from tag2mask.cli.verbs import VERBS
 from tag2mask.pipeline.edges import edges
@@ -33,10 +33,10 @@ SETTINGS = {
     "cams__kinds": "[pot]",
     "segment__enabled": "true",
     "segment__labels": "truth",
-    "segment__network__backbone": BACKBONE,
+    "segment__network__backbone": "resnet18",
+    "segment__network__output_stride": "16",
     "segment__network__weights": "none",
     "segment__network__norm": "fixed",
-    "segment__network__output_stride": "16",
     "segment__steps": "20",
     "segment__batch_size": "4",
     "segment__log_every": "1",

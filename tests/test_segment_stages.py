@@ -24,7 +24,6 @@ SEGMENT = {
     "segment__enabled": "true",
     "segment__network__backbone": BACKBONE,
     "segment__network__weights": "none",
-    "segment__network__output_stride": "16",
     "segment__network__align_corners": "false",
     "segment__steps": "6",
     "segment__batch_size": "4",

@@ -1,6 +1,7 @@
 """Dispatch of ``tag2mask VERB``: parse, do, report, exit code."""
 
 import difflib
+import errno
 import sys
 import traceback
 from collections.abc import Sequence
@@ -63,21 +64,23 @@ def _verdict(error: BaseException) -> tuple[int, str]:
         return error.exit_code, str(error)
     if isinstance(error, KeyboardInterrupt):
         return 1, f"stopped; {kept}"
+    if _is_lack_of_memory(error):
+        reason = " ".join(str(error).split()) or "the system gave none"
+        remedy = "accumulate, a smaller batch_size, long_side or augment.crop of the stage, or fewer workers help"
+        return 1, f"out of memory ({reason[:200]}); {remedy}; what is finished is kept"
     if isinstance(error, OSError):
         return 1, f"{error}; {kept}"
-    if _lacks_memory(error):
-        reason = " ".join(str(error).split()) or "the system gave none"
-        remedy = "a smaller batch_size, long_side or augment.crop of the stage, or fewer workers, need less"
-        return 1, f"out of memory ({reason[:200]}); {remedy}; {kept}"
     if isinstance(error, ImportError):
         return 1, f"{error}; `tag2mask doctor` says what is missing and what mends it"
     return 1, f"unexpected {type(error).__name__}: {error} (--debug shows where)"
 
 
-def _lacks_memory(error: BaseException) -> bool:
-    """Whether memory was what lacked; torch, which may not be loaded, says so in ways of its own."""
-    torchs = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
-    return isinstance(error, MemoryError) or torchs
+def _is_lack_of_memory(error: BaseException) -> bool:
+    """Whether memory was lacking; torch, which may not be loaded, says so by several kinds of errors."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in said or "allocate memory" in said)
 
 
 def _dispatch(words: list[str]) -> int:

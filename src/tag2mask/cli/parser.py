@@ -66,7 +66,7 @@ def build_parser(verb: str, description: str) -> Parser:
     """A parser for one verb: every setting of `Config`, and what all verbs share."""
     # Settings may be anybody's: a `class_path` among them would import, and so execute, whatever module it names.
     set_parsing_settings(import_path_denylist=["*"])
-    parser = Parser(prog=f"tag2mask {verb}", description=description, exit_on_error=False)
+    parser = Parser(prog=f"tag2mask {verb}", description=description, exit_on_error=False, print_config=None)
     parser.add_argument("--config", action="config", help="a preset's name or a YAML file; later ones override")
     parser.add_argument("--print-config", action="store_true", dest="print_config", help="print every setting and stop")
     parser.add_argument("--dry-run", action="store_true", dest="dry_run", help="say what would be done and stop")

@@ -99,8 +99,8 @@ def decode(path: File, image: Image.Image) -> Image.Image:
     """
     try:
         image.load()
-    except MemoryError:
-        raise  # which is not the file's fault
+    except MemoryError as reason:  # which is not the file's fault
+        raise MemoryError(f"while {path} was decoded") from reason
     except Exception as reason:  # a damaged file makes decoders raise almost anything
         message = f"the file is cut off or damaged ({_words(reason)}); replace it"
         raise image_error(path, "damaged-image", message) from reason

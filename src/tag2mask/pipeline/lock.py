@@ -83,7 +83,8 @@ def held(folder: Path, verb: str, shard: tuple[int, int] | None = None) -> Itera
     """Keep other commands from writing to ``folder``; SIGTERM ends the block as Ctrl-C does, so that the lock goes.
 
     Args:
-        folder: made where it does not exist, and removed again by the command that made it if nothing was written.
+        folder: made where it does not exist, and removed again, if nothing was written, by a command that did not find
+            it there.
         verb: what works there.
         shard: (i, n) of a command that does its part beside others; None, or one of one, for the whole.
 
