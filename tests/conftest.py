@@ -28,8 +28,25 @@ CHROMIUM_FLAGS = (
     "--window-size=1300,900",
 )
 
+LONGEST = (
+    "test_interruption",
+    "test_processes",
+    "test_new_user",
+    "test_published_networks",
+    "test_segmentation_networks",
+    "test_refine_stages",
+    "test_run_verb",
+)
+"""Files that take more than half a minute; they go first, so that no process works at one of them alone at the end."""
+
 hypothesis.settings.register_profile("any speed", deadline=None)  # a busy machine is no fault
 hypothesis.settings.load_profile("any speed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, the others in their order."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(scope="session")
