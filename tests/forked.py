@@ -22,17 +22,16 @@ _PRELOADED = [
     "tag2mask.cli.verbs",
     "tag2mask.pipeline.demo",
     "tag2mask.pipeline.run",
-    "tag2mask.review.app",
+    "tag2mask.review",
     "accelerate",
     "torch._dynamo",  # every optimiser imports it
     "transformers.models.resnet.modeling_resnet",
 ]
 
-
 PATIENCE = 500.0
 """Seconds that commands have to end."""
 
-_alive: list[ForkServerProcess] = []
+_begun: list[ForkServerProcess] = []
 
 
 @dataclass(frozen=True)
@@ -89,14 +88,14 @@ def started(
     context.set_forkserver_preload(_PRELOADED)
     process = context.Process(target=_do, args=(words, answers, folder or Path.cwd(), environment or {}, largest_file))
     process.start()
-    _alive.append(process)
+    _begun.append(process)
     return Command(process, answers)
 
 
 def end_all() -> None:
     """Kill what a test left at work."""
-    while _alive:
-        process = _alive.pop()
+    while _begun:
+        process = _begun.pop()
         process.kill()
         process.join()
 

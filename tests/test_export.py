@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import Dinov2Config, SegformerConfig, SwinConfig
+from transformers import Dinov2Config, MobileNetV2Config, SegformerConfig, SwinConfig
 
 from segmenters import TinySegmenter
 from tag2mask import export
@@ -21,6 +21,7 @@ from tag2mask.networks.settings import SegmentationNetworkSettings
 SEGFORMER = SegformerConfig(
     depths=[1, 1, 1, 1], hidden_sizes=[8, 16, 24, 32], num_attention_heads=[1, 2, 2, 4], decoder_hidden_size=16
 )
+MOBILENET = MobileNetV2Config(depth_multiplier=0.35)
 DINO = Dinov2Config(
     hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=64, patch_size=14, image_size=28
 )
@@ -103,9 +104,10 @@ def test_the_graph_is_the_network_at_any_size(backbone: str, align_corners: bool
         (None, {"head": "sum", "scales": (0.5, 0.75), "output_stride": 16}),
         (None, {"head": "segformer"}),
         (SEGFORMER, {"head": "segformer"}),
+        (MOBILENET, {"head": "segformer", "output_stride": 16}),
         (DINO, {"head": "sum"}),
     ],
-    ids=["scales", "head segformer", "segformer", "dinov2"],
+    ids=["scales", "head segformer", "segformer", "mobilenet_v2", "dinov2"],
 )
 def test_networks_that_compute_with_the_size_of_their_input(
     model: Any, values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -19,7 +19,6 @@ from tag2mask.pipeline.pace import seconds_per_photograph
 from tag2mask.pipeline.plan import USUAL_BYTES
 from tag2mask.pipeline.repeats import spread
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.witnesses import EVIDENCE
 
 
 def planned(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, object]]:
@@ -53,9 +52,7 @@ def test_a_new_run_has_usual_sizes_and_no_invented_times(
     assert main([*words("run", scenes, tmp_path / "out"), "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "10 photographs to do" in said and "71 kB, as is usual for photographs of 500 pixels" in said
-    whole = 10 * (usual + USUAL_BYTES["masks"] + USUAL_BYTES[EVIDENCE]) / 1000
-    assert f"in all: {whole:.0f} kB of files by photograph" in said
-    assert "; time unknown here of train, cams, refine, confidence" in said
+    assert "in all: 112 kB of files by photograph; time unknown here of train, cams, refine, confidence" in said
 
 
 def test_a_begun_run_tells_sizes_and_times_by_its_own_records(
