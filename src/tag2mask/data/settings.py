@@ -44,6 +44,13 @@ class DataSettings:
         corrections: the folder of what people decided about masks, written by a review or by `import`: their masks are
             taken in place of those of a run, their tags in place of the data set's. It need not have a decision about
             every photograph.
+        mask_values: how values of ground-truth masks become classes, ``VALUE=CLASS`` with commas, as ``255=1``; CLASS is
+            an id, a class name, ``background``, ``ignore``, or ``tag``: the only tag of the image. Values that are not
+            named stay as they are. Not read for masks that are painted from annotations.
+        negatives: names with commas that mean "none of the classes": class folders, or tags of a table. ``_none`` is
+            always one.
+        intensity: the pixel values (LOW, HIGH) that become black and white, for images of more than 8 bits; None: 0 to
+            65535, and floating-point pixels are refused.
         crowd: COCO: what crowds become in painted masks. ``ignore``: 255; ``paint``: their class; ``skip``: nothing.
         pixel_limit: an image with more pixels is refused by name and never decoded.
     """
@@ -55,6 +62,9 @@ class DataSettings:
     classes: str | None = None
     masks: Path | None = None
     corrections: Path | None = None
+    mask_values: str | None = None
+    negatives: str | None = None
+    intensity: tuple[float, float] | None = None
     crowd: Crowd = "ignore"
     pixel_limit: int = PIXEL_LIMIT
 
@@ -74,6 +84,8 @@ class DataSettings:
             problems.append(f"data.crowd should be one of {', '.join(get_args(Crowd))}, it is {self.crowd!r}")
         if self.pixel_limit < 1:
             problems.append(f"data.pixel_limit should be at least 1 pixel, it is {self.pixel_limit}")
+        if self.intensity is not None and not (len(self.intensity) == 2 and self.intensity[0] < self.intensity[1]):
+            problems.append(f"data.intensity should be two ascending pixel values, it is {list(self.intensity)}")
         if problems:
             raise UsageError("; ".join(problems))
 
