@@ -10,6 +10,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from tag2mask.data.problems import Fault, one_line
+from tag2mask.data.tiff_kinds import has_undeclared_band, misread_layout, unread_layout
 from tag2mask.errors import Tag2maskError
 from tag2mask.outputs import File
 
@@ -28,7 +29,13 @@ UPRIGHT = {
 """What undoes each EXIF orientation; 1 is upright. Source: Exif 2.32, tag 0x0112."""
 
 SIGNATURE_BYTES = 16
-HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+AVIF_BRANDS = {b"avif", b"avis"}
+BRAND_BYTES = 1024
+"""Of the box that lists the brands of a HEIF file, its beginning."""
+
+
+RANGE_REMEDY = 'say which values are black and white with --data.intensity "[LOW, HIGH]", or save it with 8 or 16 bits'
 
 
 class ImageError(Tag2maskError):
@@ -94,10 +101,15 @@ def opened(path: File, *, pixel_limit: int, formats: tuple[str, ...] = IMAGE_FOR
 def decode(path: File, image: Image.Image) -> Image.Image:
     """Decode all pixels of an opened image and turn it upright by its EXIF orientation.
 
+    A band that Pillow takes for alpha, and that the file does not declare as such, is dropped.
+
     Raises:
         ImageError: the file ends early or its data is damaged.
     """
     try:
+        undeclared = has_undeclared_band(image)
+        if image.format == "TIFF":
+            image.filename = ""  # type: ignore[attr-defined]  # else Pillow maps it into memory by its upright size
         image.load()
     except MemoryError as reason:  # which is not the file's fault
         raise MemoryError(f"while {path} was decoded") from reason
@@ -105,6 +117,8 @@ def decode(path: File, image: Image.Image) -> Image.Image:
         message = f"the file is cut off or damaged ({_words(reason)}); replace it"
         raise image_error(path, "damaged-image", message) from reason
     turn = UPRIGHT.get(_orientation(image))
+    if undeclared:
+        image = image.convert(image.mode[:-1])
     return image if turn is None else image.transpose(turn)
 
 
@@ -117,9 +131,7 @@ def upright_size(path: File, image: Image.Image) -> tuple[int, int]:
     if image.format == "PNG":
         image = decode(path, image)
         return image.height, image.width
-    # Pillow swaps the sides of a TIFF by itself, already when it reads the header.
-    swapped = image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8)
-    return (image.width, image.height) if swapped else (image.height, image.width)
+    return _swapped(image, _orientation(image))
 
 
 def to_rgb(path: File, image: Image.Image) -> Image.Image:
@@ -130,12 +142,14 @@ def to_rgb(path: File, image: Image.Image) -> Image.Image:
     16-bit grey                    v → round(v / 257), so that the whole range 0..65535 becomes 0..255
     palette                        the colours of the palette
     alpha, or a transparent colour laid over white
+    bands beyond colour and alpha  dropped, in TIFF and JPEG 2000 also a fourth one that is not declared as alpha
     CMYK, YCbCr, HSV, Lab          Pillow's conversion without colour profiles; an embedded profile is not applied
     16-bit colour                  the high byte of each channel, as Pillow reads it
     32-bit grey, floating point    refused unless integers in 0..65535, which are 16-bit grey
     ============================== ==================================================================================
 
-    Of a file with several frames or pages the first is read.
+    Of a file with several frames or pages the first is read. For a range of values of more than 8 bits see
+    `tag2mask.data.deep_pixels.read_rgb`.
 
     Raises:
         ImageError: there is no documented conversion.
@@ -145,12 +159,13 @@ def to_rgb(path: File, image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         grey = np.asarray(image).astype(np.int64)
         if grey.min() < 0 or grey.max() > 65535:
-            message = f"grey values {grey.min()}..{grey.max()}, 0..65535 are allowed; save it with 8 or 16 bits"
-            raise image_error(path, "unsupported-image", message)
+            message = f"grey values {grey.min()}..{grey.max()}, 0..65535 are allowed"
+            raise image_error(path, "unsupported-image", f"{message}; {RANGE_REMEDY}")
         return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        message = "floating-point pixels have no known range; save it with 8 or 16 bits"
-        raise image_error(path, "unsupported-image", message)
+        low, high = image.getextrema()
+        message = f"floating-point pixels have no known range (here {low:g}..{high:g})"
+        raise image_error(path, "unsupported-image", f"{message}; {RANGE_REMEDY}")
     try:
         if image.has_transparency_data:
             layered = image.convert("RGBA")
@@ -162,6 +177,19 @@ def to_rgb(path: File, image: Image.Image) -> Image.Image:
     except Exception as reason:  # a palette that is not there, or too short, makes converters raise almost anything
         message = f"pixels of the kind {image.mode} cannot become RGB ({_words(reason)}); save it as RGB"
         raise image_error(path, "unsupported-image", message) from reason
+
+
+def turned_size(path: File) -> tuple[int, tuple[int, int]]:
+    """The EXIF orientation of an image file, 1..8, and its upright (H, W), from the header alone.
+
+    (1, (0, 0)) where it cannot be read. What a PNG keeps behind the pixels is not found.
+    """
+    try:
+        with opened(path, pixel_limit=sys.maxsize) as image:
+            turn = _orientation(image)
+            return turn, _swapped(image, turn)
+    except Exception:  # a damaged file makes decoders raise almost anything; who reads its pixels says so
+        return 1, (0, 0)
 
 
 def file_orientation(path: File) -> int:
@@ -190,10 +218,13 @@ def _identified(path: File, file: IO[bytes], formats: tuple[str, ...]) -> Image.
     """
     try:
         signature = file.read(SIGNATURE_BYTES)
+        brands = _brands(signature + file.read(BRAND_BYTES)) if signature[4:8] == b"ftyp" else set()
     except OSError as reason:
         raise image_error(path, "unreadable-image", f"the file could not be read ({reason.strerror})") from reason
     if not signature:
         raise image_error(path, "empty-image", "the file is empty; replace it")
+    if brands & HEIC_BRANDS and not brands & AVIF_BRANDS:
+        raise image_error(path, "not-an-image", "a HEIC photograph, which is not read; convert it to JPEG")
     for name in formats:
         if name not in _known_formats():
             continue
@@ -202,17 +233,34 @@ def _identified(path: File, file: IO[bytes], formats: tuple[str, ...]) -> Image.
             continue
         file.seek(0)
         try:
-            return cast("Image.Image", factory(file, str(path)))
+            image = cast("Image.Image", factory(file, str(path)))
+            unread = misread_layout(image)
         except Image.DecompressionBombError as reason:
             message = f"its size or its text is beyond Pillow's own limit ({_words(reason)}); shrink it"
             raise image_error(path, "pixel-limit", message) from reason
         except Exception as reason:  # a damaged file makes decoders raise almost anything
+            if name == "TIFF" and (cause := unread_layout(file)) is not None:
+                raise image_error(path, "unsupported-image", cause) from reason
             message = f"the file begins like {name}, its header is cut off or damaged ({_words(reason)}); replace it"
             raise image_error(path, "damaged-image", message) from reason
-    if signature[4:8] == b"ftyp" and signature[8:12] in HEIC_BRANDS:
-        raise image_error(path, "not-an-image", "a HEIC photograph, which is not read; convert it to JPEG")
+        if unread is not None:
+            raise image_error(path, "unsupported-image", unread)
+        return image
     kinds = ", ".join(formats)
     raise image_error(path, "not-an-image", f"not an image, whatever its name says; {kinds} can be read")
+
+
+def _brands(head: bytes) -> set[bytes]:
+    """The major and the compatible brands of a HEIF file. Source: ISO 14496-12, the box `ftyp`."""
+    end = min(int.from_bytes(head[:4], "big"), len(head))
+    return {head[8:12], *(head[place : place + 4] for place in range(16, end, 4))}
+
+
+def _swapped(image: Image.Image, turn: int) -> tuple[int, int]:
+    """(H, W) of an opened image of that EXIF orientation, upright."""
+    # Pillow swaps the sides of a TIFF by itself, already when it reads the header.
+    swapped = image.format != "TIFF" and turn in (5, 6, 7, 8)
+    return (image.width, image.height) if swapped else (image.height, image.width)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -1,0 +1,137 @@
+"""Pixels of more than 8 bits: which files have them, their full values, and what a range of values becomes."""
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from tag2mask.data.decoding import decode, image_error, opened, to_rgb
+from tag2mask.data.tiff_kinds import BITS, COMPRESSION, PLANAR, SAMPLE_FORMAT, jpeg2000_bits, tags_of
+
+Intensity = tuple[float, float]
+"""The pixel values that become black and white."""
+
+DeepKind = Literal["grey", "colour", "unread"]
+"""More than 8 bits whose full values can be read, as one channel or as three, or cannot."""
+
+_OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+
+
+def deep_kind(image: Image.Image) -> DeepKind | None:
+    """Which pixels of more than 8 bits an opened image has, which is not decoded yet; None for 8 bits or fewer.
+
+    AVIF counts as 8 bits: it declares its own range, and is scaled by it.
+    """
+    raw, more = _raw_mode(image)
+    if not raw:  # a Pillow image without a file, or decoded before
+        return "grey" if image.mode.startswith("I") or image.mode == "F" else None
+    if image.format == "JPEG2000":
+        bits = jpeg2000_bits(image)
+        if bits is not None and bits <= 8:
+            return None
+        return "grey" if bits == 16 and image.mode.startswith("I") else "unread"  # fewer bits are scaled up to 16
+    if image.format == "PPM" and more and isinstance(more[0], int) and more[0] > 255:  # scaled by its maximum
+        return "grey" if more[0] == 65535 and image.mode == "I" else "unread"
+    if image.mode.startswith("I") or image.mode == "F":
+        return "grey"
+    if image.format not in ("PNG", "TIFF") or ";16" not in raw:
+        return None
+    tags = tags_of(image)
+    planes = tags.get(PLANAR, 1) == 2 and tags.get(COMPRESSION, 1) != 1  # their raw mode has no effect
+    is_colour = raw.partition(";")[0] in ("RGB", "RGBA", "RGBX", "RGBa", "LA")
+    return "colour" if is_colour and not planes else "unread"
+
+
+def read_rgb(path: Path, image: Image.Image, intensity: Intensity | None = None) -> npt.NDArray[np.uint8]:
+    """Decode an opened image and convert it to RGB as `to_rgb` does, but for pixels of more than 8 bits in a range.
+
+    Args:
+        path: the file.
+        image: opened, not decoded.
+        intensity: (LOW, HIGH); of images of more than 8 bits, value v becomes round(255 (v - LOW) / (HIGH - LOW)),
+            clipped. None: as `to_rgb`.
+
+    Returns:
+        RGB, uint8 (H, W, 3), upright.
+
+    Raises:
+        ImageError: as `decode` and `to_rgb`; or full values cannot be read, and ``intensity`` is given.
+    """
+    kind = None if intensity is None else deep_kind(image)
+    if intensity is None or kind is None:
+        return np.array(to_rgb(path, decode(path, image)))
+    if kind == "unread":
+        message = f"more than 8 bits per channel, {image.format} {image.mode}, whose full values cannot be read"
+        remedy = "for data.intensity, save it as PNG or TIFF, 16-bit grey or RGB, with interleaved bands"
+        raise image_error(path, "unsupported-image", f"{message}; {remedy}")
+    if kind == "grey":
+        return np.repeat(scaled(deep_grey(path, image), intensity)[..., None], 3, axis=2)
+    values = deep_colour(path, image)
+    colours = scaled(values[..., :3], intensity)
+    if values.shape[2] == 3:
+        return colours
+    layers = np.dstack([colours, (values[..., 3] >> 8).astype(np.uint8)])
+    return np.array(to_rgb(path, Image.fromarray(layers)))
+
+
+def deep_grey(path: Path, image: Image.Image) -> npt.NDArray[Any]:
+    """The values of an opened image of kind ``grey``: upright, (H, W), 16- or 32-bit integers or 32-bit floats."""
+    tags = tags_of(image)
+    values = np.asarray(decode(path, image))
+    if image.mode == "I" and tags.get(BITS) == (32,) and tags.get(SAMPLE_FORMAT, (1,)) == (1,):
+        return values.view(np.uint32)  # Pillow has no mode for them
+    return values
+
+
+def deep_colour(path: Path, image: Image.Image) -> npt.NDArray[np.uint16]:
+    """The values of an opened image of kind ``colour``: upright, uint16 (H, W, 3), or (H, W, 4) with alpha.
+
+    Pillow keeps one byte of each value. The file is decoded twice, with the raw modes of both byte orders: one takes
+    the high bytes, the other one the low bytes. Source: ours.
+    """
+    raw, _ = _raw_mode(image)
+    kind, _, order = raw.partition(";16")
+    if kind == "LA":  # Pillow has no raw mode for its low bytes; its four bytes are read as four channels of 8 bits
+        grey, low_grey, alpha, low_alpha = np.moveaxis(_decoded_as(path, "RGBA").astype(np.uint16), 2, 0)
+        return np.dstack([grey << 8 | low_grey] * 3 + [alpha << 8 | low_alpha])
+    stored = kind.replace("a", "A")  # associated alpha is undone below, by whole values
+    high, low = (_decoded_as(path, f"{stored};16{byte}").astype(np.uint16) for byte in (order, _OTHER_BYTE[order]))
+    values: npt.NDArray[np.uint16] = (high << 8 | low).astype(np.uint16, copy=False)
+    if kind == "RGBa":
+        whole = np.maximum(values[..., 3:], 1).astype(np.uint32)
+        values[..., :3] = np.minimum(values[..., :3] * np.uint32(65535) // whole, 65535)
+    clear = image.info.get("transparency")
+    if kind == "RGB" and isinstance(clear, tuple):
+        opaque = (values != np.array(clear, dtype=np.uint16)).any(axis=2)
+        return np.dstack([values, opaque * np.uint16(65535)])
+    return values
+
+
+def scaled(values: npt.NDArray[Any], intensity: Intensity) -> npt.NDArray[np.uint8]:
+    """round(255 (v - LOW) / (HIGH - LOW)), clipped to 0..255; what is not a number becomes 0. Any shape, uint8."""
+    low, high = intensity
+    grid = np.arange(65536) if values.dtype == np.uint16 else values  # of 16 bits a table is far cheaper
+    shares = (grid.astype(np.float64) - low) / (high - low)
+    grey: npt.NDArray[np.uint8] = np.rint(255 * np.clip(np.nan_to_num(shares, nan=0.0), 0, 1)).astype(np.uint8)
+    return grey[values] if values.dtype == np.uint16 else grey
+
+
+def _raw_mode(image: Image.Image) -> tuple[str, tuple[Any, ...]]:
+    """How the bytes of an opened image lie in its file, by Pillow's name, and what else its decoder is given."""
+    tiles = getattr(image, "tile", None)
+    args = tiles[0].args if tiles else None
+    if isinstance(args, str):
+        return args, ()
+    return (str(args[0]), args[1:]) if isinstance(args, tuple) and args else ("", ())
+
+
+def _decoded_as(path: Path, raw: str) -> npt.NDArray[np.uint8]:
+    """The file decoded with another raw mode, upright, (H, W, bands)."""
+    with opened(path, pixel_limit=sys.maxsize) as image:  # whose size was found allowed
+        tiles = getattr(image, "tile", [])
+        changed = [each._replace(args=(raw, *each.args[1:]) if isinstance(each.args, tuple) else raw) for each in tiles]
+        image.tile = changed  # type: ignore[attr-defined]
+        return np.asarray(decode(path, image))
