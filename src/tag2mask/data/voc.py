@@ -7,19 +7,34 @@
     ROOT/Annotations/ID.xml                   the tags: all objects, difficult ones too; or a tags table
     ROOT/SegmentationClass/ID.png             ground truth, for evaluation only
     ROOT/SegmentationClassAug/ID.png          the same with the masks of SBD; looked at first
+
+An image in a folder below JPEGImages/ has that folder in its ID, and so have its other files.
 """
 
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
 from tag2mask.data.classes import did_you_mean
 from tag2mask.data.entries import Entry
-from tag2mask.data.listing import Listing, file_names, images_by_stem
+from tag2mask.data.listing import (
+    IMAGE_SUFFIXES,
+    Listing,
+    MaskPlace,
+    file_names,
+    is_hidden,
+    is_image_name,
+    mask_places,
+    walk_files,
+)
+from tag2mask.data.names import nfc
 from tag2mask.data.problems import Problem, error, warning
 from tag2mask.data.settings import DataSettings
-from tag2mask.data.table import TABLE_NAME, TableTags, bare_id
+from tag2mask.data.table import TABLE_NAME, TableTags
+from tag2mask.data.table_paths import known_id
 from tag2mask.errors import first_five
 
 VOC_CLASSES = (
@@ -54,6 +69,8 @@ MASKS = "SegmentationClass"
 AUGMENTED_SPLITS = ("train_aug", "trainaug")
 """Names under which the list with the SBD photographs goes round; the first one is ours."""
 
+_PAIR = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))}))\s+(\S.*)", re.IGNORECASE | re.DOTALL)
+
 
 @dataclass
 class VocList:
@@ -82,10 +99,10 @@ def read_voc(settings: DataSettings, root: Path, split: str | None) -> Listing:
         split: the name of a list; ``train_aug`` is derived where there is no such list: all IDs with a mask in
             SegmentationClassAug/ that are not in the list ``val``. None: all of JPEGImages/.
     """
-    masks = (settings.masks,) if settings.masks else (root / AUGMENTED_MASKS, root / MASKS)
-    listing = Listing("voc", root, names=VOC_CLASSES, official=True, mask_folders=masks)
-    files = images_by_stem(file_names(root / IMAGES))
-    lists = voc_lists(root)
+    masks = mask_places(settings.masks) or (MaskPlace(root / AUGMENTED_MASKS), MaskPlace(root / MASKS))
+    listing = Listing("voc", root, names=VOC_CLASSES, official=True, masks=masks)
+    files = voc_images(root)
+    lists = voc_lists(root, files)
     listing.splits = {name: len(members.lines) for name, members in lists.items()}
     if split is None:
         wanted = VocList(IMAGES, dict.fromkeys(files, 0))
@@ -95,7 +112,7 @@ def read_voc(settings: DataSettings, root: Path, split: str | None) -> Listing:
         listing.problems.append(_split_problem(root, split, lists))
         return listing
     listing.problems += wanted.problems
-    tags = _tags(settings, listing)
+    tags, folder = _tags(settings, listing, files), root / IMAGES
     for image_id, line in wanted.lines.items():
         # A photograph that is not there keeps its official name, so that it is missed under it.
         for name in files.get(image_id, [f"{image_id}.jpg"]):
@@ -103,19 +120,34 @@ def read_voc(settings: DataSettings, root: Path, split: str | None) -> Listing:
             if isinstance(found, Problem):
                 listing.problems.append(found)
                 found = None
-            entry = Entry(image_id, root / IMAGES / name, found, wanted.subject if line else "", line)
+            entry = Entry(image_id, f"{folder}/{name}", found, wanted.subject if line else "", line)
             listing.entries.append(entry)
     return listing
 
 
-def voc_lists(root: Path) -> dict[str, VocList]:
-    """All lists of ImageSets/Segmentation by name, and ``train_aug`` derived where it is missing and can be."""
+def voc_images(root: Path) -> dict[str, list[str]]:
+    """The images below JPEGImages/ by ID, as paths relative to it; sorted."""
+    found: dict[str, list[str]] = {}
+    for name in _below(root / IMAGES):
+        if is_image_name(name.rpartition("/")[2]):
+            found.setdefault(_stem(name), []).append(name)
+    return found
+
+
+def voc_lists(root: Path, images: Container[str] | None = None) -> dict[str, VocList]:
+    """All lists of ImageSets/Segmentation by name, and ``train_aug`` derived where it is missing and can be.
+
+    Args:
+        root: the folder with JPEGImages/.
+        images: the IDs of `voc_images`; None to have them looked for.
+    """
     folder = root / LISTS
+    known = voc_images(root) if images is None else images
     names = sorted(name for name in file_names(folder) if name.endswith(".txt"))
-    lists = {name.removesuffix(".txt"): _read_list(folder / name, str(LISTS / name)) for name in names}
-    masks = file_names(root / AUGMENTED_MASKS)
-    if masks and "val" in lists and not lists.keys() & set(AUGMENTED_SPLITS):
-        ids = sorted(name.removesuffix(".png") for name in masks if name.endswith(".png"))
+    lists = {name.removesuffix(".txt"): _read_list(folder / name, str(LISTS / name), known) for name in names}
+    masks = [] if "val" not in lists or lists.keys() & set(AUGMENTED_SPLITS) else _below(root / AUGMENTED_MASKS)
+    if masks:
+        ids = sorted(_stem(name) for name in masks if name.endswith(".png"))
         derived = {image_id: 0 for image_id in ids if image_id not in lists["val"].lines}
         lists[AUGMENTED_SPLITS[0]] = VocList(AUGMENTED_MASKS, derived)
     return lists
@@ -123,8 +155,8 @@ def voc_lists(root: Path) -> dict[str, VocList]:
 
 def list_problems(root: Path) -> Iterator[Problem]:
     """What is wrong with the lists, whichever is used: missing photographs, and splits that overlap."""
-    lists = voc_lists(root)
-    images = images_by_stem(file_names(root / IMAGES))
+    images = voc_images(root)
+    lists = voc_lists(root, images)
     for members in lists.values():
         yield from members.problems
         for image_id, line in members.lines.items():
@@ -142,7 +174,36 @@ def list_problems(root: Path) -> Iterator[Problem]:
                     yield warning("split-overlap", lists[training].subject, named)
 
 
-def _read_list(path: Path, subject: str) -> VocList:
+def _below(folder: Path) -> list[str]:
+    """All files below a folder, relative to it, sorted; none if it does not exist or cannot be read."""
+    names = file_names(folder)  # of a folder without folders, as most are, this is all
+    try:
+        others = [name for name in set(os.listdir(folder)) - names if not is_hidden(name)]  # noqa: PTH208
+        inner = [name for name in others if (folder / name).is_dir()]
+        deeper = [f"{each}/{name}" for each in inner for name, _ in walk_files(folder / each, skip=[folder])]
+    except OSError:
+        return []
+    return sorted([*names, *deeper])
+
+
+def _stem(name: str) -> str:
+    return nfc(os.path.splitext(name)[0])  # noqa: PTH122 - strings, for each of many files
+
+
+def _listed_id(line: str, known: Container[str]) -> str:
+    """The ID in a line of a list; only a line that names an image and a mask is cut at a blank."""
+    whole = known_id(line, known, IMAGES)
+    if whole in known:
+        return whole
+    pair, columns = _PAIR.fullmatch(line.strip()), line.split()
+    if pair and is_image_name(pair[2].rpartition("/")[2]):
+        return known_id(pair[1], known, IMAGES)
+    if len(columns) == 2 and is_image_name(columns[1].rpartition("/")[2]) and Path(columns[1]).stem == columns[0]:
+        return known_id(columns[0], known, IMAGES)
+    return whole
+
+
+def _read_list(path: Path, subject: str, known: Container[str]) -> VocList:
     members = VocList(subject)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -153,7 +214,11 @@ def _read_list(path: Path, subject: str) -> VocList:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        image_id = bare_id(line.split()[0])
+        image_id = _listed_id(line, known)
+        if ".." in image_id.split("/"):
+            message = f"`{line.strip()}` leads out of {IMAGES}; write the path of the photograph below it"
+            members.problems.append(error("outside-root", f"{subject} line {number}", message))
+            continue
         if image_id in members.lines:
             message = f"{image_id} is listed twice, first on line {members.lines[image_id]}; remove one of the lines"
             members.problems.append(error("duplicate-id", f"{subject} line {number}", message))
@@ -166,14 +231,15 @@ class _XmlTags:
 
     def __init__(self, root: Path) -> None:
         self.folder = root / ANNOTATIONS
-        self.names = file_names(self.folder)
+        self.names = {nfc(name): name for name in _below(self.folder)}
 
     def __call__(self, image_id: str, image: str) -> tuple[str, ...] | Problem:
         subject = f"{ANNOTATIONS}/{image_id}.xml"
-        if f"{image_id}.xml" not in self.names:
+        name = self.names.get(f"{image_id}.xml")
+        if name is None:
             return error("missing-tags", subject, "the photograph has no annotation; add the file, or give data.tags")
         try:
-            objects = ElementTree.parse(self.folder / f"{image_id}.xml").getroot().findall("object")
+            objects = ElementTree.parse(f"{self.folder}/{name}").getroot().findall("object")
         except (OSError, ElementTree.ParseError, LookupError, ValueError) as reason:
             message = f"the annotation could not be read as XML ({reason}); replace it, or give data.tags"
             return error("bad-annotation", subject, message)
@@ -190,7 +256,7 @@ class _NoTags:
         return None
 
 
-def _tags(settings: DataSettings, listing: Listing) -> _XmlTags | TableTags | _NoTags:
+def _tags(settings: DataSettings, listing: Listing, known: Container[str]) -> _XmlTags | TableTags | _NoTags:
     own = listing.root / TABLE_NAME
     if settings.tags is None and (listing.root / ANNOTATIONS).is_dir():
         return _XmlTags(listing.root)
@@ -199,8 +265,7 @@ def _tags(settings: DataSettings, listing: Listing) -> _XmlTags | TableTags | _N
         listing.problems.append(error("missing-tags", str(listing.root), message))
         return _NoTags()
     path = settings.tags or own
-    tags = TableTags(path, listing.shown(path))
-    listing.problems += tags.table.problems
+    tags = TableTags(path, listing.shown(path), settings, listing, known, IMAGES)
     # Without a sound line the table's own problem says everything.
     return tags if tags.lines or not tags.table.problems else _NoTags()
 

@@ -1,0 +1,250 @@
+"""Columns of a tags table: which one names the images, which ones say what is in them, and what is no column."""
+
+import re
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import compress
+
+from tag2mask.data.classes import did_you_mean, folded_name, nearest_name
+from tag2mask.data.names import nfc
+from tag2mask.data.problems import Problem, error
+from tag2mask.data.table_cells import ONES, TagColumn
+from tag2mask.errors import first_five
+
+SUGGESTED = "suggested"
+"""The column of a table of suggestions that holds tags nobody has reviewed."""
+
+IMAGE_NAMES = frozenset({"filename", "file", "path", "filepath", "imagepath", "img"})
+"""Folded names of a column that is the images' where none is called ``image``."""
+
+TAG_NAMES = frozenset({"tag", "label", "labels", "class", "classes", "category", "categories", "choice", "choices"})
+"""Folded names of a column that is the tags' where none is called ``tags``."""
+
+NOT_CLASSES = IMAGE_NAMES | frozenset(
+    {
+        "sex",
+        "gender",
+        "age",
+        "id",
+        "index",
+        "imageid",
+        "patient",
+        "patientid",
+        "subject",
+        "subjectid",
+        "study",
+        "studyid",
+    }
+    | {"istrain", "istest", "isval", "isvalid", "isvalidation", "valid", "val", "validation", "test", "fold", "folds"}
+    | {"width", "height", "labeled", "labelled", "reviewed", "verified", "date", "year", "site"}
+)
+"""Folded names of columns that are no classes, though they may hold 0 and 1; ours."""
+
+_INDEX = re.compile(r"(Unnamed: \d+)?", re.IGNORECASE)  # as pandas writes it, and what spreadsheets make of it
+_WHOLE = re.compile(r"[0-9]{1,18}")
+_NO_TAGS = "the column `tags` is missing; add it, or one 0/1 column per class"
+_LONGEST = 12  # names that a command line may be offered with
+
+
+@dataclass
+class Columns:
+    """What the columns of a table are.
+
+    Attributes:
+        cells: reads the cells of the tags column; all of them have been looked at.
+        subject: the table as it is shown.
+        line: that of the header.
+        image: the place of the image column.
+        split: that of the ``split`` column, None without one.
+        tags: that of the tags column, None with 0/1 columns.
+        classes: the names of 0/1 columns by place.
+        width: cells that a line has; what follows is empty.
+        notes: how they were understood, a sentence each.
+        problems: what is wrong with them; with an unusable header, lines cannot be read.
+        usable: whether they can.
+    """
+
+    cells: TagColumn
+    subject: str
+    line: int
+    image: int = 0
+    split: int | None = None
+    tags: int | None = None
+    classes: dict[int, str] = field(default_factory=dict)
+    width: int = 0
+    notes: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    usable: bool = True
+
+    def where(self, line: int) -> str:
+        """The table with the line."""
+        return f"{self.subject} line {line}"
+
+    def ones(self, cells: Sequence[str]) -> tuple[str, ...] | None:
+        """The names of the columns that hold 1; None if one holds neither 0 nor 1."""
+        values = [_one(cells[place]) for place in self.classes]
+        return None if None in values else tuple(compress(self.classes.values(), values))
+
+
+class _Scan:
+    """What the lines show of each column."""
+
+    def __init__(self, nameless: Sequence[int], classes: Sequence[int]) -> None:
+        """Begin with no line.
+
+        Args:
+            nameless: the places of columns without a name.
+            classes: those of columns that may be classes.
+        """
+        self.rows = 0
+        self.odd: dict[int, tuple[int, str]] = {}  # the line and the value of the first that is neither 0 nor 1
+        self.filled: set[int] = set()
+        self.indexed, self._last = True, -1  # whether the first column counts upwards
+        self._nameless, self._classes = nameless, classes
+
+    def add(self, line: int, cells: Sequence[str]) -> None:
+        self.rows += 1
+        self.filled.update(place for place in self._nameless if place < len(cells) and cells[place].strip())
+        for place in self._classes:
+            if place < len(cells) and _one(cells[place]) is None:
+                self.odd.setdefault(place, (line, cells[place].strip()))
+        if self.indexed:
+            self.indexed = bool(_WHOLE.fullmatch(cells[0].strip())) and self._last < int(cells[0])
+            self._last = int(cells[0]) if self.indexed else -1
+
+
+def understand(
+    header: tuple[int, Sequence[str]],
+    lines: Iterable[tuple[int, Sequence[str]]],
+    cells: TagColumn,
+    listed: Sequence[str] | None,
+    subject: str,
+) -> Columns:
+    """Make out the columns of a table from its header and from all that they hold.
+
+    Args:
+        header: the number of the header line, and its cells.
+        lines: the same of all further lines.
+        cells: looks at the cells of the tags column.
+        listed: the class list of the settings, None without one.
+        subject: the table as it is shown.
+    """
+    names = [nfc(name.strip()) for name in header[1]]
+    found = Columns(cells, subject, header[0])
+    fault = _roles(names, found, listed or ())
+    if fault:
+        return _unusable(found, fault)
+    roles = {found.image, found.split, found.tags}
+    others = [place for place in range(len(names)) if place not in roles]
+    nameless = [place for place in others if _INDEX.fullmatch(names[place])]
+    scan = _Scan(nameless, others if found.tags is None else ())
+    for line, row in lines:
+        scan.add(line, row)
+        if found.tags is not None and found.tags < len(row):
+            cells.look(row[found.tags])
+    dropped = {place for place in nameless if scan.rows and place not in scan.filled}
+    if scan.rows and scan.indexed and 0 in nameless and 0 in scan.filled:
+        dropped.add(0)
+        found.notes.append(f"the first column{f' `{names[0]}`' * bool(names[0])} numbers the lines and is passed over")
+    if any(not names[place] for place in others if place not in dropped):
+        return _unusable(found, "a column has no name; name it or remove it")
+    found.width = 1 + max(place for place in range(len(names)) if place not in dropped)
+    if found.tags is not None:
+        found.problems += cells.looked(subject)
+        return found
+    return _classes({place: names[place] for place in others if place not in dropped}, found, scan, listed)
+
+
+def _unusable(found: Columns, message: str) -> Columns:
+    found.usable = False
+    found.problems.append(error("bad-table", found.where(found.line), message))
+    return found
+
+
+def _roles(names: Sequence[str], found: Columns, listed: Container[str]) -> str | None:
+    """Find the columns of the images, of the tags and of the split; what is wrong, if that cannot be done."""
+    lowered = [name.lower() for name in names]
+    shown = f"it has {first_five(f'`{name}`' for name in names)}" if names else "the file is empty"
+    repeated = [name for name in dict.fromkeys(names) if name and lowered.count(name.lower()) > 1]
+    places: dict[str, list[int]] = {}
+    for exact, alike in (("image", IMAGE_NAMES), ("tags", TAG_NAMES)):
+        near = [place for place, name in enumerate(names) if folded_name(name) in alike and name not in listed]
+        places[exact] = [lowered.index(exact)] if exact in lowered else near
+    if not places["image"]:
+        other = names and set(";\t|") & set(names[0])
+        hint = "; columns are separated by commas, or by `;` or tabs in a header without commas" if other else ""
+        rule = "the header is `image,tags`, or `image` and one 0/1 column per class"
+        return f"the column `image` is missing, {shown}; {rule}{hint}"
+    if repeated:
+        return f"a column is named twice: {first_five(repeated)}; name each once"
+    if SUGGESTED in lowered and "tags" not in lowered:
+        return (
+            f"the table holds suggestions, which are never taken for tags; once they are reviewed, name the column "
+            f"`{SUGGESTED}` `tags`"
+        )
+    for exact, choices in places.items():
+        if len(choices) > 1:
+            candidates = first_five(f"`{names[place]}`" for place in choices)
+            return f"several columns may be `{exact}`: {candidates}; name one of them `{exact}`"
+        what = "names the images" if exact == "image" else "holds the tags"
+        found.notes += [f"column `{names[place]}` {what}" for place in choices if lowered[place] != exact]
+    found.image = places["image"][0]
+    found.tags = next(iter(places["tags"]), None)
+    found.split = lowered.index("split") if "split" in lowered else None
+    if set(lowered) <= {lowered[found.image], "split", ""}:
+        return _NO_TAGS
+    return None
+
+
+def _classes(columns: dict[int, str], found: Columns, scan: _Scan, listed: Sequence[str] | None) -> Columns:
+    """Which columns are classes, where there is no tags column."""
+    if listed is None:
+        nothing = [name for name in columns.values() if found.cells.names_nothing(name)]
+        found.classes = {place: name for place, name in columns.items() if name not in nothing}
+        plain = [name for name in found.classes.values() if folded_name(name) in NOT_CLASSES or _INDEX.fullmatch(name)]
+        if plain:
+            sound = [name for place, name in found.classes.items() if name not in plain and place not in scan.odd]
+            message = f"these columns are not classes: {first_five(f'`{name}`' for name in plain)}"
+            return _unusable(found, f"{message}; {_remedy(sound)}")
+        if not found.classes:
+            return _unusable(found, _NO_TAGS)
+        passed, why = nothing, "mean that an image holds none of the classes"
+    else:
+        found.classes = {place: name for place, name in columns.items() if name in listed}
+        passed, why = [name for name in columns.values() if name not in listed], "are not in data.classes"
+        lacking = [name for name in listed if name not in found.classes.values()]
+        binary = [name for place, name in columns.items() if name in passed and place not in scan.odd]
+        near = next((name for name in binary if nearest_name(name, lacking)), None)
+        if near is not None:
+            message = f"the column `{near}` is not in data.classes, and a class there has no column"
+            remedy = f"{did_you_mean(near, lacking)} Rename the column, or remove it"
+            return _unusable(found, message + remedy)
+        if not found.classes:
+            message = f"no column is one of data.classes ({first_five(listed)}), it has {first_five(passed)}"
+            return _unusable(found, f"{message}; correct either")
+    if passed:
+        found.notes.append(f"columns that {why} are passed over: {first_five(f'`{name}`' for name in passed)}")
+    found.problems += found.cells.unused_negatives(columns.values())
+    sound = [name for place, name in found.classes.items() if place not in scan.odd]
+    for place, (line, value) in scan.odd.items():
+        if place in found.classes:
+            message = f"a class column should hold 0 or 1, here `{found.classes[place]}` = `{value}`"
+            words = "for tags in words, call their column `tags`; " if len(found.classes) == 1 else ""
+            remedy = _remedy(sound) if listed is None else "correct the column, or leave it out of data.classes"
+            found.problems.append(error("bad-value", found.where(line), f"{message}; {words}{remedy}"))
+    return found
+
+
+def _remedy(sound: Sequence[str]) -> str:
+    """How to leave columns out.
+
+    Args:
+        sound: those that may be classes.
+    """
+    short = 0 < len(sound) <= _LONGEST and not any("," in name for name in sound)
+    names = ",".join(sound) if short else "NAMES"
+    return f"name the class columns, as `--data.classes {names}`, or remove the others"
+
+
+def _one(cell: str) -> bool | None:
+    return ONES[cell] if cell in ONES else ONES.get(cell.strip().lower())
