@@ -1,6 +1,6 @@
 """What docs/quickstart-photographs.md says, done as it stands: from photographs to corrected masks for other tools.
 
-A machine without a network and without hours changes one command: `run` gets a backbone that is at hand, few steps
+A machine without a network and without hours changes one command: `run` gets a backbone that is at hand, small batches
 and small views.
 """
 
@@ -27,7 +27,6 @@ from tag2mask.data import read_image
 
 PAGE = Path(__file__).parent.parent / "docs/quickstart-photographs.md"
 SMALL = {
-    "--train.steps": "6",
     "--train.batch_size": "4",
     "--train.augment.crop": "96",
     "--train.augment.long_side": "[96,128]",

@@ -61,7 +61,11 @@ class CamFile:
 
 
 def write_cam(path: File, cam: CamFile) -> None:
-    """Write ``cam`` to ``path`` (an ``.npz``), atomically."""
+    """Write ``cam`` to ``path`` (an ``.npz``), atomically.
+
+    Raises:
+        CamFileError: it breaks a rule of the format, as NaN does; `read_cam` would refuse it.
+    """
     arrays: dict[str, np.ndarray] = {
         "ids": cam.ids.astype(np.int32),
         "cams": cam.cams.astype(np.float16),
@@ -70,6 +74,8 @@ def write_cam(path: File, cam: CamFile) -> None:
     if cam.allocation is not None:
         arrays["allocation"] = cam.allocation.astype(np.uint8)
         arrays["clusters"] = np.asarray(cam.clusters, dtype=np.int32)
+    if problem := _problem(arrays):
+        raise CamFileError(f"{path} was not written: {problem}")
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
     write_bytes(path, content.getvalue())
@@ -135,7 +141,12 @@ def _problem(arrays: dict[str, np.ndarray]) -> str | None:
         return f"`cams` should be float (K, h, w) with K = {len(ids)}, it is {cams.dtype} {cams.shape}"
     if size.shape != (2,) or size.dtype.kind not in "iu" or (size < 1).any() or (size > LONGEST_SIDE).any():
         return f"`size` should be the two sides of the photograph, it is {size.tolist()}"
-    if not np.isfinite(cams).all() or (cams < 0).any() or (cams > 1).any():
+    if not np.isfinite(cams).all():
+        return (
+            "`cams` hold NaN or infinity; make them with precision fp32, or train the network that gives them anew "
+            "with a lower learning rate"
+        )
+    if (cams < 0).any() or (cams > 1).any():
         return "`cams` should lie in [0, 1]"
     allocation = arrays.get("allocation")
     clusters = arrays.get("clusters")

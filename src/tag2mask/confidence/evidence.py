@@ -25,6 +25,7 @@ FIELDS = (
     "network_free",
     "cam_share",
     "network_share",
+    "cells",
 )
 """What is known of the mask of a class:
 
@@ -36,6 +37,7 @@ FIELDS = (
   with background and the photograph's tags alone.
 - `network_free`: its expected IoU where the network may answer with any class.
 - `cam_share`, `network_share`: the share of the pixels that CAMs and network expect to be of the class.
+- `cells`: the area of its mask in cells of the CAMs.
 
 Where a photograph has no tag, background is all that CAMs and tags leave, so `network_free` alone says something. New
 fields come last: an older file lacks them.
@@ -95,6 +97,8 @@ def gather(
 
     put("share", torch.stack([(labels == own).double().mean() for own in ids]))
     put("pieces", _pieces(labels, ids))
+    if cams is not None:
+        put("cells", values[:, FIELDS.index("share")] * cams.maps.shape[1:].numel())
     own = class_shares(labels, ids, size or (int(labels.shape[0]), int(labels.shape[1])))  # (K, h, w)
     tagged = bool((ids != 0).any())
     if cams is not None and tagged:

@@ -8,13 +8,14 @@ nor another file.
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from tag2mask.errors import Tag2maskError, UsageError, first_five
 from tag2mask.files import atomic_path
@@ -63,6 +64,7 @@ class NetworkInfo:
         edge_levels: the stages that an edge network reads; none for other kinds.
         segmentation: the settings that a segmentation network was built with; None for other kinds.
         licence: a note about the weights that a segmentation network began with; empty for other kinds.
+        intensity: of a segmentation network, the pixel values that were black and white in training; None for 8 bits.
         extra: what the writer added.
     """
 
@@ -75,6 +77,7 @@ class NetworkInfo:
     edge_levels: tuple[int, ...] = ()
     segmentation: SegmentationNetworkSettings | None = None
     licence: str = ""
+    intensity: tuple[float, float] | None = None
     extra: dict[str, str] = field(default_factory=dict)
 
 
@@ -85,7 +88,15 @@ def save_network(path: Path, network: SavedNetwork, *, extra: Mapping[str, str] 
         path: the file.
         network: not wrapped in anything; on any device.
         extra: more to keep, as strings: the step, a fingerprint, ….
+
+    Raises:
+        NetworkFileError: weights are not finite; a file that was there stays.
     """
+    if names := not_finite(network):
+        raise NetworkFileError(
+            f"{path} was not written: weights that are not finite (NaN or infinity): {first_five(names)}; train anew "
+            f"with a lower learning rate"
+        )
     backbone = network.backbone
     description = {
         "format_version": FORMAT_VERSION,
@@ -122,6 +133,13 @@ def read_network_info(path: Path) -> NetworkInfo:
         return _parse(json.loads(metadata[_ENTRY]), path)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise NetworkFileError(f"{path} is damaged: its description is not of the format ({error!r})") from error
+
+
+def not_finite(network: nn.Module) -> list[str]:
+    """The weights and buffers that hold NaN or infinity, by name; the device is read once."""
+    values = {name: value for name, value in network.state_dict().items() if value.is_floating_point()}
+    sound = torch.stack([value.isfinite().all() for value in values.values()]).tolist() if values else []
+    return [name for name, finite in zip(values, sound, strict=True) if not finite]
 
 
 def load_network(path: Path, *, classes: tuple[str, ...] | None = None) -> PotNetwork:
@@ -163,7 +181,7 @@ def load_segmentation_network(path: Path, *, classes: tuple[str, ...] | None = N
     info = _info_of_kind(path, "segmentation", classes)
     settings = info.segmentation or SegmentationNetworkSettings()  # `_parse` has seen to it that there are some
     network = _restored(path, info, lambda backbone: SegmentationNetwork(backbone, info.classes, settings))
-    network.licence = info.licence
+    network.licence, network.intensity = info.licence, info.intensity
     return network
 
 
@@ -177,6 +195,7 @@ def _description(network: SavedNetwork) -> dict[str, Any]:
             "classes": list(network.classes),
             "settings": asdict(network.settings),
             "licence": network.licence,
+            **({} if network.intensity is None else {"intensity": list(network.intensity)}),
         }
     stride = network.backbone.stages[-1].stride  # all that building the backbone again takes from settings
     settings = NetworkSettings(output_stride=stride) if stride in OUTPUT_STRIDES else NetworkSettings()
@@ -213,6 +232,12 @@ def _restored(path: Path, info: NetworkInfo, build: Callable[[Backbone], _Networ
         with torch.random.fork_rng(devices=[]):
             network = built()
         network.load_state_dict(state)
+        if names := not_finite(network):
+            raise NetworkFileError(
+                f"{path} is damaged: it has weights that are not finite (NaN or infinity): {first_five(names)}; train "
+                f"the network anew: `{_MADE_BY[info.kind]}` with --restart {_MADE_BY[info.kind].split()[-1]} and a "
+                f"lower learning rate"
+            )
     except NetworkFileError:
         raise
     except FAULTS_OF_THE_MACHINE:
@@ -287,8 +312,23 @@ def _parse(values: dict[str, Any], path: Path) -> NetworkInfo:
         tuple(int(level) for level in values.get("edge_levels", ())),
         segmentation,
         str(values.get("licence", "")),
+        _intensity(values.get("intensity")),
         {str(key): str(value) for key, value in values["extra"].items()},
     )
+
+
+def _intensity(value: Any) -> tuple[float, float] | None:
+    """Two ascending pixel values, or None.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if value is None:
+        return None
+    low, high = (float(each) for each in value)
+    if not -inf < low < high < inf:
+        raise ValueError(f"intensity [{low}, {high}] should be two finite ascending pixel values")
+    return low, high
 
 
 def _shape(state: Mapping[str, torch.Tensor], name: str) -> torch.Size | None:

@@ -61,6 +61,8 @@ class SegmentationNetwork(nn.Module):
         stride: pixels a cell of the logits.
         align_corners: how `to_pixels` scales.
         licence: a note about the weights that it began with; it goes into its checkpoint.
+        intensity: of images of more than 8 bits, the values that were black and white in training; None for 0 to 65535.
+            Images are to be read with it; it goes into its checkpoint.
 
     Raises:
         UsageError: no classes, too many, or one twice.
@@ -78,6 +80,7 @@ class SegmentationNetwork(nn.Module):
         self.stride = self.head.stride
         self.align_corners = self.head.align_corners if settings.align_corners is None else settings.align_corners
         self.licence = licence_note(settings)
+        self.intensity: tuple[float, float] | None = None
         for name, colour in (("pixel_mean", backbone.mean), ("pixel_std", backbone.std)):
             self.register_buffer(name, torch.tensor(colour).view(1, 3, 1, 1), persistent=False)
         self._apply_policy()

@@ -128,6 +128,8 @@ def mean_logits(
     Yields:
         blocks that together cover every pixel of every photograph once.
 
+    Raises:
+        Tag2maskError: the network's logits are not finite.
     Source: mean of logits over scales and mirror images as published; alignment, tiles and blocks ours.
     """
     height, width = int(photos[0].shape[0]), int(photos[0].shape[1])
@@ -146,6 +148,7 @@ def mean_logits(
         batch = places[start : start + settings.batch_size]
         windows = [photos[photo][_span(rows, row), _span(columns, column)].to(device) for photo, row, column in batch]
         grids = window_grids(network, _at_scale_one(windows, ratio), (rows.side, columns.side), settings)
+        _check_finite(grids, settings)
         for number, (photo, row, column) in enumerate(batch):
             for down in (piece for piece in rows.pieces if row in piece.tiles):
                 for across in (piece for piece in columns.pieces if column in piece.tiles):
@@ -157,6 +160,17 @@ def mean_logits(
                     whole = blend.add(photo, down, across, part)
                     if whole is not None:
                         yield Block(photo, slice(down.start, down.stop), slice(across.start, across.stop), whole)
+
+
+def _check_finite(grids: Sequence[Grid], settings: PredictSettings) -> None:
+    """Refuse NaN and infinity, of which the highest class would be background; the device is read once a batch."""
+    if torch.stack([grid.logits.isfinite().all() for grid in grids]).all():
+        return
+    remedy = "" if settings.precision == "fp32" else "try --predict.precision fp32; if that does not help, "
+    raise Tag2maskError(
+        f"the network's logits are not finite (NaN or infinity) with predict.precision {settings.precision}; {remedy}"
+        "train the network anew with a lower learning rate: its weights have become too large"
+    )
 
 
 def window_grids(network: Segmenter, windows: Tensor, size: tuple[int, int], settings: PredictSettings) -> list[Grid]:

@@ -5,26 +5,22 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from signal import SIG_IGN, SIGINT, SIGTERM, signal
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
-from tag2mask.cam_files import CamFileError
-from tag2mask.data.images import ImageError
-from tag2mask.data.photos import PhotoSet
 from tag2mask.device import resolve_device
 from tag2mask.distributed import PATIENCE, gathered, is_true_anywhere
-from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.memory import FAULTS_OF_THE_MACHINE, channels_last, release_memory, retained_memory
+from tag2mask.errors import Tag2maskError, UsageError, first_five
+from tag2mask.memory import FAULTS_OF_THE_MACHINE, channels_last, retained_memory
+from tag2mask.networks.checkpoint import not_finite
 from tag2mask.training.average import WeightAverage
 from tag2mask.training.best import BestWeights
+from tag2mask.training.loading import Samples, batches
 from tag2mask.training.meter import Losses, Meter
-from tag2mask.training.order import DrawOrder
 from tag2mask.training.settings import LoopSettings
 from tag2mask.training.state import Interrupted, StopRequest, load_state, save_state, training_log
 
@@ -33,16 +29,6 @@ _STEPS_BETWEEN_STOPS = 5
 
 OnStep = Callable[[int, int, Mapping[str, float]], None]
 """Called with (steps done, steps in all, the latest logged values)."""
-
-
-class Samples(Protocol):
-    """Photographs as training wants them: asked for by (draw, index), a sample depends on those and a seed alone."""
-
-    photos: PhotoSet
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, key: tuple[int, int]) -> Mapping[str, Any]: ...
 
 
 class Group(NamedTuple):
@@ -105,24 +91,6 @@ class _Kept(NamedTuple):
     best: BestWeights
 
 
-class _Readable(Dataset[dict[str, Any]]):
-    """A training set in which the next readable photograph stands in for one that cannot be read."""
-
-    def __init__(self, samples: Samples) -> None:
-        self.samples = samples
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        draw, index = key
-        failed: dict[str, str] = {}
-        for offset in range(len(self.samples)):
-            number = (index + offset) % len(self.samples)
-            try:
-                return {**self.samples[draw, number], "failed": failed}
-            except (ImageError, CamFileError) as error:
-                failed[self.samples.photos.photos[number].id] = str(error)
-        return {"failed": failed}  # raised by the parent: an exception from a worker process carries a traceback
-
-
 def train_network(
     task: Task,
     settings: LoopSettings,
@@ -150,7 +118,7 @@ def train_network(
     Raises:
         Interrupted: SIGTERM or Ctrl-C came; the state is saved.
         UsageError: the best weights are asked for, and there is nothing to measure on.
-        Tag2maskError: the loss is not finite, or no photograph can be read.
+        Tag2maskError: the loss or the weights are not finite, or no photograph can be read.
     """
     if settings.keep_best and task.validate is None:
         raise UsageError(f"{task.stage}.keep_best needs photographs with ground truth to measure on; leave it out")
@@ -164,7 +132,7 @@ def train_network(
     kept = _Kept(WeightAverage(network, settings.average), BestWeights(asked=settings.keep_best))
     step = _resume(task.stage, state_path, network, optimizer, kept, accelerator) if state_path.is_file() else 0
     network, optimizer = accelerator.prepare(network, optimizer)
-    loader = _loader(task.samples, settings, seed, (step, total), workers, accelerator)
+    loader = batches(task.samples, settings, seed, (step, total), workers, accelerator)
     main = accelerator.is_main_process
     opened = training_log(folder, step=step, tensorboard=settings.tensorboard) if main else nullcontext()
     trained = Trained(steps=step, resumed_from=step)
@@ -185,15 +153,21 @@ def train_network(
             torch.manual_seed((seed << 32) + step * accelerator.num_processes + accelerator.process_index)
             for group in optimizer.param_groups:
                 group["lr"] = group["initial"] * settings.decayed(step, total)
-            for losses in _step(task, network, optimizer, accelerator, batch, settings, step / total):
-                meter.add(losses)
+            try:
+                for losses in _step(task, network, optimizer, accelerator, batch, settings, step / total):
+                    meter.add(losses)
+            except UsageError:  # POT refuses the features of such weights, and can name no more than images
+                meter.check_weights(accelerator.unwrap_model(network), step)
+                raise
             step += 1
             kept.average.follow(accelerator.unwrap_model(network))
             last = step == total
             saved = last or step % settings.checkpoint_every == 0
+            validates = _validates(task, settings, step, last=last)
             if saved:  # before anything that could fail
                 _save(state_path, network, optimizer, kept, accelerator, meter, step)
-            validates = _validates(task, settings, step, last=last)
+            elif validates:  # figures of such weights would look like those of a poor network
+                meter.check_weights(accelerator.unwrap_model(network), step)
             figures = _validated(task, accelerator.unwrap_model(network)) if validates and main else {}
             kept.best.offer(accelerator.unwrap_model(network), figures, step)
             if saved and step == kept.best.step:
@@ -233,8 +207,9 @@ def _save(
     meter: Meter,
     step: int,
 ) -> None:
-    """Keep what a resumed run needs, if the losses are finite."""
+    """Keep what a resumed run needs, if losses and weights are finite."""
     meter.check(step)
+    meter.check_weights(accelerator.unwrap_model(network), step)
     if accelerator.is_main_process:
         save_state(path, _state(accelerator.unwrap_model(network), optimizer, kept, accelerator, step))
 
@@ -307,51 +282,6 @@ def _optimizer(task: Task, settings: LoopSettings) -> torch.optim.Optimizer:
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=settings.momentum)
     return torch.optim.AdamW(groups)
-
-
-def _loader(
-    samples: Samples,
-    settings: LoopSettings,
-    seed: int,
-    span: tuple[int, int],
-    workers: int,
-    accelerator: Accelerator,
-) -> DataLoader[dict[str, Any]]:
-    """Batches of the steps in ``span`` for this process."""
-    order = DrawOrder(
-        len(samples),
-        settings.batch_size,
-        seed=seed,
-        first_step=span[0],
-        last_step=span[1],
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-    )
-    return DataLoader(
-        _Readable(samples),
-        batch_sampler=order,
-        num_workers=workers,
-        collate_fn=_collate,
-        worker_init_fn=_leave_signals_to_parent,
-        pin_memory=accelerator.device.type == "cuda",
-        prefetch_factor=4 if workers else None,
-    )
-
-
-def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stack what the network needs, gather what failed."""
-    usable = [sample for sample in samples if "image" in sample]
-    tensors = [name for name, value in usable[0].items() if isinstance(value, Tensor)] if usable else []
-    batch: dict[str, Any] = {name: torch.stack([sample[name] for sample in usable]) for name in tensors}
-    batch["failed"] = {name: reason for sample in samples for name, reason in sample["failed"].items()}
-    return batch
-
-
-def _leave_signals_to_parent(worker: int) -> None:
-    """Ctrl-C and SIGTERM reach a whole process group; only the parent may act on them, once its step is done."""
-    signal(SIGINT, SIG_IGN)
-    signal(SIGTERM, SIG_IGN)
-    release_memory()  # photographs have ever new sizes
 
 
 def _step(
@@ -431,6 +361,8 @@ def _take_up(
 ) -> int:
     """Give a resume state to what it is of; its step."""
     network.load_state_dict(state["network"])
+    if names := not_finite(network):
+        raise ValueError(f"weights that are not finite: {first_five(names)}")
     optimizer.load_state_dict(state["optimizer"])
     if accelerator.scaler is not None and state["scaler"] is not None:
         accelerator.scaler.load_state_dict(state["scaler"])

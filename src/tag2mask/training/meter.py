@@ -5,10 +5,11 @@ from dataclasses import fields
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tag2mask.distributed import mean_over_processes
-from tag2mask.errors import Tag2maskError
+from tag2mask.errors import Tag2maskError, first_five
+from tag2mask.networks.checkpoint import not_finite
 
 
 class Losses(Protocol):
@@ -48,6 +49,19 @@ class Meter:
             raise Tag2maskError(
                 f"the loss is not finite at step {step}; train anew with --restart {self.stage} and a lower "
                 f"--{self.stage}.learning_rate, or with --{self.stage}.precision fp32"
+            )
+
+    def check_weights(self, network: nn.Module, step: int) -> None:
+        """Refuse to save, or to measure, weights that are not finite: the loss before a step does not show them.
+
+        Raises:
+            Tag2maskError: they are not.
+        """
+        if names := not_finite(network):
+            raise Tag2maskError(
+                f"the weights are not finite after step {step}: {first_five(names)}; they were not saved, and a state "
+                f"that was saved before is kept. The learning rate is probably too high: train anew with "
+                f"--restart {self.stage} and a lower --{self.stage}.learning_rate"
             )
 
     def read(self, step: int) -> dict[str, float]:

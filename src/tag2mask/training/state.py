@@ -59,7 +59,7 @@ class TrainingLog:
     def __init__(self, path: Path, *, step: int, board: Any = None) -> None:
         """Open the log at ``path`` to go on after ``step``; ``board`` is a writer of TensorBoard's, or None."""
         self.path, self.board = path, board
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
+        kept = [line for line in log_lines(path) if json.loads(line)["step"] <= step]
         self.last: int = json.loads(kept[-1])["step"] if kept else 0
         write_text(path, "".join(f"{line}\n" for line in kept))
 
@@ -90,7 +90,7 @@ def training_log(folder: Path, *, step: int, tensorboard: bool) -> Iterator[Trai
         yield TrainingLog(folder / "log.jsonl", step=step, board=board)
 
 
-def _lines(path: Path) -> Iterator[str]:
+def log_lines(path: Path) -> Iterator[str]:
     """The whole lines of a log that may end in half a line."""
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
