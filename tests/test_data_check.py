@@ -72,8 +72,8 @@ EXPECTED = {
     "mask-size": ["masks/images/good0.png: the mask is 60 × 48 pixels, its photograph 64 × 48"],
     "mask-values": ["masks/images/good1.png: the values 3 are no class; 0 is background, 1..2 the classes"],
     "mask-format": ["masks/images/good2.png: its pixels are of the kind RGB"],
+    "truth-tags": ["ground truth and tags do not fit: 0 of 4 tags are in the mask of their image (not"],
     # warnings
-    "no-tags": ["tags.csv line 13: images/untagged.jpg: the photograph has no tags"],
     "few-photographs": ["classes with fewer than 20 photographs (2): dog (10), cat (11)"],
     "inseparable-tags": ["the tag `dog` (10×) never occurs without `cat` (11×), so the two are hard to tell apart"],
     "small-image": ["images/tiny.png: 8 × 8 pixels are very few"],
@@ -93,9 +93,10 @@ def test_every_problem_gives_one_clear_line(broken: DataSettings) -> None:
             assert start in line
     assert all("\n" not in str(problem) for problem in report.problems)
     assert not report.sound
-    assert (len(report.errors), len(report.warnings)) == (15, 14)
+    assert (len(report.errors), len(report.warnings)) == (16, 13)
     assert (report.images, report.untagged, report.masks) == (13, 1, 4)
     assert report.counts == {"cat": 11, "dog": 10}
+    assert any("1 photograph has no tags (first: tags.csv line 13)" in note for note in report.notes)
 
 
 def test_text_and_json_say_the_same(broken: DataSettings) -> None:
@@ -103,7 +104,7 @@ def test_text_and_json_say_the_same(broken: DataSettings) -> None:
     text = report.render()
     assert all(str(problem) in text for problem in report.problems)
     assert "photographs: 13, without tags: 1, with a ground-truth mask: 4" in text
-    assert text.index("15 errors") < text.index("14 warnings")
+    assert text.index("16 errors") < text.index("13 warnings")
     values = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert values["sound"] is False
     assert values["counts"] == {"cat": 11, "dog": 10}
@@ -119,7 +120,7 @@ def test_order_does_not_depend_on_threads(broken: DataSettings) -> None:
     assert calls == [(done, 13) for done in range(1, 14)]
 
 
-@pytest.mark.parametrize("table", [b"file,tags\na.jpg,cat\n", "image,tags\n".encode("utf-16"), b"", b"image,f\xfc\n"])
+@pytest.mark.parametrize("table", [b"photo,tags\na.jpg,cat\n", "image,tags\n".encode("utf-16"), b"", b"image,f\xfc\n"])
 def test_an_unusable_table_does_not_hide_broken_images(broken: DataSettings, table: bytes) -> None:
     assert broken.root is not None
     (broken.root / "tags.csv").write_bytes(table)
@@ -190,9 +191,10 @@ def test_nothing_to_check_is_a_problem_and_no_exception(settings: DataSettings, 
 
 def test_voc_lists_are_checked_together(tmp_path: Path) -> None:
     root = voc_root(tmp_path)
-    for name in ("2007_000001", "2007_000002", "2008_000003"):
+    for name, ids in {"2007_000001": (12, 15), "2007_000002": (8,), "2008_000003": (12,)}.items():
         photograph(root / "JPEGImages" / f"{name}.jpg")
-        write_mask(root / "SegmentationClassAug" / f"{name}.png", np.full((48, 64), 20, dtype=np.uint8))
+        mask = np.resize(np.array([0, *ids], dtype=np.uint8), (48, 64))
+        write_mask(root / "SegmentationClassAug" / f"{name}.png", mask)
     report = check(DataSettings(root=root))
     assert report.sound
     assert report.splits == {"train": 1, "val": 1, "train_aug": 2}

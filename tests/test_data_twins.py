@@ -128,6 +128,8 @@ def test_copies_across_splits_are_warned_about_and_copies_within_are_counted(tmp
         "photographs": 4,
         "across": 1,
         "named": ("train/2 (train) ~ val/copy (val)",),
+        "unlike": 0,
+        "unlike_named": (),
     }
     assert report.verdict is not None and "look the same across splits" in str(report.verdict)
     one = check(DataSettings(root=tmp_path, split="train"))
@@ -150,17 +152,25 @@ def test_splits_of_voc_lists_overlap(tmp_path: Path) -> None:
 
 
 def test_hundreds_of_copies_are_a_few_words(tmp_path: Path) -> None:
-    for number in range(7):
+    for number in range(14):
         landscape(number).save(tmp_path / f"source{number}.jpg")
     for number in range(140):
-        target = tmp_path / "data" / ("cat" if number % 2 else "dog") / f"{number:03}.jpg"
+        target = tmp_path / "data" / ("cat" if number % 14 < 7 else "dog") / f"{number:03}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.hardlink_to(tmp_path / f"source{number % 7}.jpg")
+        target.hardlink_to(tmp_path / f"source{number % 14}.jpg")
     report = check(DataSettings(root=tmp_path / "data"))
     assert report.problems == ()
     (note,) = report.notes
-    assert "140 photographs in 7 groups: " in note and note.count("~") == 5 and note.endswith("and 2 more")
+    assert "140 photographs in 14 groups: " in note and note.count("~") == 5 and note.endswith("and 9 more")
     assert len(json.dumps(report.to_json())) < 3000
+
+
+def test_parts_under_a_fixed_camera_are_no_copies(tmp_path: Path) -> None:
+    rows = [("a.png", landscape(1), "pit", "train"), ("b.png", landscape(1), "", "val")]
+    rows += [(f"{seed}.png", landscape(seed), "pit", "train") for seed in range(2, 5)]
+    report = check(write_table(tmp_path, rows))
+    assert not of_kind(report, "near-duplicate")
+    assert any("as parts under a fixed camera do, groups: 1: a (train) ~ b" in n for n in report.notes)
 
 
 def test_tags_that_are_never_apart_are_named_once() -> None:

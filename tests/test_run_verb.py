@@ -6,6 +6,7 @@ import statistics
 from pathlib import Path
 from shutil import copyfile, rmtree
 
+import numpy as np
 import pytest
 import yaml
 
@@ -13,6 +14,8 @@ from forked import together
 from run_tiny import figures, files_of, run, words
 from tag2mask.cli import main
 from tag2mask.cli.console import output, show_published
+from tag2mask.data.images import read_mask
+from tag2mask.data.voc import VOC_CLASSES
 from tag2mask.evaluate.published import published_beside
 from tag2mask.pipeline.lock import held
 from tag2mask.pipeline.pace import seconds_per_photograph
@@ -130,15 +133,18 @@ def test_published_figures_stand_beside_those_of_the_same_photographs(capsys: py
 def test_a_run_on_voc_says_what_published_figures_it_cannot_be_compared_with(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root, ids = tmp_path / "voc", []
+    root, ids, rows = tmp_path / "voc", [], ["image,tags"]
     for folder in ("JPEGImages", "ImageSets/Segmentation", "SegmentationClass"):
         (root / folder).mkdir(parents=True)
     for photo in sorted((scenes / "train").glob("*.jpg"))[:4]:
         ids.append(photo.stem)
         copyfile(photo, root / f"JPEGImages/{photo.stem}.jpg")
-        copyfile(scenes / f"masks/train/{photo.stem}.png", root / f"SegmentationClass/{photo.stem}.png")
+        truth = scenes / f"masks/train/{photo.stem}.png"
+        copyfile(truth, root / f"SegmentationClass/{photo.stem}.png")
+        held = set(np.unique(read_mask(truth)).tolist()) - {0, 255}
+        rows.append(f"{photo.stem},{';'.join(VOC_CLASSES[number - 1] for number in sorted(held))}")
     (root / "ImageSets/Segmentation/train.txt").write_text("\n".join(ids) + "\n")
-    (root / "tags.csv").write_text("image,tags\n" + "".join(f"{name},cat;dog\n" for name in ids))
+    (root / "tags.csv").write_text("\n".join(rows) + "\n")
     settings = {
         "train__steps": "1",
         "cams__kinds": "[pot]",

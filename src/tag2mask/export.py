@@ -91,7 +91,8 @@ def export_onnx(network: Segmenter, path: Path) -> Exported:
     """Write a network as one ONNX file, and check it in onnxruntime against torch at several sizes.
 
     The metadata hold `classes` (JSON, background first), `stride` and `remainder` (a side of an image must be a
-    multiple of the one plus the other) and `fill` (JSON, the colour in [0, 1] to fill up with).
+    multiple of the one plus the other), `fill` (JSON, the colour in [0, 1] to fill up with), and `intensity` (JSON,
+    the pixel values that are black and white) where the network was trained with one.
 
     Args:
         network: is moved to the CPU and put into evaluation mode.
@@ -119,6 +120,8 @@ def export_onnx(network: Segmenter, path: Path) -> Exported:
             "remainder": str(graph.remainder),
             "fill": json.dumps(list(network.backbone.mean)),
         }
+        if (intensity := getattr(network, "intensity", None)) is not None:
+            properties["intensity"] = json.dumps(list(intensity))
         onnx.helper.set_model_props(model, properties)
         onnx.checker.check_model(model)
         onnx.save(model, temporary)

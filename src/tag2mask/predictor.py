@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tag2mask.data.decoding import decode, to_rgb
+from tag2mask.data.deep_pixels import Intensity, deep_kind, read_rgb
 from tag2mask.data.images import PIXEL_LIMIT, read_image, reduced
 from tag2mask.device import resolve_device
 from tag2mask.errors import UsageError
@@ -75,9 +75,12 @@ class Predictor:
         device: `auto` takes the GPU if there is one; `cpu`; `cuda`.
         settings: scales, mirror images, tiles, CRF; one pass at scale 1 if not given.
         pixel_limit: a file with more pixels is refused before it is decoded.
+        intensity: of images of more than 8 bits, the values that become black and white; None: those that the network
+            was trained with.
 
     Attributes:
         classes: C names, without background; class id = index + 1.
+        intensity: as it is used.
 
     Raises:
         UsageError: `cuda` where there is none.
@@ -90,8 +93,10 @@ class Predictor:
         settings: PredictSettings | None = None,
         *,
         pixel_limit: int = PIXEL_LIMIT,
+        intensity: Intensity | None = None,
     ) -> None:
         """Move the network to the device."""
+        self.intensity: Intensity | None = intensity or getattr(network, "intensity", None)
         self.network, self.settings, self.pixel_limit = network, settings or PredictSettings(), pixel_limit
         self.device = resolve_device(device)
         if isinstance(network, nn.Module):
@@ -105,7 +110,8 @@ class Predictor:
 
         Args:
             image: a path, a Pillow image, or uint8 (H, W, 3) RGB or (H, W) grey. A path and a Pillow image are turned
-                upright by their EXIF orientation.
+                upright by their EXIF orientation. Where `intensity` applies, 16-bit colour is given as a path: Pillow
+                keeps 8 bits of it.
 
         Returns:
             uint8 (H, W): 0 background, 1..C the classes.
@@ -187,10 +193,12 @@ class Predictor:
     def _array(self, image: Photo) -> npt.NDArray[np.uint8]:
         """RGB, uint8 (H, W, 3)."""
         if isinstance(image, str | Path):
-            return read_image(Path(image), pixel_limit=self.pixel_limit)
+            return read_image(Path(image), pixel_limit=self.pixel_limit, intensity=self.intensity)
         if isinstance(image, Image.Image):
             name = Path(str(getattr(image, "filename", "") or "the image"))
-            return np.array(to_rgb(name, decode(name, image)))
+            if self.intensity is not None and deep_kind(image) == "colour":
+                raise UsageError(f"{name} has 16-bit colour, of which Pillow keeps 8 bits; give its path instead")
+            return read_rgb(name, image, self.intensity)
         if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
             if image.ndim == 2:
                 return np.repeat(image[..., None], 3, axis=2)
@@ -244,7 +252,12 @@ class Predictor:
 
 
 def load(
-    path: Path | str, device: str = "auto", settings: PredictSettings | None = None, *, pixel_limit: int = PIXEL_LIMIT
+    path: Path | str,
+    device: str = "auto",
+    settings: PredictSettings | None = None,
+    *,
+    pixel_limit: int = PIXEL_LIMIT,
+    intensity: Intensity | None = None,
 ) -> Predictor:
     """A predictor from the checkpoint of a segmentation network. Nothing in it runs and nothing is downloaded.
 
@@ -253,12 +266,14 @@ def load(
         device: `auto` takes the GPU if there is one; `cpu`; `cuda`.
         settings: as for `Predictor`.
         pixel_limit: as for `Predictor`.
+        intensity: as for `Predictor`.
 
     Raises:
         NetworkFileError: it is missing, damaged, or holds something else.
         UsageError: `cuda` where there is none.
     """
-    return Predictor(load_segmenter(network_file(Path(path))), device, settings, pixel_limit=pixel_limit)
+    network = load_segmenter(network_file(Path(path)))
+    return Predictor(network, device, settings, pixel_limit=pixel_limit, intensity=intensity)
 
 
 def network_file(path: Path) -> Path:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tag2mask.cli.console import errors, output
 from tag2mask.cli.request import Request
+from tag2mask.cli.words import last_value
 from tag2mask.errors import UsageError
 from tag2mask.pipeline.progress import StageResult, progress_bar
 
@@ -62,9 +63,10 @@ def corrections(request: Request) -> Iterator[StageResult]:
     Raises:
         UsageError: no such format, nothing says the classes, or something lies in the place of `out`.
     """
-    from tag2mask.formats.corrections import READERS, import_masks
+    from tag2mask.formats.corrections import READERS, import_masks, read_folder
     from tag2mask.formats.target import refuse_target
     from tag2mask.pipeline.exchange import known_classes, known_photos, refuse_inside
+    from tag2mask.pipeline.run_folder import RunFolder
 
     options, name, out = request.options, request.options["format"], request.config.out
     if name not in READERS:
@@ -78,6 +80,8 @@ def corrections(request: Request) -> Iterator[StageResult]:
             raise UsageError(f"--run {run} is no run folder: it has no config.yaml")
         request = _with_run(request, run)
     photos = known_photos(request.config)
+    if options["run"] is not None and photos is not None:
+        RunFolder(Path(options["run"])).require_classes(photos.classes)
     classes = known_classes(request.config, photos)
     refuse_inside(out, Path(options["file"]), request.config.data.root, request.config.data.tags)
     if options["dry_run"]:
@@ -85,7 +89,12 @@ def corrections(request: Request) -> Iterator[StageResult]:
         output().print(said, highlight=False, markup=False, soft_wrap=True)
         return
     limit, ignored = request.config.data.pixel_limit, options["ignored"] or "ignored"
-    masks = READERS[name](Path(options["file"]), classes, ignored=ignored, pixel_limit=limit)
+    if name == "masks":
+        # The run's own mapping is that of its ground truth; the masks of an import follow one that the command gives.
+        mapped = photos if last_value(request.words, "--data.mask_values") else None
+        masks = read_folder(Path(options["file"]), classes, pixel_limit=limit, photos=mapped)
+    else:
+        masks = READERS[name](Path(options["file"]), classes, ignored=ignored, pixel_limit=limit)
     made = import_masks(masks, out, classes, photos, again=options["again"], pixel_limit=limit)
     result = StageResult(f"import {name}", done=made.done, failed=made.failed)
     result.notes += [*made.notes, f"written to {out}"]
@@ -108,7 +117,7 @@ def refuse_options(request: Request, name: str, read: Set[str]) -> None:
 def _with_run(request: Request, path: Path) -> Request:
     """The same command on top of the settings of the run that a path is of, if it is of one."""
     from tag2mask.cli.verbs import VERBS
-    from tag2mask.pipeline.exchange import run_of
+    from tag2mask.pipeline.run_folder import run_of
 
     run = run_of(path)
     if run is None:

@@ -55,8 +55,9 @@ def _desk(config: Config, run: RunFolder, split: str | None) -> "Desk":
     from tag2mask.review import Desk, reviewed_photos
 
     photos = reviewed_photos(config, run, split)
+    run.require_classes(photos.classes)
     corrections = Corrections(corrections_folder(config, run), photos.classes)
-    return Desk(photos, run, corrections, pixel_limit=config.data.pixel_limit)
+    return Desk(photos, run, corrections, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
 
 
 def _contents(desk: "Desk") -> str:

@@ -15,6 +15,7 @@ from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.run_folder import STAGES, RunFolder
 
 if TYPE_CHECKING:
+    from tag2mask.data.photos import PhotoSet
     from tag2mask.pipeline.run import Stage
 
 
@@ -101,16 +102,35 @@ def _prepare(request: Request, run: RunFolder, names: Sequence[str]) -> None:
     restart = _stage_to_restart(request, names)
     photos = photographs(request.config)
     again = run.with_readers(restart) if restart else []
+    run.require_classes(photos.classes, again)
     for name in dict.fromkeys([*names, *again]):
         run.check(name, stage_settings(name, request.config, photos), anew=name in again)
     check_ahead(request.config, run, names, again)
     for sentence in slow_settings(request.config, names):
         errors().print(f"warning: {sentence}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+    if "train" in names and request.verb != "demo":
+        _tell_about_data(request.config, photos)
     if again:
         run.delete(again)
         errors().print(f"restart: deleted what {', '.join(again)} made", highlight=False)
+    run.keep_classes(photos.classes)
     run.record_config(request.config, _sections(names))
     remember_corrections(request.config, run)
+
+
+def _tell_about_data(config: Config, photos: "PhotoSet") -> None:
+    """How the data was understood, and what `check` would warn of, before hours go into it."""
+    from tag2mask.data.pixel_kinds import first_look
+
+    some = photos.photos[:: max(1, len(photos) // MOST_OPENED)][:MOST_OPENED]
+    pixels = [f"warning: {problem}" for problem in first_look([photo.path for photo in some], config.data)]
+    for sentence in (*photos.notes, *pixels):
+        style = "yellow" if sentence.startswith("warning") else None
+        errors().print(sentence, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+MOST_OPENED = 8
+"""Images that are opened before training, to see what kinds of pixels there are."""
 
 
 def _sections(names: Sequence[str]) -> Sequence[str] | None:

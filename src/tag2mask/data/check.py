@@ -12,12 +12,15 @@ from tag2mask.data.decided_check import correction_notes, correction_problems, s
 from tag2mask.data.likeness import Looks
 from tag2mask.data.listing import Listing, each_file, is_image_name, walk_files
 from tag2mask.data.membership import memberships
+from tag2mask.data.names import nfc
 from tag2mask.data.opened import Seen, mask_problems, most_pixels, open_photo
 from tag2mask.data.photo import Photo, Photos
 from tag2mask.data.photos import Survey, survey
+from tag2mask.data.pixel_kinds import Notice, pixel_warnings
 from tag2mask.data.problems import Problem, grouped_lines, warning
 from tag2mask.data.settings import DataSettings
 from tag2mask.data.tag_counts import TagCounts
+from tag2mask.data.truth_tags import count_truth, truth_problems
 from tag2mask.data.twins import Twins, find_twins
 from tag2mask.data.verdict import Verdict, judge
 from tag2mask.data.voc import IMAGES, list_problems
@@ -106,7 +109,8 @@ class CheckReport:
             lines.append("splits: " + ", ".join(f"{name} {count}" for name, count in self.splits.items()))
         lines += self.notes
         width = max((len(name) for name in self.counts), default=0)
-        lines += [f"  {name:{width}} {count:>7}" for name, count in self.counts.items()]
+        numbered = enumerate(self.counts.items(), 1)
+        lines += [f"  {number:>3} {name:{width}} {count:>7}" for number, (name, count) in numbered]
         for title, problems in (("error", self.errors), ("warning", self.warnings)):
             if problems:
                 lines.append(f"{len(problems)} {title}{'s' if len(problems) > 1 else ''}")
@@ -125,6 +129,7 @@ class _Shown:
     looks: Looks
     opened: int = 0
     pixels: int = 0
+    noticed: list[tuple[str, list[Notice]]] = field(default_factory=list)
 
 
 def check(settings: DataSettings, *, progress: Progress | None = None, threads: int | None = None) -> CheckReport:
@@ -143,9 +148,13 @@ def check(settings: DataSettings, *, progress: Progress | None = None, threads: 
     shown = _Shown(Looks(len(once)))
     decided = found.photos.decided
     problems = [*found.problems, *_file_problems(found, once, settings, shown, len(tags.counts), progress, threads)]
+    problems += pixel_warnings(shown.noticed, root, shown.opened)
     twins = find_twins(shown.looks.groups(), once, memberships(listing, settings, once), listing)
     problems += [*_overall(found, settings, tags.by_name()), *tags.problems(root), *twins.problems(root)]
     problems += stray_corrections(decided, once, settings)
+    masked = listing.masks[0].folder if listing.masks else listing.root
+    truth = count_truth(found.photos, pixel_limit=settings.pixel_limit)
+    problems += truth_problems(truth, listing.shown(masked), painted=listing.painting is not None)
     usable = not any(problem.level == "error" for problem in found.problems)
     several = settings.split is None and len(listing.splits) > 1
     return CheckReport(
@@ -181,7 +190,7 @@ def _photos_without_a_list(listing: Listing) -> Iterator[Photo]:
     if not folder.is_dir() or listing.entries:
         return
     try:
-        for name, is_image in walk_files(folder, skip=listing.mask_folders[:1]):
+        for name, is_image in walk_files(folder, skip=[place.folder for place in listing.masks[:1]]):
             if is_image:
                 yield Photo(name, folder / name, ())
     except OSError:
@@ -203,7 +212,7 @@ def _file_problems(
 
     def opened(photo: Photo) -> Seen:
         seen = open_photo(listing, photo, settings, most)
-        seen.problems.extend(mask_problems(listing, photo, seen.size, settings, classes))
+        seen.problems.extend(mask_problems(listing, photo, seen.size, settings, found.photos))
         seen.problems.extend(correction_problems(decided, photo, seen.size, settings, classes))
         return seen
 
@@ -212,6 +221,8 @@ def _file_problems(
         shown.looks.put(done - 1, seen.look)
         shown.opened += seen.size is not None
         shown.pixels += 0 if seen.size is None else seen.size[0] * seen.size[1]
+        if seen.notices:
+            shown.noticed.append((listing.shown(photos[done - 1].path), seen.notices))
         yield from seen.problems
         if progress is not None:
             progress(done, len(photos))
@@ -266,7 +277,7 @@ def _unlisted(listing: Listing, masks: Path | None) -> Iterator[Problem]:
     for folder in sorted({os.path.dirname(entry.file) for entry in listing.entries}):  # noqa: PTH120
         if masks is None or Path(folder) != masks:
             for file in (os.path.join(folder, name) for name in each_file(folder) if is_image_name(name)):  # noqa: PTH118
-                photo_id = os.path.splitext(os.path.relpath(file, listing.root))[0]  # noqa: PTH122
+                photo_id = nfc(os.path.splitext(os.path.relpath(file, listing.root))[0])  # noqa: PTH122
                 if all(entry.file != file for entry in listing.entries.of_id(photo_id)):
                     beside.append(file)
     names = sorted(listing.shown(Path(file)) for file in beside)

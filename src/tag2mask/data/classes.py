@@ -6,7 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from tag2mask.data.problems import Problem, error
+from tag2mask.data.names import nfc
+from tag2mask.data.problems import Problem, error, warning
 from tag2mask.errors import first_five
 
 CLASS_LIMIT = 254
@@ -19,6 +20,16 @@ SIMILARITY = 0.75
 """`difflib` ratio from which two names look like one; ours: ``hosre`` and ``horse`` have 0.8."""
 
 LIST_SUFFIXES = frozenset({".txt", ".yaml", ".yml", ".json"})
+NONE = "_none"
+"""The folder, or the tag, of images that hold none of the classes."""
+
+NEGATIVE_NAMES = frozenset(
+    {"good", "ok", "okay", "normal", "healthy", "none", "nodefect", "nodefects", "defectfree", "nondefective", "clean"}
+    | {"negative", "negatives", "neg", "empty", "nothing", "nofinding", "nofindings", "intact", "undamaged"}
+    | {"io", "gut", "faultfree", "pass", "passed", "background", "no", "null", "noobject"}
+)
+"""Folded names that mostly mean "none of the classes"; ours."""
+
 BACKGROUND_NAMES = frozenset({"background", "_background_", "__background__"})
 
 
@@ -38,6 +49,21 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 def folded_name(name: str) -> str:
     """A name without case, spaces, hyphens and underscores."""
     return "".join(letter for letter in name.casefold() if letter not in " -_")
+
+
+def negative_names(setting: str | None) -> frozenset[str]:
+    """The names that mean "none of the classes": `NONE`, and those of `data.negatives`, with commas, in NFC."""
+    return frozenset({NONE, *(nfc(name.strip()) for name in (setting or "").split(",") if name.strip())})
+
+
+def negative_problems(names: Iterable[str], subject: str) -> Iterator[Problem]:
+    """A warning about class names that mostly mean that an image holds nothing."""
+    found = [name for name in names if folded_name(name) in NEGATIVE_NAMES]
+    if found:
+        joined = ",".join(found)
+        message = f"{first_five(f'`{name}`' for name in found)} is read as a class, and its masks will fill the images"
+        remedy = f"if it means that nothing is there, --data.negatives {joined} makes these images without tags"
+        yield warning("negative-name", subject, f"{message}; {remedy}")
 
 
 def read_classes(value: str) -> tuple[tuple[str, ...] | None, list[Problem]]:
@@ -61,6 +87,7 @@ def read_classes(value: str) -> tuple[tuple[str, ...] | None, list[Problem]]:
             return None, [error("bad-classes", str(path), f"{message}; {remedy}")]
     else:
         names = [name.strip() for name in value.split(",")]
+    names = [nfc(name) for name in names]
     subject = str(path) if is_file else "data.classes"
     return tuple(names), list(_list_problems(subject, names))
 
@@ -72,7 +99,8 @@ def class_problems(classes: tuple[str, ...], subject: str) -> Iterator[Problem]:
         yield error("bad-classes", subject, f"{message}; merge or drop some")
     listed = [name for name in classes if name.casefold() in BACKGROUND_NAMES]
     if listed:
-        message = f"`{listed[0]}` is no class: background has id 0 by itself and is not listed; remove it"
+        message = f"`{listed[0]}` is not a class: background has id 0 by itself and is not listed; remove it"
+        message += f", or say with --data.negatives {listed[0]} that its images hold none of the classes"
         yield error("bad-classes", subject, message)
 
 

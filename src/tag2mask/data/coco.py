@@ -17,7 +17,8 @@ import numpy as np
 from tag2mask.data.classes import did_you_mean
 from tag2mask.data.entries import Entry
 from tag2mask.data.instances import Index, image_id, read_index
-from tag2mask.data.listing import Listing, file_names
+from tag2mask.data.listing import Listing, file_names, mask_places
+from tag2mask.data.names import on_disk
 from tag2mask.data.painting import Painting
 from tag2mask.data.problems import Problem, error, warning
 from tag2mask.data.settings import DataSettings
@@ -137,7 +138,7 @@ def read_coco(settings: DataSettings, root: Path, split: str | None) -> Listing:
     a folder of photographs are not.
     """
     folder = settings.masks or root / MASKS
-    listing = Listing("coco", root, official=True, mask_folders=(folder,))
+    listing = Listing("coco", root, official=True, masks=mask_places(folder)[:1])
     files = annotation_files(root)
     wanted = _wanted(files, split)
     if isinstance(wanted, Problem):
@@ -151,7 +152,7 @@ def read_coco(settings: DataSettings, root: Path, split: str | None) -> Listing:
             listing.notes.append(note)
     listing.splits = {name: int(index.tags.any(1).sum()) for name, index in indexes.items()}
     listing.names = next((indexes[name].classes for name in wanted if indexes[name].classes), ())
-    tags = _table(settings, listing)
+    tags = _table(settings, listing, {name: indexes[name] for name in wanted})
     sizes: dict[str, tuple[int, int]] = {}
     for name in wanted:
         listing.problems += [*indexes[name].problems, *_split_problems(name, indexes)]
@@ -189,12 +190,12 @@ def _read_with(wanted: list[str], files: dict[str, Path], root: Path) -> list[st
     return [name for name in files if name in wanted or (root / name).is_dir()]
 
 
-def _table(settings: DataSettings, listing: Listing) -> TableTags | None:
+def _table(settings: DataSettings, listing: Listing, indexes: dict[str, Index]) -> TableTags | None:
     """The tags table, if one is given; None, too, where its own problems say everything."""
     if settings.tags is None:
         return None
-    tags = TableTags(settings.tags, listing.shown(settings.tags))
-    listing.problems += tags.table.problems
+    known = {image_id(name) for index in indexes.values() for name in index.names}
+    tags = TableTags(settings.tags, listing.shown(settings.tags), settings, listing, known, *indexes)
     return tags if tags.lines or not tags.table.problems else None
 
 
@@ -213,7 +214,7 @@ def _entries(
         elif not tags:
             continue
         sizes[photo_id] = (size[0], size[1])
-        yield Entry(photo_id, listing.root / split / name, tags, f"{_subject(split)} image {number}")
+        yield Entry(photo_id, on_disk(f"{listing.root / split}/{name}"), tags, f"{_subject(split)} image {number}")
 
 
 def _split_problems(split: str, indexes: dict[str, Index]) -> Iterator[Problem]:

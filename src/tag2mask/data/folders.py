@@ -5,14 +5,26 @@ from collections.abc import Iterator
 from glob import has_magic, iglob
 from pathlib import Path
 
+from tag2mask.data.classes import NONE, did_you_mean, negative_names
 from tag2mask.data.entries import Entries, Entry
-from tag2mask.data.listing import Listing, is_image_name, walk_files
+from tag2mask.data.layouts import PARTS, SPLITS, known_layout
+from tag2mask.data.listing import (
+    IMAGE_SUFFIXES,
+    UNREAD_SUFFIXES,
+    Listing,
+    MaskPlace,
+    is_hidden,
+    is_image_name,
+    mask_places,
+    walk_files,
+)
+from tag2mask.data.names import nfc
 from tag2mask.data.problems import error, warning
 from tag2mask.data.settings import DataSettings
 from tag2mask.errors import first_five
 
-NOT_CLASSES = frozenset({"train", "training", "val", "valid", "validation", "test", "images", "photos", "masks"})
-"""Names of top folders that are seldom classes."""
+BESIDE = "_mask"
+"""What the name of a mask ends with that lies next to its image."""
 
 
 def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listing:
@@ -22,40 +34,77 @@ def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listi
 
         ROOT/cat/one.jpg            ID cat/one, tag cat
         ROOT/dog/more/one.jpg       ID dog/more/one, tag dog
+        ROOT/dog/one_mask.png       the ground truth of dog/one, where that image is there
+        ROOT/_none/two.jpg          ID _none/two, no tag: it holds none of the classes
 
-    Hidden files and folders and the folders ``settings.masks`` and ``settings.corrections`` are passed over.
+    Hidden files and folders, those of systems, and the folders ``settings.masks`` and ``settings.corrections`` are
+    passed over. Further names than ``_none`` are in ``settings.negatives``.
 
     Args:
         settings: where the masks and corrections are.
         root: the folder with the class folders.
         split: None; class folders have no splits.
     """
-    listing = Listing("folders", root, mask_folders=(settings.masks,) if settings.masks else ())
+    listing = Listing("folders", root, masks=mask_places(settings.masks))
     if split is not None:
         message = f"class folders have no split `{split}`; point data.root at its folder, or use a tags table"
         listing.problems.append(error("bad-split", str(root), message))
+    layout = known_layout(root) if settings.kind == "auto" else None
+    if layout is not None:
+        message = f"{layout}. To read each top folder as a class, give --data.kind folders"
+        listing.problems.append(error("known-layout", str(root), message))
+        return listing
+    negatives = negative_names(settings.negatives)
     ignored: list[str] = []
-    names: set[str] = set()
+    unread: dict[str, int] = {}  # files of kinds that are not read, by top folder
+    names: dict[str, None] = {}
+    masks = 0
     for name, is_image in _files(listing, settings.masks, settings.corrections):
-        class_name, _, rest = name.partition("/")
+        class_name, _, rest = nfc(name).partition("/")
         if not is_image:
             ignored.append(name)
+            if os.path.splitext(name)[1].lower() in UNREAD_SUFFIXES:  # noqa: PTH122
+                unread[class_name if rest else ""] = unread.get(class_name if rest else "", 0) + 1
         elif not rest:
             message = f"a photograph lies beside the class folders; move it to ROOT/CLASS/{name}"
             listing.problems.append(error("outside-class-folder", name, message))
+        elif _is_mask_of_another(root, name):
+            masks += 1
         else:
-            listing.entries.append(Entry(_without_suffix(name), _inside(root, name), (class_name,)))
-            names.add(class_name)
-    listing.names = tuple(sorted(names))
-    unlikely = [name for name in listing.names if name.lower() in NOT_CLASSES]
+            tags = () if class_name in negatives else (class_name,)
+            listing.entries.append(Entry(_without_suffix(nfc(name)), _inside(root, name), tags))
+            names[class_name] = None
+    listing.names = tuple(sorted(name for name in names if name not in negatives))
+    if masks:
+        listing.masks = (*listing.masks, MaskPlace(root, f"{BESIDE}.png"))
+        read = "are read as ground truth, not as photographs"
+        listing.notes.append(f"{masks} files NAME{BESIDE}.png next to NAME {read}")
+    for name in sorted(negatives - {NONE} - names.keys()):
+        message = f"there is no folder `{name}` with images{did_you_mean(name, names)}"
+        listing.problems.append(error("bad-classes", "data.negatives", message))
+    unlikely = [name for name in listing.names if name.lower() in SPLITS | PARTS]
     if unlikely:
         message = f"each top folder is read as a class, also {first_five(unlikely)}"
         remedy = "if it is none, point data.root deeper, or give data.tags"
         listing.problems.append(warning("unlikely-class", str(root), f"{message}; {remedy}"))
+    for name, count in unread.items():
+        kinds = f"{count} files there are of kinds that are not read, such as HEIC or raw; convert them to JPEG or PNG"
+        if name and name not in names:
+            listing.problems.append(error("unread-format", name, f"the class `{name}` has no image: {kinds}"))
+        else:
+            listing.problems.append(warning("unread-format", name or str(root), kinds))
     if ignored:
         message = f"files that are not named like images are passed over ({len(ignored)}): {first_five(ignored)}"
         listing.problems.append(warning("ignored-file", str(root), message))
     return listing
+
+
+def _is_mask_of_another(root: Path, name: str) -> bool:
+    """Whether a file is NAME_mask.png, and the image NAME lies next to it."""
+    if not name.endswith(f"{BESIDE}.png"):
+        return False
+    stem = _inside(root, name.removesuffix(f"{BESIDE}.png"))
+    return any(os.path.isfile(stem + suffix) for suffix in IMAGE_SUFFIXES)  # noqa: PTH113 - strings
 
 
 def read_untagged(root: Path, *, skip: Path | None = None) -> Listing:
@@ -66,11 +115,11 @@ def read_untagged(root: Path, *, skip: Path | None = None) -> Listing:
         skip: a folder that is not entered.
     """
     if root.is_file():
-        return Listing("folders", root.parent, Entries([Entry(_without_suffix(root.name), root, ())]))
+        return Listing("folders", root.parent, Entries([Entry(_without_suffix(nfc(root.name)), root, ())]))
     listing = Listing("folders", root)
     for name, is_image in _files(listing, skip):
         if is_image:
-            listing.entries.append(Entry(_without_suffix(name), _inside(root, name), ()))
+            listing.entries.append(Entry(_without_suffix(nfc(name)), _inside(root, name), ()))
     return listing
 
 
@@ -92,8 +141,9 @@ def read_pattern(pattern: Path, *, skip: Path | None = None) -> Listing:
     for name in sorted(iglob(str(pattern), recursive=True)):  # noqa: PTH207 - a pattern may begin anywhere
         path = Path(name)
         hidden = outside is not None and outside in Path(os.path.abspath(path)).parents  # noqa: PTH100
+        hidden = hidden or any(is_hidden(part) for part in path.relative_to(listing.root).parts)
         if is_image_name(path.name) and path.is_file() and not hidden:
-            identity = _without_suffix(path.relative_to(listing.root).as_posix())
+            identity = _without_suffix(nfc(path.relative_to(listing.root).as_posix()))
             listing.entries.append(Entry(identity, path, ()))
     return listing
 

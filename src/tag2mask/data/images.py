@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tag2mask.data.decoding import ImageError, MaskError, decode, opened, to_rgb, upright_size
+from tag2mask.data.decoding import ImageError, MaskError, decode, opened, upright_size
+from tag2mask.data.deep_pixels import Intensity, read_rgb
 from tag2mask.data.problems import Fault, one_line
 from tag2mask.data.settings import PIXEL_LIMIT
 from tag2mask.errors import first_five
@@ -36,12 +37,15 @@ IGNORED = 255
 MASK_FAULTS: dict[Fault, Fault] = {"missing-image": "missing-mask", "not-an-image": "mask-format"}
 
 
-def read_image(path: Path, *, pixel_limit: int = PIXEL_LIMIT) -> npt.NDArray[np.uint8]:
+def read_image(
+    path: Path, *, pixel_limit: int = PIXEL_LIMIT, intensity: Intensity | None = None
+) -> npt.NDArray[np.uint8]:
     """Read a photograph: upright by its EXIF orientation, converted as `tag2mask.data.decoding.to_rgb` says.
 
     Args:
         path: the file.
         pixel_limit: an image with more pixels is refused before it is decoded.
+        intensity: of an image of more than 8 bits, the values that become black and white, as `read_rgb` has it.
 
     Returns:
         RGB, uint8 (H, W, 3).
@@ -50,10 +54,12 @@ def read_image(path: Path, *, pixel_limit: int = PIXEL_LIMIT) -> npt.NDArray[np.
         ImageError: the file is missing, empty, no image, cut off, too large, or of an unknown kind of pixels.
     """
     with opened(path, pixel_limit=pixel_limit) as image:
-        return np.array(to_rgb(path, decode(path, image)))
+        return read_rgb(path, image, intensity)
 
 
-def read_small(path: Path, long_side: int, *, pixel_limit: int = PIXEL_LIMIT) -> npt.NDArray[np.uint8]:
+def read_small(
+    path: Path, long_side: int, *, pixel_limit: int = PIXEL_LIMIT, intensity: Intensity | None = None
+) -> npt.NDArray[np.uint8]:
     """Read a photograph as `read_image` does, no longer than ``long_side``; a large JPEG is decoded at a fraction.
 
     Returns:
@@ -64,7 +70,7 @@ def read_small(path: Path, long_side: int, *, pixel_limit: int = PIXEL_LIMIT) ->
     """
     with opened(path, pixel_limit=pixel_limit) as image:
         image.draft(None, (long_side, long_side))
-        return reduced(np.array(to_rgb(path, decode(path, image))), long_side)
+        return reduced(read_rgb(path, image, intensity), long_side)
 
 
 def image_size(path: Path, *, pixel_limit: int = PIXEL_LIMIT) -> tuple[int, int]:
@@ -78,7 +84,12 @@ def image_size(path: Path, *, pixel_limit: int = PIXEL_LIMIT) -> tuple[int, int]
 
 
 def read_mask(
-    path: File, *, size: tuple[int, int] | None = None, classes: int | None = None, pixel_limit: int = PIXEL_LIMIT
+    path: File,
+    *,
+    size: tuple[int, int] | None = None,
+    classes: int | None = None,
+    pixel_limit: int = PIXEL_LIMIT,
+    any_kind: bool = False,
 ) -> npt.NDArray[np.uint8]:
     """Read a mask: a PNG of 8 bits or less with a palette, or 8-bit grey, whose values are class ids.
 
@@ -87,6 +98,8 @@ def read_mask(
         size: (H, W) that it must have, after EXIF orientation; None for any.
         classes: C; values must be 0..C or 255. None for any.
         pixel_limit: a mask with more pixels is refused before it is decoded.
+        any_kind: the values are about to be mapped to classes, so black and white (0 and 255) is read as well, and
+            colour whose channels are equal.
 
     Returns:
         class ids, uint8 (H, W): 0 background, 1..C the classes, 255 ignored.
@@ -97,10 +110,13 @@ def read_mask(
     try:
         with opened(path, pixel_limit=pixel_limit, formats=("PNG",)) as image:
             # One bit of grey is black and white, whose white is not class 1.
-            if image.mode not in ("P", "L"):
+            if image.mode not in ("P", "L") and not any_kind:
                 message = f"its pixels are of the kind {image.mode}, which holds no class ids"
-                raise _mask_error(path, "mask-format", f"{message}; a mask is a PNG with a palette, or 8-bit grey")
-            mask = np.array(decode(path, image), dtype=np.uint8)
+                remedy = "for black and white, --data.mask_values 255=1 says what white is"
+                raise _mask_error(
+                    path, "mask-format", f"{message}; a mask is a PNG with a palette, or 8-bit grey; {remedy}"
+                )
+            mask = _grey(path, decode(path, image)) if any_kind else np.array(decode(path, image), dtype=np.uint8)
     except MaskError:
         raise
     except ImageError as reason:
@@ -115,6 +131,18 @@ def read_mask(
         if wrong:
             raise _mask_error(path, "mask-values", wrong)
     return mask
+
+
+def _grey(path: File, image: Image.Image) -> npt.NDArray[np.uint8]:
+    """The values of a mask that a paint program saved: of a palette the index, of grey in colour the grey."""
+    if image.mode in ("P", "L", "1"):
+        return np.array(image if image.mode != "1" else image.convert("L"), dtype=np.uint8)
+    if image.mode in ("LA", "RGB", "RGBA"):
+        channels = np.array(image.convert("RGB"))
+        if (channels == channels[..., :1]).all():
+            return np.ascontiguousarray(channels[..., 0])
+    message = f"its pixels are of the kind {image.mode} and not grey"
+    raise _mask_error(path, "mask-format", f"{message}; save the mask as 8-bit grey, or with a palette of class ids")
 
 
 def values_that_are_no_class(mask: npt.NDArray[np.uint8], classes: int) -> str:

@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tag2mask.data.names import nfc
 from tag2mask.data.problems import Problem, error, warning
 from tag2mask.data.segmentations import Size, is_void, segmentation_fault
 from tag2mask.errors import first_five
 from tag2mask.files import atomic_path
 from tag2mask.npz import DAMAGED, read_npz
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 """Raised where the index, or what is checked before it is written, changes."""
 
 LONGEST_SIDE = 65_535
@@ -34,12 +35,15 @@ NEEDED: dict[str, dict[str, type]] = {
 }
 """The lists of an annotation file, and what each of their items must have."""
 
+CROWDS = {"0": False, "1": True, "none": False, "false": False, "true": True, "0.0": False, "1.0": True}
+"""What `iscrowd` may be, as lower-case text: some tools write it as text."""
+
 KIND_NAMES = {int: "a whole number", str: "text"}
 
 
 def image_id(name: str) -> str:
-    """The official ID: the file's name without its suffix."""
-    return splitext(name)[0]  # noqa: PTH122 - of ".jpg", and of "a.", it says what listings of folders say
+    """The official ID: the file's name without its suffix, in NFC."""
+    return splitext(nfc(name))[0]  # noqa: PTH122 - of ".jpg", and of "a.", it says what listings of folders say
 
 
 class Image(NamedTuple):
@@ -194,7 +198,7 @@ def _is(kind: type, item: object, name: str) -> bool:
 def _read_categories(document: dict[str, Any], found: Annotations) -> None:
     names: dict[int, str] = {}
     for where, item in _sound(document, "categories", found):
-        number, name = item["id"], item["name"].strip()
+        number, name = item["id"], nfc(item["name"].strip())
         if number in names or name in names.values():
             twice = f"the id {number}" if number in names else f"the name `{name}`"
             message = f"two categories have {twice}; each should have its own id and name"
@@ -246,9 +250,13 @@ def _read_instances(document: dict[str, Any], found: Annotations) -> None:
         len(kept) == len(document[key]) for key, kept in (("categories", found.categories), ("images", found.images))
     )
     for where, item in _sound(document, "annotations", found):
-        instance = Instance(item["id"], item["category_id"], bool(item.get("iscrowd")), item.get("segmentation"))
+        named, crowd = f"annotation {item['id']}", CROWDS.get(str(item.get("iscrowd")).lower())
+        if crowd is None:
+            message = f"{named}: `iscrowd` should be 0 or 1, it is {item['iscrowd']!r}; correct it"
+            found.problems.append(error("bad-annotation", where, message))
+            continue
+        instance = Instance(item["id"], item["category_id"], crowd, item.get("segmentation"))
         image = found.images.get(item["image_id"])
-        named = f"annotation {instance.number}"
         if image is None or instance.category not in found.categories:
             key, number = ("images", item["image_id"]) if image is None else ("categories", instance.category)
             message = f"{named} is of {number}, which the list `{key}` does not hold; add it, or remove the annotation"

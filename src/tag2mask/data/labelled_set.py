@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from tag2mask.data.augment import IMAGENET_MEAN, training_view
+from tag2mask.data.deep_pixels import Intensity
 from tag2mask.data.final_masks import FinalMasks
 from tag2mask.data.images import PIXEL_LIMIT, ImageError, MaskError, read_image, read_mask
 from tag2mask.data.photo import Photo
@@ -48,6 +49,7 @@ class LabelledSet(Dataset[LabelledSample]):
         weights: Folder | None = None,
         seed: int,
         pixel_limit: int = PIXEL_LIMIT,
+        intensity: Intensity | None = None,
         fill: tuple[float, float, float] = IMAGENET_MEAN,
     ) -> None:
         """Keep what a sample is made from; nothing is opened.
@@ -61,10 +63,11 @@ class LabelledSet(Dataset[LabelledSample]):
                 255 = 1; people's masks count in full. None: all count alike.
             seed: not negative.
             pixel_limit: an image with more pixels is refused.
+            intensity: of images of more than 8 bits, the values that become black and white, as of `read_image`.
             fill: the colour of padding, RGB in [0, 1]: the mean by which the network normalises.
         """
         self.photos, self.folder, self.settings, self.weights = photos, folder, settings, weights
-        self.seed, self.pixel_limit, self.fill = seed, pixel_limit, fill
+        self.seed, self.pixel_limit, self.intensity, self.fill = seed, pixel_limit, intensity, fill
 
     def __len__(self) -> int:
         """How many photographs; draws are without end."""
@@ -78,7 +81,7 @@ class LabelledSet(Dataset[LabelledSample]):
         """
         draw, index = key
         photo = self.photos.photos[index]
-        image = read_image(photo.path, pixel_limit=self.pixel_limit)
+        image = read_image(photo.path, pixel_limit=self.pixel_limit, intensity=self.intensity)
         labels = self._labels(photo, (image.shape[0], image.shape[1]))
         weights = None if self.weights is None else self._weights(photo, labels.shape)
         rng = np.random.default_rng([self.seed, draw, index])
@@ -93,6 +96,8 @@ class LabelledSet(Dataset[LabelledSample]):
         path: File | None = photo.mask if self.folder is None else self.folder / f"{photo.id}.png"
         if path is None:
             raise ImageError(f"{photo.id} has no ground truth", kind="missing-mask", reason="no ground truth")
+        if self.folder is None:
+            return self.photos.read_truth(photo, size=size, pixel_limit=self.pixel_limit)
         drawn = size if self._is_by_hand(photo) else None
         labels = read_mask(path, size=drawn, classes=len(self.photos.classes), pixel_limit=self.pixel_limit)
         scale = max(labels.shape) / max(size)

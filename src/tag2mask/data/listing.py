@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from tag2mask.data.entries import Entries, Entry
+from tag2mask.data.names import on_disk
 from tag2mask.data.problems import Problem
 
 if TYPE_CHECKING:
@@ -39,8 +40,46 @@ IMAGE_SUFFIXES = frozenset(
 )
 """Names that are taken for photographs where a folder is listed; what a file is, its content tells."""
 
+UNREAD_SUFFIXES = frozenset(
+    {".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raw", ".psd", ".svg", ".pdf"}
+    | {".dcm", ".nii", ".nrrd", ".exr", ".hdr", ".mp4", ".mov", ".avi", ".npy", ".czi", ".svs", ".ndpi"}
+)
+"""Names of pictures of kinds that are not read."""
+
+SYSTEM_FOLDERS = frozenset(
+    {"@eadir", "#recycle", "#snapshot", "__macosx", "$recycle.bin", "system volume information", "lost+found"}
+)
+"""Folders that systems make by themselves, with thumbnails and deleted files in them; in lower case."""
+
 HASHES = 8_000_000
 """Names of files whose hashes are kept at once: 64 MB."""
+
+
+class MaskPlace(NamedTuple):
+    """Where ground-truth masks lie: FOLDER/ID.png, or a name made from the ID.
+
+    Attributes:
+        folder: of the masks.
+        suffix: what follows the ID.
+        without: what the ID begins with and the mask's name does not.
+    """
+
+    folder: Path
+    suffix: str = ".png"
+    without: str = ""
+
+    def path(self, image_id: str) -> str:
+        """Where the mask of an ID should be, as it is spelt on disk."""
+        return on_disk(f"{self.folder}/{image_id.removeprefix(self.without)}{self.suffix}")
+
+
+MASK_SUFFIXES = (".png", "_mask.png")
+"""Names of masks: ID.png, and ID_mask.png as inspection sets have it."""
+
+
+def mask_places(*folders: Path | None) -> tuple[MaskPlace, ...]:
+    """The places of masks in folders, those that are None left out."""
+    return tuple(MaskPlace(folder, suffix) for folder in folders if folder for suffix in MASK_SUFFIXES)
 
 
 @dataclass
@@ -53,7 +92,7 @@ class Listing:
         entries: the photographs of the split, in the order of the list; those of a bad line are left out.
         names: class names that the data set knows: the official list, or all tags whatever the split.
         official: whether ``names`` is a list that tags must be in.
-        mask_folders: where ground-truth masks are looked for, the first that has one wins.
+        masks: where ground-truth masks are looked for, the first that has one wins.
         splits: photographs in each split that the data set has.
         painting: what missing masks are painted from when they are first needed; None where nothing is painted.
         notes: what is worth telling and not wrong.
@@ -65,7 +104,7 @@ class Listing:
     entries: Entries = field(default_factory=Entries)
     names: tuple[str, ...] = ()
     official: bool = False
-    mask_folders: tuple[Path, ...] = ()
+    masks: tuple["MaskPlace", ...] = ()
     splits: dict[str, int] = field(default_factory=dict)
     painting: "Painting | None" = None
     notes: list[str] = field(default_factory=list)
@@ -155,8 +194,13 @@ def is_image_name(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name belongs to the system and not to the data."""
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
+
+
 def walk_files(folder: Path, *, skip: Iterable[Path] = ()) -> Iterator[tuple[str, bool]]:
-    """All files below ``folder``, without hidden files and folders, sorted by name within each folder.
+    """All files below ``folder``, without hidden files and those of systems, sorted by name within each folder.
 
     Args:
         folder: where to begin; links to folders are followed, but not into a loop.
@@ -177,7 +221,7 @@ def _walk(folder: Path, below: str, closed: frozenset[tuple[int, int]]) -> Itera
     if identity in closed:
         return
     with os.scandir(folder) as found:
-        items = sorted((item for item in found if not item.name.startswith(".")), key=lambda item: item.name)
+        items = sorted((item for item in found if not is_hidden(item.name)), key=lambda item: item.name)
     for item in items:
         if _is(item, os.DirEntry.is_dir):
             yield from _walk(folder / item.name, f"{below}{item.name}/", closed | {identity})

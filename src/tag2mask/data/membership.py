@@ -9,7 +9,8 @@ import numpy.typing as npt
 from tag2mask.data.listing import Listing
 from tag2mask.data.photo import Photos
 from tag2mask.data.settings import DataSettings
-from tag2mask.data.table import TABLE_NAME, Table, path_inside, read_table
+from tag2mask.data.table import TABLE_NAME, Table, read_table
+from tag2mask.data.table_paths import TablePaths
 from tag2mask.data.voc import voc_lists
 
 MOST_SPLITS = 64
@@ -32,7 +33,7 @@ def memberships(listing: Listing, settings: DataSettings, photos: Photos) -> Mem
     names = list(listing.splits)[:MOST_SPLITS]
     if settings.split is not None or len(names) < 2:
         return np.zeros(len(photos), dtype=np.uint64)
-    of_kind = {"voc": _of_lists, "coco": _of_folders, "table": _of_rows}
+    of_kind = {"voc": _of_lists, "coco": _of_folders, "mvtec": _of_folders, "table": _of_rows}
     return of_kind[listing.kind](listing, settings, photos, names)
 
 
@@ -75,8 +76,8 @@ def _of_rows(listing: Listing, settings: DataSettings, photos: Photos, names: li
 
 def _rows(listing: Listing, settings: DataSettings) -> Iterator[tuple[str, str]]:
     """The ID and the split of each photograph in a table."""
-    path, base = settings.tags or listing.root / TABLE_NAME, os.path.abspath(listing.root)  # noqa: PTH100
-    for row in read_table(path, Table(str(path))):
-        inside = path_inside(row.image, base)
+    path, paths = settings.tags or listing.root / TABLE_NAME, TablePaths(listing.root)
+    for row in read_table(path, Table(str(path)), settings):
+        inside = paths.inside(row.image)
         if inside is not None:
             yield os.path.splitext(inside)[0], row.split or ""  # noqa: PTH122

@@ -123,6 +123,10 @@ class Photos(Sequence[Photo]):
         """The same, those without a mask with ``folder``/ID.png; if ``existing``, where that is there."""
         return Photos(_Masked(self, folder, existing))
 
+    def without_masks(self) -> "Photos":
+        """The same without their masks."""
+        return Photos(_Unmasked(self))
+
     def with_tags(self, tags: Mapping[str, tuple[int, ...]]) -> "Photos":
         """The same, with these tags in place of their own where there are such, by ID."""
         return Photos(_Retagged(self, tags)) if tags else self
@@ -150,6 +154,19 @@ class _Masked:
     def _masked(self, photo: Photo) -> Photo:
         mask = self.folder / f"{photo.id}.png"
         return photo if self.existing and not mask.is_file() else replace(photo, mask=mask)
+
+
+@dataclass(frozen=True)
+class _Unmasked:
+    """Photographs whose masks are not to be believed."""
+
+    photos: Photos
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def read(self, places: Sequence[int]) -> list[Photo]:
+        return [replace(photo, mask=None) for photo in self.photos.at(places)]
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,20 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tag2mask.data.classes import class_problems, did_you_mean, read_classes
+from tag2mask.data.classes import class_problems, did_you_mean, negative_problems, read_classes
 from tag2mask.data.coco import annotation_files, read_coco
 from tag2mask.data.decided import Decided, read_decided
 from tag2mask.data.entries import Entries, Entry, Row
 from tag2mask.data.folders import read_folders, read_pattern, read_untagged
-from tag2mask.data.listing import FolderIndex, Listing, similar_files
-from tag2mask.data.painting import Painting, record_problems
+from tag2mask.data.images import PIXEL_LIMIT
+from tag2mask.data.listing import FolderIndex, Listing, MaskPlace, similar_files
+from tag2mask.data.mvtec import MASK_VALUES, is_mvtec, read_mvtec
+from tag2mask.data.painting import Painting, are_given, record_problems
 from tag2mask.data.photo import Photo, Photos
-from tag2mask.data.problems import Problem, error, summary, warning
+from tag2mask.data.problems import Problem, error, summary
 from tag2mask.data.settings import DataSettings, Kind
 from tag2mask.data.table import TABLE_NAME, read_table_photos
+from tag2mask.data.truth import MaskValues, parse_mask_values, read_truth
 from tag2mask.data.voc import IMAGES, read_voc
 from tag2mask.errors import UsageError
 
@@ -33,6 +36,8 @@ class PhotoSet:
         root: the folder that IDs are relative to.
         painting: what missing masks are painted from when they are first needed; None where nothing is painted.
         decided: what people decided about masks and tags; the photographs have those tags already.
+        mask_values: which value of a ground-truth mask is which class.
+        notes: how the reader understood the data set, and its warnings, a sentence each.
     """
 
     classes: tuple[str, ...]
@@ -40,6 +45,8 @@ class PhotoSet:
     root: Path
     painting: Painting | None = None
     decided: Decided = field(default_factory=Decided)
+    mask_values: MaskValues = field(default_factory=MaskValues)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Take any sequence of photographs."""
@@ -65,6 +72,22 @@ class PhotoSet:
         rows, columns = np.array(cells, dtype=np.intp).reshape(-1, 2).T
         matrix[rows, columns] = True
         return matrix
+
+    def read_truth(
+        self, photo: Photo, *, size: tuple[int, int] | None = None, pixel_limit: int = PIXEL_LIMIT
+    ) -> npt.NDArray[np.uint8]:
+        """The ground truth of a photograph that has some: class ids, uint8 (H, W), 255 ignored.
+
+        Args:
+            photo: with a mask.
+            size: (H, W) that it must have; None for any.
+            pixel_limit: a mask with more pixels is refused before it is decoded.
+
+        Raises:
+            MaskError: as `tag2mask.data.truth.read_truth`.
+        """
+        path, values = photo.mask or Path(), self.mask_values
+        return read_truth(path, photo.tags, len(self.classes), values, size=size, pixel_limit=pixel_limit)
 
     def by_id(self, photo_id: str) -> Photo:
         """The photograph of that ID, looked for one after another.
@@ -162,13 +185,36 @@ def survey(settings: DataSettings, *, split: str | None = None, read_decisions: 
     problems += _duplicates(listing)
     classes, closed, class_faults = _classes(settings, listing)
     problems += class_faults
+    if not closed:
+        problems += negative_problems(classes, str(listing.root))
     if listing.painting is not None and not any(problem.level == "error" for problem in problems):
         problems += record_problems(listing.painting, classes)
+    values, value_faults = _mask_values(settings, listing, classes)
     decided, undecided = read_decisions(settings.corrections if classes else None, classes)
-    problems += [*undecided, *_tag_problems(listing, classes, closed, decided.tags)]
+    problems += [*value_faults, *undecided, *_tag_problems(listing, classes, closed, decided.tags)]
     photos, missing = _photos(listing, classes)
-    found = PhotoSet(classes, photos.with_tags(decided.tags), listing.root, listing.painting, decided)
+    warnings = tuple(f"warning: {problem}" for problem in problems if problem.level == "warning")
+    found = PhotoSet(
+        classes,
+        photos.with_tags(decided.tags),
+        listing.root,
+        listing.painting,
+        decided,
+        values,
+        (*listing.notes, *warnings),
+    )
     return Survey(found, listing, (*problems, *missing))
+
+
+def _mask_values(
+    settings: DataSettings, listing: Listing, classes: tuple[str, ...]
+) -> tuple[MaskValues, list[Problem]]:
+    """The mapping of ground-truth values that the settings, or the layout, ask for."""
+    text = settings.mask_values or (MASK_VALUES if listing.kind == "mvtec" else None)
+    if text is not None and listing.painting is not None and not are_given(listing.painting.folder):
+        message = "these masks are painted from annotations, and their values are classes already; leave it out"
+        return MaskValues(), [error("bad-classes", "data.mask_values", message)]
+    return parse_mask_values(text, classes)
 
 
 def recognised(settings: DataSettings) -> Kind:
@@ -179,6 +225,8 @@ def recognised(settings: DataSettings) -> Kind:
     if root is not None and (kind == "coco" or (kind == "auto" and annotation_files(root))):
         return "coco"
     has_table = settings.tags is not None or (kind == "auto" and root is not None and (root / TABLE_NAME).is_file())
+    if root is not None and (kind == "mvtec" or (kind == "auto" and not has_table and is_mvtec(root))):
+        return "mvtec"
     return "table" if root is None or kind == "table" or has_table else "folders"
 
 
@@ -195,7 +243,7 @@ def _read(settings: DataSettings, split: str | None) -> Listing:
     found = recognised(settings)
     if root is None or found == "table":
         return read_table_photos(settings, split)
-    readers = {"voc": read_voc, "coco": read_coco, "folders": read_folders}
+    readers = {"voc": read_voc, "coco": read_coco, "mvtec": read_mvtec, "folders": read_folders}
     return readers[found](settings, root, split)
 
 
@@ -224,6 +272,7 @@ def _tag_problems(
     """Tags outside a closed list, each once, photographs without tags, and data sets without any."""
     unknown: dict[str, tuple[str, int]] = {}  # where it is met first, and how often
     known, tagged = set(classes), False
+    untagged, first = 0, ""
     for entry in listing.entries:
         if entry.id in decided:  # in place of what the data set says
             tagged = tagged or bool(decided[entry.id])
@@ -234,8 +283,10 @@ def _tag_problems(
                 unknown[tag] = place, times + 1
         tagged = tagged or entry.tags != ()
         if entry.tags == ():
-            message = "the photograph has no tags and counts as one that holds none of the classes; add tags if it does"
-            yield warning("no-tags", listing.where(entry), f"{listing.shown(entry.path)}: {message}")
+            untagged, first = untagged + 1, first or listing.where(entry)
+    if untagged and tagged:
+        named = f"{untagged} photograph{'s have' if untagged > 1 else ' has'} no tags (first: {first})"
+        listing.notes.append(f"{named}, which says that they hold none of the classes; add tags where they do")
     for tag, (place, times) in unknown.items():
         count = f"{times} photographs, first here" if times > 1 else "1 photograph"
         hint = did_you_mean(tag, classes) or "; the classes are listed in data.classes"
@@ -256,11 +307,11 @@ def _photos(listing: Listing, classes: tuple[str, ...]) -> tuple[Photos, list[Pr
             there[place] = False
             missing.append(entry)
             continue
-        for number, folder in enumerate(listing.mask_folders, 1):
-            if truths.has(f"{folder}/{entry.id}.png"):
+        for number, masks in enumerate(listing.masks, 1):
+            if truths.has(masks.path(entry.id)):
                 mask_of[place] = number
                 break
-    found = Photos(_Listed(listing.entries, classes, listing.mask_folders, mask_of))
+    found = Photos(_Listed(listing.entries, classes, listing.masks, mask_of))
     problems = list(_missing_images(listing, missing))
     return found if there.all() else found.at(np.flatnonzero(there)), problems
 
@@ -281,7 +332,7 @@ class _Listed:
         self,
         entries: Entries,
         classes: tuple[str, ...] = (),
-        folders: tuple[Path, ...] = (),
+        masks: tuple[MaskPlace, ...] = (),
         mask_of: npt.NDArray[np.uint8] | None = None,
     ) -> None:
         """Keep what a photograph is made from.
@@ -289,10 +340,10 @@ class _Listed:
         Args:
             entries: of the listing.
             classes: the names; a tag that is none of them is left out.
-            folders: of masks.
-            mask_of: (N,), the number of the folder, from 1, that holds a photograph's mask; 0: none does.
+            masks: where masks lie.
+            mask_of: (N,), the number of the place, from 1, that holds a photograph's mask; 0: none does.
         """
-        self.entries, self.folders, self.mask_of = entries, folders, mask_of
+        self.entries, self.masks, self.mask_of = entries, masks, mask_of
         self.ids = {name: number for number, name in enumerate(classes, 1)}
 
     def __len__(self) -> int:
@@ -304,7 +355,6 @@ class _Listed:
 
     def _photo(self, place: int, row: Row) -> Photo:
         tags = tuple(sorted(self.ids[tag] for tag in self.entries.tags(row) or () if tag in self.ids))
-        folder = 0 if self.mask_of is None else self.mask_of[place]
-        return Photo(
-            row.id, self.entries.file(row), tags, f"{self.folders[folder - 1]}/{row.id}.png" if folder else None
-        )
+        number = 0 if self.mask_of is None else self.mask_of[place]
+        mask = self.masks[number - 1].path(row.id) if number else None
+        return Photo(row.id, self.entries.file(row), tags, mask)

@@ -51,6 +51,9 @@ Fault = Literal[
     "unsupported-image",
     "small-image",
     "large-image",
+    "small-range",
+    "extra-bands",
+    "several-pages",
     "near-duplicate",
     # the ground-truth masks
     "missing-mask",
@@ -60,6 +63,11 @@ Fault = Literal[
     "mask-turn",
     "mask-values",
     "mask-record",
+    "truth-tags",
+    # the layout of other tools, and names of nothing
+    "known-layout",
+    "negative-name",
+    "unread-format",
     # what people decided
     "bad-corrections",
     "bad-correction",

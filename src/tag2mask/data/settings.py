@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from tag2mask.errors import UsageError
 
-Kind = Literal["auto", "table", "folders", "voc", "coco"]
+Kind = Literal["auto", "table", "folders", "voc", "coco", "mvtec"]
 """The layouts that can be read; ``auto`` looks."""
 
 Crowd = Literal["ignore", "paint", "skip"]
@@ -28,13 +28,14 @@ class DataSettings:
 
     Attributes:
         kind: the layout. ``table``: a CSV file names the photographs and their tags. ``folders``: ROOT/CLASS/…, the
-            top folder is the tag. ``voc``: the folders of PASCAL VOC. ``coco``: those of COCO. ``auto``: ``voc`` where
-            ROOT/JPEGImages exists, ``coco`` where ROOT/annotations/instances_*.json does, ``table`` where ``tags`` is
-            given or ROOT/tags.csv exists, else ``folders``.
+            top folder is the tag. ``voc``: the folders of PASCAL VOC. ``coco``: those of COCO. ``mvtec``: those of
+            MVTec AD. ``auto``: ``voc`` where ROOT/JPEGImages exists, ``coco`` where ROOT/annotations/instances_*.json
+            does, ``table`` where ``tags`` is given or ROOT/tags.csv exists, ``mvtec`` where ROOT/test and
+            ROOT/ground_truth exist, else ``folders``.
         root: the folder that the paths of the photographs are relative to; for a table that is given without it, the
             table's folder.
-        tags: the tags table, CSV ``image,tags`` with the tags joined by ``;``, or one 0/1 column a class; overrides
-            the root's own tags.
+        tags: the tags table, CSV ``image,tags`` with the tags joined by ``;``, or one 0/1 column per class (with
+            ``classes``, those that it names); overrides the root's own tags.
         split: VOC: the name of a list in ROOT/ImageSets/Segmentation; COCO: SPLIT of instances_SPLIT.json, with or
             without the year; table: a value of its ``split`` column. None: all photographs.
         classes: the class list and its order: a file (one name a line, or a YAML list), or names with commas, without
@@ -44,9 +45,9 @@ class DataSettings:
         corrections: the folder of what people decided about masks, written by a review or by `import`: their masks are
             taken in place of those of a run, their tags in place of the data set's. It need not have a decision about
             every photograph.
-        mask_values: how values of ground-truth masks become classes, ``VALUE=CLASS`` with commas, as ``255=1``; CLASS is
-            an id, a class name, ``background``, ``ignore``, or ``tag``: the only tag of the image. Values that are not
-            named stay as they are. Not read for masks that are painted from annotations.
+        mask_values: how values of ground-truth masks become classes, ``VALUE=CLASS`` with commas, as ``255=1``; CLASS
+            is an id, a class name, ``background``, ``ignore``, or ``tag``: the only tag of the image. Values that are
+            not named stay as they are. Not read for masks that are painted from annotations.
         negatives: names with commas that mean "none of the classes": class folders, or tags of a table. ``_none`` is
             always one.
         intensity: the pixel values (LOW, HIGH) that become black and white, for images of more than 8 bits; None: 0 to

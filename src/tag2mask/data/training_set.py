@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from tag2mask.cam_files import CamFile, read_cam
 from tag2mask.data.augment import IMAGENET_MEAN, training_view
+from tag2mask.data.deep_pixels import Intensity
 from tag2mask.data.images import PIXEL_LIMIT, read_image
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
@@ -54,6 +55,7 @@ class TrainingSet(Dataset[Sample]):
         *,
         seed: int,
         pixel_limit: int = PIXEL_LIMIT,
+        intensity: Intensity | None = None,
         fill: tuple[float, float, float] = IMAGENET_MEAN,
         external: Folder | None = None,
         stride: int = 16,
@@ -65,6 +67,7 @@ class TrainingSet(Dataset[Sample]):
             settings: what a view may look like.
             seed: not negative.
             pixel_limit: an image with more pixels is refused.
+            intensity: of images of more than 8 bits, the values that become black and white, as of `read_image`.
             fill: the colour of padding, RGB in [0, 1]: the mean by which the network normalises.
             external: a folder with base CAMs from outside, ID.npz; None for samples without them.
             stride: pixels a cell of the grid that they are brought to.
@@ -78,6 +81,7 @@ class TrainingSet(Dataset[Sample]):
         self.settings = settings
         self.seed = seed
         self.pixel_limit = pixel_limit
+        self.intensity = intensity
         self.fill = fill
         self.external = external
         self.stride = stride
@@ -98,7 +102,7 @@ class TrainingSet(Dataset[Sample]):
         """
         draw, index = key
         photo = self.photos.photos[index]
-        image = read_image(photo.path, pixel_limit=self.pixel_limit)
+        image = read_image(photo.path, pixel_limit=self.pixel_limit, intensity=self.intensity)
         cam = self._external_of(photo)
         rng = np.random.default_rng([self.seed, draw, index])
         view = training_view(image, self.settings, rng=rng, fill=self.fill, cams=None if cam is None else cam.cams)

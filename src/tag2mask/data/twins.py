@@ -26,34 +26,45 @@ class Twins:
         photographs: in all groups together.
         across: of the groups, those with photographs in different splits.
         named: the first five pairs, those across splits first: IDs, with the splits where these differ.
+        unlike: further groups, whose photographs have different tags: one camera and a fixed part, hardly copies.
+        unlike_named: the first five pairs of these.
     """
 
     groups: int = 0
     photographs: int = 0
     across: int = 0
     named: tuple[str, ...] = ()
+    unlike: int = 0
+    unlike_named: tuple[str, ...] = ()
 
     def notes(self) -> list[str]:
-        """A line about all of them; none where there are none."""
-        if not self.groups:
-            return []
-        in_groups = f"{self.photographs} photographs in {self.groups} group{'s' if self.groups > 1 else ''}"
-        names = "" if self.across else f": {self._shown()}"
-        return [f"look the same ({_MEANT}): {in_groups}{names}"]
+        """A line about all of them, and one about those with different tags; none where there are none."""
+        lines = []
+        if self.groups:
+            in_groups = f"{self.photographs} photographs in {self.groups} group{'s' if self.groups > 1 else ''}"
+            names = "" if self.across else f": {_shown(self.named, self.groups)}"
+            lines.append(f"look the same ({_MEANT}): {in_groups}{names}")
+        if self.unlike:
+            camera = "look the same and have different tags, as parts under a fixed camera do"
+            lines.append(f"{camera}, groups: {self.unlike}: {_shown(self.unlike_named, self.unlike)}")
+        return lines
 
     def problems(self, root: str) -> list[Problem]:
         """A warning about those across splits."""
         if not self.across:
             return []
         message = (
-            f"groups of photographs that look the same in different splits ({self.across}): {self._shown()}; figures "
-            f"on the one split are flattered by what was learnt on the other: leave them out of one of the splits"
+            f"groups of photographs that look the same in different splits ({self.across}): "
+            f"{_shown(self.named, self.across)}; figures on the one split are flattered by what was learned on the "
+            "other: leave them out of one of the splits"
         )
         return [warning("near-duplicate", root, message)]
 
-    def _shown(self) -> str:
-        more = (self.across or self.groups) - len(self.named)
-        return ", ".join(self.named) + (f" and {more} more" if more > 0 else "")
+
+def _shown(named: tuple[str, ...], count: int) -> str:
+    """The named pairs, and how many more groups there are."""
+    more = count - len(named)
+    return ", ".join(named) + (f" and {more} more" if more > 0 else "")
 
 
 def find_twins(groups: Groups, photos: Photos, members: Members, listing: Listing) -> Twins:
@@ -65,18 +76,28 @@ def find_twins(groups: Groups, photos: Photos, members: Members, listing: Listin
         members: (N,), the splits of each.
         listing: of the data set.
     """
-    across = 0
+    across = photographs = unlike = 0
     first: list[tuple[int, int]] = []
     crossing: list[tuple[int, int]] = []
+    different: list[tuple[int, int]] = []
     for group in groups:
+        tags = [photo.tags for photo in photos.at(group)]
+        other = next((place for place, own in zip(group, tags, strict=True) if own != tags[0]), None)
+        if other is not None:
+            unlike += 1
+            different += [(int(group[0]), int(other))] if len(different) < SHOWN else []
+            continue
+        photographs += len(group)
         pair = _across(group, members)
         across += pair is not None
         if pair is not None and len(crossing) < SHOWN:
             crossing.append(pair)
         elif len(first) < SHOWN:
             first.append((int(group[0]), int(group[1])))
-    named = tuple(_named(pair, photos, members, listing) for pair in crossing or first)
-    return Twins(len(groups), groups.photographs, across, named)
+    named, apart = (
+        tuple(_named(pair, photos, members, listing) for pair in pairs) for pairs in (crossing or first, different)
+    )
+    return Twins(len(groups) - unlike, photographs, across, named, unlike, apart)
 
 
 def _across(group: npt.NDArray[np.intp], members: Members) -> tuple[int, int] | None:

@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from tag2mask.errors import UsageError
+from tag2mask.evaluate.figures import absence
 
 _SAME = ("images", "chosen")
 """Figures that must agree for others to be comparable."""
@@ -59,8 +60,10 @@ class Comparison:
         for name, value in self.own["iou"].items():
             other = self.other["iou"][name]
             masks = [_per_cent(figures["iou"].get(name)) for figures in self.masks.values()]
+            tagged = max(figures.get("absent", {}).get(name, 0) for figures in (self.own, self.other))
+            shown = f"{name} ({absence(tagged)})" if tagged else name
             cells = [*masks, _per_cent(value), _per_cent(other), _per_cent(_share(value, other))]
-            table.add_row(name, *cells, style="dim" if chosen is not None and name not in chosen else None)
+            table.add_row(shown, *cells, style="dim" if chosen is not None and name not in chosen else None)
         table.add_section()
         masks = [_per_cent(figures["miou"]) for figures in self.masks.values()]
         means = [*masks, *map(_per_cent, (self.own["miou"], self.other["miou"], self.share))]

@@ -100,7 +100,9 @@ class Counts:
         for own, others in zip(self.tallies().values(), other.tallies().values(), strict=True):
             own.merge(others)
 
-    def figures(self, folder: Folder, classes: Sequence[str], ids: Collection[int] | None = None) -> Figures:
+    def figures(
+        self, folder: Folder, classes: Sequence[str], ids: Collection[int] | None = None, tagged: Sequence[int] = ()
+    ) -> Figures:
         """The figures that follow.
 
         Args:
@@ -108,6 +110,7 @@ class Counts:
             classes: names of the classes 1..C, without background.
             ids: the classes that the mean IoU, which also chooses the threshold, is over; 0 = background; all by
                 default.
+            tagged: photographs with each class 1..C; empty where that is not known.
 
         Raises:
             EvaluationError: photographs could not be compared.
@@ -124,7 +127,7 @@ class Counts:
                 f"{fewer.count} have {has} background map: {fewer.joined(', ', ' and ')}. Keep one kind of CAM a folder"
             )
         counts = self.confusion if self.sweep is None or self.with_background.count else self.sweep
-        return Figures.of(counts, classes, images=self.images, ids=ids)
+        return Figures.of(counts, classes, images=self.images, ids=ids, tagged=tagged)
 
     def tallies(self) -> dict[str, Tally]:
         """The tallies by name."""

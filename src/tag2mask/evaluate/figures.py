@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ class Figures:
     """What an evaluation found. All figures are fractions in [0, 1]; NaN where there was nothing to measure.
 
     Attributes:
-        miou: mean IoU over the chosen classes that occur in the truth.
+        miou: mean IoU over the chosen classes that occur in the truth; NaN if the truth holds none but background.
         pixel_accuracy: share of the counted pixels whose class is right.
         iou: by class name, background first: intersection over union.
         over_activation: by class name: what was painted outside the class, over the union.
@@ -30,6 +30,8 @@ class Figures:
         threshold: the background threshold that ``miou`` is best at; None for masks and for CAMs with a background
             map.
         sweep: mIoU by background threshold; None where ``threshold`` is.
+        absent: classes that photographs are tagged with and that have not one true pixel, with how many photographs:
+            what is said of them is not measured.
     """
 
     miou: float
@@ -41,6 +43,7 @@ class Figures:
     chosen: tuple[str, ...] | None = None
     threshold: float | None = None
     sweep: dict[float, float] | None = None
+    absent: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -50,6 +53,7 @@ class Figures:
         *,
         images: int,
         ids: Collection[int] | None = None,
+        tagged: Sequence[int] = (),
     ) -> "Figures":
         """The figures of a confusion matrix, or of a sweep at its best threshold.
 
@@ -58,6 +62,7 @@ class Figures:
             classes: names of the classes 1..C, without background.
             images: how many photographs were counted.
             ids: the classes that the mean IoU is over, 0 = background; all by default.
+            tagged: photographs with each of the classes 1..C; empty where that is not known.
         """
         names = (BACKGROUND, *classes)
         threshold: float | None = None
@@ -67,20 +72,25 @@ class Figures:
             threshold, confusion = counts.best(ids)
         else:
             confusion = counts
+        there = confusion.truth_pixels() > 0
+        classes_there = zip(classes, tagged, there[1:].tolist(), strict=False)
+        # A truth of background alone is mostly one whose classes were lost; an empty prediction would have 100 % of it.
+        measured = there[1:].any() or (ids is not None and not any(ids))
 
         def by_name(values: np.ndarray) -> dict[str, float]:
             return dict(zip(names, values.tolist(), strict=True))
 
         return cls(
-            miou=confusion.miou(ids),
+            miou=confusion.miou(ids) if measured else math.nan,
             pixel_accuracy=confusion.pixel_accuracy(),
             iou=by_name(confusion.iou()),
             over_activation=by_name(confusion.over_activation()),
             under_activation=by_name(confusion.under_activation()),
             images=images,
             chosen=None if ids is None else tuple(names[i] for i in sorted(set(ids))),
-            threshold=threshold,
-            sweep=sweep,
+            threshold=threshold if measured else None,
+            sweep=sweep if measured else None,
+            absent={name: count for name, count, found in classes_there if count and not found},
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -93,6 +103,7 @@ class Figures:
             "under_activation": {name: _number(value) for name, value in self.under_activation.items()},
             "images": self.images,
             "chosen": None if self.chosen is None else list(self.chosen),
+            "absent": self.absent,
             "threshold": self.threshold,
             "sweep": None if self.sweep is None else {f"{at:g}": _number(value) for at, value in self.sweep.items()},
         }
@@ -106,7 +117,8 @@ class Figures:
         for name, value in self.iou.items():
             left_out = self.chosen is not None and name not in self.chosen
             row = (value, self.over_activation[name], self.under_activation[name])
-            table.add_row(name, *map(_per_cent, row), style="dim" if left_out else None)
+            shown = f"{name} ({absence(self.absent[name])})" if name in self.absent else name
+            table.add_row(shown, *map(_per_cent, row), style="dim" if left_out else None)
         table.add_section()
         table.add_row("mean IoU", _per_cent(self.miou), "", "", style="bold")
         table.add_row("pixel accuracy", _per_cent(self.pixel_accuracy), "", "")
@@ -119,6 +131,11 @@ class Figures:
         if self.chosen is not None:
             parts.append(f"mean over {len(self.chosen)} of {len(self.iou)} classes")
         return "; ".join(parts)
+
+
+def absence(images: int) -> str:
+    """What tables say of a class that so many images are tagged with and that has not one true pixel."""
+    return f"no true pixel, {images} tagged"
 
 
 def _number(value: float) -> float | None:

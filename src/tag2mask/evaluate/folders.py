@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -55,7 +54,7 @@ def evaluate_masks(
     """
     _check_ids(ids, photos)
     counts = count_masks(folder, photos, allow_extra=allow_extra, on_photo=on_photo)
-    return counts.figures(folder, photos.classes, ids)
+    return counts.figures(folder, photos.classes, ids, tagged(photos))
 
 
 def evaluate_cams(
@@ -88,7 +87,7 @@ def evaluate_cams(
     """
     _check_ids(ids, photos)
     counts = count_cams(folder, photos, thresholds=thresholds, allow_extra=allow_extra, on_photo=on_photo)
-    return counts.figures(folder, photos.classes, ids)
+    return counts.figures(folder, photos.classes, ids, tagged(photos))
 
 
 def count_masks(
@@ -108,7 +107,7 @@ def count_masks(
         _require_size(path, prediction.shape, truth)
         counts.confusion.update(prediction, truth)
 
-    return _count_all(photos.photos, lambda: Counts(classes, None), count, on_photo)
+    return _count_all(photos, lambda: Counts(classes, None), count, on_photo)
 
 
 def count_cams(
@@ -135,26 +134,34 @@ def count_cams(
             raise EvaluationError(f"{path}: ids that are no class: {first_five(wrong)}; classes are 0 to {classes - 1}")
         counts.update_cams(photo.id, cam.ids, full_resolution(cam), truth)
 
-    return _count_all(photos.photos, lambda: Counts(classes, thresholds), count, on_photo)
+    return _count_all(photos, lambda: Counts(classes, thresholds), count, on_photo)
+
+
+def tagged(photos: PhotoSet) -> list[int]:
+    """How many of the photographs have each of the classes 1..C as a tag."""
+    counts = np.zeros(len(photos.classes) + 1, dtype=np.int64)
+    for photo in photos.photos:
+        counts[list(photo.tags)] += 1
+    found: list[int] = counts[1:].tolist()
+    return found
 
 
 def _count_all(
-    photos: Sequence[Photo],
+    photos: PhotoSet,
     new: Callable[[], Counts],
     count: Callable[[Counts, Photo, np.ndarray], None],
     on_photo: OnPhoto | None,
 ) -> Counts:
     """Count every photograph in threads, each chunk into counts of its own; they are merged here."""
     total = new()
-    chunks = (list(photos[start : start + CHUNK]) for start in range(0, len(photos), CHUNK))
+    chunks = (list(photos.photos[start : start + CHUNK]) for start in range(0, len(photos), CHUNK))
 
     def work(chunk: list[Photo]) -> tuple[list[Photo], Counts]:
         part = new()
         part.images = len(chunk)
         for photo in chunk:
             try:
-                truth = read_mask(photo.mask or Path(), classes=total.confusion.classes - 1)
-                count(part, photo, truth)
+                count(part, photo, photos.read_truth(photo))
             except Tag2maskError as error:
                 part.problems.add(str(error))
         return chunk, part

@@ -6,8 +6,11 @@ from typing import Protocol
 
 import numpy as np
 
-from tag2mask.data.images import IGNORED, PIXEL_LIMIT, image_size, read_mask, write_mask
+from tag2mask.data.images import IGNORED, PIXEL_LIMIT, image_size, write_mask
+from tag2mask.data.names import nfc
 from tag2mask.data.photos import PhotoSet
+from tag2mask.data.truth import MaskValues, read_truth
+from tag2mask.data.truth_tags import TruthCounts, truth_problems
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.formats import cvat, labelstudio
 from tag2mask.formats.corrected import Corrected, Read
@@ -27,7 +30,12 @@ class Reader(Protocol):
 
 
 def read_folder(
-    path: Path, classes: tuple[str, ...], *, ignored: str = "ignored", pixel_limit: int = PIXEL_LIMIT
+    path: Path,
+    classes: tuple[str, ...],
+    *,
+    ignored: str = "ignored",
+    pixel_limit: int = PIXEL_LIMIT,
+    photos: PhotoSet | None = None,
 ) -> Iterator[Read]:
     """The masks of a folder of ID.png, PNGs with a palette or 8-bit grey whose values are class ids.
 
@@ -36,9 +44,10 @@ def read_folder(
         classes: the names of the classes 1..C.
         ignored: not read; 255 is.
         pixel_limit: a larger mask is refused before it is decoded.
+        photos: whose mapping of values to classes, if they have one, these masks follow; None: the values are ids.
 
     Yields:
-        the ID of each with its mask, or why it cannot be used.
+        the ID of each, in NFC, with its mask, or why it cannot be used.
 
     Raises:
         UsageError: there is no such folder.
@@ -46,10 +55,12 @@ def read_folder(
     if not path.is_dir():
         raise UsageError(f"{path} is no folder of masks ID.png")
     folder = found_folder(path)
+    values = MaskValues() if photos is None else photos.mask_values
+    tags = {photo.id: photo.tags for photo in photos.photos} if photos is not None and values.by_tag else {}
     for name in sorted(set(file_names(folder, ".png"))):
-        photo_id = name.removesuffix(".png")
+        photo_id = nfc(name.removesuffix(".png"))
         try:
-            mask = read_mask(folder / name, classes=len(classes), pixel_limit=pixel_limit)
+            mask = read_truth(folder / name, tags.get(photo_id, ()), len(classes), values, pixel_limit=pixel_limit)
             yield Corrected(checked_id(photo_id), mask)
         except Tag2maskError as error:
             yield photo_id, str(error)
@@ -74,19 +85,23 @@ def import_masks(
         masks: of a reader.
         out: the folder.
         classes: the names of the classes 1..C, for the folder's record.
-        photos: whose masks they may be; each has to be one of them and of its size. None: any.
+        photos: whose masks they may be; each has to be one of them and of its size, and together they have to fit
+            the tags (`tag2mask.data.truth_tags`). None: any.
         again: an earlier import there is replaced.
         pixel_limit: of the photographs; a larger one is refused by name.
 
     Raises:
-        UsageError: something else lies there.
+        UsageError: something else lies there, or the masks do not fit the tags.
         Tag2maskError: there was no sound mask.
     """
     failed: dict[str, str] = {}
     sizes: dict[str, tuple[int, ...]] = {}
+    values: dict[str, list[int]] = {}
     made: dict[str, object] = {"format": "masks", "classes": list(classes)}
     with whole_target(out, made, again=again) as folder:
         for each in masks:
+            if isinstance(each, Corrected):
+                each = each._replace(id=nfc(each.id))
             if not isinstance(each, Corrected):
                 failed[each[0]] = each[1]
             elif each.id in sizes:
@@ -95,7 +110,7 @@ def import_masks(
                 failed[each.id] = f"the values {wrong[:5]} are no class"
             else:
                 write_mask(folder / f"{checked_id(each.id)}.png", each.mask)
-                sizes[each.id] = each.mask.shape
+                sizes[each.id], values[each.id] = each.mask.shape, np.unique(each.mask).tolist()
         for photo_id, reason in _mistaken(sizes, photos, pixel_limit):
             failed.setdefault(photo_id, reason)
         for photo_id in failed.keys() & sizes.keys():
@@ -106,7 +121,24 @@ def import_masks(
             reason = f"{first[0]}: {first[1]}" if first else "in Label Studio, only annotated tasks have one"
             raise Tag2maskError(f"there is no corrected mask; {reason}")
         made["photographs"] = done
-    return Exported(done, failed, [])
+        notes = _against_tags({name: values[name] for name in sizes.keys() - failed.keys()}, photos, classes)
+    return Exported(done, failed, notes)
+
+
+def _against_tags(values: dict[str, list[int]], photos: PhotoSet | None, classes: tuple[str, ...]) -> list[str]:
+    """What to say of masks that differ from the tags, by the values of each.
+
+    Raises:
+        UsageError: they do not fit them at all.
+    """
+    counts = TruthCounts(classes)
+    for photo in photos.photos if photos is not None else ():
+        if photo.id in values:
+            counts.add(photo.id, values[photo.id], photo.tags)
+    problems = list(truth_problems(counts, "the imported masks"))
+    if errors := [problem.message for problem in problems if problem.level == "error"]:
+        raise UsageError(f"nothing was imported: {errors[0]}")
+    return [problem.message for problem in problems]
 
 
 def _mistaken(

@@ -112,7 +112,7 @@ def read_batches(
 
     def read(photo: Photo) -> np.ndarray | ImageError:
         try:
-            return read_image(photo.path, pixel_limit=config.data.pixel_limit)
+            return read_image(photo.path, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
         except ImageError as error:
             return error
 

@@ -15,6 +15,10 @@ _WITHOUT_EFFECT = ("checkpoint_every", "log_every", "tensorboard", "validate_eve
 """Settings of training that its result does not depend on."""
 
 
+_READ_PIXELS = ("seeds", "train", "cams", "edges", "refine", "segment")
+"""Stages whose files depend on how images are read; later ones read images as the segmentation network was trained."""
+
+
 def stage_settings(name: str, config: Config, photos: PhotoSet) -> dict[str, Any]:
     """The settings behind a stage's files, as nested plain values.
 
@@ -23,6 +27,14 @@ def stage_settings(name: str, config: Config, photos: PhotoSet) -> dict[str, Any
         config: every setting.
         photos: the photographs, for their class list.
     """
+    settings, intensity = _own_settings(name, config, photos), config.data.intensity
+    if intensity is None or name not in _READ_PIXELS:  # as it was before there was such a setting
+        return settings
+    return settings | {"data": {**settings.get("data", {}), "intensity": [float(value) for value in intensity]}}
+
+
+def _own_settings(name: str, config: Config, photos: PhotoSet) -> dict[str, Any]:
+    """The same without how images are read."""
     config = absolute(config)  # as config.yaml has it: a path means the same from any folder
     pot = plain(config.pot)
     external = {"external": plain(config.external)} if config.external.used else {}
@@ -149,8 +161,9 @@ def _truth_settings(config: Config, photos: PhotoSet) -> dict[str, Any]:
     `data.masks` is not among them: a folder that is moved holds what it held. That its masks are other ones than those
     that were learnt from cannot be told from settings.
     """
+    values = {} if config.data.mask_values is None else {"mask_values": config.data.mask_values}
     if photos.painting is None:
-        return {}
+        return values
     if are_given(photos.painting.folder):
-        return {"crowd": "as the masks that were given have it"}
+        return {"crowd": "as the masks that were given have it", **values}
     return {} if config.data.crowd == DataSettings.crowd else {"crowd": config.data.crowd}

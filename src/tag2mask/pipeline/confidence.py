@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,7 @@ from tag2mask.confidence.evidence import Evidence, gather
 from tag2mask.confidence.evidence_files import write_evidence
 from tag2mask.confidence.model import judge
 from tag2mask.confidence.quality import LEAST, ranking_quality
-from tag2mask.confidence.ranking import IMAGES
+from tag2mask.confidence.ranking import IMAGES, small_masks_sentence
 from tag2mask.confidence.table import QUALITY, written_tables
 from tag2mask.data.images import read_image, read_mask
 from tag2mask.data.photo import Photo, Photos
@@ -126,7 +125,7 @@ def _read(witnesses: Witnesses, config: Config, photo: Photo) -> _Compared | str
         mask = read_mask(witnesses.masks / f"{photo.id}.png", pixel_limit=limit)
         cam = read_cam(file) if file.is_file() else None
         if witnesses.network is not None:
-            image = read_image(photo.path, pixel_limit=limit)
+            image = read_image(photo.path, pixel_limit=limit, intensity=witnesses.network.intensity)
     except Tag2maskError as error:
         return str(error)
     sizes = {mask.shape, *([] if cam is None else [cam.size]), *([] if image is None else [image.shape[:2]])}
@@ -193,10 +192,12 @@ def _write_tables(
                 continue
             confidences[number] = judgement.confidence
             try:
-                ious[number] = _true_iou(witnesses.masks / f"{photo.id}.png", photo.mask, len(names))
+                ious[number] = _true_iou(witnesses.masks / f"{photo.id}.png", photo, photos)
             except Tag2maskError as error:
                 result.failed[photo.id] = str(error)
     result.notes.append(f"look here first: {run / IMAGES}")
+    if small := small_masks_sentence(run.path):
+        result.notes.append(small)
     _measure(confidences, ious, run, config, result)
 
 
@@ -219,9 +220,9 @@ def _measure(
         result.notes.append(f"truth of {count} photographs is too little to measure the ranking by; {LEAST} would do")
 
 
-def _true_iou(mask: File, truth: Path, classes: int) -> float:
+def _true_iou(mask: File, photo: Photo, photos: PhotoSet) -> float:
     """The mean IoU of a mask over the classes in its truth, background counted; NaN if that is all 255."""
-    confusion = Confusion(classes)
-    own = read_mask(mask, classes=classes - 1)
-    confusion.update(own, read_mask(truth, size=(own.shape[0], own.shape[1]), classes=classes - 1))
+    confusion = Confusion(len(photos.classes) + 1)
+    own = read_mask(mask, classes=len(photos.classes))
+    confusion.update(own, photos.read_truth(photo, size=(own.shape[0], own.shape[1])))
     return confusion.miou()

@@ -109,6 +109,7 @@ def _train(
         config.edges.augment,
         seed=config.seed,
         pixel_limit=config.data.pixel_limit,
+        intensity=config.data.intensity,
         fill=network.backbone.mean,
     )
     steps = learn(edge_task(network, samples, config.edges), config.edges, config, run, console, result)

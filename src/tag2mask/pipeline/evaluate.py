@@ -20,14 +20,16 @@ from tag2mask.evaluate import (
     evaluate_masks,
 )
 from tag2mask.evaluate.comparison import compare
+from tag2mask.evaluate.figures import absence
+from tag2mask.evaluate.folders import tagged
 from tag2mask.outputs import Folder, TarFolder, file_names, found_folder
 from tag2mask.pipeline.batches import as_written
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult, progress_bar
 from tag2mask.pipeline.reading import photographs
-from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.run_folder import RunFolder, run_of
 from tag2mask.pipeline.shard_counts import ShardCounts, Target
-from tag2mask.pipeline.truth import with_truth
+from tag2mask.pipeline.truth import truth_against_tags, with_truth
 
 WHOLE = "all"
 """The name under which figures of data without splits are kept."""
@@ -47,6 +49,11 @@ def evaluate(config: Config, run: RunFolder, console: Console) -> StageResult:
             result.notes.append(
                 f"no ground truth for split '{name}', so nothing to measure" if split else "no ground truth"
             )
+            continue
+        problems = truth_against_tags(photos, config)
+        result.notes += [f"split '{name}': {problem.message}" for problem in problems if problem.level == "warning"]
+        if errors := [problem.message for problem in problems if problem.level == "error"]:
+            result.failed[name] = f"split '{name}' is not measured: {errors[0]}"
             continue
         by_hand = photos.decided.count((photo.id for photo in photos.photos), "accepted", "corrected")
         if by_hand:
@@ -93,13 +100,21 @@ def evaluate_folder(config: Config, folder: Path, console: Console) -> Figures:
     """Measure one folder of masks (PNG) or CAM files (NPZ): one file for each photograph with ground truth, no other.
 
     Raises:
-        UsageError: the folder holds neither, or files are missing or too many, or there is no ground truth.
+        UsageError: the folder holds neither, or files are missing or too many, or there is no ground truth, or it
+            does not fit the tags.
     """
     if config.shard is not None:
         raise UsageError("--shard is for the folders of a run, which `evaluate --out RUN` measures; leave it out")
     photos = with_truth(config, photographs(config), console)
     if not photos.photos:
         raise UsageError("no photograph has a ground-truth mask; --data.masks names their folder")
+    if (owner := run_of(folder)) is not None:
+        RunFolder(owner).require_classes(photos.classes)
+    problems = truth_against_tags(photos, config)
+    for problem in problems:
+        if problem.level == "error":
+            raise UsageError(problem.message)
+        console.print(f"warning: {problem.message}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     found = found_folder(folder, config.outputs)
     try:
         return _figures(config, found, photos, console)
@@ -137,10 +152,13 @@ def _measure(
         total = counts.images + counts.lacking
         result.notes.append(f"{name}: {counts.lacking} of {total} photographs have no file and are not measured")
     try:
-        figures = counts.figures(target.folder, photos.classes, ids)
+        figures = counts.figures(target.folder, photos.classes, ids, tagged(photos))
     except EvaluationError as error:  # a damaged mask must not cost the rest of the run
         result.failed[name] = str(error)
         return
+    for class_name, count in figures.absent.items():
+        note = f"split '{target.split}': {class_name} has {absence(count)}, so that nothing about it is measured"
+        result.notes += [note] if note not in result.notes else []
     if config.shard is None:
         kinds = result.figures.setdefault(target.stage, {}).setdefault(target.split, {})
         kinds[target.kind] = figures.to_json()

@@ -13,22 +13,9 @@ from tag2mask.outputs import Folder, found_folder
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.corrections import data_of
 from tag2mask.pipeline.evaluate import WHOLE
-from tag2mask.pipeline.run_folder import STAGES, RunFolder
+from tag2mask.pipeline.run_folder import RunFolder, run_of
 
 _MASKS, _PREDICTIONS = "masks", "predictions"
-
-
-def run_of(path: Path) -> Path | None:
-    """The run that a folder is, or lies in; None if there is none, or if `predict` left its record in the folder."""
-    if _predicted_classes(path) is not None:
-        return None
-    return next((each for each in (path, *path.absolute().parents[:3]) if _is_run(each)), None)
-
-
-def _is_run(folder: Path) -> bool:
-    """Whether a folder has settings and the record of a stage; settings alone may be anybody's."""
-    recorded = any((folder / stage.folder / "stage.json").is_file() for stage in STAGES.values())
-    return recorded and (folder / "config.yaml").is_file()
 
 
 def mask_source(config: Config, path: Path) -> tuple[MaskSource, str]:
@@ -67,6 +54,8 @@ def mask_source(config: Config, path: Path) -> tuple[MaskSource, str]:
     if not named:
         return MaskSource(folder, _classes(config), None, *limits), split_name
     photos = open_photos(data, split=split)
+    if run is not None:
+        RunFolder(run).require_classes(photos.classes)
     if corrected:
         return _corrected_source(config, folder, photos), split_name
     return MaskSource(folder, photos.classes, photos.photos, *limits), split_name

@@ -33,7 +33,7 @@ def learn(
 
     Raises:
         Interrupted: the user stopped it; the state is saved.
-        Tag2maskError: the loss is not finite, or no photograph can be read.
+        Tag2maskError: loss or weights are not finite, or no photograph can be read.
     """
     total = settings.total_steps(len(task.samples))
     with progress_bar(console, task.stage, total) as advance:

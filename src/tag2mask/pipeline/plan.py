@@ -118,6 +118,7 @@ class Plan:
 def plan(config: Config, run: RunFolder, stages: Sequence[str]) -> Plan:
     """What each stage would do now."""
     photos = photographs(config)
+    run.require_classes(photos.classes)
     made = tuple(_PLANS[name](config, run, photos) for name in stages)
     return Plan(len(photos.photos), photos.classes, made, config.shard)
 

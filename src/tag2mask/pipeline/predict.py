@@ -47,7 +47,8 @@ class Request:
     """What was asked for, and the record in the folder of the masks.
 
     Args:
-        config: `out`, `device`, `workers`, `limit`, `shard`, `data.pixel_limit` and `predict` are read.
+        config: `out`, `device`, `workers`, `limit`, `shard`, `data.pixel_limit`, `data.intensity` (None: as the network
+            was trained) and `predict` are read.
         place: a folder with photographs, an image, or a pattern.
         model: the checkpoint, or the folder of a run that trained one.
         overlays: also the masks laid over the photographs.
@@ -75,6 +76,8 @@ class Request:
         if _is_same(self.root, self.out):
             raise UsageError(f"--out {self.out} is the folder of the photographs; choose another one for the masks")
         own = {key: value for key, value in plain(config.predict).items() if key not in _WITHOUT_EFFECT}
+        if config.data.intensity is not None:
+            own["data.intensity"] = list(config.data.intensity)
         self.claim = {"version": VERSION, "model": _digest(self.model), "settings": own}
         self.earlier = self._recorded()
 
@@ -154,7 +157,8 @@ def predict(request: Request, console: Console) -> StageResult:
         UsageError: no such device.
     """
     config, result = request.config, StageResult("predict")
-    predictor = Predictor(load_segmenter(request.model), config.device, config.predict)
+    network = load_segmenter(request.model)
+    predictor = Predictor(network, config.device, config.predict, intensity=config.data.intensity)
     if request.again:
         request.clear()
     remove_partial(request.out)
@@ -180,7 +184,7 @@ def predict(request: Request, console: Console) -> StageResult:
     saved = monotonic()
     try:
         with progress_bar(console, "predict", len(wanted)) as advance:
-            for photos, images in _groups(batches, config, result):
+            for photos, images in _groups(batches, config, predictor, result):
                 for photo, image, prediction in zip(photos, images, predictor.predictions(images), strict=True):
                     if photo.id not in wanted:
                         continue
@@ -210,14 +214,14 @@ def _of_this_command(photos: PhotoSet, config: Config) -> Sequence[Photo]:
 
 
 def _groups(
-    batches: list[list[Photo]], config: Config, result: StageResult
+    batches: list[list[Photo]], config: Config, predictor: Predictor, result: StageResult
 ) -> Iterator[tuple[list[Photo], list[np.ndarray]]]:
     """Photographs with their pixels, those of a batch together unless they are large; the broken ones have failed."""
     limit = config.data.pixel_limit
 
     def read(photo: Photo) -> np.ndarray | str:
         try:
-            return read_image(photo.path, pixel_limit=limit)
+            return read_image(photo.path, pixel_limit=limit, intensity=predictor.intensity)
         except Tag2maskError as error:
             return str(error)
 
@@ -312,5 +316,5 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     for name in sorted(before["settings"].keys() | now["settings"].keys()):
         old, new = before["settings"].get(name), now["settings"].get(name)
         if json.dumps(old, sort_keys=True) != json.dumps(new, sort_keys=True):
-            found.append(f"predict.{name} was {old!r} and is {new!r}")
+            found.append(f"{name if '.' in name else f'predict.{name}'} was {old!r} and is {new!r}")
     return found

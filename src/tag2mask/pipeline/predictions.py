@@ -45,7 +45,7 @@ def predictions(config: Config, run: RunFolder, console: Console) -> StageResult
         result.skipped += len(mine) - len(todo)
         before = result.done
         with paced_bar(run, "predictions", console, len(todo), f"predictions {split or WHOLE}") as advance:
-            for batch in _batches(todo, config, result):
+            for batch in _batches(todo, config, predictor, result):
                 found = predictor.predictions([image for _, image in batch])
                 for (photo, _), prediction in zip(batch, found, strict=True):
                     write_mask(folder / f"{photo.id}.png", prediction.labels)
@@ -60,14 +60,16 @@ def _missing(folder: Folder, network: Path, photo: Photo) -> bool:
     return not file.is_file() or is_newer(network, file)
 
 
-def _batches(photos: Photos, config: Config, result: StageResult) -> Iterator[list[tuple[Photo, np.ndarray]]]:
+def _batches(
+    photos: Photos, config: Config, predictor: Predictor, result: StageResult
+) -> Iterator[list[tuple[Photo, np.ndarray]]]:
     """The readable photographs with their pixels, some at a time, read ahead; what cannot be read has failed."""
     step = config.predict.batch_size
     batches = (photos[start : start + step] for start in range(0, len(photos), step))
 
     def read(photo: Photo) -> np.ndarray | ImageError:
         try:
-            return read_image(photo.path, pixel_limit=config.data.pixel_limit)
+            return read_image(photo.path, pixel_limit=config.data.pixel_limit, intensity=predictor.intensity)
         except ImageError as error:
             return error
 

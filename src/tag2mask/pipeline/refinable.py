@@ -97,7 +97,7 @@ def read_refinables(
     def read(photo: Photo) -> Refinable | str:
         try:
             cam = read_cam(cams / f"{photo.id}.npz")
-            image = read_image(photo.path, pixel_limit=config.data.pixel_limit)
+            image = read_image(photo.path, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
         except Tag2maskError as error:
             return str(error)
         if image.shape[:2] != cam.size:

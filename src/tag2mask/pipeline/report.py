@@ -6,7 +6,7 @@ from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.truth import with_painted_truth
+from tag2mask.pipeline.truth import with_believable_truth, with_painted_truth
 from tag2mask.report import write_report
 
 
@@ -14,6 +14,15 @@ def report(config: Config, run: RunFolder, console: Console) -> StageResult:
     """Write report.html over the photographs of the first split that is evaluated."""
     split = config.evaluate.split_names(config.data.split)[0]
     photos = with_painted_truth(config, photographs(config, split), console)
+    photos, errors = with_believable_truth(photos, config)
     judged = photographs(config) if split != config.data.split else None
-    page = write_report(run.path, photos, config.report, run.outputs.settings, judged=judged)
+    page = write_report(
+        run.path,
+        photos,
+        config.report,
+        run.outputs.settings,
+        judged=judged,
+        notices=(*errors, *photos.notes),
+        intensity=config.data.intensity,
+    )
     return StageResult("report", done=1, notes=[f"the page: {page}"])

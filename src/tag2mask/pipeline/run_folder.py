@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.errors import Tag2maskError, UsageError, first_five
 from tag2mask.files import TEMPORARY_PREFIX, read_json, remove_partial, write_json, write_text
 from tag2mask.outputs import Folder, OutputSettings, RunOutputs
 from tag2mask.pipeline.config import Config, absolute, to_yaml
@@ -69,6 +69,10 @@ STAGES = {
 """The stages in the order in which `run` does them."""
 
 
+CLASSES = "classes.json"
+"""The class list of a run folder; ids are places in it, from 1."""
+
+
 class RunFolder:
     """One run on disk."""
 
@@ -99,6 +103,45 @@ class RunFolder:
             at_random: it is read in random order, as training does.
         """
         return self.outputs.folder(name, at_random=at_random)
+
+    def require_classes(self, classes: Sequence[str], again: Iterable[str] = ()) -> None:
+        """See that the run is of these classes: ids of masks, CAMs, networks and decisions are places in the list.
+
+        Args:
+            classes: the names of the classes 1..C that the data has now.
+            again: stages whose outputs are about to be deleted; if these are all that began, any list will do.
+
+        Raises:
+            UsageError: the run was begun with another list, or the same one in another order.
+        """
+        path = self.path / CLASSES
+        if not path.is_file():
+            return
+        known = read_json(path)
+        before = known.get("classes") if isinstance(known, dict) else None
+        if not isinstance(before, list):
+            raise Tag2maskError(f"{path} is damaged: it does not hold the list `classes`; {self._anew()}")
+        began = {name for name, stage in STAGES.items() if not stage.remade and self._record(name).is_file()}
+        if list(classes) == before or began <= set(again):
+            return
+        new = [name for name in classes if name not in before]
+        gone = [name for name in before if name not in classes]
+        what = [f"new: {first_five(new)}"] if new else []
+        what += [f"gone: {first_five(gone)}"] if gone else []
+        raise UsageError(
+            f"{self.path} was begun with the classes {first_five(before)}, and the data now has {first_five(classes)} "
+            f"({'; '.join(what) or 'the same in another order'}): the ids of its masks and networks would mean other "
+            f"classes. Keep the list with --data.classes, or {self._anew()}"
+        )
+
+    def _anew(self) -> str:
+        """The command that begins a run anew."""
+        began = [name for name, stage in STAGES.items() if not stage.remade and self._record(name).is_file()]
+        return f"begin anew: `tag2mask run --out {self.path} --restart {next(iter(began), 'train')}`, or another --out"
+
+    def keep_classes(self, classes: Sequence[str]) -> None:
+        """Write `CLASSES`: the names of the classes 1..C in the order of their ids."""
+        write_json(self.path / CLASSES, {"background": 0, "ignored": 255, "classes": list(classes)})
 
     def fingerprint(self, name: str) -> str | None:
         """The recorded fingerprint of a stage; None if it never began."""
@@ -259,6 +302,19 @@ class RunFolder:
                 f"{path} is damaged: it does not say how {name} was done; --restart {name} does it anew"
             )
         return found
+
+
+def run_of(path: Path) -> Path | None:
+    """The run that a folder is, or lies in; None if there is none, or if `predict` left its record in the folder."""
+    if next(path.glob("predictions*.json"), None) is not None:
+        return None
+    return next((each for each in (path, *path.absolute().parents[:3]) if _is_run(each)), None)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder has settings and the record of a stage; settings alone may be anybody's."""
+    recorded = any((folder / stage.folder / "stage.json").is_file() for stage in STAGES.values())
+    return recorded and (folder / "config.yaml").is_file()
 
 
 def _settings_in(path: Path) -> dict[str, Any]:

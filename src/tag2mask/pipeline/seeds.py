@@ -246,7 +246,7 @@ def prepared_batches(
 
     def prepare(photo: Photo) -> Prepared | ImageError:
         try:
-            image = read_image(photo.path, pixel_limit=config.data.pixel_limit)
+            image = read_image(photo.path, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
         except ImageError as error:
             return error
         return Prepared(photo, clip.prepare(image, config.seeds.longest_side), (image.shape[0], image.shape[1]))

@@ -10,13 +10,13 @@ from torch import nn
 
 from tag2mask.data.decided import UNRECORDED
 from tag2mask.data.final_masks import FinalMasks
-from tag2mask.data.images import ImageError, read_image, read_mask
+from tag2mask.data.images import ImageError, read_image
 from tag2mask.data.labelled_set import LabelledSet
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.distributed import is_main
 from tag2mask.errors import UsageError
-from tag2mask.evaluate import Confusion
+from tag2mask.evaluate import Confusion, Figures
 from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentation_network
 from tag2mask.networks.settings import in_section
@@ -31,7 +31,7 @@ from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.refine import CONFIDENCE
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.truth import with_truth
+from tag2mask.pipeline.truth import truth_against_tags, with_truth
 from tag2mask.predictor import SEGMENT_NETWORK
 from tag2mask.training.engine import check_engine
 from tag2mask.training.segmentation import segmentation_task
@@ -52,7 +52,7 @@ def segment(config: Config, run: RunFolder, console: Console) -> StageResult:
     photos = photographs(config, together=True)
     if config.segment.labels == "masks":
         photos = without_damaged(photos, result)
-    labelled = _labelled(config, run, photos, console)
+    labelled = _labelled(config, run, photos, console, result)
     masks = None if config.segment.labels == "truth" else final_masks(run, photos, at_random=True)
     settings = stage_settings("segment", config, photos)
     target, record = run / SEGMENT_NETWORK, run / LEARNT_FROM
@@ -67,6 +67,7 @@ def segment(config: Config, run: RunFolder, console: Console) -> StageResult:
         raise UsageError("segment learns from the masks of all shards; run it without --shard once all have theirs")
     weights = _weights(config, run, labelled)
     network = untrained_segmenter(config, photos)
+    network.intensity = config.data.intensity
     run.claim("segment", settings)
     masks, learnt = copied_by_hand(run / BY_HAND, labelled, masks)
     _same_masks(run, record, learnt)
@@ -78,6 +79,7 @@ def segment(config: Config, run: RunFolder, console: Console) -> StageResult:
         weights=weights,
         seed=config.seed,
         pixel_limit=config.data.pixel_limit,
+        intensity=config.data.intensity,
         fill=network.backbone.mean,
     )
     task = segmentation_task(network, samples, config.segment, _validation(config, console))
@@ -164,17 +166,21 @@ def _same_masks(run: RunFolder, record: Path, learnt: LearntFrom) -> None:
         learnt.write(record)
 
 
-def _labelled(config: Config, run: RunFolder, photos: PhotoSet, console: Console) -> PhotoSet:
+def _labelled(config: Config, run: RunFolder, photos: PhotoSet, console: Console, result: StageResult) -> PhotoSet:
     """The photographs with a mask to learn from.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or ground truth does not fit the tags.
     """
     if config.segment.labels == "masks":
         return _masked(run, photos)
     found = with_truth(config, photos, console)
     if not found.photos:
         raise UsageError("segment.labels truth needs ground truth, and no photograph has any; --data.masks names it")
+    for problem in truth_against_tags(found, config):
+        if problem.level == "error":
+            raise UsageError(problem.message)
+        result.notes.append(problem.message)
     return found
 
 
@@ -252,6 +258,11 @@ def _validation(config: Config, console: Console) -> Callable[[nn.Module], Mappi
     ids = class_ids(config.evaluate.class_names(), photos.classes)
     if not photos.photos:
         return None
+    for problem in truth_against_tags(photos, config):
+        if problem.level == "error":
+            said = f"warning: nothing is measured while training: {problem.message}"
+            console.print(said, style="yellow", highlight=False, markup=False, soft_wrap=True)
+            return None
 
     @torch.no_grad()
     def measure(network: nn.Module) -> dict[str, float]:
@@ -259,18 +270,15 @@ def _validation(config: Config, console: Console) -> Callable[[nn.Module], Mappi
         confusion = Confusion(len(photos.classes) + 1)
         for photo in photos.photos:
             try:
-                image = torch.from_numpy(read_image(photo.path, pixel_limit=config.data.pixel_limit)).to(device)
-                truth = read_mask(
-                    photo.mask,  # type: ignore[arg-type]
-                    size=(int(image.shape[0]), int(image.shape[1])),
-                    classes=len(photos.classes),
-                    pixel_limit=config.data.pixel_limit,
-                )
+                limit, intensity = config.data.pixel_limit, config.data.intensity
+                image = torch.from_numpy(read_image(photo.path, pixel_limit=limit, intensity=intensity)).to(device)
+                size = int(image.shape[0]), int(image.shape[1])
+                truth = photos.read_truth(photo, size=size, pixel_limit=config.data.pixel_limit)
             except ImageError:
                 continue  # the stage `predictions` names it
             logits = network.full_logits(image.permute(2, 0, 1)[None].float() / 255)  # type: ignore[operator]
             confusion.update(logits.argmax(1)[0].byte().cpu().numpy(), truth)
-        miou = confusion.miou(ids)
+        miou = Figures.of(confusion, photos.classes, images=len(photos), ids=ids).miou
         return {} if math.isnan(miou) else {"validation_miou": miou}
 
     return measure

@@ -66,7 +66,7 @@ class ShardCounts:
 
     def state(self, number: int, shards: int) -> str:
         """A digest of which files a shard measures, how large they are and when they were written."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(repr(self.photos.mask_values).encode())
         for photo in self.part(number, shards).photos:
             files: tuple[File, File | None] = (self.target.file(photo), photo.mask)
             digest.update(repr((photo.id, *(None if file is None else _stamp(file) for file in files))).encode())

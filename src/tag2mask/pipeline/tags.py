@@ -12,7 +12,7 @@ from tag2mask.clip.suggest import class_scores
 from tag2mask.clip.words import read_words
 from tag2mask.data.classes import class_problems, read_classes
 from tag2mask.data.photos import find_photos
-from tag2mask.data.table import SUGGESTED
+from tag2mask.data.table_columns import SUGGESTED
 from tag2mask.device import resolve_device
 from tag2mask.errors import UsageError, first_five
 from tag2mask.files import write_text

@@ -14,9 +14,11 @@ from tag2mask.pipeline.learning import learn
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.training.fitted import FITTED, fitted_after
 from tag2mask.training.objective import pot_task
 
 NETWORK = "train/network.safetensors"
+LOG = "train/log.jsonl"
 
 
 def train(config: Config, run: RunFolder, console: Console) -> StageResult:
@@ -58,12 +60,20 @@ def train(config: Config, run: RunFolder, console: Console) -> StageResult:
         config.train.augment,
         seed=config.seed,
         pixel_limit=config.data.pixel_limit,
+        intensity=config.data.intensity,
         fill=network.backbone.mean,
         external=run.folder("seeds", at_random=True) if config.external.used else None,
         stride=network.stride,
     )
     task = pot_task(network, views, config.train, config.pot, config.external if config.external.used else None)
-    learn(task, config.train, config, run, console, result)
+    steps = learn(task, config.train, config, run, console, result)
+    fitted = fitted_after(run / LOG)
+    if fitted is not None and 2 * fitted <= steps:
+        result.notes.append(
+            f"the tags were fitted after {fitted} of {steps} steps (classification loss mostly below {FITTED} since); "
+            f"with few photographs, training on widens the CAMs until they fill the image: look at the masks, and "
+            f"train less (--train.steps {max(1, fitted)} --restart train) or add photographs"
+        )
     if untagged:
         result.notes.append(
             f"{len(untagged)} photographs without tags served as examples of no class: {first_five(untagged)}"

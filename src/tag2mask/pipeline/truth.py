@@ -4,10 +4,14 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from tag2mask.data.opened import turned_photographs
 from tag2mask.data.painting import Painting, paint_masks
 from tag2mask.data.photo import Photo, Photos
 from tag2mask.data.photos import PhotoSet
+from tag2mask.data.problems import Problem
+from tag2mask.data.truth_tags import count_truth, truth_problems
 from tag2mask.distributed import is_main, wait
+from tag2mask.errors import first_five
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import progress_bar
 from tag2mask.pipeline.reading import reading_workers
@@ -45,6 +49,22 @@ def with_painted_truth(config: Config, photos: PhotoSet, console: Console) -> Ph
     return photos.of(photos.photos.with_masks(photos.painting.folder, existing=config.shard is not None))
 
 
+def truth_against_tags(photos: PhotoSet, config: Config) -> list[Problem]:
+    """What is wrong between the tags of photographs and their ground truth; see `tag2mask.data.truth_tags`.
+
+    An error means that no figure of this truth, and no network that is trained on it, can be believed.
+    """
+    counts = count_truth(photos, pixel_limit=config.data.pixel_limit)
+    masks = config.data.masks or photos.root
+    return list(truth_problems(counts, str(masks), painted=photos.painting is not None))
+
+
+def with_believable_truth(photos: PhotoSet, config: Config) -> tuple[PhotoSet, list[str]]:
+    """The photographs, without their ground truth if it does not fit the tags, and what to say about that."""
+    errors = [each.message for each in truth_against_tags(photos, config) if each.level == "error"]
+    return (photos.of(photos.photos.without_masks()) if errors else photos), errors
+
+
 def _of_shard(config: Config, photos: PhotoSet) -> Photos:
     """The photographs that `evaluate` measures in this command's shard; all without one."""
     number, shards = config.shard_of()
@@ -58,6 +78,13 @@ def _paint(
     lacking = {photo.id for photo in photos if photo.mask is None}
     if not lacking:
         return
+    if turned := turned_photographs((photo for photo in photos if photo.mask is None), painting.sizes):
+        sentence = (
+            f"EXIF turns {len(turned)} of the {len(lacking)} photographs whose masks are painted from annotations: "
+            f"{first_five(turned)}; masks of those that were annotated as they are stored, not upright, will not fit: "
+            "remove the EXIF orientation from those files first"
+        )
+        console.print(f"warning: {sentence}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     with progress_bar(console, f"paint ground truth into {painting.folder}", len(lacking)) as advance:
         paint_masks(
             painting,

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tag2mask.confidence.ranking import RankedPhoto, read_ranking
+from tag2mask.confidence.ranking import RankedPhoto, read_ranking, small_masks_sentence
 from tag2mask.confidence.table import QUALITY
 from tag2mask.data import Photo, PhotoSet, read_image, read_mask
+from tag2mask.data.deep_pixels import Intensity
 from tag2mask.errors import Tag2maskError
 from tag2mask.files import read_json
 from tag2mask.outputs import File, RunOutputs
@@ -45,7 +46,13 @@ class Doubt:
 
 
 def draw_doubts(
-    run: Path, files: RunOutputs, photos: Sequence[PhotoSet], settings: ReportSettings, palette: Palette, notice: Notice
+    run: Path,
+    files: RunOutputs,
+    photos: Sequence[PhotoSet],
+    settings: ReportSettings,
+    palette: Palette,
+    notice: Notice,
+    intensity: Intensity | None = None,
 ) -> list[Doubt]:
     """The first photographs of the run's ranking, drawn; nothing where there is no ranking.
 
@@ -58,6 +65,7 @@ def draw_doubts(
         settings: how many, and how wide.
         palette: the colours of the classes.
         notice: takes what could not be shown.
+        intensity: how images of more than 8 bits are read, as by `read_image`.
     """
     try:
         ranked = _first(run, photos, settings.least_certain)
@@ -66,15 +74,16 @@ def draw_doubts(
             notice(str(error))
         return []
     wanted = {each.image for each in ranked}
-    found: dict[str, Photo] = {}
+    found: dict[str, tuple[Photo, PhotoSet]] = {}
     for own in photos:
         if len(found) < len(wanted):
-            found = {photo.id: photo for photo in own.photos.where(lambda photo: photo.id in wanted)} | found
+            there = own.photos.where(lambda photo: photo.id in wanted)
+            found = {photo.id: (photo, own) for photo in there} | found
     doubts = []
     for each in ranked:
         try:
             if each.image in found:
-                doubts.append(_drawn(files, found[each.image], each, settings, palette, len(photos[0].classes), notice))
+                doubts.append(_drawn(files, *found[each.image], each, settings, palette, notice, intensity))
         except (Tag2maskError, OSError) as error:
             notice(str(error))
     return doubts
@@ -92,6 +101,11 @@ def _first(run: Path, photos: Sequence[PhotoSet], count: int) -> list[RankedPhot
 
 
 def quality_sentence(run: Path, notice: Notice) -> str:
+    """How far the run's ranking can be trusted: its agreement with truth, and masks too small to rank; may be empty."""
+    return " ".join(filter(None, (_agreement(run, notice), _small_masks(run))))
+
+
+def _agreement(run: Path, notice: Notice) -> str:
     """How well the run's ranking agrees with the truth; empty where that was not measured."""
     if not (run / QUALITY).is_file():
         return ""
@@ -110,21 +124,32 @@ def quality_sentence(run: Path, notice: Notice) -> str:
     )
 
 
+def _small_masks(run: Path) -> str:
+    """A sentence on masks too small to rank; empty without any, or without a ranking, which `draw_doubts` notices."""
+    try:
+        found = small_masks_sentence(run)
+    except (Tag2maskError, OSError):
+        return ""
+    return f"{found}." if found else ""
+
+
 def _drawn(
     files: RunOutputs,
     photo: Photo,
+    photos: PhotoSet,
     ranked: RankedPhoto,
     settings: ReportSettings,
     palette: Palette,
-    classes: int,
     notice: Notice,
+    intensity: Intensity | None,
 ) -> Doubt:
-    image = read_image(photo.path)
-    full = (image.shape[0], image.shape[1])
+    image = read_image(photo.path, intensity=intensity)
+    full, classes = (image.shape[0], image.shape[1]), len(photos.classes)
     size = pictures.picture_size(full, max(_NARROWEST, settings.width // 2))
     mask, truth = _mask(mask_path(files, photo), full, classes), None
     try:
-        truth = _mask(photo.mask, full, classes)
+        if photo.mask is not None and photo.mask.is_file():
+            truth = photos.read_truth(photo, size=full)
     except Tag2maskError as error:  # the mask is no less doubtful for it
         notice(str(error))
     labels = tuple(
@@ -136,5 +161,5 @@ def _drawn(
     return Doubt(ranked, pictures.photo_uri(image, size), labels, *size, miou)
 
 
-def _mask(path: File | None, size: tuple[int, int], classes: int) -> np.ndarray | None:
-    return None if path is None or not path.is_file() else read_mask(path, size=size, classes=classes)
+def _mask(path: File, size: tuple[int, int], classes: int) -> np.ndarray | None:
+    return None if not path.is_file() else read_mask(path, size=size, classes=classes)

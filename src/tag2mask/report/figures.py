@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tag2mask.evaluate.figures import absence
 from tag2mask.report.curves import Drawing, Line, draw
 
 KINDS = {
@@ -49,6 +50,7 @@ class Result:
         sweep: (threshold, mIoU), ascending; may be empty.
         classes: by class name; a class that occurs nowhere is missing.
         chosen: names that the mean is over; None = all.
+        absent: tagged classes without one true pixel, with how many photographs are tagged.
     """
 
     title: str
@@ -63,6 +65,7 @@ class Result:
     sweep: tuple[tuple[float, float], ...]
     classes: dict[str, Shares]
     chosen: tuple[str, ...] | None
+    absent: dict[str, int]
 
     @property
     def mention(self) -> str:
@@ -86,7 +89,8 @@ class Split:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Classes with a figure, in the order of metrics.json."""
-        return tuple(dict.fromkeys(name for result in self.results for name in result.classes))
+        names = (name for result in self.results for name in (*result.classes, *result.absent))
+        return tuple(dict.fromkeys(names))
 
     @property
     def compared(self) -> tuple[Result, Result] | None:
@@ -101,6 +105,11 @@ class Split:
             return 0.01
         before, after = (result.classes for result in self.compared)
         return max([0.01, *(abs(after[name].iou - before[name].iou) for name in after if name in before)])
+
+    def remark(self, name: str) -> str:
+        """What makes the figures of a class no figures; empty for most."""
+        tagged = max((result.absent.get(name, 0) for result in self.results), default=0)
+        return absence(tagged) if tagged else ""
 
     def counts(self, name: str) -> bool:
         """Whether the class is part of the mean."""
@@ -242,6 +251,7 @@ def _result(stage: str, kind: str, figures: dict[str, Any], *, first: float | No
         sweep=tuple(sorted(sweep)),
         classes=classes,
         chosen=tuple(map(str, chosen)) if isinstance(chosen, list) else None,
+        absent={str(name): count for name, count in _dict(figures.get("absent")).items() if isinstance(count, int)},
     )
 
 

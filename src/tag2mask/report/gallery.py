@@ -8,6 +8,7 @@ import numpy as np
 
 from tag2mask.cam_files import PADDING, CamFile, full_resolution
 from tag2mask.data import Photo, PhotoSet, read_image, read_mask
+from tag2mask.data.deep_pixels import Intensity
 from tag2mask.data.final_masks import FinalMasks
 from tag2mask.errors import Tag2maskError
 from tag2mask.outputs import File, RunOutputs
@@ -96,12 +97,20 @@ class Gallery:
         settings: the width of the pictures.
         thresholds: by kind of CAM, the background threshold where it has no background map; may lack kinds.
         notice: takes what could not be drawn.
+        intensity: how images of more than 8 bits are read, as by `read_image`.
     """
 
     def __init__(
-        self, run: RunOutputs, photos: PhotoSet, settings: ReportSettings, thresholds: dict[str, float], notice: Notice
+        self,
+        run: RunOutputs,
+        photos: PhotoSet,
+        settings: ReportSettings,
+        thresholds: dict[str, float],
+        notice: Notice,
+        intensity: Intensity | None = None,
     ) -> None:
         """Nothing is read yet."""
+        self._intensity = intensity
         self._run, self._photos, self._settings = run, photos, settings
         self._thresholds, self._notice = thresholds, notice
         self.clusters = 1
@@ -126,13 +135,13 @@ class Gallery:
     def _card(self, entry: Ranked) -> Card | None:
         photo = entry.photo
         try:
-            image = read_image(photo.path)
+            image = read_image(photo.path, intensity=self._intensity)
         except (Tag2maskError, OSError) as error:
             self._notice(str(error))
             return None
         full: Size = (image.shape[0], image.shape[1])
         size = pictures.picture_size(full, self._settings.width)
-        truth = self._mask(photo.mask, full)
+        truth = self._mask(photo.mask, full, photo)
         tiles = [Tile("photo", "Photograph", ())]
         for kind, title in KINDS.items():
             cam = self._cam(cam_path(self._run, kind, photo), full)
@@ -238,10 +247,13 @@ class Gallery:
             self._notice(str(error))
             return None
 
-    def _mask(self, path: File | None, size: Size | None) -> np.ndarray | None:
+    def _mask(self, path: File | None, size: Size | None, truth_of: Photo | None = None) -> np.ndarray | None:
+        """A mask that fits; of a photograph that is given its ground truth."""
         if path is None or not path.is_file():
             return None
         try:
+            if truth_of is not None:
+                return self._photos.read_truth(truth_of, size=size)
             return read_mask(path, size=size, classes=len(self._photos.classes))
         except (Tag2maskError, OSError) as error:
             self._notice(str(error))

@@ -11,6 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from tag2mask.data import PhotoSet
+from tag2mask.data.deep_pixels import Intensity
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.files import read_json, write_text
 from tag2mask.outputs import OutputSettings, RunOutputs
@@ -60,6 +61,8 @@ def write_report(
     outputs: OutputSettings | None = None,
     *,
     judged: PhotoSet | None = None,
+    notices: Sequence[str] = (),
+    intensity: Intensity | None = None,
 ) -> Path:
     """Write the report of a run.
 
@@ -72,6 +75,8 @@ def write_report(
         settings: what to show.
         outputs: from where files that are in a store are read.
         judged: the photographs whose masks the stage `confidence` judged, where they are others than ``photos``.
+        notices: sentences about the data for the top of the page: how it was understood, and warnings.
+        intensity: how images of more than 8 bits are read, as by `read_image`.
 
     Returns:
         the path of the page, ``run / "report.html"``.
@@ -89,10 +94,10 @@ def write_report(
     try:
         ranking = rank(files, photos, settings, found.notice)
         thresholds = _thresholds(found.splits)
-        gallery = Gallery(files, photos, settings, thresholds, found.notice)
+        gallery = Gallery(files, photos, settings, thresholds, found.notice, intensity)
         cards, filters = gallery.draw(ranking.shown)
         sets = [photos] if judged is None else [judged, photos]
-        doubts = draw_doubts(run, files, sets, settings, gallery.palette, found.notice)
+        doubts = draw_doubts(run, files, sets, settings, gallery.palette, found.notice, intensity)
     finally:
         files.close(send=False)
     script = _text("script.js")
@@ -109,6 +114,7 @@ def write_report(
             cards=cards,
             filters=filters,
             doubts=doubts,
+            about_data=notices,
             quality=quality_sentence(run, found.notice),
             network=any(doubt.ranked.by_network for doubt in doubts),
             background=gallery.shades(0, gallery.clusters),

@@ -77,8 +77,7 @@ def rank(run: RunOutputs, photos: PhotoSet, settings: ReportSettings, notice: No
         decided = photos.decided
         available = photos.photos.where(lambda photo: decided.has_mask(photo.id) or _has_output(run, photo))
         candidates, count = _evenly(available, settings.ranked), settings.images
-    classes = len(photos.classes)
-    ranked = sorted((_ranked(run, photo, classes, notice) for photo in _as_written(run, candidates)), key=_order)
+    ranked = sorted((_ranked(run, photo, photos, notice) for photo in _as_written(run, candidates)), key=_order)
     shown = ranked[:count] if settings.choose == "worst" else _evenly(ranked, count)
     by_truth = any(entry.miou is not None for entry in shown)
     return Ranking(tuple(shown), len(candidates), len(available), by_truth)
@@ -175,8 +174,8 @@ def compare(prediction: np.ndarray, truth: np.ndarray, classes: int) -> tuple[fl
     return (None if np.isnan(miou) else miou), {int(i): float(iou[i]) for i in np.flatnonzero(~np.isnan(iou))}
 
 
-def _ranked(run: RunOutputs, photo: Photo, classes: int, notice: Notice) -> Ranked:
-    cam = None
+def _ranked(run: RunOutputs, photo: Photo, photos: PhotoSet, notice: Notice) -> Ranked:
+    cam, classes = None, len(photos.classes)
     try:
         for kind in reversed(KINDS):
             if cam_path(run, kind, photo).is_file():
@@ -187,11 +186,11 @@ def _ranked(run: RunOutputs, photo: Photo, classes: int, notice: Notice) -> Rank
     miou = None
     try:
         if photo.mask is not None and photo.mask.is_file() and mask_path(run, photo).is_file():
-            truth = read_mask(photo.mask, classes=classes)
+            truth = photos.read_truth(photo)
             miou, _ = compare(read_mask(mask_path(run, photo), size=truth.shape, classes=classes), truth, classes)
         elif photo.mask is not None and photo.mask.is_file() and cam is not None and cam.has_background:
             labels = cam_labels(cam, None)
-            truth = read_mask(photo.mask, size=cam.size, classes=classes)
+            truth = photos.read_truth(photo, size=cam.size)
             miou = None if labels is None else compare(labels, truth, classes)[0]
     except (Tag2maskError, OSError) as error:
         notice(str(error))

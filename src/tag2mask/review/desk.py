@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from tag2mask.data.corrections import IMPORTED, RECORD, Corrections, Decision, Verdict
+from tag2mask.data.deep_pixels import Intensity
 from tag2mask.data.images import MaskError, image_size, read_mask, reduced_size, values_that_are_no_class
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
@@ -32,9 +33,18 @@ class Desk:
         stages: what can be looked at, by name.
         corrections: where decisions are kept.
         pixel_limit: a photograph with more pixels is not opened.
+        intensity: how images of more than 8 bits are read, as by `read_image`.
     """
 
-    def __init__(self, photos: PhotoSet, run: RunFolder, corrections: Corrections, *, pixel_limit: int) -> None:
+    def __init__(
+        self,
+        photos: PhotoSet,
+        run: RunFolder,
+        corrections: Corrections,
+        *,
+        pixel_limit: int,
+        intensity: Intensity | None = None,
+    ) -> None:
         """Go through the photographs and the decisions once.
 
         Args:
@@ -42,11 +52,12 @@ class Desk:
             run: whose masks and CAMs; nothing is written to it.
             corrections: the decisions, of the same classes.
             pixel_limit: a photograph with more pixels is not opened.
+            intensity: how images of more than 8 bits are read, as by `read_image`.
 
         Raises:
             UsageError: a photograph has an ID that decisions cannot be kept under, or the ranking is damaged.
         """
-        self.run, self.corrections, self.pixel_limit = run, corrections, pixel_limit
+        self.run, self.corrections, self.pixel_limit, self.intensity = run, corrections, pixel_limit, intensity
         self.list = ReviewList(photos, Ranking.of_run(run.path))
         for record in (RECORD, IMPORTED):
             if self.list.place(Path(record).stem) is not None:

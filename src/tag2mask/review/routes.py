@@ -95,7 +95,8 @@ def _reading(desk: Desk, start: str) -> Blueprint:
     @routes.get("/photos/<int:place>/<any(thumbnail, picture):kind>")
     def image(place: int, kind: str) -> Response:
         side = THUMBNAIL if kind == "thumbnail" else PICTURE
-        pixels = read_small(desk.list.photo(place).path, side, pixel_limit=desk.pixel_limit)
+        path = desk.list.photo(place).path
+        pixels = read_small(path, side, pixel_limit=desk.pixel_limit, intensity=desk.intensity)
         answer = _jpeg(pixels, quality=80 if kind == "thumbnail" else 92)
         if request.args.get("of") == start:
             answer.headers["Cache-Control"] = "private, max-age=600"

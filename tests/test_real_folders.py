@@ -1,0 +1,257 @@
+"""Folders as people have them: names of nothing, layouts of other tools, system folders, names in NFD, class lists."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from unicodedata import normalize
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tag2mask.cli import main
+from tag2mask.data.check import check
+from tag2mask.data.photos import find_photos, open_photos, survey
+from tag2mask.data.settings import DataSettings
+
+IMAGE = object()
+"""In a tree: an image is written there; anything else is the text of a file."""
+
+
+def plant(root: Path, tree: dict[str, object]) -> None:
+    """Write a tree of files."""
+    for number, (name, content) in enumerate(tree.items()):
+        target = root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if content is not IMAGE:
+            target.write_text(str(content))
+        elif "mask" in target.parts[-1] or "ground_truth" in target.parts:
+            mask = np.zeros((24, 32), dtype=np.uint8)
+            mask[4:12, 6:20] = 255
+            Image.fromarray(mask).save(target)
+        else:
+            pixels = np.random.default_rng(number).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(target, format="PNG")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tree and what becomes of it.
+
+    Attributes:
+        tree: the files.
+        settings: of the data, without its root.
+        tags: the names of the tags of each image, by ID; None where an error is expected.
+        says: words of an error, a warning or a note, by the kind of the problem; `note` for notes.
+    """
+
+    tree: dict[str, object]
+    settings: dict[str, object] = field(default_factory=dict)
+    tags: dict[str, tuple[str, ...]] | None = None
+    says: dict[str, str] = field(default_factory=dict)
+
+
+PLATES = {"good/1.png": IMAGE, "good/2.png": IMAGE, "crack/1.png": IMAGE}
+NFD = normalize("NFD", "Äpfel")
+NFC = normalize("NFC", "Äpfel")
+
+CASES = {
+    "good is a warning": Case(
+        PLATES,
+        tags={"crack/1": ("crack",), "good/1": ("good",), "good/2": ("good",)},
+        says={"negative-name": "--data.negatives good makes these images without tags"},
+    ),
+    "negatives are images without tags": Case(
+        {**PLATES, "ok/1.png": IMAGE},
+        {"negatives": "good, ok"},
+        {"crack/1": ("crack",), "good/1": (), "good/2": (), "ok/1": ()},
+        {"note": "3 photographs have no tags"},
+    ),
+    "_none is always one": Case(
+        {"_none/1.png": IMAGE, "crack/1.png": IMAGE}, tags={"_none/1": (), "crack/1": ("crack",)}
+    ),
+    "a negative that is not there": Case(PLATES, {"negatives": "goood"}, says={"bad-classes": "did you mean `good`?"}),
+    "background as a folder": Case(
+        {"background/1.png": IMAGE, "cat/1.png": IMAGE}, says={"bad-classes": "--data.negatives background"}
+    ),
+    "a mask next to its image": Case(
+        {"crack/1.png": IMAGE, "crack/1_mask.png": IMAGE, "crack/2.png": IMAGE, "pit/3_mask.png": IMAGE},
+        tags={"crack/1": ("crack",), "crack/2": ("crack",), "pit/3_mask": ("pit",)},
+        says={"note": "1 files NAME_mask.png next to NAME are read as ground truth"},
+    ),
+    "MVTec": Case(
+        {
+            "train/good/0.png": IMAGE,
+            "test/good/0.png": IMAGE,
+            "test/crack/0.png": IMAGE,
+            "ground_truth/crack/0_mask.png": IMAGE,
+        },
+        tags={"train/good/0": (), "test/good/0": (), "test/crack/0": ("crack",)},
+        says={"note": "read as an inspection set"},
+    ),
+    "several MVTec sets": Case(
+        {"tile/test/good/0.png": IMAGE, "tile/ground_truth/crack/0_mask.png": IMAGE, "tile/train/good/0.png": IMAGE},
+        says={"known-layout": "give one as --data.root"},
+    ),
+    "YOLO": Case(
+        {"images/train/1.png": IMAGE, "labels/train/1.txt": "0 .5 .5 .1 .1", "data.yaml": "names: [cat]"},
+        says={"known-layout": "YOLO's layout"},
+    ),
+    "YOLO by CVAT": Case(
+        {"obj_train_data/1.png": IMAGE, "obj_train_data/1.txt": "0 .5 .5 .1 .1", "obj.names": "cat", "obj.data": ""},
+        says={"known-layout": "YOLO's layout"},
+    ),
+    "Roboflow, COCO": Case(
+        {"train/1.png": IMAGE, "train/_annotations.coco.json": "{}", "valid/2.png": IMAGE},
+        says={"known-layout": "COCO's format as Roboflow writes it"},
+    ),
+    "Roboflow, folders": Case(
+        {"train/cat/1.png": IMAGE, "train/dog/2.png": IMAGE, "valid/cat/3.png": IMAGE, "test/cat/4.png": IMAGE},
+        says={"known-layout": "the top folders are splits"},
+    ),
+    "FiftyOne": Case(
+        {"data/1.png": IMAGE, "metadata.json": "{}", "samples.json": "{}"}, says={"known-layout": "FiftyOne"}
+    ),
+    "Label Studio": Case({"images/1.png": IMAGE, "result.json": "{}"}, says={"known-layout": "Label Studio"}),
+    "CVAT": Case({"images/1.png": IMAGE, "annotations.xml": "<a/>"}, says={"known-layout": "export of CVAT"}),
+    "LabelMe": Case({"all/1.png": IMAGE, "all/1.json": '{"shapes": []}'}, says={"known-layout": "LabelMe"}),
+    "images and masks": Case(
+        {"images/1.png": IMAGE, "masks/1.png": IMAGE}, says={"known-layout": "that of the masks as --data.masks"}
+    ),
+    "class folders on request": Case(
+        {"train/1.png": IMAGE, "test/2.png": IMAGE},
+        {"kind": "folders"},
+        {"train/1": ("train",), "test/2": ("test",)},
+        {"unlikely-class": "test, train"},
+    ),
+    "a class that is called train": Case(
+        {"train/1.png": IMAGE, "car/2.png": IMAGE},
+        tags={"train/1": ("train",), "car/2": ("car",)},
+        says={"unlikely-class": "train"},
+    ),
+    "folders of systems": Case(
+        {
+            "cat/1.png": IMAGE,
+            "cat/@eaDir/1.png": IMAGE,
+            "@eaDir/cat/1.png": IMAGE,
+            "__MACOSX/cat/1.png": IMAGE,
+            "#recycle/cat/9.png": IMAGE,
+            "cat/._1.png": IMAGE,
+        },
+        tags={"cat/1": ("cat",)},
+    ),
+    "a class of HEIC alone": Case(
+        {"cat/1.png": IMAGE, "dog/1.HEIC": "", "dog/2.heic": ""},
+        says={"unread-format": "the class `dog` has no image: 2 files there are of kinds that are not read"},
+    ),
+    "some HEIC": Case(
+        {"cat/1.png": IMAGE, "cat/2.heic": ""}, tags={"cat/1": ("cat",)}, says={"unread-format": "convert them to JPEG"}
+    ),
+    "one class in NFC and NFD": Case(
+        {f"{NFC}/1.png": IMAGE, f"{NFD}/2.png": IMAGE}, tags={f"{NFC}/1": (NFC,), f"{NFC}/2": (NFC,)}
+    ),
+    "a class list in NFC, folders in NFD": Case(
+        {f"{NFD}/1.png": IMAGE, "cat/1.png": IMAGE},
+        {"classes": f"{NFC},cat"},
+        {f"{NFC}/1": (NFC,), "cat/1": ("cat",)},
+    ),
+    "a table in NFC, files in NFD": Case(
+        {f"{NFD}.png": IMAGE, "tags.csv": f"image,tags\n{NFC}.png,cat\n"}, tags={NFC: ("cat",)}
+    ),
+    "a table in NFD, files in NFC": Case(
+        {f"{NFC}.png": IMAGE, "tags.csv": f"image,tags\n{NFD}.png,cat\n"}, tags={NFC: ("cat",)}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_tree_is_read_rightly_or_refused_with_its_cause(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    plant(tmp_path, case.tree)
+    found = survey(DataSettings(root=tmp_path, **case.settings))  # type: ignore[arg-type]
+    errors = [problem for problem in found.problems if problem.level == "error"]
+    said = [(problem.kind, problem.message) for problem in found.problems]
+    said += [("note", note) for note in found.listing.notes]
+    for kind, words in case.says.items():
+        assert any(own == kind and words in message for own, message in said), said
+    if case.tags is None:
+        assert errors
+        return
+    assert not errors
+    classes = found.photos.classes
+    named = {photo.id: tuple(classes[tag - 1] for tag in photo.tags) for photo in found.photos.photos}
+    assert named == case.tags
+    assert all(photo.path.is_file() for photo in found.photos.photos)
+
+
+@pytest.mark.parametrize("name", ["MVTec", "a mask next to its image"])
+def test_masks_that_come_with_the_layout_are_the_truth(name: str, tmp_path: Path) -> None:
+    plant(tmp_path, CASES[name].tree)
+    settings = DataSettings(root=tmp_path, mask_values=None if name == "MVTec" else "255=tag")
+    photos = open_photos(settings)
+    masked = [photo for photo in photos.photos if photo.mask is not None]
+    assert [photo.id.rpartition("/")[0].rpartition("/")[2] for photo in masked] == ["crack"]
+    assert np.unique(photos.read_truth(masked[0])).tolist() == [0, 1]
+    assert not [problem for problem in check(settings).problems if problem.kind.startswith("mask")]
+
+
+def test_masks_are_found_whatever_the_spelling(tmp_path: Path) -> None:
+    plant(tmp_path / "data", {f"{NFC}/1.png": IMAGE, f"{NFC}/2.png": IMAGE})
+    plant(tmp_path / "masks", {f"{NFD}/1.png": IMAGE, f"{NFD}/2_mask.png": IMAGE})
+    photos = open_photos(DataSettings(root=tmp_path / "data", masks=tmp_path / "masks"))
+    assert all(photo.mask is not None and photo.mask.is_file() for photo in photos.photos)
+
+
+def test_untagged_folders_have_ids_in_nfc(tmp_path: Path) -> None:
+    plant(tmp_path, {f"{NFD}.png": IMAGE, "@eaDir/1.png": IMAGE})
+    assert [photo.id for photo in find_photos(tmp_path).photos] == [NFC]
+    assert [photo.id for photo in find_photos(tmp_path / "**/*.png").photos] == [NFC]
+
+
+def test_images_without_tags_are_one_line(tmp_path: Path) -> None:
+    rows = "".join(f"{number}.png,\n" for number in range(1, 30))
+    plant(tmp_path, {f"{number}.png": IMAGE for number in range(30)} | {"tags.csv": f"image,tags\n0.png,pit\n{rows}"})
+    report = check(DataSettings(root=tmp_path))
+    assert sum("no tags" in line for line in report.render().splitlines()) == 1
+    assert "29 photographs have no tags (first: tags.csv line 3)" in report.render()
+
+
+TRAINED = ["--train.steps", "1", "--train.batch_size", "2", "--cams.scales", "[1.0]", "--cams.flip", "false"]
+TRAINED += ["--network.backbone", "resnet18", "--network.weights", "none", "--train.augment.crop", "32"]
+TRAINED += ["--network.output_stride", "16", "--refine.method", "argmax", "--workers", "0"]
+
+
+def test_a_run_repeats_the_warnings_and_keeps_its_class_list(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant(tmp_path / "data", {f"{name}/{number}.png": IMAGE for name in ("bird", "good", "pit") for number in range(2)})
+    data, run = ["--data.root", str(tmp_path / "data")], str(tmp_path / "run")
+    assert main(["run", *data, "--out", run, *TRAINED]) == 0
+    assert "--data.negatives good makes these images without tags" in capsys.readouterr().err
+    assert "--data.negatives good" in (tmp_path / "run/report.html").read_text()
+    assert json.loads((tmp_path / "run/classes.json").read_text())["classes"] == ["bird", "good", "pit"]
+    masks = {file.name: file.read_bytes() for file in (tmp_path / "run/masks/pit").iterdir()}
+    plant(tmp_path / "data", {"cat/1.png": IMAGE})  # sorts between the others: every id after it moves
+    export = ["export", "coco", "--masks", run, "--out", str(tmp_path / "coco")]
+    for words in (
+        ["run", *data, "--out", run, *TRAINED],
+        ["refine", *data, "--out", run, "--refine.method", "argmax"],
+        ["evaluate", *data, "--out", run],
+        ["segment", *data, "--out", run, "--restart", "segment"],
+        ["report", run],
+        ["review", run, "--dry-run"],
+        ["evaluate", f"{run}/masks", *data, "--data.masks", f"{run}/masks"],
+        ["run", *data, "--out", run, "--dry-run", *TRAINED],
+        export,
+    ):
+        assert main(words) == 2, words
+        said = capsys.readouterr().err
+        assert "was begun with the classes bird, good, pit, and the data now has bird, cat, good, pit" in said, words
+        assert f"--out {run} --restart train" in said
+    assert masks == {file.name: file.read_bytes() for file in (tmp_path / "run/masks/pit").iterdir()}
+    assert main(["run", *data, "--out", run, *TRAINED, "--restart", "train"]) == 0
+    assert json.loads((tmp_path / "run/classes.json").read_text())["classes"] == ["bird", "cat", "good", "pit"]
+    assert main(export) == 0
+    order = ["--data.classes", "pit,good,cat,bird"]
+    assert main([*export, *order, "--again"]) == 2
+    assert "the same in another order" in capsys.readouterr().err

@@ -1,0 +1,285 @@
+"""Ground truth that does not fit the tags, as people's masks are: found before it is measured with or learned from."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from tag2mask.cli import main
+from tag2mask.data.check import check
+from tag2mask.data.photos import open_photos
+from tag2mask.data.settings import DataSettings
+from tag2mask.data.truth import parse_mask_values
+from tag2mask.evaluate import Confusion, Figures
+
+Mask = npt.NDArray[np.uint8]
+Write = Callable[[Mask, int], Mask]
+"""From the right mask of an image, uint8 (24, 32), and its number to what a tool writes."""
+
+CLASSES = ("pit", "rust", "scratch")
+IMAGES = 12
+
+
+def tagged(number: int, classes: int) -> tuple[int, ...]:
+    """Class ids of an image: one class each in turn, and every fourth image none."""
+    return () if number % 4 == 3 else (number % classes + 1,)
+
+
+def data_set(folder: Path, classes: int, write: Write) -> DataSettings:
+    """Images with a square of their class, a table of tags, and masks as ``write`` makes them."""
+    rows = ["image,tags"]
+    for number in range(IMAGES):
+        tags = tagged(number, classes)
+        mask = np.zeros((24, 32), dtype=np.uint8)
+        for tag in tags:
+            mask[4:14, 3 + number : 15 + number] = tag
+        pixels = np.random.default_rng(number).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+        drawn = write(mask, number)
+        for target, image in ((folder / f"{number}.png", pixels), (folder / f"masks/{number}.png", drawn)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(target)
+        rows.append(f"{number}.png,{';'.join(CLASSES[tag - 1] for tag in tags)}")
+    (folder / "tags.csv").write_text("\n".join(rows) + "\n")
+    return DataSettings(root=folder, masks=folder / "masks")
+
+
+def lookup(**to: int) -> Write:
+    """Every value of a mask as another one, ``_1=5`` for 1 to 5; values that are not named stay."""
+    table = np.arange(256, dtype=np.uint8)
+    for value, other in to.items():
+        table[int(value[1:])] = other
+    return lambda mask, number: table[mask]
+
+
+def enlarged(mask: Mask, number: int) -> Mask:
+    """Black and white, drawn small and enlarged with interpolation."""
+    small = Image.fromarray(np.where(mask > 0, 255, 0).astype(np.uint8)).resize((8, 6))
+    return np.array(small.resize((32, 24), Image.Resampling.BICUBIC))
+
+
+def with_stray(mask: Mask, number: int) -> Mask:
+    """In two images a second class that nobody tagged."""
+    mask[0, :5] = 3 if number in (0, 4) else 0
+    return mask
+
+
+def of_another_image(mask: Mask, number: int) -> Mask:
+    """A mask that has nothing to do with its image."""
+    mask[:] = 0
+    mask[5:9, 5:9] = 7 * number // 3 % 3 + 1
+    return mask
+
+
+def black_and_white(mask: Mask, number: int) -> Mask:
+    return np.where(mask > 0, 255, 0).astype(np.uint8)
+
+
+RIGHT: list[tuple[str, int, Write]] = [
+    ("one class", 1, lookup()),
+    ("three classes", 3, lookup()),
+]
+
+WRONG: list[tuple[str, int, Write, str]] = [
+    ("0 and 255, one class", 1, black_and_white, "--data.mask_values 255=1`"),
+    ("0 and 255, three classes", 3, black_and_white, "--data.mask_values 255=tag`"),
+    ("binary, three classes", 3, lambda mask, number: (mask > 0).astype(np.uint8), "--data.mask_values 1=tag`"),
+    ("swapped", 3, lookup(_1=2, _2=1), "--data.mask_values 1=2,2=1`"),
+    ("1-based", 3, lookup(_0=1, _1=2, _2=3, _3=4), "--data.mask_values 1=0,2=1,3=2,4=3`"),
+    ("1-based, one class", 1, lookup(_0=1, _1=2), "--data.mask_values 1=0,2=1`"),
+    ("shifted", 3, lookup(_1=2, _2=3, _3=4), "--data.mask_values 2=1,3=2,4=3`"),
+    ("palette order", 3, lookup(_0=2, _1=0, _2=3, _3=1), "--data.mask_values 0=1,1=3,2=0,3=2`"),
+    ("all 0", 3, lambda mask, number: 0 * mask, "background alone"),
+    ("all 255", 3, lambda mask, number: 0 * mask + 255, "255 everywhere"),
+    ("enlarged with interpolation", 3, enlarged, "resized with interpolation"),
+    ("another folder", 3, of_another_image, "Are these the masks of these images"),
+]
+
+DOUBTFUL: list[tuple[str, int, Write, str]] = [
+    ("a class missing", 3, lookup(_2=0), "lacks tagged classes: 6 of 9 tags are in the mask of their image"),
+    ("an extra class", 3, with_stray, "2 of 12 masks hold ids that are not a tag of their image: 0, 4"),
+]
+
+
+@pytest.mark.parametrize(("name", "classes", "write"), RIGHT, ids=[case[0] for case in RIGHT])
+def test_truth_that_fits_is_silent(name: str, classes: int, write: Write, tmp_path: Path) -> None:
+    report = check(data_set(tmp_path, classes, write))
+    assert [problem for problem in report.problems if problem.kind == "truth-tags"] == []
+
+
+@pytest.mark.parametrize(("name", "classes", "write", "advice"), WRONG, ids=[case[0] for case in WRONG])
+def test_truth_that_does_not_fit_is_an_error_whose_advice_helps(
+    name: str, classes: int, write: Write, advice: str, tmp_path: Path
+) -> None:
+    settings = data_set(tmp_path, classes, write)
+    (problem,) = (each for each in check(settings).problems if each.kind == "truth-tags")
+    assert problem.level == "error"
+    assert advice in problem.message
+    assert "of 9 tags are in the mask of their image" in problem.message and "1 pit" in problem.message
+    offered = re.search(r"--data\.mask_values (\S+?)`", problem.message)
+    if offered is None:
+        return
+    mended = replace(settings, mask_values=offered[1])
+    assert check(mended).sound
+    photos = open_photos(mended)
+    for photo in photos.photos:
+        truth = photos.read_truth(photo)
+        assert np.unique(truth).tolist() == [0, *photo.tags]
+
+
+@pytest.mark.parametrize(("name", "classes", "write", "words"), DOUBTFUL, ids=[case[0] for case in DOUBTFUL])
+def test_truth_that_fits_in_part_is_a_warning(
+    name: str, classes: int, write: Write, words: str, tmp_path: Path
+) -> None:
+    (problem,) = (each for each in check(data_set(tmp_path, classes, write)).problems if each.kind == "truth-tags")
+    assert problem.level == "warning"
+    assert words in problem.message
+
+
+def perfect(folder: Path, classes: int) -> Path:
+    """Predictions that are right."""
+    data_set(folder / "made", classes, lookup())
+    return folder / "made/masks"
+
+
+def test_evaluate_refuses_and_measures_rightly_by_the_advice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data_set(tmp_path / "data", 1, black_and_white)
+    masks = perfect(tmp_path, 1)
+    words = ["evaluate", str(masks), "--data.root", str(tmp_path / "data")]
+    words += ["--data.masks", str(tmp_path / "data/masks")]
+    assert main([*words, "--json"]) == 2
+    assert "--data.mask_values 255=1" in capsys.readouterr().err
+    assert main([*words, "--data.mask_values", "255=pit", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["miou"] == 1.0
+    for file in masks.glob("*.png"):
+        Image.fromarray(np.zeros((24, 32), dtype=np.uint8)).save(file)
+    assert main([*words, "--data.mask_values", "255=pit", "--json"]) == 0
+    empty = json.loads(capsys.readouterr().out)
+    assert empty["iou"]["pit"] == 0.0
+    assert 0.4 < empty["miou"] < 0.5
+
+
+def test_training_on_such_truth_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data_set(tmp_path / "data", 1, black_and_white)
+    data = ["--data.root", str(tmp_path / "data"), "--data.masks", str(tmp_path / "data/masks")]
+    words = [*data, "--out", str(tmp_path / "run"), "--segment.labels", "truth", "--segment.network.weights", "none"]
+    assert main(["segment", *words]) == 2
+    assert "--data.mask_values 255=1" in capsys.readouterr().err
+    assert not (tmp_path / "run/segment/network.safetensors").exists()
+
+
+def test_imported_masks_are_compared_with_the_tags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data_set(tmp_path / "data", 1, lookup())
+    data_set(tmp_path / "drawn", 1, black_and_white)
+    words = ["import", "masks", str(tmp_path / "drawn/masks"), "--data.root", str(tmp_path / "data")]
+    words += ["--out", str(tmp_path / "imported")]
+    assert main(words) == 2
+    assert "nothing was imported: ground truth and tags do not fit" in capsys.readouterr().err
+    assert not (tmp_path / "imported").exists()
+    assert main([*words, "--data.mask_values", "255=tag"]) == 0
+    right = np.array(Image.open(tmp_path / "data/masks/0.png"))
+    assert (np.array(Image.open(tmp_path / "imported/0.png")) == right).all()
+
+
+def coco_root(folder: Path, crowd: object) -> DataSettings:
+    """Eight images of one category, whose annotations all have this `iscrowd`."""
+    images, annotations = [], []
+    for number in range(1, 9):
+        target = folder / f"train/{number}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((24, 32, 3), 20 * number, dtype=np.uint8)).save(target)
+        images.append({"id": number, "file_name": target.name, "height": 24, "width": 32})
+        box = [[2, 2, 2, 14, 20, 14, 20, 2]]
+        annotations.append({"id": number, "image_id": number, "category_id": 1, "segmentation": box, "iscrowd": crowd})
+    document = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "pit"}]}
+    (folder / "annotations").mkdir()
+    (folder / "annotations/instances_train.json").write_text(json.dumps(document))
+    return DataSettings(root=folder)
+
+
+@pytest.mark.parametrize(
+    ("crowd", "code", "words"),
+    [(1, 2, "--data.crowd paint"), ("0", 0, "100.0"), ("1", 2, "--data.crowd paint"), ("many", 2, "should be 0 or 1")],
+)
+def test_coco_whose_annotations_are_all_crowds(
+    crowd: object, code: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    coco_root(tmp_path / "data", crowd)
+    (tmp_path / "made").mkdir()
+    for number in range(1, 9):
+        mask = np.zeros((24, 32), dtype=np.uint8)
+        mask[2:14, 2:20] = 1
+        Image.fromarray(mask).save(tmp_path / f"made/{number}.png")
+    assert main(["evaluate", str(tmp_path / "made"), "--data.root", str(tmp_path / "data")]) == code
+    captured = capsys.readouterr()
+    assert words in captured.out + captured.err
+
+
+def test_a_truth_of_background_alone_gives_no_mean_and_names_the_class() -> None:
+    confusion = Confusion(3)
+    confusion.update(np.zeros((4, 4), dtype=np.uint8), np.zeros((4, 4), dtype=np.uint8))
+    figures = Figures.of(confusion, ("pit", "rust"), images=1, tagged=(1, 0))
+    assert np.isnan(figures.miou)
+    assert figures.absent == {"pit": 1}
+    assert figures.to_json()["miou"] is None
+    confusion.update(np.full((4, 4), 2, dtype=np.uint8), np.full((4, 4), 2, dtype=np.uint8))
+    assert Figures.of(confusion, ("pit", "rust"), images=2, tagged=(1, 1)).miou == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "expected"),
+    [
+        ("255=1", [0, 255], [0, 1]),
+        ("255=rust, 128=ignore", [0, 128, 255], [0, 255, 2]),
+        ("1=background,2=1", [1, 2], [0, 1]),
+        ("255=tag", [0, 255], [0, 2]),
+    ],
+)
+def test_values_become_classes(text: str, values: list[int], expected: list[int]) -> None:
+    mapping, problems = parse_mask_values(text, CLASSES)
+    assert not problems
+    assert mapping.apply(np.array([values], dtype=np.uint8), (2,)).tolist() == [expected]
+
+
+@pytest.mark.parametrize("text", ["255", "255=dust", "300=1", "a=1", "255=9", "=1", "255="])
+def test_a_mapping_that_cannot_be_meant_is_refused(text: str, tmp_path: Path) -> None:
+    settings = replace(data_set(tmp_path, 1, lookup()), mask_values=text)
+    report = check(settings)
+    assert any(problem.subject == "data.mask_values" for problem in report.errors)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "RGBA"])
+def test_what_a_paint_program_saves_is_read_by_a_mapping(mode: str, tmp_path: Path) -> None:
+    settings = data_set(tmp_path, 1, black_and_white)
+    for file in (tmp_path / "masks").glob("*.png"):
+        with Image.open(file) as image:
+            saved = image.convert(mode)
+        saved.save(file)
+    photos = open_photos(replace(settings, mask_values="255=1"))
+    assert np.unique(photos.read_truth(photos.photos[0])).tolist() == [0, 1]
+    assert check(replace(settings, mask_values="255=1")).sound
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["voc-animals", "coco-mini"])
+def test_real_sets_are_silent(name: str, real_data: Path, tmp_path: Path) -> None:
+    from tag2mask.cli.console import errors
+    from tag2mask.pipeline.config import Config
+    from tag2mask.pipeline.truth import truth_against_tags, with_truth
+
+    data = DataSettings(root=real_data / "data" / name, masks=tmp_path / "masks" if name == "coco-mini" else None)
+    photos = with_truth(Config(data=data), open_photos(data), errors())
+    assert len(photos) > 100
+    assert truth_against_tags(photos, Config(data=data)) == []
+
+
+def test_scenes_are_silent(scenes: Path) -> None:
+    report = check(DataSettings(root=scenes, masks=scenes / "masks"))
+    assert [problem for problem in report.problems if problem.kind == "truth-tags"] == []
