@@ -166,11 +166,22 @@ def test_hundreds_of_copies_are_a_few_words(tmp_path: Path) -> None:
 
 
 def test_parts_under_a_fixed_camera_are_no_copies(tmp_path: Path) -> None:
-    rows = [("a.png", landscape(1), "pit", "train"), ("b.png", landscape(1), "", "val")]
+    plate = landscape(1)
+    scratched = plate.copy()
+    scratched.paste((255, 255, 255), (20, 20, 34, 34))
+    assert 0 < bits_between(plate, scratched) <= MOST_BITS
+    rows = [("a.png", plate, "pit", "train"), ("b.png", scratched, "", "val")]
     rows += [(f"{seed}.png", landscape(seed), "pit", "train") for seed in range(2, 5)]
     report = check(write_table(tmp_path, rows))
     assert not of_kind(report, "near-duplicate")
     assert any("as parts under a fixed camera do, groups: 1: a (train) ~ b" in n for n in report.notes)
+
+
+def test_the_same_file_is_a_copy_whatever_its_tags(tmp_path: Path) -> None:
+    rows = [(f"{seed}.png", landscape(seed), "pit", "train") for seed in range(4)]
+    rows += [(f"again{seed}.png", landscape(seed), "", "test") for seed in range(4)]
+    (warning,) = of_kind(check(write_table(tmp_path, rows)), "near-duplicate")
+    assert "in different splits (4): 0 (train) ~ again0 (test)" in warning
 
 
 def test_tags_that_are_never_apart_are_named_once() -> None:

@@ -74,6 +74,16 @@ CASES = {
     "background as a folder": Case(
         {"background/1.png": IMAGE, "cat/1.png": IMAGE}, says={"bad-classes": "--data.negatives background"}
     ),
+    "negatives in another spelling": Case(
+        {"OK/1.png": IMAGE, "crack/1.png": IMAGE}, {"negatives": "ok"}, {"OK/1": (), "crack/1": ("crack",)}
+    ),
+    "classes that are numbers": Case(
+        {f"{name}/1.png": IMAGE for name in (1, 2, 10)}, tags={"1/1": ("1",), "2/1": ("2",), "10/1": ("10",)}
+    ),
+    "class folders with a file of settings": Case(
+        {"cat/1.png": IMAGE, "dog/1.png": IMAGE, "dataset.yaml": "a: 1", "result.json": "{}"},
+        tags={"cat/1": ("cat",), "dog/1": ("dog",)},
+    ),
     "a mask next to its image": Case(
         {"crack/1.png": IMAGE, "crack/1_mask.png": IMAGE, "crack/2.png": IMAGE, "pit/3_mask.png": IMAGE},
         tags={"crack/1": ("crack",), "crack/2": ("crack",), "pit/3_mask": ("pit",)},
@@ -187,12 +197,38 @@ def test_a_tree_is_read_rightly_or_refused_with_its_cause(name: str, tmp_path: P
 @pytest.mark.parametrize("name", ["MVTec", "a mask next to its image"])
 def test_masks_that_come_with_the_layout_are_the_truth(name: str, tmp_path: Path) -> None:
     plant(tmp_path, CASES[name].tree)
-    settings = DataSettings(root=tmp_path, mask_values=None if name == "MVTec" else "255=tag")
+    settings = DataSettings(root=tmp_path)
     photos = open_photos(settings)
     masked = [photo for photo in photos.photos if photo.mask is not None]
     assert [photo.id.rpartition("/")[0].rpartition("/")[2] for photo in masked] == ["crack"]
     assert np.unique(photos.read_truth(masked[0])).tolist() == [0, 1]
     assert not [problem for problem in check(settings).problems if problem.kind.startswith("mask")]
+
+
+def test_the_splits_of_an_inspection_set_have_one_class_list(tmp_path: Path) -> None:
+    plant(tmp_path, {**CASES["MVTec"].tree, "validation/good/1.png": IMAGE, "validation/zit/1.png": IMAGE})
+    lists = {open_photos(DataSettings(root=tmp_path), split=split).classes for split in (None, "validation", "test")}
+    assert lists == {("crack", "zit")}
+
+
+def test_decisions_and_predictions_are_found_whatever_the_spelling(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"{normalize('NFD', name)}" for name in ("Ä1", "Ä2", "Ä3")]
+    table = "image,tags\n" + "".join(f"{name}.png,pit\n" for name in names)
+    plant(tmp_path / "data", {f"{name}.png": IMAGE for name in names} | {"tags.csv": table})
+    for folder in ("masks", "made", "corrections"):
+        for name in names:
+            (tmp_path / folder).mkdir(exist_ok=True)
+            mask = np.zeros((24, 32), dtype=np.uint8)
+            mask[4:12, 6:20] = 1
+            Image.fromarray(mask).save(tmp_path / folder / f"{name}.png")
+    words = ["--data.root", str(tmp_path / "data"), "--data.masks", str(tmp_path / "masks")]
+    assert main(["evaluate", str(tmp_path / "made"), *words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["miou"] == 1.0
+    photos = open_photos(DataSettings(root=tmp_path / "data", corrections=tmp_path / "corrections"))
+    assert all(photos.decided.has_mask(photo.id) for photo in photos.photos)
+    assert all((photos.decided.mask(photo.id) or Path()).is_file() for photo in photos.photos)
 
 
 def test_masks_are_found_whatever_the_spelling(tmp_path: Path) -> None:
@@ -248,10 +284,14 @@ def test_a_run_repeats_the_warnings_and_keeps_its_class_list(
         said = capsys.readouterr().err
         assert "was begun with the classes bird, good, pit, and the data now has bird, cat, good, pit" in said, words
         assert f"--out {run} --restart train" in said
+    assert main(["run", *data, "--out", run, "--dry-run", "--restart", "train", *TRAINED]) == 0
     assert masks == {file.name: file.read_bytes() for file in (tmp_path / "run/masks/pit").iterdir()}
     assert main(["run", *data, "--out", run, *TRAINED, "--restart", "train"]) == 0
     assert json.loads((tmp_path / "run/classes.json").read_text())["classes"] == ["bird", "cat", "good", "pit"]
     assert main(export) == 0
+    (tmp_path / "run/classes.json").unlink()  # as in a run folder from before there was such a file
     order = ["--data.classes", "pit,good,cat,bird"]
     assert main([*export, *order, "--again"]) == 2
     assert "the same in another order" in capsys.readouterr().err
+    assert main(["evaluate", *data, "--out", run]) == 0
+    assert json.loads((tmp_path / "run/classes.json").read_text())["classes"] == ["bird", "cat", "good", "pit"]

@@ -208,22 +208,42 @@ CASES: dict[str, tuple[tuple[Files, dict[str, Any]], Tags | Fault, list[str]]] =
     "file-in-nfd": (({f"{NFD}.jpg": "", "tags.csv": f"image,tags\n{NFC}.jpg,cat\n"}, {}), {NFC: ["cat"]}, []),
     "file-in-nfc": (({f"{NFC}.jpg": "", "tags.csv": f"image,tags\n{NFD}.jpg,cat\n"}, {}), {NFC: ["cat"]}, []),
     # Paths
+    "one-separator-in-a-table": (
+        of('image,tags\na.jpg,cat;dog\nb.jpg,hot dog\nc.jpg,"bird, small"\n'),
+        {"a": ["cat", "dog"], "b": ["hot dog"], "c": ["bird, small"]},
+        ["though a word of it is in other tags, too (1): `hot dog`"],
+    ),
+    "sodium-is-a-tag": (
+        of("image,tags\na.jpg,Na\nb.jpg,NA\nc.jpg,Fe\n"),
+        {"a": ["Na"], "b": [], "c": ["Fe"]},
+        ["1 image is tagged `NA`"],
+    ),
+    "a-label-among-classes": (
+        of("image,bottle,label\na.jpg,0,1\nb.jpg,1,1\n"),
+        ("bad-table", "the column `label` holds 0 and 1, and so does `bottle`"),
+        [],
+    ),
     "paths-of-another-machine": (
         (
             {
                 "cat/a.jpg": "",
                 "a.jpg": "",
                 "b.jpg": "",
-                "tags.csv": "image,tags\nC:\\data\\cat\\a.jpg,cat\n/home/me/data/b.jpg,dog\n../x/a.jpg,dog\n",
+                "tags.csv": "image,tags\nC:\\data\\cat\\a.jpg,cat\n/home/me/data/b.jpg,dog\n",
             },
             {},
         ),
-        {"cat/a": ["cat"], "b": ["dog"], "a": ["dog"]},
-        ["3 images are listed by a path outside the root and found below it without `C:/data/`, `/home/me/data/`"],
+        {"cat/a": ["cat"], "b": ["dog"]},
+        ["2 images are listed by a path outside the root and found below it without `C:/data/`, `/home/me/data/`"],
     ),
     "path-through-dots": (
         ({"cat/a.jpg": "", "tags.csv": "image,tags\n/x/cat/../a.jpg,cat\n"}, {}),
         ("outside-root", "`/x/cat/../a.jpg` lies outside the root"),
+        [],
+    ),
+    "path-beside-the-root": (
+        ({"a.jpg": "", "tags.csv": "image,tags\n../x/a.jpg,cat\n"}, {}),
+        ("outside-root", "`../x/a.jpg` lies outside the root"),
         [],
     ),
     "path-that-ends-in-dots": (of("image,tags\n../a.jpg/..,cat\n"), ("outside-root", "lies outside"), []),

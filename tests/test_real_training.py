@@ -167,9 +167,9 @@ def test_the_stage_cams_writes_none_of_a_network_that_overflows(
         ([10, 20, 30, 40], [0.15, 0.003, 0.04, 0.003], 30),
         (list(range(1, 31)), [*[0.3] * 4, *[0.001] * 11, 0.2, *[0.001] * 14], 10),  # single batches say little
         ([10, 20, 25], [0.15, 0.05, 0.001], 20),
-        ([10], [0.001], 0),
+        ([10], [0.001], 10),
         ([10, 10, 20], [0.15, 0.001, 0.001], 10),  # a step that has two lines
-        ([10, 20], ["x", 0.001], 0),  # a log that somebody edited
+        ([10, 20], ["x", 0.001], 20),  # a log that somebody edited
         ([], [], None),
     ],
 )

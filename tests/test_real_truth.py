@@ -100,7 +100,16 @@ WRONG: list[tuple[str, int, Write, str]] = [
     ("another folder", 3, of_another_image, "Are these the masks of these images"),
 ]
 
+
+def more_than_the_tag(mask: Mask, number: int) -> Mask:
+    """All that is there is drawn, while tags name what is most of an image."""
+    mask[0, :5], mask[1, :5], mask[2, :5] = 1, 2, 3
+    return mask
+
+
 DOUBTFUL: list[tuple[str, int, Write, str]] = [
+    ("more than the tag", 3, more_than_the_tag, "12 of 12 masks hold ids that are not a tag of their image"),
+    ("one class drawn", 3, lookup(_2=0, _3=0), "3 of 9 tags are in the mask of their image"),
     ("a class missing", 3, lookup(_2=0), "lacks tagged classes: 6 of 9 tags are in the mask of their image"),
     ("an extra class", 3, with_stray, "2 of 12 masks hold ids that are not a tag of their image: 0, 4"),
 ]
@@ -124,9 +133,9 @@ def test_truth_that_does_not_fit_is_an_error_whose_advice_helps(
     offered = re.search(r"--data\.mask_values (\S+?)`", problem.message)
     if offered is None:
         return
-    mended = replace(settings, mask_values=offered[1])
-    assert check(mended).sound
-    photos = open_photos(mended)
+    corrected = replace(settings, mask_values=offered[1])
+    assert check(corrected).sound
+    photos = open_photos(corrected)
     for photo in photos.photos:
         truth = photos.read_truth(photo)
         assert np.unique(truth).tolist() == [0, *photo.tags]
@@ -186,6 +195,63 @@ def test_imported_masks_are_compared_with_the_tags(tmp_path: Path, capsys: pytes
     assert main([*words, "--data.mask_values", "255=tag"]) == 0
     right = np.array(Image.open(tmp_path / "data/masks/0.png"))
     assert (np.array(Image.open(tmp_path / "imported/0.png")) == right).all()
+
+
+def test_corrections_may_contradict_the_tags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data_set(tmp_path / "data", 3, lookup())
+    words = ["import", "masks", str(tmp_path / "drawn"), "--data.root", str(tmp_path / "data"), "--again", "--out"]
+    (tmp_path / "drawn").mkdir()
+    for change, said in (
+        (lookup(_1=0, _2=0, _3=0), "0 of 3 tags are in the mask"),
+        (with_rust, "hold ids that are not a tag"),
+    ):
+        for number in (0, 1, 2):
+            mask = np.array(Image.open(tmp_path / f"data/masks/{number}.png"))
+            Image.fromarray(change(mask, number)).save(tmp_path / f"drawn/{number}.png")
+        code = main([*words, str(tmp_path / "imported")])
+        assert (code, said in capsys.readouterr().err) == (0, True)
+
+
+def with_rust(mask: Mask, number: int) -> Mask:
+    """A second class that somebody found."""
+    mask[20:, 2:9] = 2 if 2 not in mask else 3
+    return mask
+
+
+def test_numbers_as_class_names_are_in_their_order_and_advice_names_them(tmp_path: Path) -> None:
+    settings = data_set(tmp_path, 3, lookup(_1=2, _2=1))
+    table = (tmp_path / "tags.csv").read_text()
+    for number, name in enumerate(CLASSES):
+        table = table.replace(name, str((9, 10, 100)[number]))
+    (tmp_path / "tags.csv").write_text(table)
+    assert open_photos(settings).classes == ("9", "10", "100")
+    (problem,) = (each for each in check(settings).problems if each.kind == "truth-tags")
+    assert "--data.mask_values 1=10,2=9`" in problem.message
+    assert check(replace(settings, mask_values="1=10,2=9")).sound
+
+
+def test_a_run_measures_nothing_with_such_truth_and_keeps_no_older_figure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data_set(tmp_path / "data", 1, black_and_white)
+    words = ["--data.root", str(tmp_path / "data"), "--data.masks", str(tmp_path / "data/masks")]
+    words += ["--out", str(tmp_path / "run"), *TRAINED]
+    assert main(["run", *words, "--data.mask_values", "255=1"]) == 0
+    metrics = tmp_path / "run/metrics.json"
+    assert json.loads(metrics.read_text())["cams"]["all"]
+    (tmp_path / "run/confidence/quality.json").write_text("{}")
+    capsys.readouterr()
+    assert main(["run", *words, "--data.mask_values", "null"]) == 1
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "the ranking is not compared with the truth" in said and "is not measured" in said
+    assert json.loads(metrics.read_text())["cams"] == {}
+    assert not (tmp_path / "run/confidence/quality.json").exists()
+    assert "fit: 0 of 9 tags" in (tmp_path / "run/report.html").read_text()
+
+
+TRAINED = ["--train.steps", "1", "--train.batch_size", "2", "--cams.scales", "[1.0]", "--cams.flip", "false"]
+TRAINED += ["--network.backbone", "resnet18", "--network.weights", "none", "--train.augment.crop", "32"]
+TRAINED += ["--network.output_stride", "16", "--refine.method", "argmax", "--workers", "0"]
 
 
 def coco_root(folder: Path, crowd: object) -> DataSettings:

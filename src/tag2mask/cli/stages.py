@@ -12,7 +12,7 @@ from tag2mask.errors import UsageError
 from tag2mask.evaluate.comparison import Comparison
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult
-from tag2mask.pipeline.run_folder import STAGES, RunFolder
+from tag2mask.pipeline.run_folder import CLASSES, STAGES, RunFolder
 
 if TYPE_CHECKING:
     from tag2mask.data.photos import PhotoSet
@@ -59,7 +59,7 @@ def do_stages(request: Request, names: Sequence[str], *then: "Stage") -> int:
     if request.options["dry_run"]:
         if not is_main():
             return 0
-        planned = plan(request.config, run, names)
+        planned = plan(request.config, run, names, restart=_stage_to_restart(request, names))
         run.outputs.close(send=False)
         if request.options["as_json"]:
             print_json(planned.to_json())
@@ -101,7 +101,7 @@ def _prepare(request: Request, run: RunFolder, names: Sequence[str]) -> None:
 
     restart = _stage_to_restart(request, names)
     photos = photographs(request.config)
-    again = run.with_readers(restart) if restart else []
+    again = run.to_delete(restart, photos.classes)
     run.require_classes(photos.classes, again)
     for name in dict.fromkeys([*names, *again]):
         run.check(name, stage_settings(name, request.config, photos), anew=name in again)
@@ -113,7 +113,8 @@ def _prepare(request: Request, run: RunFolder, names: Sequence[str]) -> None:
     if again:
         run.delete(again)
         errors().print(f"restart: deleted what {', '.join(again)} made", highlight=False)
-    run.keep_classes(photos.classes)
+    if run.classes() != list(photos.classes) or not (run / CLASSES).is_file():
+        run.keep_classes(photos.classes)
     run.record_config(request.config, _sections(names))
     remember_corrections(request.config, run)
 

@@ -51,6 +51,17 @@ def folded_name(name: str) -> str:
     return "".join(letter for letter in name.casefold() if letter not in " -_")
 
 
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Class names in the order of their ids: sorted, numbers by their value if all are numbers."""
+    distinct = set(names)
+    return tuple(sorted(distinct, key=int if all(name.isdecimal() for name in distinct) else None))
+
+
+def is_negative(name: str, setting: str | None) -> bool:
+    """Whether a class folder means "none of the classes"; `data.negatives` is compared without case and hyphens."""
+    return name == NONE or folded_name(name) in {folded_name(each) for each in negative_names(setting) - {NONE}}
+
+
 def negative_names(setting: str | None) -> frozenset[str]:
     """The names that mean "none of the classes": `NONE`, and those of `data.negatives`, with commas, in NFC."""
     return frozenset({NONE, *(nfc(name.strip()) for name in (setting or "").split(",") if name.strip())})
@@ -92,15 +103,22 @@ def read_classes(value: str) -> tuple[tuple[str, ...] | None, list[Problem]]:
     return tuple(names), list(_list_problems(subject, names))
 
 
-def class_problems(classes: tuple[str, ...], subject: str) -> Iterator[Problem]:
-    """What is wrong with the class list that a data set ends up with, wherever it came from."""
+def class_problems(classes: tuple[str, ...], subject: str, *, negatives: bool = False) -> Iterator[Problem]:
+    """What is wrong with the class list that a data set ends up with, wherever it came from.
+
+    Args:
+        classes: the names.
+        subject: where they come from.
+        negatives: whether `data.negatives` can make images of a class images of nothing.
+    """
     if len(classes) > CLASS_LIMIT:
         message = f"{len(classes)} classes ({first_five(classes)}), at most {CLASS_LIMIT} fit into a mask of 8 bits"
         yield error("bad-classes", subject, f"{message}; merge or drop some")
     listed = [name for name in classes if name.casefold() in BACKGROUND_NAMES]
     if listed:
         message = f"`{listed[0]}` is not a class: background has id 0 by itself and is not listed; remove it"
-        message += f", or say with --data.negatives {listed[0]} that its images hold none of the classes"
+        if negatives:
+            message += f", or say with --data.negatives {listed[0]} that its images hold none of the classes"
         yield error("bad-classes", subject, message)
 
 

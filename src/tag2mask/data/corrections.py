@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tag2mask.data.images import write_mask
+from tag2mask.data.names import nfc, on_disk
 from tag2mask.data.problems import one_line
 from tag2mask.errors import Tag2maskError, UsageError, first_five
 from tag2mask.files import TEMPORARY_PREFIX, read_json, write_json
@@ -158,7 +159,7 @@ class Corrections:
         """The photographs about which something was decided, sorted."""
         files = self.folder.rglob("*") if self.folder.is_dir() else ()
         names = {
-            path.relative_to(self.folder).with_suffix("").as_posix()
+            nfc(path.relative_to(self.folder).with_suffix("").as_posix())
             for path in files
             if path.suffix in (".png", ".json") and not path.name.startswith(TEMPORARY_PREFIX)
         }
@@ -179,7 +180,7 @@ class Corrections:
             )
         if any(part in ("", ".", "..") for part in parts) or "\0" in photo_id:
             raise Tag2maskError(f"{one_line(photo_id)!r} is no ID of a photograph: it leads out of {self.folder}")
-        return self.folder / f"{photo_id}.{suffix}"
+        return Path(on_disk(f"{self.folder}/{photo_id}.{suffix}"))
 
 
 def _classes(record: Path) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tag2mask.data.classes import did_you_mean
 from tag2mask.data.corrections import Corrections, Decision, Verdict
+from tag2mask.data.names import on_disk
 from tag2mask.data.problems import Problem, error
 from tag2mask.errors import Tag2maskError
 
@@ -45,7 +46,7 @@ class Decided:
             raise Tag2maskError(self.damaged[photo_id])
         if self.folder is None or not self.has_mask(photo_id):
             return None
-        return self.folder / f"{photo_id}.png"
+        return Path(on_disk(f"{self.folder}/{photo_id}.png"))
 
     def has_mask(self, photo_id: str) -> bool:
         """Whether somebody accepted or drew a mask."""
@@ -125,7 +126,7 @@ def _decision(corrections: Corrections, photo_id: str) -> Decision | None:
         Tag2maskError: it is damaged, or its mask is not there.
     """
     decision = corrections.decision(photo_id)
-    if decision is None or not decision.has_mask or (corrections.folder / f"{photo_id}.png").is_file():
+    if decision is None or not decision.has_mask or corrections.stored_mask(photo_id):
         return decision
     again = corrections.decision(photo_id)
     if again == decision:

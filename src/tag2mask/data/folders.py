@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from glob import has_magic, iglob
 from pathlib import Path
 
-from tag2mask.data.classes import NONE, did_you_mean, negative_names
+from tag2mask.data.classes import NONE, did_you_mean, folded_name, in_order, is_negative, negative_names
 from tag2mask.data.entries import Entries, Entry
 from tag2mask.data.layouts import PARTS, SPLITS, known_layout
 from tag2mask.data.listing import (
     IMAGE_SUFFIXES,
+    MASK_ENDING,
     UNREAD_SUFFIXES,
     Listing,
     MaskPlace,
@@ -22,9 +23,6 @@ from tag2mask.data.names import nfc
 from tag2mask.data.problems import error, warning
 from tag2mask.data.settings import DataSettings
 from tag2mask.errors import first_five
-
-BESIDE = "_mask"
-"""What the name of a mask ends with that lies next to its image."""
 
 
 def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listing:
@@ -54,7 +52,7 @@ def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listi
         message = f"{layout}. To read each top folder as a class, give --data.kind folders"
         listing.problems.append(error("known-layout", str(root), message))
         return listing
-    negatives = negative_names(settings.negatives)
+    negatives: set[str] = set()
     ignored: list[str] = []
     unread: dict[str, int] = {}  # files of kinds that are not read, by top folder
     names: dict[str, None] = {}
@@ -71,15 +69,18 @@ def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listi
         elif _is_mask_of_another(root, name):
             masks += 1
         else:
+            if class_name not in names and is_negative(class_name, settings.negatives):
+                negatives.add(class_name)
             tags = () if class_name in negatives else (class_name,)
             listing.entries.append(Entry(_without_suffix(nfc(name)), _inside(root, name), tags))
             names[class_name] = None
-    listing.names = tuple(sorted(name for name in names if name not in negatives))
+    listing.names = in_order(name for name in names if name not in negatives)
     if masks:
-        listing.masks = (*listing.masks, MaskPlace(root, f"{BESIDE}.png"))
+        listing.masks = (*listing.masks, MaskPlace(root, MASK_ENDING))
         read = "are read as ground truth, not as photographs"
-        listing.notes.append(f"{masks} files NAME{BESIDE}.png next to NAME {read}")
-    for name in sorted(negatives - {NONE} - names.keys()):
+        listing.notes.append(f"{masks} files NAME{MASK_ENDING} next to NAME {read}")
+    folded = {folded_name(name) for name in names}
+    for name in sorted(each for each in negative_names(settings.negatives) - {NONE} if folded_name(each) not in folded):
         message = f"there is no folder `{name}` with images{did_you_mean(name, names)}"
         listing.problems.append(error("bad-classes", "data.negatives", message))
     unlikely = [name for name in listing.names if name.lower() in SPLITS | PARTS]
@@ -101,9 +102,9 @@ def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listi
 
 def _is_mask_of_another(root: Path, name: str) -> bool:
     """Whether a file is NAME_mask.png, and the image NAME lies next to it."""
-    if not name.endswith(f"{BESIDE}.png"):
+    if not name.endswith(MASK_ENDING):
         return False
-    stem = _inside(root, name.removesuffix(f"{BESIDE}.png"))
+    stem = _inside(root, name.removesuffix(MASK_ENDING))
     return any(os.path.isfile(stem + suffix) for suffix in IMAGE_SUFFIXES)  # noqa: PTH113 - strings
 
 

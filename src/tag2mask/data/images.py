@@ -141,7 +141,7 @@ def _grey(path: File, image: Image.Image) -> npt.NDArray[np.uint8]:
         channels = np.array(image.convert("RGB"))
         if (channels == channels[..., :1]).all():
             return np.ascontiguousarray(channels[..., 0])
-    message = f"its pixels are of the kind {image.mode} and not grey"
+    message = f"its pixels are of the kind {image.mode}, not 8-bit grey"
     raise _mask_error(path, "mask-format", f"{message}; save the mask as 8-bit grey, or with a palette of class ids")
 
 

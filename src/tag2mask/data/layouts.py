@@ -25,9 +25,13 @@ def known_layout(root: Path) -> str | None:
         root: the folder that would be read as class folders.
     """
     try:
-        items = sorted(item for item in root.iterdir() if not is_hidden(item.name))
-    except OSError:
+        return _layout(sorted(item for item in root.iterdir() if not is_hidden(item.name)))
+    except OSError:  # who reads the folders says so
         return None
+
+
+def _layout(items: list[Path]) -> str | None:
+    """The same of the items of the folder."""
     files = {item.name.lower() for item in items if item.is_file()}
     folders = [item for item in items if item.is_dir()]
     names = {folder.name.lower() for folder in folders}
@@ -75,7 +79,9 @@ _TOOLS: tuple[tuple[_Test, str], ...] = (
     ),
     (
         lambda files, names, folders: (
-            bool(files & {"obj.names", "obj.data", "data.yaml", "dataset.yaml"}) or {"images", "labels"} <= names
+            bool(files & {"obj.names", "obj.data"})
+            or {"images", "labels"} <= names
+            or bool(files & {"data.yaml", "dataset.yaml"} and names & (PARTS | SPLITS))
         ),
         f"this is YOLO's layout, whose labels are not read; export it as COCO, or {_TABLE}",
     ),
@@ -87,7 +93,9 @@ _TOOLS: tuple[tuple[_Test, str], ...] = (
         f"format, or {_TABLE}",
     ),
     (
-        lambda files, names, folders: "result.json" in files or {"notes.json", "classes.txt"} <= files,
+        lambda files, names, folders: (
+            ("result.json" in files and "images" in names) or {"notes.json", "classes.txt"} <= files
+        ),
         "this is an export of Label Studio; in COCO's format, move result.json to "
         "ROOT/annotations/instances_images.json, or export CSV and give it as --data.tags",
     ),

@@ -73,13 +73,13 @@ class MaskPlace(NamedTuple):
         return on_disk(f"{self.folder}/{image_id.removeprefix(self.without)}{self.suffix}")
 
 
-MASK_SUFFIXES = (".png", "_mask.png")
-"""Names of masks: ID.png, and ID_mask.png as inspection sets have it."""
+MASK_ENDING = "_mask.png"
+"""What the name of a mask ends with that has its own name beside that of its image, as inspection sets have it."""
 
 
 def mask_places(*folders: Path | None) -> tuple[MaskPlace, ...]:
     """The places of masks in folders, those that are None left out."""
-    return tuple(MaskPlace(folder, suffix) for folder in folders if folder for suffix in MASK_SUFFIXES)
+    return tuple(MaskPlace(folder, suffix) for folder in folders if folder for suffix in (".png", MASK_ENDING))
 
 
 @dataclass

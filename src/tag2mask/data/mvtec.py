@@ -11,9 +11,9 @@
 import os
 from pathlib import Path
 
-from tag2mask.data.classes import negative_names
+from tag2mask.data.classes import in_order, is_negative
 from tag2mask.data.entries import Entry
-from tag2mask.data.listing import Listing, MaskPlace, walk_files
+from tag2mask.data.listing import MASK_ENDING, Listing, MaskPlace, walk_files
 from tag2mask.data.names import nfc
 from tag2mask.data.problems import error
 from tag2mask.data.settings import DataSettings
@@ -40,14 +40,13 @@ def read_mvtec(settings: DataSettings, root: Path, split: str | None) -> Listing
         split: ``train``, ``validation`` or ``test``; None: all images.
     """
     truth = settings.masks or root / TRUTH
-    places = tuple(MaskPlace(truth, suffix, "test/") for suffix in ("_mask.png", ".png"))
+    places = tuple(MaskPlace(truth, suffix, "test/") for suffix in (MASK_ENDING, ".png"))
     listing = Listing("mvtec", root, masks=places)
     there = [name for name in SPLITS if (root / name).is_dir()]
     if split is not None and split not in there:
         message = f"there is no folder {split}/; name {' or '.join(there)}"
         listing.problems.append(error("bad-split", str(root), message))
         return listing
-    negatives = negative_names(settings.negatives) | {GOOD}
     names: set[str] = set()
     for folder in there:
         count = 0
@@ -56,13 +55,13 @@ def read_mvtec(settings: DataSettings, root: Path, split: str | None) -> Listing
             if not is_image or not rest:
                 continue
             count += 1
+            tags = () if class_name == GOOD or is_negative(class_name, settings.negatives) else (class_name,)
+            names.update(tags)
             if split in (None, folder):
-                tags = () if class_name in negatives else (class_name,)
-                names.update(tags)
                 path = os.path.join(root, folder, name)  # noqa: PTH118 - a string, as in other readers
                 listing.entries.append(Entry(f"{folder}/{os.path.splitext(nfc(name))[0]}", path, tags))  # noqa: PTH122
         listing.splits[folder] = count
-    listing.names = tuple(sorted(names))
+    listing.names = in_order(names)
     listing.notes.append(
         f"read as an inspection set: {GOOD}/ holds images of none of the classes, {TRUTH}/ binary masks of the others"
     )

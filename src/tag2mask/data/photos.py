@@ -210,7 +210,8 @@ def _mask_values(
     settings: DataSettings, listing: Listing, classes: tuple[str, ...]
 ) -> tuple[MaskValues, list[Problem]]:
     """The mapping of ground-truth values that the settings, or the layout, ask for."""
-    text = settings.mask_values or (MASK_VALUES if listing.kind == "mvtec" else None)
+    binary = listing.kind == "mvtec" or (settings.masks is None and listing.kind == "folders" and listing.masks)
+    text = settings.mask_values or (MASK_VALUES if binary else None)
     if text is not None and listing.painting is not None and not are_given(listing.painting.folder):
         message = "these masks are painted from annotations, and their values are classes already; leave it out"
         return MaskValues(), [error("bad-classes", "data.mask_values", message)]
@@ -252,7 +253,9 @@ def _classes(settings: DataSettings, listing: Listing) -> tuple[tuple[str, ...],
     given, problems = (None, []) if settings.classes is None else read_classes(settings.classes)
     classes = listing.names if given is None else given
     subject = "data.classes" if given is not None else str(listing.root)
-    return classes, given is not None or listing.official, [*problems, *class_problems(classes, subject)]
+    readable = listing.kind in ("folders", "table") and given is None
+    faults = class_problems(classes, subject, negatives=readable)
+    return classes, given is not None or listing.official, [*problems, *faults]
 
 
 def _duplicates(listing: Listing) -> Iterable[Problem]:

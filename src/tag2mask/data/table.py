@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from tag2mask.data.classes import did_you_mean, read_classes
+from tag2mask.data.classes import did_you_mean, in_order, read_classes
 from tag2mask.data.entries import Entry
 from tag2mask.data.listing import Listing, mask_places
 from tag2mask.data.names import nfc, on_disk
@@ -226,7 +226,7 @@ def _rows(table: Table, file: Iterable[str], columns: Columns) -> Iterator[Row]:
             if split is not None:
                 table.splits[cells[split].strip()] += 1
             yield Row(line, nfc(cells[image].strip()), found, None if split is None else cells[split].strip())
-    table.names = tuple(sorted(names))
+    table.names = in_order(names)
     table.notes += columns.cells.notes()
     if tags is not None and table.rows:
         table.problems += columns.cells.unused_negatives(names)

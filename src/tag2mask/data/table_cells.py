@@ -13,6 +13,9 @@ from tag2mask.data.names import nfc
 from tag2mask.data.problems import Problem, error, one_line, warning
 from tag2mask.errors import first_five
 
+_CHEMICAL = frozenset({"Na", "Nil", "nA"})
+"""Names that fold to one of `NOTHING` and are written otherwise than spreadsheets write it."""
+
 NOTHING = frozenset(
     {"none", "nan", "null", "n/a", "#n/a", "na", "<na>", "nil", "", "–", "—", "nothing", "nofinding", "nofindings"}
 )
@@ -69,7 +72,7 @@ class TagColumn:
         listed = {folded_name(name) for name in classes}
         self._nothing = (NOTHING | {folded_name(name) for name in self._negatives}) - listed
         self._longest = max((len(re.findall("[,|]", name)) for name in classes), default=0)
-        self._has_numbers = False
+        self._has_numbers = self._has_semicolons = False
         self._zero_is_class = any(_ZERO.fullmatch(name) for name in classes)
         self._seen: set[str] = set()
         self._single: set[str] = set()  # tags that fill a cell
@@ -80,7 +83,7 @@ class TagColumn:
 
     def names_nothing(self, name: str) -> bool:
         """Whether a name, of a tag or a column, says that an image holds none of the classes; `0` says it of a tag."""
-        return folded_name(name) in self._nothing
+        return folded_name(name) in self._nothing and name not in _CHEMICAL
 
     def look(self, text: str) -> None:
         """Take a cell into account."""
@@ -90,6 +93,7 @@ class TagColumn:
             self._seen.clear()
         self._seen.add(text)
         names, joints, _ = self._parts(text)
+        self._has_semicolons |= joints == (";",)
         found = self._single if len(names) == 1 and not joints else self._joined
         if len(found) < MOST:
             found.update(names)
@@ -182,6 +186,8 @@ class TagColumn:
         words = tuple(dict.fromkeys(name.split()))
         if len(words) < 2 or name in self.classes or name in self._joined or self._is_nothing(name):
             return ()
+        if self._has_semicolons and not self.classes:
+            return ()
         known = self.classes or self._single
         return words if all(word in known for word in words) else ()
 
@@ -199,6 +205,8 @@ class TagColumn:
                 return (), (), f"`{_short(text)}` begins like a list and is not one of names: {rule}"
         elif ";" in cell:
             found, joints = cell.split(";"), (";",)
+        elif self._has_semicolons and not self.classes:  # a table joins its tags in one way
+            found = [cell]
         else:
             found, joints = self._split(cell)
         names = (nfc(name.strip()) for name in found)

@@ -137,11 +137,19 @@ def understand(
     roles = {found.image, found.split, found.tags}
     others = [place for place in range(len(names)) if place not in roles]
     nameless = [place for place in others if _INDEX.fullmatch(names[place])]
-    scan = _Scan(nameless, others if found.tags is None else ())
+    scan = _Scan(nameless, others)
+    words = False  # whether the tags column holds anything but 0 and 1
     for line, row in lines:
         scan.add(line, row)
         if found.tags is not None and found.tags < len(row):
             cells.look(row[found.tags])
+            words = words or _one(row[found.tags]) is None
+    ones = [names[place] for place in others if place not in scan.odd and folded_name(names[place]) not in NOT_CLASSES]
+    if found.tags is not None and not words and scan.rows and ones and names[found.tags].lower() != "tags":
+        message = (
+            f"the column `{names[found.tags]}` holds 0 and 1, and so does {first_five(f'`{name}`' for name in ones)}"
+        )
+        return _unusable(found, f"{message}; {_remedy(ones)}, or call it `tags` if it holds them")
     dropped = {place for place in nameless if scan.rows and place not in scan.filled}
     if scan.rows and scan.indexed and 0 in nameless and 0 in scan.filled:
         dropped.add(0)
@@ -188,6 +196,9 @@ def _roles(names: Sequence[str], found: Columns, listed: Container[str]) -> str 
             return f"several columns may be `{exact}`: {candidates}; name one of them `{exact}`"
         what = "names the images" if exact == "image" else "holds the tags"
         found.notes += [f"column `{names[place]}` {what}" for place in choices if lowered[place] != exact]
+    alias = places["tags"] and lowered[places["tags"][0]] != "tags"
+    if alias and any(name in listed for place, name in enumerate(names) if place not in places["image"]):
+        places["tags"] = []  # the class list names 0/1 columns
     found.image = places["image"][0]
     found.tags = next(iter(places["tags"]), None)
     found.split = lowered.index("split") if "split" in lowered else None

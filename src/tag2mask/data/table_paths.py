@@ -59,15 +59,15 @@ class TablePaths:
     def inside(self, name: str) -> str | None:
         """A path relative to the root, with forward slashes; None if it leads elsewhere.
 
-        Of a path outside, as another machine has it, the longest end counts that is a file below the root; what stands
-        before `..` is no part of it.
+        Of a path of another machine, which does not exist here, the longest end counts that is a file below the root.
         """
         found = path_inside(name, self.base)
         if found is not None and (not _DRIVE.match(name) or self._has(found)):
             return found
         path = name.replace("\\", "/")
         parts = [part for part in path.split("/") if part not in ("", ".")]
-        parts = parts[max((place for place, part in enumerate(parts, 1) if part == ".."), default=0) :]
+        if ".." in parts or os.path.lexists(os.path.join(self.base, path)):  # noqa: PTH118 - a string, as it is written
+            return None
         for start in range(max(0, len(parts) - DEEPEST), len(parts)):
             end = "/".join(parts[start:])
             if self._has(end):

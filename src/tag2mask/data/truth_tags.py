@@ -27,7 +27,7 @@ FEWEST = 3
 """Tags with a mask below which a disagreement is a warning and not an error: so few may be odd ones. Ours."""
 
 AGREE = 0.5
-"""Share of tags that their masks must hold, and of masks that may hold other ids; real sets have 0.99, 0.01. Ours."""
+"""Share of tags that their masks must hold, and of masks that may hold unknown ids; real sets have 0.99, 0. Ours."""
 
 FITS = 0.6
 """Intersection over union, counted in images, from which a value is taken for a class in an advice. Ours."""
@@ -44,12 +44,14 @@ class TruthCounts:
         holding: int64 (256,), images whose mask holds each value.
         together: int64 (256, C + 1), images whose mask holds a value and that have a tag; at column 0 those without.
         several: images with more than one tag.
+        unknown: images whose mask holds a value that is neither a class, background nor 255.
         strays: the IDs of images whose mask holds an id that is not one of their tags.
     """
 
     classes: tuple[str, ...]
     images: int = 0
     several: int = 0
+    unknown: int = 0
     strays: list[str] = field(default_factory=list)
     tagged: npt.NDArray[np.int64] = field(init=False)
     holding: npt.NDArray[np.int64] = field(init=False)
@@ -66,6 +68,7 @@ class TruthCounts:
         chosen, columns = list(values), list(tags) or [0]
         self.images += 1
         self.several += len(tags) > 1
+        self.unknown += any(len(self.classes) < value != IGNORED for value in chosen)
         self.tagged[columns] += 1
         self.holding[chosen] += 1
         self.together[np.ix_(chosen, columns)] += 1
@@ -81,6 +84,19 @@ class TruthCounts:
     def held(self) -> int:
         """Those of them that the mask holds."""
         return int(np.trace(self.together[1 : len(self.classes) + 1, 1:]))
+
+    @property
+    def are_wrong(self) -> bool:
+        """Whether no figure of these masks can be believed.
+
+        Masks that hold less than `AGREE` of the tags are wrong, unless what they hold is right: then some classes are
+        not drawn. So are masks of which more than that share hold an id that is not a class. Ids beside the tags are
+        no reason: tags may name what is most of an image alone.
+        """
+        unknown = self.unknown > AGREE * self.images
+        return self.tags >= FEWEST and (
+            unknown or (self.held < AGREE * self.tags and (bool(self.strays) or not self.held))
+        )
 
     def missing(self) -> list[str]:
         """``name (id): 0 of N`` for each tagged class that no mask of its images holds."""
@@ -123,16 +139,13 @@ def truth_problems(counts: TruthCounts, subject: str, *, painted: bool = False) 
     if not counts.images:
         return
     lacking = counts.tags - counts.held
-    wrong = counts.tags >= FEWEST and (
-        counts.held < AGREE * counts.tags or len(counts.strays) > (1 - AGREE) * counts.images
-    )
     held = f"{counts.held} of {counts.tags} tags are in the mask of their image"
     missing = counts.missing()
     held += f" (not one of {first_five(missing)})" if missing else ""
     stray = f"{len(counts.strays)} of {counts.images} masks hold ids that are not a tag of their image"
-    if wrong:
+    if counts.are_wrong:
         ids = first_five(f"{number} {name}" for number, name in enumerate(counts.classes, 1))
-        message = f"ground truth and tags do not fit: {held}; {stray}. {_advice(counts, painted)}. Ids: {ids}"
+        message = f"ground truth and tags do not fit: {held}; {stray}. {advice(counts, painted)[0]} Ids: {ids}"
         yield error("truth-tags", subject, message)
         return
     if lacking:
@@ -142,32 +155,36 @@ def truth_problems(counts: TruthCounts, subject: str, *, painted: bool = False) 
         yield warning("truth-tags", subject, f"{stray}: {named}; add the tags, or correct the masks")
 
 
-def _advice(counts: TruthCounts, painted: bool) -> str:
-    """The likely cause and its remedy, as a sentence without its full stop."""
+def advice(counts: TruthCounts, painted: bool = False) -> tuple[str, bool]:
+    """The likely cause and its remedy as a sentence, and whether the values themselves show that they are no ids."""
     values = np.flatnonzero(counts.holding).tolist()
     classes = len(counts.classes)
     if painted:
-        return "If every annotation is a crowd, as in masks that CVAT exports, `--data.crowd paint` paints them"
+        return "If every annotation is a crowd, as in masks that CVAT exports, `--data.crowd paint` paints them.", False
     drawn = [value for value in values if value]
     if not drawn:
-        return "The masks hold background alone: does data.masks name the right folder?"
+        return "The masks hold background alone: does data.masks name the right folder?", False
     if len(drawn) == 1 and drawn[0] in (1, IGNORED) and 0 in values:
         if classes == 1:
-            return f"The masks are binary: `--data.mask_values {drawn[0]}=1` reads {drawn[0]} as {counts.classes[0]}"
-        if not counts.several:
-            return f"The masks are binary: `--data.mask_values {drawn[0]}=tag` reads {drawn[0]} as the image's only tag"
-        return "The masks are binary, which cannot tell the classes of images with several tags apart"
+            said = f"`--data.mask_values {drawn[0]}={_named(counts, 1)}` reads {drawn[0]} as {counts.classes[0]}"
+        elif not counts.several:
+            said = f"`--data.mask_values {drawn[0]}=tag` reads {drawn[0]} as the image's only tag"
+        else:
+            said = "that cannot tell the classes of images with several tags apart"
+        return f"The masks are binary: {said}.", True
     if values == [IGNORED]:
-        return "The masks are 255 everywhere, which is ignored: does data.masks name the right folder?"
+        return "The masks are 255 everywhere, which is ignored: does data.masks name the right folder?", False
     mapping = _mapping(counts, values)
     if mapping:
-        return f"The ids seem to be in another order: `--data.mask_values {mapping}`, or `--data.classes` in theirs"
+        said = f"`--data.mask_values {mapping}`, or `--data.classes` in theirs"
+        return f"The ids seem to be in another order: {said}.", True
     if len(drawn) > classes + 3:
-        return (
+        said = (
             f"The masks hold {len(values)} values ({first_five(values)}), as masks that were resized with "
-            "interpolation, or saved as JPEG or with another palette: save class ids, resized by nearest neighbour"
+            "interpolation, or saved as JPEG or with another palette: save class ids, resized by nearest neighbour."
         )
-    return "Are these the masks of these images, and is data.classes in the order of their ids?"
+        return said, True
+    return "Are these the masks of these images, and is data.classes in the order of their ids?", False
 
 
 def _mapping(counts: TruthCounts, values: Sequence[int]) -> str:
@@ -185,4 +202,10 @@ def _mapping(counts: TruthCounts, values: Sequence[int]) -> str:
     if len(rows) < len(values) or (score[rows, chosen] < FITS).any():
         return ""
     pairs = [(values[row], int(column)) for row, column in zip(rows, chosen, strict=True)]
-    return ",".join(f"{value}={class_id}" for value, class_id in pairs if value != class_id)
+    return ",".join(f"{value}={_named(counts, class_id)}" for value, class_id in pairs if value != class_id)
+
+
+def _named(counts: TruthCounts, class_id: int) -> str:
+    """A class as `data.mask_values` takes it: its id, or its name where names may be mistaken for ids."""
+    ambiguous = any(name.isdecimal() for name in counts.classes)
+    return counts.classes[class_id - 1] if ambiguous and class_id else str(class_id)

@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from tag2mask.data.likeness import MOST_BITS, Groups
+from tag2mask.data.likeness import MOST_BITS, Looks
 from tag2mask.data.listing import Listing
 from tag2mask.data.membership import Members, apart, split_names
 from tag2mask.data.photo import Photos
@@ -67,37 +67,38 @@ def _shown(named: tuple[str, ...], count: int) -> str:
     return ", ".join(named) + (f" and {more} more" if more > 0 else "")
 
 
-def find_twins(groups: Groups, photos: Photos, members: Members, listing: Listing) -> Twins:
+def find_twins(looks: Looks, photos: Photos, members: Members, listing: Listing) -> Twins:
     """Sort groups of photographs that look the same, and name the first five.
 
+    Photographs of a group that have the same tags, or the very same hash, are copies. Others are what one camera sees
+    of a part that is good or has a defect.
+
     Args:
-        groups: of their places in ``photos``.
+        looks: the hashes of the photographs.
         photos: N photographs.
         members: (N,), the splits of each.
         listing: of the data set.
     """
-    across = photographs = unlike = 0
-    first: list[tuple[int, int]] = []
-    crossing: list[tuple[int, int]] = []
+    copies: list[npt.NDArray[np.intp]] = []
     different: list[tuple[int, int]] = []
-    for group in groups:
+    for group in looks.groups():
         tags = [photo.tags for photo in photos.at(group)]
-        other = next((place for place, own in zip(group, tags, strict=True) if own != tags[0]), None)
-        if other is not None:
-            unlike += 1
-            different += [(int(group[0]), int(other))] if len(different) < SHOWN else []
-            continue
-        photographs += len(group)
-        pair = _across(group, members)
-        across += pair is not None
-        if pair is not None and len(crossing) < SHOWN:
-            crossing.append(pair)
-        elif len(first) < SHOWN:
-            first.append((int(group[0]), int(group[1])))
-    named, apart = (
-        tuple(_named(pair, photos, members, listing) for pair in pairs) for pairs in (crossing or first, different)
+        by_tags: dict[tuple[int, ...], list[int]] = {}
+        by_hash: dict[bytes, dict[tuple[int, ...], int]] = {}
+        for place, own in zip(group.tolist(), tags, strict=True):
+            by_tags.setdefault(own, []).append(place)
+            by_hash.setdefault(looks.hashes[place].tobytes(), {}).setdefault(own, place)
+        same = [*by_tags.values(), *(list(places.values()) for places in by_hash.values())]
+        copies += [np.array(places) for places in same if len(places) > 1]
+        if len({place for places in same if len(places) > 1 for place in places}) < len(group):
+            different += [(int(group[0]), int(p)) for p, own in zip(group, tags, strict=True) if own != tags[0]][:1]
+    pairs = [(pair, group) for group in copies if (pair := _across(group, members)) is not None]
+    first = [pair for pair, _ in pairs] or [(int(group[0]), int(group[1])) for group in copies]
+    named, unlike = (
+        tuple(_named(pair, photos, members, listing) for pair in found[:SHOWN]) for found in (first, different)
     )
-    return Twins(len(groups) - unlike, photographs, across, named, unlike, apart)
+    photographs = len({int(place) for group in copies for place in group})
+    return Twins(len(copies), photographs, len(pairs), named, len(different), unlike)
 
 
 def _across(group: npt.NDArray[np.intp], members: Members) -> tuple[int, int] | None:

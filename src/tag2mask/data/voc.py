@@ -200,6 +200,8 @@ def _listed_id(line: str, known: Container[str]) -> str:
         return known_id(pair[1], known, IMAGES)
     if len(columns) == 2 and is_image_name(columns[1].rpartition("/")[2]) and Path(columns[1]).stem == columns[0]:
         return known_id(columns[0], known, IMAGES)
+    if len(columns) == 2 and columns[1] in ("-1", "0", "1") and "  " in line.strip() + " " * columns[1].startswith("-"):
+        return known_id(columns[0], known, IMAGES)  # the lists of ImageSets/Main, which align their second column
     return whole
 
 

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from tag2mask.ahead import map_ahead
 from tag2mask.cam_files import full_resolution, read_cam
 from tag2mask.data import Photo, PhotoSet, read_mask
+from tag2mask.data.names import nfc, on_disk
 from tag2mask.errors import Tag2maskError, UsageError, first_five
 from tag2mask.evaluate.confusion import Confusion
 from tag2mask.evaluate.counts import Counts, EvaluationError
@@ -102,7 +104,7 @@ def count_masks(
     _require_files(folder, ".png", photos, allow_extra)
 
     def count(counts: Counts, photo: Photo, truth: np.ndarray) -> None:
-        path = folder / f"{photo.id}.png"
+        path = file_of(folder, photo.id, ".png")
         prediction = read_mask(path, classes=classes - 1)
         _require_size(path, prediction.shape, truth)
         counts.confusion.update(prediction, truth)
@@ -127,7 +129,7 @@ def count_cams(
     _require_files(folder, ".npz", photos, allow_extra)
 
     def count(counts: Counts, photo: Photo, truth: np.ndarray) -> None:
-        path = folder / f"{photo.id}.npz"
+        path = file_of(folder, photo.id, ".npz")
         cam = read_cam(path)
         _require_size(path, cam.size, truth)
         if wrong := [int(i) for i in cam.ids if not 0 <= i < classes]:
@@ -135,6 +137,11 @@ def count_cams(
         counts.update_cams(photo.id, cam.ids, full_resolution(cam), truth)
 
     return _count_all(photos, lambda: Counts(classes, thresholds), count, on_photo)
+
+
+def file_of(folder: Folder, image_id: str, suffix: str) -> File:
+    """The file of an image in a folder, as it is spelt on disk."""
+    return Path(on_disk(f"{folder}/{image_id}{suffix}")) if isinstance(folder, Path) else folder / f"{image_id}{suffix}"
 
 
 def tagged(photos: PhotoSet) -> list[int]:
@@ -189,7 +196,7 @@ def _require_files(folder: Folder, suffix: str, photos: PhotoSet, allow_extra: b
         raise UsageError("there are no photographs to evaluate; check `data.split`")
     lacking, blind = [], []
     for photo in photos.photos:
-        if not (folder / f"{photo.id}{suffix}").is_file():
+        if not file_of(folder, photo.id, suffix).is_file():
             lacking.append(photo.id)
         if photo.mask is None or not photo.mask.is_file():
             blind.append(photo.id)
@@ -215,7 +222,7 @@ def _ids_beside(folder: Folder, suffix: str, photos: PhotoSet) -> list[str]:
         place = int(np.searchsorted(known, hash(photo_id)))
         return place == len(known) or known[place] != hash(photo_id)
 
-    names = (name.removesuffix(suffix) for name in file_names(folder, suffix))
+    names = (nfc(name.removesuffix(suffix)) for name in file_names(folder, suffix))
     return sorted({name for name in names if is_beside(name)})
 
 

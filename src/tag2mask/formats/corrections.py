@@ -10,7 +10,7 @@ from tag2mask.data.images import IGNORED, PIXEL_LIMIT, image_size, write_mask
 from tag2mask.data.names import nfc
 from tag2mask.data.photos import PhotoSet
 from tag2mask.data.truth import MaskValues, read_truth
-from tag2mask.data.truth_tags import TruthCounts, truth_problems
+from tag2mask.data.truth_tags import TruthCounts, advice, truth_problems
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.formats import cvat, labelstudio
 from tag2mask.formats.corrected import Corrected, Read
@@ -126,17 +126,18 @@ def import_masks(
 
 
 def _against_tags(values: dict[str, list[int]], photos: PhotoSet | None, classes: tuple[str, ...]) -> list[str]:
-    """What to say of masks that differ from the tags, by the values of each.
+    """What to say of masks that differ from the tags, by the values of each: corrections may well contradict them.
 
     Raises:
-        UsageError: they do not fit them at all.
+        UsageError: their values are no class ids, as those of black and white masks, or in another order.
     """
     counts = TruthCounts(classes)
     for photo in photos.photos if photos is not None else ():
         if photo.id in values:
             counts.add(photo.id, values[photo.id], photo.tags)
     problems = list(truth_problems(counts, "the imported masks"))
-    if errors := [problem.message for problem in problems if problem.level == "error"]:
+    errors = [problem.message for problem in problems if problem.level == "error"]
+    if errors and advice(counts)[1]:
         raise UsageError(f"nothing was imported: {errors[0]}")
     return [problem.message for problem in problems]
 

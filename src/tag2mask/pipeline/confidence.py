@@ -33,7 +33,7 @@ from tag2mask.pipeline.read_bounded import read_bounded
 from tag2mask.pipeline.reading import photographs, reading_workers
 from tag2mask.pipeline.refinable import of_these_tags, shard_of, tagged_maps
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.truth import with_painted_truth
+from tag2mask.pipeline.truth import with_believable_truth, with_painted_truth
 from tag2mask.pipeline.witnesses import LONG_SIDE, Witnesses
 
 
@@ -86,7 +86,8 @@ def confidence(config: Config, run: RunFolder, console: Console) -> StageResult:
         return result
     if len(mine) > len(masked):
         result.notes.append(f"{len(mine) - len(masked)} photographs have no mask and are not ranked")
-    known = with_painted_truth(config, photos.of(masked), console)
+    known, errors = with_believable_truth(with_painted_truth(config, photos.of(masked), console), config)
+    result.notes += [f"the ranking is not compared with the truth: {each}" for each in errors]
     _write_tables(known, order, witnesses, run, config, result)
     return result
 

@@ -54,6 +54,8 @@ def evaluate(config: Config, run: RunFolder, console: Console) -> StageResult:
         result.notes += [f"split '{name}': {problem.message}" for problem in problems if problem.level == "warning"]
         if errors := [problem.message for problem in problems if problem.level == "error"]:
             result.failed[name] = f"split '{name}' is not measured: {errors[0]}"
+            if is_main():
+                run.forget_metrics(name)
             continue
         by_hand = photos.decided.count((photo.id for photo in photos.photos), "accepted", "corrected")
         if by_hand:

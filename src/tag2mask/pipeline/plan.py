@@ -115,10 +115,10 @@ class Plan:
         return asdict(self)
 
 
-def plan(config: Config, run: RunFolder, stages: Sequence[str]) -> Plan:
-    """What each stage would do now."""
+def plan(config: Config, run: RunFolder, stages: Sequence[str], *, restart: str | None = None) -> Plan:
+    """What each stage would do now; a restart counts only for the class list that it may change."""
     photos = photographs(config)
-    run.require_classes(photos.classes)
+    run.require_classes(photos.classes, run.to_delete(restart, photos.classes))
     made = tuple(_PLANS[name](config, run, photos) for name in stages)
     return Plan(len(photos.photos), photos.classes, made, config.shard)
 

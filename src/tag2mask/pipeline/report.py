@@ -15,7 +15,7 @@ def report(config: Config, run: RunFolder, console: Console) -> StageResult:
     split = config.evaluate.split_names(config.data.split)[0]
     photos = with_painted_truth(config, photographs(config, split), console)
     photos, errors = with_believable_truth(photos, config)
-    judged = photographs(config) if split != config.data.split else None
+    judged = with_believable_truth(photographs(config), config)[0] if split != config.data.split else None
     page = write_report(
         run.path,
         photos,

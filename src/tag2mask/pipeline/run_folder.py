@@ -114,15 +114,8 @@ class RunFolder:
         Raises:
             UsageError: the run was begun with another list, or the same one in another order.
         """
-        path = self.path / CLASSES
-        if not path.is_file():
-            return
-        known = read_json(path)
-        before = known.get("classes") if isinstance(known, dict) else None
-        if not isinstance(before, list):
-            raise Tag2maskError(f"{path} is damaged: it does not hold the list `classes`; {self._anew()}")
-        began = {name for name, stage in STAGES.items() if not stage.remade and self._record(name).is_file()}
-        if list(classes) == before or began <= set(again):
+        before = self.classes()
+        if before is None or list(classes) == before or set(self.began()) <= set(again):
             return
         new = [name for name in classes if name not in before]
         gone = [name for name in before if name not in classes]
@@ -136,8 +129,37 @@ class RunFolder:
 
     def _anew(self) -> str:
         """The command that begins a run anew."""
-        began = [name for name, stage in STAGES.items() if not stage.remade and self._record(name).is_file()]
-        return f"begin anew: `tag2mask run --out {self.path} --restart {next(iter(began), 'train')}`, or another --out"
+        first = next(iter(self.began()), "train")
+        return f"begin anew: `tag2mask run --out {self.path} --restart {first}`, or another --out"
+
+    def began(self) -> list[str]:
+        """The stages that have made something here, in their order, without those that are made anew each time."""
+        return [name for name, stage in STAGES.items() if not stage.remade and self._record(name).is_file()]
+
+    def classes(self) -> list[str] | None:
+        """The class list that the run was begun with; None where nothing says it.
+
+        Raises:
+            Tag2maskError: the record is damaged.
+        """
+        path = self.path / CLASSES
+        if not path.is_file():
+            lists = (self.setting(name, "classes") for name in self.began())
+            return next((known for known in lists if isinstance(known, list)), None)
+        known = read_json(path)
+        found = known.get("classes") if isinstance(known, dict) else None
+        if not isinstance(found, list):
+            raise Tag2maskError(f"{path} is damaged: it does not hold the list `classes`; {self._anew()}")
+        return found
+
+    def to_delete(self, restart: str | None, classes: Sequence[str]) -> list[str]:
+        """The stages that a restart deletes: all that read the one, or, where the first one begins anew with another
+        class list, all of them."""
+        if restart is None:
+            return []
+        if self.classes() not in (None, list(classes)) and restart == next(iter(self.began()), None):
+            return list(STAGES)
+        return self.with_readers(restart)
 
     def keep_classes(self, classes: Sequence[str]) -> None:
         """Write `CLASSES`: the names of the classes 1..C in the order of their ids."""
@@ -282,6 +304,15 @@ class RunFolder:
             for split, kinds in splits.items():
                 merged.setdefault(stage, {}).setdefault(split, {}).update(kinds)
         write_json(path, merged)
+
+    def forget_metrics(self, split: str) -> None:
+        """Delete the figures of a split from metrics.json: they were of a truth that is not believed any more."""
+        path = self.path / "metrics.json"
+        if path.is_file():
+            figures = _figures_in(path)
+            for splits in figures.values():
+                splits.pop(split, None)
+            write_json(path, figures)
 
     def _record(self, name: str) -> Path:
         return self.path / STAGES[name].folder / "stage.json"

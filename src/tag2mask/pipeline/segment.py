@@ -260,6 +260,8 @@ def _validation(config: Config, console: Console) -> Callable[[nn.Module], Mappi
         return None
     for problem in truth_against_tags(photos, config):
         if problem.level == "error":
+            if config.segment.keep_best:
+                raise UsageError(problem.message)
             said = f"warning: nothing is measured while training: {problem.message}"
             console.print(said, style="yellow", highlight=False, markup=False, soft_wrap=True)
             return None

@@ -14,7 +14,7 @@ from tag2mask.pipeline.learning import learn
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.training.fitted import FITTED, fitted_after
+from tag2mask.training.fitted import fitted_after, fitted_loss
 from tag2mask.training.objective import pot_task
 
 NETWORK = "train/network.safetensors"
@@ -67,10 +67,11 @@ def train(config: Config, run: RunFolder, console: Console) -> StageResult:
     )
     task = pot_task(network, views, config.train, config.pot, config.external if config.external.used else None)
     steps = learn(task, config.train, config, run, console, result)
-    fitted = fitted_after(run / LOG)
+    low = fitted_loss(photos.tag_matrix())
+    fitted = fitted_after(run / LOG, low)
     if fitted is not None and 2 * fitted <= steps:
         result.notes.append(
-            f"the tags were fitted after {fitted} of {steps} steps (classification loss mostly below {FITTED} since); "
+            f"the tags were fitted after {fitted} of {steps} steps (classification loss mostly below {low:.2g} since); "
             f"with few photographs, training on widens the CAMs until they fill the image: look at the masks, and "
             f"train less (--train.steps {max(1, fitted)} --restart train) or add photographs"
         )

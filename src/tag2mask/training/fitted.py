@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from tag2mask.training.state import log_lines
 
 FITTED = 0.03
@@ -17,12 +20,24 @@ _STAYED = 0.75
 """The share of later spans that must be below it too: a photograph that is hard to classify comes back every epoch."""
 
 
-def fitted_after(path: Path) -> int | None:
+def fitted_loss(tags: npt.NDArray[np.bool_]) -> float:
+    """The classification loss below which tags count as fitted: `FITTED`, or a tenth of what their rates alone give.
+
+    Args:
+        tags: bool (N, C). Where most of it is False, a network that knows the rates and nothing else has a low loss.
+    Source: ours.
+    """
+    rates = np.clip(tags.mean(axis=0), 1e-6, 1 - 1e-6)
+    return min(FITTED, 0.1 * float(-(rates * np.log(rates) + (1 - rates) * np.log(1 - rates)).mean()))
+
+
+def fitted_after(path: Path, below: float = FITTED) -> int | None:
     """The number of steps after which the classification loss fell below `FITTED`, mostly to stay there.
 
     Args:
         path: log.jsonl; each line's losses are means over the steps since the line before, so the answer is the step of
-            a line, or 0.
+            a line.
+        below: the loss from which the tags count as fitted.
 
     Returns:
         None where it never did.
@@ -41,7 +56,7 @@ def fitted_after(path: Path) -> int | None:
         done = step
     fitted, found = 0, None
     for count, (first, last, losses) in enumerate(reversed(spans), start=1):
-        fitted += (below := losses < FITTED * (last - first))
-        if below and fitted >= _STAYED * count:
-            found = first
+        fitted += (is_low := losses < below * (last - first))
+        if is_low and fitted >= _STAYED * count:
+            found = first or last  # lines far apart say no more than their end
     return found
