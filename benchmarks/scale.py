@@ -27,7 +27,7 @@ from PIL import Image
 from tag2mask.data import write_mask
 from tag2mask.networks import NetworkSettings, build_network
 from tag2mask.networks.checkpoint import save_network
-from tag2mask.pipeline.train import NETWORK
+from tag2mask.pipeline.paths import TRAIN_NETWORK
 
 SIDE = 32  # below that, `check` has a warning for every photograph
 FILES = 32
@@ -58,7 +58,7 @@ def write_data(folder: Path, photos: int) -> None:
         lines.append(f"{name}.jpg,{CLASSES[place % 4]};{CLASSES[(place + 1 + place // 4 % 3) % 4]}")
     (folder / "data/tags.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     network = build_network(NetworkSettings(backbone="resnet18", weights="none"), CLASSES, seed=0)
-    save_network(folder / "run" / NETWORK, network)
+    save_network(folder / "run" / TRAIN_NETWORK, network)
 
 
 LAUNCHER = """

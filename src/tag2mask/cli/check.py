@@ -73,10 +73,7 @@ def _judge(request: Request) -> Callable[[Path], list["Suspicion"]]:
 
 def _settings_of(request: Request, run: RunFolder) -> Config:
     """The settings of a run, overridden by those that `check` was given."""
-    from tag2mask.cli.verbs import VERBS
-
-    words = ["--config", str(run / "config.yaml"), *request.words]
-    return (Request.parse("check", VERBS["check"], words) or request).config
+    return (request.again(["--config", str(run / "config.yaml")]) or request).config
 
 
 def _time_of(request: Request, report: "CheckReport") -> "Estimate":

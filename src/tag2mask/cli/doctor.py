@@ -40,9 +40,8 @@ def doctor(words: Sequence[str]) -> int:
 
 def _settings(words: Sequence[str]) -> "Config":
     """The settings that the words ask for."""
-    from tag2mask.cli.request import Request
-    from tag2mask.cli.verbs import VERBS
+    from tag2mask.cli.request import Request, Verb
     from tag2mask.pipeline.config import Config
 
-    request = Request.parse("doctor", VERBS["doctor"], words)
+    request = Request.parse("doctor", Verb(DESCRIPTION, lambda request: 0), words)
     return Config() if request is None else request.config

@@ -116,11 +116,9 @@ def refuse_options(request: Request, name: str, read: Set[str]) -> None:
 
 def _with_run(request: Request, path: Path) -> Request:
     """The same command on top of the settings of the run that a path is of, if it is of one."""
-    from tag2mask.cli.verbs import VERBS
     from tag2mask.pipeline.run_folder import run_of
 
     run = run_of(path)
     if run is None:
         return request
-    words = ["--config", str(run / "config.yaml"), *request.words]
-    return Request.parse(request.verb, VERBS[request.verb], words) or request
+    return request.again(["--config", str(run / "config.yaml")]) or request

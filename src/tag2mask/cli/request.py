@@ -41,6 +41,11 @@ class Request:
     config: Config
     options: dict[str, Any]
     words: tuple[str, ...]
+    spec: Verb
+
+    def again(self, before: Sequence[str] = (), after: Sequence[str] = ()) -> "Request | None":
+        """The same command with more words before and after its own."""
+        return Request.parse(self.verb, self.spec, [*before, *self.words, *after])
 
     @classmethod
     def parse(cls, name: str, verb: Verb, words: Sequence[str]) -> "Request | None":
@@ -58,7 +63,7 @@ class Request:
         named = ["as_json", "dry_run", "restart", *(flag.lstrip("-") for flag, *_ in (*verb.flags, *verb.values))]
         named += [positional[0] for positional in (verb.positional, verb.second) if positional]
         named = [name.replace("-", "_") for name in named]
-        return cls(name, config, {option: getattr(namespace, option, None) for option in named}, tuple(words))
+        return cls(name, config, {option: getattr(namespace, option, None) for option in named}, tuple(words), verb)
 
     @property
     def names_corrections(self) -> bool:

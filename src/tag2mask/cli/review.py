@@ -23,7 +23,6 @@ def review(request: Request) -> int:
     Raises:
         UsageError: no run folder, nothing to review, or a host or port that cannot be served on.
     """
-    from tag2mask.cli.verbs import VERBS
     from tag2mask.pipeline.lock import terminated_like_interrupted
     from tag2mask.review import Server
     from tag2mask.review.server import refuse_host
@@ -33,8 +32,7 @@ def review(request: Request) -> int:
     port = _port(request.options["port"])
     if not (path / "config.yaml").is_file():
         raise UsageError(f"{path} is no run folder: it has no config.yaml")
-    words = ["--config", str(path / "config.yaml"), *request.words, "--out", str(path)]
-    own = Request.parse("review", VERBS["review"], words)
+    own = request.again(["--config", str(path / "config.yaml")], ["--out", str(path)])
     if own is None:
         return 0
     desk = _desk(own.config, own.run_folder(), last_value(request.words, "--data.split"))

@@ -118,8 +118,7 @@ def _report(request: Request) -> int:
     path = Path(request.options["run"])
     if not (path / "config.yaml").is_file():
         raise UsageError(f"{path} is no run folder: it has no config.yaml")
-    words = ["--config", str(path / "config.yaml"), *request.words, "--out", str(path)]
-    again = Request.parse("report", VERBS["report"], words)
+    again = request.again(["--config", str(path / "config.yaml")], ["--out", str(path)])
     return 0 if again is None else do_stages(again, ["report"])
 
 

@@ -25,10 +25,10 @@ from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.corrections import without_damaged
 from tag2mask.pipeline.pace import paced_bar
+from tag2mask.pipeline.paths import TRAIN_NETWORK
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs, read_ahead
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.train import NETWORK
 from tag2mask.pot import PotSettings, TransportCams
 
 
@@ -45,10 +45,10 @@ def cams(config: Config, run: RunFolder, console: Console) -> StageResult:
     result = StageResult("cams")
     photos = photographs(config, together=True)
     without_damaged(photos, result)
-    if not (run / NETWORK).is_file():
-        raise UsageError(f"{run / NETWORK} does not exist; run `tag2mask train` with the same --out first")
+    if not (run / TRAIN_NETWORK).is_file():
+        raise UsageError(f"{run / TRAIN_NETWORK} does not exist; run `tag2mask train` with the same --out first")
     check_kinds(config)
-    network = load_network(run / NETWORK, classes=photos.classes)
+    network = load_network(run / TRAIN_NETWORK, classes=photos.classes)
     device = resolve_device(config.device)
     run.claim("cams", stage_settings("cams", config, photos))
     network = channels_last(network).to(device).eval()

@@ -26,8 +26,8 @@ from tag2mask.outputs import File
 from tag2mask.pipeline.batches import written_order
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.corrections import without_damaged
-from tag2mask.pipeline.evaluate import WHOLE
 from tag2mask.pipeline.pace import paced_bar
+from tag2mask.pipeline.paths import WHOLE
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.read_bounded import read_bounded
 from tag2mask.pipeline.reading import photographs, reading_workers

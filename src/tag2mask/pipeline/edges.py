@@ -20,17 +20,14 @@ from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.corrections import without_damaged
 from tag2mask.pipeline.learning import learn
 from tag2mask.pipeline.pace import paced_bar
+from tag2mask.pipeline.paths import EDGE_LABELS, EDGE_NETWORK, TRAIN_NETWORK
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.refinable import cam_folder, of_these_tags, read_refinables, shard_of, stale
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.train import NETWORK
 from tag2mask.refine.labels import sure_labels
 from tag2mask.training.edges import edge_task
 from tag2mask.training.engine import check_engine
-
-EDGE_NETWORK = "edges/network.safetensors"
-LABELS = "edges/labels"
 
 
 def edges(config: Config, run: RunFolder, console: Console) -> StageResult:
@@ -51,7 +48,9 @@ def edges(config: Config, run: RunFolder, console: Console) -> StageResult:
     together = process_count() > 1  # they write labels by shards first, then train: each thing counts once
     if (run / EDGE_NETWORK).is_file():
         result.skipped = 0 if together and config.shard is not None else 1
-        older = len(stale(photos.photos.where(lambda photo: _labelled(run, cams, photo)), cams, run.folder(LABELS)))
+        older = len(
+            stale(photos.photos.where(lambda photo: _labelled(run, cams, photo)), cams, run.folder(EDGE_LABELS))
+        )
         if older:
             result.notes.append(f"{older} CAM files are newer than the labels learnt from; --restart edges learns anew")
         return result
@@ -76,7 +75,7 @@ def edges(config: Config, run: RunFolder, console: Console) -> StageResult:
 
 def _labelled(run: RunFolder, cams: Folder, photo: Photo) -> bool:
     """Whether a photograph has labels, and the CAMs that they are of."""
-    return (run.folder(LABELS) / f"{photo.id}.png").is_file() and (cams / f"{photo.id}.npz").is_file()
+    return (run.folder(EDGE_LABELS) / f"{photo.id}.png").is_file() and (cams / f"{photo.id}.npz").is_file()
 
 
 def _write_labels(
@@ -85,7 +84,7 @@ def _write_labels(
     """Sure labels of CAMs, 255 elsewhere."""
     whole = shard_of(photos.photos, config, result, damaged=photos.decided.damaged)
     mine = of_these_tags(whole, photos.decided.tags, cams, result)
-    todo = stale(as_written(mine, cams, ".npz"), cams, run.folder(LABELS))
+    todo = stale(as_written(mine, cams, ".npz"), cams, run.folder(EDGE_LABELS))
     result.skipped = len(mine) - len(todo)
     with paced_bar(run, "edges", console, len(todo), "labels of edges") as advance:
         for batch in read_refinables(todo, cams, config, resolve_device(config.device), result):
@@ -94,7 +93,7 @@ def _write_labels(
                 each.cams.resized((image.shape[0], image.shape[1])) for each, image in zip(batch, images, strict=True)
             ]
             for each, labels in zip(batch, sure_labels(images, maps, config.edges.labels), strict=True):
-                write_mask(run.folder(LABELS) / f"{each.photo.id}.png", labels.cpu().numpy())
+                write_mask(run.folder(EDGE_LABELS) / f"{each.photo.id}.png", labels.cpu().numpy())
                 result.done += 1
             advance(result.done)
 
@@ -105,7 +104,7 @@ def _train(
     """Train the edge branch on photographs with labels, and save the network."""
     samples = LabelledSet(
         photos,
-        run.folder(LABELS, at_random=True),
+        run.folder(EDGE_LABELS, at_random=True),
         config.edges.augment,
         seed=config.seed,
         pixel_limit=config.data.pixel_limit,
@@ -126,7 +125,7 @@ def untrained_edge_network(config: Config, run: RunFolder) -> EdgeNetwork:
     settings = config.edges
     check_engine("edges", settings, config.device)
     if settings.backbone is None:
-        backbone = load_network(run / NETWORK).backbone
+        backbone = load_network(run / TRAIN_NETWORK).backbone
     else:
         other = NetworkSettings(
             backbone=settings.backbone, weights=settings.weights, output_stride=config.network.output_stride

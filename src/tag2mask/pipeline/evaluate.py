@@ -1,6 +1,6 @@
 """The stage `evaluate`: CAMs and masks of a run, or of any folder, against the ground truth."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,12 @@ from tag2mask.evaluate.folders import tagged
 from tag2mask.outputs import Folder, TarFolder, file_names, found_folder
 from tag2mask.pipeline.batches import as_written
 from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.paths import WHOLE
 from tag2mask.pipeline.progress import StageResult, progress_bar
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.run_folder import RunFolder, run_of
 from tag2mask.pipeline.shard_counts import ShardCounts, Target
-from tag2mask.pipeline.truth import truth_against_tags, with_truth
-
-WHOLE = "all"
-"""The name under which figures of data without splits are kept."""
+from tag2mask.pipeline.truth import class_ids, truth_against_tags, with_truth
 
 
 def evaluate(config: Config, run: RunFolder, console: Console) -> StageResult:
@@ -123,21 +121,6 @@ def evaluate_folder(config: Config, folder: Path, console: Console) -> Figures:
     finally:
         if isinstance(found, TarFolder):
             found.close(send=False)
-
-
-def class_ids(names: Sequence[str] | None, classes: Sequence[str]) -> list[int] | None:
-    """Class ids of names, `background` included; None for None.
-
-    Raises:
-        UsageError: a name is no class.
-    """
-    if names is None:
-        return None
-    known = ["background", *classes]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise UsageError(f"evaluate.classes: {', '.join(unknown)} is not among the classes {', '.join(known)}")
-    return [known.index(name) for name in names]
 
 
 def _measure(

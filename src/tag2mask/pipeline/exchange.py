@@ -12,7 +12,7 @@ from tag2mask.formats.source import MaskSource
 from tag2mask.outputs import Folder, found_folder
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.corrections import data_of
-from tag2mask.pipeline.evaluate import WHOLE
+from tag2mask.pipeline.paths import WHOLE
 from tag2mask.pipeline.run_folder import RunFolder, run_of
 
 _MASKS, _PREDICTIONS = "masks", "predictions"

@@ -10,13 +10,10 @@ from tag2mask.data.photos import PhotoSet
 from tag2mask.errors import first_five
 from tag2mask.outputs import file_names
 from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.edges import EDGE_NETWORK, LABELS
-from tag2mask.pipeline.evaluate import WHOLE
 from tag2mask.pipeline.pace import seconds_per_photograph, seconds_per_step, trained_steps
+from tag2mask.pipeline.paths import EDGE_LABELS, EDGE_NETWORK, LABEL_CONFIDENCE, TRAIN_NETWORK, WHOLE
 from tag2mask.pipeline.reading import photographs
-from tag2mask.pipeline.refine import CONFIDENCE
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.train import NETWORK
 from tag2mask.pipeline.truth import truth_plan
 from tag2mask.pipeline.witnesses import EVIDENCE
 from tag2mask.predictor import SEGMENT_NETWORK
@@ -28,7 +25,7 @@ USUAL_BYTES = {
     "cams/prototype": 2600,
     "cams/pot": 2900,
     "cams/fused": 2000,
-    LABELS: 3600,
+    EDGE_LABELS: 3600,
     "refine/edges": 4700,
     "masks": 2100,
     "predictions": 2100,
@@ -172,7 +169,7 @@ def _plan_seeds(config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
 
 
 def _plan_train(config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
-    if (run / NETWORK).is_file():
+    if (run / TRAIN_NETWORK).is_file():
         return StagePlan("train", "done already")
     steps, seconds = _training(run, "train", config.train, len(photos.photos))
     saved = " from the saved state on" if (run / "train/state.pt").is_file() else ""
@@ -190,7 +187,7 @@ def _plan_cams(config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
 def _plan_edges(config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
     if (run / EDGE_NETWORK).is_file():
         return StagePlan("edges", "done already")
-    files = _Files.of(run, photos.photos, [LABELS], ".png")
+    files = _Files.of(run, photos.photos, [EDGE_LABELS], ".png")
     labels = _photograph_stage(run, "edges", files, f"{files.lacking} labels to write over all shards; no training")
     if config.shard is not None:
         return labels
@@ -202,7 +199,7 @@ def _plan_edges(config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
 
 def _plan_refine(config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
     beside = ["refine/edges"] if config.refine.walks else []
-    beside += [CONFIDENCE] if config.refine.keep_confidence else []
+    beside += [LABEL_CONFIDENCE] if config.refine.keep_confidence else []
     masks = _Files.of(run, photos.photos, ["masks"], ".png")
     files = replace(_Files.of(run, photos.photos, ["masks", *beside], ".png"), lacking=masks.lacking)
     work = f"{masks.lacking} masks to write by {config.refine.method} of {config.refine.cams}"

@@ -15,8 +15,8 @@ from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.outputs import Folder
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.evaluate import WHOLE
 from tag2mask.pipeline.pace import paced_bar
+from tag2mask.pipeline.paths import WHOLE
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs, read_ahead
 from tag2mask.pipeline.refinable import shard_of

@@ -14,16 +14,13 @@ from tag2mask.pipeline.batches import as_written
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.corrections import without_damaged
-from tag2mask.pipeline.edges import EDGE_NETWORK
 from tag2mask.pipeline.pace import paced_bar
+from tag2mask.pipeline.paths import EDGE_NETWORK, LABEL_CONFIDENCE
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.refinable import cam_folder, of_these_tags, read_refinables, shard_of, stale
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.refine.masks import refined_masks
-
-CONFIDENCE = "refine/confidence"
-"""The folder of how probable each pixel's label is, where it was asked for."""
 
 
 def refine(config: Config, run: RunFolder, console: Console) -> StageResult:
@@ -56,7 +53,9 @@ def refine(config: Config, run: RunFolder, console: Console) -> StageResult:
                 if edges is not None:
                     write_fractions(run.folder("refine/edges") / f"{each.photo.id}.png", edges[number].cpu().numpy())
                 if config.refine.keep_confidence and mask.confidence is not None:
-                    write_fractions(run.folder(CONFIDENCE) / f"{each.photo.id}.png", mask.confidence.cpu().numpy())
+                    write_fractions(
+                        run.folder(LABEL_CONFIDENCE) / f"{each.photo.id}.png", mask.confidence.cpu().numpy()
+                    )
                 write_mask(target / f"{each.photo.id}.png", mask.labels.cpu().numpy())
                 result.done += 1
             advance(result.done)

@@ -11,8 +11,9 @@ from tag2mask.networks.pot_network import build_network
 from tag2mask.pipeline.cams import cams, check_kinds
 from tag2mask.pipeline.confidence import confidence
 from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.edges import EDGE_NETWORK, edges, untrained_edge_network
-from tag2mask.pipeline.evaluate import class_ids, evaluate
+from tag2mask.pipeline.edges import edges, untrained_edge_network
+from tag2mask.pipeline.evaluate import evaluate
+from tag2mask.pipeline.paths import EDGE_NETWORK, TRAIN_NETWORK
 from tag2mask.pipeline.predictions import predictions
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
@@ -22,7 +23,8 @@ from tag2mask.pipeline.report import report
 from tag2mask.pipeline.run_folder import STAGES, RunFolder
 from tag2mask.pipeline.seeds import check_source, seeds
 from tag2mask.pipeline.segment import check_labels, segment, untrained_segmenter
-from tag2mask.pipeline.train import NETWORK, train
+from tag2mask.pipeline.train import train
+from tag2mask.pipeline.truth import class_ids
 from tag2mask.predictor import SEGMENT_NETWORK
 from tag2mask.training.engine import check_engine
 
@@ -71,12 +73,12 @@ def check_ahead(config: Config, run: RunFolder, stages: Sequence[str], again: Co
 
     photos = photographs(config)
     _check_settings(config, run, stages, again, photos)
-    if is_new("train", NETWORK):
+    if is_new("train", TRAIN_NETWORK):
         check_engine("train", config.train, config.device)
         build_network(config.network, photos.classes, seed=config.seed)
     if is_new("edges", EDGE_NETWORK) and config.shard is None:
         check_engine("edges", config.edges, config.device)
-        stands = (run / NETWORK).is_file() and "train" not in again  # the network that they stand on by default
+        stands = (run / TRAIN_NETWORK).is_file() and "train" not in again  # the network that they stand on by default
         if config.edges.backbone is not None or stands:
             untrained_edge_network(config, run)
     if is_new("segment", SEGMENT_NETWORK):

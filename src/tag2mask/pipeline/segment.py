@@ -24,14 +24,13 @@ from tag2mask.outputs import Folder
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.corrections import final_masks, without_damaged
-from tag2mask.pipeline.evaluate import class_ids
 from tag2mask.pipeline.learning import learn
 from tag2mask.pipeline.learnt_from import LearntFrom, copied_by_hand
+from tag2mask.pipeline.paths import LABEL_CONFIDENCE
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
-from tag2mask.pipeline.refine import CONFIDENCE
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.truth import truth_against_tags, with_truth
+from tag2mask.pipeline.truth import class_ids, truth_against_tags, with_truth
 from tag2mask.predictor import SEGMENT_NETWORK
 from tag2mask.training.engine import check_engine
 from tag2mask.training.segmentation import segmentation_task
@@ -232,7 +231,7 @@ def _weights(config: Config, run: RunFolder, labelled: PhotoSet) -> Folder | Non
     """
     if config.segment.label_weights == "none":
         return None
-    folder = run.folder(CONFIDENCE, at_random=True)
+    folder = run.folder(LABEL_CONFIDENCE, at_random=True)
     decided = labelled.decided  # people's masks are sure
     lacking = [
         photo.id

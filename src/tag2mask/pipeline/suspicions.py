@@ -17,9 +17,9 @@ from tag2mask.networks.checkpoint import load_network
 from tag2mask.pipeline.batches import sized_batches
 from tag2mask.pipeline.cams import read_batches
 from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.paths import TRAIN_NETWORK
 from tag2mask.pipeline.progress import StageResult, progress_bar
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.train import NETWORK
 from tag2mask.pot import TransportCams
 
 WRONG_BELOW = 0.1
@@ -60,8 +60,10 @@ class Suspicion:
 
 def require_network(run: RunFolder) -> None:
     """Refuse a run without a trained network."""
-    if not (run / NETWORK).is_file():
-        raise UsageError(f"{run / NETWORK} does not exist; --with takes the folder of a run that has been trained")
+    if not (run / TRAIN_NETWORK).is_file():
+        raise UsageError(
+            f"{run / TRAIN_NETWORK} does not exist; --with takes the folder of a run that has been trained"
+        )
 
 
 def suspicious_tags(config: Config, run: RunFolder, photos: PhotoSet, console: Console) -> list[Suspicion]:
@@ -78,7 +80,7 @@ def suspicious_tags(config: Config, run: RunFolder, photos: PhotoSet, console: C
     """
     require_network(run)
     device = resolve_device(config.device)
-    network = channels_last(load_network(run / NETWORK, classes=photos.classes)).to(device).eval()
+    network = channels_last(load_network(run / TRAIN_NETWORK, classes=photos.classes)).to(device).eval()
     result = StageResult("check")
     found: list[Suspicion] = []
     done = 0

@@ -11,13 +11,13 @@ from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.corrections import newer_tags, record_tags, without_damaged
 from tag2mask.pipeline.learning import learn
+from tag2mask.pipeline.paths import TRAIN_NETWORK
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.training.fitted import fitted_after, fitted_loss
 from tag2mask.training.objective import pot_task
 
-NETWORK = "train/network.safetensors"
 LOG = "train/log.jsonl"
 
 
@@ -36,7 +36,7 @@ def train(config: Config, run: RunFolder, console: Console) -> StageResult:
             f"none of the {len(untagged)} photographs has a tag, so there is nothing to learn; see `tag2mask check`"
         )
     settings = stage_settings("train", config, photos)
-    target = run / NETWORK
+    target = run / TRAIN_NETWORK
     if target.is_file():
         run.claim("train", settings)
         load_network(target, classes=photos.classes)

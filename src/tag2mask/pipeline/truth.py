@@ -11,7 +11,7 @@ from tag2mask.data.photos import PhotoSet
 from tag2mask.data.problems import Problem
 from tag2mask.data.truth_tags import count_truth, truth_problems
 from tag2mask.distributed import is_main, wait
-from tag2mask.errors import first_five
+from tag2mask.errors import UsageError, first_five
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import progress_bar
 from tag2mask.pipeline.reading import reading_workers
@@ -101,3 +101,18 @@ def truth_plan(photos: PhotoSet) -> str:
     there = sum(photo.mask is not None for photo in photos.photos)
     lacking = len(photos.photos) - there
     return f"{there} with truth" + (f", {lacking} to paint" if photos.painting is not None and lacking else "")
+
+
+def class_ids(names: Sequence[str] | None, classes: Sequence[str]) -> list[int] | None:
+    """Class ids of names, `background` included; None for None.
+
+    Raises:
+        UsageError: a name is no class.
+    """
+    if names is None:
+        return None
+    known = ["background", *classes]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(f"evaluate.classes: {', '.join(unknown)} is not among the classes {', '.join(known)}")
+    return [known.index(name) for name in names]
