@@ -25,8 +25,8 @@ from tag2mask.confidence.table import CLASSES, QUALITY
 from tag2mask.data.corrections import Corrections, Decision
 from tag2mask.data.images import read_mask, write_mask
 from tag2mask.data.photo import Photo
+from tag2mask.files import write_bytes
 from tag2mask.formats import ExportSettings, export_masks
-from tag2mask.outputs import write_bytes
 from tag2mask.pipeline import together
 from tag2mask.pipeline.confidence import confidence
 from tag2mask.pipeline.progress import StageResult
@@ -140,17 +140,6 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_ranked(copied: Path, capsy
 def test_without_masks_it_says_what_to_do(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("confidence", scenes, tmp_path / "out") == 2
     assert "run `tag2mask refine`" in capsys.readouterr().err
-
-
-def test_in_tars_the_tables_are_the_same(done: Path, scenes: Path, tmp_path: Path) -> None:
-    out = Path(copytree(done, tmp_path / "out"))
-    rmtree(out / "masks")
-    rmtree(out / "confidence")
-    tars = {"outputs__photographs_per_tar": "4"}
-    assert run("refine", scenes, out, **tars) == 0 and run("confidence", scenes, out, **tars) == 0
-    assert list((out / "confidence/evidence/tars").glob("*.tar")) and not list((out / "confidence").rglob("*.npz"))
-    for table in (IMAGES, CLASSES, QUALITY):
-        assert (out / table).read_bytes() == (done / table).read_bytes()
 
 
 def result_of(capsys: pytest.CaptureFixture[str], out: Path, *more: str, code: int = 0) -> dict[str, Any]:

@@ -153,9 +153,7 @@ def test_from_a_run_through_label_studio_and_back_into_training(
     assert labels_of(learnt[0], untouched) <= set(np.unique(read_mask(copied / f"masks/{untouched}.png")))
 
 
-@pytest.mark.parametrize("kept_in", [{}, {"outputs__photographs_per_tar": "4"}], ids=["files", "tars"])
 def test_a_persons_mask_goes_before_the_methods(
-    kept_in: dict[str, str],
     copied: Path,
     scenes: Path,
     tmp_path: Path,
@@ -163,7 +161,7 @@ def test_a_persons_mask_goes_before_the_methods(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     settings = {**SEGMENT, "segment__label_weights": "confidence", "refine__keep_confidence": "true"}
-    settings |= {"refine__method": "crf", "segment__batch_size": "10", **kept_in}  # each photograph in the one step
+    settings |= {"refine__method": "crf", "segment__batch_size": "10"}  # each photograph in the one step
     assert run("refine", scenes, copied, restart="refine", **settings) == 0
     kept, ids = corrections_of(copied / "corrections", scenes)
     kept.write(ids[0], Decision.now("corrected"), of_class_two())

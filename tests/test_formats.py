@@ -1,10 +1,12 @@
 """Masks in the formats of other tools: what a reader of each format finds is what was written, or the loss is told."""
 
+import io
 import json
 import os
 import zipfile
 from pathlib import Path
 from shutil import copytree
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +26,6 @@ from tag2mask.files import write_json
 from tag2mask.formats import FORMATS, Exported, ExportSettings, export_masks
 from tag2mask.formats.pieces import pieces
 from tag2mask.formats.source import MaskSource
-from tag2mask.outputs import OutputSettings, TarFolder, write_bytes
 
 CLASSES = ("cat", "dog, small", "tür/öffnung")
 IDS = ("one", "trip 1/two.of.them", "fotos/grün & 東京", "x'\"<y>")
@@ -270,15 +271,51 @@ def test_too_many_components_for_cvat_become_one_object_a_class(tmp_path: Path) 
     assert any("1 masks have too many components" in note for note in made.notes)
 
 
-@pytest.mark.parametrize("name", list(FORMATS))
-def test_masks_in_tars_are_exported_too(name: str, masks: dict[str, np.ndarray], tmp_path: Path) -> None:
-    tars = TarFolder(tmp_path / "masks", OutputSettings(photographs_per_tar=3))
+@pytest.mark.extra
+@pytest.mark.parametrize("store", [False, True], ids=["folder", "store"])
+def test_shards_hold_masks_and_photographs(store: bool, masks: dict[str, np.ndarray], tmp_path: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    photos = []
     for photo_id, mask in masks.items():
-        write_mask(tmp_path / "one.png", mask)
-        write_bytes(tars / f"{photo_id}.png", (tmp_path / "one.png").read_bytes())
-    tars.close(send=False)
-    made = export_masks(name, MaskSource(TarFolder(tmp_path / "masks", OutputSettings()), CLASSES), tmp_path / "out")
-    assert made.done == len(IDS)
+        write_mask(tmp_path / f"masks/{photo_id}.png", mask)
+        image = tmp_path / f"images/{photo_id}.JPG"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((*mask.shape, 3), dtype=np.uint8)).save(image, format="JPEG")
+        photos.append(Photo(photo_id, image, ()))
+    source = MaskSource(tmp_path / "masks", CLASSES, Photos.of(photos))
+    place = tmp_path / ("store" if store else "out")
+    settings = ExportSettings("train", images="copy", per_shard=3, store=f"file://{place}" if store else None)
+    place.mkdir(exist_ok=store) if store else None
+    made = export_masks("shards", source, tmp_path / "out", settings)
+    assert (made.done, made.failed) == (len(IDS), {})
+    tars = sorted(place.glob("train-*.tar"))
+    assert [tar.name for tar in tars] == ["train-000000.tar", "train-000001.tar"]
+    found = {}
+    for sample in webdataset.WebDataset([str(tar) for tar in tars], shardshuffle=False):
+        said = json.loads(sample["json"])
+        found[said["id"]] = np.array(Image.open(io.BytesIO(sample["png"])))
+        assert list(Image.open(io.BytesIO(sample["jpg"])).size) == said["size"][::-1]
+    assert found.keys() == masks.keys()
+    assert all(np.array_equal(found[photo_id], mask) for photo_id, mask in masks.items())
+    assert json.loads((tmp_path / "out/classes.json").read_text()) == ["background", *CLASSES]
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"images": "link"}, "holds no links"),
+        ({"store": "nowhere://bucket"}, "nowhere://bucket could not be written to"),
+        ({"store": "pipe:cat > x"}, "--store should be a URL"),
+    ],
+)
+def test_shards_that_cannot_be_written_say_why(
+    settings: dict[str, Any], words: str, folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("webdataset")
+    with pytest.raises(Tag2maskError, match=words):
+        export_masks("shards", MaskSource(folder, CLASSES), tmp_path / "out", ExportSettings(**settings))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["voc", "cvat"])
@@ -437,7 +474,7 @@ def test_ground_truth_of_photographs(real_data: Path, tmp_path: Path) -> None:
     photos = open_photos(DataSettings(root=root, split="val"))
     photos = photos.of(photos.photos[:20])
     truth = {photo.id: read_mask(root / "SegmentationClass" / f"{photo.id}.png") for photo in photos.photos}
-    for name in FORMATS:
+    for name in (name for name in FORMATS if name != "shards"):
         source = MaskSource(root / "SegmentationClass", photos.classes, photos.photos)
         made = export_masks(name, source, tmp_path / name)
         assert made.done == 20 and not made.failed

@@ -29,7 +29,6 @@ from tag2mask.data import Photo, PhotoSet, read_image, read_mask
 from tag2mask.data.corrections import Corrections, Decision
 from tag2mask.data.settings import DataSettings
 from tag2mask.errors import UsageError
-from tag2mask.outputs import OutputSettings, write_bytes
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.corrections import data_of
 from tag2mask.pipeline.run_folder import STAGES, RunFolder
@@ -290,18 +289,6 @@ def test_pictures_are_upright_and_cams_speak(page: Page) -> None:
     heat = page.get(f"/api/photos/{one}/heat/cam-pot/20")
     values = np.frombuffer(gzip.decompress(heat.data), dtype=np.uint8).reshape(SIZE)
     assert values[30, 75] == round(255 * float(np.float16(0.8))) and values[30, 5] == 0
-
-
-def test_masks_in_tars(run: Path) -> None:
-    single = {path: path.read_bytes() for path in (run / "masks").rglob("*.png")}
-    folder = RunFolder(run, OutputSettings(photographs_per_tar=2))
-    for path, content in single.items():
-        path.unlink()
-        write_bytes(folder.folder("masks") / path.relative_to(run / "masks").as_posix(), content)
-    folder.outputs.close(send=False)
-    page = _page(run)
-    shown = page.get(f"/api/photos/{page.place('trip/two & 東京')}/labels/mask")
-    np.testing.assert_array_equal(np.frombuffer(gzip.decompress(shown.data), np.uint8).reshape(SIZE), every_value(1))
 
 
 def _many(count: int) -> PhotoSet:

@@ -7,6 +7,7 @@ resolution is made on demand.
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -14,8 +15,8 @@ import torch
 from torch.nn import functional as F
 
 from tag2mask.errors import Tag2maskError
+from tag2mask.files import write_bytes
 from tag2mask.npz import DAMAGED, read_npz
-from tag2mask.outputs import File, write_bytes
 
 LONGEST_SIDE = 65_535
 """Pixels of a photograph's side."""
@@ -60,7 +61,7 @@ class CamFile:
         return bool(self.ids.size) and int(self.ids[0]) == 0
 
 
-def write_cam(path: File, cam: CamFile) -> None:
+def write_cam(path: Path, cam: CamFile) -> None:
     """Write ``cam`` to ``path`` (an ``.npz``), atomically.
 
     Raises:
@@ -81,7 +82,7 @@ def write_cam(path: File, cam: CamFile) -> None:
     write_bytes(path, content.getvalue())
 
 
-def read_cam(path: File) -> CamFile:
+def read_cam(path: Path) -> CamFile:
     """Read and validate a CAM file; no code in it can run.
 
     Raises:
@@ -110,7 +111,7 @@ def read_cam(path: File) -> CamFile:
     )
 
 
-def read_ids(path: File) -> tuple[int, ...] | None:
+def read_ids(path: Path) -> tuple[int, ...] | None:
     """The class ids of a CAM file without its maps; None if it is missing or damaged."""
     try:
         with path.open("rb") as file:

@@ -178,3 +178,16 @@ def is_gone(process: int) -> bool:
     except OSError:
         return False
     return False
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all; its folders are made."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def files_below(folder: Path, suffix: str) -> Iterator[str]:
+    """The names, with subfolders and forward slashes, of the files with a suffix in a folder, unordered."""
+    for found in folder.rglob(f"*{suffix}"):
+        if not found.name.startswith(TEMPORARY_PREFIX):
+            yield found.relative_to(folder).as_posix()

@@ -16,6 +16,7 @@ _READ_BY = {
     "cvat": {"ignored", "images"},
     "labelstudio": {"ignored", "url"},
     "fiftyone": {"images"},
+    "shards": {"images", "per_shard", "store"},
 }
 """The options that a format of masks reads, besides those of all."""
 

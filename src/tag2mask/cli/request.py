@@ -78,11 +78,7 @@ class Request:
         """The run folder that ``--out`` names."""
         if self.config.out is None:
             raise UsageError(f"{self.verb} needs --out RUN, the folder that the run lives in")
-        from tag2mask.distributed import process_count, process_number
-
-        together = process_count() > 1
-        writer = (process_number() + 1, process_count()) if together else self.config.shard_of()
-        return RunFolder(self.config.out, self.config.outputs, writer=writer)
+        return RunFolder(self.config.out)
 
     def lock(self) -> AbstractContextManager[None]:
         """What keeps other commands out of the folder of ``--out`` meanwhile; the main process holds it for all."""

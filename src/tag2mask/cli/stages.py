@@ -60,7 +60,6 @@ def do_stages(request: Request, names: Sequence[str], *then: "Stage") -> int:
         if not is_main():
             return 0
         planned = plan(request.config, run, names, restart=_stage_to_restart(request, names))
-        run.outputs.close(send=False)
         if request.options["as_json"]:
             print_json(planned.to_json())
         else:
@@ -137,7 +136,7 @@ MOST_OPENED = 8
 def _sections(names: Sequence[str]) -> Sequence[str] | None:
     """The sections of config.yaml that these stages bring up to date; None for all."""
     if "train" not in names:
-        return (*_SECTIONS[names[0]], "outputs")
+        return _SECTIONS[names[0]]
     kept = ["limit", "shard", *(name for name in ("seeds", "edges", "segment") if name not in names)]
     kept += ["predict"] if "segment" not in names else []
     return [field.name for field in fields(Config) if field.name not in kept]

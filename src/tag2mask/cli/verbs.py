@@ -264,7 +264,7 @@ VERBS = {
     "export": Verb(
         "Write a trained network, or masks, for other tools.",
         _export,
-        ("format", "onnx (a network), or voc, coco, yolo, cvat, labelstudio, fiftyone (masks)"),
+        ("format", "onnx (a network), or voc, coco, yolo, cvat, labelstudio, fiftyone, shards (masks)"),
         (
             ("--polygons", "coco: outlines instead of run lengths; holes are lost"),
             ("--again", "replace an earlier export in --out"),
@@ -284,6 +284,8 @@ VERBS = {
                 "LABEL",
                 "cvat, labelstudio: the label of 255, or background; ignored if not given",
             ),
+            ("--per-shard", "N", "shards: samples in a tar; 1000 if not given"),
+            ("--store", "URL", "shards: where the tars go, as s3://bucket/masks; into --out if not given"),
             ("--url", "PREFIX", "labelstudio: stands before the photograph's name; /data/local-files/?d= if not given"),
         ),
     ),

@@ -5,12 +5,13 @@
 """
 
 import io
+from pathlib import Path
 
 import numpy as np
 
 from tag2mask.confidence.evidence import FIELDS, Evidence
+from tag2mask.files import write_bytes
 from tag2mask.npz import DAMAGED, read_npz
-from tag2mask.outputs import File, write_bytes
 
 _KINDS = {"ids": "i", "values": "f", "stray": "i", "stray_share": "f", "made_by": "U"}
 """The arrays of a file, and NumPy's letter for what they hold."""
@@ -19,7 +20,7 @@ _MOST_CLASSES = 254
 """Ids are those of masks, where 255 means ignored."""
 
 
-def write_evidence(path: File, evidence: Evidence, made_by: str) -> None:
+def write_evidence(path: Path, evidence: Evidence, made_by: str) -> None:
     """Write evidence, atomically.
 
     Args:
@@ -39,13 +40,13 @@ def write_evidence(path: File, evidence: Evidence, made_by: str) -> None:
     write_bytes(path, content.getvalue())
 
 
-def read_evidence(path: File, made_by: str) -> Evidence | None:
+def read_evidence(path: Path, made_by: str) -> Evidence | None:
     """Read evidence; None where there is none, it is damaged, or it was made from something else."""
     stored = stored_evidence(path)
     return stored[0] if stored is not None and stored[1] == made_by else None
 
 
-def stored_evidence(path: File) -> tuple[Evidence, str] | None:
+def stored_evidence(path: Path) -> tuple[Evidence, str] | None:
     """Evidence and what it was made from; None where there is none, or it is damaged.
 
     Fields that came later than the file are not known.

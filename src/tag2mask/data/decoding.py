@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import IO, cast
 
 import numpy as np
@@ -12,7 +13,6 @@ from PIL import ExifTags, Image
 from tag2mask.data.problems import Fault, one_line
 from tag2mask.data.tiff_kinds import has_undeclared_band, misread_layout, unread_layout
 from tag2mask.errors import Tag2maskError
-from tag2mask.outputs import File
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 """What is read, whatever the file is called. No format that runs another program, as EPS does."""
@@ -59,13 +59,13 @@ class MaskError(ImageError):
     """A mask that cannot be used; the message names it, the rule and the remedy."""
 
 
-def image_error(path: File, kind: Fault, reason: str) -> ImageError:
+def image_error(path: Path, kind: Fault, reason: str) -> ImageError:
     """An `ImageError` about ``path``."""
     return ImageError(one_line(f"{path}: {reason}"), kind=kind, reason=one_line(reason))
 
 
 @contextmanager
-def opened(path: File, *, pixel_limit: int, formats: tuple[str, ...] = IMAGE_FORMATS) -> Iterator[Image.Image]:
+def opened(path: Path, *, pixel_limit: int, formats: tuple[str, ...] = IMAGE_FORMATS) -> Iterator[Image.Image]:
     """Open an image file and read its header; the pixels are not decoded yet.
 
     Pillow's own limit is not used: it is global, and warns instead of refusing up to twice its value.
@@ -98,7 +98,7 @@ def opened(path: File, *, pixel_limit: int, formats: tuple[str, ...] = IMAGE_FOR
         yield image
 
 
-def decode(path: File, image: Image.Image) -> Image.Image:
+def decode(path: Path, image: Image.Image) -> Image.Image:
     """Decode all pixels of an opened image and turn it upright by its EXIF orientation.
 
     A band that Pillow takes for alpha, and that the file does not declare as such, is dropped.
@@ -122,7 +122,7 @@ def decode(path: File, image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def upright_size(path: File, image: Image.Image) -> tuple[int, int]:
+def upright_size(path: Path, image: Image.Image) -> tuple[int, int]:
     """(H, W) of an opened image after its EXIF orientation, without decoding it where the format allows that.
 
     Raises:
@@ -134,7 +134,7 @@ def upright_size(path: File, image: Image.Image) -> tuple[int, int]:
     return _swapped(image, _orientation(image))
 
 
-def to_rgb(path: File, image: Image.Image) -> Image.Image:
+def to_rgb(path: Path, image: Image.Image) -> Image.Image:
     """Convert decoded pixels of any kind to 8-bit RGB.
 
     ============================== ==================================================================================
@@ -179,7 +179,7 @@ def to_rgb(path: File, image: Image.Image) -> Image.Image:
         raise image_error(path, "unsupported-image", message) from reason
 
 
-def turned_size(path: File) -> tuple[int, tuple[int, int]]:
+def turned_size(path: Path) -> tuple[int, tuple[int, int]]:
     """The EXIF orientation of an image file, 1..8, and its upright (H, W), from the header alone.
 
     (1, (0, 0)) where it cannot be read. What a PNG keeps behind the pixels is not found.
@@ -192,7 +192,7 @@ def turned_size(path: File) -> tuple[int, tuple[int, int]]:
         return 1, (0, 0)
 
 
-def file_orientation(path: File) -> int:
+def file_orientation(path: Path) -> int:
     """The EXIF orientation of an image file, 1..8; 1 where there is none, or the file cannot be read."""
     try:
         with opened(path, pixel_limit=sys.maxsize) as image:
@@ -210,7 +210,7 @@ def _known_formats() -> frozenset[str]:
     return frozenset(Image.OPEN)
 
 
-def _identified(path: File, file: IO[bytes], formats: tuple[str, ...]) -> Image.Image:
+def _identified(path: Path, file: IO[bytes], formats: tuple[str, ...]) -> Image.Image:
     """The image in ``file`` with its header read.
 
     `PIL.Image.open` would do, but warns or raises above a limit that is global to the process; its registry is

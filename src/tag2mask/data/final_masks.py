@@ -1,22 +1,23 @@
 """The masks that count: those that people accepted or drew, and where there is none, those that the method made."""
 
+from pathlib import Path
+
 from tag2mask.data.decided import Decided
-from tag2mask.outputs import File, Folder
 
 
 class FinalMasks:
     """A folder of ID.png over which people's masks lie; whatever reads a run's final masks reads them here."""
 
-    def __init__(self, own: Folder, decided: Decided) -> None:
+    def __init__(self, own: Path, decided: Decided) -> None:
         """Keep the two; nothing is opened.
 
         Args:
-            own: what the method made: single files or tars. Need not be there.
+            own: what the method made; need not be there.
             decided: what people decided.
         """
         self.own, self.decided = own, decided
 
-    def __truediv__(self, name: str) -> File:
+    def __truediv__(self, name: str) -> Path:
         """The file ID.png that counts; it need not be there.
 
         Raises:

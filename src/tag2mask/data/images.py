@@ -12,7 +12,7 @@ from tag2mask.data.deep_pixels import Intensity, read_rgb
 from tag2mask.data.problems import Fault, one_line
 from tag2mask.data.settings import PIXEL_LIMIT
 from tag2mask.errors import first_five
-from tag2mask.outputs import File, write_bytes
+from tag2mask.files import write_bytes
 
 __all__ = [
     "IGNORED",
@@ -84,7 +84,7 @@ def image_size(path: Path, *, pixel_limit: int = PIXEL_LIMIT) -> tuple[int, int]
 
 
 def read_mask(
-    path: File,
+    path: Path,
     *,
     size: tuple[int, int] | None = None,
     classes: int | None = None,
@@ -133,7 +133,7 @@ def read_mask(
     return mask
 
 
-def _grey(path: File, image: Image.Image) -> npt.NDArray[np.uint8]:
+def _grey(path: Path, image: Image.Image) -> npt.NDArray[np.uint8]:
     """The values of a mask that a paint program saved: of a palette the index, of grey in colour the grey."""
     if image.mode in ("P", "L", "1"):
         return np.array(image if image.mode != "1" else image.convert("L"), dtype=np.uint8)
@@ -171,7 +171,7 @@ def reduced_size(size: tuple[int, int], long_side: int | None) -> tuple[int, int
     return height, width
 
 
-def write_mask(path: File, mask: npt.NDArray[np.uint8]) -> None:
+def write_mask(path: Path, mask: npt.NDArray[np.uint8]) -> None:
     """Write class ids as an 8-bit PNG with the palette of PASCAL VOC, atomically.
 
     Args:
@@ -189,7 +189,7 @@ def write_mask(path: File, mask: npt.NDArray[np.uint8]) -> None:
     write_bytes(path, _png(image))
 
 
-def write_fractions(path: File, fractions: npt.NDArray[np.floating]) -> None:
+def write_fractions(path: Path, fractions: npt.NDArray[np.floating]) -> None:
     """Write numbers in [0, 1] as an 8-bit grey PNG, 255 = 1, atomically.
 
     Args:
@@ -216,7 +216,7 @@ def palette() -> npt.NDArray[np.uint8]:
     return colours
 
 
-def _mask_error(path: File, kind: Fault, reason: str) -> MaskError:
+def _mask_error(path: Path, kind: Fault, reason: str) -> MaskError:
     return MaskError(one_line(f"{path}: {reason}"), kind=kind, reason=one_line(reason))
 
 

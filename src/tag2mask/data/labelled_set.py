@@ -15,7 +15,6 @@ from tag2mask.data.images import PIXEL_LIMIT, ImageError, MaskError, read_image,
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.data.settings import AugmentSettings
-from tag2mask.outputs import File, Folder
 
 
 class LabelledSample(TypedDict):
@@ -43,10 +42,10 @@ class LabelledSet(Dataset[LabelledSample]):
     def __init__(
         self,
         photos: PhotoSet,
-        folder: Folder | FinalMasks | None,
+        folder: Path | FinalMasks | None,
         settings: AugmentSettings,
         *,
-        weights: Folder | None = None,
+        weights: Path | None = None,
         seed: int,
         pixel_limit: int = PIXEL_LIMIT,
         intensity: Intensity | None = None,
@@ -93,7 +92,7 @@ class LabelledSet(Dataset[LabelledSample]):
 
     def _labels(self, photo: Photo, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
         """The label map of a photograph of that size, (H, W)."""
-        path: File | None = photo.mask if self.folder is None else self.folder / f"{photo.id}.png"
+        path: Path | None = photo.mask if self.folder is None else self.folder / f"{photo.id}.png"
         if path is None:
             raise ImageError(f"{photo.id} has no ground truth", kind="missing-mask", reason="no ground truth")
         if self.folder is None:

@@ -1,5 +1,6 @@
 """Photographs as a torch dataset whose samples depend on the seed, the draw and the photograph alone."""
 
+from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
@@ -15,7 +16,6 @@ from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.data.settings import AugmentSettings
 from tag2mask.errors import UsageError
-from tag2mask.outputs import Folder
 from tag2mask.pot.external import NO_MAP
 
 __all__ = ["AugmentSettings", "Sample", "TrainingSet"]
@@ -57,7 +57,7 @@ class TrainingSet(Dataset[Sample]):
         pixel_limit: int = PIXEL_LIMIT,
         intensity: Intensity | None = None,
         fill: tuple[float, float, float] = IMAGENET_MEAN,
-        external: Folder | None = None,
+        external: Path | None = None,
         stride: int = 16,
     ) -> None:
         """Keep what a sample is made from; nothing is opened.

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,6 @@ from tag2mask.data.classes import did_you_mean
 from tag2mask.data.images import IGNORED, PIXEL_LIMIT, MaskError, read_mask, values_that_are_no_class
 from tag2mask.data.names import nfc
 from tag2mask.data.problems import Problem, error, one_line
-from tag2mask.outputs import File
 
 BY_TAG = "tag"
 """In `data.mask_values`: the class is the only tag of the image, as in sets with one binary mask per defect."""
@@ -84,7 +84,7 @@ def parse_mask_values(text: str | None, classes: Sequence[str]) -> tuple[MaskVal
 
 
 def read_truth(
-    path: File,
+    path: Path,
     tags: Sequence[int],
     classes: int,
     values: MaskValues | None = None,

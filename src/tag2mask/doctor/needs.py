@@ -52,7 +52,7 @@ def needs(probes: dict[str, Probe], torchvision: str | None, weights: list[Weigh
     yield Need("report", (Finding("nothing but what is installed with tag2mask"),))
     yield Need("export onnx", (torch, _extra("onnx", "onnx, onnxruntime, onnxscript", probes["onnx"])))
     yield Need("tensorboard", (_extra("tensorboard", "tensorboard", probes["tensorboard"]),))
-    yield Need("tars in a store", (_extra("shards", "webdataset", probes["webdataset"]),))
+    yield Need("export shards", (_extra("shards", "webdataset", probes["webdataset"]),))
 
 
 def _torch(probe: Probe) -> Finding:

@@ -14,7 +14,6 @@ from tag2mask.evaluate.figures import Figures
 from tag2mask.evaluate.sweep import ThresholdSweep, strongest
 from tag2mask.files import atomic_path
 from tag2mask.npz import DAMAGED, read_npz
-from tag2mask.outputs import Folder
 
 _SHOWN = 5
 
@@ -101,7 +100,7 @@ class Counts:
             own.merge(others)
 
     def figures(
-        self, folder: Folder, classes: Sequence[str], ids: Collection[int] | None = None, tagged: Sequence[int] = ()
+        self, folder: Path, classes: Sequence[str], ids: Collection[int] | None = None, tagged: Sequence[int] = ()
     ) -> Figures:
         """The figures that follow.
 

@@ -15,7 +15,7 @@ from tag2mask.evaluate.confusion import Confusion
 from tag2mask.evaluate.counts import Counts, EvaluationError
 from tag2mask.evaluate.figures import Figures
 from tag2mask.evaluate.sweep import DEFAULT_THRESHOLDS
-from tag2mask.outputs import File, Folder, file_names
+from tag2mask.files import files_below
 
 CHUNK = 16
 """Photographs that a worker counts before it hands its counts over."""
@@ -25,7 +25,7 @@ OnPhoto = Callable[[str], None]
 
 
 def evaluate_masks(
-    folder: Folder,
+    folder: Path,
     photos: PhotoSet,
     *,
     ids: Collection[int] | None = None,
@@ -60,7 +60,7 @@ def evaluate_masks(
 
 
 def evaluate_cams(
-    folder: Folder,
+    folder: Path,
     photos: PhotoSet,
     *,
     thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
@@ -93,7 +93,7 @@ def evaluate_cams(
 
 
 def count_masks(
-    folder: Folder, photos: PhotoSet, *, allow_extra: bool = False, on_photo: OnPhoto | None = None
+    folder: Path, photos: PhotoSet, *, allow_extra: bool = False, on_photo: OnPhoto | None = None
 ) -> Counts:
     """The counts behind `evaluate_masks`; photographs that cannot be compared are among their problems.
 
@@ -113,7 +113,7 @@ def count_masks(
 
 
 def count_cams(
-    folder: Folder,
+    folder: Path,
     photos: PhotoSet,
     *,
     thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
@@ -139,9 +139,9 @@ def count_cams(
     return _count_all(photos, lambda: Counts(classes, thresholds), count, on_photo)
 
 
-def file_of(folder: Folder, image_id: str, suffix: str) -> File:
+def file_of(folder: Path, image_id: str, suffix: str) -> Path:
     """The file of an image in a folder, as it is spelt on disk."""
-    return Path(on_disk(f"{folder}/{image_id}{suffix}")) if isinstance(folder, Path) else folder / f"{image_id}{suffix}"
+    return Path(on_disk(f"{folder}/{image_id}{suffix}"))
 
 
 def tagged(photos: PhotoSet) -> list[int]:
@@ -188,7 +188,7 @@ def _check_ids(ids: Collection[int] | None, photos: PhotoSet) -> None:
         Confusion(len(photos.classes) + 1).miou(ids)
 
 
-def _require_files(folder: Folder, suffix: str, photos: PhotoSet, allow_extra: bool) -> None:
+def _require_files(folder: Path, suffix: str, photos: PhotoSet, allow_extra: bool) -> None:
     """All that can be checked before a file is read."""
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; give the one that holds ID{suffix} for each photograph")
@@ -213,7 +213,7 @@ def _require_files(folder: Folder, suffix: str, photos: PhotoSet, allow_extra: b
         raise UsageError("the evaluation needs one file a photograph, and a truth for each:\n  " + "\n  ".join(lines))
 
 
-def _ids_beside(folder: Folder, suffix: str, photos: PhotoSet) -> list[str]:
+def _ids_beside(folder: Path, suffix: str, photos: PhotoSet) -> list[str]:
     """The IDs that files of a folder stand for and no photograph has; of those that some have, 8 bytes are held."""
     known = np.fromiter((hash(photo.id) for photo in photos.photos), dtype=np.int64, count=len(photos.photos))
     known.sort()
@@ -222,11 +222,11 @@ def _ids_beside(folder: Folder, suffix: str, photos: PhotoSet) -> list[str]:
         place = int(np.searchsorted(known, hash(photo_id)))
         return place == len(known) or known[place] != hash(photo_id)
 
-    names = (nfc(name.removesuffix(suffix)) for name in file_names(folder, suffix))
+    names = (nfc(name.removesuffix(suffix)) for name in files_below(folder, suffix))
     return sorted({name for name in names if is_beside(name)})
 
 
-def _require_size(path: File, size: tuple[int, ...], truth: np.ndarray) -> None:
+def _require_size(path: Path, size: tuple[int, ...], truth: np.ndarray) -> None:
     if size != truth.shape:
         given, wanted = (f"{height} × {width}" for height, width in (size, truth.shape))
         raise EvaluationError(f"{path} has another size than its ground truth: {given}, not {wanted} (height × width)")

@@ -12,12 +12,12 @@ from tag2mask.data.photos import PhotoSet
 from tag2mask.data.truth import MaskValues, read_truth
 from tag2mask.data.truth_tags import TruthCounts, advice, truth_problems
 from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.files import files_below
 from tag2mask.formats import cvat, labelstudio
 from tag2mask.formats.corrected import Corrected, Read
 from tag2mask.formats.export import Exported
 from tag2mask.formats.record import checked_id
 from tag2mask.formats.target import whole_target
-from tag2mask.outputs import file_names, found_folder
 
 
 class Reader(Protocol):
@@ -54,10 +54,10 @@ def read_folder(
     """
     if not path.is_dir():
         raise UsageError(f"{path} is no folder of masks ID.png")
-    folder = found_folder(path)
+    folder = path
     values = MaskValues() if photos is None else photos.mask_values
     tags = {photo.id: photo.tags for photo in photos.photos} if photos is not None and values.by_tag else {}
-    for name in sorted(set(file_names(folder, ".png"))):
+    for name in sorted(set(files_below(folder, ".png"))):
         photo_id = nfc(name.removesuffix(".png"))
         try:
             mask = read_truth(folder / name, tags.get(photo_id, ()), len(classes), values, pixel_limit=pixel_limit)

@@ -10,6 +10,7 @@ from tag2mask.formats.cvat import CvatWriter
 from tag2mask.formats.fiftyone import FiftyOneWriter
 from tag2mask.formats.labelstudio import LabelStudioWriter
 from tag2mask.formats.settings import ExportSettings
+from tag2mask.formats.shards import ShardsWriter
 from tag2mask.formats.source import MaskSource
 from tag2mask.formats.target import whole_target
 from tag2mask.formats.voc import VocWriter
@@ -23,6 +24,7 @@ FORMATS: dict[str, type[Writer]] = {
     "cvat": CvatWriter,
     "labelstudio": LabelStudioWriter,
     "fiftyone": FiftyOneWriter,
+    "shards": ShardsWriter,
 }
 """The writers by the names of their formats."""
 

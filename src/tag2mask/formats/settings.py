@@ -32,6 +32,8 @@ class ExportSettings:
         ignored: cvat, labelstudio: the label that 255 becomes; `background` makes it background, as the formats do
             that have no value for it.
         url: labelstudio: what is put before the name of a photograph.
+        per_shard: shards: samples in a tar.
+        store: shards: a URL that `fsspec` opens, where the tars go; None: into the folder.
     """
 
     split: str = "default"
@@ -41,6 +43,8 @@ class ExportSettings:
     least_pixels: int | None = None
     ignored: str = "ignored"
     url: str = LOCAL_FILES
+    per_shard: int = 1000
+    store: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant.
@@ -55,6 +59,10 @@ class ExportSettings:
             problems.append(f"--pieces should be one of {', '.join(get_args(Pieces))}, received '{self.pieces}'")
         if self.least_pixels is not None and self.least_pixels < 1:
             problems.append(f"--least-pixels should be at least 1, received {self.least_pixels}")
+        if self.per_shard < 1:
+            problems.append(f"--per-shard should be at least 1, received {self.per_shard}")
+        if self.store is not None and "://" not in self.store:
+            problems.append(f"--store should be a URL, as s3://bucket/masks, received '{self.store}'")
         if not self.split.strip() or self.split in (".", "..") or set(self.split) & set("/\\\0\n"):
             problems.append(f"the split's name goes into file names, which {self.split!r} cannot; use another")
         if problems:
@@ -68,9 +76,10 @@ class ExportSettings:
             UsageError: a value that cannot be meant.
         """
         given = {name: value for name in cls.__dataclass_fields__ if (value := options.get(name)) is not None}
-        least = given.get("least_pixels")
-        if isinstance(least, str):
-            if not least.isdecimal() or len(least) > 9:
-                raise UsageError(f"--least-pixels should be a number of pixels, received '{least}'")
-            given["least_pixels"] = int(least)  # type: ignore[assignment]
+        for name in ("least_pixels", "per_shard"):
+            number = given.get(name)
+            if isinstance(number, str):
+                if not number.isdecimal() or len(number) > 9:
+                    raise UsageError(f"--{name.replace('_', '-')} should be a whole number, received '{number}'")
+                given[name] = int(number)  # type: ignore[assignment]
         return cls(**{"split": split, **given})  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 
 from tag2mask.ahead import map_ahead
 from tag2mask.data.entries import Entries, Entry
@@ -11,8 +12,8 @@ from tag2mask.data.final_masks import FinalMasks
 from tag2mask.data.images import PIXEL_LIMIT, image_size, read_mask
 from tag2mask.data.photo import Photo, Photos
 from tag2mask.errors import Tag2maskError
+from tag2mask.files import files_below
 from tag2mask.formats.record import MaskRecord, checked_id
-from tag2mask.outputs import Folder, file_names
 
 
 @dataclass
@@ -30,7 +31,7 @@ class MaskSource:
         failed: why a mask could not be read, by ID, as `records` came by.
     """
 
-    folder: Folder | FinalMasks
+    folder: Path | FinalMasks
     classes: tuple[str, ...]
     photos: Photos | None = None
     pixel_limit: int = PIXEL_LIMIT
@@ -66,7 +67,7 @@ class MaskSource:
             return
         before = None
         for entry in self._ids or ():
-            if entry.id != before:  # in several tars
+            if entry.id != before:
                 yield entry.id
             before = entry.id
 
@@ -84,7 +85,7 @@ class MaskSource:
         return photo_id, MaskRecord(photo_id, image, mask)
 
 
-def _listed(folder: Folder) -> Entries:
+def _listed(folder: Path) -> Entries:
     """The IDs of all masks in a folder, sorted; millions of them take a gigabyte while they are."""
-    names = sorted(name.removesuffix(".png") for name in file_names(folder, ".png"))
+    names = sorted(name.removesuffix(".png") for name in files_below(folder, ".png"))
     return Entries(Entry(name, f"{name}.png", None) for name in names)

@@ -1,6 +1,7 @@
 """Base CAMs from outside as the stages read them: where they are, and what stands in where there is none."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -10,15 +11,14 @@ from tag2mask.cam_files import CamFileError, read_cam
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.errors import UsageError, first_five
-from tag2mask.outputs import File
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pot.external import NO_MAP
 
 
-def seed_path(run: RunFolder, photo: Photo) -> File:
+def seed_path(run: RunFolder, photo: Photo) -> Path:
     """Where the base CAM of a photograph is."""
-    return run.folder("seeds") / f"{photo.id}.npz"
+    return run / "seeds" / f"{photo.id}.npz"
 
 
 def external_maps(

@@ -13,7 +13,6 @@ import numpy.typing as npt
 from tag2mask.ahead import map_ahead
 from tag2mask.data.images import ImageError, image_size
 from tag2mask.data.photo import Photo, Photos
-from tag2mask.outputs import Folder, TarFolder
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import reading_workers
@@ -92,19 +91,6 @@ def in_order(
     order = np.argsort(keys, kind="stable")
     order = order[np.count_nonzero(keys < 0) :]
     return photos.at(order), keys[order]
-
-
-def as_written(photos: Photos, folder: Folder, suffix: str) -> Photos:
-    """Photographs in the order in which their files were written, where these are in tars: each is then read once."""
-    return photos.at(written_order(photos, folder, suffix)) if isinstance(folder, TarFolder) else photos
-
-
-def written_order(photos: Photos, folder: Folder, suffix: str) -> npt.NDArray[np.intp]:
-    """The places of photographs in the order of `as_written`, (N,)."""
-    if not isinstance(folder, TarFolder):
-        return np.arange(len(photos))
-    places = np.fromiter((folder.position(f"{photo.id}{suffix}") for photo in photos), np.int64, count=len(photos))
-    return np.argsort(places, kind="stable")
 
 
 def sized_batches(photos: Photos, config: Config, result: StageResult) -> Batches:

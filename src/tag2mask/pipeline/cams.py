@@ -69,7 +69,7 @@ def cams(config: Config, run: RunFolder, console: Console) -> StageResult:
                 maps = replace(maps, external=outside.to(device), use=config.external)
                 result.failed.update(damaged)
                 for photo_id, kind in product(damaged, config.cams.kinds):  # made from what the file was before
-                    (run.folder(f"cams/{kind}") / f"{photo_id}.npz").unlink(missing_ok=True)
+                    (run / f"cams/{kind}" / f"{photo_id}.npz").unlink(missing_ok=True)
             kinds = _kinds(maps, config.cams.kinds, config.pot)
             for number, photo in enumerate(batch):
                 if photo.id not in damaged and _missing(photo, run, config):
@@ -97,7 +97,7 @@ def check_kinds(config: Config) -> None:
 def _missing(photo: Photo, run: RunFolder, config: Config) -> bool:
     """Whether a CAM file of the photograph is missing, damaged, of other tags, or older than the base CAM it reads."""
     for kind in config.cams.kinds:
-        path = run.folder(f"cams/{kind}") / f"{photo.id}.npz"
+        path = run / f"cams/{kind}" / f"{photo.id}.npz"
         if read_ids(path) != (photo.tags if kind == "classifier" else (0, *photo.tags)):
             return True
         if config.external.used and is_newer(seed_path(run, photo), path):
@@ -162,4 +162,4 @@ def _write(
         cam = CamFile(
             ids, maps.cpu().numpy(), (size[0], size[1]), allocation, clusters if allocation is not None else None
         )
-        write_cam(run.folder(f"cams/{kind}") / f"{photo.id}.npz", cam)
+        write_cam(run / f"cams/{kind}" / f"{photo.id}.npz", cam)

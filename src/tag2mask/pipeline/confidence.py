@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +23,6 @@ from tag2mask.distributed import is_main, process_count
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.evaluate import Confusion
 from tag2mask.files import remove_partial, write_json
-from tag2mask.outputs import File
-from tag2mask.pipeline.batches import written_order
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.corrections import without_damaged
 from tag2mask.pipeline.pace import paced_bar
@@ -63,7 +62,7 @@ def confidence(config: Config, run: RunFolder, console: Console) -> StageResult:
     result = StageResult("confidence")
     photos = photographs(config, together=True)
     without_damaged(photos, result)
-    if not run.folder("masks").is_dir():
+    if not (run / "masks").is_dir():
         raise UsageError(f"{run / 'masks'} does not exist; run `tag2mask refine` with the same --out first")
     together = process_count() > 1
     if together and config.shard is None and not is_main():
@@ -73,8 +72,7 @@ def confidence(config: Config, run: RunFolder, console: Console) -> StageResult:
     mine = shard_of(photos.photos, config, result, damaged=photos.decided.damaged)
     mine = of_these_tags(mine, photos.decided.tags, witnesses.cams, result)
     masked = mine.where(lambda photo: (witnesses.masks / f"{photo.id}.png").is_file())
-    order = written_order(masked, witnesses.masks, ".png")
-    todo = masked.at(order).where(witnesses.is_stale)
+    todo = masked.where(witnesses.is_stale)
     if config.shard is not None or not together:  # else each process has told what was there
         result.skipped = len(masked) - len(todo)
     _gather(todo, witnesses, config, run, result, console)
@@ -88,7 +86,7 @@ def confidence(config: Config, run: RunFolder, console: Console) -> StageResult:
         result.notes.append(f"{len(mine) - len(masked)} photographs have no mask and are not ranked")
     known, errors = with_believable_truth(with_painted_truth(config, photos.of(masked), console), config)
     result.notes += [f"the ranking is not compared with the truth: {each}" for each in errors]
-    _write_tables(known, order, witnesses, run, config, result)
+    _write_tables(known, witnesses, run, config, result)
     return result
 
 
@@ -163,7 +161,6 @@ def _compared_size(mask: npt.NDArray[np.uint8]) -> tuple[int, int]:
 
 def _write_tables(
     photos: PhotoSet,
-    order: npt.NDArray[np.intp],
     witnesses: Witnesses,
     run: RunFolder,
     config: Config,
@@ -173,7 +170,6 @@ def _write_tables(
 
     Args:
         photos: those that have a mask.
-        order: (N,), the order in which to read them.
         witnesses: of their evidence.
         run: the run folder.
         config: every setting.
@@ -182,7 +178,7 @@ def _write_tables(
     names = ("background", *photos.classes)
     confidences, ious = (np.full(len(photos.photos), np.nan) for _ in range(2))
     with written_tables(run.path, names) as tables:
-        for number, photo in zip(order.tolist(), photos.photos.at(order), strict=True):
+        for number, photo in enumerate(photos.photos):
             evidence = witnesses.evidence_of(photo)
             if evidence is None:  # it has failed
                 continue
@@ -221,7 +217,7 @@ def _measure(
         result.notes.append(f"truth of {count} photographs is too little to measure the ranking by; {LEAST} would do")
 
 
-def _true_iou(mask: File, photo: Photo, photos: PhotoSet) -> float:
+def _true_iou(mask: Path, photo: Photo, photos: PhotoSet) -> float:
     """The mean IoU of a mask over the classes in its truth, background counted; NaN if that is all 255."""
     confusion = Confusion(len(photos.classes) + 1)
     own = read_mask(mask, classes=len(photos.classes))

@@ -15,7 +15,6 @@ from tag2mask.data.settings import DataSettings
 from tag2mask.errors import UsageError, first_five
 from tag2mask.evaluate.sweep import DEFAULT_THRESHOLDS
 from tag2mask.networks.settings import NetworkSettings
-from tag2mask.outputs import OutputSettings
 from tag2mask.pot import PotSettings
 from tag2mask.pot.external import ExternalSettings
 from tag2mask.prediction.settings import PredictSettings
@@ -123,7 +122,6 @@ class Config:
         predict: masks by a segmentation network.
         evaluate: figures.
         report: the page.
-        outputs: whether the files of photographs are single ones or in tars, and where.
         scenes: the generated photographs of `demo`.
     """
 
@@ -146,7 +144,6 @@ class Config:
     predict: PredictSettings = field(default_factory=PredictSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
-    outputs: OutputSettings = field(default_factory=OutputSettings)
     scenes: SceneSettings = field(default_factory=SceneSettings)
 
     def __post_init__(self) -> None:

@@ -97,9 +97,9 @@ def without_damaged(photos: PhotoSet, result: StageResult) -> PhotoSet:
     return photos.of(photos.photos.where(lambda photo: photo.id not in damaged))
 
 
-def final_masks(run: RunFolder, photos: PhotoSet, *, at_random: bool = False) -> FinalMasks:
+def final_masks(run: RunFolder, photos: PhotoSet) -> FinalMasks:
     """The masks of a run that count, people's among them."""
-    return FinalMasks(run.folder("masks", at_random=at_random), photos.decided)
+    return FinalMasks(run / "masks", photos.decided)
 
 
 def record_tags(run: RunFolder, photos: PhotoSet) -> None:

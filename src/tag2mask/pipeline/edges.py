@@ -1,5 +1,7 @@
 """The stage `edges`: sure labels from CAMs, and the edge network that learns from them."""
 
+from pathlib import Path
+
 from rich.console import Console
 
 from tag2mask.data.images import write_mask
@@ -13,8 +15,6 @@ from tag2mask.networks.backbone import build_backbone
 from tag2mask.networks.checkpoint import load_network
 from tag2mask.networks.edge_network import EdgeNetwork, build_edge_network
 from tag2mask.networks.settings import NetworkSettings, in_section
-from tag2mask.outputs import Folder
-from tag2mask.pipeline.batches import as_written
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.corrections import without_damaged
@@ -48,9 +48,7 @@ def edges(config: Config, run: RunFolder, console: Console) -> StageResult:
     together = process_count() > 1  # they write labels by shards first, then train: each thing counts once
     if (run / EDGE_NETWORK).is_file():
         result.skipped = 0 if together and config.shard is not None else 1
-        older = len(
-            stale(photos.photos.where(lambda photo: _labelled(run, cams, photo)), cams, run.folder(EDGE_LABELS))
-        )
+        older = len(stale(photos.photos.where(lambda photo: _labelled(run, cams, photo)), cams, run / EDGE_LABELS))
         if older:
             result.notes.append(f"{older} CAM files are newer than the labels learnt from; --restart edges learns anew")
         return result
@@ -73,18 +71,18 @@ def edges(config: Config, run: RunFolder, console: Console) -> StageResult:
     return result
 
 
-def _labelled(run: RunFolder, cams: Folder, photo: Photo) -> bool:
+def _labelled(run: RunFolder, cams: Path, photo: Photo) -> bool:
     """Whether a photograph has labels, and the CAMs that they are of."""
-    return (run.folder(EDGE_LABELS) / f"{photo.id}.png").is_file() and (cams / f"{photo.id}.npz").is_file()
+    return (run / EDGE_LABELS / f"{photo.id}.png").is_file() and (cams / f"{photo.id}.npz").is_file()
 
 
 def _write_labels(
-    config: Config, run: RunFolder, photos: PhotoSet, cams: Folder, result: StageResult, console: Console
+    config: Config, run: RunFolder, photos: PhotoSet, cams: Path, result: StageResult, console: Console
 ) -> None:
     """Sure labels of CAMs, 255 elsewhere."""
     whole = shard_of(photos.photos, config, result, damaged=photos.decided.damaged)
     mine = of_these_tags(whole, photos.decided.tags, cams, result)
-    todo = stale(as_written(mine, cams, ".npz"), cams, run.folder(EDGE_LABELS))
+    todo = stale(mine, cams, run / EDGE_LABELS)
     result.skipped = len(mine) - len(todo)
     with paced_bar(run, "edges", console, len(todo), "labels of edges") as advance:
         for batch in read_refinables(todo, cams, config, resolve_device(config.device), result):
@@ -93,7 +91,7 @@ def _write_labels(
                 each.cams.resized((image.shape[0], image.shape[1])) for each, image in zip(batch, images, strict=True)
             ]
             for each, labels in zip(batch, sure_labels(images, maps, config.edges.labels), strict=True):
-                write_mask(run.folder(EDGE_LABELS) / f"{each.photo.id}.png", labels.cpu().numpy())
+                write_mask(run / EDGE_LABELS / f"{each.photo.id}.png", labels.cpu().numpy())
                 result.done += 1
             advance(result.done)
 
@@ -104,7 +102,7 @@ def _train(
     """Train the edge branch on photographs with labels, and save the network."""
     samples = LabelledSet(
         photos,
-        run.folder(EDGE_LABELS, at_random=True),
+        (run / EDGE_LABELS),
         config.edges.augment,
         seed=config.seed,
         pixel_limit=config.data.pixel_limit,

@@ -22,8 +22,7 @@ from tag2mask.evaluate import (
 from tag2mask.evaluate.comparison import compare
 from tag2mask.evaluate.figures import absence
 from tag2mask.evaluate.folders import tagged
-from tag2mask.outputs import Folder, TarFolder, file_names, found_folder
-from tag2mask.pipeline.batches import as_written
+from tag2mask.files import files_below
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.paths import WHOLE
 from tag2mask.pipeline.progress import StageResult, progress_bar
@@ -63,12 +62,12 @@ def evaluate(config: Config, run: RunFolder, console: Console) -> StageResult:
             )
         if (run / "seeds").is_dir():
             source = "CLIP" if config.seeds.from_npy is None else "imported"
-            _measure(config, run, photos, Target("seeds", name, source, run.folder("seeds")), result, console)
+            _measure(config, run, photos, Target("seeds", name, source, run / "seeds"), result, console)
         for kind in config.cams.kinds:
-            _measure(config, run, photos, Target("cams", name, kind, run.folder(f"cams/{kind}")), result, console)
+            _measure(config, run, photos, Target("cams", name, kind, run / f"cams/{kind}"), result, console)
         method = str(run.setting("refine", "refine.method") or config.refine.method)  # of the masks that are there
-        _measure(config, run, photos, Target("refine", name, method, run.folder("masks")), result, console)
-        predicted = run.folder(f"predictions/{name}")
+        _measure(config, run, photos, Target("refine", name, method, run / "masks"), result, console)
+        predicted = run / f"predictions/{name}"
         if predicted.is_dir():
             _measure(config, run, photos, Target("segment", name, "predictions", predicted), result, console)
     if config.shard is not None:
@@ -115,12 +114,7 @@ def evaluate_folder(config: Config, folder: Path, console: Console) -> Figures:
         if problem.level == "error":
             raise UsageError(problem.message)
         console.print(f"warning: {problem.message}", style="yellow", highlight=False, markup=False, soft_wrap=True)
-    found = found_folder(folder, config.outputs)
-    try:
-        return _figures(config, found, photos, console)
-    finally:
-        if isinstance(found, TarFolder):
-            found.close(send=False)
+    return _figures(config, folder, photos, console)
 
 
 def _measure(
@@ -175,7 +169,7 @@ def _counts(
 def _counted(config: Config, target: Target, photos: PhotoSet, console: Console) -> Counts:
     """The counts of those of the photographs that have a file."""
     made = photos.photos.where(lambda photo: target.file(photo).is_file())
-    made = as_written(made, target.folder, ".npz" if target.holds_cams else ".png")
+    made = made
     thresholds = sorted(config.evaluate.thresholds) if target.holds_cams else None
     counts = Counts(len(photos.classes) + 1, thresholds)
     if made:
@@ -189,14 +183,16 @@ def _counted(config: Config, target: Target, photos: PhotoSet, console: Console)
     return counts
 
 
-def _figures(config: Config, folder: Folder, photos: PhotoSet, console: Console) -> Figures:
+def _figures(config: Config, folder: Path, photos: PhotoSet, console: Console) -> Figures:
     """The figures of a folder, whose kind its files tell."""
     ids = class_ids(config.evaluate.class_names(), photos.classes)
     extra = config.limit is not None
-    cams = next(file_names(folder, ".png"), None) is None  # beside painted masks lies an .npz, the index of annotations
-    if cams and next(file_names(folder, ".npz"), None) is None:
+    cams = (
+        next(files_below(folder, ".png"), None) is None
+    )  # beside painted masks lies an .npz, the index of annotations
+    if cams and next(files_below(folder, ".npz"), None) is None:
         raise UsageError(f"{folder} holds neither masks (.png) nor CAM files (.npz)")
-    photos = photos.of(as_written(photos.photos, folder, ".npz" if cams else ".png"))
+    photos = photos.of(photos.photos)
     with _progress(console, folder, len(photos.photos)) as on_photo:
         if cams:
             thresholds = sorted(config.evaluate.thresholds)
@@ -205,7 +201,7 @@ def _figures(config: Config, folder: Folder, photos: PhotoSet, console: Console)
 
 
 @contextmanager
-def _progress(console: Console, folder: Folder, total: int) -> Iterator[Callable[[str], None]]:
+def _progress(console: Console, folder: Path, total: int) -> Iterator[Callable[[str], None]]:
     """What moves the bar on by a photograph."""
     done = 0
     with progress_bar(console, f"evaluate {folder.name}", total) as advance:

@@ -9,7 +9,6 @@ from tag2mask.data.photos import PhotoSet, find_photos, open_photos
 from tag2mask.errors import Tag2maskError, UsageError, first_five
 from tag2mask.files import read_json
 from tag2mask.formats.source import MaskSource
-from tag2mask.outputs import Folder, found_folder
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.corrections import data_of
 from tag2mask.pipeline.paths import WHOLE
@@ -34,11 +33,11 @@ def mask_source(config: Config, path: Path) -> tuple[MaskSource, str]:
     run, split, corrected = run_of(path), config.data.split, False
     data = data_of(config, run)
     if run is None:
-        folder: Folder = found_folder(path, config.outputs)
+        folder: Path = path
     else:
         name = path.absolute().relative_to(run.absolute()).as_posix()
         name = _MASKS if name == "." else name
-        folder = RunFolder(run, config.outputs).folder(name)
+        folder = run / name
         if name.startswith(f"{_PREDICTIONS}/"):
             given = name.removeprefix(f"{_PREDICTIONS}/")
             split = None if given == WHOLE else given
@@ -61,7 +60,7 @@ def mask_source(config: Config, path: Path) -> tuple[MaskSource, str]:
     return MaskSource(folder, photos.classes, photos.photos, *limits), split_name
 
 
-def _corrected_source(config: Config, folder: Folder, photos: PhotoSet) -> MaskSource:
+def _corrected_source(config: Config, folder: Path, photos: PhotoSet) -> MaskSource:
     """The masks of a run, people's in the place of its own, without those that somebody rejected."""
     decided, chosen = photos.decided, photos.photos[: config.limit]
     kept = chosen.where(lambda photo: not decided.is_rejected(photo.id))

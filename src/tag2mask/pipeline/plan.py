@@ -8,7 +8,7 @@ from typing import Any
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.errors import first_five
-from tag2mask.outputs import file_names
+from tag2mask.files import files_below
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.pace import seconds_per_photograph, seconds_per_step, trained_steps
 from tag2mask.pipeline.paths import EDGE_LABELS, EDGE_NETWORK, LABEL_CONFIDENCE, TRAIN_NETWORK, WHOLE
@@ -133,10 +133,10 @@ class _Files:
         """Look for FOLDER/ID.suffix of each photograph in each folder; what is there tells how large a file is."""
         without, size, measured = set(), 0.0, True
         for folder in folders:
-            lacking = [photo.id for photo in photos if not (run.folder(folder) / f"{photo.id}{suffix}").is_file()]
+            lacking = [photo.id for photo in photos if not (run / folder / f"{photo.id}{suffix}").is_file()]
             without.update(lacking)
-            there = islice(file_names(run.folder(folder), suffix), _MEASURED)
-            found = [(run.folder(folder) / name).stat().st_size for name in there]
+            there = islice(files_below(run / folder, suffix), _MEASURED)
+            found = [(run / folder / name).stat().st_size for name in there]
             each = sum(found) / len(found) if found else _usual_bytes(folder)
             if lacking and each is None:
                 return cls(len(without), None, False)

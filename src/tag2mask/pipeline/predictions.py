@@ -12,7 +12,6 @@ from tag2mask.data.photo import Photo, Photos
 from tag2mask.errors import UsageError
 from tag2mask.files import is_newer
 from tag2mask.networks.checkpoint import load_segmentation_network
-from tag2mask.outputs import Folder
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.pace import paced_bar
@@ -39,7 +38,7 @@ def predictions(config: Config, run: RunFolder, console: Console) -> StageResult
     predictor = Predictor(network, config.device, config.predict, pixel_limit=config.data.pixel_limit)
     result = StageResult("predictions")
     for split in config.evaluate.split_names(config.data.split):
-        folder = run.folder(f"predictions/{split or WHOLE}")
+        folder = run / f"predictions/{split or WHOLE}"
         mine = shard_of(photographs(config, split).photos, config, result)
         todo = mine.where(partial(_missing, folder, path))
         result.skipped += len(mine) - len(todo)
@@ -54,7 +53,7 @@ def predictions(config: Config, run: RunFolder, console: Console) -> StageResult
     return result
 
 
-def _missing(folder: Folder, network: Path, photo: Photo) -> bool:
+def _missing(folder: Path, network: Path, photo: Photo) -> bool:
     """Whether there is no prediction of a photograph in the folder, or one that is older than the network."""
     file = folder / f"{photo.id}.png"
     return not file.is_file() or is_newer(network, file)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,7 +12,6 @@ from tag2mask.data.images import read_image, reduced
 from tag2mask.data.photo import Photo, Photos
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.files import is_newer
-from tag2mask.outputs import Folder
 from tag2mask.pipeline.batches import sized_batches
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult
@@ -37,19 +37,19 @@ class Refinable:
     size: tuple[int, int]
 
 
-def cam_folder(config: Config, run: RunFolder) -> Folder:
+def cam_folder(config: Config, run: RunFolder) -> Path:
     """Where the CAMs are that are refined.
 
     Raises:
         UsageError: there are none of the chosen kind.
     """
-    folder = run.folder(f"cams/{config.refine.cams}")
+    folder = run / f"cams/{config.refine.cams}"
     if not folder.is_dir():
         raise UsageError(f"{folder} does not exist; run `tag2mask cams` with --cams.kinds that include it first")
     return folder
 
 
-def stale(photos: Photos, cams: Folder, targets: Folder) -> Photos:
+def stale(photos: Photos, cams: Path, targets: Path) -> Photos:
     """The photographs whose file ID.png in ``targets`` is missing, or older than their CAM file."""
 
     def is_stale(photo: Photo) -> bool:
@@ -59,7 +59,7 @@ def stale(photos: Photos, cams: Folder, targets: Folder) -> Photos:
     return photos.where(is_stale)
 
 
-def of_these_tags(photos: Photos, tags: Mapping[str, tuple[int, ...]], cams: Folder, result: StageResult) -> Photos:
+def of_these_tags(photos: Photos, tags: Mapping[str, tuple[int, ...]], cams: Path, result: StageResult) -> Photos:
     """The photographs without those whose CAMs are of other tags than people decided since; they have failed."""
     others = set()
     for photo in photos if tags else ():
@@ -88,7 +88,7 @@ def shard_of(
 
 
 def read_refinables(
-    photos: Sequence[Photo], cams: Folder, config: Config, device: torch.device, result: StageResult
+    photos: Sequence[Photo], cams: Path, config: Config, device: torch.device, result: StageResult
 ) -> Iterator[list[Refinable]]:
     """Batch after batch, read ahead; what cannot be read has failed."""
     step = config.refine.batch_size

@@ -10,7 +10,6 @@ from tag2mask.errors import UsageError
 from tag2mask.memory import channels_last
 from tag2mask.networks.checkpoint import load_edge_network
 from tag2mask.networks.edge_network import EdgeNetwork
-from tag2mask.pipeline.batches import as_written
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.corrections import without_damaged
@@ -37,10 +36,10 @@ def refine(config: Config, run: RunFolder, console: Console) -> StageResult:
     device = resolve_device(config.device)
     network = _edge_network(run, device) if config.refine.walks else None
     run.claim("refine", stage_settings("refine", config, photos))
-    target = run.folder("masks")
+    target = run / "masks"
     whole = shard_of(photos.photos, config, result, damaged=photos.decided.damaged)
     mine = of_these_tags(whole, photos.decided.tags, cams, result)
-    todo = stale(as_written(mine, cams, ".npz"), cams, target)
+    todo = stale(mine, cams, target)
     result.skipped = len(mine) - len(todo)
     with paced_bar(run, "refine", console, len(todo)) as advance:
         for batch in read_refinables(todo, cams, config, device, result):
@@ -51,11 +50,9 @@ def refine(config: Config, run: RunFolder, console: Console) -> StageResult:
             )
             for number, (each, mask) in enumerate(zip(batch, masks, strict=True)):
                 if edges is not None:
-                    write_fractions(run.folder("refine/edges") / f"{each.photo.id}.png", edges[number].cpu().numpy())
+                    write_fractions(run / "refine/edges" / f"{each.photo.id}.png", edges[number].cpu().numpy())
                 if config.refine.keep_confidence and mask.confidence is not None:
-                    write_fractions(
-                        run.folder(LABEL_CONFIDENCE) / f"{each.photo.id}.png", mask.confidence.cpu().numpy()
-                    )
+                    write_fractions(run / LABEL_CONFIDENCE / f"{each.photo.id}.png", mask.confidence.cpu().numpy())
                 write_mask(target / f"{each.photo.id}.png", mask.labels.cpu().numpy())
                 result.done += 1
             advance(result.done)

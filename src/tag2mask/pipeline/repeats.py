@@ -44,8 +44,7 @@ class Repeats:
             raise UsageError(f"{run.path} holds a single run ({', '.join(begun)}); --repeats needs a folder of its own")
         self.run = run
         self.configs = [
-            replace(config, seed=seed, out=run / f"seed-{seed}", outputs=config.outputs.below(f"seed-{seed}"))
-            for seed in range(config.seed, config.seed + count)
+            replace(config, seed=seed, out=run / f"seed-{seed}") for seed in range(config.seed, config.seed + count)
         ]
         if not named:
             self.configs = [with_remembered(each, config.data.corrections) for each in self.configs]

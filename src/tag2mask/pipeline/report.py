@@ -20,7 +20,6 @@ def report(config: Config, run: RunFolder, console: Console) -> StageResult:
         run.path,
         photos,
         config.report,
-        run.outputs.settings,
         judged=judged,
         notices=(*errors, *photos.notes),
         intensity=config.data.intensity,

@@ -16,7 +16,6 @@ import yaml
 
 from tag2mask.errors import Tag2maskError, UsageError, first_five
 from tag2mask.files import TEMPORARY_PREFIX, read_json, remove_partial, write_json, write_text
-from tag2mask.outputs import Folder, OutputSettings, RunOutputs
 from tag2mask.pipeline.config import Config, absolute, to_yaml
 
 
@@ -76,33 +75,21 @@ CLASSES = "classes.json"
 class RunFolder:
     """One run on disk."""
 
-    def __init__(self, path: Path, outputs: OutputSettings | None = None, *, writer: tuple[int, int] = (1, 1)) -> None:
+    def __init__(self, path: Path) -> None:
         """Open (not yet make) the run folder at ``path``.
 
         Args:
             path: of the folder.
-            outputs: how new files of photographs are kept; single ones if not given.
-            writer: which process this is, and of how many; each writes tars of its own.
 
         Raises:
-            UsageError: the path is a file, or what a store needs is not installed.
+            UsageError: the path is a file.
         """
         if path.exists() and not path.is_dir():
             raise UsageError(f"--out {path} is a file; it should name a folder")
         self.path = path
-        self.outputs = RunOutputs(path, outputs, writer="{}-of-{}".format(*writer))
 
     def __truediv__(self, part: str) -> Path:
         return self.path / part
-
-    def folder(self, name: str, *, at_random: bool = False) -> Folder:
-        """A folder with a file for each photograph, as `cams/pot`: a path, or what looks into tars like one.
-
-        Args:
-            name: relative to the run folder.
-            at_random: it is read in random order, as training does.
-        """
-        return self.outputs.folder(name, at_random=at_random)
 
     def require_classes(self, classes: Sequence[str], again: Iterable[str] = ()) -> None:
         """See that the run is of these classes: ids of masks, CAMs, networks and decisions are places in the list.
@@ -252,7 +239,6 @@ class RunFolder:
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete the outputs of stages."""
-        self.outputs.close(send=False)
         for output in (output for name in names for output in STAGES[name].outputs):
             target = self.path / output
             if target.is_dir():

@@ -21,7 +21,6 @@ from tag2mask.data.photo import Photo, Photos
 from tag2mask.data.photos import PhotoSet
 from tag2mask.device import resolve_device
 from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.outputs import File
 from tag2mask.pipeline.base_cams import seed_path
 from tag2mask.pipeline.batches import Batches, in_order
 from tag2mask.pipeline.claims import stage_settings
@@ -177,7 +176,7 @@ def _import(config: Config, run: RunFolder, photos: PhotoSet, result: StageResul
         result.notes.append(f"{unmapped} tags have no map; the classifier's CAM stands in for it")
 
 
-def _is_same(cam: CamFile, path: File) -> bool:
+def _is_same(cam: CamFile, path: Path) -> bool:
     """Whether a file holds this already."""
     if read_ids(path) != tuple(cam.ids.tolist()):
         return False

@@ -20,7 +20,6 @@ from tag2mask.evaluate import Confusion, Figures
 from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentation_network
 from tag2mask.networks.settings import in_section
-from tag2mask.outputs import Folder
 from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.corrections import final_masks, without_damaged
@@ -52,7 +51,7 @@ def segment(config: Config, run: RunFolder, console: Console) -> StageResult:
     if config.segment.labels == "masks":
         photos = without_damaged(photos, result)
     labelled = _labelled(config, run, photos, console, result)
-    masks = None if config.segment.labels == "truth" else final_masks(run, photos, at_random=True)
+    masks = None if config.segment.labels == "truth" else final_masks(run, photos)
     settings = stage_settings("segment", config, photos)
     target, record = run / SEGMENT_NETWORK, run / LEARNT_FROM
     if target.is_file():
@@ -223,7 +222,7 @@ def check_labels(config: Config, run: RunFolder, photos: PhotoSet, *, refines: b
         raise UsageError("segment.label_weights confidence needs --refine.keep_confidence true")
 
 
-def _weights(config: Config, run: RunFolder, labelled: PhotoSet) -> Folder | None:
+def _weights(config: Config, run: RunFolder, labelled: PhotoSet) -> Path | None:
     """The folder with the weights of the labels; None where all count alike.
 
     Raises:
@@ -231,7 +230,7 @@ def _weights(config: Config, run: RunFolder, labelled: PhotoSet) -> Folder | Non
     """
     if config.segment.label_weights == "none":
         return None
-    folder = run.folder(LABEL_CONFIDENCE, at_random=True)
+    folder = run / LABEL_CONFIDENCE
     decided = labelled.decided  # people's masks are sure
     lacking = [
         photo.id

@@ -14,7 +14,6 @@ from typing import Any
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.evaluate.counts import Counts, read_counts, write_counts
-from tag2mask.outputs import File, Folder
 from tag2mask.pipeline.run_folder import STAGES, RunFolder
 
 
@@ -32,14 +31,14 @@ class Target:
     stage: str
     split: str
     kind: str
-    folder: Folder
+    folder: Path
 
     @property
     def holds_cams(self) -> bool:
         """Whether its files are CAM files, not masks."""
         return self.stage in ("seeds", "cams")
 
-    def file(self, photo: Photo) -> File:
+    def file(self, photo: Photo) -> Path:
         """The photograph's file."""
         return self.folder / f"{photo.id}{'.npz' if self.holds_cams else '.png'}"
 
@@ -68,7 +67,7 @@ class ShardCounts:
         """A digest of which files a shard measures, how large they are and when they were written."""
         digest = hashlib.sha256(repr(self.photos.mask_values).encode())
         for photo in self.part(number, shards).photos:
-            files: tuple[File, File | None] = (self.target.file(photo), photo.mask)
+            files: tuple[Path, Path | None] = (self.target.file(photo), photo.mask)
             digest.update(repr((photo.id, *(None if file is None else _stamp(file) for file in files))).encode())
         return digest.hexdigest()
 
@@ -120,7 +119,7 @@ class ShardCounts:
         return self._folder / f"{number}-of-{shards}.npz"
 
 
-def _stamp(path: File) -> tuple[int, int] | None:
+def _stamp(path: Path) -> tuple[int, int] | None:
     """The size of a file in bytes, and when it was written; None without one."""
     try:
         status = path.stat()

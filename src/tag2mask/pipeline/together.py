@@ -44,7 +44,6 @@ def do_together(name: str, stage: Stage, config: Config, run: RunFolder, console
         run: the run folder, which all processes see.
         console: for progress.
     """
-    stage = _closing(stage)
     if process_count() == 1:
         return stage(config, run, console)
     parts = []
@@ -56,21 +55,6 @@ def do_together(name: str, stage: Stage, config: Config, run: RunFolder, console
     if not parts:
         parts.append(_merged(name, gathered(stage(config, run, console) if is_main() else StageResult(name))))
     return _merged(name, parts)
-
-
-def _closing(stage: Stage) -> Stage:
-    """A stage that ends with its tars whole and in the store, before any other process goes on."""
-
-    def do(config: Config, run: RunFolder, console: Console) -> StageResult:
-        try:
-            result = stage(config, run, console)
-        except BaseException:
-            run.outputs.close(send=False)
-            raise
-        run.outputs.close(send=True)
-        return result
-
-    return do
 
 
 def _merged(name: str, results: list[StageResult]) -> StageResult:

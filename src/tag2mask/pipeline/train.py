@@ -62,7 +62,7 @@ def train(config: Config, run: RunFolder, console: Console) -> StageResult:
         pixel_limit=config.data.pixel_limit,
         intensity=config.data.intensity,
         fill=network.backbone.mean,
-        external=run.folder("seeds", at_random=True) if config.external.used else None,
+        external=(run / "seeds") if config.external.used else None,
         stride=network.stride,
     )
     task = pot_task(network, views, config.train, config.pot, config.external if config.external.used else None)

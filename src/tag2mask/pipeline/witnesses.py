@@ -11,7 +11,6 @@ from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.files import is_newer
 from tag2mask.networks.checkpoint import load_segmentation_network
-from tag2mask.outputs import Folder
 from tag2mask.pipeline.config import Config, plain
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.run_folder import STAGES, RunFolder
@@ -39,9 +38,9 @@ class Witnesses:
         made_by: all of it that evidence depends on, as a text.
     """
 
-    masks: Folder
-    cams: Folder
-    evidence: Folder
+    masks: Path
+    cams: Path
+    evidence: Path
     network: Predictor | None
     network_file: Path | None
     background: tuple[float, float | None]
@@ -83,7 +82,7 @@ class Witnesses:
             predict = {name: value for name, value in plain(config.predict).items() if not name.startswith("crf")}
             predict.pop("batch_size")
             made_by |= {"network": run.fingerprint("segment"), "predict": predict}
-        folders = run.folder("masks"), run.folder(f"cams/{kind}"), run.folder(EVIDENCE)
+        folders = run / "masks", run / f"cams/{kind}", run / EVIDENCE
         return cls(*folders, network, path, background, json.dumps(made_by, sort_keys=True))
 
     def evidence_of(self, photo: Photo) -> Evidence | None:

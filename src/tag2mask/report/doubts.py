@@ -12,7 +12,6 @@ from tag2mask.data import Photo, PhotoSet, read_image, read_mask
 from tag2mask.data.deep_pixels import Intensity
 from tag2mask.errors import Tag2maskError
 from tag2mask.files import read_json
-from tag2mask.outputs import File, RunOutputs
 from tag2mask.report import pictures
 from tag2mask.report.colours import Palette
 from tag2mask.report.ranking import Notice, compare, mask_path
@@ -47,7 +46,6 @@ class Doubt:
 
 def draw_doubts(
     run: Path,
-    files: RunOutputs,
     photos: Sequence[PhotoSet],
     settings: ReportSettings,
     palette: Palette,
@@ -60,7 +58,6 @@ def draw_doubts(
 
     Args:
         run: the run folder.
-        files: its folders of files by photograph.
         photos: where the photographs are looked for, the first set first.
         settings: how many, and how wide.
         palette: the colours of the classes.
@@ -83,7 +80,7 @@ def draw_doubts(
     for each in ranked:
         try:
             if each.image in found:
-                doubts.append(_drawn(files, *found[each.image], each, settings, palette, notice, intensity))
+                doubts.append(_drawn(run, *found[each.image], each, settings, palette, notice, intensity))
         except (Tag2maskError, OSError) as error:
             notice(str(error))
     return doubts
@@ -134,7 +131,7 @@ def _small_masks(run: Path) -> str:
 
 
 def _drawn(
-    files: RunOutputs,
+    run: Path,
     photo: Photo,
     photos: PhotoSet,
     ranked: RankedPhoto,
@@ -146,7 +143,7 @@ def _drawn(
     image = read_image(photo.path, intensity=intensity)
     full, classes = (image.shape[0], image.shape[1]), len(photos.classes)
     size = pictures.picture_size(full, max(_NARROWEST, settings.width // 2))
-    mask, truth = _mask(mask_path(files, photo), full, classes), None
+    mask, truth = _mask(mask_path(run, photo), full, classes), None
     try:
         if photo.mask is not None and photo.mask.is_file():
             truth = photos.read_truth(photo, size=full)
@@ -161,5 +158,5 @@ def _drawn(
     return Doubt(ranked, pictures.photo_uri(image, size), labels, *size, miou)
 
 
-def _mask(path: File, size: tuple[int, int], classes: int) -> np.ndarray | None:
+def _mask(path: Path, size: tuple[int, int], classes: int) -> np.ndarray | None:
     return None if not path.is_file() else read_mask(path, size=size, classes=classes)

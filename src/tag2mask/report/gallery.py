@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +12,6 @@ from tag2mask.data import Photo, PhotoSet, read_image, read_mask
 from tag2mask.data.deep_pixels import Intensity
 from tag2mask.data.final_masks import FinalMasks
 from tag2mask.errors import Tag2maskError
-from tag2mask.outputs import File, RunOutputs
 from tag2mask.report import pictures
 from tag2mask.report.colours import Palette, css, most_frequent_first
 from tag2mask.report.figures import KINDS
@@ -102,7 +102,7 @@ class Gallery:
 
     def __init__(
         self,
-        run: RunOutputs,
+        run: Path,
         photos: PhotoSet,
         settings: ReportSettings,
         thresholds: dict[str, float],
@@ -149,7 +149,7 @@ class Gallery:
                 tiles.append(self._cam_tile(kind, title, cam, size, truth))
                 if cam.allocation is not None:
                     tiles.append(self._allocation_tile(cam, size))
-        sure = self._mask(self._run.folder("edges/labels") / f"{photo.id}.png", None)
+        sure = self._mask(self._run / "edges/labels" / f"{photo.id}.png", None)
         tiles += self._label_tile("sure", "Labels for edges", sure, size)
         tiles += self._edge_tile(photo)
         mask, title = self._final_mask(photo, full)
@@ -172,7 +172,7 @@ class Gallery:
         verdict = decided.verdicts.get(photo.id)
         title = "Mask" if verdict is None else f"Mask, {verdict} by hand"
         try:
-            path = FinalMasks(self._run.folder("masks"), decided) / f"{photo.id}.png"
+            path = FinalMasks(self._run / "masks", decided) / f"{photo.id}.png"
         except Tag2maskError as error:
             self._notice(str(error))
             return None, title
@@ -203,7 +203,7 @@ class Gallery:
 
     def _edge_tile(self, photo: Photo) -> list[Tile]:
         """The edges that stopped the random walk; nothing without them."""
-        path = self._run.folder("refine/edges") / f"{photo.id}.png"
+        path = self._run / "refine/edges" / f"{photo.id}.png"
         if not path.is_file():
             return []
         try:
@@ -237,7 +237,7 @@ class Gallery:
             return None, {}
         return compare(labels, truth, len(self._photos.classes))
 
-    def _cam(self, path: File, size: Size) -> CamFile | None:
+    def _cam(self, path: Path, size: Size) -> CamFile | None:
         """A CAM file that fits the photograph and the classes; otherwise a notice, or nothing if there is none."""
         if not path.is_file():
             return None
@@ -247,7 +247,7 @@ class Gallery:
             self._notice(str(error))
             return None
 
-    def _mask(self, path: File | None, size: Size | None, truth_of: Photo | None = None) -> np.ndarray | None:
+    def _mask(self, path: Path | None, size: Size | None, truth_of: Photo | None = None) -> np.ndarray | None:
         """A mask that fits; of a photograph that is given its ground truth."""
         if path is None or not path.is_file():
             return None

@@ -14,7 +14,6 @@ from tag2mask.data import PhotoSet
 from tag2mask.data.deep_pixels import Intensity
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.files import read_json, write_text
-from tag2mask.outputs import OutputSettings, RunOutputs
 from tag2mask.report.colours import css
 from tag2mask.report.curves import Drawing
 from tag2mask.report.doubts import draw_doubts, quality_sentence
@@ -58,7 +57,6 @@ def write_report(
     run: Path,
     photos: PhotoSet,
     settings: ReportSettings,
-    outputs: OutputSettings | None = None,
     *,
     judged: PhotoSet | None = None,
     notices: Sequence[str] = (),
@@ -73,7 +71,6 @@ def write_report(
         run: the run folder.
         photos: the photographs of the run; their masks are the truth.
         settings: what to show.
-        outputs: from where files that are in a store are read.
         judged: the photographs whose masks the stage `confidence` judged, where they are others than ``photos``.
         notices: sentences about the data for the top of the page: how it was understood, and warnings.
         intensity: how images of more than 8 bits are read, as by `read_image`.
@@ -90,16 +87,12 @@ def write_report(
     if not run.is_dir():
         raise UsageError(f"{run} is not a run folder; give the folder that was passed as --out")
     found = _gather(run)
-    files = RunOutputs(run, outputs)
-    try:
-        ranking = rank(files, photos, settings, found.notice)
-        thresholds = _thresholds(found.splits)
-        gallery = Gallery(files, photos, settings, thresholds, found.notice, intensity)
-        cards, filters = gallery.draw(ranking.shown)
-        sets = [photos] if judged is None else [judged, photos]
-        doubts = draw_doubts(run, files, sets, settings, gallery.palette, found.notice, intensity)
-    finally:
-        files.close(send=False)
+    ranking = rank(run, photos, settings, found.notice)
+    thresholds = _thresholds(found.splits)
+    gallery = Gallery(run, photos, settings, thresholds, found.notice, intensity)
+    cards, filters = gallery.draw(ranking.shown)
+    sets = [photos] if judged is None else [judged, photos]
+    doubts = draw_doubts(run, sets, settings, gallery.palette, found.notice, intensity)
     script = _text("script.js")
     page = (
         _environment()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -10,7 +11,6 @@ from tag2mask.cam_files import PADDING, CamFile, CamFileError, full_resolution, 
 from tag2mask.data import Photo, PhotoSet, read_mask
 from tag2mask.errors import Tag2maskError
 from tag2mask.evaluate import Confusion
-from tag2mask.outputs import File, RunOutputs, TarFolder
 from tag2mask.report.figures import KINDS
 from tag2mask.report.settings import ReportSettings
 
@@ -52,17 +52,17 @@ class Ranking:
     by_truth: bool
 
 
-def mask_path(run: RunOutputs, photo: Photo) -> File:
+def mask_path(run: Path, photo: Photo) -> Path:
     """Where the run keeps the mask of a photograph."""
-    return run.folder("masks") / f"{photo.id}.png"
+    return run / "masks" / f"{photo.id}.png"
 
 
-def cam_path(run: RunOutputs, kind: str, photo: Photo) -> File:
+def cam_path(run: Path, kind: str, photo: Photo) -> Path:
     """Where the run keeps the CAMs of a photograph."""
-    return run.folder(f"cams/{kind}") / f"{photo.id}.npz"
+    return run / f"cams/{kind}" / f"{photo.id}.npz"
 
 
-def rank(run: RunOutputs, photos: PhotoSet, settings: ReportSettings, notice: Notice) -> Ranking:
+def rank(run: Path, photos: PhotoSet, settings: ReportSettings, notice: Notice) -> Ranking:
     """Rank the photographs that have a CAM or a mask and choose those to show.
 
     Photographs with truth come first, ascending by the mIoU of their mask; then the others, ascending by confidence.
@@ -77,13 +77,13 @@ def rank(run: RunOutputs, photos: PhotoSet, settings: ReportSettings, notice: No
         decided = photos.decided
         available = photos.photos.where(lambda photo: decided.has_mask(photo.id) or _has_output(run, photo))
         candidates, count = _evenly(available, settings.ranked), settings.images
-    ranked = sorted((_ranked(run, photo, photos, notice) for photo in _as_written(run, candidates)), key=_order)
+    ranked = sorted((_ranked(run, photo, photos, notice) for photo in candidates), key=_order)
     shown = ranked[:count] if settings.choose == "worst" else _evenly(ranked, count)
     by_truth = any(entry.miou is not None for entry in shown)
     return Ranking(tuple(shown), len(candidates), len(available), by_truth)
 
 
-def open_cam(path: File, *, classes: int, size: tuple[int, int] | None = None) -> CamFile:
+def open_cam(path: Path, *, classes: int, size: tuple[int, int] | None = None) -> CamFile:
     """Read a CAM file and see that it fits.
 
     Args:
@@ -174,7 +174,7 @@ def compare(prediction: np.ndarray, truth: np.ndarray, classes: int) -> tuple[fl
     return (None if np.isnan(miou) else miou), {int(i): float(iou[i]) for i in np.flatnonzero(~np.isnan(iou))}
 
 
-def _ranked(run: RunOutputs, photo: Photo, photos: PhotoSet, notice: Notice) -> Ranked:
+def _ranked(run: Path, photo: Photo, photos: PhotoSet, notice: Notice) -> Ranked:
     cam, classes = None, len(photos.classes)
     try:
         for kind in reversed(KINDS):
@@ -197,20 +197,12 @@ def _ranked(run: RunOutputs, photo: Photo, photos: PhotoSet, notice: Notice) -> 
     return Ranked(photo, miou, None if cam is None else confidence(cam))
 
 
-def _as_written(run: RunOutputs, photos: Sequence[Photo]) -> Sequence[Photo]:
-    """Photographs in the order in which their masks were written, where these are in tars: each is then read once."""
-    masks = run.folder("masks")
-    if not isinstance(masks, TarFolder):
-        return photos
-    return sorted(photos, key=lambda photo: masks.position(f"{photo.id}.png"))
-
-
 def _order(entry: Ranked) -> tuple[bool, float, str]:
     value = entry.miou if entry.miou is not None else entry.confidence
     return entry.miou is None, 2.0 if value is None else value, entry.photo.id
 
 
-def _has_output(run: RunOutputs, photo: Photo) -> bool:
+def _has_output(run: Path, photo: Photo) -> bool:
     return mask_path(run, photo).is_file() or any(cam_path(run, kind, photo).is_file() for kind in KINDS)
 
 

@@ -43,7 +43,7 @@ def reviewed_photos(config: Config, run: RunFolder, split: str | None = None) ->
     if split is not None:
         return photographs(config, split, decided=False)
     photos = photographs(replace(config, limit=None, data=replace(config.data, split=None)), decided=False)
-    folders = [run.folder(name) for name in ("masks", *prediction_folders(run))]
+    folders = [run / name for name in ("masks", *prediction_folders(run))]
     kept = photos.photos.where(lambda photo: any((folder / f"{photo.id}.png").is_file() for folder in folders))
     if not kept:
         raise UsageError(

@@ -1,6 +1,7 @@
 """What a run holds of a photograph, to be looked at: masks, predictions and CAMs, as labels and as heat."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ from tag2mask.cam_files import full_resolution, read_ids
 from tag2mask.data.images import read_mask, reduced_size
 from tag2mask.data.photo import Photo
 from tag2mask.errors import UsageError
-from tag2mask.outputs import Folder
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.report.figures import KINDS
 from tag2mask.report.pictures import resize_labels
@@ -39,7 +39,7 @@ class Stage:
 
     name: str
     title: str
-    folder: Folder
+    folder: Path
     is_cam: bool
     threshold: float | None = None
 
@@ -104,16 +104,16 @@ class Stage:
 
 def stages_of(run: RunFolder) -> dict[str, Stage]:
     """The stages of a run that have files, by name, the last first: `mask`, then predictions, then CAMs."""
-    found = [Stage("mask", "Mask of the run", run.folder("masks"), False)]
+    found = [Stage("mask", "Mask of the run", run / "masks", False)]
     predicted = prediction_folders(run)
     for number, folder in enumerate(predicted):
         split = folder.partition("/")[2]
         title = "Prediction" if len(predicted) == 1 else f"Prediction, {split}"
-        found.append(Stage(f"prediction-{number}", title, run.folder(folder), False))
+        found.append(Stage(f"prediction-{number}", title, run / folder, False))
     thresholds = _thresholds(run)
     for kind, title in reversed(KINDS.items()):
-        found.append(Stage(f"cam-{kind}", title, run.folder(f"cams/{kind}"), True, thresholds.get(kind)))
-    found.append(Stage("seeds", "Base CAM", run.folder("seeds"), True, None))
+        found.append(Stage(f"cam-{kind}", title, run / f"cams/{kind}", True, thresholds.get(kind)))
+    found.append(Stage("seeds", "Base CAM", run / "seeds", True, None))
     return {stage.name: stage for stage in found if stage.folder.is_dir()}
 
 

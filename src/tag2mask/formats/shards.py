@@ -1,0 +1,100 @@
+"""Masks, and photographs on request, as WebDataset shards: tars of many files for training elsewhere."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, cast
+
+from tag2mask.data.images import write_mask
+from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.formats.record import MaskRecord
+from tag2mask.formats.settings import ExportSettings
+from tag2mask.formats.writer import Writer
+
+WITH_CONTENT = ("none", "copy")
+"""What `--images` may be: a shard holds files, not links."""
+
+
+class ShardsWriter(Writer):
+    """Tars that `webdataset` reads, each of up to `per_shard` samples.
+
+    ::
+
+        SPLIT-000000.tar
+          KEY.png          the mask
+          KEY.json         {"id": ID, "size": [H, W]}
+          KEY.jpg          the photograph as its file is, with its own suffix; only with --images copy
+        classes.json       the class list, background first
+
+    KEY is the ID, with `.` and `%` in its last part written as `%2E` and `%25`: a key ends at its first dot. The tars
+    go to `store`, any URL that `fsspec` opens for writing, where one is given.
+    """
+
+    def __init__(self, folder: Path, classes: tuple[str, ...], settings: ExportSettings) -> None:
+        """Begin.
+
+        Raises:
+            UsageError: webdataset is not installed, links are asked for, or the URL cannot be opened.
+        """
+        super().__init__(folder, classes, settings)
+        if find_spec("webdataset") is None:
+            raise UsageError("export shards needs webdataset; pip install 'tag2mask[shards]'")
+        if self.images not in WITH_CONTENT:
+            raise UsageError(f"export shards: --images should be {' or '.join(WITH_CONTENT)}, a shard holds no links")
+        from webdataset import ShardWriter
+
+        place = str(folder) if settings.store is None else settings.store.rstrip("/")
+        pattern = f"{place.replace('%', '%%')}/{settings.split.replace('%', '%%')}-%06d.tar"
+        with _named(place):
+            self._shards = ShardWriter(
+                pattern, maxcount=settings.per_shard, verbose=0, opener=_opened, encoder=False, mtime=0.0
+            )
+        self._scratch = folder / ".mask.png"
+
+    def add(self, record: MaskRecord) -> None:
+        """Write the mask, what it is of, and the photograph on request, as one sample."""
+        head, slash, last = record.id.rpartition("/")
+        write_mask(self._scratch, record.mask)
+        sample: dict[str, object] = {
+            "__key__": head + slash + last.replace("%", "%25").replace(".", "%2E"),
+            "png": self._scratch.read_bytes(),
+            "json": json.dumps({"id": record.id, "size": list(record.size)}).encode(),
+        }
+        if self.images == "copy" and record.image is not None:
+            suffix = record.image.suffix.lower().lstrip(".")
+            sample["image.png" if suffix == "png" else suffix] = record.image.read_bytes()
+        with _named(self._shards.fname):
+            self._shards.write(sample)
+
+    def finish(self) -> None:
+        """End the last tar, and write the class list."""
+        with _named(self._shards.fname):
+            self._shards.close()
+        with self.open_text("classes.json") as file:
+            json.dump(["background", *self.classes], file, ensure_ascii=False)
+        if self.settings.store is not None:
+            self.notes.append(f"the tars are in {self.settings.store}")
+
+    def close(self) -> None:
+        """Let go of the open tar, also after an exception."""
+        self._scratch.unlink(missing_ok=True)
+
+
+def _opened(name: str) -> IO[bytes]:
+    """A file, or an object in a store, to write to."""
+    import fsspec
+
+    return cast("IO[bytes]", fsspec.open(name, "wb").open() if "://" in name else Path(name).open("wb"))
+
+
+@contextmanager
+def _named(place: str) -> Iterator[None]:
+    """Turn whatever a store raises into an error that names it."""
+    try:
+        yield
+    except (Tag2maskError, KeyboardInterrupt):
+        raise
+    except Exception as reason:  # each kind of store has errors of its own
+        raise Tag2maskError(f"{place} could not be written to ({' '.join(str(reason).split())})") from reason
