@@ -29,8 +29,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from clip_seeds import build, plain_forward, problem
 from tag2mask.cli.parser import build_parser, expand_presets, to_config
 from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.run import STAGE_FUNCTIONS
 from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.stages import STAGES
 
 FEW = 2
 """Photographs that are done before those that are measured: the first ones cost more."""
@@ -52,7 +52,7 @@ def settings(options: argparse.Namespace, out: Path) -> Config:
 def cpu_seconds(stage: str, config: Config) -> float:
     """Of a stage, in this process."""
     start = time.process_time()
-    result = STAGE_FUNCTIONS[stage](config, RunFolder(Path(config.out or "")), Console(quiet=True))
+    result = STAGES[stage].do(config, RunFolder(Path(config.out or "")), Console(quiet=True))
     if result.failed:
         raise SystemExit(f"{stage}: {result.failed}")
     return time.process_time() - start

@@ -21,7 +21,7 @@ _PRELOADED = [
     "tag2mask.cli.stages",
     "tag2mask.cli.verbs",
     "tag2mask.pipeline.demo",
-    "tag2mask.pipeline.run",
+    "tag2mask.pipeline.stages",
     "tag2mask.review",
     "accelerate",
     "torch._dynamo",  # every optimiser imports it

@@ -51,7 +51,7 @@ def checked(yard: Yard, name: str, content: bytes) -> list[str]:
     write(yard.data / "cat/one.jpg", photograph())
     write(yard.data / "dog/two.png", photograph("PNG"))
     write(yard.data / "dog" / name, content)
-    return ["check", ".", "--no-time"]
+    return ["check", "."]
 
 
 def _case(kind: str, name: str, file: str, content: bytes, *, usable: bool = False, maybe: bool = False) -> Case:

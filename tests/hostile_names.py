@@ -90,7 +90,7 @@ def _photo(yard: Yard, name: str) -> list[str]:
     """An empty photograph of that name."""
     write(yard.data / "cat/one.jpg", photograph())
     write(yard.data / f"cat/{name}.jpg", b"")
-    return ["check", ".", "--no-time"]
+    return ["check", "."]
 
 
 def _photo_json(yard: Yard, name: str) -> list[str]:
@@ -101,7 +101,7 @@ def _class(yard: Yard, name: str) -> list[str]:
     """A class of that name."""
     write(yard.data / "cat/one.jpg", photograph())
     write(yard.data / name / "two.jpg", photograph("PNG"))
-    return ["check", ".", "--no-time"]
+    return ["check", "."]
 
 
 def _class_json(yard: Yard, name: str) -> list[str]:
@@ -111,7 +111,7 @@ def _class_json(yard: Yard, name: str) -> list[str]:
 def _root(yard: Yard, name: str) -> list[str]:
     """An empty root of that name."""
     (yard.data / name).mkdir()
-    return ["check", "--no-time", "--", name]
+    return ["check", "--", name]
 
 
 def _missing(yard: Yard, name: str) -> list[str]:

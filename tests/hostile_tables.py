@@ -44,7 +44,7 @@ def _checked(yard: Yard, content: bytes | str) -> list[str]:
     for name in ("one", "two"):
         write(yard.data / f"{name}.jpg", photograph())
     write(yard.data / "tags.csv", content)
-    return ["check", ".", "--no-time"]
+    return ["check", "."]
 
 
 def _listed(yard: Yard, content: bytes | str, suffix: str) -> list[str]:

@@ -71,13 +71,13 @@ def _placed(yard: Yard, place: Callable[[Path], None]) -> list[str]:
     write(yard.data / "cat/one.jpg", photograph())
     write(yard.data / "dog/two.jpg", photograph("PNG"))
     place(yard.data / "dog/bad.jpg")
-    return ["check", ".", "--no-time"]
+    return ["check", "."]
 
 
 def _table(yard: Yard, place: Callable[[Path], None]) -> list[str]:
     write(yard.data / "one.jpg", photograph())
     place(yard.data / "tags.csv")
-    return ["check", ".", "--no-time", "--data.tags", "tags.csv"]
+    return ["check", ".", "--data.tags", "tags.csv"]
 
 
 def _listed(yard: Yard, place: Callable[[Path], None]) -> list[str]:
@@ -85,7 +85,7 @@ def _listed(yard: Yard, place: Callable[[Path], None]) -> list[str]:
     place(yard.data / "one.jpg")
     write(yard.data / "two.jpg", photograph())
     write(yard.data / "tags.csv", SOUND)
-    return ["check", ".", "--no-time"]
+    return ["check", "."]
 
 
 XML = "<annotation><object><name>cat</name></object></annotation>"
@@ -96,7 +96,7 @@ def _voc(yard: Yard, listed: bytes | str, annotation: bytes | str) -> list[str]:
     write(yard.data / "JPEGImages/one.jpg", photograph())
     write(yard.data / "ImageSets/Segmentation/train.txt", listed)
     write(yard.data / "Annotations/one.xml", annotation)
-    return ["check", ".", "--no-time", "--data.kind", "voc", "--data.split", "train"]
+    return ["check", ".", "--data.kind", "voc", "--data.split", "train"]
 
 
 def _lists() -> dict[str, tuple[bytes | str, str]]:
@@ -176,7 +176,7 @@ def _coco(yard: Yard, change: Callable[[Document], object]) -> list[str]:
     changed = change(document)
     text = changed if isinstance(changed, str | bytes) else json.dumps(document)
     write(yard.data / "annotations/instances_train.json", text)
-    return ["check", ".", "--no-time", "--data.kind", "coco", "--data.split", "train"]
+    return ["check", ".", "--data.kind", "coco", "--data.split", "train"]
 
 
 def _documents() -> dict[str, Callable[[Document], object]]:
@@ -262,7 +262,7 @@ def _mask(yard: Yard, content: bytes) -> list[str]:
     write(yard.data / "one.jpg", photograph())
     write(yard.data / "tags.csv", "image,tags\none.jpg,cat;dog\n")
     write(yard.data / "masks/one.png", content)
-    return ["check", ".", "--no-time", "--data.masks", "masks"]
+    return ["check", ".", "--data.masks", "masks"]
 
 
 def _masks() -> dict[str, bytes]:

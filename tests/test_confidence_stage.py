@@ -28,7 +28,7 @@ from tag2mask.data.photo import Photo
 from tag2mask.files import write_bytes
 from tag2mask.formats import ExportSettings, export_masks
 from tag2mask.pipeline import together
-from tag2mask.pipeline.confidence import confidence
+from tag2mask.pipeline.confidence import Confidence
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.run_folder import RunFolder
@@ -270,7 +270,9 @@ def test_processes_count_each_photograph_once(copied: Path, monkeypatch: pytest.
     monkeypatch.setattr("tag2mask.pipeline.confidence.process_count", lambda: 2)
     monkeypatch.setattr(together, "gathered", lambda result: [result])
     asked = request(copied)
-    told = together.do_together("confidence", confidence, asked.config, RunFolder(copied), Console(quiet=True))
+    told = together.do_together(
+        "confidence", Confidence().do, Confidence.distribution, asked.config, RunFolder(copied), Console(quiet=True)
+    )
     assert (told.done, told.skipped, told.failed) == (10, 0, {})
     assert not any("--shard" in note for note in told.notes) and len(rows(copied / IMAGES)) == 10
 

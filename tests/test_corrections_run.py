@@ -437,7 +437,7 @@ def test_a_review_that_began_meanwhile_is_not_replaced(
 def test_masks_of_nobody_knows_which_classes(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept, ids = corrections_of(tmp_path, scenes)
     write_mask(tmp_path / f"{ids[0]}.png", of_class_two())
-    given = ["check", str(scenes), "--data.corrections", str(tmp_path), "--data.split", "train", "--no-time"]
+    given = ["check", str(scenes), "--data.corrections", str(tmp_path), "--data.split", "train"]
     assert main(given) == 0
     assert "nothing there says which classes the ids in these masks are" in " ".join(capsys.readouterr().out.split())
     kept.write(ids[1], Decision.now("rejected"))  # and the class list with it
@@ -484,7 +484,7 @@ def test_check_lists_what_is_wrong_with_corrections(
     (tmp_path / f"{ids[6]}.png").write_bytes(b"no mask")
     kept.write("gone", Decision.now("rejected"))
     kept.write(val, Decision.now("rejected"))
-    words = ["check", str(scenes), "--data.corrections", str(tmp_path), "--data.split", "train", "--no-time", "--json"]
+    words = ["check", str(scenes), "--data.corrections", str(tmp_path), "--data.split", "train", "--json"]
     assert main(words) == 1
     report = json.loads(capsys.readouterr().out)
     found = {(each["kind"], each["level"], Path(each["subject"]).stem) for each in report["problems"]}

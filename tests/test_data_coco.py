@@ -39,9 +39,9 @@ from tag2mask.data.settings import Crowd, DataSettings
 from tag2mask.errors import UsageError
 from tag2mask.files import is_gone
 from tag2mask.pipeline import truth
-from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.lock import _began
+from tag2mask.pipeline.segment import Segment
 from tag2mask.pipeline.truth import with_painted_truth, with_truth
 from tag2mask.training.settings import SegmentSettings
 from test_data_check import photograph
@@ -607,7 +607,7 @@ def test_what_is_learnt_from_truth_depends_on_how_it_is_painted(root: Path, tmp_
     def claimed(labels: str = "truth", masks: str | None = None, **data: Any) -> dict[str, Any]:
         settings = DataSettings(root=root, masks=tmp_path / masks if masks else None, **data)
         segment = SegmentSettings(labels=labels)  # type: ignore[arg-type]
-        return stage_settings("segment", Config(data=settings, segment=segment), open_photos(settings))
+        return Segment().fingerprint(Config(data=settings, segment=segment), open_photos(settings))
 
     usual = claimed()
     assert usual["data"] == {"split": None}  # as it was before there was such a claim

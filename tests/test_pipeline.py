@@ -16,7 +16,7 @@ from tag2mask.cli import main
 from tag2mask.data import DataSettings, open_photos, read_mask, write_mask
 from tag2mask.networks import NetworkSettings, build_network
 from tag2mask.pipeline.config import CamSettings, Config, presets
-from tag2mask.pipeline.run import slow_settings
+from tag2mask.pipeline.stages import slow_settings
 
 
 def test_a_run_writes_all_that_the_design_names(done: Path, scenes: Path) -> None:
@@ -342,7 +342,7 @@ def test_a_damaged_cam_file_is_named_whatever_is_wrong_with_it(done: Path, tmp_p
 
 @pytest.mark.parametrize("emulated", [True, False])
 def test_bf16_without_instructions_for_it_is_warned_of(emulated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tag2mask.pipeline.run.emulates_bf16", lambda device: emulated)
+    monkeypatch.setattr("tag2mask.pipeline.stages.emulates_bf16", lambda device: emulated)
     config = Config(cams=CamSettings(precision="bf16"), device="cpu")
     assert slow_settings(config, ["train"]) == []
     warned = slow_settings(config, ["train", "cams"])

@@ -16,7 +16,7 @@ from forked import together
 from run_tiny import figures, files_of, run, words
 from tag2mask.cli.request import Request
 from tag2mask.cli.verbs import VERBS
-from tag2mask.pipeline.edges import edges
+from tag2mask.pipeline.edges import Edges
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.together import do_together
 
@@ -102,7 +102,7 @@ def test_an_edge_network_that_is_there_is_skipped_once(
     monkeypatch.setattr("tag2mask.pipeline.together.gathered", lambda value: [value] * 3)
     request = Request.parse("edges", VERBS["edges"], words("edges", scenes, alone, **SETTINGS)[1:])
     assert request is not None
-    told = do_together("edges", edges, request.config, RunFolder(alone), Console(quiet=True))
+    told = do_together("edges", Edges().do, Edges.distribution, request.config, RunFolder(alone), Console(quiet=True))
     assert (told.done, told.skipped) == (0, 1)
 
 

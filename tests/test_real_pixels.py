@@ -30,10 +30,10 @@ from tag2mask.data.pixel_kinds import Notice, first_look, look, pixel_warnings
 from tag2mask.networks.checkpoint import load_segmentation_network, read_network_info, save_network
 from tag2mask.networks.segmentation import build_segmentation_network
 from tag2mask.networks.settings import SegmentationNetworkSettings
-from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.predictions import _batches
 from tag2mask.pipeline.progress import StageResult
+from tag2mask.pipeline.stages import STAGES
 from tag2mask.pipeline.truth import _paint
 from tag2mask.predictor import Predictor, load
 
@@ -503,8 +503,8 @@ def test_a_network_is_used_with_the_range_it_was_trained_with(tmp_path: Path) ->
 @pytest.mark.parametrize("stage", ["seeds", "train", "cams", "edges", "refine", "segment"])
 def test_the_range_is_part_of_fingerprints_where_it_is_given(scenes: Path, stage: str) -> None:
     photos = open_photos(DataSettings(root=scenes, split="train"))
-    without = stage_settings(stage, Config(), photos)
-    given = stage_settings(stage, Config(data=DataSettings(intensity=(0, 4095))), photos)
+    without = STAGES[stage].fingerprint(Config(), photos)
+    given = STAGES[stage].fingerprint(Config(data=DataSettings(intensity=(0, 4095))), photos)
     assert "intensity" not in without.get("data", {})
     assert given == without | {"data": {**without.get("data", {}), "intensity": [0.0, 4095.0]}}
 

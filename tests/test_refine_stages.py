@@ -19,7 +19,7 @@ from tag2mask.data import AugmentSettings, DataSettings, ImageError, open_photos
 from tag2mask.data.labelled_set import LabelledSet
 from tag2mask.networks import load_network, read_network_info
 from tag2mask.networks.checkpoint import NetworkFileError, load_edge_network
-from tag2mask.pipeline import learning
+from tag2mask.pipeline import stage as stages_base
 from tag2mask.refine.crf import CrfSettings, dense_crf
 from tag2mask.refine.labels import ClassMaps
 
@@ -106,7 +106,7 @@ def test_shards_make_the_same_labels_and_masks(copied: Path, done: Path, scenes:
 def test_an_interrupted_training_goes_on_to_the_same_network(
     copied: Path, done: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = learning.train_network
+    real = stages_base.train_network
 
     def stopped(*arguments: object, **named: object) -> object:
         def on_step(step: int, total: int, values: Mapping[str, float]) -> None:
@@ -115,7 +115,7 @@ def test_an_interrupted_training_goes_on_to_the_same_network(
 
         return real(*arguments, **{**named, "on_step": on_step})
 
-    monkeypatch.setattr(learning, "train_network", stopped)
+    monkeypatch.setattr(stages_base, "train_network", stopped)
     assert run("edges", scenes, copied, restart="edges", **IRN) == 1
     assert "the state is saved" in capsys.readouterr().err
     monkeypatch.undo()

@@ -31,7 +31,8 @@ from tag2mask.data.settings import DataSettings
 from tag2mask.errors import UsageError
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.corrections import data_of
-from tag2mask.pipeline.run_folder import STAGES, RunFolder
+from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.stages import STAGES
 from tag2mask.review import Desk, Server, reviewed_photos
 from tag2mask.review.guard import Guard
 from tag2mask.review.photographs import Query, ReviewList
@@ -250,7 +251,7 @@ def test_decisions_replace_each_other_and_tags_stay(page: Page, run: Path) -> No
 def test_no_rerun_touches_a_correction(page: Page, run: Path) -> None:
     page.put("/api/photos/0/mask?verdict=corrected", every_value(5).tobytes())
     before = _stored(run)
-    RunFolder(run).delete(STAGES)
+    RunFolder(run).delete(STAGES.values())
     assert not (run / "masks").exists()
     assert _stored(run) == before and "one.png" in before
 

@@ -24,9 +24,7 @@ def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def check(scenes: Path, *words: str) -> int:
     """`check` of the training scenes."""
-    return main(
-        ["check", str(scenes), "--data.split", "train", "--device", "cpu", "--workers", "0", "--no-time", *words]
-    )
+    return main(["check", str(scenes), "--data.split", "train", "--device", "cpu", "--workers", "0", *words])
 
 
 def test_doubts_are_listed_surest_first(
@@ -80,7 +78,7 @@ def test_a_broken_set_is_reported_and_not_judged(
 ) -> None:
     table = tmp_path / "tags.csv"
     table.write_text("image,tags\nnowhere.png,one\n")
-    assert main(["check", str(table), "--data.root", str(scenes), "--with", str(trained), "--no-time"]) == 1
+    assert main(["check", str(table), "--data.root", str(scenes), "--with", str(trained)]) == 1
     text = capsys.readouterr().out
     assert "nowhere.png" in text and "tags were not judged" in text
 

@@ -1,4 +1,4 @@
-"""The verb `check`: what was found, the tags that a run doubts, and how long the work would take."""
+"""The verb `check`: what was found, and, by the records of a run, doubtful tags and how long the work would take."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +13,6 @@ from tag2mask.pipeline.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from tag2mask.data.check import CheckReport
-    from tag2mask.pipeline.estimate import Estimate
     from tag2mask.pipeline.suspicions import Suspicion
 
 
@@ -27,26 +26,26 @@ def check(request: Request) -> int:
         UsageError: ``--with`` names no folder of a run that has been trained.
     """
     from tag2mask.pipeline.check import check_data
+    from tag2mask.pipeline.plan import duration
 
     place = Path(request.options["data_folder"])
     judge = _judge(request) if request.options["with"] else None
     report = check_data(request.config, place, errors())
     doubts = judge(place) if judge and report.usable else []
-    timed = report.usable and not request.options["no_time"]
+    times = _times(request, report) if report.usable else {}
     if request.options["as_json"]:
-        takes = _time_of(request, report) if timed else None
         listed: dict[str, object] = {"suspicions": [vars(doubt) for doubt in doubts]} if judge else {}
-        listed |= {} if takes is None else {"time": takes.to_json()}
+        listed |= {"seconds": times} if times else {}
         print_json(report.to_json() | listed)
     else:
         lines = [report.render(), *(f"  {doubt}" for doubt in doubts)]
         if judge:
             told = f"{len(doubts)} doubtful tags" if report.usable else "tags were not judged: mend the errors first"
             lines.insert(1, told)
+        if times:
+            parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in times.items())
+            lines.append(f"about {duration(sum(times.values()))} at the pace of that run: {parts}")
         output().print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
-        takes = _time_of(request, report) if timed else None  # a check that was told is not lost any more
-        if takes is not None:
-            output().print(str(takes), highlight=False, markup=False, soft_wrap=True)
     return 0 if report.sound else 1
 
 
@@ -76,10 +75,11 @@ def _settings_of(request: Request, run: RunFolder) -> Config:
     return (request.again(["--config", str(run / "config.yaml")]) or request).config
 
 
-def _time_of(request: Request, report: "CheckReport") -> "Estimate":
-    """How long training and masks would take here, by the run of ``--with`` where it has records."""
-    from tag2mask.pipeline.estimate import estimate
+def _times(request: Request, report: "CheckReport") -> dict[str, float]:
+    """Seconds that stages would take, by the records of the run that ``--with`` names; empty without such."""
+    from tag2mask.pipeline.plan import recorded_times
 
-    run = RunFolder(Path(request.options["with"])) if request.options["with"] else None
-    config = request.config if run is None else _settings_of(request, run)
-    return estimate(config, report.images, len(report.classes), report.pixels, run)
+    if not request.options["with"]:
+        return {}
+    run = RunFolder(Path(request.options["with"]))
+    return recorded_times(_settings_of(request, run), run, report.images)

@@ -68,6 +68,7 @@ def corrections(request: Request) -> Iterator[StageResult]:
     from tag2mask.formats.target import refuse_target
     from tag2mask.pipeline.exchange import known_classes, known_photos, refuse_inside
     from tag2mask.pipeline.run_folder import RunFolder
+    from tag2mask.pipeline.stages import require_classes
 
     options, name, out = request.options, request.options["format"], request.config.out
     if name not in READERS:
@@ -82,7 +83,7 @@ def corrections(request: Request) -> Iterator[StageResult]:
         request = _with_run(request, run)
     photos = known_photos(request.config)
     if options["run"] is not None and photos is not None:
-        RunFolder(Path(options["run"])).require_classes(photos.classes)
+        require_classes(RunFolder(Path(options["run"])), photos.classes)
     classes = known_classes(request.config, photos)
     refuse_inside(out, Path(options["file"]), request.config.data.root, request.config.data.tags)
     if options["dry_run"]:

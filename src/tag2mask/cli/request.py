@@ -11,7 +11,7 @@ from tag2mask.cli.parser import Parser, build_parser, expand_presets, parsed, to
 from tag2mask.cli.words import last_value
 from tag2mask.errors import UsageError
 from tag2mask.pipeline.config import Config, to_yaml
-from tag2mask.pipeline.run_folder import STAGES, RunFolder
+from tag2mask.pipeline.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Verb:
     flags: tuple[tuple[str, str], ...] = ()
     values: tuple[tuple[str, str, str], ...] = ()
     second: tuple[str, str] | None = None
+    restarts: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _parser(name: str, verb: Verb) -> Parser:
         parser.add_argument(flag, action="store_true", help=text)
     for option, value, text in verb.values:
         parser.add_argument(option, metavar=value, help=text)
-    if name in (*STAGES, "run", "demo"):
+    if verb.restarts:
         parser.add_argument(
             "--restart", metavar="STAGE", help="delete what a stage, and all that read it, made; then go on"
         )

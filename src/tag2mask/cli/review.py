@@ -50,10 +50,11 @@ def review(request: Request) -> int:
 def _desk(config: Config, run: RunFolder, split: str | None) -> "Desk":
     from tag2mask.data.corrections import Corrections
     from tag2mask.pipeline.corrections import corrections_folder
+    from tag2mask.pipeline.stages import require_classes
     from tag2mask.review import Desk, reviewed_photos
 
     photos = reviewed_photos(config, run, split)
-    run.require_classes(photos.classes)
+    require_classes(run, photos.classes)
     corrections = Corrections(corrections_folder(config, run), photos.classes)
     return Desk(photos, run, corrections, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
 

@@ -12,11 +12,11 @@ from tag2mask.errors import UsageError
 from tag2mask.evaluate.comparison import Comparison
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult
-from tag2mask.pipeline.run_folder import CLASSES, STAGES, RunFolder
+from tag2mask.pipeline.run_folder import CLASSES, RunFolder
 
 if TYPE_CHECKING:
     from tag2mask.data.photos import PhotoSet
-    from tag2mask.pipeline.run import Stage
+    from tag2mask.pipeline.together import Work
 
 
 def finish(request: Request, results: Iterable[StageResult]) -> int:
@@ -48,7 +48,7 @@ def finish(request: Request, results: Iterable[StageResult]) -> int:
     return 1 if any(result.failed for result in told) else 0
 
 
-def do_stages(request: Request, names: Sequence[str], *then: "Stage") -> int:
+def do_stages(request: Request, names: Sequence[str], *then: "Work") -> int:
     """Do some stages of a run folder, then what else was asked for."""
     from tag2mask.distributed import is_main, wait
     from tag2mask.pipeline.plan import plan
@@ -71,10 +71,10 @@ def do_stages(request: Request, names: Sequence[str], *then: "Stage") -> int:
     return code
 
 
-def do_under_lock(request: Request, run: RunFolder, names: Sequence[str], *then: "Stage") -> int:
+def do_under_lock(request: Request, run: RunFolder, names: Sequence[str], *then: "Work") -> int:
     """Do them in a folder to which nobody else writes."""
     from tag2mask.distributed import gathered, is_main, join, wait
-    from tag2mask.pipeline.run import STAGE_FUNCTIONS
+    from tag2mask.pipeline.stages import STAGES
     from tag2mask.pipeline.together import do_together, require_no_shard
 
     require_no_shard(request.config)
@@ -87,30 +87,30 @@ def do_under_lock(request: Request, run: RunFolder, names: Sequence[str], *then:
         _prepare(request, run, names)
     wait()
     config, console = request.config, errors() if is_main() else Console(quiet=True)
-    work = {**{name: STAGE_FUNCTIONS[name] for name in names}, **{f"then {n}": stage for n, stage in enumerate(then)}}
-    return finish(request, (do_together(name, stage, config, run, console) for name, stage in work.items()))
+    stages = [(STAGES[name].name, STAGES[name].do, STAGES[name].distribution) for name in names]
+    work = [*stages, *(("then", each, "main") for each in then)]
+    return finish(request, (do_together(*each, config, run, console) for each in work))
 
 
 def _prepare(request: Request, run: RunFolder, names: Sequence[str]) -> None:
     """Check everything that can be checked, then delete what is to be made again, and write config.yaml."""
-    from tag2mask.pipeline.claims import stage_settings
     from tag2mask.pipeline.corrections import remember_corrections
     from tag2mask.pipeline.reading import photographs
-    from tag2mask.pipeline.run import check_ahead, slow_settings
+    from tag2mask.pipeline.stages import STAGES, check_ahead, require_classes, slow_settings, to_delete
 
     restart = _stage_to_restart(request, names)
     photos = photographs(request.config)
-    again = run.to_delete(restart, photos.classes)
-    run.require_classes(photos.classes, again)
-    for name in dict.fromkeys([*names, *again]):
-        run.check(name, stage_settings(name, request.config, photos), anew=name in again)
+    again = to_delete(run, restart, photos.classes)
+    require_classes(run, photos.classes, again)
+    for stage in (STAGES[name] for name in dict.fromkeys([*names, *again])):
+        run.check(stage, stage.fingerprint(request.config, photos), anew=stage.name in again)
     check_ahead(request.config, run, names, again)
     for sentence in slow_settings(request.config, names):
         errors().print(f"warning: {sentence}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     if "train" in names and request.verb != "demo":
         _tell_about_data(request.config, photos)
     if again:
-        run.delete(again)
+        run.delete(STAGES[name] for name in again)
         errors().print(f"restart: deleted what {', '.join(again)} made", highlight=False)
     if run.classes() != list(photos.classes) or not (run / CLASSES).is_file():
         run.keep_classes(photos.classes)
@@ -133,26 +133,15 @@ MOST_OPENED = 8
 """Images that are opened before training, to see what kinds of pixels there are."""
 
 
-def _sections(names: Sequence[str]) -> Sequence[str] | None:
-    """The sections of config.yaml that these stages bring up to date; None for all."""
+def _sections(names: Sequence[str]) -> Sequence[str]:
+    """The sections of config.yaml that these stages bring up to date: with training, all but those of other stages."""
+    from tag2mask.pipeline.stages import STAGES
+
     if "train" not in names:
-        return _SECTIONS[names[0]]
-    kept = ["limit", "shard", *(name for name in ("seeds", "edges", "segment") if name not in names)]
-    kept += ["predict"] if "segment" not in names else []
+        return [section for name in names for section in STAGES[name].sections]
+    others = [stage for name, stage in STAGES.items() if stage.wanted_by and name not in names]
+    kept = ["limit", "shard", *(section for stage in others for section in stage.sections)]
     return [field.name for field in fields(Config) if field.name not in kept]
-
-
-_SECTIONS = {
-    "seeds": ("seeds",),
-    "cams": ("cams", "pot", "external"),
-    "edges": ("edges",),
-    "refine": ("refine",),
-    "segment": ("segment", "predict"),
-    "confidence": (),
-    "evaluate": ("evaluate",),
-    "report": ("report",),
-}
-"""The sections of config.yaml that a stage run alone brings up to date."""
 
 
 def _stage_to_restart(request: Request, names: Sequence[str]) -> str | None:
@@ -161,20 +150,16 @@ def _stage_to_restart(request: Request, names: Sequence[str]) -> str | None:
     Raises:
         UsageError: it is no stage, or the verb would delete without making again.
     """
+    from tag2mask.pipeline.stages import STAGES
+
     stage: str | None = request.options["restart"]
     if stage is None or stage in names:
         return stage
     if stage not in STAGES:
         raise UsageError(f"--restart should name one of {', '.join(STAGES)}, received '{stage}'")
-    unread = {
-        "seeds": "settings `external`",
-        "edges": "--refine.method irn or irn+crf",
-        "segment": "--segment.enabled true",
-    }
     if request.verb in ("run", "demo"):
-        raise UsageError(
-            f"--restart {stage}: this run does not read it; it does with {unread.get(stage, 'other settings')}"
-        )
+        wanted = STAGES[stage].wanted_by or "other settings"
+        raise UsageError(f"--restart {stage}: this run does not read it; it does with {wanted}")
     raise UsageError(
         f"--restart {stage} would delete what {request.verb} does not make again; use `tag2mask run --restart {stage}`"
     )

@@ -57,7 +57,7 @@ def _seeds(request: Request) -> int:
 def _run(request: Request) -> int:
     """`run`: every stage, once or with several seeds."""
     from tag2mask.cli.repeats import repeat
-    from tag2mask.pipeline.run import stages_of
+    from tag2mask.pipeline.stages import stages_of
 
     def do(request: Request) -> int:
         return do_stages(request, stages_of(request.config))
@@ -69,7 +69,7 @@ def _run(request: Request) -> int:
 def _demo(request: Request) -> int:
     """`demo`: `run` on generated scenes."""
     from tag2mask.pipeline.demo import FOLDER, prepare_demo
-    from tag2mask.pipeline.run import stages_of
+    from tag2mask.pipeline.stages import stages_of
 
     if request.options["dry_run"]:
         scenes, stages = request.config.scenes, ", ".join(stages_of(request.config))
@@ -100,7 +100,7 @@ def _evaluate(request: Request) -> int:
 @_alone
 def _evaluate_folder(request: Request) -> int:
     """`evaluate FOLDER`: that folder alone."""
-    from tag2mask.pipeline.evaluate import evaluate_folder
+    from tag2mask.pipeline.evaluate_folder import evaluate_folder
 
     folder = Path(request.options["folder"])
     if not folder.is_dir():
@@ -234,8 +234,9 @@ VERBS = {
         "Is the data sound? Lists everything that is wrong with it.",
         _check,
         ("data_folder", "photographs, or a tags table"),
-        (("--no-time", "do not measure for some seconds how long training and masks would take here"),),
-        values=(("--with", "RUN", "list the tags that the trained network of a run doubts"),),
+        values=(
+            ("--with", "RUN", "list the tags that the trained network of a run doubts, and the time by its records"),
+        ),
     ),
     "seeds": Verb(
         "Make base CAMs from text with CLIP, or import them.",
@@ -244,13 +245,20 @@ VERBS = {
             ("--from-npy", "DIR", "take base CAMs from CLIP-ES's files ID.npy instead of making them"),
             ("--to-npy", "DIR", "write the base CAMs as CLIP-ES's files as well"),
         ),
+        restarts=True,
     ),
-    "train": Verb("Train the POT network from photographs and tags.", _one_stage),
-    "cams": Verb("Make class activation maps with the trained network.", _one_stage),
-    "edges": Verb("Train the edge network that IRN's random walk follows, on sure labels of the CAMs.", _one_stage),
-    "refine": Verb("Make masks from class activation maps.", _one_stage),
-    "segment": Verb("Train a segmentation network on the masks, and predict the splits that are measured.", _segment),
-    "confidence": Verb("Say how sure each mask is, without truth, and which photographs to look at first.", _one_stage),
+    "train": Verb("Train the POT network from photographs and tags.", _one_stage, restarts=True),
+    "cams": Verb("Make class activation maps with the trained network.", _one_stage, restarts=True),
+    "edges": Verb(
+        "Train the edge network that IRN's random walk follows, on sure labels of the CAMs.", _one_stage, restarts=True
+    ),
+    "refine": Verb("Make masks from class activation maps.", _one_stage, restarts=True),
+    "segment": Verb(
+        "Train a segmentation network on the masks, and predict the splits that are measured.", _segment, restarts=True
+    ),
+    "confidence": Verb(
+        "Say how sure each mask is, without truth, and which photographs to look at first.", _one_stage, restarts=True
+    ),
     "predict": Verb(
         "Label photographs with a trained segmentation network; needs no tags.",
         _predict,
@@ -305,8 +313,9 @@ VERBS = {
         _evaluate,
         ("folder", "masks (.png) or CAM files (.npz); without it, all that the run in --out made"),
         values=(("--against", "RUN", "put the segmentation network beside that of another run, class by class"),),
+        restarts=True,
     ),
-    "report": Verb("Write the page of a run.", _report, ("run", "the run folder")),
+    "report": Verb("Write the page of a run.", _report, ("run", "the run folder"), restarts=True),
     "review": Verb(
         "Serve a page on this machine where masks and tags are accepted, rejected and corrected.",
         _review,
@@ -321,9 +330,14 @@ VERBS = {
         "Do every stage, skipping what is done.",
         _run,
         values=(("--repeats", "N", "N runs with seeds from --seed on, in RUN/seed-S, and the spread of figures"),),
+        restarts=True,
     ),
     "demo": Verb(
-        "See the method at work on generated scenes.", _demo, None, (("--quick", "a tiny demo, in under a minute"),)
+        "See the method at work on generated scenes.",
+        _demo,
+        None,
+        (("--quick", "a tiny demo, in under a minute"),),
+        restarts=True,
     ),
 }
 """Every verb, in the order of a run."""

@@ -36,7 +36,7 @@ PROGRAMS: Mapping[str, str] = {
     "transformers": _TRANSFORMERS,
     "torchvision": "import torchvision\ntold = {}",
     "accelerate": "from accelerate import Accelerator\ntold = {}",
-    "tag2mask": "import tag2mask.cli.verbs, tag2mask.pipeline.run\ntold = {}",
+    "tag2mask": "import tag2mask.cli.verbs, tag2mask.pipeline.stages\ntold = {}",
     "onnx": "import onnx, onnxruntime, onnxscript\ntold = {}",
     "tensorboard": "from torch.utils.tensorboard import SummaryWriter\ntold = {}",
     "webdataset": "from webdataset import WebDataset\ntold = {}",

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from tag2mask.cam_files import PADDING, CamFile, CamKind, read_ids, write_cam
 from tag2mask.data.images import ImageError, read_image
 from tag2mask.data.photo import Photo
+from tag2mask.data.photos import PhotoSet
 from tag2mask.device import resolve_device
 from tag2mask.errors import UsageError
 from tag2mask.files import is_newer
@@ -21,75 +23,99 @@ from tag2mask.networks.checkpoint import load_network
 from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.pipeline.base_cams import external_maps, require_seeds, seed_path
 from tag2mask.pipeline.batches import sized_batches
-from tag2mask.pipeline.claims import stage_settings
-from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.config import Config, plain
 from tag2mask.pipeline.corrections import without_damaged
 from tag2mask.pipeline.pace import paced_bar
 from tag2mask.pipeline.paths import TRAIN_NETWORK
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs, read_ahead
 from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.stage import Ahead, Settings, Stage, StagePlan
 from tag2mask.pot import PotSettings, TransportCams
 
 
-def cams(config: Config, run: RunFolder, console: Console) -> StageResult:
-    """Make the CAM files that are missing, or whose photograph has other tags by now.
+class Cams(Stage):
+    """CAMs of several kinds from one pass over each photograph."""
 
-    Photographs of one size form fixed batches, and a batch goes through the network whole whenever one of its files
-    is missing, so that a file does not depend on which others were there already.
+    name = "cams"
+    outputs = ("cams",)
+    reads = ("train",)
+    reads_for: ClassVar = {"seeds": "external"}
+    version = 2
+    distribution = "shard"
+    sections = ("cams", "pot", "external")
+    reads_images = True
 
-    Raises:
-        UsageError: there is no trained network, or it knows other classes, or the folder holds CAMs of other
-            settings.
-    """
-    result = StageResult("cams")
-    photos = photographs(config, together=True)
-    without_damaged(photos, result)
-    if not (run / TRAIN_NETWORK).is_file():
-        raise UsageError(f"{run / TRAIN_NETWORK} does not exist; run `tag2mask train` with the same --out first")
-    check_kinds(config)
-    network = load_network(run / TRAIN_NETWORK, classes=photos.classes)
-    device = resolve_device(config.device)
-    run.claim("cams", stage_settings("cams", config, photos))
-    network = channels_last(network).to(device).eval()
-    if config.external.used:
-        require_seeds(run, photos, result)
-    batches = sized_batches(photos.photos, config, result).without(photos.decided.damaged)
-    todo, missing = batches.unfinished(lambda photo: _missing(photo, run, config))
-    result.skipped = batches.total - missing
-    dropped = 0
-    with paced_bar(run, "cams", console, missing) as advance:
-        for batch, images in read_batches(todo, config, result):
-            tags = torch.from_numpy(photos.tag_matrix(batch)).to(device)
-            maps = _maps(network, images.to(device), tags, config)
-            damaged: dict[str, str] = {}
-            if config.external.used:
-                grid = (maps.cams.shape[2], maps.cams.shape[3])
-                outside, damaged = external_maps(run, batch, len(photos.classes), grid)
-                maps = replace(maps, external=outside.to(device), use=config.external)
-                result.failed.update(damaged)
-                for photo_id, kind in product(damaged, config.cams.kinds):  # made from what the file was before
-                    (run / f"cams/{kind}" / f"{photo_id}.npz").unlink(missing_ok=True)
-            kinds = _kinds(maps, config.cams.kinds, config.pot)
-            for number, photo in enumerate(batch):
-                if photo.id not in damaged and _missing(photo, run, config):
-                    _write(run, photo, tuple(images.shape[2:]), number, kinds)
-                    result.done += 1
-            dropped += int((~maps.base.flatten(2).any(2) & tags).sum()) if not damaged else 0
-            advance(result.done)
-    if dropped:
-        result.notes.append(
-            f"{dropped} tags have an empty CAM to begin from, so POT leaves them out of their photographs"
-        )
-    return result
+    def settings(self, config: Config, photos: PhotoSet) -> Settings:
+        """Those of CAMs, of the method, and of base CAMs where they are used."""
+        cams = {key: value for key, value in plain(config.cams).items() if key != "batch_size"}
+        external = {"external": plain(config.external)} if config.external.used else {}
+        return {"cams": cams, "pot": plain(config.pot)} | external
+
+    def check(self, config: Config, run: RunFolder, photos: PhotoSet, ahead: Ahead) -> None:
+        """Refuse kinds of CAM that cannot be made."""
+        _check_kinds(config)
+
+    def plan(self, config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
+        """CAM files that are missing."""
+        kinds = config.cams.kinds
+        work = f"{{}} photographs to do, each {', '.join(kinds)} at {len(config.cams.scales)} scales"
+        return self.images_plan(run, photos.photos, [f"cams/{kind}" for kind in kinds], ".npz", work)
+
+    def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
+        """Make the CAM files that are missing, or whose photograph has other tags by now.
+
+        Photographs of one size form fixed batches, and a batch goes through the network whole whenever one of its files
+        is missing, so that a file does not depend on which others were there already.
+
+        Raises:
+            UsageError: there is no trained network, or it knows other classes, or the folder holds CAMs of other
+                settings.
+        """
+        result = StageResult(self.name)
+        photos = photographs(config, together=True)
+        without_damaged(photos, result)
+        if not (run / TRAIN_NETWORK).is_file():
+            raise UsageError(f"{run / TRAIN_NETWORK} does not exist; run `tag2mask train` with the same --out first")
+        _check_kinds(config)
+        network = load_network(run / TRAIN_NETWORK, classes=photos.classes)
+        device = resolve_device(config.device)
+        run.claim(self, self.fingerprint(config, photos))
+        network = channels_last(network).to(device).eval()
+        if config.external.used:
+            require_seeds(run, photos, result)
+        batches = sized_batches(photos.photos, config, result).without(photos.decided.damaged)
+        todo, missing = batches.unfinished(lambda photo: _missing(photo, run, config))
+        result.skipped = batches.total - missing
+        dropped = 0
+        with paced_bar(run, "cams", console, missing) as advance:
+            for batch, images in read_batches(todo, config, result):
+                tags = torch.from_numpy(photos.tag_matrix(batch)).to(device)
+                maps = _maps(network, images.to(device), tags, config)
+                damaged: dict[str, str] = {}
+                if config.external.used:
+                    grid = (maps.cams.shape[2], maps.cams.shape[3])
+                    outside, damaged = external_maps(run, batch, len(photos.classes), grid)
+                    maps = replace(maps, external=outside.to(device), use=config.external)
+                    result.failed.update(damaged)
+                    for photo_id, kind in product(damaged, config.cams.kinds):  # made from what the file was before
+                        (run / f"cams/{kind}" / f"{photo_id}.npz").unlink(missing_ok=True)
+                kinds = _kinds(maps, config.cams.kinds, config.pot)
+                for number, photo in enumerate(batch):
+                    if photo.id not in damaged and _missing(photo, run, config):
+                        _write(run, photo, tuple(images.shape[2:]), number, kinds)
+                        result.done += 1
+                dropped += int((~maps.base.flatten(2).any(2) & tags).sum()) if not damaged else 0
+                advance(result.done)
+        if dropped:
+            result.notes.append(
+                f"{dropped} tags have an empty CAM to begin from, so POT leaves them out of their photographs"
+            )
+        return result
 
 
-def check_kinds(config: Config) -> None:
-    """Refuse kinds of CAM that cannot be made.
-
-    Raises:
-        UsageError: `fused` without base CAMs.
-    """
+def _check_kinds(config: Config) -> None:
+    """Refuse `fused` without base CAMs."""
     if "fused" in config.cams.kinds and not config.external.used:
         raise UsageError("cams.kinds: `fused` needs base CAMs from outside; see the settings `external`")
 

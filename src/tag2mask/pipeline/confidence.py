@@ -32,8 +32,9 @@ from tag2mask.pipeline.read_bounded import read_bounded
 from tag2mask.pipeline.reading import photographs, reading_workers
 from tag2mask.pipeline.refinable import of_these_tags, shard_of, tagged_maps
 from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.stage import Stage, StagePlan
 from tag2mask.pipeline.truth import with_believable_truth, with_painted_truth
-from tag2mask.pipeline.witnesses import LONG_SIDE, Witnesses
+from tag2mask.pipeline.witnesses import EVIDENCE, LONG_SIDE, Witnesses
 
 
 @dataclass(frozen=True)
@@ -51,43 +52,60 @@ class _Compared:
     image: npt.NDArray[np.uint8] | None
 
 
-def confidence(config: Config, run: RunFolder, console: Console) -> StageResult:
-    """Gather the evidence that is missing or stale, then write both tables and measure the ranking where truth is.
+class Confidence(Stage):
+    """How sure each mask is, without truth."""
 
-    A shard gathers the evidence of its photographs and leaves the tables to the command without one.
+    name = "confidence"
+    outputs = ("confidence",)
+    reads = ("refine", "segment")
+    remade = True
+    distribution = "shard, then join"
 
-    Raises:
-        UsageError: there are no masks, or the network knows other classes.
-    """
-    result = StageResult("confidence")
-    photos = photographs(config, together=True)
-    without_damaged(photos, result)
-    if not (run / "masks").is_dir():
-        raise UsageError(f"{run / 'masks'} does not exist; run `tag2mask refine` with the same --out first")
-    together = process_count() > 1
-    if together and config.shard is None and not is_main():
-        return result  # what is left when every process has done its shard
-    remove_partial(run / "confidence")
-    witnesses = Witnesses.of(config, run, photos, result)
-    mine = shard_of(photos.photos, config, result, damaged=photos.decided.damaged)
-    mine = of_these_tags(mine, photos.decided.tags, witnesses.cams, result)
-    masked = mine.where(lambda photo: (witnesses.masks / f"{photo.id}.png").is_file())
-    todo = masked.where(witnesses.is_stale)
-    if config.shard is not None or not together:  # else each process has told what was there
-        result.skipped = len(masked) - len(todo)
-    _gather(todo, witnesses, config, run, result, console)
-    if config.shard is not None:
-        result.notes += [] if together else ["the tables are written by `tag2mask confidence` without --shard"]
+    def is_wanted(self, config: Config) -> bool:
+        """Always, but where a network is still to come that it would ask."""
+        return not (config.segment.enabled and config.shard is not None)
+
+    def plan(self, config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
+        """Masks without evidence."""
+        return self.images_plan(run, photos.photos, [EVIDENCE], ".npz", "{} masks to judge, then a ranking of all")
+
+    def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
+        """Gather the evidence that is missing or stale, then write both tables and measure the ranking where truth is.
+
+        A shard gathers the evidence of its photographs and leaves the tables to the command without one.
+
+        Raises:
+            UsageError: there are no masks, or the network knows other classes.
+        """
+        result = StageResult(self.name)
+        photos = photographs(config, together=True)
+        without_damaged(photos, result)
+        if not (run / "masks").is_dir():
+            raise UsageError(f"{run / 'masks'} does not exist; run `tag2mask refine` with the same --out first")
+        together = process_count() > 1
+        if together and config.shard is None and not is_main():
+            return result  # what is left when every process has done its shard
+        remove_partial(run / "confidence")
+        witnesses = Witnesses.of(config, run, photos, result)
+        mine = shard_of(photos.photos, config, result, damaged=photos.decided.damaged)
+        mine = of_these_tags(mine, photos.decided.tags, witnesses.cams, result)
+        masked = mine.where(lambda photo: (witnesses.masks / f"{photo.id}.png").is_file())
+        todo = masked.where(witnesses.is_stale)
+        if config.shard is not None or not together:  # else each process has told what was there
+            result.skipped = len(masked) - len(todo)
+        _gather(todo, witnesses, config, run, result, console)
+        if config.shard is not None:
+            result.notes += [] if together else ["the tables are written by `tag2mask confidence` without --shard"]
+            return result
+        if not len(masked):
+            result.notes.append(f"no photograph has a mask in {run / 'masks'}; {run / IMAGES} is left as it is")
+            return result
+        if len(mine) > len(masked):
+            result.notes.append(f"{len(mine) - len(masked)} photographs have no mask and are not ranked")
+        known, errors = with_believable_truth(with_painted_truth(config, photos.of(masked), console), config)
+        result.notes += [f"the ranking is not compared with the truth: {each}" for each in errors]
+        _write_tables(known, witnesses, run, config, result)
         return result
-    if not len(masked):
-        result.notes.append(f"no photograph has a mask in {run / 'masks'}; {run / IMAGES} is left as it is")
-        return result
-    if len(mine) > len(masked):
-        result.notes.append(f"{len(mine) - len(masked)} photographs have no mask and are not ranked")
-    known, errors = with_believable_truth(with_painted_truth(config, photos.of(masked), console), config)
-    result.notes += [f"the ranking is not compared with the truth: {each}" for each in errors]
-    _write_tables(known, witnesses, run, config, result)
-    return result
 
 
 def _gather(

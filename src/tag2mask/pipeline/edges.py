@@ -1,5 +1,6 @@
 """The stage `edges`: sure labels from CAMs, and the edge network that learns from them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -15,60 +16,118 @@ from tag2mask.networks.backbone import build_backbone
 from tag2mask.networks.checkpoint import load_network
 from tag2mask.networks.edge_network import EdgeNetwork, build_edge_network
 from tag2mask.networks.settings import NetworkSettings, in_section
-from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.corrections import without_damaged
-from tag2mask.pipeline.learning import learn
 from tag2mask.pipeline.pace import paced_bar
 from tag2mask.pipeline.paths import EDGE_LABELS, EDGE_NETWORK, TRAIN_NETWORK
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
-from tag2mask.pipeline.refinable import cam_folder, of_these_tags, read_refinables, shard_of, stale
+from tag2mask.pipeline.refinable import cam_folder, of_these_tags, read_refinables, require_cams, shard_of, stale
 from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.stage import Ahead, Settings, StagePlan, TrainingStage, training_settings
 from tag2mask.refine.labels import sure_labels
 from tag2mask.training.edges import edge_task
-from tag2mask.training.engine import check_engine
 
 
-def edges(config: Config, run: RunFolder, console: Console) -> StageResult:
-    """Write the labels that are missing or older than their CAM file, then train on them, or go on training.
+class Edges(TrainingStage):
+    """Sure labels from CAMs, and the edge network that learns from them."""
 
-    With a shard it writes the labels of that shard and stops: training needs them all.
+    name = "edges"
+    outputs = ("edges",)
+    reads = ("cams",)
+    distribution = "shard, then join"
+    sections = ("edges",)
+    wanted_by = "--refine.method irn or irn+crf"
 
-    Raises:
-        UsageError: there are no CAMs of the chosen kind, or the folder holds what other settings made.
-        Tag2maskError: not one label could be made.
-        Interrupted: the user stopped it; the state is saved.
-    """
-    result = StageResult("edges")
-    everything = photographs(config, together=True)
-    photos = without_damaged(everything, result)
-    cams = cam_folder(config, run)
-    run.claim("edges", stage_settings("edges", config, photos))
-    together = process_count() > 1  # they write labels by shards first, then train: each thing counts once
-    if (run / EDGE_NETWORK).is_file():
-        result.skipped = 0 if together and config.shard is not None else 1
-        older = len(stale(photos.photos.where(lambda photo: _labelled(run, cams, photo)), cams, run / EDGE_LABELS))
-        if older:
-            result.notes.append(f"{older} CAM files are newer than the labels learnt from; --restart edges learns anew")
+    def is_wanted(self, config: Config) -> bool:
+        """Where masks walk up to edges."""
+        return config.refine.walks
+
+    def settings(self, config: Config, photos: PhotoSet) -> Settings:
+        """Those of the labels and of training, as far as they have an effect."""
+        edges = config.edges
+        unread = ["epochs"] if edges.steps is not None else []
+        unread += ["momentum"] if edges.optimizer != "sgd" else []
+        unread += ["weights"] if edges.backbone is None else []
+        own = training_settings(edges, *unread)
+        own["labels"].pop("background_levels" if config.refine.has_background else "background_factors")
+        return {
+            "classes": list(photos.classes),
+            "seed": config.seed,
+            "limit": config.limit,
+            "data": {"split": config.data.split},
+            "edges": own,
+            "refine": {"cams": config.refine.cams, "long_side": config.refine.long_side},
+        }
+
+    def check(self, config: Config, run: RunFolder, photos: PhotoSet, ahead: Ahead) -> None:
+        """Look for the CAMs, and build the network where that is possible by now."""
+        require_cams(config, run, ahead)
+        if config.shard is not None or not self.is_new(run, ahead):
+            return
+        super().check(config, run, photos, ahead)
+        stands = (run / TRAIN_NETWORK).is_file() and "train" not in ahead.again  # the network that it stands on
+        if config.edges.backbone is not None or stands:
+            _untrained(config, run)
+
+    def plan(self, config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
+        """Labels that are missing, and steps that are left."""
+        training = super().plan(config, run, photos)
+        if not training.steps:
+            return training
+        work = "{} labels to write over all shards; no training" if config.shard is not None else "{} labels to write"
+        labels = self.images_plan(run, photos.photos, [EDGE_LABELS], ".png", work)
+        if config.shard is not None:
+            return labels
+        known = None not in (training.seconds, labels.seconds)
+        seconds = (training.seconds or 0) + (labels.seconds or 0) if known else None
+        return replace(labels, work=f"{labels.work}, then {training.work}", steps=training.steps, seconds=seconds)
+
+    def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
+        """Write the labels that are missing or older than their CAM file, then train on them, or go on training.
+
+        With a shard it writes the labels of that shard and stops: training needs them all.
+
+        Raises:
+            UsageError: there are no CAMs of the chosen kind, or the folder holds what other settings made.
+            Tag2maskError: not one label could be made.
+            Interrupted: the user stopped it; the state is saved.
+        """
+        result = StageResult(self.name)
+        everything = photographs(config, together=True)
+        photos = without_damaged(everything, result)
+        cams = cam_folder(config, run)
+        run.claim(self, self.fingerprint(config, photos))
+        together = process_count() > 1  # they write labels by shards first, then train: each thing counts once
+        if (run / EDGE_NETWORK).is_file():
+            result.skipped = 0 if together and config.shard is not None else 1
+            older = len(stale(photos.photos.where(lambda photo: _labelled(run, cams, photo)), cams, run / EDGE_LABELS))
+            if older:
+                result.notes.append(
+                    f"{older} CAM files are newer than the labels learnt from; --restart edges learns anew"
+                )
+            return result
+        # What is wrong with the network should be said before hours of labels.
+        network = _untrained(config, run) if config.shard is None else None
+        _write_labels(config, run, everything, cams, result, console)
+        if network is None:
+            if not together:
+                result.notes.append("these are the labels of one shard; `tag2mask edges` without --shard trains on all")
+            return result
+        if together:
+            result.skipped = 0
+        labelled = photos.of(photos.photos.where(lambda photo: _labelled(run, cams, photo)))
+        if not labelled.photos:
+            raise Tag2maskError(
+                "not one photograph has labels to learn edges from; `tag2mask cams` makes what they need"
+            )
+        for photo in photos.photos:
+            if not _labelled(run, cams, photo) and photo.id not in result.failed:
+                result.failed[photo.id] = (
+                    f"{cams / photo.id}.npz does not exist, so it has no labels to learn edges from"
+                )
+        _train(self, config, run, labelled, network, result, console)
         return result
-    # What is wrong with the network should be said before hours of labels.
-    network = untrained_edge_network(config, run) if config.shard is None else None
-    _write_labels(config, run, everything, cams, result, console)
-    if network is None:
-        if not together:
-            result.notes.append("these are the labels of one shard; `tag2mask edges` without --shard trains on all")
-        return result
-    if together:
-        result.skipped = 0
-    labelled = photos.of(photos.photos.where(lambda photo: _labelled(run, cams, photo)))
-    if not labelled.photos:
-        raise Tag2maskError("not one photograph has labels to learn edges from; `tag2mask cams` makes what they need")
-    for photo in photos.photos:
-        if not _labelled(run, cams, photo) and photo.id not in result.failed:
-            result.failed[photo.id] = f"{cams / photo.id}.npz does not exist, so it has no labels to learn edges from"
-    _train(config, run, labelled, network, result, console)
-    return result
 
 
 def _labelled(run: RunFolder, cams: Path, photo: Photo) -> bool:
@@ -97,7 +156,13 @@ def _write_labels(
 
 
 def _train(
-    config: Config, run: RunFolder, photos: PhotoSet, network: EdgeNetwork, result: StageResult, console: Console
+    stage: TrainingStage,
+    config: Config,
+    run: RunFolder,
+    photos: PhotoSet,
+    network: EdgeNetwork,
+    result: StageResult,
+    console: Console,
 ) -> None:
     """Train the edge branch on photographs with labels, and save the network."""
     samples = LabelledSet(
@@ -109,11 +174,11 @@ def _train(
         intensity=config.data.intensity,
         fill=network.backbone.mean,
     )
-    steps = learn(edge_task(network, samples, config.edges), config.edges, config, run, console, result)
+    steps = stage.learn(edge_task(network, samples, config.edges), config, run, console, result)
     result.notes.append(f"trained for {steps} steps")
 
 
-def untrained_edge_network(config: Config, run: RunFolder) -> EdgeNetwork:
+def _untrained(config: Config, run: RunFolder) -> EdgeNetwork:
     """A new branch on the backbone that the settings name, after a look at what would stop its training.
 
     Raises:
@@ -121,7 +186,6 @@ def untrained_edge_network(config: Config, run: RunFolder) -> EdgeNetwork:
         Tag2maskError: weights could not be fetched.
     """
     settings = config.edges
-    check_engine("edges", settings, config.device)
     if settings.backbone is None:
         backbone = load_network(run / TRAIN_NETWORK).backbone
     else:

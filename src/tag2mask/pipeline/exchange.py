@@ -13,6 +13,7 @@ from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.corrections import data_of
 from tag2mask.pipeline.paths import WHOLE
 from tag2mask.pipeline.run_folder import RunFolder, run_of
+from tag2mask.pipeline.stages import require_classes
 
 _MASKS, _PREDICTIONS = "masks", "predictions"
 
@@ -54,7 +55,7 @@ def mask_source(config: Config, path: Path) -> tuple[MaskSource, str]:
         return MaskSource(folder, _classes(config), None, *limits), split_name
     photos = open_photos(data, split=split)
     if run is not None:
-        RunFolder(run).require_classes(photos.classes)
+        require_classes(RunFolder(run), photos.classes)
     if corrected:
         return _corrected_source(config, folder, photos), split_name
     return MaskSource(folder, photos.classes, photos.photos, *limits), split_name

@@ -9,48 +9,86 @@ from rich.console import Console
 
 from tag2mask.data.images import ImageError, read_image, write_mask
 from tag2mask.data.photo import Photo, Photos
+from tag2mask.data.photos import PhotoSet
 from tag2mask.errors import UsageError
 from tag2mask.files import is_newer
 from tag2mask.networks.checkpoint import load_segmentation_network
-from tag2mask.pipeline.claims import stage_settings
-from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.config import Config, plain
 from tag2mask.pipeline.pace import paced_bar
 from tag2mask.pipeline.paths import WHOLE
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs, read_ahead
 from tag2mask.pipeline.refinable import shard_of
 from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.stage import Ahead, Settings, Stage, StagePlan
+from tag2mask.pipeline.truth import check_splits
 from tag2mask.predictor import SEGMENT_NETWORK, Predictor
 
 
-def predictions(config: Config, run: RunFolder, console: Console) -> StageResult:
-    """Write predictions/SPLIT/ID.png where it is missing, or older than the network.
+class Predictions(Stage):
+    """What the segmentation network says of the splits that are measured, without their tags."""
 
-    Raises:
-        UsageError: there is no segmentation network, or the folder holds predictions of other settings.
-    """
-    path = run / SEGMENT_NETWORK
-    if not path.is_file():
-        raise UsageError(f"{path} does not exist; run `tag2mask segment` with the same --out first")
-    photos = photographs(config)
-    network = load_segmentation_network(path, classes=photos.classes)
-    run.claim("predictions", stage_settings("predictions", config, photos))
-    predictor = Predictor(network, config.device, config.predict, pixel_limit=config.data.pixel_limit)
-    result = StageResult("predictions")
-    for split in config.evaluate.split_names(config.data.split):
-        folder = run / f"predictions/{split or WHOLE}"
-        mine = shard_of(photographs(config, split).photos, config, result)
-        todo = mine.where(partial(_missing, folder, path))
-        result.skipped += len(mine) - len(todo)
-        before = result.done
-        with paced_bar(run, "predictions", console, len(todo), f"predictions {split or WHOLE}") as advance:
-            for batch in _batches(todo, config, predictor, result):
-                found = predictor.predictions([image for _, image in batch])
-                for (photo, _), prediction in zip(batch, found, strict=True):
-                    write_mask(folder / f"{photo.id}.png", prediction.labels)
-                    result.done += 1
-                advance(result.done - before)
-    return result
+    name = "predictions"
+    outputs = ("predictions",)
+    reads = ("segment",)
+    distribution = "shard"
+    sections = ("predict",)
+    section = "predict"
+    wanted_by = "--segment.enabled true"
+
+    def is_wanted(self, config: Config) -> bool:
+        """Where a segmentation network is trained."""
+        return config.segment.enabled and config.shard is None
+
+    def settings(self, config: Config, photos: PhotoSet) -> Settings:
+        """Those of prediction."""
+        return {"predict": {key: value for key, value in plain(config.predict).items() if key != "batch_size"}}
+
+    def check(self, config: Config, run: RunFolder, photos: PhotoSet, ahead: Ahead) -> None:
+        """Look at the splits that are measured."""
+        check_splits(config, photos)
+
+    def plan(self, config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
+        """Predictions that are missing, of all splits."""
+        words = "{} photographs to predict"
+        plans = [
+            self.images_plan(run, photographs(config, split).photos, [f"predictions/{split or WHOLE}"], ".png", words)
+            for split in config.evaluate.split_names(config.data.split)
+        ]
+        lacking = sum(plan.lacking for plan in plans)
+        sizes, seconds = [plan.bytes for plan in plans], [plan.seconds for plan in plans]
+        size = None if None in sizes else sum(each or 0 for each in sizes)
+        time = None if None in seconds else sum(each or 0.0 for each in seconds)
+        return StagePlan(self.name, words.format(lacking), lacking, 0, size, time)
+
+    def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
+        """Write predictions/SPLIT/ID.png where it is missing, or older than the network.
+
+        Raises:
+            UsageError: there is no segmentation network, or the folder holds predictions of other settings.
+        """
+        path = run / SEGMENT_NETWORK
+        if not path.is_file():
+            raise UsageError(f"{path} does not exist; run `tag2mask segment` with the same --out first")
+        photos = photographs(config)
+        network = load_segmentation_network(path, classes=photos.classes)
+        run.claim(self, self.fingerprint(config, photos))
+        predictor = Predictor(network, config.device, config.predict, pixel_limit=config.data.pixel_limit)
+        result = StageResult(self.name)
+        for split in config.evaluate.split_names(config.data.split):
+            folder = run / f"predictions/{split or WHOLE}"
+            mine = shard_of(photographs(config, split).photos, config, result)
+            todo = mine.where(partial(_missing, folder, path))
+            result.skipped += len(mine) - len(todo)
+            before = result.done
+            with paced_bar(run, "predictions", console, len(todo), f"predictions {split or WHOLE}") as advance:
+                for batch in _batches(todo, config, predictor, result):
+                    found = predictor.predictions([image for _, image in batch])
+                    for (photo, _), prediction in zip(batch, found, strict=True):
+                        write_mask(folder / f"{photo.id}.png", prediction.labels)
+                        result.done += 1
+                    advance(result.done - before)
+        return result
 
 
 def _missing(folder: Path, network: Path, photo: Photo) -> bool:

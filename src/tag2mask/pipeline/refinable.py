@@ -17,6 +17,7 @@ from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import read_ahead
 from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.stage import Ahead
 from tag2mask.refine.labels import ClassMaps
 
 
@@ -47,6 +48,19 @@ def cam_folder(config: Config, run: RunFolder) -> Path:
     if not folder.is_dir():
         raise UsageError(f"{folder} does not exist; run `tag2mask cams` with --cams.kinds that include it first")
     return folder
+
+
+def require_cams(config: Config, run: RunFolder, ahead: Ahead) -> None:
+    """See that there are CAMs to refine, or will be.
+
+    Raises:
+        UsageError: neither.
+    """
+    kept = "cams" not in ahead.again and (run / "cams" / config.refine.cams).is_dir()
+    if "cams" not in ahead.stages:
+        cam_folder(config, run)
+    elif config.refine.cams not in config.cams.kinds and not kept:
+        raise UsageError(f"refine.cams {config.refine.cams} is none of cams.kinds, {', '.join(config.cams.kinds)}")
 
 
 def stale(photos: Photos, cams: Path, targets: Path) -> Photos:

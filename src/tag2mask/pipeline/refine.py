@@ -1,62 +1,106 @@
 """The stage `refine`: CAMs to masks."""
 
+from typing import ClassVar
+
 import torch
 from rich.console import Console
 from torch import Tensor
 
 from tag2mask.data.images import write_fractions, write_mask
+from tag2mask.data.photos import PhotoSet
 from tag2mask.device import resolve_device
 from tag2mask.errors import UsageError
 from tag2mask.memory import channels_last
 from tag2mask.networks.checkpoint import load_edge_network
 from tag2mask.networks.edge_network import EdgeNetwork
-from tag2mask.pipeline.claims import stage_settings
-from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.config import Config, plain
 from tag2mask.pipeline.corrections import without_damaged
 from tag2mask.pipeline.pace import paced_bar
 from tag2mask.pipeline.paths import EDGE_NETWORK, LABEL_CONFIDENCE
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
-from tag2mask.pipeline.refinable import cam_folder, of_these_tags, read_refinables, shard_of, stale
+from tag2mask.pipeline.refinable import cam_folder, of_these_tags, read_refinables, require_cams, shard_of, stale
 from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.stage import Ahead, Settings, Stage, StagePlan
 from tag2mask.refine.masks import refined_masks
 
 
-def refine(config: Config, run: RunFolder, console: Console) -> StageResult:
-    """Write the masks that are missing, or older than their CAM file.
+class Refine(Stage):
+    """CAMs to masks."""
 
-    Raises:
-        UsageError: there are no CAMs of the chosen kind, or no edge network for a method that needs one, or the
-            folder holds masks of other settings.
-    """
-    result = StageResult("refine")
-    photos = photographs(config, together=True)
-    without_damaged(photos, result)
-    cams = cam_folder(config, run)
-    device = resolve_device(config.device)
-    network = _edge_network(run, device) if config.refine.walks else None
-    run.claim("refine", stage_settings("refine", config, photos))
-    target = run / "masks"
-    whole = shard_of(photos.photos, config, result, damaged=photos.decided.damaged)
-    mine = of_these_tags(whole, photos.decided.tags, cams, result)
-    todo = stale(mine, cams, target)
-    result.skipped = len(mine) - len(todo)
-    with paced_bar(run, "refine", console, len(todo)) as advance:
-        for batch in read_refinables(todo, cams, config, device, result):
-            images = [each.image for each in batch]
-            edges = None if network is None else [_edge(network, image) for image in images]
-            masks = refined_masks(
-                images, [each.cams for each in batch], [each.size for each in batch], config.refine, edges
-            )
-            for number, (each, mask) in enumerate(zip(batch, masks, strict=True)):
-                if edges is not None:
-                    write_fractions(run / "refine/edges" / f"{each.photo.id}.png", edges[number].cpu().numpy())
-                if config.refine.keep_confidence and mask.confidence is not None:
-                    write_fractions(run / LABEL_CONFIDENCE / f"{each.photo.id}.png", mask.confidence.cpu().numpy())
-                write_mask(target / f"{each.photo.id}.png", mask.labels.cpu().numpy())
-                result.done += 1
-            advance(result.done)
-    return result
+    name = "refine"
+    outputs = ("refine", "masks")
+    reads = ("cams",)
+    reads_for: ClassVar = {"edges": "walk"}
+    version = 2
+    distribution = "shard"
+    sections = ("refine",)
+    reads_images = True
+
+    def settings(self, config: Config, photos: PhotoSet) -> Settings:
+        """Those that the method reads."""
+        refine, settings = plain(config.refine), config.refine
+        walk = refine.pop("walk")
+        unread = {"batch_size"}
+        if not settings.keep_confidence:
+            unread.add("keep_confidence")
+        if not settings.uses_crf:
+            unread |= {"crf", "crf_power", "confidence"}
+        if settings.method == "argmax":
+            unread.add("long_side")
+        if settings.walks or settings.has_background:
+            unread |= {"background_threshold", "background_power"}
+        elif settings.background_power is not None:
+            unread.add("background_threshold")
+        if settings.has_background:
+            walk.pop("background_level")
+        read = {"refine": {key: value for key, value in refine.items() if key not in unread}}
+        return read | ({"walk": walk} if settings.walks else {})
+
+    def check(self, config: Config, run: RunFolder, photos: PhotoSet, ahead: Ahead) -> None:
+        """Look for the CAMs."""
+        require_cams(config, run, ahead)
+
+    def plan(self, config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
+        """Masks that are missing."""
+        work = f"{{}} masks to write by {config.refine.method} of {config.refine.cams}"
+        return self.images_plan(run, photos.photos, ["masks"], ".png", work)
+
+    def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
+        """Write the masks that are missing, or older than their CAM file.
+
+        Raises:
+            UsageError: there are no CAMs of the chosen kind, or no edge network for a method that needs one, or the
+                folder holds masks of other settings.
+        """
+        result = StageResult(self.name)
+        photos = photographs(config, together=True)
+        without_damaged(photos, result)
+        cams = cam_folder(config, run)
+        device = resolve_device(config.device)
+        network = _edge_network(run, device) if config.refine.walks else None
+        run.claim(self, self.fingerprint(config, photos))
+        target = run / "masks"
+        whole = shard_of(photos.photos, config, result, damaged=photos.decided.damaged)
+        mine = of_these_tags(whole, photos.decided.tags, cams, result)
+        todo = stale(mine, cams, target)
+        result.skipped = len(mine) - len(todo)
+        with paced_bar(run, "refine", console, len(todo)) as advance:
+            for batch in read_refinables(todo, cams, config, device, result):
+                images = [each.image for each in batch]
+                edges = None if network is None else [_edge(network, image) for image in images]
+                masks = refined_masks(
+                    images, [each.cams for each in batch], [each.size for each in batch], config.refine, edges
+                )
+                for number, (each, mask) in enumerate(zip(batch, masks, strict=True)):
+                    if edges is not None:
+                        write_fractions(run / "refine/edges" / f"{each.photo.id}.png", edges[number].cpu().numpy())
+                    if config.refine.keep_confidence and mask.confidence is not None:
+                        write_fractions(run / LABEL_CONFIDENCE / f"{each.photo.id}.png", mask.confidence.cpu().numpy())
+                    write_mask(target / f"{each.photo.id}.png", mask.labels.cpu().numpy())
+                    result.done += 1
+                advance(result.done)
+        return result
 
 
 def _edge_network(run: RunFolder, device: torch.device) -> EdgeNetwork:

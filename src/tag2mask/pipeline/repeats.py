@@ -17,7 +17,8 @@ from tag2mask.pipeline.config import Config, absolute, plain
 from tag2mask.pipeline.corrections import data_of, with_remembered
 from tag2mask.pipeline.learnt_from import LearntFrom
 from tag2mask.pipeline.reading import photographs
-from tag2mask.pipeline.run_folder import STAGES, RunFolder
+from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.stages import begun
 
 RECORD = "repeats.json"
 
@@ -39,9 +40,8 @@ class Repeats:
         """
         if config.shard is not None:
             raise UsageError("--repeats does whole runs, one after another; leave --shard out")
-        begun = [stage.name for stage in STAGES.values() if (run / stage.folder / "stage.json").is_file()]
-        if begun:
-            raise UsageError(f"{run.path} holds a single run ({', '.join(begun)}); --repeats needs a folder of its own")
+        if there := begun(run):
+            raise UsageError(f"{run.path} holds a single run ({', '.join(there)}); --repeats needs a folder of its own")
         self.run = run
         self.configs = [
             replace(config, seed=seed, out=run / f"seed-{seed}") for seed in range(config.seed, config.seed + count)

@@ -2,26 +2,46 @@
 
 from rich.console import Console
 
+from tag2mask.data.photos import PhotoSet
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.stage import Ahead, Stage, StagePlan
 from tag2mask.pipeline.truth import with_believable_truth, with_painted_truth
 from tag2mask.report import write_report
 
 
-def report(config: Config, run: RunFolder, console: Console) -> StageResult:
-    """Write report.html over the photographs of the first split that is evaluated."""
-    split = config.evaluate.split_names(config.data.split)[0]
-    photos = with_painted_truth(config, photographs(config, split), console)
-    photos, errors = with_believable_truth(photos, config)
-    judged = with_believable_truth(photographs(config), config)[0] if split != config.data.split else None
-    page = write_report(
-        run.path,
-        photos,
-        config.report,
-        judged=judged,
-        notices=(*errors, *photos.notes),
-        intensity=config.data.intensity,
-    )
-    return StageResult("report", done=1, notes=[f"the page: {page}"])
+class Report(Stage):
+    """One page for a run."""
+
+    name = "report"
+    outputs = ("report.html",)
+    reads = ("train", "cams", "refine", "segment", "confidence", "evaluate")
+    remade = True
+    distribution = "main"
+    sections = ("report",)
+
+    def check(self, config: Config, run: RunFolder, photos: PhotoSet, ahead: Ahead) -> None:
+        """Refuse values out of range."""
+        config.report.validate()
+
+    def plan(self, config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
+        """The page, which is always written anew."""
+        return StagePlan(self.name, f"write {run / 'report.html'}")
+
+    def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
+        """Write report.html over the photographs of the first split that is evaluated."""
+        split = config.evaluate.split_names(config.data.split)[0]
+        photos = with_painted_truth(config, photographs(config, split), console)
+        photos, errors = with_believable_truth(photos, config)
+        judged = with_believable_truth(photographs(config), config)[0] if split != config.data.split else None
+        page = write_report(
+            run.path,
+            photos,
+            config.report,
+            judged=judged,
+            notices=(*errors, *photos.notes),
+            intensity=config.data.intensity,
+        )
+        return StageResult(self.name, done=1, notes=[f"the page: {page}"])

@@ -4,68 +4,20 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
 
-from tag2mask.errors import Tag2maskError, UsageError, first_five
+from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.files import TEMPORARY_PREFIX, read_json, remove_partial, write_json, write_text
 from tag2mask.pipeline.config import Config, absolute, to_yaml
 
-
-@dataclass(frozen=True)
-class StageFiles:
-    """What a stage writes.
-
-    Attributes:
-        name: of the stage.
-        folder: relative to the run folder; holds the stage's record, stage.json.
-        outputs: relative to the run folder; deleted by a restart.
-        reads: the stages whose outputs it reads.
-        version: raised by hand whenever the same settings would give other files.
-        reads_for: inputs that are read only where the settings have a section: {stage: section}.
-        remade: the stage makes its files anew each time, or finds out by itself which of them are stale.
-    """
-
-    name: str
-    folder: str
-    outputs: tuple[str, ...]
-    reads: tuple[str, ...]
-    version: int = 1
-    reads_for: Mapping[str, str] = field(default_factory=dict)
-    remade: bool = False
-
-
-STAGES = {
-    stage.name: stage
-    for stage in (
-        StageFiles("seeds", "seeds", ("seeds",), ()),
-        StageFiles("train", "train", ("train",), (), version=2, reads_for={"seeds": "external"}),
-        StageFiles("cams", "cams", ("cams",), ("train",), version=2, reads_for={"seeds": "external"}),
-        StageFiles("edges", "edges", ("edges",), ("cams",)),
-        StageFiles("refine", "refine", ("refine", "masks"), ("cams",), version=2, reads_for={"edges": "walk"}),
-        StageFiles("segment", "segment", ("segment",), (), version=2, reads_for={"refine": "masks"}),
-        StageFiles("predictions", "predictions", ("predictions",), ("segment",)),
-        StageFiles("confidence", "confidence", ("confidence",), ("refine", "segment"), remade=True),
-        StageFiles(
-            "evaluate", ".", ("metrics.json", "evaluate"), ("seeds", "cams", "refine", "predictions"), remade=True
-        ),
-        StageFiles(
-            "report",
-            ".",
-            ("report.html",),
-            ("train", "cams", "refine", "segment", "confidence", "evaluate"),
-            remade=True,
-        ),
-    )
-}
-"""The stages in the order in which `run` does them."""
+if TYPE_CHECKING:
+    from tag2mask.pipeline.stage import Stage
 
 
 CLASSES = "classes.json"
@@ -91,38 +43,6 @@ class RunFolder:
     def __truediv__(self, part: str) -> Path:
         return self.path / part
 
-    def require_classes(self, classes: Sequence[str], again: Iterable[str] = ()) -> None:
-        """See that the run is of these classes: ids of masks, CAMs, networks and decisions are places in the list.
-
-        Args:
-            classes: the names of the classes 1..C that the data has now.
-            again: stages whose outputs are about to be deleted; if these are all that began, any list will do.
-
-        Raises:
-            UsageError: the run was begun with another list, or the same one in another order.
-        """
-        before = self.classes()
-        if before is None or list(classes) == before or set(self.began()) <= set(again):
-            return
-        new = [name for name in classes if name not in before]
-        gone = [name for name in before if name not in classes]
-        what = [f"new: {first_five(new)}"] if new else []
-        what += [f"gone: {first_five(gone)}"] if gone else []
-        raise UsageError(
-            f"{self.path} was begun with the classes {first_five(before)}, and the data now has {first_five(classes)} "
-            f"({'; '.join(what) or 'the same in another order'}): the ids of its masks and networks would mean other "
-            f"classes. Keep the list with --data.classes, or {self._anew()}"
-        )
-
-    def _anew(self) -> str:
-        """The command that begins a run anew."""
-        first = next(iter(self.began()), "train")
-        return f"begin anew: `tag2mask run --out {self.path} --restart {first}`, or another --out"
-
-    def began(self) -> list[str]:
-        """The stages that have made something here, in their order, without those that are made anew each time."""
-        return [name for name, stage in STAGES.items() if not stage.remade and self._record(name).is_file()]
-
     def classes(self) -> list[str] | None:
         """The class list that the run was begun with; None where nothing says it.
 
@@ -131,22 +51,13 @@ class RunFolder:
         """
         path = self.path / CLASSES
         if not path.is_file():
-            lists = (self.setting(name, "classes") for name in self.began())
+            lists = (self.setting(record.parent.name, "classes") for record in sorted(self.path.glob("*/stage.json")))
             return next((known for known in lists if isinstance(known, list)), None)
         known = read_json(path)
         found = known.get("classes") if isinstance(known, dict) else None
         if not isinstance(found, list):
-            raise Tag2maskError(f"{path} is damaged: it does not hold the list `classes`; {self._anew()}")
+            raise Tag2maskError(f"{path} is damaged: it does not hold the list `classes`; use another --out")
         return found
-
-    def to_delete(self, restart: str | None, classes: Sequence[str]) -> list[str]:
-        """The stages that a restart deletes: all that read the one, or, where the first one begins anew with another
-        class list, all of them."""
-        if restart is None:
-            return []
-        if self.classes() not in (None, list(classes)) and restart == next(iter(self.began()), None):
-            return list(STAGES)
-        return self.with_readers(restart)
 
     def keep_classes(self, classes: Sequence[str]) -> None:
         """Write `CLASSES`: the names of the classes 1..C in the order of their ids."""
@@ -162,33 +73,31 @@ class RunFolder:
         recorded = self._recorded(name)
         return None if recorded is None else recorded["settings"].get(setting)
 
-    def with_readers(self, name: str) -> list[str]:
-        """A stage and every stage that reads its outputs, directly or not, in order.
+    def has_record(self, name: str) -> bool:
+        """Whether a stage ever began here."""
+        return self._record(name).is_file()
 
-        Inputs that only some settings read count where the stage has read them here.
+    def inputs(self, name: str) -> tuple[str, ...]:
+        """The stages whose outputs a stage has read here, as its record says.
+
+        Raises:
+            Tag2maskError: the record is damaged.
         """
-        found = [name]
-        for stage in STAGES.values():
-            recorded = None
-            if stage.reads_for:
-                with suppress(Tag2maskError):  # one that is damaged must not keep its stage from being made again
-                    recorded = self._recorded(stage.name)
-            if any(read in found for read in (*stage.reads, *(recorded or {}).get("inputs", ()))):
-                found.append(stage.name)
-        return found
+        recorded = self._recorded(name)
+        return () if recorded is None else tuple(recorded["inputs"])
 
-    def check(self, name: str, settings: Mapping[str, Any], *, anew: bool = False) -> None:
+    def check(self, stage: "Stage", settings: Mapping[str, Any], *, anew: bool = False) -> None:
         """Find out whether a stage may work here with these settings; nothing is written.
 
         Args:
-            name: of the stage.
-            settings: nested plain values, as `stage_settings` gives them.
+            stage: the stage.
+            settings: its fingerprint.
             anew: what the stage made before is about to be deleted, so that its settings do not matter.
 
         Raises:
             UsageError: the folder holds outputs of other settings or of another version, or files that no run wrote.
         """
-        stage = STAGES[name]
+        name = stage.name
         if stage.remade:
             return
         # Looked for before the record is: another process of this run writes that first, and then its files.
@@ -196,32 +105,32 @@ class RunFolder:
         if self._record(name).is_file():
             recorded = None if anew else self._recorded(name)
             if recorded is not None:
-                self._refuse(name, _differences(recorded, self._entry(name, settings), inputs=False))
+                self._refuse(name, _differences(recorded, self._entry(stage, settings), inputs=False))
         elif foreign:
             raise UsageError(
                 f"{self.path / foreign[0]} was not made by a run, and {name} would overwrite it; use another --out"
             )
 
-    def claim(self, name: str, settings: Mapping[str, Any]) -> None:
+    def claim(self, stage: "Stage", settings: Mapping[str, Any]) -> None:
         """Record that the stage works with these settings, after `check` and a look at the stages that it reads.
 
         Raises:
             UsageError: as `check`, or an input was made again since.
         """
-        self.check(name, settings)
-        entry, recorded = self._entry(name, settings), self._recorded(name)
+        self.check(stage, settings)
+        name = stage.name
+        entry, recorded = self._entry(stage, settings), self._recorded(name)
         if recorded is not None:
             self._refuse(name, _differences(recorded, entry))
-        for output in STAGES[name].outputs:
+        for output in stage.outputs:
             remove_partial(self.path / output)
         fingerprint = hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]
         write_json(self._record(name), {**entry, "fingerprint": fingerprint})
 
-    def _entry(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def _entry(self, stage: "Stage", settings: Mapping[str, Any]) -> dict[str, Any]:
         """What the record of a stage holds, but for the fingerprint over it."""
-        stage = STAGES[name]
         return {
-            "stage": name,
+            "stage": stage.name,
             "version": stage.version,
             "settings": _flat(settings),
             "inputs": {
@@ -233,13 +142,13 @@ class RunFolder:
     def _refuse(self, name: str, differences: list[str]) -> None:
         if differences:
             raise UsageError(
-                f"{self.path / STAGES[name].folder} was made with other settings: {'; '.join(differences)}. "
+                f"{self.path / name} was made with other settings: {'; '.join(differences)}. "
                 f"Use --restart {name} to make it again, another --out to keep it, or the old value"
             )
 
-    def delete(self, names: Iterable[str]) -> None:
+    def delete(self, stages: Iterable["Stage"]) -> None:
         """Delete the outputs of stages."""
-        for output in (output for name in names for output in STAGES[name].outputs):
+        for output in (output for stage in stages for output in stage.outputs):
             target = self.path / output
             if target.is_dir():
                 rmtree(target)
@@ -301,7 +210,7 @@ class RunFolder:
             write_json(path, figures)
 
     def _record(self, name: str) -> Path:
-        return self.path / STAGES[name].folder / "stage.json"
+        return self.path / name / "stage.json"
 
     def _recorded(self, name: str) -> dict[str, Any] | None:
         """What the record of a stage says; None if it never began.
@@ -330,8 +239,7 @@ def run_of(path: Path) -> Path | None:
 
 def _is_run(folder: Path) -> bool:
     """Whether a folder has settings and the record of a stage; settings alone may be anybody's."""
-    recorded = any((folder / stage.folder / "stage.json").is_file() for stage in STAGES.values())
-    return recorded and (folder / "config.yaml").is_file()
+    return (folder / "config.yaml").is_file() and next(folder.glob("*/stage.json"), None) is not None
 
 
 def _settings_in(path: Path) -> dict[str, Any]:

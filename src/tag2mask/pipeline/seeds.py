@@ -23,13 +23,13 @@ from tag2mask.device import resolve_device
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.pipeline.base_cams import seed_path
 from tag2mask.pipeline.batches import Batches, in_order
-from tag2mask.pipeline.claims import stage_settings
-from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.config import Config, plain
 from tag2mask.pipeline.corrections import without_damaged
 from tag2mask.pipeline.pace import paced_bar
 from tag2mask.pipeline.progress import StageResult, progress_bar
 from tag2mask.pipeline.reading import photographs, read_ahead, reading_workers
 from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.stage import Ahead, Settings, Stage, StagePlan
 
 GRID_CELL = 16
 """Pixels a cell of the grid that imported maps are reduced to: CLIP-ES's own."""
@@ -44,21 +44,48 @@ _MOST_PADDING = 1.25
 """A batch's longest sequence may be so many times its shortest."""
 
 
-def seeds(config: Config, run: RunFolder, console: Console) -> StageResult:
-    """Make, or import, the base CAMs that are missing, or whose photograph has other tags by now.
+class Seeds(Stage):
+    """Base CAMs from a text-image model, or imported ones."""
 
-    Raises:
-        UsageError: the settings are wrong, or the folder holds base CAMs of other settings.
-        Tag2maskError: CLIP could not be loaded.
-    """
-    result = StageResult("seeds")
-    photos = photographs(config, together=True)
-    without_damaged(photos, result)
-    if config.seeds.from_npy is not None:
-        _import(config, run, photos, result, console)
-    else:
-        _make(config, run, photos, result, console)
-    return result
+    name = "seeds"
+    outputs = ("seeds",)
+    distribution = "shard"
+    sections = ("seeds",)
+    reads_images = True
+    wanted_by = "settings `external`"
+
+    def is_wanted(self, config: Config) -> bool:
+        """Where something reads base CAMs."""
+        return config.external.used
+
+    def settings(self, config: Config, photos: PhotoSet) -> Settings:
+        """Of imported base CAMs where they come from, of CLIP's all that changes them."""
+        return {"classes": list(photos.classes), "seeds": _settings(config, photos)}
+
+    def check(self, config: Config, run: RunFolder, photos: PhotoSet, ahead: Ahead) -> None:
+        """Refuse to import base CAMs from nowhere."""
+        _check_source(config)
+
+    def plan(self, config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
+        """Base CAMs that are missing."""
+        source = f"the files in {config.seeds.from_npy}" if config.seeds.from_npy else config.seeds.model
+        return self.images_plan(run, photos.photos, ["seeds"], ".npz", f"{{}} base CAMs to take from {source}")
+
+    def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
+        """Make, or import, the base CAMs that are missing, or whose photograph has other tags by now.
+
+        Raises:
+            UsageError: the settings are wrong, or the folder holds base CAMs of other settings.
+            Tag2maskError: CLIP could not be loaded.
+        """
+        result = StageResult(self.name)
+        photos = photographs(config, together=True)
+        without_damaged(photos, result)
+        if config.seeds.from_npy is not None:
+            _import(self, config, run, photos, result, console)
+        else:
+            _make(self, config, run, photos, result, console)
+        return result
 
 
 def export_npy(config: Config, run: RunFolder, console: Console, *, folder: Path) -> StageResult:
@@ -82,15 +109,17 @@ def export_npy(config: Config, run: RunFolder, console: Console, *, folder: Path
     return result
 
 
-def _make(config: Config, run: RunFolder, photos: PhotoSet, result: StageResult, console: Console) -> None:
+def _make(
+    stage: Stage, config: Config, run: RunFolder, photos: PhotoSet, result: StageResult, console: Console
+) -> None:
     """Base CAMs by CLIP."""
     settings = config.seeds
     words = read_words(settings.words, photos.classes)
-    run.check("seeds", stage_settings("seeds", config, photos))
+    run.check(stage, stage.fingerprint(config, photos))
     clip = load_clip(settings.model, notify=lambda text: console.print(text, highlight=False))
     device = resolve_device(config.device)
     features = clip.to(device).text_features(words.sentences())
-    run.claim("seeds", stage_settings("seeds", config, photos))
+    run.claim(stage, stage.fingerprint(config, photos))
     clip.precision(model_precision(settings.precision, device))
     texts, rivals = features[: len(photos.classes)], features[len(photos.classes) :]
     result.notes += words.notices
@@ -117,22 +146,30 @@ def _make(config: Config, run: RunFolder, photos: PhotoSet, result: StageResult,
             advance(result.done)
 
 
-def check_source(config: Config) -> None:
-    """Refuse to import base CAMs from nowhere.
+def _settings(config: Config, photos: PhotoSet) -> Settings:
+    """What base CAMs depend on."""
+    if config.seeds.from_npy is not None:
+        return {"from_npy": str(config.seeds.from_npy)}
+    words = read_words(config.seeds.words, photos.classes)
+    kept = {key: value for key, value in plain(config.seeds).items() if key not in ("batch_size", "from_npy", "words")}
+    kept["precision"] = model_precision(config.seeds.precision, resolve_device(config.device))  # what files depend on
+    return kept | {"template": words.template, "prompts": list(words.prompts), "background": list(words.background)}
 
-    Raises:
-        UsageError: `from_npy` is no folder.
-    """
+
+def _check_source(config: Config) -> None:
+    """Refuse to import base CAMs from nowhere."""
     folder = config.seeds.from_npy
     if folder is not None and not folder.is_dir():
         raise UsageError(f"seeds.from_npy: {folder} is no folder; name the one with CLIP-ES's files, ID.npy")
 
 
-def _import(config: Config, run: RunFolder, photos: PhotoSet, result: StageResult, console: Console) -> None:
+def _import(
+    stage: Stage, config: Config, run: RunFolder, photos: PhotoSet, result: StageResult, console: Console
+) -> None:
     """Base CAMs from CLIP-ES's files."""
     folder = config.seeds.from_npy or Path()
-    check_source(config)
-    run.claim("seeds", stage_settings("seeds", config, photos))
+    _check_source(config)
+    run.claim(stage, stage.fingerprint(config, photos))
     number, shards = config.shard_of()
     damaged = photos.decided.damaged
     mine = photos.photos[number - 1 :: shards].where(lambda photo: photo.id not in damaged)

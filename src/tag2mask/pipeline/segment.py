@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from rich.console import Console
@@ -12,23 +13,24 @@ from tag2mask.data.decided import UNRECORDED
 from tag2mask.data.final_masks import FinalMasks
 from tag2mask.data.images import ImageError, read_image
 from tag2mask.data.labelled_set import LabelledSet
+from tag2mask.data.painting import are_given
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
+from tag2mask.data.settings import DataSettings
 from tag2mask.distributed import is_main
 from tag2mask.errors import UsageError
 from tag2mask.evaluate import Confusion, Figures
 from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentation_network
 from tag2mask.networks.settings import in_section
-from tag2mask.pipeline.claims import stage_settings
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.corrections import final_masks, without_damaged
-from tag2mask.pipeline.learning import learn
 from tag2mask.pipeline.learnt_from import LearntFrom, copied_by_hand
 from tag2mask.pipeline.paths import LABEL_CONFIDENCE
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.stage import Ahead, Settings, TrainingStage, training_settings
 from tag2mask.pipeline.truth import class_ids, truth_against_tags, with_truth
 from tag2mask.predictor import SEGMENT_NETWORK
 from tag2mask.training.engine import check_engine
@@ -39,54 +41,93 @@ LEARNT_FROM = "segment/learnt_from.json"
 BY_HAND = "segment/by_hand"
 
 
-def segment(config: Config, run: RunFolder, console: Console) -> StageResult:
-    """Train the segmentation network on the run's masks (or on the truth), or go on training.
+class Segment(TrainingStage):
+    """Masks to a segmentation network that needs no tags."""
 
-    Raises:
-        UsageError: there are no masks to learn from, or the folder holds a network of other settings or classes.
-        Interrupted: the user stopped it; the state is saved.
-    """
-    result = StageResult("segment")
-    photos = photographs(config, together=True)
-    if config.segment.labels == "masks":
-        photos = without_damaged(photos, result)
-    labelled = _labelled(config, run, photos, console, result)
-    masks = None if config.segment.labels == "truth" else final_masks(run, photos)
-    settings = stage_settings("segment", config, photos)
-    target, record = run / SEGMENT_NETWORK, run / LEARNT_FROM
-    if target.is_file():
-        run.claim("segment", settings)
-        load_segmentation_network(target, classes=photos.classes)
-        result.skipped = 1
-        learnt = LearntFrom.of(labelled, masks)
-        _note_newer(result, learnt, LearntFrom.read(record) or LearntFrom([]), masks, target)
+    name = "segment"
+    outputs = ("segment",)
+    reads_for: ClassVar = {"refine": "masks"}
+    version = 2
+    sections = ("segment",)
+    wanted_by = "--segment.enabled true"
+
+    def is_wanted(self, config: Config) -> bool:
+        """Where it is asked for; it learns from the masks of all shards."""
+        return config.segment.enabled and config.shard is None
+
+    def settings(self, config: Config, photos: PhotoSet) -> Settings:
+        """Those of training on masks, or on the truth."""
+        segment = config.segment
+        unread = ["enabled"]
+        unread += ["label_weights"] if segment.label_weights == "none" else []
+        unread += ["epochs"] if segment.steps is not None else []
+        unread += ["momentum"] if segment.optimizer != "sgd" else []
+        own = training_settings(segment, *unread)
+        if segment.network.norm_momentum is None:
+            own["network"].pop("norm_momentum")
+        masks: Settings = {"masks": {}} if segment.labels == "masks" else {}
+        return {
+            "classes": list(photos.classes),
+            "seed": config.seed,
+            "limit": config.limit,
+            "data": {"split": config.data.split, **({} if masks else _truth_settings(config, photos))},
+            "segment": own,
+        } | masks
+
+    def check(self, config: Config, run: RunFolder, photos: PhotoSet, ahead: Ahead) -> None:
+        """Also build the network, and look for its labels."""
+        if self.is_new(run, ahead):
+            _untrained(config, photos)
+            _check_labels(config, run, photos, refines="refine" in {*ahead.stages, *ahead.again})
+
+    def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
+        """Train the segmentation network on the run's masks (or on the truth), or go on training.
+
+        Raises:
+            UsageError: there are no masks to learn from, or the folder holds a network of other settings or classes.
+            Interrupted: the user stopped it; the state is saved.
+        """
+        result = StageResult(self.name)
+        photos = photographs(config, together=True)
+        if config.segment.labels == "masks":
+            photos = without_damaged(photos, result)
+        labelled = _labelled(config, run, photos, console, result)
+        masks = None if config.segment.labels == "truth" else final_masks(run, photos)
+        settings = self.fingerprint(config, photos)
+        target, record = run / SEGMENT_NETWORK, run / LEARNT_FROM
+        if target.is_file():
+            run.claim(self, settings)
+            load_segmentation_network(target, classes=photos.classes)
+            result.skipped = 1
+            learnt = LearntFrom.of(labelled, masks)
+            _note_newer(result, learnt, LearntFrom.read(record) or LearntFrom([]), masks, target)
+            return result
+        if config.shard is not None:
+            raise UsageError("segment learns from the masks of all shards; run it without --shard once all have theirs")
+        weights = _weights(config, run, labelled)
+        network = _untrained(config, photos)
+        network.intensity = config.data.intensity
+        run.claim(self, settings)
+        masks, learnt = copied_by_hand(run / BY_HAND, labelled, masks)
+        _same_masks(run, record, learnt)
+        result.done = 1
+        samples = LabelledSet(
+            labelled,
+            masks,
+            config.segment.augment,
+            weights=weights,
+            seed=config.seed,
+            pixel_limit=config.data.pixel_limit,
+            intensity=config.data.intensity,
+            fill=network.backbone.mean,
+        )
+        task = segmentation_task(network, samples, config.segment, _validation(config, console))
+        self.learn(task, config, run, console, result)
+        _note_masks(result, photos, labelled, learnt)
         return result
-    if config.shard is not None:
-        raise UsageError("segment learns from the masks of all shards; run it without --shard once all have theirs")
-    weights = _weights(config, run, labelled)
-    network = untrained_segmenter(config, photos)
-    network.intensity = config.data.intensity
-    run.claim("segment", settings)
-    masks, learnt = copied_by_hand(run / BY_HAND, labelled, masks)
-    _same_masks(run, record, learnt)
-    result.done = 1
-    samples = LabelledSet(
-        labelled,
-        masks,
-        config.segment.augment,
-        weights=weights,
-        seed=config.seed,
-        pixel_limit=config.data.pixel_limit,
-        intensity=config.data.intensity,
-        fill=network.backbone.mean,
-    )
-    task = segmentation_task(network, samples, config.segment, _validation(config, console))
-    learn(task, config.segment, config, run, console, result)
-    _note_masks(result, photos, labelled, learnt)
-    return result
 
 
-def untrained_segmenter(config: Config, photos: PhotoSet) -> SegmentationNetwork:
+def _untrained(config: Config, photos: PhotoSet) -> SegmentationNetwork:
     """The network before training, after a look at what would stop it.
 
     Raises:
@@ -202,7 +243,21 @@ def _masked(run: RunFolder, photos: PhotoSet) -> PhotoSet:
     return photos.of(there)
 
 
-def check_labels(config: Config, run: RunFolder, photos: PhotoSet, *, refines: bool) -> None:
+def _truth_settings(config: Config, photos: PhotoSet) -> Settings:
+    """How ground truth that may be painted comes about, where not as it does by default.
+
+    `data.masks` is not among them: a folder that is moved holds what it held. That its masks are other ones than those
+    that were learned from cannot be told from settings.
+    """
+    values = {} if config.data.mask_values is None else {"mask_values": config.data.mask_values}
+    if photos.painting is None:
+        return values
+    if are_given(photos.painting.folder):
+        return {"crowd": "as the masks that were given have it", **values}
+    return {} if config.data.crowd == DataSettings.crowd else {"crowd": config.data.crowd}
+
+
+def _check_labels(config: Config, run: RunFolder, photos: PhotoSet, *, refines: bool) -> None:
     """Find what training would lack, before anything is made or deleted.
 
     Args:

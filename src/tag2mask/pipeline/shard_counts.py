@@ -14,7 +14,7 @@ from typing import Any
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.evaluate.counts import Counts, read_counts, write_counts
-from tag2mask.pipeline.run_folder import STAGES, RunFolder
+from tag2mask.pipeline.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class ShardCounts:
     def _settings(self) -> dict[str, Any]:
         """What the counts depend on besides the files."""
         thresholds = {"thresholds": list(self.thresholds)} if self.target.holds_cams else {}
-        return {"version": STAGES["evaluate"].version, "classes": list(self.photos.classes), **thresholds}
+        return {"version": 1, "classes": list(self.photos.classes), **thresholds}
 
     @property
     def _folder(self) -> Path:

@@ -10,15 +10,10 @@ from tag2mask.errors import UsageError
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.stage import Distribution
 
-Stage = Callable[[Config, RunFolder, Console], StageResult]
-
-JOINS = ("train", "edges", "segment", "confidence", "evaluate")
-"""Stages that are one piece of work for all processes: they train a network (`edges` writes labels first), count, or
-(`confidence`) put together what each has written."""
-
-SHARES = ("seeds", "cams", "edges", "refine", "predictions", "confidence")
-"""Stages that write a file a photograph, each process those of its shard."""
+Work = Callable[[Config, RunFolder, Console], StageResult]
+"""What a stage does, or what else is done in a run folder."""
 
 
 def require_no_shard(config: Config) -> None:
@@ -34,26 +29,29 @@ def require_no_shard(config: Config) -> None:
         )
 
 
-def do_together(name: str, stage: Stage, config: Config, run: RunFolder, console: Console) -> StageResult:
-    """Do a stage, all processes together; returns at every process when all are done, with what they all did.
+def do_together(
+    name: str, work: Work, distribution: Distribution, config: Config, run: RunFolder, console: Console
+) -> StageResult:
+    """Do some work, all processes together; returns at every process when all are done, with what they all did.
 
     Args:
-        name: of the stage; one that all neither join in nor share is done by the main process alone.
-        stage: the stage.
+        name: of the work.
+        work: it.
+        distribution: how the processes share it.
         config: every setting.
         run: the run folder, which all processes see.
         console: for progress.
     """
     if process_count() == 1:
-        return stage(config, run, console)
+        return work(config, run, console)
+    if distribution == "main":
+        return _merged(name, gathered(work(config, run, console) if is_main() else StageResult(name)))
     parts = []
-    if name in SHARES:
+    if "shard" in distribution:
         shard = f"{process_number() + 1}/{process_count()}"
-        parts.append(_merged(name, gathered(stage(replace(config, shard=shard), run, console))))
-    if name in JOINS:
-        parts.append(gathered(stage(config, run, console))[0])  # one work, and all tell the same
-    if not parts:
-        parts.append(_merged(name, gathered(stage(config, run, console) if is_main() else StageResult(name))))
+        parts.append(_merged(name, gathered(work(replace(config, shard=shard), run, console))))
+    if "join" in distribution:
+        parts.append(gathered(work(config, run, console))[0])  # one work, and all say the same
     return _merged(name, parts)
 
 

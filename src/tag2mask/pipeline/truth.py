@@ -14,7 +14,7 @@ from tag2mask.distributed import is_main, wait
 from tag2mask.errors import UsageError, first_five
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import progress_bar
-from tag2mask.pipeline.reading import reading_workers
+from tag2mask.pipeline.reading import photographs, reading_workers
 
 
 def with_truth(config: Config, photos: PhotoSet, console: Console) -> PhotoSet:
@@ -101,6 +101,18 @@ def truth_plan(photos: PhotoSet) -> str:
     there = sum(photo.mask is not None for photo in photos.photos)
     lacking = len(photos.photos) - there
     return f"{there} with truth" + (f", {lacking} to paint" if photos.painting is not None and lacking else "")
+
+
+def check_splits(config: Config, photos: PhotoSet) -> None:
+    """See that the classes and splits that are measured exist.
+
+    Raises:
+        UsageError: one does not.
+    """
+    class_ids(config.evaluate.class_names(), photos.classes)
+    for split in config.evaluate.split_names(config.data.split):
+        if split != config.data.split:
+            photographs(config, split)
 
 
 def class_ids(names: Sequence[str] | None, classes: Sequence[str]) -> list[int] | None:

@@ -13,12 +13,15 @@ from tag2mask.files import is_newer
 from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.pipeline.config import Config, plain
 from tag2mask.pipeline.progress import StageResult
-from tag2mask.pipeline.run_folder import STAGES, RunFolder
+from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.predictor import SEGMENT_NETWORK, Predictor
 from tag2mask.refine.settings import RefineSettings
 
 EVIDENCE = "confidence/evidence"
 """The folder with what is known of each photograph's mask."""
+
+VERSION = 1
+"""Raised by hand whenever the same masks, CAMs and network would give other evidence."""
 
 LONG_SIDE = 256
 """Pixels of the longer side at which masks, CAMs and the network are compared, at most; ours."""
@@ -62,7 +65,7 @@ class Witnesses:
         kind = run.setting("refine", "refine.cams") or config.refine.cams
         background = _background(config, run)
         made_by: dict[str, Any] = {
-            "version": STAGES["confidence"].version,
+            "version": VERSION,
             "long_side": LONG_SIDE,
             "masks": run.fingerprint("refine"),
             "cams": kind,

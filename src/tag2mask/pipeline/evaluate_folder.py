@@ -1,0 +1,55 @@
+"""`evaluate FOLDER`: one folder of masks or CAM files against the ground truth."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from tag2mask.data.photos import PhotoSet
+from tag2mask.errors import UsageError
+from tag2mask.evaluate import Figures, evaluate_cams, evaluate_masks
+from tag2mask.files import files_below
+from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.evaluate import counted_bar
+from tag2mask.pipeline.reading import photographs
+from tag2mask.pipeline.run_folder import RunFolder, run_of
+from tag2mask.pipeline.stages import require_classes
+from tag2mask.pipeline.truth import class_ids, truth_against_tags, with_truth
+
+
+def evaluate_folder(config: Config, folder: Path, console: Console) -> Figures:
+    """Measure one folder of masks (PNG) or CAM files (NPZ): one file for each photograph with ground truth, no other.
+
+    Raises:
+        UsageError: the folder holds neither, or files are missing or too many, or there is no ground truth, or it
+            does not fit the tags.
+    """
+    if config.shard is not None:
+        raise UsageError("--shard is for the folders of a run, which `evaluate --out RUN` measures; leave it out")
+    photos = with_truth(config, photographs(config), console)
+    if not photos.photos:
+        raise UsageError("no photograph has a ground-truth mask; --data.masks names their folder")
+    if (owner := run_of(folder)) is not None:
+        require_classes(RunFolder(owner), photos.classes)
+    problems = truth_against_tags(photos, config)
+    for problem in problems:
+        if problem.level == "error":
+            raise UsageError(problem.message)
+        console.print(f"warning: {problem.message}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+    return _figures(config, folder, photos, console)
+
+
+def _figures(config: Config, folder: Path, photos: PhotoSet, console: Console) -> Figures:
+    """The figures of a folder, whose kind its files tell."""
+    ids = class_ids(config.evaluate.class_names(), photos.classes)
+    extra = config.limit is not None
+    cams = (
+        next(files_below(folder, ".png"), None) is None
+    )  # beside painted masks lies an .npz, the index of annotations
+    if cams and next(files_below(folder, ".npz"), None) is None:
+        raise UsageError(f"{folder} holds neither masks (.png) nor CAM files (.npz)")
+    photos = photos.of(photos.photos)
+    with counted_bar(console, folder, len(photos.photos)) as on_photo:
+        if cams:
+            thresholds = sorted(config.evaluate.thresholds)
+            return evaluate_cams(folder, photos, thresholds=thresholds, ids=ids, allow_extra=extra, on_photo=on_photo)
+        return evaluate_masks(folder, photos, ids=ids, allow_extra=extra, on_photo=on_photo)
