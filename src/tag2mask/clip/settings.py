@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from tag2mask.clip.affinity import Boxes
-from tag2mask.errors import UsageError
+from tag2mask.fields import Checked, setting
 
 
 @dataclass
-class SeedSettings:
+class SeedSettings(Checked):
     """How base CAMs are made from photographs and tags with CLIP, or where finished ones are read from.
 
     Attributes:
@@ -25,24 +25,18 @@ class SeedSettings:
         from_npy: a folder of CLIP-ES's files, ID.npy, to take base CAMs from instead; CLIP is not loaded then.
     """
 
-    model: str = "openai/clip-vit-base-patch16"
-    words: str | None = None
-    box_threshold: float = 0.4
+    model: str = setting("openai/clip-vit-base-patch16", path=True)
+    words: str | None = setting(None, path=True)
+    box_threshold: float = setting(0.4, low=0, below=1)
     boxes: Boxes = "whole"
-    longest_side: int = 1024
-    batch_size: int | None = None
+    longest_side: int = setting(1024, low=32)
+    batch_size: int | None = setting(None, low=1, affects=False)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     from_npy: Path | None = None
 
+    _section: ClassVar[str] = "seeds"
+
     def __post_init__(self) -> None:
-        """Refuse values out of range, all at once."""
+        """Turn a name into a path, and refuse values out of range."""
         self.from_npy = None if self.from_npy is None else Path(self.from_npy)
-        problems = []
-        if not 0 <= self.box_threshold < 1:
-            problems.append("box_threshold should lie in [0, 1)")
-        if self.longest_side < 32:
-            problems.append("longest_side should be at least 32 pixels")
-        if self.batch_size is not None and self.batch_size < 1:
-            problems.append("batch_size should be at least 1")
-        if problems:
-            raise UsageError("settings of seeds: " + "; ".join(problems))
+        super().__post_init__()

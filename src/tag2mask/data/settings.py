@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from tag2mask.errors import UsageError
+from tag2mask.fields import Checked, setting
 
 Kind = Literal["auto", "table", "folders", "voc", "coco", "mvtec"]
 """The layouts that can be read; ``auto`` looks."""
@@ -60,7 +61,7 @@ class DataSettings:
     root: Path | None = None
     tags: Path | None = None
     split: str | None = None
-    classes: str | None = None
+    classes: str | None = setting(None, path=True)
     masks: Path | None = None
     corrections: Path | None = None
     mask_values: str | None = None
@@ -92,7 +93,7 @@ class DataSettings:
 
 
 @dataclass
-class AugmentSettings:
+class AugmentSettings(Checked):
     """What a training view may look like.
 
     Attributes:
@@ -109,34 +110,26 @@ class AugmentSettings:
         colour: hue, saturation and value each move by up to this many of 255 (hue of 180); 0 leaves colours alone.
     """
 
-    crop: int = 320
+    crop: int = setting(320, low=1)
     resize: Resize = "scale"
     long_side: tuple[int, int] = (256, 512)
     scales: tuple[float, ...] = (0.5, 1.5)
     padding: Padding = "around"
     flip: bool = True
-    colour: int = 0
+    colour: int = setting(0, low=0, high=90)
+
+    _section: ClassVar[str] = "augmentation"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant.
-
-        Raises:
-            UsageError: an unknown way to resize or to pad, or sizes that are not positive and ascending; all in one
-                message.
-        """
+        """Take any sequence of scales, and refuse values out of range."""
         self.scales = tuple(self.scales)
+        super().__post_init__()
+
+    def problems(self) -> list[str]:
+        """Sizes that are not positive and ascending."""
         problems = []
-        if self.resize not in get_args(Resize):
-            problems.append(f"resize should be one of {', '.join(get_args(Resize))}, it is {self.resize!r}")
-        if self.crop < 1:
-            problems.append(f"crop should be at least 1 pixel, it is {self.crop}")
         if len(self.long_side) != 2 or not 1 <= self.long_side[0] <= self.long_side[-1]:
             problems.append(f"long_side should be two ascending numbers of pixels, it is {self.long_side}")
         if not self.scales or not all(0 < scale <= 8 for scale in self.scales):
             problems.append(f"scales should be numbers above 0 and up to 8, they are {list(self.scales)}")
-        if self.padding not in get_args(Padding):
-            problems.append(f"padding should be one of {', '.join(get_args(Padding))}, it is {self.padding!r}")
-        if not 0 <= self.colour <= 90:
-            problems.append(f"colour should lie between 0 and 90, it is {self.colour}")
-        if problems:
-            raise UsageError(f"augmentation: {'; '.join(problems)}")
+        return problems

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from tag2mask.errors import UsageError
+from tag2mask.fields import setting
 
 FINEST_FEATURE_STRIDE = 8
 OUTPUT_STRIDES = (8, 16, 32)
@@ -35,8 +36,8 @@ class NetworkSettings:
             `trained`: batch statistics; `auto`: fixed for pretrained weights, trained for random ones.
     """
 
-    backbone: str = "resnet50"
-    weights: str = "imagenet"
+    backbone: str = setting("resnet50", path=True)
+    weights: str = setting("imagenet", path=True)
     output_stride: int = 16
     levels: tuple[int, ...] | None = None
     feature_stride: int = 16
@@ -115,8 +116,8 @@ class SegmentationNetworkSettings:
             `segformer`).
     """
 
-    backbone: str = "resnet101"
-    weights: str = "imagenet"
+    backbone: str = setting("resnet101", path=True)
+    weights: str = setting("imagenet", path=True)
     head: Literal["sum", "concat", "largefov", "segformer"] = "sum"
     output_stride: int = 8
     dilated: bool = True

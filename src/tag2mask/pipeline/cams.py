@@ -48,7 +48,7 @@ class Cams(Stage):
 
     def settings(self, config: Config, photos: PhotoSet) -> Settings:
         """Those of CAMs, of the method, and of base CAMs where they are used."""
-        cams = {key: value for key, value in plain(config.cams).items() if key != "batch_size"}
+        cams = plain(config.cams, affecting=True)
         external = {"external": plain(config.external)} if config.external.used else {}
         return {"cams": cams, "pot": plain(config.pot)} | external
 

@@ -1,11 +1,11 @@
 """All settings of a run, in one tree; YAML and the command line fill it."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field
 from importlib import resources
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 
@@ -14,6 +14,7 @@ from tag2mask.clip.settings import SeedSettings
 from tag2mask.data.settings import DataSettings
 from tag2mask.errors import UsageError, first_five
 from tag2mask.evaluate.sweep import DEFAULT_THRESHOLDS
+from tag2mask.fields import Checked, absolute, plain, setting
 from tag2mask.networks.settings import NetworkSettings
 from tag2mask.pot import PotSettings
 from tag2mask.pot.external import ExternalSettings
@@ -26,8 +27,11 @@ from tag2mask.training.settings import EdgeSettings, SegmentSettings, TrainSetti
 USUAL_KINDS: tuple[CamKind, ...] = ("classifier", "prototype", "pot")
 
 
+__all__ = ["CamSettings", "Config", "EvaluateSettings", "absolute", "plain", "presets", "to_yaml"]
+
+
 @dataclass
-class CamSettings:
+class CamSettings(Checked):
     """How CAMs are made from the network.
 
     Attributes:
@@ -43,27 +47,24 @@ class CamSettings:
     kinds: list[CamKind] = field(default_factory=lambda: list(USUAL_KINDS))
     scales: list[float] = field(default_factory=lambda: [1.0, 0.5, 1.5, 2.0])
     flip: bool = True
-    long_side: int | None = None
-    batch_size: int = 4
+    long_side: int | None = setting(None, low=32)
+    batch_size: int = setting(4, low=1, affects=False)
     precision: Literal["fp32", "bf16"] = "fp32"
 
-    def __post_init__(self) -> None:
-        """Refuse values out of range, all at once."""
+    _section: ClassVar[str] = "cams"
+
+    def problems(self) -> list[str]:
+        """Lists of kinds and scales."""
         problems = []
         if not self.kinds or len(set(self.kinds)) < len(self.kinds):
             problems.append(f"kinds should name each of {', '.join(CAM_KINDS)} at most once, and one at least")
         if not self.scales or any(not 0 < scale <= 8 for scale in self.scales):
             problems.append("scales should be numbers above 0 and up to 8")
-        if self.long_side is not None and self.long_side < 32:
-            problems.append("long_side should be at least 32 pixels")
-        if self.batch_size < 1:
-            problems.append("batch_size should be at least 1")
-        if problems:
-            raise UsageError("settings of cams: " + "; ".join(problems))
+        return problems
 
 
 @dataclass
-class EvaluateSettings:
+class EvaluateSettings(Checked):
     """What is measured where there is ground truth.
 
     Attributes:
@@ -77,10 +78,12 @@ class EvaluateSettings:
     classes: list[str] | str | None = None
     thresholds: list[float] = field(default_factory=lambda: list(DEFAULT_THRESHOLDS))
 
-    def __post_init__(self) -> None:
-        """Refuse values out of range."""
-        if not self.thresholds or any(not 0 <= value <= 1 for value in self.thresholds):
-            raise UsageError("settings of evaluate: thresholds should be numbers in [0, 1], one at least")
+    _section: ClassVar[str] = "evaluate"
+
+    def problems(self) -> list[str]:
+        """Thresholds out of range."""
+        sound = self.thresholds and all(0 <= value <= 1 for value in self.thresholds)
+        return [] if sound else ["thresholds should be numbers in [0, 1], one at least"]
 
     def split_names(self, default: str | None) -> list[str | None]:
         """The splits to measure on; ``default`` alone where none is named."""
@@ -182,68 +185,9 @@ def _unusable(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
                 yield f"{prefix}{name} holds a null byte, which no path and no name can"
 
 
-def plain(settings: Any) -> Any:
-    """Settings as nested dictionaries of plain values, ready for YAML and JSON."""
-    return _plain(asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else settings)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
-
-
 def to_yaml(config: Config) -> str:
     """Every value, resolved, as YAML that `--config` reads again."""
     return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
-
-
-def absolute(config: Config) -> Config:
-    """The same settings with every path absolute, so that they mean the same from any folder."""
-
-    def anchored(value: Path | None) -> Path | None:
-        return value if value is None else value.absolute()
-
-    data = replace(
-        config.data,
-        root=anchored(config.data.root),
-        tags=anchored(config.data.tags),
-        masks=anchored(config.data.masks),
-        corrections=anchored(config.data.corrections),
-        classes=_anchored_name(config.data.classes),
-    )
-    network = replace(
-        config.network,
-        backbone=_anchored_name(config.network.backbone) or "",
-        weights=_anchored_name(config.network.weights) or "",
-    )
-    seeds = replace(
-        config.seeds,
-        model=_anchored_name(config.seeds.model) or "",
-        words=_anchored_name(config.seeds.words),
-        from_npy=anchored(config.seeds.from_npy),
-    )
-    edges = replace(
-        config.edges,
-        backbone=_anchored_name(config.edges.backbone),
-        weights=_anchored_name(config.edges.weights) or "",
-    )
-    segmenter = replace(
-        config.segment.network,
-        backbone=_anchored_name(config.segment.network.backbone) or "",
-        weights=_anchored_name(config.segment.network.weights) or "",
-    )
-    segment = replace(config.segment, network=segmenter)
-    return replace(
-        config, out=anchored(config.out), data=data, network=network, seeds=seeds, edges=edges, segment=segment
-    )
-
-
-def _anchored_name(value: str | None) -> str | None:
-    """A value that is a name or a path: absolute where it is the path of something."""
-    return str(Path(value).absolute()) if value and Path(value).exists() else value
 
 
 def presets() -> dict[str, Path]:

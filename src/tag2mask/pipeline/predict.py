@@ -38,8 +38,6 @@ _TOGETHER_PIXELS = 1 << 23
 _SAVE_SECONDS = 20.0
 """How often what was found is written down; a kill costs no more than what was found since."""
 
-_WITHOUT_EFFECT = ("batch_size",)
-
 Found = dict[str, dict[str, Any]]
 
 
@@ -75,7 +73,7 @@ class Request:
         self.root = photos.root
         if _is_same(self.root, self.out):
             raise UsageError(f"--out {self.out} is the folder of the photographs; choose another one for the masks")
-        own = {key: value for key, value in plain(config.predict).items() if key not in _WITHOUT_EFFECT}
+        own = plain(config.predict, affecting=True)
         if config.data.intensity is not None:
             own["data.intensity"] = list(config.data.intensity)
         self.claim = {"version": VERSION, "model": _digest(self.model), "settings": own}

@@ -42,7 +42,7 @@ class Predictions(Stage):
 
     def settings(self, config: Config, photos: PhotoSet) -> Settings:
         """Those of prediction."""
-        return {"predict": {key: value for key, value in plain(config.predict).items() if key != "batch_size"}}
+        return {"predict": plain(config.predict, affecting=True)}
 
     def check(self, config: Config, run: RunFolder, photos: PhotoSet, ahead: Ahead) -> None:
         """Look at the splits that are measured."""

@@ -39,9 +39,9 @@ class Refine(Stage):
 
     def settings(self, config: Config, photos: PhotoSet) -> Settings:
         """Those that the method reads."""
-        refine, settings = plain(config.refine), config.refine
+        refine, settings = plain(config.refine, affecting=True), config.refine
         walk = refine.pop("walk")
-        unread = {"batch_size"}
+        unread = set[str]()
         if not settings.keep_confidence:
             unread.add("keep_confidence")
         if not settings.uses_crf:

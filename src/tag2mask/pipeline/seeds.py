@@ -151,7 +151,8 @@ def _settings(config: Config, photos: PhotoSet) -> Settings:
     if config.seeds.from_npy is not None:
         return {"from_npy": str(config.seeds.from_npy)}
     words = read_words(config.seeds.words, photos.classes)
-    kept = {key: value for key, value in plain(config.seeds).items() if key not in ("batch_size", "from_npy", "words")}
+    own = plain(config.seeds, affecting=True)
+    kept = {key: value for key, value in own.items() if key not in ("from_npy", "words")}
     kept["precision"] = model_precision(config.seeds.precision, resolve_device(config.device))  # what files depend on
     return kept | {"template": words.template, "prompts": list(words.prompts), "background": list(words.background)}
 

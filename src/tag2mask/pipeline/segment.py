@@ -58,8 +58,7 @@ class Segment(TrainingStage):
     def settings(self, config: Config, photos: PhotoSet) -> Settings:
         """Those of training on masks, or on the truth."""
         segment = config.segment
-        unread = ["enabled"]
-        unread += ["label_weights"] if segment.label_weights == "none" else []
+        unread = ["label_weights"] if segment.label_weights == "none" else []
         unread += ["epochs"] if segment.steps is not None else []
         unread += ["momentum"] if segment.optimizer != "sgd" else []
         own = training_settings(segment, *unread)

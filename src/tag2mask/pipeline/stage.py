@@ -30,9 +30,6 @@ Settings = dict[str, Any]
 _MEASURED = 200
 """Files whose mean size counts in a plan, at most."""
 
-_WITHOUT_EFFECT = ("checkpoint_every", "log_every", "tensorboard", "validate_every")
-"""Settings of training that its result does not depend on."""
-
 
 @dataclass(frozen=True)
 class Ahead:
@@ -243,9 +240,9 @@ def training_settings(settings: LoopSettings, *unread: str) -> Settings:
 
     Args:
         settings: of the loop.
-        unread: names that do not count, besides those that never do.
+        unread: names that these settings do not read.
     """
-    values: Settings = plain(settings)
+    values: Settings = plain(settings, affecting=True)
     augment = values["augment"]
     without_effect = {"colour": not augment["colour"], "padding": augment["padding"] == "around"}
     without_effect["scales"] = augment["resize"] not in ("relative", "choice")
@@ -255,4 +252,4 @@ def training_settings(settings: LoopSettings, *unread: str) -> Settings:
         values["keep_best"] = f"of every {settings.validate_every} steps"
     neutral = {"accumulate": 1, "power_every": 1, "keep_best": False}
     kept = {key: value for key, value in values.items() if key not in neutral or value != neutral[key]}
-    return {key: value for key, value in kept.items() if key not in (*_WITHOUT_EFFECT, *unread)}
+    return {key: value for key, value in kept.items() if key not in unread}

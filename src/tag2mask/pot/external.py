@@ -1,12 +1,12 @@
 """Base CAMs from outside (CLIP-ES or others) in POT: where the partition starts, what suppresses, what teaches."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from tag2mask.errors import UsageError
+from tag2mask.fields import Checked, setting
 from tag2mask.pot.cams import TransportCams
 from tag2mask.pot.partition import NORM_EPSILON, normalised_cams, present_slots
 
@@ -15,7 +15,7 @@ NO_MAP = -1.0
 
 
 @dataclass
-class ExternalSettings:
+class ExternalSettings(Checked):
     """What base CAMs of the stage `seeds` are used for; the same in training and in inference.
 
     Attributes:
@@ -31,21 +31,14 @@ class ExternalSettings:
     """
 
     base: Literal["classifier", "external", "mean"] = "classifier"
-    suppression: float = 0.0
-    consistency_weight: float = 0.0
-    background_subtraction: float = 0.15
-    contrast: float = 0.2
-    floor: float = 0.5
-    agreement: float = 0.2
+    suppression: float = setting(0.0, low=0)
+    consistency_weight: float = setting(0.0, low=0)
+    background_subtraction: float = setting(0.15, low=0)
+    contrast: float = setting(0.2, low=0)
+    floor: float = setting(0.5, low=0)
+    agreement: float = setting(0.2, low=0)
 
-    def __post_init__(self) -> None:
-        """Refuse values out of range, all at once."""
-        names = ("suppression", "consistency_weight", "background_subtraction", "contrast", "floor", "agreement")
-        problems = [f"{name} should not be negative" for name in names if getattr(self, name) < 0]
-        if self.base not in ("classifier", "external", "mean"):
-            problems.append(f"base should be 'classifier', 'external' or 'mean', received {self.base!r}")
-        if problems:
-            raise UsageError("settings of external CAMs: " + "; ".join(problems))
+    _section: ClassVar[str] = "external CAMs"
 
     @property
     def used(self) -> bool:

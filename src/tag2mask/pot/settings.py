@@ -1,13 +1,13 @@
 """The settings of POT, and the two simpler methods that the same code computes."""
 
-from dataclasses import dataclass, fields, replace
-from typing import Literal, get_args, get_origin
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
-from tag2mask.errors import UsageError
+from tag2mask.fields import Checked, setting
 
 
 @dataclass
-class PotSettings:
+class PotSettings(Checked):
     """Prototypical optimal transport: partition, allocation, activation. The defaults are ours, by measurement.
 
     Attributes:
@@ -37,19 +37,19 @@ class PotSettings:
             its own (`class`, published).
     """
 
-    affinity: float | None = 10.0
-    affinity_radius: float = 5.0
+    affinity: float | None = setting(10.0, above=0)
+    affinity_radius: float = setting(5.0, above=0)
     seeds: Literal["threshold", "argmax"] = "threshold"
-    foreground_threshold: float = 0.85
-    background_threshold: float = 0.25
-    foreground_threshold_one_scale: float = 0.5
-    background_threshold_one_scale: float = 0.15
-    minimum_seeds: int = 4
-    clusters: int = 3
+    foreground_threshold: float = setting(0.85, low=0, high=1)
+    background_threshold: float = setting(0.25, low=0, high=1)
+    foreground_threshold_one_scale: float = setting(0.5, low=0, high=1)
+    background_threshold_one_scale: float = setting(0.15, low=0, high=1)
+    minimum_seeds: int = setting(4, low=1)
+    clusters: int = setting(3, low=1)
     columns: Literal["area", "similarity", "uniform"] = "area"
-    epsilon: float = 1.0
+    epsilon: float = setting(1.0, above=0)
     epsilon_unit: Literal["spread", "cosine"] = "spread"
-    iterations: int = 50
+    iterations: int = setting(50, low=1)
     allocate: Literal["soft", "hard"] = "soft"
     transport: bool = True
     regenerate: bool = True
@@ -57,26 +57,7 @@ class PotSettings:
     combine: Literal["sum", "max"] = "sum"
     scaling: Literal["image", "class"] = "image"
 
-    def __post_init__(self) -> None:
-        """Refuse values out of range, all at once."""
-        thresholds = [
-            f"{side}_threshold{scale}" for side in ("foreground", "background") for scale in ("", "_one_scale")
-        ]
-        problems = [f"{name} should lie in [0, 1]" for name in thresholds if not 0 <= getattr(self, name) <= 1]
-        least = {"minimum_seeds": 1, "clusters": 1, "iterations": 1}
-        problems += [f"{name} should be at least {low}" for name, low in least.items() if getattr(self, name) < low]
-        positive = ("affinity", "affinity_radius", "epsilon")
-        problems += [
-            f"{name} should be above 0"
-            for name in positive
-            if (value := getattr(self, name)) is not None and not value > 0
-        ]
-        for field in fields(self):
-            if get_origin(field.type) is Literal and getattr(self, field.name) not in get_args(field.type):
-                allowed = ", ".join(repr(choice) for choice in get_args(field.type))
-                problems.append(f"{field.name} should be one of {allowed}, received {getattr(self, field.name)!r}")
-        if problems:
-            raise UsageError("settings of POT: " + "; ".join(problems))
+    _section: ClassVar[str] = "POT"
 
     def one_scale(self) -> "PotSettings":
         """These settings with the thresholds that suit CAMs of a single scale."""

@@ -1,9 +1,9 @@
 """The settings of prediction."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
-from tag2mask.errors import UsageError
+from tag2mask.fields import Checked, setting
 from tag2mask.refine.crf import CrfSettings
 
 PUBLISHED_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -11,7 +11,7 @@ PUBLISHED_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 
 @dataclass
-class PredictSettings:
+class PredictSettings(Checked):
     """How a segmentation network labels photographs.
 
     Attributes:
@@ -34,31 +34,22 @@ class PredictSettings:
 
     scales: list[float] = field(default_factory=lambda: [1.0])
     flip: bool = False
-    long_side: int | None = None
-    tile: int | None = 1024
-    overlap: int = 128
+    long_side: int | None = setting(None, low=32)
+    tile: int | None = setting(1024, low=64, null="null never cuts")
+    overlap: int = setting(128, low=0)
     crf: bool = False
     crf_settings: CrfSettings = field(default_factory=CrfSettings)
-    crf_long_side: int | None = 1024
-    batch_size: int = 4
+    crf_long_side: int | None = setting(1024, low=32)
+    batch_size: int = setting(4, low=1, affects=False)
     precision: Literal["fp32", "bf16"] = "fp32"
 
-    def __post_init__(self) -> None:
-        """Refuse values out of range, all at once."""
+    _section: ClassVar[str] = "predict"
+
+    def problems(self) -> list[str]:
+        """Scales, and an overlap that leaves too little of a tile."""
         problems = []
         if not self.scales or any(not 0 < scale <= 8 for scale in self.scales):
             problems.append("scales should be numbers above 0 and up to 8")
-        for name in ("long_side", "crf_long_side"):
-            side = getattr(self, name)
-            if side is not None and side < 32:
-                problems.append(f"{name} should be at least 32 pixels")
-        if self.tile is not None and self.tile < 64:
-            problems.append("tile should be at least 64 pixels; null never cuts")
-        if self.overlap < 0 or (self.tile is not None and self.overlap > self.tile // 2):
+        if self.tile is not None and self.overlap > self.tile // 2:
             problems.append("overlap should not be negative, and at most half of tile")
-        if self.batch_size < 1:
-            problems.append("batch_size should be at least 1")
-        if self.precision not in ("fp32", "bf16"):
-            problems.append(f"precision should be fp32 or bf16, received '{self.precision}'")
-        if problems:
-            raise UsageError("settings of predict: " + "; ".join(problems))
+        return problems

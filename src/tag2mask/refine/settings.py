@@ -1,10 +1,10 @@
 """The settings of refinement: how CAMs become masks, and how sure labels are told from unsure ones."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from tag2mask.cam_files import CamKind
-from tag2mask.errors import UsageError
+from tag2mask.fields import Checked, setting
 from tag2mask.refine.crf import CrfSettings
 from tag2mask.refine.random_walk import BETA, RADIUS, STEPS
 
@@ -12,7 +12,7 @@ Method = Literal["argmax", "crf", "irn", "irn+crf"]
 
 
 @dataclass
-class WalkSettings:
+class WalkSettings(Checked):
     """The random walk of IRN.
 
     Attributes:
@@ -24,28 +24,17 @@ class WalkSettings:
             their own, so that it did not walk.
     """
 
-    radius: int = RADIUS
-    beta: float = BETA
-    steps: int = STEPS
-    power: float = 1.5
-    background_level: float = 0.25
+    radius: int = setting(RADIUS, low=2)
+    beta: float = setting(BETA, above=0)
+    steps: int = setting(STEPS, low=0)
+    power: float = setting(1.5, above=0)
+    background_level: float = setting(0.25, low=0, high=1)
 
-    def __post_init__(self) -> None:
-        """Refuse values out of range, all at once."""
-        problems = []
-        if self.radius < 2:
-            problems.append("radius should be at least 2")
-        problems += [f"{name} should be above 0" for name in ("beta", "power") if not getattr(self, name) > 0]
-        if self.steps < 0:
-            problems.append("steps should not be negative")
-        if not 0 <= self.background_level <= 1:
-            problems.append("background_level should lie in [0, 1]")
-        if problems:
-            raise UsageError("settings of the random walk: " + "; ".join(problems))
+    _section: ClassVar[str] = "the random walk"
 
 
 @dataclass
-class RefineSettings:
+class RefineSettings(Checked):
     """How CAMs become masks.
 
     Attributes:
@@ -71,37 +60,26 @@ class RefineSettings:
 
     method: Method = "crf"
     cams: CamKind = "pot"
-    background_threshold: float = 0.3
-    background_power: float | None = None
+    background_threshold: float = setting(0.3, low=0, high=1)
+    background_power: float | None = setting(None, above=0, null="null takes the threshold")
     crf: CrfSettings = field(default_factory=CrfSettings)
-    crf_power: float = 1.0
-    confidence: float | None = None
+    crf_power: float = setting(1.0, above=0)
+    confidence: float | None = setting(None, low=0, high=1, null="null keeps every label")
     keep_confidence: bool = False
     walk: WalkSettings = field(default_factory=WalkSettings)
-    long_side: int | None = 1024
-    batch_size: int = 4
+    long_side: int | None = setting(1024, low=32)
+    batch_size: int = setting(4, low=1, affects=False)
 
-    def __post_init__(self) -> None:
-        """Refuse values out of range, all at once."""
+    _section: ClassVar[str] = "refine"
+
+    def problems(self) -> list[str]:
+        """Settings that do not go together."""
         problems = []
-        if not 0 <= self.background_threshold <= 1:
-            problems.append("background_threshold should lie in [0, 1]")
-        if self.background_power is not None and not self.background_power > 0:
-            problems.append("background_power should be above 0; null takes the threshold")
-        if not self.crf_power > 0:
-            problems.append("crf_power should be above 0")
-        if self.confidence is not None and not 0 <= self.confidence <= 1:
-            problems.append("confidence should lie in [0, 1]; null keeps every label")
         if self.confidence is not None and not self.uses_crf:
             problems.append(f"confidence is a probability of the CRF, which method {self.method} does not have")
         if self.keep_confidence and not self.uses_crf:
             problems.append(f"keep_confidence keeps what the CRF says, which method {self.method} does not have")
-        if self.long_side is not None and self.long_side < 32:
-            problems.append("long_side should be at least 32 pixels")
-        if self.batch_size < 1:
-            problems.append("batch_size should be at least 1")
-        if problems:
-            raise UsageError("settings of refine: " + "; ".join(problems))
+        return problems
 
     @property
     def has_background(self) -> bool:
@@ -120,7 +98,7 @@ class RefineSettings:
 
 
 @dataclass
-class SureSettings:
+class SureSettings(Checked):
     """Which labels of CAMs are sure enough to learn edges from.
 
     Attributes:
@@ -133,17 +111,13 @@ class SureSettings:
 
     background_factors: tuple[float, float] = (1.0, 0.5)
     background_levels: tuple[float, float] = (0.30, 0.05)
-    confidence: float = 0.7
+    confidence: float = setting(0.7, above=0, high=1)
     crf: CrfSettings = field(default_factory=lambda: CrfSettings("irn"))
 
-    def __post_init__(self) -> None:
-        """Refuse values out of range, all at once."""
-        problems = []
-        for name in ("background_factors", "background_levels"):
-            high, low = getattr(self, name)
-            if not 0 < low <= high:
-                problems.append(f"{name} should be two numbers above 0, the second not above the first")
-        if not 0 < self.confidence <= 1:
-            problems.append("confidence should lie in (0, 1]")
-        if problems:
-            raise UsageError("settings of the labels of edges: " + "; ".join(problems))
+    _section: ClassVar[str] = "the labels of edges"
+
+    def problems(self) -> list[str]:
+        """Pairs in the wrong order."""
+        pairs = {name: getattr(self, name) for name in ("background_factors", "background_levels")}
+        rule = "should be two numbers above 0, the second not above the first"
+        return [f"{name} {rule}" for name, (high, low) in pairs.items() if not 0 < low <= high]

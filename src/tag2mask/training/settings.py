@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from tag2mask.data.settings import AugmentSettings
-from tag2mask.errors import UsageError
+from tag2mask.fields import Checked, setting
 from tag2mask.networks.settings import SegmentationNetworkSettings
 from tag2mask.pot.loss import StopGradient
 from tag2mask.refine.affinity_loss import RADIUS
@@ -12,7 +12,7 @@ from tag2mask.refine.settings import SureSettings
 
 
 @dataclass
-class LoopSettings:
+class LoopSettings(Checked):
     """How any network is trained.
 
     Attributes:
@@ -40,33 +40,27 @@ class LoopSettings:
         augment: how a photograph becomes a training view.
     """
 
-    steps: int | None = None
-    epochs: float = 6.0
-    batch_size: int = 16
-    accumulate: int = 1
+    steps: int | None = setting(None, low=1)
+    epochs: float = setting(6.0, above=0)
+    batch_size: int = setting(16, low=1)
+    accumulate: int = setting(1, low=1)
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 2e-4
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    power: float = 0.9
-    power_every: int = 1
-    clip: float | None = 1.0
+    learning_rate: float = setting(2e-4, above=0)
+    momentum: float = setting(0.9, low=0)
+    weight_decay: float = setting(1e-4, low=0)
+    power: float = setting(0.9, low=0)
+    power_every: int = setting(1, low=1)
+    clip: float | None = setting(1.0, above=0, null="null switches clipping off")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    average: float | None = None
-    validate_every: int | None = None
+    average: float | None = setting(None, above=0, below=1, null="null ends with the last weights")
+    validate_every: int | None = setting(None, low=1, affects=False, null="null never measures")
     keep_best: bool = False
-    checkpoint_every: int = 200
-    log_every: int = 10
-    tensorboard: bool = False
+    checkpoint_every: int = setting(200, low=1, affects=False)
+    log_every: int = setting(10, low=1, affects=False)
+    tensorboard: bool = setting(False, affects=False)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 
     _section: ClassVar[str] = "train"
-
-    def __post_init__(self) -> None:
-        """Refuse values out of range, all at once."""
-        problems = self._problems()
-        if problems:
-            raise UsageError(f"settings of {self._section}: " + "; ".join(problems))
 
     def total_steps(self, photographs: int) -> int:
         """Optimiser steps for a set of that many photographs."""
@@ -76,28 +70,13 @@ class LoopSettings:
         """What the learning rate of the step after ``step`` of ``total`` is multiplied by."""
         return (1 - step // self.power_every * self.power_every / total) ** self.power  # type: ignore[no-any-return]
 
-    def _problems(self) -> list[str]:
-        """What is out of range, a clause each."""
-        least = ("batch_size", "accumulate", "power_every", "checkpoint_every", "log_every")
-        problems = [f"{name} should be at least 1" for name in least if getattr(self, name) < 1]
+    def problems(self) -> list[str]:
+        """Settings that do not go together."""
+        problems = []
         if self.accumulate > 0 and self.batch_size % self.accumulate:
             problems.append(f"batch_size {self.batch_size} should be a multiple of accumulate, {self.accumulate}")
-        if self.steps is not None and self.steps < 1:
-            problems.append("steps should be at least 1")
-        if self.average is not None and not 0 < self.average < 1:
-            problems.append("average should lie between 0 and 1; null ends with the last weights")
-        if self.validate_every is not None and self.validate_every < 1:
-            problems.append("validate_every should be at least 1; null never measures")
         if self.keep_best and (self.validate_every is None or self.average is not None):
             problems.append("keep_best needs validate_every, and the weights themselves: average null")
-        problems += [f"{name} should be above 0" for name in ("epochs", "learning_rate") if not getattr(self, name) > 0]
-        if self.clip is not None and not self.clip > 0:
-            problems.append("clip should be above 0; null switches clipping off")
-        problems += [
-            f"{name} should not be negative"
-            for name in ("weight_decay", "momentum", "power")
-            if getattr(self, name) < 0
-        ]
         return problems
 
 
@@ -114,22 +93,12 @@ class TrainSettings(LoopSettings):
         stop_gradient: the side of the consistency loss without gradient: `pot`, `classifier` or `none`.
     """
 
-    head_factor: float = 10.0
-    classification_weight: float = 1.0
-    consistency_weight: float = 0.5
-    consistency_start: float = 0.5
+    head_factor: float = setting(10.0, above=0)
+    classification_weight: float = setting(1.0, low=0)
+    consistency_weight: float = setting(0.5, low=0)
+    consistency_start: float = setting(0.5, low=0, high=1)
     adaptive: bool = True
     stop_gradient: StopGradient = "pot"
-
-    def _problems(self) -> list[str]:
-        problems = super()._problems()
-        if not self.head_factor > 0:
-            problems.append("head_factor should be above 0")
-        weights = ("classification_weight", "consistency_weight")
-        problems += [f"{name} should not be negative" for name in weights if getattr(self, name) < 0]
-        if not 0 <= self.consistency_start <= 1:
-            problems.append("consistency_start should lie in [0, 1]")
-        return problems
 
 
 @dataclass
@@ -147,26 +116,20 @@ class EdgeSettings(LoopSettings):
     momentum is 1e-4 by accident, which is as good as none.
     """
 
-    epochs: float = 3.0
-    batch_size: int = 32
+    epochs: float = setting(3.0, above=0)
+    batch_size: int = setting(32, low=1)
     optimizer: Literal["adamw", "sgd"] = "sgd"
-    learning_rate: float = 0.1
-    momentum: float = 0.0
-    clip: float | None = None
+    learning_rate: float = setting(0.1, above=0)
+    momentum: float = setting(0.0, low=0)
+    clip: float | None = setting(None, above=0, null="null switches clipping off")
     augment: AugmentSettings = field(default_factory=lambda: AugmentSettings(crop=512, long_side=(250, 750)))
-    backbone: str | None = None
-    weights: str = "imagenet"
+    backbone: str | None = setting(None, path=True)
+    weights: str = setting("imagenet", path=True)
     levels: tuple[int, ...] | None = None
-    radius: int = RADIUS
+    radius: int = setting(RADIUS, low=2)
     labels: SureSettings = field(default_factory=SureSettings)
 
     _section: ClassVar[str] = "edges"
-
-    def _problems(self) -> list[str]:
-        problems = super()._problems()
-        if self.radius < 2:
-            problems.append("radius should be at least 2")
-        return problems
 
 
 @dataclass
@@ -187,25 +150,25 @@ class SegmentSettings(LoopSettings):
     448 the last one is 7 pixels off.
     """
 
-    epochs: float = 20.0
-    batch_size: int = 10
+    epochs: float = setting(20.0, above=0)
+    batch_size: int = setting(10, low=1)
     optimizer: Literal["adamw", "sgd"] = "sgd"
-    learning_rate: float = 1e-3
-    weight_decay: float = 5e-4
-    clip: float | None = None
+    learning_rate: float = setting(1e-3, above=0)
+    weight_decay: float = setting(5e-4, low=0)
+    clip: float | None = setting(None, above=0, null="null switches clipping off")
     augment: AugmentSettings = field(default_factory=lambda: AugmentSettings(crop=449, long_side=(250, 750), colour=10))
-    enabled: bool = False
+    enabled: bool = setting(False, affects=False)
     network: SegmentationNetworkSettings = field(default_factory=SegmentationNetworkSettings)
     labels: Literal["masks", "truth"] = "masks"
     label_weights: Literal["none", "confidence"] = "none"
-    head_factor: float = 10.0
-    bias_factor: float = 2.0
+    head_factor: float = setting(10.0, above=0)
+    bias_factor: float = setting(2.0, above=0)
 
     _section: ClassVar[str] = "segment"
 
-    def _problems(self) -> list[str]:
-        problems = super()._problems()
+    def problems(self) -> list[str]:
+        """Settings that do not go together."""
+        problems = super().problems()
         if self.labels == "truth" and self.label_weights == "confidence":
             problems.append("label_weights should be none with labels truth: ground truth has no confidence")
-        factors = ("head_factor", "bias_factor")
-        return problems + [f"{name} should be above 0" for name in factors if not getattr(self, name) > 0]
+        return problems

@@ -1,0 +1,139 @@
+"""Settings that describe themselves: which values a field may have, whether results depend on it, whether it is a path.
+
+Checks, fingerprints and absolute paths are generic walks over these facts.
+"""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
+
+from tag2mask.errors import UsageError
+
+Kind = TypeVar("Kind")
+
+
+def setting(
+    default: Any = MISSING,
+    *,
+    factory: Any = MISSING,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+    below: float | None = None,
+    null: str = "",
+    affects: bool = True,
+    path: bool = False,
+) -> Any:
+    """A field of a settings dataclass.
+
+    Args:
+        default: its value.
+        factory: makes the value, where it is mutable.
+        low: the least value.
+        above: values must be greater.
+        high: the greatest value.
+        below: values must be less.
+        null: what null means, for the message of a value out of range; null itself is always allowed.
+        affects: whether results depend on it, so that it enters the fingerprint of a stage.
+        path: it is a name or a path; made absolute where it is a path that exists. Fields of type `Path` need no mark.
+    """
+    bounds = {"low": low, "above": above, "high": high, "below": below}
+    metadata = {"bounds": bounds, "null": null, "affects": affects, "path": path}
+    if factory is not MISSING:
+        return field(default_factory=factory, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class Checked:
+    """Base of settings dataclasses: values out of range are refused, all in one message."""
+
+    _section: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        """Check every field, and what the class itself has to say.
+
+        Raises:
+            UsageError: with all problems.
+        """
+        problems = [*range_problems(self), *self.problems()]
+        if problems:
+            raise UsageError(f"settings of {self._section}: " + "; ".join(problems))
+
+    def problems(self) -> list[str]:
+        """What no single field shows, a clause each."""
+        return []
+
+
+def range_problems(settings: Any) -> list[str]:
+    """The fields of a settings dataclass that are out of range, a clause each."""
+    found = (_problem(each, getattr(settings, each.name)) for each in fields(settings))
+    return [problem for problem in found if problem]
+
+
+def _problem(each: Field[Any], value: Any) -> str:
+    if get_origin(each.type) is Literal and value not in get_args(each.type):
+        allowed = ", ".join(repr(choice) for choice in get_args(each.type))
+        return f"{each.name} should be one of {allowed}, received {value!r}"
+    bounds = {name: bound for name, bound in each.metadata.get("bounds", {}).items() if bound is not None}
+    if value is None or not bounds or _is_within(value, bounds):
+        return ""
+    null = each.metadata["null"]
+    return f"{each.name} should {_rule(bounds)}" + (f"; {null}" if null else "")
+
+
+def _is_within(value: float, bounds: Mapping[str, float]) -> bool:
+    return (
+        value >= bounds.get("low", value)
+        and value <= bounds.get("high", value)
+        and ("above" not in bounds or value > bounds["above"])
+        and ("below" not in bounds or value < bounds["below"])
+    )
+
+
+def _rule(bounds: Mapping[str, float]) -> str:
+    """What a value should do, in words."""
+    least = bounds.get("low", bounds.get("above"))
+    most = bounds.get("high", bounds.get("below"))
+    if least is not None and most is not None:
+        return f"lie in {'[' if 'low' in bounds else '('}{least:g}, {most:g}{']' if 'high' in bounds else ')'}"
+    if bounds.get("low") == 0:
+        return "not be negative"
+    if "low" in bounds:
+        return f"be at least {bounds['low']:g}"
+    return f"be above {bounds['above']:g}" if "above" in bounds else f"be at most {most:g}"
+
+
+def plain(value: Any, *, affecting: bool = False) -> Any:
+    """Settings as nested dictionaries of plain values, ready for YAML and JSON.
+
+    Args:
+        value: a settings dataclass, or what stands in one.
+        affecting: leave out the fields on which results do not depend.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        return {
+            each.name: plain(getattr(value, each.name), affecting=affecting)
+            for each in fields(value)
+            if not affecting or each.metadata.get("affects", True)
+        }
+    if isinstance(value, Mapping):
+        return {key: plain(item, affecting=affecting) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item, affecting=affecting) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def absolute(settings: Kind) -> Kind:
+    """The same settings with every path absolute, so that they mean the same from any folder."""
+    changes: dict[str, Any] = {}
+    for each in fields(settings):  # type: ignore[arg-type]
+        value = getattr(settings, each.name)
+        if is_dataclass(value):
+            changes[each.name] = absolute(value)
+        elif isinstance(value, Path):
+            changes[each.name] = value.absolute()
+        elif each.metadata.get("path") and value and Path(value).exists():
+            changes[each.name] = str(Path(value).absolute())
+    return replace(settings, **changes) if changes else settings  # type: ignore[type-var]
