@@ -66,8 +66,8 @@ def cases(rng: random.Random) -> Iterator[Case]:
         for path in shown if number % 2 else ():
             told = lambda yard, p=path, c=content: _changed(yard, p, c, "report")  # noqa: E731
             yield Case(f"report-{Path(path).stem}", name, told, "", (0, 1))
-        lock = lambda yard, c=content: _changed(yard, "lock.json", c, "refine")  # noqa: E731
-        yield Case("lock", name, lock, "lock.json", (2,))
+        lock = lambda yard, c=content: _changed(yard, "run.lock.json", c, "refine")  # noqa: E731
+        yield Case("lock", name, lock, "run.lock.json", (2,))
         figures = lambda yard, c=content: _changed(yard, "metrics.json", c, "evaluate")  # noqa: E731
         usable = name in ("empty-mapping",)
         yield Case("figures", name, figures, "" if usable else "metrics.json", (0,) if usable else (1,))
@@ -75,7 +75,11 @@ def cases(rng: random.Random) -> Iterator[Case]:
         yield Case("pace", name, pace, "", (0,))
     for name, holder in _holders().items():
         yield Case(
-            "lock-holder", name, lambda yard, h=holder: _changed(yard, "lock.json", json.dumps(h), "refine"), "", (2,)
+            "lock-holder",
+            name,
+            lambda yard, h=holder: _changed(yard, "run.lock.json", json.dumps(h), "refine"),
+            "",
+            (2,),
         )
     for number in ("0", "-1", "9" * 30, "9" * 200):
         abandoned = f"cams/.partial-{gethostname()}~{number}~ab~x.npz"
@@ -118,24 +122,16 @@ def _settings(yard: Yard, text: bytes | str) -> list[str]:
 
 def _holders() -> dict[str, dict[str, object]]:
     """Locks whose parts are of other kinds."""
-    sound: dict[str, object] = {
-        "verb": "train",
-        "shard": None,
-        "host": "elsewhere",
-        "namespace": "",
-        "pid": 1,
-        "began": None,
-        "since": "now",
-    }
+    sound: dict[str, object] = {"command": "train", "process": 1, "host": "elsewhere", "since": "now"}
     return {
-        "escapes": sound | {"verb": "\x1b[2Jtrain", "host": "\u202eevil"},
-        "shard-one": sound | {"shard": [1]},
-        "shard-text": sound | {"shard": "ab"},
-        "shard-number": sound | {"shard": 7},
-        "process-text": sound | {"pid": "1"},
-        "process-huge": sound | {"pid": 10**30},
-        "process-negative": sound | {"pid": -1},
-        "began-list": sound | {"began": [1]},
+        "escapes": sound | {"command": "\x1b[2Jtrain", "host": "\u202eevil"},
+        "command-list": sound | {"command": [1]},
+        "process-text": sound | {"process": "1"},
+        "process-huge": sound | {"process": 10**30},
+        "process-negative": sound | {"process": -1},
+        "process-mapping": sound | {"process": {"a": [1]}},
+        "since-nothing": sound | {"since": None},
+        "since-deep": sound | {"since": json.loads("[" * 200 + "]" * 200)},
         "host-number": sound | {"host": 5},
         "more": sound | {"evil": 1},
     }

@@ -14,6 +14,7 @@ from socket import gethostname
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,7 +41,6 @@ from tag2mask.errors import UsageError
 from tag2mask.files import is_gone
 from tag2mask.pipeline import truth
 from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.lock import _began
 from tag2mask.pipeline.segment import Segment
 from tag2mask.pipeline.truth import with_painted_truth, with_truth
 from tag2mask.training.settings import SegmentSettings
@@ -473,7 +473,7 @@ if __name__ == "__main__":
 
 def is_over(process: int) -> bool:
     """Whether a process has ended, be it that nobody has asked for its exit code yet."""
-    return is_gone(process) or _began(process) == 0
+    return is_gone(process) or psutil.Process(process).status() == psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.data

@@ -71,7 +71,6 @@ def test_hostile(
     write(yard.secret, photograph("PNG"))
     monkeypatch.chdir(yard.data)
     monkeypatch.syspath_prepend(yard.data)
-    monkeypatch.setattr("tag2mask.pipeline.lock._PATIENCE", 0.05)  # for a lock that is damaged for good
     monkeypatch.setattr(Request, "parse", _parsed_once)
     words = case.make(yard)
     capsys.readouterr()

@@ -1,12 +1,15 @@
-"""The lock of a run folder, with real processes: one writes, those of other shards beside it, the dead give way."""
+"""The lock of a run folder, with real processes: one writes, or those of several shards; the dead give way."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from contextlib import suppress
+from multiprocessing import get_context
 from pathlib import Path
+from socket import gethostname
 
 import pytest
 
@@ -14,7 +17,7 @@ from forked import Command, started
 from run_tiny import run, words
 from tag2mask.errors import UsageError
 from tag2mask.files import temporary_name
-from tag2mask.pipeline.lock import Holder, held
+from tag2mask.pipeline.lock import held
 
 HOLD = """
 import sys, time
@@ -68,7 +71,11 @@ def dead(folder: Path, go: Path, shard: tuple[int, int] | None = None) -> int:
 
 
 def locks(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob("lock*")) if folder.exists() else []
+    return sorted(path.name for path in folder.glob("run*")) if folder.exists() else []
+
+
+WHOLE = ["run.lock", "run.lock.json"]
+"""The files of a command without a shard."""
 
 
 @pytest.mark.parametrize("stale", [False, True])
@@ -76,7 +83,7 @@ def test_of_many_that_ask_at_once_one_gets_it(tmp_path: Path, stale: bool) -> No
     folder = tmp_path / "runs/out"
     if stale:
         dead(folder, tmp_path / "before")
-        assert locks(folder) == ["lock.json"]
+        assert locks(folder) == WHOLE
     for attempt in range(3):
         go = tmp_path / f"go{attempt}"
         asked = [asking(folder, go) for _ in range(5)]
@@ -88,7 +95,7 @@ def test_of_many_that_ask_at_once_one_gets_it(tmp_path: Path, stale: bool) -> No
         for process in asked:
             process.kill() if stale and process is winner else release(process)
             process.wait()
-        assert locks(folder) == (["lock.json"] if stale else [])
+        assert locks(folder) == (WHOLE if stale else [])
     if not stale:  # the last to go may have found it there, and leaves it, empty
         assert not folder.exists() or list(folder.iterdir()) == []
 
@@ -101,31 +108,14 @@ def test_a_folder_that_the_lock_alone_made_goes_with_it(tmp_path: Path) -> None:
     assert (tmp_path / "empty").exists()
 
 
-def test_a_lock_that_was_taken_over_meanwhile_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dead(tmp_path / "out", tmp_path / "go")
-    is_dead, others = Holder.is_dead, []
-
-    def slowly(holder: Holder) -> bool:
-        found = is_dead(holder)
-        if found and not others:  # between finding it dead and deleting it, another process is faster
-            others.append(holding(tmp_path / "out", tmp_path / "go"))
-        return found
-
-    monkeypatch.setattr(Holder, "is_dead", slowly)
-    with pytest.raises(UsageError, match="is being written to by"), held(tmp_path / "out", "run"):
-        pass
-    assert json.loads((tmp_path / "out/lock.json").read_text())["pid"] == others[0].pid
-    release(others[0])
-
-
 def test_a_refusal_names_the_process_and_the_remedy(tmp_path: Path) -> None:
     process = holding(tmp_path / "out", tmp_path / "go")
-    said = json.loads((tmp_path / "out/lock.json").read_text())
-    assert said["pid"] == process.pid and said["verb"] == "cams"
+    said = json.loads((tmp_path / "out/run.lock.json").read_text())
+    assert said["process"] == process.pid and said["command"] == "cams"
     with pytest.raises(UsageError) as refused, held(tmp_path / "out", "run"):
         pass
     expected = (f"process {process.pid} on {said['host']}", said["since"], "`tag2mask cams`", "another --out")
-    assert all(part in str(refused.value) for part in (*expected, f"delete {tmp_path / 'out/lock.json'}"))
+    assert all(part in str(refused.value) for part in (*expected, f"delete {tmp_path / 'out/run.lock.json'}"))
     release(process)
     with held(tmp_path / "out", "run"):
         pass
@@ -149,7 +139,7 @@ def test_shards_work_together_and_not_with_the_whole(
     before = locks(tmp_path / "out")
     if allowed:
         with held(tmp_path / "out", "cams", second):
-            assert len(locks(tmp_path / "out")) == 2
+            assert len(locks(tmp_path / "out")) == 4
     else:
         with pytest.raises(UsageError, match="Commands share a folder"), held(tmp_path / "out", "cams", second):
             pass
@@ -161,42 +151,59 @@ def test_the_dead_give_way_whatever_they_held(tmp_path: Path) -> None:
     for number, shard in enumerate([None, (1, 2), (2, 3)]):
         dead(tmp_path / "out", tmp_path / f"go{number}", shard)
     with held(tmp_path / "out", "run"):
-        assert locks(tmp_path / "out") == ["lock.json"]
+        assert locks(tmp_path / "out") == WHOLE
     assert not locks(tmp_path / "out")
 
 
-def write(folder: Path, holder: Holder) -> None:
+def write(folder: Path, host: str) -> None:
+    """Leave what a command of some machine leaves when that stops."""
     folder.mkdir(exist_ok=True)
-    (folder / "lock.json").write_text(json.dumps(asdict(holder)))
+    (folder / "run.lock").touch()
+    said = {"command": "train", "process": 1, "host": host, "since": "yesterday"}
+    (folder / "run.lock.json").write_text(json.dumps(said))
 
 
 def test_only_what_is_known_to_be_dead_gives_way(tmp_path: Path) -> None:
-    pid = dead(tmp_path / "dead", tmp_path / "go")
-    ended = replace(Holder.this_process("run", None), pid=pid)
-    for holder in (replace(ended, host="elsewhere"), replace(ended, namespace="pid:[1]")):
-        write(tmp_path / "out", holder)
-        with pytest.raises(UsageError, match=rf"delete {tmp_path}/out/lock\.json"), held(tmp_path / "out", "run"):
+    write(tmp_path / "out", "elsewhere")
+    for verb, shard in (("run", None), ("cams", (1, 2))):
+        message = rf"process 1 on elsewhere, since yesterday.* delete {tmp_path}/out/run\.lock\.json"
+        with pytest.raises(UsageError, match=message), held(tmp_path / "out", verb, shard):
             pass
-    write(tmp_path / "out", ended)
+        assert locks(tmp_path / "out") == WHOLE
+    write(tmp_path / "out", gethostname())
     with held(tmp_path / "out", "run"):
         pass
+    assert not locks(tmp_path / "out")
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not say when a process began")
-def test_a_later_process_of_the_same_number_is_another_one(tmp_path: Path) -> None:
-    own = Holder.this_process("run", None)
-    assert own.began and not own.is_dead()
-    write(tmp_path / "out", replace(own, began=own.began - 1))
-    with held(tmp_path / "out", "run"):
-        pass
-    write(tmp_path / "out", own)
-    with pytest.raises(UsageError), held(tmp_path / "out", "run"):
-        pass
+def test_a_killed_process_frees_it_though_its_workers_live_on(tmp_path: Path) -> None:
+    context = get_context("fork")
+    receiver, sender = context.Pipe()
+
+    def work() -> None:
+        with held(tmp_path / "out", "train"):
+            worker = context.Process(target=time.sleep, args=(600,))
+            worker.start()
+            sender.send(worker.pid)
+            time.sleep(600)
+
+    process = context.Process(target=work)
+    process.start()
+    worker = receiver.recv()
+    process.kill()
+    process.join()
+    try:
+        os.kill(worker, 0)
+        with held(tmp_path / "out", "run"):
+            pass
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(worker, 9)
 
 
 def test_a_damaged_lock_is_named(tmp_path: Path) -> None:
-    (tmp_path / "lock.json").write_text("{")
-    with pytest.raises(UsageError, match=r"lock\.json is damaged"), held(tmp_path, "run"):
+    (tmp_path / "run.lock.json").write_text("{")
+    with pytest.raises(UsageError, match=r"run\.lock\.json is damaged"), held(tmp_path, "run"):
         pass
 
 
@@ -213,7 +220,7 @@ def test_commands_keep_each_other_out(scenes: Path, tmp_path: Path, capsys: pyte
     def training() -> Command:
         command = started(words("train", scenes, out, train__steps="5000"), tmp_path / "said")
         until = time.monotonic() + 100
-        while not (out / "lock.json").is_file():
+        while not (out / "run.lock.json").is_file():
             assert command.process.is_alive() and time.monotonic() < until
             time.sleep(0.01)
         return command
@@ -227,7 +234,7 @@ def test_commands_keep_each_other_out(scenes: Path, tmp_path: Path, capsys: pyte
     command = training()
     command.process.kill()
     command.process.join()
-    assert locks(out) == ["lock.json"]
+    assert locks(out) == WHOLE
     capsys.readouterr()
     assert run("cams", scenes, out) == 2
     assert "run `tag2mask train` with the same --out first" in capsys.readouterr().err  # so it was let in
@@ -235,10 +242,11 @@ def test_commands_keep_each_other_out(scenes: Path, tmp_path: Path, capsys: pyte
 
 
 def test_a_file_of_a_like_name_is_no_lock(tmp_path: Path) -> None:
-    (tmp_path / "lockers.json").write_text("{}")
+    for name in ("runners.lock", "run-1.lock.json"):
+        (tmp_path / name).write_text("{}")
     with held(tmp_path, "cams"):
-        assert (tmp_path / "lock.json").is_file()
-    assert (tmp_path / "lockers.json").read_text() == "{}"
+        assert set(WHOLE) < set(locks(tmp_path))
+    assert [(tmp_path / name).read_text() for name in locks(tmp_path)] == ["{}", "{}"]
 
 
 def test_a_restart_of_one_shard_waits_for_the_others(
@@ -256,32 +264,30 @@ def test_training_has_no_shards(scenes: Path, tmp_path: Path, capsys: pytest.Cap
     assert "one command trains the network for all shards" in capsys.readouterr().err
 
 
-def test_a_lock_is_never_seen_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    link, seen = os.link, []
+def without_flock(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refused(file: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
 
-    def watched(source: Path, target: Path) -> None:
-        seen.append((target.exists(), json.loads(source.read_text())["verb"]))
-        link(source, target)
-        seen.append((target.exists(), json.loads(target.read_text())["verb"]))
-
-    monkeypatch.setattr(os, "link", watched)
-    with held(tmp_path / "run", "train"):
-        assert seen == [(False, "train"), (True, "train")]
-        assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock.json"]
+    monkeypatch.setattr("fcntl.flock", refused)
 
 
-def test_a_lock_works_where_files_have_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(source: Path, target: Path) -> None:
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refused)
+@pytest.mark.filterwarnings("ignore:flock not supported")
+def test_a_lock_works_where_the_file_system_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_flock(monkeypatch, errno.ENOSYS)
     with held(tmp_path, "train"), pytest.raises(UsageError, match="tag2mask train"), held(tmp_path, "cams"):
         pass
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_killed_command_left_beside_the_lock_goes(tmp_path: Path) -> None:
-    left = tmp_path / temporary_name("lock.json").replace(f"~{os.getpid()}~", "~999999999~")
+def test_a_file_system_whose_locks_fail_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_flock(monkeypatch, errno.ENOLCK)
+    message = rf"{tmp_path}/run\.lock cannot be locked \(No locks available\); name a folder"
+    with pytest.raises(UsageError, match=message), held(tmp_path, "train"):
+        pass
+
+
+def test_what_a_killed_command_left_with_the_lock_goes(tmp_path: Path) -> None:
+    left = tmp_path / temporary_name("run.lock.json").replace(f"~{os.getpid()}~", "~999999999~")
     left.touch()
     with held(tmp_path, "train"):
         assert not left.exists()

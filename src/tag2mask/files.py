@@ -15,6 +15,8 @@ from secrets import token_hex
 from socket import gethostname
 from typing import Any, Protocol
 
+from filelock import FileLock
+
 from tag2mask.errors import Tag2maskError
 
 TEMPORARY_PREFIX = ".partial-"
@@ -24,9 +26,6 @@ _LONGEST_NAME = 255
 """Bytes that file systems take."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-
-_PATIENCE = 10.0
-"""Seconds to wait for another process that changes a file, which takes it a moment."""
 
 
 @contextmanager
@@ -103,37 +102,22 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def one_at_a_time(path: Path) -> Iterator[None]:
-    """Let one process at a time read and rewrite ``path``; the others wait. Its folder is made.
-
-    Creating a file that must not exist is atomic on network file systems too, where locks of the operating system may
-    do nothing.
+def one_at_a_time(lock: Path, *, patience: float = 10.0) -> Iterator[None]:
+    """Let one process at a time do something; the others wait. The system lets the next one in when a process dies.
 
     Args:
-        path: the file; PATH.busy is there meanwhile.
+        lock: a file that is there meanwhile; its folder is made.
+        patience: seconds to wait.
 
     Raises:
-        Tag2maskError: another process does not come to an end with it; perhaps it was killed.
+        Timeout: of filelock, an OSError: another process does not come to an end with it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    busy, deadline = path.with_name(f"{path.name}.busy"), time.monotonic() + _PATIENCE
-    before = None
-    while True:
+    with FileLock(lock, timeout=patience):
         try:
-            os.close(os.open(busy, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-            break
-        except FileExistsError:
-            with suppress(FileNotFoundError):
-                now = busy.stat()
-                if before is None or (now.st_ino, now.st_mtime_ns) != before:  # another process's turn by now
-                    before, deadline = (now.st_ino, now.st_mtime_ns), time.monotonic() + _PATIENCE
-            if time.monotonic() > deadline:
-                raise Tag2maskError(f"{busy} is in the way; if no command works on {path}, delete it") from None
-        time.sleep(0.02)
-    try:
-        yield
-    finally:
-        busy.unlink(missing_ok=True)
+            yield
+        finally:
+            with suppress(OSError):  # Windows deletes it when it is free
+                lock.unlink()
 
 
 def remove_partial(folder: Path) -> int:

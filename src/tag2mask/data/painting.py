@@ -175,7 +175,7 @@ def _write_record(painting: Painting, classes: tuple[str, ...]) -> None:
         UsageError: another command has meanwhile begun to paint otherwise here.
     """
     path = painting.folder / RECORD
-    with one_at_a_time(path):
+    with one_at_a_time(path.with_name(f"{path.name}.lock")):
         if problems := list(record_problems(painting, classes)):
             raise UsageError(summary(problems, None))
         before = read_json(path)["sources"] if path.is_file() else {}
