@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from tag2mask import hardware
@@ -175,10 +177,9 @@ def test_wrong_settings_are_wrong_use(well: None, capsys: pytest.CaptureFixture[
 
 
 def test_memory_and_cores_are_those_of_the_control_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "meminfo").write_text("MemTotal: 8000000 kB\nMemAvailable: 6000000 kB\n")
-    monkeypatch.setattr(hardware, "_MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(hardware, "_CGROUPS", tmp_path)
-    monkeypatch.setattr(hardware, "_own_groups", lambda controller: [tmp_path])
+    machine = SimpleNamespace(total=8_192_000_000, available=6_144_000_000)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: machine)
+    monkeypatch.setattr(hardware, "_groups", lambda: [tmp_path / "own", tmp_path])
     assert hardware.memory() == (8_192_000_000, 6_144_000_000)
     files = {
         "memory.max": "2000000000",
@@ -191,5 +192,17 @@ def test_memory_and_cores_are_those_of_the_control_group(tmp_path: Path, monkeyp
     assert hardware.cores() == 1
     (tmp_path / "memory.max").write_text("max\n")
     assert hardware.memory() == (8_192_000_000, 6_144_000_000)
-    monkeypatch.setattr(hardware, "_MEMINFO", tmp_path / "gone")
     assert hardware.disk_free(tmp_path / "not/yet/there") == pytest.approx(hardware.disk_free(tmp_path), rel=0.05)
+
+
+def test_a_process_is_in_its_control_group_and_in_those_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = {"/proc/self/cgroup": ["4:memory:/old", "0::/slice/job"]}
+    monkeypatch.setattr(hardware, "_words", lambda path: words[str(path)])
+    root = Path("/sys/fs/cgroup")
+    assert hardware._groups() == [root / "slice/job", root / "slice", root]
+
+
+def test_no_more_memory_and_cores_than_the_machine_has() -> None:
+    total, free = hardware.memory()
+    assert total and free and 0 < free <= total <= psutil.virtual_memory().total
+    assert hardware.cores() in range(1, psutil.cpu_count() + 1)

@@ -1,35 +1,40 @@
-"""What this machine has: cores, memory, disk; by the standard library alone, so that it can be asked when torch fails.
+"""What this process may use of its machine: cores, memory, disk.
 
-Every answer may be None: not every system tells.
+An answer is None where the system does not give one.
 """
 
 import os
 import shutil
 from pathlib import Path
 
+import psutil
+
 _CGROUPS = Path("/sys/fs/cgroup")
-_MEMINFO = Path("/proc/meminfo")
-_NO_LIMIT = 1 << 60
-"""Bytes; cgroups of version 1 write a number like this for no limit."""
 
 
 def cores() -> int | None:
     """The processor cores that this process may use: those it is bound to, and no more than its quota."""
-    try:
-        bound = len(os.sched_getaffinity(0))
-    except (AttributeError, OSError):
-        bound = os.cpu_count() or 0
-    quota = _quota()
-    return min(bound, max(1, round(quota))) if quota and bound else bound or None
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count()
+    for group in _groups():
+        quota = _words(group / "cpu.max")  # microseconds, and of how many
+        if bound and quota and quota[0].isdecimal():
+            bound = min(bound, max(1, round(int(quota[0]) / int(quota[1]))))
+    return bound
 
 
 def memory() -> tuple[int | None, int | None]:
     """(total, free) bytes of memory that this process may use: the machine's, and no more than its cgroups allow."""
-    total, free = _machine_memory()
-    for limit, used in _cgroup_memory():
-        total = limit if total is None else min(total, limit)
-        left = max(0, limit - used)
-        free = left if free is None else min(free, left)
+    try:
+        machine = psutil.virtual_memory()
+    except OSError:
+        return None, None
+    total, free = machine.total, machine.available
+    for group in _groups():
+        limit, used, stat = (_words(group / f"memory.{name}") for name in ("max", "current", "stat"))
+        if limit and used and limit[0].isdecimal():
+            cached = int(dict(zip(stat[::2], stat[1::2], strict=False)).get("inactive_file", 0))  # is given back
+            left = int(limit[0]) - max(0, int(used[0]) - cached)
+            total, free = min(total, int(limit[0])), max(0, min(free, left))
     return total, free
 
 
@@ -43,72 +48,16 @@ def disk_free(folder: Path) -> int | None:
     return None
 
 
-def _machine_memory() -> tuple[int | None, int | None]:
-    """(total, available) of the whole machine."""
+def _groups() -> list[Path]:
+    """The folders of this process's control groups (version 2), from its own to the root."""
+    own = [line.removeprefix("0::/") for line in _words(Path("/proc/self/cgroup")) if line.startswith("0::/")]
+    group = _CGROUPS / "".join(own)
+    return [group, *(parent for parent in group.parents if parent.is_relative_to(_CGROUPS))]
+
+
+def _words(path: Path) -> list[str]:
+    """The words of a file; none where there is none."""
     try:
-        lines = (line.split() for line in _MEMINFO.read_text(encoding="ascii").splitlines())
-        found = {line[0].rstrip(":"): int(line[1]) << 10 for line in lines if len(line) > 1 and line[1].isdecimal()}
-        return found.get("MemTotal"), found.get("MemAvailable", found.get("MemFree"))
-    except (OSError, ValueError, IndexError):
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), None
-    except (AttributeError, OSError, ValueError):
-        return None, None
-
-
-def _cgroup_memory() -> list[tuple[int, int]]:
-    """(limit, used without what can be given back) of each control group above this process that has a limit."""
-    found = []
-    for folder in _own_groups("memory"):
-        limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
-        used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes")
-        if limit is not None and used is not None and limit < _NO_LIMIT:
-            found.append((limit, max(0, used - _reclaimable(folder / "memory.stat"))))
-    return found
-
-
-def _reclaimable(path: Path) -> int:
-    """Bytes of file cache that the kernel gives back when memory is wanted."""
-    try:
-        words = dict(line.split()[:2] for line in path.read_text(encoding="ascii").splitlines())
-        return int(words.get("inactive_file", 0))
-    except (OSError, ValueError):
-        return 0
-
-
-def _quota() -> float | None:
-    """Processors that the control groups give this process; None for all."""
-    shares = []
-    for folder in _own_groups("cpu"):
-        try:
-            words = (folder / "cpu.max").read_text(encoding="ascii").split()
-            shares += [int(words[0]) / int(words[1])] if words[0] != "max" else []
-        except (OSError, ValueError, IndexError, ZeroDivisionError):
-            quota, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
-            shares += [quota / period] if quota and period else []
-    return min(shares, default=None)
-
-
-def _own_groups(controller: str) -> list[Path]:
-    """The folders of this process's control groups, from its own to the root, of both versions."""
-    folders = [_CGROUPS, _CGROUPS / controller]
-    try:
-        for line in Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers == "" or controller in controllers.split(","):
-                root = _CGROUPS if controllers == "" else _CGROUPS / controller
-                own = root / path.lstrip("/")
-                folders += [own, *(parent for parent in own.parents if parent.is_relative_to(root))]
-    except (OSError, ValueError):
-        pass
-    return list(dict.fromkeys(folders))
-
-
-def _number(path: Path) -> int | None:
-    """A file that holds one number; None where there is none, or it says `max` or a negative number."""
-    try:
-        value = int(path.read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None
-    return value if value >= 0 else None
+        return path.read_text(encoding="ascii").split()
+    except OSError:
+        return []

@@ -23,6 +23,8 @@ PACKAGES = (
     "pycocotools",
     "matplotlib",
     "flask",
+    "filelock",
+    "psutil",
     "rich",
     "torchvision",
     "onnx",
