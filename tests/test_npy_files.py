@@ -103,7 +103,10 @@ def test_a_pickle_that_calls_is_refused_and_not_called(tmp_path: Path) -> None:
         b"cnumpy\nndarray\n)\x81.",
         b"}r\xff\xff\xff\x7f.",  # a memo of gigabytes
         b"})" + b"\x85" * 100_000 + b"Ns.",  # a key nested so deep that hashing it would crash
+        b")q\0" + b"h\0h\0\x86q\0" * 60 + b"}h\0Ns.",  # a key of 2^60 parts
         b"}(" + b"2" * 40 + b"u.",
+        b"\x80\x05\x96" + (2**36).to_bytes(8, "little") + b"x.",  # bytes of 64 GiB
+        b"cnumpy\ndtype\n}S'__call__'\nNsb.",  # another way to do what a name stands for
         b"cnumpy\ndtype\n(S'i8'\ntR(I4\nS'>'\nNNNI-1\nI-1\nI63\nNtb.",  # flags of objects on numbers
     ],
 )

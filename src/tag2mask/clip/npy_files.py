@@ -1,17 +1,18 @@
 """The `.npy` files of CLIP-ES: pickled dictionaries of arrays, read without trusting them, and written.
 
-A pickle can call whatever it names, and hands whatever it likes to what it made. So pickles are read here by a few
-lines that know strings, numbers, tuples, lists, dictionaries, and how NumPy describes an array; nothing is called, and
-arrays are made at the end, of those that are wanted.
+A pickle can call whatever it names, and hands whatever it likes to what it made. So whatever one names here stands for
+a description: how NumPy would make an array. Arrays are made at the end, of the descriptions that are wanted.
 """
 
 import io
 import math
+import pickle
 import pickletools
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -114,7 +115,7 @@ def _read_dictionary(path: Path) -> dict[str, np.ndarray]:
     if dtype.kind != "O" or shape != ():
         raise NpyError(f"{path} holds an array {dtype} {shape}, it should hold a dictionary, as CLIP-ES writes it")
     try:
-        value = _load(data[file.tell() :])
+        value = _Reader(file).load()
         if isinstance(value, _Array):
             value = value.item if _is_objects(value) else value
         if isinstance(value, dict):
@@ -142,16 +143,16 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or "no more is known"
 
 
-_VALUES = frozenset(  # as text, since a list would be thirty lines long
+_INSTRUCTIONS = frozenset(  # as text, since a list would be forty lines long
     """
-    INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING BINBYTES
-    SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8
+    PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING
+    BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE BINUNICODE SHORT_BINUNICODE
+    BINUNICODE8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS
+    PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE BUILD
     """.split()  # noqa: SIM905
 )
-"""Instructions that carry a value."""
+"""What pickles of arrays are made of."""
 
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _NAMES = frozenset(
     {
         "numpy ndarray",
@@ -169,9 +170,15 @@ _MOST_SIDES, _LONGEST_SIDE = 4, 2**31
 
 @dataclass(frozen=True)
 class _Name:
-    """Something that a pickle names."""
+    """Something that a pickle names; a call of it describes what NumPy would make."""
 
     name: str
+
+    def __call__(self, *arguments: Any) -> Any:
+        return _described(self.name, arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        raise _Refused("a name with a state")
 
 
 @dataclass(frozen=True)
@@ -188,6 +195,12 @@ class _Dtype:
     name: str
     order: str = "="
 
+    def __setstate__(self, state: Any) -> None:
+        fields = state if isinstance(state, tuple) and len(state) in (8, 9) else (None,) * 8
+        if fields[1] not in ("<", ">", "=", "|") or any(field is not None for field in fields[2:5]):
+            raise _Refused("a number type with unusual fields")
+        self.order = fields[1]
+
 
 @dataclass
 class _Array:
@@ -197,6 +210,12 @@ class _Array:
     dtype: Any = None
     shape: Any = ()
     order: str = "C"
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], _Dtype):
+            raise _Refused("an array with unusual fields")
+        _, self.shape, self.dtype, fortran, self.content = state
+        self.order = "F" if fortran is True else "C"
 
     @property
     def item(self) -> Any:
@@ -236,120 +255,59 @@ def _is_objects(array: _Array) -> bool:
     return isinstance(array.dtype, _Dtype) and "O" in array.dtype.name
 
 
-class _Stack:
-    """The stack that the instructions of a pickle work on."""
-
-    def __init__(self) -> None:
-        self.items: list[Any] = []
-        self.marks: list[int] = []
-        self.memo: dict[int, Any] = {}
-
-    def since_mark(self) -> list[Any]:
-        """Take off all above the last mark."""
-        mark = self.marks.pop()
-        taken, self.items = self.items[mark:], self.items[:mark]
-        return taken
-
-    def store(self, pairs: list[Any]) -> None:
-        """Add keys and values, in turn, to the dictionary on top."""
-        target = self.items[-1]
-        if type(target) is not dict or len(pairs) % 2 or not all(type(key) is str for key in pairs[::2]):
-            raise _Refused("a dictionary whose keys are no text")
-        target.update(zip(pairs[::2], pairs[1::2], strict=True))
-
-    def append(self, values: list[Any]) -> None:
-        """Add values to the list on top."""
-        if type(self.items[-1]) is not list:
-            raise _Refused("something else than a list to append to")
-        self.items[-1].extend(values)
+def _described(name: str, arguments: tuple[Any, ...]) -> Any:
+    """What a call would make, as NumPy writes such calls."""
+    kinds = [type(argument) for argument in arguments]
+    function = name.split()[1]
+    if function == "_reconstruct" and kinds[:2] == [_Name, tuple] and arguments[1] == (0,):
+        return _Array()
+    if function == "dtype" and kinds[:1] == [str] and re.fullmatch(r"[<>|=]?(b1|[iu][1248]|f[248]|O8?)", arguments[0]):
+        return _Dtype(arguments[0])
+    if function == "scalar" and kinds[:1] == [_Dtype] and len(arguments) == 2:
+        return _Array(arguments[1], arguments[0])
+    if function == "_frombuffer" and kinds[1:] == [_Dtype, tuple, str]:
+        return _Array(*arguments)
+    if function == "encode" and kinds == [str, str] and arguments[1] == "latin1":
+        return _Text(arguments[0])
+    raise _Refused(f"{name.replace(' ', '.')} with unusual arguments")
 
 
-def _load(data: bytes) -> Any:
-    """The value of a pickle."""
-    stack = _Stack()
-    for opcode, argument, _ in pickletools.genops(data):
-        if opcode.name == "STOP":
-            return stack.items.pop()
-        _do(stack, opcode.name, argument)
-    raise ValueError("no end")
+def _step(name: str) -> Callable[[Any], None]:
+    """How an instruction is done: as Python does it, if pickles of arrays have it, and with keys that are text."""
+    # Python makes a bytearray as long as it is said to be before it reads the bytes.
+    code = pickle.BINBYTES8 if name == "BYTEARRAY8" else getattr(pickle, name)
+    done: Callable[[Any], None] = pickle._Unpickler.dispatch[ord(code)]
 
-
-def _do(stack: _Stack, name: str, argument: Any) -> None:
-    """One instruction."""
-    items = stack.items
-    if name in _VALUES:
-        items.append(argument)
-    elif name in _CONSTANTS:
-        items.append(_CONSTANTS[name])
-    elif name in ("EMPTY_DICT", "EMPTY_LIST"):
-        items.append({} if name == "EMPTY_DICT" else [])
-    elif name == "MARK":
-        stack.marks.append(len(items))
-    elif name in _TUPLES:
-        items[-_TUPLES[name] :] = [tuple(items[-_TUPLES[name] :])]
-    elif name in ("TUPLE", "LIST"):
-        taken = stack.since_mark()
-        stack.items.append(tuple(taken) if name == "TUPLE" else taken)
-    elif name == "DICT":
-        taken = stack.since_mark()
-        stack.items.append({})
-        stack.store(taken)
-    elif name in ("SETITEM", "SETITEMS"):
-        stack.store(stack.since_mark() if name == "SETITEMS" else [items.pop(-2), items.pop()])
-    elif name in ("APPEND", "APPENDS"):
-        stack.append(stack.since_mark() if name == "APPENDS" else [items.pop()])
-    elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-        stack.memo[len(stack.memo) if name == "MEMOIZE" else argument] = items[-1]
-    elif name in ("GET", "BINGET", "LONG_BINGET"):
-        items.append(stack.memo[argument])
-    elif name in ("GLOBAL", "STACK_GLOBAL"):
-        items.append(_named(argument if name == "GLOBAL" else f"{items.pop(-2)} {items.pop()}"))
-    elif name == "REDUCE":
-        arguments = items.pop()
-        items[-1] = _described(items[-1], arguments)
-    elif name == "BUILD":
-        state = items.pop()
-        _fill(items[-1], state)
-    elif name not in ("PROTO", "FRAME"):
+    def refuse(reader: Any) -> None:
         raise _Refused(f"the instruction {name}")
 
+    def add(reader: Any) -> None:
+        pairs = reader.stack[-2:] if name == "SETITEM" else reader.stack
+        if not all(type(key) is str for key in pairs[::2]):
+            raise _Refused("a dictionary whose keys are no text")
+        done(reader)
 
-def _named(name: str) -> _Name:
-    """What a pickle may name."""
-    plain = name.replace("numpy._core", "numpy.core")
-    if plain not in _NAMES:
-        raise _Refused(name.replace(" ", ".")[:80])
-    return _Name(plain)
-
-
-def _described(function: Any, arguments: Any) -> Any:
-    """What a call would make, as NumPy writes such calls."""
-    if not isinstance(function, _Name) or not isinstance(arguments, tuple):
-        raise _Refused("a call of what is no name")
-    kinds = [type(argument) for argument in arguments]
-    name = function.name.split()[1]
-    if name == "_reconstruct" and kinds[:2] == [_Name, tuple] and arguments[1] == (0,):
-        return _Array()
-    if name == "dtype" and kinds[:1] == [str] and re.fullmatch(r"[<>|=]?(b1|[iu][1248]|f[248]|O8?)", arguments[0]):
-        return _Dtype(arguments[0])
-    if name == "scalar" and kinds[:1] == [_Dtype] and len(arguments) == 2:
-        return _Array(arguments[1], arguments[0])
-    if name == "_frombuffer" and kinds[1:] == [_Dtype, tuple, str]:
-        return _Array(*arguments)
-    if name == "encode" and kinds == [str, str] and arguments[1] == "latin1":
-        return _Text(arguments[0])
-    raise _Refused(f"{function.name.replace(' ', '.')} with unusual arguments")
+    if name not in _INSTRUCTIONS:
+        return refuse
+    return add if name in ("SETITEM", "SETITEMS", "DICT") else done
 
 
-def _fill(target: Any, state: Any) -> None:
-    """The state of a number type, its byte order; or that of an array."""
-    fields = state if isinstance(state, tuple) else ()
-    if isinstance(target, _Dtype) and len(fields) in (8, 9) and isinstance(fields[1], str):
-        if fields[1] not in ("<", ">", "=", "|") or any(field is not None for field in fields[2:5]):
-            raise _Refused("a number type with unusual fields")
-        target.order = fields[1]
-    elif isinstance(target, _Array) and len(fields) == 5 and isinstance(fields[2], _Dtype):
-        target.shape, target.dtype, target.content = fields[1], fields[2], fields[4]
-        target.order = "F" if fields[3] is True else "C"
-    else:
-        raise _Refused("an object with unusual fields")
+class _Reader(pickle._Unpickler):
+    """Python's own reader of pickles, which finds nothing but `_Name` and knows the instructions of arrays alone.
+
+    It is the one that is written in Python. The one in C takes memory for whatever place of the memo an instruction
+    names, and hashes a key before anybody can look at it, which never ends with tuples nested in a certain way.
+    """
+
+    dispatch: ClassVar = {ord(opcode.code): _step(opcode.name) for opcode in pickletools.opcodes}
+
+    def find_class(self, module: str, name: str) -> _Name:
+        """What stands for a name.
+
+        Raises:
+            _Refused: pickles of arrays do not name it.
+        """
+        plain = f"{module} {name}".replace("numpy._core", "numpy.core")
+        if plain not in _NAMES:
+            raise _Refused(f"{module}.{name}"[:80])
+        return _Name(plain)
