@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import spearmanr
 
 from tag2mask.confidence.evidence import FIELDS, Evidence, gather
 from tag2mask.confidence.evidence_files import read_evidence, stored_evidence, write_evidence
@@ -317,13 +316,29 @@ def test_an_unfinished_table_leaves_the_old_one_and_a_damaged_one_is_named(tmp_p
             list(read_ranking(tmp_path))
 
 
+def slow_spearman(first: np.ndarray, second: np.ndarray) -> float:
+    """The correlation of mean ranks, counted one by one; NaN where one of the two is constant."""
+    ranks = [[np.mean(np.flatnonzero(np.sort(row) == value)) for value in row] for row in (first, second)]
+    constant = any(len(set(row)) == 1 for row in (first, second))
+    return float("nan") if constant else float(np.corrcoef(*ranks)[0, 1])
+
+
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=3, max_size=30))
-def test_spearman_is_scipys_also_with_ties(pairs: list[tuple[int, int]]) -> None:
+def test_spearman_gives_equal_values_their_mean_rank(pairs: list[tuple[int, int]]) -> None:
     first, second = np.array(pairs, dtype=np.float64).T
-    if len(set(first)) > 1 and len(set(second)) > 1:
-        assert spearman(first, second) == pytest.approx(spearmanr(first, second)[0])
-    else:
-        assert np.isnan(spearman(first, second))
+    assert spearman(first, second) == pytest.approx(slow_spearman(first, second), nan_ok=True)
+
+
+def test_the_interval_is_that_of_the_draws_that_rank() -> None:
+    first = np.array([0, 0, 0, 0, 0, 0, 0, 0, 1.0, 1.0])  # of some draws all are equal
+    second = np.random.default_rng(3).random(10)
+    chosen = np.random.default_rng(7).integers(0, 10, (1000, 10))
+    found = np.array([slow_spearman(first[draw], second[draw]) for draw in chosen])
+    found = found[~np.isnan(found)]
+    assert 800 < len(found) < 1000
+    expected = np.quantile(found, [0.025, 0.975])
+    assert spearman_interval(first, second, seed=7) == pytest.approx(tuple(expected))
+    assert np.isnan(spearman_interval(np.ones(10), second)).all()
 
 
 def test_quality_of_a_good_a_useless_and_a_constant_ranking() -> None:

@@ -1,5 +1,6 @@
 """How well a confidence ranks: against the true IoU, where there is truth."""
 
+import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -66,7 +67,7 @@ def ranking_quality(confidence: Values, iou: Values, *, seed: int = 0) -> Rankin
     """Compare a confidence with the truth.
 
     Args:
-        confidence: float (N,), N at least 1.
+        confidence: float (N,), N at least 2.
         iou: float (N,), of the same photographs.
         seed: of the bootstrap.
     """
@@ -91,41 +92,35 @@ def spearman(first: Values, second: Values) -> float:
         first: float (N,).
         second: float (N,).
     """
-    return float(_spearman(first[None], second[None])[0])
+    from scipy.stats import spearmanr  # half a second to import, which no other command should wait for
+
+    with warnings.catch_warnings(action="ignore"):  # that one is constant
+        return float(spearmanr(first, second).statistic)
 
 
 def spearman_interval(first: Values, second: Values, *, seed: int = 0) -> tuple[float, float]:
     """The middle 95 % of the rank correlation over resampled pairs; NaN if it is defined in none of the draws.
 
     Args:
-        first: float (N,).
+        first: float (N,), N at least 2.
         second: float (N,).
         seed: of the draws.
     """
-    generator, count = np.random.default_rng(seed), len(first)
-    draws = max(100, min(_DRAWS, _MOST_DRAWN // count))
-    step = max(1, _AT_ONCE // count)
-    parts = []
-    for start in range(0, draws, step):
-        chosen = generator.integers(0, count, (min(step, draws - start), count))
-        parts.append(_spearman(first[chosen], second[chosen]))
-    found = np.concatenate(parts)
-    found = found[~np.isnan(found)]
-    if not len(found):
-        return float("nan"), float("nan")
-    low, high = np.quantile(found, [0.025, 0.975])
+    from scipy.stats import bootstrap
+
+    with warnings.catch_warnings(action="ignore"):  # that draws are constant, which do not count
+        found = bootstrap(
+            (first, second),
+            spearman,
+            paired=True,
+            vectorized=False,
+            method="percentile",
+            n_resamples=max(100, min(_DRAWS, _MOST_DRAWN // len(first))),
+            batch=max(1, _AT_ONCE // len(first)),
+            rng=seed,
+        ).bootstrap_distribution
+        low, high = np.nanquantile(found, [0.025, 0.975])
     return float(low), float(high)
-
-
-def _spearman(first: Values, second: Values) -> Values:
-    """The rank correlations of pairs of rows, (R, N) each: (R,)."""
-    from scipy.stats import rankdata  # half a second to import, which no other command should wait for
-
-    centred = [ranks - ranks.mean(1, keepdims=True) for ranks in (rankdata(first, axis=1), rankdata(second, axis=1))]
-    scale = np.sqrt((centred[0] ** 2).sum(1) * (centred[1] ** 2).sum(1))
-    found = np.full(len(first), np.nan)
-    np.divide((centred[0] * centred[1]).sum(1), scale, out=found, where=scale > 0)
-    return found
 
 
 def shared_tenth(confidence: Values, iou: Values) -> float:
