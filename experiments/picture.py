@@ -1,6 +1,8 @@
 """One photograph of a run through the method, step by step, as a picture.
 
 python experiments/picture.py RUN OUT.png [--id ID]
+
+Needs matplotlib, which `pip install -e ".[bench]"` brings.
 """
 
 import argparse

@@ -21,7 +21,7 @@ from tag2mask.report import ReportSettings
 from tag2mask.report.colours import Palette, oklch
 from tag2mask.report.curves import HEIGHT, WIDTH, Line, draw, number, ticks
 from tag2mask.report.figures import read_log, read_splits
-from tag2mask.report.pictures import activation_uri, allocation_uri, label_uri, outline, picture_size
+from tag2mask.report.pictures import activation_uri, allocation_uri, heat_colours, label_uri, outline, picture_size
 from tag2mask.report.ranking import cam_labels, compare, confidence, open_cam, rank
 
 
@@ -36,6 +36,20 @@ def test_oklch_known_colours() -> None:
     assert oklch(0, 0, 0) == (0, 0, 0)
     red = oklch(0.62796, 0.25768, 29.2339)  # what sRGB red is in OKLCH
     assert np.abs(np.subtract(red, (255, 0, 0))).max() <= 1
+
+
+def test_the_heat_scale_gets_lighter_all_the_way() -> None:
+    """By the luminance that CIE defines for sRGB, and from step to step by about as much to the eye (L*)."""
+    colours = heat_colours()
+    assert colours.shape == (256, 3) and colours.dtype == np.uint8
+    encoded = colours / 255
+    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ (0.2126, 0.7152, 0.0722)
+    lightness = np.where(luminance > 216 / 24389, 116 * np.cbrt(luminance) - 16, luminance * 24389 / 27)
+    assert (np.diff(luminance) > 0).all()
+    assert lightness[0] < 20 and lightness[-1] > 90
+    tenths = np.diff(lightness[np.linspace(0, 255, 11).round().astype(int)])
+    assert tenths.min() > 0.6 * tenths.mean() and tenths.max() < 1.4 * tenths.mean()
 
 
 def test_classes_differ_and_shades_get_darker() -> None:

@@ -21,7 +21,6 @@ PACKAGES = (
     "pillow",
     "jsonargparse",
     "pycocotools",
-    "matplotlib",
     "flask",
     "filelock",
     "psutil",
