@@ -3,22 +3,23 @@
 ::
 
     ROOT/annotations/instances_train2014.json    images, categories, and annotations, which are the tags
-    ROOT/train2014/COCO_train2014_000000000009.jpg
+    ROOT/train2014/COCO_train2014_000000000009.jpg    or in ROOT/images/train2014, ROOT/images, ROOT
     ROOT/SegmentationClass/ID.png                ground truth, painted from the annotations; for evaluation only
     ROOT/SegmentationClass/instances_train2014.npz   the index, which saves reading the annotations for each listing
 """
 
 import re
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from tag2mask.data.classes import did_you_mean
 from tag2mask.data.entries import Entry
-from tag2mask.data.instances import Index, image_id, read_index
+from tag2mask.data.image_places import IMAGES, ImagePlaces, Place
+from tag2mask.data.instances import Index, read_index
 from tag2mask.data.listing import Listing, file_names, mask_places
-from tag2mask.data.names import on_disk
 from tag2mask.data.painting import Painting
 from tag2mask.data.problems import Problem, error, warning
 from tag2mask.data.settings import DataSettings
@@ -120,7 +121,7 @@ def annotation_files(root: Path) -> dict[str, Path]:
     """The files ROOT/annotations/instances_SPLIT.json by split, sorted."""
     names = sorted(file_names(root / ANNOTATIONS))
     found = (re.fullmatch(r"instances_(.+)\.json", name) for name in names)
-    return {match[1]: root / ANNOTATIONS / match[0] for match in found if match}
+    return {match[1]: root / ANNOTATIONS / match[0] for match in found if match and match[1].strip(".")}
 
 
 def read_coco(settings: DataSettings, root: Path, split: str | None) -> Listing:
@@ -134,8 +135,8 @@ def read_coco(settings: DataSettings, root: Path, split: str | None) -> Listing:
         root: the folder with annotations/.
         split: ``train2014``, or without the year where there is one only. None: all splits.
 
-    Other splits are read as well, since their classes must be the same and their masks share a folder; files without
-    a folder of photographs are not.
+    Other splits are read as well, since their classes must go together and their masks share a folder; files without
+    a folder of photographs are not, if others have one.
     """
     folder = settings.masks or root / MASKS
     listing = Listing("coco", root, official=True, masks=mask_places(folder)[:1])
@@ -144,19 +145,26 @@ def read_coco(settings: DataSettings, root: Path, split: str | None) -> Listing:
     if isinstance(wanted, Problem):
         listing.problems.append(wanted)
         return listing
-    indexes = {}
+    indexes: dict[str, Index] = {}
     for name in _read_with(wanted, files, root):
         indexes[name], reason = read_index(files[name], _subject(name), folder)
         if reason is not None:
             note = f"the index of {_subject(name)} cannot be kept in {folder} ({reason}), so each command reads it all"
             listing.notes.append(note)
     listing.splits = {name: int(index.tags.any(1).sum()) for name, index in indexes.items()}
-    listing.names = next((indexes[name].classes for name in wanted if indexes[name].classes), ())
-    tags = _table(settings, listing, {name: indexes[name] for name in wanted})
+    listing.problems += _class_problems(indexes)
+    listing.names = _classes(wanted, indexes, listing)
+    places = {name: _places(files[name], index) for name, index in indexes.items()}
+    tags = _table(settings, listing, {name: places[name] for name in wanted})
     sizes: dict[str, tuple[int, int]] = {}
     for name in wanted:
-        listing.problems += [*indexes[name].problems, *_split_problems(name, indexes)]
-        listing.entries.extend(_entries(listing, name, indexes[name], tags, sizes))
+        listing.notes += indexes[name].notes
+        listing.problems += [*indexes[name].problems, *_split_problems(name, wanted, indexes, places)]
+        entries = _entries(listing, name, indexes[name], places[name], tags, sizes)
+        if any(place.there for place in places[name]):
+            listing.entries.extend(entries)
+        elif missing := list(entries):
+            listing.problems.append(_no_images(name, missing))
     sources = {files[name]: indexes[name].digest for name in wanted}
     listing.painting = Painting(folder, settings.crowd, sources, sizes)
     return listing
@@ -182,52 +190,100 @@ def _wanted(files: dict[str, Path], split: str | None) -> list[str] | Problem:
 
 
 def _read_with(wanted: list[str], files: dict[str, Path], root: Path) -> list[str]:
-    """The splits to read: those that are meant, and those beside that must agree with them.
+    """The splits to read: those that are meant, and the others that must agree with them.
 
-    A file that is not meant and has no folder of photographs is no split but another list of a split's photographs, as
-    instances_minival2014.json is of val2014's.
+    A file that is not meant and has no folder of photographs, where others have one, is no split but another list of a
+    split's photographs, as instances_minival2014.json is of val2014's.
     """
-    return [name for name in files if name in wanted or (root / name).is_dir()]
+    own = [name for name in files if (root / name).is_dir() or (root / IMAGES / name).is_dir()]
+    return [name for name in files if name in wanted or name in own or not own]
 
 
-def _table(settings: DataSettings, listing: Listing, indexes: dict[str, Index]) -> TableTags | None:
+def _places(path: Path, index: Index) -> list[Place]:
+    """Where the images of an annotation file lie."""
+    find = ImagePlaces(path).find
+    return [find(name) for name in index.names]
+
+
+def _table(settings: DataSettings, listing: Listing, places: dict[str, list[Place]]) -> TableTags | None:
     """The tags table, if one is given; None, too, where its own problems say everything."""
     if settings.tags is None:
         return None
-    known = {image_id(name) for index in indexes.values() for name in index.names}
-    tags = TableTags(settings.tags, listing.shown(settings.tags), settings, listing, known, *indexes)
+    known = {place.id for found in places.values() for place in found}
+    folders = [f"{IMAGES}/{split}" for split in places]
+    tags = TableTags(settings.tags, listing.shown(settings.tags), settings, listing, known, *folders, *places, IMAGES)
     return tags if tags.lines or not tags.table.problems else None
 
 
 def _entries(
-    listing: Listing, split: str, index: Index, table: TableTags | None, sizes: dict[str, tuple[int, int]]
+    listing: Listing,
+    split: str,
+    index: Index,
+    places: list[Place],
+    table: TableTags | None,
+    sizes: dict[str, tuple[int, int]],
 ) -> Iterator[Entry]:
     """The photographs of a split with their tags; those without any annotated class are left out."""
-    for number, name, size, row in zip(index.numbers, index.names, index.sizes.tolist(), index.tags, strict=True):
-        photo_id = image_id(name)
-        tags: tuple[str, ...] | None = tuple(index.classes[column] for column in np.flatnonzero(row))
-        if table is not None and (tags or photo_id in table.lines):
-            given = table(photo_id, name)
+    classes = index.classes
+    rows = zip(index.numbers, index.names, index.sizes.tolist(), index.tags, places, strict=True)
+    for number, name, size, row, place in rows:
+        tags: tuple[str, ...] | None = tuple(classes[column] for column in np.flatnonzero(row))
+        if table is not None and (tags or place.id in table.lines):
+            given = table(place.id, name)
             if isinstance(given, Problem):
                 listing.problems.append(given)
             tags = None if isinstance(given, Problem) else given
         elif not tags:
             continue
-        sizes[photo_id] = (size[0], size[1])
-        yield Entry(photo_id, on_disk(f"{listing.root / split}/{name}"), tags, f"{_subject(split)} image {number}")
+        sizes[place.id] = (size[0], size[1])
+        yield Entry(place.id, place.path, tags, f"{_subject(split)} image {number}")
 
 
-def _split_problems(split: str, indexes: dict[str, Index]) -> Iterator[Problem]:
-    """What is wrong with a split beside the others, and what is not as in COCO's own file."""
-    subject, index = _subject(split), indexes[split]
-    for other, beside in indexes.items():
-        if other == split:
-            continue
-        if index.classes and beside.classes and index.classes != beside.classes:
+def _no_images(split: str, entries: list[Entry]) -> Problem:
+    """What to do where not one image of a split is found."""
+    first = entries[0].path.name
+    others = f", and neither do the other {len(entries) - 1:,}" if len(entries) > 1 else ""
+    message = f"the image {first} does not exist below {split}/, {IMAGES}/{split}/, {IMAGES}/ or the root{others}"
+    remedy = "put the photographs there; `tag2mask export coco` does so with --images copy or link"
+    return error("missing-image", entries[0].source, f"{message}; {remedy}")
+
+
+def _class_problems(indexes: dict[str, Index]) -> Iterator[Problem]:
+    """Which splits have lists of categories that do not go together: neither holds the other."""
+    for (split, index), (other, beside) in combinations(indexes.items(), 2):
+        own, others = index.categories.items(), beside.categories.items()
+        if own and others and not (own <= others or others <= own):
             differing = sorted(set(index.classes) ^ set(beside.classes)) or index.classes
             message = f"its categories are not those of {_subject(other)}: {first_five(differing)}"
-            yield error("bad-classes", subject, f"{message}; every split should have the same list")
-        both = sorted(set(index.names) & set(beside.names))
+            rule = "every split should have the same list, or a part of it, with the same ids"
+            yield error("bad-classes", _subject(split), f"{message}; {rule}")
+
+
+def _classes(wanted: list[str], indexes: dict[str, Index], listing: Listing) -> tuple[str, ...]:
+    """The classes of all splits in ascending order of their ids."""
+    united = {number: name for index in indexes.values() for number, name in index.categories.items()}
+    part = [_subject(name) for name in wanted if 0 < len(indexes[name].categories) < len(united)]
+    if part and len(set(united.values())) == len(united):
+        note = f"the classes are the {len(united)} categories of all annotation files together"
+        listing.notes.append(f"{note}; some are not in {first_five(part)}")
+    return tuple(united[number] for number in sorted(united))
+
+
+def _split_problems(
+    split: str, wanted: list[str], indexes: dict[str, Index], places: dict[str, list[Place]]
+) -> Iterator[Problem]:
+    """What is wrong with a split beside the others, and what is not as in COCO's own file."""
+    subject, index = _subject(split), indexes[split]
+    own = {place.id: (name, place.path) for name, place in zip(index.names, places[split], strict=True)}
+    for other in indexes:
+        if other == split:
+            continue
+        # A list of the same photographs that was not asked for does not stand in the way.
+        both = sorted(
+            own[place.id][0]
+            for place in places[other]
+            if place.id in own and (other in wanted or not place.there or own[place.id][1] != place.path)
+        )
         if both:
             message = f"photographs of the same name are in {_subject(other)} ({len(both)}): {first_five(both)}"
             yield error("duplicate-id", subject, f"{message}; they would share a mask, rename them")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tag2mask.data.image_places import ImagePlaces
 from tag2mask.data.images import IGNORED, write_mask
 from tag2mask.data.instances import Annotations, Instance, read_annotations
 from tag2mask.data.listing import file_names
@@ -127,7 +128,7 @@ def paint_masks(
         remove_partial(painting.folder)
     _write_record(replace(painting, sources={path: found.digest for path, found in sources.items()}), classes)
     numbers = {name: number for number, name in enumerate(classes, 1)}
-    jobs = [job for found in sources.values() for job in _jobs(painting, found, wanted, numbers)]
+    jobs = [job for path, found in sources.items() for job in _jobs(painting, path, found, wanted, numbers)]
     for done, _ in enumerate(_painted(jobs, workers), 1):
         on_mask(done)
 
@@ -183,11 +184,14 @@ def _write_record(painting: Painting, classes: tuple[str, ...]) -> None:
         write_json(path, {"rule": RULE, "crowd": painting.crowd, "classes": list(classes), "sources": digests})
 
 
-def _jobs(painting: Painting, found: Annotations, wanted: Collection[str], numbers: dict[str, int]) -> Iterator[Job]:
+def _jobs(
+    painting: Painting, path: Path, found: Annotations, wanted: Collection[str], numbers: dict[str, int]
+) -> Iterator[Job]:
     ids = {category: numbers[name] for category, name in found.categories.items() if name in numbers}
+    find = ImagePlaces(path).find
     for number, image in found.images.items():
-        if image.id in wanted:
-            target = painting.folder / f"{image.id}.png"
+        if (photo_id := find(image.name).id) in wanted:
+            target = painting.folder / f"{photo_id}.png"
             yield Job(target, image.size, found.instances.get(number, []), ids, painting.crowd)
 
 

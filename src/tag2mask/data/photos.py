@@ -22,7 +22,7 @@ from tag2mask.data.problems import Problem, error, summary
 from tag2mask.data.settings import DataSettings, Kind
 from tag2mask.data.table import TABLE_NAME, read_table_photos
 from tag2mask.data.truth import MaskValues, parse_mask_values, read_truth
-from tag2mask.data.voc import IMAGES, read_voc
+from tag2mask.data.voc import is_voc, read_voc
 from tag2mask.errors import UsageError
 
 
@@ -221,7 +221,7 @@ def _mask_values(
 def recognised(settings: DataSettings) -> Kind:
     """The layout that the settings name, or that is found in the root."""
     root, kind = settings.root, settings.kind
-    if root is not None and (kind == "voc" or (kind == "auto" and (root / IMAGES).is_dir())):
+    if root is not None and (kind == "voc" or (kind == "auto" and is_voc(root))):
         return "voc"
     if root is not None and (kind == "coco" or (kind == "auto" and annotation_files(root))):
         return "coco"

@@ -18,6 +18,30 @@ LEAST_NUMBERS = 6
 """Coordinates of the smallest polygon, three points."""
 
 
+def as_polygons(segmentation: Any) -> tuple[Any, str]:
+    """A segmentation with its polygons as lists x, y, x, y, …, and how they were written, if it was otherwise.
+
+    One list of numbers is one polygon, and so is one of at least three points [x, y]; of lists of points, each is one.
+    """
+    if not isinstance(segmentation, list) or not segmentation:
+        return segmentation, ""
+    if type(segmentation[0]) in (int, float):
+        return [segmentation], "a list of numbers in place of a list of polygons is read as one polygon"
+    nested = isinstance(segmentation[0], list) and segmentation[0] and isinstance(segmentation[0][0], list)
+    polygons = segmentation if nested else [segmentation]
+    if not all(_is_points(polygon) for polygon in polygons):
+        return segmentation, ""
+    return [[number for point in polygon for number in point] for polygon in polygons], "points [x, y] make polygons"
+
+
+def shares(segmentation: object) -> bool:
+    """Whether all polygons lie in the first pixel, with fractions: their coordinates may be shares of the image."""
+    polygons = segmentation if isinstance(segmentation, list) else []
+    drawn = [polygon for polygon in polygons if len(polygon) >= LEAST_NUMBERS]
+    inside = all(min(polygon) >= 0 and max(polygon) <= 1 for polygon in drawn)
+    return inside and any(number % 1 for polygon in drawn for number in polygon)
+
+
 def segmentation_fault(segmentation: object, size: Size) -> str | None:
     """Why a segmentation cannot be painted, in words; None if it can be, or is empty.
 
@@ -66,6 +90,17 @@ def pixels(runs: Runs) -> npt.NDArray[np.bool_]:
     """Run lengths as a mask, bool (H, W)."""
     covered: npt.NDArray[np.bool_] = coco_masks.decode(runs).astype(np.bool_)
     return covered
+
+
+def _is_points(polygon: object) -> bool:
+    """Whether this is a list of at least three lists of two numbers."""
+    return (
+        isinstance(polygon, list)
+        and len(polygon) >= LEAST_NUMBERS // 2
+        and all(
+            isinstance(each, list) and len(each) == 2 and {type(x) for x in each} <= {int, float} for each in polygon
+        )
+    )
 
 
 def _polygon_fault(polygon: object, size: Size) -> str | None:

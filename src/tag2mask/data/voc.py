@@ -4,13 +4,16 @@
 
     ROOT/JPEGImages/ID.jpg
     ROOT/ImageSets/Segmentation/SPLIT.txt     one ID a line, or `/JPEGImages/ID.jpg /SegmentationClassAug/ID.png`
+    ROOT/ImageSets/Main/SPLIT.txt             where there is no such list
     ROOT/Annotations/ID.xml                   the tags: all objects, difficult ones too; or a tags table
+    ROOT/labelmap.txt                         NAME:R,G,B:: a line, the classes if they are not VOC's own
     ROOT/SegmentationClass/ID.png             ground truth, for evaluation only
     ROOT/SegmentationClassAug/ID.png          the same with the masks of SBD; looked at first
 
 An image in a folder below JPEGImages/ has that folder in its ID, and so have its other files.
 """
 
+import codecs
 import os
 import re
 from collections.abc import Container, Iterator
@@ -19,7 +22,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from tag2mask.data.classes import did_you_mean
+from tag2mask.data.corrections import IMPORTED
 from tag2mask.data.entries import Entry
+from tag2mask.data.images import IGNORED, palette
 from tag2mask.data.listing import (
     IMAGE_SUFFIXES,
     Listing,
@@ -63,27 +68,40 @@ VOC_CLASSES = (
 
 IMAGES = "JPEGImages"
 LISTS = Path("ImageSets") / "Segmentation"
+OTHER_LISTS = Path("ImageSets") / "Main"
+LABELS = "labelmap.txt"
 ANNOTATIONS = "Annotations"
 AUGMENTED_MASKS = "SegmentationClassAug"
 MASKS = "SegmentationClass"
 AUGMENTED_SPLITS = ("train_aug", "trainaug")
 """Names under which the list with the SBD photographs goes round; the first one is ours."""
 
+MULTIBYTE = {"gb2312": "gbk", "euc_kr": "cp949"} | {
+    name: name for name in ("gbk", "gb18030", "big5", "big5hkscs", "cp950", "cp949", "euc_jp", "shift_jis", "cp932")
+}
+"""The encodings of XML that its parser does not know, as Python calls them, and what to read them with."""
+
+_DECLARED = re.compile(rb"""\s*<\?xml[^>]{0,200}?\sencoding\s*=\s*["']([\w.:-]{1,40})["']""")
+_MEMBERSHIP = re.compile(r"\S.*\s(-1|0|1)")
+_LABELS_LIMIT = 1 << 20  # bytes
+
 _PAIR = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))}))\s+(\S.*)", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass
 class VocList:
-    """A list of ImageSets/Segmentation, or what stands in for one.
+    """A list of ImageSets, or what stands in for one.
 
     Attributes:
         subject: the file as it is shown.
         lines: the line (0: derived) of each ID, in order.
+        of_class: its lines are `ID -1` or `ID 1`, which says where one class is and makes no split.
         problems: what is wrong with the file.
     """
 
     subject: str
     lines: dict[str, int] = field(default_factory=dict)
+    of_class: bool = False
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -100,7 +118,12 @@ def read_voc(settings: DataSettings, root: Path, split: str | None) -> Listing:
             SegmentationClassAug/ that are not in the list ``val``. None: all of JPEGImages/.
     """
     masks = mask_places(settings.masks) or (MaskPlace(root / AUGMENTED_MASKS), MaskPlace(root / MASKS))
-    listing = Listing("voc", root, names=VOC_CLASSES, official=True, masks=masks)
+    listing = Listing("voc", root, names=_labels(root) or VOC_CLASSES, official=True, masks=masks)
+    if not (root / IMAGES).is_dir():
+        message = f"the folder {IMAGES} with the photographs does not exist; put them there as {IMAGES}/ID.jpg, which"
+        remedy = "`tag2mask export voc` does with --images copy or link, or give their own folder as data.root and"
+        listing.problems.append(error("bad-root", str(root), f"{message} {remedy} {root / MASKS} as data.masks"))
+        return listing
     files = voc_images(root)
     lists = voc_lists(root, files)
     listing.splits = {name: len(members.lines) for name, members in lists.items()}
@@ -125,6 +148,26 @@ def read_voc(settings: DataSettings, root: Path, split: str | None) -> Listing:
     return listing
 
 
+def is_voc(root: Path) -> bool:
+    """Whether a folder is a VOC root, or an export in that layout without the photographs."""
+    return (root / IMAGES).is_dir() or ((root / LISTS).is_dir() and (root / IMPORTED).is_file())
+
+
+def _labels(root: Path) -> tuple[str, ...]:
+    """The classes in labelmap.txt in the order of their ids; none if there is no such list that begins with 0."""
+    path = root / LABELS
+    try:
+        if not path.is_file() or path.stat().st_size > _LABELS_LIMIT:
+            return ()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return ()
+    labels = [line.split(":") for line in lines if line.strip() and not line.startswith("#")]
+    ignored = ",".join(map(str, palette()[IGNORED]))
+    names = [nfc(label[0].strip()) for label in labels if "".join(label[1:2]).replace(" ", "") != ignored]
+    return tuple(names[1:]) if names and names[0] == "background" else ()
+
+
 def voc_images(root: Path) -> dict[str, list[str]]:
     """The images below JPEGImages/ by ID, as paths relative to it; sorted."""
     found: dict[str, list[str]] = {}
@@ -135,22 +178,28 @@ def voc_images(root: Path) -> dict[str, list[str]]:
 
 
 def voc_lists(root: Path, images: Container[str] | None = None) -> dict[str, VocList]:
-    """All lists of ImageSets/Segmentation by name, and ``train_aug`` derived where it is missing and can be.
+    """All lists of ImageSets/Segmentation, or else of ImageSets/Main, by name; ``train_aug`` is derived where it can be.
 
     Args:
         root: the folder with JPEGImages/.
         images: the IDs of `voc_images`; None to have them looked for.
     """
-    folder = root / LISTS
     known = voc_images(root) if images is None else images
-    names = sorted(name for name in file_names(folder) if name.endswith(".txt"))
-    lists = {name.removesuffix(".txt"): _read_list(folder / name, str(LISTS / name), known) for name in names}
+    lists = _lists(root, LISTS, known) or {
+        name: members for name, members in _lists(root, OTHER_LISTS, known).items() if not members.of_class
+    }
     masks = [] if "val" not in lists or lists.keys() & set(AUGMENTED_SPLITS) else _below(root / AUGMENTED_MASKS)
     if masks:
         ids = sorted(_stem(name) for name in masks if name.endswith(".png"))
         derived = {image_id: 0 for image_id in ids if image_id not in lists["val"].lines}
         lists[AUGMENTED_SPLITS[0]] = VocList(AUGMENTED_MASKS, derived)
     return lists
+
+
+def _lists(root: Path, folder: Path, known: Container[str]) -> dict[str, VocList]:
+    """The lists in a folder by name."""
+    names = sorted(name for name in file_names(root / folder) if name.endswith(".txt"))
+    return {name.removesuffix(".txt"): _read_list(root / folder / name, str(folder / name), known) for name in names}
 
 
 def list_problems(root: Path) -> Iterator[Problem]:
@@ -213,6 +262,8 @@ def _read_list(path: Path, subject: str, known: Container[str]) -> VocList:
         message = f"the list could not be read ({reason}); it should have one ID a line, as UTF-8"
         members.problems.append(error("bad-split", subject, message))
         return members
+    filled = [line.strip() for line in lines if line.strip()]
+    members.of_class = bool(filled) and all(_MEMBERSHIP.fullmatch(each) and each not in known for each in filled)
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -241,7 +292,7 @@ class _XmlTags:
         if name is None:
             return error("missing-tags", subject, "the photograph has no annotation; add the file, or give data.tags")
         try:
-            objects = ElementTree.parse(f"{self.folder}/{name}").getroot().findall("object")
+            objects = _xml(Path(f"{self.folder}/{name}")).findall("object")
         except (OSError, ElementTree.ParseError, LookupError, ValueError) as reason:
             message = f"the annotation could not be read as XML ({reason}); replace it, or give data.tags"
             return error("bad-annotation", subject, message)
@@ -249,6 +300,20 @@ class _XmlTags:
         if not all(names):
             return error("bad-annotation", subject, "an object has no name; fill it, or give data.tags")
         return tuple(dict.fromkeys(names))
+
+
+def _xml(path: Path) -> ElementTree.Element:
+    """The root of an XML file, in the encoding that it declares.
+
+    Raises:
+        OSError, ElementTree.ParseError, LookupError, ValueError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        declared = _DECLARED.match(file.read(300))
+        encoding = declared and MULTIBYTE.get(codecs.lookup(declared[1].decode("ascii")).name)
+        file.seek(0)
+        # Of a text the parser passes over the declaration.
+        return ElementTree.fromstring(file.read().decode(encoding)) if encoding else ElementTree.parse(file).getroot()
 
 
 class _NoTags:
@@ -261,7 +326,9 @@ class _NoTags:
 def _tags(settings: DataSettings, listing: Listing, known: Container[str]) -> _XmlTags | TableTags | _NoTags:
     own = listing.root / TABLE_NAME
     if settings.tags is None and (listing.root / ANNOTATIONS).is_dir():
-        return _XmlTags(listing.root)
+        annotations = _XmlTags(listing.root)
+        if any(name.endswith(".xml") for name in annotations.names) or not own.is_file():
+            return annotations
     if settings.tags is None and not own.is_file():
         message = f"a VOC root without {ANNOTATIONS}/ has no tags; give a tags table as data.tags, or put it at {own}"
         listing.problems.append(error("missing-tags", str(listing.root), message))
@@ -277,4 +344,4 @@ def _split_problem(root: Path, split: str, lists: dict[str, VocList]) -> Problem
     message = f"there is no list {split}.txt, {known}{did_you_mean(split, lists)}"
     if split in AUGMENTED_SPLITS:
         message += f"; to derive it, {AUGMENTED_MASKS}/ with the masks and the list val.txt are needed"
-    return error("bad-split", str(root / LISTS), message)
+    return error("bad-split", str(root / (LISTS if (root / LISTS).is_dir() else OTHER_LISTS)), message)

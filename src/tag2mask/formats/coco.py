@@ -33,7 +33,7 @@ class CocoWriter(Writer):
         self._path = folder / "annotations" / f"instances_{settings.split}.json"
         self._rest = self._path.with_name("annotations.part")
         self._images, self._annotations = (self.open_text(f"annotations/{p.name}") for p in (self._path, self._rest))
-        self._image_count = self._annotation_count = 0
+        self._image_count = self._annotation_count = self._unshown = 0
         self._least = settings.least_pixels or 1
         self._images.write(f'{{"info": {_text(self._info())},\n"images": [')
 
@@ -45,10 +45,13 @@ class CocoWriter(Writer):
         height, width = record.size
         image = {"id": self._image_count, "file_name": record.file_name, "height": height, "width": width}
         self._images.write(_line(image, self._image_count))
+        shown = set()
         for annotation in self._annotations_of(record):
+            shown.add(annotation["category_id"])
             self._annotation_count += 1
             whole = {"id": self._annotation_count, "image_id": self._image_count, **annotation}
             self._annotations.write(_line(whole, self._annotation_count))
+        self._unshown += not shown.issuperset(record.tags or ()) or not shown
         self.count_ignored(record)
 
     def finish(self) -> None:
@@ -60,6 +63,9 @@ class CocoWriter(Writer):
             copyfileobj(annotations, self._images)
         self._images.write(f'],\n"categories": {_text(categories)}}}\n')
         self._rest.unlink()
+        if self._unshown:
+            photographs = f"{self._unshown:,} photographs have no annotation of a tag, or none at all"
+            self.notes.append(f"{photographs}; to read the export with all tags, give their table as --data.tags")
 
     def close(self) -> None:
         """Close both files."""

@@ -1,5 +1,6 @@
 """Masks that come back from another tool."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -22,8 +23,15 @@ class Corrected(NamedTuple):
     mask: npt.NDArray[np.uint8]
 
 
-Read = Corrected | tuple[str, str]
-"""A corrected mask, or an ID and why its mask cannot be used."""
+@dataclass(frozen=True)
+class Note:
+    """What a reader has to say of the whole file."""
+
+    text: str
+
+
+Read = Corrected | tuple[str, str] | Note
+"""A corrected mask, or an ID and why its mask cannot be used; or a note at the end."""
 
 
 def label_ids(classes: tuple[str, ...], ignored: str) -> dict[str, int]:

@@ -14,7 +14,7 @@ from tag2mask.data.truth_tags import TruthCounts, advice, truth_problems
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.files import files_below
 from tag2mask.formats import cvat, labelstudio
-from tag2mask.formats.corrected import Corrected, Read
+from tag2mask.formats.corrected import Corrected, Note, Read
 from tag2mask.formats.export import Exported
 from tag2mask.formats.record import checked_id
 from tag2mask.formats.target import whole_target
@@ -97,9 +97,13 @@ def import_masks(
     failed: dict[str, str] = {}
     sizes: dict[str, tuple[int, ...]] = {}
     values: dict[str, list[int]] = {}
+    notes: list[str] = []
     made: dict[str, object] = {"format": "masks", "classes": list(classes)}
     with whole_target(out, made, again=again) as folder:
         for each in masks:
+            if isinstance(each, Note):
+                notes.append(each.text)
+                continue
             if isinstance(each, Corrected):
                 each = each._replace(id=nfc(each.id))
             if not isinstance(each, Corrected):
@@ -121,7 +125,7 @@ def import_masks(
             reason = f"{first[0]}: {first[1]}" if first else "in Label Studio, only annotated tasks have one"
             raise Tag2maskError(f"there is no corrected mask; {reason}")
         made["photographs"] = done
-        notes = _against_tags({name: values[name] for name in sizes.keys() - failed.keys()}, photos, classes)
+        notes += _against_tags({name: values[name] for name in sizes.keys() - failed.keys()}, photos, classes)
     return Exported(done, failed, notes)
 
 

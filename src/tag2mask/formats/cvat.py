@@ -9,6 +9,7 @@ from PIL import Image
 
 from tag2mask.data.decoding import decode, opened
 from tag2mask.data.images import IGNORED, PIXEL_LIMIT, palette
+from tag2mask.data.voc import LABELS
 from tag2mask.errors import Tag2maskError, UsageError, first_five
 from tag2mask.formats.archive import opened_archive
 from tag2mask.formats.corrected import Corrected, Read, label_ids
@@ -16,7 +17,7 @@ from tag2mask.formats.pieces import pieces
 from tag2mask.formats.record import MaskRecord, checked_id, refuse_names
 from tag2mask.formats.settings import BACKGROUND, ExportSettings
 from tag2mask.formats.target import place_image
-from tag2mask.formats.voc import HEADER, LABELS, label_line
+from tag2mask.formats.voc import HEADER, label_line
 from tag2mask.formats.writer import Writer
 
 CLASSES, OBJECTS, LISTS = "SegmentationClass", "SegmentationObject", "ImageSets/Segmentation"

@@ -1,6 +1,7 @@
 """Masks as predictions of Label Studio with brush labels, and corrected ones back."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from tag2mask.data.images import IGNORED, PIXEL_LIMIT, palette
 from tag2mask.errors import Tag2maskError, first_five
 from tag2mask.formats.brush import decode, encode
-from tag2mask.formats.corrected import Corrected, Read, label_ids
+from tag2mask.formats.corrected import Corrected, Note, Read, label_ids
 from tag2mask.formats.json_items import json_items
 from tag2mask.formats.pieces import pieces
 from tag2mask.formats.record import MaskRecord, checked_id
@@ -21,6 +22,11 @@ from tag2mask.formats.writer import Writer
 
 TAG, IMAGE = "tag", "image"
 """The names of the brush and of the image in the labelling config."""
+
+WITHOUT_PLACE = frozenset(
+    {"choices", "datetime", "number", "pairwise", "ranker", "rating", "relation", "taxonomy", "text", "textarea"}
+)
+"""Kinds of results that say nothing of pixels."""
 
 TASKS, CONFIG = "tasks.json", "config.xml"
 
@@ -110,7 +116,8 @@ def read(
 ) -> Iterator[Read]:
     """The masks of Label Studio's export as JSON, one for each task that was annotated.
 
-    A mask is background where no label is; regions of two classes at one place are refused.
+    A mask is background where no label is; regions of two classes at one place are refused. Results without a place
+    (`WITHOUT_PLACE`) are passed over.
 
     Args:
         path: the JSON file. Tasks have to be those that `LabelStudioWriter` wrote, which name photograph and size.
@@ -119,16 +126,21 @@ def read(
         pixel_limit: a larger mask is refused before it is decoded.
 
     Yields:
-        the ID of each annotated photograph with its mask, or why it cannot be used.
+        the ID of each annotated photograph with its mask, or why it cannot be used; then how many results were passed
+        over.
 
     Raises:
         UsageError: there is no such file.
         Tag2maskError: it is no JSON list of tasks.
     """
     ids = label_ids(classes, ignored)
+    passed: Counter[str] = Counter()
     for number, task in enumerate(json_items(path), start=1):
         data = task.get("data") if isinstance(task, dict) else None
         photo_id = data.get("photo_id") if isinstance(data, dict) else None
+        if isinstance(task, dict) and data is None and isinstance(task.get("photo_id"), str):
+            yield f"task {number}", "it is of JSON-MIN, which does not say whether images were turned; export JSON"
+            continue
         if not isinstance(task, dict) or not isinstance(data, dict) or not isinstance(photo_id, str):
             yield f"task {number}", "it has no data.photo_id; only tasks that tag2mask wrote say which photograph it is"
             continue
@@ -141,9 +153,14 @@ def read(
             if len(finished) > 1:
                 raise Tag2maskError(f"it has {len(finished)} annotations; delete all but one in Label Studio")
             for annotation in finished:
-                yield Corrected(photo_id, _mask(annotation.get("result"), _size(data, pixel_limit), ids))
+                regions, others = _regions(annotation.get("result"))
+                passed.update(others)
+                yield Corrected(photo_id, _mask(regions, _size(data, pixel_limit), ids))
         except Tag2maskError as error:
             yield photo_id, str(error)
+    if passed:
+        kinds = ", ".join(f"{count:,} of {kind}" for kind, count in passed.most_common())
+        yield Note(f"results without a place in the image are passed over: {kinds}")
 
 
 def _size(data: Mapping[str, Any], pixel_limit: int) -> tuple[int, int]:
@@ -160,7 +177,23 @@ def _size(data: Mapping[str, Any], pixel_limit: int) -> tuple[int, int]:
     return height, width
 
 
-def _mask(result: object, size: tuple[int, int], ids: Mapping[str, int]) -> np.ndarray:
+def _regions(result: object) -> tuple[list[Any], list[str]]:
+    """The results of an annotation that have a place in the image, and the kinds of the others.
+
+    Raises:
+        Tag2maskError: it has no list of results, or the others alone, which do not say that all is background.
+    """
+    if not isinstance(result, list):
+        raise Tag2maskError("its annotation has no list of results")
+    kinds = [each.get("type") if isinstance(each, dict) else None for each in result]
+    others = [kind for kind in kinds if isinstance(kind, str) and kind in WITHOUT_PLACE]
+    if others and len(others) == len(result):
+        raise Tag2maskError(f"it has no brush labels, only {first_five(dict.fromkeys(others))}; paint, or clear these")
+    regions = [each for each, kind in zip(result, kinds, strict=True) if kind not in others]
+    return regions, others
+
+
+def _mask(regions: list[Any], size: tuple[int, int], ids: Mapping[str, int]) -> np.ndarray:
     """The mask of an annotation, uint8 (H, W).
 
     Raises:
@@ -168,9 +201,7 @@ def _mask(result: object, size: tuple[int, int], ids: Mapping[str, int]) -> np.n
             two classes at one place.
     """
     mask, taken = np.zeros(size, dtype=np.uint8), np.zeros(size, dtype=np.bool_)
-    if not isinstance(result, list):
-        raise Tag2maskError("its annotation has no list of results")
-    for region in result:
+    for region in regions:
         value = region.get("value") if isinstance(region, dict) else None
         labels = value.get("brushlabels") if isinstance(value, dict) else None
         if not isinstance(value, dict) or region.get("type") != "brushlabels" or value.get("format") != "rle":

@@ -20,11 +20,13 @@ class MaskRecord:
         id: of the photograph, with subfolders, separated by ``/``.
         image: the file; None where only masks were given.
         mask: uint8 (H, W): 0 background, 1..C the classes, 255 ignored.
+        tags: class ids; None where only masks were given.
     """
 
     id: str
     image: Path | None
     mask: npt.NDArray[np.uint8]
+    tags: tuple[int, ...] | None = None
 
     @property
     def file_name(self) -> str:

@@ -43,6 +43,8 @@ class MaskSource:
     def __post_init__(self) -> None:
         """Where no photographs are given, list the masks, in a file of their own."""
         given = self.photos is not None
+        # Photographs that `predict` was given have no tags.
+        self._tagged = self.photos is not None and any(photo.tags for photo in self.photos)
         self._ids = None if given or isinstance(self.folder, FinalMasks) else _listed(self.folder)
 
     def __len__(self) -> int:
@@ -73,7 +75,10 @@ class MaskSource:
 
     def _read(self, wanted: Photo | str) -> tuple[str, MaskRecord | str | None]:
         """A mask with its photograph; None where there is no mask, or why it cannot be used."""
-        photo_id, image = (wanted, None) if isinstance(wanted, str) else (wanted.id, wanted.path)
+        if isinstance(wanted, str):
+            photo_id, image, tags = wanted, None, None
+        else:
+            photo_id, image, tags = wanted.id, wanted.path, wanted.tags if self._tagged else None
         try:
             path = self.folder / f"{checked_id(photo_id)}.png"
             if image is not None and not path.is_file():
@@ -82,7 +87,7 @@ class MaskSource:
             mask = read_mask(path, size=size, classes=len(self.classes), pixel_limit=self.pixel_limit)
         except Tag2maskError as error:
             return photo_id, str(error)
-        return photo_id, MaskRecord(photo_id, image, mask)
+        return photo_id, MaskRecord(photo_id, image, mask, tags)
 
 
 def _listed(folder: Path) -> Entries:
