@@ -155,7 +155,10 @@ def _annotations() -> dict[str, tuple[bytes | str, str]]:
 
 Document = dict[str, Any]
 
-USABLE = {"utf-16": ("", (0,)), "300-classes": ("302 classes", (1,))}
+USABLE = {"utf-16": ("", (0,)), "300-classes": ("302 classes", (1,)), "polygon-flat": ("is read as one polygon", (0,))}
+USABLE |= {
+    f"{key}-id-text": ("as text are read as whole ones", (0,)) for key in ("images", "categories", "annotations")
+}
 """Which annotation files are read all the same, or are refused by another rule than their own."""
 
 

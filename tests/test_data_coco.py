@@ -664,7 +664,7 @@ BROKEN = [
     ),
     (set_in("images", 1, "id", value=3), "duplicate-id", "images item 2: the id 3 is listed twice"),
     (set_in("images", 1, "file_name", value="p3.jpg"), "duplicate-id", "images item 2: p3.jpg is listed twice"),
-    (set_in("images", 1, "file_name", value="a/p7.jpg"), "bad-annotation", "file_name `a/p7.jpg` names a folder"),
+    (set_in("images", 1, "file_name", value="a/p7.jpg/"), "bad-annotation", "file_name `a/p7.jpg/` names a folder"),
     (
         set_in("images", 1, "file_name", value="../p7.jpg"),
         "outside-root",

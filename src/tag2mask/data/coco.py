@@ -261,7 +261,9 @@ def _class_problems(indexes: dict[str, Index]) -> Iterator[Problem]:
 
 def _classes(wanted: list[str], indexes: dict[str, Index], listing: Listing) -> tuple[str, ...]:
     """The classes of all splits in ascending order of their ids."""
-    united = {number: name for index in indexes.values() for number, name in index.categories.items()}
+    # Of lists that do not go together, which has been said, that of the split counts.
+    order = sorted(indexes, key=wanted.__contains__)
+    united = {number: name for split in order for number, name in indexes[split].categories.items()}
     part = [_subject(name) for name in wanted if 0 < len(indexes[name].categories) < len(united)]
     if part and len(set(united.values())) == len(united):
         note = f"the classes are the {len(united)} categories of all annotation files together"

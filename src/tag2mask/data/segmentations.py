@@ -107,7 +107,11 @@ def _polygon_fault(polygon: object, size: Size) -> str | None:
     """Why a polygon cannot be painted."""
     if not isinstance(polygon, list) or len(polygon) % 2:
         return "a polygon should be a list x, y, x, y, … of an even number of coordinates"
-    if not all(type(number) in (int, float) and isfinite(number) for number in polygon):
+    try:
+        finite = set(map(type, polygon)) <= {int, float} and all(map(isfinite, polygon))
+    except OverflowError:  # a whole number that no float can hold
+        finite = False
+    if not finite:
         return "a polygon's coordinates should be finite numbers"
     # Far outside, the rasteriser walks along each edge pixel by pixel, and its integers overflow.
     reach = max(size)

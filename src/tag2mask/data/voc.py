@@ -178,7 +178,7 @@ def voc_images(root: Path) -> dict[str, list[str]]:
 
 
 def voc_lists(root: Path, images: Container[str] | None = None) -> dict[str, VocList]:
-    """All lists of ImageSets/Segmentation, or else of ImageSets/Main, by name; ``train_aug`` is derived where it can be.
+    """All lists of ImageSets/Segmentation, or else of Main, by name; ``train_aug`` is derived where it can be.
 
     Args:
         root: the folder with JPEGImages/.
@@ -204,6 +204,8 @@ def _lists(root: Path, folder: Path, known: Container[str]) -> dict[str, VocList
 
 def list_problems(root: Path) -> Iterator[Problem]:
     """What is wrong with the lists, whichever is used: missing photographs, and splits that overlap."""
+    if not (root / IMAGES).is_dir():  # which `read_voc` says
+        return
     images = voc_images(root)
     lists = voc_lists(root, images)
     for members in lists.values():

@@ -1,0 +1,519 @@
+"""COCO and VOC roots as tools and people make them, and our own exports back: what is read, said and refused."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from tag2mask.cli import main
+from tag2mask.data import DataSettings, read_mask, write_mask
+from tag2mask.data.photos import PhotoSet, open_photos, survey
+from tag2mask.formats.brush import encode
+from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.truth import with_truth
+
+Files = dict[str, str | bytes]
+Tags = dict[str, list[str]]
+Fault = tuple[str, str]
+"""The kind of an error, and a part of its line."""
+
+CAT, DOG = {"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}
+SQUARE = [2, 2, 12, 2, 12, 12, 2, 12]
+TRAIN, VAL = "annotations/instances_train.json", "annotations/instances_val.json"
+
+
+def image(number: Any, name: str, **values: Any) -> dict[str, Any]:
+    return {"id": number, "file_name": name, "height": 24, "width": 32} | values
+
+
+def annotation(number: Any, photo: Any, category: Any = 1, **values: Any) -> dict[str, Any]:
+    return {"id": number, "image_id": photo, "category_id": category, "iscrowd": 0, "segmentation": [SQUARE]} | values
+
+
+def document(images: list[Any], annotations: list[Any], *categories: Any) -> str:
+    return json.dumps({"images": images, "annotations": annotations, "categories": list(categories) or [CAT, DOG]})
+
+
+def named(name: str, *files: str) -> Files:
+    """An annotation file that lists one image by this name, and image files."""
+    return {TRAIN: document([image(1, name)], [annotation(1, 1)])} | dict.fromkeys(files, "")
+
+
+def one(photo: dict[str, Any] | None = None, /, *categories: Any, **values: Any) -> Files:
+    """One image with one annotation of these values."""
+    found = {key: value for key, value in (annotation(1, 1) | values).items() if value != "missing"}
+    return {TRAIN: document([photo or image(1, "a.jpg")], [found], *categories), "train/a.jpg": "photograph"}
+
+
+def splits(*categories: list[Any], files: Files | None = None) -> Files:
+    """Splits train and val of an image each, with these lists of categories."""
+    found: Files = {"train/a.jpg": "", "val/b.jpg": ""}
+    for path, name, listed in zip((TRAIN, VAL), ("a.jpg", "b.jpg"), categories, strict=True):
+        found[path] = document([image(1, name)], [annotation(1, 1, listed[0]["id"])], *listed)
+    return found | (files or {})
+
+
+def xml(name: str, encoding: str, declared: str | None = None) -> bytes:
+    text = f'<?xml version="1.0" encoding="{declared or encoding}"?><annotation><object><name>{name}</name></object>'
+    return f"{text}</annotation>".encode(encoding)
+
+
+def voc(files: Files, *ids: str) -> Files:
+    """A VOC root with images of these IDs."""
+    return {f"JPEGImages/{name}.jpg": "" for name in ids} | files
+
+
+CAT_XML: bytes = xml("cat", "utf-8")
+A: Tags = {"a": ["cat"]}
+SIZE = {"height": None, "width": None}
+POINTS = [[2, 2], [12, 2], [12, 12]]
+ABOVE = ("outside-root", "may lie outside the root")
+
+CASES: dict[str, tuple[Files, dict[str, Any], Tags | Fault, list[str]]] = {
+    # Where the images lie
+    "split": (named("a.jpg", "train/a.jpg"), {}, A, []),
+    "images-split": (named("a.jpg", "images/train/a.jpg"), {}, A, []),
+    "images": (named("a.jpg", "images/a.jpg"), {}, A, []),
+    "top": (named("a.jpg", "a.jpg"), {}, A, []),
+    "first-place-wins": (named("a.jpg", "a.jpg", "images/a.jpg", "train/a.jpg"), {}, A, []),
+    "path-from-the-root": (named("images/train/a.jpg", "images/train/a.jpg"), {}, A, []),
+    "path-with-the-split": (named("train/a.jpg", "train/a.jpg"), {}, A, []),
+    "path-that-repeats-the-place": (named("images/a.jpg", "train/a.jpg"), {}, A, []),
+    "backslashes": (named("images\\a.jpg", "images/a.jpg"), {}, A, []),
+    "dot-slash": (named("./a.jpg", "train/a.jpg"), {}, A, []),
+    "own-folder": (named("Data/a.jpg", "Data/a.jpg"), {}, {"Data/a": ["cat"]}, []),
+    "own-folder-in-the-split": (named("x/y/a.jpg", "train/x/y/a.jpg"), {}, {"x/y/a": ["cat"]}, []),
+    "own-folder-that-is-not-there": (named("Data/a.jpg", "train/a.jpg"), {}, ("missing-image", "the image a.jpg"), []),
+    "none-is-there": (
+        {TRAIN: document([image(1, "a.jpg"), image(2, "b.jpg")], [annotation(1, 1), annotation(2, 2)])},
+        {},
+        (
+            "missing-image",
+            "the image a.jpg does not exist below train/, images/train/, images/ or the root, and neither do the other "
+            "1; put the photographs there; `tag2mask export coco` does so with --images copy or link",
+        ),
+        [],
+    ),
+    "name-in-nfd": (named("fu\u0308sse.jpg", "images/f\u00fcsse.jpg"), {}, {"f\u00fcsse": ["cat"]}, []),
+    "climbs": (named("../a.jpg", "a.jpg"), {}, ABOVE, []),
+    "climbs-within": (named("images/../../a.jpg", "a.jpg"), {}, ABOVE, []),
+    "absolute": (named("/images/a.jpg", "images/a.jpg"), {}, ABOVE, []),
+    "drive": (named("C:\\images\\a.jpg", "images/a.jpg"), {}, ABOVE, []),
+    "address": (named("http://host/images/a.jpg", "images/a.jpg"), {}, ABOVE, []),
+    "half-a-character": (named("\ud800/a.jpg", "train/a.jpg"), {}, ("bad-annotation", "holds half a character"), []),
+    "one-id-twice": (
+        {
+            TRAIN: document([image(1, "a.jpg"), image(2, "a.png")], [annotation(1, 1), annotation(2, 2)]),
+            "train/a.jpg": "",
+            "train/a.png": "",
+        },
+        {},
+        ("duplicate-id", "have one ID, `a`"),
+        [],
+    ),
+    "one-file-twice": (
+        {
+            TRAIN: document([image(1, "a.jpg"), image(2, "images/a.jpg")], [annotation(1, 1), annotation(2, 2)]),
+            "images/a.jpg": "",
+        },
+        {},
+        ("duplicate-id", "images/a.jpg is listed twice"),
+        [],
+    ),
+    "another-list-of-the-same-images": (
+        {"images/a.jpg": "", TRAIN: document([image(1, "a.jpg")], [annotation(1, 1)])}
+        | {VAL: document([image(9, "a.jpg")], [annotation(1, 9)])},
+        {},
+        A,
+        [],
+    ),
+    "table-of-paths": (
+        named("a.jpg", "images/train/a.jpg") | {"ours.csv": "image,tags\nimages/train/a.jpg,dog\n"},
+        {"tags": "ours.csv"},
+        {"a": ["dog"]},
+        [],
+    ),
+    # What is not as COCO has it
+    "ids-as-text": (
+        {
+            TRAIN: document(
+                [image("12", "a.jpg")], [annotation("1", "12", "2")], {"id": "1", "name": "cat"}, DOG | {"id": "2"}
+            ),
+            "train/a.jpg": "",
+        },
+        {},
+        {"a": ["dog"]},
+        ["json: numbers with a decimal point or as text are read as whole ones (6, first: categories item 1 `id`)"],
+    ),
+    "decimal-points": (
+        one(image(1.0, "a.jpg", height=24.0, width=32.0), category_id=2.0),
+        {},
+        {"a": ["dog"]},
+        ["are read as whole ones (4, "],
+    ),
+    "fractions": (one(image(1, "a.jpg", height=24.5)), {}, ("bad-annotation", "`height` is missing or of an"), []),
+    "text-ids": (one(image("a-1", "a.jpg")), {}, ("bad-annotation", "`id` is missing or of another kind"), []),
+    "true-as-an-id": (one(image(True, "a.jpg")), {}, ("bad-annotation", "`id` is missing or of another kind"), []),
+    "flat-polygon": (one(segmentation=SQUARE), {}, A, ["is read as one polygon (1, first: annotation 1)"]),
+    "points": (one(segmentation=POINTS), {}, A, ["points [x, y] make polygons (1, first: annotation 1)"]),
+    "lists-of-points": (one(segmentation=[POINTS, POINTS]), {}, A, ["points [x, y] make polygons"]),
+    "flat-polygon-of-odd-length": (one(segmentation=SQUARE[1:]), {}, ("bad-annotation", "an even number"), []),
+    "polygon-beyond-floats": (
+        one(segmentation=[[*SQUARE, 10**400, 1]]),
+        {},
+        ("bad-annotation", "should be finite numbers"),
+        [],
+    ),
+    "shares-of-the-image": (
+        one(segmentation=[[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]]),
+        {},
+        ("bad-annotation", "with coordinates from 0 to 1 (1): 1; coordinates are pixels; multiply shares of the image"),
+        [],
+    ),
+    "first-pixel": (one(segmentation=[[0, 0, 1, 0, 1, 1, 0, 1]]), {}, A, []),
+    "no-annotation-ids": (
+        one(id="missing"),
+        {},
+        A,
+        ["annotations without `id` are numbered by their places (1, first: annotations item 1)"],
+    ),
+    "null-size": (one(image(1, "a.jpg", **SIZE)), {}, A, ["`height` and `width` are measured (1, first: a.jpg)"]),
+    "missing-size": (one({"id": 1, "file_name": "a.jpg"}), {}, A, ["are measured"]),
+    "missing-size-and-file": (
+        {TRAIN: document([image(1, "b.jpg", **SIZE)], [annotation(1, 1)]), "train/a.jpg": ""},
+        {},
+        ("bad-annotation", "b.jpg has no `height` and `width`, and its file does not say them"),
+        [],
+    ),
+    "category-0": (one(None, CAT | {"id": 0}, DOG, category_id=0), {}, A, []),
+    "background": (
+        one(None, {"id": 0, "name": "_background_"}, CAT),
+        {},
+        A,
+        ["stand for the background are left out (1, first: `_background_`)"],
+    ),
+    "background-with-annotations": (
+        one(None, {"id": 0, "name": "background"}, CAT, category_id=0),
+        {},
+        ("bad-classes", "`background` is not a class"),
+        [],
+    ),
+    # Lists of categories
+    "more-in-one-split": (
+        splits([CAT], [CAT, DOG]),
+        {},
+        A,
+        ["the 2 categories of all annotation files together; some are not in annotations/instances_train.json"],
+    ),
+    "fewer-in-the-other-split": (
+        splits([CAT, DOG], [DOG | {"id": 1}]),
+        {},
+        ("bad-classes", "instances_val.json: c"),
+        [],
+    ),
+    "order-of-ids": (splits([DOG], [{"id": 1, "name": "zebra"}, DOG]), {}, {"a": ["dog"]}, ["the 2 categories"]),
+    "split-folder-below-images": (
+        {
+            TRAIN: document([image(1, "a.jpg")], [annotation(1, 1)], CAT),
+            VAL: document([image(1, "b.jpg")], [annotation(1, 1)]),
+            "images/train/a.jpg": "",
+            "images/val/b.jpg": "",
+        },
+        {},
+        A,
+        ["the 2 categories"],
+    ),
+    # VOC
+    "gb2312": (voc({"Annotations/a.xml": xml("猫", "gb2312")}, "a"), {"classes": "猫,狗"}, {"a": ["猫"]}, []),
+    "gbk-declared-as-gb2312": (
+        voc({"Annotations/a.xml": xml("鎔", "gbk", "GB2312")}, "a"),
+        {"classes": "鎔,狗"},
+        {"a": ["鎔"]},
+        [],
+    ),
+    "gbk": (voc({"Annotations/a.xml": xml("猫", "gbk")}, "a"), {"classes": "猫,狗"}, {"a": ["猫"]}, []),
+    "big5": (voc({"Annotations/a.xml": xml("貓", "big5", "Big5")}, "a"), {"classes": "貓,狗"}, {"a": ["貓"]}, []),
+    "euc-kr": (
+        voc({"Annotations/a.xml": xml("고양이", "euc-kr")}, "a"),
+        {"classes": "고양이,개"},
+        {"a": ["고양이"]},
+        [],
+    ),
+    "shift-jis": (
+        voc({"Annotations/a.xml": xml("ねこ", "shift_jis", "Shift_JIS")}, "a"),
+        {"classes": "ねこ,いぬ"},
+        {"a": ["ねこ"]},
+        [],
+    ),
+    "latin-1": (voc({"Annotations/a.xml": xml("é", "iso-8859-1")}, "a"), {"classes": "é,x"}, {"a": ["é"]}, []),
+    "not-as-declared": (
+        voc({"Annotations/a.xml": xml("é", "iso-8859-1", "gbk")}, "a"),
+        {},
+        ("bad-annotation", "could not be read as XML"),
+        [],
+    ),
+    "main-lists": (
+        voc({"ImageSets/Main/train.txt": "a\n", "Annotations/a.xml": CAT_XML, "Annotations/b.xml": CAT_XML}, "a", "b"),
+        {},
+        A,
+        [],
+    ),
+    "lists-of-classes-are-no-splits": (
+        voc(
+            {"ImageSets/Main/cat_train.txt": "a  1\nb -1\n", "ImageSets/Main/train.txt": "a\n"}
+            | {"Annotations/a.xml": CAT_XML},
+            "a",
+        ),
+        {"split": "cat_train"},
+        ("bad-split", "there is no list cat_train.txt, there are train"),
+        [],
+    ),
+    "ids-that-look-like-lists-of-classes": (
+        voc({"ImageSets/Main/train.txt": "cat 1\n", "Annotations/cat 1.xml": CAT_XML}, "cat 1"),
+        {},
+        {"cat 1": ["cat"]},
+        [],
+    ),
+    "segmentation-lists-go-first": (
+        voc(
+            {"ImageSets/Main/train.txt": "b\n", "ImageSets/Segmentation/train.txt": "a\n"}
+            | {"Annotations/a.xml": CAT_XML, "Annotations/b.xml": CAT_XML},
+            "a",
+            "b",
+        ),
+        {},
+        A,
+        [],
+    ),
+    "empty-annotations": (
+        voc({"Annotations/": "", "tags.csv": "image,tags\na,cat\n"}, "a"),
+        {},
+        A,
+        [],
+    ),
+    "labelmap": (
+        voc(
+            {"tags.csv": "image,tags\na,koala\n"}
+            | {
+                "labelmap.txt": "# label:color_rgb:parts:actions\nbackground:0,0,0::\nkoala:128,0,0::\nwolf:0,128,0::\n"
+            },
+            "a",
+        ),
+        {},
+        {"a": ["koala"]},
+        [],
+    ),
+    "labelmap-of-something-else": (
+        voc({"tags.csv": "image,tags\na,cat\n", "labelmap.txt": "koala:1,2,3::\n"}, "a"),
+        {},
+        A,
+        [],
+    ),
+}
+
+
+def plant(root: Path, files: Files) -> None:
+    for name, content in files.items():
+        path = root / name
+        if name.endswith("/"):
+            path.mkdir(parents=True)
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if content == "photograph":
+            Image.new("RGB", (32, 24)).save(path)
+        elif isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            path.write_text(content, encoding="utf-8")
+
+
+@pytest.mark.parametrize(("files", "settings", "expected", "notes"), CASES.values(), ids=CASES)
+def test_real_roots(
+    files: Files, settings: dict[str, Any], expected: Tags | Fault, notes: list[str], tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    plant(root, files)
+    for name in ("a.jpg", "secret/a.jpg"):  # what a name that climbs would reach
+        plant(tmp_path, {name: ""})
+    if "tags" in settings:
+        settings = settings | {"tags": root / settings["tags"]}
+    split = "train" if any(name.rpartition("/")[2] in ("train.txt", "instances_train.json") for name in files) else None
+    for _ in range(2):  # as it is read, and as the index has it
+        found = survey(DataSettings(**{"root": root, "split": split} | settings))
+        errors = [(problem.kind, str(problem)) for problem in found.problems if problem.level == "error"]
+        if isinstance(expected, tuple):
+            assert [kind for kind, _ in errors] == [expected[0]]
+            assert expected[1] in errors[0][1]
+        else:
+            assert errors == []
+            names = {p.id: sorted(found.photos.classes[tag - 1] for tag in p.tags) for p in found.photos.photos}
+            assert names == expected
+            assert all(photo.path.is_file() and photo.path.is_relative_to(root) for photo in found.photos.photos)
+        said = [note for note in found.listing.notes if "hold none of the classes" not in note]
+        assert len(said) == len(notes) or isinstance(expected, tuple), said
+        assert [part for part in notes if not any(part in note for note in said)] == []
+
+
+def test_ids_and_classes_of_splits_go_together(tmp_path: Path) -> None:
+    zebra = {"id": 1, "name": "zebra"}
+    plant(tmp_path, splits([DOG], [zebra, DOG], files={"train/a.jpg": "photograph", "val/b.jpg": "photograph"}))
+    for split in ("train", "val", None):
+        assert open_photos(DataSettings(root=tmp_path), split=split).classes == ("zebra", "dog")
+
+
+def test_few_polygons_in_the_first_pixel_are_a_warning(tmp_path: Path) -> None:
+    tiny = annotation(1, 1, segmentation=[[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]])
+    images = document([image(1, "a.jpg")], [tiny, annotation(2, 1), annotation(3, 1)])
+    plant(tmp_path, {TRAIN: images, "train/a.jpg": ""})
+    (found,) = [each for each in survey(DataSettings(root=tmp_path)).problems if each.kind == "bad-annotation"]
+    assert found.level == "warning" and "with coordinates from 0 to 1 (1): 1" in found.message
+
+
+@pytest.mark.parametrize("segmentation", [SQUARE, [SQUARE], [[2, 2], [12, 2], [12, 12], [2, 12]]], ids=str)
+def test_polygons_are_painted_alike_however_they_are_written(segmentation: Any, tmp_path: Path) -> None:
+    plant(tmp_path, one(image(1, "images\\a.jpg", **SIZE), segmentation=segmentation))
+    expected = np.zeros((24, 32), dtype=np.uint8)
+    expected[2:12, 2:12] = 1
+    (photo,) = truth(DataSettings(root=tmp_path)).photos
+    assert photo.id == "a"
+    assert np.array_equal(read_mask(photo.mask or Path()), expected)
+
+
+# Our own exports
+
+
+def truth(settings: DataSettings, split: str | None = None) -> PhotoSet:
+    return with_truth(Config(data=settings, workers=0), open_photos(settings, split=split), Console(quiet=True))
+
+
+IDS = ("cat/one", "cat/two.of them", "dog/one", "dog/größe 7", "fish/one")
+
+
+def mask_of(number: int) -> np.ndarray:
+    """The class of the folder, and a piece of another that its photograph is tagged with in a table."""
+    mask = np.zeros((24, 32 + number), dtype=np.uint8)
+    mask[2:9, 3:20] = mask[15:22, 5:9] = (1, 1, 2, 2, 3)[number]
+    mask[3:5, 4:6] = 0
+    return mask
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Class folders, with masks next to them."""
+    for number, photo_id in enumerate(IDS):
+        suffix = (".jpg", ".png")[number % 2]
+        path = tmp_path / "photographs" / f"{photo_id}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32 + number, 24), (9 * number, 0, 0)).save(path)
+        write_mask(tmp_path / "masks" / f"{photo_id}.png", mask_of(number))
+    return tmp_path / "photographs"
+
+
+def sources(photographs: Path) -> Iterator[tuple[str, list[str]]]:
+    """Class folders, and a table with splits: the photographs that are exported, and where they are."""
+    yield "folders", ["--data.root", str(photographs)]
+    table = photographs.parent / "tags.csv"
+    names = [path.relative_to(photographs).as_posix() for path in sorted(photographs.rglob("*.*g"))]
+    lines = [f"{name},{name.partition('/')[0]},{'val' if 'two' in name else 'train'}" for name in names]
+    table.write_text("\n".join(["image,tags,split", *lines, ""]), encoding="utf-8")
+    yield "table", ["--data.root", str(photographs), "--data.tags", str(table), "--data.split", "train"]
+
+
+@pytest.mark.parametrize("images", ["copy", "link", "symlink"])
+@pytest.mark.parametrize("name", ["coco", "voc"])
+def test_an_export_is_read_again(name: str, images: str, photographs: Path, tmp_path: Path) -> None:
+    for kind, data in sources(photographs):
+        out = tmp_path / kind
+        words = ["export", name, "--masks", str(tmp_path / "masks"), *data, "--images", images, "--out", str(out)]
+        assert main(words) == 0
+        split = "train" if kind == "table" else "default"
+        wanted = [photo_id for photo_id in IDS if kind == "folders" or "two" not in photo_id]
+        again = truth(DataSettings(root=out), split)
+        assert again.classes == ("cat", "dog", "fish")
+        assert sorted(photo.id for photo in again.photos) == sorted(wanted)
+        for photo in again.photos:
+            assert [again.classes[tag - 1] for tag in photo.tags] == [photo.id.partition("/")[0]]
+            original = next(photographs.glob(f"{photo.id}.*g"))
+            assert photo.path.read_bytes() == original.read_bytes()
+            assert np.array_equal(read_mask(photo.mask or Path()), mask_of(IDS.index(photo.id)))
+        assert survey(DataSettings(root=out)).problems == ()
+        second = ["--masks", str(out / "SegmentationClass"), "--data.root", str(out), "--data.split", split]
+        assert main(["export", name, *second, "--images", "copy", "--out", str(tmp_path / f"{kind}-again")]) == 0
+        kept = truth(DataSettings(root=tmp_path / f"{kind}-again"), split)
+        assert [(each.id, each.tags) for each in kept.photos] == [(each.id, each.tags) for each in again.photos]
+
+
+@pytest.mark.parametrize("name", ["coco", "voc"])
+def test_an_export_without_photographs_says_what_to_do(
+    name: str, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks, data = ["--masks", str(tmp_path / "masks")], ["--data.root", str(photographs)]
+    assert main(["export", name, *masks, *data, "--out", str(tmp_path / "out")]) == 0
+    capsys.readouterr()
+    assert main(["check", str(tmp_path / "out"), "--no-time"]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"`tag2mask export {name}` does" in said and "with --images copy or link" in said
+    assert said.count("does not exist") == 1
+
+
+def test_tags_that_no_mask_shows_are_kept_or_told(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_mask(tmp_path / "masks/fish/one.png", np.zeros((24, 36), dtype=np.uint8))
+    masks, data = ["--masks", str(tmp_path / "masks")], ["--data.root", str(photographs), "--images", "copy"]
+    assert main(["export", "voc", *masks, *data, "--out", str(tmp_path / "voc")]) == 0
+    assert open_photos(DataSettings(root=tmp_path / "voc")).by_id("fish/one").tags == (3,)
+    capsys.readouterr()
+    assert main(["export", "coco", *masks, *data, "--out", str(tmp_path / "coco")]) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "1 photographs have no annotation of a tag, or none at all; to read the export with all tags, give" in told
+    coco = DataSettings(root=tmp_path / "coco", tags=tmp_path / "voc/tags.csv")
+    assert open_photos(coco).by_id("fish/one").tags == (3,)
+
+
+# Label Studio
+
+
+def task(*results: dict[str, Any], **values: Any) -> dict[str, Any]:
+    brush = {"format": "rle", "rle": encode(np.ones((4, 4), np.bool_)), "brushlabels": ["cat"]}
+    region = {"type": "brushlabels", "original_width": 4, "original_height": 4, "image_rotation": 0, "value": brush}
+    data = {"photo_id": "one", "height": 4, "width": 4}
+    return {"data": data, "annotations": [{"result": [region, *results]}]} | values
+
+
+CHOICE = {"type": "choices", "from_name": "q", "to_name": "image", "value": {"choices": ["sharp"]}}
+TEXT = {"type": "textarea", "from_name": "t", "to_name": "image", "value": {"text": ["hm"]}}
+RELATION = {"type": "relation", "from_id": "a", "to_id": "b", "direction": "right"}
+MINIMAL = {"photo_id": "one", "height": 4, "width": 4, "tag": [], "annotator": 1, "id": 3}
+
+TASKS: dict[str, tuple[list[Any], int, str]] = {
+    "without-others": ([task()], 0, ""),
+    "choices-and-text": (
+        [task(CHOICE, TEXT, CHOICE, RELATION)],
+        0,
+        "results without a place in the image are passed over: 2 of choices, 1 of textarea, 1 of relation",
+    ),
+    "choices-alone": (
+        [task(annotations=[{"result": [CHOICE]}])],
+        1,
+        "one: it has no brush labels, only choices; paint, or clear these",
+    ),
+    "polygons": ([task({"type": "polygonlabels", "value": {}})], 1, "a region is of the kind 'polygonlabels'"),
+    "json-min": ([MINIMAL], 1, "it is of JSON-MIN, which does not say whether images were turned; export JSON"),
+}
+
+
+@pytest.mark.parametrize(("tasks", "code", "says"), TASKS.values(), ids=TASKS)
+def test_what_label_studio_exports(
+    tasks: list[Any], code: int, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in.json").write_text(json.dumps(tasks))
+    words = ["import", "labelstudio", str(tmp_path / "in.json"), "--data.classes", "cat,dog"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == code
+    assert says in " ".join(capsys.readouterr().err.split())
+    assert code or read_mask(tmp_path / "out/one.png").all()
