@@ -308,6 +308,12 @@ CASES: dict[str, tuple[Files, dict[str, Any], Tags | Fault, list[str]]] = {
         {"a": ["koala"]},
         [],
     ),
+    "labelmap-that-cannot-be-shown": (
+        voc({"tags.csv": "image,tags\na,cat\n", "labelmap.txt": "background:0,0,0::\n\x1b[2J:1,2,3::\n"}, "a"),
+        {},
+        A,
+        [],
+    ),
     "labelmap-of-something-else": (
         voc({"tags.csv": "image,tags\na,cat\n", "labelmap.txt": "koala:1,2,3::\n"}, "a"),
         {},

@@ -191,20 +191,30 @@ def _read_images(document: dict[str, Any], places: ImagePlaces, found: Annotatio
             continue
         height, width = item.get("height"), item.get("width")
         if height is None or width is None:
-            try:
-                height, width = image_size(Path(places.find(name).path))
-            except ImageError as reason:
-                message = f"{name} has no `height` and `width`, and its file does not say them ({reason.reason})"
+            size, reason = _measured(places, name)
+            if reason:
+                message = f"{name} has no `height` and `width`, and its file does not say them ({reason})"
                 found.problems.append(error("bad-annotation", where, f"{message}; add them, or the file"))
                 continue
             found.measured = True
             found.note("images without `height` and `width` are measured", name)
-        if not all(1 <= side <= LONGEST_SIDE for side in (height, width)):
-            message = f"{name} is said to be {width} × {height} pixels; a side should have 1 to {LONGEST_SIDE:,}"
+        else:
+            size = height, width
+        if not all(1 <= side <= LONGEST_SIDE for side in size):
+            message = f"{name} is said to be {size[1]} × {size[0]} pixels; a side should have 1 to {LONGEST_SIDE:,}"
             found.problems.append(error("bad-annotation", where, message))
             continue
-        found.images[number] = Image(name, (height, width))
+        found.images[number] = Image(name, size)
         listed.add(name)
+
+
+def _measured(places: ImagePlaces, name: str) -> tuple[Size, str]:
+    """(H, W) of the file of an image, or why it cannot be said."""
+    place = places.find(name)
+    try:
+        return (image_size(Path(place.path)), "") if place.there else ((0, 0), "it does not exist")
+    except ImageError as fault:
+        return (0, 0), fault.reason
 
 
 def _read_instances(document: dict[str, Any], found: Annotations) -> None:

@@ -154,7 +154,7 @@ def is_voc(root: Path) -> bool:
 
 
 def _labels(root: Path) -> tuple[str, ...]:
-    """The classes in labelmap.txt in the order of their ids; none if there is no such list that begins with 0."""
+    """The classes in labelmap.txt in the order of their ids; none if there is no sound list that begins with 0."""
     path = root / LABELS
     try:
         if not path.is_file() or path.stat().st_size > _LABELS_LIMIT:
@@ -165,7 +165,8 @@ def _labels(root: Path) -> tuple[str, ...]:
     labels = [line.split(":") for line in lines if line.strip() and not line.startswith("#")]
     ignored = ",".join(map(str, palette()[IGNORED]))
     names = [nfc(label[0].strip()) for label in labels if "".join(label[1:2]).replace(" ", "") != ignored]
-    return tuple(names[1:]) if names and names[0] == "background" else ()
+    sound = all(name and name.isprintable() for name in names) and len(set(names)) == len(names)
+    return tuple(names[1:]) if sound and names[:1] == ["background"] else ()
 
 
 def voc_images(root: Path) -> dict[str, list[str]]:
