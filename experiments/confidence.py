@@ -70,19 +70,24 @@ def judged(place: str) -> list[Judged]:
     photos, folder = photographs(request.config), RunFolder(Path(run))
     found, made_by = [], set()
     for photo in photos.photos:
-        stored = stored_evidence(folder.folder(EVIDENCE) / f"{photo.id}.npz")
+        stored = stored_evidence(folder / EVIDENCE / f"{photo.id}.npz")
         if stored is None or photo.mask is None or not photo.mask.is_file():
             continue
         if tuple(stored[0].ids.tolist()) != (0, *photo.tags) or not photo.tags:
             continue
-        own = read_mask(folder.folder("masks") / f"{photo.id}.png")
+        own = read_mask(folder / "masks" / f"{photo.id}.png")
         confusion = Confusion(len(photos.classes) + 1)
         confusion.update(own, read_mask(photo.mask, size=(own.shape[0], own.shape[1])))
-        made_by.add(stored[1])
+        made_by.add(shared(stored[1]))
         if not np.isnan(miou := confusion.miou()):
             found.append(Judged(stored[0], confusion.iou()[stored[0].ids], miou))
     require_same(place, Witnesses.of(request.config, folder, photos, StageResult("confidence")).made_by, made_by)
     return found
+
+
+def shared(made_by: str) -> str:
+    """What evidence about all photographs of a run was made from, of what it says of its own."""
+    return str(json.loads(made_by)[0])
 
 
 def require_same(place: str, own: str, made_by: set[str]) -> None:

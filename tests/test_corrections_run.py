@@ -210,7 +210,7 @@ def test_tags_that_somebody_changed(copied: Path, scenes: Path, capsys: pytest.C
     kept.write(changed, Decision.now(tags=[kept.classes[1]]))
     capsys.readouterr()
     assert run("refine", scenes, copied) == 1
-    assert f"{changed}: somebody changed its tags since its CAMs were made" in " ".join(capsys.readouterr().err.split())
+    assert f"{changed}: it has tags that its CAMs were not made with" in " ".join(capsys.readouterr().err.split())
     assert run("train", scenes, copied) == 0
     assert "1 decisions about tags are newer than the network that is there" in capsys.readouterr().err
     assert run("cams", scenes, copied) == 0 and run("refine", scenes, copied) == 0
@@ -348,7 +348,7 @@ def test_a_correction_that_comes_while_a_network_trains(
     kept, ids = corrections_of(copied / "corrections", scenes)
     for photo_id in ids[:2]:
         kept.write(photo_id, Decision.now("corrected"), of_class_two())
-    made, seen = stage.learn, []
+    made, seen = stage.Segment.learn, []
 
     def learn(*arguments: Any) -> int:
         kept.write(ids[0], Decision.now("corrected"), 0 * of_class_two())
@@ -356,7 +356,7 @@ def test_a_correction_that_comes_while_a_network_trains(
         seen.extend(labels_of(learnt[0], photo_id) for photo_id in ids[:2])
         return made(*arguments)
 
-    monkeypatch.setattr(stage, "learn", learn)
+    monkeypatch.setattr(stage.Segment, "learn", learn)
     assert run("segment", scenes, copied, **SEGMENT) == 0
     assert seen == [{2}, {2}]
     noted = LearntFrom.read(copied / "segment/learnt_from.json")

@@ -218,11 +218,11 @@ def test_confidence_is_fitted_on_evidence_of_the_run_alone(
     path = next((out / "confidence/evidence").rglob("*.npz"))
     stored = stored_evidence(path)
     assert stored is not None
-    write_evidence(path, stored[0], "others")
+    write_evidence(path, stored[0], json.dumps(["others"]))
     with pytest.raises(UsageError, match="made from other things"):
         confidence.judged(place)
     for path in (out / "confidence/evidence").rglob("*.npz"):
-        write_evidence(path, stored[0], "others")
+        write_evidence(path, stored[0], json.dumps(["others"]))
     with pytest.raises(UsageError, match="made from other things"):
         confidence.judged(place)
     with pytest.raises(SystemExit) as stopped:

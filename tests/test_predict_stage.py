@@ -1,6 +1,7 @@
 """`tag2mask predict` end to end: what is written, resumed, shared out, reported and refused."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,22 @@ def test_what_is_done_is_skipped_and_what_is_missing_comes_back_the_same(
     assert run(photos, model, out, "--again") == 0
     assert "predict: 7 done" in capsys.readouterr().err
     assert files_of(out) == before  # without the overlays, which nobody asked for
+
+
+def test_an_image_that_was_replaced_and_a_torn_mask_are_labelled_again(
+    photos: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run(photos, model, out) == 0
+    before = files_of(out)
+    picture(photos / "p0.png", 77)
+    os.utime(photos / "p0.png", (1, 1))  # by a clock that was set back
+    os.utime(photos / "p1.png", (1, 1))  # the same, written again
+    (out / "p2.png").write_bytes(b"")
+    assert run(photos, model, out) == 0
+    assert "predict: 2 done, 5 already there" in capsys.readouterr().err
+    changed = {name for name, content in files_of(out).items() if content != before[name] and name.endswith(".png")}
+    assert changed == {"p0.png"}
 
 
 def test_a_kill_costs_what_was_not_written_down(

@@ -2,7 +2,7 @@
 
 An ``.npz`` with ``ids`` int32 (K,), ``cams`` float16 (K, h, w) in [0, 1], ``size`` int32 (2,) = (H, W) of the
 photograph and, for POT, ``allocation`` uint8 (h, w) with ``clusters`` int32 (). The grid belongs to the file; full
-resolution is made on demand.
+resolution is made on demand. ``image`` int64 (3,) and ``base`` (a text) say which image and base CAM it was made from.
 """
 
 import io
@@ -17,11 +17,12 @@ from torch.nn import functional as F
 from tag2mask.errors import Tag2maskError
 from tag2mask.files import write_bytes
 from tag2mask.npz import DAMAGED, read_npz
+from tag2mask.origin import is_of_image
 
 LONGEST_SIDE = 65_535
 """Pixels of a photograph's side."""
 
-_NAMES = ("ids", "cams", "size", "allocation", "clusters")
+_NAMES = ("ids", "cams", "size", "allocation", "clusters", "image", "base")
 
 CamKind = Literal["classifier", "prototype", "pot", "fused"]
 """The CAMs that a network gives: its classifier's, a single prototype's, POT's, and POT's with base CAMs."""
@@ -47,6 +48,8 @@ class CamFile:
         allocation: uint8 (h, w), the prototype to which the transport plan sends each cell: slot · clusters + k,
             where ``slot`` indexes ``ids`` and k < clusters; 255 where there is none. None for kinds without a plan.
         clusters: prototypes a class, K of the method; None where ``allocation`` is.
+        image: int64 (3,), which image it was made from, as `image_origin` says; None if that is not known.
+        base: which base CAM, as `cam_origin` says; empty without one.
     """
 
     ids: np.ndarray
@@ -54,6 +57,8 @@ class CamFile:
     size: tuple[int, int]
     allocation: np.ndarray | None = None
     clusters: int | None = None
+    image: np.ndarray | None = None
+    base: str = ""
 
     @property
     def has_background(self) -> bool:
@@ -75,6 +80,10 @@ def write_cam(path: Path, cam: CamFile) -> None:
     if cam.allocation is not None:
         arrays["allocation"] = cam.allocation.astype(np.uint8)
         arrays["clusters"] = np.asarray(cam.clusters, dtype=np.int32)
+    if cam.image is not None:
+        arrays["image"] = cam.image.astype(np.int64)
+    if cam.base:
+        arrays["base"] = np.array(cam.base)
     if problem := _problem(arrays):
         raise CamFileError(f"{path} was not written: {problem}")
     content = io.BytesIO()
@@ -108,6 +117,8 @@ def read_cam(path: Path) -> CamFile:
         (height, width),
         arrays.get("allocation"),
         None if clusters is None else int(clusters),
+        arrays.get("image"),
+        str(arrays.get("base", "")),
     )
 
 
@@ -118,6 +129,25 @@ def read_ids(path: Path) -> tuple[int, ...] | None:
             return tuple(int(value) for value in read_npz(file, ("ids",))["ids"])
     except DAMAGED:
         return None
+
+
+def is_made_from(path: Path, ids: tuple[int, ...], image: Path, base: str | None = "") -> bool:
+    """Whether a CAM file is there, of these class ids, and made from this image and this base CAM.
+
+    Args:
+        path: the CAM file.
+        ids: the ids that it should hold.
+        image: the file of the photograph.
+        base: as `CamFile.base`, or None for any; a file that records no image, of an earlier version, is made from any.
+    """
+    try:
+        with path.open("rb") as file:
+            found = read_npz(file, ("ids", "image", "base"))
+        same = tuple(found["ids"].tolist()) == ids
+        same = same and (base is None or "image" not in found or str(found.get("base", "")) == base)
+        return same and is_of_image(found.get("image"), image)
+    except DAMAGED:
+        return False
 
 
 def full_resolution(cam: CamFile) -> np.ndarray:
@@ -155,6 +185,9 @@ def _problem(arrays: dict[str, np.ndarray]) -> str | None:
         return f"`allocation` should be (h, w) = {cams.shape[1:]} and come with `clusters`, it is {allocation.shape}"
     if allocation is not None and allocation.dtype != np.uint8:
         return f"`allocation` should be uint8, it is {allocation.dtype}"
+    image = arrays.get("image")
+    if image is not None and (image.shape != (3,) or image.dtype != np.int64):
+        return f"`image` should be int64 (3,), it is {image.dtype} {image.shape}"
     if clusters is not None and (clusters.shape or clusters.dtype.kind not in "iu" or not 0 < clusters < PADDING):
         return f"`clusters` should be one number from 1 to {PADDING - 1}"
     return None

@@ -27,8 +27,8 @@ def process_count() -> int:
 
 
 def process_number() -> int:
-    """Which of them this one is, counted from 0, by the environment."""
-    return int(os.environ.get("RANK", "0"))
+    """Which of them this one is, counted from 0, by the environment; 0 where there is no other."""
+    return int(os.environ.get("RANK", "0")) if process_count() > 1 else 0
 
 
 def is_main() -> bool:

@@ -28,7 +28,7 @@ def doctor(words: Sequence[str]) -> int:
     """
     from tag2mask.doctor.diagnosis import diagnose
 
-    if os.environ.get("RANK", "0") != "0":
+    if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0":
         return 0  # of several processes of torchrun one is enough
     if "-h" in words or "--help" in words:
         _settings(words)

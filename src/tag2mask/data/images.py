@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from tag2mask.data.decoding import ImageError, MaskError, decode, opened, upright_size
 from tag2mask.data.deep_pixels import Intensity, read_rgb
@@ -13,6 +14,7 @@ from tag2mask.data.problems import Fault, one_line
 from tag2mask.data.settings import PIXEL_LIMIT
 from tag2mask.errors import first_five
 from tag2mask.files import write_bytes
+from tag2mask.origin import PNG_KEY
 
 __all__ = [
     "IGNORED",
@@ -171,12 +173,13 @@ def reduced_size(size: tuple[int, int], long_side: int | None) -> tuple[int, int
     return height, width
 
 
-def write_mask(path: Path, mask: npt.NDArray[np.uint8]) -> None:
+def write_mask(path: Path, mask: npt.NDArray[np.uint8], *, made_from: str = "") -> None:
     """Write class ids as an 8-bit PNG with the palette of PASCAL VOC, atomically.
 
     Args:
         path: the final name; its folder is made.
         mask: uint8 (H, W).
+        made_from: recorded in the file, for `mask_origin`.
 
     Raises:
         MaskError: ``mask`` is of another type or shape.
@@ -186,7 +189,7 @@ def write_mask(path: Path, mask: npt.NDArray[np.uint8]) -> None:
         raise _mask_error(path, "mask-format", message)
     image = Image.fromarray(mask)
     image.putpalette(palette().tobytes())
-    write_bytes(path, _png(image))
+    write_bytes(path, _png(image, made_from))
 
 
 def write_fractions(path: Path, fractions: npt.NDArray[np.floating]) -> None:
@@ -220,7 +223,9 @@ def _mask_error(path: Path, kind: Fault, reason: str) -> MaskError:
     return MaskError(one_line(f"{path}: {reason}"), kind=kind, reason=one_line(reason))
 
 
-def _png(image: Image.Image) -> bytes:
-    content = io.BytesIO()
-    image.save(content, format="PNG")
+def _png(image: Image.Image, made_from: str = "") -> bytes:
+    content, text = io.BytesIO(), PngInfo()
+    if made_from:
+        text.add_text(PNG_KEY, made_from)
+    image.save(content, format="PNG", pnginfo=text)
     return content.getvalue()

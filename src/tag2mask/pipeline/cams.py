@@ -10,17 +10,17 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from tag2mask.cam_files import PADDING, CamFile, CamKind, read_ids, write_cam
+from tag2mask.cam_files import PADDING, CamFile, CamKind, is_made_from, write_cam
 from tag2mask.data.images import ImageError, read_image
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.device import resolve_device
 from tag2mask.errors import UsageError
-from tag2mask.files import is_newer
 from tag2mask.inference import PhotoMaps, photo_maps, scale_one
 from tag2mask.memory import channels_last
 from tag2mask.networks.checkpoint import load_network
 from tag2mask.networks.pot_network import PotNetwork
+from tag2mask.origin import cam_origin, image_origin
 from tag2mask.pipeline.base_cams import external_maps, require_seeds, seed_path
 from tag2mask.pipeline.batches import sized_batches
 from tag2mask.pipeline.config import Config, plain
@@ -103,7 +103,7 @@ class Cams(Stage):
                 kinds = _kinds(maps, config.cams.kinds, config.pot)
                 for number, photo in enumerate(batch):
                     if photo.id not in damaged and _missing(photo, run, config):
-                        _write(run, photo, tuple(images.shape[2:]), number, kinds)
+                        _write(run, photo, tuple(images.shape[2:]), number, kinds, _base(photo, run, config))
                         result.done += 1
                 dropped += int((~maps.base.flatten(2).any(2) & tags).sum()) if not damaged else 0
                 advance(result.done)
@@ -121,14 +121,18 @@ def _check_kinds(config: Config) -> None:
 
 
 def _missing(photo: Photo, run: RunFolder, config: Config) -> bool:
-    """Whether a CAM file of the photograph is missing, damaged, of other tags, or older than the base CAM it reads."""
+    """Whether a CAM file of the photograph is missing, damaged, or of other tags, another image or base CAM."""
+    base = _base(photo, run, config)
     for kind in config.cams.kinds:
-        path = run / f"cams/{kind}" / f"{photo.id}.npz"
-        if read_ids(path) != (photo.tags if kind == "classifier" else (0, *photo.tags)):
-            return True
-        if config.external.used and is_newer(seed_path(run, photo), path):
+        ids = photo.tags if kind == "classifier" else (0, *photo.tags)
+        if not is_made_from(run / f"cams/{kind}" / f"{photo.id}.npz", ids, photo.path, base):
             return True
     return False
+
+
+def _base(photo: Photo, run: RunFolder, config: Config) -> str:
+    """Which base CAM the photograph has; empty without one."""
+    return (cam_origin(seed_path(run, photo)) or "") if config.external.used else ""
 
 
 def read_batches(
@@ -169,9 +173,15 @@ def _kinds(maps: PhotoMaps, kinds: Iterable[CamKind], pot: PotSettings) -> dict[
 
 
 def _write(
-    run: RunFolder, photo: Photo, size: tuple[int, ...], number: int, kinds: dict[CamKind, PhotoMaps | TransportCams]
+    run: RunFolder,
+    photo: Photo,
+    size: tuple[int, ...],
+    number: int,
+    kinds: dict[CamKind, PhotoMaps | TransportCams],
+    base: str,
 ) -> None:
     """Write the CAM files of photograph ``number`` of a batch."""
+    image = image_origin(photo.path)
     for kind, made in kinds.items():
         allocation = clusters = None
         if isinstance(made, PhotoMaps):
@@ -185,7 +195,6 @@ def _write(
             if kind == "pot" and len(ids) * clusters <= PADDING:
                 cells = made.allocation[number].cpu().numpy()
                 allocation = np.where(cells < 0, PADDING, cells)
-        cam = CamFile(
-            ids, maps.cpu().numpy(), (size[0], size[1]), allocation, clusters if allocation is not None else None
-        )
+        drawn = clusters if allocation is not None else None
+        cam = CamFile(ids, maps.cpu().numpy(), (size[0], size[1]), allocation, drawn, image, base)
         write_cam(run / f"cams/{kind}" / f"{photo.id}.npz", cam)

@@ -30,7 +30,7 @@ from tag2mask.pipeline.paths import WHOLE
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.read_bounded import read_bounded
 from tag2mask.pipeline.reading import photographs, reading_workers
-from tag2mask.pipeline.refinable import of_these_tags, shard_of, tagged_maps
+from tag2mask.pipeline.refinable import of_these_photographs, shard_of, tagged_maps
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.stage import Stage, StagePlan
 from tag2mask.pipeline.truth import with_believable_truth, with_painted_truth
@@ -88,7 +88,7 @@ class Confidence(Stage):
         remove_partial(run / "confidence")
         witnesses = Witnesses.of(config, run, photos, result)
         mine = shard_of(photos.photos, config, result, damaged=photos.decided.damaged)
-        mine = of_these_tags(mine, photos.decided.tags, witnesses.cams, result)
+        mine = of_these_photographs(mine, witnesses.cams, result)
         masked = mine.where(lambda photo: (witnesses.masks / f"{photo.id}.png").is_file())
         todo = masked.where(witnesses.is_stale)
         if config.shard is not None or not together:  # else each process has told what was there
@@ -129,7 +129,7 @@ def _gather(
                 result.failed[photo.id] = str(error)
                 file.unlink(missing_ok=True)
                 continue
-            write_evidence(file, evidence, witnesses.made_by)
+            write_evidence(file, evidence, witnesses.made_by_of(photo))
             result.done += 1
             advance(result.done)
 

@@ -22,7 +22,7 @@ from tag2mask.pipeline.pace import paced_bar
 from tag2mask.pipeline.paths import EDGE_LABELS, EDGE_NETWORK, TRAIN_NETWORK
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
-from tag2mask.pipeline.refinable import cam_folder, of_these_tags, read_refinables, require_cams, shard_of, stale
+from tag2mask.pipeline.refinable import cam_folder, of_these_photographs, read_refinables, require_cams, shard_of, stale
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.stage import Ahead, Settings, StagePlan, TrainingStage, training_settings
 from tag2mask.refine.labels import sure_labels
@@ -84,7 +84,7 @@ class Edges(TrainingStage):
         return replace(labels, work=f"{labels.work}, then {training.work}", steps=training.steps, seconds=seconds)
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
-        """Write the labels that are missing or older than their CAM file, then train on them, or go on training.
+        """Write the labels that are missing or made from another CAM file, then train on them, or go on training.
 
         With a shard it writes the labels of that shard and stops: training needs them all.
 
@@ -101,11 +101,14 @@ class Edges(TrainingStage):
         together = process_count() > 1  # they write labels by shards first, then train: each thing counts once
         if (run / EDGE_NETWORK).is_file():
             result.skipped = 0 if together and config.shard is not None else 1
-            older = len(stale(photos.photos.where(lambda photo: _labelled(run, cams, photo)), cams, run / EDGE_LABELS))
+            labelled = photos.of(photos.photos.where(lambda photo: _labelled(run, cams, photo)))
+            older = len(stale(labelled.photos, cams, run / EDGE_LABELS))
             if older:
                 result.notes.append(
-                    f"{older} CAM files are newer than the labels learnt from; --restart edges learns anew"
+                    f"{older} CAM files are others than those of the labels learnt from; --restart edges learns anew"
                 )
+            elif other := self.same_data(run, labelled):
+                result.notes.append(other)
             return result
         # What is wrong with the network should be said before hours of labels.
         network = _untrained(config, run) if config.shard is None else None
@@ -126,6 +129,7 @@ class Edges(TrainingStage):
                 result.failed[photo.id] = (
                     f"{cams / photo.id}.npz does not exist, so it has no labels to learn edges from"
                 )
+        self.same_data(run, labelled)
         _train(self, config, run, labelled, network, result, console)
         return result
 
@@ -140,7 +144,7 @@ def _write_labels(
 ) -> None:
     """Sure labels of CAMs, 255 elsewhere."""
     whole = shard_of(photos.photos, config, result, damaged=photos.decided.damaged)
-    mine = of_these_tags(whole, photos.decided.tags, cams, result)
+    mine = of_these_photographs(whole, cams, result)
     todo = stale(mine, cams, run / EDGE_LABELS)
     result.skipped = len(mine) - len(todo)
     with paced_bar(run, "edges", console, len(todo), "labels of edges") as advance:
@@ -150,7 +154,7 @@ def _write_labels(
                 each.cams.resized((image.shape[0], image.shape[1])) for each, image in zip(batch, images, strict=True)
             ]
             for each, labels in zip(batch, sure_labels(images, maps, config.edges.labels), strict=True):
-                write_mask(run / EDGE_LABELS / f"{each.photo.id}.png", labels.cpu().numpy())
+                write_mask(run / EDGE_LABELS / f"{each.photo.id}.png", labels.cpu().numpy(), made_from=each.origin)
                 result.done += 1
             advance(result.done)
 

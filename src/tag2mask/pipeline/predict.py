@@ -18,6 +18,7 @@ from tag2mask.data.photos import PhotoSet, find_photos
 from tag2mask.errors import Tag2maskError, UsageError, first_five
 from tag2mask.files import atomic_path, read_json, remove_partial, write_json
 from tag2mask.networks.checkpoint import NetworkFileError
+from tag2mask.origin import image_text, is_of_image_text, mask_origin
 from tag2mask.pipeline.config import Config, plain
 from tag2mask.pipeline.progress import StageResult, progress_bar
 from tag2mask.pipeline.read_bounded import read_bounded
@@ -103,9 +104,11 @@ class Request:
         return [batch for batch in whole if any(self.is_missing(photo) for photo in batch)]
 
     def is_missing(self, photo: Photo) -> bool:
-        """Whether anything that was asked for of a photograph is not there."""
-        wanted = [self.mask(photo.id), *([self.overlay(photo.id)] if self.overlays else [])]
-        return photo.id not in self.earlier or not all(path.is_file() for path in wanted)
+        """Whether anything that was asked for of a photograph is not there, or is of another image."""
+        if photo.id not in self.earlier or (self.overlays and not self.overlay(photo.id).is_file()):
+            return True
+        recorded = mask_origin(self.mask(photo.id))
+        return recorded is None or not is_of_image_text(recorded, photo.path)
 
     def plan(self) -> str:
         """What would be done, in one line."""
@@ -186,7 +189,7 @@ def predict(request: Request, console: Console) -> StageResult:
                 for photo, image, prediction in zip(photos, images, predictor.predictions(images), strict=True):
                     if photo.id not in wanted:
                         continue
-                    write_mask(request.mask(photo.id), prediction.labels)
+                    write_mask(request.mask(photo.id), prediction.labels, made_from=image_text(photo.path))
                     if request.overlays:
                         _write_overlay(request.overlay(photo.id), image, prediction.labels, palette)
                     found[photo.id] = _said(photo, request.root, prediction, classes)

@@ -13,6 +13,7 @@ from tag2mask.data.photos import PhotoSet
 from tag2mask.errors import UsageError
 from tag2mask.files import is_newer
 from tag2mask.networks.checkpoint import load_segmentation_network
+from tag2mask.origin import crc_of, image_text, is_of_image_text, mask_origin
 from tag2mask.pipeline.config import Config, plain
 from tag2mask.pipeline.pace import paced_bar
 from tag2mask.pipeline.paths import WHOLE
@@ -62,7 +63,7 @@ class Predictions(Stage):
         return StagePlan(self.name, words.format(lacking), lacking, 0, size, time)
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
-        """Write predictions/SPLIT/ID.png where it is missing, or older than the network.
+        """Write predictions/SPLIT/ID.png where it is missing, damaged, or made from another network or image.
 
         Raises:
             UsageError: there is no segmentation network, or the folder holds predictions of other settings.
@@ -72,29 +73,36 @@ class Predictions(Stage):
             raise UsageError(f"{path} does not exist; run `tag2mask segment` with the same --out first")
         photos = photographs(config)
         network = load_segmentation_network(path, classes=photos.classes)
+        crc = crc_of(path)
         run.claim(self, self.fingerprint(config, photos))
         predictor = Predictor(network, config.device, config.predict, pixel_limit=config.data.pixel_limit)
         result = StageResult(self.name)
         for split in config.evaluate.split_names(config.data.split):
             folder = run / f"predictions/{split or WHOLE}"
             mine = shard_of(photographs(config, split).photos, config, result)
-            todo = mine.where(partial(_missing, folder, path))
+            todo = mine.where(partial(_missing, folder, path, crc))
             result.skipped += len(mine) - len(todo)
             before = result.done
             with paced_bar(run, "predictions", console, len(todo), f"predictions {split or WHOLE}") as advance:
                 for batch in _batches(todo, config, predictor, result):
                     found = predictor.predictions([image for _, image in batch])
                     for (photo, _), prediction in zip(batch, found, strict=True):
-                        write_mask(folder / f"{photo.id}.png", prediction.labels)
+                        write_mask(
+                            folder / f"{photo.id}.png", prediction.labels, made_from=f"{crc} {image_text(photo.path)}"
+                        )
                         result.done += 1
                     advance(result.done - before)
         return result
 
 
-def _missing(folder: Path, network: Path, photo: Photo) -> bool:
-    """Whether there is no prediction of a photograph in the folder, or one that is older than the network."""
+def _missing(folder: Path, network: Path, crc: int, photo: Photo) -> bool:
+    """Whether there is no prediction of a photograph in the folder, or one by another network or of another image."""
     file = folder / f"{photo.id}.png"
-    return not file.is_file() or is_newer(network, file)
+    recorded = mask_origin(file)
+    if not recorded:
+        return recorded is None or is_newer(network, file)
+    by, _, image = recorded.partition(" ")
+    return by != str(crc) or not is_of_image_text(image, photo.path)
 
 
 def _batches(

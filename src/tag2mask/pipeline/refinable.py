@@ -1,17 +1,17 @@
 """What refinement reads of a photograph: its pixels at the size to work in, and its CAMs."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from tag2mask.cam_files import CamFile, read_cam, read_ids
+from tag2mask.cam_files import CamFile, is_made_from, read_cam, read_ids
 from tag2mask.data.images import read_image, reduced
 from tag2mask.data.photo import Photo, Photos
 from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.files import is_newer
+from tag2mask.origin import cam_origin, is_mask_stale
 from tag2mask.pipeline.batches import sized_batches
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult
@@ -30,12 +30,14 @@ class Refinable:
         image: uint8 (H', W', 3), RGB, reduced to `refine.long_side` if that asks for it; on the device of the work.
         cams: on their own grid, of background and the photograph's tags alone.
         size: (H, W) of the photograph.
+        origin: CAM file and tags, for the masks that are made from them.
     """
 
     photo: Photo
     image: Tensor
     cams: ClassMaps
     size: tuple[int, int]
+    origin: str
 
 
 def cam_folder(config: Config, run: RunFolder) -> Path:
@@ -64,25 +66,40 @@ def require_cams(config: Config, run: RunFolder, ahead: Ahead) -> None:
 
 
 def stale(photos: Photos, cams: Path, targets: Path) -> Photos:
-    """The photographs whose file ID.png in ``targets`` is missing, or older than their CAM file."""
+    """The photographs whose file ID.png in ``targets`` is missing, damaged, or made from another CAM file."""
 
     def is_stale(photo: Photo) -> bool:
-        target = targets / f"{photo.id}.png"
-        return not target.is_file() or is_newer(cams / f"{photo.id}.npz", target)
+        source = cams / f"{photo.id}.npz"
+        return is_mask_stale(targets / f"{photo.id}.png", source, _origin(source, photo))
 
     return photos.where(is_stale)
 
 
-def of_these_tags(photos: Photos, tags: Mapping[str, tuple[int, ...]], cams: Path, result: StageResult) -> Photos:
-    """The photographs without those whose CAMs are of other tags than people decided since; they have failed."""
+def _origin(cam: Path, photo: Photo) -> str | None:
+    """What a mask is made from: a CAM file, bounded by tags; None if the file cannot be read."""
+    origin = cam_origin(cam)
+    return None if origin is None else f"{origin} {','.join(map(str, photo.tags))}"
+
+
+def of_these_photographs(photos: Photos, cams: Path, result: StageResult) -> Photos:
+    """The photographs without those whose CAMs lack a tag, or are of another image; they have failed.
+
+    CAMs of more classes than the tags are no fault: tags bound every mask.
+    """
     others = set()
-    for photo in photos if tags else ():
-        ids = read_ids(cams / f"{photo.id}.npz") if photo.id in tags else None
-        if ids is not None and {*ids} - {0} != {*photo.tags}:
-            others.add(photo.id)
-            result.failed[photo.id] = (
-                f"{photo.id}: somebody changed its tags since its CAMs were made; run `tag2mask cams` first"
-            )
+    for photo in photos:
+        path = cams / f"{photo.id}.npz"
+        ids = read_ids(path)
+        if ids is None:
+            continue  # it is missing or damaged, and what reads it says so
+        if not {*photo.tags} <= {*ids}:
+            changed = "it has tags that its CAMs were not made with"
+        elif not is_made_from(path, ids, photo.path, None):
+            changed = "its image is not the one that its CAMs were made from"
+        else:
+            continue
+        others.add(photo.id)
+        result.failed[photo.id] = f"{photo.id}: {changed}; run `tag2mask cams` first"
     return photos.where(lambda photo: photo.id not in others) if others else photos
 
 
@@ -120,7 +137,11 @@ def read_refinables(
                 f"{image.shape[1]} × {image.shape[0]}; delete it and do its stage again"
             )
         return Refinable(
-            photo, torch.from_numpy(reduced(image, config.refine.long_side)), tagged_maps(cam, photo), cam.size
+            photo,
+            torch.from_numpy(reduced(image, config.refine.long_side)),
+            tagged_maps(cam, photo),
+            cam.size,
+            _origin(cams / f"{photo.id}.npz", photo) or "",
         )
 
     for pairs in read_ahead(batches, read, config):
@@ -138,4 +159,4 @@ def tagged_maps(cam: CamFile, photo: Photo) -> ClassMaps:
 
 def _on(device: torch.device, found: Refinable) -> Refinable:
     cams = ClassMaps(found.cams.ids.to(device), found.cams.maps.to(device))
-    return Refinable(found.photo, found.image.to(device), cams, found.size)
+    return replace(found, image=found.image.to(device), cams=cams)

@@ -19,7 +19,7 @@ from tag2mask.pipeline.pace import paced_bar
 from tag2mask.pipeline.paths import EDGE_NETWORK, LABEL_CONFIDENCE
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
-from tag2mask.pipeline.refinable import cam_folder, of_these_tags, read_refinables, require_cams, shard_of, stale
+from tag2mask.pipeline.refinable import cam_folder, of_these_photographs, read_refinables, require_cams, shard_of, stale
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.stage import Ahead, Settings, Stage, StagePlan
 from tag2mask.refine.masks import refined_masks
@@ -67,7 +67,7 @@ class Refine(Stage):
         return self.images_plan(run, photos.photos, ["masks"], ".png", work)
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
-        """Write the masks that are missing, or older than their CAM file.
+        """Write the masks that are missing, damaged, or made from another CAM file.
 
         Raises:
             UsageError: there are no CAMs of the chosen kind, or no edge network for a method that needs one, or the
@@ -82,7 +82,7 @@ class Refine(Stage):
         run.claim(self, self.fingerprint(config, photos))
         target = run / "masks"
         whole = shard_of(photos.photos, config, result, damaged=photos.decided.damaged)
-        mine = of_these_tags(whole, photos.decided.tags, cams, result)
+        mine = of_these_photographs(whole, cams, result)
         todo = stale(mine, cams, target)
         result.skipped = len(mine) - len(todo)
         with paced_bar(run, "refine", console, len(todo)) as advance:
@@ -97,7 +97,7 @@ class Refine(Stage):
                         write_fractions(run / "refine/edges" / f"{each.photo.id}.png", edges[number].cpu().numpy())
                     if config.refine.keep_confidence and mask.confidence is not None:
                         write_fractions(run / LABEL_CONFIDENCE / f"{each.photo.id}.png", mask.confidence.cpu().numpy())
-                    write_mask(target / f"{each.photo.id}.png", mask.labels.cpu().numpy())
+                    write_mask(target / f"{each.photo.id}.png", mask.labels.cpu().numpy(), made_from=each.origin)
                     result.done += 1
                 advance(result.done)
         return result

@@ -100,6 +100,8 @@ class Segment(TrainingStage):
             result.skipped = 1
             learnt = LearntFrom.of(labelled, masks)
             _note_newer(result, learnt, LearntFrom.read(record) or LearntFrom([]), masks, target)
+            if not result.notes and (other := self.same_data(run, labelled)):
+                result.notes.append(other)
             return result
         if config.shard is not None:
             raise UsageError("segment learns from the masks of all shards; run it without --shard once all have theirs")
@@ -109,6 +111,7 @@ class Segment(TrainingStage):
         run.claim(self, settings)
         masks, learnt = copied_by_hand(run / BY_HAND, labelled, masks)
         _same_masks(run, record, learnt)
+        self.same_data(run, labelled)
         result.done = 1
         samples = LabelledSet(
             labelled,

@@ -1,5 +1,6 @@
 """What a stage is. Everything that the rest of the program knows of a stage, the stage says itself."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from rich.console import Console
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.distributed import is_main
-from tag2mask.files import files_below
+from tag2mask.errors import UsageError
+from tag2mask.files import files_below, read_json, write_json
 from tag2mask.networks.checkpoint import SavedNetwork, save_network
 from tag2mask.pipeline.config import Config, absolute, plain
 from tag2mask.pipeline.pace import seconds_per_photograph, seconds_per_step, trained_steps
@@ -194,6 +196,41 @@ class TrainingStage(Stage):
         work = f"{steps} steps of {loop.batch_size} photographs{saved}"
         return StagePlan(self.name, work, steps=steps, seconds=None if pace is None else steps * pace)
 
+    def same_data(self, run: RunFolder, photos: PhotoSet) -> str:
+        """See that a training goes on with the data that it was begun with, and note the data where it begins.
+
+        Photographs, their tags and the sizes of their files count. All processes call this before the first step.
+
+        Args:
+            run: the run folder.
+            photos: what is learned from.
+
+        Returns:
+            a note where a network is there that was trained on other data; empty otherwise.
+
+        Raises:
+            UsageError: a saved state is of other data.
+        """
+        record, now = run / f"{self.name}/data.json", _digest_of(photos)
+        finished, begun = (run / self.network_file).is_file(), (run / f"{self.name}/state.pt").is_file()
+        before = read_json(record) if (finished or begun) and record.is_file() else now
+        if before == now:
+            if not finished and is_main():
+                write_json(record, now)
+            return ""
+        count, changed = before.get("photographs"), f"now there are {now['photographs']}"
+        if count == now["photographs"]:
+            changed = "now some of them, their tags or their files are others"
+        if finished:
+            return (
+                f"the network that is there was trained on {count} photographs, and {changed}; "
+                f"--restart {self.name} trains anew"
+            )
+        raise UsageError(
+            f"the training in {run / self.name} was begun on {count} photographs, and {changed}; "
+            f"--restart {self.name} begins anew"
+        )
+
     def learn(self, task: Task, config: Config, run: RunFolder, console: Console, result: StageResult) -> int:
         """Train, or continue training, and save the network.
 
@@ -233,6 +270,18 @@ class TrainingStage(Stage):
         if trained.resumed_from:
             result.notes.append(f"went on from step {trained.resumed_from} of {trained.steps}")
         return trained.steps
+
+
+def _digest_of(photos: PhotoSet) -> dict[str, Any]:
+    """How many photographs there are, and a digest of their IDs, tags and the sizes of their files."""
+    digest = hashlib.sha256()
+    for photo in photos.photos:
+        try:
+            size = photo.path.stat().st_size
+        except OSError:
+            size = -1
+        digest.update(repr((photo.id, photo.tags, size)).encode())
+    return {"photographs": len(photos.photos), "digest": digest.hexdigest()[:16]}
 
 
 def training_settings(settings: LoopSettings, *unread: str) -> Settings:

@@ -76,6 +76,8 @@ class Train(TrainingStage):
                     f"{newer} decisions about tags are newer than the network that is there; "
                     "--restart train learns anew"
                 )
+            elif other := self.same_data(run, photos):
+                result.notes.append(other)
             return result
         if config.shard is not None:
             raise UsageError(
@@ -87,6 +89,7 @@ class Train(TrainingStage):
         network = build_network(config.network, photos.classes, seed=config.seed)
         run.claim(self, settings)
         run.record_environment(config.seed)
+        self.same_data(run, photos)
         record_tags(run, photos)
         views = TrainingSet(
             photos,

@@ -9,8 +9,8 @@ from tag2mask.confidence.evidence import Evidence
 from tag2mask.confidence.evidence_files import read_evidence
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
-from tag2mask.files import is_newer
 from tag2mask.networks.checkpoint import load_segmentation_network
+from tag2mask.origin import cam_origin, crc_of
 from tag2mask.pipeline.config import Config, plain
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.run_folder import RunFolder
@@ -36,16 +36,14 @@ class Witnesses:
         cams: the CAMs.
         evidence: the folder of what was found.
         network: None without one that learnt from these masks.
-        network_file: its checkpoint; None likewise.
         background: level and power of a background that the CAMs lack, as `ClassMaps.with_background` takes them.
-        made_by: all of it that evidence depends on, as a text.
+        made_by: all of it that evidence depends on, as a text, but for the files of each photograph.
     """
 
     masks: Path
     cams: Path
     evidence: Path
     network: Predictor | None
-    network_file: Path | None
     background: tuple[float, float | None]
     made_by: str
 
@@ -84,22 +82,26 @@ class Witnesses:
             network = Predictor(own, config.device, config.predict, pixel_limit=config.data.pixel_limit)
             predict = {name: value for name, value in plain(config.predict).items() if not name.startswith("crf")}
             predict.pop("batch_size")
-            made_by |= {"network": run.fingerprint("segment"), "predict": predict}
+            made_by |= {"network": crc_of(path), "predict": predict}
         folders = run / "masks", run / f"cams/{kind}", run / EVIDENCE
-        return cls(*folders, network, path, background, json.dumps(made_by, sort_keys=True))
+        return cls(*folders, network, background, json.dumps(made_by, sort_keys=True))
 
     def evidence_of(self, photo: Photo) -> Evidence | None:
         """The evidence about a photograph with these tags from these witnesses; None where there is none."""
-        found = read_evidence(self.evidence / f"{photo.id}.npz", self.made_by)
+        found = read_evidence(self.evidence / f"{photo.id}.npz", self.made_by_of(photo))
         return found if found is not None and tuple(found.ids.tolist()) == (0, *photo.tags) else None
 
+    def made_by_of(self, photo: Photo) -> str:
+        """All that the evidence about a photograph depends on, its mask and its CAM file among it."""
+        try:
+            mask = crc_of(self.masks / f"{photo.id}.png")
+        except OSError:
+            mask = None
+        return json.dumps([self.made_by, mask, cam_origin(self.cams / f"{photo.id}.npz")])
+
     def is_stale(self, photo: Photo) -> bool:
-        """Whether evidence is missing, of something else, or older than what it was made from."""
-        file = self.evidence / f"{photo.id}.npz"
-        read = [self.masks / f"{photo.id}.png", self.cams / f"{photo.id}.npz"]
-        newer = any(is_newer(each, file) for each in read)
-        newer = newer or (self.network_file is not None and is_newer(self.network_file, file))
-        return newer or self.evidence_of(photo) is None
+        """Whether evidence is missing, or of something else."""
+        return self.evidence_of(photo) is None
 
 
 def _learnt_truth(run: RunFolder) -> bool:

@@ -1,6 +1,7 @@
 """The resume state of training, and the log beside it."""
 
 import json
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,9 @@ def load_state(path: Path, stage: str = "train") -> dict[str, Any]:
         Tag2maskError: the file is damaged or not a resume state.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # torch reads flipped bytes without a word
+                raise ValueError(f"{damaged} is damaged")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FAULTS_OF_THE_MACHINE:
         raise

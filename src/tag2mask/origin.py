@@ -1,0 +1,123 @@
+"""What a file was made from: recorded in the file itself and compared by content, so that no clock matters.
+
+A CAM file records its image and its base CAM, a mask its CAM file, a prediction its network, evidence its mask and its
+CAM file. Files of earlier versions and masks that somebody drew record nothing; those count as made from what is there,
+unless that was written later.
+"""
+
+import io
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from tag2mask.files import is_newer
+from tag2mask.npz import DAMAGED, read_npz
+
+PNG_KEY = "made-from"
+"""The keyword of the PNG text chunk with the origin of a mask."""
+
+IMAGE = "image"
+"""The array of a CAM file with the origin that its image gives."""
+
+_BLOCK = 1 << 20
+
+_PNG_END = b"IEND\xaeB`\x82"
+
+
+def crc_of(path: Path) -> int:
+    """CRC-32 of a file's content.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    crc = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            crc = zlib.crc32(block, crc)
+    return crc
+
+
+def image_origin(path: Path) -> npt.NDArray[np.int64] | None:
+    """What is recorded of an image: int64 (3,), its bytes, when it was written (ns since 1970), CRC-32 of its content.
+
+    None if it is gone.
+    """
+    try:
+        status = path.stat()
+        return np.array([status.st_size, status.st_mtime_ns, crc_of(path)], dtype=np.int64)
+    except OSError:
+        return None
+
+
+def is_of_image(recorded: npt.NDArray[np.int64] | None, path: Path) -> bool:
+    """Whether an image is the one that was recorded; its content is read only where its time is another one.
+
+    True where nothing was recorded, or the image is gone: what reads it says so.
+    """
+    if recorded is None:
+        return True
+    try:
+        status = path.stat()
+        if status.st_size != recorded[0]:
+            return False
+        return bool(status.st_mtime_ns == recorded[1]) or crc_of(path) == recorded[2]
+    except OSError:
+        return True
+
+
+def image_text(path: Path) -> str:
+    """As `image_origin`, for the text of a mask; empty if the image is gone."""
+    recorded = image_origin(path)
+    return "" if recorded is None else " ".join(str(int(value)) for value in recorded)
+
+
+def is_of_image_text(recorded: str, path: Path) -> bool:
+    """Whether an image is the one that `image_text` told of; True where nothing was told."""
+    return not recorded or is_of_image(np.array([int(word) for word in recorded.split()]), path)
+
+
+def cam_origin(path: Path) -> str | None:
+    """What is recorded of a CAM file: a digest of its arrays, and of its image's content; None if it cannot be read.
+
+    When the image was written does not count: CAMs of a copy of the data set are the same.
+    """
+    try:
+        with path.open("rb") as file:
+            image = read_npz(file, (IMAGE,)).get(IMAGE)
+            with zipfile.ZipFile(file) as archive:
+                members = sorted((each.filename, each.CRC) for each in archive.infolist())
+    except DAMAGED:
+        return None
+    content = [(name, crc) for name, crc in members if name != f"{IMAGE}.npy"]
+    of_image = [int(value) for value in image[[0, 2]]] if image is not None and image.shape == (3,) else []
+    return f"{zlib.crc32(repr((content, of_image)).encode()):08x}"
+
+
+def mask_origin(path: Path) -> str | None:
+    """What a mask says that it was made from; empty if it says nothing, None if it is missing or damaged."""
+    try:
+        content = path.read_bytes()
+        if not content.endswith(_PNG_END):
+            return None
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            return str(image.info.get(PNG_KEY, ""))
+    except (OSError, ValueError, SyntaxError):
+        return None
+
+
+def is_mask_stale(mask: Path, source: Path, origin: str | None) -> bool:
+    """Whether a mask is missing, damaged, or made from something else.
+
+    Args:
+        mask: a PNG.
+        source: the file that it is made from.
+        origin: what that file is; None if it cannot be read, when a mask that is there stays.
+    """
+    recorded = mask_origin(mask)
+    if recorded is None:
+        return True
+    return is_newer(source, mask) if not recorded else origin is not None and recorded != origin
