@@ -23,14 +23,14 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from tag2mask.errors import UsageError
-from tag2mask.pipeline.lock import held
+from tag2mask.pipeline.lock import held, held_along
 
 folder, shard, go = Path(sys.argv[1]), eval(sys.argv[2]), Path(sys.argv[3])
 print("ready", flush=True)
 while not go.exists():
     pass
 try:
-    with held(folder, "cams", shard):
+    with held_along(folder, "cams", shard) if isinstance(shard, int) else held(folder, "cams", shard):
         print("held", flush=True)
         sys.stdin.read()
 except UsageError as error:
@@ -199,6 +199,21 @@ def test_a_killed_process_frees_it_though_its_workers_live_on(tmp_path: Path) ->
     finally:
         with suppress(ProcessLookupError):
             os.kill(worker, 9)
+
+
+def test_a_process_that_outlives_the_main_one_keeps_others_out(tmp_path: Path) -> None:
+    out, go = tmp_path / "out", tmp_path / "go"
+    main_one = holding(out, go)
+    second = holding(out, go, 1)  # type: ignore[arg-type]  # its number, in place of a shard
+    main_one.kill()
+    main_one.wait()
+    with pytest.raises(UsageError, match=rf"`tag2mask cams`, process {second.pid} on ") as caught, held(out, "train"):
+        pass
+    assert "--shard" not in str(caught.value)
+    second.kill()
+    second.wait()
+    with held(out, "train"):
+        assert locks(out) == WHOLE
 
 
 def test_a_damaged_lock_is_named(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Stages of a run folder from the command line: checked, locked, done one after another, and told."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
@@ -73,12 +74,23 @@ def do_stages(request: Request, names: Sequence[str], *then: "Work") -> int:
 
 def do_under_lock(request: Request, run: RunFolder, names: Sequence[str], *then: "Work") -> int:
     """Do them in a folder to which nobody else writes."""
-    from tag2mask.distributed import gathered, is_main, join, wait
-    from tag2mask.pipeline.stages import STAGES
-    from tag2mask.pipeline.together import do_together, require_no_shard
+    from tag2mask.distributed import is_main, join, process_number
+    from tag2mask.pipeline.lock import held_along
+    from tag2mask.pipeline.together import require_no_shard
 
     require_no_shard(request.config)
     join(request.config.device)
+    # A process may outlive the main one, and would go on writing.
+    with nullcontext() if is_main() else held_along(run.path, request.verb, process_number()):
+        return _do_together(request, run, names, *then)
+
+
+def _do_together(request: Request, run: RunFolder, names: Sequence[str], *then: "Work") -> int:
+    """Do them by all processes, which have met."""
+    from tag2mask.distributed import gathered, is_main, wait
+    from tag2mask.pipeline.stages import STAGES
+    from tag2mask.pipeline.together import do_together
+
     # Another command may have changed what the run remembers, until this one had the lock.
     folder = gathered(request.with_remembered().config.data.corrections)[0]
     data = replace(request.config.data, corrections=folder)

@@ -1,8 +1,9 @@
 """The lock of a run folder: one command at a time writes to it, or several with ``--shard``.
 
 A command locks RUN/run.lock, one with ``--shard i/n`` RUN/run-i-of-n.lock, and says in a JSON file next to it who it
-is. The operating system frees the lock when the process ends, however it ends. What the JSON file of another machine
-says counts even so, since not every shared disk has locks that reach other machines.
+is. Of several processes that do one run together, the others than the main one lock RUN/run-process-K.lock. The
+operating system frees a lock when its process ends, however it ends. What the JSON file of another machine says counts
+even so, since not every shared disk has locks that reach other machines.
 """
 
 import json
@@ -21,7 +22,10 @@ from filelock import Timeout
 from tag2mask.errors import UsageError
 from tag2mask.files import TEMPORARY_PREFIX, one_at_a_time, remove_abandoned, write_json
 
-_NAME = re.compile(r"run(-\d+-of-(\d+))?\.lock")
+_NAME = re.compile(r"run(-\d+-of-(\d+)|-process-\d+)?\.lock")
+
+_PROCESS = "run-process-"
+"""How the names of locks begin that processes hold along with the main one."""
 
 _PATIENCE = 1.0
 """Seconds to wait for a process that only looks whether a lock is free, or has not yet said who it is."""
@@ -62,6 +66,24 @@ def held(folder: Path, verb: str, shard: tuple[int, int] | None = None) -> Itera
                     each.rmdir()  # an error where it is not empty
 
 
+@contextmanager
+def held_along(folder: Path, verb: str, number: int) -> Iterator[None]:
+    """Keep other commands out while this process lives, beside the main process, which holds `held` by now.
+
+    Args:
+        folder: of the run.
+        verb: the command.
+        number: of this process, from 1.
+
+    Raises:
+        UsageError: the file system has no locks.
+    """
+    lock = folder / f"{_PROCESS}{number}.lock"
+    with _taken(lock, lock, verb):
+        _write_holder(lock, verb)
+        yield
+
+
 def _excludes(first: Path, second: Path) -> bool:
     """Whether two commands may not work in one folder, by their locks: they may with different shards of one count."""
     names = [_NAME.fullmatch(lock.name) for lock in (first, second)]
@@ -88,7 +110,8 @@ def _taken(lock: Path, own: Path, verb: str) -> Iterator[None]:
             has no locks.
     """
     holder = _holder(lock)
-    if holder is not None and holder["host"] != gethostname():
+    # Of a run on many machines that was killed, one file should be in the way, and not one for each machine.
+    if holder is not None and holder["host"] != gethostname() and not lock.name.startswith(_PROCESS):
         raise UsageError(_refusal(lock, own, verb))
     with ExitStack() as stack:
         try:
@@ -138,7 +161,7 @@ def _refusal(lock: Path, own: Path, verb: str) -> str:
     else:
         found = "`tag2mask {command}`, process {process} on {host}, since {since}".format(**holder)
         left = _record(lock)
-    sharded = lock.name != "run.lock" or own.name != "run.lock"
+    sharded = "-of-" in lock.name + own.name
     together = ". Commands share a folder if each has --shard with another i of the same n" if sharded else ""
     other = "or stop it" if verb == "report" else "stop it, or use another --out"  # a page is of this folder
     return (
