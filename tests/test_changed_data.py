@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 from shutil import copytree
-from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +72,7 @@ def test_an_image_that_was_replaced_gets_new_cams_and_a_new_mask(data: tuple[Pat
     assert run("refine", root, out) == 1  # alone it cannot make the CAMs
     assert files_of(out / "masks") == masks
     assert run("cams", root, out) == 0
-    assert cam_origin(cam) != origin and is_of_image(read_cam(cam).image, image)
+    assert cam_origin(cam) != origin and is_of_image(read_cam(cam).image, image, cam)
     os.utime(cam, (clock, clock))
     assert run("refine", root, out) == 0
     assert changed_masks(out, masks) == [str(cam.relative_to(out / "cams/pot").with_suffix(".png"))]
@@ -187,13 +186,19 @@ def test_one_process_is_the_main_one_whatever_its_number(monkeypatch: pytest.Mon
 def test_what_is_recorded_of_an_image(tmp_path: Path) -> None:
     image = tmp_path / "a.bin"
     image.write_bytes(b"one")
-    recorded: Any = image_origin(image)
-    assert recorded.shape == (3,) and is_of_image(recorded, image) and is_of_image(None, image)
-    os.utime(image, (1, 1))
-    assert is_of_image(recorded, image)
-    image.write_bytes(b"two")
-    assert not is_of_image(recorded, image)
+    recorded, made = image_origin(image), tmp_path / "made.bin"
+    made.touch()
+    assert recorded is not None and recorded.shape == (2,)
+    assert is_of_image(recorded, image, made) and is_of_image(None, image, made)
+    for time in (1, 2**32):
+        os.utime(image, (time, time))
+        assert is_of_image(recorded, image, made)
+    other = tmp_path / "b.bin"
+    other.write_bytes(b"two")
+    os.utime(other, (1, 1))
+    other.replace(image)  # an older file of the same size
+    assert not is_of_image(recorded, image, made)
     image.write_bytes(b"longer")
-    assert not is_of_image(recorded, image)
+    assert not is_of_image(recorded, image, made)
     image.unlink()
-    assert image_origin(image) is None and is_of_image(recorded, image)
+    assert image_origin(image) is None and is_of_image(recorded, image, made)

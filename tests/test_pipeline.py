@@ -89,8 +89,8 @@ def test_files_deleted_under_a_run_cost_themselves_alone(
     cam, photograph = out / f"cams/pot/{photos[-2].id}.npz", photos[-1].path
     content = photograph.read_bytes()
 
-    def write(path: Path, mask: np.ndarray) -> None:
-        write_mask(path, mask)
+    def write(path: Path, mask: np.ndarray, **options: str) -> None:
+        write_mask(path, mask, **options)
         cam.unlink(missing_ok=True)
         photograph.unlink(missing_ok=True)
 

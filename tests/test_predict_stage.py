@@ -151,10 +151,10 @@ def test_a_kill_costs_what_was_not_written_down(
     out, real = tmp_path / "out", stage.write_mask
     written: list[Path] = []
 
-    def killed(path: Path, mask: np.ndarray) -> None:
+    def killed(path: Path, mask: np.ndarray, **options: str) -> None:
         if len(written) == 3:
             raise KeyboardInterrupt
-        real(path, mask)
+        real(path, mask, **options)
         written.append(path)
 
     monkeypatch.setattr(stage, "write_mask", killed)

@@ -461,7 +461,7 @@ def test_an_export_without_photographs_says_what_to_do(
     masks, data = ["--masks", str(tmp_path / "masks")], ["--data.root", str(photographs)]
     assert main(["export", name, *masks, *data, "--out", str(tmp_path / "out")]) == 0
     capsys.readouterr()
-    assert main(["check", str(tmp_path / "out"), "--no-time"]) == 1
+    assert main(["check", str(tmp_path / "out")]) == 1
     said = " ".join(capsys.readouterr().out.split())
     assert f"`tag2mask export {name}` does" in said and "with --images copy or link" in said
     assert said.count("does not exist") == 1

@@ -19,7 +19,7 @@ from run_tiny import BACKBONE, files_of, run
 from tag2mask.cli import main
 from tag2mask.data import DataSettings, open_photos, read_image
 from tag2mask.data.decoding import to_rgb
-from tag2mask.data.images import ImageError, read_small
+from tag2mask.data.images import ImageError, read_mask, read_small
 from tag2mask.data.instances import read_annotations
 from tag2mask.data.listing import Listing
 from tag2mask.data.opened import mask_problems, turned_photographs
@@ -535,6 +535,9 @@ def test_a_run_on_12_bits_is_that_on_8_bits(scenes: Path, tmp_path: Path, capsys
         outs.append(out)
     for kind, count in {"masks": 10, "predictions": 4, "confidence": 2}.items():
         made = [{name: text for name, text in files_of(out / kind).items() if not name.endswith(OWN)} for out in outs]
+        for out, files in zip(outs, made, strict=True):  # masks also say which image they are of
+            pixels = {name: read_mask(out / kind / name).tobytes() for name in files if name.endswith(".png")}
+            files.update(pixels)
         assert len(made[0]) == count
         assert made[0] == made[1]
     found = []

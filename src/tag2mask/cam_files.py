@@ -2,7 +2,7 @@
 
 An ``.npz`` with ``ids`` int32 (K,), ``cams`` float16 (K, h, w) in [0, 1], ``size`` int32 (2,) = (H, W) of the
 photograph and, for POT, ``allocation`` uint8 (h, w) with ``clusters`` int32 (). The grid belongs to the file; full
-resolution is made on demand. ``image`` int64 (3,) and ``base`` (a text) say which image and base CAM it was made from.
+resolution is made on demand. ``image`` int64 (2,) and ``base`` (a text) say which image and base CAM it was made from.
 """
 
 import io
@@ -48,7 +48,7 @@ class CamFile:
         allocation: uint8 (h, w), the prototype to which the transport plan sends each cell: slot · clusters + k,
             where ``slot`` indexes ``ids`` and k < clusters; 255 where there is none. None for kinds without a plan.
         clusters: prototypes a class, K of the method; None where ``allocation`` is.
-        image: int64 (3,), which image it was made from, as `image_origin` says; None if that is not known.
+        image: int64 (2,), which image it was made from, as `image_origin` says; None if that is not known.
         base: which base CAM, as `cam_origin` says; empty without one.
     """
 
@@ -145,7 +145,7 @@ def is_made_from(path: Path, ids: tuple[int, ...], image: Path, base: str | None
             found = read_npz(file, ("ids", "image", "base"))
         same = tuple(found["ids"].tolist()) == ids
         same = same and (base is None or "image" not in found or str(found.get("base", "")) == base)
-        return same and is_of_image(found.get("image"), image)
+        return same and is_of_image(found.get("image"), image, path)
     except DAMAGED:
         return False
 
@@ -186,8 +186,8 @@ def _problem(arrays: dict[str, np.ndarray]) -> str | None:
     if allocation is not None and allocation.dtype != np.uint8:
         return f"`allocation` should be uint8, it is {allocation.dtype}"
     image = arrays.get("image")
-    if image is not None and (image.shape != (3,) or image.dtype != np.int64):
-        return f"`image` should be int64 (3,), it is {image.dtype} {image.shape}"
+    if image is not None and (image.shape != (2,) or image.dtype != np.int64):
+        return f"`image` should be int64 (2,), it is {image.dtype} {image.shape}"
     if clusters is not None and (clusters.shape or clusters.dtype.kind not in "iu" or not 0 < clusters < PADDING):
         return f"`clusters` should be one number from 1 to {PADDING - 1}"
     return None

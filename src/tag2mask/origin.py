@@ -1,4 +1,4 @@
-"""What a file was made from: recorded in the file itself and compared by content, so that no clock matters.
+"""What a file was made from: recorded in the file itself, and compared by content.
 
 A CAM file records its image and its base CAM, a mask its CAM file, a prediction its network, evidence its mask and its
 CAM file. Files of earlier versions and masks that somebody drew record nothing; those count as made from what is there,
@@ -15,13 +15,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from tag2mask.files import is_newer
-from tag2mask.npz import DAMAGED, read_npz
+from tag2mask.npz import DAMAGED
 
 PNG_KEY = "made-from"
 """The keyword of the PNG text chunk with the origin of a mask."""
-
-IMAGE = "image"
-"""The array of a CAM file with the origin that its image gives."""
 
 _BLOCK = 1 << 20
 
@@ -42,29 +39,31 @@ def crc_of(path: Path) -> int:
 
 
 def image_origin(path: Path) -> npt.NDArray[np.int64] | None:
-    """What is recorded of an image: int64 (3,), its bytes, when it was written (ns since 1970), CRC-32 of its content.
-
-    None if it is gone.
-    """
+    """What is recorded of an image: int64 (2,), its bytes and CRC-32 of its content; None if it is gone."""
     try:
-        status = path.stat()
-        return np.array([status.st_size, status.st_mtime_ns, crc_of(path)], dtype=np.int64)
+        return np.array([path.stat().st_size, crc_of(path)], dtype=np.int64)
     except OSError:
         return None
 
 
-def is_of_image(recorded: npt.NDArray[np.int64] | None, path: Path) -> bool:
-    """Whether an image is the one that was recorded; its content is read only where its time is another one.
+def is_of_image(recorded: npt.NDArray[np.int64] | None, image: Path, made: Path) -> bool:
+    """Whether an image is the one that was recorded.
 
-    True where nothing was recorded, or the image is gone: what reads it says so.
+    Its content is read only where it was written, renamed or copied since, so that a look at many files is fast.
+
+    Args:
+        recorded: as `image_origin`; None where nothing was recorded.
+        image: the image. If it is gone the answer is yes: what reads it says so.
+        made: the file with the record.
     """
     if recorded is None:
         return True
     try:
-        status = path.stat()
+        status = image.stat()
         if status.st_size != recorded[0]:
             return False
-        return bool(status.st_mtime_ns == recorded[1]) or crc_of(path) == recorded[2]
+        touched = max(status.st_mtime_ns, status.st_ctime_ns) >= made.stat().st_mtime_ns
+        return not touched or crc_of(image) == recorded[1]
     except OSError:
         return True
 
@@ -75,26 +74,19 @@ def image_text(path: Path) -> str:
     return "" if recorded is None else " ".join(str(int(value)) for value in recorded)
 
 
-def is_of_image_text(recorded: str, path: Path) -> bool:
-    """Whether an image is the one that `image_text` told of; True where nothing was told."""
-    return not recorded or is_of_image(np.array([int(word) for word in recorded.split()]), path)
+def is_of_image_text(recorded: str, image: Path, made: Path) -> bool:
+    """As `is_of_image`, of what `image_text` told; True where nothing was told."""
+    return not recorded or is_of_image(np.array([int(word) for word in recorded.split()]), image, made)
 
 
 def cam_origin(path: Path) -> str | None:
-    """What is recorded of a CAM file: a digest of its arrays, and of its image's content; None if it cannot be read.
-
-    When the image was written does not count: CAMs of a copy of the data set are the same.
-    """
+    """What is recorded of a CAM file: a digest of its arrays, that of its image among them; None if there is none."""
     try:
-        with path.open("rb") as file:
-            image = read_npz(file, (IMAGE,)).get(IMAGE)
-            with zipfile.ZipFile(file) as archive:
-                members = sorted((each.filename, each.CRC) for each in archive.infolist())
+        with zipfile.ZipFile(path) as archive:
+            members = sorted((each.filename, each.CRC) for each in archive.infolist())
     except DAMAGED:
         return None
-    content = [(name, crc) for name, crc in members if name != f"{IMAGE}.npy"]
-    of_image = [int(value) for value in image[[0, 2]]] if image is not None and image.shape == (3,) else []
-    return f"{zlib.crc32(repr((content, of_image)).encode()):08x}"
+    return f"{zlib.crc32(repr(members).encode()):08x}"
 
 
 def mask_origin(path: Path) -> str | None:

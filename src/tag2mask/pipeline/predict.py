@@ -107,8 +107,9 @@ class Request:
         """Whether anything that was asked for of a photograph is not there, or is of another image."""
         if photo.id not in self.earlier or (self.overlays and not self.overlay(photo.id).is_file()):
             return True
-        recorded = mask_origin(self.mask(photo.id))
-        return recorded is None or not is_of_image_text(recorded, photo.path)
+        mask = self.mask(photo.id)
+        recorded = mask_origin(mask)
+        return recorded is None or not is_of_image_text(recorded, photo.path, mask)
 
     def plan(self) -> str:
         """What would be done, in one line."""

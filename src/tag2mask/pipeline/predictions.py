@@ -102,7 +102,7 @@ def _missing(folder: Path, network: Path, crc: int, photo: Photo) -> bool:
     if not recorded:
         return recorded is None or is_newer(network, file)
     by, _, image = recorded.partition(" ")
-    return by != str(crc) or not is_of_image_text(image, photo.path)
+    return by != str(crc) or not is_of_image_text(image, photo.path, file)
 
 
 def _batches(
