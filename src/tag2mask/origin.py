@@ -75,7 +75,7 @@ def image_text(path: Path) -> str:
 
 
 def is_of_image_text(recorded: str, image: Path, made: Path) -> bool:
-    """As `is_of_image`, of what `image_text` told; True where nothing was told."""
+    """As `is_of_image`, by the text of `image_text`; True where it is empty."""
     return not recorded or is_of_image(np.array([int(word) for word in recorded.split()]), image, made)
 
 

@@ -68,7 +68,7 @@ def held(folder: Path, verb: str, shard: tuple[int, int] | None = None) -> Itera
 
 @contextmanager
 def held_along(folder: Path, verb: str, number: int) -> Iterator[None]:
-    """Keep other commands out while this process lives, beside the main process, which holds `held` by now.
+    """Keep other commands out while this process lives, along with the main process, which has the lock by now.
 
     Args:
         folder: of the run.
