@@ -1,5 +1,6 @@
 """What a run does when its data changed under it: clocks, images, tags, damaged files."""
 
+import json
 import os
 from pathlib import Path
 from shutil import copytree
@@ -11,10 +12,19 @@ from PIL import Image
 
 from run_tiny import files_of, run
 from tag2mask import distributed
-from tag2mask.cam_files import read_cam
+from tag2mask.cam_files import CamFile, read_cam, write_cam
+from tag2mask.cli import main
+from tag2mask.clip.npy_files import NpyCams, write_npy_cams
+from tag2mask.data import open_photos
 from tag2mask.data.images import read_mask, write_mask
+from tag2mask.data.photo import Photo
+from tag2mask.data.settings import DataSettings
 from tag2mask.errors import Tag2maskError
-from tag2mask.origin import cam_origin, image_origin, is_of_image, mask_origin
+from tag2mask.origin import cam_origin, image_origin, image_text, is_of_image, is_of_image_text, mask_origin
+from tag2mask.pipeline.cams import _missing
+from tag2mask.pipeline.config import CamSettings, Config
+from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pot.external import ExternalSettings
 from tag2mask.training.state import load_state, save_state
 from test_segment_stages import SEGMENT
 
@@ -128,13 +138,37 @@ def test_a_training_is_not_gone_on_with_on_other_data(
     assert "was begun on 10 photographs" in " ".join(capsys.readouterr().err.split())
     assert not (out / "train/network.safetensors").exists()
     assert run("train", root, out, restart="train") == 0
+    (out / "train/network.safetensors").unlink()
+    record = json.loads((out / "train/data.json").read_text())
+    (out / "train/data.json").write_text(json.dumps({**record, "files": None}))  # one was out of reach
+    assert run("train", root, out) == 0
+    assert (out / "train/network.safetensors").is_file()
+    (out / "train/network.safetensors").unlink()
+    (out / "train/data.json").write_text("[]")
+    assert run("train", root, out) == 1
+    assert "data.json is damaged; --restart train begins anew" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", None], ids=["empty", "torn", "no picture"])
-def test_a_damaged_mask_is_made_again(data: tuple[Path, Path], content: bytes | None) -> None:
+def test_a_run_of_an_earlier_version_is_gone_on_with(
+    data: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = data[1]
+    config = out / "config.yaml"
+    gone = "outputs:\n  photographs_per_tar: null\n  url: null\n  read_url: null\n  cached_tars: 16\n"
+    config.write_text(config.read_text() + gone)
+    for name in ("cams", "refine"):
+        assert main([name, "--out", str(out)]) == 0
+    assert "cams: 10 already there" in capsys.readouterr().err
+    config.write_text(config.read_text().partition("outputs:")[0] + gone.replace("null", "1000", 1))
+    assert main(["cams", "--out", str(out)]) == 2
+    assert "the files of this run are in tars" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"\0" * 100], ids=["empty", "torn", "zeros"])
+def test_a_damaged_mask_is_made_again(data: tuple[Path, Path], content: bytes) -> None:
     root, out = data
     masks = files_of(out / "masks")
-    (out / "masks" / sorted(masks)[0]).write_bytes(b"\0" * 100 if content is None else content)
+    (out / "masks" / sorted(masks)[0]).write_bytes(content)
     assert run("refine", root, out) == 0
     assert files_of(out / "masks") == masks
 
@@ -143,10 +177,60 @@ def test_a_mask_that_somebody_drew_into_the_folder_stays(data: tuple[Path, Path]
     root, out = data
     path = sorted((out / "masks").rglob("*.png"))[0]
     write_mask(path, 0 * read_mask(path))
+    path.write_bytes(path.read_bytes() + b"\n")  # as some tools leave it
     assert mask_origin(path) == ""
     drawn = path.read_bytes()
     assert run("refine", root, out) == 0
     assert path.read_bytes() == drawn
+    path.write_bytes(b"BM" + drawn)  # what reads masks names it
+    assert run("refine", root, out) == 0
+    assert path.read_bytes() == b"BM" + drawn
+
+
+def test_base_cams_follow_their_images(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, out, npy = Path(copytree(scenes, tmp_path / "data")), tmp_path / "out", tmp_path / "npy"
+    for photo in open_photos(DataSettings(root=root, split="train")).photos:
+        maps = np.random.default_rng(0).random((len(photo.tags), 4, 4)).astype(np.float16)
+        write_npy_cams(
+            npy / f"{photo.id}.npy", NpyCams(np.array(photo.tags) - 1, np.repeat(maps, 16, 1).repeat(16, 2), maps)
+        )
+    options = {"seeds__from_npy": str(npy), "external__suppression": "0.5", "cams__kinds": "[pot,fused]"}
+    assert run("run", root, out, **options) == 0
+    before = files_of(out / "seeds")
+    path = root / "train/0003.jpg"
+    with Image.open(path) as old:
+        turned = old.transpose(Image.Transpose.ROTATE_180)
+    turned.save(path)
+    assert run("cams", root, out, **options) == 1
+    assert "0003.npz was made from another image; run `tag2mask seeds` first" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert run("seeds", root, out, **options) == 0
+    changed = [name for name, content in files_of(out / "seeds").items() if content != before[name]]
+    assert changed == ["train/0003.npz"]
+    assert run("cams", root, out, **options) == 0
+    assert is_of_image(read_cam(out / "cams/fused/train/0003.npz").image, path, path)
+
+
+def test_cams_of_an_earlier_version_follow_newer_base_cams(tmp_path: Path) -> None:
+    photo = Photo("a", tmp_path / "a.png", (1,))
+    Image.new("RGB", (8, 8)).save(photo.path)
+    run_folder, cam = RunFolder(tmp_path / "out"), CamFile(np.array([0, 1]), np.zeros((2, 1, 1)), (8, 8))
+    for kind in ("seeds", "cams/pot"):
+        write_cam(run_folder / kind / "a.npz", cam)
+    config = Config(cams=CamSettings(kinds=["pot"]), external=ExternalSettings(suppression=0.5))
+    os.utime(run_folder / "cams/pot/a.npz", (9, 9))
+    assert _missing(photo, run_folder, config)
+    os.utime(run_folder / "seeds/a.npz", (1, 1))
+    assert not _missing(photo, run_folder, config)
+
+
+def test_what_a_mask_records_of_another_kind_is_another_image(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"one")
+    for recorded in ("1f00ab3c 1,2", "3", "3 4 5", "3 -1", "a b"):
+        assert not is_of_image_text(recorded, path, path)
+    assert is_of_image_text("", path, path) and is_of_image_text(image_text(path), path, path)
 
 
 def test_predictions_follow_network_and_image(scenes: Path, tmp_path: Path) -> None:

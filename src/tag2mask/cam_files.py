@@ -8,7 +8,7 @@ resolution is made on demand. ``image`` int64 (2,) and ``base`` (a text) say whi
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from tag2mask.errors import Tag2maskError
 from tag2mask.files import write_bytes
 from tag2mask.npz import DAMAGED, read_npz
-from tag2mask.origin import is_of_image
 
 LONGEST_SIDE = 65_535
 """Pixels of a photograph's side."""
@@ -122,32 +121,28 @@ def read_cam(path: Path) -> CamFile:
     )
 
 
-def read_ids(path: Path) -> tuple[int, ...] | None:
-    """The class ids of a CAM file without its maps; None if it is missing or damaged."""
+class CamRecord(NamedTuple):
+    """What a CAM file is of: `ids`, `image` and `base` of `CamFile`."""
+
+    ids: tuple[int, ...]
+    image: np.ndarray | None
+    base: str
+
+
+def read_record(path: Path) -> CamRecord | None:
+    """What a CAM file is of, without its maps; None if it is missing or damaged."""
     try:
         with path.open("rb") as file:
-            return tuple(int(value) for value in read_npz(file, ("ids",))["ids"])
+            found = read_npz(file, ("ids", "image", "base"))
+        return CamRecord(tuple(found["ids"].tolist()), found.get("image"), str(found.get("base", "")))
     except DAMAGED:
         return None
 
 
-def is_made_from(path: Path, ids: tuple[int, ...], image: Path, base: str | None = "") -> bool:
-    """Whether a CAM file is there, of these class ids, and made from this image and this base CAM.
-
-    Args:
-        path: the CAM file.
-        ids: the ids that it should hold.
-        image: the file of the photograph.
-        base: as `CamFile.base`, or None for any; a file that records no image, of an earlier version, is made from any.
-    """
-    try:
-        with path.open("rb") as file:
-            found = read_npz(file, ("ids", "image", "base"))
-        same = tuple(found["ids"].tolist()) == ids
-        same = same and (base is None or "image" not in found or str(found.get("base", "")) == base)
-        return same and is_of_image(found.get("image"), image, path)
-    except DAMAGED:
-        return False
+def read_ids(path: Path) -> tuple[int, ...] | None:
+    """The class ids of a CAM file without its maps; None if it is missing or damaged."""
+    found = read_record(path)
+    return None if found is None else found.ids
 
 
 def full_resolution(cam: CamFile) -> np.ndarray:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from socket import gethostname
-from typing import Any, Protocol
+from typing import Any
 
 from filelock import FileLock
 
@@ -55,22 +55,7 @@ def temporary_name(name: str) -> str:
     return os.fsdecode(begin + os.fsencode(name)[-max(1, _LONGEST_NAME - len(begin)) :])  # the end has the suffix
 
 
-class Stated(Protocol):
-    """What `stat` gives."""
-
-    @property
-    def st_mtime_ns(self) -> int:
-        """When the file was written, in nanoseconds since 1970."""
-
-
-class Dated(Protocol):
-    """A path, or what says as one does when it was written."""
-
-    def stat(self) -> Stated:
-        """Raises `FileNotFoundError` where there is no file."""
-
-
-def is_newer(path: Dated, than: Dated) -> bool:
+def is_newer(path: Path, than: Path) -> bool:
     """Whether a file was written after another one; false where one of them is missing."""
     try:
         return path.stat().st_mtime_ns > than.stat().st_mtime_ns

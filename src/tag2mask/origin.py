@@ -22,7 +22,7 @@ PNG_KEY = "made-from"
 
 _BLOCK = 1 << 20
 
-_PNG_END = b"IEND\xaeB`\x82"
+_PNG_BEGIN, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 
 def crc_of(path: Path) -> int:
@@ -76,7 +76,12 @@ def image_text(path: Path) -> str:
 
 def is_of_image_text(recorded: str, image: Path, made: Path) -> bool:
     """As `is_of_image`, by the text of `image_text`; True where it is empty."""
-    return not recorded or is_of_image(np.array([int(word) for word in recorded.split()]), image, made)
+    if not recorded:
+        return True
+    words = recorded.split()
+    if len(words) != len(("bytes", "CRC")) or not all(word.isdecimal() for word in words):
+        return False  # it was made from something else
+    return is_of_image(np.array([int(word) for word in words], dtype=np.int64), image, made)
 
 
 def cam_origin(path: Path) -> str | None:
@@ -90,10 +95,14 @@ def cam_origin(path: Path) -> str | None:
 
 
 def mask_origin(path: Path) -> str | None:
-    """What a mask says that it was made from; empty if it says nothing, None if it is missing or damaged."""
+    """What a mask says that it was made from; empty if it says nothing, None if it is missing, empty or torn."""
     try:
         content = path.read_bytes()
-        if not content.endswith(_PNG_END):
+        if not content.strip(b"\0"):
+            return None
+        if not content.startswith(_PNG_BEGIN):
+            return ""  # of another format: what reads masks names it
+        if _PNG_END not in content[-_BLOCK:]:
             return None
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             return str(image.info.get(PNG_KEY, ""))

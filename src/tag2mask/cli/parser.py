@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from tag2mask.cli.words import last_value
@@ -87,12 +88,34 @@ def expand_presets(words: Sequence[str]) -> list[str]:
     for word in words:
         name, equals, value = word.partition("=")
         if name == "--config" and equals:
-            expanded.append(f"--config={_config_file(value, known)}")
+            expanded.append(f"--config={_current(_config_file(value, known))}")
         elif expanded and expanded[-1] == "--config":
-            expanded.append(str(_config_file(word, known)))
+            expanded.append(_current(_config_file(word, known)))
         else:
             expanded.append(word)
     return expanded
+
+
+def _current(file: Path) -> str:
+    """A file of settings as ``--config`` takes it: its path, or its content without settings that are gone.
+
+    Raises:
+        UsageError: the run keeps its files in tars, which this version does not read.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+        values = yaml.safe_load(text) if re.search(r"^outputs:", text, re.MULTILINE) else None
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):  # the parser says so
+        return str(file)
+    if not isinstance(values, dict):
+        return str(file)
+    outputs = values.pop("outputs", None)
+    if isinstance(outputs, dict) and outputs.get("photographs_per_tar") is not None:
+        raise UsageError(
+            f"{file}: the files of this run are in tars (outputs.photographs_per_tar), which an earlier version wrote "
+            "and this one does not read; go on with that version, or use another --out"
+        )
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def _config_file(value: str, known: dict[str, Path]) -> Path:

@@ -65,8 +65,10 @@ def image_id(name: str) -> str:
 
 def name_fault(name: str) -> str | None:
     """Why a ``file_name`` cannot be looked for; None if it can. Empty: it may lie outside the root."""
+    if not name:
+        return "is empty; it should be the name of a file, or its path below the folder of the split"
     parts = name.replace("\\", "/").split("/")
-    if parts[0] == "" or ".." in parts or "://" in name or (parts[0][1:2] == ":" and parts[0][0].isalpha()):
+    if parts[0] == "" or ".." in parts or "://" in name or (len(parts) > 1 and parts[0][1:] == ":"):
         return ""
     if not _parts(name) or parts[-1] in ("", "."):
         return "names a folder; it should be the name of a file, or its path below the folder of the split"

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, cast
@@ -78,7 +78,9 @@ class ShardsWriter(Writer):
             self.notes.append(f"the tars are in {self.settings.store}")
 
     def close(self) -> None:
-        """Let go of the open tar, also after an exception."""
+        """Let go of the open tar, also after an exception; what was sent to a store stays there."""
+        with suppress(Exception):  # it is closed already, or the store fails, of which somebody was told
+            self._shards.close()
         self._scratch.unlink(missing_ok=True)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from tag2mask.data.images import IGNORED, palette, write_mask
 from tag2mask.data.table import TABLE_NAME
 from tag2mask.data.voc import LABELS
+from tag2mask.errors import UsageError, first_five
 from tag2mask.formats.record import MaskRecord, refuse_names
 from tag2mask.formats.settings import BACKGROUND, ExportSettings
 from tag2mask.formats.target import place_image
@@ -32,9 +33,14 @@ class VocWriter(Writer):
         """Begin the list and the table.
 
         Raises:
-            UsageError: labelmap.txt cannot hold a class name.
+            UsageError: labelmap.txt or tags.csv cannot hold a class name.
         """
         refuse_names(classes, (BACKGROUND, "ignored"))
+        if several := [name for name in classes if ";" in name]:
+            raise UsageError(
+                f"tags.csv cannot hold the class names {first_five(several)}: it separates tags by `;`; rename them in "
+                "data.classes"
+            )
         super().__init__(folder, classes, settings)
         self._list = self.open_text(f"ImageSets/Segmentation/{settings.split}.txt")
         self._table = self.open_text(TABLE_NAME)

@@ -11,6 +11,7 @@ from tag2mask.cam_files import CamFileError, read_cam
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.errors import UsageError, first_five
+from tag2mask.origin import is_of_image
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pot.external import NO_MAP
@@ -32,6 +33,8 @@ def external_maps(
             continue
         try:
             cam = read_cam(path)
+            if not is_of_image(cam.image, photo.path, path):
+                raise CamFileError(f"{path} was made from another image; run `tag2mask seeds` first")
         except CamFileError as error:
             damaged[photo.id] = str(error)
             continue

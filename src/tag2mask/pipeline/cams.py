@@ -10,17 +10,18 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from tag2mask.cam_files import PADDING, CamFile, CamKind, is_made_from, write_cam
+from tag2mask.cam_files import PADDING, CamFile, CamKind, read_record, write_cam
 from tag2mask.data.images import ImageError, read_image
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.device import resolve_device
 from tag2mask.errors import UsageError
+from tag2mask.files import is_newer
 from tag2mask.inference import PhotoMaps, photo_maps, scale_one
 from tag2mask.memory import channels_last
 from tag2mask.networks.checkpoint import load_network
 from tag2mask.networks.pot_network import PotNetwork
-from tag2mask.origin import cam_origin, image_origin
+from tag2mask.origin import cam_origin, image_origin, is_of_image
 from tag2mask.pipeline.base_cams import external_maps, require_seeds, seed_path
 from tag2mask.pipeline.batches import sized_batches
 from tag2mask.pipeline.config import Config, plain
@@ -60,7 +61,8 @@ class Cams(Stage):
         """CAM files that are missing."""
         kinds = config.cams.kinds
         work = f"{{}} photographs to do, each {', '.join(kinds)} at {len(config.cams.scales)} scales"
-        return self.images_plan(run, photos.photos, [f"cams/{kind}" for kind in kinds], ".npz", work)
+        folders = [f"cams/{kind}" for kind in kinds]
+        return self.images_plan(run, photos.photos, folders, ".npz", work, lambda photo: _missing(photo, run, config))
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
         """Make the CAM files that are missing, or whose photograph has other tags by now.
@@ -88,8 +90,9 @@ class Cams(Stage):
         todo, missing = batches.unfinished(lambda photo: _missing(photo, run, config))
         result.skipped = batches.total - missing
         dropped = 0
+        origins: dict[str, np.ndarray | None] = {}
         with paced_bar(run, "cams", console, missing) as advance:
-            for batch, images in read_batches(todo, config, result):
+            for batch, images in read_batches(todo, config, result, origins):
                 tags = torch.from_numpy(photos.tag_matrix(batch)).to(device)
                 maps = _maps(network, images.to(device), tags, config)
                 damaged: dict[str, str] = {}
@@ -103,7 +106,8 @@ class Cams(Stage):
                 kinds = _kinds(maps, config.cams.kinds, config.pot)
                 for number, photo in enumerate(batch):
                     if photo.id not in damaged and _missing(photo, run, config):
-                        _write(run, photo, tuple(images.shape[2:]), number, kinds, _base(photo, run, config))
+                        made_from = origins.get(photo.id), _base(photo, run, config)
+                        _write(run, photo, tuple(images.shape[2:]), number, kinds, made_from)
                         result.done += 1
                 dropped += int((~maps.base.flatten(2).any(2) & tags).sum()) if not damaged else 0
                 advance(result.done)
@@ -125,9 +129,17 @@ def _missing(photo: Photo, run: RunFolder, config: Config) -> bool:
     base = _base(photo, run, config)
     for kind in config.cams.kinds:
         ids = photo.tags if kind == "classifier" else (0, *photo.tags)
-        if not is_made_from(run / f"cams/{kind}" / f"{photo.id}.npz", ids, photo.path, base):
+        path = run / f"cams/{kind}" / f"{photo.id}.npz"
+        found = read_record(path)
+        if found is None or found.ids != ids:
             return True
-    return False
+        if found.image is None:  # of an earlier version
+            if config.external.used and is_newer(seed_path(run, photo), path):
+                return True
+        elif found.base != base:
+            return True
+    # All kinds are written together: one look at the image is enough.
+    return found is not None and not is_of_image(found.image, photo.path, path)
 
 
 def _base(photo: Photo, run: RunFolder, config: Config) -> str:
@@ -136,11 +148,23 @@ def _base(photo: Photo, run: RunFolder, config: Config) -> str:
 
 
 def read_batches(
-    batches: Iterable[Sequence[Photo]], config: Config, result: StageResult
+    batches: Iterable[Sequence[Photo]],
+    config: Config,
+    result: StageResult,
+    origins: dict[str, np.ndarray | None] | None = None,
 ) -> Iterator[tuple[list[Photo], Tensor]]:
-    """The readable photographs of each batch, as (N, 3, H, W) in [0, 1]; a few batches are read ahead."""
+    """The readable photographs of each batch, as (N, 3, H, W) in [0, 1]; a few batches are read ahead.
+
+    Args:
+        batches: of one size each.
+        config: how images are read.
+        result: takes what failed.
+        origins: takes the record of each image, as it is when it is read, by ID.
+    """
 
     def read(photo: Photo) -> np.ndarray | ImageError:
+        if origins is not None:
+            origins[photo.id] = image_origin(photo.path)
         try:
             return read_image(photo.path, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
         except ImageError as error:
@@ -178,10 +202,9 @@ def _write(
     size: tuple[int, ...],
     number: int,
     kinds: dict[CamKind, PhotoMaps | TransportCams],
-    base: str,
+    made_from: tuple[np.ndarray | None, str],
 ) -> None:
-    """Write the CAM files of photograph ``number`` of a batch."""
-    image = image_origin(photo.path)
+    """Write the CAM files of photograph ``number`` of a batch, with the records of its image and its base CAM."""
     for kind, made in kinds.items():
         allocation = clusters = None
         if isinstance(made, PhotoMaps):
@@ -196,5 +219,5 @@ def _write(
                 cells = made.allocation[number].cpu().numpy()
                 allocation = np.where(cells < 0, PADDING, cells)
         drawn = clusters if allocation is not None else None
-        cam = CamFile(ids, maps.cpu().numpy(), (size[0], size[1]), allocation, drawn, image, base)
+        cam = CamFile(ids, maps.cpu().numpy(), (size[0], size[1]), allocation, drawn, *made_from)
         write_cam(run / f"cams/{kind}" / f"{photo.id}.npz", cam)

@@ -183,14 +183,14 @@ def predict(request: Request, console: Console) -> StageResult:
         write_json(request.record, values)
 
     save()
-    saved = monotonic()
+    saved, origins = monotonic(), dict[str, str]()
     try:
         with progress_bar(console, "predict", len(wanted)) as advance:
-            for photos, images in _groups(batches, config, predictor, result):
+            for photos, images in _groups(batches, config, predictor, result, origins):
                 for photo, image, prediction in zip(photos, images, predictor.predictions(images), strict=True):
                     if photo.id not in wanted:
                         continue
-                    write_mask(request.mask(photo.id), prediction.labels, made_from=image_text(photo.path))
+                    write_mask(request.mask(photo.id), prediction.labels, made_from=origins[photo.id])
                     if request.overlays:
                         _write_overlay(request.overlay(photo.id), image, prediction.labels, palette)
                     found[photo.id] = _said(photo, request.root, prediction, classes)
@@ -216,12 +216,16 @@ def _of_this_command(photos: PhotoSet, config: Config) -> Sequence[Photo]:
 
 
 def _groups(
-    batches: list[list[Photo]], config: Config, predictor: Predictor, result: StageResult
+    batches: list[list[Photo]], config: Config, predictor: Predictor, result: StageResult, origins: dict[str, str]
 ) -> Iterator[tuple[list[Photo], list[np.ndarray]]]:
-    """Photographs with their pixels, those of a batch together unless they are large; the broken ones have failed."""
+    """Photographs with their pixels, those of a batch together unless they are large; the broken ones have failed.
+
+    ``origins`` takes the record of each image, as it is when it is read, by ID.
+    """
     limit = config.data.pixel_limit
 
     def read(photo: Photo) -> np.ndarray | str:
+        origins[photo.id] = image_text(photo.path)
         try:
             return read_image(photo.path, pixel_limit=limit, intensity=predictor.intensity)
         except Tag2maskError as error:

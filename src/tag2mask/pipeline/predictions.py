@@ -53,14 +53,19 @@ class Predictions(Stage):
         """Predictions that are missing, of all splits."""
         words = "{} photographs to predict"
         plans = [
-            self.images_plan(run, photographs(config, split).photos, [f"predictions/{split or WHOLE}"], ".png", words)
-            for split in config.evaluate.split_names(config.data.split)
+            self._split_plan(config, run, split, words) for split in config.evaluate.split_names(config.data.split)
         ]
         lacking = sum(plan.lacking for plan in plans)
         sizes, seconds = [plan.bytes for plan in plans], [plan.seconds for plan in plans]
         size = None if None in sizes else sum(each or 0 for each in sizes)
         time = None if None in seconds else sum(each or 0.0 for each in seconds)
         return StagePlan(self.name, words.format(lacking), lacking, 0, size, time)
+
+    def _split_plan(self, config: Config, run: RunFolder, split: str | None, words: str) -> StagePlan:
+        """The plan of one split."""
+        name, path = f"predictions/{split or WHOLE}", run / SEGMENT_NETWORK
+        is_to_do = partial(_missing, run / name, path, crc_of(path)) if path.is_file() else None
+        return self.images_plan(run, photographs(config, split).photos, [name], ".png", words, is_to_do)
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
         """Write predictions/SPLIT/ID.png where it is missing, damaged, or made from another network or image.
@@ -82,13 +87,13 @@ class Predictions(Stage):
             mine = shard_of(photographs(config, split).photos, config, result)
             todo = mine.where(partial(_missing, folder, path, crc))
             result.skipped += len(mine) - len(todo)
-            before = result.done
+            before, origins = result.done, dict[str, str]()
             with paced_bar(run, "predictions", console, len(todo), f"predictions {split or WHOLE}") as advance:
-                for batch in _batches(todo, config, predictor, result):
+                for batch in _batches(todo, config, predictor, result, origins):
                     found = predictor.predictions([image for _, image in batch])
                     for (photo, _), prediction in zip(batch, found, strict=True):
                         write_mask(
-                            folder / f"{photo.id}.png", prediction.labels, made_from=f"{crc} {image_text(photo.path)}"
+                            folder / f"{photo.id}.png", prediction.labels, made_from=f"{crc} {origins.pop(photo.id)}"
                         )
                         result.done += 1
                     advance(result.done - before)
@@ -106,13 +111,17 @@ def _missing(folder: Path, network: Path, crc: int, photo: Photo) -> bool:
 
 
 def _batches(
-    photos: Photos, config: Config, predictor: Predictor, result: StageResult
+    photos: Photos, config: Config, predictor: Predictor, result: StageResult, origins: dict[str, str]
 ) -> Iterator[list[tuple[Photo, np.ndarray]]]:
-    """The readable photographs with their pixels, some at a time, read ahead; what cannot be read has failed."""
+    """The readable photographs with their pixels, some at a time, read ahead; what cannot be read has failed.
+
+    ``origins`` takes the record of each image, as it is when it is read, by ID.
+    """
     step = config.predict.batch_size
     batches = (photos[start : start + step] for start in range(0, len(photos), step))
 
     def read(photo: Photo) -> np.ndarray | ImageError:
+        origins[photo.id] = image_text(photo.path)
         try:
             return read_image(photo.path, pixel_limit=config.data.pixel_limit, intensity=predictor.intensity)
         except ImageError as error:

@@ -2,16 +2,17 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from tag2mask.cam_files import CamFile, is_made_from, read_cam, read_ids
+from tag2mask.cam_files import CamFile, read_cam, read_record
 from tag2mask.data.images import read_image, reduced
 from tag2mask.data.photo import Photo, Photos
 from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.origin import cam_origin, is_mask_stale
+from tag2mask.origin import cam_origin, is_mask_stale, is_of_image
 from tag2mask.pipeline.batches import sized_batches
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult
@@ -68,11 +69,13 @@ def require_cams(config: Config, run: RunFolder, ahead: Ahead) -> None:
 def stale(photos: Photos, cams: Path, targets: Path) -> Photos:
     """The photographs whose file ID.png in ``targets`` is missing, damaged, or made from another CAM file."""
 
-    def is_stale(photo: Photo) -> bool:
-        source = cams / f"{photo.id}.npz"
-        return is_mask_stale(targets / f"{photo.id}.png", source, _origin(source, photo))
+    return photos.where(partial(is_stale, cams, targets))
 
-    return photos.where(is_stale)
+
+def is_stale(cams: Path, targets: Path, photo: Photo) -> bool:
+    """The same of one photograph."""
+    source = cams / f"{photo.id}.npz"
+    return is_mask_stale(targets / f"{photo.id}.png", source, _origin(source, photo))
 
 
 def _origin(cam: Path, photo: Photo) -> str | None:
@@ -89,12 +92,12 @@ def of_these_photographs(photos: Photos, cams: Path, result: StageResult) -> Pho
     others = set()
     for photo in photos:
         path = cams / f"{photo.id}.npz"
-        ids = read_ids(path)
-        if ids is None:
+        found = read_record(path)
+        if found is None:
             continue  # it is missing or damaged, and what reads it says so
-        if not {*photo.tags} <= {*ids}:
+        if not {*photo.tags} <= {*found.ids}:
             changed = "it has tags that its CAMs were not made with"
-        elif not is_made_from(path, ids, photo.path, None):
+        elif not is_of_image(found.image, photo.path, path):
             changed = "its image is not the one that its CAMs were made from"
         else:
             continue
@@ -126,6 +129,7 @@ def read_refinables(
     batches = (photos[start : start + step] for start in range(0, len(photos), step))
 
     def read(photo: Photo) -> Refinable | str:
+        origin = _origin(cams / f"{photo.id}.npz", photo) or ""
         try:
             cam = read_cam(cams / f"{photo.id}.npz")
             image = read_image(photo.path, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
@@ -141,7 +145,7 @@ def read_refinables(
             torch.from_numpy(reduced(image, config.refine.long_side)),
             tagged_maps(cam, photo),
             cam.size,
-            _origin(cams / f"{photo.id}.npz", photo) or "",
+            origin,
         )
 
     for pairs in read_ahead(batches, read, config):

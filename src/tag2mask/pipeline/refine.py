@@ -1,5 +1,6 @@
 """The stage `refine`: CAMs to masks."""
 
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -19,7 +20,15 @@ from tag2mask.pipeline.pace import paced_bar
 from tag2mask.pipeline.paths import EDGE_NETWORK, LABEL_CONFIDENCE
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
-from tag2mask.pipeline.refinable import cam_folder, of_these_photographs, read_refinables, require_cams, shard_of, stale
+from tag2mask.pipeline.refinable import (
+    cam_folder,
+    is_stale,
+    of_these_photographs,
+    read_refinables,
+    require_cams,
+    shard_of,
+    stale,
+)
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.stage import Ahead, Settings, Stage, StagePlan
 from tag2mask.refine.masks import refined_masks
@@ -64,7 +73,8 @@ class Refine(Stage):
     def plan(self, config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
         """Masks that are missing."""
         work = f"{{}} masks to write by {config.refine.method} of {config.refine.cams}"
-        return self.images_plan(run, photos.photos, ["masks"], ".png", work)
+        is_to_do = partial(is_stale, run / f"cams/{config.refine.cams}", run / "masks")
+        return self.images_plan(run, photos.photos, ["masks"], ".png", work, is_to_do)
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
         """Write the masks that are missing, damaged, or made from another CAM file.

@@ -1,7 +1,7 @@
 """The stage `seeds`: base CAMs from CLIP, or from CLIP-ES's files, and their export."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tag2mask.ahead import map_ahead
-from tag2mask.cam_files import CamFile, CamFileError, full_resolution, read_cam, read_ids, write_cam
+from tag2mask.cam_files import CamFile, CamFileError, full_resolution, read_cam, read_record, write_cam
 from tag2mask.clip.cams import clip_cams
 from tag2mask.clip.model import Clip, load_clip, model_precision
 from tag2mask.clip.npy_files import NpyCams, read_npy_cams, write_npy_cams
@@ -21,6 +21,7 @@ from tag2mask.data.photo import Photo, Photos
 from tag2mask.data.photos import PhotoSet
 from tag2mask.device import resolve_device
 from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.origin import image_origin, is_of_image
 from tag2mask.pipeline.base_cams import seed_path
 from tag2mask.pipeline.batches import Batches, in_order
 from tag2mask.pipeline.config import Config, plain
@@ -69,7 +70,8 @@ class Seeds(Stage):
     def plan(self, config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
         """Base CAMs that are missing."""
         source = f"the files in {config.seeds.from_npy}" if config.seeds.from_npy else config.seeds.model
-        return self.images_plan(run, photos.photos, ["seeds"], ".npz", f"{{}} base CAMs to take from {source}")
+        work = f"{{}} base CAMs to take from {source}"
+        return self.images_plan(run, photos.photos, ["seeds"], ".npz", work, lambda photo: _missing(photo, run))
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
         """Make, or import, the base CAMs that are missing, or whose photograph has other tags by now.
@@ -141,7 +143,7 @@ def _make(
             for item, own in zip(batch, found, strict=True):
                 if _missing(item.photo, run):
                     ids = np.array(own.labels, dtype=np.int32) + 1
-                    write_cam(seed_path(run, item.photo), CamFile(ids, own.cams.numpy(), item.size))
+                    write_cam(seed_path(run, item.photo), CamFile(ids, own.cams.numpy(), item.size, image=item.origin))
                     result.done += 1
             advance(result.done)
 
@@ -181,8 +183,11 @@ def _import(
 
     def load(photo: Photo) -> tuple[CamFile, float | None, int] | Tag2maskError:
         try:
+            origin = image_origin(photo.path)
             size = image_size(photo.path, pixel_limit=config.data.pixel_limit)
-            return _reduced(read_npy_cams(folder / f"{photo.id}.npy", len(photos.classes), size), photo, size)
+            found = read_npy_cams(folder / f"{photo.id}.npy", len(photos.classes), size)
+            cam, loss, left_out = _reduced(found, photo, size)
+            return replace(cam, image=origin), loss, left_out
         except Tag2maskError as error:
             return error
 
@@ -216,10 +221,11 @@ def _import(
 
 def _is_same(cam: CamFile, path: Path) -> bool:
     """Whether a file holds this already."""
-    if read_ids(path) != tuple(cam.ids.tolist()):
-        return False
     try:
-        return bool(np.array_equal(read_cam(path).cams, cam.cams))
+        there = read_cam(path)
+        same = np.array_equal(there.ids, cam.ids) and np.array_equal(there.cams, cam.cams)
+        unknown = there.image is None or cam.image is None
+        return bool(same) and (unknown or np.array_equal(there.image, cam.image))  # type: ignore[arg-type]
     except CamFileError:
         return False
 
@@ -239,8 +245,10 @@ def _reduced(found: NpyCams, photo: Photo, size: tuple[int, int]) -> tuple[CamFi
 
 
 def _missing(photo: Photo, run: RunFolder) -> bool:
-    """Whether the base CAM of a photograph is missing, damaged, or of other tags."""
-    return read_ids(seed_path(run, photo)) != photo.tags
+    """Whether the base CAM of a photograph is missing, damaged, or of other tags or another image."""
+    path = seed_path(run, photo)
+    found = read_record(path)
+    return found is None or found.ids != photo.tags or not is_of_image(found.image, photo.path, path)
 
 
 def batches_by_patches(clip: Clip, photos: Photos, config: Config, result: StageResult) -> Batches:
@@ -269,11 +277,12 @@ def batches_by_patches(clip: Clip, photos: Photos, config: Config, result: Stage
 
 @dataclass(frozen=True)
 class Prepared:
-    """A photograph as CLIP sees it, and its size (H, W) in pixels."""
+    """A photograph as CLIP sees it, its size (H, W) in pixels, and what `image_origin` says of it."""
 
     photo: Photo
     image: Tensor
     size: tuple[int, int]
+    origin: np.ndarray | None = None
 
 
 def prepared_batches(
@@ -282,11 +291,13 @@ def prepared_batches(
     """The readable photographs of each batch; a few batches are read ahead."""
 
     def prepare(photo: Photo) -> Prepared | ImageError:
+        origin = image_origin(photo.path)
         try:
             image = read_image(photo.path, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
         except ImageError as error:
             return error
-        return Prepared(photo, clip.prepare(image, config.seeds.longest_side), (image.shape[0], image.shape[1]))
+        size = image.shape[0], image.shape[1]
+        return Prepared(photo, clip.prepare(image, config.seeds.longest_side), size, origin)
 
     for pairs in read_ahead(batches, prepare, config):
         result.failed.update({photo.id: str(answer) for photo, answer in pairs if isinstance(answer, ImageError)})

@@ -2,9 +2,11 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 from rich.console import Console
@@ -12,7 +14,7 @@ from rich.console import Console
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.distributed import is_main
-from tag2mask.errors import UsageError
+from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.files import files_below, read_json, write_json
 from tag2mask.networks.checkpoint import SavedNetwork, save_network
 from tag2mask.pipeline.config import Config, absolute, plain
@@ -142,13 +144,29 @@ class Stage(ABC):
         """
 
     def images_plan(
-        self, run: RunFolder, photos: Sequence[Photo], folders: Sequence[str], suffix: str, work: str
+        self,
+        run: RunFolder,
+        photos: Sequence[Photo],
+        folders: Sequence[str],
+        suffix: str,
+        work: str,
+        is_to_do: Callable[[Photo], bool] | None = None,
     ) -> StagePlan:
-        """The plan of a stage that writes FOLDER/ID.suffix; ``{}`` in ``work`` is how many images lack a file."""
+        """The plan of a stage that writes FOLDER/ID.suffix.
+
+        Args:
+            run: the run folder.
+            photos: the images.
+            folders: what it writes to, relative to the run folder.
+            suffix: with the dot.
+            work: in words; ``{}`` is how many images there are to do.
+            is_to_do: whether an image is; None: where a file is missing.
+        """
         without: set[str] = set()
         size: float | None = 0.0
         for folder in folders:
-            lacking = [photo.id for photo in photos if not (run / folder / f"{photo.id}{suffix}").is_file()]
+            lacks = is_to_do or partial(_lacks, run / folder, suffix)
+            lacking = [photo.id for photo in photos if lacks(photo)]
             without.update(lacking)
             there = [
                 (run / folder / name).stat().st_size for name in islice(files_below(run / folder, suffix), _MEASURED)
@@ -199,7 +217,8 @@ class TrainingStage(Stage):
     def same_data(self, run: RunFolder, photos: PhotoSet) -> str:
         """See that a training goes on with the data that it was begun with, and note the data where it begins.
 
-        Photographs, their tags and the sizes of their files count. All processes call this before the first step.
+        Photographs, their tags and the sizes of their files, if all can be seen, count. All processes call this before
+        the first step.
 
         Args:
             run: the run folder.
@@ -210,15 +229,20 @@ class TrainingStage(Stage):
 
         Raises:
             UsageError: a saved state is of other data.
+            Tag2maskError: the record is damaged.
         """
         record, now = run / f"{self.name}/data.json", _digest_of(photos)
         finished, begun = (run / self.network_file).is_file(), (run / f"{self.name}/state.pt").is_file()
         before = read_json(record) if (finished or begun) and record.is_file() else now
-        if before == now:
-            if not finished and is_main():
+        if not isinstance(before, dict) or before.keys() != now.keys():
+            if finished:
+                return ""
+            raise Tag2maskError(f"{record} is damaged; --restart {self.name} begins anew")
+        if all(before[key] == now[key] or None in (before[key], now[key]) for key in now):
+            if not finished and is_main() and before is now:
                 write_json(record, now)
             return ""
-        count, changed = before.get("photographs"), f"now there are {now['photographs']}"
+        count, changed = before["photographs"], f"now there are {now['photographs']}"
         if count == now["photographs"]:
             changed = "now some of them, their tags or their files are others"
         if finished:
@@ -228,7 +252,7 @@ class TrainingStage(Stage):
             )
         raise UsageError(
             f"the training in {run / self.name} was begun on {count} photographs, and {changed}; "
-            f"--restart {self.name} begins anew"
+            f"put the data back, or begin anew with --restart {self.name}"
         )
 
     def learn(self, task: Task, config: Config, run: RunFolder, console: Console, result: StageResult) -> int:
@@ -272,16 +296,25 @@ class TrainingStage(Stage):
         return trained.steps
 
 
+def _lacks(folder: Path, suffix: str, photo: Photo) -> bool:
+    """Whether an image has no file in a folder."""
+    return not (folder / f"{photo.id}{suffix}").is_file()
+
+
 def _digest_of(photos: PhotoSet) -> dict[str, Any]:
-    """How many photographs there are, and a digest of their IDs, tags and the sizes of their files."""
-    digest = hashlib.sha256()
+    """How many photographs there are, a digest of IDs and tags, and one of the sizes of their files.
+
+    The last is None where a file cannot be seen.
+    """
+    tags, files, seen = hashlib.sha256(), hashlib.sha256(), True
     for photo in photos.photos:
+        tags.update(repr((photo.id, photo.tags)).encode())
         try:
-            size = photo.path.stat().st_size
+            files.update(repr((photo.id, photo.path.stat().st_size)).encode())
         except OSError:
-            size = -1
-        digest.update(repr((photo.id, photo.tags, size)).encode())
-    return {"photographs": len(photos.photos), "digest": digest.hexdigest()[:16]}
+            seen = False
+    count = len(photos.photos)
+    return {"photographs": count, "tags": tags.hexdigest()[:16], "files": files.hexdigest()[:16] if seen else None}
 
 
 def training_settings(settings: LoopSettings, *unread: str) -> Settings:
