@@ -672,7 +672,7 @@ BROKEN = [
     ),
     (set_in("images", 1, "file_name", value="a\\..\\p.jpg"), "outside-root", "may lie outside the root"),
     (set_in("images", 1, "file_name", value="/etc/p7.jpg"), "outside-root", "file_name `/etc/p7.jpg` may lie outside"),
-    (set_in("images", 1, "file_name", value=""), "outside-root", "it should be the plain name of a file"),
+    (set_in("images", 1, "file_name", value=""), "bad-annotation", "file_name `` is empty; it should be the name"),
     (set_in("categories", 1, "id", value=40), "bad-classes", "categories item 2: two categories have the id 40"),
     (
         set_in("categories", 1, "name", value="dog"),

@@ -491,7 +491,7 @@ def test_a_network_is_used_with_the_range_it_was_trained_with(tmp_path: Path) ->
     assert predictor.intensity == RANGE
     path = written(tmp_path, png(COLOUR, 2), "a.png")
     assert (predictor._array(path) == in_range(COLOUR)).all()
-    batches = _batches(Photos.of([Photo("a", path, ())]), Config(workers=0), predictor, StageResult("predictions"))
+    batches = _batches(Photos.of([Photo("a", path, ())]), Config(workers=0), predictor, StageResult("predictions"), {})
     ((_, pixels),) = next(batches)
     assert (pixels == in_range(COLOUR)).all()
     assert (predictor._array(Image.fromarray(GREY[..., 0])) == in_range(GREY)).all()

@@ -74,12 +74,13 @@ def do_stages(request: Request, names: Sequence[str], *then: "Work") -> int:
 
 def do_under_lock(request: Request, run: RunFolder, names: Sequence[str], *then: "Work") -> int:
     """Do them in a folder to which nobody else writes."""
-    from tag2mask.distributed import is_main, join, process_number
+    from tag2mask.distributed import is_main, join, process_number, wait
     from tag2mask.pipeline.lock import held_along
     from tag2mask.pipeline.together import require_no_shard
 
     require_no_shard(request.config)
     join(request.config.device)
+    wait()  # until the main one has the lock, which it asks for first
     # A process may outlive the main one, and would go on writing.
     with nullcontext() if is_main() else held_along(run.path, request.verb, process_number()):
         return _do_together(request, run, names, *then)

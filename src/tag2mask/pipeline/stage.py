@@ -4,9 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 from rich.console import Console
@@ -160,19 +158,20 @@ class Stage(ABC):
             folders: what it writes to, relative to the run folder.
             suffix: with the dot.
             work: in words; ``{}`` is how many images there are to do.
-            is_to_do: whether an image is; None: where a file is missing.
+            is_to_do: whether an image is to do though its files are there; None: none is.
         """
         without: set[str] = set()
         size: float | None = 0.0
         for folder in folders:
-            lacks = is_to_do or partial(_lacks, run / folder, suffix)
-            lacking = [photo.id for photo in photos if lacks(photo)]
+            lacking = [photo.id for photo in photos if not (run / folder / f"{photo.id}{suffix}").is_file()]
             without.update(lacking)
             there = [
                 (run / folder / name).stat().st_size for name in islice(files_below(run / folder, suffix), _MEASURED)
             ]
             if lacking:
                 size = size + len(lacking) * sum(there) / len(there) if there and size is not None else None
+        if is_to_do is not None:
+            without.update(photo.id for photo in photos if photo.id not in without and is_to_do(photo))
         pace = seconds_per_photograph(run, self.name)
         seconds = (None if pace is None else len(without) * pace) if without else 0.0
         shown = work.format(len(without))
@@ -294,11 +293,6 @@ class TrainingStage(Stage):
         if trained.resumed_from:
             result.notes.append(f"went on from step {trained.resumed_from} of {trained.steps}")
         return trained.steps
-
-
-def _lacks(folder: Path, suffix: str, photo: Photo) -> bool:
-    """Whether an image has no file in a folder."""
-    return not (folder / f"{photo.id}{suffix}").is_file()
 
 
 def _digest_of(photos: PhotoSet) -> dict[str, Any]:
