@@ -43,7 +43,6 @@ Where a photograph has no tag, background is all that CAMs and tags leave, so `n
 fields come last: an older file lacks them.
 """
 
-CAM_FIELDS = tuple(name for name in FIELDS if name.startswith("cam_"))
 NETWORK_FIELDS = tuple(name for name in FIELDS if name.startswith("network_"))
 
 

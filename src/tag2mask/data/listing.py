@@ -184,11 +184,6 @@ def each_file(folder: Path | str) -> Iterator[str]:
         return
 
 
-def images_by_stem(names: frozenset[str]) -> dict[str, list[str]]:
-    """The image files among ``names``, sorted, by their name without suffix."""
-    return _by_stem(frozenset(name for name in names if is_image_name(name)), str)
-
-
 def is_image_name(name: str) -> bool:
     """Whether a file of this name is taken for a photograph: a known suffix, and not hidden."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
@@ -241,10 +236,3 @@ def _is(item: "os.DirEntry[str]", kind: Callable[["os.DirEntry[str]"], bool]) ->
         return kind(item)
     except OSError:
         return False
-
-
-def _by_stem(names: frozenset[str], key: Callable[[str], str]) -> dict[str, list[str]]:
-    stems: dict[str, list[str]] = {}
-    for name in sorted(names):
-        stems.setdefault(key(os.path.splitext(name)[0]), []).append(name)  # noqa: PTH122
-    return stems

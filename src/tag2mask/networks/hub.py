@@ -83,12 +83,6 @@ def resolve_folder(
     return cached_folder(name, weights, also) or _download(name, weights, setting, also, notify or logger.warning)
 
 
-def on_this_machine(backbone: str) -> bool:
-    """Whether a backbone can be built with random weights without asking the network."""
-    known = backbone in (*RESNETS, WIDE_RESNET, *SEGFORMERS)
-    return known or Path(backbone).expanduser().is_dir() or cached_folder(backbone, False, ()) is not None
-
-
 def read_model_config(folder: Path, setting: str = BACKBONE) -> dict[str, Any]:
     """The configuration of the model in ``folder`` as JSON values, without what must not come from a file.
 
