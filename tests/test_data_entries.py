@@ -117,6 +117,7 @@ def test_a_copy_leaves_the_file_and_a_killed_process_has_none(tmp_path: Path, mo
     assert not abandoned.exists()
     foreign.unlink()
     (file,) = tmp_path.iterdir()
+    assert file.stat().st_mode & 0o077 == 0  # nobody else may read names and tags
     copy = pickle.loads(pickle.dumps(entries))
     assert copy == entries
     del copy

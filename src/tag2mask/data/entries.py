@@ -289,7 +289,7 @@ class _Local(threading.local):
 
 
 def _new_file(owner: Entries) -> Path:
-    """A name for a temporary file, which goes with its owner."""
+    """A temporary file that only this user can read, since names and tags may be private; it goes with its owner."""
     folder = Path(tempfile.gettempdir())
     name = f"{_process_space()}-{_NAME}"
     # Of this machine, and of those whose numbers of processes are this one's: others may be at work.
@@ -297,6 +297,7 @@ def _new_file(owner: Entries) -> Path:
         with suppress(OSError):  # another user's
             remove_abandoned([left])
     file = folder / temporary_name(name)
+    os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     weakref.finalize(owner, _delete, file, os.getpid())
     return file
 
