@@ -250,10 +250,10 @@ def _no_images(split: str, entries: list[Entry]) -> Problem:
 
 def _class_problems(indexes: dict[str, Index]) -> Iterator[Problem]:
     """Which splits have lists of categories that do not go together: neither holds the other."""
-    for (split, index), (other, beside) in combinations(indexes.items(), 2):
-        own, others = index.categories.items(), beside.categories.items()
+    for (split, index), (other, second) in combinations(indexes.items(), 2):
+        own, others = index.categories.items(), second.categories.items()
         if own and others and not (own <= others or others <= own):
-            differing = sorted(set(index.classes) ^ set(beside.classes)) or index.classes
+            differing = sorted(set(index.classes) ^ set(second.classes)) or index.classes
             message = f"its categories are not those of {_subject(other)}: {first_five(differing)}"
             rule = "every split should have the same list, or a part of it, with the same ids"
             yield error("bad-classes", _subject(split), f"{message}; {rule}")
@@ -274,7 +274,7 @@ def _classes(wanted: list[str], indexes: dict[str, Index], listing: Listing) -> 
 def _split_problems(
     split: str, wanted: list[str], indexes: dict[str, Index], places: dict[str, list[Place]]
 ) -> Iterator[Problem]:
-    """What is wrong with a split beside the others, and what is not as in COCO's own file."""
+    """What is wrong with a split compared with the others, and what is not as in COCO's own file."""
     subject, index = _subject(split), indexes[split]
     own = {place.id: (name, place.path) for name, place in zip(index.names, places[split], strict=True)}
     for other in indexes:

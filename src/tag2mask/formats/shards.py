@@ -79,7 +79,7 @@ class ShardsWriter(Writer):
 
     def close(self) -> None:
         """Let go of the open tar, also after an exception; what was sent to a store stays there."""
-        with suppress(Exception):  # it is closed already, or the store fails, of which somebody was told
+        with suppress(Exception):  # it is closed already, or the store fails, which the error names
             self._shards.close()
         self._scratch.unlink(missing_ok=True)
 
