@@ -117,7 +117,7 @@ def _prepare(request: Request, run: RunFolder, names: Sequence[str]) -> None:
     require_classes(run, photos.classes, again)
     for stage in (STAGES[name] for name in dict.fromkeys([*names, *again])):
         run.check(stage, stage.fingerprint(request.config, photos), anew=stage.name in again)
-    check_ahead(request.config, run, names, again)
+    check_ahead(request.config, run, photos, names, again)
     for sentence in slow_settings(request.config, names):
         errors().print(f"warning: {sentence}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     if "train" in names and request.verb != "demo":

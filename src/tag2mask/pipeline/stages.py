@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 
+from tag2mask.data.photos import PhotoSet
 from tag2mask.device import emulates_bf16, resolve_device
 from tag2mask.errors import Tag2maskError, UsageError, first_five
 from tag2mask.pipeline.cams import Cams
@@ -11,7 +12,6 @@ from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.edges import Edges
 from tag2mask.pipeline.evaluate import Evaluate
 from tag2mask.pipeline.predictions import Predictions
-from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.refine import Refine
 from tag2mask.pipeline.report import Report
 from tag2mask.pipeline.run_folder import RunFolder
@@ -43,12 +43,13 @@ def stages_of(config: Config) -> list[str]:
     return [name for name, stage in STAGES.items() if stage.is_wanted(config)]
 
 
-def check_ahead(config: Config, run: RunFolder, names: Sequence[str], again: Collection[str]) -> None:
+def check_ahead(config: Config, run: RunFolder, photos: PhotoSet, names: Sequence[str], again: Collection[str]) -> None:
     """Find what would stop a stage before the first one begins, and before anything is deleted.
 
     Args:
         config: every setting.
         run: the run folder.
+        photos: of the run.
         names: of the stages that are about to be done.
         again: of those whose outputs are about to be deleted.
 
@@ -56,7 +57,7 @@ def check_ahead(config: Config, run: RunFolder, names: Sequence[str], again: Col
         UsageError: settings of a stage, or weights of a network that is to be trained, are wrong.
         Tag2maskError: weights could not be fetched.
     """
-    photos, ahead = photographs(config), Ahead(names, again)
+    ahead = Ahead(names, again)
     for name in names:
         STAGES[name].check(config, run, photos, ahead)
 
