@@ -74,7 +74,7 @@ class MaskPlace(NamedTuple):
 
 
 MASK_ENDING = "_mask.png"
-"""What the name of a mask ends with that has its own name beside that of its image, as inspection sets have it."""
+"""What is added to the name of an image in the name of its mask, as inspection sets have it."""
 
 
 def mask_places(*folders: Path | None) -> tuple[MaskPlace, ...]:

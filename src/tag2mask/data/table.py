@@ -188,7 +188,7 @@ def _columns(table: Table, file: Iterable[str], cells: TagColumn, listed: Sequen
     delimiter, lines = _delimited(file)
     numbered = _numbered(lines, delimiter, table.subject, faults)
     header = next(numbered, (1, []))
-    if faults:  # what follows an unreadable header cannot be told apart
+    if faults:  # what follows an unreadable header cannot be separated
         table.problems += faults
         return None
     columns = understand(header, numbered, cells, listed, table.subject)

@@ -105,8 +105,9 @@ class Cams(Stage):
                         (run / f"cams/{kind}" / f"{photo_id}.npz").unlink(missing_ok=True)
                 kinds = _kinds(maps, config.cams.kinds, config.pot)
                 for number, photo in enumerate(batch):
+                    origin = origins.pop(photo.id, None)
                     if photo.id not in damaged and _missing(photo, run, config):
-                        made_from = origins.get(photo.id), _base(photo, run, config)
+                        made_from = origin, _base(photo, run, config)
                         _write(run, photo, tuple(images.shape[2:]), number, kinds, made_from)
                         result.done += 1
                 dropped += int((~maps.base.flatten(2).any(2) & tags).sum()) if not damaged else 0

@@ -188,9 +188,10 @@ def predict(request: Request, console: Console) -> StageResult:
         with progress_bar(console, "predict", len(wanted)) as advance:
             for photos, images in _groups(batches, config, predictor, result, origins):
                 for photo, image, prediction in zip(photos, images, predictor.predictions(images), strict=True):
+                    origin = origins.pop(photo.id)
                     if photo.id not in wanted:
                         continue
-                    write_mask(request.mask(photo.id), prediction.labels, made_from=origins[photo.id])
+                    write_mask(request.mask(photo.id), prediction.labels, made_from=origin)
                     if request.overlays:
                         _write_overlay(request.overlay(photo.id), image, prediction.labels, palette)
                     found[photo.id] = _said(photo, request.root, prediction, classes)

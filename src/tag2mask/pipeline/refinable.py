@@ -67,8 +67,7 @@ def require_cams(config: Config, run: RunFolder, ahead: Ahead) -> None:
 
 
 def stale(photos: Photos, cams: Path, targets: Path) -> Photos:
-    """The photographs whose file ID.png in ``targets`` is missing, damaged, or made from another CAM file."""
-
+    """The photographs whose file ID.png in ``targets`` is missing, damaged, or made from other CAMs or tags."""
     return photos.where(partial(is_stale, cams, targets))
 
 
