@@ -67,7 +67,8 @@ def judged(place: str) -> list[Judged]:
     request = Request.parse("confidence", VERBS["confidence"], words)
     if request is None:
         raise UsageError(f"{place} asks for help; name a run folder and a split")
-    photos, folder = photographs(request.config), RunFolder(Path(run))
+    folder = RunFolder(Path(run))
+    photos = photographs(request.config, folder)
     found, made_by = [], set()
     for photo in photos.photos:
         stored = stored_evidence(folder / EVIDENCE / f"{photo.id}.npz")

@@ -167,7 +167,7 @@ def request(out: Path, *more: str) -> Request:
 
 def witnesses(out: Path) -> tuple[Witnesses, list[Photo]]:
     config = request(out).config
-    photos = photographs(config)
+    photos = photographs(config, RunFolder(out))
     return Witnesses.of(config, RunFolder(out), photos, StageResult("confidence")), list(photos.photos)
 
 
@@ -209,7 +209,7 @@ def test_evidence_of_other_tags_is_stale(copied: Path, capsys: pytest.CaptureFix
     assert own.evidence_of(photo) is not None and not own.is_stale(photo)
     other = replace(photo, tags=(1, 2) if photo.tags != (1, 2) else (1,))
     assert own.evidence_of(other) is None and own.is_stale(other)
-    classes = photographs(request(copied).config).classes
+    classes = photographs(request(copied).config, RunFolder(copied)).classes
     corrections = Corrections(copied / "corrections", classes)
     corrections.write(photo.id, Decision.now(tags=[classes[tag - 1] for tag in other.tags]))
     (corrections.folder / f"{photos[-1].id}.json").parent.mkdir(parents=True, exist_ok=True)
@@ -221,7 +221,7 @@ def test_evidence_of_other_tags_is_stale(copied: Path, capsys: pytest.CaptureFix
 
 def test_what_people_settled_is_marked_and_the_report_leaves_it_out(copied: Path) -> None:
     first, second, third = [each.image for each in read_ranking(copied)][:3]
-    corrections = Corrections(copied / "corrections", photographs(request(copied).config).classes)
+    corrections = Corrections(copied / "corrections", photographs(request(copied).config, RunFolder(copied)).classes)
     corrections.write(first, Decision.now("accepted"), read_mask(copied / f"masks/{first}.png"))
     more = ("--data.corrections", str(corrections.folder))
     assert rank(copied, *more) == 0

@@ -368,11 +368,14 @@ def test_a_damaged_decision_leaves_every_batch_and_shard_as_it_is(scenes: Path, 
     config = Config(data=DataSettings(root=scenes, split="train", corrections=kept.folder), shard="1/2", workers=0)
     kept.write("elsewhere/0", Decision.now("rejected"))
     result = StageResult("cams")
-    whole = [[photo.id for photo in batch] for batch in sized_batches(photographs(config).photos, config, result)]
+    whole = [
+        [photo.id for photo in batch]
+        for batch in sized_batches(photographs(config, RunFolder(tmp_path)).photos, config, result)
+    ]
     damaged = whole[0][0]
     (kept.folder / f"{damaged}.json").parent.mkdir()
     (kept.folder / f"{damaged}.json").write_text("{")
-    photos = photographs(config)
+    photos = photographs(config, RunFolder(tmp_path))
     found = sized_batches(photos.photos, config, result).without(photos.decided.damaged)
     expected = [[photo_id for photo_id in batch if photo_id != damaged] for batch in whole]
     assert [[photo.id for photo in batch] for batch in found] == [batch for batch in expected if batch]
@@ -405,11 +408,11 @@ def test_tags_that_were_taken_back_are_not_noted_by_the_next_training(scenes: Pa
     kept, ids = corrections_of(tmp_path / "corrections", scenes)
     config, folder = Config(out=tmp_path, data=DataSettings(root=scenes, split="train")), RunFolder(tmp_path)
     kept.write(ids[0], Decision.now(tags=[kept.classes[1]]))
-    record_tags(folder, photographs(config))
+    record_tags(folder, photographs(config, RunFolder(tmp_path)))
     assert (tmp_path / TAGS).is_file()
     kept.forget(ids[0])
-    record_tags(folder, photographs(config))
-    assert newer_tags(folder, photographs(config)) == 0 and not (tmp_path / TAGS).exists()
+    record_tags(folder, photographs(config, RunFolder(tmp_path)))
+    assert newer_tags(folder, photographs(config, RunFolder(tmp_path))) == 0 and not (tmp_path / TAGS).exists()
 
 
 def test_settings_that_nest_too_deeply_remember_nothing(tmp_path: Path) -> None:
@@ -514,14 +517,14 @@ def test_tags_of_people_are_those_of_the_photographs(scenes: Path, tmp_path: Pat
     kept.write(ids[0], Decision.now(tags=[]))
     kept.write(ids[1], Decision.now("rejected", kept.classes[::-1]))
     config = Config(data=DataSettings(root=scenes, split="train", corrections=tmp_path))
-    photos, before = photographs(config), open_photos(DataSettings(root=scenes, split="train"))
+    photos, before = photographs(config, RunFolder(tmp_path)), open_photos(DataSettings(root=scenes, split="train"))
     tags = {photo.id: photo.tags for photo in photos.photos}
     assert tags == {photo.id: photo.tags for photo in before.photos} | {ids[0]: (), ids[1]: (1, 2)}
     assert photos.photos[2:5][0].tags == before.photos[2].tags and photos.photos.at([1, 0])[1].tags == ()
     assert photos.decided.is_rejected(ids[1]) and not photos.decided.has_mask(ids[1])
     (tmp_path / f"{ids[2]}.json").write_text("[")
     with pytest.raises(Tag2maskError, match="decide again"):
-        photographs(config).decided.mask(ids[2])
+        photographs(config, RunFolder(tmp_path)).decided.mask(ids[2])
 
 
 def test_the_same_corrections_at_another_place_are_the_same(

@@ -13,9 +13,9 @@ from tag2mask.data import opened
 from tag2mask.data.check import CheckReport, check
 from tag2mask.data.images import write_mask
 from tag2mask.data.likeness import MOST_BITS, Looks, difference_hash
-from tag2mask.data.membership import apart
 from tag2mask.data.settings import DataSettings
 from tag2mask.data.tag_counts import FEW, TagCounts
+from tag2mask.data.twins import apart
 
 
 def landscape(seed: int, width: int = 96, height: int = 64) -> Image.Image:
@@ -103,10 +103,9 @@ def test_many_photographs_of_one_content_are_one_group() -> None:
 
 
 def test_splits_are_told_apart_by_what_is_in_one_alone() -> None:
-    train, val, both = 0b001, 0b010, 0b100
-    assert apart(train | both, val | both)
-    assert not apart(train, train | both)  # a part and the whole
-    assert not apart(0, val)  # a photograph of no split
+    assert apart("train;both", "val;both")
+    assert not apart("train", "train;trainval")  # a part and the whole
+    assert not apart("", "val")  # an image of no split
 
 
 def test_copies_across_splits_are_warned_about_and_copies_within_are_counted(tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ def do_under_lock(request: Request, run: RunFolder, names: Sequence[str], *then:
 def _do_together(request: Request, run: RunFolder, names: Sequence[str], *then: "Work") -> int:
     """Do them by all processes, which have met."""
     from tag2mask.distributed import gathered, is_main, wait
+    from tag2mask.pipeline.reading import share_manifest
     from tag2mask.pipeline.stages import STAGES
     from tag2mask.pipeline.together import do_together
 
@@ -99,6 +100,7 @@ def _do_together(request: Request, run: RunFolder, names: Sequence[str], *then: 
     if is_main():
         _prepare(request, run, names)
     wait()
+    share_manifest(request.config, run)
     config, console = request.config, errors() if is_main() else Console(quiet=True)
     stages = [(STAGES[name].name, STAGES[name].do, STAGES[name].distribution) for name in names]
     work = [*stages, *(("then", each, "main") for each in then)]
@@ -112,7 +114,7 @@ def _prepare(request: Request, run: RunFolder, names: Sequence[str]) -> None:
     from tag2mask.pipeline.stages import STAGES, check_ahead, require_classes, slow_settings, to_delete
 
     restart = _stage_to_restart(request, names)
-    photos = photographs(request.config)
+    photos = photographs(request.config, run)
     again = to_delete(run, restart, photos.classes)
     require_classes(run, photos.classes, again)
     for stage in (STAGES[name] for name in dict.fromkeys([*names, *again])):

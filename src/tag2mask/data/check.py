@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tag2mask.ahead import map_ahead
 from tag2mask.data.classes import similar_names
 from tag2mask.data.decided_check import correction_notes, correction_problems, stray_corrections
 from tag2mask.data.likeness import Looks
 from tag2mask.data.listing import Listing, each_file, is_image_name, walk_files
-from tag2mask.data.membership import memberships
-from tag2mask.data.names import nfc
 from tag2mask.data.opened import Seen, mask_problems, most_pixels, open_photo
 from tag2mask.data.photo import Photo, Photos
 from tag2mask.data.photos import Survey, survey
@@ -149,7 +149,7 @@ def check(settings: DataSettings, *, progress: Progress | None = None, threads: 
     decided = found.photos.decided
     problems = [*found.problems, *_file_problems(found, once, settings, shown, len(tags.counts), progress, threads)]
     problems += pixel_warnings(shown.noticed, root, shown.opened)
-    twins = find_twins(shown.looks, once, memberships(listing, settings, once), listing)
+    twins = find_twins(shown.looks, once)
     problems += [*_overall(found, settings, tags.by_name()), *tags.problems(root), *twins.problems(root)]
     problems += stray_corrections(decided, once, settings)
     masked = listing.masks[0].folder if listing.masks else listing.root
@@ -273,14 +273,14 @@ def _overall(found: Survey, settings: DataSettings, counts: dict[str, int]) -> I
 
 def _unlisted(listing: Listing, masks: Path | None) -> Iterator[Problem]:
     """Images beside the listed ones that the table does not name, in one line."""
-    beside = []
+    listed = np.unique(np.fromiter((hash(entry.file) for entry in listing.entries), dtype=np.int64))
+    others = []
     for folder in sorted({os.path.dirname(entry.file) for entry in listing.entries}):  # noqa: PTH120
         if masks is None or Path(folder) != masks:
-            for file in (os.path.join(folder, name) for name in each_file(folder) if is_image_name(name)):  # noqa: PTH118
-                photo_id = nfc(os.path.splitext(os.path.relpath(file, listing.root))[0])  # noqa: PTH122
-                if all(entry.file != file for entry in listing.entries.of_id(photo_id)):
-                    beside.append(file)
-    names = sorted(listing.shown(Path(file)) for file in beside)
+            files = [os.path.join(folder, name) for name in each_file(folder) if is_image_name(name)]  # noqa: PTH118
+            is_listed = np.isin(np.array([hash(file) for file in files], dtype=np.int64), listed)
+            others += [file for file, known in zip(files, is_listed.tolist(), strict=True) if not known]
+    names = sorted(listing.shown(Path(file)) for file in others)
     if names:
         message = f"images beside the listed ones that are not in the table ({len(names)}): {first_five(names)}"
         yield warning("unlisted-image", str(listing.root), message)

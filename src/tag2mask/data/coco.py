@@ -236,7 +236,7 @@ def _entries(
         elif not tags:
             continue
         sizes[place.id] = (size[0], size[1])
-        yield Entry(place.id, place.path, tags, f"{_subject(split)} image {number}")
+        yield Entry(place.id, place.path, tags, f"{_subject(split)} image {number}", splits=split)
 
 
 def _no_images(split: str, entries: list[Entry]) -> Problem:

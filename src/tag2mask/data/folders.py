@@ -116,7 +116,7 @@ def read_untagged(root: Path, *, skip: Path | None = None) -> Listing:
         skip: a folder that is not entered.
     """
     if root.is_file():
-        return Listing("folders", root.parent, Entries([Entry(_without_suffix(nfc(root.name)), root, ())]))
+        return Listing("folders", root.parent, Entries([Entry(_without_suffix(nfc(root.name)), str(root), ())]))
     listing = Listing("folders", root)
     for name, is_image in _files(listing, skip):
         if is_image:
@@ -145,7 +145,7 @@ def read_pattern(pattern: Path, *, skip: Path | None = None) -> Listing:
         hidden = hidden or any(is_hidden(part) for part in path.relative_to(listing.root).parts)
         if is_image_name(path.name) and path.is_file() and not hidden:
             identity = _without_suffix(nfc(path.relative_to(listing.root).as_posix()))
-            listing.entries.append(Entry(identity, path, ()))
+            listing.entries.append(Entry(identity, str(path), ()))
     return listing
 
 

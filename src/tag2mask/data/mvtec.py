@@ -58,8 +58,9 @@ def read_mvtec(settings: DataSettings, root: Path, split: str | None) -> Listing
             tags = () if class_name == GOOD or is_negative(class_name, settings.negatives) else (class_name,)
             names.update(tags)
             if split in (None, folder):
+                image_id = f"{folder}/{os.path.splitext(nfc(name))[0]}"  # noqa: PTH122 - a string, as the path
                 path = os.path.join(root, folder, name)  # noqa: PTH118 - a string, as in other readers
-                listing.entries.append(Entry(f"{folder}/{os.path.splitext(nfc(name))[0]}", path, tags))  # noqa: PTH122
+                listing.entries.append(Entry(image_id, path, tags, splits=folder))
         listing.splits[folder] = count
     listing.names = in_order(names)
     listing.notes.append(

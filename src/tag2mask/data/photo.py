@@ -1,50 +1,45 @@
-"""One photograph, and a sequence of them that does not hold them."""
+"""One image, and a sequence of them that does not hold them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from tag2mask.data.located import located, text_of
-
-_BLOCK = 256
-"""Photographs that are read at a time."""
+_BLOCK = 1024
+"""Images that are read at a time."""
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, slots=True)
 class Photo:
-    """A photograph, its tags, and where its files are; nothing has been opened.
-
-    Of the two paths it holds what the ID does not say, and shares that with the others of its folder.
+    """An image, its tags, and where its files are; nothing has been opened.
 
     Attributes:
         id: the path relative to the root without its suffix; in a VOC or COCO root the official ID.
-        path: the image.
-        tags: class ids 1..C in ascending order; empty for a photograph that holds none of the classes.
-        mask: the ground truth for evaluation, where there is one.
+        file: the image.
+        tags: class ids 1..C in ascending order; empty for an image that holds none of the classes.
+        truth: the ground-truth mask for evaluation, where there is one.
+        splits: the names of its splits, joined by `;`.
     """
 
-    __slots__ = ("_image", "_truth", "id", "tags")
-
     id: str
+    file: Path | str  # a million paths take seconds to make
     tags: tuple[int, ...]
-    path: Path = property(lambda self: Path(text_of(self._image, self.id)))  # type: ignore[assignment] # noqa: RUF009
-    mask: Path | None = property(  # type: ignore[assignment] # noqa: RUF009
-        lambda self: None if self._truth is None else Path(text_of(self._truth, self.id))
-    )
+    truth: Path | str | None = None
+    splits: str = ""
 
-    def __init__(self, id: str, path: Path | str, tags: tuple[int, ...], mask: Path | str | None = None) -> None:
-        """Take the paths apart."""
-        truth = None if mask is None else located(mask, id)
-        for name, value in (("id", id), ("_image", located(path, id)), ("tags", tags), ("_truth", truth)):
-            object.__setattr__(self, name, value)
+    @property
+    def path(self) -> Path:
+        """The image."""
+        return Path(self.file)
 
-    def __reduce__(self) -> tuple[type["Photo"], tuple[object, ...]]:
-        """Travel to another process as what it is made from."""
-        return Photo, (self.id, self.path, self.tags, self.mask)
+    @property
+    def mask(self) -> Path | None:
+        """The ground truth."""
+        return None if self.truth is None else Path(self.truth)
 
 
 Places = Sequence[int] | npt.NDArray[np.integer]
@@ -52,20 +47,23 @@ Places = Sequence[int] | npt.NDArray[np.integer]
 
 
 class PhotoSource(Protocol):
-    """Where a sequence reads its photographs."""
+    """Where a sequence reads its images."""
 
     def __len__(self) -> int:
         """How many there are."""
 
-    def read(self, places: Sequence[int]) -> list[Photo]:
+    def saved(self, path: Path) -> "PhotoSource":
+        """The same from a file, where it can be one."""
+
+    def read(self, places: Places) -> list[Photo]:
         """Those at these places, in the order of ``places``."""
 
 
 class Photos(Sequence[Photo]):
-    """Photographs in order, read from their source whenever they are asked for.
+    """Images in order, read from their source whenever they are asked for.
 
     It holds which of the source's they are (8 bytes each, nothing for all, a slice, or every n-th), so that a million
-    photographs take no more memory than a hundred. A slice is one too.
+    images take no more memory than a hundred. A slice is one too.
     """
 
     def __init__(self, source: PhotoSource, places: Places | None = None) -> None:
@@ -81,7 +79,7 @@ class Photos(Sequence[Photo]):
     @classmethod
     def of(cls, photos: Sequence[Photo]) -> "Photos":
         """Those of a sequence that is held; itself if it is one of these."""
-        return photos if isinstance(photos, Photos) else cls(_Held(tuple(photos)))
+        return photos if isinstance(photos, Photos) else cls(HeldPhotos(tuple(photos)))
 
     def __len__(self) -> int:
         """How many."""
@@ -102,15 +100,19 @@ class Photos(Sequence[Photo]):
     def __iter__(self) -> Iterator[Photo]:
         """All in order, some read at a time."""
         for start in range(0, len(self._places), _BLOCK):
-            yield from self._source.read([int(place) for place in self._places[start : start + _BLOCK]])
+            yield from self._source.read(self._places[start : start + _BLOCK])
 
     def __eq__(self, other: object) -> bool:
-        """Whether the other sequence holds equal photographs in the same order."""
+        """Whether the other sequence holds equal images in the same order."""
         if not isinstance(other, Sequence) or len(other) != len(self):
             return NotImplemented if not isinstance(other, Sequence) else False
         return all(own == its for own, its in zip(self, other, strict=True))
 
     __hash__ = None  # type: ignore[assignment]
+
+    def saved(self, path: Path) -> "Photos":
+        """The same, with their source in a file, which other processes map."""
+        return Photos(self._source.saved(path), self._places)
 
     def at(self, places: Places) -> "Photos":
         """Those at these places of this sequence, in the order of ``places``."""
@@ -121,15 +123,15 @@ class Photos(Sequence[Photo]):
 
     def with_masks(self, folder: Path, *, existing: bool = False) -> "Photos":
         """The same, those without a mask with ``folder``/ID.png; if ``existing``, where that is there."""
-        return Photos(_Masked(self, folder, existing))
+        return Photos(_Changed(self, partial(_with_mask, folder, existing)))
 
     def without_masks(self) -> "Photos":
         """The same without their masks."""
-        return Photos(_Unmasked(self))
+        return Photos(_Changed(self, _without_mask))
 
     def with_tags(self, tags: Mapping[str, tuple[int, ...]]) -> "Photos":
         """The same, with these tags in place of their own where there are such, by ID."""
-        return Photos(_Retagged(self, tags)) if tags else self
+        return Photos(_Changed(self, partial(_with_tags, tags))) if tags else self
 
     def where(self, keep: Callable[[Photo], bool]) -> "Photos":
         """Those for which ``keep`` is true."""
@@ -138,62 +140,49 @@ class Photos(Sequence[Photo]):
 
 
 @dataclass(frozen=True)
-class _Masked:
-    """Photographs of which those without a mask have one in a folder."""
-
-    photos: Photos
-    folder: Path
-    existing: bool
-
-    def __len__(self) -> int:
-        return len(self.photos)
-
-    def read(self, places: Sequence[int]) -> list[Photo]:
-        return [photo if photo.mask is not None else self._masked(photo) for photo in self.photos.at(places)]
-
-    def _masked(self, photo: Photo) -> Photo:
-        mask = self.folder / f"{photo.id}.png"
-        return photo if self.existing and not mask.is_file() else replace(photo, mask=mask)
-
-
-@dataclass(frozen=True)
-class _Unmasked:
-    """Photographs whose masks are not to be believed."""
-
-    photos: Photos
-
-    def __len__(self) -> int:
-        return len(self.photos)
-
-    def read(self, places: Sequence[int]) -> list[Photo]:
-        return [replace(photo, mask=None) for photo in self.photos.at(places)]
-
-
-@dataclass(frozen=True)
-class _Retagged:
-    """Photographs of which some have other tags."""
-
-    photos: Photos
-    tags: Mapping[str, tuple[int, ...]]
-
-    def __len__(self) -> int:
-        return len(self.photos)
-
-    def read(self, places: Sequence[int]) -> list[Photo]:
-        return [
-            replace(photo, tags=self.tags[photo.id]) if photo.id in self.tags else photo
-            for photo in self.photos.at(places)
-        ]
-
-
-@dataclass(frozen=True)
-class _Held:
-    """Photographs in memory."""
+class HeldPhotos:
+    """Images in memory."""
 
     photos: tuple[Photo, ...]
 
     def __len__(self) -> int:
+        """How many."""
         return len(self.photos)
 
-    def read(self, places: Sequence[int]) -> list[Photo]:
+    def saved(self, path: Path) -> "HeldPhotos":
+        """These: they travel whole."""
+        return self
+
+    def read(self, places: Places) -> list[Photo]:
+        """Those at these places."""
         return [self.photos[place] for place in places]
+
+
+@dataclass(frozen=True)
+class _Changed:
+    """Images of another sequence, each with a change."""
+
+    photos: Photos
+    change: Callable[[Photo], Photo]
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def saved(self, path: Path) -> "_Changed":
+        return replace(self, photos=self.photos.saved(path))
+
+    def read(self, places: Places) -> list[Photo]:
+        return [self.change(photo) for photo in self.photos.at(places)]
+
+
+def _with_mask(folder: Path, existing: bool, photo: Photo) -> Photo:
+    mask = folder / f"{photo.id}.png"
+    return photo if photo.truth is not None or (existing and not mask.is_file()) else replace(photo, truth=mask)
+
+
+def _without_mask(photo: Photo) -> Photo:
+    return replace(photo, truth=None)
+
+
+def _with_tags(tags: Mapping[str, tuple[int, ...]], photo: Photo) -> Photo:
+    return replace(photo, tags=tags[photo.id]) if photo.id in tags else photo

@@ -11,10 +11,11 @@ import numpy.typing as npt
 from tag2mask.data.classes import class_problems, did_you_mean, negative_problems, read_classes
 from tag2mask.data.coco import annotation_files, read_coco
 from tag2mask.data.decided import Decided, read_decided
-from tag2mask.data.entries import Entries, Entry, Row
+from tag2mask.data.entries import Entry
 from tag2mask.data.folders import read_folders, read_pattern, read_untagged
 from tag2mask.data.images import PIXEL_LIMIT
-from tag2mask.data.listing import FolderIndex, Listing, MaskPlace, similar_files
+from tag2mask.data.listing import FolderIndex, Listing, similar_files
+from tag2mask.data.manifest import Manifest, ManifestWriter
 from tag2mask.data.mvtec import MASK_VALUES, is_mvtec, read_mvtec
 from tag2mask.data.painting import Painting, are_given, record_problems
 from tag2mask.data.photo import Photo, Photos
@@ -108,13 +109,21 @@ class Survey:
 
     Attributes:
         photos: what could be made of it; usable if no problem is an error.
+        manifest: its images, with the tags of the data set.
         listing: what the reader found.
         problems: of the reader, the tags and the files.
     """
 
     photos: PhotoSet
+    manifest: Manifest
     listing: Listing
     problems: tuple[Problem, ...]
+
+    def require_usable(self) -> None:
+        """Raise `UsageError` for everything that makes the data set unusable."""
+        errors = [problem for problem in self.problems if problem.level == "error"]
+        if errors:
+            raise UsageError(summary(errors, self.listing.root))
 
 
 ReadDecided = Callable[[Path | None, Sequence[str]], tuple[Decided, list[Problem]]]
@@ -135,10 +144,20 @@ def open_photos(
         UsageError: everything that makes the data set unusable, in one message: the first five problems of each kind.
     """
     found = survey(settings, split=split, read_decisions=read_decisions)
-    errors = [problem for problem in found.problems if problem.level == "error"]
-    if errors:
-        raise UsageError(summary(errors, settings.root or settings.tags))
+    found.require_usable()
     return found.photos
+
+
+def decided_photos(photos: PhotoSet, settings: DataSettings, read_decisions: ReadDecided = read_decided) -> PhotoSet:
+    """Images that have the tags of their data set, with what people decided by now.
+
+    Raises:
+        UsageError: the decisions cannot be used.
+    """
+    decided, problems = read_decisions(settings.corrections, photos.classes)
+    if errors := [problem for problem in problems if problem.level == "error"]:
+        raise UsageError(summary(errors, settings.corrections))
+    return replace(photos, photos=photos.photos.with_tags(decided.tags), decided=decided)
 
 
 def find_photos(root: Path, *, skip: Path | None = None) -> PhotoSet:
@@ -162,7 +181,7 @@ def find_photos(root: Path, *, skip: Path | None = None) -> PhotoSet:
         problems.append(error("no-photographs", str(root), message))
     if problems:
         raise UsageError(summary(problems, None))
-    return PhotoSet((), Photos(_Listed(listing.entries)), listing.root)
+    return PhotoSet((), Photos(_manifest(listing, ())[0]), listing.root)
 
 
 def survey(settings: DataSettings, *, split: str | None = None, read_decisions: ReadDecided = read_decided) -> Survey:
@@ -192,18 +211,18 @@ def survey(settings: DataSettings, *, split: str | None = None, read_decisions: 
     values, value_faults = _mask_values(settings, listing, classes)
     decided, undecided = read_decisions(settings.corrections if classes else None, classes)
     problems += [*value_faults, *undecided, *_tag_problems(listing, classes, closed, decided.tags)]
-    photos, missing = _photos(listing, classes)
+    manifest, missing = _manifest(listing, classes)
     warnings = tuple(f"warning: {problem}" for problem in problems if problem.level == "warning")
     found = PhotoSet(
         classes,
-        photos.with_tags(decided.tags),
+        Photos(manifest).with_tags(decided.tags),
         listing.root,
         listing.painting,
         decided,
         values,
         (*listing.notes, *warnings),
     )
-    return Survey(found, listing, (*problems, *missing))
+    return Survey(found, manifest, listing, (*problems, *missing))
 
 
 def _mask_values(
@@ -299,24 +318,21 @@ def _tag_problems(
         yield error("no-tags", str(listing.root), "no photograph has a tag, so nothing can be learned; fill the tags")
 
 
-def _photos(listing: Listing, classes: tuple[str, ...]) -> tuple[Photos, list[Problem]]:
-    """The photographs whose image exists, and the problems of the others."""
+def _manifest(listing: Listing, classes: tuple[str, ...]) -> tuple[Manifest, list[Problem]]:
+    """The manifest of the images that exist, and the problems of the others."""
     images, truths = FolderIndex(), FolderIndex()
-    there = np.ones(len(listing.entries), dtype=np.bool_)
-    mask_of = np.zeros(len(listing.entries), dtype=np.uint8)
+    ids = {name: number for number, name in enumerate(classes, 1)}
+    writer = ManifestWriter()
     missing: list[Entry] = []
-    for place, entry in enumerate(listing.entries):
+    for entry in listing.entries:
         if not images.has(entry.file):
-            there[place] = False
             missing.append(entry)
             continue
-        for number, masks in enumerate(listing.masks, 1):
-            if truths.has(masks.path(entry.id)):
-                mask_of[place] = number
-                break
-    found = Photos(_Listed(listing.entries, classes, listing.masks, mask_of))
-    problems = list(_missing_images(listing, missing))
-    return found if there.all() else found.at(np.flatnonzero(there)), problems
+        tags = sorted(ids[tag] for tag in entry.tags or () if tag in ids)
+        masks = (place.path(entry.id) for place in listing.masks)
+        mask = next((path for path in masks if truths.has(path)), None)
+        writer.append((entry.id, entry.file, tags, entry.splits, mask))
+    return Manifest(writer.finished()), list(_missing_images(listing, missing))
 
 
 def _missing_images(listing: Listing, missing: Sequence[Entry]) -> Iterable[Problem]:
@@ -326,38 +342,3 @@ def _missing_images(listing: Listing, missing: Sequence[Entry]) -> Iterable[Prob
         hint = f"did you mean {beside}?" if beside else "add the photograph, or remove it from the list"
         message = f"the image {listing.shown(entry.path)} does not exist; {hint}"
         yield error("missing-image", listing.where(entry), message)
-
-
-class _Listed:
-    """Photographs of a listing, read from its entries."""
-
-    def __init__(
-        self,
-        entries: Entries,
-        classes: tuple[str, ...] = (),
-        masks: tuple[MaskPlace, ...] = (),
-        mask_of: npt.NDArray[np.uint8] | None = None,
-    ) -> None:
-        """Keep what a photograph is made from.
-
-        Args:
-            entries: of the listing.
-            classes: the names; a tag that is none of them is left out.
-            masks: where masks lie.
-            mask_of: (N,), the number of the place, from 1, that holds a photograph's mask; 0: none does.
-        """
-        self.entries, self.masks, self.mask_of = entries, masks, mask_of
-        self.ids = {name: number for number, name in enumerate(classes, 1)}
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def read(self, places: Sequence[int]) -> list[Photo]:
-        """Those at these places."""
-        return [self._photo(place, row) for place, row in zip(places, self.entries.rows(places), strict=True)]
-
-    def _photo(self, place: int, row: Row) -> Photo:
-        tags = tuple(sorted(self.ids[tag] for tag in self.entries.tags(row) or () if tag in self.ids))
-        number = 0 if self.mask_of is None else self.mask_of[place]
-        mask = self.masks[number - 1].path(row.id) if number else None
-        return Photo(row.id, self.entries.file(row), tags, mask)

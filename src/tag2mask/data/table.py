@@ -174,7 +174,7 @@ def read_table_photos(settings: DataSettings, split: str | None) -> Listing:
             else:
                 image_id = os.path.splitext(inside)[0]  # noqa: PTH122
                 file = on_disk(os.path.join(root, inside))  # noqa: PTH118
-                listing.entries.append(Entry(image_id, file, row.tags, table.subject, row.line))
+                listing.entries.append(Entry(image_id, file, row.tags, table.subject, row.line, row.split or ""))
     listing.names, listing.splits = table.names, dict(table.splits)
     listing.notes += paths.notes()
     if split is not None and split not in table.splits and table.rows:

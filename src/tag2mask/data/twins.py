@@ -7,8 +7,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tag2mask.data.likeness import MOST_BITS, Looks
-from tag2mask.data.listing import Listing
-from tag2mask.data.membership import Members, apart, split_names
 from tag2mask.data.photo import Photos
 from tag2mask.data.problems import Problem, one_line, warning
 
@@ -67,7 +65,7 @@ def _shown(named: tuple[str, ...], count: int) -> str:
     return ", ".join(named) + (f" and {more} more" if more > 0 else "")
 
 
-def find_twins(looks: Looks, photos: Photos, members: Members, listing: Listing) -> Twins:
+def find_twins(looks: Looks, photos: Photos) -> Twins:
     """Sort groups of photographs that look the same, and name the first five.
 
     Photographs of a group that have the same tags, or the very same hash, are copies. Others are what one camera sees
@@ -76,8 +74,6 @@ def find_twins(looks: Looks, photos: Photos, members: Members, listing: Listing)
     Args:
         looks: the hashes of the photographs.
         photos: N photographs.
-        members: (N,), the splits of each.
-        listing: of the data set.
     """
     copies: list[npt.NDArray[np.intp]] = []
     different: list[tuple[int, int]] = []
@@ -92,28 +88,37 @@ def find_twins(looks: Looks, photos: Photos, members: Members, listing: Listing)
         copies += [np.array(places) for places in same if len(places) > 1]
         if len({place for places in same if len(places) > 1 for place in places}) < len(group):
             different += [(int(group[0]), int(p)) for p, own in zip(group, tags, strict=True) if own != tags[0]][:1]
-    pairs = [(pair, group) for group in copies if (pair := _across(group, members)) is not None]
+    pairs = [(pair, group) for group in copies if (pair := _across(group, photos)) is not None]
     first = [pair for pair, _ in pairs] or [(int(group[0]), int(group[1])) for group in copies]
-    named, unlike = (
-        tuple(_named(pair, photos, members, listing) for pair in found[:SHOWN]) for found in (first, different)
-    )
+    named, unlike = (tuple(_named(pair, photos) for pair in found[:SHOWN]) for found in (first, different))
     photographs = len({int(place) for group in copies for place in group})
     return Twins(len(copies), photographs, len(pairs), named, len(different), unlike)
 
 
-def _across(group: npt.NDArray[np.intp], members: Members) -> tuple[int, int] | None:
+def apart(one: str, other: str) -> bool:
+    """Whether two images, of splits joined by `;`, lie in different splits: each is in one that the other is not in."""
+    first, second = _split_names(one), _split_names(other)
+    return bool(first - second) and bool(second - first)
+
+
+def _split_names(splits: str) -> set[str]:
+    return set(splits.split(";")) - {""}
+
+
+def _across(group: npt.NDArray[np.intp], photos: Photos) -> tuple[int, int] | None:
     """Two of a group that lie in different splits, if any."""
-    kinds: dict[int, int] = {}
-    for place in group:
-        kinds.setdefault(int(members[place]), int(place))
+    kinds: dict[str, int] = {}
+    for place, photo in zip(group.tolist(), photos.at(group), strict=True):
+        kinds.setdefault(photo.splits, place)
     return next(((a, b) for (x, a), (y, b) in combinations(kinds.items(), 2) if apart(x, y)), None)
 
 
-def _named(pair: tuple[int, int], photos: Photos, members: Members, listing: Listing) -> str:
+def _named(pair: tuple[int, int], photos: Photos) -> str:
     """Two IDs, with their splits where they lie in different ones."""
-    one, other = (int(members[place]) for place in pair)
-    shown = [photos[place].id for place in pair]
-    if apart(one, other):
-        splits = (split_names(listing, one & ~other), split_names(listing, other & ~one))
+    one, other = photos.at(pair)
+    shown = [one.id, other.id]
+    if apart(one.splits, other.splits):
+        first, second = _split_names(one.splits), _split_names(other.splits)
+        splits = (", ".join(sorted(each)) for each in (first - second, second - first))
         shown = [f"{name} ({split})" for name, split in zip(shown, splits, strict=True)]
     return one_line(" ~ ".join(shown))

@@ -143,7 +143,8 @@ def read_voc(settings: DataSettings, root: Path, split: str | None) -> Listing:
             if isinstance(found, Problem):
                 listing.problems.append(found)
                 found = None
-            entry = Entry(image_id, f"{folder}/{name}", found, wanted.subject if line else "", line)
+            splits = "" if split is not None else ";".join(each for each in lists if image_id in lists[each].lines)
+            entry = Entry(image_id, f"{folder}/{name}", found, wanted.subject if line else "", line, splits)
             listing.entries.append(entry)
     return listing
 

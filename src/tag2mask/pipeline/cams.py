@@ -75,7 +75,7 @@ class Cams(Stage):
                 settings.
         """
         result = StageResult(self.name)
-        photos = photographs(config, together=True)
+        photos = photographs(config, run, together=True)
         without_damaged(photos, result)
         if not (run / TRAIN_NETWORK).is_file():
             raise UsageError(f"{run / TRAIN_NETWORK} does not exist; run `tag2mask train` with the same --out first")

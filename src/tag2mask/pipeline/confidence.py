@@ -78,7 +78,7 @@ class Confidence(Stage):
             UsageError: there are no masks, or the network knows other classes.
         """
         result = StageResult(self.name)
-        photos = photographs(config, together=True)
+        photos = photographs(config, run, together=True)
         without_damaged(photos, result)
         if not (run / "masks").is_dir():
             raise UsageError(f"{run / 'masks'} does not exist; run `tag2mask refine` with the same --out first")

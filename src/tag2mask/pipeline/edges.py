@@ -94,7 +94,7 @@ class Edges(TrainingStage):
             Interrupted: the user stopped it; the state is saved.
         """
         result = StageResult(self.name)
-        everything = photographs(config, together=True)
+        everything = photographs(config, run, together=True)
         photos = without_damaged(everything, result)
         cams = cam_folder(config, run)
         run.claim(self, self.fingerprint(config, photos))

@@ -44,12 +44,12 @@ class Evaluate(Stage):
 
     def check(self, config: Config, run: RunFolder, photos: PhotoSet, ahead: Ahead) -> None:
         """Look at the classes and splits that are measured."""
-        check_splits(config, photos)
+        check_splits(config, run, photos)
 
     def plan(self, config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
         """How many photographs have truth, by split."""
         splits = config.evaluate.split_names(config.data.split)
-        counts = [f"{split or WHOLE} ({truth_plan(photographs(config, split))})" for split in splits]
+        counts = [f"{split or WHOLE} ({truth_plan(photographs(config, run, split))})" for split in splits]
         return StagePlan(self.name, f"on {', '.join(counts)}")
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
@@ -60,7 +60,7 @@ class Evaluate(Stage):
         """
         result = StageResult(self.name)
         for split in config.evaluate.split_names(config.data.split):
-            photos = with_truth(config, photographs(config, split, together=True), console)
+            photos = with_truth(config, photographs(config, run, split, together=True), console)
             name = split or WHOLE
             if not photos.photos:
                 result.notes.append(

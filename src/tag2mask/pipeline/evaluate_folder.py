@@ -25,7 +25,7 @@ def evaluate_folder(config: Config, folder: Path, console: Console) -> Figures:
     """
     if config.shard is not None:
         raise UsageError("--shard is for the folders of a run, which `evaluate --out RUN` measures; leave it out")
-    photos = with_truth(config, photographs(config), console)
+    photos = with_truth(config, photographs(config, RunFolder(config.out or folder)), console)
     if not photos.photos:
         raise UsageError("no photograph has a ground-truth mask; --data.masks names their folder")
     if (owner := run_of(folder)) is not None:

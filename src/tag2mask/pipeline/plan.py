@@ -57,7 +57,7 @@ class Plan:
 
 def plan(config: Config, run: RunFolder, stages: Sequence[str], *, restart: str | None = None) -> Plan:
     """What each stage would do now; a restart counts only for the class list that it may change."""
-    photos = photographs(config)
+    photos = photographs(config, run)
     require_classes(run, photos.classes, to_delete(run, restart, photos.classes))
     made = tuple(STAGES[name].plan(config, run, photos) for name in stages)
     return Plan(len(photos.photos), photos.classes, made, config.shard)

@@ -47,7 +47,7 @@ class Predictions(Stage):
 
     def check(self, config: Config, run: RunFolder, photos: PhotoSet, ahead: Ahead) -> None:
         """Look at the splits that are measured."""
-        check_splits(config, photos)
+        check_splits(config, run, photos)
 
     def plan(self, config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
         """Predictions that are missing, of all splits."""
@@ -65,7 +65,7 @@ class Predictions(Stage):
         """The plan of one split."""
         name, path = f"predictions/{split or WHOLE}", run / SEGMENT_NETWORK
         is_to_do = partial(_missing, run / name, path, crc_of(path)) if path.is_file() else None
-        return self.images_plan(run, photographs(config, split).photos, [name], ".png", words, is_to_do)
+        return self.images_plan(run, photographs(config, run, split).photos, [name], ".png", words, is_to_do)
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
         """Write predictions/SPLIT/ID.png where it is missing, damaged, or made from another network or image.
@@ -76,7 +76,7 @@ class Predictions(Stage):
         path = run / SEGMENT_NETWORK
         if not path.is_file():
             raise UsageError(f"{path} does not exist; run `tag2mask segment` with the same --out first")
-        photos = photographs(config)
+        photos = photographs(config, run)
         network = load_segmentation_network(path, classes=photos.classes)
         crc = crc_of(path)
         run.claim(self, self.fingerprint(config, photos))
@@ -84,7 +84,7 @@ class Predictions(Stage):
         result = StageResult(self.name)
         for split in config.evaluate.split_names(config.data.split):
             folder = run / f"predictions/{split or WHOLE}"
-            mine = shard_of(photographs(config, split).photos, config, result)
+            mine = shard_of(photographs(config, run, split).photos, config, result)
             todo = mine.where(partial(_missing, folder, path, crc))
             result.skipped += len(mine) - len(todo)
             before, origins = result.done, dict[str, str]()

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from tag2mask.data.decided import read_decided
-from tag2mask.data.photo import Photo
-from tag2mask.data.photos import PhotoSet, open_photos
+from tag2mask.data.manifest import MANIFEST
+from tag2mask.data.photo import Photo, Photos
+from tag2mask.data.photos import PhotoSet, decided_photos, survey
+from tag2mask.data.settings import DataSettings
+from tag2mask.distributed import gathered, is_main
 from tag2mask.errors import UsageError
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.corrections import data_of, read_together
+from tag2mask.pipeline.run_folder import RunFolder
 
 _AHEAD = 2
 """Batches that are read while one is in the network."""
@@ -21,20 +25,46 @@ _AHEAD = 2
 Answer = TypeVar("Answer")
 
 
-def photographs(config: Config, split: str | None = None, *, together: bool = False, decided: bool = True) -> PhotoSet:
-    """The photographs that a run works on, as the settings and ``--limit`` say.
+def photographs(
+    config: Config, run: RunFolder, split: str | None = None, *, together: bool = False, decided: bool = True
+) -> PhotoSet:
+    """The images that a run works on, as the settings and ``--limit`` say.
+
+    The data set is surveyed once in a command; what people decided is read each time.
 
     Args:
         config: every setting.
+        run: the run folder, as this command has opened it; keeps what was surveyed.
         split: overrides that of the settings.
         together: all processes call this, and are to have the same decisions of people.
         decided: with what people decided; else the tags are the data set's.
     """
     data = data_of(config, config.out) if decided else replace(config.data, corrections=None)
     read_decisions = read_together if together else read_decided
-    photos = open_photos(data, split=split, read_decisions=read_decisions)
-    _refuse_run_inside(photos, config.out)
+    key = _key(data, split)
+    if key in run.surveyed:
+        photos = decided_photos(run.surveyed[key], data, read_decisions)
+    else:
+        found = survey(data, split=split, read_decisions=read_decisions)
+        found.require_usable()
+        photos = found.photos
+        _refuse_run_inside(photos, config.out)
+        run.surveyed[key] = photos.of(Photos(found.manifest))
     return photos if config.limit is None else photos.of(photos.photos[: config.limit])
+
+
+def share_manifest(config: Config, run: RunFolder) -> None:
+    """Have all processes of a command, which call this together, map one manifest: RUN/data.arrow."""
+    key = _key(data_of(config, config.out), None)
+    if is_main():
+        photos = run.surveyed[key]
+        run.surveyed[key] = photos.of(photos.photos.saved(run / MANIFEST))
+    run.surveyed |= gathered({key: run.surveyed[key]} if is_main() else {})[0]
+
+
+def _key(data: DataSettings, split: str | None) -> str:
+    """What a survey depends on."""
+    return repr(replace(data, split=data.split if split is None else split, intensity=None))
 
 
 def _refuse_run_inside(photos: PhotoSet, out: Path | None) -> None:

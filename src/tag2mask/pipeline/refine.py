@@ -84,7 +84,7 @@ class Refine(Stage):
                 folder holds masks of other settings.
         """
         result = StageResult(self.name)
-        photos = photographs(config, together=True)
+        photos = photographs(config, run, together=True)
         without_damaged(photos, result)
         cams = cam_folder(config, run)
         device = resolve_device(config.device)

@@ -129,7 +129,7 @@ def _fingerprints(configs: Sequence[Config]) -> list[str]:
     for config in configs:
         folder = data_of(config, config.out).corrections
         if folder not in read:
-            photos = photographs(config)
+            photos = photographs(config, RunFolder(config.out or Path()))
             read[folder] = [_digest(photos.photos), *_decided(photos)]
         found.append(_fingerprint(config, read[folder]))
     return found

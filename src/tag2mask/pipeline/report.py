@@ -33,9 +33,9 @@ class Report(Stage):
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
         """Write report.html over the photographs of the first split that is evaluated."""
         split = config.evaluate.split_names(config.data.split)[0]
-        photos = with_painted_truth(config, photographs(config, split), console)
+        photos = with_painted_truth(config, photographs(config, run, split), console)
         photos, errors = with_believable_truth(photos, config)
-        judged = with_believable_truth(photographs(config), config)[0] if split != config.data.split else None
+        judged = with_believable_truth(photographs(config, run), config)[0] if split != config.data.split else None
         page = write_report(
             run.path,
             photos,

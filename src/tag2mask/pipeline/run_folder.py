@@ -17,6 +17,7 @@ from tag2mask.files import TEMPORARY_PREFIX, read_json, remove_partial, write_js
 from tag2mask.pipeline.config import Config, absolute, to_yaml
 
 if TYPE_CHECKING:
+    from tag2mask.data.photos import PhotoSet
     from tag2mask.pipeline.stage import Stage
 
 
@@ -25,7 +26,12 @@ CLASSES = "classes.json"
 
 
 class RunFolder:
-    """One run on disk."""
+    """One run on disk, as a command has opened it.
+
+    Attributes:
+        path: of the folder.
+        surveyed: the images that this command works on, with the tags of their data set, by what a survey depends on.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open (not yet make) the run folder at ``path``.
@@ -39,6 +45,7 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise UsageError(f"--out {path} is a file; it should name a folder")
         self.path = path
+        self.surveyed: dict[str, PhotoSet] = {}
 
     def __truediv__(self, part: str) -> Path:
         return self.path / part

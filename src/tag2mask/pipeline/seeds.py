@@ -81,7 +81,7 @@ class Seeds(Stage):
             Tag2maskError: CLIP could not be loaded.
         """
         result = StageResult(self.name)
-        photos = photographs(config, together=True)
+        photos = photographs(config, run, together=True)
         without_damaged(photos, result)
         if config.seeds.from_npy is not None:
             _import(self, config, run, photos, result, console)
@@ -95,7 +95,7 @@ def export_npy(config: Config, run: RunFolder, console: Console, *, folder: Path
 
     Photographs without a base CAM are listed as failed; under ``--shard`` every n-th photograph is written.
     """
-    photos, result = photographs(config), StageResult("export")
+    photos, result = photographs(config, run), StageResult("export")
     number, shards = config.shard_of()
     mine = photos.photos[number - 1 :: shards]
     with progress_bar(console, "export", len(mine)) as advance:

@@ -87,7 +87,7 @@ class Segment(TrainingStage):
             Interrupted: the user stopped it; the state is saved.
         """
         result = StageResult(self.name)
-        photos = photographs(config, together=True)
+        photos = photographs(config, run, together=True)
         if config.segment.labels == "masks":
             photos = without_damaged(photos, result)
         labelled = _labelled(config, run, photos, console, result)
@@ -123,7 +123,7 @@ class Segment(TrainingStage):
             intensity=config.data.intensity,
             fill=network.backbone.mean,
         )
-        task = segmentation_task(network, samples, config.segment, _validation(config, console))
+        task = segmentation_task(network, samples, config.segment, _validation(config, run, console))
         self.learn(task, config, run, console, result)
         _note_masks(result, photos, labelled, learnt)
         return result
@@ -304,12 +304,12 @@ def _weights(config: Config, run: RunFolder, labelled: PhotoSet) -> Path | None:
     return folder
 
 
-def _validation(config: Config, console: Console) -> Callable[[nn.Module], Mapping[str, float]] | None:
+def _validation(config: Config, run: RunFolder, console: Console) -> Callable[[nn.Module], Mapping[str, float]] | None:
     """What measures the network while it trains: mIoU on the first split of `evaluate.splits`; None without truth."""
     if config.segment.validate_every is None:
         return None
     split = config.evaluate.split_names(config.data.split)[0]
-    photos = with_truth(config, photographs(config, split), console)
+    photos = with_truth(config, photographs(config, run, split), console)
     ids = class_ids(config.evaluate.class_names(), photos.classes)
     if not photos.photos:
         return None

@@ -59,7 +59,7 @@ class Train(TrainingStage):
             Interrupted: the user stopped it; the state is saved.
         """
         result = StageResult(self.name)
-        photos = without_damaged(photographs(config, together=True), result)
+        photos = without_damaged(photographs(config, run, together=True), result)
         untagged = [photo.id for photo in photos.photos if not photo.tags]
         if len(untagged) == len(photos.photos):
             raise UsageError(

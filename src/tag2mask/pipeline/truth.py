@@ -15,6 +15,7 @@ from tag2mask.errors import UsageError, first_five
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import progress_bar
 from tag2mask.pipeline.reading import photographs, reading_workers
+from tag2mask.pipeline.run_folder import RunFolder
 
 
 def with_truth(config: Config, photos: PhotoSet, console: Console) -> PhotoSet:
@@ -103,7 +104,7 @@ def truth_plan(photos: PhotoSet) -> str:
     return f"{there} with truth" + (f", {lacking} to paint" if photos.painting is not None and lacking else "")
 
 
-def check_splits(config: Config, photos: PhotoSet) -> None:
+def check_splits(config: Config, run: RunFolder, photos: PhotoSet) -> None:
     """See that the classes and splits that are measured exist.
 
     Raises:
@@ -112,7 +113,7 @@ def check_splits(config: Config, photos: PhotoSet) -> None:
     class_ids(config.evaluate.class_names(), photos.classes)
     for split in config.evaluate.split_names(config.data.split):
         if split != config.data.split:
-            photographs(config, split)
+            photographs(config, run, split)
 
 
 def class_ids(names: Sequence[str] | None, classes: Sequence[str]) -> list[int] | None:

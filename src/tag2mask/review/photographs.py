@@ -41,8 +41,8 @@ def reviewed_photos(config: Config, run: RunFolder, split: str | None = None) ->
         UsageError: there are none.
     """
     if split is not None:
-        return photographs(config, split, decided=False)
-    photos = photographs(replace(config, limit=None, data=replace(config.data, split=None)), decided=False)
+        return photographs(config, run, split, decided=False)
+    photos = photographs(replace(config, limit=None, data=replace(config.data, split=None)), run, decided=False)
     folders = [run / name for name in ("masks", *prediction_folders(run))]
     kept = photos.photos.where(lambda photo: any((folder / f"{photo.id}.png").is_file() for folder in folders))
     if not kept:
