@@ -42,7 +42,7 @@ from tag2mask.files import is_gone
 from tag2mask.pipeline import truth
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.segment import Segment
-from tag2mask.pipeline.truth import with_painted_truth, with_truth
+from tag2mask.pipeline.truth import with_truth
 from tag2mask.training.settings import SegmentSettings
 from test_data_check import photograph
 from test_segment_stages import SEGMENT
@@ -364,19 +364,6 @@ def test_of_several_processes_the_main_one_paints_and_all_use_it(root: Path, mon
     monkeypatch.setenv("RANK", "1")
     painted(DataSettings(root=root))
     assert len(waited) == 3  # they may look when all is painted, while the others have not: all wait, always
-
-
-def test_a_shard_paints_its_own(root: Path) -> None:
-    settings = DataSettings(root=root)
-    photos = open_photos(settings)
-    found = with_truth(Config(data=settings, workers=0, shard="2/2"), photos, Console(quiet=True))
-    assert [photo.id for photo in found.photos] == ["p3", "p7"]
-    assert [path.name for path in (root / "SegmentationClass").glob("*.png")] == ["p7.png"]
-    for shard, there in (("2/2", ["p7"]), ("1/2", ["p3", "p7"])):
-        config = Config(data=settings, workers=0, shard=shard)
-        page = with_painted_truth(config, open_photos(settings), Console(quiet=True))
-        assert [photo.id for photo in page.photos if photo.mask] == there
-        assert all(photo.mask is None or photo.mask.is_file() for photo in page.photos)
 
 
 def test_a_mask_above_the_pixel_limit_is_refused(root: Path) -> None:

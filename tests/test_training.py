@@ -152,7 +152,7 @@ def test_a_photograph_that_cannot_be_read_is_named_and_replaced(scenes: Path, tm
     photos = open_photos(DataSettings(root=scenes, split="train"))
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no image")
-    damaged = replace(photos, photos=(replace(photos.photos[0], path=broken), *photos.photos[1:]))
+    damaged = replace(photos, photos=(replace(photos.photos[0], file=broken), *photos.photos[1:]))
     _, result = trained(damaged, tmp_path / "run", replace(SETTINGS, steps=3))
     assert list(result.unreadable) == [photos.photos[0].id]
     assert "broken.jpg" in result.unreadable[photos.photos[0].id]
@@ -161,7 +161,7 @@ def test_a_photograph_that_cannot_be_read_is_named_and_replaced(scenes: Path, tm
 @pytest.mark.parametrize("workers", [0, 1])
 def test_when_nothing_can_be_read_training_says_so(scenes: Path, tmp_path: Path, workers: int) -> None:
     photos = open_photos(DataSettings(root=scenes, split="train"))
-    none = replace(photos, photos=tuple(replace(photo, path=tmp_path / "absent.jpg") for photo in photos.photos))
+    none = replace(photos, photos=tuple(replace(photo, file=tmp_path / "absent.jpg") for photo in photos.photos))
     with pytest.raises(Tag2maskError, match=r"^not one photograph.*lists why$"):
         trained(none, tmp_path / "run", workers=workers)
 

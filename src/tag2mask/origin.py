@@ -20,6 +20,9 @@ from tag2mask.npz import DAMAGED
 PNG_KEY = "made-from"
 """The keyword of the PNG text chunk with the origin of a mask."""
 
+PREDICTION_KEY = "prediction"
+"""That of what a network says of an image, as JSON."""
+
 _BLOCK = 1 << 20
 
 _PNG_BEGIN, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
@@ -96,6 +99,11 @@ def cam_origin(path: Path) -> str | None:
 
 def mask_origin(path: Path) -> str | None:
     """What a mask says that it was made from; empty if it says nothing, None if it is missing, empty or torn."""
+    return mask_text(path, PNG_KEY)
+
+
+def mask_text(path: Path, keyword: str) -> str | None:
+    """A text chunk of a mask; empty if there is none, None if the mask is missing, empty or torn."""
     try:
         content = path.read_bytes()
         if not content.strip(b"\0"):
@@ -105,7 +113,7 @@ def mask_origin(path: Path) -> str | None:
         if _PNG_END not in content[-_BLOCK:]:
             return None
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            return str(image.info.get(PNG_KEY, ""))
+            return str(image.info.get(keyword, ""))
     except (OSError, ValueError, SyntaxError):
         return None
 

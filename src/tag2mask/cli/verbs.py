@@ -156,23 +156,22 @@ def _tags(request: Request) -> int:
 @_alone
 def _predict(request: Request) -> int:
     """`predict`: masks of photographs by a trained segmentation network."""
-    from tag2mask.pipeline import predict
+    from tag2mask.pipeline.predict import Predict
 
     options = request.options
     if options["model"] is None:
         raise UsageError("predict needs --model PATH, a segmentation network or the run that trained it")
+    stage = Predict(options["photos"], Path(options["model"]), overlays=options["overlays"], again=options["again"])
+    config = request.config
+    run = request.run_folder()
+    photos = stage.photos(config, run)
+    if options["dry_run"]:
+        plan = stage.plan(config, run, photos)
+        output().print(f"predict: {plan.work}", highlight=False, markup=False, soft_wrap=True)
+        return 0
+    stage.require(config, run, photos)
     with request.lock():
-        asked = predict.Request(
-            request.config,
-            options["photos"],
-            Path(options["model"]),
-            overlays=options["overlays"],
-            again=options["again"],
-        )
-        if options["dry_run"]:
-            output().print(asked.plan(), highlight=False, markup=False, soft_wrap=True)
-            return 0
-        return finish(request, [predict.predict(asked, errors())])
+        return finish(request, [stage.do(config, run, errors())])
 
 
 @_alone

@@ -1,6 +1,7 @@
 """The one way to open a photograph or a mask, and to write a mask."""
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from tag2mask.data.problems import Fault, one_line
 from tag2mask.data.settings import PIXEL_LIMIT
 from tag2mask.errors import first_five
 from tag2mask.files import write_bytes
-from tag2mask.origin import PNG_KEY
+from tag2mask.origin import PNG_KEY, PREDICTION_KEY
 
 __all__ = [
     "IGNORED",
@@ -173,13 +174,14 @@ def reduced_size(size: tuple[int, int], long_side: int | None) -> tuple[int, int
     return height, width
 
 
-def write_mask(path: Path, mask: npt.NDArray[np.uint8], *, made_from: str = "") -> None:
+def write_mask(path: Path, mask: npt.NDArray[np.uint8], *, made_from: str = "", prediction: str = "") -> None:
     """Write class ids as an 8-bit PNG with the palette of PASCAL VOC, atomically.
 
     Args:
         path: the final name; its folder is made.
         mask: uint8 (H, W).
         made_from: recorded in the file, for `mask_origin`.
+        prediction: what a network says of the image, recorded likewise; ASCII.
 
     Raises:
         MaskError: ``mask`` is of another type or shape.
@@ -189,7 +191,7 @@ def write_mask(path: Path, mask: npt.NDArray[np.uint8], *, made_from: str = "") 
         raise _mask_error(path, "mask-format", message)
     image = Image.fromarray(mask)
     image.putpalette(palette().tobytes())
-    write_bytes(path, _png(image, made_from))
+    write_bytes(path, _png(image, {PNG_KEY: made_from, PREDICTION_KEY: prediction}))
 
 
 def write_fractions(path: Path, fractions: npt.NDArray[np.floating]) -> None:
@@ -223,9 +225,10 @@ def _mask_error(path: Path, kind: Fault, reason: str) -> MaskError:
     return MaskError(one_line(f"{path}: {reason}"), kind=kind, reason=one_line(reason))
 
 
-def _png(image: Image.Image, made_from: str = "") -> bytes:
+def _png(image: Image.Image, texts: Mapping[str, str] | None = None) -> bytes:
     content, text = io.BytesIO(), PngInfo()
-    if made_from:
-        text.add_text(PNG_KEY, made_from)
+    for keyword, value in (texts or {}).items():
+        if value:
+            text.add_text(keyword, value)
     image.save(content, format="PNG", pnginfo=text)
     return content.getvalue()

@@ -12,6 +12,9 @@ from tag2mask.data.row_files import RowFile, RowWriter
 MANIFEST = "data.arrow"
 """The manifest of a run folder."""
 
+HELD = 1 << 13
+"""Images of a set of at most so many are made once and held, 300 bytes each."""
+
 _SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -38,13 +41,13 @@ class Manifest:
         rows: columns ``id``, ``image`` (path), ``tags`` (class ids 1..C in ascending order), ``splits`` (names joined
             by `;`) and ``mask`` (path of the ground truth; null without).
         path: the file, where it has a name.
-        sizes: (N,) int64, height << 32 | width of the images that were measured, 0 of the others.
     """
 
     def __init__(self, rows: RowFile, path: Path | None = None) -> None:
         """Read rows that are mapped."""
         self.rows, self.path = rows, path
-        self.sizes: npt.NDArray[np.int64] = np.zeros(len(rows), dtype=np.int64)
+        self._sizes: npt.NDArray[np.int64] = np.zeros(len(rows), dtype=np.int64)
+        self._held: list[Photo] = []
 
     @classmethod
     def open(cls, path: Path) -> "Manifest":
@@ -68,6 +71,20 @@ class Manifest:
 
     def read(self, places: Places) -> list[Photo]:
         """Those at these places, in the order of ``places``."""
+        if len(self) > HELD:
+            return self._made(places)
+        self._held = self._held or self._made(range(len(self)))
+        return [self._held[place] for place in places]
+
+    def sizes(self, places: Places) -> npt.NDArray[np.int64]:
+        """height << 32 | width of those that were measured, 0 of the others."""
+        return self._sizes[places]
+
+    def keep_sizes(self, places: Places, sizes: npt.NDArray[np.int64]) -> None:
+        """Remember what was measured."""
+        self._sizes[places] = sizes
+
+    def _made(self, places: Places) -> list[Photo]:
         return list(map(Photo, *self.rows.columns(places, ("id", "image", "tags", "mask", "splits"))))
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:

@@ -52,6 +52,12 @@ class PhotoSource(Protocol):
     def __len__(self) -> int:
         """How many there are."""
 
+    def sizes(self, places: Places) -> npt.NDArray[np.int64]:
+        """height << 32 | width of those that were measured, 0 of the others."""
+
+    def keep_sizes(self, places: Places, sizes: npt.NDArray[np.int64]) -> None:
+        """Remember what was measured, where that can be kept."""
+
     def saved(self, path: Path) -> "PhotoSource":
         """The same from a file, where it can be one."""
 
@@ -110,6 +116,14 @@ class Photos(Sequence[Photo]):
 
     __hash__ = None  # type: ignore[assignment]
 
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """height << 32 | width of those whose size was measured before, 0 of the others, int64 (N,)."""
+        return self._source.sizes(self._places)
+
+    def keep_sizes(self, sizes: npt.NDArray[np.int64]) -> None:
+        """Remember sizes, as `sizes` gives them, for whatever holds these images."""
+        self._source.keep_sizes(self._places, sizes)
+
     def saved(self, path: Path) -> "Photos":
         """The same, with their source in a file, which other processes map."""
         return Photos(self._source.saved(path), self._places)
@@ -121,9 +135,9 @@ class Photos(Sequence[Photo]):
             return Photos(self._source, self._places.start + self._places.step * chosen)
         return Photos(self._source, np.asarray(self._places)[chosen])
 
-    def with_masks(self, folder: Path, *, existing: bool = False) -> "Photos":
-        """The same, those without a mask with ``folder``/ID.png; if ``existing``, where that is there."""
-        return Photos(_Changed(self, partial(_with_mask, folder, existing)))
+    def with_masks(self, folder: Path) -> "Photos":
+        """The same, those without a mask with ``folder``/ID.png."""
+        return Photos(_Changed(self, partial(_with_mask, folder)))
 
     def without_masks(self) -> "Photos":
         """The same without their masks."""
@@ -149,6 +163,13 @@ class HeldPhotos:
         """How many."""
         return len(self.photos)
 
+    def sizes(self, places: Places) -> npt.NDArray[np.int64]:
+        """None was measured."""
+        return np.zeros(len(places), dtype=np.int64)
+
+    def keep_sizes(self, places: Places, sizes: npt.NDArray[np.int64]) -> None:
+        """They are not kept."""
+
     def saved(self, path: Path) -> "HeldPhotos":
         """These: they travel whole."""
         return self
@@ -168,6 +189,12 @@ class _Changed:
     def __len__(self) -> int:
         return len(self.photos)
 
+    def sizes(self, places: Places) -> npt.NDArray[np.int64]:
+        return self.photos.at(places).sizes()
+
+    def keep_sizes(self, places: Places, sizes: npt.NDArray[np.int64]) -> None:
+        self.photos.at(places).keep_sizes(sizes)
+
     def saved(self, path: Path) -> "_Changed":
         return replace(self, photos=self.photos.saved(path))
 
@@ -175,9 +202,8 @@ class _Changed:
         return [self.change(photo) for photo in self.photos.at(places)]
 
 
-def _with_mask(folder: Path, existing: bool, photo: Photo) -> Photo:
-    mask = folder / f"{photo.id}.png"
-    return photo if photo.truth is not None or (existing and not mask.is_file()) else replace(photo, truth=mask)
+def _with_mask(folder: Path, photo: Photo) -> Photo:
+    return replace(photo, truth=folder / f"{photo.id}.png") if photo.truth is None else photo
 
 
 def _without_mask(photo: Photo) -> Photo:

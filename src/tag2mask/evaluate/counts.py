@@ -1,10 +1,9 @@
-"""What was counted of a folder of masks or of CAMs: exact integers that merge, and that a file keeps."""
+"""What was counted of a folder of masks or of CAMs: exact integers that merge."""
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -12,8 +11,6 @@ from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.evaluate.confusion import Confusion
 from tag2mask.evaluate.figures import Figures
 from tag2mask.evaluate.sweep import ThresholdSweep, strongest
-from tag2mask.files import atomic_path
-from tag2mask.npz import DAMAGED, read_npz
 
 _SHOWN = 5
 
@@ -131,39 +128,3 @@ class Counts:
     def tallies(self) -> dict[str, Tally]:
         """The tallies by name."""
         return {"with_background": self.with_background, "without": self.without, "problems": self.problems}
-
-
-def write_counts(path: Path, counts: Counts, measured: dict[str, Any]) -> None:
-    """Keep counts in a file (an ``.npz`` without pickles), atomically.
-
-    Args:
-        path: the file.
-        counts: what was counted.
-        measured: of what, as plain values; `read_counts` gives it back.
-    """
-    tallies = {name: [tally.count, tally.names] for name, tally in counts.tallies().items()}
-    record = {"images": counts.images, "lacking": counts.lacking, "tallies": tallies, "measured": measured}
-    if counts.sweep is not None:
-        record["thresholds"] = counts.sweep.thresholds
-    arrays = {"matrix": counts.confusion.matrix, "withheld": counts.confusion.withheld}
-    arrays |= {} if counts.sweep is None else {"joint": counts.sweep.joint}
-    with atomic_path(path) as temporary:
-        np.savez_compressed(temporary, record=np.array(json.dumps(record)), **arrays)  # type: ignore[arg-type]
-
-
-def read_counts(path: Path) -> tuple[Counts, dict[str, Any]] | None:
-    """What `write_counts` wrote; None if it is damaged."""
-    try:
-        arrays = read_npz(path)
-        record = json.loads(str(arrays["record"]))
-        counts = Counts(len(arrays["matrix"]), record.get("thresholds"))
-        counts.confusion.matrix += arrays["matrix"]
-        counts.confusion.withheld += arrays["withheld"]
-        if counts.sweep is not None:
-            counts.sweep.joint += arrays["joint"]
-        counts.images, counts.lacking = record["images"], record["lacking"]
-        for name, tally in counts.tallies().items():
-            tally.merge(Tally(*record["tallies"][name]))
-        return counts, record["measured"]
-    except DAMAGED:
-        return None

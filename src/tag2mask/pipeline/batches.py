@@ -63,47 +63,44 @@ class Batches:
         return Batches(self.photos, self.spans[counts > 0]), int(counts.sum())
 
 
-def in_order(
-    photos: Photos, key: Callable[[Photo], int], config: Config, result: StageResult
-) -> tuple[Photos, npt.NDArray[np.int64]]:
-    """Photographs by a number that each has, ascending, equal ones as they were; and those numbers, int64 (N,).
+def measured(photos: Photos, config: Config, result: StageResult) -> tuple[Photos, npt.NDArray[np.int64]]:
+    """The images whose size can be read, and height << 32 | width of each, int64 (N,); the others have failed.
 
-    Args:
-        photos: which.
-        key: the number; called in threads. A photograph for which it raises an `ImageError` is left out, and failed.
-        config: how many threads.
-        result: takes what failed.
+    A header is read once in a command.
     """
 
-    def measured(photo: Photo) -> int | ImageError:
+    def size(photo: Photo) -> int | ImageError:
         try:
-            return key(photo)
+            height, width = image_size(photo.path, pixel_limit=config.data.pixel_limit)
         except ImageError as error:
             return error
+        return height << 32 | width
 
-    keys = np.full(len(photos), -1, dtype=np.int64)
-    answers = map_ahead(measured, photos, threads=max(1, reading_workers(config)))
-    for place, answer in enumerate(answers):
+    sizes = photos.sizes()
+    unknown = np.flatnonzero(sizes == 0)
+    answers = map_ahead(size, photos.at(unknown), threads=max(1, reading_workers(config)))
+    for place, answer in zip(unknown.tolist(), answers, strict=True):
         if isinstance(answer, ImageError):
             result.failed[photos[place].id] = str(answer)
         else:
-            keys[place] = answer
+            sizes[place] = answer
+    photos.keep_sizes(sizes)
+    there = np.flatnonzero(sizes)
+    return photos.at(there), sizes[there]
+
+
+def in_order(photos: Photos, keys: npt.NDArray[np.int64]) -> tuple[Photos, npt.NDArray[np.int64]]:
+    """Images by ascending key, equal ones as they were; and those keys, int64 (N,)."""
     order = np.argsort(keys, kind="stable")
-    order = order[np.count_nonzero(keys < 0) :]
     return photos.at(order), keys[order]
 
 
 def sized_batches(photos: Photos, config: Config, result: StageResult) -> Batches:
-    """Batches of photographs of one size, those of this shard; a photograph without a readable size has failed.
+    """Batches of images of one size, those of this shard; an image without a readable size has failed.
 
     The batches are those of the whole set, whatever the shard, so that a file does not depend on how many there are.
     """
-
-    def size(photo: Photo) -> int:
-        height, width = image_size(photo.path, pixel_limit=config.data.pixel_limit)
-        return height << 32 | width
-
-    ordered, sizes = in_order(photos, size, config, result)
+    ordered, sizes = in_order(*measured(photos, config, result))
     step = config.cams.batch_size
     edges = np.flatnonzero(np.diff(sizes, prepend=-1, append=-1)) if len(sizes) else np.zeros(0, dtype=np.int64)
     spans = [

@@ -2,19 +2,17 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.distributed import gathered, is_main, process_count, process_number
-from tag2mask.evaluate import (
-    Counts,
-    EvaluationError,
-    count_cams,
-    count_masks,
-)
+from tag2mask.errors import UsageError
+from tag2mask.evaluate import Counts, EvaluationError, count_cams, count_masks
 from tag2mask.evaluate.comparison import compare
 from tag2mask.evaluate.figures import absence
 from tag2mask.evaluate.folders import tagged
@@ -23,16 +21,43 @@ from tag2mask.pipeline.paths import WHOLE
 from tag2mask.pipeline.progress import StageResult, progress_bar
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.shard_counts import ShardCounts, Target
 from tag2mask.pipeline.stage import Ahead, Settings, Stage, StagePlan
 from tag2mask.pipeline.truth import check_splits, class_ids, truth_against_tags, truth_plan, with_truth
+
+NO_SHARD = "evaluate measures all images in one command, which torchrun shares among processes; leave --shard out"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A folder of the run that is measured.
+
+    Attributes:
+        stage: under which its figures are kept.
+        split: likewise.
+        kind: likewise.
+        folder: holds a mask or a CAM file for each image, named by its ID.
+    """
+
+    stage: str
+    split: str
+    kind: str
+    folder: Path
+
+    @property
+    def holds_cams(self) -> bool:
+        """Whether its files are CAM files, not masks."""
+        return self.stage in ("seeds", "cams")
+
+    def file(self, photo: Photo) -> Path:
+        """The image's file."""
+        return self.folder / f"{photo.id}{'.npz' if self.holds_cams else '.png'}"
 
 
 class Evaluate(Stage):
     """CAMs and masks against ground truth."""
 
     name = "evaluate"
-    outputs = ("metrics.json", "evaluate")
+    outputs = ("metrics.json",)
     reads = ("seeds", "cams", "refine", "predictions")
     remade = True
     distribution = "join"
@@ -42,8 +67,14 @@ class Evaluate(Stage):
         """All of evaluation."""
         return {"evaluate": plain(config.evaluate)}
 
+    def is_wanted(self, config: Config) -> bool:
+        """Not by a command that does a part of the images."""
+        return config.shard is None
+
     def check(self, config: Config, run: RunFolder, photos: PhotoSet, ahead: Ahead) -> None:
         """Look at the classes and splits that are measured."""
+        if config.shard is not None:
+            raise UsageError(NO_SHARD)
         check_splits(config, run, photos)
 
     def plan(self, config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
@@ -55,8 +86,7 @@ class Evaluate(Stage):
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
         """Measure base CAMs, the run's CAMs of every kind and its masks on each split, where there is ground truth.
 
-        Photographs whose files could not be made are left out, and counted in a note. Several processes share the
-        photographs; a shard counts its own and leaves the figures to the command without one.
+        Images whose files could not be made are left out, and counted in a note. Several processes share the images.
         """
         result = StageResult(self.name)
         for split in config.evaluate.split_names(config.data.split):
@@ -82,19 +112,15 @@ class Evaluate(Stage):
                 )
             if (run / "seeds").is_dir():
                 source = "CLIP" if config.seeds.from_npy is None else "imported"
-                _measure(config, run, photos, Target("seeds", name, source, run / "seeds"), result, console)
+                _measure(config, photos, Target("seeds", name, source, run / "seeds"), result, console)
             for kind in config.cams.kinds:
-                _measure(config, run, photos, Target("cams", name, kind, run / f"cams/{kind}"), result, console)
+                _measure(config, photos, Target("cams", name, kind, run / f"cams/{kind}"), result, console)
             method = str(run.setting("refine", "refine.method") or config.refine.method)  # of the masks that are there
-            _measure(config, run, photos, Target("refine", name, method, run / "masks"), result, console)
+            _measure(config, photos, Target("refine", name, method, run / "masks"), result, console)
             predicted = run / f"predictions/{name}"
             if predicted.is_dir():
-                _measure(config, run, photos, Target("segment", name, "predictions", predicted), result, console)
-        if config.shard is not None:
-            result.notes.append(
-                f"counted shard {config.shard}; `tag2mask evaluate` without --shard puts all shards together"
-            )
-        elif is_main():
+                _measure(config, photos, Target("segment", name, "predictions", predicted), result, console)
+        if is_main():
             run.merge_metrics(result.figures)
         return result
 
@@ -115,12 +141,10 @@ def compare_runs(config: Config, run: RunFolder, console: Console, *, other: Map
     return StageResult("compare", comparisons=compare(run.metrics(), other, splits))
 
 
-def _measure(
-    config: Config, run: RunFolder, photos: PhotoSet, target: Target, result: StageResult, console: Console
-) -> None:
+def _measure(config: Config, photos: PhotoSet, target: Target, result: StageResult, console: Console) -> None:
     """Add the figures of one folder of the run, over the photographs that have a file there."""
     ids = class_ids(config.evaluate.class_names(), photos.classes)
-    counts = _counts(config, run, photos, target, result, console)
+    counts = _counts(config, photos, target, console)
     name = target.folder.name
     if not counts.images:
         result.notes.append(f"{name}: no file of split '{target.split}', so nothing to measure")
@@ -136,29 +160,15 @@ def _measure(
     for class_name, count in figures.absent.items():
         note = f"split '{target.split}': {class_name} has {absence(count)}, so that nothing about it is measured"
         result.notes += [note] if note not in result.notes else []
-    if config.shard is None:
-        kinds = result.figures.setdefault(target.stage, {}).setdefault(target.split, {})
-        kinds[target.kind] = figures.to_json()
+    kinds = result.figures.setdefault(target.stage, {}).setdefault(target.split, {})
+    kinds[target.kind] = figures.to_json()
     result.done += figures.images
 
 
-def _counts(
-    config: Config, run: RunFolder, photos: PhotoSet, target: Target, result: StageResult, console: Console
-) -> Counts:
-    """The counts of this shard, which are kept; or those of all: what the shards kept, or counted by all processes."""
-    kept = ShardCounts(run, target, photos, sorted(config.evaluate.thresholds))
-    if config.shard is not None:
-        number, shards = config.shard_of()
-        state = kept.state(number, shards)  # before anything is read: what is written anew from now on has another
-        counts = _counted(config, target, kept.part(number, shards), console)
-        kept.write(number, shards, counts, state)
-        return counts
-    merged, note = gathered(kept.merged() if is_main() else (None, ""))[0]
-    if note:
-        result.notes.append(f"{target.folder.name}: {note}")
-    if merged is not None:
-        return merged
-    parts = gathered(_counted(config, target, kept.part(process_number() + 1, process_count()), console))
+def _counts(config: Config, photos: PhotoSet, target: Target, console: Console) -> Counts:
+    """The counts of all images, of which each process counts its part."""
+    mine = photos.of(photos.photos[process_number() :: process_count()])
+    parts = gathered(_counted(config, target, mine, console))
     for part in parts[1:]:
         parts[0].merge(part)
     return parts[0]
@@ -167,7 +177,6 @@ def _counts(
 def _counted(config: Config, target: Target, photos: PhotoSet, console: Console) -> Counts:
     """The counts of those of the photographs that have a file."""
     made = photos.photos.where(lambda photo: target.file(photo).is_file())
-    made = made
     thresholds = sorted(config.evaluate.thresholds) if target.holds_cams else None
     counts = Counts(len(photos.classes) + 1, thresholds)
     if made:

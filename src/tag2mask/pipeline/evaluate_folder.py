@@ -9,7 +9,7 @@ from tag2mask.errors import UsageError
 from tag2mask.evaluate import Figures, evaluate_cams, evaluate_masks
 from tag2mask.files import files_below
 from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.evaluate import counted_bar
+from tag2mask.pipeline.evaluate import NO_SHARD, counted_bar
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.run_folder import RunFolder, run_of
 from tag2mask.pipeline.stages import require_classes
@@ -24,7 +24,7 @@ def evaluate_folder(config: Config, folder: Path, console: Console) -> Figures:
             does not fit the tags.
     """
     if config.shard is not None:
-        raise UsageError("--shard is for the folders of a run, which `evaluate --out RUN` measures; leave it out")
+        raise UsageError(NO_SHARD)
     photos = with_truth(config, photographs(config, RunFolder(config.out or folder)), console)
     if not photos.photos:
         raise UsageError("no photograph has a ground-truth mask; --data.masks names their folder")

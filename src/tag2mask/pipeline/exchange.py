@@ -104,8 +104,8 @@ def _predicted_classes(path: Path) -> tuple[str, ...] | None:
     Raises:
         UsageError: its record is damaged.
     """
-    record = next(iter(sorted(path.glob("predictions*.json"))), None)
-    if record is None:
+    record = path / "predictions.json"
+    if not record.is_file():
         return None
     try:
         return tuple(str(name) for name in read_json(record)["classes"][1:])

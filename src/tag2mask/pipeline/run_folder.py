@@ -112,7 +112,7 @@ class RunFolder:
         if self._record(name).is_file():
             recorded = None if anew else self._recorded(name)
             if recorded is not None:
-                self._refuse(name, _differences(recorded, self._entry(stage, settings), inputs=False))
+                self._refuse(stage, _differences(recorded, self._entry(stage, settings), inputs=False))
         elif foreign:
             raise UsageError(
                 f"{self.path / foreign[0]} was not made by a run, and {name} would overwrite it; use another --out"
@@ -128,7 +128,7 @@ class RunFolder:
         name = stage.name
         entry, recorded = self._entry(stage, settings), self._recorded(name)
         if recorded is not None:
-            self._refuse(name, _differences(recorded, entry))
+            self._refuse(stage, _differences(recorded, entry))
         for output in stage.outputs:
             remove_partial(self.path / output)
         fingerprint = hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]
@@ -146,11 +146,12 @@ class RunFolder:
             },
         }
 
-    def _refuse(self, name: str, differences: list[str]) -> None:
+    def _refuse(self, stage: "Stage", differences: list[str]) -> None:
         if differences:
             raise UsageError(
-                f"{self.path / name} was made with other settings: {'; '.join(differences)}. "
-                f"Use --restart {name} to make it again, another --out to keep it, or the old value"
+                f"{self.path / stage.name} was made with other settings: {'; '.join(differences)}. "
+                f"Use {stage.again_by or f'--restart {stage.name}'} to make it again, another --out to keep it, or the "
+                "old value"
             )
 
     def delete(self, stages: Iterable["Stage"]) -> None:
@@ -232,14 +233,15 @@ class RunFolder:
         parts = {"fingerprint": str, "settings": dict, "inputs": dict}
         if not isinstance(found, dict) or not all(isinstance(found.get(key), kind) for key, kind in parts.items()):
             raise Tag2maskError(
-                f"{path} is damaged: it does not say how {name} was done; --restart {name} does it anew"
+                f"{path} is damaged: it does not say how {name} was done; --restart {name}, or --again of predict, "
+                "does it anew"
             )
         return found
 
 
 def run_of(path: Path) -> Path | None:
     """The run that a folder is, or lies in; None if there is none, or if `predict` left its record in the folder."""
-    if next(path.glob("predictions*.json"), None) is not None:
+    if (path / "predict/stage.json").is_file():
         return None
     return next((each for each in (path, *path.absolute().parents[:3]) if _is_run(each)), None)
 

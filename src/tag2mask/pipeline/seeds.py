@@ -23,7 +23,7 @@ from tag2mask.device import resolve_device
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.origin import image_origin, is_of_image
 from tag2mask.pipeline.base_cams import seed_path
-from tag2mask.pipeline.batches import Batches, in_order
+from tag2mask.pipeline.batches import Batches, in_order, measured
 from tag2mask.pipeline.config import Config, plain
 from tag2mask.pipeline.corrections import without_damaged
 from tag2mask.pipeline.pace import paced_bar
@@ -253,13 +253,10 @@ def _missing(photo: Photo, run: RunFolder) -> bool:
 
 def batches_by_patches(clip: Clip, photos: Photos, config: Config, result: StageResult) -> Batches:
     """Batches of photographs with about as many patches, those of this shard; the same whatever is done already."""
-
-    def patches(photo: Photo) -> int:
-        size = image_size(photo.path, pixel_limit=config.data.pixel_limit)
-        rows, columns = clip.grid(size, config.seeds.longest_side)
-        return rows * columns
-
-    ordered, counts = in_order(photos, patches, config, result)
+    sound, sizes = measured(photos, config, result)
+    grids = (clip.grid((size >> 32, size & 0xFFFFFFFF), config.seeds.longest_side) for size in sizes.tolist())
+    patches = np.fromiter((rows * columns for rows, columns in grids), dtype=np.int64, count=len(sizes))
+    ordered, counts = in_order(sound, patches)
     most = config.seeds.batch_size or (2 if resolve_device(config.device).type == "cpu" else _BLOCK)
     number, shards = config.shard_of()
     spans: list[tuple[int, int]] = []

@@ -82,6 +82,7 @@ class Stage(ABC):
         section: of its precision and batch size; its name unless it says otherwise.
         reads_images: whether its files depend on how images are decoded.
         wanted_by: the setting that makes `run` do it; empty for a stage that is always done.
+        again_by: the option that makes it anew; empty for ``--restart NAME``.
     """
 
     name: ClassVar[str]
@@ -95,6 +96,7 @@ class Stage(ABC):
     section: ClassVar[str] = ""
     reads_images: ClassVar[bool] = False
     wanted_by: ClassVar[str] = ""
+    again_by: ClassVar[str] = ""
 
     def is_wanted(self, config: Config) -> bool:
         """Whether `run` does it with these settings."""

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from tag2mask.data.opened import turned_photographs
 from tag2mask.data.painting import Painting, paint_masks
-from tag2mask.data.photo import Photo, Photos
+from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.data.problems import Problem
 from tag2mask.data.truth_tags import count_truth, truth_problems
@@ -21,8 +21,7 @@ from tag2mask.pipeline.run_folder import RunFolder
 def with_truth(config: Config, photos: PhotoSet, console: Console) -> PhotoSet:
     """The photographs that have a ground-truth mask, which is painted first where it can be.
 
-    Of several processes, which must all call this, the main one paints and the others wait for it. A command with a
-    shard paints the masks of that shard; the others are there when their commands are through.
+    Of several processes, which must all call this, the main one paints and the others wait for it.
 
     Raises:
         UsageError: masks cannot be painted.
@@ -30,14 +29,14 @@ def with_truth(config: Config, photos: PhotoSet, console: Console) -> PhotoSet:
     # Not by what is lacking: masks come while some processes still look for them and others have done so.
     if photos.painting is not None:
         if is_main():
-            _paint(config, photos.painting, _of_shard(config, photos), photos.classes, console)
+            _paint(config, photos.painting, photos.photos, photos.classes, console)
         wait()
         photos = photos.of(photos.photos.with_masks(photos.painting.folder))
     return photos.of(photos.photos.where(lambda photo: photo.mask is not None))
 
 
 def with_painted_truth(config: Config, photos: PhotoSet, console: Console) -> PhotoSet:
-    """All the photographs, with masks painted where they can be and are missing; of a shard, its own.
+    """All the images, with masks painted where they can be and are missing.
 
     This process alone does so, whatever others do.
 
@@ -46,8 +45,8 @@ def with_painted_truth(config: Config, photos: PhotoSet, console: Console) -> Ph
     """
     if photos.painting is None:
         return photos
-    _paint(config, photos.painting, _of_shard(config, photos), photos.classes, console)
-    return photos.of(photos.photos.with_masks(photos.painting.folder, existing=config.shard is not None))
+    _paint(config, photos.painting, photos.photos, photos.classes, console)
+    return photos.of(photos.photos.with_masks(photos.painting.folder))
 
 
 def truth_against_tags(photos: PhotoSet, config: Config) -> list[Problem]:
@@ -64,12 +63,6 @@ def with_believable_truth(photos: PhotoSet, config: Config) -> tuple[PhotoSet, l
     """The photographs, without their ground truth if it does not fit the tags, and what to say about that."""
     errors = [each.message for each in truth_against_tags(photos, config) if each.level == "error"]
     return (photos.of(photos.photos.without_masks()) if errors else photos), errors
-
-
-def _of_shard(config: Config, photos: PhotoSet) -> Photos:
-    """The photographs that `evaluate` measures in this command's shard; all without one."""
-    number, shards = config.shard_of()
-    return photos.photos[number - 1 :: shards]
 
 
 def _paint(
