@@ -3,16 +3,14 @@
 import json
 import os
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tag2mask.cli.words import last_value
+from tag2mask.cli.commands import COMMANDS
 
 if TYPE_CHECKING:
     from tag2mask.pipeline.config import Config
-
-DESCRIPTION = "Is this machine sound? Versions, devices, memory, weights, and what each stage lacks."
-
 
 def doctor(words: Sequence[str]) -> int:
     """`doctor`: look at the machine and say so.
@@ -33,15 +31,24 @@ def doctor(words: Sequence[str]) -> int:
     if "-h" in words or "--help" in words:
         _settings(words)
         return 0
-    found = diagnose(lambda: _settings(words), Path(last_value(words, "--out") or "."))
+    found = diagnose(lambda: _settings(words), Path(_out(words)))
     print(json.dumps(found.to_json(), indent=2, ensure_ascii=False) if "--json" in words else found.render())
     return 0 if found.sound else 1
 
 
+def _out(words: Sequence[str]) -> str:
+    """The folder that ``--out`` names, whose disk counts; without loading what reads the settings."""
+    found = "."
+    for word, following in zip_longest(words, words[1:], fillvalue="."):
+        name, equals, value = word.partition("=")
+        found = (value if equals else following) if name == "--out" else found
+    return found
+
+
 def _settings(words: Sequence[str]) -> "Config":
     """The settings that the words ask for."""
-    from tag2mask.cli.request import Request, Verb
+    from tag2mask.cli.parsing import parse
     from tag2mask.pipeline.config import Config
 
-    request = Request.parse("doctor", Verb(DESCRIPTION, lambda request: 0), words)
-    return Config() if request is None else request.config
+    parsed = parse("doctor", COMMANDS["doctor"], words)
+    return Config() if parsed is None else parsed[1].config

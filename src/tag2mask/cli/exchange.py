@@ -1,126 +1,156 @@
-"""`export` of masks and `import`: to other people's tools and back."""
+"""The commands `export` and `import`: to other people's tools and back."""
 
-from collections.abc import Iterator, Set
 from pathlib import Path
+from typing import Any
 
 from tag2mask.cli.console import errors, output
-from tag2mask.cli.request import Request
-from tag2mask.cli.words import last_value
+from tag2mask.cli.invocation import Invocation
+from tag2mask.cli.stages import finish, one_process, require_run
 from tag2mask.errors import UsageError
+from tag2mask.export import export_onnx, require_onnx
+from tag2mask.formats.corrections import READERS, import_masks, read_folder
+from tag2mask.formats.export import FORMATS, export_masks
+from tag2mask.formats.target import refuse_target
+from tag2mask.formats.writer import ExportSettings, Images, Pieces
+from tag2mask.pipeline.exchange import known_classes, known_photos, mask_source, refuse_inside
 from tag2mask.pipeline.progress import StageResult, progress_bar
-
-_READ_BY = {
-    "voc": {"images"},
-    "coco": {"images", "pieces", "polygons", "least_pixels"},
-    "yolo": {"images", "least_pixels"},
-    "cvat": {"ignored", "images"},
-    "labelstudio": {"ignored", "url"},
-    "fiftyone": {"images"},
-    "shards": {"images", "per_shard", "store"},
-}
-"""The options that a format of masks reads, besides those of all."""
-
-_ALL = {"masks", "again"}
+from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.stages import require_classes
+from tag2mask.predictor import load_segmenter, network_file
 
 
-def export(request: Request) -> Iterator[StageResult]:
-    """Write masks for another tool.
+@one_process
+def export(
+    call: Invocation,
+    format: str,
+    run: Path,
+    *,
+    images: Images | None = None,
+    pieces: Pieces | None = None,
+    polygons: bool = False,
+    min_pixels: int | None = None,
+    ignore_label: str | None = None,
+    per_shard: int | None = None,
+    store: str | None = None,
+    url: str | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Write masks, or a trained network, for other tools.
 
-    Raises:
-        UsageError: no such format, an option that it does not read, no masks, or something in the place of `out`.
+    Args:
+        format: onnx (a network), or voc, coco, yolo, cvat, labelstudio, fiftyone, shards (masks)
+        run: masks of a run, its predictions/SPLIT, or any folder of ID.png; onnx: a run or a .safetensors file
+        images: the images, none, copy, link or symlink; yolo, fiftyone: symlink if not given, else none
+        pieces: coco: an annotation for each of the components (default) or classes of a mask
+        polygons: coco: outlines instead of run lengths; holes are lost
+        min_pixels: coco, yolo: leave out smaller pieces; 16 for yolo, else 1
+        ignore_label: cvat, labelstudio: the label of 255, or background; ignored if not given
+        per_shard: shards: samples per tar; 1000 if not given
+        store: shards: where the tars go, as s3://bucket/masks; into --out if not given
+        url: labelstudio: goes before the image's name; /data/local-files/?d= if not given
+        overwrite: replace an earlier export in --out
     """
-    from tag2mask.formats.export import FORMATS, export_masks
-    from tag2mask.formats.settings import ExportSettings
-    from tag2mask.formats.target import refuse_target
-    from tag2mask.pipeline.exchange import mask_source, refuse_inside
+    options = {
+        "images": images,
+        "pieces": pieces,
+        "polygons": polygons or None,
+        "min_pixels": min_pixels,
+        "ignore_label": ignore_label,
+        "per_shard": per_shard,
+        "store": store,
+        "url": url,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    if format != "onnx" and format not in FORMATS:
+        raise UsageError(f"export knows the formats onnx, {', '.join(FORMATS)}, received '{format}'")
+    unread = sorted(given.keys() - (FORMATS[format].options if format in FORMATS else set()))
+    unread += ["overwrite"] if overwrite and format == "onnx" else []
+    if unread:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in unread)
+        raise UsageError(f"export {format} does not read {named}; leave it out")
+    if call.config.out is None:
+        where = "--out FILE.onnx" if format == "onnx" else "--out FOLDER"
+        raise UsageError(f"export {format} needs {where}, where the result goes")
+    if format == "onnx":
+        return _network(call, run, call.config.out)
+    return _masks(call, format, run, call.config.out, given, overwrite)
 
-    options, name, out = request.options, request.options["format"], request.config.out
-    if name not in FORMATS:
-        raise UsageError(f"export knows the formats onnx, {', '.join(FORMATS)}, received '{name}'")
-    refuse_options(request, name, _READ_BY[name] | _ALL)
-    if options["masks"] is None or out is None:
-        raise UsageError(f"export {name} needs --masks PATH, a run or a folder of masks, and --out FOLDER")
-    refuse_target(out, again=options["again"])
-    masks = Path(options["masks"])
-    config = _with_run(request, masks).config
-    source, split = mask_source(config, masks)
-    refuse_inside(out, masks, config.data.root, config.data.tags)
-    settings = ExportSettings.of(options, split)
+
+def _network(call: Invocation, run: Path, target: Path) -> int:
+    model = network_file(run)
+    if not model.is_file():
+        raise UsageError(f"{model} does not exist; give a run with a segmentation network, or its .safetensors file")
+    if target.suffix != ".onnx" or target.is_dir():
+        raise UsageError(f"--out {target} should name a file with the suffix .onnx")
+    require_onnx()
+    if call.dry_run:
+        output().print(f"would write {model} as {target}", highlight=False, markup=False, soft_wrap=True)
+        return 0
+    result = StageResult("export", done=1)
+    result.notes.append(export_onnx(load_segmenter(model), target).sentence())
+    return finish(call, [result])
+
+
+def _masks(call: Invocation, name: str, masks: Path, out: Path, given: dict[str, Any], overwrite: bool) -> int:
+    refuse_target(out, again=overwrite)
+    source, split = mask_source(call.config, masks)
+    refuse_inside(out, masks, call.config.data.root, call.config.data.tags)
+    settings = ExportSettings(**{"split": split, **given})
     result = StageResult(f"export {name}")
-    if options["dry_run"]:
+    if call.dry_run:
         said = f"would write up to {len(source)} masks of {source.folder} as {name} to {out}"
         output().print(said, highlight=False, markup=False, soft_wrap=True)
-        return
+        return 0
     with progress_bar(errors(), result.stage, len(source)) as advance:
-        made = export_masks(name, source, out, settings, again=options["again"], on_photo=advance)
+        made = export_masks(name, source, out, settings, again=overwrite, on_photo=advance)
     result.done, result.failed = made.done, made.failed
     result.notes += [*made.notes, f"written to {out}"]
-    yield result
+    return finish(call, [result])
 
 
-def corrections(request: Request) -> Iterator[StageResult]:
-    """Write what another tool exported as a folder of masks.
+@one_process
+def import_corrections(
+    call: Invocation,
+    format: str,
+    file: Path,
+    run: Path | None = None,
+    *,
+    ignore_label: str = "ignored",
+    overwrite: bool = False,
+) -> int:
+    """Take corrected masks.
 
-    Raises:
-        UsageError: no such format, nothing says the classes, or something lies in the place of `out`.
+    Args:
+        format: cvat, labelstudio, or masks (a folder of ID.png)
+        file: what the tool exported, a zip, a JSON file, or a folder
+        run: the run whose classes and images they are of; without it, --data names them
+        ignore_label: the label that is 255
+        overwrite: replace an earlier import in --out
     """
-    from tag2mask.formats.corrections import READERS, import_masks, read_folder
-    from tag2mask.formats.target import refuse_target
-    from tag2mask.pipeline.exchange import known_classes, known_photos, refuse_inside
-    from tag2mask.pipeline.run_folder import RunFolder
-    from tag2mask.pipeline.stages import require_classes
-
-    options, name, out = request.options, request.options["format"], request.config.out
-    if name not in READERS:
-        raise UsageError(f"import knows the formats {', '.join(READERS)}, received '{name}'")
+    config, out = call.config, call.config.out
+    if format not in READERS:
+        raise UsageError(f"import knows the formats {', '.join(READERS)}, received '{format}'")
     if out is None or out.suffix == ".zip":
-        raise UsageError(f"import {name} needs --out FOLDER, where the masks go")
-    refuse_target(out, again=options["again"])
-    if options["run"] is not None:
-        run = Path(options["run"])
-        if not (run / "config.yaml").is_file():
-            raise UsageError(f"--run {run} is no run folder: it has no config.yaml")
-        request = _with_run(request, run)
-    photos = known_photos(request.config)
-    if options["run"] is not None and photos is not None:
-        require_classes(RunFolder(Path(options["run"])), photos.classes)
-    classes = known_classes(request.config, photos)
-    refuse_inside(out, Path(options["file"]), request.config.data.root, request.config.data.tags)
-    if options["dry_run"]:
-        said = f"would write the masks in {options['file']} to {out}"
-        output().print(said, highlight=False, markup=False, soft_wrap=True)
-        return
-    limit, ignored = request.config.data.pixel_limit, options["ignored"] or "ignored"
-    if name == "masks":
+        raise UsageError(f"import {format} needs --out FOLDER, where the masks go")
+    refuse_target(out, again=overwrite)
+    if run is not None:
+        require_run(call, run)
+    photos = known_photos(config)
+    if run is not None and photos is not None:
+        require_classes(RunFolder(run), photos.classes)
+    classes = known_classes(config, photos)
+    refuse_inside(out, file, config.data.root, config.data.tags)
+    if call.dry_run:
+        output().print(f"would write the masks in {file} to {out}", highlight=False, markup=False, soft_wrap=True)
+        return 0
+    limit = config.data.pixel_limit
+    if format == "masks":
         # The run's own mapping is that of its ground truth; the masks of an import follow one that the command gives.
-        mapped = photos if last_value(request.words, "--data.mask_values") else None
-        masks = read_folder(Path(options["file"]), classes, pixel_limit=limit, photos=mapped)
+        mapped = photos if "data.mask_values" in call.given else None
+        masks = read_folder(file, classes, pixel_limit=limit, photos=mapped)
     else:
-        masks = READERS[name](Path(options["file"]), classes, ignored=ignored, pixel_limit=limit)
-    made = import_masks(masks, out, classes, photos, again=options["again"], pixel_limit=limit)
-    result = StageResult(f"import {name}", done=made.done, failed=made.failed)
+        masks = READERS[format](file, classes, ignored=ignore_label, pixel_limit=limit)
+    made = import_masks(masks, out, classes, photos, again=overwrite, pixel_limit=limit)
+    result = StageResult(f"import {format}", done=made.done, failed=made.failed)
     result.notes += [*made.notes, f"written to {out}"]
-    yield result
-
-
-def refuse_options(request: Request, name: str, read: Set[str]) -> None:
-    """Refuse options of `export` that a format does not read.
-
-    Raises:
-        UsageError: naming them.
-    """
-    known = {"masks", "again", "model", *(option for options in _READ_BY.values() for option in options)}
-    unread = sorted(option for option in known - read if request.options.get(option))
-    if unread:
-        named = ", ".join(f"--{option.replace('_', '-')}" for option in unread)
-        raise UsageError(f"export {name} does not read {named}; leave it out")
-
-
-def _with_run(request: Request, path: Path) -> Request:
-    """The same command on top of the settings of the run that a path is of, if it is of one."""
-    from tag2mask.pipeline.run_folder import run_of
-
-    run = run_of(path)
-    if run is None:
-        return request
-    return request.again(["--config", str(run / "config.yaml")]) or request
+    return finish(call, [result])

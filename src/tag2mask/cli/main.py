@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from tag2mask import __version__
+from tag2mask.cli.commands import COMMANDS, overview
 from tag2mask.cli.doctor import doctor
 from tag2mask.errors import Tag2maskError, UsageError, printable
 
@@ -84,23 +85,24 @@ def _is_lack_of_memory(error: BaseException) -> bool:
 
 
 def _dispatch(words: list[str]) -> int:
-    """Find the verb and do it."""
+    """Find the command and do it."""
     if words[:1] == ["doctor"]:
         return doctor(words[1:])
-    from tag2mask.cli.console import output
-    from tag2mask.cli.request import Request
-    from tag2mask.cli.verbs import VERBS, overview
-
     if not words or words[0] in ("-h", "--help", "help"):
-        output().print(overview(), highlight=False, soft_wrap=True)
+        print(overview())
         return 0 if words else 2
-    if words[0] in ("-V", "--version"):
-        output().print(f"tag2mask {__version__}", highlight=False)
+    name = words[0]
+    if name in ("-V", "--version"):
+        print(f"tag2mask {__version__}")
         return 0
-    if words[0] not in VERBS:
-        close = difflib.get_close_matches(words[0], VERBS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(VERBS)}"
-        raise UsageError(f"'{words[0]}' is no verb of tag2mask; {hint}")
-    verb = VERBS[words[0]]
-    request = Request.parse(words[0], verb, words[1:])
-    return 0 if request is None else verb.action(request)
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"Did you mean '{close[0]}'?" if close else f"The commands are {', '.join(COMMANDS)}."
+        raise UsageError(f"unknown command '{name}'. {hint}")
+    from tag2mask.cli.parsing import parse
+
+    parsed = parse(name, COMMANDS[name], words[1:])
+    if parsed is None:
+        return 0
+    function, call, arguments = parsed
+    return function(call, **arguments)

@@ -1,57 +1,54 @@
 """The verb `review`: the page of a run where masks and tags are accepted, rejected and corrected."""
 
 import json
+import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import NamedTemporaryFile
 
 from tag2mask.cli.console import errors, output
-from tag2mask.cli.request import Request
-from tag2mask.cli.words import last_value
+from tag2mask.cli.invocation import Invocation
+from tag2mask.cli.stages import one_process, require_run
+from tag2mask.data.corrections import Corrections
 from tag2mask.errors import UsageError
 from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.corrections import corrections_folder, is_own, remembered_corrections
+from tag2mask.pipeline.lock import terminated_like_interrupted
 from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.stages import require_classes
+from tag2mask.review import Desk, Server, reviewed_photos
+from tag2mask.review.server import refuse_host
 
-if TYPE_CHECKING:
-    from tag2mask.review import Desk
 
+@one_process
+def review(call: Invocation, run: Path, *, open: bool = False, host: str = "127.0.0.1", port: int = 0) -> int:
+    """Serve the page until Ctrl-C, then say what was decided and what comes next.
 
-def review(request: Request) -> int:
-    """`review`: serve the page until Ctrl-C, then say what was decided and what comes next.
-
-    Raises:
-        UsageError: no run folder, nothing to review, or a host or port that cannot be served on.
+    Args:
+        run: the run folder
+        open: open the page in the browser
+        host: 127.0.0.1, ::1 or localhost, and no other
+        port: 0 takes the first free one from 8765 on
     """
-    from tag2mask.pipeline.lock import terminated_like_interrupted
-    from tag2mask.review import Server
-    from tag2mask.review.server import refuse_host
-
-    path, host = Path(request.options["run"]), request.options["host"] or "127.0.0.1"
     refuse_host(host)
-    port = _port(request.options["port"])
-    if not (path / "config.yaml").is_file():
-        raise UsageError(f"{path} is no run folder: it has no config.yaml")
-    own = request.again(["--config", str(path / "config.yaml")], ["--out", str(path)])
-    if own is None:
+    if not 0 <= port <= 65535:
+        raise UsageError(f"--port should be a number from 1 to 65535, or 0 for any that is free, received {port}")
+    require_run(call, run)
+    desk = _desk(call.config, call.run_folder(), call.given.get("data.split"))
+    if call.dry_run:
+        _tell(call, f"would serve {_contents(desk)}", desk)
         return 0
-    desk = _desk(own.config, own.run_folder(), last_value(request.words, "--data.split"))
-    if request.options["dry_run"]:
-        _tell(request, f"would serve {_contents(desk)}", desk)
-        return 0
-    server = Server(desk, path.resolve().name, host=host, port=port)
-    _tell(request, f"{_contents(desk)}\nopen {server.address}\nCtrl-C ends it", desk, address=server.address)
-    with terminated_like_interrupted(), _opened(server.address) if request.options["open"] else nullcontext():
+    server = Server(desk, run.resolve().name, host=host, port=port)
+    _tell(call, f"{_contents(desk)}\nopen {server.address}\nCtrl-C ends it", desk, address=server.address)
+    with terminated_like_interrupted(), _opened(server.address) if open else nullcontext():
         server.serve()
-    _tell(request, f"\n{_decisions(desk)}; {_next(desk)}", desk)
+    _tell(call, f"\n{_decisions(desk)}; {_next(desk)}", desk)
     return 0
 
 
-def _desk(config: Config, run: RunFolder, split: str | None) -> "Desk":
-    from tag2mask.data.corrections import Corrections
-    from tag2mask.pipeline.corrections import corrections_folder
-    from tag2mask.pipeline.stages import require_classes
-    from tag2mask.review import Desk, reviewed_photos
+def _desk(config: Config, run: RunFolder, split: str | None) -> Desk:
 
     photos = reviewed_photos(config, run, split)
     require_classes(run, photos.classes)
@@ -59,14 +56,14 @@ def _desk(config: Config, run: RunFolder, split: str | None) -> "Desk":
     return Desk(photos, run, corrections, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
 
 
-def _contents(desk: "Desk") -> str:
+def _contents(desk: Desk) -> str:
     ranked = "the least confident first" if desk.list.ranking else "in the order of the data set"
     number = len(desk.list)
     photographs = f"{number:,} photograph{'s' * (number != 1)} of {desk.run.path}, {ranked}"
     return f"{photographs}; {_decisions(desk)}; decisions are kept in {desk.corrections.folder}"
 
 
-def _decisions(desk: "Desk") -> str:
+def _decisions(desk: Desk) -> str:
     """How many there are."""
     counts = desk.list.counts()
     made = {name: counts[name] for name in ("accepted", "corrected", "rejected") if counts[name]}
@@ -75,24 +72,22 @@ def _decisions(desk: "Desk") -> str:
     return ", ".join(named) or "nothing is decided yet"
 
 
-def _next(desk: "Desk") -> str:
+def _next(desk: Desk) -> str:
     """Where the decisions are, and the command that learns from them; nothing where there are none."""
-    from tag2mask.pipeline.corrections import is_own, remembered_corrections
-
     run = desk.run.path
     if desk.list.counts()["undecided"] == len(desk.list) and not desk.list.counts()["tags"]:
         return "nothing was written"
     trained = (run / "segment" / "stage.json").is_file()
-    command = f"segment --out {run} --restart segment" if trained else f"run --out {run}"
+    command = f"segment {run} --restart segment" if trained else f"run --out {run}"
     folder = desk.corrections.folder
     read = is_own(folder, run) or remembered_corrections(run) == folder.absolute()  # by whatever command comes next
     command += "" if read else f" --data.corrections {desk.corrections.folder}"
     return f"they are in {desk.corrections.folder}; next: `tag2mask {command}`"
 
 
-def _tell(request: Request, sentence: str, desk: "Desk", **more: object) -> None:
+def _tell(call: Invocation, sentence: str, desk: Desk, **more: object) -> None:
     """Words, or a line of JSON."""
-    if request.options["as_json"]:
+    if call.as_json:
         said = {"photographs": len(desk.list), "corrections": str(desk.corrections.folder), **desk.list.counts()}
         print(json.dumps({**more, **said}, ensure_ascii=False), flush=True)
     else:
@@ -102,22 +97,9 @@ def _tell(request: Request, sentence: str, desk: "Desk", **more: object) -> None
 @contextmanager
 def _opened(address: str) -> Iterator[None]:
     """Open the browser, where there is one, by a file that leads there: other users see the words of a command."""
-    import webbrowser
-    from html import escape
-    from tempfile import NamedTemporaryFile
-
     with NamedTemporaryFile("w", prefix="tag2mask-review-", suffix=".html", encoding="utf-8") as file:  # mode 0600
         file.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(address)}"><title>…</title>')
         file.flush()
         if not webbrowser.open(Path(file.name).absolute().as_uri()):
             errors().print("no browser could be opened; open the address yourself", highlight=False)
         yield
-
-
-def _port(given: str | None) -> int:
-    if given is None:
-        return 0
-    if not given.isdecimal() or len(given) > 5 or int(given) > 65535:
-        rule = "--port should be a number from 1 to 65535, or 0 for any that is free"
-        raise UsageError(f"{rule}, received {given[:20]!r}")
-    return int(given)

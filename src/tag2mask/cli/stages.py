@@ -1,31 +1,130 @@
-"""Stages of a run folder from the command line: checked, locked, done one after another, and told."""
+"""The commands that do stages of a run folder."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING
+from functools import partial, wraps
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from tag2mask.cli.console import errors, figures_table, output, print_json, show_published, show_result
-from tag2mask.cli.request import Request
+from tag2mask.cli.invocation import Invocation
+from tag2mask.data.photos import PhotoSet, recognised
+from tag2mask.data.pixel_kinds import first_look
+from tag2mask.distributed import gathered, is_main, join, process_count, process_number, wait
 from tag2mask.errors import UsageError
 from tag2mask.evaluate.comparison import Comparison
+from tag2mask.evaluate.published import published_beside
 from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.corrections import remember_corrections
+from tag2mask.pipeline.lock import held_along
+from tag2mask.pipeline.plan import plan
 from tag2mask.pipeline.progress import StageResult
+from tag2mask.pipeline.reading import photographs, share_manifest
+from tag2mask.pipeline.repeats import refuse_repeats
 from tag2mask.pipeline.run_folder import CLASSES, RunFolder
+from tag2mask.pipeline.seeds import export_npy
+from tag2mask.pipeline.stages import STAGES, check_ahead, require_classes, slow_settings, to_delete
+from tag2mask.pipeline.together import Work, do_together, require_no_shard
 
-if TYPE_CHECKING:
-    from tag2mask.data.photos import PhotoSet
-    from tag2mask.pipeline.together import Work
+MOST_OPENED = 8
+"""Images that are opened before training, to see what kinds of pixels there are."""
 
 
-def finish(request: Request, results: Iterable[StageResult]) -> int:
+def seeds(
+    call: Invocation,
+    data: Path | None = None,
+    *,
+    from_npy: Path | None = None,
+    to_npy: Path | None = None,
+    restart: str | None = None,
+) -> int:
+    """Make base CAMs or import them, and export them where asked.
+
+    Args:
+        data: the folder with the images, or a tags table; what the run folder remembers if not given
+        from_npy: take base CAMs from CLIP-ES's files ID.npy instead of making them
+        to_npy: write the base CAMs as CLIP-ES's files as well
+        restart: delete what a stage, and all that read it, made; then go on
+    """
+    call = with_data(call, data)
+    if from_npy is not None:
+        call = call.with_config(replace(call.config, seeds=replace(call.config.seeds, from_npy=from_npy)))
+    then = [] if to_npy is None else [partial(export_npy, folder=to_npy)]
+    return do_stages(call, ["seeds"], *then, restart=restart)
+
+
+def train(call: Invocation, data: Path | None = None, *, restart: str | None = None) -> int:
+    """Train the POT network.
+
+    Args:
+        data: the folder with the images, or a tags table; what the run folder remembers if not given
+        restart: delete what a stage, and all that read it, made; then go on
+    """
+    return do_stages(with_data(call, data), ["train"], restart=restart)
+
+
+def _command(*names: str) -> Callable[..., int]:
+    def command(call: Invocation, run: Path, *, restart: str | None = None) -> int:
+        """Do stages of a run folder.
+
+        Args:
+            run: the run folder
+            restart: delete what a stage, and all that read it, made; then go on
+        """
+        require_run(call, run)
+        return do_stages(call, names, restart=restart)
+
+    return command
+
+
+cams, edges, refine = _command("cams"), _command("edges"), _command("refine")
+segment, confidence, report = _command("segment", "predictions"), _command("confidence"), _command("report")
+
+
+def require_run(call: Invocation, run: Path) -> None:
+    """Refuse what is no run folder.
+
+    Raises:
+        UsageError: it has no config.yaml, and the command does not name data either.
+    """
+    if not (run / "config.yaml").is_file() and not call.given.keys() & {"data.root", "data.tags"}:
+        raise UsageError(f"{run} is no run folder: it has no config.yaml")
+
+
+def with_data(call: Invocation, data: Path | None) -> Invocation:
+    """The same with the data that the command names: a folder, or a tags table.
+
+    Raises:
+        UsageError: a setting names it too.
+    """
+    if data is None:
+        return call
+    name = "tags" if data.suffix.lower() in (".csv", ".tsv", ".txt") and not data.is_dir() else "root"
+    if f"data.{name}" in call.given:
+        raise UsageError(f"{data} and --data.{name} {call.given[f'data.{name}']} both name the data; give one of them")
+    return call.with_config(replace(call.config, data=replace(call.config.data, **{name: data})))
+
+
+def one_process(action: Callable[..., int]) -> Callable[..., int]:
+    """Marks a command for one process: of several the main one refuses it, and the others end without a word."""
+
+    @wraps(action)
+    def refusing(call: Invocation, *arguments: Any, **options: Any) -> int:
+        if process_count() == 1:
+            return action(call, *arguments, **options)
+        if not is_main():
+            return 0
+        instead = "; several commands share the images with --shard i/n" if call.command == "predict" else ""
+        raise UsageError(f"{call.command} is for one process; torchrun goes with the stages of a run{instead}")
+
+    return refusing
+
+
+def finish(call: Invocation, results: Iterable[StageResult]) -> int:
     """Tell each result as it comes, at the main process; 1 if anything failed."""
-    from tag2mask.data.photos import recognised
-    from tag2mask.distributed import is_main
-    from tag2mask.evaluate.published import published_beside
-
     told, figures = [], {}
     for result in results:
         told.append(result)
@@ -34,14 +133,14 @@ def finish(request: Request, results: Iterable[StageResult]) -> int:
         show_result(errors(), result)
         for stage, splits in result.figures.items():
             figures[stage] = splits
-    if not is_main() or request.options.get("quiet"):
+    if not is_main() or call.quiet:
         pass
-    elif request.options["as_json"]:
+    elif call.as_json:
         answer = {"results": [vars(result) for result in told]}
         print_json(answer, default=Comparison.to_json)
     elif figures:
         output().print(figures_table(figures))
-        beside = published_beside(figures, recognised(request.config.data)) if request.verb == "run" else None
+        beside = published_beside(figures, recognised(call.config.data)) if call.command == "run" else None
         if beside is not None:
             show_published(output(), figures, beside)
         for comparison in (each for result in told for each in result.comparisons):
@@ -49,94 +148,80 @@ def finish(request: Request, results: Iterable[StageResult]) -> int:
     return 1 if any(result.failed for result in told) else 0
 
 
-def do_stages(request: Request, names: Sequence[str], *then: "Work") -> int:
+def do_stages(call: Invocation, names: Sequence[str], *then: Work, restart: str | None = None) -> int:
     """Do some stages of a run folder, then what else was asked for."""
-    from tag2mask.distributed import is_main, wait
-    from tag2mask.pipeline.plan import plan
-    from tag2mask.pipeline.repeats import refuse_repeats
-
-    run = request.run_folder()
+    run = call.run_folder()
     refuse_repeats(run)
-    if request.options["dry_run"]:
+    if call.dry_run:
         if not is_main():
             return 0
-        planned = plan(request.config, run, names, restart=_stage_to_restart(request, names))
-        if request.options["as_json"]:
+        planned = plan(call.config, run, names, restart=_stage_to_restart(call, restart, names))
+        if call.as_json:
             print_json(planned.to_json())
         else:
             output().print("\n".join(planned.lines()), highlight=False, markup=False, soft_wrap=True)
         return 0
-    with request.lock():
-        code = do_under_lock(request, run, names, *then)
+    with call.lock(alone=restart is not None):
+        code = do_under_lock(call, run, names, *then, restart=restart)
     wait()  # one that ends with failures has torchrun end the others: not before all are through
     return code
 
 
-def do_under_lock(request: Request, run: RunFolder, names: Sequence[str], *then: "Work") -> int:
+def do_under_lock(
+    call: Invocation, run: RunFolder, names: Sequence[str], *then: Work, restart: str | None = None
+) -> int:
     """Do them in a folder to which nobody else writes."""
-    from tag2mask.distributed import is_main, join, process_number, wait
-    from tag2mask.pipeline.lock import held_along
-    from tag2mask.pipeline.together import require_no_shard
-
-    require_no_shard(request.config)
-    join(request.config.device)
+    require_no_shard(call.config)
+    join(call.config.device)
     wait()  # until the main one has the lock, which it asks for first
     # A process may outlive the main one, and would go on writing.
-    with nullcontext() if is_main() else held_along(run.path, request.verb, process_number()):
-        return _do_together(request, run, names, *then)
+    with nullcontext() if is_main() else held_along(run.path, call.command, process_number()):
+        return _do_together(call, run, names, then, restart)
 
 
-def _do_together(request: Request, run: RunFolder, names: Sequence[str], *then: "Work") -> int:
+def _do_together(
+    call: Invocation, run: RunFolder, names: Sequence[str], then: Sequence[Work], restart: str | None
+) -> int:
     """Do them by all processes, which have met."""
-    from tag2mask.distributed import gathered, is_main, wait
-    from tag2mask.pipeline.reading import share_manifest
-    from tag2mask.pipeline.stages import STAGES
-    from tag2mask.pipeline.together import do_together
 
     # Another command may have changed what the run remembers, until this one had the lock.
-    folder = gathered(request.with_remembered().config.data.corrections)[0]
-    data = replace(request.config.data, corrections=folder)
-    request = replace(request, config=replace(request.config, data=data))
+    folder = gathered(call.with_remembered().config.data.corrections)[0]
+    data = replace(call.config.data, corrections=folder)
+    call = call.with_config(replace(call.config, data=data))
     if is_main():
-        _prepare(request, run, names)
+        _prepare(call, run, names, restart)
     wait()
-    share_manifest(request.config, run)
-    config, console = request.config, errors() if is_main() else Console(quiet=True)
+    share_manifest(call.config, run)
+    config, console = call.config, errors() if is_main() else Console(quiet=True)
     stages = [(STAGES[name].name, STAGES[name].do, STAGES[name].distribution) for name in names]
     work = [*stages, *(("then", each, "main") for each in then)]
-    return finish(request, (do_together(*each, config, run, console) for each in work))
+    return finish(call, (do_together(*each, config, run, console) for each in work))
 
 
-def _prepare(request: Request, run: RunFolder, names: Sequence[str]) -> None:
+def _prepare(call: Invocation, run: RunFolder, names: Sequence[str], restart: str | None) -> None:
     """Check everything that can be checked, then delete what is to be made again, and write config.yaml."""
-    from tag2mask.pipeline.corrections import remember_corrections
-    from tag2mask.pipeline.reading import photographs
-    from tag2mask.pipeline.stages import STAGES, check_ahead, require_classes, slow_settings, to_delete
-
-    restart = _stage_to_restart(request, names)
-    photos = photographs(request.config, run)
+    restart = _stage_to_restart(call, restart, names)
+    photos = photographs(call.config, run)
     again = to_delete(run, restart, photos.classes)
     require_classes(run, photos.classes, again)
     for stage in (STAGES[name] for name in dict.fromkeys([*names, *again])):
-        run.check(stage, stage.fingerprint(request.config, photos), anew=stage.name in again)
-    check_ahead(request.config, run, photos, names, again)
-    for sentence in slow_settings(request.config, names):
+        run.check(stage, stage.fingerprint(call.config, photos), anew=stage.name in again)
+    check_ahead(call.config, run, photos, names, again)
+    for sentence in slow_settings(call.config, names):
         errors().print(f"warning: {sentence}", style="yellow", highlight=False, markup=False, soft_wrap=True)
-    if "train" in names and request.verb != "demo":
-        _tell_about_data(request.config, photos)
+    if "train" in names and call.command != "demo":
+        _tell_about_data(call.config, photos)
     if again:
         run.delete(STAGES[name] for name in again)
         errors().print(f"restart: deleted what {', '.join(again)} made", highlight=False)
     if run.classes() != list(photos.classes) or not (run / CLASSES).is_file():
         run.keep_classes(photos.classes)
-    run.record_config(request.config, _sections(names))
-    remember_corrections(request.config, run)
+    run.record_config(call.config, _sections(names))
+    remember_corrections(call.config, run)
 
 
-def _tell_about_data(config: Config, photos: "PhotoSet") -> None:
+def _tell_about_data(config: Config, photos: PhotoSet) -> None:
     """How the data was understood, and what `check` would warn of, before hours go into it."""
-    from tag2mask.data.pixel_kinds import first_look
-
     some = photos.photos[:: max(1, len(photos) // MOST_OPENED)][:MOST_OPENED]
     pixels = [f"warning: {problem}" for problem in first_look([photo.path for photo in some], config.data)]
     for sentence in (*photos.notes, *pixels):
@@ -144,14 +229,8 @@ def _tell_about_data(config: Config, photos: "PhotoSet") -> None:
         errors().print(sentence, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
-MOST_OPENED = 8
-"""Images that are opened before training, to see what kinds of pixels there are."""
-
-
 def _sections(names: Sequence[str]) -> Sequence[str]:
     """The sections of config.yaml that these stages bring up to date: with training, all but those of other stages."""
-    from tag2mask.pipeline.stages import STAGES
-
     if "train" not in names:
         return [section for name in names for section in STAGES[name].sections]
     others = [stage for name, stage in STAGES.items() if stage.wanted_by and name not in names]
@@ -159,22 +238,19 @@ def _sections(names: Sequence[str]) -> Sequence[str]:
     return [field.name for field in fields(Config) if field.name not in kept]
 
 
-def _stage_to_restart(request: Request, names: Sequence[str]) -> str | None:
+def _stage_to_restart(call: Invocation, stage: str | None, names: Sequence[str]) -> str | None:
     """The stage that ``--restart`` names, if it is about to be made again.
 
     Raises:
         UsageError: it is no stage, or the verb would delete without making again.
     """
-    from tag2mask.pipeline.stages import STAGES
-
-    stage: str | None = request.options["restart"]
     if stage is None or stage in names:
         return stage
     if stage not in STAGES:
         raise UsageError(f"--restart should name one of {', '.join(STAGES)}, received '{stage}'")
-    if request.verb in ("run", "demo"):
+    if call.command in ("run", "demo"):
         wanted = STAGES[stage].wanted_by or "other settings"
         raise UsageError(f"--restart {stage}: this run does not read it; it does with {wanted}")
     raise UsageError(
-        f"--restart {stage} would delete what {request.verb} does not make again; use `tag2mask run --restart {stage}`"
+        f"--restart {stage} would delete what {call.command} does not make again; use `tag2mask run --restart {stage}`"
     )

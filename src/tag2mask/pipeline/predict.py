@@ -50,7 +50,7 @@ class Predict(Stage):
         place: a folder with images, an image, or a pattern.
         model: the checkpoint, or the folder of a run that trained one.
         overlays: also the masks laid over the images.
-        again: make everything again.
+        overwrite: make everything again.
 
     Raises:
         UsageError: there is no such network.
@@ -61,14 +61,14 @@ class Predict(Stage):
     distribution = "shard"
     section = "predict"
     reads_images = True
-    again_by = "--again"
+    again_by = "--overwrite"
 
-    def __init__(self, place: str, model: Path, *, overlays: bool = False, again: bool = False) -> None:
+    def __init__(self, place: str, model: Path, *, overlays: bool = False, overwrite: bool = False) -> None:
         """Look for the network; nothing is read."""
-        self.place, self.overlays, self.again = Path(place), overlays, again
+        self.place, self.overlays, self.overwrite = Path(place), overlays, overwrite
         self.model = network_file(model)
         if not self.model.is_file():
-            raise UsageError(f"--model {self.model} does not exist; give the .safetensors of `tag2mask segment`")
+            raise UsageError(f"{self.model} does not exist; give a run with a segmentation network, or its .safetensors file")
 
     def photos(self, config: Config, run: RunFolder) -> PhotoSet:
         """The images to label, up to the limit; looked for once in a command.
@@ -93,9 +93,9 @@ class Predict(Stage):
         Raises:
             UsageError: the folder holds masks by another network or other settings, or of somebody else.
         """
-        if self.again and config.shard is not None:
-            raise UsageError("--again with --shard would delete what other shards make; use another --out instead")
-        run.check(self, self.fingerprint(config, photos), anew=self.again)
+        if self.overwrite and config.shard is not None:
+            raise UsageError("--overwrite with --shard would delete what other shards make; use another --out instead")
+        run.check(self, self.fingerprint(config, photos), anew=self.overwrite)
         if run.has_record(self.name):
             return
         targets = chain([run / RECORD], (run / f"{photo.id}.png" for photo in photos.photos))
@@ -106,7 +106,7 @@ class Predict(Stage):
         """How many images are to label."""
         self.require(config, run, photos)
         mine = _of_this_command(photos, config)
-        lacking = len(mine) if self.again else sum(self.is_missing(run, photo) for photo in mine)
+        lacking = len(mine) if self.overwrite else sum(self.is_missing(run, photo) for photo in mine)
         what = f"masks{' and overlays' if self.overlays else ''} to {run.path}"
         work = f"{lacking} of {len(mine)} photographs to label with {self.model}, {what}"
         return StagePlan(self.name, work, lacking)
@@ -122,7 +122,7 @@ class Predict(Stage):
         self.require(config, run, photos)
         network = load_segmenter(self.model)
         predictor = Predictor(network, config.device, config.predict, intensity=config.data.intensity)
-        if self.again:
+        if self.overwrite:
             _clear(run)
         run.claim(self, self.fingerprint(config, photos))
         remove_partial(run.path)

@@ -1,0 +1,207 @@
+"""The commands of ``tag2mask``, in the order of a run; nothing here loads torch."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the command line.
+
+    Attributes:
+        summary: one line of what it does.
+        function: what does it, as `module:name` below `tag2mask.cli`; its parameters are the command's arguments and
+            options.
+        examples: three command lines.
+        sections: the sections of settings that it reads; None: all.
+        run: the argument that names a run folder, whose settings it takes up; empty where it is ``--out``.
+        preset: the preset that it begins with where no other and no run folder gives settings.
+    """
+
+    summary: str
+    function: str
+    examples: tuple[str, ...]
+    sections: tuple[str, ...] | None = ()
+    run: str = "run"
+    preset: str = "own"
+
+
+COMMANDS = {
+    "tags": Command(
+        "Suggest tags for images that have none, for review.",
+        "data:tags",
+        (
+            "tags photographs --classes cat,dog,horse",
+            "tags photographs --classes classes.txt --table tags.csv --threshold 0.6",
+            "tags photographs --classes cat,dog --seeds.backbone models/clip",
+        ),
+        ("data", "seeds"),
+        run="",
+    ),
+    "doctor": Command(
+        "Check this machine: versions, devices, memory, weights, and what each stage lacks.",
+        "doctor:doctor",
+        ("doctor", "doctor --config voc", "doctor --json --out runs/mine"),
+        None,
+        run="",
+    ),
+    "check": Command(
+        "Check a data set: list everything that is wrong with it.",
+        "data:check",
+        ("check photographs", "check photographs --data.tags tags.csv --json", "check photographs --with runs/mine"),
+        ("data", "cams", "pot"),
+        run="",
+    ),
+    "seeds": Command(
+        "Make base CAMs from text with CLIP, or import them.",
+        "stages:seeds",
+        (
+            "seeds photographs --out runs/mine",
+            "seeds --out runs/mine --from-npy clip-es",
+            "seeds --out runs/mine --to-npy npy",
+        ),
+        None,
+        run="",
+    ),
+    "train": Command(
+        "Train the POT network on images and tags.",
+        "stages:train",
+        (
+            "train photographs --out runs/mine",
+            "train VOC2012 --out runs/voc --config voc",
+            "train --out runs/mine --restart train --train.epochs 20",
+        ),
+        None,
+        run="",
+    ),
+    "cams": Command(
+        "Make class activation maps with the trained network.",
+        "stages:cams",
+        (
+            "cams runs/mine",
+            "cams runs/mine --cams.kinds '[classifier,pot]'",
+            "cams runs/mine --restart cams --pot.clusters 5",
+        ),
+        ("data", "cams", "pot", "external"),
+    ),
+    "edges": Command(
+        "Train the edge network for IRN's random walk on sure labels of the CAMs.",
+        "stages:edges",
+        ("edges runs/mine", "edges runs/mine --shard 1/4", "edges runs/mine --restart edges --edges.epochs 5"),
+        ("data", "network", "refine", "edges"),
+    ),
+    "refine": Command(
+        "Make pseudo masks from class activation maps.",
+        "stages:refine",
+        (
+            "refine runs/mine",
+            "refine runs/mine --refine.method irn+crf",
+            "refine runs/mine --restart refine --refine.method argmax",
+        ),
+        ("data", "cams", "refine"),
+    ),
+    "segment": Command(
+        "Train a segmentation network on the masks, and predict the splits that are measured.",
+        "stages:segment",
+        (
+            "segment runs/mine",
+            "segment runs/voc --config deeplab-largefov",
+            "segment runs/mine --restart segment --segment.epochs 30",
+        ),
+        ("data", "refine", "segment", "predict", "evaluate"),
+    ),
+    "confidence": Command(
+        "Estimate how good each mask is, without ground truth, and which images to look at first.",
+        "stages:confidence",
+        ("confidence runs/mine", "confidence runs/mine --shard 1/4", "confidence runs/mine --restart confidence"),
+        ("data", "refine", "segment", "predict"),
+    ),
+    "predict": Command(
+        "Label images with a trained segmentation network; needs no tags.",
+        "predict:predict",
+        (
+            "predict runs/mine photographs --out masks",
+            "predict runs/mine 'photographs/**/*.jpg' --out masks --overlays",
+            "predict network.safetensors photographs --out masks --predict.scales '[0.75,1.0,1.25]'",
+        ),
+        ("data", "predict"),
+    ),
+    "export": Command(
+        "Write masks, or a trained network, for other tools.",
+        "exchange:export",
+        (
+            "export coco runs/mine --out exported",
+            "export cvat runs/mine/predictions/val --out exported --ignore-label background",
+            "export onnx runs/mine --out network.onnx",
+        ),
+        ("data",),
+    ),
+    "import": Command(
+        "Take masks that were corrected in another tool as corrections of a run.",
+        "exchange:import_corrections",
+        (
+            "import cvat job.zip runs/mine --out corrected",
+            "import labelstudio export.json runs/mine --out corrected",
+            "import masks folder runs/mine --out corrected",
+        ),
+        ("data",),
+    ),
+    "evaluate": Command(
+        "Measure masks or CAMs against ground truth.",
+        "evaluate:evaluate",
+        (
+            "evaluate runs/mine",
+            "evaluate runs/mine --compare runs/other",
+            "evaluate masks --data.root VOC2012 --data.split val",
+        ),
+        ("data", "seeds", "cams", "refine", "evaluate"),
+    ),
+    "report": Command(
+        "Write the page of a run.",
+        "stages:report",
+        ("report runs/mine", "report runs/mine --report.images 100", "report runs/mine --data.masks truth"),
+        ("data", "evaluate", "report"),
+    ),
+    "review": Command(
+        "Serve a page on this machine where masks and tags are accepted, rejected and corrected.",
+        "review:review",
+        ("review runs/mine", "review runs/mine --open", "review runs/mine --port 8900 --data.split val"),
+        ("data",),
+    ),
+    "run": Command(
+        "Do every stage, and skip what is done.",
+        "run:run",
+        (
+            "run photographs --out runs/mine",
+            "run VOC2012 --out runs/voc --config voc",
+            "run photographs --out runs/mine --segment.enabled true --repeats 3",
+        ),
+        None,
+        run="",
+    ),
+    "demo": Command(
+        "See the method at work on generated scenes.",
+        "run:demo",
+        ("demo", "demo --quick", "demo --out runs/demo --scenes.size 96"),
+        None,
+        run="",
+        preset="demo",
+    ),
+}
+"""Every command by its name."""
+
+
+def overview() -> str:
+    """The text of ``tag2mask --help``."""
+    commands = [f"  {name:12}{command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "tag2mask: from images and their tags to pixel masks and a segmentation network.",
+            "",
+            "usage: tag2mask COMMAND [ARGUMENT …] [--config PRESET_OR_FILE] [--section.name VALUE …]",
+            "",
+            *commands,
+            "",
+            "`tag2mask COMMAND --help` has examples and the settings that matter; `--help-all` has every setting.",
+            "Images and tags of your own: `tag2mask run FOLDER --out RUN`. First look: `tag2mask demo --quick`.",
+        ]
+    )

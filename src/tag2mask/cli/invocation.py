@@ -1,0 +1,65 @@
+"""A command as it was called: its settings, and what all commands share."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tag2mask.distributed import is_main
+from tag2mask.errors import UsageError
+from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.corrections import with_remembered
+from tag2mask.pipeline.lock import held
+from tag2mask.pipeline.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """A command as it was called.
+
+    Attributes:
+        command: its name.
+        config: every setting.
+        given: the settings that the command line itself names, with their values as text.
+        names_corrections: whether the command line, or a file of settings that it names, says which folder of
+            decisions counts.
+        on_top_of: the same settings over those of a run folder.
+        dry_run: say what would be done, and stop.
+        as_json: the result as JSON.
+        quiet: write no result.
+    """
+
+    command: str
+    config: Config
+    given: Mapping[str, str]
+    names_corrections: bool
+    on_top_of: Callable[[Path], Config]
+    dry_run: bool = False
+    as_json: bool = False
+    quiet: bool = False
+
+    def with_config(self, config: Config) -> "Invocation":
+        """The same with other settings."""
+        return replace(self, config=config)
+
+    def with_remembered(self) -> "Invocation":
+        """With the folder of decisions that the run in `out` remembers now, unless the command names one."""
+        if self.names_corrections:
+            return self
+        return self.with_config(with_remembered(self.config, self.config.data.corrections))
+
+    def run_folder(self) -> RunFolder:
+        """The run folder that ``--out``, or the command's argument, names."""
+        if self.config.out is None:
+            raise UsageError(f"{self.command} needs --out RUN, the run folder")
+        return RunFolder(self.config.out)
+
+    def lock(self, *, alone: bool = False) -> AbstractContextManager[None]:
+        """Keeps other commands out of `out` meanwhile; the main process holds it for all.
+
+        Args:
+            alone: it deletes the files of all shards, so it shares the folder with no other shard.
+        """
+        if self.config.out is None or self.dry_run or not is_main():
+            return nullcontext()
+        return held(self.config.out, self.command, None if alone else self.config.shard_of())

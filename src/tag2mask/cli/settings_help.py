@@ -1,0 +1,105 @@
+"""The help of a command: purpose, examples, its own options, and the settings that matter."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import yaml
+from docstring_parser import parse as parse_docstring
+
+from tag2mask.cli.commands import Command
+from tag2mask.pipeline.config import Config, plain, presets
+
+_WIDTH = 118
+
+COMMON = {
+    "--config NAME": "a preset or a YAML file of settings; of several, later ones override",
+    "--print-config": "print every setting and stop",
+    "--dry-run": "say what would be done and stop",
+    "--json": "the result as JSON on standard output",
+    "--debug": "show the traceback of an error",
+    "--help-all": "every setting",
+}
+
+
+def argument_docs(function: Callable[..., Any]) -> dict[str, str]:
+    """What the docstring of a command says of its arguments and options, by name."""
+    return {param.arg_name: param.description or "" for param in parse_docstring(function.__doc__ or "").params}
+
+
+def render_help(name: str, command: Command, function: Callable[..., Any]) -> str:
+    """The text of ``tag2mask COMMAND --help``, at most 100 lines."""
+    docs, arguments, options = argument_docs(function), {}, {}
+    usage = []
+    for parameter in list(inspect.signature(function).parameters.values())[1:]:
+        shown = parameter.name.rstrip("_").upper()
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            arguments[shown] = docs[parameter.name]
+            usage.append(shown if parameter.default is inspect.Parameter.empty else f"[{shown}]")
+        else:
+            option = f"--{parameter.name.rstrip('_').replace('_', '-')}"
+            options[option if parameter.default is False else f"{option} {shown}"] = docs[parameter.name]
+    if not command.run and name not in ("check", "tags", "doctor"):
+        options["--out RUN"] = "the run folder"
+    elif name in ("predict", "export", "import"):
+        options["--out PATH"] = "where the result goes"
+    preset = f"Presets: {', '.join(presets())}; {command.preset} unless another is named or a run folder has settings."
+    lines = [
+        f"usage: tag2mask {' '.join([name, *usage])} [OPTION …] [--section.name VALUE …]",
+        "",
+        command.summary,
+        "",
+        *(f"  tag2mask {example}" for example in command.examples),
+        "",
+        *_table({**arguments, **options, **COMMON}, 26),
+        "",
+        preset,
+        "",
+        "settings that presets set (--help-all has all of them):",
+        *_table(dict(_settings(command)), 44),
+    ]
+    return "\n".join(lines)
+
+
+def _settings(command: Command) -> Iterator[tuple[str, str]]:
+    """The settings of a command that matter: name with default, and the first sentence of its description."""
+    set_somewhere = {"data.root", "data.tags", "data.masks", "data.split", "data.classes", "device", "seed", "workers"}
+    for file in presets().values():
+        set_somewhere.update(dict(_leaves(yaml.safe_load(file.read_text(encoding="utf-8")))))
+    described = descriptions(Config())
+    values = dict(_leaves(plain(Config())))
+    for setting, value in values.items():
+        section = setting.partition(".")[0]
+        read = command.sections is None or section in command.sections or section == setting
+        if read and setting in set_somewhere:
+            text = described.get(setting, "").partition(". ")[0].partition("; ")[0]
+            yield f"--{setting} {yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}", text
+
+
+def descriptions(settings: Any, prefix: str = "") -> dict[str, str]:
+    """The description of every setting below a settings dataclass, by its dotted name."""
+    found: dict[str, str] = {}
+    docs = {each.arg_name: each.description or "" for each in parse_docstring(type(settings).__doc__ or "").params}
+    for item in fields(settings):
+        value = getattr(settings, item.name)
+        if is_dataclass(value):
+            found |= descriptions(value, f"{prefix}{item.name}.")
+        else:
+            found[f"{prefix}{item.name}"] = " ".join(docs.get(item.name, "").split())
+    return found
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings by dotted name."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _table(rows: Mapping[str, str], width: int) -> Iterator[str]:
+    for name, text in rows.items():
+        line = f"  {name:{width}} {' '.join(text.split())}"
+        yield line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…"
