@@ -10,6 +10,7 @@ from rich.console import Console
 from tag2mask.data.photos import PhotoSet
 from tag2mask.distributed import gathered, is_main, process_count, process_number
 from tag2mask.evaluate import (
+    DEFAULT_THRESHOLDS,
     Counts,
     EvaluationError,
     count_cams,
@@ -40,7 +41,7 @@ class Evaluate(Stage):
 
     def settings(self, config: Config, photos: PhotoSet) -> Settings:
         """All of evaluation."""
-        return {"evaluate": plain(config.evaluate)}
+        return {"evaluate": plain(config.evaluate, affecting=True)}
 
     def check(self, config: Config, run: RunFolder, photos: PhotoSet, ahead: Ahead) -> None:
         """Look at the classes and splits that are measured."""
@@ -146,7 +147,7 @@ def _counts(
     config: Config, run: RunFolder, photos: PhotoSet, target: Target, result: StageResult, console: Console
 ) -> Counts:
     """The counts of this shard, which are kept; or those of all: what the shards kept, or counted by all processes."""
-    kept = ShardCounts(run, target, photos, sorted(config.evaluate.thresholds))
+    kept = ShardCounts(run, target, photos, DEFAULT_THRESHOLDS)
     if config.shard is not None:
         number, shards = config.shard_of()
         state = kept.state(number, shards)  # before anything is read: what is written anew from now on has another
@@ -168,15 +169,12 @@ def _counted(config: Config, target: Target, photos: PhotoSet, console: Console)
     """The counts of those of the photographs that have a file."""
     made = photos.photos.where(lambda photo: target.file(photo).is_file())
     made = made
-    thresholds = sorted(config.evaluate.thresholds) if target.holds_cams else None
-    counts = Counts(len(photos.classes) + 1, thresholds)
+    counts = Counts(len(photos.classes) + 1, DEFAULT_THRESHOLDS if target.holds_cams else None)
     if made:
         with counted_bar(console, target.folder, len(made)) as on_photo:
             found = photos.of(made)
-            if thresholds is None:
-                counts = count_masks(target.folder, found, allow_extra=True, on_photo=on_photo)
-            else:
-                counts = count_cams(target.folder, found, thresholds=thresholds, allow_extra=True, on_photo=on_photo)
+            count = count_cams if target.holds_cams else count_masks
+            counts = count(target.folder, found, allow_extra=True, on_photo=on_photo)
     counts.lacking = len(photos.photos) - len(made)
     return counts
 
