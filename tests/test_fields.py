@@ -133,6 +133,12 @@ def test_earlier_settings_with_the_value_of_the_constant_are_dropped() -> None:
     }  # fmt: skip
 
 
+def test_every_setting_of_the_first_version_is_read() -> None:
+    earlier = plain(Config(), whole=True)
+    assert earlier["edges"]["labels"]["crf"]["iterations"] is None and earlier["scenes"]["looks"] == 3
+    assert current(Config(), earlier) == plain(Config())
+
+
 def test_earlier_settings_with_another_value_are_refused() -> None:
     with pytest.raises(UsageError) as caught:
         current(Whole(), {"loop": {"every": 9, "lines": 1, "part": {"share": 0.4}}, "longer": {"average": 0.9}})

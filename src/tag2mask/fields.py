@@ -189,7 +189,7 @@ def _current(settings: Any, values: Mapping[str, Any], prefix: str, problems: li
         if name not in constants:
             own = getattr(settings, name, None) if isinstance(value, Mapping) else None
             kept[name] = _current(own, value, f"{prefix}{name}.", problems) if is_dataclass(own) else value
-        elif not _agrees(plain(constants[name].value), value):
+        elif not _agrees(plain(constants[name].value, whole=True), value):
             problems.append(f"{prefix}{name} is {value!r}, {constant_of(constants[name])}")
     return kept
 
