@@ -81,7 +81,7 @@ class Checked:
     """Base of settings dataclasses: values out of range are refused, all in one message.
 
     Attributes:
-        _section: where its fields are, as in `network`; it stands before their names in messages.
+        _section: what its fields are settings of, for messages: `network`, `the random walk`.
     """
 
     _section: ClassVar[str]

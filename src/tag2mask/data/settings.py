@@ -95,9 +95,9 @@ class ViewSettings(Checked):
     Attributes:
         crop: side of the square view in pixels.
         resize: ``scale``: the long side is drawn from ``long_side``; ``relative``: the image's own size times a
-            number between the least and the greatest of ``scales``; ``choice``: times one of ``scales``. Then a random
-            window is cut, padded where the image is smaller. ``squash``: the whole image is resized to crop × crop,
-            whatever its shape.
+            number between the least and the greatest of ``scales``, 0.5 and 1.5 where that is not a setting;
+            ``choice``: times one of ``scales``. Then a random window is cut, padded where the image is smaller.
+            ``squash``: the whole image is resized to crop × crop, whatever its shape.
         long_side: the least and the greatest long side in pixels, both included; read by ``scale`` only.
     """
 
