@@ -233,14 +233,14 @@ def test_what_people_settled_is_marked_and_the_report_leaves_it_out(copied: Path
 
 
 def test_cams_are_seen_as_they_were_refined(copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = {"refine__cams": "classifier", "refine__background_power": "2.0"}
+    made = {"refine__cams": "classifier", "refine__background_threshold": "0.2"}
     rmtree(copied / "masks")
     rmtree(copied / "refine")
     assert run("refine", scenes, copied, **made) == 0 and rank(copied) == 0
     stored = stored_evidence(evidence_files(copied)[0])
-    assert stored is not None and json.loads(json.loads(stored[1])[0])["background"][1] == 2.0
+    assert stored is not None and json.loads(json.loads(stored[1])[0])["background"] == [0.2, None]
     before = files_of(copied / "confidence")
-    assert result_of(capsys, copied, "--refine.background_power", "0.5", "--restart", "confidence")["done"] == 10
+    assert result_of(capsys, copied, "--refine.background_threshold", "0.5", "--restart", "confidence")["done"] == 10
     assert files_of(copied / "confidence") == before
     tables = [rows(copied / table) for table in (IMAGES, CLASSES)]
     photo = next(photo for photo in witnesses(copied)[1] if len(photo.tags) == 1)

@@ -39,7 +39,6 @@ SETTINGS = {
     "segment__network__norm": "fixed",
     "segment__steps": "20",
     "segment__batch_size": "4",
-    "segment__log_every": "1",
     "segment__learning_rate": "1e-4",
     "segment__augment__crop": "64",
     "segment__augment__long_side": "[56,80]",

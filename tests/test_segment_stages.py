@@ -27,8 +27,6 @@ SEGMENT = {
     "segment__network__align_corners": "false",
     "segment__steps": "6",
     "segment__batch_size": "4",
-    "segment__log_every": "1",
-    "segment__checkpoint_every": "2",
     "segment__augment__crop": "64",
     "segment__augment__long_side": "[56,80]",
     "evaluate__splits": "val",

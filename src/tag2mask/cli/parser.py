@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from tag2mask.cli.words import last_value
 from tag2mask.errors import UsageError, first_five
+from tag2mask.fields import constant_of, constants, current
 from tag2mask.pipeline.config import Config, presets
 
 
@@ -35,8 +36,11 @@ class Parser(ArgumentParser):
         unknown += [
             f"--{group}.{key}" for group, key in re.findall(r"Group '([\w.]+)' does not accept option '(\w+)'", message)
         ]
-        hints = []
+        hints, gone = [], {f"--{name}": constant_of(each) for name, each in constants(Config())}
         for name in unknown:
+            if name in gone:
+                hints.append(f"{name} is not a setting any more, {gone[name]}; leave it out")
+                continue
             close = difflib.get_close_matches(name, options, n=3, cutoff=0.6)
             hints.append(
                 f"{name} is no setting" + (f"; did you mean {' or '.join(close)}?" if close else "; see --help")
@@ -100,22 +104,25 @@ def _current(file: Path) -> str:
     """A file of settings as ``--config`` takes it: its path, or its content without settings that are gone.
 
     Raises:
-        UsageError: the run keeps its files in tars, which this version does not read.
+        UsageError: the run keeps its files in tars, which this version does not read, or one of its settings has
+            another value than the constant in its place.
     """
     try:
-        text = file.read_text(encoding="utf-8")
-        values = yaml.safe_load(text) if re.search(r"^outputs:", text, re.MULTILINE) else None
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            return str(file)
+        kept = current(Config(), values)
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from error
     except (OSError, ValueError, yaml.YAMLError, RecursionError):  # the parser says so
         return str(file)
-    if not isinstance(values, dict):
-        return str(file)
-    outputs = values.pop("outputs", None)
+    outputs = kept.pop("outputs", None)
     if isinstance(outputs, dict) and outputs.get("photographs_per_tar") is not None:
         raise UsageError(
             f"{file}: the files of this run are in tars (outputs.photographs_per_tar), which an earlier version wrote "
             "and this one does not read; go on with that version, or use another --out"
         )
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return str(file) if kept == values else yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
 
 
 def _config_file(value: str, known: dict[str, Path]) -> Path:

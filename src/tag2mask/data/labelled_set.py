@@ -14,7 +14,7 @@ from tag2mask.data.final_masks import FinalMasks
 from tag2mask.data.images import PIXEL_LIMIT, ImageError, MaskError, read_image, read_mask
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
-from tag2mask.data.settings import AugmentSettings
+from tag2mask.data.settings import ViewSettings
 
 
 class LabelledSample(TypedDict):
@@ -43,7 +43,7 @@ class LabelledSet(Dataset[LabelledSample]):
         self,
         photos: PhotoSet,
         folder: Path | FinalMasks | None,
-        settings: AugmentSettings,
+        settings: ViewSettings,
         *,
         weights: Path | None = None,
         seed: int,

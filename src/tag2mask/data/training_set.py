@@ -14,11 +14,11 @@ from tag2mask.data.deep_pixels import Intensity
 from tag2mask.data.images import PIXEL_LIMIT, read_image
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
-from tag2mask.data.settings import AugmentSettings
+from tag2mask.data.settings import ViewSettings
 from tag2mask.errors import UsageError
 from tag2mask.pot.external import NO_MAP
 
-__all__ = ["AugmentSettings", "Sample", "TrainingSet"]
+__all__ = ["Sample", "TrainingSet"]
 
 
 class Sample(TypedDict, total=False):
@@ -51,7 +51,7 @@ class TrainingSet(Dataset[Sample]):
     def __init__(
         self,
         photos: PhotoSet,
-        settings: AugmentSettings,
+        settings: ViewSettings,
         *,
         seed: int,
         pixel_limit: int = PIXEL_LIMIT,

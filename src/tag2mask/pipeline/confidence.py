@@ -162,7 +162,7 @@ def _evidence(photo: Photo, found: _Compared, witnesses: Witnesses) -> Evidence:
     ids, cams, logits = torch.tensor((0, *photo.tags), dtype=torch.uint8), None, None
     size = _compared_size(found.labels)
     if found.cam is not None:
-        cams = tagged_maps(found.cam, photo).with_background(*witnesses.background)
+        cams = tagged_maps(found.cam, photo).with_background(witnesses.background)
     if found.image is not None and witnesses.network is not None:
         logits = witnesses.network.reduced_logits(found.image, size)
     try:

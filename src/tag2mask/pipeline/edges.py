@@ -200,4 +200,4 @@ def _untrained(config: Config, run: RunFolder) -> EdgeNetwork:
             backbone = build_backbone(other)
         except UsageError as error:
             raise UsageError(in_section(str(error), "edges")) from error
-    return build_edge_network(backbone, seed=config.seed, levels=settings.levels)
+    return build_edge_network(backbone, seed=config.seed)

@@ -137,7 +137,7 @@ def _untrained(config: Config, photos: PhotoSet) -> SegmentationNetwork:
         Tag2maskError: weights could not be fetched.
     """
     settings = config.segment
-    check_engine("segment", settings, config.device)
+    check_engine("segment", settings, config.device, config.train)
     if (
         settings.network.head == "concat"
         and settings.network.head_norm != "fixed"

@@ -79,11 +79,10 @@ def write_report(
         the path of the page, ``run / "report.html"``.
 
     Raises:
-        UsageError: the run folder does not exist, or a setting is out of range.
+        UsageError: the run folder does not exist.
 
     Source: ours.
     """
-    settings.validate()
     if not run.is_dir():
         raise UsageError(f"{run} is not a run folder; give the folder that was passed as --out")
     found = _gather(run)
@@ -113,7 +112,7 @@ def write_report(
             background=gallery.shades(0, gallery.clusters),
             clusters=gallery.clusters,
             heat=[css(colour) for colour in heat_scale()],
-            order=_order_stated(ranking, settings, len(cards)),
+            order=_order_stated(ranking, len(cards)),
             colours={name: gallery.shades(class_id + 1, 1)[0] for class_id, name in enumerate(photos.classes)},
             most_notices=MOST_NOTICES,
         )
@@ -183,7 +182,7 @@ def _thresholds(splits: Sequence[Split]) -> dict[str, float]:
     return found
 
 
-def _order_stated(ranking: Ranking, settings: ReportSettings, cards: int) -> str:
+def _order_stated(ranking: Ranking, cards: int) -> str:
     """The sentence above the gallery: what is shown, and in which order."""
     if not cards:
         return ""
@@ -192,13 +191,10 @@ def _order_stated(ranking: Ranking, settings: ReportSettings, cards: int) -> str
         if ranking.by_truth
         else "least confident first, by the margin between the two strongest CAMs"
     )
-    if settings.ids is not None:
-        return f"{cards} photographs as asked for, {by}."
     plural = "photograph" if ranking.available == 1 else "photographs"
     if cards == ranking.available:
         return f"All {cards} {plural}, {by}."
-    chosen = "evenly from worst to best" if settings.choose == "spread" and ranking.by_truth else ""
-    chosen = chosen or ("evenly over the ranking" if settings.choose == "spread" else "the far end of the ranking")
+    chosen = "evenly from worst to best" if ranking.by_truth else "evenly over the ranking"
     thinned = "" if ranking.ranked == ranking.available else f" ({ranking.ranked:,} of them ranked)"
     return f"{cards} of {ranking.available:,} {plural}{thinned}, taken {chosen}; {by}."
 

@@ -12,7 +12,7 @@ from tag2mask.data import Photo, PhotoSet, read_mask
 from tag2mask.errors import Tag2maskError
 from tag2mask.evaluate import Confusion
 from tag2mask.report.figures import KINDS
-from tag2mask.report.settings import ReportSettings
+from tag2mask.report.settings import RANKED, ReportSettings
 
 T = TypeVar("T")
 
@@ -67,18 +67,11 @@ def rank(run: Path, photos: PhotoSet, settings: ReportSettings, notice: Notice) 
 
     Photographs with truth come first, ascending by the mIoU of their mask; then the others, ascending by confidence.
     """
-    if settings.ids is not None:
-        wanted = set(settings.ids)
-        available = photos.photos.where(lambda photo: photo.id in wanted)
-        for name in sorted(wanted - {photo.id for photo in available}):
-            notice(f"{name}: no photograph has this ID")
-        candidates, count = list(available), len(available)
-    else:
-        decided = photos.decided
-        available = photos.photos.where(lambda photo: decided.has_mask(photo.id) or _has_output(run, photo))
-        candidates, count = _evenly(available, settings.ranked), settings.images
+    decided = photos.decided
+    available = photos.photos.where(lambda photo: decided.has_mask(photo.id) or _has_output(run, photo))
+    candidates = _evenly(available, RANKED)
     ranked = sorted((_ranked(run, photo, photos, notice) for photo in candidates), key=_order)
-    shown = ranked[:count] if settings.choose == "worst" else _evenly(ranked, count)
+    shown = _evenly(ranked, settings.images)
     by_truth = any(entry.miou is not None for entry in shown)
     return Ranking(tuple(shown), len(candidates), len(available), by_truth)
 
