@@ -1,17 +1,15 @@
 """Corrected masks come back from other tools as they are there, and what is broken or hostile is refused."""
 
-import io
 import json
 import stat
 import zipfile
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
@@ -21,10 +19,9 @@ from tag2mask.data import DataSettings, open_photos, read_mask, write_mask
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.formats import ExportSettings, archive, cvat, export_masks, labelstudio
 from tag2mask.formats.brush import decode, encode
-from tag2mask.formats.corrected import Corrected
 from tag2mask.formats.corrections import import_masks, read_folder
-from tag2mask.formats.json_items import json_items
-from tag2mask.formats.source import MaskSource
+from tag2mask.formats.export import MaskSource
+from tag2mask.formats.record import Corrected
 
 CLASSES = ("cat", "dog, small", "tür/öffnung")
 IDS = ("one", "trip 1/two.of.them", "fotos/grün & 東京")
@@ -261,22 +258,11 @@ def test_what_is_wrong_in_a_label_studio_export_is_named(folder: Path, tmp_path:
         assert isinstance(reason, str) and expected in reason
 
 
-@settings(max_examples=25)
-@given(st.lists(st.recursive(st.none() | st.integers() | st.text(max_size=9), st.lists, max_leaves=5), max_size=6))
-def test_items_are_those_of_the_list_however_it_is_cut(items: list[Any]) -> None:
-    text = json.dumps(items, indent=1)
-    for chunk in (1, 7, 1 << 20):
-        with patch("tag2mask.formats.json_items._CHUNK", chunk), patch.object(Path, "is_file", lambda self: True):
-            opened = patch.object(Path, "open", lambda self, **how: io.StringIO(text))
-            with opened:
-                assert list(json_items(Path("list.json"))) == items
-
-
 @pytest.mark.parametrize("text", ["", "{}", "[1", "[1,]", "[1 2]", "[] x", "[" * 100_000, "[1] 2", "\x00"])
 def test_what_is_no_list_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(Tag2maskError, match=r"a\.json is no JSON list"):
-        list(json_items(tmp_path / "a.json"))
+        list(labelstudio.read(tmp_path / "a.json", CLASSES))
 
 
 def _zip(path: Path, *names: str, content: bytes = b"x", mode: int = 0) -> Path:

@@ -24,8 +24,8 @@ from tag2mask.data.photo import Photos
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.files import write_json
 from tag2mask.formats import FORMATS, Exported, ExportSettings, export_masks
+from tag2mask.formats.export import MaskSource
 from tag2mask.formats.pieces import pieces
-from tag2mask.formats.source import MaskSource
 
 CLASSES = ("cat", "dog, small", "tür/öffnung")
 IDS = ("one", "trip 1/two.of.them", "fotos/grün & 東京", "x'\"<y>")

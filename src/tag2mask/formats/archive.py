@@ -1,4 +1,4 @@
-"""Files that somebody sent, in a zip or a folder: read one at a time, in memory, within limits; none is unpacked."""
+"""Reading files of a zip or folder from elsewhere: one at a time, in memory, within limits, without unpacking."""
 
 import io
 import stat
@@ -6,47 +6,39 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from tag2mask.errors import Tag2maskError, UsageError
 
 MEMBER_BYTES = 1 << 28
-"""What one file may hold, 256 MiB; a mask of 100 million pixels is far below."""
+"""Largest file that is read, 256 MiB; a mask of 100 million pixels is far smaller."""
 
 _DEFLATE = 1032
-"""Deflate makes nothing smaller than by this factor: more of a whole zip means that its files lie in one another."""
+"""The largest compression factor of deflate; a zip that claims more has files that overlap."""
 
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
-"""What reading a broken, encrypted or unusual zip raises."""
+"""Errors of reading a broken, encrypted or unusual zip."""
 
 
 class Archive:
-    """The files of a zip, or those below a folder, by their names with ``/``."""
+    """The files of a zip, or of a folder, by their names with ``/``."""
 
-    def __init__(self, path: Path, names: dict[str, int], archive: zipfile.ZipFile | None) -> None:
-        """Keep what was found.
-
-        Args:
-            path: of the zip, or the folder.
-            names: the size of each file in bytes, by its name; empty for a folder, which is not listed.
-            archive: the open zip; None for a folder.
-        """
-        self.path, self._names, self._archive = path, names, archive
+    def __init__(self, path: Path, archive: zipfile.ZipFile | None = None) -> None:
+        """Of an open zip; of the folder ``path`` if ``archive`` is None."""
+        self.path, self._archive = path, archive
+        members = [] if archive is None else archive.infolist()
+        self._sizes = {member.filename: member.file_size for member in members if not member.is_dir()}
 
     def __contains__(self, name: str) -> bool:
-        return name in self._names if self._archive is not None else self._inside(name).is_file()
+        return name in self._sizes if self._archive is not None else self._inside(name).is_file()
 
-    def __iter__(self) -> Iterator[str]:
+    def texts(self, folder: str) -> list[str]:
+        """The names of the .txt files below a folder."""
         if self._archive is not None:
-            yield from self._names
-            return
-        for found in sorted(self.path.rglob("*.txt")):
-            yield found.relative_to(self.path).as_posix()
-
-    def file(self, name: str) -> "ArchiveFile":
-        """One of the files, as something that can be opened."""
-        return ArchiveFile(self, name)
+            return [name for name in self._sizes if name.startswith(f"{folder}/") and name.endswith(".txt")]
+        return [found.relative_to(self.path).as_posix() for found in sorted((self.path / folder).rglob("*.txt"))]
 
     def text(self, name: str) -> str:
         """A file as text.
@@ -65,12 +57,12 @@ class Archive:
         """The content of a file.
 
         Raises:
-            FileNotFoundError: there is none of that name.
+            FileNotFoundError: it does not exist.
             Tag2maskError: it is damaged or too large.
         """
         if name not in self:
             raise FileNotFoundError(name)
-        size = self._names[name] if self._archive is not None else self._inside(name).stat().st_size
+        size = self._sizes[name] if self._archive is not None else self._inside(name).stat().st_size
         if size > MEMBER_BYTES:
             raise Tag2maskError(f"{self.path}: {name} holds {size:,} bytes, at most {MEMBER_BYTES:,} are read")
         if self._archive is None:
@@ -82,31 +74,27 @@ class Archive:
             raise Tag2maskError(f"{self.path}: {name} is damaged ({error}); export it again") from error
 
     def _inside(self, name: str) -> Path:
-        """A file of a folder.
-
-        Raises:
-            Tag2maskError: it lies outside, by its name or by a link.
-        """
+        """A file of the folder, refused if it lies outside by its name or by a link."""
         target = self.path / name
         if not target.resolve().is_relative_to(self.path.resolve()):
             raise Tag2maskError(f"{self.path}: {name} leads out of the folder")
         return target
 
 
+@dataclass(frozen=True)
 class ArchiveFile:
-    """One file of an `Archive`, as much of a path as opening an image takes."""
+    """A file of an `Archive`, with the part of a path's interface that opening an image needs."""
 
-    def __init__(self, archive: Archive, name: str) -> None:
-        """Keep both; nothing is read."""
-        self.archive, self.file_name = archive, name
+    archive: Archive
+    name: str
 
     def __str__(self) -> str:
-        """Where it is, for messages."""
-        return f"{self.archive.path}: {self.file_name}"
+        """Its place, for messages."""
+        return f"{self.archive.path}: {self.name}"
 
     def open(self, mode: str = "rb") -> IO[bytes]:
-        """Its content as a file; ``mode`` is rb."""
-        return io.BytesIO(self.archive.read(self.file_name))
+        """Its content as a binary file."""
+        return io.BytesIO(self.archive.read(self.name))
 
 
 @contextmanager
@@ -114,11 +102,11 @@ def opened_archive(path: Path) -> Iterator[Archive]:
     """Open a zip or a folder.
 
     Raises:
-        UsageError: there is neither.
-        Tag2maskError: the zip is damaged, has names that lead out of a folder, or claims more than it can hold.
+        UsageError: it does not exist.
+        Tag2maskError: the zip is damaged, has names that lead out of a folder, or claims an impossible size.
     """
     if path.is_dir():
-        yield Archive(path, {}, None)
+        yield Archive(path)
         return
     if not path.is_file():
         raise UsageError(f"{path} does not exist; give a zip, or a folder")
@@ -127,13 +115,12 @@ def opened_archive(path: Path) -> Iterator[Archive]:
     except _DAMAGED as error:
         raise Tag2maskError(f"{path} is no zip, or a damaged one ({error}); export it again") from error
     with archive:
-        names = {info.filename: info.file_size for info in archive.infolist() if not info.is_dir()}
         _refuse_dangerous(path, archive)
-        yield Archive(path, names, archive)
+        yield Archive(path, archive)
 
 
 def _refuse_dangerous(path: Path, archive: zipfile.ZipFile) -> None:
-    """Refuse what no tool exports: names that climb, links, sizes that cannot be."""
+    """Refuse names that leave the folder, links, and impossible sizes, which no tool exports."""
     total = 0
     for info in archive.infolist():
         name, kind = info.filename, info.external_attr >> 16

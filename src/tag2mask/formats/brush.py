@@ -1,18 +1,17 @@
-"""Label Studio's run lengths of brush labels: a stream of bits that gives the bytes of an RGBA image.
+"""Label Studio's run lengths of brush labels: a bit stream of the bytes of an RGBA image.
 
 ===================== ======================================================================================
-32 bits               how many values follow, 4 · H · W
-5 bits                bits of a value, less one
-four times 4 bits     the widths that a length may have in bits, each less one
-then, block by block  1 bit: one value repeated, or each its own; 2 bits: which width; the length less one; value(s)
+32 bits               number of values, 4 · H · W
+5 bits                bits per value, minus one
+four times 4 bits     the widths in bits that a length may have, minus one
+then, block by block  1 bit: one value repeated, or separate values; 2 bits: which width; the length minus one; value(s)
 ===================== ======================================================================================
 
-Numbers have their highest bit first; the last byte is filled up. A pixel is covered by its fourth value, the alpha.
+Numbers are big-endian; the last byte is padded with zeros. A pixel is covered by its fourth value, the alpha.
 
-Source: the decoder of the package rle-pack of thi.ng/umbrella, which Label Studio reads these with.
+Source: the decoder of the package rle-pack of thi.ng/umbrella, which Label Studio uses.
 """
 
-import struct
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,21 +20,21 @@ import numpy.typing as npt
 from tag2mask.errors import Tag2maskError
 
 _WIDTHS = (3, 4, 8, 16)
-"""Widths of lengths that are written; those that Label Studio writes itself."""
+"""Widths of lengths, those that Label Studio writes."""
 
 _VALUE_BITS = 8
 _LEAST_ALPHA = 128
-"""From where on a pixel counts as covered; the brush has soft edges."""
+"""A pixel counts as covered from this alpha; the brush has soft edges."""
 
 
 def encode(covered: npt.NDArray[np.bool_]) -> list[int]:
-    """Run lengths of a mask, as the list of bytes that Label Studio keeps.
+    """Run lengths of a mask, as the list of bytes that Label Studio stores.
 
     Args:
         covered: bool (H, W).
 
     Raises:
-        Tag2maskError: it has 2^30 pixels or more, whose number does not fit.
+        Tag2maskError: it has 2^30 pixels or more, a number that the format cannot hold.
     """
     flat = covered.ravel()
     if 4 * flat.size >= 1 << 32:
@@ -56,70 +55,54 @@ def encode(covered: npt.NDArray[np.bool_]) -> list[int]:
 
 
 def decode(rle: Sequence[int], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """The mask that run lengths cover, bool (H, W).
+    """The mask of run lengths, bool (H, W).
 
     Args:
         rle: the bytes.
-        size: (H, W) that it must have; nothing larger is ever made.
+        size: (H, W) that it must have; nothing larger is allocated.
 
     Raises:
         Tag2maskError: the run lengths are damaged, or of another size.
     """
     height, width = size
     try:
-        if not isinstance(rle, list | bytes):  # a number would be taken for how many bytes to make
+        if not isinstance(rle, list | bytes):  # bytes(number) would allocate as many zeros
             raise TypeError
-        raw = bytes(rle)
+        bits = _Bits(bytes(rle))
     except (TypeError, ValueError, OverflowError) as error:
         raise Tag2maskError("its run lengths should be a list of bytes, whole numbers from 0 to 255") from error
-    bits = _Bits(raw)
-    count, value_bits = bits.take(32), bits.take(5) + 1
-    widths = [bits.take(4) + 1 for _ in range(4)]
+    count, value_bits = bits.number(32), bits.number(5) + 1
+    widths = [bits.number(4) + 1 for _ in range(4)]
     if count != 4 * height * width:
         raise Tag2maskError(f"its run lengths have {count:,} values, an image of {width} × {height} has 4 to a pixel")
     if value_bits != _VALUE_BITS:
         raise Tag2maskError(f"its run lengths have values of {value_bits} bits; Label Studio's have {_VALUE_BITS}")
     values, place = np.zeros(count, dtype=np.uint8), 0
     while place < count:
-        repeated = bits.take(1)
-        length = bits.take(widths[bits.take(2)]) + 1
+        repeated = bits.number(1)
+        length = bits.number(widths[bits.number(2)]) + 1
         if place + length > count:
             raise Tag2maskError("its run lengths are damaged: they cover more than the image")
-        values[place : place + length] = bits.take(_VALUE_BITS) if repeated else bits.take_bytes(length)
+        values[place : place + length] = np.packbits(bits.take(_VALUE_BITS if repeated else _VALUE_BITS * length))
         place += length
     covered: npt.NDArray[np.bool_] = values.reshape(height, width, 4)[..., 3] >= _LEAST_ALPHA
     return covered
 
 
 class _Bits:
-    """Numbers out of a stream of bits."""
+    """Reads bits in order."""
 
     def __init__(self, raw: bytes) -> None:
-        """Begin at the first bit."""
-        self._raw, self._place, self._end = raw + bytes(8), 0, 8 * len(raw)  # zeros, to look at 8 bytes anywhere
+        self._bits, self._place = np.unpackbits(np.frombuffer(raw, dtype=np.uint8)), 0
 
-    def take(self, count: int) -> int:
-        """The next number of ``count`` bits, at most 32.
-
-        Raises:
-            Tag2maskError: so many are not left.
-        """
-        first, shift = divmod(self._advance(count), 8)
-        (window,) = struct.unpack_from(">Q", self._raw, first)
-        return int(window >> (64 - shift - count)) & ((1 << count) - 1)
-
-    def take_bytes(self, count: int) -> npt.NDArray[np.uint8]:
-        """The next ``count`` numbers of 8 bits.
-
-        Raises:
-            Tag2maskError: so many are not left.
-        """
-        first, shift = divmod(self._advance(8 * count), 8)
-        pairs = np.frombuffer(self._raw, np.uint8, count + 1, first).astype(np.uint16)
-        return (((pairs[:-1] << 8 | pairs[1:]) >> (8 - shift)) & 255).astype(np.uint8)
-
-    def _advance(self, count: int) -> int:
-        before, self._place = self._place, self._place + count
-        if self._place > self._end:
+    def take(self, count: int) -> npt.NDArray[np.uint8]:
+        """The next ``count`` bits."""
+        taken = self._bits[self._place : self._place + count]
+        if len(taken) < count:
             raise Tag2maskError("its run lengths are damaged: they end too early")
-        return before
+        self._place += count
+        return taken
+
+    def number(self, count: int) -> int:
+        """The next ``count`` bits as a number."""
+        return int.from_bytes(np.packbits(self.take(count)).tobytes(), "big") >> (-count % 8)
