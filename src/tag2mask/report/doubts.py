@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tag2mask.confidence.ranking import RankedPhoto, read_ranking, small_masks_sentence
-from tag2mask.confidence.table import QUALITY
+from tag2mask.confidence.ranking import QUALITY, RankedPhoto, read_ranking, small_masks_sentence
 from tag2mask.data import Photo, PhotoSet, read_image, read_mask
 from tag2mask.data.deep_pixels import Intensity
 from tag2mask.errors import Tag2maskError
