@@ -24,8 +24,7 @@ from tag2mask.pipeline.progress import StageResult, progress_bar
 from tag2mask.pipeline.read_bounded import read_bounded
 from tag2mask.pipeline.reading import reading_workers
 from tag2mask.predictor import Prediction, Predictor, load_segmenter, network_file
-from tag2mask.report.colours import Palette
-from tag2mask.report.pictures import LABEL_ALPHA, outline, resize_labels
+from tag2mask.report.pictures import LABEL_ALPHA, Palette, outline, resize_labels
 
 VERSION = 2
 """Of predictions.json; raised whenever the same settings would give other masks."""

@@ -28,10 +28,10 @@ class ReportSettings:
     width: int = 480
 
     def validate(self) -> None:
-        """Refuse values outside their range.
+        """Refuse values out of range.
 
         Raises:
-            UsageError: names every value that is out of range, what is allowed and what was given.
+            UsageError: all of them.
         """
         problems = []
         if self.images < 0:

@@ -13,8 +13,7 @@ from werkzeug.exceptions import BadRequest, HTTPException, LengthRequired, NotFo
 from tag2mask.data.corrections import Decision, Verdict
 from tag2mask.data.images import read_small
 from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.report.colours import Palette, css, most_frequent_first
-from tag2mask.report.pictures import heat_colours
+from tag2mask.report.pictures import Palette, css, heat_colours, most_frequent_first
 from tag2mask.review.desk import Desk
 from tag2mask.review.review_list import Order, Query, State
 

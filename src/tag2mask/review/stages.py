@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +11,7 @@ from tag2mask.data.images import read_mask, reduced_size
 from tag2mask.data.photo import Photo
 from tag2mask.errors import UsageError
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.report.figures import KINDS
+from tag2mask.report.figures import KINDS, cam_thresholds, read_splits
 from tag2mask.report.pictures import resize_labels
 from tag2mask.report.ranking import cam_labels, open_cam
 
@@ -115,21 +114,9 @@ def stages_of(run: RunFolder) -> dict[str, Stage]:
         split = folder.partition("/")[2]
         title = "Prediction" if len(predicted) == 1 else f"Prediction, {split}"
         found.append(Stage(f"prediction-{number}", title, run / folder, False))
-    thresholds = _thresholds(run)
+    metrics = run.metrics() if (run / "metrics.json").is_file() else {}
+    thresholds = cam_thresholds(read_splits(metrics))
     for kind, title in reversed(KINDS.items()):
         found.append(Stage(f"cam-{kind}", title, run / f"cams/{kind}", True, thresholds.get(kind)))
     found.append(Stage("seeds", "Base CAM", run / "seeds", True, None))
     return {stage.name: stage for stage in found if stage.folder.is_dir()}
-
-
-def _thresholds(run: RunFolder) -> dict[str, float]:
-    """The best background threshold of each kind of CAM, from the first split with one."""
-    if not (run / "metrics.json").is_file():
-        return {}
-    splits: dict[str, dict[str, dict[str, Any]]] = run.metrics().get("cams", {})
-    found: dict[str, float] = {}
-    for kinds in splits.values():
-        for kind, figures in kinds.items():
-            if figures.get("threshold") is not None:
-                found.setdefault(kind, float(figures["threshold"]))
-    return found
