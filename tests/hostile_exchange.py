@@ -15,7 +15,7 @@ from PIL import Image
 from hostile_case import OUT, Case, Yard, write
 from hostile_images import photograph, png, saved
 from tag2mask.data import palette, write_mask
-from tag2mask.formats.brush import encode
+from tag2mask.formats.labelstudio import encode_brush
 
 LABELS = "background:0,0,0::\ncat:128,0,0::\ndog:0,128,0::\n"
 
@@ -135,7 +135,7 @@ def _label_studio(yard: Yard, tasks: Tasks) -> list[str]:
 
 
 def _task(**data: object) -> dict[str, Any]:
-    value = {"format": "rle", "rle": encode(np.ones((4, 4), np.bool_)), "brushlabels": ["cat"]}
+    value = {"format": "rle", "rle": encode_brush(np.ones((4, 4), np.bool_)), "brushlabels": ["cat"]}
     region = {"type": "brushlabels", "original_width": 4, "original_height": 4, "image_rotation": 0, "value": value}
     return {
         "data": {"photo_id": "one", "height": 4, "width": 4} | data,
@@ -203,8 +203,8 @@ def _tasks() -> dict[str, Tasks]:
         "runs-floats": value(rle=[0.5, float("nan")]),
         "runs-large": value(rle=[256, -1]),
         "runs-nothing": value(rle=[]),
-        "runs-cut-off": value(rle=encode(np.ones((4, 4), np.bool_))[:-3]),
-        "runs-of-another-size": value(rle=encode(np.ones((400, 400), np.bool_))),
+        "runs-cut-off": value(rle=encode_brush(np.ones((4, 4), np.bool_))[:-3]),
+        "runs-of-another-size": value(rle=encode_brush(np.ones((400, 400), np.bool_))),
         "runs-claim-4-gib": value(rle=[255, 255, 255, 255] + [255] * 40),
     }
 

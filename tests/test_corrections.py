@@ -17,10 +17,10 @@ from PIL import Image
 from tag2mask.cli import main
 from tag2mask.data import DataSettings, open_photos, read_mask, write_mask
 from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.formats import ExportSettings, archive, cvat, export_masks, labelstudio
-from tag2mask.formats.brush import decode, encode
+from tag2mask.formats import ExportSettings, cvat, export_masks, labelstudio
 from tag2mask.formats.corrections import import_masks, read_folder
 from tag2mask.formats.export import MaskSource
+from tag2mask.formats.labelstudio import decode_brush, encode_brush
 from tag2mask.formats.record import Corrected
 
 CLASSES = ("cat", "dog, small", "tür/öffnung")
@@ -98,10 +98,10 @@ def _same(read: Any, masks: dict[str, np.ndarray]) -> None:
 
 @given(arrays.arrays(np.bool_, arrays.array_shapes(min_dims=2, max_dims=2, max_side=12)))
 def test_brush_run_lengths_are_what_an_obvious_decoder_reads(covered: np.ndarray) -> None:
-    rle = encode(covered)
+    rle = encode_brush(covered)
     assert all(0 <= byte <= 255 for byte in rle)
     assert _slow_decode(rle) == np.repeat(covered.ravel() * 255, 4).tolist()
-    assert np.array_equal(decode(rle, covered.shape), covered)
+    assert np.array_equal(decode_brush(rle, covered.shape), covered)
 
 
 @given(st.lists(st.integers(0, 255), min_size=1, max_size=40))
@@ -109,22 +109,22 @@ def test_values_of_their_own_are_read_by_their_alpha(alphas: list[int]) -> None:
     values = [value for alpha in alphas for value in (1, 2, 3, alpha)]
     rle = _literal(values)
     assert _slow_decode(rle) == values
-    assert decode(rle, (1, len(alphas))).ravel().tolist() == [alpha >= 128 for alpha in alphas]
+    assert decode_brush(rle, (1, len(alphas))).ravel().tolist() == [alpha >= 128 for alpha in alphas]
 
 
 def test_a_run_longer_than_any_block(tmp_path: Path) -> None:
     covered = np.ones((300, 400), dtype=bool)
     covered[150, 7] = False
-    assert np.array_equal(np.array(_slow_decode(encode(covered)))[3::4].reshape(300, 400), covered * 255)
-    assert np.array_equal(decode(encode(covered), (300, 400)), covered)
+    assert np.array_equal(np.array(_slow_decode(encode_brush(covered)))[3::4].reshape(300, 400), covered * 255)
+    assert np.array_equal(decode_brush(encode_brush(covered), (300, 400)), covered)
 
 
 def test_label_studios_own_converter_agrees() -> None:
     brush = pytest.importorskip("label_studio_converter.brush", reason="pip install --no-deps label-studio-converter")
     for mask in _masks().values():
         covered = mask == 2
-        assert np.array_equal(brush.decode_rle(encode(covered)).reshape(*mask.shape, 4)[..., 3], covered * 255)
-        assert np.array_equal(decode(brush.mask2rle((covered * 255).astype(np.uint8)), mask.shape), covered)
+        assert np.array_equal(brush.decode_rle(encode_brush(covered)).reshape(*mask.shape, 4)[..., 3], covered * 255)
+        assert np.array_equal(decode_brush(brush.mask2rle((covered * 255).astype(np.uint8)), mask.shape), covered)
 
 
 @pytest.mark.parametrize(
@@ -140,9 +140,9 @@ def test_label_studios_own_converter_agrees() -> None:
     ],
 )
 def test_damaged_run_lengths_are_refused(damage: Any) -> None:
-    rle = encode(np.eye(6, dtype=bool))
+    rle = encode_brush(np.eye(6, dtype=bool))
     with pytest.raises(Tag2maskError, match="run lengths"):
-        decode(damage(rle), (6, 6))
+        decode_brush(damage(rle), (6, 6))
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -296,7 +296,7 @@ def test_a_folder_with_a_link_out_of_it_is_refused(tmp_path: Path) -> None:
 
 def test_bombs_are_refused_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = _zip(tmp_path / "a.zip", "labelmap.txt", content=bytes(1 << 20))
-    monkeypatch.setattr(archive, "MEMBER_BYTES", 1 << 19)
+    monkeypatch.setattr(cvat, "MEMBER_BYTES", 1 << 19)
     with pytest.raises(Tag2maskError, match="1,048,576 bytes, at most"):
         list(cvat.read(path, CLASSES))
     with zipfile.ZipFile(path) as file:

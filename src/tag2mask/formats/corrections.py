@@ -1,8 +1,7 @@
 """Import of corrected masks from another tool into a folder of ID.png."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -17,15 +16,6 @@ from tag2mask.formats import cvat, labelstudio
 from tag2mask.formats.export import Exported
 from tag2mask.formats.record import Corrected, Note, Read, checked_id
 from tag2mask.formats.target import whole_target
-
-
-class Reader(Protocol):
-    """Reads the export of a tool image by image; a broken image is reported, and the next one follows."""
-
-    def __call__(
-        self, path: Path, classes: tuple[str, ...], *, ignored: str = "ignored", pixel_limit: int = PIXEL_LIMIT
-    ) -> Iterator[Read]:
-        """The masks; as `tag2mask.formats.cvat.read`."""
 
 
 def read_folder(
@@ -64,7 +54,11 @@ def read_folder(
             yield image_id, str(error)
 
 
-READERS: dict[str, Reader] = {"cvat": cvat.read, "labelstudio": labelstudio.read, "masks": read_folder}
+READERS: dict[str, Callable[..., Iterator[Read]]] = {
+    "cvat": cvat.read,
+    "labelstudio": labelstudio.read,
+    "masks": read_folder,
+}
 """The readers of corrected masks by the names of their formats."""
 
 
