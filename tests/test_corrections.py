@@ -294,18 +294,3 @@ def test_wrong_use_of_the_verb(folder: Path, tmp_path: Path, capsys: pytest.Capt
         assert main(["import", *arguments]) == 2, arguments
         assert expected in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.data
-def test_ground_truth_goes_there_and_back(real_data: Path, tmp_path: Path) -> None:
-    root = real_data / "data/voc-animals"
-    photos = open_photos(DataSettings(root=root, split="val"))
-    source = MaskSource(root / "SegmentationClass", photos.classes, photos.photos[:20])
-    truth = {p.id: read_mask(root / "SegmentationClass" / f"{p.id}.png") for p in photos.photos[:20]}
-    export_masks("cvat", source, tmp_path / "cvat.zip")
-    _same(cvat.read(tmp_path / "cvat.zip", photos.classes), truth)
-    export_masks("labelstudio", source, tmp_path / "ls")
-    tasks = json.loads((tmp_path / "ls/tasks.json").read_text())
-    path = _written([{**task, "annotations": task["predictions"]} for task in tasks], tmp_path / "ls.json")
-    _same(labelstudio.read(path, photos.classes), truth)
-    assert {0, 255} <= set(np.unique(np.concatenate([mask.ravel() for mask in truth.values()])).tolist())

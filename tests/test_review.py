@@ -492,34 +492,6 @@ def test_a_damaged_decision_stops_one_photograph_and_can_be_made_again(page: Pag
     assert _page(run).desk.list.counts() == {"undecided": 2, "accepted": 1, "corrected": 1, "rejected": 1, "tags": 1}
 
 
-def test_the_list_is_read_while_tags_are_noted() -> None:
-    listed = ReviewList(_many(300))
-    for place in range(0, 300, 2):
-        listed.note(place, Decision(None, ("cat", "owl")))
-    ended = threading.Event()
-
-    def note() -> None:
-        while not ended.is_set():
-            for place in range(1, 300, 2):
-                listed.note(place, Decision(None, ("dog",)))
-            for place in range(300):
-                listed.note(place, Decision(None, ("cat",)) if place % 2 == 0 else None)
-
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    thread = threading.Thread(target=note)
-    thread.start()
-    try:
-        for _ in range(300):
-            assert listed.page(Query(class_id=1)).total >= 150
-            assert 150 <= listed.page(Query(state="tags")).total <= 300
-            assert listed.has_other_tags(0)  # noted again and again, and there at every moment
-    finally:
-        ended.set()
-        thread.join()
-        sys.setswitchinterval(interval)
-
-
 def test_a_decision_is_not_forgotten_by_who_read_before_it(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     reading, written = threading.Event(), threading.Event()
     read = Corrections.decision

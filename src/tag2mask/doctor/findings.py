@@ -86,8 +86,9 @@ class Diagnosis:
     def render(self) -> str:
         """As text: versions, the machine, a line per stage with its remedies below."""
         shown = {name: version or "not installed" for name, version in self.versions.items()}
-        path = f"the usual path ({', '.join(_USUAL_PATH)})"
-        verdict = f"sound: {path} works here" if self.sound else f"not sound: {path} does not work here"
+        verdict = "not sound: the usual path (train, cams, refine, segment) does not work here"
+        if self.sound:
+            verdict = "sound: the usual path (train, cams, refine, segment) works here"
         return "\n".join([*_columns("versions", shown), *_columns("machine", self.machine), *self._stages(), verdict])
 
     def _stages(self) -> Iterator[str]:

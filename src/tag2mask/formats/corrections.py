@@ -123,11 +123,7 @@ def import_masks(
 
 
 def _against_tags(values: dict[str, list[int]], photos: PhotoSet | None, classes: tuple[str, ...]) -> list[str]:
-    """Remarks on masks that differ from the tags, which corrections may do.
-
-    Raises:
-        UsageError: the values are not class ids, as in black and white masks, or have another order.
-    """
+    """Remarks on masks that differ from the tags; refuses those whose values are not class ids or in another order."""
     counts = TruthCounts(classes)
     for photo in photos.photos if photos is not None else ():
         if photo.id in values:

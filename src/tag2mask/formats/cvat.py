@@ -144,11 +144,7 @@ def read(
 
 
 def _labels(path: Path, text: str, classes: tuple[str, ...], ignored: str) -> dict[tuple[int, int, int], int]:
-    """The class id of each colour in labelmap.txt.
-
-    Raises:
-        UsageError: a line is malformed, a label is not a class, or two labels have the same colour.
-    """
+    """The class id of each colour in labelmap.txt."""
     ids = label_ids(classes, ignored)
     found: dict[tuple[int, int, int], int] = {}
     unknown = []
@@ -174,11 +170,7 @@ def _labels(path: Path, text: str, classes: tuple[str, ...], ignored: str) -> di
 
 
 def _class_ids(image: Image.Image, colours: dict[tuple[int, int, int], int]) -> npt.NDArray[np.uint8]:
-    """The class ids of a colour mask, uint8 (H, W).
-
-    Raises:
-        Tag2maskError: it has a colour of no label, or is not a colour image.
-    """
+    """The class ids of a colour mask, uint8 (H, W)."""
     if image.mode not in ("P", "RGB", "RGBA"):
         raise Tag2maskError(f"its pixels are of the kind {image.mode}; CVAT writes colours")
     pixels = np.array(image.convert("RGB"), dtype=np.int64)  # (H, W, 3)

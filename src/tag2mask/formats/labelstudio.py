@@ -200,28 +200,19 @@ def _size(data: Mapping[str, Any], pixel_limit: int) -> tuple[int, int]:
 
 
 def _regions(result: object) -> tuple[list[Any], list[str]]:
-    """The results of an annotation that are about pixels, and the kinds of the others.
-
-    Raises:
-        Tag2maskError: it has no list of results, or only the others, which do not mean that all is background.
-    """
+    """The results of an annotation that are about pixels, and the kinds of the others."""
     if not isinstance(result, list):
         raise Tag2maskError("its annotation has no list of results")
     kinds = [each.get("type") if isinstance(each, dict) else None for each in result]
     others = [kind for kind in kinds if isinstance(kind, str) and kind in _WITHOUT_PLACE]
-    if others and len(others) == len(result):
+    if others and len(others) == len(result):  # which does not mean that all is background
         raise Tag2maskError(f"it has no brush labels, only {first_five(dict.fromkeys(others))}; paint, or clear these")
     regions = [each for each, kind in zip(result, kinds, strict=True) if kind not in others]
     return regions, others
 
 
 def _mask(regions: list[Any], size: tuple[int, int], ids: Mapping[str, int]) -> npt.NDArray[np.uint8]:
-    """The mask of an annotation, uint8 (H, W).
-
-    Raises:
-        Tag2maskError: it has other regions than brush labels, labels that are not classes, another size, or regions
-            of two classes at one place.
-    """
+    """The mask of an annotation, uint8 (H, W)."""
     mask, taken = np.zeros(size, dtype=np.uint8), np.zeros(size, dtype=np.bool_)
     for region in regions:
         value = region.get("value") if isinstance(region, dict) else None

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -84,38 +84,34 @@ class Filter:
     shades: tuple[str, ...]
 
 
+@dataclass
 class Gallery:
     """Draws cards.
 
-    Args:
+    Attributes:
         run: the run folder.
         photos: the images with their classes.
         settings: the width of the pictures.
         thresholds: background thresholds by kind of CAM; may lack kinds.
         notice: takes messages about pictures that could not be drawn.
         intensity: as in `read_image`.
+        clusters: most clusters of a class in the drawn cards.
+        palette: of the drawn cards.
     """
 
-    def __init__(
-        self,
-        run: Path,
-        photos: PhotoSet,
-        settings: ReportSettings,
-        thresholds: dict[str, float],
-        notice: Notice,
-        intensity: Intensity | None = None,
-    ) -> None:
-        """Nothing is read yet."""
-        self._intensity = intensity
-        self._run, self._photos, self._settings = run, photos, settings
-        self._thresholds, self._notice = thresholds, notice
-        self.clusters = 1
-        self.palette = Palette(())
+    run: Path
+    photos: PhotoSet
+    settings: ReportSettings
+    thresholds: dict[str, float]
+    notice: Notice
+    intensity: Intensity | None = None
+    clusters: int = 1
+    palette: Palette = field(default_factory=lambda: Palette(()))
 
     def draw(self, entries: Sequence[Ranked]) -> tuple[list[Card], list[Filter]]:
         """The cards in the given order, without unreadable images; and the classes to filter by."""
         counts = Counter(tag for entry in entries for tag in entry.photo.tags)
-        frequent = most_frequent_first(counts, len(self._photos.classes))
+        frequent = most_frequent_first(counts, len(self.photos.classes))
         self.palette = Palette(frequent)
         cards = [card for entry in entries if (card := self._card(entry)) is not None]
         shown = Counter(chip.class_id for card in cards for chip in card.chips)
@@ -130,24 +126,24 @@ class Gallery:
 
     def _card(self, entry: Ranked) -> Card | None:
         photo = entry.photo
-        image = attempt(self._notice, read_image, photo.path, intensity=self._intensity)
+        image = attempt(self.notice, read_image, photo.path, intensity=self.intensity)
         if image is None:
             return None
         full: Size = (image.shape[0], image.shape[1])
-        size = pictures.picture_size(full, self._settings.width)
+        size = pictures.picture_size(full, self.settings.width)
         truth = self._mask(photo.mask, full, photo)
         tiles = [Tile("photo", "Photograph", ())]
         for kind, title in KINDS.items():
-            cam = self._cam(cam_path(self._run, kind, photo), full)
+            cam = self._cam(cam_path(self.run, kind, photo), full)
             if cam is not None:
                 tiles.append(self._cam_tile(kind, title, cam, size, truth))
                 if cam.allocation is not None:
                     tiles.append(self._allocation_tile(cam, size))
-        sure = self._mask(self._run / "edges/labels" / f"{photo.id}.png", None)
+        sure = self._mask(self.run / "edges/labels" / f"{photo.id}.png", None)
         tiles += self._label_tile("sure", "Labels for edges", sure, size)
         tiles += self._edge_tile(photo)
         mask, title = self._final_mask(photo, full)
-        by_hand = self._photos.decided.has_mask(photo.id)  # has no figures, which are those of the method
+        by_hand = self.photos.decided.has_mask(photo.id)  # has no figures, which are those of the method
         miou, iou = (None, dict[int, float]()) if by_hand else self._score(mask, truth)
         tiles += self._label_tile("mask", title, mask, size, miou)
         tiles += [replace(tile, ignored=0.0) for tile in self._label_tile("truth", "Truth", truth, size)]
@@ -162,15 +158,16 @@ class Gallery:
 
     def _final_mask(self, photo: Photo, size: Size) -> tuple[np.ndarray | None, str]:
         """The final mask with its title."""
-        decided = self._photos.decided
+        decided = self.photos.decided
         verdict = decided.verdicts.get(photo.id)
         title = "Mask" if verdict is None else f"Mask, {verdict} by hand"
-        path = attempt(self._notice, FinalMasks(self._run / "masks", decided).__truediv__, f"{photo.id}.png")
+        masks = FinalMasks(self.run / "masks", decided)
+        path = attempt(self.notice, lambda: masks / f"{photo.id}.png")
         return self._mask(path, size), title
 
     def _cam_tile(self, kind: str, title: str, cam: CamFile, size: Size, truth: np.ndarray | None) -> Tile:
         """All classes in colour, then the heat map of each; with mIoU if the background is known."""
-        threshold = self._thresholds.get(kind)
+        threshold = self.thresholds.get(kind)
         maps = full_resolution(replace(cam, size=pictures.smooth_size(size)))  # (K, h, w)
         foreground = cam.ids > 0
         ids, maps = cam.ids[foreground], maps[foreground]
@@ -193,10 +190,10 @@ class Gallery:
 
     def _edge_tile(self, photo: Photo) -> list[Tile]:
         """The edges of the random walk; nothing without them."""
-        path = self._run / "refine/edges" / f"{photo.id}.png"
+        path = self.run / "refine/edges" / f"{photo.id}.png"
         if not path.is_file():
             return []
-        values = attempt(self._notice, read_mask, path)
+        values = attempt(self.notice, read_mask, path)
         if values is None:
             return []
         return [Tile("edges", "Edges", (Layer(0, pictures.edge_uri(values.astype(np.float32) / 255)),))]
@@ -223,21 +220,21 @@ class Gallery:
     def _score(self, labels: np.ndarray | None, truth: np.ndarray | None) -> tuple[float | None, dict[int, float]]:
         if labels is None or truth is None:
             return None, {}
-        return compare(labels, truth, len(self._photos.classes))
+        return compare(labels, truth, len(self.photos.classes))
 
     def _cam(self, path: Path, size: Size) -> CamFile | None:
         """A CAM file that fits; None if there is none."""
         if not path.is_file():
             return None
-        return attempt(self._notice, open_cam, path, classes=len(self._photos.classes), size=size)
+        return attempt(self.notice, open_cam, path, classes=len(self.photos.classes), size=size)
 
     def _mask(self, path: Path | None, size: Size | None, truth_of: Photo | None = None) -> np.ndarray | None:
         """A mask that fits, or the ground truth of ``truth_of``; None if there is no file."""
         if path is None or not path.is_file():
             return None
         if truth_of is not None:
-            return attempt(self._notice, self._photos.read_truth, truth_of, size=size)
-        return attempt(self._notice, read_mask, path, size=size, classes=len(self._photos.classes))
+            return attempt(self.notice, self.photos.read_truth, truth_of, size=size)
+        return attempt(self.notice, read_mask, path, size=size, classes=len(self.photos.classes))
 
     def _name(self, class_id: int) -> str:
-        return self._photos.classes[class_id - 1] if class_id else "background"
+        return self.photos.classes[class_id - 1] if class_id else "background"
