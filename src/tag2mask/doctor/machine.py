@@ -132,16 +132,18 @@ def _version(name: str) -> str | None:
 def facts(torch: Probe, out: Path) -> dict[str, str]:
     """Devices, memory and disks in words."""
     total, free = memory()
-    temporary = _temporary_folder()
-    known = {
+    try:
+        folder = Path(tempfile.gettempdir())
+        temporary = {f"temporary folder {folder}": f"{size(disk_free(folder))} free"}
+    except OSError:  # no folder is writable
+        temporary = {"temporary folder": "none"}
+    return {
         "system": f"{platform.system()} {platform.machine()}",
         "processor cores": str(cores() or "unknown"),
         "memory": f"{size(total)}, {size(free)} free",
         **_devices(torch),
         f"disk of {out}": f"{size(disk_free(out))} free",
-    }
-    return known | {
-        f"temporary folder {temporary or ''}".rstrip(): f"{size(disk_free(temporary))} free" if temporary else "none"
+        **temporary,
     }
 
 
@@ -176,14 +178,6 @@ def _devices(torch: Probe) -> dict[str, str]:
         for name, total, free, half in torch.values.get("gpus", ())
     ]
     return known | ({f"GPU {number}": words for number, words in enumerate(gpus)} or {"GPU": "none"})
-
-
-def _temporary_folder() -> Path | None:
-    """The folder for temporary files; None if no folder is writable."""
-    try:
-        return Path(tempfile.gettempdir())
-    except OSError:
-        return None
 
 
 def _temporary() -> list[Finding]:

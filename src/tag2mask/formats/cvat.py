@@ -211,24 +211,19 @@ class Archive:
         """A file as text.
 
         Raises:
-            Tag2maskError: it is missing, damaged, too large, or not UTF-8.
+            Tag2maskError: it is damaged, too large, or not UTF-8.
         """
         try:
             return self.read(name).decode("utf-8-sig")
-        except FileNotFoundError as error:
-            raise Tag2maskError(f"{self.path} has no file {name}") from error
         except UnicodeDecodeError as error:
             raise Tag2maskError(f"{self.path}: {name} is not UTF-8") from error
 
     def read(self, name: str) -> bytes:
-        """The content of a file.
+        """The content of a file that exists.
 
         Raises:
-            FileNotFoundError: it does not exist.
             Tag2maskError: it is damaged or too large.
         """
-        if name not in self:
-            raise FileNotFoundError(name)
         size = self._sizes[name] if self._archive is not None else self._inside(name).stat().st_size
         if size > MEMBER_BYTES:
             raise Tag2maskError(f"{self.path}: {name} holds {size:,} bytes, at most {MEMBER_BYTES:,} are read")

@@ -128,19 +128,15 @@ def _gather(run: Path) -> Found:
     if (run / "metrics.json").is_file():
         found.splits = read_splits(attempt(found.notice, read_json, run / "metrics.json"))
     found.charts = sweep_charts(found.splits)
-    if (run / "train" / "log.jsonl").is_file():
-        log, notices = read_log(run / "train" / "log.jsonl")
-        found.charts += log_charts(log)
+    for stage, begin, charts in (("train", "", log_charts), ("edges", "edges: ", edge_charts)):
+        if not (run / stage / "log.jsonl").is_file():
+            continue
+        log, notices = read_log(run / stage / "log.jsonl")
+        found.charts += charts(log)
         for sentence in notices:
-            found.notice(sentence)
-        if log:
-            found.steps = int(log[-1]["step"])
-            found.seconds = _elapsed(log)
-    if (run / "edges" / "log.jsonl").is_file():
-        log, notices = read_log(run / "edges" / "log.jsonl")
-        found.charts += edge_charts(log)
-        for sentence in notices:
-            found.notice(f"edges: {sentence}")
+            found.notice(begin + sentence)
+        if stage == "train" and log:
+            found.steps, found.seconds = int(log[-1]["step"]), _elapsed(log)
     return found
 
 

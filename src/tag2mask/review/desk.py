@@ -123,7 +123,7 @@ class Desk:
         """
         return self._stage(name).heat(self.list.photo(place), self.size(place), len(self.classes), class_id)
 
-    def keep_mask(self, place: int, verdict: Verdict, mask: Labels) -> Decision:
+    def keep_mask(self, place: int, verdict: Verdict, mask: Labels) -> Decision | None:
         """Store a mask as accepted or corrected; decided tags stay.
 
         Args:
@@ -139,17 +139,14 @@ class Desk:
             raise MaskError(f"the mask of {photo.id}: {wrong}")
         with self._lock(place):
             before = self._before(photo)
-            decision = Decision.now(verdict, before.tags if before else None)
-            self.corrections.write(photo.id, decision, mask)
-            self.list.note(place, decision)
-        return decision
+            return self._store(place, Decision.now(verdict, before.tags if before else None), mask)
 
     def drop_mask(self, place: int, verdict: Verdict | None) -> Decision | None:
         """Reject an image's mask, or undo its verdict (None); a stored mask is deleted, the tags stay."""
         photo = self.list.photo(place)
         with self._lock(place):
             before = self._before(photo)
-            return self._without_mask(place, photo, verdict, before.tags if before else None)
+            return self._store(place, Decision.now(verdict, before.tags if before else None))
 
     def change_tags(self, place: int, tags: Sequence[int] | None) -> Decision | None:
         """Change the tags of an image; the verdict and the mask stay.
@@ -169,13 +166,9 @@ class Desk:
         names = None if chosen is None else tuple(self.classes[tag - 1] for tag in chosen)
         with self._lock(place):
             before, path = self._before(photo), self._mask(photo)
-            if before is None or path is None:
-                kept = None if before is None or before.has_mask else before.verdict
-                return self._without_mask(place, photo, kept, names)
-            decision = Decision.now(before.verdict, names)
-            self.corrections.write(photo.id, decision, read_mask(path, pixel_limit=self.pixel_limit))
-            self.list.note(place, decision)
-            return decision
+            verdict = None if before is None or (before.has_mask and path is None) else before.verdict
+            mask = None if path is None else read_mask(path, pixel_limit=self.pixel_limit)
+            return self._store(place, Decision.now(verdict, names), mask)
 
     def _stage(self, name: str) -> Stage:
         if name not in self.stages:
@@ -198,17 +191,16 @@ class Desk:
         before = self._before(photo)
         return self.corrections.stored_mask(photo.id) if before is not None and before.has_mask else None
 
-    def _without_mask(
-        self, place: int, photo: Photo, verdict: Verdict | None, tags: tuple[str, ...] | None
-    ) -> Decision | None:
-        """Store a decision without a mask, or forget one that says nothing."""
-        decision = None if verdict is None and tags is None else Decision.now(verdict, tags)
-        if decision is None:
-            self.corrections.forget(photo.id)
+    def _store(self, place: int, decision: Decision, mask: Labels | None = None) -> Decision | None:
+        """Store a decision; None if it says nothing, which undoes an earlier one."""
+        photo_id = self.list.photo(place).id
+        stored = None if decision.verdict is None and decision.tags is None else decision
+        if stored is None:
+            self.corrections.forget(photo_id)
         else:
-            self.corrections.write(photo.id, decision)
-        self.list.note(place, decision)
-        return decision
+            self.corrections.write(photo_id, stored, mask)
+        self.list.note(place, stored)
+        return stored
 
     def _size(self, place: int) -> Size:
         return image_size(self.list.photo(place).path, pixel_limit=self.pixel_limit)
