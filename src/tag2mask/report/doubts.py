@@ -97,14 +97,9 @@ def quality_sentence(run: Path, notice: Notice) -> str:
 
 def _agreement(run: Path, notice: Notice) -> str:
     """The agreement of the ranking with ground truth; empty if not measured."""
-    if not (run / QUALITY).is_file():
-        return ""
+    said = attempt(notice, read_json, run / QUALITY) if (run / QUALITY).is_file() else None
     try:
-        said = read_json(run / QUALITY)
         images, spearman, low, high, shared, chance = (float(said[name]) for name in _FIGURES)
-    except Tag2maskError as error:
-        notice(str(error))
-        return ""
     except (KeyError, TypeError, ValueError):  # null if nothing can be ranked
         return ""
     return (

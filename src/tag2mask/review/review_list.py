@@ -83,7 +83,7 @@ class Page:
 
 
 class ReviewList:
-    """The images by place, from 0. Decisions are noted by several threads; each note is one step.
+    """The images by place, from 0. Several threads may read it and note decisions.
 
     Attributes:
         photos: the images.
