@@ -22,7 +22,6 @@ def read_folder(
     path: Path,
     classes: tuple[str, ...],
     *,
-    ignored: str = "ignored",
     pixel_limit: int = PIXEL_LIMIT,
     photos: PhotoSet | None = None,
 ) -> Iterator[Read]:
@@ -31,7 +30,6 @@ def read_folder(
     Args:
         path: the folder.
         classes: names of the classes 1..C.
-        ignored: not used; 255 is ignored.
         pixel_limit: a larger mask is refused before it is decoded.
         photos: their mapping of values to classes applies; None: the values are class ids.
 

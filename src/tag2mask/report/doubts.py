@@ -98,6 +98,8 @@ def quality_sentence(run: Path, notice: Notice) -> str:
 def _agreement(run: Path, notice: Notice) -> str:
     """The agreement of the ranking with ground truth; empty if not measured."""
     said = attempt(notice, read_json, run / QUALITY) if (run / QUALITY).is_file() else None
+    if not isinstance(said, dict):
+        return ""
     try:
         images, spearman, low, high, shared, chance = (float(said[name]) for name in _FIGURES)
     except (KeyError, TypeError, ValueError):  # null if nothing can be ranked
