@@ -20,10 +20,8 @@ from tag2mask.cam_files import CamFile, read_cam, write_cam
 from tag2mask.cli import main
 from tag2mask.cli.request import Request
 from tag2mask.cli.verbs import VERBS
-from tag2mask.confidence.evidence import FIELDS, NETWORK_FIELDS
-from tag2mask.confidence.evidence_files import stored_evidence
-from tag2mask.confidence.ranking import IMAGES, read_ranking
-from tag2mask.confidence.table import CLASSES, QUALITY
+from tag2mask.confidence.evidence import FIELDS, NETWORK_FIELDS, stored_evidence
+from tag2mask.confidence.ranking import CLASSES, IMAGES, QUALITY, read_ranking
 from tag2mask.data.corrections import Corrections, Decision
 from tag2mask.data.images import read_mask, write_mask
 from tag2mask.data.photo import Photo

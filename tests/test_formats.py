@@ -13,7 +13,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis.extra import numpy as arrays
-from PIL import Image, ImageDraw
+from PIL import Image
 from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 from scipy import ndimage
@@ -23,9 +23,9 @@ from tag2mask.data import DataSettings, Photo, open_photos, palette, read_mask, 
 from tag2mask.data.photo import Photos
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.files import write_json
-from tag2mask.formats import FORMATS, Exported, ExportSettings, export_masks
+from tag2mask.formats import Exported, ExportSettings, export_masks
+from tag2mask.formats.export import MaskSource
 from tag2mask.formats.pieces import pieces
-from tag2mask.formats.source import MaskSource
 
 CLASSES = ("cat", "dog, small", "tür/öffnung")
 IDS = ("one", "trip 1/two.of.them", "fotos/grün & 東京", "x'\"<y>")
@@ -466,28 +466,3 @@ def test_wrong_use_of_the_verb(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert main(["export", "voc", *masks, *out, *classes, "--dry-run"]) == 0
     assert "would write up to 4 masks" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.data
-def test_ground_truth_of_photographs(real_data: Path, tmp_path: Path) -> None:
-    root = real_data / "data/voc-animals"
-    photos = open_photos(DataSettings(root=root, split="val"))
-    photos = photos.of(photos.photos[:20])
-    truth = {photo.id: read_mask(root / "SegmentationClass" / f"{photo.id}.png") for photo in photos.photos}
-    for name in (name for name in FORMATS if name != "shards"):
-        source = MaskSource(root / "SegmentationClass", photos.classes, photos.photos)
-        made = export_masks(name, source, tmp_path / name)
-        assert made.done == 20 and not made.failed
-    coco = _by_coco(tmp_path / "coco/annotations/instances_default.json")
-    assert coco.keys() == truth.keys()
-    for photo_id, mask in truth.items():
-        assert np.array_equal(coco[photo_id], _without_ignored(mask))
-        assert np.array_equal(read_mask(tmp_path / "voc/SegmentationClass" / f"{photo_id}.png"), mask)
-        assert np.array_equal(np.array(Image.open(tmp_path / "fiftyone/labels" / f"{photo_id}.png")), mask)
-        painted = Image.new("L", mask.shape[::-1])
-        for line in (tmp_path / "yolo/labels/default" / f"{photo_id}.txt").read_text().splitlines():
-            class_id, *numbers = line.split()
-            corners = np.array(numbers, dtype=float).reshape(-1, 2) * mask.shape[::-1] - 0.5
-            ImageDraw.Draw(painted).polygon([tuple(corner) for corner in corners], fill=int(class_id) + 1)
-        sure = mask != 255
-        assert (np.array(painted)[sure] == mask[sure]).mean() > 0.95

@@ -18,10 +18,18 @@ from tag2mask.cam_files import CamFile, full_resolution, write_cam
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.evaluate import Confusion, ThresholdSweep
 from tag2mask.report import ReportSettings
-from tag2mask.report.colours import Palette, oklch
 from tag2mask.report.curves import HEIGHT, WIDTH, Line, draw, number, ticks
 from tag2mask.report.figures import read_log, read_splits
-from tag2mask.report.pictures import activation_uri, allocation_uri, heat_colours, label_uri, outline, picture_size
+from tag2mask.report.pictures import (
+    Palette,
+    activation_uri,
+    allocation_uri,
+    heat_colours,
+    label_uri,
+    oklch,
+    outline,
+    picture_size,
+)
 from tag2mask.report.ranking import cam_labels, compare, confidence, open_cam, rank
 
 

@@ -30,8 +30,8 @@ def export(request: Request) -> Iterator[StageResult]:
         UsageError: no such format, an option that it does not read, no masks, or something in the place of `out`.
     """
     from tag2mask.formats.export import FORMATS, export_masks
-    from tag2mask.formats.settings import ExportSettings
     from tag2mask.formats.target import refuse_target
+    from tag2mask.formats.writer import ExportSettings
     from tag2mask.pipeline.exchange import mask_source, refuse_inside
 
     options, name, out = request.options, request.options["format"], request.config.out

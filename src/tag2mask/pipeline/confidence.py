@@ -10,12 +10,10 @@ import torch
 from rich.console import Console
 
 from tag2mask.cam_files import CamFile, read_cam
-from tag2mask.confidence.evidence import Evidence, gather
-from tag2mask.confidence.evidence_files import write_evidence
+from tag2mask.confidence.evidence import Evidence, gather, write_evidence
 from tag2mask.confidence.model import judge
 from tag2mask.confidence.quality import LEAST, ranking_quality
-from tag2mask.confidence.ranking import IMAGES, small_masks_sentence
-from tag2mask.confidence.table import QUALITY, written_tables
+from tag2mask.confidence.ranking import IMAGES, QUALITY, small_masks_sentence, written_tables
 from tag2mask.data.images import read_image, read_mask
 from tag2mask.data.photo import Photo, Photos
 from tag2mask.data.photos import PhotoSet

@@ -177,8 +177,7 @@ def _counts(config: Config, photos: PhotoSet, target: Target, console: Console) 
 def _counted(config: Config, target: Target, photos: PhotoSet, console: Console) -> Counts:
     """The counts of those of the photographs that have a file."""
     made = photos.photos.where(lambda photo: target.file(photo).is_file())
-    thresholds = sorted(config.evaluate.thresholds) if target.holds_cams else None
-    counts = Counts(len(photos.classes) + 1, thresholds)
+    counts = Counts(len(photos.classes) + 1, DEFAULT_THRESHOLDS if target.holds_cams else None)
     if made:
         with counted_bar(console, target.folder, len(made)) as on_photo:
             found = photos.of(made)

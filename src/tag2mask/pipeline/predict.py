@@ -26,8 +26,7 @@ from tag2mask.pipeline.reading import reading_workers
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.stage import Settings, Stage, StagePlan
 from tag2mask.predictor import Prediction, Predictor, load_segmenter, network_file
-from tag2mask.report.colours import Palette
-from tag2mask.report.pictures import LABEL_ALPHA, outline, resize_labels
+from tag2mask.report.pictures import LABEL_ALPHA, Palette, outline, resize_labels
 
 OVERLAY_SIDE = 2048
 """Pixels of an overlay's longer side at most."""

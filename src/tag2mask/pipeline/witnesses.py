@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tag2mask.confidence.evidence import Evidence
-from tag2mask.confidence.evidence_files import read_evidence
+from tag2mask.confidence.evidence import Evidence, read_evidence
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.networks.checkpoint import load_segmentation_network
