@@ -11,13 +11,13 @@ from pathlib import Path
 
 from tag2mask.data.classes import did_you_mean, in_order, read_classes
 from tag2mask.data.entries import Entry
+from tag2mask.data.image_places import TablePaths, known_id
 from tag2mask.data.listing import Listing, mask_places
 from tag2mask.data.names import nfc, on_disk
 from tag2mask.data.problems import Problem, error
 from tag2mask.data.settings import DataSettings
 from tag2mask.data.table_cells import TagColumn
 from tag2mask.data.table_columns import Columns, understand
-from tag2mask.data.table_paths import TablePaths, known_id
 from tag2mask.errors import first_five
 
 TABLE_NAME = "tags.csv"

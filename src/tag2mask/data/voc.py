@@ -24,22 +24,13 @@ from xml.etree import ElementTree
 from tag2mask.data.classes import did_you_mean
 from tag2mask.data.corrections import IMPORTED
 from tag2mask.data.entries import Entry
+from tag2mask.data.image_places import known_id
 from tag2mask.data.images import IGNORED, palette
-from tag2mask.data.listing import (
-    IMAGE_SUFFIXES,
-    Listing,
-    MaskPlace,
-    file_names,
-    is_hidden,
-    is_image_name,
-    mask_places,
-    walk_files,
-)
-from tag2mask.data.names import nfc
+from tag2mask.data.listing import Listing, MaskPlace, file_names, mask_places, walk_files
+from tag2mask.data.names import IMAGE_SUFFIXES, is_hidden, is_image_name, nfc
 from tag2mask.data.problems import Problem, error, warning
 from tag2mask.data.settings import DataSettings
 from tag2mask.data.table import TABLE_NAME, TableTags
-from tag2mask.data.table_paths import known_id
 from tag2mask.errors import first_five
 
 VOC_CLASSES = (
