@@ -19,8 +19,8 @@ from tag2mask.cli.request import Request
 from tag2mask.cli.verbs import VERBS
 from tag2mask.data import DataSettings, open_photos, read_mask, write_mask
 from tag2mask.data.corrections import Corrections, Decision
-from tag2mask.data.labelled_set import LabelledSet
 from tag2mask.data.photos import PhotoSet
+from tag2mask.data.training_set import LabelledSet
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.formats.target import whole_target
 from tag2mask.pipeline import segment as stage

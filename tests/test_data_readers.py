@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tag2mask.data.classes import folded_name, nearest_name, read_classes, similar_names
+from tag2mask.data.image_places import path_inside
 from tag2mask.data.listing import walk_files
 from tag2mask.data.names import nfc
 from tag2mask.data.photos import Photo, PhotoSet, find_photos, open_photos, survey
@@ -19,7 +20,6 @@ from tag2mask.data.settings import AugmentSettings, DataSettings
 from tag2mask.data.table import Table, read_table
 from tag2mask.data.table_cells import NOTHING
 from tag2mask.data.table_columns import NOT_CLASSES, TAG_NAMES
-from tag2mask.data.table_paths import path_inside
 from tag2mask.data.voc import VOC_CLASSES
 from tag2mask.errors import UsageError
 

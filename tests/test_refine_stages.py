@@ -17,7 +17,7 @@ from run_tiny import figures, files_of, run, words
 from tag2mask.cam_files import read_cam, write_cam
 from tag2mask.cli import main
 from tag2mask.data import AugmentSettings, DataSettings, ImageError, open_photos, read_mask, write_mask
-from tag2mask.data.labelled_set import LabelledSet
+from tag2mask.data.training_set import LabelledSet
 from tag2mask.networks import load_network, read_network_info
 from tag2mask.networks.checkpoint import NetworkFileError, load_edge_network
 from tag2mask.pipeline import stage as stages_base

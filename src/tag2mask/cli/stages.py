@@ -135,7 +135,7 @@ def _prepare(request: Request, run: RunFolder, names: Sequence[str]) -> None:
 
 def _tell_about_data(config: Config, photos: "PhotoSet") -> None:
     """How the data was understood, and what `check` would warn of, before hours go into it."""
-    from tag2mask.data.pixel_kinds import first_look
+    from tag2mask.data.image_check import first_look
 
     some = photos.photos[:: max(1, len(photos) // MOST_OPENED)][:MOST_OPENED]
     pixels = [f"warning: {problem}" for problem in first_look([photo.path for photo in some], config.data)]

@@ -8,8 +8,7 @@ import numpy as np
 from tag2mask.data.images import IGNORED, PIXEL_LIMIT, image_size, write_mask
 from tag2mask.data.names import nfc
 from tag2mask.data.photos import PhotoSet
-from tag2mask.data.truth import MaskValues, read_truth
-from tag2mask.data.truth_tags import TruthCounts, advice, truth_problems
+from tag2mask.data.truth import MaskValues, TruthCounts, advice, read_truth, truth_problems
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.files import files_below
 from tag2mask.formats import cvat, labelstudio
@@ -76,7 +75,7 @@ def import_masks(
         out: the folder.
         classes: names of the classes 1..C, for the folder's record.
         photos: the images that the masks have to belong to, with their sizes and, together, their tags
-            (`tag2mask.data.truth_tags`). None: any.
+            (`tag2mask.data.truth`). None: any.
         again: replace an earlier import.
         pixel_limit: of the images; a larger one is refused by name.
 

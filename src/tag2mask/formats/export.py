@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from tag2mask.ahead import map_ahead
-from tag2mask.data.final_masks import FinalMasks
+from tag2mask.data.decided import FinalMasks
 from tag2mask.data.images import PIXEL_LIMIT, image_size, read_mask
 from tag2mask.data.photo import Photos
 from tag2mask.errors import Tag2maskError, UsageError

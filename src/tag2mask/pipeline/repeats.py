@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from tag2mask.data.final_masks import FinalMasks
+from tag2mask.data.decided import FinalMasks
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.errors import UsageError, first_five

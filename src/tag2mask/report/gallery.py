@@ -9,8 +9,8 @@ import numpy as np
 
 from tag2mask.cam_files import PADDING, CamFile, full_resolution
 from tag2mask.data import Photo, PhotoSet, read_image, read_mask
+from tag2mask.data.decided import FinalMasks
 from tag2mask.data.deep_pixels import Intensity
-from tag2mask.data.final_masks import FinalMasks
 from tag2mask.report import pictures
 from tag2mask.report.figures import KINDS
 from tag2mask.report.pictures import Palette, css, most_frequent_first

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from tag2mask.data.labelled_set import LabelledSet
+from tag2mask.data.training_set import LabelledSet
 from tag2mask.networks.edge_network import EdgeNetwork
 from tag2mask.refine.affinity_loss import AffinityLoss, affinity_loss, reduced_labels
 from tag2mask.training.engine import Group, Task
