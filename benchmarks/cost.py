@@ -24,10 +24,10 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from tag2mask.cli.parser import build_parser, expand_presets, to_config
 from torch.utils.flop_counter import FlopCounterMode
 
 from clip_seeds import build, plain_forward, problem
-from tag2mask.cli.parser import build_parser, expand_presets, to_config
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.stages import STAGES

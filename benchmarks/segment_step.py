@@ -17,11 +17,11 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 import torch
+from tag2mask.cli.parser import build_parser, expand_presets, to_config
 from torch import Tensor
 from torch.nn import functional as F
 
 from irn_step import peak, seconds
-from tag2mask.cli.parser import build_parser, expand_presets, to_config
 from tag2mask.memory import channels_last
 from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentation_network
 from tag2mask.training.segmentation import segmentation_loss

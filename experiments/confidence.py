@@ -19,11 +19,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
+from tag2mask.cli.verbs import VERBS
 
 from tag2mask.cli.request import Request
-from tag2mask.cli.verbs import VERBS
-from tag2mask.confidence.evidence import FIELDS, Evidence
-from tag2mask.confidence.evidence_files import stored_evidence
+from tag2mask.confidence.evidence import FIELDS, Evidence, stored_evidence
 from tag2mask.confidence.model import MODELS, Model, estimates, mean_estimate, predictor
 from tag2mask.confidence.quality import calibration, shared_tenth, spearman, spearman_interval
 from tag2mask.data.images import read_mask

@@ -17,8 +17,10 @@ from matplotlib.colors import ListedColormap
 from tag2mask.data.images import read_image, read_mask
 from tag2mask.data.photos import open_photos
 from tag2mask.data.settings import DataSettings
+from tag2mask.fields import current
 from tag2mask.inference import photo_maps, scale_one
 from tag2mask.networks.checkpoint import load_network
+from tag2mask.pipeline.config import Config
 from tag2mask.pot import PotSettings
 from tag2mask.pot.affinity import self_affinity
 from tag2mask.pot.partition import present_slots
@@ -33,7 +35,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--id", help="of the photograph; the first with two tags if not given")
     known = parser.parse_args()
-    config = yaml.safe_load((known.run / "config.yaml").read_text())
+    config = current(Config(), yaml.safe_load((known.run / "config.yaml").read_text()))
     photos = open_photos(DataSettings(**{name: value for name, value in config["data"].items() if value is not None}))
     photo = photos.by_id(known.id) if known.id else next(photo for photo in photos.photos if len(photo.tags) == 2)
     settings = PotSettings(**config["pot"])

@@ -15,19 +15,62 @@ from PIL import Image
 from hostile_case import OUT, Case, Yard, write
 from hostile_images import photograph, png, saved
 from tag2mask.data import palette, write_mask
-from tag2mask.formats.brush import encode
+from tag2mask.formats.labelstudio import encode_brush
 
 LABELS = "background:0,0,0::\ncat:128,0,0::\ndog:0,128,0::\n"
+
+
+SAYS = {
+    "name-": "leads out of the folder",
+    "link": "holds the link",
+    "no-file": "is no zip, or a damaged one",
+    "claims": "more than any zip of its size can",
+    "no-labels": "export the task from CVAT as `Segmentation mask 1.1`",
+    "labels-damaged": "labelmap.txt is damaged",
+    "labels-bomb": "at most 268,435,456 are read",
+    "labels-same-colour": "with a colour of its own",
+    "labels-unknown": "are no classes",
+    "mask-bomb": "are allowed",
+    "mask-other-colour": "(1, 2, 3)",
+    "list-climbing": "is no ID",
+    "list-thousands": "nothing is drawn there",
+    "no-list-": "is no JSON list",
+    "id-number": "no data.photo_id",
+    "id-long": "",
+    "id-very-long": "",
+    "id-record": "",
+    "id-list": "no data.photo_id",
+    "id-": "is no ID",
+    "height-1000000000": "at most",
+    "height-": "no height and width",
+    "annotations-two": "2 annotations",
+    "annotations-": "annotations are damaged",
+    "results-text": "no list of results",
+    "results-number": "only brush labels",
+    "region-kind": "only brush labels",
+    "region-size": "of another size",
+    "region-turned": "rotated",
+    "label-unknown": "a region has the labels",
+    "label-list": "a region has the labels [['cat']]",
+    "labels-two": "labels ['cat', 'dog']",
+    "runs-": "run lengths",
+}
+"""What the answer says, by the beginning of a case's name."""
+
+
+def _said(name: str) -> str:
+    return next((words for begin, words in SAYS.items() if name.startswith(begin)), "")
 
 
 def cases(rng: random.Random) -> Iterator[Case]:
     """All of them."""
     for name in _zips():
-        yield Case("cvat", name, lambda yard, name=name: _cvat(yard, _zips()[name]), "in.zip")
+        says = _said(name) or "in.zip"
+        yield Case("cvat", name, lambda yard, name=name: _cvat(yard, _zips()[name]), says)
     for name, change in _members().items():
-        yield Case("cvat-member", name, lambda yard, change=change: _cvat(yard, _zip(_sound() | change)), "")
+        yield Case("cvat-member", name, lambda yard, change=change: _cvat(yard, _zip(_sound() | change)), _said(name))
     for name, tasks in _tasks().items():
-        yield Case("label-studio", name, lambda yard, tasks=tasks: _label_studio(yard, tasks), "")
+        yield Case("label-studio", name, lambda yard, tasks=tasks: _label_studio(yard, tasks), _said(name))
     for number in range(12):
         seed = rng.random()
         yield Case("label-studio-scrambled", str(number), lambda yard, seed=seed: _scrambled(yard, seed), "", (0, 1))
@@ -82,15 +125,16 @@ def _zips() -> dict[str, bytes]:
     claimed[central + 24 : central + 28] = b"\xff\xff\xff\x7f"
     return found | {
         "link": linked.getvalue(),
-        "nothing": b"",
-        "text": b"no zip",
-        "cut-off": whole[: len(whole) // 2],
+        "no-file-nothing": b"",
+        "no-file-text": b"no zip",
+        "no-file-cut-off": whole[: len(whole) // 2],
         "end-alone": b"PK\5\6" + bytes(18),
         "claims-2-gib": bytes(claimed),
         "no-labels": _zip({"x": b"x"}),
         "no-list": _zip({"labelmap.txt": LABELS}),
         "encrypted": whole.replace(b"PK\1\2\x14\x03\x14\0\0\0", b"PK\1\2\x14\x03\x14\0\1\0"),
         "method-unknown": whole.replace(b"PK\1\2\x14\x03\x14\0\0\0\x08\0", b"PK\1\2\x14\x03\x14\0\0\0\x63\0"),
+        "labels-damaged": whole[:44] + bytes(8) + whole[52:],
         "labels-bomb": _zip({"labelmap.txt": bytes((1 << 28) + 1)}),
         "labels-utf-16": _zip(_sound() | {"labelmap.txt": LABELS.encode("utf-16")}),
         "labels-noise": _zip(_sound() | {"labelmap.txt": bytes(range(256))}),
@@ -135,7 +179,7 @@ def _label_studio(yard: Yard, tasks: Tasks) -> list[str]:
 
 
 def _task(**data: object) -> dict[str, Any]:
-    value = {"format": "rle", "rle": encode(np.ones((4, 4), np.bool_)), "brushlabels": ["cat"]}
+    value = {"format": "rle", "rle": encode_brush(np.ones((4, 4), np.bool_)), "brushlabels": ["cat"]}
     region = {"type": "brushlabels", "original_width": 4, "original_height": 4, "image_rotation": 0, "value": value}
     return {
         "data": {"photo_id": "one", "height": 4, "width": 4} | data,
@@ -176,26 +220,30 @@ def _tasks() -> dict[str, Tasks]:
     found: dict[str, Tasks] = {f"id-{name}": [_task(photo_id=photo_id)] for name, photo_id in ids.items()}
     found |= {f"height-{height}": [_task(height=height)] for height in (-1, 0, 10**9, 4.5, "4", True, None)}
     return found | {
-        "nothing": "",
-        "null": "null",
-        "mapping": "{}",
-        "deep": "[" * 100_000,
-        "deep-mappings": '[{"a":' * 100_000,
-        "cut-off": json.dumps([_task()])[:-5],
-        "utf-16": json.dumps([_task()]).encode("utf-16"),
-        "noise": bytes(range(256)),
+        "no-list-nothing": "",
+        "no-list-null": "null",
+        "no-list-mapping": "{}",
+        "no-list-more": "[] x",
+        "no-list-deep": "[" * 100_000,
+        "no-list-deep-mappings": '[{"a":' * 100_000,
+        "no-list-cut-off": json.dumps([_task()])[:-5],
+        "no-list-utf-16": json.dumps([_task()]).encode("utf-16"),
+        "no-list-noise": bytes(range(256)),
+        "no-list-digits": "[" + "9" * 10_000 + "]",
         "numbers": [1, 2, 3],
-        "digits": "[" + "9" * 10_000 + "]",
         "empty-list": "[]",
         "twice": [_task(), _task()],
         "file-and-folder": [_task(photo_id="one.png/two", height=-1), _task(photo_id="", height=4)],
         "annotations-text": _changed(lambda task: task.update(annotations="x")),
         "annotations-numbers": _changed(lambda task: task.update(annotations=[1])),
+        "annotations-two": _changed(lambda task: task["annotations"].append(task["annotations"][0])),
+        "results-number": _changed(lambda task: task["annotations"][0].update(result=[5])),
         "results-text": _changed(lambda task: task["annotations"][0].update(result="x")),
         "region-kind": region(type="polygonlabels"),
         "region-size": region(original_width=10**9),
         "region-turned": region(image_rotation=90),
         "label-unknown": value(brushlabels=["\x1b[31mcow"]),
+        "label-list": value(brushlabels=[["cat"]]),
         "label-number": value(brushlabels=[1]),
         "labels-two": value(brushlabels=["cat", "dog"]),
         "runs-number": value(rle=10**12),
@@ -203,8 +251,8 @@ def _tasks() -> dict[str, Tasks]:
         "runs-floats": value(rle=[0.5, float("nan")]),
         "runs-large": value(rle=[256, -1]),
         "runs-nothing": value(rle=[]),
-        "runs-cut-off": value(rle=encode(np.ones((4, 4), np.bool_))[:-3]),
-        "runs-of-another-size": value(rle=encode(np.ones((400, 400), np.bool_))),
+        "runs-cut-off": value(rle=encode_brush(np.ones((4, 4), np.bool_))[:-3]),
+        "runs-of-another-size": value(rle=encode_brush(np.ones((400, 400), np.bool_))),
         "runs-claim-4-gib": value(rle=[255, 255, 255, 255] + [255] * 40),
     }
 

@@ -1,6 +1,7 @@
 """A small run folder for the tests of the report: six generated photographs, all that a run can hold, hostile names."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,20 @@ from PIL import Image
 
 from tag2mask.cam_files import CamFile, write_cam
 from tag2mask.data import Photo, PhotoSet, write_mask
+from tag2mask.report import ReportSettings
 
 HOSTILE = '<script>alert("class")</script>'
 CLASSES = ("disc", HOSTILE, "box & co")
 IDS = ("a", "sub/b.c", "c' onerror='alert(1)", "<img src=x onerror=alert(2)>", "e", "f")
 GRID, SIZE = (5, 6), (80, 96)
 CLUSTERS = 2
+
+
+@dataclass
+class SmallReport(ReportSettings):
+    """A report with small pictures."""
+
+    width: int = 96
 
 
 def build_run(folder: Path, *, truth: bool = True) -> tuple[Path, PhotoSet]:

@@ -8,7 +8,9 @@ from shutil import copytree
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
+from tag2mask.cli.parser import build_parser, parsed, to_config
 
 from run_tiny import files_of, run
 from tag2mask import distributed
@@ -22,7 +24,7 @@ from tag2mask.data.settings import DataSettings
 from tag2mask.errors import Tag2maskError
 from tag2mask.origin import cam_origin, image_origin, image_text, is_of_image, is_of_image_text, mask_origin
 from tag2mask.pipeline.cams import _missing
-from tag2mask.pipeline.config import CamSettings, Config
+from tag2mask.pipeline.config import CamSettings, Config, plain
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pot.external import ExternalSettings
 from tag2mask.training.state import load_state, save_state
@@ -162,6 +164,30 @@ def test_a_run_of_an_earlier_version_is_gone_on_with(
     config.write_text(config.read_text().partition("outputs:")[0] + gone.replace("null", "1000", 1))
     assert main(["cams", "--out", str(out)]) == 2
     assert "the files of this run are in tars" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_run_with_settings_that_are_constants_now_is_gone_on_with(
+    data: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = data[1]
+    config, before = out / "config.yaml", files_of(out)
+    parser = build_parser("cams", "")
+    own = to_config(parser, parsed(parser, ["--config", str(config)]))
+    earlier = {name: value for name, value in plain(own, whole=True).items() if name not in ("limit", "shard")}
+    assert earlier["edges"]["clip"] is None and earlier["pot"]["minimum_seeds"] == 4
+    config.write_text(yaml.safe_dump(earlier))
+    for name in ("train", "cams", "refine"):
+        assert main([name, "--out", str(out)]) == 0
+    assert "cams: 10 already there" in capsys.readouterr().err
+    again = files_of(out)
+    assert all(again[name] == before[name] for name in before if not name.startswith(("config.yaml", "pace")))
+    earlier["edges"]["clip"] = 2.5
+    earlier["train"]["augment"]["colour"] = 10
+    config.write_text(yaml.safe_dump(earlier))
+    assert main(["cams", "--out", str(out)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "config.yaml: take out what is not a setting any more: edges.clip is 2.5, now a constant, null" in said
+    assert "train.augment.colour is 10, now a constant, 0" in said
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"\0" * 100], ids=["empty", "torn", "zeros"])

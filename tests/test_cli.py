@@ -12,6 +12,8 @@ from tag2mask.cli import main
 WRONG = [
     (["trian"], "did you mean train"),
     (["train", "--pot.clusterz", "2"], "--pot.clusterz is no setting; did you mean --pot.clusters"),
+    (["train", "--edges.clip", "2"], "--edges.clip is not a setting any more, now a constant, null; leave it out"),
+    (["train", "--edges.log_every=2"], "--edges.log_every is not a setting any more, now train.log_every is in its"),
     (["train", "--pot.clusters", "abc"], "--pot.clusters should be int, received abc"),
     (["train", "--pot.clusters", "0"], "clusters should be at least 1"),
     (["train", "--data.kind", "vok"], "--data.kind should be one of 'auto', 'table', 'folders', 'voc'"),

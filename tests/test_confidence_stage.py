@@ -14,16 +14,14 @@ from PIL import Image
 from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tag2mask.cli.verbs import VERBS
 
 from run_tiny import files_of, run
 from tag2mask.cam_files import CamFile, read_cam, write_cam
 from tag2mask.cli import main
 from tag2mask.cli.request import Request
-from tag2mask.cli.verbs import VERBS
-from tag2mask.confidence.evidence import FIELDS, NETWORK_FIELDS
-from tag2mask.confidence.evidence_files import stored_evidence
-from tag2mask.confidence.ranking import IMAGES, read_ranking
-from tag2mask.confidence.table import CLASSES, QUALITY
+from tag2mask.confidence.evidence import FIELDS, NETWORK_FIELDS, stored_evidence
+from tag2mask.confidence.ranking import CLASSES, IMAGES, QUALITY, read_ranking
 from tag2mask.data.corrections import Corrections, Decision
 from tag2mask.data.images import read_mask, write_mask
 from tag2mask.data.photo import Photo
@@ -233,14 +231,14 @@ def test_what_people_settled_is_marked_and_the_report_leaves_it_out(copied: Path
 
 
 def test_cams_are_seen_as_they_were_refined(copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = {"refine__cams": "classifier", "refine__background_power": "2.0"}
+    made = {"refine__cams": "classifier", "refine__background_threshold": "0.2"}
     rmtree(copied / "masks")
     rmtree(copied / "refine")
     assert run("refine", scenes, copied, **made) == 0 and rank(copied) == 0
     stored = stored_evidence(evidence_files(copied)[0])
-    assert stored is not None and json.loads(json.loads(stored[1])[0])["background"][1] == 2.0
+    assert stored is not None and json.loads(json.loads(stored[1])[0])["background"] == [0.2, None]
     before = files_of(copied / "confidence")
-    assert result_of(capsys, copied, "--refine.background_power", "0.5", "--restart", "confidence")["done"] == 10
+    assert result_of(capsys, copied, "--refine.background_threshold", "0.5", "--restart", "confidence")["done"] == 10
     assert files_of(copied / "confidence") == before
     tables = [rows(copied / table) for table in (IMAGES, CLASSES)]
     photo = next(photo for photo in witnesses(copied)[1] if len(photo.tags) == 1)

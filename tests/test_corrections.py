@@ -1,17 +1,12 @@
 """Corrected masks come back from other tools as they are there, and what is broken or hostile is refused."""
 
-import io
 import json
-import stat
-import zipfile
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
@@ -19,12 +14,11 @@ from PIL import Image
 from tag2mask.cli import main
 from tag2mask.data import DataSettings, open_photos, read_mask, write_mask
 from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.formats import ExportSettings, archive, cvat, export_masks, labelstudio
-from tag2mask.formats.brush import decode, encode
-from tag2mask.formats.corrected import Corrected
+from tag2mask.formats import ExportSettings, cvat, export_masks, labelstudio
 from tag2mask.formats.corrections import import_masks, read_folder
-from tag2mask.formats.json_items import json_items
-from tag2mask.formats.source import MaskSource
+from tag2mask.formats.export import MaskSource
+from tag2mask.formats.labelstudio import decode_brush, encode_brush
+from tag2mask.formats.record import Corrected
 
 CLASSES = ("cat", "dog, small", "tür/öffnung")
 IDS = ("one", "trip 1/two.of.them", "fotos/grün & 東京")
@@ -101,10 +95,10 @@ def _same(read: Any, masks: dict[str, np.ndarray]) -> None:
 
 @given(arrays.arrays(np.bool_, arrays.array_shapes(min_dims=2, max_dims=2, max_side=12)))
 def test_brush_run_lengths_are_what_an_obvious_decoder_reads(covered: np.ndarray) -> None:
-    rle = encode(covered)
+    rle = encode_brush(covered)
     assert all(0 <= byte <= 255 for byte in rle)
     assert _slow_decode(rle) == np.repeat(covered.ravel() * 255, 4).tolist()
-    assert np.array_equal(decode(rle, covered.shape), covered)
+    assert np.array_equal(decode_brush(rle, covered.shape), covered)
 
 
 @given(st.lists(st.integers(0, 255), min_size=1, max_size=40))
@@ -112,22 +106,22 @@ def test_values_of_their_own_are_read_by_their_alpha(alphas: list[int]) -> None:
     values = [value for alpha in alphas for value in (1, 2, 3, alpha)]
     rle = _literal(values)
     assert _slow_decode(rle) == values
-    assert decode(rle, (1, len(alphas))).ravel().tolist() == [alpha >= 128 for alpha in alphas]
+    assert decode_brush(rle, (1, len(alphas))).ravel().tolist() == [alpha >= 128 for alpha in alphas]
 
 
 def test_a_run_longer_than_any_block(tmp_path: Path) -> None:
     covered = np.ones((300, 400), dtype=bool)
     covered[150, 7] = False
-    assert np.array_equal(np.array(_slow_decode(encode(covered)))[3::4].reshape(300, 400), covered * 255)
-    assert np.array_equal(decode(encode(covered), (300, 400)), covered)
+    assert np.array_equal(np.array(_slow_decode(encode_brush(covered)))[3::4].reshape(300, 400), covered * 255)
+    assert np.array_equal(decode_brush(encode_brush(covered), (300, 400)), covered)
 
 
 def test_label_studios_own_converter_agrees() -> None:
     brush = pytest.importorskip("label_studio_converter.brush", reason="pip install --no-deps label-studio-converter")
     for mask in _masks().values():
         covered = mask == 2
-        assert np.array_equal(brush.decode_rle(encode(covered)).reshape(*mask.shape, 4)[..., 3], covered * 255)
-        assert np.array_equal(decode(brush.mask2rle((covered * 255).astype(np.uint8)), mask.shape), covered)
+        assert np.array_equal(brush.decode_rle(encode_brush(covered)).reshape(*mask.shape, 4)[..., 3], covered * 255)
+        assert np.array_equal(decode_brush(brush.mask2rle((covered * 255).astype(np.uint8)), mask.shape), covered)
 
 
 @pytest.mark.parametrize(
@@ -143,15 +137,15 @@ def test_label_studios_own_converter_agrees() -> None:
     ],
 )
 def test_damaged_run_lengths_are_refused(damage: Any) -> None:
-    rle = encode(np.eye(6, dtype=bool))
+    rle = encode_brush(np.eye(6, dtype=bool))
     with pytest.raises(Tag2maskError, match="run lengths"):
-        decode(damage(rle), (6, 6))
+        decode_brush(damage(rle), (6, 6))
 
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_cvat_gives_back_what_it_got(zipped: bool, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / ("cvat.zip" if zipped else "cvat")
-    export_masks("cvat", MaskSource(folder, CLASSES), out, ExportSettings(ignored="unsure"))
+    export_masks("cvat", MaskSource(folder, CLASSES), out, ExportSettings(ignore_label="unsure"))
     _same(cvat.read(out, CLASSES, ignored="unsure"), _masks())
     swapped = dict(cvat.read(out, (CLASSES[1], CLASSES[0], CLASSES[2]), ignored="unsure"))  # names count, not order
     assert np.array_equal(swapped["one"] == 1, _masks()["one"] == 2)
@@ -226,121 +220,12 @@ def test_what_is_not_annotated_is_passed_over_and_an_empty_annotation_is_backgro
     assert not found[IDS[0]].any() and found[IDS[0]].shape == _masks()[IDS[0]].shape
 
 
-def test_what_is_wrong_in_a_label_studio_export_is_named(folder: Path, tmp_path: Path) -> None:
-    def region(task: dict[str, Any]) -> dict[str, Any]:
-        return task["annotations"][0]["result"][0]
-
-    def put(name: str, value: object) -> Any:
-        return lambda task: region(task).__setitem__(name, value)
-
-    def data(name: str, value: object) -> Any:
-        return lambda task: task["data"].__setitem__(name, value)
-
-    whole = _tasks(folder, tmp_path / "out")
-    for change, expected in (
-        (put("type", "polygonlabels"), "only brush labels"),
-        (put("original_width", 3), "of another size"),
-        (put("image_rotation", 90), "rotated"),
-        (put("value", {"format": "rle", "rle": [1, 2], "brushlabels": ["cat"]}), "run lengths"),
-        (put("value", {"format": "rle", "rle": 10**12, "brushlabels": ["cat"]}), "run lengths"),
-        (put("value", {"format": "rle", "rle": [1, 2], "brushlabels": [["cat"]]}), "labels [['cat']]"),
-        (put("value", {"format": "rle", "rle": [1, 2], "brushlabels": ["horse"]}), "labels ['horse']"),
-        (put("value", {"format": "rle", "rle": [1, 2], "brushlabels": ["cat", "cat"]}), "labels ['cat', 'cat']"),
-        (data("height", 1 << 40), "at most"),
-        (data("width", None), "no height and width"),
-        (data("photo_id", "../up"), "is no ID"),
-        (data("photo_id", 7), "no data.photo_id"),
-        (lambda task: task["annotations"].append(task["annotations"][0]), "2 annotations"),
-        (lambda task: task.__setitem__("annotations", [3]), "damaged"),
-        (lambda task: task["annotations"][0].__setitem__("result", [5]), "only brush labels"),
-        (lambda task: task["annotations"][0].__setitem__("result", None), "no list of results"),
-    ):
-        tasks = deepcopy(whole[:1])
-        change(tasks[0])
-        ((_, reason),) = labelstudio.read(_written(tasks, tmp_path / "export.json"), CLASSES)
-        assert isinstance(reason, str) and expected in reason
-
-
-@settings(max_examples=25)
-@given(st.lists(st.recursive(st.none() | st.integers() | st.text(max_size=9), st.lists, max_leaves=5), max_size=6))
-def test_items_are_those_of_the_list_however_it_is_cut(items: list[Any]) -> None:
-    text = json.dumps(items, indent=1)
-    for chunk in (1, 7, 1 << 20):
-        with patch("tag2mask.formats.json_items._CHUNK", chunk), patch.object(Path, "is_file", lambda self: True):
-            opened = patch.object(Path, "open", lambda self, **how: io.StringIO(text))
-            with opened:
-                assert list(json_items(Path("list.json"))) == items
-
-
-@pytest.mark.parametrize("text", ["", "{}", "[1", "[1,]", "[1 2]", "[] x", "[" * 100_000, "[1] 2", "\x00"])
-def test_what_is_no_list_is_refused(text: str, tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text(text)
-    with pytest.raises(Tag2maskError, match=r"a\.json is no JSON list"):
-        list(json_items(tmp_path / "a.json"))
-
-
-def _zip(path: Path, *names: str, content: bytes = b"x", mode: int = 0) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        for name in names:
-            info = zipfile.ZipInfo(name)
-            info.external_attr, info.compress_type = mode << 16, zipfile.ZIP_DEFLATED
-            file.writestr(info, content)
-    return path
-
-
-@pytest.mark.parametrize("name", ["../up.txt", "/root.txt", "a/../../up.txt", "C:/up.txt", "..\\up.txt"])
-def test_a_zip_that_climbs_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(Tag2maskError, match="leads out of the folder"):
-        list(cvat.read(_zip(tmp_path / "a.zip", "labelmap.txt", name), CLASSES))
-
-
-def test_a_zip_with_a_link_is_refused(tmp_path: Path) -> None:
-    path = _zip(tmp_path / "a.zip", "labelmap.txt", content=b"/etc/passwd", mode=stat.S_IFLNK | 0o777)
-    with pytest.raises(Tag2maskError, match="holds the link"):
-        list(cvat.read(path, CLASSES))
-
-
 def test_a_folder_with_a_link_out_of_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_text("cat:1,2,3::")
     (tmp_path / "in").mkdir()
     (tmp_path / "in/labelmap.txt").symlink_to(tmp_path / "secret.txt")
     with pytest.raises(Tag2maskError, match="leads out of the folder"):
         list(cvat.read(tmp_path / "in", CLASSES))
-
-
-def test_bombs_are_refused_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = _zip(tmp_path / "a.zip", "labelmap.txt", content=bytes(1 << 20))
-    monkeypatch.setattr(archive, "MEMBER_BYTES", 1 << 19)
-    with pytest.raises(Tag2maskError, match="1,048,576 bytes, at most"):
-        list(cvat.read(path, CLASSES))
-    with zipfile.ZipFile(path) as file:
-        entry = file.getinfo("labelmap.txt")
-    raw = path.read_bytes()
-    directory = raw.rindex(b"PK\x01\x02")
-    lying = raw[: directory + 24] + (1 << 31).to_bytes(4, "little") + raw[directory + 28 :]
-    assert entry.file_size == 1 << 20
-    (tmp_path / "b.zip").write_bytes(lying)
-    with pytest.raises(Tag2maskError, match="more than any zip of its size can"):
-        list(cvat.read(tmp_path / "b.zip", CLASSES))
-
-
-def test_a_mask_of_too_many_pixels_is_refused_before_it_is_decoded(folder: Path, tmp_path: Path) -> None:
-    export_masks("cvat", MaskSource(folder, CLASSES), tmp_path / "out.zip")
-    found = dict(cvat.read(tmp_path / "out.zip", CLASSES, pixel_limit=100))
-    assert all("at most 100 are allowed" in reason for reason in found.values()) and len(found) == 3
-
-
-def test_broken_zips_are_refused(folder: Path, tmp_path: Path) -> None:
-    export_masks("cvat", MaskSource(folder, CLASSES), tmp_path / "out.zip")
-    raw = (tmp_path / "out.zip").read_bytes()
-    for content in (b"", b"no zip", raw[: len(raw) // 2]):
-        (tmp_path / "bad.zip").write_bytes(content)
-        with pytest.raises(Tag2maskError, match="is no zip, or a damaged one"):
-            list(cvat.read(tmp_path / "bad.zip", CLASSES))
-    start = raw.index(b"labelmap.txt") + 14
-    (tmp_path / "bad.zip").write_bytes(raw[:start] + bytes(8) + raw[start + 8 :])
-    with pytest.raises(Tag2maskError, match=r"labelmap\.txt is damaged"):
-        list(cvat.read(tmp_path / "bad.zip", CLASSES))
 
 
 def test_a_folder_of_masks_is_read_and_checked(folder: Path) -> None:
@@ -409,18 +294,3 @@ def test_wrong_use_of_the_verb(folder: Path, tmp_path: Path, capsys: pytest.Capt
         assert main(["import", *arguments]) == 2, arguments
         assert expected in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.data
-def test_ground_truth_goes_there_and_back(real_data: Path, tmp_path: Path) -> None:
-    root = real_data / "data/voc-animals"
-    photos = open_photos(DataSettings(root=root, split="val"))
-    source = MaskSource(root / "SegmentationClass", photos.classes, photos.photos[:20])
-    truth = {p.id: read_mask(root / "SegmentationClass" / f"{p.id}.png") for p in photos.photos[:20]}
-    export_masks("cvat", source, tmp_path / "cvat.zip")
-    _same(cvat.read(tmp_path / "cvat.zip", photos.classes), truth)
-    export_masks("labelstudio", source, tmp_path / "ls")
-    tasks = json.loads((tmp_path / "ls/tasks.json").read_text())
-    path = _written([{**task, "annotations": task["predictions"]} for task in tasks], tmp_path / "ls.json")
-    _same(labelstudio.read(path, photos.classes), truth)
-    assert {0, 255} <= set(np.unique(np.concatenate([mask.ravel() for mask in truth.values()])).tolist())

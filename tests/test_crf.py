@@ -201,9 +201,11 @@ def test_wrong_shapes_and_settings_are_refused() -> None:
         dense_crf(image, given[:, :, :7])
     with pytest.raises(UsageError, match="lists of the same length"):
         dense_crf([image], [given, given])
-    with pytest.raises(UsageError, match="gaussian_sxy should be above 0; bilateral_weight should not be negative"):
+    with pytest.raises(
+        UsageError, match="gaussian_sxy should be above 0, received 0; bilateral_weight should not be negative"
+    ):
         CrfSettings("irn", gaussian_sxy=0, bilateral_weight=-1)
-    with pytest.raises(UsageError, match="deeplab, irn, largefov"):
+    with pytest.raises(UsageError, match="'deeplab', 'irn', 'largefov', received 'voc'"):
         CrfSettings("voc")  # type: ignore[arg-type]
 
 
@@ -212,7 +214,7 @@ def test_no_gradient_and_nothing_given_is_changed() -> None:
     before = given.detach().clone()
     assert not dense_crf(image, given).requires_grad
     assert torch.equal(given.detach(), before)
-    with pytest.raises(UsageError, match="gaussian_weight should be finite"):
+    with pytest.raises(UsageError, match="gaussian_weight should be a finite number"):
         CrfSettings(gaussian_weight=float("inf"))
 
 

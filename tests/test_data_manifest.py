@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from tag2mask.data import listing, open_photos, row_files
 from tag2mask.data.entries import Entries, Entry
-from tag2mask.data.listing import FolderIndex
 from tag2mask.data.photo import Photo, Photos
 from tag2mask.data.photos import survey
 from tag2mask.data.settings import DataSettings
@@ -159,21 +158,6 @@ def test_a_folder_is_read_once_for_all_that_it_lacks(tmp_path: Path, monkeypatch
     assert (
         sum(Path(folder).name in "ab" for folder in read) == 4
     )  # each folder for what is there, and for what is near what is not
-
-
-def test_a_folder_with_too_many_names_is_asked_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "HASHES", 10)
-    for folder, count in (("few", 4), ("many", 12)):
-        (tmp_path / folder).mkdir()
-        for number in range(count):
-            (tmp_path / folder / f"{number}.png").touch()
-    index = FolderIndex()
-    for folder, count in (("few", 4), ("many", 12)):
-        assert [index.has(tmp_path / folder / f"{number}.png") for number in range(13)] == [
-            number < count for number in range(13)
-        ]
-        (tmp_path / folder / "1.png").unlink()
-        assert index.has(tmp_path / folder / "1.png") == (folder == "few")  # read once, or asked each time
 
 
 def test_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tag2mask.data.classes import folded_name, nearest_name, read_classes, similar_names
+from tag2mask.data.image_places import path_inside
 from tag2mask.data.listing import walk_files
 from tag2mask.data.names import nfc
 from tag2mask.data.photos import Photo, PhotoSet, find_photos, open_photos, survey
@@ -19,7 +20,6 @@ from tag2mask.data.settings import AugmentSettings, DataSettings
 from tag2mask.data.table import Table, read_table
 from tag2mask.data.table_cells import NOTHING
 from tag2mask.data.table_columns import NOT_CLASSES, TAG_NAMES
-from tag2mask.data.table_paths import path_inside
 from tag2mask.data.voc import VOC_CLASSES
 from tag2mask.errors import UsageError
 
@@ -476,7 +476,10 @@ def test_tags_never_come_from_masks(tmp_path: Path) -> None:
 
 def test_settings_take_strings_and_refuse_what_cannot_be_meant() -> None:
     assert DataSettings(root="photos").root == Path("photos")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"data\.kind should be one of auto, .*, coco.*crowd.*data\.pixel_limit"):
+    with pytest.raises(
+        UsageError,
+        match=r"data: kind should be one of 'auto', .*'coco'.*crowd.*pixel_limit should be at least 1, received 0",
+    ):
         DataSettings(kind="pascal", crowd="leave", pixel_limit=0)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"crop should be.*resize should be one of.*long_side should be"):
         AugmentSettings(crop=0, resize="fit", long_side=(9, 3))  # type: ignore[arg-type]

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tag2mask.data import opened
+from tag2mask.data import image_check
 from tag2mask.data.check import CheckReport, check
 from tag2mask.data.images import write_mask
-from tag2mask.data.likeness import MOST_BITS, Looks, difference_hash
+from tag2mask.data.near_duplicates import MOST_BITS, Looks, apart, difference_hash
 from tag2mask.data.settings import DataSettings
 from tag2mask.data.tag_counts import FEW, TagCounts
-from tag2mask.data.twins import apart
 
 
 def landscape(seed: int, width: int = 96, height: int = 64) -> Image.Image:
@@ -89,7 +88,6 @@ def test_groups_are_those_of_comparing_every_pair() -> None:
         if place % 50 and (place + 600) % 50:
             wanted.append((place, place + 600))
     assert found == wanted
-    assert looks.groups().photographs == 2 * len(wanted)
 
 
 def test_many_photographs_of_one_content_are_one_group() -> None:
@@ -264,7 +262,7 @@ def test_an_enormous_image_is_named_by_what_it_would_take(tmp_path: Path, monkey
     limit = DataSettings(root=tmp_path, pixel_limit=100_000)
     (problem,) = of_kind(check(limit), "large-image")
     assert problem.startswith("cat/large.jpg: 300 × 200 pixels")
-    monkeypatch.setattr(opened, "memory", lambda: (4_000_000, None))  # bytes
+    monkeypatch.setattr(image_check, "memory", lambda: (4_000_000, None))  # bytes
     assert len(of_kind(check(DataSettings(root=tmp_path)), "large-image")) == 1
-    monkeypatch.setattr(opened, "memory", lambda: (None, None))
+    monkeypatch.setattr(image_check, "memory", lambda: (None, None))
     assert not of_kind(check(DataSettings(root=tmp_path)), "large-image")

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tag2mask.cli.parser import build_parser
+from tag2mask.cli.verbs import VERBS
 
 import tag2mask
 from segmenters import TinySegmenter
 from tag2mask.cli import main
-from tag2mask.cli.parser import build_parser
-from tag2mask.cli.verbs import VERBS
 from tag2mask.export import MODULES, find_spec
 from tag2mask.pipeline.config import presets
 

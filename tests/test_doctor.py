@@ -13,13 +13,12 @@ import pytest
 
 from tag2mask import hardware
 from tag2mask.cli import main
-from tag2mask.doctor import diagnosis, machine, probes
-from tag2mask.doctor import needs as needs_module
-from tag2mask.doctor.findings import Finding, Need
-from tag2mask.doctor.needs import Weights, needs
-from tag2mask.doctor.probes import PROGRAMS, Probe, probe
+from tag2mask.doctor import diagnosis, machine
+from tag2mask.doctor.diagnosis import needs
+from tag2mask.doctor.findings import Finding, Need, Weights
+from tag2mask.doctor.machine import PROGRAMS, Probe, probe
 
-TORCH = Probe(True, {"cuda": None, "hip": None, "gpus": [], "available": False, "threads": 2})
+TORCH = Probe(True, {"cuda": None, "hip": None, "gpus": [], "threads": 2})
 SOUND = {name: TORCH if name == "torch" else Probe(True) for name in PROGRAMS}
 
 
@@ -27,7 +26,7 @@ SOUND = {name: TORCH if name == "torch" else Probe(True) for name in PROGRAMS}
 def well(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which every import works, with memory to spare."""
     monkeypatch.setattr(diagnosis, "probe_all", lambda names: {name: SOUND[name] for name in names})
-    monkeypatch.setattr(needs_module, "memory", lambda: (64_000_000_000, 60_000_000_000))
+    monkeypatch.setattr(diagnosis, "memory", lambda: (64_000_000_000, 60_000_000_000))
 
 
 def stage(told: dict[str, Any], name: str) -> tuple[str, str, str]:
@@ -99,7 +98,7 @@ def test_a_broken_torch_is_reported_with_its_remedy(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("program", "works", "reason"),
     [
-        ("told = {'a': 1}", True, ""),
+        ("values = {'a': 1}", True, ""),
         ("raise RuntimeError('no such operator')", False, "RuntimeError: no such operator"),
         ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", False, "torch was ended by signal 11"),
         ("import sys\nsys.exit(3)", False, "exit code 3"),
@@ -108,14 +107,14 @@ def test_a_broken_torch_is_reported_with_its_remedy(tmp_path: Path) -> None:
 def test_an_import_that_ends_its_process_is_only_a_finding(
     program: str, works: bool, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probes, "PROGRAMS", {"torch": program})
+    monkeypatch.setattr(machine, "PROGRAMS", {"torch": program})
     found = probe("torch")
     assert found.works is works and reason in found.reason
-    assert found.told == ({"a": 1} if works else {})
+    assert found.values == ({"a": 1} if works else {})
 
 
 def test_a_torchvision_that_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(needs_module, "memory", lambda: (None, None))
+    monkeypatch.setattr(diagnosis, "memory", lambda: (None, None))
     vision, broken = Probe(False, reason="operator torchvision::nms does not exist"), Probe(False, reason="no module")
     weights = [Weights("train", Finding("a model"), hub=True)]
 
@@ -137,7 +136,7 @@ def test_little_memory_and_no_extras_are_told_and_do_not_fail(
 ) -> None:
     gone = {name: Probe(False, reason=f"No module named '{name}'") for name in ("onnx", "tensorboard", "webdataset")}
     monkeypatch.setattr(diagnosis, "probe_all", lambda names: {name: (SOUND | gone)[name] for name in names})
-    monkeypatch.setattr(needs_module, "memory", lambda: (4_000_000_000, 3_000_000_000))
+    monkeypatch.setattr(diagnosis, "memory", lambda: (4_000_000_000, 3_000_000_000))
     told = ask(capsys, 0)
     assert "3.0 GB of memory free, about 6.0 GB wanted" in stage(told, "train")[1]
     assert "--train.accumulate 4" in stage(told, "train")[2]
@@ -147,7 +146,7 @@ def test_little_memory_and_no_extras_are_told_and_do_not_fail(
 
 
 def test_gpus_and_what_cannot_be_found_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    gpu = Probe(True, TORCH.told | {"cuda": "12.8", "gpus": [["H200", 140e9, 130e9, True]], "available": True})
+    gpu = Probe(True, TORCH.values | {"cuda": "12.8", "gpus": [["H200", 140e9, 130e9, True]]})
     known = machine.facts(gpu, tmp_path)
     assert known["GPU 0"] == "H200, 140.0 GB, 130.0 GB free, bf16 yes" and "CUDA 12.8" in known["torch"]
     monkeypatch.setattr(machine, "memory", lambda: (None, None))

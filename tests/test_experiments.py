@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tag2mask.confidence.evidence import FIELDS, Evidence
-from tag2mask.confidence.evidence_files import stored_evidence, write_evidence
+from tag2mask.confidence.evidence import FIELDS, Evidence, stored_evidence, write_evidence
 from tag2mask.confidence.model import Model, estimates
 from tag2mask.errors import UsageError
 from tag2mask.evaluate import Confusion

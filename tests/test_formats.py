@@ -13,7 +13,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis.extra import numpy as arrays
-from PIL import Image, ImageDraw
+from PIL import Image
 from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 from scipy import ndimage
@@ -23,9 +23,9 @@ from tag2mask.data import DataSettings, Photo, open_photos, palette, read_mask, 
 from tag2mask.data.photo import Photos
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.files import write_json
-from tag2mask.formats import FORMATS, Exported, ExportSettings, export_masks
+from tag2mask.formats import Exported, ExportSettings, export_masks
+from tag2mask.formats.export import MaskSource
 from tag2mask.formats.pieces import pieces
-from tag2mask.formats.source import MaskSource
 
 CLASSES = ("cat", "dog, small", "tür/öffnung")
 IDS = ("one", "trip 1/two.of.them", "fotos/grün & 東京", "x'\"<y>")
@@ -186,7 +186,7 @@ def test_an_outline_filled_is_its_component_with_holes(covered: np.ndarray) -> N
 def test_yolo_polygons_paint_the_mask_but_for_what_is_told(
     folder: Path, masks: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    made = _export("yolo", folder, tmp_path / "out", split="train", least_pixels=5)
+    made = _export("yolo", folder, tmp_path / "out", split="train", min_pixels=5)
     differing, tiny, tiny_pixels = 0, 0, 0
     for photo_id, mask in masks.items():
         height, width = mask.shape
@@ -213,7 +213,7 @@ def test_yolo_polygons_paint_the_mask_but_for_what_is_told(
         assert np.array_equal(painted[sure], mask[sure])
         differing += int(((painted != mask) & ~small & (mask != 255)).sum())
     assert tiny and differing  # the masks do have what gets lost
-    assert f"{tiny:,} pieces below least_pixels, {tiny_pixels:,} pixels, were left out" in made.notes
+    assert f"{tiny:,} pieces below min_pixels, {tiny_pixels:,} pixels, were left out" in made.notes
     assert any("pixels of holes are lost" in note for note in made.notes)
     said = yaml.safe_load((tmp_path / "out/data.yaml").read_text(encoding="utf-8"))
     assert said == {"train": "images/train", "val": "images/train", "names": dict(enumerate(CLASSES))}
@@ -253,7 +253,7 @@ def test_cvat_paints_labels_and_objects(folder: Path, masks: dict[str, np.ndarra
 def test_cvat_without_a_label_for_255_says_what_is_lost(
     folder: Path, masks: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    made = _export("cvat", folder, tmp_path / "out", ignored="background")
+    made = _export("cvat", folder, tmp_path / "out", ignore_label="background")
     assert "ignored" not in (tmp_path / "out/labelmap.txt").read_text(encoding="utf-8")
     found = np.array(Image.open(tmp_path / "out/SegmentationClass/one.png"))
     assert np.array_equal(found, palette()[_without_ignored(masks["one"])])
@@ -455,7 +455,7 @@ def test_wrong_use_of_the_verb(folder: Path, tmp_path: Path, capsys: pytest.Capt
         (["voc", *masks, *out, *classes, "--polygons"], "does not read --polygons"),
         (["onnx", *masks, *out], "does not read --masks"),
         (["coco", *masks, *out, *classes, "--pieces", "objects"], "--pieces should be one of"),
-        (["yolo", *masks, *out, *classes, "--least-pixels", "-1"], "--least-pixels"),
+        (["yolo", *masks, *out, *classes, "--min-pixels", "-1"], "--min-pixels"),
         (["coco", *masks, "--out", str(folder / "coco"), *classes], "lies inside"),
         (["coco", *masks, "--out", str(folder.parent), *classes, "--again"], "--out"),
         (["coco", "--masks", str(tmp_path / "gone"), *out, *classes], "is no folder"),
@@ -466,28 +466,3 @@ def test_wrong_use_of_the_verb(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert main(["export", "voc", *masks, *out, *classes, "--dry-run"]) == 0
     assert "would write up to 4 masks" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.data
-def test_ground_truth_of_photographs(real_data: Path, tmp_path: Path) -> None:
-    root = real_data / "data/voc-animals"
-    photos = open_photos(DataSettings(root=root, split="val"))
-    photos = photos.of(photos.photos[:20])
-    truth = {photo.id: read_mask(root / "SegmentationClass" / f"{photo.id}.png") for photo in photos.photos}
-    for name in (name for name in FORMATS if name != "shards"):
-        source = MaskSource(root / "SegmentationClass", photos.classes, photos.photos)
-        made = export_masks(name, source, tmp_path / name)
-        assert made.done == 20 and not made.failed
-    coco = _by_coco(tmp_path / "coco/annotations/instances_default.json")
-    assert coco.keys() == truth.keys()
-    for photo_id, mask in truth.items():
-        assert np.array_equal(coco[photo_id], _without_ignored(mask))
-        assert np.array_equal(read_mask(tmp_path / "voc/SegmentationClass" / f"{photo_id}.png"), mask)
-        assert np.array_equal(np.array(Image.open(tmp_path / "fiftyone/labels" / f"{photo_id}.png")), mask)
-        painted = Image.new("L", mask.shape[::-1])
-        for line in (tmp_path / "yolo/labels/default" / f"{photo_id}.txt").read_text().splitlines():
-            class_id, *numbers = line.split()
-            corners = np.array(numbers, dtype=float).reshape(-1, 2) * mask.shape[::-1] - 0.5
-            ImageDraw.Draw(painted).polygon([tuple(corner) for corner in corners], fill=int(class_id) + 1)
-        sure = mask != 255
-        assert (np.array(painted)[sure] == mask[sure]).mean() > 0.95

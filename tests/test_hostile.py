@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tag2mask.cli.words import last_value
 from transformers import Dinov2Config
 
 import hostile_arrays
@@ -25,7 +26,6 @@ from hostile_images import photograph
 from hostile_runs import GARBAGE
 from tag2mask.cli import main
 from tag2mask.cli.request import Request, Verb
-from tag2mask.cli.words import last_value
 from tag2mask.data.corrections import Corrections, Decision
 from tag2mask.errors import Tag2maskError
 from tag2mask.networks import SegmentationNetworkSettings, build_segmentation_network, save_network

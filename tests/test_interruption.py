@@ -16,7 +16,7 @@ from forked import Command, started
 from run_tiny import BACKBONE, files_of
 from tag2mask.cam_files import read_cam
 from tag2mask.cli import main
-from tag2mask.confidence.evidence_files import stored_evidence
+from tag2mask.confidence.evidence import stored_evidence
 from tag2mask.files import TEMPORARY_PREFIX, _is_abandoned
 from tag2mask.networks.checkpoint import read_network_info
 from tag2mask.training.state import load_state
@@ -30,8 +30,6 @@ ALL_STAGES = {
     "refine.method": "irn+crf",
     "edges.steps": "6",
     "edges.batch_size": "4",
-    "edges.checkpoint_every": "2",
-    "edges.log_every": "1",
     "edges.augment.crop": "64",
     "edges.augment.long_side": "[64,96]",
     "segment.enabled": "true",
@@ -40,8 +38,6 @@ ALL_STAGES = {
     "segment.network.weights": "none",
     "segment.steps": "9",
     "segment.batch_size": "2",
-    "segment.checkpoint_every": "3",
-    "segment.log_every": "1",
     "segment.augment.crop": "65",
     "segment.augment.long_side": "[64,96]",
     "evaluate.splits": "[train,val]",

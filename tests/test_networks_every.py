@@ -210,12 +210,12 @@ class TestConvNext(FromConfig):
 
 class TestSwinWithSomeLevels(FromConfig):
     strides = (4, 8, 16, 32)
-    stride = 8
+    stride = 16
     config = SwinConfig(embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=3, drop_path_rate=0.0)
 
     def settings(self, folder: Path) -> NetworkSettings:
         settings = super().settings(folder)
-        return NetworkSettings(backbone=settings.backbone, weights="none", levels=(1, 2), feature_stride=8)
+        return NetworkSettings(backbone=settings.backbone, weights="none", levels=(1, 2))
 
 
 class TestTransformersResNet(FromConfig):

@@ -193,5 +193,5 @@ def test_files_that_hold_no_weights(tmp_path: Path, content: str) -> None:
 
 def test_settings_collect_all_problems() -> None:
     with pytest.raises(UsageError) as caught:
-        NetworkSettings(output_stride=12, feature_stride=4, levels=(1, 1), norm="frozen")  # type: ignore[arg-type]
-    assert all(word in str(caught.value) for word in ("output_stride", "feature_stride", "levels", "norm"))
+        NetworkSettings(backbone="", output_stride=12, levels=(1, 1), norm="frozen")  # type: ignore[arg-type]
+    assert all(word in str(caught.value) for word in ("backbone", "output_stride", "levels", "norm"))

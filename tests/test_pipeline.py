@@ -172,7 +172,7 @@ def test_a_refused_change_leaves_the_run_as_it_was(copied: Path, scenes: Path) -
         ("evaluate", "evaluate__splits", "[train,vall]", "vall"),
         ("evaluate", "evaluate__classes", "[unicorn]", "unicorn is not among the classes"),
         ("run", "evaluate__classes", "[unicorn]", "unicorn is not among the classes"),
-        ("report", "report__width", "1", "report.width should lie between"),
+        ("report", "report__least_certain", "-1", "report: least_certain should not be negative, received -1"),
     ],
 )
 def test_settings_that_a_stage_refuses_are_not_remembered(

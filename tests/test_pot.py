@@ -108,17 +108,19 @@ def test_regenerated_prototypes_have_unit_length_even_with_hardly_any_mass() -> 
 # Confident pixels
 
 
-def test_seeds_by_threshold_and_by_argmax() -> None:
+def test_seeds_by_threshold_and_by_argmax(monkeypatch: pytest.MonkeyPatch) -> None:
     cams = torch.tensor([[[[0.9, 0.7, 0.5, 0.1, 0.05, 0.0, 0.0, 0.0]], [[0.2, 0.8, 0.6, 0.1, 0.1, 0.11, 0.0, 0.0]]]])
     valid = torch.tensor([[[True] * 7 + [False]]])
     slots = present_slots(cams, torch.ones(1, 2, dtype=torch.bool), valid)
-    pot = replace(DEFAULT, minimum_seeds=1, foreground_threshold=0.6, background_threshold=0.1)
+    pot = replace(DEFAULT, foreground_threshold=0.6, background_threshold=0.1)
+    monkeypatch.setattr(PotSettings, "minimum_seeds", 1)
     threshold = confident_pixels(slots, pot)[0].int().tolist()
     assert threshold == [[0, 0, 0, 1, 1, 0, 1, 0], [1, 0, 0, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0, 0, 0]]
     argmax = confident_pixels(slots, replace(pot, seeds="argmax"))[0].int().tolist()
     assert argmax == [[0, 0, 0, 1, 1, 1, 1, 0], [1, 0, 0, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0, 0, 0]]
     # With four at least, each takes its strongest pixels, from the others too.
-    four = confident_pixels(slots, replace(pot, minimum_seeds=4))[0].int().tolist()
+    monkeypatch.undo()
+    four = confident_pixels(slots, pot)[0].int().tolist()
     assert four == [[0, 0, 0, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 1, 0, 0]]
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from pot_problems import Problem, random_problem
 from tag2mask.pot import PotSettings, TransportCams, transport_cams
+from tag2mask.pot.settings import MINIMUM_SEEDS
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,14 @@ def slow_pot(problem: Problem, image: int, settings: PotSettings) -> Slow:
     return Slow(list(base), cams, plan, prototypes.reshape(shape), np.stack(list(class_prototypes.values())))
 
 
-BASE = PotSettings(iterations=1000, affinity_radius=2.0)
+@dataclass
+class Settings(PotSettings):
+    """With another number of seeds."""
+
+    minimum_seeds: int = MINIMUM_SEEDS
+
+
+BASE = Settings(iterations=1000, affinity_radius=2.0)
 SETTINGS = {
     "default": BASE,
     "paper": BASE.paper(),

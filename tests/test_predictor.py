@@ -21,7 +21,7 @@ from tag2mask.prediction.multiscale import mean_logits
 from tag2mask.prediction.settings import PUBLISHED_SCALES, PredictSettings
 from tag2mask.prediction.tiles import PIECE, cut
 from tag2mask.predictor import PROBABILITY_LIMIT, Predictor
-from tag2mask.refine.crf import CrfSettings, dense_crf
+from tag2mask.refine.crf import PublishedCrf, dense_crf
 
 CPU = torch.device("cpu")
 PUBLISHED = list(PUBLISHED_SCALES)
@@ -186,12 +186,12 @@ def test_tiles_cover_every_pixel_with_weights_that_sum_to_one(
 def test_tiles_of_a_local_network_are_the_whole(size: tuple[int, int], flip: bool) -> None:
     network, image = TinySegmenter(stride=1, kernel=1), photo(*size)
     whole = assembled(network, image, PredictSettings(flip=flip, tile=None))
-    cut_up = assembled(network, image, PredictSettings(flip=flip, tile=64, overlap=24, batch_size=3))
+    cut_up = assembled(network, image, PredictSettings(flip=flip, tile=64, batch_size=3))
     assert torch.allclose(whole, cut_up, atol=1e-4)
     assert max(max(shape[2:]) for shape in network.seen[1:]) <= 64
 
 
-def test_tiles_fade_into_each_other_without_seams() -> None:
+def test_tiles_fade_into_each_other_without_seams(monkeypatch: pytest.MonkeyPatch) -> None:
     """A network whose logits depend on where in its input a pixel lies: the step at a cut must be spread out."""
 
     class Sloped(TinySegmenter):
@@ -199,9 +199,10 @@ def test_tiles_fade_into_each_other_without_seams() -> None:
             slope = torch.linspace(0, 1, images.shape[3]).expand(len(images), 3, images.shape[2], -1)
             return slope.contiguous()
 
-    found = assembled(Sloped(stride=1, kernel=1), photo(10, 200), PredictSettings(tile=64, overlap=32))
+    found = assembled(Sloped(stride=1, kernel=1), photo(10, 200), PredictSettings(tile=64))
     assert float(found[0, 0].diff().abs().max()) < 0.08  # of a step of one at a hard cut; the slope has 1/64
-    hard = assembled(Sloped(stride=1, kernel=1), photo(10, 200), PredictSettings(tile=64, overlap=0))
+    monkeypatch.setattr(PredictSettings, "overlap", 0)
+    hard = assembled(Sloped(stride=1, kernel=1), photo(10, 200), PredictSettings(tile=64))
     assert float(hard[0, 0].diff().abs().max()) > 0.9
 
 
@@ -209,7 +210,7 @@ def test_tiles_and_long_side_and_scales_work_together() -> None:
     network, image = by_brightness(), photo(170, 230)
     settings = {"scales": [0.5, 1.0, 1.5], "flip": True}
     whole = Predictor(network, "cpu", PredictSettings(tile=None, **settings)).predict(image.numpy())
-    for more in ({"tile": 64, "overlap": 16}, {"tile": 64, "overlap": 16, "long_side": 150}):
+    for more in ({"tile": 64}, {"tile": 64, "long_side": 150}):
         found = Predictor(network, "cpu", PredictSettings(**settings, **more)).predict(image.numpy())
         assert found.shape == whole.shape
         assert (found == whole).mean() > 0.98
@@ -236,7 +237,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("crf", [False, True])
 def test_no_tensor_holds_all_classes_at_the_size_of_a_large_photograph(crf: bool) -> None:
     image = photo(1500, 2100).numpy()
-    settings = PredictSettings(tile=256, overlap=32, crf=crf, crf_long_side=64, crf_settings=CrfSettings(iterations=1))
+    settings = PredictSettings(tile=256, crf=crf, crf_long_side=64, crf_settings=PublishedCrf("largefov"))
     predictor = Predictor(TinySegmenter(classes=20, stride=16, kernel=17), "cpu", settings)
     with Largest() as largest:
         predictor.predict(image)
@@ -258,7 +259,7 @@ def test_the_crf_is_that_of_the_softmax_of_the_mean_logits() -> None:
     network, image = TinySegmenter(), photo(40, 50)
     settings = PredictSettings(scales=[0.5, 1.0], flip=True, crf=True)
     logits = obvious_mean_logits(network, as_batch(image), settings.scales, True)
-    expected = dense_crf(image, logits.softmax(0), CrfSettings())
+    expected = dense_crf(image, logits.softmax(0), PublishedCrf())
     predictor = Predictor(network, "cpu", settings)
     assert np.allclose(predictor.probabilities(image.numpy()), expected.numpy(), atol=2e-3)
     assert (predictor.predict(image.numpy()) == expected.argmax(0).numpy()).mean() > 0.995
@@ -335,8 +336,8 @@ def test_what_is_refused_says_why(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="reduce the photograph, or take `predict`"):
         predictor.probabilities(np.broadcast_to(np.uint8(0), (side, side, 3)))
     with pytest.raises(UsageError) as refused:
-        PredictSettings(scales=[0.0], long_side=3, tile=10, overlap=99, batch_size=0)
-    assert all(name in str(refused.value) for name in ("scales", "long_side", "tile", "overlap", "batch_size"))
+        PredictSettings(scales=[0.0], long_side=3, tile=10, batch_size=0)
+    assert all(name in str(refused.value) for name in ("scales", "long_side", "tile", "batch_size"))
 
 
 def test_one_line_from_a_checkpoint_to_a_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,11 +11,11 @@ from shutil import copytree
 
 import pytest
 from rich.console import Console
+from tag2mask.cli.verbs import VERBS
 
 from forked import together
 from run_tiny import figures, files_of, run, words
 from tag2mask.cli.request import Request
-from tag2mask.cli.verbs import VERBS
 from tag2mask.pipeline.edges import Edges
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.together import do_together
@@ -39,7 +39,6 @@ SETTINGS = {
     "segment__network__norm": "fixed",
     "segment__steps": "20",
     "segment__batch_size": "4",
-    "segment__log_every": "1",
     "segment__learning_rate": "1e-4",
     "segment__augment__crop": "64",
     "segment__augment__long_side": "[56,80]",

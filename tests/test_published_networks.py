@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tag2mask.cli.parser import Parser, build_parser, expand_presets, to_config
 
 from run_tiny import words
 from tag2mask.cli import main
-from tag2mask.cli.parser import Parser, build_parser, expand_presets, to_config
 from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.networks.resnet import RESNETS
 from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentation_network
@@ -30,7 +30,6 @@ PUBLISHED: dict[str, dict[str, Any]] = {
             "backbone": "resnet101s",
             "head": "concat",
             "output_stride": 8,
-            "dilated": True,
             "scales": [],
             "norm": "trained",
             "norm_momentum": 0.1,
@@ -50,7 +49,6 @@ PUBLISHED: dict[str, dict[str, Any]] = {
             "backbone": "resnet101-caffe",
             "head": "sum",
             "output_stride": 8,
-            "dilated": True,
             "scales": [0.5, 0.75],
             "norm": "fixed",
             "norm_affine": "fixed",
@@ -119,7 +117,7 @@ def test_the_values_are_the_published_ones(name: str) -> None:
     )
     assert (config.predict.scales, config.predict.flip) == values["predict"]
     assert config.predict.crf and config.predict.crf_settings.values() == values["crf"]
-    assert printed["segment"]["network"]["freeze_stem"] is False
+    assert segment.network.dilated and not segment.network.freeze_stem
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -192,7 +190,6 @@ def test_training_and_prediction_by_a_preset(
         "steps": str(steps),
         "batch_size": "4",
         "augment__crop": "33",
-        "log_every": "1",
     }
     command = words("segment", scenes, tmp_path, **{f"segment__{key}": value for key, value in smaller.items()})
     assert main([command[0], "--config", name, *command[1:], "--predict.crf", "false"]) == 0

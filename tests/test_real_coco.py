@@ -13,7 +13,7 @@ from rich.console import Console
 from tag2mask.cli import main
 from tag2mask.data import DataSettings, read_mask, write_mask
 from tag2mask.data.photos import PhotoSet, open_photos, survey
-from tag2mask.formats.brush import encode
+from tag2mask.formats.labelstudio import encode_brush
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.truth import with_truth
 
@@ -486,7 +486,7 @@ def test_tags_that_no_mask_shows_are_kept_or_told(
 
 
 def task(*results: dict[str, Any], **values: Any) -> dict[str, Any]:
-    brush = {"format": "rle", "rle": encode(np.ones((4, 4), np.bool_)), "brushlabels": ["cat"]}
+    brush = {"format": "rle", "rle": encode_brush(np.ones((4, 4), np.bool_)), "brushlabels": ["cat"]}
     region = {"type": "brushlabels", "original_width": 4, "original_height": 4, "image_rotation": 0, "value": brush}
     data = {"photo_id": "one", "height": 4, "width": 4}
     return {"data": data, "annotations": [{"result": [region, *results]}]} | values

@@ -40,7 +40,7 @@ from tag2mask.training.engine import train_network
 from tag2mask.training.fitted import fitted_after
 from tag2mask.training.meter import Losses
 from tag2mask.training.objective import PotLosses, pot_task
-from tag2mask.training.settings import TrainSettings
+from tag2mask.training.settings import RecordSettings, SegmentSettings, TrainSettings
 from tag2mask.training.state import load_state
 from test_training import fresh, views
 
@@ -65,9 +65,9 @@ def test_weights_that_a_step_spoils_are_never_saved_nor_measured(
     """The spoiled step's own loss is finite. Weights are looked at after steps 3 and 4, before each measurement, and
     where POT, which begins at step 3, refuses their features."""
     photos = open_photos(DataSettings(root=scenes, split="train"))
-    settings = TrainSettings(steps=4, batch_size=4, checkpoint_every=3, optimizer="sgd", clip=None, learning_rate=1e3)
-    settings = replace(settings, validate_every=validate_every, momentum=0.0, log_every=100)
-    task, measured = pot_task(fresh(photos), views(photos), settings, PotSettings()), []
+    records = RecordSettings(checkpoint_every=3, log_every=100)
+    settings = SegmentSettings(steps=4, batch_size=4, learning_rate=1e3, momentum=0.0, validate_every=validate_every)
+    task, measured = pot_task(fresh(photos), views(photos), TrainSettings(), PotSettings()), []
 
     def losses(network: nn.Module, batch: Mapping[str, Tensor], progress: float) -> Losses:
         found = task.losses(network, batch, progress)
@@ -80,7 +80,14 @@ def test_weights_that_a_step_spoils_are_never_saved_nor_measured(
 
     said = rf"the weights are not finite after step {found_at}: .*--restart train and a lower --train\.learning_rate"
     with pytest.raises(Tag2maskError, match=said):
-        train_network(replace(task, losses=losses, validate=validate), settings, folder=tmp_path, seed=3, device="cpu")
+        train_network(
+            replace(task, losses=losses, validate=validate),
+            settings,
+            folder=tmp_path,
+            seed=3,
+            device="cpu",
+            records=records,
+        )
     assert all(measured) and len(measured) == (spoiled_at - 1 if validate_every else 0)
     assert (tmp_path / "state.pt").is_file() == (spoiled_at == 4)
     if spoiled_at == 4:
@@ -90,7 +97,7 @@ def test_weights_that_a_step_spoils_are_never_saved_nor_measured(
         state["network"]["classifier.weight"][0] = torch.nan  # as an older version could leave it
         torch.save(state, tmp_path / "state.pt")
         with pytest.raises(Tag2maskError, match=r"state\.pt .*not finite: classifier\.weight.*--restart train begins"):
-            train_network(task, settings, folder=tmp_path, seed=3, device="cpu")
+            train_network(task, settings, folder=tmp_path, seed=3, device="cpu", records=records)
 
 
 @pytest.mark.parametrize("stage", list(MADE))

@@ -17,7 +17,7 @@ from run_tiny import figures, files_of, run, words
 from tag2mask.cam_files import read_cam, write_cam
 from tag2mask.cli import main
 from tag2mask.data import AugmentSettings, DataSettings, ImageError, open_photos, read_mask, write_mask
-from tag2mask.data.labelled_set import LabelledSet
+from tag2mask.data.training_set import LabelledSet
 from tag2mask.networks import load_network, read_network_info
 from tag2mask.networks.checkpoint import NetworkFileError, load_edge_network
 from tag2mask.pipeline import stage as stages_base
@@ -28,7 +28,6 @@ IRN = {
     "refine__method": "irn+crf",
     "edges__steps": "3",
     "edges__batch_size": "3",
-    "edges__log_every": "1",
     "edges__augment__crop": "64",
     "edges__augment__long_side": "[56,80]",
     "edges__labels__background_factors": "[1.2,0.6]",
@@ -170,12 +169,11 @@ def test_what_is_refused_says_what_to_do(
     assert "refine.method was 'irn+crf' and is 'crf'" in capsys.readouterr().err
     assert run("refine", scenes, copied, **{**IRN, "refine__walk__beta": "8"}) == 2
     assert "walk.beta was 10.0 and is 8.0" in capsys.readouterr().err
-    assert run("edges", scenes, copied, **{**IRN, "edges__radius": "7"}) == 2
-    assert "edges.radius was 10 and is 7" in capsys.readouterr().err
+    assert run("edges", scenes, copied, **{**IRN, "edges__learning_rate": "7"}) == 2
+    assert "edges.learning_rate was 0.1 and is 7.0" in capsys.readouterr().err
     assert run("edges", scenes, copied, **{**IRN, "data__split": "val"}) == 2
     assert "data.split was 'train' and is 'val'" in capsys.readouterr().err
     for name, value, said in (
-        ("edges__levels", "[9]", "it offers 0 (stage1: 16 channels at stride 4)"),
         ("edges__backbone", "resnet51", "edges.backbone: 'resnet51'"),
         ("edges__precision", "fp16", "edges.precision fp16 needs a GPU"),
     ):
@@ -196,10 +194,9 @@ def test_settings_without_effect_are_not_held_against_a_run(copied: Path, scenes
     for name, value in (
         ("refine__background_threshold", "0.5"),  # POT's CAMs have a background of their own
         ("refine__walk__background_level", "0.1"),
-        ("edges__labels__background_levels", "[0.4,0.1]"),
         ("edges__weights", "none"),  # of another backbone than the run's own
         ("edges__epochs", "9"),  # the steps are given
-        ("edges__log_every", "2"),
+        ("train__log_every", "2"),
     ):
         for stage in ("edges", "refine"):
             assert run(stage, scenes, copied, **{**IRN, name: value}) == 0, name

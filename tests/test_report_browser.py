@@ -8,8 +8,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-from report_run import HOSTILE, IDS, build_run
-from tag2mask.report import ReportSettings, write_report
+from report_run import HOSTILE, IDS, SmallReport, build_run
+from tag2mask.report import write_report
 
 pytestmark = pytest.mark.browser
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     run, photos = build_run(tmp_path_factory.mktemp("report"))
-    return write_report(run, photos, ReportSettings(width=96)).as_uri()
+    return write_report(run, photos, SmallReport()).as_uri()
 
 
 @pytest.fixture

@@ -3,12 +3,11 @@
 import json
 from pathlib import Path
 
-from report_run import CLASSES, HOSTILE, IDS, build_run
-from tag2mask.confidence.ranking import IMAGES
-from tag2mask.confidence.table import QUALITY
+from report_run import CLASSES, HOSTILE, IDS, SmallReport, build_run
+from tag2mask.confidence.ranking import IMAGES, QUALITY
 from tag2mask.data import PhotoSet
 from tag2mask.files import write_text
-from tag2mask.report import ReportSettings, write_report
+from tag2mask.report import write_report
 from test_report import SMALL, Page
 
 
@@ -25,7 +24,7 @@ def test_the_least_certain_masks_are_drawn_in_order(tmp_path: Path) -> None:
     with_ranking(run, tuple(reversed(IDS)))
     figures = {"images": 6, "spearman": 0.5, "low": 0.1, "high": 0.8, "worst_tenth": 1.0, "chance": 0.17}
     write_text(run / QUALITY, json.dumps({"split": "train", **figures}))
-    page = Page(write_report(run, photos, ReportSettings(width=96, least_certain=4)))
+    page = Page(write_report(run, photos, SmallReport(least_certain=4)))
     assert len(page.of("doubt")) == 4 and "Look here first" in page.text
     assert "rank correlation of confidence with mean IoU is 0.50 [0.10, 0.80]" in page.text
     assert "100 % of the worst tenth (17 % by chance)" in page.text

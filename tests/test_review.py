@@ -25,6 +25,7 @@ from werkzeug.test import TestResponse
 
 from review_run import CLASSES, IDS, SIZE, TAGS, VALUES, build_run, every_value, open_desk
 from tag2mask.cli import main
+from tag2mask.confidence.ranking import IMAGES, read_ranking
 from tag2mask.data import Photo, PhotoSet, read_image, read_mask
 from tag2mask.data.corrections import Corrections, Decision
 from tag2mask.data.settings import DataSettings
@@ -34,10 +35,8 @@ from tag2mask.pipeline.corrections import data_of
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.stages import STAGES
 from tag2mask.review import Desk, Server, reviewed_photos
-from tag2mask.review.guard import Guard
-from tag2mask.review.photographs import Query, ReviewList
-from tag2mask.review.ranking import Ranking
-from tag2mask.review.routes import build_app
+from tag2mask.review.review_list import Query, ReviewList
+from tag2mask.review.server import Guard, build_app
 
 PORT = 8765
 BASE = f"http://127.0.0.1:{PORT}"
@@ -332,30 +331,23 @@ def test_filters_by_changed_tags_verdict_and_id() -> None:
 
 def test_the_least_confident_come_first(tmp_path: Path) -> None:
     photos = (*_many(4).photos, Photo('two,\n"lines"', "/nowhere/x.jpg", ()))
-    table = tmp_path / "images.csv"
-    table.write_text(
-        "image,confidence,class,extra,reason\r\n"
-        "trip 2/002,0.1,owl,7,small\r\n"
-        '"two,\n""lines""",0.25,dog,7,"a, b"\r\n'
-        "gone,0.3,owl,7,\r\n"
-        "trip 0/000,0.9,cat,7,\r\n",
+    (tmp_path / "confidence").mkdir()
+    (tmp_path / IMAGES).write_text(
+        "image,confidence,class,class_confidence,extra,reason\r\n"
+        "trip 2/002,0.1,owl,0.1,7,small\r\n"
+        '"two,\n""lines""",0.25,dog,0.2,7,"a, b"\r\n'
+        "gone,0.3,owl,0.3,7,\r\n"
+        "trip 0/000,nan,cat,0.4,7,\r\n",
         encoding="utf-8",
     )
-    listed = ReviewList(PhotoSet(("cat", "dog", "owl"), photos, tmp_path), Ranking(table))
+    listed = ReviewList(PhotoSet(("cat", "dog", "owl"), photos, tmp_path), read_ranking(tmp_path))
     assert listed.page(Query(order="confidence")).places == (2, 4, 0, 1, 3)
     assert listed.page(Query(order="list")).places == (0, 1, 2, 3, 4)
     assert listed.rank(0, "confidence") == 2
-    assert listed.ranking is not None
     doubt = listed.doubt(4)
     assert doubt is not None and (doubt.confidence, doubt.class_name, doubt.reason) == (0.25, "dog", "a, b")
     assert listed.doubt(1) is None
-    table.write_bytes(table.read_bytes().replace(b"trip 2/002", b"trip 1/001").replace(b"0.9", b"nan"))
-    assert listed.doubt(2) is None  # ranked anew since: its line is another photograph's
-    assert listed.doubt(0) is None  # no number that JSON has
-    assert listed.doubt(4) == doubt
-    table.write_text("photo,x\n")
-    with pytest.raises(UsageError, match="no column image, confidence"):
-        Ranking(table)
+    assert listed.doubt(0) is None  # not a number in JSON
 
 
 def test_two_reviews_of_one_folder(run: Path) -> None:
@@ -498,34 +490,6 @@ def test_a_damaged_decision_stops_one_photograph_and_can_be_made_again(page: Pag
     np.testing.assert_array_equal(read_mask(run / "corrections" / f"{IDS[1]}.png"), drawn)
     assert again.get("/api/photos/0").get_json()["fault_of_decision"] is None
     assert _page(run).desk.list.counts() == {"undecided": 2, "accepted": 1, "corrected": 1, "rejected": 1, "tags": 1}
-
-
-def test_the_list_is_read_while_tags_are_noted() -> None:
-    listed = ReviewList(_many(300))
-    for place in range(0, 300, 2):
-        listed.note(place, Decision(None, ("cat", "owl")))
-    ended = threading.Event()
-
-    def note() -> None:
-        while not ended.is_set():
-            for place in range(1, 300, 2):
-                listed.note(place, Decision(None, ("dog",)))
-            for place in range(300):
-                listed.note(place, Decision(None, ("cat",)) if place % 2 == 0 else None)
-
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    thread = threading.Thread(target=note)
-    thread.start()
-    try:
-        for _ in range(300):
-            assert listed.page(Query(class_id=1)).total >= 150
-            assert 150 <= listed.page(Query(state="tags")).total <= 300
-            assert listed.has_other_tags(0)  # noted again and again, and there at every moment
-    finally:
-        ended.set()
-        thread.join()
-        sys.setswitchinterval(interval)
 
 
 def test_a_decision_is_not_forgotten_by_who_read_before_it(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:

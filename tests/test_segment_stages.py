@@ -15,8 +15,8 @@ from run_tiny import BACKBONE, figures, files_of, run, words
 from tag2mask.cli import main
 from tag2mask.data import DataSettings, open_photos, read_mask
 from tag2mask.data.images import ImageError, write_fractions, write_mask
-from tag2mask.data.labelled_set import LabelledSet
 from tag2mask.data.settings import AugmentSettings
+from tag2mask.data.training_set import LabelledSet
 from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.training.segmentation import segmentation_loss
 
@@ -27,8 +27,6 @@ SEGMENT = {
     "segment__network__align_corners": "false",
     "segment__steps": "6",
     "segment__batch_size": "4",
-    "segment__log_every": "1",
-    "segment__checkpoint_every": "2",
     "segment__augment__crop": "64",
     "segment__augment__long_side": "[56,80]",
     "evaluate__splits": "val",

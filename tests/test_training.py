@@ -4,7 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +22,22 @@ from tag2mask.training import engine
 from tag2mask.training.engine import Trained, train_network
 from tag2mask.training.objective import objective, pot_task
 from tag2mask.training.order import DrawOrder
-from tag2mask.training.settings import TrainSettings
+from tag2mask.training.settings import SegmentSettings, TrainSettings
 from tag2mask.training.state import Interrupted, load_state
 
-SETTINGS = TrainSettings(steps=6, batch_size=4, checkpoint_every=2, log_every=1, consistency_start=0.5)
+
+@dataclass
+class Settings(TrainSettings):
+    """With what only the segmentation network's training lets people set: the loop is the same."""
+
+    power: float = 0.9
+    power_every: int = 1
+    average: float | None = None
+    validate_every: int | None = None
+    keep_best: bool = False
+
+
+SETTINGS = Settings(steps=6, batch_size=4, checkpoint_every=2, log_every=1, consistency_start=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +57,7 @@ def views(photos: PhotoSet) -> TrainingSet:
 def trained(
     photos: PhotoSet,
     folder: Path,
-    settings: TrainSettings = SETTINGS,
+    settings: Settings = SETTINGS,
     *,
     stop_at: int | None = None,
     workers: int = 0,
@@ -65,6 +77,7 @@ def trained(
         seed=3,
         device="cpu",
         workers=workers,
+        records=settings,
         on_step=on_step,
     )
     return network, result
@@ -264,7 +277,7 @@ def test_the_best_weights_are_kept_where_that_is_asked_for(photos: PhotoSet, tmp
         task = replace(pot_task(network, views(photos), settings, PotSettings()), validate=validate)
         if stop_at is None and (folder / "state.pt").is_file():
             next(steps), next(steps)
-        train_network(task, settings, folder=folder, seed=3, device="cpu", on_step=on_step)
+        train_network(task, settings, folder=folder, seed=3, device="cpu", records=settings, on_step=on_step)
         return network
 
     def same(network: PotNetwork, step: int) -> bool:
@@ -294,7 +307,7 @@ def test_what_was_killed_while_it_measured_is_measured(photos: PhotoSet, tmp_pat
             return {"validation_miou": 0.1 * len(measured) if len(measured) <= killed_at // 2 else 0.0}
 
         task = replace(pot_task(network, views(photos), settings, PotSettings()), validate=validate)
-        train_network(task, settings, folder=tmp_path / "killed", seed=3, device="cpu")
+        train_network(task, settings, folder=tmp_path / "killed", seed=3, device="cpu", records=settings)
         return network
 
     with pytest.raises(Killed):
@@ -318,14 +331,14 @@ def test_the_best_weights_need_something_to_measure_on(photos: PhotoSet, tmp_pat
     with pytest.raises(UsageError, match="keep_best needs photographs with ground truth"):
         trained(photos, tmp_path, replace(SETTINGS, keep_best=True, validate_every=2))
     with pytest.raises(UsageError, match="keep_best needs validate_every"):
-        TrainSettings(keep_best=True)
+        SegmentSettings(keep_best=True)
 
 
 def test_a_batch_has_whole_parts() -> None:
     with pytest.raises(UsageError, match="batch_size 10 should be a multiple of accumulate, 3"):
         TrainSettings(batch_size=10, accumulate=3)
-    with pytest.raises(UsageError, match=r"accumulate should be at least 1; power_every should be at least 1"):
-        TrainSettings(accumulate=0, power_every=0)
+    with pytest.raises(UsageError, match="accumulate should be at least 1, received 0; power_every should be"):
+        SegmentSettings(accumulate=0, power_every=0)
 
 
 def test_settings_are_refused_all_at_once() -> None:
@@ -392,7 +405,8 @@ def test_figures_while_training_are_logged_and_change_nothing(photos: PhotoSet, 
     expected, _ = trained(photos, tmp_path / "plain")
     network = fresh(photos)
     task = replace(pot_task(network, views(photos), SETTINGS, PotSettings()), validate=validate)
-    train_network(task, replace(SETTINGS, validate_every=4), folder=tmp_path / "seen", seed=3, device="cpu")
+    settings = replace(SETTINGS, validate_every=4)
+    train_network(task, settings, folder=tmp_path / "seen", seed=3, device="cpu", records=settings)
     assert len(seen) == 2  # at step 4 and at the end
     assert [line.get("validation_miou") for line in _log(tmp_path / "seen")] == [None, None, None, 0.5, None, 0.5]
     for name, value in expected.state_dict().items():

@@ -1,12 +1,15 @@
 """Settings that describe themselves: which values a field may have, whether results depend on it, whether it is a path.
 
-Checks, fingerprints and absolute paths are generic walks over these facts.
+Checks, fingerprints, absolute paths and the reading of earlier files are generic walks over these facts.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
+from math import isfinite
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args, get_origin
 
 from tag2mask.errors import UsageError
 
@@ -45,9 +48,41 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+class Fixed(Generic[Kind]):
+    """A constant in the place of a field, for what was a setting or is one in a subclass.
+
+    It reads like a field. Fingerprints hold it, and files of settings may, with this value; see `current`.
+    """
+
+    def __init__(self, value: Kind, *, affects: bool = True, instead: str = "") -> None:
+        """Keep the value.
+
+        Args:
+            value: the constant.
+            affects: as for `setting`.
+            instead: the setting that has taken its place, if one has.
+        """
+        self.value, self.affects, self.instead = value, affects, instead
+
+    def __get__(self, settings: object, owner: type) -> Kind:
+        """The value."""
+        return self.value
+
+
+def fixed(settings: Any) -> dict[str, Fixed[Any]]:
+    """The constants of a settings dataclass by name, those of its bases among them unless it has them as fields."""
+    found = {name: each for base in reversed(type(settings).__mro__) for name, each in vars(base).items()}
+    names = {each.name for each in fields(settings)}
+    return {name: each for name, each in found.items() if isinstance(each, Fixed) and name not in names}
+
+
 @dataclass
 class Checked:
-    """Base of settings dataclasses: values out of range are refused, all in one message."""
+    """Base of settings dataclasses: values out of range are refused, all in one message.
+
+    Attributes:
+        _section: what its fields are settings of, for messages: `network`, `the random walk`.
+    """
 
     _section: ClassVar[str]
 
@@ -76,11 +111,16 @@ def _problem(each: Field[Any], value: Any) -> str:
     if get_origin(each.type) is Literal and value not in get_args(each.type):
         allowed = ", ".join(repr(choice) for choice in get_args(each.type))
         return f"{each.name} should be one of {allowed}, received {value!r}"
+    for part in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(part, float) and not isfinite(part):
+            return f"{each.name} should be a finite number, received {part}"
+        if isinstance(part, str | Path) and "\0" in str(part):
+            return f"{each.name} holds a null byte, which no path and no name can"
     bounds = {name: bound for name, bound in each.metadata.get("bounds", {}).items() if bound is not None}
     if value is None or not bounds or _is_within(value, bounds):
         return ""
     null = each.metadata["null"]
-    return f"{each.name} should {_rule(bounds)}" + (f"; {null}" if null else "")
+    return f"{each.name} should {_rule(bounds)}, received {value!r}" + (f"; {null}" if null else "")
 
 
 def _is_within(value: float, bounds: Mapping[str, float]) -> bool:
@@ -105,24 +145,77 @@ def _rule(bounds: Mapping[str, float]) -> str:
     return f"be above {bounds['above']:g}" if "above" in bounds else f"be at most {most:g}"
 
 
-def plain(value: Any, *, affecting: bool = False) -> Any:
+def plain(value: Any, *, affecting: bool = False, whole: bool = False) -> Any:
     """Settings as nested dictionaries of plain values, ready for YAML and JSON.
 
     Args:
         value: a settings dataclass, or what stands in one.
-        affecting: leave out the fields on which results do not depend.
+        affecting: what a fingerprint is made of: the fields and the constants on which results depend.
+        whole: all fields and all constants.
     """
     if is_dataclass(value) and not isinstance(value, type):
-        return {
-            each.name: plain(getattr(value, each.name), affecting=affecting)
-            for each in fields(value)
-            if not affecting or each.metadata.get("affects", True)
-        }
+        affects = {each.name: each.metadata.get("affects", True) for each in fields(value)}
+        if affecting or whole:
+            affects |= {name: each.affects for name, each in fixed(value).items()}
+        names = [name for name, has_effect in affects.items() if has_effect or not affecting]
+        return {name: plain(getattr(value, name), affecting=affecting, whole=whole) for name in names}
     if isinstance(value, Mapping):
-        return {key: plain(item, affecting=affecting) for key, item in value.items()}
+        return {key: plain(item, affecting=affecting, whole=whole) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item, affecting=affecting) for item in value]
+        return [plain(item, affecting=affecting, whole=whole) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def current(settings: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values for a settings dataclass, perhaps of an earlier version, without those that are constants now.
+
+    Args:
+        settings: the dataclass, with any values.
+        values: as `plain` gives them, or some of them.
+
+    Raises:
+        UsageError: one of them has another value than the constant.
+    """
+    problems: list[str] = []
+    found = _current(settings, values, "", problems)
+    if problems:
+        raise UsageError(f"take out what is not a setting any more: {'; '.join(problems)}")
+    return found
+
+
+def _current(settings: Any, values: Mapping[str, Any], prefix: str, problems: list[str]) -> dict[str, Any]:
+    constants, kept = fixed(settings), {}
+    for name, value in values.items():
+        if name not in constants:
+            own = getattr(settings, name, None) if isinstance(value, Mapping) else None
+            kept[name] = _current(own, value, f"{prefix}{name}.", problems) if is_dataclass(own) else value
+        elif not _agrees(plain(constants[name].value, whole=True), value):
+            problems.append(f"{prefix}{name} is {value!r}, {constant_of(constants[name])}")
+    return kept
+
+
+def _agrees(constant: Any, value: Any) -> bool:
+    """Whether a value, of a section some values, is the constant."""
+    if isinstance(constant, Mapping) and isinstance(value, Mapping):
+        return all(name in constant and _agrees(constant[name], each) for name, each in value.items())
+    if isinstance(constant, float) and isinstance(value, str):  # PyYAML takes 1e-4 for text
+        with suppress(ValueError):
+            return constant == float(value)
+    return bool(constant == plain(value))
+
+
+def constant_of(constant: Fixed[Any]) -> str:
+    """What has become of a setting, in words."""
+    value = json.dumps(plain(constant.value))
+    return f"now {constant.instead} is in its place" if constant.instead else f"now a constant, {value}"
+
+
+def constants(settings: Any, prefix: str = "") -> Iterator[tuple[str, Fixed[Any]]]:
+    """Every constant in a tree of settings, by its full name."""
+    yield from ((f"{prefix}{name}", each) for name, each in fixed(settings).items())
+    for each in fields(settings):
+        if is_dataclass(value := getattr(settings, each.name)):
+            yield from constants(value, f"{prefix}{each.name}.")
 
 
 def absolute(settings: Kind) -> Kind:

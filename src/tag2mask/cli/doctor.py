@@ -12,6 +12,7 @@ from tag2mask.cli.commands import COMMANDS
 if TYPE_CHECKING:
     from tag2mask.pipeline.config import Config
 
+
 def doctor(words: Sequence[str]) -> int:
     """`doctor`: look at the machine and say so.
 

@@ -19,6 +19,7 @@ from tag2mask.cli.commands import Command
 from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.settings_help import argument_docs, render_help
 from tag2mask.errors import UsageError, first_five
+from tag2mask.fields import constant_of, constants, current
 from tag2mask.pipeline.config import Config, presets, to_yaml
 from tag2mask.pipeline.corrections import with_remembered
 from tag2mask.pipeline.run_folder import run_of
@@ -42,8 +43,11 @@ class Parser(ArgumentParser):
         unknown += [
             f"--{group}.{key}" for group, key in re.findall(r"Group '([\w.]+)' does not accept option '(\w+)'", message)
         ]
-        hints = []
+        hints, gone = [], {f"--{name}": constant_of(each) for name, each in constants(Config())}
         for name in unknown:
+            if name in gone:
+                hints.append(f"{name} is not a setting any more, {gone[name]}; leave it out")
+                continue
             close = difflib.get_close_matches(name, options, n=3, cutoff=0.6)
             hints.append(
                 f"{name} is no setting" + (f"; did you mean {' or '.join(close)}?" if close else "; see --help")
@@ -117,7 +121,11 @@ def _type(parameter: inspect.Parameter) -> Any:
     return parameter.annotation
 
 
-def parse(name: str, command: Command, words: Sequence[str]) -> tuple[Callable[..., int], Invocation, dict[str, Any]] | None:
+Parsed = tuple[Callable[..., int], Invocation, dict[str, Any]]
+"""What does a command, the invocation, and the command's own arguments and options."""
+
+
+def parse(name: str, command: Command, words: Sequence[str]) -> Parsed | None:
     """Read the words after a command.
 
     Args:
@@ -126,8 +134,7 @@ def parse(name: str, command: Command, words: Sequence[str]) -> tuple[Callable[.
         words: what follows it.
 
     Returns:
-        what does it, the invocation, and its own arguments and options; None if help or the settings were asked for,
-        which were then printed.
+        None if help or the settings were asked for, which were then printed.
 
     Raises:
         UsageError: they are wrong.
@@ -175,8 +182,7 @@ def _parser(name: str, function: Callable[..., int]) -> Parser:
 def _run_of(command: Command, words: Sequence[str], function: Callable[..., Any]) -> Path | None:
     """The run folder whose settings a command takes up, if it is one: its argument, else ``--out``."""
     if command.run:
-        names = [each.name for each in inspect.signature(function).parameters.values() if each.kind is not each.KEYWORD_ONLY]
-        place = names.index(command.run) - 1
+        place = list(inspect.signature(function).parameters).index(command.run) - 1
         found = _positionals(words, function)
         if place >= len(found):
             return None
@@ -220,7 +226,7 @@ def _refuse_sections(name: str, command: Command, given: Mapping[str, str]) -> N
     if command.sections is None:
         return
     sections = {item.name for item in fields(Config) if is_dataclass(item.type)}
-    unread = [each for each in given if (section := each.partition(".")[0]) in sections and section not in command.sections]
+    unread = [each for each in given if each.partition(".")[0] in sections - {*command.sections}]
     if unread:
         raise UsageError(f"{name} does not read {first_five(f'--{each}' for each in unread)}; leave it out")
 
@@ -258,22 +264,25 @@ def _current(file: Path) -> str:
     """A file of settings as ``--config`` takes it: its path, or its content without settings that are gone.
 
     Raises:
-        UsageError: the run keeps its files in tars, which this version does not read.
+        UsageError: the run keeps its files in tars, which this version does not read, or one of its settings has
+            another value than the constant in its place.
     """
     try:
-        text = file.read_text(encoding="utf-8")
-        values = yaml.safe_load(text) if re.search(r"^outputs:", text, re.MULTILINE) else None
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            return str(file)
+        kept = current(Config(), values)
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from error
     except (OSError, ValueError, yaml.YAMLError, RecursionError):  # the parser says so
         return str(file)
-    if not isinstance(values, dict):
-        return str(file)
-    outputs = values.pop("outputs", None)
+    outputs = kept.pop("outputs", None)
     if isinstance(outputs, dict) and outputs.get("photographs_per_tar") is not None:
         raise UsageError(
             f"{file}: the files of this run are in tars (outputs.photographs_per_tar), which an earlier version wrote "
             "and this one does not read; go on with that version, or use another --out"
         )
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return str(file) if kept == values else yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
 
 
 def _config_file(value: str, known: dict[str, Path]) -> Path:

@@ -13,9 +13,7 @@ from tag2mask.pipeline.repeats import RECORD, Repeats
 from tag2mask.pipeline.stages import stages_of
 
 
-def run(
-    call: Invocation, data: Path | None = None, *, repeats: int | None = None, restart: str | None = None
-) -> int:
+def run(call: Invocation, data: Path | None = None, *, repeats: int | None = None, restart: str | None = None) -> int:
     """Do every stage.
 
     Args:
@@ -55,7 +53,7 @@ def _once(call: Invocation, restart: str | None) -> int:
 
 
 def _repeat(call: Invocation, repeats: int, restart: str | None) -> int:
-    """Do a run for each seed, in RUN/seed-S, those that are done excepted; then the mean and spread of their figures."""
+    """Do a run for each seed, in RUN/seed-S, except those that are done; then the mean and spread of their figures."""
     run = call.run_folder()
     repeated = Repeats(call.config, run, repeats, named=call.names_corrections)
     # Every process decides this before the main one can have written anything: no run ends without all of them.

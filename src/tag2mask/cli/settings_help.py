@@ -1,7 +1,7 @@
 """The help of a command: purpose, examples, its own options, and the settings that matter."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -10,6 +10,12 @@ from docstring_parser import parse as parse_docstring
 
 from tag2mask.cli.commands import Command
 from tag2mask.pipeline.config import Config, plain, presets
+
+MOST_LINES = 100
+"""Lines of a help text."""
+
+ALWAYS = frozenset({"data.root", "data.tags", "data.masks", "data.split", "data.classes", "device", "seed", "workers"})
+"""Settings that every help names where the command reads them."""
 
 _WIDTH = 118
 
@@ -44,7 +50,6 @@ def render_help(name: str, command: Command, function: Callable[..., Any]) -> st
         options["--out RUN"] = "the run folder"
     elif name in ("predict", "export", "import"):
         options["--out PATH"] = "where the result goes"
-    preset = f"Presets: {', '.join(presets())}; {command.preset} unless another is named or a run folder has settings."
     lines = [
         f"usage: tag2mask {' '.join([name, *usage])} [OPTION …] [--section.name VALUE …]",
         "",
@@ -54,25 +59,25 @@ def render_help(name: str, command: Command, function: Callable[..., Any]) -> st
         "",
         *_table({**arguments, **options, **COMMON}, 26),
         "",
-        preset,
+        f"Presets: {', '.join(presets())}. Without another one, and without a run folder: {command.preset}.",
         "",
-        "settings that presets set (--help-all has all of them):",
-        *_table(dict(_settings(command)), 44),
     ]
-    return "\n".join(lines)
+    settings = dict(_settings(command, presets()))
+    if len(lines) + len(settings) >= MOST_LINES:
+        settings = dict(_settings(command, [command.preset]))
+    title = "Settings with their values in that preset; --help-all has all of them:"
+    return "\n".join([*lines, *([title] if settings else []), *_table(settings, 44)])
 
 
-def _settings(command: Command) -> Iterator[tuple[str, str]]:
-    """The settings of a command that matter: name with default, and the first sentence of its description."""
-    set_somewhere = {"data.root", "data.tags", "data.masks", "data.split", "data.classes", "device", "seed", "workers"}
-    for file in presets().values():
-        set_somewhere.update(dict(_leaves(yaml.safe_load(file.read_text(encoding="utf-8")))))
+def _settings(command: Command, some: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The settings of a command that some presets set: name with its value, and the first sentence about it."""
+    files = presets()
+    contents = {name: dict(_leaves(yaml.safe_load(files[name].read_text(encoding="utf-8")))) for name in files}
+    names = ALWAYS.union(*(contents[name] for name in some))
     described = descriptions(Config())
-    values = dict(_leaves(plain(Config())))
-    for setting, value in values.items():
+    for setting, value in {**dict(_leaves(plain(Config()))), **contents[command.preset]}.items():
         section = setting.partition(".")[0]
-        read = command.sections is None or section in command.sections or section == setting
-        if read and setting in set_somewhere:
+        if setting in names and (command.sections is None or section in command.sections or section == setting):
             text = described.get(setting, "").partition(". ")[0].partition("; ")[0]
             yield f"--{setting} {yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}", text
 
@@ -80,7 +85,9 @@ def _settings(command: Command) -> Iterator[tuple[str, str]]:
 def descriptions(settings: Any, prefix: str = "") -> dict[str, str]:
     """The description of every setting below a settings dataclass, by its dotted name."""
     found: dict[str, str] = {}
-    docs = {each.arg_name: each.description or "" for each in parse_docstring(type(settings).__doc__ or "").params}
+    docs: dict[str, str] = {}
+    for base in reversed(type(settings).__mro__):
+        docs |= {each.arg_name: each.description or "" for each in parse_docstring(base.__doc__ or "").params}
     for item in fields(settings):
         value = getattr(settings, item.name)
         if is_dataclass(value):

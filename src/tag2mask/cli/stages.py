@@ -11,8 +11,8 @@ from rich.console import Console
 
 from tag2mask.cli.console import errors, figures_table, output, print_json, show_published, show_result
 from tag2mask.cli.invocation import Invocation
+from tag2mask.data.image_check import first_look
 from tag2mask.data.photos import PhotoSet, recognised
-from tag2mask.data.pixel_kinds import first_look
 from tag2mask.distributed import gathered, is_main, join, process_count, process_number, wait
 from tag2mask.errors import UsageError
 from tag2mask.evaluate.comparison import Comparison
@@ -105,7 +105,9 @@ def with_data(call: Invocation, data: Path | None) -> Invocation:
     name = "tags" if data.suffix.lower() in (".csv", ".tsv", ".txt") and not data.is_dir() else "root"
     if f"data.{name}" in call.given:
         raise UsageError(f"{data} and --data.{name} {call.given[f'data.{name}']} both name the data; give one of them")
-    return call.with_config(replace(call.config, data=replace(call.config.data, **{name: data})))
+    own = call.config.data
+    own = replace(own, tags=data) if name == "tags" else replace(own, root=data)
+    return call.with_config(replace(call.config, data=own))
 
 
 def one_process(action: Callable[..., int]) -> Callable[..., int]:

@@ -1,1 +1,1 @@
-"""How sure a mask is where nobody drew the truth: the evidence, and one number that estimates the mask's IoU."""
+"""Confidence of masks without ground truth: an estimate of each mask's IoU."""

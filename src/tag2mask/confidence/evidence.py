@@ -1,6 +1,8 @@
-"""What there is to judge a mask by: how far the CAMs and the segmentation network agree with it, class by class."""
+"""Evidence about a mask: how far the CAMs and the segmentation network agree with it, class by class; and its file."""
 
+import io
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +12,12 @@ from torch import Tensor
 
 from tag2mask.confidence.overlap import class_shares, expected_iou
 from tag2mask.errors import Tag2maskError
+from tag2mask.files import write_bytes
+from tag2mask.npz import DAMAGED, read_npz
 from tag2mask.refine.labels import ClassMaps
 
 _COUNTED_PIXELS = 1 << 22
-"""The parts of a larger mask are counted on every second, third, … row and column; ours."""
+"""The components of a larger mask are counted on every second, third, … row and column; ours."""
 
 FIELDS = (
     "share",
@@ -27,34 +31,40 @@ FIELDS = (
     "network_share",
     "cells",
 )
-"""What is known of the mask of a class:
+"""Evidence about the mask of a class:
 
-- `share`: of the pixels of the whole mask, in [0, 1].
-- `pieces`: how many parts it falls into.
-- `cam_expected`: its expected IoU under the CAMs, each pixel's brought to the sum 1.
-- `cam_overlap`: its IoU with the class of the highest CAM, which says how much refinement changed.
-- `network_expected`, `network_overlap`: the same for the probabilities of the segmentation network, which may answer
-  with background and the photograph's tags alone.
-- `network_free`: its expected IoU where the network may answer with any class.
+- `share`: its share of all pixels, in [0, 1].
+- `pieces`: the number of its connected components.
+- `cam_expected`: its expected IoU under the CAMs, normalised to the sum 1 in each pixel.
+- `cam_overlap`: its IoU with the class of the highest CAM, which shows how much refinement changed.
+- `network_expected`, `network_overlap`: the same for the probabilities of the segmentation network over background and
+  the image's tags.
+- `network_free`: its expected IoU under the network's probabilities over all classes.
 - `cam_share`, `network_share`: the share of the pixels that CAMs and network expect to be of the class.
-- `cells`: the area of its mask in cells of the CAMs.
+- `cells`: the area of the mask in cells of the CAMs.
 
-Where a photograph has no tag, background is all that CAMs and tags leave, so `network_free` alone says something. New
-fields come last: an older file lacks them.
+An image without tags has only `network_free`, because CAMs and tags leave nothing but background. New fields come
+last: older files lack them.
 """
 
 NETWORK_FIELDS = tuple(name for name in FIELDS if name.startswith("network_"))
 
+_KINDS = {"ids": "i", "values": "f", "stray": "i", "stray_share": "f", "made_by": "U"}
+"""The arrays of an evidence file, and NumPy's letter for their kind."""
+
+_MOST_CLASSES = 254
+"""Ids are those of masks, where 255 means ignored."""
+
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of the mask of a photograph.
+    """Evidence about the mask of an image.
 
     Attributes:
         ids: int32 (K,), background and the tags, ascending.
-        values: float32 (K, len(FIELDS)); NaN for what is not known.
-        stray: the class without a tag that the network gives the most of the photograph; 0 for none.
-        stray_share: how much that is, in [0, 1].
+        values: float32 (K, len(FIELDS)); NaN if unknown.
+        stray: the class without a tag with the largest share by the network; 0 for none.
+        stray_share: that share, in [0, 1].
     """
 
     ids: npt.NDArray[np.int32]
@@ -74,20 +84,20 @@ def gather(
     logits: Tensor | None = None,
     size: tuple[int, int] | None = None,
 ) -> Evidence:
-    """Gather what the CAMs and the network say of a mask.
+    """Compare a mask with the CAMs and the network.
 
     Args:
         labels: uint8 (H, W), the mask, 255 = ignored.
-        ids: uint8 (K,), background and the photograph's tags, ascending.
-        cams: not negative, of background and some of the tags, on a grid of their own; None without CAMs.
+        ids: uint8 (K,), background and the image's tags, ascending.
+        cams: not negative, of background and some of the tags, on their own grid; None without CAMs.
         logits: float (C + 1, h, w), the network's, background first; None without a network.
-        size: (h, w) at which they are compared, at most (H, W); that of the mask if not given.
+        size: (h, w) of the comparison, at most (H, W); default: that of the mask.
 
     Returns:
         the evidence; a class without a CAM has CAM 0.
 
     Raises:
-        Tag2maskError: the network gives something else than finite numbers.
+        Tag2maskError: the logits are not finite.
     """
     values = torch.full((len(ids), len(FIELDS)), torch.nan, dtype=torch.float64)
 
@@ -123,8 +133,57 @@ def gather(
     return Evidence(ids.int().numpy(), values.float().numpy(), stray, float(shares[stray]))
 
 
+def write_evidence(path: Path, evidence: Evidence, made_by: str) -> None:
+    """Write evidence atomically as an ``.npz`` without pickles, with the arrays `_KINDS`.
+
+    Args:
+        path: the ``.npz``.
+        evidence: to be written.
+        made_by: fingerprint of its inputs, for `read_evidence`.
+    """
+    content = io.BytesIO()
+    np.savez(
+        content,
+        ids=evidence.ids,
+        values=evidence.values,
+        stray=np.int32(evidence.stray),
+        stray_share=np.float32(evidence.stray_share),
+        made_by=np.str_(made_by),
+    )
+    write_bytes(path, content.getvalue())
+
+
+def read_evidence(path: Path, made_by: str) -> Evidence | None:
+    """Read evidence; None if there is none, it is damaged, or its inputs had another fingerprint."""
+    stored = stored_evidence(path)
+    return stored[0] if stored is not None and stored[1] == made_by else None
+
+
+def stored_evidence(path: Path) -> tuple[Evidence, str] | None:
+    """Evidence and the fingerprint of its inputs; None if there is none, or it is damaged."""
+    try:
+        with path.open("rb") as file:
+            arrays = read_npz(file, tuple(_KINDS))
+    except DAMAGED:
+        return None
+    if any(name not in arrays or arrays[name].dtype.kind != kind for name, kind in _KINDS.items()):
+        return None
+    ids, values, stray, share = (arrays[name] for name in ("ids", "values", "stray", "stray_share"))
+    if ids.ndim != 1 or not len(ids) or ids[0] != 0 or ids[-1] > _MOST_CLASSES or (ids[1:] <= ids[:-1]).any():
+        return None
+    if values.ndim != 2 or len(values) != len(ids) or not 0 < values.shape[1] <= len(FIELDS):
+        return None
+    if stray.shape or share.shape or arrays["made_by"].shape:
+        return None
+    if not 0 <= int(stray) <= _MOST_CLASSES or not 0 <= float(share) <= 1 or np.isinf(values).any():
+        return None
+    known = np.full((len(ids), len(FIELDS)), np.nan, dtype=np.float32)
+    known[:, : values.shape[1]] = values
+    return Evidence(ids.astype(np.int32), known, int(stray), float(share)), str(arrays["made_by"])
+
+
 def _pieces(labels: Tensor, ids: Tensor) -> Tensor:
-    """How many parts the mask of each class falls into, (K,)."""
+    """The number of connected components of each class, (K,)."""
     step = 1
     while labels.numel() > step**2 * _COUNTED_PIXELS:
         step += 1
@@ -133,13 +192,13 @@ def _pieces(labels: Tensor, ids: Tensor) -> Tensor:
 
 
 def _highest(maps: Tensor) -> Tensor:
-    """Which of maps, (K, h, w), is the highest in a cell: 1 there, 0 in the others; a tie goes to the first."""
+    """1 where a map is the highest, 0 elsewhere, (K, h, w); a tie goes to the first."""
     places = torch.arange(len(maps), device=maps.device)
     return (maps.argmax(0) == places[:, None, None]).float()
 
 
 def _placed(cams: ClassMaps, ids: Tensor) -> Tensor:
-    """The maps of these classes, (K, h, w), 0 for a class that has none."""
+    """The maps of these classes, (K, h, w), 0 for a class without one."""
     maps = cams.maps.new_zeros(len(ids), *cams.maps.shape[1:])
     for class_id, own in zip(cams.ids.tolist(), cams.maps, strict=True):
         maps[ids == class_id] = own

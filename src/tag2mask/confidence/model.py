@@ -1,4 +1,4 @@
-"""From evidence to one number: an estimate of the IoU of each class's mask, and of the photograph's mean over them."""
+"""From evidence to confidence: an estimate of the IoU of each class's mask, and of their mean over an image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,37 +10,36 @@ from tag2mask.confidence.evidence import Evidence
 from tag2mask.errors import UsageError
 
 _NEARLY_EMPTY = 0.005
-"""A class with less of the photograph than this is nearly empty."""
+"""A mask with a smaller share of the image is nearly empty."""
 
 _STRAY = 0.1
-"""A class without a tag that the network gives more of the photograph than this is worth a word; where there is no tag,
-it counts in full among the classes that the mask should have. Ours."""
+"""A class without a tag is reported if the network gives it a larger share of the image; in an image without tags, it
+then counts in full among the classes that the mask should have. Ours."""
 
 _BACKGROUND = 0.25
-"""Background without a pixel counts in full where CAMs and network expect so much of it, less in proportion; ours."""
+"""Background without a pixel counts in full if CAMs and network expect this share of it, less in proportion; ours."""
 
 _CLEAR = 0.75
-"""A class that is at least so certain needs no reason."""
-
+"""A class with at least this confidence needs no reason."""
 
 Values = npt.NDArray[np.float64]
 
 _DRAWN_IN = 0.02
-"""A fraction v counts as (v + this) / (1 + 2 · this), so that its logit is finite; ours."""
+"""A fraction v counts as (v + this) / (1 + 2 · this), which keeps its logit finite; ours."""
 
 _LEAST_SHARE = 1e-3
-"""A smaller share of the photograph counts as this; ours."""
+"""A smaller share of the image counts as this; ours."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A logistic model of the IoU of a class's mask: σ(bias + background, where it is that, + Σ weight · predictor).
+    """A logistic model of the IoU of a class's mask: σ(bias + background + Σ weight · predictor).
 
     Attributes:
         bias: added for every class.
-        background: added for background.
+        background: added for background alone.
         weights: by the name of the predictor; see `predictor`.
-        usual: the mean of each predictor over the classes that it was fitted on: what stands out is told by it.
+        usual: the mean of each predictor over the classes of the fit.
     """
 
     bias: float
@@ -69,26 +68,26 @@ MODELS = {
         {"network_expected": 0.053, "share": -1.166, "more_tags": 0.472},
     ),
 }
-"""The model for what there is evidence of.
+"""The models by the available evidence.
 
 Source: ours, fitted by `experiments/confidence.py fit` on 737 photographs of
 voc-animals outside `val` and 240 generated scenes; docs/results.md, "Confidence without truth".
 """
 
 _REASONS = {"cam_expected": "CAMs disagree", "network_expected": "network disagrees"}
-"""What to say where this predictor is what lowers the estimate most."""
+"""The reason if this predictor lowers the estimate most."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the evidence about a photograph comes to.
+    """The estimates for an image.
 
     Attributes:
-        confidence: an estimate of the mean IoU of its mask over its classes, background counted, in [0, 1]; NaN where
-            nothing judges it.
-        of_classes: float64 (K,), an estimate of the IoU of each class's mask; NaN likewise.
-        worst: which of them is least certain, one with a tag where there is any.
-        reason_field: the predictor that lowers the estimate of that one most; empty where none does.
+        confidence: an estimate of the mean IoU of its mask over its classes with background, in [0, 1]; NaN without
+            evidence.
+        of_classes: float64 (K,), an estimate of the IoU of each class's mask; NaN without evidence.
+        worst: place of the least certain class, one with a tag if there is any.
+        reason_field: the predictor that lowers the estimate of that class most; empty if none does.
     """
 
     confidence: float
@@ -97,7 +96,7 @@ class Judgement:
     reason_field: str
 
     def reason(self, evidence: Evidence, names: Sequence[str]) -> str:
-        """Why the photograph is no more certain, in a few words; empty where it is certain."""
+        """Why the confidence is not higher, in a few words; empty if it is high."""
         if np.isnan(self.confidence):
             return "not judged by anything"
         share = float(evidence.of("share")[self.worst])
@@ -114,10 +113,7 @@ class Judgement:
 
 
 def estimates(evidence: Evidence, model: Model) -> Values:
-    """What a model says of each class: float64 (K,) in [0, 1].
-
-    A class without a pixel gets 0: its tag says that it is there.
-    """
+    """The estimate of a model for each class: float64 (K,) in [0, 1]; 0 for a class without pixels."""
     scores = np.full(len(evidence.ids), model.bias) + np.where(evidence.ids == 0, model.background, 0.0)
     for name, weight in model.weights.items():
         scores += weight * predictor(evidence, name)
@@ -125,12 +121,12 @@ def estimates(evidence: Evidence, model: Model) -> Values:
 
 
 def predictor(evidence: Evidence, name: str) -> Values:
-    """A number that the model weighs, for each class: float64 (K,).
+    """A predictor of the model for each class: float64 (K,).
 
     Args:
-        evidence: of a photograph.
-        name: `more_tags`, how many tags the photograph has beyond the first; `share`, the logarithm of that; or another
-            field of the evidence, of which it is the logit.
+        evidence: of an image.
+        name: `more_tags`, the number of tags beyond the first; `share`, its logarithm; or another field of the
+            evidence, as its logit.
     """
     if name == "more_tags":
         return np.full(len(evidence.ids), max(0.0, np.count_nonzero(evidence.ids) - 1.0))
@@ -141,12 +137,12 @@ def predictor(evidence: Evidence, name: str) -> Values:
 
 
 def judge(evidence: Evidence) -> Judgement:
-    """Estimate the IoU of a photograph's masks.
+    """Estimate the IoU of an image's masks.
 
-    A photograph without tags is judged by the network alone: if that sees a class, the mask lacks one.
+    An image without tags is judged by the network alone: a class that it finds is missing in the mask.
 
     Args:
-        evidence: of CAMs, of a network, or of both; of neither only where there are no tags.
+        evidence: of CAMs, of a network, or of both; of neither only without tags.
 
     Raises:
         UsageError: it is of neither.
@@ -170,13 +166,9 @@ def judge(evidence: Evidence) -> Judgement:
 
 
 def mean_estimate(evidence: Evidence, of_classes: Values) -> float:
-    """The mean over the classes of a photograph that has tags.
+    """The mean of the estimates (K,) over the classes of an image with tags.
 
-    Background without a pixel counts as far as CAMs and network expect some: nothing of it may be there to be found.
-
-    Args:
-        evidence: about the photograph.
-        of_classes: float64 (K,), of each class.
+    Background without a pixel counts as far as CAMs and network expect some: the image may have none.
     """
     weights = np.ones(len(of_classes))
     for place in np.flatnonzero((evidence.ids == 0) & (evidence.of("share") == 0)):
@@ -187,7 +179,7 @@ def mean_estimate(evidence: Evidence, of_classes: Values) -> float:
 
 
 def model_for(evidence: Evidence) -> Model:
-    """The model for what is known.
+    """The model for the available evidence.
 
     Raises:
         UsageError: there is neither evidence of CAMs nor of a network.

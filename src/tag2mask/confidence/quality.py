@@ -1,4 +1,4 @@
-"""How well a confidence ranks: against the true IoU, where there is truth."""
+"""How well confidence ranks images, measured against the IoU with ground truth."""
 
 import warnings
 from dataclasses import asdict, dataclass
@@ -10,11 +10,11 @@ import numpy.typing as npt
 Values = npt.NDArray[np.float64]
 
 LEAST = 10
-"""Photographs with truth from which on anything is said about a ranking; ours."""
+"""Number of images with ground truth from which a ranking is measured; ours."""
 
 _DRAWS = 1000
 _MOST_DRAWN = 10_000_000
-"""Values that the bootstrap draws in all, at most; but a hundred times as many as there are."""
+"""Most values that the bootstrap draws in all; but at least 100 draws."""
 
 _AT_ONCE = 1 << 17
 """Values that are ranked at once."""
@@ -22,18 +22,18 @@ _AT_ONCE = 1 << 17
 
 @dataclass(frozen=True)
 class RankingQuality:
-    """How well a confidence ranks photographs by the IoU of their masks.
+    """How well confidence ranks images by the IoU of their masks.
 
     Attributes:
-        images: how many photographs.
-        spearman: the rank correlation, in [−1, 1]; None where one of the two is the same everywhere.
-        low: the lower end of its interval of 95 %, by resampled photographs; None where there is no correlation.
-        high: the upper end.
-        worst_tenth: which share of the tenth with the lowest IoU is in the tenth with the lowest confidence.
-        chance: which share that would be by chance.
-        mean_confidence: over the photographs.
-        mean_iou: likewise.
-        calibration_error: the mean distance between the two over tenths by confidence.
+        images: number of images.
+        spearman: rank correlation, in [−1, 1]; None if one of the two is constant.
+        low: lower end of its 95 % bootstrap interval; None without a correlation.
+        high: upper end.
+        worst_tenth: the share of the tenth with the lowest IoU that is in the tenth with the lowest confidence.
+        chance: that share by chance.
+        mean_confidence: mean over the images.
+        mean_iou: mean over the images.
+        calibration_error: mean distance between the two over tenths by confidence.
     """
 
     images: int
@@ -47,7 +47,7 @@ class RankingQuality:
     calibration_error: float
 
     def to_json(self) -> dict[str, Any]:
-        """The figures as plain values."""
+        """The figures by name."""
         return asdict(self)
 
     def sentence(self) -> str:
@@ -63,15 +63,14 @@ class RankingQuality:
         )
 
 
-def ranking_quality(confidence: Values, iou: Values, *, seed: int = 0) -> RankingQuality:
-    """Compare a confidence with the truth.
+def ranking_quality(confidence: Values, iou: Values) -> RankingQuality:
+    """Compare confidence with the IoU.
 
     Args:
         confidence: float (N,), N at least 2.
-        iou: float (N,), of the same photographs.
-        seed: of the bootstrap.
+        iou: float (N,), of the same images.
     """
-    low, high = spearman_interval(confidence, iou, seed=seed)
+    low, high = spearman_interval(confidence, iou)
     return RankingQuality(
         len(iou),
         _known(spearman(confidence, iou)),
@@ -86,20 +85,15 @@ def ranking_quality(confidence: Values, iou: Values, *, seed: int = 0) -> Rankin
 
 
 def spearman(first: Values, second: Values) -> float:
-    """The rank correlation of two rows of numbers, equal ones sharing their ranks; NaN if one is constant.
-
-    Args:
-        first: float (N,).
-        second: float (N,).
-    """
-    from scipy.stats import spearmanr  # half a second to import, which no other command should wait for
+    """The rank correlation of two float (N,), equal values sharing their ranks; NaN if one is constant."""
+    from scipy.stats import spearmanr  # takes half a second, which other commands should not wait for
 
     with warnings.catch_warnings(action="ignore"):  # that one is constant
         return float(spearmanr(first, second).statistic)
 
 
 def spearman_interval(first: Values, second: Values, *, seed: int = 0) -> tuple[float, float]:
-    """The middle 95 % of the rank correlation over resampled pairs; NaN if it is defined in none of the draws.
+    """The 95 % bootstrap interval of the rank correlation; NaN if it is defined in no draw.
 
     Args:
         first: float (N,), N at least 2.
@@ -124,16 +118,16 @@ def spearman_interval(first: Values, second: Values, *, seed: int = 0) -> tuple[
 
 
 def shared_tenth(confidence: Values, iou: Values) -> float:
-    """Which share of the tenth with the lowest IoU is in the tenth with the lowest confidence, in [0, 1].
+    """The share of the tenth with the lowest IoU that is in the tenth with the lowest confidence, in [0, 1].
 
-    A tenth of N is N / 10 rounded up. Where it ends between equal values, each of them belongs to it in part: the
-    figure is the mean over all ways to choose among them.
+    A tenth of N is N / 10 rounded up. If it ends between equal values, the figure is the mean over all choices among
+    them.
     """
     return float(_in_lowest_tenth(confidence) @ _in_lowest_tenth(iou) / _tenth(len(iou)))
 
 
 def _in_lowest_tenth(values: Values) -> Values:
-    """How likely each value is in the lowest tenth, if chance decides among equal ones: (N,)."""
+    """The probability that each value is in the lowest tenth, with a random choice among equal ones: (N,)."""
     tenth = _tenth(len(values))
     last = np.partition(values, tenth - 1)[tenth - 1]
     below, equal = values < last, values == last
@@ -147,7 +141,7 @@ def _tenth(count: int) -> int:
 
 
 def calibration(confidence: Values, iou: Values, parts: int = 10) -> list[tuple[float, float]]:
-    """Mean confidence and mean IoU of each of some equally large parts, from the least confident on."""
+    """Mean confidence and mean IoU of equally large parts, from the least confident on."""
     order = np.argsort(confidence, kind="stable")
     return [
         (float(confidence[part].mean()), float(iou[part].mean()))

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from tag2mask.data.images import IGNORED
-from tag2mask.data.settings import AugmentSettings, Padding
+from tag2mask.data.settings import Padding, ViewSettings
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean colour of ImageNet, RGB in [0, 1]: what padding has before a network normalises it to zero."""
@@ -63,7 +63,7 @@ class Geometry:
         return rows, columns
 
 
-def draw_geometry(size: tuple[int, int], settings: AugmentSettings, rng: np.random.Generator) -> Geometry:
+def draw_geometry(size: tuple[int, int], settings: ViewSettings, rng: np.random.Generator) -> Geometry:
     """Draw the geometry of a view.
 
     A photograph larger than the crop gives a window anywhere in it, a smaller one lies anywhere in the window, or at
@@ -90,7 +90,7 @@ def draw_geometry(size: tuple[int, int], settings: AugmentSettings, rng: np.rand
 
 def training_view(
     image: npt.NDArray[np.uint8],
-    settings: AugmentSettings,
+    settings: ViewSettings,
     *,
     rng: np.random.Generator,
     fill: tuple[float, float, float] = IMAGENET_MEAN,
@@ -174,7 +174,7 @@ def cut(
     return view
 
 
-def _long_side(own: int, settings: AugmentSettings, drawn: float) -> float:
+def _long_side(own: int, settings: ViewSettings, drawn: float) -> float:
     """The long side after the resize, of a photograph whose ``own`` it is, for ``drawn`` in [0, 1)."""
     low, high = settings.long_side
     if settings.resize == "scale":

@@ -1,8 +1,8 @@
-"""Whether a data set is sound: every image and mask is opened, every problem is listed, nothing stops at the first."""
+"""The check of a data set: every image and mask is opened, and every problem is listed."""
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +10,25 @@ import numpy as np
 
 from tag2mask.ahead import map_ahead
 from tag2mask.data.classes import similar_names
-from tag2mask.data.decided_check import correction_notes, correction_problems, stray_corrections
-from tag2mask.data.likeness import Looks
-from tag2mask.data.listing import Listing, each_file, is_image_name, walk_files
-from tag2mask.data.opened import Seen, mask_problems, most_pixels, open_photo
+from tag2mask.data.decided import UNRECORDED, Decided
+from tag2mask.data.image_check import (
+    Notice,
+    Seen,
+    correction_problems,
+    mask_problems,
+    most_pixels,
+    open_photo,
+    pixel_warnings,
+)
+from tag2mask.data.listing import Listing, each_file, walk_files
+from tag2mask.data.names import is_image_name
+from tag2mask.data.near_duplicates import Looks, NearDuplicates, find_near_duplicates
 from tag2mask.data.photo import Photo, Photos
 from tag2mask.data.photos import Survey, survey
-from tag2mask.data.pixel_kinds import Notice, pixel_warnings
 from tag2mask.data.problems import Problem, grouped_lines, warning
 from tag2mask.data.settings import DataSettings
-from tag2mask.data.tag_counts import TagCounts
-from tag2mask.data.truth_tags import count_truth, truth_problems
-from tag2mask.data.twins import Twins, find_twins
-from tag2mask.data.verdict import Verdict, judge
+from tag2mask.data.tag_counts import TagCounts, Verdict, judge
+from tag2mask.data.truth import count_truth, truth_problems
 from tag2mask.data.voc import IMAGES, list_problems
 from tag2mask.errors import first_five
 
@@ -36,23 +42,23 @@ MOST_THREADS = 8
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What the check of a data set found.
+    """The result of a check.
 
     Attributes:
         root: the folder.
         kind: the layout that was read.
-        split: the split, None for all photographs.
+        split: the split, None for all images.
         classes: the class list.
-        images: photographs that exist, readable or not.
-        counts: photographs with each class.
-        untagged: photographs without a tag.
-        masks: photographs with a ground-truth mask.
-        splits: photographs in each split of the data set.
-        notes: what is worth telling and not wrong.
+        images: images that exist, readable or not.
+        counts: images with each class.
+        untagged: images without a tag.
+        masks: images with a ground-truth mask.
+        splits: images in each split of the data set.
+        notes: how the data set was understood, a sentence each.
         problems: errors first, then warnings.
         usable: whether the data set can be opened; broken images do not stop that.
-        pixels: of a photograph, the mean over those that could be read; None where there are none.
-        twins: photographs that look the same.
+        pixels: the mean number of pixels of the images that could be read; None where there are none.
+        twins: near duplicates.
         verdict: whether it is worth training on.
     """
 
@@ -69,7 +75,7 @@ class CheckReport:
     problems: tuple[Problem, ...] = ()
     usable: bool = True
     pixels: int | None = None
-    twins: Twins = field(default_factory=Twins)
+    twins: NearDuplicates = field(default_factory=NearDuplicates)
     verdict: Verdict | None = None
 
     @property
@@ -89,17 +95,10 @@ class CheckReport:
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain values, with ``sound``."""
-        values = asdict(self)
-        values["classes"], values["notes"] = list(self.classes), list(self.notes)
-        values["problems"] = [asdict(problem) for problem in self.problems]
-        return {"sound": self.sound, **values}
+        return {"sound": self.sound, **asdict(self)}
 
     def render(self, shown: int = 20) -> str:
-        """The report as text: figures, class counts, then one line a problem.
-
-        Args:
-            shown: problems of one kind that get a line; the rest is counted.
-        """
+        """The report as text: figures, class counts, then a line for each of the first ``shown`` problems of a kind."""
         split = "" if self.split is None else f", split {self.split}"
         lines = [
             f"{self.root}: {self.kind}{split}",
@@ -124,7 +123,7 @@ class CheckReport:
 
 @dataclass
 class _Shown:
-    """What opening the photographs showed besides problems: their hashes, how many could be read, and their pixels."""
+    """What opening the images showed besides problems."""
 
     looks: Looks
     opened: int = 0
@@ -137,8 +136,8 @@ def check(settings: DataSettings, *, progress: Progress | None = None, threads: 
 
     Args:
         settings: where it is.
-        progress: called with (files done, files in all) after each photograph.
-        threads: images decoded at once; None: one a core, at most 8.
+        progress: called with (images done, images in all) after each image.
+        threads: images decoded at once; None: one per core, at most 8.
     """
     found = survey(settings)
     listing, root = found.listing, str(found.listing.root)
@@ -149,9 +148,9 @@ def check(settings: DataSettings, *, progress: Progress | None = None, threads: 
     decided = found.photos.decided
     problems = [*found.problems, *_file_problems(found, once, settings, shown, len(tags.counts), progress, threads)]
     problems += pixel_warnings(shown.noticed, root, shown.opened)
-    twins = find_twins(shown.looks, once)
+    twins = find_near_duplicates(shown.looks, once)
     problems += [*_overall(found, settings, tags.by_name()), *tags.problems(root), *twins.problems(root)]
-    problems += stray_corrections(decided, once, settings)
+    problems += _stray_corrections(decided, once, settings)
     masked = listing.masks[0].folder if listing.masks else listing.root
     truth = count_truth(found.photos, pixel_limit=settings.pixel_limit)
     problems += truth_problems(truth, listing.shown(masked), painted=listing.painting is not None)
@@ -167,7 +166,7 @@ def check(settings: DataSettings, *, progress: Progress | None = None, threads: 
         untagged=sum(decided.tags.get(entry.id, entry.tags) == () for entry in listing.entries),
         masks=sum(photo.mask is not None for photo in photos),
         splits=listing.splits,
-        notes=(*listing.notes, *_painting_notes(found), *correction_notes(decided), *twins.notes()),
+        notes=(*listing.notes, *_notes(found), *twins.notes()),
         problems=tuple(sorted(problems, key=lambda problem: problem.level == "warning")),
         usable=usable,
         pixels=round(shown.pixels / shown.opened) if shown.opened else None,
@@ -176,16 +175,19 @@ def check(settings: DataSettings, *, progress: Progress | None = None, threads: 
     )
 
 
-def _painting_notes(found: Survey) -> Iterator[str]:
-    """How many masks are still to be painted, where they are painted at all."""
+def _notes(found: Survey) -> Iterator[str]:
+    """How many masks are still to be painted, and how many decisions there are."""
     lacking = sum(photo.mask is None for photo in found.photos.photos)
     if found.listing.painting is not None and lacking:
         folder = found.listing.shown(found.listing.painting.folder)
         yield f"masks to be painted from the annotations when they are first needed: {lacking}, into {folder}"
+    decided = found.photos.decided
+    if decided.folder is not None:
+        yield f"decisions in {decided.folder}: {decided.sentence() or 'none'}"
 
 
 def _photos_without_a_list(listing: Listing) -> Iterator[Photo]:
-    """The images below a root whose list is unusable, so that they are checked all the same."""
+    """The images below a root whose list is unusable."""
     folder = listing.root / IMAGES if listing.kind == "voc" else listing.root
     if not folder.is_dir() or listing.entries:
         return
@@ -243,6 +245,21 @@ def _each_once(photos: Photos, found: Survey) -> Photos:
         return first
 
     return photos.where(is_first)
+
+
+def _stray_corrections(decided: Decided, photos: Photos, settings: DataSettings) -> Iterator[Problem]:
+    """Decisions about images that are in no split of the data set, and masks without a class list."""
+    stray = {*decided.ids()}
+    if stray:
+        stray -= {photo.id for photo in photos if photo.id in stray}
+    if stray and settings.split is not None:
+        everywhere = survey(replace(settings, split=None, corrections=None)).photos.photos
+        stray -= {photo.id for photo in everywhere if photo.id in stray}
+    if decided.unrecorded:
+        yield warning("bad-corrections", str(decided.folder), UNRECORDED)
+    for photo_id in sorted(stray):
+        message = f"there is no photograph {photo_id}, so what was decided about it has no effect"
+        yield warning("stray-correction", f"{decided.folder}/{photo_id}", f"{message}; is it renamed, or left out?")
 
 
 def _overall(found: Survey, settings: DataSettings, counts: dict[str, int]) -> Iterator[Problem]:

@@ -5,7 +5,7 @@
     ROOT/annotations/instances_train2014.json    images, categories, and annotations, which are the tags
     ROOT/train2014/COCO_train2014_000000000009.jpg    or in ROOT/images/train2014, ROOT/images, ROOT
     ROOT/SegmentationClass/ID.png                ground truth, painted from the annotations; for evaluation only
-    ROOT/SegmentationClass/instances_train2014.npz   the index, which saves reading the annotations for each listing
+    ROOT/SegmentationClass/instances_train2014.npz   the index of the annotations
 """
 
 import re
@@ -26,95 +26,25 @@ from tag2mask.data.settings import DataSettings
 from tag2mask.data.table import TableTags
 from tag2mask.errors import first_five
 
+# fmt: off
 COCO_CLASSES = (
-    "person",
-    "bicycle",
-    "car",
-    "motorcycle",
-    "airplane",
-    "bus",
-    "train",
-    "truck",
-    "boat",
-    "traffic light",
-    "fire hydrant",
-    "stop sign",
-    "parking meter",
-    "bench",
-    "bird",
-    "cat",
-    "dog",
-    "horse",
-    "sheep",
-    "cow",
-    "elephant",
-    "bear",
-    "zebra",
-    "giraffe",
-    "backpack",
-    "umbrella",
-    "handbag",
-    "tie",
-    "suitcase",
-    "frisbee",
-    "skis",
-    "snowboard",
-    "sports ball",
-    "kite",
-    "baseball bat",
-    "baseball glove",
-    "skateboard",
-    "surfboard",
-    "tennis racket",
-    "bottle",
-    "wine glass",
-    "cup",
-    "fork",
-    "knife",
-    "spoon",
-    "bowl",
-    "banana",
-    "apple",
-    "sandwich",
-    "orange",
-    "broccoli",
-    "carrot",
-    "hot dog",
-    "pizza",
-    "donut",
-    "cake",
-    "chair",
-    "couch",
-    "potted plant",
-    "bed",
-    "dining table",
-    "toilet",
-    "tv",
-    "laptop",
-    "mouse",
-    "remote",
-    "keyboard",
-    "cell phone",
-    "microwave",
-    "oven",
-    "toaster",
-    "sink",
-    "refrigerator",
-    "book",
-    "clock",
-    "vase",
-    "scissors",
-    "teddy bear",
-    "hair drier",
-    "toothbrush",
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant",
+    "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard",
+    "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
+    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli",
+    "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet",
+    "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator",
+    "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
 )
-"""The classes of COCO in the order of their official ids 1..90, of which ten are not given: ids 1..80 here."""
+"""The classes of COCO in the order of their official ids 1..90, ten of which are not used: ids 1..80 here."""
+# fmt: on
 
 ANNOTATIONS = "annotations"
 MASKS = "SegmentationClass"
 
 OFFICIAL_COUNTS = {"train2014": 82_081, "val2014": 40_137}
-"""Photographs with an annotated class, of 82,783 and 40,504; as the lists that published figures are of."""
+"""Images with an annotated class, of 82,783 and 40,504, as in the lists behind published figures."""
 
 
 def annotation_files(root: Path) -> dict[str, Path]:
@@ -125,18 +55,18 @@ def annotation_files(root: Path) -> dict[str, Path]:
 
 
 def read_coco(settings: DataSettings, root: Path, split: str | None) -> Listing:
-    """The photographs of a split of a COCO root that hold an annotated class.
+    """The images of a split of a COCO root that hold an annotated class.
 
     Tags are the categories of all annotations, crowds too, unless ``settings.tags`` gives them; the key of that table
-    is ``ID.jpg`` or ``ID``, and a photograph that it names is kept without an annotation, too.
+    is ``ID.jpg`` or ``ID``, and an image that it names is kept without an annotation, too.
 
     Args:
-        settings: the tags table and the folder of masks that override the root's own; what becomes of crowds.
+        settings: the tags table and the folder of masks that override the root's own, and `crowd`.
         root: the folder with annotations/.
-        split: ``train2014``, or without the year where there is one only. None: all splits.
+        split: ``train2014``, or without the year where it is unambiguous. None: all splits.
 
-    Other splits are read as well, since their classes must go together and their masks share a folder; files without
-    a folder of photographs are not, if others have one.
+    Other splits are read as well, since their classes must agree and their masks share a folder; files without a folder
+    of images are not, if others have one.
     """
     folder = settings.masks or root / MASKS
     listing = Listing("coco", root, official=True, masks=mask_places(folder)[:1])
@@ -154,7 +84,7 @@ def read_coco(settings: DataSettings, root: Path, split: str | None) -> Listing:
     listing.splits = {name: int(index.tags.any(1).sum()) for name, index in indexes.items()}
     listing.problems += _class_problems(indexes)
     listing.names = _classes(wanted, indexes, listing)
-    places = {name: _places(files[name], index) for name, index in indexes.items()}
+    places = {name: list(map(ImagePlaces(files[name]).find, index.names)) for name, index in indexes.items()}
     tags = _table(settings, listing, {name: places[name] for name in wanted})
     sizes: dict[str, tuple[int, int]] = {}
     for name in wanted:
@@ -175,7 +105,7 @@ def _subject(split: str) -> str:
 
 
 def _wanted(files: dict[str, Path], split: str | None) -> list[str] | Problem:
-    """The splits that are meant: of a name without its year, the one that there is."""
+    """The splits that a name means, which may lack the year."""
     if not files:
         message = "a COCO root needs a file instances_SPLIT.json here; data.root should be the folder above"
         return error("bad-root", ANNOTATIONS, message)
@@ -190,28 +120,22 @@ def _wanted(files: dict[str, Path], split: str | None) -> list[str] | Problem:
 
 
 def _read_with(wanted: list[str], files: dict[str, Path], root: Path) -> list[str]:
-    """The splits to read: those that are meant, and the others that must agree with them.
+    """The splits to read: the wanted ones, and the others that must agree with them.
 
-    A file that is not meant and has no folder of photographs, where others have one, is no split but another list of a
-    split's photographs, as instances_minival2014.json is of val2014's.
+    A file without a folder of images, where others have one, is not a split but another list of a split's images, as
+    instances_minival2014.json is of val2014's.
     """
     own = [name for name in files if (root / name).is_dir() or (root / IMAGES / name).is_dir()]
     return [name for name in files if name in wanted or name in own or not own]
 
 
-def _places(path: Path, index: Index) -> list[Place]:
-    """Where the images of an annotation file lie."""
-    find = ImagePlaces(path).find
-    return [find(name) for name in index.names]
-
-
 def _table(settings: DataSettings, listing: Listing, places: dict[str, list[Place]]) -> TableTags | None:
-    """The tags table, if one is given; None, too, where its own problems say everything."""
+    """The tags table, if one is given and has a sound line."""
     if settings.tags is None:
         return None
     known = {place.id for found in places.values() for place in found}
     folders = [f"{IMAGES}/{split}" for split in places]
-    tags = TableTags(settings.tags, listing.shown(settings.tags), settings, listing, known, *folders, *places, IMAGES)
+    tags = TableTags(settings.tags, settings, listing, known, *folders, *places, IMAGES)
     return tags if tags.lines or not tags.table.problems else None
 
 
@@ -223,7 +147,7 @@ def _entries(
     table: TableTags | None,
     sizes: dict[str, tuple[int, int]],
 ) -> Iterator[Entry]:
-    """The photographs of a split with their tags; those without any annotated class are left out."""
+    """The images of a split with their tags; those without any annotated class are left out."""
     classes = index.classes
     rows = zip(index.numbers, index.names, index.sizes.tolist(), index.tags, places, strict=True)
     for number, name, size, row, place in rows:
@@ -240,7 +164,7 @@ def _entries(
 
 
 def _no_images(split: str, entries: list[Entry]) -> Problem:
-    """What to do where not one image of a split is found."""
+    """The problem of a split without any image."""
     first = entries[0].path.name
     others = f", and neither do the other {len(entries) - 1:,}" if len(entries) > 1 else ""
     message = f"the image {first} does not exist below {split}/, {IMAGES}/{split}/, {IMAGES}/ or the root{others}"
@@ -249,7 +173,7 @@ def _no_images(split: str, entries: list[Entry]) -> Problem:
 
 
 def _class_problems(indexes: dict[str, Index]) -> Iterator[Problem]:
-    """Which splits have lists of categories that do not go together: neither holds the other."""
+    """Splits whose lists of categories do not agree: neither holds the other."""
     for (split, index), (other, second) in combinations(indexes.items(), 2):
         own, others = index.categories.items(), second.categories.items()
         if own and others and not (own <= others or others <= own):
@@ -261,7 +185,7 @@ def _class_problems(indexes: dict[str, Index]) -> Iterator[Problem]:
 
 def _classes(wanted: list[str], indexes: dict[str, Index], listing: Listing) -> tuple[str, ...]:
     """The classes of all splits in ascending order of their ids."""
-    # Of lists that do not go together, which has been said, that of the split counts.
+    # Of lists that do not agree, which was reported, that of the split counts.
     order = sorted(indexes, key=wanted.__contains__)
     united = {number: name for split in order for number, name in indexes[split].categories.items()}
     part = [_subject(name) for name in wanted if 0 < len(indexes[name].categories) < len(united)]
@@ -274,13 +198,13 @@ def _classes(wanted: list[str], indexes: dict[str, Index], listing: Listing) -> 
 def _split_problems(
     split: str, wanted: list[str], indexes: dict[str, Index], places: dict[str, list[Place]]
 ) -> Iterator[Problem]:
-    """What is wrong with a split compared with the others, and what is not as in COCO's own file."""
+    """Images that other splits have too, and differences from COCO's own file."""
     subject, index = _subject(split), indexes[split]
     own = {place.id: (name, place.path) for name, place in zip(index.names, places[split], strict=True)}
     for other in indexes:
         if other == split:
             continue
-        # A list of the same photographs that was not asked for does not stand in the way.
+        # Another list of the same images that was not asked for does no harm.
         both = sorted(
             own[place.id][0]
             for place in places[other]

@@ -1,8 +1,10 @@
-"""What people decided, taken in at one moment, as the readers of a data set use it."""
+"""Decisions of people about masks and tags, read at one moment; and the final masks that follow from them."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from tag2mask.data.classes import did_you_mean
 from tag2mask.data.corrections import Corrections, Decision, Verdict
@@ -15,7 +17,7 @@ UNRECORDED = (
     '`tag2mask import masks` makes a folder that does, or write {"classes": [names in the order of the ids]} into its '
     "corrections.json"
 )
-"""What is told of a folder of masks without a record."""
+"""The warning about a folder of masks without a class list."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,10 @@ class Decided:
 
     Attributes:
         folder: of the decisions; None where there is none.
-        verdicts: of masks, by the ID of the photograph.
-        tags: class ids in ascending order in place of what the data set says, by ID.
+        verdicts: of masks, by the ID of the image.
+        tags: class ids in ascending order that replace the tags of the data set, by ID.
         damaged: why a decision cannot be used, by ID.
-        unrecorded: the folder has masks, and nothing there says which classes their ids are.
+        unrecorded: the folder has masks, and no class list.
     """
 
     folder: Path | None = None
@@ -53,36 +55,52 @@ class Decided:
         return self.verdicts.get(photo_id) in ("accepted", "corrected")
 
     def is_rejected(self, photo_id: str) -> bool:
-        """Whether the mask of a photograph is not to be used."""
+        """Whether the mask of an image is not to be used."""
         return self.verdicts.get(photo_id) == "rejected"
 
     def count(self, photo_ids: Iterable[str], *verdicts: Verdict) -> int:
-        """How many of some photographs have one of these verdicts; they are not gone through where none was given."""
+        """How many of some images have one of these verdicts."""
         return sum(self.verdicts.get(photo_id) in verdicts for photo_id in photo_ids) if self.verdicts else 0
 
     def ids(self) -> list[str]:
-        """The photographs that anything was decided about, sorted."""
+        """The images that anything was decided about, sorted."""
         return sorted({*self.verdicts, *self.tags, *self.damaged})
 
     def sentence(self) -> str:
         """How many decisions there are, of each kind; empty where there are none."""
-        verdicts = list(self.verdicts.values())
-        counts = {
-            "accepted": verdicts.count("accepted"),
-            "corrected": verdicts.count("corrected"),
-            "rejected": verdicts.count("rejected"),
-            "with other tags": len(self.tags),
-            "damaged": len(self.damaged),
-        }
+        verdicts = Counter[str](self.verdicts.values())
+        counts = {name: verdicts[name] for name in get_args(Verdict)}
+        counts |= {"with other tags": len(self.tags), "damaged": len(self.damaged)}
         return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 
-def read_decided(folder: Path | None, classes: Sequence[str]) -> tuple[Decided, list[Problem]]:
-    """Every decision in a folder, and what makes the folder unusable; a single damaged decision does not.
+class FinalMasks:
+    """Final masks: a human correction where there is one, otherwise the pseudo mask."""
 
-    Args:
-        folder: `data.corrections`; None for none.
-        classes: the names of the classes 1..C.
+    def __init__(self, own: Path, decided: Decided) -> None:
+        """Keep the folder of pseudo masks ID.png, which need not be there, and the decisions; nothing is opened."""
+        self.own, self.decided = own, decided
+
+    def __truediv__(self, name: str) -> Path:
+        """The final mask of the name ID.png; it need not be there.
+
+        Raises:
+            Tag2maskError: the decision about the image is damaged.
+        """
+        return self.decided.mask(name.removesuffix(".png")) or self.own / name
+
+    def __str__(self) -> str:
+        return str(self.own)
+
+    def is_by_hand(self, photo_id: str) -> bool:
+        """Whether the final mask is a human correction, which has the size of its image."""
+        return self.decided.has_mask(photo_id)
+
+
+def read_decided(folder: Path | None, classes: Sequence[str]) -> tuple[Decided, list[Problem]]:
+    """Every decision in a folder (`data.corrections`; None for none), and what makes the folder unusable.
+
+    A single damaged decision does not. ``classes`` are the names of the classes 1..C.
     """
     if folder is None:
         return Decided(), []

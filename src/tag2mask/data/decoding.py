@@ -1,21 +1,19 @@
-"""Opening image files: which formats, how large, which way up, and how every kind of pixel becomes 8-bit RGB."""
+"""Opening and decoding image files: formats, pixel limit, EXIF orientation, and bands that Pillow misreads."""
 
+import io
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
-import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
-from tag2mask.data.problems import Fault, one_line
-from tag2mask.data.tiff_kinds import has_undeclared_band, misread_layout, unread_layout
-from tag2mask.errors import Tag2maskError
+from tag2mask.data.problems import ImageError
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
-"""What is read, whatever the file is called. No format that runs another program, as EPS does."""
+"""The formats that are read, whatever the file is called. None runs another program, as EPS does."""
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -26,57 +24,46 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What undoes each EXIF orientation; 1 is upright. Source: Exif 2.32, tag 0x0112."""
+"""The transposition that undoes each EXIF orientation; 1 is upright. Source: Exif 2.32, tag 0x0112."""
 
 SIGNATURE_BYTES = 16
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 AVIF_BRANDS = {b"avif", b"avis"}
 BRAND_BYTES = 1024
-"""Of the box that lists the brands of a HEIF file, its beginning."""
+"""Bytes of the box that lists the brands of a HEIF file."""
 
+NEW_SUBFILE_TYPE, COMPRESSION, PHOTOMETRIC, PLANAR = 254, 259, 262, 284
+BITS, SAMPLES, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 277, 338, 339
+PLACES, LENGTHS = (273, 324), (279, 325)
+"""Tags of strips, and of tiles."""
 
-RANGE_REMEDY = 'say which values are black and white with --data.intensity "[LOW, HIGH]", or save it with 8 or 16 bits'
+SAMPLE_KINDS = {1: "unsigned integers", 2: "signed integers", 3: "floating point", 5: "complex", 6: "complex"}
+"""What a sample format means. Source: TIFF 6.0, tag 339."""
 
+COLOURS = {2: 3, 5: 4, 6: 3, 8: 3}
+"""Bands of a photometric interpretation: RGB, CMYK, YCbCr, Lab; others have one. Source: TIFF 6.0, tag 262."""
 
-class ImageError(Tag2maskError):
-    """An image that cannot be used; the message names it, the rule and the remedy.
+NOT_A_PAGE = 0b101
+"""Bits of `NEW_SUBFILE_TYPE` of a smaller copy of another page, and of a transparency mask."""
 
-    It can be made from a message alone, so that it stays what it is on the way out of a data loader's worker.
+PAGED = ("TIFF", "GIF", "WEBP", "PNG", "AVIF")
+"""Formats with pages or frames; the pictures that cameras append to a JPEG are neither."""
 
-    Attributes:
-        kind: which rule is broken, as in `tag2mask.data.problems`.
-        reason: the message without the name of the file.
-    """
+MOST_PAGES = 64
+"""Directories that are looked at for a second page."""
 
-    def __init__(self, message: str, *, kind: Fault = "unreadable-image", reason: str | None = None) -> None:
-        """Keep the message and what a check needs to sort it."""
-        super().__init__(message)
-        self.kind: Fault = kind
-        self.reason = message if reason is None else reason
-
-
-class MaskError(ImageError):
-    """A mask that cannot be used; the message names it, the rule and the remedy."""
-
-
-def image_error(path: Path, kind: Fault, reason: str) -> ImageError:
-    """An `ImageError` about ``path``."""
-    return ImageError(one_line(f"{path}: {reason}"), kind=kind, reason=one_line(reason))
+HEADER_BYTES = 1 << 20
+"""Bytes in which a JPEG 2000 file is expected to begin its codestream."""
 
 
 @contextmanager
 def opened(path: Path, *, pixel_limit: int, formats: tuple[str, ...] = IMAGE_FORMATS) -> Iterator[Image.Image]:
     """Open an image file and read its header; the pixels are not decoded yet.
 
-    Pillow's own limit is not used: it is global, and warns instead of refusing up to twice its value.
-
     Args:
         path: the file; its content decides what it is, not its name.
         pixel_limit: more pixels are refused.
-        formats: the formats that are allowed, as Pillow calls them.
-
-    Yields:
-        the image, neither decoded nor turned upright.
+        formats: Pillow's names of the formats that are allowed.
 
     Raises:
         ImageError: the file is missing, empty, not readable, not an image, damaged, or too large.
@@ -85,16 +72,16 @@ def opened(path: Path, *, pixel_limit: int, formats: tuple[str, ...] = IMAGE_FOR
         file = path.open("rb")
     except FileNotFoundError as reason:
         message = "the file does not exist; add it, or remove it from the list"
-        raise image_error(path, "missing-image", message) from reason
+        raise ImageError.about(path, "missing-image", message) from reason
     except OSError as reason:
         message = f"the file could not be read ({reason.strerror})"
-        raise image_error(path, "unreadable-image", message) from reason
+        raise ImageError.about(path, "unreadable-image", message) from reason
     with file:
         image = _identified(path, file, formats)
         width, height = image.size
         if width * height > pixel_limit:
             message = f"{width} × {height} pixels, at most {pixel_limit:,} are allowed"
-            raise image_error(path, "pixel-limit", f"{message}; shrink it, or raise data.pixel_limit")
+            raise ImageError.about(path, "pixel-limit", f"{message}; shrink it, or raise data.pixel_limit")
         yield image
 
 
@@ -107,15 +94,15 @@ def decode(path: Path, image: Image.Image) -> Image.Image:
         ImageError: the file ends early or its data is damaged.
     """
     try:
-        undeclared = has_undeclared_band(image)
+        undeclared = _has_undeclared_band(image)
         if image.format == "TIFF":
             image.filename = ""  # type: ignore[attr-defined]  # else Pillow maps it into memory by its upright size
         image.load()
     except MemoryError as reason:  # which is not the file's fault
         raise MemoryError(f"while {path} was decoded") from reason
     except Exception as reason:  # a damaged file makes decoders raise almost anything
-        message = f"the file is cut off or damaged ({_words(reason)}); replace it"
-        raise image_error(path, "damaged-image", message) from reason
+        message = f"the file is cut off or damaged ({words(reason)}); replace it"
+        raise ImageError.about(path, "damaged-image", message) from reason
     turn = UPRIGHT.get(_orientation(image))
     if undeclared:
         image = image.convert(image.mode[:-1])
@@ -134,73 +121,21 @@ def upright_size(path: Path, image: Image.Image) -> tuple[int, int]:
     return _swapped(image, _orientation(image))
 
 
-def to_rgb(path: Path, image: Image.Image) -> Image.Image:
-    """Convert decoded pixels of any kind to 8-bit RGB.
+def turned_size(path: Path, *, whole: bool = False) -> tuple[int, tuple[int, int]]:
+    """The EXIF orientation of an image file, 1..8, and its upright (H, W).
 
-    ============================== ==================================================================================
-    black and white, grey          the grey value three times; white is 255
-    16-bit grey                    v → round(v / 257), so that the whole range 0..65535 becomes 0..255
-    palette                        the colours of the palette
-    alpha, or a transparent colour laid over white
-    bands beyond colour and alpha  dropped, in TIFF and JPEG 2000 also a fourth one that is not declared as alpha
-    CMYK, YCbCr, HSV, Lab          Pillow's conversion without colour profiles; an embedded profile is not applied
-    16-bit colour                  the high byte of each channel, as Pillow reads it
-    32-bit grey, floating point    refused unless integers in 0..65535, which are 16-bit grey
-    ============================== ==================================================================================
-
-    Of a file with several frames or pages the first is read. For a range of values of more than 8 bits see
-    `tag2mask.data.deep_pixels.read_rgb`.
-
-    Raises:
-        ImageError: there is no documented conversion.
-    """
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image
-    if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.int64)
-        if grey.min() < 0 or grey.max() > 65535:
-            message = f"grey values {grey.min()}..{grey.max()}, 0..65535 are allowed"
-            raise image_error(path, "unsupported-image", f"{message}; {RANGE_REMEDY}")
-        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        low, high = image.getextrema()
-        message = f"floating-point pixels have no known range (here {low:g}..{high:g})"
-        raise image_error(path, "unsupported-image", f"{message}; {RANGE_REMEDY}")
-    try:
-        if image.has_transparency_data:
-            layered = image.convert("RGBA")
-            white = Image.new("RGBA", layered.size, "white")
-            return Image.alpha_composite(white, layered).convert("RGB")
-        return image.convert("RGB")
-    except MemoryError:
-        raise  # which is not the file's fault
-    except Exception as reason:  # a palette that is not there, or too short, makes converters raise almost anything
-        message = f"pixels of the kind {image.mode} cannot become RGB ({_words(reason)}); save it as RGB"
-        raise image_error(path, "unsupported-image", message) from reason
-
-
-def turned_size(path: Path) -> tuple[int, tuple[int, int]]:
-    """The EXIF orientation of an image file, 1..8, and its upright (H, W), from the header alone.
-
-    (1, (0, 0)) where it cannot be read. What a PNG keeps behind the pixels is not found.
+    Args:
+        path: the file; of one that cannot be read it is (1, (0, 0)).
+        whole: decode a PNG, which may keep its orientation behind the pixels; else only the header is read.
     """
     try:
         with opened(path, pixel_limit=sys.maxsize) as image:
+            if whole and image.format == "PNG":
+                image.load()
             turn = _orientation(image)
             return turn, _swapped(image, turn)
     except Exception:  # a damaged file makes decoders raise almost anything; who reads its pixels says so
         return 1, (0, 0)
-
-
-def file_orientation(path: Path) -> int:
-    """The EXIF orientation of an image file, 1..8; 1 where there is none, or the file cannot be read."""
-    try:
-        with opened(path, pixel_limit=sys.maxsize) as image:
-            if image.format == "PNG":  # which may keep it behind the pixels
-                image.load()
-            return _orientation(image)
-    except Exception:  # a damaged file makes decoders raise almost anything; who reads its pixels says so
-        return 1
 
 
 @cache
@@ -211,20 +146,16 @@ def _known_formats() -> frozenset[str]:
 
 
 def _identified(path: Path, file: IO[bytes], formats: tuple[str, ...]) -> Image.Image:
-    """The image in ``file`` with its header read.
-
-    `PIL.Image.open` would do, but warns or raises above a limit that is global to the process; its registry is
-    public.
-    """
+    """The image in ``file`` with its header read. `PIL.Image.open` has a pixel limit that is global to the process."""
     try:
         signature = file.read(SIGNATURE_BYTES)
         brands = _brands(signature + file.read(BRAND_BYTES)) if signature[4:8] == b"ftyp" else set()
     except OSError as reason:
-        raise image_error(path, "unreadable-image", f"the file could not be read ({reason.strerror})") from reason
+        raise ImageError.about(path, "unreadable-image", f"the file could not be read ({reason.strerror})") from reason
     if not signature:
-        raise image_error(path, "empty-image", "the file is empty; replace it")
+        raise ImageError.about(path, "empty-image", "the file is empty; replace it")
     if brands & HEIC_BRANDS and not brands & AVIF_BRANDS:
-        raise image_error(path, "not-an-image", "a HEIC photograph, which is not read; convert it to JPEG")
+        raise ImageError.about(path, "not-an-image", "a HEIC photograph, which is not read; convert it to JPEG")
     for name in formats:
         if name not in _known_formats():
             continue
@@ -234,20 +165,20 @@ def _identified(path: Path, file: IO[bytes], formats: tuple[str, ...]) -> Image.
         file.seek(0)
         try:
             image = cast("Image.Image", factory(file, str(path)))
-            unread = misread_layout(image)
+            unread = _misread_layout(image)
         except Image.DecompressionBombError as reason:
-            message = f"its size or its text is beyond Pillow's own limit ({_words(reason)}); shrink it"
-            raise image_error(path, "pixel-limit", message) from reason
+            message = f"its size or its text is beyond Pillow's own limit ({words(reason)}); shrink it"
+            raise ImageError.about(path, "pixel-limit", message) from reason
         except Exception as reason:  # a damaged file makes decoders raise almost anything
-            if name == "TIFF" and (cause := unread_layout(file)) is not None:
-                raise image_error(path, "unsupported-image", cause) from reason
-            message = f"the file begins like {name}, its header is cut off or damaged ({_words(reason)}); replace it"
-            raise image_error(path, "damaged-image", message) from reason
+            if name == "TIFF" and (cause := _unread_layout(file)) is not None:
+                raise ImageError.about(path, "unsupported-image", cause) from reason
+            message = f"the file begins like {name}, its header is cut off or damaged ({words(reason)}); replace it"
+            raise ImageError.about(path, "damaged-image", message) from reason
         if unread is not None:
-            raise image_error(path, "unsupported-image", unread)
+            raise ImageError.about(path, "unsupported-image", unread)
         return image
     kinds = ", ".join(formats)
-    raise image_error(path, "not-an-image", f"not an image, whatever its name says; {kinds} can be read")
+    raise ImageError.about(path, "not-an-image", f"not an image, whatever its name says; {kinds} can be read")
 
 
 def _brands(head: bytes) -> set[bytes]:
@@ -271,5 +202,127 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _words(reason: BaseException) -> str:
+def words(reason: BaseException) -> str:
+    """The message of an exception on one line, or its name."""
     return " ".join(str(reason).split()) or type(reason).__name__
+
+
+def tags_of(image: Image.Image) -> Mapping[int, Any]:
+    """The tags of an opened TIFF; empty for other formats."""
+    return getattr(image, "tag_v2", {})
+
+
+def _layout(tags: Mapping[int, Any]) -> str:
+    """Bands, bits and kind of the samples, as ``4 bands × 16 bits, unsigned integers``."""
+    bits = tags.get(BITS, (1,))
+    bands = tags.get(SAMPLES, len(bits))
+    deep = "/".join(str(each) for each in sorted(set(bits)))
+    formats = sorted(set(tags.get(SAMPLE_FORMAT, (1,))))
+    kind = " and ".join(SAMPLE_KINDS.get(each, f"sample format {each}") for each in formats)
+    planar = ", stored one band after another (planar)" if tags.get(PLANAR, 1) == 2 else ""
+    return f"{bands} band{'s' * (bands != 1)} × {deep} bits, {kind}{planar}"
+
+
+def _unread_layout(file: IO[bytes]) -> str | None:
+    """Why Pillow cannot read a TIFF with a sound header, kind of pixels or compression; None for a damaged header."""
+    try:
+        file.seek(0)
+        header = file.read(8)
+        header += file.read(8) if header[2] == 43 else b""  # BigTIFF
+        tags = TiffImagePlugin.ImageFileDirectory_v2(header)
+        file.seek(tags.next)
+        tags.load(file)
+        places, lengths = (_numbers(tags, either) for either in (PLACES, LENGTHS))
+        bits, end = tags.get(BITS, (1,)), file.seek(0, io.SEEK_END)
+        sized = min(tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH], *bits) > 0
+        inside = all(0 < place <= place + length <= end for place, length in zip(places, lengths, strict=True))
+        if not (sized and places and inside and len(bits) in (1, tags.get(SAMPLES, len(bits)))):
+            return None
+        compression = tags.get(COMPRESSION, 1)
+        if compression not in TiffImagePlugin.COMPRESSION_INFO:
+            return f"a TIFF with the compression {compression}, which is not read; save it with LZW or Deflate"
+        return f"a TIFF of {_layout(tags)}, which is not read; save it as 8- or 16-bit RGB"
+    except Exception:  # a damaged header makes its reader raise almost anything
+        return None
+
+
+def _misread_layout(image: Image.Image) -> str | None:
+    """Why Pillow would decode an opened TIFF wrongly; None if it would not.
+
+    It takes uncompressed planes of more than 8 bits for 8 bits, and divides colours in compressed planes by an
+    undeclared fourth band. Source: ours, tried out with Pillow 13.
+    """
+    tags = tags_of(image)
+    if tags.get(PLANAR, 1) != 2:
+        return None
+    raw = tags.get(COMPRESSION, 1) == 1
+    wrong = raw and max(tags.get(BITS, (1,))) > 8
+    wrong |= raw and 1 in tags.get(EXTRA_SAMPLES, ())
+    wrong |= not raw and image.mode == "RGBA" and not tags.get(EXTRA_SAMPLES)
+    return f"a TIFF of {_layout(tags)}, which is not read; save it with interleaved bands" if wrong else None
+
+
+def _has_undeclared_band(image: Image.Image) -> bool:
+    """Whether Pillow takes a band for alpha that an opened TIFF or JPEG 2000 does not declare as such."""
+    if image.format == "TIFF":
+        return image.mode == "RGBA" and not tags_of(image).get(EXTRA_SAMPLES)
+    head = _codestream_head(image) if image.format == "JPEG2000" and image.mode in ("LA", "RGBA") else b""
+    return bool(head) and not _declares_alpha(head)
+
+
+def dropped_bands(image: Image.Image) -> int:
+    """How many bands of an opened image are neither colour nor alpha, and are not read; 0 for most formats."""
+    if image.format != "TIFF":
+        return int(_has_undeclared_band(image))
+    tags = tags_of(image)
+    alpha = image.mode in ("RGBA", "LA", "La", "PA") and not _has_undeclared_band(image)
+    return max(0, int(tags.get(SAMPLES, 1)) - COLOURS.get(tags.get(PHOTOMETRIC, 0), 1) - alpha)
+
+
+def has_more_pages(image: Image.Image) -> bool:
+    """Whether an opened image has a second page or frame, without smaller copies and masks; it moves there."""
+    try:
+        if image.format != "TIFF" or not getattr(image, "is_animated", False):
+            return bool(getattr(image, "is_animated", False))
+        for number in range(1, MOST_PAGES):
+            with suppress(SyntaxError):  # of a page whose pixels cannot be read the tags are there
+                image.seek(number)
+            if not tags_of(image).get(NEW_SUBFILE_TYPE, 0) & NOT_A_PAGE:
+                return True
+    except Exception:  # no more pages, or a damaged one, which leaves the first usable
+        pass
+    return False
+
+
+def _codestream_head(image: Image.Image) -> bytes:
+    """The beginning of an opened JPEG 2000 file; empty where it is decoded already."""
+    if not getattr(image, "tile", None):
+        return b""
+    file: IO[bytes] = image.fp  # type: ignore[attr-defined]
+    place = file.seek(0, io.SEEK_CUR)
+    file.seek(0)
+    head = file.read(HEADER_BYTES)
+    file.seek(place)
+    return head
+
+
+def jpeg2000_bits(image: Image.Image) -> int | None:
+    """Bits per sample of the first component of an opened JPEG 2000 file; None where its header is not found."""
+    head = _codestream_head(image)
+    at = head.find(b"\xff\x4f\xff\x51")  # the markers SOC and SIZ
+    return (head[at + 42] & 0x7F) + 1 if 0 <= at < len(head) - 42 else None
+
+
+def _declares_alpha(head: bytes) -> bool:
+    """Whether a channel definition box of JPEG 2000 has an opacity channel. Source: ISO 15444-1, I.5.3.6."""
+    boxes = head.partition(b"jp2c")[0]
+    _, found, content = boxes.partition(b"cdef")
+    count = int.from_bytes(content[:2], "big") if found else 0
+    kinds = [content[start + 2 : start + 4] for start in range(2, 2 + 6 * min(count, 4), 6)]
+    return b"\0\1" in kinds or b"\0\2" in kinds
+
+
+def _numbers(tags: Mapping[int, Any], either: tuple[int, int]) -> tuple[int, ...]:
+    """The values of the tag that is there."""
+    values = tags[next(tag for tag in either if tag in tags)]
+    return values if isinstance(values, tuple) else (values,)

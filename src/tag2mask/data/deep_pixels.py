@@ -1,4 +1,4 @@
-"""Pixels of more than 8 bits: which files have them, their full values, and what a range of values becomes."""
+"""How every kind of pixel becomes 8-bit RGB, and pixels of more than 8 bits in their full range."""
 
 import sys
 from pathlib import Path
@@ -8,8 +8,18 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tag2mask.data.decoding import decode, image_error, opened, to_rgb
-from tag2mask.data.tiff_kinds import BITS, COMPRESSION, PLANAR, SAMPLE_FORMAT, jpeg2000_bits, tags_of
+from tag2mask.data.decoding import (
+    BITS,
+    COMPRESSION,
+    PLANAR,
+    SAMPLE_FORMAT,
+    decode,
+    jpeg2000_bits,
+    opened,
+    tags_of,
+    words,
+)
+from tag2mask.data.problems import ImageError
 
 Intensity = tuple[float, float]
 """The pixel values that become black and white."""
@@ -17,14 +27,57 @@ Intensity = tuple[float, float]
 DeepKind = Literal["grey", "colour", "unread"]
 """More than 8 bits whose full values can be read, as one channel or as three, or cannot."""
 
+RANGE_REMEDY = 'say which values are black and white with --data.intensity "[LOW, HIGH]", or save it with 8 or 16 bits'
+
 _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
 
-def deep_kind(image: Image.Image) -> DeepKind | None:
-    """Which pixels of more than 8 bits an opened image has, which is not decoded yet; None for 8 bits or fewer.
+def to_rgb(path: Path, image: Image.Image) -> Image.Image:
+    """Convert decoded pixels of any kind to 8-bit RGB.
 
-    AVIF counts as 8 bits: it declares its own range, and is scaled by it.
+    ============================== ==================================================================================
+    black and white, grey          the grey value three times; white is 255
+    16-bit grey                    v → round(v / 257), so that the whole range 0..65535 becomes 0..255
+    palette                        the colours of the palette
+    alpha, or a transparent colour laid over white
+    bands beyond colour and alpha  dropped, in TIFF and JPEG 2000 also a fourth one that is not declared as alpha
+    CMYK, YCbCr, HSV, Lab          Pillow's conversion without colour profiles; an embedded profile is not applied
+    16-bit colour                  the high byte of each channel, as Pillow reads it
+    32-bit grey, floating point    refused unless integers in 0..65535, which are 16-bit grey
+    ============================== ==================================================================================
+
+    Of a file with several frames or pages the first is read. `read_rgb` takes a range of values of more than 8 bits.
+
+    Raises:
+        ImageError: there is no documented conversion.
     """
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.int64)
+        if grey.min() < 0 or grey.max() > 65535:
+            message = f"grey values {grey.min()}..{grey.max()}, 0..65535 are allowed"
+            raise ImageError.about(path, "unsupported-image", f"{message}; {RANGE_REMEDY}")
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        low, high = image.getextrema()
+        message = f"floating-point pixels have no known range (here {low:g}..{high:g})"
+        raise ImageError.about(path, "unsupported-image", f"{message}; {RANGE_REMEDY}")
+    try:
+        if image.has_transparency_data:
+            layered = image.convert("RGBA")
+            white = Image.new("RGBA", layered.size, "white")
+            return Image.alpha_composite(white, layered).convert("RGB")
+        return image.convert("RGB")
+    except MemoryError:
+        raise  # which is not the file's fault
+    except Exception as reason:  # a palette that is not there, or too short, makes converters raise almost anything
+        message = f"pixels of the kind {image.mode} cannot become RGB ({words(reason)}); save it as RGB"
+        raise ImageError.about(path, "unsupported-image", message) from reason
+
+
+def deep_kind(image: Image.Image) -> DeepKind | None:
+    """The kind of pixels of an opened image, not decoded yet; None for 8 bits or fewer, and for AVIF."""
     raw, more = _raw_mode(image)
     if not raw:  # a Pillow image without a file, or decoded before
         return "grey" if image.mode.startswith("I") or image.mode == "F" else None
@@ -46,7 +99,7 @@ def deep_kind(image: Image.Image) -> DeepKind | None:
 
 
 def read_rgb(path: Path, image: Image.Image, intensity: Intensity | None = None) -> npt.NDArray[np.uint8]:
-    """Decode an opened image and convert it to RGB as `to_rgb` does, but for pixels of more than 8 bits in a range.
+    """Decode an opened image and convert it to RGB.
 
     Args:
         path: the file.
@@ -66,7 +119,7 @@ def read_rgb(path: Path, image: Image.Image, intensity: Intensity | None = None)
     if kind == "unread":
         message = f"more than 8 bits per channel, {image.format} {image.mode}, whose full values cannot be read"
         remedy = "for data.intensity, save it as PNG or TIFF, 16-bit grey or RGB, with interleaved bands"
-        raise image_error(path, "unsupported-image", f"{message}; {remedy}")
+        raise ImageError.about(path, "unsupported-image", f"{message}; {remedy}")
     if kind == "grey":
         return np.repeat(scaled(deep_grey(path, image), intensity)[..., None], 3, axis=2)
     values = deep_colour(path, image)
@@ -89,7 +142,7 @@ def deep_grey(path: Path, image: Image.Image) -> npt.NDArray[Any]:
 def deep_colour(path: Path, image: Image.Image) -> npt.NDArray[np.uint16]:
     """The values of an opened image of kind ``colour``: upright, uint16 (H, W, 3), or (H, W, 4) with alpha.
 
-    Pillow keeps one byte of each value. The file is decoded twice, with the raw modes of both byte orders: one takes
+    Pillow keeps one byte of each value, so the file is decoded twice, with the raw modes of both byte orders: one takes
     the high bytes, the other one the low bytes. Source: ours.
     """
     raw, _ = _raw_mode(image)
@@ -120,7 +173,7 @@ def scaled(values: npt.NDArray[Any], intensity: Intensity) -> npt.NDArray[np.uin
 
 
 def _raw_mode(image: Image.Image) -> tuple[str, tuple[Any, ...]]:
-    """How the bytes of an opened image lie in its file, by Pillow's name, and what else its decoder is given."""
+    """Pillow's raw mode of an opened image, and the further arguments of its decoder."""
     tiles = getattr(image, "tile", None)
     args = tiles[0].args if tiles else None
     if isinstance(args, str):

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tag2mask.data.decoding import ImageError
 from tag2mask.data.image_places import ImagePlaces, name_fault
 from tag2mask.data.images import image_size
 from tag2mask.data.names import nfc
-from tag2mask.data.problems import Problem, error, one_line, warning
+from tag2mask.data.problems import ImageError, Problem, error, one_line, warning
 from tag2mask.data.segmentations import Size, as_polygons, is_void, segmentation_fault, shares
 from tag2mask.errors import first_five
 

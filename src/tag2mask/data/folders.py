@@ -1,32 +1,49 @@
-"""Class folders: ROOT/CLASS/…, the name of the top folder is the tag. And a folder of photographs without any tags."""
+"""Class folders, inspection sets in the layout of MVTec AD, folders without tags; and layouts of other tools."""
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from glob import has_magic, iglob
 from pathlib import Path
 
 from tag2mask.data.classes import NONE, did_you_mean, folded_name, in_order, is_negative, negative_names
 from tag2mask.data.entries import Entries, Entry
-from tag2mask.data.layouts import PARTS, SPLITS, known_layout
-from tag2mask.data.listing import (
+from tag2mask.data.listing import MASK_ENDING, Listing, MaskPlace, mask_places, walk_files
+from tag2mask.data.names import (
     IMAGE_SUFFIXES,
-    MASK_ENDING,
     UNREAD_SUFFIXES,
-    Listing,
-    MaskPlace,
+    image_id,
+    inside,
     is_hidden,
     is_image_name,
-    mask_places,
-    walk_files,
+    nfc,
 )
-from tag2mask.data.names import nfc
 from tag2mask.data.problems import error, warning
 from tag2mask.data.settings import DataSettings
 from tag2mask.errors import first_five
 
+SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "dev"})
+"""Names of folders that are splits."""
+
+PARTS = frozenset(
+    {"images", "image", "imgs", "img", "photos", "pictures", "jpegimages", "masks", "mask", "labels", "label", "gt"}
+    | {"annotations", "annotation", "ground_truth", "groundtruth", "segmentation", "segmentationclass", "labelmaps"}
+)
+"""Names of folders that hold images or annotations."""
+
+_TABLE = "write a table `image,tags` and give it as --data.tags"
+
+
+GOOD = "good"
+TRUTH = "ground_truth"
+MVTEC_SPLITS = ("train", "validation", "test")
+
+MASK_VALUES = "255=tag"
+"""The default of `data.mask_values`: masks are binary, and the folder is the class."""
+
 
 def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listing:
-    """The photographs in class folders, each with one tag.
+    """The images in class folders, each with one tag.
 
     ::
 
@@ -36,18 +53,13 @@ def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listi
         ROOT/_none/two.jpg          ID _none/two, no tag: it holds none of the classes
 
     Hidden files and folders, those of systems, and the folders ``settings.masks`` and ``settings.corrections`` are
-    passed over. Further names than ``_none`` are in ``settings.negatives``.
-
-    Args:
-        settings: where the masks and corrections are.
-        root: the folder with the class folders.
-        split: None; class folders have no splits.
+    passed over. Further names than ``_none`` are in ``settings.negatives``. A ``split`` is an error.
     """
     listing = Listing("folders", root, masks=mask_places(settings.masks))
     if split is not None:
         message = f"class folders have no split `{split}`; point data.root at its folder, or use a tags table"
         listing.problems.append(error("bad-split", str(root), message))
-    layout = known_layout(root) if settings.kind == "auto" else None
+    layout = _known_layout(root) if settings.kind == "auto" else None
     if layout is not None:
         message = f"{layout}. To read each top folder as a class, give --data.kind folders"
         listing.problems.append(error("known-layout", str(root), message))
@@ -72,7 +84,7 @@ def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listi
             if class_name not in names and is_negative(class_name, settings.negatives):
                 negatives.add(class_name)
             tags = () if class_name in negatives else (class_name,)
-            listing.entries.append(Entry(_without_suffix(nfc(name)), _inside(root, name), tags))
+            listing.entries.append(Entry(image_id(name), inside(root, name), tags))
             names[class_name] = None
     listing.names = in_order(name for name in names if name not in negatives)
     if masks:
@@ -104,33 +116,28 @@ def _is_mask_of_another(root: Path, name: str) -> bool:
     """Whether a file is NAME_mask.png, and the image NAME lies next to it."""
     if not name.endswith(MASK_ENDING):
         return False
-    stem = _inside(root, name.removesuffix(MASK_ENDING))
+    stem = inside(root, name.removesuffix(MASK_ENDING))
     return any(os.path.isfile(stem + suffix) for suffix in IMAGE_SUFFIXES)  # noqa: PTH113 - strings
 
 
 def read_untagged(root: Path, *, skip: Path | None = None) -> Listing:
-    """All photographs below ``root``, nothing known of their tags.
-
-    Args:
-        root: the folder, or one image.
-        skip: a folder that is not entered.
-    """
+    """All images below ``root``, a folder or one image, without tags; ``skip`` is not entered."""
     if root.is_file():
-        return Listing("folders", root.parent, Entries([Entry(_without_suffix(nfc(root.name)), str(root), ())]))
+        return Listing("folders", root.parent, Entries([Entry(image_id(root.name), str(root), ())]))
     listing = Listing("folders", root)
     for name, is_image in _files(listing, skip):
         if is_image:
-            listing.entries.append(Entry(_without_suffix(nfc(name)), _inside(root, name), ()))
+            listing.entries.append(Entry(image_id(name), inside(root, name), ()))
     return listing
 
 
 def read_pattern(pattern: Path, *, skip: Path | None = None) -> Listing:
-    """All photographs that a pattern matches, nothing known of their tags; hidden files are passed over.
+    """All images that a pattern matches, without tags; hidden files are passed over.
 
     Args:
         pattern: as a shell reads it: `*`, `?`, `[abc]` within a name, `**` for folders below folders. The folder
             before the first such part is the root that IDs are relative to.
-        skip: a folder whose files do not count.
+        skip: a folder whose files are passed over.
     """
     fixed = next(number for number, part in enumerate(pattern.parts) if has_magic(part))
     listing = Listing("folders", Path(*pattern.parts[:fixed]))
@@ -144,8 +151,7 @@ def read_pattern(pattern: Path, *, skip: Path | None = None) -> Listing:
         hidden = outside is not None and outside in Path(os.path.abspath(path)).parents  # noqa: PTH100
         hidden = hidden or any(is_hidden(part) for part in path.relative_to(listing.root).parts)
         if is_image_name(path.name) and path.is_file() and not hidden:
-            identity = _without_suffix(nfc(path.relative_to(listing.root).as_posix()))
-            listing.entries.append(Entry(identity, str(path), ()))
+            listing.entries.append(Entry(image_id(path.relative_to(listing.root).as_posix()), str(path), ()))
     return listing
 
 
@@ -157,9 +163,131 @@ def _files(listing: Listing, *skip: Path | None) -> Iterator[tuple[str, bool]]:
         listing.problems.append(error("bad-root", str(reason.filename or listing.root), message))
 
 
-def _inside(root: Path, name: str) -> str:
-    return os.path.join(root, name)  # noqa: PTH118 - as below
+def is_mvtec(root: Path) -> bool:
+    """Whether a folder has the layout of MVTec AD: test/ and ground_truth/, with a folder of good parts."""
+    return (
+        (root / TRUTH).is_dir() and (root / "test").is_dir() and any((root / s / GOOD).is_dir() for s in MVTEC_SPLITS)
+    )
 
 
-def _without_suffix(name: str) -> str:
-    return os.path.splitext(name)[0]  # noqa: PTH122 - a string in, a string out, for each of 100,000 photographs
+def read_mvtec(settings: DataSettings, root: Path, split: str | None) -> Listing:
+    """The images of a split (``train``, ``validation`` or ``test``; None: all) of an inspection set, with their tags.
+
+    ::
+
+        ROOT/train/good/000.png
+        ROOT/test/good/000.png                     no tags: it holds none of the classes
+        ROOT/test/crack/000.png                    ID test/crack/000, tag crack
+        ROOT/ground_truth/crack/000_mask.png       0 and 255; for evaluation only
+
+    ``settings.masks`` overrides the root's own masks, and ``settings.negatives`` has further names of good parts.
+    """
+    truth = settings.masks or root / TRUTH
+    places = tuple(MaskPlace(truth, suffix, "test/") for suffix in (MASK_ENDING, ".png"))
+    listing = Listing("mvtec", root, masks=places)
+    there = [name for name in MVTEC_SPLITS if (root / name).is_dir()]
+    if split is not None and split not in there:
+        message = f"there is no folder {split}/; name {' or '.join(there)}"
+        listing.problems.append(error("bad-split", str(root), message))
+        return listing
+    names: set[str] = set()
+    for folder in there:
+        count = 0
+        for name, is_image in walk_files(root / folder, skip=[truth]):
+            class_name, _, rest = nfc(name).partition("/")
+            if not is_image or not rest:
+                continue
+            count += 1
+            tags = () if class_name == GOOD or is_negative(class_name, settings.negatives) else (class_name,)
+            names.update(tags)
+            if split in (None, folder):
+                below = f"{folder}/{name}"
+                listing.entries.append(Entry(image_id(below), inside(root, below), tags, splits=folder))
+        listing.splits[folder] = count
+    listing.names = in_order(names)
+    listing.notes.append(
+        f"read as an inspection set: {GOOD}/ holds images of none of the classes, {TRUTH}/ binary masks of the others"
+    )
+    return listing
+
+
+def _known_layout(root: Path) -> str | None:
+    """Which tool's layout a folder has, and what to do; None if it may be class folders."""
+    try:
+        items = sorted(item for item in root.iterdir() if not is_hidden(item.name))
+    except OSError:  # who reads the folders says so
+        return None
+    files = {item.name.lower() for item in items if item.is_file()}
+    folders = [item for item in items if item.is_dir()]
+    names = {folder.name.lower() for folder in folders}
+    for test, advice in _TOOLS:
+        if test(files, names, folders):
+            return advice
+    if names and names <= SPLITS:
+        inner = sorted(folder for folder in folders if folder.name.lower().startswith("tr")) or folders
+        return f"the top folders are splits ({_listed(folders)}); give one as --data.root {inner[0]}, or {_TABLE}"
+    if names and names <= PARTS | SPLITS:
+        return (
+            f"the top folders hold images and what was drawn on them ({_listed(folders)}); give the folder of the "
+            f"images as --data.root, that of the masks as --data.masks, and {_TABLE}"
+        )
+    inspection = next((each for each in folders if (each / "ground_truth").is_dir() and (each / "test").is_dir()), None)
+    if inspection is not None:
+        return f"each top folder is an inspection set of its own; give one as --data.root {inspection}"
+    return None
+
+
+def _listed(folders: Iterable[Path]) -> str:
+    return ", ".join(folder.name for folder in list(folders)[:5])
+
+
+def _is_labelme(files: set[str], names: set[str], folders: list[Path]) -> bool:
+    """Whether a JSON file of LabelMe lies next to its image, in the first folder that has images."""
+    for folder in folders[:5]:
+        for image in (path for path in sorted(folder.iterdir())[:20] if is_image_name(path.name)):
+            try:
+                found = json.loads(image.with_suffix(".json").read_bytes()[:50_000_000])
+            except (OSError, ValueError, RecursionError):
+                continue
+            if isinstance(found, dict) and "shapes" in found:
+                return True
+    return False
+
+
+_Test = Callable[[set[str], set[str], list[Path]], bool]
+
+_TOOLS: tuple[tuple[_Test, str], ...] = (
+    (
+        lambda files, names, folders: any((folder / "_annotations.coco.json").is_file() for folder in folders),
+        "this is COCO's format as Roboflow writes it; move each SPLIT/_annotations.coco.json to "
+        "ROOT/annotations/instances_SPLIT.json",
+    ),
+    (
+        lambda files, names, folders: (
+            bool(files & {"obj.names", "obj.data"})
+            or {"images", "labels"} <= names
+            or bool(files & {"data.yaml", "dataset.yaml"} and names & (PARTS | SPLITS))
+        ),
+        f"this is YOLO's layout, whose labels are not read; export it as COCO, or {_TABLE}",
+    ),
+    (
+        lambda files, names, folders: (
+            {"metadata.json", "samples.json"} <= files or ("labels.json" in files and "data" in names)
+        ),
+        "this is an export of FiftyOne; move labels.json to ROOT/annotations/instances_data.json if it is COCO's "
+        f"format, or {_TABLE}",
+    ),
+    (
+        lambda files, names, folders: (
+            ("result.json" in files and "images" in names) or {"notes.json", "classes.txt"} <= files
+        ),
+        "this is an export of Label Studio; in COCO's format, move result.json to "
+        "ROOT/annotations/instances_images.json, or export CSV and give it as --data.tags",
+    ),
+    (
+        lambda files, names, folders: "annotations.xml" in files,
+        f"this is an export of CVAT for images; export it as COCO 1.0, or {_TABLE}",
+    ),
+    (_is_labelme, f"JSON files of LabelMe lie next to the images and are not read; {_TABLE}"),
+)
+"""How a tool's export is recognised by lower-case names of top files, of top folders, and these; and what to do."""

@@ -1,4 +1,4 @@
-"""The one way to open a photograph or a mask, and to write a mask."""
+"""Reading images and masks, and writing masks."""
 
 import io
 from collections.abc import Mapping
@@ -9,9 +9,9 @@ import numpy.typing as npt
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from tag2mask.data.decoding import ImageError, MaskError, decode, opened, upright_size
+from tag2mask.data.decoding import decode, opened, upright_size
 from tag2mask.data.deep_pixels import Intensity, read_rgb
-from tag2mask.data.problems import Fault, one_line
+from tag2mask.data.problems import Fault, ImageError, MaskError
 from tag2mask.data.settings import PIXEL_LIMIT
 from tag2mask.errors import first_five
 from tag2mask.files import write_bytes
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 IGNORED = 255
-"""The value of a mask where nothing is said."""
+"""The ignore index of masks."""
 
 MASK_FAULTS: dict[Fault, Fault] = {"missing-image": "missing-mask", "not-an-image": "mask-format"}
 
@@ -43,12 +43,12 @@ MASK_FAULTS: dict[Fault, Fault] = {"missing-image": "missing-mask", "not-an-imag
 def read_image(
     path: Path, *, pixel_limit: int = PIXEL_LIMIT, intensity: Intensity | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Read a photograph: upright by its EXIF orientation, converted as `tag2mask.data.decoding.to_rgb` says.
+    """Read an image: upright by its EXIF orientation, converted as `tag2mask.data.deep_pixels.to_rgb` says.
 
     Args:
         path: the file.
         pixel_limit: an image with more pixels is refused before it is decoded.
-        intensity: of an image of more than 8 bits, the values that become black and white, as `read_rgb` has it.
+        intensity: (LOW, HIGH): of images of more than 8 bits, the values that become black and white.
 
     Returns:
         RGB, uint8 (H, W, 3).
@@ -63,7 +63,7 @@ def read_image(
 def read_small(
     path: Path, long_side: int, *, pixel_limit: int = PIXEL_LIMIT, intensity: Intensity | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Read a photograph as `read_image` does, no longer than ``long_side``; a large JPEG is decoded at a fraction.
+    """Read an image as `read_image` does, no longer than ``long_side``; a large JPEG is decoded at a fraction.
 
     Returns:
         RGB, uint8 (H, W, 3).
@@ -116,28 +116,28 @@ def read_mask(
             if image.mode not in ("P", "L") and not any_kind:
                 message = f"its pixels are of the kind {image.mode}, which holds no class ids"
                 remedy = "for black and white, --data.mask_values 255=1 says what white is"
-                raise _mask_error(
+                raise MaskError.about(
                     path, "mask-format", f"{message}; a mask is a PNG with a palette, or 8-bit grey; {remedy}"
                 )
             mask = _grey(path, decode(path, image)) if any_kind else np.array(decode(path, image), dtype=np.uint8)
     except MaskError:
         raise
     except ImageError as reason:
-        raise _mask_error(path, MASK_FAULTS.get(reason.kind, "unreadable-mask"), reason.reason) from reason
+        raise MaskError.about(path, MASK_FAULTS.get(reason.kind, "unreadable-mask"), reason.reason) from reason
     if size is not None and mask.shape != tuple(size):
         height, width = mask.shape
         turned = " (it lies on its side: was it drawn before the photograph was turned upright?)"
         message = f"the mask is {width} × {height} pixels, its photograph {size[1]} × {size[0]}; draw it at that size"
-        raise _mask_error(path, "mask-size", message + turned * ((width, height) == tuple(size)))
+        raise MaskError.about(path, "mask-size", message + turned * ((width, height) == tuple(size)))
     if classes is not None:
         wrong = values_that_are_no_class(mask, classes)
         if wrong:
-            raise _mask_error(path, "mask-values", wrong)
+            raise MaskError.about(path, "mask-values", wrong)
     return mask
 
 
 def _grey(path: Path, image: Image.Image) -> npt.NDArray[np.uint8]:
-    """The values of a mask that a paint program saved: of a palette the index, of grey in colour the grey."""
+    """The values of a decoded mask: of a palette the index, of grey stored as colour the grey value."""
     if image.mode in ("P", "L", "1"):
         return np.array(image if image.mode != "1" else image.convert("L"), dtype=np.uint8)
     if image.mode in ("LA", "RGB", "RGBA"):
@@ -145,7 +145,9 @@ def _grey(path: Path, image: Image.Image) -> npt.NDArray[np.uint8]:
         if (channels == channels[..., :1]).all():
             return np.ascontiguousarray(channels[..., 0])
     message = f"its pixels are of the kind {image.mode}, not 8-bit grey"
-    raise _mask_error(path, "mask-format", f"{message}; save the mask as 8-bit grey, or with a palette of class ids")
+    raise MaskError.about(
+        path, "mask-format", f"{message}; save the mask as 8-bit grey, or with a palette of class ids"
+    )
 
 
 def values_that_are_no_class(mask: npt.NDArray[np.uint8], classes: int) -> str:
@@ -157,7 +159,7 @@ def values_that_are_no_class(mask: npt.NDArray[np.uint8], classes: int) -> str:
 
 
 def reduced(image: npt.NDArray[np.uint8], long_side: int | None) -> npt.NDArray[np.uint8]:
-    """A photograph, uint8 (H, W, 3), no longer than ``long_side`` pixels, bicubic; itself where it is not."""
+    """An image, uint8 (H, W, 3), reduced to ``long_side`` pixels, bicubic; itself where it is not longer."""
     size = image.shape[0], image.shape[1]
     height, width = smaller = reduced_size(size, long_side)
     if smaller == size:
@@ -166,7 +168,7 @@ def reduced(image: npt.NDArray[np.uint8], long_side: int | None) -> npt.NDArray[
 
 
 def reduced_size(size: tuple[int, int], long_side: int | None) -> tuple[int, int]:
-    """A size (H, W) with the same proportions, no longer than ``long_side``; itself where it is not."""
+    """(H, W) reduced to ``long_side`` with the same proportions; itself where it is not longer."""
     longer = max(size)
     if long_side is None or longer <= long_side:
         return size
@@ -188,19 +190,14 @@ def write_mask(path: Path, mask: npt.NDArray[np.uint8], *, made_from: str = "", 
     """
     if mask.dtype != np.uint8 or mask.ndim != 2 or 0 in mask.shape:
         message = f"a mask should be uint8 (H, W), this one is {mask.dtype} {mask.shape}"
-        raise _mask_error(path, "mask-format", message)
+        raise MaskError.about(path, "mask-format", message)
     image = Image.fromarray(mask)
     image.putpalette(palette().tobytes())
     write_bytes(path, _png(image, {PNG_KEY: made_from, PREDICTION_KEY: prediction}))
 
 
 def write_fractions(path: Path, fractions: npt.NDArray[np.floating]) -> None:
-    """Write numbers in [0, 1] as an 8-bit grey PNG, 255 = 1, atomically.
-
-    Args:
-        path: the final name; its folder is made.
-        fractions: (H, W).
-    """
+    """Write numbers in [0, 1], (H, W), as an 8-bit grey PNG, 255 = 1, atomically; its folder is made."""
     grey = np.rint(255 * fractions).astype(np.uint8)
     write_bytes(path, _png(Image.fromarray(grey)))
 
@@ -208,8 +205,8 @@ def write_fractions(path: Path, fractions: npt.NDArray[np.floating]) -> None:
 def palette() -> npt.NDArray[np.uint8]:
     """The colours of PASCAL VOC, uint8 (256, 3).
 
-    The bits of the class id are dealt to red, green and blue in turn, the lowest first, and fill each colour from its
-    highest bit.
+    The bits of the class id go to red, green and blue in turn, the lowest first, and fill each colour from its highest
+    bit.
     Source: the colour map of the VOC development kit.
     """
     ids = np.arange(256)
@@ -219,10 +216,6 @@ def palette() -> npt.NDArray[np.uint8]:
             place = 3 * level + channel
             colours[:, channel] |= (((ids >> place) & 1) << (7 - level)).astype(np.uint8)
     return colours
-
-
-def _mask_error(path: Path, kind: Fault, reason: str) -> MaskError:
-    return MaskError(one_line(f"{path}: {reason}"), kind=kind, reason=one_line(reason))
 
 
 def _png(image: Image.Image, texts: Mapping[str, str] | None = None) -> bytes:

@@ -1,12 +1,8 @@
-"""What a reader finds in a data set, before tags become class ids.
-
-Folders are read once, not once a file.
-"""
+"""What a reader finds in a data set, before tags become class ids; and the files of folders."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,45 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tag2mask.data.entries import Entries, Entry
-from tag2mask.data.names import on_disk
+from tag2mask.data.names import is_hidden, is_image_name, on_disk, shown_below
 from tag2mask.data.problems import Problem
 
 if TYPE_CHECKING:
     from tag2mask.data.painting import Painting
-
-IMAGE_SUFFIXES = frozenset(
-    {
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".webp",
-        ".tif",
-        ".tiff",
-        ".bmp",
-        ".gif",
-        ".ppm",
-        ".pgm",
-        ".jp2",
-        ".avif",
-    }
-)
-"""Names that are taken for photographs where a folder is listed; what a file is, its content tells."""
-
-UNREAD_SUFFIXES = frozenset(
-    {".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raw", ".psd", ".svg", ".pdf"}
-    | {".dcm", ".nii", ".nrrd", ".exr", ".hdr", ".mp4", ".mov", ".avi", ".npy", ".czi", ".svs", ".ndpi"}
-)
-"""Names of pictures of kinds that are not read."""
-
-SYSTEM_FOLDERS = frozenset(
-    {"@eadir", "#recycle", "#snapshot", "__macosx", "$recycle.bin", "system volume information", "lost+found"}
-)
-"""Folders that systems make by themselves, with thumbnails and deleted files in them; in lower case."""
-
-HASHES = 8_000_000
-"""Names of files whose hashes are kept at once: 64 MB."""
 
 
 class MaskPlace(NamedTuple):
@@ -84,18 +46,18 @@ def mask_places(*folders: Path | None) -> tuple[MaskPlace, ...]:
 
 @dataclass
 class Listing:
-    """Everything a reader found.
+    """What a reader found.
 
     Attributes:
         kind: the layout that was read.
         root: the folder that subjects of problems are relative to.
-        entries: the photographs of the split, in the order of the list; those of a bad line are left out.
+        entries: the images of the split, in the order of the list; those of a bad line are left out.
         names: class names that the data set knows: the official list, or all tags whatever the split.
         official: whether ``names`` is a list that tags must be in.
         masks: where ground-truth masks are looked for, the first that has one wins.
-        splits: photographs in each split that the data set has.
-        painting: what missing masks are painted from when they are first needed; None where nothing is painted.
-        notes: what is worth telling and not wrong.
+        splits: images in each split that the data set has.
+        painting: the source of masks that are painted when they are first needed; None where nothing is painted.
+        notes: how the data set was understood.
         problems: what is wrong.
     """
 
@@ -104,7 +66,7 @@ class Listing:
     entries: Entries = field(default_factory=Entries)
     names: tuple[str, ...] = ()
     official: bool = False
-    masks: tuple["MaskPlace", ...] = ()
+    masks: tuple[MaskPlace, ...] = ()
     splits: dict[str, int] = field(default_factory=dict)
     painting: "Painting | None" = None
     notes: list[str] = field(default_factory=list)
@@ -112,7 +74,7 @@ class Listing:
 
     def shown(self, path: Path) -> str:
         """``path`` as it is shown: relative to the root where it lies inside."""
-        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
+        return shown_below(path, self.root)
 
     def where(self, entry: Entry) -> str:
         """The place that lists ``entry``, with its line, or else the image itself."""
@@ -122,40 +84,26 @@ class Listing:
 
 
 class FolderIndex:
-    """Answers whether files exist; each folder is read once, so that 100,000 photographs cost few system calls.
-
-    Of a name it keeps 8 bytes, its hash; where folders hold more than `HASHES` names in all, it asks for each file.
-    """
+    """Whether files exist; each folder is read once. It keeps 8 bytes per name, its hash."""
 
     def __init__(self) -> None:
         """Start with nothing read."""
-        self._hashes: dict[str, npt.NDArray[np.int64] | None] = {}
-        self._left = HASHES
+        self._hashes: dict[str, npt.NDArray[np.int64]] = {}
 
     def has(self, path: Path | str) -> bool:
         """Whether ``path`` is a file."""
         folder, name = os.path.split(path)  # far cheaper than the parent of a Path
-        key = folder or "."
-        if key not in self._hashes:
-            self._hashes[key] = self._read(key)
-        hashes = self._hashes[key]
-        if hashes is None:
-            return os.path.isfile(path)  # noqa: PTH113 - a string in, for each of a million photographs
-        place = int(np.searchsorted(hashes, hash(name)))
-        return place < len(hashes) and hashes[place] == hash(name)
-
-    def _read(self, folder: str) -> npt.NDArray[np.int64] | None:
-        """The hashes of the names in a folder, in order; None where they would be too many."""
-        hashes = np.fromiter((hash(name) for name in islice(each_file(folder), self._left)), dtype=np.int64)
-        if len(hashes) == self._left:
-            return None
-        self._left -= len(hashes)
-        hashes.sort()
-        return hashes
+        if folder not in self._hashes:
+            hashes = np.fromiter((hash(each) for each in each_file(folder or ".")), dtype=np.int64)
+            hashes.sort()
+            self._hashes[folder] = hashes
+        hashes, own = self._hashes[folder], hash(name)
+        place = int(np.searchsorted(hashes, own))
+        return place < len(hashes) and bool(hashes[place] == own)
 
 
 def similar_files(files: Iterable[str]) -> dict[str, str]:
-    """For each file that is not there, one beside it that differs from it only in case or suffix, if there is one."""
+    """For each missing file, one in its folder that differs only in case or suffix, if there is one."""
     wanted: dict[str, dict[str, list[str]]] = {}
     for file in files:
         folder, name = os.path.split(file)
@@ -176,22 +124,12 @@ def file_names(folder: Path | str) -> frozenset[str]:
 
 
 def each_file(folder: Path | str) -> Iterator[str]:
-    """The same, one after another."""
+    """The names of the files in ``folder``, one after another; none if it does not exist or cannot be read."""
     try:
         with os.scandir(folder) as found:
             yield from (item.name for item in found if _is(item, os.DirEntry.is_file))
     except OSError:
         return
-
-
-def is_image_name(name: str) -> bool:
-    """Whether a file of this name is taken for a photograph: a known suffix, and not hidden."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name belongs to the system and not to the data."""
-    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
 
 
 def walk_files(folder: Path, *, skip: Iterable[Path] = ()) -> Iterator[tuple[str, bool]]:
@@ -211,7 +149,7 @@ def walk_files(folder: Path, *, skip: Iterable[Path] = ()) -> Iterator[tuple[str
 
 
 def _walk(folder: Path, below: str, closed: frozenset[tuple[int, int]]) -> Iterator[tuple[str, bool]]:
-    """The same, but for the folders in ``closed``: those that lead here, and what is skipped."""
+    """As `walk_files`; ``closed`` are the folders that lead here, and those that are skipped."""
     identity = _identity(folder)
     if identity in closed:
         return
@@ -225,13 +163,13 @@ def _walk(folder: Path, below: str, closed: frozenset[tuple[int, int]]) -> Itera
 
 
 def _identity(folder: Path) -> tuple[int, int]:
-    """What tells a folder from others, whatever way leads to it."""
+    """The same for all paths of a folder."""
     status = folder.stat()
     return status.st_dev, status.st_ino
 
 
 def _is(item: "os.DirEntry[str]", kind: Callable[["os.DirEntry[str]"], bool]) -> bool:
-    """Whether an item of a folder is of a kind; a link that leads into itself is of none."""
+    """Whether an item of a folder is of a kind; a link to itself is not."""
     try:
         return kind(item)
     except OSError:

@@ -12,11 +12,10 @@ from tag2mask.data.classes import class_problems, did_you_mean, negative_problem
 from tag2mask.data.coco import annotation_files, read_coco
 from tag2mask.data.decided import Decided, read_decided
 from tag2mask.data.entries import Entry
-from tag2mask.data.folders import read_folders, read_pattern, read_untagged
+from tag2mask.data.folders import MASK_VALUES, is_mvtec, read_folders, read_mvtec, read_pattern, read_untagged
 from tag2mask.data.images import PIXEL_LIMIT
 from tag2mask.data.listing import FolderIndex, Listing, similar_files
 from tag2mask.data.manifest import Manifest, ManifestWriter
-from tag2mask.data.mvtec import MASK_VALUES, is_mvtec, read_mvtec
 from tag2mask.data.painting import Painting, are_given, record_problems
 from tag2mask.data.photo import Photo, Photos
 from tag2mask.data.problems import Problem, error, summary

@@ -1,14 +1,11 @@
-"""What can be wrong with a data set.
-
-Readers collect problems: opening a data set raises the errors together, the check lists everything.
-"""
+"""Problems of a data set: readers collect them, opening raises the errors together, the check lists everything."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from tag2mask.errors import printable
+from tag2mask.errors import Tag2maskError, printable
 
 Level = Literal["error", "warning"]
 
@@ -95,8 +92,33 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        """``subject: message``."""
         return f"{self.subject}: {self.message}"
+
+
+class ImageError(Tag2maskError):
+    """An image that cannot be used; the message names it, the rule and the remedy.
+
+    It can be made from a message alone, so that it can leave a worker process of a data loader.
+
+    Attributes:
+        kind: which rule is broken.
+        reason: the message without the name of the file.
+    """
+
+    def __init__(self, message: str, *, kind: Fault = "unreadable-image", reason: str | None = None) -> None:
+        """Keep the message, the kind and the reason."""
+        super().__init__(message)
+        self.kind: Fault = kind
+        self.reason = message if reason is None else reason
+
+    @classmethod
+    def about(cls, path: Path, kind: Fault, reason: str) -> Self:
+        """An error about a file."""
+        return cls(one_line(f"{path}: {reason}"), kind=kind, reason=one_line(reason))
+
+
+class MaskError(ImageError):
+    """A mask that cannot be used; the message names it, the rule and the remedy."""
 
 
 def error(kind: Fault, subject: str, message: str) -> Problem:
@@ -115,7 +137,7 @@ def one_line(text: str) -> str:
 
 
 def grouped_lines(problems: Iterable[Problem], shown: int) -> list[str]:
-    """One line a problem, problems of one kind together, at most ``shown`` of a kind and then a count of the rest."""
+    """One line per problem, grouped by kind: at most ``shown`` of a kind, then a count of the rest."""
     groups: dict[Fault, list[Problem]] = {}
     for problem in problems:
         groups.setdefault(problem.kind, []).append(problem)

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
-from tag2mask.errors import UsageError
-from tag2mask.fields import Checked, setting
+from tag2mask.fields import Checked, Fixed, setting
 
 Kind = Literal["auto", "table", "folders", "voc", "coco", "mvtec"]
 """The layouts that can be read; ``auto`` looks."""
@@ -17,14 +16,17 @@ Resize = Literal["scale", "relative", "choice", "squash"]
 """How a photograph is brought to the size of the crop."""
 
 Padding = Literal["around", "after"]
-"""Where a photograph lies in a crop that is larger."""
+"""Where an image lies in a crop that is larger."""
+
+SCALES = (0.5, 1.5)
+"""The least and the greatest size of a view, as multiples of the image's own. Source: IRN, HSC_WSSS."""
 
 PIXEL_LIMIT = 100_000_000
 """Pixels above which an image is refused by name; ours, large enough for any camera in use."""
 
 
 @dataclass
-class DataSettings:
+class DataSettings(Checked):
     """Where the photographs and their tags are.
 
     Attributes:
@@ -68,57 +70,79 @@ class DataSettings:
     negatives: str | None = None
     intensity: tuple[float, float] | None = None
     crowd: Crowd = "ignore"
-    pixel_limit: int = PIXEL_LIMIT
+    pixel_limit: int = setting(PIXEL_LIMIT, low=1)
+
+    _section: ClassVar[str] = "data"
 
     def __post_init__(self) -> None:
-        """Turn names into paths and refuse what cannot be meant.
-
-        Raises:
-            UsageError: an unknown kind or treatment of crowds, or a pixel limit below 1.
-        """
+        """Turn names into paths, and refuse values out of range."""
         self.root, self.tags, self.masks, self.corrections = (
             None if path is None else Path(path) for path in (self.root, self.tags, self.masks, self.corrections)
         )
-        problems = []
-        if self.kind not in get_args(Kind):
-            problems.append(f"data.kind should be one of {', '.join(get_args(Kind))}, it is {self.kind!r}")
-        if self.crowd not in get_args(Crowd):
-            problems.append(f"data.crowd should be one of {', '.join(get_args(Crowd))}, it is {self.crowd!r}")
-        if self.pixel_limit < 1:
-            problems.append(f"data.pixel_limit should be at least 1 pixel, it is {self.pixel_limit}")
-        if self.intensity is not None and not (len(self.intensity) == 2 and self.intensity[0] < self.intensity[1]):
-            problems.append(f"data.intensity should be two ascending pixel values, it is {list(self.intensity)}")
-        if problems:
-            raise UsageError("; ".join(problems))
+        super().__post_init__()
+
+    def problems(self) -> list[str]:
+        """Pixel values that are not two and ascending."""
+        if self.intensity is None or (len(self.intensity) == 2 and self.intensity[0] < self.intensity[1]):
+            return []
+        return [f"intensity should be two ascending pixel values, received {list(self.intensity)}"]
 
 
 @dataclass
-class AugmentSettings(Checked):
-    """What a training view may look like.
+class ViewSettings(Checked):
+    """What a training view of an image may look like; `AugmentSettings` documents what is constant here.
 
     Attributes:
         crop: side of the square view in pixels.
-        resize: ``scale``: the long side is drawn from ``long_side``; ``relative``: the photograph's own size times a
-            number between the least and the greatest of ``scales``; ``choice``: times one of ``scales``. Then a random
-            window is cut, padded where the photograph is smaller. ``squash``: the whole photograph is resized to crop
-            × crop, whatever its shape.
+        resize: ``scale``: the long side is drawn from ``long_side``; ``relative``: the image's own size times a
+            number between the least and the greatest of ``scales``, 0.5 and 1.5 where that is not a setting;
+            ``choice``: times one of ``scales``. Then a random window is cut, padded where the image is smaller.
+            ``squash``: the whole image is resized to crop × crop, whatever its shape.
         long_side: the least and the greatest long side in pixels, both included; read by ``scale`` only.
-        scales: read by ``relative`` and ``choice`` only; published with photographs of 500 pixels.
-        padding: ``around``: a photograph that is smaller than the crop lies anywhere in it; ``after``: at the top and
-            on the left, before it is mirrored.
-        flip: mirror left and right with probability one half.
-        colour: hue, saturation and value each move by up to this many of 255 (hue of 180); 0 leaves colours alone.
     """
 
     crop: int = setting(320, low=1)
     resize: Resize = "scale"
     long_side: tuple[int, int] = (256, 512)
-    scales: tuple[float, ...] = (0.5, 1.5)
-    padding: Padding = "around"
-    flip: bool = True
-    colour: int = setting(0, low=0, high=90)
+    flip = Fixed(value=True)
+    scales = Fixed[tuple[float, ...]](SCALES)
+    padding = Fixed[Padding]("around")
+    colour = Fixed(0)
 
     _section: ClassVar[str] = "augmentation"
+
+    def problems(self) -> list[str]:
+        """Sizes that are not positive and ascending."""
+        if len(self.long_side) == 2 and 1 <= self.long_side[0] <= self.long_side[-1]:
+            return []
+        return [f"long_side should be two ascending numbers of pixels, received {list(self.long_side)}"]
+
+
+@dataclass
+class FlipViewSettings(ViewSettings):
+    """The same, where images may be mirrored or not.
+
+    Attributes:
+        flip: mirror left and right with probability one half.
+    """
+
+    flip: bool = True
+
+
+@dataclass
+class AugmentSettings(FlipViewSettings):
+    """Everything that a training view may look like.
+
+    Attributes:
+        scales: read by ``relative`` and ``choice`` only; published with images of 500 pixels.
+        padding: ``around``: an image that is smaller than the crop lies anywhere in it; ``after``: at the top and on
+            the left, before it is mirrored.
+        colour: hue, saturation and value each move by up to this many of 255 (hue of 180); 0 leaves colours alone.
+    """
+
+    scales: tuple[float, ...] = SCALES
+    padding: Padding = "around"
+    colour: int = setting(0, low=0, high=90)
 
     def __post_init__(self) -> None:
         """Take any sequence of scales, and refuse values out of range."""
@@ -126,10 +150,7 @@ class AugmentSettings(Checked):
         super().__post_init__()
 
     def problems(self) -> list[str]:
-        """Sizes that are not positive and ascending."""
-        problems = []
-        if len(self.long_side) != 2 or not 1 <= self.long_side[0] <= self.long_side[-1]:
-            problems.append(f"long_side should be two ascending numbers of pixels, it is {self.long_side}")
-        if not self.scales or not all(0 < scale <= 8 for scale in self.scales):
-            problems.append(f"scales should be numbers above 0 and up to 8, they are {list(self.scales)}")
-        return problems
+        """Sizes and scales out of range."""
+        sound = self.scales and all(0 < scale <= 8 for scale in self.scales)
+        wrong = [] if sound else [f"scales should be numbers above 0 and up to 8, received {list(self.scales)}"]
+        return super().problems() + wrong

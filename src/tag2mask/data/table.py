@@ -1,23 +1,21 @@
-"""The tags table: CSV ``image,tags`` with the tags joined by ``;``, or ``image`` and one 0/1 column a class."""
+"""The tags table: CSV ``image,tags`` with the tags joined by ``;``, or ``image`` and one 0/1 column per class."""
 
 import csv
-import os
 import re
-from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 from tag2mask.data.classes import did_you_mean, in_order, read_classes
 from tag2mask.data.entries import Entry
+from tag2mask.data.image_places import TablePaths, known_id
 from tag2mask.data.listing import Listing, mask_places
-from tag2mask.data.names import nfc, on_disk
+from tag2mask.data.names import image_id, inside, nfc, on_disk
 from tag2mask.data.problems import Problem, error
 from tag2mask.data.settings import DataSettings
 from tag2mask.data.table_cells import TagColumn
-from tag2mask.data.table_columns import Columns, understand
-from tag2mask.data.table_paths import TablePaths, known_id
+from tag2mask.data.table_columns import Columns, Table, understand
 from tag2mask.errors import first_five
 
 TABLE_NAME = "tags.csv"
@@ -34,10 +32,10 @@ class Row:
     """A line of a tags table.
 
     Attributes:
-        line: its number in the file, from 1; the first one if it is broken by a quoted line end.
-        image: what stands in the column of the images, in NFC.
+        line: its number in the file, from 1; the first one of a quoted line end.
+        image: the cell of the image column, in NFC.
         tags: the names; None where the cell, or a 0/1 column, cannot be read.
-        split: what stands in the ``split`` column; None if there is none.
+        split: the cell of the ``split`` column; None if there is none.
     """
 
     line: int
@@ -46,70 +44,44 @@ class Row:
     split: str | None
 
 
-@dataclass
-class Table:
-    """What a tags table comes to, whose lines pass by one after another; complete when all have passed.
-
-    Attributes:
-        subject: the file as it is shown.
-        rows: how many sound lines it has.
-        names: all tags of all lines, sorted; of a table with 0/1 columns the columns, sorted.
-        splits: lines of each split; empty without a ``split`` column.
-        notes: how it was understood, a sentence each.
-        problems: what is wrong with the file and its lines.
-    """
-
-    subject: str
-    rows: int = 0
-    names: tuple[str, ...] = ()
-    splits: Counter[str] = field(default_factory=Counter)
-    notes: list[str] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-
-    def where(self, line: int) -> str:
-        """The file with the line."""
-        return f"{self.subject} line {line}"
-
-
 class TableTags:
-    """The tags of a table whose key is the ID or the image; lines of one ID twice become problems of the table.
+    """The tags of a table by ID; two lines of one ID become a problem of the table.
 
     Attributes:
-        table: what it comes to.
+        table: the table, read whole.
         lines: the line of each ID.
     """
 
     def __init__(
-        self, path: Path, subject: str, settings: DataSettings, listing: Listing, known: Container[str], *folders: str
+        self, path: Path, settings: DataSettings, listing: Listing, known: Container[str], *folders: str
     ) -> None:
         """Read a table and sort its lines by ID.
 
         Args:
-            path: as of `read_table`.
-            subject: likewise.
-            settings: likewise.
-            listing: whose class list holds where the settings have none; takes up notes and problems.
+            path: the file.
+            settings: as of `read_table`.
+            listing: its class list holds where the settings have none; takes up notes and problems.
             known: as of `known_id`.
             folders: likewise.
         """
-        self.table = table = Table(subject)
+        self.table = table = Table(listing.shown(path))
         self.lines: dict[str, int] = {}
         self._tags: dict[str, tuple[str, ...] | None] = {}
         for row in read_table(path, table, settings, listing.names):
-            image_id = known_id(row.image, known, *folders)
-            if image_id in self.lines:
-                message = f"{image_id} has two lines, the first is line {self.lines[image_id]}; join their tags by `;`"
+            own = known_id(row.image, known, *folders)
+            if own in self.lines:
+                message = f"{own} has two lines, the first is line {self.lines[own]}; join their tags by `;`"
                 table.problems.append(error("duplicate-id", table.where(row.line), message))
             else:
-                self.lines[image_id], self._tags[image_id] = row.line, row.tags
+                self.lines[own], self._tags[own] = row.line, row.tags
         listing.notes += table.notes
         listing.problems += table.problems
 
-    def __call__(self, image_id: str, image: str) -> tuple[str, ...] | Problem | None:
+    def __call__(self, photo_id: str, image: str) -> tuple[str, ...] | Problem | None:
         """The tags of an ID: None where the line is faulty, a problem that offers ``image`` where there is no line."""
-        if image_id not in self.lines:
-            return error("missing-tags", self.table.subject, f"{image_id} has no line; add `{image},TAGS`")
-        return self._tags[image_id]
+        if photo_id not in self.lines:
+            return error("missing-tags", self.table.subject, f"{photo_id} has no line; add `{image},TAGS`")
+        return self._tags[photo_id]
 
 
 def read_table(
@@ -120,12 +92,12 @@ def read_table(
     The file is UTF-8 with or without a byte order mark, columns separated by commas, or by semicolons or tabs where the
     header has no comma. The header line names the columns: ``image`` and either ``tags`` or one 0/1 column per class,
     ``split`` is optional; with ``tags``, others are ignored. `tag2mask.data.table_columns` has further names for them,
-    `tag2mask.data.table_cells` the ways in which tags are joined. The file is read twice, since what is in all cells
-    decides how one is read.
+    `tag2mask.data.table_cells` the ways in which tags are joined. The file is read twice, since all cells together
+    decide how one is read.
 
     Args:
         path: the file.
-        table: is filled on the way, also with what is wrong.
+        table: is filled on the way, also with problems.
         settings: their ``classes`` and ``negatives`` count; None for the defaults.
         official: the class list that holds where the settings have none; empty where tags may be any.
     """
@@ -145,7 +117,7 @@ def read_table(
             return
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
             columns = _columns(table, lines, cells, listed)
-        if columns is not None and columns.usable:
+        if columns is not None:
             with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
                 yield from _rows(table, lines, columns)
     except OSError as reason:
@@ -154,11 +126,9 @@ def read_table(
 
 
 def read_table_photos(settings: DataSettings, split: str | None) -> Listing:
-    """The photographs that a tags table lists.
+    """The images of a tags table with a value of the ``split`` column; None for all lines.
 
-    Args:
-        settings: where the table is; without ``tags`` it is ROOT/tags.csv, without ``root`` its folder is the root.
-        split: a value of the ``split`` column, or None for all lines.
+    Without ``settings.tags`` the table is ROOT/tags.csv, without ``settings.root`` its folder is the root.
     """
     path = settings.tags or (settings.root or Path()) / TABLE_NAME
     root = settings.root or path.parent
@@ -167,14 +137,14 @@ def read_table_photos(settings: DataSettings, split: str | None) -> Listing:
     paths = TablePaths(root)
     for row in read_table(path, table, settings):
         if split is None or row.split == split:
-            inside = paths.inside(row.image)
-            if inside is None:
+            below = paths.inside(row.image)
+            if below is None:
                 message = f"`{row.image}` lies outside the root {root}; move the photograph there or set data.root"
                 listing.problems.append(error("outside-root", table.where(row.line), message))
             else:
-                image_id = os.path.splitext(inside)[0]  # noqa: PTH122
-                file = on_disk(os.path.join(root, inside))  # noqa: PTH118
-                listing.entries.append(Entry(image_id, file, row.tags, table.subject, row.line, row.split or ""))
+                file = on_disk(inside(root, below))
+                entry = Entry(image_id(below), file, row.tags, table.subject, row.line, row.split or "")
+                listing.entries.append(entry)
     listing.names, listing.splits = table.names, dict(table.splits)
     listing.notes += paths.notes()
     if split is not None and split not in table.splits and table.rows:
@@ -183,7 +153,7 @@ def read_table_photos(settings: DataSettings, split: str | None) -> Listing:
 
 
 def _columns(table: Table, file: Iterable[str], cells: TagColumn, listed: Sequence[str] | None) -> Columns | None:
-    """The first reading: what the columns are; None where the header cannot be read."""
+    """The first reading; None where the lines cannot be read."""
     faults: list[Problem] = []
     delimiter, lines = _delimited(file)
     numbered = _numbered(lines, delimiter, table.subject, faults)
@@ -191,16 +161,13 @@ def _columns(table: Table, file: Iterable[str], cells: TagColumn, listed: Sequen
     if faults:  # what follows an unreadable header cannot be separated
         table.problems += faults
         return None
-    columns = understand(header, numbered, cells, listed, table.subject)
     if delimiter != ",":
         table.notes.append(f"columns are separated by {'tabs' if delimiter == chr(9) else f'`{delimiter}`'}")
-    table.notes += columns.notes
-    table.problems += columns.problems
-    return columns
+    return understand(table, header, numbered, cells, listed)
 
 
 def _rows(table: Table, file: Iterable[str], columns: Columns) -> Iterator[Row]:
-    """The second reading: the sound lines, of which ``table`` is filled."""
+    """The second reading: the sound lines, which also fill ``table``."""
     delimiter, lines = _delimited(file)
     numbered = _numbered(lines, delimiter, table.subject, table.problems)
     next(numbered)
@@ -233,7 +200,7 @@ def _rows(table: Table, file: Iterable[str], columns: Columns) -> Iterator[Row]:
 
 
 def _delimited(file: Iterable[str]) -> tuple[str, Iterator[str]]:
-    """What separates the columns, and the lines; of a line ``sep=;`` nothing is left but its end."""
+    """The separator of the columns, and the lines; of a line ``sep=;`` the line end is left."""
     lines = iter(file)
     first: list[str] = []
     for line in lines:

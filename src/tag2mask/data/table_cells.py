@@ -1,4 +1,4 @@
-"""Cells of a tags table: how tags are joined, what means that there are none, and what is 0 or 1."""
+"""Cells of a tags table: how tags are joined, words for no tags, and values of 0/1 columns."""
 
 import ast
 import json
@@ -14,7 +14,7 @@ from tag2mask.data.problems import Problem, error, one_line, warning
 from tag2mask.errors import first_five
 
 _CHEMICAL = frozenset({"Na", "Nil", "nA"})
-"""Names that fold to one of `NOTHING` and are written otherwise than spreadsheets write it."""
+"""Names that fold to one of `NOTHING` and are tags."""
 
 NOTHING = frozenset(
     {"none", "nan", "null", "n/a", "#n/a", "na", "<na>", "nil", "", "–", "—", "nothing", "nofinding", "nofindings"}
@@ -25,7 +25,7 @@ ONES = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true"
 """Cells of class columns, in lower case."""
 
 MOST = 100_000
-"""Different cells, and different tags, that the first reading keeps."""
+"""Most different cells, and most different tags, that the first reading keeps."""
 
 _NUMBER, _ZERO = re.compile(r"\d+(\.0+)?"), re.compile(r"0(\.0+)?")
 _QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
@@ -41,9 +41,9 @@ class Cell:
 
     Attributes:
         tags: the names; None where the cell is faulty.
-        joints: what joins them, if it is not ``;``: ``,``, ``|``, blanks or lists.
-        nothing: the word that says that there are none; empty where there is no such word.
-        fault: what is wrong, and what to do; empty where nothing is, or where it is about `0`.
+        joints: how they are joined, if not by ``;``: ``,``, ``|``, blanks or lists.
+        nothing: the word that says that there are none, if there is one.
+        fault: what is wrong, and what to do; empty for a sound cell, and for an ambiguous `0`.
     """
 
     tags: tuple[str, ...] | None
@@ -53,19 +53,13 @@ class Cell:
 
 
 class TagColumn:
-    """The cells of a tags column. All are looked at first, since what a blank means depends on all other tags.
+    """The cells of a tags column: `look` at all of them, call `looked`, then `read` each.
 
-    Attributes:
-        read: the `Cell` of a cell's text, once all have been looked at.
+    All are looked at first, since the meaning of a blank depends on all other tags.
     """
 
     def __init__(self, classes: Collection[str], negatives: str | None) -> None:
-        """Begin with nothing seen.
-
-        Args:
-            classes: the names that tags must be in; empty where there is no such list.
-            negatives: as of `DataSettings`.
-        """
+        """Begin with nothing seen; ``classes`` are the names that tags must be in, if there is such a list."""
         self.classes = frozenset(classes)
         self.read: Callable[[str], Cell] = lru_cache(maxsize=4096)(self._read)  # the same tags are one object
         self._negatives = negative_names(negatives)
@@ -82,7 +76,7 @@ class TagColumn:
         self._zero_said = False
 
     def names_nothing(self, name: str) -> bool:
-        """Whether a name, of a tag or a column, says that an image holds none of the classes; `0` says it of a tag."""
+        """Whether a name of a tag or a column, other than `0`, means that an image holds none of the classes."""
         return folded_name(name) in self._nothing and name not in _CHEMICAL
 
     def look(self, text: str) -> None:
@@ -120,7 +114,7 @@ class TagColumn:
             yield warning("similar-tags", subject, f"{message}: {named}; {remedy}")
 
     def count(self, cell: Cell, where: str) -> Problem | None:
-        """Count a line's cell for the notes; its problem, if it has one that was not said."""
+        """Count a line's cell for the notes; its problem, if there is one. An ambiguous `0` is reported once."""
         for joint in cell.joints:
             self._examples.setdefault(joint, cell.tags or ())
         if cell.nothing:
@@ -147,11 +141,7 @@ class TagColumn:
             yield one_line(f"{images} tagged `{word}`: read as images that hold none of the classes")
 
     def unused_negatives(self, names: Collection[str]) -> Iterator[Problem]:
-        """Names of ``data.negatives`` that no image has.
-
-        Args:
-            names: the tags, or the columns, that there are.
-        """
+        """Names of ``data.negatives`` that no image has; ``names`` are the tags, or the columns, of the table."""
         used = {folded_name(word) for word in (*self._words, *names)}
         for name in sorted(self._negatives - negative_names(None)):
             if folded_name(name) not in used:
@@ -182,7 +172,7 @@ class TagColumn:
         return Cell(names, shown)
 
     def _of_blanks(self, name: str) -> tuple[str, ...]:
-        """The tags that blanks join in a cell; empty where they do not, or where that is not certain."""
+        """The tags that blanks join in a cell; empty where that is not certain."""
         words = tuple(dict.fromkeys(name.split()))
         if len(words) < 2 or name in self.classes or name in self._joined or self._is_nothing(name):
             return ()

@@ -1,6 +1,7 @@
-"""Columns of a tags table: which one names the images, which ones say what is in them, and what is no column."""
+"""Columns of a tags table: the images, the tags or classes, the split, and what is passed over."""
 
 import re
+from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
@@ -20,25 +21,14 @@ IMAGE_NAMES = frozenset({"filename", "file", "path", "filepath", "imagepath", "i
 TAG_NAMES = frozenset({"tag", "label", "labels", "class", "classes", "category", "categories", "choice", "choices"})
 """Folded names of a column that is the tags' where none is called ``tags``."""
 
-NOT_CLASSES = IMAGE_NAMES | frozenset(
-    {
-        "sex",
-        "gender",
-        "age",
-        "id",
-        "index",
-        "imageid",
-        "patient",
-        "patientid",
-        "subject",
-        "subjectid",
-        "study",
-        "studyid",
-    }
-    | {"istrain", "istest", "isval", "isvalid", "isvalidation", "valid", "val", "validation", "test", "fold", "folds"}
-    | {"width", "height", "labeled", "labelled", "reviewed", "verified", "date", "year", "site"}
-)
-"""Folded names of columns that are no classes, though they may hold 0 and 1; ours."""
+# fmt: off
+NOT_CLASSES = IMAGE_NAMES | {
+    "sex", "gender", "age", "id", "index", "imageid", "patient", "patientid", "subject", "subjectid", "study",
+    "studyid", "istrain", "istest", "isval", "isvalid", "isvalidation", "valid", "val", "validation", "test", "fold",
+    "folds", "width", "height", "labeled", "labelled", "reviewed", "verified", "date", "year", "site",
+}
+"""Folded names of columns that are not classes, though they may hold 0 and 1; ours."""
+# fmt: on
 
 _INDEX = re.compile(r"(Unnamed: \d+)?", re.IGNORECASE)  # as pandas writes it, and what spreadsheets make of it
 _WHOLE = re.compile(r"[0-9]{1,18}")
@@ -47,38 +37,53 @@ _LONGEST = 12  # names that a command line may be offered with
 
 
 @dataclass
-class Columns:
-    """What the columns of a table are.
+class Table:
+    """What is known of a tags table; complete when all of its lines have been read.
 
     Attributes:
-        cells: reads the cells of the tags column; all of them have been looked at.
-        subject: the table as it is shown.
-        line: that of the header.
-        image: the place of the image column.
-        split: that of the ``split`` column, None without one.
-        tags: that of the tags column, None with 0/1 columns.
-        classes: the names of 0/1 columns by place.
-        width: cells that a line has; what follows is empty.
-        notes: how they were understood, a sentence each.
-        problems: what is wrong with them; with an unusable header, lines cannot be read.
-        usable: whether they can.
+        subject: the file as it is shown.
+        rows: the number of sound lines.
+        names: all tags of all lines, sorted; of a table with 0/1 columns the columns, sorted.
+        splits: lines of each split; empty without a ``split`` column.
+        notes: how it was understood, a sentence each.
+        problems: what is wrong with the file and its lines.
     """
 
-    cells: TagColumn
     subject: str
+    rows: int = 0
+    names: tuple[str, ...] = ()
+    splits: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def where(self, line: int) -> str:
+        """The file with the line."""
+        return f"{self.subject} line {line}"
+
+
+@dataclass
+class Columns:
+    """The columns of a table, by their places from 0.
+
+    Attributes:
+        table: the table; takes up notes and problems.
+        cells: reads the cells of the tags column; all of them have been looked at.
+        line: that of the header.
+        image: the image column.
+        split: the ``split`` column, None without one.
+        tags: the tags column, None with 0/1 columns.
+        classes: the names of 0/1 columns by place.
+        width: cells that a line has; what follows is empty.
+    """
+
+    table: Table
+    cells: TagColumn
     line: int
     image: int = 0
     split: int | None = None
     tags: int | None = None
     classes: dict[int, str] = field(default_factory=dict)
     width: int = 0
-    notes: list[str] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-    usable: bool = True
-
-    def where(self, line: int) -> str:
-        """The table with the line."""
-        return f"{self.subject} line {line}"
 
     def ones(self, cells: Sequence[str]) -> tuple[str, ...] | None:
         """The names of the columns that hold 1; None if one holds neither 0 nor 1."""
@@ -87,15 +92,9 @@ class Columns:
 
 
 class _Scan:
-    """What the lines show of each column."""
+    """What the lines show of the columns without a name, and of those that may be classes, by place."""
 
     def __init__(self, nameless: Sequence[int], classes: Sequence[int]) -> None:
-        """Begin with no line.
-
-        Args:
-            nameless: the places of columns without a name.
-            classes: those of columns that may be classes.
-        """
         self.rows = 0
         self.odd: dict[int, tuple[int, str]] = {}  # the line and the value of the first that is neither 0 nor 1
         self.filled: set[int] = set()
@@ -114,23 +113,23 @@ class _Scan:
 
 
 def understand(
+    table: Table,
     header: tuple[int, Sequence[str]],
     lines: Iterable[tuple[int, Sequence[str]]],
     cells: TagColumn,
     listed: Sequence[str] | None,
-    subject: str,
-) -> Columns:
-    """Make out the columns of a table from its header and from all that they hold.
+) -> Columns | None:
+    """The columns of a table by its header and all that they hold; None if its lines cannot be read.
 
     Args:
+        table: takes up notes and problems.
         header: the number of the header line, and its cells.
         lines: the same of all further lines.
         cells: looks at the cells of the tags column.
         listed: the class list of the settings, None without one.
-        subject: the table as it is shown.
     """
     names = [nfc(name.strip()) for name in header[1]]
-    found = Columns(cells, subject, header[0])
+    found = Columns(table, cells, header[0])
     fault = _roles(names, found, listed or ())
     if fault:
         return _unusable(found, fault)
@@ -153,24 +152,24 @@ def understand(
     dropped = {place for place in nameless if scan.rows and place not in scan.filled}
     if scan.rows and scan.indexed and 0 in nameless and 0 in scan.filled:
         dropped.add(0)
-        found.notes.append(f"the first column{f' `{names[0]}`' * bool(names[0])} numbers the lines and is passed over")
+        table.notes.append(f"the first column{f' `{names[0]}`' * bool(names[0])} numbers the lines and is passed over")
     if any(not names[place] for place in others if place not in dropped):
         return _unusable(found, "a column has no name; name it or remove it")
     found.width = 1 + max(place for place in range(len(names)) if place not in dropped)
     if found.tags is not None:
-        found.problems += cells.looked(subject)
+        table.problems += cells.looked(table.subject)
         return found
     return _classes({place: names[place] for place in others if place not in dropped}, found, scan, listed)
 
 
-def _unusable(found: Columns, message: str) -> Columns:
-    found.usable = False
-    found.problems.append(error("bad-table", found.where(found.line), message))
-    return found
+def _unusable(found: Columns, message: str) -> Columns | None:
+    """None, with an error about the header."""
+    found.table.problems.append(error("bad-table", found.table.where(found.line), message))
+    return None
 
 
 def _roles(names: Sequence[str], found: Columns, listed: Container[str]) -> str | None:
-    """Find the columns of the images, of the tags and of the split; what is wrong, if that cannot be done."""
+    """Find the columns of the images, the tags and the split; the fault, if that cannot be done."""
     lowered = [name.lower() for name in names]
     shown = f"it has {first_five(f'`{name}`' for name in names)}" if names else "the file is empty"
     repeated = [name for name in dict.fromkeys(names) if name and lowered.count(name.lower()) > 1]
@@ -195,7 +194,7 @@ def _roles(names: Sequence[str], found: Columns, listed: Container[str]) -> str 
             candidates = first_five(f"`{names[place]}`" for place in choices)
             return f"several columns may be `{exact}`: {candidates}; name one of them `{exact}`"
         what = "names the images" if exact == "image" else "holds the tags"
-        found.notes += [f"column `{names[place]}` {what}" for place in choices if lowered[place] != exact]
+        found.table.notes += [f"column `{names[place]}` {what}" for place in choices if lowered[place] != exact]
     alias = places["tags"] and lowered[places["tags"][0]] != "tags"
     if alias and any(name in listed for place, name in enumerate(names) if place not in places["image"]):
         places["tags"] = []  # the class list names 0/1 columns
@@ -207,8 +206,8 @@ def _roles(names: Sequence[str], found: Columns, listed: Container[str]) -> str 
     return None
 
 
-def _classes(columns: dict[int, str], found: Columns, scan: _Scan, listed: Sequence[str] | None) -> Columns:
-    """Which columns are classes, where there is no tags column."""
+def _classes(columns: dict[int, str], found: Columns, scan: _Scan, listed: Sequence[str] | None) -> Columns | None:
+    """The class columns, where there is no tags column."""
     if listed is None:
         nothing = [name for name in columns.values() if found.cells.names_nothing(name)]
         found.classes = {place: name for place, name in columns.items() if name not in nothing}
@@ -233,25 +232,22 @@ def _classes(columns: dict[int, str], found: Columns, scan: _Scan, listed: Seque
         if not found.classes:
             message = f"no column is one of data.classes ({first_five(listed)}), it has {first_five(passed)}"
             return _unusable(found, f"{message}; correct either")
+    table = found.table
     if passed:
-        found.notes.append(f"columns that {why} are passed over: {first_five(f'`{name}`' for name in passed)}")
-    found.problems += found.cells.unused_negatives(columns.values())
+        table.notes.append(f"columns that {why} are passed over: {first_five(f'`{name}`' for name in passed)}")
+    table.problems += found.cells.unused_negatives(columns.values())
     sound = [name for place, name in found.classes.items() if place not in scan.odd]
     for place, (line, value) in scan.odd.items():
         if place in found.classes:
             message = f"a class column should hold 0 or 1, here `{found.classes[place]}` = `{value}`"
             words = "for tags in words, call their column `tags`; " if len(found.classes) == 1 else ""
             remedy = _remedy(sound) if listed is None else "correct the column, or leave it out of data.classes"
-            found.problems.append(error("bad-value", found.where(line), f"{message}; {words}{remedy}"))
+            table.problems.append(error("bad-value", table.where(line), f"{message}; {words}{remedy}"))
     return found
 
 
 def _remedy(sound: Sequence[str]) -> str:
-    """How to leave columns out.
-
-    Args:
-        sound: those that may be classes.
-    """
+    """How to leave columns out; ``sound`` are those that may be classes."""
     short = 0 < len(sound) <= _LONGEST and not any("," in name for name in sound)
     names = ",".join(sound) if short else "NAMES"
     return f"name the class columns, as `--data.classes {names}`, or remove the others"

@@ -1,36 +1,38 @@
-"""Photographs as a torch dataset whose samples depend on the seed, the draw and the photograph alone."""
+"""Random views of images as torch datasets; a sample depends on the seed, the draw and the image alone."""
 
 from pathlib import Path
-from typing import TypedDict
+from typing import Generic, NotRequired, TypedDict, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from tag2mask.cam_files import CamFile, read_cam
 from tag2mask.data.augment import IMAGENET_MEAN, training_view
+from tag2mask.data.decided import FinalMasks
 from tag2mask.data.deep_pixels import Intensity
-from tag2mask.data.images import PIXEL_LIMIT, read_image
+from tag2mask.data.images import PIXEL_LIMIT, ImageError, MaskError, read_image, read_mask
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
-from tag2mask.data.settings import AugmentSettings
+from tag2mask.data.settings import ViewSettings
 from tag2mask.errors import UsageError
 from tag2mask.pot.external import NO_MAP
 
-__all__ = ["AugmentSettings", "Sample", "TrainingSet"]
+__all__ = ["LabelledSample", "LabelledSet", "Sample", "TrainingSet"]
 
 
 class Sample(TypedDict, total=False):
-    """One view of one photograph, for the default collation.
+    """One view of one tagged image, for the default collation.
 
     Attributes:
         image: float32 (3, crop, crop), RGB in [0, 1].
         valid: bool (crop, crop), False in padding.
-        tags: float32 (C,), 1 for each class of the photograph.
-        index: which photograph, an index into ``photos.photos``.
-        external: float16 (C, h, w) in [0, 1], base CAMs from outside on the grid of the network, moved as the image;
-            0 in padding, `NO_MAP` for a class without one. Only where the set has such.
+        tags: float32 (C,), 1 for each class of the image.
+        index: of the image in ``photos.photos``.
+        external: float16 (C, h, w) in [0, 1], external base CAMs on the grid of the network, moved as the image; 0 in
+            padding, `NO_MAP` for a class without one. Only of a set with external CAMs.
     """
 
     image: torch.Tensor
@@ -40,18 +42,65 @@ class Sample(TypedDict, total=False):
     external: torch.Tensor
 
 
-class TrainingSet(Dataset[Sample]):
-    """Random views of tagged photographs.
+class LabelledSample(TypedDict):
+    """One view of one image with its label map, for the default collation.
+
+    Attributes:
+        image: float32 (3, crop, crop), RGB in [0, 1].
+        valid: bool (crop, crop), False in padding.
+        labels: uint8 (crop, crop), class ids, 0 = background, 255 = ignored and padding.
+        weights: float32 (crop, crop) in [0, 1], how much each label counts; only of a set with weights.
+    """
+
+    image: torch.Tensor
+    valid: torch.Tensor
+    labels: torch.Tensor
+    weights: NotRequired[torch.Tensor]
+
+
+AnySample = TypeVar("AnySample", Sample, LabelledSample)
+
+
+class _ViewSet(Dataset[AnySample], Generic[AnySample]):
+    """Images, and how views of them are drawn."""
+
+    def __init__(
+        self,
+        photos: PhotoSet,
+        settings: ViewSettings,
+        *,
+        seed: int,
+        pixel_limit: int,
+        intensity: Intensity | None,
+        fill: tuple[float, float, float],
+    ) -> None:
+        if seed < 0:
+            raise UsageError(f"the seed should be 0 or more, it is {seed}")
+        self.photos, self.settings, self.seed = photos, settings, seed
+        self.pixel_limit, self.intensity, self.fill = pixel_limit, intensity, fill
+
+    def __len__(self) -> int:
+        return len(self.photos.photos)
+
+    def _read(self, photo: Photo) -> npt.NDArray[np.uint8]:
+        return read_image(photo.path, pixel_limit=self.pixel_limit, intensity=self.intensity)
+
+    def _rng(self, draw: int, index: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, draw, index])
+
+
+class TrainingSet(_ViewSet[Sample]):
+    """Random views of tagged images.
 
     An item is asked for by ``(draw, index)``: ``draw`` numbers the passes (or the steps) and differs whenever a new
-    view of the same photograph is wanted. The same seed, draw and index give the same sample, in whichever worker,
-    process or order.
+    view of the same image is wanted. The same seed, draw and index give the same sample, in whichever worker, process
+    or order.
     """
 
     def __init__(
         self,
         photos: PhotoSet,
-        settings: AugmentSettings,
+        settings: ViewSettings,
         *,
         seed: int,
         pixel_limit: int = PIXEL_LIMIT,
@@ -60,52 +109,36 @@ class TrainingSet(Dataset[Sample]):
         external: Path | None = None,
         stride: int = 16,
     ) -> None:
-        """Keep what a sample is made from; nothing is opened.
+        """Nothing is opened yet.
 
         Args:
-            photos: the photographs.
-            settings: what a view may look like.
+            photos: the images.
+            settings: the augmentation.
             seed: not negative.
             pixel_limit: an image with more pixels is refused.
-            intensity: of images of more than 8 bits, the values that become black and white, as of `read_image`.
+            intensity: as of `read_image`.
             fill: the colour of padding, RGB in [0, 1]: the mean by which the network normalises.
-            external: a folder with base CAMs from outside, ID.npz; None for samples without them.
-            stride: pixels a cell of the grid that they are brought to.
+            external: a folder with external base CAMs ID.npz; None for samples without them.
+            stride: pixels per cell of the grid that they are brought to.
 
         Raises:
             UsageError: the seed is negative.
         """
-        if seed < 0:
-            raise UsageError(f"the seed should be 0 or more, it is {seed}")
-        self.photos = photos
-        self.settings = settings
-        self.seed = seed
-        self.pixel_limit = pixel_limit
-        self.intensity = intensity
-        self.fill = fill
-        self.external = external
-        self.stride = stride
-
-    def __len__(self) -> int:
-        """How many photographs; draws are without end."""
-        return len(self.photos.photos)
+        super().__init__(photos, settings, seed=seed, pixel_limit=pixel_limit, intensity=intensity, fill=fill)
+        self.external, self.stride = external, stride
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """The view of photograph ``index`` in draw ``draw``.
-
-        Args:
-            key: (draw, index), both not negative.
+        """The view of the image ``index`` in draw ``draw``, for ``key`` = (draw, index).
 
         Raises:
-            ImageError: the photograph cannot be read; the message names it.
+            ImageError: the image cannot be read; the message names it.
             CamFileError: its base CAM is damaged.
         """
         draw, index = key
         photo = self.photos.photos[index]
-        image = read_image(photo.path, pixel_limit=self.pixel_limit, intensity=self.intensity)
-        cam = self._external_of(photo)
-        rng = np.random.default_rng([self.seed, draw, index])
-        view = training_view(image, self.settings, rng=rng, fill=self.fill, cams=None if cam is None else cam.cams)
+        image, cam = self._read(photo), self._external_of(photo)
+        cams = None if cam is None else cam.cams
+        view = training_view(image, self.settings, rng=self._rng(draw, index), fill=self.fill, cams=cams)
         tags = torch.zeros(len(self.photos.classes))
         tags[[number - 1 for number in photo.tags]] = 1
         sample: Sample = {"image": view.image, "valid": view.valid, "tags": tags, "index": index}
@@ -120,8 +153,94 @@ class TrainingSet(Dataset[Sample]):
         return sample
 
     def _external_of(self, photo: Photo) -> CamFile | None:
-        """The base CAM of a photograph, if the set has such and there is one with a map."""
+        """The external base CAM of an image, if there is one with a map."""
         if self.external is None or not (path := self.external / f"{photo.id}.npz").is_file():
             return None
         cam = read_cam(path)
         return cam if len(cam.ids) else None
+
+
+class LabelledSet(_ViewSet[LabelledSample]):
+    """Random views of images and of their label maps; an item is asked for as of a `TrainingSet`."""
+
+    def __init__(
+        self,
+        photos: PhotoSet,
+        folder: Path | FinalMasks | None,
+        settings: ViewSettings,
+        *,
+        weights: Path | None = None,
+        seed: int,
+        pixel_limit: int = PIXEL_LIMIT,
+        intensity: Intensity | None = None,
+        fill: tuple[float, float, float] = IMAGENET_MEAN,
+    ) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            photos: the images.
+            folder: with the label map ID.png of each, of the image's shape, at its size or smaller; None takes the
+                ground truth of each. Human corrections among `FinalMasks` have the image's size.
+            settings: the augmentation.
+            weights: the folder with ID.png of each, 8-bit grey of its label map's size: how much each label counts,
+                255 = 1; human corrections count in full. None: all count alike.
+            seed: not negative.
+            pixel_limit: an image with more pixels is refused.
+            intensity: as of `read_image`.
+            fill: the colour of padding, RGB in [0, 1]: the mean by which the network normalises.
+
+        Raises:
+            UsageError: the seed is negative.
+        """
+        super().__init__(photos, settings, seed=seed, pixel_limit=pixel_limit, intensity=intensity, fill=fill)
+        self.folder, self.weights = folder, weights
+
+    def __getitem__(self, key: tuple[int, int]) -> LabelledSample:
+        """The view of the image ``index`` in draw ``draw``, for ``key`` = (draw, index).
+
+        Raises:
+            ImageError: the image, its label map or its weights cannot be read; the message names it.
+        """
+        draw, index = key
+        photo = self.photos.photos[index]
+        image = self._read(photo)
+        labels = self._labels(photo, (image.shape[0], image.shape[1]))
+        weights = None if self.weights is None else self._weights(self.weights, photo, labels.shape)
+        rng = self._rng(draw, index)
+        view = training_view(image, self.settings, rng=rng, fill=self.fill, mask=labels, weights=weights)
+        if view.mask is None:
+            raise ValueError("a view of a label map has one")
+        sample: LabelledSample = {"image": view.image, "valid": view.valid, "labels": view.mask}
+        return sample if view.weights is None else {**sample, "weights": view.weights}
+
+    def _labels(self, photo: Photo, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        """The label map of an image of that size, (H, W)."""
+        path: Path | None = photo.mask if self.folder is None else self.folder / f"{photo.id}.png"
+        if path is None:
+            raise ImageError(f"{photo.id} has no ground truth", kind="missing-mask", reason="no ground truth")
+        if self.folder is None:
+            return self.photos.read_truth(photo, size=size, pixel_limit=self.pixel_limit)
+        drawn = size if self._is_by_hand(photo) else None
+        labels = read_mask(path, size=drawn, classes=len(self.photos.classes), pixel_limit=self.pixel_limit)
+        scale = max(labels.shape) / max(size)
+        if any(abs(own - side * scale) > 1 for own, side in zip(labels.shape, size, strict=True)):
+            reason = (
+                f"labels of {labels.shape[1]} × {labels.shape[0]} pixels have not the shape of {photo.path.name}, "
+                f"{size[1]} × {size[0]}; delete them and do their stage again"
+            )
+            raise MaskError.about(path, "mask-size", reason)
+        return labels
+
+    def _is_by_hand(self, photo: Photo) -> bool:
+        return isinstance(self.folder, FinalMasks) and self.folder.is_by_hand(photo.id)
+
+    def _weights(self, folder: Path, photo: Photo, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        """The weights of a label map of that shape."""
+        if self._is_by_hand(photo):
+            return np.full(shape, 255, dtype=np.uint8)
+        path = folder / f"{photo.id}.png"
+        weights = read_mask(path, pixel_limit=self.pixel_limit)
+        if weights.shape != shape:
+            reason = f"weights of {weights.shape} for labels of {shape} pixels; delete both and do their stage again"
+            raise MaskError.about(path, "mask-size", reason)
+        return weights

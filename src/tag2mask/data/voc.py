@@ -16,7 +16,7 @@ An image in a folder below JPEGImages/ has that folder in its ID, and so have it
 import codecs
 import os
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
@@ -24,47 +24,22 @@ from xml.etree import ElementTree
 from tag2mask.data.classes import did_you_mean
 from tag2mask.data.corrections import IMPORTED
 from tag2mask.data.entries import Entry
+from tag2mask.data.image_places import known_id
 from tag2mask.data.images import IGNORED, palette
-from tag2mask.data.listing import (
-    IMAGE_SUFFIXES,
-    Listing,
-    MaskPlace,
-    file_names,
-    is_hidden,
-    is_image_name,
-    mask_places,
-    walk_files,
-)
-from tag2mask.data.names import nfc
+from tag2mask.data.listing import Listing, MaskPlace, file_names, mask_places, walk_files
+from tag2mask.data.names import IMAGE_SUFFIXES, image_id, is_hidden, is_image_name, nfc
 from tag2mask.data.problems import Problem, error, warning
 from tag2mask.data.settings import DataSettings
 from tag2mask.data.table import TABLE_NAME, TableTags
-from tag2mask.data.table_paths import known_id
 from tag2mask.errors import first_five
 
+# fmt: off
 VOC_CLASSES = (
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )
 """The classes of PASCAL VOC in the official order: ids 1..20."""
+# fmt: on
 
 IMAGES = "JPEGImages"
 LISTS = Path("ImageSets") / "Segmentation"
@@ -74,12 +49,12 @@ ANNOTATIONS = "Annotations"
 AUGMENTED_MASKS = "SegmentationClassAug"
 MASKS = "SegmentationClass"
 AUGMENTED_SPLITS = ("train_aug", "trainaug")
-"""Names under which the list with the SBD photographs goes round; the first one is ours."""
+"""Names of the list with the images of SBD; the first one is ours."""
 
 MULTIBYTE = {"gb2312": "gbk", "euc_kr": "cp949"} | {
     name: name for name in ("gbk", "gb18030", "big5", "big5hkscs", "cp950", "cp949", "euc_jp", "shift_jis", "cp932")
 }
-"""The encodings of XML that its parser does not know, as Python calls them, and what to read them with."""
+"""Python's names of encodings of XML that its parser does not know, and the codec that reads each."""
 
 _DECLARED = re.compile(rb"""\s*<\?xml[^>]{0,200}?\sencoding\s*=\s*["']([\w.:-]{1,40})["']""")
 _MEMBERSHIP = re.compile(r"\S.*\s(-1|0|1)")
@@ -90,12 +65,12 @@ _PAIR = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))})
 
 @dataclass
 class VocList:
-    """A list of ImageSets, or what stands in for one.
+    """A list of ImageSets, or one that is derived.
 
     Attributes:
         subject: the file as it is shown.
         lines: the line (0: derived) of each ID, in order.
-        of_class: its lines are `ID -1` or `ID 1`, which says where one class is and makes no split.
+        of_class: its lines are `ID -1` or `ID 1`: images of one class and not a split.
         problems: what is wrong with the file.
     """
 
@@ -106,7 +81,7 @@ class VocList:
 
 
 def read_voc(settings: DataSettings, root: Path, split: str | None) -> Listing:
-    """The photographs of a split of a VOC root.
+    """The images of a split of a VOC root.
 
     Tags come from ``settings.tags`` if given, else from Annotations/, else from ROOT/tags.csv; never from masks. The
     key of a tags table is ``JPEGImages/ID.jpg`` or ``ID``.
@@ -114,8 +89,8 @@ def read_voc(settings: DataSettings, root: Path, split: str | None) -> Listing:
     Args:
         settings: the tags table and the folder of masks that override the root's own.
         root: the folder with JPEGImages/.
-        split: the name of a list; ``train_aug`` is derived where there is no such list: all IDs with a mask in
-            SegmentationClassAug/ that are not in the list ``val``. None: all of JPEGImages/.
+        split: the name of a list; None: all of JPEGImages/. Without a list ``train_aug`` it is all IDs with a mask in
+            SegmentationClassAug/ that are not in the list ``val``.
     """
     masks = mask_places(settings.masks) or (MaskPlace(root / AUGMENTED_MASKS), MaskPlace(root / MASKS))
     listing = Listing("voc", root, names=_labels(root) or VOC_CLASSES, official=True, masks=masks)
@@ -136,15 +111,15 @@ def read_voc(settings: DataSettings, root: Path, split: str | None) -> Listing:
         return listing
     listing.problems += wanted.problems
     tags, folder = _tags(settings, listing, files), root / IMAGES
-    for image_id, line in wanted.lines.items():
-        # A photograph that is not there keeps its official name, so that it is missed under it.
-        for name in files.get(image_id, [f"{image_id}.jpg"]):
-            found = tags(image_id, f"{IMAGES}/{image_id}.jpg")
+    for photo_id, line in wanted.lines.items():
+        # A missing image keeps its official name, under which it is reported.
+        for name in files.get(photo_id, [f"{photo_id}.jpg"]):
+            found = tags(photo_id, f"{IMAGES}/{photo_id}.jpg")
             if isinstance(found, Problem):
                 listing.problems.append(found)
                 found = None
-            splits = "" if split is not None else ";".join(each for each in lists if image_id in lists[each].lines)
-            entry = Entry(image_id, f"{folder}/{name}", found, wanted.subject if line else "", line, splits)
+            splits = "" if split is not None else ";".join(each for each in lists if photo_id in lists[each].lines)
+            entry = Entry(photo_id, f"{folder}/{name}", found, wanted.subject if line else "", line, splits)
             listing.entries.append(entry)
     return listing
 
@@ -155,7 +130,7 @@ def is_voc(root: Path) -> bool:
 
 
 def _labels(root: Path) -> tuple[str, ...]:
-    """The classes in labelmap.txt in the order of their ids; none if there is no sound list that begins with 0."""
+    """The classes in labelmap.txt in the order of their ids; none if there is no sound list."""
     path = root / LABELS
     try:
         if not path.is_file() or path.stat().st_size > _LABELS_LIMIT:
@@ -175,25 +150,24 @@ def voc_images(root: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name in _below(root / IMAGES):
         if is_image_name(name.rpartition("/")[2]):
-            found.setdefault(_stem(name), []).append(name)
+            found.setdefault(image_id(name), []).append(name)
     return found
 
 
-def voc_lists(root: Path, images: Container[str] | None = None) -> dict[str, VocList]:
+def voc_lists(root: Path, known: Container[str]) -> dict[str, VocList]:
     """All lists of ImageSets/Segmentation, or else of Main, by name; ``train_aug`` is derived where it can be.
 
     Args:
         root: the folder with JPEGImages/.
-        images: the IDs of `voc_images`; None to have them looked for.
+        known: the IDs of `voc_images`.
     """
-    known = voc_images(root) if images is None else images
     lists = _lists(root, LISTS, known) or {
         name: members for name, members in _lists(root, OTHER_LISTS, known).items() if not members.of_class
     }
     masks = [] if "val" not in lists or lists.keys() & set(AUGMENTED_SPLITS) else _below(root / AUGMENTED_MASKS)
     if masks:
-        ids = sorted(_stem(name) for name in masks if name.endswith(".png"))
-        derived = {image_id: 0 for image_id in ids if image_id not in lists["val"].lines}
+        ids = sorted(image_id(name) for name in masks if name.endswith(".png"))
+        derived = {photo_id: 0 for photo_id in ids if photo_id not in lists["val"].lines}
         lists[AUGMENTED_SPLITS[0]] = VocList(AUGMENTED_MASKS, derived)
     return lists
 
@@ -212,15 +186,15 @@ def list_problems(root: Path) -> Iterator[Problem]:
     lists = voc_lists(root, images)
     for members in lists.values():
         yield from members.problems
-        for image_id, line in members.lines.items():
-            if image_id not in images:
-                where = f"{members.subject} line {line}" if line else f"{members.subject}/{image_id}.png"
-                message = f"{IMAGES}/{image_id}.jpg does not exist; add the photograph or remove it from the list"
+        for photo_id, line in members.lines.items():
+            if photo_id not in images:
+                where = f"{members.subject} line {line}" if line else f"{members.subject}/{photo_id}.png"
+                message = f"{IMAGES}/{photo_id}.jpg does not exist; add the photograph or remove it from the list"
                 yield error("missing-image", where, message)
     for training in ("train", *AUGMENTED_SPLITS):
         for held_out in ("val", "test"):
             if training in lists and held_out in lists:
-                both = [image_id for image_id in lists[training].lines if image_id in lists[held_out].lines]
+                both = [photo_id for photo_id in lists[training].lines if photo_id in lists[held_out].lines]
                 if both:
                     message = f"photographs that are in `{held_out}` too, which makes its figures worthless"
                     named = f"{message} ({len(both)}): {first_five(both)}"
@@ -239,12 +213,8 @@ def _below(folder: Path) -> list[str]:
     return sorted([*names, *deeper])
 
 
-def _stem(name: str) -> str:
-    return nfc(os.path.splitext(name)[0])  # noqa: PTH122 - strings, for each of many files
-
-
 def _listed_id(line: str, known: Container[str]) -> str:
-    """The ID in a line of a list; only a line that names an image and a mask is cut at a blank."""
+    """The ID in a line of a list."""
     whole = known_id(line, known, IMAGES)
     if whole in known:
         return whole
@@ -271,16 +241,20 @@ def _read_list(path: Path, subject: str, known: Container[str]) -> VocList:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        image_id = _listed_id(line, known)
-        if ".." in image_id.split("/"):
+        photo_id = _listed_id(line, known)
+        if ".." in photo_id.split("/"):
             message = f"`{line.strip()}` leads out of {IMAGES}; write the path of the photograph below it"
             members.problems.append(error("outside-root", f"{subject} line {number}", message))
             continue
-        if image_id in members.lines:
-            message = f"{image_id} is listed twice, first on line {members.lines[image_id]}; remove one of the lines"
+        if photo_id in members.lines:
+            message = f"{photo_id} is listed twice, first on line {members.lines[photo_id]}; remove one of the lines"
             members.problems.append(error("duplicate-id", f"{subject} line {number}", message))
-        members.lines.setdefault(image_id, number)
+        members.lines.setdefault(photo_id, number)
     return members
+
+
+_Tags = Callable[[str, str], tuple[str, ...] | Problem | None]
+"""Tags by ID and by the image's name to show; None: they cannot be read, which was reported."""
 
 
 class _XmlTags:
@@ -290,9 +264,9 @@ class _XmlTags:
         self.folder = root / ANNOTATIONS
         self.names = {nfc(name): name for name in _below(self.folder)}
 
-    def __call__(self, image_id: str, image: str) -> tuple[str, ...] | Problem:
-        subject = f"{ANNOTATIONS}/{image_id}.xml"
-        name = self.names.get(f"{image_id}.xml")
+    def __call__(self, photo_id: str, image: str) -> tuple[str, ...] | Problem:
+        subject = f"{ANNOTATIONS}/{photo_id}.xml"
+        name = self.names.get(f"{photo_id}.xml")
         if name is None:
             return error("missing-tags", subject, "the photograph has no annotation; add the file, or give data.tags")
         try:
@@ -316,18 +290,15 @@ def _xml(path: Path) -> ElementTree.Element:
         declared = _DECLARED.match(file.read(300))
         encoding = declared and MULTIBYTE.get(codecs.lookup(declared[1].decode("ascii")).name)
         file.seek(0)
-        # Of a text the parser passes over the declaration.
+        # The parser ignores the declaration of a decoded text.
         return ElementTree.fromstring(file.read().decode(encoding)) if encoding else ElementTree.parse(file).getroot()
 
 
-class _NoTags:
-    """Stands where a root has no tags, which has been said once."""
-
-    def __call__(self, image_id: str, image: str) -> tuple[str, ...] | Problem | None:
-        return None
+def _no_tags(photo_id: str, image: str) -> None:
+    """Stands where a root has no tags, which was reported once."""
 
 
-def _tags(settings: DataSettings, listing: Listing, known: Container[str]) -> _XmlTags | TableTags | _NoTags:
+def _tags(settings: DataSettings, listing: Listing, known: Container[str]) -> _Tags:
     own = listing.root / TABLE_NAME
     if settings.tags is None and (listing.root / ANNOTATIONS).is_dir():
         annotations = _XmlTags(listing.root)
@@ -336,11 +307,11 @@ def _tags(settings: DataSettings, listing: Listing, known: Container[str]) -> _X
     if settings.tags is None and not own.is_file():
         message = f"a VOC root without {ANNOTATIONS}/ has no tags; give a tags table as data.tags, or put it at {own}"
         listing.problems.append(error("missing-tags", str(listing.root), message))
-        return _NoTags()
+        return _no_tags
     path = settings.tags or own
-    tags = TableTags(path, listing.shown(path), settings, listing, known, IMAGES)
+    tags = TableTags(path, settings, listing, known, IMAGES)
     # Without a sound line the table's own problem says everything.
-    return tags if tags.lines or not tags.table.problems else _NoTags()
+    return tags if tags.lines or not tags.table.problems else _no_tags
 
 
 def _split_problem(root: Path, split: str, lists: dict[str, VocList]) -> Problem:

@@ -1,1 +1,1 @@
-"""`doctor`: is this machine sound for the stages? It imports nothing that may be broken; it asks other processes."""
+"""Whether tag2mask works on this machine, and what each stage lacks."""

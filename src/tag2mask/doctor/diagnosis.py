@@ -1,27 +1,37 @@
-"""The doctor's round: imports tried elsewhere, facts gathered, stages judged."""
+"""The requirements of each stage, and the diagnosis of all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tag2mask.doctor.findings import Diagnosis, Finding, Need
-from tag2mask.doctor.machine import facts, soundness, versions
-from tag2mask.doctor.needs import Weights, needs
-from tag2mask.doctor.probes import PROGRAMS, Probe, probe_all
+from tag2mask.doctor.findings import Diagnosis, Finding, Need, Weights
+from tag2mask.doctor.machine import PROGRAMS, Probe, facts, probe_all, size, soundness, versions
 from tag2mask.errors import UsageError
+from tag2mask.hardware import memory
 
 if TYPE_CHECKING:
     from tag2mask.pipeline.config import Config
 
-_STAGES_WITH_WEIGHTS = ("seeds", "train", "segment")
+WANTED_MEMORY = {"seeds": 3e9, "train": 6e9, "cams": 2.5e9, "edges": 6e9, "refine": 1e9, "segment": 6e9}
+"""Bytes, roughly. Measured with the preset `own` on VOC: 5.9 GB of `train` (ResNet-50, 16 images of 320 pixels),
+2.1 of `cams`, 0.4 of `refine`; the others by similarity to these."""
+
+_LESS_MEMORY = {
+    "seeds": "--seeds.batch_size 1 and a lower --seeds.longest_side",
+    "train": "--train.accumulate 4, or --network.backbone resnet18",
+    "cams": "--cams.batch_size 1 and --cams.long_side 512",
+    "edges": "--edges.accumulate 8",
+    "refine": "--refine.batch_size 1 and --refine.long_side 512",
+    "segment": "--segment.accumulate 5, or --segment.network.backbone resnet50",
+}
 
 
-def diagnose(settings: "Callable[[], Config] | None", out: Path) -> Diagnosis:
-    """Look at everything.
+def diagnose(settings: "Callable[[], Config]", out: Path) -> Diagnosis:
+    """Examine the machine and what each stage needs.
 
     Args:
-        settings: reads the settings whose weights are looked for; called only where the imports work.
-        out: where a run would be written.
+        settings: reads the settings, for their weights; called only if the imports work.
+        out: the folder of a run.
 
     Raises:
         UsageError: the settings are wrong.
@@ -35,8 +45,33 @@ def diagnose(settings: "Callable[[], Config] | None", out: Path) -> Diagnosis:
     return Diagnosis(installed, facts(probes["torch"], out), found)
 
 
+def needs(probes: dict[str, Probe], torchvision: str | None, weights: list[Weights]) -> Iterator[Need]:
+    """The requirements of every stage and extra.
+
+    Args:
+        probes: the results of the imports, by the names of `PROGRAMS`.
+        torchvision: its version; None if not installed.
+        weights: of the stages.
+    """
+    torch = _imported("torch", probes["torch"], "torch>=2.6,<2.14")
+    accelerate = _imported("accelerate", probes["accelerate"], "accelerate>=1.10,<2")
+    hub = _transformers(probes["transformers"], probes["torchvision"], torchvision)
+    for stage in WANTED_MEMORY:
+        own = [each for each in weights if each.stage == stage]
+        found = [torch]
+        found += [accelerate] if stage in ("train", "edges", "segment") else []
+        found += [hub] if stage == "seeds" or any(each.hub for each in own) else []
+        yield Need(stage, (*found, *(each.finding for each in own), _memory(stage)))
+    yield Need("predictions", (torch,))
+    yield Need("confidence", (torch,))
+    yield Need("report", (Finding("nothing but what is installed with tag2mask"),))
+    yield Need("export onnx", (torch, _extra("onnx", "onnx, onnxruntime, onnxscript", probes["onnx"])))
+    yield Need("tensorboard", (_extra("tensorboard", "tensorboard", probes["tensorboard"]),))
+    yield Need("export shards", (_extra("shards", "webdataset", probes["webdataset"]),))
+
+
 def _weights(settings: "Callable[[], Config] | None") -> list[Weights]:
-    """The weights of the settings; unknown where these cannot be read, or where looking for them fails."""
+    """The weights of the settings; unknown if the settings cannot be read, or the search fails."""
     if settings is None:
         reason = "weights, before tag2mask can be imported"
     else:
@@ -46,6 +81,49 @@ def _weights(settings: "Callable[[], Config] | None") -> list[Weights]:
             return list(weights_of(settings()))
         except UsageError:
             raise
-        except Exception as error:  # a cache in disorder, a broken client of the hub: nothing that should end this
+        except Exception as error:  # a damaged cache or hub client should not end the diagnosis
             reason = f"weights ({type(error).__name__}: {error})"
-    return [Weights(stage, Finding(reason, "unknown")) for stage in _STAGES_WITH_WEIGHTS]
+    return [Weights(stage, Finding(reason, "unknown")) for stage in ("seeds", "train", "segment")]
+
+
+def _transformers(probe: Probe, vision: Probe, installed: str | None) -> Finding:
+    """Whether transformers works, which also imports an installed torchvision."""
+    mismatch = "pip uninstall torchvision (tag2mask does not need it)"
+    if probe.works and vision.works is False:
+        message = f"transformers works, but torchvision {installed} does not: {vision.reason}"
+        return Finding(message, "warning", mismatch)
+    if probe.works is False and installed is not None and vision.works is False:
+        message = f"transformers fails, with torchvision {installed}, which does not fit this torch: {vision.reason}"
+        return Finding(message, "missing", mismatch)
+    more = "; if that does not help, pip uninstall torchvision" if installed is not None else ""
+    return _imported("transformers", probe, "transformers>=5,<6", more)
+
+
+def _imported(name: str, probe: Probe, requirement: str, more: str = "") -> Finding:
+    """Whether a package works; ``more`` is a second remedy."""
+    if probe.works is None:
+        return Finding(f"{name}: {probe.reason}", "unknown")
+    if probe.works:
+        return Finding(f"{name} works")
+    return Finding(f"{name} fails: {probe.reason}", "missing", f"pip install --force-reinstall '{requirement}'{more}")
+
+
+def _extra(extra: str, packages: str, probe: Probe) -> Finding:
+    """Whether the packages of an extra work."""
+    if probe.works is None:
+        return Finding(f"{packages}: {probe.reason}", "unknown")
+    if probe.works:
+        return Finding(f"{packages}: works")
+    return Finding(f"{packages}: {probe.reason}", "missing", f"pip install 'tag2mask[{extra}]'")
+
+
+def _memory(stage: str) -> Finding:
+    """Whether there is enough memory for a stage with its usual settings."""
+    total, free = memory()
+    there, wanted = free if free is not None else total, WANTED_MEMORY[stage]
+    if there is None:
+        return Finding("memory", "unknown")
+    if there >= wanted:
+        return Finding("memory enough")
+    message = f"{size(there)} of memory free, about {size(int(wanted))} wanted with usual settings"
+    return Finding(message, "warning", _LESS_MEMORY[stage])

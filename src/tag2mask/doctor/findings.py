@@ -1,25 +1,25 @@
-"""What the doctor finds: facts and judgements with remedies, as text and as JSON."""
+"""Findings of the doctor with their remedies, as text and as JSON."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 State = Literal["ok", "warning", "missing", "unknown"]
-"""``missing``: it does not work without; ``warning``: it may not; ``unknown``: that could not be found out."""
+"""``missing``: the stage does not work; ``warning``: it may not; ``unknown``: that could not be determined."""
 
 _WORST: tuple[State, ...] = ("missing", "warning", "unknown", "ok")
 
-USUAL_PATH = ("train", "cams", "refine", "segment")
+_USUAL_PATH = ("train", "cams", "refine", "segment")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a stage needs, or the machine should have.
+    """A requirement of a stage or of the machine.
 
     Attributes:
-        what: it is.
-        state: whether it is there.
-        remedy: the command or setting that mends it; empty where nothing is to be mended.
+        what: in words.
+        state: whether it is met.
+        remedy: a command or setting that helps; empty if none is needed.
     """
 
     what: str
@@ -28,32 +28,42 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Need:
-    """A stage, or something beside them, and all that it needs.
+class Weights:
+    """Initial weights of a stage.
 
     Attributes:
-        name: of the stage.
-        findings: what it needs, each with its state.
+        stage: its name.
+        finding: whether they are on this machine.
+        hub: whether they belong to a model of `transformers`.
     """
+
+    stage: str
+    finding: Finding
+    hub: bool = False
+
+
+@dataclass(frozen=True)
+class Need:
+    """All requirements of a stage, of an extra or of the machine, by its name."""
 
     name: str
     findings: tuple[Finding, ...]
 
     @property
     def state(self) -> State:
-        """The worst of them."""
+        """The worst state among the findings."""
         states = {finding.state for finding in self.findings}
         return next((state for state in _WORST if state in states), "ok")
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All that the doctor found.
+    """All findings of the doctor.
 
     Attributes:
-        versions: of packages and of Python; None where one is not installed.
+        versions: of packages and of Python; None if not installed.
         machine: facts, in words.
-        needs: the machine's own soundness, and that of each stage.
+        needs: of the machine and of each stage.
     """
 
     versions: dict[str, str | None]
@@ -62,11 +72,11 @@ class Diagnosis:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is missing on the usual path, nor from the machine itself."""
-        return not any(need.state == "missing" for need in self.needs if need.name in ("machine", *USUAL_PATH))
+        """Whether nothing is missing for the usual stages, or on the machine."""
+        return not any(need.state == "missing" for need in self.needs if need.name in ("machine", *_USUAL_PATH))
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain values."""
+        """As plain values."""
         needs = {
             need.name: {"state": need.state, "findings": [asdict(each) for each in need.findings]}
             for need in self.needs
@@ -74,20 +84,19 @@ class Diagnosis:
         return {"sound": self.sound, "versions": self.versions, "machine": self.machine, "needs": needs}
 
     def render(self) -> str:
-        """The same for people: versions, the machine, a line a stage, remedies below those that want some."""
+        """As text: versions, the machine, a line per stage with its remedies below."""
         shown = {name: version or "not installed" for name, version in self.versions.items()}
-        verdict = "sound: the usual path (train, cams, refine, segment) works here"
-        verdict = (
-            verdict if self.sound else "not sound: the usual path (train, cams, refine, segment) does not work here"
-        )
+        verdict = "not sound: the usual path (train, cams, refine, segment) does not work here"
+        if self.sound:
+            verdict = "sound: the usual path (train, cams, refine, segment) works here"
         return "\n".join([*_columns("versions", shown), *_columns("machine", self.machine), *self._stages(), verdict])
 
     def _stages(self) -> Iterator[str]:
         yield "needs"
         width = max(len(need.name) for need in self.needs)
         for need in self.needs:
-            told = "; ".join(finding.what for finding in need.findings if finding.state == need.state)
-            yield f"  {need.name:{width}}  {need.state:7}  {told}"
+            worst = "; ".join(finding.what for finding in need.findings if finding.state == need.state)
+            yield f"  {need.name:{width}}  {need.state:7}  {worst}"
             for finding in need.findings:
                 if finding.state != need.state and finding.state != "ok":
                     yield f"  {'':{width}}  {finding.state:7}  {finding.what}"

@@ -1,11 +1,10 @@
-"""Which weights a config begins from, and whether they are on this machine: the caches are asked, never the network."""
+"""Whether the initial weights of a config are on this machine. Only caches are read, without network access."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from tag2mask.clip.model import TOKENIZER_FILES
-from tag2mask.doctor.findings import Finding
-from tag2mask.doctor.needs import Weights
+from tag2mask.doctor.findings import Finding, Weights
 from tag2mask.networks.hub import cached_folder
 from tag2mask.networks.public_weights import IMAGENET
 from tag2mask.networks.resnet import RESNETS
@@ -15,7 +14,7 @@ from tag2mask.pipeline.config import Config
 
 
 def weights_of(config: Config) -> Iterator[Weights]:
-    """Of each stage that begins from some."""
+    """The weights of each stage with initial weights."""
     if config.seeds.from_npy is None:
         yield Weights("seeds", _hub_model(config.seeds.model, "seeds.model", True, TOKENIZER_FILES), hub=True)
     else:
@@ -31,7 +30,7 @@ def weights_of(config: Config) -> Iterator[Weights]:
 
 
 def _backbone(stage: str, section: str, backbone: str, weights: str) -> Weights:
-    """The weights of a backbone, by name or by file."""
+    """The weights of a backbone."""
     own = backbone in (*RESNETS, WIDE_RESNET, *SEGFORMERS)
     by_name, setting = weights in ("imagenet", "pretrained"), f"--{section}.weights"
     if not own:
@@ -54,7 +53,7 @@ def _backbone(stage: str, section: str, backbone: str, weights: str) -> Weights:
 
 
 def _hub_model(name: str, setting: str, weights: bool, also: tuple[str, ...]) -> Finding:
-    """A model of `transformers`, by folder or by name."""
+    """Whether a model of `transformers` is a folder or cached."""
     if Path(name).expanduser().is_dir():
         return Finding(f"the folder {name}")
     if cached_folder(name, weights, also) is not None:

@@ -1,9 +1,8 @@
-"""Masks as COCO's JSON of annotations, written as it comes and never held."""
+"""Masks as COCO's JSON of annotations."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from shutil import copyfileobj
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,13 @@ from pycocotools import mask as coco_masks
 
 from tag2mask.formats.pieces import Piece, pieces
 from tag2mask.formats.record import MaskRecord
-from tag2mask.formats.settings import ExportSettings
-from tag2mask.formats.target import place_image
-from tag2mask.formats.writer import Writer
+from tag2mask.formats.writer import ExportSettings, Writer
 
 
 class CocoWriter(Writer):
-    """Run lengths keep every pixel; 255 becomes nothing, and polygons lose holes.
+    """Run lengths keep every pixel of a class; 255 becomes background, and polygons lose holes.
 
-    255 does not become a crowd region: a crowd has one category, and says that objects of it are there.
+    255 does not become a crowd region: a crowd region has one category, and contains objects of it.
 
     ::
 
@@ -27,62 +24,51 @@ class CocoWriter(Writer):
         SPLIT/ID.jpg                          on request
     """
 
+    options = frozenset({"images", "min_pixels", "pieces", "polygons"})
+
     def __init__(self, folder: Path, classes: tuple[str, ...], settings: ExportSettings) -> None:
-        """Begin the lists of images and of annotations, which one file takes one after the other."""
+        """Begin."""
         super().__init__(folder, classes, settings)
-        self._path = folder / "annotations" / f"instances_{settings.split}.json"
-        self._rest = self._path.with_name("annotations.part")
-        self._images, self._annotations = (self.open_text(f"annotations/{p.name}") for p in (self._path, self._rest))
-        self._image_count = self._annotation_count = self._unshown = 0
-        self._least = settings.least_pixels or 1
-        self._images.write(f'{{"info": {_text(self._info())},\n"images": [')
+        self._images: list[str] = []  # as JSON, which takes less memory
+        self._annotations: list[str] = []
+        self._unshown = 0
 
     def add(self, record: MaskRecord) -> None:
-        """Write a photograph's line and those of its annotations."""
-        if record.image is not None:
-            place_image(record.image, self.folder / self.settings.split / record.file_name, self.images)
-        self._image_count += 1
+        """Keep the image and its annotations for the JSON file."""
+        self.place_image(record, self.settings.split)
         height, width = record.size
-        image = {"id": self._image_count, "file_name": record.file_name, "height": height, "width": width}
-        self._images.write(_line(image, self._image_count))
+        image_id = len(self._images) + 1
+        image = {"id": image_id, "file_name": record.file_name, "height": height, "width": width}
+        self._images.append(_text(image))
         shown = set()
         for annotation in self._annotations_of(record):
             shown.add(annotation["category_id"])
-            self._annotation_count += 1
-            whole = {"id": self._annotation_count, "image_id": self._image_count, **annotation}
-            self._annotations.write(_line(whole, self._annotation_count))
+            numbers = {"id": len(self._annotations) + 1, "image_id": image_id}
+            self._annotations.append(_text(numbers | annotation))
         self._unshown += not shown.issuperset(record.tags or ()) or not shown
         self.count_ignored(record)
 
     def finish(self) -> None:
-        """Put the annotations behind the images, and the categories at the end."""
+        """Write the JSON file."""
         categories = [{"id": class_id, "name": name} for class_id, name in enumerate(self.classes, start=1)]
-        self._annotations.close()
-        self._images.write('],\n"annotations": [')
-        with self._rest.open(encoding="utf-8") as annotations:
-            copyfileobj(annotations, self._images)
-        self._images.write(f'],\n"categories": {_text(categories)}}}\n')
-        self._rest.unlink()
+        with self.open_text(f"annotations/instances_{self.settings.split}.json") as file:
+            file.write(f'{{"info": {_text(self._info())},\n"images": [')
+            file.write(_items(self._images))
+            file.write('],\n"annotations": [')
+            file.write(_items(self._annotations))
+            file.write(f'],\n"categories": {_text(categories)}}}\n')
         if self._unshown:
             photographs = f"{self._unshown:,} photographs have no annotation of a tag, or none at all"
             self.notes.append(f"{photographs}; to read the export with all tags, give their table as --data.tags")
 
-    def close(self) -> None:
-        """Close both files."""
-        self._images.close()
-        self._annotations.close()
-
     def _annotations_of(self, record: MaskRecord) -> Iterator[dict[str, Any]]:
         for piece in pieces(record.mask, components=self.settings.pieces == "components"):
-            area = piece.area
-            if area < self._least:
-                self.losses.tiny += 1
-                self.losses.tiny_pixels += area
+            if self.is_tiny(piece.area, self.settings.min_pixels or 1):
                 continue
             yield {
                 "category_id": piece.class_id,
                 "segmentation": self._outlines(piece) if self.settings.polygons else _runs(piece, record.size),
-                "area": area,
+                "area": piece.area,
                 "bbox": list(piece.box),
                 "iscrowd": 0,
             }
@@ -105,7 +91,7 @@ class CocoWriter(Writer):
 
 
 def _runs(piece: Piece, size: tuple[int, int]) -> dict[str, Any]:
-    """COCO's text for run lengths."""
+    """COCO's compressed run lengths."""
     runs = coco_masks.encode(np.asfortranarray(piece.full(size), dtype=np.uint8))
     return {"size": list(size), "counts": runs["counts"].decode("ascii")}
 
@@ -114,5 +100,6 @@ def _text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _line(value: dict[str, Any], number: int) -> str:
-    return f"{',' if number > 1 else ''}\n{_text(value)}"
+def _items(lines: list[str]) -> str:
+    """The items of a JSON list, one per line."""
+    return "".join(f"{',' * (number > 0)}\n{line}" for number, line in enumerate(lines))

@@ -1,39 +1,26 @@
-"""Corrected masks from another tool, checked, as a plain folder of ID.png."""
+"""Import of corrected masks from another tool into a folder of ID.png."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from tag2mask.data.images import IGNORED, PIXEL_LIMIT, image_size, write_mask
 from tag2mask.data.names import nfc
 from tag2mask.data.photos import PhotoSet
-from tag2mask.data.truth import MaskValues, read_truth
-from tag2mask.data.truth_tags import TruthCounts, advice, truth_problems
+from tag2mask.data.truth import MaskValues, TruthCounts, advice, read_truth, truth_problems
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.files import files_below
 from tag2mask.formats import cvat, labelstudio
-from tag2mask.formats.corrected import Corrected, Note, Read
 from tag2mask.formats.export import Exported
-from tag2mask.formats.record import checked_id
+from tag2mask.formats.record import Corrected, Note, Read, checked_id
 from tag2mask.formats.target import whole_target
-
-
-class Reader(Protocol):
-    """Reads what a tool exported, photograph by photograph; a broken one is told and the next one follows."""
-
-    def __call__(
-        self, path: Path, classes: tuple[str, ...], *, ignored: str = "ignored", pixel_limit: int = PIXEL_LIMIT
-    ) -> Iterator[Read]:
-        """The masks; as `tag2mask.formats.cvat.read`."""
 
 
 def read_folder(
     path: Path,
     classes: tuple[str, ...],
     *,
-    ignored: str = "ignored",
     pixel_limit: int = PIXEL_LIMIT,
     photos: PhotoSet | None = None,
 ) -> Iterator[Read]:
@@ -41,33 +28,35 @@ def read_folder(
 
     Args:
         path: the folder.
-        classes: the names of the classes 1..C.
-        ignored: not read; 255 is.
+        classes: names of the classes 1..C.
         pixel_limit: a larger mask is refused before it is decoded.
-        photos: whose mapping of values to classes, if they have one, these masks follow; None: the values are ids.
+        photos: their mapping of values to classes applies; None: the values are class ids.
 
     Yields:
-        the ID of each, in NFC, with its mask, or why it cannot be used.
+        the ID of each, in NFC, with its mask, or with why it cannot be used.
 
     Raises:
-        UsageError: there is no such folder.
+        UsageError: the folder does not exist.
     """
     if not path.is_dir():
         raise UsageError(f"{path} is no folder of masks ID.png")
-    folder = path
     values = MaskValues() if photos is None else photos.mask_values
     tags = {photo.id: photo.tags for photo in photos.photos} if photos is not None and values.by_tag else {}
-    for name in sorted(set(files_below(folder, ".png"))):
-        photo_id = nfc(name.removesuffix(".png"))
+    for name in sorted(set(files_below(path, ".png"))):
+        image_id = nfc(name.removesuffix(".png"))
         try:
-            mask = read_truth(folder / name, tags.get(photo_id, ()), len(classes), values, pixel_limit=pixel_limit)
-            yield Corrected(checked_id(photo_id), mask)
+            mask = read_truth(path / name, tags.get(image_id, ()), len(classes), values, pixel_limit=pixel_limit)
+            yield Corrected(checked_id(image_id), mask)
         except Tag2maskError as error:
-            yield photo_id, str(error)
+            yield image_id, str(error)
 
 
-READERS: dict[str, Reader] = {"cvat": cvat.read, "labelstudio": labelstudio.read, "masks": read_folder}
-"""What reads corrected masks, by the names of the formats."""
+READERS: dict[str, Callable[..., Iterator[Read]]] = {
+    "cvat": cvat.read,
+    "labelstudio": labelstudio.read,
+    "masks": read_folder,
+}
+"""The readers of corrected masks by the names of their formats."""
 
 
 def import_masks(
@@ -82,17 +71,17 @@ def import_masks(
     """Write corrected masks as ID.png with VOC's palette, the whole folder or nothing.
 
     Args:
-        masks: of a reader.
+        masks: from a reader.
         out: the folder.
-        classes: the names of the classes 1..C, for the folder's record.
-        photos: whose masks they may be; each has to be one of them and of its size, and together they have to fit
-            the tags (`tag2mask.data.truth_tags`). None: any.
-        again: an earlier import there is replaced.
-        pixel_limit: of the photographs; a larger one is refused by name.
+        classes: names of the classes 1..C, for the folder's record.
+        photos: the images that the masks have to belong to, with their sizes and, together, their tags
+            (`tag2mask.data.truth`). None: any.
+        again: replace an earlier import.
+        pixel_limit: of the images; a larger one is refused by name.
 
     Raises:
-        UsageError: something else lies there, or the masks do not fit the tags.
-        Tag2maskError: there was no sound mask.
+        UsageError: ``out`` holds other files, or the masks do not fit the tags.
+        Tag2maskError: there was no valid mask.
     """
     failed: dict[str, str] = {}
     sizes: dict[str, tuple[int, ...]] = {}
@@ -104,21 +93,22 @@ def import_masks(
             if isinstance(each, Note):
                 notes.append(each.text)
                 continue
-            if isinstance(each, Corrected):
-                each = each._replace(id=nfc(each.id))
             if not isinstance(each, Corrected):
                 failed[each[0]] = each[1]
-            elif each.id in sizes:
-                failed[each.id] = "there are two masks of it; which one is meant?"
-            elif wrong := [value for value in np.unique(each.mask).tolist() if len(classes) < value != IGNORED]:
-                failed[each.id] = f"the values {wrong[:5]} are no class"
+                continue
+            image_id, mask = nfc(each.id), each.mask
+            met = np.unique(mask).tolist()
+            if image_id in sizes:
+                failed[image_id] = "there are two masks of it; which one is meant?"
+            elif wrong := [value for value in met if len(classes) < value != IGNORED]:
+                failed[image_id] = f"the values {wrong[:5]} are no class"
             else:
-                write_mask(folder / f"{checked_id(each.id)}.png", each.mask)
-                sizes[each.id], values[each.id] = each.mask.shape, np.unique(each.mask).tolist()
-        for photo_id, reason in _mistaken(sizes, photos, pixel_limit):
-            failed.setdefault(photo_id, reason)
-        for photo_id in failed.keys() & sizes.keys():
-            (folder / f"{photo_id}.png").unlink()
+                write_mask(folder / f"{checked_id(image_id)}.png", mask)
+                sizes[image_id], values[image_id] = mask.shape, met
+        for image_id, reason in _mistaken(sizes, photos, pixel_limit):
+            failed.setdefault(image_id, reason)
+        for image_id in failed.keys() & sizes.keys():
+            (folder / f"{image_id}.png").unlink()
         done = len(sizes.keys() - failed.keys())
         if not done:
             first = next(iter(failed.items()), None)
@@ -130,11 +120,7 @@ def import_masks(
 
 
 def _against_tags(values: dict[str, list[int]], photos: PhotoSet | None, classes: tuple[str, ...]) -> list[str]:
-    """What to say of masks that differ from the tags, by the values of each: corrections may well contradict them.
-
-    Raises:
-        UsageError: their values are no class ids, as those of black and white masks, or in another order.
-    """
+    """Remarks on masks that differ from the tags; refuses those whose values are not class ids or in another order."""
     counts = TruthCounts(classes)
     for photo in photos.photos if photos is not None else ():
         if photo.id in values:
@@ -149,18 +135,18 @@ def _against_tags(values: dict[str, list[int]], photos: PhotoSet | None, classes
 def _mistaken(
     sizes: dict[str, tuple[int, ...]], photos: PhotoSet | None, pixel_limit: int
 ) -> Iterator[tuple[str, str]]:
-    """Those that are of no photograph, or of another size than it."""
+    """The IDs of masks without an image, or of another size than their image, and why."""
     if photos is None:
         return
     known = {photo.id: photo.path for photo in photos.photos if photo.id in sizes}
-    for photo_id, size in sizes.items():
-        if photo_id not in known:
-            yield photo_id, f"no photograph below {photos.root} has this ID; is it another data set's, or renamed?"
+    for image_id, size in sizes.items():
+        if image_id not in known:
+            yield image_id, f"no photograph below {photos.root} has this ID; is it another data set's, or renamed?"
             continue
         try:
-            own = image_size(known[photo_id], pixel_limit=pixel_limit)
+            own = image_size(known[image_id], pixel_limit=pixel_limit)
         except Tag2maskError as error:
-            yield photo_id, str(error)
+            yield image_id, str(error)
             continue
         if own != size:
-            yield photo_id, f"the mask is {size[1]} × {size[0]} pixels, its photograph {own[1]} × {own[0]}"
+            yield image_id, f"the mask is {size[1]} × {size[0]} pixels, its photograph {own[1]} × {own[0]}"

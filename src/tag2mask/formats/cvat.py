@@ -1,7 +1,17 @@
-"""Masks as CVAT's "Segmentation mask 1.1", and corrected ones back."""
+"""Masks as CVAT's "Segmentation mask 1.1", and corrected ones back.
 
+The files of a zip from elsewhere are read one at a time, in memory, within limits, without unpacking.
+"""
+
+import io
+import stat
+import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -11,77 +21,80 @@ from tag2mask.data.decoding import decode, opened
 from tag2mask.data.images import IGNORED, PIXEL_LIMIT, palette
 from tag2mask.data.voc import LABELS
 from tag2mask.errors import Tag2maskError, UsageError, first_five
-from tag2mask.formats.archive import opened_archive
-from tag2mask.formats.corrected import Corrected, Read, label_ids
 from tag2mask.formats.pieces import pieces
-from tag2mask.formats.record import MaskRecord, checked_id, refuse_names
-from tag2mask.formats.settings import BACKGROUND, ExportSettings
-from tag2mask.formats.target import place_image
-from tag2mask.formats.voc import HEADER, label_line
-from tag2mask.formats.writer import Writer
+from tag2mask.formats.record import BACKGROUND, Corrected, MaskRecord, Read, checked_id, label_ids, refuse_names
+from tag2mask.formats.voc import labelmap
+from tag2mask.formats.writer import ExportSettings, Writer
 
-CLASSES, OBJECTS, LISTS = "SegmentationClass", "SegmentationObject", "ImageSets/Segmentation"
+_CLASSES, _OBJECTS, _LISTS = "SegmentationClass", "SegmentationObject", "ImageSets/Segmentation"
 
 _MOST_OBJECTS = 254
-"""CVAT tells the objects of an image apart by the 256 colours of VOC's palette, of which black is none."""
+"""CVAT tells the objects of an image apart by the colours of VOC's palette, without black."""
+
+MEMBER_BYTES = 1 << 28
+"""Largest file that is read, 256 MiB; a mask of 100 million pixels is far smaller."""
+
+_DEFLATE = 1032
+"""The largest compression factor of deflate; a zip that claims more has files that overlap."""
+
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
+"""Errors of reading a broken, encrypted or unusual zip."""
 
 
 class CvatWriter(Writer):
-    """Nothing is lost, except 255 where it is to become background.
+    """Lossless, except for 255 if it is to become background.
 
     ::
 
-        labelmap.txt                          NAME:R,G,B:: a line
-        ImageSets/Segmentation/default.txt    an ID a line
+        labelmap.txt                          NAME:R,G,B:: per line
+        ImageSets/Segmentation/default.txt    one ID per line
         SegmentationClass/ID.png              RGB, the colours of labelmap.txt
         SegmentationObject/ID.png             RGB, a colour for each connected component
         JPEGImages/ID.jpg                     on request; CVAT has its own
     """
 
+    options = frozenset({"ignore_label", "images"})
+
     def __init__(self, folder: Path, classes: tuple[str, ...], settings: ExportSettings) -> None:
-        """Begin the list.
+        """Check the class names.
 
         Raises:
             UsageError: labelmap.txt cannot hold a class name, or the label of 255 is a class.
         """
-        refuse_names(classes, (BACKGROUND, settings.ignored))
-        refuse_names((settings.ignored,))
+        refuse_names(classes, (BACKGROUND, settings.ignore_label))
+        refuse_names((settings.ignore_label,))
         super().__init__(folder, classes, settings)
-        self._list = self.open_text(f"{LISTS}/default.txt")
+        self._ids: list[str] = []
         self._met_ignored, self._merged = False, 0
 
     def add(self, record: MaskRecord) -> None:
-        """Write both masks, and the ID into the list."""
+        """Write both masks and the image."""
         mask = record.mask
         if np.any(mask == IGNORED):
-            if self.settings.ignored == BACKGROUND:
+            if self.settings.ignore_label == BACKGROUND:
                 self.count_ignored(record)
                 mask = np.where(mask == IGNORED, np.uint8(0), mask)
             else:
                 self._met_ignored = True
-        if record.image is not None:
-            place_image(record.image, self.folder / "JPEGImages" / record.file_name, self.images)
-        _write_colours(self.folder / CLASSES / f"{record.id}.png", mask)
-        _write_colours(self.folder / OBJECTS / f"{record.id}.png", self._objects(mask))
-        self._list.write(f"{record.id}\n")
+        self.place_image(record, "JPEGImages")
+        _write_colours(self.folder / _CLASSES / f"{record.id}.png", mask)
+        _write_colours(self.folder / _OBJECTS / f"{record.id}.png", self._objects(mask))
+        self._ids.append(record.id)
 
     def finish(self) -> None:
-        """Write the labels, that of 255 where it was met."""
-        lines = [label_line(name, class_id) for class_id, name in enumerate((BACKGROUND, *self.classes))]
-        if self._met_ignored:
-            lines.append(label_line(self.settings.ignored, IGNORED))
-            self.notes.append(f"255 became the label `{self.settings.ignored}`, which the task in CVAT has to have")
+        """Write the list of IDs and the labels, with that of 255 if it occurs."""
+        with self.open_text(f"{_LISTS}/default.txt") as file:
+            file.writelines(f"{image_id}\n" for image_id in self._ids)
         with self.open_text(LABELS) as file:
-            file.writelines([HEADER, *lines])
+            file.write(labelmap(self.classes, ignored=self.settings.ignore_label if self._met_ignored else None))
+        if self._met_ignored:
+            label = self.settings.ignore_label
+            self.notes.append(f"255 became the label `{label}`, which the task in CVAT has to have")
         if self._merged:
             self.notes.append(f"{self._merged:,} masks have too many components for CVAT: one object for each class")
 
-    def close(self) -> None:
-        """Close the list."""
-        self._list.close()
-
     def _objects(self, mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """The number of each pixel's object, uint8 (H, W), 0 for background; what is ignored is one object."""
+        """The number of each pixel's object, uint8 (H, W), 0 for background; ignored pixels are one object."""
         found = list(pieces(mask, components=True))
         if len(found) > _MOST_OBJECTS:
             self._merged += 1
@@ -96,49 +109,45 @@ class CvatWriter(Writer):
 def read(
     path: Path, classes: tuple[str, ...], *, ignored: str = "ignored", pixel_limit: int = PIXEL_LIMIT
 ) -> Iterator[Read]:
-    """The masks of CVAT's "Segmentation mask 1.1", a zip or the folder that was in it.
+    """The masks of CVAT's "Segmentation mask 1.1", a zip or its unpacked folder.
 
     A colour is the label that labelmap.txt gives it; a label is the class of that name.
 
     Args:
         path: the zip, or the folder.
-        classes: the names of the classes 1..C.
-        ignored: the label that is 255.
+        classes: names of the classes 1..C.
+        ignored: the label of the value 255.
         pixel_limit: a larger mask is refused before it is decoded.
 
     Yields:
-        the ID of each listed photograph with its mask, or why it cannot be used.
+        the ID of each listed image with its mask, or with why it cannot be used.
 
     Raises:
-        UsageError: it is nothing of CVAT's, or has labels that are no classes.
+        UsageError: it is not an export of CVAT, or has labels that are not classes.
         Tag2maskError: the zip is damaged or dangerous.
     """
     with opened_archive(path) as files:
         if LABELS not in files:
             raise UsageError(f"{path} has no {LABELS}; export the task from CVAT as `Segmentation mask 1.1`")
         colours = _labels(path, files.text(LABELS), classes, ignored)
-        lists = [name for name in files if name.startswith(f"{LISTS}/") and name.endswith(".txt")]
+        lists = files.texts(_LISTS)
         if not lists:
-            raise UsageError(f"{path} has no list {LISTS}/NAME.txt; export the task from CVAT again")
+            raise UsageError(f"{path} has no list {_LISTS}/NAME.txt; export the task from CVAT again")
         listed = (line.strip() for name in lists for line in files.text(name).splitlines())
-        for photo_id in dict.fromkeys(line for line in listed if line):
+        for image_id in dict.fromkeys(line for line in listed if line):
             try:
-                name = f"{CLASSES}/{checked_id(photo_id)}.png"
+                name = f"{_CLASSES}/{checked_id(image_id)}.png"
                 if name not in files:
                     raise Tag2maskError(f"it is listed and has no {name}: nothing is drawn there, or nobody looked yet")
-                member = files.file(name)
+                member = ArchiveFile(files, name)
                 with opened(member, pixel_limit=pixel_limit, formats=("PNG",)) as image:  # type: ignore[arg-type]
-                    yield Corrected(photo_id, _class_ids(decode(member, image), colours))  # type: ignore[arg-type]
+                    yield Corrected(image_id, _class_ids(decode(member, image), colours))  # type: ignore[arg-type]
             except Tag2maskError as error:
-                yield photo_id, str(error)
+                yield image_id, str(error)
 
 
 def _labels(path: Path, text: str, classes: tuple[str, ...], ignored: str) -> dict[tuple[int, int, int], int]:
-    """The class id of each colour in labelmap.txt.
-
-    Raises:
-        UsageError: a line has no meaning, a label is no class, or two have one colour.
-    """
+    """The class id of each colour in labelmap.txt."""
     ids = label_ids(classes, ignored)
     found: dict[tuple[int, int, int], int] = {}
     unknown = []
@@ -160,15 +169,11 @@ def _labels(path: Path, text: str, classes: tuple[str, ...], ignored: str) -> di
             f"{path}: the labels {first_five(unknown)} are no classes ({first_five(classes)}); rename them in CVAT, or "
             "name the one that is 255 with --ignored"
         )
-    return {(0, 0, 0): 0, **found}  # where nothing was drawn, whatever colour `background` has
+    return {(0, 0, 0): 0, **found}  # pixels without a drawing are black, whatever colour `background` has
 
 
 def _class_ids(image: Image.Image, colours: dict[tuple[int, int, int], int]) -> npt.NDArray[np.uint8]:
-    """The class ids of a painted mask, uint8 (H, W).
-
-    Raises:
-        Tag2maskError: it has a colour that no label has, or is no image of colours.
-    """
+    """The class ids of a colour mask, uint8 (H, W)."""
     if image.mode not in ("P", "RGB", "RGBA"):
         raise Tag2maskError(f"its pixels are of the kind {image.mode}; CVAT writes colours")
     pixels = np.array(image.convert("RGB"), dtype=np.int64)  # (H, W, 3)
@@ -182,6 +187,112 @@ def _class_ids(image: Image.Image, colours: dict[tuple[int, int, int], int]) -> 
 
 
 def _write_colours(path: Path, values: npt.NDArray[np.uint8]) -> None:
-    """Write values as an RGB PNG in VOC's colours, as CVAT itself does."""
+    """Write values as an RGB PNG in VOC's colours, as CVAT does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(palette()[values]).save(path, format="PNG")
+
+
+class Archive:
+    """The files of a zip, or of a folder, by their names with ``/``."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile | None = None) -> None:
+        """Of an open zip; of the folder ``path`` if ``archive`` is None."""
+        self.path, self._archive = path, archive
+        members = [] if archive is None else archive.infolist()
+        self._sizes = {member.filename: member.file_size for member in members if not member.is_dir()}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._sizes if self._archive is not None else self._inside(name).is_file()
+
+    def texts(self, folder: str) -> list[str]:
+        """The names of the .txt files below a folder."""
+        if self._archive is not None:
+            return [name for name in self._sizes if name.startswith(f"{folder}/") and name.endswith(".txt")]
+        return [found.relative_to(self.path).as_posix() for found in sorted((self.path / folder).rglob("*.txt"))]
+
+    def text(self, name: str) -> str:
+        """A file as text.
+
+        Raises:
+            Tag2maskError: it is damaged, too large, or not UTF-8.
+        """
+        try:
+            return self.read(name).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise Tag2maskError(f"{self.path}: {name} is not UTF-8") from error
+
+    def read(self, name: str) -> bytes:
+        """The content of a file that exists.
+
+        Raises:
+            Tag2maskError: it is damaged or too large.
+        """
+        size = self._sizes[name] if self._archive is not None else self._inside(name).stat().st_size
+        if size > MEMBER_BYTES:
+            raise Tag2maskError(f"{self.path}: {name} holds {size:,} bytes, at most {MEMBER_BYTES:,} are read")
+        if self._archive is None:
+            return self._inside(name).read_bytes()
+        try:
+            with self._archive.open(name) as file:
+                return file.read(MEMBER_BYTES)
+        except _DAMAGED as error:
+            raise Tag2maskError(f"{self.path}: {name} is damaged ({error}); export it again") from error
+
+    def _inside(self, name: str) -> Path:
+        """A file of the folder, refused if it lies outside by its name or by a link."""
+        target = self.path / name
+        if not target.resolve().is_relative_to(self.path.resolve()):
+            raise Tag2maskError(f"{self.path}: {name} leads out of the folder")
+        return target
+
+
+@dataclass(frozen=True)
+class ArchiveFile:
+    """A file of an `Archive`, with the part of a path's interface that opening an image needs."""
+
+    archive: Archive
+    name: str
+
+    def __str__(self) -> str:
+        """Its place, for messages."""
+        return f"{self.archive.path}: {self.name}"
+
+    def open(self, mode: str = "rb") -> IO[bytes]:
+        """Its content as a binary file."""
+        return io.BytesIO(self.archive.read(self.name))
+
+
+@contextmanager
+def opened_archive(path: Path) -> Iterator[Archive]:
+    """Open a zip or a folder.
+
+    Raises:
+        UsageError: it does not exist.
+        Tag2maskError: the zip is damaged, has names that lead out of a folder, or claims an impossible size.
+    """
+    if path.is_dir():
+        yield Archive(path)
+        return
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist; give a zip, or a folder")
+    try:
+        archive = zipfile.ZipFile(path)
+    except _DAMAGED as error:
+        raise Tag2maskError(f"{path} is no zip, or a damaged one ({error}); export it again") from error
+    with archive:
+        _refuse_dangerous(path, archive)
+        yield Archive(path, archive)
+
+
+def _refuse_dangerous(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuse names that leave the folder, links, and impossible sizes, which no tool exports."""
+    total = 0
+    for info in archive.infolist():
+        name, kind = info.filename, info.external_attr >> 16
+        if name.startswith("/") or "\\" in name or ":" in name.split("/")[0] or ".." in name.split("/"):
+            raise Tag2maskError(f"{path} holds {name!r}, which leads out of the folder that it is read into; refused")
+        if stat.S_ISLNK(kind):
+            raise Tag2maskError(f"{path} holds the link {name!r}; only files are read")
+        total += info.file_size
+    if total > _DEFLATE * path.stat().st_size:
+        raise Tag2maskError(f"{path} claims to hold {total:,} bytes, more than any zip of its size can; refused")

@@ -4,32 +4,29 @@ from PIL import Image
 
 from tag2mask.data.images import IGNORED
 from tag2mask.files import write_json
-from tag2mask.formats.record import MaskRecord
-from tag2mask.formats.settings import BACKGROUND, Images
-from tag2mask.formats.target import place_image
-from tag2mask.formats.writer import Writer
-
-TARGETS = "mask_targets.json"
+from tag2mask.formats.record import BACKGROUND, MaskRecord
+from tag2mask.formats.writer import Images, Writer
 
 
 class FiftyOneWriter(Writer):
-    """Nothing is lost: 8-bit grey PNGs whose values are class ids, 255 is ignored.
+    """Lossless: 8-bit grey PNGs whose values are class ids, 255 is ignored.
 
-    A palette would be looked up there, and the ids lost.
+    FiftyOne would convert a palette image to colours, and the ids would be lost.
 
     ::
 
-        data/ID.jpg                           the photographs, symbolic links unless asked otherwise
-        labels/ID.png                         parallel to them
+        data/ID.jpg                           the images, symbolic links by default
+        labels/ID.png                         the masks
         mask_targets.json                     {"0": "background", "1": NAME, …, "255": "ignored"}
     """
+
+    options = frozenset({"images"})
 
     images: Images = "symlink"
 
     def add(self, record: MaskRecord) -> None:
-        """Write the mask beside its photograph."""
-        if record.image is not None:
-            place_image(record.image, self.folder / "data" / record.file_name, self.images)
+        """Write the mask and the image."""
+        self.place_image(record, "data")
         path = self.folder / "labels" / f"{record.id}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(record.mask).save(path, format="PNG")
@@ -37,6 +34,6 @@ class FiftyOneWriter(Writer):
     def finish(self) -> None:
         """Write the names of the values."""
         names = {**dict(enumerate((BACKGROUND, *self.classes))), IGNORED: "ignored"}
-        write_json(self.folder / TARGETS, {str(value): name for value, name in names.items()})
+        write_json(self.folder / "mask_targets.json", {str(value): name for value, name in names.items()})
         if self.images == "none":
             self.notes.append("data/ is empty: FiftyOne takes only masks whose photographs lie there")

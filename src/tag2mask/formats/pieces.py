@@ -1,4 +1,4 @@
-"""The pieces of a mask that formats of objects hold: connected components, and the polygons around them."""
+"""The pieces of a mask for formats of objects: connected components, and the polygons around them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,6 @@ from scipy import ndimage
 
 from tag2mask.data.images import IGNORED
 
-Mask = npt.NDArray[np.uint8]
 Covered = npt.NDArray[np.bool_]
 
 _AROUND = np.ones((3, 3), dtype=np.bool_)
@@ -18,10 +17,10 @@ _STEPS = ((0, 1), (1, 0), (0, -1), (-1, 0))
 """Right, down, left, up: (row, column). Walking them in this order turns right."""
 
 _INSIDE = ((0, 0), (0, -1), (-1, -1), (-1, 0))
-"""From a corner of the grid, the pixel at the right hand of a step in each direction."""
+"""From a corner of the grid, the pixel to the right of a step in each direction."""
 
 _OUTSIDE = ((-1, 0), (0, 0), (0, -1), (-1, -1))
-"""And the pixel at its left hand."""
+"""And the pixel to its left."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,9 @@ class Piece:
 
     Attributes:
         class_id: 1..C.
-        top: row of the box's first pixel.
-        left: column of it.
-        covered: bool (h, w), the pixels in the box that belong to it; each side of the box has at least one.
+        top: first row of the bounding box.
+        left: first column of it.
+        covered: bool (h, w), the pixels of the piece within its bounding box.
     """
 
     class_id: int
@@ -42,7 +41,7 @@ class Piece:
 
     @property
     def area(self) -> int:
-        """Its pixels."""
+        """Number of pixels."""
         return int(np.count_nonzero(self.covered))
 
     @property
@@ -52,37 +51,37 @@ class Piece:
         return self.left, self.top, width, height
 
     def full(self, size: tuple[int, int]) -> Covered:
-        """The same at the size of the mask, bool (H, W)."""
+        """The piece at the size of the mask, bool (H, W)."""
         whole = np.zeros(size, dtype=np.bool_)
         height, width = self.covered.shape
         whole[self.top : self.top + height, self.left : self.left + width] = self.covered
         return whole
 
     def components(self) -> Iterator["Piece"]:
-        """Its connected components, neighbours sharing a side, from the top."""
+        """Its 4-connected components, from the top."""
         numbers, _ = ndimage.label(self.covered)
         for number, (rows, columns) in enumerate(ndimage.find_objects(numbers), start=1):
             covered = numbers[rows, columns] == number
             yield Piece(self.class_id, self.top + rows.start, self.left + columns.start, covered)
 
     def outline(self) -> tuple[npt.NDArray[np.int64], int]:
-        """The outer border of a single component, and how many pixels of holes it encloses.
+        """The outer border of a single component.
 
         Returns:
-            its corners as int64 (P, 2), columns and rows of the grid between pixels, clockwise: filled, they give the
-            component and its holes; and the pixels of the holes.
+            its corners as int64 (P, 2), (column, row) on the grid between pixels, clockwise: filled, they give the
+            component and its holes; and the number of pixels in its holes.
         """
         holes = np.count_nonzero(ndimage.binary_fill_holes(self.covered, _AROUND) & ~self.covered)
         corners = np.array(_corners(self.covered), dtype=np.int64)[:, ::-1]
         return corners + np.array([self.left, self.top]), int(holes)
 
 
-def pieces(mask: Mask, *, components: bool) -> Iterator[Piece]:
+def pieces(mask: npt.NDArray[np.uint8], *, components: bool) -> Iterator[Piece]:
     """The pieces of a mask by class, without background and 255.
 
     Args:
         mask: uint8 (H, W).
-        components: every connected component is one, neighbours sharing a side; else every class.
+        components: one piece per 4-connected component; otherwise one per class.
     """
     for class_id in np.unique(mask).tolist():
         if class_id in (0, IGNORED):
@@ -96,11 +95,11 @@ def pieces(mask: Mask, *, components: bool) -> Iterator[Piece]:
 def _corners(covered: Covered) -> list[tuple[int, int]]:
     """The corners of the outer border, (row, column) on the grid between pixels.
 
-    The walk keeps the component at its right hand. Where two of its pixels meet at a corner alone, it stays with the
-    one that it is at, so that what lies between them is outside.
+    The walk keeps the component on its right. Where two of its pixels meet only at a corner, it stays with the
+    current one, so that the gap between them is outside.
     """
     on = np.pad(covered, 1).tolist()  # lists: single pixels of an array are slow to read
-    start = row, column = 1, on[1].index(True)  # of the first pixel, the corner at the left and the top
+    start = row, column = 1, on[1].index(True)  # top left corner of the first pixel
     direction = 0
     found = [start]
     while True:

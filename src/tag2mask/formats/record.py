@@ -1,26 +1,31 @@
-"""One photograph with its mask, as every format writes it, and what its ID may be."""
+"""An image's mask on its way to or from another tool, and the names that these tools can hold."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from tag2mask.data.images import IGNORED
 from tag2mask.errors import Tag2maskError, UsageError, first_five
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
+BACKGROUND = "background"
+
+_UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
+"""Control characters, line breaks, and bytes of a file name that are not UTF-8."""
 
 
 @dataclass(frozen=True)
 class MaskRecord:
-    """A photograph and its mask.
+    """An image and its mask, as every format writes it.
 
     Attributes:
-        id: of the photograph, with subfolders, separated by ``/``.
-        image: the file; None where only masks were given.
+        id: image ID, with subfolders, separated by ``/``.
+        image: image file; None if only masks were given.
         mask: uint8 (H, W): 0 background, 1..C the classes, 255 ignored.
-        tags: class ids; None where only masks were given.
+        tags: class ids; None if only masks were given.
     """
 
     id: str
@@ -30,7 +35,7 @@ class MaskRecord:
 
     @property
     def file_name(self) -> str:
-        """ID with the suffix of its image; a guess, ID.jpg, where there is none."""
+        """The ID with the suffix of its image; ID.jpg, a guess, without an image."""
         return self.id + (self.image.suffix if self.image is not None else ".jpg")
 
     @property
@@ -39,28 +44,51 @@ class MaskRecord:
         return int(self.mask.shape[0]), int(self.mask.shape[1])
 
 
-def checked_id(photo_id: str) -> str:
+class Corrected(NamedTuple):
+    """A corrected mask.
+
+    Attributes:
+        id: image ID.
+        mask: uint8 (H, W): 0 background, 1..C the classes, 255 ignored.
+    """
+
+    id: str
+    mask: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Note:
+    """A remark of a reader about the whole file."""
+
+    text: str
+
+
+Read = Corrected | tuple[str, str] | Note
+"""What a reader yields: a corrected mask; an ID and why its mask cannot be used; or a note at the end."""
+
+
+def checked_id(image_id: str) -> str:
     """An ID that can be a file below any folder, and a line of a list.
 
     Raises:
         Tag2maskError: it is empty, leads out of the folder, has control characters, or ends in a blank.
     """
-    parts = photo_id.split("/")
-    climbs = any(part in ("", ".", "..") for part in parts) or "\\" in photo_id or re.match(r"[A-Za-z]:", photo_id)
-    if climbs or _CONTROL.search(photo_id) or photo_id != photo_id.strip() or not _is_unicode(photo_id):
+    parts = image_id.split("/")
+    climbs = any(part in ("", ".", "..") for part in parts) or "\\" in image_id or re.match(r"[A-Za-z]:", image_id)
+    if climbs or _UNWRITABLE.search(image_id) or image_id != image_id.strip():
         raise Tag2maskError(
-            f"{photo_id!r} is no ID of a photograph: it should be a path below a folder, without `..`, backslashes, "
+            f"{image_id!r} is no ID of a photograph: it should be a path below a folder, without `..`, backslashes, "
             "line breaks, and blanks at its ends; rename the file"
         )
-    return photo_id
+    return image_id
 
 
 def refuse_names(classes: tuple[str, ...], taken: tuple[str, ...] = ()) -> None:
     """Refuse class names that `labelmap.txt` of VOC and CVAT cannot hold.
 
     Args:
-        classes: the names without background.
-        taken: names that mean something else there.
+        classes: names without background.
+        taken: names with another meaning there.
 
     Raises:
         UsageError: the first five such names.
@@ -68,7 +96,7 @@ def refuse_names(classes: tuple[str, ...], taken: tuple[str, ...] = ()) -> None:
     wrong = [
         name
         for name in classes
-        if not name or ":" in name or name.startswith("#") or name != name.strip() or _CONTROL.search(name)
+        if not name or ":" in name or name.startswith("#") or name != name.strip() or _UNWRITABLE.search(name)
     ]
     if wrong:
         raise UsageError(
@@ -79,10 +107,13 @@ def refuse_names(classes: tuple[str, ...], taken: tuple[str, ...] = ()) -> None:
         raise UsageError(f"the class name {first_five(meant)} means something else there; rename it in data.classes")
 
 
-def _is_unicode(text: str) -> bool:
-    """Whether it can be written as UTF-8, which names of broken encodings cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def label_ids(classes: tuple[str, ...], ignored: str) -> dict[str, int]:
+    """Mask values by a tool's labels: background, the classes, and 255 unless its label is background.
+
+    Raises:
+        UsageError: a class has the name of one of the others.
+    """
+    ids = {BACKGROUND: 0} | ({} if ignored == BACKGROUND else {ignored: IGNORED})
+    if taken := [name for name in classes if name in ids]:
+        raise UsageError(f"the class `{taken[0]}` has the name of a label that means something else; see --ignored")
+    return ids | {name: class_id for class_id, name in enumerate(classes, start=1)}

@@ -1,4 +1,4 @@
-"""Masks, and photographs on request, as WebDataset shards: tars of many files for training elsewhere."""
+"""Masks and images as WebDataset shards: tar files for training elsewhere."""
 
 import json
 from collections.abc import Iterator
@@ -9,40 +9,38 @@ from typing import IO, cast
 
 from tag2mask.data.images import write_mask
 from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.formats.record import MaskRecord
-from tag2mask.formats.settings import ExportSettings
-from tag2mask.formats.writer import Writer
-
-WITH_CONTENT = ("none", "copy")
-"""What `--images` may be: a shard holds files, not links."""
+from tag2mask.formats.record import BACKGROUND, MaskRecord
+from tag2mask.formats.writer import ExportSettings, Writer
 
 
 class ShardsWriter(Writer):
-    """Tars that `webdataset` reads, each of up to `per_shard` samples.
+    """Tar files for `webdataset`, each of up to `per_shard` samples.
 
     ::
 
         SPLIT-000000.tar
           KEY.png          the mask
           KEY.json         {"id": ID, "size": [H, W]}
-          KEY.jpg          the photograph as its file is, with its own suffix; only with --images copy
+          KEY.jpg          the unchanged image file with its own suffix; only with --images copy
         classes.json       the class list, background first
 
-    KEY is the ID, with `.` and `%` in its last part written as `%2E` and `%25`: a key ends at its first dot. The tars
-    go to `store`, any URL that `fsspec` opens for writing, where one is given.
+    KEY is the ID, with `.` and `%` in its last part written as `%2E` and `%25`: a key ends at its first dot. The tar
+    files are written to `store`, any URL that `fsspec` opens for writing, if one is given.
     """
+
+    options = frozenset({"images", "per_shard", "store"})
 
     def __init__(self, folder: Path, classes: tuple[str, ...], settings: ExportSettings) -> None:
         """Begin.
 
         Raises:
-            UsageError: webdataset is not installed, links are asked for, or the URL cannot be opened.
+            UsageError: webdataset is not installed, links are wanted, or the URL cannot be opened.
         """
         super().__init__(folder, classes, settings)
         if find_spec("webdataset") is None:
             raise UsageError("export shards needs webdataset; pip install 'tag2mask[shards]'")
-        if self.images not in WITH_CONTENT:
-            raise UsageError(f"export shards: --images should be {' or '.join(WITH_CONTENT)}, a shard holds no links")
+        if self.images not in ("none", "copy"):
+            raise UsageError("export shards: --images should be none or copy, a shard holds no links")
         from webdataset import ShardWriter
 
         place = str(folder) if settings.store is None else settings.store.rstrip("/")
@@ -54,7 +52,7 @@ class ShardsWriter(Writer):
         self._scratch = folder / ".mask.png"
 
     def add(self, record: MaskRecord) -> None:
-        """Write the mask, what it is of, and the photograph on request, as one sample."""
+        """Write a sample."""
         head, slash, last = record.id.rpartition("/")
         write_mask(self._scratch, record.mask)
         sample: dict[str, object] = {
@@ -69,17 +67,17 @@ class ShardsWriter(Writer):
             self._shards.write(sample)
 
     def finish(self) -> None:
-        """End the last tar, and write the class list."""
+        """End the last tar file, and write the class list."""
         with _named(self._shards.fname):
             self._shards.close()
         with self.open_text("classes.json") as file:
-            json.dump(["background", *self.classes], file, ensure_ascii=False)
+            json.dump([BACKGROUND, *self.classes], file, ensure_ascii=False)
         if self.settings.store is not None:
             self.notes.append(f"the tars are in {self.settings.store}")
 
     def close(self) -> None:
-        """Let go of the open tar, also after an exception; what was sent to a store stays there."""
-        with suppress(Exception):  # it is closed already, or the store fails, which the error names
+        """Close the open tar file, also after an exception; files in a store stay there."""
+        with suppress(Exception):  # closed already, or the store fails, which the error names
             self._shards.close()
         self._scratch.unlink(missing_ok=True)
 
@@ -93,10 +91,10 @@ def _opened(name: str) -> IO[bytes]:
 
 @contextmanager
 def _named(place: str) -> Iterator[None]:
-    """Turn whatever a store raises into an error that names it."""
+    """Turn any error of a store into one that names it."""
     try:
         yield
     except (Tag2maskError, KeyboardInterrupt):
         raise
-    except Exception as reason:  # each kind of store has errors of its own
+    except Exception as reason:  # each kind of store has its own errors
         raise Tag2maskError(f"{place} could not be written to ({' '.join(str(reason).split())})") from reason

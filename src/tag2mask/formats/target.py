@@ -1,30 +1,27 @@
-"""Where an export goes: a folder or a zip that is there as a whole or not at all."""
+"""The target of an export or import: a folder or a zip that is complete or does not exist."""
 
 import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from shutil import copyfile, rmtree
+from shutil import rmtree
 
+from tag2mask.data.corrections import IMPORTED as RECORD
 from tag2mask.data.corrections import RECORD as DECISIONS
-from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.errors import UsageError
 from tag2mask.files import atomic_path, temporary_name, write_json
-from tag2mask.formats.settings import Images
-
-RECORD = "tag2mask-export.json"
-"""Lies in every folder that was written, and tells it from the folders of others."""
 
 
 def refuse_target(out: Path, *, again: bool) -> None:
-    """Refuse to write where something else is.
+    """Refuse to overwrite other files.
 
     Args:
         out: the folder, or a name that ends in .zip.
-        again: an earlier export there is to be replaced.
+        again: replace an earlier export.
 
     Raises:
-        UsageError: there is something that no export wrote, or an export that is not to be replaced.
+        UsageError: there are files that no export wrote, or an export that is not to be replaced.
     """
     if out.suffix == ".zip":
         if out.is_dir() or (out.exists() and not again):
@@ -45,20 +42,18 @@ def refuse_target(out: Path, *, again: bool) -> None:
 
 @contextmanager
 def whole_target(out: Path, record: dict[str, object], *, again: bool = False) -> Iterator[Path]:
-    """Yield a folder to write to; when the block ends without an exception, it becomes ``out``.
-
-    Until then it lies beside ``out`` under a temporary name; a kill leaves it there.
+    """Yield a temporary folder in the parent of ``out``; if the block ends without an exception, it becomes ``out``.
 
     Args:
         out: the folder, or a name that ends in .zip.
-        record: what `RECORD` says; read when the block ends, and not put into a zip, which is for others.
-        again: an earlier export there is replaced.
+        record: content of `RECORD`, read when the block ends; not written to a zip.
+        again: replace an earlier export.
 
     Raises:
         UsageError: as `refuse_target`.
     """
     refuse_target(out, again=again)
-    out = Path(os.path.abspath(out))  # noqa: PTH100 - `.` has no name to give; a link was refused, so none is followed
+    out = Path(os.path.abspath(out))  # noqa: PTH100 - `.` has no name; a link was refused, so none is followed
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = out.parent / temporary_name(out.name)
     folder.mkdir()
@@ -74,33 +69,8 @@ def whole_target(out: Path, record: dict[str, object], *, again: bool = False) -
         rmtree(folder, ignore_errors=True)
 
 
-def place_image(image: Path, target: Path, how: Images) -> None:
-    """Bring a photograph to its place.
-
-    Raises:
-        Tag2maskError: it could not be linked or copied.
-    """
-    if how == "none":
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if how == "copy":
-            copyfile(image, target)
-        elif how == "link":
-            os.link(image.resolve(), target)
-        else:
-            target.symlink_to(image.resolve())
-    except OSError as error:
-        remedy = "; --images copy goes between disks" if how == "link" else ""
-        raise Tag2maskError(f"{image} could not be brought to {target.name} ({error.strerror}){remedy}") from error
-
-
 def _refuse_decisions(folder: Path, out: Path) -> None:
-    """Refuse to replace the decisions in a folder, which is ``out``, or was.
-
-    Raises:
-        UsageError: there are some.
-    """
+    """Refuse to replace a folder with decisions of a review, which is ``out`` or was moved from there."""
     if (folder / DECISIONS).is_file():
         raise UsageError(
             f"--out {out} holds what people decided in a review ({DECISIONS}), which is never replaced; use another "
@@ -109,11 +79,7 @@ def _refuse_decisions(folder: Path, out: Path) -> None:
 
 
 def _put(folder: Path, out: Path) -> None:
-    """Give the folder its name; an earlier one is deleted once it has lost that name.
-
-    Raises:
-        UsageError: a review of the earlier one began meanwhile.
-    """
+    """Rename the folder to ``out`` and delete an earlier export, unless a review began in that meanwhile."""
     if not out.is_dir():
         folder.rename(out)
         return
@@ -129,7 +95,7 @@ def _put(folder: Path, out: Path) -> None:
 
 
 def _pack(folder: Path, target: Path) -> None:
-    """A zip of all files; what is compressed already, as PNGs are, goes in as it is."""
+    """Zip all files; only text is compressed."""
     with zipfile.ZipFile(target, "w", strict_timestamps=False) as archive:
         for path in sorted(folder.rglob("*")):
             if path.is_file():

@@ -1,14 +1,10 @@
 """Masks as YOLO's text files of polygons."""
 
-from pathlib import Path
-
 import yaml
 
 from tag2mask.formats.pieces import pieces
 from tag2mask.formats.record import MaskRecord
-from tag2mask.formats.settings import ExportSettings, Images
-from tag2mask.formats.target import place_image
-from tag2mask.formats.writer import Writer
+from tag2mask.formats.writer import Images, Writer
 
 
 class YoloWriter(Writer):
@@ -16,33 +12,29 @@ class YoloWriter(Writer):
 
     ::
 
-        images/SPLIT/ID.jpg                   the photographs, symbolic links unless asked otherwise
-        labels/SPLIT/ID.txt                   CLASS x1 y1 x2 y2 … a line, in [0, 1]; CLASS counts from 0
+        images/SPLIT/ID.jpg                   the images, symbolic links by default
+        labels/SPLIT/ID.txt                   CLASS x1 y1 x2 y2 … per line, in [0, 1]; CLASS counts from 0
         data.yaml
     """
 
+    options = frozenset({"images", "min_pixels"})
+
     images: Images = "symlink"
 
-    def __init__(self, folder: Path, classes: tuple[str, ...], settings: ExportSettings) -> None:
-        """Begin."""
-        super().__init__(folder, classes, settings)
-        self._least = settings.least_pixels or 16
-
     def add(self, record: MaskRecord) -> None:
-        """Write the polygons beside their photograph; an empty file where there is none."""
-        if record.image is not None:
-            place_image(record.image, self.folder / "images" / self.settings.split / record.file_name, self.images)
-        path = self.folder / "labels" / self.settings.split / f"{record.id}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(self._lines(record)), encoding="ascii")
+        """Write the image and its polygons; an empty file if it has none."""
+        split = self.settings.split
+        self.place_image(record, f"images/{split}")
+        with self.open_text(f"labels/{split}/{record.id}.txt") as file:
+            file.writelines(self._lines(record))
         self.count_ignored(record)
 
     def finish(self) -> None:
-        """Write data.yaml, which is for training and validating alike."""
+        """Write data.yaml."""
         place = f"images/{self.settings.split}"
-        said = {"train": place, "val": place, "names": dict(enumerate(self.classes))}
+        content = {"train": place, "val": place, "names": dict(enumerate(self.classes))}
         with self.open_text("data.yaml") as file:
-            yaml.safe_dump(said, file, sort_keys=False, allow_unicode=True)
+            yaml.safe_dump(content, file, sort_keys=False, allow_unicode=True)
         self.notes.append(f"data.yaml names {place} for training and for validating; give val a split of its own")
         if self.images == "none":
             self.notes.append("images/ is empty: YOLO looks for the photographs there")
@@ -51,9 +43,7 @@ class YoloWriter(Writer):
         height, width = record.size
         found = []
         for piece in pieces(record.mask, components=True):
-            if piece.area < self._least:
-                self.losses.tiny += 1
-                self.losses.tiny_pixels += piece.area
+            if self.is_tiny(piece.area, self.settings.min_pixels or 16):
                 continue
             corners, holes = piece.outline()
             self.losses.holes += holes

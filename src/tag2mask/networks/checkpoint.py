@@ -7,10 +7,10 @@ nor another file.
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from math import inf, isfinite
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,13 +18,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tag2mask.errors import Tag2maskError, UsageError, first_five
+from tag2mask.fields import current, fixed, plain
 from tag2mask.files import atomic_path
 from tag2mask.memory import FAULTS_OF_THE_MACHINE
 from tag2mask.networks.backbone import rebuild_backbone
 from tag2mask.networks.edge_network import EdgeNetwork
 from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.networks.segmentation import SegmentationNetwork
-from tag2mask.networks.settings import OUTPUT_STRIDES, NetworkSettings, SegmentationNetworkSettings
+from tag2mask.networks.settings import NetworkSettings, OutputStride, SegmentationNetworkSettings
 from tag2mask.networks.stages import Backbone
 
 FORMAT_VERSION = 1
@@ -188,18 +189,24 @@ def load_segmentation_network(path: Path, *, classes: tuple[str, ...] | None = N
 def _description(network: SavedNetwork) -> dict[str, Any]:
     """What the metadata says of a network, besides its backbone."""
     if isinstance(network, PotNetwork):
-        return {"kind": "pot", "classes": list(network.classes), "settings": asdict(network.settings)}
+        return {"kind": "pot", "classes": list(network.classes), "settings": plain(network.settings, whole=True)}
     if isinstance(network, SegmentationNetwork):
         return {
             "kind": "segmentation",
             "classes": list(network.classes),
-            "settings": asdict(network.settings),
+            "settings": plain(network.settings, whole=True),
             "licence": network.licence,
             **({} if network.intensity is None else {"intensity": list(network.intensity)}),
         }
-    stride = network.backbone.stages[-1].stride  # all that building the backbone again takes from settings
-    settings = NetworkSettings(output_stride=stride) if stride in OUTPUT_STRIDES else NetworkSettings()
-    return {"kind": "edges", "classes": [], "settings": asdict(settings), "edge_levels": list(network.levels)}
+    settings, stride = NetworkSettings(), network.backbone.stages[-1].stride
+    if stride in get_args(OutputStride):  # all that building the backbone again takes from settings
+        settings = NetworkSettings(output_stride=cast("OutputStride", stride))
+    return {
+        "kind": "edges",
+        "classes": [],
+        "settings": plain(settings, whole=True),
+        "edge_levels": list(network.levels),
+    }
 
 
 def _info_of_kind(path: Path, kind: Kind, classes: tuple[str, ...] | None = None) -> NetworkInfo:
@@ -301,11 +308,16 @@ def _parse(values: dict[str, Any], path: Path) -> NetworkInfo:
     std_red, std_green, std_blue = std = tuple(float(value) for value in values["normalisation"]["std"])
     if not all(isfinite(value) for value in (*mean, *std)) or min(std) <= 0:
         raise ValueError(f"mean {mean} and deviation {std} of the colours should be finite, and the latter above 0")
-    segmentation = SegmentationNetworkSettings(**values["settings"]) if values["kind"] == "segmentation" else None
+    made_of = NetworkSettings() if values["kind"] != "segmentation" else SegmentationNetworkSettings()
+    # Of what is a constant now, only the grid of the joint feature matters to a network that is trained.
+    old = fixed(made_of).keys() - {"feature_stride"}
+    read = {name: value for name, value in values["settings"].items() if name not in old}
+    settings = type(made_of)(**current(made_of, read))
+    segmentation = settings if isinstance(settings, SegmentationNetworkSettings) else None
     return NetworkInfo(
         values["kind"],
         classes,
-        segmentation.backbone_settings() if segmentation else NetworkSettings(**values["settings"]),
+        settings if isinstance(settings, NetworkSettings) else settings.backbone_settings(),
         dict(values["backbone"]),
         (mean_red, mean_green, mean_blue),
         (std_red, std_green, std_blue),

@@ -13,7 +13,7 @@ from tag2mask.errors import UsageError, first_five
 from tag2mask.networks.backbone import build_backbone
 from tag2mask.networks.grids import ceil_grid, photograph_cells, to_grid
 from tag2mask.networks.public_weights import Notify
-from tag2mask.networks.settings import FINEST_FEATURE_STRIDE, NetworkSettings
+from tag2mask.networks.settings import FEATURE_STRIDE, FINEST_FEATURE_STRIDE, NetworkSettings
 from tag2mask.networks.stages import Backbone, Stage, normalise, offered
 
 __all__ = ["PotNetwork", "PotOutput", "build_network"]
@@ -68,7 +68,7 @@ class PotNetwork(nn.Module):
         self.backbone, self.classes, self.settings = backbone, tuple(classes), settings
         self.levels = _levels(backbone, settings)
         stages = [backbone.stages[level] for level in self.levels]
-        self.stride = _feature_stride(stages, backbone.stages[-1], settings.feature_stride)
+        self.stride = _feature_stride(stages, backbone.stages[-1], FEATURE_STRIDE)
         self.classifier = nn.Conv2d(backbone.stages[-1].channels, len(classes), 1, bias=False)
         self.projections: nn.ModuleList | None = None
         widths = [stage.channels for stage in stages]

@@ -49,9 +49,9 @@ class ParameterGroups(NamedTuple):
 class SegmentationNetwork(nn.Module):
     """From images to logits of background and classes, on the grid of the head.
 
-    What trains is what the settings say: everything, but for scale and shift of batch norm where ``norm_affine``
-    fixes them, the stem where ``freeze_stem`` does, and what no stage that the head reads depends on. A parameter
-    that does not train does not require a gradient, and one that does gets one in every step.
+    Everything trains, but for scale and shift of batch norm where ``norm_affine`` fixes them, and what no stage that
+    the head reads depends on. A parameter that does not train does not require a gradient, and one that does gets one
+    in every step.
 
     Attributes:
         backbone: the stages; taken over, and its norm policy set anew.
@@ -151,7 +151,7 @@ class SegmentationNetwork(nn.Module):
 
     def _apply_policy(self) -> None:
         settings = self.settings
-        self.backbone.apply_policy(settings.norm, freeze_stem=settings.freeze_stem)
+        self.backbone.apply_policy(settings.norm, freeze_stem=False)
         if settings.norm_momentum is not None:
             for module in _batch_norms(self.backbone):
                 module.momentum = settings.norm_momentum
@@ -229,7 +229,7 @@ def build_segmentation_network(
         Tag2maskError: weights could not be fetched.
     """
     check_classes(classes)
-    dilated = settings.dilated and settings.backbone in RESNETS
+    dilated = settings.backbone in RESNETS
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         backbone = build_backbone(settings.backbone_settings(), dilated=dilated, notify=notify)

@@ -3,17 +3,23 @@
 import math
 import re
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import ClassVar, Literal
 
-from tag2mask.errors import UsageError
-from tag2mask.fields import setting
+from tag2mask.fields import Checked, Fixed, setting
 
 FINEST_FEATURE_STRIDE = 8
-OUTPUT_STRIDES = (8, 16, 32)
+"""Pixels per cell of the joint feature at least, where every chosen stage is finer than `FEATURE_STRIDE`."""
+
+FEATURE_STRIDE = 16
+"""The joint feature has the finest grid among the chosen stages with at least this many pixels per cell; ours."""
+
+OutputStride = Literal[8, 16, 32]
+
+Norm = Literal["auto", "fixed", "trained"]
 
 
 @dataclass
-class NetworkSettings:
+class NetworkSettings(Checked):
     """Which backbone, with which weights, and how the joint feature is made of its stages.
 
     Attributes:
@@ -25,12 +31,10 @@ class NetworkSettings:
             or the weights that come with the `transformers` model; a path (`.pth` or `.safetensors`; ResNets and
             WideResNet-38, which also takes its authors' `.params`; `resnet101-caffe` takes checkpoints of the
             PyTorch port of DeepLabV2); or `none`: random ones.
-        output_stride: pixels a cell of the last stage: 8, 16 or 32. ResNets and MobileNetV2 obey it; other backbones
+        output_stride: pixels per cell of the last stage: 8, 16 or 32. ResNets and MobileNetV2 obey it; other backbones
             keep the stride they were made with (8 for WideResNet-38).
         levels: indices of the stages that make up the joint feature; null takes the backbone's default.
-        feature_stride: the joint feature lives on the finest grid among the chosen stages that is not finer than this
-            many pixels a cell; at least 8.
-        projections: true learns a 1×1 projection of each stage, with the image's colours as three more channels, as
+        projections: true trains a 1×1 projection of each stage, with the image's colours as three more channels, as
             published; false takes the stages themselves.
         norm: what batch norm does while training. `fixed`: running statistics always, scale and shift train;
             `trained`: batch statistics; `auto`: fixed for pretrained weights, trained for random ones.
@@ -38,32 +42,26 @@ class NetworkSettings:
 
     backbone: str = setting("resnet50", path=True)
     weights: str = setting("imagenet", path=True)
-    output_stride: int = 16
+    output_stride: OutputStride = 16
     levels: tuple[int, ...] | None = None
-    feature_stride: int = 16
+    feature_stride = Fixed(FEATURE_STRIDE)
     projections: bool = False
-    norm: Literal["auto", "fixed", "trained"] = "auto"
+    norm: Norm = "auto"
+
+    _section: ClassVar[str] = "network"
 
     def __post_init__(self) -> None:
-        """Check every value that can be checked without the backbone; all problems in one `UsageError`."""
+        """Take any sequence of levels, and refuse values out of range that can be found without the backbone."""
         if self.levels is not None:
             self.levels = tuple(self.levels)
-        problems = []
-        if self.output_stride not in OUTPUT_STRIDES:
-            problems.append(f"network.output_stride should be 8, 16 or 32, it is {self.output_stride}")
-        if self.feature_stride < FINEST_FEATURE_STRIDE:
-            least = FINEST_FEATURE_STRIDE
-            problems.append(f"network.feature_stride should be at least {least}, it is {self.feature_stride}")
+        super().__post_init__()
+
+    def problems(self) -> list[str]:
+        """Levels, and what a backbone of a segmentation network could have wrong, too."""
+        problems = backbone_problems(self)
         if self.levels is not None and (not self.levels or len(set(self.levels)) != len(self.levels)):
-            problems.append(f"network.levels should name at least one stage and none twice, it is {list(self.levels)}")
-        if self.norm not in ("auto", "fixed", "trained"):
-            problems.append(f"network.norm should be auto, fixed or trained, it is {self.norm!r}")
-        if not self.backbone:
-            problems.append("network.backbone is empty; name a ResNet (resnet50), a folder or owner/model on the hub")
-        if not self.weights:
-            problems.append("network.weights is empty; it should be imagenet, none or a path")
-        if problems:
-            raise UsageError("; ".join(problems))
+            problems.append(f"levels should name at least one stage and none twice, received {list(self.levels)}")
+        return problems
 
     @property
     def wants_pretrained(self) -> bool:
@@ -76,6 +74,16 @@ class NetworkSettings:
         return self.weights == "none"
 
 
+def backbone_problems(settings: "NetworkSettings | SegmentationNetworkSettings") -> list[str]:
+    """What is wrong with the names of backbone and weights, a clause each."""
+    problems = []
+    if not settings.backbone:
+        problems.append("backbone is empty; name a ResNet (resnet50), a folder or owner/model on the hub")
+    if not settings.weights:
+        problems.append("weights is empty; it should be imagenet, none or a path")
+    return problems
+
+
 _SETTING = re.compile(rf"(?<![\w./])network\.(?=({'|'.join(each.name for each in fields(NetworkSettings))})\b)")
 
 
@@ -84,12 +92,12 @@ def in_section(message: str, section: str) -> str:
     return _SETTING.sub(f"{section}.", message)
 
 
-HEADS = ("sum", "concat", "largefov", "segformer")
-
-
 @dataclass
-class SegmentationNetworkSettings:
-    """Which network learns the masks: a backbone, a head, and what of them trains.
+class SegmentationNetworkSettings(Checked):
+    """Which network is trained on the masks: a backbone, a head, and what of them trains.
+
+    ResNets keep the field of view where ``output_stride`` takes a stride away, and the first convolution of pretrained
+    weights trains; both as published.
 
     Attributes:
         backbone: as for `NetworkSettings`.
@@ -99,7 +107,6 @@ class SegmentationNetworkSettings:
             `wideresnet38` as published); `segformer`, the default levels and the last
             stage merged.
         output_stride: as for `NetworkSettings`.
-        dilated: ResNets only: true keeps the field of view where ``output_stride`` takes a stride away, as published.
         scales: more scales at which the image is seen; the network's answer is the maximum over them and the image
             itself. Published with DeepLabV2: 0.5, 0.75.
         norm: what batch norm of the backbone does while training, as for `NetworkSettings`.
@@ -110,7 +117,6 @@ class SegmentationNetworkSettings:
         norm_affine: whether scale and shift of batch norm train. `fixed`: in no public training of DeepLab on pseudo
             masks are they given to the optimiser; `trained`; `auto`: fixed for pretrained weights, trained for random
             ones and with the head `segformer`, as published. Norms of other kinds always train.
-        freeze_stem: true freezes the first convolution of pretrained weights; the published ones train it.
         align_corners: how logits are brought to the image's size: true puts the outer cells' centres onto the outer
             pixels, false keeps every cell where it is; null does as published with the head (true; false for
             `segformer`).
@@ -119,44 +125,30 @@ class SegmentationNetworkSettings:
     backbone: str = setting("resnet101", path=True)
     weights: str = setting("imagenet", path=True)
     head: Literal["sum", "concat", "largefov", "segformer"] = "sum"
-    output_stride: int = 8
-    dilated: bool = True
+    output_stride: OutputStride = 8
+    dilated = Fixed(value=True)
     scales: tuple[float, ...] = ()
-    norm: Literal["auto", "fixed", "trained"] = "auto"
-    norm_momentum: float | None = None
-    head_norm: Literal["auto", "fixed", "trained"] = "auto"
-    head_momentum: float = 0.1
-    norm_affine: Literal["auto", "fixed", "trained"] = "auto"
-    freeze_stem: bool = False
+    norm: Norm = "auto"
+    norm_momentum: float | None = setting(None, above=0, high=1, null="null keeps the backbone's own")
+    head_norm: Norm = "auto"
+    head_momentum: float = setting(0.1, above=0, high=1)
+    norm_affine: Norm = "auto"
+    freeze_stem = Fixed(value=False)
     align_corners: bool | None = None
 
+    _section: ClassVar[str] = "segment.network"
+
     def __post_init__(self) -> None:
-        """Check every value that can be checked without the backbone; all problems in one `UsageError`."""
+        """Take any sequence of scales, and refuse values out of range that can be found without the backbone."""
         self.scales = tuple(self.scales)
-        problems = []
-        if self.head not in HEADS:
-            problems.append(
-                f"segment.network.head should be {', '.join(HEADS[:-1])} or {HEADS[-1]}, it is {self.head!r}"
-            )
+        super().__post_init__()
+
+    def problems(self) -> list[str]:
+        """Scales, and what the backbone could have wrong."""
+        problems = backbone_problems(self)
         if len({*self.scales, 1}) <= len(self.scales) or not all(0 < scale < math.inf for scale in self.scales):
-            problems.append(
-                f"segment.network.scales should be positive, each given once and none 1, they are {list(self.scales)}"
-            )
-        for name in ("head_norm", "norm_affine"):
-            if getattr(self, name) not in ("auto", "fixed", "trained"):
-                problems.append(
-                    f"segment.network.{name} should be auto, fixed or trained, it is {getattr(self, name)!r}"
-                )
-        for name in ("norm_momentum", "head_momentum"):
-            momentum = getattr(self, name)
-            if momentum is not None and not 0 < momentum <= 1:
-                problems.append(f"segment.network.{name} should lie above 0 and at most at 1, it is {momentum}")
-        try:
-            self.backbone_settings()
-        except UsageError as error:
-            problems.append(in_section(str(error), "segment.network"))
-        if problems:
-            raise UsageError("; ".join(problems))
+            problems.append(f"scales should be positive, each given once and none 1, received {list(self.scales)}")
+        return problems
 
     def backbone_settings(self) -> NetworkSettings:
         """What `build_backbone` needs of them."""

@@ -50,8 +50,8 @@ class Cams(Stage):
     def settings(self, config: Config, photos: PhotoSet) -> Settings:
         """Those of CAMs, of the method, and of base CAMs where they are used."""
         cams = plain(config.cams, affecting=True)
-        external = {"external": plain(config.external)} if config.external.used else {}
-        return {"cams": cams, "pot": plain(config.pot)} | external
+        external = {"external": plain(config.external, affecting=True)} if config.external.used else {}
+        return {"cams": cams, "pot": plain(config.pot, affecting=True)} | external
 
     def check(self, config: Config, run: RunFolder, photos: PhotoSet, ahead: Ahead) -> None:
         """Refuse kinds of CAM that cannot be made."""

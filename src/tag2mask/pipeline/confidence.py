@@ -10,12 +10,10 @@ import torch
 from rich.console import Console
 
 from tag2mask.cam_files import CamFile, read_cam
-from tag2mask.confidence.evidence import Evidence, gather
-from tag2mask.confidence.evidence_files import write_evidence
+from tag2mask.confidence.evidence import Evidence, gather, write_evidence
 from tag2mask.confidence.model import judge
 from tag2mask.confidence.quality import LEAST, ranking_quality
-from tag2mask.confidence.ranking import IMAGES, small_masks_sentence
-from tag2mask.confidence.table import QUALITY, written_tables
+from tag2mask.confidence.ranking import IMAGES, QUALITY, small_masks_sentence, written_tables
 from tag2mask.data.images import read_image, read_mask
 from tag2mask.data.photo import Photo, Photos
 from tag2mask.data.photos import PhotoSet
@@ -162,7 +160,7 @@ def _evidence(photo: Photo, found: _Compared, witnesses: Witnesses) -> Evidence:
     ids, cams, logits = torch.tensor((0, *photo.tags), dtype=torch.uint8), None, None
     size = _compared_size(found.labels)
     if found.cam is not None:
-        cams = tagged_maps(found.cam, photo).with_background(*witnesses.background)
+        cams = tagged_maps(found.cam, photo).with_background(witnesses.background)
     if found.image is not None and witnesses.network is not None:
         logits = witnesses.network.reduced_logits(found.image, size)
     try:

@@ -1,20 +1,18 @@
 """All settings of a run, in one tree; YAML and the command line fill it."""
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
-from math import isfinite
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import yaml
 
 from tag2mask.cam_files import CAM_KINDS, CamKind
 from tag2mask.clip.settings import SeedSettings
 from tag2mask.data.settings import DataSettings
-from tag2mask.errors import UsageError, first_five
+from tag2mask.errors import UsageError
 from tag2mask.evaluate.sweep import DEFAULT_THRESHOLDS
-from tag2mask.fields import Checked, absolute, plain, setting
+from tag2mask.fields import Checked, Fixed, absolute, plain, setting
 from tag2mask.networks.settings import NetworkSettings
 from tag2mask.pot import PotSettings
 from tag2mask.pot.external import ExternalSettings
@@ -71,19 +69,13 @@ class EvaluateSettings(Checked):
         splits: the splits to measure on, names as for data.split, a list or with commas; null takes data.split.
         classes: the classes that mIoU is the mean of, a list or with commas, `background` among them if it counts;
             null takes all that occur.
-        thresholds: background thresholds that are tried for CAMs without a background of their own.
     """
 
     splits: list[str] | str | None = None
     classes: list[str] | str | None = None
-    thresholds: list[float] = field(default_factory=lambda: list(DEFAULT_THRESHOLDS))
+    thresholds = Fixed(DEFAULT_THRESHOLDS)
 
     _section: ClassVar[str] = "evaluate"
-
-    def problems(self) -> list[str]:
-        """Thresholds out of range."""
-        sound = self.thresholds and all(0 <= value <= 1 for value in self.thresholds)
-        return [] if sound else ["thresholds should be numbers in [0, 1], one at least"]
 
     def split_names(self, default: str | None) -> list[str | None]:
         """The splits to measure on; ``default`` alone where none is named."""
@@ -101,7 +93,7 @@ def _names(value: list[str] | str | None) -> list[str] | None:
 
 
 @dataclass
-class Config:
+class Config(Checked):
     """Every setting of a run.
 
     Attributes:
@@ -130,9 +122,9 @@ class Config:
 
     out: Path | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    seed: int = 0
-    workers: int | None = None
-    limit: int | None = None
+    seed: int = setting(0, low=0, below=2**31)
+    workers: int | None = setting(None, low=0)
+    limit: int | None = setting(None, low=1)
     shard: str | None = None
     data: DataSettings = field(default_factory=DataSettings)
     seeds: SeedSettings = field(default_factory=SeedSettings)
@@ -149,17 +141,12 @@ class Config:
     report: ReportSettings = field(default_factory=ReportSettings)
     scenes: SceneSettings = field(default_factory=SceneSettings)
 
+    _section: ClassVar[str] = "the run"
+
     def __post_init__(self) -> None:
-        """Refuse values out of range."""
-        if self.limit is not None and self.limit < 1:
-            raise UsageError(f"limit should be at least 1, received {self.limit}")
-        if self.workers is not None and self.workers < 0:
-            raise UsageError(f"workers should not be negative, received {self.workers}")
-        if not 0 <= self.seed < 2**31:
-            raise UsageError(f"seed should lie between 0 and 2^31 - 1, received {self.seed}")
+        """Refuse values out of range, and a shard that is none."""
+        super().__post_init__()
         self.shard_of()
-        if wrong := list(_unusable(plain(self))):
-            raise UsageError(f"settings cannot be these: {first_five(wrong)}")
 
     def shard_of(self) -> tuple[int, int]:
         """The shard as (i, n), 1 ≤ i ≤ n; (1, 1) without one."""
@@ -170,19 +157,6 @@ class Config:
         if not numbers or not 1 <= int(first) <= int(count):
             raise UsageError(f"shard should be i/n with 1 ≤ i ≤ n, as in 2/4, received '{self.shard}'")
         return int(first), int(count)
-
-
-def _unusable(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """What no setting can be: numbers that are not finite, which YAML has, and text with a null byte."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _unusable(value, f"{prefix}{name}.")
-            continue
-        for each in value if isinstance(value, list) else [value]:
-            if isinstance(each, float) and not isfinite(each):
-                yield f"{prefix}{name} is {each}, it should be a finite number"
-            elif isinstance(each, str) and "\0" in each:
-                yield f"{prefix}{name} holds a null byte, which no path and no name can"
 
 
 def to_yaml(config: Config) -> str:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from tag2mask.data.decided import Decided, read_decided
-from tag2mask.data.final_masks import FinalMasks
+from tag2mask.data.decided import Decided, FinalMasks, read_decided
 from tag2mask.data.photos import PhotoSet
 from tag2mask.data.problems import Problem
 from tag2mask.data.settings import DataSettings

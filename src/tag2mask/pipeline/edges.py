@@ -6,9 +6,9 @@ from pathlib import Path
 from rich.console import Console
 
 from tag2mask.data.images import write_mask
-from tag2mask.data.labelled_set import LabelledSet
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
+from tag2mask.data.training_set import LabelledSet
 from tag2mask.device import resolve_device
 from tag2mask.distributed import process_count
 from tag2mask.errors import Tag2maskError, UsageError
@@ -200,4 +200,4 @@ def _untrained(config: Config, run: RunFolder) -> EdgeNetwork:
             backbone = build_backbone(other)
         except UsageError as error:
             raise UsageError(in_section(str(error), "edges")) from error
-    return build_edge_network(backbone, seed=config.seed, levels=settings.levels)
+    return build_edge_network(backbone, seed=config.seed)

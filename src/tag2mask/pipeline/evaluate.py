@@ -12,7 +12,7 @@ from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.distributed import gathered, is_main, process_count, process_number
 from tag2mask.errors import UsageError
-from tag2mask.evaluate import Counts, EvaluationError, count_cams, count_masks
+from tag2mask.evaluate import DEFAULT_THRESHOLDS, Counts, EvaluationError, count_cams, count_masks
 from tag2mask.evaluate.comparison import compare
 from tag2mask.evaluate.figures import absence
 from tag2mask.evaluate.folders import tagged
@@ -65,7 +65,7 @@ class Evaluate(Stage):
 
     def settings(self, config: Config, photos: PhotoSet) -> Settings:
         """All of evaluation."""
-        return {"evaluate": plain(config.evaluate)}
+        return {"evaluate": plain(config.evaluate, affecting=True)}
 
     def is_wanted(self, config: Config) -> bool:
         """Not by a command that does a part of the images."""
@@ -177,15 +177,12 @@ def _counts(config: Config, photos: PhotoSet, target: Target, console: Console) 
 def _counted(config: Config, target: Target, photos: PhotoSet, console: Console) -> Counts:
     """The counts of those of the photographs that have a file."""
     made = photos.photos.where(lambda photo: target.file(photo).is_file())
-    thresholds = sorted(config.evaluate.thresholds) if target.holds_cams else None
-    counts = Counts(len(photos.classes) + 1, thresholds)
+    counts = Counts(len(photos.classes) + 1, DEFAULT_THRESHOLDS if target.holds_cams else None)
     if made:
         with counted_bar(console, target.folder, len(made)) as on_photo:
             found = photos.of(made)
-            if thresholds is None:
-                counts = count_masks(target.folder, found, allow_extra=True, on_photo=on_photo)
-            else:
-                counts = count_cams(target.folder, found, thresholds=thresholds, allow_extra=True, on_photo=on_photo)
+            count = count_cams if target.holds_cams else count_masks
+            counts = count(target.folder, found, allow_extra=True, on_photo=on_photo)
     counts.lacking = len(photos.photos) - len(made)
     return counts
 

@@ -4,11 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from tag2mask.data.classes import class_problems, read_classes
-from tag2mask.data.final_masks import FinalMasks
+from tag2mask.data.decided import FinalMasks
 from tag2mask.data.photos import PhotoSet, find_photos, open_photos
 from tag2mask.errors import Tag2maskError, UsageError, first_five
 from tag2mask.files import read_json
-from tag2mask.formats.source import MaskSource
+from tag2mask.formats.export import MaskSource
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.corrections import data_of
 from tag2mask.pipeline.paths import WHOLE

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shutil import rmtree
 
-from tag2mask.data.final_masks import FinalMasks
+from tag2mask.data.decided import FinalMasks
 from tag2mask.data.photos import PhotoSet
 from tag2mask.distributed import gathered, is_main
 from tag2mask.errors import Tag2maskError

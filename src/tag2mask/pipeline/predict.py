@@ -26,8 +26,7 @@ from tag2mask.pipeline.reading import reading_workers
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.stage import Settings, Stage, StagePlan
 from tag2mask.predictor import Prediction, Predictor, load_segmenter, network_file
-from tag2mask.report.colours import Palette
-from tag2mask.report.pictures import LABEL_ALPHA, outline, resize_labels
+from tag2mask.report.pictures import LABEL_ALPHA, Palette, outline, resize_labels
 
 OVERLAY_SIDE = 2048
 """Pixels of an overlay's longer side at most."""
@@ -68,7 +67,8 @@ class Predict(Stage):
         self.place, self.overlays, self.overwrite = Path(place), overlays, overwrite
         self.model = network_file(model)
         if not self.model.is_file():
-            raise UsageError(f"{self.model} does not exist; give a run with a segmentation network, or its .safetensors file")
+            what = "give a run with a segmentation network, or its .safetensors file"
+            raise UsageError(f"{self.model} does not exist; {what}")
 
     def photos(self, config: Config, run: RunFolder) -> PhotoSet:
         """The images to label, up to the limit; looked for once in a command.

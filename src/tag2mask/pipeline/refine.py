@@ -59,8 +59,6 @@ class Refine(Stage):
             unread.add("long_side")
         if settings.walks or settings.has_background:
             unread |= {"background_threshold", "background_power"}
-        elif settings.background_power is not None:
-            unread.add("background_threshold")
         if settings.has_background:
             walk.pop("background_level")
         read = {"refine": {key: value for key, value in refine.items() if key not in unread}}

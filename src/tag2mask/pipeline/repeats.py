@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from tag2mask.data.final_masks import FinalMasks
+from tag2mask.data.decided import FinalMasks
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.errors import UsageError, first_five
@@ -149,7 +149,7 @@ def _decided(photos: PhotoSet) -> list[object]:
 def _fingerprint(config: Config, read: Sequence[object]) -> str:
     """Of all that the figures of a run can depend on, as far as the settings and what it reads go."""
     without_effect = ("out", "device", "workers", "outputs")
-    everything = plain(absolute(config))
+    everything = plain(absolute(config), whole=True)
     settings = {key: value for key, value in everything.items() if key not in without_effect}
     settings["data"].pop("corrections")  # what lies there counts, not where it lies
     return hashlib.sha256(json.dumps([settings, *read], sort_keys=True).encode()).hexdigest()[:16]

@@ -7,7 +7,7 @@ from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.stage import Ahead, Stage, StagePlan
+from tag2mask.pipeline.stage import Stage, StagePlan
 from tag2mask.pipeline.truth import with_believable_truth, with_painted_truth
 from tag2mask.report import write_report
 
@@ -21,10 +21,6 @@ class Report(Stage):
     remade = True
     distribution = "main"
     sections = ("report",)
-
-    def check(self, config: Config, run: RunFolder, photos: PhotoSet, ahead: Ahead) -> None:
-        """Refuse values out of range."""
-        config.report.validate()
 
     def plan(self, config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
         """The page, which is always written anew."""

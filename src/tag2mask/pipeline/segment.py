@@ -9,14 +9,13 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from tag2mask.data.decided import UNRECORDED
-from tag2mask.data.final_masks import FinalMasks
+from tag2mask.data.decided import UNRECORDED, FinalMasks
 from tag2mask.data.images import ImageError, read_image
-from tag2mask.data.labelled_set import LabelledSet
 from tag2mask.data.painting import are_given
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.data.settings import DataSettings
+from tag2mask.data.training_set import LabelledSet
 from tag2mask.distributed import is_main
 from tag2mask.errors import UsageError
 from tag2mask.evaluate import Confusion, Figures
@@ -137,7 +136,7 @@ def _untrained(config: Config, photos: PhotoSet) -> SegmentationNetwork:
         Tag2maskError: weights could not be fetched.
     """
     settings = config.segment
-    check_engine("segment", settings, config.device)
+    check_engine("segment", settings, config.device, config.train)
     if (
         settings.network.head == "concat"
         and settings.network.head_norm != "fixed"

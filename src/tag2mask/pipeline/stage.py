@@ -202,7 +202,7 @@ class TrainingStage(Stage):
     def check(self, config: Config, run: RunFolder, photos: PhotoSet, ahead: Ahead) -> None:
         """Refuse what this machine cannot train."""
         if self.is_new(run, ahead):
-            check_engine(self.name, self.loop(config), config.device)
+            check_engine(self.name, self.loop(config), config.device, config.train)
 
     def plan(self, config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
         """Steps that are left, and how long they take by the log."""
@@ -287,6 +287,7 @@ class TrainingStage(Stage):
                 seed=config.seed,
                 device=config.device,
                 workers=reading_workers(config),
+                records=config.train,
                 on_step=on_step,
             )
         if is_main():

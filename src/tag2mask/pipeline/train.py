@@ -39,11 +39,11 @@ class Train(TrainingStage):
             "seed": config.seed,
             "limit": config.limit,
             "data": {"split": config.data.split},
-            "network": plain(config.network),
-            "pot": plain(config.pot) if uses_pot else {},
+            "network": plain(config.network, affecting=True),
+            "pot": plain(config.pot, affecting=True) if uses_pot else {},
             "train": training_settings(config.train),
         }
-        return settings | ({"external": plain(config.external)} if config.external.used else {})
+        return settings | ({"external": plain(config.external, affecting=True)} if config.external.used else {})
 
     def check(self, config: Config, run: RunFolder, photos: PhotoSet, ahead: Ahead) -> None:
         """Also build the network, which finds weights that are missing."""

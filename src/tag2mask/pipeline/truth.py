@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from tag2mask.data.opened import turned_photographs
+from tag2mask.data.image_check import turned_photographs
 from tag2mask.data.painting import Painting, paint_masks
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.data.problems import Problem
-from tag2mask.data.truth_tags import count_truth, truth_problems
+from tag2mask.data.truth import count_truth, truth_problems
 from tag2mask.distributed import is_main, wait
 from tag2mask.errors import UsageError, first_five
 from tag2mask.pipeline.config import Config
@@ -50,7 +50,7 @@ def with_painted_truth(config: Config, photos: PhotoSet, console: Console) -> Ph
 
 
 def truth_against_tags(photos: PhotoSet, config: Config) -> list[Problem]:
-    """What is wrong between the tags of photographs and their ground truth; see `tag2mask.data.truth_tags`.
+    """What is wrong between the tags of photographs and their ground truth; see `tag2mask.data.truth`.
 
     An error means that no figure of this truth, and no network that is trained on it, can be believed.
     """

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tag2mask.confidence.evidence import Evidence
-from tag2mask.confidence.evidence_files import read_evidence
+from tag2mask.confidence.evidence import Evidence, read_evidence
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.networks.checkpoint import load_segmentation_network
@@ -36,7 +35,7 @@ class Witnesses:
         cams: the CAMs.
         evidence: the folder of what was found.
         network: None without one that learnt from these masks.
-        background: level and power of a background that the CAMs lack, as `ClassMaps.with_background` takes them.
+        background: level of a background that the CAMs lack, as `ClassMaps.with_background` takes it.
         made_by: all of it that evidence depends on, as a text, but for the files of each photograph.
     """
 
@@ -44,7 +43,7 @@ class Witnesses:
     cams: Path
     evidence: Path
     network: Predictor | None
-    background: tuple[float, float | None]
+    background: float
     made_by: str
 
     @classmethod
@@ -69,7 +68,7 @@ class Witnesses:
             "cams": kind,
         }
         if not RefineSettings(cams=kind).has_background:
-            made_by["background"] = background
+            made_by["background"] = background, None  # earlier versions had a power in the second place
         path: Path | None = run / SEGMENT_NETWORK
         network = None
         if _learnt_truth(run):
@@ -80,8 +79,8 @@ class Witnesses:
         elif path is not None and path.is_file():
             own = load_segmentation_network(path, classes=photos.classes)
             network = Predictor(own, config.device, config.predict, pixel_limit=config.data.pixel_limit)
-            predict = {name: value for name, value in plain(config.predict).items() if not name.startswith("crf")}
-            predict.pop("batch_size")
+            read = plain(config.predict, affecting=True).items()
+            predict = {name: value for name, value in read if not name.startswith("crf")}
             made_by |= {"network": crc_of(path), "predict": predict}
         folders = run / "masks", run / f"cams/{kind}", run / EVIDENCE
         return cls(*folders, network, background, json.dumps(made_by, sort_keys=True))
@@ -109,10 +108,7 @@ def _learnt_truth(run: RunFolder) -> bool:
     return (run / SEGMENT_NETWORK).is_file() and run.setting("segment", "segment.labels") == "truth"
 
 
-def _background(config: Config, run: RunFolder) -> tuple[float, float | None]:
-    """Level and power of the background as the masks were made with; those of the settings where `refine` read none."""
+def _background(config: Config, run: RunFolder) -> float:
+    """Level of the background as the masks were made with; that of the settings where `refine` read none."""
     level = run.setting("refine", "refine.background_threshold")
-    power = run.setting("refine", "refine.background_power")
-    if level is None and power is None:
-        return config.refine.background_threshold, config.refine.background_power
-    return (config.refine.background_threshold if level is None else float(level)), power
+    return config.refine.background_threshold if level is None else float(level)

@@ -6,12 +6,18 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from tag2mask.fields import Checked, setting
+from tag2mask.fields import Checked, Fixed, setting
 from tag2mask.pot.cams import TransportCams
 from tag2mask.pot.partition import NORM_EPSILON, normalised_cams, present_slots
 
 NO_MAP = -1.0
 """The value of a class without an external map; 0 says that the class is not in view."""
+
+CONTRAST = 0.2
+"""c of the external target, q ← ReLU((1 + c) q − c Σ q) over classes. Source: the release."""
+
+FLOOR = 0.5
+"""Below this multiple of its mean over the image, the external target is 0. Source: the release, there over a row."""
 
 
 @dataclass
@@ -24,8 +30,6 @@ class ExternalSettings(Checked):
             (published: 0.5).
         consistency_weight: λ_ext, of the loss between the classifier's CAM and the external target; 0 leaves it out.
         background_subtraction: how much of its own background the target's foreground loses (published, in training).
-        contrast: c of the target, q ← ReLU((1 + c) q − c Σ q) over classes (published).
-        floor: below this multiple of its own mean over the photograph, the target is 0 (published, there over a row).
         agreement: how much of POT's map is added to the target where both name the same class (published: 0.2 in
             training, 0.3 in inference).
     """
@@ -34,8 +38,8 @@ class ExternalSettings(Checked):
     suppression: float = setting(0.0, low=0)
     consistency_weight: float = setting(0.0, low=0)
     background_subtraction: float = setting(0.15, low=0)
-    contrast: float = setting(0.2, low=0)
-    floor: float = setting(0.5, low=0)
+    contrast = Fixed(CONTRAST)
+    floor = Fixed(FLOOR)
     agreement: float = setting(0.2, low=0)
 
     _section: ClassVar[str] = "external CAMs"
@@ -93,7 +97,7 @@ def external_target(result: TransportCams, external: Tensor, settings: ExternalS
     """What the external CAM teaches, and the fused CAM: sharpened, without weak pixels, joined by POT where both agree.
 
     E_c ← ReLU(E_c − β E₀), E₀ ← 1 − max_c E_c; q ← ReLU((1 + c) E − c Σ E), each divided by its maximum; 0 where below
-    `floor` times its mean; where q and POT have the same largest class, q + `agreement` · M; at most 1.
+    `FLOOR` times its mean; where q and POT have the same largest class, q + `agreement` · M; at most 1.
 
     Args:
         result: of POT, after `suppressed`.
@@ -110,10 +114,10 @@ def external_target(result: TransportCams, external: Tensor, settings: ExternalS
     used = result.slots.used[:, :, None, None] & inside
     tags = (outside - settings.background_subtraction * (1 - _strongest(outside))).relu()
     q = torch.cat([1 - _strongest(tags), tags], 1) * used
-    q = ((1 + settings.contrast) * q - settings.contrast * q.sum(1, keepdim=True)).relu()
+    q = ((1 + CONTRAST) * q - CONTRAST * q.sum(1, keepdim=True)).relu()
     q = q / (q.amax((2, 3), keepdim=True) + NORM_EPSILON)
     mean = q.sum((2, 3), keepdim=True) / inside.sum((2, 3), keepdim=True).clamp_min(1)
-    q = q.masked_fill(q < settings.floor * mean, 0)
+    q = q.masked_fill(q < FLOOR * mean, 0)
     agree = q.argmax(1, keepdim=True) == result.maps.argmax(1, keepdim=True)
     joined = ((q + settings.agreement * agree * result.maps) * used).clamp_max(1)
     return torch.where(known.any(1)[:, None, None, None], joined, result.maps)

@@ -3,7 +3,17 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from tag2mask.fields import Checked, setting
+from tag2mask.fields import Checked, Fixed, setting
+
+FOREGROUND_ONE_SCALE = 0.5
+"""`PotSettings.foreground_threshold` for CAMs of a single scale, as in training; ours."""
+
+BACKGROUND_ONE_SCALE = 0.15
+"""`PotSettings.background_threshold` for CAMs of a single scale, as in training; ours."""
+
+MINIMUM_SEEDS = 4
+"""A class with fewer seeds takes this many of its strongest pixels, even if another class wins them; `area` counts as
+many pixels more for each class, so that each gets some. Ours."""
 
 
 @dataclass
@@ -17,10 +27,6 @@ class PotSettings(Checked):
         seeds: confident pixels: `threshold` (ours), or `argmax` over background and tags (published).
         foreground_threshold: a pixel is a seed of the winning tag from this multi-scale CAM value on, in [0, 1].
         background_threshold: a pixel is a background seed up to this multi-scale CAM value of every tag, in [0, 1].
-        foreground_threshold_one_scale: the same for CAMs of one scale, as in training.
-        background_threshold_one_scale: the same for CAMs of one scale, as in training.
-        minimum_seeds: a class with fewer seeds takes this many of its strongest pixels, whoever else wins them; `area`
-            counts as many pixels more for each class, lest it get nothing.
         clusters: prototypes a class, K.
         columns: column marginal: the `area` that each prototype wins before transport (ours), the `similarity` of class
             and cluster prototype (published), or `uniform`.
@@ -42,9 +48,9 @@ class PotSettings(Checked):
     seeds: Literal["threshold", "argmax"] = "threshold"
     foreground_threshold: float = setting(0.85, low=0, high=1)
     background_threshold: float = setting(0.25, low=0, high=1)
-    foreground_threshold_one_scale: float = setting(0.5, low=0, high=1)
-    background_threshold_one_scale: float = setting(0.15, low=0, high=1)
-    minimum_seeds: int = setting(4, low=1)
+    foreground_threshold_one_scale = Fixed(FOREGROUND_ONE_SCALE)
+    background_threshold_one_scale = Fixed(BACKGROUND_ONE_SCALE)
+    minimum_seeds = Fixed(MINIMUM_SEEDS)
     clusters: int = setting(3, low=1)
     columns: Literal["area", "similarity", "uniform"] = "area"
     epsilon: float = setting(1.0, above=0)

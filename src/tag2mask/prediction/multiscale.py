@@ -230,8 +230,9 @@ def _axis(length: int, result: int, ratio: float, settings: PredictSettings) -> 
     if settings.tile is None or length * ratio <= settings.tile:
         return cut(length, result, side=None, overlap=0, blend=0)
     side = max(2, int(settings.tile / ratio))
-    overlap = min(side // 2, math.ceil(settings.overlap / ratio))
-    return cut(length, result, side=side, overlap=overlap, blend=min(overlap, settings.overlap) // 2)
+    shared = min(settings.overlap, settings.tile // 2)
+    overlap = min(side // 2, math.ceil(shared / ratio))
+    return cut(length, result, side=side, overlap=overlap, blend=min(overlap, shared) // 2)
 
 
 def _span(axis: Axis, tile: int) -> slice:

@@ -3,11 +3,15 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from tag2mask.fields import Checked, setting
-from tag2mask.refine.crf import CrfSettings
+from tag2mask.fields import Checked, Fixed, setting
+from tag2mask.refine.crf import PublishedCrf
 
 PUBLISHED_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """With mirror images, the twelve forward passes of the published test. Source: HSC_WSSS, YudeWang's code base."""
+
+OVERLAP = 128
+"""Pixels at scale 1 that neighbouring tiles share at least, at most half of a tile. Over the middle half of that one
+fades into the other, the rest is context. Ours."""
 
 
 @dataclass
@@ -21,8 +25,6 @@ class PredictSettings(Checked):
         long_side: longer side of the photograph at scale 1, in pixels; null keeps its own size.
         tile: a photograph with a longer side than this, in pixels at scale 1, is cut into overlapping tiles, whose
             logits are blended; null never cuts.
-        overlap: pixels at scale 1 that neighbouring tiles share at least. Over the middle half of that the one fades
-            into the other, the rest is context.
         crf: let a dense CRF refine the result.
         crf_settings: of it; `deeplab` as published, `largefov` for DeepLab-LargeFOV.
         crf_long_side: a photograph that is longer, in pixels, is refined at this size, and the result enlarged; null
@@ -36,9 +38,9 @@ class PredictSettings(Checked):
     flip: bool = False
     long_side: int | None = setting(None, low=32)
     tile: int | None = setting(1024, low=64, null="null never cuts")
-    overlap: int = setting(128, low=0)
+    overlap = Fixed(OVERLAP)
     crf: bool = False
-    crf_settings: CrfSettings = field(default_factory=CrfSettings)
+    crf_settings: PublishedCrf = field(default_factory=PublishedCrf)
     crf_long_side: int | None = setting(1024, low=32)
     batch_size: int = setting(4, low=1, affects=False)
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -46,10 +48,6 @@ class PredictSettings(Checked):
     _section: ClassVar[str] = "predict"
 
     def problems(self) -> list[str]:
-        """Scales, and an overlap that leaves too little of a tile."""
-        problems = []
-        if not self.scales or any(not 0 < scale <= 8 for scale in self.scales):
-            problems.append("scales should be numbers above 0 and up to 8")
-        if self.tile is not None and self.overlap > self.tile // 2:
-            problems.append("overlap should not be negative, and at most half of tile")
-        return problems
+        """Scales out of range."""
+        sound = self.scales and all(0 < scale <= 8 for scale in self.scales)
+        return [] if sound else ["scales should be numbers above 0 and up to 8"]

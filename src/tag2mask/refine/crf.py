@@ -7,17 +7,17 @@ Mean field inference in the fully connected model of Krähenbühl and Koltun (20
 with K a Gaussian of position, and one of position and colour, both by the permutohedral lattice.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Literal, NamedTuple, overload
+from typing import ClassVar, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
 from tag2mask.errors import UsageError
+from tag2mask.fields import Checked, Fixed, setting
 from tag2mask.refine.permutohedral import Lattice, build_lattice
 
 CrfPreset = Literal["deeplab", "irn", "largefov"]
@@ -72,62 +72,73 @@ learns from; `largefov` that of the DeepLab-LargeFOV on WideResNet-38.
 """
 
 
-@dataclass(frozen=True)
-class CrfSettings:
-    """A published set of numbers, and what differs from it.
+@dataclass
+class PublishedCrf(Checked):
+    """A published set of numbers.
 
     Attributes:
         preset: `deeplab`, `irn` or `largefov`.
+    """
+
+    preset: CrfPreset = "deeplab"
+    iterations = Fixed[int | None](None)
+    gaussian_sxy = Fixed[float | None](None)
+    gaussian_weight = Fixed[float | None](None)
+    bilateral_sxy = Fixed[float | None](None)
+    bilateral_srgb = Fixed[float | None](None)
+    bilateral_weight = Fixed[float | None](None)
+
+    _section: ClassVar[str] = "the dense CRF"
+
+    def values(self) -> CrfValues:
+        """The numbers: the preset's where there is no other."""
+        given = {name: getattr(self, name) for name in CrfValues._fields}
+        return PUBLISHED[self.preset]._replace(**{name: value for name, value in given.items() if value is not None})
+
+
+@dataclass
+class ColourCrf(PublishedCrf):
+    """The same with another sensitivity to colour, for images of more or less contrast.
+
+    Attributes:
+        bilateral_srgb: how like the colours of pixels are that agree, of 255, above 0; null takes the preset's.
+    """
+
+    bilateral_srgb: float | None = setting(None, above=0, null="null takes the preset's")
+
+
+@dataclass
+class CrfSettings(ColourCrf):
+    """The same where every number may differ.
+
+    Attributes:
         iterations: mean field steps, at least 0; null takes the preset's, as for all that follow.
         gaussian_sxy: pixels over which near pixels agree, above 0.
         gaussian_weight: how much they do, not negative.
         bilateral_sxy: pixels over which pixels of like colour agree, above 0.
-        bilateral_srgb: how like their colours are, of 255, above 0.
         bilateral_weight: how much they agree, not negative.
     """
 
-    preset: CrfPreset = "deeplab"
-    iterations: int | None = None
-    gaussian_sxy: float | None = None
-    gaussian_weight: float | None = None
-    bilateral_sxy: float | None = None
-    bilateral_srgb: float | None = None
-    bilateral_weight: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse values out of range, all at once."""
-        if self.preset not in PUBLISHED:
-            raise UsageError(f"a dense CRF's preset should be one of {', '.join(PUBLISHED)}, received '{self.preset}'")
-        problems = []
-        for name, value in self.values()._asdict().items():
-            if not math.isfinite(value):
-                problems.append(f"{name} should be finite")
-            elif name == "iterations" or name.endswith("weight"):
-                problems += [f"{name} should not be negative"] if not value >= 0 else []
-            elif not value > 0:
-                problems.append(f"{name} should be above 0")
-        if problems:
-            raise UsageError("settings of the dense CRF: " + "; ".join(problems))
-
-    def values(self) -> CrfValues:
-        """The numbers."""
-        given = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "preset"}
-        return PUBLISHED[self.preset]._replace(**{name: value for name, value in given.items() if value is not None})
+    iterations: int | None = setting(None, low=0)
+    gaussian_sxy: float | None = setting(None, above=0)
+    gaussian_weight: float | None = setting(None, low=0)
+    bilateral_sxy: float | None = setting(None, above=0)
+    bilateral_weight: float | None = setting(None, low=0)
 
 
 @overload
-def dense_crf(image: Tensor, probabilities: Tensor, settings: CrfSettings = ...) -> Tensor: ...
+def dense_crf(image: Tensor, probabilities: Tensor, settings: PublishedCrf = ...) -> Tensor: ...
 
 
 @overload
 def dense_crf(
-    image: Sequence[Tensor], probabilities: Sequence[Tensor], settings: CrfSettings = ...
+    image: Sequence[Tensor], probabilities: Sequence[Tensor], settings: PublishedCrf = ...
 ) -> list[Tensor]: ...
 
 
 @torch.no_grad()
 def dense_crf(
-    image: Tensor | Sequence[Tensor], probabilities: Tensor | Sequence[Tensor], settings: CrfSettings | None = None
+    image: Tensor | Sequence[Tensor], probabilities: Tensor | Sequence[Tensor], settings: PublishedCrf | None = None
 ) -> Tensor | list[Tensor]:
     """The marginals Q of a dense CRF after its mean field steps; no gradient goes through them.
 
@@ -145,7 +156,7 @@ def dense_crf(
         UsageError: shapes or types that do not fit, or probabilities that are negative or not finite.
     Source: Krähenbühl and Koltun, 2011; symmetric normalisation and unaries as in their public implementation.
     """
-    values = (settings or CrfSettings()).values()
+    values = (settings or PublishedCrf()).values()
     if isinstance(image, Tensor) and isinstance(probabilities, Tensor):
         return _mean_field([image], [_unary(image, probabilities)], values)[0]
     if isinstance(image, Tensor) or isinstance(probabilities, Tensor) or len(image) != len(probabilities):

@@ -35,19 +35,11 @@ class ClassMaps:
             return ClassMaps(self.ids, self.maps if len(self.ids) else self.maps.new_zeros(0, *size))
         return ClassMaps(self.ids, F.interpolate(self.maps[None], size=size, mode="bilinear")[0])
 
-    def with_background(self, level: float, power: float | None = None) -> "ClassMaps":
-        """The same where background is among them; else with a background before them.
-
-        Args:
-            level: its value everywhere.
-            power: takes (1 − highest map) to this power instead; None takes the level.
-        """
+    def with_background(self, level: float) -> "ClassMaps":
+        """The same where background is among them; else with a background of this value before them."""
         if self.has_background:
             return self
         background = self.maps.new_full((1, *self.maps.shape[1:]), level)
-        if power is not None:
-            highest = self.maps.amax(0, keepdim=True) if len(self.maps) else torch.zeros_like(background)
-            background = (1 - highest).clamp_min(0) ** power
         return ClassMaps(torch.cat([self.ids.new_zeros(1), self.ids]), torch.cat([background, self.maps]))
 
     def labels(self, confidence: float | None = None) -> Tensor:

@@ -54,13 +54,13 @@ def refined_masks(
         maps = _walked(cams, edges, [_size(image) for image in images], settings.walk)
     if settings.uses_crf:
         maps = [
-            own.resized(_size(image)).with_background(settings.background_threshold, settings.background_power)
+            own.resized(_size(image)).with_background(settings.background_threshold)
             for own, image in zip(maps, images, strict=True)
         ]
         marginals = dense_crf(images, [own.maps**settings.crf_power for own in maps], settings.crf)
         maps = [ClassMaps(own.ids, q) for own, q in zip(maps, marginals, strict=True)]
     final = [own.resized(size) for own, size in zip(maps, sizes, strict=True)]
-    whole = [own.with_background(settings.background_threshold, settings.background_power) for own in final]
+    whole = [own.with_background(settings.background_threshold) for own in final]
     return [
         RefinedMask(own.labels(settings.confidence), own.maps.amax(0) if settings.uses_crf else None) for own in whole
     ]

@@ -4,11 +4,20 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from tag2mask.cam_files import CamKind
-from tag2mask.fields import Checked, setting
-from tag2mask.refine.crf import CrfSettings
+from tag2mask.fields import Checked, Fixed, setting
+from tag2mask.refine.crf import ColourCrf, PublishedCrf
 from tag2mask.refine.random_walk import BETA, RADIUS, STEPS
 
 Method = Literal["argmax", "crf", "irn", "irn+crf"]
+
+WALK_POWER = 1.5
+"""The power to which CAMs are raised before the random walk. Source: SIPE."""
+
+BACKGROUND_LEVELS = (0.30, 0.05)
+"""The background's CAM in the two passes of the labels of edges, for kinds without a background. Source: IRN."""
+
+LABEL_CONFIDENCE = 0.7
+"""How probable the label of a pixel is when the CRF of the labels of edges begins. Source: IRN."""
 
 
 @dataclass
@@ -16,18 +25,15 @@ class WalkSettings(Checked):
     """The random walk of IRN.
 
     Attributes:
-        radius: cells of 4 pixels; cells less than this apart are neighbours.
         beta: the power to which the affinity is raised.
-        steps: of the walk.
-        power: the power to which CAMs are raised before it (SIPE).
         background_level: the background's value after it, in [0, 1], for kinds of CAM that have no background of
             their own, so that it did not walk.
     """
 
-    radius: int = setting(RADIUS, low=2)
+    radius = Fixed(RADIUS)
     beta: float = setting(BETA, above=0)
-    steps: int = setting(STEPS, low=0)
-    power: float = setting(1.5, above=0)
+    steps = Fixed(STEPS)
+    power = Fixed(WALK_POWER)
     background_level: float = setting(0.25, low=0, high=1)
 
     _section: ClassVar[str] = "the random walk"
@@ -43,8 +49,6 @@ class RefineSettings(Checked):
         cams: the kind of CAM that is refined.
         background_threshold: the background's CAM value, in [0, 1], for kinds that have no background of their own
             (`classifier`); not for `irn`, where it is `walk.background_level`.
-        background_power: for those kinds the background is (1 − highest CAM) to this power instead (CLIP-ES takes 1);
-            null keeps the threshold.
         crf: of the dense CRF.
         crf_power: the power to which CAMs are raised to become its probabilities.
         confidence: a pixel whose label is less probable than this, in [0, 1], becomes 255, ignored (CLIP-ES takes
@@ -55,14 +59,14 @@ class RefineSettings(Checked):
         long_side: a photograph that is longer, in pixels, is refined at this size, and the result enlarged; null keeps
             every size, at 1 GB of memory a million pixels. All lengths of the CRF and of the walk are pixels of the
             size at work, and published ones suit 500.
-        batch_size: photographs at a time.
+        batch_size: images at a time.
     """
 
     method: Method = "crf"
     cams: CamKind = "pot"
     background_threshold: float = setting(0.3, low=0, high=1)
-    background_power: float | None = setting(None, above=0, null="null takes the threshold")
-    crf: CrfSettings = field(default_factory=CrfSettings)
+    background_power = Fixed[float | None](None)
+    crf: ColourCrf = field(default_factory=ColourCrf)
     crf_power: float = setting(1.0, above=0)
     confidence: float | None = setting(None, low=0, high=1, null="null keeps every label")
     keep_confidence: bool = False
@@ -104,20 +108,17 @@ class SureSettings(Checked):
     Attributes:
         background_factors: for kinds with a background of their own: what its CAM is multiplied by in the pass that
             finds sure classes, and in the one that finds sure background (SIPE).
-        background_levels: for other kinds: the background's CAM in those passes (IRN).
-        confidence: how probable the label of a pixel is when the CRF begins, in (0, 1].
-        crf: of the dense CRF.
     """
 
     background_factors: tuple[float, float] = (1.0, 0.5)
-    background_levels: tuple[float, float] = (0.30, 0.05)
-    confidence: float = setting(0.7, above=0, high=1)
-    crf: CrfSettings = field(default_factory=lambda: CrfSettings("irn"))
+    background_levels = Fixed(BACKGROUND_LEVELS)
+    confidence = Fixed(LABEL_CONFIDENCE)
+    crf = Fixed(PublishedCrf("irn"))
 
     _section: ClassVar[str] = "the labels of edges"
 
     def problems(self) -> list[str]:
-        """Pairs in the wrong order."""
-        pairs = {name: getattr(self, name) for name in ("background_factors", "background_levels")}
-        rule = "should be two numbers above 0, the second not above the first"
-        return [f"{name} {rule}" for name, (high, low) in pairs.items() if not 0 < low <= high]
+        """A pair in the wrong order."""
+        high, low = self.background_factors
+        sound = 0 < low <= high
+        return [] if sound else ["background_factors should be two numbers above 0, the second not above the first"]

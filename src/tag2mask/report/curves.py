@@ -1,4 +1,4 @@
-"""Curves as geometry for an SVG: scales, ticks, paths. The template draws them, the style sheet colours them."""
+"""Layout of charts for SVG: scales, ticks, paths. The template draws them, the style sheet colours them."""
 
 import json
 import math
@@ -9,10 +9,10 @@ import numpy as np
 
 WIDTH, HEIGHT = 350, 235
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 40
-"""The drawing and its margins in SVG units, which are about CSS pixels."""
+"""The chart and its margins in SVG units, about CSS pixels."""
 
 MOST_POINTS = 240
-"""A longer curve is averaged in bins of equal width."""
+"""A longer curve is averaged in bins of equal size."""
 
 Points = Sequence[tuple[float, float]]
 
@@ -23,11 +23,11 @@ class Line:
 
     Attributes:
         name: for the legend.
-        tone: the name of its colour in the style sheet.
+        tone: name of its colour in the style sheet.
         points: (x, y), x ascending, all finite.
-        smooth: draw the trend, with the points themselves faint behind it; for more than two points.
-        dashed: for lines that are a reference rather than a measurement at each x.
-        mark: an (x, y) to mark, such as the best threshold.
+        smooth: draw the trend, with the points faint behind it; for more than two points.
+        dashed: for a reference line.
+        mark: an (x, y) to mark.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Tick:
-    """A tick: its place in the drawing and its label."""
+    """A tick: its place in the chart and its label."""
 
     at: float
     label: str
@@ -48,7 +48,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class DrawnLine:
-    """A `Line` in the units of the drawing; ``path`` and ``faint`` are SVG path data."""
+    """A `Line` in SVG units; ``path`` and ``faint`` are SVG path data."""
 
     name: str
     tone: str
@@ -60,13 +60,9 @@ class DrawnLine:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A chart, ready for the template.
+    """A chart for the template.
 
-    Attributes:
-        title, x_label: its texts.
-        lines: the curves.
-        x_ticks, y_ticks: the axes.
-        values: JSON for the read-out under the pointer: per line name, tone and points as [place, x label, y label].
+    ``values`` is JSON for the read-out at the pointer: per line name, tone and points as [x, y, x label, y label].
     """
 
     title: str
@@ -84,13 +80,7 @@ class Drawing:
 
 
 def draw(title: str, lines: Sequence[Line], *, x_label: str) -> Drawing:
-    """Lay out a chart. The vertical axis begins at 0 unless a value is negative.
-
-    Args:
-        title: the heading.
-        lines: at least one line with at least one point.
-        x_label: what the horizontal axis counts.
-    """
+    """Lay out a chart of at least one line with at least one point. The vertical axis begins at 0 or below."""
     x_values = [x for line in lines for x, _ in line.points]
     y_values = [y for line in lines for _, y in line.points]
     whole = all(x == round(x) for x in x_values)
@@ -149,7 +139,7 @@ def number(value: float) -> str:
 
 
 def _widen(low: float, high: float) -> tuple[float, float]:
-    """A range that is not empty."""
+    """The range, or a wider one if it is empty."""
     return (low, high) if high - low > 1e-9 * max(abs(low), abs(high), 1e-20) else (low, low + (abs(low) or 1.0))
 
 
@@ -161,7 +151,7 @@ def _bin(points: Points) -> Points:
 
 
 def _smooth(points: Points) -> Points:
-    """Each point by a line fitted to its neighbours, an eighth of the curve: a running mean, but true at the ends."""
+    """A local linear fit to an eighth of the curve, which unlike a running mean is not biased at the ends."""
     x, y = np.asarray(points, dtype=np.float64).T
     reach = max(2, len(points) // 16)
     smooth = []

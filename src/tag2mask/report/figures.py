@@ -1,4 +1,4 @@
-"""metrics.json and train/log.jsonl as the page shows them; what cannot be understood is no error."""
+"""metrics.json and the training logs for the page; malformed parts are skipped."""
 
 import json
 import math
@@ -16,7 +16,7 @@ KINDS = {
     "pot": "POT CAM",
     "fused": "Fused CAM",
 }
-"""Titles of the kinds of CAM, in the order in which the method builds them."""
+"""Titles of the kinds of CAM, in the order of the method."""
 
 LOSSES = {"loss": "loss", "classification": "classification", "consistency": "consistency", "external": "external"}
 EDGE_LOSSES = {"loss": "loss", "background": "background", "foreground": "foreground", "negative": "different"}
@@ -27,7 +27,7 @@ MOST_CHARTS = 8
 
 @dataclass(frozen=True)
 class Shares:
-    """A class in one result: three fractions that sum to 1."""
+    """A class in a result: fractions of its union that sum to 1."""
 
     iou: float
     over: float
@@ -39,18 +39,18 @@ class Result:
     """The figures of one kind of CAM or mask on one split.
 
     Attributes:
-        title: what it is.
-        tone: the name of its colour in the style sheet.
-        kind: as metrics.json names it.
+        title: of the result.
+        tone: name of its colour in the style sheet.
+        kind: its name in metrics.json.
         stage: the stage that wrote it.
-        miou, pixel_accuracy: fractions in [0, 1], None where unknown.
+        miou, pixel_accuracy: in [0, 1]; None if unknown.
         difference: mIoU minus that of the split's first result; None for the first.
-        images: photographs counted.
-        threshold: the best background threshold, None where the kind has a background of its own.
+        images: number of images.
+        threshold: the best background threshold; None if the kind has a background.
         sweep: (threshold, mIoU), ascending; may be empty.
-        classes: by class name; a class that occurs nowhere is missing.
-        chosen: names that the mean is over; None = all.
-        absent: tagged classes without one true pixel, with how many photographs are tagged.
+        classes: by class name; without classes that do not occur.
+        chosen: names of the classes in the mean; None: all.
+        absent: tagged classes without a true pixel, with the number of tagged images.
     """
 
     title: str
@@ -69,7 +69,7 @@ class Result:
 
     @property
     def mention(self) -> str:
-        """The title inside a sentence: ``the classifier CAM``, ``the POT CAM``."""
+        """The title within a sentence: ``classifier CAM``, ``POT CAM``."""
         keep = self.title[:2].isupper()
         return self.title if keep else self.title[:1].lower() + self.title[1:]
 
@@ -83,31 +83,31 @@ class Split:
 
     @property
     def images(self) -> int | None:
-        """Photographs counted."""
+        """Number of images."""
         return max((result.images for result in self.results if result.images is not None), default=None)
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Classes with a figure, in the order of metrics.json."""
+        """Classes with figures, in the order of metrics.json."""
         names = (name for result in self.results for name in (*result.classes, *result.absent))
         return tuple(dict.fromkeys(names))
 
     @property
     def compared(self) -> tuple[Result, Result] | None:
-        """The first and the last kind of CAM, which the table's last column compares; None if there are not two."""
+        """The first and the last kind of CAM, compared in the table's last column; None with fewer than two."""
         cams = [result for result in self.results if result.stage == "cams"] or list(self.results)
         return (cams[0], cams[-1]) if len(cams) > 1 else None
 
     @property
     def largest_change(self) -> float:
-        """The largest difference in IoU that the table's last column shows, at least 0.01."""
+        """The largest difference in IoU in the table's last column, at least 0.01."""
         if self.compared is None:
             return 0.01
         before, after = (result.classes for result in self.compared)
         return max([0.01, *(abs(after[name].iou - before[name].iou) for name in after if name in before)])
 
     def remark(self, name: str) -> str:
-        """What makes the figures of a class no figures; empty for most."""
+        """Why the figures of a class are not valid; empty for most classes."""
         tagged = max((result.absent.get(name, 0) for result in self.results), default=0)
         return absence(tagged) if tagged else ""
 
@@ -117,11 +117,7 @@ class Split:
 
 
 def read_splits(metrics: Any) -> tuple[Split, ...]:
-    """The results of metrics.json by split, kinds of CAM first and in the order of the method.
-
-    Args:
-        metrics: what the file holds; parts that are not of its form are passed over.
-    """
+    """The results in the content of metrics.json by split, kinds of CAM first and in the order of the method."""
     found: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}
     for stage, splits in _dict(metrics).items():
         for split, kinds in _dict(splits).items():
@@ -138,8 +134,18 @@ def read_splits(metrics: Any) -> tuple[Split, ...]:
     return tuple(result)
 
 
+def cam_thresholds(splits: Sequence[Split]) -> dict[str, float]:
+    """The best background threshold of each kind of CAM, from the first split with one."""
+    found: dict[str, float] = {}
+    for split in splits:
+        for result in split.results:
+            if result.stage == "cams" and result.threshold is not None:
+                found.setdefault(result.kind, result.threshold)
+    return found
+
+
 def sweep_charts(splits: Sequence[Split]) -> list[Drawing]:
-    """For each split with a swept result: mIoU by threshold, and the kinds that need no threshold as dashed lines."""
+    """For each split with a sweep: mIoU by threshold, and the kinds without a threshold as dashed lines."""
     charts = []
     for split in splits:
         lines: list[Line] = []
@@ -160,10 +166,10 @@ def sweep_charts(splits: Sequence[Split]) -> list[Drawing]:
 
 
 def read_log(path: Path) -> tuple[list[dict[str, float]], list[str]]:
-    """The lines of a training log by step, and notices about what was passed over.
+    """The lines of a training log by step, and notices about skipped ones.
 
-    A step that was logged twice (before and after a resume) counts once, the later line. Values that are not finite
-    are left out.
+    Of a step that was logged twice, before and after a resume, the later line counts. Values that are not finite are
+    left out.
     """
     steps: dict[float, dict[str, float]] = {}
     broken = missing = 0
@@ -191,32 +197,30 @@ def read_log(path: Path) -> tuple[list[dict[str, float]], list[str]]:
 
 
 def log_charts(log: Sequence[dict[str, float]]) -> list[Drawing]:
-    """The losses in one chart, each other number of the log in one of its own, eight at most."""
+    """A chart of the losses, and one for each other number of the log, eight at most."""
     keys = list(dict.fromkeys(key for entry in log for key in entry if key not in NOT_DRAWN))
-
-    def line(key: str, name: str, tone: str) -> Line:
-        points = [(entry["step"], entry[key]) for entry in log if key in entry]
-        return Line(name, tone, points, smooth=len(points) > 20)
-
-    losses = [line(key, name, f"loss-{key}") for key, name in LOSSES.items() if key in keys]
+    losses = [_line(log, key, name, f"loss-{key}") for key, name in LOSSES.items() if key in keys]
     charts = [draw("Loss", losses, x_label="step")] if losses else []
     first = [key for key in OTHER_TITLES if key in keys]
     others = first + sorted(key for key in keys if key not in LOSSES and key not in OTHER_TITLES)
     for key in others[: MOST_CHARTS - len(charts)]:
         title = OTHER_TITLES.get(key, key.replace("_", " ").capitalize())
-        charts.append(draw(title, [line(key, title, "plain")], x_label="step"))
+        charts.append(draw(title, [_line(log, key, title, "plain")], x_label="step"))
     return charts
 
 
 def edge_charts(log: Sequence[dict[str, float]]) -> list[Drawing]:
-    """The losses of the edge network in one chart; none without any."""
+    """A chart of the losses of the edge network, if there are any."""
     tones = {"loss": "loss-loss", "background": "loss-classification", "foreground": "loss-consistency"}
-    lines = []
-    for key, name in EDGE_LOSSES.items():
-        points = [(entry["step"], entry[key]) for entry in log if key in entry]
-        if points:
-            lines.append(Line(name, tones.get(key, "loss-external"), points, smooth=len(points) > 20))
+    found = [_line(log, key, name, tones.get(key, "loss-external")) for key, name in EDGE_LOSSES.items()]
+    lines = [line for line in found if line.points]
     return [draw("Loss of the edge network", lines, x_label="step")] if lines else []
+
+
+def _line(log: Sequence[dict[str, float]], key: str, name: str, tone: str) -> Line:
+    """A number of the log by step."""
+    points = [(entry["step"], entry[key]) for entry in log if key in entry]
+    return Line(name, tone, points, smooth=len(points) > 20)
 
 
 def _result(stage: str, kind: str, figures: dict[str, Any], *, first: float | None, place: int) -> Result:

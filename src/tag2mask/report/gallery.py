@@ -1,21 +1,20 @@
-"""The gallery: for each chosen photograph its pictures, with what there is to say about each."""
+"""The gallery: the pictures of each chosen image with their figures."""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from tag2mask.cam_files import PADDING, CamFile, full_resolution
 from tag2mask.data import Photo, PhotoSet, read_image, read_mask
+from tag2mask.data.decided import FinalMasks
 from tag2mask.data.deep_pixels import Intensity
-from tag2mask.data.final_masks import FinalMasks
-from tag2mask.errors import Tag2maskError
 from tag2mask.report import pictures
-from tag2mask.report.colours import Palette, css, most_frequent_first
 from tag2mask.report.figures import KINDS
-from tag2mask.report.ranking import Notice, Ranked, cam_labels, cam_path, compare, open_cam
+from tag2mask.report.pictures import Palette, css, most_frequent_first
+from tag2mask.report.ranking import Notice, Ranked, attempt, cam_labels, cam_path, compare, open_cam
 from tag2mask.report.settings import ReportSettings
 
 Size = tuple[int, int]
@@ -23,7 +22,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Layer:
-    """A picture over the photograph; ``tag`` is the class whose heat it shows, 0 = all classes in their colours."""
+    """A picture over the image; ``tag`` is the class of its heat map, 0 for all classes in their colours."""
 
     tag: int
     uri: str
@@ -31,7 +30,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Share:
-    """A stretch of the bar under the allocation map: a prototype, its colour, its share of the photograph in [0, 1]."""
+    """A part of the bar under the allocation map: a prototype, its colour, its share of the image in [0, 1]."""
 
     title: str
     colour: str
@@ -40,10 +39,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture of a card.
-
-    ``miou`` is against the truth of this photograph alone, in [0, 1]; ``ignored`` the share of pixels that are 255.
-    """
+    """A picture of a card; ``miou`` is that of this image in [0, 1], ``ignored`` the share of pixels of 255."""
 
     kind: str
     title: str
@@ -55,7 +51,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Chip:
-    """A tag of a photograph; ``iou`` is that of the mask."""
+    """A tag of an image; ``iou`` is that of the mask."""
 
     class_id: int
     name: str
@@ -66,7 +62,7 @@ class Chip:
 
 @dataclass(frozen=True)
 class Card:
-    """A photograph in the gallery; ``height`` and ``width`` are those of its pictures in pixels."""
+    """An image in the gallery; ``height`` and ``width`` are those of its pictures in pixels."""
 
     id: str
     photo: str
@@ -80,7 +76,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Filter:
-    """A class that the gallery can be filtered by: how many cards have it, and its shades, light to dark."""
+    """A class to filter the gallery by, with its number of cards and its shades, light to dark."""
 
     class_id: int
     name: str
@@ -88,38 +84,34 @@ class Filter:
     shades: tuple[str, ...]
 
 
+@dataclass
 class Gallery:
     """Draws cards.
 
-    Args:
-        run: the folders of the run.
-        photos: the photographs, with their classes.
+    Attributes:
+        run: the run folder.
+        photos: the images with their classes.
         settings: the width of the pictures.
-        thresholds: by kind of CAM, the background threshold where it has no background map; may lack kinds.
-        notice: takes what could not be drawn.
-        intensity: how images of more than 8 bits are read, as by `read_image`.
+        thresholds: background thresholds by kind of CAM; may lack kinds.
+        notice: takes messages about pictures that could not be drawn.
+        intensity: as in `read_image`.
+        clusters: most clusters of a class in the drawn cards.
+        palette: of the drawn cards.
     """
 
-    def __init__(
-        self,
-        run: Path,
-        photos: PhotoSet,
-        settings: ReportSettings,
-        thresholds: dict[str, float],
-        notice: Notice,
-        intensity: Intensity | None = None,
-    ) -> None:
-        """Nothing is read yet."""
-        self._intensity = intensity
-        self._run, self._photos, self._settings = run, photos, settings
-        self._thresholds, self._notice = thresholds, notice
-        self.clusters = 1
-        self.palette = Palette(())
+    run: Path
+    photos: PhotoSet
+    settings: ReportSettings
+    thresholds: dict[str, float]
+    notice: Notice
+    intensity: Intensity | None = None
+    clusters: int = 1
+    palette: Palette = field(default_factory=lambda: Palette(()))
 
     def draw(self, entries: Sequence[Ranked]) -> tuple[list[Card], list[Filter]]:
-        """The cards in the order given, without those whose photograph cannot be read; and the classes to filter by."""
+        """The cards in the given order, without unreadable images; and the classes to filter by."""
         counts = Counter(tag for entry in entries for tag in entry.photo.tags)
-        frequent = most_frequent_first(counts, len(self._photos.classes))
+        frequent = most_frequent_first(counts, len(self.photos.classes))
         self.palette = Palette(frequent)
         cards = [card for entry in entries if (card := self._card(entry)) is not None]
         shown = Counter(chip.class_id for card in cards for chip in card.chips)
@@ -134,26 +126,24 @@ class Gallery:
 
     def _card(self, entry: Ranked) -> Card | None:
         photo = entry.photo
-        try:
-            image = read_image(photo.path, intensity=self._intensity)
-        except (Tag2maskError, OSError) as error:
-            self._notice(str(error))
+        image = attempt(self.notice, read_image, photo.path, intensity=self.intensity)
+        if image is None:
             return None
         full: Size = (image.shape[0], image.shape[1])
-        size = pictures.picture_size(full, self._settings.width)
+        size = pictures.picture_size(full, self.settings.width)
         truth = self._mask(photo.mask, full, photo)
         tiles = [Tile("photo", "Photograph", ())]
         for kind, title in KINDS.items():
-            cam = self._cam(cam_path(self._run, kind, photo), full)
+            cam = self._cam(cam_path(self.run, kind, photo), full)
             if cam is not None:
                 tiles.append(self._cam_tile(kind, title, cam, size, truth))
                 if cam.allocation is not None:
                     tiles.append(self._allocation_tile(cam, size))
-        sure = self._mask(self._run / "edges/labels" / f"{photo.id}.png", None)
+        sure = self._mask(self.run / "edges/labels" / f"{photo.id}.png", None)
         tiles += self._label_tile("sure", "Labels for edges", sure, size)
         tiles += self._edge_tile(photo)
         mask, title = self._final_mask(photo, full)
-        by_hand = self._photos.decided.has_mask(photo.id)  # figures are of what the method made
+        by_hand = self.photos.decided.has_mask(photo.id)  # has no figures, which are those of the method
         miou, iou = (None, dict[int, float]()) if by_hand else self._score(mask, truth)
         tiles += self._label_tile("mask", title, mask, size, miou)
         tiles += [replace(tile, ignored=0.0) for tile in self._label_tile("truth", "Truth", truth, size)]
@@ -167,20 +157,17 @@ class Gallery:
         return Card(photo.id, uri, *size, chips, tuple(tiles), shown, entry.confidence)
 
     def _final_mask(self, photo: Photo, size: Size) -> tuple[np.ndarray | None, str]:
-        """The mask that counts, and what to call it."""
-        decided = self._photos.decided
+        """The final mask with its title."""
+        decided = self.photos.decided
         verdict = decided.verdicts.get(photo.id)
         title = "Mask" if verdict is None else f"Mask, {verdict} by hand"
-        try:
-            path = FinalMasks(self._run / "masks", decided) / f"{photo.id}.png"
-        except Tag2maskError as error:
-            self._notice(str(error))
-            return None, title
+        masks = FinalMasks(self.run / "masks", decided)
+        path = attempt(self.notice, lambda: masks / f"{photo.id}.png")
         return self._mask(path, size), title
 
     def _cam_tile(self, kind: str, title: str, cam: CamFile, size: Size, truth: np.ndarray | None) -> Tile:
-        """All classes in colour, then the heat of each; a score if the CAMs decide what is background."""
-        threshold = self._thresholds.get(kind)
+        """All classes in colour, then the heat map of each; with mIoU if the background is known."""
+        threshold = self.thresholds.get(kind)
         maps = full_resolution(replace(cam, size=pictures.smooth_size(size)))  # (K, h, w)
         foreground = cam.ids > 0
         ids, maps = cam.ids[foreground], maps[foreground]
@@ -194,7 +181,7 @@ class Gallery:
     def _label_tile(
         self, kind: str, title: str, labels: np.ndarray | None, size: Size, miou: float | None = None
     ) -> list[Tile]:
-        """Labels in colour, what is ignored hatched; nothing without labels."""
+        """Labels in colour, ignored pixels hatched; nothing without labels."""
         if labels is None:
             return []
         uri = pictures.label_uri(pictures.resize_labels(labels, size), self.palette)
@@ -202,16 +189,14 @@ class Gallery:
         return [Tile(kind, title, (Layer(0, uri),), miou=miou, ignored=ignored)]
 
     def _edge_tile(self, photo: Photo) -> list[Tile]:
-        """The edges that stopped the random walk; nothing without them."""
-        path = self._run / "refine/edges" / f"{photo.id}.png"
+        """The edges of the random walk; nothing without them."""
+        path = self.run / "refine/edges" / f"{photo.id}.png"
         if not path.is_file():
             return []
-        try:
-            values = read_mask(path).astype(np.float32) / 255
-        except (Tag2maskError, OSError) as error:
-            self._notice(str(error))
+        values = attempt(self.notice, read_mask, path)
+        if values is None:
             return []
-        return [Tile("edges", "Edges", (Layer(0, pictures.edge_uri(values)),))]
+        return [Tile("edges", "Edges", (Layer(0, pictures.edge_uri(values.astype(np.float32) / 255)),))]
 
     def _allocation_tile(self, cam: CamFile, size: Size) -> Tile:
         """The allocation map, and the share of each prototype."""
@@ -235,29 +220,21 @@ class Gallery:
     def _score(self, labels: np.ndarray | None, truth: np.ndarray | None) -> tuple[float | None, dict[int, float]]:
         if labels is None or truth is None:
             return None, {}
-        return compare(labels, truth, len(self._photos.classes))
+        return compare(labels, truth, len(self.photos.classes))
 
     def _cam(self, path: Path, size: Size) -> CamFile | None:
-        """A CAM file that fits the photograph and the classes; otherwise a notice, or nothing if there is none."""
+        """A CAM file that fits; None if there is none."""
         if not path.is_file():
             return None
-        try:
-            return open_cam(path, classes=len(self._photos.classes), size=size)
-        except (Tag2maskError, OSError) as error:
-            self._notice(str(error))
-            return None
+        return attempt(self.notice, open_cam, path, classes=len(self.photos.classes), size=size)
 
     def _mask(self, path: Path | None, size: Size | None, truth_of: Photo | None = None) -> np.ndarray | None:
-        """A mask that fits; of a photograph that is given its ground truth."""
+        """A mask that fits, or the ground truth of ``truth_of``; None if there is no file."""
         if path is None or not path.is_file():
             return None
-        try:
-            if truth_of is not None:
-                return self._photos.read_truth(truth_of, size=size)
-            return read_mask(path, size=size, classes=len(self._photos.classes))
-        except (Tag2maskError, OSError) as error:
-            self._notice(str(error))
-            return None
+        if truth_of is not None:
+            return attempt(self.notice, self.photos.read_truth, truth_of, size=size)
+        return attempt(self.notice, read_mask, path, size=size, classes=len(self.photos.classes))
 
     def _name(self, class_id: int) -> str:
-        return self._photos.classes[class_id - 1] if class_id else "background"
+        return self.photos.classes[class_id - 1] if class_id else "background"

@@ -1,4 +1,4 @@
-"""The page: what a run folder holds, gathered and rendered as one HTML file that needs nothing else."""
+"""The page: the contents of a run folder as one HTML file without references to other files."""
 
 import base64
 import hashlib
@@ -12,15 +12,14 @@ from markupsafe import Markup
 
 from tag2mask.data import PhotoSet
 from tag2mask.data.deep_pixels import Intensity
-from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.errors import UsageError
 from tag2mask.files import read_json, write_text
-from tag2mask.report.colours import css
 from tag2mask.report.curves import Drawing
 from tag2mask.report.doubts import draw_doubts, quality_sentence
-from tag2mask.report.figures import Split, edge_charts, log_charts, read_log, read_splits, sweep_charts
+from tag2mask.report.figures import Split, cam_thresholds, edge_charts, log_charts, read_log, read_splits, sweep_charts
 from tag2mask.report.gallery import Gallery
-from tag2mask.report.pictures import heat_scale
-from tag2mask.report.ranking import Ranking, rank
+from tag2mask.report.pictures import css, heat_scale
+from tag2mask.report.ranking import Ranking, attempt, rank
 from tag2mask.report.settings import ReportSettings
 
 FOLDER = Path(__file__).parent
@@ -29,7 +28,7 @@ MOST_NOTICES = 20
 
 @dataclass
 class Found:
-    """What the run folder holds beside pictures; empty where a file is absent.
+    """The contents of the run folder except pictures; empty if a file is absent.
 
     Attributes:
         config: config.yaml as text.
@@ -37,7 +36,7 @@ class Found:
         splits: metrics.json.
         charts: the curves.
         steps, seconds: the length of the training by its log.
-        notices: what could not be read or shown, once each, in order.
+        notices: what could not be read or shown, in order, without repetitions.
     """
 
     config: str = ""
@@ -49,7 +48,7 @@ class Found:
     notices: dict[str, None] = field(default_factory=dict)
 
     def notice(self, sentence: str) -> None:
-        """Keep a notice for the page."""
+        """Add a notice to the page."""
         self.notices[sentence] = None
 
 
@@ -62,34 +61,29 @@ def write_report(
     notices: Sequence[str] = (),
     intensity: Intensity | None = None,
 ) -> Path:
-    """Write the report of a run.
-
-    The page is one file without any reference to another, and the same for the same inputs. What the run folder
-    lacks, the page lacks; what cannot be read is named on it.
+    """Write the report of a run, the same page for the same inputs. Unreadable files are named on it.
 
     Args:
         run: the run folder.
-        photos: the photographs of the run; their masks are the truth.
+        photos: the images of the run; their masks are the ground truth.
         settings: what to show.
-        judged: the photographs whose masks the stage `confidence` judged, where they are others than ``photos``.
-        notices: sentences about the data for the top of the page: how it was understood, and warnings.
-        intensity: how images of more than 8 bits are read, as by `read_image`.
+        judged: the images of the stage `confidence`, if they are not ``photos``.
+        notices: sentences about the data for the top of the page.
+        intensity: as in `read_image`.
 
     Returns:
         the path of the page, ``run / "report.html"``.
 
     Raises:
-        UsageError: the run folder does not exist, or a setting is out of range.
+        UsageError: the run folder does not exist.
 
     Source: ours.
     """
-    settings.validate()
     if not run.is_dir():
         raise UsageError(f"{run} is not a run folder; give the folder that was passed as --out")
     found = _gather(run)
     ranking = rank(run, photos, settings, found.notice)
-    thresholds = _thresholds(found.splits)
-    gallery = Gallery(run, photos, settings, thresholds, found.notice, intensity)
+    gallery = Gallery(run, photos, settings, cam_thresholds(found.splits), found.notice, intensity)
     cards, filters = gallery.draw(ranking.shown)
     sets = [photos] if judged is None else [judged, photos]
     doubts = draw_doubts(run, sets, settings, gallery.palette, found.notice, intensity)
@@ -98,7 +92,7 @@ def write_report(
         _environment()
         .get_template("template.html")
         .render(
-            style=Markup(_text("style.css")),  # two files of ours, the only texts that are not escaped
+            style=Markup(_text("style.css")),  # two files of the package, the only texts that are not escaped
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             name=run.resolve().name,
@@ -113,7 +107,7 @@ def write_report(
             background=gallery.shades(0, gallery.clusters),
             clusters=gallery.clusters,
             heat=[css(colour) for colour in heat_scale()],
-            order=_order_stated(ranking, settings, len(cards)),
+            order=_order_stated(ranking, len(cards)),
             colours={name: gallery.shades(class_id + 1, 1)[0] for class_id, name in enumerate(photos.classes)},
             most_notices=MOST_NOTICES,
         )
@@ -127,37 +121,26 @@ def _gather(run: Path) -> Found:
     found = Found()
     if (run / "config.yaml").is_file():
         found.config = (run / "config.yaml").read_text(encoding="utf-8", errors="replace")
-    for name in ("environment.json", "metrics.json"):
-        if not (run / name).is_file():
-            continue
-        try:
-            content = read_json(run / name)
-        except Tag2maskError as error:
-            found.notice(str(error))
-            continue
-        if name == "environment.json":
-            found.environment = _flatten(content)
-        else:
-            found.splits = read_splits(content)
+    if (run / "environment.json").is_file():
+        environment = attempt(found.notice, read_json, run / "environment.json")
+        found.environment = [] if environment is None else _flatten(environment)
+    if (run / "metrics.json").is_file():
+        found.splits = read_splits(attempt(found.notice, read_json, run / "metrics.json"))
     found.charts = sweep_charts(found.splits)
-    if (run / "train" / "log.jsonl").is_file():
-        log, notices = read_log(run / "train" / "log.jsonl")
-        found.charts += log_charts(log)
+    for stage, begin, charts in (("train", "", log_charts), ("edges", "edges: ", edge_charts)):
+        if not (run / stage / "log.jsonl").is_file():
+            continue
+        log, notices = read_log(run / stage / "log.jsonl")
+        found.charts += charts(log)
         for sentence in notices:
-            found.notice(sentence)
-        if log:
-            found.steps = int(log[-1]["step"])
-            found.seconds = _elapsed(log)
-    if (run / "edges" / "log.jsonl").is_file():
-        log, notices = read_log(run / "edges" / "log.jsonl")
-        found.charts += edge_charts(log)
-        for sentence in notices:
-            found.notice(f"edges: {sentence}")
+            found.notice(begin + sentence)
+        if stage == "train" and log:
+            found.steps, found.seconds = int(log[-1]["step"]), _elapsed(log)
     return found
 
 
 def _elapsed(log: Sequence[dict[str, float]]) -> float | None:
-    """The seconds of the training; the log's clock begins again at each resume."""
+    """The seconds of the training; the log's clock restarts at each resume."""
     seconds = [entry["seconds"] for entry in log if "seconds" in entry]
     pairs = zip([0.0, *seconds], seconds, strict=False)
     return sum(now - before if now >= before else now for before, now in pairs) if seconds else None
@@ -173,18 +156,8 @@ def _flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:
     return [(prefix, "–" if value is None else str(value))]
 
 
-def _thresholds(splits: Sequence[Split]) -> dict[str, float]:
-    """The best background threshold of each kind of CAM, by the first split that has one."""
-    found: dict[str, float] = {}
-    for split in splits:
-        for result in split.results:
-            if result.stage == "cams" and result.threshold is not None:
-                found.setdefault(result.kind, result.threshold)
-    return found
-
-
-def _order_stated(ranking: Ranking, settings: ReportSettings, cards: int) -> str:
-    """The sentence above the gallery: what is shown, and in which order."""
+def _order_stated(ranking: Ranking, cards: int) -> str:
+    """The sentence above the gallery about its choice and order."""
     if not cards:
         return ""
     by = (
@@ -192,13 +165,10 @@ def _order_stated(ranking: Ranking, settings: ReportSettings, cards: int) -> str
         if ranking.by_truth
         else "least confident first, by the margin between the two strongest CAMs"
     )
-    if settings.ids is not None:
-        return f"{cards} photographs as asked for, {by}."
     plural = "photograph" if ranking.available == 1 else "photographs"
     if cards == ranking.available:
         return f"All {cards} {plural}, {by}."
-    chosen = "evenly from worst to best" if settings.choose == "spread" and ranking.by_truth else ""
-    chosen = chosen or ("evenly over the ranking" if settings.choose == "spread" else "the far end of the ranking")
+    chosen = "evenly from worst to best" if ranking.by_truth else "evenly over the ranking"
     thinned = "" if ranking.ranked == ranking.available else f" ({ranking.ranked:,} of them ranked)"
     return f"{cards} of {ranking.available:,} {plural}{thinned}, taken {chosen}; {by}."
 

@@ -1,9 +1,9 @@
-"""Which photographs the gallery shows, and in which order: worst first, or least confident where there is no truth."""
+"""The images of the gallery and their order: worst first, or least confident without ground truth."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 
@@ -12,21 +12,31 @@ from tag2mask.data import Photo, PhotoSet, read_mask
 from tag2mask.errors import Tag2maskError
 from tag2mask.evaluate import Confusion
 from tag2mask.report.figures import KINDS
-from tag2mask.report.settings import ReportSettings
+from tag2mask.report.settings import RANKED, ReportSettings
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 Notice = Callable[[str], None]
 """Takes a sentence about something that could not be shown."""
 
 
+def attempt(notice: Notice, read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+    """The result of ``read``; None with a notice if the file cannot be read."""
+    try:
+        return read(*args, **kwargs)
+    except (Tag2maskError, OSError) as error:
+        notice(str(error))
+        return None
+
+
 @dataclass(frozen=True)
 class Ranked:
-    """A photograph and what it is ranked by.
+    """An image with its figures for ranking.
 
     Attributes:
-        photo: the photograph.
-        miou: mean IoU of its mask over the classes that its truth holds, in [0, 1]; None without a mask or truth.
+        photo: the image.
+        miou: mean IoU of its mask over the classes in its ground truth, in [0, 1]; None without a mask or truth.
         confidence: see `confidence`; None without a CAM.
     """
 
@@ -37,13 +47,13 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The photographs to show, in order.
+    """The images to show.
 
     Attributes:
-        shown: those chosen.
-        ranked: how many were ranked.
-        available: how many have a CAM or a mask.
-        by_truth: whether any of those shown is ranked by its truth.
+        shown: the chosen ones, in order.
+        ranked: number of ranked images.
+        available: number of images with a CAM or a mask.
+        by_truth: whether any shown image is ranked by its ground truth.
     """
 
     shown: tuple[Ranked, ...]
@@ -53,46 +63,39 @@ class Ranking:
 
 
 def mask_path(run: Path, photo: Photo) -> Path:
-    """Where the run keeps the mask of a photograph."""
+    """The run's file of an image's mask."""
     return run / "masks" / f"{photo.id}.png"
 
 
 def cam_path(run: Path, kind: str, photo: Photo) -> Path:
-    """Where the run keeps the CAMs of a photograph."""
+    """The run's file of an image's CAMs."""
     return run / f"cams/{kind}" / f"{photo.id}.npz"
 
 
 def rank(run: Path, photos: PhotoSet, settings: ReportSettings, notice: Notice) -> Ranking:
-    """Rank the photographs that have a CAM or a mask and choose those to show.
+    """Rank the images with a CAM or a mask and choose those to show.
 
-    Photographs with truth come first, ascending by the mIoU of their mask; then the others, ascending by confidence.
+    Images with ground truth come first, ascending by the mIoU of their mask; then the others, by confidence.
     """
-    if settings.ids is not None:
-        wanted = set(settings.ids)
-        available = photos.photos.where(lambda photo: photo.id in wanted)
-        for name in sorted(wanted - {photo.id for photo in available}):
-            notice(f"{name}: no photograph has this ID")
-        candidates, count = list(available), len(available)
-    else:
-        decided = photos.decided
-        available = photos.photos.where(lambda photo: decided.has_mask(photo.id) or _has_output(run, photo))
-        candidates, count = _evenly(available, settings.ranked), settings.images
+    decided = photos.decided
+    available = photos.photos.where(lambda photo: decided.has_mask(photo.id) or _has_output(run, photo))
+    candidates = _evenly(available, RANKED)
     ranked = sorted((_ranked(run, photo, photos, notice) for photo in candidates), key=_order)
-    shown = ranked[:count] if settings.choose == "worst" else _evenly(ranked, count)
+    shown = _evenly(ranked, settings.images)
     by_truth = any(entry.miou is not None for entry in shown)
     return Ranking(tuple(shown), len(candidates), len(available), by_truth)
 
 
 def open_cam(path: Path, *, classes: int, size: tuple[int, int] | None = None) -> CamFile:
-    """Read a CAM file and see that it fits.
+    """Read a CAM file and check that it fits.
 
     Args:
         path: the file.
-        classes: classes without background.
-        size: (H, W) of the photograph where it is known.
+        classes: number of classes without background.
+        size: (H, W) of the image, if known.
 
     Raises:
-        CamFileError: it cannot be read, or belongs to another photograph or other classes.
+        CamFileError: it cannot be read, or belongs to another image or other classes.
     """
     cam = read_cam(path)
     problem = None
@@ -111,10 +114,9 @@ def open_cam(path: Path, *, classes: int, size: tuple[int, int] | None = None) -
 
 
 def confidence(cam: CamFile) -> float:
-    """How clearly the CAMs decide: the margin between the largest and the second largest map, averaged over the grid.
+    """The margin between the two highest maps, averaged over the grid, in [0, 1].
 
-    In [0, 1]. CAMs without a background map get one, 1 − the maximum. Cells outside the photograph (allocation 255)
-    do not count.
+    CAMs without a background map get one, 1 − the maximum. Cells outside the image (allocation 255) do not count.
 
     Source: ours.
     """
@@ -131,21 +133,19 @@ def confidence(cam: CamFile) -> float:
 
 
 def cam_labels(cam: CamFile, threshold: float | None, size: tuple[int, int] | None = None) -> np.ndarray | None:
-    """What the CAMs call each pixel: uint8 (H, W).
+    """The class with the highest CAM of each pixel.
 
     Args:
         cam: the CAMs.
-        threshold: where they have no background map, a pixel whose largest CAM is not above this is background.
-        size: (height, width) of the result, by default that of the photograph.
+        threshold: without a background map, a pixel is background unless its highest CAM is above this.
+        size: (H, W) of the result; default: that of the image.
 
     Returns:
-        None if the CAMs have no background map and ``threshold`` is None.
+        uint8 (H, W); None if the CAMs have no background map and ``threshold`` is None.
     """
     if not cam.has_background and threshold is None:
         return None
     shape = size or cam.size
-    if not len(cam.ids):
-        return np.zeros(shape, dtype=np.uint8)
     labels = np.zeros(shape, dtype=np.uint8)
     least = threshold if threshold is not None and not cam.has_background else -1.0
     strongest = np.full(shape, least, dtype=np.float32)
@@ -158,15 +158,15 @@ def cam_labels(cam: CamFile, threshold: float | None, size: tuple[int, int] | No
 
 
 def compare(prediction: np.ndarray, truth: np.ndarray, classes: int) -> tuple[float | None, dict[int, float]]:
-    """One photograph against its truth.
+    """Compare the mask of an image with its ground truth.
 
     Args:
         prediction: uint8 (H, W).
         truth: uint8 (H, W), 255 = not counted.
-        classes: classes without background.
+        classes: number of classes without background.
 
     Returns:
-        mIoU over the classes that occur in the truth (None if it is all 255), and the IoU of each class in either.
+        mIoU over the classes in the truth (None if it is all 255), and the IoU of each class in either.
     """
     confusion = Confusion(classes + 1)
     confusion.update(prediction, truth)
@@ -176,25 +176,25 @@ def compare(prediction: np.ndarray, truth: np.ndarray, classes: int) -> tuple[fl
 
 def _ranked(run: Path, photo: Photo, photos: PhotoSet, notice: Notice) -> Ranked:
     cam, classes = None, len(photos.classes)
-    try:
-        for kind in reversed(KINDS):
-            if cam_path(run, kind, photo).is_file():
-                cam = open_cam(cam_path(run, kind, photo), classes=classes)
-                break
-    except (Tag2maskError, OSError) as error:
-        notice(str(error))
-    miou = None
-    try:
-        if photo.mask is not None and photo.mask.is_file() and mask_path(run, photo).is_file():
-            truth = photos.read_truth(photo)
-            miou, _ = compare(read_mask(mask_path(run, photo), size=truth.shape, classes=classes), truth, classes)
-        elif photo.mask is not None and photo.mask.is_file() and cam is not None and cam.has_background:
-            labels = cam_labels(cam, None)
-            truth = photos.read_truth(photo, size=cam.size)
-            miou = None if labels is None else compare(labels, truth, classes)[0]
-    except (Tag2maskError, OSError) as error:
-        notice(str(error))
+    path = next((path for kind in reversed(KINDS) if (path := cam_path(run, kind, photo)).is_file()), None)
+    if path is not None:
+        cam = attempt(notice, open_cam, path, classes=classes)
+    miou = attempt(notice, _miou, run, photo, photos, cam)
     return Ranked(photo, miou, None if cam is None else confidence(cam))
+
+
+def _miou(run: Path, photo: Photo, photos: PhotoSet, cam: CamFile | None) -> float | None:
+    """The mIoU of an image's mask, or else of its CAMs with background."""
+    classes, mask = len(photos.classes), mask_path(run, photo)
+    if photo.mask is None or not photo.mask.is_file():
+        return None
+    if mask.is_file():
+        truth = photos.read_truth(photo)
+        return compare(read_mask(mask, size=truth.shape, classes=classes), truth, classes)[0]
+    labels = None if cam is None or not cam.has_background else cam_labels(cam, None)
+    if cam is None or labels is None:
+        return None
+    return compare(labels, photos.read_truth(photo, size=cam.size), classes)[0]
 
 
 def _order(entry: Ranked) -> tuple[bool, float, str]:
@@ -207,7 +207,7 @@ def _has_output(run: Path, photo: Photo) -> bool:
 
 
 def _evenly(items: Sequence[T], count: int) -> list[T]:
-    """``count`` of the items, evenly spaced, the first and the last among them; all if there are no more."""
+    """``count`` of the items, evenly spaced, including the first and the last; all if there are no more."""
     if count >= len(items):
         return list(items)
     places = np.linspace(0, len(items) - 1, count).round().astype(int)

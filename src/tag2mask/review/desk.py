@@ -1,4 +1,4 @@
-"""One review: the photographs, what the run says of them, and what people decide."""
+"""A review: the images, the stages of the run, and the decisions."""
 
 import threading
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
+from tag2mask.confidence.ranking import IMAGES, read_ranking
 from tag2mask.data.corrections import IMPORTED, RECORD, Corrections, Decision, Verdict
 from tag2mask.data.deep_pixels import Intensity
 from tag2mask.data.images import MaskError, image_size, read_mask, reduced_size, values_that_are_no_class
@@ -14,26 +15,25 @@ from tag2mask.data.photos import PhotoSet
 from tag2mask.errors import Tag2maskError, UsageError, first_five
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.report.pictures import resize_labels
-from tag2mask.review.photographs import ReviewList
-from tag2mask.review.ranking import Ranking
-from tag2mask.review.stages import Labels, Size, stages_of
+from tag2mask.review.review_list import ReviewList
+from tag2mask.review.stages import Labels, Size, Stage, stages_of
 
 LOCKS = 64
-"""Photographs whose decisions can be written at the same time."""
+"""Decisions that can be written at the same time."""
 
 CORRECTION = "correction"
-"""The name of the mask that somebody accepted or drew, beside those of the stages."""
+"""The name of an accepted or corrected mask, in addition to those of the stages."""
 
 
 class Desk:
-    """What the page asks and decides, by the place of a photograph in the list; many threads may ask at once.
+    """The queries and decisions of the page, by the place of an image in the list. Thread-safe.
 
     Attributes:
-        list: the photographs.
-        stages: what can be looked at, by name.
-        corrections: where decisions are kept.
-        pixel_limit: a photograph with more pixels is not opened.
-        intensity: how images of more than 8 bits are read, as by `read_image`.
+        list: the images.
+        stages: the stages to show, by name.
+        corrections: the folder of decisions.
+        pixel_limit: an image with more pixels is not opened.
+        intensity: as in `read_image`.
     """
 
     def __init__(
@@ -45,20 +45,20 @@ class Desk:
         pixel_limit: int,
         intensity: Intensity | None = None,
     ) -> None:
-        """Go through the photographs and the decisions once.
+        """Read the images and the decisions once.
 
         Args:
             photos: to be reviewed.
-            run: whose masks and CAMs; nothing is written to it.
+            run: with masks and CAMs; only read.
             corrections: the decisions, of the same classes.
-            pixel_limit: a photograph with more pixels is not opened.
-            intensity: how images of more than 8 bits are read, as by `read_image`.
+            pixel_limit: an image with more pixels is not opened.
+            intensity: as in `read_image`.
 
         Raises:
-            UsageError: a photograph has an ID that decisions cannot be kept under, or the ranking is damaged.
+            UsageError: an ID is the name of a record of the corrections, or the ranking is damaged.
         """
         self.run, self.corrections, self.pixel_limit, self.intensity = run, corrections, pixel_limit, intensity
-        self.list = ReviewList(photos, Ranking.of_run(run.path))
+        self.list = ReviewList(photos, read_ranking(run.path) if (run / IMAGES).is_file() else None)
         for record in (RECORD, IMPORTED):
             if self.list.place(Path(record).stem) is not None:
                 raise UsageError(
@@ -70,7 +70,7 @@ class Desk:
         for photo_id in corrections.ids():
             place = self.list.place(photo_id)
             if place is not None:
-                with suppress(Tag2maskError, OSError):  # the page of the photograph says what is wrong
+                with suppress(Tag2maskError, OSError):  # the page of the image shows the error
                     self.list.note(place, corrections.decision(photo_id))
 
     @property
@@ -79,7 +79,7 @@ class Desk:
         return self.list.photos.classes
 
     def decision(self, place: int) -> Decision | None:
-        """What was decided about a photograph, by whatever review; the list keeps it in mind.
+        """The stored decision about an image, also by another review; the list is updated.
 
         Raises:
             Tag2maskError: the decision is damaged.
@@ -91,7 +91,7 @@ class Desk:
         return decision
 
     def start(self, place: int) -> str | None:
-        """The name of the mask to begin with: a correction, else the run's mask, else a prediction; None for none."""
+        """The name of the mask to start from: a correction, the run's mask or a prediction; None without any."""
         photo = self.list.photo(place)
         if self._mask(photo) is not None:
             return CORRECTION
@@ -107,74 +107,56 @@ class Desk:
         """
         photo, size = self.list.photo(place), self.size(place)
         if name != CORRECTION:
-            return self._stage_labels(photo, size, name, long_side)
+            return self._stage(name).labels(photo, size, len(self.classes), long_side)
         path = self._mask(photo)
         if path is None:
             raise UsageError(f"{photo.id} has no correction")
         mask = read_mask(path, size=size, classes=len(self.classes), pixel_limit=self.pixel_limit)
         return resize_labels(mask, reduced_size(size, long_side))
 
-    def _stage_labels(self, photo: Photo, size: Size, name: str, long_side: int | None) -> Labels:
-        if name not in self.stages:
-            raise UsageError(f"there is no stage {name!r} here, only {', '.join(self.stages)}")
-        return self.stages[name].labels(photo, size, len(self.classes), long_side)
-
     def heat(self, place: int, name: str, class_id: int) -> Labels:
-        """How strongly a stage speaks for a class, 255 = 1.
+        """The CAM of a class by a stage, 255 = 1.
 
         Raises:
-            UsageError: there is no such stage, or it has no heat of that class.
+            UsageError: there is no such stage, or it has no CAM of that class.
             Tag2maskError: it cannot be read.
         """
-        if name not in self.stages:
-            raise UsageError(f"there is no stage {name!r} here, only {', '.join(self.stages)}")
-        return self.stages[name].heat(self.list.photo(place), self.size(place), len(self.classes), class_id)
+        return self._stage(name).heat(self.list.photo(place), self.size(place), len(self.classes), class_id)
 
-    def keep_mask(self, place: int, verdict: Verdict, mask: Labels) -> Decision:
-        """Keep a mask as accepted or corrected; the tags stay as they were decided.
+    def keep_mask(self, place: int, verdict: Verdict, mask: Labels) -> Decision | None:
+        """Store a mask as accepted or corrected; decided tags stay.
 
         Args:
-            place: of the photograph.
+            place: of the image.
             verdict: `accepted` or `corrected`.
-            mask: uint8 (H, W).
+            mask: uint8 (H, W), of the image's size.
 
         Raises:
-            UsageError: another verdict.
-            MaskError: the mask has another size, or values that are no class.
+            MaskError: the mask has values that are not classes.
         """
-        if verdict not in ("accepted", "corrected"):
-            raise UsageError(f"a mask is kept as accepted or corrected, not as {verdict}")
         photo = self.list.photo(place)
-        _require_classes(photo, mask, self.size(place), len(self.classes))
+        if wrong := values_that_are_no_class(mask, len(self.classes)):
+            raise MaskError(f"the mask of {photo.id}: {wrong}")
         with self._lock(place):
             before = self._before(photo)
-            decision = Decision.now(verdict, before.tags if before else None)
-            self.corrections.write(photo.id, decision, mask)
-            self.list.note(place, decision)
-        return decision
+            return self._store(place, Decision.now(verdict, before.tags if before else None), mask)
 
     def drop_mask(self, place: int, verdict: Verdict | None) -> Decision | None:
-        """Reject a photograph's mask, or take its verdict back; a mask that was kept is deleted, the tags stay.
-
-        Raises:
-            UsageError: a verdict that goes with a mask.
-        """
-        if verdict not in (None, "rejected"):
-            raise UsageError(f"the verdict {verdict} goes with a mask")
+        """Reject an image's mask, or undo its verdict (None); a stored mask is deleted, the tags stay."""
         photo = self.list.photo(place)
         with self._lock(place):
             before = self._before(photo)
-            return self._without_mask(place, photo, verdict, before.tags if before else None)
+            return self._store(place, Decision.now(verdict, before.tags if before else None))
 
     def change_tags(self, place: int, tags: Sequence[int] | None) -> Decision | None:
-        """Give a photograph other tags; the verdict and the mask stay.
+        """Change the tags of an image; the verdict and the mask stay.
 
         Args:
-            place: of the photograph.
-            tags: class ids; None, or the data set's own, for those.
+            place: of the image.
+            tags: class ids; None or the data set's own to undo a change.
 
         Raises:
-            UsageError: a number that is no class.
+            UsageError: a number that is not a class.
         """
         photo = self.list.photo(place)
         wrong = [tag for tag in tags or () if not 1 <= tag <= len(self.classes)]
@@ -184,50 +166,41 @@ class Desk:
         names = None if chosen is None else tuple(self.classes[tag - 1] for tag in chosen)
         with self._lock(place):
             before, path = self._before(photo), self._mask(photo)
-            if before is None or path is None:
-                kept = None if before is None or before.has_mask else before.verdict
-                return self._without_mask(place, photo, kept, names)
-            decision = Decision.now(before.verdict, names)
-            self.corrections.write(photo.id, decision, read_mask(path, pixel_limit=self.pixel_limit))
-            self.list.note(place, decision)
-            return decision
+            verdict = None if before is None or (before.has_mask and path is None) else before.verdict
+            mask = None if path is None else read_mask(path, pixel_limit=self.pixel_limit)
+            return self._store(place, Decision.now(verdict, names), mask)
+
+    def _stage(self, name: str) -> Stage:
+        if name not in self.stages:
+            raise UsageError(f"there is no stage {name!r} here, only {', '.join(self.stages)}")
+        return self.stages[name]
 
     def _lock(self, place: int) -> threading.Lock:
-        """Held where the decision about a photograph is read or written; saving a large mask stops no other one."""
+        """The lock for the decision about an image; images rarely share one."""
         return self._locks[place % LOCKS]
 
     def _before(self, photo: Photo) -> Decision | None:
-        """What was decided so far; a mask whose decision is damaged counts as drawn, as one without any does."""
+        """The decision so far; a mask with a damaged decision or none counts as corrected."""
         try:
             return self.corrections.decision(photo.id)
         except Tag2maskError:
             return Decision("corrected") if self.corrections.stored_mask(photo.id) else None
 
     def _mask(self, photo: Photo) -> Path | None:
-        """The mask that somebody accepted or drew."""
+        """The accepted or corrected mask."""
         before = self._before(photo)
         return self.corrections.stored_mask(photo.id) if before is not None and before.has_mask else None
 
-    def _without_mask(
-        self, place: int, photo: Photo, verdict: Verdict | None, tags: tuple[str, ...] | None
-    ) -> Decision | None:
-        decision = None if verdict is None and tags is None else Decision.now(verdict, tags)
-        if decision is None:
-            self.corrections.forget(photo.id)
+    def _store(self, place: int, decision: Decision, mask: Labels | None = None) -> Decision | None:
+        """Store a decision; None if it says nothing, which undoes an earlier one."""
+        photo_id = self.list.photo(place).id
+        stored = None if decision.verdict is None and decision.tags is None else decision
+        if stored is None:
+            self.corrections.forget(photo_id)
         else:
-            self.corrections.write(photo.id, decision)
-        self.list.note(place, decision)
-        return decision
+            self.corrections.write(photo_id, stored, mask)
+        self.list.note(place, stored)
+        return stored
 
     def _size(self, place: int) -> Size:
         return image_size(self.list.photo(place).path, pixel_limit=self.pixel_limit)
-
-
-def _require_classes(photo: Photo, mask: Labels, size: Size, classes: int) -> None:
-    """Refuse a mask that does not fit its photograph or its classes."""
-    if mask.shape != size:
-        (height, width), (rows, columns) = size, mask.shape
-        raise MaskError(f"the mask of {photo.id} is {columns} × {rows} pixels, its photograph {width} × {height}")
-    wrong = values_that_are_no_class(mask, classes)
-    if wrong:
-        raise MaskError(f"the mask of {photo.id}: {wrong}")

@@ -1,61 +1,34 @@
-"""The addresses of the page: photographs by their place in the list, so that no path ever comes from outside."""
+"""The API of the page. Images are addressed by their place in the list, so no request contains a path."""
 
 import gzip
 import io
-from secrets import token_urlsafe
 from typing import Any, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
-from flask import Blueprint, Flask, Response, jsonify, render_template, request
+from flask import Blueprint, Response, jsonify, request
 from PIL import Image
 from werkzeug.exceptions import BadRequest, HTTPException, LengthRequired, NotFound, RequestEntityTooLarge
 
 from tag2mask.data.corrections import Decision, Verdict
 from tag2mask.data.images import read_small
 from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.report.colours import Palette, css, most_frequent_first
-from tag2mask.report.pictures import heat_colours
+from tag2mask.report.pictures import Palette, css, heat_colours, most_frequent_first
 from tag2mask.review.desk import Desk
-from tag2mask.review.guard import Guard
-from tag2mask.review.photographs import Order, Query, State
+from tag2mask.review.review_list import Order, Query, State
 
 THUMBNAIL, PICTURE = 192, 4096
-"""Longer sides of what the browser gets of a photograph, in pixels; masks go whole."""
+"""Longer sides of images for the browser, in pixels; masks are not reduced."""
 
 PAGE = 100
-"""Photographs of a page of the list."""
+"""Images per page of the list."""
 
 JSON_BYTES = 64 * 1024
-"""The longest JSON that is read."""
+"""The largest JSON body."""
 
 
-def build_app(desk: Desk, guard: Guard, name: str) -> Flask:
-    """The page and what it asks for.
-
-    Args:
-        desk: of the review.
-        guard: of the server.
-        name: of the run, for the title.
-    """
-    app = Flask("tag2mask.review", static_folder="static", template_folder="templates")
-    app.json.ensure_ascii = True  # type: ignore[attr-defined]  # what is not UTF-8 in a file name travels escaped
-    app.url_map.merge_slashes = False
-    guard.protect(app)
-    app.register_error_handler(Exception, _told)
-    start, shown = token_urlsafe(6), name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    app.register_blueprint(_reading(desk, start), url_prefix="/api")
-    app.register_blueprint(_deciding(desk), url_prefix="/api")
-
-    @app.get("/")
-    def page() -> str:
-        return render_template("review.html", token=guard.token, start=start, name=shown)
-
-    return app
-
-
-def _reading(desk: Desk, start: str) -> Blueprint:
-    """What is asked and changes nothing; ``start`` names this start, at the next one others may lie there."""
+def reading_routes(desk: Desk, start: str) -> Blueprint:
+    """The routes that change nothing; images with ``start``, an ID of this server process, may be cached."""
     routes = Blueprint("reading", __name__)
     palette = Palette(most_frequent_first(desk.list.tag_counts(), len(desk.classes)))
 
@@ -114,8 +87,8 @@ def _reading(desk: Desk, start: str) -> Blueprint:
     return routes
 
 
-def _deciding(desk: Desk) -> Blueprint:
-    """What changes a decision; each answers with what is kept now."""
+def deciding_routes(desk: Desk) -> Blueprint:
+    """The routes that change a decision; each answers with the new state."""
     routes = Blueprint("deciding", __name__)
 
     def kept(place: int, decision: Decision | None) -> Response:
@@ -148,7 +121,7 @@ def _deciding(desk: Desk) -> Blueprint:
 
 
 def _details(desk: Desk, place: int) -> dict[str, Any]:
-    """All that the page shows of a photograph, but for its pixels."""
+    """Everything about an image except its pixels."""
     photo, decision, fault_of_decision = desk.list.photo(place), None, None
     try:
         decision = desk.decision(place)
@@ -163,7 +136,9 @@ def _details(desk: Desk, place: int) -> dict[str, Any]:
         for stage in desk.stages.values()
         if stage.has(photo)
     ]
-    doubt = desk.list.doubt(place)
+    doubt, shown = desk.list.doubt(place), None
+    if doubt is not None:
+        shown = {"confidence": doubt.confidence, "class_name": doubt.class_name, "reason": doubt.reason}
     return {
         "place": place,
         "id": photo.id,
@@ -173,24 +148,24 @@ def _details(desk: Desk, place: int) -> dict[str, Any]:
         "own_tags": photo.tags,
         "stages": stages,
         "start": desk.start(place),
-        "doubt": None if doubt is None else vars(doubt),
+        "doubt": shown,
         **_decided(desk, place, decision),
     }
 
 
 def _decided(desk: Desk, place: int, decision: Decision | None) -> dict[str, Any]:
-    """What is decided about a photograph."""
+    """The decision about an image."""
     verdict, at = (decision.verdict, decision.at) if decision else (None, "")
     tags = desk.list.tags(place)
     return {"verdict": verdict, "tags": tags, "other_tags": desk.list.has_other_tags(place), "at": at}
 
 
 def _listed(desk: Desk, place: int, rank: int) -> dict[str, Any]:
-    """A photograph in the list."""
+    """An image in the list."""
     try:
         decision = desk.decision(place)
     except (Tag2maskError, OSError):
-        decision = None  # the page of the photograph says what is wrong
+        decision = None  # the page of the image shows the error
     doubt = desk.list.doubt(place)
     listed = _decided(desk, place, decision)
     confidence = None if doubt is None else doubt.confidence
@@ -198,7 +173,7 @@ def _listed(desk: Desk, place: int, rank: int) -> dict[str, Any]:
 
 
 def _query(desk: Desk) -> Query:
-    """The query of an address."""
+    """The query in the parameters of the request."""
     class_id, state, order = _number("class", 0), request.args.get("state") or None, request.args.get("order", "list")
     if not 0 <= class_id <= len(desk.classes):
         raise BadRequest(f"class should be 1 to {len(desk.classes)}")
@@ -218,7 +193,7 @@ def _number(name: str, default: int) -> int:
 
 
 def _body(most: int, *, exact: bool = False) -> bytes:
-    """The body of a request, refused by its length before it is read."""
+    """The body of the request, refused by its length before it is read."""
     length = request.content_length
     if length is None:
         raise LengthRequired("the length of the body is not said")
@@ -231,7 +206,7 @@ def _body(most: int, *, exact: bool = False) -> bytes:
 
 
 def _json(name: str) -> Any:
-    """A value of the body's JSON object."""
+    """A value in the JSON object of the body."""
     if request.mimetype != "application/json":
         raise BadRequest("the body should be JSON")
     _body(JSON_BYTES)
@@ -242,7 +217,7 @@ def _json(name: str) -> Any:
 
 
 def _raw(values: npt.NDArray[np.uint8]) -> Response:
-    """uint8 (h, w) as its bytes: no picture format, whose colours a browser could change on the way to a canvas."""
+    """uint8 (h, w) as raw bytes: a browser could change the colours of an image format."""
     answer = Response(gzip.compress(values.tobytes(), compresslevel=1), mimetype="application/octet-stream")
     answer.headers["Content-Encoding"] = "gzip"
     answer.headers["X-Height"], answer.headers["X-Width"] = map(str, values.shape)
@@ -250,14 +225,14 @@ def _raw(values: npt.NDArray[np.uint8]) -> Response:
 
 
 def _jpeg(pixels: npt.NDArray[np.uint8], quality: int) -> Response:
-    """A photograph as JPEG."""
+    """RGB pixels as JPEG."""
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "JPEG", quality=quality, subsampling=0)
     return Response(content.getvalue(), mimetype="image/jpeg")
 
 
-def _told(error: Exception) -> tuple[Response, int]:
-    """Every error as JSON: {"error": …}."""
+def error_answer(error: Exception) -> tuple[Response, int]:
+    """An error as JSON, {"error": …}, with its status code."""
     if isinstance(error, HTTPException):
         code, message = error.code or 500, error.description or error.name
     elif isinstance(error, IndexError):

@@ -1,26 +1,134 @@
-"""The server: on the loopback interface alone, a thread for each request, until Ctrl-C."""
+"""The server: on the loopback interface only, with a secret key, one thread per request, until Ctrl-C."""
 
 import socket
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass, field
+from hmac import compare_digest
+from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any
 
+from flask import Flask, Response, redirect, render_template, request
+from werkzeug.exceptions import Forbidden, UnsupportedMediaType
 from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.wrappers import Response as AnyResponse
 
 from tag2mask.errors import UsageError
 from tag2mask.review.desk import Desk
-from tag2mask.review.guard import LOOPBACK, READING, Guard
-from tag2mask.review.routes import build_app
+from tag2mask.review.routes import deciding_routes, error_answer, reading_routes
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-PATIENCE = 20
-"""Seconds that what is being saved has at the end."""
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+"""The names of this machine that are served."""
 
-PORTS = range(8765, 8785)
-"""Where a free port is looked for, so that the address is mostly the same."""
+_HTTP = 80
+"""The port that browsers leave out of an address."""
+
+_BODIES = ("application/json", "application/octet-stream")
+"""Content types of a request that changes something; a form of another site cannot send them."""
+
+_READING = ("GET", "HEAD")
+"""Methods that change nothing."""
+
+_PATIENCE = 20
+"""Seconds to wait for requests that are saving when the server ends."""
+
+_PORTS = range(8765, 8785)
+"""The first ports that are tried, so that the address is usually the same."""
+
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+def _secret() -> str:
+    return token_urlsafe(24)
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Accepts only requests of the page.
+
+    Attributes:
+        port: of the server.
+        key: part of the printed address, then in a cookie; keeps out other users of this machine.
+        token: part of the page; needed for every request that changes something.
+    """
+
+    port: int
+    key: str = field(default_factory=_secret)
+    token: str = field(default_factory=_secret)
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Accepted values of the header Host; a rebound DNS name has another."""
+        names = [f"[{name}]" if ":" in name else name for name in LOOPBACK]
+        without_port = names if self.port == _HTTP else []
+        return frozenset([*(f"{name}:{self.port}" for name in names), *without_port])
+
+    @property
+    def cookie(self) -> str:
+        """Its name; browsers share cookies between the ports of a machine."""
+        return f"tag2mask-review-{self.port}"
+
+    def protect(self, app: Flask) -> None:
+        """Check every request of an app, and add security headers to every answer."""
+        app.before_request(self._check)
+        app.after_request(_harden)
+
+    def _check(self) -> AnyResponse | None:
+        if request.headers.get("Host", "") not in self.hosts:
+            raise Forbidden(f"this server answers to localhost:{self.port} alone; forward the same port where you must")
+        offered = request.args.get("key")
+        if request.path == "/" and offered is not None and _same(offered, self.key):
+            answer = redirect("/")  # without the key in the address
+            answer.set_cookie(self.cookie, self.key, httponly=True, samesite="Lax")
+            return answer
+        if not _same(request.cookies.get(self.cookie, ""), self.key):
+            raise Forbidden("open the address that `tag2mask review` printed when it started, the key included")
+        if request.path != "/" and request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
+            raise Forbidden("another site asks for this")
+        if request.method not in _READING:
+            if not _same(request.headers.get("X-Review-Token", ""), self.token):
+                raise Forbidden("the page is not of this start of `tag2mask review`; open the address that it printed")
+            if request.mimetype not in _BODIES:
+                raise UnsupportedMediaType(f"the body should be {' or '.join(_BODIES)}, received {request.mimetype!r}")
+        return None
+
+
+def build_app(desk: Desk, guard: Guard, name: str) -> Flask:
+    """The Flask app of a review.
+
+    Args:
+        desk: of the review.
+        guard: of the server.
+        name: of the run, for the title.
+    """
+    app = Flask("tag2mask.review", static_folder="static", template_folder="templates")
+    app.json.ensure_ascii = True  # type: ignore[attr-defined]  # escapes bytes of file names that are not UTF-8
+    app.url_map.merge_slashes = False
+    guard.protect(app)
+    app.register_error_handler(Exception, error_answer)
+    start, shown = token_urlsafe(6), name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    app.register_blueprint(reading_routes(desk, start), url_prefix="/api")
+    app.register_blueprint(deciding_routes(desk), url_prefix="/api")
+
+    @app.get("/")
+    def page() -> str:
+        return render_template("review.html", token=guard.token, start=start, name=shown)
+
+    return app
 
 
 class Server:
@@ -31,18 +139,18 @@ class Server:
     """
 
     def __init__(self, desk: Desk, name: str, *, host: str = LOOPBACK[0], port: int = 0) -> None:
-        """Take the port; nothing is answered yet.
+        """Bind the port; nothing is answered yet.
 
         Args:
             desk: of the review.
             name: of the run, for the title.
             host: a name of the loopback interface.
-            port: 0 for the first that is free.
+            port: 0 for the first free one.
 
         Raises:
             UsageError: another host, or the port is taken.
         """
-        self._socket, self._host = _bound(host, port), host
+        self._socket = _bound(host, port)
         number = self._socket.getsockname()[1]
         guard = Guard(number)
         app = build_app(desk, guard, name)
@@ -52,22 +160,22 @@ class Server:
         self._server = make_server(host, number, app, threaded=True, request_handler=_Quiet, fd=self._socket.fileno())
 
     def serve(self) -> None:
-        """Answer until the process is interrupted, or `stop` is called; what is being saved then is saved."""
+        """Answer until the process is interrupted, or `stop` is called; then finish requests that are saving."""
         try:
             self._server.serve_forever()
         except KeyboardInterrupt:
-            pass  # werkzeug mostly catches it
+            pass  # werkzeug usually catches it
         finally:
             self._socket.close()
             self._saving.wait()
 
     @property
     def saving(self) -> bool:
-        """Whether something is being saved."""
+        """Whether a request is saving."""
         return self._saving.open > 0
 
     def close(self) -> None:
-        """Give the port back, where `serve` is not called."""
+        """Release the port without serving."""
         self._server.server_close()
         self._socket.close()
 
@@ -77,14 +185,14 @@ class Server:
 
 
 class _Saving:
-    """Counts what is being saved, from the first byte on: the threads of requests do not outlive the process."""
+    """Counts requests that save, from their first byte on: their threads end with the process."""
 
     def __init__(self, app: "WSGIApplication") -> None:
         self._app, self.open, self._ended = app, 0, threading.Condition()
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Answer a request."""
-        if environ["REQUEST_METHOD"] in READING:
+        if environ["REQUEST_METHOD"] in _READING:
             return self._app(environ, start_response)
         with self._ended:
             self.open += 1
@@ -96,19 +204,19 @@ class _Saving:
                 self._ended.notify_all()
 
     def wait(self) -> None:
-        """Return when nothing is being saved any more; a browser that sends no further byte is not waited for long."""
+        """Wait until no request is saving, or `_PATIENCE` is over."""
         with self._ended:
-            self._ended.wait_for(lambda: not self.open, timeout=PATIENCE)
+            self._ended.wait_for(lambda: not self.open, timeout=_PATIENCE)
 
 
 class _Quiet(WSGIRequestHandler):
-    """Says nothing of requests that were answered."""
+    """Logs errors only."""
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Nothing."""
 
     def log(self, type: str, message: str, *args: Any) -> None:
-        """Nothing but errors, which `werkzeug` logs itself."""
+        """Errors only."""
         if type == "error":
             super().log(type, message, *args)
 
@@ -117,7 +225,7 @@ def refuse_host(host: str) -> None:
     """Refuse to serve to other machines.
 
     Raises:
-        UsageError: the host is no name of the loopback interface.
+        UsageError: the host is not a name of the loopback interface.
     """
     if host not in LOOPBACK:
         raise UsageError(
@@ -127,11 +235,22 @@ def refuse_host(host: str) -> None:
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A socket that listens."""
+    """A listening socket."""
     refuse_host(host)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for number in (port,) if port else (*PORTS, 0):
+    for number in (port,) if port else (*_PORTS, 0):
         with suppress(OSError):
             return socket.create_server((host, number), family=family)
     message = f"port {port} of {host} is taken, or not allowed" if port else f"no port of {host} is free"
     raise UsageError(f"{message}; choose another with --port")
+
+
+def _same(given: str, wanted: str) -> bool:
+    return compare_digest(given.encode("utf-8", "replace"), wanted.encode())
+
+
+def _harden(answer: Response) -> Response:
+    for name, value in _HEADERS.items():
+        answer.headers[name] = value
+    answer.headers.setdefault("Cache-Control", "no-store")
+    return answer

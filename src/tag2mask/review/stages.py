@@ -1,8 +1,7 @@
-"""What a run holds of a photograph, to be looked at: masks, predictions and CAMs, as labels and as heat."""
+"""The masks, predictions and CAMs of a run, as labels and as heat maps."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,29 +11,28 @@ from tag2mask.data.images import read_mask, reduced_size
 from tag2mask.data.photo import Photo
 from tag2mask.errors import UsageError
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.report.figures import KINDS
+from tag2mask.report.figures import KINDS, cam_thresholds, read_splits
 from tag2mask.report.pictures import resize_labels
 from tag2mask.report.ranking import cam_labels, open_cam
-from tag2mask.review.photographs import prediction_folders
 
 Size = tuple[int, int]
 
 Labels = npt.NDArray[np.uint8]
 
 HEAT_SIDE = 512
-"""Longer side of a heat map in pixels: CAMs are smooth, and the browser enlarges them so."""
+"""Longer side of a heat map in pixels: CAMs are smooth, and the browser enlarges them."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage that can be looked at.
+    """A stage with files to show.
 
     Attributes:
         name: in addresses.
         title: on the page.
-        folder: where its files are.
-        is_cam: whether those are CAMs; else they are masks.
-        threshold: of CAMs without background, above which a pixel is of a class; None where that is not known.
+        folder: with its files.
+        is_cam: whether the files are CAMs; otherwise they are masks.
+        threshold: background threshold of CAMs without background; None if unknown.
     """
 
     name: str
@@ -44,25 +42,25 @@ class Stage:
     threshold: float | None = None
 
     def has(self, photo: Photo) -> bool:
-        """Whether there is a file of a photograph."""
+        """Whether an image has a file."""
         return (self.folder / self._name(photo)).is_file()
 
     def heats(self, photo: Photo) -> tuple[int, ...]:
-        """The classes of which there is heat; 0 is background."""
+        """The classes with a heat map; 0 is background."""
         return (read_ids(self.folder / self._name(photo)) or ()) if self.is_cam else ()
 
     def decides(self, photo: Photo) -> bool:
-        """Whether it says one class for each pixel."""
+        """Whether it has one class per pixel."""
         return not self.is_cam or self.threshold is not None or 0 in self.heats(photo)
 
     def labels(self, photo: Photo, size: Size, classes: int, long_side: int | None = None) -> Labels:
         """The class of each pixel.
 
         Args:
-            photo: the photograph.
+            photo: the image.
             size: (H, W) of it.
             classes: without background.
-            long_side: reduce the answer to that many pixels; CAMs are then not enlarged beyond it.
+            long_side: longer side of the result in pixels; None: that of the image.
 
         Returns:
             uint8 (h, w).
@@ -80,10 +78,10 @@ class Stage:
         return np.asarray(found, dtype=np.uint8)
 
     def heat(self, photo: Photo, size: Size, classes: int, class_id: int) -> Labels:
-        """How strongly CAMs speak for a class, 255 = 1.
+        """The CAM of a class, 255 = 1.
 
         Returns:
-            uint8 (h, w) over the whole photograph, `HEAT_SIDE` long at most.
+            uint8 (h, w), reduced to `HEAT_SIDE`.
 
         Raises:
             Tag2maskError: the file is missing or damaged, does not fit, or has no such class.
@@ -102,29 +100,23 @@ class Stage:
         return f"{photo.id}.npz" if self.is_cam else f"{photo.id}.png"
 
 
+def prediction_folders(run: RunFolder) -> list[str]:
+    """The folders with the predictions of a split, relative to the run folder."""
+    folder = run / "predictions"
+    return sorted(f"predictions/{each.name}" for each in folder.iterdir() if each.is_dir()) if folder.is_dir() else []
+
+
 def stages_of(run: RunFolder) -> dict[str, Stage]:
-    """The stages of a run that have files, by name, the last first: `mask`, then predictions, then CAMs."""
+    """The stages of a run with files, by name, the last first: `mask`, then predictions, then CAMs."""
     found = [Stage("mask", "Mask of the run", run / "masks", False)]
     predicted = prediction_folders(run)
     for number, folder in enumerate(predicted):
         split = folder.partition("/")[2]
         title = "Prediction" if len(predicted) == 1 else f"Prediction, {split}"
         found.append(Stage(f"prediction-{number}", title, run / folder, False))
-    thresholds = _thresholds(run)
+    metrics = run.metrics() if (run / "metrics.json").is_file() else {}
+    thresholds = cam_thresholds(read_splits(metrics))
     for kind, title in reversed(KINDS.items()):
         found.append(Stage(f"cam-{kind}", title, run / f"cams/{kind}", True, thresholds.get(kind)))
     found.append(Stage("seeds", "Base CAM", run / "seeds", True, None))
     return {stage.name: stage for stage in found if stage.folder.is_dir()}
-
-
-def _thresholds(run: RunFolder) -> dict[str, float]:
-    """The best background threshold of each kind of CAM, by the first split that has one."""
-    if not (run / "metrics.json").is_file():
-        return {}
-    splits: dict[str, dict[str, dict[str, Any]]] = run.metrics().get("cams", {})
-    found: dict[str, float] = {}
-    for kinds in splits.values():
-        for kind, figures in kinds.items():
-            if figures.get("threshold") is not None:
-                found.setdefault(kind, float(figures["threshold"]))
-    return found

@@ -9,7 +9,7 @@ from tag2mask.scenes.backgrounds import BACKGROUNDS
 from tag2mask.scenes.clutter import draw_clutter
 from tag2mask.scenes.creatures import draw_creature
 from tag2mask.scenes.layers import Layer, overlap, paint
-from tag2mask.scenes.settings import SceneSettings
+from tag2mask.scenes.settings import BODY_LENGTH, CLUTTER, NOISE, OBJECTS, SPECIES_PER_SCENE, SceneSettings
 from tag2mask.scenes.species import SPECIES
 from tag2mask.scenes.textures import smooth_noise, step
 
@@ -70,7 +70,7 @@ def render_scene(settings: SceneSettings, split: str, index: int) -> Scene:
     labels = _population(rng, settings)
     background = _background(rng, settings, labels[0])
     picture = BACKGROUNDS[background](rng, settings.size).astype(np.float32)
-    things = [draw_clutter(rng, settings.size) for _ in range(rng.integers(*settings.clutter, endpoint=True))]
+    things = [draw_clutter(rng, settings.size) for _ in range(rng.integers(*CLUTTER, endpoint=True))]
     behind = len(things) - len(things) // 3
     for thing in things[:behind]:
         paint(picture, thing, _anywhere(rng, settings.size, thing))
@@ -89,10 +89,8 @@ def render_scene(settings: SceneSettings, split: str, index: int) -> Scene:
 
 def _population(rng: np.random.Generator, settings: SceneSettings) -> list[int]:
     """Class ids of the creatures, the first species first."""
-    count = int(rng.integers(*settings.objects, endpoint=True))
-    kinds = rng.permutation(settings.classes)[
-        : int(rng.integers(1, min(settings.species_a_scene, count), endpoint=True))
-    ]
+    count = int(rng.integers(*OBJECTS, endpoint=True))
+    kinds = rng.permutation(settings.classes)[: int(rng.integers(1, min(SPECIES_PER_SCENE, count), endpoint=True))]
     return [int(kinds[place] if place < len(kinds) else rng.choice(kinds)) + 1 for place in range(count)]
 
 
@@ -107,8 +105,8 @@ def _place_creatures(rng: np.random.Generator, settings: SceneSettings, labels: 
     """Find a place for each creature in which it, and all before it, can be seen; the farthest first."""
     placed: list[Placed] = []
     for label in labels:
-        length = settings.size * rng.uniform(*settings.scale) / len(labels) ** 0.35
-        layer = draw_creature(rng, settings, SPECIES[label - 1], length)
+        length = settings.size * rng.uniform(*BODY_LENGTH) / len(labels) ** 0.35
+        layer = draw_creature(rng, SPECIES[label - 1], length)
         for _ in range(TRIES):
             trial = sorted(
                 [*placed, Placed(layer, _anywhere(rng, settings.size, layer), label)], key=lambda one: one.foot
@@ -189,6 +187,6 @@ def _develop(rng: np.random.Generator, settings: SceneSettings, picture: np.ndar
     clouds = smooth_noise(rng, (settings.size, settings.size), (2, 2))
     light = rng.uniform(0.88, 1.1) * (1 + rng.uniform(0, 0.14) * slope + 0.06 * clouds)
     tint = rng.uniform(0.95, 1.05, 3).astype(np.float32)
-    noise = settings.noise * rng.standard_normal(picture.shape, dtype=np.float32)
+    noise = NOISE * rng.standard_normal(picture.shape, dtype=np.float32)
     developed = picture * light[..., None].astype(np.float32) * tint + noise
     return np.asarray((developed.clip(0, 1) * 255).round().astype(np.uint8))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tag2mask.scenes.layers import Layer, Part, bounds, canvas
-from tag2mask.scenes.settings import SceneSettings
+from tag2mask.scenes.settings import KINSHIP
 from tag2mask.scenes.shapes import Point, capsule, convex_polygon, ellipse
 from tag2mask.scenes.species import Species
 from tag2mask.scenes.textures import (
@@ -50,7 +50,7 @@ COATS: tuple[Colour, ...] = (
     (0.66, 0.40, 0.26),
     (0.72, 0.58, 0.60),
 )
-"""Base colours that run through all looks of one creature, as far as `SceneSettings.kinship` says."""
+"""Base colours that run through all looks of one creature, as far as `KINSHIP` says."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Build:
     split: float
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, head: float) -> "Build":
+    def draw(cls, rng: np.random.Generator) -> "Build":
         """Random proportions: lizards, dogs, giraffes; they say nothing about the species."""
         return cls(
             girth=rng.uniform(0.24, 0.33),
@@ -77,50 +77,46 @@ class Build:
                 (-rng.uniform(0.1, 0.2), rng.uniform(-0.2, 0.1)),
                 (-rng.uniform(0.05, 0.25), rng.uniform(-0.25, 0.15)),
             ),
-            head=0.18 * head * rng.uniform(0.9, 1.1),
+            head=0.18 * rng.uniform(0.9, 1.1),
             split=rng.uniform(-0.12, 0.08),
         )
 
 
-def draw_creature(rng: np.random.Generator, settings: SceneSettings, species: Species, length: float) -> Layer:
+def draw_creature(rng: np.random.Generator, species: Species, length: float) -> Layer:
     """A creature of random build, looks and pose.
 
     Args:
         rng: the source of all chances.
-        settings: of the scenes: ``head``, ``looks``, ``kinship`` and ``look_bias``.
         species: its class.
         length: of its body from shoulder to rump, in pixels; the whole is about twice as long.
     """
     shape = int(np.ceil(1.6 * length)), int(np.ceil(2.0 * length))
     x, y = canvas(shape, length, tilt=rng.uniform(-0.3, 0.3), mirrored=bool(rng.integers(2)))
-    return Layer.of(creature_parts(rng, settings, species, x, y), shape, unit=length, roundness=0.12)
+    return Layer.of(creature_parts(rng, species, x, y), shape, unit=length, roundness=0.12)
 
 
 def creature_parts(
-    rng: np.random.Generator, settings: SceneSettings, species: Species, x: np.ndarray, y: np.ndarray
+    rng: np.random.Generator, species: Species, x: np.ndarray, y: np.ndarray, *, kinship: float = KINSHIP
 ) -> list[Part]:
     """The parts of a creature that looks to the right, the lowest first; x and y (h, w) in units of its body's length.
 
-    What is drawn from ``rng`` does not depend on the species: the same chances give every species the same body,
-    unless ``look_bias`` says otherwise.
+    What is drawn from ``rng`` does not depend on the species: the same chances give every species the same body.
     """
-    build = Build.draw(rng, settings.head)
+    build = Build.draw(rng)
     coat = COATS[rng.integers(len(COATS))]
     shift = rng.uniform(-1, 1, 2)
     height, width = x.shape
     fur = 0.05 * smooth_noise(rng, (height, width), (height // 4, width // 4))[..., None]
-    looks = _looks(rng, settings, species)
-    painted = [_paint(look, coat, settings.kinship, x + shift[0], y + shift[1]) + fur for look in looks]
+    looks = _looks(rng)
+    painted = [_paint(look, coat, kinship, x + shift[0], y + shift[1]) + fur for look in looks]
     return [*_body(build, x, y, painted), *_head(build, species, painted[0], x, y)]
 
 
-def _looks(rng: np.random.Generator, settings: SceneSettings, species: Species) -> list[Look]:
-    """Three looks (front, rear, limbs), of which as many differ as the settings say."""
-    pool = rng.permutation(len(LOOKS)).tolist()
-    if rng.uniform() < settings.look_bias:
-        pool.sort(key=lambda index: index not in species.looks)  # a stable sort: the own ones first
-    chosen = [LOOKS[index] for index in pool[: settings.looks]]
-    return [chosen[place % len(chosen)] for place in range(3)]
+def _looks(rng: np.random.Generator) -> list[Look]:
+    """Three different looks: front, rear, limbs."""
+    pool = rng.permutation(len(LOOKS))
+    rng.uniform()  # without effect; without it all scenes would be others than those of earlier versions
+    return [LOOKS[index] for index in pool[:3]]
 
 
 def _paint(look: Look, coat: Colour, kinship: float, x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ FaceMark = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Species:
-    """What tells a class apart (its face), and what merely goes with it (its home, its usual looks).
+    """What tells a class apart (its face), and what merely goes with it (its home).
 
     Attributes:
         name: the class name.
@@ -23,7 +23,6 @@ class Species:
         pattern: where the marks are.
         crown: what the creature wears on its head.
         home: the background on which it is mostly met.
-        looks: indices of the two body looks that are typical of it (`tag2mask.scenes.creatures.LOOKS`).
     """
 
     name: str
@@ -32,7 +31,6 @@ class Species:
     pattern: FaceMark
     crown: Literal["ears", "points", "spikes", "horn", "feelers", "mane"]
     home: str
-    looks: tuple[int, int]
 
 
 def _rings(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -60,10 +58,10 @@ def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 SPECIES = (
-    Species("dab", (0.93, 0.20, 0.20), (1.00, 0.95, 0.90), _rings, "ears", "meadow", (0, 1)),
-    Species("fen", (0.98, 0.82, 0.10), (0.12, 0.10, 0.10), _bars, "points", "snow", (1, 2)),
-    Species("mib", (0.10, 0.25, 0.95), (0.95, 0.98, 1.00), _zigzag, "spikes", "sand", (2, 3)),
-    Species("quill", (0.95, 0.25, 0.75), (0.40, 0.02, 0.40), _dots, "horn", "meadow", (3, 4)),
-    Species("tock", (0.10, 0.75, 0.70), (0.02, 0.25, 0.30), _cross, "feelers", "sand", (4, 5)),
-    Species("zorb", (0.98, 0.50, 0.08), (0.98, 0.98, 0.95), _halves, "mane", "snow", (5, 0)),
+    Species("dab", (0.93, 0.20, 0.20), (1.00, 0.95, 0.90), _rings, "ears", "meadow"),
+    Species("fen", (0.98, 0.82, 0.10), (0.12, 0.10, 0.10), _bars, "points", "snow"),
+    Species("mib", (0.10, 0.25, 0.95), (0.95, 0.98, 1.00), _zigzag, "spikes", "sand"),
+    Species("quill", (0.95, 0.25, 0.75), (0.40, 0.02, 0.40), _dots, "horn", "meadow"),
+    Species("tock", (0.10, 0.75, 0.70), (0.02, 0.25, 0.30), _cross, "feelers", "sand"),
+    Species("zorb", (0.98, 0.50, 0.08), (0.98, 0.98, 0.95), _halves, "mane", "snow"),
 )

@@ -2,9 +2,7 @@
 
 import csv
 import io
-import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from PIL import Image
 
 from tag2mask.data import write_mask
 from tag2mask.errors import UsageError, first_five
+from tag2mask.fields import plain
 from tag2mask.files import atomic_path, read_json, remove_partial, write_json, write_text
 from tag2mask.scenes.composition import Scene, render_scene
 from tag2mask.scenes.settings import SceneSettings
@@ -47,7 +46,7 @@ def write_scenes(folder: Path, settings: SceneSettings, *, on_scene: Callable[[s
     Raises:
         UsageError: the folder holds something else, or scenes of other settings.
     """
-    manifest = {"generator": VERSION, "settings": json.loads(json.dumps(asdict(settings)))}
+    manifest = {"generator": VERSION, "settings": plain(settings, affecting=True)}
     if _is_complete(folder, manifest):
         return False
     remove_partial(folder)  # of a run that was killed

@@ -21,7 +21,7 @@ from tag2mask.training.average import WeightAverage
 from tag2mask.training.best import BestWeights
 from tag2mask.training.loading import Samples, batches
 from tag2mask.training.meter import Losses, Meter
-from tag2mask.training.settings import LoopSettings
+from tag2mask.training.settings import LoopSettings, RecordSettings
 from tag2mask.training.state import Interrupted, StopRequest, load_state, save_state, training_log
 
 _STEPS_BETWEEN_STOPS = 5
@@ -99,6 +99,7 @@ def train_network(
     seed: int,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     workers: int = 0,
+    records: RecordSettings | None = None,
     on_step: OnStep = lambda done, total, values: None,
 ) -> Trained:
     """Train the network of ``task`` in place, from the state saved in ``folder`` if there is one.
@@ -113,6 +114,7 @@ def train_network(
         seed: of all draws.
         device: `auto` takes the GPU if there is one.
         workers: processes that read photographs; 0 reads in this one.
+        records: how often state and figures are written; None: as by default.
         on_step: progress.
 
     Raises:
@@ -122,6 +124,8 @@ def train_network(
     """
     if settings.keep_best and task.validate is None:
         raise UsageError(f"{task.stage}.keep_best needs photographs with ground truth to measure on; leave it out")
+    records = records or RecordSettings()
+    check_engine(task.stage, settings, device, records)
     accelerator = _accelerator(task, settings, device)
     network = task.network
     total = settings.total_steps(len(task.samples))
@@ -134,7 +138,7 @@ def train_network(
     network, optimizer = accelerator.prepare(network, optimizer)
     loader = batches(task.samples, settings, seed, (step, total), workers, accelerator)
     main = accelerator.is_main_process
-    opened = training_log(folder, step=step, tensorboard=settings.tensorboard) if main else nullcontext()
+    opened = training_log(folder, step=step, tensorboard=records.tensorboard) if main else nullcontext()
     trained = Trained(steps=step, resumed_from=step)
     meter = Meter(task.stage, settings.batch_size // settings.accumulate)
     with retained_memory(), opened as log, StopRequest().listen() as stop:
@@ -162,7 +166,7 @@ def train_network(
             step += 1
             kept.average.follow(accelerator.unwrap_model(network))
             last = step == total
-            saved = last or step % settings.checkpoint_every == 0
+            saved = last or step % records.checkpoint_every == 0
             validates = _validates(task, settings, step, last=last)
             if saved:  # before anything that could fail
                 _save(state_path, network, optimizer, kept, accelerator, meter, step)
@@ -172,7 +176,7 @@ def train_network(
             kept.best.offer(accelerator.unwrap_model(network), figures, step)
             if saved and step == kept.best.step:
                 _save(state_path, network, optimizer, kept, accelerator, meter, step)
-            if last or step % settings.log_every == 0 or validates:
+            if last or step % records.log_every == 0 or validates:
                 values = {"step": step, "learning_rate": optimizer.param_groups[0]["lr"], **meter.read(step), **figures}
                 if log is not None:
                     log.append(values)
@@ -228,21 +232,22 @@ def _validated(task: Task, network: nn.Module) -> Mapping[str, float]:
     return figures
 
 
-def check_engine(stage: str, settings: LoopSettings, device: Literal["auto", "cpu", "cuda"]) -> None:
+def check_engine(
+    stage: str, settings: LoopSettings, device: Literal["auto", "cpu", "cuda"], records: RecordSettings
+) -> None:
     """Refuse what this machine cannot do, before anything is made for it.
 
     Raises:
         UsageError: fp16 without a GPU, or TensorBoard where it is not installed.
     """
-    if settings.tensorboard and find_spec("tensorboard") is None:
-        raise UsageError(f"{stage}.tensorboard needs TensorBoard; pip install 'tag2mask[tensorboard]'")
+    if records.tensorboard and find_spec("tensorboard") is None:
+        raise UsageError("train.tensorboard needs TensorBoard; pip install 'tag2mask[tensorboard]'")
     if settings.precision == "fp16" and resolve_device(device).type == "cpu":
         raise UsageError(f"{stage}.precision fp16 needs a GPU; on a CPU use fp32, or bf16")
 
 
 def _accelerator(task: Task, settings: LoopSettings, device: Literal["auto", "cpu", "cuda"]) -> Accelerator:
     """The engine for the chosen device and precision."""
-    check_engine(task.stage, settings, device)
     on_cpu, precision = resolve_device(device).type == "cpu", settings.precision
     if precision == "auto":
         precision = "fp32" if on_cpu or not torch.cuda.is_bf16_supported() else "bf16"

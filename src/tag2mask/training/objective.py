@@ -73,8 +73,7 @@ def objective(
         result = suppressed(result, external, use)
     consistency = outside = None
     if settings.consistency_weight:
-        stop = settings.stop_gradient
-        consistency = consistency_loss(cams, tags, result, adaptive=settings.adaptive, stop_gradient=stop)
+        consistency = consistency_loss(cams, tags, result, stop_gradient=settings.stop_gradient)
         total = total + settings.consistency_weight * consistency
     if external is not None and use is not None and teaches:
         target = external_target(result, external, use)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.data.images import IGNORED
-from tag2mask.data.labelled_set import LabelledSet
+from tag2mask.data.training_set import LabelledSet
 from tag2mask.distributed import mean_over_processes
 from tag2mask.networks.segmentation import SegmentationNetwork
 from tag2mask.training.engine import Group, Task

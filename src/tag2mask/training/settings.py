@@ -3,17 +3,51 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from tag2mask.data.settings import AugmentSettings
-from tag2mask.fields import Checked, setting
+from tag2mask.data.settings import AugmentSettings, FlipViewSettings, ViewSettings
+from tag2mask.fields import Checked, Fixed, setting
 from tag2mask.networks.settings import SegmentationNetworkSettings
 from tag2mask.pot.loss import StopGradient
 from tag2mask.refine.affinity_loss import RADIUS
 from tag2mask.refine.settings import SureSettings
 
+Optimizer = Literal["adamw", "sgd"]
+
+POWER = 0.9
+"""Exponent with which the learning rate falls. Source: every published recipe here."""
+
+WEIGHT_DECAY = 1e-4
+"""Of the weights of the POT network and of the edge branch. Source: IRN, the release."""
+
+BIAS_FACTOR = 2.0
+"""The learning rate of biases of a segmentation network, as a multiple of that of weights. Source: DeepLabV2."""
+
+CHECKPOINT_EVERY = 200
+"""Steps between two saved states."""
+
+LOG_EVERY = 10
+"""Steps between two lines of log.jsonl."""
+
+
+@dataclass
+class RecordSettings(Checked):
+    """What a training leaves on disk besides its network; section `train` has it for every stage that trains.
+
+    Attributes:
+        checkpoint_every: steps between two saved states.
+        log_every: steps between two lines of log.jsonl.
+        tensorboard: also write those values for TensorBoard; needs the extra `tensorboard`.
+    """
+
+    checkpoint_every: int = setting(CHECKPOINT_EVERY, low=1, affects=False)
+    log_every: int = setting(LOG_EVERY, low=1, affects=False)
+    tensorboard: bool = setting(False, affects=False)
+
+    _section: ClassVar[str] = "train"
+
 
 @dataclass
 class LoopSettings(Checked):
-    """How any network is trained.
+    """How any network is trained; `SegmentSettings` and `TrainSettings` document what is constant here.
 
     Attributes:
         steps: number of optimiser steps; null takes `epochs`.
@@ -21,44 +55,28 @@ class LoopSettings(Checked):
         batch_size: photographs a step, over all processes.
         accumulate: parts of a batch that go through the network one after another, for less memory; the step takes
             the mean of their gradients. Statistics of batch norm, and means in a loss, are then those of a part.
-        optimizer: `adamw` or `sgd`.
-        learning_rate: at the start; it falls to 0 as (1 − step/steps)^power.
+        learning_rate: at the start; it falls to 0 as (1 − step/steps)^0.9.
         momentum: of `sgd`.
-        weight_decay: of all trainable weights.
-        power: exponent of the schedule.
-        power_every: steps for which the learning rate stays before it falls again.
-        clip: largest norm of the gradient; null does not clip.
         precision: `fp32`, `bf16`, `fp16`, or `auto`: bf16 on a GPU that has it, fp32 elsewhere.
-        average: the network ends with the mean of its weights over the steps, each counting this much of the next
-            (0.999: some thousand steps); null ends with the last weights.
-        validate_every: steps between two measurements on photographs with masks, where the stage has such; null: none.
-        keep_best: true ends with the weights that measured best there, instead of the last. They are then chosen on
-            those photographs, and what is measured on them is too good. False never chooses.
-        checkpoint_every: steps between two saved states.
-        log_every: steps between two lines of log.jsonl.
-        tensorboard: also write those values for TensorBoard; needs the extra `tensorboard`.
-        augment: how a photograph becomes a training view.
+        augment: how an image becomes a training view.
     """
 
     steps: int | None = setting(None, low=1)
     epochs: float = setting(6.0, above=0)
     batch_size: int = setting(16, low=1)
     accumulate: int = setting(1, low=1)
-    optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = setting(2e-4, above=0)
     momentum: float = setting(0.9, low=0)
-    weight_decay: float = setting(1e-4, low=0)
-    power: float = setting(0.9, low=0)
-    power_every: int = setting(1, low=1)
-    clip: float | None = setting(1.0, above=0, null="null switches clipping off")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    average: float | None = setting(None, above=0, below=1, null="null ends with the last weights")
-    validate_every: int | None = setting(None, low=1, affects=False, null="null never measures")
-    keep_best: bool = False
-    checkpoint_every: int = setting(200, low=1, affects=False)
-    log_every: int = setting(10, low=1, affects=False)
-    tensorboard: bool = setting(False, affects=False)
-    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    augment: ViewSettings = field(default_factory=ViewSettings)
+    optimizer = Fixed[Optimizer]("sgd")
+    weight_decay = Fixed(WEIGHT_DECAY)
+    power = Fixed(POWER)
+    power_every = Fixed(1)
+    clip = Fixed[float | None](None)
+    average = Fixed[float | None](None)
+    validate_every = Fixed[int | None](None, affects=False)
+    keep_best = Fixed(value=False)
 
     _section: ClassVar[str] = "train"
 
@@ -81,23 +99,27 @@ class LoopSettings(Checked):
 
 
 @dataclass
-class TrainSettings(LoopSettings):
-    """How the POT network is trained: as `LoopSettings`, and by these.
+class TrainSettings(LoopSettings, RecordSettings):
+    """How the POT network is trained: as `LoopSettings`, with the records of `RecordSettings`, and by these.
 
     Attributes:
+        optimizer: `adamw` or `sgd`.
+        clip: largest norm of the gradient; null does not clip.
         head_factor: the learning rate of classifier and projections, as a multiple of the backbone's.
         classification_weight: λ_cls, of the multi-label soft margin loss.
         consistency_weight: λ_ot, of the consistency loss; 0 leaves it out.
         consistency_start: share of the steps, in [0, 1], before which the consistency loss is left out.
-        adaptive: weigh the consistency loss by the certainty of the plan.
         stop_gradient: the side of the consistency loss without gradient: `pot`, `classifier` or `none`.
     """
 
+    optimizer: Optimizer = "adamw"
+    clip: float | None = setting(1.0, above=0, null="null switches clipping off")
+    augment: FlipViewSettings = field(default_factory=FlipViewSettings)
     head_factor: float = setting(10.0, above=0)
     classification_weight: float = setting(1.0, low=0)
     consistency_weight: float = setting(0.5, low=0)
     consistency_start: float = setting(0.5, low=0, high=1)
-    adaptive: bool = True
+    adaptive = Fixed(value=True)
     stop_gradient: StopGradient = "pot"
 
 
@@ -108,9 +130,7 @@ class EdgeSettings(LoopSettings):
     Attributes:
         backbone: what the edge branch reads, frozen: null takes the trained POT network's; else as `network.backbone`.
         weights: of that other backbone, as `network.weights`.
-        levels: indices of the stages that the branch reads; null takes the usual ones.
-        radius: cells of 4 pixels; the loss compares cells less than this apart.
-        labels: which labels of the CAMs are learnt from.
+        labels: which labels of the CAMs are used for training.
 
     Source: IRN for 3 epochs of 32 photographs, the learning rate, the crop, and sizes of 0.5 to 1.5 times 500 px. Its
     momentum is 1e-4 by accident, which is as good as none.
@@ -118,16 +138,17 @@ class EdgeSettings(LoopSettings):
 
     epochs: float = setting(3.0, above=0)
     batch_size: int = setting(32, low=1)
-    optimizer: Literal["adamw", "sgd"] = "sgd"
     learning_rate: float = setting(0.1, above=0)
     momentum: float = setting(0.0, low=0)
-    clip: float | None = setting(None, above=0, null="null switches clipping off")
-    augment: AugmentSettings = field(default_factory=lambda: AugmentSettings(crop=512, long_side=(250, 750)))
+    augment: ViewSettings = field(default_factory=lambda: ViewSettings(crop=512, long_side=(250, 750)))
     backbone: str | None = setting(None, path=True)
     weights: str = setting("imagenet", path=True)
-    levels: tuple[int, ...] | None = None
-    radius: int = setting(RADIUS, low=2)
+    levels = Fixed[tuple[int, ...] | None](None)
+    radius = Fixed(RADIUS)
     labels: SureSettings = field(default_factory=SureSettings)
+    checkpoint_every = Fixed(CHECKPOINT_EVERY, affects=False, instead="train.checkpoint_every")
+    log_every = Fixed(LOG_EVERY, affects=False, instead="train.log_every")
+    tensorboard = Fixed(value=False, affects=False, instead="train.tensorboard")
 
     _section: ClassVar[str] = "edges"
 
@@ -137,32 +158,47 @@ class SegmentSettings(LoopSettings):
     """How the segmentation network is trained: as `LoopSettings`, and by these.
 
     Attributes:
+        optimizer: `adamw` or `sgd`.
+        weight_decay: of all trainable weights; biases and norms do not decay.
+        clip: largest norm of the gradient; null does not clip.
+        power_every: steps for which the learning rate stays before it falls again.
+        average: the network ends with the mean of its weights over the steps, each counting this much of the next
+            (0.999: some thousand steps); null ends with the last weights.
+        validate_every: steps between two measurements on images with masks, where there are such; null: none.
+        keep_best: true ends with the weights that measured best there, instead of the last. They are then chosen on
+            those images, and what is measured on them is too good. False never chooses.
         enabled: whether `run` trains it; the verb `segment` always does.
         network: which network.
         labels: what it learns from: `masks`, the run's own, or `truth`, ground truth, for comparison.
         label_weights: how much each pixel counts: `none`, all alike, or `confidence`, as probable as its label is by
             the CRF; needs `refine.keep_confidence`.
         head_factor: the learning rate of the head, as a multiple of the backbone's.
-        bias_factor: the learning rate of biases, as a multiple of that of weights; biases and norms do not decay.
 
-    Source: 10 photographs a step, sizes, optimiser and factors of the DeepLabV2 of HSC_WSSS. Its crop is 448; with one
+    Source: 10 images per step, sizes, optimiser and factors of the DeepLabV2 of HSC_WSSS. Its crop is 448; with one
     pixel more the outer cells of stride 8 have their middles on the outer pixels, where `align_corners` puts them. With
     448 the last one is 7 pixels off.
     """
 
     epochs: float = setting(20.0, above=0)
     batch_size: int = setting(10, low=1)
-    optimizer: Literal["adamw", "sgd"] = "sgd"
+    optimizer: Optimizer = "sgd"
     learning_rate: float = setting(1e-3, above=0)
     weight_decay: float = setting(5e-4, low=0)
     clip: float | None = setting(None, above=0, null="null switches clipping off")
     augment: AugmentSettings = field(default_factory=lambda: AugmentSettings(crop=449, long_side=(250, 750), colour=10))
+    power_every: int = setting(1, low=1)
+    average: float | None = setting(None, above=0, below=1, null="null ends with the last weights")
+    validate_every: int | None = setting(None, low=1, affects=False, null="null never measures")
+    keep_best: bool = False
     enabled: bool = setting(False, affects=False)
     network: SegmentationNetworkSettings = field(default_factory=SegmentationNetworkSettings)
     labels: Literal["masks", "truth"] = "masks"
     label_weights: Literal["none", "confidence"] = "none"
     head_factor: float = setting(10.0, above=0)
-    bias_factor: float = setting(2.0, above=0)
+    bias_factor = Fixed(BIAS_FACTOR)
+    checkpoint_every = Fixed(CHECKPOINT_EVERY, affects=False, instead="train.checkpoint_every")
+    log_every = Fixed(LOG_EVERY, affects=False, instead="train.log_every")
+    tensorboard = Fixed(value=False, affects=False, instead="train.tensorboard")
 
     _section: ClassVar[str] = "segment"
 
