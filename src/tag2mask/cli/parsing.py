@@ -89,11 +89,11 @@ def build_parser(name: str, function: Callable[..., Any] | None = None) -> Parse
         required = parameter.default is inspect.Parameter.empty
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
             optional: dict[str, Any] = {} if required else {"nargs": "?"}
-            parser.add_argument(parameter.name, type=_type(parameter), help=docs.get(parameter.name), **optional)
+            parser.add_argument(_dest(parameter), type=parameter.annotation, help=docs.get(parameter.name), **optional)
         elif parameter.default is False:
             parser.add_argument(_option(parameter.name), action="store_true", help=docs.get(parameter.name))
         else:
-            default, kind = parameter.default, _type(parameter)
+            default, kind = parameter.default, parameter.annotation
             parser.add_argument(_option(parameter.name), type=kind, default=default, help=docs.get(parameter.name))
     parser.add_argument("--config", action="config", help="a preset's name or a YAML file; later ones override")
     for flag, text in FLAGS.items():
@@ -116,9 +116,10 @@ def _option(name: str) -> str:
     return f"--{name.rstrip('_').replace('_', '-')}"
 
 
-def _type(parameter: inspect.Parameter) -> Any:
-    """The type of a parameter of a command; paths are taken as they are, there or not."""
-    return parameter.annotation
+def _dest(parameter: inspect.Parameter) -> str:
+    """Where the parser keeps a parameter of a command: an argument may have the name of a section of settings."""
+    name = parameter.name.rstrip("_")
+    return name if parameter.kind is parameter.KEYWORD_ONLY else f"argument_{name}"
 
 
 Parsed = tuple[Callable[..., int], Invocation, dict[str, Any]]
@@ -148,7 +149,7 @@ def parse(name: str, command: Command, words: Sequence[str]) -> Parsed | None:
     if "--help-all" in words:
         parser.print_help()
         return None
-    own = list(inspect.signature(function).parameters)[1:]
+    own = list(inspect.signature(function).parameters.values())[1:]
     run = _run_of(command, words, function)
     quick = "-quick" if name == "demo" and "--quick" in words else ""
     base = ["--config", str(run / "config.yaml") if run and name != "demo" else f"{command.preset}{quick}"]
@@ -156,7 +157,7 @@ def parse(name: str, command: Command, words: Sequence[str]) -> Parsed | None:
     config = to_config(parser, namespace)
     given = _given(words)
     _refuse_sections(name, command, given)
-    values = {each: getattr(namespace, each.rstrip("_")) for each in own}
+    values = {each.name: getattr(namespace, _dest(each)) for each in own}
     named = _names_corrections(config, words, run)
     if run is not None and command.run and "out" not in given:
         config = replace(config, out=run)

@@ -30,7 +30,7 @@ def mask_source(config: Config, path: Path) -> tuple[MaskSource, str]:
         UsageError: there is no such folder, or nothing says what the classes are.
     """
     if not path.is_dir():
-        raise UsageError(f"--masks {path} is no folder; give a run, its predictions/SPLIT, or a folder of ID.png")
+        raise UsageError(f"{path} is no folder; give a run, its predictions/SPLIT, or a folder of ID.png")
     run, split, corrected = run_of(path), config.data.split, False
     data = data_of(config, run)
     if run is None:
