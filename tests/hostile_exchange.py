@@ -137,10 +137,7 @@ def _label_studio(yard: Yard, tasks: Tasks) -> list[str]:
 def _task(**data: object) -> dict[str, Any]:
     value = {"format": "rle", "rle": encode(np.ones((4, 4), np.bool_)), "brushlabels": ["cat"]}
     region = {"type": "brushlabels", "original_width": 4, "original_height": 4, "image_rotation": 0, "value": value}
-    return {
-        "data": {"photo_id": "one", "height": 4, "width": 4} | data,
-        "annotations": [{"result": [region]}],
-    }
+    return {"data": {"photo_id": "one", "height": 4, "width": 4} | data, "annotations": [{"result": [region]}]}
 
 
 def _changed(change: Callable[[dict[str, Any]], object]) -> Tasks:

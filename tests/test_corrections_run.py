@@ -154,11 +154,7 @@ def test_from_a_run_through_label_studio_and_back_into_training(
 
 
 def test_a_persons_mask_goes_before_the_methods(
-    copied: Path,
-    scenes: Path,
-    tmp_path: Path,
-    learnt: list[LabelledSet],
-    capsys: pytest.CaptureFixture[str],
+    copied: Path, scenes: Path, tmp_path: Path, learnt: list[LabelledSet], capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = {**SEGMENT, "segment__label_weights": "confidence", "refine__keep_confidence": "true"}
     settings |= {"refine__method": "crf", "segment__batch_size": "10"}  # each photograph in the one step

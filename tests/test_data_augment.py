@@ -312,11 +312,7 @@ def test_colours_move_as_colorsys_says() -> None:
     for y in range(6):
         for x in range(7):
             hue, saturation, value = colorsys.rgb_to_hsv(*(float(c) for c in image[:, y, x]))
-            moved = (
-                (hue + 30 / 180) % 1,
-                min(1, max(0, saturation - 9 / 255)),
-                min(1, max(0, value + 7 / 255)),
-            )
+            moved = ((hue + 30 / 180) % 1, min(1, max(0, saturation - 9 / 255)), min(1, max(0, value + 7 / 255)))
             assert np.allclose(found[:, y, x], colorsys.hsv_to_rgb(*moved), atol=0.04)
     assert torch.allclose(recoloured(image, np.zeros(3, dtype=int)), image, atol=0.03)
 

@@ -57,13 +57,7 @@ def square(top: int, left: int, side: int) -> list[list[float]]:
 
 
 def annotation(number: int, image: int, category: int, segmentation: Any, crowd: int = 0) -> dict[str, Any]:
-    return {
-        "id": number,
-        "image_id": image,
-        "category_id": category,
-        "iscrowd": crowd,
-        "segmentation": segmentation,
-    }
+    return {"id": number, "image_id": image, "category_id": category, "iscrowd": crowd, "segmentation": segmentation}
 
 
 def crowd_runs() -> dict[str, Any]:
@@ -575,12 +569,7 @@ def test_a_dry_run_paints_nothing_and_evaluate_does(
     shutil.rmtree(folder)
     assert main(["evaluate", str(tmp_path / "same"), *data, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["miou"] == 1
-    assert {path.name for path in folder.iterdir()} == {
-        "p3.png",
-        "p7.png",
-        "painted.json",
-        "instances_train2024.npz",
-    }
+    assert {path.name for path in folder.iterdir()} == {"p3.png", "p7.png", "painted.json", "instances_train2024.npz"}
 
 
 def test_a_run_from_the_annotations_to_the_page_paints_as_it_goes(root: Path, tmp_path: Path) -> None:

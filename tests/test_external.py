@@ -10,15 +10,7 @@ from torch import Tensor
 from tag2mask.errors import UsageError
 from tag2mask.inference import PhotoMaps
 from tag2mask.pot import PotSettings, TransportCams, normalised_cams, transport_cams
-from tag2mask.pot.external import (
-    NO_MAP,
-    ExternalSettings,
-    base_cams,
-    external_loss,
-    external_target,
-    fused,
-    suppressed,
-)
+from tag2mask.pot.external import NO_MAP, ExternalSettings, base_cams, external_loss, external_target, fused, suppressed
 
 GRID = (6, 7)
 TAGS = torch.tensor([[True, False, True, False], [False, True, False, False], [False, False, False, False]])

@@ -290,12 +290,7 @@ CASES: dict[str, tuple[Files, dict[str, Any], Tags | Fault, list[str]]] = {
         A,
         [],
     ),
-    "empty-annotations": (
-        voc({"Annotations/": "", "tags.csv": "image,tags\na,cat\n"}, "a"),
-        {},
-        A,
-        [],
-    ),
+    "empty-annotations": (voc({"Annotations/": "", "tags.csv": "image,tags\na,cat\n"}, "a"), {}, A, []),
     "labelmap": (
         voc(
             {"tags.csv": "image,tags\na,koala\n"}

@@ -161,9 +161,7 @@ CASES = {
         {f"{NFC}/1.png": IMAGE, f"{NFD}/2.png": IMAGE}, tags={f"{NFC}/1": (NFC,), f"{NFC}/2": (NFC,)}
     ),
     "a class list in NFC, folders in NFD": Case(
-        {f"{NFD}/1.png": IMAGE, "cat/1.png": IMAGE},
-        {"classes": f"{NFC},cat"},
-        {f"{NFC}/1": (NFC,), "cat/1": ("cat",)},
+        {f"{NFD}/1.png": IMAGE, "cat/1.png": IMAGE}, {"classes": f"{NFC},cat"}, {f"{NFC}/1": (NFC,), "cat/1": ("cat",)}
     ),
     "a table in NFC, files in NFD": Case(
         {f"{NFD}.png": IMAGE, "tags.csv": f"image,tags\n{NFC}.png,cat\n"}, tags={NFC: ("cat",)}

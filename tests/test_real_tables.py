@@ -125,11 +125,7 @@ CASES: dict[str, tuple[tuple[Files, dict[str, Any]], Tags | Fault, list[str]]] =
         ["tags are joined by blanks where each word is a tag by itself (first: `cat`, `person`)"],
     ),
     "blanks-of-classes": (of("image,tags\na.jpg,cat dog\n", classes="cat,dog"), {"a": ["cat", "dog"]}, ["by blanks"]),
-    "blank-in-a-class": (
-        of("image,tags\na.jpg,hot dog\n", classes="hot dog,dog,hot"),
-        {"a": ["hot dog"]},
-        [],
-    ),
+    "blank-in-a-class": (of("image,tags\na.jpg,hot dog\n", classes="hot dog,dog,hot"), {"a": ["hot dog"]}, []),
     "blank-in-a-name": (of("image,tags\na.jpg,traffic light\nb.jpg,dog\n"), {"a": ["traffic light"], "b": ["dog"]}, []),
     "blank-in-a-joined-name": (
         of("image,tags\na.jpg,hot dog;cat\nb.jpg,hot dog\nc.jpg,hot;dog\n"),

@@ -80,10 +80,7 @@ def black_and_white(mask: Mask, number: int) -> Mask:
     return np.where(mask > 0, 255, 0).astype(np.uint8)
 
 
-RIGHT: list[tuple[str, int, Write]] = [
-    ("one class", 1, lookup()),
-    ("three classes", 3, lookup()),
-]
+RIGHT: list[tuple[str, int, Write]] = [("one class", 1, lookup()), ("three classes", 3, lookup())]
 
 WRONG: list[tuple[str, int, Write, str]] = [
     ("0 and 255, one class", 1, black_and_white, "--data.mask_values 255=1`"),

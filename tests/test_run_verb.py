@@ -143,11 +143,7 @@ def test_a_run_on_voc_says_what_published_figures_it_cannot_be_compared_with(
         rows.append(f"{photo.stem},{';'.join(VOC_CLASSES[number - 1] for number in sorted(held))}")
     (root / "ImageSets/Segmentation/train.txt").write_text("\n".join(ids) + "\n")
     (root / "tags.csv").write_text("\n".join(rows) + "\n")
-    settings = {
-        "train__steps": "1",
-        "cams__kinds": "[pot]",
-        "data__masks": str(root / "SegmentationClass"),
-    }
+    settings = {"train__steps": "1", "cams__kinds": "[pot]", "data__masks": str(root / "SegmentationClass")}
     for verb, kind, told in (("run", "voc", True), ("run", "auto", True), ("evaluate", "voc", False)):
         assert run(verb, root, tmp_path / "out", **settings, data__kind=kind) == 0
         said = capsys.readouterr().out
