@@ -3,7 +3,6 @@
 import gc
 import random
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -30,17 +29,8 @@ from tag2mask.data.corrections import Corrections, Decision
 from tag2mask.errors import Tag2maskError
 from tag2mask.networks import SegmentationNetworkSettings, build_segmentation_network, save_network
 
-MODULES = (
-    hostile_images,
-    hostile_names,
-    hostile_tables,
-    hostile_trees,
-    hostile_arrays,
-    hostile_networks,
-    hostile_runs,
-    hostile_exchange,
-    hostile_words,
-)
+MODULES = [hostile_images, hostile_names, hostile_tables, hostile_trees, hostile_arrays]
+MODULES += [hostile_networks, hostile_runs, hostile_exchange, hostile_words]
 CASES: list[Case] = [case for module in MODULES for case in module.cases(random.Random(SEED))]
 
 
@@ -50,12 +40,6 @@ def _no_collector() -> Iterator[None]:
     gc.disable()
     yield
     gc.enable()
-
-
-def test_there_are_enough_and_each_is_another_one() -> None:
-    print(f"{len(CASES)} hostile inputs: {dict(Counter(case.kind for case in CASES))}")
-    assert len(CASES) >= 500
-    assert len({str(case) for case in CASES}) == len(CASES)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
