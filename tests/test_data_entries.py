@@ -1,40 +1,18 @@
-"""The list of photographs in a temporary file, and sequences that read it."""
+"""The list of images: it reads like a tuple, in every process, and does not grow in memory."""
 
 import multiprocessing
 import os
-import pickle
-import tempfile
 import threading
 import tracemalloc
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tag2mask.data import listing, open_photos
-from tag2mask.data.entries import Entries, Entry
 from tag2mask.data.listing import FolderIndex
 from tag2mask.data.photo import Photo, Photos
 from tag2mask.data.photos import survey
 from tag2mask.data.settings import DataSettings
-from tag2mask.errors import Tag2maskError
-from tag2mask.files import temporary_name
-
-NAMES = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=8)  # also what no encoding has
-
-
-@given(st.lists(st.tuples(NAMES, st.none() | st.lists(NAMES, max_size=3).map(tuple), NAMES, st.integers(0, 9))))
-def test_entries_come_back_as_they_were_added(values: list[tuple[str, tuple[str, ...] | None, str, int]]) -> None:
-    added = [Entry(name, f"/photos/{name}.jpg", tags, source, line) for name, tags, source, line in values]
-    entries = Entries(added)
-    assert len(entries) == len(added)
-    assert list(entries) == added
-    assert [entry.file for entry in entries] == [entry.file for entry in added]
-    ids = [entry.id for entry in added]
-    assert entries.repeated() == [entry for entry in added if ids.count(entry.id) > 1]
-    for photo_id in ids:
-        assert entries.of_id(photo_id) == [entry for entry in added if entry.id == photo_id]
 
 
 def table(folder: Path, count: int) -> DataSettings:
@@ -55,10 +33,11 @@ def photos(tmp_path: Path) -> Photos:
     return open_photos(table(tmp_path / "data", 600)).photos
 
 
-def test_a_sequence_reads_like_a_tuple(photos: Photos) -> None:
+def test_a_sequence_reads_like_a_tuple(photos: Photos, tmp_path: Path) -> None:
     held = tuple(photos)
     assert [photo.id for photo in held] == [f"a/photograph_{number:08}" for number in range(600)]
-    assert held[0].tags == (1,) and held[1].tags == (1, 2)
+    assert held[0] == Photo("a/photograph_00000000", tmp_path / "data/a/photograph_00000000.png", (1,))
+    assert held[1].tags == (1, 2)
     assert photos == held
     assert photos != held[:-1]
     assert (photos[7], photos[-1]) == (held[7], held[-1])
@@ -101,51 +80,6 @@ def test_threads_read_it(photos: Photos) -> None:
     for thread in threads:
         thread.join()
     assert found == [[photo.id for photo in photos[::100]]] * 4
-
-
-def test_a_copy_leaves_the_file_and_a_killed_process_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    space = Path("/proc/self/ns/pid").stat().st_ino if Path("/proc/self/ns/pid").exists() else 0
-    abandoned, foreign = (
-        tmp_path / temporary_name(f"{number}-photographs.sqlite").replace(f"~{os.getpid()}~", "~999999999~")
-        for number in (space, space + 1)  # of a container, whose numbers of processes are others
-    )
-    abandoned.write_bytes(b"of a killed process")
-    foreign.write_bytes(b"of a process that may live")
-    entries = Entries([Entry("one", "/one.jpg", ("cat",))])
-    assert [entry.id for entry in entries] == ["one"]
-    assert not abandoned.exists()
-    foreign.unlink()
-    (file,) = tmp_path.iterdir()
-    assert file.stat().st_mode & 0o077 == 0  # nobody else may read names and tags
-    copy = pickle.loads(pickle.dumps(entries))
-    assert copy == entries
-    del copy
-    assert file.exists()
-    with pytest.raises(RuntimeError, match="complete"):
-        entries.append(Entry("two", "/two.jpg", ()))
-    file.unlink()
-    entries.__setstate__(entries.__getstate__())  # as another process, which opens it anew
-    with pytest.raises(Tag2maskError, match="could not be read"):
-        list(entries)
-
-
-def test_the_file_goes_with_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    entries = Entries([Entry("one", "/one.jpg", ("cat",))])
-    assert len(list(entries)) == len(list(tmp_path.iterdir())) == 1
-    del entries
-    assert not list(tmp_path.iterdir())
-
-
-def test_without_room_for_it_the_error_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
-    with pytest.raises(Tag2maskError, match=r"could not be kept in .*missing.* TMPDIR"):
-        list(Entries([Entry("one", "/one.jpg", ("cat",))]))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "missing")])
-    with pytest.raises(Tag2maskError, match=r"could not be kept .* TMPDIR"):
-        list(Entries([Entry("one", "/one.jpg", ("cat",))]))
 
 
 def test_a_folder_is_read_once_for_all_that_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,8 +128,3 @@ def test_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
 
     few, many = peak(1000), peak(9000)
     assert many - few < 8000 * 40  # bytes; a photograph and its ID take 150
-
-
-def test_a_photograph_equals_one_that_is_held(photos: Photos, tmp_path: Path) -> None:
-    path = tmp_path / "data/a/photograph_00000000.png"
-    assert photos[0] == Photo("a/photograph_00000000", path, (1,))
