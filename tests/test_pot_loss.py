@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from torch import Tensor
 from pot_problems import Problem, random_problem
 from tag2mask.errors import UsageError
 from tag2mask.pot import PotSettings, TransportCams, certainty, consistency_loss, transport_cams
-from waiting import counts
 
 
 def solve(problem: Problem, pot: PotSettings | None = None) -> TransportCams:
@@ -141,11 +139,6 @@ def test_a_step_against_the_gradient_lowers_the_loss() -> None:
     (gradient,) = torch.autograd.grad(loss, cams)
     stepped = (cams - 2 * gradient).detach().clamp(0, 1)
     assert consistency_loss(stepped, problem.tags, result) < loss
-
-
-def test_it_never_waits_for_the_device() -> None:
-    problem = random_problem(8, (2, 1))
-    assert counts(partial(consistency_loss, problem.cams, problem.tags, solve(problem)))[0] == 0
 
 
 def test_cams_of_another_grid_are_refused() -> None:
