@@ -11,20 +11,14 @@ import torch
 from PIL import Image
 
 from run_tiny import files_of, run
-from tag2mask import distributed
-from tag2mask.cam_files import CamFile, read_cam, write_cam
+from tag2mask.cam_files import read_cam
 from tag2mask.cli import main
 from tag2mask.clip.npy_files import NpyCams, write_npy_cams
 from tag2mask.data import open_photos
 from tag2mask.data.images import read_mask, write_mask
-from tag2mask.data.photo import Photo
 from tag2mask.data.settings import DataSettings
 from tag2mask.errors import Tag2maskError
-from tag2mask.origin import cam_origin, image_origin, image_text, is_of_image, is_of_image_text, mask_origin
-from tag2mask.pipeline.cams import _missing
-from tag2mask.pipeline.config import CamSettings, Config
-from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pot.external import ExternalSettings
+from tag2mask.origin import cam_origin, image_origin, is_of_image, mask_origin
 from tag2mask.training.state import load_state, save_state
 from test_segment_stages import SEGMENT
 
@@ -212,27 +206,6 @@ def test_base_cams_follow_their_images(scenes: Path, tmp_path: Path, capsys: pyt
     assert is_of_image(read_cam(out / "cams/fused/train/0003.npz").image, path, path)
 
 
-def test_cams_of_an_earlier_version_follow_newer_base_cams(tmp_path: Path) -> None:
-    photo = Photo("a", tmp_path / "a.png", (1,))
-    Image.new("RGB", (8, 8)).save(photo.path)
-    run_folder, cam = RunFolder(tmp_path / "out"), CamFile(np.array([0, 1]), np.zeros((2, 1, 1)), (8, 8))
-    for kind in ("seeds", "cams/pot"):
-        write_cam(run_folder / kind / "a.npz", cam)
-    config = Config(cams=CamSettings(kinds=["pot"]), external=ExternalSettings(suppression=0.5))
-    os.utime(run_folder / "cams/pot/a.npz", (9, 9))
-    assert _missing(photo, run_folder, config)
-    os.utime(run_folder / "seeds/a.npz", (1, 1))
-    assert not _missing(photo, run_folder, config)
-
-
-def test_what_a_mask_records_of_another_kind_is_another_image(tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    path.write_bytes(b"one")
-    for recorded in ("1f00ab3c 1,2", "3", "3 4 5", "3 -1", "a b"):
-        assert not is_of_image_text(recorded, path, path)
-    assert is_of_image_text("", path, path) and is_of_image_text(image_text(path), path, path)
-
-
 def test_predictions_follow_network_and_image(scenes: Path, tmp_path: Path) -> None:
     root, out = Path(copytree(scenes, tmp_path / "data")), tmp_path / "out"
     assert run("run", root, out, **SEGMENT) == 0
@@ -258,13 +231,6 @@ def test_flipped_bytes_of_a_resume_state_are_found(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(Tag2maskError, match=r"not a readable resume state.*--restart train begins anew"):
         load_state(path)
-
-
-def test_one_process_is_the_main_one_whatever_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "1")
-    assert distributed.is_main()
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert not distributed.is_main()
 
 
 def test_what_is_recorded_of_an_image(tmp_path: Path) -> None:
