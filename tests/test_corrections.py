@@ -115,7 +115,7 @@ def test_values_of_their_own_are_read_by_their_alpha(alphas: list[int]) -> None:
     assert decode(rle, (1, len(alphas))).ravel().tolist() == [alpha >= 128 for alpha in alphas]
 
 
-def test_a_run_longer_than_any_block(tmp_path: Path) -> None:
+def test_a_run_longer_than_any_block() -> None:
     covered = np.ones((300, 400), dtype=bool)
     covered[150, 7] = False
     assert np.array_equal(np.array(_slow_decode(encode(covered)))[3::4].reshape(300, 400), covered * 255)
@@ -233,6 +233,9 @@ def test_what_is_wrong_in_a_label_studio_export_is_named(folder: Path, tmp_path:
     def put(name: str, value: object) -> Any:
         return lambda task: region(task).__setitem__(name, value)
 
+    def brush(labels: list[Any]) -> Any:
+        return put("value", {"format": "rle", "rle": [1, 2], "brushlabels": labels})
+
     def data(name: str, value: object) -> Any:
         return lambda task: task["data"].__setitem__(name, value)
 
@@ -241,11 +244,10 @@ def test_what_is_wrong_in_a_label_studio_export_is_named(folder: Path, tmp_path:
         (put("type", "polygonlabels"), "only brush labels"),
         (put("original_width", 3), "of another size"),
         (put("image_rotation", 90), "rotated"),
-        (put("value", {"format": "rle", "rle": [1, 2], "brushlabels": ["cat"]}), "run lengths"),
-        (put("value", {"format": "rle", "rle": 10**12, "brushlabels": ["cat"]}), "run lengths"),
-        (put("value", {"format": "rle", "rle": [1, 2], "brushlabels": [["cat"]]}), "labels [['cat']]"),
-        (put("value", {"format": "rle", "rle": [1, 2], "brushlabels": ["horse"]}), "labels ['horse']"),
-        (put("value", {"format": "rle", "rle": [1, 2], "brushlabels": ["cat", "cat"]}), "labels ['cat', 'cat']"),
+        (brush(["cat"]), "run lengths"),
+        (brush([["cat"]]), "labels [['cat']]"),
+        (brush(["horse"]), "labels ['horse']"),
+        (brush(["cat", "cat"]), "labels ['cat', 'cat']"),
         (data("height", 1 << 40), "at most"),
         (data("width", None), "no height and width"),
         (data("photo_id", "../up"), "is no ID"),
@@ -288,16 +290,16 @@ def _zip(path: Path, *names: str, content: bytes = b"x", mode: int = 0) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["../up.txt", "/root.txt", "a/../../up.txt", "C:/up.txt", "..\\up.txt"])
-def test_a_zip_that_climbs_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(Tag2maskError, match="leads out of the folder"):
-        list(cvat.read(_zip(tmp_path / "a.zip", "labelmap.txt", name), CLASSES))
-
-
-def test_a_zip_with_a_link_is_refused(tmp_path: Path) -> None:
-    path = _zip(tmp_path / "a.zip", "labelmap.txt", content=b"/etc/passwd", mode=stat.S_IFLNK | 0o777)
-    with pytest.raises(Tag2maskError, match="holds the link"):
-        list(cvat.read(path, CLASSES))
+@pytest.mark.parametrize(
+    ("name", "mode", "says"),
+    [
+        *((name, 0, "leads out of the folder") for name in ("../up.txt", "/root.txt", "a/../../up.txt", "..\\up.txt")),
+        ("a", stat.S_IFLNK | 0o777, "holds the link"),
+    ],
+)
+def test_a_zip_that_climbs_or_links_is_refused(name: str, mode: int, says: str, tmp_path: Path) -> None:
+    with pytest.raises(Tag2maskError, match=says):
+        list(cvat.read(_zip(tmp_path / "a.zip", "labelmap.txt", name, content=b"/etc/passwd", mode=mode), CLASSES))
 
 
 def test_a_folder_with_a_link_out_of_it_is_refused(tmp_path: Path) -> None:
@@ -313,21 +315,12 @@ def test_bombs_are_refused_before_they_are_read(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(archive, "MEMBER_BYTES", 1 << 19)
     with pytest.raises(Tag2maskError, match="1,048,576 bytes, at most"):
         list(cvat.read(path, CLASSES))
-    with zipfile.ZipFile(path) as file:
-        entry = file.getinfo("labelmap.txt")
     raw = path.read_bytes()
     directory = raw.rindex(b"PK\x01\x02")
     lying = raw[: directory + 24] + (1 << 31).to_bytes(4, "little") + raw[directory + 28 :]
-    assert entry.file_size == 1 << 20
     (tmp_path / "b.zip").write_bytes(lying)
     with pytest.raises(Tag2maskError, match="more than any zip of its size can"):
         list(cvat.read(tmp_path / "b.zip", CLASSES))
-
-
-def test_a_mask_of_too_many_pixels_is_refused_before_it_is_decoded(folder: Path, tmp_path: Path) -> None:
-    export_masks("cvat", MaskSource(folder, CLASSES), tmp_path / "out.zip")
-    found = dict(cvat.read(tmp_path / "out.zip", CLASSES, pixel_limit=100))
-    assert all("at most 100 are allowed" in reason for reason in found.values()) and len(found) == 3
 
 
 def test_broken_zips_are_refused(folder: Path, tmp_path: Path) -> None:

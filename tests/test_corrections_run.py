@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from run_tiny import BACKBONE, files_of, run, words
+from run_tiny import BACKBONE, files_of, run
 from tag2mask.cam_files import read_ids
 from tag2mask.cli import main
-from tag2mask.cli.request import Request
-from tag2mask.cli.verbs import VERBS
 from tag2mask.data import DataSettings, open_photos, read_mask, write_mask
 from tag2mask.data.corrections import Corrections, Decision
 from tag2mask.data.labelled_set import LabelledSet
@@ -24,14 +22,11 @@ from tag2mask.data.photos import PhotoSet
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.formats.target import whole_target
 from tag2mask.pipeline import segment as stage
-from tag2mask.pipeline.batches import sized_batches
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.corrections import TAGS, corrections_folder, newer_tags, record_tags, remembered_corrections
 from tag2mask.pipeline.exchange import mask_source
 from tag2mask.pipeline.learnt_from import LearntFrom
-from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
-from tag2mask.pipeline.refinable import shard_of
 from tag2mask.pipeline.repeats import Repeats
 from tag2mask.pipeline.run_folder import RunFolder
 
@@ -132,27 +127,6 @@ def test_from_a_run_through_cvat_and_back_into_training(
     assert "Mask, corrected by hand" in (copied / "report.html").read_text()
 
 
-def test_from_a_run_through_label_studio_and_back_into_training(
-    copied: Path, scenes: Path, tmp_path: Path, learnt: list[LabelledSet]
-) -> None:
-    photo_id = corrections_of(tmp_path, scenes)[1][1]
-    write_mask(tmp_path / f"drawn/{photo_id}.png", of_class_two())
-    classes = ",".join(open_photos(DataSettings(root=scenes)).classes)
-    drawn = ["--masks", str(tmp_path / "drawn"), "--data.classes", classes]
-    assert main(["export", "labelstudio", *drawn, "--out", str(tmp_path / "tasks")]) == 0
-    tasks = json.loads((tmp_path / "tasks/tasks.json").read_text())
-    for task in tasks:
-        task |= {"id": 1, "annotations": [{"was_cancelled": False, **task.pop("predictions")[0]}]}
-    (tmp_path / "export.json").write_text(json.dumps(tasks))
-    back = tmp_path / "corrected"
-    words = ["import", "labelstudio", str(tmp_path / "export.json"), "--run", str(copied), "--out", str(back)]
-    assert main(words) == 0
-    assert run("segment", scenes, copied, data__corrections=str(back), **SEGMENT) == 0
-    assert labels_of(learnt[0], photo_id) == {2}
-    untouched = corrections_of(tmp_path, scenes)[1][2]
-    assert labels_of(learnt[0], untouched) <= set(np.unique(read_mask(copied / f"masks/{untouched}.png")))
-
-
 def test_a_persons_mask_goes_before_the_methods(
     copied: Path, scenes: Path, tmp_path: Path, learnt: list[LabelledSet], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -238,8 +212,8 @@ def test_a_tag_that_is_no_class_is_named(copied: Path, scenes: Path, capsys: pyt
     assert f"{ids[0]}.json: the tag `gryphon` is not in the class list" in told
 
 
-def test_corrections_after_training_are_told_and_never_mixed_in(
-    copied: Path, scenes: Path, learnt: list[LabelledSet], capsys: pytest.CaptureFixture[str]
+def test_corrections_after_training_are_named_and_never_mixed_in(
+    copied: Path, scenes: Path, tmp_path: Path, learnt: list[LabelledSet], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("segment", scenes, copied, **SEGMENT) == 0
     kept, ids = corrections_of(copied / "corrections", scenes)
@@ -253,6 +227,8 @@ def test_corrections_after_training_are_told_and_never_mixed_in(
     assert run("segment", scenes, copied, restart="segment", **given) == 0
     capsys.readouterr()
     kept.write(ids[0], Decision.now("corrected"), of_class_two())  # once more as it was: nothing new
+    moved = copytree(kept.folder, tmp_path / "other", copy_function=copyfile)  # the same elsewhere, with new times
+    assert run("segment", scenes, copied, **{**given, "data__corrections": str(moved)}) == 0
     assert run("segment", scenes, copied, **given) == 0
     told = capsys.readouterr().err
     assert "newer" not in told and "rejected since" not in told
@@ -315,16 +291,6 @@ def test_a_run_remembers_another_folder_of_corrections(
     assert "data.corrections does not exist; name the folder of a review" in " ".join(capsys.readouterr().err.split())
 
 
-def test_what_the_run_remembers_is_read_under_its_lock(copied: Path, scenes: Path, tmp_path: Path) -> None:
-    kept, ids = corrections_of(tmp_path / "other", scenes)
-    kept.write(ids[0], Decision.now("rejected"))
-    request = Request.parse("cams", VERBS["cams"], words("cams", scenes, copied)[1:])
-    assert request is not None and request.config.data.corrections is None
-    RunFolder(copied).record_setting("data", "corrections", str(kept.folder))  # by another command
-    assert VERBS["cams"].action(request) == 0
-    assert remembered_corrections(copied) == kept.folder
-
-
 def test_every_run_of_several_has_decisions_of_its_own(scenes: Path, tmp_path: Path) -> None:
     config = Config(data=DataSettings(root=scenes, split="train"))
     before = Repeats(config, RunFolder(tmp_path), 2).fingerprints
@@ -359,42 +325,21 @@ def test_a_correction_that_comes_while_a_network_trains(
     assert noted is not None and set(noted.by_hand) == {*ids[:2]}
 
 
-def test_a_damaged_decision_leaves_every_batch_and_shard_as_it_is(scenes: Path, tmp_path: Path) -> None:
-    kept = corrections_of(tmp_path / "kept", scenes)[0]
-    config = Config(data=DataSettings(root=scenes, split="train", corrections=kept.folder), shard="1/2", workers=0)
-    kept.write("elsewhere/0", Decision.now("rejected"))
-    result = StageResult("cams")
-    whole = [[photo.id for photo in batch] for batch in sized_batches(photographs(config).photos, config, result)]
-    damaged = whole[0][0]
-    (kept.folder / f"{damaged}.json").parent.mkdir()
-    (kept.folder / f"{damaged}.json").write_text("{")
-    photos = photographs(config)
-    found = sized_batches(photos.photos, config, result).without(photos.decided.damaged)
-    expected = [[photo_id for photo_id in batch if photo_id != damaged] for batch in whole]
-    assert [[photo.id for photo in batch] for batch in found] == [batch for batch in expected if batch]
-    assert damaged not in {photo.id for photo in found.photographs()}
-    mine = shard_of(photos.photos, config, result, damaged=photos.decided.damaged)
-    assert [photo.id for photo in mine] == [photo_id for batch in expected for photo_id in batch]
-
-
 @pytest.mark.parametrize(
-    ("name", "text", "stage_name"),
+    ("name", "text"),
     [
-        ("train/learnt_from.json", '{"tags": []}', "train"),
-        ("train/learnt_from.json", '{"tags": {"a": 5}}', "train"),
-        ("train/learnt_from.json", "[" * 100_000, "train"),
-        ("segment/learnt_from.json", '{"photographs": "a"}', "segment"),
-        ("segment/learnt_from.json", '{"photographs": [], "by_hand": {"a": 1}}', "segment"),
-        ("segment/learnt_from.json", "[]", "segment"),
+        ("train", '{"tags": {"a": 5}}'),
+        ("train", "[" * 100_000),
+        ("segment", '{"photographs": [], "by_hand": {"a": 1}}'),
+        ("segment", "[]"),
     ],
 )
-def test_a_damaged_record_of_what_was_learnt_from(name: str, text: str, stage_name: str, tmp_path: Path) -> None:
-    path = tmp_path / name
+def test_a_damaged_record_of_what_was_learnt_from(name: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / name / "learnt_from.json"
     path.parent.mkdir()
     path.write_text(text)
-    photos = PhotoSet(("cat",), (), tmp_path)
-    with pytest.raises(Tag2maskError, match=rf"learnt_from\.json is damaged.*--restart {stage_name}"):
-        newer_tags(RunFolder(tmp_path), photos) if stage_name == "train" else LearntFrom.read(path)
+    with pytest.raises(Tag2maskError, match=rf"learnt_from\.json is damaged.*--restart {name}"):
+        newer_tags(RunFolder(tmp_path), PhotoSet(("cat",), (), tmp_path)) if name == "train" else LearntFrom.read(path)
 
 
 def test_tags_that_were_taken_back_are_not_noted_by_the_next_training(scenes: Path, tmp_path: Path) -> None:
@@ -406,11 +351,6 @@ def test_tags_that_were_taken_back_are_not_noted_by_the_next_training(scenes: Pa
     kept.forget(ids[0])
     record_tags(folder, photographs(config))
     assert newer_tags(folder, photographs(config)) == 0 and not (tmp_path / TAGS).exists()
-
-
-def test_settings_that_nest_too_deeply_remember_nothing(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("[" * 20_000)
-    assert remembered_corrections(tmp_path) is None
 
 
 def test_a_review_that_began_meanwhile_is_not_replaced(
@@ -503,30 +443,3 @@ def test_check_lists_what_is_wrong_with_corrections(
         (each["kind"], Path(each["subject"]).stem) for each in report["problems"]
     }
     assert not report["usable"]
-
-
-def test_tags_of_people_are_those_of_the_photographs(scenes: Path, tmp_path: Path) -> None:
-    kept, ids = corrections_of(tmp_path, scenes)
-    kept.write(ids[0], Decision.now(tags=[]))
-    kept.write(ids[1], Decision.now("rejected", kept.classes[::-1]))
-    config = Config(data=DataSettings(root=scenes, split="train", corrections=tmp_path))
-    photos, before = photographs(config), open_photos(DataSettings(root=scenes, split="train"))
-    tags = {photo.id: photo.tags for photo in photos.photos}
-    assert tags == {photo.id: photo.tags for photo in before.photos} | {ids[0]: (), ids[1]: (1, 2)}
-    assert photos.photos[2:5][0].tags == before.photos[2].tags and photos.photos.at([1, 0])[1].tags == ()
-    assert photos.decided.is_rejected(ids[1]) and not photos.decided.has_mask(ids[1])
-    (tmp_path / f"{ids[2]}.json").write_text("[")
-    with pytest.raises(Tag2maskError, match="decide again"):
-        photographs(config).decided.mask(ids[2])
-
-
-def test_the_same_corrections_at_another_place_are_the_same(
-    copied: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    kept, ids = corrections_of(tmp_path / "one", scenes)
-    kept.write(ids[0], Decision.now("accepted"), of_class_two())
-    assert run("segment", scenes, copied, data__corrections=str(kept.folder), **SEGMENT) == 0
-    moved = copytree(kept.folder, tmp_path / "other", copy_function=copyfile)  # with new times
-    capsys.readouterr()
-    assert run("segment", scenes, copied, data__corrections=str(moved), **SEGMENT) == 0
-    assert "newer" not in capsys.readouterr().err
