@@ -25,6 +25,8 @@ TINY = {
     "--report.images": "3",
 }
 
+TINY_WORDS = [word for pair in TINY.items() for word in pair]
+
 
 def words(verb: str, scenes: Path, out: Path, **changes: str) -> list[str]:
     """The words of a command over generated scenes; ``changes`` are settings, a double underscore for each dot."""

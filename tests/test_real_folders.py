@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from run_tiny import TINY_WORDS
 from tag2mask.cli import main
 from tag2mask.data.check import check
 from tag2mask.data.photos import find_photos, open_photos, survey
@@ -250,17 +251,12 @@ def test_images_without_tags_are_one_line(tmp_path: Path) -> None:
     assert "29 photographs have no tags (first: tags.csv line 3)" in report.render()
 
 
-TRAINED = ["--train.steps", "1", "--train.batch_size", "2", "--cams.scales", "[1.0]", "--cams.flip", "false"]
-TRAINED += ["--network.backbone", "resnet18", "--network.weights", "none", "--train.augment.crop", "32"]
-TRAINED += ["--network.output_stride", "16", "--refine.method", "argmax", "--workers", "0"]
-
-
 def test_a_run_repeats_the_warnings_and_keeps_its_class_list(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plant(tmp_path / "data", {f"{name}/{number}.png": IMAGE for name in ("bird", "good", "pit") for number in range(2)})
     data, run = ["--data.root", str(tmp_path / "data")], str(tmp_path / "run")
-    assert main(["run", *data, "--out", run, *TRAINED]) == 0
+    assert main(["run", *data, "--out", run, *TINY_WORDS]) == 0
     assert "--data.negatives good makes these images without tags" in capsys.readouterr().err
     assert "--data.negatives good" in (tmp_path / "run/report.html").read_text()
     assert json.loads((tmp_path / "run/classes.json").read_text())["classes"] == ["bird", "good", "pit"]
@@ -268,23 +264,23 @@ def test_a_run_repeats_the_warnings_and_keeps_its_class_list(
     plant(tmp_path / "data", {"cat/1.png": IMAGE})  # sorts between the others: every id after it moves
     export = ["export", "coco", "--masks", run, "--out", str(tmp_path / "coco")]
     for words in (
-        ["run", *data, "--out", run, *TRAINED],
+        ["run", *data, "--out", run, *TINY_WORDS],
         ["refine", *data, "--out", run, "--refine.method", "argmax"],
         ["evaluate", *data, "--out", run],
         ["segment", *data, "--out", run, "--restart", "segment"],
         ["report", run],
         ["review", run, "--dry-run"],
         ["evaluate", f"{run}/masks", *data, "--data.masks", f"{run}/masks"],
-        ["run", *data, "--out", run, "--dry-run", *TRAINED],
+        ["run", *data, "--out", run, "--dry-run", *TINY_WORDS],
         export,
     ):
         assert main(words) == 2, words
         said = capsys.readouterr().err
         assert "was begun with the classes bird, good, pit, and the data now has bird, cat, good, pit" in said, words
         assert f"--out {run} --restart train" in said
-    assert main(["run", *data, "--out", run, "--dry-run", "--restart", "train", *TRAINED]) == 0
+    assert main(["run", *data, "--out", run, "--dry-run", "--restart", "train", *TINY_WORDS]) == 0
     assert masks == {file.name: file.read_bytes() for file in (tmp_path / "run/masks/pit").iterdir()}
-    assert main(["run", *data, "--out", run, *TRAINED, "--restart", "train"]) == 0
+    assert main(["run", *data, "--out", run, *TINY_WORDS, "--restart", "train"]) == 0
     assert json.loads((tmp_path / "run/classes.json").read_text())["classes"] == ["bird", "cat", "good", "pit"]
     assert main(export) == 0
     (tmp_path / "run/classes.json").unlink()  # as in a run folder from before there was such a file

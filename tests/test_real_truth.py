@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from run_tiny import TINY_WORDS
 from tag2mask.cli import main
 from tag2mask.data.check import check
 from tag2mask.data.photos import open_photos
@@ -232,7 +233,7 @@ def test_a_run_measures_nothing_with_such_truth_and_keeps_no_older_figure(
 ) -> None:
     data_set(tmp_path / "data", 1, black_and_white)
     words = ["--data.root", str(tmp_path / "data"), "--data.masks", str(tmp_path / "data/masks")]
-    words += ["--out", str(tmp_path / "run"), *TRAINED]
+    words += ["--out", str(tmp_path / "run"), *TINY_WORDS]
     assert main(["run", *words, "--data.mask_values", "255=1"]) == 0
     metrics = tmp_path / "run/metrics.json"
     assert json.loads(metrics.read_text())["cams"]["all"]
@@ -244,11 +245,6 @@ def test_a_run_measures_nothing_with_such_truth_and_keeps_no_older_figure(
     assert json.loads(metrics.read_text())["cams"] == {}
     assert not (tmp_path / "run/confidence/quality.json").exists()
     assert "fit: 0 of 9 tags" in (tmp_path / "run/report.html").read_text()
-
-
-TRAINED = ["--train.steps", "1", "--train.batch_size", "2", "--cams.scales", "[1.0]", "--cams.flip", "false"]
-TRAINED += ["--network.backbone", "resnet18", "--network.weights", "none", "--train.augment.crop", "32"]
-TRAINED += ["--network.output_stride", "16", "--refine.method", "argmax", "--workers", "0"]
 
 
 def coco_root(folder: Path, crowd: object) -> DataSettings:
