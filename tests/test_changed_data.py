@@ -12,7 +12,6 @@ from PIL import Image
 
 from run_tiny import files_of, run
 from tag2mask.cam_files import read_cam
-from tag2mask.cli import main
 from tag2mask.clip.npy_files import NpyCams, write_npy_cams
 from tag2mask.data import open_photos
 from tag2mask.data.images import read_mask, write_mask
@@ -141,21 +140,6 @@ def test_a_training_is_not_gone_on_with_on_other_data(
     (out / "train/data.json").write_text("[]")
     assert run("train", root, out) == 1
     assert "data.json is damaged; --restart train begins anew" in capsys.readouterr().err
-
-
-def test_a_run_of_an_earlier_version_is_gone_on_with(
-    data: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = data[1]
-    config = out / "config.yaml"
-    gone = "outputs:\n  photographs_per_tar: null\n  url: null\n  read_url: null\n  cached_tars: 16\n"
-    config.write_text(config.read_text() + gone)
-    for name in ("cams", "refine"):
-        assert main([name, "--out", str(out)]) == 0
-    assert "cams: 10 already there" in capsys.readouterr().err
-    config.write_text(config.read_text().partition("outputs:")[0] + gone.replace("null", "1000", 1))
-    assert main(["cams", "--out", str(out)]) == 2
-    assert "the files of this run are in tars" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"\0" * 100], ids=["empty", "torn", "zeros"])

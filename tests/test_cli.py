@@ -52,18 +52,16 @@ def test_wrong_use_exits_2_with_a_helpful_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_unknown_names_in_a_file_offer_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "mine.yaml"
-    file.write_text("pot:\n  clusterz: 3\n")
-    assert main(["train", "--config", str(file)]) == 2
-    assert "--pot.clusterz is no setting; did you mean --pot.clusters" in capsys.readouterr().err
-
-
-def test_a_broken_file_is_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "mine.yaml"
-    file.write_text("pot: [\n")
-    assert main(["train", "--config", str(file)]) == 2
-    assert "error:" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("pot:\n  clusterz: 3\n", "--pot.clusterz is no setting; did you mean --pot.clusters"), ("pot: [\n", "error:")],
+)
+def test_a_file_that_cannot_be_meant_is_wrong_use(
+    text: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    assert main(["train", "--config", str(tmp_path / "mine.yaml")]) == 2
+    assert says in capsys.readouterr().err
 
 
 def test_values_override_files_and_later_files_earlier_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

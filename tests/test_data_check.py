@@ -1,7 +1,6 @@
 """The check: everything that is wrong is listed, each in one line, and nothing stops it."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -222,27 +221,3 @@ def test_what_passes_the_check_can_be_opened(tmp_path: Path) -> None:
     assert report.render().splitlines()[-2] == "no problems"
     assert report.verdict is not None and report.verdict.worth == "yes"
     assert open_photos(settings).classes == report.classes
-
-
-@pytest.mark.data
-def test_real_photographs_are_sound_until_one_is_cut_off(real_data: Path, tmp_path: Path) -> None:
-    source = real_data / "data" / "voc-animals"
-    ids = (source / "ImageSets/Segmentation/val.txt").read_text().split()[:12]
-    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
-    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("\n".join(ids))
-    shutil.copy(source / "tags.csv", tmp_path)
-    for folder, suffix in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
-        (tmp_path / folder).mkdir()
-        for image_id in ids:
-            content = (source / folder / f"{image_id}.{suffix}").read_bytes()
-            (tmp_path / folder / f"{image_id}.{suffix}").write_bytes(content)
-    settings = DataSettings(root=tmp_path, split="val")
-    report = check(settings)
-    assert report.sound
-    assert (report.images, report.masks) == (12, 12)
-    path = tmp_path / "JPEGImages" / f"{ids[3]}.jpg"
-    path.write_bytes(path.read_bytes()[:-500])
-    report = check(settings)
-    assert [(problem.kind, problem.subject) for problem in report.errors] == [
-        ("damaged-image", f"JPEGImages/{ids[3]}.jpg")
-    ]

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from PIL import Image
 from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 from rich.console import Console
@@ -26,7 +25,7 @@ from tag2mask.cli import main
 from tag2mask.data import instances, painting
 from tag2mask.data.check import check
 from tag2mask.data.coco import COCO_CLASSES
-from tag2mask.data.images import read_image, read_mask, write_mask
+from tag2mask.data.images import read_mask, write_mask
 from tag2mask.data.instances import Instance
 from tag2mask.data.painting import paint
 from tag2mask.data.photos import PhotoSet, open_photos, survey
@@ -430,15 +429,6 @@ def test_two_processes_paint_the_same_bytes_as_one(mini: Path, tmp_path: Path) -
     ]
     assert len(masks[0]) == 65
     assert masks[0] == masks[1]
-
-
-@pytest.mark.data
-def test_real_grey_photographs_are_read_like_the_others(mini: Path) -> None:
-    grey = [path for path in mini.glob("*2014/*.jpg") if Image.open(path).mode == "L"]
-    assert len(grey) == 2
-    for path in grey:
-        image = read_image(path)
-        assert image.ndim == 3 and (image == image[..., :1]).all()
 
 
 @given(arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 1)))

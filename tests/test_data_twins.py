@@ -13,7 +13,6 @@ from tag2mask.data import opened
 from tag2mask.data.check import CheckReport, check
 from tag2mask.data.images import write_mask
 from tag2mask.data.likeness import MOST_BITS, Looks, difference_hash
-from tag2mask.data.membership import apart
 from tag2mask.data.settings import DataSettings
 from tag2mask.data.tag_counts import FEW, TagCounts
 
@@ -90,23 +89,6 @@ def test_groups_are_those_of_comparing_every_pair() -> None:
             wanted.append((place, place + 600))
     assert found == wanted
     assert looks.groups().photographs == 2 * len(wanted)
-
-
-def test_many_photographs_of_one_content_are_one_group() -> None:
-    looks = Looks(50_000)
-    look = difference_hash(np.asarray(landscape(0)))
-    for place in range(50_000):
-        looks.put(place, look)
-    (group,) = looks.groups()
-    assert np.array_equal(group, np.arange(50_000))
-    assert len(Looks(3).groups()) == 0
-
-
-def test_splits_are_told_apart_by_what_is_in_one_alone() -> None:
-    train, val, both = 0b001, 0b010, 0b100
-    assert apart(train | both, val | both)
-    assert not apart(train, train | both)  # a part and the whole
-    assert not apart(0, val)  # a photograph of no split
 
 
 def test_copies_across_splits_are_warned_about_and_copies_within_are_counted(tmp_path: Path) -> None:

@@ -79,10 +79,7 @@ def test_suppression_by_hand() -> None:
     assert suppressed(result, external, ExternalSettings()) is result
 
 
-def test_photographs_without_external_maps_stay_as_they_are() -> None:
-    result, external = solved()
-    found = suppressed(result, torch.full_like(external, NO_MAP), ExternalSettings(suppression=0.5))
-    torch.testing.assert_close(found.cams, result.cams)
+def test_the_base_of_images_without_external_maps_is_their_own() -> None:
     _, cams, external, valid = problem()
     external[0] = NO_MAP
     for base in ("external", "mean"):

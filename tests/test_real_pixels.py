@@ -18,7 +18,6 @@ from rich.console import Console
 from run_tiny import BACKBONE, files_of, run
 from tag2mask.cli import main
 from tag2mask.data import DataSettings, open_photos, read_image
-from tag2mask.data.decoding import to_rgb
 from tag2mask.data.images import ImageError, read_mask, read_small
 from tag2mask.data.instances import read_annotations
 from tag2mask.data.listing import Listing
@@ -549,8 +548,3 @@ def test_a_run_on_12_bits_is_that_on_8_bits(scenes: Path, tmp_path: Path, capsys
     assert found[0] == found[1]
     assert main(["refine", "--config", "own", "--out", str(outs[1]), "--data.root", str(deep)]) == 2
     assert "data.intensity was [0.0, 4095.0] and is at its default" in capsys.readouterr().err
-
-
-def test_grey_without_a_range_is_as_before(tmp_path: Path) -> None:
-    grey = Image.fromarray(GREY[..., 0])
-    assert (np.asarray(to_rgb(tmp_path, grey))[..., 0] == (GREY[..., 0].astype(int) + 128) // 257).all()

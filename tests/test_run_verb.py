@@ -4,9 +4,7 @@ import json
 import os
 import statistics
 from pathlib import Path
-from shutil import copyfile, rmtree
 
-import numpy as np
 import pytest
 import yaml
 
@@ -14,13 +12,9 @@ from forked import together
 from run_tiny import figures, files_of, run, words
 from tag2mask.cli import main
 from tag2mask.cli.console import output, show_published
-from tag2mask.data.images import read_mask
-from tag2mask.data.voc import VOC_CLASSES
 from tag2mask.evaluate.published import published_beside
 from tag2mask.pipeline.lock import held
-from tag2mask.pipeline.pace import seconds_per_photograph
 from tag2mask.pipeline.repeats import spread
-from tag2mask.pipeline.run_folder import RunFolder
 
 
 def planned(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, object]]:
@@ -83,20 +77,6 @@ def test_a_begun_run_tells_sizes_and_times_by_its_own_records(
     assert planned(["run", "--out", str(copied)], capsys)["train"]["steps"] == 4
 
 
-def test_the_pace_adds_up_and_is_of_the_settings_of_the_files(copied: Path, scenes: Path) -> None:
-    first = json.loads((copied / "pace/refine.json").read_text())
-    for path in sorted((copied / "masks").rglob("*.png"))[:3]:
-        path.unlink()
-    assert run("refine", scenes, copied) == 0
-    second = json.loads((copied / "pace/refine.json").read_text())
-    assert second["photographs"] == 13 and second["seconds"] > first["seconds"]
-    assert seconds_per_photograph(RunFolder(copied), "refine") == pytest.approx(second["seconds"] / 13)
-    assert run("refine", scenes, copied, restart="refine", refine__cams="prototype") == 0
-    assert json.loads((copied / "pace/refine.json").read_text())["photographs"] == 10
-    rmtree(copied / "refine")
-    assert seconds_per_photograph(RunFolder(copied), "refine") is None
-
-
 def measured(images: int, classes: int = 21, chosen: list[str] | None = None) -> dict[str, object]:
     iou = {str(number): 0.5 for number in range(classes)}
     return {"miou": 0.5, "pixel_accuracy": 0.9, "iou": iou, "images": images, "chosen": chosen, "threshold": None}
@@ -126,29 +106,6 @@ def test_published_figures_stand_beside_those_of_the_same_photographs(capsys: py
     coco = {"segment": {"val2014": {"predictions": measured(40137, 81)}}}
     found = published_beside(coco, "coco")
     assert found is not None and found.figures["segment", "val2014", "predictions"].miou == 47.9
-
-
-def test_a_run_on_voc_says_what_published_figures_it_cannot_be_compared_with(
-    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    root, ids, rows = tmp_path / "voc", [], ["image,tags"]
-    for folder in ("JPEGImages", "ImageSets/Segmentation", "SegmentationClass"):
-        (root / folder).mkdir(parents=True)
-    for photo in sorted((scenes / "train").glob("*.jpg"))[:4]:
-        ids.append(photo.stem)
-        copyfile(photo, root / f"JPEGImages/{photo.stem}.jpg")
-        truth = scenes / f"masks/train/{photo.stem}.png"
-        copyfile(truth, root / f"SegmentationClass/{photo.stem}.png")
-        held = set(np.unique(read_mask(truth)).tolist()) - {0, 255}
-        rows.append(f"{photo.stem},{';'.join(VOC_CLASSES[number - 1] for number in sorted(held))}")
-    (root / "ImageSets/Segmentation/train.txt").write_text("\n".join(ids) + "\n")
-    (root / "tags.csv").write_text("\n".join(rows) + "\n")
-    settings = {"train__steps": "1", "cams__kinds": "[pot]", "data__masks": str(root / "SegmentationClass")}
-    for verb, kind, told in (("run", "voc", True), ("run", "auto", True), ("evaluate", "voc", False)):
-        assert run(verb, root, tmp_path / "out", **settings, data__kind=kind) == 0
-        said = capsys.readouterr().out
-        assert ("over 4 of the 1464 photographs of PASCAL VOC 2012 train: not comparable" in said) == told
-        assert "79.3" not in said
 
 
 @pytest.mark.parametrize(
