@@ -111,19 +111,13 @@ def _descriptions() -> dict[str, Callable[[Description], object]]:
     return found | {
         "no-json": lambda _: "{",
         "deep": lambda _: "[" * 100_000,
-        "text": lambda _: '"x"',
         "version-newer": put("format_version", 10**30),
         "kind-unknown": put("kind", "\x1b[31mevil"),
         "kind-pot": put("kind", "pot"),
-        "classes-number": put("classes", 5),
-        "classes-none": put("classes", []),
         "classes-more": put("classes", ["cat", "dog", "cow"]),
         "mean-nan": put("normalisation", {"mean": [float("nan")] * 3, "std": [1, 1, 1]}),
         "std-zero": put("normalisation", {"mean": [0, 0, 0], "std": [0, 0, 0]}),
-        "mean-text": put("normalisation", {"mean": ["a", "b", "c"], "std": [1, 1, 1]}),
-        "settings-unknown": settings(evil=1),
         "settings-head": settings(head="evil"),
-        "backbone-kind": put("backbone", {"kind": "evil"}),
         "backbone-resnet": put("backbone", {"kind": "resnet", "name": "resnet9999"}),
         "backbone-divisor": put("backbone", {"kind": "wide-resnet38", "divisor": 0}),
         "model-unknown": config(model_type="evil"),
@@ -131,7 +125,6 @@ def _descriptions() -> dict[str, Callable[[Description], object]]:
         "model-wide": config(hidden_size=1 << 20),
         "model-deep": config(num_hidden_layers=10**9),
         "model-of-many-blocks": config(model_type="hgnet_v2", stage_num_blocks=[10**6] * 4),
-        "model-text": config(hidden_size="16"),
         "model-act": config(hidden_act="os.system"),
     }
 

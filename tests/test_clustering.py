@@ -94,16 +94,6 @@ def test_separated_groups_are_found() -> None:
         assert len(pairs) == 4 and result.counts.tolist() == [[10] * 4]
 
 
-def test_one_cluster_is_the_mean_direction() -> None:
-    points = directions(3, 2, 9, 6)
-    mask = torch.rand(2, 9) > 0.4
-    result = spherical_kmeans(points, mask, 1)
-    for index in range(2):
-        total = points[index][mask[index]].sum(0)
-        torch.testing.assert_close(result.centres[index, 0], total / total.norm())
-    assert result.counts.tolist() == mask.sum(1, keepdim=True).tolist()
-
-
 def test_more_rounds_never_worsen_the_objective() -> None:
     points = directions(4, 1, 120, 8)
     values = [

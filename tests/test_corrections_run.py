@@ -19,14 +19,12 @@ from tag2mask.data import DataSettings, open_photos, read_mask, write_mask
 from tag2mask.data.corrections import Corrections, Decision
 from tag2mask.data.labelled_set import LabelledSet
 from tag2mask.data.photos import PhotoSet
-from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.formats.target import whole_target
+from tag2mask.errors import Tag2maskError
 from tag2mask.pipeline import segment as stage
 from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.corrections import TAGS, corrections_folder, newer_tags, record_tags, remembered_corrections
+from tag2mask.pipeline.corrections import corrections_folder, newer_tags, remembered_corrections
 from tag2mask.pipeline.exchange import mask_source
 from tag2mask.pipeline.learnt_from import LearntFrom
-from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.repeats import Repeats
 from tag2mask.pipeline.run_folder import RunFolder
 
@@ -340,34 +338,6 @@ def test_a_damaged_record_of_what_was_learnt_from(name: str, text: str, tmp_path
     path.write_text(text)
     with pytest.raises(Tag2maskError, match=rf"learnt_from\.json is damaged.*--restart {name}"):
         newer_tags(RunFolder(tmp_path), PhotoSet(("cat",), (), tmp_path)) if name == "train" else LearntFrom.read(path)
-
-
-def test_tags_that_were_taken_back_are_not_noted_by_the_next_training(scenes: Path, tmp_path: Path) -> None:
-    kept, ids = corrections_of(tmp_path / "corrections", scenes)
-    config, folder = Config(out=tmp_path, data=DataSettings(root=scenes, split="train")), RunFolder(tmp_path)
-    kept.write(ids[0], Decision.now(tags=[kept.classes[1]]))
-    record_tags(folder, photographs(config))
-    assert (tmp_path / TAGS).is_file()
-    kept.forget(ids[0])
-    record_tags(folder, photographs(config))
-    assert newer_tags(folder, photographs(config)) == 0 and not (tmp_path / TAGS).exists()
-
-
-def test_a_review_that_began_meanwhile_is_not_replaced(
-    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept, ids = corrections_of(tmp_path / "back", scenes)
-    with whole_target(kept.folder, {"classes": list(kept.classes)}) as folder:
-        write_mask(folder / f"{ids[0]}.png", of_class_two())
-    with (
-        pytest.raises(UsageError, match="what people decided in a review"),
-        whole_target(kept.folder, {}, again=True) as folder,
-    ):
-        kept.write(ids[1], Decision.now("rejected"))
-    assert kept.mask(ids[0]) is not None
-    found = kept.decision(ids[1])
-    assert found is not None and found.verdict == "rejected"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["back"]
 
 
 def test_masks_of_nobody_knows_which_classes(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,6 @@ from tag2mask.data.problems import Problem
 from tag2mask.data.segmentations import segmentation_fault, to_runs
 from tag2mask.data.settings import Crowd, DataSettings
 from tag2mask.errors import UsageError
-from tag2mask.pipeline import truth
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.segment import Segment
 from tag2mask.pipeline.truth import with_painted_truth, with_truth
@@ -198,24 +197,6 @@ def test_a_tags_table_overrides_the_annotations(root: Path) -> None:
     assert failure(settings).count("\n") == 1
 
 
-def test_lists_of_classes_must_agree(root: Path) -> None:
-    other = document()
-    other["images"] = other["annotations"] = []
-    other["categories"][0]["name"] = "wolf"
-    write(root, other, "val2024")
-    (root / "val2024").mkdir()
-    message = failure(DataSettings(root=root), "train")
-    assert "its categories are not those of annotations/instances_val2024.json: dog, wolf" in message
-
-
-def test_a_missing_photograph_is_named_with_its_place(root: Path) -> None:
-    (root / "train2024" / "p7.jpg").unlink()
-    assert (
-        "annotations/instances_train2024.json image 7: the image train2024/p7.jpg does not exist; add the photograph"
-        in failure(DataSettings(root=root))
-    )
-
-
 def test_what_is_named_like_cocos_own_file_is_compared_with_it(root: Path) -> None:
     assert "unlike-coco" not in problems(root)
     (root / "annotations/instances_train2024.json").rename(root / "annotations/instances_train2014.json")
@@ -339,21 +320,6 @@ def test_of_two_that_paint_differently_at_once_one_is_refused(root: Path, monkey
         with_truth(Config(workers=0), photos, Console(quiet=True))
 
 
-def test_of_several_processes_the_main_one_paints_and_all_use_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[bool] = []
-    monkeypatch.setattr(truth, "wait", lambda: waited.append((root / "SegmentationClass/p7.png").exists()))
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    found = {}
-    for number in (1, 0):
-        monkeypatch.setenv("RANK", str(number))
-        found[number] = painted(DataSettings(root=root))
-    assert waited == [False, True]
-    assert found[0] == found[1] and len(found[1]) == 2
-    monkeypatch.setenv("RANK", "1")
-    painted(DataSettings(root=root))
-    assert len(waited) == 3  # they may look when all is painted, while the others have not: all wait, always
-
-
 def test_a_shard_paints_its_own(root: Path) -> None:
     settings = DataSettings(root=root)
     photos = open_photos(settings)
@@ -390,8 +356,8 @@ def slow_mask(coco: COCO, image: dict[str, Any], crowd: Crowd) -> np.ndarray:
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_real_masks_are_those_of_pycocotools(mini: Path, split: str, tmp_path: Path) -> None:
     coco = COCO(mini / f"annotations/instances_{split}2014.json")
-    for crowd in ("ignore", "skip"):
-        photos = painted(DataSettings(root=mini, crowd=crowd, masks=tmp_path / crowd), split)
+    for workers, crowd in ((0, "ignore"), (2, "skip")):
+        photos = painted(DataSettings(root=mini, crowd=crowd, masks=tmp_path / crowd), split, workers)
         assert (photos.classes, len(photos)) == (COCO_CLASSES, {"train": 65, "val": 133}[split])
         for photo in photos.photos:
             image = coco.imgs[int(photo.id.rpartition("_")[2])]
@@ -415,20 +381,6 @@ def test_polygons_are_painted_as_pycocotools_does(root: Path, tmp_path: Path) ->
     coco = COCO(root / "annotations/instances_train2024.json")
     for photo in painted(DataSettings(root=root)).photos:
         assert (read_mask(photo.mask or Path()) == slow_mask(coco, coco.imgs[int(photo.id[1:])], "ignore")).all()
-
-
-@pytest.mark.data
-def test_two_processes_paint_the_same_bytes_as_one(mini: Path, tmp_path: Path) -> None:
-    masks = [
-        {
-            photo.id: photo.mask.read_bytes()
-            for photo in painted(DataSettings(root=mini, masks=tmp_path / str(workers)), "train", workers).photos
-            if photo.mask
-        }
-        for workers in (1, 2)
-    ]
-    assert len(masks[0]) == 65
-    assert masks[0] == masks[1]
 
 
 @given(arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 1)))

@@ -69,7 +69,10 @@ def test_cmyk(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pixels", "says"),
     [
-        (np.ones((3, 3), dtype=np.float32), r"a\.tif: floating-point .* save it with 8 or 16 bits"),
+        (
+            np.ones((3, 3), dtype=np.float32),
+            r"a\.tif: floating-point .* --data\.intensity .* save it with 8 or 16 bits",
+        ),
         (np.array([[0, 70000]], dtype=np.int32), r"grey values 0\.\.70000, 0\.\.65535 are allowed"),
     ],
 )
