@@ -19,6 +19,7 @@ from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 from rich.console import Console
 
+from data_sets import annotation, failure, image
 from forked import together
 from run_tiny import figures, words
 from tag2mask.cli import main
@@ -49,8 +50,8 @@ def square(top: int, left: int, side: int) -> list[list[float]]:
     return [[left, top, right, top, right, bottom, left, bottom]]
 
 
-def annotation(number: int, image: int, category: int, segmentation: Any, crowd: int = 0) -> dict[str, Any]:
-    return {"id": number, "image_id": image, "category_id": category, "iscrowd": crowd, "segmentation": segmentation}
+def of_size(number: int, name: str) -> dict[str, Any]:
+    return image(number, name, height=SIZE[0], width=SIZE[1])
 
 
 def crowd_runs() -> dict[str, Any]:
@@ -61,15 +62,13 @@ def crowd_runs() -> dict[str, Any]:
 def document() -> dict[str, Any]:
     """Three photographs: a dog on a cat, a crowd of cats under a dog, and nothing."""
     return {
-        "images": [
-            {"id": number, "file_name": f"p{number}.jpg", "height": SIZE[0], "width": SIZE[1]} for number in (3, 7, 9)
-        ],
+        "images": [of_size(number, f"p{number}.jpg") for number in (3, 7, 9)],
         "categories": [{"id": 40, "name": "dog"}, {"id": 5, "name": "cat"}],
         "annotations": [
-            annotation(11, 3, 40, square(4, 4, 8)),
-            annotation(12, 3, 5, square(2, 2, 20)),
-            annotation(13, 7, 40, square(10, 20, 20)),
-            annotation(14, 7, 5, crowd_runs(), crowd=1),
+            annotation(11, 3, 40, segmentation=square(4, 4, 8)),
+            annotation(12, 3, 5, segmentation=square(2, 2, 20)),
+            annotation(13, 7, 40, segmentation=square(10, 20, 20)),
+            annotation(14, 7, 5, segmentation=crowd_runs(), iscrowd=1),
         ],
     }
 
@@ -109,12 +108,6 @@ def mask_of(settings: DataSettings, photo_id: str) -> np.ndarray:
     return read_mask(painted(settings).by_id(photo_id).mask or Path())
 
 
-def failure(settings: DataSettings, split: str | None = None) -> str:
-    with pytest.raises(UsageError) as caught:
-        open_photos(settings, split=split)
-    return str(caught.value)
-
-
 def problems(root: Path, **options: Any) -> dict[str, list[Problem]]:
     found: dict[str, list[Problem]] = {}
     for problem in survey(DataSettings(root=root, **options)).problems:
@@ -142,7 +135,10 @@ def test_the_official_classes_have_ids_1_to_80(root: Path) -> None:
     official = [number for number in range(1, 91) if number not in GAPS]
     content = document()
     content["categories"] = [{"id": number, "name": name} for number, name in zip(official, COCO_CLASSES, strict=True)]
-    content["annotations"] = [annotation(1, 3, 90, square(0, 0, 9)), annotation(2, 3, 13, square(0, 0, 5))]
+    content["annotations"] = [
+        annotation(1, 3, 90, segmentation=square(0, 0, 9)),
+        annotation(2, 3, 13, segmentation=square(0, 0, 5)),
+    ]
     write(root, content)
     photos = open_photos(DataSettings(root=root))
     assert photos.classes == COCO_CLASSES
@@ -152,8 +148,8 @@ def test_the_official_classes_have_ids_1_to_80(root: Path) -> None:
 
 def test_splits_with_and_without_their_year(root: Path) -> None:
     other = document()
-    other["images"] = [{"id": 1, "file_name": "v1.jpg", "height": 48, "width": 64}]
-    other["annotations"] = [annotation(1, 1, 5, square(0, 0, 9))]
+    other["images"] = [of_size(1, "v1.jpg")]
+    other["annotations"] = [annotation(1, 1, 5)]
     write(root, other, "val2024")
     photograph(root / "val2024" / "v1.jpg")
     settings = DataSettings(root=root)
@@ -294,8 +290,8 @@ def test_commands_that_paint_at_once_all_stand_in_the_record(root: Path) -> None
     splits = [f"s{number}" for number in range(12)]
     for split in splits:
         content = document()
-        content["images"] = [{"id": 1, "file_name": f"{split}.jpg", "height": SIZE[0], "width": SIZE[1]}]
-        content["annotations"] = [annotation(1, 1, 5, square(0, 0, 9))]
+        content["images"] = [of_size(1, f"{split}.jpg")]
+        content["annotations"] = [annotation(1, 1, 5)]
         write(root, content, split)
         photograph(root / split / f"{split}.jpg")
     sets = [open_photos(DataSettings(root=root), split=split) for split in splits]
@@ -373,7 +369,7 @@ def test_polygons_are_painted_as_pycocotools_does(root: Path, tmp_path: Path) ->
     random = np.random.default_rng(0)
     content = document()
     content["annotations"] = [
-        annotation(number, 3 if number % 2 else 7, 5 if number % 3 else 40, polygons)
+        annotation(number, 3 if number % 2 else 7, 5 if number % 3 else 40, segmentation=polygons)
         for number in range(12)
         if (polygons := [list(random.uniform(-3, 60, 2 * corners)) for corners in random.integers(3, 7, 2)])
     ]
@@ -402,7 +398,7 @@ def test_the_index_is_used_until_the_file_changes(root: Path, monkeypatch: pytes
     read = instances.read_annotations
     monkeypatch.setattr(instances, "read_annotations", lambda path, subject: reads.append(path) or read(path, subject))
     content = document()
-    content["annotations"].append(annotation(15, 9, 40, []))
+    content["annotations"].append(annotation(15, 9, 40, segmentation=[]))
     write(root, content)
     first, again = survey(DataSettings(root=root)), survey(DataSettings(root=root))
     assert len(reads) == 1
@@ -607,7 +603,7 @@ def test_what_is_no_json(root: Path, content: bytes) -> None:
 @pytest.mark.parametrize("segmentation", [None, [], {}, [[1, 2, 3, 4]], [[]]])
 def test_empty_segmentations_are_tags_and_paint_nothing(root: Path, segmentation: Any) -> None:
     content = document()
-    content["annotations"].append(annotation(15, 9, 40, segmentation))
+    content["annotations"].append(annotation(15, 9, 40, segmentation=segmentation))
     write(root, content)
     (warning,) = problems(root)["bad-annotation"]
     assert warning.level == "warning"

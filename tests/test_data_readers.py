@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_sets import failure
 from tag2mask.data.classes import folded_name, nearest_name, read_classes, similar_names
 from tag2mask.data.listing import walk_files
 from tag2mask.data.names import nfc
@@ -38,12 +39,6 @@ def table(root: Path, text: str, *names: str) -> Path:
 
 def named(photos: PhotoSet) -> dict[str, list[str]]:
     return {photo.id: [photos.classes[number - 1] for number in photo.tags] for photo in photos.photos}
-
-
-def failure(settings: DataSettings, **options: str) -> str:
-    with pytest.raises(UsageError) as caught:
-        open_photos(settings, **options)
-    return str(caught.value)
 
 
 # Tables

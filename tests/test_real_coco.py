@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from data_sets import CAT, DOG, IMAGE, SQUARE, Fault, Files, Tags, annotation, assert_read, document, image, plant
 from tag2mask.cli import main
 from tag2mask.data import DataSettings, read_mask, write_mask
 from tag2mask.data.photos import PhotoSet, open_photos, survey
@@ -17,26 +18,8 @@ from tag2mask.formats.brush import encode
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.truth import with_truth
 
-Files = dict[str, str | bytes]
-Tags = dict[str, list[str]]
-Fault = tuple[str, str]
-"""The kind of an error, and a part of its line."""
-
-CAT, DOG, ZEBRA = {"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}, {"id": 1, "name": "zebra"}
-SQUARE = [2, 2, 12, 2, 12, 12, 2, 12]
+ZEBRA = {"id": 1, "name": "zebra"}
 TRAIN, VAL = "annotations/instances_train.json", "annotations/instances_val.json"
-
-
-def image(number: Any, name: str, **values: Any) -> dict[str, Any]:
-    return {"id": number, "file_name": name, "height": 24, "width": 32} | values
-
-
-def annotation(number: Any, photo: Any, category: Any = 1, **values: Any) -> dict[str, Any]:
-    return {"id": number, "image_id": photo, "category_id": category, "iscrowd": 0, "segmentation": [SQUARE]} | values
-
-
-def document(images: list[Any], annotations: list[Any], *categories: Any) -> str:
-    return json.dumps({"images": images, "annotations": annotations, "categories": list(categories) or [CAT, DOG]})
 
 
 def named(name: str, *files: str) -> Files:
@@ -54,10 +37,10 @@ def listed(*names: str, path: str = TRAIN, first: int = 1, categories: tuple[Any
 def one(photo: dict[str, Any] | None = None, /, *categories: Any, **values: Any) -> Files:
     """One image with one annotation of these values."""
     found = {key: value for key, value in (annotation(1, 1) | values).items() if value != "missing"}
-    return {TRAIN: document([photo or image(1, "a.jpg")], [found], *categories), "train/a.jpg": "photograph"}
+    return {TRAIN: document([photo or image(1, "a.jpg")], [found], *categories), "train/a.jpg": IMAGE}
 
 
-def splits(train: list[Any], val: list[Any], content: str = "") -> Files:
+def splits(train: list[Any], val: list[Any], content: Any = "") -> Files:
     """Splits train and val of an image each, with these lists of categories."""
     found: Files = dict.fromkeys(("train/a.jpg", "val/b.jpg"), content)
     for path, name, categories in ((TRAIN, "a.jpg", train), (VAL, "b.jpg", val)):
@@ -232,50 +215,22 @@ CASES: dict[str, Case] = {
 }
 
 
-def plant(root: Path, files: Files) -> None:
-    for name, content in files.items():
-        path = root / name
-        if name.endswith("/"):
-            path.mkdir(parents=True)
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if content == "photograph":
-            Image.new("RGB", (32, 24)).save(path)
-        elif isinstance(content, bytes):
-            path.write_bytes(content)
-        else:
-            path.write_text(content, encoding="utf-8")
-
-
 @pytest.mark.parametrize(("files", "settings", "expected", "notes"), CASES.values(), ids=CASES)
 def test_real_roots(
     files: Files, settings: dict[str, Any], expected: Tags | Fault, notes: tuple[str, ...], tmp_path: Path
 ) -> None:
     root = tmp_path / "root"
     plant(root, files)
-    for name in ("a.jpg", "secret/a.jpg"):  # what a name that climbs would reach
-        plant(tmp_path, {name: ""})
+    plant(tmp_path, {"a.jpg": "", "secret/a.jpg": ""})  # what a name that climbs would reach
     if "tags" in settings:
         settings = settings | {"tags": root / settings["tags"]}
     split = "train" if any(name.rpartition("/")[2] in ("train.txt", "instances_train.json") for name in files) else None
     for _ in range(2):  # as it is read, and as the index has it
-        found = survey(DataSettings(**{"root": root, "split": split} | settings))
-        errors = [(problem.kind, str(problem)) for problem in found.problems if problem.level == "error"]
-        if isinstance(expected, tuple):
-            assert [kind for kind, _ in errors] == [expected[0]]
-            assert expected[1] in errors[0][1]
-        else:
-            assert errors == []
-            names = {p.id: sorted(found.photos.classes[tag - 1] for tag in p.tags) for p in found.photos.photos}
-            assert names == expected
-            assert all(photo.path.is_file() and photo.path.is_relative_to(root) for photo in found.photos.photos)
-        said = [note for note in found.listing.notes if "hold none of the classes" not in note]
-        assert len(said) == len(notes) or isinstance(expected, tuple), said
-        assert [part for part in notes if not any(part in note for note in said)] == []
+        assert_read(DataSettings(**{"root": root, "split": split} | settings), expected, notes)
 
 
 def test_ids_and_classes_of_splits_go_together(tmp_path: Path) -> None:
-    plant(tmp_path, splits([DOG], [ZEBRA, DOG], content="photograph"))
+    plant(tmp_path, splits([DOG], [ZEBRA, DOG], content=IMAGE))
     for split in ("train", "val", None):
         assert open_photos(DataSettings(root=tmp_path), split=split).classes == ("zebra", "dog")
 

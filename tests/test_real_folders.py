@@ -9,30 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_sets import IMAGE, plant
 from run_tiny import TINY_WORDS
 from tag2mask.cli import main
 from tag2mask.data.check import check
 from tag2mask.data.photos import find_photos, open_photos, survey
 from tag2mask.data.settings import DataSettings
-
-IMAGE = object()
-"""In a tree: an image is written there; anything else is the text of a file."""
-
-
-def plant(root: Path, tree: dict[str, object]) -> None:
-    """Write a tree of files."""
-    for number, (name, content) in enumerate(tree.items()):
-        target = root / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if content is not IMAGE:
-            target.write_text(str(content))
-        elif "mask" in target.parts[-1] or "ground_truth" in target.parts:
-            mask = np.zeros((24, 32), dtype=np.uint8)
-            mask[4:12, 6:20] = 255
-            Image.fromarray(mask).save(target)
-        else:
-            pixels = np.random.default_rng(number).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(target, format="PNG")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import pytest
 from PIL import ExifTags, Image
 from rich.console import Console
 
+from data_sets import CAT, document, image
 from run_tiny import BACKBONE, files_of, run
 from tag2mask.cli import main
 from tag2mask.data import DataSettings, open_photos, read_image
@@ -449,13 +450,8 @@ def test_exif_and_annotations(
 def test_a_warning_before_painting(tmp_path: Path) -> None:
     photos = [photographs(tmp_path, turn, (60, 40)) for turn in (1, 3)]
     source = tmp_path / "instances_x.json"
-    source.write_text(
-        '{"categories": [{"id": 1, "name": "cat"}], "annotations": [], "images": ['
-        + ", ".join(
-            f'{{"id": {n}, "file_name": "{p.id}.jpg", "width": 60, "height": 40}}' for n, p in enumerate(photos, 1)
-        )
-        + "]}"
-    )
+    images = [image(number, f"{photo.id}.jpg", height=40, width=60) for number, photo in enumerate(photos, 1)]
+    source.write_text(document(images, [], CAT))
     digest = read_annotations(source, "x").digest
     painting = Painting(tmp_path / "masks", "ignore", {source: digest}, {photo.id: (40, 60) for photo in photos})
     console = Console(file=io.StringIO(), width=9999)

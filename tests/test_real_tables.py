@@ -6,13 +6,8 @@ from unicodedata import normalize
 
 import pytest
 
-from tag2mask.data.photos import survey
+from data_sets import Fault, Files, Tags, assert_read, plant
 from tag2mask.data.settings import DataSettings
-
-Files = dict[str, str]
-Tags = dict[str, list[str]]
-Fault = tuple[str, str]
-"""The kind of an error, and a part of its line."""
 
 ABC = dict.fromkeys(["a.jpg", "b.jpg", "c.jpg"], "")
 NFC, NFD = normalize("NFC", "füße"), normalize("NFD", "füße")
@@ -284,22 +279,7 @@ CASES: dict[str, Case] = {
 @pytest.mark.parametrize(("made", "expected", "notes"), CASES.values(), ids=CASES)
 def test_real_tables(made: Made, expected: Tags | Fault, notes: tuple[str, ...], tmp_path: Path) -> None:
     files, settings = made
-    for name, text in ({"classes.txt": "cat\nchair, wooden\n"} | files).items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text, encoding="utf-8")
+    plant(tmp_path, {"classes.txt": "cat\nchair, wooden\n"} | files)
     if settings.get("classes") == "classes.txt":
         settings = settings | {"classes": str(tmp_path / "classes.txt")}
-    found = survey(DataSettings(**{"root": tmp_path, "kind": "table"} | settings))
-    errors = [(problem.kind, str(problem)) for problem in found.problems if problem.level == "error"]
-    if isinstance(expected, tuple):
-        follows = {"no-tags", "missing-tags"} - {expected[0]}  # from what is expected
-        ((kind, line),) = [each for each in errors if each[0] not in follows]
-        assert kind == expected[0]
-        assert expected[1] in line
-    else:
-        assert errors == []
-        assert {p.id: sorted(found.photos.classes[tag - 1] for tag in p.tags) for p in found.photos.photos} == expected
-        assert all(photo.path.is_file() for photo in found.photos.photos)
-    said = [note for note in found.photos.notes if "hold none of the classes; add tags" not in note]
-    assert [part for part in notes if not any(part in note for note in said)] == []
-    assert notes or not said or isinstance(expected, tuple)
+    assert_read(DataSettings(**{"root": tmp_path, "kind": "table"} | settings), expected, notes)

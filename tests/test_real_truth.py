@@ -11,9 +11,11 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from data_sets import IMAGE, annotation, document, image, plant
 from run_tiny import TINY_WORDS
 from tag2mask.cli import main
 from tag2mask.cli.console import errors
+from tag2mask.data import write_mask
 from tag2mask.data.check import check
 from tag2mask.data.photos import open_photos
 from tag2mask.data.settings import DataSettings
@@ -45,9 +47,9 @@ def data_set(folder: Path, classes: int, write: Write) -> DataSettings:
             mask[4:14, 3 + number : 15 + number] = tag
         pixels = np.random.default_rng(number).integers(0, 256, (24, 32, 3), dtype=np.uint8)
         drawn = write(mask, number)
-        for target, image in ((folder / f"{number}.png", pixels), (folder / f"masks/{number}.png", drawn)):
+        for target, values in ((folder / f"{number}.png", pixels), (folder / f"masks/{number}.png", drawn)):
             target.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(target)
+            Image.fromarray(values).save(target)
         rows.append(f"{number}.png,{';'.join(CLASSES[tag - 1] for tag in tags)}")
     (folder / "tags.csv").write_text("\n".join(rows) + "\n")
     return DataSettings(root=folder, masks=folder / "masks")
@@ -243,22 +245,6 @@ def test_a_run_measures_nothing_with_such_truth_and_keeps_no_older_figure(
     assert "fit: 0 of 9 tags" in (tmp_path / "run/report.html").read_text()
 
 
-def coco_root(folder: Path, crowd: object) -> DataSettings:
-    """Eight images of one category, whose annotations all have this `iscrowd`."""
-    images, annotations = [], []
-    for number in range(1, 9):
-        target = folder / f"train/{number}.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((24, 32, 3), 20 * number, dtype=np.uint8)).save(target)
-        images.append({"id": number, "file_name": target.name, "height": 24, "width": 32})
-        box = [[2, 2, 2, 14, 20, 14, 20, 2]]
-        annotations.append({"id": number, "image_id": number, "category_id": 1, "segmentation": box, "iscrowd": crowd})
-    document = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "pit"}]}
-    (folder / "annotations").mkdir()
-    (folder / "annotations/instances_train.json").write_text(json.dumps(document))
-    return DataSettings(root=folder)
-
-
 @pytest.mark.parametrize(
     ("crowd", "code", "words"),
     [(1, 2, "--data.crowd paint"), ("0", 0, "100.0"), ("1", 2, "--data.crowd paint"), ("many", 2, "should be 0 or 1")],
@@ -266,12 +252,15 @@ def coco_root(folder: Path, crowd: object) -> DataSettings:
 def test_coco_whose_annotations_are_all_crowds(
     crowd: object, code: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    coco_root(tmp_path / "data", crowd)
-    (tmp_path / "made").mkdir()
-    for number in range(1, 9):
-        mask = np.zeros((24, 32), dtype=np.uint8)
-        mask[2:14, 2:20] = 1
-        Image.fromarray(mask).save(tmp_path / f"made/{number}.png")
+    numbers = range(1, 9)
+    annotations = [annotation(number, number, iscrowd=crowd) for number in numbers]
+    listed = document([image(number, f"{number}.png") for number in numbers], annotations, {"id": 1, "name": "pit"})
+    images = {f"train/{number}.png": IMAGE for number in numbers}
+    plant(tmp_path / "data", {"annotations/instances_train.json": listed} | images)
+    mask = np.zeros((24, 32), dtype=np.uint8)
+    mask[2:12, 2:12] = 1
+    for number in numbers:
+        write_mask(tmp_path / f"made/{number}.png", mask)
     assert main(["evaluate", str(tmp_path / "made"), "--data.root", str(tmp_path / "data")]) == code
     captured = capsys.readouterr()
     assert words in captured.out + captured.err
