@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from run_tiny import files_of, run
+from run_tiny import Capture, files_of, run
 from tag2mask.cam_files import read_cam
 from tag2mask.clip.npy_files import NpyCams, write_npy_cams
 from tag2mask.data import open_photos
@@ -102,9 +102,7 @@ def test_a_mask_is_made_again_without_a_tag_that_went(data: tuple[Path, Path]) -
     assert set(np.unique(read_mask(out / "masks/train/0003.png"))) <= {0, 2, 255}
 
 
-def test_refine_alone_names_photographs_with_new_tags(
-    data: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_refine_alone_names_photographs_with_new_tags(data: tuple[Path, Path], capsys: Capture) -> None:
     root, out = data
     retag(root, "train/0000.jpg,dab", "train/0000.jpg,dab;fen")
     masks = files_of(out / "masks")
@@ -120,9 +118,7 @@ def test_refine_alone_names_photographs_with_new_tags(
     assert changed_masks(out, masks) == ["train/0000.png"]
 
 
-def test_a_training_is_not_gone_on_with_on_other_data(
-    data: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_training_is_not_gone_on_with_on_other_data(data: tuple[Path, Path], capsys: Capture) -> None:
     root, out = data
     (out / "train/network.safetensors").unlink()
     image = image_of(root, cams_of(out)[0], out)
@@ -165,7 +161,7 @@ def test_a_mask_that_somebody_drew_into_the_folder_stays(data: tuple[Path, Path]
     assert path.read_bytes() == b"BM" + drawn
 
 
-def test_base_cams_follow_their_images(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_base_cams_follow_their_images(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
     root, out, npy = Path(copytree(scenes, tmp_path / "data")), tmp_path / "out", tmp_path / "npy"
     for photo in open_photos(DataSettings(root=root, split="train")).photos:
         maps = np.random.default_rng(0).random((len(photo.tags), 4, 4)).astype(np.float16)

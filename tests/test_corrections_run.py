@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from run_tiny import BACKBONE, files_of, run
+from run_tiny import BACKBONE, Capture, files_of, run
 from tag2mask.cam_files import read_ids
 from tag2mask.cli import main
 from tag2mask.data import DataSettings, open_photos, read_mask, write_mask
@@ -96,7 +96,7 @@ def painted_in_cvat(task: Path, photo_id: str, target: Path) -> None:
 
 
 def test_from_a_run_through_cvat_and_back_into_training(
-    copied: Path, scenes: Path, tmp_path: Path, learnt: list[LabelledSet], capsys: pytest.CaptureFixture[str]
+    copied: Path, scenes: Path, tmp_path: Path, learnt: list[LabelledSet], capsys: Capture
 ) -> None:
     photo_id = corrections_of(tmp_path, scenes)[1][0]
     own = (copied / f"masks/{photo_id}.png").read_bytes()
@@ -126,7 +126,7 @@ def test_from_a_run_through_cvat_and_back_into_training(
 
 
 def test_a_persons_mask_goes_before_the_methods(
-    copied: Path, scenes: Path, tmp_path: Path, learnt: list[LabelledSet], capsys: pytest.CaptureFixture[str]
+    copied: Path, scenes: Path, tmp_path: Path, learnt: list[LabelledSet], capsys: Capture
 ) -> None:
     settings = {**SEGMENT, "segment__label_weights": "confidence", "refine__keep_confidence": "true"}
     settings |= {"refine__method": "crf", "segment__batch_size": "10"}  # each photograph in the one step
@@ -170,7 +170,7 @@ def test_masks_of_people_alone_are_enough(scenes: Path, tmp_path: Path, learnt: 
     assert sorted(record.id for record in source.records()) == sorted(ids[:3]) and source.missing == 7
 
 
-def test_tags_that_somebody_changed(copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tags_that_somebody_changed(copied: Path, scenes: Path, capsys: Capture) -> None:
     kept, ids = corrections_of(copied / "corrections", scenes)
     tags = {photo.id: photo.tags for photo in open_photos(DataSettings(root=scenes, split="train")).photos}
     changed = next(photo_id for photo_id in ids if tags[photo_id] == (1,))
@@ -202,7 +202,7 @@ def test_tags_that_somebody_changed(copied: Path, scenes: Path, capsys: pytest.C
     assert "1 decisions about tags are newer" in capsys.readouterr().err
 
 
-def test_a_tag_that_is_no_class_is_named(copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tag_that_is_no_class_is_named(copied: Path, scenes: Path, capsys: Capture) -> None:
     kept, ids = corrections_of(copied / "corrections", scenes)
     kept.write(ids[0], Decision.now(tags=["gryphon"]))
     assert run("cams", scenes, copied, data__corrections=str(kept.folder)) == 2
@@ -211,7 +211,7 @@ def test_a_tag_that_is_no_class_is_named(copied: Path, scenes: Path, capsys: pyt
 
 
 def test_corrections_after_training_are_named_and_never_mixed_in(
-    copied: Path, scenes: Path, tmp_path: Path, learnt: list[LabelledSet], capsys: pytest.CaptureFixture[str]
+    copied: Path, scenes: Path, tmp_path: Path, learnt: list[LabelledSet], capsys: Capture
 ) -> None:
     assert run("segment", scenes, copied, **SEGMENT) == 0
     kept, ids = corrections_of(copied / "corrections", scenes)
@@ -242,7 +242,7 @@ def test_corrections_after_training_are_named_and_never_mixed_in(
 
 @pytest.mark.parametrize("how", ["moved", "copied"])
 def test_a_runs_own_decisions_go_where_it_goes(
-    how: str, copied: Path, scenes: Path, tmp_path: Path, learnt: list[LabelledSet], capsys: pytest.CaptureFixture[str]
+    how: str, copied: Path, scenes: Path, tmp_path: Path, learnt: list[LabelledSet], capsys: Capture
 ) -> None:
     kept, ids = corrections_of(copied / "corrections", scenes)
     kept.write(ids[0], Decision.now("corrected"), of_class_two())
@@ -268,7 +268,7 @@ def test_a_runs_own_decisions_go_where_it_goes(
 
 
 def test_a_run_remembers_another_folder_of_corrections(
-    copied: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    copied: Path, scenes: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     folder = RunFolder(copied)
     assert corrections_folder(Config(), folder) == copied / "corrections"
@@ -340,7 +340,7 @@ def test_a_damaged_record_of_what_was_learnt_from(name: str, text: str, tmp_path
         newer_tags(RunFolder(tmp_path), PhotoSet(("cat",), (), tmp_path)) if name == "train" else LearntFrom.read(path)
 
 
-def test_masks_of_nobody_knows_which_classes(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_masks_of_nobody_knows_which_classes(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
     kept, ids = corrections_of(tmp_path, scenes)
     write_mask(tmp_path / f"{ids[0]}.png", of_class_two())
     given = ["check", str(scenes), "--data.corrections", str(tmp_path), "--data.split", "train"]
@@ -351,15 +351,13 @@ def test_masks_of_nobody_knows_which_classes(scenes: Path, tmp_path: Path, capsy
     assert "nothing there says" not in " ".join(capsys.readouterr().out.split())
 
 
-def test_corrections_of_other_classes_are_refused(
-    copied: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_corrections_of_other_classes_are_refused(copied: Path, scenes: Path, tmp_path: Path, capsys: Capture) -> None:
     Corrections(tmp_path, ("cat",)).write("a", Decision.now("rejected"))
     assert run("segment", scenes, copied, data__corrections=str(tmp_path), **SEGMENT) == 2
     assert "holds corrections of the classes cat" in " ".join(capsys.readouterr().err.split())
 
 
-def test_an_import_never_replaces_a_review(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_import_never_replaces_a_review(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
     kept, ids = corrections_of(tmp_path / "back", scenes)
     write_mask(tmp_path / f"drawn/{ids[0]}.png", of_class_two())
     words = ["import", "masks", str(tmp_path / "drawn"), "--data.classes", ",".join(kept.classes)]
@@ -375,9 +373,7 @@ def test_an_import_never_replaces_a_review(scenes: Path, tmp_path: Path, capsys:
     assert files_of(kept.folder) == before
 
 
-def test_check_lists_what_is_wrong_with_corrections(
-    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_lists_what_is_wrong_with_corrections(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
     kept, ids = corrections_of(tmp_path, scenes)
     val = open_photos(DataSettings(root=scenes, split="val")).photos[0].id
     kept.write(ids[0], Decision.now("accepted"), of_class_two())

@@ -11,6 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from data_sets import CAT, DOG, IMAGE, SQUARE, Fault, Files, Tags, annotation, assert_read, document, image, plant
+from run_tiny import Capture
 from tag2mask.cli import main
 from tag2mask.data import DataSettings, read_mask, write_mask
 from tag2mask.data.photos import PhotoSet, open_photos, survey
@@ -129,9 +130,7 @@ CASES: dict[str, Case] = {
         "json: numbers with a decimal point or as text are read as whole ones (6, first: categories item 1 `id`)",
     ),
     "decimal-points": case(
-        one(image(1.0, "a.jpg", height=24.0, width=32.0), category_id=2.0),
-        {"a": ["dog"]},
-        "read as whole ones (4, ",
+        one(image(1.0, "a.jpg", height=24.0, width=32.0), category_id=2.0), {"a": ["dog"]}, "read as whole ones (4, "
     ),
     "fractions": case(one(image(1, "a.jpg", height=24.5)), ("bad-annotation", "`height` is missing or of an")),
     "true-as-an-id": case(one(image(True, "a.jpg")), ("bad-annotation", "`id` is missing or of another kind")),
@@ -319,7 +318,7 @@ def test_an_export_is_read_again(name: str, images: str, photographs: Path, tmp_
 
 @pytest.mark.parametrize("name", ["coco", "voc"])
 def test_an_export_without_photographs_says_what_to_do(
-    name: str, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, photographs: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     masks, data = ["--masks", str(tmp_path / "masks")], ["--data.root", str(photographs)]
     assert main(["export", name, *masks, *data, "--out", str(tmp_path / "out")]) == 0
@@ -330,9 +329,7 @@ def test_an_export_without_photographs_says_what_to_do(
     assert said.count("does not exist") == 1
 
 
-def test_tags_that_no_mask_shows_are_kept_or_told(
-    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_tags_that_no_mask_shows_are_kept_or_told(photographs: Path, tmp_path: Path, capsys: Capture) -> None:
     write_mask(tmp_path / "masks/fish/one.png", np.zeros((24, 36), dtype=np.uint8))
     masks, data = ["--masks", str(tmp_path / "masks")], ["--data.root", str(photographs), "--images", "copy"]
     assert main(["export", "voc", *masks, *data, "--out", str(tmp_path / "voc")]) == 0
@@ -378,9 +375,7 @@ TASKS: dict[str, tuple[list[Any], int, str]] = {
 
 
 @pytest.mark.parametrize(("tasks", "code", "says"), TASKS.values(), ids=TASKS)
-def test_what_label_studio_exports(
-    tasks: list[Any], code: int, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_label_studio_exports(tasks: list[Any], code: int, says: str, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "in.json").write_text(json.dumps(tasks))
     words = ["import", "labelstudio", str(tmp_path / "in.json"), "--data.classes", "cat,dog"]
     assert main([*words, "--out", str(tmp_path / "out")]) == code

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from data_sets import IMAGE, plant
-from run_tiny import TINY_WORDS
+from run_tiny import TINY_WORDS, Capture
 from tag2mask.cli import main
 from tag2mask.data.check import check
 from tag2mask.data.photos import find_photos, open_photos, survey
@@ -192,9 +192,7 @@ def test_the_splits_of_an_inspection_set_have_one_class_list(tmp_path: Path) -> 
     assert lists == {("crack", "zit")}
 
 
-def test_decisions_and_predictions_are_found_whatever_the_spelling(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_decisions_and_predictions_are_found_whatever_the_spelling(tmp_path: Path, capsys: Capture) -> None:
     names = [f"{normalize('NFD', name)}" for name in ("Ä1", "Ä2", "Ä3")]
     table = "image,tags\n" + "".join(f"{name}.png,pit\n" for name in names)
     plant(tmp_path / "data", {f"{name}.png": IMAGE for name in names} | {"tags.csv": table})
@@ -233,9 +231,7 @@ def test_images_without_tags_are_one_line(tmp_path: Path) -> None:
     assert "29 photographs have no tags (first: tags.csv line 3)" in report.render()
 
 
-def test_a_run_repeats_the_warnings_and_keeps_its_class_list(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_repeats_the_warnings_and_keeps_its_class_list(tmp_path: Path, capsys: Capture) -> None:
     plant(tmp_path / "data", {f"{name}/{number}.png": IMAGE for name in ("bird", "good", "pit") for number in range(2)})
     data, run = ["--data.root", str(tmp_path / "data")], str(tmp_path / "run")
     assert main(["run", *data, "--out", run, *TINY_WORDS]) == 0

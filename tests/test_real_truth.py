@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from data_sets import IMAGE, annotation, document, image, plant
-from run_tiny import TINY_WORDS
+from run_tiny import TINY_WORDS, Capture
 from tag2mask.cli import main
 from tag2mask.cli.console import errors
 from tag2mask.data import write_mask
@@ -151,9 +151,7 @@ def test_truth_that_fits_in_part_is_a_warning(
     assert words in problem.message
 
 
-def test_evaluate_refuses_and_measures_rightly_by_the_advice(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluate_refuses_and_measures_rightly_by_the_advice(tmp_path: Path, capsys: Capture) -> None:
     data_set(tmp_path / "data", 1, black_and_white)
     data_set(tmp_path / "made", 1, lookup())
     masks = tmp_path / "made/masks"
@@ -171,7 +169,7 @@ def test_evaluate_refuses_and_measures_rightly_by_the_advice(
     assert 0.4 < empty["miou"] < 0.5
 
 
-def test_training_on_such_truth_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_on_such_truth_is_refused(tmp_path: Path, capsys: Capture) -> None:
     data_set(tmp_path / "data", 1, black_and_white)
     data = ["--data.root", str(tmp_path / "data"), "--data.masks", str(tmp_path / "data/masks")]
     words = [*data, "--out", str(tmp_path / "run"), "--segment.labels", "truth", "--segment.network.weights", "none"]
@@ -180,7 +178,7 @@ def test_training_on_such_truth_is_refused(tmp_path: Path, capsys: pytest.Captur
     assert not (tmp_path / "run/segment/network.safetensors").exists()
 
 
-def test_imported_masks_are_compared_with_the_tags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_imported_masks_are_compared_with_the_tags(tmp_path: Path, capsys: Capture) -> None:
     data_set(tmp_path / "data", 1, lookup())
     data_set(tmp_path / "drawn", 1, black_and_white)
     words = ["import", "masks", str(tmp_path / "drawn/masks"), "--data.root", str(tmp_path / "data")]
@@ -193,7 +191,7 @@ def test_imported_masks_are_compared_with_the_tags(tmp_path: Path, capsys: pytes
     assert (np.array(Image.open(tmp_path / "imported/0.png")) == right).all()
 
 
-def test_corrections_may_contradict_the_tags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_corrections_may_contradict_the_tags(tmp_path: Path, capsys: Capture) -> None:
     data_set(tmp_path / "data", 3, lookup())
     words = ["import", "masks", str(tmp_path / "drawn"), "--data.root", str(tmp_path / "data"), "--again", "--out"]
     (tmp_path / "drawn").mkdir()
@@ -226,9 +224,7 @@ def test_numbers_as_class_names_are_in_their_order_and_advice_names_them(tmp_pat
     assert check(replace(settings, mask_values="1=10,2=9")).sound
 
 
-def test_a_run_measures_nothing_with_such_truth_and_keeps_no_older_figure(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_measures_nothing_with_such_truth_and_keeps_no_older_figure(tmp_path: Path, capsys: Capture) -> None:
     data_set(tmp_path / "data", 1, black_and_white)
     words = ["--data.root", str(tmp_path / "data"), "--data.masks", str(tmp_path / "data/masks")]
     words += ["--out", str(tmp_path / "run"), *TINY_WORDS]
@@ -250,7 +246,7 @@ def test_a_run_measures_nothing_with_such_truth_and_keeps_no_older_figure(
     [(1, 2, "--data.crowd paint"), ("0", 0, "100.0"), ("1", 2, "--data.crowd paint"), ("many", 2, "should be 0 or 1")],
 )
 def test_coco_whose_annotations_are_all_crowds(
-    crowd: object, code: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    crowd: object, code: int, words: str, tmp_path: Path, capsys: Capture
 ) -> None:
     numbers = range(1, 9)
     annotations = [annotation(number, number, iscrowd=crowd) for number in numbers]

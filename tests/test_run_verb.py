@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from forked import together
-from run_tiny import figures, files_of, run, words
+from run_tiny import Capture, figures, files_of, run, words
 from tag2mask.cli import main
 from tag2mask.cli.console import output, show_published
 from tag2mask.evaluate.published import published_beside
@@ -17,14 +17,14 @@ from tag2mask.pipeline.lock import held
 from tag2mask.pipeline.repeats import spread
 
 
-def planned(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, object]]:
+def planned(arguments: list[str], capsys: Capture) -> dict[str, dict[str, object]]:
     """What a dry run says of each stage."""
     capsys.readouterr()
     assert main([*arguments, "--dry-run", "--json"]) == 0
     return {stage["stage"]: stage for stage in json.loads(capsys.readouterr().out)["stages"]}
 
 
-def test_a_page_waits_for_the_run_that_is_at_work(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_page_waits_for_the_run_that_is_at_work(copied: Path, capsys: Capture) -> None:
     before = files_of(copied)
     with held(copied, "train"):
         assert main(["report", str(copied)]) == 2
@@ -37,9 +37,7 @@ def test_a_page_waits_for_the_run_that_is_at_work(copied: Path, capsys: pytest.C
     assert main(["report", str(copied)]) == 0
 
 
-def test_a_new_run_has_no_invented_sizes_and_times(
-    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_new_run_has_no_invented_sizes_and_times(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
     stages = planned(words("run", scenes, tmp_path / "out"), capsys)
     assert stages["train"]["steps"] == 4 and stages["cams"]["lacking"] == stages["refine"]["lacking"] == 10
     assert all(stages[name]["bytes"] is None for name in ("cams", "refine"))
@@ -50,9 +48,7 @@ def test_a_new_run_has_no_invented_sizes_and_times(
     assert "in all: 0 kB of files by photograph; time unknown here of train, cams, refine, confidence" in said
 
 
-def test_a_begun_run_tells_sizes_and_times_by_its_own_records(
-    copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_begun_run_tells_sizes_and_times_by_its_own_records(copied: Path, scenes: Path, capsys: Capture) -> None:
     assert all(stage["seconds"] == 0 for stage in planned(["run", "--out", str(copied)], capsys).values())
     capsys.readouterr()
     assert main(["run", "--out", str(copied), "--dry-run"]) == 0
@@ -82,7 +78,7 @@ def measured(images: int, classes: int = 21, chosen: list[str] | None = None) ->
     return {"miou": 0.5, "pixel_accuracy": 0.9, "iou": iou, "images": images, "chosen": chosen, "threshold": None}
 
 
-def test_published_figures_stand_beside_those_of_the_same_photographs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_published_figures_stand_beside_those_of_the_same_photographs(capsys: Capture) -> None:
     own = {
         "seeds": {"train": {"CLIP": measured(1464)}},
         "cams": {"train": {"classifier": measured(1464), "pot": measured(1464)}, "val": {"pot": measured(1449)}},
@@ -116,9 +112,7 @@ def test_published_figures_stand_beside_those_of_the_same_photographs(capsys: py
         (measured(1464, 6), "over 6 of the 21 classes"),
     ],
 )
-def test_what_cannot_be_compared_is_not_shown(
-    values: dict[str, object], why: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_be_compared_is_not_shown(values: dict[str, object], why: str, capsys: Capture) -> None:
     beside = published_beside({"refine": {"train": {"crf": values}}}, "voc")
     assert beside is not None and not beside.figures and why in beside.note and "not comparable" in beside.note
     show_published(output(), {"refine": {"train": {"crf": values}}}, beside)
@@ -144,9 +138,7 @@ def test_the_spread_of_figures_by_hand() -> None:
     assert spread([{"miou": 0.5}]) == {"miou": {"mean": 0.5, "deviation": None, "values": [0.5]}}
 
 
-def test_repeats_are_runs_of_their_own_and_taken_up_again(
-    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_repeats_are_runs_of_their_own_and_taken_up_again(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "repeats"
     assert run("run", scenes, out, repeats="2", seed="5") == 0
     said = capsys.readouterr()
@@ -193,7 +185,7 @@ def test_repeats_are_runs_of_their_own_and_taken_up_again(
     assert main(["run", "--out", str(out / "seed-5"), "--dry-run"]) == 0
 
 
-def test_what_repeats_refuse(scenes: Path, copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_repeats_refuse(scenes: Path, copied: Path, tmp_path: Path, capsys: Capture) -> None:
     for out, more, expected in (
         (copied, {}, "holds a single run"),
         (tmp_path / "new", {"shard": "1/2"}, "leave --shard out"),

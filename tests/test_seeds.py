@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from clip_tiny import PATCH, tiny_folder, tiny_model
-from run_tiny import figures, files_of, run, words
+from run_tiny import Capture, figures, files_of, run, words
 from tag2mask.cam_files import CamFile, read_cam, write_cam
 from tag2mask.cli import main
 from tag2mask.clip import load_clip
@@ -68,9 +68,7 @@ def test_is_resumed_and_shards_give_the_same_files(made: Path, scenes: Path, cli
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
 
 
-def test_a_changed_word_stops_the_stage(
-    made: Path, scenes: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_changed_word_stops_the_stage(made: Path, scenes: Path, clip: Path, tmp_path: Path, capsys: Capture) -> None:
     file = tmp_path / "words.yaml"
     file.write_text("background: [sky]\n", encoding="utf-8")
     assert run("seeds", scenes, made, seeds__model=str(clip), seeds__words=str(file)) == 2
@@ -79,7 +77,7 @@ def test_a_changed_word_stops_the_stage(
     assert run("seeds", scenes, made, seeds__model="not-a-model") == 2
 
 
-def test_clashes_are_told(scenes: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_clashes_are_told(scenes: Path, clip: Path, tmp_path: Path, capsys: Capture) -> None:
     name = open_photos(DataSettings(root=scenes)).classes[0]
     file = tmp_path / "words.yaml"
     file.write_text(f"background: [sky, {name}]\n", encoding="utf-8")
@@ -105,7 +103,7 @@ def test_own_export_comes_back_exactly(made: Path, scenes: Path, clip: Path, tmp
 
 
 def test_imports_say_what_they_lose_and_what_they_refuse(
-    scenes: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scenes: Path, clip: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     photos = open_photos(DataSettings(root=scenes, split="train")).photos
     rng = np.random.default_rng(0)
@@ -148,7 +146,7 @@ def test_pot_trains_on_base_cams_from_outside(made: Path, scenes: Path, clip: Pa
     assert files_of(plain / "cams/pot") != files_of(out / "cams/pot")
 
 
-def test_without_base_cams_nothing_begins(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_base_cams_nothing_begins(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
     assert run("train", scenes, tmp_path / "run", **EXTERNAL) == 2
     assert "run `tag2mask seeds` with the same --out first" in " ".join(capsys.readouterr().err.split())
     assert run("cams", scenes, tmp_path / "run", cams__kinds="[fused]") == 2
@@ -187,7 +185,7 @@ def test_base_cams_move_with_the_photograph(tmp_path: Path) -> None:
 
 
 def test_a_damaged_base_cam_costs_its_photograph_alone(
-    made: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    made: Path, scenes: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     out = tmp_path / "run"
     shutil.copytree(made, out)
@@ -246,9 +244,7 @@ def suggest(*words: str) -> int:
     return main(["tags", *words, "--device", "cpu", "--workers", "0"])
 
 
-def test_suggestions_are_a_table_for_review(
-    scenes: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_suggestions_are_a_table_for_review(scenes: Path, clip: Path, tmp_path: Path, capsys: Capture) -> None:
     table = tmp_path / "suggested.csv"
     photos = scenes / "train"
     given = (str(photos), "--classes", "cat,dog,brown horse", "--seeds.model", str(clip), "--table", str(table))
@@ -272,7 +268,7 @@ def test_suggestions_are_a_table_for_review(
     assert suggest(*given) == 2 and "a person may have reviewed it" in " ".join(capsys.readouterr().err.split())
 
 
-def test_suggestions_are_never_taken_for_tags(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_suggestions_are_never_taken_for_tags(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
     table = tmp_path / "tags.csv"
     name = next((scenes / "train").rglob("*.jpg")).relative_to(scenes).as_posix()
     table.write_text(f"image,suggested,reviewed,cat\n{name},cat,,0.9\n", encoding="utf-8")
@@ -292,7 +288,7 @@ def test_suggestions_are_never_taken_for_tags(scenes: Path, tmp_path: Path, caps
     ],
 )
 def test_wrong_requests_for_tags(
-    scenes: Path, clip: Path, words: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scenes: Path, clip: Path, words: tuple[str, ...], message: str, tmp_path: Path, capsys: Capture
 ) -> None:
     assert suggest(str(scenes), "--seeds.model", str(clip), "--table", str(tmp_path / "t.csv"), *words) == 2
     assert message in " ".join(capsys.readouterr().err.split())

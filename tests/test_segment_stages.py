@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import tag2mask
-from run_tiny import BACKBONE, figures, files_of, run, words
+from run_tiny import BACKBONE, Capture, figures, files_of, run, words
 from tag2mask.cli import main
 from tag2mask.data import DataSettings, open_photos, read_mask
 from tag2mask.data.images import ImageError, write_fractions, write_mask
@@ -73,7 +73,7 @@ def test_one_line_loads_and_labels(done: Path, scenes: Path) -> None:
 
 
 def test_nothing_is_done_twice_and_what_is_missing_comes_back(
-    copied: Path, done: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+    copied: Path, done: Path, scenes: Path, capsys: Capture
 ) -> None:
     next((copied / "predictions/val").rglob("*.png")).unlink()
     assert main([*words("run", scenes, copied, **SEGMENT), "--json"]) == 0
@@ -92,7 +92,7 @@ def test_training_on_the_truth_needs_no_other_stage(scenes: Path, tmp_path: Path
 
 
 def test_settings_that_cannot_be_used_are_refused_before_anything_is_done_or_deleted(
-    copied: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    copied: Path, scenes: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     missing = {"segment__network__backbone": "resnet18", "segment__network__weights": "no.pth"}
     edges = {"refine__method": "irn", "edges__backbone": "resnet18", "edges__weights": "no.pth"}
@@ -110,9 +110,7 @@ def test_settings_that_cannot_be_used_are_refused_before_anything_is_done_or_del
     assert files_of(copied) == before
 
 
-def test_two_runs_side_by_side(
-    done: Path, copied: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_runs_side_by_side(done: Path, copied: Path, scenes: Path, tmp_path: Path, capsys: Capture) -> None:
     # A copy whose predictions are the truth.
     for photo in open_photos(DataSettings(root=scenes, masks=scenes / "masks", split="val")).photos:
         write_mask(copied / f"predictions/val/{photo.id}.png", read_mask(scenes / f"masks/{photo.id}.png"))
@@ -134,7 +132,7 @@ def test_two_runs_side_by_side(
     assert run("evaluate", scenes, done, **SEGMENT) == 0
 
 
-def test_new_masks_make_the_network_stale(copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_new_masks_make_the_network_stale(copied: Path, scenes: Path, capsys: Capture) -> None:
     assert run("refine", scenes, copied, restart="refine", **SEGMENT) == 0
     assert not (copied / "segment").exists() and not (copied / "predictions").exists()
     assert run("segment", scenes, copied, **{**SEGMENT, "segment__network__head": "aspp"}) == 2
@@ -144,7 +142,7 @@ def test_new_masks_make_the_network_stale(copied: Path, scenes: Path, capsys: py
     assert "segment.learning_rate was 0.001 and is 0.5" in capsys.readouterr().err
 
 
-def test_without_masks_it_says_what_to_do(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_masks_it_says_what_to_do(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
     assert run("segment", scenes, tmp_path / "new", **SEGMENT) == 2
     assert "run `tag2mask refine` with the same --out first" in capsys.readouterr().err
 
@@ -203,9 +201,7 @@ def test_weights_move_with_their_labels(scenes: Path, tmp_path: Path) -> None:
         samples[0, 0]
 
 
-def test_labels_count_as_much_as_they_are_probable(
-    scenes: Path, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_labels_count_as_much_as_they_are_probable(scenes: Path, done: Path, tmp_path: Path, capsys: Capture) -> None:
     weighted = {**SEGMENT, "segment__label_weights": "confidence", "segment__steps": "1"}
     copied = Path(copytree(done, tmp_path / "out"))
     assert run("segment", scenes, copied, restart="segment", **weighted) == 2
@@ -229,7 +225,7 @@ def test_labels_count_as_much_as_they_are_probable(
     assert losses[0] != losses[1]
 
 
-def test_it_learns_from_all_masks_or_says_so(copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_learns_from_all_masks_or_says_so(copied: Path, scenes: Path, capsys: Capture) -> None:
     assert run("segment", scenes, copied, shard="1/2", restart="segment", **SEGMENT) == 2
     assert "run it without --shard" in capsys.readouterr().err
     assert run("run", scenes, copied, shard="1/2", **SEGMENT) == 0  # leaves it out
@@ -247,9 +243,7 @@ def test_it_learns_from_all_masks_or_says_so(copied: Path, scenes: Path, capsys:
     assert "begun on 9 masks, and now there are 10" in capsys.readouterr().err
 
 
-def test_what_cannot_be_measured_does_not_stop_training(
-    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_be_measured_does_not_stop_training(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
     data = Path(copytree(scenes, tmp_path / "data"))
     broken = sorted((data / "val").glob("*.jpg"))[0]
     broken.write_bytes(broken.read_bytes()[:200])
@@ -263,9 +257,7 @@ def test_what_cannot_be_measured_does_not_stop_training(
     assert "validation_miou" not in (tmp_path / "other/segment/log.jsonl").read_text()
 
 
-def test_a_command_that_failed_can_be_put_right(
-    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_command_that_failed_can_be_put_right(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
     right = {"segment__labels": "truth", "segment__precision": "fp32", "segment__network__head": "sum"}
     settings = {**SEGMENT, **right}
     for name, value, said in (
