@@ -103,17 +103,32 @@ def tiff(width: int, height: int, *more: tuple[int, int, int, int], after: int =
     return b"II*\0" + struct.pack("<IH", 8, len(entries)) + body + struct.pack("<I", after)
 
 
+def claiming(whole: bytes, place: int, form: str, *sides: int) -> bytes:
+    """A sound image with other sides in its header."""
+    return whole[:place] + struct.pack(form, *sides) + whole[place + struct.calcsize(form) :]
+
+
 def bmp(width: int, height: int) -> bytes:
     """A BMP of any claimed size."""
-    return (
-        b"BM" + struct.pack("<IHHIIiiHHIIIIII", 70, 0, 0, 54, 40, width, height, 1, 24, 0, 16, 0, 0, 0, 0) + bytes(16)
-    )
+    return claiming(photograph("BMP"), 18, "<ii", width, height)
 
 
 def gif(width: int, height: int) -> bytes:
-    """A GIF of any claimed size."""
-    frame = b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x02\x02\x4c\x01\0;"
-    return b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6) + frame
+    """A GIF of any claimed size, of its screen and of its frame."""
+    whole = claiming(photograph("GIF"), 6, "<HH", width, height)
+    return claiming(whole, whole.index(b",\0\0\0\0") + 5, "<HH", width, height)
+
+
+def jpeg(width: int, height: int) -> bytes:
+    """A JPEG of any claimed size."""
+    return claiming(photograph(), photograph().index(b"\xff\xc0") + 5, ">HH", height, width)
+
+
+def jpeg2000(width: int, height: int) -> bytes:
+    """A JPEG 2000 that claims any size in both of its headers."""
+    whole = photograph("JPEG2000")
+    sized = claiming(whole, whole.index(b"ihdr") + 4, ">II", height, width)
+    return claiming(sized, whole.index(b"\xff\x51") + 6, ">II", width, height)
 
 
 def webp(width: int, height: int) -> bytes:
@@ -121,21 +136,6 @@ def webp(width: int, height: int) -> bytes:
     sides = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
     body = b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4) + sides + photograph("WEBP")[12:]
     return b"RIFF" + struct.pack("<I", len(body)) + body
-
-
-def jpeg(width: int, height: int) -> bytes:
-    """A JPEG whose frame header claims any size."""
-    whole = photograph()
-    place = whole.index(b"\xff\xc0") + 5
-    return whole[:place] + struct.pack(">HH", height, width) + whole[place + 4 :]
-
-
-def jpeg2000(width: int, height: int) -> bytes:
-    """A JPEG 2000 that claims any size in both of its headers."""
-    whole = photograph("JPEG2000")
-    box, siz = whole.index(b"ihdr") + 4, whole.index(b"\xff\x51") + 6
-    sized = whole[:box] + struct.pack(">II", height, width) + whole[box + 8 :]
-    return sized[:siz] + struct.pack(">II", width, height) + sized[siz + 8 :]
 
 
 def _bombs() -> Iterator[Case]:

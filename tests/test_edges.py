@@ -15,7 +15,6 @@ from tag2mask.errors import UsageError
 from tag2mask.networks import Backbone, NetworkSettings, build_backbone
 from tag2mask.networks.edge_network import EdgeNetwork, build_edge_network, default_edge_levels
 from tag2mask.refine.affinity_loss import affinity_loss, reduced_labels
-from tag2mask.refine.random_walk import displacements, path
 
 
 def loss_in_loops(logits: Tensor, labels: Tensor, radius: int) -> list[Tensor]:
@@ -75,8 +74,6 @@ def test_the_loss_and_its_gradient_equal_loops_over_pairs(seed: int) -> None:
 
 
 def test_the_published_radius_on_a_grid_that_holds_all_its_displacements() -> None:
-    ways = displacements(10)
-    assert (len(ways), sum(len(path(*way)) for way in ways)) == (152, 2134)
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(1, 12, 21, generator=generator, dtype=torch.float64)
     labels = torch.randint(0, 3, logits.shape, generator=generator, dtype=torch.uint8)
@@ -185,15 +182,6 @@ def test_the_published_branch_in_slow() -> None:
         final = network.branch.edge
         expected = torch.einsum("c,nchw->nhw", final.weight[0, :, 0, 0], torch.cat(columns, 1)) + final.bias
         torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_maps_of_a_backbone_that_was_asked_as_before() -> None:
-    backbone = resnet().eval()
-    images = torch.rand(1, 3, 33, 40)
-    with torch.no_grad():
-        every, own = backbone.all_maps(images), backbone(images)
-    assert len(every) == 5 and all(torch.equal(one, other) for one, other in zip(every[1:], own, strict=True))
-    assert every[0].shape == (1, 64, 9, 10) and backbone.all_stages[1:] == backbone.stages
 
 
 def test_only_the_branch_trains() -> None:

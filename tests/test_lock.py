@@ -105,19 +105,6 @@ def test_a_folder_that_the_lock_alone_made_goes_with_it(tmp_path: Path) -> None:
     assert (tmp_path / "empty").exists()
 
 
-def test_a_refusal_names_the_process_and_the_remedy(tmp_path: Path) -> None:
-    process = holding(tmp_path / "out", tmp_path / "go")
-    said = json.loads((tmp_path / "out/run.lock.json").read_text())
-    assert said["process"] == process.pid and said["command"] == "cams"
-    with pytest.raises(UsageError) as refused, held(tmp_path / "out", "run"):
-        pass
-    expected = (f"process {process.pid} on {said['host']}", said["since"], "`tag2mask cams`", "another --out")
-    assert all(part in str(refused.value) for part in (*expected, f"delete {tmp_path / 'out/run.lock.json'}"))
-    release(process)
-    with held(tmp_path / "out", "run"):
-        pass
-
-
 @pytest.mark.parametrize(
     ("first", "second", "allowed"),
     [
@@ -163,7 +150,7 @@ def write(folder: Path, host: str) -> None:
 def test_only_what_is_known_to_be_dead_gives_way(tmp_path: Path) -> None:
     write(tmp_path / "out", "elsewhere")
     for verb, shard in (("run", None), ("cams", (1, 2))):
-        message = rf"process 1 on elsewhere, since yesterday.* delete {tmp_path}/out/run\.lock\.json"
+        message = rf"`tag2mask train`, process 1 on elsewhere, since yesterday.* delete {tmp_path}/out/run\.lock\.json"
         with pytest.raises(UsageError, match=message), held(tmp_path / "out", verb, shard):
             pass
         assert locks(tmp_path / "out") == WHOLE

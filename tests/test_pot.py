@@ -15,7 +15,7 @@ from tag2mask import clustering
 from tag2mask.errors import UsageError
 from tag2mask.pot import PotSettings, TransportCams, affinity, normalised_cams, transport_cams
 from tag2mask.pot.activation import regenerate
-from waiting import counts
+from waiting import waits
 
 DEFAULT = PotSettings()
 VARIANTS = {
@@ -211,12 +211,11 @@ def test_the_result_is_repeatable_and_a_generator_chooses_the_seeds() -> None:
     assert drawn[0].equal(drawn[1]) and not drawn[0].equal(drawn[2])
 
 
-def test_waiting_for_an_accelerator_does_not_depend_on_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_an_accelerator_does_not_depend_on_iterations_and_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clustering, "_waiting_is_free", lambda _: False)
     problem = random_problem(16, (2, 1, 3))
-    waits = [counts(partial(solve, problem, replace(DEFAULT, iterations=n)))[0] for n in (1, 50)]
-    more_images = counts(partial(solve, random_problem(16, (2, 1, 3) * 4)))[0]
-    assert 0 < waits[0] == waits[1] == more_images
+    few, many = (waits(partial(solve, problem, replace(DEFAULT, iterations=count))) for count in (1, 50))
+    assert 0 < few == many == waits(partial(solve, random_problem(16, (2, 1, 3) * 4)))
 
 
 # Gradients of the CAMs
