@@ -34,6 +34,7 @@ from tag2mask.data.problems import Problem
 from tag2mask.data.segmentations import segmentation_fault, to_runs
 from tag2mask.data.settings import Crowd, DataSettings
 from tag2mask.errors import UsageError
+from tag2mask.pipeline import truth
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.segment import Segment
 from tag2mask.pipeline.truth import with_painted_truth, with_truth
@@ -314,6 +315,18 @@ def test_of_two_that_paint_differently_at_once_one_is_refused(root: Path, monkey
     monkeypatch.setattr(painting, "read_annotations", meanwhile)
     with pytest.raises(UsageError, match=r"painted\.json: the masks here were painted with data\.crowd skip"):
         with_truth(Config(workers=0), photos, Console(quiet=True))
+
+
+def test_of_several_processes_the_main_one_paints_and_all_use_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[bool] = []
+    monkeypatch.setattr(truth, "wait", lambda: waited.append((root / "SegmentationClass/p7.png").exists()))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    found = {}
+    for number in (1, 0, 1):
+        monkeypatch.setenv("RANK", str(number))
+        found[number] = painted(DataSettings(root=root))
+    assert waited == [False, True, True]  # all wait, always: some may look when others have painted
+    assert found[0] == found[1] and len(found[1]) == 2
 
 
 def test_a_shard_paints_its_own(root: Path) -> None:
