@@ -12,32 +12,32 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from run_tiny import BACKBONE, Capture, files_of, run
+from run_tiny import Capture, files_of, run, words
 from tag2mask.cam_files import read_ids
 from tag2mask.cli import main
+from tag2mask.cli.request import Request
+from tag2mask.cli.verbs import VERBS
 from tag2mask.data import DataSettings, open_photos, read_mask, write_mask
 from tag2mask.data.corrections import Corrections, Decision
 from tag2mask.data.labelled_set import LabelledSet
 from tag2mask.data.photos import PhotoSet
-from tag2mask.errors import Tag2maskError
+from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.formats.target import whole_target
 from tag2mask.pipeline import segment as stage
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.corrections import corrections_folder, newer_tags, remembered_corrections
 from tag2mask.pipeline.exchange import mask_source
 from tag2mask.pipeline.learnt_from import LearntFrom
+from tag2mask.pipeline.progress import StageResult
+from tag2mask.pipeline.reading import photographs
+from tag2mask.pipeline.refinable import shard_of
 from tag2mask.pipeline.repeats import Repeats
 from tag2mask.pipeline.run_folder import RunFolder
+from test_segment_stages import SEGMENT as OF_THE_STAGE
 
-SEGMENT = {
-    "segment__network__backbone": BACKBONE,
-    "segment__network__weights": "none",
-    "segment__network__align_corners": "false",
-    "segment__steps": "1",
-    "segment__batch_size": "4",
-    "segment__augment__crop": "48",
-    "segment__augment__long_side": "[64,80]",
-    "evaluate__splits": "val",
-}
+SEGMENT = {name: value for name, value in OF_THE_STAGE.items() if name.startswith("segment__network")}
+SEGMENT |= {"segment__steps": "1", "segment__batch_size": "4", "segment__augment__crop": "48"}
+SEGMENT |= {"segment__augment__long_side": "[64,80]", "evaluate__splits": "val"}
 
 
 @pytest.fixture
@@ -200,6 +200,8 @@ def test_tags_that_somebody_changed(copied: Path, scenes: Path, capsys: Capture)
     kept.forget(changed)
     assert run("train", scenes, copied) == 0
     assert "1 decisions about tags are newer" in capsys.readouterr().err
+    assert run("train", scenes, copied, restart="train") == run("train", scenes, copied) == 0
+    assert "newer" not in capsys.readouterr().err
 
 
 def test_a_tag_that_is_no_class_is_named(copied: Path, scenes: Path, capsys: Capture) -> None:
@@ -289,6 +291,28 @@ def test_a_run_remembers_another_folder_of_corrections(
     assert "data.corrections does not exist; name the folder of a review" in " ".join(capsys.readouterr().err.split())
 
 
+def test_what_the_run_remembers_is_read_under_its_lock(copied: Path, scenes: Path, tmp_path: Path) -> None:
+    kept, ids = corrections_of(tmp_path / "other", scenes)
+    kept.write(ids[0], Decision.now("rejected"))
+    request = Request.parse("cams", VERBS["cams"], words("cams", scenes, copied)[1:])
+    assert request is not None and request.config.data.corrections is None
+    RunFolder(copied).record_setting("data", "corrections", str(kept.folder))  # by another command
+    assert VERBS["cams"].action(request) == 0
+    assert remembered_corrections(copied) == kept.folder
+
+
+def test_a_damaged_decision_moves_nothing_from_shard_to_shard(scenes: Path, tmp_path: Path) -> None:
+    kept = corrections_of(tmp_path / "kept", scenes)[0]
+    config = Config(data=DataSettings(root=scenes, split="train", corrections=kept.folder), shard="1/2", workers=0)
+    kept.write("elsewhere/0", Decision.now("rejected"))
+    before = [photo.id for photo in shard_of(photographs(config).photos, config, StageResult("cams"))]
+    (kept.folder / f"{before[0]}.json").parent.mkdir()
+    (kept.folder / f"{before[0]}.json").write_text("{")
+    photos = photographs(config)
+    found = shard_of(photos.photos, config, StageResult("cams"), damaged=photos.decided.damaged)
+    assert [photo.id for photo in found] == before[1:]
+
+
 def test_every_run_of_several_has_decisions_of_its_own(scenes: Path, tmp_path: Path) -> None:
     config = Config(data=DataSettings(root=scenes, split="train"))
     before = Repeats(config, RunFolder(tmp_path), 2).fingerprints
@@ -338,6 +362,18 @@ def test_a_damaged_record_of_what_was_learnt_from(name: str, text: str, tmp_path
     path.write_text(text)
     with pytest.raises(Tag2maskError, match=rf"learnt_from\.json is damaged.*--restart {name}"):
         newer_tags(RunFolder(tmp_path), PhotoSet(("cat",), (), tmp_path)) if name == "train" else LearntFrom.read(path)
+
+
+def test_a_review_that_began_meanwhile_is_not_replaced(scenes: Path, tmp_path: Path) -> None:
+    kept, ids = corrections_of(tmp_path / "back", scenes)
+    with whole_target(kept.folder, {"classes": list(kept.classes)}) as folder:
+        write_mask(folder / f"{ids[0]}.png", of_class_two())
+    refused = pytest.raises(UsageError, match="what people decided in a review")
+    with refused, whole_target(kept.folder, {}, again=True):
+        kept.write(ids[1], Decision.now("rejected"))
+    found = kept.decision(ids[1])
+    assert kept.mask(ids[0]) is not None and found is not None and found.verdict == "rejected"
+    assert [path.name for path in tmp_path.iterdir()] == ["back"]
 
 
 def test_masks_of_nobody_knows_which_classes(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
