@@ -3,9 +3,11 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from multiprocessing import get_context
 from pathlib import Path
 from socket import gethostname
 
@@ -158,6 +160,26 @@ def test_only_what_is_known_to_be_dead_gives_way(tmp_path: Path) -> None:
     with held(tmp_path / "out", "run"):
         pass
     assert not locks(tmp_path / "out")
+
+
+def test_a_killed_process_frees_it_though_its_workers_live_on(tmp_path: Path) -> None:
+    context = get_context("fork")
+    receiver, sender = context.Pipe()
+
+    def work() -> None:
+        with held(tmp_path / "out", "train"):
+            worker = context.Process(target=signal.pause)
+            worker.start()
+            sender.send(worker.pid)
+            signal.pause()
+
+    process = context.Process(target=work)
+    process.start()
+    worker = receiver.recv()
+    process.kill()
+    process.join()
+    with held(tmp_path / "out", "run"):
+        os.kill(worker, signal.SIGKILL)  # it was there
 
 
 def test_a_process_that_outlives_the_main_one_keeps_others_out(tmp_path: Path) -> None:
