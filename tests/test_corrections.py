@@ -323,6 +323,12 @@ def test_bombs_are_refused_before_they_are_read(tmp_path: Path, monkeypatch: pyt
         list(cvat.read(tmp_path / "b.zip", CLASSES))
 
 
+def test_a_mask_of_too_many_pixels_is_refused_before_it_is_decoded(folder: Path, tmp_path: Path) -> None:
+    export_masks("cvat", MaskSource(folder, CLASSES), tmp_path / "out.zip")
+    found = dict(cvat.read(tmp_path / "out.zip", CLASSES, pixel_limit=100))
+    assert all("at most 100 are allowed" in reason for reason in found.values()) and len(found) == 3
+
+
 def test_broken_zips_are_refused(folder: Path, tmp_path: Path) -> None:
     export_masks("cvat", MaskSource(folder, CLASSES), tmp_path / "out.zip")
     raw = (tmp_path / "out.zip").read_bytes()

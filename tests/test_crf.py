@@ -1,6 +1,7 @@
 """The dense CRF: against the mean field over all pairs, against pydensecrf2, and what must hold exactly."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tag2mask.refine.crf import (
     CrfSettings,
     CrfValues,
     _mean_field,
+    _parts,
     _unary,
     dense_crf,
     label_probabilities,
@@ -195,6 +197,20 @@ def test_wrong_shapes_and_settings_are_refused() -> None:
         CrfSettings(gaussian_weight=float("inf"))
     with pytest.raises(UsageError, match="deeplab, irn, largefov"):
         CrfSettings("voc")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("is_cuda", "sides", "parts"),
+    [
+        (True, (10, 20, 30), [(0, 3)]),
+        (True, (1500, 1500, 3000, 10, 10), [(0, 1), (1, 2), (2, 3), (3, 5)]),
+        (False, (10, 20), [(0, 1), (1, 2)]),
+    ],
+)
+def test_what_is_done_at_once(is_cuda: bool, sides: tuple[int, ...], parts: list[tuple[int, int]]) -> None:
+    images = [torch.zeros(side, side, 3, dtype=torch.uint8) for side in sides]
+    found = _parts(images, [SimpleNamespace(is_cuda=is_cuda)] * len(sides))  # type: ignore[list-item]
+    assert [(part.start, part.stop) for part in found] == parts
 
 
 def test_published_numbers_and_what_is_given_instead() -> None:
