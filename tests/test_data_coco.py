@@ -1,6 +1,7 @@
 """COCO roots: ids, tags, painted masks beside pycocotools' own, the index, and everything that can be broken."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -420,10 +421,17 @@ def test_the_index_is_used_until_the_file_changes(root: Path, monkeypatch: pytes
     content["annotations"].pop()
     write(root, content)
     assert [photo.id for photo in open_photos(DataSettings(root=root)).photos] == ["p3", "p7"]
+    path = root / "annotations/instances_train2024.json"
+    before = path.stat()
+    content["annotations"][0]["image_id"] = 9
+    write(root, content)
+    assert path.stat().st_size == before.st_size
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert [photo.id for photo in open_photos(DataSettings(root=root)).photos] == ["p3", "p7", "p9"]
     index = root / "SegmentationClass" / "instances_train2024.npz"
     for damaged in (b"", index.read_bytes()[:200]):
         index.write_bytes(damaged)
-        assert len(open_photos(DataSettings(root=root))) == 2
+        assert len(open_photos(DataSettings(root=root))) == 3
 
 
 def test_without_a_place_for_the_index_the_check_notes_it_and_all_goes_on(root: Path) -> None:
