@@ -26,7 +26,7 @@ def cases(rng: random.Random) -> Iterator[Case]:
 
 
 def _checked(yard: Yard, content: bytes | str) -> list[str]:
-    """`check` of a table beside two photographs; a third lies outside."""
+    """`check` of a table next to two images; a third lies outside."""
     for name in ("one", "two"):
         write(yard.data / f"{name}.jpg", photograph())
     write(yard.data / "tags.csv", content)

@@ -112,8 +112,8 @@ def test_refine_alone_names_photographs_with_new_tags(data: tuple[Path, Path], c
     )
     assert files_of(out / "masks") == masks
     assert run("train", root, out) == 0
-    told = " ".join(capsys.readouterr().err.split())
-    assert "the network that is there was trained on 10 photographs, and now some of them" in told
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the network that is there was trained on 10 photographs, and now some of them" in said
     assert run("cams", root, out) == run("refine", root, out) == 0
     assert changed_masks(out, masks) == ["train/0000.png"]
 

@@ -41,7 +41,7 @@ SEGMENT |= {"segment__augment__long_side": "[64,80]", "evaluate__splits": "val"}
 
 
 @pytest.fixture
-def learnt(monkeypatch: pytest.MonkeyPatch) -> list[LabelledSet]:
+def trained_on(monkeypatch: pytest.MonkeyPatch) -> list[LabelledSet]:
     """The samples of every training of `segment`."""
     seen: list[LabelledSet] = []
     made = stage.segmentation_task
@@ -96,7 +96,7 @@ def painted_in_cvat(task: Path, photo_id: str, target: Path) -> None:
 
 
 def test_from_a_run_through_cvat_and_back_into_training(
-    copied: Path, scenes: Path, tmp_path: Path, learnt: list[LabelledSet], capsys: Capture
+    copied: Path, scenes: Path, tmp_path: Path, trained_on: list[LabelledSet], capsys: Capture
 ) -> None:
     photo_id = corrections_of(tmp_path, scenes)[1][0]
     own = (copied / f"masks/{photo_id}.png").read_bytes()
@@ -108,7 +108,7 @@ def test_from_a_run_through_cvat_and_back_into_training(
     given = {"data__corrections": str(back)}
     assert run("segment", scenes, copied, **SEGMENT, **given) == 0
     assert "10 of the 10 masks are people's" in capsys.readouterr().err
-    assert labels_of(learnt[0], photo_id) == {2}
+    assert labels_of(trained_on[0], photo_id) == {2}
     assert remembered_corrections(copied) == back
     # A run that is done again, with other settings, leaves it alone and uses it again.
     again = {**SEGMENT, "segment__enabled": "true", "refine__cams": "prototype", "evaluate__splits": "train"}
@@ -117,7 +117,7 @@ def test_from_a_run_through_cvat_and_back_into_training(
         capsys.readouterr().err
     )
     assert files_of(back) == before
-    assert [labels_of(each, photo_id) for each in learnt] == [{2}] * 2
+    assert [labels_of(each, photo_id) for each in trained_on] == [{2}] * 2
     assert (copied / f"masks/{photo_id}.png").read_bytes() != own  # the method's own mask, which is measured
     assert read_mask(copied / f"masks/{photo_id}.png").tolist() != of_class_two().tolist()
     assert main(["export", "coco", "--masks", str(copied), "--out", str(tmp_path / "coco")]) == 0  # the run remembers
@@ -126,7 +126,7 @@ def test_from_a_run_through_cvat_and_back_into_training(
 
 
 def test_a_persons_mask_goes_before_the_methods(
-    copied: Path, scenes: Path, tmp_path: Path, learnt: list[LabelledSet], capsys: Capture
+    copied: Path, scenes: Path, tmp_path: Path, trained_on: list[LabelledSet], capsys: Capture
 ) -> None:
     settings = {**SEGMENT, "segment__label_weights": "confidence", "refine__keep_confidence": "true"}
     settings |= {"refine__method": "crf", "segment__batch_size": "10"}  # each photograph in the one step
@@ -139,32 +139,32 @@ def test_a_persons_mask_goes_before_the_methods(
     (kept.folder / f"{ids[3]}.json").write_text("{")
     capsys.readouterr()
     assert run("segment", scenes, copied, **settings) == 1
-    told = " ".join(capsys.readouterr().err.split())
-    assert "the mask is 48 × 48 pixels, its photograph 64 × 64" in told
-    assert f"{ids[3]}.json could not be read as JSON" in told and "2 failed" in told
-    assert "2 of the 8 masks are people's" in told and "1 masks that somebody rejected were left out" in told
-    assert "have no mask to learn from" not in told
-    (samples,) = learnt
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the mask is 48 × 48 pixels, its photograph 64 × 64" in said
+    assert f"{ids[3]}.json could not be read as JSON" in said and "2 failed" in said
+    assert "2 of the 8 masks are people's" in said and "1 masks that somebody rejected were left out" in said
+    assert "have no mask to learn from" not in said
+    (samples,) = trained_on
     found = [photo.id for photo in samples.photos.photos]
     assert labels_of(samples, ids[0]) == {2} and ids[1] not in found and ids[3] not in found
     drawn, own = (samples[0, found.index(photo_id)] for photo_id in (ids[0], ids[4]))
     assert (drawn["weights"][drawn["valid"]] == 1).all() and (own["weights"][own["valid"]] < 1).any()
 
     assert main(["export", "coco", "--masks", str(copied), "--out", str(tmp_path / "coco")]) == 1
-    told = " ".join(capsys.readouterr().err.split())
-    assert "7 done" in told and "2 failed" in told and "1 masks that somebody rejected are left out" in told
+    said = " ".join(capsys.readouterr().err.split())
+    assert "7 done" in said and "2 failed" in said and "1 masks that somebody rejected are left out" in said
     assert by_coco(tmp_path / "coco", ids[0]) == [(2, 64 * 64)]
     assert main(["report", str(copied), "--report.ids", f"[{ids[0]},{ids[1]}]"]) == 0
     page = (copied / "report.html").read_text()
     assert "Mask, corrected by hand" in page and "Mask, rejected by hand" in page
 
 
-def test_masks_of_people_alone_are_enough(scenes: Path, tmp_path: Path, learnt: list[LabelledSet]) -> None:
+def test_masks_of_people_alone_are_enough(scenes: Path, tmp_path: Path, trained_on: list[LabelledSet]) -> None:
     kept, ids = corrections_of(tmp_path / "drawn", scenes)
     for photo_id in ids[:3]:
         write_mask(kept.folder / f"{photo_id}.png", of_class_two())
     assert run("segment", scenes, tmp_path / "run", data__corrections=str(kept.folder), **SEGMENT) == 0
-    assert [photo.id for photo in learnt[0].photos.photos] == ids[:3]
+    assert [photo.id for photo in trained_on[0].photos.photos] == ids[:3]
     config = Config(data=DataSettings(root=scenes, split="train", corrections=kept.folder))
     source, _ = mask_source(config, tmp_path / "run")
     assert sorted(record.id for record in source.records()) == sorted(ids[:3]) and source.missing == 7
@@ -182,8 +182,8 @@ def test_tags_that_somebody_changed(copied: Path, scenes: Path, capsys: Capture)
     assert run("train", scenes, copied) == 0
     assert "1 decisions about tags are newer than the network that is there" in capsys.readouterr().err
     assert run("cams", scenes, copied) == 0 and run("refine", scenes, copied) == 0
-    told = capsys.readouterr().err
-    assert "cams: 1 done, 9 already there" in told and "refine: 1 done, 9 already there" in told
+    said = capsys.readouterr().err
+    assert "cams: 1 done, 9 already there" in said and "refine: 1 done, 9 already there" in said
     after = files_of(copied)
     files = {name for name in before if name.startswith(("cams/", "masks/")) and name.endswith((".npz", ".png"))}
     assert {name for name in files if after[name] != before[name]} <= {
@@ -196,7 +196,7 @@ def test_tags_that_somebody_changed(copied: Path, scenes: Path, capsys: Capture)
     assert run("train", scenes, copied, restart="train") == 0
     capsys.readouterr()
     assert run("train", scenes, copied) == 0
-    assert "newer" not in capsys.readouterr().err  # it has learnt from them
+    assert "newer" not in capsys.readouterr().err  # it was trained with them
     kept.forget(changed)
     assert run("train", scenes, copied) == 0
     assert "1 decisions about tags are newer" in capsys.readouterr().err
@@ -208,12 +208,12 @@ def test_a_tag_that_is_no_class_is_named(copied: Path, scenes: Path, capsys: Cap
     kept, ids = corrections_of(copied / "corrections", scenes)
     kept.write(ids[0], Decision.now(tags=["gryphon"]))
     assert run("cams", scenes, copied, data__corrections=str(kept.folder)) == 2
-    told = " ".join(capsys.readouterr().err.split())
-    assert f"{ids[0]}.json: the tag `gryphon` is not in the class list" in told
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{ids[0]}.json: the tag `gryphon` is not in the class list" in said
 
 
 def test_corrections_after_training_are_named_and_never_mixed_in(
-    copied: Path, scenes: Path, tmp_path: Path, learnt: list[LabelledSet], capsys: Capture
+    copied: Path, scenes: Path, tmp_path: Path, trained_on: list[LabelledSet], capsys: Capture
 ) -> None:
     assert run("segment", scenes, copied, **SEGMENT) == 0
     kept, ids = corrections_of(copied / "corrections", scenes)
@@ -221,17 +221,17 @@ def test_corrections_after_training_are_named_and_never_mixed_in(
     kept.write(ids[0], Decision.now("corrected"), of_class_two())
     kept.write(ids[1], Decision.now("rejected"))
     assert run("segment", scenes, copied, **given) == 0
-    told = " ".join(capsys.readouterr().err.split())
-    assert "1 masks are newer than the network that is there (1 of them by hand); --restart segment" in told
-    assert "1 masks that the network learnt from were rejected since" in told
+    said = " ".join(capsys.readouterr().err.split())
+    assert "1 masks are newer than the network that is there (1 of them by hand); --restart segment" in said
+    assert "1 masks that the network learnt from were rejected since" in said
     assert run("segment", scenes, copied, restart="segment", **given) == 0
     capsys.readouterr()
     kept.write(ids[0], Decision.now("corrected"), of_class_two())  # once more as it was: nothing new
     moved = copytree(kept.folder, tmp_path / "other", copy_function=copyfile)  # the same elsewhere, with new times
     assert run("segment", scenes, copied, **{**given, "data__corrections": str(moved)}) == 0
     assert run("segment", scenes, copied, **given) == 0
-    told = capsys.readouterr().err
-    assert "newer" not in told and "rejected since" not in told
+    said = capsys.readouterr().err
+    assert "newer" not in said and "rejected since" not in said
     kept.write(ids[0], Decision.now("corrected"), 0 * of_class_two())
     (copied / "segment/network.safetensors").unlink()  # as if training had been cut short
     assert run("segment", scenes, copied, **given) == 2
@@ -244,7 +244,7 @@ def test_corrections_after_training_are_named_and_never_mixed_in(
 
 @pytest.mark.parametrize("how", ["moved", "copied"])
 def test_a_runs_own_decisions_go_where_it_goes(
-    how: str, copied: Path, scenes: Path, tmp_path: Path, learnt: list[LabelledSet], capsys: Capture
+    how: str, copied: Path, scenes: Path, tmp_path: Path, trained_on: list[LabelledSet], capsys: Capture
 ) -> None:
     kept, ids = corrections_of(copied / "corrections", scenes)
     kept.write(ids[0], Decision.now("corrected"), of_class_two())
@@ -327,7 +327,7 @@ def test_every_run_of_several_has_decisions_of_its_own(scenes: Path, tmp_path: P
 
 
 def test_a_correction_that_comes_while_a_network_trains(
-    copied: Path, scenes: Path, learnt: list[LabelledSet], monkeypatch: pytest.MonkeyPatch
+    copied: Path, scenes: Path, trained_on: list[LabelledSet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept, ids = corrections_of(copied / "corrections", scenes)
     for photo_id in ids[:2]:
@@ -337,7 +337,7 @@ def test_a_correction_that_comes_while_a_network_trains(
     def learn(*arguments: Any) -> int:
         kept.write(ids[0], Decision.now("corrected"), 0 * of_class_two())
         kept.forget(ids[1])
-        seen.extend(labels_of(learnt[0], photo_id) for photo_id in ids[:2])
+        seen.extend(labels_of(trained_on[0], photo_id) for photo_id in ids[:2])
         return made(*arguments)
 
     monkeypatch.setattr(stage.Segment, "learn", learn)

@@ -170,7 +170,7 @@ def test_marginals_and_what_may_not_matter() -> None:
 
 
 def test_labels_follow_colour_and_specks_go() -> None:
-    """Half red, half blue; the CAM's border lies 6 pixels off and has a hole: the CRF mends both."""
+    """Half red, half blue; the CAM's border lies 6 pixels off and has a hole: the CRF corrects both."""
     image = torch.zeros(40, 60, 3, dtype=torch.uint8)
     image[:, :30, 0], image[:, 30:, 2] = 200, 200
     truth = (torch.arange(60) >= 30).long().expand(40, 60)

@@ -34,8 +34,8 @@ def broken(tmp_path: Path) -> DataSettings:
     """A data set in which nearly everything is wrong that can be."""
     root = tmp_path / "data"
     good = [f"good{number}.jpg" for number in range(3)]
-    broken = ["empty.jpg", "cut.jpg", "words.jpg", "bomb.png", "float.tif", "twin.jpg", "twin.png", "misspelt.jpg"]
-    for name in [*good, "cut.jpg", "twin.jpg", "twin.png", "misspelt.jpg", "untagged.jpg", "tiny.png", "spare.jpg"]:
+    broken = ["empty.jpg", "cut.jpg", "words.jpg", "bomb.png", "float.tif", "same.jpg", "same.png", "misspelt.jpg"]
+    for name in [*good, "cut.jpg", "same.jpg", "same.png", "misspelt.jpg", "untagged.jpg", "tiny.png", "spare.jpg"]:
         photograph(root / "images" / name, *((8, 8) if name == "tiny.png" else ()))
     (root / "images" / "empty.jpg").touch()
     (root / "images" / "words.jpg").write_text("These are words.\n")
@@ -58,7 +58,7 @@ def broken(tmp_path: Path) -> DataSettings:
 
 EXPECTED = {
     "unknown-tag": ["tags.csv line 12: the tag `dgo` is not in the class list (1 photograph); did you mean `dog`?"],
-    "duplicate-id": ["tags.csv line 11: images/twin.jpg and images/twin.png have one ID, `images/twin`"],
+    "duplicate-id": ["tags.csv line 11: images/same.jpg and images/same.png have one ID, `images/same`"],
     "missing-image": ["tags.csv line 15: the image images/gone.jpg does not exist"],
     "outside-root": ["tags.csv line 16: `../secret.jpg` lies outside the root"],
     "bad-row": ["tags.csv line 17: 3 columns instead of 2", "tags.csv line 18: the line names no image"],

@@ -1,4 +1,4 @@
-"""COCO roots: ids, tags, painted masks beside pycocotools' own, the index, and everything that can be broken."""
+"""COCO roots: ids, tags, painted masks against those of pycocotools, the index, and everything that can be broken."""
 
 import json
 import os

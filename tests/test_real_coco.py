@@ -336,8 +336,8 @@ def test_tags_that_no_mask_shows_are_kept_or_told(photographs: Path, tmp_path: P
     assert open_photos(DataSettings(root=tmp_path / "voc")).by_id("fish/one").tags == (3,)
     capsys.readouterr()
     assert main(["export", "coco", *masks, *data, "--out", str(tmp_path / "coco")]) == 0
-    told = " ".join(capsys.readouterr().err.split())
-    assert "1 photographs have no annotation of a tag, or none at all; to read the export with all tags, give" in told
+    said = " ".join(capsys.readouterr().err.split())
+    assert "1 photographs have no annotation of a tag, or none at all; to read the export with all tags, give" in said
     coco = DataSettings(root=tmp_path / "coco", tags=tmp_path / "voc/tags.csv")
     assert open_photos(coco).by_id("fish/one").tags == (3,)
 

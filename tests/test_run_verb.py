@@ -1,4 +1,4 @@
-"""The verb `run`: what a dry run tells, published figures beside its own, and runs with several seeds."""
+"""The verb `run`: what a dry run says, published figures next to its own, and runs with several seeds."""
 
 import json
 import os
@@ -85,19 +85,20 @@ def test_published_figures_stand_beside_those_of_the_same_photographs(capsys: Ca
         "refine": {"train": {"irn+crf": measured(1464)}},
         "segment": {"train": {"predictions": measured(1464)}, "val": {"predictions": measured(1449)}},
     }
-    beside = published_beside(own, "voc")
-    assert beside is not None
-    assert {place: figure.miou for place, figure in beside.figures.items()} == {
+    published = published_beside(own, "voc")
+    assert published is not None
+    assert {place: figure.miou for place, figure in published.figures.items()} == {
         ("seeds", "train", "CLIP"): 70.8,
         ("cams", "train", "pot"): 75.0,
         ("refine", "train", "irn+crf"): 79.3,
         ("segment", "val", "predictions"): 76.1,
     }
-    assert "as others cite it" in beside.note and "CLIP-ES" in beside.note and "not comparable" not in beside.note
-    show_published(output(), own, beside)
+    assert "as others cite it" in published.note and "CLIP-ES" in published.note
+    assert "not comparable" not in published.note
+    show_published(output(), own, published)
     said = capsys.readouterr().out
     rows = [row.strip("│ ").split() for row in said.splitlines() if "50.0" in row]
-    assert ["train", "│", "POT", "│", "50.0", "│", "75.0", "POT"] in rows and len(rows) == 4 and beside.note in said
+    assert ["train", "│", "POT", "│", "50.0", "│", "75.0", "POT"] in rows and len(rows) == 4 and published.note in said
     assert published_beside(own, "table") is None
     coco = {"segment": {"val2014": {"predictions": measured(40137, 81)}}}
     found = published_beside(coco, "coco")
@@ -113,10 +114,11 @@ def test_published_figures_stand_beside_those_of_the_same_photographs(capsys: Ca
     ],
 )
 def test_what_cannot_be_compared_is_not_shown(values: dict[str, object], why: str, capsys: Capture) -> None:
-    beside = published_beside({"refine": {"train": {"crf": values}}}, "voc")
-    assert beside is not None and not beside.figures and why in beside.note and "not comparable" in beside.note
-    show_published(output(), {"refine": {"train": {"crf": values}}}, beside)
-    assert capsys.readouterr().out == f"{beside.note}\n"
+    published = published_beside({"refine": {"train": {"crf": values}}}, "voc")
+    assert published is not None and not published.figures
+    assert why in published.note and "not comparable" in published.note
+    show_published(output(), {"refine": {"train": {"crf": values}}}, published)
+    assert capsys.readouterr().out == f"{published.note}\n"
 
 
 def test_the_spread_of_figures_by_hand() -> None:
