@@ -1,4 +1,4 @@
-"""What an annotation in COCO's format covers: polygons, and run lengths as a list or as COCO's text."""
+"""Segmentations in COCO's format: polygons, and run lengths as a list or as COCO's text."""
 
 from collections.abc import Iterator
 from math import isfinite
@@ -43,12 +43,7 @@ def shares(segmentation: object) -> bool:
 
 
 def segmentation_fault(segmentation: object, size: Size) -> str | None:
-    """Why a segmentation cannot be painted, in words; None if it can be, or is empty.
-
-    Args:
-        segmentation: what stands in the annotation file.
-        size: of the image.
-    """
+    """Why a segmentation of an image of that size cannot be painted; None if it can be, or is empty."""
     if isinstance(segmentation, list):
         faults = (_polygon_fault(polygon, size) for polygon in segmentation)
         return next((fault for fault in faults if fault), None)
