@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tag2mask.data.classes import BACKGROUND_NAMES
 from tag2mask.data.image_places import ImagePlaces, name_fault
 from tag2mask.data.images import image_size
 from tag2mask.data.names import nfc
@@ -32,9 +33,6 @@ CROWDS = {"0": False, "1": True, "none": False, "false": False, "true": True, "0
 """Values of `iscrowd` as lower-case text: some tools write it as text."""
 
 KIND_NAMES = {int: "a whole number", str: "text"}
-
-BACKGROUNDS = ("background", "_background_", "__background__")
-"""Names of a category that stands for no class, if it has no annotation."""
 
 _NUMBER = re.compile(r"-?[0-9]{1,19}(\.0+)?")
 
@@ -120,7 +118,7 @@ def read_annotations(path: Path, subject: str) -> Annotations:
     _read_images(document, ImagePlaces(path), found)
     _read_instances(document, found)
     for number, name in list(found.categories.items()):
-        if name.casefold() not in BACKGROUNDS:
+        if name.casefold() not in BACKGROUND_NAMES:
             continue
         if not any(each.category == number for some in found.instances.values() for each in some):
             del found.categories[number]

@@ -9,67 +9,28 @@ from tag2mask.errors import Tag2maskError, printable
 
 Level = Literal["error", "warning"]
 
+# fmt: off
 Fault = Literal[
     # the settings, and what they name
-    "bad-root",
-    "bad-split",
-    "bad-classes",
-    "no-photographs",
+    "bad-root", "bad-split", "bad-classes", "no-photographs",
     # the tags
-    "bad-table",
-    "encoding",
-    "bad-row",
-    "bad-value",
-    "bad-annotation",
-    "missing-tags",
-    "unknown-tag",
-    "similar-tags",
-    "no-tags",
-    "empty-class",
-    "few-photographs",
-    "never-absent",
-    "inseparable-tags",
+    "bad-table", "encoding", "bad-row", "bad-value", "bad-annotation", "missing-tags", "unknown-tag", "similar-tags",
+    "no-tags", "empty-class", "few-photographs", "never-absent", "inseparable-tags",
     # the layout
-    "outside-root",
-    "outside-class-folder",
-    "duplicate-id",
-    "missing-image",
-    "unlisted-image",
-    "ignored-file",
-    "unlikely-class",
-    "split-overlap",
-    "unlike-coco",
-    # the photographs
-    "empty-image",
-    "unreadable-image",
-    "not-an-image",
-    "damaged-image",
-    "pixel-limit",
-    "unsupported-image",
-    "small-image",
-    "large-image",
-    "small-range",
-    "extra-bands",
-    "several-pages",
-    "near-duplicate",
+    "outside-root", "outside-class-folder", "duplicate-id", "missing-image", "unlisted-image", "ignored-file",
+    "unlikely-class", "split-overlap", "unlike-coco",
+    # the images
+    "empty-image", "unreadable-image", "not-an-image", "damaged-image", "pixel-limit", "unsupported-image",
+    "small-image", "large-image", "small-range", "extra-bands", "several-pages", "near-duplicate",
     # the ground-truth masks
-    "missing-mask",
-    "unreadable-mask",
-    "mask-format",
-    "mask-size",
-    "mask-turn",
-    "mask-values",
-    "mask-record",
+    "missing-mask", "unreadable-mask", "mask-format", "mask-size", "mask-turn", "mask-values", "mask-record",
     "truth-tags",
     # the layout of other tools, and names of nothing
-    "known-layout",
-    "negative-name",
-    "unread-format",
-    # what people decided
-    "bad-corrections",
-    "bad-correction",
-    "stray-correction",
+    "known-layout", "negative-name", "unread-format",
+    # corrections
+    "bad-corrections", "bad-correction", "stray-correction",
 ]
+# fmt: on
 """The kinds of problem, stable names that a script may test for."""
 
 SHOWN = 5
