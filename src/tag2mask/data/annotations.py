@@ -12,7 +12,7 @@ from tag2mask.data.classes import BACKGROUND_NAMES
 from tag2mask.data.image_places import ImagePlaces, name_fault
 from tag2mask.data.images import image_size
 from tag2mask.data.names import nfc
-from tag2mask.data.problems import ImageError, Problem, error, one_line, warning
+from tag2mask.data.problems import ImageError, Problem, error, errors_of, one_line, warning
 from tag2mask.data.segmentations import Size, as_polygons, is_void, segmentation_fault, shares
 from tag2mask.errors import first_five
 
@@ -80,7 +80,7 @@ class Annotations:
     @property
     def usable(self) -> bool:
         """Whether there is no error."""
-        return not any(problem.level == "error" for problem in self.problems)
+        return not errors_of(self.problems)
 
     def note(self, kind: str, where: str) -> None:
         """Count a deviation."""

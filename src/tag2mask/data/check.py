@@ -18,7 +18,7 @@ from tag2mask.data.names import is_image_name
 from tag2mask.data.near_duplicates import Looks, NearDuplicates, find_near_duplicates
 from tag2mask.data.photo import Photo, Photos
 from tag2mask.data.photos import Survey, survey
-from tag2mask.data.problems import Problem, grouped_lines, warning
+from tag2mask.data.problems import Problem, errors_of, grouped_lines, warning
 from tag2mask.data.settings import DataSettings
 from tag2mask.data.tag_counts import TagCounts, Verdict, judge
 from tag2mask.data.truth import count_truth, truth_problems
@@ -74,7 +74,7 @@ class CheckReport:
     @property
     def errors(self) -> tuple[Problem, ...]:
         """The problems that make the data set unusable, or an image of it."""
-        return tuple(problem for problem in self.problems if problem.level == "error")
+        return tuple(errors_of(self.problems))
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
@@ -147,7 +147,7 @@ def check(settings: DataSettings, *, progress: Progress | None = None, threads: 
     masked = listing.masks[0].folder if listing.masks else listing.root
     truth = count_truth(found.photos, pixel_limit=settings.pixel_limit)
     problems += truth_problems(truth, listing.shown(masked), painted=listing.painting is not None)
-    usable = not any(problem.level == "error" for problem in found.problems)
+    usable = not errors_of(found.problems)
     several = settings.split is None and len(listing.splits) > 1
     return CheckReport(
         root=root,

@@ -13,7 +13,7 @@ from tag2mask.data.annotations import Annotations, Instance, read_annotations
 from tag2mask.data.image_places import ImagePlaces
 from tag2mask.data.images import IGNORED, write_mask
 from tag2mask.data.listing import file_names
-from tag2mask.data.problems import Problem, error, summary
+from tag2mask.data.problems import Problem, error, refuse_errors
 from tag2mask.data.segmentations import Size, area, pixels, to_runs
 from tag2mask.data.settings import Crowd
 from tag2mask.errors import Tag2maskError, UsageError, first_five
@@ -106,11 +106,9 @@ def paint_masks(
             f"{painting.folder} holds masks that were not painted here, and lacks {len(wanted)} of those that are "
             "needed; name a new folder as data.masks to have all painted"
         )
-    if problems := list(record_problems(painting, classes)):
-        raise UsageError(summary(problems, None))
+    refuse_errors(record_problems(painting, classes))
     sources = {path: read_annotations(path, str(path)) for path in painting.sources}
-    if problems := [each for found in sources.values() for each in found.problems if each.level == "error"]:
-        raise UsageError(summary(problems, None))
+    refuse_errors(problem for found in sources.values() for problem in found.problems)
     large = [name for name in sorted(wanted) if np.prod(painting.sizes[name]) > pixel_limit]
     if large:
         raise UsageError(
@@ -169,8 +167,7 @@ def _write_record(painting: Painting, classes: tuple[str, ...]) -> None:
     """
     path = painting.folder / RECORD
     with one_at_a_time(path.with_name(f"{path.name}.lock")):
-        if problems := list(record_problems(painting, classes)):
-            raise UsageError(summary(problems, None))
+        refuse_errors(record_problems(painting, classes))
         before = read_json(path)["sources"] if path.is_file() else {}
         digests = before | {source.name: digest for source, digest in painting.sources.items()}
         write_json(path, {"rule": RULE, "crowd": painting.crowd, "classes": list(classes), "sources": digests})

@@ -18,7 +18,7 @@ from tag2mask.data.listing import FolderIndex, Listing, similar_files
 from tag2mask.data.manifest import Manifest, ManifestWriter
 from tag2mask.data.painting import Painting, are_given, record_problems
 from tag2mask.data.photo import Photo, Photos
-from tag2mask.data.problems import Problem, error, summary
+from tag2mask.data.problems import Problem, error, errors_of, refuse_errors
 from tag2mask.data.settings import DataSettings, Kind
 from tag2mask.data.table import TABLE_NAME, read_table_photos
 from tag2mask.data.truth import MaskValues, parse_mask_values, read_truth
@@ -102,9 +102,7 @@ class Survey:
 
     def require_usable(self) -> None:
         """Raise `UsageError` for everything that makes the data set unusable."""
-        errors = [problem for problem in self.problems if problem.level == "error"]
-        if errors:
-            raise UsageError(summary(errors, self.listing.root))
+        refuse_errors(self.problems, self.listing.root)
 
 
 ReadDecided = Callable[[Path | None, Sequence[str]], tuple[Decided, list[Problem]]]
@@ -133,8 +131,7 @@ def decided_photos(photos: PhotoSet, settings: DataSettings, read_decisions: Rea
         UsageError: the decisions cannot be used.
     """
     decided, problems = read_decisions(settings.corrections, photos.classes)
-    if errors := [problem for problem in problems if problem.level == "error"]:
-        raise UsageError(summary(errors, settings.corrections))
+    refuse_errors(problems, settings.corrections)
     return replace(photos, photos=photos.photos.with_tags(decided.tags), decided=decided)
 
 
@@ -157,8 +154,7 @@ def find_photos(root: Path, *, skip: Path | None = None) -> PhotoSet:
         nothing = "it matches no image" if pattern else "there is no image below it"
         message = f"{nothing}; give a folder with photographs"
         problems.append(error("no-photographs", str(root), message))
-    if problems:
-        raise UsageError(summary(problems, None))
+    refuse_errors(problems)
     return PhotoSet((), Photos(_manifest(listing, ())[0]), listing.root)
 
 
@@ -172,7 +168,7 @@ def survey(settings: DataSettings, *, split: str | None = None, read_decisions: 
     """
     listing = _read(settings, settings.split if split is None else split)
     problems = list(listing.problems)
-    if not listing.entries and not any(problem.level == "error" for problem in problems):
+    if not listing.entries and not errors_of(problems):
         message = "there are no photographs; check data.root, data.kind and data.split"
         problems.append(error("no-photographs", str(listing.root), message))
     masks = settings.masks
@@ -184,7 +180,7 @@ def survey(settings: DataSettings, *, split: str | None = None, read_decisions: 
     problems += class_faults
     if not closed:
         problems += negative_problems(classes, str(listing.root))
-    if listing.painting is not None and not any(problem.level == "error" for problem in problems):
+    if listing.painting is not None and not errors_of(problems):
         problems += record_problems(listing.painting, classes)
     values, value_faults = _mask_values(settings, listing, classes)
     decided, undecided = read_decisions(settings.corrections if classes else None, classes)

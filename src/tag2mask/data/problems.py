@@ -1,11 +1,11 @@
 """Problems of a data set: readers collect them, opening raises the errors together, the check lists everything."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-from tag2mask.errors import Tag2maskError, printable
+from tag2mask.errors import Tag2maskError, UsageError, printable
 
 Level = Literal["error", "warning"]
 
@@ -110,9 +110,21 @@ def grouped_lines(problems: Iterable[Problem], shown: int) -> list[str]:
     return lines
 
 
-def summary(problems: Sequence[Problem], root: Path | None) -> str:
-    """The message of the exception: the first five problems of each kind, and where all of them are listed."""
-    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+def errors_of(problems: Iterable[Problem]) -> list[Problem]:
+    """The problems that are errors."""
+    return [problem for problem in problems if problem.level == "error"]
+
+
+def refuse_errors(problems: Iterable[Problem], root: Path | None = None) -> None:
+    """Raise a `UsageError` about the errors, if there are any.
+
+    The message has the first five of each kind; with ``root`` it names the check that lists them all.
+    """
+    errors = errors_of(problems)
+    if not errors:
+        return
+    count = f"{len(errors)} problem{'s' if len(errors) > 1 else ''}"
     name = "the data set" if root is None else str(root)
     remedy = "" if root is None else f" (`tag2mask check {root}` lists everything)"
-    return "\n  ".join([f"{name} cannot be used, {count}{remedy}:", *grouped_lines(problems, SHOWN)])
+    head = f"{name} cannot be used, {count}{remedy}:"
+    raise UsageError("\n  ".join([head, *grouped_lines(errors, SHOWN)]))
