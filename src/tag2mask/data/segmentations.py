@@ -15,7 +15,7 @@ Runs = dict[str, Any]
 """Run lengths as pycocotools takes them: ``size`` and ``counts``."""
 
 LEAST_NUMBERS = 6
-"""Coordinates of the smallest polygon, three points."""
+"""Coordinates of three points, the smallest polygon."""
 
 
 def as_polygons(segmentation: Any) -> tuple[Any, str]:
@@ -134,14 +134,9 @@ def _runs_fault(runs: Runs, size: Size) -> str | None:
 
 
 def _decoded(text: str) -> Iterator[int]:
-    """The numbers in COCO's text for run lengths.
-
-    Five bits a character, the lowest first, from character 48 on; the sixth bit says that more follow, the fifth of
-    the last is the sign. From the fourth number on, what is written is the difference from the last but one.
-
-    Raises:
-        ValueError: a character has no meaning, or the last number is cut off.
-    """
+    """The numbers in COCO's text for run lengths; a `ValueError` for text that is damaged."""
+    # Five bits per character, the lowest first, from character 48 on; the sixth bit says that more follow, the fifth of
+    # the last is the sign. From the fourth number on it is the difference from the last but one.
     before: list[int] = [0, 0]
     place, value, shift = 0, 0, 0
     for sign in text:

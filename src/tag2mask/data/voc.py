@@ -51,10 +51,8 @@ MASKS = "SegmentationClass"
 AUGMENTED_SPLITS = ("train_aug", "trainaug")
 """Names of the list with the images of SBD; the first one is ours."""
 
-MULTIBYTE = {"gb2312": "gbk", "euc_kr": "cp949"} | {
-    name: name for name in ("gbk", "gb18030", "big5", "big5hkscs", "cp950", "cp949", "euc_jp", "shift_jis", "cp932")
-}
-"""Python's names of encodings of XML that its parser does not know, and the codec that reads each."""
+SUPERSETS = {"gb2312": "gbk", "euc_kr": "cp949"}
+"""Encodings that XML declares, by Python's names, and those that it is really in."""
 
 _DECLARED = re.compile(rb"""\s*<\?xml[^>]{0,200}?\sencoding\s*=\s*["']([\w.:-]{1,40})["']""")
 _MEMBERSHIP = re.compile(r"\S.*\s(-1|0|1)")
@@ -281,17 +279,14 @@ class _XmlTags:
 
 
 def _xml(path: Path) -> ElementTree.Element:
-    """The root of an XML file, in the encoding that it declares.
-
-    Raises:
-        OSError, ElementTree.ParseError, LookupError, ValueError: it cannot be read.
-    """
-    with path.open("rb") as file:
-        declared = _DECLARED.match(file.read(300))
-        encoding = declared and MULTIBYTE.get(codecs.lookup(declared[1].decode("ascii")).name)
-        file.seek(0)
-        # The parser ignores the declaration of a decoded text.
-        return ElementTree.fromstring(file.read().decode(encoding)) if encoding else ElementTree.parse(file).getroot()
+    """The root of an XML file, in any encoding that Python knows."""
+    content = path.read_bytes()
+    declared = _DECLARED.match(content)
+    if declared is None:
+        return ElementTree.fromstring(content)
+    name = codecs.lookup(declared[1].decode("ascii")).name
+    # The parser ignores the declaration of a decoded text.
+    return ElementTree.fromstring(content.decode(SUPERSETS.get(name, name)))
 
 
 def _no_tags(photo_id: str, image: str) -> None:
