@@ -15,8 +15,7 @@ from tag2mask.data.problems import Problem
 from tag2mask.files import atomic_path
 from tag2mask.npz import DAMAGED, read_npz
 
-INDEX_VERSION = 3
-"""Raised where the index, or what is checked before it is written, changes."""
+INDEX_VERSION = 3  # raised where the index, or what is checked before it is written, changes
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from tag2mask.data.problems import ImageError, Problem, error, errors_of, one_li
 from tag2mask.data.segmentations import Size, as_polygons, is_void, segmentation_fault, shares
 from tag2mask.errors import first_five
 
-LONGEST_SIDE = 65_535
-"""Pixels; the limit of JPEG, and the largest whose square run lengths can count."""
+LONGEST_SIDE = 65_535  # pixels; the limit of JPEG, and the largest whose square run lengths can count
 
 NEEDED: dict[str, dict[str, type]] = {
     "categories": {"id": int, "name": str},

@@ -14,8 +14,7 @@ from PIL import Image
 from tag2mask.data.images import IGNORED
 from tag2mask.data.settings import AugmentSettings, Padding
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-"""Mean colour of ImageNet, RGB in [0, 1], which a network normalises to zero."""
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # mean colour of ImageNet, RGB in [0, 1], which a network normalises to zero
 
 
 class View(NamedTuple):

@@ -27,8 +27,7 @@ from tag2mask.errors import first_five
 
 Progress = Callable[[int, int], None]
 
-TAG_LIMIT = 1000
-"""Above this many different tags their spelling is not compared; there are too many classes anyway."""
+TAG_LIMIT = 1000  # above this many different tags their spelling is not compared; there are too many classes anyway
 
 MOST_THREADS = 8
 

@@ -10,18 +10,15 @@ from tag2mask.data.names import nfc
 from tag2mask.data.problems import Problem, error, warning
 from tag2mask.errors import first_five
 
-CLASS_LIMIT = 254
-"""Most classes of a data set: ids 1..254; 0 is background, 255 ignored."""
+CLASS_LIMIT = 254  # most classes of a data set: ids 1..254; 0 is background, 255 ignored
 
 RARE_FRACTION = 0.05
 """A tag is rare compared with another if it occurs at most this often relative to it, or once; ours."""
 
-SIMILARITY = 0.75
-"""`difflib` ratio from which two names are similar; ours: ``hosre`` and ``horse`` have 0.8."""
+SIMILARITY = 0.75  # `difflib` ratio from which two names are similar; ours: ``hosre`` and ``horse`` have 0.8
 
 LIST_SUFFIXES = frozenset({".txt", ".yaml", ".yml", ".json"})
-NONE = "_none"
-"""The folder, or the tag, of images that hold none of the classes."""
+NONE = "_none"  # the folder, or the tag, of images that hold none of the classes
 
 NEGATIVE_NAMES = frozenset(
     {"good", "ok", "okay", "normal", "healthy", "none", "nodefect", "nodefects", "defectfree", "nondefective", "clean"}

@@ -29,13 +29,11 @@ UPRIGHT = {
 SIGNATURE_BYTES = 16
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 AVIF_BRANDS = {b"avif", b"avis"}
-BRAND_BYTES = 1024
-"""Bytes of the box that lists the brands of a HEIF file."""
+BRAND_BYTES = 1024  # bytes of the box that lists the brands of a HEIF file
 
 NEW_SUBFILE_TYPE, COMPRESSION, PHOTOMETRIC, PLANAR = 254, 259, 262, 284
 BITS, SAMPLES, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 277, 338, 339
-PLACES, LENGTHS = (273, 324), (279, 325)
-"""Tags of strips, and of tiles."""
+PLACES, LENGTHS = (273, 324), (279, 325)  # tags of strips, and of tiles
 
 SAMPLE_KINDS = {1: "unsigned integers", 2: "signed integers", 3: "floating point", 5: "complex", 6: "complex"}
 """What a sample format means. Source: TIFF 6.0, tag 339."""
@@ -43,17 +41,13 @@ SAMPLE_KINDS = {1: "unsigned integers", 2: "signed integers", 3: "floating point
 COLOURS = {2: 3, 5: 4, 6: 3, 8: 3}
 """Bands of a photometric interpretation: RGB, CMYK, YCbCr, Lab; others have one. Source: TIFF 6.0, tag 262."""
 
-NOT_A_PAGE = 0b101
-"""Bits of `NEW_SUBFILE_TYPE` of a smaller copy of another page, and of a transparency mask."""
+NOT_A_PAGE = 0b101  # bits of `NEW_SUBFILE_TYPE` of a smaller copy of another page, and of a transparency mask
 
 PAGED = ("TIFF", "GIF", "WEBP", "PNG", "AVIF")
 """Formats with pages or frames; the pictures that cameras append to a JPEG are neither."""
 
-MOST_PAGES = 64
-"""Directories that are looked at for a second page."""
-
-HEADER_BYTES = 1 << 20
-"""Bytes in which a JPEG 2000 file is expected to begin its codestream."""
+MOST_PAGES = 64  # directories that are looked at for a second page
+HEADER_BYTES = 1 << 20  # bytes in which a JPEG 2000 file is expected to begin its codestream
 
 
 @contextmanager

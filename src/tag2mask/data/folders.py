@@ -30,8 +30,7 @@ GOOD = "good"
 TRUTH = "ground_truth"
 MVTEC_SPLITS = ("train", "validation", "test")
 
-MASK_VALUES = "255=tag"
-"""The default of `data.mask_values`: masks are binary, and the folder is the class."""
+MASK_VALUES = "255=tag"  # the default of `data.mask_values`: masks are binary, and the folder is the class
 
 
 def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listing:

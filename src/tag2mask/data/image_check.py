@@ -22,26 +22,17 @@ from tag2mask.data.settings import DataSettings
 from tag2mask.errors import first_five
 from tag2mask.hardware import memory
 
-SMALL_SIDE = 32
-"""A shorter side below this many pixels is reported: it leaves 2 cells at stride 16; ours."""
-
-LARGE_SHARE = 0.5
-"""An image with more than this share of `data.pixel_limit` is reported; ours."""
+SMALL_SIDE = 32  # a shorter side below this many pixels is reported: it leaves 2 cells at stride 16; ours
+LARGE_SHARE = 0.5  # an image with more than this share of `data.pixel_limit` is reported; ours
 
 BYTES_PER_PIXEL = 24
 """Memory that reading an image takes: 8-bit RGB a few times, and 32-bit colours. Counted, not measured."""
 
-MEMORY_SHARE = 0.25
-"""An image that would take more than this share of the machine's memory to read is reported; ours."""
+MEMORY_SHARE = 0.25  # an image that would take more than this share of the machine's memory to read is reported; ours
+WHITE = 65535  # the value of 16 bits that becomes white
+DARK = WHITE // 8  # an image whose values go up to this at most comes out nearly black; ours
 
-WHITE = 65535
-"""The value of 16 bits that becomes white."""
-
-DARK = WHITE // 8
-"""An image whose values go up to this at most comes out nearly black; ours."""
-
-RANGES = (255, 1023, 4095, 16383)
-"""The greatest values of 8, 10, 12 and 14 bits."""
+RANGES = (255, 1023, 4095, 16383)  # the greatest values of 8, 10, 12 and 14 bits
 
 NoticeKind = Literal["range", "bands", "alpha", "pages"]
 

@@ -19,8 +19,7 @@ from tag2mask.errors import first_five
 from tag2mask.files import write_bytes
 from tag2mask.origin import PNG_KEY, PREDICTION_KEY
 
-IGNORED = 255
-"""The ignore index of masks."""
+IGNORED = 255  # the ignore index of masks
 
 MASK_FAULTS: dict[Fault, Fault] = {"missing-image": "missing-mask", "not-an-image": "mask-format"}
 

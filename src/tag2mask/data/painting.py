@@ -19,8 +19,7 @@ from tag2mask.data.settings import Crowd
 from tag2mask.errors import Tag2maskError, UsageError, first_five
 from tag2mask.files import one_at_a_time, read_json, remove_partial, write_json
 
-RECORD = "painted.json"
-"""The file in a folder of painted masks that says how they were painted."""
+RECORD = "painted.json"  # the file in a folder of painted masks that says how they were painted
 
 RULE = "crowds, then instances, each the larger first; equal ones by annotation id"
 """The order of painting, as the record has it. Ours: published code disagrees; in this order small things stay seen."""

@@ -14,8 +14,7 @@ Size = tuple[int, int]
 Runs = dict[str, Any]
 """Run lengths as pycocotools takes them: ``size`` and ``counts``."""
 
-LEAST_NUMBERS = 6
-"""Coordinates of three points, the smallest polygon."""
+LEAST_NUMBERS = 6  # coordinates of three points, the smallest polygon
 
 
 def as_polygons(segmentation: Any) -> tuple[Any, str]:

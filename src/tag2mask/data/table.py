@@ -18,8 +18,7 @@ from tag2mask.data.table_cells import TagColumn
 from tag2mask.data.table_columns import Columns, Table, understand
 from tag2mask.errors import first_five
 
-TABLE_NAME = "tags.csv"
-"""The table that is looked for in a root."""
+TABLE_NAME = "tags.csv"  # the table that is looked for in a root
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 

@@ -12,11 +12,8 @@ from tag2mask.errors import first_five
 FEW = 20
 """Images; a class with fewer is reported. Ours: a threshold to think again at, not a measured one."""
 
-_TELLING = 5
-"""Images; pairs of a tag with fewer are not reported."""
-
-_MOST_CLASSES = 2000
-"""Above so many classes pairs are not counted: 4 bytes per pair."""
+_TELLING = 5  # images; pairs of a tag with fewer are not reported
+_MOST_CLASSES = 2000  # above so many classes pairs are not counted: 4 bytes per pair
 
 
 class TagCounts:

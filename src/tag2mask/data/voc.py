@@ -14,7 +14,6 @@ An image in a folder below JPEGImages/ has that folder in its ID, and so have it
 """
 
 import codecs
-import os
 import re
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from tag2mask.data.entries import Entry
 from tag2mask.data.image_places import known_id
 from tag2mask.data.images import IGNORED, palette
 from tag2mask.data.listing import Listing, MaskPlace, file_names, mask_places, walk_files
-from tag2mask.data.names import IMAGE_SUFFIXES, image_id, is_hidden, is_image_name, nfc
+from tag2mask.data.names import IMAGE_SUFFIXES, image_id, is_image_name, nfc
 from tag2mask.data.problems import Problem, error, warning
 from tag2mask.data.settings import DataSettings
 from tag2mask.data.table import TABLE_NAME, TableTags
@@ -48,8 +47,7 @@ LABELS = "labelmap.txt"
 ANNOTATIONS = "Annotations"
 AUGMENTED_MASKS = "SegmentationClassAug"
 MASKS = "SegmentationClass"
-AUGMENTED_SPLITS = ("train_aug", "trainaug")
-"""Names of the list with the images of SBD; the first one is ours."""
+AUGMENTED_SPLITS = ("train_aug", "trainaug")  # names of the list with the images of SBD; the first one is ours
 
 SUPERSETS = {"gb2312": "gbk", "euc_kr": "cp949"}
 """Encodings that XML declares, by Python's names, and those that it is really in."""
@@ -201,14 +199,10 @@ def list_problems(root: Path) -> Iterator[Problem]:
 
 def _below(folder: Path) -> list[str]:
     """All files below a folder, relative to it, sorted; none if it does not exist or cannot be read."""
-    names = file_names(folder)  # of a folder without folders, as most are, this is all
     try:
-        others = [name for name in set(os.listdir(folder)) - names if not is_hidden(name)]  # noqa: PTH208
-        inner = [name for name in others if (folder / name).is_dir()]
-        deeper = [f"{each}/{name}" for each in inner for name, _ in walk_files(folder / each, skip=[folder])]
+        return sorted(name for name, _ in walk_files(folder))
     except OSError:
         return []
-    return sorted([*names, *deeper])
 
 
 def _listed_id(line: str, known: Container[str]) -> str:
