@@ -24,11 +24,11 @@ from data_sets import annotation, failure, image
 from forked import together
 from run_tiny import figures, words
 from tag2mask.cli import main
-from tag2mask.data import instances, painting
+from tag2mask.data import annotation_index, painting
+from tag2mask.data.annotations import Instance
 from tag2mask.data.check import check
 from tag2mask.data.coco import COCO_CLASSES
 from tag2mask.data.images import read_mask, write_mask
-from tag2mask.data.instances import Instance
 from tag2mask.data.painting import paint
 from tag2mask.data.photos import PhotoSet, open_photos, survey
 from tag2mask.data.problems import Problem
@@ -307,7 +307,7 @@ def test_of_two_that_paint_differently_at_once_one_is_refused(root: Path, monkey
     photos = open_photos(DataSettings(root=root))
     read = painting.read_annotations
 
-    def meanwhile(path: Path, subject: str) -> instances.Annotations:
+    def meanwhile(path: Path, subject: str) -> painting.Annotations:
         """Another command begins to paint between the first look at the record and the writing of it."""
         monkeypatch.setattr(painting, "read_annotations", read)
         painted(DataSettings(root=root, crowd="skip"))
@@ -396,8 +396,10 @@ def test_run_lengths_must_fill_their_image(mask: np.ndarray) -> None:
 
 def test_the_index_is_used_until_the_file_changes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[Path] = []
-    read = instances.read_annotations
-    monkeypatch.setattr(instances, "read_annotations", lambda path, subject: reads.append(path) or read(path, subject))
+    read = annotation_index.read_annotations
+    monkeypatch.setattr(
+        annotation_index, "read_annotations", lambda path, subject: reads.append(path) or read(path, subject)
+    )
     content = document()
     content["annotations"].append(annotation(15, 9, 40, segmentation=[]))
     write(root, content)

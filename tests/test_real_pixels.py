@@ -18,9 +18,9 @@ from data_sets import CAT, document, image
 from run_tiny import BACKBONE, files_of, run
 from tag2mask.cli import main
 from tag2mask.data import DataSettings, open_photos, read_image
+from tag2mask.data.annotations import read_annotations
 from tag2mask.data.image_check import Notice, first_look, look, mask_problems, pixel_warnings, turned_photographs
 from tag2mask.data.images import ImageError, read_mask, read_small
-from tag2mask.data.instances import read_annotations
 from tag2mask.data.listing import Listing
 from tag2mask.data.painting import Painting
 from tag2mask.data.photo import Photo, Photos
