@@ -14,12 +14,12 @@ from PIL import Image
 from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tag2mask.cli.verbs import VERBS
 
 from run_tiny import files_of, run
 from tag2mask.cam_files import CamFile, read_cam, write_cam
 from tag2mask.cli import main
 from tag2mask.cli.request import Request
+from tag2mask.cli.verbs import VERBS
 from tag2mask.confidence.evidence import FIELDS, NETWORK_FIELDS, stored_evidence
 from tag2mask.confidence.ranking import CLASSES, IMAGES, QUALITY, read_ranking
 from tag2mask.data.corrections import Corrections, Decision

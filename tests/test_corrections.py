@@ -109,7 +109,7 @@ def test_values_of_their_own_are_read_by_their_alpha(alphas: list[int]) -> None:
     assert decode_brush(rle, (1, len(alphas))).ravel().tolist() == [alpha >= 128 for alpha in alphas]
 
 
-def test_a_run_longer_than_any_block(tmp_path: Path) -> None:
+def test_a_run_longer_than_any_block() -> None:
     covered = np.ones((300, 400), dtype=bool)
     covered[150, 7] = False
     assert np.array_equal(np.array(_slow_decode(encode_brush(covered)))[3::4].reshape(300, 400), covered * 255)
@@ -145,7 +145,7 @@ def test_damaged_run_lengths_are_refused(damage: Any) -> None:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_cvat_gives_back_what_it_got(zipped: bool, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / ("cvat.zip" if zipped else "cvat")
-    export_masks("cvat", MaskSource(folder, CLASSES), out, ExportSettings(ignore_label="unsure"))
+    export_masks("cvat", MaskSource(folder, CLASSES), out, ExportSettings(ignored="unsure"))
     _same(cvat.read(out, CLASSES, ignored="unsure"), _masks())
     swapped = dict(cvat.read(out, (CLASSES[1], CLASSES[0], CLASSES[2]), ignored="unsure"))  # names count, not order
     assert np.array_equal(swapped["one"] == 1, _masks()["one"] == 2)

@@ -186,7 +186,7 @@ def test_an_outline_filled_is_its_component_with_holes(covered: np.ndarray) -> N
 def test_yolo_polygons_paint_the_mask_but_for_what_is_told(
     folder: Path, masks: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    made = _export("yolo", folder, tmp_path / "out", split="train", min_pixels=5)
+    made = _export("yolo", folder, tmp_path / "out", split="train", least_pixels=5)
     differing, tiny, tiny_pixels = 0, 0, 0
     for photo_id, mask in masks.items():
         height, width = mask.shape
@@ -213,7 +213,7 @@ def test_yolo_polygons_paint_the_mask_but_for_what_is_told(
         assert np.array_equal(painted[sure], mask[sure])
         differing += int(((painted != mask) & ~small & (mask != 255)).sum())
     assert tiny and differing  # the masks do have what gets lost
-    assert f"{tiny:,} pieces below min_pixels, {tiny_pixels:,} pixels, were left out" in made.notes
+    assert f"{tiny:,} pieces below least_pixels, {tiny_pixels:,} pixels, were left out" in made.notes
     assert any("pixels of holes are lost" in note for note in made.notes)
     said = yaml.safe_load((tmp_path / "out/data.yaml").read_text(encoding="utf-8"))
     assert said == {"train": "images/train", "val": "images/train", "names": dict(enumerate(CLASSES))}
@@ -253,7 +253,7 @@ def test_cvat_paints_labels_and_objects(folder: Path, masks: dict[str, np.ndarra
 def test_cvat_without_a_label_for_255_says_what_is_lost(
     folder: Path, masks: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    made = _export("cvat", folder, tmp_path / "out", ignore_label="background")
+    made = _export("cvat", folder, tmp_path / "out", ignored="background")
     assert "ignored" not in (tmp_path / "out/labelmap.txt").read_text(encoding="utf-8")
     found = np.array(Image.open(tmp_path / "out/SegmentationClass/one.png"))
     assert np.array_equal(found, palette()[_without_ignored(masks["one"])])
@@ -455,7 +455,7 @@ def test_wrong_use_of_the_verb(folder: Path, tmp_path: Path, capsys: pytest.Capt
         (["voc", *masks, *out, *classes, "--polygons"], "does not read --polygons"),
         (["onnx", *masks, *out], "does not read --masks"),
         (["coco", *masks, *out, *classes, "--pieces", "objects"], "--pieces should be one of"),
-        (["yolo", *masks, *out, *classes, "--min-pixels", "-1"], "--min-pixels"),
+        (["yolo", *masks, *out, *classes, "--least-pixels", "-1"], "--least-pixels"),
         (["coco", *masks, "--out", str(folder / "coco"), *classes], "lies inside"),
         (["coco", *masks, "--out", str(folder.parent), *classes, "--again"], "--out"),
         (["coco", "--masks", str(tmp_path / "gone"), *out, *classes], "is no folder"),

@@ -35,8 +35,7 @@ class MaskPlace(NamedTuple):
         return on_disk(f"{self.folder}/{image_id.removeprefix(self.without)}{self.suffix}")
 
 
-MASK_ENDING = "_mask.png"
-"""What is added to the name of an image in the name of its mask, as inspection sets have it."""
+MASK_ENDING = "_mask.png"  # what is added to the name of an image in the name of its mask, as inspection sets have it
 
 
 def mask_places(*folders: Path | None) -> tuple[MaskPlace, ...]:

@@ -1,5 +1,6 @@
 """Random views of images as torch datasets; a sample depends on the seed, the draw and the image alone."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, NotRequired, TypedDict, TypeVar
 
@@ -61,23 +62,31 @@ class LabelledSample(TypedDict):
 AnySample = TypeVar("AnySample", Sample, LabelledSample)
 
 
+@dataclass(eq=False)
 class _ViewSet(Dataset[AnySample], Generic[AnySample]):
-    """Images, and how views of them are drawn."""
+    """Images of which random views are drawn; nothing is opened before a view is asked for.
 
-    def __init__(
-        self,
-        photos: PhotoSet,
-        settings: ViewSettings,
-        *,
-        seed: int,
-        pixel_limit: int,
-        intensity: Intensity | None,
-        fill: tuple[float, float, float],
-    ) -> None:
-        if seed < 0:
-            raise UsageError(f"the seed should be 0 or more, it is {seed}")
-        self.photos, self.settings, self.seed = photos, settings, seed
-        self.pixel_limit, self.intensity, self.fill = pixel_limit, intensity, fill
+    An item is asked for by ``(draw, index)``: ``draw`` numbers the passes (or the steps) and differs whenever a new
+    view of the same image is wanted. The same seed, draw and index give the same sample, in whichever worker, process
+    or order.
+
+    Attributes:
+        photos: the images.
+        seed: not negative; else a `UsageError` is raised.
+        pixel_limit: an image with more pixels is refused.
+        intensity: as of `read_image`.
+        fill: the colour of padding, RGB in [0, 1]: the mean by which the network normalises.
+    """
+
+    photos: PhotoSet
+    seed: int = field(kw_only=True)
+    pixel_limit: int = field(default=PIXEL_LIMIT, kw_only=True)
+    intensity: Intensity | None = field(default=None, kw_only=True)
+    fill: tuple[float, float, float] = field(default=IMAGENET_MEAN, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UsageError(f"the seed should be 0 or more, it is {self.seed}")
 
     def __len__(self) -> int:
         return len(self.photos.photos)
@@ -89,43 +98,19 @@ class _ViewSet(Dataset[AnySample], Generic[AnySample]):
         return np.random.default_rng([self.seed, draw, index])
 
 
+@dataclass(eq=False)
 class TrainingSet(_ViewSet[Sample]):
-    """Random views of tagged images.
+    """Random views of tagged images, by (draw, index).
 
-    An item is asked for by ``(draw, index)``: ``draw`` numbers the passes (or the steps) and differs whenever a new
-    view of the same image is wanted. The same seed, draw and index give the same sample, in whichever worker, process
-    or order.
+    Attributes:
+        settings: the augmentation.
+        external: a folder with external base CAMs ID.npz; None for samples without them.
+        stride: pixels per cell of the grid that they are brought to.
     """
 
-    def __init__(
-        self,
-        photos: PhotoSet,
-        settings: ViewSettings,
-        *,
-        seed: int,
-        pixel_limit: int = PIXEL_LIMIT,
-        intensity: Intensity | None = None,
-        fill: tuple[float, float, float] = IMAGENET_MEAN,
-        external: Path | None = None,
-        stride: int = 16,
-    ) -> None:
-        """Nothing is opened yet.
-
-        Args:
-            photos: the images.
-            settings: the augmentation.
-            seed: not negative.
-            pixel_limit: an image with more pixels is refused.
-            intensity: as of `read_image`.
-            fill: the colour of padding, RGB in [0, 1]: the mean by which the network normalises.
-            external: a folder with external base CAMs ID.npz; None for samples without them.
-            stride: pixels per cell of the grid that they are brought to.
-
-        Raises:
-            UsageError: the seed is negative.
-        """
-        super().__init__(photos, settings, seed=seed, pixel_limit=pixel_limit, intensity=intensity, fill=fill)
-        self.external, self.stride = external, stride
+    settings: ViewSettings
+    external: Path | None = field(default=None, kw_only=True)
+    stride: int = field(default=16, kw_only=True)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         """The view of the image ``index`` in draw ``draw``, for ``key`` = (draw, index).
@@ -160,40 +145,21 @@ class TrainingSet(_ViewSet[Sample]):
         return cam if len(cam.ids) else None
 
 
+@dataclass(eq=False)
 class LabelledSet(_ViewSet[LabelledSample]):
-    """Random views of images and of their label maps; an item is asked for as of a `TrainingSet`."""
+    """Random views of images and of their label maps, by (draw, index).
 
-    def __init__(
-        self,
-        photos: PhotoSet,
-        folder: Path | FinalMasks | None,
-        settings: ViewSettings,
-        *,
-        weights: Path | None = None,
-        seed: int,
-        pixel_limit: int = PIXEL_LIMIT,
-        intensity: Intensity | None = None,
-        fill: tuple[float, float, float] = IMAGENET_MEAN,
-    ) -> None:
-        """Nothing is opened yet.
+    Attributes:
+        folder: with the label map ID.png of each, of the image's shape, at its size or smaller; None takes the ground
+            truth of each. Human corrections among `FinalMasks` have the image's size.
+        settings: the augmentation.
+        weights: the folder with ID.png of each, 8-bit grey of its label map's size: how much each label counts, 255 =
+            1; human corrections count in full. None: all count alike.
+    """
 
-        Args:
-            photos: the images.
-            folder: with the label map ID.png of each, of the image's shape, at its size or smaller; None takes the
-                ground truth of each. Human corrections among `FinalMasks` have the image's size.
-            settings: the augmentation.
-            weights: the folder with ID.png of each, 8-bit grey of its label map's size: how much each label counts,
-                255 = 1; human corrections count in full. None: all count alike.
-            seed: not negative.
-            pixel_limit: an image with more pixels is refused.
-            intensity: as of `read_image`.
-            fill: the colour of padding, RGB in [0, 1]: the mean by which the network normalises.
-
-        Raises:
-            UsageError: the seed is negative.
-        """
-        super().__init__(photos, settings, seed=seed, pixel_limit=pixel_limit, intensity=intensity, fill=fill)
-        self.folder, self.weights = folder, weights
+    folder: Path | FinalMasks | None
+    settings: ViewSettings
+    weights: Path | None = field(default=None, kw_only=True)
 
     def __getitem__(self, key: tuple[int, int]) -> LabelledSample:
         """The view of the image ``index`` in draw ``draw``, for ``key`` = (draw, index).

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 BY_TAG = "tag"
 """In `data.mask_values`: the class is the only tag of the image, as in sets with one binary mask per defect."""
 
-SAMPLE = 1000
-"""Masks that are opened, evenly over the images."""
+SAMPLE = 1000  # masks that are opened, evenly over the images
 
 FEWEST = 3
 """Tags with a mask below which a disagreement is a warning and not an error: so few may be odd ones. Ours."""
