@@ -24,10 +24,10 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from tag2mask.cli.parser import build_parser, expand_presets, to_config
 from torch.utils.flop_counter import FlopCounterMode
 
 from clip_seeds import build, plain_forward, problem
+from tag2mask.cli.parsing import build_parser, expand_presets, to_config
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.stages import STAGES
@@ -41,7 +41,7 @@ FOLDERS = {"cams": ["cams"], "edges": ["edges/labels"], "refine": ["masks", "ref
 
 def settings(options: argparse.Namespace, out: Path) -> Config:
     """Those of the preset, with random weights, for one process."""
-    parser = build_parser("run", "")
+    parser = build_parser("run")
     words = ["--config", options.preset, "--data.root", str(options.data), "--data.split", options.split]
     words += ["--data.masks", str(out / "truth"), "--network.weights", "none", "--segment.network.weights", "none"]
     words += ["--refine.method", "irn+crf", "--evaluate.splits", f"[{options.split}]", "--out", str(out)]

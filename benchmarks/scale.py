@@ -85,7 +85,7 @@ def measured(words: list[str]) -> tuple[float, float]:
 def command(verb: str, folder: Path) -> list[str]:
     """The words of a verb on the data in ``folder``."""
     data = ["--data.root", str(folder / "data"), "--data.masks", str(folder / "truth"), "--workers", "1"]
-    run = ["--out", str(folder / "run"), *data, "--device", "cpu"]
+    run = [str(folder / "run"), *data, "--device", "cpu"]
     return {
         "check": ["check", str(folder / "data"), *data],
         "cams": ["cams", *run, "--cams.kinds", "[pot]", "--cams.scales", "[1.0]", "--cams.flip", "false"],

@@ -17,11 +17,11 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 import torch
-from tag2mask.cli.parser import build_parser, expand_presets, to_config
 from torch import Tensor
 from torch.nn import functional as F
 
 from irn_step import peak, seconds
+from tag2mask.cli.parsing import build_parser, expand_presets, to_config
 from tag2mask.memory import channels_last
 from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentation_network
 from tag2mask.training.segmentation import segmentation_loss
@@ -34,7 +34,7 @@ def network_of(config: str, device: str) -> SegmentationNetwork:
     """The segmentation network of a preset, with random weights and fixed norms."""
     fixed = ("weights=none", "norm=fixed", "head_norm=fixed")
     words = ["--config", config, *(f"--segment.network.{each}" for each in fixed)]
-    parser = build_parser("segment", "")
+    parser = build_parser("segment")
     settings = to_config(parser, parser.parse_args(expand_presets(words))).segment.network
     return channels_last(build_segmentation_network(settings, CLASSES, seed=0)).to(device).train()
 

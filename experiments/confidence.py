@@ -3,7 +3,7 @@
 python experiments/confidence.py fit  RUN:SPLIT … [--out models.json]
 python experiments/confidence.py rank RUN:SPLIT … [--model models.json]
 
-RUN is a run folder for whose photographs of SPLIT `tag2mask confidence --out RUN --data.split SPLIT` was done, with
+RUN is a run folder for whose photographs of SPLIT `tag2mask confidence RUN --data.split SPLIT` was done, with
 ground truth. `fit` prints the constants of `tag2mask.confidence.model`, and measures nothing: to be measured on what it
 was fitted on flatters a model. `rank` measures, on other photographs: Spearman over photographs and over (photograph,
 class) pairs, the share of the worst tenth, and calibration by tenths.
@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
-from tag2mask.cli.verbs import VERBS
 
-from tag2mask.cli.request import Request
+from tag2mask.cli.commands import COMMANDS
+from tag2mask.cli.parsing import parse
 from tag2mask.confidence.evidence import FIELDS, Evidence, stored_evidence
 from tag2mask.confidence.model import MODELS, Model, estimates, mean_estimate, predictor
 from tag2mask.confidence.quality import calibration, shared_tenth, spearman, spearman_interval
@@ -62,12 +62,11 @@ def judged(place: str) -> list[Judged]:
         UsageError: there is none, or it is not all made from the same.
     """
     run, _, split = place.partition(":")
-    words = ["--out", run, *(["--data.split", split] if split else [])]
-    request = Request.parse("confidence", VERBS["confidence"], words)
-    if request is None:
+    parsed = parse("confidence", COMMANDS["confidence"], [run, *(["--data.split", split] if split else [])])
+    if parsed is None:
         raise UsageError(f"{place} asks for help; name a run folder and a split")
-    folder = RunFolder(Path(run))
-    photos = photographs(request.config, folder)
+    folder, config = RunFolder(Path(run)), parsed[1].config
+    photos = photographs(config, folder)
     found, made_by = [], set()
     for photo in photos.photos:
         stored = stored_evidence(folder / EVIDENCE / f"{photo.id}.npz")
@@ -81,7 +80,7 @@ def judged(place: str) -> list[Judged]:
         made_by.add(shared(stored[1]))
         if not np.isnan(miou := confusion.miou()):
             found.append(Judged(stored[0], confusion.iou()[stored[0].ids], miou))
-    require_same(place, Witnesses.of(request.config, folder, photos, StageResult("confidence")).made_by, made_by)
+    require_same(place, Witnesses.of(config, folder, photos, StageResult("confidence")).made_by, made_by)
     return found
 
 

@@ -19,7 +19,7 @@ from torch.distributed import TCPStore
 
 _PRELOADED = [
     "tag2mask.cli.stages",
-    "tag2mask.cli.verbs",
+    "tag2mask.cli.run",
     "tag2mask.pipeline.demo",
     "tag2mask.pipeline.stages",
     "tag2mask.review",

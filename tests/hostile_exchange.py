@@ -239,7 +239,7 @@ def _exported(yard: Yard, record: bytes | str) -> list[str]:
     """`export` of a folder whose record, as `predict` leaves it, is hostile."""
     write_mask(yard.data / "masks/one.png", np.zeros((4, 4), np.uint8))
     write(yard.data / "masks/predictions.json", record)
-    return ["export", "coco", "--masks", "masks", "--out", OUT]
+    return ["export", "coco", "masks", "--out", OUT]
 
 
 def _records() -> dict[str, bytes | str]:

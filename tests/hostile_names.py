@@ -91,7 +91,7 @@ def _root(yard: Yard, name: str) -> list[str]:
 def _missing(yard: Yard, name: str) -> list[str]:
     """Photographs that are not there."""
     write(yard.data / "model", b"")
-    return ["predict", "--model", "model", "--out", OUT, "--", f"{name}/no"]
+    return ["predict", "model", "--out", OUT, "--", f"{name}/no"]
 
 
 def _split(yard: Yard, name: str) -> list[str]:

@@ -32,7 +32,7 @@ def cases(rng: random.Random) -> Iterator[Case]:
 def _predicted(yard: Yard, network: bytes, place: str = "photos") -> list[str]:
     write(yard.data / "photos/one.jpg", photograph())
     write(yard.data / "model.safetensors", network)
-    return ["predict", place, "--model", "model.safetensors", "--out", OUT, "--workers", "0", "--device", "cpu"]
+    return ["predict", "model.safetensors", place, "--out", OUT, "--workers", "0", "--device", "cpu"]
 
 
 def _sound(yard: Yard) -> bytes:

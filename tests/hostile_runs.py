@@ -92,8 +92,7 @@ def _changed(yard: Yard, name: str, content: bytes | str, verb: str, *more: str)
     target = yard.out / name
     target.unlink(missing_ok=True)
     write(target, content)
-    words = [verb, OUT] if verb == "report" else [verb, "--out", OUT]
-    return [*words, *more]
+    return [verb, OUT, *more]
 
 
 def _settings(yard: Yard, text: bytes | str) -> list[str]:
@@ -102,7 +101,7 @@ def _settings(yard: Yard, text: bytes | str) -> list[str]:
     if isinstance(text, str):
         text = text.replace("PAYLOAD", yaml_payload(yard.marker))
     write(yard.out / "config.yaml", text)
-    return ["refine", "--out", OUT]
+    return ["refine", OUT]
 
 
 def _holders() -> dict[str, dict[str, object]]:

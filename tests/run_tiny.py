@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tag2mask.cli import main
+from tag2mask.cli.commands import COMMANDS
 
 Capture = pytest.CaptureFixture[str]
 """What a command printed, as the fixture `capsys` gives it."""
@@ -17,14 +18,17 @@ TINY = {
     "--network.backbone": BACKBONE,
     "--network.weights": "none",
     "--train.steps": "4",
+    "--train.epochs": "6",
     "--train.batch_size": "4",
     "--train.checkpoint_every": "2",
     "--train.log_every": "1",
     "--train.augment.crop": "64",
     "--train.augment.long_side": "[64,80]",
     "--cams.scales": "[1.0]",
+    "--cams.long_side": "null",
     "--cams.batch_size": "3",
     "--refine.method": "argmax",
+    "--refine.long_side": "1024",
     "--workers": "0",
     "--device": "cpu",
     "--report.images": "3",
@@ -34,16 +38,25 @@ TINY_WORDS = [word for pair in TINY.items() for word in pair]
 
 
 def words(verb: str, scenes: Path, out: Path, **changes: str) -> list[str]:
-    """The words of a command over generated scenes; ``changes`` are settings, a double underscore for each dot."""
+    """The words of a command over generated scenes.
+
+    Args:
+        verb: the command.
+        scenes: the data.
+        out: the run folder.
+        changes: settings, a double underscore for each dot; those that the command does not read are left out.
+    """
+    command = COMMANDS[verb]
     settings = {
         "--data.root": str(scenes),
         "--data.masks": str(scenes / "masks"),
         "--data.split": "train",
-        "--out": str(out),
         **TINY,
     }
     settings |= {f"--{name.replace('__', '.')}": value for name, value in changes.items()}
-    return [verb, *(word for pair in settings.items() for word in pair)]
+    read = {name: value for name, value in settings.items() if "." not in name or command.reads(name[2:])}
+    place = [str(out)] if command.run else ["--out", str(out)]
+    return [verb, *place, *(word for pair in read.items() for word in pair)]
 
 
 def run(verb: str, scenes: Path, out: Path, **changes: str) -> int:

@@ -1,35 +1,55 @@
 """The command line: wrong use exits 2 with a line that helps, and never a traceback."""
 
 import errno
+import re
+import shlex
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 
-from run_tiny import Capture
+from run_tiny import TINY_WORDS, Capture
 from tag2mask.cli import main
+from tag2mask.cli.commands import COMMANDS
+from tag2mask.cli.parsing import parse
+from tag2mask.pipeline.config import presets
 
 WRONG = [
-    (["trian"], "did you mean train"),
-    (["train", "--pot.clusterz", "2"], "--pot.clusterz is no setting; did you mean --pot.clusters"),
+    (["chek"], "Unknown command 'chek'. Did you mean 'check'?"),
+    (["train", "--pot.clusterz", "2"], "--pot.clusterz is not a setting; did you mean --pot.clusters"),
     (["train", "--edges.clip", "2"], "--edges.clip is not a setting any more, now a constant, null; leave it out"),
     (["train", "--edges.log_every=2"], "--edges.log_every is not a setting any more, now train.log_every is in its"),
-    (["train", "--pot.clusters", "abc"], "--pot.clusters should be int, received abc"),
+    (["train", "--pot.clusters", "abc"], "--pot.clusters needs a whole number, got 'abc'"),
+    (["train", "--train.steps", "sixty"], "--train.steps needs a whole number, got 'sixty'"),
+    (["train", "--cams.flip", "maybe"], "--cams.flip needs true or false, got 'maybe'"),
+    (["run", "--repeats", "x"], "--repeats needs a whole number, got 'x'"),
+    (["run", "--repeats"], "--repeats needs a value"),
+    (["predict", "x", "y", "--again"], "--again is not a setting; it is --overwrite now"),
     (["train", "--pot.clusters", "0"], "clusters should be at least 1"),
-    (["train", "--data.kind", "vok"], "--data.kind should be one of 'auto', 'table', 'folders', 'voc'"),
+    (["train", "--data.kind", "vok"], "--data.kind needs one of 'auto', 'table', 'folders', 'voc'"),
     (["run", "--config", "vco"], "did you mean voc"),
     (["train"], "--out RUN"),
     (["train", "--out", "x", "--shard", "3/2"], "i/n"),
     (["train", "--out", "x", "--limit", "0"], "limit should be at least 1"),
     (["train", "--out", "x"], "data.root"),
     (["train", "--out", "x", "--data.root", "nowhere"], "nowhere"),
-    (["evaluate"], "folder"),
+    (["evaluate"], "needs RUN"),
+    (["cams", "x", "y"], "takes RUN, not 'y' as well"),
+    (["cams", "--out", "x"], "takes the run folder as its argument, `tag2mask cams RUN`"),
+    (["predict", "x"], "needs PHOTOS"),
+    (["export", "coco", "x"], "needs --out FOLDER"),
+    (["run", "tags.csv", "--data.tags", "other.csv", "--out", "x"], "both name the data"),
+    (["run", "photographs", "--data.root", "other", "--out", "x"], "both name the data"),
     (["evaluate", "nowhere"], "nowhere"),
     (["report", "nowhere"], "no run folder"),
     (["check", "nowhere"], None),
     (["run", "--out", "x", "--restart", "trian"], "train, cams"),
-    (["cams", "--out", "x", "--cams.kinds", "[pott]"], "cams.kinds"),
+    (["cams", "x", "--cams.kinds", "[pott]"], "cams.kinds"),
 ]
 
 
@@ -53,7 +73,7 @@ def test_wrong_use_exits_2_with_a_helpful_line(
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("pot:\n  clusterz: 3\n", "--pot.clusterz is no setting; did you mean --pot.clusters"), ("pot: [\n", "error:")],
+    [("pot:\n  clusterz: 3\n", "--pot.clusterz is not a setting; did you mean --pot.clusters"), ("pot: [\n", "error:")],
 )
 def test_a_file_that_cannot_be_meant_is_wrong_use(text: str, says: str, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "mine.yaml").write_text(text)
@@ -70,16 +90,153 @@ def test_values_override_files_and_later_files_earlier_ones(tmp_path: Path, caps
         assert line in said
 
 
-def test_help_names_every_verb_and_every_setting(capsys: Capture) -> None:
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_short_and_help_all_has_every_setting(name: str, capsys: Capture) -> None:
+    assert main([name, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert len(said.splitlines()) <= 100
+    assert all(len(line) <= 120 for line in said.splitlines())
+    examples = re.findall(rf"^  tag2mask {name}\b.*$", said, re.MULTILINE)
+    assert len(examples) == len(set(examples)) == (3 if COMMANDS[name].examples else 0)
+    for option in ("--dry-run", "--json", "--help-all"):
+        assert f"  {option} " in said
+    assert main([name, "--help-all"]) == 0
+    every = capsys.readouterr().out
+    for option in ("--cams.scales", "--pot.epsilon", "--data.root", "--dry-run", "--shard"):
+        assert option in every
+    assert "entropic regularisation" in " ".join(every.split())
+    for option in re.findall(r"(?<!\S)--[a-z][\w.-]+", said):
+        assert option in every or option == "--help-all"
+
+
+def test_help_names_what_a_command_reads_and_nothing_else(capsys: Capture) -> None:
     assert main(["--help"]) == 0
     said = capsys.readouterr().out
-    for verb in ("check", "train", "cams", "refine", "evaluate", "report", "run", "demo"):
-        assert f"  {verb} " in said
+    assert all(f"  {name} " in said for name in COMMANDS)
     assert main(["cams", "--help"]) == 0
     said = capsys.readouterr().out
-    for option in ("--cams.scales", "--pot.epsilon", "--data.root", "--restart", "--dry-run", "--json", "--shard"):
-        assert option in said
-    assert "entropic regularisation" in said
+    for option in ("--cams.scales", "--pot.epsilon", "--data.root", "--restart"):
+        assert f"  {option} " in said
+    assert "--train." not in said and "--segment." not in said
+    assert main(["segment", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "--segment.steps" in said and "--train.checkpoint_every" in said and "--train.steps" not in said
+
+
+def test_the_examples_of_help_can_be_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, command in COMMANDS.items():
+        for example in command.examples:
+            words = shlex.split(example)
+            assert words[0] == name
+            assert parse(name, command, words[1:]) is not None, example
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], [], ["chek"]], ids=str)
+def test_what_needs_no_torch_does_not_load_it(words: list[str]) -> None:
+    program = "import sys; from tag2mask.cli import main; main(sys.argv[1:]); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+UNREAD = [
+    (["cams", "x", "--train.steps", "5"], "cams does not read --train.steps"),
+    (["cams", "x", "--train.steps=5", "--segment.steps", "1"], "does not read --train.steps, --segment.steps"),
+    (["segment", "x", "--train.steps", "5"], "segment does not read --train.steps"),
+    (["segment", "x", "--train", "{steps: 5}"], "segment does not read --train"),
+    (["refine", "x", "--pot.epsilon", "1"], "refine does not read --pot.epsilon"),
+    (["report", "x", "--cams.flip", "true"], "report does not read --cams.flip"),
+    (["predict", "x", "y", "--segment.steps", "1", "--out", "z"], "predict does not read --segment.steps"),
+    (["check", "x", "--segment.steps", "1"], "check does not read --segment.steps"),
+]
+
+
+@pytest.mark.parametrize(("words", "says"), UNREAD, ids=lambda value: " ".join(value))
+def test_settings_that_a_command_does_not_read_are_refused(words: list[str], says: str, capsys: Capture) -> None:
+    assert main(words) == 2
+    assert says in capsys.readouterr().err
+
+
+def config_of(capsys: Capture, *words: str) -> dict[str, Any]:
+    """The settings that a command would work with."""
+    assert main([*words, "--print-config"]) == 0
+    found: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
+    return found
+
+
+def test_a_command_reads_what_every_training_records(capsys: Capture) -> None:
+    for name in ("segment", "edges"):
+        settings = config_of(capsys, name, "x", "--train.checkpoint_every", "7", "--train.log_every", "3")["train"]
+        assert (settings["checkpoint_every"], settings["log_every"]) == (7, 3)
+
+
+def test_the_base_is_own_unless_a_preset_or_a_file_is_named(tmp_path: Path, capsys: Capture) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("pot: {clusters: 7}\n")
+    own, voc = (yaml.safe_load(presets()[name].read_text()) for name in ("own", "voc"))
+    found = config_of(capsys, "run")
+    assert (found["cams"]["long_side"], found["train"]["epochs"]) == (512, own["train"]["epochs"])
+    found = config_of(capsys, "run", "--config", "voc")  # of a published recipe nothing is changed by `own`
+    assert found["cams"]["long_side"] is None and found["train"]["epochs"] == voc["train"]["epochs"]
+    found = config_of(capsys, "run", "--config", str(file))
+    assert found["cams"]["long_side"] is None and found["pot"]["clusters"] == 7
+    assert config_of(capsys, "demo", "--config", str(file))["scenes"]["train"] == 320
+
+
+def test_a_run_remembers_its_data_and_takes_settings_on_top(
+    done: Path, scenes: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("pot: {clusters: 7}\n")
+    known = yaml.safe_load((done / "config.yaml").read_text())
+    for words in (["run", "--out", str(done)], ["cams", str(done)], ["segment", str(done)], ["check", str(scenes)]):
+        found = config_of(capsys, *words)
+        if words[0] != "check":
+            assert found == {**known, "limit": None, "shard": None, "out": str(done)}
+    for words in (["run", "--out", str(done)], ["cams", str(done)]):
+        found = config_of(capsys, *words, "--config", str(file))
+        assert found["pot"] == {**known["pot"], "clusters": 7}
+        assert found["cams"] == known["cams"] and found["data"] == known["data"]
+        assert config_of(capsys, *words, "--config", str(file), "--pot.clusters", "5")["pot"]["clusters"] == 5
+    for words in (["predict", str(done), "x"], ["export", "coco", str(done)], ["import", "cvat", "x", str(done)]):
+        found = config_of(capsys, *words)
+        assert found["data"] == known["data"] and found["out"] is None  # results go nowhere by themselves
+        assert config_of(capsys, *words, "--out", "y")["out"] == "y"
+
+
+def test_data_is_an_argument(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "out"
+    base = ["--data.split", "train", "--data.masks", str(scenes / "masks"), "--out", str(out), *TINY_WORDS]
+    assert main(["train", str(scenes), *base]) == 0
+    known = yaml.safe_load((out / "config.yaml").read_text())
+    assert known["data"]["root"] == str(scenes) and known["data"]["tags"] is None
+    assert main(["train", str(scenes / "tags.csv"), *base, "--dry-run"]) == 0
+    assert main(["run", *base[4:], "--dry-run"]) == 0
+    assert "train: done already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["import", "cvat", "file", "--overwrite", "run", "--out", "x"],
+        ["import", "--out", "x", "cvat", "file", "run", "--overwrite"],
+        ["import", "--overwrite", "cvat", "--out=x", "--", "file", "run"],
+    ],
+    ids=" ".join,
+)
+def test_arguments_may_stand_between_options(words: list[str]) -> None:
+    parsed = parse("import", COMMANDS["import"], words[1:])
+    assert parsed is not None
+    assert parsed[2] == {
+        "format": "cvat", "file": Path("file"), "run": Path("run"), "ignore_label": "ignored", "overwrite": True,
+    }  # fmt: skip
+    assert parsed[1].config.out == Path("x")
+
+
+def test_a_run_without_a_network_says_which_command_trains_one(done: Path, tmp_path: Path, capsys: Capture) -> None:
+    for words in (["predict", str(done), str(done), "--out", "x"], ["export", "onnx", str(done), "--out", "x.onnx"]):
+        assert main(words) == 2
+        assert f"`tag2mask segment {done}` trains the network" in capsys.readouterr().err
 
 
 def test_an_unwritable_folder_is_a_failure_not_a_traceback(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -94,10 +251,10 @@ def test_an_unwritable_folder_is_a_failure_not_a_traceback(scenes: Path, tmp_pat
     [
         ["check", "photographs"],
         ["tags", "photographs", "--classes", "cat"],
-        ["predict", "photographs", "--model", "run", "--out", "masks"],
+        ["predict", "run", "photographs", "--out", "masks"],
         ["evaluate", "."],
-        ["export", "onnx", "--model", "run", "--out", "network.onnx"],
-        ["export", "voc", "--masks", "masks", "--out", "voc"],
+        ["export", "onnx", "run", "--out", "network.onnx"],
+        ["export", "voc", "masks", "--out", "voc"],
         ["import", "masks", "corrected", "--out", "masks"],
         ["demo"],
     ],

@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from run_tiny import files_of, run
 from tag2mask.cam_files import CamFile, read_cam, write_cam
 from tag2mask.cli import main
-from tag2mask.cli.request import Request
-from tag2mask.cli.verbs import VERBS
+from tag2mask.cli.commands import COMMANDS
+from tag2mask.cli.invocation import Invocation
+from tag2mask.cli.parsing import parse
 from tag2mask.confidence.evidence import FIELDS, NETWORK_FIELDS, stored_evidence
 from tag2mask.confidence.ranking import CLASSES, IMAGES, QUALITY, read_ranking
 from tag2mask.data.corrections import Corrections, Decision
@@ -39,7 +40,7 @@ from test_segment_stages import SEGMENT
 
 
 def rank(out: Path, *more: str) -> int:
-    return main(["confidence", "--out", str(out), *more])
+    return main(["confidence", str(out), *more])
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -111,7 +112,7 @@ def test_only_what_changed_is_judged_again(copied: Path, scenes: Path, capsys: p
     assert told() == (0, 9)
     assert len(rows(copied / IMAGES)) == 9
     assert told("--restart", "confidence") == (9, 0)
-    assert main(["confidence", "--out", str(copied), "--dry-run", "--json"]) == 0
+    assert main(["confidence", str(copied), "--dry-run", "--json"]) == 0
     (stage,) = json.loads(capsys.readouterr().out)["stages"]
     assert stage["stage"] == "confidence" and stage["lacking"] == 1 and stage["bytes"] > 0
 
@@ -143,7 +144,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_ranked(copied: Path, capsy
 
 def test_without_masks_it_says_what_to_do(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("confidence", scenes, tmp_path / "out") == 2
-    assert "run `tag2mask refine`" in capsys.readouterr().err
+    assert "run `tag2mask refine " in capsys.readouterr().err
 
 
 def result_of(capsys: pytest.CaptureFixture[str], out: Path, *more: str, code: int = 0) -> dict[str, Any]:
@@ -157,10 +158,10 @@ def evidence_files(out: Path) -> list[Path]:
     return sorted((out / "confidence/evidence").rglob("*.npz"))
 
 
-def request(out: Path, *more: str) -> Request:
-    found = Request.parse("confidence", VERBS["confidence"], ["--out", str(out), *more])
+def request(out: Path, *more: str) -> Invocation:
+    found = parse("confidence", COMMANDS["confidence"], [str(out), *more])
     assert found is not None
-    return found
+    return found[1]
 
 
 def witnesses(out: Path) -> tuple[Witnesses, list[Photo]]:

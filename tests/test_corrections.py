@@ -145,7 +145,7 @@ def test_damaged_run_lengths_are_refused(damage: Any) -> None:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_cvat_gives_back_what_it_got(zipped: bool, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / ("cvat.zip" if zipped else "cvat")
-    export_masks("cvat", MaskSource(folder, CLASSES), out, ExportSettings(ignored="unsure"))
+    export_masks("cvat", MaskSource(folder, CLASSES), out, ExportSettings(ignore_label="unsure"))
     _same(cvat.read(out, CLASSES, ignored="unsure"), _masks())
     swapped = dict(cvat.read(out, (CLASSES[1], CLASSES[0], CLASSES[2]), ignored="unsure"))  # names count, not order
     assert np.array_equal(swapped["one"] == 1, _masks()["one"] == 2)
@@ -264,19 +264,19 @@ def test_the_verb_and_a_run(name: str, done: Path, tmp_path: Path, capsys: pytes
     file = done / "masks"
     if name == "cvat":
         file = tmp_path / "cvat.zip"
-        assert main(["export", "cvat", "--masks", str(done), "--out", str(file)]) == 0
+        assert main(["export", "cvat", str(done), "--out", str(file)]) == 0
     if name == "labelstudio":
-        assert main(["export", "labelstudio", "--masks", str(done), "--out", str(tmp_path / "ls")]) == 0
+        assert main(["export", "labelstudio", str(done), "--out", str(tmp_path / "ls")]) == 0
         tasks = json.loads((tmp_path / "ls/tasks.json").read_text())
         file = _written([{**task, "annotations": task.pop("predictions")} for task in tasks], tmp_path / "ls.json")
-    words = ["import", name, str(file), "--run", str(done), "--out", str(tmp_path / "back")]
+    words = ["import", name, str(file), str(done), "--out", str(tmp_path / "back")]
     assert main([*words, "--dry-run"]) == 0
     assert not (tmp_path / "back").exists()
     assert main(words) == 0
     for path in (done / "masks").rglob("*.png"):
         assert np.array_equal(read_mask(tmp_path / "back" / path.relative_to(done / "masks")), read_mask(path))
     assert main(words) == 2
-    assert "--again" in capsys.readouterr().err
+    assert "--overwrite" in capsys.readouterr().err
 
 
 def test_wrong_use_of_the_verb(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -286,10 +286,10 @@ def test_wrong_use_of_the_verb(folder: Path, tmp_path: Path, capsys: pytest.Capt
         (["masks", str(folder)], "needs --out FOLDER"),
         (["masks", str(folder), *out], "nothing says what the classes are"),
         (["masks", str(tmp_path / "gone"), *out, "--data.classes", "a,b"], "is no folder of masks"),
-        (["masks", str(folder), *out, "--run", str(folder)], "is no run folder"),
+        (["masks", str(folder), str(folder), *out], "is no run folder"),
         (["cvat", str(tmp_path / "gone"), *out, "--data.classes", "a,b"], "does not exist"),
         (["labelstudio", str(folder), *out, "--data.classes", "a,b"], "does not exist"),
-        (["labelstudio", str(folder), *out, "--data.classes", "a,ignored"], "see --ignored"),
+        (["labelstudio", str(folder), *out, "--data.classes", "a,ignored"], "see --ignore-label"),
     ):
         assert main(["import", *arguments]) == 2, arguments
         assert expected in capsys.readouterr().err

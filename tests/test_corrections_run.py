@@ -15,8 +15,8 @@ from PIL import Image
 from run_tiny import Capture, files_of, run, words
 from tag2mask.cam_files import read_ids
 from tag2mask.cli import main
-from tag2mask.cli.request import Request
-from tag2mask.cli.verbs import VERBS
+from tag2mask.cli.commands import COMMANDS
+from tag2mask.cli.parsing import parse
 from tag2mask.data import DataSettings, open_photos, read_mask, write_mask
 from tag2mask.data.corrections import Corrections, Decision
 from tag2mask.data.photos import PhotoSet
@@ -101,9 +101,9 @@ def test_from_a_run_through_cvat_and_back_into_training(
     photo_id = corrections_of(tmp_path, scenes)[1][0]
     own = (copied / f"masks/{photo_id}.png").read_bytes()
     task, edited, back = tmp_path / "task.zip", tmp_path / "edited.zip", tmp_path / "corrected"
-    assert main(["export", "cvat", "--masks", str(copied), "--out", str(task)]) == 0
+    assert main(["export", "cvat", str(copied), "--out", str(task)]) == 0
     painted_in_cvat(task, photo_id, edited)
-    assert main(["import", "cvat", str(edited), "--run", str(copied), "--out", str(back)]) == 0
+    assert main(["import", "cvat", str(edited), str(copied), "--out", str(back)]) == 0
     before = files_of(back)
     given = {"data__corrections": str(back)}
     assert run("segment", scenes, copied, **SEGMENT, **given) == 0
@@ -120,7 +120,7 @@ def test_from_a_run_through_cvat_and_back_into_training(
     assert [labels_of(each, photo_id) for each in trained_on] == [{2}] * 2
     assert (copied / f"masks/{photo_id}.png").read_bytes() != own  # the method's own mask, which is measured
     assert read_mask(copied / f"masks/{photo_id}.png").tolist() != of_class_two().tolist()
-    assert main(["export", "coco", "--masks", str(copied), "--out", str(tmp_path / "coco")]) == 0  # the run remembers
+    assert main(["export", "coco", str(copied), "--out", str(tmp_path / "coco")]) == 0  # the run remembers
     assert by_coco(tmp_path / "coco", photo_id) == [(2, 64 * 64)]
     assert "Mask, corrected by hand" in (copied / "report.html").read_text()
 
@@ -150,7 +150,7 @@ def test_a_persons_mask_goes_before_the_methods(
     drawn, own = (samples[0, found.index(photo_id)] for photo_id in (ids[0], ids[4]))
     assert (drawn["weights"][drawn["valid"]] == 1).all() and (own["weights"][own["valid"]] < 1).any()
 
-    assert main(["export", "coco", "--masks", str(copied), "--out", str(tmp_path / "coco")]) == 1
+    assert main(["export", "coco", str(copied), "--out", str(tmp_path / "coco")]) == 1
     said = " ".join(capsys.readouterr().err.split())
     assert "7 done" in said and "2 failed" in said and "1 masks that somebody rejected are left out" in said
     assert by_coco(tmp_path / "coco", ids[0]) == [(2, 64 * 64)]
@@ -262,7 +262,7 @@ def test_a_runs_own_decisions_go_where_it_goes(
         kept.write(ids[0], Decision.now("corrected"), 0 * of_class_two())  # of the run that it was copied from
     assert run("segment", scenes, there, **SEGMENT) == 0
     assert "1 of the 9 masks are people's" in " ".join(capsys.readouterr().err.split())
-    assert main(["export", "coco", "--masks", str(there), "--out", str(tmp_path / "coco")]) == 0
+    assert main(["export", "coco", str(there), "--out", str(tmp_path / "coco")]) == 0
     assert by_coco(tmp_path / "coco", ids[0]) == [(2, 64 * 64)]
     assert main(["report", str(there), "--report.images", "20"]) == 0
     assert "Mask, corrected by hand" in (there / "report.html").read_text()
@@ -282,7 +282,7 @@ def test_a_run_remembers_another_folder_of_corrections(
     assert remembered_corrections(copied) == kept.folder
     kept.write(ids[0], Decision.now(tags=["gryphon"]))
     (tmp_path / "mine.yaml").write_text(before)
-    words = ["cams", "--config", str(tmp_path / "mine.yaml"), "--out", str(copied)]
+    words = ["cams", str(copied), "--config", str(tmp_path / "mine.yaml")]
     assert main(words) == 2 and "gryphon" in capsys.readouterr().err  # with settings from elsewhere, too
     assert main([*words, "--data.corrections", "null"]) == 0
     assert remembered_corrections(copied) is None
@@ -294,10 +294,12 @@ def test_a_run_remembers_another_folder_of_corrections(
 def test_what_the_run_remembers_is_read_under_its_lock(copied: Path, scenes: Path, tmp_path: Path) -> None:
     kept, ids = corrections_of(tmp_path / "other", scenes)
     kept.write(ids[0], Decision.now("rejected"))
-    request = Request.parse("cams", VERBS["cams"], words("cams", scenes, copied)[1:])
-    assert request is not None and request.config.data.corrections is None
+    parsed = parse("cams", COMMANDS["cams"], words("cams", scenes, copied)[1:])
+    assert parsed is not None
+    do, call, arguments = parsed
+    assert call.config.data.corrections is None
     RunFolder(copied).record_setting("data", "corrections", str(kept.folder))  # by another command
-    assert VERBS["cams"].action(request) == 0
+    assert do(call, **arguments) == 0
     assert remembered_corrections(copied) == kept.folder
 
 
@@ -398,14 +400,14 @@ def test_an_import_never_replaces_a_review(scenes: Path, tmp_path: Path, capsys:
     write_mask(tmp_path / f"drawn/{ids[0]}.png", of_class_two())
     words = ["import", "masks", str(tmp_path / "drawn"), "--data.classes", ",".join(kept.classes)]
     words += ["--out", str(kept.folder)]
-    assert main(words) == 0 and main([*words, "--again"]) == 0
+    assert main(words) == 0 and main([*words, "--overwrite"]) == 0
     kept.write(ids[1], Decision.now("rejected"))
     before = files_of(kept.folder)
-    assert main([*words, "--again"]) == 2
+    assert main([*words, "--overwrite"]) == 2
     assert "holds what people decided in a review (corrections.json), which is never replaced" in " ".join(
         capsys.readouterr().err.split()
     )
-    assert main(["export", "voc", *words[2:], "--masks", str(tmp_path / "drawn"), "--again"]) == 2
+    assert main(["export", "voc", *words[2:], "--overwrite"]) == 2
     assert files_of(kept.folder) == before
 
 

@@ -463,7 +463,7 @@ def test_a_dry_run_paints_nothing_and_evaluate_does(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = ["--data.root", str(root), "--workers", "0"]
-    assert main(["evaluate", "--out", str(tmp_path / "run"), *data, "--dry-run"]) == 0
+    assert main(["evaluate", str(tmp_path / "run"), *data, "--dry-run"]) == 0
     assert "on all (0 with truth, 2 to paint)" in capsys.readouterr().out
     folder = root / "SegmentationClass"
     assert not list(folder.glob("*.png"))
@@ -486,7 +486,7 @@ def test_a_run_from_the_annotations_to_the_page_paints_as_it_goes(root: Path, tm
     assert (out / "report.html").stat().st_size > 10_000
     before = {path.name: path.read_bytes() for path in (tmp_path / "masks").glob("*.png")}
     shutil.rmtree(tmp_path / "masks")
-    several = together(2, ["evaluate", "--out", str(out)], tmp_path / "several")
+    several = together(2, ["evaluate", str(out)], tmp_path / "several")
     assert [command.code() for command in several] == [0, 0], several[0].errors
     painted = [command.errors.count("paint ground truth into") for command in several]
     assert sum(painted) == 2, painted  # half of it, and the rest

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -15,8 +16,8 @@ from PIL import Image
 import tag2mask
 from segmenters import TinySegmenter
 from tag2mask.cli import main
-from tag2mask.cli.parser import build_parser
-from tag2mask.cli.verbs import VERBS
+from tag2mask.cli.commands import COMMANDS
+from tag2mask.cli.parsing import build_parser, parse
 from tag2mask.export import MODULES, find_spec
 from tag2mask.networks import NetworkSettings, build_network, save_network
 from tag2mask.pipeline.config import presets
@@ -75,7 +76,7 @@ def _code(page: str) -> Iterator[str]:
 @cache
 def _settings() -> frozenset[str]:
     """The settings that any verb has, as `cams.scales`."""
-    parser = build_parser("run", "")
+    parser = build_parser("run")
     return frozenset(option.lstrip("-") for action in parser._actions for option in action.option_strings)
 
 
@@ -84,13 +85,29 @@ def test_what_a_page_names_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for code in _code(text):
         verbs = set(re.findall(r"(?:^|[&|(;] ?)tag2mask ([a-z]+)\b", code, re.MULTILINE))
-        assert verbs <= set(VERBS), code
+        assert verbs <= set(COMMANDS), code
         settings = set(re.findall(r"(?<![\w-])--([a-z_]+(?:\.[a-z_0-9]+)+)\b", code))
         assert settings <= _settings(), code
         for name in re.findall(r"--config ([a-z][\w-]*)(?![\w./-])", code):
             assert name in presets(), code
     for path in re.findall(r"\]\(([^)#\s:]+)(?:#[^)]*)?\)", _BLOCK.sub("", text)):
         assert (page.parent / path).exists(), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_commands_of_a_page_can_be_parsed(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments in the right number, and no setting that the command does not read."""
+    monkeypatch.chdir(ROOT)
+    values = {"$STAGE": "cams", "$METHOD": "crf", "$SEED": "1", "FILE": "file", "RUN/config.yaml": "own"}
+    for block in _BLOCK.findall(page.read_text(encoding="utf-8")):
+        text = block.replace("\\\n", " ").replace("runs/animals/config.yaml", "own")
+        for name, value in values.items():
+            text = text.replace(name, value)
+        for line in re.findall(r"(?:^ *|[;&] *|do |-m )tag2mask ([a-z][^#;&\n]+)", text, re.MULTILINE):
+            words = shlex.split(line.strip(' "') if line.count('"') % 2 else line)
+            own = "patches" in words  # names of the page itself
+            if "…" not in words and not own:
+                assert parse(words[0], COMMANDS[words[0]], words[1:]) is not None, line
 
 
 def _python(page: str) -> list[str]:
@@ -128,14 +145,15 @@ def test_the_python_for_engineers_runs_and_onnx_says_what_torch_says(
     monkeypatch.chdir(tmp_path)
     network = TinySegmenter()  # of random weights, as what is compared are two ways to the same answer
     network.classes = ("cat", "dog")
-    monkeypatch.setattr("tag2mask.predictor.load_segmenter", lambda path: network)
+    for module in ("tag2mask.predictor", "tag2mask.cli.exchange"):
+        monkeypatch.setattr(f"{module}.load_segmenter", lambda path: network)
     (tmp_path / "runs/mine/segment").mkdir(parents=True)
     (tmp_path / "runs/mine/segment/network.safetensors").write_bytes(b"weights")
     pixels = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
     for name, size in (("one.jpg", (90, 70)), ("two.jpg", (64, 64))):
         Image.fromarray(pixels).resize(size).save(tmp_path / name)
     (tmp_path / "broken.jpg").write_bytes((tmp_path / "one.jpg").read_bytes()[:200])
-    assert main(["export", "onnx", "--model", "runs/mine", "--out", "network.onnx"]) == 0
+    assert main(["export", "onnx", "runs/mine", "--out", "network.onnx"]) == 0
     names: dict[str, object] = {}
     for code in _python("quickstart-engineering.md"):
         exec(code, names)

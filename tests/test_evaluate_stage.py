@@ -35,7 +35,7 @@ def test_a_damaged_mask_costs_the_figures_of_the_masks_alone(
 ) -> None:
     damaged = sorted((copied / "masks").rglob("*.png"))[2]
     damaged.write_bytes(b"no image")
-    assert main(["evaluate", "--out", str(copied)]) == 1
+    assert main(["evaluate", str(copied)]) == 1
     said = " ".join(capsys.readouterr().err.split())
     assert "1 of 10 photographs cannot be compared" in said and damaged.name in said
     assert "refine" not in figures(copied) and figures(copied)["cams"] == figures(done)["cams"]
@@ -44,14 +44,14 @@ def test_a_damaged_mask_costs_the_figures_of_the_masks_alone(
 def test_images_without_a_mask_are_counted(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in sorted((copied / "masks").rglob("*.png"))[:3]:
         path.unlink()
-    assert main(["evaluate", "--out", str(copied)]) == 0
+    assert main(["evaluate", str(copied)]) == 0
     assert "masks: 3 of 10 photographs have no file" in " ".join(capsys.readouterr().err.split())
     assert figures(copied)["refine"]["train"]["argmax"]["images"] == 7
 
 
 @pytest.mark.parametrize("place", ["run", "folder"])
 def test_a_part_of_the_images_is_not_measured(done: Path, place: str, capsys: pytest.CaptureFixture[str]) -> None:
-    where = ["--out", str(done)] if place == "run" else [str(done / "masks")]
+    where = [str(done if place == "run" else done / "masks")]
     assert main(["evaluate", *where, "--shard", "1/2"]) == 2
     assert "measures all images in one command" in " ".join(capsys.readouterr().err.split())
 

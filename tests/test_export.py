@@ -160,10 +160,10 @@ def test_a_network_that_a_graph_cannot_express_is_refused_and_leaves_nothing(tmp
 @pytest.mark.extra
 @installed
 def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("tag2mask.predictor.load_segmenter", lambda path: TinySegmenter())
+    monkeypatch.setattr("tag2mask.cli.exchange.load_segmenter", lambda path: TinySegmenter())
     model = tmp_path / "n.safetensors"
     model.write_bytes(b"weights")
-    words = ["export", "onnx", "--model", str(model), "--out", str(tmp_path / "n.onnx")]
+    words = ["export", "onnx", str(model), "--out", str(tmp_path / "n.onnx")]
     assert main([*words, "--dry-run"]) == 0
     assert not (tmp_path / "n.onnx").exists()
     assert main(words) == 0
@@ -177,13 +177,13 @@ def test_wrong_use_says_what_is_missing(
     model = tmp_path / "n.safetensors"
     model.write_bytes(b"weights")
     for words, expected in (
-        (["export", "tflite", "--model", str(model), "--out", "n.onnx"], "knows the formats onnx"),
-        (["export", "onnx", "--out", "n.onnx"], "--model PATH"),
-        (["export", "onnx", "--model", str(model), "--out", str(tmp_path)], "suffix .onnx"),
-        (["export", "onnx", "--model", str(tmp_path / "gone"), "--out", "n.onnx"], "does not exist"),
+        (["export", "tflite", str(model), "--out", "n.onnx"], "knows the formats onnx"),
+        (["export", "onnx", "--out", "n.onnx"], "needs RUN"),
+        (["export", "onnx", str(model), "--out", str(tmp_path)], "suffix .onnx"),
+        (["export", "onnx", str(tmp_path / "gone"), "--out", "n.onnx"], "does not exist"),
     ):
         assert main(words) == 2
         assert expected in capsys.readouterr().err
     monkeypatch.setattr(export, "find_spec", lambda name: None)
-    assert main(["export", "onnx", "--model", str(model), "--out", str(tmp_path / "n.onnx")]) == 2
+    assert main(["export", "onnx", str(model), "--out", str(tmp_path / "n.onnx")]) == 2
     assert "pip install 'tag2mask[onnx]'" in capsys.readouterr().err

@@ -186,7 +186,7 @@ def test_an_outline_filled_is_its_component_with_holes(covered: np.ndarray) -> N
 def test_yolo_polygons_paint_the_mask_but_for_what_is_told(
     folder: Path, masks: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    made = _export("yolo", folder, tmp_path / "out", split="train", least_pixels=5)
+    made = _export("yolo", folder, tmp_path / "out", split="train", min_pixels=5)
     differing, tiny, tiny_pixels = 0, 0, 0
     for photo_id, mask in masks.items():
         height, width = mask.shape
@@ -213,7 +213,7 @@ def test_yolo_polygons_paint_the_mask_but_for_what_is_told(
         assert np.array_equal(painted[sure], mask[sure])
         differing += int(((painted != mask) & ~small & (mask != 255)).sum())
     assert tiny and differing  # the masks do have what gets lost
-    assert f"{tiny:,} pieces below least_pixels, {tiny_pixels:,} pixels, were left out" in made.notes
+    assert f"{tiny:,} pieces below min_pixels, {tiny_pixels:,} pixels, were left out" in made.notes
     assert any("pixels of holes are lost" in note for note in made.notes)
     said = yaml.safe_load((tmp_path / "out/data.yaml").read_text(encoding="utf-8"))
     assert said == {"train": "images/train", "val": "images/train", "names": dict(enumerate(CLASSES))}
@@ -253,7 +253,7 @@ def test_cvat_paints_labels_and_objects(folder: Path, masks: dict[str, np.ndarra
 def test_cvat_without_a_label_for_255_says_what_is_lost(
     folder: Path, masks: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    made = _export("cvat", folder, tmp_path / "out", ignored="background")
+    made = _export("cvat", folder, tmp_path / "out", ignore_label="background")
     assert "ignored" not in (tmp_path / "out/labelmap.txt").read_text(encoding="utf-8")
     found = np.array(Image.open(tmp_path / "out/SegmentationClass/one.png"))
     assert np.array_equal(found, palette()[_without_ignored(masks["one"])])
@@ -362,7 +362,7 @@ def test_what_is_not_ours_is_not_overwritten(folder: Path, tmp_path: Path) -> No
     with pytest.raises(UsageError, match="no export wrote"):
         export_masks("voc", MaskSource(folder, CLASSES), tmp_path / "theirs", again=True)
     _export("voc", folder, tmp_path / "out")
-    with pytest.raises(UsageError, match="--again"):
+    with pytest.raises(UsageError, match="--overwrite"):
         export_masks("coco", MaskSource(folder, CLASSES), tmp_path / "out")
     export_masks("coco", MaskSource(folder, CLASSES), tmp_path / "out", again=True)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["annotations", "tag2mask-export.json"]
@@ -387,7 +387,7 @@ def test_an_export_that_is_interrupted_leaves_what_was_there(
 def test_the_verb_takes_a_run_its_predictions_or_a_folder(
     copied: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["export", "coco", "--masks", str(copied), "--out", str(tmp_path / "run")]) == 0
+    assert main(["export", "coco", str(copied), "--out", str(tmp_path / "run")]) == 0
     found = _by_coco(tmp_path / "run/annotations/instances_train.json")
     assert len(found) == 10
     for photo_id, mask in found.items():
@@ -396,9 +396,9 @@ def test_the_verb_takes_a_run_its_predictions_or_a_folder(
     predictions.mkdir(parents=True, exist_ok=True)
     for photo in open_photos(DataSettings(root=scenes, split="val")).photos:
         write_mask(predictions / f"{photo.id}.png", read_mask(scenes / "masks" / f"{photo.id}.png"))
-    assert main(["export", "yolo", "--masks", str(predictions), "--out", str(tmp_path / "yolo")]) == 0
+    assert main(["export", "yolo", str(predictions), "--out", str(tmp_path / "yolo")]) == 0
     assert len(list((tmp_path / "yolo/images/val").rglob("*.*"))) == 4
-    given = ["--masks", str(scenes / "masks"), "--data.classes", "a,b"]
+    given = [str(scenes / "masks"), "--data.classes", "a,b"]
     assert main(["export", "voc", *given, "--out", str(tmp_path / "voc")]) == 0
     assert "14 done" in capsys.readouterr().err
     assert main(["export", "voc", *given, "--limit", "3", "--out", str(tmp_path / "three")]) == 0
@@ -406,23 +406,23 @@ def test_the_verb_takes_a_run_its_predictions_or_a_folder(
 
 
 def test_an_export_is_never_written_over_what_it_is_of(folder: Path, tmp_path: Path) -> None:
-    """An export or import may be the source of the next one, and --again deletes what is there."""
+    """An export or import may be the source of the next one, and --overwrite deletes what is there."""
     given = ["--data.classes", "a,b,c"]
-    assert main(["export", "voc", "--masks", str(folder), "--out", str(tmp_path / "voc"), *given]) == 0
+    assert main(["export", "voc", str(folder), "--out", str(tmp_path / "voc"), *given]) == 0
     before = sorted(path.read_bytes() for path in (tmp_path / "voc").rglob("*.png"))
     masks = tmp_path / "voc/SegmentationClass"
     for out in (masks, tmp_path / "voc"):
-        assert main(["export", "coco", "--masks", str(masks), "--out", str(out), "--again", *given]) == 2
+        assert main(["export", "coco", str(masks), "--out", str(out), "--overwrite", *given]) == 2
     assert sorted(path.read_bytes() for path in (tmp_path / "voc").rglob("*.png")) == before
 
 
 def test_settings_of_others_do_not_make_a_run(folder: Path, tmp_path: Path) -> None:
     copytree(folder, tmp_path / "preds")
     (tmp_path / "config.yaml").write_text("model: theirs\n")
-    given = ["--masks", str(tmp_path / "preds"), "--data.classes", "a,b,c"]
+    given = [str(tmp_path / "preds"), "--data.classes", "a,b,c"]
     assert main(["export", "voc", *given, "--out", str(tmp_path / "voc")]) == 0
     write_json(tmp_path / "preds/predictions.json", {"classes": ["background", "x", "y", "z"]})
-    assert main(["export", "coco", "--masks", str(tmp_path / "preds"), "--out", str(tmp_path / "coco")]) == 0
+    assert main(["export", "coco", str(tmp_path / "preds"), "--out", str(tmp_path / "coco")]) == 0
     names = json.loads(next((tmp_path / "coco/annotations").iterdir()).read_text())["categories"]
     assert [each["name"] for each in names] == ["x", "y", "z"]
 
@@ -445,20 +445,20 @@ def test_the_current_folder_is_a_place_to_export_to(
 
 
 def test_wrong_use_of_the_verb(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    masks, out = ["--masks", str(folder)], ["--out", str(tmp_path / "out")]
+    masks, out = [str(folder)], ["--out", str(tmp_path / "out")]
     classes = ["--data.classes", "a,b,c"]
     for arguments, expected in (
         (["tiff", *masks, *out], "knows the formats onnx, voc"),
-        (["voc", *out], "needs --masks PATH"),
+        (["voc", *out], "needs RUN"),
         (["voc", *masks, *classes], "--out FOLDER"),
         (["voc", *masks, *out], "nothing says what the classes are"),
         (["voc", *masks, *out, *classes, "--polygons"], "does not read --polygons"),
-        (["onnx", *masks, *out], "does not read --masks"),
-        (["coco", *masks, *out, *classes, "--pieces", "objects"], "--pieces should be one of"),
-        (["yolo", *masks, *out, *classes, "--least-pixels", "-1"], "--least-pixels"),
+        (["onnx", *masks, *out, "--polygons"], "does not read --polygons"),
+        (["coco", *masks, *out, *classes, "--pieces", "objects"], "--pieces needs one of"),
+        (["yolo", *masks, *out, *classes, "--min-pixels", "-1"], "--min-pixels"),
         (["coco", *masks, "--out", str(folder / "coco"), *classes], "lies inside"),
-        (["coco", *masks, "--out", str(folder.parent), *classes, "--again"], "--out"),
-        (["coco", "--masks", str(tmp_path / "gone"), *out, *classes], "is no folder"),
+        (["coco", *masks, "--out", str(folder.parent), *classes, "--overwrite"], "--out"),
+        (["coco", str(tmp_path / "gone"), *out, *classes], "is no folder"),
     ):
         assert main(["export", *arguments]) == 2, arguments
         assert expected in capsys.readouterr().err

@@ -21,9 +21,9 @@ import hostile_trees
 import hostile_words
 from hostile_case import SEED, Case, Yard, bounded, state_of, write
 from hostile_images import photograph
-from tag2mask.cli import main
-from tag2mask.cli.request import Request, Verb
-from tag2mask.cli.words import last_value
+from tag2mask.cli import main, parsing
+from tag2mask.cli.commands import Command
+from tag2mask.cli.parsing import Parsed
 from tag2mask.data.corrections import Corrections, Decision
 from tag2mask.errors import Tag2maskError
 from tag2mask.networks import SegmentationNetworkSettings, build_segmentation_network, save_network
@@ -54,7 +54,7 @@ def test_hostile(
     write(yard.secret, photograph("PNG"))
     monkeypatch.chdir(yard.data)
     monkeypatch.syspath_prepend(yard.data)
-    monkeypatch.setattr(Request, "parse", _parsed_once)
+    monkeypatch.setattr(parsing, "parse", _parsed_once)
     words = case.make(yard)
     capsys.readouterr()
     left_out = (yard.out, yard.data / case.writes) if case.writes else (yard.out,)
@@ -91,19 +91,25 @@ def test_a_correction_stays_in_its_folder(photo_id: str, tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
-_parse = Request.parse
-_known: dict[tuple[str, ...], Request | None] = {}
+_parse = parsing.parse
+_known: dict[tuple[str, ...], Parsed | None] = {}
 
 
-def _parsed_once(name: str, verb: Verb, words: Sequence[str]) -> Request | None:
+def _parsed_once(name: str, command: Command, words: Sequence[str]) -> Parsed | None:
     """What many cases have in common is parsed for the first of them, with the files that are read for it."""
-    files = [Path(word) for before, word in zip(["", *words], words, strict=False) if before == "--config"]
-    if out := last_value(words, "--out"):
-        files.append(Path(out) / "config.yaml")
-    key = (name, *words, *(path.read_bytes().hex() if path.is_file() else "" for path in files))
+    files = [Path(word) for word in words] + [Path(word.lstrip("-")) / "config.yaml" for word in words]
+    key = (name, *words, *(_content(path) for path in files))
     if key not in _known:
-        _known[key] = _parse(name, verb, words)
+        _known[key] = _parse(name, command, words)
     return _known[key]
+
+
+def _content(path: Path) -> str:
+    """What a file of settings holds; nothing of other files."""
+    try:
+        return path.read_bytes().hex() if path.suffix == ".yaml" and path.is_file() else ""
+    except (OSError, ValueError):
+        return ""
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(place: Path | str, model: Path, out: Path, *more: str) -> int:
-    words = ["predict", str(place), "--model", str(model), "--out", str(out), "--device", "cpu", "--workers", "2"]
+    words = ["predict", str(model), str(place), "--out", str(out), "--device", "cpu", "--workers", "2"]
     return main([*words, "--predict.batch_size", "2", *more])
 
 
@@ -124,7 +124,7 @@ def test_what_is_done_is_skipped_and_what_is_missing_comes_back_the_same(
     assert sum(path.stat().st_mtime_ns != times[path] for path in out.rglob("*.png")) == 1
     assert run(photos, model, out, "--overlays") == 0  # asked for later
     assert len(list((out / "overlays").rglob("*.jpg"))) == 7
-    assert run(photos, model, out, "--again") == 0
+    assert run(photos, model, out, "--overwrite") == 0
     assert "predict: 7 done" in capsys.readouterr().err
     assert files_of(out) == before  # without the overlays, which nobody asked for
 
@@ -256,7 +256,7 @@ def test_other_settings_and_another_network_never_mix(
     assert run(photos, model, out) == 2
     assert "network was " in capsys.readouterr().err
     assert files_of(out) == before
-    assert run(photos, model, out, "--again") == 0
+    assert run(photos, model, out, "--overwrite") == 0
     assert files_of(out) != before
 
 
@@ -270,7 +270,7 @@ def test_files_of_others_are_left_alone(
     assert {name: data for name, data in files_of(photos).items() if name in before} == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/p3.png").write_bytes(b"mine")
-    for more in ((), ("--again",)):
+    for more in ((), ("--overwrite",)):
         assert run(photos, model, tmp_path / "mine", *more) == 2
         assert "was not made by predict" in capsys.readouterr().err
     assert files_of(tmp_path / "mine") == {"p3.png": b"mine"}
@@ -285,17 +285,17 @@ def test_wrong_use_exits_2_and_writes_nothing(
 ) -> None:
     out = tmp_path / "out"
     for words, expected in (
-        (["predict", str(photos), "--out", str(out)], "--model"),
-        (["predict", str(photos), "--model", str(model)], "needs --out"),
-        (["predict", str(photos), "--model", str(tmp_path / "gone"), "--out", str(out)], "does not exist"),
-        (["predict", str(tmp_path / "gone"), "--model", str(model), "--out", str(out)], "does not exist"),
-        (["predict", str(photos / "*.gif"), "--model", str(model), "--out", str(out)], "matches no image"),
-        (["predict", str(photos), "--model", str(model), "--out", str(model)], "is a file"),
-        (["predict", str(photos), "--model", str(model), "--out", str(out), "--predict.tile", "3"], "tile should"),
-        (["predict", str(photos), "--model", str(model), "--out", str(out), "--predict.flipp", "1"], "predict.flip"),
+        (["predict", str(photos), "--out", str(out)], "needs PHOTOS"),
+        (["predict", str(model), str(photos)], "needs --out"),
+        (["predict", str(tmp_path / "gone"), str(photos), "--out", str(out)], "does not exist"),
+        (["predict", str(model), str(tmp_path / "gone"), "--out", str(out)], "does not exist"),
+        (["predict", str(model), str(photos / "*.gif"), "--out", str(out)], "matches no image"),
+        (["predict", str(model), str(photos), "--out", str(model)], "is a file"),
+        (["predict", str(model), str(photos), "--out", str(out), "--predict.tile", "3"], "tile should"),
+        (["predict", str(model), str(photos), "--out", str(out), "--predict.flipp", "1"], "predict.flip"),
         (
-            ["predict", str(photos), "--model", str(model), "--out", str(out), "--again", "--shard", "1/2"],
-            "--again with --shard",
+            ["predict", str(model), str(photos), "--out", str(out), "--overwrite", "--shard", "1/2"],
+            "--overwrite with --shard",
         ),
     ):
         assert main(words) == 2, words

@@ -13,7 +13,7 @@ import yaml
 
 from run_tiny import words
 from tag2mask.cli import main
-from tag2mask.cli.parser import Parser, build_parser, expand_presets, to_config
+from tag2mask.cli.parsing import Parser, build_parser, expand_presets, to_config
 from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.networks.resnet import RESNETS
 from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentation_network
@@ -84,7 +84,7 @@ PUBLISHED["voc-paper"] = PUBLISHED["deeplab-concat"]
 
 @cache
 def _parser() -> Parser:
-    return build_parser("segment", "")
+    return build_parser("segment")
 
 
 def config_of(*names: str) -> Config:
@@ -139,7 +139,7 @@ def test_the_published_groups_of_parameters(name: str) -> None:
 def test_a_network_lies_on_top_of_any_preset(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     own = yaml.safe_load(presets()[name].read_text())
     assert own.keys() == {"segment", "predict"}
-    assert main(["segment", "--config", "voc", "--config", name, "--print-config"]) == 0
+    assert main(["segment", "run", "--config", "voc", "--config", name, "--print-config"]) == 0
     both = yaml.safe_load(capsys.readouterr().out)
     for section, values in yaml.safe_load(to_yaml(config_of("voc"))).items():
         assert section in own or both[section] == values, section

@@ -297,7 +297,7 @@ def sources(photographs: Path) -> Iterator[tuple[str, list[str]]]:
 def test_an_export_is_read_again(name: str, images: str, photographs: Path, tmp_path: Path) -> None:
     for kind, data in sources(photographs):
         out = tmp_path / kind
-        words = ["export", name, "--masks", str(tmp_path / "masks"), *data, "--images", images, "--out", str(out)]
+        words = ["export", name, str(tmp_path / "masks"), *data, "--images", images, "--out", str(out)]
         assert main(words) == 0
         split = "train" if kind == "table" else "default"
         wanted = [photo_id for photo_id in IDS if kind == "folders" or "two" not in photo_id]
@@ -310,7 +310,7 @@ def test_an_export_is_read_again(name: str, images: str, photographs: Path, tmp_
             assert photo.path.read_bytes() == original.read_bytes()
             assert np.array_equal(read_mask(photo.mask or Path()), mask_of(IDS.index(photo.id)))
         assert survey(DataSettings(root=out)).problems == ()
-        second = ["--masks", str(out / "SegmentationClass"), "--data.root", str(out), "--data.split", split]
+        second = [str(out / "SegmentationClass"), "--data.root", str(out), "--data.split", split]
         assert main(["export", name, *second, "--images", "copy", "--out", str(tmp_path / f"{kind}-again")]) == 0
         kept = truth(DataSettings(root=tmp_path / f"{kind}-again"), split)
         assert [(each.id, each.tags) for each in kept.photos] == [(each.id, each.tags) for each in again.photos]
@@ -320,7 +320,7 @@ def test_an_export_is_read_again(name: str, images: str, photographs: Path, tmp_
 def test_an_export_without_photographs_says_what_to_do(
     name: str, photographs: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    masks, data = ["--masks", str(tmp_path / "masks")], ["--data.root", str(photographs)]
+    masks, data = [str(tmp_path / "masks")], ["--data.root", str(photographs)]
     assert main(["export", name, *masks, *data, "--out", str(tmp_path / "out")]) == 0
     capsys.readouterr()
     assert main(["check", str(tmp_path / "out")]) == 1
@@ -331,7 +331,7 @@ def test_an_export_without_photographs_says_what_to_do(
 
 def test_tags_that_no_mask_shows_are_kept_or_told(photographs: Path, tmp_path: Path, capsys: Capture) -> None:
     write_mask(tmp_path / "masks/fish/one.png", np.zeros((24, 36), dtype=np.uint8))
-    masks, data = ["--masks", str(tmp_path / "masks")], ["--data.root", str(photographs), "--images", "copy"]
+    masks, data = [str(tmp_path / "masks")], ["--data.root", str(photographs), "--images", "copy"]
     assert main(["export", "voc", *masks, *data, "--out", str(tmp_path / "voc")]) == 0
     assert open_photos(DataSettings(root=tmp_path / "voc")).by_id("fish/one").tags == (3,)
     capsys.readouterr()

@@ -240,12 +240,12 @@ def test_a_run_repeats_the_warnings_and_keeps_its_class_list(tmp_path: Path, cap
     assert json.loads((tmp_path / "run/classes.json").read_text())["classes"] == ["bird", "good", "pit"]
     masks = {file.name: file.read_bytes() for file in (tmp_path / "run/masks/pit").iterdir()}
     plant(tmp_path / "data", {"cat/1.png": IMAGE})  # sorts between the others: every id after it moves
-    export = ["export", "coco", "--masks", run, "--out", str(tmp_path / "coco")]
+    export = ["export", "coco", run, "--out", str(tmp_path / "coco")]
     for words in (
         ["run", *data, "--out", run, *TINY_WORDS],
-        ["refine", *data, "--out", run, "--refine.method", "argmax"],
-        ["evaluate", *data, "--out", run],
-        ["segment", *data, "--out", run, "--restart", "segment"],
+        ["refine", run, *data, "--refine.method", "argmax"],
+        ["evaluate", run, *data],
+        ["segment", run, *data, "--restart", "segment"],
         ["report", run],
         ["review", run, "--dry-run"],
         ["evaluate", f"{run}/masks", *data, "--data.masks", f"{run}/masks"],
@@ -263,7 +263,7 @@ def test_a_run_repeats_the_warnings_and_keeps_its_class_list(tmp_path: Path, cap
     assert main(export) == 0
     (tmp_path / "run/classes.json").unlink()  # as in a run folder from before there was such a file
     order = ["--data.classes", "pit,good,cat,bird"]
-    assert main([*export, *order, "--again"]) == 2
+    assert main([*export, *order, "--overwrite"]) == 2
     assert "the same in another order" in capsys.readouterr().err
-    assert main(["evaluate", *data, "--out", run]) == 0
+    assert main(["evaluate", run, *data]) == 0
     assert json.loads((tmp_path / "run/classes.json").read_text())["classes"] == ["bird", "cat", "good", "pit"]

@@ -526,5 +526,5 @@ def test_a_run_on_12_bits_is_that_on_8_bits(scenes: Path, tmp_path: Path, capsys
             files.update(pixels)
         assert len(made[0]) == count
         assert made[0] == made[1]
-    assert main(["refine", "--config", "own", "--out", str(outs[1]), "--data.root", str(deep)]) == 2
+    assert main(["refine", str(outs[1]), "--data.root", str(deep), "--data.intensity", "null"]) == 2
     assert "data.intensity was [0.0, 4095.0] and is at its default" in capsys.readouterr().err

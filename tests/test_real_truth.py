@@ -172,7 +172,7 @@ def test_evaluate_refuses_and_measures_rightly_by_the_advice(tmp_path: Path, cap
 def test_training_on_such_truth_is_refused(tmp_path: Path, capsys: Capture) -> None:
     data_set(tmp_path / "data", 1, black_and_white)
     data = ["--data.root", str(tmp_path / "data"), "--data.masks", str(tmp_path / "data/masks")]
-    words = [*data, "--out", str(tmp_path / "run"), "--segment.labels", "truth", "--segment.network.weights", "none"]
+    words = [str(tmp_path / "run"), *data, "--segment.labels", "truth", "--segment.network.weights", "none"]
     assert main(["segment", *words]) == 2
     assert "--data.mask_values 255=1" in capsys.readouterr().err
     assert not (tmp_path / "run/segment/network.safetensors").exists()
@@ -193,7 +193,7 @@ def test_imported_masks_are_compared_with_the_tags(tmp_path: Path, capsys: Captu
 
 def test_corrections_may_contradict_the_tags(tmp_path: Path, capsys: Capture) -> None:
     data_set(tmp_path / "data", 3, lookup())
-    words = ["import", "masks", str(tmp_path / "drawn"), "--data.root", str(tmp_path / "data"), "--again", "--out"]
+    words = ["import", "masks", str(tmp_path / "drawn"), "--data.root", str(tmp_path / "data"), "--overwrite", "--out"]
     (tmp_path / "drawn").mkdir()
     for change, said in (
         (lookup(_1=0, _2=0, _3=0), "0 of 3 tags are in the mask"),

@@ -281,6 +281,20 @@ def network_file(path: Path) -> Path:
     return path / SEGMENT_NETWORK if path.is_dir() else path
 
 
+def require_network_file(path: Path) -> Path:
+    """The checkpoint that a path means, which is there.
+
+    Raises:
+        UsageError: it is not.
+    """
+    file = network_file(path)
+    if file.is_file():
+        return file
+    if (path / "config.yaml").is_file():
+        raise UsageError(f"{file} does not exist; `tag2mask segment {path}` trains the network")
+    raise UsageError(f"{file} does not exist; give a run with a segmentation network, or its .safetensors file")
+
+
 def load_segmenter(path: Path) -> Segmenter:
     """The segmentation network in a checkpoint, on the CPU, in evaluation mode.
 

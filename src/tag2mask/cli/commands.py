@@ -12,9 +12,11 @@ class Command:
         function: what does it, as `module:name` below `tag2mask.cli`; its parameters are the command's arguments and
             options.
         examples: three command lines.
-        sections: the sections of settings that it reads; None: all.
-        run: the argument that names a run folder, whose settings it takes up; empty where it is ``--out``.
-        preset: the preset that it begins with where no other and no run folder gives settings.
+        sections: the sections of settings, or single settings, that it reads; None: all.
+        run: the argument that names a run folder, whose settings are its base; empty where it is ``--out``.
+        writes: what ``--out`` names: the run folder, or the place of the result where that is elsewhere; empty if
+            the command has no ``--out``.
+        preset: the preset that is its base without ``--config`` and without a run folder.
     """
 
     summary: str
@@ -22,8 +24,17 @@ class Command:
     examples: tuple[str, ...]
     sections: tuple[str, ...] | None = ()
     run: str = "run"
+    writes: str = ""
     preset: str = "own"
 
+    def reads(self, setting: str) -> bool:
+        """Whether it reads a section of settings, or a setting of one."""
+        section = setting.partition(".")[0]
+        return self.sections is None or section in self.sections or setting in self.sections
+
+
+RECORDS = ("train.checkpoint_every", "train.log_every", "train.tensorboard")
+"""The settings of section `train` that every stage that trains reads."""
 
 COMMANDS = {
     "tags": Command(
@@ -32,7 +43,7 @@ COMMANDS = {
         (
             "tags photographs --classes cat,dog,horse",
             "tags photographs --classes classes.txt --table tags.csv --threshold 0.6",
-            "tags photographs --classes cat,dog --seeds.backbone models/clip",
+            "tags photographs --classes cat,dog --seeds.model models/clip",
         ),
         ("data", "seeds"),
         run="",
@@ -48,7 +59,7 @@ COMMANDS = {
         "Check a data set: list everything that is wrong with it.",
         "data:check",
         ("check photographs", "check photographs --data.tags tags.csv --json", "check photographs --with runs/mine"),
-        ("data", "cams", "pot"),
+        ("data", "train", "cams", "pot"),
         run="",
     ),
     "seeds": Command(
@@ -61,6 +72,7 @@ COMMANDS = {
         ),
         None,
         run="",
+        writes="run",
     ),
     "train": Command(
         "Train the POT network on images and tags.",
@@ -72,6 +84,7 @@ COMMANDS = {
         ),
         None,
         run="",
+        writes="run",
     ),
     "cams": Command(
         "Make class activation maps with the trained network.",
@@ -87,7 +100,7 @@ COMMANDS = {
         "Train the edge network for IRN's random walk on sure labels of the CAMs.",
         "stages:edges",
         ("edges runs/mine", "edges runs/mine --shard 1/4", "edges runs/mine --restart edges --edges.epochs 5"),
-        ("data", "network", "refine", "edges"),
+        ("data", "network", "refine", "edges", *RECORDS),
     ),
     "refine": Command(
         "Make pseudo masks from class activation maps.",
@@ -107,7 +120,7 @@ COMMANDS = {
             "segment runs/voc --config deeplab-largefov",
             "segment runs/mine --restart segment --segment.epochs 30",
         ),
-        ("data", "refine", "segment", "predict", "evaluate"),
+        ("data", "refine", "segment", "predict", "evaluate", *RECORDS),
     ),
     "confidence": Command(
         "Estimate how good each mask is, without ground truth, and which images to look at first.",
@@ -124,6 +137,7 @@ COMMANDS = {
             "predict network.safetensors photographs --out masks --predict.scales '[0.75,1.0,1.25]'",
         ),
         ("data", "predict"),
+        writes="result",
     ),
     "export": Command(
         "Write masks, or a trained network, for other tools.",
@@ -134,6 +148,7 @@ COMMANDS = {
             "export onnx runs/mine --out network.onnx",
         ),
         ("data",),
+        writes="result",
     ),
     "import": Command(
         "Take masks that were corrected in another tool as corrections of a run.",
@@ -144,6 +159,7 @@ COMMANDS = {
             "import masks folder runs/mine --out corrected",
         ),
         ("data",),
+        writes="result",
     ),
     "evaluate": Command(
         "Measure masks or CAMs against ground truth.",
@@ -177,6 +193,7 @@ COMMANDS = {
         ),
         None,
         run="",
+        writes="run",
     ),
     "demo": Command(
         "See the method at work on generated scenes.",
@@ -184,6 +201,7 @@ COMMANDS = {
         ("demo", "demo --quick", "demo --out runs/demo --scenes.size 96"),
         None,
         run="",
+        writes="run",
         preset="demo",
     ),
 }

@@ -1,4 +1,4 @@
-"""The verb `doctor`, which works where other verbs cannot even be imported."""
+"""The command `doctor`, which works where other commands cannot even be imported."""
 
 import json
 import os
@@ -17,7 +17,7 @@ def doctor(words: Sequence[str]) -> int:
     """`doctor`: look at the machine and say so.
 
     Args:
-        words: after the verb.
+        words: after the command.
 
     Returns:
         0 if the usual path works, else 1.
@@ -29,7 +29,7 @@ def doctor(words: Sequence[str]) -> int:
 
     if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0":
         return 0  # of several processes of torchrun one is enough
-    if "-h" in words or "--help" in words:
+    if {"-h", "--help", "--help-all", "--print-config"} & {*words}:
         _settings(words)
         return 0
     found = diagnose(lambda: _settings(words), Path(_out(words)))

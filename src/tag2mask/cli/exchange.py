@@ -16,7 +16,7 @@ from tag2mask.pipeline.exchange import known_classes, known_photos, mask_source,
 from tag2mask.pipeline.progress import StageResult, progress_bar
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.stages import require_classes
-from tag2mask.predictor import load_segmenter, network_file
+from tag2mask.predictor import load_segmenter, require_network_file
 
 
 @one_process
@@ -77,9 +77,7 @@ def export(
 
 
 def _network(call: Invocation, run: Path, target: Path) -> int:
-    model = network_file(run)
-    if not model.is_file():
-        raise UsageError(f"{model} does not exist; give a run with a segmentation network, or its .safetensors file")
+    model = require_network_file(run)
     if target.suffix != ".onnx" or target.is_dir():
         raise UsageError(f"--out {target} should name a file with the suffix .onnx")
     require_onnx()
@@ -123,7 +121,7 @@ def import_corrections(
     Args:
         format: cvat, labelstudio, or masks (a folder of ID.png)
         file: what the tool exported, a zip, a JSON file, or a folder
-        run: the run whose classes and images they are of; without it, --data names them
+        run: the run whose classes and images they are of; without it, --data.root or --data.classes names them
         ignore_label: the label that is 255
         overwrite: replace an earlier import in --out
     """

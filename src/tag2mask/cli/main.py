@@ -1,4 +1,4 @@
-"""Dispatch of ``tag2mask VERB``: parse, do, report, exit code."""
+"""Dispatch of ``tag2mask COMMAND``: parse, do, report, exit code."""
 
 import difflib
 import errno
@@ -72,7 +72,7 @@ def _verdict(error: BaseException) -> tuple[int, str]:
     if isinstance(error, OSError):
         return 1, f"{error}; {kept}"
     if isinstance(error, ImportError):
-        return 1, f"{error}; `tag2mask doctor` says what is missing and what mends it"
+        return 1, f"{error}; `tag2mask doctor` says what is missing and how to install it"
     return 1, f"unexpected {type(error).__name__}: {error} (--debug shows where)"
 
 
@@ -98,7 +98,7 @@ def _dispatch(words: list[str]) -> int:
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"Did you mean '{close[0]}'?" if close else f"The commands are {', '.join(COMMANDS)}."
-        raise UsageError(f"unknown command '{name}'. {hint}")
+        raise UsageError(f"Unknown command '{name}'. {hint}")
     from tag2mask.cli.parsing import parse
 
     parsed = parse(name, COMMANDS[name], words[1:])

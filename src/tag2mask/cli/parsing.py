@@ -10,7 +10,8 @@ from functools import cache
 from importlib import import_module
 from itertools import pairwise, zip_longest
 from pathlib import Path
-from typing import Any, NoReturn
+from types import NoneType, UnionType
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
@@ -21,7 +22,7 @@ from tag2mask.cli.settings_help import argument_docs, render_help
 from tag2mask.errors import UsageError, first_five
 from tag2mask.fields import constant_of, constants, current
 from tag2mask.pipeline.config import Config, presets, to_yaml
-from tag2mask.pipeline.corrections import with_remembered
+from tag2mask.pipeline.corrections import corrections_in, with_remembered
 from tag2mask.pipeline.run_folder import run_of
 
 
@@ -38,33 +39,81 @@ class Parser(ArgumentParser):
             return str(self_cause)
         message = " ".join(re.sub(r"\s+", " ", message).split())
         options = [option for action in self._actions for option in action.option_strings]
-        unknown = re.findall(r"(--[\w.-]+)", message) if "nrecognized" in message else []
+        unrecognised = re.match(r"unrecognized arguments: (.*)", message, re.IGNORECASE)
+        unknown = re.findall(r"(?<!\S)(--[\w.-]+)", unrecognised[1]) if unrecognised else []
         unknown += [f"--{key}" for key in re.findall(r"[Kk]ey '([\w.]+)' is not expected", message)]
         unknown += [
             f"--{group}.{key}" for group, key in re.findall(r"Group '([\w.]+)' does not accept option '(\w+)'", message)
         ]
-        hints, gone = [], {f"--{name}": constant_of(each) for name, each in constants(Config())}
-        for name in unknown:
-            if name in gone:
-                hints.append(f"{name} is not a setting any more, {gone[name]}; leave it out")
-                continue
-            close = difflib.get_close_matches(name, options, n=3, cutoff=0.6)
-            hints.append(
-                f"{name} is no setting" + (f"; did you mean {' or '.join(close)}?" if close else "; see --help")
-            )
-        return "; ".join(hints) if hints else _wrong_type(message)
+        if unknown:
+            return "; ".join(_unknown(name, options) for name in unknown)
+        if unrecognised:
+            arguments = " ".join(_shown(action.dest) for action in self._arguments())
+            return f"{self.prog} takes {arguments or 'no argument'}, not '{unrecognised[1]}' as well; see --help"
+        if missing := re.match(r"the following arguments are required: (.*)", message):
+            needed = ", ".join(_shown(dest) for dest in missing[1].split(", "))
+            return f"{self.prog} needs {needed}; see `{self.prog} --help`"
+        if valueless := re.match(r"argument (--[\w.-]+): expected one argument", message):
+            return f"{valueless[1]} needs a value"
+        return self._wrong_type(message)
+
+    def _arguments(self) -> list[Any]:
+        """What is given without a name."""
+        return [action for action in self._actions if not action.option_strings]
+
+    def _wrong_type(self, message: str) -> str:
+        """A complaint about a value, in the words of the command line."""
+        found = re.match(
+            r'(?:Parser key "([\w.]+)": |argument (?:--)?([\w.-]+): ).*?(?:Got|Given) value: (.*)', message
+        )
+        dest = None if found is None else (found[1] or found[2]).replace("-", "_")
+        kind = next((getattr(action, "_typehint", None) for action in self._actions if action.dest == dest), None)
+        if found is None or dest is None or kind is None:
+            return message
+        named = _shown(dest) if dest.startswith(_ARGUMENT) else f"--{dest if '.' in dest else dest.replace('_', '-')}"
+        return f"{named} needs {' or '.join(_kinds(kind))}, got '{found[3]}'"
 
 
-def _wrong_type(message: str) -> str:
-    """A parser's complaint about a value, in the words of the command line."""
-    found = re.match(r'Parser key "([\w.]+)": Expected an? (.+?)\. Got value: (.*)', message)
-    if found:
-        kind = re.sub(r"<class '([\w.]+)'>|typing\.Literal\[(.*)\]", lambda m: m[1] or f"one of {m[2]}", found[2])
-        return f"--{found[1]} should be {kind}, received {found[3]}"
-    found = re.match(
-        r'Parser key "([\w.]+)": Does not validate against any of the Union subtypes .*?Given value: (.*)', message
-    )
-    return f"--{found[1]} cannot be {found[2]}; see --help for what it may be" if found else message
+_ARGUMENT = "argument_"
+"""Stands before the name of an argument, which may be that of a section of settings."""
+
+RENAMED = {
+    "--again": "it is --overwrite now",
+    "--against": "it is --compare now",
+    "--ignored": "it is --ignore-label now",
+    "--least-pixels": "it is --min-pixels now",
+    "--masks": "the run, or the folder of masks, is an argument now",
+    "--model": "the run, or the network, is an argument now",
+    "--run": "the run is an argument now",
+}
+"""Options of an earlier version."""
+
+
+def _unknown(name: str, options: Sequence[str]) -> str:
+    """What to say of an option that there is not."""
+    gone = {f"--{each}": constant_of(constant) for each, constant in constants(Config())}
+    if name in gone:
+        return f"{name} is not a setting any more, {gone[name]}; leave it out"
+    close = difflib.get_close_matches(name, options, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(close)}?" if close else "see --help"
+    return f"{name} is not a setting; {RENAMED.get(name, hint)}"
+
+
+def _shown(dest: str) -> str:
+    """An argument as help shows it."""
+    return dest.removeprefix(_ARGUMENT).upper()
+
+
+def _kinds(kind: Any) -> list[str]:
+    """What a value may be, in words."""
+    if get_origin(kind) in (Union, UnionType):
+        return [word for each in get_args(kind) for word in _kinds(each)]
+    if get_origin(kind) is Literal:
+        return [f"one of {', '.join(repr(choice) for choice in get_args(kind))}"]
+    if get_origin(kind) in (list, tuple):
+        return [f"a list, each item {' or '.join(_kinds(get_args(kind)[0]))}"]
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+    return [] if kind is NoneType else [words.get(kind, str(kind))]
 
 
 def _cause(error: BaseException | None) -> BaseException | None:
@@ -119,7 +168,7 @@ def _option(name: str) -> str:
 def _dest(parameter: inspect.Parameter) -> str:
     """Where the parser keeps a parameter of a command: an argument may have the name of a section of settings."""
     name = parameter.name.rstrip("_")
-    return name if parameter.kind is parameter.KEYWORD_ONLY else f"argument_{name}"
+    return name if parameter.kind is parameter.KEYWORD_ONLY else f"{_ARGUMENT}{name}"
 
 
 Parsed = tuple[Callable[..., int], Invocation, dict[str, Any]]
@@ -150,17 +199,20 @@ def parse(name: str, command: Command, words: Sequence[str]) -> Parsed | None:
         parser.print_help()
         return None
     own = list(inspect.signature(function).parameters.values())[1:]
-    run = _run_of(command, words, function)
-    quick = "-quick" if name == "demo" and "--quick" in words else ""
-    base = ["--config", str(run / "config.yaml") if run and name != "demo" else f"{command.preset}{quick}"]
-    namespace = parsed(parser, expand_presets([*base, *words]))
+    arguments, options = _separated(words, function)
+    given = _given(options)
+    _refuse_out(name, command, given)
+    places = {each.name: place for each, place in zip(own, arguments, strict=False)}
+    run = _run_of(name, command, places.get(command.run), given)
+    words = [*options, *(["--", *arguments] if arguments else [])]
+    namespace = parsed(parser, expand_presets([*_base(name, command, options, run), *words]))
     config = to_config(parser, namespace)
-    given = _given(words)
     _refuse_sections(name, command, given)
     values = {each.name: getattr(namespace, _dest(each)) for each in own}
-    named = _names_corrections(config, words, run)
-    if run is not None and command.run and "out" not in given:
-        config = replace(config, out=run)
+    named = _names_corrections(given, _config_files(options))
+    if command.run:
+        out = config.out if "out" in given else None
+        config = replace(config, out=out if command.writes else run or values[command.run])
     if not named:
         config = with_remembered(config, config.data.corrections)
     if namespace.print_config:
@@ -180,32 +232,35 @@ def _parser(name: str, function: Callable[..., int]) -> Parser:
     return build_parser(name, function)
 
 
-def _run_of(command: Command, words: Sequence[str], function: Callable[..., Any]) -> Path | None:
+def _run_of(name: str, command: Command, place: str | None, given: Mapping[str, str]) -> Path | None:
     """The run folder whose settings a command takes up, if it is one: its argument, else ``--out``."""
-    if command.run:
-        place = list(inspect.signature(function).parameters).index(command.run) - 1
-        found = _positionals(words, function)
-        if place >= len(found):
-            return None
-        path = Path(found[place])
-        return path if (path / "config.yaml").is_file() else run_of(path)
-    out = _given(words).get("out")
-    return Path(out) if out and (Path(out) / "config.yaml").is_file() else None
+    if not command.run:
+        out = given.get("out")
+        return Path(out) if out and (Path(out) / "config.yaml").is_file() else None
+    if place is None:
+        return None
+    path = Path(place)
+    if name != "export" and (path / "config.yaml").is_file():  # one beside masks may be anybody's
+        return path
+    return run_of(path)
 
 
-def _positionals(words: Sequence[str], function: Callable[..., Any]) -> list[str]:
-    """The words that are no options and no values of options."""
+def _separated(words: Sequence[str], function: Callable[..., Any]) -> tuple[list[str], list[str]]:
+    """The arguments among the words, and the options with their values."""
     parameters = inspect.signature(function).parameters.values()
     flags = {*FLAGS, *(_option(each.name) for each in parameters if each.default is False)}
-    found, skip = [], False
-    for word in words:
-        if skip:
-            skip = False
-        elif word.startswith("--"):
-            skip = word not in flags and "=" not in word
+    arguments: list[str] = []
+    options: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word == "--":
+            arguments += rest
+        elif not word.startswith("--"):
+            arguments.append(word)
         else:
-            found.append(word)
-    return found
+            following = [] if word in flags or "=" in word else [next(rest, None)]
+            options += [word, *(value for value in following if value is not None)]
+    return arguments, options
 
 
 def _given(words: Sequence[str]) -> dict[str, str]:
@@ -218,28 +273,49 @@ def _given(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def _base(name: str, command: Command, words: Sequence[str], run: Path | None) -> list[str]:
+    """What lies below the words: the settings of the run folder, else the command's preset unless another is named."""
+    if name == "demo":
+        return ["--config", f"{command.preset}-quick" if "--quick" in words else command.preset]
+    if run is not None:
+        return ["--config", str(run / "config.yaml")]
+    return [] if _config_files(words) else ["--config", command.preset]
+
+
+def _config_files(words: Sequence[str]) -> list[str]:
+    """The presets and files of settings that words name."""
+    files = [after for before, after in pairwise(words) if before == "--config"]
+    return files + [word.partition("=")[2] for word in words if word.startswith("--config=")]
+
+
+def _refuse_out(name: str, command: Command, given: Mapping[str, str]) -> None:
+    """Refuse ``--out`` where the run folder is an argument: the command would work in another folder.
+
+    Raises:
+        UsageError: it is given.
+    """
+    if command.run and not command.writes and "out" in given:
+        raise UsageError(f"{name} takes the run folder as its argument, `tag2mask {name} RUN`; leave out --out")
+
+
 def _refuse_sections(name: str, command: Command, given: Mapping[str, str]) -> None:
     """Refuse settings that a command does not read.
 
     Raises:
         UsageError: naming them.
     """
-    if command.sections is None:
-        return
     sections = {item.name for item in fields(Config) if is_dataclass(item.type)}
-    unread = [each for each in given if each.partition(".")[0] in sections - {*command.sections}]
+    unread = [each for each in given if each.partition(".")[0] in sections and not command.reads(each)]
     if unread:
         raise UsageError(f"{name} does not read {first_five(f'--{each}' for each in unread)}; leave it out")
 
 
-def _names_corrections(config: Config, words: Sequence[str], run: Path | None) -> bool:
-    """Whether a word, or a file of settings other than the run's own, names a folder of decisions; null is one, too."""
-    if "data.corrections" in _given(words):
+def _names_corrections(given: Mapping[str, str], files: Sequence[str]) -> bool:
+    """Whether a word, or a file of settings, names a folder of decisions; among the words null is one, too."""
+    if "data.corrections" in given:
         return True
-    own = None if run is None else str(run / "config.yaml")
-    files = {after for before, after in pairwise(words) if before == "--config"}
-    files |= {word.partition("=")[2] for word in words if word.startswith("--config=")}
-    return config.data.corrections is not None and bool(files - {own})
+    known = presets()
+    return any(corrections_in(known.get(file, Path(file))) is not None for file in files)
 
 
 def expand_presets(words: Sequence[str]) -> list[str]:

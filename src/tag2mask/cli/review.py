@@ -1,4 +1,4 @@
-"""The verb `review`: the page of a run where masks and tags are accepted, rejected and corrected."""
+"""The command `review`: the page of a run where masks and tags are accepted, rejected and corrected."""
 
 import json
 import webbrowser

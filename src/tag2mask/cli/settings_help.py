@@ -14,7 +14,12 @@ from tag2mask.pipeline.config import Config, plain, presets
 MOST_LINES = 100
 """Lines of a help text."""
 
-ALWAYS = frozenset({"data.root", "data.tags", "data.masks", "data.split", "data.classes", "device", "seed", "workers"})
+ALWAYS = frozenset(
+    {
+        *("data.root", "data.tags", "data.masks", "data.split", "data.classes"),
+        *("device", "seed", "workers", "limit", "shard"),
+    }
+)
 """Settings that every help names where the command reads them."""
 
 _WIDTH = 118
@@ -46,9 +51,9 @@ def render_help(name: str, command: Command, function: Callable[..., Any]) -> st
         else:
             option = f"--{parameter.name.rstrip('_').replace('_', '-')}"
             options[option if parameter.default is False else f"{option} {shown}"] = docs[parameter.name]
-    if not command.run and name not in ("check", "tags", "doctor"):
+    if command.writes == "run":
         options["--out RUN"] = "the run folder"
-    elif name in ("predict", "export", "import"):
+    elif command.writes:
         options["--out PATH"] = "where the result goes"
     lines = [
         f"usage: tag2mask {' '.join([name, *usage])} [OPTION …] [--section.name VALUE …]",
@@ -59,7 +64,8 @@ def render_help(name: str, command: Command, function: Callable[..., Any]) -> st
         "",
         *_table({**arguments, **options, **COMMON}, 26),
         "",
-        f"Presets: {', '.join(presets())}. Without another one, and without a run folder: {command.preset}.",
+        f"Presets: {', '.join(presets())}.",
+        f"Without --config and without a run folder: {command.preset}.",
         "",
     ]
     settings = dict(_settings(command, presets()))
@@ -76,8 +82,7 @@ def _settings(command: Command, some: Iterable[str]) -> Iterator[tuple[str, str]
     names = ALWAYS.union(*(contents[name] for name in some))
     described = descriptions(Config())
     for setting, value in {**dict(_leaves(plain(Config()))), **contents[command.preset]}.items():
-        section = setting.partition(".")[0]
-        if setting in names and (command.sections is None or section in command.sections or section == setting):
+        if setting in names and ("." not in setting or command.reads(setting)):
             text = described.get(setting, "").partition(". ")[0].partition("; ")[0]
             yield f"--{setting} {yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}", text
 

@@ -102,7 +102,8 @@ def with_data(call: Invocation, data: Path | None) -> Invocation:
     """
     if data is None:
         return call
-    name = "tags" if data.suffix.lower() in (".csv", ".tsv", ".txt") and not data.is_dir() else "root"
+    is_table = data.is_file() or (data.suffix.lower() == ".csv" and not data.is_dir())
+    name = "tags" if is_table else "root"
     if f"data.{name}" in call.given:
         raise UsageError(f"{data} and --data.{name} {call.given[f'data.{name}']} both name the data; give one of them")
     own = call.config.data
@@ -254,5 +255,6 @@ def _stage_to_restart(call: Invocation, stage: str | None, names: Sequence[str])
         wanted = STAGES[stage].wanted_by or "other settings"
         raise UsageError(f"--restart {stage}: this run does not read it; it does with {wanted}")
     raise UsageError(
-        f"--restart {stage} would delete what {call.command} does not make again; use `tag2mask run --restart {stage}`"
+        f"--restart {stage} would delete what {call.command} does not make again; "
+        f"use `tag2mask run --out {call.config.out} --restart {stage}`"
     )

@@ -138,7 +138,7 @@ def read_ranking(run: Path) -> Iterator[RankedPhoto]:
     """
     path = run / IMAGES
     if not path.is_file():
-        raise UsageError(f"{path} does not exist; `tag2mask confidence --out {run}` writes it")
+        raise UsageError(f"{path} does not exist; `tag2mask confidence {run}` writes it")
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             for row in csv.DictReader(file):
@@ -146,7 +146,7 @@ def read_ranking(run: Path) -> Iterator[RankedPhoto]:
                 asked, cells = bool(row.get("network_free")), _number(row.get("cells") or "")
                 yield RankedPhoto(row["image"], numbers[0], row["class"], numbers[1], row["reason"], asked, cells)
     except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise UsageError(f"{path} is damaged; `tag2mask confidence --out {run}` writes it anew") from error
+        raise UsageError(f"{path} is damaged; `tag2mask confidence {run}` writes it anew") from error
 
 
 def small_masks_sentence(run: Path) -> str:

@@ -87,8 +87,8 @@ def compare(own: Mapping[str, Any], other: Mapping[str, Any], splits: Collection
     if not shared:
         raise UsageError(
             "the two runs share no split on which both measured a segmentation network; this one has "
-            f"{', '.join(mine) or 'none'}, the other {', '.join(theirs) or 'none'}: `tag2mask segment`, then "
-            "`tag2mask evaluate`, with the same --evaluate.splits"
+            f"{', '.join(mine) or 'none'}, the other {', '.join(theirs) or 'none'}: `tag2mask segment RUN`, then "
+            "`tag2mask evaluate RUN`, with the same --evaluate.splits"
         )
     found = []
     for split in shared:

@@ -167,7 +167,7 @@ def _labels(path: Path, text: str, classes: tuple[str, ...], ignored: str) -> di
     if unknown:
         raise UsageError(
             f"{path}: the labels {first_five(unknown)} are no classes ({first_five(classes)}); rename them in CVAT, or "
-            "name the one that is 255 with --ignored"
+            "name the one that is 255 with --ignore-label"
         )
     return {(0, 0, 0): 0, **found}  # pixels without a drawing are black, whatever colour `background` has
 

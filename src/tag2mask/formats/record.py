@@ -115,5 +115,7 @@ def label_ids(classes: tuple[str, ...], ignored: str) -> dict[str, int]:
     """
     ids = {BACKGROUND: 0} | ({} if ignored == BACKGROUND else {ignored: IGNORED})
     if taken := [name for name in classes if name in ids]:
-        raise UsageError(f"the class `{taken[0]}` has the name of a label that means something else; see --ignored")
+        raise UsageError(
+            f"the class `{taken[0]}` has the name of a label that means something else; see --ignore-label"
+        )
     return ids | {name: class_id for class_id, name in enumerate(classes, start=1)}

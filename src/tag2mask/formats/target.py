@@ -25,7 +25,7 @@ def refuse_target(out: Path, *, again: bool) -> None:
     """
     if out.suffix == ".zip":
         if out.is_dir() or (out.exists() and not again):
-            raise UsageError(f"--out {out} is there already; use another one, or --again to replace that file")
+            raise UsageError(f"--out {out} is there already; use another one, or --overwrite to replace that file")
         return
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise UsageError(f"--out {out} is a file or a link; it should name a folder that is not there yet, or a .zip")
@@ -37,7 +37,7 @@ def refuse_target(out: Path, *, again: bool) -> None:
     if not (out / RECORD).is_file():
         raise UsageError(f"--out {out} holds files that no export wrote; use a folder that is not there yet")
     if not again:
-        raise UsageError(f"--out {out} is an earlier export; use another one, or --again to replace it")
+        raise UsageError(f"--out {out} is an earlier export; use another one, or --overwrite to replace it")
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def require_seeds(run: RunFolder, photos: PhotoSet, result: StageResult) -> None
     if len(lacking) == len(photos.photos):
         raise UsageError(
             f"{run / 'seeds'} holds no base CAM of these photographs, and `external` asks for them; run "
-            "`tag2mask seeds` with the same --out first"
+            f"`tag2mask seeds --out {run.path}` first"
         )
     if lacking:
         result.notes.append(f"{len(lacking)} photographs have no base CAM from outside: {first_five(lacking)}")

@@ -78,7 +78,7 @@ class Cams(Stage):
         photos = photographs(config, run, together=True)
         without_damaged(photos, result)
         if not (run / TRAIN_NETWORK).is_file():
-            raise UsageError(f"{run / TRAIN_NETWORK} does not exist; run `tag2mask train` with the same --out first")
+            raise UsageError(f"{run / TRAIN_NETWORK} does not exist; run `tag2mask train --out {run.path}` first")
         _check_kinds(config)
         network = load_network(run / TRAIN_NETWORK, classes=photos.classes)
         device = resolve_device(config.device)

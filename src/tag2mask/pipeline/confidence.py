@@ -79,7 +79,7 @@ class Confidence(Stage):
         photos = photographs(config, run, together=True)
         without_damaged(photos, result)
         if not (run / "masks").is_dir():
-            raise UsageError(f"{run / 'masks'} does not exist; run `tag2mask refine` with the same --out first")
+            raise UsageError(f"{run / 'masks'} does not exist; run `tag2mask refine {run.path}` first")
         together = process_count() > 1
         if together and config.shard is None and not is_main():
             return result  # what is left when every process has done its shard

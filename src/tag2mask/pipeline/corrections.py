@@ -54,8 +54,13 @@ def remember_corrections(config: Config, run: RunFolder) -> None:
 
 def remembered_corrections(out: Path) -> Path | None:
     """The folder of decisions that a run's config.yaml names; None where there is no such file, or it names none."""
+    return corrections_in(out / "config.yaml")
+
+
+def corrections_in(file: Path) -> Path | None:
+    """The folder of decisions that a file of settings names; None where it names none, or cannot be read."""
     try:
-        data = (yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8")) or {}).get("data")
+        data = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("data")
     except (OSError, ValueError, yaml.YAMLError, AttributeError, RecursionError):  # who reads the settings says so
         return None
     folder = data.get("corrections") if isinstance(data, dict) else None

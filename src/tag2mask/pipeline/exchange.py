@@ -44,7 +44,7 @@ def mask_source(config: Config, path: Path) -> tuple[MaskSource, str]:
             split = None if given == WHOLE else given
         corrected = name == _MASKS and data.corrections is not None
         if not folder.is_dir() and not corrected:
-            raise UsageError(f"{folder} does not exist; `tag2mask refine --out {run}` makes the masks of a run")
+            raise UsageError(f"{folder} does not exist; `tag2mask refine {run}` makes the masks of a run")
     limits, split_name = (config.data.pixel_limit, config.limit), split or "default"
     predicted = _predicted_classes(path) if run is None else None
     named = config.data.root is not None or config.data.tags is not None
@@ -86,7 +86,7 @@ def known_classes(config: Config, photos: PhotoSet | None) -> tuple[str, ...]:
 
 
 def refuse_inside(out: Path, *places: Path | None) -> None:
-    """Refuse to write among masks or photographs, or over them: --again would delete them.
+    """Refuse to write among masks or photographs, or over them: --overwrite would delete them.
 
     Raises:
         UsageError: ``out`` is one of the folders, lies in one, or holds one.
@@ -110,7 +110,7 @@ def _predicted_classes(path: Path) -> tuple[str, ...] | None:
     try:
         return tuple(str(name) for name in read_json(record)["classes"][1:])
     except (Tag2maskError, KeyError, TypeError) as error:
-        message = f"{record} is no record of predict, or damaged; `tag2mask predict --again` mends it"
+        message = f"{record} is no record of predict, or damaged; `tag2mask predict` with --overwrite writes it again"
         raise UsageError(message) from error
 
 

@@ -25,7 +25,7 @@ from tag2mask.pipeline.read_bounded import read_bounded
 from tag2mask.pipeline.reading import reading_workers
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.stage import Settings, Stage, StagePlan
-from tag2mask.predictor import Prediction, Predictor, load_segmenter, network_file
+from tag2mask.predictor import Prediction, Predictor, load_segmenter, require_network_file
 from tag2mask.report.pictures import LABEL_ALPHA, Palette, outline, resize_labels
 
 OVERLAY_SIDE = 2048
@@ -65,10 +65,7 @@ class Predict(Stage):
     def __init__(self, place: str, model: Path, *, overlays: bool = False, overwrite: bool = False) -> None:
         """Look for the network; nothing is read."""
         self.place, self.overlays, self.overwrite = Path(place), overlays, overwrite
-        self.model = network_file(model)
-        if not self.model.is_file():
-            what = "give a run with a segmentation network, or its .safetensors file"
-            raise UsageError(f"{self.model} does not exist; {what}")
+        self.model = require_network_file(model)
 
     def photos(self, config: Config, run: RunFolder) -> PhotoSet:
         """The images to label, up to the limit; looked for once in a command.

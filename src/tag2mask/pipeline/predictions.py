@@ -75,7 +75,7 @@ class Predictions(Stage):
         """
         path = run / SEGMENT_NETWORK
         if not path.is_file():
-            raise UsageError(f"{path} does not exist; run `tag2mask segment` with the same --out first")
+            raise UsageError(f"{path} does not exist; run `tag2mask segment {run.path}` first")
         photos = photographs(config, run)
         network = load_segmentation_network(path, classes=photos.classes)
         crc = crc_of(path)

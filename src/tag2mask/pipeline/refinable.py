@@ -49,7 +49,9 @@ def cam_folder(config: Config, run: RunFolder) -> Path:
     """
     folder = run / f"cams/{config.refine.cams}"
     if not folder.is_dir():
-        raise UsageError(f"{folder} does not exist; run `tag2mask cams` with --cams.kinds that include it first")
+        raise UsageError(
+            f"{folder} does not exist; run `tag2mask cams {run.path}` with --cams.kinds that include it first"
+        )
     return folder
 
 

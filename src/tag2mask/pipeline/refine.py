@@ -115,7 +115,7 @@ def _edge_network(run: RunFolder, device: torch.device) -> EdgeNetwork:
     path = run / EDGE_NETWORK
     if not path.is_file():
         raise UsageError(
-            f"{path} does not exist; run `tag2mask edges` with the same --out first, without --shard once all shards "
+            f"{path} does not exist; run `tag2mask edges {run.path}` first, without --shard once all shards "
             "have their labels"
         )
     return channels_last(load_edge_network(path)).to(device)

@@ -88,7 +88,7 @@ def refuse_repeats(run: RunFolder) -> None:
         one = begun[0] if begun else "seed-S"
         raise UsageError(
             f"{run.path} holds the runs of --repeats ({first_five(found)}); give `run --repeats N` to go on with them, "
-            f"--out {run / one} for one of them, or another --out"
+            f"{run / one} for one of them, or another run folder"
         )
 
 

@@ -196,7 +196,7 @@ class RunFolder:
         """
         path = self.path / "metrics.json"
         if not path.is_file():
-            raise UsageError(f"{path} does not exist; `tag2mask evaluate --out {self.path}` writes it")
+            raise UsageError(f"{path} does not exist; `tag2mask evaluate {self.path}` writes it")
         return _figures_in(path)
 
     def merge_metrics(self, figures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
@@ -233,7 +233,7 @@ class RunFolder:
         parts = {"fingerprint": str, "settings": dict, "inputs": dict}
         if not isinstance(found, dict) or not all(isinstance(found.get(key), kind) for key, kind in parts.items()):
             raise Tag2maskError(
-                f"{path} is damaged: it does not say how {name} was done; --restart {name}, or --again of predict, "
+                f"{path} is damaged: it does not say how {name} was done; --restart {name}, or --overwrite of predict, "
                 "does it anew"
             )
         return found

@@ -238,9 +238,7 @@ def _masked(run: RunFolder, photos: PhotoSet) -> PhotoSet:
 
     there = photos.photos.where(is_there)
     if not there:
-        raise UsageError(
-            f"{run / MASKS} holds no mask of these photographs; run `tag2mask refine` with the same --out first"
-        )
+        raise UsageError(f"{run / MASKS} holds no mask of these photographs; run `tag2mask refine {run.path}` first")
     return photos.of(there)
 
 
@@ -297,8 +295,8 @@ def _weights(config: Config, run: RunFolder, labelled: PhotoSet) -> Path | None:
         method = "" if config.refine.uses_crf else " --refine.method crf"
         raise UsageError(
             f"segment.label_weights confidence needs {folder}, and {len(lacking)} of {len(labelled.photos)} masks have "
-            f"no file there; run `tag2mask refine --refine.keep_confidence true{method} --restart refine` with the "
-            "same --out"
+            f"no file there; run `tag2mask refine --refine.keep_confidence true{method} --restart "
+            f"refine` with {run.path}"
         )
     return folder
 
