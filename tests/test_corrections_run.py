@@ -307,10 +307,13 @@ def test_a_damaged_decision_moves_nothing_from_shard_to_shard(scenes: Path, tmp_
     kept = corrections_of(tmp_path / "kept", scenes)[0]
     config = Config(data=DataSettings(root=scenes, split="train", corrections=kept.folder), shard="1/2", workers=0)
     kept.write("elsewhere/0", Decision.now("rejected"))
-    before = [photo.id for photo in shard_of(photographs(config).photos, config, StageResult("cams"))]
+    before = [
+        photo.id
+        for photo in shard_of(photographs(config, RunFolder(tmp_path / "out")).photos, config, StageResult("cams"))
+    ]
     (kept.folder / f"{before[0]}.json").parent.mkdir()
     (kept.folder / f"{before[0]}.json").write_text("{")
-    photos = photographs(config)
+    photos = photographs(config, RunFolder(tmp_path / "out"))
     found = shard_of(photos.photos, config, StageResult("cams"), damaged=photos.decided.damaged)
     assert [photo.id for photo in found] == before[1:]
 

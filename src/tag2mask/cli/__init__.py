@@ -1,4 +1,4 @@
-"""The command line: ``tag2mask VERB``."""
+"""The command line: ``tag2mask COMMAND``."""
 
 from tag2mask.cli.main import main, script
 

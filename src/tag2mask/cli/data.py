@@ -6,9 +6,8 @@ from pathlib import Path
 
 from tag2mask.cli.console import errors, output, print_json
 from tag2mask.cli.invocation import Invocation
-from tag2mask.cli.stages import finish, one_process
+from tag2mask.cli.stages import finish, one_process, require_run
 from tag2mask.data.check import CheckReport
-from tag2mask.errors import UsageError
 from tag2mask.pipeline.check import check_data, checked_photos
 from tag2mask.pipeline.corrections import data_of
 from tag2mask.pipeline.plan import duration, recorded_times
@@ -75,8 +74,7 @@ def _judge(call: Invocation, run: RunFolder) -> Callable[[Path], list[Suspicion]
     Raises:
         UsageError: it is no folder of a run that has been trained.
     """
-    if not (run / "config.yaml").is_file():
-        raise UsageError(f"{run.path} is no run folder: it has no config.yaml")
+    require_run(run.path)
     require_network(run)
     own = call.on_top_of(run.path)
     classes = call.config.data.classes or own.data.classes

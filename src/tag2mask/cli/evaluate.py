@@ -25,8 +25,9 @@ def evaluate(call: Invocation, run: Path, *, compare: Path | None = None, restar
             return do_stages(call, ["evaluate"], restart=restart)
         other = RunFolder(compare).metrics()  # before anything is measured
         return do_stages(call, ["evaluate"], partial(compare_runs, other=other), restart=restart)
-    if compare is not None:
-        raise UsageError(f"--compare compares two runs, and {run} is no run folder: it has no config.yaml")
+    if compare is not None or restart is not None:
+        option = "--restart" if compare is None else "--compare"
+        raise UsageError(f"{option} goes with a run, and {run} is no run folder: it has no config.yaml")
     return _folder(call, run)
 
 

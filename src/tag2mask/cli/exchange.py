@@ -132,7 +132,7 @@ def import_corrections(
         raise UsageError(f"import {format} needs --out FOLDER, where the masks go")
     refuse_target(out, again=overwrite)
     if run is not None:
-        require_run(call, run)
+        require_run(run)
     photos = known_photos(config)
     if run is not None and photos is not None:
         require_classes(RunFolder(run), photos.classes)

@@ -132,7 +132,8 @@ def build_parser(name: str, function: Callable[..., Any] | None = None) -> Parse
     """
     # Settings may be anybody's: a `class_path` among them would import, and so execute, whatever module it names.
     set_parsing_settings(import_path_denylist=["*"])
-    parser = Parser(prog=f"tag2mask {name}", exit_on_error=False, print_config=None, add_help=False)
+    prog = f"tag2mask {name}"
+    parser = Parser(prog=prog, exit_on_error=False, print_config=None, add_help=False, allow_abbrev=False)
     docs = {} if function is None else argument_docs(function)
     for parameter in [] if function is None else list(inspect.signature(function).parameters.values())[1:]:
         required = parameter.default is inspect.Parameter.empty
@@ -200,6 +201,8 @@ def parse(name: str, command: Command, words: Sequence[str]) -> Parsed | None:
         return None
     own = list(inspect.signature(function).parameters.values())[1:]
     arguments, options = _separated(words, function)
+    if "" in arguments:
+        raise UsageError("an argument is empty; is a variable of the shell not set?")
     given = _given(options)
     _refuse_out(name, command, given)
     places = {each.name: place for each, place in zip(own, arguments, strict=False)}

@@ -35,7 +35,7 @@ def review(call: Invocation, run: Path, *, open: bool = False, host: str = "127.
     refuse_host(host)
     if not 0 <= port <= 65535:
         raise UsageError(f"--port should be a number from 1 to 65535, or 0 for any that is free, received {port}")
-    require_run(call, run)
+    require_run(run)
     desk = _desk(call.config, call.run_folder(), call.given.get("data.split"))
     if call.dry_run:
         _tell(call, f"would serve {_contents(desk)}", desk)

@@ -74,7 +74,8 @@ def _command(*names: str) -> Callable[..., int]:
             run: the run folder
             restart: delete what a stage, and all that read it, made; then go on
         """
-        require_run(call, run)
+        if call.command == "report" or not call.given.keys() & {"data.root", "data.tags"}:
+            require_run(run)
         return do_stages(call, names, restart=restart)
 
     return command
@@ -84,13 +85,13 @@ cams, edges, refine = _command("cams"), _command("edges"), _command("refine")
 segment, confidence, report = _command("segment", "predictions"), _command("confidence"), _command("report")
 
 
-def require_run(call: Invocation, run: Path) -> None:
-    """Refuse what is no run folder.
+def require_run(run: Path) -> None:
+    """Refuse what is not a run folder.
 
     Raises:
-        UsageError: it has no config.yaml, and the command does not name data either.
+        UsageError: it has no config.yaml.
     """
-    if not (run / "config.yaml").is_file() and not call.given.keys() & {"data.root", "data.tags"}:
+    if not (run / "config.yaml").is_file():
         raise UsageError(f"{run} is no run folder: it has no config.yaml")
 
 
@@ -245,7 +246,7 @@ def _stage_to_restart(call: Invocation, stage: str | None, names: Sequence[str])
     """The stage that ``--restart`` names, if it is about to be made again.
 
     Raises:
-        UsageError: it is no stage, or the verb would delete without making again.
+        UsageError: it is no stage, or the command would delete without making again.
     """
     if stage is None or stage in names:
         return stage
