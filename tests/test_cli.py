@@ -218,6 +218,14 @@ def test_data_is_an_argument(scenes: Path, tmp_path: Path, capsys: Capture) -> N
     assert "train: done already" in capsys.readouterr().out
 
 
+def test_names_are_taken_as_they_are(tmp_path: Path) -> None:
+    for name in ("null", "1e3", "[a]", "{a: 1}", "caf\udce9", "-", "yes"):
+        parsed = parse("export", COMMANDS["export"], ["coco", name, "--ignore-label", name, "--out", "x"])
+        assert parsed is not None and parsed[2]["run"] == Path(name) and parsed[2]["ignore_label"] == name
+        parsed = parse("run", COMMANDS["run"], [name, "--out", "x"])
+        assert parsed is not None and parsed[2]["data"] == Path(name)
+
+
 @pytest.mark.parametrize(
     "words",
     [

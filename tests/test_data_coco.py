@@ -327,7 +327,8 @@ def test_of_several_processes_the_main_one_paints_and_all_use_it(root: Path, mon
         monkeypatch.setenv("RANK", str(number))
         found[number] = painted(DataSettings(root=root))
     assert waited == [False, True, True]  # all wait, always: some may look when others have painted
-    assert found[0] == found[1] and len(found[1]) == 2
+    seen = [[(photo.id, photo.tags, photo.mask) for photo in found[number].photos] for number in (0, 1)]
+    assert seen[0] == seen[1] and len(seen[1]) == 2
 
 
 def test_a_mask_above_the_pixel_limit_is_refused(root: Path) -> None:
@@ -463,6 +464,8 @@ def test_a_dry_run_paints_nothing_and_evaluate_does(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = ["--data.root", str(root), "--workers", "0"]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text("seed: 0\n")
     assert main(["evaluate", str(tmp_path / "run"), *data, "--dry-run"]) == 0
     assert "on all (0 with truth, 2 to paint)" in capsys.readouterr().out
     folder = root / "SegmentationClass"

@@ -377,7 +377,7 @@ def test_two_reviews_of_one_folder(run: Path) -> None:
         (["--host", "0.0.0.0"], "this machine alone"),
         (["--host", "192.168.0.1"], "this machine alone"),
         (["--port", "70000"], "--port should be"),
-        (["--port", "9" * 5000], "--port should be"),
+        (["--port", "9" * 5000], "--port needs a whole number"),
         (["--data.split", "test"], "split"),
     ],
 )

@@ -283,7 +283,7 @@ def test_suggestions_are_never_taken_for_tags(scenes: Path, tmp_path: Path, caps
     [
         ((), "tags needs --classes"),
         (("--classes", "cat,cat"), "cat"),
-        (("--classes", "cat", "--threshold", "much"), "--threshold should be a number"),
+        (("--classes", "cat", "--threshold", "much"), "--threshold needs a number, got 'much'"),
         (("--classes", "cat", "--threshold", "2"), "should lie in [0, 1]"),
     ],
 )

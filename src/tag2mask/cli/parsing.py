@@ -64,14 +64,15 @@ class Parser(ArgumentParser):
     def _wrong_type(self, message: str) -> str:
         """A complaint about a value, in the words of the command line."""
         found = re.match(
-            r'(?:Parser key "([\w.]+)": |argument (?:--)?([\w.-]+): ).*?(?:Got|Given) value: (.*)', message
+            r'(?:Parser key "([\w.]+)": |argument (?:--)?([\w.-]+): )(?:.*?(?:Got|Given) value: (.*)|Exceeds .*)',
+            message,
         )
         dest = None if found is None else (found[1] or found[2]).replace("-", "_")
         kind = next((getattr(action, "_typehint", None) for action in self._actions if action.dest == dest), None)
         if found is None or dest is None or kind is None:
             return message
         named = _shown(dest) if dest.startswith(_ARGUMENT) else f"--{dest if '.' in dest else dest.replace('_', '-')}"
-        return f"{named} needs {' or '.join(_kinds(kind))}, got '{found[3]}'"
+        return f"{named} needs {' or '.join(_kinds(kind))}" + (f", got '{found[3]}'" if found[3] else "")
 
 
 _ARGUMENT = "argument_"
@@ -137,14 +138,16 @@ def build_parser(name: str, function: Callable[..., Any] | None = None) -> Parse
     docs = {} if function is None else argument_docs(function)
     for parameter in [] if function is None else list(inspect.signature(function).parameters.values())[1:]:
         required = parameter.default is inspect.Parameter.empty
+        text = docs.get(parameter.name)
+        # Names are taken as they are: as YAML, "null" would be none, and one that is not UTF-8 could not be read.
+        kind: dict[str, Any] = {} if _path_or_text(parameter) else {"type": parameter.annotation}
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
-            optional: dict[str, Any] = {} if required else {"nargs": "?"}
-            parser.add_argument(_dest(parameter), type=parameter.annotation, help=docs.get(parameter.name), **optional)
+            kind |= {} if required else {"nargs": "?"}
+            parser.add_argument(_dest(parameter), help=text, **kind)
         elif parameter.default is False:
-            parser.add_argument(_option(parameter.name), action="store_true", help=docs.get(parameter.name))
+            parser.add_argument(_option(parameter.name), action="store_true", help=text)
         else:
-            default, kind = parameter.default, parameter.annotation
-            parser.add_argument(_option(parameter.name), type=kind, default=default, help=docs.get(parameter.name))
+            parser.add_argument(_option(parameter.name), default=parameter.default, help=text, **kind)
     parser.add_argument("--config", action="config", help="a preset's name or a YAML file; later ones override")
     for flag, text in FLAGS.items():
         parser.add_argument(flag, action="store_true", help=text)
@@ -164,6 +167,18 @@ FLAGS = {
 def _option(name: str) -> str:
     """The option of a parameter; a name that is a word of Python ends in an underscore."""
     return f"--{name.rstrip('_').replace('_', '-')}"
+
+
+def _path_or_text(parameter: inspect.Parameter) -> type | None:
+    """`Path` or `str` where a parameter is one, or may be None besides."""
+    kinds = {*(get_args(parameter.annotation) or (parameter.annotation,))} - {NoneType}
+    return next((kind for kind in (Path, str) if kinds == {kind}), None)
+
+
+def _value(parameter: inspect.Parameter, namespace: Namespace) -> Any:
+    """What was given for a parameter of a command."""
+    value = getattr(namespace, _dest(parameter))
+    return Path(value) if _path_or_text(parameter) is Path and value is not None else value
 
 
 def _dest(parameter: inspect.Parameter) -> str:
@@ -211,7 +226,7 @@ def parse(name: str, command: Command, words: Sequence[str]) -> Parsed | None:
     namespace = parsed(parser, expand_presets([*_base(name, command, options, run), *words]))
     config = to_config(parser, namespace)
     _refuse_sections(name, command, given)
-    values = {each.name: getattr(namespace, _dest(each)) for each in own}
+    values = {each.name: _value(each, namespace) for each in own}
     named = _names_corrections(given, _config_files(options))
     if command.run:
         out = config.out if "out" in given else None

@@ -63,7 +63,7 @@ PROGRAMS: Mapping[str, str] = {
     "transformers": "from transformers import AutoModel, CLIPModel, CLIPTokenizer, MobileNetV2Model",
     "torchvision": "import torchvision",
     "accelerate": "from accelerate import Accelerator",
-    "tag2mask": "import tag2mask.cli.verbs, tag2mask.pipeline.stages",
+    "tag2mask": "import tag2mask.cli.run, tag2mask.pipeline.stages",
     "onnx": "import onnx, onnxruntime, onnxscript",
     "tensorboard": "from torch.utils.tensorboard import SummaryWriter",
     "webdataset": "from webdataset import WebDataset",
