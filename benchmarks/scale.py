@@ -87,7 +87,7 @@ def command(verb: str, folder: Path) -> list[str]:
     data = ["--data.root", str(folder / "data"), "--data.masks", str(folder / "truth"), "--workers", "1"]
     run = [str(folder / "run"), *data, "--device", "cpu"]
     return {
-        "check": ["check", str(folder / "data"), *data],
+        "check": ["check", str(folder / "data"), *data[2:]],
         "cams": ["cams", *run, "--cams.kinds", "[pot]", "--cams.scales", "[1.0]", "--cams.flip", "false"],
         "evaluate": ["evaluate", *run],
     }[verb]

@@ -18,6 +18,7 @@ from tag2mask.cli import main
 from tag2mask.cli.commands import COMMANDS
 from tag2mask.cli.parsing import parse
 from tag2mask.pipeline.config import presets
+from tag2mask.pipeline.stages import STAGES
 
 WRONG = [
     (["chek"], "Unknown command 'chek'. Did you mean 'check'?"),
@@ -42,6 +43,7 @@ WRONG = [
     (["cams", "x", "y"], "takes RUN, not 'y' as well"),
     (["cams", "--out", "x"], "takes the run folder as its argument, `tag2mask cams RUN`"),
     (["predict", "x"], "needs PHOTOS"),
+    (["check", "photographs", "--data.root", "other"], "both name the data"),
     (["run", "", "--out", "x"], "an argument is empty"),
     (["run", "--ou", "x"], "--ou is not a setting; did you mean --out"),
     (["evaluate", ".", "--restart", "evaluate"], "--restart goes with a run, and . is no run folder"),
@@ -140,6 +142,13 @@ def test_what_needs_no_torch_does_not_load_it(words: list[str]) -> None:
     program = "import sys; from tag2mask.cli import main; main(sys.argv[1:]); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if command.sections])
+def test_a_command_reads_all_that_its_stages_read(name: str) -> None:
+    stages = [STAGES[each] for each in ("segment", "predictions") if name == "segment"] or [STAGES.get(name)]
+    for stage in stages:
+        assert stage is None or {*stage.sections} <= {*(COMMANDS[name].sections or ())}
 
 
 UNREAD = [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tag2mask.cli.console import errors, output, print_json
 from tag2mask.cli.invocation import Invocation
-from tag2mask.cli.stages import finish, one_process, require_run
+from tag2mask.cli.stages import finish, one_process, require_run, with_data
 from tag2mask.data.check import CheckReport
 from tag2mask.pipeline.check import check_data, checked_photos
 from tag2mask.pipeline.corrections import data_of
@@ -48,6 +48,7 @@ def check(call: Invocation, data: Path, *, with_: Path | None = None) -> int:
         data: the folder with the images, or a tags table
         with_: list the tags that the trained network of this run doubts, and the time that stages take by its records
     """
+    call = with_data(call, data)
     judge = None if with_ is None else _judge(call, RunFolder(with_))
     report = check_data(call.config, data, errors())
     doubts = judge(data) if judge and report.usable else []
