@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tag2mask.networks.grids import to_grid
-from tag2mask.networks.stages import Backbone, Stage
+from tag2mask.networks.stages import Backbone, Stage, to_grid
 
 
 class TinyBackbone(Backbone):

@@ -211,7 +211,7 @@ def test_maps_of_a_backbone_that_was_asked_as_before() -> None:
 def test_only_the_branch_trains() -> None:
     network = build_edge_network(resnet(), seed=0).train()
     before = {name: value.clone() for name, value in network.backbone.state_dict().items()}
-    own = network.branch_parameters()
+    own = list(network.branch.parameters())
     optimiser = torch.optim.SGD([each for each in network.parameters() if each.requires_grad], lr=0.1, momentum=0.9)
     assert {id(each) for each in own} == {id(each) for group in optimiser.param_groups for each in group["params"]}
     assert len(own) == 3 * 5 + 2
@@ -300,7 +300,7 @@ def test_other_backbones(config: Any, levels: tuple[int, ...], strides: tuple[in
     logits = network(torch.rand(2, 3, 45, 67))
     assert logits.shape == (2, 12, 17)
     affinity_loss(logits, torch.randint(0, 3, (2, 12, 17), dtype=torch.uint8), radius=4).total.backward()
-    assert all(each.grad is not None for each in network.branch_parameters())
+    assert all(each.grad is not None for each in list(network.branch.parameters()))
     assert all(each.grad is None for each in backbone.parameters())
     assert network.mean_logits(torch.rand(1, 3, 45, 67)).shape == (1, 12, 17)
 
@@ -342,7 +342,7 @@ def test_training_finds_the_border_inside_the_ignored_band() -> None:
         reduced_labels(torch.cat([labels, labels.flip(2)]), (16, 16)),
     )
     network = build_edge_network(resnet(), seed=0).train()
-    optimiser = torch.optim.SGD(network.branch_parameters(), lr=0.05, momentum=0.9)
+    optimiser = torch.optim.SGD(list(network.branch.parameters()), lr=0.05, momentum=0.9)
     losses = []
     for _ in range(40):
         optimiser.zero_grad()

@@ -23,9 +23,9 @@ from tag2mask.networks import (
     save_network,
 )
 from tag2mask.networks.checkpoint import NetworkFileError
-from tag2mask.networks.deeplab import ConcatHead, Head, LargeFovHead, SumHead
+from tag2mask.networks.heads import ConcatHead, Head, LargeFovHead, SegformerHead, SumHead
+from tag2mask.networks.hub import SEGFORMERS
 from tag2mask.networks.resnet import RESNETS, Bottleneck, CaffeBottleneck, ResNet, Variant
-from tag2mask.networks.segformer import SEGFORMERS, SegformerHead
 from tag2mask.networks.segmentation import multi_scale
 from tag2mask.networks.stages import Backbone, Stage
 from tag2mask.networks.wide_resnet import WideResNet
@@ -83,10 +83,8 @@ class SegmentationTester:
         grouped = [id(each) for group in groups for each in group]
         assert len(grouped) == len(set(grouped))
         assert set(grouped) == {id(each) for each in network.parameters() if each.requires_grad}
-        assert [id(each) for each in network.backbone_parameters()] == [
-            id(each) for each in network.backbone.parameters() if id(each) in set(grouped)
-        ]
-        assert sum(map(len, groups[3:])) == len(network.head_parameters())
+        head = {id(each) for each in network.head.parameters() if each.requires_grad}
+        assert {id(each) for group in groups[3:] for each in group} == head
         assert all(each.ndim > 1 for each in (*groups.backbone_weights, *groups.head_weights))
         assert groups.head_biases[-1].shape == (4,)
 

@@ -1,4 +1,4 @@
-"""What was counted of a folder of masks or of CAMs: exact integers that merge, and that a file keeps."""
+"""Counts of a folder of masks or of CAMs: exact integers that merge and are stored in a file."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -9,9 +9,8 @@ from typing import Any, Self
 import numpy as np
 
 from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.evaluate.confusion import Confusion
+from tag2mask.evaluate.confusion import Confusion, ThresholdSweep, strongest
 from tag2mask.evaluate.figures import Figures
-from tag2mask.evaluate.sweep import ThresholdSweep, strongest
 from tag2mask.files import atomic_path
 from tag2mask.npz import DAMAGED, read_npz
 
@@ -19,17 +18,12 @@ _SHOWN = 5
 
 
 class EvaluationError(Tag2maskError):
-    """Files that cannot be compared (damaged, of another size, with ids that are no class); the message names them."""
+    """Files cannot be compared: damaged, of another size, or with unknown ids."""
 
 
 @dataclass
 class Tally:
-    """How many things there are, and the first five of them in alphabetical order, however they were dealt.
-
-    Attributes:
-        count: how many.
-        names: the first five.
-    """
+    """A count of names, and the first five of them in alphabetical order, independent of the order of counting."""
 
     count: int = 0
     names: list[str] = field(default_factory=list)
@@ -50,22 +44,22 @@ class Tally:
 
 
 class Counts:
-    """Counts of a folder of masks, or of CAMs of either kind, which shows only while they are read.
+    """Counts of a folder of masks or of CAMs, with or without a background map.
 
-    One object belongs to one thread; several are joined with `merge`, exactly.
+    One object belongs to one thread; `merge` joins several, exactly.
 
     Args:
-        classes: how many classes there are, background included.
+        classes: number of classes, background included.
         thresholds: background thresholds in [0, 1], ascending, for CAMs without a background map; None for masks.
 
     Attributes:
         confusion: of masks, and of CAMs with a background map.
         sweep: of CAMs without one; None for masks.
-        images: photographs that were compared, or should have been.
-        lacking: photographs that have no file in the folder.
-        with_background: those whose CAMs have a background map.
-        without: those whose CAMs have none.
-        problems: those that could not be compared, by what is wrong with them.
+        images: images that were compared, or should have been.
+        lacking: images without a file in the folder.
+        with_background: images whose CAMs have a background map.
+        without: images whose CAMs have none.
+        problems: messages about images that could not be compared.
     """
 
     def __init__(self, classes: int, thresholds: Sequence[float] | None) -> None:
@@ -76,7 +70,7 @@ class Counts:
         self.with_background, self.without, self.problems = Tally(), Tally(), Tally()
 
     def update_cams(self, name: str, ids: np.ndarray, cams: np.ndarray, truth: np.ndarray) -> None:
-        """Count a photograph's CAMs: ids (K,), cams float32 (K, H, W), truth uint8 (H, W)."""
+        """Count an image's CAMs: ids (K,), cams float32 (K, H, W), truth uint8 (H, W)."""
         if self.sweep is None:
             raise UsageError("counts of CAMs need `thresholds`")
         if not len(ids):  # no class, no map: background to either kind
@@ -102,17 +96,16 @@ class Counts:
     def figures(
         self, folder: Path, classes: Sequence[str], ids: Collection[int] | None = None, tagged: Sequence[int] = ()
     ) -> Figures:
-        """The figures that follow.
+        """The figures of the counts.
 
         Args:
-            folder: what was counted, for messages.
+            folder: the counted folder, for messages.
             classes: names of the classes 1..C, without background.
-            ids: the classes that the mean IoU, which also chooses the threshold, is over; 0 = background; all by
-                default.
-            tagged: photographs with each class 1..C; empty where that is not known.
+            ids: the classes of the mean IoU, which also chooses the threshold; 0 = background; all by default.
+            tagged: number of images with each class 1..C as a tag; empty if unknown.
 
         Raises:
-            EvaluationError: photographs could not be compared.
+            EvaluationError: images could not be compared.
             UsageError: some CAMs have a background map and some have none.
         """
         if self.problems.count:
@@ -134,13 +127,7 @@ class Counts:
 
 
 def write_counts(path: Path, counts: Counts, measured: dict[str, Any]) -> None:
-    """Keep counts in a file (an ``.npz`` without pickles), atomically.
-
-    Args:
-        path: the file.
-        counts: what was counted.
-        measured: of what, as plain values; `read_counts` gives it back.
-    """
+    """Write counts to an ``.npz`` without pickles, atomically; ``measured`` are JSON values that describe them."""
     tallies = {name: [tally.count, tally.names] for name, tally in counts.tallies().items()}
     record = {"images": counts.images, "lacking": counts.lacking, "tallies": tallies, "measured": measured}
     if counts.sweep is not None:
@@ -152,7 +139,7 @@ def write_counts(path: Path, counts: Counts, measured: dict[str, Any]) -> None:
 
 
 def read_counts(path: Path) -> tuple[Counts, dict[str, Any]] | None:
-    """What `write_counts` wrote; None if it is damaged."""
+    """Counts and description of a file of `write_counts`; None if it is damaged."""
     try:
         arrays = read_npz(path)
         record = json.loads(str(arrays["record"]))

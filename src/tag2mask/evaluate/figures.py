@@ -1,4 +1,4 @@
-"""The figures of one evaluation: for metrics.json, and for the eye."""
+"""The figures of one evaluation: for metrics.json and for the terminal."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from tag2mask.evaluate.confusion import Confusion
-from tag2mask.evaluate.sweep import ThresholdSweep
+from tag2mask.evaluate.confusion import Confusion, ThresholdSweep
 
 BACKGROUND = "background"
 """The name of class 0."""
@@ -17,21 +16,20 @@ BACKGROUND = "background"
 
 @dataclass(frozen=True)
 class Figures:
-    """What an evaluation found. All figures are fractions in [0, 1]; NaN where there was nothing to measure.
+    """The result of an evaluation. All figures are fractions in [0, 1]; NaN where there was nothing to measure.
 
     Attributes:
         miou: mean IoU over the chosen classes that occur in the truth; NaN if the truth holds none but background.
         pixel_accuracy: share of the counted pixels whose class is right.
         iou: by class name, background first: intersection over union.
-        over_activation: by class name: what was painted outside the class, over the union.
-        under_activation: by class name: what was missed of the class, over the union. The three sum to 1.
-        images: how many photographs were compared.
-        chosen: names of the classes that ``miou`` is over; None = all.
-        threshold: the background threshold that ``miou`` is best at; None for masks and for CAMs with a background
-            map.
+        over_activation: by class name: false positives over the union.
+        under_activation: by class name: false negatives over the union. The three sum to 1.
+        images: number of images.
+        chosen: names of the classes of ``miou``; None = all.
+        threshold: the background threshold of the best ``miou``; None for masks and for CAMs with a background map.
         sweep: mIoU by background threshold; None where ``threshold`` is.
-        absent: classes that photographs are tagged with and that have not one true pixel, with how many photographs:
-            what is said of them is not measured.
+        absent: classes that are tagged but have no true pixel, so that they are not measured; with the number of
+            images that are tagged with them.
     """
 
     miou: float
@@ -58,15 +56,14 @@ class Figures:
         """The figures of a confusion matrix, or of a sweep at its best threshold.
 
         Args:
-            counts: what was counted.
+            counts: of the images.
             classes: names of the classes 1..C, without background.
-            images: how many photographs were counted.
-            ids: the classes that the mean IoU is over, 0 = background; all by default.
-            tagged: photographs with each of the classes 1..C; empty where that is not known.
+            images: number of images.
+            ids: the classes of the mean IoU, 0 = background; all by default.
+            tagged: number of images with each class 1..C as a tag; empty if unknown.
         """
         names = (BACKGROUND, *classes)
-        threshold: float | None = None
-        sweep: dict[float, float] | None = None
+        threshold, sweep = None, None
         if isinstance(counts, ThresholdSweep):
             sweep = counts.miou(ids)
             threshold, confusion = counts.best(ids)
@@ -109,7 +106,7 @@ class Figures:
         }
 
     def render(self, title: str | None = None) -> Table:
-        """A table for the terminal: a row a class, the means last. Figures are in per cent."""
+        """A table for the terminal: one row per class, the means last. Figures are in per cent."""
         table = Table(title=title, caption=self._caption(), caption_justify="left")
         table.add_column("class")
         for heading in ("IoU", "over", "under"):
@@ -118,10 +115,10 @@ class Figures:
             left_out = self.chosen is not None and name not in self.chosen
             row = (value, self.over_activation[name], self.under_activation[name])
             shown = f"{name} ({absence(self.absent[name])})" if name in self.absent else name
-            table.add_row(shown, *map(_per_cent, row), style="dim" if left_out else None)
+            table.add_row(shown, *map(per_cent, row), style="dim" if left_out else None)
         table.add_section()
-        table.add_row("mean IoU", _per_cent(self.miou), "", "", style="bold")
-        table.add_row("pixel accuracy", _per_cent(self.pixel_accuracy), "", "")
+        table.add_row("mean IoU", per_cent(self.miou), "", "", style="bold")
+        table.add_row("pixel accuracy", per_cent(self.pixel_accuracy), "", "")
         return table
 
     def _caption(self) -> str:
@@ -134,7 +131,7 @@ class Figures:
 
 
 def absence(images: int) -> str:
-    """What tables say of a class that so many images are tagged with and that has not one true pixel."""
+    """The note in tables for a class that is tagged in ``images`` images and has no true pixel."""
     return f"no true pixel, {images} tagged"
 
 
@@ -142,5 +139,6 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _per_cent(value: float) -> str:
-    return "–" if math.isnan(value) else f"{100 * value:.1f}"
+def per_cent(value: float | None) -> str:
+    """A fraction for a table; a dash for None and NaN."""
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"

@@ -19,7 +19,7 @@ from torch import Tensor
 from tag2mask.data.images import IGNORED
 from tag2mask.distributed import mean_over_processes
 from tag2mask.errors import UsageError
-from tag2mask.networks.grids import ceil_grid
+from tag2mask.networks.stages import ceil_grid
 from tag2mask.refine.random_walk import displacements, path
 
 RADIUS = 10

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from tag2mask.networks.edge_network import EDGE_STRIDE
-from tag2mask.networks.grids import to_grid
+from tag2mask.networks.stages import to_grid
 from tag2mask.refine.crf import dense_crf
 from tag2mask.refine.labels import ClassMaps
 from tag2mask.refine.random_walk import propagate
