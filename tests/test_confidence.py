@@ -18,7 +18,7 @@ from tag2mask.confidence.quality import calibration, ranking_quality, shared_ten
 from tag2mask.confidence.ranking import IMAGES, read_ranking
 from tag2mask.confidence.table import CLASSES, written_tables
 from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.refine.labels import ClassMaps
+from tag2mask.refine.masks import ClassMaps
 
 IDS = torch.tensor([0, 2, 5], dtype=torch.uint8)
 

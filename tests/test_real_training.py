@@ -35,7 +35,7 @@ from tag2mask.networks.settings import SegmentationNetworkSettings
 from tag2mask.pot import PotSettings
 from tag2mask.prediction.settings import PredictSettings
 from tag2mask.predictor import Predictor
-from tag2mask.refine.labels import ClassMaps
+from tag2mask.refine.masks import ClassMaps
 from tag2mask.training.engine import train_network
 from tag2mask.training.log import Losses, fitted_after
 from tag2mask.training.settings import TrainSettings

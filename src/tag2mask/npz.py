@@ -1,7 +1,7 @@
-"""The one way to read an ``.npz``: no code in it runs, threads may read at once, no small file becomes a huge one.
+"""Reading ``.npz`` files: no code in them is run, in any number of threads, and within a limit of memory.
 
-NumPy reads the header of an array by `ast.literal_eval`, which threads must not do at the same time: before Python
-3.11.9 and 3.12.3 that now and then raises `SystemError` ("AST constructor recursion depth mismatch").
+NumPy reads the header of an array by `ast.literal_eval`, which is not thread-safe before Python 3.11.9 and 3.12.3:
+`SystemError` ("AST constructor recursion depth mismatch").
 """
 
 import io
@@ -28,11 +28,10 @@ DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What reading a damaged file, or one of other contents, raises."""
+"""Errors of reading a damaged file or one of other contents."""
 
 MOST_BYTES = 1 << 31
-"""Bytes of all arrays of a file together: CAMs of 254 classes of a photograph of 100 million pixels on a grid of 8 take
-a third of that."""
+"""Most bytes of all arrays of a file: three times the CAMs of 254 classes of 100 million pixels at stride 8."""
 
 _HEADER = Lock()
 
@@ -42,11 +41,11 @@ def read_npz(file: Path | IO[bytes], names: tuple[str, ...] | None = None) -> di
 
     Args:
         file: its path, or the open file.
-        names: which arrays, as far as they are there; None for all.
+        names: of the arrays to read, if they are there; None for all.
 
     Raises:
-        ValueError, OSError, …: one of `DAMAGED`; the file is no such archive, holds objects, or says that it holds
-            more than two gibibytes.
+        ValueError, OSError, …: one of `DAMAGED`; the file is not an archive, holds objects, or is larger than
+            `MOST_BYTES`.
     """
     with zipfile.ZipFile(file) as archive:
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
@@ -58,7 +57,7 @@ def read_npz(file: Path | IO[bytes], names: tuple[str, ...] | None = None) -> di
 
 
 def _array(content: bytes) -> npt.NDArray[Any]:
-    """One member, an ``.npy``, whose header claims no more than the content can hold."""
+    """One member, an ``.npy``, whose header may not claim more than its content."""
     with _HEADER:
         file = io.BytesIO(content)
         version_1 = np.lib.format.read_magic(file) == (1, 0)

@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tag2mask.device import FAULTS_OF_THE_MACHINE
 from tag2mask.errors import Tag2maskError, UsageError, first_five
 from tag2mask.files import atomic_path
-from tag2mask.memory import FAULTS_OF_THE_MACHINE
 from tag2mask.networks.backbone import rebuild_backbone
 from tag2mask.networks.edge_network import EdgeNetwork
 from tag2mask.networks.pot_network import PotNetwork

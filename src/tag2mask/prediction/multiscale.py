@@ -1,7 +1,7 @@
 """The mean of a network's logits over scales and mirror images, block by block of the result.
 
-Logits of all classes at full size exist for one block at a time: what a photograph needs in memory does not grow with
-its pixels, apart from those of the photograph itself and of its labels.
+Logits of all classes at full size exist for one block at a time, so memory per image does not grow with its size, apart
+from the image itself and its labels.
 """
 
 import math
@@ -19,21 +19,18 @@ from tag2mask.prediction.settings import PredictSettings
 from tag2mask.prediction.tiles import Axis, Piece, cut
 
 FORWARD_PIXELS = 1 << 22
-"""Pixels that go through the network at once, mirror images counted, where one image does not have more; ours."""
-
-_CHANNEL_PIXELS = 1 << 20
-"""A window with more pixels is reduced one colour at a time."""
+"""Most pixels per forward pass, mirror images included, unless one image has more; ours."""
 
 
 class Segmenter(Protocol):
-    """What prediction needs of a segmentation network; `tag2mask.networks.segmentation.SegmentationNetwork` is one.
+    """The interface of a segmentation network, such as `tag2mask.networks.SegmentationNetwork`.
 
     Attributes:
         classes: C names, without background.
-        backbone: its strides say to what images are filled up, its mean with which colour.
-        stride: pixels a cell of the logits.
-        align_corners: whether cell i has its middle on pixel stride · i, as a convolutional network may; otherwise it
-            is made of the pixels from stride · i on, and has its middle in theirs.
+        backbone: images are filled up to multiples of its strides, with its mean.
+        stride: pixels per cell of the logits.
+        align_corners: whether cell i has its centre on pixel stride · i; otherwise it covers the pixels from stride · i
+            on, and has its centre in theirs.
     """
 
     classes: tuple[str, ...]
@@ -46,7 +43,7 @@ class Segmenter(Protocol):
 
         Args:
             images: float (N, 3, H, W), RGB in [0, 1].
-            valid: bool (N, H, W), False where ``images`` is padding; None means that there is none.
+            valid: bool (N, H, W), False where ``images`` is padding; None: no padding.
 
         Returns:
             float32 (N, C + 1, ceil(H / stride), ceil(W / stride)).
@@ -61,12 +58,12 @@ class Segmenter(Protocol):
 
 @dataclass(frozen=True)
 class Grid:
-    """Logits of windows of a photograph at one scale.
+    """Logits of windows of an image at one scale.
 
     Attributes:
         logits: (N, C + 1, h, w).
-        cells: cells a photograph pixel, along rows and columns.
-        first: how many cells the middle of cell 0 lies inside the window's edge.
+        cells: cells per image pixel, along rows and columns.
+        first: distance of the centre of cell 0 from the window's edge, in cells.
     """
 
     logits: Tensor
@@ -79,7 +76,7 @@ class Block:
     """A block of the result.
 
     Attributes:
-        photo: index into the photographs.
+        photo: index into the images.
         rows: of the result.
         columns: of the result.
         logits: float32 (C + 1, rows, columns), the mean.
@@ -92,14 +89,14 @@ class Block:
 
 
 def stride_of(network: Segmenter) -> int:
-    """The number of pixels that all strides of the network divide."""
+    """The least common multiple of the network's strides, in pixels."""
     return math.lcm(network.stride, *(stage.stride for stage in network.backbone.all_stages))
 
 
 def filled_side(network: Segmenter, side: int) -> int:
-    """The side of an image after it was filled up: the next at which the cells of its mirror image lie on its own.
+    """The side to which an image is filled up, at which the cells of its mirror image lie on its own.
 
-    That is a multiple of all strides, and one pixel more where cells have their middles on pixels (`align_corners`).
+    That is a multiple of all strides, and one pixel more with `align_corners`.
     """
     unit, more = stride_of(network), int(network.align_corners)
     return -(-(side - more) // unit) * unit + more
@@ -113,10 +110,10 @@ def mean_logits(
     device: torch.device,
     result: tuple[int, int] | None = None,
 ) -> Iterator[Block]:
-    """The mean of the logits over scales and mirror images, of photographs of one size.
+    """The mean of the logits over scales and mirror images, of images of one size.
 
-    Each scale's logits are brought to the size of the result by bilinear interpolation, then averaged. Tiles, where
-    there are any, fade into each other over their joints with weights that sum to 1.
+    Each scale's logits are brought to the size of the result by bilinear interpolation, then averaged. Tiles are
+    blended over their joints with weights that sum to 1.
 
     Args:
         network: in evaluation mode, on the device.
@@ -126,7 +123,7 @@ def mean_logits(
         result: (H', W') of the result; None takes (H, W).
 
     Yields:
-        blocks that together cover every pixel of every photograph once.
+        blocks that together cover every pixel of every image once.
 
     Raises:
         Tag2maskError: the network's logits are not finite.
@@ -143,7 +140,7 @@ def mean_logits(
         for column in range(len(columns.starts))
     ]
     blend = _Blend()
-    ratios = (height / result[0], width / result[1])  # photograph pixels a pixel of the result
+    ratios = (height / result[0], width / result[1])  # image pixels per pixel of the result
     for start in range(0, len(places), settings.batch_size):
         batch = places[start : start + settings.batch_size]
         windows = [photos[photo][_span(rows, row), _span(columns, column)].to(device) for photo, row, column in batch]
@@ -163,7 +160,7 @@ def mean_logits(
 
 
 def _check_finite(grids: Sequence[Grid], settings: PredictSettings) -> None:
-    """Refuse NaN and infinity, of which the highest class would be background; the device is read once a batch."""
+    """Refuse NaN and infinity, whose highest class would be background; the device is read once per batch."""
     if torch.stack([grid.logits.isfinite().all() for grid in grids]).all():
         return
     remedy = "" if settings.precision == "fp32" else "try --predict.precision fp32; if that does not help, "
@@ -176,17 +173,16 @@ def _check_finite(grids: Sequence[Grid], settings: PredictSettings) -> None:
 def window_grids(network: Segmenter, windows: Tensor, size: tuple[int, int], settings: PredictSettings) -> list[Grid]:
     """The logits of windows at every scale, an image and its mirror image averaged on the network's grid.
 
-    Images are filled up with the mean colour at the right and the bottom, to `filled_side`: otherwise the cells of a
-    mirror image would lie across those of the image. What is filled up counts as padding.
+    Images are filled up with the mean colour at the right and the bottom, to `filled_side`, as padding.
 
     Args:
         network: in evaluation mode.
         windows: (N, 3, h, w) in [0, 1], at scale 1.
-        size: of a window in photograph pixels.
+        size: of a window in image pixels.
         settings: scales, mirror images, precision.
 
     Returns:
-        one a scale.
+        one per scale.
     """
     grids = []
     for scale in settings.scales:
@@ -207,11 +203,11 @@ def window_grids(network: Segmenter, windows: Tensor, size: tuple[int, int], set
 
 
 def sampled(grids: Sequence[Grid], rows: Tensor, columns: Tensor) -> Tensor:
-    """The mean of maps of one window at some places: bilinear between the middles of cells, constant beyond.
+    """The mean of maps of one window at some places: bilinear between the centres of cells, constant beyond.
 
     Args:
         grids: each (K, h, w).
-        rows: float64 (n,), in photograph pixels from the window's edge on.
+        rows: float64 (n,), in image pixels from the window's edge on.
         columns: float64 (m,), in the same way.
 
     Returns:
@@ -226,7 +222,7 @@ def sampled(grids: Sequence[Grid], rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _axis(length: int, result: int, ratio: float, settings: PredictSettings) -> Axis:
-    """Tiles are so many pixels at scale 1; here they are counted in pixels of the photograph."""
+    """The tiles of an axis; settings count pixels at scale 1, the result pixels of the image."""
     if settings.tile is None or length * ratio <= settings.tile:
         return cut(length, result, side=None, overlap=0, blend=0)
     side = max(2, int(settings.tile / ratio))
@@ -239,26 +235,18 @@ def _span(axis: Axis, tile: int) -> slice:
 
 
 def _centres(piece: Piece, ratio: float, start: int, device: torch.device) -> Tensor:
-    """Where the pixels of a piece have their middles, in photograph pixels from the edge of a tile on."""
+    """The centres of the pixels of a piece, in image pixels from the edge of a tile on."""
     pixels = torch.arange(piece.start, piece.stop, dtype=torch.float64, device=device)
     return (pixels + 0.5) * ratio - start
 
 
 def _at_scale_one(windows: Sequence[Tensor], ratio: float) -> Tensor:
     """uint8 (h, w, 3) each, to float (N, 3, h', w') in [0, 1]."""
-
-    def converted(window: Tensor) -> Tensor:
-        return resize(window.permute(2, 0, 1)[None].float() / 255, ratio)
-
-    def by_colour(window: Tensor) -> Tensor:
-        return torch.cat([converted(window[..., colour : colour + 1]) for colour in range(3)], dim=1)
-
-    large = ratio != 1 and windows[0][..., 0].numel() > _CHANNEL_PIXELS
-    return torch.cat([by_colour(window) if large else converted(window) for window in windows])
+    return torch.cat([resize(window.permute(2, 0, 1)[None].float() / 255, ratio) for window in windows])
 
 
 def _logits(network: Segmenter, images: Tensor, size: tuple[int, int], settings: PredictSettings) -> Tensor:
-    """(N, C + 1, h, w); of an image, (height, width) = ``size`` of it, and its mirror image the mean."""
+    """(N, C + 1, h, w), the mean of images, of which (height, width) = ``size`` is valid, and their mirror images."""
     valid = torch.zeros_like(images[:, 0], dtype=torch.bool)
     valid[:, : size[0], : size[1]] = True
     if settings.flip:
@@ -276,7 +264,7 @@ def _logits(network: Segmenter, images: Tensor, size: tuple[int, int], settings:
 
 
 def _interpolation(places: Tensor, cells: int) -> tuple[slice, Tensor]:
-    """The cells that matter to some places, and the weight of each: (places, cells that matter)."""
+    """The cells around some places, and the weight of each: (places, cells)."""
     inside = places.clamp(0, cells - 1)
     low = inside.floor().long().clamp_max(max(0, cells - 2))
     first, last = int(low[0]), min(cells - 1, int(low[-1]) + 1)
@@ -288,13 +276,13 @@ def _interpolation(places: Tensor, cells: int) -> tuple[slice, Tensor]:
 
 
 class _Blend:
-    """Sums of what several tiles say of a block, until the last of them has spoken."""
+    """Sums of the contributions of several tiles to a block."""
 
     def __init__(self) -> None:
         self._open: dict[tuple[int, int, int], tuple[Tensor, int]] = {}
 
     def add(self, photo: int, down: Piece, across: Piece, part: Tensor) -> Tensor | None:
-        """The block if this was the last part, else None."""
+        """The block if this is its last part, else None."""
         key = (photo, down.start, across.start)
         left = len(down.tiles) * len(across.tiles)
         if left == 1:

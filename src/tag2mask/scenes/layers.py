@@ -1,12 +1,44 @@
-"""Layers: one painted thing on its own small canvas, ready to be put anywhere in a scene."""
+"""Drawing: signed distances of plane shapes, and layers, each a painted thing on its own small canvas.
+
+Distances are negative inside, zero on the outline, in the unit of the coordinates. A shape is painted from its
+distance: the mask is where it is negative, so it is exact; the edge is smooth over one pixel. Shapes take coordinates
+``x``, ``y`` float32 (h, w) and return float32 (h, w). Source: the usual distance functions.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+Point = tuple[float, float]
 Box = tuple[slice, slice]
 WHOLE: Box = (slice(None), slice(None))
+
+
+def ellipse(x: np.ndarray, y: np.ndarray, centre: Point, radii: Point) -> np.ndarray:
+    """An upright ellipse; away from the outline the distance is an estimate."""
+    u, v = (x - centre[0]) / radii[0], (y - centre[1]) / radii[1]
+    reach = np.hypot(u, v)
+    slope = np.hypot(u / radii[0], v / radii[1])
+    return np.where(slope > 1e-6, reach * (reach - 1) / np.maximum(slope, 1e-6), np.float32(-min(radii)))
+
+
+def capsule(x: np.ndarray, y: np.ndarray, start: Point, end: Point, radii: Point) -> np.ndarray:
+    """A rod with round ends whose radius goes from ``radii[0]`` at ``start`` to ``radii[1]`` at ``end``."""
+    dx, dy = end[0] - start[0], end[1] - start[1]
+    along = np.clip(((x - start[0]) * dx + (y - start[1]) * dy) / max(dx * dx + dy * dy, 1e-12), 0, 1)
+    away = np.hypot(x - start[0] - along * dx, y - start[1] - along * dy)
+    return np.asarray(away - (radii[0] + along * (radii[1] - radii[0])))
+
+
+def convex_polygon(x: np.ndarray, y: np.ndarray, corners: Sequence[Point]) -> np.ndarray:
+    """A convex polygon, corners clockwise as seen in an image (y down)."""
+    distance = np.full_like(x, -np.inf)
+    for (x0, y0), (x1, y1) in zip(corners, [*corners[1:], corners[0]], strict=True):
+        length = max(float(np.hypot(x1 - x0, y1 - y0)), 1e-12)
+        normal = ((y1 - y0) / length, (x0 - x1) / length)  # outwards
+        distance = np.maximum(distance, (x - x0) * normal[0] + (y - y0) * normal[1])
+    return distance
 
 
 @dataclass(frozen=True)
@@ -14,10 +46,10 @@ class Part:
     """A shape and its paint.
 
     Attributes:
-        distance: float32 (h, w), signed distance, negative inside.
+        distance: float32 (h, w), signed distance.
         rgb: float32 (h, w, 3), the paint of every pixel, or (3,), one colour.
         face: whether the part belongs to a face.
-        window: the region of the canvas that ``distance`` and ``rgb`` are given for; outside it the part is not.
+        window: the region of the canvas that ``distance`` and ``rgb`` cover; the part lies inside.
     """
 
     distance: np.ndarray
@@ -33,7 +65,7 @@ class Layer:
     Attributes:
         rgb: float32 (h, w, 3), colours times ``alpha``.
         alpha: float32 (h, w) in [0, 1], coverage; smooth over the pixel at the edge.
-        inside: bool (h, w), pixels whose centre lies in the thing: what a mask holds.
+        inside: bool (h, w), pixels whose centre lies in the thing: its mask.
         face: bool (h, w), those of them that show a face.
     """
 
@@ -49,8 +81,8 @@ class Layer:
         Args:
             parts: with distances in ``unit``.
             shape: (h, w) of the canvas.
-            unit: how many pixels make a distance of 1.
-            roundness: how far from the outline, in ``unit``, the surface still bends away from the light.
+            unit: pixels per distance of 1.
+            roundness: distance from the outline, in ``unit``, over which shading falls off.
         """
         rgb, alpha = np.zeros((*shape, 3), np.float32), np.zeros(shape, np.float32)
         union, face = np.full(shape, np.inf, np.float32), np.zeros(shape, bool)
@@ -84,8 +116,8 @@ def canvas(
 
     Args:
         shape: (h, w) of the canvas, in pixels.
-        unit: how many pixels make 1.
-        tilt: turn of the thing, in radians.
+        unit: pixels per distance of 1.
+        tilt: rotation, in radians.
         mirrored: whether x runs to the left.
 
     Returns:
@@ -102,15 +134,10 @@ def canvas(
 def overlap(
     shape: tuple[int, int], layer: Layer, corner: tuple[int, int]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Which part of a picture and which part of a layer meet if the layer's top left pixel is put on ``corner``.
-
-    Args:
-        shape: (h, w) of the picture.
-        layer: what is put there.
-        corner: row and column, which may lie outside.
+    """The overlap of a picture (h, w) and a layer whose top left pixel is at ``corner``, which may lie outside.
 
     Returns:
-        an index into the picture, and one into the layer; both empty if they do not meet.
+        an index into the picture, and one into the layer; both empty if they do not overlap.
     """
     there, here = [], []
     for length, extent, start in zip(shape, layer.alpha.shape, corner, strict=True):

@@ -1,4 +1,4 @@
-"""The made-up species: what their faces look like, and where they live; in alphabetical order, as class lists are."""
+"""The species, in alphabetical order: their faces and homes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ FaceMark = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Species:
-    """What tells a class apart (its face), and what merely goes with it (its home, its usual looks).
+    """A class: its face, which identifies it, and its correlates, home and usual looks.
 
     Attributes:
         name: the class name.
         face: the colour of the face.
         mark: the colour of the marks in the face.
         pattern: where the marks are.
-        crown: what the creature wears on its head.
-        home: the background on which it is mostly met.
+        crown: the shape on its head.
+        home: its usual background.
         looks: indices of the two body looks that are typical of it (`tag2mask.scenes.creatures.LOOKS`).
     """
 

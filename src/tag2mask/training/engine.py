@@ -12,10 +12,9 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 
-from tag2mask.device import resolve_device
-from tag2mask.distributed import PATIENCE, gathered, is_true_anywhere
+from tag2mask.device import FAULTS_OF_THE_MACHINE, channels_last, resolve_device, retained_memory
+from tag2mask.distributed import PATIENCE, gathered, mean_over_processes
 from tag2mask.errors import Tag2maskError, UsageError, first_five
-from tag2mask.memory import FAULTS_OF_THE_MACHINE, channels_last, retained_memory
 from tag2mask.networks.checkpoint import not_finite
 from tag2mask.training.loading import Samples, batches
 from tag2mask.training.log import Losses, Meter, training_log
@@ -294,7 +293,9 @@ def _stops(stop: StopRequest, accelerator: Accelerator, step: int) -> bool:
     """Whether to stop after this step; several processes must all stop after the same one."""
     if accelerator.num_processes == 1:
         return stop.received
-    return step % _STEPS_BETWEEN_STOPS == 0 and is_true_anywhere(stop.received, accelerator.device)
+    if step % _STEPS_BETWEEN_STOPS:
+        return False
+    return bool(mean_over_processes(torch.tensor(float(stop.received), device=accelerator.device)) > 0)
 
 
 def _accelerator(task: Task, settings: LoopSettings, device: Literal["auto", "cpu", "cuda"]) -> Accelerator:

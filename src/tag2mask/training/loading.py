@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tag2mask.cam_files import CamFileError
 from tag2mask.data.images import ImageError
 from tag2mask.data.photos import PhotoSet
-from tag2mask.memory import release_memory
+from tag2mask.device import release_memory
 from tag2mask.training.settings import LoopSettings
 
 

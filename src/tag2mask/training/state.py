@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tag2mask.device import FAULTS_OF_THE_MACHINE
 from tag2mask.errors import Tag2maskError
 from tag2mask.files import atomic_path
-from tag2mask.memory import FAULTS_OF_THE_MACHINE
 
 FIGURE = "validation_miou"
 """The figure that chooses the best weights; higher is better."""
