@@ -36,7 +36,7 @@ class TinySegmenter(nn.Module):
             self.backbone = TinyBackbone(stride, channels, kernel)
             self.head = nn.Conv2d(channels, classes + 1, 1)
             nn.init.normal_(self.head.weight, std=3.0)
-        self.stride, self.align_corners = stride, False
+        self.stride, self.align_corners, self.intensity = stride, False, None
         self.classes = tuple(f"class{number}" for number in range(1, classes + 1))
         self.seen: list[tuple[int, ...]] = []
         mean, std = torch.tensor(self.backbone.mean), torch.tensor(self.backbone.std)

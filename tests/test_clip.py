@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clip_tiny import PATCH, slow_clip_es, tiny_folder, tiny_model
 from tag2mask.clip import Clip, ClipCams, clip_cams, load_clip, read_words
-from tag2mask.clip.cams import affinity, box_masks, propagate, ranged
+from tag2mask.clip.cams import box_masks, ranged
 from tag2mask.errors import Tag2maskError, UsageError
 
 GRIDS = ((5, 7), (4, 19), (1, 3), (6, 6), (19, 4))
@@ -121,25 +121,6 @@ def test_fp16_gradients_do_not_underflow() -> None:
     half = clip_cams(Clip(model).precision("fp16"), images, tags, texts, others)
     for one, other in zip(exact, half, strict=True):
         torch.testing.assert_close(one.gradcams, other.gradcams, rtol=0, atol=0.1)
-
-
-def test_position_embeddings_are_kept_by_grid(monkeypatch: pytest.MonkeyPatch) -> None:
-    clip = Clip(tiny_model())
-    first = clip.patches(images_of(((3, 5), (5, 3))))
-    monkeypatch.setattr(torch.nn.functional, "interpolate", None)
-    with pytest.raises(TypeError):
-        clip.patches([torch.zeros(3, 2 * PATCH, 2 * PATCH)])
-    again = clip.patches([torch.zeros(3, 3 * PATCH, 5 * PATCH), torch.zeros(3, 5 * PATCH, 3 * PATCH)])
-    assert again.grids == first.grids and again.key_bias is None
-
-
-def test_two_products_equal_the_square() -> None:
-    attention = torch.rand(2, 9, 9, dtype=torch.float32)
-    valid = torch.ones(2, 9, dtype=torch.bool)
-    both = affinity(attention, valid)
-    torch.testing.assert_close(both, both.transpose(1, 2))
-    maps = torch.rand(2, 9, 3)
-    torch.testing.assert_close(propagate(both, maps), (both @ both) @ maps.double())
 
 
 def test_boxes_by_hand() -> None:

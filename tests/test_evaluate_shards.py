@@ -12,7 +12,7 @@ from run_tiny import figures, run
 from tag2mask.cli import main
 from tag2mask.data import DataSettings, Photo, PhotoSet, open_photos, write_mask
 from tag2mask.evaluate import count_cams, count_masks
-from tag2mask.evaluate.counts import Tally, read_counts, write_counts
+from tag2mask.evaluate.figures import Tally, read_counts, write_counts
 
 KINDS = {"cams__kinds": "[classifier,pot]"}
 METRICS = "metrics.json"

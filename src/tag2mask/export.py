@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -23,7 +22,8 @@ from torch.nn import functional as F
 
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.files import atomic_path
-from tag2mask.prediction.multiscale import Segmenter, filled_side, stride_of
+from tag2mask.networks.segmentation import SegmentationNetwork
+from tag2mask.prediction.multiscale import filled_side, stride_of
 
 MODULES = ("onnx", "onnxruntime", "onnxscript")
 """Packages of the extra `onnx`."""
@@ -81,7 +81,7 @@ def require_onnx() -> None:
         raise UsageError(f"export onnx needs {', '.join(missing)}; pip install 'tag2mask[onnx]'")
 
 
-def export_onnx(network: Segmenter, path: Path) -> Exported:
+def export_onnx(network: SegmentationNetwork, path: Path) -> Exported:
     """Write a network as one ONNX file, and check it in onnxruntime against torch at several sizes.
 
     The metadata hold `classes` (JSON, background first), `stride` and `remainder` (a side of an image must be a
@@ -102,9 +102,7 @@ def export_onnx(network: Segmenter, path: Path) -> Exported:
     kind = network.backbone.architecture().get("config", {}).get("model_type")
     if kind in _UNTRACEABLE:
         raise Tag2maskError(f"a network on {kind} cannot be written as ONNX with free sizes: {_REMEDY}")
-    network.to(torch.device("cpu"))
-    network.eval()
-    graph = _FullSize(network).eval()
+    graph = _FullSize(network).cpu().eval()
     with atomic_path(path) as temporary:
         difference = _trace_and_check(graph, temporary)
         model = onnx.load(temporary)
@@ -114,8 +112,8 @@ def export_onnx(network: Segmenter, path: Path) -> Exported:
             "remainder": str(graph.remainder),
             "fill": json.dumps(list(network.backbone.mean)),
         }
-        if (intensity := getattr(network, "intensity", None)) is not None:
-            properties["intensity"] = json.dumps(list(intensity))
+        if network.intensity is not None:
+            properties["intensity"] = json.dumps(list(network.intensity))
         onnx.helper.set_model_props(model, properties)
         onnx.checker.check_model(model)
         onnx.save(model, temporary)
@@ -125,9 +123,9 @@ def export_onnx(network: Segmenter, path: Path) -> Exported:
 class _FullSize(nn.Module):
     """Logits at the size of images whose sides are multiples of the stride, plus the remainder."""
 
-    def __init__(self, network: Segmenter) -> None:
+    def __init__(self, network: SegmentationNetwork) -> None:
         super().__init__()
-        self.network = cast("nn.Module", network)
+        self.network = network
         self.stride, self.cell = stride_of(network), network.stride
         self.align_corners = network.align_corners
         self.remainder = filled_side(network, self.stride) % self.stride

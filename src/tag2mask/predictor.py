@@ -4,25 +4,25 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from tag2mask.data.deep_pixels import Intensity, deep_kind, read_rgb
 from tag2mask.data.images import PIXEL_LIMIT, read_image, reduced
 from tag2mask.device import channels_last, resolve_device
 from tag2mask.errors import UsageError
 from tag2mask.networks.checkpoint import load_segmentation_network
-from tag2mask.prediction.multiscale import Block, Grid, Segmenter, mean_logits, sampled
+from tag2mask.networks.segmentation import SegmentationNetwork
+from tag2mask.prediction.multiscale import Block, Grid, mean_logits, sampled
 from tag2mask.prediction.settings import PredictSettings
 from tag2mask.prediction.tiles import cut
 from tag2mask.refine.crf import dense_crf
 
-__all__ = ["PROBABILITY_LIMIT", "Prediction", "Predictor", "Segmenter", "load", "load_segmenter"]
+__all__ = ["PROBABILITY_LIMIT", "Prediction", "Predictor", "load", "load_segmenter"]
 
 SEGMENT_NETWORK = "segment/network.safetensors"
 """Path of the segmentation network in a run folder."""
@@ -85,7 +85,7 @@ class Predictor:
 
     def __init__(
         self,
-        network: Segmenter,
+        network: SegmentationNetwork,
         device: str = "auto",
         settings: PredictSettings | None = None,
         *,
@@ -93,13 +93,10 @@ class Predictor:
         intensity: Intensity | None = None,
     ) -> None:
         """Move the network to the device."""
-        self.intensity: Intensity | None = intensity or getattr(network, "intensity", None)
+        self.intensity: Intensity | None = intensity or network.intensity
         self.network, self.settings, self.pixel_limit = network, settings or PredictSettings(), pixel_limit
         self.device = resolve_device(device)
-        if isinstance(network, nn.Module):
-            channels_last(network)
-        network.to(self.device)
-        network.eval()
+        channels_last(network).to(self.device).eval()
         self.classes = network.classes
 
     def predict(self, image: Photo) -> npt.NDArray[np.uint8]:
@@ -264,9 +261,9 @@ def network_file(path: Path) -> Path:
     return path / SEGMENT_NETWORK if path.is_dir() else path
 
 
-def load_segmenter(path: Path) -> Segmenter:
+def load_segmenter(path: Path) -> SegmentationNetwork:
     """The segmentation network in a checkpoint; as `tag2mask.networks.load_segmentation_network`."""
-    return cast("Segmenter", load_segmentation_network(path))
+    return load_segmentation_network(path)
 
 
 def _enlarged(photo: int, probabilities: Tensor, size: tuple[int, int]) -> Iterator[Block]:

@@ -176,8 +176,8 @@ def _answers(weights: Tensor, back: Tensor) -> Tensor:
     if len(weights) == len(back):
         return turned @ back
     pairs, heads, patches, width = back.shape
-    beside = back.permute(1, 2, 0, 3).reshape(heads, patches, pairs * width)
-    return (turned[0] @ beside).view(heads, -1, pairs, width).permute(2, 0, 1, 3)
+    stacked = back.permute(1, 2, 0, 3).reshape(heads, patches, pairs * width)
+    return (turned[0] @ stacked).view(heads, -1, pairs, width).permute(2, 0, 1, 3)
 
 
 def _through_norm(norm: torch.nn.LayerNorm, x: Tensor, gradient: Tensor) -> Tensor:

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tag2mask.confidence.evidence import FIELDS, Evidence
-from tag2mask.files import write_bytes
-from tag2mask.npz import DAMAGED, read_npz
+from tag2mask.files import DAMAGED, read_npz, write_bytes
 
 _KINDS = {"ids": "i", "values": "f", "stray": "i", "stray_share": "f", "made_by": "U"}
 """The arrays of a file, and NumPy's letter for what they hold."""

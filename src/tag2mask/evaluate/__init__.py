@@ -1,8 +1,7 @@
 """Evaluation: CAMs and masks against ground truth, by one confusion matrix."""
 
 from tag2mask.evaluate.confusion import DEFAULT_THRESHOLDS, IGNORE_INDEX, Confusion, ThresholdSweep
-from tag2mask.evaluate.counts import Counts, EvaluationError
-from tag2mask.evaluate.figures import Figures
+from tag2mask.evaluate.figures import Counts, EvaluationError, Figures
 from tag2mask.evaluate.folders import count_cams, count_masks, evaluate_cams, evaluate_masks
 
 __all__ = [

@@ -12,8 +12,7 @@ from tag2mask.data import Photo, PhotoSet, read_mask
 from tag2mask.data.names import nfc, on_disk
 from tag2mask.errors import Tag2maskError, UsageError, first_five
 from tag2mask.evaluate.confusion import DEFAULT_THRESHOLDS, Confusion
-from tag2mask.evaluate.counts import Counts, EvaluationError
-from tag2mask.evaluate.figures import Figures
+from tag2mask.evaluate.figures import Counts, EvaluationError, Figures
 from tag2mask.files import files_below
 
 CHUNK = 16

@@ -167,29 +167,6 @@ def ceil_grid(size: tuple[int, int], stride: int) -> tuple[int, int]:
     return -(-size[0] // stride), -(-size[1] // stride)
 
 
-def reduce_valid(valid: Tensor, size: tuple[int, int], *, stride: int) -> Tensor:
-    """Which cells lie wholly inside the image; of a cell that is cut off at the border, what there is of it counts.
-
-    Args:
-        valid: bool (N, H, W), False = padding.
-        size: (h, w) of the grid.
-        stride: pixels per cell.
-
-    Returns:
-        bool (N, h, w).
-
-    Raises:
-        UsageError: ``size`` is not the grid of (H, W) at ``stride``.
-    """
-    height, width = valid.shape[-2:]
-    if ceil_grid((height, width), stride) != tuple(size):
-        raise UsageError(
-            f"a valid mask of {height} × {width} pixels has no grid of {size[0]} × {size[1]} cells of {stride} pixels"
-        )
-    padding = valid.logical_not().unsqueeze(1).float()  # (N, 1, H, W)
-    return F.max_pool2d(padding, stride, ceil_mode=True).squeeze(1) == 0
-
-
 def image_cells(valid: Tensor, size: tuple[int, int], *, stride: int) -> Tensor:
     """The cells that count as the image: those wholly inside it or, where there are none, those that it touches.
 
@@ -200,11 +177,21 @@ def image_cells(valid: Tensor, size: tuple[int, int], *, stride: int) -> Tensor:
 
     Returns:
         bool (N, h, w), at least one True for an image that has a valid pixel.
+
+    Raises:
+        UsageError: ``size`` is not the grid of (H, W) at ``stride``.
     Source: ours.
     """
-    inside = reduce_valid(valid, size, stride=stride)
-    touched = reduce_valid(valid.logical_not(), size, stride=stride).logical_not()
-    return torch.where(inside.flatten(1).any(dim=1)[:, None, None], inside, touched)
+    height, width = valid.shape[-2:]
+    if ceil_grid((height, width), stride) != tuple(size):
+        raise UsageError(
+            f"a valid mask of {height} × {width} pixels has no grid of {size[0]} × {size[1]} cells of {stride} pixels"
+        )
+    inside, outside = (
+        F.max_pool2d(pixels.unsqueeze(1).float(), stride, ceil_mode=True).squeeze(1) == 0
+        for pixels in (valid.logical_not(), valid)
+    )
+    return torch.where(inside.flatten(1).any(dim=1)[:, None, None], inside, outside.logical_not())
 
 
 def to_grid(maps: Tensor, stride: int, target: int, size: tuple[int, int]) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
-from tag2mask.evaluate.counts import Counts, read_counts, write_counts
+from tag2mask.evaluate.figures import Counts, read_counts, write_counts
 from tag2mask.pipeline.run_folder import RunFolder
 
 

@@ -7,53 +7,18 @@ from the image itself and its labels.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from tag2mask.errors import Tag2maskError
 from tag2mask.inference import resize
-from tag2mask.networks.stages import Backbone
+from tag2mask.networks.segmentation import SegmentationNetwork
 from tag2mask.prediction.settings import PredictSettings
 from tag2mask.prediction.tiles import Axis, Piece, cut
 
 FORWARD_PIXELS = 1 << 22
 """Most pixels per forward pass, mirror images included, unless one image has more; ours."""
-
-
-class Segmenter(Protocol):
-    """The interface of a segmentation network, such as `tag2mask.networks.SegmentationNetwork`.
-
-    Attributes:
-        classes: C names, without background.
-        backbone: images are filled up to multiples of its strides, with its mean.
-        stride: pixels per cell of the logits.
-        align_corners: whether cell i has its centre on pixel stride · i; otherwise it covers the pixels from stride · i
-            on, and has its centre in theirs.
-    """
-
-    classes: tuple[str, ...]
-    backbone: Backbone
-    stride: int
-    align_corners: bool
-
-    def __call__(self, images: Tensor, valid: Tensor | None = None, /) -> Tensor:
-        """The logits, background first.
-
-        Args:
-            images: float (N, 3, H, W), RGB in [0, 1].
-            valid: bool (N, H, W), False where ``images`` is padding; None: no padding.
-
-        Returns:
-            float32 (N, C + 1, ceil(H / stride), ceil(W / stride)).
-        """
-
-    def eval(self) -> object:
-        """Evaluation mode."""
-
-    def to(self, device: torch.device, /) -> object:
-        """Move to a device."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +53,12 @@ class Block:
     logits: Tensor
 
 
-def stride_of(network: Segmenter) -> int:
+def stride_of(network: SegmentationNetwork) -> int:
     """The least common multiple of the network's strides, in pixels."""
     return math.lcm(network.stride, *(stage.stride for stage in network.backbone.all_stages))
 
 
-def filled_side(network: Segmenter, side: int) -> int:
+def filled_side(network: SegmentationNetwork, side: int) -> int:
     """The side to which an image is filled up, at which the cells of its mirror image lie on its own.
 
     That is a multiple of all strides, and one pixel more with `align_corners`.
@@ -104,7 +69,7 @@ def filled_side(network: Segmenter, side: int) -> int:
 
 @torch.no_grad()
 def mean_logits(
-    network: Segmenter,
+    network: SegmentationNetwork,
     photos: Sequence[Tensor],
     settings: PredictSettings,
     device: torch.device,
@@ -170,7 +135,9 @@ def _check_finite(grids: Sequence[Grid], settings: PredictSettings) -> None:
     )
 
 
-def window_grids(network: Segmenter, windows: Tensor, size: tuple[int, int], settings: PredictSettings) -> list[Grid]:
+def window_grids(
+    network: SegmentationNetwork, windows: Tensor, size: tuple[int, int], settings: PredictSettings
+) -> list[Grid]:
     """The logits of windows at every scale, an image and its mirror image averaged on the network's grid.
 
     Images are filled up with the mean colour at the right and the bottom, to `filled_side`, as padding.
@@ -245,7 +212,7 @@ def _at_scale_one(windows: Sequence[Tensor], ratio: float) -> Tensor:
     return torch.cat([resize(window.permute(2, 0, 1)[None].float() / 255, ratio) for window in windows])
 
 
-def _logits(network: Segmenter, images: Tensor, size: tuple[int, int], settings: PredictSettings) -> Tensor:
+def _logits(network: SegmentationNetwork, images: Tensor, size: tuple[int, int], settings: PredictSettings) -> Tensor:
     """(N, C + 1, h, w), the mean of images, of which (height, width) = ``size`` is valid, and their mirror images."""
     valid = torch.zeros_like(images[:, 0], dtype=torch.bool)
     valid[:, : size[0], : size[1]] = True
@@ -253,7 +220,7 @@ def _logits(network: Segmenter, images: Tensor, size: tuple[int, int], settings:
         images, valid = torch.cat([images, images.flip(3)]), torch.cat([valid, valid.flip(2)])
     with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
         whole = size == tuple(images.shape[2:])
-        logits = network(images.contiguous(memory_format=torch.channels_last), None if whole else valid).float()
+        logits: Tensor = network(images.contiguous(memory_format=torch.channels_last), None if whole else valid).float()
     expected = (len(network.classes) + 1, *(-(-side // network.stride) for side in images.shape[2:]))
     if tuple(logits.shape[1:]) != expected:
         raise Tag2maskError(f"the network should give logits {expected} an image, they are {tuple(logits.shape[1:])}")

@@ -5,8 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tag2mask.scenes.layers import Layer, Part, canvas, capsule, ellipse
-from tag2mask.scenes.textures import blend, smooth_noise, step
+from tag2mask.scenes.drawing import Layer, Part, blend, canvas, capsule, ellipse, smooth_noise, step
 
 Background = Callable[[np.random.Generator, int], np.ndarray]
 

@@ -7,10 +7,9 @@ import numpy as np
 
 from tag2mask.scenes.backgrounds import BACKGROUNDS, draw_clutter
 from tag2mask.scenes.creatures import draw_creature
-from tag2mask.scenes.layers import Layer, overlap, paint
+from tag2mask.scenes.drawing import Layer, overlap, paint, smooth_noise, step
 from tag2mask.scenes.settings import SceneSettings
 from tag2mask.scenes.species import SPECIES
-from tag2mask.scenes.textures import smooth_noise, step
 
 IN_FRAME = 0.75
 """Least share of a creature inside the frame."""

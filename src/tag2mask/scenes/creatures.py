@@ -4,15 +4,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tag2mask.scenes.layers import Layer, Part, Point, bounds, canvas, capsule, convex_polygon, ellipse
-from tag2mask.scenes.settings import SceneSettings
-from tag2mask.scenes.species import Species
-from tag2mask.scenes.textures import (
+from tag2mask.scenes.drawing import (
     Colour,
+    Layer,
+    Part,
     Pattern,
+    Point,
     bands,
     blend,
+    bounds,
+    canvas,
+    capsule,
     checks,
+    convex_polygon,
+    ellipse,
     mixed,
     mottle,
     scales,
@@ -20,6 +25,8 @@ from tag2mask.scenes.textures import (
     spots,
     stripes,
 )
+from tag2mask.scenes.settings import SceneSettings
+from tag2mask.scenes.species import Species
 
 
 @dataclass(frozen=True)

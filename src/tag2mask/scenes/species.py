@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from tag2mask.scenes.textures import Colour, step
+from tag2mask.scenes.drawing import Colour, step
 
 FaceMark = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """From coordinates (h, w) in units of the head's radius to the share of the mark's colour, (h, w) in [0, 1]."""
