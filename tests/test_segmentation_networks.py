@@ -105,7 +105,7 @@ class SegmentationTester:
     def test_save_and_load(self, network: SegmentationNetwork, tmp_path: Path) -> None:
         images, path = torch.rand(2, 3, 45, 67), tmp_path / "network.safetensors"
         network.licence = "only on Sundays"
-        save_network(path, network, extra={"step": "7"})
+        save_network(path, network)
         for file in tmp_path.glob("model/*"):  # nothing else may be read again
             file.unlink()
         state = torch.random.get_rng_state()
@@ -117,10 +117,10 @@ class SegmentationTester:
         assert (loaded.settings, loaded.classes, loaded.licence) == (network.settings, CLASSES, "only on Sundays")
         trains = {name: each.requires_grad for name, each in network.named_parameters()}
         assert {name: each.requires_grad for name, each in loaded.named_parameters()} == trains
-        save_network(tmp_path / "again.safetensors", loaded, extra={"step": "7"})
+        save_network(tmp_path / "again.safetensors", loaded)
         assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
         info = read_network_info(path)
-        assert (info.kind, info.segmentation, info.extra) == ("segmentation", network.settings, {"step": "7"})
+        assert (info.kind, info.segmentation) == ("segmentation", network.settings)
 
     def test_one_seed_one_network(self, network: SegmentationNetwork, tmp_path: Path) -> None:
         torch.rand(7)

@@ -186,7 +186,7 @@ def _require_files(folder: Path, suffix: str, photos: PhotoSet, allow_extra: boo
             lacking.append(photo.id)
         if photo.mask is None or not photo.mask.is_file():
             blind.append(photo.id)
-    extra = [] if allow_extra else _other_ids(folder, suffix, photos)
+    extra = [] if allow_extra else _other_ids(folder, suffix, photos, len(photos.photos) - len(lacking))
     problems = [
         (f"have no {suffix} file in {folder}", lacking),
         ("have no ground truth; name the folder of masks with `data.masks`", blind),
@@ -199,8 +199,10 @@ def _require_files(folder: Path, suffix: str, photos: PhotoSet, allow_extra: boo
         raise UsageError("the evaluation needs one file a photograph, and a truth for each:\n  " + "\n  ".join(lines))
 
 
-def _other_ids(folder: Path, suffix: str, photos: PhotoSet) -> list[str]:
-    """The IDs of files in the folder that no image has."""
+def _other_ids(folder: Path, suffix: str, photos: PhotoSet, expected: int) -> list[str]:
+    """The IDs of files in the folder that no image has; ``expected`` files belong to images."""
+    if sum(1 for _ in files_below(folder, suffix)) == expected:
+        return []  # the usual case, without a list of names
     known = {photo.id for photo in photos.photos}
     names = {nfc(name.removesuffix(suffix)) for name in files_below(folder, suffix)}
     return sorted(names - known)

@@ -6,7 +6,7 @@ normalisation and the classes. No code in the file is run, and loading needs no 
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -62,7 +62,6 @@ class NetworkInfo:
         segmentation: the settings of a segmentation network; None for other kinds.
         licence: a note about a segmentation network's initial weights; empty for other kinds.
         intensity: of a segmentation network, the pixel values that were black and white in training; None for 8 bits.
-        extra: additional entries of the writer.
     """
 
     kind: Kind
@@ -75,16 +74,14 @@ class NetworkInfo:
     segmentation: SegmentationNetworkSettings | None = None
     licence: str = ""
     intensity: tuple[float, float] | None = None
-    extra: dict[str, str] = field(default_factory=dict)
 
 
-def save_network(path: Path, network: SavedNetwork, *, extra: Mapping[str, str] | None = None) -> None:
+def save_network(path: Path, network: SavedNetwork) -> None:
     """Write ``network`` to ``path`` (a `.safetensors`), atomically; the same network gives the same bytes.
 
     Args:
         path: the file.
         network: not wrapped; on any device.
-        extra: additional entries: the step, a fingerprint, ….
 
     Raises:
         NetworkFileError: weights are not finite; an existing file stays.
@@ -100,7 +97,7 @@ def save_network(path: Path, network: SavedNetwork, *, extra: Mapping[str, str] 
         **_description(network),
         "backbone": backbone.architecture(),
         "normalisation": {"mean": list(backbone.mean), "std": list(backbone.std)},
-        "extra": dict(extra or {}),
+        "extra": {},
     }
     # One entry: the library writes several in random order.
     metadata = {_ENTRY: json.dumps(description, sort_keys=True, ensure_ascii=False)}
@@ -284,7 +281,6 @@ def _parse(values: dict[str, Any], path: Path) -> NetworkInfo:
         segmentation,
         str(values.get("licence", "")),
         _intensity(values.get("intensity")),
-        {str(key): str(value) for key, value in values["extra"].items()},
     )
 
 

@@ -84,15 +84,15 @@ class EdgeNetwork(NormalisingNetwork):
         return self._logits(self.normalise(images, valid))
 
     @torch.no_grad()
-    def mean_logits(self, images: Tensor, valid: Tensor | None = None) -> Tensor:
-        """The mean of the logits of the images and of their mirror images, for inference; as `forward`.
+    def mean_logits(self, images: Tensor) -> Tensor:
+        """The mean of the logits of images and of their mirror images, for inference; shapes as in `forward`.
 
         Images are filled up with the mean colour at the right until all strides divide their width, so that the cells
         of the mirror image lie on those of the image.
 
         Source: IRN, which fills up after mirroring; the alignment is ours.
         """
-        normalised = self.normalise(images, valid)
+        normalised = self.normalise(images, None)
         rows, columns = ceil_grid((int(images.shape[2]), int(images.shape[3])), EDGE_STRIDE)
         filled = F.pad(normalised, (0, -int(images.shape[3]) % math.lcm(EDGE_STRIDE, *self.branch.strides)))
         pair = torch.cat([filled, filled.flip(3)]).contiguous(memory_format=torch.channels_last)

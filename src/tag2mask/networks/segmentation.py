@@ -81,12 +81,9 @@ class SegmentationNetwork(NormalisingNetwork):
         every = self._all_logits(images, valid)
         return every if self.training and len(every) > 1 else every[-1]
 
-    def full_logits(self, images: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Logits of every pixel, float32 (N, C + 1, H, W), as `forward` in evaluation mode.
-
-        With ``align_corners`` the logits of a padded image are stretched over the padding, too.
-        """
-        logits = self._all_logits(images, valid)[-1]
+    def full_logits(self, images: Tensor) -> Tensor:
+        """Logits of every pixel, float32 (N, C + 1, H, W), as `forward` in evaluation mode."""
+        logits = self._all_logits(images, None)[-1]
         return self.to_pixels(logits, (int(images.shape[2]), int(images.shape[3])))
 
     def to_pixels(self, logits: Tensor, size: tuple[int, int]) -> Tensor:

@@ -20,6 +20,9 @@ from tag2mask.prediction.tiles import Axis, Piece, cut
 FORWARD_PIXELS = 1 << 22
 """Most pixels per forward pass, mirror images included, unless one image has more; ours."""
 
+_CHANNEL_PIXELS = 1 << 20
+"""Windows with more pixels are resized one colour at a time, to save memory."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -209,7 +212,15 @@ def _centres(piece: Piece, ratio: float, start: int, device: torch.device) -> Te
 
 def _at_scale_one(windows: Sequence[Tensor], ratio: float) -> Tensor:
     """uint8 (h, w, 3) each, to float (N, 3, h', w') in [0, 1]."""
-    return torch.cat([resize(window.permute(2, 0, 1)[None].float() / 255, ratio) for window in windows])
+
+    def converted(window: Tensor) -> Tensor:
+        return resize(window.permute(2, 0, 1)[None].float() / 255, ratio)
+
+    def by_colour(window: Tensor) -> Tensor:
+        return torch.cat([converted(window[..., colour : colour + 1]) for colour in range(3)], dim=1)
+
+    large = ratio != 1 and windows[0][..., 0].numel() > _CHANNEL_PIXELS
+    return torch.cat([by_colour(window) if large else converted(window) for window in windows])
 
 
 def _logits(network: SegmentationNetwork, images: Tensor, size: tuple[int, int], settings: PredictSettings) -> Tensor:
