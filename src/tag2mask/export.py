@@ -54,7 +54,6 @@ class Exported:
     """An exported network.
 
     Attributes:
-        path: the file.
         stride: both sides of an image must be multiples of it,
         remainder: and this many pixels more, 0 or 1.
         difference: the largest from torch's logits over the checked sizes, relative to the largest logit or to 1.

@@ -77,7 +77,6 @@ class Predictor:
 
     Attributes:
         classes: C names, without background; class id = index + 1.
-        intensity: the one in use.
 
     Raises:
         UsageError: `cuda` where there is none.
@@ -133,9 +132,6 @@ class Predictor:
 
     def probabilities(self, image: Photo) -> npt.NDArray[np.float32]:
         """The probability of every class at every pixel: the softmax of the mean logits, after the CRF if there is one.
-
-        Args:
-            image: as for `predict`.
 
         Returns:
             float32 (C + 1, H, W) in [0, 1], background first; sums to 1 at each pixel.
@@ -242,11 +238,7 @@ def load(
     """A predictor from the checkpoint of a segmentation network. No code in the file is run, nothing is downloaded.
 
     Args:
-        path: a `.safetensors` file, or the folder of a run that trained one.
-        device: as for `Predictor`, like all that follow.
-        settings: scales, mirror images, tiles, CRF.
-        pixel_limit: of image files.
-        intensity: of images of more than 8 bits.
+        path: a `.safetensors` file, or the folder of a run that trained one; other arguments as of `Predictor`.
 
     Raises:
         NetworkFileError: the file is missing, damaged, or holds something else.

@@ -60,13 +60,11 @@ def clip_cams(
     """Base CAMs of images of any sizes.
 
     Args:
-        clip: the model.
         images: each (3, h · patch, w · patch), as `Clip.prepare` gives it.
         tags: (B, C) bool.
         texts: (C, E) float32, unit length, of the classes.
         rivals: (G, E), of the background prompts.
         box_threshold: τ of `box_masks`; published: 0.4 for VOC, 0.7 for COCO.
-        boxes: of `box_masks`.
 
     Returns:
         one for each image, on the CPU.
@@ -107,7 +105,6 @@ def class_scores(clip: Clip, images: Sequence[Tensor], texts: Tensor, rivals: Te
     """The probability of each class in each image, independent of the other classes.
 
     Args:
-        clip: the model.
         images: each (3, h · patch, w · patch), as `Clip.prepare` gives it.
         texts: (C, E) float32, unit length, of the classes.
         rivals: (G, E), of the background prompts, G at least 1.

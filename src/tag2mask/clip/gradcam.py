@@ -67,8 +67,6 @@ def softmax_gradcams(
     """The maps of all present classes.
 
     Args:
-        clip: the model.
-        patches: of the batch.
         tokens: (B, 1 + n, D), input of the last block.
         texts: (C, E) float32, unit length, of the classes.
         rivals: (G, E), of the background prompts; G may be 0.

@@ -75,7 +75,6 @@ class Clip(nn.Module):
     """A frozen CLIP.
 
     Attributes:
-        model: a `transformers.CLIPModel`.
         tokenizer: its tokenizer; None where texts are given as features.
         patch: pixels per side of a patch.
     """
@@ -171,7 +170,6 @@ class Clip(nn.Module):
         """Run all blocks but the last.
 
         Args:
-            patches: of `patches`.
             attention_blocks: number of last blocks, the very last included, whose attention is returned.
         """
         tokens, bias = patches.tokens, patches.key_bias
@@ -200,9 +198,7 @@ class Clip(nn.Module):
         """Tokens after a block, (B, 1 + n, D).
 
         Args:
-            block: of `blocks`.
             tokens: (B, 1 + n, D), its input.
-            bias: of `Patches.key_bias`.
             summed: (B, n, n) float32, to which the attention averaged over heads is added, or None.
         """
         query, key, value = self.heads(block, block.layer_norm1(tokens))
@@ -259,7 +255,6 @@ def load_clip(name: str, *, notify: Notify | None = None) -> Clip:
 
     Args:
         name: a folder of a `transformers` CLIP, or ``owner/model`` on the hub.
-        notify: called before a download.
 
     Raises:
         UsageError: it is not a CLIP, or files are missing.

@@ -53,7 +53,6 @@ def read_npy_cams(path: Path, classes: int, size: tuple[int, int]) -> NpyCams:
     """Read and check one file.
 
     Args:
-        path: the file.
         classes: number of classes; a file may name 0 to ``classes`` − 1.
         size: (H, W) that the maps should have.
 

@@ -22,7 +22,6 @@ class Words:
     Attributes:
         template: a sentence with ``{}`` for the words of a class.
         prompts: C texts, the words of each class, with synonyms separated by spaces or commas.
-        background: words for background.
         notices: one sentence for each dropped word.
     Source: CLIP-ES for the template and the words of VOC and COCO.
     """
@@ -46,7 +45,6 @@ def read_words(source: str | None, classes: Sequence[str]) -> Words:
     Args:
         source: `voc`, `coco`, or a YAML file with ``template``, ``classes`` (name: words) and ``background`` (a list),
             each of them optional; None takes the template and the background words of `voc`.
-        classes: C names.
 
     Raises:
         UsageError: the file is missing, is not YAML, holds an unknown key or class, or its template does not hold

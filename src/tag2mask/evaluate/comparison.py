@@ -18,9 +18,7 @@ class Comparison:
     """Two networks on one split.
 
     Attributes:
-        split: of the images.
         own: the figures of this run's predictions, as of `Figures.to_json`.
-        other: those of the other run.
         masks: the figures of this run's masks on the split, by refinement method.
     """
 
@@ -76,8 +74,6 @@ def compare(own: Mapping[str, Any], other: Mapping[str, Any], splits: Collection
 
     Args:
         own: the figures of a run, as of its metrics.json.
-        other: those of the other run.
-        splits: the splits to compare.
 
     Raises:
         UsageError: they share no split, or were measured on different images or classes.
@@ -129,9 +125,7 @@ class Benchmark:
     """A data set with published figures.
 
     Attributes:
-        name: for display.
         classes: number of measured classes, background included.
-        splits: number of images of each split.
         figures: by stage and split; those of `cams` are POT's.
     """
 

@@ -25,7 +25,6 @@ class Confusion:
         classes: number of classes, background included; at most 255.
 
     Attributes:
-        classes: as given.
         matrix: int64 (classes, classes), pixels by [truth, prediction], as scikit-learn's ``confusion_matrix``.
         withheld: int64 (classes,), pixels by truth whose prediction is 255.
 
@@ -141,8 +140,6 @@ class ThresholdSweep:
         thresholds: in [0, 1], ascending; compared in float32, as the CAMs are.
 
     Attributes:
-        classes: as given.
-        thresholds: as given.
         joint: int64 (classes, classes, thresholds + 1), pixels by [truth, winner, thresholds that the winner beats].
 
     Source: the sweep is the field's; counting it in one pass is ours.

@@ -30,7 +30,6 @@ class Figures:
         iou: by class name, background first: intersection over union.
         over_activation: by class name: false positives over the union.
         under_activation: by class name: false negatives over the union. The three sum to 1.
-        images: number of images.
         chosen: names of the classes of ``miou``; None = all.
         threshold: the background threshold of the best ``miou``; None for masks and for CAMs with a background map.
         sweep: mIoU by background threshold; None where ``threshold`` is.
@@ -62,9 +61,7 @@ class Figures:
         """The figures of a confusion matrix, or of a sweep at its best threshold.
 
         Args:
-            counts: of the images.
             classes: names of the classes 1..C, without background.
-            images: number of images.
             ids: the classes of the mean IoU, 0 = background; all by default.
             tagged: number of images with each class 1..C as a tag; empty if unknown.
         """
@@ -218,7 +215,6 @@ class Counts:
         """The figures of the counts.
 
         Args:
-            folder: the counted folder, for messages.
             classes: names of the classes 1..C, without background.
             ids: the classes of the mean IoU, which also chooses the threshold; 0 = background; all by default.
             tagged: number of images with each class 1..C as a tag; empty if unknown.

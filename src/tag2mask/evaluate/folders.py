@@ -41,11 +41,9 @@ def evaluate_masks(
     A mask pixel of 255 counts as wrong (`Confusion`).
 
     Args:
-        folder: of the masks.
         photos: the images to compare, each with a ground-truth mask.
         ids: the classes of the mean IoU, 0 = background; all by default.
         allow_extra: whether masks may be there whose image is not in ``photos``.
-        on_photo: called with each image's ID.
 
     Raises:
         UsageError: a mask or a ground truth is missing, a mask has no image, or ``ids`` are not classes.
@@ -71,12 +69,7 @@ def evaluate_cams(
     figures are those of the best one. Arguments and errors as in `evaluate_masks`, and:
 
     Args:
-        folder: of CAM files of one kind.
-        photos: the images.
         thresholds: background thresholds in [0, 1], ascending; ``ids`` also choose the best one.
-        ids: the classes of the mean IoU.
-        allow_extra: whether other CAM files may be there.
-        on_photo: called with each image's ID.
 
     Raises:
         UsageError: some CAMs have a background map and some have none.

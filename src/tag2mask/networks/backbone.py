@@ -23,7 +23,6 @@ def build_backbone(settings: NetworkSettings, *, dilated: bool = False, notify: 
     are not cached.
 
     Args:
-        settings: which backbone and which weights.
         dilated: whether a ResNet gets dilations in place of the strides that ``output_stride`` removes (DeepLab).
             WideResNet-38 always has them.
         notify: called before a download; None logs a warning.
@@ -45,12 +44,6 @@ def build_backbone(settings: NetworkSettings, *, dilated: bool = False, notify: 
 
 def rebuild_backbone(architecture: dict[str, Any], settings: NetworkSettings, mean: Colour, std: Colour) -> Backbone:
     """The backbone of a checkpoint, with random weights.
-
-    Args:
-        architecture: of `Backbone.architecture`.
-        settings: of the network.
-        mean: of the input normalisation.
-        std: of the input normalisation.
 
     Raises:
         UsageError: the architecture is unknown.

@@ -52,10 +52,8 @@ class NetworkInfo:
     """The description of a network in a checkpoint.
 
     Attributes:
-        kind: of the network.
         classes: C names, without background; class id = index + 1; empty for an edge network.
         settings: of the network; of a segmentation network, those of its backbone.
-        architecture: of the backbone.
         mean: of the input normalisation, RGB in [0, 1].
         std: of the input normalisation.
         edge_levels: the stages that an edge network reads; empty for other kinds.
@@ -78,10 +76,6 @@ class NetworkInfo:
 
 def save_network(path: Path, network: SavedNetwork) -> None:
     """Write ``network`` to ``path`` (a `.safetensors`), atomically; the same network gives the same bytes.
-
-    Args:
-        path: the file.
-        network: not wrapped; on any device.
 
     Raises:
         NetworkFileError: weights are not finite; an existing file stays.
@@ -140,7 +134,6 @@ def load_network(path: Path, *, classes: tuple[str, ...] | None = None) -> PotNe
     """The POT network in ``path``, on the CPU, in evaluation mode.
 
     Args:
-        path: a file of `save_network`.
         classes: the class list that it must have; None: any.
 
     Raises:

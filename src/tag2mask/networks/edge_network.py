@@ -52,8 +52,6 @@ class EdgeNetwork(NormalisingNetwork):
         levels: indices into ``backbone.all_stages``; None takes `default_edge_levels`.
 
     Attributes:
-        backbone: the frozen stages.
-        branch: the trainable part.
         levels: indices of the stages that the branch reads.
 
     Raises:
@@ -77,9 +75,6 @@ class EdgeNetwork(NormalisingNetwork):
 
         Returns:
             float32 (N, ceil(H / 4), ceil(W / 4)).
-
-        Raises:
-            UsageError: ``images`` is not (N, 3, H, W).
         """
         return self._logits(self.normalise(images, valid))
 
@@ -114,11 +109,6 @@ class EdgeNetwork(NormalisingNetwork):
 
 def build_edge_network(backbone: Backbone, *, seed: int, levels: tuple[int, ...] | None = None) -> EdgeNetwork:
     """A new edge network, in training mode; the caller's random state is left as it was.
-
-    Args:
-        backbone: becomes part of the network and is frozen.
-        seed: of the branch's weights.
-        levels: as for `EdgeNetwork`.
 
     Raises:
         UsageError: wrong levels.

@@ -52,12 +52,9 @@ class PotNetwork(NormalisingNetwork):
     The classifier is a 1×1 convolution without bias on the last stage, followed by the mean over the cells.
 
     Attributes:
-        backbone: the stages.
         classes: C names, without background; class id = index + 1.
-        settings: of the constructor.
         levels: indices of the stages in the joint feature.
         stride: pixels per cell of ``cams`` and ``features``.
-        feature_channels: D.
 
     Raises:
         UsageError: no classes, too many, one twice, or a level that the backbone does not have.
@@ -90,9 +87,6 @@ class PotNetwork(NormalisingNetwork):
             images: float (N, 3, H, W), RGB in [0, 1].
             valid: bool (N, H, W), False where ``images`` is padding; None: no padding. The scores are means over the
                 `image_cells`.
-
-        Raises:
-            UsageError: ``images`` is not (N, 3, H, W).
         """
         normalised = self.normalise(images, valid)
         maps = self.backbone(normalised)
@@ -132,12 +126,6 @@ def build_network(
     settings: NetworkSettings, classes: tuple[str, ...], *, seed: int, notify: Notify | None = None
 ) -> PotNetwork:
     """A new POT network, on the CPU, in training mode. The global random state stays as it is.
-
-    Args:
-        settings: backbone, weights and joint feature.
-        classes: C names, without background.
-        seed: of the random weights.
-        notify: as for `build_backbone`.
 
     Raises:
         UsageError: the settings or the classes are wrong.

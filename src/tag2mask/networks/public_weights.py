@@ -67,7 +67,6 @@ def fetch(checkpoint: PublicCheckpoint, notify: Notify | None = None) -> Path:
     """The checkpoint's file on this machine; downloaded once, its hash verified every time.
 
     Args:
-        checkpoint: which one.
         notify: called before a download; None logs a warning.
 
     Raises:
@@ -117,10 +116,7 @@ def fit_weights(network: nn.Module, state: Mapping[str, Tensor], path: Path, nam
     """Load tensors into a network without classifier; those of a classifier (`fc…`, `linear1000`) are left out.
 
     Args:
-        network: takes the weights.
         state: tensors by the network's own names.
-        path: of the file, for the message.
-        name: of the network, for the message.
 
     Raises:
         UsageError: missing, unexpected or misshapen tensors.

@@ -77,7 +77,6 @@ class Variant(NamedTuple):
     Attributes:
         block: the block. `CaffeBottleneck` also selects Caffe's max pooling, which keeps the last row of an even
             number, and its normalisation: pixels of 0 to 255 minus their mean.
-        depths: blocks per stage.
         deep_stem: whether it begins with three 3×3 convolutions, of 64, 64 and 128 channels, instead of one of 7×7.
     """
 

@@ -39,10 +39,7 @@ class SegmentationNetwork(NormalisingNetwork):
     and what no stage that the head reads depends on. Exactly the trainable parameters require a gradient.
 
     Attributes:
-        backbone: the stages; its norm policy is set anew.
-        head: reads them.
         classes: C names, without background; class id = channel of the logits, 0 is background.
-        settings: of the constructor.
         stride: pixels per cell of the logits.
         align_corners: how `to_pixels` scales.
         licence: a note about the initial weights, kept in the checkpoint.
@@ -74,9 +71,6 @@ class SegmentationNetwork(NormalisingNetwork):
         Args:
             images: float (N, 3, H, W), RGB in [0, 1].
             valid: bool (N, H, W), False where ``images`` is padding; None: no padding.
-
-        Raises:
-            UsageError: ``images`` is not (N, 3, H, W).
         """
         every = self._all_logits(images, valid)
         return every if self.training and len(every) > 1 else every[-1]
@@ -175,12 +169,6 @@ def build_segmentation_network(
     settings: SegmentationNetworkSettings, classes: tuple[str, ...], *, seed: int, notify: Notify | None = None
 ) -> SegmentationNetwork:
     """A new segmentation network, on the CPU, in training mode. The global random state stays as it is.
-
-    Args:
-        settings: backbone, weights and head.
-        classes: C names, without background.
-        seed: of the random weights.
-        notify: as for `build_backbone`.
 
     Raises:
         UsageError: the settings or the classes are wrong.

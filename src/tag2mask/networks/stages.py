@@ -24,8 +24,6 @@ class Stage(NamedTuple):
     """One output of a backbone.
 
     Attributes:
-        name: as in the backbone.
-        channels: of the map.
         stride: input pixels per cell, along both sides.
     """
 
@@ -48,11 +46,9 @@ class Backbone(nn.Module):
     Attributes:
         stages: in the order of computation; the last one feeds the classifier.
         mean: of the input normalisation, RGB in [0, 1].
-        std: of the input normalisation.
         pretrained: whether the weights are pretrained; decides what is frozen.
         default_levels: indices of the stages of the default joint feature.
         norm_fixed: whether batch norm keeps its running statistics while training.
-        stem_fixed: whether the stem is frozen.
     """
 
     stages: tuple[Stage, ...]
@@ -127,11 +123,7 @@ class Backbone(nn.Module):
 
 
 class NormalisingNetwork(nn.Module):
-    """A network on a backbone that takes RGB in [0, 1] and normalises it itself.
-
-    Attributes:
-        backbone: the stages.
-    """
+    """A network on a backbone that takes RGB in [0, 1] and normalises it itself."""
 
     pixel_mean: Tensor
     pixel_std: Tensor

@@ -54,12 +54,8 @@ class PreActivationBlock(nn.Module):
     norm and ReLU. Dropout of whole channels stands before every convolution but the first.
 
     Args:
-        channels: of the input.
-        widths: channels after each convolution.
         kernels: side of each convolution, 1 or 3.
-        stride: of the first convolution.
         dilations: of each 3×3 convolution; those of 1×1 are ignored.
-        dropout: probability.
     """
 
     def __init__(

@@ -45,8 +45,6 @@ class Block:
 
     Attributes:
         photo: index into the images.
-        rows: of the result.
-        columns: of the result.
         logits: float32 (C + 1, rows, columns), the mean.
     """
 
@@ -86,8 +84,6 @@ def mean_logits(
     Args:
         network: in evaluation mode, on the device.
         photos: uint8 (H, W, 3), RGB, on the CPU, all of one size.
-        settings: scales, mirror images, tiles.
-        device: of the network.
         result: (H', W') of the result; None takes (H, W).
 
     Yields:
@@ -146,10 +142,8 @@ def window_grids(
     Images are filled up with the mean colour at the right and the bottom, to `filled_side`, as padding.
 
     Args:
-        network: in evaluation mode.
         windows: (N, 3, h, w) in [0, 1], at scale 1.
         size: of a window in image pixels.
-        settings: scales, mirror images, precision.
 
     Returns:
         one per scale.

@@ -93,7 +93,6 @@ def refined_masks(
         images: uint8 (H', W', 3), RGB, at the size at which they are refined; not read by `argmax`.
         cams: of each, in [0, 1], on a grid of its own.
         sizes: (H, W) of each mask.
-        settings: the method.
         edges: (ceil(H' / 4), ceil(W' / 4)) in [0, 1] of each, for methods with a random walk.
     """
     maps = list(cams)
@@ -144,7 +143,6 @@ def sure_labels(images: Sequence[Tensor], maps: Sequence[ClassMaps], settings: S
     Args:
         images: uint8 (H, W, 3), RGB, on the device that does the work.
         maps: of each, (K, H, W).
-        settings: of the passes.
 
     Returns:
         uint8 (H, W) for each.

@@ -31,7 +31,6 @@ class Scene:
         instances: uint8 (size, size), 0 = background, creatures from 1 on, the farthest first.
         faces: bool (size, size), the visible faces.
         tags: the class ids in the mask, ascending.
-        background: the name of the background.
     """
 
     image: np.ndarray
@@ -61,7 +60,6 @@ def render_scene(settings: SceneSettings, split: str, index: int) -> Scene:
 
     Args:
         settings: of the scenes; their number does not matter.
-        split: a name, such as ``"train"``.
         index: of the scene in its split, from 0.
     """
     rng = np.random.default_rng([settings.seed, *split.encode(), index])

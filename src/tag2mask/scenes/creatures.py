@@ -91,9 +91,7 @@ def draw_creature(rng: np.random.Generator, settings: SceneSettings, species: Sp
     """A creature of random build, looks and pose.
 
     Args:
-        rng: of all draws.
         settings: of the scenes: ``head``, ``looks``, ``kinship`` and ``look_bias``.
-        species: its class.
         length: of its body from shoulder to rump, in pixels; the whole is about twice as long.
     """
     shape = int(np.ceil(1.6 * length)), int(np.ceil(2.0 * length))

@@ -17,9 +17,6 @@ class Species:
     """A class: its face, which identifies it, and its correlates, home and usual looks.
 
     Attributes:
-        name: the class name.
-        face: the colour of the face.
-        mark: the colour of the marks in the face.
         pattern: where the marks are.
         crown: the shape on its head.
         home: its usual background.

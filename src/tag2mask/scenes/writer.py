@@ -36,8 +36,6 @@ def write_scenes(folder: Path, settings: SceneSettings, *, on_scene: Callable[[s
     Open it with ``data.root = folder`` and ``data.masks = folder/masks``. An incomplete folder is written again.
 
     Args:
-        folder: made if it does not exist.
-        settings: of the scenes.
         on_scene: called with the ID of each written scene.
 
     Returns:

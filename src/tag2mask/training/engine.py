@@ -32,9 +32,7 @@ class Group(NamedTuple):
     """Parameters that train alike.
 
     Attributes:
-        parameters: all of them trainable.
         factor: their learning rate, as a multiple of the settings'.
-        decay: whether weight decay applies to them.
     """
 
     parameters: list[nn.Parameter]
@@ -47,10 +45,7 @@ class Task:
     """A network with its data and its loss.
 
     Attributes:
-        stage: the stage that trains it, for messages.
-        network: with its parameters.
         samples: tensors by name, stacked over a batch; `image` is required.
-        groups: the trainable parameters.
         losses: from the network as it is wrapped for its device, a batch on that device, and the share of the steps
             already done, to a `Losses`.
         may_lack_gradients: whether some step leaves a trainable parameter without a gradient.
@@ -71,7 +66,6 @@ class Trained:
     """The result of a training.
 
     Attributes:
-        steps: steps done in all.
         resumed_from: the step of the resumed state; 0 for a fresh start.
         unreadable: images that could not be read and were replaced by others, with the reason.
     """
@@ -98,12 +92,8 @@ def train_network(
 
     Args:
         task: its network must be newly initialised; on resume its weights are overwritten.
-        settings: of training.
         folder: of state.pt and log.jsonl.
-        seed: of all draws.
-        device: `auto` takes the GPU if there is one.
         workers: processes that read images; 0 reads in this one.
-        on_step: progress.
 
     Raises:
         Interrupted: SIGTERM or Ctrl-C came; the state is saved.

@@ -50,11 +50,9 @@ class DrawOrder(Sampler[list[tuple[int, int]]]):
         Args:
             images: size of the set, at least 1.
             batch_size: images per step over all processes.
-            seed: of the permutations.
             first_step: the first step to draw for, counted from 0.
             last_step: one past the last step.
             rank: of this process, which gets every ``world``-th draw of a batch.
-            world: number of processes.
         """
         self.images, self.batch_size, self.seed = images, batch_size, seed
         self.first_step, self.last_step, self.rank, self.world = first_step, last_step, rank, world

@@ -54,10 +54,8 @@ def objective(
     """The loss of the POT network for one batch.
 
     Args:
-        output: of the network.
         tags: (N, C) bool.
         valid: (N, H, W) bool, False = padding.
-        settings: of training.
         pot: of POT; the thresholds for a single scale are used.
         stride: pixels per cell of the output.
         progress: share of the steps already done, in [0, 1).
