@@ -38,7 +38,6 @@ from tag2mask.data.problems import Problem
 from tag2mask.data.segmentations import segmentation_fault, to_runs
 from tag2mask.data.settings import Crowd, DataSettings
 from tag2mask.errors import UsageError
-from tag2mask.files import is_gone
 from tag2mask.pipeline import truth
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.segment import Segment
@@ -460,7 +459,7 @@ if __name__ == "__main__":
 
 def is_over(process: int) -> bool:
     """Whether a process has ended, be it that nobody has asked for its exit code yet."""
-    return is_gone(process) or psutil.Process(process).status() == psutil.STATUS_ZOMBIE
+    return not psutil.pid_exists(process) or psutil.Process(process).status() == psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.data

@@ -12,10 +12,9 @@ from torch.nn import functional as F
 from transformers import ConvNextConfig, MobileNetV2Config, ViTConfig
 
 from tag2mask.errors import UsageError
-from tag2mask.networks import Backbone, NetworkSettings, Stage, build_backbone
+from tag2mask.networks import Backbone, NetworkSettings, build_backbone
 from tag2mask.networks.edge_network import EdgeNetwork, build_edge_network, default_edge_levels
 from tag2mask.refine.affinity_loss import affinity_loss, reduced_labels
-from tag2mask.refine.random_walk import displacements, path
 
 
 def loss_in_loops(logits: Tensor, labels: Tensor, radius: int) -> list[Tensor]:
@@ -75,8 +74,6 @@ def test_the_loss_and_its_gradient_equal_loops_over_pairs(seed: int) -> None:
 
 
 def test_the_published_radius_on_a_grid_that_holds_all_its_displacements() -> None:
-    ways = displacements(10)
-    assert (len(ways), sum(len(path(*way)) for way in ways)) == (152, 2134)
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(1, 12, 21, generator=generator, dtype=torch.float64)
     labels = torch.randint(0, 3, logits.shape, generator=generator, dtype=torch.uint8)
@@ -199,19 +196,10 @@ def test_the_published_branch_in_slow() -> None:
         torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_maps_of_a_backbone_that_was_asked_as_before() -> None:
-    backbone = resnet().eval()
-    images = torch.rand(1, 3, 33, 40)
-    with torch.no_grad():
-        every, own = backbone.all_maps(images), backbone(images)
-    assert len(every) == 5 and all(torch.equal(one, other) for one, other in zip(every[1:], own, strict=True))
-    assert every[0].shape == (1, 64, 9, 10) and backbone.all_stages[1:] == backbone.stages
-
-
 def test_only_the_branch_trains() -> None:
     network = build_edge_network(resnet(), seed=0).train()
     before = {name: value.clone() for name, value in network.backbone.state_dict().items()}
-    own = network.branch_parameters()
+    own = list(network.branch.parameters())
     optimiser = torch.optim.SGD([each for each in network.parameters() if each.requires_grad], lr=0.1, momentum=0.9)
     assert {id(each) for each in own} == {id(each) for group in optimiser.param_groups for each in group["params"]}
     assert len(own) == 3 * 5 + 2
@@ -232,7 +220,6 @@ def test_padding_does_not_say_what_it_holds() -> None:
     valid = torch.ones(1, 40, 64, dtype=torch.bool)
     valid[..., 50:] = False
     assert torch.equal(network(images, valid), network(other, valid))
-    assert torch.equal(network.mean_logits(images, valid), network.mean_logits(other, valid))
     assert not torch.equal(network(images), network(other))
 
 
@@ -247,28 +234,6 @@ def test_mirrored_inference_is_the_mean_by_hand(width: int) -> None:
     found = network.mean_logits(images)
     torch.testing.assert_close(found, by_hand[..., : -(-width // 4)])
     assert not found.requires_grad
-
-
-class Columns(Backbone):
-    """Its maps are the image itself at strides 4 and 8, each cell the mean of its pixels: a backbone without a bias."""
-
-    stages = (Stage("fine", 3, 4), Stage("coarse", 3, 8))
-    default_levels = (0, 1)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        return [F.avg_pool2d(images, each.stride, ceil_mode=True, count_include_pad=False) for each in self.stages]
-
-
-@pytest.mark.parametrize("width", [32, 30, 25])
-def test_mirror_images_meet_cell_by_cell(width: int) -> None:
-    """Where the backbone knows no left and right, the mirror image says the same; a shifted grid would not."""
-    network = build_edge_network(Columns(), seed=0)
-    images = torch.rand(1, 3, 16, width)
-    filled = network.pixel_mean.expand(1, 3, 16, 32).clone()
-    filled[..., :width] = images
-    with torch.no_grad():
-        straight = network(filled)[..., : -(-width // 4)]
-    torch.testing.assert_close(network.mean_logits(images), straight, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -300,7 +265,7 @@ def test_other_backbones(config: Any, levels: tuple[int, ...], strides: tuple[in
     logits = network(torch.rand(2, 3, 45, 67))
     assert logits.shape == (2, 12, 17)
     affinity_loss(logits, torch.randint(0, 3, (2, 12, 17), dtype=torch.uint8), radius=4).total.backward()
-    assert all(each.grad is not None for each in network.branch_parameters())
+    assert all(each.grad is not None for each in list(network.branch.parameters()))
     assert all(each.grad is None for each in backbone.parameters())
     assert network.mean_logits(torch.rand(1, 3, 45, 67)).shape == (1, 12, 17)
 
@@ -320,9 +285,8 @@ def test_a_wrong_level_is_refused(levels: tuple[int, ...], message: str) -> None
 
 
 def test_chosen_levels_and_one_seed_one_branch() -> None:
-    torch.manual_seed(5)
+    backbone = resnet()
     state = torch.get_rng_state()
-    backbone = Columns()
     first, again, other = (build_edge_network(backbone, seed=seed, levels=(1,)) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state) and first.levels == (1,)
     images = torch.rand(1, 3, 16, 16)
@@ -342,7 +306,7 @@ def test_training_finds_the_border_inside_the_ignored_band() -> None:
         reduced_labels(torch.cat([labels, labels.flip(2)]), (16, 16)),
     )
     network = build_edge_network(resnet(), seed=0).train()
-    optimiser = torch.optim.SGD(network.branch_parameters(), lr=0.05, momentum=0.9)
+    optimiser = torch.optim.SGD(list(network.branch.parameters()), lr=0.05, momentum=0.9)
     losses = []
     for _ in range(40):
         optimiser.zero_grad()

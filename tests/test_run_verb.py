@@ -16,7 +16,7 @@ from tag2mask.cli import main
 from tag2mask.cli.console import output, show_published
 from tag2mask.data.images import read_mask
 from tag2mask.data.voc import VOC_CLASSES
-from tag2mask.evaluate.published import published_beside
+from tag2mask.evaluate.comparison import published_beside
 from tag2mask.pipeline.lock import held
 from tag2mask.pipeline.pace import seconds_per_photograph
 from tag2mask.pipeline.repeats import spread

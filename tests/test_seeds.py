@@ -340,7 +340,7 @@ def test_wrong_requests_for_tags(
 def test_scores_agree_with_the_library(clip: Path) -> None:
     from clip_tiny import PATCH
     from tag2mask.clip import load_clip
-    from tag2mask.clip.suggest import class_scores
+    from tag2mask.clip.cams import class_scores
 
     loaded = load_clip(str(clip))
     images = [torch.randn(3, 4 * PATCH, 4 * PATCH) for _ in range(2)]

@@ -24,7 +24,7 @@ def finish(request: Request, results: Iterable[StageResult]) -> int:
     """Tell each result as it comes, at the main process; 1 if anything failed."""
     from tag2mask.data.photos import recognised
     from tag2mask.distributed import is_main
-    from tag2mask.evaluate.published import published_beside
+    from tag2mask.evaluate.comparison import published_beside
 
     told, figures = [], {}
     for result in results:

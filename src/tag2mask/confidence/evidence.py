@@ -12,9 +12,8 @@ from torch import Tensor
 
 from tag2mask.confidence.overlap import class_shares, expected_iou
 from tag2mask.errors import Tag2maskError
-from tag2mask.files import write_bytes
-from tag2mask.npz import DAMAGED, read_npz
-from tag2mask.refine.labels import ClassMaps
+from tag2mask.files import DAMAGED, read_npz, write_bytes
+from tag2mask.refine.masks import ClassMaps
 
 _COUNTED_PIXELS = 1 << 22
 """The components of a larger mask are counted on every second, third, … row and column; ours."""

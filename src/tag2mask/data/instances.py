@@ -14,8 +14,7 @@ import numpy.typing as npt
 
 from tag2mask.data.document import Annotations, Image, Instance, take_up
 from tag2mask.data.problems import Problem, error
-from tag2mask.files import atomic_path
-from tag2mask.npz import DAMAGED, read_npz
+from tag2mask.files import DAMAGED, atomic_path, read_npz
 
 __all__ = ["Annotations", "Image", "Index", "Instance", "read_annotations", "read_index"]
 

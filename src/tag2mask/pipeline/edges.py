@@ -25,8 +25,8 @@ from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.refinable import cam_folder, of_these_photographs, read_refinables, require_cams, shard_of, stale
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.stage import Ahead, Settings, StagePlan, TrainingStage, training_settings
-from tag2mask.refine.labels import sure_labels
-from tag2mask.training.edges import edge_task
+from tag2mask.refine.masks import sure_labels
+from tag2mask.training.tasks import edge_task
 
 
 class Edges(TrainingStage):

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from tag2mask.data.images import write_fractions, write_mask
 from tag2mask.data.photos import PhotoSet
-from tag2mask.device import resolve_device
+from tag2mask.device import channels_last, resolve_device
 from tag2mask.errors import UsageError
-from tag2mask.memory import channels_last
 from tag2mask.networks.checkpoint import load_edge_network
 from tag2mask.networks.edge_network import EdgeNetwork
 from tag2mask.pipeline.config import Config, plain

@@ -33,7 +33,7 @@ from tag2mask.pipeline.stage import Ahead, Settings, TrainingStage, training_set
 from tag2mask.pipeline.truth import class_ids, truth_against_tags, with_truth
 from tag2mask.predictor import SEGMENT_NETWORK
 from tag2mask.training.engine import check_engine
-from tag2mask.training.segmentation import segmentation_task
+from tag2mask.training.tasks import segmentation_task
 
 MASKS = "masks"
 LEARNT_FROM = "segment/learnt_from.json"

@@ -9,10 +9,9 @@ from rich.console import Console
 
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
-from tag2mask.device import resolve_device
+from tag2mask.device import channels_last, resolve_device
 from tag2mask.errors import UsageError
 from tag2mask.inference import PhotoMaps, photo_maps, scale_one
-from tag2mask.memory import channels_last
 from tag2mask.networks.checkpoint import load_network
 from tag2mask.pipeline.batches import sized_batches
 from tag2mask.pipeline.cams import read_batches

@@ -17,8 +17,8 @@ from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.stage import Ahead, Settings, TrainingStage, training_settings
-from tag2mask.training.fitted import fitted_after, fitted_loss
-from tag2mask.training.objective import pot_task
+from tag2mask.training.log import fitted_after, fitted_loss
+from tag2mask.training.tasks import pot_task
 
 LOG = "train/log.jsonl"
 
