@@ -144,7 +144,7 @@ def check(settings: DataSettings, *, progress: Progress | None = None, threads: 
     problems += [*_overall(found, settings, tags.by_name()), *tags.problems(root), *twins.problems(root)]
     problems += _stray_corrections(decided, once, settings)
     masked = listing.masks[0].folder if listing.masks else listing.root
-    truth = count_truth(found.photos, pixel_limit=settings.pixel_limit)
+    truth = count_truth(found.photos)
     problems += truth_problems(truth, listing.shown(masked), painted=listing.painting is not None)
     usable = not errors_of(found.problems)
     several = settings.split is None and len(listing.splits) > 1

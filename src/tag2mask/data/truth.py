@@ -210,7 +210,7 @@ class TruthCounts:
         ]
 
 
-def count_truth(photos: "PhotoSet", *, pixel_limit: int = PIXEL_LIMIT) -> TruthCounts:
+def count_truth(photos: "PhotoSet") -> TruthCounts:
     """Open the masks of up to `SAMPLE` images; those that cannot be read are left out."""
     counts = TruthCounts(photos.classes)
     masked = photos.photos.where(lambda photo: photo.mask is not None)
@@ -219,7 +219,8 @@ def count_truth(photos: "PhotoSet", *, pixel_limit: int = PIXEL_LIMIT) -> TruthC
 
     def values(photo: Photo) -> tuple[Photo, list[int]]:
         try:
-            mask = read_mask(photo.mask, pixel_limit=pixel_limit, any_kind=bool(photos.mask_values))  # type: ignore[arg-type]
+            any_kind = bool(photos.mask_values)
+            mask = read_mask(photo.mask or Path(), pixel_limit=photos.pixel_limit, any_kind=any_kind)
             mask = photos.mask_values.apply(mask, photo.tags)
         except (MaskError, ValueError):
             return photo, []
