@@ -121,7 +121,7 @@ def read_voc(settings: DataSettings, root: Path, split: str | None) -> Listing:
 
 
 def is_voc(root: Path) -> bool:
-    """Whether a folder is a VOC root, or an export in that layout without the photographs."""
+    """Whether a folder is a VOC root, or an export in that layout without the images."""
     return (root / IMAGES).is_dir() or ((root / LISTS).is_dir() and (root / IMPORTED).is_file())
 
 
@@ -175,7 +175,7 @@ def _lists(root: Path, folder: Path, known: Container[str]) -> dict[str, VocList
 
 
 def list_problems(root: Path) -> Iterator[Problem]:
-    """What is wrong with the lists, whichever is used: missing photographs, and splits that overlap."""
+    """What is wrong with all lists: missing images, and splits that overlap."""
     if not (root / IMAGES).is_dir():  # which `read_voc` says
         return
     images = voc_images(root)
