@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
-from tag2mask.errors import UsageError
 from tag2mask.fields import Checked, setting
 
 Kind = Literal["auto", "table", "folders", "voc", "coco", "mvtec"]
@@ -24,7 +23,7 @@ PIXEL_LIMIT = 100_000_000
 
 
 @dataclass
-class DataSettings:
+class DataSettings(Checked):
     """Where the photographs and their tags are.
 
     Attributes:
@@ -68,28 +67,22 @@ class DataSettings:
     negatives: str | None = None
     intensity: tuple[float, float] | None = None
     crowd: Crowd = "ignore"
-    pixel_limit: int = PIXEL_LIMIT
+    pixel_limit: int = setting(PIXEL_LIMIT, low=1)
+
+    _section: ClassVar[str] = "data"
 
     def __post_init__(self) -> None:
-        """Turn names into paths and refuse what cannot be meant.
-
-        Raises:
-            UsageError: an unknown kind or treatment of crowds, or a pixel limit below 1.
-        """
+        """Turn names into paths, and refuse values out of range."""
         self.root, self.tags, self.masks, self.corrections = (
             None if path is None else Path(path) for path in (self.root, self.tags, self.masks, self.corrections)
         )
-        problems = []
-        if self.kind not in get_args(Kind):
-            problems.append(f"data.kind should be one of {', '.join(get_args(Kind))}, it is {self.kind!r}")
-        if self.crowd not in get_args(Crowd):
-            problems.append(f"data.crowd should be one of {', '.join(get_args(Crowd))}, it is {self.crowd!r}")
-        if self.pixel_limit < 1:
-            problems.append(f"data.pixel_limit should be at least 1 pixel, it is {self.pixel_limit}")
-        if self.intensity is not None and not (len(self.intensity) == 2 and self.intensity[0] < self.intensity[1]):
-            problems.append(f"data.intensity should be two ascending pixel values, it is {list(self.intensity)}")
-        if problems:
-            raise UsageError("; ".join(problems))
+        super().__post_init__()
+
+    def problems(self) -> list[str]:
+        """Intensities that are not two ascending numbers."""
+        if self.intensity is None or (len(self.intensity) == 2 and self.intensity[0] < self.intensity[1]):
+            return []
+        return [f"intensity should be two ascending pixel values, it is {list(self.intensity)}"]
 
 
 @dataclass
