@@ -2,6 +2,7 @@
 
 import colorsys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 from tag2mask.ahead import map_ahead
 from tag2mask.data.classes import did_you_mean
@@ -293,6 +292,8 @@ def advice(counts: TruthCounts, painted: bool = False) -> tuple[str, bool]:
 
 def _mapping(counts: TruthCounts, values: Sequence[int]) -> str:
     """``VALUE=CLASS,…`` if the values, renamed one to one, fit the tags; empty if they do not, or fit as they are."""
+    from scipy.optimize import linear_sum_assignment  # here, since every command imports this file
+
     values = [value for value in values if value != IGNORED]
     columns = counts.tagged.copy()
     columns[0] = counts.images  # background is in every image, tagged or not
