@@ -120,7 +120,7 @@ def state_of(top: Path, *without: Path) -> dict[str, tuple[int, int, int]]:
             if os.fsdecode(path) not in closed:
                 status = os.lstat(path)
                 is_folder = name in folders
-                changes = os.fsdecode(path) in parents  # what comes and goes beside it changes its time
+                changes = os.fsdecode(path) in parents  # what comes and goes next to it changes its time
                 size, at = 0 if is_folder else status.st_size, 0 if changes else status.st_mtime_ns
                 found[os.fsdecode(path)] = (status.st_mode, size, at)
     return found

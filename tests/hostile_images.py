@@ -12,22 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageSequence, PngImagePlugin
+from PIL import Image, PngImagePlugin
 
 from hostile_case import Case, Executes, Yard, write
 
-FORMATS = {
-    "JPEG": "jpg",
-    "PNG": "png",
-    "WEBP": "webp",
-    "TIFF": "tif",
-    "BMP": "bmp",
-    "GIF": "gif",
-    "PPM": "ppm",
-    "JPEG2000": "jp2",
-}
-CUTS = 9
-DAMAGES = 5
+SUFFIXES = ("jpg", "png", "webp", "tif", "bmp", "gif", "ppm", "jp2")
+FORMATS = dict(zip(("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000"), SUFFIXES, strict=True))
+CUTS = 3
+DAMAGES = 2
 
 
 @cache
@@ -105,32 +97,38 @@ def png(width: int, height: int, *chunks: bytes, depth: int = 8, colour: int = 2
 
 def tiff(width: int, height: int, *more: tuple[int, int, int, int], after: int = 0) -> bytes:
     """A TIFF of one strip of any claimed size; ``after`` is the place of the next directory."""
-    entries = [
-        (256, 4, 1, width),
-        (257, 4, 1, height),
-        (258, 3, 1, 8),
-        (259, 3, 1, 1),
-        (262, 3, 1, 1),
-        (273, 4, 1, 8),
-        (278, 4, 1, height),
-        (279, 4, 1, 16),
-        *more,
-    ]
+    entries = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1)]
+    entries += [(273, 4, 1, 8), (278, 4, 1, height), (279, 4, 1, 16), *more]
     body = b"".join(struct.pack("<HHII", *entry) for entry in sorted(entries))
     return b"II*\0" + struct.pack("<IH", 8, len(entries)) + body + struct.pack("<I", after)
 
 
+def claiming(whole: bytes, place: int, form: str, *sides: int) -> bytes:
+    """A sound image with other sides in its header."""
+    return whole[:place] + struct.pack(form, *sides) + whole[place + struct.calcsize(form) :]
+
+
 def bmp(width: int, height: int) -> bytes:
     """A BMP of any claimed size."""
-    return (
-        b"BM" + struct.pack("<IHHIIiiHHIIIIII", 70, 0, 0, 54, 40, width, height, 1, 24, 0, 16, 0, 0, 0, 0) + bytes(16)
-    )
+    return claiming(photograph("BMP"), 18, "<ii", width, height)
 
 
 def gif(width: int, height: int) -> bytes:
-    """A GIF of any claimed size."""
-    frame = b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x02\x02\x4c\x01\0;"
-    return b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6) + frame
+    """A GIF of any claimed size, of its screen and of its frame."""
+    whole = claiming(photograph("GIF"), 6, "<HH", width, height)
+    return claiming(whole, whole.index(b",\0\0\0\0") + 5, "<HH", width, height)
+
+
+def jpeg(width: int, height: int) -> bytes:
+    """A JPEG of any claimed size."""
+    return claiming(photograph(), photograph().index(b"\xff\xc0") + 5, ">HH", height, width)
+
+
+def jpeg2000(width: int, height: int) -> bytes:
+    """A JPEG 2000 that claims any size in both of its headers."""
+    whole = photograph("JPEG2000")
+    sized = claiming(whole, whole.index(b"ihdr") + 4, ">II", height, width)
+    return claiming(sized, whole.index(b"\xff\x51") + 6, ">II", width, height)
 
 
 def webp(width: int, height: int) -> bytes:
@@ -140,67 +138,34 @@ def webp(width: int, height: int) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-def jpeg(width: int, height: int) -> bytes:
-    """A JPEG whose frame header claims any size."""
-    whole = photograph()
-    place = whole.index(b"\xff\xc0") + 5
-    return whole[:place] + struct.pack(">HH", height, width) + whole[place + 4 :]
-
-
-def jpeg2000(width: int, height: int) -> bytes:
-    """A JPEG 2000 that claims any size in both of its headers."""
-    whole = photograph("JPEG2000")
-    box, siz = whole.index(b"ihdr") + 4, whole.index(b"\xff\x51") + 6
-    sized = whole[:box] + struct.pack(">II", height, width) + whole[box + 8 :]
-    return sized[:siz] + struct.pack(">II", width, height) + sized[siz + 8 :]
-
-
 def _bombs() -> Iterator[Case]:
+    text = zlib.compress(bytes(80 << 20))
     huge = {
         "png-2e31": png(2**31 - 1, 2**31 - 1),
-        "png-65535": png(65535, 65535),
-        "png-wide": png(2**31 - 1, 1),
         "png-below-the-limit": png(9999, 9999),
         "png-16-bit": png(9999, 9999, depth=16, colour=6),
-        "png-text": png(8, 8, png_chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(80 << 20)))),
-        "png-international-text": png(8, 8, png_chunk(b"iTXt", b"k\0\1\0\0\0" + zlib.compress(bytes(80 << 20)))),
-        "png-profile": png(8, 8, png_chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(80 << 20)))),
-        "tiff-2e32": tiff(2**32 - 1, 2**32 - 1),
+        "png-text": png(8, 8, png_chunk(b"zTXt", b"k\0\0" + text)),
+        "png-international-text": png(8, 8, png_chunk(b"iTXt", b"k\0\1\0\0\0" + text)),
+        "png-profile": png(8, 8, png_chunk(b"iCCP", b"k\0\0" + text)),
         "tiff-65535": tiff(65535, 65535),
         "tiff-below-the-limit": tiff(9999, 9999),
         "tiff-many-strips": tiff(64, 64, (700, 1, 2**32 - 1, 8)),
         "tiff-directory-in-itself": tiff(64, 64, after=8),
         "tiff-samples": tiff(64, 64, (277, 3, 1, 65535)),
         "bmp-2e31": bmp(2**31 - 1, 2**31 - 1),
-        "bmp-40000": bmp(40000, 40000),
         "bmp-below-the-limit": bmp(9999, 9999),
         "gif-65535": gif(65535, 65535),
-        "webp-2e24": webp(2**24, 2**24),
         "webp-16384": webp(16384, 16384),
         "jpeg-65535": jpeg(65535, 65535),
-        "jp2-2e31": jpeg2000(2**31 - 1, 2**31 - 1),
         "jp2-65535": jpeg2000(65535, 65535),
-        "ppm-1e9": b"P6\n1000000000 1000000000\n255\n" + bytes(9),
         "ppm-digits": b"P6\n" + b"9" * 5000 + b" 4\n255\n" + bytes(9),
         "ppm-comment": b"P6\n#" + b"x" * (1 << 20),
         "ppm-below-the-limit": b"P6\n9999 9999\n255\n" + bytes(9),
     }
     for name, content in huge.items():
         yield _case("bomb", name, f"hostile.{name.partition('-')[0]}".replace(".tiff", ".tif"), content)
-    empty = {
-        "png": png(0, 0),
-        "png-flat": png(8, 0),
-        "tiff": tiff(0, 0),
-        "bmp": bmp(0, 8),
-        "bmp-negative": bmp(-8, 8),
-        "gif": gif(0, 0),
-        "jpeg": jpeg(0, 40),
-        "jpeg-flat": jpeg(48, 0),
-        "jp2": jpeg2000(0, 0),
-        "ppm": b"P6\n0 0\n255\n",
-        "ppm-negative": b"P6\n-8 8\n255\n" + bytes(192),
-    }
-    for name, content in empty.items():
+    empty = {"png": png(8, 0), "tiff": tiff(0, 0), "bmp": bmp(-8, 8), "gif": gif(0, 0), "jpeg": jpeg(0, 40)}
+    for name, content in (empty | {"jp2": jpeg2000(0, 0), "ppm": b"P6\n-8 8\n255\n" + bytes(192)}).items():
         yield _case("zero-size", name, "hostile.png", content)
 
 
@@ -213,89 +178,55 @@ def _others() -> dict[str, bytes]:
         "nothing": b"",
         "one-byte": b"\xff",
         "zeros": bytes(4096),
-        "text": b"just text",
-        "utf16": "just text".encode("utf-16"),
-        "html": b"<!doctype html><script>alert(1)</script>",
         "svg": b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>',
         "zip": packed.getvalue(),
         "pickle": pickle.dumps(Executes(Path("executed"))),
-        "program": b"\x7fELF" + bytes(60),
         "script": b"#!/bin/sh\ntouch executed\n",
         "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(executed) (w) file closefile\n",
-        "pdf": b"%PDF-1.7\n1 0 obj<</Type/Catalog>>endobj",
-        "heic": bytes([0, 0, 0, 24]) + b"ftypheic" + bytes(24),
         "video": bytes([0, 0, 0, 24]) + b"ftypisom" + bytes(24),
-        "icon": b"\0\0\1\0\1\0" + bytes(32),
         "photoshop": b"8BPS" + bytes(60),
-        "wmf": b"\xd7\xcd\xc6\x9a" + bytes(60),
-        "fits": b"SIMPLE  =                    T" + bytes(60),
         "hdf5": b"\x89HDF\r\n\x1a\n" + bytes(60),
         "lfs-pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n",
-        "gzip": b"\x1f\x8b\x08" + bytes(20),
-        "png-signature-alone": b"\x89PNG\r\n\x1a\n",
-        "jpeg-signature-alone": b"\xff\xd8\xff",
         "two-signatures": b"\x89PNG\r\n\x1a\n\xff\xd8\xff" + photograph(),
     }
 
 
 def _odd_pixels() -> dict[str, tuple[bytes, bool]]:
-    """Whole files of unusual pixels, and whether they can be used."""
-    noise = np.random.default_rng(1).integers(0, 65536, (40, 48)).astype(np.uint16)
-    grey = Image.fromarray((noise >> 8).astype(np.uint8))
+    """Whole files of unusual pixels, and whether they can be used; tests/test_real_pixels.py has the sound kinds."""
     colours = Image.open(io.BytesIO(photograph("PNG")))
-    frames = [Image.fromarray(np.full((40, 48), 60 * number + 20, np.uint8)) for number in range(4)]
-    palette = colours.quantize(16)
-    broken = saved(palette, "PNG")
-    at = broken.index(b"IDAT") - 4
-    found = {
-        "16-bit": (saved(Image.fromarray(noise), "PNG"), True),
-        "cmyk": (saved(colours.convert("CMYK"), "JPEG"), True),
+    whole = saved(colours.quantize(16), "PNG")
+    at = whole.index(b"IDAT") - 4
+    short = (b"\0" + b"\xff" * 8) * 8
+    return {
         "lab": (saved(colours.convert("LAB"), "TIFF"), True),
-        "float": (saved(Image.fromarray(noise.astype(np.float32)), "TIFF"), False),
-        "32-bit": (saved(Image.fromarray(noise.astype(np.int32) * 70000), "TIFF"), False),
-        "one-bit": (saved(grey.convert("1"), "PNG"), True),
-        "grey-alpha": (saved(colours.convert("LA"), "PNG"), True),
-        "animated-gif": (saved(frames[0], "GIF", save_all=True, append_images=frames[1:]), True),
-        "animated-webp": (saved(frames[0], "WEBP", save_all=True, append_images=frames[1:]), True),
-        "animated-png": (saved(frames[0], "PNG", save_all=True, append_images=frames[1:]), True),
-        "pages": (saved(colours, "TIFF", save_all=True, append_images=frames), True),
-        "transparency-too-long": (broken[:at] + png_chunk(b"tRNS", bytes(300)) + broken[at:], False),
-        "transparency-empty": (broken[:at] + png_chunk(b"tRNS", b"") + broken[at:], True),
+        "transparency-too-long": (whole[:at] + png_chunk(b"tRNS", bytes(300)) + whole[at:], False),
+        "transparency-empty": (whole[:at] + png_chunk(b"tRNS", b"") + whole[at:], True),
         "no-palette": (png(8, 8, depth=8, colour=3, data=bytes(72)), False),
-        "palette-too-short": (
-            png(8, 8, png_chunk(b"PLTE", bytes(3)), depth=8, colour=3, data=(b"\0" + b"\xff" * 8) * 8),
-            True,
-        ),
+        "palette-too-short": (png(8, 8, png_chunk(b"PLTE", bytes(3)), depth=8, colour=3, data=short), True),
         "unknown-colour-type": (png(8, 8, colour=5, data=bytes(200)), False),
         "unknown-depth": (png(8, 8, depth=7, data=bytes(200)), False),
         "two-headers": (png(8, 8, png_chunk(b"IHDR", bytes(13)), data=bytes(200)), False),
         "garbage-behind": (photograph("PNG") + b"executed" * 99, True),
     }
-    assert len(list(ImageSequence.Iterator(Image.open(io.BytesIO(found["animated-gif"][0]))))) == 4
-    return found
 
 
 def _nonsense() -> dict[str, bytes]:
     """JPEGs and PNGs whose metadata is nonsense; their pixels are sound."""
+    one_entry = b"II*\0\x08\0\0\0\x01\0"
     exif = {
-        "orientation-0": b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\0\0\0\0\0\0\0\0",
-        "orientation-999": b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\xe7\x03\0\0\0\0\0\0",
-        "orientation-as-text": b"II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0six\0\0\0\0\0",
-        "orientation-by-zero": b"II*\0\x08\0\0\0\x01\0\x12\x01\x05\0\x01\0\0\0\x1a\0\0\0\0\0\0\0" + bytes(8),
-        "loop": b"II*\0\x08\0\0\0\x01\0\x69\x87\x04\0\x01\0\0\0\x08\0\0\0\x08\0\0\0",
+        "orientation-999": one_entry + b"\x12\x01\x03\0\x01\0\0\0\xe7\x03\0\0\0\0\0\0",
+        "orientation-as-text": one_entry + b"\x12\x01\x02\0\x04\0\0\0six\0\0\0\0\0",
+        "orientation-by-zero": one_entry + b"\x12\x01\x05\0\x01\0\0\0\x1a\0\0\0\0\0\0\0" + bytes(8),
+        "loop": one_entry + b"\x69\x87\x04\0\x01\0\0\0\x08\0\0\0\x08\0\0\0",
         "many-entries": b"II*\0\x08\0\0\0\xff\xff" + b"\x12\x01\x03\0\xff\xff\xff\xff\0\0\0\0" * 40,
         "far-away": b"II*\0\xff\xff\xff\x7f",
-        "empty": b"",
         "noise": bytes(range(256)),
     }
-    found = {f"exif-{name}": _with_exif(content) for name, content in exif.items()}
     info = PngImagePlugin.PngInfo()
     info.add_text("Comment", "\x1b[31m" * 99)
-    pixels = Image.open(io.BytesIO(photograph("PNG")))
-    return found | {
+    return {f"exif-{name}": _with_exif(content) for name, content in exif.items()} | {
         "profile-of-noise": photograph("JPEG", icc_profile=bytes(range(256)) * 9),
-        "dpi-huge": photograph("JPEG", dpi=(65535, 65535)),
-        "text-with-escapes": saved(pixels, "PNG", pnginfo=info),
+        "text-with-escapes": saved(Image.open(io.BytesIO(photograph("PNG"))), "PNG", pnginfo=info),
         "xmp-bomb": photograph("JPEG", xmp=b"<!DOCTYPE x [<!ENTITY a 'aaaa'>]>" + b"&a;" * 9000),
     }
 

@@ -5,7 +5,6 @@ import json
 import pickle
 import random
 import struct
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ def cases(rng: random.Random) -> Iterator[Case]:
         yield Case("network-says", name, lambda yard, change=change: _with(yard, change), "model.safetensors")
     for name, pattern in _patterns().items():
         yield Case("predict-place", name, lambda yard, pattern=pattern: _at(yard, pattern), "", (1, 2))
-    yield Case("predict-names", "all", _names, "29 failed", (1,))
+    yield Case("predict-names", "all", _names, f"{len(NAMES)} failed", (1,))
 
 
 def _predicted(yard: Yard, network: bytes, place: str = "photos") -> list[str]:
@@ -67,10 +66,8 @@ def _file(header: object, tensors: bytes = b"", length: int | None = None) -> by
 def _files(sound: bytes, marker: Path) -> dict[str, bytes]:
     """Other files under the name of a network."""
     header, tensors = _parts(sound) if sound else ({}, b"")
-    saved, packed = io.BytesIO(), io.BytesIO()
+    saved = io.BytesIO()
     torch.save({"a": torch.zeros(3), "b": Executes(marker)}, saved)
-    with zipfile.ZipFile(packed, "w") as archive:
-        archive.writestr("model/data.pkl", pickle.dumps(Executes(marker)))
 
     def tensor(**change: object) -> bytes:
         return _file({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} | change}, bytes(8))
@@ -81,29 +78,19 @@ def _files(sound: bytes, marker: Path) -> dict[str, bytes]:
         "nothing": b"",
         "pickle": pickle.dumps(Executes(marker)),
         "torch-save": saved.getvalue(),
-        "zip": packed.getvalue(),
-        "numpy": b"\x93NUMPY\x01\0",
-        "text": b"hello, this is no network at all",
         "length-huge": _file({}, length=2**63),
         "length-above-the-limit": _file({}, length=200 << 20),
-        "length-zero": _file({}, length=0),
         "header-no-json": _file(b"{" * 5000),
-        "header-list": _file([]),
-        "header-utf-16": _file(json.dumps({}).encode("utf-16")),
         "no-metadata": tensor(),
-        "metadata-number": _file({"__metadata__": 7}),
         "metadata-nested": _file({"__metadata__": {"tag2mask": {"kind": "segmentation"}}}),
         "tensor-outside": tensor(data_offsets=[0, 2**40]),
-        "tensor-negative": tensor(data_offsets=[8, 0]),
         "tensor-huge": tensor(shape=[2**40, 2**40]),
         "tensor-unknown-type": tensor(dtype="EVIL"),
         "cut-off": sound[: len(sound) // 2],
-        "header-cut-off": sound[:64],
         "garbage-behind": sound + b"x" * 99,
         "tensors-missing": _file(less, tensors),
         "tensor-of-another-shape": _file(header | {first: dict(header.get(first, {}), shape=[1])}, tensors),
         "tensors-none": _file({"__metadata__": header.get("__metadata__", {})}),
-        "metadata-of-another": _file({"__metadata__": {"format": "pt"}}),
     }
 
 
@@ -124,42 +111,21 @@ def _descriptions() -> dict[str, Callable[[Description], object]]:
     return found | {
         "no-json": lambda _: "{",
         "deep": lambda _: "[" * 100_000,
-        "list": lambda _: "[]",
-        "text": lambda _: '"x"',
-        "version-text": put("format_version", "1"),
         "version-newer": put("format_version", 10**30),
-        "version-list": put("format_version", [1]),
         "kind-unknown": put("kind", "\x1b[31mevil"),
         "kind-pot": put("kind", "pot"),
-        "kind-list": put("kind", []),
-        "classes-number": put("classes", 5),
-        "classes-of-numbers": put("classes", [1, 2]),
-        "classes-none": put("classes", []),
-        "classes-thousands": put("classes", [f"c{number}" for number in range(5000)]),
         "classes-more": put("classes", ["cat", "dog", "cow"]),
-        "mean-infinite": put("normalisation", {"mean": [float("inf")] * 3, "std": [1, 1, 1]}),
         "mean-nan": put("normalisation", {"mean": [float("nan")] * 3, "std": [1, 1, 1]}),
         "std-zero": put("normalisation", {"mean": [0, 0, 0], "std": [0, 0, 0]}),
-        "mean-two": put("normalisation", {"mean": [0, 0], "std": [1, 1, 1]}),
-        "mean-text": put("normalisation", {"mean": ["a", "b", "c"], "std": [1, 1, 1]}),
-        "settings-unknown": settings(evil=1),
         "settings-head": settings(head="evil"),
-        "settings-width": settings(width=10**9),
-        "backbone-text": put("backbone", "resnet"),
-        "backbone-kind": put("backbone", {"kind": "evil"}),
         "backbone-resnet": put("backbone", {"kind": "resnet", "name": "resnet9999"}),
         "backbone-divisor": put("backbone", {"kind": "wide-resnet38", "divisor": 0}),
         "model-unknown": config(model_type="evil"),
         "model-remote": config(model_type="evil", auto_map={"AutoModel": "evil--evil.Model"}),
         "model-wide": config(hidden_size=1 << 20),
-        "model-very-wide": config(hidden_size=1 << 40),
         "model-deep": config(num_hidden_layers=10**9),
         "model-of-many-blocks": config(model_type="hgnet_v2", stage_num_blocks=[10**6] * 4),
-        "model-negative": config(hidden_size=-16),
-        "model-text": config(hidden_size="16"),
-        "model-patch-zero": config(patch_size=0),
         "model-act": config(hidden_act="os.system"),
-        "model-image": config(image_size=1 << 24),
     }
 
 

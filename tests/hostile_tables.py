@@ -15,32 +15,18 @@ def cases(rng: random.Random) -> Iterator[Case]:
         yield Case("table", name, lambda yard, content=content: _checked(yard, content), said, (1,))
     for name, content in _usable().items():
         yield Case("odd-table", name, lambda yard, content=content: _checked(yard, content), "", (0, 1))
-    for number in range(24):
+    for number in range(6):
         content = _scrambled(rng)
         yield Case("scrambled-table", str(number), lambda yard, content=content: _checked(yard, content), "", (0, 1))
     for name, (content, suffix) in _lists().items():
         yield Case("class-list", name, lambda yard, c=content, s=suffix: _listed(yard, c, s), "classes", (1,))
-    for name in (
-        "/dev/zero",
-        "\0",
-        ",",
-        "a;b,c",
-        "x" * 5000,
-        "cat," * 300,
-        "/",
-    ):
-        shown = name.encode("unicode_escape").decode()[:20]
-        yield Case(
-            "class-names",
-            shown,
-            lambda yard, name=name: [*_checked(yard, SOUND), f"--data.classes={name}"],
-            "class",
-            (1, 2),
-        )
+    for name in ("/dev/zero", "\0", "x" * 5000, "/"):
+        words = lambda yard, name=name: [*_checked(yard, SOUND), f"--data.classes={name}"]  # noqa: E731
+        yield Case("class-names", name.encode("unicode_escape").decode()[:20], words, "class", (1, 2))
 
 
 def _checked(yard: Yard, content: bytes | str) -> list[str]:
-    """`check` of a table beside two photographs; a third lies outside."""
+    """`check` of a table next to two images; a third lies outside."""
     for name in ("one", "two"):
         write(yard.data / f"{name}.jpg", photograph())
     write(yard.data / "tags.csv", content)
@@ -61,66 +47,32 @@ def _tables(rng: random.Random) -> dict[str, tuple[bytes | str, str]]:
     outside = {
         "climbing": "../../secret.png",
         "absolute": "/etc/passwd",
-        "windows": "C:\\secret.png",
         "climbing-windows": "..\\..\\secret.png",
-        "climbing-inside": "cat/../../../secret.png",
         "url": "https://example.org/one.jpg",
-        "file-url": "file:///etc/passwd",
-        "home": "~/secret.png",
-        "variable": "$HOME/secret.png",
         "pipe": "|mkdir executed",
-        "substitution": "$(mkdir executed).jpg",
         "folder": ".",
         "long": "n" * 300 + ".jpg",
         "very-long": "n/" * 3000 + "one.jpg",
         "escapes": "\x1b[2J.jpg",
         "device": "/dev/zero",
-        "standard-input": "/dev/stdin",
     }
     found: dict[str, tuple[bytes | str, str]] = {
         f"image-{name}": (f'image,tags\none.jpg,cat\n"{image}",dog\n', "tags.csv line 3")
         for name, image in outside.items()
     }
-    found |= {f"encoding-{name}": (SOUND.encode(name), "tags.csv") for name in ("utf-16", "utf-32", "utf-16-be")}
+    found |= {f"encoding-{name}": (SOUND.encode(name), "tags.csv") for name in ("utf-16", "utf-32")}
     found |= {
         "latin-1": ("image,tags\none.jpg,käfer\n".encode("latin-1"), "UTF-8"),
-        "shift-jis": ("image,tags\none.jpg,猫の写真\n".encode("shift-jis"), "UTF-8"),
         "broken-utf-8": (b"image,tags\none.jpg,\xff\xfe\n", "UTF-8"),
-        "overlong-utf-8": (b"image,tags\none.jpg,\xc0\xaf\n", "UTF-8"),
-        "surrogates": (b"image,tags\none.jpg,\xed\xa0\x80\n", "UTF-8"),
         "null-byte": ("image,tags\none.jpg,c\0at\n", "null bytes"),
-        "null-name": ("image,tags\n\0,cat\n", "null bytes"),
-        "nothing": (b"", "tags.csv"),
-        "blank-lines": ("\n\n\n", "tags.csv"),
-        "header-alone": ("image,tags\n", "no photographs"),
-        "no-header": ("one.jpg,cat\ntwo.jpg,dog\n", "image"),
-        "bars": (SOUND.replace(",", "|"), "commas"),
-        "blanks": (SOUND.replace(",", " "), "image"),
         "open-quote": ('image,tags\n"one.jpg,cat\ntwo.jpg,dog\n', "tags.csv line 2"),
-        "quote-inside": ('image,tags\none.jpg,"cat"s\n', "quotes"),
         "endless-field": ('image,tags\none.jpg,"' + "x" * (2 << 20) + '"\n', "tags.csv line 2"),
         "endless-open-field": ('image,tags\none.jpg,"' + "x\n" * (1 << 17), "tags.csv line"),
         "endless-header": ("x" * (2 << 20), "tags.csv line 1"),
-        "column-twice": ("image,tags,tags\none.jpg,cat,dog\n", "named twice"),
-        "column-twice-in-case": ("image,Cat,cat\none.jpg,1,0\n", "named twice"),
-        "column-without-name": ("image,cat,\none.jpg,1,0\n", "has no name"),
-        "image-twice": ("image,image,tags\none.jpg,two.jpg,cat\n", "named twice"),
-        "id-twice": ("image,tags\none.jpg,cat\none.jpg,dog\n", "one"),
-        "id-twice-by-suffix": ("image,tags\none.jpg,cat\none.png,dog\n", "one"),
         "id-twice-by-way": ("image,tags\none.jpg,cat\n./cat/../one.jpg,dog\n", "one"),
-        "ragged": ("image,tags\none.jpg,cat,dog\ntwo.jpg\n", "columns instead of 2"),
         "many-columns": ("image,tags\none.jpg" + ",cat" * 100_000 + "\n", "columns instead of 2"),
-        "no-image": ("image,tags\n,cat\n", "names no image"),
-        "no-tags": ("image,tags\none.jpg,\ntwo.jpg,;;;\n", "tags"),
-        "numbers": ("image,cat,dog\none.jpg,2,-1\n", "0 or 1"),
-        "nan": ("image,cat,dog\none.jpg,nan,1\n", "0 or 1"),
         "thousands-of-classes": ("image,tags\n" + many, "classes"),
         "300-columns": (f"image,{columns}\none.jpg" + ",1" * 300 + "\n", "300 classes"),
-        "255-tags-of-one": ("image,tags\none.jpg," + ";".join(f"t{i}" for i in range(255)) + "\n", "255 classes"),
-        "background": ("image,tags\none.jpg,background\n", "background"),
-        "suggested": ("image,suggested\none.jpg,cat\n", "suggestions"),
-        "json": ('[{"image": "one.jpg", "tags": ["cat"]}]', "image"),
-        "html": ("<html><table><tr><td>image</td></tr></table>", "image"),
         "zip": (b"PK\3\4" + bytes(99), "null bytes"),
         "noise": (rng.randbytes(4096), "tags.csv"),
     }
@@ -131,38 +83,22 @@ def _usable() -> dict[str, bytes | str]:
     """Odd tables that are what they should be: they are read, and nothing in them is done."""
     cells = {
         "formula": "=cmd|' /C calc'!A0",
-        "formula-at": "@SUM(1+1)*cmd|' /C calc'!A0",
-        "formula-plus": "+1+1",
-        "link": '=HYPERLINK(""http://example.org"")',
         "markup": "[bold red]x[/bold red]",
         "broken-markup": "[/x]",
-        "script": "<script>alert(1)</script>",
-        "template": "{{ 7 * 7 }}{% raw %}",
         "escapes": "\x1b[31mred\x1b[0m",
-        "right-to-left": "a\u202eb",
         "sql": "'); DROP TABLE entry; --",
         "line-feed": "a\nb",
         "carriage-return": "a\rb",
-        "zero-width": "c\u200bat",
         "climbing": "../../../x",
         "absolute": "/etc/passwd",
         "long": "x" * 100_000,
-        "combining": "a" + "\u0301" * 500,
         "yaml": "!!python/object/apply:os.mkdir [executed]",
     }
     found: dict[str, bytes | str] = {
         f"tag-{name}": f'image,tags\none.jpg,cat\ntwo.jpg,"{tag}"\n' for name, tag in cells.items()
     }
     return found | {
-        "byte-order-mark": b"\xef\xbb\xbf" + SOUND.encode(),
         "two-byte-order-marks": b"\xef\xbb\xbf\xef\xbb\xbf" + SOUND.encode(),
-        "windows-lines": SOUND.replace("\n", "\r\n"),
-        "old-mac-lines": SOUND.replace("\n", "\r"),
-        "upper-case": SOUND.replace("image,tags", "IMAGE,Tags"),
-        "spaces": SOUND.replace(",", " , "),
-        "semicolons": SOUND.replace(",", ";"),
-        "tabs": SOUND.replace(",", "\t"),
-        "truth": "image,cat,dog\none.jpg,True,False\n",
         "254-classes": "image,tags\none.jpg," + ";".join(f"t{i}" for i in range(254)) + "\n",
         "one-tag-often": "image,tags\none.jpg," + "cat;" * 10_000 + "\n",
     }
@@ -189,25 +125,16 @@ def _lists() -> dict[str, tuple[bytes | str, str]]:
         f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
     )
     return {
-        "empty": ("", ".txt"),
-        "comments": ("# nothing\n\n", ".txt"),
-        "twice": ("cat\ndog\ncat\n", ".txt"),
-        "255": ("".join(f"class{number}\n" for number in range(255)), ".txt"),
         "thousands": ("".join(f"class{number}\n" for number in range(5000)), ".txt"),
         "utf-16": ("cat\ndog\n".encode("utf-16"), ".txt"),
         "latin-1": ("k\u00e4fer\n".encode("latin-1"), ".txt"),
-        "background": ("background\ncat\ndog\n", ".txt"),
-        "semicolon": ("cat;dog\n", ".txt"),
         "noise": (bytes(range(256)), ".txt"),
-        "yaml-mapping": ("cat: 1\n", ".yaml"),
-        "yaml-numbers-in-lists": ("[[cat], [dog]]", ".yaml"),
         "yaml-payload": ("PAYLOAD", ".yaml"),
         "yaml-payload-in-list": ("[cat, PAYLOAD]", ".yaml"),
         "yaml-laughs": (laughs, ".yaml"),
         "yaml-itself": ("&a [*a]", ".yaml"),
         "yaml-deep": ("[" * 1100, ".yaml"),
         "yaml-two-documents": ("[cat]\n---\n[dog]\n", ".yaml"),
-        "yaml-tab": ("\t- cat", ".yaml"),
         "yaml-unknown-anchor": ("[*nothing]", ".yaml"),
         "json-text": ('"cat"', ".json"),
         "json-cut-off": ('["cat", "do', ".json"),

@@ -1,6 +1,5 @@
 """Hostile roots: links, pipes and devices; lists, XML and JSON of VOC and COCO; ground-truth masks."""
 
-import io
 import json
 import os
 import random
@@ -31,17 +30,11 @@ def cases(rng: random.Random) -> Iterator[Case]:
     for name, change in _documents().items():
         said, codes = USABLE.get(name, ("instances_train", (1,)))
         yield Case("coco", name, lambda yard, change=change: _coco(yard, change), said, codes, "SegmentationClass")
-    for number in range(16):
-        seed = rng.random()
-        change = lambda document, seed=seed: _scrambled(document, random.Random(seed))  # noqa: E731
-        yield Case(
-            "coco-scrambled",
-            str(number),
-            lambda yard, change=change: _coco(yard, change),
-            "",
-            (0, 1),
-            "SegmentationClass",
-        )
+    for number in range(4):
+        own = random.Random(rng.random())
+        change = lambda document, own=own: _scrambled(document, own)  # noqa: E731
+        made = lambda yard, change=change: _coco(yard, change)  # noqa: E731
+        yield Case("coco-scrambled", str(number), made, "", (0, 1), "SegmentationClass")
     for name, content in _masks().items():
         yield Case("mask", name, lambda yard, content=content: _mask(yard, content), "one.png", (1,))
 
@@ -103,14 +96,10 @@ def _lists() -> dict[str, tuple[bytes | str, str]]:
     names = {
         "climbing": "../../../secret.png",
         "absolute": "/etc/passwd",
-        "windows": "C:\\secret",
         "dots": "..",
-        "dot": ".",
-        "slash": "/",
         "long": "n" * 5000,
         "escapes": "\x1b[2J",
         "null-byte": "a\0b",
-        "right-to-left": "\u202eone",
     }
     found: dict[str, tuple[bytes | str, str]] = {
         f"image-{name}": (f"one\n{image}\n", "train.txt line 2") for name, image in names.items()
@@ -118,7 +107,6 @@ def _lists() -> dict[str, tuple[bytes | str, str]]:
     return found | {
         "utf-16": ("one\n".encode("utf-16"), "train.txt"),
         "noise": (bytes(range(128, 256)), "train.txt"),
-        "twice": ("one\none\n", "train.txt line 2"),
         "empty": ("", ""),
         "image": (photograph(), "train.txt"),
         "thousands": ("".join(f"no{number}\n" for number in range(3000)), "train.txt line 1:"),
@@ -137,28 +125,17 @@ def _annotations() -> dict[str, tuple[bytes | str, str]]:
         "outside-file": ("<!DOCTYPE a [<!ENTITY x SYSTEM 'file:///etc/passwd'>]>" + named.format("&x;"), "one.xml"),
         "outside-url": ("<!DOCTYPE a SYSTEM 'http://127.0.0.1:9/x.dtd'><annotation><object/></annotation>", "one.xml"),
         "parameter": ("<!DOCTYPE a [<!ENTITY % x SYSTEM 'file:///etc/passwd'> %x;]>" + named.format("&y;"), "one.xml"),
-        "include": (
-            '<a xmlns:xi="http://www.w3.org/2001/XInclude"><object><xi:include href="/etc/passwd"/></object></a>',
-            "one.xml",
-        ),
         "deep": ("<a>" * 100_000, "one.xml"),
-        "cut-off": ("<annotation><object><name>cat", "one.xml"),
-        "empty": ("", "one.xml"),
         "unknown-encoding": ("<?xml version='1.0' encoding='klingon'?><a/>", "one.xml"),
-        "utf-7": ("<?xml version='1.0' encoding='utf-7'?><a/>", "one.xml"),
         "null-bytes": (bytes(99), "one.xml"),
         "nameless": (named.format(" "), "one.xml"),
         "other-class": (named.format("\x85[/x]" + "y" * 500), "one.xml"),
-        "text": ("cat", "one.xml"),
     }
 
 
 Document = dict[str, Any]
 
-USABLE = {"utf-16": ("", (0,)), "300-classes": ("302 classes", (1,)), "polygon-flat": ("is read as one polygon", (0,))}
-USABLE |= {
-    f"{key}-id-text": ("as text are read as whole ones", (0,)) for key in ("images", "categories", "annotations")
-}
+USABLE = {"utf-16": ("", (0,)), "300-classes": ("302 classes", (1,))}
 """Which annotation files are read all the same, or are refused by another rule than their own."""
 
 
@@ -192,64 +169,35 @@ def _documents() -> dict[str, Callable[[Document], object]]:
         return first("annotations", segmentation=segmentation)
 
     runs = {"size": [40, 48], "counts": [1920]}
-    outside = (
-        "../../secret.png",
-        "/etc/passwd",
-        "C:\\x.jpg",
-        "..\\x.jpg",
-        "a/../../x.jpg",
-        "a/one.jpg",
-        "\0.jpg",
-        ".",
-        "",
-    )
-    found: dict[str, Callable[[Document], object]] = {
-        f"name-{number}": first("images", file_name=name) for number, name in enumerate(outside)
-    }
+    found: dict[str, Callable[[Document], object]] = {}
     for key in ("images", "categories", "annotations"):
-        found[f"{key}-missing"] = lambda document, key=key: document.pop(key)
-        for name, value in {"number": 1, "text": "x", "null": None, "mapping": {"0": {}}}.items():
+        for name, value in {"null": None, "mapping": {"0": {}}, "of-lists": [[]], "of-nulls": [None]}.items():
             found[f"{key}-{name}"] = lambda document, key=key, value=value: document.update({key: value})
-        for name, value in {"numbers": [1], "lists": [[]], "nulls": [None], "mappings": [{}]}.items():
-            found[f"{key}-of-{name}"] = lambda document, key=key, value=value: document.update({key: value})
-        for name, value in {"nan": float("nan"), "huge": 10**30, "text": "1", "true": True, "list": [1]}.items():
+        for name, value in {"nan": float("nan"), "huge": 10**30, "list": [1]}.items():
             found[f"{key}-id-{name}"] = first(key, id=value)
-        if key != "annotations":
-            found[f"{key}-twice"] = lambda document, key=key: document[key].append(dict(document[key][0]))
-    for name, value in {"negative": -8, "zero": 0, "huge": 10**9, "float": 48.5, "infinite": float("inf")}.items():
+    for name, value in {"negative": -8, "huge": 10**9, "float": 48.5, "infinite": float("inf")}.items():
         found[f"width-{name}"] = first("images", width=value)
     return found | {
-        "empty": lambda _: "",
+        "name-climbing": first("images", file_name="a/../../x.jpg"),
+        "name-null": first("images", file_name="\0.jpg"),
+        "name-dot": first("images", file_name="."),
         "deep": lambda _: "[" * 200_000,
         "deep-mappings": lambda _: '{"a":' * 200_000,
-        "cut-off": lambda document: json.dumps(document)[:-9],
         "utf-16": lambda document: json.dumps(document).encode("utf-16"),
-        "noise": lambda _: bytes(range(256)),
-        "list": lambda document: json.dumps([document]),
         "digits": lambda _: "9" * 10_000,
-        "category-unknown": first("annotations", category_id=9),
-        "image-unknown": first("annotations", image_id=9),
         "class-escapes": first("categories", name="\x1b[31m"),
-        "class-blank": first("categories", name="  "),
         "300-classes": lambda document: document["categories"].extend(
             {"id": number, "name": f"c{number}"} for number in range(10, 310)
         ),
-        "polygon-odd": part([[0, 0, 9, 0, 9, 9, 9]]),
-        "polygon-nan": part([[0, 0, float("nan"), 0, 9, 9]]),
         "polygon-far": part([[0, 0, 1e300, 0, 9, 9]]),
         "polygon-of-text": part([["0", "0", "9", "0", "9", "9"]]),
-        "polygon-flat": part([0, 0, 9, 0, 9, 9]),
-        "runs-of-another-size": part({**runs, "size": [4, 4]}),
         "runs-huge": part({"size": [10**6, 10**6], "counts": [10**12]}),
         "runs-overflow": part({**runs, "counts": [2**31, 2**31]}),
-        "runs-negative": part({**runs, "counts": [-5, 1925]}),
         "runs-nan": part({**runs, "counts": [float("nan")]}),
         "runs-text": part({**runs, "counts": "\x00\x7f~~"}),
         "runs-text-endless": part({**runs, "counts": "o" * 500_000}),
-        "runs-text-cut-off": part({**runs, "counts": "`"}),
         "runs-without-counts": part({"size": [40, 48]}),
         "segmentation-number": part(7),
-        "segmentation-text": part("[[0, 0]]"),
     }
 
 
@@ -269,28 +217,13 @@ def _mask(yard: Yard, content: bytes) -> list[str]:
 
 
 def _masks() -> dict[str, bytes]:
-    """Ground truth that is none."""
-    ids = np.zeros((40, 48), np.uint8)
-    wrong = ids.copy()
-    wrong[0, :5] = [3, 9, 200, 254, 1]
-    colours = Image.open(io.BytesIO(photograph("PNG")))
-    whole = saved(Image.fromarray(ids), "PNG")
+    """Ground truth that is none; tests/test_data_images.py has sound images of other kinds."""
+    ids = Image.fromarray(np.zeros((40, 48), np.uint8))
     return {
-        "values": saved(Image.fromarray(wrong), "PNG"),
-        "smaller": saved(Image.fromarray(ids[:20]), "PNG"),
-        "turned": saved(Image.fromarray(ids.T.copy()), "PNG"),
-        "one-pixel": saved(Image.fromarray(ids[:1, :1]), "PNG"),
-        "colours": saved(colours, "PNG"),
-        "alpha": saved(colours.convert("RGBA"), "PNG"),
-        "grey-alpha": saved(colours.convert("LA"), "PNG"),
-        "16-bit": saved(Image.fromarray(ids.astype(np.uint16)), "PNG"),
-        "one-bit": saved(Image.fromarray(ids > 0), "PNG"),
-        "jpeg": saved(Image.fromarray(ids), "JPEG"),
-        "gif": saved(Image.fromarray(ids), "GIF"),
-        "tiff": saved(Image.fromarray(ids), "TIFF"),
+        "gif": saved(ids, "GIF"),
+        "tiff": saved(ids, "TIFF"),
         "nothing": b"",
-        "text": b"0 0 0 0",
-        "cut-off": whole[: len(whole) // 2],
+        "cut-off": saved(ids, "PNG")[:40],
         "bomb": png(60_000, 60_000, depth=8, colour=0),
         "zero-size": png(0, 0, depth=8, colour=0),
         "numpy": b"\x93NUMPY\x01\0" + bytes(90),

@@ -3,7 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tag2mask.cli import main
+
+Capture = pytest.CaptureFixture[str]
+"""What a command printed, as the fixture `capsys` gives it."""
 
 BACKBONE = str(Path(__file__).parent / "tiny_backbone")
 """A ResNet of four narrow blocks: what the stages do with each other needs no more."""
@@ -24,6 +29,8 @@ TINY = {
     "--device": "cpu",
     "--report.images": "3",
 }
+
+TINY_WORDS = [word for pair in TINY.items() for word in pair]
 
 
 def words(verb: str, scenes: Path, out: Path, **changes: str) -> list[str]:

@@ -8,25 +8,16 @@ from shutil import copytree
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 
-from run_tiny import files_of, run
-from tag2mask import distributed
-from tag2mask.cam_files import CamFile, read_cam, write_cam
-from tag2mask.cli import main
-from tag2mask.cli.parser import build_parser, parsed, to_config
+from run_tiny import Capture, files_of, run
+from tag2mask.cam_files import read_cam
 from tag2mask.clip.npy_files import NpyCams, write_npy_cams
 from tag2mask.data import open_photos
 from tag2mask.data.images import read_mask, write_mask
-from tag2mask.data.photo import Photo
 from tag2mask.data.settings import DataSettings
 from tag2mask.errors import Tag2maskError
-from tag2mask.origin import cam_origin, image_origin, image_text, is_of_image, is_of_image_text, mask_origin
-from tag2mask.pipeline.cams import _missing
-from tag2mask.pipeline.config import CamSettings, Config, plain
-from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pot.external import ExternalSettings
+from tag2mask.origin import cam_origin, image_origin, is_of_image, mask_origin
 from tag2mask.training.state import load_state, save_state
 from test_segment_stages import SEGMENT
 
@@ -111,9 +102,7 @@ def test_a_mask_is_made_again_without_a_tag_that_went(data: tuple[Path, Path]) -
     assert set(np.unique(read_mask(out / "masks/train/0003.png"))) <= {0, 2, 255}
 
 
-def test_refine_alone_names_photographs_with_new_tags(
-    data: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_refine_alone_names_photographs_with_new_tags(data: tuple[Path, Path], capsys: Capture) -> None:
     root, out = data
     retag(root, "train/0000.jpg,dab", "train/0000.jpg,dab;fen")
     masks = files_of(out / "masks")
@@ -123,15 +112,13 @@ def test_refine_alone_names_photographs_with_new_tags(
     )
     assert files_of(out / "masks") == masks
     assert run("train", root, out) == 0
-    told = " ".join(capsys.readouterr().err.split())
-    assert "the network that is there was trained on 10 photographs, and now some of them" in told
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the network that is there was trained on 10 photographs, and now some of them" in said
     assert run("cams", root, out) == run("refine", root, out) == 0
     assert changed_masks(out, masks) == ["train/0000.png"]
 
 
-def test_a_training_is_not_gone_on_with_on_other_data(
-    data: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_training_is_not_gone_on_with_on_other_data(data: tuple[Path, Path], capsys: Capture) -> None:
     root, out = data
     (out / "train/network.safetensors").unlink()
     image = image_of(root, cams_of(out)[0], out)
@@ -149,45 +136,6 @@ def test_a_training_is_not_gone_on_with_on_other_data(
     (out / "train/data.json").write_text("[]")
     assert run("train", root, out) == 1
     assert "data.json is damaged; --restart train begins anew" in capsys.readouterr().err
-
-
-def test_a_run_of_an_earlier_version_is_gone_on_with(
-    data: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = data[1]
-    config = out / "config.yaml"
-    gone = "outputs:\n  photographs_per_tar: null\n  url: null\n  read_url: null\n  cached_tars: 16\n"
-    config.write_text(config.read_text() + gone)
-    for name in ("cams", "refine"):
-        assert main([name, "--out", str(out)]) == 0
-    assert "cams: 10 already there" in capsys.readouterr().err
-    config.write_text(config.read_text().partition("outputs:")[0] + gone.replace("null", "1000", 1))
-    assert main(["cams", "--out", str(out)]) == 2
-    assert "the files of this run are in tars" in " ".join(capsys.readouterr().err.split())
-
-
-def test_a_run_with_settings_that_are_constants_now_is_gone_on_with(
-    data: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = data[1]
-    config, before = out / "config.yaml", files_of(out)
-    parser = build_parser("cams", "")
-    own = to_config(parser, parsed(parser, ["--config", str(config)]))
-    earlier = {name: value for name, value in plain(own, whole=True).items() if name not in ("limit", "shard")}
-    assert earlier["edges"]["clip"] is None and earlier["pot"]["minimum_seeds"] == 4
-    config.write_text(yaml.safe_dump(earlier))
-    for name in ("train", "cams", "refine"):
-        assert main([name, "--out", str(out)]) == 0
-    assert "cams: 10 already there" in capsys.readouterr().err
-    again = files_of(out)
-    assert all(again[name] == before[name] for name in before if not name.startswith(("config.yaml", "pace")))
-    earlier["edges"]["clip"] = 2.5
-    earlier["train"]["augment"]["colour"] = 10
-    config.write_text(yaml.safe_dump(earlier))
-    assert main(["cams", "--out", str(out)]) == 2
-    said = " ".join(capsys.readouterr().err.split())
-    assert "config.yaml: take out what is not a setting any more: edges.clip is 2.5, now a constant, null" in said
-    assert "train.augment.colour is 10, now a constant, 0" in said
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"\0" * 100], ids=["empty", "torn", "zeros"])
@@ -213,7 +161,7 @@ def test_a_mask_that_somebody_drew_into_the_folder_stays(data: tuple[Path, Path]
     assert path.read_bytes() == b"BM" + drawn
 
 
-def test_base_cams_follow_their_images(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_base_cams_follow_their_images(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
     root, out, npy = Path(copytree(scenes, tmp_path / "data")), tmp_path / "out", tmp_path / "npy"
     for photo in open_photos(DataSettings(root=root, split="train")).photos:
         maps = np.random.default_rng(0).random((len(photo.tags), 4, 4)).astype(np.float16)
@@ -236,27 +184,6 @@ def test_base_cams_follow_their_images(scenes: Path, tmp_path: Path, capsys: pyt
     assert changed == ["train/0003.npz"]
     assert run("cams", root, out, **options) == 0
     assert is_of_image(read_cam(out / "cams/fused/train/0003.npz").image, path, path)
-
-
-def test_cams_of_an_earlier_version_follow_newer_base_cams(tmp_path: Path) -> None:
-    photo = Photo("a", tmp_path / "a.png", (1,))
-    Image.new("RGB", (8, 8)).save(photo.path)
-    run_folder, cam = RunFolder(tmp_path / "out"), CamFile(np.array([0, 1]), np.zeros((2, 1, 1)), (8, 8))
-    for kind in ("seeds", "cams/pot"):
-        write_cam(run_folder / kind / "a.npz", cam)
-    config = Config(cams=CamSettings(kinds=["pot"]), external=ExternalSettings(suppression=0.5))
-    os.utime(run_folder / "cams/pot/a.npz", (9, 9))
-    assert _missing(photo, run_folder, config)
-    os.utime(run_folder / "seeds/a.npz", (1, 1))
-    assert not _missing(photo, run_folder, config)
-
-
-def test_what_a_mask_records_of_another_kind_is_another_image(tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    path.write_bytes(b"one")
-    for recorded in ("1f00ab3c 1,2", "3", "3 4 5", "3 -1", "a b"):
-        assert not is_of_image_text(recorded, path, path)
-    assert is_of_image_text("", path, path) and is_of_image_text(image_text(path), path, path)
 
 
 def test_predictions_follow_network_and_image(scenes: Path, tmp_path: Path) -> None:
@@ -284,13 +211,6 @@ def test_flipped_bytes_of_a_resume_state_are_found(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(Tag2maskError, match=r"not a readable resume state.*--restart train begins anew"):
         load_state(path)
-
-
-def test_one_process_is_the_main_one_whatever_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "1")
-    assert distributed.is_main()
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert not distributed.is_main()
 
 
 def test_what_is_recorded_of_an_image(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from run_tiny import Capture
 from tag2mask.cli import main
 
 WRONG = [
@@ -36,11 +37,7 @@ WRONG = [
     ("arguments", "expected"), WRONG, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
 )
 def test_wrong_use_exits_2_with_a_helpful_line(
-    arguments: list[str],
-    expected: str | None,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    arguments: list[str], expected: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     code = main(arguments)
@@ -54,21 +51,17 @@ def test_wrong_use_exits_2_with_a_helpful_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_unknown_names_in_a_file_offer_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "mine.yaml"
-    file.write_text("pot:\n  clusterz: 3\n")
-    assert main(["train", "--config", str(file)]) == 2
-    assert "--pot.clusterz is no setting; did you mean --pot.clusters" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("pot:\n  clusterz: 3\n", "--pot.clusterz is no setting; did you mean --pot.clusters"), ("pot: [\n", "error:")],
+)
+def test_a_file_that_cannot_be_meant_is_wrong_use(text: str, says: str, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    assert main(["train", "--config", str(tmp_path / "mine.yaml")]) == 2
+    assert says in capsys.readouterr().err
 
 
-def test_a_broken_file_is_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "mine.yaml"
-    file.write_text("pot: [\n")
-    assert main(["train", "--config", str(file)]) == 2
-    assert "error:" in capsys.readouterr().err
-
-
-def test_values_override_files_and_later_files_earlier_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_values_override_files_and_later_files_earlier_ones(tmp_path: Path, capsys: Capture) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("pot:\n  clusters: 7\ntrain:\n  epochs: 2\n")
     assert main(["train", "--config", "voc", "--config", str(file), "--pot.epsilon", "0.4", "--print-config"]) == 0
@@ -77,7 +70,7 @@ def test_values_override_files_and_later_files_earlier_ones(tmp_path: Path, caps
         assert line in said
 
 
-def test_help_names_every_verb_and_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_every_verb_and_every_setting(capsys: Capture) -> None:
     assert main(["--help"]) == 0
     said = capsys.readouterr().out
     for verb in ("check", "train", "cams", "refine", "evaluate", "report", "run", "demo"):
@@ -89,9 +82,7 @@ def test_help_names_every_verb_and_every_setting(capsys: pytest.CaptureFixture[s
     assert "entropic regularisation" in said
 
 
-def test_an_unwritable_folder_is_a_failure_not_a_traceback(
-    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unwritable_folder_is_a_failure_not_a_traceback(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
     file = tmp_path / "taken"
     file.write_text("")
     assert main(["train", "--out", str(file), "--data.root", str(scenes), "--network.weights", "none"]) == 2
@@ -113,7 +104,7 @@ def test_an_unwritable_folder_is_a_failure_not_a_traceback(
     ids=lambda words: words[0],
 )
 def test_what_one_process_does_is_refused_once_to_several(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -138,7 +129,7 @@ def test_what_one_process_does_is_refused_once_to_several(
     ids=["python", "system", "gpu", "cpu"],
 )
 def test_a_lack_of_memory_says_what_needs_less(
-    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     def lacking(words: list[str]) -> int:
         raise error

@@ -109,7 +109,7 @@ def test_values_of_their_own_are_read_by_their_alpha(alphas: list[int]) -> None:
     assert decode_brush(rle, (1, len(alphas))).ravel().tolist() == [alpha >= 128 for alpha in alphas]
 
 
-def test_a_run_longer_than_any_block(tmp_path: Path) -> None:
+def test_a_run_longer_than_any_block() -> None:
     covered = np.ones((300, 400), dtype=bool)
     covered[150, 7] = False
     assert np.array_equal(np.array(_slow_decode(encode_brush(covered)))[3::4].reshape(300, 400), covered * 255)

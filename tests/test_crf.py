@@ -74,15 +74,6 @@ def test_near_the_mean_field_over_all_pairs(preset: CrfPreset) -> None:
     assert np.mean(agreement) > np.mean(blind) + 0.03  # the problems are such that the CRF has work to do
 
 
-def test_a_wrong_kernel_would_be_seen() -> None:
-    """The same comparison with a colour width that is off by half: what the last test would have to miss."""
-    image, given = picture(40, 52, 0), blurred_labels(3, 40, 52, 0)
-    exact = mean_field_over_all_pairs(image, given, PUBLISHED["deeplab"])
-    right = (dense_crf(image, given) - exact).abs().mean()
-    for other in [CrfSettings(bilateral_srgb=value) for value in (1.5, 4.5)] + [CrfSettings(gaussian_weight=0.0)]:
-        assert float((dense_crf(image, given, other) - exact).abs().mean()) > 1.3 * float(right)
-
-
 def photographs(real: Path | None, count: int) -> list[np.ndarray]:
     """Real photographs where they are at hand, generated ones elsewhere: uint8 (H, W, 3)."""
     if real is None:
@@ -155,8 +146,11 @@ def test_kernels_are_shared_between_calls() -> None:
 
 def test_marginals_and_what_may_not_matter() -> None:
     image, given = picture(33, 47, 1), blurred_labels(4, 33, 47, 1)
-    found = dense_crf(image, given)
-    assert found.shape == (4, 33, 47) and found.dtype == torch.float32
+    before = given.clone()
+    found = dense_crf(image, given.requires_grad_())
+    assert found.shape == (4, 33, 47) and found.dtype == torch.float32 and not found.requires_grad
+    given = given.detach()
+    assert torch.equal(given, before)
     assert torch.allclose(found.sum(0), torch.ones(33, 47), atol=1e-5)
     assert torch.allclose(dense_crf(image, 7 * given), found, atol=1e-4)  # brought to sum 1 here
     order = torch.tensor([2, 0, 3, 1])
@@ -178,18 +172,13 @@ def test_labels_follow_colour_and_specks_go() -> None:
     assert torch.equal(found, truth)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -0.1])
-def test_values_that_are_no_probabilities_are_refused(bad: float) -> None:
-    image, given = picture(6, 8, 0), blurred_labels(2, 6, 8, 0)
-    given[1, 3, 4] = bad
-    with pytest.raises(UsageError, match="finite and not negative"):
-        dense_crf(image, given)
-
-
 def test_wrong_shapes_and_settings_are_refused() -> None:
     image, given = picture(6, 8, 0), blurred_labels(2, 6, 8, 0)
     with pytest.raises(UsageError, match=r"uint8 \(H, W, 3\)"):
         dense_crf(image.float(), given)
+    for bad in (float("nan"), float("inf"), -0.1):
+        with pytest.raises(UsageError, match="finite and not negative"):
+            dense_crf(image, torch.where(given == given.max(), bad, given))
     with pytest.raises(UsageError, match="6 × 8 pixels"):
         dense_crf(image, given[:, :, :7])
     with pytest.raises(

@@ -64,7 +64,7 @@ def test_another_class_list_is_refused(record: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("record", [RECORD, IMPORTED])
-@pytest.mark.parametrize("text", ["", "[]", '{"classes": "cat"}'])
+@pytest.mark.parametrize("text", ["", "[]", '{"classes": "cat"}', "[" * 100_000, "\0\1"], ids=lambda text: text[:9])
 def test_a_damaged_class_list_is_to_be_written_back(record: str, text: str, tmp_path: Path) -> None:
     (tmp_path / record).write_text(text)
     with pytest.raises(Tag2maskError, match="do not delete it: write the class list back") as raised:
@@ -117,7 +117,11 @@ def test_a_decision_that_is_taken_back_is_never_damaged(
     assert decided.has_mask("a") == (after == 0)  # as it was, or nothing at all
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"verdict": "fine"}', '{"verdict": null, "tags": "cat"}', '{"tags": [1]}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "[" * 100_000, "\0\1", '{"verdict": "fine"}', '{"verdict": null, "tags": "cat"}', '{"tags": [1]}'],
+    ids=lambda text: text[:20],
+)
 def test_a_damaged_decision_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(Tag2maskError, match=r"a\.json"):

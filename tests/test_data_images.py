@@ -2,10 +2,9 @@
 
 import io
 import pickle
-import struct
 import warnings
-import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, features
 
+from hostile_images import png as png_claiming
 from tag2mask.data.images import ImageError, MaskError, image_size, palette, read_image, read_mask, write_mask
 from tag2mask.errors import Tag2maskError
 
@@ -21,39 +21,66 @@ def colours(height: int = 6, width: int = 10) -> np.ndarray:
     return np.random.default_rng(3).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def png_claiming(width: int, height: int) -> bytes:
-    """A tiny PNG whose header promises many pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
-    )
-
-
 # Conversion to RGB
 
 
-def test_rgb_is_read_as_it_is(tmp_path: Path) -> None:
-    Image.fromarray(colours()).save(tmp_path / "a.png")
-    read = read_image(tmp_path / "a.png")
-    assert read.dtype == np.uint8
-    assert (read == colours()).all()
-    assert read.flags.writeable
+def of_palette(*numbers: int) -> Image.Image:
+    image = Image.fromarray(np.array([numbers], dtype=np.uint8))
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    return image
 
 
-def test_grey_is_repeated(tmp_path: Path) -> None:
-    grey = colours()[..., 0]
-    Image.fromarray(grey).save(tmp_path / "a.png")
-    assert (read_image(tmp_path / "a.png") == grey[..., None]).all()
+BITS = colours()[..., 0] > 127
+FRAMES = [Image.new("RGB", (5, 4), colour) for colour in ("red", "blue")]
+CONVERTED: dict[str, tuple[Image.Image, dict[str, Any], Any]] = {
+    "rgb.png": (Image.fromarray(colours()), {}, colours()),
+    "grey.png": (Image.fromarray(colours()[..., 0]), {}, np.repeat(colours()[..., :1], 3, 2)),
+    "black-and-white.png": (Image.fromarray(BITS), {}, np.repeat(BITS[..., None] * 255, 3, 2)),
+    "palette.png": (of_palette(0, 1, 2, 1), {}, [[[10, 20, 30], [40, 50, 60], [70, 80, 90], [40, 50, 60]]]),
+    "clear-entry.png": (of_palette(0, 1), {"transparency": 1}, [[[10, 20, 30], [255, 255, 255]]]),
+    "clear-colour.png": (
+        Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]], dtype=np.uint8)),
+        {"transparency": (1, 2, 3)},
+        [[[255, 255, 255], [4, 5, 6]]],
+    ),
+    "grey-alpha.png": (
+        Image.fromarray(np.array([[[90, 255], [90, 0]]], dtype=np.uint8)),
+        {},
+        [[[90, 90, 90], [255, 255, 255]]],
+    ),
+    "frames.gif": (FRAMES[0], {"save_all": True, "append_images": FRAMES[1:]}, np.full((4, 5, 3), [255, 0, 0])),
+}
 
 
-def test_black_and_white(tmp_path: Path) -> None:
-    bits = colours()[..., 0] > 127
-    Image.fromarray(bits).save(tmp_path / "a.png")
-    assert (read_image(tmp_path / "a.png") == (bits[..., None] * 255)).all()
+@pytest.mark.parametrize("name", CONVERTED)
+def test_every_kind_of_pixels_becomes_rgb(tmp_path: Path, name: str) -> None:
+    image, options, expected = CONVERTED[name]
+    image.save(tmp_path / name, **options)
+    read = read_image(tmp_path / name)
+    assert read.dtype == np.uint8 and read.flags.writeable
+    assert read.tolist() == np.asarray(expected).tolist()
+
+
+def test_cmyk(tmp_path: Path) -> None:
+    Image.new("CMYK", (16, 16), (255, 0, 0, 0)).save(tmp_path / "a.jpg", quality=100)
+    assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - [0, 255, 255]).max() <= 3  # cyan
+
+
+@pytest.mark.parametrize(
+    ("pixels", "says"),
+    [
+        (
+            np.ones((3, 3), dtype=np.float32),
+            r"a\.tif: floating-point .* --data\.intensity .* save it with 8 or 16 bits",
+        ),
+        (np.array([[0, 70000]], dtype=np.int32), r"grey values 0\.\.70000, 0\.\.65535 are allowed"),
+    ],
+)
+def test_pixels_beyond_sixteen_bits_are_refused(tmp_path: Path, pixels: np.ndarray, says: str) -> None:
+    Image.fromarray(pixels).save(tmp_path / "a.tif")
+    with pytest.raises(ImageError, match=says) as caught:
+        read_image(tmp_path / "a.tif")
+    assert caught.value.kind == "unsupported-image"
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
@@ -64,25 +91,6 @@ def test_sixteen_bits_keep_their_whole_range(tmp_path: Path, suffix: str) -> Non
     assert (read_image(tmp_path / f"a.{suffix}") == expected[..., None]).all()
 
 
-def test_palette_gives_its_colours(tmp_path: Path) -> None:
-    image = Image.fromarray(np.array([[0, 1, 2, 1]], dtype=np.uint8))
-    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
-    image.save(tmp_path / "a.png")
-    assert read_image(tmp_path / "a.png").tolist() == [[[10, 20, 30], [40, 50, 60], [70, 80, 90], [40, 50, 60]]]
-
-
-def test_transparent_palette_entry_is_white(tmp_path: Path) -> None:
-    image = Image.fromarray(np.array([[0, 1]], dtype=np.uint8))
-    image.putpalette([10, 20, 30, 40, 50, 60])
-    image.save(tmp_path / "a.png", transparency=1)
-    assert read_image(tmp_path / "a.png").tolist() == [[[10, 20, 30], [255, 255, 255]]]
-
-
-def test_transparent_colour_is_white(tmp_path: Path) -> None:
-    Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]], dtype=np.uint8)).save(tmp_path / "a.png", transparency=(1, 2, 3))
-    assert read_image(tmp_path / "a.png").tolist() == [[[255, 255, 255], [4, 5, 6]]]
-
-
 def test_alpha_is_laid_over_white(tmp_path: Path) -> None:
     alpha = np.array([[0, 64, 128, 255]], dtype=np.uint8)
     layered = np.dstack([np.full((1, 4), value, dtype=np.uint8) for value in (200, 0, 100)] + [alpha])
@@ -90,37 +98,6 @@ def test_alpha_is_laid_over_white(tmp_path: Path) -> None:
     share = alpha[..., None] / 255
     expected = share * np.array([200, 0, 100]) + (1 - share) * 255
     assert np.abs(read_image(tmp_path / "a.png") - expected).max() <= 1
-
-
-def test_grey_with_alpha(tmp_path: Path) -> None:
-    Image.fromarray(np.array([[[90, 255], [90, 0]]], dtype=np.uint8)).save(tmp_path / "a.png")
-    assert read_image(tmp_path / "a.png").tolist() == [[[90] * 3, [255] * 3]]
-
-
-def test_cmyk(tmp_path: Path) -> None:
-    ink = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
-    ink.save(tmp_path / "a.jpg", quality=100)
-    read = read_image(tmp_path / "a.jpg").astype(int)
-    assert np.abs(read - np.array([0, 255, 255])).max() <= 3  # cyan
-
-
-def test_first_frame_is_read(tmp_path: Path) -> None:
-    frames = [Image.new("RGB", (5, 4), colour) for colour in ("red", "blue")]
-    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert (read_image(tmp_path / "a.gif") == [255, 0, 0]).all()
-
-
-def test_floating_point_is_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.ones((3, 3), dtype=np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(ImageError, match=r"a\.tif: floating-point .* save it with 8 or 16 bits") as caught:
-        read_image(tmp_path / "a.tif")
-    assert caught.value.kind == "unsupported-image"
-
-
-def test_grey_beyond_sixteen_bits_is_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.array([[0, 70000]], dtype=np.int32)).save(tmp_path / "a.tif")
-    with pytest.raises(ImageError, match=r"grey values 0\.\.70000, 0\.\.65535 are allowed"):
-        read_image(tmp_path / "a.tif")
 
 
 # Orientation
@@ -183,7 +160,7 @@ def test_pixel_limit_is_exact_and_nothing_is_decoded(tmp_path: Path) -> None:
         assert caught.value.kind == "pixel-limit"
 
 
-@pytest.mark.parametrize("side", [10_001, 12_000, 60_000])
+@pytest.mark.parametrize("side", [10_001, 60_000])
 def test_bomb_is_refused_without_a_warning(tmp_path: Path, side: int) -> None:
     (tmp_path / "bomb.png").write_bytes(png_claiming(side, side))
     with warnings.catch_warnings():
@@ -226,16 +203,6 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
     assert caught.value.kind == "unreadable-image"
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "bmp"])
-def test_cut_off_file_is_damaged(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"a.{suffix}"
-    Image.fromarray(colours(64, 64)).save(path)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
-    with pytest.raises(ImageError, match=r"(cut off|damaged)") as caught:
-        read_image(path)
-    assert caught.value.kind == "damaged-image"
-
-
 @given(st.data())
 def test_no_damage_raises_anything_else(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     suffixes = [name for name in ("jpg", "png", "gif", "webp", "tif") if name != "webp" or features.check("webp")]
@@ -274,11 +241,8 @@ def test_mask_round_trip(tmp_path: Path) -> None:
         assert (image.mode, image.format) == ("P", "PNG")
         assert (np.array(image.convert("RGB")) == palette()[mask]).all()
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.b.png"]
-
-
-def test_mask_of_few_classes_keeps_eight_bits(tmp_path: Path) -> None:
-    write_mask(tmp_path / "a.png", np.ones((4, 4), dtype=np.uint8))
-    assert (tmp_path / "a.png").read_bytes()[24:26] == bytes([8, 3])  # bit depth, palette
+    write_mask(tmp_path / "few.png", np.ones((4, 4), dtype=np.uint8))
+    assert (tmp_path / "few.png").read_bytes()[24:26] == bytes([8, 3])  # bit depth, palette
 
 
 def test_palette_is_that_of_voc() -> None:
@@ -293,11 +257,6 @@ def test_only_ids_can_be_written(tmp_path: Path, bad: np.ndarray) -> None:
     with pytest.raises(MaskError, match="should be uint8"):
         write_mask(tmp_path / "a.png", bad)
     assert not list(tmp_path.iterdir())
-
-
-def test_grey_mask_holds_ids(tmp_path: Path) -> None:
-    Image.fromarray(np.array([[0, 3, 255]], dtype=np.uint8)).save(tmp_path / "a.png")
-    assert read_mask(tmp_path / "a.png", classes=3).tolist() == [[0, 3, 255]]
 
 
 def test_wrong_values_are_listed(tmp_path: Path) -> None:
@@ -316,19 +275,16 @@ def test_wrong_size_is_named_and_a_turned_mask_recognised(tmp_path: Path) -> Non
         read_mask(tmp_path / "a.png", size=(6, 4))
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "1", "I;16", "LA"])
-def test_pixels_without_ids_are_refused(tmp_path: Path, mode: str) -> None:
-    Image.new(mode, (4, 4)).save(tmp_path / "a.png")
-    with pytest.raises(MaskError, match="holds no class ids") as caught:
-        read_mask(tmp_path / "a.png")
-    assert caught.value.kind == "mask-format"
-
-
-def test_other_broken_masks(tmp_path: Path) -> None:
+def test_what_is_no_mask_is_named_by_its_kind(tmp_path: Path) -> None:
+    for mode in ("RGB", "RGBA", "1", "I;16", "LA"):
+        Image.new(mode, (4, 4)).save(tmp_path / f"{mode.replace(';', '')}.png")
     Image.new("L", (8, 8)).save(tmp_path / "jpeg.png", format="JPEG")
+    kinds = dict.fromkeys(["RGB", "RGBA", "1", "I16", "LA", "jpeg"], "mask-format")
     write_mask(tmp_path / "short.png", np.random.default_rng(0).integers(0, 9, (40, 40), dtype=np.uint8))
     (tmp_path / "short.png").write_bytes((tmp_path / "short.png").read_bytes()[:-200])
-    for name, kind in {"jpeg": "mask-format", "short": "unreadable-mask", "gone": "missing-mask"}.items():
+    for name, kind in (kinds | {"short": "unreadable-mask", "gone": "missing-mask"}).items():
         with pytest.raises(MaskError, match=rf"{name}\.png: ") as caught:
             read_mask(tmp_path / f"{name}.png")
         assert caught.value.kind == kind
+    Image.fromarray(np.array([[0, 3, 255]], dtype=np.uint8)).save(tmp_path / "grey.png")
+    assert read_mask(tmp_path / "grey.png", classes=3).tolist() == [[0, 3, 255]]

@@ -56,10 +56,11 @@ def photos(tmp_path: Path) -> Photos:
     return open_photos(table(tmp_path / "data", 600)).photos
 
 
-def test_a_sequence_reads_like_a_tuple(photos: Photos) -> None:
+def test_a_sequence_reads_like_a_tuple(photos: Photos, tmp_path: Path) -> None:
     held = tuple(photos)
     assert [photo.id for photo in held] == [f"a/photograph_{number:08}" for number in range(600)]
-    assert held[0].tags == (1,) and held[1].tags == (1, 2)
+    assert held[0] == Photo("a/photograph_00000000", tmp_path / "data/a/photograph_00000000.png", (1,))
+    assert held[1].tags == (1, 2)
     assert photos == held
     assert photos != held[:-1]
     assert (photos[7], photos[-1]) == (held[7], held[-1])

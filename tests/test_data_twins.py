@@ -90,16 +90,6 @@ def test_groups_are_those_of_comparing_every_pair() -> None:
     assert found == wanted
 
 
-def test_many_photographs_of_one_content_are_one_group() -> None:
-    looks = Looks(50_000)
-    look = difference_hash(np.asarray(landscape(0)))
-    for place in range(50_000):
-        looks.put(place, look)
-    (group,) = looks.groups()
-    assert np.array_equal(group, np.arange(50_000))
-    assert len(Looks(3).groups()) == 0
-
-
 def test_splits_are_told_apart_by_what_is_in_one_alone() -> None:
     assert apart("train;both", "val;both")
     assert not apart("train", "train;trainval")  # a part and the whole

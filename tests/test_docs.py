@@ -18,6 +18,7 @@ from tag2mask.cli import main
 from tag2mask.cli.parser import build_parser
 from tag2mask.cli.verbs import VERBS
 from tag2mask.export import MODULES, find_spec
+from tag2mask.networks import NetworkSettings, build_network, save_network
 from tag2mask.pipeline.config import presets
 
 ROOT = Path(__file__).parent.parent
@@ -94,6 +95,19 @@ def test_what_a_page_names_exists(page: Path) -> None:
 
 def _python(page: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    network = build_network(NetworkSettings(backbone="resnet18", weights="none"), ("cat", "dog"), seed=0)
+    save_network(tmp_path / "runs/mine/train/network.safetensors", network)
+    (code,) = _python("../README.md")
+    names: dict[str, object] = {}
+    exec(code, names)
+    result = names["result"]
+    assert tuple(result.cams.shape) == (1, 3, 14, 20)
+    assert tuple(result.plan.shape) == (1, 280, 6)
+    assert tuple(result.allocation.shape) == (1, 14, 20)
 
 
 def test_the_python_for_researchers_runs() -> None:

@@ -15,7 +15,6 @@ from tag2mask.confidence.evidence import FIELDS, Evidence, stored_evidence, writ
 from tag2mask.confidence.model import Model, estimates
 from tag2mask.errors import UsageError
 from tag2mask.evaluate import Confusion
-from tag2mask.pot import PotSettings
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 
@@ -23,7 +22,6 @@ import compare
 import confidence
 import error_bars
 import maps
-import methods
 import voc_animals
 import wrong_tags
 
@@ -102,16 +100,6 @@ def test_counts_of_single_photographs_sum_to_the_confusion_matrix() -> None:
     confusion.update(prediction.numpy().astype(np.uint8), photograph.truth.numpy().astype(np.uint8))
     counts = compare.count(compare.classifier(0.4), [photograph], 3)[0][0]
     assert error_bars.miou(counts.astype(float), [0, 1, 2, 3]) == pytest.approx(100 * confusion.miou())
-
-
-def test_every_list_has_its_own_names_and_the_default() -> None:
-    for methods_of in (methods.FINAL, methods.LEAVE_ONE_OUT):
-        assert len({method.name for method in methods_of}) == len(methods_of)
-        assert PotSettings() in [method.pot for method in methods_of]
-    searched = list(methods.search())
-    assert len({(axis, method.name) for axis, method in searched}) == len(searched)
-    left_out = [method.pot for method in methods.LEAVE_ONE_OUT[1:]]
-    assert PotSettings() not in left_out and len(set(map(repr, left_out))) == len(left_out)
 
 
 def test_wrong_tags_are_as_many_as_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,13 @@ def _session(path: Path) -> Any:
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
-def _agrees(network: SegmentationNetwork, session: Any, images: torch.Tensor) -> None:
+def _agrees_at(network: Any, session: Any, made: Any, *shapes: tuple[int, int, int]) -> None:
+    """At shapes of a count, rows and columns of cells."""
+    for count, *cells in shapes:
+        _agrees(network, session, torch.rand(count, 3, *(each * made.stride + made.remainder for each in cells)))
+
+
+def _agrees(network: Any, session: Any, images: torch.Tensor) -> None:
     with torch.no_grad():
         expected = network.full_logits(images).numpy()
     (found,) = session.run(["logits"], {"images": images.numpy()})
@@ -71,28 +77,18 @@ def test_a_backbone_that_is_known_not_to_work_is_refused_at_once(tmp_path: Path)
 @installed
 @pytest.mark.parametrize(("backbone", "align_corners"), [("tiny", False), ("resnet18", True)])
 def test_the_graph_is_the_network_at_any_size(backbone: str, align_corners: bool, tmp_path: Path) -> None:
-    import onnxruntime
-
     network = TinySegmenter()
     if backbone == "resnet18":
         network.backbone = ResNet("resnet18", output_stride=16, dilated=True)
         network.head, network.stride = torch.nn.Conv2d(512, 3, 1), 16
     network.align_corners = align_corners
     made = export.export_onnx(network, tmp_path / "n.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "n.onnx", providers=["CPUExecutionProvider"])
-    stride, more = network.stride, int(align_corners)
-    assert (made.stride, made.remainder) == (stride, more) and made.difference < 1e-4
-    for count, rows, columns in ((1, 1, 1), (3, 5, 2), (2, 4, 7)):
-        height, width = rows * stride + more, columns * stride + more
-        images = torch.rand(count, 3, height, width)
-        with torch.no_grad():
-            expected = network.full_logits(images).numpy()
-        (found,) = session.run(["logits"], {"images": images.numpy()})
-        assert found.shape == (count, 3, height, width)
-        assert np.abs(found - expected).max() < 1e-4 * max(1, np.abs(expected).max())
+    session = _session(tmp_path / "n.onnx")
+    assert (made.stride, made.remainder) == (network.stride, int(align_corners)) and made.difference < 1e-4
+    _agrees_at(network, session, made, (1, 1, 1), (3, 5, 2), (2, 4, 7))
     properties = session.get_modelmeta().custom_metadata_map
     assert json.loads(properties["classes"]) == ["background", "class1", "class2"]
-    assert (properties["stride"], properties["remainder"]) == (str(stride), str(more))
+    assert (properties["stride"], properties["remainder"]) == (str(made.stride), str(made.remainder))
     assert json.loads(properties["fill"]) == pytest.approx(network.backbone.mean)
 
 
@@ -120,9 +116,7 @@ def test_networks_that_compute_with_the_size_of_their_input(
     network = _settled(SegmentationNetworkSettings(backbone, "none", **values))
     made = export.export_onnx(network, tmp_path / "n.onnx")
     session = _session(tmp_path / "n.onnx")
-    for count, rows, columns in ((1, 3, 5), (3, 6, 4)):
-        sides = [cells * made.stride + made.remainder for cells in (rows, columns)]
-        _agrees(network, session, torch.rand(count, 3, *sides))
+    _agrees_at(network, session, made, (1, 3, 5), (3, 6, 4))
 
 
 @pytest.mark.extra

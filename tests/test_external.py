@@ -10,15 +10,7 @@ from torch import Tensor
 from tag2mask.errors import UsageError
 from tag2mask.inference import PhotoMaps
 from tag2mask.pot import PotSettings, TransportCams, normalised_cams, transport_cams
-from tag2mask.pot.external import (
-    NO_MAP,
-    ExternalSettings,
-    base_cams,
-    external_loss,
-    external_target,
-    fused,
-    suppressed,
-)
+from tag2mask.pot.external import NO_MAP, ExternalSettings, base_cams, external_loss, external_target, fused, suppressed
 
 GRID = (6, 7)
 TAGS = torch.tensor([[True, False, True, False], [False, True, False, False], [False, False, False, False]])
@@ -87,10 +79,7 @@ def test_suppression_by_hand() -> None:
     assert suppressed(result, external, ExternalSettings()) is result
 
 
-def test_photographs_without_external_maps_stay_as_they_are() -> None:
-    result, external = solved()
-    found = suppressed(result, torch.full_like(external, NO_MAP), ExternalSettings(suppression=0.5))
-    torch.testing.assert_close(found.cams, result.cams)
+def test_the_base_of_images_without_external_maps_is_their_own() -> None:
     _, cams, external, valid = problem()
     external[0] = NO_MAP
     for base in ("external", "mean"):

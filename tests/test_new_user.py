@@ -15,7 +15,6 @@ from pathlib import Path
 from shutil import copy
 from time import monotonic, sleep
 from urllib.parse import urlsplit
-from zipfile import ZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +22,6 @@ import pytest
 from pycocotools.coco import COCO
 
 from forked import started
-from tag2mask.data import read_image
 
 PAGE = Path(__file__).parent.parent / "docs/quickstart-photographs.md"
 SMALL = {
@@ -109,7 +107,6 @@ def test_the_quickstart_for_people_with_photographs(photographs: Path, real_data
     assert verbs == ["doctor", "check", "run", "report", "check", "confidence", "review", "export", "export"]
     _assert_page_and_ranking(tmp_path / "runs/mine")
     _assert_coco(tmp_path / "runs/mine-coco", decided)
-    _assert_cvat(tmp_path / "runs/mine-cvat.zip", decided)
 
 
 def _reviewed(words: list[str], folder: Path) -> dict[str, Mask | None]:
@@ -166,29 +163,3 @@ def _assert_coco(folder: Path, decided: dict[str, Mask | None]) -> None:
         for annotation in coco.loadAnns(coco.getAnnIds(imgIds=numbers[photo_id])):
             found[coco.annToMask(annotation) == 1] = annotation["category_id"]
         assert (found == np.where(mask == 255, 0, mask)).all()
-
-
-def _assert_cvat(archive: Path, decided: dict[str, Mask | None]) -> None:
-    """The same in CVAT's colours."""
-    with ZipFile(archive) as file:
-        lines = file.read("labelmap.txt").decode().splitlines()
-        names = {name for name in file.namelist() if name.startswith("SegmentationClass/")}
-        assert len(names) == 2 * EACH - 1
-        extracted = archive.parent / "cvat"
-        file.extractall(extracted)
-    colours = {
-        line.split(":")[0]: tuple(map(int, line.split(":")[1].split(",")))
-        for line in lines
-        if line and not line.startswith("#")
-    }
-    for photo_id, mask in decided.items():
-        path = extracted / f"SegmentationClass/{photo_id}.png"
-        assert path.is_file() == (mask is not None)
-        if mask is not None:
-            pixels = read_image(path)
-            for class_id, name in enumerate(CLASSES, 1):
-                assert ((pixels == colours[name]).all(-1) == (mask == class_id)).all()
-
-
-def test_the_page_has_commands() -> None:
-    assert {"check", "run", "review", "export"} <= {words[1] for words in _commands()}

@@ -1,11 +1,7 @@
 """Archives of arrays: read by many threads at once, and refused where they are not what they say."""
 
-import io
-import time
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,25 +17,6 @@ def test_arrays_come_back_as_they_were_written(tmp_path: Path) -> None:
     for name, array in wanted.items():
         assert found[name].dtype == np.asarray(array).dtype and (found[name] == array).all()
     assert list(read_npz(tmp_path / "file.npz", ("b",))) == ["b"]
-
-
-def test_one_thread_at_a_time_reads_a_header(monkeypatch: pytest.MonkeyPatch) -> None:
-    content = io.BytesIO()
-    np.savez(content, a=np.arange(3), b=np.arange(4))
-    inside, most, read = 0, 0, np.lib.format.read_array
-
-    def watched(*arguments: Any, **options: Any) -> Any:
-        nonlocal inside, most
-        inside += 1
-        most = max(most, inside)
-        time.sleep(1e-3)
-        inside -= 1
-        return read(*arguments, **options)
-
-    monkeypatch.setattr(np.lib.format, "read_array", watched)
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(read_npz, (io.BytesIO(content.getvalue()) for _ in range(20))))
-    assert most == 1 and all((arrays["b"] == np.arange(4)).all() for arrays in found)
 
 
 def _npy(header: str) -> bytes:

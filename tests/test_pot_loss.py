@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from torch import Tensor
 from pot_problems import Problem, random_problem
 from tag2mask.errors import UsageError
 from tag2mask.pot import PotSettings, TransportCams, certainty, consistency_loss, transport_cams
-from waiting import counts
 
 
 def solve(problem: Problem, pot: PotSettings | None = None) -> TransportCams:
@@ -131,21 +129,6 @@ def test_the_gradient_of_the_classifier_is_that_of_fixed_weights_and_targets() -
         total = total + ((weight * difference).sum((1, 2)) / (weight.sum((1, 2)) + 1e-6)).mean() / 2
     (expected,) = torch.autograd.grad(total, constant)
     torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-8)
-
-
-def test_a_step_against_the_gradient_lowers_the_loss() -> None:
-    problem = random_problem(7, (2, 1, 3))
-    result = solve(problem)
-    cams = problem.cams.clone().requires_grad_()
-    loss = consistency_loss(cams, problem.tags, result)
-    (gradient,) = torch.autograd.grad(loss, cams)
-    stepped = (cams - 2 * gradient).detach().clamp(0, 1)
-    assert consistency_loss(stepped, problem.tags, result) < loss
-
-
-def test_it_never_waits_for_the_device() -> None:
-    problem = random_problem(8, (2, 1))
-    assert counts(partial(consistency_loss, problem.cams, problem.tags, solve(problem)))[0] == 0
 
 
 def test_cams_of_another_grid_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""POT beside a slow, obvious version: loops over images, classes, clusters and pixels, NumPy and PythonOT."""
+"""POT against a slow, obvious version: loops over images, classes, clusters and pixels, NumPy and PythonOT."""
 
 from dataclasses import dataclass, replace
 

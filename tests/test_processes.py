@@ -10,15 +10,9 @@ from pathlib import Path
 from shutil import copytree
 
 import pytest
-from rich.console import Console
 
 from forked import together
 from run_tiny import figures, files_of, run, words
-from tag2mask.cli.request import Request
-from tag2mask.cli.verbs import VERBS
-from tag2mask.pipeline.edges import Edges
-from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.together import do_together
 
 SETTINGS = {
     "network__norm": "fixed",
@@ -92,17 +86,6 @@ def test_two_processes_follow_the_loss_of_one(alone: Path, by_two: Path, stage: 
 def test_two_processes_make_every_file_of_one(alone: Path, by_two: Path) -> None:
     assert set(files_of(by_two)) == set(files_of(alone))
     assert set(figures(by_two)) == set(figures(alone))
-
-
-def test_an_edge_network_that_is_there_is_skipped_once(
-    alone: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    monkeypatch.setattr("tag2mask.pipeline.together.gathered", lambda value: [value] * 3)
-    request = Request.parse("edges", VERBS["edges"], words("edges", scenes, alone, **SETTINGS)[1:])
-    assert request is not None
-    told = do_together("edges", Edges().do, Edges.distribution, request.config, RunFolder(alone), Console(quiet=True))
-    assert (told.done, told.skipped) == (0, 1)
 
 
 def test_inference_does_not_depend_on_how_many_share_it(alone: Path, scenes: Path, tmp_path: Path) -> None:

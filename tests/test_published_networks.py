@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -23,67 +23,61 @@ from tag2mask.training.tasks import segmentation_task
 
 SCALES = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
 
-# `rates`: of weights and biases of the backbone, of weights and biases of the head. `batch`: photographs a part, parts.
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "deeplab-concat": {
-        "network": {
-            "backbone": "resnet101s",
-            "head": "concat",
-            "output_stride": 8,
-            "scales": [],
-            "norm": "trained",
-            "norm_momentum": 0.1,
-            "head_momentum": 3e-4,
-            "norm_affine": "fixed",
-            "align_corners": True,
-        },
-        "augment": {"crop": 448, "resize": "relative", "scales": [0.5, 1.5], "padding": "around", "colour": 10},
-        "rates": (1e-3, 2e-3, 1e-2, 2e-2),
-        "batch": (10, 1),
-        "power_every": 1,
-        "predict": (SCALES, True),
-        "crf": CrfValues(10, 1, 3, 67, 3, 4),
-    },
-    "deeplab-msc": {
-        "network": {
+
+class Published(NamedTuple):
+    """Values of a published recipe; `rates` are of weights and biases of the backbone, and of those of the head."""
+
+    network: dict[str, Any]
+    augment: dict[str, Any]
+    batch: tuple[int, int]  # images of a part, parts
+    power_every: int
+    predict: tuple[list[float], bool]
+    crf: CrfValues
+    rates: tuple[float, float, float, float]
+
+
+FIXED_SIZES = {"crop": 448, "resize": "relative", "scales": [0.5, 1.5], "padding": "around", "colour": 10}
+CHOSEN_SIZES = [0.5, 0.75, 1.0, 1.25, 1.5]
+SLOW_HEAD = {"norm": "trained", "head_momentum": 3e-4, "norm_affine": "fixed", "align_corners": True, "scales": []}
+DILATED = {"output_stride": 8}
+FIXED_NORM = {"norm": "fixed", "norm_affine": "fixed"}
+RATES = (1e-3, 2e-3, 1e-2, 2e-2)
+CRF = CrfValues(10, 1, 3, 67, 3, 4)
+PUBLISHED = {
+    "deeplab-concat": Published(
+        SLOW_HEAD | DILATED | {"backbone": "resnet101s", "head": "concat", "norm_momentum": 0.1},
+        FIXED_SIZES,
+        (10, 1),
+        1,
+        (SCALES, True),
+        CRF,
+        RATES,
+    ),
+    "deeplab-msc": Published(
+        DILATED
+        | {
             "backbone": "resnet101-caffe",
             "head": "sum",
-            "output_stride": 8,
             "scales": [0.5, 0.75],
             "norm": "fixed",
             "norm_affine": "fixed",
         },
-        "augment": {
-            "crop": 321,
-            "resize": "choice",
-            "scales": [0.5, 0.75, 1.0, 1.25, 1.5],
-            "padding": "after",
-            "colour": 0,
-        },
-        "rates": (2.5e-4, 5e-4, 2.5e-3, 5e-3),
-        "batch": (5, 2),
-        "power_every": 10,
-        "predict": ([1.0], False),
-        "crf": CrfValues(10, 1, 3, 67, 3, 4),
-    },
-    "deeplab-largefov": {
-        "network": {
-            "backbone": "wideresnet38",
-            "head": "largefov",
-            "scales": [],
-            "norm": "trained",
-            "norm_momentum": 3e-4,
-            "head_momentum": 3e-4,
-            "norm_affine": "fixed",
-            "align_corners": True,
-        },
-        "augment": {"crop": 448, "resize": "relative", "scales": [0.5, 1.5], "padding": "around", "colour": 10},
-        "rates": (1e-3, 2e-3, 1e-2, 2e-2),
-        "batch": (5, 2),
-        "power_every": 1,
-        "predict": (SCALES, True),
-        "crf": CrfValues(1, 3, 3, 32, 13, 10),
-    },
+        {"crop": 321, "resize": "choice", "scales": CHOSEN_SIZES, "padding": "after", "colour": 0},
+        (5, 2),
+        10,
+        ([1.0], False),
+        CRF,
+        (2.5e-4, 5e-4, 2.5e-3, 5e-3),
+    ),
+    "deeplab-largefov": Published(
+        SLOW_HEAD | {"backbone": "wideresnet38", "head": "largefov", "norm_momentum": 3e-4},
+        FIXED_SIZES,
+        (5, 2),
+        1,
+        (SCALES, True),
+        CrfValues(1, 3, 3, 32, 13, 10),
+        RATES,
+    ),
 }
 PUBLISHED["voc-paper"] = PUBLISHED["deeplab-concat"]
 
@@ -103,20 +97,15 @@ def config_of(*names: str) -> Config:
 def test_the_values_are_the_published_ones(name: str) -> None:
     config, values = config_of(name), PUBLISHED[name]
     segment, printed = config.segment, yaml.safe_load(to_yaml(config))
-    for section in ("network", "augment"):
-        found = {key: printed["segment"][section][key] for key in values[section]}
-        assert found == values[section]
+    for section, expected in (("network", values.network), ("augment", values.augment)):
+        assert {key: printed["segment"][section][key] for key in expected} == expected
     assert segment.augment.flip
     assert (segment.steps, segment.optimizer, segment.momentum, segment.weight_decay) == (20000, "sgd", 0.9, 5e-4)
-    assert (segment.batch_size // segment.accumulate, segment.accumulate) == values["batch"]
-    assert (segment.power, segment.power_every, segment.clip, segment.average) == (
-        0.9,
-        values["power_every"],
-        None,
-        None,
-    )
-    assert (config.predict.scales, config.predict.flip) == values["predict"]
-    assert config.predict.crf and config.predict.crf_settings.values() == values["crf"]
+    assert (segment.batch_size // segment.accumulate, segment.accumulate) == values.batch
+    assert (segment.power, segment.power_every) == (0.9, values.power_every)
+    assert segment.clip is segment.average is None
+    assert (config.predict.scales, config.predict.flip) == values.predict
+    assert config.predict.crf and config.predict.crf_settings.values() == values.crf
     assert segment.network.dilated and not segment.network.freeze_stem
 
 
@@ -130,7 +119,7 @@ def test_the_published_groups_of_parameters(name: str) -> None:
     assert isinstance(network, SegmentationNetwork)
     groups = segmentation_task(network, None, settings).groups  # type: ignore[arg-type]
     rates = [settings.learning_rate * group.factor for group in groups]
-    slow, biases, head, head_biases = PUBLISHED[name]["rates"]
+    slow, biases, head, head_biases = PUBLISHED[name].rates
     assert rates == pytest.approx([slow, biases, slow, head, head_biases, head])
     assert [group.decay for group in groups] == [True, False, False, True, False, False]
     assert [bool(group.parameters) for group in groups] == [True, False, False, True, True, False]
@@ -196,7 +185,7 @@ def test_training_and_prediction_by_a_preset(
     network = load_segmentation_network(tmp_path / "segment/network.safetensors")
     assert network.settings == replace(config_of(name).segment.network, weights="none")
     logged = [json.loads(line) for line in (tmp_path / "segment/log.jsonl").read_text().splitlines()]
-    first, every = PUBLISHED[name]["rates"][0], PUBLISHED[name]["power_every"]
+    first, every = PUBLISHED[name].rates[0], PUBLISHED[name].power_every
     last = (steps - 1) // every * every
     assert logged[-1]["learning_rate"] == pytest.approx(first * (1 - last / steps) ** 0.9)
     assert len(list(tmp_path.glob("predictions/*/**/*.png"))) == 10

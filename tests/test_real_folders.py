@@ -9,29 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_sets import IMAGE, plant
+from run_tiny import TINY_WORDS, Capture
 from tag2mask.cli import main
 from tag2mask.data.check import check
 from tag2mask.data.photos import find_photos, open_photos, survey
 from tag2mask.data.settings import DataSettings
-
-IMAGE = object()
-"""In a tree: an image is written there; anything else is the text of a file."""
-
-
-def plant(root: Path, tree: dict[str, object]) -> None:
-    """Write a tree of files."""
-    for number, (name, content) in enumerate(tree.items()):
-        target = root / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if content is not IMAGE:
-            target.write_text(str(content))
-        elif "mask" in target.parts[-1] or "ground_truth" in target.parts:
-            mask = np.zeros((24, 32), dtype=np.uint8)
-            mask[4:12, 6:20] = 255
-            Image.fromarray(mask).save(target)
-        else:
-            pixels = np.random.default_rng(number).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(target, format="PNG")
 
 
 @dataclass(frozen=True)
@@ -161,9 +144,7 @@ CASES = {
         {f"{NFC}/1.png": IMAGE, f"{NFD}/2.png": IMAGE}, tags={f"{NFC}/1": (NFC,), f"{NFC}/2": (NFC,)}
     ),
     "a class list in NFC, folders in NFD": Case(
-        {f"{NFD}/1.png": IMAGE, "cat/1.png": IMAGE},
-        {"classes": f"{NFC},cat"},
-        {f"{NFC}/1": (NFC,), "cat/1": ("cat",)},
+        {f"{NFD}/1.png": IMAGE, "cat/1.png": IMAGE}, {"classes": f"{NFC},cat"}, {f"{NFC}/1": (NFC,), "cat/1": ("cat",)}
     ),
     "a table in NFC, files in NFD": Case(
         {f"{NFD}.png": IMAGE, "tags.csv": f"image,tags\n{NFC}.png,cat\n"}, tags={NFC: ("cat",)}
@@ -211,9 +192,7 @@ def test_the_splits_of_an_inspection_set_have_one_class_list(tmp_path: Path) -> 
     assert lists == {("crack", "zit")}
 
 
-def test_decisions_and_predictions_are_found_whatever_the_spelling(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_decisions_and_predictions_are_found_whatever_the_spelling(tmp_path: Path, capsys: Capture) -> None:
     names = [f"{normalize('NFD', name)}" for name in ("Ä1", "Ä2", "Ä3")]
     table = "image,tags\n" + "".join(f"{name}.png,pit\n" for name in names)
     plant(tmp_path / "data", {f"{name}.png": IMAGE for name in names} | {"tags.csv": table})
@@ -252,17 +231,10 @@ def test_images_without_tags_are_one_line(tmp_path: Path) -> None:
     assert "29 photographs have no tags (first: tags.csv line 3)" in report.render()
 
 
-TRAINED = ["--train.steps", "1", "--train.batch_size", "2", "--cams.scales", "[1.0]", "--cams.flip", "false"]
-TRAINED += ["--network.backbone", "resnet18", "--network.weights", "none", "--train.augment.crop", "32"]
-TRAINED += ["--network.output_stride", "16", "--refine.method", "argmax", "--workers", "0"]
-
-
-def test_a_run_repeats_the_warnings_and_keeps_its_class_list(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_repeats_the_warnings_and_keeps_its_class_list(tmp_path: Path, capsys: Capture) -> None:
     plant(tmp_path / "data", {f"{name}/{number}.png": IMAGE for name in ("bird", "good", "pit") for number in range(2)})
     data, run = ["--data.root", str(tmp_path / "data")], str(tmp_path / "run")
-    assert main(["run", *data, "--out", run, *TRAINED]) == 0
+    assert main(["run", *data, "--out", run, *TINY_WORDS]) == 0
     assert "--data.negatives good makes these images without tags" in capsys.readouterr().err
     assert "--data.negatives good" in (tmp_path / "run/report.html").read_text()
     assert json.loads((tmp_path / "run/classes.json").read_text())["classes"] == ["bird", "good", "pit"]
@@ -270,23 +242,23 @@ def test_a_run_repeats_the_warnings_and_keeps_its_class_list(
     plant(tmp_path / "data", {"cat/1.png": IMAGE})  # sorts between the others: every id after it moves
     export = ["export", "coco", "--masks", run, "--out", str(tmp_path / "coco")]
     for words in (
-        ["run", *data, "--out", run, *TRAINED],
+        ["run", *data, "--out", run, *TINY_WORDS],
         ["refine", *data, "--out", run, "--refine.method", "argmax"],
         ["evaluate", *data, "--out", run],
         ["segment", *data, "--out", run, "--restart", "segment"],
         ["report", run],
         ["review", run, "--dry-run"],
         ["evaluate", f"{run}/masks", *data, "--data.masks", f"{run}/masks"],
-        ["run", *data, "--out", run, "--dry-run", *TRAINED],
+        ["run", *data, "--out", run, "--dry-run", *TINY_WORDS],
         export,
     ):
         assert main(words) == 2, words
         said = capsys.readouterr().err
         assert "was begun with the classes bird, good, pit, and the data now has bird, cat, good, pit" in said, words
         assert f"--out {run} --restart train" in said
-    assert main(["run", *data, "--out", run, "--dry-run", "--restart", "train", *TRAINED]) == 0
+    assert main(["run", *data, "--out", run, "--dry-run", "--restart", "train", *TINY_WORDS]) == 0
     assert masks == {file.name: file.read_bytes() for file in (tmp_path / "run/masks/pit").iterdir()}
-    assert main(["run", *data, "--out", run, *TRAINED, "--restart", "train"]) == 0
+    assert main(["run", *data, "--out", run, *TINY_WORDS, "--restart", "train"]) == 0
     assert json.loads((tmp_path / "run/classes.json").read_text())["classes"] == ["bird", "cat", "good", "pit"]
     assert main(export) == 0
     (tmp_path / "run/classes.json").unlink()  # as in a run folder from before there was such a file

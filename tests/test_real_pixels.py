@@ -1,7 +1,6 @@
 """Images as cameras, microscopes and satellites write them: many bits, many bands, pages, EXIF turns."""
 
 import io
-import json
 import re
 import struct
 import zlib
@@ -15,13 +14,13 @@ import pytest
 from PIL import ExifTags, Image
 from rich.console import Console
 
+from data_sets import CAT, document, image
 from run_tiny import BACKBONE, files_of, run
 from tag2mask.cli import main
 from tag2mask.data import DataSettings, open_photos, read_image
-from tag2mask.data.deep_pixels import to_rgb
+from tag2mask.data.annotations import read_annotations
 from tag2mask.data.image_check import Notice, first_look, look, mask_problems, pixel_warnings, turned_photographs
 from tag2mask.data.images import ImageError, read_mask, read_small
-from tag2mask.data.instances import read_annotations
 from tag2mask.data.listing import Listing
 from tag2mask.data.painting import Painting
 from tag2mask.data.photo import Photo, Photos
@@ -252,13 +251,6 @@ def test_a_range_of_values_that_cannot_be_read_is_refused(tmp_path: Path, conten
     assert caught.value.kind == "unsupported-image"
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.int32])
-def test_the_remedy_for_an_unknown_range_is_a_command_line(tmp_path: Path, dtype: Any) -> None:
-    path = written(tmp_path, tiff((GREY * 50.0).astype(dtype), photometric=1))
-    with pytest.raises(ImageError, match=r'--data\.intensity "\[LOW, HIGH\]"'):
-        read_image(path)
-
-
 # What is dropped
 
 
@@ -457,13 +449,8 @@ def test_exif_and_annotations(
 def test_a_warning_before_painting(tmp_path: Path) -> None:
     photos = [photographs(tmp_path, turn, (60, 40)) for turn in (1, 3)]
     source = tmp_path / "instances_x.json"
-    source.write_text(
-        '{"categories": [{"id": 1, "name": "cat"}], "annotations": [], "images": ['
-        + ", ".join(
-            f'{{"id": {n}, "file_name": "{p.id}.jpg", "width": 60, "height": 40}}' for n, p in enumerate(photos, 1)
-        )
-        + "]}"
-    )
+    images = [image(number, f"{photo.id}.jpg", height=40, width=60) for number, photo in enumerate(photos, 1)]
+    source.write_text(document(images, [], CAT))
     digest = read_annotations(source, "x").digest
     painting = Painting(tmp_path / "masks", "ignore", {source: digest}, {photo.id: (40, 60) for photo in photos})
     console = Console(file=io.StringIO(), width=9999)
@@ -509,7 +496,7 @@ def test_the_range_is_part_of_fingerprints_where_it_is_given(scenes: Path, stage
 
 
 def test_a_run_on_12_bits_is_that_on_8_bits(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same pixels with 12 bits give the same masks; the network that comes of it needs no word about the range."""
+    """The same pixels with 12 bits give the same masks, predictions and confidence."""
     deep, eight = tmp_path / "deep", tmp_path / "eight"
     for root in (deep, eight):
         copytree(scenes / "masks", root / "masks")
@@ -539,17 +526,5 @@ def test_a_run_on_12_bits_is_that_on_8_bits(scenes: Path, tmp_path: Path, capsys
             files.update(pixels)
         assert len(made[0]) == count
         assert made[0] == made[1]
-    found = []
-    for root, out in zip((eight, deep), outs, strict=True):
-        place = tmp_path / f"predicted-{root.name}"
-        assert main(["predict", str(root / "val"), "--model", str(out), "--out", str(place), "--device", "cpu"]) == 0
-        found.append(json.loads((place / "predictions.json").read_text())["photographs"])  # confidences among it
-    assert len(found[0]) == 4
-    assert found[0] == found[1]
     assert main(["refine", "--config", "own", "--out", str(outs[1]), "--data.root", str(deep)]) == 2
     assert "data.intensity was [0.0, 4095.0] and is at its default" in capsys.readouterr().err
-
-
-def test_grey_without_a_range_is_as_before(tmp_path: Path) -> None:
-    grey = Image.fromarray(GREY[..., 0])
-    assert (np.asarray(to_rgb(tmp_path, grey))[..., 0] == (GREY[..., 0].astype(int) + 128) // 257).all()

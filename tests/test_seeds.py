@@ -9,14 +9,21 @@ import torch
 import yaml
 from PIL import Image
 
-from clip_tiny import tiny_folder, tiny_model
-from run_tiny import figures, files_of, run, words
+from clip_tiny import PATCH, tiny_folder, tiny_model
+from run_tiny import Capture, figures, files_of, run, words
 from tag2mask.cam_files import CamFile, read_cam, write_cam
 from tag2mask.cli import main
+from tag2mask.clip import load_clip
+from tag2mask.clip.cams import class_scores
 from tag2mask.clip.npy_files import NpyCams, read_npy_cams, write_npy_cams
+from tag2mask.clip.settings import SeedSettings
+from tag2mask.data.photo import Photo, Photos
 from tag2mask.data.photos import open_photos
 from tag2mask.data.settings import AugmentSettings, DataSettings
 from tag2mask.data.training_set import TrainingSet
+from tag2mask.pipeline.config import Config
+from tag2mask.pipeline.progress import StageResult
+from tag2mask.pipeline.seeds import batches_by_patches
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +68,7 @@ def test_is_resumed_and_shards_give_the_same_files(made: Path, scenes: Path, cli
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
 
 
-def test_a_changed_word_stops_the_stage(
-    made: Path, scenes: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_changed_word_stops_the_stage(made: Path, scenes: Path, clip: Path, tmp_path: Path, capsys: Capture) -> None:
     file = tmp_path / "words.yaml"
     file.write_text("background: [sky]\n", encoding="utf-8")
     assert run("seeds", scenes, made, seeds__model=str(clip), seeds__words=str(file)) == 2
@@ -72,21 +77,12 @@ def test_a_changed_word_stops_the_stage(
     assert run("seeds", scenes, made, seeds__model="not-a-model") == 2
 
 
-def test_clashes_are_told(scenes: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_clashes_are_told(scenes: Path, clip: Path, tmp_path: Path, capsys: Capture) -> None:
     name = open_photos(DataSettings(root=scenes)).classes[0]
     file = tmp_path / "words.yaml"
     file.write_text(f"background: [sky, {name}]\n", encoding="utf-8")
     assert run("seeds", scenes, tmp_path / "run", seeds__model=str(clip), seeds__words=str(file), limit="2") == 0
     assert f"background word '{name}' also stands for class '{name}'" in " ".join(capsys.readouterr().err.split())
-
-
-def test_an_export_of_nothing_says_so(
-    scenes: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "empty").mkdir()
-    both = {"--from-npy": str(tmp_path / "empty"), "--to-npy": str(tmp_path / "npy")}
-    assert seeds_with(both, scenes, tmp_path / "run", clip) == 1
-    assert "external" not in capsys.readouterr().err
 
 
 def seeds_with(verb_words: dict[str, str], scenes: Path, out: Path, clip: Path) -> int:
@@ -107,7 +103,7 @@ def test_own_export_comes_back_exactly(made: Path, scenes: Path, clip: Path, tmp
 
 
 def test_imports_say_what_they_lose_and_what_they_refuse(
-    scenes: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scenes: Path, clip: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     photos = open_photos(DataSettings(root=scenes, split="train")).photos
     rng = np.random.default_rng(0)
@@ -150,7 +146,7 @@ def test_pot_trains_on_base_cams_from_outside(made: Path, scenes: Path, clip: Pa
     assert files_of(plain / "cams/pot") != files_of(out / "cams/pot")
 
 
-def test_without_base_cams_nothing_begins(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_base_cams_nothing_begins(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
     assert run("train", scenes, tmp_path / "run", **EXTERNAL) == 2
     assert "run `tag2mask seeds` with the same --out first" in " ".join(capsys.readouterr().err.split())
     assert run("cams", scenes, tmp_path / "run", cams__kinds="[fused]") == 2
@@ -188,21 +184,8 @@ def test_base_cams_move_with_the_photograph(tmp_path: Path) -> None:
     assert "external" not in TrainingSet(photos, settings, seed=0)[0, 0]
 
 
-def test_the_store_is_small(clip: Path, tmp_path: Path) -> None:
-    """VOC: 10,582 photographs of 500 x 375 pixels with 1.555 tags each should take at most 60 MB at patches of 16."""
-    noise = np.random.default_rng(0).integers(0, 255, (188, 250, 3), dtype=np.uint8)  # patches of 8, so half the sides
-    (tmp_path / "photos").mkdir()
-    Image.fromarray(noise).save(tmp_path / "photos/a.png")
-    (tmp_path / "photos/tags.csv").write_text("image,tags\na.png,cat;dog\n", encoding="utf-8")
-    command = ["seeds", "--data.root", str(tmp_path / "photos"), "--seeds.model", str(clip)]
-    assert main([*command, "--out", str(tmp_path / "run"), "--device", "cpu", "--workers", "0"]) == 0
-    file = tmp_path / "run/seeds/a.npz"
-    assert read_cam(file).cams.shape == (2, 24, 32)
-    assert file.stat().st_size * 10_582 < 60e6, "two tags, more than the average"
-
-
 def test_a_damaged_base_cam_costs_its_photograph_alone(
-    made: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    made: Path, scenes: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     out = tmp_path / "run"
     shutil.copytree(made, out)
@@ -240,44 +223,20 @@ def test_the_method_is_part_of_training_where_only_the_target_uses_it(made: Path
     assert run("train", scenes, out, **only, pot__epsilon="0.5") == 2
 
 
-def test_large_photographs_go_through_in_smaller_batches(clip: Path, tmp_path: Path) -> None:
-    from tag2mask.clip import load_clip
-    from tag2mask.clip.settings import SeedSettings
-    from tag2mask.data.photo import Photo, Photos
-    from tag2mask.pipeline.config import Config
-    from tag2mask.pipeline.progress import StageResult
-    from tag2mask.pipeline.seeds import batches_by_patches
-
-    photos = []
+def test_large_photographs_go_through_in_smaller_batches_and_shards_cover_all(clip: Path, tmp_path: Path) -> None:
+    loaded, photos = load_clip(str(clip)), []
     for number, side in enumerate([64] * 5 + [512] * 5):
         Image.new("RGB", (side, side)).save(path := tmp_path / f"{number}.png")
         photos.append(Photo(str(number), path, (1,)))
-    batches = list(
-        batches_by_patches(
-            load_clip(str(clip)),
-            Photos.of(photos),
-            Config(workers=0, seeds=SeedSettings(batch_size=8)),
-            StageResult("seeds"),
-        )
-    )
-    assert [len(batch) for batch in batches] == [5, 1, 1, 1, 1, 1]
 
-
-def test_shards_cover_every_photograph_once_whatever_the_batch_size(clip: Path, tmp_path: Path) -> None:
-    from tag2mask.clip import load_clip
-    from tag2mask.clip.settings import SeedSettings
-    from tag2mask.data.photo import Photo, Photos
-    from tag2mask.pipeline.config import Config
-    from tag2mask.pipeline.progress import StageResult
-    from tag2mask.pipeline.seeds import batches_by_patches
-
-    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
-    photos, loaded, found = [Photo(str(n), tmp_path / "a.png", (1,)) for n in range(50)], load_clip(str(clip)), []
-    for shard, size in (("1/2", 2), ("2/2", 16)):
+    def batches(size: int, shard: str | None = None) -> list[list[str]]:
         config = Config(workers=0, shard=shard, seeds=SeedSettings(batch_size=size))
-        batches = batches_by_patches(loaded, Photos.of(photos), config, StageResult("seeds"))
-        found += [photo.id for batch in batches for photo in batch]
-    assert sorted(found, key=int) == [str(n) for n in range(50)]
+        found = batches_by_patches(loaded, Photos.of(photos), config, StageResult("seeds"))
+        return [[photo.id for photo in batch] for batch in found]
+
+    assert [len(batch) for batch in batches(8)] == [5, 1, 1, 1, 1, 1]
+    shared = [name for batch in (*batches(2, "1/2"), *batches(16, "2/2")) for name in batch]
+    assert sorted(shared) == [photo.id for photo in photos]
 
 
 def suggest(*words: str) -> int:
@@ -285,9 +244,7 @@ def suggest(*words: str) -> int:
     return main(["tags", *words, "--device", "cpu", "--workers", "0"])
 
 
-def test_suggestions_are_a_table_for_review(
-    scenes: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_suggestions_are_a_table_for_review(scenes: Path, clip: Path, tmp_path: Path, capsys: Capture) -> None:
     table = tmp_path / "suggested.csv"
     photos = scenes / "train"
     given = (str(photos), "--classes", "cat,dog,brown horse", "--seeds.model", str(clip), "--table", str(table))
@@ -311,7 +268,7 @@ def test_suggestions_are_a_table_for_review(
     assert suggest(*given) == 2 and "a person may have reviewed it" in " ".join(capsys.readouterr().err.split())
 
 
-def test_suggestions_are_never_taken_for_tags(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_suggestions_are_never_taken_for_tags(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
     table = tmp_path / "tags.csv"
     name = next((scenes / "train").rglob("*.jpg")).relative_to(scenes).as_posix()
     table.write_text(f"image,suggested,reviewed,cat\n{name},cat,,0.9\n", encoding="utf-8")
@@ -331,17 +288,13 @@ def test_suggestions_are_never_taken_for_tags(scenes: Path, tmp_path: Path, caps
     ],
 )
 def test_wrong_requests_for_tags(
-    scenes: Path, clip: Path, words: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scenes: Path, clip: Path, words: tuple[str, ...], message: str, tmp_path: Path, capsys: Capture
 ) -> None:
     assert suggest(str(scenes), "--seeds.model", str(clip), "--table", str(tmp_path / "t.csv"), *words) == 2
     assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_scores_agree_with_the_library(clip: Path) -> None:
-    from clip_tiny import PATCH
-    from tag2mask.clip import load_clip
-    from tag2mask.clip.cams import class_scores
-
     loaded = load_clip(str(clip))
     images = [torch.randn(3, 4 * PATCH, 4 * PATCH) for _ in range(2)]
     texts = loaded.text_features(["cat", "dog", "sky"])

@@ -18,18 +18,16 @@ class _Counter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.waits = 0
-        self.products = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation, counted."""
         name = func.overloadpacket.__name__
         self.waits += name in _WAITING_OPERATIONS
-        self.products += name == "bmm"
         return func(*args, **(kwargs or {}))
 
 
-def counts(work: Callable[[], object]) -> tuple[int, int]:
-    """How often ``work`` waits for the device, and how many batched matrix products it makes."""
+def waits(work: Callable[[], object]) -> int:
+    """How often ``work`` waits for the device."""
     with _Counter() as counter:
 
         def counted(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,4 +45,4 @@ def counts(work: Callable[[], object]) -> tuple[int, int]:
         finally:
             for one in patches:
                 one.stop()
-    return counter.waits, counter.products
+    return counter.waits

@@ -1,7 +1,6 @@
-"""Joint augmentation: one geometry moves the photograph, its mask and its CAMs together.
+"""Joint augmentation of an image, its mask and its CAMs: resize, cut a window, mirror.
 
-Resize, cut a window, mirror. Padding is neutral in colour, marked in ``valid``, ignored in the mask and zero in the
-CAMs, so that it never becomes a seed.
+Padding is neutral in colour, False in ``valid``, ignored in the mask and zero in the CAMs.
 """
 
 from dataclasses import dataclass
@@ -15,12 +14,11 @@ from PIL import Image
 from tag2mask.data.images import IGNORED
 from tag2mask.data.settings import Padding, ViewSettings
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-"""Mean colour of ImageNet, RGB in [0, 1]: what padding has before a network normalises it to zero."""
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # mean colour of ImageNet, RGB in [0, 1], which a network normalises to zero
 
 
 class View(NamedTuple):
-    """What training sees of a photograph.
+    """A view of an image.
 
     Attributes:
         image: float32 (3, crop, crop), RGB in [0, 1].
@@ -39,11 +37,11 @@ class View(NamedTuple):
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a view is cut from a photograph: resize, then a window, then mirror.
+    """The geometry of a view: resize, then a window, then mirror.
 
     Attributes:
         size: (h, w) in pixels after the resize.
-        top: first row of the window in the resized photograph; negative: padding above.
+        top: first row of the window in the resized image; negative: padding above.
         left: first column of the window; negative: padding on the left.
         crop: side of the window.
         flip: whether the window is mirrored left and right.
@@ -57,25 +55,20 @@ class Geometry:
 
     @property
     def inside(self) -> tuple[slice, slice]:
-        """The rows and columns of the window, before it is mirrored, that hold the photograph."""
+        """The rows and columns of the window, before it is mirrored, that hold the image."""
         rows = slice(max(0, -self.top), min(self.crop, self.size[0] - self.top))
         columns = slice(max(0, -self.left), min(self.crop, self.size[1] - self.left))
         return rows, columns
 
 
 def draw_geometry(size: tuple[int, int], settings: ViewSettings, rng: np.random.Generator) -> Geometry:
-    """Draw the geometry of a view.
+    """Draw the geometry of a view of an image of (H, W) pixels.
 
-    A photograph larger than the crop gives a window anywhere in it, a smaller one lies anywhere in the window, or at
-    its beginning, each side by itself.
-
-    Args:
-        size: (H, W) of the photograph.
-        settings: what may be drawn.
-        rng: always asked for the same number of values, so that one setting does not shift the others' draws.
+    Along each side, an image larger than the crop gives a window anywhere in it; a smaller one lies anywhere in the
+    window, or at its beginning. The number of values drawn from ``rng`` does not depend on the settings.
 
     Source: the augmentation of SIPE and IRN (long side, flip, window with padding); the order is ours. Sizes relative
-    to the photograph's own: HSC_WSSS (``relative``), the PyTorch port of DeepLabV2 (``choice``, padding after).
+    to the image's own: HSC_WSSS (``relative``), the PyTorch port of DeepLabV2 (``choice``, padding after).
     """
     drawn_size, place_y, place_x, mirror = rng.random(4)
     crop = settings.crop
@@ -98,16 +91,16 @@ def training_view(
     weights: npt.NDArray[np.uint8] | None = None,
     cams: npt.NDArray[np.floating] | None = None,
 ) -> View:
-    """A random view of a photograph, with its mask and its CAMs moved alike.
+    """A random view of an image, with its mask and its CAMs moved alike.
 
     Args:
         image: RGB, uint8 (H, W, 3).
-        settings: what the view may look like.
+        settings: the augmentation.
         rng: the source of all randomness.
-        fill: the colour of padding, RGB in [0, 1]; the mean by which the network normalises makes it zero there.
+        fill: the colour of padding, RGB in [0, 1].
         mask: uint8 (H, W).
         weights: of the mask's pixels, uint8 (H, W), 255 = 1.
-        cams: (K, h, w) in [0, 1] on any grid that spans the photograph.
+        cams: (K, h, w) in [0, 1] on any grid that spans the image.
     """
     height, width = image.shape[:2]
     view = cut(image, draw_geometry((height, width), settings, rng), fill=fill, mask=mask, weights=weights, cams=cams)
@@ -150,9 +143,9 @@ def cut(
     weights: npt.NDArray[np.uint8] | None = None,
     cams: npt.NDArray[np.floating] | None = None,
 ) -> View:
-    """The view that a geometry makes; arguments as in `training_view`.
+    """The view of a geometry; arguments as in `training_view`.
 
-    The photograph is resized bicubically, the mask and its weights by nearest neighbour, the CAMs bilinearly.
+    The image is resized bicubically, the mask and its weights by nearest neighbour, the CAMs bilinearly.
     """
     crop, inside = geometry.crop, geometry.inside
     pixels = np.empty((crop, crop, 3), dtype=np.float32)
@@ -175,7 +168,7 @@ def cut(
 
 
 def _long_side(own: int, settings: ViewSettings, drawn: float) -> float:
-    """The long side after the resize, of a photograph whose ``own`` it is, for ``drawn`` in [0, 1)."""
+    """The long side after the resize of an image with the long side ``own``, for ``drawn`` in [0, 1)."""
     low, high = settings.long_side
     if settings.resize == "scale":
         return low + int(drawn * (high - low + 1))
@@ -186,7 +179,7 @@ def _long_side(own: int, settings: ViewSettings, drawn: float) -> float:
 
 
 def _offset(side: int, crop: int, place: float, padding: Padding) -> int:
-    """Where the window begins: in the photograph if that is larger, before it if it is smaller."""
+    """The beginning of the window: in an image that is larger, before one that is smaller."""
     room = side - crop
     if room >= 0:
         return int(place * (room + 1))
@@ -194,22 +187,13 @@ def _offset(side: int, crop: int, place: float, padding: Padding) -> int:
 
 
 def _resampled(image: Image.Image, geometry: Geometry, how: Image.Resampling) -> npt.NDArray[Any]:
-    """The part of the window that holds the photograph, resized from just the pixels it needs.
-
-    The filter sees the pixels around the box, so that the result is that of resizing first and cutting then, but for
-    Pillow's rounding.
-    """
+    """The part of the window that holds the image; as resizing first and cutting then, but for Pillow's rounding."""
     rows, columns = geometry.inside
     scale_y, scale_x = image.height / geometry.size[0], image.width / geometry.size[1]
     top, bottom = (geometry.top + edge for edge in (rows.start, rows.stop))
     left, right = (geometry.left + edge for edge in (columns.start, columns.stop))
-    # Rounding must not put the box outside the image by a hair, which Pillow refuses.
-    box = (
-        left * scale_x,
-        top * scale_y,
-        min(right * scale_x, image.width),
-        min(bottom * scale_y, image.height),
-    )
+    # Pillow refuses a box that rounding puts outside the image.
+    box = (left * scale_x, top * scale_y, min(right * scale_x, image.width), min(bottom * scale_y, image.height))
     return np.asarray(image.resize((right - left, bottom - top), how, box))
 
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,13 @@ import numpy as np
 from tag2mask.ahead import map_ahead
 from tag2mask.data.classes import similar_names
 from tag2mask.data.decided import UNRECORDED, Decided
-from tag2mask.data.image_check import (
-    Notice,
-    Seen,
-    correction_problems,
-    mask_problems,
-    most_pixels,
-    open_photo,
-    pixel_warnings,
-)
+from tag2mask.data.image_check import Notice, check_photo, most_pixels, pixel_warnings
 from tag2mask.data.listing import Listing, each_file, walk_files
 from tag2mask.data.names import is_image_name
 from tag2mask.data.near_duplicates import Looks, NearDuplicates, find_near_duplicates
 from tag2mask.data.photo import Photo, Photos
 from tag2mask.data.photos import Survey, survey
-from tag2mask.data.problems import Problem, grouped_lines, warning
+from tag2mask.data.problems import Problem, errors_of, grouped_lines, warning
 from tag2mask.data.settings import DataSettings
 from tag2mask.data.tag_counts import TagCounts, Verdict, judge
 from tag2mask.data.truth import count_truth, truth_problems
@@ -34,8 +27,7 @@ from tag2mask.errors import first_five
 
 Progress = Callable[[int, int], None]
 
-TAG_LIMIT = 1000
-"""Above this many different tags their spelling is not compared; there are too many classes anyway."""
+TAG_LIMIT = 1000  # above this many different tags their spelling is not compared; there are too many classes anyway
 
 MOST_THREADS = 8
 
@@ -81,7 +73,7 @@ class CheckReport:
     @property
     def errors(self) -> tuple[Problem, ...]:
         """The problems that make the data set unusable, or an image of it."""
-        return tuple(problem for problem in self.problems if problem.level == "error")
+        return tuple(errors_of(self.problems))
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
@@ -123,7 +115,7 @@ class CheckReport:
 
 @dataclass
 class _Shown:
-    """What opening the images showed besides problems."""
+    """What opening the images showed, without problems."""
 
     looks: Looks
     opened: int = 0
@@ -146,15 +138,15 @@ def check(settings: DataSettings, *, progress: Progress | None = None, threads: 
     once = _each_once(photos, found)
     shown = _Shown(Looks(len(once)))
     decided = found.photos.decided
-    problems = [*found.problems, *_file_problems(found, once, settings, shown, len(tags.counts), progress, threads)]
+    problems = [*found.problems, *_file_problems(found, once, settings, shown, progress, threads)]
     problems += pixel_warnings(shown.noticed, root, shown.opened)
     twins = find_near_duplicates(shown.looks, once)
     problems += [*_overall(found, settings, tags.by_name()), *tags.problems(root), *twins.problems(root)]
     problems += _stray_corrections(decided, once, settings)
     masked = listing.masks[0].folder if listing.masks else listing.root
-    truth = count_truth(found.photos, pixel_limit=settings.pixel_limit)
+    truth = count_truth(found.photos)
     problems += truth_problems(truth, listing.shown(masked), painted=listing.painting is not None)
-    usable = not any(problem.level == "error" for problem in found.problems)
+    usable = not errors_of(found.problems)
     several = settings.split is None and len(listing.splits) > 1
     return CheckReport(
         root=root,
@@ -200,38 +192,24 @@ def _photos_without_a_list(listing: Listing) -> Iterator[Photo]:
 
 
 def _file_problems(
-    found: Survey,
-    photos: Photos,
-    settings: DataSettings,
-    shown: _Shown,
-    classes: int,
-    progress: Progress | None,
-    threads: int | None,
+    found: Survey, photos: Photos, settings: DataSettings, shown: _Shown, progress: Progress | None, threads: int | None
 ) -> Iterator[Problem]:
     """Open every image and its masks, several at once; what the images show is added to ``shown``."""
-    listing, decided = found.listing, found.photos.decided
-    most = most_pixels(settings.pixel_limit)
-
-    def opened(photo: Photo) -> Seen:
-        seen = open_photo(listing, photo, settings, most)
-        seen.problems.extend(mask_problems(listing, photo, seen.size, settings, found.photos))
-        seen.problems.extend(correction_problems(decided, photo, seen.size, settings, classes))
-        return seen
-
+    check_one = partial(check_photo, found, settings=settings, most=most_pixels(settings.pixel_limit))
     threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
-    for done, seen in enumerate(map_ahead(opened, photos, threads=threads), 1):
+    for done, seen in enumerate(map_ahead(check_one, photos, threads=threads), 1):
         shown.looks.put(done - 1, seen.look)
         shown.opened += seen.size is not None
         shown.pixels += 0 if seen.size is None else seen.size[0] * seen.size[1]
         if seen.notices:
-            shown.noticed.append((listing.shown(photos[done - 1].path), seen.notices))
+            shown.noticed.append((found.listing.shown(photos[done - 1].path), seen.notices))
         yield from seen.problems
         if progress is not None:
             progress(done, len(photos))
 
 
 def _each_once(photos: Photos, found: Survey) -> Photos:
-    """The photographs without those that are listed again."""
+    """The images without those that are listed again."""
     if not any(problem.kind == "duplicate-id" for problem in found.problems):
         return photos
     twice = {entry.id for entry in found.listing.entries.repeated()}
@@ -263,7 +241,7 @@ def _stray_corrections(decided: Decided, photos: Photos, settings: DataSettings)
 
 
 def _overall(found: Survey, settings: DataSettings, counts: dict[str, int]) -> Iterator[Problem]:
-    """What only the whole data set shows: spelling, classes without photographs, files that nothing lists."""
+    """Problems of the whole data set: spelling of tags, classes without images, files that are not listed."""
     listing, photos = found.listing, found.photos.photos
     root = str(listing.root)
     if settings.classes is None and not listing.official and len(counts) <= TAG_LIMIT:
@@ -289,7 +267,7 @@ def _overall(found: Survey, settings: DataSettings, counts: dict[str, int]) -> I
 
 
 def _unlisted(listing: Listing, masks: Path | None) -> Iterator[Problem]:
-    """Images beside the listed ones that the table does not name, in one line."""
+    """Images next to the listed ones that the table does not name, in one line."""
     listed = np.unique(np.fromiter((hash(entry.file) for entry in listing.entries), dtype=np.int64))
     others = []
     for folder in sorted({os.path.dirname(entry.file) for entry in listing.entries}):  # noqa: PTH120

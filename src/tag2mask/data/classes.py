@@ -1,4 +1,4 @@
-"""Class lists and tag names: reading a list, and finding the name that was meant."""
+"""Class lists and names of tags."""
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,18 +10,15 @@ from tag2mask.data.names import nfc
 from tag2mask.data.problems import Problem, error, warning
 from tag2mask.errors import first_five
 
-CLASS_LIMIT = 254
-"""Most classes a data set may have: ids 1..254 beside background 0 and ignored 255."""
+CLASS_LIMIT = 254  # most classes of a data set: ids 1..254; 0 is background, 255 ignored
 
 RARE_FRACTION = 0.05
-"""A tag is rare beside another one if it occurs at most this often relative to it (or once); ours."""
+"""A tag is rare compared with another if it occurs at most this often relative to it, or once; ours."""
 
-SIMILARITY = 0.75
-"""`difflib` ratio from which two names look like one; ours: ``hosre`` and ``horse`` have 0.8."""
+SIMILARITY = 0.75  # `difflib` ratio from which two names are similar; ours: ``hosre`` and ``horse`` have 0.8
 
 LIST_SUFFIXES = frozenset({".txt", ".yaml", ".yml", ".json"})
-NONE = "_none"
-"""The folder, or the tag, of images that hold none of the classes."""
+NONE = "_none"  # the folder, or the tag, of images that hold none of the classes
 
 NEGATIVE_NAMES = frozenset(
     {"good", "ok", "okay", "normal", "healthy", "none", "nodefect", "nodefects", "defectfree", "nondefective", "clean"}
@@ -68,7 +65,7 @@ def negative_names(setting: str | None) -> frozenset[str]:
 
 
 def negative_problems(names: Iterable[str], subject: str) -> Iterator[Problem]:
-    """A warning about class names that mostly mean that an image holds nothing."""
+    """A warning about class names that mostly mean "none of the classes"."""
     found = [name for name in names if folded_name(name) in NEGATIVE_NAMES]
     if found:
         joined = ",".join(found)
@@ -78,14 +75,11 @@ def negative_problems(names: Iterable[str], subject: str) -> Iterator[Problem]:
 
 
 def read_classes(value: str) -> tuple[tuple[str, ...] | None, list[Problem]]:
-    """The class list that a setting stands for.
+    """The class list of `data.classes`, None if it cannot be read; and what is wrong with it.
 
     Args:
-        value: a file (``.yaml``, ``.yml`` or ``.json``: a list; any other: one name a line, empty lines and lines
+        value: a file (``.yaml``, ``.yml`` or ``.json``: a list; any other: one name per line, empty lines and lines
             that begin with ``#`` skipped), or names with commas.
-
-    Returns:
-        the names in order, or None if there is no list to speak of, and what is wrong with it.
     """
     path = Path(value)
     is_file = _is_file(path)
@@ -104,12 +98,12 @@ def read_classes(value: str) -> tuple[tuple[str, ...] | None, list[Problem]]:
 
 
 def class_problems(classes: tuple[str, ...], subject: str, *, negatives: bool = False) -> Iterator[Problem]:
-    """What is wrong with the class list that a data set ends up with, wherever it came from.
+    """What is wrong with the final class list of a data set.
 
     Args:
         classes: the names.
-        subject: where they come from.
-        negatives: whether `data.negatives` can make images of a class images of nothing.
+        subject: their source.
+        negatives: whether `data.negatives` has an effect on the data set.
     """
     if len(classes) > CLASS_LIMIT:
         message = f"{len(classes)} classes ({first_five(classes)}), at most {CLASS_LIMIT} fit into a mask of 8 bits"
@@ -123,16 +117,10 @@ def class_problems(classes: tuple[str, ...], subject: str, *, negatives: bool = 
 
 
 def similar_names(counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
-    """Pairs of tags that were probably meant to be one.
+    """Pairs of tags that are probably one: (the rarer, the more frequent); ``counts`` are images with each tag.
 
-    Two tags that differ only in case, spaces, hyphens or underscores are such a pair, and so are a rare tag and a
-    frequent one of similar spelling.
-
-    Args:
-        counts: how many photographs have each tag.
-
-    Yields:
-        (the rarer tag, the more frequent one). Source: ours.
+    They differ only in case, spaces, hyphens or underscores; or one is rare, and their spelling is similar. Source:
+    ours.
     """
     frequent = sorted(counts, key=lambda name: (-counts[name], name))
     for place, name in enumerate(frequent):
@@ -145,7 +133,7 @@ def similar_names(counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
 
 
 def _ratio_reaches(name: str, other: str) -> bool:
-    """Whether two names look alike; the two cheap bounds come first because a data set may have many tags."""
+    """Whether two names are similar; the two upper bounds are cheap."""
     matcher = difflib.SequenceMatcher(None, folded_name(name), folded_name(other))
     return all(ratio() >= SIMILARITY for ratio in (matcher.real_quick_ratio, matcher.quick_ratio, matcher.ratio))
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from tag2mask.data.annotation_index import Index, read_index
 from tag2mask.data.classes import did_you_mean
 from tag2mask.data.entries import Entry
 from tag2mask.data.image_places import IMAGES, ImagePlaces, Place
-from tag2mask.data.instances import Index, read_index
 from tag2mask.data.listing import Listing, file_names, mask_places
 from tag2mask.data.painting import Painting
 from tag2mask.data.problems import Problem, error, warning

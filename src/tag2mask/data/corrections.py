@@ -1,4 +1,4 @@
-"""What people decided about masks: a folder of accepted and corrected masks, of rejections and of changed tags.
+"""Decisions of people about masks: a folder of accepted and corrected masks, of rejections and of changed tags.
 
 FOLDER/
   corrections.json    the class list, in the order of the ids
@@ -24,25 +24,25 @@ from tag2mask.errors import Tag2maskError, UsageError, first_five
 from tag2mask.files import TEMPORARY_PREFIX, read_json, write_json
 
 Verdict = Literal["accepted", "corrected", "rejected"]
-"""What somebody said of a mask: right as it is, right as it was drawn, or not to be used."""
+"""A decision about a mask: right as it is, corrected by hand, or not to be used."""
 
 RECORD = "corrections.json"
-"""Lies in the folder of a review, and says which classes the ids are."""
+"""The file with the class list in the folder of a review."""
 
 IMPORTED = "tag2mask-export.json"
-"""Lies in a folder that `import` wrote, and says the same."""
+"""The file with the class list in a folder that `import` wrote."""
 
 _RECORDS = (RECORD, IMPORTED)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What somebody decided about one photograph.
+    """The decision about one image.
 
     Attributes:
-        verdict: of its mask; None if nothing was said.
-        tags: names of all its classes, in place of what the data set says; None if that is right.
-        at: when, ISO 8601; empty where that is not known.
+        verdict: of its mask; None without one.
+        tags: names of all its classes, which replace the tags of the data set; None if those are right.
+        at: the time, ISO 8601; empty where it is not known.
     """
 
     verdict: Verdict | None = None
@@ -51,7 +51,7 @@ class Decision:
 
     @classmethod
     def now(cls, verdict: Verdict | None = None, tags: Sequence[str] | None = None) -> "Decision":
-        """One that is made at this moment."""
+        """A decision that is made at this moment."""
         at = datetime.now().astimezone().isoformat(timespec="seconds")
         return cls(verdict, None if tags is None else tuple(tags), at)
 
@@ -62,13 +62,13 @@ class Decision:
 
 
 class Corrections:
-    """The decisions in one folder; read and written photograph by photograph, each whole or not at all."""
+    """The decisions in one folder; each is read and written as a whole."""
 
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
-        """Look whose classes the folder has; nothing is made yet.
+        """Compare the class lists; nothing is written yet.
 
         Args:
-            folder: need not be there yet.
+            folder: of the decisions; need not exist yet.
             classes: the names of the classes 1..C.
 
         Raises:
@@ -86,11 +86,11 @@ class Corrections:
 
     @property
     def is_recorded(self) -> bool:
-        """Whether the folder says which classes its ids are."""
+        """Whether the folder has a class list."""
         return any((self.folder / name).is_file() for name in _RECORDS)
 
     def decision(self, photo_id: str) -> Decision | None:
-        """What was decided about a photograph; None if nothing was.
+        """The decision about an image; None without one.
 
         Raises:
             Tag2maskError: the file is damaged, or cannot be there.
@@ -109,27 +109,25 @@ class Corrections:
 
     def mask(self, photo_id: str) -> Path | None:
         """The mask that somebody accepted or drew; None if there is none."""
-        path = self._file(photo_id, "png")
-        if not path.is_file():
-            return None
-        decision = self.decision(photo_id)
+        path = self.stored_mask(photo_id)
+        decision = None if path is None else self.decision(photo_id)
         return path if decision is not None and decision.has_mask else None
 
     def stored_mask(self, photo_id: str) -> Path | None:
-        """The file of a mask, whether or not its decision can be read; None if there is none."""
+        """The file of a mask, even if its decision is damaged; None if there is none."""
         path = self._file(photo_id, "png")
         return path if path.is_file() else None
 
     def write(self, photo_id: str, decision: Decision, mask: npt.NDArray[np.uint8] | None = None) -> None:
-        """Keep a decision in the place of an earlier one.
+        """Write the decision about an image, which replaces an earlier one.
 
         Args:
-            photo_id: of the photograph.
-            decision: what was decided.
-            mask: uint8 (H, W) of class ids, 255 = ignored; given where `Decision.has_mask`, and nowhere else.
+            photo_id: of the image.
+            decision: the decision.
+            mask: class ids, uint8 (H, W), 255 = ignored; given if and only if `Decision.has_mask`.
 
         Raises:
-            ValueError: a mask where there should be none, or none where there should be one.
+            ValueError: a mask is missing, or not expected.
         """
         if decision.has_mask != (mask is not None):
             raise ValueError(f"a decision `{decision.verdict}` {'needs a' if decision.has_mask else 'has no'} mask")
@@ -144,10 +142,10 @@ class Corrections:
             path.unlink(missing_ok=True)
 
     def forget(self, photo_id: str) -> None:
-        """Take back what was decided about a photograph.
+        """Remove the decision about an image.
 
-        A decision without its mask is damaged, a mask alone is a corrected one: so nothing is said first, then the mask
-        goes, and whoever reads meanwhile, or a kill, meets neither.
+        A decision without its mask is damaged, and a mask alone is a corrected one. So an empty decision is written
+        before the mask is removed: concurrent readers, or those after a kill, see neither.
         """
         path, mask = self._file(photo_id, "json"), self._file(photo_id, "png")
         if mask.is_file():
@@ -156,7 +154,7 @@ class Corrections:
         path.unlink(missing_ok=True)
 
     def ids(self) -> Iterator[str]:
-        """The photographs about which something was decided, sorted."""
+        """The images with a decision, sorted."""
         files = self.folder.rglob("*") if self.folder.is_dir() else ()
         names = {
             nfc(path.relative_to(self.folder).with_suffix("").as_posix())
@@ -167,11 +165,7 @@ class Corrections:
         yield from sorted(name for name in names if name not in taken or (self.folder / f"{name}.png").is_file())
 
     def _file(self, photo_id: str, suffix: str) -> Path:
-        """A file of a photograph.
-
-        Raises:
-            Tag2maskError: its ID leads out of the folder, or to the record.
-        """
+        """A file of an image; its ID must not lead out of the folder, or to the class list."""
         parts = photo_id.split("/")
         if f"{photo_id}.json" in _RECORDS:
             raise Tag2maskError(
@@ -202,7 +196,7 @@ def _decision(path: Path) -> Decision:
     try:
         said: Any = read_json(path)
     except Tag2maskError as error:
-        raise Tag2maskError(f"{path} could not be read as JSON; mend it, or delete it and decide again") from error
+        raise Tag2maskError(f"{path} could not be read as JSON; correct it, or delete it and decide again") from error
     verdict, tags, at = (said.get(name) if isinstance(said, dict) else None for name in ("verdict", "tags", "at"))
     sound = verdict is None or verdict in get_args(Verdict)
     sound = sound and (tags is None or (isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)))

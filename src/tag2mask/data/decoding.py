@@ -4,10 +4,10 @@ import io
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import IO, Any, cast
 
+import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from tag2mask.data.problems import ImageError
@@ -29,13 +29,11 @@ UPRIGHT = {
 SIGNATURE_BYTES = 16
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 AVIF_BRANDS = {b"avif", b"avis"}
-BRAND_BYTES = 1024
-"""Bytes of the box that lists the brands of a HEIF file."""
+BRAND_BYTES = 1024  # bytes of the box that lists the brands of a HEIF file
 
 NEW_SUBFILE_TYPE, COMPRESSION, PHOTOMETRIC, PLANAR = 254, 259, 262, 284
 BITS, SAMPLES, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 277, 338, 339
-PLACES, LENGTHS = (273, 324), (279, 325)
-"""Tags of strips, and of tiles."""
+PLACES, LENGTHS = (273, 324), (279, 325)  # tags of strips, and of tiles
 
 SAMPLE_KINDS = {1: "unsigned integers", 2: "signed integers", 3: "floating point", 5: "complex", 6: "complex"}
 """What a sample format means. Source: TIFF 6.0, tag 339."""
@@ -43,17 +41,13 @@ SAMPLE_KINDS = {1: "unsigned integers", 2: "signed integers", 3: "floating point
 COLOURS = {2: 3, 5: 4, 6: 3, 8: 3}
 """Bands of a photometric interpretation: RGB, CMYK, YCbCr, Lab; others have one. Source: TIFF 6.0, tag 262."""
 
-NOT_A_PAGE = 0b101
-"""Bits of `NEW_SUBFILE_TYPE` of a smaller copy of another page, and of a transparency mask."""
+NOT_A_PAGE = 0b101  # bits of `NEW_SUBFILE_TYPE` of a smaller copy of another page, and of a transparency mask
 
 PAGED = ("TIFF", "GIF", "WEBP", "PNG", "AVIF")
 """Formats with pages or frames; the pictures that cameras append to a JPEG are neither."""
 
-MOST_PAGES = 64
-"""Directories that are looked at for a second page."""
-
-HEADER_BYTES = 1 << 20
-"""Bytes in which a JPEG 2000 file is expected to begin its codestream."""
+MOST_PAGES = 64  # directories that are looked at for a second page
+HEADER_BYTES = 1 << 20  # bytes in which a JPEG 2000 file is expected to begin its codestream
 
 
 @contextmanager
@@ -138,13 +132,6 @@ def turned_size(path: Path, *, whole: bool = False) -> tuple[int, tuple[int, int
         return 1, (0, 0)
 
 
-@cache
-def _known_formats() -> frozenset[str]:
-    """The formats that this Pillow can open; its plugins are loaded at the first image, not at import."""
-    Image.init()
-    return frozenset(Image.OPEN)
-
-
 def _identified(path: Path, file: IO[bytes], formats: tuple[str, ...]) -> Image.Image:
     """The image in ``file`` with its header read. `PIL.Image.open` has a pixel limit that is global to the process."""
     try:
@@ -156,8 +143,9 @@ def _identified(path: Path, file: IO[bytes], formats: tuple[str, ...]) -> Image.
         raise ImageError.about(path, "empty-image", "the file is empty; replace it")
     if brands & HEIC_BRANDS and not brands & AVIF_BRANDS:
         raise ImageError.about(path, "not-an-image", "a HEIC photograph, which is not read; convert it to JPEG")
+    Image.init()  # loads the plugins, once
     for name in formats:
-        if name not in _known_formats():
+        if name not in Image.OPEN:
             continue
         factory, accepts = Image.OPEN[name]
         if accepts is None or accepts(signature) is not True:
@@ -232,11 +220,11 @@ def _unread_layout(file: IO[bytes]) -> str | None:
         tags = TiffImagePlugin.ImageFileDirectory_v2(header)
         file.seek(tags.next)
         tags.load(file)
-        places, lengths = (_numbers(tags, either) for either in (PLACES, LENGTHS))
+        places, lengths = (np.ravel(tags.get(strips, tags.get(tiles, ()))) for strips, tiles in (PLACES, LENGTHS))
         bits, end = tags.get(BITS, (1,)), file.seek(0, io.SEEK_END)
         sized = min(tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH], *bits) > 0
         inside = all(0 < place <= place + length <= end for place, length in zip(places, lengths, strict=True))
-        if not (sized and places and inside and len(bits) in (1, tags.get(SAMPLES, len(bits)))):
+        if not (sized and len(places) and inside and len(bits) in (1, tags.get(SAMPLES, len(bits)))):
             return None
         compression = tags.get(COMPRESSION, 1)
         if compression not in TiffImagePlugin.COMPRESSION_INFO:
@@ -320,9 +308,3 @@ def _declares_alpha(head: bytes) -> bool:
     count = int.from_bytes(content[:2], "big") if found else 0
     kinds = [content[start + 2 : start + 4] for start in range(2, 2 + 6 * min(count, 4), 6)]
     return b"\0\1" in kinds or b"\0\2" in kinds
-
-
-def _numbers(tags: Mapping[int, Any], either: tuple[int, int]) -> tuple[int, ...]:
-    """The values of the tag that is there."""
-    values = tags[next(tag for tag in either if tag in tags)]
-    return values if isinstance(values, tuple) else (values,)

@@ -9,15 +9,7 @@ from pathlib import Path
 from tag2mask.data.classes import NONE, did_you_mean, folded_name, in_order, is_negative, negative_names
 from tag2mask.data.entries import Entries, Entry
 from tag2mask.data.listing import MASK_ENDING, Listing, MaskPlace, mask_places, walk_files
-from tag2mask.data.names import (
-    IMAGE_SUFFIXES,
-    UNREAD_SUFFIXES,
-    image_id,
-    inside,
-    is_hidden,
-    is_image_name,
-    nfc,
-)
+from tag2mask.data.names import IMAGE_SUFFIXES, UNREAD_SUFFIXES, image_id, inside, is_hidden, is_image_name, nfc
 from tag2mask.data.problems import error, warning
 from tag2mask.data.settings import DataSettings
 from tag2mask.errors import first_five
@@ -38,8 +30,7 @@ GOOD = "good"
 TRUTH = "ground_truth"
 MVTEC_SPLITS = ("train", "validation", "test")
 
-MASK_VALUES = "255=tag"
-"""The default of `data.mask_values`: masks are binary, and the folder is the class."""
+MASK_VALUES = "255=tag"  # the default of `data.mask_values`: masks are binary, and the folder is the class
 
 
 def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listing:

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tag2mask.data.decided import Decided
 from tag2mask.data.decoding import PAGED, decode, dropped_bands, has_more_pages, opened, turned_size
 from tag2mask.data.deep_pixels import deep_colour, deep_kind, read_rgb, to_rgb
 from tag2mask.data.images import read_mask
@@ -17,32 +16,23 @@ from tag2mask.data.listing import Listing
 from tag2mask.data.names import shown_below
 from tag2mask.data.near_duplicates import Hash, difference_hash
 from tag2mask.data.photo import Photo
-from tag2mask.data.photos import PhotoSet
+from tag2mask.data.photos import PhotoSet, Survey
 from tag2mask.data.problems import ImageError, Problem, error, warning
 from tag2mask.data.settings import DataSettings
 from tag2mask.errors import first_five
 from tag2mask.hardware import memory
 
-SMALL_SIDE = 32
-"""A shorter side below this many pixels is reported: it leaves 2 cells at stride 16; ours."""
-
-LARGE_SHARE = 0.5
-"""An image with more than this share of `data.pixel_limit` is reported; ours."""
+SMALL_SIDE = 32  # a shorter side below this many pixels is reported: it leaves 2 cells at stride 16; ours
+LARGE_SHARE = 0.5  # an image with more than this share of `data.pixel_limit` is reported; ours
 
 BYTES_PER_PIXEL = 24
 """Memory that reading an image takes: 8-bit RGB a few times, and 32-bit colours. Counted, not measured."""
 
-MEMORY_SHARE = 0.25
-"""An image that would take more than this share of the machine's memory to read is reported; ours."""
+MEMORY_SHARE = 0.25  # an image that would take more than this share of the machine's memory to read is reported; ours
+WHITE = 65535  # the value of 16 bits that becomes white
+DARK = WHITE // 8  # an image whose values go up to this at most comes out nearly black; ours
 
-WHITE = 65535
-"""The value of 16 bits that becomes white."""
-
-DARK = WHITE // 8
-"""An image whose values go up to this at most comes out nearly black; ours."""
-
-RANGES = (255, 1023, 4095, 16383)
-"""The greatest values of 8, 10, 12 and 14 bits."""
+RANGES = (255, 1023, 4095, 16383)  # the greatest values of 8, 10, 12 and 14 bits
 
 NoticeKind = Literal["range", "bands", "alpha", "pages"]
 
@@ -78,8 +68,16 @@ class Seen:
     notices: list[Notice] = field(default_factory=list)
 
 
-def open_photo(listing: Listing, photo: Photo, settings: DataSettings, most: int) -> Seen:
-    """Open an image to the last pixel; more than ``most`` pixels are reported."""
+def check_photo(found: Survey, photo: Photo, settings: DataSettings, most: int) -> Seen:
+    """Open an image, its mask and its correction to the last pixel; more than ``most`` pixels are reported."""
+    listing, photos = found.listing, found.photos
+    seen = _open_photo(listing, photo, settings, most)
+    seen.problems.extend(mask_problems(listing, photo, seen.size, settings, photos))
+    seen.problems.extend(_correction_problems(photos, photo, seen.size, settings))
+    return seen
+
+
+def _open_photo(listing: Listing, photo: Photo, settings: DataSettings, most: int) -> Seen:
     subject = listing.shown(photo.path)
     try:
         image, notices = look(photo.path, settings)
@@ -221,7 +219,7 @@ def mask_problems(
     subject = listing.shown(photo.mask)
     try:
         if photos.classes:
-            photos.read_truth(photo, size=size, pixel_limit=settings.pixel_limit)
+            photos.read_truth(photo, size=size)
         else:
             read_mask(photo.mask, size=size, pixel_limit=settings.pixel_limit)
     except ImageError as reason:
@@ -249,10 +247,11 @@ def _annotation_problems(
         yield warning("mask-turn", subject, f"{message} the upright one was annotated; {remedy}")
 
 
-def correction_problems(
-    decided: Decided, photo: Photo, size: tuple[int, int] | None, settings: DataSettings, classes: int
+def _correction_problems(
+    photos: PhotoSet, photo: Photo, size: tuple[int, int] | None, settings: DataSettings
 ) -> Iterator[Problem]:
     """What is wrong with the decision about an image of (H, W) pixels, or with its mask."""
+    decided = photos.decided
     if photo.id in decided.damaged:
         yield error("bad-correction", f"{decided.folder}/{photo.id}", decided.damaged[photo.id])
         return
@@ -260,7 +259,7 @@ def correction_problems(
     if path is None:
         return
     try:
-        read_mask(path, size=size, classes=classes or None, pixel_limit=settings.pixel_limit)
+        read_mask(path, size=size, classes=len(photos.classes) or None, pixel_limit=settings.pixel_limit)
     except ImageError as reason:
         yield error(reason.kind, str(path), reason.reason)
 

@@ -14,8 +14,7 @@ from tag2mask.errors import first_five
 
 IMAGES = "images"
 
-DEEPEST = 64
-"""Parts of a path outside the root that may lie below it."""
+DEEPEST = 64  # parts of a path outside the root that may lie below it
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 

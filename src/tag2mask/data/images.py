@@ -11,31 +11,15 @@ from PIL.PngImagePlugin import PngInfo
 
 from tag2mask.data.decoding import decode, opened, upright_size
 from tag2mask.data.deep_pixels import Intensity, read_rgb
-from tag2mask.data.problems import Fault, ImageError, MaskError
-from tag2mask.data.settings import PIXEL_LIMIT
+from tag2mask.data.problems import Fault
+from tag2mask.data.problems import ImageError as ImageError
+from tag2mask.data.problems import MaskError as MaskError
+from tag2mask.data.settings import PIXEL_LIMIT as PIXEL_LIMIT
 from tag2mask.errors import first_five
 from tag2mask.files import write_bytes
 from tag2mask.origin import PNG_KEY, PREDICTION_KEY
 
-__all__ = [
-    "IGNORED",
-    "PIXEL_LIMIT",
-    "ImageError",
-    "MaskError",
-    "image_size",
-    "palette",
-    "read_image",
-    "read_mask",
-    "read_small",
-    "reduced",
-    "reduced_size",
-    "values_that_are_no_class",
-    "write_fractions",
-    "write_mask",
-]
-
-IGNORED = 255
-"""The ignore index of masks."""
+IGNORED = 255  # the ignore index of masks
 
 MASK_FAULTS: dict[Fault, Fault] = {"missing-image": "missing-mask", "not-an-image": "mask-format"}
 
@@ -54,7 +38,7 @@ def read_image(
         RGB, uint8 (H, W, 3).
 
     Raises:
-        ImageError: the file is missing, empty, no image, cut off, too large, or of an unknown kind of pixels.
+        ImageError: the file is missing, empty, not an image, damaged, too large, or of an unknown kind of pixels.
     """
     with opened(path, pixel_limit=pixel_limit) as image:
         return read_rgb(path, image, intensity)
@@ -101,8 +85,7 @@ def read_mask(
         size: (H, W) that it must have, after EXIF orientation; None for any.
         classes: C; values must be 0..C or 255. None for any.
         pixel_limit: a mask with more pixels is refused before it is decoded.
-        any_kind: the values are about to be mapped to classes, so black and white (0 and 255) is read as well, and
-            colour whose channels are equal.
+        any_kind: also read black and white (0 and 255), and colour whose channels are equal: values to be mapped.
 
     Returns:
         class ids, uint8 (H, W): 0 background, 1..C the classes, 255 ignored.
@@ -183,7 +166,7 @@ def write_mask(path: Path, mask: npt.NDArray[np.uint8], *, made_from: str = "", 
         path: the final name; its folder is made.
         mask: uint8 (H, W).
         made_from: recorded in the file, for `mask_origin`.
-        prediction: what a network says of the image, recorded likewise; ASCII.
+        prediction: the network's prediction for the image, recorded likewise; ASCII.
 
     Raises:
         MaskError: ``mask`` is of another type or shape.

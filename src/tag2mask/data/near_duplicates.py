@@ -30,8 +30,7 @@ _SIDE = 9
 _PLAIN = 2.0
 """An image whose 9 × 9 grey values spread less (standard deviation, of 255) has no hash: noise would decide it."""
 
-_BANDS, _BAND = 8, 16
-"""Parts of a hash, and the bits of each."""
+_BANDS, _BAND = 8, 16  # parts of a hash, and the bits of each
 
 _FARTHEST, _COMPARISONS = 500, 100_000_000
 """Hashes with an equal part that one of them is compared with, fewer of a million: so many comparisons in all. More of

@@ -1,4 +1,4 @@
-"""Ground truth of a COCO root: class masks painted from its annotations, once, by one rule."""
+"""Ground truth of a COCO root: class masks painted from its annotations, once."""
 
 import os
 import signal
@@ -14,35 +14,31 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tag2mask.data.annotations import Annotations, Instance, read_annotations
 from tag2mask.data.image_places import ImagePlaces
 from tag2mask.data.images import IGNORED, write_mask
-from tag2mask.data.instances import Annotations, Instance, read_annotations
 from tag2mask.data.listing import file_names
-from tag2mask.data.problems import Problem, error, summary
+from tag2mask.data.problems import Problem, error, refuse_errors
 from tag2mask.data.segmentations import Size, area, pixels, to_runs
 from tag2mask.data.settings import Crowd
 from tag2mask.errors import Tag2maskError, UsageError, first_five
 from tag2mask.files import one_at_a_time, read_json, remove_partial, write_json
 
-RECORD = "painted.json"
-"""The file beside painted masks that says how they were painted."""
+RECORD = "painted.json"  # the file in a folder of painted masks that says how they were painted
 
 RULE = "crowds, then instances, each the larger first; equal ones by annotation id"
 """The order of painting, as the record has it. Ours: published code disagrees; in this order small things stay seen."""
 
-BATCH = 16
-"""Photographs that a process takes at once."""
-
 
 @dataclass(frozen=True)
 class Painting:
-    """What the masks of some photographs are painted from, and into.
+    """The masks of some images, to be painted from annotations.
 
     Attributes:
-        folder: where ID.png go.
-        crowd: what becomes of crowds.
+        folder: of the masks ID.png.
+        crowd: as of `paint`.
         sources: the annotation files, with the SHA-256 of each.
-        sizes: (H, W) of each photograph by ID, as annotated.
+        sizes: (H, W) of each image by ID, as annotated.
     """
 
     folder: Path
@@ -96,11 +92,11 @@ def paint_masks(
     pixel_limit: int,
     on_mask: Callable[[int], None],
 ) -> None:
-    """Paint the masks of some photographs into the folder, beside a record of how.
+    """Paint the masks of some images into the folder, with a record of how they were painted.
 
     Args:
-        painting: from what, and how.
-        wanted: IDs of the photographs.
+        painting: the source and the folder.
+        wanted: IDs of the images.
         classes: the C names in the order of their ids.
         workers: processes that paint; up to 1: this one alone. The masks do not depend on it.
         pixel_limit: a larger mask is refused.
@@ -114,11 +110,9 @@ def paint_masks(
             f"{painting.folder} holds masks that were not painted here, and lacks {len(wanted)} of those that are "
             "needed; name a new folder as data.masks to have all painted"
         )
-    if problems := list(record_problems(painting, classes)):
-        raise UsageError(summary(problems, None))
+    refuse_errors(record_problems(painting, classes))
     sources = {path: read_annotations(path, str(path)) for path in painting.sources}
-    if problems := [each for found in sources.values() for each in found.problems if each.level == "error"]:
-        raise UsageError(summary(problems, None))
+    refuse_errors(problem for found in sources.values() for problem in found.problems)
     large = [name for name in sorted(wanted) if np.prod(painting.sizes[name]) > pixel_limit]
     if large:
         raise UsageError(
@@ -170,15 +164,14 @@ def record_problems(painting: Painting, classes: tuple[str, ...]) -> Iterator[Pr
 
 
 def _write_record(painting: Painting, classes: tuple[str, ...]) -> None:
-    """Say in the folder how its masks are painted; sources of other splits are kept, those of other commands too.
+    """Record in the folder how its masks are painted; sources of other splits and commands are kept.
 
     Raises:
         UsageError: another command has meanwhile begun to paint otherwise here.
     """
     path = painting.folder / RECORD
     with one_at_a_time(path.with_name(f"{path.name}.lock")):
-        if problems := list(record_problems(painting, classes)):
-            raise UsageError(summary(problems, None))
+        refuse_errors(record_problems(painting, classes))
         before = read_json(path)["sources"] if path.is_file() else {}
         digests = before | {source.name: digest for source, digest in painting.sources.items()}
         write_json(path, {"rule": RULE, "crowd": painting.crowd, "classes": list(classes), "sources": digests})
@@ -196,19 +189,19 @@ def _jobs(
 
 
 def _painted(jobs: list[Job], workers: int) -> Iterator[None]:
-    """Do the jobs, one answer each."""
+    """Paint the masks, and stop after each."""
     if workers <= 1:
         yield from map(_paint_one, jobs)
         return
     # A forked process may hang where the parent has threads, as torch does.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         with _no_interrupts():
-            done = pool.map(_paint_one, jobs, chunksize=BATCH)
+            done = pool.map(_paint_one, jobs, chunksize=16)
         yield from done
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent does: one that was killed could not tell it to, and it would wait for ever."""
+    """End this process when its parent does: a parent that is killed ends no processes of a pool."""
     parent = parent_process()
 
     def watch() -> None:
@@ -221,7 +214,7 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """Ctrl-C waits, and processes begun here never get it: a pool whose workers die of it hangs."""
+    """Ctrl-C waits, and does not reach processes that start here: a pool whose workers die hangs."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

@@ -1,4 +1,4 @@
-"""Photographs with their tags: what every stage works on, and the reader that opens any layout."""
+"""Images with their tags, and the reader of every layout."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,14 +11,15 @@ import numpy.typing as npt
 from tag2mask.data.classes import class_problems, did_you_mean, negative_problems, read_classes
 from tag2mask.data.coco import annotation_files, read_coco
 from tag2mask.data.decided import Decided, read_decided
+from tag2mask.data.deep_pixels import Intensity
 from tag2mask.data.entries import Entry
 from tag2mask.data.folders import MASK_VALUES, is_mvtec, read_folders, read_mvtec, read_pattern, read_untagged
-from tag2mask.data.images import PIXEL_LIMIT
+from tag2mask.data.images import PIXEL_LIMIT, read_image
 from tag2mask.data.listing import FolderIndex, Listing, similar_files
 from tag2mask.data.manifest import Manifest, ManifestWriter
 from tag2mask.data.painting import Painting, are_given, record_problems
 from tag2mask.data.photo import Photo, Photos
-from tag2mask.data.problems import Problem, error, summary
+from tag2mask.data.problems import Problem, error, errors_of, refuse_errors
 from tag2mask.data.settings import DataSettings, Kind
 from tag2mask.data.table import TABLE_NAME, read_table_photos
 from tag2mask.data.truth import MaskValues, parse_mask_values, read_truth
@@ -28,15 +29,17 @@ from tag2mask.errors import UsageError
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """The photographs of a split.
+    """The images of a split.
 
     Attributes:
         classes: the C names without background; the id of a class is its index + 1.
-        photos: the photographs, in the order of the table or the list, or sorted by path in folders.
+        photos: the images, in the order of the table or the list, or sorted by path in folders.
         root: the folder that IDs are relative to.
-        painting: what missing masks are painted from when they are first needed; None where nothing is painted.
-        decided: what people decided about masks and tags; the photographs have those tags already.
+        painting: the source of masks that are painted when they are first needed; None where nothing is painted.
+        decided: decisions of people about masks and tags; the images have those tags already.
         mask_values: which value of a ground-truth mask is which class.
+        pixel_limit: an image or mask with more pixels is refused before it is decoded.
+        intensity: of images of more than 8 bits, the values that become black and white; None: 0 to 65535.
         notes: how the reader understood the data set, and its warnings, a sentence each.
     """
 
@@ -46,26 +49,23 @@ class PhotoSet:
     painting: Painting | None = None
     decided: Decided = field(default_factory=Decided)
     mask_values: MaskValues = field(default_factory=MaskValues)
+    pixel_limit: int = PIXEL_LIMIT
+    intensity: Intensity | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Take any sequence of photographs."""
+        """Take any sequence of images."""
         object.__setattr__(self, "photos", Photos.of(self.photos))
 
     def of(self, photos: Sequence[Photo]) -> "PhotoSet":
-        """The same set with these photographs alone."""
+        """The same set with these images alone."""
         return replace(self, photos=Photos.of(photos))
 
     def __len__(self) -> int:
-        """How many photographs."""
         return len(self.photos)
 
     def tag_matrix(self, photos: Sequence[Photo] | None = None) -> npt.NDArray[np.bool_]:
-        """The tags as a matrix, bool (N, C): column c is the class with id c + 1.
-
-        Args:
-            photos: whose tags; None for all of the set.
-        """
+        """The tags of images, None for all, as a matrix, bool (N, C): column c is the class with id c + 1."""
         chosen = self.photos if photos is None else photos
         matrix = np.zeros((len(chosen), len(self.classes)), dtype=np.bool_)
         cells = [(row, tag - 1) for row, photo in enumerate(chosen) for tag in photo.tags]
@@ -73,28 +73,17 @@ class PhotoSet:
         matrix[rows, columns] = True
         return matrix
 
-    def read_truth(
-        self, photo: Photo, *, size: tuple[int, int] | None = None, pixel_limit: int = PIXEL_LIMIT
-    ) -> npt.NDArray[np.uint8]:
-        """The ground truth of a photograph that has some: class ids, uint8 (H, W), 255 ignored.
+    def read_image(self, photo: Photo) -> npt.NDArray[np.uint8]:
+        """The pixels of an image, uint8 (H, W, 3), as `tag2mask.data.images.read_image` reads them."""
+        return read_image(photo.path, pixel_limit=self.pixel_limit, intensity=self.intensity)
 
-        Args:
-            photo: with a mask.
-            size: (H, W) that it must have; None for any.
-            pixel_limit: a mask with more pixels is refused before it is decoded.
-
-        Raises:
-            MaskError: as `tag2mask.data.truth.read_truth`.
-        """
+    def read_truth(self, photo: Photo, *, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
+        """The ground truth of an image with a mask, as `tag2mask.data.truth.read_truth` reads it."""
         path, values = photo.mask or Path(), self.mask_values
-        return read_truth(path, photo.tags, len(self.classes), values, size=size, pixel_limit=pixel_limit)
+        return read_truth(path, photo.tags, len(self.classes), values, size=size, pixel_limit=self.pixel_limit)
 
     def by_id(self, photo_id: str) -> Photo:
-        """The photograph of that ID, looked for one after another.
-
-        Raises:
-            UsageError: there is none; the message offers the nearest ID.
-        """
+        """The image of that ID; a `UsageError` that offers the nearest one if there is none."""
         found = next((photo for photo in self.photos if photo.id == photo_id), None)
         if found is None:
             hint = did_you_mean(photo_id, (photo.id for photo in self.photos))
@@ -107,9 +96,9 @@ class Survey:
     """A data set with everything that is wrong with it, before anything is opened.
 
     Attributes:
-        photos: what could be made of it; usable if no problem is an error.
-        manifest: its images, with the tags of the data set.
-        listing: what the reader found.
+        photos: its images; usable if no problem is an error.
+        manifest: the same, with the tags of the data set.
+        listing: the reader's result.
         problems: of the reader, the tags and the files.
     """
 
@@ -120,54 +109,49 @@ class Survey:
 
     def require_usable(self) -> None:
         """Raise `UsageError` for everything that makes the data set unusable."""
-        errors = [problem for problem in self.problems if problem.level == "error"]
-        if errors:
-            raise UsageError(summary(errors, self.listing.root))
+        refuse_errors(self.problems, self.listing.root)
 
 
 ReadDecided = Callable[[Path | None, Sequence[str]], tuple[Decided, list[Problem]]]
-"""What reads a folder of decisions, as `read_decided` does."""
+"""Reads a folder of decisions, as `read_decided` does."""
 
 
-def open_photos(
-    settings: DataSettings, *, split: str | None = None, read_decisions: ReadDecided = read_decided
-) -> PhotoSet:
-    """The photographs of a split with their tags. No image is opened.
+def open_photos(settings: DataSettings, *, split: str | None = None) -> PhotoSet:
+    """The images of a split with their tags. No image is opened.
 
     Args:
-        settings: where they are.
+        settings: the data set.
         split: overrides ``settings.split``.
-        read_decisions: reads what people decided.
 
     Raises:
         UsageError: everything that makes the data set unusable, in one message: the first five problems of each kind.
     """
-    found = survey(settings, split=split, read_decisions=read_decisions)
+    found = survey(settings, split=split)
     found.require_usable()
     return found.photos
 
 
-def decided_photos(photos: PhotoSet, settings: DataSettings, read_decisions: ReadDecided = read_decided) -> PhotoSet:
-    """Images that have the tags of their data set, with what people decided by now.
+def decided_photos(photos: PhotoSet, settings: DataSettings, read_decisions: ReadDecided) -> PhotoSet:
+    """Images that have the tags of their data set, with the decisions up to now.
 
     Raises:
         UsageError: the decisions cannot be used.
     """
     decided, problems = read_decisions(settings.corrections, photos.classes)
-    if errors := [problem for problem in problems if problem.level == "error"]:
-        raise UsageError(summary(errors, settings.corrections))
-    return replace(photos, photos=photos.photos.with_tags(decided.tags), decided=decided)
+    refuse_errors(problems, settings.corrections)
+    tagged = photos.photos.with_tags(decided.tags)
+    return replace(photos, photos=tagged, decided=decided, intensity=settings.intensity)
 
 
 def find_photos(root: Path, *, skip: Path | None = None) -> PhotoSet:
-    """All photographs below a folder (or one image, or all of a pattern), without classes and tags.
+    """All images below a folder (or one image, or all of a pattern), without classes and tags.
 
     Args:
         root: the folder, or one image, or a pattern with `*`, `?`, `[abc]` or `**`.
         skip: a folder below it that is not entered, such as the run's own.
 
     Raises:
-        UsageError: there is no photograph, or two have one ID.
+        UsageError: there is no image, or two have one ID.
     """
     pattern = not root.exists()
     if pattern and not has_magic(str(root)):
@@ -178,22 +162,21 @@ def find_photos(root: Path, *, skip: Path | None = None) -> PhotoSet:
         nothing = "it matches no image" if pattern else "there is no image below it"
         message = f"{nothing}; give a folder with photographs"
         problems.append(error("no-photographs", str(root), message))
-    if problems:
-        raise UsageError(summary(problems, None))
+    refuse_errors(problems)
     return PhotoSet((), Photos(_manifest(listing, ())[0]), listing.root)
 
 
 def survey(settings: DataSettings, *, split: str | None = None, read_decisions: ReadDecided = read_decided) -> Survey:
-    """Read a data set without opening images, collecting what is wrong with it instead of raising.
+    """Read a data set without opening images; problems are collected.
 
     Args:
-        settings: where it is.
+        settings: the data set.
         split: overrides ``settings.split``.
-        read_decisions: as of `open_photos`.
+        read_decisions: reads the decisions of people.
     """
     listing = _read(settings, settings.split if split is None else split)
     problems = list(listing.problems)
-    if not listing.entries and not any(problem.level == "error" for problem in problems):
+    if not listing.entries and not errors_of(problems):
         message = "there are no photographs; check data.root, data.kind and data.split"
         problems.append(error("no-photographs", str(listing.root), message))
     masks = settings.masks
@@ -205,7 +188,7 @@ def survey(settings: DataSettings, *, split: str | None = None, read_decisions: 
     problems += class_faults
     if not closed:
         problems += negative_problems(classes, str(listing.root))
-    if listing.painting is not None and not any(problem.level == "error" for problem in problems):
+    if listing.painting is not None and not errors_of(problems):
         problems += record_problems(listing.painting, classes)
     values, value_faults = _mask_values(settings, listing, classes)
     decided, undecided = read_decisions(settings.corrections if classes else None, classes)
@@ -219,6 +202,8 @@ def survey(settings: DataSettings, *, split: str | None = None, read_decisions: 
         listing.painting,
         decided,
         values,
+        settings.pixel_limit,
+        settings.intensity,
         (*listing.notes, *warnings),
     )
     return Survey(found, manifest, listing, (*problems, *missing))
@@ -227,7 +212,7 @@ def survey(settings: DataSettings, *, split: str | None = None, read_decisions: 
 def _mask_values(
     settings: DataSettings, listing: Listing, classes: tuple[str, ...]
 ) -> tuple[MaskValues, list[Problem]]:
-    """The mapping of ground-truth values that the settings, or the layout, ask for."""
+    """The mapping of ground-truth values by the settings, or by the layout."""
     binary = listing.kind == "mvtec" or (settings.masks is None and listing.kind == "folders" and listing.masks)
     text = settings.mask_values or (MASK_VALUES if binary else None)
     if text is not None and listing.painting is not None and not are_given(listing.painting.folder):
@@ -237,7 +222,7 @@ def _mask_values(
 
 
 def recognised(settings: DataSettings) -> Kind:
-    """The layout that the settings name, or that is found in the root."""
+    """The layout by the settings, or by the files in the root."""
     root, kind = settings.root, settings.kind
     if root is not None and (kind == "voc" or (kind == "auto" and is_voc(root))):
         return "voc"
@@ -250,7 +235,7 @@ def recognised(settings: DataSettings) -> Kind:
 
 
 def _read(settings: DataSettings, split: str | None) -> Listing:
-    """The listing of the layout that the settings name or that is found."""
+    """Read the layout."""
     root, kind = settings.root, settings.kind
     if root is None and (settings.tags is None or kind in ("voc", "coco")):
         message = "data.root is missing; name the folder with the photographs"
@@ -290,12 +275,12 @@ def _duplicates(listing: Listing) -> Iterable[Problem]:
 def _tag_problems(
     listing: Listing, classes: tuple[str, ...], closed: bool, decided: Mapping[str, Collection[int]]
 ) -> Iterable[Problem]:
-    """Tags outside a closed list, each once, photographs without tags, and data sets without any."""
+    """Tags outside a closed list, each once, images without tags, and data sets without any."""
     unknown: dict[str, tuple[str, int]] = {}  # where it is met first, and how often
     known, tagged = set(classes), False
     untagged, first = 0, ""
     for entry in listing.entries:
-        if entry.id in decided:  # in place of what the data set says
+        if entry.id in decided:  # which replaces the tags of the data set
             tagged = tagged or bool(decided[entry.id])
             continue
         for tag in entry.tags or ():

@@ -1,75 +1,36 @@
 """Problems of a data set: readers collect them, opening raises the errors together, the check lists everything."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-from tag2mask.errors import Tag2maskError, printable
+from tag2mask.errors import Tag2maskError, UsageError, printable
 
 Level = Literal["error", "warning"]
 
+# fmt: off
 Fault = Literal[
     # the settings, and what they name
-    "bad-root",
-    "bad-split",
-    "bad-classes",
-    "no-photographs",
+    "bad-root", "bad-split", "bad-classes", "no-photographs",
     # the tags
-    "bad-table",
-    "encoding",
-    "bad-row",
-    "bad-value",
-    "bad-annotation",
-    "missing-tags",
-    "unknown-tag",
-    "similar-tags",
-    "no-tags",
-    "empty-class",
-    "few-photographs",
-    "never-absent",
-    "inseparable-tags",
+    "bad-table", "encoding", "bad-row", "bad-value", "bad-annotation", "missing-tags", "unknown-tag", "similar-tags",
+    "no-tags", "empty-class", "few-photographs", "never-absent", "inseparable-tags",
     # the layout
-    "outside-root",
-    "outside-class-folder",
-    "duplicate-id",
-    "missing-image",
-    "unlisted-image",
-    "ignored-file",
-    "unlikely-class",
-    "split-overlap",
-    "unlike-coco",
-    # the photographs
-    "empty-image",
-    "unreadable-image",
-    "not-an-image",
-    "damaged-image",
-    "pixel-limit",
-    "unsupported-image",
-    "small-image",
-    "large-image",
-    "small-range",
-    "extra-bands",
-    "several-pages",
-    "near-duplicate",
+    "outside-root", "outside-class-folder", "duplicate-id", "missing-image", "unlisted-image", "ignored-file",
+    "unlikely-class", "split-overlap", "unlike-coco",
+    # the images
+    "empty-image", "unreadable-image", "not-an-image", "damaged-image", "pixel-limit", "unsupported-image",
+    "small-image", "large-image", "small-range", "extra-bands", "several-pages", "near-duplicate",
     # the ground-truth masks
-    "missing-mask",
-    "unreadable-mask",
-    "mask-format",
-    "mask-size",
-    "mask-turn",
-    "mask-values",
-    "mask-record",
+    "missing-mask", "unreadable-mask", "mask-format", "mask-size", "mask-turn", "mask-values", "mask-record",
     "truth-tags",
     # the layout of other tools, and names of nothing
-    "known-layout",
-    "negative-name",
-    "unread-format",
-    # what people decided
-    "bad-corrections",
-    "bad-correction",
-    "stray-correction",
+    "known-layout", "negative-name", "unread-format",
+    # corrections
+    "bad-corrections", "bad-correction", "stray-correction",
 ]
+# fmt: on
 """The kinds of problem, stable names that a script may test for."""
 
 SHOWN = 5
@@ -149,9 +110,21 @@ def grouped_lines(problems: Iterable[Problem], shown: int) -> list[str]:
     return lines
 
 
-def summary(problems: Sequence[Problem], root: Path | None) -> str:
-    """The message of the exception: the first five problems of each kind, and where all of them are listed."""
-    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+def errors_of(problems: Iterable[Problem]) -> list[Problem]:
+    """The problems that are errors."""
+    return [problem for problem in problems if problem.level == "error"]
+
+
+def refuse_errors(problems: Iterable[Problem], root: Path | None = None) -> None:
+    """Raise a `UsageError` about the errors, if there are any.
+
+    The message has the first five of each kind; with ``root`` it names the check that lists them all.
+    """
+    errors = errors_of(problems)
+    if not errors:
+        return
+    count = f"{len(errors)} problem{'s' if len(errors) > 1 else ''}"
     name = "the data set" if root is None else str(root)
     remedy = "" if root is None else f" (`tag2mask check {root}` lists everything)"
-    return "\n  ".join([f"{name} cannot be used, {count}{remedy}:", *grouped_lines(problems, SHOWN)])
+    head = f"{name} cannot be used, {count}{remedy}:"
+    raise UsageError("\n  ".join([head, *grouped_lines(errors, SHOWN)]))

@@ -1,4 +1,4 @@
-"""What an annotation in COCO's format covers: polygons, and run lengths as a list or as COCO's text."""
+"""Segmentations in COCO's format: polygons, and run lengths as a list or as COCO's text."""
 
 from collections.abc import Iterator
 from math import isfinite
@@ -14,8 +14,7 @@ Size = tuple[int, int]
 Runs = dict[str, Any]
 """Run lengths as pycocotools takes them: ``size`` and ``counts``."""
 
-LEAST_NUMBERS = 6
-"""Coordinates of the smallest polygon, three points."""
+LEAST_NUMBERS = 6  # coordinates of three points, the smallest polygon
 
 
 def as_polygons(segmentation: Any) -> tuple[Any, str]:
@@ -43,12 +42,7 @@ def shares(segmentation: object) -> bool:
 
 
 def segmentation_fault(segmentation: object, size: Size) -> str | None:
-    """Why a segmentation cannot be painted, in words; None if it can be, or is empty.
-
-    Args:
-        segmentation: what stands in the annotation file.
-        size: of the image.
-    """
+    """Why a segmentation of an image of that size cannot be painted; None if it can be, or is empty."""
     if isinstance(segmentation, list):
         faults = (_polygon_fault(polygon, size) for polygon in segmentation)
         return next((fault for fault in faults if fault), None)
@@ -139,14 +133,9 @@ def _runs_fault(runs: Runs, size: Size) -> str | None:
 
 
 def _decoded(text: str) -> Iterator[int]:
-    """The numbers in COCO's text for run lengths.
-
-    Five bits a character, the lowest first, from character 48 on; the sixth bit says that more follow, the fifth of
-    the last is the sign. From the fourth number on, what is written is the difference from the last but one.
-
-    Raises:
-        ValueError: a character has no meaning, or the last number is cut off.
-    """
+    """The numbers in COCO's text for run lengths; a `ValueError` for text that is damaged."""
+    # Five bits per character, the lowest first, from character 48 on; the sixth bit says that more follow, the fifth of
+    # the last is the sign. From the fourth number on it is the difference from the last but one.
     before: list[int] = [0, 0]
     place, value, shift = 0, 0, 0
     for sign in text:

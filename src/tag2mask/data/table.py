@@ -18,8 +18,7 @@ from tag2mask.data.table_cells import TagColumn
 from tag2mask.data.table_columns import Columns, Table, understand
 from tag2mask.errors import first_five
 
-TABLE_NAME = "tags.csv"
-"""The table that is looked for in a root."""
+TABLE_NAME = "tags.csv"  # the table that is looked for in a root
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -29,14 +28,7 @@ _SEPARATOR_LINE = re.compile(r"""["']?sep=([,;|\t])["']?""", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of a tags table.
-
-    Attributes:
-        line: its number in the file, from 1; the first one of a quoted line end.
-        image: the cell of the image column, in NFC.
-        tags: the names; None where the cell, or a 0/1 column, cannot be read.
-        split: the cell of the ``split`` column; None if there is none.
-    """
+    """A line of a tags table, by its number from 1; ``tags`` are None where they cannot be read."""
 
     line: int
     image: str

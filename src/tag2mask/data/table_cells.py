@@ -13,8 +13,7 @@ from tag2mask.data.names import nfc
 from tag2mask.data.problems import Problem, error, one_line, warning
 from tag2mask.errors import first_five
 
-_CHEMICAL = frozenset({"Na", "Nil", "nA"})
-"""Names that fold to one of `NOTHING` and are tags."""
+_CHEMICAL = frozenset({"Na", "Nil", "nA"})  # names that fold to one of `NOTHING` and are tags
 
 NOTHING = frozenset(
     {"none", "nan", "null", "n/a", "#n/a", "na", "<na>", "nil", "", "–", "—", "nothing", "nofinding", "nofindings"}
@@ -24,8 +23,7 @@ NOTHING = frozenset(
 ONES = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 """Cells of class columns, in lower case."""
 
-MOST = 100_000
-"""Most different cells, and most different tags, that the first reading keeps."""
+MOST = 100_000  # most different cells, and most different tags, that the first reading keeps
 
 _NUMBER, _ZERO = re.compile(r"\d+(\.0+)?"), re.compile(r"0(\.0+)?")
 _QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""

@@ -12,8 +12,7 @@ from tag2mask.data.problems import Problem, error
 from tag2mask.data.table_cells import ONES, TagColumn
 from tag2mask.errors import first_five
 
-SUGGESTED = "suggested"
-"""The column of a table of suggestions that holds tags nobody has reviewed."""
+SUGGESTED = "suggested"  # the column of a table of suggestions that holds tags nobody has reviewed
 
 IMAGE_NAMES = frozenset({"filename", "file", "path", "filepath", "imagepath", "img"})
 """Folded names of a column that is the images' where none is called ``image``."""

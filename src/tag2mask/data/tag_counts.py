@@ -6,17 +6,14 @@ from typing import Literal
 
 import numpy as np
 
-from tag2mask.data.problems import Problem, warning
+from tag2mask.data.problems import Problem, errors_of, warning
 from tag2mask.errors import first_five
 
 FEW = 20
 """Images; a class with fewer is reported. Ours: a threshold to think again at, not a measured one."""
 
-_TELLING = 5
-"""Images; pairs of a tag with fewer are not reported."""
-
-_MOST_CLASSES = 2000
-"""Above so many classes pairs are not counted: 4 bytes per pair."""
+_TELLING = 5  # images; pairs of a tag with fewer are not reported
+_MOST_CLASSES = 2000  # above so many classes pairs are not counted: 4 bytes per pair
 
 
 class TagCounts:
@@ -110,7 +107,7 @@ def judge(tags: TagCounts, problems: Sequence[Problem], *, usable: bool, crossin
         crossing: groups of near duplicates across splits.
         searched: whether there are several splits among which such groups were looked for.
     """
-    errors = sum(problem.level == "error" for problem in problems)
+    errors = len(errors_of(problems))
     against = list(_against(tags, errors, crossing))
     counts = sorted(int(count) for count in tags.counts if count)
     enough = sum(count >= FEW for count in counts)

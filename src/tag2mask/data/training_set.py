@@ -1,5 +1,6 @@
 """Random views of images as torch datasets; a sample depends on the seed, the draw and the image alone."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, NotRequired, TypedDict, TypeVar
 
@@ -12,8 +13,7 @@ from torch.utils.data import Dataset
 from tag2mask.cam_files import CamFile, read_cam
 from tag2mask.data.augment import IMAGENET_MEAN, training_view
 from tag2mask.data.decided import FinalMasks
-from tag2mask.data.deep_pixels import Intensity
-from tag2mask.data.images import PIXEL_LIMIT, ImageError, MaskError, read_image, read_mask
+from tag2mask.data.images import ImageError, MaskError, read_mask
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.data.settings import ViewSettings
@@ -61,71 +61,51 @@ class LabelledSample(TypedDict):
 AnySample = TypeVar("AnySample", Sample, LabelledSample)
 
 
+@dataclass(eq=False)
 class _ViewSet(Dataset[AnySample], Generic[AnySample]):
-    """Images, and how views of them are drawn."""
+    """Images of which random views are drawn; nothing is opened before a view is asked for.
 
-    def __init__(
-        self,
-        photos: PhotoSet,
-        settings: ViewSettings,
-        *,
-        seed: int,
-        pixel_limit: int,
-        intensity: Intensity | None,
-        fill: tuple[float, float, float],
-    ) -> None:
-        if seed < 0:
-            raise UsageError(f"the seed should be 0 or more, it is {seed}")
-        self.photos, self.settings, self.seed = photos, settings, seed
-        self.pixel_limit, self.intensity, self.fill = pixel_limit, intensity, fill
+    An item is asked for by ``(draw, index)``: ``draw`` numbers the passes (or the steps) and differs whenever a new
+    view of the same image is wanted. The same seed, draw and index give the same sample, in whichever worker, process
+    or order.
+
+    Attributes:
+        photos: the images.
+        seed: not negative; else a `UsageError` is raised.
+        fill: the colour of padding, RGB in [0, 1]: the mean by which the network normalises.
+    """
+
+    photos: PhotoSet
+    seed: int = field(kw_only=True)
+    fill: tuple[float, float, float] = field(default=IMAGENET_MEAN, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UsageError(f"the seed should be 0 or more, it is {self.seed}")
 
     def __len__(self) -> int:
         return len(self.photos.photos)
 
     def _read(self, photo: Photo) -> npt.NDArray[np.uint8]:
-        return read_image(photo.path, pixel_limit=self.pixel_limit, intensity=self.intensity)
+        return self.photos.read_image(photo)
 
     def _rng(self, draw: int, index: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, draw, index])
 
 
+@dataclass(eq=False)
 class TrainingSet(_ViewSet[Sample]):
-    """Random views of tagged images.
+    """Random views of tagged images, by (draw, index).
 
-    An item is asked for by ``(draw, index)``: ``draw`` numbers the passes (or the steps) and differs whenever a new
-    view of the same image is wanted. The same seed, draw and index give the same sample, in whichever worker, process
-    or order.
+    Attributes:
+        settings: the augmentation.
+        external: a folder with external base CAMs ID.npz; None for samples without them.
+        stride: pixels per cell of the grid that they are brought to.
     """
 
-    def __init__(
-        self,
-        photos: PhotoSet,
-        settings: ViewSettings,
-        *,
-        seed: int,
-        pixel_limit: int = PIXEL_LIMIT,
-        intensity: Intensity | None = None,
-        fill: tuple[float, float, float] = IMAGENET_MEAN,
-        external: Path | None = None,
-        stride: int = 16,
-    ) -> None:
-        """Nothing is opened yet.
-
-        Args:
-            photos: the images.
-            settings: the augmentation.
-            seed: not negative.
-            pixel_limit: an image with more pixels is refused.
-            intensity: as of `read_image`.
-            fill: the colour of padding, RGB in [0, 1]: the mean by which the network normalises.
-            external: a folder with external base CAMs ID.npz; None for samples without them.
-            stride: pixels per cell of the grid that they are brought to.
-
-        Raises:
-            UsageError: the seed is negative.
-        """
-        super().__init__(photos, settings, seed=seed, pixel_limit=pixel_limit, intensity=intensity, fill=fill)
-        self.external, self.stride = external, stride
+    settings: ViewSettings
+    external: Path | None = field(default=None, kw_only=True)
+    stride: int = field(default=16, kw_only=True)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         """The view of the image ``index`` in draw ``draw``, for ``key`` = (draw, index).
@@ -160,40 +140,21 @@ class TrainingSet(_ViewSet[Sample]):
         return cam if len(cam.ids) else None
 
 
+@dataclass(eq=False)
 class LabelledSet(_ViewSet[LabelledSample]):
-    """Random views of images and of their label maps; an item is asked for as of a `TrainingSet`."""
+    """Random views of images and of their label maps, by (draw, index).
 
-    def __init__(
-        self,
-        photos: PhotoSet,
-        folder: Path | FinalMasks | None,
-        settings: ViewSettings,
-        *,
-        weights: Path | None = None,
-        seed: int,
-        pixel_limit: int = PIXEL_LIMIT,
-        intensity: Intensity | None = None,
-        fill: tuple[float, float, float] = IMAGENET_MEAN,
-    ) -> None:
-        """Nothing is opened yet.
+    Attributes:
+        folder: with the label map ID.png of each, of the image's shape, at its size or smaller; None takes the ground
+            truth of each. Human corrections among `FinalMasks` have the image's size.
+        settings: the augmentation.
+        weights: the folder with ID.png of each, 8-bit grey of its label map's size: how much each label counts, 255 =
+            1; human corrections count in full. None: all count alike.
+    """
 
-        Args:
-            photos: the images.
-            folder: with the label map ID.png of each, of the image's shape, at its size or smaller; None takes the
-                ground truth of each. Human corrections among `FinalMasks` have the image's size.
-            settings: the augmentation.
-            weights: the folder with ID.png of each, 8-bit grey of its label map's size: how much each label counts,
-                255 = 1; human corrections count in full. None: all count alike.
-            seed: not negative.
-            pixel_limit: an image with more pixels is refused.
-            intensity: as of `read_image`.
-            fill: the colour of padding, RGB in [0, 1]: the mean by which the network normalises.
-
-        Raises:
-            UsageError: the seed is negative.
-        """
-        super().__init__(photos, settings, seed=seed, pixel_limit=pixel_limit, intensity=intensity, fill=fill)
-        self.folder, self.weights = folder, weights
+    folder: Path | FinalMasks | None
+    settings: ViewSettings
+    weights: Path | None = field(default=None, kw_only=True)
 
     def __getitem__(self, key: tuple[int, int]) -> LabelledSample:
         """The view of the image ``index`` in draw ``draw``, for ``key`` = (draw, index).
@@ -219,9 +180,9 @@ class LabelledSet(_ViewSet[LabelledSample]):
         if path is None:
             raise ImageError(f"{photo.id} has no ground truth", kind="missing-mask", reason="no ground truth")
         if self.folder is None:
-            return self.photos.read_truth(photo, size=size, pixel_limit=self.pixel_limit)
+            return self.photos.read_truth(photo, size=size)
         drawn = size if self._is_by_hand(photo) else None
-        labels = read_mask(path, size=drawn, classes=len(self.photos.classes), pixel_limit=self.pixel_limit)
+        labels = read_mask(path, size=drawn, classes=len(self.photos.classes), pixel_limit=self.photos.pixel_limit)
         scale = max(labels.shape) / max(size)
         if any(abs(own - side * scale) > 1 for own, side in zip(labels.shape, size, strict=True)):
             reason = (
@@ -239,7 +200,7 @@ class LabelledSet(_ViewSet[LabelledSample]):
         if self._is_by_hand(photo):
             return np.full(shape, 255, dtype=np.uint8)
         path = folder / f"{photo.id}.png"
-        weights = read_mask(path, pixel_limit=self.pixel_limit)
+        weights = read_mask(path, pixel_limit=self.photos.pixel_limit)
         if weights.shape != shape:
             reason = f"weights of {weights.shape} for labels of {shape} pixels; delete both and do their stage again"
             raise MaskError.about(path, "mask-size", reason)

@@ -14,7 +14,6 @@ An image in a folder below JPEGImages/ has that folder in its ID, and so have it
 """
 
 import codecs
-import os
 import re
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from tag2mask.data.entries import Entry
 from tag2mask.data.image_places import known_id
 from tag2mask.data.images import IGNORED, palette
 from tag2mask.data.listing import Listing, MaskPlace, file_names, mask_places, walk_files
-from tag2mask.data.names import IMAGE_SUFFIXES, image_id, is_hidden, is_image_name, nfc
+from tag2mask.data.names import IMAGE_SUFFIXES, image_id, is_image_name, nfc
 from tag2mask.data.problems import Problem, error, warning
 from tag2mask.data.settings import DataSettings
 from tag2mask.data.table import TABLE_NAME, TableTags
@@ -48,8 +47,7 @@ LABELS = "labelmap.txt"
 ANNOTATIONS = "Annotations"
 AUGMENTED_MASKS = "SegmentationClassAug"
 MASKS = "SegmentationClass"
-AUGMENTED_SPLITS = ("train_aug", "trainaug")
-"""Names of the list with the images of SBD; the first one is ours."""
+AUGMENTED_SPLITS = ("train_aug", "trainaug")  # names of the list with the images of SBD; the first one is ours
 
 MULTIBYTE = {"gb2312": "gbk", "euc_kr": "cp949"} | {
     name: name for name in ("gbk", "gb18030", "big5", "big5hkscs", "cp950", "cp949", "euc_jp", "shift_jis", "cp932")
@@ -125,7 +123,7 @@ def read_voc(settings: DataSettings, root: Path, split: str | None) -> Listing:
 
 
 def is_voc(root: Path) -> bool:
-    """Whether a folder is a VOC root, or an export in that layout without the photographs."""
+    """Whether a folder is a VOC root, or an export in that layout without the images."""
     return (root / IMAGES).is_dir() or ((root / LISTS).is_dir() and (root / IMPORTED).is_file())
 
 
@@ -179,7 +177,7 @@ def _lists(root: Path, folder: Path, known: Container[str]) -> dict[str, VocList
 
 
 def list_problems(root: Path) -> Iterator[Problem]:
-    """What is wrong with the lists, whichever is used: missing photographs, and splits that overlap."""
+    """What is wrong with all lists: missing images, and splits that overlap."""
     if not (root / IMAGES).is_dir():  # which `read_voc` says
         return
     images = voc_images(root)
@@ -203,14 +201,10 @@ def list_problems(root: Path) -> Iterator[Problem]:
 
 def _below(folder: Path) -> list[str]:
     """All files below a folder, relative to it, sorted; none if it does not exist or cannot be read."""
-    names = file_names(folder)  # of a folder without folders, as most are, this is all
     try:
-        others = [name for name in set(os.listdir(folder)) - names if not is_hidden(name)]  # noqa: PTH208
-        inner = [name for name in others if (folder / name).is_dir()]
-        deeper = [f"{each}/{name}" for each in inner for name, _ in walk_files(folder / each, skip=[folder])]
+        return sorted(name for name, _ in walk_files(folder))
     except OSError:
         return []
-    return sorted([*names, *deeper])
 
 
 def _listed_id(line: str, known: Container[str]) -> str:
@@ -281,17 +275,12 @@ class _XmlTags:
 
 
 def _xml(path: Path) -> ElementTree.Element:
-    """The root of an XML file, in the encoding that it declares.
-
-    Raises:
-        OSError, ElementTree.ParseError, LookupError, ValueError: it cannot be read.
-    """
-    with path.open("rb") as file:
-        declared = _DECLARED.match(file.read(300))
-        encoding = declared and MULTIBYTE.get(codecs.lookup(declared[1].decode("ascii")).name)
-        file.seek(0)
-        # The parser ignores the declaration of a decoded text.
-        return ElementTree.fromstring(file.read().decode(encoding)) if encoding else ElementTree.parse(file).getroot()
+    """The root of an XML file, in the encoding that it declares."""
+    content = path.read_bytes()
+    declared = _DECLARED.match(content)
+    encoding = declared and MULTIBYTE.get(codecs.lookup(declared[1].decode("ascii")).name)
+    # The parser ignores the declaration of a decoded text.
+    return ElementTree.fromstring(content.decode(encoding) if encoding else content)
 
 
 def _no_tags(photo_id: str, image: str) -> None:

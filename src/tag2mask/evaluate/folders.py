@@ -88,7 +88,7 @@ def count_masks(
 
     def count(counts: Counts, photo: Photo, truth: np.ndarray) -> None:
         path = file_of(folder, photo.id, ".png")
-        prediction = read_mask(path, classes=classes - 1)
+        prediction = read_mask(path, classes=classes - 1, pixel_limit=photos.pixel_limit)
         _require_size(path, prediction.shape, truth)
         counts.confusion.update(prediction, truth)
 

@@ -1,5 +1,6 @@
 """The stage `confidence`: how sure each mask is, without truth, and which photographs to look at first."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import torch
 from rich.console import Console
 
+from tag2mask.ahead import map_ahead
 from tag2mask.cam_files import CamFile, read_cam
 from tag2mask.confidence.evidence import Evidence, gather, write_evidence
 from tag2mask.confidence.model import judge
@@ -110,12 +112,13 @@ def _gather(
     photos: Photos, witnesses: Witnesses, config: Config, run: RunFolder, result: StageResult, console: Console
 ) -> None:
     """Write the evidence of photographs; what cannot be read has failed."""
-    compared = read_bounded(
-        photos,
-        partial(_read, witnesses, config),
-        workers=max(1, reading_workers(config)),
-        pixel_limit=config.data.pixel_limit,
-    )
+    workers, limit, read = max(1, reading_workers(config)), config.data.pixel_limit, partial(_read, witnesses, config)
+    if witnesses.network is None:  # no pixel of an image is read
+        compared: Iterator[tuple[Photo, _Compared | str]] = zip(
+            photos, map_ahead(read, photos, threads=workers), strict=True
+        )
+    else:
+        compared = read_bounded(photos, read, workers=workers, pixel_limit=limit)
     with paced_bar(run, "confidence", console, len(photos)) as advance:
         for photo, found in compared:
             file = witnesses.evidence / f"{photo.id}.npz"
@@ -236,6 +239,6 @@ def _measure(
 def _true_iou(mask: Path, photo: Photo, photos: PhotoSet) -> float:
     """The mean IoU of a mask over the classes in its truth, background counted; NaN if that is all 255."""
     confusion = Confusion(len(photos.classes) + 1)
-    own = read_mask(mask, classes=len(photos.classes))
+    own = read_mask(mask, classes=len(photos.classes), pixel_limit=photos.pixel_limit)
     confusion.update(own, photos.read_truth(photo, size=(own.shape[0], own.shape[1])))
     return confusion.miou()

@@ -174,8 +174,6 @@ def _train(
         (run / EDGE_LABELS),
         config.edges.augment,
         seed=config.seed,
-        pixel_limit=config.data.pixel_limit,
-        intensity=config.data.intensity,
         fill=network.backbone.mean,
     )
     steps = stage.learn(edge_task(network, samples, config.edges), config, run, console, result)

@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import nn
 
 from tag2mask.data.decided import UNRECORDED, FinalMasks
-from tag2mask.data.images import ImageError, read_image
+from tag2mask.data.images import ImageError
 from tag2mask.data.painting import are_given
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
@@ -118,8 +118,6 @@ class Segment(TrainingStage):
             config.segment.augment,
             weights=weights,
             seed=config.seed,
-            pixel_limit=config.data.pixel_limit,
-            intensity=config.data.intensity,
             fill=network.backbone.mean,
         )
         task = segmentation_task(network, samples, config.segment, _validation(config, run, console))
@@ -326,10 +324,9 @@ def _validation(config: Config, run: RunFolder, console: Console) -> Callable[[n
         confusion = Confusion(len(photos.classes) + 1)
         for photo in photos.photos:
             try:
-                limit, intensity = config.data.pixel_limit, config.data.intensity
-                image = torch.from_numpy(read_image(photo.path, pixel_limit=limit, intensity=intensity)).to(device)
+                image = torch.from_numpy(photos.read_image(photo)).to(device)
                 size = int(image.shape[0]), int(image.shape[1])
-                truth = photos.read_truth(photo, size=size, pixel_limit=config.data.pixel_limit)
+                truth = photos.read_truth(photo, size=size)
             except ImageError:
                 continue  # the stage `predictions` names it
             logits = network.full_logits(image.permute(2, 0, 1)[None].float() / 255)  # type: ignore[operator]

@@ -95,8 +95,6 @@ class Train(TrainingStage):
             photos,
             config.train.augment,
             seed=config.seed,
-            pixel_limit=config.data.pixel_limit,
-            intensity=config.data.intensity,
             fill=network.backbone.mean,
             external=(run / "seeds") if config.external.used else None,
             stride=network.stride,

@@ -1,10 +1,8 @@
-"""Annotation files in the format of COCO, instances_SPLIT.json: read whole for painting, and a compact index of each.
+"""A compact index of an annotation file: what a listing needs.
 
-The index holds what a listing needs. COCO's own files are hundreds of megabytes of JSON, which take half a minute and
-gigabytes of memory.
+COCO's own files are hundreds of megabytes of JSON, which take half a minute and gigabytes of memory.
 """
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,19 +10,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tag2mask.data.document import Annotations, Image, Instance, take_up
-from tag2mask.data.problems import Problem, error
+from tag2mask.data.annotations import Annotations, read_annotations
+from tag2mask.data.problems import Problem
 from tag2mask.files import DAMAGED, atomic_path, read_npz
 
-__all__ = ["Annotations", "Image", "Index", "Instance", "read_annotations", "read_index"]
-
-INDEX_VERSION = 3
-"""Raised where the index, or what is checked before it is written, changes."""
+INDEX_VERSION = 3  # raised where the index, or what is checked before it is written, changes
 
 
 @dataclass(frozen=True)
 class Index:
-    """What a listing needs of an annotation file.
+    """The index of an annotation file.
 
     Attributes:
         digest: the SHA-256 of the file.
@@ -33,7 +28,7 @@ class Index:
         names: the file names.
         sizes: (height, width) of each image, int32 (N, 2).
         tags: which classes are annotated, crowds too, bool (N, C).
-        notes: how the file was read, where it is not as COCO has it.
+        notes: deviations from COCO's format.
         problems: what is wrong with the file.
     """
 
@@ -52,36 +47,16 @@ class Index:
         return tuple(self.categories.values())
 
 
-def read_annotations(path: Path, subject: str) -> Annotations:
-    """Read an annotation file, collecting what is wrong with it.
-
-    Args:
-        path: the file.
-        subject: how problems call it.
-    """
-    found = Annotations(subject)
-    try:
-        content = path.read_bytes()
-        found.digest = hashlib.sha256(content).hexdigest()
-        document = json.loads(content)
-    except (OSError, ValueError, RecursionError) as reason:
-        message = f"the annotations could not be read as JSON ({reason}); download or export the file again"
-        found.problems.append(error("bad-annotation", subject, message))
-        return found
-    take_up(document, path, found)
-    return found
-
-
 def read_index(path: Path, subject: str, folder: Path) -> tuple[Index, OSError | None]:
-    """The index of an annotation file: from ``folder`` where it is up to date, else made and put there.
+    """The index of an annotation file: from ``folder``/STEM.npz where it is up to date, else made and put there.
 
-    It is up to date if the file has the size and the time of change that it had. A file with errors gets none, and
-    one whose images had to be measured.
+    It is up to date if the file has the same size and time of change. None is kept of a file with errors, or with
+    images that had to be measured.
 
     Args:
         path: the annotation file.
-        subject: how problems call it.
-        folder: where indexes lie, as STEM.npz; it is made.
+        subject: the file as problems show it.
+        folder: of indexes; it is made.
 
     Returns:
         the index, and why it could not be written, if it could not.
@@ -106,7 +81,6 @@ def read_index(path: Path, subject: str, folder: Path) -> tuple[Index, OSError |
 
 
 def _index(found: Annotations) -> Index:
-    """What a listing needs of annotations."""
     columns = {category: column for column, category in enumerate(found.categories)}
     tags = np.zeros((len(found.images), len(columns)), dtype=np.bool_)
     for row, number in enumerate(found.images):
@@ -125,7 +99,7 @@ def _index(found: Annotations) -> Index:
 
 
 def _store(path: Path, index: Index, stamp: list[int]) -> None:
-    """Write an index; its text goes as JSON, so that nothing in the file is a pickle."""
+    """Write an index, its text as JSON, so that the file holds no pickle."""
     text = {
         "stamp": stamp,
         "digest": index.digest,
@@ -145,7 +119,7 @@ def _store(path: Path, index: Index, stamp: list[int]) -> None:
 
 
 def _stored(path: Path, stamp: list[int]) -> Index | None:
-    """The index in a file; None where there is none, or it is damaged or of another state of the annotations."""
+    """The index in a file; None where there is none, or it is damaged or out of date."""
     try:
         text = json.loads(read_npz(path, ("text",))["text"].tobytes())
         if text["stamp"] != stamp:

@@ -1,38 +1,37 @@
-"""Annotation files in the format of COCO, made sound: what can be read in one way only is read so, and said once."""
+"""Annotation files in the format of COCO, read whole; deviations that have one meaning are accepted and noted once."""
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tag2mask.data.classes import BACKGROUND_NAMES
 from tag2mask.data.image_places import ImagePlaces, name_fault
 from tag2mask.data.images import image_size
 from tag2mask.data.names import nfc
-from tag2mask.data.problems import ImageError, Problem, error, one_line, warning
+from tag2mask.data.problems import ImageError, Problem, error, errors_of, one_line, warning
 from tag2mask.data.segmentations import Size, as_polygons, is_void, segmentation_fault, shares
 from tag2mask.errors import first_five
 
-LONGEST_SIDE = 65_535
-"""Pixels; what JPEG can hold, and the most whose square run lengths can count."""
+LONGEST_SIDE = 65_535  # pixels; the limit of JPEG, and the largest whose square run lengths can count
 
 NEEDED: dict[str, dict[str, type]] = {
     "categories": {"id": int, "name": str},
     "images": {"id": int, "file_name": str, "height": int, "width": int},
     "annotations": {"id": int, "image_id": int, "category_id": int},
 }
-"""The lists of an annotation file, and what each of their items has. `SPARED` may be missing."""
+"""The lists of an annotation file, and the fields of each of their items. `SPARED` may be missing."""
 
 SPARED = {("images", "height"), ("images", "width"), ("annotations", "id")}
-"""What an item may lack: sizes stand in the images, and annotations have places."""
+"""Fields that may be missing: sizes are read from the images, and annotations are numbered by their places."""
 
 CROWDS = {"0": False, "1": True, "none": False, "false": False, "true": True, "0.0": False, "1.0": True}
-"""What `iscrowd` may be, as lower-case text: some tools write it as text."""
+"""Values of `iscrowd` as lower-case text: some tools write it as text."""
 
 KIND_NAMES = {int: "a whole number", str: "text"}
-
-BACKGROUNDS = ("background", "_background_", "__background__")
-"""Names of a category that stands for no class, if it has no annotation."""
 
 _NUMBER = re.compile(r"-?[0-9]{1,19}(\.0+)?")
 
@@ -64,7 +63,7 @@ class Annotations:
         images: by image id, in the order of the file.
         instances: of each image that has any, in the order of the file.
         measured: a size was missing and was read from the image.
-        met: what was read although it is not as COCO has it: how often, and the first place, by kind.
+        deviations: how often the file deviates from COCO's format, and the first place, by kind.
         problems: what is wrong with the file; it is usable if none is an error.
     """
 
@@ -74,52 +73,60 @@ class Annotations:
     images: dict[int, Image] = field(default_factory=dict)
     instances: dict[int, list[Instance]] = field(default_factory=dict)
     measured: bool = False
-    met: dict[str, tuple[int, str]] = field(default_factory=dict)
+    deviations: dict[str, tuple[int, str]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     @property
     def usable(self) -> bool:
         """Whether there is no error."""
-        return not any(problem.level == "error" for problem in self.problems)
+        return not errors_of(self.problems)
 
     def note(self, kind: str, where: str) -> None:
-        """Count something that was read."""
-        count, first = self.met.get(kind, (0, where))
-        self.met[kind] = count + 1, first
+        """Count a deviation."""
+        count, first = self.deviations.get(kind, (0, where))
+        self.deviations[kind] = count + 1, first
 
     def notes(self) -> list[str]:
-        """How the file was read, a line for each kind."""
-        return [
-            one_line(f"{self.subject}: {kind} ({count:,}, first: {first})") for kind, (count, first) in self.met.items()
-        ]
+        """The deviations, a line for each kind."""
+        found = self.deviations.items()
+        return [one_line(f"{self.subject}: {kind} ({count:,}, first: {first})") for kind, (count, first) in found]
 
 
-def take_up(document: object, path: Path, found: Annotations) -> None:
-    """Take up what an annotation file holds, and what is wrong with it.
+def read_annotations(path: Path, subject: str) -> Annotations:
+    """Read an annotation file, collecting what is wrong with it.
 
     Args:
-        document: the JSON; its items are changed.
-        path: the file, as images are looked for that lack a size.
-        found: is filled.
+        path: the file.
+        subject: the file as problems show it.
     """
+    found = Annotations(subject)
+    try:
+        content = path.read_bytes()
+        found.digest = hashlib.sha256(content).hexdigest()
+        document = json.loads(content)
+    except (OSError, ValueError, RecursionError) as reason:
+        message = f"the annotations could not be read as JSON ({reason}); download or export the file again"
+        found.problems.append(error("bad-annotation", subject, message))
+        return found
     lacking = [key for key in NEEDED if not isinstance(document, dict) or not isinstance(document.get(key), list)]
     if lacking or not isinstance(document, dict):
         message = f"the list {first_five(f'`{key}`' for key in lacking)} is missing; download or export the file again"
-        found.problems.append(error("bad-annotation", found.subject, message))
-        return
+        found.problems.append(error("bad-annotation", subject, message))
+        return found
     _read_categories(document, found)
     _read_images(document, ImagePlaces(path), found)
     _read_instances(document, found)
     for number, name in list(found.categories.items()):
-        if name.casefold() not in BACKGROUNDS:
+        if name.casefold() not in BACKGROUND_NAMES:
             continue
         if not any(each.category == number for some in found.instances.values() for each in some):
             del found.categories[number]
             found.note("categories without annotations that stand for the background are left out", f"`{name}`")
+    return found
 
 
 def _sound(document: dict[str, Any], key: str, found: Annotations) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The items of a list that have what they need, with their places; the others become problems."""
+    """The items of a list that have the fields they need, with their places; the others become problems."""
     for place, item in enumerate(document[key], 1):
         where = f"{found.subject} {key} item {place}"
         wrong = [name for name, kind in NEEDED[key].items() if not _has(item, name, kind, key, found, place)]
@@ -150,7 +157,7 @@ def _has(item: object, name: str, kind: type, key: str, found: Annotations, plac
 
 
 def _whole(value: object, *, text: bool) -> int | None:
-    """The whole number that a number with a decimal point is, or a text; None if it is none."""
+    """The whole number in a number with a decimal point, or in a text; None if there is none."""
     if isinstance(value, float):
         return int(value) if value.is_integer() and abs(value) <= 2**53 else None
     if text and isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
@@ -208,7 +215,7 @@ def _read_images(document: dict[str, Any], places: ImagePlaces, found: Annotatio
 
 
 def _measured(places: ImagePlaces, name: str) -> tuple[Size, str]:
-    """(H, W) of the file of an image, or why it cannot be said."""
+    """(H, W) of the file of an image, or why it cannot be read."""
     place = places.find(name)
     try:
         return (image_size(Path(place.path)), "") if place.there else ((0, 0), "it does not exist")
@@ -220,7 +227,7 @@ def _read_instances(document: dict[str, Any], found: Annotations) -> None:
     void: list[int] = []
     small: list[int] = []
     polygons = 0
-    # What is wrong with a category or an image has been said, and is not said again by each annotation of it.
+    # Problems of categories and images are not repeated for each annotation of them.
     whole = all(
         len(kept) == len(document[key]) for key, kept in (("categories", found.categories), ("images", found.images))
     )
