@@ -10,9 +10,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tag2mask.confidence.evidence import FIELDS, Evidence, gather, read_evidence, stored_evidence, write_evidence
+from tag2mask.confidence.evidence import (
+    FIELDS,
+    Evidence,
+    class_shares,
+    expected_iou,
+    gather,
+    read_evidence,
+    stored_evidence,
+    write_evidence,
+)
 from tag2mask.confidence.model import MODELS, Model, estimates, judge, predictor
-from tag2mask.confidence.overlap import class_shares, expected_iou
 from tag2mask.confidence.quality import calibration, ranking_quality, shared_tenth, spearman, spearman_interval
 from tag2mask.confidence.ranking import CLASSES, IMAGES, read_ranking, written_tables
 from tag2mask.errors import Tag2maskError, UsageError

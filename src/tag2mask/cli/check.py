@@ -13,7 +13,7 @@ from tag2mask.pipeline.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from tag2mask.data.check import CheckReport
-    from tag2mask.pipeline.suspicions import Suspicion
+    from tag2mask.pipeline.check import Suspicion
 
 
 def check(request: Request) -> int:
@@ -55,9 +55,8 @@ def _judge(request: Request) -> Callable[[Path], list["Suspicion"]]:
     Raises:
         UsageError: it is no folder of a run that has been trained.
     """
-    from tag2mask.pipeline.check import checked_photos
+    from tag2mask.pipeline.check import checked_photos, require_network, suspicious_tags
     from tag2mask.pipeline.corrections import data_of
-    from tag2mask.pipeline.suspicions import require_network, suspicious_tags
 
     run = RunFolder(Path(request.options["with"]))
     if not (run / "config.yaml").is_file():

@@ -17,7 +17,7 @@ from tag2mask.pipeline.run_folder import CLASSES, RunFolder
 
 if TYPE_CHECKING:
     from tag2mask.data.photos import PhotoSet
-    from tag2mask.pipeline.together import Work
+    from tag2mask.pipeline.stages import Work
 
 
 def finish(request: Request, results: Iterable[StageResult]) -> int:
@@ -76,7 +76,7 @@ def do_under_lock(request: Request, run: RunFolder, names: Sequence[str], *then:
     """Do them in a folder to which nobody else writes."""
     from tag2mask.distributed import is_main, join, process_number, wait
     from tag2mask.pipeline.lock import held_along
-    from tag2mask.pipeline.together import require_no_shard
+    from tag2mask.pipeline.stages import require_no_shard
 
     require_no_shard(request.config)
     join(request.config.device)
@@ -90,8 +90,7 @@ def _do_together(request: Request, run: RunFolder, names: Sequence[str], *then: 
     """Do them by all processes, which have met."""
     from tag2mask.distributed import gathered, is_main, wait
     from tag2mask.pipeline.reading import share_manifest
-    from tag2mask.pipeline.stages import STAGES
-    from tag2mask.pipeline.together import do_together
+    from tag2mask.pipeline.stages import STAGES, do_together
 
     # Another command may have changed what the run remembers, until this one had the lock.
     folder = gathered(request.with_remembered().config.data.corrections)[0]

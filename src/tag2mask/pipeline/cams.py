@@ -26,10 +26,9 @@ from tag2mask.pipeline.batches import sized_batches
 from tag2mask.pipeline.config import Config, plain
 from tag2mask.pipeline.corrections import without_damaged
 from tag2mask.pipeline.pace import paced_bar
-from tag2mask.pipeline.paths import TRAIN_NETWORK
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs, read_ahead
-from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.run_folder import TRAIN_NETWORK, RunFolder
 from tag2mask.pipeline.stage import Ahead, Settings, Stage, StagePlan
 from tag2mask.pot import PotSettings, TransportCams
 

@@ -23,12 +23,10 @@ from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentation_network
 from tag2mask.networks.settings import in_section
 from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.corrections import final_masks, without_damaged
-from tag2mask.pipeline.learnt_from import LearntFrom, copied_by_hand
-from tag2mask.pipeline.paths import LABEL_CONFIDENCE
+from tag2mask.pipeline.corrections import LearntFrom, copied_by_hand, final_masks, without_damaged
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
-from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.run_folder import LABEL_CONFIDENCE, RunFolder
 from tag2mask.pipeline.stage import Ahead, Settings, TrainingStage, training_settings
 from tag2mask.pipeline.truth import class_ids, truth_against_tags, with_truth
 from tag2mask.predictor import SEGMENT_NETWORK
