@@ -1,7 +1,7 @@
 """POT in plain NumPy, one image at a time: an explanation to read, and the oracle of `tag2mask.pot`.
 
-The method of docs/method.md in its order: self-affinity; confident pixels and clusters (partition); the plan by PythonOT
-(allocation); CAMs by regenerated prototypes and the plan (activation). Class 0 is background.
+The method of docs/method.md in its order: self-affinity; confident pixels and clusters (partition); the plan by
+PythonOT (allocation); CAMs by regenerated prototypes and the plan (activation). Class 0 is background.
 """
 
 from dataclasses import dataclass
