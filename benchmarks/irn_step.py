@@ -17,7 +17,7 @@ from statistics import median
 
 import torch
 
-from tag2mask.memory import channels_last, release_memory, retained_memory
+from tag2mask.device import channels_last, release_memory, retained_memory
 from tag2mask.networks import NetworkSettings, build_backbone, ceil_grid
 from tag2mask.networks.edge_network import EDGE_STRIDE, build_edge_network
 from tag2mask.refine.affinity_loss import RADIUS, affinity_loss, reduced_labels
@@ -61,7 +61,7 @@ def main() -> None:
     torch.manual_seed(0)
     backbone = build_backbone(NetworkSettings(backbone=options.backbone, weights="none"))
     network = channels_last(build_edge_network(backbone, seed=0)).train()
-    optimiser = torch.optim.SGD(network.branch_parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
+    optimiser = torch.optim.SGD(list(network.branch.parameters()), lr=1e-3, momentum=0.9, weight_decay=1e-4)
     images = torch.rand(options.batch, 3, options.side, options.side).contiguous(memory_format=torch.channels_last)
     blocks = torch.randint(0, 4, (options.batch, 1, 8, 8)).float()  # 3 is taken for ignored
     labels = torch.nn.functional.interpolate(blocks, size=(options.side, options.side)).squeeze(1).byte()

@@ -29,10 +29,10 @@ from tag2mask.data.images import read_mask
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.evaluate import Confusion
 from tag2mask.files import write_json
+from tag2mask.pipeline.confidence import EVIDENCE, QualityInputs
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.witnesses import EVIDENCE, Witnesses
 
 Floats = npt.NDArray[np.float64]
 
@@ -80,7 +80,7 @@ def judged(place: str) -> list[Judged]:
         made_by.add(shared(stored[1]))
         if not np.isnan(miou := confusion.miou()):
             found.append(Judged(stored[0], confusion.iou()[stored[0].ids], miou))
-    require_same(place, Witnesses.of(config, folder, photos, StageResult("confidence")).made_by, made_by)
+    require_same(place, QualityInputs.of(config, folder, photos, StageResult("confidence")).made_by, made_by)
     return found
 
 

@@ -106,7 +106,7 @@ def _descriptions() -> dict[str, Callable[[Description], object]]:
     settings = lambda **values: lambda found: found["settings"].update(values)  # noqa: E731
     found: dict[str, Callable[[Description], object]] = {
         f"no-{name}": lambda found, name=name: found.pop(name)
-        for name in ("format_version", "kind", "classes", "settings", "backbone", "normalisation", "extra")
+        for name in ("format_version", "kind", "classes", "settings", "backbone", "normalisation")
     }
     return found | {
         "no-json": lambda _: "{",

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tag2mask.networks.grids import to_grid
-from tag2mask.networks.stages import Backbone, Stage
+from tag2mask.networks.stages import Backbone, Stage, to_grid
 
 
 class TinyBackbone(Backbone):
@@ -37,7 +36,7 @@ class TinySegmenter(nn.Module):
             self.backbone = TinyBackbone(stride, channels, kernel)
             self.head = nn.Conv2d(channels, classes + 1, 1)
             nn.init.normal_(self.head.weight, std=3.0)
-        self.stride, self.align_corners = stride, False
+        self.stride, self.align_corners, self.intensity = stride, False, None
         self.classes = tuple(f"class{number}" for number in range(1, classes + 1))
         self.seen: list[tuple[int, ...]] = []
         mean, std = torch.tensor(self.backbone.mean), torch.tensor(self.backbone.std)

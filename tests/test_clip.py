@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clip_tiny import PATCH, slow_clip_es, tiny_folder, tiny_model
 from tag2mask.clip import Clip, ClipCams, clip_cams, load_clip, read_words
-from tag2mask.clip.affinity import affinity, box_masks, propagate, ranged
+from tag2mask.clip.cams import box_masks, ranged
 from tag2mask.errors import Tag2maskError, UsageError
 
 GRIDS = ((5, 7), (4, 19), (1, 3), (6, 6), (19, 4))
@@ -43,7 +43,10 @@ TAGS = [[2], [0, 1, 2, 3, 4, 5], [1, 4], [], [5]]
 @pytest.mark.parametrize("quirk", [False, True], ids=["whole-boxes", "published-boxes"])
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 @pytest.mark.parametrize("rivals", [4, 1])
-def test_agrees_with_the_slow_version(quirk: bool, activation: str, rivals: int) -> None:
+def test_agrees_with_the_slow_version(
+    quirk: bool, activation: str, rivals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tag2mask.clip.cams.ATTENTION_BLOCKS", 3)
     model = tiny_model(0, activation=activation)
     texts, others, images = unit_rows(6, 1), unit_rows(rivals, 2), images_of(GRIDS)
     found = clip_cams(
@@ -53,7 +56,6 @@ def test_agrees_with_the_slow_version(quirk: bool, activation: str, rivals: int)
         texts,
         others,
         boxes="published" if quirk else "whole",
-        attention_blocks=3,
     )
     flat = 0
     for image, classes, own, grid in zip(images, TAGS, found, GRIDS, strict=True):
@@ -72,7 +74,7 @@ def test_a_class_that_the_model_is_sure_of_keeps_its_map() -> None:
     with torch.no_grad():
         model.logit_scale.fill_(8.0)  # cosines times 3,000: probabilities of 0 and 1, gradients of 0 in float32
     texts, others, images = unit_rows(6, 1), unit_rows(4, 2), images_of(GRIDS[:2])
-    found = clip_cams(Clip(model), images, tags_of(TAGS[:2], 6), texts, others, attention_blocks=3)
+    found = clip_cams(Clip(model), images, tags_of(TAGS[:2], 6), texts, others)
     probabilities = torch.cat([own.probability for own in found])
     assert (probabilities < 1e-30).any() and (probabilities == 1).any()
     assert all(own.gradcams.amax((1, 2)).allclose(torch.ones(len(own.labels))) for own in found)
@@ -119,25 +121,6 @@ def test_fp16_gradients_do_not_underflow() -> None:
     half = clip_cams(Clip(model).precision("fp16"), images, tags, texts, others)
     for one, other in zip(exact, half, strict=True):
         torch.testing.assert_close(one.gradcams, other.gradcams, rtol=0, atol=0.1)
-
-
-def test_position_embeddings_are_kept_by_grid(monkeypatch: pytest.MonkeyPatch) -> None:
-    clip = Clip(tiny_model())
-    first = clip.patches(images_of(((3, 5), (5, 3))))
-    monkeypatch.setattr(torch.nn.functional, "interpolate", None)
-    with pytest.raises(TypeError):
-        clip.patches([torch.zeros(3, 2 * PATCH, 2 * PATCH)])
-    again = clip.patches([torch.zeros(3, 3 * PATCH, 5 * PATCH), torch.zeros(3, 5 * PATCH, 3 * PATCH)])
-    assert again.grids == first.grids and again.key_bias is None
-
-
-def test_two_products_equal_the_square() -> None:
-    attention = torch.rand(2, 9, 9, dtype=torch.float32)
-    valid = torch.ones(2, 9, dtype=torch.bool)
-    both = affinity(attention, valid)
-    torch.testing.assert_close(both, both.transpose(1, 2))
-    maps = torch.rand(2, 9, 3)
-    torch.testing.assert_close(propagate(both, maps), (both @ both) @ maps.double())
 
 
 def test_boxes_by_hand() -> None:

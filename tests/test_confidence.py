@@ -10,13 +10,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tag2mask.confidence.evidence import FIELDS, Evidence, gather, read_evidence, stored_evidence, write_evidence
+from tag2mask.confidence.evidence import (
+    FIELDS,
+    Evidence,
+    class_shares,
+    expected_iou,
+    gather,
+    read_evidence,
+    stored_evidence,
+    write_evidence,
+)
 from tag2mask.confidence.model import MODELS, Model, estimates, judge, predictor
-from tag2mask.confidence.overlap import class_shares, expected_iou
 from tag2mask.confidence.quality import calibration, ranking_quality, shared_tenth, spearman, spearman_interval
 from tag2mask.confidence.ranking import CLASSES, IMAGES, read_ranking, written_tables
 from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.refine.labels import ClassMaps
+from tag2mask.refine.masks import ClassMaps
 
 IDS = torch.tensor([0, 2, 5], dtype=torch.uint8)
 

@@ -14,6 +14,7 @@ from PIL import Image
 from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tag2mask.pipeline.inputs import QualityInputs
 
 from run_tiny import files_of, run
 from tag2mask.cam_files import CamFile, read_cam, write_cam
@@ -34,7 +35,6 @@ from tag2mask.pipeline.confidence import Confidence
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.witnesses import Witnesses
 from test_formats import _as_jpeg
 from test_segment_stages import SEGMENT
 
@@ -164,10 +164,10 @@ def request(out: Path, *more: str) -> Invocation:
     return found[1]
 
 
-def witnesses(out: Path) -> tuple[Witnesses, list[Photo]]:
+def inputs(out: Path) -> tuple[QualityInputs, list[Photo]]:
     config = request(out).config
     photos = photographs(config, RunFolder(out))
-    return Witnesses.of(config, RunFolder(out), photos, StageResult("confidence")), list(photos.photos)
+    return QualityInputs.of(config, RunFolder(out), photos, StageResult("confidence")), list(photos.photos)
 
 
 def test_the_network_is_a_witness_unless_it_learnt_from_truth(
@@ -203,7 +203,7 @@ def test_the_network_is_a_witness_unless_it_learnt_from_truth(
 
 
 def test_evidence_of_other_tags_is_stale(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    own, photos = witnesses(copied)
+    own, photos = inputs(copied)
     photo = next(photo for photo in photos if photo.tags)
     assert own.evidence_of(photo) is not None and not own.is_stale(photo)
     other = replace(photo, tags=(1, 2) if photo.tags != (1, 2) else (1,))
@@ -242,7 +242,7 @@ def test_cams_are_seen_as_they_were_refined(copied: Path, scenes: Path, capsys: 
     assert result_of(capsys, copied, "--refine.background_threshold", "0.5", "--restart", "confidence")["done"] == 10
     assert files_of(copied / "confidence") == before
     tables = [rows(copied / table) for table in (IMAGES, CLASSES)]
-    photo = next(photo for photo in witnesses(copied)[1] if len(photo.tags) == 1)
+    photo = next(photo for photo in inputs(copied)[1] if len(photo.tags) == 1)
     path = copied / f"cams/classifier/{photo.id}.npz"
     cam = read_cam(path)
     ids = np.array([1, 2], dtype=cam.ids.dtype)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tag2mask.pipeline.learnt_from import LearntFrom
 
 from run_tiny import Capture, files_of, run, words
 from tag2mask.cam_files import read_ids
@@ -27,7 +28,6 @@ from tag2mask.pipeline import segment as stage
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.corrections import corrections_folder, newer_tags, remembered_corrections
 from tag2mask.pipeline.exchange import mask_source
-from tag2mask.pipeline.learnt_from import LearntFrom
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.refinable import shard_of

@@ -14,9 +14,7 @@ from tag2mask.refine.crf import (
     CrfPreset,
     CrfSettings,
     CrfValues,
-    _mean_field,
-    _parts,
-    _unary,
+    crf_kernels,
     dense_crf,
     label_probabilities,
 )
@@ -137,18 +135,13 @@ def test_label_probabilities() -> None:
         label_probabilities(torch.tensor([[0]]), 3, 0.0)
 
 
-def test_a_list_is_done_as_its_members_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes, counts = [(30, 40), (41, 25), (30, 40)], [2, 5, 1]
-    images = [picture(*size, seed) for seed, size in enumerate(sizes)]
-    given = [blurred_labels(count, *size, seed) for seed, (size, count) in enumerate(zip(sizes, counts, strict=True))]
-    alone = [dense_crf(image, p) for image, p in zip(images, given, strict=True)]
-    assert all(map(torch.equal, dense_crf(images, given), alone))
-    # All at once, as on a GPU: one lattice, labels filled up to the most.
-    together = _mean_field(images, [_unary(*pair) for pair in zip(images, given, strict=True)], PUBLISHED["deeplab"])
-    for one, other in zip(together, alone, strict=True):
-        assert one.shape == other.shape
-        assert torch.allclose(one, other, atol=2e-4)
-    assert dense_crf([], []) == []
+def test_kernels_are_shared_between_calls() -> None:
+    image, given = picture(30, 40, 0), [blurred_labels(count, 30, 40, count) for count in (2, 5)]
+    kernels = crf_kernels(image, CrfSettings("irn"), torch.device("cpu"))
+    for own in given:
+        assert torch.equal(
+            dense_crf(image, own, CrfSettings("irn"), kernels=kernels), dense_crf(image, own, CrfSettings("irn"))
+        )
 
 
 def test_marginals_and_what_may_not_matter() -> None:
@@ -188,8 +181,6 @@ def test_wrong_shapes_and_settings_are_refused() -> None:
             dense_crf(image, torch.where(given == given.max(), bad, given))
     with pytest.raises(UsageError, match="6 × 8 pixels"):
         dense_crf(image, given[:, :, :7])
-    with pytest.raises(UsageError, match="lists of the same length"):
-        dense_crf([image], [given, given])
     with pytest.raises(
         UsageError, match="gaussian_sxy should be above 0, received 0; bilateral_weight should not be negative"
     ):
@@ -205,21 +196,6 @@ def test_no_gradient_and_nothing_given_is_changed() -> None:
     assert torch.equal(given.detach(), before)
     with pytest.raises(UsageError, match="gaussian_weight should be a finite number"):
         CrfSettings(gaussian_weight=float("inf"))
-
-
-def test_what_a_gpu_would_do_at_once() -> None:
-    def sizes(*sides: int) -> list[torch.Tensor]:
-        return [torch.zeros(side, side, 3, dtype=torch.uint8) for side in sides]
-
-    class OnGpu:
-        is_cuda = True
-
-    def parts(images: list[torch.Tensor], device: object) -> list[tuple[int, int]]:
-        return [(part.start, part.stop) for part in _parts(images, [device] * len(images))]  # type: ignore[list-item]
-
-    assert parts(sizes(10, 20, 30), OnGpu()) == [(0, 3)]
-    assert parts(sizes(1500, 1500, 3000, 10, 10), OnGpu()) == [(0, 1), (1, 2), (2, 3), (3, 5)]
-    assert parts(sizes(10, 20), torch.zeros(1)) == [(0, 1), (1, 2)]
 
 
 def test_published_numbers_and_what_is_given_instead() -> None:

@@ -2,6 +2,7 @@
 
 import colorsys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -254,7 +255,7 @@ def test_an_unreadable_photograph_is_named_by_its_worker(photos: PhotoSet) -> No
     with pytest.raises(ImageError, match=r"2\.png: the file is empty; replace it$"):
         next(batches)
     with pytest.raises(ImageError, match="at most 100 are allowed"):
-        TrainingSet(photos, AugmentSettings(crop=24), seed=0, pixel_limit=100)[0, 0]
+        TrainingSet(replace(photos, pixel_limit=100), AugmentSettings(crop=24), seed=0)[0, 0]
     with pytest.raises(UsageError, match="seed should be 0 or more"):
         TrainingSet(photos, AugmentSettings(), seed=-1)
     batches._shutdown_workers()  # left to the garbage collector, this takes torch five seconds

@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +14,7 @@ from socket import gethostname
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -379,6 +382,39 @@ def test_polygons_are_painted_as_pycocotools_does(root: Path, tmp_path: Path) ->
     coco = COCO(root / "annotations/instances_train2024.json")
     for photo in painted(DataSettings(root=root)).photos:
         assert (read_mask(photo.mask or Path()) == slow_mask(coco, coco.imgs[int(photo.id[1:])], "ignore")).all()
+
+
+def test_processes_that_paint_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
+    code = f"""
+import multiprocessing, time
+from pathlib import Path
+from tag2mask.data.painting import Job, _painted
+
+if __name__ == "__main__":
+    painted = _painted([Job(Path({str(tmp_path)!r}) / f"{{n}}.png", (8, 8), [], {{}}, "skip") for n in range(99)], 2)
+    next(painted)
+    print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+    time.sleep(300)
+"""
+    (tmp_path / "paint.py").write_text(code)
+    command = subprocess.Popen([sys.executable, tmp_path / "paint.py"], stdout=subprocess.PIPE, text=True)
+    assert command.stdout is not None
+    workers = [int(number) for number in command.stdout.readline().split()]
+    assert workers and not any(map(is_over, workers))
+    command.kill()
+    command.wait()  # not for the end of its output, which its processes hold
+    until = time.monotonic() + 60
+    while left := [number for number in workers if not is_over(number)]:
+        if time.monotonic() > until:
+            for number in left:
+                os.kill(number, signal.SIGKILL)
+        assert time.monotonic() < until, "they should end"
+        time.sleep(0.05)
+
+
+def is_over(process: int) -> bool:
+    """Whether a process has ended, be it that nobody has asked for its exit code yet."""
+    return not psutil.pid_exists(process) or psutil.Process(process).status() == psutil.STATUS_ZOMBIE
 
 
 @given(arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 1)))

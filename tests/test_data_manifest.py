@@ -59,7 +59,7 @@ def photos(tmp_path: Path) -> Photos:
 def test_a_sequence_reads_like_a_tuple(photos: Photos, tmp_path: Path) -> None:
     held = tuple(photos)
     assert [photo.id for photo in held] == [f"a/photograph_{number:08}" for number in range(600)]
-    assert held[0] == Photo("a/photograph_00000000", tmp_path / "data/a/photograph_00000000.png", (1,))
+    assert held[0] == Photo("a/photograph_00000000", str(tmp_path / "data/a/photograph_00000000.png"), (1,))
     assert held[1].tags == (1, 2)
     assert photos == held
     assert photos != held[:-1]

@@ -187,7 +187,7 @@ def test_the_published_branch_in_slow() -> None:
 def test_only_the_branch_trains() -> None:
     network = build_edge_network(resnet(), seed=0).train()
     before = {name: value.clone() for name, value in network.backbone.state_dict().items()}
-    own = network.branch_parameters()
+    own = list(network.branch.parameters())
     optimiser = torch.optim.SGD([each for each in network.parameters() if each.requires_grad], lr=0.1, momentum=0.9)
     assert {id(each) for each in own} == {id(each) for group in optimiser.param_groups for each in group["params"]}
     assert len(own) == 3 * 5 + 2
@@ -208,7 +208,6 @@ def test_padding_does_not_say_what_it_holds() -> None:
     valid = torch.ones(1, 40, 64, dtype=torch.bool)
     valid[..., 50:] = False
     assert torch.equal(network(images, valid), network(other, valid))
-    assert torch.equal(network.mean_logits(images, valid), network.mean_logits(other, valid))
     assert not torch.equal(network(images), network(other))
 
 
@@ -254,7 +253,7 @@ def test_other_backbones(config: Any, levels: tuple[int, ...], strides: tuple[in
     logits = network(torch.rand(2, 3, 45, 67))
     assert logits.shape == (2, 12, 17)
     affinity_loss(logits, torch.randint(0, 3, (2, 12, 17), dtype=torch.uint8), radius=4).total.backward()
-    assert all(each.grad is not None for each in network.branch_parameters())
+    assert all(each.grad is not None for each in list(network.branch.parameters()))
     assert all(each.grad is None for each in backbone.parameters())
     assert network.mean_logits(torch.rand(1, 3, 45, 67)).shape == (1, 12, 17)
 
@@ -294,7 +293,7 @@ def test_training_finds_the_border_inside_the_ignored_band() -> None:
         reduced_labels(torch.cat([labels, labels.flip(2)]), (16, 16)),
     )
     network = build_edge_network(resnet(), seed=0).train()
-    optimiser = torch.optim.SGD(network.branch_parameters(), lr=0.05, momentum=0.9)
+    optimiser = torch.optim.SGD(list(network.branch.parameters()), lr=0.05, momentum=0.9)
     losses = []
     for _ in range(40):
         optimiser.zero_grad()

@@ -152,7 +152,7 @@ def test_a_folder_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[
 
 @pytest.mark.parametrize("content", ["", "{", '{"step": 1}\n{"st'])
 def test_a_log_that_ends_in_half_a_line_is_taken_up(content: str, tmp_path: Path) -> None:
-    from tag2mask.training.state import TrainingLog
+    from tag2mask.training.log import TrainingLog
 
     (tmp_path / "log.jsonl").write_text(content)
     log = TrainingLog(tmp_path / "log.jsonl", step=1)

@@ -6,34 +6,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tag2mask.errors import UsageError
-from tag2mask.networks.grids import ceil_grid, reduce_valid, to_grid
+from tag2mask.networks.stages import ceil_grid, image_cells, to_grid
 
 SIDES = st.integers(1, 40)
 
 
 @settings(max_examples=30)
 @given(height=SIDES, width=SIDES, stride=st.sampled_from([1, 2, 4, 7, 16]), seed=st.integers(0, 99))
-def test_reduce_valid_against_a_loop(height: int, width: int, stride: int, seed: int) -> None:
+def test_image_cells_against_a_loop(height: int, width: int, stride: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     valid = torch.rand(2, height, width, generator=generator) < 0.9
     grid = ceil_grid((height, width), stride)
-    found = reduce_valid(valid, grid, stride=stride)
-    assert found.shape == (2, *grid)
+    found = image_cells(valid, grid, stride=stride)
+    inside, touched = torch.empty(2, *grid, dtype=torch.bool), torch.empty(2, *grid, dtype=torch.bool)
     for row in range(grid[0]):
         for column in range(grid[1]):
-            cell = valid[:, row * stride : (row + 1) * stride, column * stride : (column + 1) * stride]
-            assert torch.equal(found[:, row, column], cell.flatten(1).all(1))
+            cell = valid[:, row * stride : (row + 1) * stride, column * stride : (column + 1) * stride].flatten(1)
+            inside[:, row, column], touched[:, row, column] = cell.all(1), cell.any(1)
+    assert torch.equal(found, torch.where(inside.flatten(1).any(1)[:, None, None], inside, touched))
 
 
-def test_reduce_valid_finds_the_stride_of_a_whole_number_of_cells() -> None:
-    valid = torch.ones(1, 64, 48, dtype=torch.bool)
-    valid[:, 33:] = False
-    assert reduce_valid(valid, (4, 3))[0, :, 0].tolist() == [True, True, False, False]
-
-
-def test_reduce_valid_refuses_a_grid_that_no_stride_makes() -> None:
+def test_image_cells_refuses_a_grid_that_no_stride_makes() -> None:
     with pytest.raises(UsageError, match="64 × 48 pixels has no grid of 4 × 4"):
-        reduce_valid(torch.ones(1, 64, 48, dtype=torch.bool), (4, 4))
+        image_cells(torch.ones(1, 64, 48, dtype=torch.bool), (4, 4), stride=16)
 
 
 @pytest.mark.parametrize(("stride", "target"), [(4, 16), (8, 16), (14, 14), (32, 16), (16, 8), (14, 16), (16, 14)])

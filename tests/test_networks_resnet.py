@@ -12,7 +12,7 @@ from transformers import ResNetConfig, ResNetModel
 
 from tag2mask.errors import UsageError
 from tag2mask.networks import NetworkSettings, SegmentationNetworkSettings, build_backbone, build_segmentation_network
-from tag2mask.networks.caffe_names import from_deeplab_port
+from tag2mask.networks.foreign_weights import from_deeplab_port
 from tag2mask.networks.resnet import RESNETS, Bottleneck, CaffeBottleneck, ResNet, Variant
 
 # Parameters of the public models less those of their classifier (512 or 2048 → 1000, with bias), and their tensors.
@@ -30,42 +30,6 @@ def test_size_of_the_public_models(name: str) -> None:
         network = ResNet(name)
     parameters = list(network.parameters())
     assert (sum(each.numel() for each in parameters), len(parameters), len(network.state_dict())) == PUBLIC[name]
-
-
-@pytest.mark.parametrize(
-    ("name", "shapes"),
-    [
-        (
-            "resnet18",
-            {
-                "conv1.weight": (64, 3, 7, 7),
-                "bn1.running_mean": (64,),
-                "layer1.0.conv1.weight": (64, 64, 3, 3),
-                "layer2.0.downsample.0.weight": (128, 64, 1, 1),
-                "layer2.0.downsample.1.running_var": (128,),
-                "layer4.1.bn2.bias": (512,),
-            },
-        ),
-        (
-            "resnet50",
-            {
-                "conv1.weight": (64, 3, 7, 7),
-                "layer1.0.conv1.weight": (64, 64, 1, 1),
-                "layer1.0.downsample.0.weight": (256, 64, 1, 1),
-                "layer2.0.conv2.weight": (128, 128, 3, 3),
-                "layer3.5.conv3.weight": (1024, 256, 1, 1),
-                "layer4.0.downsample.1.num_batches_tracked": (),
-                "layer4.2.bn3.running_var": (2048,),
-            },
-        ),
-    ],
-)
-def test_names_of_the_public_models(name: str, shapes: dict[str, tuple[int, ...]]) -> None:
-    with torch.device("meta"):
-        state = ResNet(name).state_dict()
-    assert {key: tuple(state[key].shape) for key in shapes} == shapes
-    assert "layer1.0.downsample.0.weight" in state or name in ("resnet18", "resnet34")
-    assert "layer1.1.downsample.0.weight" not in state
 
 
 def _of_transformers(name: str) -> tuple[ResNetModel, dict[str, str]]:
@@ -153,31 +117,6 @@ def _slow(
     return maps
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-@pytest.mark.parametrize(
-    ("output_stride", "dilated", "strides", "dilations"),
-    [
-        (16, False, [1, 2, 2, 1], [(1, 1), (1, 1), (1, 1), (1, 1)]),
-        (8, False, [1, 2, 1, 1], [(1, 1), (1, 1), (1, 1), (1, 1)]),
-        (16, True, [1, 2, 2, 1], [(1, 1), (1, 1), (1, 1), (1, 2)]),
-        (8, True, [1, 2, 1, 1], [(1, 1), (1, 1), (1, 2), (2, 4)]),
-    ],
-)
-def test_parity_with_a_slow_definition(
-    name: str, output_stride: int, dilated: bool, strides: list[int], dilations: list[tuple[int, int]]
-) -> None:
-    network = ResNet(name, output_stride=output_stride, dilated=dilated).eval()
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.weight, 0.3, 0.6)
-            torch.nn.init.normal_(module.get_buffer("running_mean"), 0, 0.1)
-    images = torch.randn(1, 3, 37, 53)
-    with torch.no_grad():
-        expected = _slow(network.state_dict(), images, strides, dilations)
-        for found, one in zip(network(images), expected, strict=True):
-            torch.testing.assert_close(found, one, rtol=1e-3, atol=1e-3)
-
-
 def test_random_weights_keep_the_variance_of_the_gradient() -> None:
     weight = ResNet("resnet18").get_parameter("layer3.0.conv2.weight")
     assert weight.std().item() == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.02)
@@ -250,51 +189,31 @@ def _shaken(name: str, output_stride: int, dilated: bool) -> ResNet:
     return network
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", *SMALL])
 @pytest.mark.parametrize(
     ("output_stride", "dilated", "strides", "dilations"),
     [
         (16, False, [1, 2, 2, 1], [(1, 1), (1, 1), (1, 1), (1, 1)]),
+        (8, False, [1, 2, 1, 1], [(1, 1), (1, 1), (1, 1), (1, 1)]),
+        (16, True, [1, 2, 2, 1], [(1, 1), (1, 1), (1, 1), (1, 2)]),
         (8, True, [1, 2, 1, 1], [(1, 1), (1, 1), (1, 2), (2, 4)]),
     ],
 )
 @pytest.mark.parametrize("size", [(37, 53), (40, 55)])
 @pytest.mark.usefixtures("small")
-def test_relatives_as_a_slow_definition_has_them(
+def test_parity_with_a_slow_definition(
     name: str, output_stride: int, dilated: bool, strides: list[int], dilations: list[tuple[int, int]], size: Any
 ) -> None:
-    network = _shaken(name, output_stride, dilated)
-    if name == "resnet101-caffe":  # every block of a stage has the dilation of the stage
+    network, caffe = _shaken(name, output_stride, dilated), name == "resnet101-caffe"
+    if caffe:  # every block of a stage has the dilation of the stage
         dilations = [(others, others) for _, others in dilations]
     images = torch.randn(1, 3, *size)
     with torch.no_grad():
-        expected = _slow(network.state_dict(), images, strides, dilations, caffe=name == "resnet101-caffe")
+        expected = _slow(network.state_dict(), images, strides, dilations, caffe=caffe)
         for stage, found, one in zip(network.stages, network(images), expected, strict=True):
             rows, columns = (-(-side // stage.stride) for side in size)
             assert found.shape[2:] == (rows, columns)
             torch.testing.assert_close(found, one[:, :, :rows, :columns], rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize(("side", "cells"), [(321, 81), (160, 41), (240, 61), (375, 95), (500, 126), (1, 1)])
-def test_grid_of_caffes_pooling(side: int, cells: int) -> None:
-    """As many windows as begin, at every other place, in the row or in the padding before it."""
-    assert len(range(-1, (side + 1) // 2, 2)) == cells
-    with torch.device("meta"):
-        network = ResNet("resnet101-caffe").eval()
-    pooled = network.maxpool(network.conv1(torch.empty(1, 3, side, 9, device="meta")))
-    assert pooled.shape[2] == cells
-    assert network.all_maps(torch.empty(1, 3, side, 9, device="meta"))[0].shape[2] == -(-side // 4)
-
-
-@pytest.mark.parametrize("name", ["resnet50", *SMALL])
-@pytest.mark.usefixtures("small")
-def test_dilation_gives_what_strides_leave_out(name: str) -> None:
-    """À trous: a dilated network computes the cells of the strided one, and those between them."""
-    dilated, strided = _shaken(name, 8, True), _shaken(name, 32, False)
-    strided.load_state_dict(dilated.state_dict())
-    images = torch.randn(1, 3, 97, 129)
-    with torch.no_grad():
-        torch.testing.assert_close(dilated(images)[-1][..., ::4, ::4], strided(images)[-1], rtol=1e-3, atol=1e-3)
 
 
 def _port_shapes() -> dict[str, tuple[int, ...]]:

@@ -80,16 +80,6 @@ def test_order_of_points_and_a_common_shift_by_whole_cells_do_not_matter(seed: i
     )
 
 
-def test_points_of_different_owners_do_not_meet() -> None:
-    points = cloud(40, 5, seed=1)
-    values = torch.rand(40, 2, generator=torch.Generator().manual_seed(2))
-    owners = torch.arange(40) % 3
-    together = build_lattice(points, owners).filter(values)
-    for owner in range(3):
-        mine = owners == owner
-        assert torch.allclose(together[mine], build_lattice(points[mine]).filter(values[mine]), atol=1e-6)
-
-
 def test_a_factor_on_both_sides() -> None:
     points, factor = cloud(30, 3, seed=3), torch.rand(30, generator=torch.Generator().manual_seed(4)) + 0.5
     values = torch.rand(30, 2, generator=torch.Generator().manual_seed(5))

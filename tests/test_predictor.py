@@ -92,23 +92,14 @@ def test_a_mirrored_photograph_has_the_mirrored_mask_whatever_its_width(width: i
     assert torch.allclose(found, assembled(network, image, PredictSettings()), atol=1e-5)
 
 
-@pytest.mark.parametrize("width", [48, 51])
-def test_mirroring_averages_cells_of_the_same_pixels(width: int) -> None:
-    """Each cell of 4 × 4 pixels sees itself alone: mirroring must not mix it with its neighbour."""
-    network, image = TinySegmenter(kernel=4), photo(16, width)
-    with torch.no_grad():
-        weight = network.backbone.conv.weight
-        weight.copy_((weight + weight.flip(3)) / 2)
-    one = assembled(network, image, PredictSettings())
-    both = assembled(network, image, PredictSettings(flip=True))
-    assert torch.allclose(one, both, atol=1e-5)
-
-
-@pytest.mark.parametrize("width", [48, 49, 51])
-def test_mirroring_averages_cells_with_their_middles_on_the_same_pixels(width: int) -> None:
-    """The same where a cell has its middle on every fourth pixel and sees three pixels around it."""
-    network, image = TinySegmenter(kernel=5), photo(17, width)
-    network.align_corners = True
+@pytest.mark.parametrize(
+    ("kernel", "height", "width", "align_corners"),
+    [(4, 16, 48, False), (4, 16, 51, False), (5, 17, 48, True), (5, 17, 49, True), (5, 17, 51, True)],
+)
+def test_mirroring_averages_cells_of_the_same_pixels(kernel: int, height: int, width: int, align_corners: bool) -> None:
+    """Cells of 4 × 4 pixels, or of the pixels around every fourth: mirroring must not mix them with others."""
+    network, image = TinySegmenter(kernel=kernel), photo(height, width)
+    network.align_corners = align_corners
     with torch.no_grad():
         weight = network.backbone.conv.weight
         weight.copy_((weight + weight.flip(3)) / 2)

@@ -19,7 +19,7 @@ from tag2mask.networks.resnet import RESNETS
 from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentation_network
 from tag2mask.pipeline.config import Config, presets, to_yaml
 from tag2mask.refine.crf import CrfValues
-from tag2mask.training.segmentation import segmentation_task
+from tag2mask.training.tasks import segmentation_task
 
 SCALES = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
 

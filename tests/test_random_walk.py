@@ -1,5 +1,7 @@
 """The random walk against the dense power, written from its definition."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -63,11 +65,9 @@ def test_a_flat_map_without_edges_stays_and_a_wall_stops_the_walk() -> None:
     assert float(walked[0, :, :5].min()) > 0.3 and float(walked[0, :, 7:].max()) == 0
 
 
-def test_lists_of_any_sizes() -> None:
-    cams, edges = [torch.rand(2, 5, 8), torch.rand(1, 9, 4)], [torch.rand(5, 8), torch.rand(9, 4)]
-    for own, walked in zip(zip(cams, edges, strict=True), propagate(cams, edges, steps=16), strict=True):
-        torch.testing.assert_close(walked, propagate(*own, steps=16))
-    assert torch.equal(propagate(cams[0], torch.zeros(5, 8), steps=0), cams[0])
+def test_no_step_changes_nothing() -> None:
+    cams = torch.rand(2, 5, 8)
+    assert torch.equal(propagate(cams, torch.zeros(5, 8), steps=0), cams)
 
 
 @pytest.mark.parametrize(
@@ -79,9 +79,8 @@ def test_lists_of_any_sizes() -> None:
         (torch.rand(1, 2, 2), 2 * torch.ones(2, 2), {}, "lie in"),
         (torch.rand(1, 2, 2), torch.rand(2, 2), {"radius": 1}, "radius should be at least 2"),
         (torch.rand(1, 2, 2), torch.rand(2, 2), {"beta": 0.0}, "beta above 0"),
-        ([torch.rand(1, 2, 2)], [], {}, "lists of the same length"),
     ],
 )
-def test_wrong_input_is_refused(cams: object, edge: object, changes: dict[str, float], message: str) -> None:
+def test_wrong_input_is_refused(cams: torch.Tensor, edge: torch.Tensor, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        propagate(cams, edge, **changes)  # type: ignore[call-overload]
+        propagate(cams, edge, **changes)

@@ -35,13 +35,12 @@ from tag2mask.networks.settings import SegmentationNetworkSettings
 from tag2mask.pot import PotSettings
 from tag2mask.prediction.settings import PredictSettings
 from tag2mask.predictor import Predictor
-from tag2mask.refine.labels import ClassMaps
+from tag2mask.refine.masks import ClassMaps
 from tag2mask.training.engine import train_network
-from tag2mask.training.fitted import fitted_after
-from tag2mask.training.meter import Losses
-from tag2mask.training.objective import PotLosses, pot_task
+from tag2mask.training.log import Losses, fitted_after
 from tag2mask.training.settings import RecordSettings, SegmentSettings, TrainSettings
 from tag2mask.training.state import load_state
+from tag2mask.training.tasks import PotLosses, pot_task
 from test_training import fresh, views
 
 NETWORK = NetworkSettings(backbone=BACKBONE, weights="none")

@@ -6,10 +6,9 @@ import torch
 from torch.nn import functional as F
 
 from tag2mask.errors import UsageError
-from tag2mask.refine import crf
+from tag2mask.refine import masks
 from tag2mask.refine.crf import CrfSettings, dense_crf, label_probabilities
-from tag2mask.refine.labels import IGNORED, ClassMaps, sure_labels
-from tag2mask.refine.masks import refined_masks
+from tag2mask.refine.masks import IGNORED, ClassMaps, refined_masks, sure_labels
 from tag2mask.refine.random_walk import propagate
 from tag2mask.refine.settings import RefineSettings, SureSettings, WalkSettings
 
@@ -160,16 +159,16 @@ def test_sure_labels_are_those_of_two_passes(background: bool) -> None:
     assert torch.equal(labels, expected)
 
 
-def test_the_two_passes_of_a_photograph_share_its_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_two_passes_of_an_image_share_its_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     image, truth = square()
     images = [image, image.flip(1), image.flip(0)]
     maps = [coarse(each, background=True).resized(SIZE) for each in (truth, truth.flip(1), truth.flip(0))]
     alone = [sure_labels([image], [own], SureSettings())[0] for image, own in zip(images, maps, strict=True)]
-    built: list[int] = []
-    build = crf._bilateral
-    monkeypatch.setattr(crf, "_bilateral", lambda images, *rest: built.append(len(images)) or build(images, *rest))
+    built: list[torch.Tensor] = []
+    build = masks.crf_kernels
+    monkeypatch.setattr(masks, "crf_kernels", lambda image, *rest: built.append(image) or build(image, *rest))
     assert all(map(torch.equal, sure_labels(images, maps, SureSettings()), alone))
-    assert built == [1, 1, 1]
+    assert len(built) == 3
     assert not torch.equal(alone[0], alone[1])
 
 

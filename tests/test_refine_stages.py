@@ -22,7 +22,7 @@ from tag2mask.networks import load_network, read_network_info
 from tag2mask.networks.checkpoint import NetworkFileError, load_edge_network
 from tag2mask.pipeline import stage as stages_base
 from tag2mask.refine.crf import CrfSettings, dense_crf
-from tag2mask.refine.labels import ClassMaps
+from tag2mask.refine.masks import ClassMaps
 
 IRN = {
     "refine__method": "irn+crf",

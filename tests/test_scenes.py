@@ -14,9 +14,8 @@ from tag2mask.errors import UsageError
 from tag2mask.files import TEMPORARY_PREFIX, read_json, write_json
 from tag2mask.scenes import SPECIES, SceneSettings, class_names, composition, render_scene, write_scenes
 from tag2mask.scenes.creatures import creature_parts
-from tag2mask.scenes.layers import Layer, Part, canvas, overlap, paint
+from tag2mask.scenes.drawing import Layer, Part, canvas, capsule, convex_polygon, ellipse, overlap, paint
 from tag2mask.scenes.settings import KINSHIP
-from tag2mask.scenes.shapes import capsule, convex_polygon, ellipse
 from tag2mask.scenes.writer import MANIFEST
 
 SMALL = SceneSettings(size=96, train=4, val=2)

@@ -14,9 +14,9 @@ from run_tiny import Capture, figures, files_of, run, words
 from tag2mask.cam_files import CamFile, read_cam, write_cam
 from tag2mask.cli import main
 from tag2mask.clip import load_clip
+from tag2mask.clip.cams import class_scores
 from tag2mask.clip.npy_files import NpyCams, read_npy_cams, write_npy_cams
 from tag2mask.clip.settings import SeedSettings
-from tag2mask.clip.suggest import class_scores
 from tag2mask.data.photo import Photo, Photos
 from tag2mask.data.photos import open_photos
 from tag2mask.data.settings import AugmentSettings, DataSettings

@@ -18,7 +18,7 @@ from tag2mask.data.images import ImageError, write_fractions, write_mask
 from tag2mask.data.settings import AugmentSettings
 from tag2mask.data.training_set import LabelledSet
 from tag2mask.networks.checkpoint import load_segmentation_network
-from tag2mask.training.segmentation import segmentation_loss
+from tag2mask.training.tasks import segmentation_loss
 
 SEGMENT = {
     "segment__enabled": "true",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from run_tiny import run
-from tag2mask.training.state import training_log
+from tag2mask.training.log import training_log
 
 pytest.importorskip("tensorboard")
 

@@ -16,14 +16,14 @@ from tag2mask.data import AugmentSettings, DataSettings, PhotoSet, open_photos
 from tag2mask.data.training_set import TrainingSet
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.networks import NetworkSettings, PotNetwork, build_network
-from tag2mask.networks.grids import photograph_cells
+from tag2mask.networks.stages import image_cells
 from tag2mask.pot import PotSettings
 from tag2mask.training import engine
 from tag2mask.training.engine import Trained, train_network
-from tag2mask.training.objective import objective, pot_task
-from tag2mask.training.order import DrawOrder
+from tag2mask.training.loading import DrawOrder
 from tag2mask.training.settings import SegmentSettings, TrainSettings
 from tag2mask.training.state import Interrupted, load_state
+from tag2mask.training.tasks import objective, pot_task
 
 
 @dataclass
@@ -364,7 +364,7 @@ def test_cells_of_a_sliver_are_those_it_touches() -> None:
     valid = torch.zeros(2, 64, 64, dtype=torch.bool)
     valid[0, :, 30:34] = True
     valid[1, 16:48, 16:50] = True
-    cells = photograph_cells(valid, (4, 4), stride=16)
+    cells = image_cells(valid, (4, 4), stride=16)
     assert cells[0].sum() == 8
     assert cells[1].sum() == 4
 

@@ -1,4 +1,4 @@
-"""Work on many things by threads, a few of them at a time."""
+"""Work on many items by threads, a few items at a time."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 _AHEAD = 8
-"""Items a thread that are in work, or done and not yet taken."""
+"""Items per thread that are in work, or done and not yet taken."""
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -15,13 +15,12 @@ Answer = TypeVar("Answer")
 def map_ahead(work: Callable[[Item], Answer], items: Iterable[Item], *, threads: int) -> Iterator[Answer]:
     """``work(item)`` for each item, in their order.
 
-    Like ``Executor.map``, except that it holds a few items at a time instead of all: a future takes more memory than a
-    photograph's path, and there may be 100,000.
+    Like ``Executor.map``, but with a few items at a time instead of all, to save memory.
 
     Args:
-        work: called in a thread; an exception of it is raised here.
+        work: called in a thread; its exceptions are raised here.
         items: taken as the work goes on.
-        threads: how many, at least 1.
+        threads: at least 1.
     """
     ahead: deque[Future[Answer]] = deque()
     with ThreadPoolExecutor(threads) as pool:

@@ -15,8 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from tag2mask.errors import Tag2maskError
-from tag2mask.files import write_bytes
-from tag2mask.npz import DAMAGED, read_npz
+from tag2mask.files import DAMAGED, read_npz, write_bytes
 
 LONGEST_SIDE = 65_535
 """Pixels of a photograph's side."""

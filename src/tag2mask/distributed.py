@@ -1,6 +1,6 @@
-"""Several processes that do one run together, as `torchrun` starts them; alone, everything here does nothing.
+"""Several processes of one run, started by `torchrun`; in a single process, all functions here do nothing.
 
-Each process knows its number and how many there are from the environment that `torchrun` sets.
+The number of a process and the number of processes come from `torchrun`'s environment variables.
 """
 
 import os
@@ -8,7 +8,6 @@ import sys
 from datetime import timedelta
 from typing import Literal, NoReturn, TypeVar
 
-import torch
 from accelerate import PartialState
 from torch import Tensor
 from torch import distributed as dist
@@ -16,18 +15,18 @@ from torch import distributed as dist
 from tag2mask.device import resolve_device
 
 PATIENCE = timedelta(days=7)
-"""How long a process waits for the others: one may measure, or write a report, while they have nothing to do."""
+"""How long a process waits for the others, for example while one of them evaluates."""
 
 Value = TypeVar("Value")
 
 
 def process_count() -> int:
-    """How many processes do the run, by the environment."""
+    """The number of processes."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def process_number() -> int:
-    """Which of them this one is, counted from 0, by the environment; 0 where there is no other."""
+    """The number of this process, from 0."""
     return int(os.environ.get("RANK", "0")) if process_count() > 1 else 0
 
 
@@ -37,7 +36,7 @@ def is_main() -> bool:
 
 
 def join(device: Literal["auto", "cpu", "cuda"]) -> None:
-    """Meet the other processes; each gets a GPU of its own where there are GPUs."""
+    """Join the process group; each process gets its own GPU where there are GPUs."""
     if process_count() > 1:
         PartialState(cpu=resolve_device(device).type == "cpu", timeout=PATIENCE)
 
@@ -45,8 +44,7 @@ def join(device: Literal["auto", "cpu", "cuda"]) -> None:
 def end_process(code: int) -> NoReturn:
     """End this process with an exit code.
 
-    One of several ends without the interpreter's own clean-up: threads of the process group outlive the group where a
-    network was trained by several, and one that wants the interpreter's lock during that clean-up aborts the process.
+    One of several ends without the interpreter's clean-up, during which threads of the process group may abort it.
     """
     if not _joined():
         sys.exit(code)
@@ -56,13 +54,13 @@ def end_process(code: int) -> NoReturn:
 
 
 def wait() -> None:
-    """Go on when all processes have come here."""
+    """Wait until all processes are here."""
     if _joined():
         dist.barrier()
 
 
 def gathered(value: Value) -> list[Value]:
-    """A value of every process, in their order, at every process; it travels pickled."""
+    """The pickled values of all processes, in their order, at every process."""
     if not _joined():
         return [value]
     values: list[Value | None] = [None] * dist.get_world_size()
@@ -71,19 +69,12 @@ def gathered(value: Value) -> list[Value]:
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of a tensor over all processes; no gradient passes through it where there are several."""
+    """The mean of a tensor over all processes, without gradient where there are several."""
     if not _joined():
         return value
     total = value.detach().clone()
     dist.all_reduce(total)
     return total / dist.get_world_size()
-
-
-def is_true_anywhere(value: bool, device: torch.device) -> bool:
-    """Whether a condition holds in any process."""
-    if not _joined():
-        return value
-    return bool(mean_over_processes(torch.tensor(float(value), device=device)) > 0)
 
 
 def _joined() -> bool:

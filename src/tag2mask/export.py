@@ -1,9 +1,8 @@
 """A segmentation network as ONNX: images in, logits at their size out, the normalisation inside.
 
 The graph takes batches of any number of images whose sides are multiples of the network's stride (and one pixel more,
-where the metadata's `remainder` is 1). Filling an image up to that is left to the caller: how far depends on its size,
-which the graph of some backbones cannot express. Fill up at the right and the bottom, with the mean colour that the
-metadata name, and cut the logits to the image.
+where the metadata's `remainder` is 1). The caller fills images up to that at the right and the bottom, with the mean
+colour of the metadata, and crops the logits: the graphs of some backbones cannot express this.
 """
 
 import json
@@ -15,7 +14,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -24,15 +22,16 @@ from torch.nn import functional as F
 
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.files import atomic_path
-from tag2mask.prediction.multiscale import Segmenter, filled_side, stride_of
+from tag2mask.networks.segmentation import SegmentationNetwork
+from tag2mask.prediction.multiscale import filled_side, stride_of
 
 MODULES = ("onnx", "onnxruntime", "onnxscript")
-"""What the extra `onnx` brings."""
+"""Packages of the extra `onnx`."""
 
 INPUT, OUTPUT = "images", "logits"
 
 TOLERANCE = 1e-4
-"""How far logits of the graph may lie from torch's, relative to the largest of them or to 1."""
+"""Largest difference of the graph's logits from torch's, relative to the largest logit or to 1."""
 
 _OPSET = 18
 
@@ -42,24 +41,22 @@ _REMEDY = (
 )
 
 _UNTRACEABLE = ("swin", "swinv2")
-"""Model types of `transformers` whose graph with free sizes is not found within minutes: windows are padded."""
+"""Model types of `transformers` that cannot be traced with free sizes within minutes, because windows are padded."""
 
 _CHECKED = ((1, 0, 0), (2, 2, 3), (1, 4, 2))
-"""Images, rows and columns, in strides but at least `_LEAST` pixels, in which a graph is checked."""
+"""Sizes for the check of a graph: images, and rows and columns in strides beyond `_LEAST` pixels."""
 
 _LEAST = 64
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """An exported network.
 
     Attributes:
-        path: the file.
         stride: both sides of an image must be multiples of it,
         remainder: and this many pixels more, 0 or 1.
-        difference: from torch, the largest of the logits over the sizes that were checked, relative to the largest
-            logit or to 1.
+        difference: the largest from torch's logits over the checked sizes, relative to the largest logit or to 1.
     """
 
     path: Path
@@ -68,7 +65,7 @@ class Exported:
     difference: float
 
     def sentence(self) -> str:
-        """One line for people."""
+        """One line for the user."""
         more = f" + {self.remainder}" if self.remainder else ""
         return (
             f"{self.path}: input `{INPUT}` float32 (N, 3, H, W), RGB in [0, 1], H and W multiples of "
@@ -77,17 +74,13 @@ class Exported:
 
 
 def require_onnx() -> None:
-    """Find out whether what exports is installed.
-
-    Raises:
-        UsageError: it is not.
-    """
+    """Raise a `UsageError` if the packages of the extra are not installed."""
     missing = [name for name in MODULES if find_spec(name) is None]
     if missing:
         raise UsageError(f"export onnx needs {', '.join(missing)}; pip install 'tag2mask[onnx]'")
 
 
-def export_onnx(network: Segmenter, path: Path) -> Exported:
+def export_onnx(network: SegmentationNetwork, path: Path) -> Exported:
     """Write a network as one ONNX file, and check it in onnxruntime against torch at several sizes.
 
     The metadata hold `classes` (JSON, background first), `stride` and `remainder` (a side of an image must be a
@@ -96,11 +89,11 @@ def export_onnx(network: Segmenter, path: Path) -> Exported:
 
     Args:
         network: is moved to the CPU and put into evaluation mode.
-        path: the file; nothing is written to it unless the check succeeds.
+        path: the file; written only if the check succeeds.
 
     Raises:
         UsageError: onnx, onnxruntime or onnxscript is not installed.
-        Tag2maskError: the network cannot be expressed with free sizes, or its graph says something else than it does.
+        Tag2maskError: the network cannot be expressed with free sizes, or its graph computes something else.
     """
     require_onnx()
     import onnx
@@ -108,9 +101,7 @@ def export_onnx(network: Segmenter, path: Path) -> Exported:
     kind = network.backbone.architecture().get("config", {}).get("model_type")
     if kind in _UNTRACEABLE:
         raise Tag2maskError(f"a network on {kind} cannot be written as ONNX with free sizes: {_REMEDY}")
-    network.to(torch.device("cpu"))
-    network.eval()
-    graph = _FullSize(network).eval()
+    graph = _FullSize(network).cpu().eval()
     with atomic_path(path) as temporary:
         difference = _trace_and_check(graph, temporary)
         model = onnx.load(temporary)
@@ -120,8 +111,8 @@ def export_onnx(network: Segmenter, path: Path) -> Exported:
             "remainder": str(graph.remainder),
             "fill": json.dumps(list(network.backbone.mean)),
         }
-        if (intensity := getattr(network, "intensity", None)) is not None:
-            properties["intensity"] = json.dumps(list(intensity))
+        if network.intensity is not None:
+            properties["intensity"] = json.dumps(list(network.intensity))
         onnx.helper.set_model_props(model, properties)
         onnx.checker.check_model(model)
         onnx.save(model, temporary)
@@ -131,9 +122,9 @@ def export_onnx(network: Segmenter, path: Path) -> Exported:
 class _FullSize(nn.Module):
     """Logits at the size of images whose sides are multiples of the stride, plus the remainder."""
 
-    def __init__(self, network: Segmenter) -> None:
+    def __init__(self, network: SegmentationNetwork) -> None:
         super().__init__()
-        self.network = cast("nn.Module", network)
+        self.network = network
         self.stride, self.cell = stride_of(network), network.stride
         self.align_corners = network.align_corners
         self.remainder = filled_side(network, self.stride) % self.stride
@@ -146,20 +137,19 @@ class _FullSize(nn.Module):
         return F.interpolate(logits, scale_factor=float(self.cell), mode="bilinear", align_corners=False)
 
     def images(self, count: int, rows: int, columns: int) -> Tensor:
-        """Random images, (count, 3, H, W), so many strides larger than the least side that is looked at."""
+        """Random images, (count, 3, H, W), larger than `_LEAST` by ``rows`` and ``columns`` strides."""
         least = -(-_LEAST // self.stride)
         sides = [(least + more) * self.stride + self.remainder for more in (rows, columns)]
         return torch.rand(count, 3, *sides, generator=torch.Generator().manual_seed(0))
 
 
 def _trace_and_check(graph: _FullSize, path: Path) -> float:
-    """Write the graph in one of two ways, the first that passes the check; returns the difference from torch.
+    """Write the graph by strict or, if that fails the check, by non-strict tracing; the difference from torch.
 
-    Torch's strict tracing reads the network's code and keeps `int` of a size free. The other one runs it, where `int`
-    freezes the size, without a word if the graph is still a valid one; but it takes code that the first cannot read.
+    Strict tracing keeps `int` of a size free. Non-strict tracing fixes it silently, but takes more kinds of code.
 
     Raises:
-        Tag2maskError: neither can; what the first one found wrong.
+        Tag2maskError: neither works; the error of the first.
     """
     try:
         _trace(graph, path, strict=True)
@@ -191,7 +181,7 @@ def _trace(graph: _FullSize, path: Path, *, strict: bool) -> None:
                 external_data=False,
                 verbose=False,
             )
-    except Exception as error:  # tracing raises whatever the network's own code leads it to
+    except Exception as error:  # tracing raises errors of many kinds
         reason = " ".join(str(error.__cause__ or error).split())[:300]
         raise Tag2maskError(
             f"the network cannot be written as ONNX with free sizes: {_REMEDY} ({type(error).__name__}: {reason})"
@@ -199,18 +189,14 @@ def _trace(graph: _FullSize, path: Path, *, strict: bool) -> None:
 
 
 def _difference(graph: _FullSize, path: Path) -> float:
-    """The largest difference of the file from ``graph``.
-
-    Raises:
-        Tag2maskError: it is above the tolerance, or the file cannot take a size.
-    """
+    """The largest difference of the file from ``graph``; a `Tag2maskError` if it is too large or a size fails."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised
+    options.log_severity_level = 4  # errors are raised
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has many of its own
+    except Exception as error:  # onnxruntime raises errors of many kinds
         raise Tag2maskError(f"onnxruntime does not take the graph: {_REMEDY}") from error
     worst = 0.0
     for more in _CHECKED:
@@ -233,7 +219,7 @@ def _difference(graph: _FullSize, path: Path) -> float:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what the exporter says to itself: what matters is raised, or found by the check."""
+    """Silence the exporter."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -133,16 +133,15 @@ def _is_within(value: float, bounds: Mapping[str, float]) -> bool:
 
 
 def _rule(bounds: Mapping[str, float]) -> str:
-    """What a value should do, in words."""
-    least = bounds.get("low", bounds.get("above"))
-    most = bounds.get("high", bounds.get("below"))
+    """The rule of a range, in words."""
+    least, most = bounds.get("low", bounds.get("above")), bounds.get("high", bounds.get("below"))
     if least is not None and most is not None:
-        return f"lie in {'[' if 'low' in bounds else '('}{least:g}, {most:g}{']' if 'high' in bounds else ')'}"
+        return f"lie in {'[' if 'low' in bounds else '('}{least}, {most}{']' if 'high' in bounds else ')'}"
     if bounds.get("low") == 0:
         return "not be negative"
     if "low" in bounds:
-        return f"be at least {bounds['low']:g}"
-    return f"be above {bounds['above']:g}" if "above" in bounds else f"be at most {most:g}"
+        return f"be at least {least}"
+    return f"be above {least}" if "above" in bounds else f"be at most {most}"
 
 
 def plain(value: Any, *, affecting: bool = False, whole: bool = False) -> Any:

@@ -1,7 +1,4 @@
-"""What this process may use of its machine: cores, memory, disk.
-
-An answer is None where the system does not give one.
-"""
+"""Cores, memory and disk that this process may use; None where the system does not say."""
 
 import os
 import shutil
@@ -13,17 +10,17 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def cores() -> int | None:
-    """The processor cores that this process may use: those it is bound to, and no more than its quota."""
+    """The processor cores of this process: those it is bound to, up to its quota."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count()
     for group in _groups():
-        quota = _words(group / "cpu.max")  # microseconds, and of how many
+        quota = _words(group / "cpu.max")  # microseconds of quota and of period
         if bound and quota and quota[0].isdecimal():
             bound = min(bound, max(1, round(int(quota[0]) / int(quota[1]))))
     return bound
 
 
 def memory() -> tuple[int | None, int | None]:
-    """(total, free) bytes of memory that this process may use: the machine's, and no more than its cgroups allow."""
+    """(total, free) bytes of memory: the machine's, up to the limits of its control groups."""
     try:
         machine = psutil.virtual_memory()
     except OSError:
@@ -32,7 +29,7 @@ def memory() -> tuple[int | None, int | None]:
     for group in _groups():
         limit, used, stat = (_words(group / f"memory.{name}") for name in ("max", "current", "stat"))
         if limit and used and limit[0].isdecimal():
-            cached = int(dict(zip(stat[::2], stat[1::2], strict=False)).get("inactive_file", 0))  # is given back
+            cached = int(dict(zip(stat[::2], stat[1::2], strict=False)).get("inactive_file", 0))  # can be reclaimed
             left = int(limit[0]) - max(0, int(used[0]) - cached)
             total, free = min(total, int(limit[0])), max(0, min(free, left))
     return total, free

@@ -1,4 +1,4 @@
-"""From a batch of photographs of one size to CAMs: several scales and the mirror image, one forward pass a scale."""
+"""CAMs for a batch of images of one size: several scales and mirror images, one forward pass per scale."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,15 +15,15 @@ from tag2mask.pot.external import ExternalSettings, base_cams, fused, suppressed
 
 @dataclass(frozen=True)
 class PhotoMaps:
-    """What the network says of a batch of photographs, on the grid of scale 1.
+    """Maps of a batch of images, on the grid of scale 1.
 
     Attributes:
         cams: (N, C, h, w) in [0, 1], the classifier's CAMs, 0 for absent classes; h = ceil(H / stride).
         features: (N, D, h, w), the joint feature, unit length over channels.
         tags: (N, C) bool.
         scores: (N, C) in (0, 1), the classifier's probabilities, from the mean logits over scales and mirror images.
-        external: (N, C, h, w) in [0, 1], base CAMs from outside, `NO_MAP` for a class without one; None without any.
-        use: what those are used for.
+        external: (N, C, h, w) in [0, 1], external base CAMs, `NO_MAP` for a class without one; None without any.
+        use: how these are used.
     """
 
     cams: Tensor
@@ -35,7 +35,7 @@ class PhotoMaps:
 
     @property
     def base(self) -> Tensor:
-        """(N, C, h, w), the CAMs that the partition starts from."""
+        """(N, C, h, w), the CAMs from which the partition starts."""
         if self.external is None:
             return self.cams
         valid = torch.ones_like(self.cams[:, 0], dtype=torch.bool)
@@ -51,26 +51,14 @@ class PhotoMaps:
         return result if self.external is None else suppressed(result, self.external, self.use)
 
     def fused(self, settings: PotSettings) -> TransportCams:
-        """The external CAMs, sharpened and joined by POT's.
-
-        Raises:
-            UsageError: there are no external CAMs.
-        """
+        """The external CAMs, sharpened and joined with POT's; a `UsageError` without external CAMs."""
         if self.external is None:
             raise UsageError("the CAMs 'fused' need base CAMs from outside: `tag2mask seeds` makes them")
         return fused(self.transport(settings), self.external, self.use)
 
 
 def scale_one(images: Tensor, long_side: int | None) -> Tensor:
-    """Resize a batch so that its longer side is ``long_side``; as it is if None.
-
-    Args:
-        images: (N, 3, H, W) in [0, 1].
-        long_side: pixels.
-
-    Returns:
-        (N, 3, H', W') in [0, 1].
-    """
+    """Resize (N, 3, H, W) in [0, 1] to a longer side of ``long_side`` pixels; None keeps the size."""
     if long_side is None:
         return images
     return resize(images, long_side / max(images.shape[2:]))

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tag2mask.files import is_newer
-from tag2mask.npz import DAMAGED
+from tag2mask.files import DAMAGED, is_newer
 
 PNG_KEY = "made-from"
 """The keyword of the PNG text chunk with the origin of a mask."""

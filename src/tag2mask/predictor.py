@@ -1,38 +1,37 @@
-"""Masks of photographs from a trained segmentation network: ``tag2mask.load(path).predict(image)``."""
+"""Masks of images from a trained segmentation network: ``tag2mask.load(path).predict(image)``."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from tag2mask.data.deep_pixels import Intensity, deep_kind, read_rgb
 from tag2mask.data.images import PIXEL_LIMIT, read_image, reduced
-from tag2mask.device import resolve_device
+from tag2mask.device import channels_last, resolve_device
 from tag2mask.errors import UsageError
-from tag2mask.memory import channels_last
 from tag2mask.networks.checkpoint import load_segmentation_network
-from tag2mask.prediction.multiscale import Block, Grid, Segmenter, mean_logits, sampled
+from tag2mask.networks.segmentation import SegmentationNetwork
+from tag2mask.prediction.multiscale import Block, Grid, mean_logits, sampled
 from tag2mask.prediction.settings import PredictSettings
 from tag2mask.prediction.tiles import cut
 from tag2mask.refine.crf import dense_crf
 
-__all__ = ["PROBABILITY_LIMIT", "Prediction", "Predictor", "Segmenter", "load", "load_segmenter"]
+__all__ = ["PROBABILITY_LIMIT", "Prediction", "Predictor", "load", "load_segmenter"]
 
 SEGMENT_NETWORK = "segment/network.safetensors"
-"""Where a run folder keeps its segmentation network."""
+"""Path of the segmentation network in a run folder."""
 
 PROBABILITY_LIMIT = 1 << 28
-"""Values that `Predictor.probabilities` returns at most: 1 GiB."""
+"""Most values that `Predictor.probabilities` returns: 1 GiB."""
 
 _HOPELESS = 1e-3
-"""A class that is nowhere as probable as this before the CRF takes no part in it; ours."""
+"""Classes with a lower probability everywhere are left out of the CRF; ours."""
 
 Photo = Path | str | Image.Image | npt.NDArray[np.uint8]
 """A path, a Pillow image, or uint8 (H, W, 3) RGB or (H, W) grey."""
@@ -40,13 +39,12 @@ Photo = Path | str | Image.Image | npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network says of a photograph.
+    """The prediction for an image.
 
     Attributes:
         labels: uint8 (H, W): 0 background, 1..C the classes.
-        pixels: int64 (C + 1,), how many pixels have each label.
-        class_confidence: float64 (C + 1,) in [0, 1], the mean probability of a label over the pixels that have it; 0
-            where none has.
+        pixels: int64 (C + 1,), the number of pixels of each label.
+        class_confidence: float64 (C + 1,) in [0, 1], the mean probability of a label over its pixels; 0 without any.
     """
 
     labels: npt.NDArray[np.uint8]
@@ -55,7 +53,7 @@ class Prediction:
 
     @property
     def shares(self) -> npt.NDArray[np.float64]:
-        """float64 (C + 1,): the share of the pixels that each label has; they sum to 1."""
+        """float64 (C + 1,): the share of the pixels of each label; they sum to 1."""
         return self.pixels / self.labels.size
 
     @property
@@ -65,22 +63,20 @@ class Prediction:
 
 
 class Predictor:
-    """A segmentation network that is ready to label photographs of any size.
+    """A segmentation network that labels images of any size.
 
-    Memory does not grow with the classes times the pixels of a photograph: logits of all classes exist at full size
-    for one block at a time, and what is kept are labels and sums.
+    Logits of all classes exist at full size for one block at a time.
 
     Args:
         network: is put into evaluation mode, on the device.
         device: `auto` takes the GPU if there is one; `cpu`; `cuda`.
-        settings: scales, mirror images, tiles, CRF; one pass at scale 1 if not given.
-        pixel_limit: a file with more pixels is refused before it is decoded.
-        intensity: of images of more than 8 bits, the values that become black and white; None: those that the network
-            was trained with.
+        settings: scales, mirror images, tiles, CRF; by default one pass at scale 1.
+        pixel_limit: files with more pixels are refused before they are decoded.
+        intensity: of images of more than 8 bits, the values that become black and white; None: those of the network's
+            training.
 
     Attributes:
         classes: C names, without background; class id = index + 1.
-        intensity: as it is used.
 
     Raises:
         UsageError: `cuda` where there is none.
@@ -88,7 +84,7 @@ class Predictor:
 
     def __init__(
         self,
-        network: Segmenter,
+        network: SegmentationNetwork,
         device: str = "auto",
         settings: PredictSettings | None = None,
         *,
@@ -96,43 +92,34 @@ class Predictor:
         intensity: Intensity | None = None,
     ) -> None:
         """Move the network to the device."""
-        self.intensity: Intensity | None = intensity or getattr(network, "intensity", None)
+        self.intensity: Intensity | None = intensity or network.intensity
         self.network, self.settings, self.pixel_limit = network, settings or PredictSettings(), pixel_limit
         self.device = resolve_device(device)
-        if isinstance(network, nn.Module):
-            channels_last(network)
-        network.to(self.device)
-        network.eval()
+        channels_last(network).to(self.device).eval()
         self.classes = network.classes
 
     def predict(self, image: Photo) -> npt.NDArray[np.uint8]:
-        """The mask of a photograph.
+        """The mask of an image.
 
         Args:
-            image: a path, a Pillow image, or uint8 (H, W, 3) RGB or (H, W) grey. A path and a Pillow image are turned
-                upright by their EXIF orientation. Where `intensity` applies, 16-bit colour is given as a path: Pillow
-                keeps 8 bits of it.
+            image: a path, a Pillow image, or uint8 (H, W, 3) RGB or (H, W) grey. The EXIF orientation of a path or a
+                Pillow image is applied. Where `intensity` applies, 16-bit colour needs a path: Pillow keeps 8 bits.
 
         Returns:
             uint8 (H, W): 0 background, 1..C the classes.
 
         Raises:
-            ImageError: the file cannot be used; the message says why.
-            UsageError: something else than an image was given.
+            ImageError: the file cannot be used.
+            UsageError: ``image`` is of another type.
         """
         return self.prediction(image).labels
 
     def prediction(self, image: Photo) -> Prediction:
-        """The mask of a photograph, with how much of it each class has and how sure the network is; as `predict`."""
+        """The mask of an image with the share and the confidence of each class; as `predict`."""
         return self.predictions([image])[0]
 
     def predictions(self, images: Sequence[Photo]) -> list[Prediction]:
-        """The same of several photographs; those of one size go through the network together.
-
-        Raises:
-            ImageError: as `predict`.
-            UsageError: as `predict`.
-        """
+        """The predictions for several images; those of one size go through the network together. As `predict`."""
         arrays = [self._array(image) for image in images]
         by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for number, array in enumerate(arrays):
@@ -144,10 +131,7 @@ class Predictor:
         return [found[number] for number in range(len(arrays))]
 
     def probabilities(self, image: Photo) -> npt.NDArray[np.float32]:
-        """The probability of every class at every pixel: the softmax of the mean logits, or what the CRF made of it.
-
-        Args:
-            image: as for `predict`.
+        """The probability of every class at every pixel: the softmax of the mean logits, after the CRF if there is one.
 
         Returns:
             float32 (C + 1, H, W) in [0, 1], background first; sums to 1 at each pixel.
@@ -170,18 +154,10 @@ class Predictor:
         return result
 
     def reduced_logits(self, image: Photo, size: tuple[int, int]) -> Tensor:
-        """The mean logits of a photograph at a size of one's own, without CRF.
-
-        Args:
-            image: as for `predict`.
-            size: (h, w) of the result, which lies over the whole photograph.
+        """The mean logits of an image, resampled to (h, w) = ``size``, without CRF.
 
         Returns:
             float32 (C + 1, h, w) on the CPU, background first.
-
-        Raises:
-            ImageError: as `predict`.
-            UsageError: as `predict`.
         """
         result = torch.empty(len(self.classes) + 1, *size)
         for block in mean_logits(
@@ -203,7 +179,7 @@ class Predictor:
             if image.ndim == 2:
                 return np.repeat(image[..., None], 3, axis=2)
             if image.ndim == 3 and image.shape[2] == 3:
-                # torch has no strides below zero, and warns of what cannot be written to
+                # torch does not support negative strides, and warns of read-only arrays
                 return np.require(image, requirements=["C", "W"])
         given = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise UsageError(f"an image should be a path, a Pillow image, or uint8 (H, W, 3) or (H, W), received {given}")
@@ -226,7 +202,7 @@ class Predictor:
         ]
 
     def _blocks(self, images: Sequence[npt.NDArray[np.uint8]]) -> Iterator[Block]:
-        """Final logits of photographs of one size, block by block; after a CRF the logarithms of its probabilities."""
+        """Final logits of images of one size, block by block; after a CRF the logarithms of its probabilities."""
         tensors = [torch.from_numpy(image) for image in images]
         if not self.settings.crf:
             yield from mean_logits(self.network, tensors, self.settings, self.device)
@@ -244,7 +220,7 @@ class Predictor:
             yield from _enlarged(number, refined, (height, width))
 
     def _refined(self, image: Tensor, probabilities: Tensor) -> Tensor:
-        """(C + 1, h, w) after the CRF; 0 for classes that took no part."""
+        """(C + 1, h, w) after the CRF; 0 for classes that are left out of it."""
         kept = probabilities.flatten(1).amax(1) >= _HOPELESS
         refined = torch.zeros_like(probabilities)
         refined[kept] = dense_crf(image.to(self.device), probabilities[kept], self.settings.crf_settings)
@@ -259,17 +235,13 @@ def load(
     pixel_limit: int = PIXEL_LIMIT,
     intensity: Intensity | None = None,
 ) -> Predictor:
-    """A predictor from the checkpoint of a segmentation network. Nothing in it runs and nothing is downloaded.
+    """A predictor from the checkpoint of a segmentation network. No code in the file is run, nothing is downloaded.
 
     Args:
-        path: a `.safetensors` file, or the folder of a run that trained one.
-        device: `auto` takes the GPU if there is one; `cpu`; `cuda`.
-        settings: as for `Predictor`.
-        pixel_limit: as for `Predictor`.
-        intensity: as for `Predictor`.
+        path: a `.safetensors` file, or the folder of a run that trained one; other arguments as of `Predictor`.
 
     Raises:
-        NetworkFileError: it is missing, damaged, or holds something else.
+        NetworkFileError: the file is missing, damaged, or holds something else.
         UsageError: `cuda` where there is none.
     """
     network = load_segmenter(network_file(Path(path)))
@@ -277,7 +249,7 @@ def load(
 
 
 def network_file(path: Path) -> Path:
-    """The checkpoint that a path means: itself, or that of a run folder."""
+    """The checkpoint at ``path``, a file or a run folder."""
     return path / SEGMENT_NETWORK if path.is_dir() else path
 
 
@@ -295,13 +267,9 @@ def require_network_file(path: Path) -> Path:
     raise UsageError(f"{file} does not exist; give a run with a segmentation network, or its .safetensors file")
 
 
-def load_segmenter(path: Path) -> Segmenter:
-    """The segmentation network in a checkpoint, on the CPU, in evaluation mode.
-
-    Raises:
-        NetworkFileError: it is missing, damaged, or holds something else.
-    """
-    return cast("Segmenter", load_segmentation_network(path))
+def load_segmenter(path: Path) -> SegmentationNetwork:
+    """The segmentation network in a checkpoint; as `tag2mask.networks.load_segmentation_network`."""
+    return load_segmentation_network(path)
 
 
 def _enlarged(photo: int, probabilities: Tensor, size: tuple[int, int]) -> Iterator[Block]:

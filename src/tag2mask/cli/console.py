@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tag2mask.errors import printable
-from tag2mask.evaluate.published import Beside
+from tag2mask.evaluate.comparison import Beside
 from tag2mask.pipeline.progress import StageResult
 
 

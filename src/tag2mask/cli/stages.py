@@ -15,8 +15,7 @@ from tag2mask.data.image_check import first_look
 from tag2mask.data.photos import PhotoSet, recognised
 from tag2mask.distributed import gathered, is_main, join, process_count, process_number, wait
 from tag2mask.errors import UsageError
-from tag2mask.evaluate.comparison import Comparison
-from tag2mask.evaluate.published import published_beside
+from tag2mask.evaluate.comparison import Comparison, published_beside
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.corrections import remember_corrections
 from tag2mask.pipeline.lock import held_along
@@ -26,8 +25,16 @@ from tag2mask.pipeline.reading import photographs, share_manifest
 from tag2mask.pipeline.repeats import refuse_repeats
 from tag2mask.pipeline.run_folder import CLASSES, RunFolder
 from tag2mask.pipeline.seeds import export_npy
-from tag2mask.pipeline.stages import STAGES, check_ahead, require_classes, slow_settings, to_delete
-from tag2mask.pipeline.together import Work, do_together, require_no_shard
+from tag2mask.pipeline.stages import (
+    STAGES,
+    Work,
+    check_ahead,
+    do_together,
+    require_classes,
+    require_no_shard,
+    slow_settings,
+    to_delete,
+)
 
 MOST_OPENED = 8
 """Images that are opened before training, to see what kinds of pixels there are."""

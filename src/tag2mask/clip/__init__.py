@@ -1,4 +1,4 @@
-"""Base CAMs from CLIP, by text alone (CLIP-ES): softmax Grad-CAM and class-aware attention affinity."""
+"""Base CAMs from CLIP (CLIP-ES): softmax Grad-CAM and class-aware attention affinity."""
 
 from tag2mask.clip.cams import ClipCams, clip_cams
 from tag2mask.clip.model import Clip, load_clip

@@ -1,14 +1,14 @@
-"""Softmax Grad-CAM at the first norm of CLIP's last block, for all classes of all photographs of a batch at once.
+"""Softmax Grad-CAM at the first norm of CLIP's last block, for all classes of all images of a batch at once.
 
 The map of class k is ReLU(Σ_c w_c a_c), with a the output of that norm at the patches and w the mean over patches of
-∂s_k/∂a, where s_k is the softmax probability of the class among the present classes and the background words
-(docs/seeds.md; CLIP-ES). Three facts make it cheap, and keep it exact:
+∂s_k/∂a, where s_k is the softmax probability of the class among the present classes and the background prompts
+(docs/seeds.md; CLIP-ES). It is computed exactly, with these savings:
 
-- Only the direction of ∂s_k matters, since maps are divided by their range. It is t_k minus the softmax mean of its
-  rivals' texts: the factor s_k (1 − s_k), which vanishes when the model is sure, never has to be formed.
+- Only the direction of ∂s_k matters, since maps are divided by their range. It is t_k minus the softmax mean of the
+  other texts; the factor s_k (1 − s_k), which may underflow, is left out.
 - w is linear in that direction, so one forward pass of the block serves all classes.
-- w is a mean over patches, and the mean of a gradient through attention needs one product with the attention matrix
-  instead of four: sums over queries and keys are taken before the projections, not after.
+- The mean over patches of a gradient through attention needs one product with the attention matrix instead of four:
+  sums over queries and keys are taken before the projections.
 """
 
 from collections import Counter
@@ -23,18 +23,18 @@ from torch.nn import functional as F
 from tag2mask.clip.model import Clip, Patches, attention_weights, images_at_once
 
 _LARGEST_CHUNK = 1 << 28
-"""Numbers that the widest intermediates of a chunk of maps may have on a GPU."""
+"""Most elements of the largest intermediates of a chunk of maps on a GPU."""
 
 
 @dataclass(frozen=True)
 class GradCams:
-    """Grad-CAMs of a batch; P pairs of a photograph and one of its classes, in order of photograph, then class.
+    """Grad-CAMs of a batch; P pairs of an image and one of its classes, in order of image, then class.
 
     Attributes:
-        image: (P,) int64, the photograph of each pair.
+        image: (P,) int64, the image of each pair.
         label: (P,) int64, the class, from 0.
         maps: (P, n) float32, not negative, not normalised; 0 in padding.
-        probability: (P,) of the class among the present classes and the background words.
+        probability: (P,) of the class among the present classes and the background prompts.
         attention: (B, n, n) float32, the block's attention averaged over heads, without class token; 0 in padding.
     """
 
@@ -47,7 +47,7 @@ class GradCams:
 
 @dataclass(frozen=True)
 class _Pass:
-    """What the backward pass needs of the forward pass of the block; B photographs, H heads, d channels a head."""
+    """Intermediates of the forward pass of the block; B images, H heads, d channels per head."""
 
     normed: Tensor  # (B, 1 + n, D), the output of the first norm
     query: Tensor  # (B, H, 1 + n, d)
@@ -67,11 +67,9 @@ def softmax_gradcams(
     """The maps of all present classes.
 
     Args:
-        clip: the model.
-        patches: of the batch, for what is padding.
         tokens: (B, 1 + n, D), input of the last block.
         texts: (C, E) float32, unit length, of the classes.
-        rivals: (G, E), of the background words; G may be 0.
+        rivals: (G, E), of the background prompts; G may be 0.
         tags: (B, C) bool.
     """
     block = clip.blocks[-1]
@@ -93,10 +91,9 @@ def softmax_gradcams(
 
 
 def _chunks(image: Tensor, state: _Pass) -> Iterator[tuple[slice, Tensor]]:
-    """Pairs that are done together, and their photographs: one for each, or a single one that all of them share.
+    """Pairs that are computed together, and their images: one for each, or a single one that all of them share.
 
-    On a CPU the pairs of one photograph go together, which spares copies of what they share; elsewhere as many pairs as
-    memory allows, which spares calls.
+    On a CPU these are the pairs of one image, which saves copies; elsewhere as many as memory allows.
     """
     if image.device.type == "cpu":
         start = 0
@@ -110,7 +107,7 @@ def _chunks(image: Tensor, state: _Pass) -> Iterator[tuple[slice, Tensor]]:
 
 
 def _forward(clip: Clip, block: Any, tokens: Tensor, bias: Tensor | None) -> _Pass:
-    """The last block, kept in pieces; the class token's own output is not wanted."""
+    """The last block, without the class token's output."""
     normed = block.layer_norm1(tokens)
     query, key, value = clip.heads(block, normed)
     weights = query.new_empty(*query.shape[:3], query.shape[2])
@@ -128,14 +125,14 @@ def _forward(clip: Clip, block: Any, tokens: Tensor, bias: Tensor | None) -> _Pa
 def _directions(
     feature: Tensor, texts: Tensor, rivals: Tensor, tags: Tensor, image: Tensor, label: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Where each pair's probability grows fastest, up to a positive factor: (P, E); and the probability: (P,)."""
+    """The gradient of each pair's probability, up to a positive factor: (P, E); and the probability: (P,)."""
     unit = F.normalize(feature, dim=1)
     everything = torch.cat([texts, rivals])  # (C + G, E)
     competes = torch.cat([tags, tags.new_ones(len(tags), len(rivals))], 1)
     logits = (scale * unit @ everything.T).masked_fill(~competes, -torch.inf)[image]  # (P, C + G)
     probability = logits.softmax(1).gather(1, label[:, None])[:, 0]
     others = logits.scatter(1, label[:, None], -torch.inf)
-    # A class without any rival has a probability of 1 whatever the photograph; its own text is the direction then.
+    # The only class without background prompts has probability 1; its own text is the direction then.
     share = others.softmax(1).nan_to_num(0.0)
     direction = texts[label] - share @ everything
     seen = unit[image]
@@ -145,7 +142,7 @@ def _directions(
 def _mean_gradient(
     clip: Clip, block: Any, state: _Pass, slope: Tensor, valid: Tensor, image: Tensor, gradient: Tensor
 ) -> Tensor:
-    """The gradient at the first norm, summed over patches: (p, D) float32; from that at every normed output, (p, D)."""
+    """The gradient at the first norm, summed over patches, from that at the pooled output: both (p, D)."""
     dtype = state.out.dtype
     inside = valid[image][..., None]  # (p, n, 1)
     above = (
@@ -155,12 +152,12 @@ def _mean_gradient(
     at_middle = above + _through_norm(block.layer_norm2, state.middle[image], through @ block.mlp.fc1.weight)
     heads, width = state.query.shape[1], state.query.shape[3]
     back = (at_middle @ block.self_attn.out_proj.weight).view(*at_middle.shape[:2], heads, width).transpose(1, 2)
-    weights = state.weights[image][:, :, 1:]  # (p, H, n, 1 + n), patches ask, all answer
+    weights = state.weights[image][:, :, 1:]  # (p, H, n, 1 + n), queries of patches, keys of all
     value, key, query = state.value[image], state.key[image], state.query[image][:, :, 1:]
     level = (back * state.gathered[image]).sum(3, keepdim=True)  # (p, H, n, 1), Σ_j A_ij ∂A_ij
     at_value = _answers(weights, torch.cat([back, level], 3))  # (p, H, 1 + n, d + 1)
-    # ∂S = A (∂A − level): its sum over patches that ask, and, rows of a softmax summing to 0, minus what the class
-    # token answers for the sum over patches that answer.
+    # ∂S = A (∂A − level), whose rows sum to 0: so its sum over the patches as keys is minus its entry for the class
+    # token.
     asked = (at_value[..., :-1] * value).sum(3, keepdim=True) - at_value[..., -1:]  # (p, H, 1 + n, 1)
     answered = -weights[..., :1] * ((back * value[:, :, :1]).sum(3, keepdim=True) - level)  # (p, H, n, 1)
     sums = [
@@ -177,12 +174,12 @@ def _answers(weights: Tensor, back: Tensor) -> Tensor:
     if len(weights) == len(back):
         return turned @ back
     pairs, heads, patches, width = back.shape
-    beside = back.permute(1, 2, 0, 3).reshape(heads, patches, pairs * width)
-    return (turned[0] @ beside).view(heads, -1, pairs, width).permute(2, 0, 1, 3)
+    stacked = back.permute(1, 2, 0, 3).reshape(heads, patches, pairs * width)
+    return (turned[0] @ stacked).view(heads, -1, pairs, width).permute(2, 0, 1, 3)
 
 
 def _through_norm(norm: torch.nn.LayerNorm, x: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient at the input ``x`` of a layer norm, for one at its output; in float32, then as it came."""
+    """The gradient at the input ``x`` of a layer norm from that at its output, computed in float32."""
     wide = x.float()
     centred = wide - wide.mean(-1, keepdim=True)
     inverse = (centred.square().mean(-1, keepdim=True) + norm.eps).rsqrt()
@@ -192,7 +189,7 @@ def _through_norm(norm: torch.nn.LayerNorm, x: Tensor, gradient: Tensor) -> Tens
 
 
 def _slope(activation: Any, x: Tensor) -> Tensor:
-    """The derivative of an activation, whichever it is, at ``x``."""
+    """The derivative of an activation at ``x``."""
     with torch.enable_grad():
         at = x.detach().requires_grad_()
         (slope,) = torch.autograd.grad(activation(at).sum(), at)

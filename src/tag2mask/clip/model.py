@@ -1,8 +1,7 @@
-"""CLIP as seeds use it: loaded through `transformers`, run block by block, with photographs of any size.
+"""CLIP of `transformers`, run block by block on images of any size.
 
-The text side is the library's own. The image side is run here with the library's modules, since three things are wanted
-that its forward pass does not give: position embeddings for any grid, head-averaged attention of some blocks alone, and
-photographs of several sizes in one batch.
+The image side is run here with the library's modules, for what its forward pass does not offer: position embeddings for
+any grid, head-averaged attention of some blocks only, and images of several sizes in one batch.
 """
 
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from tag2mask.networks.public_weights import Notify
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-"""By which CLIP's photographs are normalised, RGB in [0, 1]."""
+"""CLIP's normalisation, RGB in [0, 1]."""
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
 
@@ -30,18 +29,16 @@ Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _LARGEST_ATTENTION = 1 << 25
-"""Entries of attention (heads, n, n) that exist at one time on a CPU, where more of them fall out of its caches."""
+"""Most entries of attention (heads, n, n) at a time on a CPU, for its caches."""
 
 
 @dataclass(frozen=True)
 class Patches:
-    """A batch of photographs as sequences of tokens, the class token first, shorter ones padded at the end.
-
-    Sequences rather than rectangles are padded: a landscape and a portrait of the same area need no padding at all.
+    """A batch of images as sequences of tokens, the class token first, shorter ones padded at the end.
 
     Attributes:
         tokens: (B, 1 + n, D).
-        grids: (h, w) of each photograph; h · w ≤ n patches in reading order.
+        grids: (h, w) of each image; h · w ≤ n patches in reading order.
         valid: (B, n) bool, False = padding.
     """
 
@@ -60,13 +57,13 @@ class Patches:
 
 @dataclass(frozen=True)
 class LastBlock:
-    """What reaches the last block, and how patches attend to one another on the way.
+    """The input of the last block, and the attention of earlier blocks.
 
     Attributes:
         tokens: (B, 1 + n, D), input of the last block.
         attention: (B, n, n) float32, the sum over some of the earlier blocks of their attention averaged over heads,
-            class token left out; 0 in padding.
-        maps: how many blocks `attention` is the sum of.
+            without class token; 0 in padding.
+        maps: number of blocks in the sum.
     """
 
     tokens: Tensor
@@ -78,9 +75,8 @@ class Clip(nn.Module):
     """A frozen CLIP.
 
     Attributes:
-        model: a `transformers.CLIPModel`.
         tokenizer: its tokenizer; None where texts are given as features.
-        patch: pixels a patch.
+        patch: pixels per side of a patch.
     """
 
     def __init__(self, model: Any, tokenizer: Any = None) -> None:
@@ -98,17 +94,17 @@ class Clip(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Of the weights."""
         device: torch.device = self.model.visual_projection.weight.device
         return device
 
     @property
     def logit_scale(self) -> float:
-        """By which cosines are multiplied before the softmax."""
+        """The factor of cosines before the softmax."""
         return float(self.model.logit_scale.float().exp())
 
     def precision(self, name: Precision) -> "Clip":
-        """Run the image side in fp32, bf16 or fp16; texts stay in what they were."""
+        """Run the image side in fp32, bf16 or fp16."""
         self._positions.clear()
         for module in (self.model.vision_model, self.model.visual_projection):
             module.to(_DTYPES[name])
@@ -131,11 +127,11 @@ class Clip(nn.Module):
         return F.normalize(self.model.text_projection(pooled).float(), dim=1)
 
     def prepare(self, image: npt.NDArray[np.uint8], longest_side: int | None = None) -> Tensor:
-        """A photograph as CLIP sees it: sides rounded up to whole patches, bicubic, normalised.
+        """An image as CLIP's input: sides rounded up to whole patches, bicubic, normalised.
 
         Args:
             image: RGB, uint8 (H, W, 3).
-            longest_side: a photograph with a longer side is reduced to it first; None takes any size.
+            longest_side: an image with a longer side is reduced to it first; None takes any size.
 
         Returns:
             float32 (3, h · patch, w · patch).
@@ -148,14 +144,14 @@ class Clip(nn.Module):
         return torch.from_numpy(normalised).permute(2, 0, 1).contiguous()
 
     def grid(self, size: tuple[int, int], longest_side: int | None = None) -> tuple[int, int]:
-        """(h, w), the patches of a photograph of (H, W) pixels."""
+        """(h, w), the patches of an image of (H, W) pixels."""
         scale = min(1.0, (longest_side or max(size)) / max(size))
         rows, columns = (max(1, -(-round(side * scale) // self.patch)) for side in size)
         return rows, columns
 
     @torch.no_grad()
     def patches(self, images: Sequence[Tensor]) -> Patches:
-        """Photographs, each (3, h · patch, w · patch) as `prepare` gives it, as one batch of tokens."""
+        """One batch of tokens of images, each (3, h · patch, w · patch), of `prepare`."""
         embed = self.model.vision_model.embeddings
         grids = tuple((image.shape[1] // self.patch, image.shape[2] // self.patch) for image in images)
         longest = max(rows * columns for rows, columns in grids)
@@ -174,8 +170,7 @@ class Clip(nn.Module):
         """Run all blocks but the last.
 
         Args:
-            patches: of `patches`.
-            attention_blocks: how many of the last blocks, the very last among them, give their attention.
+            attention_blocks: number of last blocks, the very last included, whose attention is returned.
         """
         tokens, bias = patches.tokens, patches.key_bias
         images, length, _ = tokens.shape
@@ -187,7 +182,7 @@ class Clip(nn.Module):
         return LastBlock(tokens, summed, len(self.blocks) - 1 - first)
 
     def image_features(self, tokens: Tensor) -> Tensor:
-        """Tokens after the last block (…, D) in the space of texts: (…, E) float32, not normalised."""
+        """Tokens after the last block (…, D) in the joint space: (…, E) float32, not normalised."""
         features: Tensor = self.model.visual_projection(self.model.vision_model.post_layernorm(tokens))
         return features.float()
 
@@ -203,10 +198,8 @@ class Clip(nn.Module):
         """Tokens after a block, (B, 1 + n, D).
 
         Args:
-            block: of `blocks`.
             tokens: (B, 1 + n, D), its input.
-            bias: of `Patches.key_bias`.
-            summed: (B, n, n) float32, to which the attention averaged over heads is added; None leaves that out.
+            summed: (B, n, n) float32, to which the attention averaged over heads is added, or None.
         """
         query, key, value = self.heads(block, block.layer_norm1(tokens))
         if summed is None:
@@ -225,7 +218,7 @@ class Clip(nn.Module):
         return after
 
     def _position(self, grid: tuple[int, int]) -> Tensor:
-        """(1 + h·w, D), position embeddings, resized bilinearly; kept for the next photograph of that grid."""
+        """(1 + h·w, D), position embeddings, resized bilinearly and cached by grid."""
         if grid not in self._positions:
             table = self.model.vision_model.embeddings.position_embedding.weight  # (1 + s², D)
             side = round((len(table) - 1) ** 0.5)
@@ -244,7 +237,7 @@ def attention_weights(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor
 
 
 def images_at_once(query: Tensor) -> int:
-    """How many images' attention (heads, m, m) to hold at a time."""
+    """The number of images whose attention (heads, m, m) is held at a time."""
     if query.device.type != "cpu":
         return len(query)
     return max(1, _LARGEST_ATTENTION // (query.shape[1] * query.shape[2] ** 2))
@@ -262,11 +255,10 @@ def load_clip(name: str, *, notify: Notify | None = None) -> Clip:
 
     Args:
         name: a folder of a `transformers` CLIP, or ``owner/model`` on the hub.
-        notify: told what is fetched from where, before it is fetched.
 
     Raises:
-        UsageError: it is no CLIP, or files are missing.
-        Tag2maskError: it is not on this machine and could not be fetched, or its weights do not fit.
+        UsageError: it is not a CLIP, or files are missing.
+        Tag2maskError: it could not be fetched, or its weights do not fit.
     """
     from transformers import CLIPModel, CLIPTokenizer
 
@@ -275,13 +267,12 @@ def load_clip(name: str, *, notify: Notify | None = None) -> Clip:
     if kind != "clip":
         raise UsageError(f"seeds.model: {name} is a model of type '{kind}', it should be 'clip'")
     try:
-        # Attention is computed here; the library's own is used for texts alone.
         with quiet():
             model, info = CLIPModel.from_pretrained(
                 folder, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
             )
         tokenizer = CLIPTokenizer.from_pretrained(folder)
-    except Exception as error:  # the libraries of weights and of tokenizers raise errors of their own
+    except Exception as error:  # the libraries raise errors of many kinds
         reason = str(error).strip().partition("\n")[0]
         raise Tag2maskError(f"seeds.model: {folder} could not be loaded ({reason}); fetch it anew") from error
     if missing := [key for key in info["missing_keys"] if "position_ids" not in key]:

@@ -1,7 +1,7 @@
-"""The `.npy` files of CLIP-ES: pickled dictionaries of arrays, read without trusting them, and written.
+"""The `.npy` files of CLIP-ES: pickled dictionaries of arrays, read safely, and written.
 
-A pickle can call whatever it names, and hands whatever it likes to what it made. So whatever one names here stands for
-a description: how NumPy would make an array. Arrays are made at the end, of the descriptions that are wanted.
+A pickle can call whatever it names. Here names only produce descriptions of arrays; arrays are built from the wanted
+descriptions at the end.
 """
 
 import io
@@ -21,18 +21,18 @@ from tag2mask.errors import Tag2maskError
 from tag2mask.files import atomic_path
 
 KEYS, FULL, GRID = "keys", "attn_highres", "grid"
-"""Class numbers; maps at the photograph's size; the same on CLIP's grid, which only our own export has."""
+"""Class numbers; maps at the image's size; the same on CLIP's grid, which only our own export has."""
 
 _SLACK = 1e-3
 
 
 class NpyError(Tag2maskError):
-    """A file that is missing, damaged, of another format, or not to be trusted; the message names it."""
+    """A file is missing, damaged, of another format, or unsafe."""
 
 
 @dataclass(frozen=True)
 class NpyCams:
-    """Base CAMs of one photograph as CLIP-ES stores them.
+    """Base CAMs of one image as CLIP-ES stores them.
 
     Attributes:
         classes: (J,) int64, classes from 0, each once.
@@ -46,19 +46,18 @@ class NpyCams:
 
 
 class _Refused(Exception):
-    """What a pickle names and may not."""
+    """A pickle holds something that is not allowed."""
 
 
 def read_npy_cams(path: Path, classes: int, size: tuple[int, int]) -> NpyCams:
     """Read and check one file.
 
     Args:
-        path: the file.
-        classes: how many there are; a file may name 0 to ``classes`` − 1.
+        classes: number of classes; a file may name 0 to ``classes`` − 1.
         size: (H, W) that the maps should have.
 
     Raises:
-        NpyError: anything is wrong with it; no code in it has run.
+        NpyError: anything is wrong with it; no code in it is run.
     """
     values = _read_dictionary(path)
     keys, full, grid = values[KEYS], values[FULL], values.get(GRID)
@@ -77,7 +76,7 @@ def read_npy_cams(path: Path, classes: int, size: tuple[int, int]) -> NpyCams:
 
 
 def write_npy_cams(path: Path, cams: NpyCams) -> None:
-    """Write one file, atomically, as CLIP-ES does, with the maps on the grid beside those at full size."""
+    """Write one file, atomically, as CLIP-ES does, and with the maps on the grid."""
     values: dict[str, np.ndarray] = {KEYS: cams.classes, FULL: cams.full}
     if cams.grid is not None:
         values[GRID] = cams.grid
@@ -110,7 +109,7 @@ def _read_dictionary(path: Path) -> dict[str, np.ndarray]:
         version = np.lib.format.read_magic(file)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read_header(file)
-    except Exception as error:  # a broken header raises whatever reading it as Python leads to
+    except Exception as error:  # a broken header raises errors of many kinds
         raise NpyError(f"{path} is no .npy file, or a damaged one ({_first_line(error)})") from error
     if dtype.kind != "O" or shape != ():
         raise NpyError(f"{path} holds an array {dtype} {shape}, it should hold a dictionary, as CLIP-ES writes it")
@@ -124,7 +123,7 @@ def _read_dictionary(path: Path) -> dict[str, np.ndarray]:
     except _Refused as error:
         rule = "only arrays, numbers and names may be in it"
         raise NpyError(f"{path} is refused: it wants to use {error}, and {rule}") from error
-    except Exception as error:  # a broken pickle raises whatever its half-read values lead to
+    except Exception as error:  # a broken pickle raises errors of many kinds
         raise NpyError(f"{path} is truncated or damaged ({type(error).__name__}: {_first_line(error)})") from error
     if not isinstance(value, dict):
         kind = "array" if isinstance(value, _Array) else type(value).__name__
@@ -143,7 +142,7 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or "no more is known"
 
 
-_INSTRUCTIONS = frozenset(  # as text, since a list would be forty lines long
+_INSTRUCTIONS = frozenset(
     """
     PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING
     BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE BINUNICODE SHORT_BINUNICODE
@@ -151,7 +150,7 @@ _INSTRUCTIONS = frozenset(  # as text, since a list would be forty lines long
     PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE BUILD
     """.split()  # noqa: SIM905
 )
-"""What pickles of arrays are made of."""
+"""The instructions in pickles of arrays."""
 
 _NAMES = frozenset(
     {
@@ -163,14 +162,14 @@ _NAMES = frozenset(
         "_codecs encode",
     }
 )
-"""What pickles of arrays name."""
+"""The names in pickles of arrays."""
 
 _MOST_SIDES, _LONGEST_SIDE = 4, 2**31
 
 
 @dataclass(frozen=True)
 class _Name:
-    """Something that a pickle names; a call of it describes what NumPy would make."""
+    """A name in a pickle; calling it describes what NumPy would make."""
 
     name: str
 
@@ -179,13 +178,6 @@ class _Name:
 
     def __setstate__(self, state: Any) -> None:
         raise _Refused("a name with a state")
-
-
-@dataclass(frozen=True)
-class _Text:
-    """Bytes as protocol 2 writes them: text in Latin-1."""
-
-    text: str
 
 
 @dataclass
@@ -219,29 +211,20 @@ class _Array:
 
     @property
     def item(self) -> Any:
-        """The one object of an array of objects.
-
-        Raises:
-            _Refused: it is another array.
-        """
+        """The one object of an array of objects; `_Refused` for another array."""
         content = self.content
         if _is_objects(self) and self.shape == () and isinstance(content, list) and len(content) == 1:
             return content[0]
         raise _Refused("an array of objects")
 
     def numbers(self) -> np.ndarray:
-        """The array, in this machine's byte order.
-
-        Raises:
-            _Refused: it is not made of numbers.
-            ValueError: it has too few bytes, or too many.
-        """
+        """The array, in this machine's byte order; `_Refused` or a ValueError if it is not made of numbers."""
         shape, content = self.shape, self.content
         sides = isinstance(shape, tuple) and len(shape) <= _MOST_SIDES
         if not sides or not all(type(side) is int and 0 <= side < _LONGEST_SIDE for side in shape):
             raise _Refused("an array with an unusual shape")
-        if isinstance(content, _Text | str):
-            content = (content.text if isinstance(content, _Text) else content).encode("latin1")
+        if isinstance(content, str):
+            content = content.encode("latin1")
         if not isinstance(self.dtype, _Dtype) or _is_objects(self) or not isinstance(content, bytes | bytearray):
             raise _Refused("an array that is not made of numbers")
         dtype = np.dtype(self.dtype.order + self.dtype.name.lstrip("<>|="))
@@ -256,7 +239,7 @@ def _is_objects(array: _Array) -> bool:
 
 
 def _described(name: str, arguments: tuple[Any, ...]) -> Any:
-    """What a call would make, as NumPy writes such calls."""
+    """The description of what a call would make, for the calls that NumPy writes."""
     kinds = [type(argument) for argument in arguments]
     function = name.split()[1]
     if function == "_reconstruct" and kinds[:2] == [_Name, tuple] and arguments[1] == (0,):
@@ -268,13 +251,13 @@ def _described(name: str, arguments: tuple[Any, ...]) -> Any:
     if function == "_frombuffer" and kinds[1:] == [_Dtype, tuple, str]:
         return _Array(*arguments)
     if function == "encode" and kinds == [str, str] and arguments[1] == "latin1":
-        return _Text(arguments[0])
+        return arguments[0].encode("latin1")  # bytes in protocol 2
     raise _Refused(f"{name.replace(' ', '.')} with unusual arguments")
 
 
 def _step(name: str) -> Callable[[Any], None]:
-    """How an instruction is done: as Python does it, if pickles of arrays have it, and with keys that are text."""
-    # Python makes a bytearray as long as it is said to be before it reads the bytes.
+    """Python's implementation of an instruction, refused if arrays do not need it, and with keys that are text."""
+    # Python allocates a bytearray of the claimed length before it reads the bytes.
     code = pickle.BINBYTES8 if name == "BYTEARRAY8" else getattr(pickle, name)
     done: Callable[[Any], None] = pickle._Unpickler.dispatch[ord(code)]
 
@@ -293,20 +276,16 @@ def _step(name: str) -> Callable[[Any], None]:
 
 
 class _Reader(pickle._Unpickler):
-    """Python's own reader of pickles, which finds nothing but `_Name` and knows the instructions of arrays alone.
+    """The pickle reader of the standard library, restricted to the names and instructions of arrays.
 
-    It is the one that is written in Python. The one in C takes memory for whatever place of the memo an instruction
-    names, and hashes a key before anybody can look at it, which never ends with tuples nested in a certain way.
+    It is the one written in Python: the one in C allocates memory for any place in the memo, and hashes keys before
+    they can be checked, which takes forever for certain nested tuples.
     """
 
     dispatch: ClassVar = {ord(opcode.code): _step(opcode.name) for opcode in pickletools.opcodes}
 
     def find_class(self, module: str, name: str) -> _Name:
-        """What stands for a name.
-
-        Raises:
-            _Refused: pickles of arrays do not name it.
-        """
+        """The description of an allowed name; `_Refused` for others."""
         plain = f"{module} {name}".replace("numpy._core", "numpy.core")
         if plain not in _NAMES:
             raise _Refused(f"{module}.{name}"[:80])

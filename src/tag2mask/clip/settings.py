@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from tag2mask.clip.affinity import Boxes
+from tag2mask.clip.cams import Boxes
 from tag2mask.fields import Checked, setting
 
 

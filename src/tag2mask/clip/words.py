@@ -1,4 +1,4 @@
-"""What CLIP is asked: a prompt for each class, and words for what photographs hold besides the classes."""
+"""The prompts of the classes and of background, from built-in vocabularies or a YAML file."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,12 @@ _KEYS = ("template", "classes", "background")
 
 @dataclass(frozen=True)
 class Words:
-    """The texts that photographs are compared with.
+    """The prompts.
 
     Attributes:
-        template: a sentence with ``{}`` where the words of a class go.
-        prompts: C texts, the words of each class; synonyms stand beside one another in one text, with spaces or commas.
-        background: words of what is no class; the rivals of every class.
-        notices: what was dropped, a sentence each.
+        template: a sentence with ``{}`` for the words of a class.
+        prompts: C texts, the words of each class, with synonyms separated by spaces or commas.
+        notices: one sentence for each dropped word.
     Source: CLIP-ES for the template and the words of VOC and COCO.
     """
 
@@ -33,24 +32,23 @@ class Words:
     notices: tuple[str, ...] = field(default=(), compare=False)
 
     def sentences(self) -> list[str]:
-        """Those of the classes, then those of background."""
+        """The sentences of the classes, then those of background."""
         return [self.template.format(words) for words in (*self.prompts, *self.background)]
 
 
 def read_words(source: str | None, classes: Sequence[str]) -> Words:
     """The words for a list of classes.
 
-    A class that the source does not mention is asked for by its name. A background word that is also the name of a
-    class, or one of its synonyms, would be that class's rival, so it is dropped with a notice.
+    A class that the source does not mention gets its name. A background word that is also the name or a synonym of a
+    class is dropped with a notice.
 
     Args:
         source: `voc`, `coco`, or a YAML file with ``template``, ``classes`` (name: words) and ``background`` (a list),
             each of them optional; None takes the template and the background words of `voc`.
-        classes: C names.
 
     Raises:
-        UsageError: the file is missing, is no YAML, holds an unknown key or a class that is not in the list, or its
-            template has no single ``{}``.
+        UsageError: the file is missing, is not YAML, holds an unknown key or class, or its template does not hold
+            ``{}`` once.
     """
     standard = _read(_builtin("voc"))
     if source is None:
@@ -76,7 +74,7 @@ def read_words(source: str | None, classes: Sequence[str]) -> Words:
 
 
 def builtin_names() -> tuple[str, ...]:
-    """The sources that need no file."""
+    """The names of the built-in vocabularies."""
     return tuple(sorted(path.name.removesuffix(".yaml") for path in _folder().iterdir() if path.name.endswith(".yaml")))
 
 
@@ -123,12 +121,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _are_words(value: object) -> bool:
-    """Whether it is a list of texts; YAML reads yes, no and numbers as something else."""
+    """Whether it is a list of texts; YAML reads yes, no and numbers as other types."""
     return isinstance(value, list) and all(isinstance(word, str) and word.strip() for word in value)
 
 
 def _check_classes(source: str, values: Mapping[str, Any], classes: Sequence[str]) -> None:
-    """A class in the user's own file that the data set does not have is a slip of the pen."""
+    """Refuse a class in the user's file that the data set does not have: a typing error."""
     known = {folded_name(name) for name in classes}
     strange = [str(name) for name in values.get("classes", {}) if folded_name(str(name)) not in known]
     if strange:

@@ -1,6 +1,6 @@
-"""Photographs and their tags: readers, the one way to open an image, augmentation, and the check.
+"""Images and their tags: readers, opening and writing of images and masks, augmentation, and the check.
 
-What needs torch, and the check, are imported from their modules: `augment`, `training_set`, `check`.
+`augment` and `training_set`, which need torch, and `check` are imported from their modules.
 """
 
 from tag2mask.data.images import ImageError, MaskError, image_size, palette, read_image, read_mask, write_mask

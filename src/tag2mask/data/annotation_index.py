@@ -12,8 +12,7 @@ import numpy.typing as npt
 
 from tag2mask.data.annotations import Annotations, read_annotations
 from tag2mask.data.problems import Problem
-from tag2mask.files import atomic_path
-from tag2mask.npz import DAMAGED, read_npz
+from tag2mask.files import DAMAGED, atomic_path, read_npz
 
 INDEX_VERSION = 3  # raised where the index, or what is checked before it is written, changes
 

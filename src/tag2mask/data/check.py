@@ -115,7 +115,7 @@ class CheckReport:
 
 @dataclass
 class _Shown:
-    """What opening the images showed besides problems."""
+    """What opening the images showed, without problems."""
 
     looks: Looks
     opened: int = 0
@@ -144,7 +144,7 @@ def check(settings: DataSettings, *, progress: Progress | None = None, threads: 
     problems += [*_overall(found, settings, tags.by_name()), *tags.problems(root), *twins.problems(root)]
     problems += _stray_corrections(decided, once, settings)
     masked = listing.masks[0].folder if listing.masks else listing.root
-    truth = count_truth(found.photos, pixel_limit=settings.pixel_limit)
+    truth = count_truth(found.photos)
     problems += truth_problems(truth, listing.shown(masked), painted=listing.painting is not None)
     usable = not errors_of(found.problems)
     several = settings.split is None and len(listing.splits) > 1
@@ -209,7 +209,7 @@ def _file_problems(
 
 
 def _each_once(photos: Photos, found: Survey) -> Photos:
-    """The photographs without those that are listed again."""
+    """The images without those that are listed again."""
     if not any(problem.kind == "duplicate-id" for problem in found.problems):
         return photos
     twice = {entry.id for entry in found.listing.entries.repeated()}
@@ -241,7 +241,7 @@ def _stray_corrections(decided: Decided, photos: Photos, settings: DataSettings)
 
 
 def _overall(found: Survey, settings: DataSettings, counts: dict[str, int]) -> Iterator[Problem]:
-    """What only the whole data set shows: spelling, classes without photographs, files that nothing lists."""
+    """Problems of the whole data set: spelling of tags, classes without images, files that are not listed."""
     listing, photos = found.listing, found.photos.photos
     root = str(listing.root)
     if settings.classes is None and not listing.official and len(counts) <= TAG_LIMIT:
@@ -267,7 +267,7 @@ def _overall(found: Survey, settings: DataSettings, counts: dict[str, int]) -> I
 
 
 def _unlisted(listing: Listing, masks: Path | None) -> Iterator[Problem]:
-    """Images beside the listed ones that the table does not name, in one line."""
+    """Images next to the listed ones that the table does not name, in one line."""
     listed = np.unique(np.fromiter((hash(entry.file) for entry in listing.entries), dtype=np.int64))
     others = []
     for folder in sorted({os.path.dirname(entry.file) for entry in listing.entries}):  # noqa: PTH120

@@ -219,7 +219,7 @@ def mask_problems(
     subject = listing.shown(photo.mask)
     try:
         if photos.classes:
-            photos.read_truth(photo, size=size, pixel_limit=settings.pixel_limit)
+            photos.read_truth(photo, size=size)
         else:
             read_mask(photo.mask, size=size, pixel_limit=settings.pixel_limit)
     except ImageError as reason:

@@ -153,12 +153,13 @@ def _walk(folder: Path, below: str, closed: frozenset[tuple[int, int]]) -> Itera
     if identity in closed:
         return
     with os.scandir(folder) as found:
-        items = sorted((item for item in found if not is_hidden(item.name)), key=lambda item: item.name)
-    for item in items:
-        if _is(item, os.DirEntry.is_dir):
-            yield from _walk(folder / item.name, f"{below}{item.name}/", closed | {identity})
-        elif _is(item, os.DirEntry.is_file):
-            yield below + item.name, is_image_name(item.name)
+        shown = (item for item in found if not is_hidden(item.name))
+        items = sorted((item.name, _is(item, os.DirEntry.is_dir), _is(item, os.DirEntry.is_file)) for item in shown)
+    for name, is_folder, is_file in items:
+        if is_folder:
+            yield from _walk(folder / name, f"{below}{name}/", closed | {identity})
+        elif is_file:
+            yield below + name, is_image_name(name)
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -1,9 +1,14 @@
 """Ground truth of a COCO root: class masks painted from its annotations, once."""
 
+import os
+import signal
 from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing import get_context, parent_process
 from pathlib import Path
-from signal import SIG_IGN, SIGINT, signal
+from threading import Thread
 from typing import NamedTuple
 
 import numpy as np
@@ -117,7 +122,7 @@ def paint_masks(
         remove_partial(painting.folder)
     _write_record(replace(painting, sources={path: found.digest for path, found in sources.items()}), classes)
     numbers = {name: number for number, name in enumerate(classes, 1)}
-    jobs = (job for path, found in sources.items() for job in _jobs(painting, path, found, wanted, numbers))
+    jobs = [job for path, found in sources.items() for job in _jobs(painting, path, found, wanted, numbers)]
     for done, _ in enumerate(_painted(jobs, workers), 1):
         on_mask(done)
 
@@ -183,40 +188,41 @@ def _jobs(
             yield Job(target, image.size, found.instances.get(number, []), ids, painting.crowd)
 
 
-def _painted(jobs: Iterable[Job], workers: int) -> Iterator[None]:
+def _painted(jobs: list[Job], workers: int) -> Iterator[None]:
     """Paint the masks, and stop after each."""
     if workers <= 1:
         yield from map(_paint_one, jobs)
         return
-    from torch.utils.data import DataLoader  # here, since most commands that import this file paint nothing
+    # A forked process may hang where the parent has threads, as torch does.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
+        with _no_interrupts():
+            done = pool.map(_paint_one, jobs, chunksize=16)
+        yield from done
 
-    loader: DataLoader[Exception | None] = DataLoader(
-        _Painter(),  # type: ignore[arg-type]
-        sampler=jobs,
-        batch_size=None,
-        num_workers=workers,
-        multiprocessing_context="spawn",  # a forked process may hang where the parent has threads, as torch does
-        worker_init_fn=_leave_interrupts_to_parent,
-    )
-    for failure in loader:
-        if failure is not None:
-            raise failure
+
+def _end_with_parent() -> None:
+    """End this process when its parent does: a parent that is killed ends no processes of a pool."""
+    parent = parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)  # what it was writing has a temporary name
+
+    Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Ctrl-C waits, and does not reach processes that start here: a pool whose workers die hangs."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
-
-
-class _Painter:
-    """A dataset whose indices are masks to paint; the items say what failed."""
-
-    def __getitem__(self, job: Job) -> Exception | None:
-        try:
-            _paint_one(job)
-        except Exception as failure:  # raised by the parent: an exception from a worker process carries a traceback
-            return failure
-        return None
-
-
-def _leave_interrupts_to_parent(worker: int) -> None:
-    signal(SIGINT, SIG_IGN)
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _paint_one(job: Job) -> None:

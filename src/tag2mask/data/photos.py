@@ -11,9 +11,10 @@ import numpy.typing as npt
 from tag2mask.data.classes import class_problems, did_you_mean, negative_problems, read_classes
 from tag2mask.data.coco import annotation_files, read_coco
 from tag2mask.data.decided import Decided, read_decided
+from tag2mask.data.deep_pixels import Intensity
 from tag2mask.data.entries import Entry
 from tag2mask.data.folders import MASK_VALUES, is_mvtec, read_folders, read_mvtec, read_pattern, read_untagged
-from tag2mask.data.images import PIXEL_LIMIT
+from tag2mask.data.images import PIXEL_LIMIT, read_image
 from tag2mask.data.listing import FolderIndex, Listing, similar_files
 from tag2mask.data.manifest import Manifest, ManifestWriter
 from tag2mask.data.painting import Painting, are_given, record_problems
@@ -37,6 +38,8 @@ class PhotoSet:
         painting: the source of masks that are painted when they are first needed; None where nothing is painted.
         decided: decisions of people about masks and tags; the images have those tags already.
         mask_values: which value of a ground-truth mask is which class.
+        pixel_limit: an image or mask with more pixels is refused before it is decoded.
+        intensity: of images of more than 8 bits, the values that become black and white; None: 0 to 65535.
         notes: how the reader understood the data set, and its warnings, a sentence each.
     """
 
@@ -46,6 +49,8 @@ class PhotoSet:
     painting: Painting | None = None
     decided: Decided = field(default_factory=Decided)
     mask_values: MaskValues = field(default_factory=MaskValues)
+    pixel_limit: int = PIXEL_LIMIT
+    intensity: Intensity | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -68,12 +73,14 @@ class PhotoSet:
         matrix[rows, columns] = True
         return matrix
 
-    def read_truth(
-        self, photo: Photo, *, size: tuple[int, int] | None = None, pixel_limit: int = PIXEL_LIMIT
-    ) -> npt.NDArray[np.uint8]:
+    def read_image(self, photo: Photo) -> npt.NDArray[np.uint8]:
+        """The pixels of an image, uint8 (H, W, 3), as `tag2mask.data.images.read_image` reads them."""
+        return read_image(photo.path, pixel_limit=self.pixel_limit, intensity=self.intensity)
+
+    def read_truth(self, photo: Photo, *, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
         """The ground truth of an image with a mask, as `tag2mask.data.truth.read_truth` reads it."""
         path, values = photo.mask or Path(), self.mask_values
-        return read_truth(path, photo.tags, len(self.classes), values, size=size, pixel_limit=pixel_limit)
+        return read_truth(path, photo.tags, len(self.classes), values, size=size, pixel_limit=self.pixel_limit)
 
     def by_id(self, photo_id: str) -> Photo:
         """The image of that ID; a `UsageError` that offers the nearest one if there is none."""
@@ -132,7 +139,8 @@ def decided_photos(photos: PhotoSet, settings: DataSettings, read_decisions: Rea
     """
     decided, problems = read_decisions(settings.corrections, photos.classes)
     refuse_errors(problems, settings.corrections)
-    return replace(photos, photos=photos.photos.with_tags(decided.tags), decided=decided)
+    tagged = photos.photos.with_tags(decided.tags)
+    return replace(photos, photos=tagged, decided=decided, intensity=settings.intensity)
 
 
 def find_photos(root: Path, *, skip: Path | None = None) -> PhotoSet:
@@ -194,6 +202,8 @@ def survey(settings: DataSettings, *, split: str | None = None, read_decisions: 
         listing.painting,
         decided,
         values,
+        settings.pixel_limit,
+        settings.intensity,
         (*listing.notes, *warnings),
     )
     return Survey(found, manifest, listing, (*problems, *missing))

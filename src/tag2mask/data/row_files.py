@@ -19,6 +19,9 @@ from tag2mask.files import atomic_path
 BATCH = 1 << 12
 """Rows of a record batch: so many are held until they are written."""
 
+RESIDENT = 1 << 15
+"""Rows that are read before the pages of the file are given back: they count as memory of the process, too."""
+
 
 class RowWriter:
     """Writes rows into an anonymous temporary file, which ends with the process and which nobody else can open."""
@@ -68,8 +71,8 @@ class RowFile:
         Raises:
             pa.ArrowInvalid: it is no Arrow file.
         """
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.table: pa.Table = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(mapped))).read_all()
+        self._mapped, self._read = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), 0
+        self.table: pa.Table = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(self._mapped))).read_all()
         self._batches = self.table.to_batches()
         self._ends = np.cumsum([len(batch) for batch in self._batches], dtype=np.int64)
 
@@ -92,6 +95,10 @@ class RowFile:
         chosen = np.asarray(places, dtype=np.int64)
         if not len(chosen):
             return [[] for _ in names]
+        self._read += len(chosen)
+        if self._read > RESIDENT and hasattr(self._mapped, "madvise"):
+            self._mapped.madvise(mmap.MADV_DONTNEED)
+            self._read = 0
         if chosen[-1] - chosen[0] == len(chosen) - 1 and (np.diff(chosen) == 1).all():
             table = self.table.select(names).slice(int(chosen[0]), len(chosen))
             return [_values(column) for column in table.columns]

@@ -13,8 +13,7 @@ from torch.utils.data import Dataset
 from tag2mask.cam_files import CamFile, read_cam
 from tag2mask.data.augment import IMAGENET_MEAN, training_view
 from tag2mask.data.decided import FinalMasks
-from tag2mask.data.deep_pixels import Intensity
-from tag2mask.data.images import PIXEL_LIMIT, ImageError, MaskError, read_image, read_mask
+from tag2mask.data.images import ImageError, MaskError, read_mask
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
 from tag2mask.data.settings import ViewSettings
@@ -73,15 +72,11 @@ class _ViewSet(Dataset[AnySample], Generic[AnySample]):
     Attributes:
         photos: the images.
         seed: not negative; else a `UsageError` is raised.
-        pixel_limit: an image with more pixels is refused.
-        intensity: as of `read_image`.
         fill: the colour of padding, RGB in [0, 1]: the mean by which the network normalises.
     """
 
     photos: PhotoSet
     seed: int = field(kw_only=True)
-    pixel_limit: int = field(default=PIXEL_LIMIT, kw_only=True)
-    intensity: Intensity | None = field(default=None, kw_only=True)
     fill: tuple[float, float, float] = field(default=IMAGENET_MEAN, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -92,7 +87,7 @@ class _ViewSet(Dataset[AnySample], Generic[AnySample]):
         return len(self.photos.photos)
 
     def _read(self, photo: Photo) -> npt.NDArray[np.uint8]:
-        return read_image(photo.path, pixel_limit=self.pixel_limit, intensity=self.intensity)
+        return self.photos.read_image(photo)
 
     def _rng(self, draw: int, index: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, draw, index])
@@ -185,9 +180,9 @@ class LabelledSet(_ViewSet[LabelledSample]):
         if path is None:
             raise ImageError(f"{photo.id} has no ground truth", kind="missing-mask", reason="no ground truth")
         if self.folder is None:
-            return self.photos.read_truth(photo, size=size, pixel_limit=self.pixel_limit)
+            return self.photos.read_truth(photo, size=size)
         drawn = size if self._is_by_hand(photo) else None
-        labels = read_mask(path, size=drawn, classes=len(self.photos.classes), pixel_limit=self.pixel_limit)
+        labels = read_mask(path, size=drawn, classes=len(self.photos.classes), pixel_limit=self.photos.pixel_limit)
         scale = max(labels.shape) / max(size)
         if any(abs(own - side * scale) > 1 for own, side in zip(labels.shape, size, strict=True)):
             reason = (
@@ -205,7 +200,7 @@ class LabelledSet(_ViewSet[LabelledSample]):
         if self._is_by_hand(photo):
             return np.full(shape, 255, dtype=np.uint8)
         path = folder / f"{photo.id}.png"
-        weights = read_mask(path, pixel_limit=self.pixel_limit)
+        weights = read_mask(path, pixel_limit=self.photos.pixel_limit)
         if weights.shape != shape:
             reason = f"weights of {weights.shape} for labels of {shape} pixels; delete both and do their stage again"
             raise MaskError.about(path, "mask-size", reason)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 from tag2mask.ahead import map_ahead
 from tag2mask.data.classes import did_you_mean
@@ -210,7 +209,7 @@ class TruthCounts:
         ]
 
 
-def count_truth(photos: "PhotoSet", *, pixel_limit: int = PIXEL_LIMIT) -> TruthCounts:
+def count_truth(photos: "PhotoSet") -> TruthCounts:
     """Open the masks of up to `SAMPLE` images; those that cannot be read are left out."""
     counts = TruthCounts(photos.classes)
     masked = photos.photos.where(lambda photo: photo.mask is not None)
@@ -219,7 +218,8 @@ def count_truth(photos: "PhotoSet", *, pixel_limit: int = PIXEL_LIMIT) -> TruthC
 
     def values(photo: Photo) -> tuple[Photo, list[int]]:
         try:
-            mask = read_mask(photo.mask, pixel_limit=pixel_limit, any_kind=bool(photos.mask_values))  # type: ignore[arg-type]
+            any_kind = bool(photos.mask_values)
+            mask = read_mask(photo.mask or Path(), pixel_limit=photos.pixel_limit, any_kind=any_kind)
             mask = photos.mask_values.apply(mask, photo.tags)
         except (MaskError, ValueError):
             return photo, []
@@ -292,6 +292,8 @@ def advice(counts: TruthCounts, painted: bool = False) -> tuple[str, bool]:
 
 def _mapping(counts: TruthCounts, values: Sequence[int]) -> str:
     """``VALUE=CLASS,…`` if the values, renamed one to one, fit the tags; empty if they do not, or fit as they are."""
+    from scipy.optimize import linear_sum_assignment  # here, since every command imports this file
+
     values = [value for value in values if value != IGNORED]
     columns = counts.tagged.copy()
     columns[0] = counts.images  # background is in every image, tagged or not

@@ -49,8 +49,10 @@ AUGMENTED_MASKS = "SegmentationClassAug"
 MASKS = "SegmentationClass"
 AUGMENTED_SPLITS = ("train_aug", "trainaug")  # names of the list with the images of SBD; the first one is ours
 
-SUPERSETS = {"gb2312": "gbk", "euc_kr": "cp949"}
-"""Encodings that XML declares, by Python's names, and those that it is really in."""
+MULTIBYTE = {"gb2312": "gbk", "euc_kr": "cp949"} | {
+    name: name for name in ("gbk", "gb18030", "big5", "big5hkscs", "cp950", "cp949", "euc_jp", "shift_jis", "cp932")
+}
+"""Python's names of encodings of XML that its parser does not know, and the codec that reads each."""
 
 _DECLARED = re.compile(rb"""\s*<\?xml[^>]{0,200}?\sencoding\s*=\s*["']([\w.:-]{1,40})["']""")
 _MEMBERSHIP = re.compile(r"\S.*\s(-1|0|1)")
@@ -121,7 +123,7 @@ def read_voc(settings: DataSettings, root: Path, split: str | None) -> Listing:
 
 
 def is_voc(root: Path) -> bool:
-    """Whether a folder is a VOC root, or an export in that layout without the photographs."""
+    """Whether a folder is a VOC root, or an export in that layout without the images."""
     return (root / IMAGES).is_dir() or ((root / LISTS).is_dir() and (root / IMPORTED).is_file())
 
 
@@ -175,7 +177,7 @@ def _lists(root: Path, folder: Path, known: Container[str]) -> dict[str, VocList
 
 
 def list_problems(root: Path) -> Iterator[Problem]:
-    """What is wrong with the lists, whichever is used: missing photographs, and splits that overlap."""
+    """What is wrong with all lists: missing images, and splits that overlap."""
     if not (root / IMAGES).is_dir():  # which `read_voc` says
         return
     images = voc_images(root)
@@ -273,14 +275,12 @@ class _XmlTags:
 
 
 def _xml(path: Path) -> ElementTree.Element:
-    """The root of an XML file, in any encoding that Python knows."""
+    """The root of an XML file, in the encoding that it declares."""
     content = path.read_bytes()
     declared = _DECLARED.match(content)
-    if declared is None:
-        return ElementTree.fromstring(content)
-    name = codecs.lookup(declared[1].decode("ascii")).name
+    encoding = declared and MULTIBYTE.get(codecs.lookup(declared[1].decode("ascii")).name)
     # The parser ignores the declaration of a decoded text.
-    return ElementTree.fromstring(content.decode(SUPERSETS.get(name, name)))
+    return ElementTree.fromstring(content.decode(encoding) if encoding else content)
 
 
 def _no_tags(photo_id: str, image: str) -> None:

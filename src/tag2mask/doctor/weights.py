@@ -5,10 +5,9 @@ from pathlib import Path
 
 from tag2mask.clip.model import TOKENIZER_FILES
 from tag2mask.doctor.findings import Finding, Weights
-from tag2mask.networks.hub import cached_folder
+from tag2mask.networks.hub import SEGFORMERS, cached_folder
 from tag2mask.networks.public_weights import IMAGENET
 from tag2mask.networks.resnet import RESNETS
-from tag2mask.networks.segformer import SEGFORMERS
 from tag2mask.networks.wide_resnet import WIDE_RESNET
 from tag2mask.pipeline.config import Config
 

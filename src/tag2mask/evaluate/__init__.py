@@ -1,10 +1,8 @@
 """Evaluation: CAMs and masks against ground truth, by one confusion matrix."""
 
-from tag2mask.evaluate.confusion import IGNORE_INDEX, Confusion
-from tag2mask.evaluate.counts import Counts, EvaluationError
-from tag2mask.evaluate.figures import Figures
+from tag2mask.evaluate.confusion import DEFAULT_THRESHOLDS, IGNORE_INDEX, Confusion, ThresholdSweep
+from tag2mask.evaluate.figures import Counts, EvaluationError, Figures
 from tag2mask.evaluate.folders import count_cams, count_masks, evaluate_cams, evaluate_masks
-from tag2mask.evaluate.sweep import DEFAULT_THRESHOLDS, ThresholdSweep
 
 __all__ = [
     "DEFAULT_THRESHOLDS",

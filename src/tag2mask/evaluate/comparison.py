@@ -1,4 +1,4 @@
-"""A run's segmentation network beside another run's, class by class: how much of full supervision it reaches."""
+"""Comparison of a run with another run, class by class, and with published figures of VOC and COCO."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from typing import Any
 from rich.table import Table
 
 from tag2mask.errors import UsageError
-from tag2mask.evaluate.figures import absence
+from tag2mask.evaluate.figures import absence, per_cent
 
 _SAME = ("images", "chosen")
-"""Figures that must agree for others to be comparable."""
+"""Entries that must agree in both runs."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,8 @@ class Comparison:
     """Two networks on one split.
 
     Attributes:
-        split: where they were measured.
-        own: the figures of this run's predictions, as `Figures.to_json` has them.
-        other: of the other run's.
-        masks: of this run's masks on the split, by refinement method; empty where it has none there.
+        own: the figures of this run's predictions, as of `Figures.to_json`.
+        masks: the figures of this run's masks on the split, by refinement method.
     """
 
     split: str
@@ -31,7 +29,7 @@ class Comparison:
 
     @property
     def share(self) -> float | None:
-        """The mIoU as a share of the other's; None without one."""
+        """The ratio of the two mIoU; None without one."""
         return _share(self.own["miou"], self.other["miou"])
 
     def to_json(self) -> dict[str, Any]:
@@ -50,7 +48,7 @@ class Comparison:
         }
 
     def render(self) -> Table:
-        """A table for the terminal: a row a class, the mean last, IoU in per cent."""
+        """A table for the terminal: one row per class, the mean last, IoU in per cent."""
         caption = f"IoU in per cent; photographs: {self.own['images']}"
         table = Table(title=f"segmentation networks on {self.split}", caption=caption, caption_justify="left")
         table.add_column("class")
@@ -59,14 +57,14 @@ class Comparison:
         chosen = self.own["chosen"]
         for name, value in self.own["iou"].items():
             other = self.other["iou"][name]
-            masks = [_per_cent(figures["iou"].get(name)) for figures in self.masks.values()]
+            masks = [per_cent(figures["iou"].get(name)) for figures in self.masks.values()]
             tagged = max(figures.get("absent", {}).get(name, 0) for figures in (self.own, self.other))
             shown = f"{name} ({absence(tagged)})" if tagged else name
-            cells = [*masks, _per_cent(value), _per_cent(other), _per_cent(_share(value, other))]
+            cells = [*masks, per_cent(value), per_cent(other), per_cent(_share(value, other))]
             table.add_row(shown, *cells, style="dim" if chosen is not None and name not in chosen else None)
         table.add_section()
-        masks = [_per_cent(figures["miou"]) for figures in self.masks.values()]
-        means = [*masks, *map(_per_cent, (self.own["miou"], self.other["miou"], self.share))]
+        masks = [per_cent(figures["miou"]) for figures in self.masks.values()]
+        means = [*masks, *map(per_cent, (self.own["miou"], self.other["miou"], self.share))]
         table.add_row("mean IoU", *means, style="bold")
         return table
 
@@ -75,12 +73,10 @@ def compare(own: Mapping[str, Any], other: Mapping[str, Any], splits: Collection
     """Two runs' networks on every split that both were measured on.
 
     Args:
-        own: the figures of a run, as its metrics.json has them.
-        other: those of the other run.
-        splits: which to look at.
+        own: the figures of a run, as of its metrics.json.
 
     Raises:
-        UsageError: they share no split, or were measured on other photographs or classes.
+        UsageError: they share no split, or were measured on different images or classes.
     """
     mine, theirs = own.get("segment", {}), other.get("segment", {})
     shared = [split for split in splits if split in mine and split in theirs]
@@ -107,5 +103,114 @@ def _share(own: float | None, other: float | None) -> float | None:
     return own / other if own is not None and other else None
 
 
-def _per_cent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
+POT = "POT"
+CLIP_ES = "CLIP-ES"
+SOURCES = {POT: "POT: CVPR 2025, as others cite it", CLIP_ES: "CLIP-ES: its base CAMs"}
+"""Sources of the published figures; those of POT are quoted from papers that cite it."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published mIoU, in per cent, and its source."""
+
+    miou: float
+    whose: str
+
+    def __str__(self) -> str:
+        return f"{self.miou:.1f} {self.whose}"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A data set with published figures.
+
+    Attributes:
+        classes: number of measured classes, background included.
+        figures: by stage and split; those of `cams` are POT's.
+    """
+
+    name: str
+    classes: int
+    splits: Mapping[str, int]
+    figures: Mapping[tuple[str, str], Published]
+
+
+BENCHMARKS = {
+    "voc": Benchmark(
+        "PASCAL VOC 2012",
+        21,
+        {"train": 1464, "val": 1449},
+        {
+            ("seeds", "train"): Published(70.8, CLIP_ES),
+            ("cams", "train"): Published(75.0, POT),
+            ("refine", "train"): Published(79.3, POT),
+            ("segment", "val"): Published(76.1, POT),
+        },
+    ),
+    "coco": Benchmark(
+        "MS COCO 2014",
+        81,
+        {"val": 40137, "val2014": 40137},
+        {("segment", "val"): Published(47.9, POT), ("segment", "val2014"): Published(47.9, POT)},
+    ),
+}
+"""By layout. VOC's test split has no public ground truth."""
+
+_POT_KINDS = ("pot", "fused")
+"""The kinds of CAM that are compared with POT's."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The published figures for a run.
+
+    Attributes:
+        figures: by (stage, split, kind).
+        note: their sources, or why there are none.
+    """
+
+    figures: Mapping[tuple[str, str, str], Published]
+    note: str
+
+
+def published_beside(figures: Mapping[str, Mapping[str, Mapping[str, Any]]], data_kind: str) -> Beside | None:
+    """The published figures for those of a run over the same images and classes.
+
+    Args:
+        figures: {stage: {split: {kind: {figure: value}}}}, as of metrics.json.
+        data_kind: the layout of the data, as in `data.kind`.
+
+    Returns:
+        None where nothing is published for such data, stages and splits.
+    """
+    benchmark = BENCHMARKS.get(data_kind)
+    if benchmark is None:
+        return None
+    found, other = {}, []
+    for stage, splits in figures.items():
+        for split, kinds in splits.items():
+            published = benchmark.figures.get((stage, split))
+            if published is None:
+                continue
+            for kind, values in kinds.items():
+                if stage == "cams" and kind not in _POT_KINDS:
+                    continue
+                why = _difference(values, benchmark, split)
+                if why is None:
+                    found[stage, split, kind] = published
+                else:
+                    other.append(why)
+    notes = [SOURCES[whose] for whose in dict.fromkeys(each.whose for each in found.values())]
+    if other:
+        notes.append(f"published figures are not beside those {' or '.join(dict.fromkeys(other))}: not comparable")
+    return Beside(found, "; ".join(notes)) if notes else None
+
+
+def _difference(values: Mapping[str, Any], benchmark: Benchmark, split: str) -> str | None:
+    """How images or classes differ from those of the published figure, if they do."""
+    classes = len(values["iou"] if values["chosen"] is None else values["chosen"])
+    if classes != benchmark.classes:
+        return f"over {classes} of the {benchmark.classes} classes of {benchmark.name}"
+    if values["images"] != benchmark.splits[split]:
+        return f"over {values['images']} of the {benchmark.splits[split]} photographs of {benchmark.name} {split}"
+    return None

@@ -1,37 +1,38 @@
-"""The figures of one evaluation: for metrics.json, and for the eye."""
+"""Counts of a folder of masks or of CAMs, which merge exactly, and their figures."""
 
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from rich.table import Table
 
-from tag2mask.evaluate.confusion import Confusion
-from tag2mask.evaluate.sweep import ThresholdSweep
+from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.evaluate.confusion import Confusion, ThresholdSweep, strongest
 
 BACKGROUND = "background"
 """The name of class 0."""
 
+_SHOWN = 5
+
 
 @dataclass(frozen=True)
 class Figures:
-    """What an evaluation found. All figures are fractions in [0, 1]; NaN where there was nothing to measure.
+    """The result of an evaluation. All figures are fractions in [0, 1]; NaN where there was nothing to measure.
 
     Attributes:
         miou: mean IoU over the chosen classes that occur in the truth; NaN if the truth holds none but background.
         pixel_accuracy: share of the counted pixels whose class is right.
         iou: by class name, background first: intersection over union.
-        over_activation: by class name: what was painted outside the class, over the union.
-        under_activation: by class name: what was missed of the class, over the union. The three sum to 1.
-        images: how many photographs were compared.
-        chosen: names of the classes that ``miou`` is over; None = all.
-        threshold: the background threshold that ``miou`` is best at; None for masks and for CAMs with a background
-            map.
+        over_activation: by class name: false positives over the union.
+        under_activation: by class name: false negatives over the union. The three sum to 1.
+        chosen: names of the classes of ``miou``; None = all.
+        threshold: the background threshold of the best ``miou``; None for masks and for CAMs with a background map.
         sweep: mIoU by background threshold; None where ``threshold`` is.
-        absent: classes that photographs are tagged with and that have not one true pixel, with how many photographs:
-            what is said of them is not measured.
+        absent: classes that are tagged but have no true pixel, so that they are not measured; with the number of
+            images that are tagged with them.
     """
 
     miou: float
@@ -58,15 +59,12 @@ class Figures:
         """The figures of a confusion matrix, or of a sweep at its best threshold.
 
         Args:
-            counts: what was counted.
             classes: names of the classes 1..C, without background.
-            images: how many photographs were counted.
-            ids: the classes that the mean IoU is over, 0 = background; all by default.
-            tagged: photographs with each of the classes 1..C; empty where that is not known.
+            ids: the classes of the mean IoU, 0 = background; all by default.
+            tagged: number of images with each class 1..C as a tag; empty if unknown.
         """
         names = (BACKGROUND, *classes)
-        threshold: float | None = None
-        sweep: dict[float, float] | None = None
+        threshold, sweep = None, None
         if isinstance(counts, ThresholdSweep):
             sweep = counts.miou(ids)
             threshold, confusion = counts.best(ids)
@@ -109,7 +107,7 @@ class Figures:
         }
 
     def render(self, title: str | None = None) -> Table:
-        """A table for the terminal: a row a class, the means last. Figures are in per cent."""
+        """A table for the terminal: one row per class, the means last. Figures are in per cent."""
         table = Table(title=title, caption=self._caption(), caption_justify="left")
         table.add_column("class")
         for heading in ("IoU", "over", "under"):
@@ -118,10 +116,10 @@ class Figures:
             left_out = self.chosen is not None and name not in self.chosen
             row = (value, self.over_activation[name], self.under_activation[name])
             shown = f"{name} ({absence(self.absent[name])})" if name in self.absent else name
-            table.add_row(shown, *map(_per_cent, row), style="dim" if left_out else None)
+            table.add_row(shown, *map(per_cent, row), style="dim" if left_out else None)
         table.add_section()
-        table.add_row("mean IoU", _per_cent(self.miou), "", "", style="bold")
-        table.add_row("pixel accuracy", _per_cent(self.pixel_accuracy), "", "")
+        table.add_row("mean IoU", per_cent(self.miou), "", "", style="bold")
+        table.add_row("pixel accuracy", per_cent(self.pixel_accuracy), "", "")
         return table
 
     def _caption(self) -> str:
@@ -133,8 +131,116 @@ class Figures:
         return "; ".join(parts)
 
 
+class EvaluationError(Tag2maskError):
+    """Files cannot be compared: damaged, of another size, or with unknown ids."""
+
+
+@dataclass
+class Tally:
+    """A count of names, and the first five of them in alphabetical order, independent of the order of counting."""
+
+    count: int = 0
+    names: list[str] = field(default_factory=list)
+
+    def add(self, name: str) -> None:
+        """Count one."""
+        self.merge(Tally(1, [name]))
+
+    def merge(self, other: "Tally") -> None:
+        """Add those of ``other``."""
+        self.count += other.count
+        self.names = sorted([*self.names, *other.names])[:_SHOWN]
+
+    def joined(self, separator: str, more: str) -> str:
+        """The names, each but the first after ``separator``; then ``more`` and the count of the rest, if any."""
+        rest = self.count - len(self.names)
+        return separator.join(self.names) + (f"{more}{rest} more" if rest else "")
+
+
+class Counts:
+    """Counts of a folder of masks or of CAMs, with or without a background map.
+
+    One object belongs to one thread; `merge` joins several, exactly.
+
+    Args:
+        classes: number of classes, background included.
+        thresholds: background thresholds in [0, 1], ascending, for CAMs without a background map; None for masks.
+
+    Attributes:
+        confusion: of masks, and of CAMs with a background map.
+        sweep: of CAMs without one; None for masks.
+        images: images that were compared, or should have been.
+        lacking: images without a file in the folder.
+        with_background: images whose CAMs have a background map.
+        without: images whose CAMs have none.
+        problems: messages about images that could not be compared.
+    """
+
+    def __init__(self, classes: int, thresholds: Sequence[float] | None) -> None:
+        """Nothing is counted yet."""
+        self.confusion = Confusion(classes)
+        self.sweep = None if thresholds is None else ThresholdSweep(classes, thresholds)
+        self.images = self.lacking = 0
+        self.with_background, self.without, self.problems = Tally(), Tally(), Tally()
+
+    def update_cams(self, name: str, ids: np.ndarray, cams: np.ndarray, truth: np.ndarray) -> None:
+        """Count an image's CAMs: ids (K,), cams float32 (K, H, W), truth uint8 (H, W)."""
+        if self.sweep is None:
+            raise UsageError("counts of CAMs need `thresholds`")
+        if not len(ids):  # no class, no map: background to either kind
+            self.sweep.update(ids, cams, truth)
+            self.confusion.update(np.zeros_like(truth), truth)
+        elif ids[0] == 0:
+            self.confusion.update(ids.astype(np.uint8)[strongest(cams)[0]], truth)
+            self.with_background.add(name)
+        else:
+            self.sweep.update(ids, cams, truth)
+            self.without.add(name)
+
+    def merge(self, other: Self) -> None:
+        """Add the counts of ``other``, which has the same classes and thresholds."""
+        self.confusion.merge(other.confusion)
+        if self.sweep is not None and other.sweep is not None:
+            self.sweep.merge(other.sweep)
+        self.images += other.images
+        self.lacking += other.lacking
+        for own, others in zip(self.tallies().values(), other.tallies().values(), strict=True):
+            own.merge(others)
+
+    def figures(
+        self, folder: Path, classes: Sequence[str], ids: Collection[int] | None = None, tagged: Sequence[int] = ()
+    ) -> Figures:
+        """The figures of the counts.
+
+        Args:
+            classes: names of the classes 1..C, without background.
+            ids: the classes of the mean IoU, which also chooses the threshold; 0 = background; all by default.
+            tagged: number of images with each class 1..C as a tag; empty if unknown.
+
+        Raises:
+            EvaluationError: images could not be compared.
+            UsageError: some CAMs have a background map and some have none.
+        """
+        if self.problems.count:
+            listed = self.problems.joined("\n  ", "\n  and ")
+            raise EvaluationError(f"{self.problems.count} of {self.images} photographs cannot be compared:\n  {listed}")
+        if self.with_background.count and self.without.count:
+            fewer = min(self.with_background, self.without, key=lambda tally: tally.count)
+            has = "a" if fewer is self.with_background else "no"
+            raise UsageError(
+                f"{folder} mixes CAMs with and without a background map, which cannot be compared by one rule; "
+                f"{fewer.count} have {has} background map: {fewer.joined(', ', ' and ')}. Keep one kind of CAM a folder"
+            )
+        counts = self.confusion if self.sweep is None or self.with_background.count else self.sweep
+        return Figures.of(counts, classes, images=self.images, ids=ids, tagged=tagged)
+
+    def tallies(self) -> dict[str, Tally]:
+        """The tallies by name."""
+        return {"with_background": self.with_background, "without": self.without, "problems": self.problems}
+
+
 def absence(images: int) -> str:
-    """What tables say of a class that so many images are tagged with and that has not one true pixel."""
+    """The note in tables for a class that is tagged in ``images`` images and has no true pixel."""
     return f"no true pixel, {images} tagged"
 
 
@@ -142,5 +248,6 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _per_cent(value: float) -> str:
-    return "–" if math.isnan(value) else f"{100 * value:.1f}"
+def per_cent(value: float | None) -> str:
+    """A fraction for a table; a dash for None and NaN."""
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"

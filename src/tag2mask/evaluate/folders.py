@@ -1,4 +1,4 @@
-"""A folder of CAMs or of masks against the ground truth of a photo set."""
+"""A folder of CAMs or of masks against the ground truth of a data set."""
 
 import os
 from collections.abc import Callable, Collection, Sequence
@@ -11,17 +11,15 @@ from tag2mask.cam_files import full_resolution, read_cam
 from tag2mask.data import Photo, PhotoSet, read_mask
 from tag2mask.data.names import nfc, on_disk
 from tag2mask.errors import Tag2maskError, UsageError, first_five
-from tag2mask.evaluate.confusion import Confusion
-from tag2mask.evaluate.counts import Counts, EvaluationError
-from tag2mask.evaluate.figures import Figures
-from tag2mask.evaluate.sweep import DEFAULT_THRESHOLDS
+from tag2mask.evaluate.confusion import DEFAULT_THRESHOLDS, Confusion
+from tag2mask.evaluate.figures import Counts, EvaluationError, Figures
 from tag2mask.files import files_below
 
 CHUNK = 16
-"""Photographs that a worker counts before it hands its counts over."""
+"""Images that a thread counts at a time."""
 
 OnPhoto = Callable[[str], None]
-"""Called in the caller's thread, in order, with the ID of each photograph that was compared."""
+"""Called in the caller's thread, in order, with the ID of each compared image."""
 
 
 def evaluate_masks(
@@ -37,22 +35,19 @@ def evaluate_masks(
     ::
 
         folder/
-          2007_000032.png        an 8-bit mask of the photograph's size for every photograph, named by its ID
+          2007_000032.png        an 8-bit mask of the image's size for every image, named by its ID
           holidays/beach.png     IDs keep their subfolders
 
     A mask pixel of 255 counts as wrong (`Confusion`).
 
     Args:
-        folder: where the masks are.
-        photos: the photographs to compare, each with a ground-truth mask.
-        ids: the classes that the mean IoU is over, 0 = background; all by default.
-        allow_extra: let masks pass whose photograph is not in ``photos``; by default they are an error.
-        on_photo: called with each photograph's ID.
+        photos: the images to compare, each with a ground-truth mask.
+        ids: the classes of the mean IoU, 0 = background; all by default.
+        allow_extra: whether masks may be there whose image is not in ``photos``.
 
     Raises:
-        UsageError: a mask is missing or too many, a photograph has no ground truth, or ``ids`` are no classes.
-        EvaluationError: a mask cannot be read, has another size than its ground truth, or has values that are no
-            class.
+        UsageError: a mask or a ground truth is missing, a mask has no image, or ``ids`` are not classes.
+        EvaluationError: a mask cannot be read, has another size than its ground truth, or has unknown values.
     """
     _check_ids(ids, photos)
     counts = count_masks(folder, photos, allow_extra=allow_extra, on_photo=on_photo)
@@ -68,24 +63,16 @@ def evaluate_cams(
     allow_extra: bool = False,
     on_photo: OnPhoto | None = None,
 ) -> Figures:
-    """Compare a folder of CAM files (``folder/ID.npz``) with the ground truth, at the photographs' full size.
+    """Compare a folder of CAM files (``folder/ID.npz``) with the ground truth, at the images' full size.
 
-    A pixel gets the class of its largest map. CAMs without a background map are swept over ``thresholds`` in one
-    pass, and the figures are those of the best one; CAMs with one need no threshold.
+    A pixel gets the class of its largest map. CAMs without a background map are swept over ``thresholds``, and the
+    figures are those of the best one. Arguments and errors as in `evaluate_masks`, and:
 
     Args:
-        folder: where the CAM files of one kind are.
-        photos: the photographs to compare, each with a ground-truth mask.
-        thresholds: background thresholds in [0, 1], ascending.
-        ids: the classes that the mean IoU, which also chooses the threshold, is over; 0 = background; all by default.
-        allow_extra: let CAM files pass whose photograph is not in ``photos``; by default they are an error.
-        on_photo: called with each photograph's ID.
+        thresholds: background thresholds in [0, 1], ascending; ``ids`` also choose the best one.
 
     Raises:
-        UsageError: a CAM file is missing or too many, a photograph has no ground truth, ``ids`` are no classes, or
-            some CAMs have a background map and some have none.
-        EvaluationError: a CAM file is damaged, is of another size than its ground truth, or has ids that are no
-            class.
+        UsageError: some CAMs have a background map and some have none.
     """
     _check_ids(ids, photos)
     counts = count_cams(folder, photos, thresholds=thresholds, allow_extra=allow_extra, on_photo=on_photo)
@@ -95,17 +82,13 @@ def evaluate_cams(
 def count_masks(
     folder: Path, photos: PhotoSet, *, allow_extra: bool = False, on_photo: OnPhoto | None = None
 ) -> Counts:
-    """The counts behind `evaluate_masks`; photographs that cannot be compared are among their problems.
-
-    Raises:
-        UsageError: a mask is missing or too many, or a photograph has no ground truth.
-    """
+    """The counts of `evaluate_masks`; images that cannot be compared are among their problems."""
     classes = len(photos.classes) + 1
     _require_files(folder, ".png", photos, allow_extra)
 
     def count(counts: Counts, photo: Photo, truth: np.ndarray) -> None:
         path = file_of(folder, photo.id, ".png")
-        prediction = read_mask(path, classes=classes - 1)
+        prediction = read_mask(path, classes=classes - 1, pixel_limit=photos.pixel_limit)
         _require_size(path, prediction.shape, truth)
         counts.confusion.update(prediction, truth)
 
@@ -120,11 +103,7 @@ def count_cams(
     allow_extra: bool = False,
     on_photo: OnPhoto | None = None,
 ) -> Counts:
-    """The counts behind `evaluate_cams`; photographs that cannot be compared are among their problems.
-
-    Raises:
-        UsageError: a CAM file is missing or too many, or a photograph has no ground truth.
-    """
+    """The counts of `evaluate_cams`; images that cannot be compared are among their problems."""
     classes = len(photos.classes) + 1
     _require_files(folder, ".npz", photos, allow_extra)
 
@@ -145,7 +124,7 @@ def file_of(folder: Path, image_id: str, suffix: str) -> Path:
 
 
 def tagged(photos: PhotoSet) -> list[int]:
-    """How many of the photographs have each of the classes 1..C as a tag."""
+    """The number of images with each of the classes 1..C as a tag."""
     counts = np.zeros(len(photos.classes) + 1, dtype=np.int64)
     for photo in photos.photos:
         counts[list(photo.tags)] += 1
@@ -159,7 +138,7 @@ def _count_all(
     count: Callable[[Counts, Photo, np.ndarray], None],
     on_photo: OnPhoto | None,
 ) -> Counts:
-    """Count every photograph in threads, each chunk into counts of its own; they are merged here."""
+    """Count every image, by threads in chunks."""
     total = new()
     chunks = (list(photos.photos[start : start + CHUNK]) for start in range(0, len(photos), CHUNK))
 
@@ -183,13 +162,13 @@ def _count_all(
 
 
 def _check_ids(ids: Collection[int] | None, photos: PhotoSet) -> None:
-    """Refuse ids that are no classes, by the rule of the mean IoU, before the work instead of after it."""
+    """Refuse ids that are not classes before the work."""
     if ids is not None:
         Confusion(len(photos.classes) + 1).miou(ids)
 
 
 def _require_files(folder: Path, suffix: str, photos: PhotoSet, allow_extra: bool) -> None:
-    """All that can be checked before a file is read."""
+    """Check which files are there, before any is read."""
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; give the one that holds ID{suffix} for each photograph")
     if not photos.photos:
@@ -200,7 +179,7 @@ def _require_files(folder: Path, suffix: str, photos: PhotoSet, allow_extra: boo
             lacking.append(photo.id)
         if photo.mask is None or not photo.mask.is_file():
             blind.append(photo.id)
-    extra = [] if allow_extra else _ids_beside(folder, suffix, photos)
+    extra = [] if allow_extra else _other_ids(folder, suffix, photos, len(photos.photos) - len(lacking))
     problems = [
         (f"have no {suffix} file in {folder}", lacking),
         ("have no ground truth; name the folder of masks with `data.masks`", blind),
@@ -213,17 +192,13 @@ def _require_files(folder: Path, suffix: str, photos: PhotoSet, allow_extra: boo
         raise UsageError("the evaluation needs one file a photograph, and a truth for each:\n  " + "\n  ".join(lines))
 
 
-def _ids_beside(folder: Path, suffix: str, photos: PhotoSet) -> list[str]:
-    """The IDs that files of a folder stand for and no photograph has; of those that some have, 8 bytes are held."""
-    known = np.fromiter((hash(photo.id) for photo in photos.photos), dtype=np.int64, count=len(photos.photos))
-    known.sort()
-
-    def is_beside(photo_id: str) -> bool:
-        place = int(np.searchsorted(known, hash(photo_id)))
-        return place == len(known) or known[place] != hash(photo_id)
-
-    names = (nfc(name.removesuffix(suffix)) for name in files_below(folder, suffix))
-    return sorted({name for name in names if is_beside(name)})
+def _other_ids(folder: Path, suffix: str, photos: PhotoSet, expected: int) -> list[str]:
+    """The IDs of files in the folder that no image has; ``expected`` files belong to images."""
+    if sum(1 for _ in files_below(folder, suffix)) == expected:
+        return []  # the usual case, without a list of names
+    known = {photo.id for photo in photos.photos}
+    names = {nfc(name.removesuffix(suffix)) for name in files_below(folder, suffix)}
+    return sorted(names - known)
 
 
 def _require_size(path: Path, size: tuple[int, ...], truth: np.ndarray) -> None:

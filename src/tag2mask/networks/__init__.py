@@ -1,4 +1,4 @@
-"""Networks: backbones behind one interface, the networks on top of them, and the checkpoint writer."""
+"""Networks: backbones behind one interface, the networks on top of them, and checkpoints."""
 
 from tag2mask.networks.backbone import Backbone, Stage, build_backbone
 from tag2mask.networks.checkpoint import (
@@ -8,16 +8,15 @@ from tag2mask.networks.checkpoint import (
     read_network_info,
     save_network,
 )
-from tag2mask.networks.grids import ceil_grid, reduce_valid
 from tag2mask.networks.pot_network import PotNetwork, PotOutput, build_network
-from tag2mask.networks.segmentation import ParameterGroups, SegmentationNetwork, build_segmentation_network
+from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentation_network
 from tag2mask.networks.settings import NetworkSettings, SegmentationNetworkSettings
+from tag2mask.networks.stages import ceil_grid
 
 __all__ = [
     "Backbone",
     "NetworkInfo",
     "NetworkSettings",
-    "ParameterGroups",
     "PotNetwork",
     "PotOutput",
     "SegmentationNetwork",
@@ -30,6 +29,5 @@ __all__ = [
     "load_network",
     "load_segmentation_network",
     "read_network_info",
-    "reduce_valid",
     "save_network",
 ]

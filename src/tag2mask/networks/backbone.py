@@ -1,38 +1,35 @@
-"""Build a backbone with its weights: a ResNet or WideResNet-38 by name, a model of `transformers` by folder or name."""
+"""Builds a backbone with its weights: a ResNet or WideResNet-38 by name, a `transformers` model by folder or name."""
 
 from pathlib import Path
 from typing import Any
 
 from tag2mask.errors import UsageError
-from tag2mask.networks.caffe_names import PUBLIC_PORT, from_deeplab_port
-from tag2mask.networks.hub import read_model_config, read_normalisation, resolve_folder
+from tag2mask.networks.foreign_weights import DEEPLAB_PORT, from_deeplab_port, from_mxnet, read_mxnet_params
+from tag2mask.networks.hub import SEGFORMERS, read_model_config, read_normalisation, resolve_folder
 from tag2mask.networks.hub_backbones import build_from_config
-from tag2mask.networks.mxnet_params import read_mxnet_params
 from tag2mask.networks.public_weights import IMAGENET, Notify, fetch, fit_weights, read_state
 from tag2mask.networks.resnet import PYTORCH_ENCODING, RESNETS, ResNet
-from tag2mask.networks.segformer import SEGFORMERS
 from tag2mask.networks.settings import NetworkSettings
 from tag2mask.networks.stages import Backbone, Colour, Stage
-from tag2mask.networks.wide_resnet import PUBLIC_ADDRESS, PUBLIC_FILE, WIDE_RESNET, WideResNet, from_mxnet
+from tag2mask.networks.wide_resnet import PUBLIC_ADDRESS, PUBLIC_FILE, WIDE_RESNET, WideResNet
 
 __all__ = ["Backbone", "Stage", "build_backbone", "rebuild_backbone"]
 
 
 def build_backbone(settings: NetworkSettings, *, dilated: bool = False, notify: Notify | None = None) -> Backbone:
-    """The backbone that the settings name, with its weights, its norm policy applied.
+    """The backbone of the settings, with its weights and norm policy.
 
-    Random weights come from torch's global generator, which the caller seeds. Nothing is downloaded unless public
-    weights or a name on the hub are asked for and their cache does not hold them.
+    Random weights come from torch's global generator. Only public weights and names on the hub are downloaded, if they
+    are not cached.
 
     Args:
-        settings: which backbone and which weights.
-        dilated: a ResNet gets dilations in place of the strides that ``output_stride`` takes away, as DeepLab wants
-            it. WideResNet-38 always has them.
-        notify: told what is downloaded from where and how large it is, before it is; None logs it.
+        dilated: whether a ResNet gets dilations in place of the strides that ``output_stride`` removes (DeepLab).
+            WideResNet-38 always has them.
+        notify: called before a download; None logs a warning.
 
     Raises:
-        UsageError: the backbone or its weights are not what the settings say; the message names them.
-        Tag2maskError: a download failed; the message says what to do without it.
+        UsageError: the backbone or its weights do not exist or do not fit.
+        Tag2maskError: a download failed.
     """
     if settings.backbone in RESNETS:
         backbone = _resnet(settings, dilated, notify)
@@ -46,16 +43,10 @@ def build_backbone(settings: NetworkSettings, *, dilated: bool = False, notify: 
 
 
 def rebuild_backbone(architecture: dict[str, Any], settings: NetworkSettings, mean: Colour, std: Colour) -> Backbone:
-    """The backbone of a checkpoint with random weights; reads no other file and no network.
-
-    Args:
-        architecture: what `Backbone.architecture` gave.
-        settings: of the network.
-        mean: of the input normalisation.
-        std: of the input normalisation.
+    """The backbone of a checkpoint, with random weights.
 
     Raises:
-        UsageError: the architecture is not one of ours.
+        UsageError: the architecture is unknown.
     """
     backbone: Backbone
     if architecture["kind"] == "resnet":
@@ -77,10 +68,10 @@ def rebuild_backbone(architecture: dict[str, Any], settings: NetworkSettings, me
 
 
 def _resnet(settings: NetworkSettings, dilated: bool, notify: Notify | None) -> Backbone:
-    # Weights first: what is missing should be said before a network is made.
+    # Weights first: report what is missing before the network is built.
     name, path, state = settings.backbone, Path(settings.weights).expanduser(), None
     if settings.wants_pretrained and name not in IMAGENET:
-        source = f"from {PUBLIC_PORT}" if name == "resnet101-caffe" else f"{name}-….pth, from {PYTORCH_ENCODING}"
+        source = f"from {DEEPLAB_PORT}" if name == "resnet101-caffe" else f"{name}-….pth, from {PYTORCH_ENCODING}"
         raise UsageError(
             f"network.weights: those of {name} are not fetched by name; get them, {source}, and give their path: "
             f"`--network.weights PATH`"

@@ -1,13 +1,12 @@
-"""The one checkpoint writer: a network in one `.safetensors` file that holds all that is needed to build it again.
+"""Checkpoints: a network in one `.safetensors` file with everything that is needed to rebuild it.
 
-The file's metadata has one entry, `tag2mask`: JSON with the format's version, the settings, the backbone's
-architecture, the normalisation and the classes. Nothing in the file can run, and loading needs neither a connection
-nor another file.
+The metadata has one entry, `tag2mask`: JSON with the format's version, the settings, the backbone's architecture, the
+normalisation and the classes. No code in the file is run, and loading needs no other file.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
@@ -17,10 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tag2mask.device import FAULTS_OF_THE_MACHINE
 from tag2mask.errors import Tag2maskError, UsageError, first_five
 from tag2mask.fields import current, fixed, plain
 from tag2mask.files import atomic_path
-from tag2mask.memory import FAULTS_OF_THE_MACHINE
 from tag2mask.networks.backbone import rebuild_backbone
 from tag2mask.networks.edge_network import EdgeNetwork
 from tag2mask.networks.pot_network import PotNetwork
@@ -29,12 +28,11 @@ from tag2mask.networks.settings import NetworkSettings, OutputStride, Segmentati
 from tag2mask.networks.stages import Backbone
 
 FORMAT_VERSION = 1
-"""Of the metadata; a reader refuses a file with a higher one."""
+"""Of the metadata; files with a higher one are refused."""
 
 Kind = Literal["pot", "edges", "segmentation"]
 
 SavedNetwork = PotNetwork | EdgeNetwork | SegmentationNetwork
-"""What a checkpoint can hold."""
 
 _MADE_BY: dict[Kind, str] = {
     "pot": "tag2mask train",
@@ -47,26 +45,22 @@ _Network = TypeVar("_Network", PotNetwork, EdgeNetwork, SegmentationNetwork)
 
 
 class NetworkFileError(Tag2maskError):
-    """A checkpoint that is missing, damaged, not ours or too new; the message names it."""
+    """A checkpoint is missing, damaged, of another program or too new."""
 
 
 @dataclass(frozen=True)
 class NetworkInfo:
-    """What a checkpoint says about itself, without its weights.
+    """The description of a network in a checkpoint.
 
     Attributes:
-        kind: `pot`, the network of tags, `edges`, the edge network, or `segmentation`, the network of masks.
-        classes: C names, without background; class id = index + 1; none for an edge network.
-        settings: the network was built with; for an edge network what its backbone says about itself, for a
-            segmentation network those of its backbone.
-        architecture: of the backbone.
+        classes: C names, without background; class id = index + 1; empty for an edge network.
+        settings: of the network; of a segmentation network, those of its backbone.
         mean: of the input normalisation, RGB in [0, 1].
         std: of the input normalisation.
-        edge_levels: the stages that an edge network reads; none for other kinds.
-        segmentation: the settings that a segmentation network was built with; None for other kinds.
-        licence: a note about the weights that a segmentation network began with; empty for other kinds.
+        edge_levels: the stages that an edge network reads; empty for other kinds.
+        segmentation: the settings of a segmentation network; None for other kinds.
+        licence: a note about a segmentation network's initial weights; empty for other kinds.
         intensity: of a segmentation network, the pixel values that were black and white in training; None for 8 bits.
-        extra: what the writer added.
     """
 
     kind: Kind
@@ -79,19 +73,13 @@ class NetworkInfo:
     segmentation: SegmentationNetworkSettings | None = None
     licence: str = ""
     intensity: tuple[float, float] | None = None
-    extra: dict[str, str] = field(default_factory=dict)
 
 
-def save_network(path: Path, network: SavedNetwork, *, extra: Mapping[str, str] | None = None) -> None:
+def save_network(path: Path, network: SavedNetwork) -> None:
     """Write ``network`` to ``path`` (a `.safetensors`), atomically; the same network gives the same bytes.
 
-    Args:
-        path: the file.
-        network: not wrapped in anything; on any device.
-        extra: more to keep, as strings: the step, a fingerprint, ….
-
     Raises:
-        NetworkFileError: weights are not finite; a file that was there stays.
+        NetworkFileError: weights are not finite; an existing file stays.
     """
     if names := not_finite(network):
         raise NetworkFileError(
@@ -104,21 +92,21 @@ def save_network(path: Path, network: SavedNetwork, *, extra: Mapping[str, str] 
         **_description(network),
         "backbone": backbone.architecture(),
         "normalisation": {"mean": list(backbone.mean), "std": list(backbone.std)},
-        "extra": dict(extra or {}),
+        "extra": {},
     }
-    # One entry alone: the library writes several in an order of its own, another one every time.
+    # One entry: the library writes several in random order.
     metadata = {_ENTRY: json.dumps(description, sort_keys=True, ensure_ascii=False)}
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     with atomic_path(Path(path)) as temporary:
         save_file(state, temporary, metadata=metadata)
-        temporary.chmod(0o644)  # the writer leaves it readable by its owner alone; other files of a run are not
+        temporary.chmod(0o644)  # the library makes it readable by its owner alone
 
 
 def read_network_info(path: Path) -> NetworkInfo:
-    """What the checkpoint says about itself; reads its header alone.
+    """The description in a checkpoint's header.
 
     Raises:
-        NetworkFileError: it is missing, damaged, not a network of ours, or written by a newer version.
+        NetworkFileError: the file is missing, damaged, of another program, or of a newer version.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -137,57 +125,43 @@ def read_network_info(path: Path) -> NetworkInfo:
 
 
 def not_finite(network: nn.Module) -> list[str]:
-    """The weights and buffers that hold NaN or infinity, by name; the device is read once."""
+    """The names of weights and buffers that hold NaN or infinity; the device is read once."""
     values = {name: value for name, value in network.state_dict().items() if value.is_floating_point()}
     sound = torch.stack([value.isfinite().all() for value in values.values()]).tolist() if values else []
     return [name for name, finite in zip(values, sound, strict=True) if not finite]
 
 
 def load_network(path: Path, *, classes: tuple[str, ...] | None = None) -> PotNetwork:
-    """The network in ``path``, on the CPU, in evaluation mode. No code from the file runs and nothing is downloaded.
+    """The POT network in ``path``, on the CPU, in evaluation mode.
 
     Args:
-        path: what `save_network` wrote.
-        classes: the class list that it must have; None takes the file's own.
+        classes: the class list that it must have; None: any.
 
     Raises:
-        NetworkFileError: it is missing, damaged, not a network of ours, or written by a newer version.
-        UsageError: it was trained for another class list.
+        NetworkFileError: the file is missing, damaged, of another kind, or of a newer version.
+        UsageError: the network was trained for another class list.
     """
     info = _info_of_kind(path, "pot", classes)
     return _restored(path, info, lambda backbone: PotNetwork(backbone, info.classes, info.settings))
 
 
 def load_edge_network(path: Path) -> EdgeNetwork:
-    """The edge network in ``path``, on the CPU, in evaluation mode; as `load_network`.
-
-    Raises:
-        NetworkFileError: it is missing, damaged, not an edge network of ours, or written by a newer version.
-    """
+    """The edge network in ``path``; as `load_network`."""
     info = _info_of_kind(path, "edges")
     return _restored(path, info, lambda backbone: EdgeNetwork(backbone, info.edge_levels))
 
 
 def load_segmentation_network(path: Path, *, classes: tuple[str, ...] | None = None) -> SegmentationNetwork:
-    """The segmentation network in ``path``, on the CPU, in evaluation mode; as `load_network`.
-
-    Args:
-        path: what `save_network` wrote.
-        classes: the class list that it must have; None takes the file's own.
-
-    Raises:
-        NetworkFileError: it is missing, damaged, not a segmentation network of ours, or written by a newer version.
-        UsageError: it was trained for another class list.
-    """
+    """The segmentation network in ``path``; as `load_network`."""
     info = _info_of_kind(path, "segmentation", classes)
-    settings = info.segmentation or SegmentationNetworkSettings()  # `_parse` has seen to it that there are some
+    settings = info.segmentation or SegmentationNetworkSettings()
     network = _restored(path, info, lambda backbone: SegmentationNetwork(backbone, info.classes, settings))
     network.licence, network.intensity = info.licence, info.intensity
     return network
 
 
 def _description(network: SavedNetwork) -> dict[str, Any]:
-    """What the metadata says of a network, besides its backbone."""
+    """The metadata of a network, without its backbone."""
     if isinstance(network, PotNetwork):
         return {"kind": "pot", "classes": list(network.classes), "settings": plain(network.settings, whole=True)}
     if isinstance(network, SegmentationNetwork):
@@ -199,7 +173,7 @@ def _description(network: SavedNetwork) -> dict[str, Any]:
             **({} if network.intensity is None else {"intensity": list(network.intensity)}),
         }
     settings, stride = NetworkSettings(), network.backbone.stages[-1].stride
-    if stride in get_args(OutputStride):  # all that building the backbone again takes from settings
+    if stride in get_args(OutputStride):  # all that `rebuild_backbone` reads of settings
         settings = NetworkSettings(output_stride=cast("OutputStride", stride))
     return {
         "kind": "edges",
@@ -227,7 +201,7 @@ def _restored(path: Path, info: NetworkInfo, build: Callable[[Backbone], _Networ
     try:
         state = load_file(path)
         _refuse_depth(info.architecture, len(state))
-        # The description may be anybody's: what it asks for is compared with the file before it takes any memory.
+        # The description is not trusted: it is compared with the tensors of the file before it takes any memory.
         with torch.device("meta"):
             own = built().state_dict()
         wrong = [name for name in sorted(own.keys() | state.keys()) if _shape(own, name) != _shape(state, name)]
@@ -235,7 +209,6 @@ def _restored(path: Path, info: NetworkInfo, build: Callable[[Backbone], _Networ
             raise NetworkFileError(
                 f"{path} is damaged: it has tensors that are missing, unknown or of another shape: {first_five(wrong)}"
             )
-        # The random weights are overwritten: making them must not move the caller's random state.
         with torch.random.fork_rng(devices=[]):
             network = built()
         network.load_state_dict(state)
@@ -249,7 +222,7 @@ def _restored(path: Path, info: NetworkInfo, build: Callable[[Backbone], _Networ
         raise
     except FAULTS_OF_THE_MACHINE:
         raise
-    except Exception as error:  # what a description leads the libraries to that build from it is theirs
+    except Exception as error:  # a wrong description leads to errors of many kinds in the libraries
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise NetworkFileError(
             f"{path} is damaged: the network that it describes cannot be built ({reason})"
@@ -259,34 +232,22 @@ def _restored(path: Path, info: NetworkInfo, build: Callable[[Backbone], _Networ
 
 
 _COUNTS = ("block", "depth", "layer", "stage", "num_")
-"""Parts of the names of settings that say how many of something are made one by one, each with tensors of its own."""
+"""Parts of the names of settings that count layers, each with tensors of its own."""
 
 _NO_COUNTS = ("channel", "dim", "feature", "group", "head", "label", "size", "stride", "token", "width")
-"""Parts of names that say how large one of them is."""
+"""Parts of the names of settings that give sizes."""
 
 
 def _refuse_depth(architecture: Mapping[str, Any], tensors: int) -> None:
-    """Refuse a description with more layers than the file has tensors, before they are made one by one.
-
-    Raises:
-        ValueError: it has.
-    """
+    """Raise a ValueError if a description has more layers than the file has tensors, before they are built."""
     for name, value in architecture.items():
         if isinstance(value, Mapping):
             _refuse_depth(value, tensors)
         elif any(part in name for part in _COUNTS) and not any(part in name for part in _NO_COUNTS):
-            deep = next((number for number in _numbers(value) if number > tensors), None)
+            numbers = value if isinstance(value, list) else [value]
+            deep = next((number for number in numbers if isinstance(number, int) and number > tensors), None)
             if deep is not None:
                 raise ValueError(f"{name} is {deep}, and the file has {tensors} tensors")
-
-
-def _numbers(value: Any) -> Iterator[int]:
-    """The integers in a value, or in lists of such."""
-    if isinstance(value, list):
-        for each in value:
-            yield from _numbers(each)
-    elif isinstance(value, int) and not isinstance(value, bool):
-        yield value
 
 
 def _parse(values: dict[str, Any], path: Path) -> NetworkInfo:
@@ -325,16 +286,11 @@ def _parse(values: dict[str, Any], path: Path) -> NetworkInfo:
         segmentation,
         str(values.get("licence", "")),
         _intensity(values.get("intensity")),
-        {str(key): str(value) for key, value in values["extra"].items()},
     )
 
 
 def _intensity(value: Any) -> tuple[float, float] | None:
-    """Two ascending pixel values, or None.
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """Two ascending pixel values, or None; anything else is a ValueError."""
     if value is None:
         return None
     low, high = (float(each) for each in value)

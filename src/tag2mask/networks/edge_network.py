@@ -1,7 +1,7 @@
-"""IRN's edge network: a frozen backbone, and a small branch that says where a class ends.
+"""IRN's edge network: a frozen backbone and a small branch that predicts class boundaries.
 
-Published together with it is a branch for displacements, which tells the instances of one class apart. It shares no
-trainable parameter with this one and masks of classes do not depend on it: there is none here.
+IRN's second branch, for the displacements that separate instances of one class, is left out: it shares no trainable
+parameter with this one, and masks of classes do not depend on it.
 """
 
 import math
@@ -11,24 +11,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.errors import UsageError, first_five
-from tag2mask.networks.grids import ceil_grid, to_grid
-from tag2mask.networks.stages import Backbone, Stage, normalise, offered
+from tag2mask.networks.stages import Backbone, NormalisingNetwork, Stage, ceil_grid, offered, to_grid
 
 EDGE_STRIDE = 4
-"""Pixels a cell of the edges. Source: IRN."""
+"""Pixels per cell of the edges. Source: IRN."""
 
 _WIDTH, _GROUPS = 32, 4
 
 
 class EdgeBranch(nn.Module):
-    """From the maps of several stages to the logits of edges; all that trains in an `EdgeNetwork`.
-
-    Args:
-        stages: those of the maps.
-    """
+    """From the maps of several stages to the logits of edges; the trainable part of an `EdgeNetwork`."""
 
     def __init__(self, stages: tuple[Stage, ...]) -> None:
-        """Random weights, from torch's global generator."""
+        """Random weights, from torch's global generator; ``stages`` are those of the maps."""
         super().__init__()
         self.strides = tuple(stage.stride for stage in stages)
         self.levels = nn.ModuleList(
@@ -47,83 +42,57 @@ class EdgeBranch(nn.Module):
         return logits.squeeze(1).float()
 
 
-class EdgeNetwork(nn.Module):
-    """The edges of a photograph at stride 4; an edge is the sigmoid of its logit.
+class EdgeNetwork(NormalisingNetwork):
+    """The edges of an image at stride 4; an edge is the sigmoid of its logit.
 
-    The backbone is taken over and frozen for good: no parameter of it trains, it stays in evaluation mode and no
-    gradient is computed in it.
+    The backbone is frozen, stays in evaluation mode and is run without gradients.
 
     Args:
         backbone: of any kind, with the weights of a trained classifier.
         levels: indices into ``backbone.all_stages``; None takes `default_edge_levels`.
 
     Attributes:
-        backbone: the frozen stages.
-        branch: what trains.
-        levels: indices of the stages that the branch sees.
+        levels: indices of the stages that the branch reads.
 
     Raises:
         UsageError: no levels, one twice, or one that the backbone does not have.
     Source: IRN; for other backbones than ResNets ours.
     """
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
-
     def __init__(self, backbone: Backbone, levels: tuple[int, ...] | None = None) -> None:
         """A new branch, from torch's global generator; see `build_edge_network`."""
-        super().__init__()
+        super().__init__(backbone.requires_grad_(False))
         self.levels = default_edge_levels(backbone) if levels is None else _checked(levels, backbone)
-        self.backbone = backbone.requires_grad_(False)
         self.branch = EdgeBranch(tuple(backbone.all_stages[level] for level in self.levels))
-        for name, colour in (("pixel_mean", backbone.mean), ("pixel_std", backbone.std)):
-            self.register_buffer(name, torch.tensor(colour).view(1, 3, 1, 1), persistent=False)
         self.train(self.training)
 
     def forward(self, images: Tensor, valid: Tensor | None = None) -> Tensor:
         """The logits of the edges.
 
         Args:
-            images: float (N, 3, H, W), RGB in [0, 1]; the normalisation is the network's own.
-            valid: bool (N, H, W), False where ``images`` is padding, which takes the mean colour; None means that
-                there is none.
+            images: float (N, 3, H, W), RGB in [0, 1].
+            valid: bool (N, H, W), False where ``images`` is padding; None: no padding.
 
         Returns:
             float32 (N, ceil(H / 4), ceil(W / 4)).
-
-        Raises:
-            UsageError: ``images`` is not (N, 3, H, W).
         """
-        return self._logits(normalise(images, valid, self.pixel_mean, self.pixel_std))
+        return self._logits(self.normalise(images, valid))
 
     @torch.no_grad()
-    def mean_logits(self, images: Tensor, valid: Tensor | None = None) -> Tensor:
-        """The mean of the logits of the images and of their mirror images, in one forward pass; for inference.
+    def mean_logits(self, images: Tensor) -> Tensor:
+        """The mean of the logits of images and of their mirror images, for inference; shapes as in `forward`.
 
-        Both are made from images filled up with the mean colour at the right until all strides divide their width:
-        otherwise the cells of the mirror image would lie across those of the image.
+        Images are filled up with the mean colour at the right until all strides divide their width, so that the cells
+        of the mirror image lie on those of the image.
 
-        Args:
-            images: as for `forward`; the network should be in evaluation mode, but nothing depends on it.
-            valid: as for `forward`.
-
-        Returns:
-            float32 (N, ceil(H / 4), ceil(W / 4)).
-
-        Raises:
-            UsageError: ``images`` is not (N, 3, H, W).
         Source: IRN, which fills up after mirroring; the alignment is ours.
         """
-        normalised = normalise(images, valid, self.pixel_mean, self.pixel_std)
+        normalised = self.normalise(images, None)
         rows, columns = ceil_grid((int(images.shape[2]), int(images.shape[3])), EDGE_STRIDE)
         filled = F.pad(normalised, (0, -int(images.shape[3]) % math.lcm(EDGE_STRIDE, *self.branch.strides)))
         pair = torch.cat([filled, filled.flip(3)]).contiguous(memory_format=torch.channels_last)
         straight, mirrored = self._logits(pair).chunk(2)
         return ((straight + mirrored.flip(2)) / 2)[:, :rows, :columns]
-
-    def branch_parameters(self) -> list[nn.Parameter]:
-        """The trainable parameters: those of the branch."""
-        return list(self.branch.parameters())
 
     def train(self, mode: bool = True) -> "EdgeNetwork":
         """As `nn.Module.train`, but the backbone stays in evaluation mode."""
@@ -141,11 +110,6 @@ class EdgeNetwork(nn.Module):
 def build_edge_network(backbone: Backbone, *, seed: int, levels: tuple[int, ...] | None = None) -> EdgeNetwork:
     """A new edge network, in training mode; the caller's random state is left as it was.
 
-    Args:
-        backbone: taken over and frozen.
-        seed: of the branch's weights.
-        levels: as for `EdgeNetwork`.
-
     Raises:
         UsageError: wrong levels.
     """
@@ -155,10 +119,10 @@ def build_edge_network(backbone: Backbone, *, seed: int, levels: tuple[int, ...]
 
 
 def default_edge_levels(backbone: Backbone) -> tuple[int, ...]:
-    """What the branch sees if nobody says: indices into ``backbone.all_stages``, ascending.
+    """The default stages of the branch: ascending indices into ``backbone.all_stages``.
 
-    The default levels of the backbone, whatever `all_stages` has before them, the last stage of stride 4 where there
-    is one, and the last stage. With a ResNet that is the stem and all four layers, as published.
+    These are the backbone's default levels, all stages of `all_stages` before them, the last stage of stride 4, and
+    the last stage. With a ResNet: the stem and all four layers, as published.
     """
     stages = backbone.all_stages
     before = len(stages) - len(backbone.stages)

@@ -1,7 +1,6 @@
-"""Models of `transformers` by folder or by name: where their files are, and what is fetched from where.
+"""Files of `transformers` models, given by folder or by name on the Hugging Face hub.
 
-A name on the hub becomes a folder of the hub's own cache first, so that everything after it reads a folder and needs
-no network.
+A name is resolved to a folder of the hub's cache first: everything else reads a folder and needs no connection.
 """
 
 import json
@@ -10,28 +9,54 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from fnmatch import filter as matching
 from pathlib import Path
 from typing import Any
 
 from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.networks.public_weights import Notify
 from tag2mask.networks.resnet import RESNETS
-from tag2mask.networks.segformer import SEGFORMERS
 from tag2mask.networks.stages import IMAGENET_MEAN, IMAGENET_STD, Colour
 from tag2mask.networks.wide_resnet import WIDE_RESNET
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-"""Names of a file of weights, or of the list of its parts, in the order of preference."""
+WEIGHTS = {
+    "model.safetensors": "",
+    "model.safetensors.index.json": "model-*-of-*.safetensors",
+    "pytorch_model.bin": "",
+    "pytorch_model.bin.index.json": "pytorch_model-*-of-*.bin",
+}
+"""Files of weights, or the lists of their parts with the names of these, in the order of preference."""
 
 BACKBONE = "network.backbone"
-"""The setting that names a model where no other is meant."""
+"""The setting that usually names a model."""
+
+
+def _segformer(depths: tuple[int, int, int, int], width: int, decoder: int) -> dict[str, Any]:
+    """A configuration; the stages have ``width``, 2, 5 and 8 times as many channels, as all published ones do."""
+    return {
+        "model_type": "segformer",
+        "depths": list(depths),
+        "hidden_sizes": [width, 2 * width, 5 * width, 8 * width],
+        "decoder_hidden_size": decoder,
+    }
+
+
+SEGFORMERS = {
+    "segformer-b0": _segformer((2, 2, 2, 2), 32, 256),
+    "segformer-b1": _segformer((2, 2, 2, 2), 64, 256),
+    "segformer-b2": _segformer((3, 4, 6, 3), 64, 768),
+    "segformer-b3": _segformer((3, 4, 18, 3), 64, 768),
+    "segformer-b4": _segformer((3, 8, 27, 3), 64, 768),
+    "segformer-b5": _segformer((3, 6, 40, 3), 64, 768),
+}
+"""Configurations by name, for random weights. Source: Xie et al., SegFormer, NeurIPS 2021, table 6."""
 
 _HALF: Colour = (0.5, 0.5, 0.5)
 _INPUT_IN_MINUS_ONE_TO_ONE = {"mobilenet_v2", "vit", "beit"}
 _NEVER_FROM_A_FILE = ("auto_map", "quantization_config", "id2label", "label2id")
-"""What a model's configuration may hold and is never taken over: remote code, loaders, and class names."""
+"""Entries of a configuration that are dropped: remote code, loaders and class names."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +74,9 @@ def resolve_folder(
     Args:
         name: a folder, or ``owner/model`` on the hub; the latter is downloaded unless the hub's cache has it.
         weights: whether the weights are needed as well.
-        setting: that ``name`` is the value of, for messages.
+        setting: the setting with the value ``name``, for messages.
         also: more files to fetch, where the model has them.
-        notify: told what is fetched from where and how large it is, before it is fetched; None logs it.
+        notify: called before a download; None logs a warning.
 
     Raises:
         UsageError: the folder lacks a file, or ``name`` is neither a folder nor a name.
@@ -84,7 +109,7 @@ def resolve_folder(
 
 
 def read_model_config(folder: Path, setting: str = BACKBONE) -> dict[str, Any]:
-    """The configuration of the model in ``folder`` as JSON values, without what must not come from a file.
+    """The configuration of the model in ``folder`` as JSON values, without the entries that `clean_config` drops.
 
     Raises:
         UsageError: it is not readable, or names no model type.
@@ -106,10 +131,9 @@ def clean_config(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_normalisation(folder: Path, model_type: str) -> tuple[Colour, Colour]:
-    """Mean and standard deviation of the model's input, RGB in [0, 1].
+    """Mean and standard deviation of the model's input, RGB in [0, 1], from the preprocessor configuration.
 
-    Read from the folder's preprocessor configuration (image processors themselves may ask for torchvision); where
-    there is none, 0.5 for the model types that expect [-1, 1] and the ImageNet figures for the others.
+    Without one: 0.5 for the model types that expect [-1, 1], ImageNet's for the others.
     """
     default = (_HALF, _HALF) if model_type in _INPUT_IN_MINUS_ONE_TO_ONE else (IMAGENET_MEAN, IMAGENET_STD)
     path = folder / PREPROCESSOR
@@ -131,7 +155,7 @@ def _colour(values: Any) -> Colour:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Neither reports nor progress bars of `transformers`: its callers check what matters."""
+    """Silence the reports and progress bars of `transformers`."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -146,7 +170,7 @@ def quiet() -> Iterator[None]:
 
 
 def _weight_files(folder: Path) -> list[str]:
-    """The first kind of weights that is whole: its files; empty where there is none."""
+    """The files of the first complete kind of weights; empty where there is none."""
     for name in WEIGHTS:
         path = folder / name
         if not path.is_file():
@@ -163,7 +187,7 @@ def _weight_files(folder: Path) -> list[str]:
 
 
 def cached_folder(name: str, weights: bool, also: Sequence[str]) -> Path | None:
-    """The hub's cache folder of the model where it is whole, and has one of ``also`` if any; asks no network."""
+    """The hub's cache folder of a complete model with one of the files ``also``, if any; uses no connection."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -194,21 +218,12 @@ def _download(name: str, weights: bool, setting: str, also: Sequence[str], notif
             f"{reason}); give a folder that holds it, as `--{setting} FOLDER`"
         ) from error
     if not (folder / CONFIG).is_file() or (weights and not _weight_files(folder)):
-        raise UsageError(f"{setting}: {address} does not hold a transformers model ({CONFIG} and {WEIGHTS[0]})")
+        raise UsageError(f"{setting}: {address} does not hold a transformers model ({CONFIG} and model.safetensors)")
     return folder
 
 
 def _wanted(files: list[str], weights: bool) -> list[str]:
-    """Of the files of a hub model, those that are read: configuration, preprocessor, and one kind of weights."""
+    """The files of a hub model that are read: configuration, preprocessor, and one kind of weights."""
     wanted = [name for name in (CONFIG, PREPROCESSOR) if name in files]
-    if weights:
-        parts = r"-\d+-of-\d+"
-        kinds = (
-            r"model\.safetensors",
-            rf"model({parts}\.safetensors|\.safetensors\.index\.json)",
-            r"pytorch_model\.bin",
-            rf"pytorch_model({parts}\.bin|\.bin\.index\.json)",
-        )
-        found = ([name for name in files if re.fullmatch(kind, name)] for kind in kinds)
-        wanted += next((names for names in found if names), [])
-    return wanted
+    kind = next((name for name in WEIGHTS if weights and name in files), None)
+    return wanted if kind is None else [*wanted, kind, *matching(files, WEIGHTS[kind])]

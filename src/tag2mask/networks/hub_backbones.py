@@ -1,8 +1,6 @@
-"""Backbones that `transformers` provides, behind the interface of `Backbone`.
+"""Backbones of `transformers`: MobileNetV2, plain vision transformers, SegFormer's encoder, and its backbone classes.
 
-Four kinds: MobileNetV2, plain vision transformers, the encoder of SegFormer, and whatever has a backbone class of its
-own there (ConvNeXt, Swin, ResNet, …). `transformers` is imported when one of them is built, since its import takes
-seconds.
+`transformers` is imported when one of them is built, since its import takes seconds.
 """
 
 from pathlib import Path
@@ -13,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.errors import UsageError, first_five
-from tag2mask.networks.grids import ceil_grid
 from tag2mask.networks.hub import clean_config, quiet
-from tag2mask.networks.stages import Backbone, Stage
+from tag2mask.networks.stages import Backbone, Stage, ceil_grid
 
 PLAIN_TRANSFORMERS = {
     "dinov2": "layernorm",
@@ -27,33 +24,40 @@ PLAIN_TRANSFORMERS = {
 """Model types of plain vision transformers, and the name of their final norm."""
 
 MANY_STAGES = 6
-"""A backbone class with more stages than this counts every block as one; then four of them are taken."""
+"""With more stages than this, every block is one; then four of them are taken."""
 
 PROBE_SIDE = 224
 """Pixels; divisible by all usual strides and patches (4, 8, 14, 16, 32)."""
 
 _WITH_POOLER = ("vit", "deit")
-"""Plain transformers whose class has a pooler to leave out, and wants to be told that images have any size."""
+"""Plain transformers with a pooler to leave out and an option for images of any size."""
 
 _MAY_BE_MISSING = ("hidden_states_norms.", "mask_token", "num_batches_tracked")
-"""Parts of parameter names that checkpoints of whole models may lack: identities and what is never used."""
+"""Parts of the names of parameters that complete checkpoints may lack."""
 
 
-class MobileNetV2(Backbone):
-    """MobileNetV2: stages `layer.0` to `layer.15` and the last 1×1 convolution, `conv_1x1`.
+class _HubModel(Backbone):
+    """A backbone that holds a `transformers` model."""
 
-    Args:
-        model: a `transformers.MobileNetV2Model`; its ``output_stride`` is obeyed.
-    """
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.config = model.config
+
+    def architecture(self) -> dict[str, Any]:
+        """See `Backbone.architecture`."""
+        return {"kind": "transformers", "config": clean_config(self.config.to_dict())}
+
+
+class MobileNetV2(_HubModel):
+    """MobileNetV2: stages `layer.0` to `layer.15` and the last 1×1 convolution, `conv_1x1`."""
 
     # One at stride 8 and, at output stride 16, three at 16 with 64, 96 and 160 channels. Source: ours, measured.
     default_levels = (4, 8, 11, 14)
 
     def __init__(self, model: Any) -> None:
-        """Take over ``model``."""
-        super().__init__()
-        self.model = model
-        self.config = model.config
+        """Take over a `transformers.MobileNetV2Model`."""
+        super().__init__(model)
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 # The model's own 0.997 is a decay in the sense of TensorFlow: here it would mean the last batch alone.
@@ -76,31 +80,18 @@ class MobileNetV2(Backbone):
         return maps
 
     def stem(self) -> list[nn.Module]:
-        """What the model itself calls the stem: all before the first block, at stride 2."""
+        """All before the first block, at stride 2."""
         return [self.model.conv_stem]
 
-    def architecture(self) -> dict[str, Any]:
-        """See `Backbone.architecture`."""
-        return {"kind": "transformers", "config": clean_config(self.config.to_dict())}
 
-
-class _Probed(Backbone):
-    """A backbone whose stages, and what each of them depends on, are found by running it once.
-
-    Args:
-        model: of `transformers`.
-    """
+class _Probed(_HubModel):
+    """A `transformers` model whose stages and their dependencies are found by running it once."""
 
     multiple: int
     reached: tuple[frozenset[str], ...]
 
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-        self.config = model.config
-
     def maps(self, images: Tensor) -> list[Tensor]:
-        """The maps of the stages for images whose sides are multiples of what the model needs."""
+        """The maps of the stages for images whose sides are multiples of ``multiple``."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -112,24 +103,20 @@ class _Probed(Backbone):
         return [each[..., :rows, :columns] for each, (rows, columns) in zip(maps, grids, strict=True)]
 
     def stem(self) -> list[nn.Module]:
-        """The patch or first embedding, whatever the model calls it; nothing where it has none."""
+        """The patch or first embedding, under any of its usual names."""
         base = getattr(self.model, self.model.base_model_prefix or "", self.model)
         found = (getattr(base, name, None) for name in ("embeddings", "embedder", "stem", "patch_embeddings"))
         return [module for module in found if isinstance(module, nn.Module)]
 
     def freeze_unreached(self, levels: tuple[int, ...]) -> None:
-        """See `Backbone.freeze_unreached`: mask tokens, and the norms of stages that nobody reads."""
+        """See `Backbone.freeze_unreached`."""
         used = frozenset[str]().union(*(self.reached[level] for level in (*levels, len(self.stages) - 1)))
         for name, parameter in self.model.named_parameters():
             if name not in used:
                 parameter.requires_grad_(False)
 
-    def architecture(self) -> dict[str, Any]:
-        """See `Backbone.architecture`."""
-        return {"kind": "transformers", "config": clean_config(self.config.to_dict())}
-
     def _measure(self, names: list[str]) -> None:
-        """Strides, channels and dependencies from one forward pass; nothing is assumed about the model's inside."""
+        """Find strides, channels and dependencies by one forward pass."""
         self.eval()
         with torch.enable_grad():
             maps = self.maps(torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE))
@@ -154,9 +141,6 @@ class PlainTransformer(_Probed):
 
     Every stage passes through the final norm, as DINOv2's own intermediate outputs do; prefix tokens (class,
     registers, distillation) are dropped.
-
-    Args:
-        model: a model of a type in `PLAIN_TRANSFORMERS`.
     """
 
     def __init__(self, model: Any) -> None:
@@ -179,11 +163,7 @@ class PlainTransformer(_Probed):
 
 
 class StagedBackbone(_Probed):
-    """A model with a backbone class in `transformers`: the stages that its configuration names as outputs.
-
-    Args:
-        model: of a class that `transformers.AutoBackbone` knows.
-    """
+    """A model with a backbone class in `transformers`: the stages that its configuration names as outputs."""
 
     def __init__(self, model: Any) -> None:
         """Take over ``model`` and measure it."""
@@ -200,10 +180,7 @@ class StagedBackbone(_Probed):
 class SegformerEncoder(_Probed):
     """The encoder of a SegFormer: its four stages, each after its norm.
 
-    Images are padded to what all stages and the reduced keys and values of their attention divide, 32 pixels.
-
-    Args:
-        model: a `transformers.SegformerModel`.
+    Images are padded to multiples of 32 pixels, for the stages and the reduced keys and values of their attention.
     """
 
     def __init__(self, model: Any) -> None:
@@ -224,8 +201,8 @@ def build_from_config(values: dict[str, Any], *, folder: Path | None = None, out
 
     Args:
         values: the configuration as JSON values, with its ``model_type``.
-        folder: where its weights are; None gives random ones, from the global generator.
-        output_stride: obeyed by MobileNetV2.
+        folder: of the weights; None: random ones, from torch's global generator.
+        output_stride: of MobileNetV2.
 
     Raises:
         UsageError: the model type is not supported, or the weights are not of this configuration.
@@ -258,7 +235,7 @@ def build_from_config(values: dict[str, Any], *, folder: Path | None = None, out
         return StagedBackbone(_model(modeling_auto.MODEL_FOR_BACKBONE_MAPPING[type(config)], config, folder))
     except UsageError:
         raise
-    except Exception as error:  # a configuration decides which code of a large library runs: any error may come out
+    except Exception as error:  # the library raises errors of many kinds
         reason = str(error).strip().partition("\n")[0]
         raise UsageError(
             f"network.backbone: this {model_type} model cannot be used ({type(error).__name__}: {reason}); take "
@@ -267,7 +244,7 @@ def build_from_config(values: dict[str, Any], *, folder: Path | None = None, out
 
 
 def _model(kind: Any, config: Any, folder: Path | None) -> Any:
-    """The model itself in float32, random or with the weights of ``folder``; weights that lack a part are refused."""
+    """The model in float32, random or with the weights of ``folder``, which must be complete."""
     extra = {"add_pooling_layer": False} if config.model_type in _WITH_POOLER else {}
     if folder is None:
         return kind(config, **extra)
@@ -285,12 +262,12 @@ def _model(kind: Any, config: Any, folder: Path | None) -> Any:
 
 
 def _quarters(depth: int) -> list[int]:
-    """The numbers, from 1, of the blocks at a quarter, half, three quarters and the end; fewer where they coincide."""
+    """The numbers, from 1, of the blocks at a quarter, half, three quarters and the end, each once."""
     return sorted({max(1, round(depth * part / 4)) for part in (1, 2, 3, 4)})
 
 
 def _leaves(output: Tensor) -> set[int]:
-    """The ids of the leaf tensors that ``output`` was computed from: its autograd graph is walked, not run."""
+    """The ids of the leaf tensors in the autograd graph of ``output``."""
     found: set[int] = set()
     seen: set[Any] = set()
     pending: list[Any] = [output.grad_fn]

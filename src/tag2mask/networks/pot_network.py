@@ -11,12 +11,17 @@ from torch.nn import functional as F
 
 from tag2mask.errors import UsageError, first_five
 from tag2mask.networks.backbone import build_backbone
-from tag2mask.networks.grids import ceil_grid, photograph_cells, to_grid
 from tag2mask.networks.public_weights import Notify
 from tag2mask.networks.settings import FEATURE_STRIDE, FINEST_FEATURE_STRIDE, NetworkSettings
-from tag2mask.networks.stages import Backbone, Stage, normalise, offered
-
-__all__ = ["PotNetwork", "PotOutput", "build_network"]
+from tag2mask.networks.stages import (
+    Backbone,
+    NormalisingNetwork,
+    Stage,
+    ceil_grid,
+    image_cells,
+    offered,
+    to_grid,
+)
 
 MAXIMUM_CLASSES = 254
 """Class ids are bytes; 0 is background and 255 is ignored."""
@@ -28,10 +33,10 @@ _COLOURS = 3
 
 
 class PotOutput(NamedTuple):
-    """What the network says about a batch; all float32.
+    """Outputs for a batch, all float32.
 
     Attributes:
-        logits: (N, C), the score of each class: the mean of its raw map.
+        logits: (N, C), the mean of each raw map.
         cams: (N, C, h, w), raw class activation maps (before ReLU), on the grid of the features.
         features: (N, D, h, w), the joint feature, unit length over channels.
     """
@@ -41,31 +46,25 @@ class PotOutput(NamedTuple):
     features: Tensor
 
 
-class PotNetwork(nn.Module):
+class PotNetwork(NormalisingNetwork):
     """From images and a backbone to class scores, class activation maps and the joint feature.
 
     The classifier is a 1×1 convolution without bias on the last stage, followed by the mean over the cells.
 
     Attributes:
-        backbone: the stages.
         classes: C names, without background; class id = index + 1.
-        settings: what it was built with.
         levels: indices of the stages in the joint feature.
-        stride: pixels a cell of ``cams`` and ``features``.
-        feature_channels: D.
+        stride: pixels per cell of ``cams`` and ``features``.
 
     Raises:
         UsageError: no classes, too many, one twice, or a level that the backbone does not have.
     """
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
-
     def __init__(self, backbone: Backbone, classes: tuple[str, ...], settings: NetworkSettings) -> None:
-        """A new classifier, and new projections if the settings want them, from torch's global generator."""
-        super().__init__()
+        """A new classifier and, by the settings, new projections, from torch's global generator."""
+        super().__init__(backbone)
         check_classes(classes)
-        self.backbone, self.classes, self.settings = backbone, tuple(classes), settings
+        self.classes, self.settings = tuple(classes), settings
         self.levels = _levels(backbone, settings)
         stages = [backbone.stages[level] for level in self.levels]
         self.stride = _feature_stride(stages, backbone.stages[-1], FEATURE_STRIDE)
@@ -79,22 +78,17 @@ class PotNetwork(nn.Module):
                 for stage, width in zip(stages, widths, strict=True)
             )
         self.feature_channels = sum(widths)
-        for name, colour in (("pixel_mean", backbone.mean), ("pixel_std", backbone.std)):
-            self.register_buffer(name, torch.tensor(colour).view(1, 3, 1, 1), persistent=False)
         backbone.freeze_unreached(self.levels)
 
     def forward(self, images: Tensor, valid: Tensor | None = None) -> PotOutput:
         """Scores, maps and features of a batch.
 
         Args:
-            images: float (N, 3, H, W), RGB in [0, 1]; the normalisation is the network's own.
-            valid: bool (N, H, W), False where ``images`` is padding; None means that there is none. Only cells that
-                lie wholly inside the photograph count towards the scores (any that touch it, where none does).
-
-        Raises:
-            UsageError: ``images`` is not (N, 3, H, W).
+            images: float (N, 3, H, W), RGB in [0, 1].
+            valid: bool (N, H, W), False where ``images`` is padding; None: no padding. The scores are means over the
+                `image_cells`.
         """
-        normalised = normalise(images, valid, self.pixel_mean, self.pixel_std)
+        normalised = self.normalise(images, valid)
         maps = self.backbone(normalised)
         raw = self.classifier(maps[-1]).float()  # (N, C, h', w')
         stride = self.backbone.stages[-1].stride
@@ -108,7 +102,7 @@ class PotNetwork(nn.Module):
         return [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
 
     def head_parameters(self) -> list[nn.Parameter]:
-        """The trainable parameters that are new: classifier and projections."""
+        """The trainable parameters of the classifier and the projections."""
         heads = [self.classifier] if self.projections is None else [self.classifier, self.projections]
         return [parameter for head in heads for parameter in head.parameters() if parameter.requires_grad]
 
@@ -131,13 +125,7 @@ class PotNetwork(nn.Module):
 def build_network(
     settings: NetworkSettings, classes: tuple[str, ...], *, seed: int, notify: Notify | None = None
 ) -> PotNetwork:
-    """A new POT network, on the CPU, in training mode; the caller's random state is left as it was.
-
-    Args:
-        settings: backbone, weights, and what the joint feature is made of.
-        classes: C names, without background.
-        seed: of all weights that are random.
-        notify: as for `build_backbone`.
+    """A new POT network, on the CPU, in training mode. The global random state stays as it is.
 
     Raises:
         UsageError: the settings or the classes are wrong.
@@ -149,7 +137,7 @@ def build_network(
 
 
 def check_classes(classes: tuple[str, ...]) -> None:
-    """Raise a `UsageError` unless there are 1 to 254 classes and no two of one name."""
+    """Raise a `UsageError` unless there are 1 to 254 classes with different names."""
     if not classes or len(classes) > MAXIMUM_CLASSES:
         raise UsageError(f"a network needs 1 to {MAXIMUM_CLASSES} classes, {len(classes)} were given")
     double = [name for name in dict.fromkeys(classes) if classes.count(name) > 1]
@@ -169,7 +157,7 @@ def _levels(backbone: Backbone, settings: NetworkSettings) -> tuple[int, ...]:
 
 
 def _feature_stride(stages: list[Stage], last: Stage, finest: int) -> int:
-    """The finest grid not finer than asked for; where all are finer, the coarsest, or else the classifier's."""
+    """The finest stride not below ``finest``; where all are below, the coarsest, or else the classifier's."""
     strides = [stage.stride for stage in stages]
     coarse_enough = [stride for stride in strides if stride >= finest]
     if coarse_enough:
@@ -178,15 +166,12 @@ def _feature_stride(stages: list[Stage], last: Stage, finest: int) -> int:
 
 
 def _projected(stage: Stage) -> int:
-    """The width of a learned projection: 128 channels up to stride 8 and 256 beyond, never more than the stage has.
-
-    With a ResNet-50 that is 128 + 128 + 256 + 256. Source: the release; the rule for other backbones is ours.
-    """
+    """The width of a projection: at most 128 channels up to stride 8 and 256 beyond. Source: the release."""
     return min(stage.channels, 128 if stage.stride <= 8 else 256)
 
 
 def _valid_mean(raw: Tensor, valid: Tensor, stride: int) -> Tensor:
-    """The mean of (N, C, h, w) over the cells inside the photograph: (N, C)."""
-    inside = photograph_cells(valid, (int(raw.shape[2]), int(raw.shape[3])), stride=stride)
+    """The mean of (N, C, h, w) over the cells of the image: (N, C)."""
+    inside = image_cells(valid, (int(raw.shape[2]), int(raw.shape[3])), stride=stride)
     weight = inside.unsqueeze(1).to(raw.dtype)  # (N, 1, h, w)
     return (raw * weight).sum(dim=(2, 3)) / weight.sum(dim=(2, 3)).clamp_min(1)

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from tag2mask.errors import Tag2maskError, UsageError, first_five
 
 ADDRESS = "https://download.pytorch.org/models/"
-"""Where the public checkpoints lie."""
+"""Address of the public checkpoints."""
 
 Notify = Callable[[str], None]
-"""What is told to the user before a download: one line of text."""
+"""Called before a download with one line of text: what, from where, how large."""
 
 _CLASSIFIERS = ("fc.", "fc8.", "linear1000.")
 
@@ -40,7 +40,7 @@ class PublicCheckpoint:
 
     @property
     def url(self) -> str:
-        """Where it is fetched from."""
+        """Its address."""
         return ADDRESS + self.file
 
     @property
@@ -50,7 +50,7 @@ class PublicCheckpoint:
 
     @property
     def cached(self) -> Path:
-        """Where it is kept: the cache folder of torch.hub, which follows the environment variable TORCH_HOME."""
+        """Its path in the cache folder of torch.hub, which the environment variable TORCH_HOME moves."""
         return Path(torch.hub.get_dir()) / "checkpoints" / self.file
 
 
@@ -60,25 +60,24 @@ IMAGENET = {
     "resnet50": PublicCheckpoint("resnet50-19c8e357.pth", 97.8),
     "resnet101": PublicCheckpoint("resnet101-5d3b4d8f.pth", 170.5),
 }
-"""The checkpoints by the name of the network. Source: torchvision's public model files, version 1 of their weights."""
+"""Checkpoints by network. Source: torchvision's public model files, version 1 of their weights."""
 
 
 def fetch(checkpoint: PublicCheckpoint, notify: Notify | None = None) -> Path:
     """The checkpoint's file on this machine; downloaded once, its hash verified every time.
 
     Args:
-        checkpoint: which one.
-        notify: told what is fetched from where and how large it is, before it is fetched; None logs it.
+        notify: called before a download; None logs a warning.
 
     Raises:
-        Tag2maskError: the download failed, or the file is not the one that its name promises.
+        Tag2maskError: the download failed, or the file has another hash.
     """
     target = checkpoint.cached
     if not target.is_file():
-        announce = notify or logger.warning  # the level that is seen without any set-up: no download is hidden
-        announce(f"downloading {checkpoint.url} ({checkpoint.megabytes} MiB) to {target}")
+        (notify or logger.warning)(f"downloading {checkpoint.url} ({checkpoint.megabytes} MiB) to {target}")
         _download(checkpoint, target)
-    digest = _sha256(target)
+    with target.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     if not digest.startswith(checkpoint.hash_prefix):
         raise Tag2maskError(
             f"{target} is damaged: its SHA-256 should begin with {checkpoint.hash_prefix}, it is {digest[:16]}…; "
@@ -114,16 +113,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def fit_weights(network: nn.Module, state: Mapping[str, Tensor], path: Path, name: str) -> None:
-    """Load tensors into a network without classifier; a classifier (`fc…`, `linear1000`) among them is left out.
+    """Load tensors into a network without classifier; those of a classifier (`fc…`, `linear1000`) are left out.
 
     Args:
-        network: takes the weights.
         state: tensors by the network's own names.
-        path: where they were read, for the message.
-        name: of the network, for the message.
 
     Raises:
-        UsageError: they are not this network's; missing, unexpected and misshapen tensors are named.
+        UsageError: missing, unexpected or misshapen tensors.
     """
     state = {key: value for key, value in state.items() if not key.startswith(_CLASSIFIERS)}
     own = network.state_dict()
@@ -154,8 +150,3 @@ def _download(checkpoint: PublicCheckpoint, target: Path) -> None:
             f"the file into {target.parent}, or give it by `--network.weights PATH`, or start from random weights with "
             f"`--network.weights none`"
         ) from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""ResNet-18, 34, 50 and 101, whose parameters carry the names of the public ImageNet checkpoints, and their relatives.
+"""ResNet-18, 34, 50 and 101 and their variants, with the parameter names of the public ImageNet checkpoints.
 
 Source: He et al., CVPR 2016, with the stride in the 3×3 convolution of a bottleneck as torchvision's checkpoints have
 it. `resnet50s` and `resnet101s` begin with three 3×3 convolutions, as PyTorch-Encoding's; `resnet101-caffe` is the
@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from tag2mask.networks.grids import ceil_grid
-from tag2mask.networks.stages import Backbone, Stage
+from tag2mask.networks.stages import Backbone, Stage, ceil_grid
 
 
 class BasicBlock(nn.Module):
@@ -73,12 +72,11 @@ class CaffeBottleneck(Bottleneck):
 
 
 class Variant(NamedTuple):
-    """What a ResNet is made of.
+    """The structure of a ResNet.
 
     Attributes:
-        block: the block. With `CaffeBottleneck` all else is as in Caffe, too: max pooling does not leave out the last
-            row of an even number, and pixels of 0 to 255 are normalised by their mean alone.
-        depths: blocks a stage.
+        block: the block. `CaffeBottleneck` also selects Caffe's max pooling, which keeps the last row of an even
+            number, and its normalisation: pixels of 0 to 255 minus their mean.
         deep_stem: whether it begins with three 3×3 convolutions, of 64, 64 and 128 channels, instead of one of 7×7.
     """
 
@@ -99,13 +97,13 @@ RESNETS = {
 """Every ResNet by name."""
 
 PYTORCH_ENCODING = "https://github.com/zhanghang1989/PyTorch-Encoding"
-"""Whose ImageNet checkpoints those with a deep stem take."""
+"""Source of the ImageNet checkpoints with a deep stem."""
 
 CAFFE_MEAN = (122.675 / 255, 116.669 / 255, 104.008 / 255)
-"""Mean colour that Caffe's ResNets subtract, RGB in [0, 1]. Source: DeepLabV2."""
+"""Mean colour of Caffe's ResNets, RGB in [0, 1]. Source: DeepLabV2."""
 
 CAFFE_STD = (1 / 255, 1 / 255, 1 / 255)
-"""Caffe's ResNets take colours in [0, 255], and divide by nothing."""
+"""Caffe's ResNets take colours in [0, 255] and divide by nothing."""
 
 _STEM_STRIDE = 4
 
@@ -115,14 +113,13 @@ _STRIDES = {32: (1, 2, 2, 2), 16: (1, 2, 2, 1), 8: (1, 2, 1, 1)}
 class ResNet(Backbone):
     """A ResNet without its pooling and classifier; stages `layer1` to `layer4`.
 
-    Random weights on construction: Kaiming normal over fan-out for convolutions, 1 and 0 for batch norm, from the
-    global generator, which the caller seeds.
+    Random weights from torch's global generator: Kaiming normal over fan-out for convolutions, 1 and 0 for batch norm.
 
     Args:
         name: one of `RESNETS`.
-        output_stride: pixels a cell of the last stage, 8, 16 or 32: the strides after it is reached are 1.
-        dilated: True gives the convolutions behind a stride that was taken away the dilation that keeps their field
-            of view (DeepLab); False leaves all dilations at 1 (the published POT network).
+        output_stride: pixels per cell of the last stage, 8, 16 or 32: the strides after it is reached are 1.
+        dilated: whether convolutions behind a removed stride get the dilation that keeps their field of view
+            (DeepLab); otherwise all dilations are 1 (the published POT network).
     """
 
     default_levels = (0, 1, 2, 3)
@@ -156,7 +153,9 @@ class ResNet(Backbone):
             self.add_module(f"layer{index + 1}", nn.Sequential(*blocks))
             stages.append(Stage(f"layer{index + 1}", channels, reached))
         self.stem_stage, self.stages = stages[0], tuple(stages[1:])
-        self._initialise()
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """The maps of `layer1` to `layer4`; see `Backbone.forward`."""
@@ -164,7 +163,7 @@ class ResNet(Backbone):
 
     @property
     def all_stages(self) -> tuple[Stage, ...]:
-        """`stem`, what comes out of the max pooling, and the four layers."""
+        """`stem`, the output of the max pooling, and the four layers."""
         return (self.stem_stage, *self.stages)
 
     def all_maps(self, images: Tensor) -> list[Tensor]:
@@ -174,7 +173,7 @@ class ResNet(Backbone):
             maps.append(self.get_submodule(stage.name)(maps[-1]))
         if not self.caffe:
             return maps
-        # Caffe's pooling may make one cell more, whose middle lies outside the image: others have seen it, it can go.
+        # Caffe's pooling may make one cell more, with its centre outside the image.
         grids = (ceil_grid((images.shape[2], images.shape[3]), stage.stride) for stage in self.all_stages)
         return [each[..., :height, :width] for each, (height, width) in zip(maps, grids, strict=True)]
 
@@ -186,14 +185,9 @@ class ResNet(Backbone):
         """See `Backbone.architecture`."""
         return {"kind": "resnet", "name": self.name, "output_stride": self.output_stride, "dilated": self.dilated}
 
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
 
 def _deep_stem(channels: int) -> nn.Sequential:
-    """Three 3×3 convolutions, of which the first has a stride of 2; the last one's norm and ReLU follow it."""
+    """Three 3×3 convolutions, the first with a stride of 2; the norm and ReLU of the last one follow it."""
     half = channels // 2
     return nn.Sequential(
         _conv3x3(3, half, 2, 1),

@@ -8,23 +8,20 @@ Source: Wu, Shen, van den Hengel, "Wider or Deeper", 2016; dilations and dropout
 segmentation have them.
 """
 
-import re
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from tag2mask.networks.stages import Backbone, Stage
 
 WIDE_RESNET = "wideresnet38"
-"""The name by which `build_backbone` makes it."""
+"""The name of the backbone in settings."""
 
 PUBLIC_FILE = "ilsvrc-cls_rna-a1_cls1000_ep-0001.params"
 """The authors' ImageNet weights, an MXNet file (MD5 ff21f45d6bf03284100dcbec571edfad, Apache-2.0)."""
 
 PUBLIC_ADDRESS = "https://github.com/itijyou/ademxapp"
-"""Where its authors say from where to fetch it."""
+"""The authors' page, with the link to the file."""
 
 
 class _Level(NamedTuple):
@@ -53,16 +50,12 @@ _BRANCHES = ("2a", "2b1", "2b2")
 class PreActivationBlock(nn.Module):
     """Norm, ReLU and convolution, two or three times, plus a shortcut.
 
-    The shortcut is the input itself; where the block changes the shape, a 1×1 convolution of what the first norm and
-    ReLU make of it. Dropout of whole channels stands before every convolution but the first.
+    The shortcut is the input, or, where the block changes the shape, a 1×1 convolution of the input after the first
+    norm and ReLU. Dropout of whole channels stands before every convolution but the first.
 
     Args:
-        channels: of the input.
-        widths: channels after each convolution.
         kernels: side of each convolution, 1 or 3.
-        stride: of the first convolution.
         dilations: of each 3×3 convolution; those of 1×1 are ignored.
-        dropout: probability.
     """
 
     def __init__(
@@ -114,14 +107,12 @@ class PreActivationBlock(nn.Module):
 class WideResNet(Backbone):
     """WideResNet-38 without its classifier; stages `b3` to `b7`, the last three at stride 8 by dilation.
 
-    The map of a stage is what the next norm and ReLU make of the sum that its blocks leave, since that sum itself is
-    not normalised; the ports read it so, too.
-
-    Random weights on construction: Kaiming normal over fan-out for convolutions, 1 and 0 for batch norm, from the
-    global generator, which the caller seeds.
+    The map of a stage is the output of its blocks after the next norm and ReLU, as in the ports: the sum itself is not
+    normalised. Random weights from torch's global generator: Kaiming normal over fan-out for convolutions, 1 and 0 for
+    batch norm.
 
     Args:
-        divisor: all widths are divided by it; 1 is the published network, others are for tests and small machines.
+        divisor: all widths are divided by it; 1 is the published network.
     """
 
     default_levels = (0, 1, 2, 4)
@@ -185,42 +176,3 @@ class WideResNet(Backbone):
     def architecture(self) -> dict[str, Any]:
         """See `Backbone.architecture`."""
         return {"kind": WIDE_RESNET, "divisor": self.divisor}
-
-
-_CONVOLUTION_OR_NORM = re.compile(r"(res|bn)(\d)(a|b\d+)_(branch\w+?)_(weight|gamma|beta|moving_mean|moving_var)")
-_OTHER = re.compile(r"(conv1a|bn7)_(weight|gamma|beta|moving_mean|moving_var)")
-_CLASSIFIER = re.compile(r"linear\d+_(weight|bias)")
-_ATTRIBUTES = {
-    "weight": "weight",
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_var": "running_var",
-}
-
-
-def from_mxnet(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The arrays of the authors' MXNet files under the names of `WideResNet`; the classifier `linear…` is left out.
-
-    Args:
-        arrays: of `read_mxnet_params`: `arg:res2b1_branch2a_weight`, `aux:bn7_moving_mean`, ….
-
-    Returns:
-        float32 tensors: `b2_1.conv_branch2a.weight`, `bn7.running_mean`, …; an array of another name keeps it.
-    """
-    state = {}
-    for key, array in arrays.items():
-        name = key.rpartition(":")[2]
-        if not _CLASSIFIER.fullmatch(name):
-            state[_renamed(name) or key] = array.to(torch.float32)
-    return state
-
-
-def _renamed(name: str) -> str | None:
-    if found := _CONVOLUTION_OR_NORM.fullmatch(name):
-        kind, level, block, branch, attribute = found.groups()
-        number = "" if block == "a" else f"_{block[1:]}"
-        return f"b{level}{number}.{'conv' if kind == 'res' else 'bn'}_{branch}.{_ATTRIBUTES[attribute]}"
-    if found := _OTHER.fullmatch(name):
-        return f"{found[1]}.{_ATTRIBUTES[found[2]]}"
-    return None

@@ -14,11 +14,10 @@ from tag2mask.cam_files import PADDING, CamFile, CamKind, read_record, write_cam
 from tag2mask.data.images import ImageError, read_image
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
-from tag2mask.device import resolve_device
+from tag2mask.device import channels_last, resolve_device
 from tag2mask.errors import UsageError
 from tag2mask.files import is_newer
 from tag2mask.inference import PhotoMaps, photo_maps, scale_one
-from tag2mask.memory import channels_last
 from tag2mask.networks.checkpoint import load_network
 from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.origin import cam_origin, image_origin, is_of_image
@@ -27,10 +26,9 @@ from tag2mask.pipeline.batches import sized_batches
 from tag2mask.pipeline.config import Config, plain
 from tag2mask.pipeline.corrections import without_damaged
 from tag2mask.pipeline.pace import paced_bar
-from tag2mask.pipeline.paths import TRAIN_NETWORK
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs, read_ahead
-from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.run_folder import TRAIN_NETWORK, RunFolder
 from tag2mask.pipeline.stage import Ahead, Settings, Stage, StagePlan
 from tag2mask.pot import PotSettings, TransportCams
 

@@ -11,7 +11,7 @@ from tag2mask.cam_files import CAM_KINDS, CamKind
 from tag2mask.clip.settings import SeedSettings
 from tag2mask.data.settings import DataSettings
 from tag2mask.errors import UsageError
-from tag2mask.evaluate.sweep import DEFAULT_THRESHOLDS
+from tag2mask.evaluate.confusion import DEFAULT_THRESHOLDS
 from tag2mask.fields import Checked, Fixed, absolute, plain, setting
 from tag2mask.networks.settings import NetworkSettings
 from tag2mask.pot import PotSettings

@@ -19,14 +19,13 @@ from tag2mask.networks.settings import NetworkSettings, in_section
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.corrections import without_damaged
 from tag2mask.pipeline.pace import paced_bar
-from tag2mask.pipeline.paths import EDGE_LABELS, EDGE_NETWORK, TRAIN_NETWORK
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.refinable import cam_folder, of_these_photographs, read_refinables, require_cams, shard_of, stale
-from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.run_folder import EDGE_LABELS, EDGE_NETWORK, TRAIN_NETWORK, RunFolder
 from tag2mask.pipeline.stage import Ahead, Settings, StagePlan, TrainingStage, training_settings
-from tag2mask.refine.labels import sure_labels
-from tag2mask.training.edges import edge_task
+from tag2mask.refine.masks import sure_labels
+from tag2mask.training.tasks import edge_task
 
 
 class Edges(TrainingStage):
@@ -174,8 +173,6 @@ def _train(
         (run / EDGE_LABELS),
         config.edges.augment,
         seed=config.seed,
-        pixel_limit=config.data.pixel_limit,
-        intensity=config.data.intensity,
         fill=network.backbone.mean,
     )
     steps = stage.learn(edge_task(network, samples, config.edges), config, run, console, result)

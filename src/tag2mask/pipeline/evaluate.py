@@ -17,10 +17,9 @@ from tag2mask.evaluate.comparison import compare
 from tag2mask.evaluate.figures import absence
 from tag2mask.evaluate.folders import tagged
 from tag2mask.pipeline.config import Config, plain
-from tag2mask.pipeline.paths import WHOLE
 from tag2mask.pipeline.progress import StageResult, progress_bar
 from tag2mask.pipeline.reading import photographs
-from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.run_folder import WHOLE, RunFolder
 from tag2mask.pipeline.stage import Ahead, Settings, Stage, StagePlan
 from tag2mask.pipeline.truth import check_splits, class_ids, truth_against_tags, truth_plan, with_truth
 

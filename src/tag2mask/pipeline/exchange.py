@@ -11,8 +11,7 @@ from tag2mask.files import read_json
 from tag2mask.formats.export import MaskSource
 from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.corrections import data_of
-from tag2mask.pipeline.paths import WHOLE
-from tag2mask.pipeline.run_folder import RunFolder, run_of
+from tag2mask.pipeline.run_folder import WHOLE, RunFolder, run_of
 from tag2mask.pipeline.stages import require_classes
 
 _MASKS, _PREDICTIONS = "masks", "predictions"

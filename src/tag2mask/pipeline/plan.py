@@ -56,9 +56,18 @@ class Plan:
 
 
 def plan(config: Config, run: RunFolder, stages: Sequence[str], *, restart: str | None = None) -> Plan:
-    """What each stage would do now; a restart counts only for the class list that it may change."""
+    """What each stage would do now.
+
+    A restart counts only for what it would refuse: another class list, and outputs of other settings.
+
+    Raises:
+        UsageError: the run itself would refuse; weights of networks, which may have to be fetched, are not looked at.
+    """
     photos = photographs(config, run)
-    require_classes(run, photos.classes, to_delete(run, restart, photos.classes))
+    again = to_delete(run, restart, photos.classes)
+    require_classes(run, photos.classes, again)
+    for stage in (STAGES[name] for name in dict.fromkeys([*stages, *again])):
+        run.check(stage, stage.fingerprint(config, photos), anew=stage.name in again)
     made = tuple(STAGES[name].plan(config, run, photos) for name in stages)
     return Plan(len(photos.photos), photos.classes, made, config.shard)
 

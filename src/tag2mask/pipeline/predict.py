@@ -21,8 +21,7 @@ from tag2mask.networks.checkpoint import NetworkFileError
 from tag2mask.origin import PREDICTION_KEY, image_text, is_of_image_text, mask_origin, mask_text
 from tag2mask.pipeline.config import Config, plain
 from tag2mask.pipeline.progress import StageResult, progress_bar
-from tag2mask.pipeline.read_bounded import read_bounded
-from tag2mask.pipeline.reading import reading_workers
+from tag2mask.pipeline.reading import read_bounded, reading_workers
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.stage import Settings, Stage, StagePlan
 from tag2mask.predictor import Prediction, Predictor, load_segmenter, require_network_file

@@ -16,11 +16,10 @@ from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.origin import crc_of, image_text, is_of_image_text, mask_origin
 from tag2mask.pipeline.config import Config, plain
 from tag2mask.pipeline.pace import paced_bar
-from tag2mask.pipeline.paths import WHOLE
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs, read_ahead
 from tag2mask.pipeline.refinable import shard_of
-from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.run_folder import WHOLE, RunFolder
 from tag2mask.pipeline.stage import Ahead, Settings, Stage, StagePlan
 from tag2mask.pipeline.truth import check_splits
 from tag2mask.predictor import SEGMENT_NETWORK, Predictor

@@ -19,7 +19,7 @@ from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import read_ahead
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.stage import Ahead
-from tag2mask.refine.labels import ClassMaps
+from tag2mask.refine.masks import ClassMaps
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,13 @@ from torch import Tensor
 
 from tag2mask.data.images import write_fractions, write_mask
 from tag2mask.data.photos import PhotoSet
-from tag2mask.device import resolve_device
+from tag2mask.device import channels_last, resolve_device
 from tag2mask.errors import UsageError
-from tag2mask.memory import channels_last
 from tag2mask.networks.checkpoint import load_edge_network
 from tag2mask.networks.edge_network import EdgeNetwork
 from tag2mask.pipeline.config import Config, plain
 from tag2mask.pipeline.corrections import without_damaged
 from tag2mask.pipeline.pace import paced_bar
-from tag2mask.pipeline.paths import EDGE_NETWORK, LABEL_CONFIDENCE
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.refinable import (
@@ -29,7 +27,7 @@ from tag2mask.pipeline.refinable import (
     shard_of,
     stale,
 )
-from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.run_folder import EDGE_NETWORK, LABEL_CONFIDENCE, RunFolder
 from tag2mask.pipeline.stage import Ahead, Settings, Stage, StagePlan
 from tag2mask.refine.masks import refined_masks
 

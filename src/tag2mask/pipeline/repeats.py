@@ -14,8 +14,7 @@ from tag2mask.data.photos import PhotoSet
 from tag2mask.errors import UsageError, first_five
 from tag2mask.files import read_json, write_json
 from tag2mask.pipeline.config import Config, absolute, plain
-from tag2mask.pipeline.corrections import data_of, with_remembered
-from tag2mask.pipeline.learnt_from import LearntFrom
+from tag2mask.pipeline.corrections import LearntFrom, data_of, with_remembered
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.stages import begun

@@ -38,6 +38,5 @@ class Report(Stage):
             config.report,
             judged=judged,
             notices=(*errors, *photos.notes),
-            intensity=config.data.intensity,
         )
         return StageResult(self.name, done=1, notes=[f"the page: {page}"])

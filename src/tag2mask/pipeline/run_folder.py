@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from tag2mask.data.photos import PhotoSet
     from tag2mask.pipeline.stage import Stage
 
+TRAIN_NETWORK = "train/network.safetensors"
+EDGE_NETWORK = "edges/network.safetensors"
+EDGE_LABELS = "edges/labels"
+LABEL_CONFIDENCE = "refine/confidence"
+MASKS = "masks"
+WHOLE = "all"
+"""The split name under which figures of data without splits are kept."""
+
 
 CLASSES = "classes.json"
 """The class list of a run folder; ids are places in it, from 1."""

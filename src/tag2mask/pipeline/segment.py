@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import nn
 
 from tag2mask.data.decided import UNRECORDED, FinalMasks
-from tag2mask.data.images import ImageError, read_image
+from tag2mask.data.images import ImageError
 from tag2mask.data.painting import are_given
 from tag2mask.data.photo import Photo
 from tag2mask.data.photos import PhotoSet
@@ -23,17 +23,15 @@ from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentation_network
 from tag2mask.networks.settings import in_section
 from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.corrections import final_masks, without_damaged
-from tag2mask.pipeline.learnt_from import LearntFrom, copied_by_hand
-from tag2mask.pipeline.paths import LABEL_CONFIDENCE
+from tag2mask.pipeline.corrections import LearntFrom, copied_by_hand, final_masks, without_damaged
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
-from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.run_folder import LABEL_CONFIDENCE, RunFolder
 from tag2mask.pipeline.stage import Ahead, Settings, TrainingStage, training_settings
 from tag2mask.pipeline.truth import class_ids, truth_against_tags, with_truth
 from tag2mask.predictor import SEGMENT_NETWORK
 from tag2mask.training.engine import check_engine
-from tag2mask.training.segmentation import segmentation_task
+from tag2mask.training.tasks import segmentation_task
 
 MASKS = "masks"
 LEARNT_FROM = "segment/learnt_from.json"
@@ -118,8 +116,6 @@ class Segment(TrainingStage):
             config.segment.augment,
             weights=weights,
             seed=config.seed,
-            pixel_limit=config.data.pixel_limit,
-            intensity=config.data.intensity,
             fill=network.backbone.mean,
         )
         task = segmentation_task(network, samples, config.segment, _validation(config, run, console))
@@ -324,10 +320,9 @@ def _validation(config: Config, run: RunFolder, console: Console) -> Callable[[n
         confusion = Confusion(len(photos.classes) + 1)
         for photo in photos.photos:
             try:
-                limit, intensity = config.data.pixel_limit, config.data.intensity
-                image = torch.from_numpy(read_image(photo.path, pixel_limit=limit, intensity=intensity)).to(device)
+                image = torch.from_numpy(photos.read_image(photo)).to(device)
                 size = int(image.shape[0]), int(image.shape[1])
-                truth = photos.read_truth(photo, size=size, pixel_limit=config.data.pixel_limit)
+                truth = photos.read_truth(photo, size=size)
             except ImageError:
                 continue  # the stage `predictions` names it
             logits = network.full_logits(image.permute(2, 0, 1)[None].float() / 255)  # type: ignore[operator]

@@ -1,10 +1,14 @@
 """The stages of a run, in order, and what only all of them together can say."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import replace
+
+from rich.console import Console
 
 from tag2mask.data.photos import PhotoSet
 from tag2mask.device import emulates_bf16, resolve_device
+from tag2mask.distributed import gathered, is_main, process_count, process_number
 from tag2mask.errors import Tag2maskError, UsageError, first_five
 from tag2mask.pipeline.cams import Cams
 from tag2mask.pipeline.confidence import Confidence
@@ -12,12 +16,13 @@ from tag2mask.pipeline.config import Config
 from tag2mask.pipeline.edges import Edges
 from tag2mask.pipeline.evaluate import Evaluate
 from tag2mask.pipeline.predictions import Predictions
+from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.refine import Refine
 from tag2mask.pipeline.report import Report
 from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.pipeline.seeds import Seeds
 from tag2mask.pipeline.segment import Segment
-from tag2mask.pipeline.stage import Ahead, Stage
+from tag2mask.pipeline.stage import Ahead, Distribution, Stage
 from tag2mask.pipeline.train import Train
 
 STAGES: dict[str, Stage] = {
@@ -129,3 +134,59 @@ def require_classes(run: RunFolder, classes: Sequence[str], again: Collection[st
         f"classes. Keep the list with --data.classes, or begin anew: `tag2mask run --out {run.path} --restart {first}`"
         ", or another --out"
     )
+
+
+Work = Callable[[Config, RunFolder, Console], StageResult]
+"""What a stage does, or what else is done in a run folder."""
+
+
+def require_no_shard(config: Config) -> None:
+    """Refuse ``--shard`` where several processes share the work out by themselves.
+
+    Raises:
+        UsageError: both are given.
+    """
+    if config.shard is not None and process_count() > 1:
+        raise UsageError(
+            "--shard is for commands that know nothing of each other; the processes of torchrun share the work out by "
+            "themselves: leave it out"
+        )
+
+
+def do_together(
+    name: str, work: Work, distribution: Distribution, config: Config, run: RunFolder, console: Console
+) -> StageResult:
+    """Do some work, all processes together; returns at every process when all are done, with what they all did.
+
+    Args:
+        name: of the work.
+        work: it.
+        distribution: how the processes share it.
+        config: every setting.
+        run: the run folder, which all processes see.
+        console: for progress.
+    """
+    if process_count() == 1:
+        return work(config, run, console)
+    if distribution == "main":
+        return _merged(name, gathered(work(config, run, console) if is_main() else StageResult(name)))
+    parts = []
+    if "shard" in distribution:
+        shard = f"{process_number() + 1}/{process_count()}"
+        parts.append(_merged(name, gathered(work(replace(config, shard=shard), run, console))))
+    if "join" in distribution:
+        parts.append(gathered(work(config, run, console))[0])  # one work, and all say the same
+    return _merged(name, parts)
+
+
+def _merged(name: str, results: list[StageResult]) -> StageResult:
+    """What several did, each something else."""
+    whole = StageResult(name)
+    for result in results:
+        whole.done += result.done
+        whole.skipped += result.skipped
+        whole.failed |= result.failed
+        whole.figures |= result.figures
+        whole.comparisons += result.comparisons
+        whole.notes += [note for note in result.notes if note not in whole.notes]
+    return whole

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from tag2mask.clip.cams import class_scores
 from tag2mask.clip.model import load_clip, model_precision
-from tag2mask.clip.suggest import class_scores
 from tag2mask.clip.words import read_words
 from tag2mask.data.classes import class_problems, read_classes
 from tag2mask.data.photos import find_photos

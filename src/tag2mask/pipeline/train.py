@@ -12,13 +12,12 @@ from tag2mask.networks.pot_network import build_network
 from tag2mask.pipeline.base_cams import require_seeds
 from tag2mask.pipeline.config import Config, plain
 from tag2mask.pipeline.corrections import newer_tags, record_tags, without_damaged
-from tag2mask.pipeline.paths import TRAIN_NETWORK
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
-from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.pipeline.run_folder import TRAIN_NETWORK, RunFolder
 from tag2mask.pipeline.stage import Ahead, Settings, TrainingStage, training_settings
-from tag2mask.training.fitted import fitted_after, fitted_loss
-from tag2mask.training.objective import pot_task
+from tag2mask.training.log import fitted_after, fitted_loss
+from tag2mask.training.tasks import pot_task
 
 LOG = "train/log.jsonl"
 
@@ -95,8 +94,6 @@ class Train(TrainingStage):
             photos,
             config.train.augment,
             seed=config.seed,
-            pixel_limit=config.data.pixel_limit,
-            intensity=config.data.intensity,
             fill=network.backbone.mean,
             external=(run / "seeds") if config.external.used else None,
             stride=network.stride,

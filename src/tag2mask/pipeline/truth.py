@@ -54,7 +54,7 @@ def truth_against_tags(photos: PhotoSet, config: Config) -> list[Problem]:
 
     An error means that no figure of this truth, and no network that is trained on it, can be believed.
     """
-    counts = count_truth(photos, pixel_limit=config.data.pixel_limit)
+    counts = count_truth(photos)
     masks = config.data.masks or photos.root
     return list(truth_problems(counts, str(masks), painted=photos.painting is not None))
 

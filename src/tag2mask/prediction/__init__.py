@@ -1,1 +1,1 @@
-"""From a segmentation network and a photograph of any size to logits at its size: scales, mirror images, tiles."""
+"""Prediction: from a segmentation network and an image of any size to logits at its size."""

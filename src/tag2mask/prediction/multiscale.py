@@ -1,72 +1,37 @@
 """The mean of a network's logits over scales and mirror images, block by block of the result.
 
-Logits of all classes at full size exist for one block at a time: what a photograph needs in memory does not grow with
-its pixels, apart from those of the photograph itself and of its labels.
+Logits of all classes at full size exist for one block at a time, so memory per image does not grow with its size, apart
+from the image itself and its labels.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from tag2mask.errors import Tag2maskError
 from tag2mask.inference import resize
-from tag2mask.networks.stages import Backbone
+from tag2mask.networks.segmentation import SegmentationNetwork
 from tag2mask.prediction.settings import PredictSettings
 from tag2mask.prediction.tiles import Axis, Piece, cut
 
 FORWARD_PIXELS = 1 << 22
-"""Pixels that go through the network at once, mirror images counted, where one image does not have more; ours."""
+"""Most pixels per forward pass, mirror images included, unless one image has more; ours."""
 
 _CHANNEL_PIXELS = 1 << 20
-"""A window with more pixels is reduced one colour at a time."""
-
-
-class Segmenter(Protocol):
-    """What prediction needs of a segmentation network; `tag2mask.networks.segmentation.SegmentationNetwork` is one.
-
-    Attributes:
-        classes: C names, without background.
-        backbone: its strides say to what images are filled up, its mean with which colour.
-        stride: pixels a cell of the logits.
-        align_corners: whether cell i has its middle on pixel stride · i, as a convolutional network may; otherwise it
-            is made of the pixels from stride · i on, and has its middle in theirs.
-    """
-
-    classes: tuple[str, ...]
-    backbone: Backbone
-    stride: int
-    align_corners: bool
-
-    def __call__(self, images: Tensor, valid: Tensor | None = None, /) -> Tensor:
-        """The logits, background first.
-
-        Args:
-            images: float (N, 3, H, W), RGB in [0, 1].
-            valid: bool (N, H, W), False where ``images`` is padding; None means that there is none.
-
-        Returns:
-            float32 (N, C + 1, ceil(H / stride), ceil(W / stride)).
-        """
-
-    def eval(self) -> object:
-        """Evaluation mode."""
-
-    def to(self, device: torch.device, /) -> object:
-        """Move to a device."""
+"""Windows with more pixels are resized one colour at a time, to save memory."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Logits of windows of a photograph at one scale.
+    """Logits of windows of an image at one scale.
 
     Attributes:
         logits: (N, C + 1, h, w).
-        cells: cells a photograph pixel, along rows and columns.
-        first: how many cells the middle of cell 0 lies inside the window's edge.
+        cells: cells per image pixel, along rows and columns.
+        first: distance of the centre of cell 0 from the window's edge, in cells.
     """
 
     logits: Tensor
@@ -79,9 +44,7 @@ class Block:
     """A block of the result.
 
     Attributes:
-        photo: index into the photographs.
-        rows: of the result.
-        columns: of the result.
+        photo: index into the images.
         logits: float32 (C + 1, rows, columns), the mean.
     """
 
@@ -91,15 +54,15 @@ class Block:
     logits: Tensor
 
 
-def stride_of(network: Segmenter) -> int:
-    """The number of pixels that all strides of the network divide."""
+def stride_of(network: SegmentationNetwork) -> int:
+    """The least common multiple of the network's strides, in pixels."""
     return math.lcm(network.stride, *(stage.stride for stage in network.backbone.all_stages))
 
 
-def filled_side(network: Segmenter, side: int) -> int:
-    """The side of an image after it was filled up: the next at which the cells of its mirror image lie on its own.
+def filled_side(network: SegmentationNetwork, side: int) -> int:
+    """The side to which an image is filled up, at which the cells of its mirror image lie on its own.
 
-    That is a multiple of all strides, and one pixel more where cells have their middles on pixels (`align_corners`).
+    That is a multiple of all strides, and one pixel more with `align_corners`.
     """
     unit, more = stride_of(network), int(network.align_corners)
     return -(-(side - more) // unit) * unit + more
@@ -107,26 +70,24 @@ def filled_side(network: Segmenter, side: int) -> int:
 
 @torch.no_grad()
 def mean_logits(
-    network: Segmenter,
+    network: SegmentationNetwork,
     photos: Sequence[Tensor],
     settings: PredictSettings,
     device: torch.device,
     result: tuple[int, int] | None = None,
 ) -> Iterator[Block]:
-    """The mean of the logits over scales and mirror images, of photographs of one size.
+    """The mean of the logits over scales and mirror images, of images of one size.
 
-    Each scale's logits are brought to the size of the result by bilinear interpolation, then averaged. Tiles, where
-    there are any, fade into each other over their joints with weights that sum to 1.
+    Each scale's logits are brought to the size of the result by bilinear interpolation, then averaged. Tiles are
+    blended over their joints with weights that sum to 1.
 
     Args:
         network: in evaluation mode, on the device.
         photos: uint8 (H, W, 3), RGB, on the CPU, all of one size.
-        settings: scales, mirror images, tiles.
-        device: of the network.
         result: (H', W') of the result; None takes (H, W).
 
     Yields:
-        blocks that together cover every pixel of every photograph once.
+        blocks that together cover every pixel of every image once.
 
     Raises:
         Tag2maskError: the network's logits are not finite.
@@ -143,7 +104,7 @@ def mean_logits(
         for column in range(len(columns.starts))
     ]
     blend = _Blend()
-    ratios = (height / result[0], width / result[1])  # photograph pixels a pixel of the result
+    ratios = (height / result[0], width / result[1])  # image pixels per pixel of the result
     for start in range(0, len(places), settings.batch_size):
         batch = places[start : start + settings.batch_size]
         windows = [photos[photo][_span(rows, row), _span(columns, column)].to(device) for photo, row, column in batch]
@@ -163,7 +124,7 @@ def mean_logits(
 
 
 def _check_finite(grids: Sequence[Grid], settings: PredictSettings) -> None:
-    """Refuse NaN and infinity, of which the highest class would be background; the device is read once a batch."""
+    """Refuse NaN and infinity, whose highest class would be background; the device is read once per batch."""
     if torch.stack([grid.logits.isfinite().all() for grid in grids]).all():
         return
     remedy = "" if settings.precision == "fp32" else "try --predict.precision fp32; if that does not help, "
@@ -173,20 +134,19 @@ def _check_finite(grids: Sequence[Grid], settings: PredictSettings) -> None:
     )
 
 
-def window_grids(network: Segmenter, windows: Tensor, size: tuple[int, int], settings: PredictSettings) -> list[Grid]:
+def window_grids(
+    network: SegmentationNetwork, windows: Tensor, size: tuple[int, int], settings: PredictSettings
+) -> list[Grid]:
     """The logits of windows at every scale, an image and its mirror image averaged on the network's grid.
 
-    Images are filled up with the mean colour at the right and the bottom, to `filled_side`: otherwise the cells of a
-    mirror image would lie across those of the image. What is filled up counts as padding.
+    Images are filled up with the mean colour at the right and the bottom, to `filled_side`, as padding.
 
     Args:
-        network: in evaluation mode.
         windows: (N, 3, h, w) in [0, 1], at scale 1.
-        size: of a window in photograph pixels.
-        settings: scales, mirror images, precision.
+        size: of a window in image pixels.
 
     Returns:
-        one a scale.
+        one per scale.
     """
     grids = []
     for scale in settings.scales:
@@ -207,11 +167,11 @@ def window_grids(network: Segmenter, windows: Tensor, size: tuple[int, int], set
 
 
 def sampled(grids: Sequence[Grid], rows: Tensor, columns: Tensor) -> Tensor:
-    """The mean of maps of one window at some places: bilinear between the middles of cells, constant beyond.
+    """The mean of maps of one window at some places: bilinear between the centres of cells, constant beyond.
 
     Args:
         grids: each (K, h, w).
-        rows: float64 (n,), in photograph pixels from the window's edge on.
+        rows: float64 (n,), in image pixels from the window's edge on.
         columns: float64 (m,), in the same way.
 
     Returns:
@@ -226,7 +186,7 @@ def sampled(grids: Sequence[Grid], rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _axis(length: int, result: int, ratio: float, settings: PredictSettings) -> Axis:
-    """Tiles are so many pixels at scale 1; here they are counted in pixels of the photograph."""
+    """The tiles of an axis; settings count pixels at scale 1, the result pixels of the image."""
     if settings.tile is None or length * ratio <= settings.tile:
         return cut(length, result, side=None, overlap=0, blend=0)
     side = max(2, int(settings.tile / ratio))
@@ -240,7 +200,7 @@ def _span(axis: Axis, tile: int) -> slice:
 
 
 def _centres(piece: Piece, ratio: float, start: int, device: torch.device) -> Tensor:
-    """Where the pixels of a piece have their middles, in photograph pixels from the edge of a tile on."""
+    """The centres of the pixels of a piece, in image pixels from the edge of a tile on."""
     pixels = torch.arange(piece.start, piece.stop, dtype=torch.float64, device=device)
     return (pixels + 0.5) * ratio - start
 
@@ -258,15 +218,15 @@ def _at_scale_one(windows: Sequence[Tensor], ratio: float) -> Tensor:
     return torch.cat([by_colour(window) if large else converted(window) for window in windows])
 
 
-def _logits(network: Segmenter, images: Tensor, size: tuple[int, int], settings: PredictSettings) -> Tensor:
-    """(N, C + 1, h, w); of an image, (height, width) = ``size`` of it, and its mirror image the mean."""
+def _logits(network: SegmentationNetwork, images: Tensor, size: tuple[int, int], settings: PredictSettings) -> Tensor:
+    """(N, C + 1, h, w), the mean of images, of which (height, width) = ``size`` is valid, and their mirror images."""
     valid = torch.zeros_like(images[:, 0], dtype=torch.bool)
     valid[:, : size[0], : size[1]] = True
     if settings.flip:
         images, valid = torch.cat([images, images.flip(3)]), torch.cat([valid, valid.flip(2)])
     with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
         whole = size == tuple(images.shape[2:])
-        logits = network(images.contiguous(memory_format=torch.channels_last), None if whole else valid).float()
+        logits: Tensor = network(images.contiguous(memory_format=torch.channels_last), None if whole else valid).float()
     expected = (len(network.classes) + 1, *(-(-side // network.stride) for side in images.shape[2:]))
     if tuple(logits.shape[1:]) != expected:
         raise Tag2maskError(f"the network should give logits {expected} an image, they are {tuple(logits.shape[1:])}")
@@ -277,7 +237,7 @@ def _logits(network: Segmenter, images: Tensor, size: tuple[int, int], settings:
 
 
 def _interpolation(places: Tensor, cells: int) -> tuple[slice, Tensor]:
-    """The cells that matter to some places, and the weight of each: (places, cells that matter)."""
+    """The cells around some places, and the weight of each: (places, cells)."""
     inside = places.clamp(0, cells - 1)
     low = inside.floor().long().clamp_max(max(0, cells - 2))
     first, last = int(low[0]), min(cells - 1, int(low[-1]) + 1)
@@ -289,13 +249,13 @@ def _interpolation(places: Tensor, cells: int) -> tuple[slice, Tensor]:
 
 
 class _Blend:
-    """Sums of what several tiles say of a block, until the last of them has spoken."""
+    """Sums of the contributions of several tiles to a block."""
 
     def __init__(self) -> None:
         self._open: dict[tuple[int, int, int], tuple[Tensor, int]] = {}
 
     def add(self, photo: int, down: Piece, across: Piece, part: Tensor) -> Tensor | None:
-        """The block if this was the last part, else None."""
+        """The block if this is its last part, else None."""
         key = (photo, down.start, across.start)
         left = len(down.tiles) * len(across.tiles)
         if left == 1:

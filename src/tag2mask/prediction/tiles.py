@@ -1,8 +1,7 @@
-"""Where a long photograph is cut into tiles, and how much each tile counts at each pixel; one axis at a time.
+"""Tiles of large images, and their weights, one axis at a time.
 
-Along an axis, tiles of one length overlap. In the middle of an overlap lies a joint, over which the weight of the one
-falls from 1 to 0 as that of the other rises. Left of it only the one counts, right of it only the other, so that what
-a tile says close to its own cut counts for nothing.
+Along an axis, tiles of one length overlap. In the middle of an overlap lies a joint, over which the weight of one tile
+falls from 1 to 0 as that of the other rises. The rest of an overlap is context.
 """
 
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 PIECE = 512
-"""Result pixels along an axis that are worked on at once, at most."""
+"""Most result pixels per block, along an axis."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Piece:
     Attributes:
         start: first pixel of the result.
         stop: one past the last.
-        tiles: the index of the tile, or of the two tiles, that count here.
+        tiles: the index of the tile, or of the two tiles, with a weight here.
         joint: (first, last) pixel of the joint that the interval lies in; None where one tile counts alone.
     """
 
@@ -32,7 +31,7 @@ class Piece:
     joint: tuple[int, int] | None = None
 
     def weights(self, tile: int) -> Tensor:
-        """float32 (stop − start,) in [0, 1]: how much ``tile`` counts; over all `tiles` they sum to 1."""
+        """float32 (stop − start,) in [0, 1]: the weights of ``tile``; over all `tiles` they sum to 1."""
         if self.joint is None:
             return torch.ones(self.stop - self.start)
         first, last = self.joint
@@ -42,12 +41,12 @@ class Piece:
 
 @dataclass(frozen=True)
 class Axis:
-    """How one axis is cut.
+    """The tiles of one axis.
 
     Attributes:
-        starts: first photograph pixel of each tile.
-        side: photograph pixels of a tile, the same for all.
-        pieces: intervals of the result in ascending order; together they are all of it, without gap or overlap.
+        starts: first image pixel of each tile.
+        side: image pixels of each tile.
+        pieces: intervals of the result in ascending order, without gap or overlap.
     """
 
     starts: tuple[int, ...]
@@ -56,14 +55,14 @@ class Axis:
 
 
 def cut(length: int, result: int, *, side: int | None, overlap: int, blend: int) -> Axis:
-    """Cut an axis into as few tiles as do, as short as they can be.
+    """Cut an axis into as few tiles as possible, as short as possible.
 
     Args:
-        length: pixels of the photograph.
-        result: pixels of what is made of it.
-        side: photograph pixels of a tile at most; None takes one tile.
-        overlap: photograph pixels that neighbours share at least, at most half of ``side``.
-        blend: photograph pixels of a joint, at most half of ``overlap``; 0 has one tile end where the other begins.
+        length: pixels of the image.
+        result: pixels of the result.
+        side: most image pixels of a tile; None takes one tile.
+        overlap: least image pixels that neighbours share, at most half of ``side``.
+        blend: image pixels of a joint, at most half of ``overlap``; 0: no joint.
 
     Source: ours.
     """

@@ -1,4 +1,4 @@
-"""From CAMs to pseudo masks."""
+"""Refinement: from CAMs to pseudo masks."""
 
 from tag2mask.refine.crf import CrfSettings, dense_crf, label_probabilities
 from tag2mask.refine.random_walk import propagate

@@ -1,11 +1,11 @@
-"""IRN's affinity loss: what teaches a network edges from labels that know none.
+"""IRN's affinity loss: trains edges from class labels.
 
-Two cells less than `radius` apart have the affinity 1 − the largest edge on the way between them, as in the random
+Two cells less than `radius` apart have the affinity 1 − the largest edge on the path between them, as in the random
 walk. It should be 1 where their labels agree and 0 where they differ.
 
-A pair matters to the loss only by its kind and by the strongest cell of its path. So we count, outside autograd, how
-often each cell is the strongest of a pair of each kind; the loss is then a sum over cells, weighted by these counts,
-and memory stays in proportion to the cells: no pair is ever kept. It is exact, and its gradient too.
+The loss of a pair depends on its kind and on the strongest cell of its path alone. So we count, outside autograd, how
+often each cell is the strongest of a pair of each kind. The loss is then a sum over cells, weighted by these counts; it
+and its gradient are exact, and memory is in proportion to the cells.
 """
 
 from collections import defaultdict
@@ -19,11 +19,12 @@ from torch import Tensor
 from tag2mask.data.images import IGNORED
 from tag2mask.distributed import mean_over_processes
 from tag2mask.errors import UsageError
-from tag2mask.networks.grids import ceil_grid
+from tag2mask.networks.edge_network import EDGE_STRIDE
+from tag2mask.networks.stages import ceil_grid
 from tag2mask.refine.random_walk import displacements, path
 
 RADIUS = 10
-"""Of the pairs, in cells; the random walk itself takes 5. Source: IRN."""
+"""Of the pairs, in cells; the random walk takes 5. Source: IRN."""
 
 EPSILON = 1e-5
 """Inside the logarithms, and added to the number of pairs before dividing by it. Source: IRN."""
@@ -50,14 +51,7 @@ class AffinityLoss:
 
 
 class _Run(NamedTuple):
-    """Adjacent cells of a path, in one row or one column of the grid.
-
-    Attributes:
-        horizontal: in a row.
-        down: to its first cell, from where the path starts.
-        right: to its first cell.
-        length: in cells.
-    """
+    """Adjacent cells of a path in one row (``horizontal``) or column; ``down`` and ``right`` lead to the first one."""
 
     horizontal: bool
     down: int
@@ -69,7 +63,7 @@ def affinity_loss(logits: Tensor, labels: Tensor, *, radius: int = RADIUS) -> Af
     """The loss of edges against labels, over all pairs of cells of the batch that are less than ``radius`` apart.
 
     With a the affinity, the positive loss is −log(a + 1e-5), the negative one −log(1 + 1e-5 − a), each a mean over its
-    pairs. A pair with an ignored cell at one of its ends does not count; what lies between them may be ignored.
+    pairs. A pair with an ignored cell at one of its ends does not count.
 
     Args:
         logits: float (N, h, w), of the edges, finite.
@@ -80,10 +74,9 @@ def affinity_loss(logits: Tensor, labels: Tensor, *, radius: int = RADIUS) -> Af
         the loss in the precision of ``logits``, float32 at least.
 
     Raises:
-        UsageError: shapes or types that do not fit, logits that are not finite, or a radius out of range.
-    Source: IRN. There a pair begins in a window that all displacements keep on the grid; here every pair of the grid
-    counts. Counting strongest cells in place of keeping pairs is ours. Of equal edges on a path one alone gets the
-    gradient.
+        UsageError: wrong shapes or types, logits that are not finite, or a radius out of range.
+    Source: IRN, where a pair begins in a window that all displacements keep on the grid; here every pair of the grid
+    counts. Counting strongest cells is ours. Of equal edges on a path only one gets the gradient.
     """
     _check(logits, labels, radius)
     logits = logits if logits.dtype == torch.float64 else logits.float()
@@ -97,33 +90,31 @@ def affinity_loss(logits: Tensor, labels: Tensor, *, radius: int = RADIUS) -> Af
     return AffinityLoss(((background + foreground) / 2 + different) / 2, background, foreground, different)
 
 
-def reduced_labels(labels: Tensor, size: tuple[int, int], *, stride: int = 4) -> Tensor:
+def reduced_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     """Labels on the grid of the edges: each cell takes the pixel at its centre.
 
-    Cell i covers the pixels from stride · i on and takes the pixel stride · i + stride // 2, or the last one where the
-    cell is cut off before it.
+    Cell i takes the pixel 4 · i + 2, or the last one where the cell is cut off before it.
 
     Args:
         labels: uint8 (N, H, W), 255 = ignored.
-        size: (h, w), the grid of (H, W).
-        stride: pixels a cell.
+        size: (h, w), the grid of (H, W) at stride 4.
 
     Returns:
         uint8 (N, h, w).
 
     Raises:
         UsageError: the labels are of another shape or type, or ``size`` is not their grid.
-    Source: IRN reduces by 4 to the nearest pixel, which is this one.
+    Source: IRN, nearest-neighbour interpolation by 1/4.
     """
     if labels.ndim != 3 or labels.dtype != torch.uint8:
         raise UsageError(f"labels should be uint8 (N, H, W), received {labels.dtype} {tuple(labels.shape)}")
     height, width = int(labels.shape[1]), int(labels.shape[2])
-    if ceil_grid((height, width), stride) != tuple(size):
+    if ceil_grid((height, width), EDGE_STRIDE) != tuple(size):
         raise UsageError(
-            f"labels of {height} × {width} pixels have no grid of {size[0]} × {size[1]} cells of {stride} pixels"
+            f"labels of {height} × {width} pixels have no grid of {size[0]} × {size[1]} cells of {EDGE_STRIDE} pixels"
         )
     rows, columns = (
-        (torch.arange(cells, device=labels.device) * stride + stride // 2).clamp_max(pixels - 1)
+        (torch.arange(cells, device=labels.device) * EDGE_STRIDE + EDGE_STRIDE // 2).clamp_max(pixels - 1)
         for cells, pixels in zip(size, (height, width), strict=True)
     )
     return labels[:, rows[:, None], columns]
@@ -146,8 +137,7 @@ def _check(logits: Tensor, labels: Tensor, radius: int) -> None:
 def _mean(losses: Tensor, counts: Tensor) -> Tensor:
     """The mean over pairs, from the losses of their strongest cells; 0 if there are none.
 
-    Of several processes each divides by the mean number of pairs, so that the mean of their results, which is what
-    data-parallel training follows, is the mean over the pairs of all.
+    Each process divides by the mean number of pairs of all processes: the mean of their results is that over all pairs.
     """
     return (losses * counts).sum() / (mean_over_processes(counts.sum()) + EPSILON)
 
@@ -159,7 +149,7 @@ def _strongest_counts(logits: Tensor, labels: Tensor, radius: int) -> Tensor:
     cells = height * width
     ranks = _ranks(logits)
     rows, columns = _run_maxima(ranks, radius)
-    # Where the counts of an image and a kind begin, from the label that both ends share, or from either of two labels.
+    # Offsets of the counts of an image and a kind: of a pair with equal labels, and of each end of other pairs.
     first = torch.arange(images, device=logits.device, dtype=torch.int32).view(-1, 1, 1) * (_KINDS * cells)
     ignored, background = labels == IGNORED, labels == 0
     foreground = ~(ignored | background)
@@ -187,10 +177,7 @@ def _strongest_counts(logits: Tensor, labels: Tensor, radius: int) -> Tensor:
 
 
 def _ranks(logits: Tensor) -> Tensor:
-    """The place of each cell among those of its image, 0 the weakest, as integers as narrow as they can be: (N, h, w).
-
-    Their maximum names the cell that has it, and the narrower they are, the faster it is found.
-    """
+    """The rank of each cell in its image, 0 the weakest, as the narrowest integers, which are fastest: (N, h, w)."""
     flat = logits.flatten(1)
     cells = flat.shape[1]
     dtype = torch.int16 if cells <= torch.iinfo(torch.int16).max else torch.int32
@@ -209,7 +196,7 @@ def _run_maxima(ranks: Tensor, longest: int) -> tuple[list[Tensor], list[Tensor]
 
 @lru_cache(maxsize=4096)
 def _runs(down: int, right: int) -> tuple[_Run, ...]:
-    """A path as runs along rows, or along columns where those are fewer: 532 for the 2134 cells of radius 10."""
+    """A path as runs along rows, or along columns where those are fewer."""
     along_rows, along_columns = defaultdict(list), defaultdict(list)
     for y, x in path(down, right):
         along_rows[y].append(x)

@@ -1,26 +1,70 @@
-"""From CAMs to masks, by the method that the settings name."""
+"""From CAMs to masks by the method of the settings, and to sure labels for training the edge network."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from tag2mask.data.images import IGNORED
 from tag2mask.networks.edge_network import EDGE_STRIDE
-from tag2mask.networks.grids import to_grid
-from tag2mask.refine.crf import dense_crf
-from tag2mask.refine.labels import ClassMaps
+from tag2mask.networks.stages import to_grid
+from tag2mask.refine.crf import crf_kernels, dense_crf, label_probabilities
 from tag2mask.refine.random_walk import propagate
-from tag2mask.refine.settings import RefineSettings, WalkSettings
+from tag2mask.refine.settings import RefineSettings, SureSettings, WalkSettings
 
 _LEAST = 1e-8
-"""The highest value after a walk is taken for this at least."""
+"""Least divisor for the highest value after a walk."""
+
+
+@dataclass(frozen=True)
+class ClassMaps:
+    """Maps of the classes that an image may hold.
+
+    Attributes:
+        ids: uint8 (K,), ascending, 0 = background if it is among them.
+        maps: float32 (K, h, w), not negative.
+    """
+
+    ids: Tensor
+    maps: Tensor
+
+    @property
+    def has_background(self) -> bool:
+        """Whether background is one of the maps."""
+        return bool(self.ids.numel()) and int(self.ids[0]) == 0
+
+    def resized(self, size: tuple[int, int]) -> "ClassMaps":
+        """The maps at (H, W), bilinear with ``align_corners=False``."""
+        if self.maps.shape[1:] == size or not len(self.ids):
+            return ClassMaps(self.ids, self.maps if len(self.ids) else self.maps.new_zeros(0, *size))
+        return ClassMaps(self.ids, F.interpolate(self.maps[None], size=size, mode="bilinear")[0])
+
+    def with_background(self, level: float) -> "ClassMaps":
+        """The maps with a background; one of this value everywhere is added if there is none."""
+        if self.has_background:
+            return self
+        background = self.maps.new_full((1, *self.maps.shape[1:]), level)
+        return ClassMaps(torch.cat([self.ids.new_zeros(1), self.ids]), torch.cat([background, self.maps]))
+
+    def labels(self, confidence: float | None = None) -> Tensor:
+        """The class of the highest map at each pixel: uint8 (h, w); of equal maps, that of the lower id.
+
+        Args:
+            confidence: where the highest map is below this, the label is 255; None keeps every label.
+        """
+        highest, place = self.maps.max(0)
+        labels = self.ids[place]
+        return labels if confidence is None else labels.masked_fill(highest < confidence, IGNORED)
 
 
 class RefinedMask(NamedTuple):
-    """What refinement makes of a photograph.
+    """The refined mask of an image.
 
     Attributes:
-        labels: uint8 (H, W), class ids among those of its CAMs, 0 = background, 255 = not sure.
+        labels: uint8 (H, W), class ids of its CAMs, 0 = background, 255 = not sure.
         confidence: float32 (H, W), the probability of the best label by the CRF; None without a CRF.
     """
 
@@ -35,17 +79,13 @@ def refined_masks(
     settings: RefineSettings,
     edges: Sequence[Tensor] | None = None,
 ) -> list[RefinedMask]:
-    """The masks of photographs.
+    """The masks of images.
 
     Args:
-        images: uint8 (H', W', 3), RGB, at the size in which they are refined; not read by `argmax`.
+        images: uint8 (H', W', 3), RGB, at the size at which they are refined; not read by `argmax`.
         cams: of each, in [0, 1], on a grid of its own.
         sizes: (H, W) of each mask.
-        settings: the method.
         edges: (ceil(H' / 4), ceil(W' / 4)) in [0, 1] of each, for methods with a random walk.
-
-    Returns:
-        one for each, at its size.
     """
     maps = list(cams)
     if settings.walks:
@@ -57,8 +97,10 @@ def refined_masks(
             own.resized(_size(image)).with_background(settings.background_threshold)
             for own, image in zip(maps, images, strict=True)
         ]
-        marginals = dense_crf(images, [own.maps**settings.crf_power for own in maps], settings.crf)
-        maps = [ClassMaps(own.ids, q) for own, q in zip(maps, marginals, strict=True)]
+        maps = [
+            ClassMaps(own.ids, dense_crf(image, own.maps**settings.crf_power, settings.crf))
+            for own, image in zip(maps, images, strict=True)
+        ]
     final = [own.resized(size) for own, size in zip(maps, sizes, strict=True)]
     whole = [own.with_background(settings.background_threshold) for own in final]
     return [
@@ -69,7 +111,7 @@ def refined_masks(
 def _walked(
     cams: Sequence[ClassMaps], edges: Sequence[Tensor], sizes: Sequence[tuple[int, int]], settings: WalkSettings
 ) -> list[ClassMaps]:
-    """CAMs after the walk, at (H', W'), the highest value of each photograph 1, with a background."""
+    """CAMs after the walk, at (H', W'), the highest value of each image 1, with a background."""
     walked = []
     for own, edge, size in zip(cams, edges, sizes, strict=True):
         grid = own.resized(_size(edge))
@@ -79,10 +121,46 @@ def _walked(
                 grid.maps**settings.power, edge, radius=settings.radius, beta=settings.beta, steps=settings.steps
             )
             maps = to_grid(maps[None], EDGE_STRIDE, 1, size)[0]
-            # One factor for a whole photograph, as published: it only matters to a background that did not walk.
+            # One factor per image, as published: it only matters to a background that did not walk.
             maps = maps / maps.max().clamp_min(_LEAST)
         walked.append(ClassMaps(own.ids, maps).with_background(settings.background_level))
     return walked
+
+
+def sure_labels(images: Sequence[Tensor], maps: Sequence[ClassMaps], settings: SureSettings) -> list[Tensor]:
+    """The training labels of the edge network, from two passes with a strong and a weak background, each by a CRF.
+
+    A pixel has a class where the first pass finds one, background where even the second finds background, 255 between.
+
+    Args:
+        images: uint8 (H, W, 3), RGB, on the device that does the work.
+        maps: of each, (K, H, W).
+
+    Returns:
+        uint8 (H, W) for each.
+
+    Source: IRN for maps without background, SIPE for maps with one.
+    """
+    labels = []
+    for image, own in zip(images, maps, strict=True):
+        kernels = crf_kernels(image, settings.crf, own.maps.device)
+        found = []
+        for number in range(2):
+            each = _with_background(own, settings, number)
+            given = label_probabilities(each.maps.argmax(0), len(each.ids), settings.confidence)
+            found.append(each.ids[dense_crf(image, given, settings.crf, kernels=kernels).argmax(0)])
+        strict, loose = found
+        labels.append(torch.where((strict == 0) & (loose != 0), IGNORED, strict))
+    return labels
+
+
+def _with_background(own: ClassMaps, settings: SureSettings, number: int) -> ClassMaps:
+    """The maps of a pass."""
+    if not own.has_background:
+        return own.with_background(settings.background_levels[number])
+    factor = torch.ones(len(own.ids), 1, 1, device=own.maps.device)
+    factor[0] = settings.background_factors[number]
+    return ClassMaps(own.ids, own.maps * factor)
 
 
 def _size(image: Tensor) -> tuple[int, int]:

@@ -27,16 +27,16 @@ _TOO_FAR = "the points of a Gaussian filter lie too far apart for it; use larger
 class Lattice:
     """The m vertices that n points of d dimensions touch, and where their neighbours are.
 
-    Row m of the values at vertices, one past the last vertex, is empty: it stands for neighbours that no point touches.
+    Row m of the values at vertices, one past the last vertex, is 0: it stands for neighbours that no point touches.
 
     Attributes:
         corners: (n, d + 1) int32, the vertices of each point's simplex.
-        weights: (n, d + 1) float32, its barycentric coordinates, each row summing to 1; or what `scaled` made of them.
+        weights: (n, d + 1) float32, its barycentric coordinates, each row summing to 1, times the factors of `scaled`.
         members: (n · (d + 1),) int32, the points of each vertex, vertex after vertex.
         shares: (n · (d + 1),) float32, the weight of each member.
         offsets: (m + 1,) int32, where each vertex's members begin.
         neighbours: (d + 1, m + 1, 3) int32, in each direction the vertex itself, the one after and the one before it.
-        taps: (m + 1, 3) float32, what those three count in a blur.
+        taps: (m + 1, 3) float32, the weights of those three in a blur.
     """
 
     corners: Tensor
@@ -66,15 +66,14 @@ class Lattice:
         return replace(self, weights=self.weights * factor[:, None], shares=self.shares * factor[self.members])
 
 
-def build_lattice(points: Tensor, owners: Tensor | None = None) -> Lattice:
+def build_lattice(points: Tensor) -> Lattice:
     """The lattice of points.
 
-    A vertex is a whole number of steps along each of d directions from one corner of all, and those d numbers are the
-    digits of its key, so that a step is one addition: the key of a neighbour is known without its coordinates (ours).
+    A vertex is a whole number of steps along each of d directions from a common corner. These d numbers are the digits
+    of its key, so that a step to a neighbour is one addition (ours).
 
     Args:
         points: (n, d) float32, finite, n ≥ 1, in units of the Gaussian's standard deviation.
-        owners: (n,) int64 from 0 on; points of different owners share no vertex. None: all have the same.
 
     Raises:
         UsageError: the points are spread over more cells than a key can number.
@@ -82,15 +81,12 @@ def build_lattice(points: Tensor, owners: Tensor | None = None) -> Lattice:
     lowest, order, weights = _simplices(points)
     digits = lowest[-1] - lowest[:-1]  # (d, n): how many steps along each direction
     first, span = digits.amin(1) - 2, digits.amax(1) - digits.amin(1) + 5  # a corner or neighbour is up to 2 away
-    photographs = 1 if owners is None else int(owners.max()) + 1
-    if math.log2(photographs) + float(span.double().log2().sum()) > _KEY_BITS:
+    if float(span.double().log2().sum()) > _KEY_BITS:
         raise UsageError(_TOO_FAR)
     scale = torch.cat([span.new_ones(1), span.cumprod(0)])  # (d + 1,)
     start = ((digits - first[:, None]) * scale[:-1, None]).sum(0)
-    if owners is not None:
-        start = start + owners * scale[-1]
-    steps = torch.cat([scale[:-1], -scale[:-1].sum()[None]])  # (d + 1,): all directions together lead back
-    # The corners of a simplex lie one step apart, in the order of what is left of the coordinates, the least first.
+    steps = torch.cat([scale[:-1], -scale[:-1].sum()[None]])  # (d + 1,): all directions sum to 0
+    # The corners of a simplex lie one step apart, in ascending order of the fractions of the coordinates.
     keys = torch.cat([start[None], start + steps[order[:-1]].cumsum(0)]).T.contiguous()  # (n, d + 1)
     return _assembled(keys, weights, steps)
 

@@ -1,16 +1,14 @@
-"""Random walk of CAMs over an affinity graph that stops at edges (IRN): many sparse steps, no matrix of all pixels.
+"""Random walk of CAMs over an affinity graph that stops at edges (IRN), in sparse steps.
 
 Two cells of the grid that are less than `radius` apart are neighbours, and their affinity is 1 − the largest edge on
-the way between them. The published walk squares the dense transition matrix eight times; applying the sparse one 256
-times is the same in exact arithmetic, takes memory in proportion to the cells, and hardly any time.
+the path between them. The published walk squares the dense transition matrix eight times; applying the sparse one 256
+times is the same in exact arithmetic, and takes memory in proportion to the cells.
 """
 
 import math
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import overload
 
 import torch
 from torch import Tensor
@@ -28,8 +26,8 @@ class _Graph:
     Attributes:
         crow: (n + 1,) int64, where each row begins.
         columns: (m,) int64, ascending within a row.
-        order: (m,) int64, where each entry stands among the affinities of all displacements, each forth and back, and
-            the n ones of the cells themselves.
+        order: (m,) int64, the place of each entry among the affinities of all displacements, each in both directions,
+            followed by n ones for the cells themselves.
     """
 
     crow: Tensor
@@ -37,31 +35,12 @@ class _Graph:
     order: Tensor
 
 
-@overload
-def propagate(
-    cams: Tensor, edge: Tensor, *, radius: int = RADIUS, beta: float = BETA, steps: int = STEPS
-) -> Tensor: ...
-
-
-@overload
-def propagate(
-    cams: Sequence[Tensor], edge: Sequence[Tensor], *, radius: int = RADIUS, beta: float = BETA, steps: int = STEPS
-) -> list[Tensor]: ...
-
-
-def propagate(
-    cams: Tensor | Sequence[Tensor],
-    edge: Tensor | Sequence[Tensor],
-    *,
-    radius: int = RADIUS,
-    beta: float = BETA,
-    steps: int = STEPS,
-) -> Tensor | list[Tensor]:
-    """Let CAMs walk: x ← (cams · (1 − edge)) Tˢ, with T the affinity to the power β, its columns brought to sum 1.
+def propagate(cams: Tensor, edge: Tensor, *, radius: int = RADIUS, beta: float = BETA, steps: int = STEPS) -> Tensor:
+    """The walk of CAMs: x ← (cams · (1 − edge)) Tˢ, with T the affinity to the power β, its columns of sum 1.
 
     Args:
-        cams: (K, h, w), finite, any range; or a list of such, of any sizes.
-        edge: (h, w) in [0, 1], 1 where nothing passes; a list with a list.
+        cams: (K, h, w), finite, any range.
+        edge: (h, w) in [0, 1], 1 where nothing passes.
         radius: cells that are less than this apart are neighbours; at least 2.
         beta: β > 0; the larger, the less passes a weak edge.
         steps: s, at least 0.
@@ -70,22 +49,13 @@ def propagate(
         as ``cams``, in its precision (float32 at least).
 
     Raises:
-        UsageError: shapes that do not fit, values that are not finite or out of range, or a setting out of range.
-    Source: IRN; a cell beyond the border is no neighbour.
+        UsageError: wrong shapes, or values that are not finite or out of range.
+    Source: IRN; cells beyond the border are not neighbours.
     """
     if radius < 2 or not beta > 0 or steps < 0:
         raise UsageError(
             f"radius should be at least 2, beta above 0 and steps at least 0, received {radius}, {beta} and {steps}"
         )
-    if isinstance(cams, Tensor) and isinstance(edge, Tensor):
-        return _walk(cams, edge, radius, beta, steps)
-    if isinstance(cams, Tensor) or isinstance(edge, Tensor) or len(cams) != len(edge):
-        raise UsageError("cams and edge should both be tensors, or lists of the same length")
-    return [_walk(own, border, radius, beta, steps) for own, border in zip(cams, edge, strict=True)]
-
-
-def _walk(cams: Tensor, edge: Tensor, radius: int, beta: float, steps: int) -> Tensor:
-    """One photograph."""
     if cams.ndim != 3 or edge.shape != cams.shape[1:] or not edge.numel():
         raise UsageError(
             f"cams should be (K, h, w) and edge (h, w), received {tuple(cams.shape)} and {tuple(edge.shape)}"
@@ -104,7 +74,7 @@ def _walk(cams: Tensor, edge: Tensor, radius: int, beta: float, steps: int) -> T
     rows = graph.crow.diff()
     sums = torch.segment_reduce(values, "sum", lengths=rows)
     # The affinity is symmetric, so the columns of T are its rows divided by their sums.
-    with warnings.catch_warnings():  # that the layout is in beta is no news to the caller
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
         transition = torch.sparse_csr_tensor(
             graph.crow,
@@ -120,7 +90,7 @@ def _walk(cams: Tensor, edge: Tensor, radius: int, beta: float, steps: int) -> T
 
 
 def _affinities(edge: Tensor, radius: int) -> list[Tensor]:
-    """1 − the largest edge on the way, for each displacement and each cell from which it stays on the grid."""
+    """1 − the largest edge on the path, for each displacement and each cell from which it stays on the grid."""
     height, width = edge.shape
     found = []
     for down, right in displacements(radius):
@@ -135,7 +105,7 @@ def _affinities(edge: Tensor, radius: int) -> list[Tensor]:
 
 @lru_cache(maxsize=16)
 def _graph(height: int, width: int, radius: int, device: torch.device) -> _Graph:
-    """The graph of a grid; photographs share few sizes."""
+    """The graph of a grid, kept because images share few sizes."""
     cells = torch.arange(height * width, device=device)
     grid = cells.view(height, width)
     sources, targets = [], []

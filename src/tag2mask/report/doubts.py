@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tag2mask.confidence.ranking import QUALITY, RankedPhoto, read_ranking, small_masks_sentence
-from tag2mask.data import Photo, PhotoSet, read_image, read_mask
-from tag2mask.data.deep_pixels import Intensity
+from tag2mask.data import Photo, PhotoSet, read_mask
 from tag2mask.errors import Tag2maskError
 from tag2mask.files import read_json
 from tag2mask.report import pictures
@@ -47,7 +46,6 @@ def draw_doubts(
     settings: ReportSettings,
     palette: Palette,
     notice: Notice,
-    intensity: Intensity | None = None,
 ) -> list[Doubt]:
     """The pictures of the first images of the ranking without a verdict; none without a ranking.
 
@@ -57,7 +55,6 @@ def draw_doubts(
         settings: number and width.
         palette: of the classes.
         notice: takes messages about images that could not be shown.
-        intensity: as in `read_image`.
     """
     try:
         ranked = _first(run, photos, settings.least_certain)
@@ -72,7 +69,7 @@ def draw_doubts(
             there = own.photos.where(lambda photo: photo.id in wanted)
             found = {photo.id: (photo, own) for photo in there} | found
     doubts = [
-        attempt(notice, _drawn, run, *found[each.image], each, settings, palette, notice, intensity)
+        attempt(notice, _drawn, run, *found[each.image], each, settings, palette, notice)
         for each in ranked
         if each.image in found
     ]
@@ -128,14 +125,13 @@ def _drawn(
     settings: ReportSettings,
     palette: Palette,
     notice: Notice,
-    intensity: Intensity | None,
 ) -> Doubt:
-    image = read_image(photo.path, intensity=intensity)
+    image = photos.read_image(photo)
     full, classes = (image.shape[0], image.shape[1]), len(photos.classes)
     size = pictures.picture_size(full, max(_NARROWEST, settings.width // 2))
     mask, truth, path = None, None, mask_path(run, photo)
     if path.is_file():
-        mask = read_mask(path, size=full, classes=classes)
+        mask = read_mask(path, size=full, classes=classes, pixel_limit=photos.pixel_limit)
     if photo.mask is not None and photo.mask.is_file():
         truth = attempt(notice, photos.read_truth, photo, size=full)  # without it, the mask is still shown
     labels = tuple(

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from tag2mask.cam_files import PADDING, CamFile, full_resolution
-from tag2mask.data import Photo, PhotoSet, read_image, read_mask
+from tag2mask.data import Photo, PhotoSet, read_mask
 from tag2mask.data.decided import FinalMasks
-from tag2mask.data.deep_pixels import Intensity
 from tag2mask.report import pictures
 from tag2mask.report.figures import KINDS
 from tag2mask.report.pictures import Palette, css, most_frequent_first
@@ -94,7 +93,6 @@ class Gallery:
         settings: the width of the pictures.
         thresholds: background thresholds by kind of CAM; may lack kinds.
         notice: takes messages about pictures that could not be drawn.
-        intensity: as in `read_image`.
         clusters: most clusters of a class in the drawn cards.
         palette: of the drawn cards.
     """
@@ -104,7 +102,6 @@ class Gallery:
     settings: ReportSettings
     thresholds: dict[str, float]
     notice: Notice
-    intensity: Intensity | None = None
     clusters: int = 1
     palette: Palette = field(default_factory=lambda: Palette(()))
 
@@ -126,7 +123,7 @@ class Gallery:
 
     def _card(self, entry: Ranked) -> Card | None:
         photo = entry.photo
-        image = attempt(self.notice, read_image, photo.path, intensity=self.intensity)
+        image = attempt(self.notice, self.photos.read_image, photo)
         if image is None:
             return None
         full: Size = (image.shape[0], image.shape[1])
@@ -234,7 +231,8 @@ class Gallery:
             return None
         if truth_of is not None:
             return attempt(self.notice, self.photos.read_truth, truth_of, size=size)
-        return attempt(self.notice, read_mask, path, size=size, classes=len(self.photos.classes))
+        limit, classes = self.photos.pixel_limit, len(self.photos.classes)
+        return attempt(self.notice, read_mask, path, size=size, classes=classes, pixel_limit=limit)
 
     def _name(self, class_id: int) -> str:
         return self.photos.classes[class_id - 1] if class_id else "background"

@@ -11,7 +11,6 @@ import jinja2
 from markupsafe import Markup
 
 from tag2mask.data import PhotoSet
-from tag2mask.data.deep_pixels import Intensity
 from tag2mask.errors import UsageError
 from tag2mask.files import read_json, write_text
 from tag2mask.report.curves import Drawing
@@ -59,7 +58,6 @@ def write_report(
     *,
     judged: PhotoSet | None = None,
     notices: Sequence[str] = (),
-    intensity: Intensity | None = None,
 ) -> Path:
     """Write the report of a run, the same page for the same inputs. Unreadable files are named on it.
 
@@ -69,7 +67,6 @@ def write_report(
         settings: what to show.
         judged: the images of the stage `confidence`, if they are not ``photos``.
         notices: sentences about the data for the top of the page.
-        intensity: as in `read_image`.
 
     Returns:
         the path of the page, ``run / "report.html"``.
@@ -83,10 +80,10 @@ def write_report(
         raise UsageError(f"{run} is not a run folder; give the folder that was passed as --out")
     found = _gather(run)
     ranking = rank(run, photos, settings, found.notice)
-    gallery = Gallery(run, photos, settings, cam_thresholds(found.splits), found.notice, intensity)
+    gallery = Gallery(run, photos, settings, cam_thresholds(found.splits), found.notice)
     cards, filters = gallery.draw(ranking.shown)
     sets = [photos] if judged is None else [judged, photos]
-    doubts = draw_doubts(run, sets, settings, gallery.palette, found.notice, intensity)
+    doubts = draw_doubts(run, sets, settings, gallery.palette, found.notice)
     script = _text("script.js")
     page = (
         _environment()

@@ -190,7 +190,8 @@ def _miou(run: Path, photo: Photo, photos: PhotoSet, cam: CamFile | None) -> flo
         return None
     if mask.is_file():
         truth = photos.read_truth(photo)
-        return compare(read_mask(mask, size=truth.shape, classes=classes), truth, classes)[0]
+        own = read_mask(mask, size=truth.shape, classes=classes, pixel_limit=photos.pixel_limit)
+        return compare(own, truth, classes)[0]
     labels = None if cam is None or not cam.has_background else cam_labels(cam, None)
     if cam is None or labels is None:
         return None

@@ -1,7 +1,7 @@
-"""Generated scenes: photographs of made-up creatures whose CAMs fail as real ones do, with exact masks.
+"""Generated scenes: images of creatures whose CAMs fail as real ones do, with exact masks.
 
-A species is told apart by its small face alone. Its body is much larger, has several looks at once, and shares them
-with all species. Backgrounds go with species, creatures come in company, and things lie about that no tag names.
+Only its small face identifies a species. Its body is much larger and shares its looks with all species. Backgrounds
+correlate with species, several creatures share an image, and there are untagged things.
 """
 
 from tag2mask.scenes.composition import Scene, render_scene

@@ -1,31 +1,29 @@
-"""One scene: background, clutter, creatures, light; and the mask that follows from the same shapes."""
+"""Renders a scene: background, clutter, creatures, light; and the mask of the same shapes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from tag2mask.scenes.backgrounds import BACKGROUNDS
-from tag2mask.scenes.clutter import draw_clutter
+from tag2mask.scenes.backgrounds import BACKGROUNDS, draw_clutter
 from tag2mask.scenes.creatures import draw_creature
-from tag2mask.scenes.layers import Layer, overlap, paint
+from tag2mask.scenes.drawing import Layer, overlap, paint, smooth_noise, step
 from tag2mask.scenes.settings import BODY_LENGTH, CLUTTER, NOISE, OBJECTS, SPECIES_PER_SCENE, SceneSettings
 from tag2mask.scenes.species import SPECIES
-from tag2mask.scenes.textures import smooth_noise, step
 
 IN_FRAME = 0.75
-"""The least share of a creature that lies in the picture."""
+"""Least share of a creature inside the frame."""
 UNCOVERED = 0.7
-"""The least share of that which nothing covers."""
+"""Least share of that which nothing covers."""
 FACE_UNCOVERED = 0.9
-"""The least share of its face that shows: a tag that nobody could know would be a wrong tag."""
+"""Least visible share of its face: without the face the tag could not be known."""
 TRIES = 40
-"""How often a place is looked for before a further creature, or a thing in front, is left out."""
+"""Attempts to find a place before a further creature, or a thing in front, is left out."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A generated photograph and what is known about it.
+    """A generated image and its annotations.
 
     Attributes:
         image: uint8 (size, size, 3), RGB.
@@ -33,7 +31,6 @@ class Scene:
         instances: uint8 (size, size), 0 = background, creatures from 1 on, the farthest first.
         faces: bool (size, size), the visible faces.
         tags: the class ids in the mask, ascending.
-        background: the name of the background.
     """
 
     image: np.ndarray
@@ -54,16 +51,15 @@ class Placed:
 
     @property
     def foot(self) -> int:
-        """The lowest row: who stands lower is nearer."""
+        """The lowest row; lower things are nearer."""
         return self.corner[0] + int(self.layer.alpha.shape[0])
 
 
 def render_scene(settings: SceneSettings, split: str, index: int) -> Scene:
-    """Paint one scene, which depends on nothing but its arguments.
+    """Render one scene, a function of its arguments.
 
     Args:
-        settings: of the scenes; how many there are does not matter.
-        split: a name, such as ``"train"``.
+        settings: of the scenes; their number does not matter.
         index: of the scene in its split, from 0.
     """
     rng = np.random.default_rng([settings.seed, *split.encode(), index])
@@ -102,7 +98,7 @@ def _background(rng: np.random.Generator, settings: SceneSettings, label: int) -
 
 
 def _place_creatures(rng: np.random.Generator, settings: SceneSettings, labels: Sequence[int]) -> list[Placed]:
-    """Find a place for each creature in which it, and all before it, can be seen; the farthest first."""
+    """Find a place for each creature in which it and all others are visible; the farthest first."""
     placed: list[Placed] = []
     for label in labels:
         length = settings.size * rng.uniform(*BODY_LENGTH) / len(labels) ** 0.35
@@ -124,7 +120,7 @@ def _place_creatures(rng: np.random.Generator, settings: SceneSettings, labels: 
 def _add_in_front(
     rng: np.random.Generator, size: int, creatures: Sequence[Placed], things: Sequence[Layer]
 ) -> list[Placed]:
-    """The creatures, and those things for which there is a place where they hide little."""
+    """The creatures, and those things that find a place where they cover little."""
     placed = list(creatures)
     for thing in things:
         for _ in range(TRIES):
@@ -136,14 +132,14 @@ def _add_in_front(
 
 
 def _anywhere(rng: np.random.Generator, size: int, layer: Layer) -> tuple[int, int]:
-    """A corner that puts the middle of the layer into the picture."""
+    """A random corner with the centre of the layer inside the picture."""
     height, width = layer.alpha.shape
     row, column = rng.integers(0, size, 2)
     return int(row) - height // 2, int(column) - width // 2
 
 
 def _all_seen(size: int, placed: Sequence[Placed]) -> bool:
-    """Whether every creature lies in the frame and is uncovered as far as the rules at the top demand."""
+    """Whether every creature is visible by the constants above."""
     owner, faces = _owners(size, placed)
     for number, one in enumerate(placed, start=1):
         if one.label:
@@ -160,7 +156,7 @@ def _all_seen(size: int, placed: Sequence[Placed]) -> bool:
 
 
 def _owners(size: int, placed: Sequence[Placed]) -> tuple[np.ndarray, np.ndarray]:
-    """Whose pixel it is: int64 (size, size), 0 = nobody's, else 1 + index; and whether it shows a face, bool."""
+    """The owner of each pixel: int64 (size, size), 0 = none, else 1 + index; and whether it shows a face, bool."""
     owner, faces = np.zeros((size, size), np.int64), np.zeros((size, size), bool)
     for number, one in enumerate(placed, start=1):
         there, here = overlap((size, size), one.layer, one.corner)

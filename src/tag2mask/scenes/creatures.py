@@ -1,19 +1,23 @@
-"""Creatures: a body of several looks that any species may have, and a face that only one has."""
+"""Creatures: a body of several looks that all species share, and a face of one species."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from tag2mask.scenes.layers import Layer, Part, bounds, canvas
-from tag2mask.scenes.settings import KINSHIP
-from tag2mask.scenes.shapes import Point, capsule, convex_polygon, ellipse
-from tag2mask.scenes.species import Species
-from tag2mask.scenes.textures import (
+from tag2mask.scenes.drawing import (
     Colour,
+    Layer,
+    Part,
     Pattern,
+    Point,
     bands,
     blend,
+    bounds,
+    canvas,
+    capsule,
     checks,
+    convex_polygon,
+    ellipse,
     mixed,
     mottle,
     scales,
@@ -21,11 +25,13 @@ from tag2mask.scenes.textures import (
     spots,
     stripes,
 )
+from tag2mask.scenes.settings import KINSHIP
+from tag2mask.scenes.species import Species
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a part of a body looks: a pattern of two colours."""
+    """A pattern of two colours on a part of a body."""
 
     pattern: Pattern
     base: Colour
@@ -40,7 +46,6 @@ LOOKS = (
     Look(scales, (0.52, 0.55, 0.55), (0.28, 0.31, 0.33)),
     Look(checks, (0.82, 0.62, 0.60), (0.52, 0.34, 0.37)),
 )
-"""The looks that all species share."""
 
 COATS: tuple[Colour, ...] = (
     (0.45, 0.30, 0.20),
@@ -50,7 +55,7 @@ COATS: tuple[Colour, ...] = (
     (0.66, 0.40, 0.26),
     (0.72, 0.58, 0.60),
 )
-"""Base colours that run through all looks of one creature, as far as `KINSHIP` says."""
+"""Base colours common to all looks of a creature, in proportion to `KINSHIP`."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Build:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Build":
-        """Random proportions: lizards, dogs, giraffes; they say nothing about the species."""
+        """Random proportions, independent of the species."""
         return cls(
             girth=rng.uniform(0.24, 0.33),
             neck=(rng.uniform(0.04, 0.18), -rng.uniform(0.04, 0.24)),
@@ -86,8 +91,6 @@ def draw_creature(rng: np.random.Generator, species: Species, length: float) -> 
     """A creature of random build, looks and pose.
 
     Args:
-        rng: the source of all chances.
-        species: its class.
         length: of its body from shoulder to rump, in pixels; the whole is about twice as long.
     """
     shape = int(np.ceil(1.6 * length)), int(np.ceil(2.0 * length))
@@ -98,9 +101,9 @@ def draw_creature(rng: np.random.Generator, species: Species, length: float) -> 
 def creature_parts(
     rng: np.random.Generator, species: Species, x: np.ndarray, y: np.ndarray, *, kinship: float = KINSHIP
 ) -> list[Part]:
-    """The parts of a creature that looks to the right, the lowest first; x and y (h, w) in units of its body's length.
+    """The parts of a creature that faces right, the lowest first; x and y (h, w) in units of its body's length.
 
-    What is drawn from ``rng`` does not depend on the species: the same chances give every species the same body.
+    The draws from ``rng`` do not depend on the species: one state gives all species the same body.
     """
     build = Build.draw(rng)
     coat = COATS[rng.integers(len(COATS))]
@@ -158,7 +161,7 @@ def _head_centre(build: Build) -> Point:
 def _head(build: Build, species: Species, coat: np.ndarray, x: np.ndarray, y: np.ndarray) -> list[Part]:
     """Crown, head, and on it the face with the marks of its species and an eye; in units of the body's length."""
     centre, radius = _head_centre(build), build.head
-    window = bounds(np.hypot(x - centre[0], y - centre[1]) < 2.3 * radius)  # beyond it there is nothing to compute
+    window = bounds(np.hypot(x - centre[0], y - centre[1]) < 2.3 * radius)
     u, v = (x[window] - centre[0]) / radius, (y[window] - centre[1]) / radius
     face = blend(species.face, species.mark, species.pattern(u, v))
     white, black = blend((1, 1, 1), (1, 1, 1), 0), blend((0.05, 0.05, 0.08), (0, 0, 0), 0)
@@ -174,7 +177,7 @@ def _head(build: Build, species: Species, coat: np.ndarray, x: np.ndarray, y: np
 
 
 def _crown(species: Species, u: np.ndarray, v: np.ndarray) -> list[tuple[np.ndarray, float]]:
-    """What is worn on the head: shapes in units of the head's radius, each with its share of the mark's colour."""
+    """The crown: shapes in units of the head's radius, each with its share of the mark's colour."""
     match species.crown:
         case "ears":
             return [(ellipse(u, v, (at, -0.85), (0.42, 0.45)), share) for at, share in ((-0.65, 0.0), (0.45, 0.0))]
@@ -197,7 +200,7 @@ def _crown(species: Species, u: np.ndarray, v: np.ndarray) -> list[tuple[np.ndar
 
 
 def _spike(u: np.ndarray, v: np.ndarray, foot: Point, lean: float, width: float, height: float) -> np.ndarray:
-    """A triangle that stands on ``foot`` and leans to the right by ``lean`` radians from upright."""
+    """A triangle on ``foot`` that leans right by ``lean`` radians."""
     across, up = (np.cos(lean), np.sin(lean)), (np.sin(lean), -np.cos(lean))
     half = width / 2
     left = (foot[0] - half * across[0], foot[1] - half * across[1])

@@ -1,4 +1,4 @@
-"""The made-up species: what their faces look like, and where they live; in alphabetical order, as class lists are."""
+"""The species, in alphabetical order: their faces and homes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from tag2mask.scenes.textures import Colour, step
+from tag2mask.scenes.drawing import Colour, step
 
 FaceMark = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """From coordinates (h, w) in units of the head's radius to the share of the mark's colour, (h, w) in [0, 1]."""
@@ -14,15 +14,12 @@ FaceMark = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Species:
-    """What tells a class apart (its face), and what merely goes with it (its home).
+    """A class: its face, which identifies it, and its correlate, the home.
 
     Attributes:
-        name: the class name.
-        face: the colour of the face.
-        mark: the colour of the marks in the face.
         pattern: where the marks are.
-        crown: what the creature wears on its head.
-        home: the background on which it is mostly met.
+        crown: the shape on its head.
+        home: its usual background.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Generated scenes as a data set on disk: images, tags, and masks that only the evaluation reads."""
+"""Writes generated scenes as a data set: images, tags, and masks for evaluation."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ from tag2mask.scenes.settings import SceneSettings
 from tag2mask.scenes.species import SPECIES
 
 VERSION = 1
-"""Of the generator; to be raised whenever the same settings give other scenes."""
+"""Of the generator; raised whenever the same settings give other scenes."""
 MANIFEST = "scenes.json"
 
 
@@ -32,16 +32,13 @@ def write_scenes(folder: Path, settings: SceneSettings, *, on_scene: Callable[[s
           train/0000.jpg …          val/0000.jpg …
           masks/train/0000.png …    masks/val/0000.png …
 
-    Open it with ``data.root = folder`` and ``data.masks = folder/masks``. A folder that a killed run left is written
-    again; one that is complete is left as it is.
+    Open it with ``data.root = folder`` and ``data.masks = folder/masks``. An incomplete folder is written again.
 
     Args:
-        folder: made if it does not exist.
-        settings: of the scenes.
-        on_scene: called with the ID of each scene that has been written.
+        on_scene: called with the ID of each written scene.
 
     Returns:
-        whether anything was written; False if the folder was complete.
+        False if the folder was complete and nothing was written.
 
     Raises:
         UsageError: the folder holds something else, or scenes of other settings.
@@ -49,7 +46,7 @@ def write_scenes(folder: Path, settings: SceneSettings, *, on_scene: Callable[[s
     manifest = {"generator": VERSION, "settings": plain(settings, affecting=True)}
     if _is_complete(folder, manifest):
         return False
-    remove_partial(folder)  # of a run that was killed
+    remove_partial(folder)
     write_json(folder / MANIFEST, {**manifest, "complete": False})
     rows = [
         (f"{split}/{index:04d}", split, index)
@@ -69,7 +66,7 @@ def write_scenes(folder: Path, settings: SceneSettings, *, on_scene: Callable[[s
 
 
 def class_names(settings: SceneSettings) -> tuple[str, ...]:
-    """The names of the classes 1, 2, …, in the order of their ids, which is the alphabet's."""
+    """The names of the classes 1, 2, …, in alphabetical order."""
     return tuple(species.name for species in SPECIES[: settings.classes])
 
 
@@ -87,7 +84,7 @@ def _table(lines: list[tuple[str, str, str]]) -> str:
 
 
 def _is_complete(folder: Path, manifest: dict[str, Any]) -> bool:
-    """Whether all scenes of these settings are there; an error if the folder holds anything else."""
+    """Whether all scenes of these settings are there; a `UsageError` if the folder holds anything else."""
     if not folder.exists() or not any(folder.iterdir()):
         return False
     if not (folder / MANIFEST).is_file():

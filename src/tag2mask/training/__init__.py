@@ -1,1 +1,1 @@
-"""Training of the POT network: settings, order of draws, objective, loop, resume state."""
+"""Training: settings, batches, tasks, loop, log and resume state."""

@@ -1,24 +1,24 @@
-"""The batches of training: read in the order of the draws, with a stand-in for what cannot be read."""
+"""The batches of training: the order of draws, and reading, with a substitute for what cannot be read."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from signal import SIG_IGN, SIGINT, SIGTERM, signal
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tag2mask.cam_files import CamFileError
 from tag2mask.data.images import ImageError
 from tag2mask.data.photos import PhotoSet
-from tag2mask.memory import release_memory
-from tag2mask.training.order import DrawOrder
+from tag2mask.device import release_memory
 from tag2mask.training.settings import LoopSettings
 
 
 class Samples(Protocol):
-    """Photographs as training wants them: asked for by (draw, index), a sample depends on those and a seed alone."""
+    """Training samples by (draw, index); a sample depends on these and a seed alone."""
 
     photos: PhotoSet
 
@@ -27,8 +27,55 @@ class Samples(Protocol):
     def __getitem__(self, key: tuple[int, int]) -> Mapping[str, Any]: ...
 
 
+class DrawOrder(Sampler[list[tuple[int, int]]]):
+    """Batches of (draw, index) from an endless sequence of permutations: a function of seed and step alone.
+
+    Images are drawn without replacement epoch after epoch. A batch may span two epochs, so no image is left out and a
+    set smaller than a batch works.
+    """
+
+    def __init__(
+        self,
+        images: int,
+        batch_size: int,
+        *,
+        seed: int,
+        first_step: int,
+        last_step: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        """Describe the order.
+
+        Args:
+            images: size of the set, at least 1.
+            batch_size: images per step over all processes.
+            first_step: the first step to draw for, counted from 0.
+            last_step: one past the last step.
+            rank: of this process, which gets every ``world``-th draw of a batch.
+        """
+        self.images, self.batch_size, self.seed = images, batch_size, seed
+        self.first_step, self.last_step, self.rank, self.world = first_step, last_step, rank, world
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return max(0, self.last_step - self.first_step)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """The batches: lists of (draw, index), ``draw`` counting images since the start of training."""
+        epoch, order = -1, np.empty(0, dtype=np.int64)
+        for step in range(self.first_step, self.last_step):
+            batch = []
+            for draw in range(step * self.batch_size, (step + 1) * self.batch_size):
+                if draw // self.images != epoch:
+                    epoch = draw // self.images
+                    order = np.random.default_rng([self.seed, epoch]).permutation(self.images)
+                batch.append((draw, int(order[draw % self.images])))
+            yield batch[self.rank :: self.world]
+
+
 class _Readable(Dataset[dict[str, Any]]):
-    """A training set in which the next readable photograph stands in for one that cannot be read."""
+    """A training set in which the next readable image replaces one that cannot be read."""
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
@@ -42,7 +89,7 @@ class _Readable(Dataset[dict[str, Any]]):
                 return {**self.samples[draw, number], "failed": failed}
             except (ImageError, CamFileError) as error:
                 failed[self.samples.photos.photos[number].id] = str(error)
-        return {"failed": failed}  # raised by the parent: an exception from a worker process carries a traceback
+        return {"failed": failed}  # the parent raises: an exception from a worker process carries a traceback
 
 
 def batches(
@@ -68,14 +115,14 @@ def batches(
         batch_sampler=order,
         num_workers=workers,
         collate_fn=_collate,
-        worker_init_fn=_leave_signals_to_parent,
+        worker_init_fn=_set_up_worker,
         pin_memory=accelerator.device.type == "cuda",
         prefetch_factor=4 if workers else None,
     )
 
 
 def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stack what the network needs, gather what failed."""
+    """Stack the tensors, gather the failures."""
     usable = [sample for sample in samples if "image" in sample]
     tensors = [name for name, value in usable[0].items() if isinstance(value, Tensor)] if usable else []
     batch: dict[str, Any] = {name: torch.stack([sample[name] for sample in usable]) for name in tensors}
@@ -83,8 +130,8 @@ def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     return batch
 
 
-def _leave_signals_to_parent(worker: int) -> None:
-    """Ctrl-C and SIGTERM reach a whole process group; only the parent may act on them, once its step is done."""
+def _set_up_worker(worker: int) -> None:
+    """Leave Ctrl-C and SIGTERM, which reach a whole process group, to the parent."""
     signal(SIGINT, SIG_IGN)
     signal(SIGTERM, SIG_IGN)
-    release_memory()  # photographs have ever new sizes
+    release_memory()  # images have ever new sizes

@@ -1,6 +1,6 @@
-"""The resume state of training, and the log beside it."""
+"""The resume state of training, the weights that are kept apart from those that train, and requests to stop."""
 
-import json
+import copy
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,14 +11,18 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
+from tag2mask.device import FAULTS_OF_THE_MACHINE
 from tag2mask.errors import Tag2maskError
-from tag2mask.files import atomic_path, write_text
-from tag2mask.memory import FAULTS_OF_THE_MACHINE
+from tag2mask.files import atomic_path
+
+FIGURE = "validation_miou"
+"""The figure that chooses the best weights; higher is better."""
 
 
 class Interrupted(Tag2maskError):
-    """Training was asked to stop, and has saved its state."""
+    """Training was stopped by the user, and has saved its state."""
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -28,19 +32,19 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_state(path: Path, stage: str = "train") -> dict[str, Any]:
-    """Read a resume state; nothing in the file can run.
+    """Read a resume state; no code in the file is run.
 
     Raises:
         Tag2maskError: the file is damaged or not a resume state.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():  # torch reads flipped bytes without a word
+            if damaged := archive.testzip():  # torch does not notice flipped bytes
                 raise ValueError(f"{damaged} is damaged")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FAULTS_OF_THE_MACHINE:
         raise
-    except Exception as error:  # what a damaged file raises is the library's affair, and its advice is not ours
+    except Exception as error:  # a damaged file raises errors of many kinds
         raise Tag2maskError(
             f"{path} is not a readable resume state ({type(error).__name__}); --restart {stage} begins anew"
         ) from error
@@ -51,60 +55,70 @@ def load_state(path: Path, stage: str = "train") -> dict[str, Any]:
     return state
 
 
-class TrainingLog:
-    """log.jsonl: one JSON object a line, appended; lines from after the resumed step are dropped.
+class WeightAverage:
+    """The mean of the weights over the steps, each step counting (1 − decay) · decay^age; inactive without a decay.
+
+    In double precision: with a decay near 1 the changes are small compared with the weights. Source: ours.
 
     Attributes:
-        path: the file.
-        board: a writer of TensorBoard's, or None.
-        last: the step of the last line that was kept of an earlier command; 0 without one.
+        decay: how much of the mean each step keeps, in (0, 1), or None.
+        weights: float64, the mean of each trainable weight and running statistic, by name.
     """
 
-    def __init__(self, path: Path, *, step: int, board: Any = None) -> None:
-        """Open the log at ``path`` to go on after ``step``; ``board`` is a writer of TensorBoard's, or None."""
-        self.path, self.board = path, board
-        kept = [line for line in log_lines(path) if json.loads(line)["step"] <= step]
-        self.last: int = json.loads(kept[-1])["step"] if kept else 0
-        write_text(path, "".join(f"{line}\n" for line in kept))
+    def __init__(self, network: nn.Module, decay: float | None) -> None:
+        """Begin with the weights of ``network``."""
+        self.decay = decay
+        self.weights = {} if decay is None else {name: value.double() for name, value in self._followed(network)}
 
-    def append(self, values: Mapping[str, float]) -> None:
-        """Add one line; ``values`` hold the `step`."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(values), allow_nan=False) + "\n")
-        if self.board is not None:
-            for name, value in values.items():
-                if name != "step":
-                    self.board.add_scalar(name, value, int(values["step"]))
-            self.board.flush()
+    @staticmethod
+    def _followed(network: nn.Module) -> list[tuple[str, Tensor]]:
+        """Trainable weights and running statistics."""
+        training = {name for name, value in network.named_parameters() if value.requires_grad}
+        running = {name for name, value in network.named_buffers() if value.is_floating_point()}
+        state = network.state_dict()
+        return [(name, value.detach()) for name, value in state.items() if name in training or name in running]
 
+    def follow(self, network: nn.Module) -> None:
+        """Include the weights after a step."""
+        if self.decay is not None:
+            for name, value in self._followed(network):
+                self.weights[name] = self.weights[name].to(value.device).lerp_(value.double(), 1 - self.decay)
 
-@contextmanager
-def training_log(folder: Path, *, step: int, tensorboard: bool) -> Iterator[TrainingLog]:
-    """The log of the training in ``folder``, from ``step`` on.
-
-    With ``tensorboard`` the same values also go into the folder `tensorboard` beside it, of which curves from after
-    the step are hidden.
-    """
-    if not tensorboard:
-        yield TrainingLog(folder / "log.jsonl", step=step)
-        return
-    from torch.utils.tensorboard import SummaryWriter  # it is an extra
-
-    with SummaryWriter(folder / "tensorboard", purge_step=step + 1) as board:
-        yield TrainingLog(folder / "log.jsonl", step=step, board=board)
+    def take_over(self, network: nn.Module) -> None:
+        """Give the network the mean weights."""
+        state = network.state_dict()
+        network.load_state_dict(state | {name: value.to(state[name]) for name, value in self.weights.items()})
 
 
-def log_lines(path: Path) -> Iterator[str]:
-    """The whole lines of a log that may end in half a line."""
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            return
-        step = entry.get("step") if isinstance(entry, dict) else None
-        if not isinstance(step, int | float) or not 0 <= step < 2**63:  # neither is NaN
-            return
-        yield line
+class BestWeights:
+    """The weights of the step with the highest validation figure; inactive unless ``enabled``."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        """Nothing has been measured yet."""
+        self.enabled = enabled
+        self.figure: float | None = None
+        self.step = 0
+        self.weights: dict[str, Tensor] = {}
+
+    def offer(self, network: nn.Module, figures: Mapping[str, float], step: int) -> None:
+        """Keep the network's weights if their figure is the highest so far."""
+        figure = figures.get(FIGURE)
+        if self.enabled and figure is not None and (self.figure is None or figure > self.figure):
+            self.figure, self.step = figure, step
+            self.weights = {name: copy.deepcopy(value.detach().cpu()) for name, value in network.state_dict().items()}
+
+    def state(self) -> dict[str, Any]:
+        """For the resume state."""
+        return {"figure": self.figure, "step": self.step, "weights": self.weights}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned."""
+        self.figure, self.step, self.weights = state["figure"], state["step"], dict(state["weights"])
+
+    def take_over(self, network: nn.Module) -> None:
+        """Give the network the best weights, if there are any."""
+        if self.weights:
+            network.load_state_dict(self.weights)
 
 
 class StopRequest:
@@ -116,12 +130,12 @@ class StopRequest:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received and number == SIGINT:
-            raise KeyboardInterrupt  # a second Ctrl-C means now
+            raise KeyboardInterrupt  # a second Ctrl-C stops at once
         self.received = True
 
     @contextmanager
     def listen(self) -> Iterator["StopRequest"]:
-        """Note SIGTERM and Ctrl-C instead of dying of them; only the main thread can."""
+        """Record SIGTERM and Ctrl-C instead of ending; only in the main thread."""
         if current_thread() is not main_thread():
             yield self
             return

@@ -1,9 +1,8 @@
-"""Heads of DeepLab: from the last stage of a backbone to the logits of the classes.
+"""Heads of segmentation networks: from the maps of a backbone to the logits of the classes.
 
-Parameters carry the names of the public checkpoints below `head.`: `stages.c0` … `stages.c3` of a `SumHead` are those
-of `aspp.` in the PyTorch port of DeepLabV2; `branch1` … `branch5_bn` and `conv_cat` of a `ConcatHead` those of `aspp.`
-in the checkpoints that it comes from, which have `cls_conv` beside it; a `LargeFovHead` has `conv_fov`, `bn_fov`,
-`conv_fov2`, `bn_fov2` and `cls_conv` as they are. The number of classes is free.
+Parameters carry the names of public checkpoints below `head.`: `stages.c0` … of `SumHead` are those of `aspp.` in the
+PyTorch port of DeepLabV2; `branch1` … `branch5_bn` and `conv_cat` of `ConcatHead` those of `aspp.` in the HSC code;
+`LargeFovHead` keeps its published names; `SegformerHead` those of `decode_head.` in `transformers`.
 """
 
 from collections.abc import Sequence
@@ -12,24 +11,28 @@ import torch
 from torch import Tensor, nn
 
 from tag2mask.errors import UsageError
-from tag2mask.networks.stages import Stage
+from tag2mask.networks.stages import Stage, to_grid
 
 RATES = (6, 12, 18, 24)
 """Dilations of the four parallel convolutions. Source: Chen et al., DeepLab, TPAMI 2018, "ASPP-L"."""
 
 
 class Head(nn.Module):
-    """From the maps of a backbone to logits.
+    """From the maps of a backbone to logits. Random weights come from torch's global generator.
 
     Attributes:
-        stride: pixels a cell of the logits.
-        levels: indices of the stages that it reads.
-        align_corners: how its logits are brought to the image's size in the publication.
+        stride: pixels per cell of the logits; that of the last stage unless a head sets another.
+        levels: indices of the stages that it reads; the last stage unless a head sets others.
+        align_corners: how the publication brings logits to the image's size.
     """
 
-    stride: int
-    levels: tuple[int, ...]
     align_corners: bool = True
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        """``stages`` are those of the backbone."""
+        super().__init__()
+        self.stride: int = stages[-1].stride
+        self.levels: tuple[int, ...] = (len(stages) - 1,)
 
     def forward(self, maps: Sequence[Tensor], inside: Tensor | None = None) -> Tensor:
         """Logits (N, outputs, h, w).
@@ -37,33 +40,21 @@ class Head(nn.Module):
         Args:
             maps: of all stages of the backbone, each (N, channels, ·, ·).
             inside: bool (N, ·, ·) on the grid of the last stage, False where there is nothing but padding; each image
-                has a cell that is True. None means that there is no padding.
+                has a cell that is True. None: no padding.
         """
         raise NotImplementedError
 
 
-class _LastStageHead(Head):
-    """Reads the last stage and keeps its grid."""
-
-    def __init__(self, stages: Sequence[Stage]) -> None:
-        super().__init__()
-        self.stride, self.levels = stages[-1].stride, (len(stages) - 1,)
-
-
-class SumHead(_LastStageHead):
-    """The sum of four 3×3 convolutions of different dilations, from the stage straight to the classes.
+class SumHead(Head):
+    """The sum of four 3×3 convolutions of different dilations, from the last stage straight to the classes.
 
     Weights are drawn from N(0, 0.01²), biases are 0.
-
-    Args:
-        stages: of the backbone.
-        outputs: channels of the logits.
 
     Source: Chen et al., DeepLab, TPAMI 2018; its PyTorch port for the names.
     """
 
     def __init__(self, stages: Sequence[Stage], outputs: int) -> None:
-        """Random weights, from torch's global generator."""
+        """``outputs`` are the channels of the logits."""
         super().__init__(stages)
         channels = stages[-1].channels
         self.stages = nn.ModuleDict(
@@ -81,22 +72,17 @@ class SumHead(_LastStageHead):
         return first  # type: ignore[no-any-return]
 
 
-class ConcatHead(_LastStageHead):
-    """Four dilated 3×3 convolutions and the mean of the image, side by side, then two 1×1 convolutions.
+class ConcatHead(Head):
+    """Four dilated 3×3 convolutions and the mean of the image, concatenated, then two 1×1 convolutions.
 
-    The mean leaves padding out. Two layers of dropout of 0.5 stand before the classes, as published.
+    Two layers of dropout of 0.5 stand before the classes. Kaiming normal weights over fan-out.
 
-    Args:
-        stages: of the backbone.
-        outputs: channels of the logits.
-        width: channels of each branch and after they are merged.
-        momentum: of the running statistics of batch norm.
-
-    Source: the segmentation part of the public HSC code, which calls it DeepLabV2; leaving out padding is ours.
+    Source: the segmentation part of the public HSC code, which calls it DeepLabV2; leaving padding out of the mean is
+    ours.
     """
 
     def __init__(self, stages: Sequence[Stage], outputs: int, *, width: int = 256, momentum: float = 0.1) -> None:
-        """Random weights, from torch's global generator: Kaiming normal over fan-out."""
+        """``width`` channels per branch and after the merge; ``momentum`` of batch norm's running statistics."""
         super().__init__(stages)
         channels = stages[-1].channels
         self.branch1, self.branch2, self.branch3, self.branch4 = (
@@ -127,21 +113,17 @@ class ConcatHead(_LastStageHead):
         return self.cls_conv(self.dropout1(self.conv_cat(torch.cat([*parts, mean], dim=1))))  # type: ignore[no-any-return]
 
 
-class LargeFovHead(_LastStageHead):
+class LargeFovHead(Head):
     """A 3×3 convolution of dilation 12 and a 1×1 convolution, each with batch norm and ReLU, dropout, and the classes.
 
-    Args:
-        stages: of the backbone.
-        outputs: channels of the logits.
-        width: channels of both convolutions.
-        momentum: of the running statistics of batch norm.
+    Kaiming normal weights over fan-out.
 
     Source: the public code that trains ResNet-38 on pseudo masks of SEAM; Chen et al., ICLR 2015, for the field of
     view.
     """
 
     def __init__(self, stages: Sequence[Stage], outputs: int, *, width: int = 512, momentum: float = 0.1) -> None:
-        """Random weights, from torch's global generator: Kaiming normal over fan-out."""
+        """``width`` channels of both convolutions; ``momentum`` of batch norm's running statistics."""
         super().__init__(stages)
         self.conv_fov = nn.Conv2d(stages[-1].channels, width, 3, padding=12, dilation=12, bias=False)
         self.bn_fov = nn.BatchNorm2d(width, momentum=momentum)
@@ -156,6 +138,50 @@ class LargeFovHead(_LastStageHead):
         x = self.bn_fov(self.conv_fov(maps[-1])).relu_()
         x = self.bn_fov2(self.conv_fov2(x)).relu_()
         return self.cls_conv(self.dropout1(x))  # type: ignore[no-any-return]
+
+
+class SegformerHead(Head):
+    """All levels to one width, brought to the finest grid, concatenated, merged and classified.
+
+    As in `transformers` except for odd sizes, where cells keep their places instead of being stretched. The linear
+    layers there are 1×1 convolutions here: `projections.0.weight`, ….
+
+    Source: Xie et al., SegFormer, NeurIPS 2021, section 3.2; for other backbones than its own ours.
+    """
+
+    align_corners = False
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        outputs: int,
+        *,
+        levels: tuple[int, ...],
+        width: int = 256,
+        dropout: float = 0.1,
+        momentum: float = 0.1,
+    ) -> None:
+        """Reads the stages at ``levels``, on the grid of the first of them; ``dropout`` stands before the classes."""
+        super().__init__(stages)
+        self.levels = levels
+        self.strides = tuple(stages[level].stride for level in levels)
+        self.stride = self.strides[0]
+        self.projections = nn.ModuleList(nn.Conv2d(stages[level].channels, width, 1) for level in levels)
+        self.linear_fuse = nn.Conv2d(width * len(levels), width, 1, bias=False)
+        self.batch_norm = nn.BatchNorm2d(width, momentum=momentum)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Conv2d(width, outputs, 1)
+
+    def forward(self, maps: Sequence[Tensor], inside: Tensor | None = None) -> Tensor:
+        """See `Head.forward`."""
+        finest = maps[self.levels[0]]
+        size = int(finest.shape[2]), int(finest.shape[3])
+        parts = [
+            to_grid(projection(maps[level]), stride, self.stride, size)
+            for level, stride, projection in zip(self.levels, self.strides, self.projections, strict=True)
+        ]
+        x = self.batch_norm(self.linear_fuse(torch.cat(parts[::-1], dim=1))).relu_()
+        return self.classifier(self.dropout(x))  # type: ignore[no-any-return]
 
 
 def _normed(convolution: nn.Conv2d, momentum: float) -> nn.Sequential:
@@ -173,7 +199,7 @@ def _initialise(head: nn.Module) -> None:
 
 
 def _mean(x: Tensor, inside: Tensor | None) -> Tensor:
-    """The mean of (N, C, h, w) over the cells of the photograph: (N, C, 1, 1)."""
+    """The mean of (N, C, h, w) over the cells of the image: (N, C, 1, 1)."""
     if inside is None:
         return x.mean(dim=(2, 3), keepdim=True)
     weight = inside.unsqueeze(1).to(x.dtype)  # (N, 1, h, w)

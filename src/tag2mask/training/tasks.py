@@ -1,0 +1,205 @@
+"""The training tasks: the POT network, IRN's edge network and the segmentation network, each with its loss.
+
+POT network: L = λ_cls · multi-label soft margin + λ_ot · L_otcon + λ_ext · L_ext (docs/method.md, "Loss", and
+docs/seeds.md for L_ext).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tag2mask.data.images import IGNORED
+from tag2mask.data.training_set import LabelledSet, TrainingSet
+from tag2mask.distributed import mean_over_processes
+from tag2mask.networks.edge_network import EdgeNetwork
+from tag2mask.networks.pot_network import PotNetwork, PotOutput
+from tag2mask.networks.segmentation import SegmentationNetwork
+from tag2mask.networks.stages import image_cells
+from tag2mask.pot import PotSettings, consistency_loss, normalised_cams, transport_cams
+from tag2mask.pot.external import ExternalSettings, base_cams, external_loss, external_target, suppressed
+from tag2mask.refine.affinity_loss import AffinityLoss, affinity_loss, reduced_labels
+from tag2mask.training.engine import Group, Task
+from tag2mask.training.settings import EdgeSettings, SegmentSettings, TrainSettings
+
+_LEAST_WEIGHT = 1e-6
+"""The least sum of the weights of a batch: a batch without labels has a loss of 0, not of 0 / 0."""
+
+
+@dataclass(frozen=True)
+class PotLosses:
+    """The loss of a batch and its parts, scalars; ``consistency`` and ``external`` are None while they are left out."""
+
+    total: Tensor
+    classification: Tensor
+    consistency: Tensor | None
+    external: Tensor | None = None
+
+
+def objective(
+    output: PotOutput,
+    tags: Tensor,
+    valid: Tensor,
+    settings: TrainSettings,
+    pot: PotSettings,
+    *,
+    stride: int,
+    progress: float,
+    external: Tensor | None = None,
+    use: ExternalSettings | None = None,
+) -> PotLosses:
+    """The loss of the POT network for one batch.
+
+    Args:
+        tags: (N, C) bool.
+        valid: (N, H, W) bool, False = padding.
+        pot: of POT; the thresholds for a single scale are used.
+        stride: pixels per cell of the output.
+        progress: share of the steps already done, in [0, 1).
+        external: (N, C, h, w) in [0, 1] or `NO_MAP`, external base CAMs, transformed as the images; None without any.
+        use: how these are used; needed with ``external``.
+
+    Returns:
+        the losses, each a mean over images.
+    """
+    classification = F.multilabel_soft_margin_loss(output.logits.float(), tags.float())
+    total = settings.classification_weight * classification
+    teaches = external is not None and use is not None and use.consistency_weight > 0
+    if (settings.consistency_weight == 0 and not teaches) or progress < settings.consistency_start:
+        return PotLosses(total, classification, None)
+    cells = image_cells(valid, (output.cams.shape[2], output.cams.shape[3]), stride=stride)
+    cams = normalised_cams(output.cams.float(), tags, cells)
+    base = cams.detach()
+    if external is not None and use is not None:
+        base = base_cams(base, external, tags, use, cells)
+    # Where POT only teaches, its features need no gradient, which saves their backward pass.
+    features = output.features.detach() if settings.stop_gradient == "pot" else output.features
+    result = transport_cams(features, base, tags, pot.one_scale(), valid=cells)
+    if external is not None and use is not None:
+        result = suppressed(result, external, use)
+    consistency = outside = None
+    if settings.consistency_weight:
+        consistency = consistency_loss(cams, tags, result, stop_gradient=settings.stop_gradient)
+        total = total + settings.consistency_weight * consistency
+    if external is not None and use is not None and teaches:
+        target = external_target(result, external, use)
+        outside = external_loss(cams, tags, external, target, result)
+        total = total + use.consistency_weight * outside
+    return PotLosses(total, classification, consistency, outside)
+
+
+def pot_task(
+    network: PotNetwork,
+    samples: TrainingSet,
+    settings: TrainSettings,
+    pot: PotSettings,
+    external: ExternalSettings | None = None,
+) -> Task:
+    """The training of the POT network on views of tagged images; ``external``: how their external CAMs are used."""
+
+    def losses(wrapped: nn.Module, batch: Mapping[str, Tensor], progress: float) -> PotLosses:
+        output = wrapped(batch["image"], batch["valid"])
+        return objective(
+            output,
+            batch["tags"].bool(),
+            batch["valid"],
+            settings,
+            pot,
+            stride=network.stride,
+            progress=progress,
+            external=batch["external"].float() if "external" in batch else None,
+            use=external,
+        )
+
+    groups = (Group(network.backbone_parameters()), Group(network.head_parameters(), settings.head_factor))
+    # The side projections have no gradient while the consistency loss is off.
+    return Task("train", network, samples, groups, losses, may_lack_gradients=True)
+
+
+def edge_task(network: EdgeNetwork, samples: LabelledSet, settings: EdgeSettings) -> Task:
+    """The training of the edge branch by IRN's affinity loss, on views of images with sure labels."""
+
+    def losses(wrapped: nn.Module, batch: Mapping[str, Tensor], progress: float) -> AffinityLoss:
+        logits: Tensor = wrapped(batch["image"], batch["valid"])
+        labels = reduced_labels(batch["labels"], (logits.shape[1], logits.shape[2]))
+        return affinity_loss(logits, labels)
+
+    return Task("edges", network, samples, (Group(list(network.branch.parameters())),), losses)
+
+
+@dataclass(frozen=True)
+class SegmentationLoss:
+    """The cross entropy of a batch.
+
+    Attributes:
+        total: a scalar: the mean over labelled pixels, weighted if they are, summed over the sets of logits.
+    """
+
+    total: Tensor
+
+
+def segmentation_loss(
+    logits: Tensor | Sequence[Tensor], labels: Tensor, weights: Tensor | None = None
+) -> SegmentationLoss:
+    """Cross entropy over the pixels that are not ignored.
+
+    Args:
+        logits: float (N, C + 1, H, W), background first; or several of any sizes, one per scale: the labels are then
+            reduced to the size of each by nearest-neighbour interpolation, and the losses summed.
+        labels: uint8 (N, H, W), class ids, 0 = background, 255 = ignored.
+        weights: float (N, H, W), not negative, of each label; None: 1.
+
+    Returns:
+        the loss; 0 where no pixel is labelled.
+
+    Source: one set of logits as in HSC_WSSS, several as in the public PyTorch port of DeepLabV2; weights ours.
+    """
+    weights = (labels != IGNORED).float() if weights is None else weights * (labels != IGNORED)
+    if isinstance(logits, Tensor):
+        return SegmentationLoss(_cross_entropy(logits, labels, weights))
+    losses = [_cross_entropy(each, _nearest(labels, each), _nearest(weights, each)) for each in logits]
+    return SegmentationLoss(torch.stack(losses).sum())
+
+
+def segmentation_task(
+    network: SegmentationNetwork,
+    samples: LabelledSet,
+    settings: SegmentSettings,
+    validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+) -> Task:
+    """The training of a segmentation network on views of labelled images; ``validate`` as in `Task`."""
+
+    def losses(wrapped: nn.Module, batch: Mapping[str, Tensor], progress: float) -> SegmentationLoss:
+        labels = batch["labels"]
+        logits = wrapped(batch["image"], batch["valid"])
+        if isinstance(logits, Tensor):
+            logits = network.to_pixels(logits, (int(labels.shape[1]), int(labels.shape[2])))
+        return segmentation_loss(logits, labels, batch.get("weights"))
+
+    named, head, bias = network.parameter_groups(), settings.head_factor, settings.bias_factor
+    groups = (
+        Group(named.backbone_weights),
+        Group(named.backbone_biases, bias, decay=False),
+        Group(named.backbone_norms, decay=False),
+        Group(named.head_weights, head),
+        Group(named.head_biases, head * bias, decay=False),
+        Group(named.head_norms, head, decay=False),
+    )
+    return Task("segment", network, samples, groups, losses, validate=validate)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """The weighted mean over labelled pixels, in float32; 0 without any. The weight of ignored pixels is 0.
+
+    Each process divides by the mean of all processes' weights: the mean of their results is that over all pixels.
+    """
+    losses = F.cross_entropy(logits.float(), labels.long(), ignore_index=IGNORED, reduction="none")
+    return (losses * weights).sum() / mean_over_processes(weights.sum()).clamp_min(_LEAST_WEIGHT)
+
+
+def _nearest(maps: Tensor, logits: Tensor) -> Tensor:
+    """Maps (N, H, W) on the grid of logits (N, K, h, w): the pixel at the centre of each cell."""
+    size = [int(side) for side in logits.shape[2:]]
+    return F.interpolate(maps[:, None].float(), size=size, mode="nearest-exact")[:, 0].to(maps.dtype)
