@@ -14,7 +14,6 @@ from PIL import Image
 from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tag2mask.pipeline.inputs import QualityInputs
 
 from run_tiny import files_of, run
 from tag2mask.cam_files import CamFile, read_cam, write_cam
@@ -30,8 +29,8 @@ from tag2mask.data.photo import Photo
 from tag2mask.files import write_bytes
 from tag2mask.formats import ExportSettings, export_masks
 from tag2mask.origin import mask_origin
-from tag2mask.pipeline import together
-from tag2mask.pipeline.confidence import Confidence
+from tag2mask.pipeline import stages as together
+from tag2mask.pipeline.confidence import Confidence, QualityInputs
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs
 from tag2mask.pipeline.run_folder import RunFolder

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tag2mask.pipeline.learnt_from import LearntFrom
 
 from run_tiny import Capture, files_of, run, words
 from tag2mask.cam_files import read_ids
@@ -26,7 +25,7 @@ from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.formats.target import whole_target
 from tag2mask.pipeline import segment as stage
 from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.corrections import corrections_folder, newer_tags, remembered_corrections
+from tag2mask.pipeline.corrections import LearntFrom, corrections_folder, newer_tags, remembered_corrections
 from tag2mask.pipeline.exchange import mask_source
 from tag2mask.pipeline.progress import StageResult
 from tag2mask.pipeline.reading import photographs

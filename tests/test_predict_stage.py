@@ -14,7 +14,7 @@ from tag2mask.cli import main
 from tag2mask.data import read_mask
 from tag2mask.data.photos import Photo
 from tag2mask.pipeline import predict as stage
-from tag2mask.pipeline import read_bounded as reading
+from tag2mask.pipeline import reading
 from tag2mask.predictor import Predictor
 from test_data_images import png_claiming
 
