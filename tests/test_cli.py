@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from run_tiny import TINY_WORDS, Capture
 from tag2mask.cli import main
@@ -214,6 +215,38 @@ def test_a_run_remembers_its_data_and_takes_settings_on_top(
         found = config_of(capsys, *words)
         assert found["data"] == known["data"] and found["out"] is None  # results go nowhere by themselves
         assert config_of(capsys, *words, "--out", "y")["out"] == "y"
+
+
+def test_two_recipes_are_never_mixed(done: Path, tmp_path: Path, capsys: Capture) -> None:
+    known = yaml.safe_load((done / "config.yaml").read_text())
+    fresh = config_of(capsys, "run", "--config", "voc", "--out", str(tmp_path))
+    found = config_of(capsys, "run", "--config", "voc", "--out", str(done))
+    assert found["data"] == {**known["data"], "kind": "voc", "split": "train_aug"}
+    for section in fresh.keys() - {"data", "out"}:
+        assert found[section] == fresh[section]
+    found = config_of(capsys, "segment", str(done), "--config", "deeplab-msc")  # a part lies on top of the run's own
+    assert found["train"] == known["train"] and found["segment"]["network"]["backbone"] == "resnet101-caffe"
+
+
+def test_other_data_on_a_run_is_not_read_with_what_the_run_remembers(
+    done: Path, scenes: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    other = tmp_path / "other"
+    (other / "cat").mkdir(parents=True)
+    Image.new("RGB", (40, 40)).save(other / "cat/a.png")
+    assert main(["check", str(other)]) in (0, 1)
+    capsys.readouterr()
+    assert main(["run", str(other), "--out", str(done), "--dry-run"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "split" in said and str(scenes / "masks") not in said  # neither its tags nor its masks
+
+
+def test_a_command_works_in_the_run_that_it_names_alone(done: Path, scenes: Path, capsys: Capture) -> None:
+    assert main(["cams", str(done / "typo"), "--data.root", str(scenes), "--dry-run"]) in (0, 2)
+    found = config_of(capsys, "cams", str(done / "typo"), "--data.root", str(scenes))
+    assert found["out"] == str(done / "typo")
+    assert main(["run", str(scenes), "--out", ""]) == 2
+    assert "an argument is empty" in capsys.readouterr().err
 
 
 def test_data_is_an_argument(scenes: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -145,6 +145,41 @@ def test_an_image_that_was_replaced_and_a_torn_mask_are_labelled_again(
     assert changed == {"p0.png"}
 
 
+def test_an_overlay_is_never_of_an_earlier_mask(photos: Path, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(photos, model, out, "--overlays") == 0
+    before = (out / "overlays/p0.jpg").read_bytes()
+    picture(photos / "p0.png", 77)
+    assert run(photos, model, out) == 0
+    assert not (out / "overlays/p0.jpg").exists()
+    assert run(photos, model, out, "--overlays") == 0
+    assert (out / "overlays/p0.jpg").read_bytes() != before
+
+
+def test_masks_of_others_are_not_taken_for_its_own(
+    photos: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run(photos, model, out) == 0
+    assert run(photos / "sub", model, out / "inner") == 0
+    assert set(said(out)["photographs"]) == {*(f"p{number}" for number in range(6)), "sub/deep"}
+    assert run(photos, model, out, "--overwrite") == 0
+    assert (out / "inner/deep.png").is_file() and "inner/deep" not in said(out)["photographs"]
+    picture(photos / "new.png", 5)
+    Image.new("P", (32, 24)).save(out / "new.png")
+    capsys.readouterr()
+    assert run(photos, model, out) == 2
+    assert "new.png was not made by predict" in capsys.readouterr().err
+
+
+def test_shards_may_work_in_batches_of_other_sizes(photos: Path, model: Path, tmp_path: Path) -> None:
+    for number in range(30):
+        picture(photos / f"q{number:02}.png", number)
+    for shard, size in (("1/2", "2"), ("2/2", "4")):
+        assert run(photos, model, tmp_path / "out", "--shard", shard, "--predict.batch_size", size) == 0
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 37
+
+
 def test_a_kill_costs_what_was_not_written_down(
     photos: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

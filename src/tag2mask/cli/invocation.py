@@ -51,7 +51,9 @@ class Invocation:
     def run_folder(self) -> RunFolder:
         """The run folder that ``--out``, or the command's argument, names."""
         if self.config.out is None:
-            raise UsageError(f"{self.command} needs --out RUN, the run folder")
+            writes_elsewhere = self.command in ("predict", "export", "import")
+            place = "FOLDER, where the result goes" if writes_elsewhere else "RUN, the run folder"
+            raise UsageError(f"{self.command} needs --out {place}")
         return RunFolder(self.config.out)
 
     def lock(self, *, alone: bool = False) -> AbstractContextManager[None]:

@@ -216,14 +216,14 @@ def parse(name: str, command: Command, words: Sequence[str]) -> Parsed | None:
         return None
     own = list(inspect.signature(function).parameters.values())[1:]
     arguments, options = _separated(words, function)
-    if "" in arguments:
-        raise UsageError("an argument is empty; is a variable of the shell not set?")
     given = _given(options)
+    if "" in arguments or "" in (given.get("out"), given.get("config")):
+        raise UsageError("an argument is empty; is a variable of the shell not set?")
     _refuse_out(name, command, given)
     places = {each.name: place for each, place in zip(own, arguments, strict=False)}
     run = _run_of(name, command, places.get(command.run), given)
     words = [*options, *(["--", *arguments] if arguments else [])]
-    namespace = parsed(parser, expand_presets([*_base(name, command, options, run), *words]))
+    namespace = parsed(parser, [*_base(name, command, options, run), *expand_presets(words)])
     config = to_config(parser, namespace)
     _refuse_sections(name, command, given)
     values = {each.name: _value(each, namespace) for each in own}
@@ -258,9 +258,9 @@ def _run_of(name: str, command: Command, place: str | None, given: Mapping[str, 
     if place is None:
         return None
     path = Path(place)
-    if name != "export" and (path / "config.yaml").is_file():  # one beside masks may be anybody's
+    if name != "export" and (path / "config.yaml").is_file():  # a file of that name next to masks may be anybody's
         return path
-    return run_of(path)
+    return run_of(path) if command.writes or name == "evaluate" else None
 
 
 def _separated(words: Sequence[str], function: Callable[..., Any]) -> tuple[list[str], list[str]]:
@@ -292,12 +292,36 @@ def _given(words: Sequence[str]) -> dict[str, str]:
 
 
 def _base(name: str, command: Command, words: Sequence[str], run: Path | None) -> list[str]:
-    """What lies below the words: the settings of the run folder, else the command's preset unless another is named."""
+    """What lies below the words: the settings of the run folder, else the command's preset unless another is named.
+
+    Of a run folder only the data, where ``--config`` names a whole recipe: two recipes are never mixed.
+    """
     if name == "demo":
-        return ["--config", f"{command.preset}-quick" if "--quick" in words else command.preset]
+        return ["--config", str(presets()[f"{command.preset}-quick" if "--quick" in words else command.preset])]
+    files = _config_files(words)
     if run is not None:
-        return ["--config", str(run / "config.yaml")]
-    return [] if _config_files(words) else ["--config", command.preset]
+        own = run / "config.yaml"
+        return ["--config", _data_of(own) if any(map(_is_recipe, files)) else _current(own)]
+    return [] if files else ["--config", str(presets()[command.preset])]
+
+
+def _is_recipe(name: str) -> bool:
+    """Whether a preset or file of settings is a whole recipe: what it leaves out are defaults, not a run's values."""
+    return {"network", "train"} <= _sections_in(presets().get(name, Path(name))).keys()
+
+
+def _data_of(file: Path) -> str:
+    """The data of a run's settings, as YAML."""
+    return yaml.safe_dump({"data": _sections_in(file).get("data") or {}}, allow_unicode=True)
+
+
+def _sections_in(file: Path) -> dict[str, Any]:
+    """The sections of a file of settings; none where it cannot be read, which the parser reports."""
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _config_files(words: Sequence[str]) -> list[str]:
@@ -365,7 +389,7 @@ def _current(file: Path) -> str:
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
-            return str(file)
+            raise UsageError("it holds no settings; it should be YAML with sections, as --print-config prints it")
         kept = current(Config(), values)
     except UsageError as error:
         raise UsageError(f"{file}: {error}") from error

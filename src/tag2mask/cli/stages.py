@@ -115,6 +115,10 @@ def with_data(call: Invocation, data: Path | None) -> Invocation:
     if f"data.{name}" in call.given:
         raise UsageError(f"{data} and --data.{name} {call.given[f'data.{name}']} both name the data; give one of them")
     own = call.config.data
+    before = own.tags if name == "tags" else own.root
+    if before is not None and before.absolute() != data.absolute():  # what the run remembers is of other data
+        kept = {each: None for each in ("root", "tags", "masks") if f"data.{each}" not in call.given}
+        own = replace(own, **kept)  # type: ignore[arg-type]
     own = replace(own, tags=data) if name == "tags" else replace(own, root=data)
     return call.with_config(replace(call.config, data=own))
 

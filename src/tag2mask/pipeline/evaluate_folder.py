@@ -47,7 +47,6 @@ def _figures(config: Config, folder: Path, photos: PhotoSet, console: Console) -
     )  # beside painted masks lies an .npz, the index of annotations
     if cams and next(files_below(folder, ".npz"), None) is None:
         raise UsageError(f"{folder} holds neither masks (.png) nor CAM files (.npz)")
-    photos = photos.of(photos.photos)
     with counted_bar(console, folder, len(photos.photos)) as on_photo:
         if cams:
             thresholds = sorted(config.evaluate.thresholds)

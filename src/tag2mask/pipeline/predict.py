@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,10 @@ OVERLAY_SIDE = 2048
 
 _TOGETHER_PIXELS = 1 << 23
 """Images wait for each other to go through the network together while they have fewer pixels than this."""
+
+
+_BLOCK = 16
+"""Images that are dealt to a shard at a time: whole batches of the usual sizes."""
 
 
 class Predict(Stage):
@@ -66,6 +70,11 @@ class Predict(Stage):
         self.place, self.overlays, self.overwrite = Path(place), overlays, overwrite
         self.model = require_network_file(model)
 
+    @cached_property
+    def network(self) -> str:
+        """A digest of the network's file, taken once: what is loaded is what is recorded."""
+        return _digest(self.model)
+
     def photos(self, config: Config, run: RunFolder) -> PhotoSet:
         """The images to label, up to the limit; looked for once in a command.
 
@@ -81,7 +90,7 @@ class Predict(Stage):
 
     def settings(self, config: Config, photos: PhotoSet) -> Settings:
         """Those of prediction, and the network's content: it is the same wherever it lies."""
-        return {"predict": plain(config.predict, affecting=True), "network": _digest(self.model)}
+        return {"predict": plain(config.predict, affecting=True), "network": self.network}
 
     def require(self, config: Config, run: RunFolder, photos: PhotoSet) -> None:
         """See that the masks may be written there; nothing is.
@@ -94,7 +103,9 @@ class Predict(Stage):
         run.check(self, self.fingerprint(config, photos), anew=self.overwrite)
         if run.has_record(self.name):
             return
-        targets = chain([run / RECORD], (run / f"{photo.id}.png" for photo in photos.photos))
+        names = [f"{photo.id}.png" for photo in photos.photos]
+        names += [f"overlays/{photo.id}.jpg" for photo in photos.photos] if self.overlays else []
+        targets = (run / name for name in (RECORD, *names))
         if found := next((path for path in targets if path.exists()), None):
             raise UsageError(f"{found} was not made by predict, which would overwrite it; use another --out")
 
@@ -141,8 +152,11 @@ class Predict(Stage):
                             continue
                         says = json.dumps(_said(photo, photos.root, prediction, classes))
                         write_mask(run / f"{photo.id}.png", prediction.labels, made_from=origin, prediction=says)
+                        overlay = run / f"overlays/{photo.id}.jpg"
                         if self.overlays:
-                            _write_overlay(run / f"overlays/{photo.id}.jpg", image, prediction.labels, palette)
+                            _write_overlay(overlay, image, prediction.labels, palette)
+                        else:  # one that is there is of an earlier mask
+                            overlay.unlink(missing_ok=True)
                         result.done += 1
                     advance(result.done)
         finally:
@@ -164,6 +178,8 @@ class Predict(Stage):
             return True
         mask = run / f"{photo.id}.png"
         recorded = mask_origin(mask)
+        if recorded is not None and not mask_text(mask, PREDICTION_KEY):
+            raise UsageError(f"{mask} was not made by predict, which would overwrite it; use another --out")
         return recorded is None or not is_of_image_text(recorded, photo.path, mask)
 
 
@@ -172,8 +188,10 @@ RECORD = "predictions.json"
 
 
 def _predictions(run: RunFolder) -> dict[str, Any]:
-    """What the masks in a folder say, by ID, sorted; of those that `predict` made."""
-    said = {name.removesuffix(".png"): mask_text(run / name, PREDICTION_KEY) for name in files_below(run.path, ".png")}
+    """What the masks in a folder say, by ID, sorted; of those that `predict` made here, not in a folder inside it."""
+    inner = [str(each.parent.parent.relative_to(run.path)) for each in run.path.glob("*/**/predict/stage.json")]
+    names = [each for each in files_below(run.path, ".png") if not each.startswith(tuple(f"{name}/" for name in inner))]
+    said = {name.removesuffix(".png"): mask_text(run / name, PREDICTION_KEY) for name in names}
     return {name: json.loads(said[name] or "") for name in sorted(said) if said[name]}
 
 
@@ -187,12 +205,11 @@ def _clear(run: RunFolder) -> None:
 
 
 def _of_this_command(photos: PhotoSet, config: Config) -> list[Photo]:
-    """The images, or every n-th batch of them where there are shards."""
+    """The images, or every n-th block of them where there are shards, whatever the batch size of each."""
     chosen = photos.photos
     number, count = config.shard_of()
-    step = config.predict.batch_size
-    starts = range(step * (number - 1), len(chosen), step * count)
-    return [photo for first in starts for photo in chosen[first : first + step]]
+    starts = range(_BLOCK * (number - 1), len(chosen), _BLOCK * count)
+    return [photo for first in starts for photo in chosen[first : first + _BLOCK]]
 
 
 def _groups(

@@ -60,13 +60,14 @@ def share_manifest(config: Config, run: RunFolder) -> None:
     key = _key(data_of(config, config.out), None)
     if is_main():
         photos = run.surveyed[key]
-        run.surveyed[key] = photos.of(photos.photos.saved(run / MANIFEST))
+        if config.shard is None:  # commands with shards may see other data, and each maps its own
+            run.surveyed[key] = photos.of(photos.photos.saved(run / MANIFEST))
     run.surveyed |= gathered({key: run.surveyed[key]} if is_main() else {})[0]
 
 
 def _key(data: DataSettings, split: str | None) -> str:
     """What a survey depends on."""
-    return repr(replace(data, split=data.split if split is None else split, intensity=None))
+    return repr(replace(data, split=data.split if split is None else split, intensity=None, corrections=None))
 
 
 def _refuse_run_inside(photos: PhotoSet, out: Path | None) -> None:

@@ -51,7 +51,7 @@ class RunFolder:
             UsageError: the path is a file.
         """
         if path.exists() and not path.is_dir():
-            raise UsageError(f"--out {path} is a file; it should name a folder")
+            raise UsageError(f"{path} is a file; it should be a folder")
         self.path = path
         self.surveyed: dict[str, PhotoSet] = {}
 

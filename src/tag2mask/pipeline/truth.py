@@ -69,10 +69,11 @@ def _paint(
     config: Config, painting: Painting, photos: Sequence[Photo], classes: tuple[str, ...], console: Console
 ) -> None:
     """Paint the masks that photographs lack."""
-    lacking = {photo.id for photo in photos if photo.mask is None}
+    there = painting.folder
+    lacking = {photo.id for photo in photos if photo.mask is None and not (there / f"{photo.id}.png").is_file()}
     if not lacking:
         return
-    if turned := turned_photographs((photo for photo in photos if photo.mask is None), painting.sizes):
+    if turned := turned_photographs((photo for photo in photos if photo.id in lacking), painting.sizes):
         sentence = (
             f"EXIF turns {len(turned)} of the {len(lacking)} photographs whose masks are painted from annotations: "
             f"{first_five(turned)}; masks of those that were annotated as they are stored, not upright, will not fit: "
