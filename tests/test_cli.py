@@ -250,6 +250,7 @@ def test_a_command_works_in_the_run_that_it_names_alone(done: Path, scenes: Path
 
 
 def test_data_is_an_argument(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert config_of(capsys, "run", str(scenes))["data"]["root"] == str(scenes)
     out = tmp_path / "out"
     base = ["--data.split", "train", "--data.masks", str(scenes / "masks"), "--out", str(out), *TINY_WORDS]
     assert main(["train", str(scenes), *base]) == 0

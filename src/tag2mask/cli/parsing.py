@@ -19,6 +19,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from tag2mask.cli.commands import Command
 from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.settings_help import argument_docs, render_help
+from tag2mask.cli.stages import with_data
 from tag2mask.errors import UsageError, first_five
 from tag2mask.fields import constant_of, constants, current
 from tag2mask.pipeline.config import Config, presets, to_yaml
@@ -233,14 +234,14 @@ def parse(name: str, command: Command, words: Sequence[str]) -> Parsed | None:
         config = replace(config, out=out if command.writes else run or values[command.run])
     if not named:
         config = with_remembered(config, config.data.corrections)
-    if namespace.print_config:
-        print(to_yaml(config), end="")
-        return None
 
     def on_top_of(folder: Path) -> Config:
         return to_config(parser, parsed(parser, expand_presets(["--config", str(folder / "config.yaml"), *words])))
 
     call = Invocation(name, config, given, named, on_top_of, namespace.dry_run, namespace.json)
+    if namespace.print_config:
+        print(to_yaml(with_data(call, values.get("data")).config), end="")
+        return None
     return function, call, values
 
 

@@ -44,11 +44,10 @@ def _figures(config: Config, folder: Path, photos: PhotoSet, console: Console) -
     extra = config.limit is not None
     cams = (
         next(files_below(folder, ".png"), None) is None
-    )  # beside painted masks lies an .npz, the index of annotations
+    )  # painted masks have an index of annotations, .npz, with them
     if cams and next(files_below(folder, ".npz"), None) is None:
         raise UsageError(f"{folder} holds neither masks (.png) nor CAM files (.npz)")
     with counted_bar(console, folder, len(photos.photos)) as on_photo:
         if cams:
-            thresholds = sorted(config.evaluate.thresholds)
-            return evaluate_cams(folder, photos, thresholds=thresholds, ids=ids, allow_extra=extra, on_photo=on_photo)
+            return evaluate_cams(folder, photos, ids=ids, allow_extra=extra, on_photo=on_photo)
         return evaluate_masks(folder, photos, ids=ids, allow_extra=extra, on_photo=on_photo)
