@@ -211,10 +211,10 @@ def parse(name: str, command: Command, words: Sequence[str]) -> Parsed | None:
     if "-h" in words or "--help" in words:
         print(render_help(name, command, function))
         return None
-    parser = _parser(name, function)
     if "--help-all" in words:
-        parser.print_help()
+        print(render_help(name, command, function, whole=True))
         return None
+    parser = _parser(name, function)
     own = list(inspect.signature(function).parameters.values())[1:]
     arguments, options = _separated(words, function)
     given = _given(options)

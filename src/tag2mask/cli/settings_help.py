@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from textwrap import wrap
 from typing import Any
 
 import yaml
@@ -39,8 +40,8 @@ def argument_docs(function: Callable[..., Any]) -> dict[str, str]:
     return {param.arg_name: param.description or "" for param in parse_docstring(function.__doc__ or "").params}
 
 
-def render_help(name: str, command: Command, function: Callable[..., Any]) -> str:
-    """The text of ``tag2mask COMMAND --help``, at most 100 lines."""
+def render_help(name: str, command: Command, function: Callable[..., Any], *, whole: bool = False) -> str:
+    """The text of ``tag2mask COMMAND --help``, at most 100 lines, or of ``--help-all``, with every setting it reads."""
     docs, arguments, options = argument_docs(function), {}, {}
     usage = []
     for parameter in list(inspect.signature(function).parameters.values())[1:]:
@@ -68,23 +69,29 @@ def render_help(name: str, command: Command, function: Callable[..., Any]) -> st
         f"Without --config and without a run folder: {command.preset}.",
         "",
     ]
-    settings = dict(_settings(command, presets()))
+    if whole:
+        return "\n".join([*lines, *_wrapped(dict(_settings(command)))])
+    settings = {setting: _first_sentence(text) for setting, text in _settings(command, presets())}
     if len(lines) + len(settings) >= MOST_LINES:
-        settings = dict(_settings(command, [command.preset]))
+        settings = {setting: _first_sentence(text) for setting, text in _settings(command, [command.preset])}
     title = "Settings with their values in that preset; --help-all has all of them:"
     return "\n".join([*lines, *([title] if settings else []), *_table(settings, 44)])
 
 
-def _settings(command: Command, some: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """The settings of a command that some presets set: name with its value, and the first sentence about it."""
+def _settings(command: Command, some: Iterable[str] | None = None) -> Iterator[tuple[str, str]]:
+    """The settings of a command that some presets set, None for all: name with its value, and what it is."""
     files = presets()
     contents = {name: dict(_leaves(yaml.safe_load(files[name].read_text(encoding="utf-8")))) for name in files}
-    names = ALWAYS.union(*(contents[name] for name in some))
     described = descriptions(Config())
+    names = set(described) if some is None else ALWAYS.union(*(contents[name] for name in some))
     for setting, value in {**dict(_leaves(plain(Config()))), **contents[command.preset]}.items():
         if setting in names and ("." not in setting or command.reads(setting)):
-            text = described.get(setting, "").partition(". ")[0].partition("; ")[0]
-            yield f"--{setting} {yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}", text
+            shown = yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
+            yield f"--{setting} {shown}", described.get(setting, "")
+
+
+def _first_sentence(text: str) -> str:
+    return text.partition(". ")[0].partition("; ")[0]
 
 
 def descriptions(settings: Any, prefix: str = "") -> dict[str, str]:
@@ -109,6 +116,12 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from _leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def _wrapped(rows: Mapping[str, str]) -> Iterator[str]:
+    for name, text in rows.items():
+        yield f"  {name}"
+        yield from wrap(text, _WIDTH, initial_indent="      ", subsequent_indent="      ")
 
 
 def _table(rows: Mapping[str, str], width: int) -> Iterator[str]:

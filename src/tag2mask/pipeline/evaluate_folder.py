@@ -42,9 +42,8 @@ def _figures(config: Config, folder: Path, photos: PhotoSet, console: Console) -
     """The figures of a folder, whose kind its files tell."""
     ids = class_ids(config.evaluate.class_names(), photos.classes)
     extra = config.limit is not None
-    cams = (
-        next(files_below(folder, ".png"), None) is None
-    )  # painted masks have an index of annotations, .npz, with them
+    # With painted masks lies an .npz, the index of annotations.
+    cams = next(files_below(folder, ".png"), None) is None
     if cams and next(files_below(folder, ".npz"), None) is None:
         raise UsageError(f"{folder} holds neither masks (.png) nor CAM files (.npz)")
     with counted_bar(console, folder, len(photos.photos)) as on_photo:
