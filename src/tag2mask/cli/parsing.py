@@ -18,7 +18,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from tag2mask.cli.commands import Command
 from tag2mask.cli.invocation import Invocation
-from tag2mask.cli.settings_help import argument_docs, render_help
+from tag2mask.cli.settings_help import CONFIG, FLAGS, argument_docs, option_name, render_help
 from tag2mask.cli.stages import with_data
 from tag2mask.errors import UsageError, first_five
 from tag2mask.fields import constant_of, constants, current
@@ -146,28 +146,14 @@ def build_parser(name: str, function: Callable[..., Any] | None = None) -> Parse
             kind |= {} if required else {"nargs": "?"}
             parser.add_argument(_dest(parameter), help=text, **kind)
         elif parameter.default is False:
-            parser.add_argument(_option(parameter.name), action="store_true", help=text)
+            parser.add_argument(option_name(parameter.name), action="store_true", help=text)
         else:
-            parser.add_argument(_option(parameter.name), default=parameter.default, help=text, **kind)
-    parser.add_argument("--config", action="config", help="a preset's name or a YAML file; later ones override")
+            parser.add_argument(option_name(parameter.name), default=parameter.default, help=text, **kind)
+    parser.add_argument("--config", action="config", help=CONFIG)
     for flag, text in FLAGS.items():
         parser.add_argument(flag, action="store_true", help=text)
     parser.add_class_arguments(Config, None)
     return parser
-
-
-FLAGS = {
-    "--print-config": "print every setting and stop",
-    "--dry-run": "say what would be done and stop",
-    "--json": "the result as JSON on standard output",
-    "--debug": "show the traceback of an error",
-}
-"""What every command takes."""
-
-
-def _option(name: str) -> str:
-    """The option of a parameter; a name that is a word of Python ends in an underscore."""
-    return f"--{name.rstrip('_').replace('_', '-')}"
 
 
 def _path_or_text(parameter: inspect.Parameter) -> type | None:
@@ -267,7 +253,7 @@ def _run_of(name: str, command: Command, place: str | None, given: Mapping[str, 
 def _separated(words: Sequence[str], function: Callable[..., Any]) -> tuple[list[str], list[str]]:
     """The arguments among the words, and the options with their values."""
     parameters = inspect.signature(function).parameters.values()
-    flags = {*FLAGS, *(_option(each.name) for each in parameters if each.default is False)}
+    flags = {*FLAGS, *(option_name(each.name) for each in parameters if each.default is False)}
     arguments: list[str] = []
     options: list[str] = []
     rest = iter(words)

@@ -25,14 +25,20 @@ ALWAYS = frozenset(
 
 _WIDTH = 118
 
-COMMON = {
-    "--config NAME": "a preset or a YAML file of settings; of several, later ones override",
+FLAGS = {
     "--print-config": "print every setting and stop",
     "--dry-run": "say what would be done and stop",
     "--json": "the result as JSON on standard output",
     "--debug": "show the traceback of an error",
-    "--help-all": "every setting",
 }
+"""What every command takes."""
+
+CONFIG = "a preset or a YAML file of settings; of several, later ones override"
+
+
+def option_name(parameter: str) -> str:
+    """The option of a parameter; a name that is a word of Python ends in an underscore."""
+    return f"--{parameter.rstrip('_').replace('_', '-')}"
 
 
 def argument_docs(function: Callable[..., Any]) -> dict[str, str]:
@@ -50,7 +56,7 @@ def render_help(name: str, command: Command, function: Callable[..., Any], *, wh
             arguments[shown] = docs[parameter.name]
             usage.append(shown if parameter.default is inspect.Parameter.empty else f"[{shown}]")
         else:
-            option = f"--{parameter.name.rstrip('_').replace('_', '-')}"
+            option = option_name(parameter.name)
             options[option if parameter.default is False else f"{option} {shown}"] = docs[parameter.name]
     if command.writes == "run":
         options["--out RUN"] = "the run folder"
@@ -63,7 +69,7 @@ def render_help(name: str, command: Command, function: Callable[..., Any], *, wh
         "",
         *(f"  tag2mask {example}" for example in command.examples),
         "",
-        *_table({**arguments, **options, **COMMON}, 26),
+        *_table({**arguments, **options, "--config NAME": CONFIG, **FLAGS, "--help-all": "every setting"}, 26),
         "",
         f"Presets: {', '.join(presets())}.",
         f"Without --config and without a run folder: {command.preset}.",
