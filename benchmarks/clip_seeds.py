@@ -25,7 +25,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from tag2mask.clip import Clip, clip_cams
+from tag2mask.cams.clip import Clip, clip_cams
 
 SIZE = (384, 512)
 """375 × 500 pixels, rounded up to whole patches."""

@@ -28,9 +28,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from clip_seeds import build, plain_forward, problem
 from tag2mask.cli.parsing import build_parser, expand_presets, to_config
-from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.stages import STAGES
+from tag2mask.runs.config import Config
+from tag2mask.runs.run_folder import RunFolder
+from tag2mask.stages.registry import STAGES
 
 FEW = 2
 """Photographs that are done before those that are measured: the first ones cost more."""

@@ -17,7 +17,7 @@ from statistics import median
 
 import torch
 
-from tag2mask.device import channels_last, release_memory, retained_memory
+from tag2mask.core.device import channels_last, release_memory, retained_memory
 from tag2mask.networks import NetworkSettings, build_backbone, ceil_grid
 from tag2mask.networks.edge_network import EDGE_STRIDE, build_edge_network
 from tag2mask.refine.affinity_loss import RADIUS, affinity_loss, reduced_labels

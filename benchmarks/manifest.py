@@ -17,8 +17,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from tag2mask.data.manifest import Manifest, ManifestWriter
-from tag2mask.data.photo import Photos
+from tag2mask.data.manifest import Manifest, ManifestWriter, Photos
 
 
 def held() -> float:

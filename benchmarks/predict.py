@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tag2mask.inference import resize
+from tag2mask.cams.inference import resize
 from tag2mask.networks import NetworkSettings, build_backbone
 from tag2mask.prediction.multiscale import filled_side, mean_logits
+from tag2mask.prediction.predictor import Predictor
 from tag2mask.prediction.settings import PUBLISHED_SCALES, PredictSettings
-from tag2mask.predictor import Predictor
 
 
 class Linear(nn.Module):

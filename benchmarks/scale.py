@@ -27,7 +27,7 @@ from PIL import Image
 from tag2mask.data import write_mask
 from tag2mask.networks import NetworkSettings, build_network
 from tag2mask.networks.checkpoint import save_network
-from tag2mask.pipeline.run_folder import TRAIN_NETWORK
+from tag2mask.runs.run_folder import TRAIN_NETWORK
 
 SIDE = 32  # below that, `check` has a warning for every photograph
 FILES = 32

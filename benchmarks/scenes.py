@@ -9,7 +9,7 @@ import statistics
 from pathlib import Path
 
 from tag2mask.cli import main as tag2mask
-from tag2mask.files import read_json, write_json
+from tag2mask.core.files import read_json, write_json
 
 
 def measure(out: Path, seeds: int, arguments: list[str]) -> dict[str, object]:

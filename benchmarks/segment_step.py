@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from irn_step import peak, seconds
 from tag2mask.cli.parsing import build_parser, expand_presets, to_config
-from tag2mask.device import channels_last
+from tag2mask.core.device import channels_last
 from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentation_network
 from tag2mask.training.tasks import segmentation_loss
 

@@ -33,8 +33,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tag2mask.device import retained_memory
-from tag2mask.files import write_json
+from tag2mask.core.device import retained_memory
+from tag2mask.core.files import write_json
 from tag2mask.networks import NetworkSettings, PotNetwork, build_network
 from tag2mask.pot import PotSettings, consistency_loss, normalised_cams, transport_cams
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tag2mask.cam_files import full_resolution, read_cam
-from tag2mask.clip.npy_files import NpyCams, write_npy_cams
+from tag2mask.cams.clip.npy_files import NpyCams, write_npy_cams
+from tag2mask.data.cam_files import full_resolution, read_cam
 
 
 def convert(source: Path, target: Path) -> int:

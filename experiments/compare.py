@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from error_bars import Counts
 from maps import Kept
-from tag2mask.evaluate import Confusion
+from tag2mask.evaluation import Confusion
 from tag2mask.pot import PotSettings, transport_cams
 
 _BATCH = 16

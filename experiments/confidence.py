@@ -4,7 +4,8 @@ python experiments/confidence.py fit  RUN:SPLIT … [--out models.json]
 python experiments/confidence.py rank RUN:SPLIT … [--model models.json]
 
 RUN is a run folder for whose photographs of SPLIT `tag2mask confidence RUN --data.split SPLIT` was done, with
-ground truth. `fit` prints the constants of `tag2mask.confidence.model`, and measures nothing: to be measured on what it
+ground truth. `fit` prints the constants of `tag2mask.quality.estimator`, and measures nothing: to be
+measured on what it
 was fitted on flatters a model. `rank` measures, on other photographs: Spearman over photographs and over (photograph,
 class) pairs, the share of the worst tenth, and calibration by tenths.
 """
@@ -22,17 +23,17 @@ from scipy.optimize import minimize
 
 from tag2mask.cli.commands import COMMANDS
 from tag2mask.cli.parsing import parse
-from tag2mask.confidence.evidence import FIELDS, Evidence, stored_evidence
-from tag2mask.confidence.model import MODELS, Model, estimates, mean_estimate, predictor
-from tag2mask.confidence.quality import calibration, shared_tenth, spearman, spearman_interval
+from tag2mask.core.errors import Tag2maskError, UsageError
+from tag2mask.core.files import write_json
 from tag2mask.data.images import read_mask
-from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.evaluate import Confusion
-from tag2mask.files import write_json
-from tag2mask.pipeline.confidence import EVIDENCE, QualityInputs
-from tag2mask.pipeline.progress import StageResult
-from tag2mask.pipeline.reading import photographs
-from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.evaluation import Confusion
+from tag2mask.quality.calibration import calibration, shared_tenth, spearman, spearman_interval
+from tag2mask.quality.estimator import MODELS, Model, estimates, mean_estimate, predictor
+from tag2mask.quality.features import FIELDS, Evidence, stored_evidence
+from tag2mask.runs.dataset import photographs
+from tag2mask.runs.progress import StageResult
+from tag2mask.runs.run_folder import RunFolder
+from tag2mask.stages.confidence import EVIDENCE, QualityInputs
 
 Floats = npt.NDArray[np.float64]
 

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tag2mask.cams.inference import photo_maps
+from tag2mask.core.device import channels_last, retained_memory
+from tag2mask.core.files import atomic_path, read_json, write_json
+from tag2mask.data.dataset import Photo, PhotoSet, open_photos
 from tag2mask.data.images import image_size, read_image, read_mask
-from tag2mask.data.photos import Photo, PhotoSet, open_photos
 from tag2mask.data.settings import DataSettings
-from tag2mask.device import channels_last, retained_memory
-from tag2mask.files import atomic_path, read_json, write_json
-from tag2mask.inference import photo_maps
 from tag2mask.networks.checkpoint import load_network
 
 SCALES = (1.0, 0.5, 1.5, 2.0)

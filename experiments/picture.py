@@ -14,16 +14,16 @@ import torch
 import yaml
 from matplotlib.colors import ListedColormap
 
+from tag2mask.cams.inference import photo_maps, scale_one
+from tag2mask.core.fields import current
+from tag2mask.data.dataset import open_photos
 from tag2mask.data.images import read_image, read_mask
-from tag2mask.data.photos import open_photos
 from tag2mask.data.settings import DataSettings
-from tag2mask.fields import current
-from tag2mask.inference import photo_maps, scale_one
 from tag2mask.networks.checkpoint import load_network
-from tag2mask.pipeline.config import Config
 from tag2mask.pot import PotSettings
-from tag2mask.pot.affinity import self_affinity
 from tag2mask.pot.partition import present_slots
+from tag2mask.pot.smoothing import self_affinity
+from tag2mask.runs.config import Config
 
 _BLUES, _REDS = ("#08306b", "#4292c6", "#9ecae1"), ("#7f0000", "#ef6548", "#fdbb84")
 _GREENS = ("#00441b", "#41ab5d", "#a1d99b")

@@ -18,8 +18,8 @@ from compare import class_ids, count
 from error_bars import Counts, Estimate, estimate, paired
 from maps import Kept, make_maps, open_split, read_maps
 from methods import FINAL, LEAVE_ONE_OUT, search
-from tag2mask.data.photos import PhotoSet
-from tag2mask.files import write_json, write_text
+from tag2mask.core.files import write_json, write_text
+from tag2mask.data.dataset import PhotoSet
 
 CLASSES = ("cat", "chair", "cow", "dog", "horse", "person", "sheep", "sofa")
 """The classes that the mIoU is over, with background."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tag2mask.files import atomic_path
+from tag2mask.core.files import atomic_path
 
 Row = tuple[str, frozenset[str]]
 

@@ -15,7 +15,7 @@ from selenium import webdriver
 
 import forked
 from run_tiny import run
-from tag2mask.scenes import SceneSettings, write_scenes
+from tag2mask.synthetic import SceneSettings, write_scenes
 
 CHROMIUM_FLAGS = (
     "--headless=new",

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tag2mask.data.photos import open_photos, survey
+from tag2mask.core.errors import UsageError
+from tag2mask.data.dataset import open_photos, survey
 from tag2mask.data.settings import DataSettings
-from tag2mask.errors import UsageError
 
 IMAGE = object()
 """As the content of a file: an image of 32 × 24 pixels, or a mask where the name says so."""

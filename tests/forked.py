@@ -20,8 +20,8 @@ from torch.distributed import TCPStore
 _PRELOADED = [
     "tag2mask.cli.stages",
     "tag2mask.cli.run",
-    "tag2mask.pipeline.demo",
-    "tag2mask.pipeline.stages",
+    "tag2mask.workflows.demo",
+    "tag2mask.stages.registry",
     "tag2mask.review",
     "accelerate",
     "torch._dynamo",  # every optimiser imports it

@@ -15,7 +15,7 @@ from PIL import Image
 from hostile_case import OUT, Case, Yard, write
 from hostile_images import png, saved
 from tag2mask.data import palette, write_mask
-from tag2mask.formats.labelstudio import encode_brush
+from tag2mask.export.formats.labelstudio import encode_brush
 
 LABELS = "background:0,0,0::\ncat:128,0,0::\ndog:0,128,0::\n"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tag2mask.cam_files import CamFile, write_cam
 from tag2mask.data import Photo, PhotoSet, write_mask
+from tag2mask.data.cam_files import CamFile, write_cam
 from tag2mask.report import ReportSettings
 
 HOSTILE = '<script>alert("class")</script>'

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from tag2mask.cam_files import CamFile, write_cam
 from tag2mask.data import DataSettings, write_mask
+from tag2mask.data.cam_files import CamFile, write_cam
 from tag2mask.data.corrections import Corrections
-from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.run_folder import RunFolder
 from tag2mask.review import Desk, reviewed_photos
+from tag2mask.runs.config import Config
+from tag2mask.runs.run_folder import RunFolder
 
 CLASSES = (*(f"class {number:02d}" for number in range(1, 20)), "<b>öl & co</b>")
 SIZE = (60, 80)

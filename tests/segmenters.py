@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tag2mask.networks.stages import Backbone, Stage, to_grid
+from tag2mask.networks.backbones.base import Backbone, Stage, to_grid
 
 
 class TinyBackbone(Backbone):

@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 
 from run_tiny import Capture, files_of, run
-from tag2mask.cam_files import read_cam
-from tag2mask.clip.npy_files import NpyCams, write_npy_cams
+from tag2mask.cams.clip.npy_files import NpyCams, write_npy_cams
+from tag2mask.core.errors import Tag2maskError
+from tag2mask.core.provenance import cam_origin, image_origin, is_of_image, mask_origin
 from tag2mask.data import open_photos
+from tag2mask.data.cam_files import read_cam
 from tag2mask.data.images import read_mask, write_mask
 from tag2mask.data.settings import DataSettings
-from tag2mask.errors import Tag2maskError
-from tag2mask.origin import cam_origin, image_origin, is_of_image, mask_origin
-from tag2mask.training.state import load_state, save_state
+from tag2mask.training.checkpointing import load_state, save_state
 from test_segment_stages import SEGMENT
 
 

@@ -17,8 +17,8 @@ from run_tiny import TINY_WORDS, Capture
 from tag2mask.cli import main
 from tag2mask.cli.commands import COMMANDS
 from tag2mask.cli.parsing import parse
-from tag2mask.pipeline.config import presets
-from tag2mask.pipeline.stages import STAGES
+from tag2mask.runs.config import presets
+from tag2mask.stages.registry import STAGES
 
 WRONG = [
     (["chek"], "Unknown command 'chek'. Did you mean 'check'?"),

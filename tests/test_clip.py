@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from clip_tiny import PATCH, slow_clip_es, tiny_folder, tiny_model
-from tag2mask.clip import Clip, ClipCams, clip_cams, load_clip, read_words
-from tag2mask.clip.cams import box_masks, ranged
-from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.cams.clip import Clip, ClipCams, clip_cams, load_clip, read_words
+from tag2mask.cams.clip.clip_es import box_masks, ranged
+from tag2mask.core.errors import Tag2maskError, UsageError
 
 GRIDS = ((5, 7), (4, 19), (1, 3), (6, 6), (19, 4))
 """(4, 19) and (19, 4) have 76 patches: with the class token as many tokens as CLIP's texts have."""
@@ -46,7 +46,7 @@ TAGS = [[2], [0, 1, 2, 3, 4, 5], [1, 4], [], [5]]
 def test_agrees_with_the_slow_version(
     quirk: bool, activation: str, rivals: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tag2mask.clip.cams.ATTENTION_BLOCKS", 3)
+    monkeypatch.setattr("tag2mask.cams.clip.clip_es.ATTENTION_BLOCKS", 3)
     model = tiny_model(0, activation=activation)
     texts, others, images = unit_rows(6, 1), unit_rows(rivals, 2), images_of(GRIDS)
     found = clip_cams(

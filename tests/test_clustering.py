@@ -12,9 +12,9 @@ from scipy.stats import chisquare
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from tag2mask import clustering
-from tag2mask.clustering import _seed, spherical_kmeans
-from tag2mask.errors import UsageError
+from tag2mask.core.errors import UsageError
+from tag2mask.ot import kmeans as clustering
+from tag2mask.ot.kmeans import _seed, spherical_kmeans
 
 
 def directions(seed: int, *shape: int, groups: int = 0) -> Tensor:

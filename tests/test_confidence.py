@@ -10,7 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tag2mask.confidence.evidence import (
+from tag2mask.core.errors import Tag2maskError, UsageError
+from tag2mask.quality.calibration import calibration, ranking_quality, shared_tenth, spearman, spearman_interval
+from tag2mask.quality.estimator import MODELS, Model, estimates, judge, predictor
+from tag2mask.quality.features import (
     FIELDS,
     Evidence,
     class_shares,
@@ -20,10 +23,7 @@ from tag2mask.confidence.evidence import (
     stored_evidence,
     write_evidence,
 )
-from tag2mask.confidence.model import MODELS, Model, estimates, judge, predictor
-from tag2mask.confidence.quality import calibration, ranking_quality, shared_tenth, spearman, spearman_interval
-from tag2mask.confidence.ranking import CLASSES, IMAGES, read_ranking, written_tables
-from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.quality.ranking import CLASSES, IMAGES, read_ranking, written_tables
 from tag2mask.refine.masks import ClassMaps
 
 IDS = torch.tensor([0, 2, 5], dtype=torch.uint8)

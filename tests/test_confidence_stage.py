@@ -16,24 +16,24 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from run_tiny import files_of, run
-from tag2mask.cam_files import CamFile, read_cam, write_cam
 from tag2mask.cli import main
 from tag2mask.cli.commands import COMMANDS
 from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.parsing import parse
-from tag2mask.confidence.evidence import FIELDS, NETWORK_FIELDS, stored_evidence
-from tag2mask.confidence.ranking import CLASSES, IMAGES, QUALITY, read_ranking
+from tag2mask.core.files import write_bytes
+from tag2mask.core.provenance import mask_origin
+from tag2mask.data.cam_files import CamFile, read_cam, write_cam
 from tag2mask.data.corrections import Corrections, Decision
 from tag2mask.data.images import read_mask, write_mask
-from tag2mask.data.photo import Photo
-from tag2mask.files import write_bytes
-from tag2mask.formats import ExportSettings, export_masks
-from tag2mask.origin import mask_origin
-from tag2mask.pipeline import stages as together
-from tag2mask.pipeline.confidence import Confidence, QualityInputs
-from tag2mask.pipeline.progress import StageResult
-from tag2mask.pipeline.reading import photographs
-from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.data.manifest import Photo
+from tag2mask.export.formats import ExportSettings, export_masks
+from tag2mask.quality.features import FIELDS, NETWORK_FIELDS, stored_evidence
+from tag2mask.quality.ranking import CLASSES, IMAGES, QUALITY, read_ranking
+from tag2mask.runs.dataset import photographs
+from tag2mask.runs.progress import StageResult
+from tag2mask.runs.run_folder import RunFolder
+from tag2mask.stages import registry as together
+from tag2mask.stages.confidence import Confidence, QualityInputs
 from test_formats import _as_jpeg
 from test_segment_stages import SEGMENT
 
@@ -277,7 +277,7 @@ def test_truth_that_does_not_fit_is_named_and_the_mask_is_ranked_all_the_same(
 def test_processes_count_each_photograph_once(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rmtree(copied / "confidence")
     monkeypatch.setattr(together, "process_count", lambda: 2)
-    monkeypatch.setattr("tag2mask.pipeline.confidence.process_count", lambda: 2)
+    monkeypatch.setattr("tag2mask.stages.confidence.process_count", lambda: 2)
     monkeypatch.setattr(together, "gathered", lambda result: [result])
     asked = request(copied)
     told = together.do_together(

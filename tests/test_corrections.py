@@ -12,13 +12,13 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from tag2mask.cli import main
+from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.data import DataSettings, open_photos, read_mask, write_mask
-from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.formats import ExportSettings, cvat, export_masks, labelstudio
-from tag2mask.formats.corrections import import_masks, read_folder
-from tag2mask.formats.export import MaskSource
-from tag2mask.formats.labelstudio import decode_brush, encode_brush
-from tag2mask.formats.record import Corrected
+from tag2mask.export.formats import ExportSettings, cvat, export_masks, labelstudio
+from tag2mask.export.formats.importers import import_masks, read_folder
+from tag2mask.export.formats.labelstudio import decode_brush, encode_brush
+from tag2mask.export.formats.record import Corrected
+from tag2mask.export.formats.registry import MaskSource
 
 CLASSES = ("cat", "dog, small", "tür/öffnung")
 IDS = ("one", "trip 1/two.of.them", "fotos/grün & 東京")

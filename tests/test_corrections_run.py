@@ -13,25 +13,25 @@ import pytest
 from PIL import Image
 
 from run_tiny import Capture, files_of, run, words
-from tag2mask.cam_files import read_ids
 from tag2mask.cli import main
 from tag2mask.cli.commands import COMMANDS
 from tag2mask.cli.parsing import parse
+from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.data import DataSettings, open_photos, read_mask, write_mask
+from tag2mask.data.cam_files import read_ids
 from tag2mask.data.corrections import Corrections, Decision
-from tag2mask.data.photos import PhotoSet
-from tag2mask.data.training_set import LabelledSet
-from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.formats.target import whole_target
-from tag2mask.pipeline import segment as stage
-from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.corrections import LearntFrom, corrections_folder, newer_tags, remembered_corrections
-from tag2mask.pipeline.exchange import mask_source
-from tag2mask.pipeline.progress import StageResult
-from tag2mask.pipeline.reading import photographs
-from tag2mask.pipeline.refinable import shard_of
-from tag2mask.pipeline.repeats import Repeats
-from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.data.dataset import PhotoSet
+from tag2mask.data.loading.samples import LabelledSet
+from tag2mask.export.formats.target import whole_target
+from tag2mask.runs.config import Config
+from tag2mask.runs.corrections import LearntFrom, corrections_folder, newer_tags, remembered_corrections
+from tag2mask.runs.dataset import photographs
+from tag2mask.runs.progress import StageResult
+from tag2mask.runs.refine_inputs import shard_of
+from tag2mask.runs.run_folder import RunFolder
+from tag2mask.stages import segment as stage
+from tag2mask.workflows.export_masks import mask_source
+from tag2mask.workflows.repeats import Repeats
 from test_segment_stages import SEGMENT as OF_THE_STAGE
 
 SEGMENT = {name: value for name, value in OF_THE_STAGE.items() if name.startswith("segment__network")}

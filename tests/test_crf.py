@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from tag2mask.errors import UsageError
+from tag2mask.core.errors import UsageError
 from tag2mask.refine.crf import (
     PUBLISHED,
     CrfPreset,

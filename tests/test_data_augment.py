@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader, Sampler
 
-from tag2mask.data.augment import Geometry, cut, draw_geometry, recoloured, training_view
+from tag2mask.core.errors import UsageError
+from tag2mask.data.dataset import Photo, PhotoSet
 from tag2mask.data.images import ImageError
-from tag2mask.data.photos import Photo, PhotoSet
+from tag2mask.data.loading.augment import Geometry, cut, draw_geometry, recoloured, training_view
+from tag2mask.data.loading.samples import TrainingSet
 from tag2mask.data.settings import AugmentSettings
-from tag2mask.data.training_set import TrainingSet
-from tag2mask.errors import UsageError
 
 FILL = (0.5, 0.25, 0.75)
 

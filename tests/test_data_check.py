@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from hostile_images import png
-from tag2mask.data.check import CheckReport, check
+from tag2mask.data.dataset import open_photos
 from tag2mask.data.images import write_mask
-from tag2mask.data.photos import open_photos
 from tag2mask.data.settings import DataSettings
-from tag2mask.data.tag_counts import FEW
+from tag2mask.data.validation.check import CheckReport, check
+from tag2mask.data.validation.tag_statistics import FEW
 from test_data_readers import voc_root
 
 

@@ -27,21 +27,22 @@ from data_sets import annotation, failure, image
 from forked import together
 from run_tiny import figures, words
 from tag2mask.cli import main
-from tag2mask.data import annotation_index, painting
-from tag2mask.data.annotations import Instance
-from tag2mask.data.check import check
-from tag2mask.data.coco import COCO_CLASSES
+from tag2mask.core.errors import UsageError
+from tag2mask.data.dataset import PhotoSet, open_photos, survey
 from tag2mask.data.images import read_mask, write_mask
-from tag2mask.data.painting import paint
-from tag2mask.data.photos import PhotoSet, open_photos, survey
 from tag2mask.data.problems import Problem
-from tag2mask.data.segmentations import segmentation_fault, to_runs
+from tag2mask.data.readers import coco_index as annotation_index
+from tag2mask.data.readers import rasterise as painting
+from tag2mask.data.readers.coco import COCO_CLASSES
+from tag2mask.data.readers.coco_annotations import Instance
+from tag2mask.data.readers.coco_rle import segmentation_fault, to_runs
+from tag2mask.data.readers.rasterise import paint
 from tag2mask.data.settings import Crowd, DataSettings
-from tag2mask.errors import UsageError
-from tag2mask.pipeline import truth
-from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.segment import Segment
-from tag2mask.pipeline.truth import with_truth
+from tag2mask.data.validation.check import check
+from tag2mask.runs import ground_truth as truth
+from tag2mask.runs.config import Config
+from tag2mask.runs.ground_truth import with_truth
+from tag2mask.stages.segment import Segment
 from tag2mask.training.settings import SegmentSettings
 from test_data_check import photograph
 from test_segment_stages import SEGMENT
@@ -388,7 +389,7 @@ def test_processes_that_paint_end_with_a_command_that_is_killed(tmp_path: Path) 
     code = f"""
 import multiprocessing, time
 from pathlib import Path
-from tag2mask.data.painting import Job, _painted
+from tag2mask.data.readers.rasterise import Job, _painted
 
 if __name__ == "__main__":
     painted = _painted([Job(Path({str(tmp_path)!r}) / f"{{n}}.png", (8, 8), [], {{}}, "skip") for n in range(99)], 2)

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tag2mask.core.errors import Tag2maskError, UsageError
+from tag2mask.core.files import write_json
 from tag2mask.data import DataSettings, corrections, open_photos
-from tag2mask.data.corrections import IMPORTED, RECORD, Corrections, Decision
-from tag2mask.data.decided import read_decided
+from tag2mask.data.corrections import IMPORTED, RECORD, Corrections, Decision, read_decided
 from tag2mask.data.images import read_mask, write_mask
-from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.files import write_json
 
 CLASSES = ("cat", "dog")
 MASK = np.array([[0, 1, 255], [2, 2, 0]], dtype=np.uint8)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, features
 
 from hostile_images import png as png_claiming
+from tag2mask.core.errors import Tag2maskError
 from tag2mask.data.images import ImageError, MaskError, image_size, palette, read_image, read_mask, write_mask
-from tag2mask.errors import Tag2maskError
 
 
 def colours(height: int = 6, width: int = 10) -> np.ndarray:

@@ -14,12 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tag2mask.data import listing, open_photos, row_files
-from tag2mask.data.entries import Entries, Entry
-from tag2mask.data.photo import Photo, Photos
-from tag2mask.data.photos import survey
+from tag2mask.core.errors import Tag2maskError
+from tag2mask.data import arrow_rows as row_files
+from tag2mask.data import open_photos
+from tag2mask.data.dataset import survey
+from tag2mask.data.manifest import Photo, Photos
+from tag2mask.data.readers import scan as listing
+from tag2mask.data.readers.entries import Entries, Entry
 from tag2mask.data.settings import DataSettings
-from tag2mask.errors import Tag2maskError
 
 NAMES = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=8)  # also what no encoding has
 

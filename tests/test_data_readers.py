@@ -12,17 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_sets import failure
+from tag2mask.core.errors import UsageError
 from tag2mask.data.classes import folded_name, nearest_name, read_classes, similar_names
-from tag2mask.data.image_places import path_inside
-from tag2mask.data.listing import walk_files
-from tag2mask.data.names import nfc
-from tag2mask.data.photos import Photo, PhotoSet, find_photos, open_photos, survey
+from tag2mask.data.dataset import Photo, PhotoSet, find_photos, open_photos, survey
+from tag2mask.data.file_names import nfc
+from tag2mask.data.readers.image_paths import path_inside
+from tag2mask.data.readers.scan import walk_files
+from tag2mask.data.readers.table import Table, read_table
+from tag2mask.data.readers.table_cells import NOTHING
+from tag2mask.data.readers.table_columns import NOT_CLASSES, TAG_NAMES
+from tag2mask.data.readers.voc import VOC_CLASSES
 from tag2mask.data.settings import AugmentSettings, DataSettings
-from tag2mask.data.table import Table, read_table
-from tag2mask.data.table_cells import NOTHING
-from tag2mask.data.table_columns import NOT_CLASSES, TAG_NAMES
-from tag2mask.data.voc import VOC_CLASSES
-from tag2mask.errors import UsageError
 
 
 def touch(root: Path, *names: str) -> None:

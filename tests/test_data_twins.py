@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tag2mask.data import image_check
-from tag2mask.data.check import CheckReport, check
 from tag2mask.data.images import write_mask
-from tag2mask.data.near_duplicates import MOST_BITS, Looks, apart, difference_hash
 from tag2mask.data.settings import DataSettings
-from tag2mask.data.tag_counts import FEW, TagCounts
+from tag2mask.data.validation import image_check
+from tag2mask.data.validation.check import CheckReport, check
+from tag2mask.data.validation.near_duplicates import MOST_BITS, Looks, apart, difference_hash
+from tag2mask.data.validation.tag_statistics import FEW, TagCounts
 
 
 def landscape(seed: int, width: int = 96, height: int = 64) -> Image.Image:

@@ -18,9 +18,9 @@ from segmenters import TinySegmenter
 from tag2mask.cli import main
 from tag2mask.cli.commands import COMMANDS
 from tag2mask.cli.parsing import build_parser, parse
-from tag2mask.export import MODULES, find_spec
+from tag2mask.export.onnx import MODULES, find_spec
 from tag2mask.networks import NetworkSettings, build_network, save_network
-from tag2mask.pipeline.config import presets
+from tag2mask.runs.config import presets
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -145,7 +145,7 @@ def test_the_python_for_engineers_runs_and_onnx_says_what_torch_says(
     monkeypatch.chdir(tmp_path)
     network = TinySegmenter()  # of random weights, as what is compared are two ways to the same answer
     network.classes = ("cat", "dog")
-    for module in ("tag2mask.predictor", "tag2mask.cli.exchange"):
+    for module in ("tag2mask.prediction.predictor", "tag2mask.cli.exchange"):
         monkeypatch.setattr(f"{module}.load_segmenter", lambda path: network)
     (tmp_path / "runs/mine/segment").mkdir(parents=True)
     (tmp_path / "runs/mine/segment/network.safetensors").write_bytes(b"weights")

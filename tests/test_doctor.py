@@ -11,8 +11,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tag2mask import hardware
 from tag2mask.cli import main
+from tag2mask.core import hardware
 from tag2mask.doctor import diagnosis, machine
 from tag2mask.doctor.diagnosis import needs
 from tag2mask.doctor.findings import Finding, Need, Weights

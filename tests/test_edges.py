@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import ConvNextConfig, MobileNetV2Config, ViTConfig
 
-from tag2mask.errors import UsageError
+from tag2mask.core.errors import UsageError
 from tag2mask.networks import Backbone, NetworkSettings, build_backbone
 from tag2mask.networks.edge_network import EdgeNetwork, build_edge_network, default_edge_levels
 from tag2mask.refine.affinity_loss import affinity_loss, reduced_labels

@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as hnp
 from rich.console import Console
 from sklearn.metrics import confusion_matrix, jaccard_score
 
-from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.evaluate import Confusion, Figures, ThresholdSweep
+from tag2mask.core.errors import Tag2maskError, UsageError
+from tag2mask.evaluation import Confusion, Figures, ThresholdSweep
 
 CLASSES = 4
 LABELS = st.sampled_from([0, 1, 2, 3, 255])

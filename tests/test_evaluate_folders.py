@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tag2mask.cam_files import CamFile, write_cam
+from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.data import Photo, PhotoSet, write_mask
-from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.evaluate import Confusion, EvaluationError, evaluate_cams, evaluate_masks
+from tag2mask.data.cam_files import CamFile, write_cam
+from tag2mask.evaluation import Confusion, EvaluationError, evaluate_cams, evaluate_masks
 
 CLASSES = ("cat", "dog", "owl")
 SIZES = [(20, 24), (17, 31), (24, 20)]

@@ -8,7 +8,7 @@ import pytest
 
 from run_tiny import figures, run
 from tag2mask.cli import main
-from tag2mask.evaluate.figures import Tally
+from tag2mask.evaluation.figures import Tally
 
 KINDS = {"cams__kinds": "[classifier,pot]"}
 METRICS = "metrics.json"

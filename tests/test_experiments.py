@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from tag2mask.confidence.evidence import FIELDS, Evidence, stored_evidence, write_evidence
-from tag2mask.confidence.model import Model, estimates
-from tag2mask.errors import UsageError
-from tag2mask.evaluate import Confusion
+from tag2mask.core.errors import UsageError
+from tag2mask.evaluation import Confusion
+from tag2mask.quality.estimator import Model, estimates
+from tag2mask.quality.features import FIELDS, Evidence, stored_evidence, write_evidence
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 

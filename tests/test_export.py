@@ -11,10 +11,10 @@ from PIL import Image
 from transformers import Dinov2Config, MobileNetV2Config, SegformerConfig, SwinConfig
 
 from segmenters import TinySegmenter
-from tag2mask import export
 from tag2mask.cli import main
-from tag2mask.errors import Tag2maskError
-from tag2mask.networks.resnet import RESNETS, ResNet
+from tag2mask.core.errors import Tag2maskError
+from tag2mask.export import onnx as export
+from tag2mask.networks.backbones.resnet import RESNETS, ResNet
 from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentation_network
 from tag2mask.networks.settings import SegmentationNetworkSettings
 

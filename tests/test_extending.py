@@ -11,7 +11,7 @@ from pathlib import Path
 from shutil import copytree
 
 from run_tiny import words
-from tag2mask.cam_files import read_cam
+from tag2mask.data.cam_files import read_cam
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r'```(python|diff) title="([^"]+)"\n(.*?)```', re.DOTALL)

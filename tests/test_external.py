@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tag2mask.errors import UsageError
-from tag2mask.inference import PhotoMaps
+from tag2mask.cams.inference import PhotoMaps
+from tag2mask.core.errors import UsageError
 from tag2mask.pot import PotSettings, TransportCams, normalised_cams, transport_cams
 from tag2mask.pot.external import NO_MAP, ExternalSettings, base_cams, external_loss, external_target, fused, suppressed
 

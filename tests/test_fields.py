@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 
-from tag2mask.errors import UsageError
-from tag2mask.fields import Checked, Fixed, absolute, constants, current, plain, setting
-from tag2mask.pipeline.config import Config
+from tag2mask.core.errors import UsageError
+from tag2mask.core.fields import Checked, Fixed, absolute, constants, current, plain, setting
+from tag2mask.runs.config import Config
 
 
 @dataclass

@@ -19,13 +19,13 @@ from pycocotools.coco import COCO
 from scipy import ndimage
 
 from tag2mask.cli import main
+from tag2mask.core.errors import Tag2maskError, UsageError
+from tag2mask.core.files import write_json
 from tag2mask.data import DataSettings, Photo, open_photos, palette, read_mask, write_mask
-from tag2mask.data.photo import Photos
-from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.files import write_json
-from tag2mask.formats import Exported, ExportSettings, export_masks
-from tag2mask.formats.export import MaskSource
-from tag2mask.formats.pieces import pieces
+from tag2mask.data.manifest import Photos
+from tag2mask.export.formats import Exported, ExportSettings, export_masks
+from tag2mask.export.formats.components import pieces
+from tag2mask.export.formats.registry import MaskSource
 
 CLASSES = ("cat", "dog, small", "tür/öffnung")
 IDS = ("one", "trip 1/two.of.them", "fotos/grün & 東京", "x'\"<y>")

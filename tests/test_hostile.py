@@ -24,8 +24,8 @@ from hostile_images import photograph
 from tag2mask.cli import main, parsing
 from tag2mask.cli.commands import Command
 from tag2mask.cli.parsing import Parsed
+from tag2mask.core.errors import Tag2maskError
 from tag2mask.data.corrections import Corrections, Decision
-from tag2mask.errors import Tag2maskError
 from tag2mask.networks import SegmentationNetworkSettings, build_segmentation_network, save_network
 
 MODULES = [hostile_images, hostile_names, hostile_tables, hostile_trees, hostile_arrays]

@@ -2,7 +2,7 @@
 
 import torch
 
-from tag2mask.inference import photo_maps, resize
+from tag2mask.cams.inference import photo_maps, resize
 from tag2mask.networks import NetworkSettings, build_network
 
 

@@ -14,12 +14,12 @@ from PIL import Image
 
 from forked import Command, started
 from run_tiny import BACKBONE, files_of
-from tag2mask.cam_files import read_cam
 from tag2mask.cli import main
-from tag2mask.confidence.evidence import stored_evidence
-from tag2mask.files import TEMPORARY_PREFIX, _is_abandoned
+from tag2mask.core.files import TEMPORARY_PREFIX, _is_abandoned
+from tag2mask.data.cam_files import read_cam
 from tag2mask.networks.checkpoint import read_network_info
-from tag2mask.training.state import load_state
+from tag2mask.quality.features import stored_evidence
+from tag2mask.training.checkpointing import load_state
 
 KILLS = 20
 ALL_STAGES = {

@@ -15,14 +15,14 @@ import pytest
 
 from forked import Command, started
 from run_tiny import run, words
-from tag2mask.errors import UsageError
-from tag2mask.pipeline.lock import held
+from tag2mask.core.errors import UsageError
+from tag2mask.runs.lock import held
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from tag2mask.errors import UsageError
-from tag2mask.pipeline.lock import held, held_along
+from tag2mask.core.errors import UsageError
+from tag2mask.runs.lock import held, held_along
 
 folder, shard, go = Path(sys.argv[1]), eval(sys.argv[2]), Path(sys.argv[3])
 print("ready", flush=True)

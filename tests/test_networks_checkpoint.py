@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import Dinov2Config
 
-from tag2mask.errors import UsageError
+from tag2mask.core.errors import UsageError
 from tag2mask.networks import NetworkSettings, PotNetwork, build_network, load_network, read_network_info, save_network
 from tag2mask.networks.checkpoint import NetworkFileError
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tag2mask.errors import UsageError
-from tag2mask.networks.stages import ceil_grid, image_cells, to_grid
+from tag2mask.core.errors import UsageError
+from tag2mask.networks.backbones.base import ceil_grid, image_cells, to_grid
 
 SIDES = st.integers(1, 40)
 

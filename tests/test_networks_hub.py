@@ -21,9 +21,9 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.networks import NetworkSettings, build_backbone
-from tag2mask.networks.hub_backbones import PlainTransformer
+from tag2mask.networks.backbones.huggingface import PlainTransformer
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 8, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
 

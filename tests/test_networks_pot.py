@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tag2mask.errors import UsageError
+from tag2mask.core.errors import UsageError
 from tag2mask.networks import Backbone, NetworkSettings, PotNetwork, Stage, build_network
 from tag2mask.networks.pot_network import _feature_stride
 

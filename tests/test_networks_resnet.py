@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import ResNetConfig, ResNetModel
 
-from tag2mask.errors import UsageError
+from tag2mask.core.errors import UsageError
 from tag2mask.networks import NetworkSettings, SegmentationNetworkSettings, build_backbone, build_segmentation_network
-from tag2mask.networks.foreign_weights import from_deeplab_port
-from tag2mask.networks.resnet import RESNETS, Bottleneck, CaffeBottleneck, ResNet, Variant
+from tag2mask.networks.backbones.converters import from_deeplab_port
+from tag2mask.networks.backbones.resnet import RESNETS, Bottleneck, CaffeBottleneck, ResNet, Variant
 
 # Parameters of the public models less those of their classifier (512 or 2048 → 1000, with bias), and their tensors.
 PUBLIC = {

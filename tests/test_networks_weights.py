@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.networks import NetworkSettings, build_backbone, public_weights
-from tag2mask.networks.public_weights import IMAGENET, PublicCheckpoint
-from tag2mask.networks.resnet import ResNet
+from tag2mask.core.errors import Tag2maskError, UsageError
+from tag2mask.networks import NetworkSettings, build_backbone
+from tag2mask.networks.backbones import weights as public_weights
+from tag2mask.networks.backbones.resnet import ResNet
+from tag2mask.networks.backbones.weights import IMAGENET, PublicCheckpoint
 
 
 def _state() -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tag2mask.clip.npy_files import NpyCams, NpyError, read_npy_cams, write_npy_cams
+from tag2mask.cams.clip.npy_files import NpyCams, NpyError, read_npy_cams, write_npy_cams
 
 SIZE = (6, 8)
 

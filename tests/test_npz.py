@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tag2mask.files import DAMAGED, read_npz
+from tag2mask.core.files import DAMAGED, read_npz
 
 
 def test_arrays_come_back_as_they_were_written(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_what_is_no_array_is_refused(content: bytes, tmp_path: Path) -> None:
 
 
 def test_too_much_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tag2mask.files.MOST_BYTES", 1 << 20)
+    monkeypatch.setattr("tag2mask.core.files.MOST_BYTES", 1 << 20)
     np.savez_compressed(tmp_path / "file.npz", a=np.zeros(600_000, dtype=np.uint8), b=np.zeros(600_000, dtype=np.uint8))
     assert (tmp_path / "file.npz").stat().st_size < 5000
     with pytest.raises(ValueError, match="gibibytes"):

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from tag2mask.errors import UsageError
-from tag2mask.ot import Relaxation, sinkhorn
+from tag2mask.core.errors import UsageError
+from tag2mask.ot.transport import Relaxation, sinkhorn
 
 EPSILONS = (0.05, 0.1, 0.25, 0.5, 1.0)
 RHOS: tuple[Relaxation | None, ...] = (None, 0.2, (0.5, 0.1), 2.0)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tag2mask.errors import UsageError
+from tag2mask.core.errors import UsageError
 from tag2mask.refine.permutohedral import build_lattice
 
 

@@ -11,13 +11,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from run_tiny import Capture, figures, files_of, run, words
-from tag2mask.cam_files import full_resolution, read_cam
 from tag2mask.cli import main
 from tag2mask.cli.commands import COMMANDS
 from tag2mask.data import DataSettings, open_photos, read_mask, write_mask
+from tag2mask.data.cam_files import full_resolution, read_cam
 from tag2mask.networks import NetworkSettings, build_network
-from tag2mask.pipeline.config import CamSettings, Config, presets
-from tag2mask.pipeline.stages import slow_settings
+from tag2mask.runs.config import CamSettings, Config, presets
+from tag2mask.stages.registry import slow_settings
 
 
 def test_a_run_writes_all_that_the_design_names(done: Path, scenes: Path) -> None:
@@ -91,7 +91,7 @@ def test_files_deleted_under_a_run_cost_themselves_alone(
         cam.unlink(missing_ok=True)
         photograph.unlink(missing_ok=True)
 
-    monkeypatch.setattr("tag2mask.pipeline.refine.write_mask", write)
+    monkeypatch.setattr("tag2mask.stages.refine.write_mask", write)
     assert run("refine", data, out, refine__batch_size="1") == 1
     said = " ".join(capsys.readouterr().err.split())
     assert str(cam.name) in said and str(photograph.name) in said and "Traceback" not in said
@@ -309,7 +309,7 @@ def test_presets_are_complete_and_known(name: str, tmp_path: Path, capsys: Captu
 
 @pytest.mark.parametrize("emulated", [True, False])
 def test_bf16_without_instructions_for_it_is_warned_of(emulated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tag2mask.pipeline.stages.emulates_bf16", lambda device: emulated)
+    monkeypatch.setattr("tag2mask.stages.registry.emulates_bf16", lambda device: emulated)
     config = Config(cams=CamSettings(precision="bf16"), device="cpu")
     assert slow_settings(config, ["train"]) == []
     warned = slow_settings(config, ["train", "cams"])

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pot_problems import Problem, random_problem
-from tag2mask import clustering
-from tag2mask.errors import UsageError
-from tag2mask.pot import PotSettings, TransportCams, affinity, normalised_cams, transport_cams
+from tag2mask.core.errors import UsageError
+from tag2mask.ot import kmeans as clustering
+from tag2mask.pot import PotSettings, TransportCams, normalised_cams, transport_cams
+from tag2mask.pot import smoothing as affinity
 from tag2mask.pot.activation import regenerate
 from waiting import waits
 

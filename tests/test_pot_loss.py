@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pot_problems import Problem, random_problem
-from tag2mask.errors import UsageError
+from tag2mask.core.errors import UsageError
 from tag2mask.pot import PotSettings, TransportCams, certainty, consistency_loss, transport_cams
 
 

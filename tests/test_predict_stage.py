@@ -12,10 +12,10 @@ from run_tiny import files_of
 from segmenters import TinySegmenter, by_brightness
 from tag2mask.cli import main
 from tag2mask.data import read_mask
-from tag2mask.data.photos import Photo
-from tag2mask.pipeline import predict as stage
-from tag2mask.pipeline import reading
-from tag2mask.predictor import Predictor
+from tag2mask.data.dataset import Photo
+from tag2mask.prediction.predictor import Predictor
+from tag2mask.runs import dataset as reading
+from tag2mask.workflows import predict as stage
 from test_data_images import png_claiming
 
 

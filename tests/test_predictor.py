@@ -15,12 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tag2mask
 from segmenters import TinySegmenter, by_brightness, obvious_mean_logits
+from tag2mask.core.errors import UsageError
 from tag2mask.data.images import ImageError
-from tag2mask.errors import UsageError
 from tag2mask.prediction.multiscale import mean_logits
+from tag2mask.prediction.predictor import PROBABILITY_LIMIT, Predictor
 from tag2mask.prediction.settings import PUBLISHED_SCALES, PredictSettings
 from tag2mask.prediction.tiles import PIECE, cut
-from tag2mask.predictor import PROBABILITY_LIMIT, Predictor
 from tag2mask.refine.crf import PublishedCrf, dense_crf
 
 CPU = torch.device("cpu")
@@ -340,7 +340,7 @@ def test_one_line_from_a_checkpoint_to_a_mask(tmp_path: Path, monkeypatch: pytes
         asked.append(path)
         return by_brightness()
 
-    monkeypatch.setattr("tag2mask.predictor.load_segmenter", reader)
+    monkeypatch.setattr("tag2mask.prediction.predictor.load_segmenter", reader)
     assert tag2mask.load(tmp_path / "n.safetensors", device="cpu").predict(tmp_path / "a.png").shape == (12, 16)
     assert isinstance(tag2mask.load(tmp_path, "cpu"), tag2mask.Predictor)
     assert asked == [tmp_path / "n.safetensors", tmp_path / "segment/network.safetensors"]

@@ -14,11 +14,11 @@ import yaml
 from run_tiny import words
 from tag2mask.cli import main
 from tag2mask.cli.parsing import Parser, build_parser, expand_presets, to_config
+from tag2mask.networks.backbones.resnet import RESNETS
 from tag2mask.networks.checkpoint import load_segmentation_network
-from tag2mask.networks.resnet import RESNETS
 from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentation_network
-from tag2mask.pipeline.config import Config, presets, to_yaml
 from tag2mask.refine.crf import CrfValues
+from tag2mask.runs.config import Config, presets, to_yaml
 from tag2mask.training.tasks import segmentation_task
 
 SCALES = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tag2mask.errors import UsageError
+from tag2mask.core.errors import UsageError
 from tag2mask.refine.random_walk import displacements, path, propagate
 
 

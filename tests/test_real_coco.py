@@ -14,10 +14,10 @@ from data_sets import CAT, DOG, IMAGE, SQUARE, Fault, Files, Tags, annotation, a
 from run_tiny import Capture
 from tag2mask.cli import main
 from tag2mask.data import DataSettings, read_mask, write_mask
-from tag2mask.data.photos import PhotoSet, open_photos, survey
-from tag2mask.formats.labelstudio import encode_brush
-from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.truth import with_truth
+from tag2mask.data.dataset import PhotoSet, open_photos, survey
+from tag2mask.export.formats.labelstudio import encode_brush
+from tag2mask.runs.config import Config
+from tag2mask.runs.ground_truth import with_truth
 
 ZEBRA = {"id": 1, "name": "zebra"}
 TRAIN, VAL = "annotations/instances_train.json", "annotations/instances_val.json"

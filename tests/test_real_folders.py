@@ -12,9 +12,9 @@ from PIL import Image
 from data_sets import IMAGE, plant
 from run_tiny import TINY_WORDS, Capture
 from tag2mask.cli import main
-from tag2mask.data.check import check
-from tag2mask.data.photos import find_photos, open_photos, survey
+from tag2mask.data.dataset import find_photos, open_photos, survey
 from tag2mask.data.settings import DataSettings
+from tag2mask.data.validation.check import check
 
 
 @dataclass(frozen=True)

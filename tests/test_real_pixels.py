@@ -18,22 +18,29 @@ from data_sets import CAT, document, image
 from run_tiny import BACKBONE, files_of, run
 from tag2mask.cli import main
 from tag2mask.data import DataSettings, open_photos, read_image
-from tag2mask.data.annotations import read_annotations
-from tag2mask.data.image_check import Notice, first_look, look, mask_problems, pixel_warnings, turned_photographs
+from tag2mask.data.dataset import PhotoSet
 from tag2mask.data.images import ImageError, read_mask, read_small
-from tag2mask.data.listing import Listing
-from tag2mask.data.painting import Painting
-from tag2mask.data.photo import Photo, Photos
-from tag2mask.data.photos import PhotoSet
+from tag2mask.data.manifest import Photo, Photos
+from tag2mask.data.readers.coco_annotations import read_annotations
+from tag2mask.data.readers.rasterise import Painting
+from tag2mask.data.readers.scan import Listing
+from tag2mask.data.validation.image_check import (
+    Notice,
+    first_look,
+    look,
+    mask_problems,
+    pixel_warnings,
+    turned_photographs,
+)
 from tag2mask.networks.checkpoint import load_segmentation_network, read_network_info, save_network
 from tag2mask.networks.segmentation import build_segmentation_network
 from tag2mask.networks.settings import SegmentationNetworkSettings
-from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.predictions import _batches
-from tag2mask.pipeline.progress import StageResult
-from tag2mask.pipeline.stages import STAGES
-from tag2mask.pipeline.truth import _paint
-from tag2mask.predictor import Predictor, load
+from tag2mask.prediction.predictor import Predictor, load
+from tag2mask.runs.config import Config
+from tag2mask.runs.ground_truth import _paint
+from tag2mask.runs.progress import StageResult
+from tag2mask.stages.predictions import _batches
+from tag2mask.stages.registry import STAGES
 
 RANGE = (100.0, 4095.0)
 OWN = (".json", ".npz")

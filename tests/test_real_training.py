@@ -13,13 +13,11 @@ from torch import Tensor, nn
 
 from run_tiny import BACKBONE, run, words
 from segmenters import by_brightness
-from tag2mask.cam_files import CamFile, CamFileError, read_cam, write_cam
 from tag2mask.cli import main
-from tag2mask.confidence.evidence import gather
-from tag2mask.confidence.ranking import FEW_CELLS, IMAGES, read_ranking, small_masks_sentence
+from tag2mask.core.errors import Tag2maskError
+from tag2mask.core.files import write_text
 from tag2mask.data import DataSettings, open_photos
-from tag2mask.errors import Tag2maskError
-from tag2mask.files import write_text
+from tag2mask.data.cam_files import CamFile, CamFileError, read_cam, write_cam
 from tag2mask.networks import NetworkSettings, build_network
 from tag2mask.networks.checkpoint import (
     NetworkFileError,
@@ -33,14 +31,16 @@ from tag2mask.networks.edge_network import build_edge_network
 from tag2mask.networks.segmentation import build_segmentation_network
 from tag2mask.networks.settings import SegmentationNetworkSettings
 from tag2mask.pot import PotSettings
+from tag2mask.prediction.predictor import Predictor
 from tag2mask.prediction.settings import PredictSettings
-from tag2mask.predictor import Predictor
+from tag2mask.quality.features import gather
+from tag2mask.quality.ranking import FEW_CELLS, IMAGES, read_ranking, small_masks_sentence
 from tag2mask.refine.masks import ClassMaps
-from tag2mask.training.engine import train_network
+from tag2mask.training.checkpointing import load_state
 from tag2mask.training.log import Losses, fitted_after
 from tag2mask.training.settings import RecordSettings, SegmentSettings, TrainSettings
-from tag2mask.training.state import load_state
 from tag2mask.training.tasks import PotLosses, pot_task
+from tag2mask.training.trainer import train_network
 from test_training import fresh, views
 
 NETWORK = NetworkSettings(backbone=BACKBONE, weights="none")

@@ -16,13 +16,13 @@ from run_tiny import TINY_WORDS, Capture
 from tag2mask.cli import main
 from tag2mask.cli.console import errors
 from tag2mask.data import write_mask
-from tag2mask.data.check import check
-from tag2mask.data.photos import open_photos
+from tag2mask.data.dataset import open_photos
+from tag2mask.data.ground_truth import parse_mask_values
 from tag2mask.data.settings import DataSettings
-from tag2mask.data.truth import parse_mask_values
-from tag2mask.evaluate import Confusion, Figures
-from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.truth import truth_against_tags, with_truth
+from tag2mask.data.validation.check import check
+from tag2mask.evaluation import Confusion, Figures
+from tag2mask.runs.config import Config
+from tag2mask.runs.ground_truth import truth_against_tags, with_truth
 
 Mask = npt.NDArray[np.uint8]
 Write = Callable[[Mask, int], Mask]

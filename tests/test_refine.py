@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tag2mask.errors import UsageError
+from tag2mask.core.errors import UsageError
 from tag2mask.refine import masks
 from tag2mask.refine.crf import CrfSettings, dense_crf, label_probabilities
 from tag2mask.refine.masks import IGNORED, ClassMaps, refined_masks, sure_labels

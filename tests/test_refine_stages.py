@@ -14,15 +14,15 @@ import torch
 from PIL import Image
 
 from run_tiny import figures, files_of, run, words
-from tag2mask.cam_files import read_cam, write_cam
 from tag2mask.cli import main
 from tag2mask.data import AugmentSettings, DataSettings, ImageError, open_photos, read_mask, write_mask
-from tag2mask.data.training_set import LabelledSet
+from tag2mask.data.cam_files import read_cam, write_cam
+from tag2mask.data.loading.samples import LabelledSet
 from tag2mask.networks import load_network, read_network_info
 from tag2mask.networks.checkpoint import NetworkFileError, load_edge_network
-from tag2mask.pipeline import stage as stages_base
 from tag2mask.refine.crf import CrfSettings, dense_crf
 from tag2mask.refine.masks import ClassMaps
+from tag2mask.stages import base as stages_base
 
 IRN = {
     "refine__method": "irn+crf",

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from report_run import CLASSES, HOSTILE, IDS, SmallReport, build_run
+from tag2mask.core.errors import UsageError
 from tag2mask.data import PhotoSet, write_mask
-from tag2mask.errors import UsageError
 from tag2mask.report import ReportSettings, write_report
 
 SMALL = SmallReport()

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from report_run import CLASSES, HOSTILE, IDS, SmallReport, build_run
-from tag2mask.confidence.ranking import IMAGES, QUALITY
+from tag2mask.core.files import write_text
 from tag2mask.data import PhotoSet
-from tag2mask.files import write_text
+from tag2mask.quality.ranking import IMAGES, QUALITY
 from tag2mask.report import write_report
 from test_report import SMALL, Page
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from report_run import CLUSTERS, build_run, make_cam
-from tag2mask.cam_files import CamFile, full_resolution, write_cam
-from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.evaluate import Confusion, ThresholdSweep
+from tag2mask.core.errors import Tag2maskError, UsageError
+from tag2mask.data.cam_files import CamFile, full_resolution, write_cam
+from tag2mask.evaluation import Confusion, ThresholdSweep
 from tag2mask.report import ReportSettings
-from tag2mask.report.curves import HEIGHT, WIDTH, Line, draw, number, ticks
+from tag2mask.report.charts import HEIGHT, WIDTH, Line, draw, number, ticks
 from tag2mask.report.figures import read_log, read_splits
 from tag2mask.report.pictures import (
     Palette,

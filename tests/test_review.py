@@ -25,18 +25,18 @@ from werkzeug.test import TestResponse
 
 from review_run import CLASSES, IDS, SIZE, TAGS, VALUES, build_run, every_value, open_desk
 from tag2mask.cli import main
-from tag2mask.confidence.ranking import IMAGES, read_ranking
+from tag2mask.core.errors import UsageError
 from tag2mask.data import Photo, PhotoSet, read_image, read_mask
 from tag2mask.data.corrections import Corrections, Decision
 from tag2mask.data.settings import DataSettings
-from tag2mask.errors import UsageError
-from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.corrections import data_of
-from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.stages import STAGES
+from tag2mask.quality.ranking import IMAGES, read_ranking
 from tag2mask.review import Desk, Server, reviewed_photos
-from tag2mask.review.review_list import Query, ReviewList
+from tag2mask.review.image_list import Query, ReviewList
 from tag2mask.review.server import Guard, build_app
+from tag2mask.runs.config import Config
+from tag2mask.runs.corrections import data_of
+from tag2mask.runs.run_folder import RunFolder
+from tag2mask.stages.registry import STAGES
 
 PORT = 8765
 BASE = f"http://127.0.0.1:{PORT}"

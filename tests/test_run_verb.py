@@ -13,9 +13,9 @@ from run_tiny import Capture, figures, files_of, run, words
 from tag2mask.cli import main
 from tag2mask.cli.commands import COMMANDS
 from tag2mask.cli.console import output, show_published
-from tag2mask.evaluate.comparison import published_beside
-from tag2mask.pipeline.lock import held
-from tag2mask.pipeline.repeats import spread
+from tag2mask.evaluation.comparison import published_beside
+from tag2mask.runs.lock import held
+from tag2mask.workflows.repeats import spread
 
 
 def planned(arguments: list[str], capsys: Capture) -> dict[str, dict[str, object]]:

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tag2mask.core.errors import UsageError
+from tag2mask.core.files import TEMPORARY_PREFIX, read_json, write_json
 from tag2mask.data import DataSettings, open_photos, read_image, read_mask
-from tag2mask.errors import UsageError
-from tag2mask.files import TEMPORARY_PREFIX, read_json, write_json
-from tag2mask.scenes import SPECIES, SceneSettings, class_names, composition, render_scene, write_scenes
-from tag2mask.scenes.creatures import creature_parts
-from tag2mask.scenes.drawing import Layer, Part, canvas, capsule, convex_polygon, ellipse, overlap, paint
-from tag2mask.scenes.settings import KINSHIP
-from tag2mask.scenes.writer import MANIFEST
+from tag2mask.synthetic import SPECIES, SceneSettings, class_names, composition, render_scene, write_scenes
+from tag2mask.synthetic.creatures import creature_parts
+from tag2mask.synthetic.drawing import Layer, Part, canvas, capsule, convex_polygon, ellipse, overlap, paint
+from tag2mask.synthetic.settings import KINSHIP
+from tag2mask.synthetic.writer import MANIFEST
 
 SMALL = SceneSettings(size=96, train=4, val=2)
 

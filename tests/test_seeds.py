@@ -11,19 +11,19 @@ from PIL import Image
 
 from clip_tiny import PATCH, tiny_folder, tiny_model
 from run_tiny import Capture, figures, files_of, run, words
-from tag2mask.cam_files import CamFile, read_cam, write_cam
+from tag2mask.cams.clip import load_clip
+from tag2mask.cams.clip.clip_es import class_scores
+from tag2mask.cams.clip.npy_files import NpyCams, read_npy_cams, write_npy_cams
+from tag2mask.cams.clip.settings import SeedSettings
 from tag2mask.cli import main
-from tag2mask.clip import load_clip
-from tag2mask.clip.cams import class_scores
-from tag2mask.clip.npy_files import NpyCams, read_npy_cams, write_npy_cams
-from tag2mask.clip.settings import SeedSettings
-from tag2mask.data.photo import Photo, Photos
-from tag2mask.data.photos import open_photos
+from tag2mask.data.cam_files import CamFile, read_cam, write_cam
+from tag2mask.data.dataset import open_photos
+from tag2mask.data.loading.samples import TrainingSet
+from tag2mask.data.manifest import Photo, Photos
 from tag2mask.data.settings import AugmentSettings, DataSettings
-from tag2mask.data.training_set import TrainingSet
-from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.progress import StageResult
-from tag2mask.pipeline.seeds import batches_by_patches
+from tag2mask.runs.config import Config
+from tag2mask.runs.progress import StageResult
+from tag2mask.stages.seeds import batches_by_patches
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import MobileNetV2Config, SegformerConfig, SegformerForSemanticSegmentation
 
-from tag2mask.errors import UsageError
+from tag2mask.core.errors import UsageError
 from tag2mask.networks import (
     NetworkSettings,
     PotNetwork,
@@ -22,13 +22,13 @@ from tag2mask.networks import (
     read_network_info,
     save_network,
 )
+from tag2mask.networks.backbones.base import Stage
+from tag2mask.networks.backbones.resnet import RESNETS, Bottleneck, CaffeBottleneck, ResNet, Variant
+from tag2mask.networks.backbones.wide_resnet import WideResNet
 from tag2mask.networks.checkpoint import NetworkFileError
 from tag2mask.networks.heads import ConcatHead, Head, LargeFovHead, SegformerHead, SumHead
 from tag2mask.networks.hub import SEGFORMERS
-from tag2mask.networks.resnet import RESNETS, Bottleneck, CaffeBottleneck, ResNet, Variant
 from tag2mask.networks.segmentation import multi_scale
-from tag2mask.networks.stages import Stage
-from tag2mask.networks.wide_resnet import WideResNet
 
 CLASSES = ("cat", "dog", "horse")
 SEGFORMER = SegformerConfig(
@@ -146,7 +146,7 @@ class TestLargeFov(SegmentationTester):
 
     @pytest.fixture(autouse=True)
     def _small(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("tag2mask.networks.backbone.WideResNet", lambda divisor=32: WideResNet(divisor))
+        monkeypatch.setattr("tag2mask.networks.backbones.registry.WideResNet", lambda divisor=32: WideResNet(divisor))
 
 
 class TestOriginalResnet(SegmentationTester):

@@ -11,7 +11,7 @@ import torch
 from run_tiny import run
 from tag2mask.cli import main
 from tag2mask.data import DataSettings, open_photos
-from tag2mask.pipeline import check as suspicions
+from tag2mask.workflows import check as suspicions
 
 
 @pytest.fixture(scope="module")

@@ -12,18 +12,18 @@ import pytest
 import torch
 
 from run_tiny import BACKBONE
+from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.data import AugmentSettings, DataSettings, PhotoSet, open_photos
-from tag2mask.data.training_set import TrainingSet
-from tag2mask.errors import Tag2maskError, UsageError
+from tag2mask.data.loading.samples import TrainingSet
 from tag2mask.networks import NetworkSettings, PotNetwork, build_network
-from tag2mask.networks.stages import image_cells
+from tag2mask.networks.backbones.base import image_cells
 from tag2mask.pot import PotSettings
-from tag2mask.training import engine
-from tag2mask.training.engine import Trained, train_network
-from tag2mask.training.loading import DrawOrder
+from tag2mask.training import trainer as engine
+from tag2mask.training.batches import DrawOrder
+from tag2mask.training.checkpointing import Interrupted, load_state
 from tag2mask.training.settings import SegmentSettings, TrainSettings
-from tag2mask.training.state import Interrupted, load_state
 from tag2mask.training.tasks import objective, pot_task
+from tag2mask.training.trainer import Trained, train_network
 
 
 @dataclass

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tag2mask.errors import UsageError
+from tag2mask.core.errors import UsageError
 from tag2mask.networks import NetworkSettings, build_backbone
-from tag2mask.networks.foreign_weights import from_mxnet, read_mxnet_params
-from tag2mask.networks.wide_resnet import PreActivationBlock, WideResNet
+from tag2mask.networks.backbones.converters import from_mxnet, read_mxnet_params
+from tag2mask.networks.backbones.wide_resnet import PreActivationBlock, WideResNet
 
 # Blocks of the published network: name, channels before, widths, stride, dilation of each 3×3 convolution.
 BLOCKS = [
@@ -243,7 +243,7 @@ def test_one_name_twice_is_refused(tmp_path: Path) -> None:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """`wideresnet38` by name is a 32nd as wide: the published one has 420 MB."""
-    monkeypatch.setattr("tag2mask.networks.backbone.WideResNet", lambda divisor=32: WideResNet(divisor))
+    monkeypatch.setattr("tag2mask.networks.backbones.registry.WideResNet", lambda divisor=32: WideResNet(divisor))
 
 
 @pytest.mark.usefixtures("small")

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tag2mask.errors import printable
-from tag2mask.evaluate.comparison import Beside
-from tag2mask.pipeline.progress import StageResult
+from tag2mask.core.errors import printable
+from tag2mask.evaluation.comparison import Beside
+from tag2mask.runs.progress import StageResult
 
 
 class Terminal(Console):

@@ -7,18 +7,18 @@ from pathlib import Path
 from tag2mask.cli.console import errors, output, print_json
 from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.stages import finish, one_process, require_run, with_data
-from tag2mask.data.check import CheckReport
-from tag2mask.pipeline.check import (
+from tag2mask.data.validation.check import CheckReport
+from tag2mask.runs.corrections import data_of
+from tag2mask.runs.run_folder import RunFolder
+from tag2mask.workflows.check import (
     Suspicion,
     check_data,
     checked_photos,
     require_network,
     suspicious_tags,
 )
-from tag2mask.pipeline.corrections import data_of
-from tag2mask.pipeline.plan import duration, recorded_times
-from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.tags import suggest_tags
+from tag2mask.workflows.plan import duration, recorded_times
+from tag2mask.workflows.suggest_tags import suggest_tags
 
 
 @one_process

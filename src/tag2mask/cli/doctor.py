@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tag2mask.cli.commands import COMMANDS
 
 if TYPE_CHECKING:
-    from tag2mask.pipeline.config import Config
+    from tag2mask.runs.config import Config
 
 
 def doctor(words: Sequence[str]) -> int:
@@ -49,7 +49,7 @@ def _out(words: Sequence[str]) -> str:
 def _settings(words: Sequence[str]) -> "Config":
     """The settings that the words ask for."""
     from tag2mask.cli.parsing import parse
-    from tag2mask.pipeline.config import Config
+    from tag2mask.runs.config import Config
 
     parsed = parse("doctor", COMMANDS["doctor"], words)
     return Config() if parsed is None else parsed[1].config

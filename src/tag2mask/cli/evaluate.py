@@ -6,10 +6,10 @@ from pathlib import Path
 from tag2mask.cli.console import errors, output, print_json
 from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.stages import do_stages, one_process
-from tag2mask.errors import UsageError
-from tag2mask.pipeline.evaluate import compare_runs
-from tag2mask.pipeline.evaluate_folder import evaluate_folder
-from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.core.errors import UsageError
+from tag2mask.runs.run_folder import RunFolder
+from tag2mask.stages.evaluate import compare_runs
+from tag2mask.workflows.evaluate_folder import evaluate_folder
 
 
 def evaluate(call: Invocation, run: Path, *, compare: Path | None = None, restart: str | None = None) -> int:

@@ -6,17 +6,17 @@ from typing import Any
 from tag2mask.cli.console import errors, output
 from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.stages import finish, one_process, require_run
-from tag2mask.errors import UsageError
-from tag2mask.export import export_onnx, require_onnx
-from tag2mask.formats.corrections import READERS, import_masks, read_folder
-from tag2mask.formats.export import FORMATS, export_masks
-from tag2mask.formats.target import refuse_target
-from tag2mask.formats.writer import ExportSettings, Images, Pieces
-from tag2mask.pipeline.exchange import known_classes, known_photos, mask_source, refuse_inside
-from tag2mask.pipeline.progress import StageResult, progress_bar
-from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.stages import require_classes
-from tag2mask.predictor import load_segmenter, require_network_file
+from tag2mask.core.errors import UsageError
+from tag2mask.export.formats.base import ExportSettings, Images, Pieces
+from tag2mask.export.formats.importers import READERS, import_masks, read_folder
+from tag2mask.export.formats.registry import FORMATS, export_masks
+from tag2mask.export.formats.target import refuse_target
+from tag2mask.export.onnx import export_onnx, require_onnx
+from tag2mask.prediction.predictor import load_segmenter, require_network_file
+from tag2mask.runs.progress import StageResult, progress_bar
+from tag2mask.runs.run_folder import RunFolder
+from tag2mask.stages.registry import require_classes
+from tag2mask.workflows.export_masks import known_classes, known_photos, mask_source, refuse_inside
 
 
 @one_process

@@ -5,12 +5,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tag2mask.distributed import is_main
-from tag2mask.errors import UsageError
-from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.corrections import with_remembered
-from tag2mask.pipeline.lock import held
-from tag2mask.pipeline.run_folder import RunFolder
+from tag2mask.core.distributed import is_main
+from tag2mask.core.errors import UsageError
+from tag2mask.runs.config import Config
+from tag2mask.runs.corrections import with_remembered
+from tag2mask.runs.lock import held
+from tag2mask.runs.run_folder import RunFolder
 
 
 @dataclass(frozen=True)

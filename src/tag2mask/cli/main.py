@@ -10,7 +10,7 @@ from typing import NoReturn
 from tag2mask import __version__
 from tag2mask.cli.commands import COMMANDS, overview
 from tag2mask.cli.doctor import doctor
-from tag2mask.errors import Tag2maskError, UsageError, printable
+from tag2mask.core.errors import Tag2maskError, UsageError, printable
 
 # What loads torch is imported when it is needed: `doctor` has to work where torch does not.
 
@@ -38,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def script() -> NoReturn:
     """The command line as the process's whole work."""
     code = main()
-    if "tag2mask.distributed" not in sys.modules:  # nothing that loads torch was asked for
+    if "tag2mask.core.distributed" not in sys.modules:  # nothing that loads torch was asked for
         sys.exit(code)
-    from tag2mask.distributed import end_process
+    from tag2mask.core.distributed import end_process
 
     end_process(code)
 

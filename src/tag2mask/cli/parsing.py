@@ -20,11 +20,11 @@ from tag2mask.cli.commands import Command
 from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.settings_help import CONFIG, FLAGS, argument_docs, option_name, render_help
 from tag2mask.cli.stages import with_data
-from tag2mask.errors import UsageError, first_five
-from tag2mask.fields import constant_of, constants, current
-from tag2mask.pipeline.config import Config, presets, to_yaml
-from tag2mask.pipeline.corrections import corrections_in, with_remembered
-from tag2mask.pipeline.run_folder import run_of
+from tag2mask.core.errors import UsageError, first_five
+from tag2mask.core.fields import constant_of, constants, current
+from tag2mask.runs.config import Config, presets, to_yaml
+from tag2mask.runs.corrections import corrections_in, with_remembered
+from tag2mask.runs.run_folder import run_of
 
 
 class Parser(ArgumentParser):

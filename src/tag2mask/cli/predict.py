@@ -5,7 +5,7 @@ from pathlib import Path
 from tag2mask.cli.console import errors, output
 from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.stages import finish, one_process
-from tag2mask.pipeline.predict import Predict
+from tag2mask.workflows.predict import Predict
 
 
 @one_process

@@ -11,15 +11,15 @@ from tempfile import NamedTemporaryFile
 from tag2mask.cli.console import errors, output
 from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.stages import one_process, require_run
+from tag2mask.core.errors import UsageError
 from tag2mask.data.corrections import Corrections
-from tag2mask.errors import UsageError
-from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.corrections import corrections_folder, is_own, remembered_corrections
-from tag2mask.pipeline.lock import terminated_like_interrupted
-from tag2mask.pipeline.run_folder import RunFolder
-from tag2mask.pipeline.stages import require_classes
 from tag2mask.review import Desk, Server, reviewed_photos
 from tag2mask.review.server import refuse_host
+from tag2mask.runs.config import Config
+from tag2mask.runs.corrections import corrections_folder, is_own, remembered_corrections
+from tag2mask.runs.lock import terminated_like_interrupted
+from tag2mask.runs.run_folder import RunFolder
+from tag2mask.stages.registry import require_classes
 
 
 @one_process

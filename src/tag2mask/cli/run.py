@@ -6,11 +6,11 @@ from pathlib import Path
 from tag2mask.cli.console import errors, output, print_json, spread_table
 from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.stages import do_stages, do_under_lock, one_process, with_data
-from tag2mask.distributed import is_main, wait
-from tag2mask.errors import UsageError
-from tag2mask.pipeline.demo import FOLDER, prepare_demo
-from tag2mask.pipeline.repeats import RECORD, Repeats
-from tag2mask.pipeline.stages import stages_of
+from tag2mask.core.distributed import is_main, wait
+from tag2mask.core.errors import UsageError
+from tag2mask.stages.registry import stages_of
+from tag2mask.workflows.demo import FOLDER, prepare_demo
+from tag2mask.workflows.repeats import RECORD, Repeats
 
 
 def run(call: Invocation, data: Path | None = None, *, repeats: int | None = None, restart: str | None = None) -> int:

@@ -10,7 +10,7 @@ import yaml
 from docstring_parser import parse as parse_docstring
 
 from tag2mask.cli.commands import Command
-from tag2mask.pipeline.config import Config, plain, presets
+from tag2mask.runs.config import Config, plain, presets
 
 MOST_LINES = 100
 """Lines of a help text."""

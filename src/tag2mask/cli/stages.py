@@ -11,21 +11,18 @@ from rich.console import Console
 
 from tag2mask.cli.console import errors, figures_table, output, print_json, show_published, show_result
 from tag2mask.cli.invocation import Invocation
-from tag2mask.data.image_check import first_look
-from tag2mask.data.photos import PhotoSet, recognised
-from tag2mask.distributed import gathered, is_main, join, process_count, process_number, wait
-from tag2mask.errors import UsageError
-from tag2mask.evaluate.comparison import Comparison, published_beside
-from tag2mask.pipeline.config import Config
-from tag2mask.pipeline.corrections import remember_corrections
-from tag2mask.pipeline.lock import held_along
-from tag2mask.pipeline.plan import plan
-from tag2mask.pipeline.progress import StageResult
-from tag2mask.pipeline.reading import photographs, share_manifest
-from tag2mask.pipeline.repeats import refuse_repeats
-from tag2mask.pipeline.run_folder import CLASSES, RunFolder
-from tag2mask.pipeline.seeds import export_npy
-from tag2mask.pipeline.stages import (
+from tag2mask.core.distributed import gathered, is_main, join, process_count, process_number, wait
+from tag2mask.core.errors import UsageError
+from tag2mask.data.dataset import PhotoSet, recognised
+from tag2mask.data.validation.image_check import first_look
+from tag2mask.evaluation.comparison import Comparison, published_beside
+from tag2mask.runs.config import Config
+from tag2mask.runs.corrections import remember_corrections
+from tag2mask.runs.dataset import photographs, share_manifest
+from tag2mask.runs.lock import held_along
+from tag2mask.runs.progress import StageResult
+from tag2mask.runs.run_folder import CLASSES, RunFolder
+from tag2mask.stages.registry import (
     STAGES,
     Work,
     check_ahead,
@@ -35,6 +32,9 @@ from tag2mask.pipeline.stages import (
     slow_settings,
     to_delete,
 )
+from tag2mask.stages.seeds import export_npy
+from tag2mask.workflows.plan import plan
+from tag2mask.workflows.repeats import refuse_repeats
 
 MOST_OPENED = 8
 """Images that are opened before training, to see what kinds of pixels there are."""

@@ -3,9 +3,9 @@
 `augment` and `training_set`, which need torch, and `check` are imported from their modules.
 """
 
+from tag2mask.data.dataset import PhotoSet, find_photos, open_photos
 from tag2mask.data.images import ImageError, MaskError, image_size, palette, read_image, read_mask, write_mask
-from tag2mask.data.photo import Photo
-from tag2mask.data.photos import PhotoSet, find_photos, open_photos
+from tag2mask.data.manifest import Photo
 from tag2mask.data.settings import AugmentSettings, DataSettings
 
 __all__ = [

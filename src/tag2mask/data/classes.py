@@ -6,9 +6,9 @@ from pathlib import Path
 
 import yaml
 
-from tag2mask.data.names import nfc
+from tag2mask.core.errors import first_five
+from tag2mask.data.file_names import nfc
 from tag2mask.data.problems import Problem, error, warning
-from tag2mask.errors import first_five
 
 CLASS_LIMIT = 254  # most classes of a data set: ids 1..254; 0 is background, 255 ignored
 

@@ -9,15 +9,15 @@ import numpy.typing as npt
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from tag2mask.core.errors import first_five
+from tag2mask.core.files import write_bytes
+from tag2mask.core.provenance import PNG_KEY, PREDICTION_KEY
 from tag2mask.data.decoding import decode, opened, upright_size
-from tag2mask.data.deep_pixels import Intensity, read_rgb
+from tag2mask.data.pixel_formats import Intensity, read_rgb
 from tag2mask.data.problems import Fault
 from tag2mask.data.problems import ImageError as ImageError
 from tag2mask.data.problems import MaskError as MaskError
 from tag2mask.data.settings import PIXEL_LIMIT as PIXEL_LIMIT
-from tag2mask.errors import first_five
-from tag2mask.files import write_bytes
-from tag2mask.origin import PNG_KEY, PREDICTION_KEY
 
 IGNORED = 255  # the ignore index of masks
 
@@ -27,7 +27,7 @@ MASK_FAULTS: dict[Fault, Fault] = {"missing-image": "missing-mask", "not-an-imag
 def read_image(
     path: Path, *, pixel_limit: int = PIXEL_LIMIT, intensity: Intensity | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Read an image: upright by its EXIF orientation, converted as `tag2mask.data.deep_pixels.to_rgb` says.
+    """Read an image: upright by its EXIF orientation, converted as `tag2mask.data.pixel_formats.to_rgb` says.
 
     Args:
         path: the file.

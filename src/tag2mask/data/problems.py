@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-from tag2mask.errors import Tag2maskError, UsageError, printable
+from tag2mask.core.errors import Tag2maskError, UsageError, printable
 
 Level = Literal["error", "warning"]
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from tag2mask.fields import Checked, Fixed, setting
+from tag2mask.core.fields import Checked, Fixed, setting
 
 Kind = Literal["auto", "table", "folders", "voc", "coco", "mvtec"]
 """The layouts that can be read; ``auto`` looks."""

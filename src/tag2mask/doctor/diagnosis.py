@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tag2mask.core.errors import UsageError
+from tag2mask.core.hardware import memory
 from tag2mask.doctor.findings import Diagnosis, Finding, Need, Weights
 from tag2mask.doctor.machine import PROGRAMS, Probe, facts, probe_all, size, soundness, versions
-from tag2mask.errors import UsageError
-from tag2mask.hardware import memory
 
 if TYPE_CHECKING:
-    from tag2mask.pipeline.config import Config
+    from tag2mask.runs.config import Config
 
 WANTED_MEMORY = {"seeds": 3e9, "train": 6e9, "cams": 2.5e9, "edges": 6e9, "refine": 1e9, "segment": 6e9}
 """Bytes, roughly. Measured with the preset `own` on VOC: 5.9 GB of `train` (ResNet-50, 16 images of 320 pixels),

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask import __version__
+from tag2mask.core.hardware import cores, disk_free, memory
 from tag2mask.doctor.findings import Finding
-from tag2mask.hardware import cores, disk_free, memory
 
 _PACKAGES = (
     "torch",
@@ -63,7 +63,7 @@ PROGRAMS: Mapping[str, str] = {
     "transformers": "from transformers import AutoModel, CLIPModel, CLIPTokenizer, MobileNetV2Model",
     "torchvision": "import torchvision",
     "accelerate": "from accelerate import Accelerator",
-    "tag2mask": "import tag2mask.cli.run, tag2mask.pipeline.stages",
+    "tag2mask": "import tag2mask.cli.run, tag2mask.stages.registry",
     "onnx": "import onnx, onnxruntime, onnxscript",
     "tensorboard": "from torch.utils.tensorboard import SummaryWriter",
     "webdataset": "from webdataset import WebDataset",

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from tag2mask.clip.model import TOKENIZER_FILES
+from tag2mask.cams.clip.model import TOKENIZER_FILES
 from tag2mask.doctor.findings import Finding, Weights
+from tag2mask.networks.backbones.resnet import RESNETS
+from tag2mask.networks.backbones.weights import IMAGENET
+from tag2mask.networks.backbones.wide_resnet import WIDE_RESNET
 from tag2mask.networks.hub import SEGFORMERS, cached_folder
-from tag2mask.networks.public_weights import IMAGENET
-from tag2mask.networks.resnet import RESNETS
-from tag2mask.networks.wide_resnet import WIDE_RESNET
-from tag2mask.pipeline.config import Config
+from tag2mask.runs.config import Config
 
 
 def weights_of(config: Config) -> Iterator[Weights]:

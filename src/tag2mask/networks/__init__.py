@@ -1,6 +1,7 @@
 """Networks: backbones behind one interface, the networks on top of them, and checkpoints."""
 
-from tag2mask.networks.backbone import Backbone, Stage, build_backbone
+from tag2mask.networks.backbones.base import ceil_grid
+from tag2mask.networks.backbones.registry import Backbone, Stage, build_backbone
 from tag2mask.networks.checkpoint import (
     NetworkInfo,
     load_network,
@@ -11,7 +12,6 @@ from tag2mask.networks.checkpoint import (
 from tag2mask.networks.pot_network import PotNetwork, PotOutput, build_network
 from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentation_network
 from tag2mask.networks.settings import NetworkSettings, SegmentationNetworkSettings
-from tag2mask.networks.stages import ceil_grid
 
 __all__ = [
     "Backbone",

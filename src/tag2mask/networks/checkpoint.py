@@ -16,16 +16,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tag2mask.device import FAULTS_OF_THE_MACHINE
-from tag2mask.errors import Tag2maskError, UsageError, first_five
-from tag2mask.fields import current, fixed, plain
-from tag2mask.files import atomic_path
-from tag2mask.networks.backbone import rebuild_backbone
+from tag2mask.core.device import FAULTS_OF_THE_MACHINE
+from tag2mask.core.errors import Tag2maskError, UsageError, first_five
+from tag2mask.core.fields import current, fixed, plain
+from tag2mask.core.files import atomic_path
+from tag2mask.networks.backbones.base import Backbone
+from tag2mask.networks.backbones.registry import rebuild_backbone
 from tag2mask.networks.edge_network import EdgeNetwork
 from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.networks.segmentation import SegmentationNetwork
 from tag2mask.networks.settings import NetworkSettings, OutputStride, SegmentationNetworkSettings
-from tag2mask.networks.stages import Backbone
 
 FORMAT_VERSION = 1
 """Of the metadata; files with a higher one are refused."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tag2mask.errors import UsageError, first_five
-from tag2mask.networks.stages import Backbone, NormalisingNetwork, Stage, ceil_grid, offered, to_grid
+from tag2mask.core.errors import UsageError, first_five
+from tag2mask.networks.backbones.base import Backbone, NormalisingNetwork, Stage, ceil_grid, offered, to_grid
 
 EDGE_STRIDE = 4
 """Pixels per cell of the edges. Source: IRN."""

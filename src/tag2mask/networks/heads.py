@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from tag2mask.errors import UsageError
-from tag2mask.networks.stages import Stage, to_grid
+from tag2mask.core.errors import UsageError
+from tag2mask.networks.backbones.base import Stage, to_grid
 
 RATES = (6, 12, 18, 24)
 """Dilations of the four parallel convolutions. Source: Chen et al., DeepLab, TPAMI 2018, "ASPP-L"."""

@@ -13,11 +13,11 @@ from fnmatch import filter as matching
 from pathlib import Path
 from typing import Any
 
-from tag2mask.errors import Tag2maskError, UsageError
-from tag2mask.networks.public_weights import Notify
-from tag2mask.networks.resnet import RESNETS
-from tag2mask.networks.stages import IMAGENET_MEAN, IMAGENET_STD, Colour
-from tag2mask.networks.wide_resnet import WIDE_RESNET
+from tag2mask.core.errors import Tag2maskError, UsageError
+from tag2mask.networks.backbones.base import IMAGENET_MEAN, IMAGENET_STD, Colour
+from tag2mask.networks.backbones.resnet import RESNETS
+from tag2mask.networks.backbones.weights import Notify
+from tag2mask.networks.backbones.wide_resnet import WIDE_RESNET
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"

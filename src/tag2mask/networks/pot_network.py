@@ -9,11 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tag2mask.errors import UsageError, first_five
-from tag2mask.networks.backbone import build_backbone
-from tag2mask.networks.public_weights import Notify
-from tag2mask.networks.settings import FEATURE_STRIDE, FINEST_FEATURE_STRIDE, NetworkSettings
-from tag2mask.networks.stages import (
+from tag2mask.core.errors import UsageError, first_five
+from tag2mask.networks.backbones.base import (
     Backbone,
     NormalisingNetwork,
     Stage,
@@ -22,6 +19,9 @@ from tag2mask.networks.stages import (
     offered,
     to_grid,
 )
+from tag2mask.networks.backbones.registry import build_backbone
+from tag2mask.networks.backbones.weights import Notify
+from tag2mask.networks.settings import FEATURE_STRIDE, FINEST_FEATURE_STRIDE, NetworkSettings
 
 MAXIMUM_CLASSES = 254
 """Class ids are bytes; 0 is background and 255 is ignored."""

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tag2mask.networks.backbone import build_backbone
+from tag2mask.networks.backbones.base import Backbone, NormalisingNetwork, image_cells, to_grid
+from tag2mask.networks.backbones.huggingface import SegformerEncoder
+from tag2mask.networks.backbones.registry import build_backbone
+from tag2mask.networks.backbones.resnet import RESNETS
+from tag2mask.networks.backbones.weights import IMAGENET, Notify
 from tag2mask.networks.heads import ConcatHead, Head, LargeFovHead, SegformerHead, SumHead
-from tag2mask.networks.hub_backbones import SegformerEncoder
 from tag2mask.networks.pot_network import check_classes
-from tag2mask.networks.public_weights import IMAGENET, Notify
-from tag2mask.networks.resnet import RESNETS
 from tag2mask.networks.settings import SegmentationNetworkSettings
-from tag2mask.networks.stages import Backbone, NormalisingNetwork, image_cells, to_grid
 
 _NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
 

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
-from tag2mask.fields import Checked, Fixed, setting
+from tag2mask.core.fields import Checked, Fixed, setting
 
 FINEST_FEATURE_STRIDE = 8
 """Pixels per cell of the joint feature at least, where every chosen stage is finer than `FEATURE_STRIDE`."""

@@ -6,7 +6,7 @@ Source: docs/method.md, steps 4 to 6 (paper, figure 2, part II; equation 5 is th
 import torch
 from torch import Tensor
 
-from tag2mask.ot import TransportPlan, sinkhorn
+from tag2mask.ot.transport import TransportPlan, sinkhorn
 from tag2mask.pot.partition import NORM_EPSILON, Partition, Slots
 from tag2mask.pot.settings import PotSettings
 

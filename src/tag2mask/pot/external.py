@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from tag2mask.fields import Checked, Fixed, setting
-from tag2mask.pot.cams import TransportCams
+from tag2mask.core.fields import Checked, Fixed, setting
+from tag2mask.pot.method import TransportCams
 from tag2mask.pot.partition import NORM_EPSILON, normalised_cams, present_slots
 
 NO_MAP = -1.0

@@ -5,8 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tag2mask.errors import UsageError
-from tag2mask.pot.cams import TransportCams
+from tag2mask.core.errors import UsageError
+from tag2mask.pot.method import TransportCams
 from tag2mask.pot.partition import present_slots
 
 StopGradient = Literal["none", "pot", "classifier"]

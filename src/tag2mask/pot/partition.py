@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tag2mask.clustering import spherical_kmeans
+from tag2mask.ot.kmeans import spherical_kmeans
 from tag2mask.pot.settings import PotSettings
 
 NORM_EPSILON = 1e-5

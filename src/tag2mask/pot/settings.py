@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from tag2mask.fields import Checked, Fixed, setting
+from tag2mask.core.fields import Checked, Fixed, setting
 
 FOREGROUND_ONE_SCALE = 0.5
 """`PotSettings.foreground_threshold` for CAMs of a single scale, as in training; ours."""

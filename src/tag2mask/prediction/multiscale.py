@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tag2mask.errors import Tag2maskError
-from tag2mask.inference import resize
+from tag2mask.cams.inference import resize
+from tag2mask.core.errors import Tag2maskError
 from tag2mask.networks.segmentation import SegmentationNetwork
 from tag2mask.prediction.settings import PredictSettings
 from tag2mask.prediction.tiles import Axis, Piece, cut

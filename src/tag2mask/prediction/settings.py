@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from tag2mask.fields import Checked, Fixed, setting
+from tag2mask.core.fields import Checked, Fixed, setting
 from tag2mask.refine.crf import PublishedCrf
 
 PUBLISHED_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)

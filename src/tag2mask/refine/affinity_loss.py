@@ -16,11 +16,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tag2mask.core.distributed import mean_over_processes
+from tag2mask.core.errors import UsageError
 from tag2mask.data.images import IGNORED
-from tag2mask.distributed import mean_over_processes
-from tag2mask.errors import UsageError
+from tag2mask.networks.backbones.base import ceil_grid
 from tag2mask.networks.edge_network import EDGE_STRIDE
-from tag2mask.networks.stages import ceil_grid
 from tag2mask.refine.random_walk import displacements, path
 
 RADIUS = 10

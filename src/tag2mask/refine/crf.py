@@ -14,8 +14,8 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from tag2mask.errors import UsageError
-from tag2mask.fields import Checked, Fixed, setting
+from tag2mask.core.errors import UsageError
+from tag2mask.core.fields import Checked, Fixed, setting
 from tag2mask.refine.permutohedral import Lattice, build_lattice
 
 CrfPreset = Literal["deeplab", "irn", "largefov"]

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tag2mask.data.images import IGNORED
+from tag2mask.networks.backbones.base import to_grid
 from tag2mask.networks.edge_network import EDGE_STRIDE
-from tag2mask.networks.stages import to_grid
 from tag2mask.refine.crf import crf_kernels, dense_crf, label_probabilities
 from tag2mask.refine.random_walk import propagate
 from tag2mask.refine.settings import RefineSettings, SureSettings, WalkSettings

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tag2mask.errors import UsageError
+from tag2mask.core.errors import UsageError
 
 _KEY_BITS = 62
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from tag2mask.errors import UsageError
+from tag2mask.core.errors import UsageError
 
 RADIUS, BETA, STEPS = 5, 10.0, 256
 """Source: IRN; 256 = 2^8 steps."""

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from tag2mask.cam_files import CamKind
-from tag2mask.fields import Checked, Fixed, setting
+from tag2mask.core.fields import Checked, Fixed, setting
+from tag2mask.data.cam_files import CamKind
 from tag2mask.refine.crf import ColourCrf, PublishedCrf
 from tag2mask.refine.random_walk import BETA, RADIUS, STEPS
 

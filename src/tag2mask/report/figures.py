@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tag2mask.evaluate.figures import absence
-from tag2mask.report.curves import Drawing, Line, draw
+from tag2mask.evaluation.figures import absence
+from tag2mask.report.charts import Drawing, Line, draw
 
 KINDS = {
     "classifier": "Classifier CAM",

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tag2mask.cam_files import PADDING, CamFile, full_resolution
 from tag2mask.data import Photo, PhotoSet, read_mask
-from tag2mask.data.decided import FinalMasks
+from tag2mask.data.cam_files import PADDING, CamFile, full_resolution
+from tag2mask.data.corrections import FinalMasks
 from tag2mask.report import pictures
 from tag2mask.report.figures import KINDS
 from tag2mask.report.pictures import Palette, css, most_frequent_first

@@ -10,13 +10,13 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from tag2mask.core.errors import UsageError
+from tag2mask.core.files import read_json, write_text
 from tag2mask.data import PhotoSet
-from tag2mask.errors import UsageError
-from tag2mask.files import read_json, write_text
-from tag2mask.report.curves import Drawing
-from tag2mask.report.doubts import draw_doubts, quality_sentence
+from tag2mask.report.charts import Drawing
 from tag2mask.report.figures import Split, cam_thresholds, edge_charts, log_charts, read_log, read_splits, sweep_charts
 from tag2mask.report.gallery import Gallery
+from tag2mask.report.low_confidence import draw_doubts, quality_sentence
 from tag2mask.report.pictures import css, heat_scale
 from tag2mask.report.ranking import Ranking, attempt, rank
 from tag2mask.report.settings import ReportSettings

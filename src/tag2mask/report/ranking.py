@@ -7,10 +7,10 @@ from typing import ParamSpec, TypeVar
 
 import numpy as np
 
-from tag2mask.cam_files import PADDING, CamFile, CamFileError, full_resolution, read_cam
+from tag2mask.core.errors import Tag2maskError
 from tag2mask.data import Photo, PhotoSet, read_mask
-from tag2mask.errors import Tag2maskError
-from tag2mask.evaluate import Confusion
+from tag2mask.data.cam_files import PADDING, CamFile, CamFileError, full_resolution, read_cam
+from tag2mask.evaluation import Confusion
 from tag2mask.report.figures import KINDS
 from tag2mask.report.settings import RANKED, ReportSettings
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tag2mask.fields import Checked, Fixed, setting
+from tag2mask.core.fields import Checked, Fixed, setting
 
 RANKED = 2000
 """Images that are ranked at most, at about 10 ms each; a larger set is thinned out evenly first. Ours."""

@@ -10,12 +10,12 @@ from flask import Blueprint, Response, jsonify, request
 from PIL import Image
 from werkzeug.exceptions import BadRequest, HTTPException, LengthRequired, NotFound, RequestEntityTooLarge
 
+from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.data.corrections import Decision, Verdict
 from tag2mask.data.images import read_small
-from tag2mask.errors import Tag2maskError, UsageError
 from tag2mask.report.pictures import Palette, css, heat_colours, most_frequent_first
-from tag2mask.review.desk import Desk
-from tag2mask.review.review_list import Order, Query, State
+from tag2mask.review.image_list import Order, Query, State
+from tag2mask.review.session import Desk
 
 THUMBNAIL, PICTURE = 192, 4096
 """Longer sides of images for the browser, in pixels; masks are not reduced."""

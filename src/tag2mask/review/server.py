@@ -14,9 +14,9 @@ from werkzeug.exceptions import Forbidden, UnsupportedMediaType
 from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Response as AnyResponse
 
-from tag2mask.errors import UsageError
-from tag2mask.review.desk import Desk
+from tag2mask.core.errors import UsageError
 from tag2mask.review.routes import deciding_routes, error_answer, reading_routes
+from tag2mask.review.session import Desk
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

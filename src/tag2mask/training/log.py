@@ -13,9 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from tag2mask.distributed import mean_over_processes
-from tag2mask.errors import Tag2maskError, first_five
-from tag2mask.files import write_text
+from tag2mask.core.distributed import mean_over_processes
+from tag2mask.core.errors import Tag2maskError, first_five
+from tag2mask.core.files import write_text
 from tag2mask.networks.checkpoint import not_finite
 
 FITTED = 0.03

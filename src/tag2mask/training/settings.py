@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from tag2mask.core.fields import Checked, Fixed, setting
 from tag2mask.data.settings import AugmentSettings, FlipViewSettings, ViewSettings
-from tag2mask.fields import Checked, Fixed, setting
 from tag2mask.networks.settings import SegmentationNetworkSettings
 from tag2mask.pot.loss import StopGradient
 from tag2mask.refine.affinity_loss import RADIUS

@@ -11,18 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tag2mask.core.distributed import mean_over_processes
 from tag2mask.data.images import IGNORED
-from tag2mask.data.training_set import LabelledSet, TrainingSet
-from tag2mask.distributed import mean_over_processes
+from tag2mask.data.loading.samples import LabelledSet, TrainingSet
+from tag2mask.networks.backbones.base import image_cells
 from tag2mask.networks.edge_network import EdgeNetwork
 from tag2mask.networks.pot_network import PotNetwork, PotOutput
 from tag2mask.networks.segmentation import SegmentationNetwork
-from tag2mask.networks.stages import image_cells
 from tag2mask.pot import PotSettings, consistency_loss, normalised_cams, transport_cams
 from tag2mask.pot.external import ExternalSettings, base_cams, external_loss, external_target, suppressed
 from tag2mask.refine.affinity_loss import AffinityLoss, affinity_loss, reduced_labels
-from tag2mask.training.engine import Group, Task
 from tag2mask.training.settings import EdgeSettings, SegmentSettings, TrainSettings
+from tag2mask.training.trainer import Group, Task
 
 _LEAST_WEIGHT = 1e-6
 """The least sum of the weights of a batch: a batch without labels has a loss of 0, not of 0 / 0."""

@@ -1,0 +1,1 @@
+"""CAMs from networks: inference, and CLIP."""

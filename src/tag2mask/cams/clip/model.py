@@ -1,0 +1,282 @@
+"""CLIP of `transformers`, run block by block on images of any size.
+
+The image side is run here with the library's modules, for what its forward pass does not offer: position embeddings for
+any grid, head-averaged attention of some blocks only, and images of several sizes in one batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tag2mask.core.errors import Tag2maskError, UsageError, first_five
+from tag2mask.networks.backbones.weights import Notify
+from tag2mask.networks.hub import quiet, read_model_config, resolve_folder
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+"""CLIP's normalisation, RGB in [0, 1]."""
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_LARGEST_ATTENTION = 1 << 25
+"""Most entries of attention (heads, n, n) at a time on a CPU, for its caches."""
+
+
+@dataclass(frozen=True)
+class Patches:
+    """A batch of images as sequences of tokens, the class token first, shorter ones padded at the end.
+
+    Attributes:
+        tokens: (B, 1 + n, D).
+        grids: (h, w) of each image; h · w ≤ n patches in reading order.
+        valid: (B, n) bool, False = padding.
+    """
+
+    tokens: Tensor
+    grids: tuple[tuple[int, int], ...]
+    valid: Tensor
+
+    @property
+    def key_bias(self) -> Tensor | None:
+        """(B, 1, 1, 1 + n), −inf where a token is padding; None where none is."""
+        if all(rows * columns == self.valid.shape[1] for rows, columns in self.grids):
+            return None
+        bias = torch.zeros_like(self.valid, dtype=self.tokens.dtype).masked_fill(~self.valid, -torch.inf)
+        return F.pad(bias, (1, 0))[:, None, None]
+
+
+@dataclass(frozen=True)
+class LastBlock:
+    """The input of the last block, and the attention of earlier blocks.
+
+    Attributes:
+        tokens: (B, 1 + n, D), input of the last block.
+        attention: (B, n, n) float32, the sum over some of the earlier blocks of their attention averaged over heads,
+            without class token; 0 in padding.
+        maps: number of blocks in the sum.
+    """
+
+    tokens: Tensor
+    attention: Tensor
+    maps: int
+
+
+class Clip(nn.Module):
+    """A frozen CLIP.
+
+    Attributes:
+        tokenizer: its tokenizer; None where texts are given as features.
+        patch: pixels per side of a patch.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any = None) -> None:
+        """Take over ``model``; its weights are frozen."""
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.patch = int(model.config.vision_config.patch_size)
+        self._positions: dict[tuple[int, int], Tensor] = {}
+
+    @property
+    def blocks(self) -> Any:
+        """The vision transformer's blocks, first to last."""
+        return self.model.vision_model.encoder.layers
+
+    @property
+    def device(self) -> torch.device:
+        """Of the weights."""
+        device: torch.device = self.model.visual_projection.weight.device
+        return device
+
+    @property
+    def logit_scale(self) -> float:
+        """The factor of cosines before the softmax."""
+        return float(self.model.logit_scale.float().exp())
+
+    def precision(self, name: Precision) -> "Clip":
+        """Run the image side in fp32, bf16 or fp16."""
+        self._positions.clear()
+        for module in (self.model.vision_model, self.model.visual_projection):
+            module.to(_DTYPES[name])
+        return self
+
+    @torch.no_grad()
+    def text_features(self, sentences: Sequence[str]) -> Tensor:
+        """(len(sentences), E) float32, unit length.
+
+        Raises:
+            UsageError: a sentence is longer than the model reads.
+        """
+        limit = int(self.model.config.text_config.max_position_embeddings)
+        ids = [self.tokenizer(sentence)["input_ids"] for sentence in sentences]
+        long = [sentence for sentence, tokens in zip(sentences, ids, strict=True) if len(tokens) > limit]
+        if long:
+            raise UsageError(f"seeds.words: longer than the {limit} tokens that CLIP reads: {first_five(long)}")
+        batch = self.tokenizer(list(sentences), padding=True, return_tensors="pt").to(self.device)
+        pooled = self.model.text_model(**batch).pooler_output
+        return F.normalize(self.model.text_projection(pooled).float(), dim=1)
+
+    def prepare(self, image: npt.NDArray[np.uint8], longest_side: int | None = None) -> Tensor:
+        """An image as CLIP's input: sides rounded up to whole patches, bicubic, normalised.
+
+        Args:
+            image: RGB, uint8 (H, W, 3).
+            longest_side: an image with a longer side is reduced to it first; None takes any size.
+
+        Returns:
+            float32 (3, h · patch, w · patch).
+        Source: CLIP-ES; the reduction is ours.
+        """
+        rows, columns = self.grid((image.shape[0], image.shape[1]), longest_side)
+        size = (columns * self.patch, rows * self.patch)
+        pixels = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
+        normalised = (pixels / 255 - np.array(CLIP_MEAN, np.float32)) / np.array(CLIP_STD, np.float32)
+        return torch.from_numpy(normalised).permute(2, 0, 1).contiguous()
+
+    def grid(self, size: tuple[int, int], longest_side: int | None = None) -> tuple[int, int]:
+        """(h, w), the patches of an image of (H, W) pixels."""
+        scale = min(1.0, (longest_side or max(size)) / max(size))
+        rows, columns = (max(1, -(-round(side * scale) // self.patch)) for side in size)
+        return rows, columns
+
+    @torch.no_grad()
+    def patches(self, images: Sequence[Tensor]) -> Patches:
+        """One batch of tokens of images, each (3, h · patch, w · patch), of `prepare`."""
+        embed = self.model.vision_model.embeddings
+        grids = tuple((image.shape[1] // self.patch, image.shape[2] // self.patch) for image in images)
+        longest = max(rows * columns for rows, columns in grids)
+        dtype = embed.patch_embedding.weight.dtype
+        sequences = []
+        for image, grid in zip(images, grids, strict=True):
+            own = embed.patch_embedding(image.to(self.device, dtype)[None]).flatten(2).transpose(1, 2)[0]  # (h·w, D)
+            tokens = torch.cat([embed.class_embedding[None].to(dtype), own]) + self._position(grid)
+            sequences.append(F.pad(tokens, (0, 0, 0, longest + 1 - len(tokens))))
+        lengths = torch.tensor([rows * columns for rows, columns in grids], device=self.device)
+        valid = torch.arange(longest, device=self.device) < lengths[:, None]
+        return Patches(self.model.vision_model.pre_layrnorm(torch.stack(sequences)), grids, valid)
+
+    @torch.no_grad()
+    def up_to_last_block(self, patches: Patches, attention_blocks: int) -> LastBlock:
+        """Run all blocks but the last.
+
+        Args:
+            attention_blocks: number of last blocks, the very last included, whose attention is returned.
+        """
+        tokens, bias = patches.tokens, patches.key_bias
+        images, length, _ = tokens.shape
+        summed = torch.zeros(images, length - 1, length - 1, device=tokens.device)
+        first = max(0, len(self.blocks) - attention_blocks)
+        for number, block in enumerate(self.blocks[:-1]):
+            tokens = self.through(block, tokens, bias, summed if number >= first else None)
+        summed *= patches.valid[:, :, None]
+        return LastBlock(tokens, summed, len(self.blocks) - 1 - first)
+
+    def image_features(self, tokens: Tensor) -> Tensor:
+        """Tokens after the last block (…, D) in the joint space: (…, E) float32, not normalised."""
+        features: Tensor = self.model.visual_projection(self.model.vision_model.post_layernorm(tokens))
+        return features.float()
+
+    def heads(self, block: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of normalised tokens (B, m, D), each (B, heads, m, d)."""
+        attention: Any = block.self_attn
+        shape = (*tokens.shape[:2], attention.num_heads, attention.head_dim)
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        query, key, value = (projection(tokens).view(shape).transpose(1, 2) for projection in projections)
+        return query, key, value
+
+    def through(self, block: Any, tokens: Tensor, bias: Tensor | None, summed: Tensor | None = None) -> Tensor:
+        """Tokens after a block, (B, 1 + n, D).
+
+        Args:
+            tokens: (B, 1 + n, D), its input.
+            summed: (B, n, n) float32, to which the attention averaged over heads is added, or None.
+        """
+        query, key, value = self.heads(block, block.layer_norm1(tokens))
+        if summed is None:
+            gathered = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        else:
+            gathered = torch.empty_like(query)
+            step = images_at_once(query)
+            for start in range(0, len(query), step):
+                part = slice(start, start + step)
+                own = None if bias is None else bias[part]
+                weights = attention_weights(query[part], key[part], own)
+                gathered[part] = weights @ value[part]
+                summed[part] += weights[:, :, 1:, 1:].mean(1, dtype=torch.float32)
+        tokens = tokens + block.self_attn.out_proj(gathered.transpose(1, 2).flatten(2))
+        after: Tensor = tokens + block.mlp(block.layer_norm2(tokens))
+        return after
+
+    def _position(self, grid: tuple[int, int]) -> Tensor:
+        """(1 + h·w, D), position embeddings, resized bilinearly and cached by grid."""
+        if grid not in self._positions:
+            table = self.model.vision_model.embeddings.position_embedding.weight  # (1 + s², D)
+            side = round((len(table) - 1) ** 0.5)
+            square = table[1:].float().view(1, side, side, -1).permute(0, 3, 1, 2)
+            resized = F.interpolate(square, size=grid, mode="bilinear", align_corners=False)
+            self._positions[grid] = torch.cat([table[:1], resized.flatten(2).transpose(1, 2)[0].to(table.dtype)])
+        return self._positions[grid]
+
+
+def attention_weights(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
+    """softmax(q kᵀ / √d + bias), (B, heads, m, m); the softmax in float32 whatever the precision."""
+    logits = query * query.shape[3] ** -0.5 @ key.transpose(2, 3)
+    if bias is not None:
+        logits = logits + bias
+    return torch.softmax(logits, 3, dtype=torch.float32).to(query.dtype)
+
+
+def images_at_once(query: Tensor) -> int:
+    """The number of images whose attention (heads, m, m) is held at a time."""
+    if query.device.type != "cpu":
+        return len(query)
+    return max(1, _LARGEST_ATTENTION // (query.shape[1] * query.shape[2] ** 2))
+
+
+def model_precision(name: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Precision:
+    """The precision behind a setting: `auto` is fp16 on a GPU, fp32 elsewhere."""
+    if name == "auto":
+        return "fp16" if device.type == "cuda" else "fp32"
+    return name
+
+
+def load_clip(name: str, *, notify: Notify | None = None) -> Clip:
+    """A CLIP from a local folder or by name, on the CPU in fp32.
+
+    Args:
+        name: a folder of a `transformers` CLIP, or ``owner/model`` on the hub.
+
+    Raises:
+        UsageError: it is not a CLIP, or files are missing.
+        Tag2maskError: it could not be fetched, or its weights do not fit.
+    """
+    from transformers import CLIPModel, CLIPTokenizer
+
+    folder = resolve_folder(name, weights=True, setting="seeds.model", also=TOKENIZER_FILES, notify=notify)
+    kind = read_model_config(folder, "seeds.model")["model_type"]
+    if kind != "clip":
+        raise UsageError(f"seeds.model: {name} is a model of type '{kind}', it should be 'clip'")
+    try:
+        with quiet():
+            model, info = CLIPModel.from_pretrained(
+                folder, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
+            )
+        tokenizer = CLIPTokenizer.from_pretrained(folder)
+    except Exception as error:  # the libraries raise errors of many kinds
+        reason = str(error).strip().partition("\n")[0]
+        raise Tag2maskError(f"seeds.model: {folder} could not be loaded ({reason}); fetch it anew") from error
+    if missing := [key for key in info["missing_keys"] if "position_ids" not in key]:
+        raise Tag2maskError(f"seeds.model: the weights in {folder} lack {first_five(sorted(missing))}; fetch them anew")
+    if len(tokenizer) > model.config.text_config.vocab_size:
+        raise Tag2maskError(f"seeds.model: the tokenizer in {folder} knows more tokens than the model; fetch it anew")
+    return Clip(model, tokenizer)

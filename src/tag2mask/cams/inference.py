@@ -1,0 +1,115 @@
+"""CAMs for a batch of images of one size: several scales and mirror images, one forward pass per scale."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tag2mask.core.errors import UsageError
+from tag2mask.networks.pot_network import PotNetwork
+from tag2mask.pot import PotSettings, TransportCams, normalised_cams, transport_cams
+from tag2mask.pot.external import ExternalSettings, base_cams, fused, suppressed
+
+
+@dataclass(frozen=True)
+class PhotoMaps:
+    """Maps of a batch of images, on the grid of scale 1.
+
+    Attributes:
+        cams: (N, C, h, w) in [0, 1], the classifier's CAMs, 0 for absent classes; h = ceil(H / stride).
+        features: (N, D, h, w), the joint feature, unit length over channels.
+        tags: (N, C) bool.
+        scores: (N, C) in (0, 1), the classifier's probabilities, from the mean logits over scales and mirror images.
+        external: (N, C, h, w) in [0, 1], external base CAMs, `NO_MAP` for a class without one; None without any.
+        use: how these are used.
+    """
+
+    cams: Tensor
+    features: Tensor
+    tags: Tensor
+    scores: Tensor
+    external: Tensor | None = None
+    use: ExternalSettings = field(default_factory=ExternalSettings)
+
+    @property
+    def base(self) -> Tensor:
+        """(N, C, h, w), the CAMs from which the partition starts."""
+        if self.external is None:
+            return self.cams
+        valid = torch.ones_like(self.cams[:, 0], dtype=torch.bool)
+        return base_cams(self.cams, self.external, self.tags, self.use, valid)
+
+    def prototype_cams(self, settings: PotSettings) -> TransportCams:
+        """The single-prototype CAMs, from the same seeds as `transport`."""
+        return self.transport(settings.single_prototype())
+
+    def transport(self, settings: PotSettings) -> TransportCams:
+        """The POT CAMs."""
+        result = transport_cams(self.features, self.base, self.tags, settings)
+        return result if self.external is None else suppressed(result, self.external, self.use)
+
+    def fused(self, settings: PotSettings) -> TransportCams:
+        """The external CAMs, sharpened and joined with POT's; a `UsageError` without external CAMs."""
+        if self.external is None:
+            raise UsageError("the CAMs 'fused' need base CAMs from outside: `tag2mask seeds` makes them")
+        return fused(self.transport(settings), self.external, self.use)
+
+
+def scale_one(images: Tensor, long_side: int | None) -> Tensor:
+    """Resize (N, 3, H, W) in [0, 1] to a longer side of ``long_side`` pixels; None keeps the size."""
+    if long_side is None:
+        return images
+    return resize(images, long_side / max(images.shape[2:]))
+
+
+def resize(images: Tensor, scale: float) -> Tensor:
+    """Bicubic, with antialiasing: (N, 3, round(H · scale), round(W · scale)) in [0, 1]."""
+    size = [max(1, round(side * scale)) for side in images.shape[2:]]
+    if size == list(images.shape[2:]):
+        return images
+    return F.interpolate(images, size=size, mode="bicubic", antialias=True).clamp(0, 1)
+
+
+@torch.no_grad()
+def photo_maps(
+    network: PotNetwork, images: Tensor, tags: Tensor, *, scales: Sequence[float], flip: bool, bf16: bool = False
+) -> PhotoMaps:
+    """CAMs and features summed over scales and mirror images, normalised at the end.
+
+    Args:
+        network: in evaluation mode.
+        images: (N, 3, H, W) RGB in [0, 1], on the network's device.
+        tags: (N, C) bool.
+        scales: image sizes as multiples of (H, W).
+        flip: also the mirror image, in the same forward pass.
+        bf16: run the network under autocast to bfloat16.
+
+    Returns:
+        the maps on the grid of (H, W), in float32.
+    Source: scales and flip as published; features over all of them ours.
+    """
+    grid = [-(-side // network.stride) for side in images.shape[2:]]
+    cams, features, logits = [], [], []
+    for scale in scales:
+        scaled = resize(images, scale)
+        batch = torch.cat([scaled, scaled.flip(3)]) if flip else scaled
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+            output = network(batch.contiguous(memory_format=torch.channels_last))
+        cams.append(_on_grid(output.cams.float().relu(), grid, flip))
+        features.append(_on_grid(output.features.float(), grid, flip))
+        logits.append(output.logits.float().view(-1, *tags.shape).mean(0))
+    summed = torch.stack(cams).sum(0)
+    joint = F.normalize(torch.stack(features).sum(0), dim=1)
+    return PhotoMaps(normalised_cams(summed, tags), joint, tags, torch.stack(logits).mean(0).sigmoid())
+
+
+def _on_grid(maps: Tensor, grid: list[int], flip: bool) -> Tensor:
+    """The maps on the common grid; mirror images, the second half of the batch, turned back and added."""
+    if list(maps.shape[2:]) != grid:
+        maps = F.interpolate(maps, size=grid, mode="bilinear", antialias=True)
+    if not flip:
+        return maps
+    straight, mirrored = maps.chunk(2)
+    return straight + mirrored.flip(3)

@@ -1,7 +1,0 @@
-"""Base CAMs from CLIP (CLIP-ES): softmax Grad-CAM and class-aware attention affinity."""
-
-from tag2mask.clip.cams import ClipCams, clip_cams
-from tag2mask.clip.model import Clip, load_clip
-from tag2mask.clip.words import Words, read_words
-
-__all__ = ["Clip", "ClipCams", "Words", "clip_cams", "load_clip", "read_words"]

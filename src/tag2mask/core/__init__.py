@@ -1,0 +1,1 @@
+"""Ground: errors, files, settings, devices, processes."""

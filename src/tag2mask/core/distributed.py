@@ -1,0 +1,81 @@
+"""Several processes of one run, started by `torchrun`; in a single process, all functions here do nothing.
+
+The number of a process and the number of processes come from `torchrun`'s environment variables.
+"""
+
+import os
+import sys
+from datetime import timedelta
+from typing import Literal, NoReturn, TypeVar
+
+from accelerate import PartialState
+from torch import Tensor
+from torch import distributed as dist
+
+from tag2mask.core.device import resolve_device
+
+PATIENCE = timedelta(days=7)
+"""How long a process waits for the others, for example while one of them evaluates."""
+
+Value = TypeVar("Value")
+
+
+def process_count() -> int:
+    """The number of processes."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def process_number() -> int:
+    """The number of this process, from 0."""
+    return int(os.environ.get("RANK", "0")) if process_count() > 1 else 0
+
+
+def is_main() -> bool:
+    """Whether this process writes what is written once."""
+    return process_number() == 0
+
+
+def join(device: Literal["auto", "cpu", "cuda"]) -> None:
+    """Join the process group; each process gets its own GPU where there are GPUs."""
+    if process_count() > 1:
+        PartialState(cpu=resolve_device(device).type == "cpu", timeout=PATIENCE)
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process with an exit code.
+
+    One of several ends without the interpreter's clean-up, during which threads of the process group may abort it.
+    """
+    if not _joined():
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def wait() -> None:
+    """Wait until all processes are here."""
+    if _joined():
+        dist.barrier()
+
+
+def gathered(value: Value) -> list[Value]:
+    """The pickled values of all processes, in their order, at every process."""
+    if not _joined():
+        return [value]
+    values: list[Value | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values  # type: ignore[return-value]
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """The mean of a tensor over all processes, without gradient where there are several."""
+    if not _joined():
+        return value
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
+def _joined() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -1,0 +1,190 @@
+"""Atomic writing, by a temporary name in the same folder, and safe reading of JSON and ``.npz`` files."""
+
+import io
+import json
+import math
+import os
+import re
+import time
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from secrets import token_hex
+from socket import gethostname
+from threading import Lock
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+from filelock import FileLock
+
+from tag2mask.core.errors import Tag2maskError
+
+TEMPORARY_PREFIX = ".partial-"
+_DAY = 86400.0
+_LONGEST_ID = 10
+"""Digits of the number of a process."""
+
+_LONGEST_NAME = 255
+"""Bytes, in most file systems."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+DAMAGED = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+    SyntaxError,
+    OverflowError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""Errors of reading a damaged file or one of other contents."""
+
+MOST_BYTES = 1 << 31
+"""Most bytes of all arrays of a file: three times the CAMs of 254 classes of 100 million pixels at stride 8."""
+
+_HEADER = Lock()
+"""NumPy parses headers by `ast.literal_eval`, which is not thread-safe before Python 3.11.9 and 3.12.3."""
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path next to ``path``; rename it to ``path`` when the block ends without an exception.
+
+    The temporary name keeps the suffix of ``path`` (libraries choose a format by it). Parent folders are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(temporary_name(path.name))
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def temporary_name(name: str) -> str:
+    """A name for a temporary file of this process, which shows whether the process still runs."""
+    begin = os.fsencode(f"{TEMPORARY_PREFIX}{gethostname()}~{os.getpid()}~{token_hex(4)}~")
+    return os.fsdecode(begin + os.fsencode(name)[-max(1, _LONGEST_NAME - len(begin)) :])  # the end keeps the suffix
+
+
+def is_newer(path: Path, than: Path) -> bool:
+    """Whether a file was written after another one; false where one of them is missing."""
+    try:
+        return path.stat().st_mtime_ns > than.stat().st_mtime_ns
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically; bytes of file names that are not UTF-8 become JSON's escapes."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; a `Tag2maskError` if it is unreadable."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise Tag2maskError(f"{path} could not be read as JSON ({error}); delete it to have it made again") from error
+
+
+@contextmanager
+def one_at_a_time(lock: Path, *, patience: float = 10.0) -> Iterator[None]:
+    """A lock between processes, by the file ``lock``, which exists meanwhile; ``patience`` in seconds.
+
+    Raises:
+        Timeout: of filelock, an OSError: another process holds the lock.
+    """
+    with FileLock(lock, timeout=patience):
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                lock.unlink()
+
+
+def remove_partial(folder: Path) -> int:
+    """Delete the temporary files of killed processes in ``folder`` and below; return their number."""
+    return remove_abandoned(folder.rglob(f"{TEMPORARY_PREFIX}*") if folder.is_dir() else ())
+
+
+def remove_abandoned(files: Iterable[Path]) -> int:
+    """Delete those of the temporary files whose process no longer runs; return their number."""
+    left = [path for path in files if _is_abandoned(path)]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return len(left)
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether the process of a temporary file no longer runs; of another machine's, whether it is a day old."""
+    host, _, rest = path.name.removeprefix(TEMPORARY_PREFIX).partition("~")
+    process = rest.partition("~")[0]
+    if host != gethostname() or not process.isdecimal() or len(process) > _LONGEST_ID:
+        try:
+            return time.time() - path.stat().st_mtime > _DAY
+        except OSError:
+            return False
+    return not psutil.pid_exists(int(process))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def files_below(folder: Path, suffix: str) -> Iterator[str]:
+    """The names, with subfolders and forward slashes, of the files with a suffix below a folder, unordered."""
+    for found in folder.rglob(f"*{suffix}"):
+        if not found.name.startswith(TEMPORARY_PREFIX):
+            yield found.relative_to(folder).as_posix()
+
+
+def read_npz(file: Path | IO[bytes], names: tuple[str, ...] | None = None) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of an ``.npz`` by their names.
+
+    Args:
+        file: its path, or the open file.
+        names: of the arrays to read, if they are there; None for all.
+
+    Raises:
+        ValueError, OSError, …: one of `DAMAGED`; the file is not an archive, holds objects, or is larger than
+            `MOST_BYTES`.
+    """
+    with zipfile.ZipFile(file) as archive:
+        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        chosen = {name: member for name, member in members.items() if names is None or name in names}
+        if sum(member.file_size for member in chosen.values()) > MOST_BYTES:
+            raise ValueError("its arrays would take more than two gibibytes")
+        contents = {name: archive.read(member) for name, member in chosen.items()}
+    return {name: _array(content) for name, content in contents.items()}
+
+
+def _array(content: bytes) -> npt.NDArray[Any]:
+    """One member, an ``.npy``, whose header may not claim more than its content."""
+    with _HEADER:
+        file = io.BytesIO(content)
+        version_1 = np.lib.format.read_magic(file) == (1, 0)
+        header = np.lib.format.read_array_header_1_0 if version_1 else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(file)
+        if math.prod(shape) * dtype.itemsize > len(content):
+            raise ValueError(f"it claims to be {dtype} {shape}, and has {len(content)} bytes")
+        array: npt.NDArray[Any] = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    return array

@@ -1,0 +1,152 @@
+"""Rows of an Arrow file that is mapped into memory: of a million, the process itself holds a few thousand."""
+
+import mmap
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tag2mask.core.errors import Tag2maskError
+from tag2mask.core.files import atomic_path
+
+BATCH = 1 << 12
+"""Rows of a record batch: so many are held until they are written."""
+
+RESIDENT = 1 << 15
+"""Rows that are read before the pages of the file are given back: they count as memory of the process, too."""
+
+
+class RowWriter:
+    """Writes rows into an anonymous temporary file, which ends with the process and which nobody else can open."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        """Begin with no row; the folder is the system's for temporary files, or that of the variable TMPDIR."""
+        self.count = 0
+        self._schema, self._rows = schema, list[tuple[Any, ...]]()
+        with _explained():
+            self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as what is mapped
+            self._writer = pa.ipc.new_file(pa.PythonFile(self._file, "w"), schema)
+
+    def append(self, row: tuple[Any, ...]) -> None:
+        """Add a row, in the order of the schema."""
+        self._rows.append(row)
+        self.count += 1
+        if len(self._rows) == BATCH:
+            self._flush()
+
+    def finished(self) -> "RowFile":
+        """The rows, to be read; no more can be added."""
+        if self._rows:
+            self._flush()
+        with _explained():
+            self._writer.close()
+            self._file.flush()
+            return RowFile(self._file)
+
+    def _flush(self) -> None:
+        columns = zip(*self._rows, strict=True)
+        arrays = [_array(values, field.type) for values, field in zip(columns, self._schema, strict=True)]
+        with _explained():
+            self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
+        self._rows.clear()
+
+
+class RowFile:
+    """Rows of a file, by their place from 0.
+
+    Attributes:
+        table: all of them; its buffers are pages of the file.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        """Map an open file.
+
+        Raises:
+            pa.ArrowInvalid: it is no Arrow file.
+        """
+        self._mapped, self._read = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), 0
+        self.table: pa.Table = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(self._mapped))).read_all()
+        self._batches = self.table.to_batches()
+        self._ends = np.cumsum([len(batch) for batch in self._batches], dtype=np.int64)
+
+    def __len__(self) -> int:
+        """How many rows."""
+        return len(self.table)
+
+    def save(self, path: Path) -> None:
+        """Write the rows to a file of their own."""
+        with (
+            atomic_path(path) as temporary,
+            pa.OSFile(str(temporary), "wb") as sink,
+            pa.ipc.new_file(sink, self.table.schema) as writer,
+        ):
+            for batch in self._batches:
+                writer.write_batch(batch)
+
+    def columns(self, places: Sequence[int] | npt.NDArray[np.integer], names: Sequence[str]) -> list[list[Any]]:
+        """The values of some columns at these places, in the order of ``places``; lists as tuples, null as None."""
+        chosen = np.asarray(places, dtype=np.int64)
+        if not len(chosen):
+            return [[] for _ in names]
+        self._read += len(chosen)
+        if self._read > RESIDENT and hasattr(self._mapped, "madvise"):
+            self._mapped.madvise(mmap.MADV_DONTNEED)
+            self._read = 0
+        if chosen[-1] - chosen[0] == len(chosen) - 1 and (np.diff(chosen) == 1).all():
+            table = self.table.select(names).slice(int(chosen[0]), len(chosen))
+            return [_values(column) for column in table.columns]
+        order = np.argsort(chosen, kind="stable")
+        ordered = chosen[order]
+        numbers = np.searchsorted(self._ends, ordered, side="right")
+        cuts = [*np.flatnonzero(np.diff(numbers, prepend=-1)).tolist(), len(ordered)]
+        parts = []
+        for start, stop in pairwise(cuts):  # a table's own `take` copies whole columns
+            batch = self._batches[numbers[start]].select(names)
+            inside = ordered[start:stop] - (self._ends[numbers[start]] - len(batch))
+            parts.append(batch.take(pa.array(inside)))
+        found = [_values(column) for column in pa.Table.from_batches(parts).columns]
+        back = np.argsort(order).tolist()
+        return [[values[place] for place in back] for values in found]
+
+
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    try:
+        return pa.array(values, kind)
+    except UnicodeEncodeError:  # names of files may hold bytes that are no text
+        coded = [None if value is None else value.encode("utf-8", "surrogatepass") for value in values]
+        return pa.array(coded, pa.binary()).view(kind)
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """The values of a column; `to_pylist` takes ten times as long."""
+    if pa.types.is_list(column.type):
+        lengths = pc.fill_null(pc.list_value_length(column), -1).to_numpy().tolist()
+        inner, start, lists = pc.list_flatten(column).to_numpy().tolist(), 0, []
+        for length in lengths:
+            lists.append(None if length < 0 else tuple(inner[start : start + length]))
+            start += max(length, 0)
+        return lists
+    try:
+        found: list[Any] = column.to_numpy().tolist()
+    except (UnicodeDecodeError, pa.ArrowException):
+        coded = column.cast(pa.binary()).to_pylist()
+        found = [None if value is None else value.decode("utf-8", "surrogatepass") for value in coded]
+    return found
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Tag2maskError(
+            f"the list of images could not be kept in the folder for temporary files ({error}); it takes some 200 "
+            "bytes per image, and the variable TMPDIR names another folder"
+        ) from error

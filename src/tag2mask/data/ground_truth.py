@@ -1,0 +1,316 @@
+"""Ground-truth masks: the class of each value, and whether masks and tags fit.
+
+The rule (ours): of the images tagged X that have a mask, how many masks hold the id of X; and how many masks hold ids
+that are not a tag of their image. Tags and masks that fit agree on nearly all; a mask of other values, of another class
+list or of other images does not, and figures that are measured with it are meaningless.
+"""
+
+import os
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from tag2mask.core.errors import first_five
+from tag2mask.core.prefetch import map_ahead
+from tag2mask.data.classes import did_you_mean
+from tag2mask.data.file_names import nfc
+from tag2mask.data.images import IGNORED, PIXEL_LIMIT, MaskError, read_mask, values_that_are_no_class
+from tag2mask.data.manifest import Photo
+from tag2mask.data.problems import Problem, error, warning
+
+if TYPE_CHECKING:
+    from tag2mask.data.dataset import PhotoSet
+
+BY_TAG = "tag"
+"""In `data.mask_values`: the class is the only tag of the image, as in sets with one binary mask per defect."""
+
+SAMPLE = 1000  # masks that are opened, evenly over the images
+
+FEWEST = 3
+"""Tags with a mask below which a disagreement is a warning and not an error: so few may be odd ones. Ours."""
+
+AGREE = 0.5
+"""Share of tags that their masks must hold, and of masks that may hold unknown ids; real sets have 0.99, 0. Ours."""
+
+FITS = 0.6
+"""Intersection over union, counted in images, from which a value is taken for a class in an advice. Ours."""
+
+_WORDS = {"background": 0, "ignore": IGNORED}
+
+
+@dataclass(frozen=True)
+class MaskValues:
+    """The class of each value of a ground-truth mask, as `data.mask_values` says.
+
+    Attributes:
+        classes: (value, class id) pairs; other values stay as they are.
+        by_tag: values that stand for the only tag of the image.
+    """
+
+    classes: tuple[tuple[int, int], ...] = ()
+    by_tag: tuple[int, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.classes or self.by_tag)
+
+    def apply(self, mask: npt.NDArray[np.uint8], tags: Sequence[int]) -> npt.NDArray[np.uint8]:
+        """Class ids, uint8 (H, W), for the values of a mask, uint8 (H, W), of an image with the class ids ``tags``.
+
+        Raises:
+            ValueError: the mask holds a value that stands for the only tag, and the image has none or several.
+        """
+        if not self:
+            return mask
+        table = np.arange(256, dtype=np.uint8)
+        for value, class_id in self.classes:
+            table[value] = class_id
+        if self.by_tag and np.isin(mask, self.by_tag).any():
+            if len(tags) != 1:
+                raise ValueError(f"data.mask_values takes the class from the image's only tag, and it has {len(tags)}")
+            table[list(self.by_tag)] = tags[0]
+        return table[mask]
+
+
+def parse_mask_values(text: str | None, classes: Sequence[str]) -> tuple[MaskValues, list[Problem]]:
+    """The setting `data.mask_values`, ``VALUE=CLASS`` with commas, as a mapping, and what is wrong with it."""
+    pairs: dict[int, int] = {}
+    by_tag: list[int] = []
+    problems = []
+    names = {**{nfc(name): number for number, name in enumerate(classes, 1)}, **_WORDS}
+    for piece in text.split(",") if text else ():
+        value, _, name = (part.strip() for part in piece.partition("="))
+        number = names.get(nfc(name), int(name) if name.isdecimal() and len(name) < 4 else None)
+        if not value.isdecimal() or int(value[:4]) > IGNORED:
+            problems.append(f"`{piece.strip()}` should be VALUE=CLASS with a value from 0 to 255, as 255=1")
+        elif name == BY_TAG:
+            by_tag.append(int(value))
+        elif number is None or len(classes) < number != IGNORED:
+            hint = did_you_mean(name, names) or f"; it is an id from 0 to {len(classes)}, a class name, or `{BY_TAG}`"
+            problems.append(f"`{name}` is not a class{hint}")
+        else:
+            pairs[int(value)] = number
+    found = MaskValues(tuple(sorted(pairs.items())), tuple(sorted(by_tag)))
+    return found, [error("bad-classes", "data.mask_values", problem) for problem in problems]
+
+
+def read_truth(
+    path: Path,
+    tags: Sequence[int],
+    classes: int,
+    values: MaskValues | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    pixel_limit: int = PIXEL_LIMIT,
+) -> npt.NDArray[np.uint8]:
+    """Read the ground-truth mask of an image.
+
+    Args:
+        path: the file, as `read_mask` takes it.
+        tags: class ids of the image.
+        classes: C.
+        values: which value is which class; None: the values are class ids.
+        size: (H, W) that it must have; None for any.
+        pixel_limit: a mask with more pixels is refused before it is decoded.
+
+    Returns:
+        class ids, uint8 (H, W): 0 background, 1..C the classes, 255 ignored.
+
+    Raises:
+        MaskError: as `read_mask`, or the mapping does not fit the image.
+    """
+    if not values:
+        return read_mask(path, size=size, classes=classes, pixel_limit=pixel_limit)
+    raw = read_mask(path, size=size, pixel_limit=pixel_limit, any_kind=True)
+    try:
+        mask = values.apply(raw, tags)
+        wrong = values_that_are_no_class(mask, classes)
+    except ValueError as reason:
+        wrong = str(reason)
+    if wrong:
+        raise MaskError.about(path, "mask-values", wrong)
+    return mask
+
+
+@dataclass
+class TruthCounts:
+    """How often the masks of images hold the ids of their tags.
+
+    Attributes:
+        classes: the C names.
+        images: images with a mask.
+        tagged: int64 (C + 1,), of these, images with each tag; at 0 those without any.
+        holding: int64 (256,), images whose mask holds each value.
+        together: int64 (256, C + 1), images whose mask holds a value and that have a tag; at column 0 those without.
+        several: images with more than one tag.
+        unknown: images whose mask holds a value that is neither a class, background nor 255.
+        strays: the IDs of images whose mask holds an id that is not one of their tags.
+    """
+
+    classes: tuple[str, ...]
+    images: int = 0
+    several: int = 0
+    unknown: int = 0
+    strays: list[str] = field(default_factory=list)
+    tagged: npt.NDArray[np.int64] = field(init=False)
+    holding: npt.NDArray[np.int64] = field(init=False)
+    together: npt.NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin with no image."""
+        columns = len(self.classes) + 1
+        self.tagged, self.holding = np.zeros(columns, dtype=np.int64), np.zeros(256, dtype=np.int64)
+        self.together = np.zeros((256, columns), dtype=np.int64)
+
+    def add(self, image_id: str, values: Collection[int], tags: Sequence[int]) -> None:
+        """Count an image: the values that occur in its mask, and its class ids."""
+        chosen, columns = list(values), list(tags) or [0]
+        self.images += 1
+        self.several += len(tags) > 1
+        self.unknown += any(len(self.classes) < value != IGNORED for value in chosen)
+        self.tagged[columns] += 1
+        self.holding[chosen] += 1
+        self.together[np.ix_(chosen, columns)] += 1
+        if any(value not in tags for value in chosen if value not in (0, IGNORED)):
+            self.strays.append(image_id)
+
+    @property
+    def tags(self) -> int:
+        """Tags of images with a mask."""
+        return int(self.tagged[1:].sum())
+
+    @property
+    def held(self) -> int:
+        """Those of them that the mask holds."""
+        return int(np.trace(self.together[1 : len(self.classes) + 1, 1:]))
+
+    @property
+    def are_wrong(self) -> bool:
+        """Whether figures that are measured with these masks are meaningless.
+
+        Masks that hold less than `AGREE` of the tags are wrong, unless what they hold is right: then some classes are
+        not drawn. So are masks of which more than that share hold an id that is not a class. Ids beside the tags are
+        no reason: tags may name what is most of an image alone.
+        """
+        unknown = self.unknown > AGREE * self.images
+        return self.tags >= FEWEST and (
+            unknown or (self.held < AGREE * self.tags and (bool(self.strays) or not self.held))
+        )
+
+    def missing(self) -> list[str]:
+        """``name (id): 0 of N`` for each tagged class that no mask of its images holds."""
+        return [
+            f"{name} (id {number}): 0 of {self.tagged[number]}"
+            for number, name in enumerate(self.classes, 1)
+            if self.tagged[number] and not self.together[number, number]
+        ]
+
+
+def count_truth(photos: "PhotoSet") -> TruthCounts:
+    """Open the masks of up to `SAMPLE` images; those that cannot be read are left out."""
+    counts = TruthCounts(photos.classes)
+    masked = photos.photos.where(lambda photo: photo.mask is not None)
+    if len(masked) > SAMPLE:
+        masked = masked.at(np.linspace(0, len(masked) - 1, SAMPLE).astype(np.intp))
+
+    def values(photo: Photo) -> tuple[Photo, list[int]]:
+        try:
+            any_kind = bool(photos.mask_values)
+            mask = read_mask(photo.mask or Path(), pixel_limit=photos.pixel_limit, any_kind=any_kind)
+            mask = photos.mask_values.apply(mask, photo.tags)
+        except (MaskError, ValueError):
+            return photo, []
+        return photo, np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()
+
+    for photo, found in map_ahead(values, masked, threads=min(8, os.cpu_count() or 1)):
+        if found:
+            counts.add(photo.id, found, photo.tags)
+    return counts
+
+
+def truth_problems(counts: TruthCounts, subject: str, *, painted: bool = False) -> Iterator[Problem]:
+    """One error, or up to two warnings, about ground truth that does not fit the tags.
+
+    Args:
+        counts: of a data set, or of a part of it.
+        subject: the folder of the masks.
+        painted: the masks are painted from annotations.
+    """
+    if not counts.images:
+        return
+    lacking = counts.tags - counts.held
+    held = f"{counts.held} of {counts.tags} tags are in the mask of their image"
+    missing = counts.missing()
+    held += f" (not one of {first_five(missing)})" if missing else ""
+    stray = f"{len(counts.strays)} of {counts.images} masks hold ids that are not a tag of their image"
+    if counts.are_wrong:
+        ids = first_five(f"{number} {name}" for number, name in enumerate(counts.classes, 1))
+        message = f"ground truth and tags do not fit: {held}; {stray}. {advice(counts, painted)[0]} Ids: {ids}"
+        yield error("truth-tags", subject, message)
+        return
+    if lacking:
+        yield warning("truth-tags", subject, f"ground truth lacks tagged classes: {held}; look at these masks and tags")
+    if counts.strays:
+        named = first_five(counts.strays)
+        yield warning("truth-tags", subject, f"{stray}: {named}; add the tags, or correct the masks")
+
+
+def advice(counts: TruthCounts, painted: bool = False) -> tuple[str, bool]:
+    """The likely cause and its remedy as a sentence, and whether the values themselves show that they are no ids."""
+    values = np.flatnonzero(counts.holding).tolist()
+    classes = len(counts.classes)
+    if painted:
+        return "If every annotation is a crowd, as in masks that CVAT exports, `--data.crowd paint` paints them.", False
+    drawn = [value for value in values if value]
+    if not drawn:
+        return "The masks hold background alone: does data.masks name the right folder?", False
+    if len(drawn) == 1 and drawn[0] in (1, IGNORED) and 0 in values:
+        if classes == 1:
+            said = f"`--data.mask_values {drawn[0]}={_named(counts, 1)}` reads {drawn[0]} as {counts.classes[0]}"
+        elif not counts.several:
+            said = f"`--data.mask_values {drawn[0]}=tag` reads {drawn[0]} as the image's only tag"
+        else:
+            said = "that cannot tell the classes of images with several tags apart"
+        return f"The masks are binary: {said}.", True
+    if values == [IGNORED]:
+        return "The masks are 255 everywhere, which is ignored: does data.masks name the right folder?", False
+    mapping = _mapping(counts, values)
+    if mapping:
+        said = f"`--data.mask_values {mapping}`, or `--data.classes` in theirs"
+        return f"The ids seem to be in another order: {said}.", True
+    if len(drawn) > classes + 3:
+        said = (
+            f"The masks hold {len(values)} values ({first_five(values)}), as masks that were resized with "
+            "interpolation, or saved as JPEG or with another palette: save class ids, resized by nearest neighbour."
+        )
+        return said, True
+    return "Are these the masks of these images, and is data.classes in the order of their ids?", False
+
+
+def _mapping(counts: TruthCounts, values: Sequence[int]) -> str:
+    """``VALUE=CLASS,…`` if the values, renamed one to one, fit the tags; empty if they do not, or fit as they are."""
+    from scipy.optimize import linear_sum_assignment  # here, since every command imports this file
+
+    values = [value for value in values if value != IGNORED]
+    columns = counts.tagged.copy()
+    columns[0] = counts.images  # background is in every image, tagged or not
+    together = counts.together[values].copy()
+    together[:, 0] = counts.holding[values]
+    union = counts.holding[values][:, None] + columns[None] - together
+    score = together / np.maximum(union, 1)
+    # Of equal scores the one that moves ids least: 1-based ids become 0-based ones in their order.
+    distance = (np.array(values)[:, None] - np.arange(len(columns))[None]) ** 2
+    rows, chosen = linear_sum_assignment(score - 1e-6 * distance, maximize=True)
+    if len(rows) < len(values) or (score[rows, chosen] < FITS).any():
+        return ""
+    pairs = [(values[row], int(column)) for row, column in zip(rows, chosen, strict=True)]
+    return ",".join(f"{value}={_named(counts, class_id)}" for value, class_id in pairs if value != class_id)
+
+
+def _named(counts: TruthCounts, class_id: int) -> str:
+    """A class as `data.mask_values` takes it: its id, or its name where names may be mistaken for ids."""
+    ambiguous = any(name.isdecimal() for name in counts.classes)
+    return counts.classes[class_id - 1] if ambiguous and class_id else str(class_id)

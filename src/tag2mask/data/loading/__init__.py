@@ -1,0 +1,1 @@
+"""Training samples: random views of images."""

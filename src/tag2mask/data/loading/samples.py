@@ -1,0 +1,207 @@
+"""Random views of images as torch datasets; a sample depends on the seed, the draw and the image alone."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, NotRequired, TypedDict, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from tag2mask.core.errors import UsageError
+from tag2mask.data.cam_files import CamFile, read_cam
+from tag2mask.data.corrections import FinalMasks
+from tag2mask.data.dataset import PhotoSet
+from tag2mask.data.images import ImageError, MaskError, read_mask
+from tag2mask.data.loading.augment import IMAGENET_MEAN, training_view
+from tag2mask.data.manifest import Photo
+from tag2mask.data.settings import ViewSettings
+from tag2mask.pot.external import NO_MAP
+
+__all__ = ["LabelledSample", "LabelledSet", "Sample", "TrainingSet"]
+
+
+class Sample(TypedDict, total=False):
+    """One view of one tagged image, for the default collation.
+
+    Attributes:
+        image: float32 (3, crop, crop), RGB in [0, 1].
+        valid: bool (crop, crop), False in padding.
+        tags: float32 (C,), 1 for each class of the image.
+        index: of the image in ``photos.photos``.
+        external: float16 (C, h, w) in [0, 1], external base CAMs on the grid of the network, moved as the image; 0 in
+            padding, `NO_MAP` for a class without one. Only of a set with external CAMs.
+    """
+
+    image: torch.Tensor
+    valid: torch.Tensor
+    tags: torch.Tensor
+    index: int
+    external: torch.Tensor
+
+
+class LabelledSample(TypedDict):
+    """One view of one image with its label map, for the default collation.
+
+    Attributes:
+        image: float32 (3, crop, crop), RGB in [0, 1].
+        valid: bool (crop, crop), False in padding.
+        labels: uint8 (crop, crop), class ids, 0 = background, 255 = ignored and padding.
+        weights: float32 (crop, crop) in [0, 1], how much each label counts; only of a set with weights.
+    """
+
+    image: torch.Tensor
+    valid: torch.Tensor
+    labels: torch.Tensor
+    weights: NotRequired[torch.Tensor]
+
+
+AnySample = TypeVar("AnySample", Sample, LabelledSample)
+
+
+@dataclass(eq=False)
+class _ViewSet(Dataset[AnySample], Generic[AnySample]):
+    """Images of which random views are drawn; nothing is opened before a view is asked for.
+
+    An item is asked for by ``(draw, index)``: ``draw`` numbers the passes (or the steps) and differs whenever a new
+    view of the same image is wanted. The same seed, draw and index give the same sample, in whichever worker, process
+    or order.
+
+    Attributes:
+        photos: the images.
+        seed: not negative; else a `UsageError` is raised.
+        fill: the colour of padding, RGB in [0, 1]: the mean by which the network normalises.
+    """
+
+    photos: PhotoSet
+    seed: int = field(kw_only=True)
+    fill: tuple[float, float, float] = field(default=IMAGENET_MEAN, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UsageError(f"the seed should be 0 or more, it is {self.seed}")
+
+    def __len__(self) -> int:
+        return len(self.photos.photos)
+
+    def _read(self, photo: Photo) -> npt.NDArray[np.uint8]:
+        return self.photos.read_image(photo)
+
+    def _rng(self, draw: int, index: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, draw, index])
+
+
+@dataclass(eq=False)
+class TrainingSet(_ViewSet[Sample]):
+    """Random views of tagged images, by (draw, index).
+
+    Attributes:
+        settings: the augmentation.
+        external: a folder with external base CAMs ID.npz; None for samples without them.
+        stride: pixels per cell of the grid that they are brought to.
+    """
+
+    settings: ViewSettings
+    external: Path | None = field(default=None, kw_only=True)
+    stride: int = field(default=16, kw_only=True)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        """The view of the image ``index`` in draw ``draw``, for ``key`` = (draw, index).
+
+        Raises:
+            ImageError: the image cannot be read; the message names it.
+            CamFileError: its base CAM is damaged.
+        """
+        draw, index = key
+        photo = self.photos.photos[index]
+        image, cam = self._read(photo), self._external_of(photo)
+        cams = None if cam is None else cam.cams
+        view = training_view(image, self.settings, rng=self._rng(draw, index), fill=self.fill, cams=cams)
+        tags = torch.zeros(len(self.photos.classes))
+        tags[[number - 1 for number in photo.tags]] = 1
+        sample: Sample = {"image": view.image, "valid": view.valid, "tags": tags, "index": index}
+        if self.external is not None:
+            cells = -(-self.settings.crop // self.stride)
+            sample["external"] = torch.full((len(tags), cells, cells), NO_MAP, dtype=torch.float16)
+            if cam is not None and view.cams is not None:
+                maps = F.avg_pool2d(view.cams, self.stride, ceil_mode=True, count_include_pad=False).half()
+                for class_id, grid in zip(cam.ids.tolist(), maps, strict=True):
+                    if class_id in photo.tags:
+                        sample["external"][class_id - 1] = grid
+        return sample
+
+    def _external_of(self, photo: Photo) -> CamFile | None:
+        """The external base CAM of an image, if there is one with a map."""
+        if self.external is None or not (path := self.external / f"{photo.id}.npz").is_file():
+            return None
+        cam = read_cam(path)
+        return cam if len(cam.ids) else None
+
+
+@dataclass(eq=False)
+class LabelledSet(_ViewSet[LabelledSample]):
+    """Random views of images and of their label maps, by (draw, index).
+
+    Attributes:
+        folder: with the label map ID.png of each, of the image's shape, at its size or smaller; None takes the ground
+            truth of each. Human corrections among `FinalMasks` have the image's size.
+        settings: the augmentation.
+        weights: the folder with ID.png of each, 8-bit grey of its label map's size: how much each label counts, 255 =
+            1; human corrections count in full. None: all count alike.
+    """
+
+    folder: Path | FinalMasks | None
+    settings: ViewSettings
+    weights: Path | None = field(default=None, kw_only=True)
+
+    def __getitem__(self, key: tuple[int, int]) -> LabelledSample:
+        """The view of the image ``index`` in draw ``draw``, for ``key`` = (draw, index).
+
+        Raises:
+            ImageError: the image, its label map or its weights cannot be read; the message names it.
+        """
+        draw, index = key
+        photo = self.photos.photos[index]
+        image = self._read(photo)
+        labels = self._labels(photo, (image.shape[0], image.shape[1]))
+        weights = None if self.weights is None else self._weights(self.weights, photo, labels.shape)
+        rng = self._rng(draw, index)
+        view = training_view(image, self.settings, rng=rng, fill=self.fill, mask=labels, weights=weights)
+        if view.mask is None:
+            raise ValueError("a view of a label map has one")
+        sample: LabelledSample = {"image": view.image, "valid": view.valid, "labels": view.mask}
+        return sample if view.weights is None else {**sample, "weights": view.weights}
+
+    def _labels(self, photo: Photo, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        """The label map of an image of that size, (H, W)."""
+        path: Path | None = photo.mask if self.folder is None else self.folder / f"{photo.id}.png"
+        if path is None:
+            raise ImageError(f"{photo.id} has no ground truth", kind="missing-mask", reason="no ground truth")
+        if self.folder is None:
+            return self.photos.read_truth(photo, size=size)
+        drawn = size if self._is_by_hand(photo) else None
+        labels = read_mask(path, size=drawn, classes=len(self.photos.classes), pixel_limit=self.photos.pixel_limit)
+        scale = max(labels.shape) / max(size)
+        if any(abs(own - side * scale) > 1 for own, side in zip(labels.shape, size, strict=True)):
+            reason = (
+                f"labels of {labels.shape[1]} × {labels.shape[0]} pixels have not the shape of {photo.path.name}, "
+                f"{size[1]} × {size[0]}; delete them and do their stage again"
+            )
+            raise MaskError.about(path, "mask-size", reason)
+        return labels
+
+    def _is_by_hand(self, photo: Photo) -> bool:
+        return isinstance(self.folder, FinalMasks) and self.folder.is_by_hand(photo.id)
+
+    def _weights(self, folder: Path, photo: Photo, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        """The weights of a label map of that shape."""
+        if self._is_by_hand(photo):
+            return np.full(shape, 255, dtype=np.uint8)
+        path = folder / f"{photo.id}.png"
+        weights = read_mask(path, pixel_limit=self.photos.pixel_limit)
+        if weights.shape != shape:
+            reason = f"weights of {weights.shape} for labels of {shape} pixels; delete both and do their stage again"
+            raise MaskError.about(path, "mask-size", reason)
+        return weights

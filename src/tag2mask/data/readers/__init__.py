@@ -1,0 +1,1 @@
+"""Readers of data sets: class folders, tables, VOC, COCO."""

@@ -1,0 +1,112 @@
+"""What a reader finds of each image, in the order of the data set, before tags become class ids."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from tag2mask.data.arrow_rows import RowFile, RowWriter
+
+_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("image", pa.string()),
+        ("tags", pa.list_(pa.int32())),
+        ("splits", pa.string()),
+        ("source", pa.string()),
+        ("line", pa.int32()),
+    ]
+)
+_BLOCK = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An image as a reader found it.
+
+    Attributes:
+        id: the path relative to the root without its suffix; in a VOC or COCO root the official ID.
+        file: where the image should be.
+        tags: names; None where the reader could not make them out and has reported so.
+        source: the file that lists it, to be shown, with the place in it where that is no line; empty where nothing
+            does.
+        line: the line in that file, from 1; 0 where there is none.
+        splits: the names of its splits, joined by `;`; empty where the data set has none.
+    """
+
+    id: str
+    file: str
+    tags: tuple[str, ...] | None
+    source: str = ""
+    line: int = 0
+    splits: str = ""
+
+    @property
+    def path(self) -> Path:
+        """Where the image should be."""
+        return Path(self.file)
+
+
+class Entries:
+    """Entries in the order in which they were added; the first look at them ends the adding."""
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        """Begin with these."""
+        self._writer = RowWriter(_SCHEMA)
+        self._rows: RowFile | None = None
+        self._numbers: dict[str, int] = {}
+        self.extend(entries)
+
+    @property
+    def names(self) -> list[str]:
+        """The tags in the order in which they were first added."""
+        return list(self._numbers)
+
+    @property
+    def rows(self) -> RowFile:
+        """The entries as rows, whose tags are places in `names`."""
+        if self._rows is None:
+            self._rows = self._writer.finished()
+        return self._rows
+
+    def append(self, entry: Entry) -> None:
+        """Add one.
+
+        Raises:
+            RuntimeError: somebody has looked already.
+        """
+        if self._rows is not None:
+            raise RuntimeError("entries are complete once they are looked at")
+        numbers = self._numbers
+        tags = None if entry.tags is None else [numbers.setdefault(tag, len(numbers)) for tag in entry.tags]
+        self._writer.append((entry.id, entry.file, tags, entry.splits, entry.source, entry.line))
+
+    def extend(self, entries: Iterable[Entry]) -> None:
+        """Add several."""
+        for entry in entries:
+            self.append(entry)
+
+    def __len__(self) -> int:
+        """How many."""
+        return self._writer.count
+
+    def __iter__(self) -> Iterator[Entry]:
+        """All in order."""
+        names = self.names
+        for start in range(0, len(self), _BLOCK):
+            places = range(start, min(start + _BLOCK, len(self)))
+            rows = zip(*self.rows.columns(places, ("id", "image", "tags", "source", "line", "splits")), strict=True)
+            for image_id, file, tags, *place in rows:
+                yield Entry(image_id, file, None if tags is None else tuple(names[tag] for tag in tags), *place)
+
+    def repeated(self) -> list[Entry]:
+        """Those whose ID others have too, in order."""
+        hashes = np.fromiter((hash(entry.id) for entry in self), dtype=np.int64, count=len(self))
+        ordered = np.sort(hashes)
+        twice = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+        alike = [entry for entry in self if hash(entry.id) in twice] if twice else []
+        counts = Counter(entry.id for entry in alike)
+        return [entry for entry in alike if counts[entry.id] > 1]

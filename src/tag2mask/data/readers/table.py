@@ -1,0 +1,239 @@
+"""The tags table: CSV ``image,tags`` with the tags joined by ``;``, or ``image`` and one 0/1 column per class."""
+
+import csv
+import re
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from tag2mask.core.errors import first_five
+from tag2mask.data.classes import did_you_mean, in_order, read_classes
+from tag2mask.data.file_names import image_id, inside, nfc, on_disk
+from tag2mask.data.problems import Problem, error
+from tag2mask.data.readers.entries import Entry
+from tag2mask.data.readers.image_paths import TablePaths, known_id
+from tag2mask.data.readers.scan import Listing, mask_places
+from tag2mask.data.readers.table_cells import TagColumn
+from tag2mask.data.readers.table_columns import Columns, Table, understand
+from tag2mask.data.settings import DataSettings
+
+TABLE_NAME = "tags.csv"  # the table that is looked for in a root
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+_BLOCK = 1 << 20  # bytes
+_SEPARATOR_LINE = re.compile(r"""["']?sep=([,;|\t])["']?""", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of a tags table, by its number from 1; ``tags`` are None where they cannot be read."""
+
+    line: int
+    image: str
+    tags: tuple[str, ...] | None
+    split: str | None
+
+
+class TableTags:
+    """The tags of a table by ID; two lines of one ID become a problem of the table.
+
+    Attributes:
+        table: the table, read whole.
+        lines: the line of each ID.
+    """
+
+    def __init__(
+        self, path: Path, settings: DataSettings, listing: Listing, known: Container[str], *folders: str
+    ) -> None:
+        """Read a table and sort its lines by ID.
+
+        Args:
+            path: the file.
+            settings: as of `read_table`.
+            listing: its class list holds where the settings have none; takes up notes and problems.
+            known: as of `known_id`.
+            folders: likewise.
+        """
+        self.table = table = Table(listing.shown(path))
+        self.lines: dict[str, int] = {}
+        self._tags: dict[str, tuple[str, ...] | None] = {}
+        for row in read_table(path, table, settings, listing.names):
+            own = known_id(row.image, known, *folders)
+            if own in self.lines:
+                message = f"{own} has two lines, the first is line {self.lines[own]}; join their tags by `;`"
+                table.problems.append(error("duplicate-id", table.where(row.line), message))
+            else:
+                self.lines[own], self._tags[own] = row.line, row.tags
+        listing.notes += table.notes
+        listing.problems += table.problems
+
+    def __call__(self, photo_id: str, image: str) -> tuple[str, ...] | Problem | None:
+        """The tags of an ID: None where the line is faulty, a problem that offers ``image`` where there is no line."""
+        if photo_id not in self.lines:
+            return error("missing-tags", self.table.subject, f"{photo_id} has no line; add `{image},TAGS`")
+        return self._tags[photo_id]
+
+
+def read_table(
+    path: Path, table: Table, settings: DataSettings | None = None, official: Sequence[str] = ()
+) -> Iterator[Row]:
+    """The sound lines of a tags table, one after another.
+
+    The file is UTF-8 with or without a byte order mark, columns separated by commas, or by semicolons or tabs where the
+    header has no comma. The header line names the columns: ``image`` and either ``tags`` or one 0/1 column per class,
+    ``split`` is optional; with ``tags``, others are ignored. `table_columns` has further names for them,
+    `table_cells` the ways in which tags are joined. The file is read twice, since all cells together
+    decide how one is read.
+
+    Args:
+        path: the file.
+        table: is filled on the way, also with problems.
+        settings: their ``classes`` and ``negatives`` count; None for the defaults.
+        official: the class list that holds where the settings have none; empty where tags may be any.
+    """
+    if path.exists() and not path.is_file():  # a device may have no end, a pipe no beginning
+        message = "the tags table is no file; data.tags names a CSV file"
+        table.problems.append(error("bad-table", table.subject, message))
+        return
+    settings = settings or DataSettings()
+    listed = None if settings.classes is None else read_classes(settings.classes)[0]
+    cells = TagColumn(official if listed is None else listed, settings.negatives)
+    try:
+        with path.open("rb") as file:
+            has_null = any(b"\0" in block for block in iter(lambda: file.read(_BLOCK), b""))
+        if has_null:
+            message = "the tags table holds null bytes, as UTF-16 and spreadsheets do; save it as CSV in UTF-8"
+            table.problems.append(error("encoding", table.subject, message))
+            return
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
+            columns = _columns(table, lines, cells, listed)
+        if columns is not None:
+            with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
+                yield from _rows(table, lines, columns)
+    except OSError as reason:
+        message = f"the tags table could not be read ({reason.strerror}); data.tags names a CSV file"
+        table.problems.append(error("bad-table", table.subject, message))
+
+
+def read_table_photos(settings: DataSettings, split: str | None) -> Listing:
+    """The images of a tags table with a value of the ``split`` column; None for all lines.
+
+    Without ``settings.tags`` the table is ROOT/tags.csv, without ``settings.root`` its folder is the root.
+    """
+    path = settings.tags or (settings.root or Path()) / TABLE_NAME
+    root = settings.root or path.parent
+    listing = Listing("table", root, masks=mask_places(settings.masks))
+    table = Table(listing.shown(path), notes=listing.notes, problems=listing.problems)
+    paths = TablePaths(root)
+    for row in read_table(path, table, settings):
+        if split is None or row.split == split:
+            below = paths.inside(row.image)
+            if below is None:
+                message = f"`{row.image}` lies outside the root {root}; move the photograph there or set data.root"
+                listing.problems.append(error("outside-root", table.where(row.line), message))
+            else:
+                file = on_disk(inside(root, below))
+                entry = Entry(image_id(below), file, row.tags, table.subject, row.line, row.split or "")
+                listing.entries.append(entry)
+    listing.names, listing.splits = table.names, dict(table.splits)
+    listing.notes += paths.notes()
+    if split is not None and split not in table.splits and table.rows:
+        listing.problems.append(_split_problem(table, split))
+    return listing
+
+
+def _columns(table: Table, file: Iterable[str], cells: TagColumn, listed: Sequence[str] | None) -> Columns | None:
+    """The first reading; None where the lines cannot be read."""
+    faults: list[Problem] = []
+    delimiter, lines = _delimited(file)
+    numbered = _numbered(lines, delimiter, table.subject, faults)
+    header = next(numbered, (1, []))
+    if faults:  # what follows an unreadable header cannot be separated
+        table.problems += faults
+        return None
+    if delimiter != ",":
+        table.notes.append(f"columns are separated by {'tabs' if delimiter == chr(9) else f'`{delimiter}`'}")
+    return understand(table, header, numbered, cells, listed)
+
+
+def _rows(table: Table, file: Iterable[str], columns: Columns) -> Iterator[Row]:
+    """The second reading: the sound lines, which also fill ``table``."""
+    delimiter, lines = _delimited(file)
+    numbered = _numbered(lines, delimiter, table.subject, table.problems)
+    next(numbered)
+    names: set[str] = set(columns.classes.values())
+    image, tags, split, width = columns.image, columns.tags, columns.split, columns.width
+    for line, cells in numbered:
+        if len(cells) < width or any(cell.strip() for cell in cells[width:]):
+            joint = f"{'`,` or `|`' if delimiter == ';' else '`;`'}, not by `{delimiter}`"
+            message = f"{len(cells)} columns instead of {width}; several tags are joined by {joint}"
+            table.problems.append(error("bad-row", table.where(line), message))
+        elif not cells[image].strip():
+            table.problems.append(error("bad-row", table.where(line), "the line names no image; fill it or remove it"))
+        else:
+            if tags is None:
+                found = columns.ones(cells)
+            else:
+                cell = columns.cells.read(cells[tags])
+                fault = columns.cells.count(cell, table.where(line))
+                table.problems += [fault] if fault else []
+                found = cell.tags
+            names.update(found or ())
+            table.rows += 1
+            if split is not None:
+                table.splits[cells[split].strip()] += 1
+            yield Row(line, nfc(cells[image].strip()), found, None if split is None else cells[split].strip())
+    table.names = in_order(names)
+    table.notes += columns.cells.notes()
+    if tags is not None and table.rows:
+        table.problems += columns.cells.unused_negatives(names)
+
+
+def _delimited(file: Iterable[str]) -> tuple[str, Iterator[str]]:
+    """The separator of the columns, and the lines; of a line ``sep=;`` the line end is left."""
+    lines = iter(file)
+    first: list[str] = []
+    for line in lines:
+        first.append(line)
+        if line.strip():
+            break
+    header = first[-1] if first else ""
+    said = _SEPARATOR_LINE.fullmatch(header.rstrip("\r\n"))
+    if said:
+        first[-1] = "\n"
+    delimiter = said[1] if said else next((each for each in ",;\t" if each in header), ",")
+    return delimiter, chain(first, lines)
+
+
+def _numbered(
+    file: Iterable[str], delimiter: str, subject: str, faults: list[Problem]
+) -> Iterator[tuple[int, list[str]]]:
+    """The lines that are not empty with their numbers; those that cannot be read become problems."""
+    reader = csv.reader(file, delimiter=delimiter, strict=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as reason:
+            message = f"the line is no CSV ({reason}); close its quotes, and double a quote inside them"
+            faults.append(error("bad-row", f"{subject} line {line}", message))
+            continue
+        if any(REPLACEMENT in cell for cell in cells):
+            message = f"the line is not UTF-8 (`{delimiter.join(cells)}`); save the table as UTF-8"
+            faults.append(error("encoding", f"{subject} line {line}", message))
+        elif any(cell.strip() for cell in cells):
+            yield line, cells
+
+
+def _split_problem(table: Table, split: str) -> Problem:
+    if not table.splits:
+        message = f"there is no column `split` to find `{split}` in; add it, or leave data.split out"
+    else:
+        message = (
+            f"no line has the split `{split}`, there are {first_five(table.splits)}{did_you_mean(split, table.splits)}"
+        )
+    return error("bad-split", table.subject, message)

@@ -1,0 +1,216 @@
+"""Comparison of a run with another run, class by class, and with published figures of VOC and COCO."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from tag2mask.core.errors import UsageError
+from tag2mask.evaluation.figures import absence, per_cent
+
+_SAME = ("images", "chosen")
+"""Entries that must agree in both runs."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two networks on one split.
+
+    Attributes:
+        own: the figures of this run's predictions, as of `Figures.to_json`.
+        masks: the figures of this run's masks on the split, by refinement method.
+    """
+
+    split: str
+    own: Mapping[str, Any]
+    other: Mapping[str, Any]
+    masks: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def share(self) -> float | None:
+        """The ratio of the two mIoU; None without one."""
+        return _share(self.own["miou"], self.other["miou"])
+
+    def to_json(self) -> dict[str, Any]:
+        """The split, both mIoU and their ratio, and the same of every class."""
+        classes = {
+            name: {"own": value, "other": other, "share": _share(value, other)}
+            for (name, value), other in zip(self.own["iou"].items(), self.other["iou"].values(), strict=True)
+        }
+        return {
+            "split": self.split,
+            "own": self.own["miou"],
+            "other": self.other["miou"],
+            "share": self.share,
+            "masks": {method: figures["miou"] for method, figures in self.masks.items()},
+            "classes": classes,
+        }
+
+    def render(self) -> Table:
+        """A table for the terminal: one row per class, the mean last, IoU in per cent."""
+        caption = f"IoU in per cent; photographs: {self.own['images']}"
+        table = Table(title=f"segmentation networks on {self.split}", caption=caption, caption_justify="left")
+        table.add_column("class")
+        for heading in (*(f"masks ({method})" for method in self.masks), "this run", "other", "this / other"):
+            table.add_column(heading, justify="right")
+        chosen = self.own["chosen"]
+        for name, value in self.own["iou"].items():
+            other = self.other["iou"][name]
+            masks = [per_cent(figures["iou"].get(name)) for figures in self.masks.values()]
+            tagged = max(figures.get("absent", {}).get(name, 0) for figures in (self.own, self.other))
+            shown = f"{name} ({absence(tagged)})" if tagged else name
+            cells = [*masks, per_cent(value), per_cent(other), per_cent(_share(value, other))]
+            table.add_row(shown, *cells, style="dim" if chosen is not None and name not in chosen else None)
+        table.add_section()
+        masks = [per_cent(figures["miou"]) for figures in self.masks.values()]
+        means = [*masks, *map(per_cent, (self.own["miou"], self.other["miou"], self.share))]
+        table.add_row("mean IoU", *means, style="bold")
+        return table
+
+
+def compare(own: Mapping[str, Any], other: Mapping[str, Any], splits: Collection[str]) -> list[Comparison]:
+    """Two runs' networks on every split that both were measured on.
+
+    Args:
+        own: the figures of a run, as of its metrics.json.
+
+    Raises:
+        UsageError: they share no split, or were measured on different images or classes.
+    """
+    mine, theirs = own.get("segment", {}), other.get("segment", {})
+    shared = [split for split in splits if split in mine and split in theirs]
+    if not shared:
+        raise UsageError(
+            "the two runs share no split on which both measured a segmentation network; this one has "
+            f"{', '.join(mine) or 'none'}, the other {', '.join(theirs) or 'none'}: `tag2mask segment RUN`, then "
+            "`tag2mask evaluate RUN`, with the same --evaluate.splits"
+        )
+    found = []
+    for split in shared:
+        pair = mine[split]["predictions"], theirs[split]["predictions"]
+        differing = [name for name in _SAME if pair[0][name] != pair[1][name]]
+        if differing or list(pair[0]["iou"]) != list(pair[1]["iou"]):
+            raise UsageError(
+                f"the two runs cannot be compared on {split}: {', '.join(differing) or 'the class lists'} differ; "
+                "evaluate both with the same data and --evaluate.classes"
+            )
+        found.append(Comparison(split, *pair, own.get("refine", {}).get(split, {})))
+    return found
+
+
+def _share(own: float | None, other: float | None) -> float | None:
+    return own / other if own is not None and other else None
+
+
+POT = "POT"
+CLIP_ES = "CLIP-ES"
+SOURCES = {POT: "POT: CVPR 2025, as others cite it", CLIP_ES: "CLIP-ES: its base CAMs"}
+"""Sources of the published figures; those of POT are quoted from papers that cite it."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published mIoU, in per cent, and its source."""
+
+    miou: float
+    whose: str
+
+    def __str__(self) -> str:
+        return f"{self.miou:.1f} {self.whose}"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A data set with published figures.
+
+    Attributes:
+        classes: number of measured classes, background included.
+        figures: by stage and split; those of `cams` are POT's.
+    """
+
+    name: str
+    classes: int
+    splits: Mapping[str, int]
+    figures: Mapping[tuple[str, str], Published]
+
+
+BENCHMARKS = {
+    "voc": Benchmark(
+        "PASCAL VOC 2012",
+        21,
+        {"train": 1464, "val": 1449},
+        {
+            ("seeds", "train"): Published(70.8, CLIP_ES),
+            ("cams", "train"): Published(75.0, POT),
+            ("refine", "train"): Published(79.3, POT),
+            ("segment", "val"): Published(76.1, POT),
+        },
+    ),
+    "coco": Benchmark(
+        "MS COCO 2014",
+        81,
+        {"val": 40137, "val2014": 40137},
+        {("segment", "val"): Published(47.9, POT), ("segment", "val2014"): Published(47.9, POT)},
+    ),
+}
+"""By layout. VOC's test split has no public ground truth."""
+
+_POT_KINDS = ("pot", "fused")
+"""The kinds of CAM that are compared with POT's."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The published figures for a run.
+
+    Attributes:
+        figures: by (stage, split, kind).
+        note: their sources, or why there are none.
+    """
+
+    figures: Mapping[tuple[str, str, str], Published]
+    note: str
+
+
+def published_beside(figures: Mapping[str, Mapping[str, Mapping[str, Any]]], data_kind: str) -> Beside | None:
+    """The published figures for those of a run over the same images and classes.
+
+    Args:
+        figures: {stage: {split: {kind: {figure: value}}}}, as of metrics.json.
+        data_kind: the layout of the data, as in `data.kind`.
+
+    Returns:
+        None where nothing is published for such data, stages and splits.
+    """
+    benchmark = BENCHMARKS.get(data_kind)
+    if benchmark is None:
+        return None
+    found, other = {}, []
+    for stage, splits in figures.items():
+        for split, kinds in splits.items():
+            published = benchmark.figures.get((stage, split))
+            if published is None:
+                continue
+            for kind, values in kinds.items():
+                if stage == "cams" and kind not in _POT_KINDS:
+                    continue
+                why = _difference(values, benchmark, split)
+                if why is None:
+                    found[stage, split, kind] = published
+                else:
+                    other.append(why)
+    notes = [SOURCES[whose] for whose in dict.fromkeys(each.whose for each in found.values())]
+    if other:
+        notes.append(f"published figures are not beside those {' or '.join(dict.fromkeys(other))}: not comparable")
+    return Beside(found, "; ".join(notes)) if notes else None
+
+
+def _difference(values: Mapping[str, Any], benchmark: Benchmark, split: str) -> str | None:
+    """How images or classes differ from those of the published figure, if they do."""
+    classes = len(values["iou"] if values["chosen"] is None else values["chosen"])
+    if classes != benchmark.classes:
+        return f"over {classes} of the {benchmark.classes} classes of {benchmark.name}"
+    if values["images"] != benchmark.splits[split]:
+        return f"over {values['images']} of the {benchmark.splits[split]} photographs of {benchmark.name} {split}"
+    return None

@@ -1,0 +1,207 @@
+"""A folder of CAMs or of masks against the ground truth of a data set."""
+
+import os
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tag2mask.core.errors import Tag2maskError, UsageError, first_five
+from tag2mask.core.files import files_below
+from tag2mask.core.prefetch import map_ahead
+from tag2mask.data import Photo, PhotoSet, read_mask
+from tag2mask.data.cam_files import full_resolution, read_cam
+from tag2mask.data.file_names import nfc, on_disk
+from tag2mask.evaluation.confusion import DEFAULT_THRESHOLDS, Confusion
+from tag2mask.evaluation.figures import Counts, EvaluationError, Figures
+
+CHUNK = 16
+"""Images that a thread counts at a time."""
+
+OnPhoto = Callable[[str], None]
+"""Called in the caller's thread, in order, with the ID of each compared image."""
+
+
+def evaluate_masks(
+    folder: Path,
+    photos: PhotoSet,
+    *,
+    ids: Collection[int] | None = None,
+    allow_extra: bool = False,
+    on_photo: OnPhoto | None = None,
+) -> Figures:
+    """Compare a folder of masks with the ground truth.
+
+    ::
+
+        folder/
+          2007_000032.png        an 8-bit mask of the image's size for every image, named by its ID
+          holidays/beach.png     IDs keep their subfolders
+
+    A mask pixel of 255 counts as wrong (`Confusion`).
+
+    Args:
+        photos: the images to compare, each with a ground-truth mask.
+        ids: the classes of the mean IoU, 0 = background; all by default.
+        allow_extra: whether masks may be there whose image is not in ``photos``.
+
+    Raises:
+        UsageError: a mask or a ground truth is missing, a mask has no image, or ``ids`` are not classes.
+        EvaluationError: a mask cannot be read, has another size than its ground truth, or has unknown values.
+    """
+    _check_ids(ids, photos)
+    counts = count_masks(folder, photos, allow_extra=allow_extra, on_photo=on_photo)
+    return counts.figures(folder, photos.classes, ids, tagged(photos))
+
+
+def evaluate_cams(
+    folder: Path,
+    photos: PhotoSet,
+    *,
+    thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
+    ids: Collection[int] | None = None,
+    allow_extra: bool = False,
+    on_photo: OnPhoto | None = None,
+) -> Figures:
+    """Compare a folder of CAM files (``folder/ID.npz``) with the ground truth, at the images' full size.
+
+    A pixel gets the class of its largest map. CAMs without a background map are swept over ``thresholds``, and the
+    figures are those of the best one. Arguments and errors as in `evaluate_masks`, and:
+
+    Args:
+        thresholds: background thresholds in [0, 1], ascending; ``ids`` also choose the best one.
+
+    Raises:
+        UsageError: some CAMs have a background map and some have none.
+    """
+    _check_ids(ids, photos)
+    counts = count_cams(folder, photos, thresholds=thresholds, allow_extra=allow_extra, on_photo=on_photo)
+    return counts.figures(folder, photos.classes, ids, tagged(photos))
+
+
+def count_masks(
+    folder: Path, photos: PhotoSet, *, allow_extra: bool = False, on_photo: OnPhoto | None = None
+) -> Counts:
+    """The counts of `evaluate_masks`; images that cannot be compared are among their problems."""
+    classes = len(photos.classes) + 1
+    _require_files(folder, ".png", photos, allow_extra)
+
+    def count(counts: Counts, photo: Photo, truth: np.ndarray) -> None:
+        path = file_of(folder, photo.id, ".png")
+        prediction = read_mask(path, classes=classes - 1, pixel_limit=photos.pixel_limit)
+        _require_size(path, prediction.shape, truth)
+        counts.confusion.update(prediction, truth)
+
+    return _count_all(photos, lambda: Counts(classes, None), count, on_photo)
+
+
+def count_cams(
+    folder: Path,
+    photos: PhotoSet,
+    *,
+    thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
+    allow_extra: bool = False,
+    on_photo: OnPhoto | None = None,
+) -> Counts:
+    """The counts of `evaluate_cams`; images that cannot be compared are among their problems."""
+    classes = len(photos.classes) + 1
+    _require_files(folder, ".npz", photos, allow_extra)
+
+    def count(counts: Counts, photo: Photo, truth: np.ndarray) -> None:
+        path = file_of(folder, photo.id, ".npz")
+        cam = read_cam(path)
+        _require_size(path, cam.size, truth)
+        if wrong := [int(i) for i in cam.ids if not 0 <= i < classes]:
+            raise EvaluationError(f"{path}: ids that are no class: {first_five(wrong)}; classes are 0 to {classes - 1}")
+        counts.update_cams(photo.id, cam.ids, full_resolution(cam), truth)
+
+    return _count_all(photos, lambda: Counts(classes, thresholds), count, on_photo)
+
+
+def file_of(folder: Path, image_id: str, suffix: str) -> Path:
+    """The file of an image in a folder, as it is spelt on disk."""
+    return Path(on_disk(f"{folder}/{image_id}{suffix}"))
+
+
+def tagged(photos: PhotoSet) -> list[int]:
+    """The number of images with each of the classes 1..C as a tag."""
+    counts = np.zeros(len(photos.classes) + 1, dtype=np.int64)
+    for photo in photos.photos:
+        counts[list(photo.tags)] += 1
+    found: list[int] = counts[1:].tolist()
+    return found
+
+
+def _count_all(
+    photos: PhotoSet,
+    new: Callable[[], Counts],
+    count: Callable[[Counts, Photo, np.ndarray], None],
+    on_photo: OnPhoto | None,
+) -> Counts:
+    """Count every image, by threads in chunks."""
+    total = new()
+    chunks = (list(photos.photos[start : start + CHUNK]) for start in range(0, len(photos), CHUNK))
+
+    def work(chunk: list[Photo]) -> tuple[list[Photo], Counts]:
+        part = new()
+        part.images = len(chunk)
+        for photo in chunk:
+            try:
+                count(part, photo, photos.read_truth(photo))
+            except Tag2maskError as error:
+                part.problems.add(str(error))
+        return chunk, part
+
+    threads = min(8, os.cpu_count() or 1)
+    for chunk, part in map_ahead(work, chunks, threads=threads):
+        total.merge(part)
+        if on_photo is not None:
+            for photo in chunk:
+                on_photo(photo.id)
+    return total
+
+
+def _check_ids(ids: Collection[int] | None, photos: PhotoSet) -> None:
+    """Refuse ids that are not classes before the work."""
+    if ids is not None:
+        Confusion(len(photos.classes) + 1).miou(ids)
+
+
+def _require_files(folder: Path, suffix: str, photos: PhotoSet, allow_extra: bool) -> None:
+    """Check which files are there, before any is read."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder; give the one that holds ID{suffix} for each photograph")
+    if not photos.photos:
+        raise UsageError("there are no photographs to evaluate; check `data.split`")
+    lacking, blind = [], []
+    for photo in photos.photos:
+        if not file_of(folder, photo.id, suffix).is_file():
+            lacking.append(photo.id)
+        if photo.mask is None or not photo.mask.is_file():
+            blind.append(photo.id)
+    extra = [] if allow_extra else _other_ids(folder, suffix, photos, len(photos.photos) - len(lacking))
+    problems = [
+        (f"have no {suffix} file in {folder}", lacking),
+        ("have no ground truth; name the folder of masks with `data.masks`", blind),
+        (
+            f"are in {folder} but not in this data set or split; name the split that they belong to, or remove them",
+            extra,
+        ),
+    ]
+    if lines := [f"{len(names)} {what}: {first_five(names)}" for what, names in problems if names]:
+        raise UsageError("the evaluation needs one file a photograph, and a truth for each:\n  " + "\n  ".join(lines))
+
+
+def _other_ids(folder: Path, suffix: str, photos: PhotoSet, expected: int) -> list[str]:
+    """The IDs of files in the folder that no image has; ``expected`` files belong to images."""
+    if sum(1 for _ in files_below(folder, suffix)) == expected:
+        return []  # the usual case, without a list of names
+    known = {photo.id for photo in photos.photos}
+    names = {nfc(name.removesuffix(suffix)) for name in files_below(folder, suffix)}
+    return sorted(names - known)
+
+
+def _require_size(path: Path, size: tuple[int, ...], truth: np.ndarray) -> None:
+    if size != truth.shape:
+        given, wanted = (f"{height} × {width}" for height, width in (size, truth.shape))
+        raise EvaluationError(f"{path} has another size than its ground truth: {given}, not {wanted} (height × width)")

@@ -1,0 +1,1 @@
+"""Exports: ONNX, and masks in formats of other tools."""

@@ -1,0 +1,168 @@
+"""Export of masks to other tools; the files are complete or not written at all."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from tag2mask.core.errors import Tag2maskError, UsageError
+from tag2mask.core.files import files_below
+from tag2mask.core.prefetch import map_ahead
+from tag2mask.data.corrections import FinalMasks
+from tag2mask.data.images import PIXEL_LIMIT, image_size, read_mask
+from tag2mask.data.manifest import Photos
+from tag2mask.export.formats.base import ExportSettings, Writer
+from tag2mask.export.formats.coco import CocoWriter
+from tag2mask.export.formats.cvat import CvatWriter
+from tag2mask.export.formats.fiftyone import FiftyOneWriter
+from tag2mask.export.formats.labelstudio import LabelStudioWriter
+from tag2mask.export.formats.record import MaskRecord, checked_id
+from tag2mask.export.formats.shards import ShardsWriter
+from tag2mask.export.formats.target import whole_target
+from tag2mask.export.formats.voc import VocWriter
+from tag2mask.export.formats.yolo import YoloWriter
+
+FORMATS: dict[str, type[Writer]] = {
+    "voc": VocWriter,
+    "coco": CocoWriter,
+    "yolo": YoloWriter,
+    "cvat": CvatWriter,
+    "labelstudio": LabelStudioWriter,
+    "fiftyone": FiftyOneWriter,
+    "shards": ShardsWriter,
+}
+"""The writers by the names of their formats."""
+
+_Wanted = tuple[str, Path | None, tuple[int, ...] | None]
+"""ID, image file and tags of a mask to export."""
+
+
+@dataclass
+class MaskSource:
+    """The masks to export: those of given images, or all masks of a folder.
+
+    Attributes:
+        folder: holds ID.png; `FinalMasks` need ``photos``.
+        classes: names without background.
+        photos: the images; None: all masks in the folder.
+        pixel_limit: larger images and masks are refused by name.
+        limit: only the first so many; None: all.
+        rejected: images that are not in ``photos`` because their masks were rejected.
+        missing: images without a mask, counted by `records`.
+        failed: why a mask could not be read, by ID, filled by `records`.
+    """
+
+    folder: Path | FinalMasks
+    classes: tuple[str, ...]
+    photos: Photos | None = None
+    pixel_limit: int = PIXEL_LIMIT
+    limit: int | None = None
+    rejected: int = 0
+    missing: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """List the masks of the folder if no images are given."""
+        self._ids: list[str] = []
+        if self.photos is None and isinstance(self.folder, Path):
+            self._ids = sorted({name.removesuffix(".png") for name in files_below(self.folder, ".png")})
+
+    def __len__(self) -> int:
+        """Number of images or masks, an upper bound of what can be exported."""
+        count = len(self._ids if self.photos is None else self.photos)
+        return count if self.limit is None else min(count, self.limit)
+
+    def records(self) -> Iterator[MaskRecord]:
+        """Every image with a valid mask; a few are read ahead, none is kept."""
+        wanted = islice(self._wanted(), self.limit)
+        for image_id, answer in map_ahead(self._read, wanted, threads=min(2, os.cpu_count() or 1)):
+            if isinstance(answer, MaskRecord):
+                yield answer
+            elif answer is None:
+                self.missing += 1
+            else:
+                self.failed[image_id] = answer
+
+    def _wanted(self) -> Iterable[_Wanted]:
+        if self.photos is None:
+            return ((image_id, None, None) for image_id in self._ids)
+        tagged = any(photo.tags for photo in self.photos)  # images that were given to `predict` have no tags
+        return ((photo.id, photo.path, photo.tags if tagged else None) for photo in self.photos)
+
+    def _read(self, wanted: _Wanted) -> tuple[str, MaskRecord | str | None]:
+        """The ID with the mask and its image, with None if there is no mask, or with why it cannot be used."""
+        image_id, image, tags = wanted
+        try:
+            path = self.folder / f"{checked_id(image_id)}.png"
+            if image is not None and not path.is_file():
+                return image_id, None
+            size = None if image is None else image_size(image, pixel_limit=self.pixel_limit)
+            mask = read_mask(path, size=size, classes=len(self.classes), pixel_limit=self.pixel_limit)
+        except Tag2maskError as error:
+            return image_id, str(error)
+        return image_id, MaskRecord(image_id, image, mask, tags)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The result of an export or import.
+
+    Attributes:
+        done: number of masks written.
+        failed: why a mask could not be written, by ID.
+        notes: losses and other remarks.
+    """
+
+    done: int
+    failed: dict[str, str]
+    notes: list[str]
+
+
+def export_masks(
+    name: str,
+    source: MaskSource,
+    out: Path,
+    settings: ExportSettings | None = None,
+    *,
+    again: bool = False,
+    on_photo: Callable[[int], None] = lambda done: None,
+) -> Exported:
+    """Write masks for another tool.
+
+    Args:
+        name: of the format, one of `FORMATS`.
+        source: the masks.
+        out: a folder, or a zip, which contains no links.
+        settings: of the format.
+        again: replace an earlier export.
+        on_photo: called after each image with the number of images done.
+
+    Raises:
+        UsageError: ``out`` holds other files, the format is unknown, or it cannot hold a class name.
+        Tag2maskError: there was no valid mask.
+    """
+    if name not in FORMATS:
+        raise UsageError(f"export knows the formats {', '.join(FORMATS)}, received '{name}'")
+    settings, failed, done = settings or ExportSettings(), dict[str, str](), 0
+    made: dict[str, object] = {"format": name, "classes": list(source.classes), "split": settings.split}
+    with whole_target(out, made, again=again) as folder:
+        writer = FORMATS[name](folder, source.classes, settings)
+        try:
+            for record in source.records():
+                try:
+                    writer.add(record)
+                    done += 1
+                except Tag2maskError as error:
+                    failed[record.id] = str(error)
+                on_photo(done)
+            if not done:
+                first = next(iter((source.failed | failed).values()), "")
+                raise Tag2maskError(f"no mask of {source.folder} could be exported{first and '; ' + first}")
+            writer.finish()
+        finally:
+            writer.close()
+        made |= {"photographs": done, "lost": asdict(writer.losses)}
+    notes = [f"{source.missing:,} photographs have no mask"] if source.missing else []
+    notes += [f"{source.rejected:,} masks that somebody rejected are left out"] if source.rejected else []
+    return Exported(done, source.failed | failed, [*notes, *writer.losses.sentences(), *writer.notes])

@@ -1,0 +1,104 @@
+"""The target of an export or import: a folder or a zip that is complete or does not exist."""
+
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import rmtree
+
+from tag2mask.core.errors import UsageError
+from tag2mask.core.files import atomic_path, temporary_name, write_json
+from tag2mask.data.corrections import IMPORTED as RECORD
+from tag2mask.data.corrections import RECORD as DECISIONS
+
+
+def refuse_target(out: Path, *, again: bool) -> None:
+    """Refuse to overwrite other files.
+
+    Args:
+        out: the folder, or a name that ends in .zip.
+        again: replace an earlier export.
+
+    Raises:
+        UsageError: there are files that no export wrote, or an export that is not to be replaced.
+    """
+    if out.suffix == ".zip":
+        if out.is_dir() or (out.exists() and not again):
+            raise UsageError(f"--out {out} is there already; use another one, or --overwrite to replace that file")
+        return
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise UsageError(f"--out {out} is a file or a link; it should name a folder that is not there yet, or a .zip")
+    if out.is_dir() and os.path.ismount(out):
+        raise UsageError(f"--out {out} is where a disk is mounted, which cannot be replaced; name a folder inside it")
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    _refuse_decisions(out, out)
+    if not (out / RECORD).is_file():
+        raise UsageError(f"--out {out} holds files that no export wrote; use a folder that is not there yet")
+    if not again:
+        raise UsageError(f"--out {out} is an earlier export; use another one, or --overwrite to replace it")
+
+
+@contextmanager
+def whole_target(out: Path, record: dict[str, object], *, again: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder in the parent of ``out``; if the block ends without an exception, it becomes ``out``.
+
+    Args:
+        out: the folder, or a name that ends in .zip.
+        record: content of `RECORD`, read when the block ends; not written to a zip.
+        again: replace an earlier export.
+
+    Raises:
+        UsageError: as `refuse_target`.
+    """
+    refuse_target(out, again=again)
+    out = Path(os.path.abspath(out))  # noqa: PTH100 - `.` has no name; a link was refused, so none is followed
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = out.parent / temporary_name(out.name)
+    folder.mkdir()
+    try:
+        yield folder
+        if out.suffix == ".zip":
+            with atomic_path(out) as temporary:
+                _pack(folder, temporary)
+        else:
+            write_json(folder / RECORD, record)
+            _put(folder, out)
+    finally:
+        rmtree(folder, ignore_errors=True)
+
+
+def _refuse_decisions(folder: Path, out: Path) -> None:
+    """Refuse to replace a folder with decisions of a review, which is ``out`` or was moved from there."""
+    if (folder / DECISIONS).is_file():
+        raise UsageError(
+            f"--out {out} holds what people decided in a review ({DECISIONS}), which is never replaced; use another "
+            "folder, and copy from it the masks ID.png that are to stand in the place of those there"
+        )
+
+
+def _put(folder: Path, out: Path) -> None:
+    """Rename the folder to ``out`` and delete an earlier export, unless a review began in that meanwhile."""
+    if not out.is_dir():
+        folder.rename(out)
+        return
+    before = out.parent / temporary_name(out.name)
+    out.rename(before)
+    try:
+        _refuse_decisions(before, out)
+        folder.rename(out)
+    except (OSError, UsageError):
+        before.rename(out)
+        raise
+    rmtree(before)
+
+
+def _pack(folder: Path, target: Path) -> None:
+    """Zip all files; only text is compressed."""
+    with zipfile.ZipFile(target, "w", strict_timestamps=False) as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                text = path.suffix in (".txt", ".json", ".xml", ".yaml")
+                how = zipfile.ZIP_DEFLATED if text else zipfile.ZIP_STORED
+                archive.write(path, path.relative_to(folder).as_posix(), how)

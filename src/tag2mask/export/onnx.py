@@ -1,0 +1,230 @@
+"""A segmentation network as ONNX: images in, logits at their size out, the normalisation inside.
+
+The graph takes batches of any number of images whose sides are multiples of the network's stride (and one pixel more,
+where the metadata's `remainder` is 1). The caller fills images up to that at the right and the bottom, with the mean
+colour of the metadata, and crops the logits: the graphs of some backbones cannot express this.
+"""
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tag2mask.core.errors import Tag2maskError, UsageError
+from tag2mask.core.files import atomic_path
+from tag2mask.networks.segmentation import SegmentationNetwork
+from tag2mask.prediction.multiscale import filled_side, stride_of
+
+MODULES = ("onnx", "onnxruntime", "onnxscript")
+"""Packages of the extra `onnx`."""
+
+INPUT, OUTPUT = "images", "logits"
+
+TOLERANCE = 1e-4
+"""Largest difference of the graph's logits from torch's, relative to the largest logit or to 1."""
+
+_OPSET = 18
+
+_REMEDY = (
+    "the network decides by its input, or by the size of it, in a way that a graph cannot follow; without `scales`, "
+    "or with a ResNet, it can"
+)
+
+_UNTRACEABLE = ("swin", "swinv2")
+"""Model types of `transformers` that cannot be traced with free sizes within minutes, because windows are padded."""
+
+_CHECKED = ((1, 0, 0), (2, 2, 3), (1, 4, 2))
+"""Sizes for the check of a graph: images, and rows and columns in strides beyond `_LEAST` pixels."""
+
+_LEAST = 64
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported network.
+
+    Attributes:
+        stride: both sides of an image must be multiples of it,
+        remainder: and this many pixels more, 0 or 1.
+        difference: the largest from torch's logits over the checked sizes, relative to the largest logit or to 1.
+    """
+
+    path: Path
+    stride: int
+    remainder: int
+    difference: float
+
+    def sentence(self) -> str:
+        """One line for the user."""
+        more = f" + {self.remainder}" if self.remainder else ""
+        return (
+            f"{self.path}: input `{INPUT}` float32 (N, 3, H, W), RGB in [0, 1], H and W multiples of "
+            f"{self.stride}{more}; output `{OUTPUT}` (N, C + 1, H, W); at most {self.difference:.1e} from torch"
+        )
+
+
+def require_onnx() -> None:
+    """Raise a `UsageError` if the packages of the extra are not installed."""
+    missing = [name for name in MODULES if find_spec(name) is None]
+    if missing:
+        raise UsageError(f"export onnx needs {', '.join(missing)}; pip install 'tag2mask[onnx]'")
+
+
+def export_onnx(network: SegmentationNetwork, path: Path) -> Exported:
+    """Write a network as one ONNX file, and check it in onnxruntime against torch at several sizes.
+
+    The metadata hold `classes` (JSON, background first), `stride` and `remainder` (a side of an image must be a
+    multiple of the one plus the other), `fill` (JSON, the colour in [0, 1] to fill up with), and `intensity` (JSON,
+    the pixel values that are black and white) where the network was trained with one.
+
+    Args:
+        network: is moved to the CPU and put into evaluation mode.
+        path: the file; written only if the check succeeds.
+
+    Raises:
+        UsageError: onnx, onnxruntime or onnxscript is not installed.
+        Tag2maskError: the network cannot be expressed with free sizes, or its graph computes something else.
+    """
+    require_onnx()
+    import onnx
+
+    kind = network.backbone.architecture().get("config", {}).get("model_type")
+    if kind in _UNTRACEABLE:
+        raise Tag2maskError(f"a network on {kind} cannot be written as ONNX with free sizes: {_REMEDY}")
+    graph = _FullSize(network).cpu().eval()
+    with atomic_path(path) as temporary:
+        difference = _trace_and_check(graph, temporary)
+        model = onnx.load(temporary)
+        properties = {
+            "classes": json.dumps(["background", *network.classes], ensure_ascii=False),
+            "stride": str(graph.stride),
+            "remainder": str(graph.remainder),
+            "fill": json.dumps(list(network.backbone.mean)),
+        }
+        if network.intensity is not None:
+            properties["intensity"] = json.dumps(list(network.intensity))
+        onnx.helper.set_model_props(model, properties)
+        onnx.checker.check_model(model)
+        onnx.save(model, temporary)
+        return Exported(path, graph.stride, graph.remainder, difference)
+
+
+class _FullSize(nn.Module):
+    """Logits at the size of images whose sides are multiples of the stride, plus the remainder."""
+
+    def __init__(self, network: SegmentationNetwork) -> None:
+        super().__init__()
+        self.network = network
+        self.stride, self.cell = stride_of(network), network.stride
+        self.align_corners = network.align_corners
+        self.remainder = filled_side(network, self.stride) % self.stride
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C + 1, H, W) of (N, 3, H, W)."""
+        logits = self.network(images)
+        if self.align_corners:
+            return F.interpolate(logits, size=images.shape[2:], mode="bilinear", align_corners=True)
+        return F.interpolate(logits, scale_factor=float(self.cell), mode="bilinear", align_corners=False)
+
+    def images(self, count: int, rows: int, columns: int) -> Tensor:
+        """Random images, (count, 3, H, W), larger than `_LEAST` by ``rows`` and ``columns`` strides."""
+        least = -(-_LEAST // self.stride)
+        sides = [(least + more) * self.stride + self.remainder for more in (rows, columns)]
+        return torch.rand(count, 3, *sides, generator=torch.Generator().manual_seed(0))
+
+
+def _trace_and_check(graph: _FullSize, path: Path) -> float:
+    """Write the graph by strict or, if that fails the check, by non-strict tracing; the difference from torch.
+
+    Strict tracing keeps `int` of a size free. Non-strict tracing fixes it silently, but takes more kinds of code.
+
+    Raises:
+        Tag2maskError: neither works; the error of the first.
+    """
+    try:
+        _trace(graph, path, strict=True)
+        return _difference(graph, path)
+    except Tag2maskError as error:
+        try:
+            _trace(graph, path, strict=False)
+            return _difference(graph, path)
+        except Tag2maskError:
+            raise error from None
+
+
+def _trace(graph: _FullSize, path: Path, *, strict: bool) -> None:
+    """Write the graph with free numbers of images, rows and columns."""
+    count, rows, columns = (torch.export.Dim(name, min=1) for name in ("count", "rows", "columns"))
+    sides = [graph.stride * cells + graph.remainder for cells in (rows, columns)]
+    shapes = ({0: count, 2: sides[0], 3: sides[1]},)
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.export.export(graph, (graph.images(2, 1, 2),), dynamic_shapes=shapes, strict=strict)
+            torch.onnx.export(
+                program,
+                (),
+                path,
+                dynamo=True,
+                opset_version=_OPSET,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # tracing raises errors of many kinds
+        reason = " ".join(str(error.__cause__ or error).split())[:300]
+        raise Tag2maskError(
+            f"the network cannot be written as ONNX with free sizes: {_REMEDY} ({type(error).__name__}: {reason})"
+        ) from error
+
+
+def _difference(graph: _FullSize, path: Path) -> float:
+    """The largest difference of the file from ``graph``; a `Tag2maskError` if it is too large or a size fails."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # errors are raised
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises errors of many kinds
+        raise Tag2maskError(f"onnxruntime does not take the graph: {_REMEDY}") from error
+    worst = 0.0
+    for more in _CHECKED:
+        images = graph.images(*more)
+        with torch.no_grad():
+            expected = graph(images).numpy()
+        try:
+            (found,) = session.run([OUTPUT], {INPUT: images.numpy()})
+        except Exception as error:
+            raise Tag2maskError(f"the graph does not take images of {tuple(images.shape)}: {_REMEDY}") from error
+        if found.shape != expected.shape:
+            raise Tag2maskError(f"the graph gives {found.shape} for logits of {expected.shape}: {_REMEDY}")
+        worst = max(worst, float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max())))
+    if not worst <= TOLERANCE:
+        raise Tag2maskError(
+            f"the graph's logits are {worst:.1e} from torch's, at most {TOLERANCE} is allowed: {_REMEDY}"
+        )
+    return worst
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

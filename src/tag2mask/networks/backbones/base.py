@@ -1,0 +1,210 @@
+"""Backbones as named stages with strides, and the grids of their maps.
+
+A stride s divides H × W pixels into ceil(H / s) × ceil(W / s) cells; cell i starts at pixel s · i. All changes of grid
+keep that alignment, also where the last cell is cut off.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from tag2mask.core.errors import UsageError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Colour = tuple[float, float, float]
+
+
+class Stage(NamedTuple):
+    """One output of a backbone.
+
+    Attributes:
+        stride: input pixels per cell, along both sides.
+    """
+
+    name: str
+    channels: int
+    stride: int
+
+
+def offered(stages: Iterable[Stage]) -> str:
+    """The available levels for an error message: ``"0 (layer1: 256 channels at stride 4), …"``."""
+    return ", ".join(
+        f"{index} ({stage.name}: {stage.channels} channels at stride {stage.stride})"
+        for index, stage in enumerate(stages)
+    )
+
+
+class Backbone(nn.Module):
+    """A network from images to one map per stage.
+
+    Attributes:
+        stages: in the order of computation; the last one feeds the classifier.
+        mean: of the input normalisation, RGB in [0, 1].
+        pretrained: whether the weights are pretrained; decides what is frozen.
+        default_levels: indices of the stages of the default joint feature.
+        norm_fixed: whether batch norm keeps its running statistics while training.
+    """
+
+    stages: tuple[Stage, ...]
+    mean: Colour = IMAGENET_MEAN
+    std: Colour = IMAGENET_STD
+    pretrained: bool = False
+    default_levels: tuple[int, ...]
+    norm_fixed: bool = False
+    stem_fixed: bool = False
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """The maps of all stages.
+
+        Args:
+            images: float (N, 3, H, W), normalised; any H and W.
+
+        Returns:
+            one (N, channels, ceil(H / stride), ceil(W / stride)) per stage.
+        """
+        raise NotImplementedError
+
+    @property
+    def all_stages(self) -> tuple[Stage, ...]:
+        """The stages of `all_maps`: `stages`, and before them finer ones where the backbone has any."""
+        return self.stages
+
+    def all_maps(self, images: Tensor) -> list[Tensor]:
+        """The maps of `all_stages`, as `forward` gives those of `stages`."""
+        return list(self(images))
+
+    def stem(self) -> list[nn.Module]:
+        """The modules that `apply_policy` freezes when the weights are pretrained."""
+        return []
+
+    def stem_parameters(self) -> list[nn.Parameter]:
+        """The parameters of the modules of `stem`."""
+        return [parameter for module in self.stem() for parameter in module.parameters()]
+
+    def freeze_unreached(self, levels: tuple[int, ...]) -> None:
+        """Freeze what neither ``levels`` nor the last stage depend on: DDP needs a gradient for every parameter."""
+
+    def architecture(self) -> dict[str, Any]:
+        """Everything that is needed to rebuild this backbone with other weights, as JSON values."""
+        raise NotImplementedError
+
+    def apply_policy(self, norm: Literal["auto", "fixed", "trained"] = "auto", *, freeze_stem: bool = True) -> None:
+        """Set what trains. Call it before `freeze_unreached`.
+
+        Args:
+            norm: of batch norm: `fixed` keeps running statistics, `trained` uses batch statistics; `auto` is fixed for
+                pretrained weights.
+            freeze_stem: whether the stem of pretrained weights is frozen.
+        """
+        self.norm_fixed = self.pretrained if norm == "auto" else norm == "fixed"
+        self.stem_fixed = self.pretrained and freeze_stem
+        if self.pretrained:
+            for parameter in self.stem_parameters():
+                parameter.requires_grad_(not self.stem_fixed)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """As `nn.Module.train`, but fixed batch norm and a frozen stem stay in evaluation mode."""
+        super().train(mode)
+        if self.norm_fixed:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        if self.stem_fixed:
+            for module in self.stem():
+                module.eval()
+        return self
+
+
+class NormalisingNetwork(nn.Module):
+    """A network on a backbone that takes RGB in [0, 1] and normalises it itself."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, backbone: Backbone) -> None:
+        """Take over the backbone and its normalisation."""
+        super().__init__()
+        self.backbone = backbone
+        for name, colour in (("pixel_mean", backbone.mean), ("pixel_std", backbone.std)):
+            self.register_buffer(name, torch.tensor(colour).view(1, 3, 1, 1), persistent=False)
+
+    def normalise(self, images: Tensor, valid: Tensor | None) -> Tensor:
+        """Images as the backbone expects them; padding takes the mean colour.
+
+        Args:
+            images: float (N, 3, H, W), RGB in [0, 1].
+            valid: bool (N, H, W), False where ``images`` is padding; None: no padding.
+
+        Returns:
+            float (N, 3, H, W).
+
+        Raises:
+            UsageError: ``images`` is not (N, 3, H, W).
+        """
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise UsageError(f"images should be (N, 3, H, W), they are {tuple(images.shape)}")
+        normalised = (images - self.pixel_mean) / self.pixel_std
+        return normalised if valid is None else normalised.masked_fill_(valid.logical_not().unsqueeze(1), 0)
+
+
+def ceil_grid(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """The grid of an image: (ceil(H / stride), ceil(W / stride)) for ``size`` = (H, W)."""
+    return -(-size[0] // stride), -(-size[1] // stride)
+
+
+def image_cells(valid: Tensor, size: tuple[int, int], *, stride: int) -> Tensor:
+    """The cells that count as the image: those wholly inside it or, where there are none, those that it touches.
+
+    Args:
+        valid: bool (N, H, W), False = padding.
+        size: (h, w) of the grid.
+        stride: pixels per cell.
+
+    Returns:
+        bool (N, h, w), at least one True for an image that has a valid pixel.
+
+    Raises:
+        UsageError: ``size`` is not the grid of (H, W) at ``stride``.
+    Source: ours.
+    """
+    height, width = valid.shape[-2:]
+    if ceil_grid((height, width), stride) != tuple(size):
+        raise UsageError(
+            f"a valid mask of {height} × {width} pixels has no grid of {size[0]} × {size[1]} cells of {stride} pixels"
+        )
+    inside, outside = (
+        F.max_pool2d(pixels.unsqueeze(1).float(), stride, ceil_mode=True).squeeze(1) == 0
+        for pixels in (valid.logical_not(), valid)
+    )
+    return torch.where(inside.flatten(1).any(dim=1)[:, None, None], inside, outside.logical_not())
+
+
+def to_grid(maps: Tensor, stride: int, target: int, size: tuple[int, int]) -> Tensor:
+    """Maps on another grid: the mean where cells merge, bilinear interpolation where they split.
+
+    Args:
+        maps: float (N, D, h, w) on the grid of ``stride``.
+        stride: pixels per cell of ``maps``.
+        target: pixels per cell of the result.
+        size: (h', w') of the result, the image's grid at ``target``.
+
+    Returns:
+        (N, D, h', w'); ``maps`` itself where the strides are equal.
+    """
+    if stride == target:
+        return maps
+    if target % stride == 0:
+        return F.avg_pool2d(maps, target // stride, ceil_mode=True, count_include_pad=False)
+    if stride % target == 0:
+        # Scaling by the ratio and cutting off the rest keeps cells aligned; scaling to `size` would stretch the maps.
+        enlarged = F.interpolate(maps, scale_factor=float(stride // target), mode="bilinear", align_corners=False)
+        return enlarged[..., : size[0], : size[1]]
+    mode = "area" if target > stride else "bilinear"
+    return F.interpolate(maps, size=size, mode=mode, align_corners=None if mode == "area" else False)

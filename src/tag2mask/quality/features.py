@@ -1,0 +1,248 @@
+"""Evidence about a mask: how far the CAMs and the segmentation network agree with it, class by class; and its file."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional as F
+
+from tag2mask.core.errors import Tag2maskError, UsageError
+from tag2mask.core.files import DAMAGED, read_npz, write_bytes
+from tag2mask.refine.masks import ClassMaps
+
+
+def class_shares(labels: Tensor, ids: Tensor, size: tuple[int, int]) -> Tensor:
+    """The share of each class in each cell of a grid over a mask, which keeps thin parts of a reduced mask.
+
+    Args:
+        labels: uint8 (H, W), class ids; 255 is of no class.
+        ids: integer (K,), the classes.
+        size: (h, w) of the grid, at most (H, W).
+
+    Returns:
+        float32 (K, h, w) in [0, 1]; 0 or 1 if a cell is a pixel.
+    """
+    return torch.stack([F.adaptive_avg_pool2d((labels == own)[None].float(), size)[0] for own in ids])
+
+
+def expected_iou(own: Tensor, probabilities: Tensor) -> Tensor:
+    """The expected intersection over the expected union of each class's mask,
+
+        Σ s p / Σ (s + p − s p),
+
+    with s the mask's share of a cell and p the probability of the class there. It is the IoU if all s and p are 0 or 1.
+
+    Args:
+        own: float (K, h, w) in [0, 1], the mask; see `class_shares`.
+        probabilities: float (K, h, w) in [0, 1]; 0 and 1 for another mask.
+
+    Returns:
+        float64 (K,) in [0, 1]; 0 for a class without pixels.
+
+    Raises:
+        UsageError: the shapes differ.
+    Source: ours; the ratio of expectations that soft IoU losses take.
+    """
+    if own.ndim != 3 or own.shape != probabilities.shape:
+        raise UsageError(
+            f"a mask and probabilities should both be (K, h, w), received {tuple(own.shape)} and "
+            f"{tuple(probabilities.shape)}"
+        )
+    s, p = own.double(), probabilities.double()
+    inside = (s * p).sum((1, 2))
+    whole = s.sum((1, 2)) + p.sum((1, 2)) - inside
+    return torch.where(whole > 0, inside / whole.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
+
+
+_COUNTED_PIXELS = 1 << 22
+"""The components of a larger mask are counted on every second, third, … row and column; ours."""
+
+FIELDS = (
+    "share",
+    "pieces",
+    "cam_expected",
+    "cam_overlap",
+    "network_expected",
+    "network_overlap",
+    "network_free",
+    "cam_share",
+    "network_share",
+    "cells",
+)
+"""Evidence about the mask of a class:
+
+- `share`: its share of all pixels, in [0, 1].
+- `pieces`: the number of its connected components.
+- `cam_expected`: its expected IoU under the CAMs, normalised to the sum 1 in each pixel.
+- `cam_overlap`: its IoU with the class of the highest CAM, which shows how much refinement changed.
+- `network_expected`, `network_overlap`: the same for the probabilities of the segmentation network over background and
+  the image's tags.
+- `network_free`: its expected IoU under the network's probabilities over all classes.
+- `cam_share`, `network_share`: the share of the pixels that CAMs and network expect to be of the class.
+- `cells`: the area of the mask in cells of the CAMs.
+
+An image without tags has only `network_free`, because CAMs and tags leave nothing but background. New fields come
+last: older files lack them.
+"""
+
+NETWORK_FIELDS = tuple(name for name in FIELDS if name.startswith("network_"))
+
+_KINDS = {"ids": "i", "values": "f", "stray": "i", "stray_share": "f", "made_by": "U"}
+"""The arrays of an evidence file, and NumPy's letter for their kind."""
+
+_MOST_CLASSES = 254
+"""Ids are those of masks, where 255 means ignored."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Evidence about the mask of an image.
+
+    Attributes:
+        ids: int32 (K,), background and the tags, ascending.
+        values: float32 (K, len(FIELDS)); NaN if unknown.
+        stray: the class without a tag with the largest share by the network; 0 for none.
+        stray_share: that share, in [0, 1].
+    """
+
+    ids: npt.NDArray[np.int32]
+    values: npt.NDArray[np.float32]
+    stray: int = 0
+    stray_share: float = 0.0
+
+    def of(self, field: str) -> npt.NDArray[np.float32]:
+        """One field of all classes, (K,)."""
+        return self.values[:, FIELDS.index(field)]
+
+
+def gather(
+    labels: Tensor,
+    ids: Tensor,
+    cams: ClassMaps | None = None,
+    logits: Tensor | None = None,
+    size: tuple[int, int] | None = None,
+) -> Evidence:
+    """Compare a mask with the CAMs and the network.
+
+    Args:
+        labels: uint8 (H, W), the mask, 255 = ignored.
+        ids: uint8 (K,), background and the image's tags, ascending.
+        cams: not negative, of background and some of the tags, on their own grid; None without CAMs.
+        logits: float (C + 1, h, w), the network's, background first; None without a network.
+        size: (h, w) of the comparison, at most (H, W); default: that of the mask.
+
+    Returns:
+        the evidence; a class without a CAM has CAM 0.
+
+    Raises:
+        Tag2maskError: the logits are not finite.
+    """
+    values = torch.full((len(ids), len(FIELDS)), torch.nan, dtype=torch.float64)
+
+    def put(field: str, found: Tensor) -> None:
+        values[:, FIELDS.index(field)] = found
+
+    put("share", torch.stack([(labels == own).double().mean() for own in ids]))
+    put("pieces", _pieces(labels, ids))
+    if cams is not None:
+        put("cells", values[:, FIELDS.index("share")] * cams.maps.shape[1:].numel())
+    own = class_shares(labels, ids, size or (int(labels.shape[0]), int(labels.shape[1])))  # (K, h, w)
+    tagged = bool((ids != 0).any())
+    if cams is not None and tagged:
+        maps = _placed(cams.resized((int(own.shape[1]), int(own.shape[2]))), ids)
+        likely = maps / maps.sum(0).clamp_min(torch.finfo(maps.dtype).tiny)
+        put("cam_expected", expected_iou(own, likely))
+        put("cam_overlap", expected_iou(own, _highest(maps)))
+        put("cam_share", likely.double().mean((1, 2)))
+    if logits is None:
+        return Evidence(ids.int().numpy(), values.float().numpy())
+    if not logits.isfinite().all():
+        raise Tag2maskError("the segmentation network gives infinite numbers, or none; train it anew")
+    if tagged:
+        likely = logits[ids.long()].softmax(0)
+        put("network_expected", expected_iou(own, likely))
+        put("network_overlap", expected_iou(own, _highest(likely)))
+        put("network_share", likely.double().mean((1, 2)))
+    free = logits.softmax(0)
+    put("network_free", expected_iou(own, free[ids.long()]))
+    shares = free.mean((1, 2))
+    shares[ids.long()] = 0
+    stray = int(shares.argmax())
+    return Evidence(ids.int().numpy(), values.float().numpy(), stray, float(shares[stray]))
+
+
+def write_evidence(path: Path, evidence: Evidence, made_by: str) -> None:
+    """Write evidence atomically as an ``.npz`` without pickles, with the arrays `_KINDS`.
+
+    Args:
+        path: the ``.npz``.
+        evidence: to be written.
+        made_by: fingerprint of its inputs, for `read_evidence`.
+    """
+    content = io.BytesIO()
+    np.savez(
+        content,
+        ids=evidence.ids,
+        values=evidence.values,
+        stray=np.int32(evidence.stray),
+        stray_share=np.float32(evidence.stray_share),
+        made_by=np.str_(made_by),
+    )
+    write_bytes(path, content.getvalue())
+
+
+def read_evidence(path: Path, made_by: str) -> Evidence | None:
+    """Read evidence; None if there is none, it is damaged, or its inputs had another fingerprint."""
+    stored = stored_evidence(path)
+    return stored[0] if stored is not None and stored[1] == made_by else None
+
+
+def stored_evidence(path: Path) -> tuple[Evidence, str] | None:
+    """Evidence and the fingerprint of its inputs; None if there is none, or it is damaged."""
+    try:
+        with path.open("rb") as file:
+            arrays = read_npz(file, tuple(_KINDS))
+    except DAMAGED:
+        return None
+    if any(name not in arrays or arrays[name].dtype.kind != kind for name, kind in _KINDS.items()):
+        return None
+    ids, values, stray, share = (arrays[name] for name in ("ids", "values", "stray", "stray_share"))
+    if ids.ndim != 1 or not len(ids) or ids[0] != 0 or ids[-1] > _MOST_CLASSES or (ids[1:] <= ids[:-1]).any():
+        return None
+    if values.ndim != 2 or len(values) != len(ids) or not 0 < values.shape[1] <= len(FIELDS):
+        return None
+    if stray.shape or share.shape or arrays["made_by"].shape:
+        return None
+    if not 0 <= int(stray) <= _MOST_CLASSES or not 0 <= float(share) <= 1 or np.isinf(values).any():
+        return None
+    known = np.full((len(ids), len(FIELDS)), np.nan, dtype=np.float32)
+    known[:, : values.shape[1]] = values
+    return Evidence(ids.astype(np.int32), known, int(stray), float(share)), str(arrays["made_by"])
+
+
+def _pieces(labels: Tensor, ids: Tensor) -> Tensor:
+    """The number of connected components of each class, (K,)."""
+    step = 1
+    while labels.numel() > step**2 * _COUNTED_PIXELS:
+        step += 1
+    seen = labels[::step, ::step].numpy()
+    return torch.tensor([float(ndimage.label(seen == own)[1]) for own in ids.tolist()])
+
+
+def _highest(maps: Tensor) -> Tensor:
+    """1 where a map is the highest, 0 elsewhere, (K, h, w); a tie goes to the first."""
+    places = torch.arange(len(maps), device=maps.device)
+    return (maps.argmax(0) == places[:, None, None]).float()
+
+
+def _placed(cams: ClassMaps, ids: Tensor) -> Tensor:
+    """The maps of these classes, (K, h, w), 0 for a class without one."""
+    maps = cams.maps.new_zeros(len(ids), *cams.maps.shape[1:])
+    for class_id, own in zip(cams.ids.tolist(), cams.maps, strict=True):
+        maps[ids == class_id] = own
+    return maps

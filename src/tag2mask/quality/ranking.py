@@ -1,0 +1,183 @@
+"""The two tables of a run: RUN/confidence/images.csv, least certain first, and classes.csv, with every class."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tag2mask.core.errors import UsageError
+from tag2mask.core.files import atomic_path
+from tag2mask.quality.estimator import Judgement
+from tag2mask.quality.features import FIELDS, Evidence
+
+IMAGES = "confidence/images.csv"
+"""The ranking of a run folder."""
+
+CLASSES = "confidence/classes.csv"
+"""The classes of every image."""
+
+QUALITY = "confidence/quality.json"
+"""How well the ranking agrees with ground truth, if there is some."""
+
+IMAGE_COLUMNS = (
+    *("image", "confidence", "class", "class_confidence", "reason", "decided", "stray", "stray_share"),
+    *FIELDS,
+)
+"""Columns of images.csv; readers go by their names."""
+
+CLASS_COLUMNS = ("image", "class", "confidence", *FIELDS)
+
+FEW_CELLS = 16
+"""Confidence does not rank masks that cover fewer cells of their CAMs: a square of 16 cells that is off by half a cell
+along both axes has an IoU of 0.62, so chance decides more than what confidence measures; ours (docs/confidence.md)."""
+
+
+class Tables:
+    """Collects images in any order, for both tables."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        """Begin; ``names`` are those of the classes, background first."""
+        self._names = names
+        self._images: list[str] = []  # as CSV, which takes less memory
+        self._classes: list[str] = []
+        self._confidences: list[float] = []
+        self._numbers: list[int] = []
+
+    def add(self, photo_id: str, evidence: Evidence, judgement: Judgement, *, number: int, decided: str = "") -> None:
+        """Add an image.
+
+        Args:
+            photo_id: its ID.
+            evidence: about its mask.
+            judgement: of the evidence.
+            number: its place in the data set; among equally certain images the earlier comes first.
+            decided: the verdict of a review on its mask; empty without one.
+        """
+        worst = judgement.worst
+        row = (
+            photo_id,
+            _shown(judgement.confidence),
+            self._names[int(evidence.ids[worst])],
+            _shown(judgement.of_classes[worst]),
+            judgement.reason(evidence, self._names),
+            decided,
+            self._names[evidence.stray] if evidence.stray else "",
+            _shown(evidence.stray_share) if evidence.stray else "",
+            *map(_shown, evidence.values[worst]),
+        )
+        classes = [
+            (photo_id, self._names[class_id], *map(_shown, (judgement.of_classes[place], *evidence.values[place])))
+            for place, class_id in enumerate(evidence.ids.tolist())
+        ]
+        self._images.append(_csv([row]))
+        self._classes.append(_csv(classes))
+        self._confidences.append(judgement.confidence)
+        self._numbers.append(number)
+
+    def write(self, run: Path) -> None:
+        """Write images.csv, least certain first, and classes.csv, in the order of the data set."""
+        least_certain = np.lexsort((self._numbers, self._confidences)).tolist()  # NaN last
+        images = [_csv([IMAGE_COLUMNS]), *(self._images[place] for place in least_certain)]
+        classes = [_csv([CLASS_COLUMNS]), *(self._classes[place] for place in np.argsort(self._numbers).tolist())]
+        with atomic_path(run / CLASSES) as rows, atomic_path(run / IMAGES) as ranking:
+            for path, lines in ((rows, classes), (ranking, images)):
+                with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+                    file.writelines(lines)
+
+
+@contextmanager
+def written_tables(run: Path, names: Sequence[str]) -> Iterator[Tables]:
+    """Both tables of a run folder, written if the block ends without an exception.
+
+    Args:
+        run: the run folder.
+        names: of the classes, background first.
+    """
+    tables = Tables(names)
+    yield tables
+    tables.write(run)
+
+
+@dataclass(frozen=True)
+class RankedPhoto:
+    """A line of images.csv.
+
+    Attributes:
+        image: image ID.
+        confidence: an estimate of the mask's mean IoU, in [0, 1]; None without any evidence.
+        class_name: the least certain class.
+        class_confidence: of that class's mask, in [0, 1]; None without any evidence.
+        reason: why, in a few words.
+        by_network: whether there is evidence of a segmentation network.
+        cells: the area of that class's mask, in cells of its CAMs; None if unknown.
+    """
+
+    image: str
+    confidence: float | None
+    class_name: str
+    class_confidence: float | None
+    reason: str
+    by_network: bool = False
+    cells: float | None = None
+
+    @property
+    def is_small(self) -> bool:
+        """Whether that class's mask has pixels, but too few for its confidence to rank it."""
+        return self.cells is not None and 0 < self.cells < FEW_CELLS
+
+
+def read_ranking(run: Path) -> Iterator[RankedPhoto]:
+    """The images of a run, least certain first, those without any evidence last.
+
+    Raises:
+        UsageError: there is no ranking, or it is damaged.
+    """
+    path = run / IMAGES
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist; `tag2mask confidence {run}` writes it")
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            for row in csv.DictReader(file):
+                numbers = _number(row["confidence"]), _number(row["class_confidence"])
+                asked, cells = bool(row.get("network_free")), _number(row.get("cells") or "")
+                yield RankedPhoto(row["image"], numbers[0], row["class"], numbers[1], row["reason"], asked, cells)
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise UsageError(f"{path} is damaged; `tag2mask confidence {run}` writes it anew") from error
+
+
+def small_masks_sentence(run: Path) -> str:
+    """A warning if masks of a run are too small to be ranked; otherwise empty.
+
+    The mask of each image's least certain class counts.
+
+    Raises:
+        UsageError: there is no ranking, or it is damaged.
+    Source: ours.
+    """
+    ranked = [each for each in read_ranking(run) if each.confidence is not None]
+    small = sum(each.is_small for each in ranked)
+    if not small:
+        return ""
+    return (
+        f"{small} of {len(ranked)} masks cover fewer than {FEW_CELLS} CAM cells (the mask of each photograph's least "
+        "certain class counts): their order is not reliable, look at all of them"
+    )
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def _csv(rows: Sequence[Sequence[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
+
+
+def _shown(value: float) -> str:
+    """Four decimals; empty for NaN."""
+    return "" if np.isnan(value) else f"{value:.4f}".rstrip("0").rstrip(".")

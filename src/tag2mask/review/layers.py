@@ -1,0 +1,122 @@
+"""The masks, predictions and CAMs of a run, as labels and as heat maps."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tag2mask.core.errors import UsageError
+from tag2mask.data.cam_files import full_resolution, read_ids
+from tag2mask.data.images import read_mask, reduced_size
+from tag2mask.data.manifest import Photo
+from tag2mask.report.figures import KINDS, cam_thresholds, read_splits
+from tag2mask.report.pictures import resize_labels
+from tag2mask.report.ranking import cam_labels, open_cam
+from tag2mask.runs.run_folder import RunFolder
+
+Size = tuple[int, int]
+
+Labels = npt.NDArray[np.uint8]
+
+HEAT_SIDE = 512
+"""Longer side of a heat map in pixels: CAMs are smooth, and the browser enlarges them."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage with files to show.
+
+    Attributes:
+        name: in addresses.
+        title: on the page.
+        folder: with its files.
+        is_cam: whether the files are CAMs; otherwise they are masks.
+        threshold: background threshold of CAMs without background; None if unknown.
+    """
+
+    name: str
+    title: str
+    folder: Path
+    is_cam: bool
+    threshold: float | None = None
+
+    def has(self, photo: Photo) -> bool:
+        """Whether an image has a file."""
+        return (self.folder / self._name(photo)).is_file()
+
+    def heats(self, photo: Photo) -> tuple[int, ...]:
+        """The classes with a heat map; 0 is background."""
+        return (read_ids(self.folder / self._name(photo)) or ()) if self.is_cam else ()
+
+    def decides(self, photo: Photo) -> bool:
+        """Whether it has one class per pixel."""
+        return not self.is_cam or self.threshold is not None or 0 in self.heats(photo)
+
+    def labels(self, photo: Photo, size: Size, classes: int, long_side: int | None = None) -> Labels:
+        """The class of each pixel.
+
+        Args:
+            photo: the image.
+            size: (H, W) of it.
+            classes: without background.
+            long_side: longer side of the result in pixels; None: that of the image.
+
+        Returns:
+            uint8 (h, w).
+
+        Raises:
+            Tag2maskError: the file is missing or damaged, or does not fit.
+        """
+        file, smaller = self.folder / self._name(photo), reduced_size(size, long_side)
+        if not self.is_cam:
+            mask = read_mask(file, size=size, classes=classes, pixel_limit=size[0] * size[1])
+            return resize_labels(mask, smaller)
+        found = cam_labels(open_cam(file, classes=classes, size=size), self.threshold, smaller)
+        if found is None:
+            raise UsageError(f"{self.title}: nothing says where the background is; `tag2mask evaluate` measures it")
+        return np.asarray(found, dtype=np.uint8)
+
+    def heat(self, photo: Photo, size: Size, classes: int, class_id: int) -> Labels:
+        """The CAM of a class, 255 = 1.
+
+        Returns:
+            uint8 (h, w), reduced to `HEAT_SIDE`.
+
+        Raises:
+            Tag2maskError: the file is missing or damaged, does not fit, or has no such class.
+        """
+        if not self.is_cam:
+            raise UsageError(f"{self.title} has no heat")
+        cam = open_cam(self.folder / self._name(photo), classes=classes, size=size)
+        if class_id not in cam.ids:
+            raise UsageError(f"{self.title} of {photo.id} has no class {class_id}")
+        chosen = np.flatnonzero(cam.ids == class_id)
+        one = replace(cam, ids=cam.ids[chosen], cams=cam.cams[chosen], size=reduced_size(size, HEAT_SIDE))
+        heat: Labels = np.rint(255 * np.clip(full_resolution(one)[0], 0, 1)).astype(np.uint8)
+        return heat
+
+    def _name(self, photo: Photo) -> str:
+        return f"{photo.id}.npz" if self.is_cam else f"{photo.id}.png"
+
+
+def prediction_folders(run: RunFolder) -> list[str]:
+    """The folders with the predictions of a split, relative to the run folder."""
+    folder = run / "predictions"
+    return sorted(f"predictions/{each.name}" for each in folder.iterdir() if each.is_dir()) if folder.is_dir() else []
+
+
+def stages_of(run: RunFolder) -> dict[str, Stage]:
+    """The stages of a run with files, by name, the last first: `mask`, then predictions, then CAMs."""
+    found = [Stage("mask", "Mask of the run", run / "masks", False)]
+    predicted = prediction_folders(run)
+    for number, folder in enumerate(predicted):
+        split = folder.partition("/")[2]
+        title = "Prediction" if len(predicted) == 1 else f"Prediction, {split}"
+        found.append(Stage(f"prediction-{number}", title, run / folder, False))
+    metrics = run.metrics() if (run / "metrics.json").is_file() else {}
+    thresholds = cam_thresholds(read_splits(metrics))
+    for kind, title in reversed(KINDS.items()):
+        found.append(Stage(f"cam-{kind}", title, run / f"cams/{kind}", True, thresholds.get(kind)))
+    found.append(Stage("seeds", "Base CAM", run / "seeds", True, None))
+    return {stage.name: stage for stage in found if stage.folder.is_dir()}

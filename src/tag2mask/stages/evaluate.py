@@ -1,0 +1,198 @@
+"""The stage `evaluate`: CAMs and masks of a run, or of any folder, against the ground truth."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tag2mask.core.distributed import gathered, is_main, process_count, process_number
+from tag2mask.core.errors import UsageError
+from tag2mask.data.dataset import PhotoSet
+from tag2mask.data.manifest import Photo
+from tag2mask.evaluation import DEFAULT_THRESHOLDS, Counts, EvaluationError, count_cams, count_masks
+from tag2mask.evaluation.comparison import compare
+from tag2mask.evaluation.figures import absence
+from tag2mask.evaluation.folders import tagged
+from tag2mask.runs.config import Config, plain
+from tag2mask.runs.dataset import photographs
+from tag2mask.runs.ground_truth import check_splits, class_ids, truth_against_tags, truth_plan, with_truth
+from tag2mask.runs.progress import Console, StageResult, progress_bar
+from tag2mask.runs.run_folder import WHOLE, RunFolder
+from tag2mask.stages.base import Ahead, Settings, Stage, StagePlan
+
+NO_SHARD = "evaluate measures all images in one command, which torchrun shares among processes; leave --shard out"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A folder of the run that is measured.
+
+    Attributes:
+        stage: under which its figures are kept.
+        split: likewise.
+        kind: likewise.
+        folder: holds a mask or a CAM file for each image, named by its ID.
+    """
+
+    stage: str
+    split: str
+    kind: str
+    folder: Path
+
+    @property
+    def holds_cams(self) -> bool:
+        """Whether its files are CAM files, not masks."""
+        return self.stage in ("seeds", "cams")
+
+    def file(self, photo: Photo) -> Path:
+        """The image's file."""
+        return self.folder / f"{photo.id}{'.npz' if self.holds_cams else '.png'}"
+
+
+class Evaluate(Stage):
+    """CAMs and masks against ground truth."""
+
+    name = "evaluate"
+    outputs = ("metrics.json",)
+    reads = ("seeds", "cams", "refine", "predictions")
+    remade = True
+    distribution = "join"
+    sections = ("evaluate",)
+
+    def settings(self, config: Config, photos: PhotoSet) -> Settings:
+        """All of evaluation."""
+        return {"evaluate": plain(config.evaluate, affecting=True)}
+
+    def is_wanted(self, config: Config) -> bool:
+        """Not by a command that does a part of the images."""
+        return config.shard is None
+
+    def check(self, config: Config, run: RunFolder, photos: PhotoSet, ahead: Ahead) -> None:
+        """Look at the classes and splits that are measured."""
+        if config.shard is not None:
+            raise UsageError(NO_SHARD)
+        check_splits(config, run, photos)
+
+    def plan(self, config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
+        """How many photographs have truth, by split."""
+        splits = config.evaluate.split_names(config.data.split)
+        counts = [f"{split or WHOLE} ({truth_plan(photographs(config, run, split))})" for split in splits]
+        return StagePlan(self.name, f"on {', '.join(counts)}")
+
+    def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
+        """Measure base CAMs, the run's CAMs of every kind and its masks on each split, where there is ground truth.
+
+        Images whose files could not be made are left out, and counted in a note. Several processes share the images.
+        """
+        result = StageResult(self.name)
+        for split in config.evaluate.split_names(config.data.split):
+            photos = with_truth(config, photographs(config, run, split, together=True), console)
+            name = split or WHOLE
+            if not photos.photos:
+                result.notes.append(
+                    f"no ground truth for split '{name}', so nothing to measure" if split else "no ground truth"
+                )
+                continue
+            problems = truth_against_tags(photos, config)
+            result.notes += [f"split '{name}': {problem.message}" for problem in problems if problem.level == "warning"]
+            if errors := [problem.message for problem in problems if problem.level == "error"]:
+                result.failed[name] = f"split '{name}' is not measured: {errors[0]}"
+                if is_main():
+                    run.forget_metrics(name)
+                continue
+            by_hand = photos.decided.count((photo.id for photo in photos.photos), "accepted", "corrected")
+            if by_hand:
+                result.notes.append(
+                    f"{by_hand} photographs of split '{name}' have a mask by hand; figures are of what the method "
+                    "made, not of what people corrected"
+                )
+            if (run / "seeds").is_dir():
+                source = "CLIP" if config.seeds.from_npy is None else "imported"
+                _measure(config, photos, Target("seeds", name, source, run / "seeds"), result, console)
+            for kind in config.cams.kinds:
+                _measure(config, photos, Target("cams", name, kind, run / f"cams/{kind}"), result, console)
+            method = str(run.setting("refine", "refine.method") or config.refine.method)  # of the masks that are there
+            _measure(config, photos, Target("refine", name, method, run / "masks"), result, console)
+            predicted = run / f"predictions/{name}"
+            if predicted.is_dir():
+                _measure(config, photos, Target("segment", name, "predictions", predicted), result, console)
+        if is_main():
+            run.merge_metrics(result.figures)
+        return result
+
+
+def compare_runs(config: Config, run: RunFolder, console: Console, *, other: Mapping[str, Any]) -> StageResult:
+    """The run's segmentation network beside another run's, from what was measured of both.
+
+    Args:
+        config: the splits.
+        run: this run.
+        console: not written to.
+        other: the figures of the other run.
+
+    Raises:
+        UsageError: the two cannot be compared.
+    """
+    splits = [split or WHOLE for split in config.evaluate.split_names(config.data.split)]
+    return StageResult("compare", comparisons=compare(run.metrics(), other, splits))
+
+
+def _measure(config: Config, photos: PhotoSet, target: Target, result: StageResult, console: Console) -> None:
+    """Add the figures of one folder of the run, over the photographs that have a file there."""
+    ids = class_ids(config.evaluate.class_names(), photos.classes)
+    counts = _counts(config, photos, target, console)
+    name = target.folder.name
+    if not counts.images:
+        result.notes.append(f"{name}: no file of split '{target.split}', so nothing to measure")
+        return
+    if counts.lacking:
+        total = counts.images + counts.lacking
+        result.notes.append(f"{name}: {counts.lacking} of {total} photographs have no file and are not measured")
+    try:
+        figures = counts.figures(target.folder, photos.classes, ids, tagged(photos))
+    except EvaluationError as error:  # a damaged mask must not cost the rest of the run
+        result.failed[name] = str(error)
+        return
+    for class_name, count in figures.absent.items():
+        note = f"split '{target.split}': {class_name} has {absence(count)}, so that nothing about it is measured"
+        result.notes += [note] if note not in result.notes else []
+    kinds = result.figures.setdefault(target.stage, {}).setdefault(target.split, {})
+    kinds[target.kind] = figures.to_json()
+    result.done += figures.images
+
+
+def _counts(config: Config, photos: PhotoSet, target: Target, console: Console) -> Counts:
+    """The counts of all images, of which each process counts its part."""
+    mine = photos.of(photos.photos[process_number() :: process_count()])
+    parts = gathered(_counted(config, target, mine, console))
+    for part in parts[1:]:
+        parts[0].merge(part)
+    return parts[0]
+
+
+def _counted(config: Config, target: Target, photos: PhotoSet, console: Console) -> Counts:
+    """The counts of those of the photographs that have a file."""
+    made = photos.photos.where(lambda photo: target.file(photo).is_file())
+    counts = Counts(len(photos.classes) + 1, DEFAULT_THRESHOLDS if target.holds_cams else None)
+    if made:
+        with counted_bar(console, target.folder, len(made)) as on_photo:
+            found = photos.of(made)
+            count = count_cams if target.holds_cams else count_masks
+            counts = count(target.folder, found, allow_extra=True, on_photo=on_photo)
+    counts.lacking = len(photos.photos) - len(made)
+    return counts
+
+
+@contextmanager
+def counted_bar(console: Console, folder: Path, total: int) -> Iterator[Callable[[str], None]]:
+    """What moves the bar on by a photograph."""
+    done = 0
+    with progress_bar(console, f"evaluate {folder.name}", total) as advance:
+
+        def on_photo(photo_id: str) -> None:
+            nonlocal done
+            done += 1
+            advance(done)
+
+        yield on_photo

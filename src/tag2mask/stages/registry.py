@@ -1,0 +1,190 @@
+"""The stages of a run, in order, and what only all of them together can say."""
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from tag2mask.core.device import emulates_bf16, resolve_device
+from tag2mask.core.distributed import gathered, is_main, process_count, process_number
+from tag2mask.core.errors import Tag2maskError, UsageError, first_five
+from tag2mask.data.dataset import PhotoSet
+from tag2mask.runs.config import Config
+from tag2mask.runs.progress import Console, StageResult
+from tag2mask.runs.run_folder import RunFolder
+from tag2mask.stages.base import Ahead, Distribution, Stage
+from tag2mask.stages.cams import Cams
+from tag2mask.stages.confidence import Confidence
+from tag2mask.stages.edges import Edges
+from tag2mask.stages.evaluate import Evaluate
+from tag2mask.stages.predictions import Predictions
+from tag2mask.stages.refine import Refine
+from tag2mask.stages.report import Report
+from tag2mask.stages.seeds import Seeds
+from tag2mask.stages.segment import Segment
+from tag2mask.stages.train import Train
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Seeds(),
+        Train(),
+        Cams(),
+        Edges(),
+        Refine(),
+        Segment(),
+        Predictions(),
+        Confidence(),
+        Evaluate(),
+        Report(),
+    )
+}
+"""The stages by name, in the order in which `run` does them. A new stage is a file of its own, and a line here."""
+
+
+def stages_of(config: Config) -> list[str]:
+    """The names of the stages that `run` does with these settings."""
+    return [name for name, stage in STAGES.items() if stage.is_wanted(config)]
+
+
+def check_ahead(config: Config, run: RunFolder, photos: PhotoSet, names: Sequence[str], again: Collection[str]) -> None:
+    """Find what would stop a stage before the first one begins, and before anything is deleted.
+
+    Args:
+        config: every setting.
+        run: the run folder.
+        photos: of the run.
+        names: of the stages that are about to be done.
+        again: of those whose outputs are about to be deleted.
+
+    Raises:
+        UsageError: settings of a stage, or weights of a network that is to be trained, are wrong.
+        Tag2maskError: weights could not be fetched.
+    """
+    ahead = Ahead(names, again)
+    for name in names:
+        STAGES[name].check(config, run, photos, ahead)
+
+
+def slow_settings(config: Config, names: Sequence[str]) -> list[str]:
+    """What to say before a stage begins: settings that make this machine slow for no gain."""
+    asked = [STAGES[name].section or name for name in names if STAGES[name].precision(config) == "bf16"]
+    if not asked or not emulates_bf16(resolve_device(config.device)):
+        return []
+    settings = ", ".join(f"--{name}.precision" for name in asked)
+    return [f"this processor has no instructions for bf16 and takes many times as long; use fp32 for {settings}"]
+
+
+def with_readers(run: RunFolder, name: str) -> list[str]:
+    """A stage and every stage that reads its outputs, directly or not, in order.
+
+    Inputs that only some settings read count where the stage has read them here.
+    """
+    found = [name]
+    for stage in STAGES.values():
+        recorded: Sequence[str] = ()
+        if stage.reads_for:
+            with suppress(Tag2maskError):  # one that is damaged must not keep its stage from being made again
+                recorded = run.inputs(stage.name)
+        if any(read in found for read in (*stage.reads, *recorded)):
+            found.append(stage.name)
+    return found
+
+
+def begun(run: RunFolder) -> list[str]:
+    """The stages that have made something here, in order, without those that are made anew each time."""
+    return [name for name, stage in STAGES.items() if not stage.remade and run.has_record(name)]
+
+
+def to_delete(run: RunFolder, restart: str | None, classes: Sequence[str]) -> list[str]:
+    """The stages that a restart deletes.
+
+    They are all that read the one; or, where the first one begins anew with another class list, all of them.
+    """
+    if restart is None:
+        return []
+    if run.classes() not in (None, list(classes)) and restart == next(iter(begun(run)), None):
+        return list(STAGES)
+    return with_readers(run, restart)
+
+
+def require_classes(run: RunFolder, classes: Sequence[str], again: Collection[str] = ()) -> None:
+    """See that a run is of these classes: ids of masks, CAMs, networks and decisions are places in the list.
+
+    Args:
+        run: the run folder.
+        classes: the names of the classes 1..C that the data has now.
+        again: stages whose outputs are about to be deleted; if these are all that began, any list will do.
+
+    Raises:
+        UsageError: the run was begun with another list, or the same one in another order.
+    """
+    before = run.classes()
+    if before is None or list(classes) == before or set(begun(run)) <= set(again):
+        return
+    new = [name for name in classes if name not in before]
+    gone = [name for name in before if name not in classes]
+    what = [f"new: {first_five(new)}"] if new else []
+    what += [f"gone: {first_five(gone)}"] if gone else []
+    first = next(iter(begun(run)), "train")
+    raise UsageError(
+        f"{run.path} was begun with the classes {first_five(before)}, and the data now has {first_five(classes)} "
+        f"({'; '.join(what) or 'the same in another order'}): the ids of its masks and networks would mean other "
+        f"classes. Keep the list with --data.classes, or begin anew: `tag2mask run --out {run.path} --restart {first}`"
+        ", or another --out"
+    )
+
+
+Work = Callable[[Config, RunFolder, Console], StageResult]
+"""What a stage does, or what else is done in a run folder."""
+
+
+def require_no_shard(config: Config) -> None:
+    """Refuse ``--shard`` where several processes share the work out by themselves.
+
+    Raises:
+        UsageError: both are given.
+    """
+    if config.shard is not None and process_count() > 1:
+        raise UsageError(
+            "--shard is for commands that know nothing of each other; the processes of torchrun share the work out by "
+            "themselves: leave it out"
+        )
+
+
+def do_together(
+    name: str, work: Work, distribution: Distribution, config: Config, run: RunFolder, console: Console
+) -> StageResult:
+    """Do some work, all processes together; returns at every process when all are done, with what they all did.
+
+    Args:
+        name: of the work.
+        work: it.
+        distribution: how the processes share it.
+        config: every setting.
+        run: the run folder, which all processes see.
+        console: for progress.
+    """
+    if process_count() == 1:
+        return work(config, run, console)
+    if distribution == "main":
+        return _merged(name, gathered(work(config, run, console) if is_main() else StageResult(name)))
+    parts = []
+    if "shard" in distribution:
+        shard = f"{process_number() + 1}/{process_count()}"
+        parts.append(_merged(name, gathered(work(replace(config, shard=shard), run, console))))
+    if "join" in distribution:
+        parts.append(gathered(work(config, run, console))[0])  # one work, and all say the same
+    return _merged(name, parts)
+
+
+def _merged(name: str, results: list[StageResult]) -> StageResult:
+    """What several did, each something else."""
+    whole = StageResult(name)
+    for result in results:
+        whole.done += result.done
+        whole.skipped += result.skipped
+        whole.failed |= result.failed
+        whole.figures |= result.figures
+        whole.comparisons += result.comparisons
+        whole.notes += [note for note in result.notes if note not in whole.notes]
+    return whole

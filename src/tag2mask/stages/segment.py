@@ -1,0 +1,332 @@
+"""The stage `segment`: masks to a segmentation network that needs no tags."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from tag2mask.core.distributed import is_main
+from tag2mask.core.errors import UsageError
+from tag2mask.data.corrections import UNRECORDED, FinalMasks
+from tag2mask.data.dataset import PhotoSet
+from tag2mask.data.images import ImageError
+from tag2mask.data.loading.samples import LabelledSet
+from tag2mask.data.manifest import Photo
+from tag2mask.data.readers.rasterise import are_given
+from tag2mask.data.settings import DataSettings
+from tag2mask.evaluation import Confusion, Figures
+from tag2mask.networks.checkpoint import load_segmentation_network
+from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentation_network
+from tag2mask.networks.settings import in_section
+from tag2mask.prediction.predictor import SEGMENT_NETWORK
+from tag2mask.runs.config import Config
+from tag2mask.runs.corrections import LearntFrom, copied_by_hand, final_masks, without_damaged
+from tag2mask.runs.dataset import photographs
+from tag2mask.runs.ground_truth import class_ids, truth_against_tags, with_truth
+from tag2mask.runs.progress import Console, StageResult
+from tag2mask.runs.run_folder import LABEL_CONFIDENCE, RunFolder
+from tag2mask.stages.base import Ahead, Settings, TrainingStage, training_settings
+from tag2mask.training.tasks import segmentation_task
+from tag2mask.training.trainer import check_engine
+
+MASKS = "masks"
+LEARNT_FROM = "segment/learnt_from.json"
+BY_HAND = "segment/by_hand"
+
+
+class Segment(TrainingStage):
+    """Masks to a segmentation network that needs no tags."""
+
+    name = "segment"
+    outputs = ("segment",)
+    reads_for: ClassVar = {"refine": "masks"}
+    version = 2
+    sections = ("segment",)
+    wanted_by = "--segment.enabled true"
+
+    def is_wanted(self, config: Config) -> bool:
+        """Where it is asked for; it learns from the masks of all shards."""
+        return config.segment.enabled and config.shard is None
+
+    def settings(self, config: Config, photos: PhotoSet) -> Settings:
+        """Those of training on masks, or on the truth."""
+        segment = config.segment
+        unread = ["label_weights"] if segment.label_weights == "none" else []
+        unread += ["epochs"] if segment.steps is not None else []
+        unread += ["momentum"] if segment.optimizer != "sgd" else []
+        own = training_settings(segment, *unread)
+        if segment.network.norm_momentum is None:
+            own["network"].pop("norm_momentum")
+        masks: Settings = {"masks": {}} if segment.labels == "masks" else {}
+        return {
+            "classes": list(photos.classes),
+            "seed": config.seed,
+            "limit": config.limit,
+            "data": {"split": config.data.split, **({} if masks else _truth_settings(config, photos))},
+            "segment": own,
+        } | masks
+
+    def check(self, config: Config, run: RunFolder, photos: PhotoSet, ahead: Ahead) -> None:
+        """Also build the network, and look for its labels."""
+        if self.is_new(run, ahead):
+            _untrained(config, photos)
+            _check_labels(config, run, photos, refines="refine" in {*ahead.stages, *ahead.again})
+
+    def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
+        """Train the segmentation network on the run's masks (or on the truth), or go on training.
+
+        Raises:
+            UsageError: there are no masks to learn from, or the folder holds a network of other settings or classes.
+            Interrupted: the user stopped it; the state is saved.
+        """
+        result = StageResult(self.name)
+        photos = photographs(config, run, together=True)
+        if config.segment.labels == "masks":
+            photos = without_damaged(photos, result)
+        labelled = _labelled(config, run, photos, console, result)
+        masks = None if config.segment.labels == "truth" else final_masks(run, photos)
+        settings = self.fingerprint(config, photos)
+        target, record = run / SEGMENT_NETWORK, run / LEARNT_FROM
+        if target.is_file():
+            run.claim(self, settings)
+            load_segmentation_network(target, classes=photos.classes)
+            result.skipped = 1
+            learnt = LearntFrom.of(labelled, masks)
+            _note_newer(result, learnt, LearntFrom.read(record) or LearntFrom([]), masks, target)
+            if not result.notes and (other := self.same_data(run, labelled)):
+                result.notes.append(other)
+            return result
+        if config.shard is not None:
+            raise UsageError("segment learns from the masks of all shards; run it without --shard once all have theirs")
+        weights = _weights(config, run, labelled)
+        network = _untrained(config, photos)
+        network.intensity = config.data.intensity
+        run.claim(self, settings)
+        masks, learnt = copied_by_hand(run / BY_HAND, labelled, masks)
+        _same_masks(run, record, learnt)
+        self.same_data(run, labelled)
+        result.done = 1
+        samples = LabelledSet(
+            labelled,
+            masks,
+            config.segment.augment,
+            weights=weights,
+            seed=config.seed,
+            fill=network.backbone.mean,
+        )
+        task = segmentation_task(network, samples, config.segment, _validation(config, run, console))
+        self.learn(task, config, run, console, result)
+        _note_masks(result, photos, labelled, learnt)
+        return result
+
+
+def _untrained(config: Config, photos: PhotoSet) -> SegmentationNetwork:
+    """The network before training, after a look at what would stop it.
+
+    Raises:
+        UsageError: settings, weights or classes are wrong, or this machine cannot train so.
+        Tag2maskError: weights could not be fetched.
+    """
+    settings = config.segment
+    check_engine("segment", settings, config.device, config.train)
+    if (
+        settings.network.head == "concat"
+        and settings.network.head_norm != "fixed"
+        and settings.batch_size // settings.accumulate < 2
+    ):
+        raise UsageError(
+            "segment.batch_size should be at least 2, for each of the parts of segment.accumulate: head `concat` has "
+            "batch norm over one value an image"
+        )
+    try:
+        return build_segmentation_network(settings.network, photos.classes, seed=config.seed)
+    except UsageError as error:
+        raise UsageError(in_section(str(error), "segment.network")) from error
+
+
+def _note_masks(result: StageResult, photos: PhotoSet, labelled: PhotoSet, learnt: LearntFrom) -> None:
+    """Tell which masks were learnt from: how many are people's, and how many photographs have none."""
+    decided = photos.decided
+    if decided.folder is not None:
+        result.notes.append(f"{len(learnt.by_hand)} of the {len(labelled.photos)} masks are people's")
+    if decided.unrecorded:
+        result.notes.append(f"{decided.folder}: {UNRECORDED}")
+    rejected = decided.count((photo.id for photo in photos.photos), "rejected")
+    if rejected:
+        result.notes.append(f"{rejected} masks that somebody rejected were left out")
+    lacking = len(photos.photos) - len(labelled.photos) - rejected
+    if lacking:
+        result.notes.append(f"{lacking} photographs have no mask to learn from, and were left out")
+
+
+def _note_newer(
+    result: StageResult, learnt: LearntFrom, before: LearntFrom, masks: FinalMasks | None, network: Path
+) -> None:
+    """Tell of a network that is there whether masks came, changed or were rejected since."""
+    new = learnt.newer(before, masks, network)
+    if new:
+        drawn = len(new & (learnt.by_hand.keys() | before.by_hand.keys()))
+        by_hand = f" ({drawn} of them by hand)" if drawn else ""
+        result.notes.append(
+            f"{len(new)} masks are newer than the network that is there{by_hand}; --restart segment learns anew"
+        )
+    rejected = 0 if masks is None else masks.decided.count(before.photographs, "rejected")
+    if rejected:
+        result.notes.append(
+            f"{rejected} masks that the network learnt from were rejected since; --restart segment learns without them"
+        )
+
+
+def _same_masks(run: RunFolder, record: Path, learnt: LearntFrom) -> None:
+    """Note what is learnt from; a training that was begun on other photographs or masks is not gone on with.
+
+    Raises:
+        UsageError: a saved state is of others.
+    """
+    before = LearntFrom.read(record) if (run / "segment/state.pt").is_file() else None
+    if before is not None and before.photographs != learnt.photographs:
+        raise UsageError(
+            f"the training in {run / 'segment'} was begun on {len(before.photographs)} masks, and now there are "
+            f"{len(learnt.photographs)}, not the same ones; --restart segment begins anew with all of them"
+        )
+    if before is not None and (others := learnt.others_by_hand(before)):
+        raise UsageError(
+            f"since the training in {run / 'segment'} was begun, {len(others)} masks were corrected by hand, or taken "
+            "back; --restart segment begins anew with them as they are now"
+        )
+    if is_main():
+        learnt.write(record)
+
+
+def _labelled(config: Config, run: RunFolder, photos: PhotoSet, console: Console, result: StageResult) -> PhotoSet:
+    """The photographs with a mask to learn from.
+
+    Raises:
+        UsageError: there is none, or ground truth does not fit the tags.
+    """
+    if config.segment.labels == "masks":
+        return _masked(run, photos)
+    found = with_truth(config, photos, console)
+    if not found.photos:
+        raise UsageError("segment.labels truth needs ground truth, and no photograph has any; --data.masks names it")
+    for problem in truth_against_tags(found, config):
+        if problem.level == "error":
+            raise UsageError(problem.message)
+        result.notes.append(problem.message)
+    return found
+
+
+def _masked(run: RunFolder, photos: PhotoSet) -> PhotoSet:
+    """The photographs that have a mask, the method's or a person's.
+
+    Raises:
+        UsageError: there is none.
+    """
+    masks, decided = final_masks(run, photos), photos.decided
+
+    def is_there(photo: Photo) -> bool:
+        left_out = photo.id in decided.damaged or decided.is_rejected(photo.id)
+        return not left_out and (decided.has_mask(photo.id) or (masks.own / f"{photo.id}.png").is_file())
+
+    there = photos.photos.where(is_there)
+    if not there:
+        raise UsageError(f"{run / MASKS} holds no mask of these photographs; run `tag2mask refine {run.path}` first")
+    return photos.of(there)
+
+
+def _truth_settings(config: Config, photos: PhotoSet) -> Settings:
+    """How ground truth that may be painted comes about, where not as it does by default.
+
+    `data.masks` is not among them: a folder that is moved holds what it held. That its masks are other ones than those
+    that were learned from cannot be told from settings.
+    """
+    values = {} if config.data.mask_values is None else {"mask_values": config.data.mask_values}
+    if photos.painting is None:
+        return values
+    if are_given(photos.painting.folder):
+        return {"crowd": "as the masks that were given have it", **values}
+    return {} if config.data.crowd == DataSettings.crowd else {"crowd": config.data.crowd}
+
+
+def _check_labels(config: Config, run: RunFolder, photos: PhotoSet, *, refines: bool) -> None:
+    """Find what training would lack, before anything is made or deleted.
+
+    Args:
+        config: every setting.
+        run: the run folder.
+        photos: the photographs.
+        refines: whether the masks are made (again) before.
+
+    Raises:
+        UsageError: labels or their weights are missing, or will be.
+    """
+    if config.segment.labels == "truth":
+        return
+    if not refines:
+        _weights(config, run, _masked(run, photos))
+    elif config.segment.label_weights == "confidence" and not config.refine.keep_confidence:
+        raise UsageError("segment.label_weights confidence needs --refine.keep_confidence true")
+
+
+def _weights(config: Config, run: RunFolder, labelled: PhotoSet) -> Path | None:
+    """The folder with the weights of the labels; None where all count alike.
+
+    Raises:
+        UsageError: some masks have no weights.
+    """
+    if config.segment.label_weights == "none":
+        return None
+    folder = run / LABEL_CONFIDENCE
+    decided = labelled.decided  # people's masks are sure
+    lacking = [
+        photo.id
+        for photo in labelled.photos
+        if not decided.has_mask(photo.id) and not (folder / f"{photo.id}.png").is_file()
+    ]
+    if lacking:
+        method = "" if config.refine.uses_crf else " --refine.method crf"
+        raise UsageError(
+            f"segment.label_weights confidence needs {folder}, and {len(lacking)} of {len(labelled.photos)} masks have "
+            f"no file there; run `tag2mask refine --refine.keep_confidence true{method} --restart "
+            f"refine` with {run.path}"
+        )
+    return folder
+
+
+def _validation(config: Config, run: RunFolder, console: Console) -> Callable[[nn.Module], Mapping[str, float]] | None:
+    """What measures the network while it trains: mIoU on the first split of `evaluate.splits`; None without truth."""
+    if config.segment.validate_every is None:
+        return None
+    split = config.evaluate.split_names(config.data.split)[0]
+    photos = with_truth(config, photographs(config, run, split), console)
+    ids = class_ids(config.evaluate.class_names(), photos.classes)
+    if not photos.photos:
+        return None
+    for problem in truth_against_tags(photos, config):
+        if problem.level == "error":
+            if config.segment.keep_best:
+                raise UsageError(problem.message)
+            said = f"warning: nothing is measured while training: {problem.message}"
+            console.print(said, style="yellow", highlight=False, markup=False, soft_wrap=True)
+            return None
+
+    @torch.no_grad()
+    def measure(network: nn.Module) -> dict[str, float]:
+        device = next(network.parameters()).device
+        confusion = Confusion(len(photos.classes) + 1)
+        for photo in photos.photos:
+            try:
+                image = torch.from_numpy(photos.read_image(photo)).to(device)
+                size = int(image.shape[0]), int(image.shape[1])
+                truth = photos.read_truth(photo, size=size)
+            except ImageError:
+                continue  # the stage `predictions` names it
+            logits = network.full_logits(image.permute(2, 0, 1)[None].float() / 255)  # type: ignore[operator]
+            confusion.update(logits.argmax(1)[0].byte().cpu().numpy(), truth)
+        miou = Figures.of(confusion, photos.classes, images=len(photos), ids=ids).miou
+        return {} if math.isnan(miou) else {"validation_miou": miou}
+
+    return measure

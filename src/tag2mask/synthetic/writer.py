@@ -1,0 +1,102 @@
+"""Writes generated scenes as a data set: images, tags, and masks for evaluation."""
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from tag2mask.core.errors import UsageError, first_five
+from tag2mask.core.fields import plain
+from tag2mask.core.files import atomic_path, read_json, remove_partial, write_json, write_text
+from tag2mask.data import write_mask
+from tag2mask.synthetic.composition import Scene, render_scene
+from tag2mask.synthetic.settings import SceneSettings
+from tag2mask.synthetic.species import SPECIES
+
+VERSION = 1
+"""Of the generator; raised whenever the same settings give other scenes."""
+MANIFEST = "scenes.json"
+
+
+def write_scenes(folder: Path, settings: SceneSettings, *, on_scene: Callable[[str], None] | None = None) -> bool:
+    """Write generated scenes as a table data set.
+
+    ::
+
+        folder/
+          scenes.json               settings, and whether all is written
+          tags.csv                  image,tags,split
+          train/0000.jpg …          val/0000.jpg …
+          masks/train/0000.png …    masks/val/0000.png …
+
+    Open it with ``data.root = folder`` and ``data.masks = folder/masks``. An incomplete folder is written again.
+
+    Args:
+        on_scene: called with the ID of each written scene.
+
+    Returns:
+        False if the folder was complete and nothing was written.
+
+    Raises:
+        UsageError: the folder holds something else, or scenes of other settings.
+    """
+    manifest = {"generator": VERSION, "settings": plain(settings, affecting=True)}
+    if _is_complete(folder, manifest):
+        return False
+    remove_partial(folder)
+    write_json(folder / MANIFEST, {**manifest, "complete": False})
+    rows = [
+        (f"{split}/{index:04d}", split, index)
+        for split, count in (("train", settings.train), ("val", settings.val))
+        for index in range(count)
+    ]
+    lines = []
+    for name, split, index in rows:
+        scene = render_scene(settings, split, index)
+        _write_scene(folder, name, scene)
+        lines.append((f"{name}.jpg", ";".join(SPECIES[tag - 1].name for tag in scene.tags), split))
+        if on_scene is not None:
+            on_scene(name)
+    write_text(folder / "tags.csv", _table(lines))
+    write_json(folder / MANIFEST, {**manifest, "complete": True})
+    return True
+
+
+def class_names(settings: SceneSettings) -> tuple[str, ...]:
+    """The names of the classes 1, 2, …, in alphabetical order."""
+    return tuple(species.name for species in SPECIES[: settings.classes])
+
+
+def _write_scene(folder: Path, name: str, scene: Scene) -> None:
+    write_mask(folder / "masks" / f"{name}.png", scene.mask)
+    with atomic_path(folder / f"{name}.jpg") as temporary:
+        Image.fromarray(scene.image).save(temporary, quality=92)
+
+
+def _table(lines: list[tuple[str, str, str]]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([("image", "tags", "split"), *lines])
+    return text.getvalue()
+
+
+def _is_complete(folder: Path, manifest: dict[str, Any]) -> bool:
+    """Whether all scenes of these settings are there; a `UsageError` if the folder holds anything else."""
+    if not folder.exists() or not any(folder.iterdir()):
+        return False
+    if not (folder / MANIFEST).is_file():
+        raise UsageError(
+            f"{folder} holds something else than generated scenes (no {MANIFEST}); name an empty or a new folder"
+        )
+    found = read_json(folder / MANIFEST)
+    wanted = {"generator": manifest["generator"], **manifest["settings"]}
+    known = {"generator": found.get("generator"), **found.get("settings", {})}
+    changed = [f"{name} ({known.get(name)} there)" for name, value in wanted.items() if known.get(name) != value]
+    if changed:
+        raise UsageError(
+            f"{folder} holds scenes of other settings: {first_five(changed)}; name another folder, or delete it"
+        )
+    return bool(found.get("complete"))

@@ -1,0 +1,137 @@
+"""The batches of training: the order of draws, and reading, with a substitute for what cannot be read."""
+
+from collections.abc import Iterator, Mapping
+from signal import SIG_IGN, SIGINT, SIGTERM, signal
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from tag2mask.core.device import release_memory
+from tag2mask.data.cam_files import CamFileError
+from tag2mask.data.dataset import PhotoSet
+from tag2mask.data.images import ImageError
+from tag2mask.training.settings import LoopSettings
+
+
+class Samples(Protocol):
+    """Training samples by (draw, index); a sample depends on these and a seed alone."""
+
+    photos: PhotoSet
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: tuple[int, int]) -> Mapping[str, Any]: ...
+
+
+class DrawOrder(Sampler[list[tuple[int, int]]]):
+    """Batches of (draw, index) from an endless sequence of permutations: a function of seed and step alone.
+
+    Images are drawn without replacement epoch after epoch. A batch may span two epochs, so no image is left out and a
+    set smaller than a batch works.
+    """
+
+    def __init__(
+        self,
+        images: int,
+        batch_size: int,
+        *,
+        seed: int,
+        first_step: int,
+        last_step: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        """Describe the order.
+
+        Args:
+            images: size of the set, at least 1.
+            batch_size: images per step over all processes.
+            first_step: the first step to draw for, counted from 0.
+            last_step: one past the last step.
+            rank: of this process, which gets every ``world``-th draw of a batch.
+        """
+        self.images, self.batch_size, self.seed = images, batch_size, seed
+        self.first_step, self.last_step, self.rank, self.world = first_step, last_step, rank, world
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return max(0, self.last_step - self.first_step)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """The batches: lists of (draw, index), ``draw`` counting images since the start of training."""
+        epoch, order = -1, np.empty(0, dtype=np.int64)
+        for step in range(self.first_step, self.last_step):
+            batch = []
+            for draw in range(step * self.batch_size, (step + 1) * self.batch_size):
+                if draw // self.images != epoch:
+                    epoch = draw // self.images
+                    order = np.random.default_rng([self.seed, epoch]).permutation(self.images)
+                batch.append((draw, int(order[draw % self.images])))
+            yield batch[self.rank :: self.world]
+
+
+class _Readable(Dataset[dict[str, Any]]):
+    """A training set in which the next readable image replaces one that cannot be read."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        draw, index = key
+        failed: dict[str, str] = {}
+        for offset in range(len(self.samples)):
+            number = (index + offset) % len(self.samples)
+            try:
+                return {**self.samples[draw, number], "failed": failed}
+            except (ImageError, CamFileError) as error:
+                failed[self.samples.photos.photos[number].id] = str(error)
+        return {"failed": failed}  # the parent raises: an exception from a worker process carries a traceback
+
+
+def batches(
+    samples: Samples,
+    settings: LoopSettings,
+    seed: int,
+    span: tuple[int, int],
+    workers: int,
+    accelerator: Accelerator,
+) -> DataLoader[dict[str, Any]]:
+    """Batches of the steps in ``span`` for this process."""
+    order = DrawOrder(
+        len(samples),
+        settings.batch_size,
+        seed=seed,
+        first_step=span[0],
+        last_step=span[1],
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+    )
+    return DataLoader(
+        _Readable(samples),
+        batch_sampler=order,
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_set_up_worker,
+        pin_memory=accelerator.device.type == "cuda",
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stack the tensors, gather the failures."""
+    usable = [sample for sample in samples if "image" in sample]
+    tensors = [name for name, value in usable[0].items() if isinstance(value, Tensor)] if usable else []
+    batch: dict[str, Any] = {name: torch.stack([sample[name] for sample in usable]) for name in tensors}
+    batch["failed"] = {name: reason for sample in samples for name, reason in sample["failed"].items()}
+    return batch
+
+
+def _set_up_worker(worker: int) -> None:
+    """Leave Ctrl-C and SIGTERM, which reach a whole process group, to the parent."""
+    signal(SIGINT, SIG_IGN)
+    signal(SIGTERM, SIG_IGN)
+    release_memory()  # images have ever new sizes

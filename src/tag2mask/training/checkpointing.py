@@ -1,0 +1,149 @@
+"""The resume state of training, the weights that are kept apart from those that train, and requests to stop."""
+
+import copy
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from signal import SIGINT, SIGTERM, getsignal, signal
+from threading import current_thread, main_thread
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tag2mask.core.device import FAULTS_OF_THE_MACHINE
+from tag2mask.core.errors import Tag2maskError
+from tag2mask.core.files import atomic_path
+
+FIGURE = "validation_miou"
+"""The figure that chooses the best weights; higher is better."""
+
+
+class Interrupted(Tag2maskError):
+    """Training was stopped by the user, and has saved its state."""
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a resume state (tensors, numbers, strings and containers of them), atomically."""
+    with atomic_path(path) as temporary:
+        torch.save(dict(state), temporary)
+
+
+def load_state(path: Path, stage: str = "train") -> dict[str, Any]:
+    """Read a resume state; no code in the file is run.
+
+    Raises:
+        Tag2maskError: the file is damaged or not a resume state.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # torch does not notice flipped bytes
+                raise ValueError(f"{damaged} is damaged")
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FAULTS_OF_THE_MACHINE:
+        raise
+    except Exception as error:  # a damaged file raises errors of many kinds
+        raise Tag2maskError(
+            f"{path} is not a readable resume state ({type(error).__name__}); --restart {stage} begins anew"
+        ) from error
+    if not isinstance(state, dict):
+        raise Tag2maskError(
+            f"{path} holds no resume state, but a {type(state).__name__}; --restart {stage} begins anew"
+        )
+    return state
+
+
+class WeightAverage:
+    """The mean of the weights over the steps, each step counting (1 − decay) · decay^age; inactive without a decay.
+
+    In double precision: with a decay near 1 the changes are small compared with the weights. Source: ours.
+
+    Attributes:
+        decay: how much of the mean each step keeps, in (0, 1), or None.
+        weights: float64, the mean of each trainable weight and running statistic, by name.
+    """
+
+    def __init__(self, network: nn.Module, decay: float | None) -> None:
+        """Begin with the weights of ``network``."""
+        self.decay = decay
+        self.weights = {} if decay is None else {name: value.double() for name, value in self._followed(network)}
+
+    @staticmethod
+    def _followed(network: nn.Module) -> list[tuple[str, Tensor]]:
+        """Trainable weights and running statistics."""
+        training = {name for name, value in network.named_parameters() if value.requires_grad}
+        running = {name for name, value in network.named_buffers() if value.is_floating_point()}
+        state = network.state_dict()
+        return [(name, value.detach()) for name, value in state.items() if name in training or name in running]
+
+    def follow(self, network: nn.Module) -> None:
+        """Include the weights after a step."""
+        if self.decay is not None:
+            for name, value in self._followed(network):
+                self.weights[name] = self.weights[name].to(value.device).lerp_(value.double(), 1 - self.decay)
+
+    def take_over(self, network: nn.Module) -> None:
+        """Give the network the mean weights."""
+        state = network.state_dict()
+        network.load_state_dict(state | {name: value.to(state[name]) for name, value in self.weights.items()})
+
+
+class BestWeights:
+    """The weights of the step with the highest validation figure; inactive unless ``enabled``."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        """Nothing has been measured yet."""
+        self.enabled = enabled
+        self.figure: float | None = None
+        self.step = 0
+        self.weights: dict[str, Tensor] = {}
+
+    def offer(self, network: nn.Module, figures: Mapping[str, float], step: int) -> None:
+        """Keep the network's weights if their figure is the highest so far."""
+        figure = figures.get(FIGURE)
+        if self.enabled and figure is not None and (self.figure is None or figure > self.figure):
+            self.figure, self.step = figure, step
+            self.weights = {name: copy.deepcopy(value.detach().cpu()) for name, value in network.state_dict().items()}
+
+    def state(self) -> dict[str, Any]:
+        """For the resume state."""
+        return {"figure": self.figure, "step": self.step, "weights": self.weights}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned."""
+        self.figure, self.step, self.weights = state["figure"], state["step"], dict(state["weights"])
+
+    def take_over(self, network: nn.Module) -> None:
+        """Give the network the best weights, if there are any."""
+        if self.weights:
+            network.load_state_dict(self.weights)
+
+
+class StopRequest:
+    """Whether SIGTERM or Ctrl-C has come since `listen` began."""
+
+    def __init__(self) -> None:
+        """Nothing has come yet."""
+        self.received = False
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received and number == SIGINT:
+            raise KeyboardInterrupt  # a second Ctrl-C stops at once
+        self.received = True
+
+    @contextmanager
+    def listen(self) -> Iterator["StopRequest"]:
+        """Record SIGTERM and Ctrl-C instead of ending; only in the main thread."""
+        if current_thread() is not main_thread():
+            yield self
+            return
+        previous = {number: getsignal(number) for number in (SIGINT, SIGTERM)}
+        for number in previous:
+            signal(number, self._receive)
+        try:
+            yield self
+        finally:
+            for number, handler in previous.items():
+                signal(number, handler)

@@ -1,0 +1,36 @@
+"""`demo`: the run's data is generated first."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from tag2mask.runs.config import Config
+from tag2mask.runs.progress import Console, progress_bar
+from tag2mask.synthetic import write_scenes
+
+FOLDER = Path("tag2mask-demo")
+"""The run folder where none is named."""
+
+
+def prepare_demo(config: Config, console: Console) -> Config:
+    """Write the generated scenes into the run folder, unless they are there, and point the settings at them.
+
+    Args:
+        config: with `out` and `scenes`.
+        console: for progress.
+
+    Returns:
+        the settings of a `run` over the scenes.
+    """
+    out = config.out or FOLDER
+    folder = out / "scenes"
+    done = 0
+    with progress_bar(console, "scenes", config.scenes.train + config.scenes.val) as advance:
+
+        def on_scene(name: str) -> None:
+            nonlocal done
+            done += 1
+            advance(done)
+
+        write_scenes(folder, config.scenes, on_scene=on_scene)
+    data = replace(config.data, kind="table", root=folder, tags=folder / "tags.csv", masks=folder / "masks")
+    return replace(config, out=out, data=data)

@@ -1,0 +1,106 @@
+"""What a run would do now, stage by stage: how much, how large, and how long by its own records."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tag2mask.core.errors import first_five
+from tag2mask.runs.config import Config
+from tag2mask.runs.dataset import photographs
+from tag2mask.runs.run_folder import RunFolder
+from tag2mask.runs.throughput import seconds_per_photograph, seconds_per_step
+from tag2mask.stages.base import StagePlan
+from tag2mask.stages.registry import STAGES, require_classes, to_delete
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command over a run folder would do; nothing is written.
+
+    Attributes:
+        photographs: how many.
+        classes: their class list.
+        stages: in order.
+        shard: `i/n` where the command does but a part of the photographs.
+    """
+
+    photographs: int
+    classes: tuple[str, ...]
+    stages: tuple[StagePlan, ...]
+    shard: str | None = None
+
+    def lines(self) -> list[str]:
+        """The plan for people: a line a stage, and the sum."""
+        shown = [f"{self.photographs} photographs, {len(self.classes)} classes: {first_five(self.classes)}"]
+        shown += [_line(stage) for stage in self.stages]
+        if self.shard:
+            shown.append(f"these are all photographs; --shard {self.shard} does its part of them")
+        return [*shown, self._sum()]
+
+    def _sum(self) -> str:
+        """Disk and time of all stages, and whose are not among them."""
+        busy = [stage for stage in self.stages if stage.lacking or stage.steps]
+        if not busy:
+            return "in all: nothing is left to do but to measure and to report"
+        known = [stage.seconds for stage in busy if stage.seconds is not None]
+        unknown = [stage.stage for stage in busy if stage.seconds is None]
+        sizes = [stage.bytes for stage in busy if stage.bytes is not None]
+        parts = [f"{_size(sum(sizes))} of files by photograph"] if sizes else ["disk unknown here"]
+        parts += [duration(sum(known))] if known else []
+        parts += [f"time unknown here of {', '.join(unknown)}"] if unknown else []
+        return f"in all: {'; '.join(parts)}; networks and figures come on top"
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain values."""
+        return asdict(self)
+
+
+def plan(config: Config, run: RunFolder, stages: Sequence[str], *, restart: str | None = None) -> Plan:
+    """What each stage would do now.
+
+    A restart counts only for what it would refuse: another class list, and outputs of other settings.
+
+    Raises:
+        UsageError: the run itself would refuse; weights of networks, which may have to be fetched, are not looked at.
+    """
+    photos = photographs(config, run)
+    again = to_delete(run, restart, photos.classes)
+    require_classes(run, photos.classes, again)
+    for stage in (STAGES[name] for name in dict.fromkeys([*stages, *again])):
+        run.check(stage, stage.fingerprint(config, photos), anew=stage.name in again)
+    made = tuple(STAGES[name].plan(config, run, photos) for name in stages)
+    return Plan(len(photos.photos), photos.classes, made, config.shard)
+
+
+def recorded_times(config: Config, run: RunFolder, images: int) -> dict[str, float]:
+    """Seconds that training, CAMs and masks of so many images would take, of those stages that a run has records of."""
+    found = {name: seconds_per_photograph(run, name) for name in ("cams", "refine")}
+    step = seconds_per_step(run, "train", config.train.batch_size)
+    times = {} if step is None else {"train": step * config.train.total_steps(images)}
+    return times | {name: pace * images for name, pace in found.items() if pace is not None}
+
+
+def _line(stage: StagePlan) -> str:
+    """A stage's plan for people."""
+    parts = [f"{stage.stage}: {stage.work}"]
+    if stage.lacking:
+        parts.append("disk unknown here" if stage.bytes is None else f"{_size(stage.bytes)}, as the files here")
+    if stage.lacking or stage.steps:
+        parts.append("time unknown here" if stage.seconds is None else f"{duration(stage.seconds)} at its pace here")
+    return "; ".join(parts)
+
+
+def _size(count: int) -> str:
+    """Bytes for people."""
+    for unit, power in (("GB", 1e9), ("MB", 1e6)):
+        if count >= power:
+            return f"{count / power:.1f} {unit}"
+    return f"{count / 1e3:.0f} kB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: the two greatest units at most."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

@@ -1,0 +1,287 @@
+"""`predict`: masks of images by a trained segmentation network, and what each of them says."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tag2mask.core.errors import Tag2maskError, UsageError
+from tag2mask.core.files import atomic_path, files_below, remove_partial, write_json
+from tag2mask.core.provenance import PREDICTION_KEY, image_text, is_of_image_text, mask_origin, mask_text
+from tag2mask.data.dataset import PhotoSet, find_photos
+from tag2mask.data.images import IGNORED, read_image, reduced, write_mask
+from tag2mask.data.manifest import Photo
+from tag2mask.networks.checkpoint import NetworkFileError
+from tag2mask.prediction.predictor import Prediction, Predictor, load_segmenter, require_network_file
+from tag2mask.report.pictures import LABEL_ALPHA, Palette, outline, resize_labels
+from tag2mask.runs.config import Config, plain
+from tag2mask.runs.dataset import read_bounded, reading_workers
+from tag2mask.runs.progress import Console, StageResult, progress_bar
+from tag2mask.runs.run_folder import RunFolder
+from tag2mask.stages.base import Settings, Stage, StagePlan
+
+OVERLAY_SIDE = 2048
+"""Pixels of an overlay's longer side at most."""
+
+_TOGETHER_PIXELS = 1 << 23
+"""Images wait for each other to go through the network together while they have fewer pixels than this."""
+
+
+_BLOCK = 16
+"""Images that are dealt to a shard at a time: whole batches of the usual sizes."""
+
+
+class Predict(Stage):
+    """Masks of images that lie anywhere, in a folder of their own.
+
+    ::
+
+        OUT/ID.png              the mask; it carries what the network says of the image
+        OUT/overlays/ID.jpg     the mask over the image, where that is asked for
+        OUT/predictions.json    what all masks say; a command with a shard leaves it to the one without
+        OUT/predict/stage.json  network and settings
+
+    Args:
+        place: a folder with images, an image, or a pattern.
+        model: the checkpoint, or the folder of a run that trained one.
+        overlays: also the masks laid over the images.
+        overwrite: make everything again.
+
+    Raises:
+        UsageError: there is no such network.
+    """
+
+    name = "predict"
+    outputs = ()
+    distribution = "shard"
+    section = "predict"
+    reads_images = True
+    again_by = "--overwrite"
+
+    def __init__(self, place: str, model: Path, *, overlays: bool = False, overwrite: bool = False) -> None:
+        """Look for the network; nothing is read."""
+        self.place, self.overlays, self.overwrite = Path(place), overlays, overwrite
+        self.model = require_network_file(model)
+
+    @cached_property
+    def network(self) -> str:
+        """A digest of the network's file, taken once: what is loaded is what is recorded."""
+        return _digest(self.model)
+
+    def photos(self, config: Config, run: RunFolder) -> PhotoSet:
+        """The images to label, up to the limit; looked for once in a command.
+
+        Raises:
+            UsageError: there is none, or their folder is that of the masks.
+        """
+        if self.name not in run.surveyed:
+            photos = find_photos(self.place, skip=None if _is_same(run.path, self.place) else run.path)
+            if _is_same(photos.root, run.path):
+                raise UsageError(f"--out {run.path} is the folder of the photographs; choose another one for the masks")
+            run.surveyed[self.name] = photos.of(photos.photos[: config.limit])
+        return run.surveyed[self.name]
+
+    def settings(self, config: Config, photos: PhotoSet) -> Settings:
+        """Those of prediction, and the network's content: it is the same wherever it lies."""
+        return {"predict": plain(config.predict, affecting=True), "network": self.network}
+
+    def require(self, config: Config, run: RunFolder, photos: PhotoSet) -> None:
+        """See that the masks may be written there; nothing is.
+
+        Raises:
+            UsageError: the folder holds masks by another network or other settings, or of somebody else.
+        """
+        if self.overwrite and config.shard is not None:
+            raise UsageError("--overwrite with --shard would delete what other shards make; use another --out instead")
+        run.check(self, self.fingerprint(config, photos), anew=self.overwrite)
+        if run.has_record(self.name):
+            return
+        names = [f"{photo.id}.png" for photo in photos.photos]
+        names += [f"overlays/{photo.id}.jpg" for photo in photos.photos] if self.overlays else []
+        targets = (run / name for name in (RECORD, *names))
+        if found := next((path for path in targets if path.exists()), None):
+            raise UsageError(f"{found} was not made by predict, which would overwrite it; use another --out")
+
+    def plan(self, config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
+        """How many images are to label."""
+        self.require(config, run, photos)
+        mine = _of_this_command(photos, config)
+        lacking = len(mine) if self.overwrite else sum(self.is_missing(run, photo) for photo in mine)
+        what = f"masks{' and overlays' if self.overlays else ''} to {run.path}"
+        work = f"{lacking} of {len(mine)} photographs to label with {self.model}, {what}"
+        return StagePlan(self.name, work, lacking)
+
+    def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
+        """Label the images that have no mask yet.
+
+        Raises:
+            NetworkFileError: the network cannot be read.
+            UsageError: no such device; or as `photos` and `require`.
+        """
+        photos, result = self.photos(config, run), StageResult(self.name)
+        self.require(config, run, photos)
+        network = load_segmenter(self.model)
+        predictor = Predictor(network, config.device, config.predict, intensity=config.data.intensity)
+        if self.overwrite:
+            _clear(run)
+        run.claim(self, self.fingerprint(config, photos))
+        remove_partial(run.path)
+        mine = _of_this_command(photos, config)
+        # One whole where an image is missing: what is made of it does so not depend on what was there already.
+        step = config.predict.batch_size
+        whole = [mine[first : first + step] for first in range(0, len(mine), step)]
+        batches = [batch for batch in whole if any(self.is_missing(run, photo) for photo in batch)]
+        wanted = {photo.id for batch in batches for photo in batch if self.is_missing(run, photo)}
+        result.skipped = len(mine) - len(wanted)
+        classes = ("background", *predictor.classes)
+        palette = Palette(range(1, len(classes)))
+        origins = dict[str, str]()
+        try:
+            with progress_bar(console, "predict", len(wanted)) as advance:
+                for group, images in _groups(batches, config, predictor, result, origins):
+                    for photo, image, prediction in zip(group, images, predictor.predictions(images), strict=True):
+                        origin = origins.pop(photo.id)
+                        if photo.id not in wanted:
+                            continue
+                        says = json.dumps(_said(photo, photos.root, prediction, classes))
+                        write_mask(run / f"{photo.id}.png", prediction.labels, made_from=origin, prediction=says)
+                        overlay = run / f"overlays/{photo.id}.jpg"
+                        if self.overlays:
+                            _write_overlay(overlay, image, prediction.labels, palette)
+                        else:  # one that is there is of an earlier mask
+                            overlay.unlink(missing_ok=True)
+                        result.done += 1
+                    advance(result.done)
+        finally:
+            if config.shard is None:
+                said = {name: each for name, each in _predictions(run).items() if name not in result.failed}
+                values = {
+                    "made_by": self.fingerprint(config, photos),
+                    "network": str(self.model),
+                    "classes": list(classes),
+                    "photographs": said,
+                    "failed": result.failed,
+                }
+                write_json(run / RECORD, values)
+        return result
+
+    def is_missing(self, run: RunFolder, photo: Photo) -> bool:
+        """Whether anything that was asked for of an image is not there, or is of another image."""
+        if self.overlays and not (run / f"overlays/{photo.id}.jpg").is_file():
+            return True
+        mask = run / f"{photo.id}.png"
+        recorded = mask_origin(mask)
+        if recorded is not None and not mask_text(mask, PREDICTION_KEY):
+            raise UsageError(f"{mask} was not made by predict, which would overwrite it; use another --out")
+        return recorded is None or not is_of_image_text(recorded, photo.path, mask)
+
+
+RECORD = "predictions.json"
+"""What all masks say, in their folder."""
+
+
+def _predictions(run: RunFolder) -> dict[str, Any]:
+    """What the masks in a folder say, by ID, sorted; of those that `predict` made here, not in a folder inside it."""
+    inner = [str(each.parent.parent.relative_to(run.path)) for each in run.path.glob("*/**/predict/stage.json")]
+    names = [each for each in files_below(run.path, ".png") if not each.startswith(tuple(f"{name}/" for name in inner))]
+    said = {name.removesuffix(".png"): mask_text(run / name, PREDICTION_KEY) for name in names}
+    return {name: json.loads(said[name] or "") for name in sorted(said) if said[name]}
+
+
+def _clear(run: RunFolder) -> None:
+    """Delete what earlier commands made."""
+    for name in _predictions(run):
+        (run / f"{name}.png").unlink(missing_ok=True)
+        (run / f"overlays/{name}.jpg").unlink(missing_ok=True)
+    (run / RECORD).unlink(missing_ok=True)
+    (run / "predict/stage.json").unlink(missing_ok=True)
+
+
+def _of_this_command(photos: PhotoSet, config: Config) -> list[Photo]:
+    """The images, or every n-th block of them where there are shards, whatever the batch size of each."""
+    chosen = photos.photos
+    number, count = config.shard_of()
+    starts = range(_BLOCK * (number - 1), len(chosen), _BLOCK * count)
+    return [photo for first in starts for photo in chosen[first : first + _BLOCK]]
+
+
+def _groups(
+    batches: list[list[Photo]], config: Config, predictor: Predictor, result: StageResult, origins: dict[str, str]
+) -> Iterator[tuple[list[Photo], list[np.ndarray]]]:
+    """Photographs with their pixels, those of a batch together unless they are large; the broken ones have failed.
+
+    ``origins`` takes the record of each image, as it is when it is read, by ID.
+    """
+    limit = config.data.pixel_limit
+
+    def read(photo: Photo) -> np.ndarray | str:
+        origins[photo.id] = image_text(photo.path)
+        try:
+            return read_image(photo.path, pixel_limit=limit, intensity=predictor.intensity)
+        except Tag2maskError as error:
+            return str(error)
+
+    ends = {batch[-1].id for batch in batches}
+    photos: list[Photo] = []
+    images: list[np.ndarray] = []
+    flat = [photo for batch in batches for photo in batch]
+    for photo, answer in read_bounded(flat, read, workers=max(1, reading_workers(config)), pixel_limit=limit):
+        if isinstance(answer, str):
+            result.failed[photo.id] = answer
+        else:
+            if images and sum(image.size for image in (*images, answer)) > 3 * _TOGETHER_PIXELS:
+                yield photos, images
+                photos, images = [], []
+            photos.append(photo)
+            images.append(answer)
+        if photo.id in ends and images:
+            yield photos, images
+            photos, images = [], []
+
+
+def _said(photo: Photo, root: Path, prediction: Prediction, classes: Sequence[str]) -> dict[str, Any]:
+    """What predictions.json says of a photograph; fractions in [0, 1], of the classes that it has."""
+    present = [(number, name) for number, name in enumerate(classes) if prediction.pixels[number]]
+    return {
+        "image": photo.path.relative_to(root).as_posix(),
+        "size": list(prediction.labels.shape),
+        "shares": {name: round(float(prediction.shares[number]), 6) for number, name in present},
+        "confidence": round(prediction.confidence, 4),
+        "class_confidence": {name: round(float(prediction.class_confidence[number]), 4) for number, name in present},
+    }
+
+
+def _write_overlay(path: Path, image: np.ndarray, labels: np.ndarray, palette: Palette) -> None:
+    """The mask in the report's colours over the photograph, as JPEG, at most `OVERLAY_SIDE` pixels long."""
+    small = reduced(image, OVERLAY_SIDE)
+    own = resize_labels(labels, (small.shape[0], small.shape[1]))
+    colours = np.zeros((256, 3), dtype=np.float32)
+    opacity = np.zeros(256, dtype=np.float32)
+    for class_id in np.unique(own).tolist():
+        if class_id not in (0, IGNORED):
+            colours[class_id], opacity[class_id] = palette.colour(class_id), LABEL_ALPHA / 255
+    strength = opacity[own][..., None]
+    mixed = (small * (1 - strength) + colours[own] * strength).round().astype(np.uint8)
+    mixed[outline(own)] = 255
+    with atomic_path(path) as temporary:
+        Image.fromarray(mixed).save(temporary, format="JPEG", quality=88)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two paths name one folder, there or not."""
+    return os.path.abspath(one) == os.path.abspath(other)  # noqa: PTH100 - unlike Path.absolute it takes out ".."
+
+
+def _digest(path: Path) -> str:
+    """The beginning of the SHA-256 of the checkpoint."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise NetworkFileError(f"{path} could not be read ({error.strerror})") from error
