@@ -3,7 +3,7 @@
 python benchmarks/clip_seeds.py --threads 2 --repeats 3
 python benchmarks/clip_seeds.py --device cuda --precision fp16
 
-ViT-B/16 from random weights, photographs of 500 × 375 px, three tags each. Both sides and the plain forward pass run in
+ViT-B/16 from random weights, images of 500 × 375 px, three tags each. Both sides and the plain forward pass run in
 turns in one process; memory is the peak of one process for each side.
 """
 
@@ -35,14 +35,14 @@ BLOCKS, THRESHOLD = 8, 0.4
 
 
 def problem(images: int, tags: int, device: str) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
-    """Photographs, tags and texts, all random."""
+    """Images, tags and texts, all random."""
     generator = torch.Generator().manual_seed(0)
-    photos = [torch.randn(3, *SIZE, generator=generator) for _ in range(images)]
+    items = [torch.randn(3, *SIZE, generator=generator) for _ in range(images)]
     marks = torch.zeros(images, CLASSES, dtype=torch.bool)
     for row in marks:
         row[torch.randperm(CLASSES, generator=generator)[:tags]] = True
     texts = F.normalize(torch.randn(CLASSES + BACKGROUND, 512, generator=generator), dim=1)
-    return [photo.to(device) for photo in photos], marks, texts[:CLASSES], texts[CLASSES:]
+    return [item.to(device) for item in items], marks, texts[:CLASSES], texts[CLASSES:]
 
 
 def one_class_at_a_time(
@@ -181,8 +181,8 @@ def peak(side: str, work: Callable[[], Any], device: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--tags", type=int, default=3, help="of each photograph")
-    parser.add_argument("--batch", type=int, help="photographs at once, of our side; 2 on a CPU, 16 on a GPU")
+    parser.add_argument("--tags", type=int, default=3, help="of each image")
+    parser.add_argument("--batch", type=int, help="images at once, of our side; 2 on a CPU, 16 on a GPU")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"])
     parser.add_argument("--threads", type=int, help="of torch; its own choice if not given")
@@ -211,7 +211,7 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "precision": options.precision,
-        "photographs": options.images,
+        "images": options.images,
         "tags": options.tags,
         "seconds": {name: round(value, 2) for name, value in middle.items()},
         "one class at a time / ours": round(middle["one class at a time"] / middle["ours"], 2),

@@ -1,10 +1,10 @@
-"""What each stage costs a photograph: CPU seconds, floating-point operations, bytes on disk. Prints JSON.
+"""What each stage costs an image: CPU seconds, floating-point operations, bytes on disk. Prints JSON.
 
-OMP_NUM_THREADS=1 python benchmarks/cost.py --data shared/data/coco-mini --split val2014 --photographs 8
+OMP_NUM_THREADS=1 python benchmarks/cost.py --data shared/data/coco-mini --split val2014 --images 8
 
-The preset `coco` (or another) with random weights, which cost what trained ones do, on real photographs. A photograph's
+The preset `coco` (or another) with random weights, which cost what trained ones do, on real images. An image's
 cost is that of doing several, less that of the same stage with nothing left to do, so that loading does not count; a
-training's is that of a step, the difference of a training of three steps and one of a single step, by photographs a
+training's is that of a step, the difference of a training of three steps and one of a single step, by images a
 step. CPU seconds are those of the process, all threads together, which other work on the machine changes less than the
 clock's. Operations are counted in a pass of their own (a multiplication and an
 addition are two; convolutions, matrix products and attention), and do not depend on the machine. Of base CAMs by CLIP
@@ -33,10 +33,10 @@ from tag2mask.runs.run_folder import RunFolder
 from tag2mask.stages.registry import STAGES
 
 FEW = 2
-"""Photographs that are done before those that are measured: the first ones cost more."""
+"""Images that are done before those that are measured: the first ones cost more."""
 
 FOLDERS = {"cams": ["cams"], "edges": ["edges/labels"], "refine": ["masks", "refine"], "predictions": ["predictions"]}
-"""What the stages write by photograph."""
+"""What the stages write by image."""
 
 
 def settings(options: argparse.Namespace, out: Path) -> Config:
@@ -65,16 +65,16 @@ def operations(stage: str, config: Config) -> float:
     return float(counter.get_total_flops()) / 1e12
 
 
-def by_photograph(stage: str, config: Config, photographs: int) -> dict[str, float]:
-    """The cost of a stage that works on each photograph by itself."""
+def by_image(stage: str, config: Config, images: int) -> dict[str, float]:
+    """The cost of a stage that works on each image by itself."""
     cpu_seconds(stage, replace(config, limit=FEW))
-    limit = FEW + photographs
+    limit = FEW + images
     whole = cpu_seconds(stage, replace(config, limit=limit))
     nothing = cpu_seconds(stage, replace(config, limit=limit))
     counted = operations(stage, replace(config, limit=limit + FEW)) - operations(
         stage, replace(config, limit=limit + FEW)
     )
-    found = {"CPU s": (whole - nothing) / photographs, "10^12 operations": counted / FEW}
+    found = {"CPU s": (whole - nothing) / images, "10^12 operations": counted / FEW}
     files = [path for name in FOLDERS.get(stage, ()) for path in (Path(config.out or "") / name).rglob("*.*")]
     if files:
         found["bytes"] = sum(path.stat().st_size for path in files if path.name != "stage.json") / (limit + FEW)
@@ -82,7 +82,7 @@ def by_photograph(stage: str, config: Config, photographs: int) -> dict[str, flo
 
 
 def of_training(stage: str, config: Config, network: str, batch: int) -> dict[str, float]:
-    """The cost of a training, for each photograph that it draws."""
+    """The cost of a training, for each image that it draws."""
     run = RunFolder(Path(config.out or ""))
     costs = {}
     for steps in (1, 3):
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a root of the preset's layout")
     parser.add_argument("--preset", default="coco")
     parser.add_argument("--split", default="val2014")
-    parser.add_argument("--photographs", type=int, default=8)
+    parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--batch", type=int, default=4, help="of training steps")
     options = parser.parse_args()
     found: dict[str, Any] = {"seeds, CLIP forward": of_clip()}
@@ -120,16 +120,16 @@ def main() -> None:
             found[name] = {key: round(value, 4) for key, value in cost.items()}
             print(name, found[name], file=sys.stderr, flush=True)
 
-        few = replace(config, limit=FEW + options.photographs)
+        few = replace(config, limit=FEW + options.images)
         note("train, each draw", of_training("train", few, "train/network.safetensors", options.batch))
-        note("cams", by_photograph("cams", config, options.photographs))
+        note("cams", by_image("cams", config, options.images))
         note("edges, each draw", of_training("edges", few, "edges/network.safetensors", options.batch))
-        note("refine", by_photograph("refine", config, options.photographs))
+        note("refine", by_image("refine", config, options.images))
         note("segment, each draw", of_training("segment", few, "segment/network.safetensors", options.batch))
-        note("predictions", by_photograph("predictions", config, options.photographs))
+        note("predictions", by_image("predictions", config, options.images))
     hardware = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     result = {**hardware, "threads": torch.get_num_threads(), "torch": torch.__version__, "preset": options.preset}
-    print(json.dumps({**result, "a photograph": found}, indent=2))
+    print(json.dumps({**result, "an image": found}, indent=2))
 
 
 if __name__ == "__main__":

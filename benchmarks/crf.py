@@ -1,9 +1,9 @@
-"""The dense CRF beside pydensecrf2, photograph by photograph in turns. Prints JSON.
+"""The dense CRF beside pydensecrf2, image by image in turns. Prints JSON.
 
 pip install -e ".[bench]" && python benchmarks/crf.py --photos VOC2012/JPEGImages --threads 2
 
-Photographs of 375 × 500 px (resized where they are not), smooth random probabilities, ten iterations, both sides from
-the photograph and the probabilities to the marginals. Ours keeps the lattice of positions from one photograph to the
+Images of 375 × 500 px (resized where they are not), smooth random probabilities, ten iterations, both sides from
+the image and the probabilities to the marginals. Ours keeps the lattice of positions from one image to the
 next of the same size, as it does in a data set; `--cold` makes it forget. pydensecrf2 knows one thread. With a GPU,
 ours runs there too.
 """
@@ -25,7 +25,7 @@ from tag2mask.refine.crf import PUBLISHED, CrfPreset, CrfSettings, CrfValues, _k
 HEIGHT, WIDTH = 375, 500
 
 
-def photographs(folder: Path | None, count: int) -> list[np.ndarray]:
+def sample_images(folder: Path | None, count: int) -> list[np.ndarray]:
     """uint8 (H, W, 3); generated where there is no folder."""
     if folder is None:
         coarse = np.random.default_rng(0).integers(0, 256, (count, 12, 16, 3), dtype=np.uint8)
@@ -75,13 +75,13 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="a folder with .jpg files; generated pictures if not given")
     parser.add_argument("--images", type=int, default=10)
     parser.add_argument("--threads", type=int, help="of torch; its own choice if not given")
-    parser.add_argument("--repeats", type=int, default=3, help="of each photograph; the fastest counts")
-    parser.add_argument("--cold", action="store_true", help="keep nothing from one photograph to the next")
+    parser.add_argument("--repeats", type=int, default=3, help="of each image; the fastest counts")
+    parser.add_argument("--cold", action="store_true", help="keep nothing from one image to the next")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    images = photographs(options.photos, options.images)
+    images = sample_images(options.photos, options.images)
     rows = []
     presets: tuple[CrfPreset, ...] = ("deeplab", "irn")
     for labels in (3, 21):

@@ -49,7 +49,7 @@ def seconds(work: Callable[[], object]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="resnet50", help="with random weights")
-    parser.add_argument("--side", type=int, default=512, help="of the photographs, in pixels")
+    parser.add_argument("--side", type=int, default=512, help="of the images, in pixels")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--radius", type=int, default=RADIUS, help="of the loss, in cells")
     parser.add_argument("--bf16", action="store_true", help="autocast of both sides")

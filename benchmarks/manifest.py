@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from tag2mask.data.manifest import Manifest, ManifestWriter, Photos
+from tag2mask.data.manifest import Images, Manifest, ManifestWriter
 
 
 def held() -> float:
@@ -35,7 +35,7 @@ def seconds(work: Callable[[], object]) -> float:
 def written(images: int) -> Manifest:
     writer = ManifestWriter()
     for number in range(images):
-        name = f"{number // 1000:04}/photograph_{number:08}"
+        name = f"{number // 1000:04}/image_{number:08}"
         row = (name, f"/data/images/{name}.jpg", [1, 2 + number % 3], "train", f"/data/masks/{name}.png")
         writer.append(row)
     return Manifest(writer.finished())
@@ -51,10 +51,10 @@ def main() -> None:
         path = Path(folder) / "data.arrow"
         found: dict[str, float] = {"images": images}
         found["seconds to write"] = seconds(lambda: written(images).saved(path))
-        photos = Photos(Manifest.open(path))
-        found["seconds of a full pass"] = seconds(lambda: sum(len(photo.tags) for photo in photos))
-        some = photos.at(np.random.default_rng(0).permutation(images)[:10_000])
-        found["microseconds per image in any order"] = 100 * seconds(lambda: sum(len(photo.tags) for photo in some))
+        items = Images(Manifest.open(path))
+        found["seconds of a full pass"] = seconds(lambda: sum(len(item.tags) for item in items))
+        some = items.at(np.random.default_rng(0).permutation(images)[:10_000])
+        found["microseconds per image in any order"] = 100 * seconds(lambda: sum(len(item.tags) for item in some))
         found["added private memory, MB"] = round(held() - before, 1)
         found["bytes on disk per image"] = round(path.stat().st_size / images)
     del few

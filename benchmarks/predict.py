@@ -2,8 +2,8 @@
 
 python benchmarks/predict.py --backbone resnet50 --threads 2
 
-Random weights, and a photograph of 375 × 500 px. One by one is the published test, written down plainly: for each scale
-and each direction an image is resized, goes through the network alone, and its logits are enlarged to the photograph,
+Random weights, and an image of 375 × 500 px. One by one is the published test, written down plainly: for each scale
+and each direction an image is resized, goes through the network alone, and its logits are enlarged to the image,
 turned back and added; the softmax's largest value and its class are taken at the end. Ours takes an image and its
 mirror image together, averages them on the network's grid and enlarges once a scale. Both give the same logits, which
 is checked. On a GPU, and for a network with little to compute, the difference is larger.

@@ -2,7 +2,7 @@
 
 python benchmarks/random_walk.py --threads 2
 
-One photograph of 375 × 500 px on the grid of 94 × 125 cells, 3 labels, float32. The dense side squares the transition
+One image of 375 × 500 px on the grid of 94 × 125 cells, 3 labels, float32. The dense side squares the transition
 matrix once, which is timed, and would do so eight times.
 """
 

@@ -1,12 +1,12 @@
-"""Memory and time of `check`, `cams` and `evaluate` on few and on many photographs. Prints JSON.
+"""Memory and time of `check`, `cams` and `evaluate` on few and on many images. Prints JSON.
 
 python benchmarks/scale.py --sizes 10000 100000
 
-Each verb runs as a command of its own on generated tables of photographs of 32 × 32 pixels with tags and ground-truth
-masks; images so small leave what grows with the length of the table, and not much else. Photographs and masks are hard
+Each verb runs as a command of its own on generated tables of images of 32 × 32 pixels with tags and ground-truth
+masks; images so small leave what grows with the length of the table, and not much else. Images and masks are hard
 links to a few dozen files. `cams` uses an untrained ResNet-18 at one scale, without mirror images; what `evaluate`
 measures are masks that are links too. Per verb and size: the peak of resident memory (of the command, as the kernel
-counts it) and seconds a photograph, those of starting the command left out by a run on 100 photographs. Seconds are
+counts it) and seconds an image, those of starting the command left out by a run on 100 images. Seconds are
 rough: one run of each.
 """
 
@@ -29,15 +29,15 @@ from tag2mask.networks import NetworkSettings, build_network
 from tag2mask.networks.checkpoint import save_network
 from tag2mask.runs.run_folder import TRAIN_NETWORK
 
-SIDE = 32  # below that, `check` has a warning for every photograph
+SIDE = 32  # below that, `check` has a warning for every image
 FILES = 32
-FOLDER = 1000  # photographs in one folder; a file system slows down before a table does
+FOLDER = 1000  # images in one folder; a file system slows down before a table does
 FEW = 100
 CLASSES = ("cat", "cow", "dog", "owl")
 
 
 def write_data(folder: Path, photos: int) -> None:
-    """A table of so many photographs, their masks, and masks to measure."""
+    """A table of so many images, their masks, and masks to measure."""
     rng = np.random.default_rng(0)
     sources = folder / "sources"
     sources.mkdir(parents=True)
@@ -48,7 +48,7 @@ def write_data(folder: Path, photos: int) -> None:
             write_mask(sources / f"{kind}{number}.png", labels)
     lines = ["image,tags"]
     for place in range(photos):
-        name, number = f"{place // FOLDER:04}/photograph_{place:08}", place % FILES
+        name, number = f"{place // FOLDER:04}/image_{place:08}", place % FILES
         targets = (folder / f"data/{name}.jpg", folder / f"truth/{name}.png", folder / f"run/masks/{name}.png")
         if place % FOLDER == 0:
             for target in targets:
@@ -113,10 +113,10 @@ def main() -> None:
                     continue
                 peaks[verb].append(peak)
                 a_photo = max(0.0, seconds - starts[verb]) / size
-                found[verb][str(size)] = {"peak, MB": round(peak, 1), "seconds a photograph": round(a_photo, 6)}
+                found[verb][str(size)] = {"peak, MB": round(peak, 1), "seconds an image": round(a_photo, 6)}
     for verb, values in peaks.items():
         grown = (values[-1] - values[0]) / max(1, options.sizes[-1] - options.sizes[0])
-        found[verb] |= {"ratio of peaks": round(values[-1] / values[0], 3), "bytes a photograph": round(grown * 2**20)}
+        found[verb] |= {"ratio of peaks": round(values[-1] / values[0], 3), "bytes an image": round(grown * 2**20)}
     hardware = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     print(json.dumps({"hardware": {**hardware, "torch": torch.__version__}, "side": SIDE, **found}, indent=2))
 

@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="deeplab-msc", help="a preset or file with a segmentation network")
-    parser.add_argument("--side", type=int, default=321, help="of the photographs, in pixels")
+    parser.add_argument("--side", type=int, default=321, help="of the images, in pixels")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--learning-rate", type=float, default=1e-5)

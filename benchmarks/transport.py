@@ -64,7 +64,7 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def photographs(images: int, grid: int, channels: int, tags_each: int) -> tuple[Tensor, Tensor, Tensor]:
+def images(images: int, grid: int, channels: int, tags_each: int) -> tuple[Tensor, Tensor, Tensor]:
     """Random features (N, D, h, w) with an object for each tag, base CAMs (N, C, h, w) that light part of it, tags."""
     generator = torch.Generator().manual_seed(0)
     tags = torch.zeros(images, CLASSES, dtype=torch.bool)
@@ -134,7 +134,7 @@ def obvious_pot(features: Tensor, cams: Tensor, tags: Tensor, settings: PotSetti
 def measure_block(options: argparse.Namespace, clusters: int) -> dict[str, Any]:
     """The POT block beside the obvious version, with the published settings; the default settings for comparison."""
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
-    features, cams, tags = (value.to(device) for value in photographs(16, 32, 768, 3))
+    features, cams, tags = (value.to(device) for value in images(16, 32, 768, 3))
     features = features.to(dtype)
     settings = replace(PotSettings().paper(), clusters=clusters)
     default = replace(PotSettings(), clusters=clusters)

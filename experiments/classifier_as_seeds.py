@@ -13,7 +13,7 @@ from tag2mask.data.cam_files import full_resolution, read_cam
 
 
 def convert(source: Path, target: Path) -> int:
-    """Write one file for each CAM file below ``source``, at the photograph's size alone; how many there were."""
+    """Write one file for each CAM file below ``source``, at the image's size alone; how many there were."""
     paths = sorted(source.rglob("*.npz"))
     for path in paths:
         cam = read_cam(path)

@@ -1,6 +1,6 @@
-"""Methods on kept maps: the pixels that each gets right, photograph by photograph.
+"""Methods on kept maps: the pixels that each gets right, image by image.
 
-A method turns the maps of a photograph into a label for each pixel. Counts of single photographs are kept, so that
+A method turns the maps of an image into a label for each pixel. Counts of single images are kept, so that
 intervals and paired differences cost nothing more.
 """
 
@@ -48,27 +48,27 @@ def pot(name: str, base: PotSettings | None = None, **changes: Any) -> Method:
     return Method(name, replace(base or PotSettings(), **changes))
 
 
-def count(method: Method, photographs: Sequence[Kept], classes: int) -> tuple[Counts, float]:
-    """The counts of every photograph, (photographs, classes + 1, 3), and the seconds that the maps took.
+def count(method: Method, images: Sequence[Kept], classes: int) -> tuple[Counts, float]:
+    """The counts of every image, (images, classes + 1, 3), and the seconds that the maps took.
 
     Args:
         method: what to measure.
-        photographs: their maps.
+        images: their maps.
         classes: C, without background.
     """
-    counts = np.zeros((len(photographs), classes + 1, 3), dtype=np.int64)
+    counts = np.zeros((len(images), classes + 1, 3), dtype=np.int64)
     groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for number, photograph in enumerate(photographs):
-        groups[tuple(photograph.cams.shape[2:])].append(number)
+    for number, image in enumerate(images):
+        groups[tuple(image.cams.shape[2:])].append(number)
     seconds = 0.0
     for group in groups.values():
         for first in range(0, len(group), _BATCH):
             numbers = group[first : first + _BATCH]
             start = time.perf_counter()
-            maps = _maps(method, [photographs[number] for number in numbers], classes)
+            maps = _maps(method, [images[number] for number in numbers], classes)
             seconds += time.perf_counter() - start
             for number, own in zip(numbers, maps, strict=True):
-                counts[number] = _count_one(own, photographs[number], classes)
+                counts[number] = _count_one(own, images[number], classes)
     return counts, seconds
 
 
@@ -77,23 +77,23 @@ def _maps(method: Method, batch: Sequence[Kept], classes: int) -> Tensor:
     """(N, C + 1, h, w), background first; absent classes below 0."""
     grid = batch[0].cams.shape[2:]
     cams, tags = torch.zeros(len(batch), classes, *grid), torch.zeros(len(batch), classes, dtype=torch.bool)
-    for number, photograph in enumerate(batch):
-        cams[number, photograph.ids - 1] = photograph.cams[0]
-        tags[number, photograph.ids - 1] = True
+    for number, image in enumerate(batch):
+        cams[number, image.ids - 1] = image.cams[0]
+        tags[number, image.ids - 1] = True
     if method.pot is None:
         maps = torch.cat([torch.full_like(cams[:, :1], method.threshold), cams], 1)
     else:
-        maps = transport_cams(torch.cat([photograph.features for photograph in batch]), cams, tags, method.pot).cams
+        maps = transport_cams(torch.cat([image.features for image in batch]), cams, tags, method.pot).cams
     present = torch.cat([torch.ones(len(batch), 1, dtype=torch.bool), tags], 1)
     return maps.masked_fill(~present[:, :, None, None], -1.0)
 
 
-def _count_one(maps: Tensor, photograph: Kept, classes: int) -> Counts:
-    """Intersection, truth and prediction of each class at the photograph's size."""
-    ids = torch.cat([torch.zeros(1, dtype=torch.int64), photograph.ids])
-    full = F.interpolate(maps[None, ids], size=photograph.truth.shape, mode="bilinear", align_corners=False)[0]
+def _count_one(maps: Tensor, image: Kept, classes: int) -> Counts:
+    """Intersection, truth and prediction of each class at the image's size."""
+    ids = torch.cat([torch.zeros(1, dtype=torch.int64), image.ids])
+    full = F.interpolate(maps[None, ids], size=image.truth.shape, mode="bilinear", align_corners=False)[0]
     confusion = Confusion(classes + 1)
-    confusion.update(ids[full.argmax(0)].numpy().astype(np.uint8), photograph.truth.numpy().astype(np.uint8))
+    confusion.update(ids[full.argmax(0)].numpy().astype(np.uint8), image.truth.numpy().astype(np.uint8))
     matrix = confusion.matrix
     return np.stack([matrix.diagonal(), confusion.truth_pixels(), matrix.sum(0)], axis=1)
 

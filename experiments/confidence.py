@@ -1,12 +1,12 @@
-"""Fit the estimate of a mask's IoU, and report how well it and single pieces of evidence rank photographs.
+"""Fit the estimate of a mask's IoU, and report how well it and single pieces of evidence rank images.
 
 python experiments/confidence.py fit  RUN:SPLIT … [--out models.json]
 python experiments/confidence.py rank RUN:SPLIT … [--model models.json]
 
-RUN is a run folder for whose photographs of SPLIT `tag2mask confidence RUN --data.split SPLIT` was done, with
+RUN is a run folder for whose images of SPLIT `tag2mask confidence RUN --data.split SPLIT` was done, with
 ground truth. `fit` prints the constants of `tag2mask.quality.estimator`, and measures nothing: to be
 measured on what it
-was fitted on flatters a model. `rank` measures, on other photographs: Spearman over photographs and over (photograph,
+was fitted on flatters a model. `rank` measures, on other images: Spearman over images and over (image,
 class) pairs, the share of the worst tenth, and calibration by tenths.
 """
 
@@ -30,7 +30,7 @@ from tag2mask.evaluation import Confusion
 from tag2mask.quality.calibration import calibration, shared_tenth, spearman, spearman_interval
 from tag2mask.quality.estimator import MODELS, Model, estimates, mean_estimate, predictor
 from tag2mask.quality.features import FIELDS, Evidence, stored_evidence
-from tag2mask.runs.dataset import photographs
+from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import StageResult
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.stages.confidence import EVIDENCE, QualityInputs
@@ -43,7 +43,7 @@ RIDGE = 1e-3
 
 @dataclass(frozen=True)
 class Judged:
-    """A photograph with the truth.
+    """An image with the truth.
 
     Attributes:
         evidence: of its mask.
@@ -57,7 +57,7 @@ class Judged:
 
 
 def judged(place: str) -> list[Judged]:
-    """The photographs of RUN:SPLIT that have tags, evidence about the run's masks as they are, and truth.
+    """The images of RUN:SPLIT that have tags, evidence about the run's masks as they are, and truth.
 
     Raises:
         UsageError: there is none, or it is not all made from the same.
@@ -67,26 +67,26 @@ def judged(place: str) -> list[Judged]:
     if parsed is None:
         raise UsageError(f"{place} asks for help; name a run folder and a split")
     folder, config = RunFolder(Path(run)), parsed[1].config
-    photos = photographs(config, folder)
+    images = run_images(config, folder)
     found, made_by = [], set()
-    for photo in photos.photos:
-        stored = stored_evidence(folder / EVIDENCE / f"{photo.id}.npz")
-        if stored is None or photo.mask is None or not photo.mask.is_file():
+    for item in images.items:
+        stored = stored_evidence(folder / EVIDENCE / f"{item.id}.npz")
+        if stored is None or item.mask is None or not item.mask.is_file():
             continue
-        if tuple(stored[0].ids.tolist()) != (0, *photo.tags) or not photo.tags:
+        if tuple(stored[0].ids.tolist()) != (0, *item.tags) or not item.tags:
             continue
-        own = read_mask(folder / "masks" / f"{photo.id}.png")
-        confusion = Confusion(len(photos.classes) + 1)
-        confusion.update(own, read_mask(photo.mask, size=(own.shape[0], own.shape[1])))
+        own = read_mask(folder / "masks" / f"{item.id}.png")
+        confusion = Confusion(len(images.classes) + 1)
+        confusion.update(own, read_mask(item.mask, size=(own.shape[0], own.shape[1])))
         made_by.add(shared(stored[1]))
         if not np.isnan(miou := confusion.miou()):
             found.append(Judged(stored[0], confusion.iou()[stored[0].ids], miou))
-    require_same(place, QualityInputs.of(config, folder, photos, StageResult("confidence")).made_by, made_by)
+    require_same(place, QualityInputs.of(config, folder, images, StageResult("confidence")).made_by, made_by)
     return found
 
 
 def shared(made_by: str) -> str:
-    """What evidence about all photographs of a run was made from, of what it says of its own."""
+    """What evidence about all images of a run was made from, of what it says of its own."""
     return str(json.loads(made_by)[0])
 
 
@@ -102,23 +102,23 @@ def require_same(place: str, own: str, made_by: set[str]) -> None:
         UsageError: it is other evidence, or there is none.
     """
     if made_by != {own}:
-        what = "evidence that was made from other things" if made_by else "no evidence about photographs with truth"
+        what = "evidence that was made from other things" if made_by else "no evidence about images with truth"
         raise UsageError(f"{place} has {what}; do `tag2mask confidence` for it")
 
 
-def fit(photos: Sequence[Judged], names: Sequence[str], weights: Floats | None = None) -> Model:
+def fit(items: Sequence[Judged], names: Sequence[str], weights: Floats | None = None) -> Model:
     """A logistic model of the IoU by cross entropy, whose target may be any fraction; classes without pixel left out.
 
     Args:
         photos: what to fit on.
         names: of the predictors.
-        weights: of each photograph; all alike by default.
+        weights: of each image; all alike by default.
 
     Raises:
         UsageError: a predictor is not known everywhere.
     """
     rows, targets, background, counts = [], [], [], []
-    for number, each in enumerate(photos):
+    for number, each in enumerate(items):
         keep = (each.evidence.of("share") > 0) & ~np.isnan(each.iou)
         rows.append(np.stack([predictor(each.evidence, name) for name in names], 1)[keep])
         targets.append(each.iou[keep])
@@ -149,27 +149,27 @@ def fit(photos: Sequence[Judged], names: Sequence[str], weights: Floats | None =
     )
 
 
-def report(photos: Sequence[Judged], models: dict[tuple[str, ...], Model]) -> None:
+def report(items: Sequence[Judged], models: dict[tuple[str, ...], Model]) -> None:
     """Print how each model and each piece of evidence ranks."""
-    miou = np.array([each.miou for each in photos])
-    print(f"{len(photos)} photographs, mean of their mIoU {miou.mean():.3f}")
-    known = [each for each in FIELDS if not any(np.isnan(photo.evidence.of(each)).any() for photo in photos)]
-    single = {"fewer tags": [-predictor(each.evidence, "more_tags") for each in photos]}
-    single |= {field: [each.evidence.of(field).astype(np.float64) for each in photos] for field in known}
+    miou = np.array([each.miou for each in items])
+    print(f"{len(items)} images, mean of their mIoU {miou.mean():.3f}")
+    known = [each for each in FIELDS if not any(np.isnan(item.evidence.of(each)).any() for item in items)]
+    single = {"fewer tags": [-predictor(each.evidence, "more_tags") for each in items]}
+    single |= {field: [each.evidence.of(field).astype(np.float64) for each in items] for field in known}
     whole = {name: np.array([each.mean() for each in of_classes]) for name, of_classes in single.items()}
     for sources, model in models.items():
         name = " + ".join(sources)
         if not set(model.weights) - {"more_tags"} <= set(known):
-            print(f"{name} left out: not all that it needs is known of every photograph")
+            print(f"{name} left out: not all that it needs is known of every image")
             continue
-        single[name] = [estimates(each.evidence, model) for each in photos]
-        pairs = zip(photos, single[name], strict=True)
+        single[name] = [estimates(each.evidence, model) for each in items]
+        pairs = zip(items, single[name], strict=True)
         whole[name] = np.array([mean_estimate(each.evidence, own) for each, own in pairs])
     for name, of_classes in single.items():
         confidence = whole[name]
         low, high = spearman_interval(confidence, miou)
-        estimate, iou = np.concatenate(of_classes), np.concatenate([each.iou for each in photos])
-        tagged = np.concatenate([each.evidence.ids != 0 for each in photos]) & ~np.isnan(iou)
+        estimate, iou = np.concatenate(of_classes), np.concatenate([each.iou for each in items])
+        tagged = np.concatenate([each.evidence.ids != 0 for each in items]) & ~np.isnan(iou)
         print(
             f"{name:18} Spearman {spearman(confidence, miou):.3f} [{low:.3f}, {high:.3f}]  "
             f"worst tenth {shared_tenth(confidence, miou):.2f}  "
@@ -185,7 +185,7 @@ def report(photos: Sequence[Judged], models: dict[tuple[str, ...], Model]) -> No
 
 
 def difference(first: Floats, second: Floats, miou: Floats, draws: int = 1000) -> tuple[float, float]:
-    """The middle 95 % of the difference of two rank correlations with the truth, over resampled photographs."""
+    """The middle 95 % of the difference of two rank correlations with the truth, over resampled images."""
     generator = np.random.default_rng(0)
     chosen = generator.integers(0, len(miou), (draws, len(miou)))
     found = [spearman(first[own], miou[own]) - spearman(second[own], miou[own]) for own in chosen]
@@ -194,13 +194,13 @@ def difference(first: Floats, second: Floats, miou: Floats, draws: int = 1000) -
 
 
 def fit_all(sets: Sequence[Sequence[Judged]]) -> dict[tuple[str, ...], Model]:
-    """The models of `MODELS` anew, as far as their predictors are known; every set of photographs counts the same."""
-    photos = [each for own in sets for each in own]
+    """The models of `MODELS` anew, as far as their predictors are known; every set of images counts the same."""
+    items = [each for own in sets for each in own]
     weights = np.concatenate([np.full(len(own), 1 / max(1, len(own))) for own in sets])
     found = {}
     for sources, model in MODELS.items():
         try:
-            found[sources] = fit(photos, list(model.weights), weights)
+            found[sources] = fit(items, list(model.weights), weights)
         except UsageError as error:
             print(f"{' + '.join(sources)} left out: {error}", file=sys.stderr)
     return found

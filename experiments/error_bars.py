@@ -1,4 +1,4 @@
-"""Figures with error bars: mIoU from counts of single photographs, bootstrap over photographs, spread over seeds."""
+"""Figures with error bars: mIoU from counts of single images, bootstrap over images, spread over seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 Counts = npt.NDArray[np.int64]
-"""(photographs, classes, 3): pixels of intersection, truth and prediction; the mIoU follows from sums of these."""
+"""(images, classes, 3): pixels of intersection, truth and prediction; the mIoU follows from sums of these."""
 
 _RESAMPLES = 2000
 
@@ -18,7 +18,7 @@ class Estimate:
 
     Attributes:
         mean: over seeds.
-        low: lower end of the 95 % interval, over resampled photographs, of the mean over seeds.
+        low: lower end of the 95 % interval, over resampled images, of the mean over seeds.
         high: upper end.
         seeds: the figure of each seed.
     """
@@ -45,19 +45,19 @@ def miou(sums: npt.NDArray[np.float64], ids: Sequence[int]) -> npt.NDArray[np.fl
     return 100 * np.average(shares, axis=-1, weights=truth > 0)
 
 
-def weights(photographs: int, *, seed: int = 0) -> npt.NDArray[np.float64]:
-    """(resamples, photographs): how often each photograph is drawn in each resample; the same draws for all methods."""
+def weights(images: int, *, seed: int = 0) -> npt.NDArray[np.float64]:
+    """(resamples, images): how often each image is drawn in each resample; the same draws for all methods."""
     generator = np.random.default_rng(seed)
-    return generator.multinomial(photographs, [1 / photographs] * photographs, size=_RESAMPLES).astype(np.float64)
+    return generator.multinomial(images, [1 / images] * images, size=_RESAMPLES).astype(np.float64)
 
 
 def estimate(counts: Sequence[Counts], ids: Sequence[int]) -> Estimate:
-    """The mIoU of a method over seeds; ``counts`` has an entry a seed, of the same photographs in the same order."""
+    """The mIoU of a method over seeds; ``counts`` has an entry a seed, of the same images in the same order."""
     return _estimate([counts], [1.0], ids)
 
 
 def paired(first: Sequence[Counts], second: Sequence[Counts], ids: Sequence[int]) -> Estimate:
-    """The mIoU of ``first`` minus that of ``second``, photographs resampled together."""
+    """The mIoU of ``first`` minus that of ``second``, images resampled together."""
     return _estimate([first, second], [1.0, -1.0], ids)
 
 

@@ -1,8 +1,8 @@
-"""Features, CAMs and scores of every photograph of a split, made once a network and kept.
+"""Features, CAMs and scores of every image of a split, made once a network and kept.
 
 python experiments/maps.py NETWORK.safetensors OUT --data.root ROOT --split train_aug --without train
 
-One `.npz` a photograph on the grid of scale 1: `features` float16 (D, h, w), `cams` float16 (J, h, w) of its tags,
+One `.npz` an image on the grid of scale 1: `features` float16 (D, h, w), `cams` float16 (J, h, w) of its tags,
 `ids` int32 (J,), `scores` float32 (C,). The network runs in bf16 (autocast); what is there is not made again.
 """
 
@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tag2mask.cams.inference import photo_maps
+from tag2mask.cams.inference import image_maps
 from tag2mask.core.device import channels_last, retained_memory
 from tag2mask.core.files import atomic_path, read_json, write_json
-from tag2mask.data.dataset import Photo, PhotoSet, open_photos
+from tag2mask.data.dataset import ImageItem, ImageSet, open_images
 from tag2mask.data.images import image_size, read_image, read_mask
 from tag2mask.data.settings import DataSettings
 from tag2mask.networks.checkpoint import load_network
@@ -31,10 +31,10 @@ RECORD = "made-from.json"
 
 @dataclass(frozen=True)
 class Kept:
-    """The maps of one photograph; J tags, n cells.
+    """The maps of one image; J tags, n cells.
 
     Attributes:
-        id: of the photograph.
+        id: of the image.
         ids: (J,) int64, class ids of its tags, ascending.
         features: (1, D, h, w) float32.
         cams: (1, J, h, w) float32.
@@ -50,16 +50,18 @@ class Kept:
     truth: Tensor
 
 
-def open_split(root: Path, tags: Path | None, split: str, without: str | None) -> tuple[PhotoSet, list[Photo]]:
-    """The photographs of a split that are not in another one."""
-    photos = open_photos(DataSettings(kind="voc", root=root, tags=tags, split=split))
+def open_split(root: Path, tags: Path | None, split: str, without: str | None) -> tuple[ImageSet, list[ImageItem]]:
+    """The images of a split that are not in another one."""
+    images = open_images(DataSettings(kind="voc", root=root, tags=tags, split=split))
     if without is None:
-        return photos, list(photos.photos)
-    gone = {photo.id for photo in open_photos(DataSettings(kind="voc", root=root, tags=tags, split=without)).photos}
-    return photos, [photo for photo in photos.photos if photo.id not in gone]
+        return images, list(images.items)
+    gone = {item.id for item in open_images(DataSettings(kind="voc", root=root, tags=tags, split=without)).items}
+    return images, [item for item in images.items if item.id not in gone]
 
 
-def make_maps(network_file: Path, photos: PhotoSet, chosen: Sequence[Photo], out: Path, *, batch_size: int = 4) -> int:
+def make_maps(
+    network_file: Path, images: ImageSet, chosen: Sequence[ImageItem], out: Path, *, batch_size: int = 4
+) -> int:
     """Write the maps that are missing or of other tags; return how many were made.
 
     Raises:
@@ -69,30 +71,30 @@ def make_maps(network_file: Path, photos: PhotoSet, chosen: Sequence[Photo], out
     if (out / RECORD).is_file() and read_json(out / RECORD) != record:
         raise SystemExit(f"{out} holds maps of another network or other scales; delete it, or name another folder")
     write_json(out / RECORD, record)
-    groups: dict[tuple[int, int], list[Photo]] = defaultdict(list)
-    for photo in chosen:
-        if _tags_of(out / f"{photo.id}.npz") != photo.tags:
-            groups[image_size(photo.path)].append(photo)
+    groups: dict[tuple[int, int], list[ImageItem]] = defaultdict(list)
+    for item in chosen:
+        if _tags_of(out / f"{item.id}.npz") != item.tags:
+            groups[image_size(item.path)].append(item)
     if not groups:
         return 0
-    network = channels_last(load_network(network_file, classes=photos.classes)).eval()
+    network = channels_last(load_network(network_file, classes=images.classes)).eval()
     made = 0
     with retained_memory():
         for group in groups.values():
             for first in range(0, len(group), batch_size):
                 batch = group[first : first + batch_size]
-                images = torch.from_numpy(np.stack([read_image(photo.path) for photo in batch]))
+                images = torch.from_numpy(np.stack([read_image(item.path) for item in batch]))
                 images = images.permute(0, 3, 1, 2).float() / 255
-                tags = torch.from_numpy(photos.tag_matrix(batch))
-                maps = photo_maps(network, images, tags, scales=SCALES, flip=True, bf16=True)
-                for number, photo in enumerate(batch):
+                tags = torch.from_numpy(images.tag_matrix(batch))
+                maps = image_maps(network, images, tags, scales=SCALES, flip=True, bf16=True)
+                for number, item in enumerate(batch):
                     arrays = {
-                        "ids": np.array(photo.tags, dtype=np.int32),
+                        "ids": np.array(item.tags, dtype=np.int32),
                         "features": maps.features[number].half().numpy(),
                         "cams": maps.cams[number][tags[number]].half().numpy(),
                         "scores": maps.scores[number].numpy(),
                     }
-                    with atomic_path(out / f"{photo.id}.npz") as temporary, temporary.open("wb") as file:
+                    with atomic_path(out / f"{item.id}.npz") as temporary, temporary.open("wb") as file:
                         np.savez(file, **arrays)
                     made += 1
     return made
@@ -106,16 +108,16 @@ def _tags_of(path: Path) -> tuple[int, ...] | None:
         return tuple(arrays["ids"].tolist())
 
 
-def read_maps(photos: Sequence[Photo], folder: Path) -> Iterator[Kept]:
+def read_maps(items: Sequence[ImageItem], folder: Path) -> Iterator[Kept]:
     """The kept maps with the ground truth."""
-    for photo in photos:
-        with np.load(folder / f"{photo.id}.npz") as arrays:
+    for item in items:
+        with np.load(folder / f"{item.id}.npz") as arrays:
             features, cams, scores, ids = (arrays[name] for name in ("features", "cams", "scores", "ids"))
-        if photo.mask is None:
-            raise SystemExit(f"{photo.id} has no ground truth")
-        truth = torch.from_numpy(np.asarray(read_mask(photo.mask)).astype(np.int64))
+        if item.mask is None:
+            raise SystemExit(f"{item.id} has no ground truth")
+        truth = torch.from_numpy(np.asarray(read_mask(item.mask)).astype(np.int64))
         yield Kept(
-            photo.id,
+            item.id,
             torch.from_numpy(ids.astype(np.int64)),
             torch.from_numpy(features)[None].float(),
             torch.from_numpy(cams)[None].float(),
@@ -133,8 +135,8 @@ def main() -> None:
     parser.add_argument("--split", default="train")
     parser.add_argument("--without")
     known = parser.parse_args()
-    photos, chosen = open_split(known.root, known.tags, known.split, known.without)
-    made = make_maps(known.network, photos, chosen, known.out)
+    items, chosen = open_split(known.root, known.tags, known.split, known.without)
+    made = make_maps(known.network, items, chosen, known.out)
     print(f"{made} made, {len(chosen) - made} were there: {known.out}")
 
 

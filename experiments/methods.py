@@ -10,7 +10,7 @@ DEFAULT = PotSettings()
 SINGLE = DEFAULT.single_prototype()
 
 FINAL = (classifier(0.4), Method("single prototype", SINGLE), Method("POT", DEFAULT))
-"""Each with the settings that were best for it on the photographs for choosing."""
+"""Each with the settings that were best for it on the images for choosing."""
 
 LEAVE_ONE_OUT = (
     Method("POT", DEFAULT),

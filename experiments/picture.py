@@ -1,4 +1,4 @@
-"""One photograph of a run through the method, step by step, as a picture.
+"""One image of a run through the method, step by step, as a picture.
 
 python experiments/picture.py RUN OUT.png [--id ID]
 
@@ -14,9 +14,9 @@ import torch
 import yaml
 from matplotlib.colors import ListedColormap
 
-from tag2mask.cams.inference import photo_maps, scale_one
+from tag2mask.cams.inference import image_maps, scale_one
 from tag2mask.core.fields import current
-from tag2mask.data.dataset import open_photos
+from tag2mask.data.dataset import open_images
 from tag2mask.data.images import read_image, read_mask
 from tag2mask.data.settings import DataSettings
 from tag2mask.networks.checkpoint import load_network
@@ -33,19 +33,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--id", help="of the photograph; the first with two tags if not given")
+    parser.add_argument("--id", help="of the image; the first with two tags if not given")
     known = parser.parse_args()
     config = current(Config(), yaml.safe_load((known.run / "config.yaml").read_text()))
-    photos = open_photos(DataSettings(**{name: value for name, value in config["data"].items() if value is not None}))
-    photo = photos.by_id(known.id) if known.id else next(photo for photo in photos.photos if len(photo.tags) == 2)
+    images = open_images(DataSettings(**{name: value for name, value in config["data"].items() if value is not None}))
+    item = images.by_id(known.id) if known.id else next(item for item in images.items if len(item.tags) == 2)
     settings = PotSettings(**config["pot"])
-    if not 1 <= len(photo.tags) <= 2:
-        raise SystemExit(f"{photo.id} has {len(photo.tags)} tags; the picture has colours for one or two")
-    image = torch.from_numpy(read_image(photo.path)).permute(2, 0, 1)[None].float() / 255
+    if not 1 <= len(item.tags) <= 2:
+        raise SystemExit(f"{item.id} has {len(item.tags)} tags; the picture has colours for one or two")
+    image = torch.from_numpy(read_image(item.path)).permute(2, 0, 1)[None].float() / 255
     image = scale_one(image, config["cams"]["long_side"])
     network = load_network(known.run / "train/network.safetensors")
-    tags = torch.from_numpy(photos.tag_matrix([photo]))
-    maps = photo_maps(network, image, tags, scales=config["cams"]["scales"], flip=config["cams"]["flip"])
+    tags = torch.from_numpy(images.tag_matrix([item]))
+    maps = image_maps(network, image, tags, scales=config["cams"]["scales"], flip=config["cams"]["flip"])
     result = maps.transport(settings)
     grid = result.maps.shape[2:]
     slots, clusters = result.partition.seeds.shape[1], settings.clusters
@@ -66,13 +66,13 @@ def main() -> None:
         seeds[chosen] = slot * clusters + nearest[chosen, slot]
     single = maps.prototype_cams(settings).maps[0].flatten(1).argmax(0)
     won = single * clusters + nearest.gather(1, single[:, None])[:, 0]
-    truth = read_mask(photo.mask) if photo.mask else np.zeros(image.shape[2:], dtype=np.uint8)
+    truth = read_mask(item.mask) if item.mask else np.zeros(image.shape[2:], dtype=np.uint8)
     size = image.shape[2:]
     full = torch.nn.functional.interpolate(result.maps, size=size, mode="bilinear", align_corners=False)[0].argmax(0)
     ids = result.slots.ids[0]
-    name = photos.classes[photo.tags[0] - 1]
+    name = images.classes[item.tags[0] - 1]
     panels = [
-        ("photograph", image[0].permute(1, 2, 0).numpy(), {}),
+        ("image", image[0].permute(1, 2, 0).numpy(), {}),
         (f"I  base CAM: {name}", result.slots.base[0, 1].view(grid).numpy(), {"cmap": "magma", "vmin": 0, "vmax": 1}),
         ("I  partition: seeds by cluster", number_of(seeds), {"cmap": colours}),
         ("II  area won (columns)", number_of(won), {"cmap": colours}),

@@ -2,8 +2,8 @@
 
 python experiments/wrong_tags.py tags.csv wrong.csv --drop 0.1 --add 0.1 --seed 0
 
-Of all T tags of the table, drop · T are removed, and add · T (photograph, class) pairs that were not there are added,
-all drawn without replacement. A third column, `wrong`, lists what was done to each photograph (`-cat;+sofa`).
+Of all T tags of the table, drop · T are removed, and add · T (image, class) pairs that were not there are added,
+all drawn without replacement. A third column, `wrong`, lists what was done to each image (`-cat;+sofa`).
 """
 
 import argparse
@@ -19,7 +19,7 @@ Row = tuple[str, frozenset[str]]
 
 
 def wrong_tags(rows: Sequence[Row], *, drop: float, add: float, seed: int) -> list[tuple[set[str], set[str]]]:
-    """What to remove from and what to add to each photograph.
+    """What to remove from and what to add to each image.
 
     Args:
         rows: image and true tags.

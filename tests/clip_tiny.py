@@ -62,7 +62,7 @@ def tiny_folder(folder: Path, model: Any) -> Path:
 
 @dataclass
 class Slow:
-    """What the slow version found for one class of one photograph."""
+    """What the slow version found for one class of one image."""
 
     gradcam: np.ndarray  # (h, w)
     cam: np.ndarray  # (h, w)
@@ -79,7 +79,7 @@ def slow_clip_es(
     blocks: int,
     quirk: bool,
 ) -> list[Slow]:
-    """CLIP-ES for one photograph (3, H, W): a forward and a backward pass of the whole last block for each class."""
+    """CLIP-ES for one image (3, H, W): a forward and a backward pass of the whole last block for each class."""
     model = deepcopy(model).double().requires_grad_(False)
     vision, image = model.vision_model, image.double()
     h, w = image.shape[1] // PATCH, image.shape[2] // PATCH

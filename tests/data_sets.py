@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tag2mask.core.errors import UsageError
-from tag2mask.data.dataset import open_photos, survey
+from tag2mask.data.dataset import open_images, survey
 from tag2mask.data.settings import DataSettings
 
 IMAGE = object()
@@ -53,9 +53,9 @@ def image(number: Any, name: str, **values: Any) -> dict[str, Any]:
     return {"id": number, "file_name": name, "height": 24, "width": 32} | values
 
 
-def annotation(number: Any, photo: Any, category: Any = 1, **values: Any) -> dict[str, Any]:
+def annotation(number: Any, item: Any, category: Any = 1, **values: Any) -> dict[str, Any]:
     """An annotation of a COCO file, a square of ten pixels."""
-    return {"id": number, "image_id": photo, "category_id": category, "iscrowd": 0, "segmentation": [SQUARE]} | values
+    return {"id": number, "image_id": item, "category_id": category, "iscrowd": 0, "segmentation": [SQUARE]} | values
 
 
 def document(images: list[Any], annotations: list[Any], *categories: Any) -> str:
@@ -66,7 +66,7 @@ def document(images: list[Any], annotations: list[Any], *categories: Any) -> str
 def failure(settings: DataSettings, split: str | None = None) -> str:
     """What is said of a data set that cannot be opened."""
     with pytest.raises(UsageError) as caught:
-        open_photos(settings, split=split)
+        open_images(settings, split=split)
     return str(caught.value)
 
 
@@ -81,9 +81,9 @@ def assert_read(settings: DataSettings, expected: Tags | Fault, notes: Sequence[
         assert expected[1] in line
     else:
         assert errors == []
-        classes = found.photos.classes
-        assert {each.id: sorted(classes[tag - 1] for tag in each.tags) for each in found.photos.photos} == expected
-        assert all(each.path.is_file() for each in found.photos.photos)
+        classes = found.images.classes
+        assert {each.id: sorted(classes[tag - 1] for tag in each.tags) for each in found.images.items} == expected
+        assert all(each.path.is_file() for each in found.images.items)
     said = [note for note in found.listing.notes if "hold none of the classes; add tags" not in note]
     assert notes or not said or isinstance(expected, tuple), said
-    assert [part for part in notes if not any(part in note for note in (*said, *found.photos.notes))] == []
+    assert [part for part in notes if not any(part in note for note in (*said, *found.images.notes))] == []

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from hostile_case import OUT, Case, Executes, Yard, write
-from hostile_images import photograph, saved
+from hostile_images import image, saved
 from tag2mask.data import write_mask
 
 SIDE = 64
@@ -125,10 +125,10 @@ def _evaluated(yard: Yard, content: bytes) -> list[str]:
     root = yard.data / "set"
     mask = np.zeros((SIDE, SIDE), np.uint8)
     mask[:9] = 1
-    for photo_id in ("a", "bad"):
-        write(root / f"{photo_id}.png", saved(Image.new("RGB", (SIDE, SIDE), "teal"), "PNG"))
-        write_mask(root / f"masks/{photo_id}.png", mask)
-        write(yard.data / f"cams/{photo_id}.npz", npz(**_sound()))
+    for image_id in ("a", "bad"):
+        write(root / f"{image_id}.png", saved(Image.new("RGB", (SIDE, SIDE), "teal"), "PNG"))
+        write_mask(root / f"masks/{image_id}.png", mask)
+        write(yard.data / f"cams/{image_id}.npz", npz(**_sound()))
     write(root / "tags.csv", "image,tags\na.png,cat\nbad.png,dog\n")
     write(yard.data / "cams/bad.npz", content)
     return ["evaluate", "cams", "--data.root", "set", "--data.masks", "set/masks", "--workers", "0", "--device", "cpu"]
@@ -163,8 +163,8 @@ def _dictionaries() -> dict[str, bytes]:
 
 def _imported(yard: Yard, content: bytes) -> list[str]:
     """`seeds --from-npy` with one hostile file."""
-    write(yard.data / "0000.jpg", photograph("PNG"))
-    write(yard.data / "0001.jpg", photograph())
+    write(yard.data / "0000.jpg", image("PNG"))
+    write(yard.data / "0001.jpg", image())
     write(yard.data / "tags.csv", "image,tags\n0000.jpg,cat\n0001.jpg,dog\n")
     write(yard.data / "npy/0000.npy", content)
     return ["seeds", "--from-npy", "npy", "--data.root", ".", "--out", OUT, "--workers", "0", "--device", "cpu"]

@@ -46,7 +46,7 @@ class Yard:
 
     @property
     def scenes(self) -> Path:
-        """Generated photographs."""
+        """Generated images."""
         return Path(self.fixture("scenes"))
 
     @property

@@ -35,11 +35,11 @@ SAYS = {
     "list-climbing": "is no ID",
     "list-thousands": "nothing is drawn there",
     "no-list-": "is no JSON list",
-    "id-number": "no data.photo_id",
+    "id-number": "no data.image_id",
     "id-long": "",
     "id-very-long": "",
     "id-record": "",
-    "id-list": "no data.photo_id",
+    "id-list": "no data.image_id",
     "id-": "is no ID",
     "height-1000000000": "at most",
     "height-": "no height and width",
@@ -161,7 +161,7 @@ def _label_studio(yard: Yard, tasks: Tasks) -> list[str]:
 def _task(**data: object) -> dict[str, Any]:
     value = {"format": "rle", "rle": encode_brush(np.ones((4, 4), np.bool_)), "brushlabels": ["cat"]}
     region = {"type": "brushlabels", "original_width": 4, "original_height": 4, "image_rotation": 0, "value": value}
-    return {"data": {"photo_id": "one", "height": 4, "width": 4} | data, "annotations": [{"result": [region]}]}
+    return {"data": {"image_id": "one", "height": 4, "width": 4} | data, "annotations": [{"result": [region]}]}
 
 
 def _changed(change: Callable[[dict[str, Any]], object]) -> Tasks:
@@ -189,7 +189,7 @@ def _tasks() -> dict[str, Tasks]:
         "very-long": "n/" * 5000 + "n",
         "record": "tag2mask-export.json/one",
     }
-    found: dict[str, Tasks] = {f"id-{name}": [_task(photo_id=photo_id)] for name, photo_id in ids.items()}
+    found: dict[str, Tasks] = {f"id-{name}": [_task(image_id=image_id)] for name, image_id in ids.items()}
     found |= {f"height-{height}": [_task(height=height)] for height in (-1, 10**9, 4.5, True, None)}
     return found | {
         "no-list-nothing": "",
@@ -205,7 +205,7 @@ def _tasks() -> dict[str, Tasks]:
         "numbers": [1, 2, 3],
         "empty-list": "[]",
         "twice": [_task(), _task()],
-        "file-and-folder": [_task(photo_id="one.png/two", height=-1), _task(photo_id="", height=4)],
+        "file-and-folder": [_task(image_id="one.png/two", height=-1), _task(image_id="", height=4)],
         "annotations-text": _changed(lambda task: task.update(annotations="x")),
         "annotations-numbers": _changed(lambda task: task.update(annotations=[1])),
         "annotations-two": _changed(lambda task: task["annotations"].append(task["annotations"][0])),
@@ -229,7 +229,7 @@ def _tasks() -> dict[str, Tasks]:
 
 
 def _scrambled(yard: Yard, seed: float) -> list[str]:
-    rng, text = random.Random(seed), bytearray(json.dumps([_task(), _task(photo_id="two")]).encode())
+    rng, text = random.Random(seed), bytearray(json.dumps([_task(), _task(image_id="two")]).encode())
     for _ in range(rng.randint(1, 6)):
         text[rng.randrange(len(text))] = rng.choice(b'{}[]",:0919e-.nt\\\xff')
     return _label_studio(yard, bytes(text))

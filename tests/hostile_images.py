@@ -1,4 +1,4 @@
-"""Hostile photographs: cut off, damaged, bombs by their header, other files under an image's name, odd pixels."""
+"""Hostile images: cut off, damaged, bombs by their header, other files under an image's name, odd pixels."""
 
 import io
 import pickle
@@ -23,7 +23,7 @@ DAMAGES = 2
 
 
 @cache
-def photograph(kind: str = "JPEG", **options: Any) -> bytes:
+def image(kind: str = "JPEG", **options: Any) -> bytes:
     """A sound one of 48 × 40 pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     image, file = Image.fromarray(pixels).resize((48, 40)), io.BytesIO()
@@ -39,9 +39,9 @@ def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def checked(yard: Yard, name: str, content: bytes) -> list[str]:
-    """`check` of class folders with one hostile photograph among two sound ones."""
-    write(yard.data / "cat/one.jpg", photograph())
-    write(yard.data / "dog/two.png", photograph("PNG"))
+    """`check` of class folders with one hostile image among two sound ones."""
+    write(yard.data / "cat/one.jpg", image())
+    write(yard.data / "dog/two.png", image("PNG"))
     write(yard.data / "dog" / name, content)
     return ["check", "."]
 
@@ -67,7 +67,7 @@ def cases(rng: random.Random) -> Iterator[Case]:
 
 def _cut(rng: random.Random) -> Iterator[Case]:
     for kind, suffix in FORMATS.items():
-        whole = photograph(kind)
+        whole = image(kind)
         # Behind three quarters some formats have all pixels: only what follows them is gone.
         for place in sorted(rng.sample(range(1, len(whole) * 3 // 4), CUTS)):
             yield _case("cut-off", f"{suffix}-{place}", f"hostile.{suffix}", whole[:place])
@@ -75,7 +75,7 @@ def _cut(rng: random.Random) -> Iterator[Case]:
 
 def _damaged(rng: random.Random) -> Iterator[Case]:
     for kind, suffix in FORMATS.items():
-        whole = photograph(kind)
+        whole = image(kind)
         for number in range(DAMAGES):
             broken = bytearray(whole)
             for place in rng.sample(range(2, len(whole)), 1 + 4 * number):
@@ -110,23 +110,23 @@ def claiming(whole: bytes, place: int, form: str, *sides: int) -> bytes:
 
 def bmp(width: int, height: int) -> bytes:
     """A BMP of any claimed size."""
-    return claiming(photograph("BMP"), 18, "<ii", width, height)
+    return claiming(image("BMP"), 18, "<ii", width, height)
 
 
 def gif(width: int, height: int) -> bytes:
     """A GIF of any claimed size, of its screen and of its frame."""
-    whole = claiming(photograph("GIF"), 6, "<HH", width, height)
+    whole = claiming(image("GIF"), 6, "<HH", width, height)
     return claiming(whole, whole.index(b",\0\0\0\0") + 5, "<HH", width, height)
 
 
 def jpeg(width: int, height: int) -> bytes:
     """A JPEG of any claimed size."""
-    return claiming(photograph(), photograph().index(b"\xff\xc0") + 5, ">HH", height, width)
+    return claiming(image(), image().index(b"\xff\xc0") + 5, ">HH", height, width)
 
 
 def jpeg2000(width: int, height: int) -> bytes:
     """A JPEG 2000 that claims any size in both of its headers."""
-    whole = photograph("JPEG2000")
+    whole = image("JPEG2000")
     sized = claiming(whole, whole.index(b"ihdr") + 4, ">II", height, width)
     return claiming(sized, whole.index(b"\xff\x51") + 6, ">II", width, height)
 
@@ -134,7 +134,7 @@ def jpeg2000(width: int, height: int) -> bytes:
 def webp(width: int, height: int) -> bytes:
     """An extended WebP whose canvas claims any size."""
     sides = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
-    body = b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4) + sides + photograph("WEBP")[12:]
+    body = b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4) + sides + image("WEBP")[12:]
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
@@ -187,13 +187,13 @@ def _others() -> dict[str, bytes]:
         "photoshop": b"8BPS" + bytes(60),
         "hdf5": b"\x89HDF\r\n\x1a\n" + bytes(60),
         "lfs-pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n",
-        "two-signatures": b"\x89PNG\r\n\x1a\n\xff\xd8\xff" + photograph(),
+        "two-signatures": b"\x89PNG\r\n\x1a\n\xff\xd8\xff" + image(),
     }
 
 
 def _odd_pixels() -> dict[str, tuple[bytes, bool]]:
     """Whole files of unusual pixels, and whether they can be used; tests/test_real_pixels.py has the sound kinds."""
-    colours = Image.open(io.BytesIO(photograph("PNG")))
+    colours = Image.open(io.BytesIO(image("PNG")))
     whole = saved(colours.quantize(16), "PNG")
     at = whole.index(b"IDAT") - 4
     short = (b"\0" + b"\xff" * 8) * 8
@@ -206,7 +206,7 @@ def _odd_pixels() -> dict[str, tuple[bytes, bool]]:
         "unknown-colour-type": (png(8, 8, colour=5, data=bytes(200)), False),
         "unknown-depth": (png(8, 8, depth=7, data=bytes(200)), False),
         "two-headers": (png(8, 8, png_chunk(b"IHDR", bytes(13)), data=bytes(200)), False),
-        "garbage-behind": (photograph("PNG") + b"executed" * 99, True),
+        "garbage-behind": (image("PNG") + b"executed" * 99, True),
     }
 
 
@@ -225,12 +225,12 @@ def _nonsense() -> dict[str, bytes]:
     info = PngImagePlugin.PngInfo()
     info.add_text("Comment", "\x1b[31m" * 99)
     return {f"exif-{name}": _with_exif(content) for name, content in exif.items()} | {
-        "profile-of-noise": photograph("JPEG", icc_profile=bytes(range(256)) * 9),
-        "text-with-escapes": saved(Image.open(io.BytesIO(photograph("PNG"))), "PNG", pnginfo=info),
-        "xmp-bomb": photograph("JPEG", xmp=b"<!DOCTYPE x [<!ENTITY a 'aaaa'>]>" + b"&a;" * 9000),
+        "profile-of-noise": image("JPEG", icc_profile=bytes(range(256)) * 9),
+        "text-with-escapes": saved(Image.open(io.BytesIO(image("PNG"))), "PNG", pnginfo=info),
+        "xmp-bomb": image("JPEG", xmp=b"<!DOCTYPE x [<!ENTITY a 'aaaa'>]>" + b"&a;" * 9000),
     }
 
 
 def _with_exif(content: bytes) -> bytes:
     segment = b"Exif\0\0" + content
-    return b"\xff\xd8\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + photograph()[2:]
+    return b"\xff\xd8\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + image()[2:]

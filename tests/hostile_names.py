@@ -9,7 +9,7 @@ from shutil import copytree
 import numpy as np
 
 from hostile_case import OUT, Case, Yard, write
-from hostile_images import photograph
+from hostile_images import image
 from tag2mask.data import write_mask
 
 NAMES: dict[str, tuple[bytes, str]] = {
@@ -69,16 +69,16 @@ def cases(rng: random.Random) -> Iterator[Case]:
 
 
 def _photo(yard: Yard, name: str) -> list[str]:
-    """An empty photograph of that name."""
-    write(yard.data / "cat/one.jpg", photograph())
+    """An empty image of that name."""
+    write(yard.data / "cat/one.jpg", image())
     write(yard.data / f"cat/{name}.jpg", b"")
     return ["check", "."]
 
 
 def _class(yard: Yard, name: str) -> list[str]:
     """A class of that name."""
-    write(yard.data / "cat/one.jpg", photograph())
-    write(yard.data / name / "two.jpg", photograph("PNG"))
+    write(yard.data / "cat/one.jpg", image())
+    write(yard.data / name / "two.jpg", image("PNG"))
     return ["check", "."]
 
 
@@ -89,14 +89,14 @@ def _root(yard: Yard, name: str) -> list[str]:
 
 
 def _missing(yard: Yard, name: str) -> list[str]:
-    """Photographs that are not there."""
+    """Images that are not there."""
     write(yard.data / "model", b"")
     return ["predict", "model", "--out", OUT, "--", f"{name}/no"]
 
 
 def _split(yard: Yard, name: str) -> list[str]:
     """A split that a table does not have."""
-    write(yard.data / "one.jpg", photograph())
+    write(yard.data / "one.jpg", image())
     write(yard.data / "tags.csv", "image,tags,split\none.jpg,cat,train\n")
     return ["train", "--data.root", ".", f"--data.split={name}", "--out", OUT, "--dry-run"]
 
@@ -122,7 +122,7 @@ def _folder(yard: Yard, name: str) -> list[str]:
 
 def _table(yard: Yard, name: str) -> list[str]:
     """A class list that lacks the tag of that name."""
-    write(yard.data / "one.jpg", photograph())
+    write(yard.data / "one.jpg", image())
     cell = name.replace('"', '""')
     write(yard.data / "tags.csv", f'image,tags\none.jpg,"x{cell}x"\n')
     return ["train", "--data.root", ".", "--data.classes", "cat,dog", "--out", OUT, "--dry-run"]

@@ -1,4 +1,4 @@
-"""Hostile networks for `predict`, and hostile places and names of photographs for it."""
+"""Hostile networks for `predict`, and hostile places and names of images for it."""
 
 import io
 import json
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from hostile_case import OUT, Case, Executes, Yard, write
-from hostile_images import photograph
+from hostile_images import image
 from hostile_names import NAMES
 
 Description = dict[str, Any]
@@ -30,7 +30,7 @@ def cases(rng: random.Random) -> Iterator[Case]:
 
 
 def _predicted(yard: Yard, network: bytes, place: str = "photos") -> list[str]:
-    write(yard.data / "photos/one.jpg", photograph())
+    write(yard.data / "photos/one.jpg", image())
     write(yard.data / "model.safetensors", network)
     return ["predict", "model.safetensors", place, "--out", OUT, "--workers", "0", "--device", "cpu"]
 
@@ -130,7 +130,7 @@ def _descriptions() -> dict[str, Callable[[Description], object]]:
 
 
 def _patterns() -> dict[str, str]:
-    """Places of photographs that are none, or would put masks elsewhere."""
+    """Places of images that are none, or would put masks elsewhere."""
     return {
         "climbing": "photos/*/../../*.png",
         "climbing-outside": "*/../../../secret.png",
@@ -143,14 +143,14 @@ def _patterns() -> dict[str, str]:
 
 def _at(yard: Yard, pattern: str) -> list[str]:
     (yard.data / "photos/deep").mkdir(parents=True)
-    write(yard.top / "a/b/c/other.png", photograph("PNG"))
+    write(yard.top / "a/b/c/other.png", image("PNG"))
     return _predicted(yard, _sound(yard), pattern)
 
 
 def _names(yard: Yard) -> list[str]:
-    """Sound and empty photographs of all names at once: each gets a mask, or a line."""
+    """Sound and empty images of all names at once: each gets a mask, or a line."""
     for raw, _ in NAMES.values():
         name = raw.decode("utf-8", "surrogateescape")
-        write(yard.data / f"photos/{name}.png", photograph("PNG"))
+        write(yard.data / f"photos/{name}.png", image("PNG"))
         write(yard.data / f"photos/no {name[:200]}.jpg", b"")
     return _predicted(yard, _sound(yard))

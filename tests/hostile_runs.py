@@ -21,7 +21,7 @@ GARBAGE: dict[str, bytes | str] = {
     "noise": bytes(range(256)),
     "empty-mapping": "{}",
     "wrong-kinds": json.dumps(
-        {"fingerprint": 7, "settings": [], "inputs": "x", "train": 1, "cams": {"val": []}, "photographs": "x"}
+        {"fingerprint": 7, "settings": [], "inputs": "x", "train": 1, "cams": {"val": []}, "images": "x"}
     ),
 }
 

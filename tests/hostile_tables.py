@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator
 
 from hostile_case import Case, Yard, write, yaml_payload
-from hostile_images import photograph
+from hostile_images import image
 
 SOUND = "image,tags\none.jpg,cat\ntwo.jpg,dog\n"
 
@@ -28,7 +28,7 @@ def cases(rng: random.Random) -> Iterator[Case]:
 def _checked(yard: Yard, content: bytes | str) -> list[str]:
     """`check` of a table next to two images; a third lies outside."""
     for name in ("one", "two"):
-        write(yard.data / f"{name}.jpg", photograph())
+        write(yard.data / f"{name}.jpg", image())
     write(yard.data / "tags.csv", content)
     return ["check", "."]
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from hostile_case import Case, Yard, write
-from hostile_images import photograph, png, saved
+from hostile_images import image, png, saved
 from hostile_tables import SOUND
 
 
@@ -44,7 +44,7 @@ def _device(target: str) -> Callable[[Path], None]:
 
 
 def _files() -> dict[str, tuple[Callable[[Path], None], str, tuple[int, ...]]]:
-    """What stands where a photograph should; what cannot be one is passed over as a folder listing passes it over."""
+    """What stands where an image should; what cannot be one is passed over as a folder listing passes it over."""
     return {
         "pipe": (os.mkfifo, "", (0,)),
         "zeros": (_device("/dev/zero"), "", (0,)),
@@ -61,22 +61,22 @@ def _files() -> dict[str, tuple[Callable[[Path], None], str, tuple[int, ...]]]:
 
 
 def _placed(yard: Yard, place: Callable[[Path], None]) -> list[str]:
-    write(yard.data / "cat/one.jpg", photograph())
-    write(yard.data / "dog/two.jpg", photograph("PNG"))
+    write(yard.data / "cat/one.jpg", image())
+    write(yard.data / "dog/two.jpg", image("PNG"))
     place(yard.data / "dog/bad.jpg")
     return ["check", "."]
 
 
 def _table(yard: Yard, place: Callable[[Path], None]) -> list[str]:
-    write(yard.data / "one.jpg", photograph())
+    write(yard.data / "one.jpg", image())
     place(yard.data / "tags.csv")
     return ["check", ".", "--data.tags", "tags.csv"]
 
 
 def _listed(yard: Yard, place: Callable[[Path], None]) -> list[str]:
-    """A table whose photograph is no file."""
+    """A table whose image is no file."""
     place(yard.data / "one.jpg")
-    write(yard.data / "two.jpg", photograph())
+    write(yard.data / "two.jpg", image())
     write(yard.data / "tags.csv", SOUND)
     return ["check", "."]
 
@@ -85,8 +85,8 @@ XML = "<annotation><object><name>cat</name></object></annotation>"
 
 
 def _voc(yard: Yard, listed: bytes | str, annotation: bytes | str) -> list[str]:
-    """A VOC root of one photograph."""
-    write(yard.data / "JPEGImages/one.jpg", photograph())
+    """A VOC root of one image."""
+    write(yard.data / "JPEGImages/one.jpg", image())
     write(yard.data / "ImageSets/Segmentation/train.txt", listed)
     write(yard.data / "Annotations/one.xml", annotation)
     return ["check", ".", "--data.kind", "voc", "--data.split", "train"]
@@ -108,7 +108,7 @@ def _lists() -> dict[str, tuple[bytes | str, str]]:
         "utf-16": ("one\n".encode("utf-16"), "train.txt"),
         "noise": (bytes(range(128, 256)), "train.txt"),
         "empty": ("", ""),
-        "image": (photograph(), "train.txt"),
+        "image": (image(), "train.txt"),
         "thousands": ("".join(f"no{number}\n" for number in range(3000)), "train.txt line 1:"),
     }
 
@@ -150,8 +150,8 @@ def _sound() -> Document:
 
 
 def _coco(yard: Yard, change: Callable[[Document], object]) -> list[str]:
-    """A COCO root of one photograph."""
-    write(yard.data / "train/one.jpg", photograph())
+    """A COCO root of one image."""
+    write(yard.data / "train/one.jpg", image())
     document = _sound()
     changed = change(document)
     text = changed if isinstance(changed, str | bytes) else json.dumps(document)
@@ -210,7 +210,7 @@ def _scrambled(document: Document, rng: random.Random) -> bytes:
 
 
 def _mask(yard: Yard, content: bytes) -> list[str]:
-    write(yard.data / "one.jpg", photograph())
+    write(yard.data / "one.jpg", image())
     write(yard.data / "tags.csv", "image,tags\none.jpg,cat;dog\n")
     write(yard.data / "masks/one.png", content)
     return ["check", ".", "--data.masks", "masks"]

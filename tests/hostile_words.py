@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator
 
 from hostile_case import OUT, Case, Yard, write
-from hostile_images import photograph
+from hostile_images import image
 from hostile_tables import SOUND
 
 WORDS: dict[str, list[str]] = {
@@ -49,8 +49,8 @@ def cases(rng: random.Random) -> Iterator[Case]:
 
 
 def _train(yard: Yard, name: str, words: list[str]) -> list[str]:
-    write(yard.data / "one.jpg", photograph())
-    write(yard.data / "two.jpg", photograph("PNG"))
+    write(yard.data / "one.jpg", image())
+    write(yard.data / "two.jpg", image("PNG"))
     write(yard.data / "tags.csv", SOUND)
     write(yard.data / "hostile_module.py", f"import os\nos.mkdir({str(yard.marker)!r})\nclass Data: pass\n")
     if name in ("nothing", "unknown-verb"):

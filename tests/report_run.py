@@ -1,4 +1,4 @@
-"""A small run folder for the tests of the report: six generated photographs, all that a run can hold, hostile names."""
+"""A small run folder for the tests of the report: six generated images, all that a run can hold, hostile names."""
 
 import json
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tag2mask.data import Photo, PhotoSet, write_mask
+from tag2mask.data import ImageItem, ImageSet, write_mask
 from tag2mask.data.cam_files import CamFile, write_cam
 from tag2mask.report import ReportSettings
 
@@ -25,9 +25,9 @@ class SmallReport(ReportSettings):
     width: int = 96
 
 
-def build_run(folder: Path, *, truth: bool = True) -> tuple[Path, PhotoSet]:
-    """A run and its photographs: one or two tags each; the mask of the first is its truth, the others' are shifted."""
-    run, photos = folder / "run <b>", []
+def build_run(folder: Path, *, truth: bool = True) -> tuple[Path, ImageSet]:
+    """A run and its images: one or two tags each; the mask of the first is its truth, the others' are shifted."""
+    run, items = folder / "run <b>", []
     for number, name in enumerate(IDS):
         tags = sorted({number % 3 + 1, (number + number % 2) % 3 + 1})
         mask = _scene(tags)
@@ -37,12 +37,12 @@ def build_run(folder: Path, *, truth: bool = True) -> tuple[Path, PhotoSet]:
         Image.fromarray(image.astype(np.uint8)).save(path)
         truth_path = folder / "truth" / f"{number}.png"
         write_mask(truth_path, mask)
-        photos.append(Photo(name, path, tuple(tags), truth_path if truth else None))
+        items.append(ImageItem(name, path, tuple(tags), truth_path if truth else None))
         for kind in ("classifier", "prototype", "pot"):
             write_cam(run / "cams" / kind / f"{name}.npz", make_cam(kind, tags, number))
         write_mask(run / "masks" / f"{name}.png", np.roll(np.where(mask == 255, 0, mask), 7 * number, axis=1))
     _write_texts(run)
-    return run, PhotoSet(CLASSES, tuple(photos), folder)
+    return run, ImageSet(CLASSES, tuple(items), folder)
 
 
 def make_cam(kind: str, tags: list[int], number: int) -> CamFile:

@@ -1,4 +1,4 @@
-"""A small run to review, made without training: photographs, tags, masks, CAMs and predictions of 20 classes."""
+"""A small run to review, made without training: images, tags, masks, CAMs and predictions of 20 classes."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from PIL import ExifTags, Image
 from tag2mask.data import DataSettings, write_mask
 from tag2mask.data.cam_files import CamFile, write_cam
 from tag2mask.data.corrections import Corrections
-from tag2mask.review import Desk, reviewed_photos
+from tag2mask.review import Desk, reviewed_images
 from tag2mask.runs.config import Config
 from tag2mask.runs.run_folder import RunFolder
 
@@ -23,14 +23,14 @@ def build_run(folder: Path) -> Path:
     """A run folder; `turned` lies on its side in its file, `broken` is no image, `last` has a prediction alone."""
     data, run = folder / "data", folder / "run"
     lines = ["image,tags"]
-    for number, photo_id in enumerate(IDS):
-        path = data / f"{photo_id}.jpg"
+    for number, image_id in enumerate(IDS):
+        path = data / f"{image_id}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_photo(path, number, turned=photo_id == "turned")
-        lines.append(f"{photo_id}.jpg,{';'.join(CLASSES[tag - 1] for tag in TAGS[photo_id])}")
-        if photo_id != "last":
-            write_mask(run / "masks" / f"{photo_id}.png", every_value(number))
-        write_cam(run / "cams" / "pot" / f"{photo_id}.npz", _cam(TAGS[photo_id]))
+        _write_photo(path, number, turned=image_id == "turned")
+        lines.append(f"{image_id}.jpg,{';'.join(CLASSES[tag - 1] for tag in TAGS[image_id])}")
+        if image_id != "last":
+            write_mask(run / "masks" / f"{image_id}.png", every_value(number))
+        write_cam(run / "cams" / "pot" / f"{image_id}.npz", _cam(TAGS[image_id]))
     (data / "broken.jpg").write_bytes(b"no image")
     write_mask(run / "predictions" / "val" / "last.png", every_value(9))
     (data / "tags.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -45,8 +45,8 @@ def open_desk(run: Path) -> Desk:
     data = run.parent / "data"
     config = Config(out=run, data=DataSettings(root=data, classes=str(data / "classes.txt")))
     folder = RunFolder(run)
-    photos = reviewed_photos(config, folder)
-    return Desk(photos, folder, Corrections(run / "corrections", photos.classes), pixel_limit=100_000)
+    images = reviewed_images(config, folder)
+    return Desk(images, folder, Corrections(run / "corrections", images.classes), pixel_limit=100_000)
 
 
 def every_value(seed: int) -> np.ndarray:

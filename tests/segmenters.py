@@ -76,7 +76,7 @@ def obvious_mean_logits(network: TinySegmenter, image: Tensor, scales: list[floa
         more = int(network.align_corners)
         whole = network.pixel_mean.expand(1, 3, *(-(-(s - more) // stride) * stride + more for s in scaled)).clone()
         whole[..., : scaled[0], : scaled[1]] = resized
-        # Where pixels of the photograph lie in the filled image: -1 and 1 are its edges, or its outer pixels' middles.
+        # Where pixels of the image lie in the filled image: -1 and 1 are its edges, or its outer pixels' middles.
         lines = [
             2 * ((torch.arange(side, dtype=torch.float64) + 0.5) / side * part - more / 2) / max(1, full - more) - 1
             for side, part, full in zip(size, scaled, whole.shape[2:], strict=True)

@@ -14,7 +14,7 @@ from run_tiny import Capture, files_of, run
 from tag2mask.cams.clip.npy_files import NpyCams, write_npy_cams
 from tag2mask.core.errors import Tag2maskError
 from tag2mask.core.provenance import cam_origin, image_origin, is_of_image, mask_origin
-from tag2mask.data import open_photos
+from tag2mask.data import open_images
 from tag2mask.data.cam_files import read_cam
 from tag2mask.data.images import read_mask, write_mask
 from tag2mask.data.settings import DataSettings
@@ -102,7 +102,7 @@ def test_a_mask_is_made_again_without_a_tag_that_went(data: tuple[Path, Path]) -
     assert set(np.unique(read_mask(out / "masks/train/0003.png"))) <= {0, 2, 255}
 
 
-def test_refine_alone_names_photographs_with_new_tags(data: tuple[Path, Path], capsys: Capture) -> None:
+def test_refine_alone_names_images_with_new_tags(data: tuple[Path, Path], capsys: Capture) -> None:
     root, out = data
     retag(root, "train/0000.jpg,dab", "train/0000.jpg,dab;fen")
     masks = files_of(out / "masks")
@@ -113,7 +113,7 @@ def test_refine_alone_names_photographs_with_new_tags(data: tuple[Path, Path], c
     assert files_of(out / "masks") == masks
     assert run("train", root, out) == 0
     said = " ".join(capsys.readouterr().err.split())
-    assert "the network that is there was trained on 10 photographs, and now some of them" in said
+    assert "the network that is there was trained on 10 images, and now some of them" in said
     assert run("cams", root, out) == run("refine", root, out) == 0
     assert changed_masks(out, masks) == ["train/0000.png"]
 
@@ -124,7 +124,7 @@ def test_a_training_is_not_gone_on_with_on_other_data(data: tuple[Path, Path], c
     image = image_of(root, cams_of(out)[0], out)
     Image.new("RGB", (40, 40), "red").save(image)
     assert run("train", root, out) == 2
-    assert "was begun on 10 photographs" in " ".join(capsys.readouterr().err.split())
+    assert "was begun on 10 images" in " ".join(capsys.readouterr().err.split())
     assert not (out / "train/network.safetensors").exists()
     assert run("train", root, out, restart="train") == 0
     (out / "train/network.safetensors").unlink()
@@ -163,10 +163,10 @@ def test_a_mask_that_somebody_drew_into_the_folder_stays(data: tuple[Path, Path]
 
 def test_base_cams_follow_their_images(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
     root, out, npy = Path(copytree(scenes, tmp_path / "data")), tmp_path / "out", tmp_path / "npy"
-    for photo in open_photos(DataSettings(root=root, split="train")).photos:
-        maps = np.random.default_rng(0).random((len(photo.tags), 4, 4)).astype(np.float16)
+    for item in open_images(DataSettings(root=root, split="train")).items:
+        maps = np.random.default_rng(0).random((len(item.tags), 4, 4)).astype(np.float16)
         write_npy_cams(
-            npy / f"{photo.id}.npy", NpyCams(np.array(photo.tags) - 1, np.repeat(maps, 16, 1).repeat(16, 2), maps)
+            npy / f"{item.id}.npy", NpyCams(np.array(item.tags) - 1, np.repeat(maps, 16, 1).repeat(16, 2), maps)
         )
     options = {"seeds__from_npy": str(npy), "external__suppression": "0.5", "cams__kinds": "[pot,fused]"}
     assert run("run", root, out, **options) == 0

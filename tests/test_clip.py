@@ -22,7 +22,7 @@ def unit_rows(rows: int, seed: int) -> Tensor:
 
 
 def images_of(grids: tuple[tuple[int, int], ...], seed: int = 0) -> list[Tensor]:
-    """Random photographs, smooth enough to have regions."""
+    """Random images, smooth enough to have regions."""
     generator = torch.Generator().manual_seed(seed)
     small = [torch.randn(1, 3, h + 1, w + 1, generator=generator) for h, w in grids]
     sizes = [(h * PATCH, w * PATCH) for h, w in grids]
@@ -80,7 +80,7 @@ def test_a_class_that_the_model_is_sure_of_keeps_its_map() -> None:
     assert all(own.gradcams.amax((1, 2)).allclose(torch.ones(len(own.labels))) for own in found)
 
 
-def test_photographs_without_tags_and_classes_without_rivals() -> None:
+def test_images_without_tags_and_classes_without_rivals() -> None:
     clip, texts, images = Clip(tiny_model(1)), unit_rows(6, 1), images_of(GRIDS[:2])
     none = clip_cams(clip, images, tags_of([[], []], 6), texts, unit_rows(4, 2))
     assert [own.cams.shape for own in none] == [(0, *GRIDS[0]), (0, *GRIDS[1])]
@@ -89,7 +89,7 @@ def test_photographs_without_tags_and_classes_without_rivals() -> None:
     assert alone.cams.isfinite().all()
 
 
-def test_a_photograph_does_not_depend_on_its_batch() -> None:
+def test_a_image_does_not_depend_on_its_batch() -> None:
     clip, texts, others, images = Clip(tiny_model(1)), unit_rows(6, 1), unit_rows(4, 2), images_of(GRIDS)
     together = clip_cams(clip, images, tags_of(TAGS, 6), texts, others)
     for number, image in enumerate(images):
@@ -139,7 +139,7 @@ def test_ranges_leave_padding_and_flat_maps_at_zero() -> None:
     assert ranged(maps, valid).tolist() == [[0, 1, 0.5, 0], [0, 0, 0, 0]]
 
 
-def test_grids_round_up_and_large_photographs_are_reduced() -> None:
+def test_grids_round_up_and_large_images_are_reduced() -> None:
     clip = Clip(tiny_model())
     assert clip.grid((375, 500)) == (47, 63) and clip.grid((1, 9)) == (1, 2)
     assert clip.grid((3000, 4000), 320) == (30, 40) and clip.grid((100, 100), 320) == (13, 13)

@@ -178,7 +178,7 @@ def test_without_cams_and_network_nothing_is_judged() -> None:
         judge(gather(torch.zeros(3, 3, dtype=torch.uint8), torch.tensor([0, 1], dtype=torch.uint8)))
 
 
-def test_a_photograph_without_tags_is_judged_by_what_the_network_sees_and_by_nothing_else() -> None:
+def test_a_image_without_tags_is_judged_by_what_the_network_sees_and_by_nothing_else() -> None:
     labels, ids = torch.zeros(40, 50, dtype=torch.uint8), torch.tensor([0], dtype=torch.uint8)
     cams = ClassMaps(ids, torch.ones(1, 5, 5))
     names, seen = ("background", "cat", "dog"), disc((20, 25), 10)
@@ -193,7 +193,7 @@ def test_a_photograph_without_tags_is_judged_by_what_the_network_sees_and_by_not
 
 
 @pytest.mark.parametrize(("network", "cams"), [(True, True), (True, False), (False, True)])
-def test_a_mask_that_fills_the_photograph_is_certain_where_nobody_sees_background(network: bool, cams: bool) -> None:
+def test_a_mask_that_fills_the_image_is_certain_where_nobody_sees_background(network: bool, cams: bool) -> None:
     ids, labels = torch.tensor([0, 2], dtype=torch.uint8), torch.full((40, 50), 2, dtype=torch.uint8)
     found = []
     for background in (0.005, 0.4):

@@ -25,11 +25,11 @@ from tag2mask.core.provenance import mask_origin
 from tag2mask.data.cam_files import CamFile, read_cam, write_cam
 from tag2mask.data.corrections import Corrections, Decision
 from tag2mask.data.images import read_mask, write_mask
-from tag2mask.data.manifest import Photo
+from tag2mask.data.manifest import ImageItem
 from tag2mask.export.formats import ExportSettings, export_masks
 from tag2mask.quality.features import FIELDS, NETWORK_FIELDS, stored_evidence
 from tag2mask.quality.ranking import CLASSES, IMAGES, QUALITY, read_ranking
-from tag2mask.runs.dataset import photographs
+from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import StageResult
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.stages import registry as together
@@ -163,10 +163,10 @@ def request(out: Path, *more: str) -> Invocation:
     return found[1]
 
 
-def inputs(out: Path) -> tuple[QualityInputs, list[Photo]]:
+def inputs(out: Path) -> tuple[QualityInputs, list[ImageItem]]:
     config = request(out).config
-    photos = photographs(config, RunFolder(out))
-    return QualityInputs.of(config, RunFolder(out), photos, StageResult("confidence")), list(photos.photos)
+    images = run_images(config, RunFolder(out))
+    return QualityInputs.of(config, RunFolder(out), images, StageResult("confidence")), list(images.items)
 
 
 def test_the_network_is_a_witness_unless_it_learnt_from_truth(
@@ -177,7 +177,7 @@ def test_the_network_is_a_witness_unless_it_learnt_from_truth(
     assert (lambda told: (told["done"], told["skipped"]))(result_of(capsys, copied)) == (10, 0)
     classes = rows(copied / CLASSES)
     assert all(0 <= float(row[field]) <= 1 for row in classes for field in NETWORK_FIELDS)
-    assert len({row["network_expected"] for row in classes}) > 5  # it looked at each photograph
+    assert len({row["network_expected"] for row in classes}) > 5  # it looked at each image
     stored = stored_evidence(evidence_files(copied)[0])
     assert stored is not None and "network" in json.loads(json.loads(stored[1])[0])
     assert result_of(capsys, copied)["done"] == 0
@@ -202,24 +202,24 @@ def test_the_network_is_a_witness_unless_it_learnt_from_truth(
 
 
 def test_evidence_of_other_tags_is_stale(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    own, photos = inputs(copied)
-    photo = next(photo for photo in photos if photo.tags)
-    assert own.evidence_of(photo) is not None and not own.is_stale(photo)
-    other = replace(photo, tags=(1, 2) if photo.tags != (1, 2) else (1,))
+    own, items = inputs(copied)
+    item = next(item for item in items if item.tags)
+    assert own.evidence_of(item) is not None and not own.is_stale(item)
+    other = replace(item, tags=(1, 2) if item.tags != (1, 2) else (1,))
     assert own.evidence_of(other) is None and own.is_stale(other)
-    classes = photographs(request(copied).config, RunFolder(copied)).classes
+    classes = run_images(request(copied).config, RunFolder(copied)).classes
     corrections = Corrections(copied / "corrections", classes)
-    corrections.write(photo.id, Decision.now(tags=[classes[tag - 1] for tag in other.tags]))
-    (corrections.folder / f"{photos[-1].id}.json").parent.mkdir(parents=True, exist_ok=True)
-    (corrections.folder / f"{photos[-1].id}.json").write_text("no decision")
+    corrections.write(item.id, Decision.now(tags=[classes[tag - 1] for tag in other.tags]))
+    (corrections.folder / f"{items[-1].id}.json").parent.mkdir(parents=True, exist_ok=True)
+    (corrections.folder / f"{items[-1].id}.json").write_text("no decision")
     told = result_of(capsys, copied, "--data.corrections", str(corrections.folder), code=1)
-    assert "run `tag2mask cams` first" in told["failed"][photo.id] and photos[-1].id in told["failed"]
-    assert {row["image"] for row in rows(copied / IMAGES)} == {each.id for each in photos} - {photo.id, photos[-1].id}
+    assert "run `tag2mask cams` first" in told["failed"][item.id] and items[-1].id in told["failed"]
+    assert {row["image"] for row in rows(copied / IMAGES)} == {each.id for each in items} - {item.id, items[-1].id}
 
 
 def test_what_people_settled_is_marked_and_the_report_leaves_it_out(copied: Path) -> None:
     first, second, third = [each.image for each in read_ranking(copied)][:3]
-    corrections = Corrections(copied / "corrections", photographs(request(copied).config, RunFolder(copied)).classes)
+    corrections = Corrections(copied / "corrections", run_images(request(copied).config, RunFolder(copied)).classes)
     corrections.write(first, Decision.now("accepted"), read_mask(copied / f"masks/{first}.png"))
     more = ("--data.corrections", str(corrections.folder))
     assert rank(copied, *more) == 0
@@ -241,11 +241,11 @@ def test_cams_are_seen_as_they_were_refined(copied: Path, scenes: Path, capsys: 
     assert result_of(capsys, copied, "--refine.background_threshold", "0.5", "--restart", "confidence")["done"] == 10
     assert files_of(copied / "confidence") == before
     tables = [rows(copied / table) for table in (IMAGES, CLASSES)]
-    photo = next(photo for photo in inputs(copied)[1] if len(photo.tags) == 1)
-    path = copied / f"cams/classifier/{photo.id}.npz"
+    item = next(item for item in inputs(copied)[1] if len(item.tags) == 1)
+    path = copied / f"cams/classifier/{item.id}.npz"
     cam = read_cam(path)
     ids = np.array([1, 2], dtype=cam.ids.dtype)
-    maps = np.stack([cam.cams[0] if own == photo.tags[0] else np.ones_like(cam.cams[0]) for own in ids])
+    maps = np.stack([cam.cams[0] if own == item.tags[0] else np.ones_like(cam.cams[0]) for own in ids])
     write_cam(path, CamFile(ids, maps, cam.size))  # a class without a tag, which hides all background
     assert result_of(capsys, copied)["done"] == 1
     assert [rows(copied / table) for table in (IMAGES, CLASSES)] == tables
@@ -254,7 +254,7 @@ def test_cams_are_seen_as_they_were_refined(copied: Path, scenes: Path, capsys: 
 def test_a_split_without_masks_leaves_the_tables(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = files_of(copied / "confidence")
     told = result_of(capsys, copied, "--data.split", "val")
-    assert any("no photograph has a mask" in note and "is left as it is" in note for note in told["notes"])
+    assert any("no image has a mask" in note and "is left as it is" in note for note in told["notes"])
     assert files_of(copied / "confidence") == before
 
 
@@ -267,14 +267,14 @@ def test_truth_that_does_not_fit_is_named_and_the_mask_is_ranked_all_the_same(
     more = ("--data.masks", str(truth))
     told = result_of(capsys, copied, *more, code=1)
     assert str(truth / f"{first}.png") in told["failed"][first] and len(rows(copied / IMAGES)) == 10
-    assert any("truth of 9 photographs is too little" in note for note in told["notes"])
+    assert any("truth of 9 images is too little" in note for note in told["notes"])
     assert not (copied / QUALITY).exists()
     assert main(["report", str(copied), *more, "--report.least_certain", "1"]) == 0
     section = (copied / "report.html").read_text().partition('id="doubts"')[2].partition("</section>")[0]
     assert f"<h3><bdi>{first}</bdi></h3>" in section and "Truth" not in section
 
 
-def test_processes_count_each_photograph_once(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_count_each_image_once(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rmtree(copied / "confidence")
     monkeypatch.setattr(together, "process_count", lambda: 2)
     monkeypatch.setattr("tag2mask.stages.confidence.process_count", lambda: 2)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tag2mask.cli import main
 from tag2mask.core.errors import Tag2maskError, UsageError
-from tag2mask.data import DataSettings, open_photos, read_mask, write_mask
+from tag2mask.data import DataSettings, open_images, read_mask, write_mask
 from tag2mask.export.formats import ExportSettings, cvat, export_masks, labelstudio
 from tag2mask.export.formats.importers import import_masks, read_folder
 from tag2mask.export.formats.labelstudio import decode_brush, encode_brush
@@ -58,17 +58,17 @@ def _literal(values: list[int]) -> list[int]:
 def _masks() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     found = {}
-    for number, photo_id in enumerate(IDS):
+    for number, image_id in enumerate(IDS):
         mask = np.kron(rng.integers(0, 4, (5, 6)), np.ones((4, 5))).astype(np.uint8)
         mask[:3, : number * 5] = 255
-        found[photo_id] = mask
+        found[image_id] = mask
     return found
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for photo_id, mask in _masks().items():
-        write_mask(tmp_path / "masks" / f"{photo_id}.png", mask)
+    for image_id, mask in _masks().items():
+        write_mask(tmp_path / "masks" / f"{image_id}.png", mask)
     return tmp_path / "masks"
 
 
@@ -89,8 +89,8 @@ def _written(tasks: object, path: Path) -> Path:
 def _same(read: Any, masks: dict[str, np.ndarray]) -> None:
     found = dict(read)
     assert found.keys() == masks.keys()
-    for photo_id, mask in masks.items():
-        assert np.array_equal(found[photo_id], mask), photo_id
+    for image_id, mask in masks.items():
+        assert np.array_equal(found[image_id], mask), image_id
 
 
 @given(arrays.arrays(np.bool_, arrays.array_shapes(min_dims=2, max_dims=2, max_side=12)))
@@ -212,7 +212,7 @@ def test_what_is_not_annotated_is_passed_over_and_an_empty_annotation_is_backgro
     folder: Path, tmp_path: Path
 ) -> None:
     tasks = _tasks(folder, tmp_path / "out")
-    by_id = {task["data"]["photo_id"]: task for task in tasks}
+    by_id = {task["data"]["image_id"]: task for task in tasks}
     by_id[IDS[0]]["annotations"][0]["result"] = []
     by_id[IDS[1]]["annotations"][0]["was_cancelled"] = True
     found = dict(labelstudio.read(_written(tasks, tmp_path / "export.json"), CLASSES))
@@ -234,9 +234,9 @@ def test_a_folder_of_masks_is_read_and_checked(folder: Path) -> None:
     assert all("are no class" in reason for reason in found.values())
 
 
-def test_masks_are_written_that_are_of_a_photograph_and_its_size(scenes: Path, tmp_path: Path) -> None:
-    photos = open_photos(DataSettings(root=scenes))
-    first, second, *_ = photos.photos
+def test_masks_are_written_that_are_of_a_image_and_its_size(scenes: Path, tmp_path: Path) -> None:
+    images = open_images(DataSettings(root=scenes))
+    first, second, *_ = images.items
     good = read_mask(scenes / "masks" / f"{first.id}.png")
     masks = [
         Corrected(first.id, good),
@@ -244,18 +244,18 @@ def test_masks_are_written_that_are_of_a_photograph_and_its_size(scenes: Path, t
         Corrected("stranger", good),
         ("broken", "a reason"),
     ]
-    made = import_masks(masks, tmp_path / "out", photos.classes, photos)
+    made = import_masks(masks, tmp_path / "out", images.classes, images)
     assert made.done == 1 and made.failed.keys() == {second.id, "stranger", "broken"}
     assert [path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")] == [
         f"{first.id}.png"
     ]
     assert np.array_equal(read_mask(tmp_path / "out" / f"{first.id}.png"), good)
-    twice = import_masks([*masks[:1], *masks[:1], Corrected("c", good * 0)], tmp_path / "two", photos.classes)
+    twice = import_masks([*masks[:1], *masks[:1], Corrected("c", good * 0)], tmp_path / "two", images.classes)
     assert twice.done == 1 and "two masks" in twice.failed[first.id]
     with pytest.raises(Tag2maskError, match="no corrected mask"):
-        import_masks(masks[1:], tmp_path / "none", photos.classes, photos)
+        import_masks(masks[1:], tmp_path / "none", images.classes, images)
     with pytest.raises(Tag2maskError, match="is no ID"):
-        import_masks([Corrected("../up", good)], tmp_path / "none", photos.classes)
+        import_masks([Corrected("../up", good)], tmp_path / "none", images.classes)
     assert not (tmp_path / "none").exists() and not (tmp_path / "up.png").exists()
 
 

@@ -17,15 +17,15 @@ from tag2mask.cli import main
 from tag2mask.cli.commands import COMMANDS
 from tag2mask.cli.parsing import parse
 from tag2mask.core.errors import Tag2maskError, UsageError
-from tag2mask.data import DataSettings, open_photos, read_mask, write_mask
+from tag2mask.data import DataSettings, open_images, read_mask, write_mask
 from tag2mask.data.cam_files import read_ids
 from tag2mask.data.corrections import Corrections, Decision
-from tag2mask.data.dataset import PhotoSet
+from tag2mask.data.dataset import ImageSet
 from tag2mask.data.loading.samples import LabelledSet
 from tag2mask.export.formats.target import whole_target
 from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import LearntFrom, corrections_folder, newer_tags, remembered_corrections
-from tag2mask.runs.dataset import photographs
+from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import StageResult
 from tag2mask.runs.refine_inputs import shard_of
 from tag2mask.runs.run_folder import RunFolder
@@ -55,13 +55,13 @@ def trained_on(monkeypatch: pytest.MonkeyPatch) -> list[LabelledSet]:
 
 def corrections_of(folder: Path, scenes: Path) -> tuple[Corrections, list[str]]:
     """An open folder of decisions about the scenes, and the IDs of the training scenes."""
-    photos = open_photos(DataSettings(root=scenes, split="train"))
-    return Corrections(folder, photos.classes), [photo.id for photo in photos.photos]
+    images = open_images(DataSettings(root=scenes, split="train"))
+    return Corrections(folder, images.classes), [item.id for item in images.items]
 
 
-def labels_of(samples: LabelledSet, photo_id: str) -> set[int]:
-    """The labels that training sees of a photograph, over some views."""
-    index = [photo.id for photo in samples.photos.photos].index(photo_id)
+def labels_of(samples: LabelledSet, image_id: str) -> set[int]:
+    """The labels that training sees of an image, over some views."""
+    index = [item.id for item in samples.images.items].index(image_id)
     views = [samples[draw, index] for draw in range(4)]
     return set(np.concatenate([view["labels"][view["valid"]].numpy() for view in views]).tolist())
 
@@ -70,22 +70,22 @@ def of_class_two(size: int = 64) -> np.ndarray:
     return np.full((size, size), 2, dtype=np.uint8)
 
 
-def by_coco(path: Path, photo_id: str) -> list[tuple[int, float]]:
-    """The classes and areas of a photograph's annotations in an export."""
+def by_coco(path: Path, image_id: str) -> list[tuple[int, float]]:
+    """The classes and areas of an image's annotations in an export."""
     (listing,) = path.glob("annotations/*.json")
     coco = json.loads(listing.read_text())
-    (image,) = [image["id"] for image in coco["images"] if image["file_name"].startswith(f"{photo_id}.")]
+    (image,) = [image["id"] for image in coco["images"] if image["file_name"].startswith(f"{image_id}.")]
     return [(each["category_id"], each["area"]) for each in coco["annotations"] if each["image_id"] == image]
 
 
-def painted_in_cvat(task: Path, photo_id: str, target: Path) -> None:
-    """The task as it is when somebody made a whole photograph the second class."""
+def painted_in_cvat(task: Path, image_id: str, target: Path) -> None:
+    """The task as it is when somebody made a whole image the second class."""
     with zipfile.ZipFile(task) as source, zipfile.ZipFile(target, "w") as edited:
         labels = source.read("labelmap.txt").decode().splitlines()
         colour = [int(part) for part in labels[3].split(":")[1].split(",")]  # a comment and background come first
         for name in source.namelist():
             content = source.read(name)
-            if name == f"SegmentationClass/{photo_id}.png":
+            if name == f"SegmentationClass/{image_id}.png":
                 with Image.open(io.BytesIO(content)) as image:
                     painted = Image.new("RGB", image.size, tuple(colour))
                 file = io.BytesIO()
@@ -97,30 +97,30 @@ def painted_in_cvat(task: Path, photo_id: str, target: Path) -> None:
 def test_from_a_run_through_cvat_and_back_into_training(
     copied: Path, scenes: Path, tmp_path: Path, trained_on: list[LabelledSet], capsys: Capture
 ) -> None:
-    photo_id = corrections_of(tmp_path, scenes)[1][0]
-    own = (copied / f"masks/{photo_id}.png").read_bytes()
+    image_id = corrections_of(tmp_path, scenes)[1][0]
+    own = (copied / f"masks/{image_id}.png").read_bytes()
     task, edited, back = tmp_path / "task.zip", tmp_path / "edited.zip", tmp_path / "corrected"
     assert main(["export", "cvat", str(copied), "--out", str(task)]) == 0
-    painted_in_cvat(task, photo_id, edited)
+    painted_in_cvat(task, image_id, edited)
     assert main(["import", "cvat", str(edited), str(copied), "--out", str(back)]) == 0
     before = files_of(back)
     given = {"data__corrections": str(back)}
     assert run("segment", scenes, copied, **SEGMENT, **given) == 0
     assert "10 of the 10 masks are people's" in capsys.readouterr().err
-    assert labels_of(trained_on[0], photo_id) == {2}
+    assert labels_of(trained_on[0], image_id) == {2}
     assert remembered_corrections(copied) == back
     # A run that is done again, with other settings, leaves it alone and uses it again.
     again = {**SEGMENT, "segment__enabled": "true", "refine__cams": "prototype", "evaluate__splits": "train"}
     assert run("run", scenes, copied, restart="refine", **again) == 0
-    assert "10 photographs of split 'train' have a mask by hand; figures are of what the method made" in (
+    assert "10 images of split 'train' have a mask by hand; figures are of what the method made" in (
         capsys.readouterr().err
     )
     assert files_of(back) == before
-    assert [labels_of(each, photo_id) for each in trained_on] == [{2}] * 2
-    assert (copied / f"masks/{photo_id}.png").read_bytes() != own  # the method's own mask, which is measured
-    assert read_mask(copied / f"masks/{photo_id}.png").tolist() != of_class_two().tolist()
+    assert [labels_of(each, image_id) for each in trained_on] == [{2}] * 2
+    assert (copied / f"masks/{image_id}.png").read_bytes() != own  # the method's own mask, which is measured
+    assert read_mask(copied / f"masks/{image_id}.png").tolist() != of_class_two().tolist()
     assert main(["export", "coco", str(copied), "--out", str(tmp_path / "coco")]) == 0  # the run remembers
-    assert by_coco(tmp_path / "coco", photo_id) == [(2, 64 * 64)]
+    assert by_coco(tmp_path / "coco", image_id) == [(2, 64 * 64)]
     assert "Mask, corrected by hand" in (copied / "report.html").read_text()
 
 
@@ -128,7 +128,7 @@ def test_a_persons_mask_goes_before_the_methods(
     copied: Path, scenes: Path, tmp_path: Path, trained_on: list[LabelledSet], capsys: Capture
 ) -> None:
     settings = {**SEGMENT, "segment__label_weights": "confidence", "refine__keep_confidence": "true"}
-    settings |= {"refine__method": "crf", "segment__batch_size": "10"}  # each photograph in the one step
+    settings |= {"refine__method": "crf", "segment__batch_size": "10"}  # each image in the one step
     assert run("refine", scenes, copied, restart="refine", **settings) == 0
     kept, ids = corrections_of(copied / "corrections", scenes)
     kept.write(ids[0], Decision.now("corrected"), of_class_two())
@@ -139,14 +139,14 @@ def test_a_persons_mask_goes_before_the_methods(
     capsys.readouterr()
     assert run("segment", scenes, copied, **settings) == 1
     said = " ".join(capsys.readouterr().err.split())
-    assert "the mask is 48 × 48 pixels, its photograph 64 × 64" in said
+    assert "the mask is 48 × 48 pixels, its image 64 × 64" in said
     assert f"{ids[3]}.json could not be read as JSON" in said and "2 failed" in said
     assert "2 of the 8 masks are people's" in said and "1 masks that somebody rejected were left out" in said
     assert "have no mask to learn from" not in said
     (samples,) = trained_on
-    found = [photo.id for photo in samples.photos.photos]
+    found = [item.id for item in samples.images.items]
     assert labels_of(samples, ids[0]) == {2} and ids[1] not in found and ids[3] not in found
-    drawn, own = (samples[0, found.index(photo_id)] for photo_id in (ids[0], ids[4]))
+    drawn, own = (samples[0, found.index(image_id)] for image_id in (ids[0], ids[4]))
     assert (drawn["weights"][drawn["valid"]] == 1).all() and (own["weights"][own["valid"]] < 1).any()
 
     assert main(["export", "coco", str(copied), "--out", str(tmp_path / "coco")]) == 1
@@ -160,10 +160,10 @@ def test_a_persons_mask_goes_before_the_methods(
 
 def test_masks_of_people_alone_are_enough(scenes: Path, tmp_path: Path, trained_on: list[LabelledSet]) -> None:
     kept, ids = corrections_of(tmp_path / "drawn", scenes)
-    for photo_id in ids[:3]:
-        write_mask(kept.folder / f"{photo_id}.png", of_class_two())
+    for image_id in ids[:3]:
+        write_mask(kept.folder / f"{image_id}.png", of_class_two())
     assert run("segment", scenes, tmp_path / "run", data__corrections=str(kept.folder), **SEGMENT) == 0
-    assert [photo.id for photo in trained_on[0].photos.photos] == ids[:3]
+    assert [item.id for item in trained_on[0].items.items] == ids[:3]
     config = Config(data=DataSettings(root=scenes, split="train", corrections=kept.folder))
     source, _ = mask_source(config, tmp_path / "run")
     assert sorted(record.id for record in source.records()) == sorted(ids[:3]) and source.missing == 7
@@ -171,8 +171,8 @@ def test_masks_of_people_alone_are_enough(scenes: Path, tmp_path: Path, trained_
 
 def test_tags_that_somebody_changed(copied: Path, scenes: Path, capsys: Capture) -> None:
     kept, ids = corrections_of(copied / "corrections", scenes)
-    tags = {photo.id: photo.tags for photo in open_photos(DataSettings(root=scenes, split="train")).photos}
-    changed = next(photo_id for photo_id in ids if tags[photo_id] == (1,))
+    tags = {item.id: item.tags for item in open_images(DataSettings(root=scenes, split="train")).items}
+    changed = next(image_id for image_id in ids if tags[image_id] == (1,))
     before = files_of(copied)
     kept.write(changed, Decision.now(tags=[kept.classes[1]]))
     capsys.readouterr()
@@ -249,7 +249,7 @@ def test_a_runs_own_decisions_go_where_it_goes(
     kept.write(ids[0], Decision.now("corrected"), of_class_two())
     kept.write(ids[1], Decision.now("rejected"))
     assert run("evaluate", scenes, copied, evaluate__splits="train") == 0
-    assert "1 photographs of split 'train' have a mask by hand" in capsys.readouterr().err
+    assert "1 images of split 'train' have a mask by hand" in capsys.readouterr().err
     given = {**SEGMENT, "data__corrections": str(kept.folder)}  # named or not, it is the run's own
     assert run("cams", scenes, copied, **({} if how == "moved" else given)) == 0
     assert "corrections: null" in (copied / "config.yaml").read_text()
@@ -307,14 +307,13 @@ def test_a_damaged_decision_moves_nothing_from_shard_to_shard(scenes: Path, tmp_
     config = Config(data=DataSettings(root=scenes, split="train", corrections=kept.folder), shard="1/2", workers=0)
     kept.write("elsewhere/0", Decision.now("rejected"))
     before = [
-        photo.id
-        for photo in shard_of(photographs(config, RunFolder(tmp_path / "out")).photos, config, StageResult("cams"))
+        item.id for item in shard_of(run_images(config, RunFolder(tmp_path / "out")).items, config, StageResult("cams"))
     ]
     (kept.folder / f"{before[0]}.json").parent.mkdir()
     (kept.folder / f"{before[0]}.json").write_text("{")
-    photos = photographs(config, RunFolder(tmp_path / "out"))
-    found = shard_of(photos.photos, config, StageResult("cams"), damaged=photos.decided.damaged)
-    assert [photo.id for photo in found] == before[1:]
+    images = run_images(config, RunFolder(tmp_path / "out"))
+    found = shard_of(images.items, config, StageResult("cams"), damaged=images.decided.damaged)
+    assert [item.id for item in found] == before[1:]
 
 
 def test_every_run_of_several_has_decisions_of_its_own(scenes: Path, tmp_path: Path) -> None:
@@ -334,14 +333,14 @@ def test_a_correction_that_comes_while_a_network_trains(
     copied: Path, scenes: Path, trained_on: list[LabelledSet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept, ids = corrections_of(copied / "corrections", scenes)
-    for photo_id in ids[:2]:
-        kept.write(photo_id, Decision.now("corrected"), of_class_two())
+    for image_id in ids[:2]:
+        kept.write(image_id, Decision.now("corrected"), of_class_two())
     made, seen = stage.Segment.learn, []
 
     def learn(*arguments: Any) -> int:
         kept.write(ids[0], Decision.now("corrected"), 0 * of_class_two())
         kept.forget(ids[1])
-        seen.extend(labels_of(trained_on[0], photo_id) for photo_id in ids[:2])
+        seen.extend(labels_of(trained_on[0], image_id) for image_id in ids[:2])
         return made(*arguments)
 
     monkeypatch.setattr(stage.Segment, "learn", learn)
@@ -356,7 +355,7 @@ def test_a_correction_that_comes_while_a_network_trains(
     [
         ("train", '{"tags": {"a": 5}}'),
         ("train", "[" * 100_000),
-        ("segment", '{"photographs": [], "by_hand": {"a": 1}}'),
+        ("segment", '{"images": [], "by_hand": {"a": 1}}'),
         ("segment", "[]"),
     ],
 )
@@ -365,7 +364,7 @@ def test_a_damaged_record_of_what_was_learnt_from(name: str, text: str, tmp_path
     path.parent.mkdir()
     path.write_text(text)
     with pytest.raises(Tag2maskError, match=rf"learnt_from\.json is damaged.*--restart {name}"):
-        newer_tags(RunFolder(tmp_path), PhotoSet(("cat",), (), tmp_path)) if name == "train" else LearntFrom.read(path)
+        newer_tags(RunFolder(tmp_path), ImageSet(("cat",), (), tmp_path)) if name == "train" else LearntFrom.read(path)
 
 
 def test_a_review_that_began_meanwhile_is_not_replaced(scenes: Path, tmp_path: Path) -> None:
@@ -415,7 +414,7 @@ def test_an_import_never_replaces_a_review(scenes: Path, tmp_path: Path, capsys:
 
 def test_check_lists_what_is_wrong_with_corrections(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
     kept, ids = corrections_of(tmp_path, scenes)
-    val = open_photos(DataSettings(root=scenes, split="val")).photos[0].id
+    val = open_images(DataSettings(root=scenes, split="val")).items[0].id
     kept.write(ids[0], Decision.now("accepted"), of_class_two())
     kept.write(ids[1], Decision.now("corrected"), of_class_two(48))
     kept.write(ids[2], Decision.now("accepted"), 7 * of_class_two())

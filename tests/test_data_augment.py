@@ -1,4 +1,4 @@
-"""Augmentation: the photograph, its mask and its CAMs move together, padding is marked, and seeds decide."""
+"""Augmentation: the image, its mask and its CAMs move together, padding is marked, and seeds decide."""
 
 import colorsys
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Sampler
 
 from tag2mask.core.errors import UsageError
-from tag2mask.data.dataset import Photo, PhotoSet
+from tag2mask.data.dataset import ImageItem, ImageSet
 from tag2mask.data.images import ImageError
 from tag2mask.data.loading.augment import Geometry, cut, draw_geometry, recoloured, training_view
 from tag2mask.data.loading.samples import TrainingSet
@@ -165,7 +165,7 @@ def test_sizes_of_a_choice_occur_alike_and_no_others() -> None:
 
 
 @pytest.mark.parametrize("size", [(6, 20), (20, 6), (5, 5)])
-def test_padding_after_the_photograph(size: tuple[int, int]) -> None:
+def test_padding_after_the_image(size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
         geometry = draw_geometry(size, AugmentSettings(crop=8, resize="choice", scales=(1,), padding="after"), rng)
@@ -200,13 +200,13 @@ def test_flip_can_be_switched_off_without_moving_the_rest() -> None:
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> PhotoSet:
+def images(tmp_path: Path) -> ImageSet:
     made = []
     for number in range(4):
         path = tmp_path / f"{number}.png"
         Image.fromarray(noise(30 + number, 40, 3)).save(path)
-        made.append(Photo(str(number), path, ((), (1,), (2, 3), (1, 3))[number]))
-    return PhotoSet(("cat", "cow", "dog"), tuple(made), tmp_path)
+        made.append(ImageItem(str(number), path, ((), (1,), (2, 3), (1, 3))[number]))
+    return ImageSet(("cat", "cow", "dog"), tuple(made), tmp_path)
 
 
 class Keys(Sampler[tuple[int, int]]):
@@ -220,21 +220,21 @@ class Keys(Sampler[tuple[int, int]]):
         return len(self.keys)
 
 
-def test_a_sample_depends_on_seed_draw_and_index_alone(photos: PhotoSet) -> None:
+def test_a_sample_depends_on_seed_draw_and_index_alone(images: ImageSet) -> None:
     chosen = AugmentSettings(crop=24, long_side=(16, 48))
     keys = [(draw, index) for draw in range(3) for index in range(4)]
-    first = TrainingSet(photos, chosen, seed=5)
+    first = TrainingSet(images, chosen, seed=5)
     expected = {key: first[key] for key in keys}
-    again = TrainingSet(photos, chosen, seed=5)
+    again = TrainingSet(images, chosen, seed=5)
     for key in reversed(keys):
         assert torch.equal(again[key]["image"], expected[key]["image"])
         assert torch.equal(again[key]["valid"], expected[key]["valid"])
     assert len({expected[draw, 1]["image"].numpy().tobytes() for draw in range(3)}) == 3
-    assert not torch.equal(TrainingSet(photos, chosen, seed=6)[0, 1]["image"], expected[0, 1]["image"])
+    assert not torch.equal(TrainingSet(images, chosen, seed=6)[0, 1]["image"], expected[0, 1]["image"])
 
 
-def test_workers_change_nothing(photos: PhotoSet) -> None:
-    dataset = TrainingSet(photos, AugmentSettings(crop=24, long_side=(16, 48)), seed=5)
+def test_workers_change_nothing(images: ImageSet) -> None:
+    dataset = TrainingSet(images, AugmentSettings(crop=24, long_side=(16, 48)), seed=5)
     keys = [(7, 3), (7, 0), (8, 3), (7, 1)]
     batches = []
     for workers in (0, 2):
@@ -248,16 +248,16 @@ def test_workers_change_nothing(photos: PhotoSet) -> None:
     assert batches[0][0]["tags"].dtype == torch.float32
 
 
-def test_an_unreadable_photograph_is_named_by_its_worker(photos: PhotoSet) -> None:
-    photos.photos[2].path.write_bytes(b"")
-    loader = DataLoader(TrainingSet(photos, AugmentSettings(crop=24), seed=0), sampler=Keys([(0, 2)]), num_workers=1)
+def test_an_unreadable_image_is_named_by_its_worker(images: ImageSet) -> None:
+    images.items[2].path.write_bytes(b"")
+    loader = DataLoader(TrainingSet(images, AugmentSettings(crop=24), seed=0), sampler=Keys([(0, 2)]), num_workers=1)
     batches = iter(loader)
     with pytest.raises(ImageError, match=r"2\.png: the file is empty; replace it$"):
         next(batches)
     with pytest.raises(ImageError, match="at most 100 are allowed"):
-        TrainingSet(replace(photos, pixel_limit=100), AugmentSettings(crop=24), seed=0)[0, 0]
+        TrainingSet(replace(images, pixel_limit=100), AugmentSettings(crop=24), seed=0)[0, 0]
     with pytest.raises(UsageError, match="seed should be 0 or more"):
-        TrainingSet(photos, AugmentSettings(), seed=-1)
+        TrainingSet(images, AugmentSettings(), seed=-1)
     batches._shutdown_workers()  # left to the garbage collector, this takes torch five seconds
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from hostile_images import png
-from tag2mask.data.dataset import open_photos
+from tag2mask.data.dataset import open_images
 from tag2mask.data.images import write_mask
 from tag2mask.data.settings import DataSettings
 from tag2mask.data.validation.check import CheckReport, check
@@ -16,7 +16,7 @@ from tag2mask.data.validation.tag_statistics import FEW
 from test_data_readers import voc_root
 
 
-def photograph(path: Path, height: int = 48, width: int = 64) -> None:
+def write_image(path: Path, height: int = 48, width: int = 64) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(len(path.name)).integers(0, 256, (height, width, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
@@ -36,7 +36,7 @@ def broken(tmp_path: Path) -> DataSettings:
     good = [f"good{number}.jpg" for number in range(3)]
     broken = ["empty.jpg", "cut.jpg", "words.jpg", "bomb.png", "float.tif", "same.jpg", "same.png", "misspelt.jpg"]
     for name in [*good, "cut.jpg", "same.jpg", "same.png", "misspelt.jpg", "untagged.jpg", "tiny.png", "spare.jpg"]:
-        photograph(root / "images" / name, *((8, 8) if name == "tiny.png" else ()))
+        write_image(root / "images" / name, *((8, 8) if name == "tiny.png" else ()))
     (root / "images" / "empty.jpg").touch()
     (root / "images" / "words.jpg").write_text("These are words.\n")
     cut = root / "images" / "cut.jpg"
@@ -52,12 +52,12 @@ def broken(tmp_path: Path) -> DataSettings:
         write_mask(tmp_path / "masks" / "images" / f"{name}.png", np.zeros((48, 64), dtype=np.uint8))
     write_mask(tmp_path / "masks" / "images" / "good0.png", np.zeros((48, 60), dtype=np.uint8))
     write_mask(tmp_path / "masks" / "images" / "good1.png", np.full((48, 64), 3, dtype=np.uint8))
-    photograph(tmp_path / "masks" / "images" / "good2.png")
+    write_image(tmp_path / "masks" / "images" / "good2.png")
     return DataSettings(root=root, masks=tmp_path / "masks", classes="cat,dog")
 
 
 EXPECTED = {
-    "unknown-tag": ["tags.csv line 12: the tag `dgo` is not in the class list (1 photograph); did you mean `dog`?"],
+    "unknown-tag": ["tags.csv line 12: the tag `dgo` is not in the class list (1 image); did you mean `dog`?"],
     "duplicate-id": ["tags.csv line 11: images/same.jpg and images/same.png have one ID, `images/same`"],
     "missing-image": ["tags.csv line 15: the image images/gone.jpg does not exist"],
     "outside-root": ["tags.csv line 16: `../secret.jpg` lies outside the root"],
@@ -68,12 +68,12 @@ EXPECTED = {
     "not-an-image": ["images/words.jpg: not an image, whatever its name says"],
     "pixel-limit": ["images/bomb.png: 50000 × 50000 pixels, at most 100,000,000 are allowed"],
     "unsupported-image": ["images/float.tif: floating-point pixels"],
-    "mask-size": ["masks/images/good0.png: the mask is 60 × 48 pixels, its photograph 64 × 48"],
+    "mask-size": ["masks/images/good0.png: the mask is 60 × 48 pixels, its image 64 × 48"],
     "mask-values": ["masks/images/good1.png: the values 3 are no class; 0 is background, 1..2 the classes"],
     "mask-format": ["masks/images/good2.png: its pixels are of the kind RGB"],
     "truth-tags": ["ground truth and tags do not fit: 0 of 4 tags are in the mask of their image (not"],
     # warnings
-    "few-photographs": ["classes with fewer than 20 photographs (2): dog (10), cat (11)"],
+    "few-images": ["classes with fewer than 20 images (2): dog (10), cat (11)"],
     "inseparable-tags": ["the tag `dog` (10×) never occurs without `cat` (11×), so the two are hard to tell apart"],
     "small-image": ["images/tiny.png: 8 × 8 pixels are very few"],
     "unlisted-image": ["images beside the listed ones that are not in the table (1): images/spare.jpg"],
@@ -95,14 +95,14 @@ def test_every_problem_gives_one_clear_line(broken: DataSettings) -> None:
     assert (len(report.errors), len(report.warnings)) == (16, 13)
     assert (report.images, report.untagged, report.masks) == (13, 1, 4)
     assert report.counts == {"cat": 11, "dog": 10}
-    assert any("1 photograph has no tags (first: tags.csv line 13)" in note for note in report.notes)
+    assert any("1 image has no tags (first: tags.csv line 13)" in note for note in report.notes)
 
 
 def test_text_and_json_say_the_same(broken: DataSettings) -> None:
     report = check(broken)
     text = report.render()
     assert all(str(problem) in text for problem in report.problems)
-    assert "photographs: 13, without tags: 1, with a ground-truth mask: 4" in text
+    assert "images: 13, without tags: 1, with a ground-truth mask: 4" in text
     assert text.index("16 errors") < text.index("13 warnings")
     values = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert values["sound"] is False
@@ -126,13 +126,13 @@ def test_an_unusable_table_does_not_hide_broken_images(broken: DataSettings, tab
     found = by_kind(check(broken))
     assert len(found.get("bad-table", []) + found.get("encoding", [])) == 1
     assert {"empty-image", "damaged-image", "not-an-image", "pixel-limit", "unsupported-image"} <= found.keys()
-    assert "no-photographs" not in found
+    assert "no-images" not in found
 
 
 def test_misspelt_tags_without_a_class_list_are_warned_about(tmp_path: Path) -> None:
     lines = ["image,tags"]
     for number in range(30):
-        photograph(tmp_path / f"{number}.png", 32, 32)
+        write_image(tmp_path / f"{number}.png", 32, 32)
         lines.append(f"{number}.png,{'hosre' if number == 7 else 'Dog;horse' if number == 8 else 'horse;dog'}")
     (tmp_path / "tags.csv").write_text("\n".join(lines))
     report = check(DataSettings(root=tmp_path))
@@ -146,22 +146,22 @@ def test_misspelt_tags_without_a_class_list_are_warned_about(tmp_path: Path) -> 
 
 def test_class_folders(tmp_path: Path) -> None:
     for name in ("cat/a.jpg", "dog/b.jpg", "train/c.jpg", "stray.jpg"):
-        photograph(tmp_path / name)
+        write_image(tmp_path / name)
     (tmp_path / "cat" / "notes.txt").touch()
     found = by_kind(check(DataSettings(root=tmp_path)))
-    assert found.keys() == {"outside-class-folder", "unlikely-class", "ignored-file", "few-photographs"}
+    assert found.keys() == {"outside-class-folder", "unlikely-class", "ignored-file", "few-images"}
     assert "cat/notes.txt" in found["ignored-file"][0]
 
 
-def test_classes_without_photographs_and_a_missing_mask_folder(tmp_path: Path) -> None:
-    photograph(tmp_path / "cat" / "a.jpg")
+def test_classes_without_images_and_a_missing_mask_folder(tmp_path: Path) -> None:
+    write_image(tmp_path / "cat" / "a.jpg")
     report = check(DataSettings(root=tmp_path, classes="zebra,cat", masks=tmp_path / "gone"))
     assert [(problem.kind, problem.level) for problem in report.problems] == [
         ("missing-mask", "error"),
         ("empty-class", "warning"),
-        ("few-photographs", "warning"),
+        ("few-images", "warning"),
     ]
-    assert "classes without a photograph (1): zebra" in report.problems[1].message
+    assert "classes without an image (1): zebra" in report.problems[1].message
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_nothing_to_check_is_a_problem_and_no_exception(settings: DataSettings, 
 def test_voc_lists_are_checked_together(tmp_path: Path) -> None:
     root = voc_root(tmp_path)
     for name, ids in {"2007_000001": (12, 15), "2007_000002": (8,), "2008_000003": (12,)}.items():
-        photograph(root / "JPEGImages" / f"{name}.jpg")
+        write_image(root / "JPEGImages" / f"{name}.jpg")
         mask = np.resize(np.array([0, *ids], dtype=np.uint8), (48, 64))
         write_mask(root / "SegmentationClassAug" / f"{name}.png", mask)
     report = check(DataSettings(root=root))
@@ -193,7 +193,7 @@ def test_voc_lists_are_checked_together(tmp_path: Path) -> None:
     report = check(DataSettings(root=root))
     assert "ImageSets/Segmentation/train.txt line 3: JPEGImages/2009_000009.jpg does not exist" in str(report.errors[0])
     overlap = by_kind(report)["split-overlap"]
-    assert "photographs that are in `val` too, which makes its figures worthless (1): 2007_000002" in overlap[0]
+    assert "images that are in `val` too, which makes its figures worthless (1): 2007_000002" in overlap[0]
     report = check(DataSettings(root=root, split="gone"))
     assert by_kind(report).keys() == {"bad-split"}
     assert report.images == 3  # the images are opened all the same
@@ -201,7 +201,7 @@ def test_voc_lists_are_checked_together(tmp_path: Path) -> None:
 
 def test_names_that_no_terminal_can_show_stay_one_line(tmp_path: Path) -> None:
     names = ["two\nlines.jpg", "\x1b[31mred.jpg", "latin-\udce4.jpg"]
-    photograph(tmp_path / "cat" / "a.jpg")
+    write_image(tmp_path / "cat" / "a.jpg")
     for name in names:
         (tmp_path / "cat" / name).touch()
     report = check(DataSettings(root=tmp_path))
@@ -213,11 +213,11 @@ def test_names_that_no_terminal_can_show_stay_one_line(tmp_path: Path) -> None:
 
 def test_what_passes_the_check_can_be_opened(tmp_path: Path) -> None:
     for number in range(FEW):
-        photograph(tmp_path / "cat" / f"{number:{number + 1}}.png", 32, 32)  # the pixels follow from the name's length
-        photograph(tmp_path / "dog" / f"{number:{number + 31}}.png", 32, 32)
+        write_image(tmp_path / "cat" / f"{number:{number + 1}}.png", 32, 32)  # the pixels follow from the name's length
+        write_image(tmp_path / "dog" / f"{number:{number + 31}}.png", 32, 32)
     settings = DataSettings(root=tmp_path)
     report = check(settings)
     assert report.problems == ()
     assert report.render().splitlines()[-2] == "no problems"
     assert report.verdict is not None and report.verdict.worth == "yes"
-    assert open_photos(settings).classes == report.classes
+    assert open_images(settings).classes == report.classes

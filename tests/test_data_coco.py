@@ -28,7 +28,7 @@ from forked import together
 from run_tiny import figures, words
 from tag2mask.cli import main
 from tag2mask.core.errors import UsageError
-from tag2mask.data.dataset import PhotoSet, open_photos, survey
+from tag2mask.data.dataset import ImageSet, open_images, survey
 from tag2mask.data.images import read_mask, write_mask
 from tag2mask.data.problems import Problem
 from tag2mask.data.readers import coco_index as annotation_index
@@ -44,11 +44,11 @@ from tag2mask.runs.config import Config
 from tag2mask.runs.ground_truth import with_truth
 from tag2mask.stages.segment import Segment
 from tag2mask.training.settings import SegmentSettings
-from test_data_check import photograph
+from test_data_check import write_image
 from test_segment_stages import SEGMENT
 
 GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
-SIZE = (48, 64)  # of the photographs here
+SIZE = (48, 64)  # of the images here
 
 
 def square(top: int, left: int, side: int) -> list[list[float]]:
@@ -61,12 +61,12 @@ def of_size(number: int, name: str) -> dict[str, Any]:
 
 
 def crowd_runs() -> dict[str, Any]:
-    """The left half of a photograph as counts: columns follow one another."""
+    """The left half of an image as counts: columns follow one another."""
     return {"size": list(SIZE), "counts": [0, 48 * 32, 48 * 32]}
 
 
 def document() -> dict[str, Any]:
-    """Three photographs: a dog on a cat, a crowd of cats under a dog, and nothing."""
+    """Three images: a dog on a cat, a crowd of cats under a dog, and nothing."""
     return {
         "images": [of_size(number, f"p{number}.jpg") for number in (3, 7, 9)],
         "categories": [{"id": 40, "name": "dog"}, {"id": 5, "name": "cat"}],
@@ -89,7 +89,7 @@ def write(root: Path, content: dict[str, Any] | bytes, split: str = "train2024")
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     for number in (3, 7, 9):
-        photograph(tmp_path / "coco" / "train2024" / f"p{number}.jpg")
+        write_image(tmp_path / "coco" / "train2024" / f"p{number}.jpg")
     return write(tmp_path / "coco", document())
 
 
@@ -105,13 +105,13 @@ def mini(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def painted(settings: DataSettings, split: str | None = None, workers: int = 0) -> PhotoSet:
+def painted(settings: DataSettings, split: str | None = None, workers: int = 0) -> ImageSet:
     config = Config(data=settings, workers=workers)
-    return with_truth(config, open_photos(settings, split=split), Console(quiet=True))
+    return with_truth(config, open_images(settings, split=split), Console(quiet=True))
 
 
-def mask_of(settings: DataSettings, photo_id: str) -> np.ndarray:
-    return read_mask(painted(settings).by_id(photo_id).mask or Path())
+def mask_of(settings: DataSettings, image_id: str) -> np.ndarray:
+    return read_mask(painted(settings).by_id(image_id).mask or Path())
 
 
 def problems(root: Path, **options: Any) -> dict[str, list[Problem]]:
@@ -125,16 +125,16 @@ def problems(root: Path, **options: Any) -> dict[str, list[Problem]]:
 
 
 def test_ids_are_ranks_of_the_sorted_official_ones_whatever_their_order(root: Path) -> None:
-    photos = open_photos(DataSettings(root=root))
-    assert photos.classes == ("cat", "dog")
-    assert [(photo.id, photo.tags, photo.mask) for photo in photos.photos] == [
+    images = open_images(DataSettings(root=root))
+    assert images.classes == ("cat", "dog")
+    assert [(item.id, item.tags, item.mask) for item in images.items] == [
         ("p3", (1, 2), None),
         ("p7", (1, 2), None),
     ]
     turned = document()
     turned["categories"].reverse()
     write(root, turned)
-    assert open_photos(DataSettings(root=root)).photos == photos.photos
+    assert open_images(DataSettings(root=root)).items == images.items
 
 
 def test_the_official_classes_have_ids_1_to_80(root: Path) -> None:
@@ -146,10 +146,10 @@ def test_the_official_classes_have_ids_1_to_80(root: Path) -> None:
         annotation(2, 3, 13, segmentation=square(0, 0, 5)),
     ]
     write(root, content)
-    photos = open_photos(DataSettings(root=root))
-    assert photos.classes == COCO_CLASSES
-    assert photos.photos[0].tags == (12, 80)
-    assert [photos.classes[number - 1] for number in (1, 12, 80)] == ["person", "stop sign", "toothbrush"]
+    images = open_images(DataSettings(root=root))
+    assert images.classes == COCO_CLASSES
+    assert images.items[0].tags == (12, 80)
+    assert [images.classes[number - 1] for number in (1, 12, 80)] == ["person", "stop sign", "toothbrush"]
 
 
 def test_splits_with_and_without_their_year(root: Path) -> None:
@@ -157,30 +157,30 @@ def test_splits_with_and_without_their_year(root: Path) -> None:
     other["images"] = [of_size(1, "v1.jpg")]
     other["annotations"] = [annotation(1, 1, 5)]
     write(root, other, "val2024")
-    photograph(root / "val2024" / "v1.jpg")
+    write_image(root / "val2024" / "v1.jpg")
     settings = DataSettings(root=root)
-    ids = {split: [photo.id for photo in open_photos(settings, split=split).photos] for split in ("train", "val2024")}
+    ids = {split: [item.id for item in open_images(settings, split=split).items] for split in ("train", "val2024")}
     assert ids == {"train": ["p3", "p7"], "val2024": ["v1"]}
-    assert [photo.id for photo in open_photos(settings).photos] == ["p3", "p7", "v1"]
+    assert [item.id for item in open_images(settings).items] == ["p3", "p7", "v1"]
     assert survey(settings, split="val").listing.splits == {"train2024": 2, "val2024": 1}
     assert "there is no instances_trian.json, there are train2024, val2024" in failure(settings, "trian")
     write(root, document(), "train2017")
     (root / "train2017").mkdir()
     assert "there is no instances_train.json, there are train2017, train2024, name one" in failure(settings, "train")
     message = failure(settings, "train2017")
-    assert "photographs of the same name are in annotations/instances_train2024.json (3): p3.jpg, p7.jpg" in message
+    assert "images of the same name are in annotations/instances_train2024.json (3): p3.jpg, p7.jpg" in message
     assert "a COCO root needs a file instances_SPLIT.json" in failure(DataSettings(kind="coco", root=root / "val2024"))
     assert "data.root is missing" in failure(DataSettings(kind="coco", tags=root / "tags.csv"))
 
 
-def test_a_list_of_another_splits_photographs_does_not_stand_in_its_way(root: Path) -> None:
+def test_a_list_of_another_splits_images_does_not_stand_in_its_way(root: Path) -> None:
     part = document()
     part["images"] = part["images"][:1]
     part["annotations"] = part["annotations"][:2]
     part["categories"][0]["name"] = "wolf"
     write(root, part, "minitrain2024")
     for split in ("train", "train2024"):
-        assert [photo.id for photo in open_photos(DataSettings(root=root), split=split).photos] == ["p3", "p7"]
+        assert [item.id for item in open_images(DataSettings(root=root), split=split).items] == ["p3", "p7"]
     assert not (root / "SegmentationClass/instances_minitrain2024.npz").exists()
     assert check(DataSettings(root=root, split="train")).sound
     assert "does not exist" in failure(DataSettings(root=root), "minitrain")
@@ -189,7 +189,7 @@ def test_a_list_of_another_splits_photographs_does_not_stand_in_its_way(root: Pa
 def test_a_tags_table_overrides_the_annotations(root: Path) -> None:
     settings = DataSettings(root=root, tags=root / "ours.csv")
     (root / "ours.csv").write_text("image,tags\np3,dog\ntrain2024/p7.jpg,\np9.jpg,cat\n")
-    tags = {photo.id: photo.tags for photo in open_photos(settings).photos}
+    tags = {item.id: item.tags for item in open_images(settings).items}
     assert tags == {"p3": (2,), "p7": (), "p9": (1,)}
     (root / "ours.csv").write_text("image,tags\np3.jpg,cow\n")
     message = failure(settings)
@@ -205,7 +205,7 @@ def test_what_is_named_like_cocos_own_file_is_compared_with_it(root: Path) -> No
     (root / "train2024").rename(root / "train2014")
     count, names = problems(root)["unlike-coco"]
     assert count.level == names.level == "warning"
-    assert "2 photographs hold an annotated class, in COCO's own file 82,081" in count.message
+    assert "2 images hold an annotated class, in COCO's own file 82,081" in count.message
     assert "its 2 categories are not COCO's 80" in names.message
 
 
@@ -243,15 +243,15 @@ def test_classes_of_the_users_order_are_painted_so(root: Path, tmp_path: Path) -
 
 def test_only_what_is_missing_is_painted_and_settings_never_mix(root: Path) -> None:
     settings = DataSettings(root=root)
-    open_photos(settings)
+    open_images(settings)
     folder = root / "SegmentationClass"
     assert not list(folder.glob("*.png")) and not (folder / "painted.json").exists()
     painted(settings)
     before = (folder / "p7.png").read_bytes()
     write_mask(folder / "p3.png", np.zeros(SIZE, dtype=np.uint8))
     (folder / "p7.png").unlink()
-    photos = painted(settings)
-    assert all(photo.mask and photo.mask.is_file() for photo in photos.photos)
+    images = painted(settings)
+    assert all(item.mask and item.mask.is_file() for item in images.items)
     assert not read_mask(folder / "p3.png").any()
     assert (folder / "p7.png").read_bytes() == before
     message = failure(DataSettings(root=root, crowd="skip"))
@@ -299,16 +299,16 @@ def test_commands_that_paint_at_once_all_stand_in_the_record(root: Path) -> None
         content["images"] = [of_size(1, f"{split}.jpg")]
         content["annotations"] = [annotation(1, 1, 5)]
         write(root, content, split)
-        photograph(root / split / f"{split}.jpg")
-    sets = [open_photos(DataSettings(root=root), split=split) for split in splits]
+        write_image(root / split / f"{split}.jpg")
+    sets = [open_images(DataSettings(root=root), split=split) for split in splits]
     with ThreadPoolExecutor(len(sets)) as pool:
-        list(pool.map(lambda photos: with_truth(Config(workers=0), photos, Console(quiet=True)), sets))
+        list(pool.map(lambda items: with_truth(Config(workers=0), items, Console(quiet=True)), sets))
     record = json.loads((root / "SegmentationClass" / "painted.json").read_text())
     assert set(record["sources"]) == {f"instances_{split}.json" for split in splits}
 
 
 def test_of_two_that_paint_differently_at_once_one_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    photos = open_photos(DataSettings(root=root))
+    images = open_images(DataSettings(root=root))
     read = painting.read_annotations
 
     def meanwhile(path: Path, subject: str) -> painting.Annotations:
@@ -319,7 +319,7 @@ def test_of_two_that_paint_differently_at_once_one_is_refused(root: Path, monkey
 
     monkeypatch.setattr(painting, "read_annotations", meanwhile)
     with pytest.raises(UsageError, match=r"painted\.json: the masks here were painted with data\.crowd skip"):
-        with_truth(Config(workers=0), photos, Console(quiet=True))
+        with_truth(Config(workers=0), images, Console(quiet=True))
 
 
 def test_of_several_processes_the_main_one_paints_and_all_use_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,7 +331,7 @@ def test_of_several_processes_the_main_one_paints_and_all_use_it(root: Path, mon
         monkeypatch.setenv("RANK", str(number))
         found[number] = painted(DataSettings(root=root))
     assert waited == [False, True, True]  # all wait, always: some may look when others have painted
-    seen = [[(photo.id, photo.tags, photo.mask) for photo in found[number].photos] for number in (0, 1)]
+    seen = [[(item.id, item.tags, item.mask) for item in found[number].items] for number in (0, 1)]
     assert seen[0] == seen[1] and len(seen[1]) == 2
 
 
@@ -359,16 +359,14 @@ def slow_mask(coco: COCO, image: dict[str, Any], crowd: Crowd) -> np.ndarray:
 def test_real_masks_are_those_of_pycocotools(mini: Path, split: str, tmp_path: Path) -> None:
     coco = COCO(mini / f"annotations/instances_{split}2014.json")
     for workers, crowd in ((0, "ignore"), (2, "skip")):
-        photos = painted(DataSettings(root=mini, crowd=crowd, masks=tmp_path / crowd), split, workers)
-        assert (photos.classes, len(photos)) == (COCO_CLASSES, {"train": 65, "val": 133}[split])
-        for photo in photos.photos:
-            image = coco.imgs[int(photo.id.rpartition("_")[2])]
-            mask = read_mask(photo.mask or Path(), size=(image["height"], image["width"]), classes=80)
-            assert (mask == slow_mask(coco, image, crowd)).all(), photo.id
+        images = painted(DataSettings(root=mini, crowd=crowd, masks=tmp_path / crowd), split, workers)
+        assert (images.classes, len(images)) == (COCO_CLASSES, {"train": 65, "val": 133}[split])
+        for item in images.items:
+            image = coco.imgs[int(item.id.rpartition("_")[2])]
+            mask = read_mask(item.mask or Path(), size=(image["height"], image["width"]), classes=80)
+            assert (mask == slow_mask(coco, image, crowd)).all(), item.id
             ids = {each["category_id"] for each in coco.imgToAnns[image["id"]]}
-            assert [coco.cats[number]["name"] for number in sorted(ids)] == [
-                COCO_CLASSES[tag - 1] for tag in photo.tags
-            ]
+            assert [coco.cats[number]["name"] for number in sorted(ids)] == [COCO_CLASSES[tag - 1] for tag in item.tags]
 
 
 def test_polygons_are_painted_as_pycocotools_does(root: Path, tmp_path: Path) -> None:
@@ -381,8 +379,8 @@ def test_polygons_are_painted_as_pycocotools_does(root: Path, tmp_path: Path) ->
     ]
     write(root, content)
     coco = COCO(root / "annotations/instances_train2024.json")
-    for photo in painted(DataSettings(root=root)).photos:
-        assert (read_mask(photo.mask or Path()) == slow_mask(coco, coco.imgs[int(photo.id[1:])], "ignore")).all()
+    for item in painted(DataSettings(root=root)).items:
+        assert (read_mask(item.mask or Path()) == slow_mask(coco, coco.imgs[int(item.id[1:])], "ignore")).all()
 
 
 def test_processes_that_paint_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
@@ -443,28 +441,28 @@ def test_the_index_is_used_until_the_file_changes(root: Path, monkeypatch: pytes
     write(root, content)
     first, again = survey(DataSettings(root=root)), survey(DataSettings(root=root))
     assert len(reads) == 1
-    assert (again.photos, again.problems) == (first.photos, first.problems)
+    assert (again.items, again.problems) == (first.items, first.problems)
     assert list(again.listing.entries) == list(first.listing.entries)
     assert [problem.kind for problem in first.problems] == ["bad-annotation"]  # a warning is kept
     content["annotations"].pop()
     write(root, content)
-    assert [photo.id for photo in open_photos(DataSettings(root=root)).photos] == ["p3", "p7"]
+    assert [item.id for item in open_images(DataSettings(root=root)).items] == ["p3", "p7"]
     path = root / "annotations/instances_train2024.json"
     before = path.stat()
     content["annotations"][0]["image_id"] = 9
     write(root, content)
     assert path.stat().st_size == before.st_size
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    assert [photo.id for photo in open_photos(DataSettings(root=root)).photos] == ["p3", "p7", "p9"]
+    assert [item.id for item in open_images(DataSettings(root=root)).items] == ["p3", "p7", "p9"]
     index = root / "SegmentationClass" / "instances_train2024.npz"
     for damaged in (b"", index.read_bytes()[:200]):
         index.write_bytes(damaged)
-        assert len(open_photos(DataSettings(root=root))) == 3
+        assert len(open_images(DataSettings(root=root))) == 3
 
 
 def test_without_a_place_for_the_index_the_check_notes_it_and_all_goes_on(root: Path) -> None:
     (root / "SegmentationClass").touch()  # not a folder
-    assert len(open_photos(DataSettings(root=root))) == 2
+    assert len(open_images(DataSettings(root=root))) == 2
     report = check(DataSettings(root=root))
     assert report.sound
     assert "the index of annotations/instances_train2024.json cannot be kept in" in report.notes[0]
@@ -474,21 +472,21 @@ def test_without_a_place_for_the_index_the_check_notes_it_and_all_goes_on(root: 
 # The check and the command line
 
 
-def test_the_check_counts_masks_and_finds_photographs_of_another_size(root: Path) -> None:
+def test_the_check_counts_masks_and_finds_images_of_another_size(root: Path) -> None:
     report = check(DataSettings(root=root))
     assert (report.sound, report.kind, report.images, report.masks) == (True, "coco", 2, 0)
     to_paint = "masks to be painted from the annotations when they are first needed: 2, into SegmentationClass"
     assert to_paint in report.notes
-    photograph(root / "train2024" / "p3.jpg", 40, 64)
+    write_image(root / "train2024" / "p3.jpg", 40, 64)
     (problem,) = check(DataSettings(root=root)).errors
-    assert str(problem).startswith("train2024/p3.jpg: the photograph is 64 × 40 pixels, its annotation 64 × 48")
+    assert str(problem).startswith("train2024/p3.jpg: the image is 64 × 40 pixels, its annotation 64 × 48")
     painted(DataSettings(root=root))
     report = check(DataSettings(root=root))
     assert [problem.kind for problem in report.errors] == ["mask-size"]
     assert report.masks == 2 and to_paint not in report.notes
 
 
-def test_broken_annotations_do_not_hide_broken_photographs(root: Path) -> None:
+def test_broken_annotations_do_not_hide_broken_images(root: Path) -> None:
     painted(DataSettings(root=root))
     write(root, b"{")
     (root / "train2024" / "p9.jpg").write_bytes(b"")
@@ -538,7 +536,7 @@ def test_what_is_learnt_from_truth_depends_on_how_it_is_painted(root: Path, tmp_
     def claimed(labels: str = "truth", masks: str | None = None, **data: Any) -> dict[str, Any]:
         settings = DataSettings(root=root, masks=tmp_path / masks if masks else None, **data)
         segment = SegmentSettings(labels=labels)  # type: ignore[arg-type]
-        return Segment().fingerprint(Config(data=settings, segment=segment), open_photos(settings))
+        return Segment().fingerprint(Config(data=settings, segment=segment), open_images(settings))
 
     usual = claimed()
     assert usual["data"] == {"split": None}  # as it was before there was such a claim
@@ -659,5 +657,5 @@ def test_empty_segmentations_are_tags_and_paint_nothing(root: Path, segmentation
     (warning,) = problems(root)["bad-annotation"]
     assert warning.level == "warning"
     assert "an empty segmentation, or a polygon of fewer than 3 points (1): 15; they count as tags" in warning.message
-    assert open_photos(DataSettings(root=root)).by_id("p9").tags == (2,)
+    assert open_images(DataSettings(root=root)).by_id("p9").tags == (2,)
     assert not mask_of(DataSettings(root=root), "p9").any()

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.files import write_json
-from tag2mask.data import DataSettings, corrections, open_photos
+from tag2mask.data import DataSettings, corrections, open_images
 from tag2mask.data.corrections import IMPORTED, RECORD, Corrections, Decision, read_decided
 from tag2mask.data.images import read_mask, write_mask
 
@@ -71,21 +71,21 @@ def test_a_damaged_class_list_is_to_be_written_back(record: str, text: str, tmp_
     assert "made again" not in str(raised.value)
 
 
-@pytest.mark.parametrize("photo_id", ["corrections", "tag2mask-export"])
-def test_a_photograph_with_the_name_of_a_record(photo_id: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("image_id", ["corrections", "tag2mask-export"])
+def test_a_image_with_the_name_of_a_record(image_id: str, tmp_path: Path) -> None:
     kept = Corrections(tmp_path, CLASSES)
     with pytest.raises(Tag2maskError, match="rename it"):
-        kept.write(photo_id, Decision.now("rejected"))
-    write_mask(tmp_path / f"{photo_id}.png", MASK)
+        kept.write(image_id, Decision.now("rejected"))
+    write_mask(tmp_path / f"{image_id}.png", MASK)
     decided, _ = read_decided(tmp_path, CLASSES)
-    assert "rename it" in decided.damaged[photo_id] and not decided.has_mask(photo_id)
+    assert "rename it" in decided.damaged[image_id] and not decided.has_mask(image_id)
 
 
 def test_a_name_too_long(tmp_path: Path) -> None:
     write_mask(tmp_path / "a.png", MASK)
     (tmp_path / "a.png").rename(tmp_path / f"{'a' * 251}.png")
     decided, _ = read_decided(tmp_path, CLASSES)
-    assert "rename its photograph" in decided.damaged["a" * 251]
+    assert "rename its image" in decided.damaged["a" * 251]
     assert "does not exist" in read_decided(tmp_path / ("b" * 300), CLASSES)[1][0].message
 
 
@@ -141,12 +141,12 @@ def test_a_folder_of_decisions_among_class_folders_is_no_class(tmp_path: Path) -
         (tmp_path / name).parent.mkdir()
         Image.fromarray(np.zeros((3, 3, 3), dtype=np.uint8)).save(tmp_path / f"{name}.png")
     Corrections(tmp_path / "decided", CLASSES).write("cat/one", Decision.now("accepted", ["dog"]), MASK)
-    photos = open_photos(DataSettings(root=tmp_path, corrections=tmp_path / "decided"))
-    assert photos.classes == CLASSES and {photo.id: photo.tags for photo in photos.photos} == {
+    images = open_images(DataSettings(root=tmp_path, corrections=tmp_path / "decided"))
+    assert images.classes == CLASSES and {item.id: item.tags for item in images.items} == {
         "cat/one": (2,),
         "dog/two": (2,),
     }
-    assert photos.decided.has_mask("cat/one") and not photos.decided.has_mask("dog/two")
+    assert images.decided.has_mask("cat/one") and not images.decided.has_mask("dog/two")
     (tmp_path / "way").symlink_to(tmp_path, target_is_directory=True)  # the same folder by another way
-    again = open_photos(DataSettings(root=tmp_path, corrections=tmp_path / "way/decided"))
+    again = open_images(DataSettings(root=tmp_path, corrections=tmp_path / "way/decided"))
     assert again.classes == CLASSES

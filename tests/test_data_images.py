@@ -268,7 +268,7 @@ def test_wrong_values_are_listed(tmp_path: Path) -> None:
 
 def test_wrong_size_is_named_and_a_turned_mask_recognised(tmp_path: Path) -> None:
     write_mask(tmp_path / "a.png", np.zeros((4, 6), dtype=np.uint8))
-    with pytest.raises(MaskError, match=r"6 × 4 pixels, its photograph 8 × 5; draw it at that size$") as caught:
+    with pytest.raises(MaskError, match=r"6 × 4 pixels, its image 8 × 5; draw it at that size$") as caught:
         read_mask(tmp_path / "a.png", size=(5, 8))
     assert caught.value.kind == "mask-size"
     with pytest.raises(MaskError, match="lies on its side"):

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from tag2mask.core.errors import Tag2maskError
 from tag2mask.data import arrow_rows as row_files
-from tag2mask.data import open_photos
+from tag2mask.data import open_images
 from tag2mask.data.dataset import survey
-from tag2mask.data.manifest import Photo, Photos
+from tag2mask.data.manifest import ImageItem, Images
 from tag2mask.data.readers import scan as listing
 from tag2mask.data.readers.entries import Entries, Entry
 from tag2mask.data.settings import DataSettings
@@ -41,70 +41,70 @@ def test_entries_come_back_as_they_were_added(values: list[tuple[str, tuple[str,
 
 
 def table(folder: Path, count: int) -> DataSettings:
-    """A table of photographs that are all there."""
+    """A table of images that are all there."""
     (folder / "a").mkdir(parents=True)
     (folder / "source.png").write_bytes(b"x")
     lines = ["image,tags"]
     for number in range(count):
-        (folder / f"a/photograph_{number:08}.png").hardlink_to(folder / "source.png")
-        lines.append(f"a/photograph_{number:08}.png,{'cat;dog' if number % 3 else 'cat'}")
+        (folder / f"a/image_{number:08}.png").hardlink_to(folder / "source.png")
+        lines.append(f"a/image_{number:08}.png,{'cat;dog' if number % 3 else 'cat'}")
     (folder / "tags.csv").write_text("\n".join(lines) + "\n")
     return DataSettings(root=folder)
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Photos:
+def items(tmp_path: Path) -> Images:
     """Those of a table, 600 of them: more than are read at a time."""
-    return open_photos(table(tmp_path / "data", 600)).photos
+    return open_images(table(tmp_path / "data", 600)).items
 
 
-def test_a_sequence_reads_like_a_tuple(photos: Photos, tmp_path: Path) -> None:
-    held = tuple(photos)
-    assert [photo.id for photo in held] == [f"a/photograph_{number:08}" for number in range(600)]
-    assert held[0] == Photo("a/photograph_00000000", str(tmp_path / "data/a/photograph_00000000.png"), (1,))
+def test_a_sequence_reads_like_a_tuple(items: Images, tmp_path: Path) -> None:
+    held = tuple(items)
+    assert [item.id for item in held] == [f"a/image_{number:08}" for number in range(600)]
+    assert held[0] == ImageItem("a/image_00000000", str(tmp_path / "data/a/image_00000000.png"), (1,))
     assert held[1].tags == (1, 2)
-    assert photos == held
-    assert photos != held[:-1]
-    assert (photos[7], photos[-1]) == (held[7], held[-1])
+    assert items == held
+    assert items != held[:-1]
+    assert (items[7], items[-1]) == (held[7], held[-1])
     for key in (slice(3, 90), slice(2, None, 7), slice(None, None, -1), slice(500, 10_000), slice(5, 5)):
-        assert photos[key] == held[key]
-        assert photos[key][1:40:3] == held[key][1:40:3]
+        assert items[key] == held[key]
+        assert items[key][1:40:3] == held[key][1:40:3]
     with pytest.raises(IndexError):
-        photos[600]
-    odd = photos.where(lambda photo: photo.id.endswith(("1", "3")))
-    assert odd == tuple(photo for photo in held if photo.id.endswith(("1", "3")))
+        items[600]
+    odd = items.where(lambda item: item.id.endswith(("1", "3")))
+    assert odd == tuple(item for item in held if item.id.endswith(("1", "3")))
     assert odd.at([5, 0]) == (odd[5], odd[0])
-    assert photos[10:40:3].at([2, 0]) == (held[16], held[10])
+    assert items[10:40:3].at([2, 0]) == (held[16], held[10])
     masked = odd.with_masks(Path("/truth"))
-    assert [photo.mask for photo in masked] == [Path(f"/truth/{photo.id}.png") for photo in odd]
-    assert Photos.of(held) == photos
-    assert Photos.of(odd) is odd
+    assert [item.mask for item in masked] == [Path(f"/truth/{item.id}.png") for item in odd]
+    assert Images.of(held) == items
+    assert Images.of(odd) is odd
 
 
-def ids_of(photos: Photos, queue: "multiprocessing.queues.Queue[list[str]]") -> None:
-    queue.put([photo.id for photo in photos[::100]])
+def ids_of(items: Images, queue: "multiprocessing.queues.Queue[list[str]]") -> None:
+    queue.put([item.id for item in items[::100]])
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_other_processes_read_it_and_leave_it(photos: Photos, method: str) -> None:
-    wanted = [photo.id for photo in photos[::100]]
+def test_other_processes_read_it_and_leave_it(items: Images, method: str) -> None:
+    wanted = [item.id for item in items[::100]]
     context = multiprocessing.get_context(method)
     queue = context.Queue()
-    process = context.Process(target=ids_of, args=(photos, queue))
+    process = context.Process(target=ids_of, args=(items, queue))
     process.start()
     assert queue.get(timeout=60) == wanted
     process.join()
-    assert [photo.id for photo in photos[::100]] == wanted
+    assert [item.id for item in items[::100]] == wanted
 
 
-def test_threads_read_it(photos: Photos) -> None:
+def test_threads_read_it(items: Images) -> None:
     found: list[list[str]] = []
-    threads = [threading.Thread(target=lambda: found.append([photo.id for photo in photos[::100]])) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: found.append([item.id for item in items[::100]])) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [[photo.id for photo in photos[::100]]] * 4
+    assert found == [[item.id for item in items[::100]]] * 4
 
 
 def test_the_list_of_a_command_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,24 +115,24 @@ def test_the_list_of_a_command_leaves_no_file(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_saved_manifest_is_read_by_others_as_a_table(tmp_path: Path) -> None:
-    photos = open_photos(table(tmp_path / "data", 40)).photos
-    saved = photos.saved(tmp_path / "data.arrow")
-    assert saved == photos
+    images = open_images(table(tmp_path / "data", 40)).items
+    saved = images.saved(tmp_path / "data.arrow")
+    assert saved == images
     copy = pickle.loads(pickle.dumps(saved[3:9]))
-    assert copy == photos[3:9]
+    assert copy == images[3:9]
     found = pa.ipc.open_file(tmp_path / "data.arrow").read_all().to_pylist()
-    assert [row["id"] for row in found] == [photo.id for photo in photos]
-    assert [row["tags"] for row in found] == [list(photo.tags) for photo in photos]
-    assert [Path(row["image"]) for row in found] == [photo.path for photo in photos]
+    assert [row["id"] for row in found] == [item.id for item in images]
+    assert [row["tags"] for row in found] == [list(item.tags) for item in images]
+    assert [Path(row["image"]) for row in found] == [item.path for item in images]
 
 
 def test_places_in_any_order_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(row_files, "BATCH", 7)
-    photos = open_photos(table(tmp_path / "data", 60)).photos
-    held = tuple(photos)
+    images = open_images(table(tmp_path / "data", 60)).items
+    held = tuple(images)
     places = np.random.default_rng(0).permutation(60)
-    assert photos.at(places) == tuple(held[place] for place in places)
-    assert photos.at([5, 5, 59, 0]) == (held[5], held[5], held[59], held[0])
+    assert images.at(places) == tuple(held[place] for place in places)
+    assert images.at([5, 5, 59, 0]) == (held[5], held[5], held[59], held[0])
 
 
 def test_without_room_for_it_the_error_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,16 +168,16 @@ def test_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
         settings = table(tmp_path / str(count), count)
         tracemalloc.start()
         try:
-            photos = open_photos(settings).photos
-            assert sum(1 in photo.tags for photo in photos.where(lambda photo: 2 in photo.tags)) > count // 2
+            images = open_images(settings).items
+            assert sum(1 in item.tags for item in images.where(lambda item: 2 in item.tags)) > count // 2
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
 
     few, many = peak(5000), peak(13_000)
-    assert many - few < 8000 * 64  # bytes; a photograph and its ID take 150
+    assert many - few < 8000 * 64  # bytes; an image and its ID take 150
 
 
-def test_an_image_equals_one_that_is_held(photos: Photos, tmp_path: Path) -> None:
-    path = tmp_path / "data/a/photograph_00000000.png"
-    assert photos[0] == Photo("a/photograph_00000000", str(path), (1,))
+def test_an_image_equals_one_that_is_held(items: Images, tmp_path: Path) -> None:
+    path = tmp_path / "data/a/image_00000000.png"
+    assert items[0] == ImageItem("a/image_00000000", str(path), (1,))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from data_sets import failure
 from tag2mask.core.errors import UsageError
 from tag2mask.data.classes import folded_name, nearest_name, read_classes, similar_names
-from tag2mask.data.dataset import Photo, PhotoSet, find_photos, open_photos, survey
+from tag2mask.data.dataset import ImageItem, ImageSet, find_images, open_images, survey
 from tag2mask.data.file_names import nfc
 from tag2mask.data.readers.image_paths import path_inside
 from tag2mask.data.readers.scan import walk_files
@@ -37,8 +37,8 @@ def table(root: Path, text: str, *names: str) -> Path:
     return root
 
 
-def named(photos: PhotoSet) -> dict[str, list[str]]:
-    return {photo.id: [photos.classes[number - 1] for number in photo.tags] for photo in photos.photos}
+def named(images: ImageSet) -> dict[str, list[str]]:
+    return {item.id: [images.classes[number - 1] for number in item.tags] for item in images.items}
 
 
 # Tables
@@ -46,17 +46,17 @@ def named(photos: PhotoSet) -> dict[str, list[str]]:
 
 def test_table_gives_sorted_classes_and_relative_ids(tmp_path: Path) -> None:
     table(tmp_path, "image,tags\nin/b.x.jpg,dog; cat\na.png,cat\n", "in/b.x.jpg", "a.png")
-    photos = open_photos(DataSettings(root=tmp_path))
-    assert photos.classes == ("cat", "dog")
-    assert [(photo.id, photo.tags, photo.path) for photo in photos.photos] == [
+    images = open_images(DataSettings(root=tmp_path))
+    assert images.classes == ("cat", "dog")
+    assert [(item.id, item.tags, item.path) for item in images.items] == [
         ("in/b.x", (1, 2), tmp_path / "in/b.x.jpg"),
         ("a", (1,), tmp_path / "a.png"),
     ]
-    assert photos.tag_matrix().tolist() == [[True, True], [True, False]]
-    assert photos.tag_matrix(photos.photos[1:]).tolist() == [[True, False]]
-    assert photos.by_id("a").path.name == "a.png"
+    assert images.tag_matrix().tolist() == [[True, True], [True, False]]
+    assert images.tag_matrix(images.items[1:]).tolist() == [[True, False]]
+    assert images.by_id("a").path.name == "a.png"
     with pytest.raises(UsageError, match=r"has the ID `in/b`; did you mean `in/b\.x`"):
-        photos.by_id("in/b")
+        images.by_id("in/b")
 
 
 @pytest.mark.parametrize("bom", ["", "\ufeff"])
@@ -65,26 +65,26 @@ def test_table_of_ones_and_zeros(tmp_path: Path, bom: str, end: str) -> None:
     lines = ["Image,dog,cat,straße", "a.jpg,1,0,1", '"b,1.jpg", 0 ,1,0', ""]
     (tmp_path / "tags.csv").write_bytes((bom + end.join(lines)).encode())
     touch(tmp_path, "a.jpg", "b,1.jpg")
-    photos = open_photos(DataSettings(root=tmp_path))
-    assert photos.classes == ("cat", "dog", "straße")
-    assert named(photos) == {"a": ["dog", "straße"], "b,1": ["cat"]}
+    images = open_images(DataSettings(root=tmp_path))
+    assert images.classes == ("cat", "dog", "straße")
+    assert named(images) == {"a": ["dog", "straße"], "b,1": ["cat"]}
 
 
 def test_a_table_alone_is_relative_to_itself_and_data_root_overrides(tmp_path: Path) -> None:
     table(tmp_path / "one", "image,tags\na.jpg,cat\n", "a.jpg")
     touch(tmp_path / "two", "a.jpg")
     tags = tmp_path / "one" / "tags.csv"
-    assert open_photos(DataSettings(tags=tags)).photos[0].path == tmp_path / "one" / "a.jpg"
-    assert open_photos(DataSettings(tags=tags, root=tmp_path / "two")).photos[0].path == tmp_path / "two" / "a.jpg"
+    assert open_images(DataSettings(tags=tags)).items[0].path == tmp_path / "one" / "a.jpg"
+    assert open_images(DataSettings(tags=tags, root=tmp_path / "two")).items[0].path == tmp_path / "two" / "a.jpg"
 
 
 def test_split_column_selects_lines_but_not_classes(tmp_path: Path) -> None:
     text = "image,tags,split,author\na.jpg,cat,train,me\nb.jpg,dog,val,you\n"
     table(tmp_path, text, "a.jpg", "b.jpg")
     settings = DataSettings(root=tmp_path, split="train")
-    assert named(open_photos(settings)) == {"a": ["cat"]}
-    assert named(open_photos(settings, split="val")) == {"b": ["dog"]}
-    assert open_photos(settings).classes == open_photos(settings, split="val").classes == ("cat", "dog")
+    assert named(open_images(settings)) == {"a": ["cat"]}
+    assert named(open_images(settings, split="val")) == {"b": ["dog"]}
+    assert open_images(settings).classes == open_images(settings, split="val").classes == ("cat", "dog")
     assert survey(settings).listing.splits == {"train": 1, "val": 1}
     message = failure(settings, split="trian")
     assert "no line has the split `trian`, there are train, val; did you mean `train`?" in message
@@ -111,14 +111,14 @@ def test_split_column_selects_lines_but_not_classes(tmp_path: Path) -> None:
         ('image,tags\n"a.jpg,cat\n', "line 2: the line is no CSV"),
         ("image,tags\n\n../c.jpg,cat\n", "line 3: `../c.jpg` lies outside the root"),
         ("image,tags\n/etc/c.jpg,cat\n", "`/etc/c.jpg` lies outside the root"),
-        ("image,tags\n", "there are no photographs"),
+        ("image,tags\n", "there are no images"),
         ("image,tags\na.JPG,cat\n", "line 2: the image a.JPG does not exist; did you mean a.jpg?"),
-        ("image,tags\nb/a.jpg,cat\n", "line 2: the image b/a.jpg does not exist; add the photograph"),
+        ("image,tags\nb/a.jpg,cat\n", "line 2: the image b/a.jpg does not exist; add the image"),
         ("image,tags\na,cat\n", "did you mean a.jpg?"),
         ("image,tags\na.jpg,cat\na.jpg,dog\n", "line 3: a.jpg is listed twice (before: tags.csv line 2)"),
         ("image,tags\na.jpg,cat\na.png,dog\n", "a.jpg and a.png have one ID, `a`"),
         ("image,tags\na.jpg,background\n", "background has id 0 by itself"),
-        ("image,tags\na.jpg,\n", "no photograph has a tag"),
+        ("image,tags\na.jpg,\n", "no image has a tag"),
     ],
 )
 def test_faulty_tables_say_where_and_what(tmp_path: Path, text: str, message: str) -> None:
@@ -143,7 +143,7 @@ def test_all_problems_are_raised_together_five_of_a_kind(tmp_path: Path) -> None
     assert message.startswith(f"{tmp_path} cannot be used, 11 problems (`tag2mask check {tmp_path}` lists everything):")
     assert message.count("does not exist") == 5
     assert "… and 4 more of the kind missing-image" in message
-    assert "tags.csv line 11: the tag `dgo` is not in the class list (1 photograph); did you mean `dog`?" in message
+    assert "tags.csv line 11: the tag `dgo` is not in the class list (1 image); did you mean `dog`?" in message
     assert "tags.csv line 12: 3 columns instead of 2" in message
 
 
@@ -151,7 +151,7 @@ def test_paths_inside_the_root_are_read_however_they_are_written(tmp_path: Path)
     lines = ["in\\a.jpg", "in/../b.jpg", "./in//c.jpg", f"{tmp_path}/in/d.jpg"]
     text = "image,tags\n" + "".join(f"{line},cat\n" for line in lines)
     table(tmp_path, text, "in/a.jpg", "b.jpg", "in/c.jpg", "in/d.jpg")
-    assert list(named(open_photos(DataSettings(root=tmp_path)))) == ["in/a", "b", "in/c", "in/d"]
+    assert list(named(open_images(DataSettings(root=tmp_path)))) == ["in/a", "b", "in/c", "in/d"]
 
 
 @given(st.lists(st.sampled_from(["a", "..", ".", "b.jpg", ""]), min_size=1, max_size=6).map("/".join))
@@ -210,9 +210,9 @@ def test_any_table_that_csv_writes_is_read_back(
 
 def test_class_list_fixes_the_order_and_may_hold_more(tmp_path: Path) -> None:
     table(tmp_path, "image,tags\na.jpg,cat;dog\n", "a.jpg")
-    photos = open_photos(DataSettings(root=tmp_path, classes="zebra, dog ,cat"))
-    assert photos.classes == ("zebra", "dog", "cat")
-    assert photos.photos[0].tags == (2, 3)
+    images = open_images(DataSettings(root=tmp_path, classes="zebra, dog ,cat"))
+    assert images.classes == ("zebra", "dog", "cat")
+    assert images.items[0].tags == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_faulty_class_lists(tmp_path: Path, value: str, message: str) -> None:
 def test_exactly_254_classes_are_possible(tmp_path: Path) -> None:
     table(tmp_path, "image,tags\na.jpg,c7\n", "a.jpg")
     names = ",".join(f"c{number}" for number in range(254))
-    assert len(open_photos(DataSettings(root=tmp_path, classes=names)).classes) == 254
+    assert len(open_images(DataSettings(root=tmp_path, classes=names)).classes) == 254
 
 
 @pytest.mark.parametrize(("name", "near"), [("hosre", "horse"), ("Horse", "horse"), ("dining table", "diningtable")])
@@ -273,18 +273,18 @@ def test_similar_names_are_rare_beside_frequent() -> None:
 def test_folders(tmp_path: Path) -> None:
     names = ["dog/a.jpg", "cat/a.JPG", "cat/in/a.png", "cat/.hidden.jpg", ".git/x.jpg", "cat/notes.txt", "m/cat/a.png"]
     touch(tmp_path, *names)
-    photos = open_photos(DataSettings(root=tmp_path, masks=tmp_path / "m"))
-    assert named(photos) == {"cat/a": ["cat"], "cat/in/a": ["cat"], "dog/a": ["dog"]}
-    assert photos.by_id("cat/a").mask == tmp_path / "m/cat/a.png"
-    assert photos.by_id("dog/a").mask is None
+    images = open_images(DataSettings(root=tmp_path, masks=tmp_path / "m"))
+    assert named(images) == {"cat/a": ["cat"], "cat/in/a": ["cat"], "dog/a": ["dog"]}
+    assert images.by_id("cat/a").mask == tmp_path / "m/cat/a.png"
+    assert images.by_id("dog/a").mask is None
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["cat/a.jpg", "b.jpg"], "b.jpg: a photograph lies beside the class folders"),
+        (["cat/a.jpg", "b.jpg"], "b.jpg: an image lies beside the class folders"),
         (["cat/a.jpg", "cat/a.png"], "cat/a.jpg and cat/a.png have one ID, `cat/a`"),
-        (["cat/notes.txt"], "there are no photographs"),
+        (["cat/notes.txt"], "there are no images"),
     ],
 )
 def test_faulty_folders(tmp_path: Path, names: list[str], message: str) -> None:
@@ -302,17 +302,17 @@ def test_linked_folders_are_read_but_loops_end(tmp_path: Path) -> None:
 
 def test_find_photos_needs_no_tags(tmp_path: Path) -> None:
     touch(tmp_path, "b.jpg", "in/a.png", "notes.txt", "RUN/masks/b.png")
-    photos = find_photos(tmp_path, skip=tmp_path / "RUN")
-    assert [photo.id for photo in photos.photos] == ["b", "in/a"]
-    assert (photos.classes, photos.root, photos.tag_matrix().shape) == ((), tmp_path, (2, 0))
-    assert find_photos(tmp_path / "in" / "a.png").photos[0].id == "a"
+    images = find_images(tmp_path, skip=tmp_path / "RUN")
+    assert [item.id for item in images.items] == ["b", "in/a"]
+    assert (images.classes, images.root, images.tag_matrix().shape) == ((), tmp_path, (2, 0))
+    assert find_images(tmp_path / "in" / "a.png").items[0].id == "a"
     for folder, message in {"gone": "does not exist", "empty": "no image below it"}.items():
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(UsageError, match=message):
-            find_photos(tmp_path / folder)
+            find_images(tmp_path / folder)
     touch(tmp_path, "b.png")
     with pytest.raises(UsageError, match=r"b\.jpg and b\.png have one ID"):
-        find_photos(tmp_path)
+        find_images(tmp_path)
 
 
 # VOC roots
@@ -343,19 +343,19 @@ def voc_root(root: Path) -> Path:
 
 def test_voc_tags_come_from_all_objects(tmp_path: Path) -> None:
     settings = DataSettings(root=voc_root(tmp_path))
-    train = open_photos(settings, split="train")
+    train = open_images(settings, split="train")
     assert train.classes == VOC_CLASSES
     assert train.classes[11] == "dog"
-    assert (train.photos[0].id, train.photos[0].tags) == ("2007_000001", (12, 15))
-    assert named(open_photos(settings, split="val")) == {"2007_000002": ["cat"]}
-    assert list(named(open_photos(settings))) == ["2007_000001", "2007_000002", "2008_000003"]
+    assert (train.items[0].id, train.items[0].tags) == ("2007_000001", (12, 15))
+    assert named(open_images(settings, split="val")) == {"2007_000002": ["cat"]}
+    assert list(named(open_images(settings))) == ["2007_000001", "2007_000002", "2008_000003"]
 
 
 def test_train_aug_is_derived_only_where_no_list_exists(tmp_path: Path) -> None:
     settings = DataSettings(root=voc_root(tmp_path))
-    assert list(named(open_photos(settings, split="train_aug"))) == ["2007_000001", "2008_000003"]
+    assert list(named(open_images(settings, split="train_aug"))) == ["2007_000001", "2008_000003"]
     (tmp_path / "ImageSets/Segmentation/train_aug.txt").write_text("2008_000003\n")
-    assert list(named(open_photos(settings, split="train_aug"))) == ["2008_000003"]
+    assert list(named(open_images(settings, split="train_aug"))) == ["2008_000003"]
 
 
 def test_train_aug_without_its_masks_is_explained(tmp_path: Path) -> None:
@@ -370,14 +370,14 @@ def test_voc_masks_prefer_the_augmented_ones(tmp_path: Path) -> None:
     root = voc_root(tmp_path)
     settings = DataSettings(root=root)
     (root / "SegmentationClassAug" / "2007_000002.png").unlink()
-    masks = {photo.id: photo.mask and photo.mask.parent.name for photo in open_photos(settings).photos}
+    masks = {item.id: item.mask and item.mask.parent.name for item in open_images(settings).items}
     assert masks == {
         "2007_000001": "SegmentationClassAug",
         "2007_000002": "SegmentationClass",
         "2008_000003": "SegmentationClassAug",
     }
     settings.masks = root / "SegmentationClass"
-    assert open_photos(settings).by_id("2008_000003").mask is None
+    assert open_images(settings).by_id("2008_000003").mask is None
 
 
 @pytest.mark.parametrize("key", ["{}", "JPEGImages/{}.jpg", "{}.jpg", "/JPEGImages/{}.jpg"])
@@ -385,15 +385,15 @@ def test_a_tags_table_overrides_the_annotations(tmp_path: Path, key: str) -> Non
     root = voc_root(tmp_path)
     (tmp_path / "ours.csv").write_text(f"image,tags\n{key.format('2007_000001')},cow\n")
     settings = DataSettings(root=root, tags=tmp_path / "ours.csv", split="train")
-    assert named(open_photos(settings)) == {"2007_000001": ["cow"]}
-    assert open_photos(settings).classes == VOC_CLASSES
+    assert named(open_images(settings)) == {"2007_000001": ["cow"]}
+    assert open_images(settings).classes == VOC_CLASSES
     message = failure(settings, split="val")
     assert "ours.csv: 2007_000002 has no line; add `JPEGImages/2007_000002.jpg,TAGS`" in message
 
 
 def test_voc_class_list_can_be_replaced(tmp_path: Path) -> None:
     settings = DataSettings(root=voc_root(tmp_path), classes="dog,person", split="train")
-    assert open_photos(settings).photos[0].tags == (1, 2)
+    assert open_images(settings).items[0].tags == (1, 2)
     assert "the tag `cat` is not in the class list" in failure(settings, split="val")
 
 
@@ -403,7 +403,7 @@ def test_voc_without_annotations_needs_a_table(tmp_path: Path) -> None:
     assert "a VOC root without Annotations/ has no tags; give a tags table as data.tags" in message
     assert message.count("\n") == 1
     (tmp_path / "tags.csv").write_text("image,tags\na,cat\n")
-    assert named(open_photos(DataSettings(root=tmp_path))) == {"a": ["cat"]}
+    assert named(open_images(DataSettings(root=tmp_path))) == {"a": ["cat"]}
 
 
 def test_faulty_voc_roots(tmp_path: Path) -> None:
@@ -416,16 +416,16 @@ def test_faulty_voc_roots(tmp_path: Path) -> None:
     assert "ImageSets/Segmentation/bad.txt line 2: the image JPEGImages/2009_000009.jpg does not exist" in message
     assert "bad.txt line 4: 2007_000001 is listed twice, first on line 1" in message
     assert "Annotations/2007_000001.xml: the annotation could not be read as XML" in message
-    assert "Annotations/2007_000002.xml: the photograph has no annotation" in message
+    assert "Annotations/2007_000002.xml: the image has no annotation" in message
     assert "there is no list trainval.txt" in failure(DataSettings(root=root, split="trainval"))
 
 
 def test_tags_never_come_from_masks(tmp_path: Path) -> None:
     root = voc_root(tmp_path)
-    before = named(open_photos(DataSettings(root=root, split="train_aug")))
+    before = named(open_images(DataSettings(root=root, split="train_aug")))
     for path in (root / "SegmentationClassAug").iterdir():
         path.write_bytes(b"no mask at all")
-    assert named(open_photos(DataSettings(root=root, split="train_aug"))) == before
+    assert named(open_images(DataSettings(root=root, split="train_aug"))) == before
 
 
 # Settings
@@ -460,19 +460,19 @@ def test_roots(tmp_path: Path) -> None:
 def test_real_voc_root(real_data: Path) -> None:
     root = real_data / "data" / "voc-animals"
     settings = DataSettings(kind="voc", root=root, tags=root / "tags.csv", split="train")
-    train, val = open_photos(settings), open_photos(settings, split="val")
-    assert (len(train), len(val), len(open_photos(settings, split="train_aug"))) == (437, 220, 1200)
-    assert all(photo.tags and photo.mask and photo.mask.parent.name == "SegmentationClass" for photo in train.photos)
-    assert not {photo.id for photo in train.photos} & {photo.id for photo in val.photos}
+    train, val = open_images(settings), open_images(settings, split="val")
+    assert (len(train), len(val), len(open_images(settings, split="train_aug"))) == (437, 220, 1200)
+    assert all(item.tags and item.mask and item.mask.parent.name == "SegmentationClass" for item in train.items)
+    assert not {item.id for item in train.items} & {item.id for item in val.items}
     counts = train.tag_matrix().sum(0)
     assert [train.classes[column] for column in np.argsort(-counts)[:2]] == ["cat", "dog"]
 
 
-def test_a_photograph_is_a_value() -> None:
+def test_a_image_is_a_value() -> None:
     path = "/data/pets/cat/one.jpg"
-    photo = Photo("cat/one", Path(path), (1, 2), Path("masks/cat/one.png"))
-    assert (photo.path, photo.mask) == (Path(path), Path("masks/cat/one.png"))
-    assert pickle.loads(pickle.dumps(photo)) == photo == replace(photo) and hash(photo) == hash(replace(photo))
-    assert replace(photo, truth=None) == Photo("cat/one", Path(path), (1, 2)) != photo
+    item = ImageItem("cat/one", Path(path), (1, 2), Path("masks/cat/one.png"))
+    assert (item.path, item.mask) == (Path(path), Path("masks/cat/one.png"))
+    assert pickle.loads(pickle.dumps(item)) == item == replace(item) and hash(item) == hash(replace(item))
+    assert replace(item, truth=None) == ImageItem("cat/one", Path(path), (1, 2)) != item
     with pytest.raises(FrozenInstanceError):
-        photo.id = "dog"  # type: ignore[misc]
+        item.id = "dog"  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Photographs that look the same, tags that are never apart, masks that EXIF turns, and the verdict on a data set."""
+"""Images that look the same, tags that are never apart, masks that EXIF turns, and the verdict on a data set."""
 
 import io
 import json
@@ -38,7 +38,7 @@ def bits_between(one: Image.Image, other: Image.Image) -> int:
 
 
 def write_table(root: Path, rows: Sequence[tuple[str, Image.Image, str, str]]) -> DataSettings:
-    """A table of (file, photograph, tags, split)."""
+    """A table of (file, image, tags, split)."""
     lines = ["image,tags,split"]
     for name, image, tags, split in rows:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def of_kind(report: CheckReport, kind: str) -> list[str]:
     return [str(problem) for problem in report.problems if problem.kind == kind]
 
 
-def test_a_photograph_at_another_size_and_quality_looks_the_same_and_others_do_not() -> None:
+def test_a_image_at_another_size_and_quality_looks_the_same_and_others_do_not() -> None:
     for seed in range(20):
         image = landscape(seed)
         assert bits_between(image, encoded_again(image.resize((60, 40)), 50)) <= MOST_BITS
@@ -61,7 +61,7 @@ def test_a_photograph_at_another_size_and_quality_looks_the_same_and_others_do_n
         assert bits_between(image, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)) > 2 * MOST_BITS
 
 
-def test_a_plain_photograph_has_no_look() -> None:
+def test_a_plain_image_has_no_look() -> None:
     noise = np.random.default_rng(0).integers(126, 130, (64, 96, 3), dtype=np.uint8)
     assert difference_hash(noise) is None
 
@@ -97,22 +97,22 @@ def test_splits_are_told_apart_by_what_is_in_one_alone() -> None:
 
 
 def test_copies_across_splits_are_warned_about_and_copies_within_are_counted(tmp_path: Path) -> None:
-    photos = [landscape(seed) for seed in range(8)]
-    rows = [(f"train/{n}.png", photos[n], "cat" if n % 2 else "dog", "train") for n in range(6)]
+    items = [landscape(seed) for seed in range(8)]
+    rows = [(f"train/{n}.png", items[n], "cat" if n % 2 else "dog", "train") for n in range(6)]
     rows += [
-        ("val/copy.png", encoded_again(photos[2].resize((150, 100)), 60), "dog", "val"),
-        ("val/own.png", photos[6], "cat", "val"),
-        ("train/again.png", photos[4], "dog", "train"),
+        ("val/copy.png", encoded_again(items[2].resize((150, 100)), 60), "dog", "val"),
+        ("val/own.png", items[6], "cat", "val"),
+        ("train/again.png", items[4], "dog", "train"),
     ]
     settings = write_table(tmp_path, rows)
     report = check(settings)
     (warning,) = of_kind(report, "near-duplicate")
     assert "look the same in different splits (1): train/2 (train) ~ val/copy (val); figures" in warning
     assert "leave them out of one of the splits" in warning
-    assert any("4 photographs in 2 groups" in note for note in report.notes)
+    assert any("4 images in 2 groups" in note for note in report.notes)
     assert report.to_json()["twins"] == {
         "groups": 2,
-        "photographs": 4,
+        "images": 4,
         "across": 1,
         "named": ("train/2 (train) ~ val/copy (val)",),
         "unlike": 0,
@@ -121,7 +121,7 @@ def test_copies_across_splits_are_warned_about_and_copies_within_are_counted(tmp
     assert report.verdict is not None and "look the same across splits" in str(report.verdict)
     one = check(DataSettings(root=tmp_path, split="train"))
     assert not of_kind(one, "near-duplicate")
-    assert any("2 photographs in 1 group: train/4 ~ train/again" in note for note in one.notes)
+    assert any("2 images in 1 group: train/4 ~ train/again" in note for note in one.notes)
 
 
 def test_splits_of_voc_lists_overlap(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_hundreds_of_copies_are_a_few_words(tmp_path: Path) -> None:
     report = check(DataSettings(root=tmp_path / "data"))
     assert report.problems == ()
     (note,) = report.notes
-    assert "140 photographs in 14 groups: " in note and note.count("~") == 5 and note.endswith("and 9 more")
+    assert "140 images in 14 groups: " in note and note.count("~") == 5 and note.endswith("and 9 more")
     assert len(json.dumps(report.to_json())) < 3000
 
 
@@ -182,15 +182,15 @@ def test_tags_that_are_never_apart_are_named_once() -> None:
     assert everywhere.inseparable() == []  # the other one is everywhere, which is its own warning
     assert everywhere.everywhere() == ["horse"]
     kinds = [problem.kind for problem in counts.problems("data")]
-    assert kinds == ["few-photographs", "inseparable-tags"]
+    assert kinds == ["few-images", "inseparable-tags"]
 
 
 @pytest.mark.parametrize(
     ("counts", "worth", "reason"),
     [
-        ((FEW, FEW + 5), "yes", f"2 classes with {FEW} to {FEW + 5} photographs each"),
-        ((FEW - 1, FEW), "doubtful", f"fewer than {FEW} photographs of cat"),
-        ((FEW - 1, 3), "no", f"fewer than {FEW} photographs of dog, cat"),
+        ((FEW, FEW + 5), "yes", f"2 classes with {FEW} to {FEW + 5} images each"),
+        ((FEW - 1, FEW), "doubtful", f"fewer than {FEW} images of cat"),
+        ((FEW - 1, 3), "no", f"fewer than {FEW} images of dog, cat"),
     ],
 )
 def test_the_verdict_follows_the_counts(tmp_path: Path, counts: tuple[int, int], worth: str, reason: str) -> None:
@@ -212,7 +212,7 @@ def test_a_set_that_cannot_be_opened_is_not_worth_training(tmp_path: Path) -> No
 
 
 def turned_root(tmp_path: Path, orientation: int, mask: tuple[int, int]) -> CheckReport:
-    """The check of one photograph with an EXIF orientation, 96 × 64 pixels or as square as its mask of (H, W)."""
+    """The check of one image with an EXIF orientation, 96 × 64 pixels or as square as its mask of (H, W)."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     (tmp_path / "cat").mkdir()
@@ -221,10 +221,10 @@ def turned_root(tmp_path: Path, orientation: int, mask: tuple[int, int]) -> Chec
     return check(DataSettings(root=tmp_path, masks=tmp_path / "masks"))
 
 
-def test_a_mask_drawn_before_exif_turned_the_photograph(tmp_path: Path) -> None:
+def test_a_mask_drawn_before_exif_turned_the_image(tmp_path: Path) -> None:
     (problem,) = of_kind(turned_root(tmp_path, 6, (64, 96)), "mask-size")
-    assert "the mask is 96 × 64 pixels, its photograph 64 × 96" in problem
-    assert "EXIF turns the photograph (orientation 6), so turn the mask likewise" in problem
+    assert "the mask is 96 × 64 pixels, its image 64 × 96" in problem
+    assert "EXIF turns the image (orientation 6), so turn the mask likewise" in problem
 
 
 @pytest.mark.parametrize(

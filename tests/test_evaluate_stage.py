@@ -37,7 +37,7 @@ def test_a_damaged_mask_costs_the_figures_of_the_masks_alone(
     damaged.write_bytes(b"no image")
     assert main(["evaluate", str(copied)]) == 1
     said = " ".join(capsys.readouterr().err.split())
-    assert "1 of 10 photographs cannot be compared" in said and damaged.name in said
+    assert "1 of 10 images cannot be compared" in said and damaged.name in said
     assert "refine" not in figures(copied) and figures(copied)["cams"] == figures(done)["cams"]
 
 
@@ -45,7 +45,7 @@ def test_images_without_a_mask_are_counted(copied: Path, capsys: pytest.CaptureF
     for path in sorted((copied / "masks").rglob("*.png"))[:3]:
         path.unlink()
     assert main(["evaluate", str(copied)]) == 0
-    assert "masks: 3 of 10 photographs have no file" in " ".join(capsys.readouterr().err.split())
+    assert "masks: 3 of 10 images have no file" in " ".join(capsys.readouterr().err.split())
     assert figures(copied)["refine"]["train"]["argmax"]["images"] == 7
 
 

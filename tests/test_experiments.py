@@ -26,11 +26,11 @@ import voc_animals
 import wrong_tags
 
 
-def random_counts(photographs: int, classes: int, seed: int) -> np.ndarray:
+def random_counts(images: int, classes: int, seed: int) -> np.ndarray:
     """Counts whose intersections are possible."""
     generator = np.random.default_rng(seed)
-    truth, predicted = generator.integers(1, 100, (2, photographs, classes))
-    hits = (np.minimum(truth, predicted) * generator.random((photographs, classes))).astype(np.int64)
+    truth, predicted = generator.integers(1, 100, (2, images, classes))
+    hits = (np.minimum(truth, predicted) * generator.random((images, classes))).astype(np.int64)
     return np.stack([hits, truth, predicted], axis=2)
 
 
@@ -53,7 +53,7 @@ def test_classes_without_truth_are_left_out() -> None:
 
 
 def test_the_interval_is_as_wide_as_theory_says() -> None:
-    # One class, photographs that are right or wrong as a whole: the share of right ones has a binomial spread.
+    # One class, images that are right or wrong as a whole: the share of right ones has a binomial spread.
     generator = np.random.default_rng(0)
     right = generator.random(400) < 0.5
     counts = np.stack([10 * right, np.full(400, 10), 10 * right], axis=1)[:, None]  # IoU = share of right ones
@@ -73,7 +73,7 @@ def test_paired_differences_are_narrower_than_figures_and_zero_for_equals() -> N
 
 
 def kept(ids: list[int], grid: tuple[int, int], seed: int) -> maps.Kept:
-    """The maps of one photograph."""
+    """The maps of one image."""
     generator = torch.Generator().manual_seed(seed)
     truth = torch.randint(0, 4, (grid[0] * 16, grid[1] * 16), generator=generator)
     truth[0, :8] = 255
@@ -84,21 +84,21 @@ def kept(ids: list[int], grid: tuple[int, int], seed: int) -> maps.Kept:
     )  # fmt: skip
 
 
-def test_counts_of_single_photographs_sum_to_the_confusion_matrix() -> None:
-    photographs = [kept([1, 3], (4, 5), 0), kept([2], (4, 5), 1), kept([1, 2, 3], (3, 6), 2), kept([], (4, 5), 3)]
+def test_counts_of_single_images_sum_to_the_confusion_matrix() -> None:
+    images = [kept([1, 3], (4, 5), 0), kept([2], (4, 5), 1), kept([1, 2, 3], (3, 6), 2), kept([], (4, 5), 3)]
     for method in (compare.classifier(0.4), compare.pot("POT", clusters=2)):
-        counts, _ = compare.count(method, photographs, 3)
-        alone = [compare.count(method, [photograph], 3)[0] for photograph in photographs]
+        counts, _ = compare.count(method, images, 3)
+        alone = [compare.count(method, [image], 3)[0] for image in images]
         assert np.array_equal(counts, np.concatenate(alone))
         assert not counts[1, [1, 3], 2].any() and not counts[3, 1:, 2].any()  # absent classes are never predicted
     # The classifier's CAM by hand.
-    photograph = photographs[0]
-    full = torch.nn.functional.interpolate(photograph.cams, size=photograph.truth.shape, mode="bilinear")[0]
+    image = images[0]
+    full = torch.nn.functional.interpolate(image.cams, size=image.truth.shape, mode="bilinear")[0]
     best, winner = full.max(0)
-    prediction = torch.where(best > 0.4, photograph.ids[winner], 0)
+    prediction = torch.where(best > 0.4, image.ids[winner], 0)
     confusion = Confusion(4)
-    confusion.update(prediction.numpy().astype(np.uint8), photograph.truth.numpy().astype(np.uint8))
-    counts = compare.count(compare.classifier(0.4), [photograph], 3)[0][0]
+    confusion.update(prediction.numpy().astype(np.uint8), image.truth.numpy().astype(np.uint8))
+    counts = compare.count(compare.classifier(0.4), [image], 3)[0][0]
     assert error_bars.miou(counts.astype(float), [0, 1, 2, 3]) == pytest.approx(100 * confusion.miou())
 
 
@@ -122,7 +122,7 @@ def test_wrong_tags_are_as_many_as_asked_for(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.data
 def test_the_table_by_one_command(real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tag2mask.data import DataSettings, open_photos
+    from tag2mask.data import DataSettings, open_images
     from tag2mask.networks import NetworkSettings, build_network, save_network
 
     root = tmp_path / "voc"
@@ -134,7 +134,7 @@ def test_the_table_by_one_command(real_data: Path, tmp_path: Path, monkeypatch: 
     for split in ("train", "val"):
         names = (source / f"ImageSets/Segmentation/{split}.txt").read_text().split()[:4]
         (lists / f"{split}.txt").write_text("\n".join(names) + "\n")
-    classes = open_photos(DataSettings(kind="voc", root=root, tags=source / "tags.csv", split="train")).classes
+    classes = open_images(DataSettings(kind="voc", root=root, tags=source / "tags.csv", split="train")).classes
     settings = NetworkSettings(backbone="resnet18", weights="none")
     runs = [tmp_path / f"run-{seed}" for seed in (0, 1)]
     for seed, folder in enumerate(runs):
@@ -154,7 +154,7 @@ def test_the_table_by_one_command(real_data: Path, tmp_path: Path, monkeypatch: 
         kept_there = list((tmp_path / "maps" / folder.name).rglob("*.npz"))
         assert len(kept_there) == 8
     before = (tmp_path / "table.md").read_text()
-    monkeypatch.delattr(maps, "photo_maps")
+    monkeypatch.delattr(maps, "image_maps")
     voc_animals.main(words)
     assert (tmp_path / "table.md").read_text() == before
     save_network(runs[0] / "train/network.safetensors", build_network(settings, classes, seed=7))
@@ -165,24 +165,24 @@ def test_the_table_by_one_command(real_data: Path, tmp_path: Path, monkeypatch: 
 def test_the_fit_of_confidence_finds_the_model_that_made_the_truth() -> None:
     generator = np.random.default_rng(0)
     made = Model(0.5, -0.7, {"cam_expected": 1.2, "share": -0.4, "more_tags": -0.6}, {})
-    photos = []
+    items = []
     for _ in range(600):
         ids = np.array([0, *range(1, generator.integers(2, 5))], dtype=np.int32)
         evidence = Evidence(ids, generator.uniform(0.02, 0.98, (len(ids), len(FIELDS))).astype(np.float32))
         iou = estimates(evidence, made)
-        photos.append(confidence.Judged(evidence, iou, float(iou.mean())))
-    found = confidence.fit(photos, list(made.weights))
+        items.append(confidence.Judged(evidence, iou, float(iou.mean())))
+    found = confidence.fit(items, list(made.weights))
     assert found.bias == pytest.approx(0.5, abs=0.05) and found.background == pytest.approx(-0.7, abs=0.02)
     assert found.weights == pytest.approx(made.weights, abs=0.05)
     assert found.usual["cam_expected"] == pytest.approx(0, abs=0.1)
 
-    known = [replace(each, evidence=without(each.evidence, "network_expected")) for each in photos]
+    known = [replace(each, evidence=without(each.evidence, "network_expected")) for each in items]
     with pytest.raises(UsageError, match="nothing to fit on"):
         confidence.fit(known, ["network_expected"])
     assert list(confidence.fit_all([known])) == [("cam",)]
-    for each in photos:
+    for each in items:
         each.evidence.values[:, FIELDS.index("cam_overlap")] = 0.5
-    constant = confidence.fit(photos, ["cam_expected", "cam_overlap"])
+    constant = confidence.fit(items, ["cam_expected", "cam_overlap"])
     assert constant.weights["cam_overlap"] == 0 and constant.weights["cam_expected"] > 1
 
 

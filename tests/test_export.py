@@ -123,7 +123,7 @@ def test_networks_that_compute_with_the_size_of_their_input(
 @installed
 @pytest.mark.data
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2"])
-def test_photographs_of_ten_sizes(backbone: str, real_data: Path, tmp_path: Path) -> None:
+def test_images_of_ten_sizes(backbone: str, real_data: Path, tmp_path: Path) -> None:
     model, weights = backbone, "none"
     if backbone == "mobilenet_v2":
         model, weights = str(real_data / "weights" / "mobilenet_v2_1.0_224"), "pretrained"
@@ -132,10 +132,10 @@ def test_photographs_of_ten_sizes(backbone: str, real_data: Path, tmp_path: Path
     session = _session(tmp_path / "n.onnx")
     properties = session.get_modelmeta().custom_metadata_map
     stride, more = int(properties["stride"]), int(properties["remainder"])
-    photos = sorted((real_data / "data" / "voc-animals" / "JPEGImages").glob("*.jpg"))[:10]
-    assert len(photos) == 10
-    for number, photo in enumerate(photos):
-        pixels = np.asarray(Image.open(photo).convert("RGB"), np.float32) / 255
+    items = sorted((real_data / "data" / "voc-animals" / "JPEGImages").glob("*.jpg"))[:10]
+    assert len(items) == 10
+    for number, item in enumerate(items):
+        pixels = np.asarray(Image.open(item).convert("RGB"), np.float32) / 255
         pixels = pixels[: 150 + 13 * number, : 260 - 17 * number].transpose(2, 0, 1)  # (3, H, W)
         height, width = pixels.shape[1:]
         sides = [-(-(side - more) // stride) * stride + more for side in (height, width)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tag2mask.cams.inference import PhotoMaps
+from tag2mask.cams.inference import ImageMaps
 from tag2mask.core.errors import UsageError
 from tag2mask.pot import PotSettings, TransportCams, normalised_cams, transport_cams
 from tag2mask.pot.external import NO_MAP, ExternalSettings, base_cams, external_loss, external_target, fused, suppressed
@@ -18,7 +18,7 @@ POT = PotSettings(affinity_radius=2.0)
 
 
 def problem(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Features, CAMs, external CAMs and valid pixels of three photographs."""
+    """Features, CAMs, external CAMs and valid pixels of three images."""
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(3, 8, *GRID, generator=generator)
     valid = torch.ones(3, *GRID, dtype=torch.bool)
@@ -36,7 +36,7 @@ def solved(seed: int = 0) -> tuple[TransportCams, Tensor]:
 
 
 def slow_target(maps: np.ndarray, external: np.ndarray, inside: np.ndarray, settings: ExternalSettings) -> np.ndarray:
-    """The target of one photograph, class by class; ``maps`` and the result hold background first."""
+    """The target of one image, class by class; ``maps`` and the result hold background first."""
     present = [c for c in range(len(external)) if external[c].max() >= 0]
     if not present:
         return maps
@@ -101,7 +101,7 @@ def test_the_loss_teaches_the_classifier_alone() -> None:
     assert not cams.grad[~TAGS].any() and not cams.grad[0, :, :, -2:].any() and cams.grad[0].any()
 
 
-def test_a_photograph_without_external_maps_teaches_nothing_and_keeps_its_cams() -> None:
+def test_a_image_without_external_maps_teaches_nothing_and_keeps_its_cams() -> None:
     features, cams, external, valid = problem()
     external[0] = NO_MAP
     cams = cams.requires_grad_()
@@ -149,7 +149,7 @@ def test_a_class_that_is_out_of_view_is_taught_to_be_absent() -> None:
 
 
 def _first(result: TransportCams, count: int) -> TransportCams:
-    """The first photographs of a batch."""
+    """The first images of a batch."""
     slots = result.slots
     few = replace(slots, **{name: getattr(slots, name)[:count] for name in ("ids", "used", "base", "valid", "dropped")})
     return replace(result, cams=result.cams[:count], maps=result.maps[:count], slots=few)
@@ -170,7 +170,7 @@ def test_a_perfect_classifier_has_no_loss(monkeypatch: pytest.MonkeyPatch) -> No
 def test_inference_uses_the_same_settings() -> None:
     features, cams, external, _ = problem()
     use = ExternalSettings(base="external", suppression=0.5)
-    maps = PhotoMaps(cams, torch.nn.functional.normalize(features, dim=1), TAGS, cams[:, :, 0, 0], external, use)
+    maps = ImageMaps(cams, torch.nn.functional.normalize(features, dim=1), TAGS, cams[:, :, 0, 0], external, use)
     everywhere = torch.ones(3, *GRID, dtype=torch.bool)
     base = base_cams(cams, external, TAGS, use, everywhere)
     expected = suppressed(transport_cams(maps.features, base, TAGS, POT), external, use)

@@ -21,8 +21,8 @@ from scipy import ndimage
 from tag2mask.cli import main
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.files import write_json
-from tag2mask.data import DataSettings, Photo, open_photos, palette, read_mask, write_mask
-from tag2mask.data.manifest import Photos
+from tag2mask.data import DataSettings, ImageItem, open_images, palette, read_mask, write_mask
+from tag2mask.data.manifest import Images
 from tag2mask.export.formats import Exported, ExportSettings, export_masks
 from tag2mask.export.formats.components import pieces
 from tag2mask.export.formats.registry import MaskSource
@@ -46,14 +46,14 @@ def _mask(seed: int, height: int = 40, width: int = 53) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def masks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
-    return {photo_id: _mask(seed, 40 + seed) for seed, photo_id in enumerate(IDS)}
+    return {image_id: _mask(seed, 40 + seed) for seed, image_id in enumerate(IDS)}
 
 
 @pytest.fixture(scope="module")
 def folder(masks: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("masks")
-    for photo_id, mask in masks.items():
-        write_mask(path / f"{photo_id}.png", mask)
+    for image_id, mask in masks.items():
+        write_mask(path / f"{image_id}.png", mask)
     return path
 
 
@@ -84,8 +84,8 @@ def test_voc_keeps_everything(folder: Path, masks: dict[str, np.ndarray], tmp_pa
     made = _export("voc", folder, tmp_path / "out", split="val")
     listed = (tmp_path / "out/ImageSets/Segmentation/val.txt").read_text(encoding="utf-8").splitlines()
     assert sorted(listed) == sorted(IDS)
-    for photo_id, mask in masks.items():
-        image = Image.open(tmp_path / "out/SegmentationClass" / f"{photo_id}.png")
+    for image_id, mask in masks.items():
+        image = Image.open(tmp_path / "out/SegmentationClass" / f"{image_id}.png")
         assert image.mode == "P"
         assert np.array_equal(np.array(image), mask)
     labels = (tmp_path / "out/labelmap.txt").read_text(encoding="utf-8").splitlines()[1:]
@@ -98,39 +98,39 @@ def test_a_voc_root_is_read_again_as_one(scenes: Path, tmp_path: Path) -> None:
     source = _as_jpeg(scenes, tmp_path)
     export_masks("voc", source, tmp_path / "root", ExportSettings(split="mine", images="link"))
     names = ",".join(source.classes)
-    again = open_photos(
+    again = open_images(
         DataSettings(kind="voc", root=tmp_path / "root", split="mine", tags=tmp_path / "tags.csv", classes=names)
     )
     assert len(again) == len(source) == 10
-    for photo in again.photos:
-        assert photo.path.samefile(tmp_path / "photographs" / f"{photo.id}.jpg") and photo.mask is not None
-        assert np.array_equal(read_mask(photo.mask), read_mask(tmp_path / "masks" / f"{photo.id}.png"))
+    for item in again.items:
+        assert item.path.samefile(tmp_path / "images" / f"{item.id}.jpg") and item.mask is not None
+        assert np.array_equal(read_mask(item.mask), read_mask(tmp_path / "masks" / f"{item.id}.png"))
 
 
 def test_a_coco_root_is_read_again_as_one(scenes: Path, tmp_path: Path) -> None:
     source = _as_jpeg(scenes, tmp_path)
     export_masks("coco", source, tmp_path / "root", ExportSettings(split="mine", images="copy"))
-    again = open_photos(DataSettings(kind="coco", root=tmp_path / "root", split="mine"))
+    again = open_images(DataSettings(kind="coco", root=tmp_path / "root", split="mine"))
     assert again.classes == source.classes and len(again) == 10
-    for photo in again.photos:
-        mask = read_mask(tmp_path / "masks" / f"{photo.id}.png")
-        assert photo.tags == tuple(value for value in np.unique(mask).tolist() if value not in (0, 255))
+    for item in again.items:
+        mask = read_mask(tmp_path / "masks" / f"{item.id}.png")
+        assert item.tags == tuple(value for value in np.unique(mask).tolist() if value not in (0, 255))
 
 
 def _as_jpeg(scenes: Path, folder: Path) -> MaskSource:
-    """Training scenes as these roots have them, JPEG files without subfolders; photographs/, masks/ and tags.csv."""
-    photos = open_photos(DataSettings(root=scenes, split="train"))
+    """Training scenes as these roots have them, JPEG files without subfolders; images/, masks/ and tags.csv."""
+    images = open_images(DataSettings(root=scenes, split="train"))
     found, table = [], "image,tags\n"
-    (folder / "photographs").mkdir()
-    for photo in photos.photos:
-        name = Path(photo.id).name
-        path = folder / "photographs" / f"{name}.jpg"
-        Image.open(photo.path).convert("RGB").save(path)
-        write_mask(folder / "masks" / f"{name}.png", read_mask(scenes / "masks" / f"{photo.id}.png"))
-        table += f"{name}.jpg,{';'.join(photos.classes[tag - 1] for tag in photo.tags)}\n"
-        found.append(Photo(name, path, photo.tags))
+    (folder / "images").mkdir()
+    for item in images.items:
+        name = Path(item.id).name
+        path = folder / "images" / f"{name}.jpg"
+        Image.open(item.path).convert("RGB").save(path)
+        write_mask(folder / "masks" / f"{name}.png", read_mask(scenes / "masks" / f"{item.id}.png"))
+        table += f"{name}.jpg,{';'.join(images.classes[tag - 1] for tag in item.tags)}\n"
+        found.append(ImageItem(name, path, item.tags))
     (folder / "tags.csv").write_text(table)
-    return MaskSource(folder / "masks", photos.classes, Photos.of(found))
+    return MaskSource(folder / "masks", images.classes, Images.of(found))
 
 
 @pytest.mark.parametrize("pieces_of", ["components", "classes"])
@@ -141,8 +141,8 @@ def test_coco_run_lengths_keep_all_but_255(
     path = tmp_path / "out/annotations/instances_val.json"
     found = _by_coco(path)
     assert found.keys() == masks.keys()
-    for photo_id, mask in masks.items():
-        assert np.array_equal(found[photo_id], _without_ignored(mask))
+    for image_id, mask in masks.items():
+        assert np.array_equal(found[image_id], _without_ignored(mask))
     said = json.loads(path.read_text(encoding="utf-8"))
     assert said["categories"] == [{"id": n, "name": name} for n, name in enumerate(CLASSES, start=1)]
     for annotation in said["annotations"]:
@@ -188,9 +188,9 @@ def test_yolo_polygons_paint_the_mask_but_for_what_is_told(
 ) -> None:
     made = _export("yolo", folder, tmp_path / "out", split="train", min_pixels=5)
     differing, tiny, tiny_pixels = 0, 0, 0
-    for photo_id, mask in masks.items():
+    for image_id, mask in masks.items():
         height, width = mask.shape
-        lines = (tmp_path / "out/labels/train" / f"{photo_id}.txt").read_text().splitlines()
+        lines = (tmp_path / "out/labels/train" / f"{image_id}.txt").read_text().splitlines()
         painted = np.zeros_like(mask)
         pieces_found = []
         for line in lines:
@@ -219,18 +219,18 @@ def test_yolo_polygons_paint_the_mask_but_for_what_is_told(
     assert said == {"train": "images/train", "val": "images/train", "names": dict(enumerate(CLASSES))}
 
 
-def test_fiftyone_has_grey_masks_and_the_photographs(scenes: Path, tmp_path: Path) -> None:
-    photos = open_photos(DataSettings(root=scenes, split="val"))
-    source = MaskSource(scenes / "masks", photos.classes, photos.photos)
+def test_fiftyone_has_grey_masks_and_the_images(scenes: Path, tmp_path: Path) -> None:
+    images = open_images(DataSettings(root=scenes, split="val"))
+    source = MaskSource(scenes / "masks", images.classes, images.items)
     made = export_masks("fiftyone", source, tmp_path / "out")
-    assert made.done == len(photos) and not made.notes
-    for photo in photos.photos:
-        image = Image.open(tmp_path / "out/labels" / f"{photo.id}.png")
+    assert made.done == len(images) and not made.notes
+    for item in images.items:
+        image = Image.open(tmp_path / "out/labels" / f"{item.id}.png")
         assert image.mode == "L"
-        assert np.array_equal(np.array(image), read_mask(scenes / "masks" / f"{photo.id}.png"))
-        assert (tmp_path / "out/data" / f"{photo.id}{photo.path.suffix}").resolve() == photo.path.resolve()
+        assert np.array_equal(np.array(image), read_mask(scenes / "masks" / f"{item.id}.png"))
+        assert (tmp_path / "out/data" / f"{item.id}{item.path.suffix}").resolve() == item.path.resolve()
     names = json.loads((tmp_path / "out/mask_targets.json").read_text())
-    assert names == {"0": "background", "1": photos.classes[0], "2": photos.classes[1], "255": "ignored"}
+    assert names == {"0": "background", "1": images.classes[0], "2": images.classes[1], "255": "ignored"}
 
 
 def test_cvat_paints_labels_and_objects(folder: Path, masks: dict[str, np.ndarray], tmp_path: Path) -> None:
@@ -239,10 +239,10 @@ def test_cvat_paints_labels_and_objects(folder: Path, masks: dict[str, np.ndarra
         assert "tag2mask-export.json" not in archive.namelist()
         listed = archive.read("ImageSets/Segmentation/default.txt").decode().splitlines()
         assert sorted(listed) == sorted(IDS)
-        for photo_id, mask in masks.items():
-            with archive.open(f"SegmentationClass/{photo_id}.png") as file:
+        for image_id, mask in masks.items():
+            with archive.open(f"SegmentationClass/{image_id}.png") as file:
                 assert np.array_equal(np.array(Image.open(file)), palette()[mask])
-            with archive.open(f"SegmentationObject/{photo_id}.png") as file:
+            with archive.open(f"SegmentationObject/{image_id}.png") as file:
                 objects = np.array(Image.open(file)) @ np.array([1 << 16, 1 << 8, 1])
             assert np.array_equal(objects == 0, mask == 0)
             for code in np.unique(objects[objects > 0]):
@@ -273,16 +273,16 @@ def test_too_many_components_for_cvat_become_one_object_a_class(tmp_path: Path) 
 
 @pytest.mark.extra
 @pytest.mark.parametrize("store", [False, True], ids=["folder", "store"])
-def test_shards_hold_masks_and_photographs(store: bool, masks: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_shards_hold_masks_and_images(store: bool, masks: dict[str, np.ndarray], tmp_path: Path) -> None:
     webdataset = pytest.importorskip("webdataset")
-    photos = []
-    for photo_id, mask in masks.items():
-        write_mask(tmp_path / f"masks/{photo_id}.png", mask)
-        image = tmp_path / f"images/{photo_id}.JPG"
+    items = []
+    for image_id, mask in masks.items():
+        write_mask(tmp_path / f"masks/{image_id}.png", mask)
+        image = tmp_path / f"images/{image_id}.JPG"
         image.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.zeros((*mask.shape, 3), dtype=np.uint8)).save(image, format="JPEG")
-        photos.append(Photo(photo_id, image, ()))
-    source = MaskSource(tmp_path / "masks", CLASSES, Photos.of(photos))
+        items.append(ImageItem(image_id, image, ()))
+    source = MaskSource(tmp_path / "masks", CLASSES, Images.of(items))
     place = tmp_path / ("store" if store else "out")
     settings = ExportSettings("train", images="copy", per_shard=3, store=f"file://{place}" if store else None)
     place.mkdir(exist_ok=store) if store else None
@@ -296,7 +296,7 @@ def test_shards_hold_masks_and_photographs(store: bool, masks: dict[str, np.ndar
         found[said["id"]] = np.array(Image.open(io.BytesIO(sample["png"])))
         assert list(Image.open(io.BytesIO(sample["jpg"])).size) == said["size"][::-1]
     assert found.keys() == masks.keys()
-    assert all(np.array_equal(found[photo_id], mask) for photo_id, mask in masks.items())
+    assert all(np.array_equal(found[image_id], mask) for image_id, mask in masks.items())
     assert json.loads((tmp_path / "out/classes.json").read_text()) == ["background", *CLASSES]
 
 
@@ -341,15 +341,15 @@ def test_broken_masks_fail_alone(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_a_mask_of_another_size_than_its_photograph_fails(scenes: Path, tmp_path: Path) -> None:
-    photos = open_photos(DataSettings(root=scenes, split="val"))
-    first, *others = photos.photos
-    for photo in others:
-        write_mask(tmp_path / "masks" / f"{photo.id}.png", read_mask(scenes / "masks" / f"{photo.id}.png"))
+def test_a_mask_of_another_size_than_its_image_fails(scenes: Path, tmp_path: Path) -> None:
+    images = open_images(DataSettings(root=scenes, split="val"))
+    first, *others = images.items
+    for item in others:
+        write_mask(tmp_path / "masks" / f"{item.id}.png", read_mask(scenes / "masks" / f"{item.id}.png"))
     write_mask(tmp_path / "masks" / f"{others[0].id}.png", np.zeros((3, 4), dtype=np.uint8))
-    made = export_masks("coco", MaskSource(tmp_path / "masks", photos.classes, photos.photos), tmp_path / "out")
+    made = export_masks("coco", MaskSource(tmp_path / "masks", images.classes, images.items), tmp_path / "out")
     assert list(made.failed) == [others[0].id] and "4 × 3" in made.failed[others[0].id]
-    assert made.notes[0] == "1 photographs have no mask" and first.id not in made.failed
+    assert made.notes[0] == "1 images have no mask" and first.id not in made.failed
 
 
 def test_what_is_not_ours_is_not_overwritten(folder: Path, tmp_path: Path) -> None:
@@ -379,7 +379,7 @@ def test_an_export_that_is_interrupted_leaves_what_was_there(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export_masks("coco", MaskSource(folder, CLASSES), tmp_path / "out", again=True, on_photo=stop)
+        export_masks("coco", MaskSource(folder, CLASSES), tmp_path / "out", again=True, on_image=stop)
     assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -390,12 +390,12 @@ def test_the_verb_takes_a_run_its_predictions_or_a_folder(
     assert main(["export", "coco", str(copied), "--out", str(tmp_path / "run")]) == 0
     found = _by_coco(tmp_path / "run/annotations/instances_train.json")
     assert len(found) == 10
-    for photo_id, mask in found.items():
-        assert np.array_equal(mask, _without_ignored(read_mask(copied / "masks" / f"{photo_id}.png")))
+    for image_id, mask in found.items():
+        assert np.array_equal(mask, _without_ignored(read_mask(copied / "masks" / f"{image_id}.png")))
     predictions = copied / "predictions/val"
     predictions.mkdir(parents=True, exist_ok=True)
-    for photo in open_photos(DataSettings(root=scenes, split="val")).photos:
-        write_mask(predictions / f"{photo.id}.png", read_mask(scenes / "masks" / f"{photo.id}.png"))
+    for item in open_images(DataSettings(root=scenes, split="val")).items:
+        write_mask(predictions / f"{item.id}.png", read_mask(scenes / "masks" / f"{item.id}.png"))
     assert main(["export", "yolo", str(predictions), "--out", str(tmp_path / "yolo")]) == 0
     assert len(list((tmp_path / "yolo/images/val").rglob("*.*"))) == 4
     given = [str(scenes / "masks"), "--data.classes", "a,b"]
@@ -427,11 +427,11 @@ def test_settings_of_others_do_not_make_a_run(folder: Path, tmp_path: Path) -> N
     assert [each["name"] for each in names] == ["x", "y", "z"]
 
 
-def test_a_zip_takes_photographs_older_than_zips(folder: Path, scenes: Path, tmp_path: Path) -> None:
+def test_a_zip_takes_images_older_than_zips(folder: Path, scenes: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     source = _as_jpeg(scenes, tmp_path / "photos")
-    for photo in source.photos or ():
-        os.utime(photo.path, (0, 0))
+    for item in source.items or ():
+        os.utime(item.path, (0, 0))
     assert export_masks("yolo", source, tmp_path / "out.zip").done
 
 

@@ -20,7 +20,7 @@ import hostile_tables
 import hostile_trees
 import hostile_words
 from hostile_case import SEED, Case, Yard, bounded, state_of, write
-from hostile_images import photograph
+from hostile_images import image
 from tag2mask.cli import main, parsing
 from tag2mask.cli.commands import Command
 from tag2mask.cli.parsing import Parsed
@@ -51,7 +51,7 @@ def test_hostile(
 ) -> None:
     yard = Yard(tmp_path, request.getfixturevalue)
     yard.data.mkdir(parents=True)
-    write(yard.secret, photograph("PNG"))
+    write(yard.secret, image("PNG"))
     monkeypatch.chdir(yard.data)
     monkeypatch.syspath_prepend(yard.data)
     monkeypatch.setattr(parsing, "parse", _parsed_once)
@@ -75,18 +75,18 @@ def test_hostile(
 IDS = ("../x", "a/../../x", "/x", "a//x", ".", "..", "", "x/", "a\0b", "corrections", "tag2mask-export")
 
 
-@pytest.mark.parametrize("photo_id", IDS)
-def test_a_correction_stays_in_its_folder(photo_id: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("image_id", IDS)
+def test_a_correction_stays_in_its_folder(image_id: str, tmp_path: Path) -> None:
     folder = tmp_path / "a/b/corrections"
     kept = Corrections(folder, ("cat", "dog"))
     for act in (
-        lambda: kept.write(photo_id, Decision("rejected")),
-        lambda: kept.write(photo_id, Decision("corrected"), np.zeros((4, 4), np.uint8)),
-        lambda: kept.decision(photo_id),
-        lambda: kept.mask(photo_id),
-        lambda: kept.forget(photo_id),
+        lambda: kept.write(image_id, Decision("rejected")),
+        lambda: kept.write(image_id, Decision("corrected"), np.zeros((4, 4), np.uint8)),
+        lambda: kept.decision(image_id),
+        lambda: kept.mask(image_id),
+        lambda: kept.forget(image_id),
     ):
-        with pytest.raises(Tag2maskError, match=r"is no ID of a photograph|rename it"):
+        with pytest.raises(Tag2maskError, match=r"is no ID of an image|rename it"):
             act()
     assert not list(tmp_path.iterdir())
 

@@ -67,12 +67,12 @@ def test_scores_are_the_mean_of_the_raw_cams() -> None:
 
 @pytest.mark.parametrize("padding", [0.0, 0.7, float("inf")])
 def test_padding_does_not_matter(padding: float) -> None:
-    """A photograph of whole cells, padded by whole cells, gives what it gives alone, whatever the padding holds."""
+    """An image of whole cells, padded by whole cells, gives what it gives alone, whatever the padding holds."""
     network = _network()
-    photograph = torch.rand(1, 3, 32, 48)
-    alone = network(photograph)
+    image = torch.rand(1, 3, 32, 48)
+    alone = network(image)
     images = torch.full((1, 3, 64, 64), padding)
-    images[:, :, 16:48, 16:64] = photograph
+    images[:, :, 16:48, 16:64] = image
     valid = torch.zeros(1, 64, 64, dtype=torch.bool)
     valid[:, 16:48, 16:64] = True
     padded = network(images, valid)
@@ -93,7 +93,7 @@ def test_only_whole_cells_count() -> None:
     torch.testing.assert_close(output.logits[1], output.cams[1, :, 0, 1:3].mean(dim=1))
 
 
-def test_a_photograph_without_padding_needs_no_mask() -> None:
+def test_a_image_without_padding_needs_no_mask() -> None:
     network = _network()
     images = torch.rand(1, 3, 45, 67)
     for one, other in zip(network(images), network(images, torch.ones(1, 45, 67, dtype=torch.bool)), strict=True):

@@ -1,4 +1,4 @@
-"""What docs/quickstart-photographs.md says, done as it stands: from photographs to corrected masks for other tools.
+"""What docs/quickstart-photographs.md says, done as it stands: from images to corrected masks for other tools.
 
 A machine without a network and without hours changes one command: `run` gets a backbone that is at hand, small batches
 and small views.
@@ -66,12 +66,12 @@ class Review:
 
 
 @pytest.fixture
-def photographs(real_data: Path, tmp_path: Path) -> Path:
-    """A few photographs and their tags, without masks, where the page says that they are."""
+def run_images(real_data: Path, tmp_path: Path) -> Path:
+    """A few images and their tags, without masks, where the page says that they are."""
     source = real_data / "data/voc-animals"
     with (source / "tags.csv").open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["tags"] in CLASSES]
-    folder = tmp_path / "photographs"
+    folder = tmp_path / "images"
     folder.mkdir()
     chosen = [row for name in CLASSES for row in [row for row in rows if row["tags"] == name][:EACH]]
     lines = ["image,tags"]
@@ -89,7 +89,7 @@ def _commands() -> Iterator[list[str]]:
 
 
 @pytest.mark.data
-def test_the_quickstart_for_people_with_photographs(photographs: Path, real_data: Path, tmp_path: Path) -> None:
+def test_the_quickstart_for_people_with_images(images: Path, real_data: Path, tmp_path: Path) -> None:
     verbs, decided = [], {}
     for words in _commands():
         assert words[0] == "tag2mask"
@@ -110,7 +110,7 @@ def test_the_quickstart_for_people_with_photographs(photographs: Path, real_data
 
 
 def _reviewed(words: list[str], folder: Path) -> dict[str, Mask | None]:
-    """Three decisions: the first photograph is painted over, the second one accepted, the third one rejected."""
+    """Three decisions: the first image is painted over, the second one accepted, the third one rejected."""
     command = started(words[1:], folder / "said/review", folder=folder, environment=WIDE)
     until = monotonic() + 200
     while not (shown := re.search(r"^open (http\S+)", command.said, re.MULTILINE)):
@@ -155,11 +155,11 @@ def _assert_coco(folder: Path, decided: dict[str, Mask | None]) -> None:
     coco = COCO(str(file))
     numbers = {Path(image["file_name"]).stem: image["id"] for image in coco.loadImgs(coco.getImgIds())}
     assert len(numbers) == 2 * EACH - 1
-    for photo_id, mask in decided.items():
-        assert (photo_id in numbers) == (mask is not None)
+    for image_id, mask in decided.items():
+        assert (image_id in numbers) == (mask is not None)
         if mask is None:
             continue
         found = np.zeros_like(mask)
-        for annotation in coco.loadAnns(coco.getAnnIds(imgIds=numbers[photo_id])):
+        for annotation in coco.loadAnns(coco.getAnnIds(imgIds=numbers[image_id])):
             found[coco.annToMask(annotation) == 1] = annotation["category_id"]
         assert (found == np.where(mask == 255, 0, mask)).all()

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from run_tiny import Capture, figures, files_of, run, words
 from tag2mask.cli import main
 from tag2mask.cli.commands import COMMANDS
-from tag2mask.data import DataSettings, open_photos, read_mask, write_mask
+from tag2mask.data import DataSettings, open_images, read_mask, write_mask
 from tag2mask.data.cam_files import full_resolution, read_cam
 from tag2mask.networks import NetworkSettings, build_network
 from tag2mask.runs.config import CamSettings, Config, presets
@@ -21,16 +21,16 @@ from tag2mask.stages.registry import slow_settings
 
 
 def test_a_run_writes_all_that_the_design_names(done: Path, scenes: Path) -> None:
-    photos = open_photos(DataSettings(root=scenes, split="train"))
-    for photo in photos.photos:
-        size = Image.open(photo.path).size[::-1]
+    images = open_images(DataSettings(root=scenes, split="train"))
+    for item in images.items:
+        size = Image.open(item.path).size[::-1]
         for kind in ("classifier", "prototype", "pot"):
-            cam = read_cam(done / f"cams/{kind}/{photo.id}.npz")
-            assert tuple(cam.ids) == (photo.tags if kind == "classifier" else (0, *photo.tags))
+            cam = read_cam(done / f"cams/{kind}/{item.id}.npz")
+            assert tuple(cam.ids) == (item.tags if kind == "classifier" else (0, *item.tags))
             assert cam.size == size
             assert cam.cams.shape[1:] == (4, 4)
-        assert read_cam(done / f"cams/pot/{photo.id}.npz").allocation is not None
-        assert read_mask(done / f"masks/{photo.id}.png", classes=2).shape == size
+        assert read_cam(done / f"cams/pot/{item.id}.npz").allocation is not None
+        assert read_mask(done / f"masks/{item.id}.png", classes=2).shape == size
     for name in (
         "config.yaml",
         "environment.json",
@@ -43,10 +43,10 @@ def test_a_run_writes_all_that_the_design_names(done: Path, scenes: Path) -> Non
 
 
 def test_the_masks_are_the_argmax_of_the_cams_at_full_size_and_measured_alike(done: Path, scenes: Path) -> None:
-    for photo in open_photos(DataSettings(root=scenes, split="train")).photos:
-        cam = read_cam(done / f"cams/pot/{photo.id}.npz")
+    for item in open_images(DataSettings(root=scenes, split="train")).items:
+        cam = read_cam(done / f"cams/pot/{item.id}.npz")
         expected = np.asarray(cam.ids)[full_resolution(cam).argmax(0)]
-        assert (read_mask(done / f"masks/{photo.id}.png") == expected).all()
+        assert (read_mask(done / f"masks/{item.id}.png") == expected).all()
     measured = figures(done)
     assert set(measured) == {"cams", "refine"}
     assert set(measured["cams"]["train"]) == {"classifier", "prototype", "pot"}
@@ -82,22 +82,22 @@ def test_files_deleted_under_a_run_cost_themselves_alone(
     data, out = Path(copytree(scenes, tmp_path / "data")), Path(copytree(done, tmp_path / "out"))
     for mask in (out / "masks").rglob("*.png"):
         mask.unlink()
-    photos = open_photos(DataSettings(root=data, split="train")).photos
-    cam, photograph = out / f"cams/pot/{photos[-2].id}.npz", photos[-1].path
-    content = photograph.read_bytes()
+    images = open_images(DataSettings(root=data, split="train")).items
+    cam, image = out / f"cams/pot/{images[-2].id}.npz", images[-1].path
+    content = image.read_bytes()
 
     def write(path: Path, mask: np.ndarray, **options: str) -> None:
         write_mask(path, mask, **options)
         cam.unlink(missing_ok=True)
-        photograph.unlink(missing_ok=True)
+        image.unlink(missing_ok=True)
 
     monkeypatch.setattr("tag2mask.stages.refine.write_mask", write)
     assert run("refine", data, out, refine__batch_size="1") == 1
     said = " ".join(capsys.readouterr().err.split())
-    assert str(cam.name) in said and str(photograph.name) in said and "Traceback" not in said
+    assert str(cam.name) in said and str(image.name) in said and "Traceback" not in said
     assert len(list((out / "masks").rglob("*.png"))) == 8
     monkeypatch.undo()
-    photograph.write_bytes(content)
+    image.write_bytes(content)
     assert run("run", data, out) == 0
     assert files_of(out / "masks") == files_of(done / "masks")
     assert files_of(out / "cams") == files_of(done / "cams")
@@ -115,7 +115,7 @@ def test_shards_make_the_same_files_as_one_process(copied: Path, done: Path, sce
 def test_the_run_remembers_its_settings(copied: Path, capsys: Capture) -> None:
     assert main(["run", "--out", str(copied), "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "train: done already" in said and "cams: 0 photographs to do" in said
+    assert "train: done already" in said and "cams: 0 images to do" in said
     assert main(["cams", str(copied), "--print-config"]) == 0
     saved = yaml.safe_load((copied / "config.yaml").read_text())
     assert yaml.safe_load(capsys.readouterr().out) == {**saved, "out": str(copied), "limit": None, "shard": None}
@@ -211,7 +211,7 @@ def test_masks_that_no_run_made_are_never_overwritten(scenes: Path, tmp_path: Pa
         assert files_of(out) == before
 
 
-def test_a_run_folder_among_the_photographs_is_refused(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_a_run_folder_among_the_images_is_refused(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
     data = Path(copytree(scenes, tmp_path / "data"))
     assert run("run", data, data / "run") == 2
     assert "lies inside the data root" in capsys.readouterr().err
@@ -225,7 +225,7 @@ def test_a_dry_run_writes_nothing(scenes: Path, tmp_path: Path) -> None:
 
 
 def test_another_class_list_is_refused_by_name(copied: Path, scenes: Path, capsys: Capture) -> None:
-    names = open_photos(DataSettings(root=scenes)).classes
+    names = open_images(DataSettings(root=scenes)).classes
     assert run("cams", scenes, copied, data__classes=",".join([*names, "unicorn"])) == 2
     said = capsys.readouterr().err
     assert "was begun with the classes" in said and "new: unicorn" in said
@@ -233,7 +233,7 @@ def test_another_class_list_is_refused_by_name(copied: Path, scenes: Path, capsy
 
 def test_changed_tags_are_noticed_by_image(copied: Path, done: Path, scenes: Path, tmp_path: Path) -> None:
     lines = (scenes / "tags.csv").read_text().splitlines()
-    names = open_photos(DataSettings(root=scenes)).classes
+    names = open_images(DataSettings(root=scenes)).classes
     changed = next(i for i, line in enumerate(lines) if "train/" in line and ";" not in line)
     image, tag, split = lines[changed].split(",")
     lines[changed] = f"{image},{next(name for name in names if name != tag)},{split}"
@@ -243,7 +243,7 @@ def test_changed_tags_are_noticed_by_image(copied: Path, done: Path, scenes: Pat
     assert [name for name in before if before[name] != after[name]] == [image.rsplit(".", 1)[0] + ".npz"]
 
 
-def test_a_bad_photograph_is_reported_and_the_rest_is_done(scenes: Path, copied: Path, tmp_path: Path) -> None:
+def test_a_bad_image_is_reported_and_the_rest_is_done(scenes: Path, copied: Path, tmp_path: Path) -> None:
     data = Path(copytree(scenes, tmp_path / "data"))
     broken = sorted((data / "train").glob("*.jpg"))[3]
     broken.write_bytes(broken.read_bytes()[:700])
@@ -255,7 +255,7 @@ def test_a_bad_photograph_is_reported_and_the_rest_is_done(scenes: Path, copied:
     assert figures(copied)["refine"]["train"]["argmax"]["images"] == 9
 
 
-def test_photographs_without_tags_get_masks_of_background(scenes: Path, tmp_path: Path) -> None:
+def test_images_without_tags_get_masks_of_background(scenes: Path, tmp_path: Path) -> None:
     lines = (scenes / "tags.csv").read_text().splitlines()
     changed = next(i for i, line in enumerate(lines) if "train/" in line)
     image, _, split = lines[changed].split(",")

@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 PUBLISHED = list(PUBLISHED_SCALES)
 
 
-def photo(height: int, width: int, seed: int = 0) -> torch.Tensor:
+def pixels(height: int, width: int, seed: int = 0) -> torch.Tensor:
     """Smooth, uint8 (H, W, 3)."""
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     return torch.from_numpy(np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)))
@@ -59,7 +59,7 @@ def as_batch(image: torch.Tensor) -> torch.Tensor:
 def test_batched_scales_and_mirror_images_are_the_obvious_mean(
     size: tuple[int, int], flip: bool, scales: list[float], align_corners: bool
 ) -> None:
-    network, image = TinySegmenter(), photo(*size)
+    network, image = TinySegmenter(), pixels(*size)
     network.align_corners = align_corners
     found = assembled(network, image, PredictSettings(scales=scales, flip=flip))
     forwards = len(network.seen)
@@ -72,7 +72,7 @@ def test_batched_scales_and_mirror_images_are_the_obvious_mean(
 @pytest.mark.parametrize("size", [(40, 56), (37, 53), (5, 9)])
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_one_pass_is_the_network_itself(size: tuple[int, int], align_corners: bool) -> None:
-    network, image = TinySegmenter().eval(), photo(*size)
+    network, image = TinySegmenter().eval(), pixels(*size)
     network.align_corners = align_corners
     more = int(align_corners)
     filled = network.pixel_mean.expand(1, 3, *(-(-(side - more) // 4) * 4 + more for side in size)).clone()
@@ -83,9 +83,9 @@ def test_one_pass_is_the_network_itself(size: tuple[int, int], align_corners: bo
 
 
 @pytest.mark.parametrize("width", [51, 52, 53, 54, 55])
-def test_a_mirrored_photograph_has_the_mirrored_mask_whatever_its_width(width: int) -> None:
+def test_a_mirrored_image_has_the_mirrored_mask_whatever_its_width(width: int) -> None:
     """Local and of stride 1, so that nothing but the alignment could differ."""
-    network, image = TinySegmenter(stride=1, kernel=1), photo(20, width)
+    network, image = TinySegmenter(stride=1, kernel=1), pixels(20, width)
     settings = PredictSettings(scales=[1.0], flip=True)
     found, mirrored = assembled(network, image, settings), assembled(network, image.flip(1), settings)
     assert torch.allclose(found, mirrored.flip(2), atol=1e-5)
@@ -98,7 +98,7 @@ def test_a_mirrored_photograph_has_the_mirrored_mask_whatever_its_width(width: i
 )
 def test_mirroring_averages_cells_of_the_same_pixels(kernel: int, height: int, width: int, align_corners: bool) -> None:
     """Cells of 4 × 4 pixels, or of the pixels around every fourth: mirroring must not mix them with others."""
-    network, image = TinySegmenter(kernel=kernel), photo(height, width)
+    network, image = TinySegmenter(kernel=kernel), pixels(height, width)
     network.align_corners = align_corners
     with torch.no_grad():
         weight = network.backbone.conv.weight
@@ -116,17 +116,17 @@ def test_what_was_filled_up_counts_as_padding() -> None:
             seen.append(valid)
             return super().forward(images)
 
-    assembled(Watching(), photo(8, 10), PredictSettings(flip=True))
-    assembled(Watching(), photo(8, 12), PredictSettings(flip=True))
+    assembled(Watching(), pixels(8, 10), PredictSettings(flip=True))
+    assembled(Watching(), pixels(8, 12), PredictSettings(flip=True))
     first, second = seen
     assert first is not None and first.shape == (2, 8, 12) and second is None
     assert first.any(1).tolist() == [[True] * 10 + [False] * 2, [False] * 2 + [True] * 10]
 
 
-def test_photographs_of_one_size_go_together_and_come_back_in_order() -> None:
+def test_images_of_one_size_go_together_and_come_back_in_order() -> None:
     network = TinySegmenter()
     predictor = Predictor(network, "cpu", PredictSettings(scales=[0.5, 1.0], flip=True, batch_size=3))
-    images = [photo(24, 32, 1), photo(20, 20, 2), photo(24, 32, 3), photo(24, 32, 4)]
+    images = [pixels(24, 32, 1), pixels(20, 20, 2), pixels(24, 32, 3), pixels(24, 32, 4)]
     together = predictor.predictions([image.numpy() for image in images])
     assert (6, 3, 24, 32) in network.seen
     for image, found in zip(images, together, strict=True):
@@ -134,7 +134,7 @@ def test_photographs_of_one_size_go_together_and_come_back_in_order() -> None:
 
 
 def test_the_long_side_is_that_of_scale_one() -> None:
-    network, image = TinySegmenter(), photo(60, 80)
+    network, image = TinySegmenter(), pixels(60, 80)
     found = Predictor(network, "cpu", PredictSettings(long_side=40, scales=[1.0, 1.5])).predict(image.numpy())
     assert found.shape == (60, 80)
     assert network.seen == [(1, 3, 32, 40), (1, 3, 48, 60)]
@@ -175,7 +175,7 @@ def test_tiles_cover_every_pixel_with_weights_that_sum_to_one(
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("size", [(150, 211), (64, 300), (65, 65)])
 def test_tiles_of_a_local_network_are_the_whole(size: tuple[int, int], flip: bool) -> None:
-    network, image = TinySegmenter(stride=1, kernel=1), photo(*size)
+    network, image = TinySegmenter(stride=1, kernel=1), pixels(*size)
     whole = assembled(network, image, PredictSettings(flip=flip, tile=None))
     cut_up = assembled(network, image, PredictSettings(flip=flip, tile=64, batch_size=3))
     assert torch.allclose(whole, cut_up, atol=1e-4)
@@ -190,15 +190,15 @@ def test_tiles_fade_into_each_other_without_seams(monkeypatch: pytest.MonkeyPatc
             slope = torch.linspace(0, 1, images.shape[3]).expand(len(images), 3, images.shape[2], -1)
             return slope.contiguous()
 
-    found = assembled(Sloped(stride=1, kernel=1), photo(10, 200), PredictSettings(tile=64))
+    found = assembled(Sloped(stride=1, kernel=1), pixels(10, 200), PredictSettings(tile=64))
     assert float(found[0, 0].diff().abs().max()) < 0.08  # of a step of one at a hard cut; the slope has 1/64
     monkeypatch.setattr(PredictSettings, "overlap", 0)
-    hard = assembled(Sloped(stride=1, kernel=1), photo(10, 200), PredictSettings(tile=64))
+    hard = assembled(Sloped(stride=1, kernel=1), pixels(10, 200), PredictSettings(tile=64))
     assert float(hard[0, 0].diff().abs().max()) > 0.9
 
 
 def test_tiles_and_long_side_and_scales_work_together() -> None:
-    network, image = by_brightness(), photo(170, 230)
+    network, image = by_brightness(), pixels(170, 230)
     settings = {"scales": [0.5, 1.0, 1.5], "flip": True}
     whole = Predictor(network, "cpu", PredictSettings(tile=None, **settings)).predict(image.numpy())
     for more in ({"tile": 64}, {"tile": 64, "long_side": 150}):
@@ -226,8 +226,8 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("crf", [False, True])
-def test_no_tensor_holds_all_classes_at_the_size_of_a_large_photograph(crf: bool) -> None:
-    image = photo(1500, 2100).numpy()
+def test_no_tensor_holds_all_classes_at_the_size_of_a_large_image(crf: bool) -> None:
+    image = pixels(1500, 2100).numpy()
     settings = PredictSettings(tile=256, crf=crf, crf_long_side=64, crf_settings=PublishedCrf("largefov"))
     predictor = Predictor(TinySegmenter(classes=20, stride=16, kernel=17), "cpu", settings)
     with Largest() as largest:
@@ -236,10 +236,10 @@ def test_no_tensor_holds_all_classes_at_the_size_of_a_large_photograph(crf: bool
     assert largest.numbers <= 21 * PIECE * PIECE < whole / 10
 
 
-def test_a_small_long_side_does_not_bring_the_whole_photograph_into_one_tensor_of_logits() -> None:
+def test_a_small_long_side_does_not_bring_the_whole_image_into_one_tensor_of_logits() -> None:
     predictor = Predictor(TinySegmenter(classes=20, stride=16, kernel=17), "cpu", PredictSettings(long_side=128))
     with Largest() as largest:
-        predictor.predict(photo(1500, 2100).numpy())
+        predictor.predict(pixels(1500, 2100).numpy())
     assert largest.numbers <= 21 * PIECE * PIECE
 
 
@@ -247,7 +247,7 @@ def test_a_small_long_side_does_not_bring_the_whole_photograph_into_one_tensor_o
 
 
 def test_the_crf_is_that_of_the_softmax_of_the_mean_logits() -> None:
-    network, image = TinySegmenter(), photo(40, 50)
+    network, image = TinySegmenter(), pixels(40, 50)
     settings = PredictSettings(scales=[0.5, 1.0], flip=True, crf=True)
     logits = obvious_mean_logits(network, as_batch(image), settings.scales, True)
     expected = dense_crf(image, logits.softmax(0), PublishedCrf())
@@ -258,7 +258,7 @@ def test_the_crf_is_that_of_the_softmax_of_the_mean_logits() -> None:
 
 
 def test_the_crf_works_at_bounded_size() -> None:
-    image = photo(90, 120)
+    image = pixels(90, 120)
     small = Predictor(by_brightness(), "cpu", PredictSettings(crf=True, crf_long_side=40)).prediction(image.numpy())
     whole = Predictor(by_brightness(), "cpu", PredictSettings(crf=True)).prediction(image.numpy())
     assert small.labels.shape == (90, 120)
@@ -269,8 +269,8 @@ def test_the_crf_works_at_bounded_size() -> None:
 # What can be given, and what comes back
 
 
-def test_paths_images_and_arrays_are_the_same_photograph(tmp_path: Path) -> None:
-    predictor, image = Predictor(TinySegmenter(), "cpu"), photo(30, 41).numpy()
+def test_paths_images_and_arrays_are_the_same_image(tmp_path: Path) -> None:
+    predictor, image = Predictor(TinySegmenter(), "cpu"), pixels(30, 41).numpy()
     Image.fromarray(image).save(tmp_path / "a.png")
     expected = predictor.predict(image)
     assert (expected.dtype, expected.shape) == (np.uint8, (30, 41))
@@ -280,8 +280,8 @@ def test_paths_images_and_arrays_are_the_same_photograph(tmp_path: Path) -> None
         assert (predictor.predict(same) == expected).all()
 
 
-def test_photographs_are_turned_upright_before_they_are_labelled(tmp_path: Path) -> None:
-    predictor, image = Predictor(by_brightness(), "cpu"), photo(30, 41).numpy()
+def test_images_are_turned_upright_before_they_are_labelled(tmp_path: Path) -> None:
+    predictor, image = Predictor(by_brightness(), "cpu"), pixels(30, 41).numpy()
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(image).save(tmp_path / "a.png", exif=exif)
@@ -324,7 +324,7 @@ def test_what_is_refused_says_why(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="does not exist"):
         predictor.predict(tmp_path / "gone.jpg")
     side = int((PROBABILITY_LIMIT / 3) ** 0.5) + 1
-    with pytest.raises(UsageError, match="reduce the photograph, or take `predict`"):
+    with pytest.raises(UsageError, match="reduce the image, or take `predict`"):
         predictor.probabilities(np.broadcast_to(np.uint8(0), (side, side, 3)))
     with pytest.raises(UsageError) as refused:
         PredictSettings(scales=[0.0], long_side=3, tile=10, batch_size=0)
@@ -332,7 +332,7 @@ def test_what_is_refused_says_why(tmp_path: Path) -> None:
 
 
 def test_one_line_from_a_checkpoint_to_a_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = photo(12, 16)
+    image = pixels(12, 16)
     Image.fromarray(image.numpy()).save(tmp_path / "a.png")
     asked: list[Path] = []
 

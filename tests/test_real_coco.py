@@ -14,7 +14,7 @@ from data_sets import CAT, DOG, IMAGE, SQUARE, Fault, Files, Tags, annotation, a
 from run_tiny import Capture
 from tag2mask.cli import main
 from tag2mask.data import DataSettings, read_mask, write_mask
-from tag2mask.data.dataset import PhotoSet, open_photos, survey
+from tag2mask.data.dataset import ImageSet, open_images, survey
 from tag2mask.export.formats.labelstudio import encode_brush
 from tag2mask.runs.config import Config
 from tag2mask.runs.ground_truth import with_truth
@@ -35,10 +35,10 @@ def listed(*names: str, path: str = TRAIN, first: int = 1, categories: tuple[Any
     return {path: document(images, [annotation(number, number) for number in numbers], *categories)}
 
 
-def one(photo: dict[str, Any] | None = None, /, *categories: Any, **values: Any) -> Files:
+def one(item: dict[str, Any] | None = None, /, *categories: Any, **values: Any) -> Files:
     """One image with one annotation of these values."""
     found = {key: value for key, value in (annotation(1, 1) | values).items() if value != "missing"}
-    return {TRAIN: document([photo or image(1, "a.jpg")], [found], *categories), "train/a.jpg": IMAGE}
+    return {TRAIN: document([item or image(1, "a.jpg")], [found], *categories), "train/a.jpg": IMAGE}
 
 
 def splits(train: list[Any], val: list[Any], content: Any = "") -> Files:
@@ -99,7 +99,7 @@ CASES: dict[str, Case] = {
         (
             "missing-image",
             "the image a.jpg does not exist below train/, images/train/, images/ or the root, and neither do the other "
-            "1; put the photographs there; `tag2mask export coco` does so with --images copy or link",
+            "1; put the images there; `tag2mask export coco` does so with --images copy or link",
         ),
     ),
     "name-in-nfd": case(named("fu\u0308sse.jpg", "images/f\u00fcsse.jpg"), {"f\u00fcsse": ["cat"]}),
@@ -231,7 +231,7 @@ def test_real_roots(
 def test_ids_and_classes_of_splits_go_together(tmp_path: Path) -> None:
     plant(tmp_path, splits([DOG], [ZEBRA, DOG], content=IMAGE))
     for split in ("train", "val", None):
-        assert open_photos(DataSettings(root=tmp_path), split=split).classes == ("zebra", "dog")
+        assert open_images(DataSettings(root=tmp_path), split=split).classes == ("zebra", "dog")
 
 
 def test_few_polygons_in_the_first_pixel_are_a_warning(tmp_path: Path) -> None:
@@ -247,23 +247,23 @@ def test_polygons_are_painted_alike_however_they_are_written(segmentation: Any, 
     plant(tmp_path, one(image(1, "images\\a.jpg", **SIZE), segmentation=segmentation))
     expected = np.zeros((24, 32), dtype=np.uint8)
     expected[2:12, 2:12] = 1
-    (photo,) = truth(DataSettings(root=tmp_path)).photos
-    assert photo.id == "a"
-    assert np.array_equal(read_mask(photo.mask or Path()), expected)
+    (item,) = truth(DataSettings(root=tmp_path)).items
+    assert item.id == "a"
+    assert np.array_equal(read_mask(item.mask or Path()), expected)
 
 
 # Our own exports
 
 
-def truth(settings: DataSettings, split: str | None = None) -> PhotoSet:
-    return with_truth(Config(data=settings, workers=0), open_photos(settings, split=split), Console(quiet=True))
+def truth(settings: DataSettings, split: str | None = None) -> ImageSet:
+    return with_truth(Config(data=settings, workers=0), open_images(settings, split=split), Console(quiet=True))
 
 
 IDS = ("cat/one", "cat/two.of them", "dog/one", "dog/größe 7", "fish/one")
 
 
 def mask_of(number: int) -> np.ndarray:
-    """The class of the folder, and a piece of another that its photograph is tagged with in a table."""
+    """The class of the folder, and a piece of another that its image is tagged with in a table."""
     mask = np.zeros((24, 32 + number), dtype=np.uint8)
     mask[2:9, 3:20] = mask[15:22, 5:9] = (1, 1, 2, 2, 3)[number]
     mask[3:5, 4:6] = 0
@@ -271,56 +271,54 @@ def mask_of(number: int) -> np.ndarray:
 
 
 @pytest.fixture
-def photographs(tmp_path: Path) -> Path:
+def run_images(tmp_path: Path) -> Path:
     """Class folders, with masks next to them."""
-    for number, photo_id in enumerate(IDS):
+    for number, image_id in enumerate(IDS):
         suffix = (".jpg", ".png")[number % 2]
-        path = tmp_path / "photographs" / f"{photo_id}{suffix}"
+        path = tmp_path / "images" / f"{image_id}{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (32 + number, 24), (9 * number, 0, 0)).save(path)
-        write_mask(tmp_path / "masks" / f"{photo_id}.png", mask_of(number))
-    return tmp_path / "photographs"
+        write_mask(tmp_path / "masks" / f"{image_id}.png", mask_of(number))
+    return tmp_path / "images"
 
 
-def sources(photographs: Path) -> Iterator[tuple[str, list[str]]]:
-    """Class folders, and a table with splits: the photographs that are exported, and where they are."""
-    yield "folders", ["--data.root", str(photographs)]
-    table = photographs.parent / "tags.csv"
-    names = [path.relative_to(photographs).as_posix() for path in sorted(photographs.rglob("*.*g"))]
+def sources(images: Path) -> Iterator[tuple[str, list[str]]]:
+    """Class folders, and a table with splits: the images that are exported, and where they are."""
+    yield "folders", ["--data.root", str(images)]
+    table = images.parent / "tags.csv"
+    names = [path.relative_to(images).as_posix() for path in sorted(images.rglob("*.*g"))]
     lines = [f"{name},{name.partition('/')[0]},{'val' if 'two' in name else 'train'}" for name in names]
     table.write_text("\n".join(["image,tags,split", *lines, ""]), encoding="utf-8")
-    yield "table", ["--data.root", str(photographs), "--data.tags", str(table), "--data.split", "train"]
+    yield "table", ["--data.root", str(images), "--data.tags", str(table), "--data.split", "train"]
 
 
 @pytest.mark.parametrize("images", ["copy", "link", "symlink"])
 @pytest.mark.parametrize("name", ["coco", "voc"])
-def test_an_export_is_read_again(name: str, images: str, photographs: Path, tmp_path: Path) -> None:
-    for kind, data in sources(photographs):
+def test_an_export_is_read_again(name: str, images: str, images: Path, tmp_path: Path) -> None:
+    for kind, data in sources(images):
         out = tmp_path / kind
         words = ["export", name, str(tmp_path / "masks"), *data, "--images", images, "--out", str(out)]
         assert main(words) == 0
         split = "train" if kind == "table" else "default"
-        wanted = [photo_id for photo_id in IDS if kind == "folders" or "two" not in photo_id]
+        wanted = [image_id for image_id in IDS if kind == "folders" or "two" not in image_id]
         again = truth(DataSettings(root=out), split)
         assert again.classes == ("cat", "dog", "fish")
-        assert sorted(photo.id for photo in again.photos) == sorted(wanted)
-        for photo in again.photos:
-            assert [again.classes[tag - 1] for tag in photo.tags] == [photo.id.partition("/")[0]]
-            original = next(photographs.glob(f"{photo.id}.*g"))
-            assert photo.path.read_bytes() == original.read_bytes()
-            assert np.array_equal(read_mask(photo.mask or Path()), mask_of(IDS.index(photo.id)))
+        assert sorted(item.id for item in again.items) == sorted(wanted)
+        for item in again.items:
+            assert [again.classes[tag - 1] for tag in item.tags] == [item.id.partition("/")[0]]
+            original = next(images.glob(f"{item.id}.*g"))
+            assert item.path.read_bytes() == original.read_bytes()
+            assert np.array_equal(read_mask(item.mask or Path()), mask_of(IDS.index(item.id)))
         assert survey(DataSettings(root=out)).problems == ()
         second = [str(out / "SegmentationClass"), "--data.root", str(out), "--data.split", split]
         assert main(["export", name, *second, "--images", "copy", "--out", str(tmp_path / f"{kind}-again")]) == 0
         kept = truth(DataSettings(root=tmp_path / f"{kind}-again"), split)
-        assert [(each.id, each.tags) for each in kept.photos] == [(each.id, each.tags) for each in again.photos]
+        assert [(each.id, each.tags) for each in kept.items] == [(each.id, each.tags) for each in again.items]
 
 
 @pytest.mark.parametrize("name", ["coco", "voc"])
-def test_an_export_without_photographs_says_what_to_do(
-    name: str, photographs: Path, tmp_path: Path, capsys: Capture
-) -> None:
-    masks, data = [str(tmp_path / "masks")], ["--data.root", str(photographs)]
+def test_an_export_without_images_says_what_to_do(name: str, images: Path, tmp_path: Path, capsys: Capture) -> None:
+    masks, data = [str(tmp_path / "masks")], ["--data.root", str(images)]
     assert main(["export", name, *masks, *data, "--out", str(tmp_path / "out")]) == 0
     capsys.readouterr()
     assert main(["check", str(tmp_path / "out")]) == 1
@@ -329,17 +327,17 @@ def test_an_export_without_photographs_says_what_to_do(
     assert said.count("does not exist") == 1
 
 
-def test_tags_that_no_mask_shows_are_kept_or_told(photographs: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_tags_that_no_mask_shows_are_kept_or_told(images: Path, tmp_path: Path, capsys: Capture) -> None:
     write_mask(tmp_path / "masks/fish/one.png", np.zeros((24, 36), dtype=np.uint8))
-    masks, data = [str(tmp_path / "masks")], ["--data.root", str(photographs), "--images", "copy"]
+    masks, data = [str(tmp_path / "masks")], ["--data.root", str(images), "--images", "copy"]
     assert main(["export", "voc", *masks, *data, "--out", str(tmp_path / "voc")]) == 0
-    assert open_photos(DataSettings(root=tmp_path / "voc")).by_id("fish/one").tags == (3,)
+    assert open_images(DataSettings(root=tmp_path / "voc")).by_id("fish/one").tags == (3,)
     capsys.readouterr()
     assert main(["export", "coco", *masks, *data, "--out", str(tmp_path / "coco")]) == 0
     said = " ".join(capsys.readouterr().err.split())
-    assert "1 photographs have no annotation of a tag, or none at all; to read the export with all tags, give" in said
+    assert "1 images have no annotation of a tag, or none at all; to read the export with all tags, give" in said
     coco = DataSettings(root=tmp_path / "coco", tags=tmp_path / "voc/tags.csv")
-    assert open_photos(coco).by_id("fish/one").tags == (3,)
+    assert open_images(coco).by_id("fish/one").tags == (3,)
 
 
 # Label Studio
@@ -348,14 +346,14 @@ def test_tags_that_no_mask_shows_are_kept_or_told(photographs: Path, tmp_path: P
 def task(*results: dict[str, Any], **values: Any) -> dict[str, Any]:
     brush = {"format": "rle", "rle": encode_brush(np.ones((4, 4), np.bool_)), "brushlabels": ["cat"]}
     region = {"type": "brushlabels", "original_width": 4, "original_height": 4, "image_rotation": 0, "value": brush}
-    data = {"photo_id": "one", "height": 4, "width": 4}
+    data = {"image_id": "one", "height": 4, "width": 4}
     return {"data": data, "annotations": [{"result": [region, *results]}]} | values
 
 
 CHOICE = {"type": "choices", "from_name": "q", "to_name": "image", "value": {"choices": ["sharp"]}}
 TEXT = {"type": "textarea", "from_name": "t", "to_name": "image", "value": {"text": ["hm"]}}
 RELATION = {"type": "relation", "from_id": "a", "to_id": "b", "direction": "right"}
-MINIMAL = {"photo_id": "one", "height": 4, "width": 4, "tag": [], "annotator": 1, "id": 3}
+MINIMAL = {"image_id": "one", "height": 4, "width": 4, "tag": [], "annotator": 1, "id": 3}
 
 TASKS: dict[str, tuple[list[Any], int, str]] = {
     "without-others": ([task()], 0, ""),

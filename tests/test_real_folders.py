@@ -12,7 +12,7 @@ from PIL import Image
 from data_sets import IMAGE, plant
 from run_tiny import TINY_WORDS, Capture
 from tag2mask.cli import main
-from tag2mask.data.dataset import find_photos, open_photos, survey
+from tag2mask.data.dataset import find_images, open_images, survey
 from tag2mask.data.settings import DataSettings
 from tag2mask.data.validation.check import check
 
@@ -48,7 +48,7 @@ CASES = {
         {**PLATES, "ok/1.png": IMAGE},
         {"negatives": "good, ok"},
         {"crack/1": ("crack",), "good/1": (), "good/2": (), "ok/1": ()},
-        {"note": "3 photographs have no tags"},
+        {"note": "3 images have no tags"},
     ),
     "_none is always one": Case(
         {"_none/1.png": IMAGE, "crack/1.png": IMAGE}, tags={"_none/1": (), "crack/1": ("crack",)}
@@ -169,26 +169,26 @@ def test_a_tree_is_read_rightly_or_refused_with_its_cause(name: str, tmp_path: P
         assert errors
         return
     assert not errors
-    classes = found.photos.classes
-    named = {photo.id: tuple(classes[tag - 1] for tag in photo.tags) for photo in found.photos.photos}
+    classes = found.images.classes
+    named = {item.id: tuple(classes[tag - 1] for tag in item.tags) for item in found.images.items}
     assert named == case.tags
-    assert all(photo.path.is_file() for photo in found.photos.photos)
+    assert all(item.path.is_file() for item in found.images.items)
 
 
 @pytest.mark.parametrize("name", ["MVTec", "a mask next to its image"])
 def test_masks_that_come_with_the_layout_are_the_truth(name: str, tmp_path: Path) -> None:
     plant(tmp_path, CASES[name].tree)
     settings = DataSettings(root=tmp_path)
-    photos = open_photos(settings)
-    masked = [photo for photo in photos.photos if photo.mask is not None]
-    assert [photo.id.rpartition("/")[0].rpartition("/")[2] for photo in masked] == ["crack"]
-    assert np.unique(photos.read_truth(masked[0])).tolist() == [0, 1]
+    images = open_images(settings)
+    masked = [item for item in images.items if item.mask is not None]
+    assert [item.id.rpartition("/")[0].rpartition("/")[2] for item in masked] == ["crack"]
+    assert np.unique(images.read_truth(masked[0])).tolist() == [0, 1]
     assert not [problem for problem in check(settings).problems if problem.kind.startswith("mask")]
 
 
 def test_the_splits_of_an_inspection_set_have_one_class_list(tmp_path: Path) -> None:
     plant(tmp_path, {**CASES["MVTec"].tree, "validation/good/1.png": IMAGE, "validation/zit/1.png": IMAGE})
-    lists = {open_photos(DataSettings(root=tmp_path), split=split).classes for split in (None, "validation", "test")}
+    lists = {open_images(DataSettings(root=tmp_path), split=split).classes for split in (None, "validation", "test")}
     assert lists == {("crack", "zit")}
 
 
@@ -205,22 +205,22 @@ def test_decisions_and_predictions_are_found_whatever_the_spelling(tmp_path: Pat
     words = ["--data.root", str(tmp_path / "data"), "--data.masks", str(tmp_path / "masks")]
     assert main(["evaluate", str(tmp_path / "made"), *words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["miou"] == 1.0
-    photos = open_photos(DataSettings(root=tmp_path / "data", corrections=tmp_path / "corrections"))
-    assert all(photos.decided.has_mask(photo.id) for photo in photos.photos)
-    assert all((photos.decided.mask(photo.id) or Path()).is_file() for photo in photos.photos)
+    images = open_images(DataSettings(root=tmp_path / "data", corrections=tmp_path / "corrections"))
+    assert all(images.decided.has_mask(item.id) for item in images.items)
+    assert all((images.decided.mask(item.id) or Path()).is_file() for item in images.items)
 
 
 def test_masks_are_found_whatever_the_spelling(tmp_path: Path) -> None:
     plant(tmp_path / "data", {f"{NFC}/1.png": IMAGE, f"{NFC}/2.png": IMAGE})
     plant(tmp_path / "masks", {f"{NFD}/1.png": IMAGE, f"{NFD}/2_mask.png": IMAGE})
-    photos = open_photos(DataSettings(root=tmp_path / "data", masks=tmp_path / "masks"))
-    assert all(photo.mask is not None and photo.mask.is_file() for photo in photos.photos)
+    images = open_images(DataSettings(root=tmp_path / "data", masks=tmp_path / "masks"))
+    assert all(item.mask is not None and item.mask.is_file() for item in images.items)
 
 
 def test_untagged_folders_have_ids_in_nfc(tmp_path: Path) -> None:
     plant(tmp_path, {f"{NFD}.png": IMAGE, "@eaDir/1.png": IMAGE})
-    assert [photo.id for photo in find_photos(tmp_path).photos] == [NFC]
-    assert [photo.id for photo in find_photos(tmp_path / "**/*.png").photos] == [NFC]
+    assert [item.id for item in find_images(tmp_path).items] == [NFC]
+    assert [item.id for item in find_images(tmp_path / "**/*.png").items] == [NFC]
 
 
 def test_images_without_tags_are_one_line(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_images_without_tags_are_one_line(tmp_path: Path) -> None:
     plant(tmp_path, {f"{number}.png": IMAGE for number in range(30)} | {"tags.csv": f"image,tags\n0.png,pit\n{rows}"})
     report = check(DataSettings(root=tmp_path))
     assert sum("no tags" in line for line in report.render().splitlines()) == 1
-    assert "29 photographs have no tags (first: tags.csv line 3)" in report.render()
+    assert "29 images have no tags (first: tags.csv line 3)" in report.render()
 
 
 def test_a_run_repeats_the_warnings_and_keeps_its_class_list(tmp_path: Path, capsys: Capture) -> None:

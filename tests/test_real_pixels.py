@@ -17,10 +17,10 @@ from rich.console import Console
 from data_sets import CAT, document, image
 from run_tiny import BACKBONE, files_of, run
 from tag2mask.cli import main
-from tag2mask.data import DataSettings, open_photos, read_image
-from tag2mask.data.dataset import PhotoSet
+from tag2mask.data import DataSettings, open_images, read_image
+from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import ImageError, read_mask, read_small
-from tag2mask.data.manifest import Photo, Photos
+from tag2mask.data.manifest import ImageItem, Images
 from tag2mask.data.readers.coco_annotations import read_annotations
 from tag2mask.data.readers.rasterise import Painting
 from tag2mask.data.readers.scan import Listing
@@ -30,7 +30,7 @@ from tag2mask.data.validation.image_check import (
     look,
     mask_problems,
     pixel_warnings,
-    turned_photographs,
+    turned_images,
 )
 from tag2mask.networks.checkpoint import load_segmentation_network, read_network_info, save_network
 from tag2mask.networks.segmentation import build_segmentation_network
@@ -396,9 +396,9 @@ def brands(major: bytes, *compatible: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (brands(b"mif1", b"mif1", b"heic"), "a HEIC photograph"),
-        (brands(b"msf1", b"hevc"), "a HEIC photograph"),
-        (brands(b"heic", b"mif1"), "a HEIC photograph"),
+        (brands(b"mif1", b"mif1", b"heic"), "a HEIC image"),
+        (brands(b"msf1", b"hevc"), "a HEIC image"),
+        (brands(b"heic", b"mif1"), "a HEIC image"),
         (brands(b"mif1", b"avif", b"miaf"), "begins like AVIF"),
         (brands(b"avif", b"mif1", b"miaf"), "begins like AVIF"),
     ],
@@ -420,19 +420,19 @@ def test_an_avif_with_the_general_brand_is_read(tmp_path: Path) -> None:
 # EXIF and annotations
 
 
-def photographs(folder: Path, turn: int, size: tuple[int, int]) -> Photo:
+def item_of(folder: Path, turn: int, size: tuple[int, int]) -> ImageItem:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = turn
     Image.new("RGB", size).save(folder / f"{turn}.jpg", exif=exif)
-    return Photo(str(turn), folder / f"{turn}.jpg", ())
+    return ImageItem(str(turn), folder / f"{turn}.jpg", ())
 
 
 @pytest.mark.parametrize(
     ("turn", "stored", "annotated", "kind", "says"),
     [
         (1, (60, 40), (40, 60), None, ""),
-        (1, (60, 40), (60, 40), "mask-size", "use the photograph that was annotated"),
-        (6, (60, 40), (40, 60), "mask-size", r"EXIF turns the photograph \(orientation 6\), so annotate the upright"),
+        (1, (60, 40), (60, 40), "mask-size", "use the image that was annotated"),
+        (6, (60, 40), (40, 60), "mask-size", r"EXIF turns the image \(orientation 6\), so annotate the upright"),
         (6, (60, 40), (60, 40), None, ""),
         (3, (60, 40), (40, 60), "mask-turn", r"\(orientation 3\), and the size of its annotation cannot tell"),
         (6, (40, 40), (40, 40), "mask-turn", r"\(orientation 6\)"),
@@ -441,29 +441,29 @@ def photographs(folder: Path, turn: int, size: tuple[int, int]) -> Photo:
 def test_exif_and_annotations(
     tmp_path: Path, turn: int, stored: tuple[int, int], annotated: tuple[int, int], kind: str | None, says: str
 ) -> None:
-    photo = photographs(tmp_path, turn, stored)
-    painting = Painting(tmp_path / "masks", "ignore", {}, {photo.id: annotated})
+    item = item_of(tmp_path, turn, stored)
+    painting = Painting(tmp_path / "masks", "ignore", {}, {item.id: annotated})
     listing = Listing("coco", tmp_path, painting=painting)
     size = stored if turn > 4 else stored[::-1]
-    found = list(mask_problems(listing, photo, size, DataSettings(), PhotoSet(("cat",), [photo], tmp_path, painting)))
+    found = list(mask_problems(listing, item, size, DataSettings(), ImageSet(("cat",), [item], tmp_path, painting)))
     assert [each.kind for each in found] == ([] if kind is None else [kind])
     assert all(re.search(says, each.message) for each in found)
     doubtful = turn > 1 and kind is not None
     expected = [f"{turn}.jpg (orientation {turn})"] if doubtful else []
-    assert turned_photographs([photo], painting.sizes) == expected
+    assert turned_images([item], painting.sizes) == expected
 
 
 def test_a_warning_before_painting(tmp_path: Path) -> None:
-    photos = [photographs(tmp_path, turn, (60, 40)) for turn in (1, 3)]
+    images = [run_images(tmp_path, turn, (60, 40)) for turn in (1, 3)]
     source = tmp_path / "instances_x.json"
-    images = [image(number, f"{photo.id}.jpg", height=40, width=60) for number, photo in enumerate(photos, 1)]
+    images = [image(number, f"{item.id}.jpg", height=40, width=60) for number, item in enumerate(images, 1)]
     source.write_text(document(images, [], CAT))
     digest = read_annotations(source, "x").digest
-    painting = Painting(tmp_path / "masks", "ignore", {source: digest}, {photo.id: (40, 60) for photo in photos})
+    painting = Painting(tmp_path / "masks", "ignore", {source: digest}, {item.id: (40, 60) for item in images})
     console = Console(file=io.StringIO(), width=9999)
-    _paint(Config(workers=0), painting, photos, ("cat",), console)
+    _paint(Config(workers=0), painting, images, ("cat",), console)
     said = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "warning: EXIF turns 1 of the 2 photographs" in said
+    assert "warning: EXIF turns 1 of the 2 images" in said
     assert "3.jpg (orientation 3); masks of those" in said
     assert (tmp_path / "masks/3.png").is_file()
 
@@ -484,7 +484,9 @@ def test_a_network_is_used_with_the_range_it_was_trained_with(tmp_path: Path) ->
     assert predictor.intensity == RANGE
     path = written(tmp_path, png(COLOUR, 2), "a.png")
     assert (predictor._array(path) == in_range(COLOUR)).all()
-    batches = _batches(Photos.of([Photo("a", path, ())]), Config(workers=0), predictor, StageResult("predictions"), {})
+    batches = _batches(
+        Images.of([ImageItem("a", path, ())]), Config(workers=0), predictor, StageResult("predictions"), {}
+    )
     ((_, pixels),) = next(batches)
     assert (pixels == in_range(COLOUR)).all()
     assert (predictor._array(Image.fromarray(GREY[..., 0])) == in_range(GREY)).all()
@@ -495,9 +497,9 @@ def test_a_network_is_used_with_the_range_it_was_trained_with(tmp_path: Path) ->
 
 @pytest.mark.parametrize("stage", ["seeds", "train", "cams", "edges", "refine", "segment"])
 def test_the_range_is_part_of_fingerprints_where_it_is_given(scenes: Path, stage: str) -> None:
-    photos = open_photos(DataSettings(root=scenes, split="train"))
-    without = STAGES[stage].fingerprint(Config(), photos)
-    given = STAGES[stage].fingerprint(Config(data=DataSettings(intensity=(0, 4095))), photos)
+    images = open_images(DataSettings(root=scenes, split="train"))
+    without = STAGES[stage].fingerprint(Config(), images)
+    given = STAGES[stage].fingerprint(Config(data=DataSettings(intensity=(0, 4095))), images)
     assert "intensity" not in without.get("data", {})
     assert given == without | {"data": {**without.get("data", {}), "intensity": [0.0, 4095.0]}}
 
@@ -507,9 +509,9 @@ def test_a_run_on_12_bits_is_that_on_8_bits(scenes: Path, tmp_path: Path, capsys
     deep, eight = tmp_path / "deep", tmp_path / "eight"
     for root in (deep, eight):
         copytree(scenes / "masks", root / "masks")
-        for photo in open_photos(DataSettings(root=scenes)).photos:
-            image = read_image(photo.path)
-            path = root / photo.path.relative_to(scenes).with_suffix(".png")
+        for item in open_images(DataSettings(root=scenes)).items:
+            image = read_image(item.path)
+            path = root / item.path.relative_to(scenes).with_suffix(".png")
             path.parent.mkdir(parents=True, exist_ok=True)
             if root == deep:
                 path.write_bytes(png(np.rint(image / 255 * 4095).astype(np.uint16), 2))

@@ -1,4 +1,4 @@
-"""What goes wrong in training on real photographs and must be said: weights that are not finite, tags fitted too early,
+"""What goes wrong in training on real images and must be said: weights that are not finite, tags fitted too early,
 masks too small to rank."""
 
 import json
@@ -16,7 +16,7 @@ from segmenters import by_brightness
 from tag2mask.cli import main
 from tag2mask.core.errors import Tag2maskError
 from tag2mask.core.files import write_text
-from tag2mask.data import DataSettings, open_photos
+from tag2mask.data import DataSettings, open_images
 from tag2mask.data.cam_files import CamFile, CamFileError, read_cam, write_cam
 from tag2mask.networks import NetworkSettings, build_network
 from tag2mask.networks.checkpoint import (
@@ -63,10 +63,10 @@ def test_weights_that_a_step_spoils_are_never_saved_nor_measured(
 ) -> None:
     """The spoiled step's own loss is finite. Weights are looked at after steps 3 and 4, before each measurement, and
     where POT, which begins at step 3, refuses their features."""
-    photos = open_photos(DataSettings(root=scenes, split="train"))
+    images = open_images(DataSettings(root=scenes, split="train"))
     records = RecordSettings(checkpoint_every=3, log_every=100)
     settings = SegmentSettings(steps=4, batch_size=4, learning_rate=1e3, momentum=0.0, validate_every=validate_every)
-    task, measured = pot_task(fresh(photos), views(photos), TrainSettings(), PotSettings()), []
+    task, measured = pot_task(fresh(images), views(images), TrainSettings(), PotSettings()), []
 
     def losses(network: nn.Module, batch: Mapping[str, Tensor], progress: float) -> Losses:
         found = task.losses(network, batch, progress)

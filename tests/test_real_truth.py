@@ -16,7 +16,7 @@ from run_tiny import TINY_WORDS, Capture
 from tag2mask.cli import main
 from tag2mask.cli.console import errors
 from tag2mask.data import write_mask
-from tag2mask.data.dataset import open_photos
+from tag2mask.data.dataset import open_images
 from tag2mask.data.ground_truth import parse_mask_values
 from tag2mask.data.settings import DataSettings
 from tag2mask.data.validation.check import check
@@ -136,10 +136,10 @@ def test_truth_that_does_not_fit_is_an_error_whose_advice_helps(
         return
     corrected = replace(settings, mask_values=offered[1])
     assert check(corrected).sound
-    photos = open_photos(corrected)
-    for photo in photos.photos:
-        truth = photos.read_truth(photo)
-        assert np.unique(truth).tolist() == [0, *photo.tags]
+    images = open_images(corrected)
+    for item in images.items:
+        truth = images.read_truth(item)
+        assert np.unique(truth).tolist() == [0, *item.tags]
 
 
 @pytest.mark.parametrize(("name", "classes", "write", "words"), DOUBTFUL, ids=[case[0] for case in DOUBTFUL])
@@ -218,7 +218,7 @@ def test_numbers_as_class_names_are_in_their_order_and_advice_names_them(tmp_pat
     for number, name in enumerate(CLASSES):
         table = table.replace(name, str((9, 10, 100)[number]))
     (tmp_path / "tags.csv").write_text(table)
-    assert open_photos(settings).classes == ("9", "10", "100")
+    assert open_images(settings).classes == ("9", "10", "100")
     (problem,) = (each for each in check(settings).problems if each.kind == "truth-tags")
     assert "--data.mask_values 1=10,2=9`" in problem.message
     assert check(replace(settings, mask_values="1=10,2=9")).sound
@@ -302,8 +302,8 @@ def test_what_a_paint_program_saves_is_read_by_a_mapping(mode: str, tmp_path: Pa
         with Image.open(file) as image:
             saved = image.convert(mode)
         saved.save(file)
-    photos = open_photos(replace(settings, mask_values="255=1"))
-    assert np.unique(photos.read_truth(photos.photos[0])).tolist() == [0, 1]
+    images = open_images(replace(settings, mask_values="255=1"))
+    assert np.unique(images.read_truth(images.items[0])).tolist() == [0, 1]
     assert check(replace(settings, mask_values="255=1")).sound
 
 
@@ -311,6 +311,6 @@ def test_what_a_paint_program_saves_is_read_by_a_mapping(mode: str, tmp_path: Pa
 @pytest.mark.parametrize("name", ["voc-animals", "coco-mini"])
 def test_real_sets_are_silent(name: str, real_data: Path, tmp_path: Path) -> None:
     data = DataSettings(root=real_data / "data" / name, masks=tmp_path / "masks" if name == "coco-mini" else None)
-    photos = with_truth(Config(data=data), open_photos(data), errors())
-    assert len(photos) > 100
-    assert truth_against_tags(photos, Config(data=data)) == []
+    images = with_truth(Config(data=data), open_images(data), errors())
+    assert len(images) > 100
+    assert truth_against_tags(images, Config(data=data)) == []

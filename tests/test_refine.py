@@ -98,7 +98,7 @@ def test_the_walk_fills_what_the_edges_enclose(background: bool) -> None:
     mask = refined_masks([image], [cam], [SIZE], settings, [edge])[0].labels
     before = refined_masks([image], [cam], [SIZE], RefineSettings(method="argmax", background_threshold=0.4))[0].labels
     assert iou(mask, truth) > iou(before, truth) + 0.05
-    # As published: the CAM on the grid to the power 1.5, walked, enlarged, one factor for the photograph.
+    # As published: the CAM on the grid to the power 1.5, walked, enlarged, one factor for the image.
     walked = propagate(cam.resized((18, 24)).maps ** 1.5, edge)
     full = F.interpolate((walked / walked.max())[None], size=SIZE, mode="bilinear")[0]
     if not background:
@@ -110,7 +110,7 @@ def test_the_walk_fills_what_the_edges_enclose(background: bool) -> None:
 
 @pytest.mark.parametrize("size", [(72, 96), (71, 93), (41, 50)])
 def test_cells_stay_where_they_are_after_the_walk(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Enlarged by four and cut, as published: stretching the grid onto the photograph would shift its far side."""
+    """Enlarged by four and cut, as published: stretching the grid onto the image would shift its far side."""
     maps = torch.rand(2, 5, 7, generator=torch.Generator().manual_seed(2))
     cam = ClassMaps(torch.tensor([0, 2], dtype=torch.uint8), maps)
     grid = (-(-size[0] // 4), -(-size[1] // 4))
@@ -123,7 +123,7 @@ def test_cells_stay_where_they_are_after_the_walk(size: tuple[int, int], monkeyp
     assert torch.equal(mask, torch.tensor([0, 2], dtype=torch.uint8)[full.argmax(0)])
 
 
-def test_photographs_without_a_tag_and_of_many_sizes_go_together() -> None:
+def test_images_without_a_tag_and_of_many_sizes_go_together() -> None:
     image, truth = square()
     small = image[:17, :23].contiguous()
     none = ClassMaps(torch.zeros(0, dtype=torch.uint8), torch.zeros(0, 3, 4))
@@ -173,7 +173,7 @@ def test_the_two_passes_of_an_image_share_its_kernels(monkeypatch: pytest.Monkey
 
 
 def test_the_two_passes_leave_unsure_pixels_between(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plain photograph, whose colours decide nothing: only the passes do."""
+    """A plain image, whose colours decide nothing: only the passes do."""
     image = torch.full((*SIZE, 3), 90, dtype=torch.uint8)
     ramp = torch.linspace(0, 1, SIZE[1]).expand(SIZE)
     maps = ClassMaps(torch.tensor([0, 7], dtype=torch.uint8), torch.stack([torch.full(SIZE, 0.5), ramp]))

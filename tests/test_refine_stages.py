@@ -15,7 +15,7 @@ from PIL import Image
 
 from run_tiny import figures, files_of, run, words
 from tag2mask.cli import main
-from tag2mask.data import AugmentSettings, DataSettings, ImageError, open_photos, read_mask, write_mask
+from tag2mask.data import AugmentSettings, DataSettings, ImageError, open_images, read_mask, write_mask
 from tag2mask.data.cam_files import read_cam, write_cam
 from tag2mask.data.loading.samples import LabelledSet
 from tag2mask.networks import load_network, read_network_info
@@ -50,12 +50,12 @@ def copied(done: Path, tmp_path: Path) -> Path:
 
 
 def test_what_is_written(done: Path, scenes: Path) -> None:
-    for photo in open_photos(DataSettings(root=scenes, split="train")).photos:
-        size = Image.open(photo.path).size[::-1]
-        allowed = {0, 255, *photo.tags}
-        assert set(np.unique(read_mask(done / f"edges/labels/{photo.id}.png", size=size))) <= allowed
-        assert set(np.unique(read_mask(done / f"masks/{photo.id}.png", size=size))) <= {0, *photo.tags}
-        with Image.open(done / f"refine/edges/{photo.id}.png") as edge:
+    for item in open_images(DataSettings(root=scenes, split="train")).items:
+        size = Image.open(item.path).size[::-1]
+        allowed = {0, 255, *item.tags}
+        assert set(np.unique(read_mask(done / f"edges/labels/{item.id}.png", size=size))) <= allowed
+        assert set(np.unique(read_mask(done / f"masks/{item.id}.png", size=size))) <= {0, *item.tags}
+        with Image.open(done / f"refine/edges/{item.id}.png") as edge:
             assert (edge.mode, edge.size) == ("L", (-(-size[1] // 4), -(-size[0] // 4)))
     lines = [json.loads(line) for line in (done / "edges/log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]
@@ -143,23 +143,23 @@ def test_a_mask_follows_its_cam(copied: Path, scenes: Path) -> None:
 def test_crf_masks_are_those_of_the_cams(copied: Path, scenes: Path) -> None:
     changed = {**IRN, "refine__method": "crf", "refine__crf__preset": "irn", "refine__confidence": "0.9"}
     assert run("refine", scenes, copied, restart="refine", **changed) == 0
-    for photo in open_photos(DataSettings(root=scenes, split="train")).photos[:3]:
-        cam = read_cam(copied / f"cams/pot/{photo.id}.npz")
-        image = torch.from_numpy(np.array(Image.open(photo.path).convert("RGB")))
+    for item in open_images(DataSettings(root=scenes, split="train")).items[:3]:
+        cam = read_cam(copied / f"cams/pot/{item.id}.npz")
+        image = torch.from_numpy(np.array(Image.open(item.path).convert("RGB")))
         maps = ClassMaps(torch.from_numpy(cam.ids).byte(), torch.from_numpy(cam.cams).float()).resized(cam.size)
         marginals = dense_crf(image, maps.maps, CrfSettings("irn"))
         expected = ClassMaps(maps.ids, marginals).labels(0.9)
-        assert (read_mask(copied / f"masks/{photo.id}.png") == expected.numpy()).all()
+        assert (read_mask(copied / f"masks/{item.id}.png") == expected.numpy()).all()
 
 
-def test_a_photograph_is_refined_at_the_size_asked_for(copied: Path, scenes: Path) -> None:
-    """Masks keep the photograph's size; edges show the size of the work."""
+def test_a_image_is_refined_at_the_size_asked_for(copied: Path, scenes: Path) -> None:
+    """Masks keep the image's size; edges show the size of the work."""
     assert run("run", scenes, copied, restart="edges", **{**IRN, "refine__long_side": "40"}) == 0
-    photo = open_photos(DataSettings(root=scenes, split="train")).photos[0]
-    with Image.open(copied / f"refine/edges/{photo.id}.png") as edge:
+    item = open_images(DataSettings(root=scenes, split="train")).items[0]
+    with Image.open(copied / f"refine/edges/{item.id}.png") as edge:
         assert max(edge.size) == 10
-    assert max(Image.open(copied / f"edges/labels/{photo.id}.png").size) == 40
-    assert Image.open(copied / f"masks/{photo.id}.png").size == Image.open(photo.path).size
+    assert max(Image.open(copied / f"edges/labels/{item.id}.png").size) == 40
+    assert Image.open(copied / f"masks/{item.id}.png").size == Image.open(item.path).size
 
 
 def test_what_is_refused_says_what_to_do(
@@ -225,11 +225,11 @@ def test_cams_that_changed_or_went_are_told_of(copied: Path, scenes: Path, capsy
 
 
 def test_labels_of_another_shape_are_no_labels(scenes: Path, tmp_path: Path) -> None:
-    photos = open_photos(DataSettings(root=scenes, split="train"))
-    for number, photo in enumerate(photos.photos):
+    images = open_images(DataSettings(root=scenes, split="train"))
+    for number, item in enumerate(images.items):
         shape = (20, 60) if number == 0 else (32, 32)
-        write_mask(tmp_path / f"{photo.id}.png", np.ones(shape, dtype=np.uint8))
-    samples = LabelledSet(photos, tmp_path, AugmentSettings(crop=16, long_side=(16, 24)), seed=0)
+        write_mask(tmp_path / f"{item.id}.png", np.ones(shape, dtype=np.uint8))
+    samples = LabelledSet(images, tmp_path, AugmentSettings(crop=16, long_side=(16, 24)), seed=0)
     assert samples[0, 1]["labels"].shape == (16, 16)
     with pytest.raises(ImageError, match="60 × 20 pixels have not the shape"):
         samples[0, 0]
@@ -244,7 +244,7 @@ def test_an_edge_network_made_again_makes_the_masks_stale(
     capsys.readouterr()
 
 
-def test_a_damaged_cam_and_a_missing_photograph_cost_one_mask_each(
+def test_a_damaged_cam_and_a_missing_image_cost_one_mask_each(
     copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cams = sorted((copied / "cams/pot").rglob("*.npz"))
@@ -259,6 +259,6 @@ def test_the_plan_names_the_edges_where_they_are_needed(
     copied: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*words("run", scenes, tmp_path / "new", **IRN), "--dry-run"]) == 0
-    assert "edges: 10 labels to write, then 3 steps of 3 photographs" in capsys.readouterr().out
+    assert "edges: 10 labels to write, then 3 steps of 3 images" in capsys.readouterr().out
     assert main([*words("run", scenes, tmp_path / "new"), "--dry-run"]) == 0
     assert "edges:" not in capsys.readouterr().out

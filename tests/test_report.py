@@ -10,7 +10,7 @@ import pytest
 
 from report_run import CLASSES, HOSTILE, IDS, SmallReport, build_run
 from tag2mask.core.errors import UsageError
-from tag2mask.data import PhotoSet, write_mask
+from tag2mask.data import ImageSet, write_mask
 from tag2mask.report import ReportSettings, write_report
 
 SMALL = SmallReport()
@@ -40,12 +40,12 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PhotoSet, Page]:
-    run, photos = build_run(tmp_path_factory.mktemp("report"))
-    return run, photos, Page(write_report(run, photos, SMALL))
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ImageSet, Page]:
+    run, items = build_run(tmp_path_factory.mktemp("report"))
+    return run, items, Page(write_report(run, items, SMALL))
 
 
-def test_everything_is_on_the_page(built: tuple[Path, PhotoSet, Page]) -> None:
+def test_everything_is_on_the_page(built: tuple[Path, ImageSet, Page]) -> None:
     page = built[2]
     for words in (
         "40.0 %",
@@ -66,7 +66,7 @@ def test_everything_is_on_the_page(built: tuple[Path, PhotoSet, Page]) -> None:
     assert not page.of("notices")
 
 
-def test_names_are_text_and_nothing_is_fetched(built: tuple[Path, PhotoSet, Page]) -> None:
+def test_names_are_text_and_nothing_is_fetched(built: tuple[Path, ImageSet, Page]) -> None:
     page = built[2]
     assert HOSTILE in page.text and IDS[3] in page.text
     assert [tag for tag, _ in page.elements].count("script") == 1
@@ -78,37 +78,37 @@ def test_names_are_text_and_nothing_is_fetched(built: tuple[Path, PhotoSet, Page
     assert not re.search(r"https?://|@import", page.source)
 
 
-def test_the_same_run_gives_the_same_page(built: tuple[Path, PhotoSet, Page]) -> None:
-    run, photos, page = built
-    assert write_report(run, photos, SMALL).read_text(encoding="utf-8") == page.source
+def test_the_same_run_gives_the_same_page(built: tuple[Path, ImageSet, Page]) -> None:
+    run, items, page = built
+    assert write_report(run, items, SMALL).read_text(encoding="utf-8") == page.source
 
 
 def test_an_empty_run_says_what_is_missing(tmp_path: Path) -> None:
-    photos = PhotoSet(CLASSES, (), tmp_path)
-    page = Page(write_report(tmp_path, photos, ReportSettings()))
+    images = ImageSet(CLASSES, (), tmp_path)
+    page = Page(write_report(tmp_path, images, ReportSettings()))
     assert "There are no figures" in page.text and "There are no pictures" in page.text
     assert not page.of("card") and not page.of("chart")
     with pytest.raises(UsageError, match="nowhere"):
-        write_report(tmp_path / "nowhere", photos, ReportSettings())
+        write_report(tmp_path / "nowhere", images, ReportSettings())
 
 
 def test_without_truth_the_least_confident_is_first(tmp_path: Path) -> None:
-    run, photos = build_run(tmp_path, truth=False)
+    run, items = build_run(tmp_path, truth=False)
     (run / "metrics.json").unlink()
-    page = Page(write_report(run, photos, SMALL))
+    page = Page(write_report(run, items, SMALL))
     assert "least confident first" in page.text and "There are no figures" in page.text
     assert len(page.of("card")) == len(IDS)
     assert not [1 for tile in page.of("tile") if "truth" in tile["class"]]
 
 
 def test_bad_files_are_named_and_the_rest_is_shown(tmp_path: Path) -> None:
-    run, photos = build_run(tmp_path)
-    photos.photos[0].path.write_bytes(b"no image")
+    run, images = build_run(tmp_path)
+    images.items[0].path.write_bytes(b"no image")
     (run / "cams" / "pot" / "e.npz").write_bytes(b"no archive")
     write_mask(run / "masks" / "f.png", np.zeros((3, 3), dtype=np.uint8))
     (run / "metrics.json").write_text("{")
     (run / "train" / "log.jsonl").write_text('{"step": 1, "loss": 2}\n{"ste')
-    page = Page(write_report(run, photos, SMALL))
+    page = Page(write_report(run, images, SMALL))
     assert len(page.of("card")) == len(IDS) - 1
     for name in ("0.png", "e.npz", "f.png", "metrics.json", "log.jsonl"):
         assert name in page.text, name
@@ -116,9 +116,9 @@ def test_bad_files_are_named_and_the_rest_is_shown(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_not_unicode(tmp_path: Path) -> None:
-    run, photos = build_run(tmp_path)
-    odd = replace(photos.photos[4], id="caf\udce9")  # a file name in Latin-1, as Python reads it
-    photos = replace(photos, photos=(*photos.photos[:4], odd))
+    run, images = build_run(tmp_path)
+    odd = replace(images.items[4], id="caf\udce9")  # a file name in Latin-1, as Python reads it
+    images = replace(images, items=(*images.items[:4], odd))
     (run / "masks/e.png").rename(run / "masks/caf\udce9.png")
-    page = Page(write_report(run, photos, replace(SMALL, images=20)))
+    page = Page(write_report(run, images, replace(SMALL, images=20)))
     assert len(page.of("card")) == 5 and "caf?" in page.text

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
-    run, photos = build_run(tmp_path_factory.mktemp("report"))
-    return write_report(run, photos, SmallReport()).as_uri()
+    run, items = build_run(tmp_path_factory.mktemp("report"))
+    return write_report(run, items, SmallReport()).as_uri()
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def page(chromium: webdriver.Chrome, address: str) -> Iterator[webdriver.Chrome]
     assert not errors
 
 
-def test_the_filter_shows_the_photographs_of_a_class(page: webdriver.Chrome) -> None:
+def test_the_filter_shows_the_images_of_a_class(page: webdriver.Chrome) -> None:
     assert len(_shown(page)) == len(IDS)
     buttons = page.find_elements(By.CSS_SELECTOR, "[data-class]")
     hostile = next(button for button in buttons if HOSTILE in button.text)  # its name is text, and did not run

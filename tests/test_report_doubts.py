@@ -5,7 +5,7 @@ from pathlib import Path
 
 from report_run import CLASSES, HOSTILE, IDS, SmallReport, build_run
 from tag2mask.core.files import write_text
-from tag2mask.data import PhotoSet
+from tag2mask.data import ImageSet
 from tag2mask.quality.ranking import IMAGES, QUALITY
 from tag2mask.report import write_report
 from test_report import SMALL, Page
@@ -20,11 +20,11 @@ def with_ranking(run: Path, ids: tuple[str, ...]) -> None:
 
 
 def test_the_least_certain_masks_are_drawn_in_order(tmp_path: Path) -> None:
-    run, photos = build_run(tmp_path)
+    run, items = build_run(tmp_path)
     with_ranking(run, tuple(reversed(IDS)))
     figures = {"images": 6, "spearman": 0.5, "low": 0.1, "high": 0.8, "worst_tenth": 1.0, "chance": 0.17}
     write_text(run / QUALITY, json.dumps({"split": "train", **figures}))
-    page = Page(write_report(run, photos, SmallReport(least_certain=4)))
+    page = Page(write_report(run, items, SmallReport(least_certain=4)))
     assert len(page.of("doubt")) == 4 and "Look here first" in page.text
     assert "rank correlation of confidence with mean IoU is 0.50 [0.10, 0.80]" in page.text
     assert "100 % of the worst tenth (17 % by chance)" in page.text
@@ -36,12 +36,12 @@ def test_the_least_certain_masks_are_drawn_in_order(tmp_path: Path) -> None:
 
 
 def test_without_ranking_or_truth_there_is_as_much_as_there_can_be(tmp_path: Path) -> None:
-    run, photos = build_run(tmp_path, truth=False)
-    assert "Look here first" not in Page(write_report(run, photos, SMALL)).text
+    run, images = build_run(tmp_path, truth=False)
+    assert "Look here first" not in Page(write_report(run, images, SMALL)).text
     with_ranking(run, (*IDS[:2], "gone"))
-    photos.photos[1].path.write_bytes(b"no image")
-    other = PhotoSet(CLASSES, (), tmp_path)
-    page = Page(write_report(run, other, SMALL, judged=photos))
+    images.items[1].path.write_bytes(b"no image")
+    other = ImageSet(CLASSES, (), tmp_path)
+    page = Page(write_report(run, other, SMALL, judged=images))
     assert len(page.of("doubt")) == 1 and "Truth" not in page.text and "1.png" in page.text
     (run / IMAGES).write_text("image\na\n")
-    assert "images.csv is damaged" in Page(write_report(run, photos, SMALL)).text
+    assert "images.csv is damaged" in Page(write_report(run, images, SMALL)).text

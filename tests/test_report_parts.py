@@ -247,21 +247,21 @@ def test_a_cam_file_that_does_not_fit(tmp_path: Path, change: dict[str, object],
 
 
 def test_worst_first_and_evenly_to_the_best(tmp_path: Path) -> None:
-    run, photos = build_run(tmp_path)
-    everything = rank(run, photos, ReportSettings(), print)
+    run, items = build_run(tmp_path)
+    everything = rank(run, items, ReportSettings(), print)
     scores = [entry.miou for entry in everything.shown]
     assert everything.by_truth and None not in scores
     assert scores == sorted(scores)  # type: ignore[type-var]
-    assert everything.shown[-1].photo.id == "a"  # its mask is its truth
+    assert everything.shown[-1].item.id == "a"  # its mask is its truth
     assert scores[-1] == 1
-    three = rank(run, photos, ReportSettings(images=3), print).shown
+    three = rank(run, items, ReportSettings(images=3), print).shown
     assert (three[0], three[-1], len(three)) == (everything.shown[0], everything.shown[-1], 3)
-    assert rank(run, photos, ReportSettings(images=0), print).shown == ()
+    assert rank(run, items, ReportSettings(images=0), print).shown == ()
 
 
 def test_least_confident_first_without_truth(tmp_path: Path) -> None:
-    run, photos = build_run(tmp_path, truth=False)
-    ranking = rank(run, photos, ReportSettings(), print)
+    run, items = build_run(tmp_path, truth=False)
+    ranking = rank(run, items, ReportSettings(), print)
     margins = [entry.confidence for entry in ranking.shown]
     assert not ranking.by_truth and len(margins) == 6
     assert margins == sorted(margins)  # type: ignore[type-var]

@@ -26,11 +26,11 @@ from werkzeug.test import TestResponse
 from review_run import CLASSES, IDS, SIZE, TAGS, VALUES, build_run, every_value, open_desk
 from tag2mask.cli import main
 from tag2mask.core.errors import UsageError
-from tag2mask.data import Photo, PhotoSet, read_image, read_mask
+from tag2mask.data import ImageItem, ImageSet, read_image, read_mask
 from tag2mask.data.corrections import Corrections, Decision
 from tag2mask.data.settings import DataSettings
 from tag2mask.quality.ranking import IMAGES, read_ranking
-from tag2mask.review import Desk, Server, reviewed_photos
+from tag2mask.review import Desk, Server, reviewed_images
 from tag2mask.review.image_list import Query, ReviewList
 from tag2mask.review.server import Guard, build_app
 from tag2mask.runs.config import Config
@@ -59,8 +59,8 @@ class Page:
         sent = {"X-Review-Token": self.guard.token, "Content-Type": kind, **headers}
         return self.client.put(address, base_url=BASE, data=body if raw else json.dumps(body), headers=sent)
 
-    def place(self, photo_id: str) -> int:
-        place = self.desk.list.place(photo_id)
+    def place(self, image_id: str) -> int:
+        place = self.desk.list.place(image_id)
         assert place is not None
         return place
 
@@ -171,11 +171,11 @@ def test_what_is_not_of_the_review_is_not_answered(page: Page, address: str) -> 
     assert set(answer.get_json()) == {"error"} and answer.get_json()["error"]
 
 
-@pytest.mark.parametrize("photo_id", ["one", "trip/two & 東京", "turned", "last"])
-def test_every_value_of_a_mask_goes_through_unchanged(page: Page, run: Path, photo_id: str) -> None:
-    place = page.place(photo_id)
+@pytest.mark.parametrize("image_id", ["one", "trip/two & 東京", "turned", "last"])
+def test_every_value_of_a_mask_goes_through_unchanged(page: Page, run: Path, image_id: str) -> None:
+    place = page.place(image_id)
     start = page.get(f"/api/photos/{place}").get_json()["start"]
-    assert start == ("prediction-0" if photo_id == "last" else "mask")
+    assert start == ("prediction-0" if image_id == "last" else "mask")
     shown = page.get(f"/api/photos/{place}/labels/{start}")
     pixels = np.frombuffer(gzip.decompress(shown.data), dtype=np.uint8).reshape(SIZE)
     assert set(np.unique(pixels)) == set(VALUES)
@@ -183,7 +183,7 @@ def test_every_value_of_a_mask_goes_through_unchanged(page: Page, run: Path, pho
     drawn = every_value(77)
     answer = page.put(f"/api/photos/{place}/mask?verdict=corrected", drawn.tobytes())
     assert answer.get_json()["verdict"] == "corrected" and answer.get_json()["counts"]["corrected"] == 1
-    np.testing.assert_array_equal(read_mask(run / "corrections" / f"{photo_id}.png"), drawn)
+    np.testing.assert_array_equal(read_mask(run / "corrections" / f"{image_id}.png"), drawn)
     again = gzip.decompress(page.get(f"/api/photos/{place}/labels/correction").data)
     np.testing.assert_array_equal(np.frombuffer(again, dtype=np.uint8).reshape(SIZE), drawn)
     assert _page(run).get(f"/api/photos/{place}").get_json()["start"] == "correction"
@@ -261,14 +261,14 @@ def test_a_failing_disk_is_told(page: Page, run: Path) -> None:
     assert answer.status_code == 500 and "run/corrections" in answer.get_json()["error"]
 
 
-def test_a_photograph_that_cannot_be_read_is_shown_as_such(page: Page) -> None:
+def test_a_image_that_cannot_be_read_is_shown_as_such(page: Page) -> None:
     place = page.place("broken")
     said = page.get(f"/api/photos/{place}").get_json()
     assert said["size"] is None and "not an image" in said["fault"]
     assert page.get(f"/api/photos/{place}/thumbnail").status_code == 422
     assert page.put(f"/api/photos/{place}/mask?verdict=accepted", every_value(1).tobytes()).status_code == 422
     assert page.put(f"/api/photos/{place}/verdict", {"verdict": "rejected"}).status_code == 200
-    assert [photo["id"] for photo in page.get("/api/photos").get_json()["photos"]] == list(IDS)
+    assert [item["id"] for item in page.get("/api/photos").get_json()["photos"]] == list(IDS)
 
 
 def test_pictures_are_upright_and_cams_speak(page: Page) -> None:
@@ -276,11 +276,11 @@ def test_pictures_are_upright_and_cams_speak(page: Page) -> None:
     assert page.get(f"/api/photos/{place}").get_json()["size"] == list(SIZE)
     picture = page.get(f"/api/photos/{place}/picture")
     assert picture.mimetype == "image/jpeg" and picture.headers["Cross-Origin-Resource-Policy"] == "same-origin"
-    upright = read_image(page.desk.list.photo(place).path).astype(int)
+    upright = read_image(page.desk.list.item(place).path).astype(int)
     with Image.open(io.BytesIO(picture.data)) as shown:
         assert shown.size == (SIZE[1], SIZE[0])
         assert np.abs(np.asarray(shown).astype(int) - upright).mean() < 3
-    with Image.open(page.desk.list.photo(place).path) as stored:
+    with Image.open(page.desk.list.item(place).path) as stored:
         assert stored.size == SIZE  # on its side, and so the test is one
     one = page.place("one")
     labels = page.get(f"/api/photos/{one}/labels/cam-pot?side=40")
@@ -291,9 +291,9 @@ def test_pictures_are_upright_and_cams_speak(page: Page) -> None:
     assert values[30, 75] == round(255 * float(np.float16(0.8))) and values[30, 5] == 0
 
 
-def _many(count: int) -> PhotoSet:
-    photos = [Photo(f"trip {n % 7}/{n:03d}", f"/nowhere/{n}.jpg", (1 + n % 3,)) for n in range(count)]
-    return PhotoSet(("cat", "dog", "owl"), tuple(photos), Path("/nowhere"))
+def _many(count: int) -> ImageSet:
+    items = [ImageItem(f"trip {n % 7}/{n:03d}", f"/nowhere/{n}.jpg", (1 + n % 3,)) for n in range(count)]
+    return ImageSet(("cat", "dog", "owl"), tuple(items), Path("/nowhere"))
 
 
 def test_pages_miss_nothing_while_decisions_are_made() -> None:
@@ -330,7 +330,7 @@ def test_filters_by_changed_tags_verdict_and_id() -> None:
 
 
 def test_the_least_confident_come_first(tmp_path: Path) -> None:
-    photos = (*_many(4).photos, Photo('two,\n"lines"', "/nowhere/x.jpg", ()))
+    items = (*_many(4).items, ImageItem('two,\n"lines"', "/nowhere/x.jpg", ()))
     (tmp_path / "confidence").mkdir()
     (tmp_path / IMAGES).write_text(
         "image,confidence,class,class_confidence,extra,reason\r\n"
@@ -340,7 +340,7 @@ def test_the_least_confident_come_first(tmp_path: Path) -> None:
         "trip 0/000,nan,cat,0.4,7,\r\n",
         encoding="utf-8",
     )
-    listed = ReviewList(PhotoSet(("cat", "dog", "owl"), photos, tmp_path), read_ranking(tmp_path))
+    listed = ReviewList(ImageSet(("cat", "dog", "owl"), items, tmp_path), read_ranking(tmp_path))
     assert listed.page(Query(order="confidence")).places == (2, 4, 0, 1, 3)
     assert listed.page(Query(order="list")).places == (0, 1, 2, 3, 4)
     assert listed.rank(0, "confidence") == 2
@@ -364,8 +364,8 @@ def test_two_reviews_of_one_folder(run: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    for photo_id in IDS[:3]:  # whole, whoever was last
-        mask = read_mask(run / "corrections" / f"{photo_id}.png")
+    for image_id in IDS[:3]:  # whole, whoever was last
+        mask = read_mask(run / "corrections" / f"{image_id}.png")
         assert any((mask == every_value(seed)).all() for seed in (50, 51))
     second.put("/api/photos/0/verdict", {"verdict": "rejected"})
     assert first.get("/api/photos").get_json()["photos"][0]["verdict"] == "rejected"
@@ -394,17 +394,17 @@ def test_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_a_dry_run_says_what_would_be_served(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["review", str(run), "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "5 photographs" in said and "nothing is decided" in said
+    assert "5 images" in said and "nothing is decided" in said
     _page(run).put("/api/photos/0/verdict", {"verdict": "rejected"})
     assert main(["review", str(run), "--dry-run", "--json", "--limit", "2"]) == 0
     said_json = json.loads(capsys.readouterr().out)
-    assert (said_json["photographs"], said_json["rejected"], said_json["undecided"]) == (2, 1, 1)
+    assert (said_json["images"], said_json["rejected"], said_json["undecided"]) == (2, 1, 1)
 
 
 def test_an_id_that_is_taken(run: Path) -> None:
-    photos = PhotoSet(("cat",), (Photo("corrections", "/nowhere/corrections.jpg", (1,)),), Path("/nowhere"))
+    images = ImageSet(("cat",), (ImageItem("corrections", "/nowhere/corrections.jpg", (1,)),), Path("/nowhere"))
     with pytest.raises(UsageError, match="rename it"):
-        Desk(photos, RunFolder(run), Corrections(run / "corrections", ("cat",)), pixel_limit=100)
+        Desk(images, RunFolder(run), Corrections(run / "corrections", ("cat",)), pixel_limit=100)
 
 
 def test_a_port_that_is_taken(run: Path) -> None:
@@ -457,8 +457,8 @@ def test_tags_that_were_decided_are_not_taken_for_the_data_sets_own(run: Path) -
     assert again["tags"] == [3] and own["tags"] != [3]
     data = run.parent / "data"
     settings = DataSettings(root=data, classes=str(data / "classes.txt"), corrections=run / "corrections")
-    photos = reviewed_photos(Config(out=run, data=settings), RunFolder(run))
-    assert photos.photos[0].tags == tuple(own["own_tags"])
+    images = reviewed_images(Config(out=run, data=settings), RunFolder(run))
+    assert images.items[0].tags == tuple(own["own_tags"])
 
 
 def test_another_start_has_other_addresses_for_its_pictures(run: Path) -> None:
@@ -471,11 +471,11 @@ def test_another_start_has_other_addresses_for_its_pictures(run: Path) -> None:
         assert pages[0].get(f"/api/photos/0/{kind}").headers["Cache-Control"] == "no-store"
 
 
-def test_a_damaged_decision_stops_one_photograph_and_can_be_made_again(page: Page, run: Path) -> None:
+def test_a_damaged_decision_stops_one_image_and_can_be_made_again(page: Page, run: Path) -> None:
     drawn = every_value(40)
-    for photo_id in IDS[:3]:
-        page.put(f"/api/photos/{page.place(photo_id)}/mask?verdict=corrected", drawn.tobytes())
-        (run / "corrections" / f"{photo_id}.json").write_text("{", encoding="utf-8")
+    for image_id in IDS[:3]:
+        page.put(f"/api/photos/{page.place(image_id)}/mask?verdict=corrected", drawn.tobytes())
+        (run / "corrections" / f"{image_id}.json").write_text("{", encoding="utf-8")
     again = _page(run)
     assert [each["verdict"] for each in again.get("/api/photos").get_json()["photos"]] == [None] * len(IDS)
     said = again.get("/api/photos/0").get_json()
@@ -496,8 +496,8 @@ def test_a_decision_is_not_forgotten_by_who_read_before_it(page: Page, monkeypat
     reading, written = threading.Event(), threading.Event()
     read = Corrections.decision
 
-    def slow(kept: Corrections, photo_id: str) -> Decision | None:
-        found = read(kept, photo_id)
+    def slow(kept: Corrections, image_id: str) -> Decision | None:
+        found = read(kept, image_id)
         if threading.current_thread() is reader:
             reading.set()
             written.wait(0.3)

@@ -59,7 +59,7 @@ def served(run: Path) -> Iterator[Served]:
 
 @pytest.fixture
 def page(chromium: webdriver.Chrome, served: Served) -> Iterator[webdriver.Chrome]:
-    """The page with the first photograph; an error in the console fails the test, but for the broken photograph's."""
+    """The page with the first image; an error in the console fails the test, but for the broken image's."""
     _console(chromium)
     _open(chromium, served)
     yield chromium
@@ -88,7 +88,7 @@ def test_draw_restart_and_find_it_again(page: webdriver.Chrome, served: Served, 
     again = Served(run)
     try:
         _open(page, again)
-        assert pictures and not pictures & _pictures(page)  # other photographs may lie at the same places now
+        assert pictures and not pictures & _pictures(page)  # other images may lie at the same places now
         assert _verdict(page) == "✎ corrected"
         assert page.find_element(By.CSS_SELECTOR, "#progress p").text == f"1 of {len(IDS)} decided"
         _press(page, "[[[")
@@ -113,8 +113,8 @@ def test_accepting_by_keyboard_keeps_every_pixel(page: webdriver.Chrome, run: Pa
     _await_open(page, "last")
     _await_saved(page)
     kept = Corrections(run / "corrections", CLASSES)
-    for number, photo_id in enumerate(IDS[:3]):  # every class and 255, one photograph turned by EXIF
-        decision, path = kept.decision(photo_id), kept.mask(photo_id)
+    for number, image_id in enumerate(IDS[:3]):  # every class and 255, one image turned by EXIF
+        decision, path = kept.decision(image_id), kept.mask(image_id)
         assert decision is not None and decision.verdict == "accepted" and path is not None
         np.testing.assert_array_equal(read_mask(path), every_value(number))
     _press(page, "u")  # nothing is decided here: back to the last decision, which is undone
@@ -124,7 +124,7 @@ def test_accepting_by_keyboard_keeps_every_pixel(page: webdriver.Chrome, run: Pa
     _press(page, "u")
     _until(page, lambda: _verdict(page) == "undecided")
     _await_saved(page)
-    assert [kept.decision(photo_id) for photo_id in ("turned", "broken", "last")] == [None] * 3
+    assert [kept.decision(image_id) for image_id in ("turned", "broken", "last")] == [None] * 3
     assert kept.mask("one") is not None
 
 
@@ -171,7 +171,7 @@ def test_the_keyboards_brush_undo_and_reject(page: webdriver.Chrome, run: Path) 
 def test_tags_fill_and_a_stage_taken_over(page: webdriver.Chrome, run: Path) -> None:
     kept = Corrections(run / "corrections", CLASSES)
     _press(page, "t")
-    page.switch_to.active_element.send_keys(Keys.SPACE)  # the first tag of the photograph
+    page.switch_to.active_element.send_keys(Keys.SPACE)  # the first tag of the image
     _await_saved(page)
     assert kept.decision("one") == Decision(None, (CLASSES[19],), at=kept.decision("one").at)  # type: ignore[union-attr]
     assert page.switch_to.active_element.get_attribute("data-tag") == "1"
@@ -206,7 +206,7 @@ def test_filters_stages_and_help(page: webdriver.Chrome) -> None:
     assert CLASSES[19] in _listed(page)[0].text  # a name with markup is text
     _press(page, "a")
     _await_open(page, IDS[1])
-    page.refresh()  # the address names the photograph, whatever its ID is made of
+    page.refresh()  # the address names the image, whatever its ID is made of
     _await_open(page, IDS[1])
     state = Select(page.find_element(By.ID, "state"))
     state.select_by_value("undecided")
@@ -239,15 +239,15 @@ def test_filters_stages_and_help(page: webdriver.Chrome) -> None:
 def test_a_long_list_from_its_middle_and_keys_switched_off(
     page: webdriver.Chrome, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tag2mask.review.routes.PAGE", 2)  # photographs of an answer
+    monkeypatch.setattr("tag2mask.review.routes.PAGE", 2)  # images of an answer
     origin = served.server.address.partition("?")[0]
     page.get(f"{origin}#last")
     page.refresh()
     _await_open(page, "last")
     _until(page, lambda: [row.text.partition("\n")[0] for row in _listed(page)] == ["last"])
-    for photo_id in reversed(IDS[:-1]):
+    for image_id in reversed(IDS[:-1]):
         _press(page, "k")
-        _await_open(page, photo_id)
+        _await_open(page, image_id)
     assert not page.find_element(By.CSS_SELECTOR, ".earlier").is_displayed()
     page.get(f"{origin}#%")  # nobody's ID
     page.refresh()
@@ -295,7 +295,7 @@ def test_what_cannot_be_saved_is_told_and_kept(page: webdriver.Chrome, run: Path
     assert not page.find_element(By.ID, "fault").is_displayed()
     told = ("/mask", "/tags", "/verdict", "422")
     assert all(any(word in message for word in told) for message in _console(page))
-    decisions = [Corrections(run / "corrections", CLASSES).decision(photo_id) for photo_id in ("one", "broken")]
+    decisions = [Corrections(run / "corrections", CLASSES).decision(image_id) for image_id in ("one", "broken")]
     assert [(each.verdict, each.tags) for each in decisions if each] == [
         ("corrected", (CLASSES[19],)),
         ("rejected", None),
@@ -315,9 +315,9 @@ def _open(page: webdriver.Chrome, served: Served) -> None:
     _await_open(page, "one")
 
 
-def _await_open(page: webdriver.Chrome, photo_id: str) -> None:
-    """Wait for a photograph to be shown."""
-    _until(page, lambda: page.find_element(By.ID, "id").text == photo_id)
+def _await_open(page: webdriver.Chrome, image_id: str) -> None:
+    """Wait for an image to be shown."""
+    _until(page, lambda: page.find_element(By.ID, "id").text == image_id)
 
 
 def _await_saved(page: webdriver.Chrome) -> None:
@@ -339,7 +339,7 @@ def _drag(page: webdriver.Chrome, start: tuple[int, int], end: tuple[int, int]) 
     """Draw with the mouse from the middle of one pixel of the mask to that of another."""
     canvas = page.find_element(By.ID, "canvas")
     width, height = canvas.rect["width"], canvas.rect["height"]
-    scale = min((width - 24) / SIZE[1], (height - 24) / SIZE[0])  # the photograph is fitted in, with a margin of 12
+    scale = min((width - 24) / SIZE[1], (height - 24) / SIZE[0])  # the image is fitted in, with a margin of 12
 
     def offset(pixel: tuple[int, int]) -> tuple[int, int]:
         return round((pixel[0] + 0.5 - SIZE[1] / 2) * scale), round((pixel[1] + 0.5 - SIZE[0] / 2) * scale)
@@ -357,7 +357,7 @@ def _verdict(page: webdriver.Chrome) -> str:
 
 
 def _pictures(page: webdriver.Chrome) -> set[str]:
-    """The addresses of the photographs that the page asked for."""
+    """The addresses of the images that the page asked for."""
     script = "return performance.getEntriesByType('resource').map((e) => e.name).filter((e) => /picture|thumb/.test(e))"
     return set(page.execute_script(script))  # type: ignore[no-untyped-call]
 

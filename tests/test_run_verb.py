@@ -45,8 +45,8 @@ def test_a_new_run_has_no_invented_sizes_and_times(scenes: Path, tmp_path: Path,
     assert all(stages[name]["seconds"] is None for name in ("train", "cams", "refine"))
     assert main([*words("run", scenes, tmp_path / "out"), "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "10 photographs to do" in said and "disk unknown here; time unknown here" in said
-    assert "in all: 0 kB of files by photograph; time unknown here of train, cams, refine, confidence" in said
+    assert "10 images to do" in said and "disk unknown here; time unknown here" in said
+    assert "in all: 0 kB of files by image; time unknown here of train, cams, refine, confidence" in said
 
 
 def test_a_begun_run_tells_sizes_and_times_by_its_own_records(copied: Path, scenes: Path, capsys: Capture) -> None:
@@ -56,7 +56,7 @@ def test_a_begun_run_tells_sizes_and_times_by_its_own_records(copied: Path, scen
     assert "nothing is left to do but to measure and to report" in capsys.readouterr().out
     for name in ("cams", "refine"):
         record = json.loads((copied / f"pace/{name}.json").read_text())
-        assert record["photographs"] == 10
+        assert record["images"] == 10
         (copied / f"pace/{name}.json").write_text(json.dumps({**record, "seconds": 25.0}))
     gone = sorted((copied / "cams/pot").rglob("*.npz"))[:4]
     for path in gone:
@@ -79,7 +79,7 @@ def measured(images: int, classes: int = 21, chosen: list[str] | None = None) ->
     return {"miou": 0.5, "pixel_accuracy": 0.9, "iou": iou, "images": images, "chosen": chosen, "threshold": None}
 
 
-def test_published_figures_stand_beside_those_of_the_same_photographs(capsys: Capture) -> None:
+def test_published_figures_stand_beside_those_of_the_same_images(capsys: Capture) -> None:
     own = {
         "seeds": {"train": {"CLIP": measured(1464)}},
         "cams": {"train": {"classifier": measured(1464), "pot": measured(1464)}, "val": {"pot": measured(1449)}},
@@ -109,7 +109,7 @@ def test_published_figures_stand_beside_those_of_the_same_photographs(capsys: Ca
 @pytest.mark.parametrize(
     ("values", "why"),
     [
-        (measured(1000), "over 1000 of the 1464 photographs"),
+        (measured(1000), "over 1000 of the 1464 images"),
         (measured(1464, 21, ["0", "1"]), "over 2 of the 21 classes"),
         (measured(1464, 6), "over 6 of the 21 classes"),
     ],

@@ -11,7 +11,7 @@ import pytest
 
 from tag2mask.core.errors import UsageError
 from tag2mask.core.files import TEMPORARY_PREFIX, read_json, write_json
-from tag2mask.data import DataSettings, open_photos, read_image, read_mask
+from tag2mask.data import DataSettings, open_images, read_image, read_mask
 from tag2mask.synthetic import SPECIES, SceneSettings, class_names, composition, render_scene, write_scenes
 from tag2mask.synthetic.creatures import creature_parts
 from tag2mask.synthetic.drawing import Layer, Part, canvas, capsule, convex_polygon, ellipse, overlap, paint
@@ -159,13 +159,13 @@ def test_written_scenes_are_a_data_set(tmp_path: Path) -> None:
     assert met == ["train/0000", "train/0001", "train/0002", "train/0003", "val/0000", "val/0001"]
     data = DataSettings(root=folder, masks=folder / "masks", classes=",".join(class_names(SMALL)))
     for split, count in (("train", 4), ("val", 2)):
-        photos = open_photos(data, split=split)
-        assert photos.classes == class_names(SMALL) and len(photos) == count
-        for index, photo in enumerate(photos.photos):
+        images = open_images(data, split=split)
+        assert images.classes == class_names(SMALL) and len(images) == count
+        for index, item in enumerate(images.items):
             scene = render_scene(SMALL, split, index)
-            assert photo.id == f"{split}/{index:04d}" and photo.tags == scene.tags and photo.mask is not None
-            np.testing.assert_array_equal(read_mask(photo.mask, classes=SMALL.classes), scene.mask)
-            assert abs(read_image(photo.path).astype(float) - scene.image).mean() < 6  # JPEG
+            assert item.id == f"{split}/{index:04d}" and item.tags == scene.tags and item.mask is not None
+            np.testing.assert_array_equal(read_mask(item.mask, classes=SMALL.classes), scene.mask)
+            assert abs(read_image(item.path).astype(float) - scene.image).mean() < 6  # JPEG
     assert list(class_names(SMALL)) == sorted(class_names(SMALL))
 
 
@@ -192,10 +192,10 @@ def test_writing_again(tmp_path: Path) -> None:
     assert not (tmp_path / "killed" / "tags.csv").exists()
     assert write_scenes(tmp_path / "killed", SMALL)
     assert (tmp_path / "killed" / "tags.csv").read_bytes() == (folder / "tags.csv").read_bytes()
-    (tmp_path / "photographs").mkdir()
-    (tmp_path / "photographs" / "mine.jpg").write_bytes(b"")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "mine.jpg").write_bytes(b"")
     with pytest.raises(UsageError, match="something else than generated scenes"):
-        write_scenes(tmp_path / "photographs", SMALL)
+        write_scenes(tmp_path / "images", SMALL)
 
 
 def test_settings_name_all_that_is_wrong() -> None:

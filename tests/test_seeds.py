@@ -17,9 +17,9 @@ from tag2mask.cams.clip.npy_files import NpyCams, read_npy_cams, write_npy_cams
 from tag2mask.cams.clip.settings import SeedSettings
 from tag2mask.cli import main
 from tag2mask.data.cam_files import CamFile, read_cam, write_cam
-from tag2mask.data.dataset import open_photos
+from tag2mask.data.dataset import open_images
 from tag2mask.data.loading.samples import TrainingSet
-from tag2mask.data.manifest import Photo, Photos
+from tag2mask.data.manifest import ImageItem, Images
 from tag2mask.data.settings import AugmentSettings, DataSettings
 from tag2mask.runs.config import Config
 from tag2mask.runs.progress import StageResult
@@ -46,11 +46,11 @@ def seed_files(out: Path) -> dict[str, bytes]:
 
 
 def test_makes_a_cam_for_each_tag(made: Path, scenes: Path) -> None:
-    photos = open_photos(DataSettings(root=scenes, split="train"))
-    assert len(photos) == len(seed_files(made)) == 10
-    for photo in photos.photos:
-        cam = read_cam(made / f"seeds/{photo.id}.npz")
-        assert tuple(cam.ids) == photo.tags and cam.size == (64, 64) and cam.cams.shape[1:] == (8, 8)
+    images = open_images(DataSettings(root=scenes, split="train"))
+    assert len(images) == len(seed_files(made)) == 10
+    for item in images.items:
+        cam = read_cam(made / f"seeds/{item.id}.npz")
+        assert tuple(cam.ids) == item.tags and cam.size == (64, 64) and cam.cams.shape[1:] == (8, 8)
         assert all(single.max() == pytest.approx(1, abs=1e-3) and single.min() == 0 for single in cam.cams)
 
 
@@ -78,7 +78,7 @@ def test_a_changed_word_stops_the_stage(made: Path, scenes: Path, clip: Path, tm
 
 
 def test_clashes_are_told(scenes: Path, clip: Path, tmp_path: Path, capsys: Capture) -> None:
-    name = open_photos(DataSettings(root=scenes)).classes[0]
+    name = open_images(DataSettings(root=scenes)).classes[0]
     file = tmp_path / "words.yaml"
     file.write_text(f"background: [sky, {name}]\n", encoding="utf-8")
     assert run("seeds", scenes, tmp_path / "run", seeds__model=str(clip), seeds__words=str(file), limit="2") == 0
@@ -105,25 +105,25 @@ def test_own_export_comes_back_exactly(made: Path, scenes: Path, clip: Path, tmp
 def test_imports_say_what_they_lose_and_what_they_refuse(
     scenes: Path, clip: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    photos = open_photos(DataSettings(root=scenes, split="train")).photos
+    images = open_images(DataSettings(root=scenes, split="train")).items
     rng = np.random.default_rng(0)
-    for photo in photos:
+    for item in images:
         write_npy_cams(
-            tmp_path / f"npy/{photo.id}.npy",
+            tmp_path / f"npy/{item.id}.npy",
             NpyCams(np.array([1, 0]), rng.random((2, 64, 64), np.float32).astype(np.float16)),
         )
-    (tmp_path / f"npy/{photos[0].id}.npy").write_bytes(b"broken")
-    (tmp_path / f"npy/{photos[1].id}.npy").unlink()
+    (tmp_path / f"npy/{images[0].id}.npy").write_bytes(b"broken")
+    (tmp_path / f"npy/{images[1].id}.npy").unlink()
     assert seeds_with({"--from-npy": str(tmp_path / "npy")}, scenes, tmp_path / "run", clip) == 1
     said = " ".join(capsys.readouterr().err.split())
     assert "8 files hold maps at full size alone; on the grid of 16 pixels" in said
-    assert photos[0].id in said and "does not exist" in said and len(seed_files(tmp_path / "run")) == 8
+    assert images[0].id in said and "does not exist" in said and len(seed_files(tmp_path / "run")) == 8
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "run/seeds").rglob("*.npz")}
     assert seeds_with({"--from-npy": str(tmp_path / "npy")}, scenes, tmp_path / "run", clip) == 1
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items()), "nothing new is written again"
-    cam = read_cam(tmp_path / f"run/seeds/{photos[2].id}.npz")
-    assert cam.cams.shape[1:] == (4, 4) and tuple(cam.ids) == photos[2].tags
-    full = read_npy_cams(tmp_path / f"npy/{photos[2].id}.npy", 2, (64, 64)).full
+    cam = read_cam(tmp_path / f"run/seeds/{images[2].id}.npz")
+    assert cam.cams.shape[1:] == (4, 4) and tuple(cam.ids) == images[2].tags
+    full = read_npy_cams(tmp_path / f"npy/{images[2].id}.npy", 2, (64, 64)).full
     expected = full[1 - (cam.ids[0] - 1)].astype(np.float32).reshape(4, 16, 4, 16).mean((1, 3))
     np.testing.assert_allclose(cam.cams[0], expected, atol=1e-3)
     assert seeds_with({"--from-npy": str(tmp_path / "none")}, scenes, tmp_path / "run", clip) == 2
@@ -165,7 +165,7 @@ def test_a_restart_of_seeds_leaves_a_network_that_never_read_them(
     assert seed_files(out) == seed_files(made)
 
 
-def test_base_cams_move_with_the_photograph(tmp_path: Path) -> None:
+def test_base_cams_move_with_the_image(tmp_path: Path) -> None:
     """A red square, and a base CAM that is 1 on it: wherever the view goes, red and CAM stay together."""
     pixels = np.zeros((96, 160, 3), dtype=np.uint8)
     pixels[32:64, 96:144, 0] = 255
@@ -173,20 +173,18 @@ def test_base_cams_move_with_the_photograph(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "photos/cat/a.png")
     cam = (pixels[::16, ::16, 0] / 255).astype(np.float16)[None]
     write_cam(tmp_path / "seeds/cat/a.npz", CamFile(np.array([1]), cam, (96, 160)))
-    photos = open_photos(DataSettings(root=tmp_path / "photos"))
+    images = open_images(DataSettings(root=tmp_path / "photos"))
     settings = AugmentSettings(crop=128, long_side=(128, 256))
-    views = TrainingSet(photos, settings, seed=0, external=tmp_path / "seeds", stride=16)
+    views = TrainingSet(images, settings, seed=0, external=tmp_path / "seeds", stride=16)
     for draw in range(12):
         sample = views[draw, 0]
         red = torch.nn.functional.avg_pool2d(sample["image"][:1] * sample["valid"], 16)
         assert sample["external"].shape == (1, 8, 8)
         assert float((red - sample["external"].float()).abs().mean()) < 0.05
-    assert "external" not in TrainingSet(photos, settings, seed=0)[0, 0]
+    assert "external" not in TrainingSet(images, settings, seed=0)[0, 0]
 
 
-def test_a_damaged_base_cam_costs_its_photograph_alone(
-    made: Path, scenes: Path, tmp_path: Path, capsys: Capture
-) -> None:
+def test_a_damaged_base_cam_costs_its_image_alone(made: Path, scenes: Path, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "run"
     shutil.copytree(made, out)
     assert run("train", scenes, out, train__consistency_weight="0", external__base="mean") == 0
@@ -223,20 +221,20 @@ def test_the_method_is_part_of_training_where_only_the_target_uses_it(made: Path
     assert run("train", scenes, out, **only, pot__epsilon="0.5") == 2
 
 
-def test_large_photographs_go_through_in_smaller_batches_and_shards_cover_all(clip: Path, tmp_path: Path) -> None:
-    loaded, photos = load_clip(str(clip)), []
+def test_large_images_go_through_in_smaller_batches_and_shards_cover_all(clip: Path, tmp_path: Path) -> None:
+    loaded, items = load_clip(str(clip)), []
     for number, side in enumerate([64] * 5 + [512] * 5):
         Image.new("RGB", (side, side)).save(path := tmp_path / f"{number}.png")
-        photos.append(Photo(str(number), path, (1,)))
+        items.append(ImageItem(str(number), path, (1,)))
 
     def batches(size: int, shard: str | None = None) -> list[list[str]]:
         config = Config(workers=0, shard=shard, seeds=SeedSettings(batch_size=size))
-        found = batches_by_patches(loaded, Photos.of(photos), config, StageResult("seeds"))
-        return [[photo.id for photo in batch] for batch in found]
+        found = batches_by_patches(loaded, Images.of(items), config, StageResult("seeds"))
+        return [[item.id for item in batch] for batch in found]
 
     assert [len(batch) for batch in batches(8)] == [5, 1, 1, 1, 1, 1]
     shared = [name for batch in (*batches(2, "1/2"), *batches(16, "2/2")) for name in batch]
-    assert sorted(shared) == [photo.id for photo in photos]
+    assert sorted(shared) == [item.id for item in items]
 
 
 def suggest(*words: str) -> int:
@@ -246,11 +244,11 @@ def suggest(*words: str) -> int:
 
 def test_suggestions_are_a_table_for_review(scenes: Path, clip: Path, tmp_path: Path, capsys: Capture) -> None:
     table = tmp_path / "suggested.csv"
-    photos = scenes / "train"
-    given = (str(photos), "--classes", "cat,dog,brown horse", "--seeds.model", str(clip), "--table", str(table))
+    items = scenes / "train"
+    given = (str(items), "--classes", "cat,dog,brown horse", "--seeds.model", str(clip), "--table", str(table))
     assert suggest(*given) == 0
     said = " ".join(capsys.readouterr().err.split())
-    assert "name that column `tags`" in said and f"--data.root {photos}" in said
+    assert "name that column `tags`" in said and f"--data.root {items}" in said
     lines = [line.split(",") for line in table.read_text().splitlines()]
     assert lines[0] == [
         "image",
@@ -275,7 +273,7 @@ def test_suggestions_are_never_taken_for_tags(scenes: Path, tmp_path: Path, caps
     assert run("train", scenes, tmp_path / "run", data__tags=str(table)) == 2
     assert "the table holds suggestions, which are never taken for tags" in " ".join(capsys.readouterr().err.split())
     table.write_text(f"image,tags,reviewed,cat\n{name},cat,yes,0.9\n", encoding="utf-8")
-    assert open_photos(DataSettings(root=scenes, tags=table)).photos[0].tags == (1,)
+    assert open_images(DataSettings(root=scenes, tags=table)).items[0].tags == (1,)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from PIL import Image
 import tag2mask
 from run_tiny import BACKBONE, Capture, figures, files_of, run, words
 from tag2mask.cli import main
-from tag2mask.data import DataSettings, open_photos, read_mask
+from tag2mask.data import DataSettings, open_images, read_mask
 from tag2mask.data.images import ImageError, write_fractions, write_mask
 from tag2mask.data.loading.samples import LabelledSet
 from tag2mask.data.settings import AugmentSettings
@@ -51,23 +51,23 @@ def test_what_is_written_and_measured(done: Path, scenes: Path) -> None:
     network = load_segmentation_network(done / "segment/network.safetensors")
     lines = [json.loads(line) for line in (done / "segment/log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
-    photos = open_photos(DataSettings(root=scenes, split="val")).photos
-    for photo in photos:
-        image = torch.from_numpy(np.array(Image.open(photo.path).convert("RGB")))
+    images = open_images(DataSettings(root=scenes, split="val")).items
+    for item in images:
+        image = torch.from_numpy(np.array(Image.open(item.path).convert("RGB")))
         with torch.no_grad():
             logits = network.full_logits(image.permute(2, 0, 1)[None].float() / 255)
         expected = logits.argmax(1)[0].numpy()
-        predicted = read_mask(done / f"predictions/val/{photo.id}.png", size=image.shape[:2])
+        predicted = read_mask(done / f"predictions/val/{item.id}.png", size=image.shape[:2])
         assert (predicted != expected).mean() < 0.01
     measured = figures(done)["segment"]["val"]["predictions"]
-    assert measured["images"] == len(photos) and 0 <= measured["miou"] <= 1
+    assert measured["images"] == len(images) and 0 <= measured["miou"] <= 1
     assert "predictions" in (done / "report.html").read_text()
 
 
 def test_one_line_loads_and_labels(done: Path, scenes: Path) -> None:
-    photo = open_photos(DataSettings(root=scenes, split="val")).photos[0]
-    labels = tag2mask.load(done / "segment/network.safetensors").predict(photo.path)
-    assert (labels == read_mask(done / f"predictions/val/{photo.id}.png")).all()
+    item = open_images(DataSettings(root=scenes, split="val")).items[0]
+    labels = tag2mask.load(done / "segment/network.safetensors").predict(item.path)
+    assert (labels == read_mask(done / f"predictions/val/{item.id}.png")).all()
 
 
 def test_nothing_is_done_twice_and_what_is_missing_comes_back(
@@ -110,8 +110,8 @@ def test_settings_that_cannot_be_used_are_refused_before_anything_is_done_or_del
 
 def test_two_runs_side_by_side(done: Path, copied: Path, scenes: Path, tmp_path: Path, capsys: Capture) -> None:
     # A copy whose predictions are the truth.
-    for photo in open_photos(DataSettings(root=scenes, masks=scenes / "masks", split="val")).photos:
-        write_mask(copied / f"predictions/val/{photo.id}.png", read_mask(scenes / f"masks/{photo.id}.png"))
+    for item in open_images(DataSettings(root=scenes, masks=scenes / "masks", split="val")).items:
+        write_mask(copied / f"predictions/val/{item.id}.png", read_mask(scenes / f"masks/{item.id}.png"))
     assert run("evaluate", scenes, copied, **SEGMENT) == 0
     capsys.readouterr()
     assert main([*words("evaluate", scenes, done, **SEGMENT), "--compare", str(copied), "--json"]) == 0
@@ -180,21 +180,21 @@ def test_each_label_counts_as_much_as_its_weight() -> None:
 
 
 def test_weights_move_with_their_labels(scenes: Path, tmp_path: Path) -> None:
-    photos = open_photos(DataSettings(root=scenes, split="train"))
-    photos = replace(photos, photos=photos.photos[:2])
+    images = open_images(DataSettings(root=scenes, split="train"))
+    images = replace(images, items=images.items[:2])
     pattern = np.add.outer(np.arange(64) // 8, np.arange(64) // 16).astype(np.uint8) % 3
-    for photo in photos.photos:
-        write_mask(tmp_path / f"labels/{photo.id}.png", pattern)
-        write_fractions(tmp_path / f"weights/{photo.id}.png", pattern / 255 * 50)
+    for item in images.items:
+        write_mask(tmp_path / f"labels/{item.id}.png", pattern)
+        write_fractions(tmp_path / f"weights/{item.id}.png", pattern / 255 * 50)
     settings = AugmentSettings(crop=48, long_side=(40, 80))
-    samples = LabelledSet(photos, tmp_path / "labels", settings, weights=tmp_path / "weights", seed=0)
+    samples = LabelledSet(images, tmp_path / "labels", settings, weights=tmp_path / "weights", seed=0)
     for draw in range(8):
         sample = samples[draw, draw % 2]
         labels = sample["labels"].float()
         inside = sample["valid"]
         assert torch.allclose(sample["weights"][inside] * 255, labels[inside] * 50, atol=1e-4)
         assert not sample["weights"][~inside].any()
-    write_fractions(tmp_path / f"weights/{photos.photos[0].id}.png", np.zeros((9, 9)))
+    write_fractions(tmp_path / f"weights/{images.items[0].id}.png", np.zeros((9, 9)))
     with pytest.raises(ImageError, match=r"weights of \(9, 9\) for labels of \(64, 64\)"):
         samples[0, 0]
 
@@ -210,10 +210,10 @@ def test_labels_count_as_much_as_they_are_probable(scenes: Path, done: Path, tmp
     assert files_of(copied) == files_of(done)  # both were found out before anything was deleted
     crf = {"refine__method": "crf", "refine__keep_confidence": "true"}
     assert run("refine", scenes, copied, restart="refine", **weighted, **crf) == 0
-    for photo in open_photos(DataSettings(root=scenes, split="train")).photos:
-        mask = read_mask(copied / f"masks/{photo.id}.png")
-        confidence = read_mask(copied / f"refine/confidence/{photo.id}.png", size=mask.shape)
-        least = 255 / (len(photo.tags) + 1)  # the best of so many labels
+    for item in open_images(DataSettings(root=scenes, split="train")).items:
+        mask = read_mask(copied / f"masks/{item.id}.png")
+        confidence = read_mask(copied / f"refine/confidence/{item.id}.png", size=mask.shape)
+        least = 255 / (len(item.tags) + 1)  # the best of so many labels
         assert least - 1 <= confidence.min() < confidence.max() <= 255
     losses = []
     for label_weights in ("none", "confidence"):
@@ -232,7 +232,7 @@ def test_it_learns_from_all_masks_or_says_so(copied: Path, scenes: Path, capsys:
     kept = masks[0].read_bytes()
     masks[0].unlink()
     assert run("segment", scenes, copied, **SEGMENT) == 0
-    assert "1 photographs have no mask to learn from" in capsys.readouterr().err
+    assert "1 images have no mask to learn from" in capsys.readouterr().err
     masks[0].write_bytes(kept)
     assert run("segment", scenes, copied, **SEGMENT) == 0
     assert "1 masks are newer than the network that is there" in capsys.readouterr().err
@@ -246,7 +246,7 @@ def test_what_cannot_be_measured_does_not_stop_training(scenes: Path, tmp_path: 
     broken = sorted((data / "val").glob("*.jpg"))[0]
     broken.write_bytes(broken.read_bytes()[:200])
     settings = {**SEGMENT, "segment__labels": "truth", "segment__validate_every": "3"}
-    assert run("segment", data, tmp_path / "run", **settings) == 1  # the prediction of that photograph
+    assert run("segment", data, tmp_path / "run", **settings) == 1  # the prediction of that image
     assert broken.name in capsys.readouterr().err
     assert (tmp_path / "run/segment/network.safetensors").is_file()
     for mask in (data / "masks/val").glob("*.png"):

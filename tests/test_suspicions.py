@@ -10,7 +10,7 @@ import torch
 
 from run_tiny import run
 from tag2mask.cli import main
-from tag2mask.data import DataSettings, open_photos
+from tag2mask.data import DataSettings, open_images
 from tag2mask.workflows import check as suspicions
 
 
@@ -30,22 +30,22 @@ def check(scenes: Path, *words: str) -> int:
 def test_doubts_are_listed_surest_first(
     scenes: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    photos = open_photos(DataSettings(root=scenes, split="train"))
-    real = suspicions.photo_maps
+    images = open_images(DataSettings(root=scenes, split="train"))
+    real = suspicions.image_maps
 
     def judged(network: Any, images: torch.Tensor, tags: torch.Tensor, **options: Any) -> Any:
         # Sure of the first class everywhere (0.8), and that the second is nowhere (0.05): tags say what is true.
         scores = torch.tensor([[0.8, 0.05]]).repeat(len(tags), 1)
         return replace(real(network, images, tags, **options), scores=scores)
 
-    monkeypatch.setattr(suspicions, "photo_maps", judged)
+    monkeypatch.setattr(suspicions, "image_maps", judged)
     assert check(scenes, "--with", str(trained), "--json") == 0
     doubts = json.loads(capsys.readouterr().out)["suspicions"]
-    first, second = photos.classes
-    wrong = sorted(photo.id for photo in photos.photos if 2 in photo.tags)
-    missing = sorted(photo.id for photo in photos.photos if 1 not in photo.tags)
+    first, second = images.classes
+    wrong = sorted(item.id for item in images.items if 2 in item.tags)
+    missing = sorted(item.id for item in images.items if 1 not in item.tags)
     assert wrong and missing
-    expected = [(photo, second, "wrong") for photo in wrong] + [(photo, first, "missing") for photo in missing]
+    expected = [(item, second, "wrong") for item in wrong] + [(item, first, "missing") for item in missing]
     assert [(doubt["photo"], doubt["tag"], doubt["kind"]) for doubt in doubts] == expected
     for doubt in doubts:
         assert (doubt["posterior"] is None) == (doubt["kind"] == "missing")
@@ -84,6 +84,6 @@ def test_a_broken_set_is_reported_and_not_judged(
 
 
 def test_a_network_of_other_classes_is_refused(scenes: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = (*open_photos(DataSettings(root=scenes, split="train")).classes, "unicorn")
+    names = (*open_images(DataSettings(root=scenes, split="train")).classes, "unicorn")
     assert check(scenes, "--with", str(trained), "--data.classes", ",".join(names)) == 2
     assert "unicorn" in capsys.readouterr().err

@@ -13,7 +13,7 @@ import torch
 
 from run_tiny import BACKBONE
 from tag2mask.core.errors import Tag2maskError, UsageError
-from tag2mask.data import AugmentSettings, DataSettings, PhotoSet, open_photos
+from tag2mask.data import AugmentSettings, DataSettings, ImageSet, open_images
 from tag2mask.data.loading.samples import TrainingSet
 from tag2mask.networks import NetworkSettings, PotNetwork, build_network
 from tag2mask.networks.backbones.base import image_cells
@@ -41,21 +41,21 @@ SETTINGS = Settings(steps=6, batch_size=4, checkpoint_every=2, log_every=1, cons
 
 
 @pytest.fixture(scope="module")
-def photos(scenes: Path) -> PhotoSet:
-    return open_photos(DataSettings(root=scenes, split="train"))
+def images(scenes: Path) -> ImageSet:
+    return open_images(DataSettings(root=scenes, split="train"))
 
 
-def fresh(photos: PhotoSet, projections: bool = False) -> PotNetwork:
+def fresh(images: ImageSet, projections: bool = False) -> PotNetwork:
     settings = NetworkSettings(backbone=BACKBONE, weights="none", projections=projections)
-    return build_network(settings, photos.classes, seed=1)
+    return build_network(settings, images.classes, seed=1)
 
 
-def views(photos: PhotoSet) -> TrainingSet:
-    return TrainingSet(photos, AugmentSettings(crop=48, long_side=(40, 64)), seed=3)
+def views(images: ImageSet) -> TrainingSet:
+    return TrainingSet(images, AugmentSettings(crop=48, long_side=(40, 64)), seed=3)
 
 
 def trained(
-    photos: PhotoSet,
+    images: ImageSet,
     folder: Path,
     settings: Settings = SETTINGS,
     *,
@@ -69,9 +69,9 @@ def trained(
         if done == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    network = network or fresh(photos)
+    network = network or fresh(images)
     result = train_network(
-        pot_task(network, views(photos), settings, PotSettings()),
+        pot_task(network, views(images), settings, PotSettings()),
         settings,
         folder=folder,
         seed=3,
@@ -83,13 +83,13 @@ def trained(
     return network, result
 
 
-def test_tensorboard_is_an_extra(photos: PhotoSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorboard_is_an_extra(images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"train.tensorboard needs TensorBoard; pip install 'tag2mask\[tensorboard\]'"):
-        trained(photos, tmp_path, replace(SETTINGS, tensorboard=True))
+        trained(images, tmp_path, replace(SETTINGS, tensorboard=True))
 
 
-def test_every_photograph_is_drawn_once_an_epoch_and_never_twice_the_same_way() -> None:
+def test_every_image_is_drawn_once_an_epoch_and_never_twice_the_same_way() -> None:
     batches = list(DrawOrder(10, 4, seed=0, first_step=0, last_step=10))
     drawn = [index for batch in batches for _, index in batch]
     for epoch in range(4):
@@ -122,12 +122,12 @@ def test_processes_share_out_a_batch() -> None:
     ],
 )
 def test_an_interrupted_run_ends_with_the_same_weights_bit_for_bit(
-    photos: PhotoSet, tmp_path: Path, stop_at: int, settings: TrainSettings
+    images: ImageSet, tmp_path: Path, stop_at: int, settings: TrainSettings
 ) -> None:
-    expected, _ = trained(photos, tmp_path / "whole", settings)
+    expected, _ = trained(images, tmp_path / "whole", settings)
     with pytest.raises(Interrupted, match=f"step {stop_at + 1} of 6|step {stop_at} of 6"):
-        trained(photos, tmp_path / "stopped", settings, stop_at=stop_at)
-    network, result = trained(photos, tmp_path / "stopped", settings)
+        trained(images, tmp_path / "stopped", settings, stop_at=stop_at)
+    network, result = trained(images, tmp_path / "stopped", settings)
     assert result.resumed_from in (stop_at, stop_at + 1)
     for name, value in expected.state_dict().items():
         assert torch.equal(value, network.state_dict()[name]), name
@@ -136,69 +136,69 @@ def test_an_interrupted_run_ends_with_the_same_weights_bit_for_bit(
     assert [line["loss"] for line in logs[0]] == [line["loss"] for line in logs[1]]
 
 
-def test_the_number_of_reading_workers_changes_nothing(photos: PhotoSet, tmp_path: Path) -> None:
+def test_the_number_of_reading_workers_changes_nothing(images: ImageSet, tmp_path: Path) -> None:
     settings = replace(SETTINGS, steps=2)
-    alone, _ = trained(photos, tmp_path / "0", settings)
-    helped, _ = trained(photos, tmp_path / "2", settings, workers=2)
+    alone, _ = trained(images, tmp_path / "0", settings)
+    helped, _ = trained(images, tmp_path / "2", settings, workers=2)
     for name, value in alone.state_dict().items():
         assert torch.equal(value, helped.state_dict()[name]), name
 
 
-def test_training_lowers_the_loss_and_changes_every_trainable_weight(photos: PhotoSet, tmp_path: Path) -> None:
+def test_training_lowers_the_loss_and_changes_every_trainable_weight(images: ImageSet, tmp_path: Path) -> None:
     settings = replace(SETTINGS, steps=30, learning_rate=1e-3, head_factor=1.0, consistency_weight=0.0)
-    network, _ = trained(photos, tmp_path, settings)
+    network, _ = trained(images, tmp_path, settings)
     losses = [line["classification"] for line in _log(tmp_path)]
     assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:5])
-    before = dict(fresh(photos).named_parameters())
+    before = dict(fresh(images).named_parameters())
     same = [
         name for name, value in network.named_parameters() if value.requires_grad and torch.equal(value, before[name])
     ]
     assert not same
 
 
-def test_the_consistency_loss_starts_when_it_should(photos: PhotoSet, tmp_path: Path) -> None:
-    trained(photos, tmp_path)
+def test_the_consistency_loss_starts_when_it_should(images: ImageSet, tmp_path: Path) -> None:
+    trained(images, tmp_path)
     assert ["consistency" in line for line in _log(tmp_path)] == [False] * 3 + [True] * 3
 
 
-def test_a_photograph_that_cannot_be_read_is_named_and_replaced(scenes: Path, tmp_path: Path) -> None:
-    photos = open_photos(DataSettings(root=scenes, split="train"))
+def test_a_image_that_cannot_be_read_is_named_and_replaced(scenes: Path, tmp_path: Path) -> None:
+    images = open_images(DataSettings(root=scenes, split="train"))
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no image")
-    damaged = replace(photos, photos=(replace(photos.photos[0], file=broken), *photos.photos[1:]))
+    damaged = replace(images, items=(replace(images.items[0], file=broken), *images.items[1:]))
     _, result = trained(damaged, tmp_path / "run", replace(SETTINGS, steps=3))
-    assert list(result.unreadable) == [photos.photos[0].id]
-    assert "broken.jpg" in result.unreadable[photos.photos[0].id]
+    assert list(result.unreadable) == [images.items[0].id]
+    assert "broken.jpg" in result.unreadable[images.items[0].id]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_when_nothing_can_be_read_training_says_so(scenes: Path, tmp_path: Path, workers: int) -> None:
-    photos = open_photos(DataSettings(root=scenes, split="train"))
-    none = replace(photos, photos=tuple(replace(photo, file=tmp_path / "absent.jpg") for photo in photos.photos))
-    with pytest.raises(Tag2maskError, match=r"^not one photograph.*lists why$"):
+    images = open_images(DataSettings(root=scenes, split="train"))
+    none = replace(images, items=tuple(replace(item, file=tmp_path / "absent.jpg") for item in images.items))
+    with pytest.raises(Tag2maskError, match=r"^not one image.*lists why$"):
         trained(none, tmp_path / "run", workers=workers)
 
 
-def test_a_loss_that_is_not_finite_stops_training_and_is_not_saved(photos: PhotoSet, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_training_and_is_not_saved(images: ImageSet, tmp_path: Path) -> None:
     settings = replace(SETTINGS, optimizer="sgd", learning_rate=1e30, clip=None, steps=20)
     with pytest.raises(Tag2maskError, match="not finite"):
-        trained(photos, tmp_path, settings)
+        trained(images, tmp_path, settings)
     if (tmp_path / "state.pt").is_file():
         state = load_state(tmp_path / "state.pt")
         assert state["step"] <= 4
 
 
-def test_a_damaged_state_is_named(photos: PhotoSet, tmp_path: Path) -> None:
+def test_a_damaged_state_is_named(images: ImageSet, tmp_path: Path) -> None:
     (tmp_path / "state.pt").write_bytes(b"half a state")
     with pytest.raises(Tag2maskError, match=r"state\.pt"):
-        trained(photos, tmp_path)
+        trained(images, tmp_path)
 
 
 def test_a_gpu_without_memory_is_no_damaged_state(
-    photos: PhotoSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(Interrupted):
-        trained(photos, tmp_path, stop_at=1)
+        trained(images, tmp_path, stop_at=1)
     before = (tmp_path / "state.pt").read_bytes()
 
     def full(*arguments: object, **more: object) -> None:
@@ -207,7 +207,7 @@ def test_a_gpu_without_memory_is_no_damaged_state(
     for name in ("to", "load_state_dict"):
         with monkeypatch.context() as patched, pytest.raises(torch.OutOfMemoryError):
             patched.setattr(PotNetwork, name, full)
-            trained(photos, tmp_path)
+            trained(images, tmp_path)
     assert (tmp_path / "state.pt").read_bytes() == before
 
 
@@ -217,19 +217,19 @@ def test_a_state_that_would_run_code_is_refused(tmp_path: Path) -> None:
         load_state(tmp_path / "state.pt")
 
 
-def test_a_batch_in_parts_is_a_batch(photos: PhotoSet, tmp_path: Path) -> None:
+def test_a_batch_in_parts_is_a_batch(images: ImageSet, tmp_path: Path) -> None:
     """Without statistics of the batch, the mean of the parts' gradients is the gradient of a loss that is a mean."""
     weights, losses = [], []
     for parts in (1, 2, 4):
         settings = replace(SETTINGS, steps=3, optimizer="sgd", learning_rate=0.01, clip=None, accumulate=parts)
         settings = replace(settings, consistency_weight=0.0)
         network = build_network(
-            NetworkSettings(backbone=BACKBONE, weights="none", norm="fixed"), photos.classes, seed=1
+            NetworkSettings(backbone=BACKBONE, weights="none", norm="fixed"), images.classes, seed=1
         )
-        trained(photos, tmp_path / str(parts), settings, network=network)
+        trained(images, tmp_path / str(parts), settings, network=network)
         weights.append(network.state_dict())
         losses.append([line["loss"] for line in _log(tmp_path / str(parts))])
-    begun = fresh(photos).state_dict()["classifier.weight"]
+    begun = fresh(images).state_dict()["classifier.weight"]
     for state in weights[1:]:
         assert not torch.equal(state["classifier.weight"], begun)
         for name, value in weights[0].items():
@@ -238,32 +238,32 @@ def test_a_batch_in_parts_is_a_batch(photos: PhotoSet, tmp_path: Path) -> None:
         assert each == pytest.approx(losses[0], rel=1e-4)
 
 
-def test_statistics_are_those_of_a_part(photos: PhotoSet, tmp_path: Path) -> None:
+def test_statistics_are_those_of_a_part(images: ImageSet, tmp_path: Path) -> None:
     sizes = []
-    network = fresh(photos)
+    network = fresh(images)
     network.backbone.register_forward_pre_hook(lambda _, images: sizes.append(len(images[0])))
-    trained(photos, tmp_path, replace(SETTINGS, steps=2, accumulate=2), network=network)
+    trained(images, tmp_path, replace(SETTINGS, steps=2, accumulate=2), network=network)
     assert sizes == [2, 2, 2, 2]
     counts = [value for name, value in network.backbone.named_buffers() if name.endswith("num_batches_tracked")]
     assert counts and all(count == 4 for count in counts)
 
 
-def test_the_learning_rate_falls_by_steps(photos: PhotoSet, tmp_path: Path) -> None:
+def test_the_learning_rate_falls_by_steps(images: ImageSet, tmp_path: Path) -> None:
     rates = {}
     for every in (1, 4):
-        trained(photos, tmp_path / str(every), replace(SETTINGS, power_every=every, consistency_weight=0.0))
+        trained(images, tmp_path / str(every), replace(SETTINGS, power_every=every, consistency_weight=0.0))
         rates[every] = [line["learning_rate"] / 2e-4 for line in _log(tmp_path / str(every))]
     assert rates[1] == pytest.approx([(1 - step / 6) ** 0.9 for step in range(6)])
     assert rates[4] == pytest.approx([1] * 4 + [(1 - 4 / 6) ** 0.9] * 2)
 
 
-def test_the_best_weights_are_kept_where_that_is_asked_for(photos: PhotoSet, tmp_path: Path) -> None:
+def test_the_best_weights_are_kept_where_that_is_asked_for(images: ImageSet, tmp_path: Path) -> None:
     """A figure that is highest at step 4 of 6; stopped at step 5 and resumed, too."""
     measured: dict[int, dict[str, torch.Tensor]] = {}
 
     def training(folder: Path, *, stop_at: int | None = None, **changes: object) -> PotNetwork:
         settings = replace(SETTINGS, validate_every=2, **changes)  # type: ignore[arg-type]
-        network, steps = fresh(photos), iter((2, 4, 6))
+        network, steps = fresh(images), iter((2, 4, 6))
 
         def validate(at: torch.nn.Module) -> dict[str, float]:
             step = next(steps)
@@ -274,7 +274,7 @@ def test_the_best_weights_are_kept_where_that_is_asked_for(photos: PhotoSet, tmp
             if done == stop_at:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        task = replace(pot_task(network, views(photos), settings, PotSettings()), validate=validate)
+        task = replace(pot_task(network, views(images), settings, PotSettings()), validate=validate)
         if stop_at is None and (folder / "state.pt").is_file():
             next(steps), next(steps)
         train_network(task, settings, folder=folder, seed=3, device="cpu", records=settings, on_step=on_step)
@@ -291,14 +291,14 @@ def test_the_best_weights_are_kept_where_that_is_asked_for(photos: PhotoSet, tmp
 
 
 @pytest.mark.parametrize("killed_at", [4, 6])
-def test_what_was_killed_while_it_measured_is_measured(photos: PhotoSet, tmp_path: Path, killed_at: int) -> None:
+def test_what_was_killed_while_it_measured_is_measured(images: ImageSet, tmp_path: Path, killed_at: int) -> None:
     settings, measured = replace(SETTINGS, validate_every=2, keep_best=True), []
 
     class Killed(Exception):
         pass
 
     def train(killed: bool) -> PotNetwork:
-        network = fresh(photos)
+        network = fresh(images)
 
         def validate(at: torch.nn.Module) -> dict[str, float]:
             measured.append({name: value.clone() for name, value in at.state_dict().items()})
@@ -306,7 +306,7 @@ def test_what_was_killed_while_it_measured_is_measured(photos: PhotoSet, tmp_pat
                 raise Killed
             return {"validation_miou": 0.1 * len(measured) if len(measured) <= killed_at // 2 else 0.0}
 
-        task = replace(pot_task(network, views(photos), settings, PotSettings()), validate=validate)
+        task = replace(pot_task(network, views(images), settings, PotSettings()), validate=validate)
         train_network(task, settings, folder=tmp_path / "killed", seed=3, device="cpu", records=settings)
         return network
 
@@ -327,9 +327,9 @@ def test_what_was_killed_while_it_measured_is_measured(photos: PhotoSet, tmp_pat
     assert all(torch.equal(value, best[name]) for name, value in again.state_dict().items())
 
 
-def test_the_best_weights_need_something_to_measure_on(photos: PhotoSet, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="keep_best needs photographs with ground truth"):
-        trained(photos, tmp_path, replace(SETTINGS, keep_best=True, validate_every=2))
+def test_the_best_weights_need_something_to_measure_on(images: ImageSet, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="keep_best needs images with ground truth"):
+        trained(images, tmp_path, replace(SETTINGS, keep_best=True, validate_every=2))
     with pytest.raises(UsageError, match="keep_best needs validate_every"):
         SegmentSettings(keep_best=True)
 
@@ -346,8 +346,8 @@ def test_settings_are_refused_all_at_once() -> None:
         TrainSettings(batch_size=0, learning_rate=-1, consistency_start=2)
 
 
-def test_gradients_of_the_objective_go_where_they_should(photos: PhotoSet) -> None:
-    network = fresh(photos, projections=True)
+def test_gradients_of_the_objective_go_where_they_should(images: ImageSet) -> None:
+    network = fresh(images, projections=True)
     valid = torch.ones(2, 64, 64, dtype=torch.bool)
     valid[0, :, 40:] = False
     output = network(torch.rand(2, 3, 64, 64), valid)
@@ -374,19 +374,19 @@ def _log(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("stop_at", [None, 2])
-def test_the_mean_of_the_weights(photos: PhotoSet, tmp_path: Path, stop_at: int | None) -> None:
+def test_the_mean_of_the_weights(images: ImageSet, tmp_path: Path, stop_at: int | None) -> None:
     """Each step's weights as a run of that length ends with them; their mean by hand; and after an interruption."""
-    ends = [dict(fresh(photos).named_parameters())]
+    ends = [dict(fresh(images).named_parameters())]
     plain = replace(SETTINGS, steps=4, power=1e-9)  # a schedule that does not depend on the number of steps
     plain = replace(plain, consistency_weight=0.0)
     for steps in (1, 2, 3, 4):
-        network, _ = trained(photos, tmp_path / str(steps), replace(plain, steps=steps))
+        network, _ = trained(images, tmp_path / str(steps), replace(plain, steps=steps))
         ends.append(dict(network.named_parameters()))
     settings = replace(plain, average=0.6)
     if stop_at is not None:
         with pytest.raises(Interrupted):
-            trained(photos, tmp_path / "mean", settings, stop_at=stop_at)
-    network, _ = trained(photos, tmp_path / "mean", settings)
+            trained(images, tmp_path / "mean", settings, stop_at=stop_at)
+    network, _ = trained(images, tmp_path / "mean", settings)
     for name, value in network.named_parameters():
         expected = ends[0][name].double()
         for end in ends[1:]:
@@ -394,7 +394,7 @@ def test_the_mean_of_the_weights(photos: PhotoSet, tmp_path: Path, stop_at: int 
         assert torch.allclose(value.double(), expected, atol=1e-5), name
 
 
-def test_figures_while_training_are_logged_and_change_nothing(photos: PhotoSet, tmp_path: Path) -> None:
+def test_figures_while_training_are_logged_and_change_nothing(images: ImageSet, tmp_path: Path) -> None:
     seen = []
 
     def validate(network: torch.nn.Module) -> dict[str, float]:
@@ -402,9 +402,9 @@ def test_figures_while_training_are_logged_and_change_nothing(photos: PhotoSet, 
         seen.append(1)
         return {"validation_miou": 0.5}
 
-    expected, _ = trained(photos, tmp_path / "plain")
-    network = fresh(photos)
-    task = replace(pot_task(network, views(photos), SETTINGS, PotSettings()), validate=validate)
+    expected, _ = trained(images, tmp_path / "plain")
+    network = fresh(images)
+    task = replace(pot_task(network, views(images), SETTINGS, PotSettings()), validate=validate)
     settings = replace(SETTINGS, validate_every=4)
     train_network(task, settings, folder=tmp_path / "seen", seed=3, device="cpu", records=settings)
     assert len(seen) == 2  # at step 4 and at the end

@@ -1,4 +1,4 @@
-"""tag2mask: from photographs and their tags to pixel masks, by prototypical optimal transport."""
+"""tag2mask: from images and their tags to pixel masks, by prototypical optimal transport."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -14,7 +14,7 @@ from tag2mask.pot.external import ExternalSettings, base_cams, fused, suppressed
 
 
 @dataclass(frozen=True)
-class PhotoMaps:
+class ImageMaps:
     """Maps of a batch of images, on the grid of scale 1.
 
     Attributes:
@@ -73,9 +73,9 @@ def resize(images: Tensor, scale: float) -> Tensor:
 
 
 @torch.no_grad()
-def photo_maps(
+def image_maps(
     network: PotNetwork, images: Tensor, tags: Tensor, *, scales: Sequence[float], flip: bool, bf16: bool = False
-) -> PhotoMaps:
+) -> ImageMaps:
     """CAMs and features summed over scales and mirror images, normalised at the end.
 
     Args:
@@ -102,7 +102,7 @@ def photo_maps(
         logits.append(output.logits.float().view(-1, *tags.shape).mean(0))
     summed = torch.stack(cams).sum(0)
     joint = F.normalize(torch.stack(features).sum(0), dim=1)
-    return PhotoMaps(normalised_cams(summed, tags), joint, tags, torch.stack(logits).mean(0).sigmoid())
+    return ImageMaps(normalised_cams(summed, tags), joint, tags, torch.stack(logits).mean(0).sigmoid())
 
 
 def _on_grid(maps: Tensor, grid: list[int], flip: bool) -> Tensor:

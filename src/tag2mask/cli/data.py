@@ -13,7 +13,7 @@ from tag2mask.runs.run_folder import RunFolder
 from tag2mask.workflows.check import (
     Suspicion,
     check_data,
-    checked_photos,
+    checked_images,
     require_network,
     suspicious_tags,
 )
@@ -24,7 +24,7 @@ from tag2mask.workflows.suggest_tags import suggest_tags
 @one_process
 def tags(
     call: Invocation,
-    photos: Path,
+    items: Path,
     *,
     classes: str | None = None,
     table: Path = Path("suggested-tags.csv"),
@@ -39,10 +39,10 @@ def tags(
         threshold: from which score on a class is suggested
     """
     if call.dry_run:
-        said = f"would write {table} for the photographs below {photos}"
+        said = f"would write {table} for the images below {items}"
         output().print(said, highlight=False, markup=False, soft_wrap=True)
         return 0
-    return finish(call, [suggest_tags(call.config, photos, classes, table, threshold, errors())])
+    return finish(call, [suggest_tags(call.config, items, classes, table, threshold, errors())])
 
 
 @one_process
@@ -86,7 +86,7 @@ def _judge(call: Invocation, run: RunFolder) -> Callable[[Path], list[Suspicion]
     classes = call.config.data.classes or own.data.classes
     decided = call.config.data.corrections or data_of(own, run.path).corrections
     given = replace(call.config, data=replace(call.config.data, classes=classes, corrections=decided))
-    return lambda place: suspicious_tags(own, run, checked_photos(given, place), errors())
+    return lambda place: suspicious_tags(own, run, checked_images(given, place), errors())
 
 
 def _times(call: Invocation, run: RunFolder, report: CheckReport) -> dict[str, float]:

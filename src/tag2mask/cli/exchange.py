@@ -16,7 +16,7 @@ from tag2mask.prediction.predictor import load_segmenter, require_network_file
 from tag2mask.runs.progress import StageResult, progress_bar
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.stages.registry import require_classes
-from tag2mask.workflows.export_masks import known_classes, known_photos, mask_source, refuse_inside
+from tag2mask.workflows.export_masks import known_classes, known_images, mask_source, refuse_inside
 
 
 @one_process
@@ -100,7 +100,7 @@ def _masks(call: Invocation, name: str, masks: Path, out: Path, given: dict[str,
         output().print(said, highlight=False, markup=False, soft_wrap=True)
         return 0
     with progress_bar(errors(), result.stage, len(source)) as advance:
-        made = export_masks(name, source, out, settings, again=overwrite, on_photo=advance)
+        made = export_masks(name, source, out, settings, again=overwrite, on_image=advance)
     result.done, result.failed = made.done, made.failed
     result.notes += [*made.notes, f"written to {out}"]
     return finish(call, [result])
@@ -133,10 +133,10 @@ def import_corrections(
     refuse_target(out, again=overwrite)
     if run is not None:
         require_run(run)
-    photos = known_photos(config)
-    if run is not None and photos is not None:
-        require_classes(RunFolder(run), photos.classes)
-    classes = known_classes(config, photos)
+    images = known_images(config)
+    if run is not None and images is not None:
+        require_classes(RunFolder(run), images.classes)
+    classes = known_classes(config, images)
     refuse_inside(out, file, config.data.root, config.data.tags)
     if call.dry_run:
         output().print(f"would write the masks in {file} to {out}", highlight=False, markup=False, soft_wrap=True)
@@ -144,11 +144,11 @@ def import_corrections(
     limit = config.data.pixel_limit
     if format == "masks":
         # The run's own mapping is that of its ground truth; the masks of an import follow one that the command gives.
-        mapped = photos if "data.mask_values" in call.given else None
-        masks = read_folder(file, classes, pixel_limit=limit, photos=mapped)
+        mapped = images if "data.mask_values" in call.given else None
+        masks = read_folder(file, classes, pixel_limit=limit, images=mapped)
     else:
         masks = READERS[format](file, classes, ignored=ignore_label, pixel_limit=limit)
-    made = import_masks(masks, out, classes, photos, again=overwrite, pixel_limit=limit)
+    made = import_masks(masks, out, classes, images, again=overwrite, pixel_limit=limit)
     result = StageResult(f"import {format}", done=made.done, failed=made.failed)
     result.notes += [*made.notes, f"written to {out}"]
     return finish(call, [result])

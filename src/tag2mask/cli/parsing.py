@@ -383,9 +383,9 @@ def _current(file: Path) -> str:
     except (OSError, ValueError, yaml.YAMLError, RecursionError):  # the parser says so
         return str(file)
     outputs = kept.pop("outputs", None)
-    if isinstance(outputs, dict) and outputs.get("photographs_per_tar") is not None:
+    if isinstance(outputs, dict) and outputs.get("images_per_tar") is not None:
         raise UsageError(
-            f"{file}: the files of this run are in tars (outputs.photographs_per_tar), which an earlier version wrote "
+            f"{file}: the files of this run are in tars (outputs.images_per_tar), which an earlier version wrote "
             "and this one does not read; go on with that version, or use another --out"
         )
     return str(file) if kept == values else yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)

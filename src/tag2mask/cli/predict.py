@@ -20,7 +20,7 @@ def predict(call: Invocation, run: Path, photos: str, *, overlays: bool = False,
     """
     stage = Predict(photos, run, overlays=overlays, overwrite=overwrite)
     folder = call.run_folder()
-    images = stage.photos(call.config, folder)
+    images = stage.images(call.config, folder)
     if call.dry_run:
         plan = stage.plan(call.config, folder, images)
         output().print(f"predict: {plan.work}", highlight=False, markup=False, soft_wrap=True)

@@ -13,7 +13,7 @@ from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.stages import one_process, require_run
 from tag2mask.core.errors import UsageError
 from tag2mask.data.corrections import Corrections
-from tag2mask.review import Desk, Server, reviewed_photos
+from tag2mask.review import Desk, Server, reviewed_images
 from tag2mask.review.server import refuse_host
 from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import corrections_folder, is_own, remembered_corrections
@@ -50,17 +50,17 @@ def review(call: Invocation, run: Path, *, open: bool = False, host: str = "127.
 
 def _desk(config: Config, run: RunFolder, split: str | None) -> Desk:
 
-    photos = reviewed_photos(config, run, split)
-    require_classes(run, photos.classes)
-    corrections = Corrections(corrections_folder(config, run), photos.classes)
-    return Desk(photos, run, corrections, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
+    images = reviewed_images(config, run, split)
+    require_classes(run, images.classes)
+    corrections = Corrections(corrections_folder(config, run), images.classes)
+    return Desk(images, run, corrections, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
 
 
 def _contents(desk: Desk) -> str:
     ranked = "the least confident first" if desk.list.ranking else "in the order of the data set"
     number = len(desk.list)
-    photographs = f"{number:,} photograph{'s' * (number != 1)} of {desk.run.path}, {ranked}"
-    return f"{photographs}; {_decisions(desk)}; decisions are kept in {desk.corrections.folder}"
+    images = f"{number:,} image{'s' * (number != 1)} of {desk.run.path}, {ranked}"
+    return f"{images}; {_decisions(desk)}; decisions are kept in {desk.corrections.folder}"
 
 
 def _decisions(desk: Desk) -> str:
@@ -88,7 +88,7 @@ def _next(desk: Desk) -> str:
 def _tell(call: Invocation, sentence: str, desk: Desk, **more: object) -> None:
     """Words, or a line of JSON."""
     if call.as_json:
-        said = {"photographs": len(desk.list), "corrections": str(desk.corrections.folder), **desk.list.counts()}
+        said = {"images": len(desk.list), "corrections": str(desk.corrections.folder), **desk.list.counts()}
         print(json.dumps({**more, **said}, ensure_ascii=False), flush=True)
     else:
         output().print(sentence, highlight=False, markup=False, soft_wrap=True)

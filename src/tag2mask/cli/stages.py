@@ -13,12 +13,12 @@ from tag2mask.cli.console import errors, figures_table, output, print_json, show
 from tag2mask.cli.invocation import Invocation
 from tag2mask.core.distributed import gathered, is_main, join, process_count, process_number, wait
 from tag2mask.core.errors import UsageError
-from tag2mask.data.dataset import PhotoSet, recognised
+from tag2mask.data.dataset import ImageSet, recognised
 from tag2mask.data.validation.image_check import first_look
 from tag2mask.evaluation.comparison import Comparison, published_beside
 from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import remember_corrections
-from tag2mask.runs.dataset import photographs, share_manifest
+from tag2mask.runs.dataset import run_images, share_manifest
 from tag2mask.runs.lock import held_along
 from tag2mask.runs.progress import StageResult
 from tag2mask.runs.run_folder import CLASSES, RunFolder
@@ -216,30 +216,30 @@ def _do_together(
 def _prepare(call: Invocation, run: RunFolder, names: Sequence[str], restart: str | None) -> None:
     """Check everything that can be checked, then delete what is to be made again, and write config.yaml."""
     restart = _stage_to_restart(call, restart, names)
-    photos = photographs(call.config, run)
-    again = to_delete(run, restart, photos.classes)
-    require_classes(run, photos.classes, again)
+    images = run_images(call.config, run)
+    again = to_delete(run, restart, images.classes)
+    require_classes(run, images.classes, again)
     for stage in (STAGES[name] for name in dict.fromkeys([*names, *again])):
-        run.check(stage, stage.fingerprint(call.config, photos), anew=stage.name in again)
-    check_ahead(call.config, run, photos, names, again)
+        run.check(stage, stage.fingerprint(call.config, images), anew=stage.name in again)
+    check_ahead(call.config, run, images, names, again)
     for sentence in slow_settings(call.config, names):
         errors().print(f"warning: {sentence}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     if "train" in names and call.command != "demo":
-        _tell_about_data(call.config, photos)
+        _tell_about_data(call.config, images)
     if again:
         run.delete(STAGES[name] for name in again)
         errors().print(f"restart: deleted what {', '.join(again)} made", highlight=False)
-    if run.classes() != list(photos.classes) or not (run / CLASSES).is_file():
-        run.keep_classes(photos.classes)
+    if run.classes() != list(images.classes) or not (run / CLASSES).is_file():
+        run.keep_classes(images.classes)
     run.record_config(call.config, _sections(names))
     remember_corrections(call.config, run)
 
 
-def _tell_about_data(config: Config, photos: PhotoSet) -> None:
+def _tell_about_data(config: Config, images: ImageSet) -> None:
     """How the data was understood, and what `check` would warn of, before hours go into it."""
-    some = photos.photos[:: max(1, len(photos) // MOST_OPENED)][:MOST_OPENED]
-    pixels = [f"warning: {problem}" for problem in first_look([photo.path for photo in some], config.data)]
-    for sentence in (*photos.notes, *pixels):
+    some = images.items[:: max(1, len(images) // MOST_OPENED)][:MOST_OPENED]
+    pixels = [f"warning: {problem}" for problem in first_look([item.path for item in some], config.data)]
+    for sentence in (*images.notes, *pixels):
         style = "yellow" if sentence.startswith("warning") else None
         errors().print(sentence, style=style, highlight=False, markup=False, soft_wrap=True)
 

@@ -3,21 +3,21 @@
 `augment` and `training_set`, which need torch, and `check` are imported from their modules.
 """
 
-from tag2mask.data.dataset import PhotoSet, find_photos, open_photos
+from tag2mask.data.dataset import ImageSet, find_images, open_images
 from tag2mask.data.images import ImageError, MaskError, image_size, palette, read_image, read_mask, write_mask
-from tag2mask.data.manifest import Photo
+from tag2mask.data.manifest import ImageItem
 from tag2mask.data.settings import AugmentSettings, DataSettings
 
 __all__ = [
     "AugmentSettings",
     "DataSettings",
     "ImageError",
+    "ImageItem",
+    "ImageSet",
     "MaskError",
-    "Photo",
-    "PhotoSet",
-    "find_photos",
+    "find_images",
     "image_size",
-    "open_photos",
+    "open_images",
     "palette",
     "read_image",
     "read_mask",

@@ -1,7 +1,7 @@
-"""CAM files: class activation maps of one photograph on their own grid.
+"""CAM files: class activation maps of one image on their own grid.
 
 An ``.npz`` with ``ids`` int32 (K,), ``cams`` float16 (K, h, w) in [0, 1], ``size`` int32 (2,) = (H, W) of the
-photograph and, for POT, ``allocation`` uint8 (h, w) with ``clusters`` int32 (). The grid belongs to the file; full
+image and, for POT, ``allocation`` uint8 (h, w) with ``clusters`` int32 (). The grid belongs to the file; full
 resolution is made on demand. ``image`` int64 (2,) and ``base`` (a text) say which image and base CAM it was made from.
 """
 
@@ -18,7 +18,7 @@ from tag2mask.core.errors import Tag2maskError
 from tag2mask.core.files import DAMAGED, read_npz, write_bytes
 
 LONGEST_SIDE = 65_535
-"""Pixels of a photograph's side."""
+"""Pixels of an image's side."""
 
 _NAMES = ("ids", "cams", "size", "allocation", "clusters", "image", "base")
 
@@ -28,7 +28,7 @@ CamKind = Literal["classifier", "prototype", "pot", "fused"]
 CAM_KINDS: tuple[CamKind, ...] = get_args(CamKind)
 
 PADDING = 255
-"""The value of `CamFile.allocation` where there is no pixel of the photograph."""
+"""The value of `CamFile.allocation` where there is no pixel of the image."""
 
 
 class CamFileError(Tag2maskError):
@@ -37,12 +37,12 @@ class CamFileError(Tag2maskError):
 
 @dataclass(frozen=True)
 class CamFile:
-    """Class activation maps of one photograph.
+    """Class activation maps of one image.
 
     Attributes:
         ids: int32 (K,), class ids in ascending order, 0 = background where the stage computed it.
         cams: float16 (K, h, w) in [0, 1].
-        size: (H, W) of the photograph in pixels, after EXIF orientation.
+        size: (H, W) of the image in pixels, after EXIF orientation.
         allocation: uint8 (h, w), the prototype to which the transport plan sends each cell: slot · clusters + k,
             where ``slot`` indexes ``ids`` and k < clusters; 255 where there is none. None for kinds without a plan.
         clusters: prototypes a class, K of the method; None where ``allocation`` is.
@@ -96,9 +96,7 @@ def read_cam(path: Path) -> CamFile:
         CamFileError: the file is missing, damaged, or breaks a rule of the format, which the message names.
     """
     if not path.is_file():
-        raise CamFileError(
-            f"{path} does not exist; the stage that it belongs to makes it where the photograph can be read"
-        )
+        raise CamFileError(f"{path} does not exist; the stage that it belongs to makes it where the image can be read")
     try:
         with path.open("rb") as file:
             arrays = read_npz(file, _NAMES)
@@ -145,7 +143,7 @@ def read_ids(path: Path) -> tuple[int, ...] | None:
 
 
 def full_resolution(cam: CamFile) -> np.ndarray:
-    """The maps at the photograph's size: float32 (K, H, W) in [0, 1], bilinear with ``align_corners=False``."""
+    """The maps at the image's size: float32 (K, H, W) in [0, 1], bilinear with ``align_corners=False``."""
     if not len(cam.ids):
         return np.zeros((0, *cam.size), dtype=np.float32)
     maps = torch.from_numpy(cam.cams.astype(np.float32))[None]
@@ -165,7 +163,7 @@ def _problem(arrays: dict[str, np.ndarray]) -> str | None:
     if cams.ndim != 3 or cams.dtype.kind != "f" or len(cams) != len(ids) or 0 in cams.shape[1:]:
         return f"`cams` should be float (K, h, w) with K = {len(ids)}, it is {cams.dtype} {cams.shape}"
     if size.shape != (2,) or size.dtype.kind not in "iu" or (size < 1).any() or (size > LONGEST_SIDE).any():
-        return f"`size` should be the two sides of the photograph, it is {size.tolist()}"
+        return f"`size` should be the two sides of the image, it is {size.tolist()}"
     if not np.isfinite(cams).all():
         return (
             "`cams` hold NaN or infinity; make them with precision fp32, or train the network that gives them anew "

@@ -91,40 +91,40 @@ class Corrections:
         """Whether the folder has a class list."""
         return any((self.folder / name).is_file() for name in _RECORDS)
 
-    def decision(self, photo_id: str) -> Decision | None:
+    def decision(self, image_id: str) -> Decision | None:
         """The decision about an image; None without one.
 
         Raises:
             Tag2maskError: the file is damaged, or cannot be there.
         """
-        path = self._file(photo_id, "json")
+        path = self._file(image_id, "json")
         try:
             if path.is_file():
                 return _decision(path)
-            return Decision("corrected") if self._file(photo_id, "png").is_file() else None
+            return Decision("corrected") if self._file(image_id, "png").is_file() else None
         except OSError as error:  # a name too long
-            raise Tag2maskError(f"{path} could not be looked for ({error.strerror}); rename its photograph") from error
+            raise Tag2maskError(f"{path} could not be looked for ({error.strerror}); rename its image") from error
         except Tag2maskError:
             if path.is_file():
                 raise
             return None  # taken back in this moment
 
-    def mask(self, photo_id: str) -> Path | None:
+    def mask(self, image_id: str) -> Path | None:
         """The mask that somebody accepted or drew; None if there is none."""
-        path = self.stored_mask(photo_id)
-        decision = None if path is None else self.decision(photo_id)
+        path = self.stored_mask(image_id)
+        decision = None if path is None else self.decision(image_id)
         return path if decision is not None and decision.has_mask else None
 
-    def stored_mask(self, photo_id: str) -> Path | None:
+    def stored_mask(self, image_id: str) -> Path | None:
         """The file of a mask, even if its decision is damaged; None if there is none."""
-        path = self._file(photo_id, "png")
+        path = self._file(image_id, "png")
         return path if path.is_file() else None
 
-    def write(self, photo_id: str, decision: Decision, mask: npt.NDArray[np.uint8] | None = None) -> None:
+    def write(self, image_id: str, decision: Decision, mask: npt.NDArray[np.uint8] | None = None) -> None:
         """Write the decision about an image, which replaces an earlier one.
 
         Args:
-            photo_id: of the image.
+            image_id: of the image.
             decision: the decision.
             mask: class ids, uint8 (H, W), 255 = ignored; given if and only if `Decision.has_mask`.
 
@@ -133,7 +133,7 @@ class Corrections:
         """
         if decision.has_mask != (mask is not None):
             raise ValueError(f"a decision `{decision.verdict}` {'needs a' if decision.has_mask else 'has no'} mask")
-        path = self._file(photo_id, "png")
+        path = self._file(image_id, "png")
         if not (self.folder / RECORD).is_file():
             write_json(self.folder / RECORD, {"classes": list(self.classes)})
         if mask is not None:
@@ -143,13 +143,13 @@ class Corrections:
         if mask is None:
             path.unlink(missing_ok=True)
 
-    def forget(self, photo_id: str) -> None:
+    def forget(self, image_id: str) -> None:
         """Remove the decision about an image.
 
         A decision without its mask is damaged, and a mask alone is a corrected one. So an empty decision is written
         before the mask is removed: concurrent readers, or those after a kill, see neither.
         """
-        path, mask = self._file(photo_id, "json"), self._file(photo_id, "png")
+        path, mask = self._file(image_id, "json"), self._file(image_id, "png")
         if mask.is_file():
             write_json(path, {"verdict": None, "tags": None, "at": ""})
             mask.unlink(missing_ok=True)
@@ -166,17 +166,17 @@ class Corrections:
         taken = {Path(name).stem for name in _RECORDS}
         yield from sorted(name for name in names if name not in taken or (self.folder / f"{name}.png").is_file())
 
-    def _file(self, photo_id: str, suffix: str) -> Path:
+    def _file(self, image_id: str, suffix: str) -> Path:
         """A file of an image; its ID must not lead out of the folder, or to the class list."""
-        parts = photo_id.split("/")
-        if f"{photo_id}.json" in _RECORDS:
+        parts = image_id.split("/")
+        if f"{image_id}.json" in _RECORDS:
             raise Tag2maskError(
-                f"the photograph {photo_id} has the name of the record {self.folder / photo_id}.json, so nothing can "
+                f"the image {image_id} has the name of the record {self.folder / image_id}.json, so nothing can "
                 "be decided about it; rename it"
             )
-        if any(part in ("", ".", "..") for part in parts) or "\0" in photo_id:
-            raise Tag2maskError(f"{one_line(photo_id)!r} is no ID of a photograph: it leads out of {self.folder}")
-        return Path(on_disk(f"{self.folder}/{photo_id}.{suffix}"))
+        if any(part in ("", ".", "..") for part in parts) or "\0" in image_id:
+            raise Tag2maskError(f"{one_line(image_id)!r} is no ID of an image: it leads out of {self.folder}")
+        return Path(on_disk(f"{self.folder}/{image_id}.{suffix}"))
 
 
 def _classes(record: Path) -> tuple[str, ...]:
@@ -234,29 +234,29 @@ class Decided:
     damaged: Mapping[str, str] = field(default_factory=dict)
     unrecorded: bool = False
 
-    def mask(self, photo_id: str) -> Path | None:
+    def mask(self, image_id: str) -> Path | None:
         """The mask that somebody accepted or drew; None if there is none.
 
         Raises:
             Tag2maskError: what was decided is damaged.
         """
-        if photo_id in self.damaged:
-            raise Tag2maskError(self.damaged[photo_id])
-        if self.folder is None or not self.has_mask(photo_id):
+        if image_id in self.damaged:
+            raise Tag2maskError(self.damaged[image_id])
+        if self.folder is None or not self.has_mask(image_id):
             return None
-        return Path(on_disk(f"{self.folder}/{photo_id}.png"))
+        return Path(on_disk(f"{self.folder}/{image_id}.png"))
 
-    def has_mask(self, photo_id: str) -> bool:
+    def has_mask(self, image_id: str) -> bool:
         """Whether somebody accepted or drew a mask."""
-        return self.verdicts.get(photo_id) in ("accepted", "corrected")
+        return self.verdicts.get(image_id) in ("accepted", "corrected")
 
-    def is_rejected(self, photo_id: str) -> bool:
+    def is_rejected(self, image_id: str) -> bool:
         """Whether the mask of an image is not to be used."""
-        return self.verdicts.get(photo_id) == "rejected"
+        return self.verdicts.get(image_id) == "rejected"
 
-    def count(self, photo_ids: Iterable[str], *verdicts: Verdict) -> int:
+    def count(self, image_ids: Iterable[str], *verdicts: Verdict) -> int:
         """How many of some images have one of these verdicts."""
-        return sum(self.verdicts.get(photo_id) in verdicts for photo_id in photo_ids) if self.verdicts else 0
+        return sum(self.verdicts.get(image_id) in verdicts for image_id in image_ids) if self.verdicts else 0
 
     def ids(self) -> list[str]:
         """The images that anything was decided about, sorted."""
@@ -288,9 +288,9 @@ class FinalMasks:
     def __str__(self) -> str:
         return str(self.own)
 
-    def is_by_hand(self, photo_id: str) -> bool:
+    def is_by_hand(self, image_id: str) -> bool:
         """Whether the final mask is a human correction, which has the size of its image."""
-        return self.decided.has_mask(photo_id)
+        return self.decided.has_mask(image_id)
 
 
 def read_decided(folder: Path | None, classes: Sequence[str]) -> tuple[Decided, list[Problem]]:
@@ -316,35 +316,35 @@ def read_decided(folder: Path | None, classes: Sequence[str]) -> tuple[Decided, 
     damaged: dict[str, str] = {}
     problems: list[Problem] = []
     ids = {name: number for number, name in enumerate(classes, 1)}
-    for photo_id in corrections.ids():
+    for image_id in corrections.ids():
         try:
-            decision = _sound_decision(corrections, photo_id)
+            decision = _sound_decision(corrections, image_id)
         except Tag2maskError as reason:
-            damaged[photo_id] = str(reason)
+            damaged[image_id] = str(reason)
             continue
         if decision is None:  # taken back just now
             continue
         if decision.verdict is not None:
-            verdicts[photo_id] = decision.verdict
+            verdicts[image_id] = decision.verdict
         if decision.tags is not None:
-            tags[photo_id] = tuple(sorted({ids[tag] for tag in decision.tags if tag in ids}))
-            problems += _unknown_tags(folder / f"{photo_id}.json", decision, classes)
+            tags[image_id] = tuple(sorted({ids[tag] for tag in decision.tags if tag in ids}))
+            problems += _unknown_tags(folder / f"{image_id}.json", decision, classes)
     masks = any(verdict != "rejected" for verdict in verdicts.values())
     return Decided(folder, verdicts, tags, damaged, masks and not corrections.is_recorded), problems
 
 
-def _sound_decision(corrections: Corrections, photo_id: str) -> Decision | None:
+def _sound_decision(corrections: Corrections, image_id: str) -> Decision | None:
     """A decision whose mask is there where it has one; a review may change it meanwhile.
 
     Raises:
         Tag2maskError: it is damaged, or its mask is not there.
     """
-    decision = corrections.decision(photo_id)
-    if decision is None or not decision.has_mask or corrections.stored_mask(photo_id):
+    decision = corrections.decision(image_id)
+    if decision is None or not decision.has_mask or corrections.stored_mask(image_id):
         return decision
-    again = corrections.decision(photo_id)
+    again = corrections.decision(image_id)
     if again == decision:
-        path = corrections.folder / f"{photo_id}.json"
+        path = corrections.folder / f"{image_id}.json"
         raise Tag2maskError(f"{path} says `{decision.verdict}`, and there is no mask beside it; decide again")
     return again
 

@@ -13,7 +13,7 @@ from tag2mask.data.classes import class_problems, did_you_mean, negative_problem
 from tag2mask.data.corrections import Decided, read_decided
 from tag2mask.data.ground_truth import MaskValues, parse_mask_values, read_truth
 from tag2mask.data.images import PIXEL_LIMIT, read_image
-from tag2mask.data.manifest import Manifest, ManifestWriter, Photo, Photos
+from tag2mask.data.manifest import ImageItem, Images, Manifest, ManifestWriter
 from tag2mask.data.pixel_formats import Intensity
 from tag2mask.data.problems import Problem, error, errors_of, refuse_errors
 from tag2mask.data.readers.coco import annotation_files, read_coco
@@ -21,13 +21,13 @@ from tag2mask.data.readers.entries import Entry
 from tag2mask.data.readers.folders import MASK_VALUES, is_mvtec, read_folders, read_mvtec, read_pattern, read_untagged
 from tag2mask.data.readers.rasterise import Painting, are_given, record_problems
 from tag2mask.data.readers.scan import FolderIndex, Listing, similar_files
-from tag2mask.data.readers.table import TABLE_NAME, read_table_photos
+from tag2mask.data.readers.table import TABLE_NAME, read_table_images
 from tag2mask.data.readers.voc import is_voc, read_voc
 from tag2mask.data.settings import DataSettings, Kind
 
 
 @dataclass(frozen=True)
-class PhotoSet:
+class ImageSet:
     """The images of a split.
 
     Attributes:
@@ -43,7 +43,7 @@ class PhotoSet:
     """
 
     classes: tuple[str, ...]
-    photos: Photos
+    items: Images
     root: Path
     painting: Painting | None = None
     decided: Decided = field(default_factory=Decided)
@@ -54,39 +54,39 @@ class PhotoSet:
 
     def __post_init__(self) -> None:
         """Take any sequence of images."""
-        object.__setattr__(self, "photos", Photos.of(self.photos))
+        object.__setattr__(self, "photos", Images.of(self.items))
 
-    def of(self, photos: Sequence[Photo]) -> "PhotoSet":
+    def of(self, items: Sequence[ImageItem]) -> "ImageSet":
         """The same set with these images alone."""
-        return replace(self, photos=Photos.of(photos))
+        return replace(self, items=Images.of(items))
 
     def __len__(self) -> int:
-        return len(self.photos)
+        return len(self.items)
 
-    def tag_matrix(self, photos: Sequence[Photo] | None = None) -> npt.NDArray[np.bool_]:
+    def tag_matrix(self, items: Sequence[ImageItem] | None = None) -> npt.NDArray[np.bool_]:
         """The tags of images, None for all, as a matrix, bool (N, C): column c is the class with id c + 1."""
-        chosen = self.photos if photos is None else photos
+        chosen = self.items if items is None else items
         matrix = np.zeros((len(chosen), len(self.classes)), dtype=np.bool_)
-        cells = [(row, tag - 1) for row, photo in enumerate(chosen) for tag in photo.tags]
+        cells = [(row, tag - 1) for row, item in enumerate(chosen) for tag in item.tags]
         rows, columns = np.array(cells, dtype=np.intp).reshape(-1, 2).T
         matrix[rows, columns] = True
         return matrix
 
-    def read_image(self, photo: Photo) -> npt.NDArray[np.uint8]:
+    def read_image(self, item: ImageItem) -> npt.NDArray[np.uint8]:
         """The pixels of an image, uint8 (H, W, 3), as `tag2mask.data.images.read_image` reads them."""
-        return read_image(photo.path, pixel_limit=self.pixel_limit, intensity=self.intensity)
+        return read_image(item.path, pixel_limit=self.pixel_limit, intensity=self.intensity)
 
-    def read_truth(self, photo: Photo, *, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
+    def read_truth(self, item: ImageItem, *, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
         """The ground truth of an image with a mask, as `tag2mask.data.ground_truth.read_truth` reads it."""
-        path, values = photo.mask or Path(), self.mask_values
-        return read_truth(path, photo.tags, len(self.classes), values, size=size, pixel_limit=self.pixel_limit)
+        path, values = item.mask or Path(), self.mask_values
+        return read_truth(path, item.tags, len(self.classes), values, size=size, pixel_limit=self.pixel_limit)
 
-    def by_id(self, photo_id: str) -> Photo:
+    def by_id(self, image_id: str) -> ImageItem:
         """The image of that ID; a `UsageError` that offers the nearest one if there is none."""
-        found = next((photo for photo in self.photos if photo.id == photo_id), None)
+        found = next((item for item in self.items if item.id == image_id), None)
         if found is None:
-            hint = did_you_mean(photo_id, (photo.id for photo in self.photos))
-            raise UsageError(f"no photograph below {self.root} has the ID `{photo_id}`{hint}")
+            hint = did_you_mean(image_id, (item.id for item in self.items))
+            raise UsageError(f"no image below {self.root} has the ID `{image_id}`{hint}")
         return found
 
 
@@ -101,7 +101,7 @@ class Survey:
         problems: of the reader, the tags and the files.
     """
 
-    photos: PhotoSet
+    images: ImageSet
     manifest: Manifest
     listing: Listing
     problems: tuple[Problem, ...]
@@ -115,7 +115,7 @@ ReadDecided = Callable[[Path | None, Sequence[str]], tuple[Decided, list[Problem
 """Reads a folder of decisions, as `read_decided` does."""
 
 
-def open_photos(settings: DataSettings, *, split: str | None = None) -> PhotoSet:
+def open_images(settings: DataSettings, *, split: str | None = None) -> ImageSet:
     """The images of a split with their tags. No image is opened.
 
     Args:
@@ -127,22 +127,22 @@ def open_photos(settings: DataSettings, *, split: str | None = None) -> PhotoSet
     """
     found = survey(settings, split=split)
     found.require_usable()
-    return found.photos
+    return found.images
 
 
-def decided_photos(photos: PhotoSet, settings: DataSettings, read_decisions: ReadDecided) -> PhotoSet:
+def corrected_images(images: ImageSet, settings: DataSettings, read_decisions: ReadDecided) -> ImageSet:
     """Images that have the tags of their data set, with the decisions up to now.
 
     Raises:
         UsageError: the decisions cannot be used.
     """
-    decided, problems = read_decisions(settings.corrections, photos.classes)
+    decided, problems = read_decisions(settings.corrections, images.classes)
     refuse_errors(problems, settings.corrections)
-    tagged = photos.photos.with_tags(decided.tags)
-    return replace(photos, photos=tagged, decided=decided, intensity=settings.intensity)
+    tagged = images.items.with_tags(decided.tags)
+    return replace(images, items=tagged, decided=decided, intensity=settings.intensity)
 
 
-def find_photos(root: Path, *, skip: Path | None = None) -> PhotoSet:
+def find_images(root: Path, *, skip: Path | None = None) -> ImageSet:
     """All images below a folder (or one image, or all of a pattern), without classes and tags.
 
     Args:
@@ -154,15 +154,15 @@ def find_photos(root: Path, *, skip: Path | None = None) -> PhotoSet:
     """
     pattern = not root.exists()
     if pattern and not has_magic(str(root)):
-        raise UsageError(f"{root} does not exist; give a folder with photographs, or one image")
+        raise UsageError(f"{root} does not exist; give a folder with images, or one image")
     listing = read_pattern(root, skip=skip) if pattern else read_untagged(root, skip=skip)
     problems = [*listing.problems, *_duplicates(listing)]
     if not listing.entries and not problems:
         nothing = "it matches no image" if pattern else "there is no image below it"
-        message = f"{nothing}; give a folder with photographs"
-        problems.append(error("no-photographs", str(root), message))
+        message = f"{nothing}; give a folder with images"
+        problems.append(error("no-images", str(root), message))
     refuse_errors(problems)
-    return PhotoSet((), Photos(_manifest(listing, ())[0]), listing.root)
+    return ImageSet((), Images(_manifest(listing, ())[0]), listing.root)
 
 
 def survey(settings: DataSettings, *, split: str | None = None, read_decisions: ReadDecided = read_decided) -> Survey:
@@ -176,8 +176,8 @@ def survey(settings: DataSettings, *, split: str | None = None, read_decisions: 
     listing = _read(settings, settings.split if split is None else split)
     problems = list(listing.problems)
     if not listing.entries and not errors_of(problems):
-        message = "there are no photographs; check data.root, data.kind and data.split"
-        problems.append(error("no-photographs", str(listing.root), message))
+        message = "there are no images; check data.root, data.kind and data.split"
+        problems.append(error("no-images", str(listing.root), message))
     masks = settings.masks
     # A folder that masks are painted into need not be there yet.
     if masks is not None and not masks.is_dir() and (listing.painting is None or masks.exists()):
@@ -194,9 +194,9 @@ def survey(settings: DataSettings, *, split: str | None = None, read_decisions: 
     problems += [*value_faults, *undecided, *_tag_problems(listing, classes, closed, decided.tags)]
     manifest, missing = _manifest(listing, classes)
     warnings = tuple(f"warning: {problem}" for problem in problems if problem.level == "warning")
-    found = PhotoSet(
+    found = ImageSet(
         classes,
-        Photos(manifest).with_tags(decided.tags),
+        Images(manifest).with_tags(decided.tags),
         listing.root,
         listing.painting,
         decided,
@@ -237,15 +237,15 @@ def _read(settings: DataSettings, split: str | None) -> Listing:
     """Read the layout."""
     root, kind = settings.root, settings.kind
     if root is None and (settings.tags is None or kind in ("voc", "coco")):
-        message = "data.root is missing; name the folder with the photographs"
+        message = "data.root is missing; name the folder with the images"
         return Listing(kind, Path(), problems=[error("bad-root", "data.root", message)])
     if root is not None and not root.is_dir():
         fault = "is a file; a table is named as data.tags" if root.is_file() else "does not exist"
-        message = f"data.root {fault}; name the folder with the photographs"
+        message = f"data.root {fault}; name the folder with the images"
         return Listing(kind, root, problems=[error("bad-root", str(root), message)])
     found = recognised(settings)
     if root is None or found == "table":
-        return read_table_photos(settings, split)
+        return read_table_images(settings, split)
     readers = {"voc": read_voc, "coco": read_coco, "mvtec": read_mvtec, "folders": read_folders}
     return readers[found](settings, root, split)
 
@@ -290,15 +290,15 @@ def _tag_problems(
         if entry.tags == ():
             untagged, first = untagged + 1, first or listing.where(entry)
     if untagged and tagged:
-        named = f"{untagged} photograph{'s have' if untagged > 1 else ' has'} no tags (first: {first})"
+        named = f"{untagged} image{'s have' if untagged > 1 else ' has'} no tags (first: {first})"
         listing.notes.append(f"{named}, which says that they hold none of the classes; add tags where they do")
     for tag, (place, times) in unknown.items():
-        count = f"{times} photographs, first here" if times > 1 else "1 photograph"
+        count = f"{times} images, first here" if times > 1 else "1 image"
         hint = did_you_mean(tag, classes) or "; the classes are listed in data.classes"
         joined = "; several tags are joined by `;`" if "," in tag else ""
         yield error("unknown-tag", place, f"the tag `{tag}` is not in the class list ({count}){hint}{joined}")
     if listing.entries and not tagged:
-        yield error("no-tags", str(listing.root), "no photograph has a tag, so nothing can be learned; fill the tags")
+        yield error("no-tags", str(listing.root), "no image has a tag, so nothing can be learned; fill the tags")
 
 
 def _manifest(listing: Listing, classes: tuple[str, ...]) -> tuple[Manifest, list[Problem]]:
@@ -322,6 +322,6 @@ def _missing_images(listing: Listing, missing: Sequence[Entry]) -> Iterable[Prob
     similar = similar_files(entry.file for entry in missing)
     for entry in missing:
         beside = similar.get(entry.file)
-        hint = f"did you mean {beside}?" if beside else "add the photograph, or remove it from the list"
+        hint = f"did you mean {beside}?" if beside else "add the image, or remove it from the list"
         message = f"the image {listing.shown(entry.path)} does not exist; {hint}"
         yield error("missing-image", listing.where(entry), message)

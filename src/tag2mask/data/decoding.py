@@ -142,7 +142,7 @@ def _identified(path: Path, file: IO[bytes], formats: tuple[str, ...]) -> Image.
     if not signature:
         raise ImageError.about(path, "empty-image", "the file is empty; replace it")
     if brands & HEIC_BRANDS and not brands & AVIF_BRANDS:
-        raise ImageError.about(path, "not-an-image", "a HEIC photograph, which is not read; convert it to JPEG")
+        raise ImageError.about(path, "not-an-image", "a HEIC image, which is not read; convert it to JPEG")
     Image.init()  # loads the plugins, once
     for name in formats:
         if name not in Image.OPEN:

@@ -29,7 +29,7 @@ def nfc(name: str) -> str:
     return name if name.isascii() else normalize("NFC", name)
 
 
-def image_id(name: str) -> str:
+def id_of_name(name: str) -> str:
     """The ID of an image: its path relative to the root without the suffix, in NFC."""
     return os.path.splitext(nfc(name))[0]  # noqa: PTH122 - far cheaper than a Path, for 100,000 images
 

@@ -19,11 +19,11 @@ from tag2mask.core.prefetch import map_ahead
 from tag2mask.data.classes import did_you_mean
 from tag2mask.data.file_names import nfc
 from tag2mask.data.images import IGNORED, PIXEL_LIMIT, MaskError, read_mask, values_that_are_no_class
-from tag2mask.data.manifest import Photo
+from tag2mask.data.manifest import ImageItem
 from tag2mask.data.problems import Problem, error, warning
 
 if TYPE_CHECKING:
-    from tag2mask.data.dataset import PhotoSet
+    from tag2mask.data.dataset import ImageSet
 
 BY_TAG = "tag"
 """In `data.mask_values`: the class is the only tag of the image, as in sets with one binary mask per defect."""
@@ -209,25 +209,25 @@ class TruthCounts:
         ]
 
 
-def count_truth(photos: "PhotoSet") -> TruthCounts:
+def count_truth(images: "ImageSet") -> TruthCounts:
     """Open the masks of up to `SAMPLE` images; those that cannot be read are left out."""
-    counts = TruthCounts(photos.classes)
-    masked = photos.photos.where(lambda photo: photo.mask is not None)
+    counts = TruthCounts(images.classes)
+    masked = images.items.where(lambda item: item.mask is not None)
     if len(masked) > SAMPLE:
         masked = masked.at(np.linspace(0, len(masked) - 1, SAMPLE).astype(np.intp))
 
-    def values(photo: Photo) -> tuple[Photo, list[int]]:
+    def values(item: ImageItem) -> tuple[ImageItem, list[int]]:
         try:
-            any_kind = bool(photos.mask_values)
-            mask = read_mask(photo.mask or Path(), pixel_limit=photos.pixel_limit, any_kind=any_kind)
-            mask = photos.mask_values.apply(mask, photo.tags)
+            any_kind = bool(images.mask_values)
+            mask = read_mask(item.mask or Path(), pixel_limit=images.pixel_limit, any_kind=any_kind)
+            mask = images.mask_values.apply(mask, item.tags)
         except (MaskError, ValueError):
-            return photo, []
-        return photo, np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()
+            return item, []
+        return item, np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()
 
-    for photo, found in map_ahead(values, masked, threads=min(8, os.cpu_count() or 1)):
+    for item, found in map_ahead(values, masked, threads=min(8, os.cpu_count() or 1)):
         if found:
-            counts.add(photo.id, found, photo.tags)
+            counts.add(item.id, found, item.tags)
     return counts
 
 

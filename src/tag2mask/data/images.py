@@ -109,8 +109,8 @@ def read_mask(
         raise MaskError.about(path, MASK_FAULTS.get(reason.kind, "unreadable-mask"), reason.reason) from reason
     if size is not None and mask.shape != tuple(size):
         height, width = mask.shape
-        turned = " (it lies on its side: was it drawn before the photograph was turned upright?)"
-        message = f"the mask is {width} × {height} pixels, its photograph {size[1]} × {size[0]}; draw it at that size"
+        turned = " (it lies on its side: was it drawn before the image was turned upright?)"
+        message = f"the mask is {width} × {height} pixels, its image {size[1]} × {size[0]}; draw it at that size"
         raise MaskError.about(path, "mask-size", message + turned * ((width, height) == tuple(size)))
     if classes is not None:
         wrong = values_that_are_no_class(mask, classes)

@@ -17,7 +17,7 @@ _BLOCK = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Photo:
+class ImageItem:
     """An image, its tags, and where its files are; nothing has been opened.
 
     Attributes:
@@ -49,7 +49,7 @@ Places = Sequence[int] | npt.NDArray[np.integer]
 """Which of several, by their numbers from 0."""
 
 
-class PhotoSource(Protocol):
+class ImageSource(Protocol):
     """Where a sequence reads its images."""
 
     def __len__(self) -> int:
@@ -61,21 +61,21 @@ class PhotoSource(Protocol):
     def keep_sizes(self, places: Places, sizes: npt.NDArray[np.int64]) -> None:
         """Remember what was measured, where that can be kept."""
 
-    def saved(self, path: Path) -> "PhotoSource":
+    def saved(self, path: Path) -> "ImageSource":
         """The same from a file, where it can be one."""
 
-    def read(self, places: Places) -> list[Photo]:
+    def read(self, places: Places) -> list[ImageItem]:
         """Those at these places, in the order of ``places``."""
 
 
-class Photos(Sequence[Photo]):
+class Images(Sequence[ImageItem]):
     """Images in order, read from their source whenever they are asked for.
 
     It holds which of the source's they are (8 bytes each, nothing for all, a slice, or every n-th), so that a million
     images take no more memory than a hundred. A slice is one too.
     """
 
-    def __init__(self, source: PhotoSource, places: Places | None = None) -> None:
+    def __init__(self, source: ImageSource, places: Places | None = None) -> None:
         """Keep the two.
 
         Args:
@@ -86,27 +86,27 @@ class Photos(Sequence[Photo]):
         self._places: Places = range(len(source)) if places is None else places
 
     @classmethod
-    def of(cls, photos: Sequence[Photo]) -> "Photos":
+    def of(cls, items: Sequence[ImageItem]) -> "Images":
         """Those of a sequence that is held; itself if it is one of these."""
-        return photos if isinstance(photos, Photos) else cls(HeldPhotos(tuple(photos)))
+        return items if isinstance(items, Images) else cls(HeldImages(tuple(items)))
 
     def __len__(self) -> int:
         """How many."""
         return len(self._places)
 
     @overload
-    def __getitem__(self, key: int) -> Photo: ...
+    def __getitem__(self, key: int) -> ImageItem: ...
 
     @overload
-    def __getitem__(self, key: slice) -> "Photos": ...
+    def __getitem__(self, key: slice) -> "Images": ...
 
-    def __getitem__(self, key: int | slice) -> "Photo | Photos":
+    def __getitem__(self, key: int | slice) -> "ImageItem | Images":
         """One, or those of a slice."""
         if isinstance(key, slice):
-            return Photos(self._source, self._places[key])
+            return Images(self._source, self._places[key])
         return self._source.read([int(self._places[key])])[0]
 
-    def __iter__(self) -> Iterator[Photo]:
+    def __iter__(self) -> Iterator[ImageItem]:
         """All in order, some read at a time."""
         for start in range(0, len(self._places), _BLOCK):
             yield from self._source.read(self._places[start : start + _BLOCK])
@@ -127,44 +127,44 @@ class Photos(Sequence[Photo]):
         """Remember sizes, as `sizes` gives them, for whatever holds these images."""
         self._source.keep_sizes(self._places, sizes)
 
-    def saved(self, path: Path) -> "Photos":
+    def saved(self, path: Path) -> "Images":
         """The same, with their source in a file, which other processes map."""
-        return Photos(self._source.saved(path), self._places)
+        return Images(self._source.saved(path), self._places)
 
-    def at(self, places: Places) -> "Photos":
+    def at(self, places: Places) -> "Images":
         """Those at these places of this sequence, in the order of ``places``."""
         chosen = np.asarray(places, dtype=np.intp)
         if isinstance(self._places, range):
-            return Photos(self._source, self._places.start + self._places.step * chosen)
-        return Photos(self._source, np.asarray(self._places)[chosen])
+            return Images(self._source, self._places.start + self._places.step * chosen)
+        return Images(self._source, np.asarray(self._places)[chosen])
 
-    def with_masks(self, folder: Path) -> "Photos":
+    def with_masks(self, folder: Path) -> "Images":
         """The same, those without a mask with ``folder``/ID.png."""
-        return Photos(_Changed(self, partial(_with_mask, folder)))
+        return Images(_Changed(self, partial(_with_mask, folder)))
 
-    def without_masks(self) -> "Photos":
+    def without_masks(self) -> "Images":
         """The same without their masks."""
-        return Photos(_Changed(self, _without_mask))
+        return Images(_Changed(self, _without_mask))
 
-    def with_tags(self, tags: Mapping[str, tuple[int, ...]]) -> "Photos":
+    def with_tags(self, tags: Mapping[str, tuple[int, ...]]) -> "Images":
         """The same, with these tags in place of their own where there are such, by ID."""
-        return Photos(_Changed(self, partial(_with_tags, tags))) if tags else self
+        return Images(_Changed(self, partial(_with_tags, tags))) if tags else self
 
-    def where(self, keep: Callable[[Photo], bool]) -> "Photos":
+    def where(self, keep: Callable[[ImageItem], bool]) -> "Images":
         """Those for which ``keep`` is true."""
-        flags = np.fromiter((keep(photo) for photo in self), dtype=np.bool_, count=len(self))
+        flags = np.fromiter((keep(item) for item in self), dtype=np.bool_, count=len(self))
         return self if flags.all() else self.at(np.flatnonzero(flags))
 
 
 @dataclass(frozen=True)
-class HeldPhotos:
+class HeldImages:
     """Images in memory."""
 
-    photos: tuple[Photo, ...]
+    items: tuple[ImageItem, ...]
 
     def __len__(self) -> int:
         """How many."""
-        return len(self.photos)
+        return len(self.items)
 
     def sizes(self, places: Places) -> npt.NDArray[np.int64]:
         """None was measured."""
@@ -173,48 +173,48 @@ class HeldPhotos:
     def keep_sizes(self, places: Places, sizes: npt.NDArray[np.int64]) -> None:
         """They are not kept."""
 
-    def saved(self, path: Path) -> "HeldPhotos":
+    def saved(self, path: Path) -> "HeldImages":
         """These: they travel whole."""
         return self
 
-    def read(self, places: Places) -> list[Photo]:
+    def read(self, places: Places) -> list[ImageItem]:
         """Those at these places."""
-        return [self.photos[place] for place in places]
+        return [self.items[place] for place in places]
 
 
 @dataclass(frozen=True)
 class _Changed:
     """Images of another sequence, each with a change."""
 
-    photos: Photos
-    change: Callable[[Photo], Photo]
+    items: Images
+    change: Callable[[ImageItem], ImageItem]
 
     def __len__(self) -> int:
-        return len(self.photos)
+        return len(self.items)
 
     def sizes(self, places: Places) -> npt.NDArray[np.int64]:
-        return self.photos.at(places).sizes()
+        return self.items.at(places).sizes()
 
     def keep_sizes(self, places: Places, sizes: npt.NDArray[np.int64]) -> None:
-        self.photos.at(places).keep_sizes(sizes)
+        self.items.at(places).keep_sizes(sizes)
 
     def saved(self, path: Path) -> "_Changed":
-        return replace(self, photos=self.photos.saved(path))
+        return replace(self, items=self.items.saved(path))
 
-    def read(self, places: Places) -> list[Photo]:
-        return [self.change(photo) for photo in self.photos.at(places)]
-
-
-def _with_mask(folder: Path, photo: Photo) -> Photo:
-    return replace(photo, truth=folder / f"{photo.id}.png") if photo.truth is None else photo
+    def read(self, places: Places) -> list[ImageItem]:
+        return [self.change(item) for item in self.items.at(places)]
 
 
-def _without_mask(photo: Photo) -> Photo:
-    return replace(photo, truth=None)
+def _with_mask(folder: Path, item: ImageItem) -> ImageItem:
+    return replace(item, truth=folder / f"{item.id}.png") if item.truth is None else item
 
 
-def _with_tags(tags: Mapping[str, tuple[int, ...]], photo: Photo) -> Photo:
-    return replace(photo, tags=tags[photo.id]) if photo.id in tags else photo
+def _without_mask(item: ImageItem) -> ImageItem:
+    return replace(item, truth=None)
+
+
+def _with_tags(tags: Mapping[str, tuple[int, ...]], item: ImageItem) -> ImageItem:
+    return replace(item, tags=tags[item.id]) if item.id in tags else item
 
 
 MANIFEST = "data.arrow"
@@ -255,7 +255,7 @@ class Manifest:
         """Read rows that are mapped."""
         self.rows, self.path = rows, path
         self._sizes: npt.NDArray[np.int64] = np.zeros(len(rows), dtype=np.int64)
-        self._held: list[Photo] = []
+        self._held: list[ImageItem] = []
 
     @classmethod
     def open(cls, path: Path) -> "Manifest":
@@ -277,7 +277,7 @@ class Manifest:
         """How many images."""
         return len(self.rows)
 
-    def read(self, places: Places) -> list[Photo]:
+    def read(self, places: Places) -> list[ImageItem]:
         """Those at these places, in the order of ``places``."""
         if len(self) > HELD:
             return self._made(places)
@@ -292,11 +292,11 @@ class Manifest:
         """Remember what was measured."""
         self._sizes[places] = sizes
 
-    def _made(self, places: Places) -> list[Photo]:
-        return list(map(Photo, *self.rows.columns(places, ("id", "image", "tags", "mask", "splits"))))
+    def _made(self, places: Places) -> list[ImageItem]:
+        return list(map(ImageItem, *self.rows.columns(places, ("id", "image", "tags", "mask", "splits"))))
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
         """Travel to another process by the name of the file, or, without one, as a list."""
         if self.path is not None:
             return Manifest.open, (self.path,)
-        return HeldPhotos, (tuple(self.read(range(len(self)))),)
+        return HeldImages, (tuple(self.read(range(len(self)))),)

@@ -12,10 +12,10 @@ Level = Literal["error", "warning"]
 # fmt: off
 Fault = Literal[
     # the settings, and what they name
-    "bad-root", "bad-split", "bad-classes", "no-photographs",
+    "bad-root", "bad-split", "bad-classes", "no-images",
     # the tags
     "bad-table", "encoding", "bad-row", "bad-value", "bad-annotation", "missing-tags", "unknown-tag", "similar-tags",
-    "no-tags", "empty-class", "few-photographs", "never-absent", "inseparable-tags",
+    "no-tags", "empty-class", "few-images", "never-absent", "inseparable-tags",
     # the layout
     "outside-root", "outside-class-folder", "duplicate-id", "missing-image", "unlisted-image", "ignored-file",
     "unlikely-class", "split-overlap", "unlike-coco",

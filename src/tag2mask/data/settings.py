@@ -13,7 +13,7 @@ Crowd = Literal["ignore", "paint", "skip"]
 """What becomes of crowds where ground truth is painted: 255, their class, or nothing."""
 
 Resize = Literal["scale", "relative", "choice", "squash"]
-"""How a photograph is brought to the size of the crop."""
+"""How an image is brought to the size of the crop."""
 
 Padding = Literal["around", "after"]
 """Where an image lies in a crop that is larger."""
@@ -27,27 +27,27 @@ PIXEL_LIMIT = 100_000_000
 
 @dataclass
 class DataSettings(Checked):
-    """Where the photographs and their tags are.
+    """Where the images and their tags are.
 
     Attributes:
-        kind: the layout. ``table``: a CSV file names the photographs and their tags. ``folders``: ROOT/CLASS/…, the
+        kind: the layout. ``table``: a CSV file names the images and their tags. ``folders``: ROOT/CLASS/…, the
             top folder is the tag. ``voc``: the folders of PASCAL VOC. ``coco``: those of COCO. ``mvtec``: those of
             MVTec AD. ``auto``: ``voc`` where ROOT/JPEGImages exists, ``coco`` where ROOT/annotations/instances_*.json
             does, ``table`` where ``tags`` is given or ROOT/tags.csv exists, ``mvtec`` where ROOT/test and
             ROOT/ground_truth exist, else ``folders``.
-        root: the folder that the paths of the photographs are relative to; for a table that is given without it, the
+        root: the folder that the paths of the images are relative to; for a table that is given without it, the
             table's folder.
         tags: the tags table, CSV ``image,tags`` with the tags joined by ``;``, or one 0/1 column per class (with
             ``classes``, those that it names); overrides the root's own tags.
         split: VOC: the name of a list in ROOT/ImageSets/Segmentation; COCO: SPLIT of instances_SPLIT.json, with or
-            without the year; table: a value of its ``split`` column. None: all photographs.
+            without the year; table: a value of its ``split`` column. None: all images.
         classes: the class list and its order: a file (one name a line, or a YAML list), or names with commas, without
             background.
         masks: the folder with ground-truth masks ID.png, for evaluation and the report; never read for tags. COCO:
             the folder that they are painted into when they are first needed; ROOT/SegmentationClass if not given.
         corrections: the folder of what people decided about masks, written by a review or by `import`: their masks are
             taken in place of those of a run, their tags in place of the data set's. It need not have a decision about
-            every photograph.
+            every image.
         mask_values: how values of ground-truth masks become classes, ``VALUE=CLASS`` with commas, as ``255=1``; CLASS
             is an id, a class name, ``background``, ``ignore``, or ``tag``: the only tag of the image. Values that are
             not named stay as they are. Not read for masks that are painted from annotations.

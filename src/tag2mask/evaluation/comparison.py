@@ -49,7 +49,7 @@ class Comparison:
 
     def render(self) -> Table:
         """A table for the terminal: one row per class, the mean last, IoU in per cent."""
-        caption = f"IoU in per cent; photographs: {self.own['images']}"
+        caption = f"IoU in per cent; images: {self.own['images']}"
         table = Table(title=f"segmentation networks on {self.split}", caption=caption, caption_justify="left")
         table.add_column("class")
         for heading in (*(f"masks ({method})" for method in self.masks), "this run", "other", "this / other"):
@@ -212,5 +212,5 @@ def _difference(values: Mapping[str, Any], benchmark: Benchmark, split: str) -> 
     if classes != benchmark.classes:
         return f"over {classes} of the {benchmark.classes} classes of {benchmark.name}"
     if values["images"] != benchmark.splits[split]:
-        return f"over {values['images']} of the {benchmark.splits[split]} photographs of {benchmark.name} {split}"
+        return f"over {values['images']} of the {benchmark.splits[split]} images of {benchmark.name} {split}"
     return None

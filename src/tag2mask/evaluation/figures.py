@@ -123,7 +123,7 @@ class Figures:
         return table
 
     def _caption(self) -> str:
-        parts = [f"per cent; photographs: {self.images}"]
+        parts = [f"per cent; images: {self.images}"]
         if self.threshold is not None:
             parts.append(f"background up to {self.threshold:g}")
         if self.chosen is not None:
@@ -223,7 +223,7 @@ class Counts:
         """
         if self.problems.count:
             listed = self.problems.joined("\n  ", "\n  and ")
-            raise EvaluationError(f"{self.problems.count} of {self.images} photographs cannot be compared:\n  {listed}")
+            raise EvaluationError(f"{self.problems.count} of {self.images} images cannot be compared:\n  {listed}")
         if self.with_background.count and self.without.count:
             fewer = min(self.with_background, self.without, key=lambda tally: tally.count)
             has = "a" if fewer is self.with_background else "no"

@@ -9,7 +9,7 @@ import numpy as np
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.core.files import files_below
 from tag2mask.core.prefetch import map_ahead
-from tag2mask.data import Photo, PhotoSet, read_mask
+from tag2mask.data import ImageItem, ImageSet, read_mask
 from tag2mask.data.cam_files import full_resolution, read_cam
 from tag2mask.data.file_names import nfc, on_disk
 from tag2mask.evaluation.confusion import DEFAULT_THRESHOLDS, Confusion
@@ -18,17 +18,17 @@ from tag2mask.evaluation.figures import Counts, EvaluationError, Figures
 CHUNK = 16
 """Images that a thread counts at a time."""
 
-OnPhoto = Callable[[str], None]
+OnImage = Callable[[str], None]
 """Called in the caller's thread, in order, with the ID of each compared image."""
 
 
 def evaluate_masks(
     folder: Path,
-    photos: PhotoSet,
+    images: ImageSet,
     *,
     ids: Collection[int] | None = None,
     allow_extra: bool = False,
-    on_photo: OnPhoto | None = None,
+    on_image: OnImage | None = None,
 ) -> Figures:
     """Compare a folder of masks with the ground truth.
 
@@ -49,19 +49,19 @@ def evaluate_masks(
         UsageError: a mask or a ground truth is missing, a mask has no image, or ``ids`` are not classes.
         EvaluationError: a mask cannot be read, has another size than its ground truth, or has unknown values.
     """
-    _check_ids(ids, photos)
-    counts = count_masks(folder, photos, allow_extra=allow_extra, on_photo=on_photo)
-    return counts.figures(folder, photos.classes, ids, tagged(photos))
+    _check_ids(ids, images)
+    counts = count_masks(folder, images, allow_extra=allow_extra, on_image=on_image)
+    return counts.figures(folder, images.classes, ids, tagged(images))
 
 
 def evaluate_cams(
     folder: Path,
-    photos: PhotoSet,
+    images: ImageSet,
     *,
     thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
     ids: Collection[int] | None = None,
     allow_extra: bool = False,
-    on_photo: OnPhoto | None = None,
+    on_image: OnImage | None = None,
 ) -> Figures:
     """Compare a folder of CAM files (``folder/ID.npz``) with the ground truth, at the images' full size.
 
@@ -74,48 +74,48 @@ def evaluate_cams(
     Raises:
         UsageError: some CAMs have a background map and some have none.
     """
-    _check_ids(ids, photos)
-    counts = count_cams(folder, photos, thresholds=thresholds, allow_extra=allow_extra, on_photo=on_photo)
-    return counts.figures(folder, photos.classes, ids, tagged(photos))
+    _check_ids(ids, images)
+    counts = count_cams(folder, images, thresholds=thresholds, allow_extra=allow_extra, on_image=on_image)
+    return counts.figures(folder, images.classes, ids, tagged(images))
 
 
 def count_masks(
-    folder: Path, photos: PhotoSet, *, allow_extra: bool = False, on_photo: OnPhoto | None = None
+    folder: Path, images: ImageSet, *, allow_extra: bool = False, on_image: OnImage | None = None
 ) -> Counts:
     """The counts of `evaluate_masks`; images that cannot be compared are among their problems."""
-    classes = len(photos.classes) + 1
-    _require_files(folder, ".png", photos, allow_extra)
+    classes = len(images.classes) + 1
+    _require_files(folder, ".png", images, allow_extra)
 
-    def count(counts: Counts, photo: Photo, truth: np.ndarray) -> None:
-        path = file_of(folder, photo.id, ".png")
-        prediction = read_mask(path, classes=classes - 1, pixel_limit=photos.pixel_limit)
+    def count(counts: Counts, item: ImageItem, truth: np.ndarray) -> None:
+        path = file_of(folder, item.id, ".png")
+        prediction = read_mask(path, classes=classes - 1, pixel_limit=images.pixel_limit)
         _require_size(path, prediction.shape, truth)
         counts.confusion.update(prediction, truth)
 
-    return _count_all(photos, lambda: Counts(classes, None), count, on_photo)
+    return _count_all(images, lambda: Counts(classes, None), count, on_image)
 
 
 def count_cams(
     folder: Path,
-    photos: PhotoSet,
+    images: ImageSet,
     *,
     thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
     allow_extra: bool = False,
-    on_photo: OnPhoto | None = None,
+    on_image: OnImage | None = None,
 ) -> Counts:
     """The counts of `evaluate_cams`; images that cannot be compared are among their problems."""
-    classes = len(photos.classes) + 1
-    _require_files(folder, ".npz", photos, allow_extra)
+    classes = len(images.classes) + 1
+    _require_files(folder, ".npz", images, allow_extra)
 
-    def count(counts: Counts, photo: Photo, truth: np.ndarray) -> None:
-        path = file_of(folder, photo.id, ".npz")
+    def count(counts: Counts, item: ImageItem, truth: np.ndarray) -> None:
+        path = file_of(folder, item.id, ".npz")
         cam = read_cam(path)
         _require_size(path, cam.size, truth)
         if wrong := [int(i) for i in cam.ids if not 0 <= i < classes]:
             raise EvaluationError(f"{path}: ids that are no class: {first_five(wrong)}; classes are 0 to {classes - 1}")
-        counts.update_cams(photo.id, cam.ids, full_resolution(cam), truth)
+        counts.update_cams(item.id, cam.ids, full_resolution(cam), truth)
 
-    return _count_all(photos, lambda: Counts(classes, thresholds), count, on_photo)
+    return _count_all(images, lambda: Counts(classes, thresholds), count, on_image)
 
 
 def file_of(folder: Path, image_id: str, suffix: str) -> Path:
@@ -123,31 +123,31 @@ def file_of(folder: Path, image_id: str, suffix: str) -> Path:
     return Path(on_disk(f"{folder}/{image_id}{suffix}"))
 
 
-def tagged(photos: PhotoSet) -> list[int]:
+def tagged(images: ImageSet) -> list[int]:
     """The number of images with each of the classes 1..C as a tag."""
-    counts = np.zeros(len(photos.classes) + 1, dtype=np.int64)
-    for photo in photos.photos:
-        counts[list(photo.tags)] += 1
+    counts = np.zeros(len(images.classes) + 1, dtype=np.int64)
+    for item in images.items:
+        counts[list(item.tags)] += 1
     found: list[int] = counts[1:].tolist()
     return found
 
 
 def _count_all(
-    photos: PhotoSet,
+    images: ImageSet,
     new: Callable[[], Counts],
-    count: Callable[[Counts, Photo, np.ndarray], None],
-    on_photo: OnPhoto | None,
+    count: Callable[[Counts, ImageItem, np.ndarray], None],
+    on_image: OnImage | None,
 ) -> Counts:
     """Count every image, by threads in chunks."""
     total = new()
-    chunks = (list(photos.photos[start : start + CHUNK]) for start in range(0, len(photos), CHUNK))
+    chunks = (list(images.items[start : start + CHUNK]) for start in range(0, len(images), CHUNK))
 
-    def work(chunk: list[Photo]) -> tuple[list[Photo], Counts]:
+    def work(chunk: list[ImageItem]) -> tuple[list[ImageItem], Counts]:
         part = new()
         part.images = len(chunk)
-        for photo in chunk:
+        for item in chunk:
             try:
-                count(part, photo, photos.read_truth(photo))
+                count(part, item, images.read_truth(item))
             except Tag2maskError as error:
                 part.problems.add(str(error))
         return chunk, part
@@ -155,31 +155,31 @@ def _count_all(
     threads = min(8, os.cpu_count() or 1)
     for chunk, part in map_ahead(work, chunks, threads=threads):
         total.merge(part)
-        if on_photo is not None:
-            for photo in chunk:
-                on_photo(photo.id)
+        if on_image is not None:
+            for item in chunk:
+                on_image(item.id)
     return total
 
 
-def _check_ids(ids: Collection[int] | None, photos: PhotoSet) -> None:
+def _check_ids(ids: Collection[int] | None, images: ImageSet) -> None:
     """Refuse ids that are not classes before the work."""
     if ids is not None:
-        Confusion(len(photos.classes) + 1).miou(ids)
+        Confusion(len(images.classes) + 1).miou(ids)
 
 
-def _require_files(folder: Path, suffix: str, photos: PhotoSet, allow_extra: bool) -> None:
+def _require_files(folder: Path, suffix: str, images: ImageSet, allow_extra: bool) -> None:
     """Check which files are there, before any is read."""
     if not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder; give the one that holds ID{suffix} for each photograph")
-    if not photos.photos:
-        raise UsageError("there are no photographs to evaluate; check `data.split`")
+        raise UsageError(f"{folder} is not a folder; give the one that holds ID{suffix} for each image")
+    if not images.items:
+        raise UsageError("there are no images to evaluate; check `data.split`")
     lacking, blind = [], []
-    for photo in photos.photos:
-        if not file_of(folder, photo.id, suffix).is_file():
-            lacking.append(photo.id)
-        if photo.mask is None or not photo.mask.is_file():
-            blind.append(photo.id)
-    extra = [] if allow_extra else _other_ids(folder, suffix, photos, len(photos.photos) - len(lacking))
+    for item in images.items:
+        if not file_of(folder, item.id, suffix).is_file():
+            lacking.append(item.id)
+        if item.mask is None or not item.mask.is_file():
+            blind.append(item.id)
+    extra = [] if allow_extra else _other_ids(folder, suffix, images, len(images.items) - len(lacking))
     problems = [
         (f"have no {suffix} file in {folder}", lacking),
         ("have no ground truth; name the folder of masks with `data.masks`", blind),
@@ -189,14 +189,14 @@ def _require_files(folder: Path, suffix: str, photos: PhotoSet, allow_extra: boo
         ),
     ]
     if lines := [f"{len(names)} {what}: {first_five(names)}" for what, names in problems if names]:
-        raise UsageError("the evaluation needs one file a photograph, and a truth for each:\n  " + "\n  ".join(lines))
+        raise UsageError("the evaluation needs one file an image, and a truth for each:\n  " + "\n  ".join(lines))
 
 
-def _other_ids(folder: Path, suffix: str, photos: PhotoSet, expected: int) -> list[str]:
+def _other_ids(folder: Path, suffix: str, images: ImageSet, expected: int) -> list[str]:
     """The IDs of files in the folder that no image has; ``expected`` files belong to images."""
     if sum(1 for _ in files_below(folder, suffix)) == expected:
         return []  # the usual case, without a list of names
-    known = {photo.id for photo in photos.photos}
+    known = {item.id for item in images.items}
     names = {nfc(name.removesuffix(suffix)) for name in files_below(folder, suffix)}
     return sorted(names - known)
 

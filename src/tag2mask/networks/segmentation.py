@@ -189,7 +189,7 @@ def licence_note(settings: SegmentationNetworkSettings) -> str:
         return "begun from random weights"
     if settings.backbone in IMAGENET and start.wants_pretrained:
         file = IMAGENET[settings.backbone].file
-        return f"begun from torchvision's {file} (BSD-3-Clause), trained on ImageNet, whose photographs have own terms"
+        return f"begun from torchvision's {file} (BSD-3-Clause), trained on ImageNet, whose images have own terms"
     source = settings.backbone if start.wants_pretrained else settings.weights
     name = Path(source).name if Path(source).exists() else source
     return f"begun from the weights {name}, whose licence their source states"

@@ -78,7 +78,7 @@ def suppressed(result: TransportCams, external: Tensor, settings: ExternalSettin
     Args:
         result: of POT.
         external: (N, C, h, w) in [0, 1]; `NO_MAP` for a class without one. A tag without a map takes the base CAM of
-            the partition in its place; a photograph without any stays as it is.
+            the partition in its place; an image without any stays as it is.
         settings: σ.
 
     Source: the release, with σ = 0.5.
@@ -105,9 +105,9 @@ def external_target(result: TransportCams, external: Tensor, settings: ExternalS
         settings: β and the rest.
 
     Returns:
-        (N, S, h, w) in [0, 1] by slot, background first; 0 in padding and unused slots; POT's maps for a photograph
+        (N, S, h, w) in [0, 1] by slot, background first; 0 in padding and unused slots; POT's maps for an image
         without any external map.
-    Source: the release; its mean over a row, probably a slip, is one over the photograph here.
+    Source: the release; its mean over a row, probably a slip, is one over the image here.
     """
     outside, known = _slots_of(external, result)
     inside = _inside(result)

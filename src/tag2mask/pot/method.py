@@ -80,7 +80,7 @@ def transport_cams(
     Args:
         features: (N, D, h, w), normalised here over channels.
         cams: (N, C, h, w) in [0, 1], base CAMs without background, as `normalised_cams` gives them.
-        tags: (N, C) bool, the classes that each photograph holds; no tags at all is allowed, and gives background
+        tags: (N, C) bool, the classes that each image holds; no tags at all is allowed, and gives background
             alone.
         settings: of POT; the defaults if None.
         valid: (N, h, w) bool, False = padding, which never becomes a seed and receives no mass; None = all valid.

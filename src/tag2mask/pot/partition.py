@@ -28,7 +28,7 @@ class Slots:
         used: (N, S) bool, the slot is background or a tag whose CAM is not zero everywhere.
         base: (N, S, n), base CAM in [0, 1]: background 1 − max over tags, then the tags; 0 in unused slots and
             invalid pixels.
-        valid: (N, n) bool, the pixel belongs to the photograph.
+        valid: (N, n) bool, the pixel belongs to the image.
         dropped: (N, C) bool, tags whose CAM is zero everywhere.
     """
 
@@ -111,7 +111,7 @@ def confident_pixels(slots: Slots, settings: PotSettings) -> Tensor:
     """The seeds Ω_c of each class.
 
     Returns:
-        (N, S, n) bool; a used class has at least `minimum_seeds` of them, fewer only where the photograph has fewer
+        (N, S, n) bool; a used class has at least `minimum_seeds` of them, fewer only where the image has fewer
         pixels. Among equally strong pixels the first is taken, in reading order.
     Source: `argmax` from the release; `threshold` ours.
     """

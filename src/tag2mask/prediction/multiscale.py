@@ -48,7 +48,7 @@ class Block:
         logits: float32 (C + 1, rows, columns), the mean.
     """
 
-    photo: int
+    item: int
     rows: slice
     columns: slice
     logits: Tensor
@@ -71,7 +71,7 @@ def filled_side(network: SegmentationNetwork, side: int) -> int:
 @torch.no_grad()
 def mean_logits(
     network: SegmentationNetwork,
-    photos: Sequence[Tensor],
+    items: Sequence[Tensor],
     settings: PredictSettings,
     device: torch.device,
     result: tuple[int, int] | None = None,
@@ -93,13 +93,13 @@ def mean_logits(
         Tag2maskError: the network's logits are not finite.
     Source: mean of logits over scales and mirror images as published; alignment, tiles and blocks ours.
     """
-    height, width = int(photos[0].shape[0]), int(photos[0].shape[1])
+    height, width = int(items[0].shape[0]), int(items[0].shape[1])
     result = result or (height, width)
     ratio = 1.0 if settings.long_side is None else settings.long_side / max(height, width)
     rows, columns = (_axis(side, wanted, ratio, settings) for side, wanted in zip((height, width), result, strict=True))
     places = [
-        (photo, row, column)
-        for photo in range(len(photos))
+        (item, row, column)
+        for item in range(len(items))
         for row in range(len(rows.starts))
         for column in range(len(columns.starts))
     ]
@@ -107,10 +107,10 @@ def mean_logits(
     ratios = (height / result[0], width / result[1])  # image pixels per pixel of the result
     for start in range(0, len(places), settings.batch_size):
         batch = places[start : start + settings.batch_size]
-        windows = [photos[photo][_span(rows, row), _span(columns, column)].to(device) for photo, row, column in batch]
+        windows = [items[item][_span(rows, row), _span(columns, column)].to(device) for item, row, column in batch]
         grids = window_grids(network, _at_scale_one(windows, ratio), (rows.side, columns.side), settings)
         _check_finite(grids, settings)
-        for number, (photo, row, column) in enumerate(batch):
+        for number, (item, row, column) in enumerate(batch):
             for down in (piece for piece in rows.pieces if row in piece.tiles):
                 for across in (piece for piece in columns.pieces if column in piece.tiles):
                     vertical = _centres(down, ratios[0], rows.starts[row], device)
@@ -118,9 +118,9 @@ def mean_logits(
                     part = sampled([replace(each, logits=each.logits[number]) for each in grids], vertical, horizontal)
                     if down.joint or across.joint:
                         part *= down.weights(row).to(device)[:, None] * across.weights(column).to(device)
-                    whole = blend.add(photo, down, across, part)
+                    whole = blend.add(item, down, across, part)
                     if whole is not None:
-                        yield Block(photo, slice(down.start, down.stop), slice(across.start, across.stop), whole)
+                        yield Block(item, slice(down.start, down.stop), slice(across.start, across.stop), whole)
 
 
 def _check_finite(grids: Sequence[Grid], settings: PredictSettings) -> None:
@@ -254,9 +254,9 @@ class _Blend:
     def __init__(self) -> None:
         self._open: dict[tuple[int, int, int], tuple[Tensor, int]] = {}
 
-    def add(self, photo: int, down: Piece, across: Piece, part: Tensor) -> Tensor | None:
+    def add(self, item: int, down: Piece, across: Piece, part: Tensor) -> Tensor | None:
         """The block if this is its last part, else None."""
-        key = (photo, down.start, across.start)
+        key = (item, down.start, across.start)
         left = len(down.tiles) * len(across.tiles)
         if left == 1:
             return part

@@ -33,7 +33,7 @@ PROBABILITY_LIMIT = 1 << 28
 _HOPELESS = 1e-3
 """Classes with a lower probability everywhere are left out of the CRF; ours."""
 
-Photo = Path | str | Image.Image | npt.NDArray[np.uint8]
+ImageItem = Path | str | Image.Image | npt.NDArray[np.uint8]
 """A path, a Pillow image, or uint8 (H, W, 3) RGB or (H, W) grey."""
 
 
@@ -98,7 +98,7 @@ class Predictor:
         channels_last(network).to(self.device).eval()
         self.classes = network.classes
 
-    def predict(self, image: Photo) -> npt.NDArray[np.uint8]:
+    def predict(self, image: ImageItem) -> npt.NDArray[np.uint8]:
         """The mask of an image.
 
         Args:
@@ -114,11 +114,11 @@ class Predictor:
         """
         return self.prediction(image).labels
 
-    def prediction(self, image: Photo) -> Prediction:
+    def prediction(self, image: ImageItem) -> Prediction:
         """The mask of an image with the share and the confidence of each class; as `predict`."""
         return self.predictions([image])[0]
 
-    def predictions(self, images: Sequence[Photo]) -> list[Prediction]:
+    def predictions(self, images: Sequence[ImageItem]) -> list[Prediction]:
         """The predictions for several images; those of one size go through the network together. As `predict`."""
         arrays = [self._array(image) for image in images]
         by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
@@ -130,7 +130,7 @@ class Predictor:
             found.update(zip(numbers, same, strict=True))
         return [found[number] for number in range(len(arrays))]
 
-    def probabilities(self, image: Photo) -> npt.NDArray[np.float32]:
+    def probabilities(self, image: ImageItem) -> npt.NDArray[np.float32]:
         """The probability of every class at every pixel: the softmax of the mean logits, after the CRF if there is one.
 
         Returns:
@@ -146,14 +146,14 @@ class Predictor:
         if count * height * width > PROBABILITY_LIMIT:
             raise UsageError(
                 f"probabilities of {count} classes at {width} × {height} pixels would be {count * height * width:,} "
-                f"numbers, at most {PROBABILITY_LIMIT:,} are given; reduce the photograph, or take `predict`"
+                f"numbers, at most {PROBABILITY_LIMIT:,} are given; reduce the image, or take `predict`"
             )
         result = np.zeros((count, height, width), dtype=np.float32)
         for block in self._blocks([array]):
             result[:, block.rows, block.columns] = block.logits.softmax(0).cpu().numpy()
         return result
 
-    def reduced_logits(self, image: Photo, size: tuple[int, int]) -> Tensor:
+    def reduced_logits(self, image: ImageItem, size: tuple[int, int]) -> Tensor:
         """The mean logits of an image, resampled to (h, w) = ``size``, without CRF.
 
         Returns:
@@ -166,7 +166,7 @@ class Predictor:
             result[:, block.rows, block.columns] = block.logits.cpu()
         return result
 
-    def _array(self, image: Photo) -> npt.NDArray[np.uint8]:
+    def _array(self, image: ImageItem) -> npt.NDArray[np.uint8]:
         """RGB, uint8 (H, W, 3)."""
         if isinstance(image, str | Path):
             return read_image(Path(image), pixel_limit=self.pixel_limit, intensity=self.intensity)
@@ -192,10 +192,10 @@ class Predictor:
         for block in self._blocks(images):
             highest, label = block.logits.max(0)
             probability = (highest - block.logits.logsumexp(0)).exp()
-            labels[block.photo][block.rows, block.columns] = label.byte().cpu().numpy()
+            labels[block.item][block.rows, block.columns] = label.byte().cpu().numpy()
             flat = label.flatten()
-            pixels[block.photo] += flat.bincount(minlength=count).cpu()
-            sure[block.photo] += flat.bincount(probability.flatten().double(), minlength=count).cpu()
+            pixels[block.item] += flat.bincount(minlength=count).cpu()
+            sure[block.item] += flat.bincount(probability.flatten().double(), minlength=count).cpu()
         means = sure / pixels.clamp_min(1)
         return [
             Prediction(mask, own.numpy(), mean.numpy()) for mask, own, mean in zip(labels, pixels, means, strict=True)
@@ -213,7 +213,7 @@ class Predictor:
         size = (int(small[0].shape[0]), int(small[0].shape[1]))
         given = torch.empty(len(images), len(self.classes) + 1, *size)
         for block in mean_logits(self.network, tensors, self.settings, self.device, size):
-            given[block.photo, :, block.rows, block.columns] = block.logits.softmax(0)
+            given[block.item, :, block.rows, block.columns] = block.logits.softmax(0)
         for number, (image, own) in enumerate(zip(small, given, strict=True)):
             refined = self._refined(image, own.to(self.device))
             height, width = images[number].shape[:2]
@@ -272,7 +272,7 @@ def load_segmenter(path: Path) -> SegmentationNetwork:
     return load_segmentation_network(path)
 
 
-def _enlarged(photo: int, probabilities: Tensor, size: tuple[int, int]) -> Iterator[Block]:
+def _enlarged(item: int, probabilities: Tensor, size: tuple[int, int]) -> Iterator[Block]:
     """Probabilities (K, h, w) at (H, W), block by block, as logarithms; bilinear."""
     cells = (probabilities.shape[1] / size[0], probabilities.shape[2] / size[1])
     rows, columns = (cut(side, side, side=None, overlap=0, blend=0).pieces for side in size)
@@ -284,4 +284,4 @@ def _enlarged(photo: int, probabilities: Tensor, size: tuple[int, int]) -> Itera
             ]
             values = sampled([Grid(probabilities, cells)], *centres)
             logits = values.clamp_min(torch.finfo(values.dtype).tiny).log()
-            yield Block(photo, slice(down.start, down.stop), slice(across.start, across.stop), logits)
+            yield Block(item, slice(down.start, down.stop), slice(across.start, across.stop), logits)

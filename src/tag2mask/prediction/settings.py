@@ -16,20 +16,20 @@ fades into the other, the rest is context. Ours."""
 
 @dataclass
 class PredictSettings(Checked):
-    """How a segmentation network labels photographs.
+    """How a segmentation network labels images.
 
     Attributes:
         scales: image sizes as multiples of scale 1; the result is the mean of the logits. Published:
             [0.5, 0.75, 1.0, 1.25, 1.5, 1.75].
         flip: average with the mirrored image, in the same forward pass; published with it.
-        long_side: longer side of the photograph at scale 1, in pixels; null keeps its own size.
-        tile: a photograph with a longer side than this, in pixels at scale 1, is cut into overlapping tiles, whose
+        long_side: longer side of the image at scale 1, in pixels; null keeps its own size.
+        tile: an image with a longer side than this, in pixels at scale 1, is cut into overlapping tiles, whose
             logits are blended; null never cuts.
         crf: let a dense CRF refine the result.
         crf_settings: of it; `deeplab` as published, `largefov` for DeepLab-LargeFOV.
-        crf_long_side: a photograph that is longer, in pixels, is refined at this size, and the result enlarged; null
+        crf_long_side: an image that is longer, in pixels, is refined at this size, and the result enlarged; null
             refines at its own size, at 1 GB of memory a million pixels. Published lengths suit 500.
-        batch_size: photographs, or tiles, of one size that go through the network together, each with its mirror
+        batch_size: images, or tiles, of one size that go through the network together, each with its mirror
             image; fewer where they are large.
         precision: of the network, `fp32` or `bf16` (autocast), which is faster where the processor has it.
     """

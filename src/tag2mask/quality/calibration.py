@@ -53,10 +53,10 @@ class RankingQuality:
     def sentence(self) -> str:
         """The figures in words."""
         if self.spearman is None:
-            return f"truth of {self.images} photographs: confidence or IoU is the same everywhere, so nothing ranks"
+            return f"truth of {self.images} images: confidence or IoU is the same everywhere, so nothing ranks"
         interval = "" if self.low is None or self.high is None else f" [{self.low:.2f}, {self.high:.2f}]"
         return (
-            f"truth of {self.images} photographs: rank correlation of confidence with IoU "
+            f"truth of {self.images} images: rank correlation of confidence with IoU "
             f"{self.spearman:.2f}{interval}; the least certain tenth holds {self.worst_tenth:.0%} of the worst tenth "
             f"({self.chance:.0%} by chance); "
             f"mean confidence {self.mean_confidence:.2f}, mean IoU {self.mean_iou:.2f}"

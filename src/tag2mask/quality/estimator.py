@@ -70,7 +70,7 @@ MODELS = {
 }
 """The models by the available evidence.
 
-Source: ours, fitted by `experiments/confidence.py fit` on 737 photographs of
+Source: ours, fitted by `experiments/confidence.py fit` on 737 images of
 voc-animals outside `val` and 240 generated scenes; docs/results.md, "Confidence without truth".
 """
 

@@ -47,11 +47,11 @@ class Tables:
         self._confidences: list[float] = []
         self._numbers: list[int] = []
 
-    def add(self, photo_id: str, evidence: Evidence, judgement: Judgement, *, number: int, decided: str = "") -> None:
+    def add(self, image_id: str, evidence: Evidence, judgement: Judgement, *, number: int, decided: str = "") -> None:
         """Add an image.
 
         Args:
-            photo_id: its ID.
+            image_id: its ID.
             evidence: about its mask.
             judgement: of the evidence.
             number: its place in the data set; among equally certain images the earlier comes first.
@@ -59,7 +59,7 @@ class Tables:
         """
         worst = judgement.worst
         row = (
-            photo_id,
+            image_id,
             _shown(judgement.confidence),
             self._names[int(evidence.ids[worst])],
             _shown(judgement.of_classes[worst]),
@@ -70,7 +70,7 @@ class Tables:
             *map(_shown, evidence.values[worst]),
         )
         classes = [
-            (photo_id, self._names[class_id], *map(_shown, (judgement.of_classes[place], *evidence.values[place])))
+            (image_id, self._names[class_id], *map(_shown, (judgement.of_classes[place], *evidence.values[place])))
             for place, class_id in enumerate(evidence.ids.tolist())
         ]
         self._images.append(_csv([row]))
@@ -103,7 +103,7 @@ def written_tables(run: Path, names: Sequence[str]) -> Iterator[Tables]:
 
 
 @dataclass(frozen=True)
-class RankedPhoto:
+class RankedImage:
     """A line of images.csv.
 
     Attributes:
@@ -130,7 +130,7 @@ class RankedPhoto:
         return self.cells is not None and 0 < self.cells < FEW_CELLS
 
 
-def read_ranking(run: Path) -> Iterator[RankedPhoto]:
+def read_ranking(run: Path) -> Iterator[RankedImage]:
     """The images of a run, least certain first, those without any evidence last.
 
     Raises:
@@ -144,7 +144,7 @@ def read_ranking(run: Path) -> Iterator[RankedPhoto]:
             for row in csv.DictReader(file):
                 numbers = _number(row["confidence"]), _number(row["class_confidence"])
                 asked, cells = bool(row.get("network_free")), _number(row.get("cells") or "")
-                yield RankedPhoto(row["image"], numbers[0], row["class"], numbers[1], row["reason"], asked, cells)
+                yield RankedImage(row["image"], numbers[0], row["class"], numbers[1], row["reason"], asked, cells)
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise UsageError(f"{path} is damaged; `tag2mask confidence {run}` writes it anew") from error
 
@@ -163,7 +163,7 @@ def small_masks_sentence(run: Path) -> str:
     if not small:
         return ""
     return (
-        f"{small} of {len(ranked)} masks cover fewer than {FEW_CELLS} CAM cells (the mask of each photograph's least "
+        f"{small} of {len(ranked)} masks cover fewer than {FEW_CELLS} CAM cells (the mask of each image's least "
         "certain class counts): their order is not reliable, look at all of them"
     )
 

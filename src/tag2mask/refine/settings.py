@@ -56,7 +56,7 @@ class RefineSettings(Checked):
         keep_confidence: also write how probable each pixel's label is, for `segment.label_weights`. Only where there
             is a CRF.
         walk: of the random walk.
-        long_side: a photograph that is longer, in pixels, is refined at this size, and the result enlarged; null keeps
+        long_side: an image that is longer, in pixels, is refined at this size, and the result enlarged; null keeps
             every size, at 1 GB of memory a million pixels. All lengths of the CRF and of the walk are pixels of the
             size at work, and published ones suit 500.
         batch_size: images at a time.

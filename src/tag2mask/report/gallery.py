@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tag2mask.data import Photo, PhotoSet, read_mask
+from tag2mask.data import ImageItem, ImageSet, read_mask
 from tag2mask.data.cam_files import PADDING, CamFile, full_resolution
 from tag2mask.data.corrections import FinalMasks
 from tag2mask.report import pictures
@@ -64,7 +64,7 @@ class Card:
     """An image in the gallery; ``height`` and ``width`` are those of its pictures in pixels."""
 
     id: str
-    photo: str
+    item: str
     height: int
     width: int
     chips: tuple[Chip, ...]
@@ -98,7 +98,7 @@ class Gallery:
     """
 
     run: Path
-    photos: PhotoSet
+    images: ImageSet
     settings: ReportSettings
     thresholds: dict[str, float]
     notice: Notice
@@ -107,8 +107,8 @@ class Gallery:
 
     def draw(self, entries: Sequence[Ranked]) -> tuple[list[Card], list[Filter]]:
         """The cards in the given order, without unreadable images; and the classes to filter by."""
-        counts = Counter(tag for entry in entries for tag in entry.photo.tags)
-        frequent = most_frequent_first(counts, len(self.photos.classes))
+        counts = Counter(tag for entry in entries for tag in entry.item.tags)
+        frequent = most_frequent_first(counts, len(self.images.classes))
         self.palette = Palette(frequent)
         cards = [card for entry in entries if (card := self._card(entry)) is not None]
         shown = Counter(chip.class_id for card in cards for chip in card.chips)
@@ -122,44 +122,44 @@ class Gallery:
         return tuple(map(css, self.palette.shades(class_id, clusters)))
 
     def _card(self, entry: Ranked) -> Card | None:
-        photo = entry.photo
-        image = attempt(self.notice, self.photos.read_image, photo)
+        item = entry.item
+        image = attempt(self.notice, self.images.read_image, item)
         if image is None:
             return None
         full: Size = (image.shape[0], image.shape[1])
         size = pictures.picture_size(full, self.settings.width)
-        truth = self._mask(photo.mask, full, photo)
-        tiles = [Tile("photo", "Photograph", ())]
+        truth = self._mask(item.mask, full, item)
+        tiles = [Tile("photo", "Image", ())]
         for kind, title in KINDS.items():
-            cam = self._cam(cam_path(self.run, kind, photo), full)
+            cam = self._cam(cam_path(self.run, kind, item), full)
             if cam is not None:
                 tiles.append(self._cam_tile(kind, title, cam, size, truth))
                 if cam.allocation is not None:
                     tiles.append(self._allocation_tile(cam, size))
-        sure = self._mask(self.run / "edges/labels" / f"{photo.id}.png", None)
+        sure = self._mask(self.run / "edges/labels" / f"{item.id}.png", None)
         tiles += self._label_tile("sure", "Labels for edges", sure, size)
-        tiles += self._edge_tile(photo)
-        mask, title = self._final_mask(photo, full)
-        by_hand = self.photos.decided.has_mask(photo.id)  # has no figures, which are those of the method
+        tiles += self._edge_tile(item)
+        mask, title = self._final_mask(item, full)
+        by_hand = self.images.decided.has_mask(item.id)  # has no figures, which are those of the method
         miou, iou = (None, dict[int, float]()) if by_hand else self._score(mask, truth)
         tiles += self._label_tile("mask", title, mask, size, miou)
         tiles += [replace(tile, ignored=0.0) for tile in self._label_tile("truth", "Truth", truth, size)]
         with_heat = {layer.tag for tile in tiles for layer in tile.layers}
         chips = tuple(
             Chip(tag, self._name(tag), css(self.palette.colour(tag)), iou.get(tag), tag in with_heat)
-            for tag in photo.tags
+            for tag in item.tags
         )
-        uri = pictures.photo_uri(image, size)
+        uri = pictures.image_uri(image, size)
         shown = None if by_hand else entry.miou
-        return Card(photo.id, uri, *size, chips, tuple(tiles), shown, entry.confidence)
+        return Card(item.id, uri, *size, chips, tuple(tiles), shown, entry.confidence)
 
-    def _final_mask(self, photo: Photo, size: Size) -> tuple[np.ndarray | None, str]:
+    def _final_mask(self, item: ImageItem, size: Size) -> tuple[np.ndarray | None, str]:
         """The final mask with its title."""
-        decided = self.photos.decided
-        verdict = decided.verdicts.get(photo.id)
+        decided = self.images.decided
+        verdict = decided.verdicts.get(item.id)
         title = "Mask" if verdict is None else f"Mask, {verdict} by hand"
         masks = FinalMasks(self.run / "masks", decided)
-        path = attempt(self.notice, lambda: masks / f"{photo.id}.png")
+        path = attempt(self.notice, lambda: masks / f"{item.id}.png")
         return self._mask(path, size), title
 
     def _cam_tile(self, kind: str, title: str, cam: CamFile, size: Size, truth: np.ndarray | None) -> Tile:
@@ -185,9 +185,9 @@ class Gallery:
         ignored = float((labels == pictures.IGNORED).mean())
         return [Tile(kind, title, (Layer(0, uri),), miou=miou, ignored=ignored)]
 
-    def _edge_tile(self, photo: Photo) -> list[Tile]:
+    def _edge_tile(self, item: ImageItem) -> list[Tile]:
         """The edges of the random walk; nothing without them."""
-        path = self.run / "refine/edges" / f"{photo.id}.png"
+        path = self.run / "refine/edges" / f"{item.id}.png"
         if not path.is_file():
             return []
         values = attempt(self.notice, read_mask, path)
@@ -217,22 +217,22 @@ class Gallery:
     def _score(self, labels: np.ndarray | None, truth: np.ndarray | None) -> tuple[float | None, dict[int, float]]:
         if labels is None or truth is None:
             return None, {}
-        return compare(labels, truth, len(self.photos.classes))
+        return compare(labels, truth, len(self.images.classes))
 
     def _cam(self, path: Path, size: Size) -> CamFile | None:
         """A CAM file that fits; None if there is none."""
         if not path.is_file():
             return None
-        return attempt(self.notice, open_cam, path, classes=len(self.photos.classes), size=size)
+        return attempt(self.notice, open_cam, path, classes=len(self.images.classes), size=size)
 
-    def _mask(self, path: Path | None, size: Size | None, truth_of: Photo | None = None) -> np.ndarray | None:
+    def _mask(self, path: Path | None, size: Size | None, truth_of: ImageItem | None = None) -> np.ndarray | None:
         """A mask that fits, or the ground truth of ``truth_of``; None if there is no file."""
         if path is None or not path.is_file():
             return None
         if truth_of is not None:
-            return attempt(self.notice, self.photos.read_truth, truth_of, size=size)
-        limit, classes = self.photos.pixel_limit, len(self.photos.classes)
+            return attempt(self.notice, self.images.read_truth, truth_of, size=size)
+        limit, classes = self.images.pixel_limit, len(self.images.classes)
         return attempt(self.notice, read_mask, path, size=size, classes=classes, pixel_limit=limit)
 
     def _name(self, class_id: int) -> str:
-        return self.photos.classes[class_id - 1] if class_id else "background"
+        return self.images.classes[class_id - 1] if class_id else "background"

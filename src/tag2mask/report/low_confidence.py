@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tag2mask.core.errors import Tag2maskError
 from tag2mask.core.files import read_json
-from tag2mask.data import Photo, PhotoSet, read_mask
-from tag2mask.quality.ranking import QUALITY, RankedPhoto, read_ranking, small_masks_sentence
+from tag2mask.data import ImageItem, ImageSet, read_mask
+from tag2mask.quality.ranking import QUALITY, RankedImage, read_ranking, small_masks_sentence
 from tag2mask.report import pictures
 from tag2mask.report.pictures import Palette
 from tag2mask.report.ranking import Notice, attempt, compare, mask_path
@@ -32,8 +32,8 @@ class Doubt:
         miou: of the mask over the classes in its truth, in [0, 1]; None without truth.
     """
 
-    ranked: RankedPhoto
-    photo: str
+    ranked: RankedImage
+    item: str
     labels: tuple[tuple[str, str], ...]
     height: int
     width: int
@@ -42,7 +42,7 @@ class Doubt:
 
 def draw_doubts(
     run: Path,
-    photos: Sequence[PhotoSet],
+    images: Sequence[ImageSet],
     settings: ReportSettings,
     palette: Palette,
     notice: Notice,
@@ -57,17 +57,17 @@ def draw_doubts(
         notice: takes messages about images that could not be shown.
     """
     try:
-        ranked = _first(run, photos, settings.least_certain)
+        ranked = _first(run, images, settings.least_certain)
     except (Tag2maskError, OSError) as error:
         if (run / "confidence").is_dir():
             notice(str(error))
         return []
     wanted = {each.image for each in ranked}
-    found: dict[str, tuple[Photo, PhotoSet]] = {}
-    for own in photos:
+    found: dict[str, tuple[ImageItem, ImageSet]] = {}
+    for own in images:
         if len(found) < len(wanted):
-            there = own.photos.where(lambda photo: photo.id in wanted)
-            found = {photo.id: (photo, own) for photo in there} | found
+            there = own.items.where(lambda item: item.id in wanted)
+            found = {item.id: (item, own) for item in there} | found
     doubts = [
         attempt(notice, _drawn, run, *found[each.image], each, settings, palette, notice)
         for each in ranked
@@ -76,13 +76,13 @@ def draw_doubts(
     return [doubt for doubt in doubts if doubt is not None]
 
 
-def _first(run: Path, photos: Sequence[PhotoSet], count: int) -> list[RankedPhoto]:
+def _first(run: Path, images: Sequence[ImageSet], count: int) -> list[RankedImage]:
     """The first lines of the ranking with a confidence and without a verdict."""
-    found: list[RankedPhoto] = []
+    found: list[RankedImage] = []
     for each in read_ranking(run):
         if len(found) >= count or each.confidence is None:
             break
-        if not any(each.image in own.decided.verdicts for own in photos):
+        if not any(each.image in own.decided.verdicts for own in images):
             found.append(each)
     return found
 
@@ -102,7 +102,7 @@ def _agreement(run: Path, notice: Notice) -> str:
     except (KeyError, TypeError, ValueError):  # null if nothing can be ranked
         return ""
     return (
-        f"On {said.get('split')}, where {images:,.0f} photographs have truth, the rank correlation of confidence with "
+        f"On {said.get('split')}, where {images:,.0f} images have truth, the rank correlation of confidence with "
         f"mean IoU is {spearman:.2f} [{low:.2f}, {high:.2f}], and the least certain tenth holds {100 * shared:.0f} % "
         f"of the worst tenth ({100 * chance:.0f} % by chance)."
     )
@@ -119,25 +119,25 @@ def _small_masks(run: Path) -> str:
 
 def _drawn(
     run: Path,
-    photo: Photo,
-    photos: PhotoSet,
-    ranked: RankedPhoto,
+    item: ImageItem,
+    images: ImageSet,
+    ranked: RankedImage,
     settings: ReportSettings,
     palette: Palette,
     notice: Notice,
 ) -> Doubt:
-    image = photos.read_image(photo)
-    full, classes = (image.shape[0], image.shape[1]), len(photos.classes)
+    image = images.read_image(item)
+    full, classes = (image.shape[0], image.shape[1]), len(images.classes)
     size = pictures.picture_size(full, max(_NARROWEST, settings.width // 2))
-    mask, truth, path = None, None, mask_path(run, photo)
+    mask, truth, path = None, None, mask_path(run, item)
     if path.is_file():
-        mask = read_mask(path, size=full, classes=classes, pixel_limit=photos.pixel_limit)
-    if photo.mask is not None and photo.mask.is_file():
-        truth = attempt(notice, photos.read_truth, photo, size=full)  # without it, the mask is still shown
+        mask = read_mask(path, size=full, classes=classes, pixel_limit=images.pixel_limit)
+    if item.mask is not None and item.mask.is_file():
+        truth = attempt(notice, images.read_truth, item, size=full)  # without it, the mask is still shown
     labels = tuple(
         (title, pictures.label_uri(pictures.resize_labels(own, size), palette))
         for title, own in (("Mask", mask), ("Truth", truth))
         if own is not None
     )
     miou = None if mask is None or truth is None else compare(mask, truth, classes)[0]
-    return Doubt(ranked, pictures.photo_uri(image, size), labels, *size, miou)
+    return Doubt(ranked, pictures.image_uri(image, size), labels, *size, miou)

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from tag2mask.core.errors import UsageError
 from tag2mask.core.files import read_json, write_text
-from tag2mask.data import PhotoSet
+from tag2mask.data import ImageSet
 from tag2mask.report.charts import Drawing
 from tag2mask.report.figures import Split, cam_thresholds, edge_charts, log_charts, read_log, read_splits, sweep_charts
 from tag2mask.report.gallery import Gallery
@@ -53,10 +53,10 @@ class Found:
 
 def write_report(
     run: Path,
-    photos: PhotoSet,
+    images: ImageSet,
     settings: ReportSettings,
     *,
-    judged: PhotoSet | None = None,
+    judged: ImageSet | None = None,
     notices: Sequence[str] = (),
 ) -> Path:
     """Write the report of a run, the same page for the same inputs. Unreadable files are named on it.
@@ -79,10 +79,10 @@ def write_report(
     if not run.is_dir():
         raise UsageError(f"{run} is not a run folder; give the folder that was passed as --out")
     found = _gather(run)
-    ranking = rank(run, photos, settings, found.notice)
-    gallery = Gallery(run, photos, settings, cam_thresholds(found.splits), found.notice)
+    ranking = rank(run, images, settings, found.notice)
+    gallery = Gallery(run, images, settings, cam_thresholds(found.splits), found.notice)
     cards, filters = gallery.draw(ranking.shown)
-    sets = [photos] if judged is None else [judged, photos]
+    sets = [images] if judged is None else [judged, images]
     doubts = draw_doubts(run, sets, settings, gallery.palette, found.notice)
     script = _text("script.js")
     page = (
@@ -93,7 +93,7 @@ def write_report(
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             name=run.resolve().name,
-            photos=photos,
+            images=images,
             found=found,
             cards=cards,
             filters=filters,
@@ -105,7 +105,7 @@ def write_report(
             clusters=gallery.clusters,
             heat=[css(colour) for colour in heat_scale()],
             order=_order_stated(ranking, len(cards)),
-            colours={name: gallery.shades(class_id + 1, 1)[0] for class_id, name in enumerate(photos.classes)},
+            colours={name: gallery.shades(class_id + 1, 1)[0] for class_id, name in enumerate(images.classes)},
             most_notices=MOST_NOTICES,
         )
     )
@@ -158,11 +158,11 @@ def _order_stated(ranking: Ranking, cards: int) -> str:
     if not cards:
         return ""
     by = (
-        "worst first, by the mean IoU of the mask in the photograph"
+        "worst first, by the mean IoU of the mask in the image"
         if ranking.by_truth
         else "least confident first, by the margin between the two strongest CAMs"
     )
-    plural = "photograph" if ranking.available == 1 else "photographs"
+    plural = "image" if ranking.available == 1 else "images"
     if cards == ranking.available:
         return f"All {cards} {plural}, {by}."
     chosen = "evenly from worst to best" if ranking.by_truth else "evenly over the ranking"

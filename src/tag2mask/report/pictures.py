@@ -110,7 +110,7 @@ def smooth_size(size: tuple[int, int]) -> tuple[int, int]:
     return -(-size[0] // 2), -(-size[1] // 2)
 
 
-def photo_uri(image: np.ndarray, size: tuple[int, int]) -> str:
+def image_uri(image: np.ndarray, size: tuple[int, int]) -> str:
     """An image, uint8 (H, W, 3), reduced to ``size`` (h, w)."""
     reduced = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.LANCZOS)
     return _uri(reduced, "WEBP", quality=80, method=4)

@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 
 from tag2mask.core.errors import Tag2maskError
-from tag2mask.data import Photo, PhotoSet, read_mask
+from tag2mask.data import ImageItem, ImageSet, read_mask
 from tag2mask.data.cam_files import PADDING, CamFile, CamFileError, full_resolution, read_cam
 from tag2mask.evaluation import Confusion
 from tag2mask.report.figures import KINDS
@@ -40,7 +40,7 @@ class Ranked:
         confidence: see `confidence`; None without a CAM.
     """
 
-    photo: Photo
+    item: ImageItem
     miou: float | None
     confidence: float | None
 
@@ -62,25 +62,25 @@ class Ranking:
     by_truth: bool
 
 
-def mask_path(run: Path, photo: Photo) -> Path:
+def mask_path(run: Path, item: ImageItem) -> Path:
     """The run's file of an image's mask."""
-    return run / "masks" / f"{photo.id}.png"
+    return run / "masks" / f"{item.id}.png"
 
 
-def cam_path(run: Path, kind: str, photo: Photo) -> Path:
+def cam_path(run: Path, kind: str, item: ImageItem) -> Path:
     """The run's file of an image's CAMs."""
-    return run / f"cams/{kind}" / f"{photo.id}.npz"
+    return run / f"cams/{kind}" / f"{item.id}.npz"
 
 
-def rank(run: Path, photos: PhotoSet, settings: ReportSettings, notice: Notice) -> Ranking:
+def rank(run: Path, images: ImageSet, settings: ReportSettings, notice: Notice) -> Ranking:
     """Rank the images with a CAM or a mask and choose those to show.
 
     Images with ground truth come first, ascending by the mIoU of their mask; then the others, by confidence.
     """
-    decided = photos.decided
-    available = photos.photos.where(lambda photo: decided.has_mask(photo.id) or _has_output(run, photo))
+    decided = images.decided
+    available = images.items.where(lambda item: decided.has_mask(item.id) or _has_output(run, item))
     candidates = _evenly(available, RANKED)
-    ranked = sorted((_ranked(run, photo, photos, notice) for photo in candidates), key=_order)
+    ranked = sorted((_ranked(run, item, images, notice) for item in candidates), key=_order)
     shown = _evenly(ranked, settings.images)
     by_truth = any(entry.miou is not None for entry in shown)
     return Ranking(tuple(shown), len(candidates), len(available), by_truth)
@@ -101,7 +101,7 @@ def open_cam(path: Path, *, classes: int, size: tuple[int, int] | None = None) -
     problem = None
     prototypes = len(cam.ids) * (cam.clusters or 0)
     if size is not None and cam.size != size:
-        problem = f"is for a photograph of {cam.size[1]} × {cam.size[0]} pixels, this one has {size[1]} × {size[0]}"
+        problem = f"is for an image of {cam.size[1]} × {cam.size[0]} pixels, this one has {size[1]} × {size[0]}"
     elif not cam.cams[:1].size and len(cam.ids):
         problem = f"has an empty grid, {cam.cams.shape[1:]}"
     elif len(cam.ids) and not 0 <= cam.ids[0] <= cam.ids[-1] <= classes:
@@ -149,7 +149,7 @@ def cam_labels(cam: CamFile, threshold: float | None, size: tuple[int, int] | No
     labels = np.zeros(shape, dtype=np.uint8)
     least = threshold if threshold is not None and not cam.has_background else -1.0
     strongest = np.full(shape, least, dtype=np.float32)
-    for place, class_id in enumerate(cam.ids):  # class by class: all at once would be large for a large photograph
+    for place, class_id in enumerate(cam.ids):  # class by class: all at once would be large for a large image
         one = replace(cam, ids=cam.ids[place : place + 1], cams=cam.cams[place : place + 1], size=shape)
         stronger = (values := full_resolution(one)[0]) > strongest
         labels[stronger] = class_id
@@ -174,37 +174,37 @@ def compare(prediction: np.ndarray, truth: np.ndarray, classes: int) -> tuple[fl
     return (None if np.isnan(miou) else miou), {int(i): float(iou[i]) for i in np.flatnonzero(~np.isnan(iou))}
 
 
-def _ranked(run: Path, photo: Photo, photos: PhotoSet, notice: Notice) -> Ranked:
-    cam, classes = None, len(photos.classes)
-    path = next((path for kind in reversed(KINDS) if (path := cam_path(run, kind, photo)).is_file()), None)
+def _ranked(run: Path, item: ImageItem, images: ImageSet, notice: Notice) -> Ranked:
+    cam, classes = None, len(images.classes)
+    path = next((path for kind in reversed(KINDS) if (path := cam_path(run, kind, item)).is_file()), None)
     if path is not None:
         cam = attempt(notice, open_cam, path, classes=classes)
-    miou = attempt(notice, _miou, run, photo, photos, cam)
-    return Ranked(photo, miou, None if cam is None else confidence(cam))
+    miou = attempt(notice, _miou, run, item, images, cam)
+    return Ranked(item, miou, None if cam is None else confidence(cam))
 
 
-def _miou(run: Path, photo: Photo, photos: PhotoSet, cam: CamFile | None) -> float | None:
+def _miou(run: Path, item: ImageItem, images: ImageSet, cam: CamFile | None) -> float | None:
     """The mIoU of an image's mask, or else of its CAMs with background."""
-    classes, mask = len(photos.classes), mask_path(run, photo)
-    if photo.mask is None or not photo.mask.is_file():
+    classes, mask = len(images.classes), mask_path(run, item)
+    if item.mask is None or not item.mask.is_file():
         return None
     if mask.is_file():
-        truth = photos.read_truth(photo)
-        own = read_mask(mask, size=truth.shape, classes=classes, pixel_limit=photos.pixel_limit)
+        truth = images.read_truth(item)
+        own = read_mask(mask, size=truth.shape, classes=classes, pixel_limit=images.pixel_limit)
         return compare(own, truth, classes)[0]
     labels = None if cam is None or not cam.has_background else cam_labels(cam, None)
     if cam is None or labels is None:
         return None
-    return compare(labels, photos.read_truth(photo, size=cam.size), classes)[0]
+    return compare(labels, images.read_truth(item, size=cam.size), classes)[0]
 
 
 def _order(entry: Ranked) -> tuple[bool, float, str]:
     value = entry.miou if entry.miou is not None else entry.confidence
-    return entry.miou is None, 2.0 if value is None else value, entry.photo.id
+    return entry.miou is None, 2.0 if value is None else value, entry.item.id
 
 
-def _has_output(run: Path, photo: Photo) -> bool:
-    return mask_path(run, photo).is_file() or any(cam_path(run, kind, photo).is_file() for kind in KINDS)
+def _has_output(run: Path, item: ImageItem) -> bool:
+    return mask_path(run, item).is_file() or any(cam_path(run, kind, item).is_file() for kind in KINDS)
 
 
 def _evenly(items: Sequence[T], count: int) -> list[T]:

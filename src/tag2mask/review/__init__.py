@@ -3,8 +3,8 @@
 The page is plain JavaScript modules, without a build step or network access.
 """
 
-from tag2mask.review.image_list import reviewed_photos
+from tag2mask.review.image_list import reviewed_images
 from tag2mask.review.server import Server
 from tag2mask.review.session import Desk
 
-__all__ = ["Desk", "Server", "reviewed_photos"]
+__all__ = ["Desk", "Server", "reviewed_images"]

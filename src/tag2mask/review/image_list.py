@@ -9,12 +9,12 @@ from typing import Literal, get_args
 
 from tag2mask.core.errors import UsageError
 from tag2mask.data.corrections import Decision, Verdict
-from tag2mask.data.dataset import PhotoSet
-from tag2mask.data.manifest import Photo
-from tag2mask.quality.ranking import RankedPhoto
+from tag2mask.data.dataset import ImageSet
+from tag2mask.data.manifest import ImageItem
+from tag2mask.quality.ranking import RankedImage
 from tag2mask.review.layers import prediction_folders
 from tag2mask.runs.config import Config
-from tag2mask.runs.dataset import photographs
+from tag2mask.runs.dataset import run_images
 from tag2mask.runs.run_folder import RunFolder
 
 State = Literal["undecided", "accepted", "corrected", "rejected", "tags"]
@@ -24,7 +24,7 @@ Order = Literal["confidence", "list"]
 """Least confident first, or the order of the data set."""
 
 
-def reviewed_photos(config: Config, run: RunFolder, split: str | None = None) -> PhotoSet:
+def reviewed_images(config: Config, run: RunFolder, split: str | None = None) -> ImageSet:
     """The images to review, with the tags of the data set, without earlier decisions.
 
     Args:
@@ -36,16 +36,16 @@ def reviewed_photos(config: Config, run: RunFolder, split: str | None = None) ->
         UsageError: there are none.
     """
     if split is not None:
-        return photographs(config, run, split, decided=False)
-    photos = photographs(replace(config, limit=None, data=replace(config.data, split=None)), run, decided=False)
+        return run_images(config, run, split, decided=False)
+    images = run_images(replace(config, limit=None, data=replace(config.data, split=None)), run, decided=False)
     folders = [run / name for name in ("masks", *prediction_folders(run))]
-    kept = photos.photos.where(lambda photo: any((folder / f"{photo.id}.png").is_file() for folder in folders))
+    kept = images.items.where(lambda item: any((folder / f"{item.id}.png").is_file() for folder in folders))
     if not kept:
         raise UsageError(
-            f"{run.path} has no masks of the photographs in {photos.root}; `tag2mask run --out {run.path}` makes them, "
+            f"{run.path} has no masks of the images in {images.root}; `tag2mask run --out {run.path}` makes them, "
             "and --data.split NAME takes a split without masks"
         )
-    return photos.of(kept if config.limit is None else kept[: config.limit])
+    return images.of(kept if config.limit is None else kept[: config.limit])
 
 
 @dataclass(frozen=True)
@@ -90,18 +90,18 @@ class ReviewList:
         ranking: lines of the ranking by place, least confident first; None without a ranking.
     """
 
-    def __init__(self, photos: PhotoSet, ranking: Iterable[RankedPhoto] | None = None) -> None:
+    def __init__(self, images: ImageSet, ranking: Iterable[RankedImage] | None = None) -> None:
         """Read IDs and tags of all images; ``ranking`` is the order by confidence, if there is one."""
-        self.photos = photos
+        self.images = images
         self._ids: list[str] = []
         self._own_tags: list[tuple[int, ...]] = []
-        for photo in photos.photos:
-            self._ids.append(photo.id)
-            self._own_tags.append(photo.tags)
-        self._places = {photo_id: place for place, photo_id in enumerate(self._ids)}
+        for item in images.items:
+            self._ids.append(item.id)
+            self._own_tags.append(item.tags)
+        self._places = {image_id: place for place, image_id in enumerate(self._ids)}
         self._verdicts: list[Verdict | None] = [None] * len(self._ids)
         self._other_tags: dict[int, tuple[int, ...]] = {}
-        self.ranking: dict[int, RankedPhoto] | None = None if ranking is None else {}
+        self.ranking: dict[int, RankedImage] | None = None if ranking is None else {}
         for each in ranking or ():
             if self.ranking is not None and (place := self.place(each.image)) is not None:
                 self.ranking.setdefault(place, each)
@@ -113,7 +113,7 @@ class ReviewList:
         """Number of images."""
         return len(self._ids)
 
-    def photo(self, place: int) -> Photo:
+    def item(self, place: int) -> ImageItem:
         """The image at a place.
 
         Raises:
@@ -121,11 +121,11 @@ class ReviewList:
         """
         if not 0 <= place < len(self):
             raise IndexError(place)
-        return self.photos.photos[place]
+        return self.images.items[place]
 
-    def place(self, photo_id: str) -> int | None:
+    def place(self, image_id: str) -> int | None:
         """The place of an ID; None if it is not in the list."""
-        return self._places.get(photo_id)
+        return self._places.get(image_id)
 
     def rank(self, place: int, order: Order) -> int:
         """The number of a place in an order, from 0."""
@@ -137,10 +137,10 @@ class ReviewList:
         if decision is None or decision.tags is None:
             self._other_tags.pop(place, None)
             return
-        numbers = {name: number for number, name in enumerate(self.photos.classes, 1)}
+        numbers = {name: number for number, name in enumerate(self.images.classes, 1)}
         self._other_tags[place] = tuple(sorted(numbers[name] for name in decision.tags if name in numbers))
 
-    def doubt(self, place: int) -> RankedPhoto | None:
+    def doubt(self, place: int) -> RankedImage | None:
         """The line of the ranking about an image; None if it has no confidence."""
         found = (self.ranking or {}).get(place)
         known = found is not None and found.confidence is not None and math.isfinite(found.confidence)
@@ -163,7 +163,7 @@ class ReviewList:
     def tag_counts(self) -> list[int]:
         """Number of images with each tag of the data set, by class id; 0 for background."""
         counted = Counter(tag for tags in self._own_tags for tag in tags)
-        return [counted[class_id] for class_id in range(len(self.photos.classes) + 1)]
+        return [counted[class_id] for class_id in range(len(self.images.classes) + 1)]
 
     def page(self, query: Query, *, after: int = -1, before: int | None = None, count: int = 100) -> Page:
         """The next images that match a query, or the previous ones.

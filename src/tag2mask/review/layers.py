@@ -9,7 +9,7 @@ import numpy.typing as npt
 from tag2mask.core.errors import UsageError
 from tag2mask.data.cam_files import full_resolution, read_ids
 from tag2mask.data.images import read_mask, reduced_size
-from tag2mask.data.manifest import Photo
+from tag2mask.data.manifest import ImageItem
 from tag2mask.report.figures import KINDS, cam_thresholds, read_splits
 from tag2mask.report.pictures import resize_labels
 from tag2mask.report.ranking import cam_labels, open_cam
@@ -41,19 +41,19 @@ class Stage:
     is_cam: bool
     threshold: float | None = None
 
-    def has(self, photo: Photo) -> bool:
+    def has(self, item: ImageItem) -> bool:
         """Whether an image has a file."""
-        return (self.folder / self._name(photo)).is_file()
+        return (self.folder / self._name(item)).is_file()
 
-    def heats(self, photo: Photo) -> tuple[int, ...]:
+    def heats(self, item: ImageItem) -> tuple[int, ...]:
         """The classes with a heat map; 0 is background."""
-        return (read_ids(self.folder / self._name(photo)) or ()) if self.is_cam else ()
+        return (read_ids(self.folder / self._name(item)) or ()) if self.is_cam else ()
 
-    def decides(self, photo: Photo) -> bool:
+    def decides(self, item: ImageItem) -> bool:
         """Whether it has one class per pixel."""
-        return not self.is_cam or self.threshold is not None or 0 in self.heats(photo)
+        return not self.is_cam or self.threshold is not None or 0 in self.heats(item)
 
-    def labels(self, photo: Photo, size: Size, classes: int, long_side: int | None = None) -> Labels:
+    def labels(self, item: ImageItem, size: Size, classes: int, long_side: int | None = None) -> Labels:
         """The class of each pixel.
 
         Args:
@@ -68,7 +68,7 @@ class Stage:
         Raises:
             Tag2maskError: the file is missing or damaged, or does not fit.
         """
-        file, smaller = self.folder / self._name(photo), reduced_size(size, long_side)
+        file, smaller = self.folder / self._name(item), reduced_size(size, long_side)
         if not self.is_cam:
             mask = read_mask(file, size=size, classes=classes, pixel_limit=size[0] * size[1])
             return resize_labels(mask, smaller)
@@ -77,7 +77,7 @@ class Stage:
             raise UsageError(f"{self.title}: nothing says where the background is; `tag2mask evaluate` measures it")
         return np.asarray(found, dtype=np.uint8)
 
-    def heat(self, photo: Photo, size: Size, classes: int, class_id: int) -> Labels:
+    def heat(self, item: ImageItem, size: Size, classes: int, class_id: int) -> Labels:
         """The CAM of a class, 255 = 1.
 
         Returns:
@@ -88,16 +88,16 @@ class Stage:
         """
         if not self.is_cam:
             raise UsageError(f"{self.title} has no heat")
-        cam = open_cam(self.folder / self._name(photo), classes=classes, size=size)
+        cam = open_cam(self.folder / self._name(item), classes=classes, size=size)
         if class_id not in cam.ids:
-            raise UsageError(f"{self.title} of {photo.id} has no class {class_id}")
+            raise UsageError(f"{self.title} of {item.id} has no class {class_id}")
         chosen = np.flatnonzero(cam.ids == class_id)
         one = replace(cam, ids=cam.ids[chosen], cams=cam.cams[chosen], size=reduced_size(size, HEAT_SIDE))
         heat: Labels = np.rint(255 * np.clip(full_resolution(one)[0], 0, 1)).astype(np.uint8)
         return heat
 
-    def _name(self, photo: Photo) -> str:
-        return f"{photo.id}.npz" if self.is_cam else f"{photo.id}.png"
+    def _name(self, item: ImageItem) -> str:
+        return f"{item.id}.npz" if self.is_cam else f"{item.id}.png"
 
 
 def prediction_folders(run: RunFolder) -> list[str]:

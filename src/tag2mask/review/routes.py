@@ -52,13 +52,13 @@ def reading_routes(desk: Desk, start: str) -> Blueprint:
         before = _number("before", 0) if "before" in request.args else None
         page = desk.list.page(query, after=_number("after", -1), before=before, count=PAGE)
         listed = [_listed(desk, place, rank) for place, rank in zip(page.places, page.ranks, strict=True)]
-        return jsonify(total=page.total, more=page.more, photos=listed, counts=desk.list.counts())
+        return jsonify(total=page.total, more=page.more, items=listed, counts=desk.list.counts())
 
     @routes.get("/place")
     def place_of() -> Response:
         place = desk.list.place(request.args.get("id", ""))
         if place is None:
-            raise NotFound("no photograph of this review has that ID")
+            raise NotFound("no image of this review has that ID")
         return jsonify(place=place, rank=desk.list.rank(place, _query(desk).order))
 
     @routes.get("/photos/<int:place>")
@@ -68,7 +68,7 @@ def reading_routes(desk: Desk, start: str) -> Blueprint:
     @routes.get("/photos/<int:place>/<any(thumbnail, picture):kind>")
     def image(place: int, kind: str) -> Response:
         side = THUMBNAIL if kind == "thumbnail" else PICTURE
-        path = desk.list.photo(place).path
+        path = desk.list.item(place).path
         pixels = read_small(path, side, pixel_limit=desk.pixel_limit, intensity=desk.intensity)
         answer = _jpeg(pixels, quality=80 if kind == "thumbnail" else 92)
         if request.args.get("of") == start:
@@ -122,7 +122,7 @@ def deciding_routes(desk: Desk) -> Blueprint:
 
 def _details(desk: Desk, place: int) -> dict[str, Any]:
     """Everything about an image except its pixels."""
-    photo, decision, fault_of_decision = desk.list.photo(place), None, None
+    item, decision, fault_of_decision = desk.list.item(place), None, None
     try:
         decision = desk.decision(place)
     except Tag2maskError as error:
@@ -132,20 +132,20 @@ def _details(desk: Desk, place: int) -> dict[str, Any]:
     except (Tag2maskError, OSError) as error:
         size, fault = None, str(error)
     stages = [
-        {"name": stage.name, "title": stage.title, "labels": stage.decides(photo), "heats": stage.heats(photo)}
+        {"name": stage.name, "title": stage.title, "labels": stage.decides(item), "heats": stage.heats(item)}
         for stage in desk.stages.values()
-        if stage.has(photo)
+        if stage.has(item)
     ]
     doubt, shown = desk.list.doubt(place), None
     if doubt is not None:
         shown = {"confidence": doubt.confidence, "class_name": doubt.class_name, "reason": doubt.reason}
     return {
         "place": place,
-        "id": photo.id,
+        "id": item.id,
         "size": size,
         "fault": fault,
         "fault_of_decision": fault_of_decision,
-        "own_tags": photo.tags,
+        "own_tags": item.tags,
         "stages": stages,
         "start": desk.start(place),
         "doubt": shown,
@@ -169,7 +169,7 @@ def _listed(desk: Desk, place: int, rank: int) -> dict[str, Any]:
     doubt = desk.list.doubt(place)
     listed = _decided(desk, place, decision)
     confidence = None if doubt is None else doubt.confidence
-    return {"place": place, "rank": rank, "id": desk.list.photo(place).id, "confidence": confidence, **listed}
+    return {"place": place, "rank": rank, "id": desk.list.item(place).id, "confidence": confidence, **listed}
 
 
 def _query(desk: Desk) -> Query:
@@ -200,7 +200,7 @@ def _body(most: int, *, exact: bool = False) -> bytes:
     if length > most:
         raise RequestEntityTooLarge(f"the body has {length} bytes, at most {most} are read")
     if exact and length != most:
-        raise BadRequest(f"the body has {length} bytes, the mask of this photograph {most}")
+        raise BadRequest(f"the body has {length} bytes, the mask of this image {most}")
     request.max_content_length = most
     return request.get_data()
 
@@ -236,7 +236,7 @@ def error_answer(error: Exception) -> tuple[Response, int]:
     if isinstance(error, HTTPException):
         code, message = error.code or 500, error.description or error.name
     elif isinstance(error, IndexError):
-        code, message = 404, "there is no photograph at this place of the list"
+        code, message = 404, "there is no image at this place of the list"
     elif isinstance(error, UsageError):
         code, message = 400, str(error)
     elif isinstance(error, Tag2maskError):

@@ -229,7 +229,7 @@ def refuse_host(host: str) -> None:
     """
     if host not in LOOPBACK:
         raise UsageError(
-            f"--host should be {', '.join(LOOPBACK)}, received {host!r}: photographs are served to this machine alone; "
+            f"--host should be {', '.join(LOOPBACK)}, received {host!r}: images are served to this machine alone; "
             "from another one, forward the port: ssh -L PORT:localhost:PORT MACHINE"
         )
 

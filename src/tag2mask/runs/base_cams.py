@@ -10,54 +10,54 @@ from torch.nn import functional as F
 from tag2mask.core.errors import UsageError, first_five
 from tag2mask.core.provenance import is_of_image
 from tag2mask.data.cam_files import CamFileError, read_cam
-from tag2mask.data.dataset import PhotoSet
-from tag2mask.data.manifest import Photo
+from tag2mask.data.dataset import ImageSet
+from tag2mask.data.manifest import ImageItem
 from tag2mask.pot.external import NO_MAP
 from tag2mask.runs.progress import StageResult
 from tag2mask.runs.run_folder import RunFolder
 
 
-def seed_path(run: RunFolder, photo: Photo) -> Path:
-    """Where the base CAM of a photograph is."""
-    return run / "seeds" / f"{photo.id}.npz"
+def seed_path(run: RunFolder, item: ImageItem) -> Path:
+    """Where the base CAM of an image is."""
+    return run / "seeds" / f"{item.id}.npz"
 
 
 def external_maps(
-    run: RunFolder, photos: Sequence[Photo], classes: int, grid: tuple[int, int]
+    run: RunFolder, items: Sequence[ImageItem], classes: int, grid: tuple[int, int]
 ) -> tuple[Tensor, dict[str, str]]:
     """Base CAMs of a batch on a common grid, (N, C, h, w) in [0, 1] or `NO_MAP`; and the damaged files."""
-    maps, damaged = torch.full((len(photos), classes, *grid), NO_MAP), {}
-    for own, photo in zip(maps, photos, strict=True):
-        path = seed_path(run, photo)
+    maps, damaged = torch.full((len(items), classes, *grid), NO_MAP), {}
+    for own, item in zip(maps, items, strict=True):
+        path = seed_path(run, item)
         if not path.is_file():
             continue
         try:
             cam = read_cam(path)
-            if not is_of_image(cam.image, photo.path, path):
+            if not is_of_image(cam.image, item.path, path):
                 raise CamFileError(f"{path} was made from another image; run `tag2mask seeds` first")
         except CamFileError as error:
-            damaged[photo.id] = str(error)
+            damaged[item.id] = str(error)
             continue
         if not len(cam.ids):
             continue
         resized = F.interpolate(torch.from_numpy(cam.cams).float()[None], grid, mode="bilinear", antialias=True)[0]
         for class_id, values in zip(cam.ids.tolist(), resized, strict=True):
-            if class_id in photo.tags:
+            if class_id in item.tags:
                 own[class_id - 1] = values.clamp(0, 1)
     return maps, damaged
 
 
-def require_seeds(run: RunFolder, photos: PhotoSet, result: StageResult) -> None:
-    """Note the photographs that have no base CAM, whose place the classifier's takes.
+def require_seeds(run: RunFolder, images: ImageSet, result: StageResult) -> None:
+    """Note the images that have no base CAM, whose place the classifier's takes.
 
     Raises:
         UsageError: there are none at all.
     """
-    lacking = [photo.id for photo in photos.photos if not seed_path(run, photo).is_file()]
-    if len(lacking) == len(photos.photos):
+    lacking = [item.id for item in images.items if not seed_path(run, item).is_file()]
+    if len(lacking) == len(images.items):
         raise UsageError(
-            f"{run / 'seeds'} holds no base CAM of these photographs, and `external` asks for them; run "
+            f"{run / 'seeds'} holds no base CAM of these images, and `external` asks for them; run "
             f"`tag2mask seeds --out {run.path}` first"
         )
     if lacking:
-        result.notes.append(f"{len(lacking)} photographs have no base CAM from outside: {first_five(lacking)}")
+        result.notes.append(f"{len(lacking)} images have no base CAM from outside: {first_five(lacking)}")

@@ -37,8 +37,8 @@ class CamSettings(Checked):
             from outside; all come from the same forward passes.
         scales: image sizes, as multiples of scale 1.
         flip: average with the mirrored image.
-        long_side: longer side of the image at scale 1, in pixels; null keeps the photograph's own size.
-        batch_size: photographs of one size that go through the network together.
+        long_side: longer side of the image at scale 1, in pixels; null keeps the image's own size.
+        batch_size: images of one size that go through the network together.
         precision: of the network, `fp32` or `bf16` (autocast), which is faster where the processor has it.
     """
 
@@ -100,11 +100,11 @@ class Config(Checked):
         out: the run folder.
         device: `auto` takes the GPU if there is one.
         seed: of every draw.
-        workers: processes or threads that read photographs; null leaves one core to the network.
-        limit: only the first so many photographs of the split; null takes all.
-        shard: `i/n` takes every n-th batch of photographs from the i-th on, counted from 1, in `seeds`, `cams`,
-            `refine` and `predict`, and for the labels of `edges`; every n-th photograph in `evaluate`.
-        data: the photographs.
+        workers: processes or threads that read images; null leaves one core to the network.
+        limit: only the first so many images of the split; null takes all.
+        shard: `i/n` takes every n-th batch of images from the i-th on, counted from 1, in `seeds`, `cams`,
+            `refine` and `predict`, and for the labels of `edges`; every n-th image in `evaluate`.
+        data: the images.
         seeds: base CAMs from CLIP.
         network: the network.
         pot: the method.
@@ -117,7 +117,7 @@ class Config(Checked):
         predict: masks by a segmentation network.
         evaluate: figures.
         report: the page.
-        scenes: the generated photographs of `demo`.
+        scenes: the generated images of `demo`.
     """
 
     out: Path | None = None

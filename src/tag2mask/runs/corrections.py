@@ -13,7 +13,7 @@ from tag2mask.core.distributed import gathered, is_main
 from tag2mask.core.errors import Tag2maskError
 from tag2mask.core.files import is_newer, read_json, write_json
 from tag2mask.data.corrections import Decided, FinalMasks, read_decided
-from tag2mask.data.dataset import PhotoSet
+from tag2mask.data.dataset import ImageSet
 from tag2mask.data.problems import Problem
 from tag2mask.data.settings import DataSettings
 from tag2mask.runs.config import Config, absolute
@@ -92,43 +92,43 @@ def read_together(folder: Path | None, classes: Sequence[str]) -> tuple[Decided,
     return gathered(read_decided(folder, classes) if is_main() else (Decided(), []))[0]
 
 
-def without_damaged(photos: PhotoSet, result: StageResult) -> PhotoSet:
-    """The photographs without those about which a decision is damaged; they have failed.
+def without_damaged(images: ImageSet, result: StageResult) -> ImageSet:
+    """The images without those about which a decision is damaged; they have failed.
 
-    What deals photographs to batches or shards takes all of them, so that the others stay where they are, and leaves
+    What deals images to batches or shards takes all of them, so that the others stay where they are, and leaves
     the damaged ones out of that.
     """
-    damaged = photos.decided.damaged
+    damaged = images.decided.damaged
     if not damaged:
-        return photos
-    result.failed.update({photo.id: damaged[photo.id] for photo in photos.photos if photo.id in damaged})
-    return photos.of(photos.photos.where(lambda photo: photo.id not in damaged))
+        return images
+    result.failed.update({item.id: damaged[item.id] for item in images.items if item.id in damaged})
+    return images.of(images.items.where(lambda item: item.id not in damaged))
 
 
-def final_masks(run: RunFolder, photos: PhotoSet) -> FinalMasks:
+def final_masks(run: RunFolder, images: ImageSet) -> FinalMasks:
     """The masks of a run that count, people's among them."""
-    return FinalMasks(run / "masks", photos.decided)
+    return FinalMasks(run / "masks", images.decided)
 
 
-def record_tags(run: RunFolder, photos: PhotoSet) -> None:
+def record_tags(run: RunFolder, images: ImageSet) -> None:
     """Note, where a training begins, which tags people had decided by then."""
     if (run / "train/state.pt").is_file():
         return
-    decided = _decided_tags(photos)
+    decided = _decided_tags(images)
     if decided:
-        write_json(run / TAGS, {"tags": {photo_id: list(tags) for photo_id, tags in decided.items()}})
+        write_json(run / TAGS, {"tags": {image_id: list(tags) for image_id, tags in decided.items()}})
     else:
         (run / TAGS).unlink(missing_ok=True)
 
 
-def newer_tags(run: RunFolder, photos: PhotoSet) -> int:
-    """Of how many photographs somebody decided the tags, or took that back, since the network was trained.
+def newer_tags(run: RunFolder, images: ImageSet) -> int:
+    """Of how many images somebody decided the tags, or took that back, since the network was trained.
 
     Raises:
         Tag2maskError: the record of that time is damaged.
     """
-    known, now = _known_tags(run / TAGS), _decided_tags(photos)
-    return sum(now.get(photo_id) != known.get(photo_id) for photo_id in {*known, *now})
+    known, now = _known_tags(run / TAGS), _decided_tags(images)
+    return sum(now.get(image_id) != known.get(image_id) for image_id in {*known, *now})
 
 
 def _known_tags(path: Path) -> dict[str, tuple[int, ...]]:
@@ -136,17 +136,17 @@ def _known_tags(path: Path) -> dict[str, tuple[int, ...]]:
     if not path.is_file():
         return {}
     try:
-        return {photo_id: tuple(int(tag) for tag in tags) for photo_id, tags in read_json(path)["tags"].items()}
+        return {image_id: tuple(int(tag) for tag in tags) for image_id, tags in read_json(path)["tags"].items()}
     except (Tag2maskError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise Tag2maskError(
             f"{path} is damaged: it does not say which tags people had decided; --restart train learns anew"
         ) from error
 
 
-def _decided_tags(photos: PhotoSet) -> dict[str, tuple[int, ...]]:
-    """The tags that people decided, of these photographs."""
-    tags = photos.decided.tags
-    return {photo.id: photo.tags for photo in photos.photos if photo.id in tags} if tags else {}
+def _decided_tags(images: ImageSet) -> dict[str, tuple[int, ...]]:
+    """The tags that people decided, of these images."""
+    tags = images.decided.tags
+    return {item.id: item.tags for item in images.items if item.id in tags} if tags else {}
 
 
 @dataclass(frozen=True)
@@ -154,24 +154,24 @@ class LearntFrom:
     """The masks of a training.
 
     Attributes:
-        photographs: IDs, in order.
+        images: IDs, in order.
         by_hand: a digest of each mask that somebody accepted or drew, by ID.
     """
 
-    photographs: list[str]
+    images: list[str]
     by_hand: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, labelled: PhotoSet, masks: FinalMasks | None) -> "LearntFrom":
+    def of(cls, labelled: ImageSet, masks: FinalMasks | None) -> "LearntFrom":
         """What a training that begins now would learn from.
 
         Args:
-            labelled: its photographs.
+            labelled: its images.
             masks: their masks; None for ground truth.
         """
-        ids = [photo.id for photo in labelled.photos]
-        by_hand = [] if masks is None else [photo_id for photo_id in ids if masks.is_by_hand(photo_id)]
-        return cls(ids, {photo_id: _digest(masks, photo_id) for photo_id in by_hand if masks is not None})
+        ids = [item.id for item in labelled.items]
+        by_hand = [] if masks is None else [image_id for image_id in ids if masks.is_by_hand(image_id)]
+        return cls(ids, {image_id: _digest(masks, image_id) for image_id in by_hand if masks is not None})
 
     @classmethod
     def read(cls, path: Path) -> "LearntFrom | None":
@@ -184,70 +184,70 @@ class LearntFrom:
             return None
         try:
             noted = read_json(path)
-            photographs, by_hand = noted["photographs"], noted.get("by_hand", {})
-            sound = isinstance(photographs, list) and isinstance(by_hand, dict)
-            sound = sound and all(isinstance(text, str) for text in (*photographs, *by_hand.values()))
+            images, by_hand = noted["images"], noted.get("by_hand", {})
+            sound = isinstance(images, list) and isinstance(by_hand, dict)
+            sound = sound and all(isinstance(text, str) for text in (*images, *by_hand.values()))
         except (Tag2maskError, KeyError, TypeError, AttributeError):
             sound = False
         if not sound:
             raise Tag2maskError(
                 f"{path} is damaged: it does not say what the training learns from; --restart segment begins anew"
             )
-        return cls(photographs, by_hand)
+        return cls(images, by_hand)
 
     def write(self, path: Path) -> None:
         """Note it."""
         by_hand = {"by_hand": self.by_hand} if self.by_hand else {}
-        write_json(path, {"photographs": self.photographs, **by_hand})
+        write_json(path, {"images": self.images, **by_hand})
 
     def others_by_hand(self, before: "LearntFrom") -> set[str]:
-        """The photographs in both whose mask by hand is another one than before, is new, or was taken back."""
-        both = {*self.photographs} & {*before.photographs}
-        return {photo_id for photo_id in both if self.by_hand.get(photo_id) != before.by_hand.get(photo_id)}
+        """The images in both whose mask by hand is another one than before, is new, or was taken back."""
+        both = {*self.images} & {*before.images}
+        return {image_id for image_id in both if self.by_hand.get(image_id) != before.by_hand.get(image_id)}
 
     def newer(self, before: "LearntFrom", masks: FinalMasks | None, network: Path) -> set[str]:
-        """The photographs whose mask a network did not learn from, or is another one by now.
+        """The images whose mask a network did not learn from, or is another one by now.
 
         Args:
             before: what the network learnt from.
             masks: as of `of`.
             network: its file; masks of the method that were written after it are others.
         """
-        new = {*self.photographs} - {*before.photographs} | self.others_by_hand(before)
+        new = {*self.images} - {*before.images} | self.others_by_hand(before)
         if masks is None:
             return new
-        own = (photo_id for photo_id in self.photographs if photo_id not in self.by_hand)
-        return new | {photo_id for photo_id in own if is_newer(masks.own / f"{photo_id}.png", network)}
+        own = (image_id for image_id in self.images if image_id not in self.by_hand)
+        return new | {image_id for image_id in own if is_newer(masks.own / f"{image_id}.png", network)}
 
 
-def copied_by_hand(folder: Path, labelled: PhotoSet, masks: FinalMasks | None) -> tuple[FinalMasks | None, LearntFrom]:
+def copied_by_hand(folder: Path, labelled: ImageSet, masks: FinalMasks | None) -> tuple[FinalMasks | None, LearntFrom]:
     """The masks of a training that begins now, and what it learns from; all processes call this together.
 
     Those by hand are copies: what a review saves or takes back while the network trains is neither mixed in nor missed.
 
     Args:
         folder: where copies go; what is there is deleted first.
-        labelled: the photographs.
+        labelled: the images.
         masks: as of `LearntFrom.of`.
     """
     if is_main():
         rmtree(folder, ignore_errors=True)
     if masks is None or not masks.decided.verdicts:
         return masks, LearntFrom.of(labelled, masks)
-    by_hand = [photo.id for photo in labelled.photos if masks.is_by_hand(photo.id)]
+    by_hand = [item.id for item in labelled.items if masks.is_by_hand(item.id)]
     copies = FinalMasks(masks.own, replace(masks.decided, folder=folder))
     if is_main():
-        for photo_id in by_hand:
-            target = folder / f"{photo_id}.png"
+        for image_id in by_hand:
+            target = folder / f"{image_id}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileNotFoundError):  # taken back in this moment: training names it as one without a mask
-                target.write_bytes((masks / f"{photo_id}.png").read_bytes())
+                target.write_bytes((masks / f"{image_id}.png").read_bytes())
     return copies, gathered(LearntFrom.of(labelled, copies) if is_main() else None)[0] or LearntFrom([])
 
 
-def _digest(masks: FinalMasks, photo_id: str) -> str:
+def _digest(masks: FinalMasks, image_id: str) -> str:
     """Of a file's content: one that is copied, or written again as it was, is the same. Empty if it is gone by now."""
     try:
-        return hashlib.sha256((masks / f"{photo_id}.png").read_bytes()).hexdigest()[:16]
+        return hashlib.sha256((masks / f"{image_id}.png").read_bytes()).hexdigest()[:16]
     except OSError:
         return ""

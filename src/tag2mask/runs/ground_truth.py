@@ -1,23 +1,23 @@
-"""The ground truth of photographs: masks that are there, and masks that are painted when they are first needed."""
+"""The ground truth of images: masks that are there, and masks that are painted when they are first needed."""
 
 from collections.abc import Sequence
 
 from tag2mask.core.distributed import is_main, wait
 from tag2mask.core.errors import UsageError, first_five
-from tag2mask.data.dataset import PhotoSet
+from tag2mask.data.dataset import ImageSet
 from tag2mask.data.ground_truth import count_truth, truth_problems
-from tag2mask.data.manifest import Photo
+from tag2mask.data.manifest import ImageItem
 from tag2mask.data.problems import Problem
 from tag2mask.data.readers.rasterise import Painting, paint_masks
-from tag2mask.data.validation.image_check import turned_photographs
+from tag2mask.data.validation.image_check import turned_images
 from tag2mask.runs.config import Config
-from tag2mask.runs.dataset import photographs, reading_workers
+from tag2mask.runs.dataset import reading_workers, run_images
 from tag2mask.runs.progress import Console, progress_bar
 from tag2mask.runs.run_folder import RunFolder
 
 
-def with_truth(config: Config, photos: PhotoSet, console: Console) -> PhotoSet:
-    """The photographs that have a ground-truth mask, which is painted first where it can be.
+def with_truth(config: Config, images: ImageSet, console: Console) -> ImageSet:
+    """The images that have a ground-truth mask, which is painted first where it can be.
 
     Of several processes, which must all call this, the main one paints and the others wait for it.
 
@@ -25,15 +25,15 @@ def with_truth(config: Config, photos: PhotoSet, console: Console) -> PhotoSet:
         UsageError: masks cannot be painted.
     """
     # Not by what is lacking: masks come while some processes still look for them and others have done so.
-    if photos.painting is not None:
+    if images.painting is not None:
         if is_main():
-            _paint(config, photos.painting, photos.photos, photos.classes, console)
+            _paint(config, images.painting, images.items, images.classes, console)
         wait()
-        photos = photos.of(photos.photos.with_masks(photos.painting.folder))
-    return photos.of(photos.photos.where(lambda photo: photo.mask is not None))
+        images = images.of(images.items.with_masks(images.painting.folder))
+    return images.of(images.items.where(lambda item: item.mask is not None))
 
 
-def with_painted_truth(config: Config, photos: PhotoSet, console: Console) -> PhotoSet:
+def with_painted_truth(config: Config, images: ImageSet, console: Console) -> ImageSet:
     """All the images, with masks painted where they can be and are missing.
 
     This process alone does so, whatever others do.
@@ -41,39 +41,39 @@ def with_painted_truth(config: Config, photos: PhotoSet, console: Console) -> Ph
     Raises:
         UsageError: masks cannot be painted.
     """
-    if photos.painting is None:
-        return photos
-    _paint(config, photos.painting, photos.photos, photos.classes, console)
-    return photos.of(photos.photos.with_masks(photos.painting.folder))
+    if images.painting is None:
+        return images
+    _paint(config, images.painting, images.items, images.classes, console)
+    return images.of(images.items.with_masks(images.painting.folder))
 
 
-def truth_against_tags(photos: PhotoSet, config: Config) -> list[Problem]:
-    """What is wrong between the tags of photographs and their ground truth; see `tag2mask.data.ground_truth`.
+def truth_against_tags(images: ImageSet, config: Config) -> list[Problem]:
+    """What is wrong between the tags of images and their ground truth; see `tag2mask.data.ground_truth`.
 
     An error means that no figure of this truth, and no network that is trained on it, can be believed.
     """
-    counts = count_truth(photos)
-    masks = config.data.masks or photos.root
-    return list(truth_problems(counts, str(masks), painted=photos.painting is not None))
+    counts = count_truth(images)
+    masks = config.data.masks or images.root
+    return list(truth_problems(counts, str(masks), painted=images.painting is not None))
 
 
-def with_believable_truth(photos: PhotoSet, config: Config) -> tuple[PhotoSet, list[str]]:
-    """The photographs, without their ground truth if it does not fit the tags, and what to say about that."""
-    errors = [each.message for each in truth_against_tags(photos, config) if each.level == "error"]
-    return (photos.of(photos.photos.without_masks()) if errors else photos), errors
+def with_believable_truth(images: ImageSet, config: Config) -> tuple[ImageSet, list[str]]:
+    """The images, without their ground truth if it does not fit the tags, and what to say about that."""
+    errors = [each.message for each in truth_against_tags(images, config) if each.level == "error"]
+    return (images.of(images.items.without_masks()) if errors else images), errors
 
 
 def _paint(
-    config: Config, painting: Painting, photos: Sequence[Photo], classes: tuple[str, ...], console: Console
+    config: Config, painting: Painting, items: Sequence[ImageItem], classes: tuple[str, ...], console: Console
 ) -> None:
-    """Paint the masks that photographs lack."""
+    """Paint the masks that images lack."""
     there = painting.folder
-    lacking = {photo.id for photo in photos if photo.mask is None and not (there / f"{photo.id}.png").is_file()}
+    lacking = {item.id for item in items if item.mask is None and not (there / f"{item.id}.png").is_file()}
     if not lacking:
         return
-    if turned := turned_photographs((photo for photo in photos if photo.id in lacking), painting.sizes):
+    if turned := turned_images((item for item in items if item.id in lacking), painting.sizes):
         sentence = (
-            f"EXIF turns {len(turned)} of the {len(lacking)} photographs whose masks are painted from annotations: "
+            f"EXIF turns {len(turned)} of the {len(lacking)} images whose masks are painted from annotations: "
             f"{first_five(turned)}; masks of those that were annotated as they are stored, not upright, will not fit: "
             "remove the EXIF orientation from those files first"
         )
@@ -89,23 +89,23 @@ def _paint(
         )
 
 
-def truth_plan(photos: PhotoSet) -> str:
-    """How many photographs have a mask, and how many would get one; nothing is painted."""
-    there = sum(photo.mask is not None for photo in photos.photos)
-    lacking = len(photos.photos) - there
-    return f"{there} with truth" + (f", {lacking} to paint" if photos.painting is not None and lacking else "")
+def truth_plan(images: ImageSet) -> str:
+    """How many images have a mask, and how many would get one; nothing is painted."""
+    there = sum(item.mask is not None for item in images.items)
+    lacking = len(images.items) - there
+    return f"{there} with truth" + (f", {lacking} to paint" if images.painting is not None and lacking else "")
 
 
-def check_splits(config: Config, run: RunFolder, photos: PhotoSet) -> None:
+def check_splits(config: Config, run: RunFolder, images: ImageSet) -> None:
     """See that the classes and splits that are measured exist.
 
     Raises:
         UsageError: one does not.
     """
-    class_ids(config.evaluate.class_names(), photos.classes)
+    class_ids(config.evaluate.class_names(), images.classes)
     for split in config.evaluate.split_names(config.data.split):
         if split != config.data.split:
-            photographs(config, run, split)
+            run_images(config, run, split)
 
 
 def class_ids(names: Sequence[str] | None, classes: Sequence[str]) -> list[int] | None:

@@ -17,7 +17,7 @@ from tag2mask.core.files import TEMPORARY_PREFIX, read_json, remove_partial, wri
 from tag2mask.runs.config import Config, absolute, to_yaml
 
 if TYPE_CHECKING:
-    from tag2mask.data.dataset import PhotoSet
+    from tag2mask.data.dataset import ImageSet
     from tag2mask.stages.base import Stage
 
 TRAIN_NETWORK = "train/network.safetensors"
@@ -53,7 +53,7 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise UsageError(f"{path} is a file; it should be a folder")
         self.path = path
-        self.surveyed: dict[str, PhotoSet] = {}
+        self.surveyed: dict[str, ImageSet] = {}
 
     def __truediv__(self, part: str) -> Path:
         return self.path / part

@@ -18,7 +18,7 @@ _SAVE_SECONDS = 20.0
 """How often the pace is written down; a kill costs no more than that."""
 
 _MOST = 1e12
-"""Photographs and seconds that nobody reaches."""
+"""Images and seconds that nobody reaches."""
 
 _LINES = 10
 """Lines of a training's log, the last ones, whose speed counts: a training may slow down on its way."""
@@ -26,26 +26,26 @@ _LINES = 10
 
 @contextmanager
 def paced_bar(run: RunFolder, stage: str, console: Console, total: int, title: str | None = None) -> Iterator[Advance]:
-    """A progress bar over photographs; how many took how long is added up in RUN/pace/STAGE.json.
+    """A progress bar over images; how many took how long is added up in RUN/pace/STAGE.json.
 
     Args:
         run: the run folder, in which the stage has claimed its files, if it does so at all.
         stage: its name.
         console: of the bar.
-        total: photographs to do.
+        total: images to do.
         title: of the bar; the stage's name if not given.
     """
     path, fingerprint = run / f"pace/{stage}.json", run.fingerprint(stage)
     before = _recorded(path)
-    earlier = before if before and before["fingerprint"] == fingerprint else {"photographs": 0, "seconds": 0.0}
+    earlier = before if before and before["fingerprint"] == fingerprint else {"images": 0, "seconds": 0.0}
     began = saved = monotonic()
     done_here = 0
 
     def save() -> None:
         if is_main() and done_here:
-            photographs = earlier["photographs"] + done_here * process_count()  # the others do about as many
+            images = earlier["images"] + done_here * process_count()  # the others do about as many
             seconds = round(earlier["seconds"] + monotonic() - began, 3)
-            write_json(path, {"fingerprint": fingerprint, "photographs": photographs, "seconds": seconds})
+            write_json(path, {"fingerprint": fingerprint, "images": images, "seconds": seconds})
 
     try:
         with progress_bar(console, title or stage, total) as advance:
@@ -63,13 +63,13 @@ def paced_bar(run: RunFolder, stage: str, console: Console, total: int, title: s
         save()
 
 
-def seconds_per_photograph(run: RunFolder, stage: str) -> float | None:
-    """How long a photograph has taken in a stage with the settings that its files have; None where none has."""
+def seconds_per_image(run: RunFolder, stage: str) -> float | None:
+    """How long an image has taken in a stage with the settings that its files have; None where none has."""
     path = run / f"pace/{stage}.json"
     found = _recorded(path)
-    if not found.get("photographs") or found["fingerprint"] != run.fingerprint(stage):
+    if not found.get("images") or found["fingerprint"] != run.fingerprint(stage):
         return None
-    return float(found["seconds"] / found["photographs"])
+    return float(found["seconds"] / found["images"])
 
 
 def _recorded(path: Path) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def _recorded(path: Path) -> dict[str, Any]:
     except Tag2maskError:
         return {}
     sound = isinstance(found, dict) and all(
-        isinstance(found.get(name), int | float) and 0 <= found[name] < _MOST for name in ("photographs", "seconds")
+        isinstance(found.get(name), int | float) and 0 <= found[name] < _MOST for name in ("images", "seconds")
     )
     return found if sound and "fingerprint" in found else {}
 

@@ -10,14 +10,14 @@ from typing import Any, ClassVar, Literal, cast
 from tag2mask.core.distributed import is_main
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.files import files_below, read_json, write_json
-from tag2mask.data.dataset import PhotoSet
-from tag2mask.data.manifest import Photo
+from tag2mask.data.dataset import ImageSet
+from tag2mask.data.manifest import ImageItem
 from tag2mask.networks.checkpoint import SavedNetwork, save_network
 from tag2mask.runs.config import Config, absolute, plain
 from tag2mask.runs.dataset import reading_workers
 from tag2mask.runs.progress import Console, StageResult, progress_bar
 from tag2mask.runs.run_folder import RunFolder
-from tag2mask.runs.throughput import seconds_per_photograph, seconds_per_step, trained_steps
+from tag2mask.runs.throughput import seconds_per_image, seconds_per_step, trained_steps
 from tag2mask.training.settings import LoopSettings
 from tag2mask.training.trainer import Task, check_engine, train_network
 
@@ -100,19 +100,19 @@ class Stage(ABC):
         """Whether `run` does it with these settings."""
         return True
 
-    def fingerprint(self, config: Config, photos: PhotoSet) -> Settings:
+    def fingerprint(self, config: Config, images: ImageSet) -> Settings:
         """The settings that the stage's files depend on, besides the images.
 
         Args:
             config: every setting.
             photos: the images, for their class list.
         """
-        settings, intensity = self.settings(absolute(config), photos), config.data.intensity
+        settings, intensity = self.settings(absolute(config), images), config.data.intensity
         if intensity is None or not self.reads_images:
             return settings
         return settings | {"data": {**settings.get("data", {}), "intensity": [float(value) for value in intensity]}}
 
-    def settings(self, config: Config, photos: PhotoSet) -> Settings:
+    def settings(self, config: Config, images: ImageSet) -> Settings:
         """The same without how images are decoded; paths in ``config`` are absolute."""
         return {}
 
@@ -120,7 +120,7 @@ class Stage(ABC):
         """The precision that its network works in, where there is a choice."""
         return getattr(getattr(config, self.section or self.name, None), "precision", None)
 
-    def check(self, config: Config, run: RunFolder, photos: PhotoSet, ahead: Ahead) -> None:  # noqa: B027 - most have none
+    def check(self, config: Config, run: RunFolder, images: ImageSet, ahead: Ahead) -> None:  # noqa: B027 - most have none
         """Find what would stop the stage, before anything is made or deleted.
 
         Raises:
@@ -129,7 +129,7 @@ class Stage(ABC):
         """
 
     @abstractmethod
-    def plan(self, config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
+    def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
         """What it would do now; nothing is written."""
 
     @abstractmethod
@@ -144,11 +144,11 @@ class Stage(ABC):
     def images_plan(
         self,
         run: RunFolder,
-        photos: Sequence[Photo],
+        items: Sequence[ImageItem],
         folders: Sequence[str],
         suffix: str,
         work: str,
-        is_to_do: Callable[[Photo], bool] | None = None,
+        is_to_do: Callable[[ImageItem], bool] | None = None,
     ) -> StagePlan:
         """The plan of a stage that writes FOLDER/ID.suffix.
 
@@ -163,7 +163,7 @@ class Stage(ABC):
         without: set[str] = set()
         size: float | None = 0.0
         for folder in folders:
-            lacking = [photo.id for photo in photos if not (run / folder / f"{photo.id}{suffix}").is_file()]
+            lacking = [item.id for item in items if not (run / folder / f"{item.id}{suffix}").is_file()]
             without.update(lacking)
             there = [
                 (run / folder / name).stat().st_size for name in islice(files_below(run / folder, suffix), _MEASURED)
@@ -171,8 +171,8 @@ class Stage(ABC):
             if lacking:
                 size = size + len(lacking) * sum(there) / len(there) if there and size is not None else None
         if is_to_do is not None:
-            without.update(photo.id for photo in photos if photo.id not in without and is_to_do(photo))
-        pace = seconds_per_photograph(run, self.name)
+            without.update(item.id for item in items if item.id not in without and is_to_do(item))
+        pace = seconds_per_image(run, self.name)
         seconds = (None if pace is None else len(without) * pace) if without else 0.0
         shown = work.format(len(without))
         return StagePlan(self.name, shown, len(without), 0, None if size is None else round(size), seconds)
@@ -197,26 +197,26 @@ class TrainingStage(Stage):
         """Whether a network is about to be trained from its beginning or from a saved state."""
         return self.name in ahead.again or not (run / self.network_file).is_file()
 
-    def check(self, config: Config, run: RunFolder, photos: PhotoSet, ahead: Ahead) -> None:
+    def check(self, config: Config, run: RunFolder, images: ImageSet, ahead: Ahead) -> None:
         """Refuse what this machine cannot train."""
         if self.is_new(run, ahead):
             check_engine(self.name, self.loop(config), config.device, config.train)
 
-    def plan(self, config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
+    def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
         """Steps that are left, and how long they take by the log."""
         if (run / self.network_file).is_file():
             return StagePlan(self.name, "done already")
         loop = self.loop(config)
-        steps = max(loop.total_steps(len(photos.photos)) - trained_steps(run, self.name), 1)
+        steps = max(loop.total_steps(len(images.items)) - trained_steps(run, self.name), 1)
         pace = seconds_per_step(run, self.name, loop.batch_size)
         saved = " from the saved state on" if (run / f"{self.name}/state.pt").is_file() else ""
-        work = f"{steps} steps of {loop.batch_size} photographs{saved}"
+        work = f"{steps} steps of {loop.batch_size} images{saved}"
         return StagePlan(self.name, work, steps=steps, seconds=None if pace is None else steps * pace)
 
-    def same_data(self, run: RunFolder, photos: PhotoSet) -> str:
+    def same_data(self, run: RunFolder, images: ImageSet) -> str:
         """See that a training goes on with the data that it was begun with, and note the data where it begins.
 
-        Photographs, their tags and the sizes of their files, if all can be seen, count. All processes call this before
+        Images, their tags and the sizes of their files, if all can be seen, count. All processes call this before
         the first step.
 
         Args:
@@ -230,7 +230,7 @@ class TrainingStage(Stage):
             UsageError: a saved state is of other data.
             Tag2maskError: the record is damaged.
         """
-        record, now = run / f"{self.name}/data.json", _digest_of(photos)
+        record, now = run / f"{self.name}/data.json", _digest_of(images)
         finished, begun = (run / self.network_file).is_file(), (run / f"{self.name}/state.pt").is_file()
         before = read_json(record) if (finished or begun) and record.is_file() else now
         if not isinstance(before, dict) or before.keys() != now.keys():
@@ -241,16 +241,16 @@ class TrainingStage(Stage):
             if not finished and is_main() and before is now:
                 write_json(record, now)
             return ""
-        count, changed = before["photographs"], f"now there are {now['photographs']}"
-        if count == now["photographs"]:
+        count, changed = before["images"], f"now there are {now['images']}"
+        if count == now["images"]:
             changed = "now some of them, their tags or their files are others"
         if finished:
             return (
-                f"the network that is there was trained on {count} photographs, and {changed}; "
+                f"the network that is there was trained on {count} images, and {changed}; "
                 f"--restart {self.name} trains anew"
             )
         raise UsageError(
-            f"the training in {run / self.name} was begun on {count} photographs, and {changed}; "
+            f"the training in {run / self.name} was begun on {count} images, and {changed}; "
             f"put the data back, or begin anew with --restart {self.name}"
         )
 
@@ -296,20 +296,20 @@ class TrainingStage(Stage):
         return trained.steps
 
 
-def _digest_of(photos: PhotoSet) -> dict[str, Any]:
-    """How many photographs there are, a digest of IDs and tags, and one of the sizes of their files.
+def _digest_of(images: ImageSet) -> dict[str, Any]:
+    """How many images there are, a digest of IDs and tags, and one of the sizes of their files.
 
     The last is None where a file cannot be seen.
     """
     tags, files, seen = hashlib.sha256(), hashlib.sha256(), True
-    for photo in photos.photos:
-        tags.update(repr((photo.id, photo.tags)).encode())
+    for item in images.items:
+        tags.update(repr((item.id, item.tags)).encode())
         try:
-            files.update(repr((photo.id, photo.path.stat().st_size)).encode())
+            files.update(repr((item.id, item.path.stat().st_size)).encode())
         except OSError:
             seen = False
-    count = len(photos.photos)
-    return {"photographs": count, "tags": tags.hexdigest()[:16], "files": files.hexdigest()[:16] if seen else None}
+    count = len(images.items)
+    return {"images": count, "tags": tags.hexdigest()[:16], "files": files.hexdigest()[:16] if seen else None}
 
 
 def training_settings(settings: LoopSettings, *unread: str) -> Settings:

@@ -1,4 +1,4 @@
-"""The stage `cams`: CAMs of several kinds from one pass over each photograph."""
+"""The stage `cams`: CAMs of several kinds from one pass over each image."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tag2mask.cams.inference import PhotoMaps, photo_maps, scale_one
+from tag2mask.cams.inference import ImageMaps, image_maps, scale_one
 from tag2mask.core.device import channels_last, resolve_device
 from tag2mask.core.errors import UsageError
 from tag2mask.core.files import is_newer
 from tag2mask.core.provenance import cam_origin, image_origin, is_of_image
 from tag2mask.data.cam_files import PADDING, CamFile, CamKind, read_record, write_cam
-from tag2mask.data.dataset import PhotoSet
+from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import ImageError, read_image
-from tag2mask.data.manifest import Photo
+from tag2mask.data.manifest import ImageItem
 from tag2mask.networks.checkpoint import load_network
 from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.pot import PotSettings, TransportCams
@@ -25,7 +25,7 @@ from tag2mask.runs.base_cams import external_maps, require_seeds, seed_path
 from tag2mask.runs.batches import sized_batches
 from tag2mask.runs.config import Config, plain
 from tag2mask.runs.corrections import without_damaged
-from tag2mask.runs.dataset import photographs, read_ahead
+from tag2mask.runs.dataset import read_ahead, run_images
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import TRAIN_NETWORK, RunFolder
 from tag2mask.runs.throughput import paced_bar
@@ -33,7 +33,7 @@ from tag2mask.stages.base import Ahead, Settings, Stage, StagePlan
 
 
 class Cams(Stage):
-    """CAMs of several kinds from one pass over each photograph."""
+    """CAMs of several kinds from one pass over each image."""
 
     name = "cams"
     outputs = ("cams",)
@@ -44,27 +44,27 @@ class Cams(Stage):
     sections = ("cams", "pot", "external")
     reads_images = True
 
-    def settings(self, config: Config, photos: PhotoSet) -> Settings:
+    def settings(self, config: Config, images: ImageSet) -> Settings:
         """Those of CAMs, of the method, and of base CAMs where they are used."""
         cams = plain(config.cams, affecting=True)
         external = {"external": plain(config.external, affecting=True)} if config.external.used else {}
         return {"cams": cams, "pot": plain(config.pot, affecting=True)} | external
 
-    def check(self, config: Config, run: RunFolder, photos: PhotoSet, ahead: Ahead) -> None:
+    def check(self, config: Config, run: RunFolder, images: ImageSet, ahead: Ahead) -> None:
         """Refuse kinds of CAM that cannot be made."""
         _check_kinds(config)
 
-    def plan(self, config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
+    def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
         """CAM files that are missing."""
         kinds = config.cams.kinds
-        work = f"{{}} photographs to do, each {', '.join(kinds)} at {len(config.cams.scales)} scales"
+        work = f"{{}} images to do, each {', '.join(kinds)} at {len(config.cams.scales)} scales"
         folders = [f"cams/{kind}" for kind in kinds]
-        return self.images_plan(run, photos.photos, folders, ".npz", work, lambda photo: _missing(photo, run, config))
+        return self.images_plan(run, images.items, folders, ".npz", work, lambda item: _missing(item, run, config))
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
-        """Make the CAM files that are missing, or whose photograph has other tags by now.
+        """Make the CAM files that are missing, or whose image has other tags by now.
 
-        Photographs of one size form fixed batches, and a batch goes through the network whole whenever one of its files
+        Images of one size form fixed batches, and a batch goes through the network whole whenever one of its files
         is missing, so that a file does not depend on which others were there already.
 
         Raises:
@@ -72,46 +72,46 @@ class Cams(Stage):
                 settings.
         """
         result = StageResult(self.name)
-        photos = photographs(config, run, together=True)
-        without_damaged(photos, result)
+        images = run_images(config, run, together=True)
+        without_damaged(images, result)
         if not (run / TRAIN_NETWORK).is_file():
             raise UsageError(f"{run / TRAIN_NETWORK} does not exist; run `tag2mask train --out {run.path}` first")
         _check_kinds(config)
-        network = load_network(run / TRAIN_NETWORK, classes=photos.classes)
+        network = load_network(run / TRAIN_NETWORK, classes=images.classes)
         device = resolve_device(config.device)
-        run.claim(self, self.fingerprint(config, photos))
+        run.claim(self, self.fingerprint(config, images))
         network = channels_last(network).to(device).eval()
         if config.external.used:
-            require_seeds(run, photos, result)
-        batches = sized_batches(photos.photos, config, result).without(photos.decided.damaged)
-        todo, missing = batches.unfinished(lambda photo: _missing(photo, run, config))
+            require_seeds(run, images, result)
+        batches = sized_batches(images.items, config, result).without(images.decided.damaged)
+        todo, missing = batches.unfinished(lambda item: _missing(item, run, config))
         result.skipped = batches.total - missing
         dropped = 0
         origins: dict[str, np.ndarray | None] = {}
         with paced_bar(run, "cams", console, missing) as advance:
-            for batch, images in read_batches(todo, config, result, origins):
-                tags = torch.from_numpy(photos.tag_matrix(batch)).to(device)
-                maps = _maps(network, images.to(device), tags, config)
+            for batch, pixels in read_batches(todo, config, result, origins):
+                tags = torch.from_numpy(images.tag_matrix(batch)).to(device)
+                maps = _maps(network, pixels.to(device), tags, config)
                 damaged: dict[str, str] = {}
                 if config.external.used:
                     grid = (maps.cams.shape[2], maps.cams.shape[3])
-                    outside, damaged = external_maps(run, batch, len(photos.classes), grid)
+                    outside, damaged = external_maps(run, batch, len(images.classes), grid)
                     maps = replace(maps, external=outside.to(device), use=config.external)
                     result.failed.update(damaged)
-                    for photo_id, kind in product(damaged, config.cams.kinds):  # made from what the file was before
-                        (run / f"cams/{kind}" / f"{photo_id}.npz").unlink(missing_ok=True)
+                    for image_id, kind in product(damaged, config.cams.kinds):  # made from what the file was before
+                        (run / f"cams/{kind}" / f"{image_id}.npz").unlink(missing_ok=True)
                 kinds = _kinds(maps, config.cams.kinds, config.pot)
-                for number, photo in enumerate(batch):
-                    origin = origins.pop(photo.id, None)
-                    if photo.id not in damaged and _missing(photo, run, config):
-                        made_from = origin, _base(photo, run, config)
-                        _write(run, photo, tuple(images.shape[2:]), number, kinds, made_from)
+                for number, item in enumerate(batch):
+                    origin = origins.pop(item.id, None)
+                    if item.id not in damaged and _missing(item, run, config):
+                        made_from = origin, _base(item, run, config)
+                        _write(run, item, tuple(pixels.shape[2:]), number, kinds, made_from)
                         result.done += 1
                 dropped += int((~maps.base.flatten(2).any(2) & tags).sum()) if not damaged else 0
                 advance(result.done)
         if dropped:
             result.notes.append(
-                f"{dropped} tags have an empty CAM to begin from, so POT leaves them out of their photographs"
+                f"{dropped} tags have an empty CAM to begin from, so POT leaves them out of their images"
             )
         return result
 
@@ -122,36 +122,36 @@ def _check_kinds(config: Config) -> None:
         raise UsageError("cams.kinds: `fused` needs base CAMs from outside; see the settings `external`")
 
 
-def _missing(photo: Photo, run: RunFolder, config: Config) -> bool:
-    """Whether a CAM file of the photograph is missing, damaged, or of other tags, another image or base CAM."""
-    base = _base(photo, run, config)
+def _missing(item: ImageItem, run: RunFolder, config: Config) -> bool:
+    """Whether a CAM file of the image is missing, damaged, or of other tags, another image or base CAM."""
+    base = _base(item, run, config)
     for kind in config.cams.kinds:
-        ids = photo.tags if kind == "classifier" else (0, *photo.tags)
-        path = run / f"cams/{kind}" / f"{photo.id}.npz"
+        ids = item.tags if kind == "classifier" else (0, *item.tags)
+        path = run / f"cams/{kind}" / f"{item.id}.npz"
         found = read_record(path)
         if found is None or found.ids != ids:
             return True
         if found.image is None:  # of an earlier version
-            if config.external.used and is_newer(seed_path(run, photo), path):
+            if config.external.used and is_newer(seed_path(run, item), path):
                 return True
         elif found.base != base:
             return True
     # All kinds are written together: one look at the image is enough.
-    return found is not None and not is_of_image(found.image, photo.path, path)
+    return found is not None and not is_of_image(found.image, item.path, path)
 
 
-def _base(photo: Photo, run: RunFolder, config: Config) -> str:
-    """Which base CAM the photograph has; empty without one."""
-    return (cam_origin(seed_path(run, photo)) or "") if config.external.used else ""
+def _base(item: ImageItem, run: RunFolder, config: Config) -> str:
+    """Which base CAM the image has; empty without one."""
+    return (cam_origin(seed_path(run, item)) or "") if config.external.used else ""
 
 
 def read_batches(
-    batches: Iterable[Sequence[Photo]],
+    batches: Iterable[Sequence[ImageItem]],
     config: Config,
     result: StageResult,
     origins: dict[str, np.ndarray | None] | None = None,
-) -> Iterator[tuple[list[Photo], Tensor]]:
-    """The readable photographs of each batch, as (N, 3, H, W) in [0, 1]; a few batches are read ahead.
+) -> Iterator[tuple[list[ImageItem], Tensor]]:
+    """The readable images of each batch, as (N, 3, H, W) in [0, 1]; a few batches are read ahead.
 
     Args:
         batches: of one size each.
@@ -160,32 +160,32 @@ def read_batches(
         origins: takes the record of each image, as it is when it is read, by ID.
     """
 
-    def read(photo: Photo) -> np.ndarray | ImageError:
+    def read(item: ImageItem) -> np.ndarray | ImageError:
         if origins is not None:
-            origins[photo.id] = image_origin(photo.path)
+            origins[item.id] = image_origin(item.path)
         try:
-            return read_image(photo.path, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
+            return read_image(item.path, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
         except ImageError as error:
             return error
 
     for pairs in read_ahead(batches, read, config):
-        good = [(photo, answer) for photo, answer in pairs if isinstance(answer, np.ndarray)]
-        result.failed.update({photo.id: str(answer) for photo, answer in pairs if isinstance(answer, ImageError)})
+        good = [(item, answer) for item, answer in pairs if isinstance(answer, np.ndarray)]
+        result.failed.update({item.id: str(answer) for item, answer in pairs if isinstance(answer, ImageError)})
         if good:
             stack = torch.from_numpy(np.stack([image for _, image in good]))
-            yield [photo for photo, _ in good], stack.permute(0, 3, 1, 2).float() / 255
+            yield [item for item, _ in good], stack.permute(0, 3, 1, 2).float() / 255
 
 
-def _maps(network: PotNetwork, images: Tensor, tags: Tensor, config: Config) -> PhotoMaps:
+def _maps(network: PotNetwork, images: Tensor, tags: Tensor, config: Config) -> ImageMaps:
     """What the network says of a batch."""
     images = scale_one(images, config.cams.long_side)
     bf16 = config.cams.precision == "bf16"
-    return photo_maps(network, images, tags, scales=config.cams.scales, flip=config.cams.flip, bf16=bf16)
+    return image_maps(network, images, tags, scales=config.cams.scales, flip=config.cams.flip, bf16=bf16)
 
 
-def _kinds(maps: PhotoMaps, kinds: Iterable[CamKind], pot: PotSettings) -> dict[CamKind, PhotoMaps | TransportCams]:
+def _kinds(maps: ImageMaps, kinds: Iterable[CamKind], pot: PotSettings) -> dict[CamKind, ImageMaps | TransportCams]:
     """The CAMs of each kind for a batch."""
-    makers: dict[CamKind, Callable[[], PhotoMaps | TransportCams]] = {
+    makers: dict[CamKind, Callable[[], ImageMaps | TransportCams]] = {
         "classifier": lambda: maps,
         "prototype": lambda: maps.prototype_cams(pot),
         "pot": lambda: maps.transport(pot),
@@ -196,21 +196,21 @@ def _kinds(maps: PhotoMaps, kinds: Iterable[CamKind], pot: PotSettings) -> dict[
 
 def _write(
     run: RunFolder,
-    photo: Photo,
+    item: ImageItem,
     size: tuple[int, ...],
     number: int,
-    kinds: dict[CamKind, PhotoMaps | TransportCams],
+    kinds: dict[CamKind, ImageMaps | TransportCams],
     made_from: tuple[np.ndarray | None, str],
 ) -> None:
-    """Write the CAM files of photograph ``number`` of a batch, with the records of its image and its base CAM."""
+    """Write the CAM files of image ``number`` of a batch, with the records of its image and its base CAM."""
     for kind, made in kinds.items():
         allocation = clusters = None
-        if isinstance(made, PhotoMaps):
-            ids = np.array(photo.tags, dtype=np.int32)
-            maps = made.cams[number][[tag - 1 for tag in photo.tags]]
+        if isinstance(made, ImageMaps):
+            ids = np.array(item.tags, dtype=np.int32)
+            maps = made.cams[number][[tag - 1 for tag in item.tags]]
         else:
-            ids = np.array((0, *photo.tags), dtype=np.int32)
-            maps = made.cams[number][[0, *photo.tags]]
+            ids = np.array((0, *item.tags), dtype=np.int32)
+            maps = made.cams[number][[0, *item.tags]]
             clusters = made.prototypes.shape[2]
             # Without a plan there is no allocation; more prototypes than a byte can name are left undrawn.
             if kind == "pot" and len(ids) * clusters <= PADDING:
@@ -218,4 +218,4 @@ def _write(
                 allocation = np.where(cells < 0, PADDING, cells)
         drawn = clusters if allocation is not None else None
         cam = CamFile(ids, maps.cpu().numpy(), (size[0], size[1]), allocation, drawn, *made_from)
-        write_cam(run / f"cams/{kind}" / f"{photo.id}.npz", cam)
+        write_cam(run / f"cams/{kind}" / f"{item.id}.npz", cam)

@@ -1,4 +1,4 @@
-"""The stage `confidence`: how sure each mask is, without truth, and which photographs to look at first."""
+"""The stage `confidence`: how sure each mask is, without truth, and which images to look at first."""
 
 import json
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ from tag2mask.core.files import remove_partial, write_json
 from tag2mask.core.prefetch import map_ahead
 from tag2mask.core.provenance import cam_origin, crc_of
 from tag2mask.data.cam_files import CamFile, read_cam
-from tag2mask.data.dataset import PhotoSet
+from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import read_image, read_mask
-from tag2mask.data.manifest import Photo, Photos
+from tag2mask.data.manifest import ImageItem, Images
 from tag2mask.evaluation import Confusion
 from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.prediction.predictor import SEGMENT_NETWORK, Predictor
@@ -30,16 +30,16 @@ from tag2mask.quality.ranking import IMAGES, QUALITY, small_masks_sentence, writ
 from tag2mask.refine.settings import RefineSettings
 from tag2mask.runs.config import Config, plain
 from tag2mask.runs.corrections import without_damaged
-from tag2mask.runs.dataset import photographs, read_bounded, reading_workers
+from tag2mask.runs.dataset import read_bounded, reading_workers, run_images
 from tag2mask.runs.ground_truth import with_believable_truth, with_painted_truth
 from tag2mask.runs.progress import Console, StageResult
-from tag2mask.runs.refine_inputs import of_these_photographs, shard_of, tagged_maps
+from tag2mask.runs.refine_inputs import current_items, shard_of, tagged_maps
 from tag2mask.runs.run_folder import WHOLE, RunFolder
 from tag2mask.runs.throughput import paced_bar
 from tag2mask.stages.base import Stage, StagePlan
 
 EVIDENCE = "confidence/evidence"
-"""The folder with what is known of each photograph's mask."""
+"""The folder with what is known of each image's mask."""
 
 VERSION = 1
 """Raised by hand whenever the same masks, CAMs and network would give other evidence."""
@@ -58,7 +58,7 @@ class QualityInputs:
         evidence: the folder of what was found.
         network: None without one that learnt from these masks.
         background: level of a background that the CAMs lack, as `ClassMaps.with_background` takes it.
-        made_by: all of it that evidence depends on, as a text, but for the files of each photograph.
+        made_by: all of it that evidence depends on, as a text, but for the files of each image.
     """
 
     masks: Path
@@ -69,13 +69,13 @@ class QualityInputs:
     made_by: str
 
     @classmethod
-    def of(cls, config: Config, run: RunFolder, photos: PhotoSet, result: StageResult) -> "QualityInputs":
+    def of(cls, config: Config, run: RunFolder, images: ImageSet, result: StageResult) -> "QualityInputs":
         """Those of a run; a network that learnt from ground truth would tell it, and is none.
 
         Args:
             config: every setting.
             run: the run folder.
-            photos: the photographs.
+            photos: the images.
             result: takes a note on a network that is none.
 
         Raises:
@@ -99,7 +99,7 @@ class QualityInputs:
                 f"{run / SEGMENT_NETWORK} learnt from ground truth (segment.labels truth), so it judges no mask"
             )
         elif path is not None and path.is_file():
-            own = load_segmentation_network(path, classes=photos.classes)
+            own = load_segmentation_network(path, classes=images.classes)
             network = Predictor(own, config.device, config.predict, pixel_limit=config.data.pixel_limit)
             read = plain(config.predict, affecting=True).items()
             predict = {name: value for name, value in read if not name.startswith("crf")}
@@ -107,22 +107,22 @@ class QualityInputs:
         folders = run / "masks", run / f"cams/{kind}", run / EVIDENCE
         return cls(*folders, network, background, json.dumps(made_by, sort_keys=True))
 
-    def evidence_of(self, photo: Photo) -> Evidence | None:
-        """The evidence about a photograph with these tags from these inputs; None where there is none."""
-        found = read_evidence(self.evidence / f"{photo.id}.npz", self.made_by_of(photo))
-        return found if found is not None and tuple(found.ids.tolist()) == (0, *photo.tags) else None
+    def evidence_of(self, item: ImageItem) -> Evidence | None:
+        """The evidence about an image with these tags from these inputs; None where there is none."""
+        found = read_evidence(self.evidence / f"{item.id}.npz", self.made_by_of(item))
+        return found if found is not None and tuple(found.ids.tolist()) == (0, *item.tags) else None
 
-    def made_by_of(self, photo: Photo) -> str:
-        """All that the evidence about a photograph depends on, its mask and its CAM file among it."""
+    def made_by_of(self, item: ImageItem) -> str:
+        """All that the evidence about an image depends on, its mask and its CAM file among it."""
         try:
-            mask = crc_of(self.masks / f"{photo.id}.png")
+            mask = crc_of(self.masks / f"{item.id}.png")
         except OSError:
             mask = None
-        return json.dumps([self.made_by, mask, cam_origin(self.cams / f"{photo.id}.npz")])
+        return json.dumps([self.made_by, mask, cam_origin(self.cams / f"{item.id}.npz")])
 
-    def is_stale(self, photo: Photo) -> bool:
+    def is_stale(self, item: ImageItem) -> bool:
         """Whether evidence is missing, or of something else."""
-        return self.evidence_of(photo) is None
+        return self.evidence_of(item) is None
 
 
 def _learnt_truth(run: RunFolder) -> bool:
@@ -138,7 +138,7 @@ def _background(config: Config, run: RunFolder) -> float:
 
 @dataclass(frozen=True)
 class _Compared:
-    """What is read of a photograph.
+    """What is read of an image.
 
     Attributes:
         labels: uint8 (H, W), its mask.
@@ -164,31 +164,31 @@ class Confidence(Stage):
         """Always, but where a network is still to come that it would ask."""
         return not (config.segment.enabled and config.shard is not None)
 
-    def plan(self, config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
+    def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
         """Masks without evidence."""
-        return self.images_plan(run, photos.photos, [EVIDENCE], ".npz", "{} masks to judge, then a ranking of all")
+        return self.images_plan(run, images.items, [EVIDENCE], ".npz", "{} masks to judge, then a ranking of all")
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
         """Gather the evidence that is missing or stale, then write both tables and measure the ranking where truth is.
 
-        A shard gathers the evidence of its photographs and leaves the tables to the command without one.
+        A shard gathers the evidence of its images and leaves the tables to the command without one.
 
         Raises:
             UsageError: there are no masks, or the network knows other classes.
         """
         result = StageResult(self.name)
-        photos = photographs(config, run, together=True)
-        without_damaged(photos, result)
+        images = run_images(config, run, together=True)
+        without_damaged(images, result)
         if not (run / "masks").is_dir():
             raise UsageError(f"{run / 'masks'} does not exist; run `tag2mask refine {run.path}` first")
         together = process_count() > 1
         if together and config.shard is None and not is_main():
             return result  # what is left when every process has done its shard
         remove_partial(run / "confidence")
-        inputs = QualityInputs.of(config, run, photos, result)
-        mine = shard_of(photos.photos, config, result, damaged=photos.decided.damaged)
-        mine = of_these_photographs(mine, inputs.cams, result)
-        masked = mine.where(lambda photo: (inputs.masks / f"{photo.id}.png").is_file())
+        inputs = QualityInputs.of(config, run, images, result)
+        mine = shard_of(images.items, config, result, damaged=images.decided.damaged)
+        mine = current_items(mine, inputs.cams, result)
+        masked = mine.where(lambda item: (inputs.masks / f"{item.id}.png").is_file())
         todo = masked.where(inputs.is_stale)
         if config.shard is not None or not together:  # else each process has told what was there
             result.skipped = len(masked) - len(todo)
@@ -197,78 +197,78 @@ class Confidence(Stage):
             result.notes += [] if together else ["the tables are written by `tag2mask confidence` without --shard"]
             return result
         if not len(masked):
-            result.notes.append(f"no photograph has a mask in {run / 'masks'}; {run / IMAGES} is left as it is")
+            result.notes.append(f"no image has a mask in {run / 'masks'}; {run / IMAGES} is left as it is")
             return result
         if len(mine) > len(masked):
-            result.notes.append(f"{len(mine) - len(masked)} photographs have no mask and are not ranked")
-        known, errors = with_believable_truth(with_painted_truth(config, photos.of(masked), console), config)
+            result.notes.append(f"{len(mine) - len(masked)} images have no mask and are not ranked")
+        known, errors = with_believable_truth(with_painted_truth(config, images.of(masked), console), config)
         result.notes += [f"the ranking is not compared with the truth: {each}" for each in errors]
         _write_tables(known, inputs, run, config, result)
         return result
 
 
 def _gather(
-    photos: Photos, inputs: QualityInputs, config: Config, run: RunFolder, result: StageResult, console: Console
+    items: Images, inputs: QualityInputs, config: Config, run: RunFolder, result: StageResult, console: Console
 ) -> None:
-    """Write the evidence of photographs; what cannot be read has failed."""
+    """Write the evidence of images; what cannot be read has failed."""
     workers, limit, read = max(1, reading_workers(config)), config.data.pixel_limit, partial(_read, inputs, config)
     if inputs.network is None:  # no pixel of an image is read
-        compared: Iterator[tuple[Photo, _Compared | str]] = zip(
-            photos, map_ahead(read, photos, threads=workers), strict=True
+        compared: Iterator[tuple[ImageItem, _Compared | str]] = zip(
+            items, map_ahead(read, items, threads=workers), strict=True
         )
     else:
-        compared = read_bounded(photos, read, workers=workers, pixel_limit=limit)
-    with paced_bar(run, "confidence", console, len(photos)) as advance:
-        for photo, found in compared:
-            file = inputs.evidence / f"{photo.id}.npz"
+        compared = read_bounded(items, read, workers=workers, pixel_limit=limit)
+    with paced_bar(run, "confidence", console, len(items)) as advance:
+        for item, found in compared:
+            file = inputs.evidence / f"{item.id}.npz"
             try:
                 if isinstance(found, str):
                     raise Tag2maskError(found)
-                evidence = _evidence(photo, found, inputs)
+                evidence = _evidence(item, found, inputs)
             except Tag2maskError as error:
-                result.failed[photo.id] = str(error)
+                result.failed[item.id] = str(error)
                 file.unlink(missing_ok=True)
                 continue
-            write_evidence(file, evidence, inputs.made_by_of(photo))
+            write_evidence(file, evidence, inputs.made_by_of(item))
             result.done += 1
             advance(result.done)
 
 
-def _read(inputs: QualityInputs, config: Config, photo: Photo) -> _Compared | str:
+def _read(inputs: QualityInputs, config: Config, item: ImageItem) -> _Compared | str:
     """What is compared, or why it cannot be."""
     limit, image = config.data.pixel_limit, None
-    file = inputs.cams / f"{photo.id}.npz"
+    file = inputs.cams / f"{item.id}.npz"
     try:
-        mask = read_mask(inputs.masks / f"{photo.id}.png", pixel_limit=limit)
+        mask = read_mask(inputs.masks / f"{item.id}.png", pixel_limit=limit)
         cam = read_cam(file) if file.is_file() else None
         if inputs.network is not None:
-            image = read_image(photo.path, pixel_limit=limit, intensity=inputs.network.intensity)
+            image = read_image(item.path, pixel_limit=limit, intensity=inputs.network.intensity)
     except Tag2maskError as error:
         return str(error)
     sizes = {mask.shape, *([] if cam is None else [cam.size]), *([] if image is None else [image.shape[:2]])}
     if len(sizes) > 1:
-        return f"{photo.id}: mask, CAM file and photograph differ in size; delete its mask and do its stage again"
-    if photo.tags and cam is None and image is None:
+        return f"{item.id}: mask, CAM file and image differ in size; delete its mask and do its stage again"
+    if item.tags and cam is None and image is None:
         return f"{file} does not exist and there is no segmentation network, so nothing to judge the mask by"
     return _Compared(mask, cam, image)
 
 
-def _evidence(photo: Photo, found: _Compared, inputs: QualityInputs) -> Evidence:
+def _evidence(item: ImageItem, found: _Compared, inputs: QualityInputs) -> Evidence:
     """What the CAMs and the network say of a mask.
 
     Raises:
         Tag2maskError: the network gives something else than numbers.
     """
-    ids, cams, logits = torch.tensor((0, *photo.tags), dtype=torch.uint8), None, None
+    ids, cams, logits = torch.tensor((0, *item.tags), dtype=torch.uint8), None, None
     size = _compared_size(found.labels)
     if found.cam is not None:
-        cams = tagged_maps(found.cam, photo).with_background(inputs.background)
+        cams = tagged_maps(found.cam, item).with_background(inputs.background)
     if found.image is not None and inputs.network is not None:
         logits = inputs.network.reduced_logits(found.image, size)
     try:
         return gather(torch.from_numpy(found.labels), ids, cams, logits, size)
     except Tag2maskError as error:
-        raise Tag2maskError(f"{photo.id}: {error}") from error
+        raise Tag2maskError(f"{item.id}: {error}") from error
 
 
 def _compared_size(mask: npt.NDArray[np.uint8]) -> tuple[int, int]:
@@ -278,7 +278,7 @@ def _compared_size(mask: npt.NDArray[np.uint8]) -> tuple[int, int]:
 
 
 def _write_tables(
-    photos: PhotoSet,
+    images: ImageSet,
     inputs: QualityInputs,
     run: RunFolder,
     config: Config,
@@ -293,23 +293,23 @@ def _write_tables(
         config: every setting.
         result: takes notes and what failed.
     """
-    names = ("background", *photos.classes)
-    confidences, ious = (np.full(len(photos.photos), np.nan) for _ in range(2))
+    names = ("background", *images.classes)
+    confidences, ious = (np.full(len(images.items), np.nan) for _ in range(2))
     with written_tables(run.path, names) as tables:
-        for number, photo in enumerate(photos.photos):
-            evidence = inputs.evidence_of(photo)
+        for number, item in enumerate(images.items):
+            evidence = inputs.evidence_of(item)
             if evidence is None:  # it has failed
                 continue
             judgement = judge(evidence)
-            decided = photos.decided.verdicts.get(photo.id, "")
-            tables.add(photo.id, evidence, judgement, number=number, decided=decided)
-            if photo.mask is None or not photo.mask.is_file():
+            decided = images.decided.verdicts.get(item.id, "")
+            tables.add(item.id, evidence, judgement, number=number, decided=decided)
+            if item.mask is None or not item.mask.is_file():
                 continue
             confidences[number] = judgement.confidence
             try:
-                ious[number] = _true_iou(inputs.masks / f"{photo.id}.png", photo, photos)
+                ious[number] = _true_iou(inputs.masks / f"{item.id}.png", item, images)
             except Tag2maskError as error:
-                result.failed[photo.id] = str(error)
+                result.failed[item.id] = str(error)
     result.notes.append(f"look here first: {run / IMAGES}")
     if small := small_masks_sentence(run.path):
         result.notes.append(small)
@@ -332,12 +332,12 @@ def _measure(
         result.notes.append(quality.sentence())
         write_json(run / QUALITY, {"split": config.data.split or WHOLE, **quality.to_json()})
     elif count:
-        result.notes.append(f"truth of {count} photographs is too little to measure the ranking by; {LEAST} would do")
+        result.notes.append(f"truth of {count} images is too little to measure the ranking by; {LEAST} would do")
 
 
-def _true_iou(mask: Path, photo: Photo, photos: PhotoSet) -> float:
+def _true_iou(mask: Path, item: ImageItem, images: ImageSet) -> float:
     """The mean IoU of a mask over the classes in its truth, background counted; NaN if that is all 255."""
-    confusion = Confusion(len(photos.classes) + 1)
-    own = read_mask(mask, classes=len(photos.classes), pixel_limit=photos.pixel_limit)
-    confusion.update(own, photos.read_truth(photo, size=(own.shape[0], own.shape[1])))
+    confusion = Confusion(len(images.classes) + 1)
+    own = read_mask(mask, classes=len(images.classes), pixel_limit=images.pixel_limit)
+    confusion.update(own, images.read_truth(item, size=(own.shape[0], own.shape[1])))
     return confusion.miou()

@@ -8,14 +8,14 @@ from typing import Any
 
 from tag2mask.core.distributed import gathered, is_main, process_count, process_number
 from tag2mask.core.errors import UsageError
-from tag2mask.data.dataset import PhotoSet
-from tag2mask.data.manifest import Photo
+from tag2mask.data.dataset import ImageSet
+from tag2mask.data.manifest import ImageItem
 from tag2mask.evaluation import DEFAULT_THRESHOLDS, Counts, EvaluationError, count_cams, count_masks
 from tag2mask.evaluation.comparison import compare
 from tag2mask.evaluation.figures import absence
 from tag2mask.evaluation.folders import tagged
 from tag2mask.runs.config import Config, plain
-from tag2mask.runs.dataset import photographs
+from tag2mask.runs.dataset import run_images
 from tag2mask.runs.ground_truth import check_splits, class_ids, truth_against_tags, truth_plan, with_truth
 from tag2mask.runs.progress import Console, StageResult, progress_bar
 from tag2mask.runs.run_folder import WHOLE, RunFolder
@@ -45,9 +45,9 @@ class Target:
         """Whether its files are CAM files, not masks."""
         return self.stage in ("seeds", "cams")
 
-    def file(self, photo: Photo) -> Path:
+    def file(self, item: ImageItem) -> Path:
         """The image's file."""
-        return self.folder / f"{photo.id}{'.npz' if self.holds_cams else '.png'}"
+        return self.folder / f"{item.id}{'.npz' if self.holds_cams else '.png'}"
 
 
 class Evaluate(Stage):
@@ -60,7 +60,7 @@ class Evaluate(Stage):
     distribution = "join"
     sections = ("evaluate",)
 
-    def settings(self, config: Config, photos: PhotoSet) -> Settings:
+    def settings(self, config: Config, images: ImageSet) -> Settings:
         """All of evaluation."""
         return {"evaluate": plain(config.evaluate, affecting=True)}
 
@@ -68,16 +68,16 @@ class Evaluate(Stage):
         """Not by a command that does a part of the images."""
         return config.shard is None
 
-    def check(self, config: Config, run: RunFolder, photos: PhotoSet, ahead: Ahead) -> None:
+    def check(self, config: Config, run: RunFolder, images: ImageSet, ahead: Ahead) -> None:
         """Look at the classes and splits that are measured."""
         if config.shard is not None:
             raise UsageError(NO_SHARD)
-        check_splits(config, run, photos)
+        check_splits(config, run, images)
 
-    def plan(self, config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
-        """How many photographs have truth, by split."""
+    def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
+        """How many images have truth, by split."""
         splits = config.evaluate.split_names(config.data.split)
-        counts = [f"{split or WHOLE} ({truth_plan(photographs(config, run, split))})" for split in splits]
+        counts = [f"{split or WHOLE} ({truth_plan(run_images(config, run, split))})" for split in splits]
         return StagePlan(self.name, f"on {', '.join(counts)}")
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
@@ -87,36 +87,36 @@ class Evaluate(Stage):
         """
         result = StageResult(self.name)
         for split in config.evaluate.split_names(config.data.split):
-            photos = with_truth(config, photographs(config, run, split, together=True), console)
+            images = with_truth(config, run_images(config, run, split, together=True), console)
             name = split or WHOLE
-            if not photos.photos:
+            if not images.items:
                 result.notes.append(
                     f"no ground truth for split '{name}', so nothing to measure" if split else "no ground truth"
                 )
                 continue
-            problems = truth_against_tags(photos, config)
+            problems = truth_against_tags(images, config)
             result.notes += [f"split '{name}': {problem.message}" for problem in problems if problem.level == "warning"]
             if errors := [problem.message for problem in problems if problem.level == "error"]:
                 result.failed[name] = f"split '{name}' is not measured: {errors[0]}"
                 if is_main():
                     run.forget_metrics(name)
                 continue
-            by_hand = photos.decided.count((photo.id for photo in photos.photos), "accepted", "corrected")
+            by_hand = images.decided.count((item.id for item in images.items), "accepted", "corrected")
             if by_hand:
                 result.notes.append(
-                    f"{by_hand} photographs of split '{name}' have a mask by hand; figures are of what the method "
+                    f"{by_hand} images of split '{name}' have a mask by hand; figures are of what the method "
                     "made, not of what people corrected"
                 )
             if (run / "seeds").is_dir():
                 source = "CLIP" if config.seeds.from_npy is None else "imported"
-                _measure(config, photos, Target("seeds", name, source, run / "seeds"), result, console)
+                _measure(config, images, Target("seeds", name, source, run / "seeds"), result, console)
             for kind in config.cams.kinds:
-                _measure(config, photos, Target("cams", name, kind, run / f"cams/{kind}"), result, console)
+                _measure(config, images, Target("cams", name, kind, run / f"cams/{kind}"), result, console)
             method = str(run.setting("refine", "refine.method") or config.refine.method)  # of the masks that are there
-            _measure(config, photos, Target("refine", name, method, run / "masks"), result, console)
+            _measure(config, images, Target("refine", name, method, run / "masks"), result, console)
             predicted = run / f"predictions/{name}"
             if predicted.is_dir():
-                _measure(config, photos, Target("segment", name, "predictions", predicted), result, console)
+                _measure(config, images, Target("segment", name, "predictions", predicted), result, console)
         if is_main():
             run.merge_metrics(result.figures)
         return result
@@ -138,19 +138,19 @@ def compare_runs(config: Config, run: RunFolder, console: Console, *, other: Map
     return StageResult("compare", comparisons=compare(run.metrics(), other, splits))
 
 
-def _measure(config: Config, photos: PhotoSet, target: Target, result: StageResult, console: Console) -> None:
-    """Add the figures of one folder of the run, over the photographs that have a file there."""
-    ids = class_ids(config.evaluate.class_names(), photos.classes)
-    counts = _counts(config, photos, target, console)
+def _measure(config: Config, images: ImageSet, target: Target, result: StageResult, console: Console) -> None:
+    """Add the figures of one folder of the run, over the images that have a file there."""
+    ids = class_ids(config.evaluate.class_names(), images.classes)
+    counts = _counts(config, images, target, console)
     name = target.folder.name
     if not counts.images:
         result.notes.append(f"{name}: no file of split '{target.split}', so nothing to measure")
         return
     if counts.lacking:
         total = counts.images + counts.lacking
-        result.notes.append(f"{name}: {counts.lacking} of {total} photographs have no file and are not measured")
+        result.notes.append(f"{name}: {counts.lacking} of {total} images have no file and are not measured")
     try:
-        figures = counts.figures(target.folder, photos.classes, ids, tagged(photos))
+        figures = counts.figures(target.folder, images.classes, ids, tagged(images))
     except EvaluationError as error:  # a damaged mask must not cost the rest of the run
         result.failed[name] = str(error)
         return
@@ -162,37 +162,37 @@ def _measure(config: Config, photos: PhotoSet, target: Target, result: StageResu
     result.done += figures.images
 
 
-def _counts(config: Config, photos: PhotoSet, target: Target, console: Console) -> Counts:
+def _counts(config: Config, images: ImageSet, target: Target, console: Console) -> Counts:
     """The counts of all images, of which each process counts its part."""
-    mine = photos.of(photos.photos[process_number() :: process_count()])
+    mine = images.of(images.items[process_number() :: process_count()])
     parts = gathered(_counted(config, target, mine, console))
     for part in parts[1:]:
         parts[0].merge(part)
     return parts[0]
 
 
-def _counted(config: Config, target: Target, photos: PhotoSet, console: Console) -> Counts:
-    """The counts of those of the photographs that have a file."""
-    made = photos.photos.where(lambda photo: target.file(photo).is_file())
-    counts = Counts(len(photos.classes) + 1, DEFAULT_THRESHOLDS if target.holds_cams else None)
+def _counted(config: Config, target: Target, images: ImageSet, console: Console) -> Counts:
+    """The counts of those of the images that have a file."""
+    made = images.items.where(lambda item: target.file(item).is_file())
+    counts = Counts(len(images.classes) + 1, DEFAULT_THRESHOLDS if target.holds_cams else None)
     if made:
-        with counted_bar(console, target.folder, len(made)) as on_photo:
-            found = photos.of(made)
+        with counted_bar(console, target.folder, len(made)) as on_image:
+            found = images.of(made)
             count = count_cams if target.holds_cams else count_masks
-            counts = count(target.folder, found, allow_extra=True, on_photo=on_photo)
-    counts.lacking = len(photos.photos) - len(made)
+            counts = count(target.folder, found, allow_extra=True, on_image=on_image)
+    counts.lacking = len(images.items) - len(made)
     return counts
 
 
 @contextmanager
 def counted_bar(console: Console, folder: Path, total: int) -> Iterator[Callable[[str], None]]:
-    """What moves the bar on by a photograph."""
+    """What moves the bar on by an image."""
     done = 0
     with progress_bar(console, f"evaluate {folder.name}", total) as advance:
 
-        def on_photo(photo_id: str) -> None:
+        def on_image(image_id: str) -> None:
             nonlocal done
             done += 1
             advance(done)
 
-        yield on_photo
+        yield on_image

@@ -9,13 +9,13 @@ import numpy as np
 from tag2mask.core.errors import UsageError
 from tag2mask.core.files import is_newer
 from tag2mask.core.provenance import crc_of, image_text, is_of_image_text, mask_origin
-from tag2mask.data.dataset import PhotoSet
+from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import ImageError, read_image, write_mask
-from tag2mask.data.manifest import Photo, Photos
+from tag2mask.data.manifest import ImageItem, Images
 from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.prediction.predictor import SEGMENT_NETWORK, Predictor
 from tag2mask.runs.config import Config, plain
-from tag2mask.runs.dataset import photographs, read_ahead
+from tag2mask.runs.dataset import read_ahead, run_images
 from tag2mask.runs.ground_truth import check_splits
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.refine_inputs import shard_of
@@ -39,17 +39,17 @@ class Predictions(Stage):
         """Where a segmentation network is trained."""
         return config.segment.enabled and config.shard is None
 
-    def settings(self, config: Config, photos: PhotoSet) -> Settings:
+    def settings(self, config: Config, images: ImageSet) -> Settings:
         """Those of prediction."""
         return {"predict": plain(config.predict, affecting=True)}
 
-    def check(self, config: Config, run: RunFolder, photos: PhotoSet, ahead: Ahead) -> None:
+    def check(self, config: Config, run: RunFolder, images: ImageSet, ahead: Ahead) -> None:
         """Look at the splits that are measured."""
-        check_splits(config, run, photos)
+        check_splits(config, run, images)
 
-    def plan(self, config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
+    def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
         """Predictions that are missing, of all splits."""
-        words = "{} photographs to predict"
+        words = "{} images to predict"
         plans = [
             self._split_plan(config, run, split, words) for split in config.evaluate.split_names(config.data.split)
         ]
@@ -63,7 +63,7 @@ class Predictions(Stage):
         """The plan of one split."""
         name, path = f"predictions/{split or WHOLE}", run / SEGMENT_NETWORK
         is_to_do = partial(_missing, run / name, path, crc_of(path)) if path.is_file() else None
-        return self.images_plan(run, photographs(config, run, split).photos, [name], ".png", words, is_to_do)
+        return self.images_plan(run, run_images(config, run, split).items, [name], ".png", words, is_to_do)
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
         """Write predictions/SPLIT/ID.png where it is missing, damaged, or made from another network or image.
@@ -74,59 +74,59 @@ class Predictions(Stage):
         path = run / SEGMENT_NETWORK
         if not path.is_file():
             raise UsageError(f"{path} does not exist; run `tag2mask segment {run.path}` first")
-        photos = photographs(config, run)
-        network = load_segmentation_network(path, classes=photos.classes)
+        images = run_images(config, run)
+        network = load_segmentation_network(path, classes=images.classes)
         crc = crc_of(path)
-        run.claim(self, self.fingerprint(config, photos))
+        run.claim(self, self.fingerprint(config, images))
         predictor = Predictor(network, config.device, config.predict, pixel_limit=config.data.pixel_limit)
         result = StageResult(self.name)
         for split in config.evaluate.split_names(config.data.split):
             folder = run / f"predictions/{split or WHOLE}"
-            mine = shard_of(photographs(config, run, split).photos, config, result)
+            mine = shard_of(run_images(config, run, split).items, config, result)
             todo = mine.where(partial(_missing, folder, path, crc))
             result.skipped += len(mine) - len(todo)
             before, origins = result.done, dict[str, str]()
             with paced_bar(run, "predictions", console, len(todo), f"predictions {split or WHOLE}") as advance:
                 for batch in _batches(todo, config, predictor, result, origins):
                     found = predictor.predictions([image for _, image in batch])
-                    for (photo, _), prediction in zip(batch, found, strict=True):
+                    for (item, _), prediction in zip(batch, found, strict=True):
                         write_mask(
-                            folder / f"{photo.id}.png", prediction.labels, made_from=f"{crc} {origins.pop(photo.id)}"
+                            folder / f"{item.id}.png", prediction.labels, made_from=f"{crc} {origins.pop(item.id)}"
                         )
                         result.done += 1
                     advance(result.done - before)
         return result
 
 
-def _missing(folder: Path, network: Path, crc: int, photo: Photo) -> bool:
-    """Whether there is no prediction of a photograph in the folder, or one by another network or of another image."""
-    file = folder / f"{photo.id}.png"
+def _missing(folder: Path, network: Path, crc: int, item: ImageItem) -> bool:
+    """Whether there is no prediction of an image in the folder, or one by another network or of another image."""
+    file = folder / f"{item.id}.png"
     recorded = mask_origin(file)
     if not recorded:
         return recorded is None or is_newer(network, file)
     by, _, image = recorded.partition(" ")
-    return by != str(crc) or not is_of_image_text(image, photo.path, file)
+    return by != str(crc) or not is_of_image_text(image, item.path, file)
 
 
 def _batches(
-    photos: Photos, config: Config, predictor: Predictor, result: StageResult, origins: dict[str, str]
-) -> Iterator[list[tuple[Photo, np.ndarray]]]:
-    """The readable photographs with their pixels, some at a time, read ahead; what cannot be read has failed.
+    items: Images, config: Config, predictor: Predictor, result: StageResult, origins: dict[str, str]
+) -> Iterator[list[tuple[ImageItem, np.ndarray]]]:
+    """The readable images with their pixels, some at a time, read ahead; what cannot be read has failed.
 
     ``origins`` takes the record of each image, as it is when it is read, by ID.
     """
     step = config.predict.batch_size
-    batches = (photos[start : start + step] for start in range(0, len(photos), step))
+    batches = (items[start : start + step] for start in range(0, len(items), step))
 
-    def read(photo: Photo) -> np.ndarray | ImageError:
-        origins[photo.id] = image_text(photo.path)
+    def read(item: ImageItem) -> np.ndarray | ImageError:
+        origins[item.id] = image_text(item.path)
         try:
-            return read_image(photo.path, pixel_limit=config.data.pixel_limit, intensity=predictor.intensity)
+            return read_image(item.path, pixel_limit=config.data.pixel_limit, intensity=predictor.intensity)
         except ImageError as error:
             return error
 
     for pairs in read_ahead(batches, read, config):
-        result.failed.update({photo.id: str(answer) for photo, answer in pairs if isinstance(answer, ImageError)})
-        good = [(photo, answer) for photo, answer in pairs if isinstance(answer, np.ndarray)]
+        result.failed.update({item.id: str(answer) for item, answer in pairs if isinstance(answer, ImageError)})
+        good = [(item, answer) for item, answer in pairs if isinstance(answer, np.ndarray)]
         if good:
             yield good

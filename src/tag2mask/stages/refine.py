@@ -8,19 +8,19 @@ from torch import Tensor
 
 from tag2mask.core.device import channels_last, resolve_device
 from tag2mask.core.errors import UsageError
-from tag2mask.data.dataset import PhotoSet
+from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import write_fractions, write_mask
 from tag2mask.networks.checkpoint import load_edge_network
 from tag2mask.networks.edge_network import EdgeNetwork
 from tag2mask.refine.masks import refined_masks
 from tag2mask.runs.config import Config, plain
 from tag2mask.runs.corrections import without_damaged
-from tag2mask.runs.dataset import photographs
+from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.refine_inputs import (
     cam_folder,
+    current_items,
     is_stale,
-    of_these_photographs,
     read_refinables,
     require_cams,
     shard_of,
@@ -43,7 +43,7 @@ class Refine(Stage):
     sections = ("refine",)
     reads_images = True
 
-    def settings(self, config: Config, photos: PhotoSet) -> Settings:
+    def settings(self, config: Config, images: ImageSet) -> Settings:
         """Those that the method reads."""
         refine, settings = plain(config.refine, affecting=True), config.refine
         walk = refine.pop("walk")
@@ -61,15 +61,15 @@ class Refine(Stage):
         read = {"refine": {key: value for key, value in refine.items() if key not in unread}}
         return read | ({"walk": walk} if settings.walks else {})
 
-    def check(self, config: Config, run: RunFolder, photos: PhotoSet, ahead: Ahead) -> None:
+    def check(self, config: Config, run: RunFolder, images: ImageSet, ahead: Ahead) -> None:
         """Look for the CAMs."""
         require_cams(config, run, ahead)
 
-    def plan(self, config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
+    def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
         """Masks that are missing."""
         work = f"{{}} masks to write by {config.refine.method} of {config.refine.cams}"
         is_to_do = partial(is_stale, run / f"cams/{config.refine.cams}", run / "masks")
-        return self.images_plan(run, photos.photos, ["masks"], ".png", work, is_to_do)
+        return self.images_plan(run, images.items, ["masks"], ".png", work, is_to_do)
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
         """Write the masks that are missing, damaged, or made from another CAM file.
@@ -79,30 +79,30 @@ class Refine(Stage):
                 folder holds masks of other settings.
         """
         result = StageResult(self.name)
-        photos = photographs(config, run, together=True)
-        without_damaged(photos, result)
+        images = run_images(config, run, together=True)
+        without_damaged(images, result)
         cams = cam_folder(config, run)
         device = resolve_device(config.device)
         network = _edge_network(run, device) if config.refine.walks else None
-        run.claim(self, self.fingerprint(config, photos))
+        run.claim(self, self.fingerprint(config, images))
         target = run / "masks"
-        whole = shard_of(photos.photos, config, result, damaged=photos.decided.damaged)
-        mine = of_these_photographs(whole, cams, result)
+        whole = shard_of(images.items, config, result, damaged=images.decided.damaged)
+        mine = current_items(whole, cams, result)
         todo = stale(mine, cams, target)
         result.skipped = len(mine) - len(todo)
         with paced_bar(run, "refine", console, len(todo)) as advance:
             for batch in read_refinables(todo, cams, config, device, result):
-                images = [each.image for each in batch]
-                edges = None if network is None else [_edge(network, image) for image in images]
+                pixels = [each.image for each in batch]
+                edges = None if network is None else [_edge(network, image) for image in pixels]
                 masks = refined_masks(
-                    images, [each.cams for each in batch], [each.size for each in batch], config.refine, edges
+                    pixels, [each.cams for each in batch], [each.size for each in batch], config.refine, edges
                 )
                 for number, (each, mask) in enumerate(zip(batch, masks, strict=True)):
                     if edges is not None:
-                        write_fractions(run / "refine/edges" / f"{each.photo.id}.png", edges[number].cpu().numpy())
+                        write_fractions(run / "refine/edges" / f"{each.item.id}.png", edges[number].cpu().numpy())
                     if config.refine.keep_confidence and mask.confidence is not None:
-                        write_fractions(run / LABEL_CONFIDENCE / f"{each.photo.id}.png", mask.confidence.cpu().numpy())
-                    write_mask(target / f"{each.photo.id}.png", mask.labels.cpu().numpy(), made_from=each.origin)
+                        write_fractions(run / LABEL_CONFIDENCE / f"{each.item.id}.png", mask.confidence.cpu().numpy())
+                    write_mask(target / f"{each.item.id}.png", mask.labels.cpu().numpy(), made_from=each.origin)
                     result.done += 1
                 advance(result.done)
         return result
@@ -119,5 +119,5 @@ def _edge_network(run: RunFolder, device: torch.device) -> EdgeNetwork:
 
 
 def _edge(network: EdgeNetwork, image: Tensor) -> Tensor:
-    """The edges of a photograph, uint8 (H, W, 3): (ceil(H / 4), ceil(W / 4)) in [0, 1]."""
+    """The edges of an image, uint8 (H, W, 3): (ceil(H / 4), ceil(W / 4)) in [0, 1]."""
     return network.mean_logits(image.permute(2, 0, 1)[None].float() / 255)[0].sigmoid()

@@ -7,7 +7,7 @@ from dataclasses import replace
 from tag2mask.core.device import emulates_bf16, resolve_device
 from tag2mask.core.distributed import gathered, is_main, process_count, process_number
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
-from tag2mask.data.dataset import PhotoSet
+from tag2mask.data.dataset import ImageSet
 from tag2mask.runs.config import Config
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import RunFolder
@@ -46,7 +46,7 @@ def stages_of(config: Config) -> list[str]:
     return [name for name, stage in STAGES.items() if stage.is_wanted(config)]
 
 
-def check_ahead(config: Config, run: RunFolder, photos: PhotoSet, names: Sequence[str], again: Collection[str]) -> None:
+def check_ahead(config: Config, run: RunFolder, images: ImageSet, names: Sequence[str], again: Collection[str]) -> None:
     """Find what would stop a stage before the first one begins, and before anything is deleted.
 
     Args:
@@ -62,7 +62,7 @@ def check_ahead(config: Config, run: RunFolder, photos: PhotoSet, names: Sequenc
     """
     ahead = Ahead(names, again)
     for name in names:
-        STAGES[name].check(config, run, photos, ahead)
+        STAGES[name].check(config, run, images, ahead)
 
 
 def slow_settings(config: Config, names: Sequence[str]) -> list[str]:

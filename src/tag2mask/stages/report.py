@@ -1,9 +1,9 @@
 """The stage `report`: one page for a run."""
 
-from tag2mask.data.dataset import PhotoSet
+from tag2mask.data.dataset import ImageSet
 from tag2mask.report import write_report
 from tag2mask.runs.config import Config
-from tag2mask.runs.dataset import photographs
+from tag2mask.runs.dataset import run_images
 from tag2mask.runs.ground_truth import with_believable_truth, with_painted_truth
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import RunFolder
@@ -20,21 +20,21 @@ class Report(Stage):
     distribution = "main"
     sections = ("report",)
 
-    def plan(self, config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
+    def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
         """The page, which is always written anew."""
         return StagePlan(self.name, f"write {run / 'report.html'}")
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
-        """Write report.html over the photographs of the first split that is evaluated."""
+        """Write report.html over the images of the first split that is evaluated."""
         split = config.evaluate.split_names(config.data.split)[0]
-        photos = with_painted_truth(config, photographs(config, run, split), console)
-        photos, errors = with_believable_truth(photos, config)
-        judged = with_believable_truth(photographs(config, run), config)[0] if split != config.data.split else None
+        images = with_painted_truth(config, run_images(config, run, split), console)
+        images, errors = with_believable_truth(images, config)
+        judged = with_believable_truth(run_images(config, run), config)[0] if split != config.data.split else None
         page = write_report(
             run.path,
-            photos,
+            images,
             config.report,
             judged=judged,
-            notices=(*errors, *photos.notes),
+            notices=(*errors, *images.notes),
         )
         return StageResult(self.name, done=1, notes=[f"the page: {page}"])

@@ -18,14 +18,14 @@ from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.prefetch import map_ahead
 from tag2mask.core.provenance import image_origin, is_of_image
 from tag2mask.data.cam_files import CamFile, CamFileError, full_resolution, read_cam, read_record, write_cam
-from tag2mask.data.dataset import PhotoSet
+from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import ImageError, image_size, read_image
-from tag2mask.data.manifest import Photo, Photos
+from tag2mask.data.manifest import ImageItem, Images
 from tag2mask.runs.base_cams import seed_path
 from tag2mask.runs.batches import Batches, in_order, measured
 from tag2mask.runs.config import Config, plain
 from tag2mask.runs.corrections import without_damaged
-from tag2mask.runs.dataset import photographs, read_ahead, reading_workers
+from tag2mask.runs.dataset import read_ahead, reading_workers, run_images
 from tag2mask.runs.progress import Console, StageResult, progress_bar
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.runs.throughput import paced_bar
@@ -35,10 +35,10 @@ GRID_CELL = 16
 """Pixels a cell of the grid that imported maps are reduced to: CLIP-ES's own."""
 
 _USUAL_PATCHES = 1024
-"""With more patches than these a batch holds fewer photographs, since attention grows with the square."""
+"""With more patches than these a batch holds fewer images, since attention grows with the square."""
 
 _BLOCK = 16
-"""Photographs that are dealt to a shard together; batches lie within them, so that shards agree whatever their size."""
+"""Images that are dealt to a shard together; batches lie within them, so that shards agree whatever their size."""
 
 _MOST_PADDING = 1.25
 """A batch's longest sequence may be so many times its shortest."""
@@ -58,78 +58,78 @@ class Seeds(Stage):
         """Where something reads base CAMs."""
         return config.external.used
 
-    def settings(self, config: Config, photos: PhotoSet) -> Settings:
+    def settings(self, config: Config, images: ImageSet) -> Settings:
         """Of imported base CAMs where they come from, of CLIP's all that changes them."""
-        return {"classes": list(photos.classes), "seeds": _settings(config, photos)}
+        return {"classes": list(images.classes), "seeds": _settings(config, images)}
 
-    def check(self, config: Config, run: RunFolder, photos: PhotoSet, ahead: Ahead) -> None:
+    def check(self, config: Config, run: RunFolder, images: ImageSet, ahead: Ahead) -> None:
         """Refuse to import base CAMs from nowhere."""
         _check_source(config)
 
-    def plan(self, config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
+    def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
         """Base CAMs that are missing."""
         source = f"the files in {config.seeds.from_npy}" if config.seeds.from_npy else config.seeds.model
         work = f"{{}} base CAMs to take from {source}"
-        return self.images_plan(run, photos.photos, ["seeds"], ".npz", work, lambda photo: _missing(photo, run))
+        return self.images_plan(run, images.items, ["seeds"], ".npz", work, lambda item: _missing(item, run))
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
-        """Make, or import, the base CAMs that are missing, or whose photograph has other tags by now.
+        """Make, or import, the base CAMs that are missing, or whose image has other tags by now.
 
         Raises:
             UsageError: the settings are wrong, or the folder holds base CAMs of other settings.
             Tag2maskError: CLIP could not be loaded.
         """
         result = StageResult(self.name)
-        photos = photographs(config, run, together=True)
-        without_damaged(photos, result)
+        images = run_images(config, run, together=True)
+        without_damaged(images, result)
         if config.seeds.from_npy is not None:
-            _import(self, config, run, photos, result, console)
+            _import(self, config, run, images, result, console)
         else:
-            _make(self, config, run, photos, result, console)
+            _make(self, config, run, images, result, console)
         return result
 
 
 def export_npy(config: Config, run: RunFolder, console: Console, *, folder: Path) -> StageResult:
     """Write base CAMs as CLIP-ES's files, ID.npy: maps at full size for other tools, and those on the grid beside them.
 
-    Photographs without a base CAM are listed as failed; under ``--shard`` every n-th photograph is written.
+    Images without a base CAM are listed as failed; under ``--shard`` every n-th image is written.
     """
-    photos, result = photographs(config, run), StageResult("export")
+    images, result = run_images(config, run), StageResult("export")
     number, shards = config.shard_of()
-    mine = photos.photos[number - 1 :: shards]
+    mine = images.items[number - 1 :: shards]
     with progress_bar(console, "export", len(mine)) as advance:
-        for done, photo in enumerate(mine, start=1):
+        for done, item in enumerate(mine, start=1):
             try:
-                cam = read_cam(seed_path(run, photo))
+                cam = read_cam(seed_path(run, item))
                 full = full_resolution(cam).astype(np.float16)
-                write_npy_cams(folder / f"{photo.id}.npy", NpyCams(cam.ids.astype(np.int64) - 1, full, cam.cams))
+                write_npy_cams(folder / f"{item.id}.npy", NpyCams(cam.ids.astype(np.int64) - 1, full, cam.cams))
                 result.done += 1
             except Tag2maskError as error:
-                result.failed[photo.id] = str(error)
+                result.failed[item.id] = str(error)
             advance(done)
     return result
 
 
 def _make(
-    stage: Stage, config: Config, run: RunFolder, photos: PhotoSet, result: StageResult, console: Console
+    stage: Stage, config: Config, run: RunFolder, images: ImageSet, result: StageResult, console: Console
 ) -> None:
     """Base CAMs by CLIP."""
     settings = config.seeds
-    words = read_words(settings.words, photos.classes)
-    run.check(stage, stage.fingerprint(config, photos))
+    words = read_words(settings.words, images.classes)
+    run.check(stage, stage.fingerprint(config, images))
     clip = load_clip(settings.model, notify=lambda text: console.print(text, highlight=False))
     device = resolve_device(config.device)
     features = clip.to(device).text_features(words.sentences())
-    run.claim(stage, stage.fingerprint(config, photos))
+    run.claim(stage, stage.fingerprint(config, images))
     clip.precision(model_precision(settings.precision, device))
-    texts, rivals = features[: len(photos.classes)], features[len(photos.classes) :]
+    texts, rivals = features[: len(images.classes)], features[len(images.classes) :]
     result.notes += words.notices
-    batches = batches_by_patches(clip, photos.photos, config, result).without(photos.decided.damaged)
-    todo, missing = batches.unfinished(lambda photo: _missing(photo, run))
+    batches = batches_by_patches(clip, images.items, config, result).without(images.decided.damaged)
+    todo, missing = batches.unfinished(lambda item: _missing(item, run))
     result.skipped = batches.total - missing
     with paced_bar(run, "seeds", console, missing) as advance:
         for batch in prepared_batches(clip, todo, config, result):
-            tags = torch.from_numpy(photos.tag_matrix([item.photo for item in batch]))
+            tags = torch.from_numpy(images.tag_matrix([item.item for item in batch]))
             found = clip_cams(
                 clip,
                 [item.image for item in batch],
@@ -140,18 +140,18 @@ def _make(
                 boxes=settings.boxes,
             )
             for item, own in zip(batch, found, strict=True):
-                if _missing(item.photo, run):
+                if _missing(item.item, run):
                     ids = np.array(own.labels, dtype=np.int32) + 1
-                    write_cam(seed_path(run, item.photo), CamFile(ids, own.cams.numpy(), item.size, image=item.origin))
+                    write_cam(seed_path(run, item.item), CamFile(ids, own.cams.numpy(), item.size, image=item.origin))
                     result.done += 1
             advance(result.done)
 
 
-def _settings(config: Config, photos: PhotoSet) -> Settings:
+def _settings(config: Config, images: ImageSet) -> Settings:
     """What base CAMs depend on."""
     if config.seeds.from_npy is not None:
         return {"from_npy": str(config.seeds.from_npy)}
-    words = read_words(config.seeds.words, photos.classes)
+    words = read_words(config.seeds.words, images.classes)
     own = plain(config.seeds, affecting=True)
     kept = {key: value for key, value in own.items() if key not in ("from_npy", "words")}
     kept["precision"] = model_precision(config.seeds.precision, resolve_device(config.device))  # what files depend on
@@ -166,54 +166,52 @@ def _check_source(config: Config) -> None:
 
 
 def _import(
-    stage: Stage, config: Config, run: RunFolder, photos: PhotoSet, result: StageResult, console: Console
+    stage: Stage, config: Config, run: RunFolder, images: ImageSet, result: StageResult, console: Console
 ) -> None:
     """Base CAMs from CLIP-ES's files."""
     folder = config.seeds.from_npy or Path()
     _check_source(config)
-    run.claim(stage, stage.fingerprint(config, photos))
+    run.claim(stage, stage.fingerprint(config, images))
     number, shards = config.shard_of()
-    damaged = photos.decided.damaged
-    mine = photos.photos[number - 1 :: shards].where(lambda photo: photo.id not in damaged)
-    todo = mine.where(lambda photo: _missing(photo, run))
+    damaged = images.decided.damaged
+    mine = images.items[number - 1 :: shards].where(lambda item: item.id not in damaged)
+    todo = mine.where(lambda item: _missing(item, run))
     result.skipped = len(mine) - len(todo)
     losses: list[float] = []
     untagged = unmapped = 0
 
-    def load(photo: Photo) -> tuple[CamFile, float | None, int] | Tag2maskError:
+    def load(item: ImageItem) -> tuple[CamFile, float | None, int] | Tag2maskError:
         try:
-            origin = image_origin(photo.path)
-            size = image_size(photo.path, pixel_limit=config.data.pixel_limit)
-            found = read_npy_cams(folder / f"{photo.id}.npy", len(photos.classes), size)
-            cam, loss, left_out = _reduced(found, photo, size)
+            origin = image_origin(item.path)
+            size = image_size(item.path, pixel_limit=config.data.pixel_limit)
+            found = read_npy_cams(folder / f"{item.id}.npy", len(images.classes), size)
+            cam, loss, left_out = _reduced(found, item, size)
             return replace(cam, image=origin), loss, left_out
         except Tag2maskError as error:
             return error
 
     loaded = map_ahead(load, todo, threads=max(1, reading_workers(config)))
     with paced_bar(run, "seeds", console, len(todo)) as advance:
-        for done, (photo, answer) in enumerate(zip(todo, loaded, strict=True), start=1):
+        for done, (item, answer) in enumerate(zip(todo, loaded, strict=True), start=1):
             if isinstance(answer, Tag2maskError):
-                result.failed[photo.id] = str(answer)
+                result.failed[item.id] = str(answer)
             else:
                 cam, loss, left_out = answer
-                if _is_same(cam, seed_path(run, photo)):  # a tag without a map: nothing new, and nothing is made stale
+                if _is_same(cam, seed_path(run, item)):  # a tag without a map: nothing new, and nothing is made stale
                     result.skipped += 1
                 else:
-                    write_cam(seed_path(run, photo), cam)
+                    write_cam(seed_path(run, item), cam)
                     result.done += 1
-                untagged, unmapped = untagged + left_out, unmapped + len(photo.tags) - len(cam.ids)
+                untagged, unmapped = untagged + left_out, unmapped + len(item.tags) - len(cam.ids)
                 losses += [] if loss is None else [loss]
             advance(done)
     if losses:
         result.notes.append(
             f"{len(losses)} files hold maps at full size alone; on the grid of {GRID_CELL} pixels, enlarged again, "
-            f"they differ by {np.mean(losses):.4f} on average (at most {np.max(losses):.4f} for one photograph)"
+            f"they differ by {np.mean(losses):.4f} on average (at most {np.max(losses):.4f} for one image)"
         )
     if untagged:
-        result.notes.append(
-            f"{untagged} maps are of classes that their photograph is not tagged with, and are left out"
-        )
+        result.notes.append(f"{untagged} maps are of classes that their image is not tagged with, and are left out")
     if unmapped:
         result.notes.append(f"{unmapped} tags have no map; the classifier's CAM stands in for it")
 
@@ -229,10 +227,10 @@ def _is_same(cam: CamFile, path: Path) -> bool:
         return False
 
 
-def _reduced(found: NpyCams, photo: Photo, size: tuple[int, int]) -> tuple[CamFile, float | None, int]:
-    """A file's maps of the photograph's tags, on the grid; what the reduction loses; how many maps were left out."""
+def _reduced(found: NpyCams, item: ImageItem, size: tuple[int, int]) -> tuple[CamFile, float | None, int]:
+    """A file's maps of the image's tags, on the grid; what the reduction loses; how many maps were left out."""
     ids = found.classes + 1
-    own = [int(place) for place in np.argsort(ids) if ids[place] in photo.tags]
+    own = [int(place) for place in np.argsort(ids) if ids[place] in item.tags]
     if found.grid is not None:
         return CamFile(ids[own].astype(np.int32), found.grid[own], size), None, len(ids) - len(own)
     grid = (-(-size[0] // GRID_CELL), -(-size[1] // GRID_CELL))
@@ -243,16 +241,16 @@ def _reduced(found: NpyCams, photo: Photo, size: tuple[int, int]) -> tuple[CamFi
     return cam, loss, len(ids) - len(own)
 
 
-def _missing(photo: Photo, run: RunFolder) -> bool:
-    """Whether the base CAM of a photograph is missing, damaged, or of other tags or another image."""
-    path = seed_path(run, photo)
+def _missing(item: ImageItem, run: RunFolder) -> bool:
+    """Whether the base CAM of an image is missing, damaged, or of other tags or another image."""
+    path = seed_path(run, item)
     found = read_record(path)
-    return found is None or found.ids != photo.tags or not is_of_image(found.image, photo.path, path)
+    return found is None or found.ids != item.tags or not is_of_image(found.image, item.path, path)
 
 
-def batches_by_patches(clip: Clip, photos: Photos, config: Config, result: StageResult) -> Batches:
-    """Batches of photographs with about as many patches, those of this shard; the same whatever is done already."""
-    sound, sizes = measured(photos, config, result)
+def batches_by_patches(clip: Clip, items: Images, config: Config, result: StageResult) -> Batches:
+    """Batches of images with about as many patches, those of this shard; the same whatever is done already."""
+    sound, sizes = measured(items, config, result)
     grids = (clip.grid((size >> 32, size & 0xFFFFFFFF), config.seeds.longest_side) for size in sizes.tolist())
     patches = np.fromiter((rows * columns for rows, columns in grids), dtype=np.int64, count=len(sizes))
     ordered, counts = in_order(sound, patches)
@@ -273,29 +271,29 @@ def batches_by_patches(clip: Clip, photos: Photos, config: Config, result: Stage
 
 @dataclass(frozen=True)
 class Prepared:
-    """A photograph as CLIP sees it, its size (H, W) in pixels, and what `image_origin` says of it."""
+    """An image as CLIP sees it, its size (H, W) in pixels, and what `image_origin` says of it."""
 
-    photo: Photo
+    item: ImageItem
     image: Tensor
     size: tuple[int, int]
     origin: np.ndarray | None = None
 
 
 def prepared_batches(
-    clip: Clip, batches: Iterable[Sequence[Photo]], config: Config, result: StageResult
+    clip: Clip, batches: Iterable[Sequence[ImageItem]], config: Config, result: StageResult
 ) -> Iterator[list[Prepared]]:
-    """The readable photographs of each batch; a few batches are read ahead."""
+    """The readable images of each batch; a few batches are read ahead."""
 
-    def prepare(photo: Photo) -> Prepared | ImageError:
-        origin = image_origin(photo.path)
+    def prepare(item: ImageItem) -> Prepared | ImageError:
+        origin = image_origin(item.path)
         try:
-            image = read_image(photo.path, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
+            image = read_image(item.path, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
         except ImageError as error:
             return error
         size = image.shape[0], image.shape[1]
-        return Prepared(photo, clip.prepare(image, config.seeds.longest_side), size, origin)
+        return Prepared(item, clip.prepare(image, config.seeds.longest_side), size, origin)
 
     for pairs in read_ahead(batches, prepare, config):
-        result.failed.update({photo.id: str(answer) for photo, answer in pairs if isinstance(answer, ImageError)})
+        result.failed.update({item.id: str(answer) for item, answer in pairs if isinstance(answer, ImageError)})
         if good := [answer for _, answer in pairs if isinstance(answer, Prepared)]:
             yield good

@@ -11,10 +11,10 @@ from torch import nn
 from tag2mask.core.distributed import is_main
 from tag2mask.core.errors import UsageError
 from tag2mask.data.corrections import UNRECORDED, FinalMasks
-from tag2mask.data.dataset import PhotoSet
+from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import ImageError
 from tag2mask.data.loading.samples import LabelledSet
-from tag2mask.data.manifest import Photo
+from tag2mask.data.manifest import ImageItem
 from tag2mask.data.readers.rasterise import are_given
 from tag2mask.data.settings import DataSettings
 from tag2mask.evaluation import Confusion, Figures
@@ -24,7 +24,7 @@ from tag2mask.networks.settings import in_section
 from tag2mask.prediction.predictor import SEGMENT_NETWORK
 from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import LearntFrom, copied_by_hand, final_masks, without_damaged
-from tag2mask.runs.dataset import photographs
+from tag2mask.runs.dataset import run_images
 from tag2mask.runs.ground_truth import class_ids, truth_against_tags, with_truth
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import LABEL_CONFIDENCE, RunFolder
@@ -51,7 +51,7 @@ class Segment(TrainingStage):
         """Where it is asked for; it learns from the masks of all shards."""
         return config.segment.enabled and config.shard is None
 
-    def settings(self, config: Config, photos: PhotoSet) -> Settings:
+    def settings(self, config: Config, images: ImageSet) -> Settings:
         """Those of training on masks, or on the truth."""
         segment = config.segment
         unread = ["label_weights"] if segment.label_weights == "none" else []
@@ -62,18 +62,18 @@ class Segment(TrainingStage):
             own["network"].pop("norm_momentum")
         masks: Settings = {"masks": {}} if segment.labels == "masks" else {}
         return {
-            "classes": list(photos.classes),
+            "classes": list(images.classes),
             "seed": config.seed,
             "limit": config.limit,
-            "data": {"split": config.data.split, **({} if masks else _truth_settings(config, photos))},
+            "data": {"split": config.data.split, **({} if masks else _truth_settings(config, images))},
             "segment": own,
         } | masks
 
-    def check(self, config: Config, run: RunFolder, photos: PhotoSet, ahead: Ahead) -> None:
+    def check(self, config: Config, run: RunFolder, images: ImageSet, ahead: Ahead) -> None:
         """Also build the network, and look for its labels."""
         if self.is_new(run, ahead):
-            _untrained(config, photos)
-            _check_labels(config, run, photos, refines="refine" in {*ahead.stages, *ahead.again})
+            _untrained(config, images)
+            _check_labels(config, run, images, refines="refine" in {*ahead.stages, *ahead.again})
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
         """Train the segmentation network on the run's masks (or on the truth), or go on training.
@@ -83,16 +83,16 @@ class Segment(TrainingStage):
             Interrupted: the user stopped it; the state is saved.
         """
         result = StageResult(self.name)
-        photos = photographs(config, run, together=True)
+        images = run_images(config, run, together=True)
         if config.segment.labels == "masks":
-            photos = without_damaged(photos, result)
-        labelled = _labelled(config, run, photos, console, result)
-        masks = None if config.segment.labels == "truth" else final_masks(run, photos)
-        settings = self.fingerprint(config, photos)
+            images = without_damaged(images, result)
+        labelled = _labelled(config, run, images, console, result)
+        masks = None if config.segment.labels == "truth" else final_masks(run, images)
+        settings = self.fingerprint(config, images)
         target, record = run / SEGMENT_NETWORK, run / LEARNT_FROM
         if target.is_file():
             run.claim(self, settings)
-            load_segmentation_network(target, classes=photos.classes)
+            load_segmentation_network(target, classes=images.classes)
             result.skipped = 1
             learnt = LearntFrom.of(labelled, masks)
             _note_newer(result, learnt, LearntFrom.read(record) or LearntFrom([]), masks, target)
@@ -102,7 +102,7 @@ class Segment(TrainingStage):
         if config.shard is not None:
             raise UsageError("segment learns from the masks of all shards; run it without --shard once all have theirs")
         weights = _weights(config, run, labelled)
-        network = _untrained(config, photos)
+        network = _untrained(config, images)
         network.intensity = config.data.intensity
         run.claim(self, settings)
         masks, learnt = copied_by_hand(run / BY_HAND, labelled, masks)
@@ -119,11 +119,11 @@ class Segment(TrainingStage):
         )
         task = segmentation_task(network, samples, config.segment, _validation(config, run, console))
         self.learn(task, config, run, console, result)
-        _note_masks(result, photos, labelled, learnt)
+        _note_masks(result, images, labelled, learnt)
         return result
 
 
-def _untrained(config: Config, photos: PhotoSet) -> SegmentationNetwork:
+def _untrained(config: Config, images: ImageSet) -> SegmentationNetwork:
     """The network before training, after a look at what would stop it.
 
     Raises:
@@ -142,24 +142,24 @@ def _untrained(config: Config, photos: PhotoSet) -> SegmentationNetwork:
             "batch norm over one value an image"
         )
     try:
-        return build_segmentation_network(settings.network, photos.classes, seed=config.seed)
+        return build_segmentation_network(settings.network, images.classes, seed=config.seed)
     except UsageError as error:
         raise UsageError(in_section(str(error), "segment.network")) from error
 
 
-def _note_masks(result: StageResult, photos: PhotoSet, labelled: PhotoSet, learnt: LearntFrom) -> None:
-    """Tell which masks were learnt from: how many are people's, and how many photographs have none."""
-    decided = photos.decided
+def _note_masks(result: StageResult, images: ImageSet, labelled: ImageSet, learnt: LearntFrom) -> None:
+    """Tell which masks were learnt from: how many are people's, and how many images have none."""
+    decided = images.decided
     if decided.folder is not None:
-        result.notes.append(f"{len(learnt.by_hand)} of the {len(labelled.photos)} masks are people's")
+        result.notes.append(f"{len(learnt.by_hand)} of the {len(labelled.items)} masks are people's")
     if decided.unrecorded:
         result.notes.append(f"{decided.folder}: {UNRECORDED}")
-    rejected = decided.count((photo.id for photo in photos.photos), "rejected")
+    rejected = decided.count((item.id for item in images.items), "rejected")
     if rejected:
         result.notes.append(f"{rejected} masks that somebody rejected were left out")
-    lacking = len(photos.photos) - len(labelled.photos) - rejected
+    lacking = len(images.items) - len(labelled.items) - rejected
     if lacking:
-        result.notes.append(f"{lacking} photographs have no mask to learn from, and were left out")
+        result.notes.append(f"{lacking} images have no mask to learn from, and were left out")
 
 
 def _note_newer(
@@ -173,7 +173,7 @@ def _note_newer(
         result.notes.append(
             f"{len(new)} masks are newer than the network that is there{by_hand}; --restart segment learns anew"
         )
-    rejected = 0 if masks is None else masks.decided.count(before.photographs, "rejected")
+    rejected = 0 if masks is None else masks.decided.count(before.images, "rejected")
     if rejected:
         result.notes.append(
             f"{rejected} masks that the network learnt from were rejected since; --restart segment learns without them"
@@ -181,16 +181,16 @@ def _note_newer(
 
 
 def _same_masks(run: RunFolder, record: Path, learnt: LearntFrom) -> None:
-    """Note what is learnt from; a training that was begun on other photographs or masks is not gone on with.
+    """Note what is learnt from; a training that was begun on other images or masks is not gone on with.
 
     Raises:
         UsageError: a saved state is of others.
     """
     before = LearntFrom.read(record) if (run / "segment/state.pt").is_file() else None
-    if before is not None and before.photographs != learnt.photographs:
+    if before is not None and before.images != learnt.images:
         raise UsageError(
-            f"the training in {run / 'segment'} was begun on {len(before.photographs)} masks, and now there are "
-            f"{len(learnt.photographs)}, not the same ones; --restart segment begins anew with all of them"
+            f"the training in {run / 'segment'} was begun on {len(before.images)} masks, and now there are "
+            f"{len(learnt.images)}, not the same ones; --restart segment begins anew with all of them"
         )
     if before is not None and (others := learnt.others_by_hand(before)):
         raise UsageError(
@@ -201,17 +201,17 @@ def _same_masks(run: RunFolder, record: Path, learnt: LearntFrom) -> None:
         learnt.write(record)
 
 
-def _labelled(config: Config, run: RunFolder, photos: PhotoSet, console: Console, result: StageResult) -> PhotoSet:
-    """The photographs with a mask to learn from.
+def _labelled(config: Config, run: RunFolder, images: ImageSet, console: Console, result: StageResult) -> ImageSet:
+    """The images with a mask to learn from.
 
     Raises:
         UsageError: there is none, or ground truth does not fit the tags.
     """
     if config.segment.labels == "masks":
-        return _masked(run, photos)
-    found = with_truth(config, photos, console)
-    if not found.photos:
-        raise UsageError("segment.labels truth needs ground truth, and no photograph has any; --data.masks names it")
+        return _masked(run, images)
+    found = with_truth(config, images, console)
+    if not found.items:
+        raise UsageError("segment.labels truth needs ground truth, and no image has any; --data.masks names it")
     for problem in truth_against_tags(found, config):
         if problem.level == "error":
             raise UsageError(problem.message)
@@ -219,45 +219,45 @@ def _labelled(config: Config, run: RunFolder, photos: PhotoSet, console: Console
     return found
 
 
-def _masked(run: RunFolder, photos: PhotoSet) -> PhotoSet:
-    """The photographs that have a mask, the method's or a person's.
+def _masked(run: RunFolder, images: ImageSet) -> ImageSet:
+    """The images that have a mask, the method's or a person's.
 
     Raises:
         UsageError: there is none.
     """
-    masks, decided = final_masks(run, photos), photos.decided
+    masks, decided = final_masks(run, images), images.decided
 
-    def is_there(photo: Photo) -> bool:
-        left_out = photo.id in decided.damaged or decided.is_rejected(photo.id)
-        return not left_out and (decided.has_mask(photo.id) or (masks.own / f"{photo.id}.png").is_file())
+    def is_there(item: ImageItem) -> bool:
+        left_out = item.id in decided.damaged or decided.is_rejected(item.id)
+        return not left_out and (decided.has_mask(item.id) or (masks.own / f"{item.id}.png").is_file())
 
-    there = photos.photos.where(is_there)
+    there = images.items.where(is_there)
     if not there:
-        raise UsageError(f"{run / MASKS} holds no mask of these photographs; run `tag2mask refine {run.path}` first")
-    return photos.of(there)
+        raise UsageError(f"{run / MASKS} holds no mask of these images; run `tag2mask refine {run.path}` first")
+    return images.of(there)
 
 
-def _truth_settings(config: Config, photos: PhotoSet) -> Settings:
+def _truth_settings(config: Config, images: ImageSet) -> Settings:
     """How ground truth that may be painted comes about, where not as it does by default.
 
     `data.masks` is not among them: a folder that is moved holds what it held. That its masks are other ones than those
     that were learned from cannot be told from settings.
     """
     values = {} if config.data.mask_values is None else {"mask_values": config.data.mask_values}
-    if photos.painting is None:
+    if images.painting is None:
         return values
-    if are_given(photos.painting.folder):
+    if are_given(images.painting.folder):
         return {"crowd": "as the masks that were given have it", **values}
     return {} if config.data.crowd == DataSettings.crowd else {"crowd": config.data.crowd}
 
 
-def _check_labels(config: Config, run: RunFolder, photos: PhotoSet, *, refines: bool) -> None:
+def _check_labels(config: Config, run: RunFolder, images: ImageSet, *, refines: bool) -> None:
     """Find what training would lack, before anything is made or deleted.
 
     Args:
         config: every setting.
         run: the run folder.
-        photos: the photographs.
+        photos: the images.
         refines: whether the masks are made (again) before.
 
     Raises:
@@ -266,12 +266,12 @@ def _check_labels(config: Config, run: RunFolder, photos: PhotoSet, *, refines: 
     if config.segment.labels == "truth":
         return
     if not refines:
-        _weights(config, run, _masked(run, photos))
+        _weights(config, run, _masked(run, images))
     elif config.segment.label_weights == "confidence" and not config.refine.keep_confidence:
         raise UsageError("segment.label_weights confidence needs --refine.keep_confidence true")
 
 
-def _weights(config: Config, run: RunFolder, labelled: PhotoSet) -> Path | None:
+def _weights(config: Config, run: RunFolder, labelled: ImageSet) -> Path | None:
     """The folder with the weights of the labels; None where all count alike.
 
     Raises:
@@ -282,14 +282,14 @@ def _weights(config: Config, run: RunFolder, labelled: PhotoSet) -> Path | None:
     folder = run / LABEL_CONFIDENCE
     decided = labelled.decided  # people's masks are sure
     lacking = [
-        photo.id
-        for photo in labelled.photos
-        if not decided.has_mask(photo.id) and not (folder / f"{photo.id}.png").is_file()
+        item.id
+        for item in labelled.items
+        if not decided.has_mask(item.id) and not (folder / f"{item.id}.png").is_file()
     ]
     if lacking:
         method = "" if config.refine.uses_crf else " --refine.method crf"
         raise UsageError(
-            f"segment.label_weights confidence needs {folder}, and {len(lacking)} of {len(labelled.photos)} masks have "
+            f"segment.label_weights confidence needs {folder}, and {len(lacking)} of {len(labelled.items)} masks have "
             f"no file there; run `tag2mask refine --refine.keep_confidence true{method} --restart "
             f"refine` with {run.path}"
         )
@@ -301,11 +301,11 @@ def _validation(config: Config, run: RunFolder, console: Console) -> Callable[[n
     if config.segment.validate_every is None:
         return None
     split = config.evaluate.split_names(config.data.split)[0]
-    photos = with_truth(config, photographs(config, run, split), console)
-    ids = class_ids(config.evaluate.class_names(), photos.classes)
-    if not photos.photos:
+    images = with_truth(config, run_images(config, run, split), console)
+    ids = class_ids(config.evaluate.class_names(), images.classes)
+    if not images.items:
         return None
-    for problem in truth_against_tags(photos, config):
+    for problem in truth_against_tags(images, config):
         if problem.level == "error":
             if config.segment.keep_best:
                 raise UsageError(problem.message)
@@ -316,17 +316,17 @@ def _validation(config: Config, run: RunFolder, console: Console) -> Callable[[n
     @torch.no_grad()
     def measure(network: nn.Module) -> dict[str, float]:
         device = next(network.parameters()).device
-        confusion = Confusion(len(photos.classes) + 1)
-        for photo in photos.photos:
+        confusion = Confusion(len(images.classes) + 1)
+        for item in images.items:
             try:
-                image = torch.from_numpy(photos.read_image(photo)).to(device)
+                image = torch.from_numpy(images.read_image(item)).to(device)
                 size = int(image.shape[0]), int(image.shape[1])
-                truth = photos.read_truth(photo, size=size)
+                truth = images.read_truth(item, size=size)
             except ImageError:
                 continue  # the stage `predictions` names it
             logits = network.full_logits(image.permute(2, 0, 1)[None].float() / 255)  # type: ignore[operator]
             confusion.update(logits.argmax(1)[0].byte().cpu().numpy(), truth)
-        miou = Figures.of(confusion, photos.classes, images=len(photos), ids=ids).miou
+        miou = Figures.of(confusion, images.classes, images=len(images), ids=ids).miou
         return {} if math.isnan(miou) else {"validation_miou": miou}
 
     return measure

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tag2mask.core.device import release_memory
 from tag2mask.data.cam_files import CamFileError
-from tag2mask.data.dataset import PhotoSet
+from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import ImageError
 from tag2mask.training.settings import LoopSettings
 
@@ -20,7 +20,7 @@ from tag2mask.training.settings import LoopSettings
 class Samples(Protocol):
     """Training samples by (draw, index); a sample depends on these and a seed alone."""
 
-    photos: PhotoSet
+    images: ImageSet
 
     def __len__(self) -> int: ...
 
@@ -88,7 +88,7 @@ class _Readable(Dataset[dict[str, Any]]):
             try:
                 return {**self.samples[draw, number], "failed": failed}
             except (ImageError, CamFileError) as error:
-                failed[self.samples.photos.photos[number].id] = str(error)
+                failed[self.samples.images.items[number].id] = str(error)
         return {"failed": failed}  # the parent raises: an exception from a worker process carries a traceback
 
 

@@ -51,8 +51,8 @@ class LoopSettings(Checked):
 
     Attributes:
         steps: number of optimiser steps; null takes `epochs`.
-        epochs: passes over the photographs, where `steps` is null.
-        batch_size: photographs a step, over all processes.
+        epochs: passes over the images, where `steps` is null.
+        batch_size: images a step, over all processes.
         accumulate: parts of a batch that go through the network one after another, for less memory; the step takes
             the mean of their gradients. Statistics of batch norm, and means in a loss, are then those of a part.
         learning_rate: at the start; it falls to 0 as (1 − step/steps)^0.9.
@@ -80,9 +80,9 @@ class LoopSettings(Checked):
 
     _section: ClassVar[str] = "train"
 
-    def total_steps(self, photographs: int) -> int:
-        """Optimiser steps for a set of that many photographs."""
-        return self.steps or max(1, round(self.epochs * photographs / self.batch_size))
+    def total_steps(self, images: int) -> int:
+        """Optimiser steps for a set of that many images."""
+        return self.steps or max(1, round(self.epochs * images / self.batch_size))
 
     def decayed(self, step: int, total: int) -> float:
         """What the learning rate of the step after ``step`` of ``total`` is multiplied by."""
@@ -132,7 +132,7 @@ class EdgeSettings(LoopSettings):
         weights: of that other backbone, as `network.weights`.
         labels: which labels of the CAMs are used for training.
 
-    Source: IRN for 3 epochs of 32 photographs, the learning rate, the crop, and sizes of 0.5 to 1.5 times 500 px. Its
+    Source: IRN for 3 epochs of 32 images, the learning rate, the crop, and sizes of 0.5 to 1.5 times 500 px. Its
     momentum is 1e-4 by accident, which is as good as none.
     """
 

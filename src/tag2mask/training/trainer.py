@@ -103,7 +103,7 @@ def train_network(
         Tag2maskError: the loss or the weights are not finite, or no image can be read.
     """
     if settings.keep_best and task.validate is None:
-        raise UsageError(f"{task.stage}.keep_best needs photographs with ground truth to measure on; leave it out")
+        raise UsageError(f"{task.stage}.keep_best needs images with ground truth to measure on; leave it out")
     records = records or RecordSettings()
     check_engine(task.stage, settings, device, records)
     loop = _Loop(task, settings, _accelerator(task, settings, device))
@@ -119,7 +119,7 @@ def train_network(
         for batch in loader:
             trained.unreadable.update(batch["failed"])
             if "image" not in batch:
-                raise Tag2maskError("not one photograph of the training set can be read; `tag2mask check` lists why")
+                raise Tag2maskError("not one image of the training set can be read; `tag2mask check` lists why")
             loop.step(batch, seed, step, total)
             step += 1
             loop.average.follow(loop.plain)

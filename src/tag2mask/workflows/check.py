@@ -7,11 +7,11 @@ from typing import Literal
 
 import torch
 
-from tag2mask.cams.inference import PhotoMaps, photo_maps, scale_one
+from tag2mask.cams.inference import ImageMaps, image_maps, scale_one
 from tag2mask.core.device import channels_last, resolve_device
 from tag2mask.core.errors import UsageError
-from tag2mask.data.dataset import PhotoSet, open_photos
-from tag2mask.data.manifest import Photo
+from tag2mask.data.dataset import ImageSet, open_images
+from tag2mask.data.manifest import ImageItem
 from tag2mask.data.settings import DataSettings
 from tag2mask.data.validation.check import CheckReport, check
 from tag2mask.networks.checkpoint import load_network
@@ -25,7 +25,7 @@ from tag2mask.stages.cams import read_batches
 
 
 def check_data(config: Config, place: Path, console: Console) -> CheckReport:
-    """Check the photographs in a folder, or those that a tags table names.
+    """Check the images in a folder, or those that a tags table names.
 
     Args:
         config: whose data settings apply; their root, or their table, is replaced by ``place``.
@@ -35,17 +35,17 @@ def check_data(config: Config, place: Path, console: Console) -> CheckReport:
     data = _data_at(config, place)
     with progress_bar(console, "check", 100) as advance:  # in per cent: how many there are shows only on the way
         return check(
-            data, progress=lambda done, total: advance(100 * done // max(total, 1), f"{done} of {total} photographs")
+            data, progress=lambda done, total: advance(100 * done // max(total, 1), f"{done} of {total} images")
         )
 
 
-def checked_photos(config: Config, place: Path) -> PhotoSet:
-    """The photographs that `check_data` checks.
+def checked_images(config: Config, place: Path) -> ImageSet:
+    """The images that `check_data` checks.
 
     Raises:
         UsageError: the data set is unusable; the check lists why.
     """
-    return open_photos(_data_at(config, place))
+    return open_images(_data_at(config, place))
 
 
 def _data_at(config: Config, place: Path) -> DataSettings:
@@ -66,7 +66,7 @@ class Suspicion:
     """One doubt.
 
     Attributes:
-        photo: ID of the photograph.
+        photo: ID of the image.
         tag: name of the class.
         kind: `wrong`, the tag is there and should perhaps not be; `missing`, the other way round.
         probability: of the class by the classifier, in [0, 1].
@@ -74,7 +74,7 @@ class Suspicion:
             since the plan knows tags alone.
     """
 
-    photo: str
+    item: str
     tag: str
     kind: Literal["wrong", "missing"]
     probability: float
@@ -83,9 +83,9 @@ class Suspicion:
     def __str__(self) -> str:
         """As it stands in a list."""
         if self.posterior is None:
-            return f"{self.photo}: `{self.tag}` may be missing (classifier {self.probability:.0%})"
+            return f"{self.item}: `{self.tag}` may be missing (classifier {self.probability:.0%})"
         return (
-            f"{self.photo}: `{self.tag}` may be wrong (classifier {self.probability:.0%}, "
+            f"{self.item}: `{self.tag}` may be wrong (classifier {self.probability:.0%}, "
             f"plan at most {self.posterior:.0%} of a pixel)"
         )
 
@@ -98,13 +98,13 @@ def require_network(run: RunFolder) -> None:
         )
 
 
-def suspicious_tags(config: Config, run: RunFolder, photos: PhotoSet, console: Console) -> list[Suspicion]:
+def suspicious_tags(config: Config, run: RunFolder, images: ImageSet, console: Console) -> list[Suspicion]:
     """What the network of a run doubts about the tags, the surest doubt first; wrong tags before missing ones.
 
     Args:
         config: whose settings of CAMs (`long_side`, `precision`) and POT apply; one scale and its mirror image.
         run: a run folder with a trained network.
-        photos: the photographs; they may be those that the network was trained on.
+        photos: the images; they may be those that the network was trained on.
         console: for progress.
 
     Raises:
@@ -112,34 +112,34 @@ def suspicious_tags(config: Config, run: RunFolder, photos: PhotoSet, console: C
     """
     require_network(run)
     device = resolve_device(config.device)
-    network = channels_last(load_network(run / TRAIN_NETWORK, classes=photos.classes)).to(device).eval()
+    network = channels_last(load_network(run / TRAIN_NETWORK, classes=images.classes)).to(device).eval()
     result = StageResult("check")
     found: list[Suspicion] = []
     done = 0
-    with progress_bar(console, "tags", len(photos)) as advance:
-        for batch, images in read_batches(sized_batches(photos.photos, config, result), config, result):
-            scaled = scale_one(images.to(device), config.cams.long_side)
-            tags = torch.from_numpy(photos.tag_matrix(batch)).to(device)
+    with progress_bar(console, "tags", len(images)) as advance:
+        for batch, pixels in read_batches(sized_batches(images.items, config, result), config, result):
+            scaled = scale_one(pixels.to(device), config.cams.long_side)
+            tags = torch.from_numpy(images.tag_matrix(batch)).to(device)
             bf16 = config.cams.precision == "bf16"
-            maps = photo_maps(network, scaled, tags, scales=[1.0], flip=True, bf16=bf16)
-            found += _doubts(batch, maps, maps.transport(config.pot.one_scale()), photos.classes)
+            maps = image_maps(network, scaled, tags, scales=[1.0], flip=True, bf16=bf16)
+            found += _doubts(batch, maps, maps.transport(config.pot.one_scale()), images.classes)
             done += len(batch)
             advance(done)
     surest = {"wrong": lambda doubt: doubt.probability, "missing": lambda doubt: -doubt.probability}
-    return sorted(found, key=lambda doubt: (doubt.kind == "missing", surest[doubt.kind](doubt), doubt.photo))
+    return sorted(found, key=lambda doubt: (doubt.kind == "missing", surest[doubt.kind](doubt), doubt.item))
 
 
 def _doubts(
-    batch: Sequence[Photo], maps: PhotoMaps, transport: TransportCams, classes: tuple[str, ...]
+    batch: Sequence[ImageItem], maps: ImageMaps, transport: TransportCams, classes: tuple[str, ...]
 ) -> Iterator[Suspicion]:
     """The doubts about a batch."""
     scores, ids = maps.scores.cpu(), transport.slots.ids.cpu()
     best = transport.posterior.amax((2, 3)).cpu()  # (N, S)
-    for number, photo in enumerate(batch):
+    for number, item in enumerate(batch):
         for index, name in enumerate(classes):
             probability = float(scores[number, index])
-            if index + 1 in photo.tags and probability < WRONG_BELOW:
+            if index + 1 in item.tags and probability < WRONG_BELOW:
                 slot = int((ids[number] == index + 1).nonzero()[0])
-                yield Suspicion(photo.id, name, "wrong", probability, float(best[number, slot]))
-            elif index + 1 not in photo.tags and probability > MISSING_ABOVE:
-                yield Suspicion(photo.id, name, "missing", probability, None)
+                yield Suspicion(item.id, name, "wrong", probability, float(best[number, slot]))
+            elif index + 1 not in item.tags and probability > MISSING_ABOVE:
+                yield Suspicion(item.id, name, "missing", probability, None)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from tag2mask.core.errors import UsageError
 from tag2mask.core.files import files_below
-from tag2mask.data.dataset import PhotoSet
+from tag2mask.data.dataset import ImageSet
 from tag2mask.evaluation import Figures, evaluate_cams, evaluate_masks
 from tag2mask.runs.config import Config
-from tag2mask.runs.dataset import photographs
+from tag2mask.runs.dataset import run_images
 from tag2mask.runs.ground_truth import class_ids, truth_against_tags, with_truth
 from tag2mask.runs.progress import Console
 from tag2mask.runs.run_folder import RunFolder, run_of
@@ -16,7 +16,7 @@ from tag2mask.stages.registry import require_classes
 
 
 def evaluate_folder(config: Config, folder: Path, console: Console) -> Figures:
-    """Measure one folder of masks (PNG) or CAM files (NPZ): one file for each photograph with ground truth, no other.
+    """Measure one folder of masks (PNG) or CAM files (NPZ): one file for each image with ground truth, no other.
 
     Raises:
         UsageError: the folder holds neither, or files are missing or too many, or there is no ground truth, or it
@@ -24,28 +24,28 @@ def evaluate_folder(config: Config, folder: Path, console: Console) -> Figures:
     """
     if config.shard is not None:
         raise UsageError(NO_SHARD)
-    photos = with_truth(config, photographs(config, RunFolder(config.out or folder)), console)
-    if not photos.photos:
-        raise UsageError("no photograph has a ground-truth mask; --data.masks names their folder")
+    images = with_truth(config, run_images(config, RunFolder(config.out or folder)), console)
+    if not images.items:
+        raise UsageError("no image has a ground-truth mask; --data.masks names their folder")
     if (owner := run_of(folder)) is not None:
-        require_classes(RunFolder(owner), photos.classes)
-    problems = truth_against_tags(photos, config)
+        require_classes(RunFolder(owner), images.classes)
+    problems = truth_against_tags(images, config)
     for problem in problems:
         if problem.level == "error":
             raise UsageError(problem.message)
         console.print(f"warning: {problem.message}", style="yellow", highlight=False, markup=False, soft_wrap=True)
-    return _figures(config, folder, photos, console)
+    return _figures(config, folder, images, console)
 
 
-def _figures(config: Config, folder: Path, photos: PhotoSet, console: Console) -> Figures:
+def _figures(config: Config, folder: Path, images: ImageSet, console: Console) -> Figures:
     """The figures of a folder, whose kind its files tell."""
-    ids = class_ids(config.evaluate.class_names(), photos.classes)
+    ids = class_ids(config.evaluate.class_names(), images.classes)
     extra = config.limit is not None
     # With painted masks lies an .npz, the index of annotations.
     cams = next(files_below(folder, ".png"), None) is None
     if cams and next(files_below(folder, ".npz"), None) is None:
         raise UsageError(f"{folder} holds neither masks (.png) nor CAM files (.npz)")
-    with counted_bar(console, folder, len(photos.photos)) as on_photo:
+    with counted_bar(console, folder, len(images.items)) as on_image:
         if cams:
-            return evaluate_cams(folder, photos, ids=ids, allow_extra=extra, on_photo=on_photo)
-        return evaluate_masks(folder, photos, ids=ids, allow_extra=extra, on_photo=on_photo)
+            return evaluate_cams(folder, images, ids=ids, allow_extra=extra, on_image=on_image)
+        return evaluate_masks(folder, images, ids=ids, allow_extra=extra, on_image=on_image)

@@ -7,7 +7,7 @@ from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.core.files import read_json
 from tag2mask.data.classes import class_problems, read_classes
 from tag2mask.data.corrections import FinalMasks
-from tag2mask.data.dataset import PhotoSet, find_photos, open_photos
+from tag2mask.data.dataset import ImageSet, find_images, open_images
 from tag2mask.export.formats.registry import MaskSource
 from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import data_of
@@ -48,44 +48,44 @@ def mask_source(config: Config, path: Path) -> tuple[MaskSource, str]:
     predicted = _predicted_classes(path) if run is None else None
     named = config.data.root is not None or config.data.tags is not None
     if predicted is not None:
-        found = None if config.data.root is None else find_photos(config.data.root).photos
+        found = None if config.data.root is None else find_images(config.data.root).items
         return MaskSource(folder, predicted, found, *limits), split_name
     if not named:
         return MaskSource(folder, _classes(config), None, *limits), split_name
-    photos = open_photos(data, split=split)
+    images = open_images(data, split=split)
     if run is not None:
-        require_classes(RunFolder(run), photos.classes)
+        require_classes(RunFolder(run), images.classes)
     if corrected:
-        return _corrected_source(config, folder, photos), split_name
-    return MaskSource(folder, photos.classes, photos.photos, *limits), split_name
+        return _corrected_source(config, folder, images), split_name
+    return MaskSource(folder, images.classes, images.items, *limits), split_name
 
 
-def _corrected_source(config: Config, folder: Path, photos: PhotoSet) -> MaskSource:
+def _corrected_source(config: Config, folder: Path, images: ImageSet) -> MaskSource:
     """The masks of a run, people's in the place of its own, without those that somebody rejected."""
-    decided, chosen = photos.decided, photos.photos[: config.limit]
-    kept = chosen.where(lambda photo: not decided.is_rejected(photo.id))
+    decided, chosen = images.decided, images.items[: config.limit]
+    kept = chosen.where(lambda item: not decided.is_rejected(item.id))
     masks, rejected = FinalMasks(folder, decided), len(chosen) - len(kept)
-    return MaskSource(masks, photos.classes, kept, config.data.pixel_limit, rejected=rejected)
+    return MaskSource(masks, images.classes, kept, config.data.pixel_limit, rejected=rejected)
 
 
-def known_photos(config: Config) -> PhotoSet | None:
-    """The photographs that corrections may be of, in all splits; None where the settings name none."""
+def known_images(config: Config) -> ImageSet | None:
+    """The images that corrections may be of, in all splits; None where the settings name none."""
     if config.data.root is None and config.data.tags is None:
         return None
-    return open_photos(replace(config.data, split=None, corrections=None))
+    return open_images(replace(config.data, split=None, corrections=None))
 
 
-def known_classes(config: Config, photos: PhotoSet | None) -> tuple[str, ...]:
+def known_classes(config: Config, images: ImageSet | None) -> tuple[str, ...]:
     """The classes that corrected masks are of, in the order of their ids.
 
     Raises:
         UsageError: nothing says them.
     """
-    return _classes(config) if photos is None else photos.classes
+    return _classes(config) if images is None else images.classes
 
 
 def refuse_inside(out: Path, *places: Path | None) -> None:
-    """Refuse to write among masks or photographs, or over them: --overwrite would delete them.
+    """Refuse to write among masks or images, or over them: --overwrite would delete them.
 
     Raises:
         UsageError: ``out`` is one of the folders, lies in one, or holds one.

@@ -6,9 +6,9 @@ from typing import Any
 
 from tag2mask.core.errors import first_five
 from tag2mask.runs.config import Config
-from tag2mask.runs.dataset import photographs
+from tag2mask.runs.dataset import run_images
 from tag2mask.runs.run_folder import RunFolder
-from tag2mask.runs.throughput import seconds_per_photograph, seconds_per_step
+from tag2mask.runs.throughput import seconds_per_image, seconds_per_step
 from tag2mask.stages.base import StagePlan
 from tag2mask.stages.registry import STAGES, require_classes, to_delete
 
@@ -18,23 +18,23 @@ class Plan:
     """What a command over a run folder would do; nothing is written.
 
     Attributes:
-        photographs: how many.
+        images: how many.
         classes: their class list.
         stages: in order.
-        shard: `i/n` where the command does but a part of the photographs.
+        shard: `i/n` where the command does but a part of the images.
     """
 
-    photographs: int
+    images: int
     classes: tuple[str, ...]
     stages: tuple[StagePlan, ...]
     shard: str | None = None
 
     def lines(self) -> list[str]:
         """The plan for people: a line a stage, and the sum."""
-        shown = [f"{self.photographs} photographs, {len(self.classes)} classes: {first_five(self.classes)}"]
+        shown = [f"{self.images} images, {len(self.classes)} classes: {first_five(self.classes)}"]
         shown += [_line(stage) for stage in self.stages]
         if self.shard:
-            shown.append(f"these are all photographs; --shard {self.shard} does its part of them")
+            shown.append(f"these are all images; --shard {self.shard} does its part of them")
         return [*shown, self._sum()]
 
     def _sum(self) -> str:
@@ -45,7 +45,7 @@ class Plan:
         known = [stage.seconds for stage in busy if stage.seconds is not None]
         unknown = [stage.stage for stage in busy if stage.seconds is None]
         sizes = [stage.bytes for stage in busy if stage.bytes is not None]
-        parts = [f"{_size(sum(sizes))} of files by photograph"] if sizes else ["disk unknown here"]
+        parts = [f"{_size(sum(sizes))} of files by image"] if sizes else ["disk unknown here"]
         parts += [duration(sum(known))] if known else []
         parts += [f"time unknown here of {', '.join(unknown)}"] if unknown else []
         return f"in all: {'; '.join(parts)}; networks and figures come on top"
@@ -63,18 +63,18 @@ def plan(config: Config, run: RunFolder, stages: Sequence[str], *, restart: str 
     Raises:
         UsageError: the run itself would refuse; weights of networks, which may have to be fetched, are not looked at.
     """
-    photos = photographs(config, run)
-    again = to_delete(run, restart, photos.classes)
-    require_classes(run, photos.classes, again)
+    images = run_images(config, run)
+    again = to_delete(run, restart, images.classes)
+    require_classes(run, images.classes, again)
     for stage in (STAGES[name] for name in dict.fromkeys([*stages, *again])):
-        run.check(stage, stage.fingerprint(config, photos), anew=stage.name in again)
-    made = tuple(STAGES[name].plan(config, run, photos) for name in stages)
-    return Plan(len(photos.photos), photos.classes, made, config.shard)
+        run.check(stage, stage.fingerprint(config, images), anew=stage.name in again)
+    made = tuple(STAGES[name].plan(config, run, images) for name in stages)
+    return Plan(len(images.items), images.classes, made, config.shard)
 
 
 def recorded_times(config: Config, run: RunFolder, images: int) -> dict[str, float]:
     """Seconds that training, CAMs and masks of so many images would take, of those stages that a run has records of."""
-    found = {name: seconds_per_photograph(run, name) for name in ("cams", "refine")}
+    found = {name: seconds_per_image(run, name) for name in ("cams", "refine")}
     step = seconds_per_step(run, "train", config.train.batch_size)
     times = {} if step is None else {"train": step * config.train.total_steps(images)}
     return times | {name: pace * images for name, pace in found.items() if pace is not None}

@@ -14,9 +14,9 @@ from PIL import Image
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.files import atomic_path, files_below, remove_partial, write_json
 from tag2mask.core.provenance import PREDICTION_KEY, image_text, is_of_image_text, mask_origin, mask_text
-from tag2mask.data.dataset import PhotoSet, find_photos
+from tag2mask.data.dataset import ImageSet, find_images
 from tag2mask.data.images import IGNORED, read_image, reduced, write_mask
-from tag2mask.data.manifest import Photo
+from tag2mask.data.manifest import ImageItem
 from tag2mask.networks.checkpoint import NetworkFileError
 from tag2mask.prediction.predictor import Prediction, Predictor, load_segmenter, require_network_file
 from tag2mask.report.pictures import LABEL_ALPHA, Palette, outline, resize_labels
@@ -74,24 +74,24 @@ class Predict(Stage):
         """A digest of the network's file, taken once: what is loaded is what is recorded."""
         return _digest(self.model)
 
-    def photos(self, config: Config, run: RunFolder) -> PhotoSet:
+    def images(self, config: Config, run: RunFolder) -> ImageSet:
         """The images to label, up to the limit; looked for once in a command.
 
         Raises:
             UsageError: there is none, or their folder is that of the masks.
         """
         if self.name not in run.surveyed:
-            photos = find_photos(self.place, skip=None if _is_same(run.path, self.place) else run.path)
-            if _is_same(photos.root, run.path):
-                raise UsageError(f"--out {run.path} is the folder of the photographs; choose another one for the masks")
-            run.surveyed[self.name] = photos.of(photos.photos[: config.limit])
+            images = find_images(self.place, skip=None if _is_same(run.path, self.place) else run.path)
+            if _is_same(images.root, run.path):
+                raise UsageError(f"--out {run.path} is the folder of the images; choose another one for the masks")
+            run.surveyed[self.name] = images.of(images.items[: config.limit])
         return run.surveyed[self.name]
 
-    def settings(self, config: Config, photos: PhotoSet) -> Settings:
+    def settings(self, config: Config, images: ImageSet) -> Settings:
         """Those of prediction, and the network's content: it is the same wherever it lies."""
         return {"predict": plain(config.predict, affecting=True), "network": self.network}
 
-    def require(self, config: Config, run: RunFolder, photos: PhotoSet) -> None:
+    def require(self, config: Config, run: RunFolder, images: ImageSet) -> None:
         """See that the masks may be written there; nothing is.
 
         Raises:
@@ -99,22 +99,22 @@ class Predict(Stage):
         """
         if self.overwrite and config.shard is not None:
             raise UsageError("--overwrite with --shard would delete what other shards make; use another --out instead")
-        run.check(self, self.fingerprint(config, photos), anew=self.overwrite)
+        run.check(self, self.fingerprint(config, images), anew=self.overwrite)
         if run.has_record(self.name):
             return
-        names = [f"{photo.id}.png" for photo in photos.photos]
-        names += [f"overlays/{photo.id}.jpg" for photo in photos.photos] if self.overlays else []
+        names = [f"{item.id}.png" for item in images.items]
+        names += [f"overlays/{item.id}.jpg" for item in images.items] if self.overlays else []
         targets = (run / name for name in (RECORD, *names))
         if found := next((path for path in targets if path.exists()), None):
             raise UsageError(f"{found} was not made by predict, which would overwrite it; use another --out")
 
-    def plan(self, config: Config, run: RunFolder, photos: PhotoSet) -> StagePlan:
+    def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
         """How many images are to label."""
-        self.require(config, run, photos)
-        mine = _of_this_command(photos, config)
-        lacking = len(mine) if self.overwrite else sum(self.is_missing(run, photo) for photo in mine)
+        self.require(config, run, images)
+        mine = _of_this_command(images, config)
+        lacking = len(mine) if self.overwrite else sum(self.is_missing(run, item) for item in mine)
         what = f"masks{' and overlays' if self.overlays else ''} to {run.path}"
-        work = f"{lacking} of {len(mine)} photographs to label with {self.model}, {what}"
+        work = f"{lacking} of {len(mine)} images to label with {self.model}, {what}"
         return StagePlan(self.name, work, lacking)
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
@@ -122,36 +122,36 @@ class Predict(Stage):
 
         Raises:
             NetworkFileError: the network cannot be read.
-            UsageError: no such device; or as `photos` and `require`.
+            UsageError: no such device; or as `images` and `require`.
         """
-        photos, result = self.photos(config, run), StageResult(self.name)
-        self.require(config, run, photos)
+        images, result = self.images(config, run), StageResult(self.name)
+        self.require(config, run, images)
         network = load_segmenter(self.model)
         predictor = Predictor(network, config.device, config.predict, intensity=config.data.intensity)
         if self.overwrite:
             _clear(run)
-        run.claim(self, self.fingerprint(config, photos))
+        run.claim(self, self.fingerprint(config, images))
         remove_partial(run.path)
-        mine = _of_this_command(photos, config)
+        mine = _of_this_command(images, config)
         # One whole where an image is missing: what is made of it does so not depend on what was there already.
         step = config.predict.batch_size
         whole = [mine[first : first + step] for first in range(0, len(mine), step)]
-        batches = [batch for batch in whole if any(self.is_missing(run, photo) for photo in batch)]
-        wanted = {photo.id for batch in batches for photo in batch if self.is_missing(run, photo)}
+        batches = [batch for batch in whole if any(self.is_missing(run, item) for item in batch)]
+        wanted = {item.id for batch in batches for item in batch if self.is_missing(run, item)}
         result.skipped = len(mine) - len(wanted)
         classes = ("background", *predictor.classes)
         palette = Palette(range(1, len(classes)))
         origins = dict[str, str]()
         try:
             with progress_bar(console, "predict", len(wanted)) as advance:
-                for group, images in _groups(batches, config, predictor, result, origins):
-                    for photo, image, prediction in zip(group, images, predictor.predictions(images), strict=True):
-                        origin = origins.pop(photo.id)
-                        if photo.id not in wanted:
+                for group, pixels in _groups(batches, config, predictor, result, origins):
+                    for item, image, prediction in zip(group, pixels, predictor.predictions(pixels), strict=True):
+                        origin = origins.pop(item.id)
+                        if item.id not in wanted:
                             continue
-                        says = json.dumps(_said(photo, photos.root, prediction, classes))
-                        write_mask(run / f"{photo.id}.png", prediction.labels, made_from=origin, prediction=says)
-                        overlay = run / f"overlays/{photo.id}.jpg"
+                        says = json.dumps(_said(item, images.root, prediction, classes))
+                        write_mask(run / f"{item.id}.png", prediction.labels, made_from=origin, prediction=says)
+                        overlay = run / f"overlays/{item.id}.jpg"
                         if self.overlays:
                             _write_overlay(overlay, image, prediction.labels, palette)
                         else:  # one that is there is of an earlier mask
@@ -162,24 +162,24 @@ class Predict(Stage):
             if config.shard is None:
                 said = {name: each for name, each in _predictions(run).items() if name not in result.failed}
                 values = {
-                    "made_by": self.fingerprint(config, photos),
+                    "made_by": self.fingerprint(config, images),
                     "network": str(self.model),
                     "classes": list(classes),
-                    "photographs": said,
+                    "images": said,
                     "failed": result.failed,
                 }
                 write_json(run / RECORD, values)
         return result
 
-    def is_missing(self, run: RunFolder, photo: Photo) -> bool:
+    def is_missing(self, run: RunFolder, item: ImageItem) -> bool:
         """Whether anything that was asked for of an image is not there, or is of another image."""
-        if self.overlays and not (run / f"overlays/{photo.id}.jpg").is_file():
+        if self.overlays and not (run / f"overlays/{item.id}.jpg").is_file():
             return True
-        mask = run / f"{photo.id}.png"
+        mask = run / f"{item.id}.png"
         recorded = mask_origin(mask)
         if recorded is not None and not mask_text(mask, PREDICTION_KEY):
             raise UsageError(f"{mask} was not made by predict, which would overwrite it; use another --out")
-        return recorded is None or not is_of_image_text(recorded, photo.path, mask)
+        return recorded is None or not is_of_image_text(recorded, item.path, mask)
 
 
 RECORD = "predictions.json"
@@ -203,53 +203,53 @@ def _clear(run: RunFolder) -> None:
     (run / "predict/stage.json").unlink(missing_ok=True)
 
 
-def _of_this_command(photos: PhotoSet, config: Config) -> list[Photo]:
+def _of_this_command(images: ImageSet, config: Config) -> list[ImageItem]:
     """The images, or every n-th block of them where there are shards, whatever the batch size of each."""
-    chosen = photos.photos
+    chosen = images.items
     number, count = config.shard_of()
     starts = range(_BLOCK * (number - 1), len(chosen), _BLOCK * count)
-    return [photo for first in starts for photo in chosen[first : first + _BLOCK]]
+    return [item for first in starts for item in chosen[first : first + _BLOCK]]
 
 
 def _groups(
-    batches: list[list[Photo]], config: Config, predictor: Predictor, result: StageResult, origins: dict[str, str]
-) -> Iterator[tuple[list[Photo], list[np.ndarray]]]:
-    """Photographs with their pixels, those of a batch together unless they are large; the broken ones have failed.
+    batches: list[list[ImageItem]], config: Config, predictor: Predictor, result: StageResult, origins: dict[str, str]
+) -> Iterator[tuple[list[ImageItem], list[np.ndarray]]]:
+    """Images with their pixels, those of a batch together unless they are large; the broken ones have failed.
 
     ``origins`` takes the record of each image, as it is when it is read, by ID.
     """
     limit = config.data.pixel_limit
 
-    def read(photo: Photo) -> np.ndarray | str:
-        origins[photo.id] = image_text(photo.path)
+    def read(item: ImageItem) -> np.ndarray | str:
+        origins[item.id] = image_text(item.path)
         try:
-            return read_image(photo.path, pixel_limit=limit, intensity=predictor.intensity)
+            return read_image(item.path, pixel_limit=limit, intensity=predictor.intensity)
         except Tag2maskError as error:
             return str(error)
 
     ends = {batch[-1].id for batch in batches}
-    photos: list[Photo] = []
+    items: list[ImageItem] = []
     images: list[np.ndarray] = []
-    flat = [photo for batch in batches for photo in batch]
-    for photo, answer in read_bounded(flat, read, workers=max(1, reading_workers(config)), pixel_limit=limit):
+    flat = [item for batch in batches for item in batch]
+    for item, answer in read_bounded(flat, read, workers=max(1, reading_workers(config)), pixel_limit=limit):
         if isinstance(answer, str):
-            result.failed[photo.id] = answer
+            result.failed[item.id] = answer
         else:
             if images and sum(image.size for image in (*images, answer)) > 3 * _TOGETHER_PIXELS:
-                yield photos, images
-                photos, images = [], []
-            photos.append(photo)
+                yield items, images
+                items, images = [], []
+            items.append(item)
             images.append(answer)
-        if photo.id in ends and images:
-            yield photos, images
-            photos, images = [], []
+        if item.id in ends and images:
+            yield items, images
+            items, images = [], []
 
 
-def _said(photo: Photo, root: Path, prediction: Prediction, classes: Sequence[str]) -> dict[str, Any]:
-    """What predictions.json says of a photograph; fractions in [0, 1], of the classes that it has."""
+def _said(item: ImageItem, root: Path, prediction: Prediction, classes: Sequence[str]) -> dict[str, Any]:
+    """What predictions.json says of an image; fractions in [0, 1], of the classes that it has."""
     present = [(number, name) for number, name in enumerate(classes) if prediction.pixels[number]]
     return {
-        "image": photo.path.relative_to(root).as_posix(),
+        "image": item.path.relative_to(root).as_posix(),
         "size": list(prediction.labels.shape),
         "shares": {name: round(float(prediction.shares[number]), 6) for number, name in present},
         "confidence": round(prediction.confidence, 4),
@@ -258,7 +258,7 @@ def _said(photo: Photo, root: Path, prediction: Prediction, classes: Sequence[st
 
 
 def _write_overlay(path: Path, image: np.ndarray, labels: np.ndarray, palette: Palette) -> None:
-    """The mask in the report's colours over the photograph, as JPEG, at most `OVERLAY_SIDE` pixels long."""
+    """The mask in the report's colours over the image, as JPEG, at most `OVERLAY_SIDE` pixels long."""
     small = reduced(image, OVERLAY_SIDE)
     own = resize_labels(labels, (small.shape[0], small.shape[1]))
     colours = np.zeros((256, 3), dtype=np.float32)

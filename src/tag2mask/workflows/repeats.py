@@ -11,11 +11,11 @@ from typing import Any
 from tag2mask.core.errors import UsageError, first_five
 from tag2mask.core.files import read_json, write_json
 from tag2mask.data.corrections import FinalMasks
-from tag2mask.data.dataset import PhotoSet
-from tag2mask.data.manifest import Photo
+from tag2mask.data.dataset import ImageSet
+from tag2mask.data.manifest import ImageItem
 from tag2mask.runs.config import Config, absolute, plain
 from tag2mask.runs.corrections import LearntFrom, data_of, with_remembered
-from tag2mask.runs.dataset import photographs
+from tag2mask.runs.dataset import run_images
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.stages.registry import begun
 
@@ -50,7 +50,7 @@ class Repeats:
         self.fingerprints = _fingerprints(self.configs)
 
     def is_done(self, number: int) -> bool:
-        """Whether a run went through without a failure, with these settings and photographs."""
+        """Whether a run went through without a failure, with these settings and images."""
         recorded = self._read().get("runs", {}).get(str(self.configs[number].seed))
         return bool(recorded == self.fingerprints[number]) and self._metrics(number).is_file()
 
@@ -113,35 +113,35 @@ def spread(values: Sequence[Any]) -> Any:
     return {"mean": mean(numbers) if whole else None, "deviation": deviation, "values": list(values)}
 
 
-def _digest(photos: Iterable[Photo]) -> str:
+def _digest(items: Iterable[ImageItem]) -> str:
     """Of their IDs and tags."""
     digest = hashlib.sha256()
-    for photo in photos:
-        digest.update(repr((photo.id, photo.tags)).encode("utf-8", "surrogateescape"))
+    for item in items:
+        digest.update(repr((item.id, item.tags)).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
 def _fingerprints(configs: Sequence[Config]) -> list[str]:
-    """Of each run; those with one folder of decisions, or none, work on the same photographs."""
+    """Of each run; those with one folder of decisions, or none, work on the same images."""
     read: dict[Path | None, list[object]] = {}
     found = []
     for config in configs:
         folder = data_of(config, config.out).corrections
         if folder not in read:
-            photos = photographs(config, RunFolder(config.out or Path()))
-            read[folder] = [_digest(photos.photos), *_decided(photos)]
+            images = run_images(config, RunFolder(config.out or Path()))
+            read[folder] = [_digest(images.items), *_decided(images)]
         found.append(_fingerprint(config, read[folder]))
     return found
 
 
-def _decided(photos: PhotoSet) -> list[object]:
+def _decided(images: ImageSet) -> list[object]:
     """What people decided about masks, wherever it is kept: verdicts, and digests of masks by hand; nothing if none."""
-    decided = photos.decided
+    decided = images.decided
     if not decided.verdicts and not decided.damaged:
         return []
-    learnt = LearntFrom.of(photos, FinalMasks(photos.root, decided))
-    ids = {photo.id for photo in photos.photos}
-    verdicts = {photo_id: verdict for photo_id, verdict in decided.verdicts.items() if photo_id in ids}
+    learnt = LearntFrom.of(images, FinalMasks(images.root, decided))
+    ids = {item.id for item in images.items}
+    verdicts = {image_id: verdict for image_id, verdict in decided.verdicts.items() if image_id in ids}
     return [verdicts, learnt.by_hand, sorted(ids & decided.damaged.keys())]
 
 

@@ -1,4 +1,4 @@
-"""Suggested tags for photographs that have none: a table for a person to review, never a tags table by itself."""
+"""Suggested tags for images that have none: a table for a person to review, never a tags table by itself."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from tag2mask.core.device import resolve_device
 from tag2mask.core.errors import UsageError, first_five
 from tag2mask.core.files import write_text
 from tag2mask.data.classes import class_problems, read_classes
-from tag2mask.data.dataset import find_photos
+from tag2mask.data.dataset import find_images
 from tag2mask.data.readers.table_columns import SUGGESTED
 from tag2mask.runs.config import Config
 from tag2mask.runs.progress import Console, StageResult, progress_bar
@@ -23,7 +23,7 @@ from tag2mask.stages.seeds import batches_by_patches, prepared_batches
 def suggest_tags(
     config: Config, place: Path, classes: str | None, target: Path, threshold: float, console: Console
 ) -> StageResult:
-    """Score every class in every photograph below a folder, and write the table.
+    """Score every class in every image below a folder, and write the table.
 
     The columns are ``image``; ``suggested``, the classes whose score is at least the threshold, joined by ``;``;
     ``reviewed``, empty; and a score for each class, the mean of those by image and by patch, in [0, 1], with both
@@ -31,26 +31,26 @@ def suggest_tags(
 
     Args:
         config: ``seeds`` names the model and the words.
-        place: the folder with photographs, subfolders included.
+        place: the folder with images, subfolders included.
         classes: names with commas, or a file; None takes ``data.classes``.
         target: the table to write.
         threshold: in [0, 1].
         console: for progress.
 
     Raises:
-        UsageError: no photographs, no classes, no background words, or the table exists.
+        UsageError: no images, no classes, no background words, or the table exists.
         Tag2maskError: CLIP could not be loaded.
     """
     names = _class_names(classes or config.data.classes)
     if config.shard is not None:
         raise UsageError("tags writes one table, so --shard does not apply; give each shard its own folder instead")
     if not place.is_dir():
-        raise UsageError(f"{place} is no folder of photographs")
+        raise UsageError(f"{place} is no folder of images")
     if target.exists():
         raise UsageError(f"{target} exists, and a person may have reviewed it; give another --table")
     if not 0 <= threshold <= 1:
         raise UsageError(f"--threshold should lie in [0, 1], received {threshold}")
-    photos = find_photos(place).photos[: config.limit]
+    images = find_images(place).items[: config.limit]
     words = read_words(config.seeds.words, names)
     if not words.background:
         raise UsageError("seeds.words: scores are against background words, and there are none; list some")
@@ -61,24 +61,24 @@ def suggest_tags(
     texts, rivals = features[: len(names)], features[len(names) :]
     clip.precision(model_precision(config.seeds.precision, device))
     rows: dict[Path, list[str]] = {}
-    batches = batches_by_patches(clip, photos, config, result)
-    with progress_bar(console, "tags", len(photos)) as advance:
-        for batch in prepared_batches(clip, batches, config, result):
-            by_image, by_patch = class_scores(clip, [item.image for item in batch], texts, rivals)
+    batches = batches_by_patches(clip, images, config, result)
+    with progress_bar(console, "tags", len(images)) as advance:
+        for prepared in prepared_batches(clip, batches, config, result):
+            by_image, by_patch = class_scores(clip, [each.image for each in prepared], texts, rivals)
             scores = torch.stack([(by_image + by_patch) / 2, by_image, by_patch], 2)  # (B, C, 3)
-            for item, own in zip(batch, scores.tolist(), strict=True):
+            for each, own in zip(prepared, scores.tolist(), strict=True):
                 found = [name for name, (score, *_) in zip(names, own, strict=True) if score >= threshold]
                 numbers = [f"{value:.3f}" for triple in own for value in triple]
-                rows[item.photo.path] = [";".join(found), "", *numbers]
+                rows[each.item.path] = [";".join(found), "", *numbers]
                 result.done += 1
             advance(result.done)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = [f"{kind}: {name}" for name in names for kind in ("score", "by image", "by patch")]
     writer.writerow(["image", SUGGESTED, "reviewed", *columns])
-    for photo in photos:
-        if photo.path in rows:
-            writer.writerow([photo.path.relative_to(place).as_posix(), *rows[photo.path]])
+    for item in images:
+        if item.path in rows:
+            writer.writerow([item.path.relative_to(place).as_posix(), *rows[item.path]])
     write_text(target, text.getvalue())
     result.notes.append(
         f"{target} holds suggestions; look at each, correct `{SUGGESTED}`, and name that column `tags`; "
@@ -89,7 +89,7 @@ def suggest_tags(
 
 def _class_names(value: str | None) -> tuple[str, ...]:
     if value is None:
-        raise UsageError("tags needs --classes, names with commas or a file, of what the photographs may hold")
+        raise UsageError("tags needs --classes, names with commas or a file, of what the images may hold")
     names, problems = read_classes(value)
     problems += [] if names is None else class_problems(names, "--classes")
     if names and (bad := [name for name in names if ";" in name]):

@@ -88,7 +88,7 @@ def _check_maps(path: Path, name: str, maps: np.ndarray, shape: tuple[int, ...])
     if maps.shape != shape or maps.dtype.kind != "f" or 0 in shape[1:]:
         raise NpyError(
             f"{path}: `{name}` should be floating point of the shape {shape}, a map for each class at the size of the "
-            f"photograph; it is {maps.dtype} {maps.shape}"
+            f"image; it is {maps.dtype} {maps.shape}"
         )
     if not np.isfinite(maps).all():
         raise NpyError(f"{path}: `{name}` holds NaN or infinity; make the file again")

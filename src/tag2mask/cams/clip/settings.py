@@ -10,16 +10,16 @@ from tag2mask.core.fields import Checked, setting
 
 @dataclass
 class SeedSettings(Checked):
-    """How base CAMs are made from photographs and tags with CLIP, or where finished ones are read from.
+    """How base CAMs are made from images and tags with CLIP, or where finished ones are read from.
 
     Attributes:
         model: a CLIP of `transformers`: a name on its hub, or a folder.
         words: prompts and background words: `voc`, `coco`, or a YAML file (docs/seeds.md); null asks for each class by
             its name, with the background words of `voc`.
         box_threshold: share of a map's maximum above which a patch opens a box; published: 0.4 for VOC, 0.7 for COCO.
-        boxes: `whole`, or `published`: boxes lose their last column and row at the photograph's edge.
-        longest_side: larger photographs are reduced to so many pixels first; attention grows with the fourth power.
-        batch_size: photographs that go through CLIP together, fewer of large ones; null takes 16 on a GPU and 2 on a
+        boxes: `whole`, or `published`: boxes lose their last column and row at the image's edge.
+        longest_side: larger images are reduced to so many pixels first; attention grows with the fourth power.
+        batch_size: images that go through CLIP together, fewer of large ones; null takes 16 on a GPU and 2 on a
             CPU, where larger batches leave its caches.
         precision: of the image side, `fp32`, `bf16`, `fp16`, or `auto`: fp16 on a GPU, fp32 elsewhere.
         from_npy: a folder of CLIP-ES's files, ID.npy, to take base CAMs from instead; CLIP is not loaded then.

@@ -13,10 +13,10 @@ from torch.utils.data import Dataset
 from tag2mask.core.errors import UsageError
 from tag2mask.data.cam_files import CamFile, read_cam
 from tag2mask.data.corrections import FinalMasks
-from tag2mask.data.dataset import PhotoSet
+from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import ImageError, MaskError, read_mask
 from tag2mask.data.loading.augment import IMAGENET_MEAN, training_view
-from tag2mask.data.manifest import Photo
+from tag2mask.data.manifest import ImageItem
 from tag2mask.data.settings import ViewSettings
 from tag2mask.pot.external import NO_MAP
 
@@ -75,7 +75,7 @@ class _ViewSet(Dataset[AnySample], Generic[AnySample]):
         fill: the colour of padding, RGB in [0, 1]: the mean by which the network normalises.
     """
 
-    photos: PhotoSet
+    images: ImageSet
     seed: int = field(kw_only=True)
     fill: tuple[float, float, float] = field(default=IMAGENET_MEAN, kw_only=True)
 
@@ -84,10 +84,10 @@ class _ViewSet(Dataset[AnySample], Generic[AnySample]):
             raise UsageError(f"the seed should be 0 or more, it is {self.seed}")
 
     def __len__(self) -> int:
-        return len(self.photos.photos)
+        return len(self.images.items)
 
-    def _read(self, photo: Photo) -> npt.NDArray[np.uint8]:
-        return self.photos.read_image(photo)
+    def _read(self, item: ImageItem) -> npt.NDArray[np.uint8]:
+        return self.images.read_image(item)
 
     def _rng(self, draw: int, index: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, draw, index])
@@ -115,12 +115,12 @@ class TrainingSet(_ViewSet[Sample]):
             CamFileError: its base CAM is damaged.
         """
         draw, index = key
-        photo = self.photos.photos[index]
-        image, cam = self._read(photo), self._external_of(photo)
+        item = self.images.items[index]
+        image, cam = self._read(item), self._external_of(item)
         cams = None if cam is None else cam.cams
         view = training_view(image, self.settings, rng=self._rng(draw, index), fill=self.fill, cams=cams)
-        tags = torch.zeros(len(self.photos.classes))
-        tags[[number - 1 for number in photo.tags]] = 1
+        tags = torch.zeros(len(self.images.classes))
+        tags[[number - 1 for number in item.tags]] = 1
         sample: Sample = {"image": view.image, "valid": view.valid, "tags": tags, "index": index}
         if self.external is not None:
             cells = -(-self.settings.crop // self.stride)
@@ -128,13 +128,13 @@ class TrainingSet(_ViewSet[Sample]):
             if cam is not None and view.cams is not None:
                 maps = F.avg_pool2d(view.cams, self.stride, ceil_mode=True, count_include_pad=False).half()
                 for class_id, grid in zip(cam.ids.tolist(), maps, strict=True):
-                    if class_id in photo.tags:
+                    if class_id in item.tags:
                         sample["external"][class_id - 1] = grid
         return sample
 
-    def _external_of(self, photo: Photo) -> CamFile | None:
+    def _external_of(self, item: ImageItem) -> CamFile | None:
         """The external base CAM of an image, if there is one with a map."""
-        if self.external is None or not (path := self.external / f"{photo.id}.npz").is_file():
+        if self.external is None or not (path := self.external / f"{item.id}.npz").is_file():
             return None
         cam = read_cam(path)
         return cam if len(cam.ids) else None
@@ -163,10 +163,10 @@ class LabelledSet(_ViewSet[LabelledSample]):
             ImageError: the image, its label map or its weights cannot be read; the message names it.
         """
         draw, index = key
-        photo = self.photos.photos[index]
-        image = self._read(photo)
-        labels = self._labels(photo, (image.shape[0], image.shape[1]))
-        weights = None if self.weights is None else self._weights(self.weights, photo, labels.shape)
+        item = self.images.items[index]
+        image = self._read(item)
+        labels = self._labels(item, (image.shape[0], image.shape[1]))
+        weights = None if self.weights is None else self._weights(self.weights, item, labels.shape)
         rng = self._rng(draw, index)
         view = training_view(image, self.settings, rng=rng, fill=self.fill, mask=labels, weights=weights)
         if view.mask is None:
@@ -174,33 +174,33 @@ class LabelledSet(_ViewSet[LabelledSample]):
         sample: LabelledSample = {"image": view.image, "valid": view.valid, "labels": view.mask}
         return sample if view.weights is None else {**sample, "weights": view.weights}
 
-    def _labels(self, photo: Photo, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    def _labels(self, item: ImageItem, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
         """The label map of an image of that size, (H, W)."""
-        path: Path | None = photo.mask if self.folder is None else self.folder / f"{photo.id}.png"
+        path: Path | None = item.mask if self.folder is None else self.folder / f"{item.id}.png"
         if path is None:
-            raise ImageError(f"{photo.id} has no ground truth", kind="missing-mask", reason="no ground truth")
+            raise ImageError(f"{item.id} has no ground truth", kind="missing-mask", reason="no ground truth")
         if self.folder is None:
-            return self.photos.read_truth(photo, size=size)
-        drawn = size if self._is_by_hand(photo) else None
-        labels = read_mask(path, size=drawn, classes=len(self.photos.classes), pixel_limit=self.photos.pixel_limit)
+            return self.images.read_truth(item, size=size)
+        drawn = size if self._is_by_hand(item) else None
+        labels = read_mask(path, size=drawn, classes=len(self.images.classes), pixel_limit=self.images.pixel_limit)
         scale = max(labels.shape) / max(size)
         if any(abs(own - side * scale) > 1 for own, side in zip(labels.shape, size, strict=True)):
             reason = (
-                f"labels of {labels.shape[1]} × {labels.shape[0]} pixels have not the shape of {photo.path.name}, "
+                f"labels of {labels.shape[1]} × {labels.shape[0]} pixels have not the shape of {item.path.name}, "
                 f"{size[1]} × {size[0]}; delete them and do their stage again"
             )
             raise MaskError.about(path, "mask-size", reason)
         return labels
 
-    def _is_by_hand(self, photo: Photo) -> bool:
-        return isinstance(self.folder, FinalMasks) and self.folder.is_by_hand(photo.id)
+    def _is_by_hand(self, item: ImageItem) -> bool:
+        return isinstance(self.folder, FinalMasks) and self.folder.is_by_hand(item.id)
 
-    def _weights(self, folder: Path, photo: Photo, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    def _weights(self, folder: Path, item: ImageItem, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
         """The weights of a label map of that shape."""
-        if self._is_by_hand(photo):
+        if self._is_by_hand(item):
             return np.full(shape, 255, dtype=np.uint8)
-        path = folder / f"{photo.id}.png"
-        weights = read_mask(path, pixel_limit=self.photos.pixel_limit)
+        path = folder / f"{item.id}.png"
+        weights = read_mask(path, pixel_limit=self.images.pixel_limit)
         if weights.shape != shape:
             reason = f"weights of {weights.shape} for labels of {shape} pixels; delete both and do their stage again"
             raise MaskError.about(path, "mask-size", reason)

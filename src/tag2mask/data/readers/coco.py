@@ -168,7 +168,7 @@ def _no_images(split: str, entries: list[Entry]) -> Problem:
     first = entries[0].path.name
     others = f", and neither do the other {len(entries) - 1:,}" if len(entries) > 1 else ""
     message = f"the image {first} does not exist below {split}/, {IMAGES}/{split}/, {IMAGES}/ or the root{others}"
-    remedy = "put the photographs there; `tag2mask export coco` does so with --images copy or link"
+    remedy = "put the images there; `tag2mask export coco` does so with --images copy or link"
     return error("missing-image", entries[0].source, f"{message}; {remedy}")
 
 
@@ -211,12 +211,12 @@ def _split_problems(
             if place.id in own and (other in wanted or not place.there or own[place.id][1] != place.path)
         )
         if both:
-            message = f"photographs of the same name are in {_subject(other)} ({len(both)}): {first_five(both)}"
+            message = f"images of the same name are in {_subject(other)} ({len(both)}): {first_five(both)}"
             yield error("duplicate-id", subject, f"{message}; they would share a mask, rename them")
     if split in OFFICIAL_COUNTS and index.classes:
         count, official = int(index.tags.any(1).sum()), OFFICIAL_COUNTS[split]
         if count != official:
-            message = f"{count:,} photographs hold an annotated class, in COCO's own file {official:,}"
+            message = f"{count:,} images hold an annotated class, in COCO's own file {official:,}"
             yield warning("unlike-coco", subject, f"{message}; figures cannot be compared with published ones")
         if index.classes != COCO_CLASSES:
             message = f"its {len(index.classes)} categories are not COCO's 80, though the file is named like COCO's"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tag2mask.core.errors import first_five
 from tag2mask.data.classes import NONE, did_you_mean, folded_name, in_order, is_negative, negative_names
-from tag2mask.data.file_names import IMAGE_SUFFIXES, UNREAD_SUFFIXES, image_id, inside, is_hidden, is_image_name, nfc
+from tag2mask.data.file_names import IMAGE_SUFFIXES, UNREAD_SUFFIXES, id_of_name, inside, is_hidden, is_image_name, nfc
 from tag2mask.data.problems import error, warning
 from tag2mask.data.readers.entries import Entries, Entry
 from tag2mask.data.readers.scan import MASK_ENDING, Listing, MaskPlace, mask_places, walk_files
@@ -67,7 +67,7 @@ def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listi
             if os.path.splitext(name)[1].lower() in UNREAD_SUFFIXES:  # noqa: PTH122
                 unread[class_name if rest else ""] = unread.get(class_name if rest else "", 0) + 1
         elif not rest:
-            message = f"a photograph lies beside the class folders; move it to ROOT/CLASS/{name}"
+            message = f"an image lies beside the class folders; move it to ROOT/CLASS/{name}"
             listing.problems.append(error("outside-class-folder", name, message))
         elif _is_mask_of_another(root, name):
             masks += 1
@@ -75,12 +75,12 @@ def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listi
             if class_name not in names and is_negative(class_name, settings.negatives):
                 negatives.add(class_name)
             tags = () if class_name in negatives else (class_name,)
-            listing.entries.append(Entry(image_id(name), inside(root, name), tags))
+            listing.entries.append(Entry(id_of_name(name), inside(root, name), tags))
             names[class_name] = None
     listing.names = in_order(name for name in names if name not in negatives)
     if masks:
         listing.masks = (*listing.masks, MaskPlace(root, MASK_ENDING))
-        read = "are read as ground truth, not as photographs"
+        read = "are read as ground truth, not as images"
         listing.notes.append(f"{masks} files NAME{MASK_ENDING} next to NAME {read}")
     folded = {folded_name(name) for name in names}
     for name in sorted(each for each in negative_names(settings.negatives) - {NONE} if folded_name(each) not in folded):
@@ -114,11 +114,11 @@ def _is_mask_of_another(root: Path, name: str) -> bool:
 def read_untagged(root: Path, *, skip: Path | None = None) -> Listing:
     """All images below ``root``, a folder or one image, without tags; ``skip`` is not entered."""
     if root.is_file():
-        return Listing("folders", root.parent, Entries([Entry(image_id(root.name), str(root), ())]))
+        return Listing("folders", root.parent, Entries([Entry(id_of_name(root.name), str(root), ())]))
     listing = Listing("folders", root)
     for name, is_image in _files(listing, skip):
         if is_image:
-            listing.entries.append(Entry(image_id(name), inside(root, name), ()))
+            listing.entries.append(Entry(id_of_name(name), inside(root, name), ()))
     return listing
 
 
@@ -142,7 +142,7 @@ def read_pattern(pattern: Path, *, skip: Path | None = None) -> Listing:
         hidden = outside is not None and outside in Path(os.path.abspath(path)).parents  # noqa: PTH100
         hidden = hidden or any(is_hidden(part) for part in path.relative_to(listing.root).parts)
         if is_image_name(path.name) and path.is_file() and not hidden:
-            listing.entries.append(Entry(image_id(path.relative_to(listing.root).as_posix()), str(path), ()))
+            listing.entries.append(Entry(id_of_name(path.relative_to(listing.root).as_posix()), str(path), ()))
     return listing
 
 
@@ -193,7 +193,7 @@ def read_mvtec(settings: DataSettings, root: Path, split: str | None) -> Listing
             names.update(tags)
             if split in (None, folder):
                 below = f"{folder}/{name}"
-                listing.entries.append(Entry(image_id(below), inside(root, below), tags, splits=folder))
+                listing.entries.append(Entry(id_of_name(below), inside(root, below), tags, splits=folder))
         listing.splits[folder] = count
     listing.names = in_order(names)
     listing.notes.append(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tag2mask.core.errors import first_five
-from tag2mask.data.file_names import image_id, is_image_name, nfc, on_disk
+from tag2mask.data.file_names import id_of_name, is_image_name, nfc, on_disk
 from tag2mask.data.problems import one_line
 from tag2mask.data.readers.scan import FolderIndex
 
@@ -34,7 +34,7 @@ def known_id(name: str, known: Container[str], *folders: str) -> str:
     after = _below(folders).search(path)
     path = os.path.normpath((after[1] if after else path).lstrip("/")).replace(os.sep, "/")
     is_suffixed = path not in known and is_image_name(path.rpartition("/")[2])
-    return image_id(path) if is_suffixed else path
+    return id_of_name(path) if is_suffixed else path
 
 
 @lru_cache
@@ -132,10 +132,10 @@ class ImagePlaces:
                 path = on_disk(f"{self._base}{folder}{rest}")
                 if self._files.has(path):
                     return Place(self._id(path[len(self._base) :]), path, True)
-        return Place(image_id(below), on_disk(f"{self._base}{self.folders[0]}{below}"), False)
+        return Place(id_of_name(below), on_disk(f"{self._base}{self.folders[0]}{below}"), False)
 
     def _id(self, below: str) -> str:
-        return image_id(below.removeprefix(next(folder for folder in self.folders if below.startswith(folder))))
+        return id_of_name(below.removeprefix(next(folder for folder in self.folders if below.startswith(folder))))
 
 
 def name_fault(name: str) -> str | None:

@@ -183,8 +183,8 @@ def _jobs(
     ids = {category: numbers[name] for category, name in found.categories.items() if name in numbers}
     find = ImagePlaces(path).find
     for number, image in found.images.items():
-        if (photo_id := find(image.name).id) in wanted:
-            target = painting.folder / f"{photo_id}.png"
+        if (image_id := find(image.name).id) in wanted:
+            target = painting.folder / f"{image_id}.png"
             yield Job(target, image.size, found.instances.get(number, []), ids, painting.crowd)
 
 

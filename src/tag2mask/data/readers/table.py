@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tag2mask.core.errors import first_five
 from tag2mask.data.classes import did_you_mean, in_order, read_classes
-from tag2mask.data.file_names import image_id, inside, nfc, on_disk
+from tag2mask.data.file_names import id_of_name, inside, nfc, on_disk
 from tag2mask.data.problems import Problem, error
 from tag2mask.data.readers.entries import Entry
 from tag2mask.data.readers.image_paths import TablePaths, known_id
@@ -69,11 +69,11 @@ class TableTags:
         listing.notes += table.notes
         listing.problems += table.problems
 
-    def __call__(self, photo_id: str, image: str) -> tuple[str, ...] | Problem | None:
+    def __call__(self, image_id: str, image: str) -> tuple[str, ...] | Problem | None:
         """The tags of an ID: None where the line is faulty, a problem that offers ``image`` where there is no line."""
-        if photo_id not in self.lines:
-            return error("missing-tags", self.table.subject, f"{photo_id} has no line; add `{image},TAGS`")
-        return self._tags[photo_id]
+        if image_id not in self.lines:
+            return error("missing-tags", self.table.subject, f"{image_id} has no line; add `{image},TAGS`")
+        return self._tags[image_id]
 
 
 def read_table(
@@ -117,7 +117,7 @@ def read_table(
         table.problems.append(error("bad-table", table.subject, message))
 
 
-def read_table_photos(settings: DataSettings, split: str | None) -> Listing:
+def read_table_images(settings: DataSettings, split: str | None) -> Listing:
     """The images of a tags table with a value of the ``split`` column; None for all lines.
 
     Without ``settings.tags`` the table is ROOT/tags.csv, without ``settings.root`` its folder is the root.
@@ -131,11 +131,11 @@ def read_table_photos(settings: DataSettings, split: str | None) -> Listing:
         if split is None or row.split == split:
             below = paths.inside(row.image)
             if below is None:
-                message = f"`{row.image}` lies outside the root {root}; move the photograph there or set data.root"
+                message = f"`{row.image}` lies outside the root {root}; move the image there or set data.root"
                 listing.problems.append(error("outside-root", table.where(row.line), message))
             else:
                 file = on_disk(inside(root, below))
-                entry = Entry(image_id(below), file, row.tags, table.subject, row.line, row.split or "")
+                entry = Entry(id_of_name(below), file, row.tags, table.subject, row.line, row.split or "")
                 listing.entries.append(entry)
     listing.names, listing.splits = table.names, dict(table.splits)
     listing.notes += paths.notes()

@@ -23,7 +23,7 @@ from xml.etree import ElementTree
 from tag2mask.core.errors import first_five
 from tag2mask.data.classes import did_you_mean
 from tag2mask.data.corrections import IMPORTED
-from tag2mask.data.file_names import IMAGE_SUFFIXES, image_id, is_image_name, nfc
+from tag2mask.data.file_names import IMAGE_SUFFIXES, id_of_name, is_image_name, nfc
 from tag2mask.data.images import IGNORED, palette
 from tag2mask.data.problems import Problem, error, warning
 from tag2mask.data.readers.entries import Entry
@@ -93,7 +93,7 @@ def read_voc(settings: DataSettings, root: Path, split: str | None) -> Listing:
     masks = mask_places(settings.masks) or (MaskPlace(root / AUGMENTED_MASKS), MaskPlace(root / MASKS))
     listing = Listing("voc", root, names=_labels(root) or VOC_CLASSES, official=True, masks=masks)
     if not (root / IMAGES).is_dir():
-        message = f"the folder {IMAGES} with the photographs does not exist; put them there as {IMAGES}/ID.jpg, which"
+        message = f"the folder {IMAGES} with the images does not exist; put them there as {IMAGES}/ID.jpg, which"
         remedy = "`tag2mask export voc` does with --images copy or link, or give their own folder as data.root and"
         listing.problems.append(error("bad-root", str(root), f"{message} {remedy} {root / MASKS} as data.masks"))
         return listing
@@ -109,15 +109,15 @@ def read_voc(settings: DataSettings, root: Path, split: str | None) -> Listing:
         return listing
     listing.problems += wanted.problems
     tags, folder = _tags(settings, listing, files), root / IMAGES
-    for photo_id, line in wanted.lines.items():
+    for image_id, line in wanted.lines.items():
         # A missing image keeps its official name, under which it is reported.
-        for name in files.get(photo_id, [f"{photo_id}.jpg"]):
-            found = tags(photo_id, f"{IMAGES}/{photo_id}.jpg")
+        for name in files.get(image_id, [f"{image_id}.jpg"]):
+            found = tags(image_id, f"{IMAGES}/{image_id}.jpg")
             if isinstance(found, Problem):
                 listing.problems.append(found)
                 found = None
-            splits = "" if split is not None else ";".join(each for each in lists if photo_id in lists[each].lines)
-            entry = Entry(photo_id, f"{folder}/{name}", found, wanted.subject if line else "", line, splits)
+            splits = "" if split is not None else ";".join(each for each in lists if image_id in lists[each].lines)
+            entry = Entry(image_id, f"{folder}/{name}", found, wanted.subject if line else "", line, splits)
             listing.entries.append(entry)
     return listing
 
@@ -148,7 +148,7 @@ def voc_images(root: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name in _below(root / IMAGES):
         if is_image_name(name.rpartition("/")[2]):
-            found.setdefault(image_id(name), []).append(name)
+            found.setdefault(id_of_name(name), []).append(name)
     return found
 
 
@@ -164,8 +164,8 @@ def voc_lists(root: Path, known: Container[str]) -> dict[str, VocList]:
     }
     masks = [] if "val" not in lists or lists.keys() & set(AUGMENTED_SPLITS) else _below(root / AUGMENTED_MASKS)
     if masks:
-        ids = sorted(image_id(name) for name in masks if name.endswith(".png"))
-        derived = {photo_id: 0 for photo_id in ids if photo_id not in lists["val"].lines}
+        ids = sorted(id_of_name(name) for name in masks if name.endswith(".png"))
+        derived = {image_id: 0 for image_id in ids if image_id not in lists["val"].lines}
         lists[AUGMENTED_SPLITS[0]] = VocList(AUGMENTED_MASKS, derived)
     return lists
 
@@ -184,17 +184,17 @@ def list_problems(root: Path) -> Iterator[Problem]:
     lists = voc_lists(root, images)
     for members in lists.values():
         yield from members.problems
-        for photo_id, line in members.lines.items():
-            if photo_id not in images:
-                where = f"{members.subject} line {line}" if line else f"{members.subject}/{photo_id}.png"
-                message = f"{IMAGES}/{photo_id}.jpg does not exist; add the photograph or remove it from the list"
+        for image_id, line in members.lines.items():
+            if image_id not in images:
+                where = f"{members.subject} line {line}" if line else f"{members.subject}/{image_id}.png"
+                message = f"{IMAGES}/{image_id}.jpg does not exist; add the image or remove it from the list"
                 yield error("missing-image", where, message)
     for training in ("train", *AUGMENTED_SPLITS):
         for held_out in ("val", "test"):
             if training in lists and held_out in lists:
-                both = [photo_id for photo_id in lists[training].lines if photo_id in lists[held_out].lines]
+                both = [image_id for image_id in lists[training].lines if image_id in lists[held_out].lines]
                 if both:
-                    message = f"photographs that are in `{held_out}` too, which makes its figures worthless"
+                    message = f"images that are in `{held_out}` too, which makes its figures worthless"
                     named = f"{message} ({len(both)}): {first_five(both)}"
                     yield warning("split-overlap", lists[training].subject, named)
 
@@ -235,15 +235,15 @@ def _read_list(path: Path, subject: str, known: Container[str]) -> VocList:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        photo_id = _listed_id(line, known)
-        if ".." in photo_id.split("/"):
-            message = f"`{line.strip()}` leads out of {IMAGES}; write the path of the photograph below it"
+        image_id = _listed_id(line, known)
+        if ".." in image_id.split("/"):
+            message = f"`{line.strip()}` leads out of {IMAGES}; write the path of the image below it"
             members.problems.append(error("outside-root", f"{subject} line {number}", message))
             continue
-        if photo_id in members.lines:
-            message = f"{photo_id} is listed twice, first on line {members.lines[photo_id]}; remove one of the lines"
+        if image_id in members.lines:
+            message = f"{image_id} is listed twice, first on line {members.lines[image_id]}; remove one of the lines"
             members.problems.append(error("duplicate-id", f"{subject} line {number}", message))
-        members.lines.setdefault(photo_id, number)
+        members.lines.setdefault(image_id, number)
     return members
 
 
@@ -258,11 +258,11 @@ class _XmlTags:
         self.folder = root / ANNOTATIONS
         self.names = {nfc(name): name for name in _below(self.folder)}
 
-    def __call__(self, photo_id: str, image: str) -> tuple[str, ...] | Problem:
-        subject = f"{ANNOTATIONS}/{photo_id}.xml"
-        name = self.names.get(f"{photo_id}.xml")
+    def __call__(self, image_id: str, image: str) -> tuple[str, ...] | Problem:
+        subject = f"{ANNOTATIONS}/{image_id}.xml"
+        name = self.names.get(f"{image_id}.xml")
         if name is None:
-            return error("missing-tags", subject, "the photograph has no annotation; add the file, or give data.tags")
+            return error("missing-tags", subject, "the image has no annotation; add the file, or give data.tags")
         try:
             objects = _xml(Path(f"{self.folder}/{name}")).findall("object")
         except (OSError, ElementTree.ParseError, LookupError, ValueError) as reason:
@@ -283,7 +283,7 @@ def _xml(path: Path) -> ElementTree.Element:
     return ElementTree.fromstring(content.decode(encoding) if encoding else content)
 
 
-def _no_tags(photo_id: str, image: str) -> None:
+def _no_tags(image_id: str, image: str) -> None:
     """Stands where a root has no tags, which was reported once."""
 
 

@@ -16,12 +16,12 @@ from tag2mask.data.corrections import UNRECORDED, Decided
 from tag2mask.data.dataset import Survey, survey
 from tag2mask.data.file_names import is_image_name
 from tag2mask.data.ground_truth import count_truth, truth_problems
-from tag2mask.data.manifest import Photo, Photos
+from tag2mask.data.manifest import ImageItem, Images
 from tag2mask.data.problems import Problem, errors_of, grouped_lines, warning
 from tag2mask.data.readers.scan import Listing, each_file, walk_files
 from tag2mask.data.readers.voc import IMAGES, list_problems
 from tag2mask.data.settings import DataSettings
-from tag2mask.data.validation.image_check import Notice, check_photo, most_pixels, pixel_warnings
+from tag2mask.data.validation.image_check import Notice, check_image, most_pixels, pixel_warnings
 from tag2mask.data.validation.near_duplicates import Looks, NearDuplicates, find_near_duplicates
 from tag2mask.data.validation.tag_statistics import TagCounts, Verdict, judge
 
@@ -94,7 +94,7 @@ class CheckReport:
         split = "" if self.split is None else f", split {self.split}"
         lines = [
             f"{self.root}: {self.kind}{split}",
-            f"photographs: {self.images}, without tags: {self.untagged}, with a ground-truth mask: {self.masks}",
+            f"images: {self.images}, without tags: {self.untagged}, with a ground-truth mask: {self.masks}",
         ]
         if self.splits:
             lines.append("splits: " + ", ".join(f"{name} {count}" for name, count in self.splits.items()))
@@ -133,18 +133,18 @@ def check(settings: DataSettings, *, progress: Progress | None = None, threads: 
     """
     found = survey(settings)
     listing, root = found.listing, str(found.listing.root)
-    photos = found.photos.photos or Photos.of(tuple(_photos_without_a_list(listing)))
-    tags = TagCounts(found.photos.classes, (photo.tags for photo in found.photos.photos))
-    once = _each_once(photos, found)
+    items = found.images.items or Images.of(tuple(_images_without_a_list(listing)))
+    tags = TagCounts(found.images.classes, (item.tags for item in found.images.items))
+    once = _each_once(items, found)
     shown = _Shown(Looks(len(once)))
-    decided = found.photos.decided
+    decided = found.images.decided
     problems = [*found.problems, *_file_problems(found, once, settings, shown, progress, threads)]
     problems += pixel_warnings(shown.noticed, root, shown.opened)
     twins = find_near_duplicates(shown.looks, once)
     problems += [*_overall(found, settings, tags.by_name()), *tags.problems(root), *twins.problems(root)]
     problems += _stray_corrections(decided, once, settings)
     masked = listing.masks[0].folder if listing.masks else listing.root
-    truth = count_truth(found.photos)
+    truth = count_truth(found.images)
     problems += truth_problems(truth, listing.shown(masked), painted=listing.painting is not None)
     usable = not errors_of(found.problems)
     several = settings.split is None and len(listing.splits) > 1
@@ -152,11 +152,11 @@ def check(settings: DataSettings, *, progress: Progress | None = None, threads: 
         root=root,
         kind=listing.kind,
         split=settings.split,
-        classes=found.photos.classes,
+        classes=found.images.classes,
         images=len(once),
         counts=tags.by_name(),
         untagged=sum(decided.tags.get(entry.id, entry.tags) == () for entry in listing.entries),
-        masks=sum(photo.mask is not None for photo in photos),
+        masks=sum(item.mask is not None for item in items),
         splits=listing.splits,
         notes=(*listing.notes, *_notes(found), *twins.notes()),
         problems=tuple(sorted(problems, key=lambda problem: problem.level == "warning")),
@@ -169,16 +169,16 @@ def check(settings: DataSettings, *, progress: Progress | None = None, threads: 
 
 def _notes(found: Survey) -> Iterator[str]:
     """How many masks are still to be painted, and how many decisions there are."""
-    lacking = sum(photo.mask is None for photo in found.photos.photos)
+    lacking = sum(item.mask is None for item in found.images.items)
     if found.listing.painting is not None and lacking:
         folder = found.listing.shown(found.listing.painting.folder)
         yield f"masks to be painted from the annotations when they are first needed: {lacking}, into {folder}"
-    decided = found.photos.decided
+    decided = found.images.decided
     if decided.folder is not None:
         yield f"decisions in {decided.folder}: {decided.sentence() or 'none'}"
 
 
-def _photos_without_a_list(listing: Listing) -> Iterator[Photo]:
+def _images_without_a_list(listing: Listing) -> Iterator[ImageItem]:
     """The images below a root whose list is unusable."""
     folder = listing.root / IMAGES if listing.kind == "voc" else listing.root
     if not folder.is_dir() or listing.entries:
@@ -186,63 +186,63 @@ def _photos_without_a_list(listing: Listing) -> Iterator[Photo]:
     try:
         for name, is_image in walk_files(folder, skip=[place.folder for place in listing.masks[:1]]):
             if is_image:
-                yield Photo(name, folder / name, ())
+                yield ImageItem(name, folder / name, ())
     except OSError:
         return  # the reader has reported the folder
 
 
 def _file_problems(
-    found: Survey, photos: Photos, settings: DataSettings, shown: _Shown, progress: Progress | None, threads: int | None
+    found: Survey, items: Images, settings: DataSettings, shown: _Shown, progress: Progress | None, threads: int | None
 ) -> Iterator[Problem]:
     """Open every image and its masks, several at once; what the images show is added to ``shown``."""
-    check_one = partial(check_photo, found, settings=settings, most=most_pixels(settings.pixel_limit))
+    check_one = partial(check_image, found, settings=settings, most=most_pixels(settings.pixel_limit))
     threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
-    for done, seen in enumerate(map_ahead(check_one, photos, threads=threads), 1):
+    for done, seen in enumerate(map_ahead(check_one, items, threads=threads), 1):
         shown.looks.put(done - 1, seen.look)
         shown.opened += seen.size is not None
         shown.pixels += 0 if seen.size is None else seen.size[0] * seen.size[1]
         if seen.notices:
-            shown.noticed.append((found.listing.shown(photos[done - 1].path), seen.notices))
+            shown.noticed.append((found.listing.shown(items[done - 1].path), seen.notices))
         yield from seen.problems
         if progress is not None:
-            progress(done, len(photos))
+            progress(done, len(items))
 
 
-def _each_once(photos: Photos, found: Survey) -> Photos:
+def _each_once(items: Images, found: Survey) -> Images:
     """The images without those that are listed again."""
     if not any(problem.kind == "duplicate-id" for problem in found.problems):
-        return photos
+        return items
     twice = {entry.id for entry in found.listing.entries.repeated()}
     seen: set[Path] = set()
 
-    def is_first(photo: Photo) -> bool:
-        if photo.id not in twice:
+    def is_first(item: ImageItem) -> bool:
+        if item.id not in twice:
             return True
-        first = photo.path not in seen
-        seen.add(photo.path)
+        first = item.path not in seen
+        seen.add(item.path)
         return first
 
-    return photos.where(is_first)
+    return items.where(is_first)
 
 
-def _stray_corrections(decided: Decided, photos: Photos, settings: DataSettings) -> Iterator[Problem]:
+def _stray_corrections(decided: Decided, items: Images, settings: DataSettings) -> Iterator[Problem]:
     """Decisions about images that are in no split of the data set, and masks without a class list."""
     stray = {*decided.ids()}
     if stray:
-        stray -= {photo.id for photo in photos if photo.id in stray}
+        stray -= {item.id for item in items if item.id in stray}
     if stray and settings.split is not None:
-        everywhere = survey(replace(settings, split=None, corrections=None)).photos.photos
-        stray -= {photo.id for photo in everywhere if photo.id in stray}
+        everywhere = survey(replace(settings, split=None, corrections=None)).images.items
+        stray -= {item.id for item in everywhere if item.id in stray}
     if decided.unrecorded:
         yield warning("bad-corrections", str(decided.folder), UNRECORDED)
-    for photo_id in sorted(stray):
-        message = f"there is no photograph {photo_id}, so what was decided about it has no effect"
-        yield warning("stray-correction", f"{decided.folder}/{photo_id}", f"{message}; is it renamed, or left out?")
+    for image_id in sorted(stray):
+        message = f"there is no image {image_id}, so what was decided about it has no effect"
+        yield warning("stray-correction", f"{decided.folder}/{image_id}", f"{message}; is it renamed, or left out?")
 
 
 def _overall(found: Survey, settings: DataSettings, counts: dict[str, int]) -> Iterator[Problem]:
     """Problems of the whole data set: spelling of tags, classes without images, files that are not listed."""
-    listing, photos = found.listing, found.photos.photos
+    listing, items = found.listing, found.images.items
     root = str(listing.root)
     if settings.classes is None and not listing.official and len(counts) <= TAG_LIMIT:
         for rare, frequent in similar_names(counts):
@@ -251,15 +251,13 @@ def _overall(found: Survey, settings: DataSettings, counts: dict[str, int]) -> I
             message = f"the tag `{rare}` ({counts[rare]}×) looks like `{frequent}` ({counts[frequent]}×)"
             yield warning("similar-tags", place, f"{message}; correct it, or give data.classes if both are meant")
     unused = [name for name, count in counts.items() if not count]
-    if unused and photos:
-        yield warning("empty-class", root, f"classes without a photograph ({len(unused)}): {first_five(unused)}")
+    if unused and items:
+        yield warning("empty-class", root, f"classes without an image ({len(unused)}): {first_five(unused)}")
     if settings.masks is not None and listing.painting is None:
-        for photo in photos:
-            if photo.mask is None and settings.masks.is_dir():
-                message = (
-                    f"there is no mask {photo.id}.png in {settings.masks}; add it, or evaluate without this photograph"
-                )
-                yield warning("missing-mask", listing.shown(photo.path), message)
+        for item in items:
+            if item.mask is None and settings.masks.is_dir():
+                message = f"there is no mask {item.id}.png in {settings.masks}; add it, or evaluate without this image"
+                yield warning("missing-mask", listing.shown(item.path), message)
     if listing.kind == "voc" and settings.split is None:
         yield from list_problems(listing.root)
     if listing.kind == "table" and settings.split is None and listing.entries:

@@ -11,11 +11,11 @@ from PIL import Image
 
 from tag2mask.core.errors import first_five
 from tag2mask.core.hardware import memory
-from tag2mask.data.dataset import PhotoSet, Survey
+from tag2mask.data.dataset import ImageSet, Survey
 from tag2mask.data.decoding import PAGED, decode, dropped_bands, has_more_pages, opened, turned_size
 from tag2mask.data.file_names import shown_below
 from tag2mask.data.images import read_mask
-from tag2mask.data.manifest import Photo
+from tag2mask.data.manifest import ImageItem
 from tag2mask.data.pixel_formats import deep_colour, deep_kind, read_rgb, to_rgb
 from tag2mask.data.problems import ImageError, Problem, error, warning
 from tag2mask.data.readers.scan import Listing
@@ -68,19 +68,19 @@ class Seen:
     notices: list[Notice] = field(default_factory=list)
 
 
-def check_photo(found: Survey, photo: Photo, settings: DataSettings, most: int) -> Seen:
+def check_image(found: Survey, item: ImageItem, settings: DataSettings, most: int) -> Seen:
     """Open an image, its mask and its correction to the last pixel; more than ``most`` pixels are reported."""
-    listing, photos = found.listing, found.photos
-    seen = _open_photo(listing, photo, settings, most)
-    seen.problems.extend(mask_problems(listing, photo, seen.size, settings, photos))
-    seen.problems.extend(_correction_problems(photos, photo, seen.size, settings))
+    listing, items = found.listing, found.images
+    seen = _open_item(listing, item, settings, most)
+    seen.problems.extend(mask_problems(listing, item, seen.size, settings, items))
+    seen.problems.extend(_correction_problems(items, item, seen.size, settings))
     return seen
 
 
-def _open_photo(listing: Listing, photo: Photo, settings: DataSettings, most: int) -> Seen:
-    subject = listing.shown(photo.path)
+def _open_item(listing: Listing, item: ImageItem, settings: DataSettings, most: int) -> Seen:
+    subject = listing.shown(item.path)
     try:
-        image, notices = look(photo.path, settings)
+        image, notices = look(item.path, settings)
     except ImageError as reason:
         return Seen(None, None, [error(reason.kind, subject, reason.reason)])
     height, width, _ = image.shape
@@ -205,30 +205,30 @@ def _is_partly_clear(image: Image.Image) -> bool:
 
 
 def mask_problems(
-    listing: Listing, photo: Photo, size: tuple[int, int] | None, settings: DataSettings, photos: PhotoSet
+    listing: Listing, item: ImageItem, size: tuple[int, int] | None, settings: DataSettings, images: ImageSet
 ) -> Iterator[Problem]:
     """What is wrong with the mask of an image of (H, W) pixels, or with the annotation that it is painted from."""
-    annotated = listing.painting.sizes.get(photo.id) if listing.painting is not None else None
-    if photo.mask is None and annotated is None:
+    annotated = listing.painting.sizes.get(item.id) if listing.painting is not None else None
+    if item.mask is None and annotated is None:
         return
-    turn = 1 if size is None else turned_size(photo.path, whole=True)[0]
+    turn = 1 if size is None else turned_size(item.path, whole=True)[0]
     unclear = size is not None and turn > 1 and (turn <= 4 or size[0] == size[1])
-    if photo.mask is None:
-        yield from _annotation_problems(listing.shown(photo.path), size, annotated, turn, unclear)
+    if item.mask is None:
+        yield from _annotation_problems(listing.shown(item.path), size, annotated, turn, unclear)
         return
-    subject = listing.shown(photo.mask)
+    subject = listing.shown(item.mask)
     try:
-        if photos.classes:
-            photos.read_truth(photo, size=size)
+        if images.classes:
+            images.read_truth(item, size=size)
         else:
-            read_mask(photo.mask, size=size, pixel_limit=settings.pixel_limit)
+            read_mask(item.mask, size=size, pixel_limit=settings.pixel_limit)
     except ImageError as reason:
-        exif = f"; EXIF turns the photograph (orientation {turn}), so turn the mask likewise" if turn > 4 else ""
+        exif = f"; EXIF turns the image (orientation {turn}), so turn the mask likewise" if turn > 4 else ""
         yield error(reason.kind, subject, reason.reason + exif * (reason.kind == "mask-size"))
         return
     if unclear:
-        message = f"EXIF turns the photograph {listing.shown(photo.path)} (orientation {turn}), and the mask's size"
-        remedy = "lay it over the upright photograph, and turn it if it does not fit"
+        message = f"EXIF turns the image {listing.shown(item.path)} (orientation {turn}), and the mask's size"
+        remedy = "lay it over the upright image, and turn it if it does not fit"
         yield warning("mask-turn", subject, f"{message} cannot tell whether it was drawn on the upright one; {remedy}")
 
 
@@ -237,34 +237,34 @@ def _annotation_problems(
 ) -> Iterator[Problem]:
     """What is wrong with the annotation of an image that has no mask yet."""
     if size is not None and annotated is not None and annotated != size:
-        message = f"the photograph is {size[1]} × {size[0]} pixels, its annotation {annotated[1]} × {annotated[0]}"
-        remedy = "its mask would not fit; use the photograph that was annotated"
-        exif = f"EXIF turns the photograph (orientation {turn}), so annotate the upright one, or remove the orientation"
+        message = f"the image is {size[1]} × {size[0]} pixels, its annotation {annotated[1]} × {annotated[0]}"
+        remedy = "its mask would not fit; use the image that was annotated"
+        exif = f"EXIF turns the image (orientation {turn}), so annotate the upright one, or remove the orientation"
         yield error("mask-size", subject, f"{message}; {exif if turn > 4 else remedy}")
     elif unclear:
-        message = f"EXIF turns the photograph (orientation {turn}), and the size of its annotation cannot tell whether"
-        remedy = "lay the painted mask over the upright photograph; if it does not fit, remove the EXIF orientation"
+        message = f"EXIF turns the image (orientation {turn}), and the size of its annotation cannot tell whether"
+        remedy = "lay the painted mask over the upright image; if it does not fit, remove the EXIF orientation"
         yield warning("mask-turn", subject, f"{message} the upright one was annotated; {remedy}")
 
 
 def _correction_problems(
-    photos: PhotoSet, photo: Photo, size: tuple[int, int] | None, settings: DataSettings
+    images: ImageSet, item: ImageItem, size: tuple[int, int] | None, settings: DataSettings
 ) -> Iterator[Problem]:
     """What is wrong with the decision about an image of (H, W) pixels, or with its mask."""
-    decided = photos.decided
-    if photo.id in decided.damaged:
-        yield error("bad-correction", f"{decided.folder}/{photo.id}", decided.damaged[photo.id])
+    decided = images.decided
+    if item.id in decided.damaged:
+        yield error("bad-correction", f"{decided.folder}/{item.id}", decided.damaged[item.id])
         return
-    path = decided.mask(photo.id)
+    path = decided.mask(item.id)
     if path is None:
         return
     try:
-        read_mask(path, size=size, classes=len(photos.classes) or None, pixel_limit=settings.pixel_limit)
+        read_mask(path, size=size, classes=len(images.classes) or None, pixel_limit=settings.pixel_limit)
     except ImageError as reason:
         yield error(reason.kind, str(path), reason.reason)
 
 
-def turned_photographs(photos: Iterable[Photo], sizes: Mapping[str, tuple[int, int]]) -> list[str]:
+def turned_images(items: Iterable[ImageItem], sizes: Mapping[str, tuple[int, int]]) -> list[str]:
     """The images that EXIF turns, unless their annotation's size shows that it is of the upright image.
 
     Args:
@@ -276,9 +276,9 @@ def turned_photographs(photos: Iterable[Photo], sizes: Mapping[str, tuple[int, i
         ``name (orientation 6)`` of each.
     """
     found = []
-    for photo in photos:
-        turn, size = turned_size(photo.path)
-        shown = turn > 4 and size[0] != size[1] and sizes.get(photo.id) == size
+    for item in items:
+        turn, size = turned_size(item.path)
+        shown = turn > 4 and size[0] != size[1] and sizes.get(item.id) == size
         if turn in range(2, 9) and not shown:
-            found.append(f"{photo.path.name} (orientation {turn})")
+            found.append(f"{item.path.name} (orientation {turn})")
     return found

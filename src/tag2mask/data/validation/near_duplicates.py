@@ -18,7 +18,7 @@ from PIL import Image
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from tag2mask.data.manifest import Photos
+from tag2mask.data.manifest import Images
 from tag2mask.data.problems import SHOWN, Problem, one_line, warning
 
 MOST_BITS = 12
@@ -131,7 +131,7 @@ class NearDuplicates:
 
     Attributes:
         groups: how many groups of two or more.
-        photographs: in all groups together.
+        images: in all groups together.
         across: of the groups, those with images in different splits.
         named: the first five pairs, those across splits first: IDs, with the splits where these differ.
         unlike: further groups, whose images have different tags: one camera and a fixed part, hardly copies.
@@ -139,7 +139,7 @@ class NearDuplicates:
     """
 
     groups: int = 0
-    photographs: int = 0
+    images: int = 0
     across: int = 0
     named: tuple[str, ...] = ()
     unlike: int = 0
@@ -149,7 +149,7 @@ class NearDuplicates:
         """A line about all of them, and one about those with different tags; none where there are none."""
         lines = []
         if self.groups:
-            in_groups = f"{self.photographs} photographs in {self.groups} group{'s' if self.groups > 1 else ''}"
+            in_groups = f"{self.images} images in {self.groups} group{'s' if self.groups > 1 else ''}"
             names = "" if self.across else f": {_shown(self.named, self.groups)}"
             lines.append(f"look the same ({_MEANT}): {in_groups}{names}")
         if self.unlike:
@@ -162,14 +162,14 @@ class NearDuplicates:
         if not self.across:
             return []
         message = (
-            f"groups of photographs that look the same in different splits ({self.across}): "
+            f"groups of images that look the same in different splits ({self.across}): "
             f"{_shown(self.named, self.across)}; figures on the one split are flattered by what was learned on the "
             "other: leave them out of one of the splits"
         )
         return [warning("near-duplicate", root, message)]
 
 
-def find_near_duplicates(looks: Looks, photos: Photos) -> NearDuplicates:
+def find_near_duplicates(looks: Looks, items: Images) -> NearDuplicates:
     """Sort groups of images that look the same, and name the first five.
 
     Images of a group that have the same tags, or the very same hash, are copies. Others are what one camera sees of a
@@ -182,7 +182,7 @@ def find_near_duplicates(looks: Looks, photos: Photos) -> NearDuplicates:
     copies: list[npt.NDArray[np.intp]] = []
     different: list[tuple[int, int]] = []
     for group in looks.groups():
-        tags = [photo.tags for photo in photos.at(group)]
+        tags = [item.tags for item in items.at(group)]
         by_tags: dict[tuple[int, ...], list[int]] = {}
         by_hash: dict[bytes, dict[tuple[int, ...], int]] = {}
         for place, own in zip(group.tolist(), tags, strict=True):
@@ -193,11 +193,11 @@ def find_near_duplicates(looks: Looks, photos: Photos) -> NearDuplicates:
         copies += same
         if len({place for places in same for place in places.tolist()}) < len(group):
             different += [(int(group[0]), int(p)) for p, own in zip(group, tags, strict=True) if own != tags[0]][:1]
-    pairs = [pair for group in copies if (pair := _across(group, photos)) is not None]
+    pairs = [pair for group in copies if (pair := _across(group, items)) is not None]
     first = pairs or [(int(group[0]), int(group[1])) for group in copies]
-    named, unlike = (tuple(_named(pair, photos) for pair in found[:SHOWN]) for found in (first, different))
-    photographs = len({int(place) for group in copies for place in group})
-    return NearDuplicates(len(copies), photographs, len(pairs), named, len(different), unlike)
+    named, unlike = (tuple(_named(pair, items) for pair in found[:SHOWN]) for found in (first, different))
+    images = len({int(place) for group in copies for place in group})
+    return NearDuplicates(len(copies), images, len(pairs), named, len(different), unlike)
 
 
 def apart(one: str, other: str) -> bool:
@@ -210,17 +210,17 @@ def _split_names(splits: str) -> set[str]:
     return set(splits.split(";")) - {""}
 
 
-def _across(group: npt.NDArray[np.intp], photos: Photos) -> tuple[int, int] | None:
+def _across(group: npt.NDArray[np.intp], items: Images) -> tuple[int, int] | None:
     """Two of a group that lie in different splits, if any."""
     kinds: dict[str, int] = {}
-    for place, photo in zip(group.tolist(), photos.at(group), strict=True):
-        kinds.setdefault(photo.splits, place)
+    for place, item in zip(group.tolist(), items.at(group), strict=True):
+        kinds.setdefault(item.splits, place)
     return next(((a, b) for (x, a), (y, b) in combinations(kinds.items(), 2) if apart(x, y)), None)
 
 
-def _named(pair: tuple[int, int], photos: Photos) -> str:
+def _named(pair: tuple[int, int], items: Images) -> str:
     """Two IDs, with their splits where they lie in different ones."""
-    one, other = photos.at(pair)
+    one, other = items.at(pair)
     shown = [one.id, other.id]
     if apart(one.splits, other.splits):
         first, second = _split_names(one.splits), _split_names(other.splits)

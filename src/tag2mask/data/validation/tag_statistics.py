@@ -27,13 +27,13 @@ class TagCounts:
             tags: of each image, class ids from 1.
         """
         self.classes = tuple(classes)
-        self.photographs = 0
+        self.images = 0
         self.counts = np.zeros(len(classes), dtype=np.int64)
         counted = len(classes) if len(classes) <= _MOST_CLASSES else 0
         self.together = np.zeros((counted, counted), dtype=np.int32)
         for ids in tags:
             places = [number - 1 for number in dict.fromkeys(ids)]
-            self.photographs += 1
+            self.images += 1
             self.counts[places] += 1
             if counted and places:
                 self.together[np.ix_(places, places)] += 1
@@ -49,16 +49,16 @@ class TagCounts:
 
     def everywhere(self) -> list[str]:
         """Classes that every image has."""
-        if self.photographs < _TELLING:
+        if self.images < _TELLING:
             return []
-        return [self.classes[place] for place in np.flatnonzero(self.counts == self.photographs)]
+        return [self.classes[place] for place in np.flatnonzero(self.counts == self.images)]
 
     def inseparable(self) -> list[tuple[str, str]]:
         """(a, b): a occurs with b alone, b not everywhere; a pair that is so both ways is named once."""
         counts = self.counts[: len(self.together)]
         always = self.together == counts[:, None]
         always[counts < _TELLING] = False
-        always[:, counts == self.photographs] = False
+        always[:, counts == self.images] = False
         np.fill_diagonal(always, False)
         always &= ~np.tril(always & always.T)
         return [(self.classes[one], self.classes[other]) for one, other in np.argwhere(always)]
@@ -68,15 +68,15 @@ class TagCounts:
         counts = self.by_name()
         if few := self.few():
             named = first_five(f"{name} ({counts[name]})" for name in few)
-            message = f"classes with fewer than {FEW} photographs ({len(few)}): {named}"
-            yield warning("few-photographs", root, f"{message}; add some, or leave these tags out")
+            message = f"classes with fewer than {FEW} images ({len(few)}): {named}"
+            yield warning("few-images", root, f"{message}; add some, or leave these tags out")
         for name in self.everywhere():
-            message = f"all {self.photographs} photographs have the tag `{name}`, so nothing shows what is not {name}"
-            yield warning("never-absent", root, f"{message}; add photographs without it, with other tags or none")
+            message = f"all {self.images} images have the tag `{name}`, so nothing shows what is not {name}"
+            yield warning("never-absent", root, f"{message}; add images without it, with other tags or none")
         for one, other in self.inseparable():
             both = " nor the other way round" if counts[one] == counts[other] else ""
             message = f"the tag `{one}` ({counts[one]}×) never occurs without `{other}` ({counts[other]}×){both}"
-            remedy = "add photographs of one without the other, or make them one tag"
+            remedy = "add images of one without the other, or make them one tag"
             yield warning("inseparable-tags", root, f"{message}, so the two are hard to tell apart; {remedy}")
 
 
@@ -111,14 +111,14 @@ def judge(tags: TagCounts, problems: Sequence[Problem], *, usable: bool, crossin
     against = list(_against(tags, errors, crossing))
     counts = sorted(int(count) for count in tags.counts if count)
     enough = sum(count >= FEW for count in counts)
-    size = f"{tags.photographs} photographs, {len(counts)} classes"
-    size += f" with {counts[0]} to {counts[-1]} photographs each" if counts else ""
+    size = f"{tags.images} images, {len(counts)} classes"
+    size += f" with {counts[0]} to {counts[-1]} images each" if counts else ""
     if not usable:
         return Verdict("no", (size, "the data set cannot be opened before its errors are fixed", *against))
     if not enough:
         return Verdict("no", (size, *against))
     clean = ["no errors"] if not errors else []
-    clean += ["no photograph in two splits"] if searched and not crossing else []
+    clean += ["no image in two splits"] if searched and not crossing else []
     return Verdict("doubtful" if against else "yes", (size, *against, *clean))
 
 
@@ -127,10 +127,10 @@ def _against(tags: TagCounts, errors: int, crossing: int) -> Iterator[str]:
     if errors:
         yield f"{errors} error{'s' if errors > 1 else ''} to fix"
     if few := tags.few():
-        yield f"fewer than {FEW} photographs of {first_five(few)}"
+        yield f"fewer than {FEW} images of {first_five(few)}"
     if crossing:
-        yield f"{crossing} photographs or groups of them look the same across splits, which flatters figures"
+        yield f"{crossing} images or groups of them look the same across splits, which flatters figures"
     if pairs := tags.inseparable():
         yield "never apart: " + first_five(f"{one} and {other}" for one, other in pairs)
     if everywhere := tags.everywhere():
-        yield f"on every photograph: {first_five(everywhere)}"
+        yield f"on every image: {first_five(everywhere)}"

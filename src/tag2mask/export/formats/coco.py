@@ -58,8 +58,8 @@ class CocoWriter(Writer):
             file.write(_items(self._annotations))
             file.write(f'],\n"categories": {_text(categories)}}}\n')
         if self._unshown:
-            photographs = f"{self._unshown:,} photographs have no annotation of a tag, or none at all"
-            self.notes.append(f"{photographs}; to read the export with all tags, give their table as --data.tags")
+            images = f"{self._unshown:,} images have no annotation of a tag, or none at all"
+            self.notes.append(f"{images}; to read the export with all tags, give their table as --data.tags")
 
     def _annotations_of(self, record: MaskRecord) -> Iterator[dict[str, Any]]:
         for piece in pieces(record.mask, components=self.settings.pieces == "components"):

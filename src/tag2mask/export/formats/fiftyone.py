@@ -36,4 +36,4 @@ class FiftyOneWriter(Writer):
         names = {**dict(enumerate((BACKGROUND, *self.classes))), IGNORED: "ignored"}
         write_json(self.folder / "mask_targets.json", {str(value): name for value, name in names.items()})
         if self.images == "none":
-            self.notes.append("data/ is empty: FiftyOne takes only masks whose photographs lie there")
+            self.notes.append("data/ is empty: FiftyOne takes only masks whose images lie there")

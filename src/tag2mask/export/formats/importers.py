@@ -7,7 +7,7 @@ import numpy as np
 
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.files import files_below
-from tag2mask.data.dataset import PhotoSet
+from tag2mask.data.dataset import ImageSet
 from tag2mask.data.file_names import nfc
 from tag2mask.data.ground_truth import MaskValues, TruthCounts, advice, read_truth, truth_problems
 from tag2mask.data.images import IGNORED, PIXEL_LIMIT, image_size, write_mask
@@ -22,7 +22,7 @@ def read_folder(
     classes: tuple[str, ...],
     *,
     pixel_limit: int = PIXEL_LIMIT,
-    photos: PhotoSet | None = None,
+    images: ImageSet | None = None,
 ) -> Iterator[Read]:
     """The masks of a folder of ID.png, PNGs with a palette or 8-bit grey whose values are class ids.
 
@@ -30,7 +30,7 @@ def read_folder(
         path: the folder.
         classes: names of the classes 1..C.
         pixel_limit: a larger mask is refused before it is decoded.
-        photos: their mapping of values to classes applies; None: the values are class ids.
+        images: their mapping of values to classes applies; None: the values are class ids.
 
     Yields:
         the ID of each, in NFC, with its mask, or with why it cannot be used.
@@ -40,8 +40,8 @@ def read_folder(
     """
     if not path.is_dir():
         raise UsageError(f"{path} is no folder of masks ID.png")
-    values = MaskValues() if photos is None else photos.mask_values
-    tags = {photo.id: photo.tags for photo in photos.photos} if photos is not None and values.by_tag else {}
+    values = MaskValues() if images is None else images.mask_values
+    tags = {item.id: item.tags for item in images.items} if images is not None and values.by_tag else {}
     for name in sorted(set(files_below(path, ".png"))):
         image_id = nfc(name.removesuffix(".png"))
         try:
@@ -63,7 +63,7 @@ def import_masks(
     masks: Iterable[Read],
     out: Path,
     classes: tuple[str, ...],
-    photos: PhotoSet | None = None,
+    images: ImageSet | None = None,
     *,
     again: bool = False,
     pixel_limit: int = PIXEL_LIMIT,
@@ -74,7 +74,7 @@ def import_masks(
         masks: from a reader.
         out: the folder.
         classes: names of the classes 1..C, for the folder's record.
-        photos: the images that the masks have to belong to, with their sizes and, together, their tags
+        images: the images that the masks have to belong to, with their sizes and, together, their tags
             (`tag2mask.data.ground_truth`). None: any.
         again: replace an earlier import.
         pixel_limit: of the images; a larger one is refused by name.
@@ -105,7 +105,7 @@ def import_masks(
             else:
                 write_mask(folder / f"{checked_id(image_id)}.png", mask)
                 sizes[image_id], values[image_id] = mask.shape, met
-        for image_id, reason in _mistaken(sizes, photos, pixel_limit):
+        for image_id, reason in _mistaken(sizes, images, pixel_limit):
             failed.setdefault(image_id, reason)
         for image_id in failed.keys() & sizes.keys():
             (folder / f"{image_id}.png").unlink()
@@ -114,17 +114,17 @@ def import_masks(
             first = next(iter(failed.items()), None)
             reason = f"{first[0]}: {first[1]}" if first else "in Label Studio, only annotated tasks have one"
             raise Tag2maskError(f"there is no corrected mask; {reason}")
-        made["photographs"] = done
-        notes += _against_tags({name: values[name] for name in sizes.keys() - failed.keys()}, photos, classes)
+        made["images"] = done
+        notes += _against_tags({name: values[name] for name in sizes.keys() - failed.keys()}, images, classes)
     return Exported(done, failed, notes)
 
 
-def _against_tags(values: dict[str, list[int]], photos: PhotoSet | None, classes: tuple[str, ...]) -> list[str]:
+def _against_tags(values: dict[str, list[int]], images: ImageSet | None, classes: tuple[str, ...]) -> list[str]:
     """Remarks on masks that differ from the tags; refuses those whose values are not class ids or in another order."""
     counts = TruthCounts(classes)
-    for photo in photos.photos if photos is not None else ():
-        if photo.id in values:
-            counts.add(photo.id, values[photo.id], photo.tags)
+    for item in images.items if images is not None else ():
+        if item.id in values:
+            counts.add(item.id, values[item.id], item.tags)
     problems = list(truth_problems(counts, "the imported masks"))
     errors = [problem.message for problem in problems if problem.level == "error"]
     if errors and advice(counts)[1]:
@@ -133,15 +133,15 @@ def _against_tags(values: dict[str, list[int]], photos: PhotoSet | None, classes
 
 
 def _mistaken(
-    sizes: dict[str, tuple[int, ...]], photos: PhotoSet | None, pixel_limit: int
+    sizes: dict[str, tuple[int, ...]], images: ImageSet | None, pixel_limit: int
 ) -> Iterator[tuple[str, str]]:
     """The IDs of masks without an image, or of another size than their image, and why."""
-    if photos is None:
+    if images is None:
         return
-    known = {photo.id: photo.path for photo in photos.photos if photo.id in sizes}
+    known = {item.id: item.path for item in images.items if item.id in sizes}
     for image_id, size in sizes.items():
         if image_id not in known:
-            yield image_id, f"no photograph below {photos.root} has this ID; is it another data set's, or renamed?"
+            yield image_id, f"no image below {images.root} has this ID; is it another data set's, or renamed?"
             continue
         try:
             own = image_size(known[image_id], pixel_limit=pixel_limit)
@@ -149,4 +149,4 @@ def _mistaken(
             yield image_id, str(error)
             continue
         if own != size:
-            yield image_id, f"the mask is {size[1]} × {size[0]} pixels, its photograph {own[1]} × {own[0]}"
+            yield image_id, f"the mask is {size[1]} × {size[0]} pixels, its image {own[1]} × {own[0]}"

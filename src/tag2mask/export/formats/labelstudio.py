@@ -52,7 +52,7 @@ class LabelStudioWriter(Writer):
 
     ::
 
-        tasks.json                            one task per line, with `photo_id`, `height` and `width` for `read`
+        tasks.json                            one task per line, with `image_id`, `height` and `width` for `read`
         config.xml                            the labelling config of the project
     """
 
@@ -95,7 +95,7 @@ class LabelStudioWriter(Writer):
         task = {
             "data": {
                 "image": self.settings.url + quote(record.file_name),
-                "photo_id": record.id,
+                "image_id": record.id,
                 "height": height,
                 "width": width,
             },
@@ -152,12 +152,12 @@ def read(
     skipped: Counter[str] = Counter()
     for number, task in enumerate(_read_tasks(path), start=1):
         data = task.get("data") if isinstance(task, dict) else None
-        image_id = data.get("photo_id") if isinstance(data, dict) else None
-        if isinstance(task, dict) and data is None and isinstance(task.get("photo_id"), str):
+        image_id = data.get("image_id") if isinstance(data, dict) else None
+        if isinstance(task, dict) and data is None and isinstance(task.get("image_id"), str):
             yield f"task {number}", "it is of JSON-MIN, which does not say whether images were turned; export JSON"
             continue
         if not isinstance(task, dict) or not isinstance(data, dict) or not isinstance(image_id, str):
-            yield f"task {number}", "it has no data.photo_id; only tasks that tag2mask wrote say which photograph it is"
+            yield f"task {number}", "it has no data.image_id; only tasks that tag2mask wrote say which image it is"
             continue
         annotations = task.get("annotations") or []
         try:

@@ -77,7 +77,7 @@ def checked_id(image_id: str) -> str:
     climbs = any(part in ("", ".", "..") for part in parts) or "\\" in image_id or re.match(r"[A-Za-z]:", image_id)
     if climbs or _UNWRITABLE.search(image_id) or image_id != image_id.strip():
         raise Tag2maskError(
-            f"{image_id!r} is no ID of a photograph: it should be a path below a folder, without `..`, backslashes, "
+            f"{image_id!r} is no ID of an image: it should be a path below a folder, without `..`, backslashes, "
             "line breaks, and blanks at its ends; rename the file"
         )
     return image_id

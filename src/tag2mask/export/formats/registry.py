@@ -11,7 +11,7 @@ from tag2mask.core.files import files_below
 from tag2mask.core.prefetch import map_ahead
 from tag2mask.data.corrections import FinalMasks
 from tag2mask.data.images import PIXEL_LIMIT, image_size, read_mask
-from tag2mask.data.manifest import Photos
+from tag2mask.data.manifest import Images
 from tag2mask.export.formats.base import ExportSettings, Writer
 from tag2mask.export.formats.coco import CocoWriter
 from tag2mask.export.formats.cvat import CvatWriter
@@ -43,19 +43,19 @@ class MaskSource:
     """The masks to export: those of given images, or all masks of a folder.
 
     Attributes:
-        folder: holds ID.png; `FinalMasks` need ``photos``.
+        folder: holds ID.png; `FinalMasks` need ``items``.
         classes: names without background.
-        photos: the images; None: all masks in the folder.
+        items: the images; None: all masks in the folder.
         pixel_limit: larger images and masks are refused by name.
         limit: only the first so many; None: all.
-        rejected: images that are not in ``photos`` because their masks were rejected.
+        rejected: images that are not in ``items`` because their masks were rejected.
         missing: images without a mask, counted by `records`.
         failed: why a mask could not be read, by ID, filled by `records`.
     """
 
     folder: Path | FinalMasks
     classes: tuple[str, ...]
-    photos: Photos | None = None
+    items: Images | None = None
     pixel_limit: int = PIXEL_LIMIT
     limit: int | None = None
     rejected: int = 0
@@ -65,12 +65,12 @@ class MaskSource:
     def __post_init__(self) -> None:
         """List the masks of the folder if no images are given."""
         self._ids: list[str] = []
-        if self.photos is None and isinstance(self.folder, Path):
+        if self.items is None and isinstance(self.folder, Path):
             self._ids = sorted({name.removesuffix(".png") for name in files_below(self.folder, ".png")})
 
     def __len__(self) -> int:
         """Number of images or masks, an upper bound of what can be exported."""
-        count = len(self._ids if self.photos is None else self.photos)
+        count = len(self._ids if self.items is None else self.items)
         return count if self.limit is None else min(count, self.limit)
 
     def records(self) -> Iterator[MaskRecord]:
@@ -85,10 +85,10 @@ class MaskSource:
                 self.failed[image_id] = answer
 
     def _wanted(self) -> Iterable[_Wanted]:
-        if self.photos is None:
+        if self.items is None:
             return ((image_id, None, None) for image_id in self._ids)
-        tagged = any(photo.tags for photo in self.photos)  # images that were given to `predict` have no tags
-        return ((photo.id, photo.path, photo.tags if tagged else None) for photo in self.photos)
+        tagged = any(item.tags for item in self.items)  # images that were given to `predict` have no tags
+        return ((item.id, item.path, item.tags if tagged else None) for item in self.items)
 
     def _read(self, wanted: _Wanted) -> tuple[str, MaskRecord | str | None]:
         """The ID with the mask and its image, with None if there is no mask, or with why it cannot be used."""
@@ -126,7 +126,7 @@ def export_masks(
     settings: ExportSettings | None = None,
     *,
     again: bool = False,
-    on_photo: Callable[[int], None] = lambda done: None,
+    on_image: Callable[[int], None] = lambda done: None,
 ) -> Exported:
     """Write masks for another tool.
 
@@ -136,7 +136,7 @@ def export_masks(
         out: a folder, or a zip, which contains no links.
         settings: of the format.
         again: replace an earlier export.
-        on_photo: called after each image with the number of images done.
+        on_image: called after each image with the number of images done.
 
     Raises:
         UsageError: ``out`` holds other files, the format is unknown, or it cannot hold a class name.
@@ -155,14 +155,14 @@ def export_masks(
                     done += 1
                 except Tag2maskError as error:
                     failed[record.id] = str(error)
-                on_photo(done)
+                on_image(done)
             if not done:
                 first = next(iter((source.failed | failed).values()), "")
                 raise Tag2maskError(f"no mask of {source.folder} could be exported{first and '; ' + first}")
             writer.finish()
         finally:
             writer.close()
-        made |= {"photographs": done, "lost": asdict(writer.losses)}
-    notes = [f"{source.missing:,} photographs have no mask"] if source.missing else []
+        made |= {"images": done, "lost": asdict(writer.losses)}
+    notes = [f"{source.missing:,} images have no mask"] if source.missing else []
     notes += [f"{source.rejected:,} masks that somebody rejected are left out"] if source.rejected else []
     return Exported(done, source.failed | failed, [*notes, *writer.losses.sentences(), *writer.notes])

@@ -37,7 +37,7 @@ class YoloWriter(Writer):
             yaml.safe_dump(content, file, sort_keys=False, allow_unicode=True)
         self.notes.append(f"data.yaml names {place} for training and for validating; give val a split of its own")
         if self.images == "none":
-            self.notes.append("images/ is empty: YOLO looks for the photographs there")
+            self.notes.append("images/ is empty: YOLO looks for the images there")
 
     def _lines(self, record: MaskRecord) -> list[str]:
         height, width = record.size
