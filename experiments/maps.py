@@ -83,10 +83,10 @@ def make_maps(
         for group in groups.values():
             for first in range(0, len(group), batch_size):
                 batch = group[first : first + batch_size]
-                images = torch.from_numpy(np.stack([read_image(item.path) for item in batch]))
-                images = images.permute(0, 3, 1, 2).float() / 255
+                pixels = torch.from_numpy(np.stack([read_image(item.path) for item in batch]))
+                pixels = pixels.permute(0, 3, 1, 2).float() / 255
                 tags = torch.from_numpy(images.tag_matrix(batch))
-                maps = image_maps(network, images, tags, scales=SCALES, flip=True, bf16=True)
+                maps = image_maps(network, pixels, tags, scales=SCALES, flip=True, bf16=True)
                 for number, item in enumerate(batch):
                     arrays = {
                         "ids": np.array(item.tags, dtype=np.int32),

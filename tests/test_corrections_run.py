@@ -163,7 +163,7 @@ def test_masks_of_people_alone_are_enough(scenes: Path, tmp_path: Path, trained_
     for image_id in ids[:3]:
         write_mask(kept.folder / f"{image_id}.png", of_class_two())
     assert run("segment", scenes, tmp_path / "run", data__corrections=str(kept.folder), **SEGMENT) == 0
-    assert [item.id for item in trained_on[0].items.items] == ids[:3]
+    assert [item.id for item in trained_on[0].images.items] == ids[:3]
     config = Config(data=DataSettings(root=scenes, split="train", corrections=kept.folder))
     source, _ = mask_source(config, tmp_path / "run")
     assert sorted(record.id for record in source.records()) == sorted(ids[:3]) and source.missing == 7

@@ -74,7 +74,7 @@ def test_near_the_mean_field_over_all_pairs(preset: CrfPreset) -> None:
     assert np.mean(agreement) > np.mean(blind) + 0.03  # the problems are such that the CRF has work to do
 
 
-def run_images(real: Path | None, count: int) -> list[np.ndarray]:
+def sample_images(real: Path | None, count: int) -> list[np.ndarray]:
     """Real images where they are at hand, generated ones elsewhere: uint8 (H, W, 3)."""
     if real is None:
         return [picture(180, 240, seed).numpy() for seed in range(count)]
@@ -95,7 +95,7 @@ def real_or_none(request: pytest.FixtureRequest) -> Path | None:
 def test_agrees_with_pydensecrf_on_20_images(preset: CrfPreset, real_or_none: Path | None) -> None:
     densecrf = pytest.importorskip("pydensecrf.densecrf")
     values, same, pixels = PUBLISHED[preset], 0, 0
-    for seed, image in enumerate(run_images(real_or_none, 20)):
+    for seed, image in enumerate(sample_images(real_or_none, 20)):
         height, width = image.shape[:2]
         count = 2 + seed % 4
         given = blurred_labels(count, height, width, seed)

@@ -441,7 +441,7 @@ def test_the_index_is_used_until_the_file_changes(root: Path, monkeypatch: pytes
     write(root, content)
     first, again = survey(DataSettings(root=root)), survey(DataSettings(root=root))
     assert len(reads) == 1
-    assert (again.items, again.problems) == (first.items, first.problems)
+    assert (again.images, again.problems) == (first.images, first.problems)
     assert list(again.listing.entries) == list(first.listing.entries)
     assert [problem.kind for problem in first.problems] == ["bad-annotation"]  # a warning is kept
     content["annotations"].pop()

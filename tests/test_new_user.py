@@ -66,12 +66,12 @@ class Review:
 
 
 @pytest.fixture
-def run_images(real_data: Path, tmp_path: Path) -> Path:
+def images(real_data: Path, tmp_path: Path) -> Path:
     """A few images and their tags, without masks, where the page says that they are."""
     source = real_data / "data/voc-animals"
     with (source / "tags.csv").open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["tags"] in CLASSES]
-    folder = tmp_path / "images"
+    folder = tmp_path / "photographs"
     folder.mkdir()
     chosen = [row for name in CLASSES for row in [row for row in rows if row["tags"] == name][:EACH]]
     lines = ["image,tags"]

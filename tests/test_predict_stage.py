@@ -54,9 +54,9 @@ def said(out: Path) -> dict:
     return json.loads((out / "predictions.json").read_text())
 
 
-def test_what_is_written(items: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_written(photos: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    assert run(items, model, out, "--overlays", "--json", "--predict.flip", "true") == 0
+    assert run(photos, model, out, "--overlays", "--json", "--predict.flip", "true") == 0
     (result,) = json.loads(capsys.readouterr().out)["results"]
     assert (result["done"], result["skipped"], result["failed"]) == (7, 0, {})
     record = said(out)
@@ -66,7 +66,7 @@ def test_what_is_written(items: Path, model: Path, tmp_path: Path, capsys: pytes
     assert "batch_size" not in record["made_by"]["predict"]
     predictor = Predictor(TinySegmenter(seed=7), "cpu", stage_settings(flip=True))
     for image_id, values in record["images"].items():
-        path = items / values["image"]
+        path = photos / values["image"]
         found = predictor.prediction(path)
         mask = read_mask(out / f"{image_id}.png", size=tuple(values["size"]), classes=2)
         assert (mask == found.labels).all()
@@ -87,14 +87,14 @@ def stage_settings(**changes: object) -> object:
 
 
 def test_an_overlay_shows_the_image_where_there_is_background(
-    items: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stage, "load_segmenter", lambda path: by_brightness())
     monkeypatch.setattr(stage, "OVERLAY_SIDE", 30)
     split = np.zeros((40, 60, 3), dtype=np.uint8)
     split[:, 30:] = 255
     Image.fromarray(split).save(tmp_path / "photos/p0.png")
-    assert run(items / "p0.png", model, tmp_path / "out", "--overlays") == 0
+    assert run(photos / "p0.png", model, tmp_path / "out", "--overlays") == 0
     overlay = np.array(Image.open(tmp_path / "out/overlays/p0.jpg")).astype(int)
     assert overlay.shape == (20, 30, 3)
     assert overlay[:, :12].max() < 30
@@ -102,86 +102,86 @@ def test_an_overlay_shows_the_image_where_there_is_background(
 
 
 @pytest.mark.parametrize(("pattern", "expected"), [("*.png", 6), ("**/*.*", 7), ("sub/d??p.jpg", 1), ("p[01].png", 2)])
-def test_patterns(pattern: str, expected: int, items: Path, model: Path, tmp_path: Path) -> None:
-    assert run(str(items / pattern), model, tmp_path / "out") == 0
+def test_patterns(pattern: str, expected: int, photos: Path, model: Path, tmp_path: Path) -> None:
+    assert run(str(photos / pattern), model, tmp_path / "out") == 0
     assert len(list((tmp_path / "out").rglob("*.png"))) == expected
     record = said(tmp_path / "out")["images"]
     assert len(record) == expected
 
 
 def test_what_is_done_is_skipped_and_what_is_missing_comes_back_the_same(
-    items: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert run(items, model, out) == 0
+    assert run(photos, model, out) == 0
     before, times = files_of(out), {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
     (out / "p1.png").unlink()
-    assert run(items, model, out, "--dry-run") == 0
+    assert run(photos, model, out, "--dry-run") == 0
     assert "1 of 7 images to label" in capsys.readouterr().out
-    assert run(items, model, out) == 0
+    assert run(photos, model, out) == 0
     assert "predict: 1 done, 6 already there" in capsys.readouterr().err
     assert files_of(out) == before
     assert sum(path.stat().st_mtime_ns != times[path] for path in out.rglob("*.png")) == 1
-    assert run(items, model, out, "--overlays") == 0  # asked for later
+    assert run(photos, model, out, "--overlays") == 0  # asked for later
     assert len(list((out / "overlays").rglob("*.jpg"))) == 7
-    assert run(items, model, out, "--overwrite") == 0
+    assert run(photos, model, out, "--overwrite") == 0
     assert "predict: 7 done" in capsys.readouterr().err
     assert files_of(out) == before  # without the overlays, which nobody asked for
 
 
 def test_an_image_that_was_replaced_and_a_torn_mask_are_labelled_again(
-    items: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert run(items, model, out) == 0
+    assert run(photos, model, out) == 0
     before = files_of(out)
-    picture(items / "p0.png", 77)
-    os.utime(items / "p0.png", (1, 1))  # by a clock that was set back
-    os.utime(items / "p1.png", (1, 1))  # the same, written again
+    picture(photos / "p0.png", 77)
+    os.utime(photos / "p0.png", (1, 1))  # by a clock that was set back
+    os.utime(photos / "p1.png", (1, 1))  # the same, written again
     (out / "p2.png").write_bytes(b"")
-    assert run(items, model, out) == 0
+    assert run(photos, model, out) == 0
     assert "predict: 2 done, 5 already there" in capsys.readouterr().err
     changed = {name for name, content in files_of(out).items() if content != before[name] and name.endswith(".png")}
     assert changed == {"p0.png"}
 
 
-def test_an_overlay_is_never_of_an_earlier_mask(items: Path, model: Path, tmp_path: Path) -> None:
+def test_an_overlay_is_never_of_an_earlier_mask(photos: Path, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert run(items, model, out, "--overlays") == 0
+    assert run(photos, model, out, "--overlays") == 0
     before = (out / "overlays/p0.jpg").read_bytes()
-    picture(items / "p0.png", 77)
-    assert run(items, model, out) == 0
+    picture(photos / "p0.png", 77)
+    assert run(photos, model, out) == 0
     assert not (out / "overlays/p0.jpg").exists()
-    assert run(items, model, out, "--overlays") == 0
+    assert run(photos, model, out, "--overlays") == 0
     assert (out / "overlays/p0.jpg").read_bytes() != before
 
 
 def test_masks_of_others_are_not_taken_for_its_own(
-    items: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert run(items, model, out) == 0
-    assert run(items / "sub", model, out / "inner") == 0
+    assert run(photos, model, out) == 0
+    assert run(photos / "sub", model, out / "inner") == 0
     assert set(said(out)["images"]) == {*(f"p{number}" for number in range(6)), "sub/deep"}
-    assert run(items, model, out, "--overwrite") == 0
+    assert run(photos, model, out, "--overwrite") == 0
     assert (out / "inner/deep.png").is_file() and "inner/deep" not in said(out)["images"]
-    picture(items / "new.png", 5)
+    picture(photos / "new.png", 5)
     Image.new("P", (32, 24)).save(out / "new.png")
     capsys.readouterr()
-    assert run(items, model, out) == 2
+    assert run(photos, model, out) == 2
     assert "new.png was not made by predict" in capsys.readouterr().err
 
 
-def test_shards_may_work_in_batches_of_other_sizes(items: Path, model: Path, tmp_path: Path) -> None:
+def test_shards_may_work_in_batches_of_other_sizes(photos: Path, model: Path, tmp_path: Path) -> None:
     for number in range(30):
-        picture(items / f"q{number:02}.png", number)
+        picture(photos / f"q{number:02}.png", number)
     for shard, size in (("1/2", "2"), ("2/2", "4")):
-        assert run(items, model, tmp_path / "out", "--shard", shard, "--predict.batch_size", size) == 0
+        assert run(photos, model, tmp_path / "out", "--shard", shard, "--predict.batch_size", size) == 0
     assert len(list((tmp_path / "out").rglob("*.png"))) == 37
 
 
 def test_a_kill_costs_what_was_not_written_down(
-    items: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, real = tmp_path / "out", stage.write_mask
     written: list[Path] = []
@@ -193,27 +193,27 @@ def test_a_kill_costs_what_was_not_written_down(
         written.append(path)
 
     monkeypatch.setattr(stage, "write_mask", killed)
-    assert run(items, model, out) == 1
+    assert run(photos, model, out) == 1
     assert len(said(out)["images"]) == 3
     monkeypatch.undo()
     monkeypatch.setattr(stage, "load_segmenter", lambda path: TinySegmenter(seed=7))
-    assert run(items, model, out) == 0
-    assert run(items, model, tmp_path / "whole") == 0
+    assert run(photos, model, out) == 0
+    assert run(photos, model, tmp_path / "whole") == 0
     assert files_of(out) == files_of(tmp_path / "whole")
 
 
-def test_shards_make_what_one_command_makes(items: Path, model: Path, tmp_path: Path) -> None:
+def test_shards_make_what_one_command_makes(photos: Path, model: Path, tmp_path: Path) -> None:
     out, whole = tmp_path / "out", tmp_path / "whole"
-    assert run(items, model, whole) == 0
+    assert run(photos, model, whole) == 0
     for shard in ("1/3", "2/3", "3/3"):
-        assert run(items, model, out, "--shard", shard) == 0
+        assert run(photos, model, out, "--shard", shard) == 0
     assert len(list(out.rglob("*.png"))) == 7
     assert not (out / "predictions.json").exists()
-    assert run(items, model, out) == 0  # finds all done, and writes what they say as one
+    assert run(photos, model, out) == 0  # finds all done, and writes what they say as one
     assert said(out) == said(whole)
     for path in whole.rglob("*.png"):
         assert (out / path.relative_to(whole)).read_bytes() == path.read_bytes()
-    assert run(items, model, tmp_path / "few", "--limit", "3") == 0
+    assert run(photos, model, tmp_path / "few", "--limit", "3") == 0
     assert sorted(said(tmp_path / "few")["images"]) == ["p0", "p1", "p2"]
 
 
@@ -258,13 +258,13 @@ def broken_images(folder: Path) -> dict[str, str]:
 
 
 def test_each_broken_image_is_reported_and_the_rest_is_done(
-    items: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = items / "broken"
+    folder = photos / "broken"
     expected = broken_images(folder)
     for name in expected:  # each with an ID of its own
         (folder / name).rename(folder / f"{name.replace('.', '-')}.{name.rpartition('.')[2]}")
-    assert run(items, model, tmp_path / "out", "--json") == 1
+    assert run(photos, model, tmp_path / "out", "--json") == 1
     told = capsys.readouterr()
     (result,) = json.loads(told.out)["results"]
     assert result["done"] == 7
@@ -276,60 +276,60 @@ def test_each_broken_image_is_reported_and_the_rest_is_done(
     assert len(list((tmp_path / "out").rglob("*.png"))) == 7
     for path in folder.iterdir():
         path.unlink()
-    assert run(items, model, tmp_path / "out") == 0
+    assert run(photos, model, tmp_path / "out") == 0
 
 
 def test_other_settings_and_another_network_never_mix(
-    items: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert run(items, model, out) == 0
+    assert run(photos, model, out) == 0
     before = files_of(out)
-    assert run(items, model, out, "--predict.scales", "[0.5,1.0]") == 2
+    assert run(photos, model, out, "--predict.scales", "[0.5,1.0]") == 2
     assert "predict.scales was [1.0] and is [0.5, 1.0]" in capsys.readouterr().err
     model.write_bytes(b"other weights")
-    assert run(items, model, out) == 2
+    assert run(photos, model, out) == 2
     assert "network was " in capsys.readouterr().err
     assert files_of(out) == before
-    assert run(items, model, out, "--overwrite") == 0
+    assert run(photos, model, out, "--overwrite") == 0
     assert files_of(out) != before
 
 
 def test_files_of_others_are_left_alone(
-    items: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = files_of(items)
-    assert run(items, model, items) == 2
+    before = files_of(photos)
+    assert run(photos, model, photos) == 2
     assert "is the folder of the images" in capsys.readouterr().err
-    assert run(items / "sub", model, items) == 0  # no name of one is taken
-    assert {name: data for name, data in files_of(items).items() if name in before} == before
+    assert run(photos / "sub", model, photos) == 0  # no name of one is taken
+    assert {name: data for name, data in files_of(photos).items() if name in before} == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/p3.png").write_bytes(b"mine")
     for more in ((), ("--overwrite",)):
-        assert run(items, model, tmp_path / "mine", *more) == 2
+        assert run(photos, model, tmp_path / "mine", *more) == 2
         assert "was not made by predict" in capsys.readouterr().err
     assert files_of(tmp_path / "mine") == {"p3.png": b"mine"}
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd/predictions.json").write_text("[1]")
-    assert run(items, model, tmp_path / "odd") == 2
+    assert run(photos, model, tmp_path / "odd") == 2
     assert "was not made by predict" in capsys.readouterr().err
 
 
 def test_wrong_use_exits_2_and_writes_nothing(
-    items: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     for words, expected in (
-        (["predict", str(items), "--out", str(out)], "needs PHOTOS"),
-        (["predict", str(model), str(items)], "needs --out"),
-        (["predict", str(tmp_path / "gone"), str(items), "--out", str(out)], "does not exist"),
+        (["predict", str(photos), "--out", str(out)], "needs PHOTOS"),
+        (["predict", str(model), str(photos)], "needs --out"),
+        (["predict", str(tmp_path / "gone"), str(photos), "--out", str(out)], "does not exist"),
         (["predict", str(model), str(tmp_path / "gone"), "--out", str(out)], "does not exist"),
-        (["predict", str(model), str(items / "*.gif"), "--out", str(out)], "matches no image"),
-        (["predict", str(model), str(items), "--out", str(model)], "is a file"),
-        (["predict", str(model), str(items), "--out", str(out), "--predict.tile", "3"], "tile should"),
-        (["predict", str(model), str(items), "--out", str(out), "--predict.flipp", "1"], "predict.flip"),
+        (["predict", str(model), str(photos / "*.gif"), "--out", str(out)], "matches no image"),
+        (["predict", str(model), str(photos), "--out", str(model)], "is a file"),
+        (["predict", str(model), str(photos), "--out", str(out), "--predict.tile", "3"], "tile should"),
+        (["predict", str(model), str(photos), "--out", str(out), "--predict.flipp", "1"], "predict.flip"),
         (
-            ["predict", str(model), str(items), "--out", str(out), "--overwrite", "--shard", "1/2"],
+            ["predict", str(model), str(photos), "--out", str(out), "--overwrite", "--shard", "1/2"],
             "--overwrite with --shard",
         ),
     ):
@@ -339,7 +339,7 @@ def test_wrong_use_exits_2_and_writes_nothing(
     assert not out.exists()
 
 
-def test_images_are_read_ahead_within_bounds(items: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_read_ahead_within_bounds(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "AHEAD_PIXELS", 2 * 24 * 32)
     started: list[str] = []
 
@@ -347,7 +347,7 @@ def test_images_are_read_ahead_within_bounds(items: Path, monkeypatch: pytest.Mo
         started.append(item.id)
         return item.id
 
-    listed = [ImageItem(f"p{number}", items / f"p{number}.png", ()) for number in range(6)]
+    listed = [ImageItem(f"p{number}", photos / f"p{number}.png", ()) for number in range(6)]
     order = []
     for item, answer in reading.read_bounded(listed, read, workers=4, pixel_limit=10**8):
         order.append(answer)

@@ -271,7 +271,7 @@ def mask_of(number: int) -> np.ndarray:
 
 
 @pytest.fixture
-def run_images(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     """Class folders, with masks next to them."""
     for number, image_id in enumerate(IDS):
         suffix = (".jpg", ".png")[number % 2]
@@ -292,12 +292,12 @@ def sources(images: Path) -> Iterator[tuple[str, list[str]]]:
     yield "table", ["--data.root", str(images), "--data.tags", str(table), "--data.split", "train"]
 
 
-@pytest.mark.parametrize("images", ["copy", "link", "symlink"])
+@pytest.mark.parametrize("way", ["copy", "link", "symlink"])
 @pytest.mark.parametrize("name", ["coco", "voc"])
-def test_an_export_is_read_again(name: str, images: str, images: Path, tmp_path: Path) -> None:
+def test_an_export_is_read_again(name: str, way: str, images: Path, tmp_path: Path) -> None:
     for kind, data in sources(images):
         out = tmp_path / kind
-        words = ["export", name, str(tmp_path / "masks"), *data, "--images", images, "--out", str(out)]
+        words = ["export", name, str(tmp_path / "masks"), *data, "--images", way, "--out", str(out)]
         assert main(words) == 0
         split = "train" if kind == "table" else "default"
         wanted = [image_id for image_id in IDS if kind == "folders" or "two" not in image_id]

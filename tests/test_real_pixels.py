@@ -454,14 +454,14 @@ def test_exif_and_annotations(
 
 
 def test_a_warning_before_painting(tmp_path: Path) -> None:
-    images = [run_images(tmp_path, turn, (60, 40)) for turn in (1, 3)]
+    items = [item_of(tmp_path, turn, (60, 40)) for turn in (1, 3)]
     source = tmp_path / "instances_x.json"
-    images = [image(number, f"{item.id}.jpg", height=40, width=60) for number, item in enumerate(images, 1)]
-    source.write_text(document(images, [], CAT))
+    entries = [image(number, f"{item.id}.jpg", height=40, width=60) for number, item in enumerate(items, 1)]
+    source.write_text(document(entries, [], CAT))
     digest = read_annotations(source, "x").digest
-    painting = Painting(tmp_path / "masks", "ignore", {source: digest}, {item.id: (40, 60) for item in images})
+    painting = Painting(tmp_path / "masks", "ignore", {source: digest}, {item.id: (40, 60) for item in items})
     console = Console(file=io.StringIO(), width=9999)
-    _paint(Config(workers=0), painting, images, ("cat",), console)
+    _paint(Config(workers=0), painting, items, ("cat",), console)
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert "warning: EXIF turns 1 of the 2 images" in said
     assert "3.jpg (orientation 3); masks of those" in said

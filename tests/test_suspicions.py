@@ -46,7 +46,7 @@ def test_doubts_are_listed_surest_first(
     missing = sorted(item.id for item in images.items if 1 not in item.tags)
     assert wrong and missing
     expected = [(item, second, "wrong") for item in wrong] + [(item, first, "missing") for item in missing]
-    assert [(doubt["photo"], doubt["tag"], doubt["kind"]) for doubt in doubts] == expected
+    assert [(doubt["image"], doubt["tag"], doubt["kind"]) for doubt in doubts] == expected
     for doubt in doubts:
         assert (doubt["posterior"] is None) == (doubt["kind"] == "missing")
         assert doubt["posterior"] is None or 0 < doubt["posterior"] <= 1

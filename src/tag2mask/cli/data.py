@@ -24,7 +24,7 @@ from tag2mask.workflows.suggest_tags import suggest_tags
 @one_process
 def tags(
     call: Invocation,
-    items: Path,
+    photos: Path,
     *,
     classes: str | None = None,
     table: Path = Path("suggested-tags.csv"),
@@ -39,10 +39,10 @@ def tags(
         threshold: from which score on a class is suggested
     """
     if call.dry_run:
-        said = f"would write {table} for the images below {items}"
+        said = f"would write {table} for the images below {photos}"
         output().print(said, highlight=False, markup=False, soft_wrap=True)
         return 0
-    return finish(call, [suggest_tags(call.config, items, classes, table, threshold, errors())])
+    return finish(call, [suggest_tags(call.config, photos, classes, table, threshold, errors())])
 
 
 @one_process

@@ -54,7 +54,7 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         """Take any sequence of images."""
-        object.__setattr__(self, "photos", Images.of(self.items))
+        object.__setattr__(self, "items", Images.of(self.items))
 
     def of(self, items: Sequence[ImageItem]) -> "ImageSet":
         """The same set with these images alone."""

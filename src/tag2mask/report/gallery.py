@@ -64,7 +64,7 @@ class Card:
     """An image in the gallery; ``height`` and ``width`` are those of its pictures in pixels."""
 
     id: str
-    item: str
+    image: str
     height: int
     width: int
     chips: tuple[Chip, ...]

@@ -33,7 +33,7 @@ class Doubt:
     """
 
     ranked: RankedImage
-    item: str
+    image: str
     labels: tuple[tuple[str, str], ...]
     height: int
     width: int

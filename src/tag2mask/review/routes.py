@@ -52,7 +52,7 @@ def reading_routes(desk: Desk, start: str) -> Blueprint:
         before = _number("before", 0) if "before" in request.args else None
         page = desk.list.page(query, after=_number("after", -1), before=before, count=PAGE)
         listed = [_listed(desk, place, rank) for place, rank in zip(page.places, page.ranks, strict=True)]
-        return jsonify(total=page.total, more=page.more, items=listed, counts=desk.list.counts())
+        return jsonify(total=page.total, more=page.more, photos=listed, counts=desk.list.counts())
 
     @routes.get("/place")
     def place_of() -> Response:

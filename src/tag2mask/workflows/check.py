@@ -74,7 +74,7 @@ class Suspicion:
             since the plan knows tags alone.
     """
 
-    item: str
+    image: str
     tag: str
     kind: Literal["wrong", "missing"]
     probability: float
@@ -83,9 +83,9 @@ class Suspicion:
     def __str__(self) -> str:
         """As it stands in a list."""
         if self.posterior is None:
-            return f"{self.item}: `{self.tag}` may be missing (classifier {self.probability:.0%})"
+            return f"{self.image}: `{self.tag}` may be missing (classifier {self.probability:.0%})"
         return (
-            f"{self.item}: `{self.tag}` may be wrong (classifier {self.probability:.0%}, "
+            f"{self.image}: `{self.tag}` may be wrong (classifier {self.probability:.0%}, "
             f"plan at most {self.posterior:.0%} of a pixel)"
         )
 
@@ -126,7 +126,7 @@ def suspicious_tags(config: Config, run: RunFolder, images: ImageSet, console: C
             done += len(batch)
             advance(done)
     surest = {"wrong": lambda doubt: doubt.probability, "missing": lambda doubt: -doubt.probability}
-    return sorted(found, key=lambda doubt: (doubt.kind == "missing", surest[doubt.kind](doubt), doubt.item))
+    return sorted(found, key=lambda doubt: (doubt.kind == "missing", surest[doubt.kind](doubt), doubt.image))
 
 
 def _doubts(
