@@ -32,7 +32,7 @@ WANTED_RATIO = 1.25
 
 def network_of(config: str, device: str) -> SegmentationNetwork:
     """The segmentation network of a preset, with random weights and fixed norms."""
-    fixed = ("weights=none", "norm=fixed", "head_norm=fixed")
+    fixed = ("weights=none", "batch_norm=fixed", "head_batch_norm=fixed")
     words = ["--config", config, *(f"--segment.network.{each}" for each in fixed)]
     parser = build_parser("segment")
     settings = to_config(parser, parser.parse_args(expand_presets(words))).segment.network

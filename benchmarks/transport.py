@@ -107,7 +107,7 @@ def obvious_pot(features: Tensor, cams: Tensor, tags: Tensor, settings: PotSetti
             seeds = points[winner == slot]
             if len(seeds) < settings.minimum_seeds:
                 seeds = points[base[slot].topk(settings.minimum_seeds).indices]
-            _, centres = kmeans_pytorch.kmeans(seeds, settings.clusters, distance="cosine", device=points.device)
+            _, centres = kmeans_pytorch.kmeans(seeds, settings.num_prototypes, distance="cosine", device=points.device)
             for centre in F.normalize(centres.to(points.device), dim=1):
                 prototypes.append(centre)
                 similarities.append(max(float(F.normalize(seeds.mean(0), dim=0) @ centre), 1e-3))
@@ -121,7 +121,7 @@ def obvious_pot(features: Tensor, cams: Tensor, tags: Tensor, settings: PotSetti
         best = plan.argmax(1)
         for slot, class_id in enumerate([0, *(tag + 1 for tag in present)]):
             total = torch.zeros(len(points), device=points.device)
-            for column in range(slot * settings.clusters, (slot + 1) * settings.clusters):
+            for column in range(slot * settings.num_prototypes, (slot + 1) * settings.num_prototypes):
                 chosen = best == column
                 mean = (plan[chosen, column, None] * points[chosen]).sum(0)
                 prototype = F.normalize(mean, dim=0) if chosen.any() else prototypes[column]
@@ -136,8 +136,8 @@ def measure_block(options: argparse.Namespace, clusters: int) -> dict[str, Any]:
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     features, cams, tags = (value.to(device) for value in images(16, 32, 768, 3))
     features = features.to(dtype)
-    settings = replace(PotSettings().paper(), clusters=clusters)
-    default = replace(PotSettings(), clusters=clusters)
+    settings = replace(PotSettings().paper(), num_prototypes=clusters)
+    default = replace(PotSettings(), num_prototypes=clusters)
     np.random.seed(0)
     with quiet():
         ours, obvious = median_seconds(
@@ -208,7 +208,7 @@ def measure_step(options: argparse.Namespace, projections: bool) -> dict[str, An
         tags[image, torch.randperm(CLASSES, generator=generator)[:3]] = True
     tags = tags.to(device)
     classes = tuple(f"class {index}" for index in range(CLASSES))
-    settings = NetworkSettings(backbone=options.backbone, weights="none", norm="fixed")
+    settings = NetworkSettings(backbone=options.backbone, weights="none", batch_norm="fixed")
     network, joint = (
         build_network(replace(settings, projections=learned), classes, seed=0).to(device).train()
         for learned in (False, projections)

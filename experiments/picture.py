@@ -48,7 +48,7 @@ def main() -> None:
     maps = image_maps(network, image, tags, scales=config["cams"]["scales"], flip=config["cams"]["flip"])
     result = maps.transport(settings)
     grid = result.maps.shape[2:]
-    slots, clusters = result.partition.seeds.shape[1], settings.clusters
+    slots, clusters = result.partition.seeds.shape[1], settings.num_prototypes
     colours = ListedColormap([shade for family in (_BLUES, _REDS, _GREENS) for shade in family[:clusters]])
 
     def number_of(columns: torch.Tensor) -> np.ndarray:

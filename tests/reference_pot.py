@@ -53,7 +53,7 @@ def confident_pixels(base: Maps, settings: PotSettings) -> Maps:
     best, seeds = np.array(ids)[values.argmax(0)], {}
     best_tag = np.array(ids[1:])[values[1:].argmax(0)] if len(ids) > 1 else np.zeros(len(best), dtype=int)
     for c, own in base.items():
-        if settings.seeds == "argmax":
+        if settings.seed_rule == "argmax":
             mask = best == c
         elif c == 0:
             mask = (values[1:] <= settings.background_threshold).all(0)
@@ -110,7 +110,7 @@ def plan_of(cost: np.ndarray, columns: np.ndarray, settings: PotSettings) -> np.
 
 def reference_pot(problem: Problem, image: int, settings: PotSettings) -> ReferencePot:
     """POT for one image."""
-    inside, clusters = problem.valid[image].numpy(), settings.clusters
+    inside, clusters = problem.valid[image].numpy(), settings.num_prototypes
     f = np.stack([unit(row) for row in problem.features[image].double().numpy()[:, inside].T])  # (n, D)
     maps = problem.cams[image].double().numpy()[:, inside]  # (C, n)
     tags = {c + 1: maps[c] for c in range(len(maps)) if problem.tags[image, c] and maps[c].max() > 0}
@@ -125,9 +125,9 @@ def reference_pot(problem: Problem, image: int, settings: PotSettings) -> Refere
     # Allocation: the plan shares the pixels out among all prototypes of the image.
     similarity = [max(float(p @ class_prototypes[c]), 1e-3) if p.any() else 0.0 for c in base for p in found[c]]
     mass = np.array(similarity)
-    if settings.columns == "uniform" or not settings.transport:
+    if settings.column_marginal == "uniform" or not settings.transport:
         mass = (mass > 0).astype(float)
-    elif settings.columns == "area":
+    elif settings.column_marginal == "area":
         mass = np.concatenate(list(areas_of(f, class_prototypes, found, settings).values()))
     mass = mass / mass.sum()
     plan = plan_of(1 - f @ prototypes.T, mass, settings)
@@ -143,7 +143,9 @@ def reference_pot(problem: Problem, image: int, settings: PotSettings) -> Refere
     activation = (weight * np.maximum(f @ prototypes.T, 0)).reshape(len(f), len(base), clusters)
     cams = np.zeros((len(maps) + 1, *inside.shape))
     for slot, c in enumerate(base):
-        cams[c][inside] = activation[:, slot].sum(1) if settings.combine == "sum" else activation[:, slot].max(1)
-    cams /= cams.max(axis=None if settings.scaling == "image" else (1, 2), keepdims=True) + 1e-5
+        cams[c][inside] = (
+            activation[:, slot].sum(1) if settings.cluster_reduction == "sum" else activation[:, slot].max(1)
+        )
+    cams /= cams.max(axis=None if settings.normalise_over == "image" else (1, 2), keepdims=True) + 1e-5
     slots = prototypes.reshape(len(base), clusters, -1)
     return ReferencePot(list(base), cams, plan, slots, np.stack(list(class_prototypes.values())))

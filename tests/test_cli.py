@@ -22,16 +22,22 @@ from tag2mask.stages.registry import STAGES
 
 WRONG = [
     (["chek"], "Unknown command 'chek'. Did you mean 'check'?"),
-    (["train", "--pot.clusterz", "2"], "--pot.clusterz is not a setting; did you mean --pot.clusters"),
-    (["train", "--edges.clip", "2"], "--edges.clip is not a setting any more, now a constant, null; leave it out"),
+    (
+        ["train", "--pot.num_prototypez", "2"],
+        "--pot.num_prototypez is not a setting; did you mean --pot.num_prototypes",
+    ),
+    (
+        ["train", "--edges.max_grad_norm", "2"],
+        "--edges.max_grad_norm is not a setting any more, now a constant, null; leave it out",
+    ),
     (["train", "--edges.log_every=2"], "--edges.log_every is not a setting any more, now train.log_every is in its"),
-    (["train", "--pot.clusters", "abc"], "--pot.clusters needs a whole number, got 'abc'"),
+    (["train", "--pot.num_prototypes", "abc"], "--pot.num_prototypes needs a whole number, got 'abc'"),
     (["train", "--train.steps", "sixty"], "--train.steps needs a whole number, got 'sixty'"),
     (["train", "--cams.flip", "maybe"], "--cams.flip needs true or false, got 'maybe'"),
     (["run", "--repeats", "x"], "--repeats needs a whole number, got 'x'"),
     (["run", "--repeats"], "--repeats needs a value"),
     (["predict", "x", "y", "--again"], "--again is not a setting; it is --overwrite now"),
-    (["train", "--pot.clusters", "0"], "clusters should be at least 1"),
+    (["train", "--pot.num_prototypes", "0"], "num_prototypes should be at least 1"),
     (["train", "--data.kind", "vok"], "--data.kind needs one of 'auto', 'table', 'folders', 'voc'"),
     (["run", "--config", "vco"], "did you mean voc"),
     (["train"], "--out RUN"),
@@ -78,7 +84,10 @@ def test_wrong_use_exits_2_with_a_helpful_line(
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("pot:\n  clusterz: 3\n", "--pot.clusterz is not a setting; did you mean --pot.clusters"), ("pot: [\n", "error:")],
+    [
+        ("pot:\n  num_prototypez: 3\n", "--pot.num_prototypez is not a setting; did you mean --pot.num_prototypes"),
+        ("pot: [\n", "error:"),
+    ],
 )
 def test_a_file_that_cannot_be_meant_is_wrong_use(text: str, says: str, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "mine.yaml").write_text(text)
@@ -88,10 +97,10 @@ def test_a_file_that_cannot_be_meant_is_wrong_use(text: str, says: str, tmp_path
 
 def test_values_override_files_and_later_files_earlier_ones(tmp_path: Path, capsys: Capture) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text("pot:\n  clusters: 7\ntrain:\n  epochs: 2\n")
+    file.write_text("pot:\n  num_prototypes: 7\ntrain:\n  epochs: 2\n")
     assert main(["train", "--config", "voc", "--config", str(file), "--pot.epsilon", "0.4", "--print-config"]) == 0
     said = capsys.readouterr().out
-    for line in ("clusters: 7", "epochs: 2", "epsilon: 0.4", "split: train_aug"):
+    for line in ("num_prototypes: 7", "epochs: 2", "epsilon: 0.4", "split: train_aug"):
         assert line in said
 
 
@@ -184,14 +193,14 @@ def test_a_command_reads_what_every_training_records(capsys: Capture) -> None:
 
 def test_the_base_is_own_unless_a_preset_or_a_file_is_named(tmp_path: Path, capsys: Capture) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text("pot: {clusters: 7}\n")
+    file.write_text("pot: {num_prototypes: 7}\n")
     own, voc = (yaml.safe_load(presets()[name].read_text()) for name in ("own", "voc"))
     found = config_of(capsys, "run")
     assert (found["cams"]["long_side"], found["train"]["epochs"]) == (512, own["train"]["epochs"])
     found = config_of(capsys, "run", "--config", "voc")  # of a published recipe nothing is changed by `own`
     assert found["cams"]["long_side"] is None and found["train"]["epochs"] == voc["train"]["epochs"]
     found = config_of(capsys, "run", "--config", str(file))
-    assert found["cams"]["long_side"] is None and found["pot"]["clusters"] == 7
+    assert found["cams"]["long_side"] is None and found["pot"]["num_prototypes"] == 7
     assert config_of(capsys, "demo", "--config", str(file))["scenes"]["train"] == 320
 
 
@@ -199,7 +208,7 @@ def test_a_run_remembers_its_data_and_takes_settings_on_top(
     done: Path, scenes: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text("pot: {clusters: 7}\n")
+    file.write_text("pot: {num_prototypes: 7}\n")
     known = yaml.safe_load((done / "config.yaml").read_text())
     for words in (["run", "--out", str(done)], ["cams", str(done)], ["segment", str(done)], ["check", str(scenes)]):
         found = config_of(capsys, *words)
@@ -207,9 +216,11 @@ def test_a_run_remembers_its_data_and_takes_settings_on_top(
             assert found == {**known, "limit": None, "shard": None, "out": str(done)}
     for words in (["run", "--out", str(done)], ["cams", str(done)]):
         found = config_of(capsys, *words, "--config", str(file))
-        assert found["pot"] == {**known["pot"], "clusters": 7}
+        assert found["pot"] == {**known["pot"], "num_prototypes": 7}
         assert found["cams"] == known["cams"] and found["data"] == known["data"]
-        assert config_of(capsys, *words, "--config", str(file), "--pot.clusters", "5")["pot"]["clusters"] == 5
+        assert (
+            config_of(capsys, *words, "--config", str(file), "--pot.num_prototypes", "5")["pot"]["num_prototypes"] == 5
+        )
     for words in (["predict", str(done), "x"], ["export", "coco", str(done)], ["import", "cvat", "x", str(done)]):
         found = config_of(capsys, *words)
         assert found["data"] == known["data"] and found["out"] is None  # results go nowhere by themselves

@@ -241,7 +241,7 @@ def test_words_from_a_file(tmp_path: Path) -> None:
 def test_bad_files_of_words_are_refused(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "words.yaml"
     file.write_text(text)
-    with pytest.raises(UsageError, match=r"seeds\.words") as caught:
+    with pytest.raises(UsageError, match=r"seeds\.prompts") as caught:
         read_words(str(file), ("rust",))
     assert message in str(caught.value)
 

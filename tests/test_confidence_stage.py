@@ -225,7 +225,7 @@ def test_what_people_settled_is_marked_and_the_report_leaves_it_out(copied: Path
     assert rank(copied, *more) == 0
     assert {row["image"]: row["decided"] for row in rows(copied / IMAGES) if row["decided"]} == {first: "accepted"}
     corrections.write(second, Decision.now("rejected"))  # after the tables
-    assert main(["report", str(copied), *more, "--report.least_certain", "1"]) == 0
+    assert main(["report", str(copied), *more, "--report.lowest_confidence", "1"]) == 0
     section = (copied / "report.html").read_text().partition('id="doubts"')[2].partition("</section>")[0]
     assert f"<h3><bdi>{third}</bdi></h3>" in section and section.count("<h3>") == 1
 
@@ -269,7 +269,7 @@ def test_truth_that_does_not_fit_is_named_and_the_mask_is_ranked_all_the_same(
     assert str(truth / f"{first}.png") in told["failed"][first] and len(rows(copied / IMAGES)) == 10
     assert any("truth of 9 images is too little" in note for note in told["notes"])
     assert not (copied / QUALITY).exists()
-    assert main(["report", str(copied), *more, "--report.least_certain", "1"]) == 0
+    assert main(["report", str(copied), *more, "--report.lowest_confidence", "1"]) == 0
     section = (copied / "report.html").read_text().partition('id="doubts"')[2].partition("</section>")[0]
     assert f"<h3><bdi>{first}</bdi></h3>" in section and "Truth" not in section
 

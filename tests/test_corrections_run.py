@@ -127,7 +127,7 @@ def test_from_a_run_through_cvat_and_back_into_training(
 def test_a_persons_mask_goes_before_the_methods(
     copied: Path, scenes: Path, tmp_path: Path, trained_on: list[LabelledSet], capsys: Capture
 ) -> None:
-    settings = {**SEGMENT, "segment__label_weights": "confidence", "refine__keep_confidence": "true"}
+    settings = {**SEGMENT, "segment__pixel_weights": "confidence", "refine__save_probabilities": "true"}
     settings |= {"refine__method": "crf", "segment__batch_size": "10"}  # each image in the one step
     assert run("refine", scenes, copied, restart="refine", **settings) == 0
     kept, ids = corrections_of(copied / "corrections", scenes)

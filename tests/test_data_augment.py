@@ -86,7 +86,7 @@ def test_cutting_first_equals_resizing_first(
 
 @given(
     st.tuples(st.integers(20, 90), st.integers(20, 90)),
-    st.sampled_from(["scale", "squash"]),
+    st.sampled_from(["long_side_range", "stretch"]),
     st.integers(16, 64),
     st.integers(0, 2**32),
 )
@@ -113,7 +113,7 @@ def test_image_mask_and_cams_agree_after_any_augmentation(
     assert (nearest == view.mask)[inside & pure].all()
     assert (view.cams.argmax(0) == view.mask)[inside & pure].all()
     assert (pure & inside).sum() > 0.5 * inside.sum()
-    assert resize == "scale" or inside.all()
+    assert resize == "long_side_range" or inside.all()
     assert view.image.shape == (3, crop, crop) and view.cams.shape == (4, crop, crop)
     assert [values.dtype for values in (view.image, view.cams, view.mask)] == [
         torch.float32,
@@ -146,7 +146,7 @@ def test_long_side_is_uniform_and_both_ends_occur() -> None:
 
 
 def test_relative_sizes_are_uniform_over_their_range() -> None:
-    chosen = AugmentSettings(crop=8, resize="relative", scales=(0.5, 1.5))
+    chosen = AugmentSettings(crop=8, resize="scale_range", scales=(0.5, 1.5))
     rng = np.random.default_rng(0)
     drawn = np.array([draw_geometry((400, 600), chosen, rng).size for _ in range(5000)])
     ratios = drawn[:, 1] / 600
@@ -156,7 +156,7 @@ def test_relative_sizes_are_uniform_over_their_range() -> None:
 
 
 def test_sizes_of_a_choice_occur_alike_and_no_others() -> None:
-    chosen = AugmentSettings(crop=8, resize="choice", scales=(0.5, 0.75, 1, 1.25, 1.5))
+    chosen = AugmentSettings(crop=8, resize="scale_choice", scales=(0.5, 0.75, 1, 1.25, 1.5))
     rng = np.random.default_rng(0)
     drawn = [draw_geometry((375, 500), chosen, rng).size for _ in range(5000)]
     sizes = {(188, 250), (281, 375), (375, 500), (469, 625), (562, 750)}
@@ -168,7 +168,9 @@ def test_sizes_of_a_choice_occur_alike_and_no_others() -> None:
 def test_padding_after_the_image(size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
-        geometry = draw_geometry(size, AugmentSettings(crop=8, resize="choice", scales=(1,), padding="after"), rng)
+        geometry = draw_geometry(
+            size, AugmentSettings(crop=8, resize="scale_choice", scales=(1,), padding="bottom_right"), rng
+        )
         for place, side in zip((geometry.top, geometry.left), size, strict=True):
             assert place == 0 if side < 8 else 0 <= place <= side - 8
         rows, columns = geometry.inside
@@ -275,7 +277,7 @@ def test_colours_move_as_colorsys_says() -> None:
 
 def test_padding_keeps_its_colour() -> None:
     image = np.full((10, 10, 3), 200, dtype=np.uint8)
-    settings = AugmentSettings(crop=30, long_side=(10, 10), colour=60)
+    settings = AugmentSettings(crop=30, long_side=(10, 10), hsv_jitter=60)
     view = training_view(image, settings, rng=np.random.default_rng(1), fill=(0.5, 0.25, 0.125))
     assert torch.allclose(view.image[:, ~view.valid], torch.tensor([0.5, 0.25, 0.125])[:, None])
     assert not torch.allclose(view.image[:, view.valid], torch.tensor(200 / 255), atol=0.05)

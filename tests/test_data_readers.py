@@ -441,7 +441,7 @@ def test_settings_take_strings_and_refuse_what_cannot_be_meant() -> None:
     with pytest.raises(UsageError, match=r"crop should be.*resize should be one of.*long_side should be"):
         AugmentSettings(crop=0, resize="fit", long_side=(9, 3))  # type: ignore[arg-type]
     with pytest.raises(
-        UsageError, match=r"padding should be one of 'around', 'after'.*scales should be numbers above 0"
+        UsageError, match=r"padding should be one of 'random', 'bottom_right'.*scales should be numbers above 0"
     ):
         AugmentSettings(scales=(0.5, 0), padding="before")  # type: ignore[arg-type]
 

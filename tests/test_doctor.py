@@ -139,7 +139,7 @@ def test_little_memory_and_no_extras_are_told_and_do_not_fail(
     monkeypatch.setattr(diagnosis, "memory", lambda: (4_000_000_000, 3_000_000_000))
     told = ask(capsys, 0)
     assert "3.0 GB of memory free, about 6.0 GB wanted" in stage(told, "train")[1]
-    assert "--train.accumulate 4" in stage(told, "train")[2]
+    assert "--train.gradient_accumulation_steps 4" in stage(told, "train")[2]
     assert stage(told, "refine")[0] == "ok"
     for name, extra in (("export onnx", "onnx"), ("tensorboard", "tensorboard"), ("export shards", "shards")):
         assert stage(told, name)[0] == "missing" and f"pip install 'tag2mask[{extra}]'" in stage(told, name)[2]

@@ -86,7 +86,7 @@ def kept(ids: list[int], grid: tuple[int, int], seed: int) -> maps.Kept:
 
 def test_counts_of_single_images_sum_to_the_confusion_matrix() -> None:
     images = [kept([1, 3], (4, 5), 0), kept([2], (4, 5), 1), kept([1, 2, 3], (3, 6), 2), kept([], (4, 5), 3)]
-    for method in (compare.classifier(0.4), compare.pot("POT", clusters=2)):
+    for method in (compare.classifier(0.4), compare.pot("POT", num_prototypes=2)):
         counts, _ = compare.count(method, images, 3)
         alone = [compare.count(method, [image], 3)[0] for image in images]
         assert np.array_equal(counts, np.concatenate(alone))

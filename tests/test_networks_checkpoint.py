@@ -127,7 +127,7 @@ def test_a_truncated_file(path: Path, keep: float) -> None:
         lambda values: values.update(classes=[1, 2, 3, 4]),
         lambda values: values["settings"].update(unknown=1),
         lambda values: values["settings"].update(output_stride=7),
-        lambda values: values["settings"].update(levels=[17]),
+        lambda values: values["settings"].update(out_indices=[17]),
         lambda values: values["backbone"].update(kind="resnet"),
         lambda values: values["backbone"].update(kind="script"),
         lambda values: values["backbone"]["config"].update(model_type="bert"),

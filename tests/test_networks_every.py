@@ -172,7 +172,7 @@ class TestMobileNetV2AtStride8(FromConfig):
 
     def settings(self, folder: Path) -> NetworkSettings:
         settings = super().settings(folder)
-        return NetworkSettings(backbone=settings.backbone, weights="none", output_stride=8, levels=(2, 16))
+        return NetworkSettings(backbone=settings.backbone, weights="none", output_stride=8, out_indices=(2, 16))
 
 
 class TestDinov2(FromConfig):
@@ -215,7 +215,7 @@ class TestSwinWithSomeLevels(FromConfig):
 
     def settings(self, folder: Path) -> NetworkSettings:
         settings = super().settings(folder)
-        return NetworkSettings(backbone=settings.backbone, weights="none", levels=(1, 2))
+        return NetworkSettings(backbone=settings.backbone, weights="none", out_indices=(1, 2))
 
 
 class TestTransformersResNet(FromConfig):

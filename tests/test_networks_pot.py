@@ -118,7 +118,7 @@ def test_the_grid_of_the_joint_feature(strides: tuple[int, ...], finest: int, ex
 
 
 def test_cams_follow_the_grid_of_the_features() -> None:
-    network = _network((8, 32), levels=(0,))
+    network = _network((8, 32), out_indices=(0,))
     images = torch.rand(1, 3, 45, 67)
     output = network(images)
     assert network.stride == 8
@@ -145,7 +145,7 @@ def test_projections_are_the_published_ones() -> None:
 
 
 def test_projections_see_the_colours_of_the_cell() -> None:
-    network = _network((8, 16), levels=(0,), projections=True)
+    network = _network((8, 16), out_indices=(0,), projections=True)
     with torch.no_grad():
         weight = network.get_parameter("projections.0.weight").zero_()
         weight[:3, -3:] = torch.eye(3)[:, :, None, None]
@@ -183,7 +183,7 @@ def test_a_dead_stage_gives_no_nan() -> None:
 
 def test_wrong_levels_name_what_there_is() -> None:
     with pytest.raises(UsageError, match=r"has no level 3, 9; it offers 0 \(s4: 4 channels at stride 4\), 1 "):
-        _network(levels=(0, 3, 9))
+        _network(out_indices=(0, 3, 9))
 
 
 @pytest.mark.parametrize(

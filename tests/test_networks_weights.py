@@ -88,14 +88,14 @@ def test_pretrained_weights_fix_the_norm_and_freeze_the_stem(public: PublicCheck
 
 
 def test_norm_can_be_chosen(public: PublicCheckpoint) -> None:
-    backbone = build_backbone(NetworkSettings(backbone="resnet18", norm="trained"), notify=lambda line: None)
+    backbone = build_backbone(NetworkSettings(backbone="resnet18", batch_norm="trained"), notify=lambda line: None)
     before = {name: value.clone() for name, value in backbone.named_buffers() if name.endswith("running_mean")}
     backbone.train()(torch.rand(2, 3, 65, 65))
     moved = {
         name for name, value in backbone.named_buffers() if name in before and not torch.equal(value, before[name])
     }
     assert moved == before.keys() - {"bn1.running_mean"}, "the stem is frozen, its statistics too"
-    random = build_backbone(NetworkSettings(backbone="resnet18", weights="none", norm="fixed"))
+    random = build_backbone(NetworkSettings(backbone="resnet18", weights="none", batch_norm="fixed"))
     assert all(not module.training for module in random.train().modules() if isinstance(module, torch.nn.BatchNorm2d))
     assert all(each.requires_grad for each in random.parameters())
 
@@ -194,5 +194,5 @@ def test_files_that_hold_no_weights(tmp_path: Path, content: str) -> None:
 
 def test_settings_collect_all_problems() -> None:
     with pytest.raises(UsageError) as caught:
-        NetworkSettings(backbone="", output_stride=12, levels=(1, 1), norm="frozen")  # type: ignore[arg-type]
-    assert all(word in str(caught.value) for word in ("backbone", "output_stride", "levels", "norm"))
+        NetworkSettings(backbone="", output_stride=12, out_indices=(1, 1), batch_norm="frozen")  # type: ignore[arg-type]
+    assert all(word in str(caught.value) for word in ("backbone", "output_stride", "out_indices", "batch_norm"))

@@ -124,12 +124,12 @@ def test_the_run_remembers_its_settings(copied: Path, capsys: Capture) -> None:
 def test_a_changed_setting_is_refused_by_name_and_restarted_on_request(
     copied: Path, scenes: Path, capsys: Capture
 ) -> None:
-    assert run("cams", scenes, copied, pot__clusters="2") == 2
+    assert run("cams", scenes, copied, pot__num_prototypes="2") == 2
     said = capsys.readouterr().err
-    assert "pot.clusters was 3 and is 2" in said and "--restart cams" in said
+    assert "pot.num_prototypes was 3 and is 2" in said and "--restart cams" in said
     assert run("run", scenes, copied, refine__cams="prototype") == 2
     assert "refine.cams was 'pot' and is 'prototype'" in capsys.readouterr().err
-    assert run("run", scenes, copied, cams__flip="false", pot__clusters="2", restart="train") == 0
+    assert run("run", scenes, copied, cams__flip="false", pot__num_prototypes="2", restart="train") == 0
     assert read_cam(next((copied / "cams/pot").rglob("*.npz"))).clusters == 2
 
 
@@ -162,7 +162,7 @@ def test_what_is_refused_leaves_the_run_as_it_was(copied: Path, scenes: Path, ca
         ("evaluate", "evaluate__splits", "[train,vall]", "vall"),
         ("evaluate", "evaluate__classes", "[unicorn]", "unicorn is not among the classes"),
         ("run", "evaluate__classes", "[unicorn]", "unicorn is not among the classes"),
-        ("report", "report__least_certain", "-1", "report: least_certain should not be negative, received -1"),
+        ("report", "report__lowest_confidence", "-1", "report: lowest_confidence should not be negative, received -1"),
     ],
 )
 def test_settings_that_a_stage_refuses_are_not_remembered(

@@ -24,8 +24,8 @@ VARIANTS = {
     "paper": DEFAULT.paper(),
     "single": DEFAULT.single_prototype(),
     "plain": DEFAULT.plain_clusters(),
-    "one-cluster": replace(DEFAULT, clusters=1, epsilon=0.5),
-    "five-clusters": replace(DEFAULT, clusters=5, affinity=None, scaling="class"),
+    "one-cluster": replace(DEFAULT, num_prototypes=1, epsilon=0.5),
+    "five-clusters": replace(DEFAULT, num_prototypes=5, affinity=None, normalise_over="class"),
 }
 variants = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
 
@@ -54,7 +54,7 @@ def test_shapes_ranges_and_masses(seed: int, tag_counts: tuple[int, ...], varian
     problem = random_problem(seed, tag_counts)
     result = solve(problem, variant)
     images, classes, height, width = problem.cams.shape
-    slots, clusters = 1 + max(tag_counts), variant.clusters
+    slots, clusters = 1 + max(tag_counts), variant.num_prototypes
     assert result.cams.shape == (images, classes + 1, height, width) and result.cams.dtype == torch.float32
     assert result.maps.shape == result.posterior.shape == (images, slots, height, width)
     assert result.plan.shape == (images, height * width, slots * clusters)
@@ -67,7 +67,7 @@ def test_shapes_ranges_and_masses(seed: int, tag_counts: tuple[int, ...], varian
     # Every present class, or the strongest of an image, reaches (almost) 1 somewhere.
     peaks = result.maps.amax((2, 3))
     assert (peaks[result.slots.used] > 0).all() and (peaks.amax(1) > 0.99).all()
-    if variant.scaling == "class":
+    if variant.normalise_over == "class":
         assert (peaks[result.slots.used] > 0.99).all()
     assert result.maps[~result.slots.used].eq(0).all()
 
@@ -97,7 +97,7 @@ def test_fewer_pixels_than_seeds() -> None:
     problem = random_problem(2, (2, 1), grid=(2, 2), ragged=False)
     problem.valid[0, 0] = False
     problem.valid[0, 1, 0] = False  # one pixel is left
-    result = solve(problem, replace(DEFAULT, scaling="class"))
+    result = solve(problem, replace(DEFAULT, normalise_over="class"))
     assert result.partition.seeds.sum(2)[result.slots.used].tolist()[0] == 1
     assert result.cams.isfinite().all() and result.cams[0, 0, 1, 1] > 0.9
 
@@ -185,7 +185,7 @@ def test_absent_classes_cost_nothing_and_change_nothing(variant: PotSettings) ->
         problem.valid,
     )
     many = solve(more, variant)
-    assert many.plan.shape == result.plan.shape == (3, 72, (1 + 3) * variant.clusters)
+    assert many.plan.shape == result.plan.shape == (3, 72, (1 + 3) * variant.num_prototypes)
     assert many.prototypes.equal(result.prototypes) and many.plan.equal(result.plan)
     assert many.cams.shape[1] == 206 and many.cams[:, :6].equal(result.cams) and many.cams[:, 6:].eq(0).all()
 
@@ -226,7 +226,7 @@ def test_waiting_for_an_accelerator_does_not_depend_on_iterations_and_images(mon
 @pytest.mark.parametrize("scaling", ["image", "class"])
 def test_gradients_reach_the_features_alone_and_are_those_of_fixed_plans(clusters: int, scaling: Any) -> None:
     problem = random_problem(17, (2, 0, 1))
-    pot = replace(DEFAULT, clusters=clusters, scaling=scaling, affinity=None)
+    pot = replace(DEFAULT, num_prototypes=clusters, normalise_over=scaling, affinity=None)
     features, cams = problem.features.clone().requires_grad_(), problem.cams.clone().requires_grad_()
     result = solve(Problem(features, cams, problem.tags, problem.valid), pot)
     for fixed in (result.plan, result.posterior, result.slots.used, result.partition.similarity):
@@ -261,7 +261,7 @@ def test_gradients_of_unused_and_empty_prototypes_are_finite() -> None:
     features = problem.features.clone()
     features[:, :, 0, 0] = 0  # a pixel without a direction
     features = features.requires_grad_()
-    for pot in (*VARIANTS.values(), replace(DEFAULT, clusters=8, allocate="hard")):
+    for pot in (*VARIANTS.values(), replace(DEFAULT, num_prototypes=8, allocate="hard")):
         result = solve(Problem(features, problem.cams, problem.tags, problem.valid), pot)
         (gradient,) = torch.autograd.grad(result.cams.square().sum(), features)
         assert gradient.isfinite().all() and gradient.abs().sum() > 0
@@ -336,15 +336,20 @@ def test_wrong_shapes(change: dict[str, Any], message: str) -> None:
 
 def test_settings_out_of_range_are_reported_together() -> None:
     with pytest.raises(UsageError) as caught:
-        PotSettings(clusters=0, affinity=0, epsilon=0, combine="mean")  # type: ignore[arg-type]
-    for name in ("clusters", "affinity", "epsilon"):
+        PotSettings(num_prototypes=0, affinity=0, epsilon=0, cluster_reduction="mean")  # type: ignore[arg-type]
+    for name in ("num_prototypes", "affinity", "epsilon"):
         assert f"{name} should" in str(caught.value)
-    assert "combine should be one of 'sum', 'max', received 'mean'" in str(caught.value)
-    assert "columns" not in str(caught.value)
+    assert "cluster_reduction should be one of 'sum', 'max', received 'mean'" in str(caught.value)
+    assert "column_marginal" not in str(caught.value)
 
 
 def test_the_published_method() -> None:
     paper = PotSettings().paper()
-    assert (paper.clusters, paper.affinity, paper.seeds, paper.columns) == (2, None, "argmax", "similarity")
+    assert (paper.num_prototypes, paper.affinity, paper.seed_rule, paper.column_marginal) == (
+        2,
+        None,
+        "argmax",
+        "similarity",
+    )
     assert (paper.epsilon, paper.epsilon_unit, paper.allocate) == (0.1, "cosine", "hard")
-    assert (paper.reweight, paper.combine, paper.scaling) == ("posterior", "sum", "class")
+    assert (paper.reweight, paper.cluster_reduction, paper.normalise_over) == ("posterior", "sum", "class")

@@ -24,19 +24,19 @@ SETTINGS = {
     "paper": BASE.paper(),
     "single": BASE.single_prototype(),
     "plain": BASE.plain_clusters(),
-    "one-cluster": replace(BASE, clusters=1),
+    "one-cluster": replace(BASE, num_prototypes=1),
     "hard": replace(BASE, allocate="hard"),
-    "max": replace(BASE, combine="max"),
+    "max": replace(BASE, cluster_reduction="max"),
     "unweighted": replace(BASE, reweight="none"),
-    "balanced-uniform": replace(BASE, columns="uniform", epsilon=0.4),
+    "balanced-uniform": replace(BASE, column_marginal="uniform", epsilon=0.4),
     "cosine": replace(BASE, epsilon=0.2, epsilon_unit="cosine"),
-    "similarity": replace(BASE, columns="similarity"),
+    "similarity": replace(BASE, column_marginal="similarity"),
     "no-affinity": replace(BASE, affinity=None),
     "wide-affinity": replace(BASE, affinity=3.0, affinity_radius=20.0),
-    "own-scale": replace(BASE, scaling="class"),
-    "four-clusters": replace(BASE, clusters=4),
+    "own-scale": replace(BASE, normalise_over="class"),
+    "four-clusters": replace(BASE, num_prototypes=4),
     "no-regeneration": replace(BASE, regenerate=False),
-    "no-transport": replace(BASE, transport=False, clusters=2),
+    "no-transport": replace(BASE, transport=False, num_prototypes=2),
     "many-seeds": replace(BASE, minimum_seeds=9, foreground_threshold=0.95, background_threshold=0.01),
     "one-scale": BASE.one_scale(),
 }
@@ -44,7 +44,7 @@ SETTINGS = {
 
 def assert_same(result: TransportCams, problem: Problem, settings: PotSettings, atol: float) -> None:
     """Compare every image with the slow version."""
-    clusters = settings.clusters
+    clusters = settings.num_prototypes
     for image in range(len(problem.tags)):
         slow = reference_pot(problem, image, settings)
         used = result.slots.used[image]
@@ -72,7 +72,7 @@ def test_parity_with_too_few_seeds_and_dropped_tags(seed: int) -> None:
     problem.cams[0, problem.tags[0].nonzero()[0]] = 0  # the first tag of the first image is nowhere
     problem.cams[1].mul_(0.3)  # nothing of the second image is confident
     problem.cams[2][problem.cams[2] < 0.97] = 0  # the third has a single lit pixel, or a few
-    for settings in (BASE, BASE.paper(), replace(BASE, clusters=6, minimum_seeds=3)):
+    for settings in (BASE, BASE.paper(), replace(BASE, num_prototypes=6, minimum_seeds=3)):
         result = transport_cams(problem.features, problem.cams, problem.tags, settings, valid=problem.valid)
         assert result.slots.dropped.sum() == 1 and result.slots.dropped[0, problem.tags[0]][0]
         assert_same(result, problem, settings, 1e-4)

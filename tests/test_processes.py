@@ -15,7 +15,7 @@ from forked import together
 from run_tiny import figures, files_of, run, words
 
 SETTINGS = {
-    "network__norm": "fixed",
+    "network__batch_norm": "fixed",
     "train__steps": "20",
     "train__optimizer": "sgd",  # AdamW makes the most of a gradient that is nothing but rounding
     "train__learning_rate": "1e-3",
@@ -30,7 +30,7 @@ SETTINGS = {
     "segment__network__backbone": "resnet18",
     "segment__network__output_stride": "16",
     "segment__network__weights": "none",
-    "segment__network__norm": "fixed",
+    "segment__network__batch_norm": "fixed",
     "segment__steps": "20",
     "segment__batch_size": "4",
     "segment__learning_rate": "1e-4",

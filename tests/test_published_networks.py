@@ -36,16 +36,22 @@ class Published(NamedTuple):
     rates: tuple[float, float, float, float]
 
 
-FIXED_SIZES = {"crop": 448, "resize": "relative", "scales": [0.5, 1.5], "padding": "around", "colour": 10}
+FIXED_SIZES = {"crop": 448, "resize": "scale_range", "scales": [0.5, 1.5], "padding": "random", "hsv_jitter": 10}
 CHOSEN_SIZES = [0.5, 0.75, 1.0, 1.25, 1.5]
-SLOW_HEAD = {"norm": "trained", "head_momentum": 3e-4, "norm_affine": "fixed", "align_corners": True, "scales": []}
+SLOW_HEAD = {
+    "batch_norm": "trained",
+    "head_batch_norm_momentum": 3e-4,
+    "batch_norm_affine": "fixed",
+    "align_corners": True,
+    "scales": [],
+}
 DILATED = {"output_stride": 8}
-FIXED_NORM = {"norm": "fixed", "norm_affine": "fixed"}
+FIXED_NORM = {"batch_norm": "fixed", "batch_norm_affine": "fixed"}
 RATES = (1e-3, 2e-3, 1e-2, 2e-2)
 CRF = CrfValues(10, 1, 3, 67, 3, 4)
 PUBLISHED = {
     "deeplab-concat": Published(
-        SLOW_HEAD | DILATED | {"backbone": "resnet101s", "head": "concat", "norm_momentum": 0.1},
+        SLOW_HEAD | DILATED | {"backbone": "resnet101s", "head": "concat", "batch_norm_momentum": 0.1},
         FIXED_SIZES,
         (10, 1),
         1,
@@ -59,10 +65,10 @@ PUBLISHED = {
             "backbone": "resnet101-caffe",
             "head": "sum",
             "scales": [0.5, 0.75],
-            "norm": "fixed",
-            "norm_affine": "fixed",
+            "batch_norm": "fixed",
+            "batch_norm_affine": "fixed",
         },
-        {"crop": 321, "resize": "choice", "scales": CHOSEN_SIZES, "padding": "after", "colour": 0},
+        {"crop": 321, "resize": "scale_choice", "scales": CHOSEN_SIZES, "padding": "bottom_right", "hsv_jitter": 0},
         (5, 2),
         10,
         ([1.0], False),
@@ -70,7 +76,7 @@ PUBLISHED = {
         (2.5e-4, 5e-4, 2.5e-3, 5e-3),
     ),
     "deeplab-largefov": Published(
-        SLOW_HEAD | {"backbone": "wideresnet38", "head": "largefov", "norm_momentum": 3e-4},
+        SLOW_HEAD | {"backbone": "wideresnet38", "head": "largefov", "batch_norm_momentum": 3e-4},
         FIXED_SIZES,
         (5, 2),
         1,
@@ -101,9 +107,12 @@ def test_the_values_are_the_published_ones(name: str) -> None:
         assert {key: printed["segment"][section][key] for key in expected} == expected
     assert segment.augment.flip
     assert (segment.steps, segment.optimizer, segment.momentum, segment.weight_decay) == (20000, "sgd", 0.9, 5e-4)
-    assert (segment.batch_size // segment.accumulate, segment.accumulate) == values.batch
-    assert (segment.power, segment.power_every) == (0.9, values.power_every)
-    assert segment.clip is segment.average is None
+    assert (
+        segment.batch_size // segment.gradient_accumulation_steps,
+        segment.gradient_accumulation_steps,
+    ) == values.batch
+    assert (segment.power, segment.lr_update_every) == (0.9, values.power_every)
+    assert segment.max_grad_norm is segment.ema_decay is None
     assert (config.predict.scales, config.predict.flip) == values.predict
     assert config.predict.crf and config.predict.crf_settings.values() == values.crf
     assert segment.network.dilated and not segment.network.freeze_stem

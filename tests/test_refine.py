@@ -76,7 +76,7 @@ def test_an_unsure_pixel_is_ignored() -> None:
     image, truth = square()
     cam = coarse(truth, background=True)
     whole, probability = refined_masks([image], [cam], [SIZE], RefineSettings(method="crf"))[0]
-    sure = refined_masks([image], [cam], [SIZE], RefineSettings(method="crf", confidence=0.95))[0].labels
+    sure = refined_masks([image], [cam], [SIZE], RefineSettings(method="crf", ignore_below=0.95))[0].labels
     marginals = dense_crf(image, cam.resized(SIZE).maps)
     assert probability is not None and torch.equal(probability, marginals.amax(0))
     assert torch.equal(sure == IGNORED, marginals.amax(0) < 0.95)
@@ -186,7 +186,7 @@ def test_the_two_passes_leave_unsure_pixels_between(monkeypatch: pytest.MonkeyPa
 
 def test_settings_that_cannot_be_meant() -> None:
     with pytest.raises(UsageError, match="which method argmax does not have"):
-        RefineSettings(method="argmax", confidence=0.95)
+        RefineSettings(method="argmax", ignore_below=0.95)
     with pytest.raises(UsageError, match=r"crf_power should be above 0, received 0; long_side should be at least 32"):
         RefineSettings(method="crf", crf_power=0, long_side=8)
     with pytest.raises(UsageError, match="beta should be above 0, received 0; background_level should lie in"):

@@ -141,7 +141,7 @@ def test_a_mask_follows_its_cam(copied: Path, scenes: Path) -> None:
 
 
 def test_crf_masks_are_those_of_the_cams(copied: Path, scenes: Path) -> None:
-    changed = {**IRN, "refine__method": "crf", "refine__crf__preset": "irn", "refine__confidence": "0.9"}
+    changed = {**IRN, "refine__method": "crf", "refine__crf__preset": "irn", "refine__ignore_below": "0.9"}
     assert run("refine", scenes, copied, restart="refine", **changed) == 0
     for item in open_images(DataSettings(root=scenes, split="train")).items[:3]:
         cam = read_cam(copied / f"cams/pot/{item.id}.npz")

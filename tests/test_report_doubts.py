@@ -24,7 +24,7 @@ def test_the_least_certain_masks_are_drawn_in_order(tmp_path: Path) -> None:
     with_ranking(run, tuple(reversed(IDS)))
     figures = {"images": 6, "spearman": 0.5, "low": 0.1, "high": 0.8, "worst_tenth": 1.0, "chance": 0.17}
     write_text(run / QUALITY, json.dumps({"split": "train", **figures}))
-    page = Page(write_report(run, items, SmallReport(least_certain=4)))
+    page = Page(write_report(run, items, SmallReport(lowest_confidence=4)))
     assert len(page.of("doubt")) == 4 and "Look here first" in page.text
     assert "rank correlation of confidence with mean IoU is 0.50 [0.10, 0.80]" in page.text
     assert "100 % of the worst tenth (17 % by chance)" in page.text

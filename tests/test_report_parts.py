@@ -268,5 +268,5 @@ def test_least_confident_first_without_truth(tmp_path: Path) -> None:
 
 
 def test_settings_out_of_range_are_named_together() -> None:
-    with pytest.raises(UsageError, match=r"report: images.*-1.*least_certain.*-9"):
-        ReportSettings(images=-1, least_certain=-9)
+    with pytest.raises(UsageError, match=r"report: images.*-1.*lowest_confidence.*-9"):
+        ReportSettings(images=-1, lowest_confidence=-9)

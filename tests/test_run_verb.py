@@ -208,7 +208,7 @@ def test_what_repeats_refuse(scenes: Path, copied: Path, tmp_path: Path, capsys:
 
 def test_processes_of_one_run_hold_one_lock_and_repeat_together(scenes: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    arguments = words("run", scenes, out, repeats="2", network__norm="fixed")
+    arguments = words("run", scenes, out, repeats="2", network__batch_norm="fixed")
     first, other = together(2, arguments, tmp_path / "first")
     assert first.code() == other.code() == 0, first.errors + other.errors
     assert json.loads((out / "repeats.json").read_text())["seeds"] == [0, 1]

@@ -71,7 +71,7 @@ def test_is_resumed_and_shards_give_the_same_files(made: Path, scenes: Path, cli
 def test_a_changed_word_stops_the_stage(made: Path, scenes: Path, clip: Path, tmp_path: Path, capsys: Capture) -> None:
     file = tmp_path / "words.yaml"
     file.write_text("background: [sky]\n", encoding="utf-8")
-    assert run("seeds", scenes, made, seeds__model=str(clip), seeds__words=str(file)) == 2
+    assert run("seeds", scenes, made, seeds__model=str(clip), seeds__prompts=str(file)) == 2
     said = capsys.readouterr().err
     assert "seeds.background was" in said and "--restart seeds" in said
     assert run("seeds", scenes, made, seeds__model="not-a-model") == 2
@@ -81,7 +81,7 @@ def test_clashes_are_told(scenes: Path, clip: Path, tmp_path: Path, capsys: Capt
     name = open_images(DataSettings(root=scenes)).classes[0]
     file = tmp_path / "words.yaml"
     file.write_text(f"background: [sky, {name}]\n", encoding="utf-8")
-    assert run("seeds", scenes, tmp_path / "run", seeds__model=str(clip), seeds__words=str(file), limit="2") == 0
+    assert run("seeds", scenes, tmp_path / "run", seeds__model=str(clip), seeds__prompts=str(file), limit="2") == 0
     assert f"background word '{name}' also stands for class '{name}'" in " ".join(capsys.readouterr().err.split())
 
 

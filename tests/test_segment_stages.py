@@ -200,15 +200,17 @@ def test_weights_move_with_their_labels(scenes: Path, tmp_path: Path) -> None:
 
 
 def test_labels_count_as_much_as_they_are_probable(scenes: Path, done: Path, tmp_path: Path, capsys: Capture) -> None:
-    weighted = {**SEGMENT, "segment__label_weights": "confidence", "segment__steps": "1"}
+    weighted = {**SEGMENT, "segment__pixel_weights": "confidence", "segment__steps": "1"}
     copied = Path(copytree(done, tmp_path / "out"))
     assert run("segment", scenes, copied, restart="segment", **weighted) == 2
-    said = "10 of 10 masks have no file there; run `tag2mask refine --refine.keep_confidence true --refine.method crf"
+    said = (
+        "10 of 10 masks have no file there; run `tag2mask refine --refine.save_probabilities true --refine.method crf"
+    )
     assert said in capsys.readouterr().err
     assert run("run", scenes, copied, restart="refine", **weighted) == 2
-    assert "confidence needs --refine.keep_confidence true" in capsys.readouterr().err
+    assert "confidence needs --refine.save_probabilities true" in capsys.readouterr().err
     assert files_of(copied) == files_of(done)  # both were found out before anything was deleted
-    crf = {"refine__method": "crf", "refine__keep_confidence": "true"}
+    crf = {"refine__method": "crf", "refine__save_probabilities": "true"}
     assert run("refine", scenes, copied, restart="refine", **weighted, **crf) == 0
     for item in open_images(DataSettings(root=scenes, split="train")).items:
         mask = read_mask(copied / f"masks/{item.id}.png")
@@ -217,7 +219,7 @@ def test_labels_count_as_much_as_they_are_probable(scenes: Path, done: Path, tmp
         assert least - 1 <= confidence.min() < confidence.max() <= 255
     losses = []
     for label_weights in ("none", "confidence"):
-        chosen = {**weighted, "segment__label_weights": label_weights}
+        chosen = {**weighted, "segment__pixel_weights": label_weights}
         assert run("segment", scenes, copied, restart="segment", **chosen, **crf) == 0
         losses.append(json.loads((copied / "segment/log.jsonl").read_text())["loss"])
     assert losses[0] != losses[1]

@@ -158,7 +158,7 @@ class TestOriginalResnet(SegmentationTester):
 
 
 class TestDeepStem(SegmentationTester):
-    settings: ClassVar = {"backbone": "resnet101s", "head": "concat", "norm_momentum": 0.01}
+    settings: ClassVar = {"backbone": "resnet101s", "head": "concat", "batch_norm_momentum": 0.01}
 
     @pytest.fixture(autouse=True)
     def _small(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,7 +285,7 @@ def test_one_image_has_no_statistics() -> None:
         head([each[:1] for each in MAPS])
     assert head.eval()([each[:1] for each in MAPS]).shape == (1, 3, 13, 30)
     network = SegmentationNetwork(
-        ResNet("resnet18", output_stride=8), CLASSES, _random(head="concat", head_norm="fixed")
+        ResNet("resnet18", output_stride=8), CLASSES, _random(head="concat", head_batch_norm="fixed")
     )
     assert network.train()(torch.rand(1, 3, 16, 16)).shape == (1, 4, 2, 2)
 
@@ -448,7 +448,7 @@ def test_pretrained_batch_norm_is_really_fixed(tmp_path: Path) -> None:
 
 
 def test_fixed_norm_does_not_depend_on_the_batch(tmp_path: Path) -> None:
-    settings = _pretrained(tmp_path, head="largefov", head_norm="fixed")
+    settings = _pretrained(tmp_path, head="largefov", head_batch_norm="fixed")
     network = build_segmentation_network(settings, CLASSES, seed=0)
     assert isinstance(network.head, LargeFovHead)
     network.head.dropout1.p = 0.0
@@ -464,18 +464,18 @@ def test_fixed_norm_does_not_depend_on_the_batch(tmp_path: Path) -> None:
 def test_settings_say_what_trains(tmp_path: Path) -> None:
     frozen = {}
     for affine in ("auto", "trained"):
-        network = build_segmentation_network(_pretrained(tmp_path, norm_affine=affine), CLASSES, seed=0)
+        network = build_segmentation_network(_pretrained(tmp_path, batch_norm_affine=affine), CLASSES, seed=0)
         frozen[affine] = _frozen(network)
     assert frozen == {"auto": _norms(network), "trained": set()}
     random = build_segmentation_network(_random(head="concat"), CLASSES, seed=0)
     assert _frozen(random) == set()
-    fixed = build_segmentation_network(_random(head="concat", norm_affine="fixed"), CLASSES, seed=0)
+    fixed = build_segmentation_network(_random(head="concat", batch_norm_affine="fixed"), CLASSES, seed=0)
     assert _frozen(fixed) == _norms(fixed)
 
 
 def test_momentum_of_the_backbone() -> None:
     networks = [
-        build_segmentation_network(_random(head="concat", norm_momentum=momentum), CLASSES, seed=0).train()
+        build_segmentation_network(_random(head="concat", batch_norm_momentum=momentum), CLASSES, seed=0).train()
         for momentum in (None, 3e-4)
     ]
     images, moved = torch.rand(2, 3, 64, 64), []
@@ -559,13 +559,16 @@ def test_segformers_by_name(tmp_path: Path) -> None:
         ({"scales": (0.5, 1.0)}, r"none 1, received \[0.5, 1.0\]"),
         ({"scales": (0.5, 0.5)}, "each given once"),
         ({"scales": (-0.5,)}, "positive"),
-        ({"head_norm": "frozen"}, "head_norm should be one of 'auto', 'fixed', 'trained', received 'frozen'"),
-        ({"norm_affine": "no"}, "norm_affine should be one of"),
-        ({"head_momentum": 0.0}, r"head_momentum should lie in \(0, 1\], received 0.0"),
-        ({"norm_momentum": 1.5}, r"norm_momentum should lie in \(0, 1\], received 1.5"),
         (
-            {"output_stride": 4, "norm": "off"},
-            "output_stride should be one of 8, 16, 32, received 4; norm should be one of",
+            {"head_batch_norm": "frozen"},
+            "head_batch_norm should be one of 'auto', 'fixed', 'trained', received 'frozen'",
+        ),
+        ({"batch_norm_affine": "no"}, "norm_affine should be one of"),
+        ({"head_batch_norm_momentum": 0.0}, r"head_batch_norm_momentum should lie in \(0, 1\], received 0.0"),
+        ({"batch_norm_momentum": 1.5}, r"batch_norm_momentum should lie in \(0, 1\], received 1.5"),
+        (
+            {"output_stride": 4, "batch_norm": "off"},
+            "output_stride should be one of 8, 16, 32, received 4; batch_norm should be one of",
         ),
     ],
 )

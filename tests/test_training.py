@@ -31,8 +31,8 @@ class Settings(TrainSettings):
     """With what only the segmentation network's training lets people set: the loop is the same."""
 
     power: float = 0.9
-    power_every: int = 1
-    average: float | None = None
+    lr_update_every: int = 1
+    ema_decay: float | None = None
     validate_every: int | None = None
     keep_best: bool = False
 
@@ -118,7 +118,7 @@ def test_processes_share_out_a_batch() -> None:
         (1, SETTINGS),
         (3, SETTINGS),
         (4, SETTINGS),
-        (3, replace(SETTINGS, accumulate=2, power_every=4)),
+        (3, replace(SETTINGS, gradient_accumulation_steps=2, lr_update_every=4)),
     ],
 )
 def test_an_interrupted_run_ends_with_the_same_weights_bit_for_bit(
@@ -145,7 +145,7 @@ def test_the_number_of_reading_workers_changes_nothing(images: ImageSet, tmp_pat
 
 
 def test_training_lowers_the_loss_and_changes_every_trainable_weight(images: ImageSet, tmp_path: Path) -> None:
-    settings = replace(SETTINGS, steps=30, learning_rate=1e-3, head_factor=1.0, consistency_weight=0.0)
+    settings = replace(SETTINGS, steps=30, learning_rate=1e-3, head_lr_multiplier=1.0, consistency_weight=0.0)
     network, _ = trained(images, tmp_path, settings)
     losses = [line["classification"] for line in _log(tmp_path)]
     assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:5])
@@ -180,7 +180,7 @@ def test_when_nothing_can_be_read_training_says_so(scenes: Path, tmp_path: Path,
 
 
 def test_a_loss_that_is_not_finite_stops_training_and_is_not_saved(images: ImageSet, tmp_path: Path) -> None:
-    settings = replace(SETTINGS, optimizer="sgd", learning_rate=1e30, clip=None, steps=20)
+    settings = replace(SETTINGS, optimizer="sgd", learning_rate=1e30, max_grad_norm=None, steps=20)
     with pytest.raises(Tag2maskError, match="not finite"):
         trained(images, tmp_path, settings)
     if (tmp_path / "state.pt").is_file():
@@ -221,10 +221,17 @@ def test_a_batch_in_parts_is_a_batch(images: ImageSet, tmp_path: Path) -> None:
     """Without statistics of the batch, the mean of the parts' gradients is the gradient of a loss that is a mean."""
     weights, losses = [], []
     for parts in (1, 2, 4):
-        settings = replace(SETTINGS, steps=3, optimizer="sgd", learning_rate=0.01, clip=None, accumulate=parts)
+        settings = replace(
+            SETTINGS,
+            steps=3,
+            optimizer="sgd",
+            learning_rate=0.01,
+            max_grad_norm=None,
+            gradient_accumulation_steps=parts,
+        )
         settings = replace(settings, consistency_weight=0.0)
         network = build_network(
-            NetworkSettings(backbone=BACKBONE, weights="none", norm="fixed"), images.classes, seed=1
+            NetworkSettings(backbone=BACKBONE, weights="none", batch_norm="fixed"), images.classes, seed=1
         )
         trained(images, tmp_path / str(parts), settings, network=network)
         weights.append(network.state_dict())
@@ -242,7 +249,7 @@ def test_statistics_are_those_of_a_part(images: ImageSet, tmp_path: Path) -> Non
     sizes = []
     network = fresh(images)
     network.backbone.register_forward_pre_hook(lambda _, images: sizes.append(len(images[0])))
-    trained(images, tmp_path, replace(SETTINGS, steps=2, accumulate=2), network=network)
+    trained(images, tmp_path, replace(SETTINGS, steps=2, gradient_accumulation_steps=2), network=network)
     assert sizes == [2, 2, 2, 2]
     counts = [value for name, value in network.backbone.named_buffers() if name.endswith("num_batches_tracked")]
     assert counts and all(count == 4 for count in counts)
@@ -251,7 +258,7 @@ def test_statistics_are_those_of_a_part(images: ImageSet, tmp_path: Path) -> Non
 def test_the_learning_rate_falls_by_steps(images: ImageSet, tmp_path: Path) -> None:
     rates = {}
     for every in (1, 4):
-        trained(images, tmp_path / str(every), replace(SETTINGS, power_every=every, consistency_weight=0.0))
+        trained(images, tmp_path / str(every), replace(SETTINGS, lr_update_every=every, consistency_weight=0.0))
         rates[every] = [line["learning_rate"] / 2e-4 for line in _log(tmp_path / str(every))]
     assert rates[1] == pytest.approx([(1 - step / 6) ** 0.9 for step in range(6)])
     assert rates[4] == pytest.approx([1] * 4 + [(1 - 4 / 6) ** 0.9] * 2)
@@ -336,9 +343,9 @@ def test_the_best_weights_need_something_to_measure_on(images: ImageSet, tmp_pat
 
 def test_a_batch_has_whole_parts() -> None:
     with pytest.raises(UsageError, match="batch_size 10 should be a multiple of accumulate, 3"):
-        TrainSettings(batch_size=10, accumulate=3)
-    with pytest.raises(UsageError, match="accumulate should be at least 1, received 0; power_every should be"):
-        SegmentSettings(accumulate=0, power_every=0)
+        TrainSettings(batch_size=10, gradient_accumulation_steps=3)
+    with pytest.raises(UsageError, match=r"gradient_accumulation_steps should be .* 0; lr_update_every should be"):
+        SegmentSettings(gradient_accumulation_steps=0, lr_update_every=0)
 
 
 def test_settings_are_refused_all_at_once() -> None:
@@ -382,7 +389,7 @@ def test_the_mean_of_the_weights(images: ImageSet, tmp_path: Path, stop_at: int 
     for steps in (1, 2, 3, 4):
         network, _ = trained(images, tmp_path / str(steps), replace(plain, steps=steps))
         ends.append(dict(network.named_parameters()))
-    settings = replace(plain, average=0.6)
+    settings = replace(plain, ema_decay=0.6)
     if stop_at is not None:
         with pytest.raises(Interrupted):
             trained(images, tmp_path / "mean", settings, stop_at=stop_at)

@@ -92,7 +92,7 @@ COMMANDS = {
         (
             "cams runs/mine",
             "cams runs/mine --cams.kinds '[classifier,pot]'",
-            "cams runs/mine --restart cams --pot.clusters 5",
+            "cams runs/mine --restart cams --pot.num_prototypes 5",
         ),
         ("data", "cams", "pot", "external"),
     ),

@@ -12,10 +12,10 @@ Kind = Literal["auto", "table", "folders", "voc", "coco", "mvtec"]
 Crowd = Literal["ignore", "paint", "skip"]
 """What becomes of crowds where ground truth is painted: 255, their class, or nothing."""
 
-Resize = Literal["scale", "relative", "choice", "squash"]
+Resize = Literal["long_side_range", "scale_range", "scale_choice", "stretch"]
 """How an image is brought to the size of the crop."""
 
-Padding = Literal["around", "after"]
+Padding = Literal["random", "bottom_right"]
 """Where an image lies in a crop that is larger."""
 
 SCALES = (0.5, 1.5)
@@ -94,20 +94,21 @@ class ViewSettings(Checked):
 
     Attributes:
         crop: side of the square view in pixels.
-        resize: ``scale``: the long side is drawn from ``long_side``; ``relative``: the image's own size times a
+        resize: ``long_side_range``: the long side is drawn from ``long_side``; ``scale_range``: the image's own size
+            times a
             number between the least and the greatest of ``scales``, 0.5 and 1.5 where that is not a setting;
-            ``choice``: times one of ``scales``. Then a random window is cut, padded where the image is smaller.
-            ``squash``: the whole image is resized to crop × crop, whatever its shape.
+            ``scale_choice``: times one of ``scales``. Then a random window is cut, padded where the image is smaller.
+            ``stretch``: the whole image is resized to crop × crop, whatever its shape.
         long_side: the least and the greatest long side in pixels, both included; read by ``scale`` only.
     """
 
     crop: int = setting(320, low=1)
-    resize: Resize = "scale"
+    resize: Resize = "long_side_range"
     long_side: tuple[int, int] = (256, 512)
     flip = Fixed(value=True)
     scales = Fixed[tuple[float, ...]](SCALES)
-    padding = Fixed[Padding]("around")
-    colour = Fixed(0)
+    padding = Fixed[Padding]("random")
+    hsv_jitter = Fixed(0)
 
     _section: ClassVar[str] = "augmentation"
 
@@ -134,15 +135,16 @@ class AugmentSettings(FlipViewSettings):
     """Everything that a training view may look like.
 
     Attributes:
-        scales: read by ``relative`` and ``choice`` only; published with images of 500 pixels.
-        padding: ``around``: an image that is smaller than the crop lies anywhere in it; ``after``: at the top and on
+        scales: read by ``scale_range`` and ``scale_choice`` only; published with images of 500 pixels.
+        padding: ``random``: an image that is smaller than the crop lies anywhere in it; ``bottom_right``: at the top
+            and on
             the left, before it is mirrored.
-        colour: hue, saturation and value each move by up to this many of 255 (hue of 180); 0 leaves colours alone.
+        hsv_jitter: hue, saturation and value each move by up to this many of 255 (hue of 180); 0 leaves colours alone.
     """
 
     scales: tuple[float, ...] = SCALES
-    padding: Padding = "around"
-    colour: int = setting(0, low=0, high=90)
+    padding: Padding = "random"
+    hsv_jitter: int = setting(0, low=0, high=90)
 
     def __post_init__(self) -> None:
         """Take any sequence of scales, and refuse values out of range."""

@@ -17,12 +17,12 @@ WANTED_MEMORY = {"seeds": 3e9, "train": 6e9, "cams": 2.5e9, "edges": 6e9, "refin
 2.1 of `cams`, 0.4 of `refine`; the others by similarity to these."""
 
 _LESS_MEMORY = {
-    "seeds": "--seeds.batch_size 1 and a lower --seeds.longest_side",
-    "train": "--train.accumulate 4, or --network.backbone resnet18",
+    "seeds": "--seeds.batch_size 1 and a lower --seeds.long_side",
+    "train": "--train.gradient_accumulation_steps 4, or --network.backbone resnet18",
     "cams": "--cams.batch_size 1 and --cams.long_side 512",
-    "edges": "--edges.accumulate 8",
+    "edges": "--edges.gradient_accumulation_steps 8",
     "refine": "--refine.batch_size 1 and --refine.long_side 512",
-    "segment": "--segment.accumulate 5, or --segment.network.backbone resnet50",
+    "segment": "--segment.gradient_accumulation_steps 5, or --segment.network.backbone resnet50",
 }
 
 

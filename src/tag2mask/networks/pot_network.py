@@ -146,11 +146,11 @@ def check_classes(classes: tuple[str, ...]) -> None:
 
 
 def _levels(backbone: Backbone, settings: NetworkSettings) -> tuple[int, ...]:
-    levels = settings.levels or backbone.default_levels
+    levels = settings.out_indices or backbone.default_levels
     wrong = [level for level in levels if not 0 <= level < len(backbone.stages)]
     if wrong:
         raise UsageError(
-            f"network.levels: {settings.backbone} has no level {first_five(wrong)}; "
+            f"network.out_indices: {settings.backbone} has no level {first_five(wrong)}; "
             f"it offers {offered(backbone.stages)}"
         )
     return levels

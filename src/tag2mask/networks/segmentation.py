@@ -97,20 +97,20 @@ class SegmentationNetwork(NormalisingNetwork):
     def train(self, mode: bool = True) -> "SegmentationNetwork":
         """As `nn.Module.train`, but fixed batch norm stays in evaluation mode, in the backbone and in the head."""
         super().train(mode)
-        if self.settings.head_norm == "fixed":
+        if self.settings.head_batch_norm == "fixed":
             for module in _batch_norms(self.head):
                 module.eval()
         return self
 
     def _apply_policy(self) -> None:
         settings = self.settings
-        self.backbone.apply_policy(settings.norm, freeze_stem=False)
-        if settings.norm_momentum is not None:
+        self.backbone.apply_policy(settings.batch_norm, freeze_stem=False)
+        if settings.batch_norm_momentum is not None:
             for module in _batch_norms(self.backbone):
-                module.momentum = settings.norm_momentum
+                module.momentum = settings.batch_norm_momentum
         self.backbone.freeze_unreached(self.head.levels)
         trained = not self.backbone.pretrained or settings.head == "segformer"
-        if settings.norm_affine == "fixed" or (settings.norm_affine == "auto" and not trained):
+        if settings.batch_norm_affine == "fixed" or (settings.batch_norm_affine == "auto" and not trained):
             for module in _batch_norms(self):
                 module.requires_grad_(False)
         self.train(self.training)
@@ -196,7 +196,7 @@ def licence_note(settings: SegmentationNetworkSettings) -> str:
 
 
 def _head(backbone: Backbone, outputs: int, settings: SegmentationNetworkSettings) -> Head:
-    stages, momentum = backbone.stages, settings.head_momentum
+    stages, momentum = backbone.stages, settings.head_batch_norm_momentum
     if settings.head == "sum":
         return SumHead(stages, outputs)
     if settings.head == "concat":

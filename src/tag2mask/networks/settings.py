@@ -33,34 +33,38 @@ class NetworkSettings(Checked):
             PyTorch port of DeepLabV2); or `none`: random ones.
         output_stride: pixels per cell of the last stage: 8, 16 or 32. ResNets and MobileNetV2 obey it; other backbones
             keep the stride they were made with (8 for WideResNet-38).
-        levels: indices of the stages that make up the joint feature; null takes the backbone's default.
+        out_indices: indices of the stages that make up the joint feature; null takes the backbone's default.
         projections: true trains a 1×1 projection of each stage, with the image's colours as three more channels, as
             published; false takes the stages themselves.
-        norm: what batch norm does while training. `fixed`: running statistics always, scale and shift train;
+        batch_norm: what batch norm does while training. `fixed`: running statistics always, scale and shift train;
             `trained`: batch statistics; `auto`: fixed for pretrained weights, trained for random ones.
     """
 
     backbone: str = setting("resnet50", path=True)
     weights: str = setting("imagenet", path=True)
     output_stride: OutputStride = 16
-    levels: tuple[int, ...] | None = None
+    out_indices: tuple[int, ...] | None = None
     feature_stride = Fixed(FEATURE_STRIDE)
     projections: bool = False
-    norm: Norm = "auto"
+    batch_norm: Norm = "auto"
 
     _section: ClassVar[str] = "network"
 
     def __post_init__(self) -> None:
         """Take any sequence of levels, and refuse values out of range that can be found without the backbone."""
-        if self.levels is not None:
-            self.levels = tuple(self.levels)
+        if self.out_indices is not None:
+            self.out_indices = tuple(self.out_indices)
         super().__post_init__()
 
     def problems(self) -> list[str]:
         """Levels, and what a backbone of a segmentation network could have wrong, too."""
         problems = backbone_problems(self)
-        if self.levels is not None and (not self.levels or len(set(self.levels)) != len(self.levels)):
-            problems.append(f"levels should name at least one stage and none twice, received {list(self.levels)}")
+        if self.out_indices is not None and (
+            not self.out_indices or len(set(self.out_indices)) != len(self.out_indices)
+        ):
+            problems.append(
+                f"out_indices should name at least one stage and none twice, received {list(self.out_indices)}"
+            )
         return problems
 
     @property
@@ -109,12 +113,14 @@ class SegmentationNetworkSettings(Checked):
         output_stride: as for `NetworkSettings`.
         scales: more scales at which the image is seen; the network's answer is the maximum over them and the image
             itself. Published with DeepLabV2: 0.5, 0.75.
-        norm: what batch norm of the backbone does while training, as for `NetworkSettings`.
-        norm_momentum: of the running statistics in the backbone; null keeps its own, mostly 0.1.
-        head_norm: the same for the head; `auto` is trained, since a new head has no statistics of its own.
-        head_momentum: of the running statistics in the head. Published for 20000 steps: 3e-4, which leaves most of
+        batch_norm: what batch norm of the backbone does while training, as for `NetworkSettings`.
+        batch_norm_momentum: of the running statistics in the backbone; null keeps its own, mostly 0.1.
+        head_batch_norm: the same for the head; `auto` is trained, since a new head has no statistics of its own.
+        head_batch_norm_momentum: of the running statistics in the head. Published for 20000 steps: 3e-4, which leaves
+            most of
             the initial statistics in place if there are many fewer.
-        norm_affine: whether scale and shift of batch norm train. `fixed`: in no public training of DeepLab on pseudo
+        batch_norm_affine: whether scale and shift of batch norm train. `fixed`: in no public training of DeepLab on
+            pseudo
             masks are they given to the optimiser; `trained`; `auto`: fixed for pretrained weights, trained for random
             ones and with the head `segformer`, as published. Norms of other kinds always train.
         align_corners: how logits are brought to the image's size: true puts the outer cells' centres onto the outer
@@ -128,11 +134,11 @@ class SegmentationNetworkSettings(Checked):
     output_stride: OutputStride = 8
     dilated = Fixed(value=True)
     scales: tuple[float, ...] = ()
-    norm: Norm = "auto"
-    norm_momentum: float | None = setting(None, above=0, high=1, null="null keeps the backbone's own")
-    head_norm: Norm = "auto"
-    head_momentum: float = setting(0.1, above=0, high=1)
-    norm_affine: Norm = "auto"
+    batch_norm: Norm = "auto"
+    batch_norm_momentum: float | None = setting(None, above=0, high=1, null="null keeps the backbone's own")
+    head_batch_norm: Norm = "auto"
+    head_batch_norm_momentum: float = setting(0.1, above=0, high=1)
+    batch_norm_affine: Norm = "auto"
     freeze_stem = Fixed(value=False)
     align_corners: bool | None = None
 
@@ -152,4 +158,6 @@ class SegmentationNetworkSettings(Checked):
 
     def backbone_settings(self) -> NetworkSettings:
         """What `build_backbone` needs of them."""
-        return NetworkSettings(self.backbone, self.weights, output_stride=self.output_stride, norm=self.norm)
+        return NetworkSettings(
+            self.backbone, self.weights, output_stride=self.output_stride, batch_norm=self.batch_norm
+        )

@@ -88,6 +88,6 @@ def activate(features: Tensor, prototypes: Tensor, plan: Tensor, settings: PotSe
     similarity = (prototypes.flatten(1, 2) @ features.transpose(1, 2)).relu()  # (N, S·K, n)
     maps = reweighting(plan, settings.reweight).transpose(1, 2) * similarity
     maps = maps.reshape(images, width, clusters, -1)
-    combined = maps.amax(2) if settings.combine == "max" else maps.sum(2)
-    over = (1, 2) if settings.scaling == "image" else 2
+    combined = maps.amax(2) if settings.cluster_reduction == "max" else maps.sum(2)
+    over = (1, 2) if settings.normalise_over == "image" else 2
     return combined / (combined.detach().amax(over, keepdim=True) + NORM_EPSILON)

@@ -56,10 +56,10 @@ def column_marginal(features: Tensor, parts: Partition, slots: Slots, settings: 
     Returns:
         (N, S, K), summing to 1 over an image; 0 for empty clusters and unused slots.
     """
-    if settings.columns == "area":
+    if settings.column_marginal == "area":
         v = won_area(features, parts, slots, settings)
     else:
-        v = parts.similarity if settings.columns == "similarity" else (parts.similarity > 0).float()
+        v = parts.similarity if settings.column_marginal == "similarity" else (parts.similarity > 0).float()
     return v / v.sum((1, 2), keepdim=True)
 
 

@@ -116,7 +116,7 @@ def confident_pixels(slots: Slots, settings: PotSettings) -> Tensor:
     Source: `argmax` from the release; `threshold` ours.
     """
     base = slots.base.detach()
-    if settings.seeds == "argmax":
+    if settings.seed_rule == "argmax":
         winner = base.argmax(1, keepdim=True)  # ties: the lowest slot
         seeds = torch.zeros_like(base, dtype=torch.bool).scatter_(1, winner, True)
     else:
@@ -155,15 +155,15 @@ def partition(
     """
     seeds = confident_pixels(slots, settings)  # (N, S, n)
     images, width, _ = seeds.shape
-    if settings.clusters == 1:
+    if settings.num_prototypes == 1:
         class_prototypes = F.normalize(seeds.to(features.dtype) @ features, dim=2)  # (N, S, D)
         filled = seeds.any(2)[:, :, None]  # (N, S, 1)
         return Partition(seeds, class_prototypes, class_prototypes[:, :, None], filled.to(features.dtype))
-    clusters = spherical_kmeans(features.detach(), seeds, settings.clusters, generator=generator, unit=True)
-    numbers = torch.arange(settings.clusters, device=features.device)
+    clusters = spherical_kmeans(features.detach(), seeds, settings.num_prototypes, generator=generator, unit=True)
+    numbers = torch.arange(settings.num_prototypes, device=features.device)
     members = clusters.assignment[:, :, None] == numbers[:, None]  # (N, S, K, n)
     sums = members.flatten(1, 2).to(features.dtype) @ features  # (N, S·K, D)
-    sums = sums.view(images, width, settings.clusters, -1)
+    sums = sums.view(images, width, settings.num_prototypes, -1)
     prototypes = F.normalize(sums, dim=3)
     class_prototypes = F.normalize(sums.sum(2), dim=2)  # (N, S, D)
     similarity = (prototypes * class_prototypes[:, :, None]).sum(3).detach().clamp_min(_LEAST_SIMILARITY)

@@ -24,11 +24,12 @@ class PotSettings(Checked):
         affinity: β, how much more a pixel listens to pixels that look like it, in the self-affinity step that smooths
             features and base CAMs before anything else; null leaves the step out (published).
         affinity_radius: σ, how far it listens, in cells of the grid.
-        seeds: confident pixels: `threshold` (ours), or `argmax` over background and tags (published).
+        seed_rule: confident pixels: `threshold` (ours), or `argmax` over background and tags (published).
         foreground_threshold: a pixel is a seed of the winning tag from this multi-scale CAM value on, in [0, 1].
         background_threshold: a pixel is a background seed up to this multi-scale CAM value of every tag, in [0, 1].
-        clusters: prototypes a class, K.
-        columns: column marginal: the `area` that each prototype wins before transport (ours), the `similarity` of class
+        num_prototypes: prototypes a class, K.
+        column_marginal: column marginal: the `area` that each prototype wins before transport (ours), the `similarity`
+            of class
             and cluster prototype (published), or `uniform`.
         epsilon: entropic regularisation of the plan.
         epsilon_unit: what that is measured in: the `spread` of the image's cost, so that it means the same for features
@@ -38,21 +39,22 @@ class PotSettings(Checked):
         transport: false puts a plan that is uniform in each row in the place of the optimal one.
         regenerate: false keeps the cluster prototypes.
         reweight: the activation's weight: the pixel's `posterior` over prototypes, or `none`.
-        combine: a class's map from its clusters': `sum`, or `max`.
-        scaling: maps are divided by the maximum over the `image`, which keeps the areas of the plan (ours), or each by
+        cluster_reduction: a class's map from its clusters': `sum`, or `max`.
+        normalise_over: maps are divided by the maximum over the `image`, which keeps the areas of the plan (ours), or
+            each by
             its own (`class`, published).
     """
 
     affinity: float | None = setting(10.0, above=0)
     affinity_radius: float = setting(5.0, above=0)
-    seeds: Literal["threshold", "argmax"] = "threshold"
+    seed_rule: Literal["threshold", "argmax"] = "threshold"
     foreground_threshold: float = setting(0.85, low=0, high=1)
     background_threshold: float = setting(0.25, low=0, high=1)
     foreground_threshold_one_scale = Fixed(FOREGROUND_ONE_SCALE)
     background_threshold_one_scale = Fixed(BACKGROUND_ONE_SCALE)
     minimum_seeds = Fixed(MINIMUM_SEEDS)
-    clusters: int = setting(3, low=1)
-    columns: Literal["area", "similarity", "uniform"] = "area"
+    num_prototypes: int = setting(3, low=1)
+    column_marginal: Literal["area", "similarity", "uniform"] = "area"
     epsilon: float = setting(1.0, above=0)
     epsilon_unit: Literal["spread", "cosine"] = "spread"
     iterations: int = setting(50, low=1)
@@ -60,8 +62,8 @@ class PotSettings(Checked):
     transport: bool = True
     regenerate: bool = True
     reweight: Literal["posterior", "none"] = "posterior"
-    combine: Literal["sum", "max"] = "sum"
-    scaling: Literal["image", "class"] = "image"
+    cluster_reduction: Literal["sum", "max"] = "sum"
+    normalise_over: Literal["image", "class"] = "image"
 
     _section: ClassVar[str] = "POT"
 
@@ -75,7 +77,7 @@ class PotSettings(Checked):
 
     def single_prototype(self) -> "PotSettings":
         """One prototype a class, no transport: the mean of the seeds activates the image, as in SIPE's second half."""
-        return replace(self.plain_clusters(), clusters=1)
+        return replace(self.plain_clusters(), num_prototypes=1)
 
     def plain_clusters(self) -> "PotSettings":
         """K prototypes a class, no transport: the strongest cluster activates each pixel, same seeds."""
@@ -84,8 +86,8 @@ class PotSettings(Checked):
             transport=False,
             regenerate=False,
             reweight="none",
-            combine="max",
-            scaling="class",
+            cluster_reduction="max",
+            normalise_over="class",
             allocate="soft",
         )
 
@@ -94,15 +96,15 @@ class PotSettings(Checked):
         return replace(
             self,
             affinity=None,
-            seeds="argmax",
-            clusters=2,
-            columns="similarity",
+            seed_rule="argmax",
+            num_prototypes=2,
+            column_marginal="similarity",
             epsilon=0.1,
             epsilon_unit="cosine",
             allocate="hard",
             transport=True,
             regenerate=True,
             reweight="posterior",
-            combine="sum",
-            scaling="class",
+            cluster_reduction="sum",
+            normalise_over="class",
         )

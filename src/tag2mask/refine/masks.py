@@ -104,7 +104,7 @@ def refined_masks(
     final = [own.resized(size) for own, size in zip(maps, sizes, strict=True)]
     whole = [own.with_background(settings.background_threshold) for own in final]
     return [
-        RefinedMask(own.labels(settings.confidence), own.maps.amax(0) if settings.uses_crf else None) for own in whole
+        RefinedMask(own.labels(settings.ignore_below), own.maps.amax(0) if settings.uses_crf else None) for own in whole
     ]
 
 

@@ -51,9 +51,9 @@ class RefineSettings(Checked):
             (`classifier`); not for `irn`, where it is `walk.background_level`.
         crf: of the dense CRF.
         crf_power: the power to which CAMs are raised to become its probabilities.
-        confidence: a pixel whose label is less probable than this, in [0, 1], becomes 255, ignored (CLIP-ES takes
+        ignore_below: a pixel whose label is less probable than this, in [0, 1], becomes 255, ignored (CLIP-ES takes
             0.95); null keeps every label. Only where there is a CRF.
-        keep_confidence: also write how probable each pixel's label is, for `segment.label_weights`. Only where there
+        save_probabilities: also write how probable each pixel's label is, for `segment.pixel_weights`. Only where there
             is a CRF.
         walk: of the random walk.
         long_side: an image that is longer, in pixels, is refined at this size, and the result enlarged; null keeps
@@ -68,8 +68,8 @@ class RefineSettings(Checked):
     background_power = Fixed[float | None](None)
     crf: ColourCrf = field(default_factory=ColourCrf)
     crf_power: float = setting(1.0, above=0)
-    confidence: float | None = setting(None, low=0, high=1, null="null keeps every label")
-    keep_confidence: bool = False
+    ignore_below: float | None = setting(None, low=0, high=1, null="null keeps every label")
+    save_probabilities: bool = False
     walk: WalkSettings = field(default_factory=WalkSettings)
     long_side: int | None = setting(1024, low=32)
     batch_size: int = setting(4, low=1, affects=False)
@@ -79,9 +79,9 @@ class RefineSettings(Checked):
     def problems(self) -> list[str]:
         """Settings that do not go together."""
         problems = []
-        if self.confidence is not None and not self.uses_crf:
+        if self.ignore_below is not None and not self.uses_crf:
             problems.append(f"confidence is a probability of the CRF, which method {self.method} does not have")
-        if self.keep_confidence and not self.uses_crf:
+        if self.save_probabilities and not self.uses_crf:
             problems.append(f"keep_confidence keeps what the CRF says, which method {self.method} does not have")
         return problems
 

@@ -57,7 +57,7 @@ def draw_doubts(
         notice: takes messages about images that could not be shown.
     """
     try:
-        ranked = _first(run, images, settings.least_certain)
+        ranked = _first(run, images, settings.lowest_confidence)
     except (Tag2maskError, OSError) as error:
         if (run / "confidence").is_dir():
             notice(str(error))

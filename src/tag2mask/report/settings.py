@@ -18,14 +18,14 @@ class ReportSettings(Checked):
 
     Attributes:
         images: images in the gallery, evenly from the worst to the best, so that it shows the run as it is.
-        least_certain: images to look at first, by the stage `confidence`.
+        lowest_confidence: images to look at first, by the stage `confidence`.
     """
 
     images: int = setting(24, low=0)
     choose = Fixed("spread")
     ids = Fixed[list[str] | None](None)
     ranked = Fixed(RANKED)
-    least_certain: int = setting(12, low=0)
+    lowest_confidence: int = setting(12, low=0)
     width = Fixed(WIDTH)
 
     _section: ClassVar[str] = "report"

@@ -321,12 +321,12 @@ def training_settings(settings: LoopSettings, *unread: str) -> Settings:
     """
     values: Settings = plain(settings, affecting=True)
     augment = values["augment"]
-    without_effect = {"colour": not augment["colour"], "padding": augment["padding"] == "around"}
-    without_effect["scales"] = augment["resize"] not in ("relative", "choice")
-    without_effect["long_side"] = augment["resize"] in ("relative", "choice")
+    without_effect = {"hsv_jitter": not augment["hsv_jitter"], "padding": augment["padding"] == "random"}
+    without_effect["scales"] = augment["resize"] not in ("scale_range", "scale_choice")
+    without_effect["long_side"] = augment["resize"] in ("scale_range", "scale_choice")
     values["augment"] = {key: value for key, value in augment.items() if not without_effect.get(key)}
     if settings.keep_best:
         values["keep_best"] = f"of every {settings.validate_every} steps"
-    neutral = {"accumulate": 1, "power_every": 1, "keep_best": False}
+    neutral = {"gradient_accumulation_steps": 1, "lr_update_every": 1, "keep_best": False}
     kept = {key: value for key, value in values.items() if key not in neutral or value != neutral[key]}
     return {key: value for key, value in kept.items() if key not in unread}

@@ -48,10 +48,10 @@ class Refine(Stage):
         refine, settings = plain(config.refine, affecting=True), config.refine
         walk = refine.pop("walk")
         unread = set[str]()
-        if not settings.keep_confidence:
-            unread.add("keep_confidence")
+        if not settings.save_probabilities:
+            unread.add("save_probabilities")
         if not settings.uses_crf:
-            unread |= {"crf", "crf_power", "confidence"}
+            unread |= {"crf", "crf_power", "ignore_below"}
         if settings.method == "argmax":
             unread.add("long_side")
         if settings.walks or settings.has_background:
@@ -100,7 +100,7 @@ class Refine(Stage):
                 for number, (each, mask) in enumerate(zip(batch, masks, strict=True)):
                     if edges is not None:
                         write_fractions(run / "refine/edges" / f"{each.item.id}.png", edges[number].cpu().numpy())
-                    if config.refine.keep_confidence and mask.confidence is not None:
+                    if config.refine.save_probabilities and mask.confidence is not None:
                         write_fractions(run / LABEL_CONFIDENCE / f"{each.item.id}.png", mask.confidence.cpu().numpy())
                     write_mask(target / f"{each.item.id}.png", mask.labels.cpu().numpy(), made_from=each.origin)
                     result.done += 1

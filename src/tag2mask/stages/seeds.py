@@ -115,7 +115,7 @@ def _make(
 ) -> None:
     """Base CAMs by CLIP."""
     settings = config.seeds
-    words = read_words(settings.words, images.classes)
+    words = read_words(settings.prompts, images.classes)
     run.check(stage, stage.fingerprint(config, images))
     clip = load_clip(settings.model, notify=lambda text: console.print(text, highlight=False))
     device = resolve_device(config.device)
@@ -151,9 +151,9 @@ def _settings(config: Config, images: ImageSet) -> Settings:
     """What base CAMs depend on."""
     if config.seeds.from_npy is not None:
         return {"from_npy": str(config.seeds.from_npy)}
-    words = read_words(config.seeds.words, images.classes)
+    words = read_words(config.seeds.prompts, images.classes)
     own = plain(config.seeds, affecting=True)
-    kept = {key: value for key, value in own.items() if key not in ("from_npy", "words")}
+    kept = {key: value for key, value in own.items() if key not in ("from_npy", "prompts")}
     kept["precision"] = model_precision(config.seeds.precision, resolve_device(config.device))  # what files depend on
     return kept | {"template": words.template, "prompts": list(words.prompts), "background": list(words.background)}
 
@@ -251,7 +251,7 @@ def _missing(item: ImageItem, run: RunFolder) -> bool:
 def batches_by_patches(clip: Clip, items: Images, config: Config, result: StageResult) -> Batches:
     """Batches of images with about as many patches, those of this shard; the same whatever is done already."""
     sound, sizes = measured(items, config, result)
-    grids = (clip.grid((size >> 32, size & 0xFFFFFFFF), config.seeds.longest_side) for size in sizes.tolist())
+    grids = (clip.grid((size >> 32, size & 0xFFFFFFFF), config.seeds.long_side) for size in sizes.tolist())
     patches = np.fromiter((rows * columns for rows, columns in grids), dtype=np.int64, count=len(sizes))
     ordered, counts = in_order(sound, patches)
     most = config.seeds.batch_size or (2 if resolve_device(config.device).type == "cpu" else _BLOCK)
@@ -291,7 +291,7 @@ def prepared_batches(
         except ImageError as error:
             return error
         size = image.shape[0], image.shape[1]
-        return Prepared(item, clip.prepare(image, config.seeds.longest_side), size, origin)
+        return Prepared(item, clip.prepare(image, config.seeds.long_side), size, origin)
 
     for pairs in read_ahead(batches, prepare, config):
         result.failed.update({item.id: str(answer) for item, answer in pairs if isinstance(answer, ImageError)})

@@ -54,12 +54,12 @@ class Segment(TrainingStage):
     def settings(self, config: Config, images: ImageSet) -> Settings:
         """Those of training on masks, or on the truth."""
         segment = config.segment
-        unread = ["label_weights"] if segment.label_weights == "none" else []
+        unread = ["pixel_weights"] if segment.pixel_weights == "none" else []
         unread += ["epochs"] if segment.steps is not None else []
         unread += ["momentum"] if segment.optimizer != "sgd" else []
         own = training_settings(segment, *unread)
-        if segment.network.norm_momentum is None:
-            own["network"].pop("norm_momentum")
+        if segment.network.batch_norm_momentum is None:
+            own["network"].pop("batch_norm_momentum")
         masks: Settings = {"masks": {}} if segment.labels == "masks" else {}
         return {
             "classes": list(images.classes),
@@ -134,11 +134,12 @@ def _untrained(config: Config, images: ImageSet) -> SegmentationNetwork:
     check_engine("segment", settings, config.device, config.train)
     if (
         settings.network.head == "concat"
-        and settings.network.head_norm != "fixed"
-        and settings.batch_size // settings.accumulate < 2
+        and settings.network.head_batch_norm != "fixed"
+        and settings.batch_size // settings.gradient_accumulation_steps < 2
     ):
         raise UsageError(
-            "segment.batch_size should be at least 2, for each of the parts of segment.accumulate: head `concat` has "
+            "segment.batch_size should be at least 2, for each of the parts of segment.gradient_accumulation_steps: "
+            "head `concat` has "
             "batch norm over one value an image"
         )
     try:
@@ -267,8 +268,8 @@ def _check_labels(config: Config, run: RunFolder, images: ImageSet, *, refines: 
         return
     if not refines:
         _weights(config, run, _masked(run, images))
-    elif config.segment.label_weights == "confidence" and not config.refine.keep_confidence:
-        raise UsageError("segment.label_weights confidence needs --refine.keep_confidence true")
+    elif config.segment.pixel_weights == "confidence" and not config.refine.save_probabilities:
+        raise UsageError("segment.pixel_weights confidence needs --refine.save_probabilities true")
 
 
 def _weights(config: Config, run: RunFolder, labelled: ImageSet) -> Path | None:
@@ -277,7 +278,7 @@ def _weights(config: Config, run: RunFolder, labelled: ImageSet) -> Path | None:
     Raises:
         UsageError: some masks have no weights.
     """
-    if config.segment.label_weights == "none":
+    if config.segment.pixel_weights == "none":
         return None
     folder = run / LABEL_CONFIDENCE
     decided = labelled.decided  # people's masks are sure
@@ -289,8 +290,8 @@ def _weights(config: Config, run: RunFolder, labelled: ImageSet) -> Path | None:
     if lacking:
         method = "" if config.refine.uses_crf else " --refine.method crf"
         raise UsageError(
-            f"segment.label_weights confidence needs {folder}, and {len(lacking)} of {len(labelled.items)} masks have "
-            f"no file there; run `tag2mask refine --refine.keep_confidence true{method} --restart "
+            f"segment.pixel_weights confidence needs {folder}, and {len(lacking)} of {len(labelled.items)} masks have "
+            f"no file there; run `tag2mask refine --refine.save_probabilities true{method} --restart "
             f"refine` with {run.path}"
         )
     return folder

@@ -53,7 +53,8 @@ class LoopSettings(Checked):
         steps: number of optimiser steps; null takes `epochs`.
         epochs: passes over the images, where `steps` is null.
         batch_size: images a step, over all processes.
-        accumulate: parts of a batch that go through the network one after another, for less memory; the step takes
+        gradient_accumulation_steps: parts of a batch that go through the network one after another, for less memory;
+            the step takes
             the mean of their gradients. Statistics of batch norm, and means in a loss, are then those of a part.
         learning_rate: at the start; it falls to 0 as (1 − step/steps)^0.9.
         momentum: of `sgd`.
@@ -64,7 +65,7 @@ class LoopSettings(Checked):
     steps: int | None = setting(None, low=1)
     epochs: float = setting(6.0, above=0)
     batch_size: int = setting(16, low=1)
-    accumulate: int = setting(1, low=1)
+    gradient_accumulation_steps: int = setting(1, low=1)
     learning_rate: float = setting(2e-4, above=0)
     momentum: float = setting(0.9, low=0)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -72,9 +73,9 @@ class LoopSettings(Checked):
     optimizer = Fixed[Optimizer]("sgd")
     weight_decay = Fixed(WEIGHT_DECAY)
     power = Fixed(POWER)
-    power_every = Fixed(1)
-    clip = Fixed[float | None](None)
-    average = Fixed[float | None](None)
+    lr_update_every = Fixed(1)
+    max_grad_norm = Fixed[float | None](None)
+    ema_decay = Fixed[float | None](None)
     validate_every = Fixed[int | None](None, affects=False)
     keep_best = Fixed(value=False)
 
@@ -86,14 +87,16 @@ class LoopSettings(Checked):
 
     def decayed(self, step: int, total: int) -> float:
         """What the learning rate of the step after ``step`` of ``total`` is multiplied by."""
-        return (1 - step // self.power_every * self.power_every / total) ** self.power  # type: ignore[no-any-return]
+        return (1 - step // self.lr_update_every * self.lr_update_every / total) ** self.power  # type: ignore[no-any-return]
 
     def problems(self) -> list[str]:
         """Settings that do not go together."""
         problems = []
-        if self.accumulate > 0 and self.batch_size % self.accumulate:
-            problems.append(f"batch_size {self.batch_size} should be a multiple of accumulate, {self.accumulate}")
-        if self.keep_best and (self.validate_every is None or self.average is not None):
+        if self.gradient_accumulation_steps > 0 and self.batch_size % self.gradient_accumulation_steps:
+            problems.append(
+                f"batch_size {self.batch_size} should be a multiple of accumulate, {self.gradient_accumulation_steps}"
+            )
+        if self.keep_best and (self.validate_every is None or self.ema_decay is not None):
             problems.append("keep_best needs validate_every, and the weights themselves: average null")
         return problems
 
@@ -104,8 +107,8 @@ class TrainSettings(LoopSettings, RecordSettings):
 
     Attributes:
         optimizer: `adamw` or `sgd`.
-        clip: largest norm of the gradient; null does not clip.
-        head_factor: the learning rate of classifier and projections, as a multiple of the backbone's.
+        max_grad_norm: largest norm of the gradient; null does not clip.
+        head_lr_multiplier: the learning rate of classifier and projections, as a multiple of the backbone's.
         classification_weight: λ_cls, of the multi-label soft margin loss.
         consistency_weight: λ_ot, of the consistency loss; 0 leaves it out.
         consistency_start: share of the steps, in [0, 1], before which the consistency loss is left out.
@@ -113,9 +116,9 @@ class TrainSettings(LoopSettings, RecordSettings):
     """
 
     optimizer: Optimizer = "adamw"
-    clip: float | None = setting(1.0, above=0, null="null switches clipping off")
+    max_grad_norm: float | None = setting(1.0, above=0, null="null switches clipping off")
     augment: FlipViewSettings = field(default_factory=FlipViewSettings)
-    head_factor: float = setting(10.0, above=0)
+    head_lr_multiplier: float = setting(10.0, above=0)
     classification_weight: float = setting(1.0, low=0)
     consistency_weight: float = setting(0.5, low=0)
     consistency_start: float = setting(0.5, low=0, high=1)
@@ -143,7 +146,7 @@ class EdgeSettings(LoopSettings):
     augment: ViewSettings = field(default_factory=lambda: ViewSettings(crop=512, long_side=(250, 750)))
     backbone: str | None = setting(None, path=True)
     weights: str = setting("imagenet", path=True)
-    levels = Fixed[tuple[int, ...] | None](None)
+    out_indices = Fixed[tuple[int, ...] | None](None)
     radius = Fixed(RADIUS)
     labels: SureSettings = field(default_factory=SureSettings)
     checkpoint_every = Fixed(CHECKPOINT_EVERY, affects=False, instead="train.checkpoint_every")
@@ -160,9 +163,9 @@ class SegmentSettings(LoopSettings):
     Attributes:
         optimizer: `adamw` or `sgd`.
         weight_decay: of all trainable weights; biases and norms do not decay.
-        clip: largest norm of the gradient; null does not clip.
-        power_every: steps for which the learning rate stays before it falls again.
-        average: the network ends with the mean of its weights over the steps, each counting this much of the next
+        max_grad_norm: largest norm of the gradient; null does not clip.
+        lr_update_every: steps for which the learning rate stays before it falls again.
+        ema_decay: the network ends with the mean of its weights over the steps, each counting this much of the next
             (0.999: some thousand steps); null ends with the last weights.
         validate_every: steps between two measurements on images with masks, where there are such; null: none.
         keep_best: true ends with the weights that measured best there, instead of the last. They are then chosen on
@@ -170,9 +173,9 @@ class SegmentSettings(LoopSettings):
         enabled: whether `run` trains it; the verb `segment` always does.
         network: which network.
         labels: what it learns from: `masks`, the run's own, or `truth`, ground truth, for comparison.
-        label_weights: how much each pixel counts: `none`, all alike, or `confidence`, as probable as its label is by
-            the CRF; needs `refine.keep_confidence`.
-        head_factor: the learning rate of the head, as a multiple of the backbone's.
+        pixel_weights: how much each pixel counts: `none`, all alike, or `confidence`, as probable as its label is by
+            the CRF; needs `refine.save_probabilities`.
+        head_lr_multiplier: the learning rate of the head, as a multiple of the backbone's.
 
     Source: 10 images per step, sizes, optimiser and factors of the DeepLabV2 of HSC_WSSS. Its crop is 448; with one
     pixel more the outer cells of stride 8 have their middles on the outer pixels, where `align_corners` puts them. With
@@ -184,17 +187,19 @@ class SegmentSettings(LoopSettings):
     optimizer: Optimizer = "sgd"
     learning_rate: float = setting(1e-3, above=0)
     weight_decay: float = setting(5e-4, low=0)
-    clip: float | None = setting(None, above=0, null="null switches clipping off")
-    augment: AugmentSettings = field(default_factory=lambda: AugmentSettings(crop=449, long_side=(250, 750), colour=10))
-    power_every: int = setting(1, low=1)
-    average: float | None = setting(None, above=0, below=1, null="null ends with the last weights")
+    max_grad_norm: float | None = setting(None, above=0, null="null switches clipping off")
+    augment: AugmentSettings = field(
+        default_factory=lambda: AugmentSettings(crop=449, long_side=(250, 750), hsv_jitter=10)
+    )
+    lr_update_every: int = setting(1, low=1)
+    ema_decay: float | None = setting(None, above=0, below=1, null="null ends with the last weights")
     validate_every: int | None = setting(None, low=1, affects=False, null="null never measures")
     keep_best: bool = False
     enabled: bool = setting(False, affects=False)
     network: SegmentationNetworkSettings = field(default_factory=SegmentationNetworkSettings)
     labels: Literal["masks", "truth"] = "masks"
-    label_weights: Literal["none", "confidence"] = "none"
-    head_factor: float = setting(10.0, above=0)
+    pixel_weights: Literal["none", "confidence"] = "none"
+    head_lr_multiplier: float = setting(10.0, above=0)
     bias_factor = Fixed(BIAS_FACTOR)
     checkpoint_every = Fixed(CHECKPOINT_EVERY, affects=False, instead="train.checkpoint_every")
     log_every = Fixed(LOG_EVERY, affects=False, instead="train.log_every")
@@ -205,6 +210,6 @@ class SegmentSettings(LoopSettings):
     def problems(self) -> list[str]:
         """Settings that do not go together."""
         problems = super().problems()
-        if self.labels == "truth" and self.label_weights == "confidence":
+        if self.labels == "truth" and self.pixel_weights == "confidence":
             problems.append("label_weights should be none with labels truth: ground truth has no confidence")
         return problems

@@ -113,7 +113,7 @@ def pot_task(
             use=external,
         )
 
-    groups = (Group(network.backbone_parameters()), Group(network.head_parameters(), settings.head_factor))
+    groups = (Group(network.backbone_parameters()), Group(network.head_parameters(), settings.head_lr_multiplier))
     # The side projections have no gradient while the consistency loss is off.
     return Task("train", network, samples, groups, losses, may_lack_gradients=True)
 
@@ -178,7 +178,7 @@ def segmentation_task(
             logits = network.to_pixels(logits, (int(labels.shape[1]), int(labels.shape[2])))
         return segmentation_loss(logits, labels, batch.get("weights"))
 
-    named, head, bias = network.parameter_groups(), settings.head_factor, settings.bias_factor
+    named, head, bias = network.parameter_groups(), settings.head_lr_multiplier, settings.bias_factor
     groups = (
         Group(named.backbone_weights),
         Group(named.backbone_biases, bias, decay=False),

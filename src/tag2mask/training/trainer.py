@@ -177,9 +177,9 @@ class _Loop:
             # Batch norm over the batch of all processes; torch has it for GPUs alone.
             self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)  # type: ignore[no-untyped-call]
         channels_last(self.network).train()  # faster convolutions, on CPUs by a third
-        self.average = WeightAverage(self.network, settings.average)
+        self.average = WeightAverage(self.network, settings.ema_decay)
         self.best = BestWeights(enabled=settings.keep_best)
-        self.meter = Meter(task.stage, settings.batch_size // settings.accumulate)
+        self.meter = Meter(task.stage, settings.batch_size // settings.gradient_accumulation_steps)
 
     @property
     def plain(self) -> nn.Module:
@@ -210,16 +210,18 @@ class _Loop:
         tensors["image"] = tensors["image"].contiguous(memory_format=torch.channels_last)
         self.optimizer.zero_grad(set_to_none=True)
         try:
-            for chunk in zip(*(value.chunk(settings.accumulate) for value in tensors.values()), strict=True):
+            for chunk in zip(
+                *(value.chunk(settings.gradient_accumulation_steps) for value in tensors.values()), strict=True
+            ):
                 losses = self.task.losses(self.network, dict(zip(tensors, chunk, strict=True)), step / total)
-                accelerator.backward(losses.total / settings.accumulate)
+                accelerator.backward(losses.total / settings.gradient_accumulation_steps)
                 self.meter.add(losses)
         except UsageError:  # POT refuses features that are not finite, and cannot say why they are
             self.meter.check_weights(self.plain, step)
             raise
-        if settings.clip is not None:
+        if settings.max_grad_norm is not None:
             every = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
-            accelerator.clip_grad_norm_(every, settings.clip)
+            accelerator.clip_grad_norm_(every, settings.max_grad_norm)
         self.optimizer.step()
 
     def check(self, step: int) -> None:
@@ -305,10 +307,11 @@ def _accelerator(task: Task, settings: LoopSettings, device: Literal["auto", "cp
     ]
     mixed = "no" if precision == "fp32" else precision
     accelerator = Accelerator(cpu=on_cpu, mixed_precision=mixed, kwargs_handlers=handlers)
-    if settings.batch_size % (accelerator.num_processes * settings.accumulate):
+    if settings.batch_size % (accelerator.num_processes * settings.gradient_accumulation_steps):
         raise UsageError(
             f"{task.stage}.batch_size {settings.batch_size} should be a multiple of the "
-            f"{accelerator.num_processes} processes times the {settings.accumulate} parts of {task.stage}.accumulate"
+            f"{accelerator.num_processes} processes times the {settings.gradient_accumulation_steps} "
+            f"parts of {task.stage}.gradient_accumulation_steps"
         )
     return accelerator
 

@@ -51,9 +51,9 @@ def suggest_tags(
     if not 0 <= threshold <= 1:
         raise UsageError(f"--threshold should lie in [0, 1], received {threshold}")
     images = find_images(place).items[: config.limit]
-    words = read_words(config.seeds.words, names)
+    words = read_words(config.seeds.prompts, names)
     if not words.background:
-        raise UsageError("seeds.words: scores are against background words, and there are none; list some")
+        raise UsageError("seeds.prompts: scores are against background words, and there are none; list some")
     result = StageResult("tags", notes=list(words.notices))
     device = resolve_device(config.device)
     clip = load_clip(config.seeds.model, notify=lambda text: console.print(text, highlight=False)).to(device)

@@ -121,7 +121,7 @@ class Clip(nn.Module):
         ids = [self.tokenizer(sentence)["input_ids"] for sentence in sentences]
         long = [sentence for sentence, tokens in zip(sentences, ids, strict=True) if len(tokens) > limit]
         if long:
-            raise UsageError(f"seeds.words: longer than the {limit} tokens that CLIP reads: {first_five(long)}")
+            raise UsageError(f"seeds.prompts: longer than the {limit} tokens that CLIP reads: {first_five(long)}")
         batch = self.tokenizer(list(sentences), padding=True, return_tensors="pt").to(self.device)
         pooled = self.model.text_model(**batch).pooler_output
         return F.normalize(self.model.text_projection(pooled).float(), dim=1)

@@ -88,7 +88,7 @@ def _builtin(name: str) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     """The values of a file of words, checked."""
-    where = f"seeds.words: {path}"
+    where = f"seeds.prompts: {path}"
     if not path.is_file():
         raise UsageError(f"{where} does not exist; give {', '.join(builtin_names())}, or a YAML file of words")
     try:
@@ -132,6 +132,6 @@ def _check_classes(source: str, values: Mapping[str, Any], classes: Sequence[str
     if strange:
         hint = did_you_mean(strange[0], classes)
         raise UsageError(
-            f"seeds.words: {source} has words for {first_five(strange)}, no class of this data set{hint}; "
+            f"seeds.prompts: {source} has words for {first_five(strange)}, no class of this data set{hint}; "
             "remove the line, or correct the name"
         )

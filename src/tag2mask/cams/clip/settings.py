@@ -14,11 +14,12 @@ class SeedSettings(Checked):
 
     Attributes:
         model: a CLIP of `transformers`: a name on its hub, or a folder.
-        words: prompts and background words: `voc`, `coco`, or a YAML file (docs/seeds.md); null asks for each class by
+        prompts: prompts and background words: `voc`, `coco`, or a YAML file (docs/seeds.md); null asks for each class
+            by
             its name, with the background words of `voc`.
         box_threshold: share of a map's maximum above which a patch opens a box; published: 0.4 for VOC, 0.7 for COCO.
         boxes: `whole`, or `published`: boxes lose their last column and row at the image's edge.
-        longest_side: larger images are reduced to so many pixels first; attention grows with the fourth power.
+        long_side: larger images are reduced to so many pixels first; attention grows with the fourth power.
         batch_size: images that go through CLIP together, fewer of large ones; null takes 16 on a GPU and 2 on a
             CPU, where larger batches leave its caches.
         precision: of the image side, `fp32`, `bf16`, `fp16`, or `auto`: fp16 on a GPU, fp32 elsewhere.
@@ -26,10 +27,10 @@ class SeedSettings(Checked):
     """
 
     model: str = setting("openai/clip-vit-base-patch16", path=True)
-    words: str | None = setting(None, path=True)
+    prompts: str | None = setting(None, path=True)
     box_threshold: float = setting(0.4, low=0, below=1)
     boxes: Boxes = "whole"
-    longest_side: int = setting(1024, low=32)
+    long_side: int = setting(1024, low=32)
     batch_size: int | None = setting(None, low=1, affects=False)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     from_npy: Path | None = None

@@ -68,12 +68,13 @@ def draw_geometry(size: tuple[int, int], settings: ViewSettings, rng: np.random.
     window, or at its beginning. The number of values drawn from ``rng`` does not depend on the settings.
 
     Source: the augmentation of SIPE and IRN (long side, flip, window with padding); the order is ours. Sizes relative
-    to the image's own: HSC_WSSS (``relative``), the PyTorch port of DeepLabV2 (``choice``, padding after).
+    to the image's own: HSC_WSSS (``scale_range``), the PyTorch port of DeepLabV2 (``scale_choice``, padding at the
+    bottom right).
     """
     drawn_size, place_y, place_x, mirror = rng.random(4)
     crop = settings.crop
     flip = settings.flip and bool(mirror < 0.5)
-    if settings.resize == "squash":
+    if settings.resize == "stretch":
         return Geometry((crop, crop), 0, 0, crop, flip)
     long_side = _long_side(max(size), settings, drawn_size)
     height, width = (max(1, round(side * long_side / max(size))) for side in size)
@@ -104,9 +105,9 @@ def training_view(
     """
     height, width = image.shape[:2]
     view = cut(image, draw_geometry((height, width), settings, rng), fill=fill, mask=mask, weights=weights, cams=cams)
-    if not settings.colour:
+    if not settings.hsv_jitter:
         return view
-    shift = rng.integers(-settings.colour, settings.colour + 1, 3)
+    shift = rng.integers(-settings.hsv_jitter, settings.hsv_jitter + 1, 3)
     return view._replace(image=torch.where(view.valid, recoloured(view.image, shift), view.image))
 
 
@@ -170,9 +171,9 @@ def cut(
 def _long_side(own: int, settings: ViewSettings, drawn: float) -> float:
     """The long side after the resize of an image with the long side ``own``, for ``drawn`` in [0, 1)."""
     low, high = settings.long_side
-    if settings.resize == "scale":
+    if settings.resize == "long_side_range":
         return low + int(drawn * (high - low + 1))
-    if settings.resize == "choice":
+    if settings.resize == "scale_choice":
         return own * settings.scales[int(drawn * len(settings.scales))]
     least, greatest = min(settings.scales), max(settings.scales)
     return own * (least + drawn * (greatest - least))
@@ -183,7 +184,7 @@ def _offset(side: int, crop: int, place: float, padding: Padding) -> int:
     room = side - crop
     if room >= 0:
         return int(place * (room + 1))
-    return 0 if padding == "after" else -int(place * (1 - room))
+    return 0 if padding == "bottom_right" else -int(place * (1 - room))
 
 
 def _resampled(image: Image.Image, geometry: Geometry, how: Image.Resampling) -> npt.NDArray[Any]:

@@ -38,7 +38,7 @@ def build_backbone(settings: NetworkSettings, *, dilated: bool = False, notify: 
     else:
         backbone = _hub_model(settings, dilated, notify)
     backbone.pretrained = not settings.wants_random
-    backbone.apply_policy(settings.norm)
+    backbone.apply_policy(settings.batch_norm)
     return backbone
 
 
@@ -63,7 +63,7 @@ def rebuild_backbone(architecture: dict[str, Any], settings: NetworkSettings, me
         )
     backbone.mean, backbone.std = mean, std
     backbone.pretrained = not settings.wants_random
-    backbone.apply_policy(settings.norm)
+    backbone.apply_policy(settings.batch_norm)
     return backbone
 
 
