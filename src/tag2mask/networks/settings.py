@@ -62,9 +62,7 @@ class NetworkSettings(Checked):
         if self.out_indices is not None and (
             not self.out_indices or len(set(self.out_indices)) != len(self.out_indices)
         ):
-            problems.append(
-                f"out_indices should name at least one stage and none twice, received {list(self.out_indices)}"
-            )
+            problems.append(f"out_indices should be one stage or more, none twice, received {list(self.out_indices)}")
         return problems
 
     @property
