@@ -1,10 +1,10 @@
-"""Base CAMs from CLIP: a batch at once, beside a class at a time with the affinity squared on the host.
+"""Base CAMs from CLIP: one batch at a time, compared with one class at a time and the affinity squared on the host.
 
 python benchmarks/clip_seeds.py --threads 2 --repeats 3
 python benchmarks/clip_seeds.py --device cuda --precision fp16
 
-ViT-B/16 from random weights, images of 500 × 375 px, three tags each. Both sides and the plain forward pass run in
-turns in one process; memory is the peak of one process for each side.
+ViT-B/16 with random weights, images of 500 × 375 px, three tags each. Both versions and the plain forward pass
+alternate in one process. Memory is the peak of a separate process per version.
 """
 
 import argparse

@@ -1,14 +1,14 @@
-"""What each stage costs an image: CPU seconds, floating-point operations, bytes on disk. Prints JSON.
+"""Cost of each stage per image: CPU seconds, floating-point operations, bytes on disk. Prints JSON.
 
-OMP_NUM_THREADS=1 python benchmarks/cost.py --data shared/data/coco-mini --split val2014 --images 8
+OMP_NUM_THREADS=1 python benchmarks/cost.py --data coco-mini --split val2014 --images 8
 
-The preset `coco` (or another) with random weights, which cost what trained ones do, on real images. An image's
-cost is that of doing several, less that of the same stage with nothing left to do, so that loading does not count; a
-training's is that of a step, the difference of a training of three steps and one of a single step, by images a
-step. CPU seconds are those of the process, all threads together, which other work on the machine changes less than the
-clock's. Operations are counted in a pass of their own (a multiplication and an
-addition are two; convolutions, matrix products and attention), and do not depend on the machine. Of base CAMs by CLIP
-only the forward pass is counted (benchmarks/clip_seeds.py has their time).
+The preset `coco` (or another) with random weights, whose cost is that of trained ones, on real images. The cost per
+image is the cost of several images minus that of the same stage with nothing left to do, so loading is excluded. The
+cost of training is the difference between three steps and one step, divided by the images per step. CPU seconds count
+all threads of the process; other load on the machine affects them less than wall-clock time. Operations are counted in
+a separate pass (a multiplication and an addition are two; convolutions, matrix products and attention), and do not
+depend on the machine. For base CAMs from CLIP, only the forward pass is counted; benchmarks/clip_seeds.py measures
+their time.
 """
 
 import argparse

@@ -1,11 +1,10 @@
-"""The dense CRF beside pydensecrf2, image by image in turns. Prints JSON.
+"""The dense CRF compared with pydensecrf2, alternating per image. Prints JSON.
 
 pip install -e ".[bench]" && python benchmarks/crf.py --photos VOC2012/JPEGImages --threads 2
 
-Images of 375 × 500 px (resized where they are not), smooth random probabilities, ten iterations, both sides from
-the image and the probabilities to the marginals. Ours keeps the lattice of positions from one image to the
-next of the same size, as it does in a data set; `--cold` makes it forget. pydensecrf2 knows one thread. With a GPU,
-ours runs there too.
+Images are resized to 375 × 500 px; probabilities are random and smooth; ten iterations. Both versions compute the
+marginals from the image and the probabilities. Ours caches the lattice of positions for images of the same size, as in
+a data set; `--cold` disables the cache. pydensecrf2 uses one thread. With a GPU, ours is measured there too.
 """
 
 import argparse

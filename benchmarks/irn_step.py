@@ -1,9 +1,9 @@
-"""A training step of IRN's edge network beside the plain forward pass of its frozen backbone. Prints JSON.
+"""A training step of IRN's edge network, compared with the forward pass of its frozen backbone. Prints JSON.
 
 python benchmarks/irn_step.py --threads 2 --repeats 3
 
-Both sides run in turns in one process, on the same batch. A step is the network's forward pass, the affinity loss, the
-backward pass and SGD. Memory is the peak beyond what the model and the batch take, as Linux counts it.
+Both alternate in one process on the same batch. A step is the network's forward pass, the affinity loss, the backward
+pass and SGD. Memory is the peak in addition to the model and the batch, as Linux counts it.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
 python benchmarks/manifest.py --images 1000000
 
-The images need not exist. Memory is what the process itself holds (anonymous pages, as Linux counts them); the pages of
-the mapped file are the system's cache.
+The images need not exist. Memory is the process's own (anonymous pages, as Linux counts them); the pages of the mapped
+file belong to the system's cache.
 """
 
 import argparse

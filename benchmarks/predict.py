@@ -1,12 +1,12 @@
-"""Prediction at six scales with mirror images, beside twelve forward passes one by one. Prints JSON.
+"""Prediction at six scales with mirror images, compared with twelve separate forward passes. Prints JSON.
 
 python benchmarks/predict.py --backbone resnet50 --threads 2
 
-Random weights, and an image of 375 × 500 px. One by one is the published test, written down plainly: for each scale
-and each direction an image is resized, goes through the network alone, and its logits are enlarged to the image,
-turned back and added; the softmax's largest value and its class are taken at the end. Ours takes an image and its
-mirror image together, averages them on the network's grid and enlarges once a scale. Both give the same logits, which
-is checked. On a GPU, and for a network with little to compute, the difference is larger.
+Random weights, one image of 375 × 500 px. The separate passes implement the published test directly: for each scale and
+direction, the image is resized and goes through the network, and its logits are enlarged to the image, mirrored back
+and added; the maximum of the softmax and its class are taken at the end. Ours predicts an image and its mirror image
+together, averages them on the network's grid, and enlarges once per scale. Both give the same logits, which is checked.
+The difference is larger on a GPU and for small networks.
 """
 
 import argparse

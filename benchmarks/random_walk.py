@@ -1,9 +1,9 @@
-"""The random walk: 256 sparse steps, beside the dense power as published. Prints JSON.
+"""The random walk in 256 sparse steps, compared with the published dense power. Prints JSON.
 
 python benchmarks/random_walk.py --threads 2
 
-One image of 375 × 500 px on the grid of 94 × 125 cells, 3 labels, float32. The dense side squares the transition
-matrix once, which is timed, and would do so eight times.
+One image of 375 × 500 px on a grid of 94 × 125 cells, 3 labels, float32. The dense version is timed for one squaring of
+the transition matrix; it needs eight.
 """
 
 import argparse

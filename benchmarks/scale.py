@@ -2,12 +2,12 @@
 
 python benchmarks/scale.py --sizes 10000 100000
 
-Each verb runs as a command of its own on generated tables of images of 32 × 32 pixels with tags and ground-truth
-masks; images so small leave what grows with the length of the table, and not much else. Images and masks are hard
-links to a few dozen files. `cams` uses an untrained ResNet-18 at one scale, without mirror images; what `evaluate`
-measures are masks that are links too. Per verb and size: the peak of resident memory (of the command, as the kernel
-counts it) and seconds an image, those of starting the command left out by a run on 100 images. Seconds are
-rough: one run of each.
+Each command runs in its own process on generated tables of images of 32 × 32 pixels with tags and ground-truth masks.
+Images this small mainly show the cost that grows with the length of the table. Images and masks are hard links to a few
+dozen files. `cams` uses an untrained ResNet-18 at one scale, without mirror images; the masks that `evaluate` measures
+are links too. Per command and size, the output has the peak of resident memory (as the kernel counts it) and the
+seconds per image, without the start of the command, which a run on 100 images measures. Seconds are rough: one run of
+each.
 """
 
 import argparse

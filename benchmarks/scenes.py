@@ -1,4 +1,4 @@
-"""How much POT gains on generated scenes: the demo with several seeds, mean and standard deviation of the mIoU. JSON.
+"""Gain of POT on generated scenes: mean and standard deviation of the demo's mIoU over several seeds. Prints JSON.
 
 python benchmarks/scenes.py --seeds 3 --out runs/scenes
 """

@@ -1,12 +1,12 @@
-"""A segmentation network on one fixed batch: does its loss fall, and what does a step cost? Prints JSON.
+"""Loss and cost of training steps of a segmentation network on one fixed batch. Prints JSON.
 
 python benchmarks/segment_step.py --config deeplab-msc --side 321 --steps 20 --threads 2
 python benchmarks/segment_step.py --config deeplab-largefov --side 448 --batch 10 --device cuda --bf16
 
-Weights are random, and batch norm is fixed at the statistics of the batch: without any, maps of random weights grow
-from block to block. A step is the network's forward pass, the loss at every pixel, the backward
-pass and SGD; beside it stands a plain forward and backward pass of the same backbone, in turns in one process. On a CPU
-memory is the peak beyond the weights, as Linux counts it; on a GPU the peak that torch has allocated.
+Weights are random. Batch norm is fixed at the statistics of the batch; without normalisation, activations of random
+weights grow from block to block. A step is the network's forward pass, the loss at every pixel, the backward pass and
+SGD. It alternates with a forward and backward pass of the backbone in one process. On a CPU, memory is the peak in
+addition to the weights, as Linux counts it; on a GPU, the peak that torch allocated.
 """
 
 import argparse

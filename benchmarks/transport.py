@@ -1,11 +1,11 @@
-"""How fast POT is: beside the obvious version of it, and beside training without it. Prints ratios as JSON.
+"""Speed of POT, compared with a direct implementation and with training without POT. Prints ratios as JSON.
 
-Two measurements, each with both sides in one process, taking turns, medians compared:
+Two measurements. In each, both versions alternate in one process, and medians are compared:
 
-- `block`: `transport_cams` beside the same steps written as loops over images and classes, with the k-means of
-  `kmeans-pytorch` and the Sinkhorn of PythonOT. 16 images, 32 × 32 cells, 768 channels, 3 tags an image.
-- `step`: a training step of the POT network (joint feature, POT, both losses) beside one of the same network with the
-  classifier alone.
+- `block`: `transport_cams`, compared with the same steps written as loops over images and classes, with the k-means of
+  `kmeans-pytorch` and the Sinkhorn of PythonOT. 16 images, 32 × 32 cells, 768 channels, 3 tags per image.
+- `step`: a training step of the POT network (joint feature, POT, both losses), compared with a step of the same network
+  with the classifier only.
 
     python benchmarks/transport.py --threads 2 --repeats 5 --out transport.json
     python benchmarks/transport.py --device cuda --dtype bfloat16 --batch 16
