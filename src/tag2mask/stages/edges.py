@@ -19,7 +19,7 @@ from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import without_damaged
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import Console, StageResult
-from tag2mask.runs.refine_inputs import cam_folder, current_items, read_refinables, require_cams, shard_of, stale
+from tag2mask.stages.refine_inputs import cam_folder, current_items, read_refinables, require_cams, shard_of, stale
 from tag2mask.runs.run_folder import EDGE_LABELS, EDGE_NETWORK, TRAIN_NETWORK, RunFolder
 from tag2mask.runs.throughput import paced_bar
 from tag2mask.stages.base import Ahead, Settings, StagePlan, TrainingStage, training_settings

@@ -17,7 +17,7 @@ from tag2mask.runs.config import Config, plain
 from tag2mask.runs.corrections import without_damaged
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import Console, StageResult
-from tag2mask.runs.refine_inputs import (
+from tag2mask.stages.refine_inputs import (
     cam_folder,
     current_items,
     is_stale,
