@@ -27,9 +27,9 @@ from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import LearntFrom, corrections_folder, newer_tags, remembered_corrections
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import StageResult
-from tag2mask.stages.refine_inputs import shard_of
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.stages import segment as stage
+from tag2mask.stages.refine_inputs import shard_of
 from tag2mask.workflows.export_masks import mask_source
 from tag2mask.workflows.repeats import Repeats
 from test_segment_stages import SEGMENT as OF_THE_STAGE

@@ -9,10 +9,9 @@ import yaml
 
 from tag2mask.cams.clip.settings import SeedSettings
 from tag2mask.core.errors import UsageError
-from tag2mask.core.fields import Checked, Fixed, absolute, plain, setting
+from tag2mask.core.fields import Checked, absolute, plain, setting
 from tag2mask.data.cam_files import CAM_KINDS, CamKind
 from tag2mask.data.settings import DataSettings
-from tag2mask.evaluation.confusion import DEFAULT_THRESHOLDS
 from tag2mask.networks.settings import NetworkSettings
 from tag2mask.pot import PotSettings
 from tag2mask.pot.external import ExternalSettings
@@ -73,7 +72,6 @@ class EvaluateSettings(Checked):
 
     splits: list[str] | str | None = None
     classes: list[str] | str | None = None
-    thresholds = Fixed(DEFAULT_THRESHOLDS)
 
     _section: ClassVar[str] = "evaluate"
 

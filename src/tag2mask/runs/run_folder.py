@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -26,8 +27,11 @@ EDGE_LABELS = "edges/labels"
 LABEL_CONFIDENCE = "refine/confidence"
 MASKS = "masks"
 WHOLE = "all"
-"""The split name under which figures of data without splits are kept."""
+"""The split name of figures of data without splits."""
 
+FORMAT = 4
+"""The version of the format of run folders, in config.yaml and every stage.json. Raise it by hand whenever this version
+would misread the files of an earlier one."""
 
 CLASSES = "classes.json"
 """The class list of a run folder; ids are places in it, from 1."""
@@ -48,10 +52,11 @@ class RunFolder:
             path: of the folder.
 
         Raises:
-            UsageError: the path is a file.
+            UsageError: the path is a file, or a run folder of another format.
         """
         if path.exists() and not path.is_dir():
             raise UsageError(f"{path} is a file; it should be a folder")
+        require_format(path)
         self.path = path
         self.surveyed: dict[str, ImageSet] = {}
 
@@ -145,6 +150,7 @@ class RunFolder:
     def _entry(self, stage: "Stage", settings: Mapping[str, Any]) -> dict[str, Any]:
         """What the record of a stage holds, but for the fingerprint over it."""
         return {
+            "format": FORMAT,
             "stage": stage.name,
             "version": stage.version,
             "settings": _flat(settings),
@@ -181,7 +187,8 @@ class RunFolder:
         if sections is not None and target.is_file():
             kept = _settings_in(target)
             values = {**kept, **{name: values[name] for name in sections}}
-        values = {name: value for name, value in values.items() if name not in ("limit", "shard")}
+        values = {name: value for name, value in values.items() if name not in ("format", "limit", "shard")}
+        values = {"format": FORMAT, **values}
         write_text(target, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
     def record_setting(self, section: str, name: str, value: Any) -> None:
@@ -244,7 +251,33 @@ class RunFolder:
                 f"{path} is damaged: it does not say how {name} was done; --restart {name}, or --overwrite of predict, "
                 "does it anew"
             )
+        require_number(self.path, found.get("format"))
         return found
+
+
+def require_format(folder: Path) -> None:
+    """Refuse a run folder of another version of tag2mask.
+
+    A folder with a config.yaml that names no format, and without a record of a stage, is not a run folder.
+
+    Raises:
+        UsageError: its format is not `FORMAT`.
+    """
+    settings = folder / "config.yaml"
+    if settings.is_file():
+        named = re.search(rb"^format:\s*(\S+)", settings.read_bytes(), re.MULTILINE)
+        if named or _is_run(folder):
+            require_number(folder, named[1].decode(errors="replace") if named else None)
+
+
+def require_number(place: Path, found: object) -> None:
+    """Refuse the number of another format that ``place`` names; None where it names none."""
+    if str(found) != str(FORMAT):
+        named = "no format" if found is None else f"format {found}"
+        raise UsageError(
+            f"{place} was made by another version of tag2mask ({named}, this one reads {FORMAT}); use that version, "
+            "or another --out"
+        )
 
 
 def run_of(path: Path) -> Path | None:

@@ -321,7 +321,7 @@ def training_settings(settings: LoopSettings, *unread: str) -> Settings:
     """
     values: Settings = plain(settings, affecting=True)
     augment = values["augment"]
-    without_effect = {"hsv_jitter": not augment["hsv_jitter"], "padding": augment["padding"] == "random"}
+    without_effect = {"hsv_jitter": not settings.augment.hsv_jitter, "padding": settings.augment.padding == "random"}
     without_effect["scales"] = augment["resize"] not in ("scale_range", "scale_choice")
     without_effect["long_side"] = augment["resize"] in ("scale_range", "scale_choice")
     values["augment"] = {key: value for key, value in augment.items() if not without_effect.get(key)}

@@ -33,10 +33,10 @@ from tag2mask.runs.corrections import without_damaged
 from tag2mask.runs.dataset import read_bounded, reading_workers, run_images
 from tag2mask.runs.ground_truth import with_believable_truth, with_painted_truth
 from tag2mask.runs.progress import Console, StageResult
-from tag2mask.stages.refine_inputs import current_items, shard_of, tagged_maps
 from tag2mask.runs.run_folder import WHOLE, RunFolder
 from tag2mask.runs.throughput import paced_bar
 from tag2mask.stages.base import Stage, StagePlan
+from tag2mask.stages.refine_inputs import current_items, shard_of, tagged_maps
 
 EVIDENCE = "confidence/evidence"
 """The folder with what is known of each image's mask."""

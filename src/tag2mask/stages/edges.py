@@ -19,10 +19,10 @@ from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import without_damaged
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import Console, StageResult
-from tag2mask.stages.refine_inputs import cam_folder, current_items, read_refinables, require_cams, shard_of, stale
 from tag2mask.runs.run_folder import EDGE_LABELS, EDGE_NETWORK, TRAIN_NETWORK, RunFolder
 from tag2mask.runs.throughput import paced_bar
 from tag2mask.stages.base import Ahead, Settings, StagePlan, TrainingStage, training_settings
+from tag2mask.stages.refine_inputs import cam_folder, current_items, read_refinables, require_cams, shard_of, stale
 from tag2mask.training.tasks import edge_task
 
 
@@ -47,7 +47,8 @@ class Edges(TrainingStage):
         unread += ["momentum"] if edges.optimizer != "sgd" else []
         unread += ["weights"] if edges.backbone is None else []
         own = training_settings(edges, *unread)
-        own["labels"].pop("background_levels" if config.refine.has_background else "background_factors")
+        if not config.refine.has_background:
+            own["labels"].pop("background_factors")
         return {
             "classes": list(images.classes),
             "seed": config.seed,

@@ -18,10 +18,10 @@ from tag2mask.runs.config import Config, plain
 from tag2mask.runs.dataset import read_ahead, run_images
 from tag2mask.runs.ground_truth import check_splits
 from tag2mask.runs.progress import Console, StageResult
-from tag2mask.stages.refine_inputs import shard_of
 from tag2mask.runs.run_folder import WHOLE, RunFolder
 from tag2mask.runs.throughput import paced_bar
 from tag2mask.stages.base import Ahead, Settings, Stage, StagePlan
+from tag2mask.stages.refine_inputs import shard_of
 
 
 class Predictions(Stage):

@@ -17,6 +17,9 @@ from tag2mask.runs.config import Config, plain
 from tag2mask.runs.corrections import without_damaged
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import Console, StageResult
+from tag2mask.runs.run_folder import EDGE_NETWORK, LABEL_CONFIDENCE, RunFolder
+from tag2mask.runs.throughput import paced_bar
+from tag2mask.stages.base import Ahead, Settings, Stage, StagePlan
 from tag2mask.stages.refine_inputs import (
     cam_folder,
     current_items,
@@ -26,9 +29,6 @@ from tag2mask.stages.refine_inputs import (
     shard_of,
     stale,
 )
-from tag2mask.runs.run_folder import EDGE_NETWORK, LABEL_CONFIDENCE, RunFolder
-from tag2mask.runs.throughput import paced_bar
-from tag2mask.stages.base import Ahead, Settings, Stage, StagePlan
 
 
 class Refine(Stage):
@@ -55,7 +55,7 @@ class Refine(Stage):
         if settings.method == "argmax":
             unread.add("long_side")
         if settings.walks or settings.has_background:
-            unread |= {"background_threshold", "background_power"}
+            unread.add("background_threshold")
         if settings.has_background:
             walk.pop("background_level")
         read = {"refine": {key: value for key, value in refine.items() if key not in unread}}

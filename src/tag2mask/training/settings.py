@@ -1,13 +1,12 @@
 """The settings of training: those of every network, of the POT network, and of the edge network."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
-from tag2mask.core.fields import Checked, Fixed, setting
+from tag2mask.core.fields import Checked, setting
 from tag2mask.data.settings import AugmentSettings, FlipViewSettings, ViewSettings
 from tag2mask.networks.settings import SegmentationNetworkSettings
 from tag2mask.pot.loss import StopGradient
-from tag2mask.refine.affinity_loss import RADIUS
 from tag2mask.refine.settings import SureSettings
 
 Optimizer = Literal["adamw", "sgd"]
@@ -70,14 +69,15 @@ class LoopSettings(Checked):
     momentum: float = setting(0.9, low=0)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     augment: ViewSettings = field(default_factory=ViewSettings)
-    optimizer = Fixed[Optimizer]("sgd")
-    weight_decay = Fixed(WEIGHT_DECAY)
-    power = Fixed(POWER)
-    lr_update_every = Fixed(1)
-    max_grad_norm = Fixed[float | None](None)
-    ema_decay = Fixed[float | None](None)
-    validate_every = Fixed[int | None](None, affects=False)
-    keep_best = Fixed(value=False)
+
+    # Without annotations these are not settings here; subclasses make them settings.
+    optimizer = "sgd"
+    weight_decay = WEIGHT_DECAY
+    lr_update_every = 1
+    max_grad_norm = cast("float | None", None)
+    ema_decay = cast("float | None", None)
+    validate_every = cast("int | None", None)
+    keep_best = False
 
     _section: ClassVar[str] = "train"
 
@@ -87,7 +87,8 @@ class LoopSettings(Checked):
 
     def decayed(self, step: int, total: int) -> float:
         """What the learning rate of the step after ``step`` of ``total`` is multiplied by."""
-        return (1 - step // self.lr_update_every * self.lr_update_every / total) ** self.power  # type: ignore[no-any-return]
+        share = step // self.lr_update_every * self.lr_update_every / total
+        return float((1 - share) ** POWER)
 
     def problems(self) -> list[str]:
         """Settings that do not go together."""
@@ -122,7 +123,6 @@ class TrainSettings(LoopSettings, RecordSettings):
     classification_weight: float = setting(1.0, low=0)
     consistency_weight: float = setting(0.5, low=0)
     consistency_start: float = setting(0.5, low=0, high=1)
-    adaptive = Fixed(value=True)
     stop_gradient: StopGradient = "pot"
 
 
@@ -146,12 +146,7 @@ class EdgeSettings(LoopSettings):
     augment: ViewSettings = field(default_factory=lambda: ViewSettings(crop=512, long_side=(250, 750)))
     backbone: str | None = setting(None, path=True)
     weights: str = setting("imagenet", path=True)
-    out_indices = Fixed[tuple[int, ...] | None](None)
-    radius = Fixed(RADIUS)
     labels: SureSettings = field(default_factory=SureSettings)
-    checkpoint_every = Fixed(CHECKPOINT_EVERY, affects=False, instead="train.checkpoint_every")
-    log_every = Fixed(LOG_EVERY, affects=False, instead="train.log_every")
-    tensorboard = Fixed(value=False, affects=False, instead="train.tensorboard")
 
     _section: ClassVar[str] = "edges"
 
@@ -200,10 +195,6 @@ class SegmentSettings(LoopSettings):
     labels: Literal["masks", "truth"] = "masks"
     pixel_weights: Literal["none", "confidence"] = "none"
     head_lr_multiplier: float = setting(10.0, above=0)
-    bias_factor = Fixed(BIAS_FACTOR)
-    checkpoint_every = Fixed(CHECKPOINT_EVERY, affects=False, instead="train.checkpoint_every")
-    log_every = Fixed(LOG_EVERY, affects=False, instead="train.log_every")
-    tensorboard = Fixed(value=False, affects=False, instead="train.tensorboard")
 
     _section: ClassVar[str] = "segment"
 

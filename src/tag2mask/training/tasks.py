@@ -21,7 +21,7 @@ from tag2mask.networks.segmentation import SegmentationNetwork
 from tag2mask.pot import PotSettings, consistency_loss, normalised_cams, transport_cams
 from tag2mask.pot.external import ExternalSettings, base_cams, external_loss, external_target, suppressed
 from tag2mask.refine.affinity_loss import AffinityLoss, affinity_loss, reduced_labels
-from tag2mask.training.settings import EdgeSettings, SegmentSettings, TrainSettings
+from tag2mask.training.settings import BIAS_FACTOR, EdgeSettings, SegmentSettings, TrainSettings
 from tag2mask.training.trainer import Group, Task
 
 _LEAST_WEIGHT = 1e-6
@@ -178,7 +178,7 @@ def segmentation_task(
             logits = network.to_pixels(logits, (int(labels.shape[1]), int(labels.shape[2])))
         return segmentation_loss(logits, labels, batch.get("weights"))
 
-    named, head, bias = network.parameter_groups(), settings.head_lr_multiplier, settings.bias_factor
+    named, head, bias = network.parameter_groups(), settings.head_lr_multiplier, BIAS_FACTOR
     groups = (
         Group(named.backbone_weights),
         Group(named.backbone_biases, bias, decay=False),

@@ -148,7 +148,7 @@ def _decided(images: ImageSet) -> list[object]:
 def _fingerprint(config: Config, read: Sequence[object]) -> str:
     """Of all that the figures of a run can depend on, as far as the settings and what it reads go."""
     without_effect = ("out", "device", "workers", "outputs")
-    everything = plain(absolute(config), whole=True)
+    everything = plain(absolute(config))
     settings = {key: value for key, value in everything.items() if key not in without_effect}
     settings["data"].pop("corrections")  # what lies there counts, not where it lies
     return hashlib.sha256(json.dumps([settings, *read], sort_keys=True).encode()).hexdigest()[:16]
