@@ -280,7 +280,7 @@ def test_processes_count_each_image_once(copied: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("tag2mask.stages.confidence.process_count", lambda: 2)
     monkeypatch.setattr(together, "gathered", lambda result: [result])
     asked = request(copied)
-    told = together.do_together(
+    told = together.run_distributed(
         "confidence", Confidence().do, Confidence.distribution, asked.config, RunFolder(copied), Console(quiet=True)
     )
     assert (told.done, told.skipped, told.failed) == (10, 0, {})

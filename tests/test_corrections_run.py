@@ -335,7 +335,7 @@ def test_a_correction_that_comes_while_a_network_trains(
     kept, ids = corrections_of(copied / "corrections", scenes)
     for image_id in ids[:2]:
         kept.write(image_id, Decision.now("corrected"), of_class_two())
-    made, seen = stage.Segment.learn, []
+    made, seen = stage.Segment.fit, []
 
     def learn(*arguments: Any) -> int:
         kept.write(ids[0], Decision.now("corrected"), 0 * of_class_two())
@@ -343,7 +343,7 @@ def test_a_correction_that_comes_while_a_network_trains(
         seen.extend(labels_of(trained_on[0], image_id) for image_id in ids[:2])
         return made(*arguments)
 
-    monkeypatch.setattr(stage.Segment, "learn", learn)
+    monkeypatch.setattr(stage.Segment, "fit", learn)
     assert run("segment", scenes, copied, **SEGMENT) == 0
     assert seen == [{2}, {2}]
     noted = LearntFrom.read(copied / "segment/learnt_from.json")

@@ -23,7 +23,7 @@ from tag2mask.training.batches import DrawOrder
 from tag2mask.training.checkpointing import Interrupted, load_state
 from tag2mask.training.settings import SegmentSettings, TrainSettings
 from tag2mask.training.tasks import objective, pot_task
-from tag2mask.training.trainer import Trained, train_network
+from tag2mask.training.trainer import TrainingResult, train_network
 
 
 @dataclass
@@ -62,7 +62,7 @@ def trained(
     stop_at: int | None = None,
     workers: int = 0,
     network: PotNetwork | None = None,
-) -> tuple[PotNetwork, Trained]:
+) -> tuple[PotNetwork, TrainingResult]:
     """Train in ``folder``, a fresh network or that; with ``stop_at`` a SIGTERM comes during that step."""
 
     def on_step(done: int, total: int, values: Mapping[str, float]) -> None:

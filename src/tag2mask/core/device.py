@@ -14,7 +14,7 @@ from tag2mask.core.errors import UsageError
 Network = TypeVar("Network", bound=nn.Module)
 
 # The second one came with a later torch.
-FAULTS_OF_THE_MACHINE: tuple[type[BaseException], ...] = (
+MACHINE_ERRORS: tuple[type[BaseException], ...] = (
     MemoryError,
     torch.OutOfMemoryError,
     *([torch.AcceleratorError] if hasattr(torch, "AcceleratorError") else []),

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tag2mask.core.device import FAULTS_OF_THE_MACHINE
+from tag2mask.core.device import MACHINE_ERRORS
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.core.fields import plain
 from tag2mask.core.files import atomic_path
@@ -220,7 +220,7 @@ def _restored(path: Path, info: NetworkInfo, build: Callable[[Backbone], _Networ
             )
     except NetworkFileError:
         raise
-    except FAULTS_OF_THE_MACHINE:
+    except MACHINE_ERRORS:
         raise
     except Exception as error:  # a wrong description leads to errors of many kinds in the libraries
         reason = " ".join(str(error).split())[:300] or type(error).__name__

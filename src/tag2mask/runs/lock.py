@@ -32,7 +32,7 @@ _PATIENCE = 1.0
 
 
 @contextmanager
-def held(folder: Path, verb: str, shard: tuple[int, int] | None = None) -> Iterator[None]:
+def run_lock(folder: Path, verb: str, shard: tuple[int, int] | None = None) -> Iterator[None]:
     """Keep other commands from writing to ``folder``; SIGTERM ends the block as Ctrl-C does, so that all is tidied up.
 
     Args:
@@ -49,7 +49,7 @@ def held(folder: Path, verb: str, shard: tuple[int, int] | None = None) -> Itera
     shard = None if shard == (1, 1) else shard
     lock = folder / ("run.lock" if shard is None else "run-{}-of-{}.lock".format(*shard))
     new = [each for each in (folder, *folder.parents) if not each.exists()]
-    with terminated_like_interrupted():
+    with sigterm_as_interrupt():
         try:
             with _taken(lock, lock, verb):
                 _write_holder(lock, verb if shard is None else "{} --shard {}/{}".format(verb, *shard))
@@ -67,7 +67,7 @@ def held(folder: Path, verb: str, shard: tuple[int, int] | None = None) -> Itera
 
 
 @contextmanager
-def held_along(folder: Path, verb: str, number: int) -> Iterator[None]:
+def process_lock(folder: Path, verb: str, number: int) -> Iterator[None]:
     """Keep other commands out while this process lives, along with the main process, which has the lock by now.
 
     Args:
@@ -171,7 +171,7 @@ def _refusal(lock: Path, own: Path, verb: str) -> str:
 
 
 @contextmanager
-def terminated_like_interrupted() -> Iterator[None]:
+def sigterm_as_interrupt() -> Iterator[None]:
     """SIGTERM raises KeyboardInterrupt instead of ending the process at once; only the main thread can have that."""
     previous = getsignal(SIGTERM)
     if current_thread() is not main_thread() or previous is None:

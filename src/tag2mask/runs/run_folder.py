@@ -79,7 +79,7 @@ class RunFolder:
             raise Tag2maskError(f"{path} is damaged: it does not hold the list `classes`; use another --out")
         return found
 
-    def keep_classes(self, classes: Sequence[str]) -> None:
+    def write_classes(self, classes: Sequence[str]) -> None:
         """Write `CLASSES`: the names of the classes 1..C in the order of their ids."""
         write_json(self.path / CLASSES, {"background": 0, "ignored": 255, "classes": list(classes)})
 
@@ -118,7 +118,7 @@ class RunFolder:
             UsageError: the folder holds outputs of other settings or of another version, or files that no run wrote.
         """
         name = stage.name
-        if stage.remade:
+        if stage.always_rerun:
             return
         # Looked for before the record is: another process of this run writes that first, and then its files.
         foreign = [output for output in stage.outputs if _holds_files(self.path / output)]
@@ -131,7 +131,7 @@ class RunFolder:
                 f"{self.path / foreign[0]} was not made by a run, and {name} would overwrite it; use another --out"
             )
 
-    def claim(self, stage: "Stage", settings: Mapping[str, Any]) -> None:
+    def record_fingerprint(self, stage: "Stage", settings: Mapping[str, Any]) -> None:
         """Record that the stage works with these settings, after `check` and a look at the stages that it reads.
 
         Raises:
@@ -156,7 +156,10 @@ class RunFolder:
             "settings": _flat(settings),
             "inputs": {
                 read: self.fingerprint(read)
-                for read in (*stage.reads, *(read for read, section in stage.reads_for.items() if section in settings))
+                for read in (
+                    *stage.reads,
+                    *(read for read, section in stage.optional_inputs.items() if section in settings),
+                )
             },
         }
 
@@ -164,8 +167,8 @@ class RunFolder:
         if differences:
             raise UsageError(
                 f"{self.path / stage.name} was made with other settings: {'; '.join(differences)}. "
-                f"Use {stage.again_by or f'--restart {stage.name}'} to make it again, another --out to keep it, or the "
-                "old value"
+                f"Use {stage.restart_option or f'--restart {stage.name}'} to make it again, another --out to keep it, "
+                "or the old value"
             )
 
     def delete(self, stages: Iterable["Stage"]) -> None:
@@ -223,7 +226,7 @@ class RunFolder:
                 merged.setdefault(stage, {}).setdefault(split, {}).update(kinds)
         write_json(path, merged)
 
-    def forget_metrics(self, split: str) -> None:
+    def delete_metrics(self, split: str) -> None:
         """Delete the figures of a split from metrics.json: they were of a truth that is not believed any more."""
         path = self.path / "metrics.json"
         if path.is_file():

@@ -25,7 +25,9 @@ _LINES = 10
 
 
 @contextmanager
-def paced_bar(run: RunFolder, stage: str, console: Console, total: int, title: str | None = None) -> Iterator[Advance]:
+def timed_progress_bar(
+    run: RunFolder, stage: str, console: Console, total: int, title: str | None = None
+) -> Iterator[Advance]:
     """A progress bar over images; how many took how long is added up in RUN/pace/STAGE.json.
 
     Args:

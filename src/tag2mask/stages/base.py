@@ -19,7 +19,7 @@ from tag2mask.runs.progress import Console, StageResult, progress_bar
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.runs.throughput import seconds_per_image, seconds_per_step, trained_steps
 from tag2mask.training.settings import LoopSettings
-from tag2mask.training.trainer import Task, check_engine, train_network
+from tag2mask.training.trainer import Task, check_requirements, train_network
 
 Distribution = Literal["shard", "join", "shard, then join", "main"]
 """How processes share a stage: each does its images; all do one work together; first this, then that; one does all."""
@@ -32,7 +32,7 @@ _MEASURED = 200
 
 
 @dataclass(frozen=True)
-class Ahead:
+class Schedule:
     """What a command is about to do.
 
     Attributes:
@@ -41,7 +41,7 @@ class Ahead:
     """
 
     stages: Collection[str]
-    again: Collection[str]
+    restarted: Collection[str]
 
 
 @dataclass(frozen=True)
@@ -66,35 +66,35 @@ class StagePlan:
 
 
 class Stage(ABC):
-    """A stage of a run: reads files of the run folder, writes others, and can be repeated, resumed and replaced alone.
+    """A stage of a run: reads files of the run folder and writes others. It can be repeated, resumed and replaced.
 
     Attributes:
-        name: in commands, settings and files; its record is RUN/name/stage.json.
+        name: in commands, settings and files; the stage's record is RUN/name/stage.json.
         outputs: what it writes, relative to the run folder; a restart deletes them.
         reads: the stages whose outputs it reads.
-        reads_for: those that it reads only where its settings have a section: {stage: section}.
-        version: raised by hand whenever the same settings would give other files.
-        remade: it makes its files anew each time, or finds out by itself which of them are stale, and has no record.
-        distribution: how several processes share it.
-        sections: of config.yaml, those that the stage by itself brings up to date.
-        section: of its precision and batch size; its name unless it says otherwise.
+        optional_inputs: stages that it reads only if its settings have a section: {stage: section}.
+        version: raise it by hand whenever the same settings give other files.
+        always_rerun: it has no record: it makes its files again each time, or finds stale files by itself.
+        distribution: how several processes share the work.
+        sections: the sections of config.yaml that the stage alone updates.
+        section: the section of its precision and batch size; empty: that of its name.
         reads_images: whether its files depend on how images are decoded.
-        wanted_by: the setting that makes `run` do it; empty for a stage that is always done.
-        again_by: the option that makes it anew; empty for ``--restart NAME``.
+        enabled_by: the setting that makes `run` do it; empty for a stage that always runs.
+        restart_option: the option that makes it again; empty: ``--restart NAME``.
     """
 
     name: ClassVar[str]
     outputs: ClassVar[tuple[str, ...]]
     reads: ClassVar[tuple[str, ...]] = ()
-    reads_for: ClassVar[Mapping[str, str]] = {}
+    optional_inputs: ClassVar[Mapping[str, str]] = {}
     version: ClassVar[int] = 1
-    remade: ClassVar[bool] = False
+    always_rerun: ClassVar[bool] = False
     distribution: ClassVar[Distribution]
     sections: ClassVar[tuple[str, ...]] = ()
     section: ClassVar[str] = ""
     reads_images: ClassVar[bool] = False
-    wanted_by: ClassVar[str] = ""
-    again_by: ClassVar[str] = ""
+    enabled_by: ClassVar[str] = ""
+    restart_option: ClassVar[str] = ""
 
     def is_wanted(self, config: Config) -> bool:
         """Whether `run` does it with these settings."""
@@ -120,7 +120,7 @@ class Stage(ABC):
         """The precision that its network works in, where there is a choice."""
         return getattr(getattr(config, self.section or self.name, None), "precision", None)
 
-    def check(self, config: Config, run: RunFolder, images: ImageSet, ahead: Ahead) -> None:  # noqa: B027 - most have none
+    def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:  # noqa: B027 - most have none
         """Find what would stop the stage, before anything is made or deleted.
 
         Raises:
@@ -193,14 +193,14 @@ class TrainingStage(Stage):
         """The settings of its training loop."""
         return cast("LoopSettings", getattr(config, self.name))
 
-    def is_new(self, run: RunFolder, ahead: Ahead) -> bool:
+    def is_new(self, run: RunFolder, schedule: Schedule) -> bool:
         """Whether a network is about to be trained from its beginning or from a saved state."""
-        return self.name in ahead.again or not (run / self.network_file).is_file()
+        return self.name in schedule.restarted or not (run / self.network_file).is_file()
 
-    def check(self, config: Config, run: RunFolder, images: ImageSet, ahead: Ahead) -> None:
+    def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
         """Refuse what this machine cannot train."""
-        if self.is_new(run, ahead):
-            check_engine(self.name, self.loop(config), config.device, config.train)
+        if self.is_new(run, schedule):
+            check_requirements(self.name, self.loop(config), config.device, config.train)
 
     def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
         """Steps that are left, and how long they take by the log."""
@@ -213,7 +213,7 @@ class TrainingStage(Stage):
         work = f"{steps} steps of {loop.batch_size} images{saved}"
         return StagePlan(self.name, work, steps=steps, seconds=None if pace is None else steps * pace)
 
-    def same_data(self, run: RunFolder, images: ImageSet) -> str:
+    def check_same_data(self, run: RunFolder, images: ImageSet) -> str:
         """See that a training goes on with the data that it was begun with, and note the data where it begins.
 
         Images, their tags and the sizes of their files, if all can be seen, count. All processes call this before
@@ -254,7 +254,7 @@ class TrainingStage(Stage):
             f"put the data back, or begin anew with --restart {self.name}"
         )
 
-    def learn(self, task: Task, config: Config, run: RunFolder, console: Console, result: StageResult) -> int:
+    def fit(self, task: Task, config: Config, run: RunFolder, console: Console, result: StageResult) -> int:
         """Train, or continue training, and save the network.
 
         Args:

@@ -28,8 +28,8 @@ from tag2mask.runs.corrections import without_damaged
 from tag2mask.runs.dataset import read_ahead, run_images
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import TRAIN_NETWORK, RunFolder
-from tag2mask.runs.throughput import paced_bar
-from tag2mask.stages.base import Ahead, Settings, Stage, StagePlan
+from tag2mask.runs.throughput import timed_progress_bar
+from tag2mask.stages.base import Schedule, Settings, Stage, StagePlan
 
 
 class Cams(Stage):
@@ -38,7 +38,7 @@ class Cams(Stage):
     name = "cams"
     outputs = ("cams",)
     reads = ("train",)
-    reads_for: ClassVar = {"seeds": "external"}
+    optional_inputs: ClassVar = {"seeds": "external"}
     version = 2
     distribution = "shard"
     sections = ("cams", "pot", "external")
@@ -50,7 +50,7 @@ class Cams(Stage):
         external = {"external": plain(config.external, affecting=True)} if config.external.used else {}
         return {"cams": cams, "pot": plain(config.pot, affecting=True)} | external
 
-    def check(self, config: Config, run: RunFolder, images: ImageSet, ahead: Ahead) -> None:
+    def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
         """Refuse kinds of CAM that cannot be made."""
         _check_kinds(config)
 
@@ -79,7 +79,7 @@ class Cams(Stage):
         _check_kinds(config)
         network = load_network(run / TRAIN_NETWORK, classes=images.classes)
         device = resolve_device(config.device)
-        run.claim(self, self.fingerprint(config, images))
+        run.record_fingerprint(self, self.fingerprint(config, images))
         network = channels_last(network).to(device).eval()
         if config.external.used:
             require_seeds(run, images, result)
@@ -88,7 +88,7 @@ class Cams(Stage):
         result.skipped = batches.total - missing
         dropped = 0
         origins: dict[str, np.ndarray | None] = {}
-        with paced_bar(run, "cams", console, missing) as advance:
+        with timed_progress_bar(run, "cams", console, missing) as advance:
             for batch, pixels in read_batches(todo, config, result, origins):
                 tags = torch.from_numpy(images.tag_matrix(batch)).to(device)
                 maps = _maps(network, pixels.to(device), tags, config)

@@ -34,7 +34,7 @@ from tag2mask.runs.dataset import read_bounded, reading_workers, run_images
 from tag2mask.runs.ground_truth import with_believable_truth, with_painted_truth
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import WHOLE, RunFolder
-from tag2mask.runs.throughput import paced_bar
+from tag2mask.runs.throughput import timed_progress_bar
 from tag2mask.stages.base import Stage, StagePlan
 from tag2mask.stages.refine_inputs import current_items, shard_of, tagged_maps
 
@@ -157,7 +157,7 @@ class Confidence(Stage):
     name = "confidence"
     outputs = ("confidence",)
     reads = ("refine", "segment")
-    remade = True
+    always_rerun = True
     distribution = "shard, then join"
 
     def is_wanted(self, config: Config) -> bool:
@@ -218,7 +218,7 @@ def _gather(
         )
     else:
         compared = read_bounded(items, read, workers=workers, pixel_limit=limit)
-    with paced_bar(run, "confidence", console, len(items)) as advance:
+    with timed_progress_bar(run, "confidence", console, len(items)) as advance:
         for item, found in compared:
             file = inputs.evidence / f"{item.id}.npz"
             try:

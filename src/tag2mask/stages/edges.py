@@ -20,9 +20,9 @@ from tag2mask.runs.corrections import without_damaged
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import EDGE_LABELS, EDGE_NETWORK, TRAIN_NETWORK, RunFolder
-from tag2mask.runs.throughput import paced_bar
-from tag2mask.stages.base import Ahead, Settings, StagePlan, TrainingStage, training_settings
-from tag2mask.stages.refine_inputs import cam_folder, current_items, read_refinables, require_cams, shard_of, stale
+from tag2mask.runs.throughput import timed_progress_bar
+from tag2mask.stages.base import Schedule, Settings, StagePlan, TrainingStage, training_settings
+from tag2mask.stages.refine_inputs import cam_folder, current_items, read_refine_inputs, require_cams, shard_of, stale
 from tag2mask.training.tasks import edge_task
 
 
@@ -34,7 +34,7 @@ class Edges(TrainingStage):
     reads = ("cams",)
     distribution = "shard, then join"
     sections = ("edges",)
-    wanted_by = "--refine.method irn or irn+crf"
+    enabled_by = "--refine.method irn or irn+crf"
 
     def is_wanted(self, config: Config) -> bool:
         """Where masks walk up to edges."""
@@ -58,13 +58,13 @@ class Edges(TrainingStage):
             "refine": {"cams": config.refine.cams, "long_side": config.refine.long_side},
         }
 
-    def check(self, config: Config, run: RunFolder, images: ImageSet, ahead: Ahead) -> None:
+    def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
         """Look for the CAMs, and build the network where that is possible by now."""
-        require_cams(config, run, ahead)
-        if config.shard is not None or not self.is_new(run, ahead):
+        require_cams(config, run, schedule)
+        if config.shard is not None or not self.is_new(run, schedule):
             return
-        super().check(config, run, images, ahead)
-        stands = (run / TRAIN_NETWORK).is_file() and "train" not in ahead.again  # the network that it stands on
+        super().check(config, run, images, schedule)
+        stands = (run / TRAIN_NETWORK).is_file() and "train" not in schedule.restarted  # the network that it stands on
         if config.edges.backbone is not None or stands:
             _untrained(config, run)
 
@@ -95,7 +95,7 @@ class Edges(TrainingStage):
         everything = run_images(config, run, together=True)
         images = without_damaged(everything, result)
         cams = cam_folder(config, run)
-        run.claim(self, self.fingerprint(config, images))
+        run.record_fingerprint(self, self.fingerprint(config, images))
         together = process_count() > 1  # they write labels by shards first, then train: each thing counts once
         if (run / EDGE_NETWORK).is_file():
             result.skipped = 0 if together and config.shard is not None else 1
@@ -105,7 +105,7 @@ class Edges(TrainingStage):
                 result.notes.append(
                     f"{older} CAM files are others than those of the labels learnt from; --restart edges learns anew"
                 )
-            elif other := self.same_data(run, labelled):
+            elif other := self.check_same_data(run, labelled):
                 result.notes.append(other)
             return result
         # What is wrong with the network should be said before hours of labels.
@@ -123,7 +123,7 @@ class Edges(TrainingStage):
         for item in images.items:
             if not _labelled(run, cams, item) and item.id not in result.failed:
                 result.failed[item.id] = f"{cams / item.id}.npz does not exist, so it has no labels to learn edges from"
-        self.same_data(run, labelled)
+        self.check_same_data(run, labelled)
         _train(self, config, run, labelled, network, result, console)
         return result
 
@@ -141,8 +141,8 @@ def _write_labels(
     mine = current_items(whole, cams, result)
     todo = stale(mine, cams, run / EDGE_LABELS)
     result.skipped = len(mine) - len(todo)
-    with paced_bar(run, "edges", console, len(todo), "labels of edges") as advance:
-        for batch in read_refinables(todo, cams, config, resolve_device(config.device), result):
+    with timed_progress_bar(run, "edges", console, len(todo), "labels of edges") as advance:
+        for batch in read_refine_inputs(todo, cams, config, resolve_device(config.device), result):
             pixels = [each.image for each in batch]
             maps = [
                 each.cams.resized((image.shape[0], image.shape[1])) for each, image in zip(batch, pixels, strict=True)
@@ -170,7 +170,7 @@ def _train(
         seed=config.seed,
         fill=network.backbone.mean,
     )
-    steps = stage.learn(edge_task(network, samples, config.edges), config, run, console, result)
+    steps = stage.fit(edge_task(network, samples, config.edges), config, run, console, result)
     result.notes.append(f"trained for {steps} steps")
 
 

@@ -19,7 +19,7 @@ from tag2mask.runs.dataset import run_images
 from tag2mask.runs.ground_truth import check_splits, class_ids, truth_against_tags, truth_plan, with_truth
 from tag2mask.runs.progress import Console, StageResult, progress_bar
 from tag2mask.runs.run_folder import WHOLE, RunFolder
-from tag2mask.stages.base import Ahead, Settings, Stage, StagePlan
+from tag2mask.stages.base import Schedule, Settings, Stage, StagePlan
 
 NO_SHARD = "evaluate measures all images in one command, which torchrun shares among processes; leave --shard out"
 
@@ -56,7 +56,7 @@ class Evaluate(Stage):
     name = "evaluate"
     outputs = ("metrics.json",)
     reads = ("seeds", "cams", "refine", "predictions")
-    remade = True
+    always_rerun = True
     distribution = "join"
     sections = ("evaluate",)
 
@@ -68,7 +68,7 @@ class Evaluate(Stage):
         """Not by a command that does a part of the images."""
         return config.shard is None
 
-    def check(self, config: Config, run: RunFolder, images: ImageSet, ahead: Ahead) -> None:
+    def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
         """Look at the classes and splits that are measured."""
         if config.shard is not None:
             raise UsageError(NO_SHARD)
@@ -99,7 +99,7 @@ class Evaluate(Stage):
             if errors := [problem.message for problem in problems if problem.level == "error"]:
                 result.failed[name] = f"split '{name}' is not measured: {errors[0]}"
                 if is_main():
-                    run.forget_metrics(name)
+                    run.delete_metrics(name)
                 continue
             by_hand = images.decided.count((item.id for item in images.items), "accepted", "corrected")
             if by_hand:

@@ -19,8 +19,8 @@ from tag2mask.runs.dataset import read_ahead, run_images
 from tag2mask.runs.ground_truth import check_splits
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import WHOLE, RunFolder
-from tag2mask.runs.throughput import paced_bar
-from tag2mask.stages.base import Ahead, Settings, Stage, StagePlan
+from tag2mask.runs.throughput import timed_progress_bar
+from tag2mask.stages.base import Schedule, Settings, Stage, StagePlan
 from tag2mask.stages.refine_inputs import shard_of
 
 
@@ -33,7 +33,7 @@ class Predictions(Stage):
     distribution = "shard"
     sections = ("predict",)
     section = "predict"
-    wanted_by = "--segment.enabled true"
+    enabled_by = "--segment.enabled true"
 
     def is_wanted(self, config: Config) -> bool:
         """Where a segmentation network is trained."""
@@ -43,7 +43,7 @@ class Predictions(Stage):
         """Those of prediction."""
         return {"predict": plain(config.predict, affecting=True)}
 
-    def check(self, config: Config, run: RunFolder, images: ImageSet, ahead: Ahead) -> None:
+    def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
         """Look at the splits that are measured."""
         check_splits(config, run, images)
 
@@ -77,7 +77,7 @@ class Predictions(Stage):
         images = run_images(config, run)
         network = load_segmentation_network(path, classes=images.classes)
         crc = crc_of(path)
-        run.claim(self, self.fingerprint(config, images))
+        run.record_fingerprint(self, self.fingerprint(config, images))
         predictor = Predictor(network, config.device, config.predict, pixel_limit=config.data.pixel_limit)
         result = StageResult(self.name)
         for split in config.evaluate.split_names(config.data.split):
@@ -86,7 +86,7 @@ class Predictions(Stage):
             todo = mine.where(partial(_missing, folder, path, crc))
             result.skipped += len(mine) - len(todo)
             before, origins = result.done, dict[str, str]()
-            with paced_bar(run, "predictions", console, len(todo), f"predictions {split or WHOLE}") as advance:
+            with timed_progress_bar(run, "predictions", console, len(todo), f"predictions {split or WHOLE}") as advance:
                 for batch in _batches(todo, config, predictor, result, origins):
                     found = predictor.predictions([image for _, image in batch])
                     for (item, _), prediction in zip(batch, found, strict=True):

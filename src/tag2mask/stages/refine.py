@@ -18,13 +18,13 @@ from tag2mask.runs.corrections import without_damaged
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import EDGE_NETWORK, LABEL_CONFIDENCE, RunFolder
-from tag2mask.runs.throughput import paced_bar
-from tag2mask.stages.base import Ahead, Settings, Stage, StagePlan
+from tag2mask.runs.throughput import timed_progress_bar
+from tag2mask.stages.base import Schedule, Settings, Stage, StagePlan
 from tag2mask.stages.refine_inputs import (
     cam_folder,
     current_items,
     is_stale,
-    read_refinables,
+    read_refine_inputs,
     require_cams,
     shard_of,
     stale,
@@ -37,7 +37,7 @@ class Refine(Stage):
     name = "refine"
     outputs = ("refine", "masks")
     reads = ("cams",)
-    reads_for: ClassVar = {"edges": "walk"}
+    optional_inputs: ClassVar = {"edges": "walk"}
     version = 2
     distribution = "shard"
     sections = ("refine",)
@@ -61,9 +61,9 @@ class Refine(Stage):
         read = {"refine": {key: value for key, value in refine.items() if key not in unread}}
         return read | ({"walk": walk} if settings.walks else {})
 
-    def check(self, config: Config, run: RunFolder, images: ImageSet, ahead: Ahead) -> None:
+    def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
         """Look for the CAMs."""
-        require_cams(config, run, ahead)
+        require_cams(config, run, schedule)
 
     def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
         """Masks that are missing."""
@@ -84,14 +84,14 @@ class Refine(Stage):
         cams = cam_folder(config, run)
         device = resolve_device(config.device)
         network = _edge_network(run, device) if config.refine.walks else None
-        run.claim(self, self.fingerprint(config, images))
+        run.record_fingerprint(self, self.fingerprint(config, images))
         target = run / "masks"
         whole = shard_of(images.items, config, result, damaged=images.decided.damaged)
         mine = current_items(whole, cams, result)
         todo = stale(mine, cams, target)
         result.skipped = len(mine) - len(todo)
-        with paced_bar(run, "refine", console, len(todo)) as advance:
-            for batch in read_refinables(todo, cams, config, device, result):
+        with timed_progress_bar(run, "refine", console, len(todo)) as advance:
+            for batch in read_refine_inputs(todo, cams, config, device, result):
                 pixels = [each.image for each in batch]
                 edges = None if network is None else [_edge(network, image) for image in pixels]
                 masks = refined_masks(

@@ -19,11 +19,11 @@ from tag2mask.runs.config import Config
 from tag2mask.runs.dataset import read_ahead
 from tag2mask.runs.progress import StageResult
 from tag2mask.runs.run_folder import RunFolder
-from tag2mask.stages.base import Ahead
+from tag2mask.stages.base import Schedule
 
 
 @dataclass(frozen=True)
-class Refinable:
+class RefineInput:
     """An image and its CAMs.
 
     Attributes:
@@ -55,14 +55,14 @@ def cam_folder(config: Config, run: RunFolder) -> Path:
     return folder
 
 
-def require_cams(config: Config, run: RunFolder, ahead: Ahead) -> None:
+def require_cams(config: Config, run: RunFolder, schedule: Schedule) -> None:
     """See that there are CAMs to refine, or will be.
 
     Raises:
         UsageError: neither.
     """
-    kept = "cams" not in ahead.again and (run / "cams" / config.refine.cams).is_dir()
-    if "cams" not in ahead.stages:
+    kept = "cams" not in schedule.restarted and (run / "cams" / config.refine.cams).is_dir()
+    if "cams" not in schedule.stages:
         cam_folder(config, run)
     elif config.refine.cams not in config.cams.kinds and not kept:
         raise UsageError(f"refine.cams {config.refine.cams} is none of cams.kinds, {', '.join(config.cams.kinds)}")
@@ -120,14 +120,14 @@ def shard_of(items: Images, config: Config, result: StageResult, *, damaged: Map
     return mine.where(lambda item: item.id not in damaged) if damaged else mine
 
 
-def read_refinables(
+def read_refine_inputs(
     items: Sequence[ImageItem], cams: Path, config: Config, device: torch.device, result: StageResult
-) -> Iterator[list[Refinable]]:
+) -> Iterator[list[RefineInput]]:
     """Batch after batch, read ahead; what cannot be read has failed."""
     step = config.refine.batch_size
     batches = (items[start : start + step] for start in range(0, len(items), step))
 
-    def read(item: ImageItem) -> Refinable | str:
+    def read(item: ImageItem) -> RefineInput | str:
         origin = _origin(cams / f"{item.id}.npz", item) or ""
         try:
             cam = read_cam(cams / f"{item.id}.npz")
@@ -139,7 +139,7 @@ def read_refinables(
                 f"{cams / item.id}.npz is for {cam.size[1]} × {cam.size[0]} pixels, the image has "
                 f"{image.shape[1]} × {image.shape[0]}; delete it and do its stage again"
             )
-        return Refinable(
+        return RefineInput(
             item,
             torch.from_numpy(reduced(image, config.refine.long_side)),
             tagged_maps(cam, item),
@@ -149,7 +149,7 @@ def read_refinables(
 
     for pairs in read_ahead(batches, read, config):
         result.failed.update({item.id: answer for item, answer in pairs if isinstance(answer, str)})
-        good = [_on(device, answer) for _, answer in pairs if isinstance(answer, Refinable)]
+        good = [_on(device, answer) for _, answer in pairs if isinstance(answer, RefineInput)]
         if good:
             yield good
 
@@ -160,6 +160,6 @@ def tagged_maps(cam: CamFile, item: ImageItem) -> ClassMaps:
     return ClassMaps(torch.from_numpy(cam.ids[kept]).byte(), torch.from_numpy(cam.cams[kept]).float())
 
 
-def _on(device: torch.device, found: Refinable) -> Refinable:
+def _on(device: torch.device, found: RefineInput) -> RefineInput:
     cams = ClassMaps(found.cams.ids.to(device), found.cams.maps.to(device))
     return replace(found, image=found.image.to(device), cams=cams)

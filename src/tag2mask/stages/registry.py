@@ -11,7 +11,7 @@ from tag2mask.data.dataset import ImageSet
 from tag2mask.runs.config import Config
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import RunFolder
-from tag2mask.stages.base import Ahead, Distribution, Stage
+from tag2mask.stages.base import Distribution, Schedule, Stage
 from tag2mask.stages.cams import Cams
 from tag2mask.stages.confidence import Confidence
 from tag2mask.stages.edges import Edges
@@ -46,7 +46,9 @@ def stages_of(config: Config) -> list[str]:
     return [name for name, stage in STAGES.items() if stage.is_wanted(config)]
 
 
-def check_ahead(config: Config, run: RunFolder, images: ImageSet, names: Sequence[str], again: Collection[str]) -> None:
+def check_stages(
+    config: Config, run: RunFolder, images: ImageSet, names: Sequence[str], again: Collection[str]
+) -> None:
     """Find what would stop a stage before the first one begins, and before anything is deleted.
 
     Args:
@@ -60,9 +62,9 @@ def check_ahead(config: Config, run: RunFolder, images: ImageSet, names: Sequenc
         UsageError: settings of a stage, or weights of a network that is to be trained, are wrong.
         Tag2maskError: weights could not be fetched.
     """
-    ahead = Ahead(names, again)
+    schedule = Schedule(names, again)
     for name in names:
-        STAGES[name].check(config, run, images, ahead)
+        STAGES[name].check(config, run, images, schedule)
 
 
 def slow_settings(config: Config, names: Sequence[str]) -> list[str]:
@@ -74,7 +76,7 @@ def slow_settings(config: Config, names: Sequence[str]) -> list[str]:
     return [f"this processor has no instructions for bf16 and takes many times as long; use fp32 for {settings}"]
 
 
-def with_readers(run: RunFolder, name: str) -> list[str]:
+def with_dependents(run: RunFolder, name: str) -> list[str]:
     """A stage and every stage that reads its outputs, directly or not, in order.
 
     Inputs that only some settings read count where the stage has read them here.
@@ -82,7 +84,7 @@ def with_readers(run: RunFolder, name: str) -> list[str]:
     found = [name]
     for stage in STAGES.values():
         recorded: Sequence[str] = ()
-        if stage.reads_for:
+        if stage.optional_inputs:
             with suppress(Tag2maskError):  # one that is damaged must not keep its stage from being made again
                 recorded = run.inputs(stage.name)
         if any(read in found for read in (*stage.reads, *recorded)):
@@ -90,9 +92,9 @@ def with_readers(run: RunFolder, name: str) -> list[str]:
     return found
 
 
-def begun(run: RunFolder) -> list[str]:
+def started_stages(run: RunFolder) -> list[str]:
     """The stages that have made something here, in order, without those that are made anew each time."""
-    return [name for name, stage in STAGES.items() if not stage.remade and run.has_record(name)]
+    return [name for name, stage in STAGES.items() if not stage.always_rerun and run.has_record(name)]
 
 
 def to_delete(run: RunFolder, restart: str | None, classes: Sequence[str]) -> list[str]:
@@ -102,9 +104,9 @@ def to_delete(run: RunFolder, restart: str | None, classes: Sequence[str]) -> li
     """
     if restart is None:
         return []
-    if run.classes() not in (None, list(classes)) and restart == next(iter(begun(run)), None):
+    if run.classes() not in (None, list(classes)) and restart == next(iter(started_stages(run)), None):
         return list(STAGES)
-    return with_readers(run, restart)
+    return with_dependents(run, restart)
 
 
 def require_classes(run: RunFolder, classes: Sequence[str], again: Collection[str] = ()) -> None:
@@ -119,13 +121,13 @@ def require_classes(run: RunFolder, classes: Sequence[str], again: Collection[st
         UsageError: the run was begun with another list, or the same one in another order.
     """
     before = run.classes()
-    if before is None or list(classes) == before or set(begun(run)) <= set(again):
+    if before is None or list(classes) == before or set(started_stages(run)) <= set(again):
         return
     new = [name for name in classes if name not in before]
     gone = [name for name in before if name not in classes]
     what = [f"new: {first_five(new)}"] if new else []
     what += [f"gone: {first_five(gone)}"] if gone else []
-    first = next(iter(begun(run)), "train")
+    first = next(iter(started_stages(run)), "train")
     raise UsageError(
         f"{run.path} was begun with the classes {first_five(before)}, and the data now has {first_five(classes)} "
         f"({'; '.join(what) or 'the same in another order'}): the ids of its masks and networks would mean other "
@@ -151,7 +153,7 @@ def require_no_shard(config: Config) -> None:
         )
 
 
-def do_together(
+def run_distributed(
     name: str, work: Work, distribution: Distribution, config: Config, run: RunFolder, console: Console
 ) -> StageResult:
     """Do some work, all processes together; returns at every process when all are done, with what they all did.

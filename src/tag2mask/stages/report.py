@@ -16,7 +16,7 @@ class Report(Stage):
     name = "report"
     outputs = ("report.html",)
     reads = ("train", "cams", "refine", "segment", "confidence", "evaluate")
-    remade = True
+    always_rerun = True
     distribution = "main"
     sections = ("report",)
 

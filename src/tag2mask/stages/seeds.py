@@ -28,8 +28,8 @@ from tag2mask.runs.corrections import without_damaged
 from tag2mask.runs.dataset import read_ahead, reading_workers, run_images
 from tag2mask.runs.progress import Console, StageResult, progress_bar
 from tag2mask.runs.run_folder import RunFolder
-from tag2mask.runs.throughput import paced_bar
-from tag2mask.stages.base import Ahead, Settings, Stage, StagePlan
+from tag2mask.runs.throughput import timed_progress_bar
+from tag2mask.stages.base import Schedule, Settings, Stage, StagePlan
 
 GRID_CELL = 16
 """Pixels a cell of the grid that imported maps are reduced to: CLIP-ES's own."""
@@ -52,7 +52,7 @@ class Seeds(Stage):
     distribution = "shard"
     sections = ("seeds",)
     reads_images = True
-    wanted_by = "settings `external`"
+    enabled_by = "settings `external`"
 
     def is_wanted(self, config: Config) -> bool:
         """Where something reads base CAMs."""
@@ -62,7 +62,7 @@ class Seeds(Stage):
         """Of imported base CAMs where they come from, of CLIP's all that changes them."""
         return {"classes": list(images.classes), "seeds": _settings(config, images)}
 
-    def check(self, config: Config, run: RunFolder, images: ImageSet, ahead: Ahead) -> None:
+    def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
         """Refuse to import base CAMs from nowhere."""
         _check_source(config)
 
@@ -120,14 +120,14 @@ def _make(
     clip = load_clip(settings.model, notify=lambda text: console.print(text, highlight=False))
     device = resolve_device(config.device)
     features = clip.to(device).text_features(words.sentences())
-    run.claim(stage, stage.fingerprint(config, images))
+    run.record_fingerprint(stage, stage.fingerprint(config, images))
     clip.precision(model_precision(settings.precision, device))
     texts, rivals = features[: len(images.classes)], features[len(images.classes) :]
     result.notes += words.notices
     batches = batches_by_patches(clip, images.items, config, result).without(images.decided.damaged)
     todo, missing = batches.unfinished(lambda item: _missing(item, run))
     result.skipped = batches.total - missing
-    with paced_bar(run, "seeds", console, missing) as advance:
+    with timed_progress_bar(run, "seeds", console, missing) as advance:
         for batch in prepared_batches(clip, todo, config, result):
             tags = torch.from_numpy(images.tag_matrix([item.item for item in batch]))
             found = clip_cams(
@@ -171,7 +171,7 @@ def _import(
     """Base CAMs from CLIP-ES's files."""
     folder = config.seeds.from_npy or Path()
     _check_source(config)
-    run.claim(stage, stage.fingerprint(config, images))
+    run.record_fingerprint(stage, stage.fingerprint(config, images))
     number, shards = config.shard_of()
     damaged = images.decided.damaged
     mine = images.items[number - 1 :: shards].where(lambda item: item.id not in damaged)
@@ -191,7 +191,7 @@ def _import(
             return error
 
     loaded = map_ahead(load, todo, threads=max(1, reading_workers(config)))
-    with paced_bar(run, "seeds", console, len(todo)) as advance:
+    with timed_progress_bar(run, "seeds", console, len(todo)) as advance:
         for done, (item, answer) in enumerate(zip(todo, loaded, strict=True), start=1):
             if isinstance(answer, Tag2maskError):
                 result.failed[item.id] = str(answer)

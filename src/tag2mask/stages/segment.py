@@ -28,12 +28,12 @@ from tag2mask.runs.dataset import run_images
 from tag2mask.runs.ground_truth import class_ids, truth_against_tags, with_truth
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import LABEL_CONFIDENCE, RunFolder
-from tag2mask.stages.base import Ahead, Settings, TrainingStage, training_settings
+from tag2mask.stages.base import Schedule, Settings, TrainingStage, training_settings
 from tag2mask.training.tasks import segmentation_task
-from tag2mask.training.trainer import check_engine
+from tag2mask.training.trainer import check_requirements
 
 MASKS = "masks"
-LEARNT_FROM = "segment/learnt_from.json"
+TRAINING_RECORD = "segment/learnt_from.json"
 BY_HAND = "segment/by_hand"
 
 
@@ -42,10 +42,10 @@ class Segment(TrainingStage):
 
     name = "segment"
     outputs = ("segment",)
-    reads_for: ClassVar = {"refine": "masks"}
+    optional_inputs: ClassVar = {"refine": "masks"}
     version = 2
     sections = ("segment",)
-    wanted_by = "--segment.enabled true"
+    enabled_by = "--segment.enabled true"
 
     def is_wanted(self, config: Config) -> bool:
         """Where it is asked for; it learns from the masks of all shards."""
@@ -69,11 +69,11 @@ class Segment(TrainingStage):
             "segment": own,
         } | masks
 
-    def check(self, config: Config, run: RunFolder, images: ImageSet, ahead: Ahead) -> None:
+    def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
         """Also build the network, and look for its labels."""
-        if self.is_new(run, ahead):
+        if self.is_new(run, schedule):
             _untrained(config, images)
-            _check_labels(config, run, images, refines="refine" in {*ahead.stages, *ahead.again})
+            _check_labels(config, run, images, refines="refine" in {*schedule.stages, *schedule.restarted})
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
         """Train the segmentation network on the run's masks (or on the truth), or go on training.
@@ -89,14 +89,14 @@ class Segment(TrainingStage):
         labelled = _labelled(config, run, images, console, result)
         masks = None if config.segment.labels == "truth" else final_masks(run, images)
         settings = self.fingerprint(config, images)
-        target, record = run / SEGMENT_NETWORK, run / LEARNT_FROM
+        target, record = run / SEGMENT_NETWORK, run / TRAINING_RECORD
         if target.is_file():
-            run.claim(self, settings)
+            run.record_fingerprint(self, settings)
             load_segmentation_network(target, classes=images.classes)
             result.skipped = 1
             learnt = LearntFrom.of(labelled, masks)
             _note_newer(result, learnt, LearntFrom.read(record) or LearntFrom([]), masks, target)
-            if not result.notes and (other := self.same_data(run, labelled)):
+            if not result.notes and (other := self.check_same_data(run, labelled)):
                 result.notes.append(other)
             return result
         if config.shard is not None:
@@ -104,10 +104,10 @@ class Segment(TrainingStage):
         weights = _weights(config, run, labelled)
         network = _untrained(config, images)
         network.intensity = config.data.intensity
-        run.claim(self, settings)
+        run.record_fingerprint(self, settings)
         masks, learnt = copied_by_hand(run / BY_HAND, labelled, masks)
         _same_masks(run, record, learnt)
-        self.same_data(run, labelled)
+        self.check_same_data(run, labelled)
         result.done = 1
         samples = LabelledSet(
             labelled,
@@ -118,7 +118,7 @@ class Segment(TrainingStage):
             fill=network.backbone.mean,
         )
         task = segmentation_task(network, samples, config.segment, _validation(config, run, console))
-        self.learn(task, config, run, console, result)
+        self.fit(task, config, run, console, result)
         _note_masks(result, images, labelled, learnt)
         return result
 
@@ -131,7 +131,7 @@ def _untrained(config: Config, images: ImageSet) -> SegmentationNetwork:
         Tag2maskError: weights could not be fetched.
     """
     settings = config.segment
-    check_engine("segment", settings, config.device, config.train)
+    check_requirements("segment", settings, config.device, config.train)
     if (
         settings.network.head == "concat"
         and settings.network.head_batch_norm != "fixed"

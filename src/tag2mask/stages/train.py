@@ -13,7 +13,7 @@ from tag2mask.runs.corrections import newer_tags, record_tags, without_damaged
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import TRAIN_NETWORK, RunFolder
-from tag2mask.stages.base import Ahead, Settings, TrainingStage, training_settings
+from tag2mask.stages.base import Schedule, Settings, TrainingStage, training_settings
 from tag2mask.training.log import fitted_after, fitted_loss
 from tag2mask.training.tasks import pot_task
 
@@ -25,7 +25,7 @@ class Train(TrainingStage):
 
     name = "train"
     outputs = ("train",)
-    reads_for: ClassVar = {"seeds": "external"}
+    optional_inputs: ClassVar = {"seeds": "external"}
     version = 2
 
     def settings(self, config: Config, images: ImageSet) -> Settings:
@@ -42,10 +42,10 @@ class Train(TrainingStage):
         }
         return settings | ({"external": plain(config.external, affecting=True)} if config.external.used else {})
 
-    def check(self, config: Config, run: RunFolder, images: ImageSet, ahead: Ahead) -> None:
+    def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
         """Also build the network, which finds weights that are missing."""
-        super().check(config, run, images, ahead)
-        if self.is_new(run, ahead):
+        super().check(config, run, images, schedule)
+        if self.is_new(run, schedule):
             build_network(config.network, images.classes, seed=config.seed)
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
@@ -65,7 +65,7 @@ class Train(TrainingStage):
         settings = self.fingerprint(config, images)
         target = run / TRAIN_NETWORK
         if target.is_file():
-            run.claim(self, settings)
+            run.record_fingerprint(self, settings)
             load_network(target, classes=images.classes)
             result.skipped = 1
             if newer := newer_tags(run, images):
@@ -73,7 +73,7 @@ class Train(TrainingStage):
                     f"{newer} decisions about tags are newer than the network that is there; "
                     "--restart train learns anew"
                 )
-            elif other := self.same_data(run, images):
+            elif other := self.check_same_data(run, images):
                 result.notes.append(other)
             return result
         if config.shard is not None:
@@ -84,9 +84,9 @@ class Train(TrainingStage):
         if config.external.used:
             require_seeds(run, images, result)
         network = build_network(config.network, images.classes, seed=config.seed)
-        run.claim(self, settings)
+        run.record_fingerprint(self, settings)
         run.record_environment(config.seed)
-        self.same_data(run, images)
+        self.check_same_data(run, images)
         record_tags(run, images)
         views = TrainingSet(
             images,
@@ -97,7 +97,7 @@ class Train(TrainingStage):
             stride=network.stride,
         )
         task = pot_task(network, views, config.train, config.pot, config.external if config.external.used else None)
-        steps = self.learn(task, config, run, console, result)
+        steps = self.fit(task, config, run, console, result)
         low = fitted_loss(images.tag_matrix())
         fitted = fitted_after(run / LOG, low)
         if fitted is not None and 2 * fitted <= steps:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tag2mask.core.device import FAULTS_OF_THE_MACHINE
+from tag2mask.core.device import MACHINE_ERRORS
 from tag2mask.core.errors import Tag2maskError
 from tag2mask.core.files import atomic_path
 
@@ -42,7 +42,7 @@ def load_state(path: Path, stage: str = "train") -> dict[str, Any]:
             if damaged := archive.testzip():  # torch does not notice flipped bytes
                 raise ValueError(f"{damaged} is damaged")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except FAULTS_OF_THE_MACHINE:
+    except MACHINE_ERRORS:
         raise
     except Exception as error:  # a damaged file raises errors of many kinds
         raise Tag2maskError(
@@ -78,13 +78,13 @@ class WeightAverage:
         state = network.state_dict()
         return [(name, value.detach()) for name, value in state.items() if name in training or name in running]
 
-    def follow(self, network: nn.Module) -> None:
+    def update(self, network: nn.Module) -> None:
         """Include the weights after a step."""
         if self.decay is not None:
             for name, value in self._followed(network):
                 self.weights[name] = self.weights[name].to(value.device).lerp_(value.double(), 1 - self.decay)
 
-    def take_over(self, network: nn.Module) -> None:
+    def copy_to(self, network: nn.Module) -> None:
         """Give the network the mean weights."""
         state = network.state_dict()
         network.load_state_dict(state | {name: value.to(state[name]) for name, value in self.weights.items()})
@@ -100,7 +100,7 @@ class BestWeights:
         self.step = 0
         self.weights: dict[str, Tensor] = {}
 
-    def offer(self, network: nn.Module, figures: Mapping[str, float], step: int) -> None:
+    def update(self, network: nn.Module, figures: Mapping[str, float], step: int) -> None:
         """Keep the network's weights if their figure is the highest so far."""
         figure = figures.get(FIGURE)
         if self.enabled and figure is not None and (self.figure is None or figure > self.figure):
@@ -115,13 +115,13 @@ class BestWeights:
         """Restore what `state` returned."""
         self.figure, self.step, self.weights = state["figure"], state["step"], dict(state["weights"])
 
-    def take_over(self, network: nn.Module) -> None:
+    def copy_to(self, network: nn.Module) -> None:
         """Give the network the best weights, if there are any."""
         if self.weights:
             network.load_state_dict(self.weights)
 
 
-class StopRequest:
+class SignalHandler:
     """Whether SIGTERM or Ctrl-C has come since `listen` began."""
 
     def __init__(self) -> None:
@@ -134,7 +134,7 @@ class StopRequest:
         self.received = True
 
     @contextmanager
-    def listen(self) -> Iterator["StopRequest"]:
+    def listen(self) -> Iterator["SignalHandler"]:
         """Record SIGTERM and Ctrl-C instead of ending; only in the main thread."""
         if current_thread() is not main_thread():
             yield self

@@ -12,12 +12,19 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 
-from tag2mask.core.device import FAULTS_OF_THE_MACHINE, channels_last, resolve_device, retained_memory
+from tag2mask.core.device import MACHINE_ERRORS, channels_last, resolve_device, retained_memory
 from tag2mask.core.distributed import PATIENCE, gathered, mean_over_processes
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.networks.checkpoint import not_finite
 from tag2mask.training.batches import Samples, batches
-from tag2mask.training.checkpointing import BestWeights, Interrupted, StopRequest, WeightAverage, load_state, save_state
+from tag2mask.training.checkpointing import (
+    BestWeights,
+    Interrupted,
+    SignalHandler,
+    WeightAverage,
+    load_state,
+    save_state,
+)
 from tag2mask.training.log import Losses, Meter, training_log
 from tag2mask.training.settings import LoopSettings, RecordSettings
 
@@ -62,7 +69,7 @@ class Task:
 
 
 @dataclass
-class Trained:
+class TrainingResult:
     """The result of a training.
 
     Attributes:
@@ -85,7 +92,7 @@ def train_network(
     workers: int = 0,
     records: RecordSettings | None = None,
     on_step: OnStep = lambda done, total, values: None,
-) -> Trained:
+) -> TrainingResult:
     """Train the network of ``task`` in place, from the state saved in ``folder`` if there is one.
 
     On a CPU in fp32 an interrupted and resumed run ends with the same weights, bit for bit, as an uninterrupted one:
@@ -105,7 +112,7 @@ def train_network(
     if settings.keep_best and task.validate is None:
         raise UsageError(f"{task.stage}.keep_best needs images with ground truth to measure on; leave it out")
     records = records or RecordSettings()
-    check_engine(task.stage, settings, device, records)
+    check_requirements(task.stage, settings, device, records)
     loop = _Loop(task, settings, _accelerator(task, settings, device))
     total = settings.total_steps(len(task.samples))
     state_path = folder / "state.pt"
@@ -114,15 +121,15 @@ def train_network(
     loader = batches(task.samples, settings, seed, (step, total), workers, loop.accelerator)
     main = loop.accelerator.is_main_process
     opened = training_log(folder, step=step, tensorboard=records.tensorboard) if main else nullcontext()
-    trained = Trained(steps=step, resumed_from=step)
-    with retained_memory(), opened as log, StopRequest().listen() as stop:
+    trained = TrainingResult(steps=step, resumed_from=step)
+    with retained_memory(), opened as log, SignalHandler().listen() as stop:
         for batch in loader:
             trained.unreadable.update(batch["failed"])
             if "image" not in batch:
                 raise Tag2maskError("not one image of the training set can be read; `tag2mask check` lists why")
             loop.step(batch, seed, step, total)
             step += 1
-            loop.average.follow(loop.plain)
+            loop.average.update(loop.plain)
             last = step == total
             saves = last or step % records.checkpoint_every == 0
             every = settings.validate_every
@@ -130,7 +137,7 @@ def train_network(
             if saves or validates:
                 loop.check(step)
             figures = loop.validated() if validates and main else {}
-            loop.best.offer(loop.plain, figures, step)
+            loop.best.update(loop.plain, figures, step)
             if last or step % records.log_every == 0 or validates:
                 values = {"step": step, "learning_rate": loop.learning_rate, **loop.meter.read(step), **figures}
                 if log is not None:
@@ -147,12 +154,12 @@ def train_network(
                 )
     trained.steps = step
     trained.unreadable = {name: reason for each in gathered(trained.unreadable) for name, reason in each.items()}
-    loop.average.take_over(task.network)
-    loop.best.take_over(task.network)
+    loop.average.copy_to(task.network)
+    loop.best.copy_to(task.network)
     return trained
 
 
-def check_engine(
+def check_requirements(
     stage: str, settings: LoopSettings, device: Literal["auto", "cpu", "cuda"], records: RecordSettings
 ) -> None:
     """Check the requirements of training before anything is computed for it.
@@ -261,8 +268,8 @@ class _Loop:
         state = load_state(path, self.task.stage)
         self.network.to(self.accelerator.device)  # a full or broken GPU is not a fault of the file
         try:
-            return self._take_over(state)
-        except FAULTS_OF_THE_MACHINE:
+            return self._load(state)
+        except MACHINE_ERRORS:
             raise
         except Exception as error:  # values of other kinds, names and shapes raise errors of many kinds
             reason = " ".join(str(error).split())[:200] or "no more is known"
@@ -271,7 +278,7 @@ class _Loop:
                 f"--restart {self.task.stage} begins anew"
             ) from error
 
-    def _take_over(self, state: dict[str, Any]) -> int:
+    def _load(self, state: dict[str, Any]) -> int:
         self.network.load_state_dict(state["network"])
         if names := not_finite(self.network):
             raise ValueError(f"weights that are not finite: {first_five(names)}")
@@ -287,7 +294,7 @@ class _Loop:
         return state["step"]
 
 
-def _stops(stop: StopRequest, accelerator: Accelerator, step: int) -> bool:
+def _stops(stop: SignalHandler, accelerator: Accelerator, step: int) -> bool:
     """Whether to stop after this step; several processes must all stop after the same one."""
     if accelerator.num_processes == 1:
         return stop.received

@@ -17,7 +17,7 @@ from tag2mask.runs.config import Config, absolute, plain
 from tag2mask.runs.corrections import LearntFrom, data_of, with_remembered
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.run_folder import RunFolder
-from tag2mask.stages.registry import begun
+from tag2mask.stages.registry import started_stages
 
 RECORD = "repeats.json"
 
@@ -39,7 +39,7 @@ class Repeats:
         """
         if config.shard is not None:
             raise UsageError("--repeats does whole runs, one after another; leave --shard out")
-        if there := begun(run):
+        if there := started_stages(run):
             raise UsageError(f"{run.path} holds a single run ({', '.join(there)}); --repeats needs a folder of its own")
         self.run = run
         self.configs = [
