@@ -29,15 +29,14 @@ def setting(
     """A field of a settings dataclass.
 
     Args:
-        default: its value.
-        factory: makes the value, where it is mutable.
+        factory: makes a mutable default.
         low: the least value.
-        above: values must be greater.
+        above: an exclusive lower bound.
         high: the greatest value.
-        below: values must be less.
-        null: what null means, for the message of a value out of range; null itself is always allowed.
+        below: an exclusive upper bound.
+        null: the meaning of null, for messages about the range; null itself is always allowed.
         affects: whether results depend on it, so that it enters the fingerprint of a stage.
-        path: it is a name or a path; made absolute where it is a path that exists. Fields of type `Path` need no mark.
+        path: the text is a name or a path: an existing path becomes absolute. Fields of type `Path` need no mark.
     """
     bounds = {"low": low, "above": above, "high": high, "below": below}
     metadata = {"bounds": bounds, "null": null, "affects": affects, "path": path}
@@ -48,33 +47,28 @@ def setting(
 
 @dataclass
 class Checked:
-    """Base of settings dataclasses: values out of range are refused, all in one message.
+    """Base of settings dataclasses; one message refuses all values that are out of range.
 
     Attributes:
-        _section: what its fields are settings of, for messages: `network`, `the random walk`.
+        _section: the name of the section in messages: `network`, `the random walk`.
     """
 
     _section: ClassVar[str]
 
     def __post_init__(self) -> None:
-        """Check every field, and what the class itself has to say.
+        """Check every field.
 
         Raises:
             UsageError: with all problems.
         """
-        problems = [*range_problems(self), *self.problems()]
+        problems = [*filter(None, (_problem(each, getattr(self, each.name)) for each in fields(self)))]
+        problems += self.problems()
         if problems:
             raise UsageError(f"settings of {self._section}: " + "; ".join(problems))
 
     def problems(self) -> list[str]:
-        """What no single field shows, a clause each."""
+        """Problems that no single field shows, one clause for each."""
         return []
-
-
-def range_problems(settings: Any) -> list[str]:
-    """The fields of a settings dataclass that are out of range, a clause each."""
-    found = (_problem(each, getattr(settings, each.name)) for each in fields(settings))
-    return [problem for problem in found if problem]
 
 
 def _problem(each: Field[Any], value: Any) -> str:
@@ -103,7 +97,6 @@ def _is_within(value: float, bounds: Mapping[str, float]) -> bool:
 
 
 def _rule(bounds: Mapping[str, float]) -> str:
-    """The rule of a range, in words."""
     least, most = bounds.get("low", bounds.get("above")), bounds.get("high", bounds.get("below"))
     if least is not None and most is not None:
         return f"lie in {'[' if 'low' in bounds else '('}{least}, {most}{']' if 'high' in bounds else ')'}"
@@ -132,7 +125,7 @@ def plain(value: Any, *, affecting: bool = False) -> Any:
 
 
 def absolute(settings: Kind) -> Kind:
-    """The same settings with every path absolute, so that they mean the same from any folder."""
+    """The settings with every path absolute, so that they mean the same from any folder."""
     changes: dict[str, Any] = {}
     for each in fields(settings):  # type: ignore[arg-type]
         value = getattr(settings, each.name)

@@ -13,7 +13,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from tag2mask.core.device import MACHINE_ERRORS, channels_last, resolve_device, retained_memory
-from tag2mask.core.distributed import PATIENCE, gathered, mean_over_processes
+from tag2mask.core.distributed import TIMEOUT, gathered, mean_over_processes
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.networks.checkpoint import not_finite
 from tag2mask.training.batches import Samples, batches
@@ -310,7 +310,7 @@ def _accelerator(task: Task, settings: LoopSettings, device: Literal["auto", "cp
         precision = "fp32" if on_cpu or not torch.cuda.is_bf16_supported() else "bf16"
     handlers = [
         DistributedDataParallelKwargs(find_unused_parameters=task.may_lack_gradients),
-        InitProcessGroupKwargs(timeout=PATIENCE),
+        InitProcessGroupKwargs(timeout=TIMEOUT),
     ]
     mixed = "no" if precision == "fp32" else precision
     accelerator = Accelerator(cpu=on_cpu, mixed_precision=mixed, kwargs_handlers=handlers)
