@@ -1,4 +1,4 @@
-"""The run folder: where each stage keeps its files, and how a stage knows whether they are its own."""
+"""The run folder: where each stage keeps its files, and the record of the settings that made them."""
 
 import hashlib
 import json
@@ -30,26 +30,22 @@ WHOLE = "all"
 """The split name of figures of data without splits."""
 
 FORMAT = 4
-"""The version of the format of run folders, in config.yaml and every stage.json. Raise it by hand whenever this version
-would misread the files of an earlier one."""
+"""The version of the format of run folders, in config.yaml and every stage.json. Raise it by hand when the meaning of
+a file changes."""
 
 CLASSES = "classes.json"
-"""The class list of a run folder; ids are places in it, from 1."""
+"""The class list of a run folder; an id is a position in it, counted from 1."""
 
 
 class RunFolder:
-    """One run on disk, as a command has opened it.
+    """A run on disk, opened by a command.
 
     Attributes:
-        path: of the folder.
         surveyed: the images that this command works on, with the tags of their data set, by what a survey depends on.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open (not yet make) the run folder at ``path``.
-
-        Args:
-            path: of the folder.
+        """Open the run folder at ``path``, which need not exist yet.
 
         Raises:
             UsageError: the path is a file, or a run folder of another format.
@@ -64,7 +60,7 @@ class RunFolder:
         return self.path / part
 
     def classes(self) -> list[str] | None:
-        """The class list that the run was begun with; None where nothing says it.
+        """The class list of the run; None if none is recorded.
 
         Raises:
             Tag2maskError: the record is damaged.
@@ -80,25 +76,25 @@ class RunFolder:
         return found
 
     def write_classes(self, classes: Sequence[str]) -> None:
-        """Write `CLASSES`: the names of the classes 1..C in the order of their ids."""
+        """Write `CLASSES`, the names of the classes 1..C."""
         write_json(self.path / CLASSES, {"background": 0, "ignored": 255, "classes": list(classes)})
 
     def fingerprint(self, name: str) -> str | None:
-        """The recorded fingerprint of a stage; None if it never began."""
+        """The recorded fingerprint of a stage; None without a record."""
         recorded = self._recorded(name)
         return None if recorded is None else str(recorded["fingerprint"])
 
     def setting(self, name: str, setting: str) -> Any:
-        """The recorded value of a setting (`section.name`) of a stage; None if it has none or never began."""
+        """The recorded value of a setting (`section.name`) of a stage; None without one."""
         recorded = self._recorded(name)
         return None if recorded is None else recorded["settings"].get(setting)
 
     def has_record(self, name: str) -> bool:
-        """Whether a stage ever began here."""
+        """Whether a stage has started here."""
         return self._record(name).is_file()
 
     def inputs(self, name: str) -> tuple[str, ...]:
-        """The stages whose outputs a stage has read here, as its record says.
+        """The stages whose outputs a stage has read here, by its record.
 
         Raises:
             Tag2maskError: the record is damaged.
@@ -107,12 +103,11 @@ class RunFolder:
         return () if recorded is None else tuple(recorded["inputs"])
 
     def check(self, stage: "Stage", settings: Mapping[str, Any], *, anew: bool = False) -> None:
-        """Find out whether a stage may work here with these settings; nothing is written.
+        """Check that a stage may work here with these settings; nothing is written.
 
         Args:
-            stage: the stage.
-            settings: its fingerprint.
-            anew: what the stage made before is about to be deleted, so that its settings do not matter.
+            settings: the stage's fingerprint.
+            anew: the stage's outputs are about to be deleted, so that their settings do not matter.
 
         Raises:
             UsageError: the folder holds outputs of other settings or of another version, or files that no run wrote.
@@ -120,7 +115,7 @@ class RunFolder:
         name = stage.name
         if stage.always_rerun:
             return
-        # Looked for before the record is: another process of this run writes that first, and then its files.
+        # Before the look at the record: another process of this run writes the record first, and then its files.
         foreign = [output for output in stage.outputs if _holds_files(self.path / output)]
         if self._record(name).is_file():
             recorded = None if anew else self._recorded(name)
@@ -132,7 +127,7 @@ class RunFolder:
             )
 
     def record_fingerprint(self, stage: "Stage", settings: Mapping[str, Any]) -> None:
-        """Record that the stage works with these settings, after `check` and a look at the stages that it reads.
+        """Write the record of a stage with its fingerprint, after `check` and a check of its inputs.
 
         Raises:
             UsageError: as `check`, or an input was made again since.
@@ -148,19 +143,14 @@ class RunFolder:
         write_json(self._record(name), {**entry, "fingerprint": fingerprint})
 
     def _entry(self, stage: "Stage", settings: Mapping[str, Any]) -> dict[str, Any]:
-        """What the record of a stage holds, but for the fingerprint over it."""
+        """The record of a stage, without the fingerprint over it."""
+        optional = [read for read, section in stage.optional_inputs.items() if section in settings]
         return {
             "format": FORMAT,
             "stage": stage.name,
             "version": stage.version,
             "settings": _flat(settings),
-            "inputs": {
-                read: self.fingerprint(read)
-                for read in (
-                    *stage.reads,
-                    *(read for read, section in stage.optional_inputs.items() if section in settings),
-                )
-            },
+            "inputs": {read: self.fingerprint(read) for read in (*stage.reads, *optional)},
         }
 
     def _refuse(self, stage: "Stage", differences: list[str]) -> None:
@@ -181,7 +171,7 @@ class RunFolder:
                 target.unlink(missing_ok=True)
 
     def record_config(self, config: Config, sections: Sequence[str] | None = None) -> None:
-        """Write config.yaml, paths absolute; only these sections of it if it exists and they are given.
+        """Write config.yaml with absolute paths; only the given sections if it exists.
 
         ``limit`` and ``shard`` belong to one command and are left out.
         """
@@ -195,14 +185,14 @@ class RunFolder:
         write_text(target, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
     def record_setting(self, section: str, name: str, value: Any) -> None:
-        """Change one setting in config.yaml, which is there."""
+        """Change one setting in the existing config.yaml."""
         target = self.path / "config.yaml"
         values = yaml.safe_load(target.read_text(encoding="utf-8")) or {}
         values[section] = {**(values.get(section) or {}), name: value}
         write_text(target, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
     def record_environment(self, seed: int) -> None:
-        """Write environment.json: where the network is trained."""
+        """Write environment.json, the environment of the training."""
         write_json(self.path / "environment.json", environment(seed))
 
     def metrics(self) -> dict[str, Any]:
@@ -227,7 +217,7 @@ class RunFolder:
         write_json(path, merged)
 
     def delete_metrics(self, split: str) -> None:
-        """Delete the figures of a split from metrics.json: they were of a truth that is not believed any more."""
+        """Delete the figures of a split, whose ground truth is no longer believed, from metrics.json."""
         path = self.path / "metrics.json"
         if path.is_file():
             figures = _figures_in(path)
@@ -239,10 +229,11 @@ class RunFolder:
         return self.path / name / "stage.json"
 
     def _recorded(self, name: str) -> dict[str, Any] | None:
-        """What the record of a stage says; None if it never began.
+        """The record of a stage; None without one.
 
         Raises:
-            Tag2maskError: the record is damaged.
+            Tag2maskError: it is damaged.
+            UsageError: it has another format.
         """
         path = self._record(name)
         if not path.is_file():
@@ -274,7 +265,7 @@ def require_format(folder: Path) -> None:
 
 
 def require_number(place: Path, found: object) -> None:
-    """Refuse the number of another format that ``place`` names; None where it names none."""
+    """Refuse ``place`` if the format number ``found`` there is not `FORMAT`; None means that it has none."""
     if str(found) != str(FORMAT):
         named = "no format" if found is None else f"format {found}"
         raise UsageError(
@@ -284,23 +275,18 @@ def require_number(place: Path, found: object) -> None:
 
 
 def run_of(path: Path) -> Path | None:
-    """The run that a folder is, or lies in; None if there is none, or if `predict` left its record in the folder."""
+    """The run that a folder is, or lies in; None if there is none, or for an output folder of `predict`."""
     if (path / "predict/stage.json").is_file():
         return None
     return next((each for each in (path, *path.absolute().parents[:3]) if _is_run(each)), None)
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether a folder has settings and the record of a stage; settings alone may be anybody's."""
+    """Whether a folder has settings and the record of a stage; other programs have a config.yaml, too."""
     return (folder / "config.yaml").is_file() and next(folder.glob("*/stage.json"), None) is not None
 
 
 def _settings_in(path: Path) -> dict[str, Any]:
-    """The sections of a config.yaml.
-
-    Raises:
-        Tag2maskError: it is damaged.
-    """
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
@@ -312,11 +298,7 @@ def _settings_in(path: Path) -> dict[str, Any]:
 
 
 def _figures_in(path: Path) -> dict[str, Any]:
-    """What a metrics.json holds, {stage: {split: {kind: {...}}}}.
-
-    Raises:
-        Tag2maskError: it is damaged.
-    """
+    """The content of a metrics.json, {stage: {split: {kind: {...}}}}; a `Tag2maskError` if it is damaged."""
     found: dict[str, Any] = read_json(path)
     level: list[Any] = [found]
     for _ in range(3):
@@ -327,7 +309,7 @@ def _figures_in(path: Path) -> dict[str, Any]:
 
 
 def environment(seed: int) -> dict[str, Any]:
-    """Versions and hardware, as far as they can change a result."""
+    """Versions and hardware that can change a result."""
     packages = ("tag2mask", "torch", "transformers", "accelerate", "numpy", "pillow")
     cuda = torch.cuda.is_available()
     return {
@@ -357,7 +339,7 @@ def _holds_files(path: Path) -> bool:
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], *, inputs: bool = True) -> list[str]:
-    """How two records differ, in words."""
+    """The differences of two records, as clauses."""
     found = []
     if old.get("version") != new["version"]:
         found.append(f"written by version {old.get('version')} of this stage, now {new['version']}")

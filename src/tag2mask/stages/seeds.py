@@ -22,7 +22,7 @@ from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import ImageError, image_size, read_image
 from tag2mask.data.manifest import ImageItem, Images
 from tag2mask.runs.base_cams import seed_path
-from tag2mask.runs.batches import Batches, in_order, measured
+from tag2mask.runs.batches import Batches, sorted_by, with_sizes
 from tag2mask.runs.config import Config, plain
 from tag2mask.runs.corrections import without_damaged
 from tag2mask.runs.dataset import read_ahead, reading_workers, run_images
@@ -250,10 +250,10 @@ def _missing(item: ImageItem, run: RunFolder) -> bool:
 
 def batches_by_patches(clip: Clip, items: Images, config: Config, result: StageResult) -> Batches:
     """Batches of images with about as many patches, those of this shard; the same whatever is done already."""
-    sound, sizes = measured(items, config, result)
+    sound, sizes = with_sizes(items, config, result)
     grids = (clip.grid((size >> 32, size & 0xFFFFFFFF), config.seeds.long_side) for size in sizes.tolist())
     patches = np.fromiter((rows * columns for rows, columns in grids), dtype=np.int64, count=len(sizes))
-    ordered, counts = in_order(sound, patches)
+    ordered, counts = sorted_by(sound, patches)
     most = config.seeds.batch_size or (2 if resolve_device(config.device).type == "cpu" else _BLOCK)
     number, shards = config.shard_of()
     spans: list[tuple[int, int]] = []
