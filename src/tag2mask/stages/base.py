@@ -1,4 +1,4 @@
-"""What a stage is. Everything that the rest of the program knows of a stage, the stage says itself."""
+"""The base classes of stages, which describe themselves to the rest of the program."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -22,22 +22,22 @@ from tag2mask.training.settings import LoopSettings
 from tag2mask.training.trainer import Task, check_requirements, train_network
 
 Distribution = Literal["shard", "join", "shard, then join", "main"]
-"""How processes share a stage: each does its images; all do one work together; first this, then that; one does all."""
+"""How processes share a stage: each does its images; all work on one task; the first, then the second; one does all."""
 
 Settings = dict[str, Any]
 """Nested plain values."""
 
 _MEASURED = 200
-"""Files whose mean size counts in a plan, at most."""
+"""Most files whose sizes are averaged for a plan."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What a command is about to do.
+    """The stages that a command is about to do.
 
     Attributes:
-        stages: by name, in order.
-        again: of these and others, those whose outputs are about to be deleted.
+        stages: names, in order.
+        restarted: the stages, these or others, whose outputs are about to be deleted.
     """
 
     stages: Collection[str]
@@ -49,12 +49,11 @@ class StagePlan:
     """What a stage would do now.
 
     Attributes:
-        stage: its name.
-        work: in words.
-        lacking: images to do; 0 for a stage that does not work by image.
-        steps: of training to do.
-        bytes: that its files by image would take, by the mean of those that are there; None where there are none.
-        seconds: that it would take at the pace of its records; None where there are none.
+        work: a description.
+        lacking: images to do; 0 for a stage that does not work image by image.
+        steps: training steps to do.
+        bytes: size of the files to write, estimated from existing files; None without any.
+        seconds: time by the recorded throughput; None without a record.
     """
 
     stage: str
@@ -97,48 +96,43 @@ class Stage(ABC):
     restart_option: ClassVar[str] = ""
 
     def is_wanted(self, config: Config) -> bool:
-        """Whether `run` does it with these settings."""
+        """Whether `run` does the stage with these settings."""
         return True
 
     def fingerprint(self, config: Config, images: ImageSet) -> Settings:
-        """The settings that the stage's files depend on, besides the images.
-
-        Args:
-            config: every setting.
-            photos: the images, for their class list.
-        """
+        """The settings that the stage's files depend on; ``images`` are read for their class list alone."""
         settings, intensity = self.settings(absolute(config), images), config.data.intensity
         if intensity is None or not self.reads_images:
             return settings
         return settings | {"data": {**settings.get("data", {}), "intensity": [float(value) for value in intensity]}}
 
     def settings(self, config: Config, images: ImageSet) -> Settings:
-        """The same without how images are decoded; paths in ``config`` are absolute."""
+        """The fingerprint without the decoding of images; paths in ``config`` are absolute."""
         return {}
 
     def precision(self, config: Config) -> str | None:
-        """The precision that its network works in, where there is a choice."""
+        """The precision of its network; None without a choice."""
         return getattr(getattr(config, self.section or self.name, None), "precision", None)
 
     def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:  # noqa: B027 - most have none
         """Find what would stop the stage, before anything is made or deleted.
 
         Raises:
-            UsageError: settings are wrong, or something that it reads is not there and will not be.
+            UsageError: settings are wrong, or an input is missing and will not be made.
             Tag2maskError: weights could not be fetched.
         """
 
     @abstractmethod
     def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
-        """What it would do now; nothing is written."""
+        """The work to do now; nothing is written."""
 
     @abstractmethod
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
-        """Do what is missing.
+        """Make what is missing.
 
         Raises:
-            UsageError: something that it reads is missing, or the folder holds files of other settings.
-            Interrupted: the user stopped it; what was done is kept.
+            UsageError: an input is missing, or the folder holds files of other settings.
+            Interrupted: the user stopped it; finished work is kept.
         """
 
     def images_plan(
@@ -150,32 +144,29 @@ class Stage(ABC):
         work: str,
         is_to_do: Callable[[ImageItem], bool] | None = None,
     ) -> StagePlan:
-        """The plan of a stage that writes FOLDER/ID.suffix.
+        """The plan of a stage that writes FOLDER/ID.suffix for each image.
 
         Args:
-            run: the run folder.
-            photos: the images.
-            folders: what it writes to, relative to the run folder.
+            folders: relative to the run folder.
             suffix: with the dot.
-            work: in words; ``{}`` is how many images there are to do.
-            is_to_do: whether an image is to do though its files are there; None: none is.
+            work: a description, in which ``{}`` is the number of images to do.
+            is_to_do: whether an image with existing files is to do; None: never.
         """
-        without: set[str] = set()
+        todo: set[str] = set()
         size: float | None = 0.0
         for folder in folders:
             lacking = [item.id for item in items if not (run / folder / f"{item.id}{suffix}").is_file()]
-            without.update(lacking)
-            there = [
-                (run / folder / name).stat().st_size for name in islice(files_below(run / folder, suffix), _MEASURED)
-            ]
+            todo.update(lacking)
             if lacking:
-                size = size + len(lacking) * sum(there) / len(there) if there and size is not None else None
+                names = islice(files_below(run / folder, suffix), _MEASURED)
+                sizes = [(run / folder / name).stat().st_size for name in names]
+                size = size + len(lacking) * sum(sizes) / len(sizes) if sizes and size is not None else None
         if is_to_do is not None:
-            without.update(item.id for item in items if item.id not in without and is_to_do(item))
-        pace = seconds_per_image(run, self.name)
-        seconds = (None if pace is None else len(without) * pace) if without else 0.0
-        shown = work.format(len(without))
-        return StagePlan(self.name, shown, len(without), 0, None if size is None else round(size), seconds)
+            todo.update(item.id for item in items if item.id not in todo and is_to_do(item))
+        each = seconds_per_image(run, self.name)
+        seconds = (None if each is None else len(todo) * each) if todo else 0.0
+        shown = work.format(len(todo))
+        return StagePlan(self.name, shown, len(todo), 0, None if size is None else round(size), seconds)
 
 
 class TrainingStage(Stage):
@@ -186,45 +177,41 @@ class TrainingStage(Stage):
 
     @property
     def network_file(self) -> str:
-        """Where the network is, relative to the run folder."""
+        """The path of the network, relative to the run folder."""
         return f"{self.name}/network.safetensors"
 
     def loop(self, config: Config) -> LoopSettings:
-        """The settings of its training loop."""
+        """The settings of the training loop."""
         return cast("LoopSettings", getattr(config, self.name))
 
     def is_new(self, run: RunFolder, schedule: Schedule) -> bool:
-        """Whether a network is about to be trained from its beginning or from a saved state."""
+        """Whether a network is about to be trained, from the start or from a saved state."""
         return self.name in schedule.restarted or not (run / self.network_file).is_file()
 
     def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
-        """Refuse what this machine cannot train."""
+        """Check the requirements of training on this machine."""
         if self.is_new(run, schedule):
             check_requirements(self.name, self.loop(config), config.device, config.train)
 
     def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
-        """Steps that are left, and how long they take by the log."""
+        """The remaining steps, and their time by the log."""
         if (run / self.network_file).is_file():
             return StagePlan(self.name, "done already")
         loop = self.loop(config)
         steps = max(loop.total_steps(len(images.items)) - trained_steps(run, self.name), 1)
-        pace = seconds_per_step(run, self.name, loop.batch_size)
+        each = seconds_per_step(run, self.name, loop.batch_size)
         saved = " from the saved state on" if (run / f"{self.name}/state.pt").is_file() else ""
         work = f"{steps} steps of {loop.batch_size} images{saved}"
-        return StagePlan(self.name, work, steps=steps, seconds=None if pace is None else steps * pace)
+        return StagePlan(self.name, work, steps=steps, seconds=None if each is None else steps * each)
 
     def check_same_data(self, run: RunFolder, images: ImageSet) -> str:
-        """See that a training goes on with the data that it was begun with, and note the data where it begins.
+        """Check that a training continues on the data that it started with; record the data of a new training.
 
-        Images, their tags and the sizes of their files, if all can be seen, count. All processes call this before
-        the first step.
-
-        Args:
-            run: the run folder.
-            photos: what is learned from.
+        The data are IDs, tags and, if all files can be seen, the sizes of the files. All processes call this before the
+        first step.
 
         Returns:
-            a note where a network is there that was trained on other data; empty otherwise.
+            a note if the existing network was trained on other data; else empty.
 
         Raises:
             UsageError: a saved state is of other data.
@@ -255,17 +242,10 @@ class TrainingStage(Stage):
         )
 
     def fit(self, task: Task, config: Config, run: RunFolder, console: Console, result: StageResult) -> int:
-        """Train, or continue training, and save the network.
-
-        Args:
-            task: what is trained.
-            config: seed, device and workers.
-            run: where state, log and network go.
-            console: for progress.
-            result: unreadable images and notes are added to it.
+        """Train, or continue training, and save the network; add unreadable images and notes to ``result``.
 
         Returns:
-            the steps done in all.
+            the number of steps of the whole training.
 
         Raises:
             Interrupted: the user stopped it; the state is saved.
@@ -297,10 +277,7 @@ class TrainingStage(Stage):
 
 
 def _digest_of(images: ImageSet) -> dict[str, Any]:
-    """How many images there are, a digest of IDs and tags, and one of the sizes of their files.
-
-    The last is None where a file cannot be seen.
-    """
+    """The number of images, a digest of IDs and tags, and one of file sizes, None if a file cannot be seen."""
     tags, files, seen = hashlib.sha256(), hashlib.sha256(), True
     for item in images.items:
         tags.update(repr((item.id, item.tags)).encode())
@@ -313,12 +290,7 @@ def _digest_of(images: ImageSet) -> dict[str, Any]:
 
 
 def training_settings(settings: LoopSettings, *unread: str) -> Settings:
-    """Settings of training as plain values, without those without effect.
-
-    Args:
-        settings: of the loop.
-        unread: names that these settings do not read.
-    """
+    """Settings of training as plain values, without ``unread`` ones and others that have no effect."""
     values: Settings = plain(settings, affecting=True)
     augment = values["augment"]
     without_effect = {"hsv_jitter": not settings.augment.hsv_jitter, "padding": settings.augment.padding == "random"}

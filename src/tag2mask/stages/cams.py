@@ -12,7 +12,6 @@ from torch import Tensor
 from tag2mask.cams.inference import ImageMaps, image_maps, scale_one
 from tag2mask.core.device import channels_last, resolve_device
 from tag2mask.core.errors import UsageError
-from tag2mask.core.files import is_newer
 from tag2mask.core.provenance import cam_origin, image_origin, is_of_image
 from tag2mask.data.cam_files import PADDING, CamFile, CamKind, read_record, write_cam
 from tag2mask.data.dataset import ImageSet
@@ -45,7 +44,7 @@ class Cams(Stage):
     reads_images = True
 
     def settings(self, config: Config, images: ImageSet) -> Settings:
-        """Those of CAMs, of the method, and of base CAMs where they are used."""
+        """The settings of CAMs, of the method, and of base CAMs if they are used."""
         cams = plain(config.cams, affecting=True)
         external = {"external": plain(config.external, affecting=True)} if config.external.used else {}
         return {"cams": cams, "pot": plain(config.pot, affecting=True)} | external
@@ -62,14 +61,13 @@ class Cams(Stage):
         return self.images_plan(run, images.items, folders, ".npz", work, lambda item: _missing(item, run, config))
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
-        """Make the CAM files that are missing, or whose image has other tags by now.
+        """Make the CAM files that are missing or stale.
 
-        Images of one size form fixed batches, and a batch goes through the network whole whenever one of its files
-        is missing, so that a file does not depend on which others were there already.
+        Images of one size form fixed batches. A batch with a missing file goes through the network as a whole, so that
+        no file depends on which others existed already.
 
         Raises:
-            UsageError: there is no trained network, or it knows other classes, or the folder holds CAMs of other
-                settings.
+            UsageError: there is no trained network, it has other classes, or the folder holds CAMs of other settings.
         """
         result = StageResult(self.name)
         images = run_images(config, run, together=True)
@@ -98,7 +96,7 @@ class Cams(Stage):
                     outside, damaged = external_maps(run, batch, len(images.classes), grid)
                     maps = replace(maps, external=outside.to(device), use=config.external)
                     result.failed.update(damaged)
-                    for image_id, kind in product(damaged, config.cams.kinds):  # made from what the file was before
+                    for image_id, kind in product(damaged, config.cams.kinds):  # made from an earlier base CAM
                         (run / f"cams/{kind}" / f"{image_id}.npz").unlink(missing_ok=True)
                 kinds = _kinds(maps, config.cams.kinds, config.pot)
                 for number, item in enumerate(batch):
@@ -123,25 +121,20 @@ def _check_kinds(config: Config) -> None:
 
 
 def _missing(item: ImageItem, run: RunFolder, config: Config) -> bool:
-    """Whether a CAM file of the image is missing, damaged, or of other tags, another image or base CAM."""
+    """Whether a CAM file of the image is missing, damaged, or of other tags, another image or another base CAM."""
     base = _base(item, run, config)
     for kind in config.cams.kinds:
         ids = item.tags if kind == "classifier" else (0, *item.tags)
         path = run / f"cams/{kind}" / f"{item.id}.npz"
         found = read_record(path)
-        if found is None or found.ids != ids:
+        if found is None or found.ids != ids or found.base != base:
             return True
-        if found.image is None:  # of an earlier version
-            if config.external.used and is_newer(seed_path(run, item), path):
-                return True
-        elif found.base != base:
-            return True
-    # All kinds are written together: one look at the image is enough.
+    # All kinds are written together: one check of the image is enough.
     return found is not None and not is_of_image(found.image, item.path, path)
 
 
 def _base(item: ImageItem, run: RunFolder, config: Config) -> str:
-    """Which base CAM the image has; empty without one."""
+    """The record of the image's base CAM; empty without one."""
     return (cam_origin(seed_path(run, item)) or "") if config.external.used else ""
 
 
@@ -151,13 +144,9 @@ def read_batches(
     result: StageResult,
     origins: dict[str, np.ndarray | None] | None = None,
 ) -> Iterator[tuple[list[ImageItem], Tensor]]:
-    """The readable images of each batch, as (N, 3, H, W) in [0, 1]; a few batches are read ahead.
+    """The readable images of each batch of one size, (N, 3, H, W) in [0, 1]; a few batches are prefetched.
 
-    Args:
-        batches: of one size each.
-        config: how images are read.
-        result: takes what failed.
-        origins: takes the record of each image, as it is when it is read, by ID.
+    ``origins`` receives the record of each image, by ID, when it is read.
     """
 
     def read(item: ImageItem) -> np.ndarray | ImageError:
@@ -177,7 +166,6 @@ def read_batches(
 
 
 def _maps(network: PotNetwork, images: Tensor, tags: Tensor, config: Config) -> ImageMaps:
-    """What the network says of a batch."""
     images = scale_one(images, config.cams.long_side)
     bf16 = config.cams.precision == "bf16"
     return image_maps(network, images, tags, scales=config.cams.scales, flip=config.cams.flip, bf16=bf16)
@@ -202,7 +190,7 @@ def _write(
     kinds: dict[CamKind, ImageMaps | TransportCams],
     made_from: tuple[np.ndarray | None, str],
 ) -> None:
-    """Write the CAM files of image ``number`` of a batch, with the records of its image and its base CAM."""
+    """Write the CAM files of image ``number`` of a batch, with the records of image and base CAM."""
     for kind, made in kinds.items():
         allocation = clusters = None
         if isinstance(made, ImageMaps):
@@ -212,7 +200,7 @@ def _write(
             ids = np.array((0, *item.tags), dtype=np.int32)
             maps = made.cams[number][[0, *item.tags]]
             clusters = made.prototypes.shape[2]
-            # Without a plan there is no allocation; more prototypes than a byte can name are left undrawn.
+            # Without a plan there is no allocation; more prototypes than a byte can number are not stored.
             if kind == "pot" and len(ids) * clusters <= PADDING:
                 cells = made.allocation[number].cpu().numpy()
                 allocation = np.where(cells < 0, PADDING, cells)

@@ -73,6 +73,7 @@ class LoopSettings(Checked):
     # Without annotations these are not settings here; subclasses make them settings.
     optimizer = "sgd"
     weight_decay = WEIGHT_DECAY
+    power = POWER
     lr_update_every = 1
     max_grad_norm = cast("float | None", None)
     ema_decay = cast("float | None", None)
@@ -88,7 +89,7 @@ class LoopSettings(Checked):
     def decayed(self, step: int, total: int) -> float:
         """What the learning rate of the step after ``step`` of ``total`` is multiplied by."""
         share = step // self.lr_update_every * self.lr_update_every / total
-        return float((1 - share) ** POWER)
+        return float((1 - share) ** self.power)
 
     def problems(self) -> list[str]:
         """Settings that do not go together."""
