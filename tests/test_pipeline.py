@@ -275,7 +275,7 @@ def test_another_class_list_is_refused_by_name(copied: Path, scenes: Path, capsy
     names = open_images(DataSettings(root=scenes)).classes
     assert run("cams", scenes, copied, data__classes=",".join([*names, "unicorn"])) == 2
     said = capsys.readouterr().err
-    assert "was begun with the classes" in said and "new: unicorn" in said
+    assert "started with the classes" in said and "new: unicorn" in said
 
 
 def test_changed_tags_are_noticed_by_image(copied: Path, done: Path, scenes: Path, tmp_path: Path) -> None:

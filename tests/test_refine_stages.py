@@ -121,7 +121,7 @@ def test_an_interrupted_training_goes_on_to_the_same_network(
     monkeypatch.undo()
     labels = files_of(copied / "edges/labels")
     assert run("edges", scenes, copied, **IRN) == 0
-    assert "went on from step" in capsys.readouterr().err
+    assert "resumed at step" in capsys.readouterr().err
     assert files_of(copied / "edges/labels") == labels
     name = "edges/network.safetensors"
     assert (copied / name).read_bytes() == (done / name).read_bytes()
@@ -215,7 +215,7 @@ def test_cams_that_changed_or_went_are_told_of(copied: Path, scenes: Path, capsy
     found = read_cam(cams[0])
     write_cam(cams[0], replace(found, cams=found.cams[:, ::-1]))
     assert run("edges", scenes, copied, **IRN) == 0
-    assert "1 CAM files are others than those of the labels learnt from" in capsys.readouterr().err
+    assert "1 CAM files changed since the labels were written" in capsys.readouterr().err
     (copied / "edges/network.safetensors").unlink()
     (copied / "edges/state.pt").unlink()
     cams[1].unlink()

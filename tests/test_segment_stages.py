@@ -237,10 +237,10 @@ def test_it_learns_from_all_masks_or_says_so(copied: Path, scenes: Path, capsys:
     assert "1 images have no mask to learn from" in capsys.readouterr().err
     masks[0].write_bytes(kept)
     assert run("segment", scenes, copied, **SEGMENT) == 0
-    assert "1 masks are newer than the network that is there" in capsys.readouterr().err
+    assert "1 masks are newer than the trained network" in capsys.readouterr().err
     (copied / "segment/network.safetensors").unlink()  # as if training had been cut short
     assert run("segment", scenes, copied, **SEGMENT) == 2
-    assert "begun on 9 masks, and now there are 10" in capsys.readouterr().err
+    assert "started on 9 masks, and now there are 10" in capsys.readouterr().err
 
 
 def test_what_cannot_be_measured_does_not_stop_training(scenes: Path, tmp_path: Path, capsys: Capture) -> None:

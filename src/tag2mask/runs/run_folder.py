@@ -243,7 +243,7 @@ class RunFolder:
         if not isinstance(found, dict) or not all(isinstance(found.get(key), kind) for key, kind in parts.items()):
             raise Tag2maskError(
                 f"{path} is damaged: it does not say how {name} was done; --restart {name}, or --overwrite of predict, "
-                "does it anew"
+                "makes it again"
             )
         require_number(self.path, found.get("format"))
         return found

@@ -223,22 +223,21 @@ class TrainingStage(Stage):
         if not isinstance(before, dict) or before.keys() != now.keys():
             if finished:
                 return ""
-            raise Tag2maskError(f"{record} is damaged; --restart {self.name} begins anew")
+            raise Tag2maskError(f"{record} is damaged; --restart {self.name} starts again")
         if all(before[key] == now[key] or None in (before[key], now[key]) for key in now):
             if not finished and is_main() and before is now:
                 write_json(record, now)
             return ""
         count, changed = before["images"], f"now there are {now['images']}"
         if count == now["images"]:
-            changed = "now some of them, their tags or their files are others"
+            changed = "now some of them, their tags or their files differ"
         if finished:
             return (
-                f"the network that is there was trained on {count} images, and {changed}; "
-                f"--restart {self.name} trains anew"
+                f"the existing network was trained on {count} images, and {changed}; --restart {self.name} trains again"
             )
         raise UsageError(
-            f"the training in {run / self.name} was begun on {count} images, and {changed}; "
-            f"put the data back, or begin anew with --restart {self.name}"
+            f"the training in {run / self.name} started on {count} images, and {changed}; "
+            f"put the data back, or start again with --restart {self.name}"
         )
 
     def fit(self, task: Task, config: Config, run: RunFolder, console: Console, result: StageResult) -> int:
@@ -272,7 +271,7 @@ class TrainingStage(Stage):
             save_network(run / self.network_file, cast("SavedNetwork", task.network))
         result.failed.update(trained.unreadable)
         if trained.resumed_from:
-            result.notes.append(f"went on from step {trained.resumed_from} of {trained.steps}")
+            result.notes.append(f"resumed at step {trained.resumed_from} of {trained.steps}")
         return trained.steps
 
 

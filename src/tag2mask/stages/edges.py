@@ -101,7 +101,7 @@ class Edges(TrainingStage):
             older = len(stale(labelled.items, cams, run / EDGE_LABELS))
             if older:
                 result.notes.append(
-                    f"{older} CAM files are others than those of the labels learnt from; --restart edges learns anew"
+                    f"{older} CAM files changed since the labels were written; --restart edges trains again"
                 )
             elif other := self.check_same_data(run, labelled):
                 result.notes.append(other)

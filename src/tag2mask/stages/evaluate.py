@@ -1,4 +1,4 @@
-"""The stage `evaluate`: CAMs and masks of a run, or of any folder, against the ground truth."""
+"""The stage `evaluate`: CAMs and masks of a run, or of any folder, against ground truth."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,14 +26,7 @@ NO_SHARD = "evaluate measures all images in one command, which torchrun shares a
 
 @dataclass(frozen=True)
 class Target:
-    """A folder of the run that is measured.
-
-    Attributes:
-        stage: under which its figures are kept.
-        split: likewise.
-        kind: likewise.
-        folder: holds a mask or a CAM file for each image, named by its ID.
-    """
+    """A folder to measure, with a mask or a CAM file ID.png or ID.npz per image; the rest names its figures."""
 
     stage: str
     split: str
@@ -42,11 +35,11 @@ class Target:
 
     @property
     def holds_cams(self) -> bool:
-        """Whether its files are CAM files, not masks."""
+        """Whether it holds CAM files instead of masks."""
         return self.stage in ("seeds", "cams")
 
     def file(self, item: ImageItem) -> Path:
-        """The image's file."""
+        """The file of an image."""
         return self.folder / f"{item.id}{'.npz' if self.holds_cams else '.png'}"
 
 
@@ -61,29 +54,29 @@ class Evaluate(Stage):
     sections = ("evaluate",)
 
     def settings(self, config: Config, images: ImageSet) -> Settings:
-        """All of evaluation."""
+        """The settings of evaluation."""
         return {"evaluate": plain(config.evaluate, affecting=True)}
 
     def is_wanted(self, config: Config) -> bool:
-        """Not by a command that does a part of the images."""
+        """Without a shard."""
         return config.shard is None
 
     def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
-        """Look at the classes and splits that are measured."""
+        """Check the classes and splits to measure."""
         if config.shard is not None:
             raise UsageError(NO_SHARD)
         check_splits(config, run, images)
 
     def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
-        """How many images have truth, by split."""
+        """The number of images with ground truth in each split."""
         splits = config.evaluate.split_names(config.data.split)
         counts = [f"{split or WHOLE} ({truth_plan(run_images(config, run, split))})" for split in splits]
         return StagePlan(self.name, f"on {', '.join(counts)}")
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
-        """Measure base CAMs, the run's CAMs of every kind and its masks on each split, where there is ground truth.
+        """Measure base CAMs, CAMs of every kind, masks and predictions on each split with ground truth.
 
-        Images whose files could not be made are left out, and counted in a note. Several processes share the images.
+        Images without a file are counted in a note. Several processes share the images.
         """
         result = StageResult(self.name)
         for split in config.evaluate.split_names(config.data.split):
@@ -104,8 +97,8 @@ class Evaluate(Stage):
             by_hand = images.decided.count((item.id for item in images.items), "accepted", "corrected")
             if by_hand:
                 result.notes.append(
-                    f"{by_hand} images of split '{name}' have a mask by hand; figures are of what the method "
-                    "made, not of what people corrected"
+                    f"{by_hand} images of split '{name}' have a mask by hand; figures are of the masks that the method "
+                    "made, not of the corrected ones"
                 )
             if (run / "seeds").is_dir():
                 source = "CLIP" if config.seeds.from_npy is None else "imported"
@@ -123,13 +116,7 @@ class Evaluate(Stage):
 
 
 def compare_runs(config: Config, run: RunFolder, console: Console, *, other: Mapping[str, Any]) -> StageResult:
-    """The run's segmentation network beside another run's, from what was measured of both.
-
-    Args:
-        config: the splits.
-        run: this run.
-        console: not written to.
-        other: the figures of the other run.
+    """Compare the measured figures of the run's segmentation network with ``other``, those of another run.
 
     Raises:
         UsageError: the two cannot be compared.
@@ -139,7 +126,7 @@ def compare_runs(config: Config, run: RunFolder, console: Console, *, other: Map
 
 
 def _measure(config: Config, images: ImageSet, target: Target, result: StageResult, console: Console) -> None:
-    """Add the figures of one folder of the run, over the images that have a file there."""
+    """Add the figures of a folder, over the images that have a file in it."""
     ids = class_ids(config.evaluate.class_names(), images.classes)
     counts = _counts(config, images, target, console)
     name = target.folder.name
@@ -151,7 +138,7 @@ def _measure(config: Config, images: ImageSet, target: Target, result: StageResu
         result.notes.append(f"{name}: {counts.lacking} of {total} images have no file and are not measured")
     try:
         figures = counts.figures(target.folder, images.classes, ids, tagged(images))
-    except EvaluationError as error:  # a damaged mask must not cost the rest of the run
+    except EvaluationError as error:  # a damaged mask must not stop the rest
         result.failed[name] = str(error)
         return
     for class_name, count in figures.absent.items():
@@ -163,7 +150,7 @@ def _measure(config: Config, images: ImageSet, target: Target, result: StageResu
 
 
 def _counts(config: Config, images: ImageSet, target: Target, console: Console) -> Counts:
-    """The counts of all images, of which each process counts its part."""
+    """The counts of all images; each process counts a part."""
     mine = images.of(images.items[process_number() :: process_count()])
     parts = gathered(_counted(config, target, mine, console))
     for part in parts[1:]:
@@ -172,7 +159,7 @@ def _counts(config: Config, images: ImageSet, target: Target, console: Console) 
 
 
 def _counted(config: Config, target: Target, images: ImageSet, console: Console) -> Counts:
-    """The counts of those of the images that have a file."""
+    """The counts of the images that have a file."""
     made = images.items.where(lambda item: target.file(item).is_file())
     counts = Counts(len(images.classes) + 1, DEFAULT_THRESHOLDS if target.holds_cams else None)
     if made:
@@ -186,7 +173,7 @@ def _counted(config: Config, target: Target, images: ImageSet, console: Console)
 
 @contextmanager
 def counted_bar(console: Console, folder: Path, total: int) -> Iterator[Callable[[str], None]]:
-    """What moves the bar on by an image."""
+    """A progress bar, as a function to call after each image."""
     done = 0
     with progress_bar(console, f"evaluate {folder.name}", total) as advance:
 

@@ -44,7 +44,7 @@ class Refine(Stage):
     reads_images = True
 
     def settings(self, config: Config, images: ImageSet) -> Settings:
-        """Those that the method reads."""
+        """The settings that the method reads."""
         refine, settings = plain(config.refine, affecting=True), config.refine
         walk = refine.pop("walk")
         unread = set[str]()
@@ -62,11 +62,11 @@ class Refine(Stage):
         return read | ({"walk": walk} if settings.walks else {})
 
     def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
-        """Look for the CAMs."""
+        """Check the CAMs."""
         require_cams(config, run, schedule)
 
     def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
-        """Masks that are missing."""
+        """The missing masks."""
         work = f"{{}} masks to write by {config.refine.method} of {config.refine.cams}"
         is_to_do = partial(is_stale, run / f"cams/{config.refine.cams}", run / "masks")
         return self.images_plan(run, images.items, ["masks"], ".png", work, is_to_do)
@@ -75,8 +75,8 @@ class Refine(Stage):
         """Write the masks that are missing, damaged, or made from another CAM file.
 
         Raises:
-            UsageError: there are no CAMs of the chosen kind, or no edge network for a method that needs one, or the
-                folder holds masks of other settings.
+            UsageError: there are no CAMs of the chosen kind, no edge network for a method that needs one, or the folder
+                holds masks of other settings.
         """
         result = StageResult(self.name)
         images = run_images(config, run, together=True)

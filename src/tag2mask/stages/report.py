@@ -21,7 +21,7 @@ class Report(Stage):
     sections = ("report",)
 
     def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
-        """The page, which is always written anew."""
+        """The page, which is always written again."""
         return StagePlan(self.name, f"write {run / 'report.html'}")
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:

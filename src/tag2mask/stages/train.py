@@ -1,4 +1,4 @@
-"""The stage `train`: images and tags to the POT network."""
+"""The stage `train`: trains the POT network on images and tags."""
 
 from typing import ClassVar
 
@@ -21,7 +21,7 @@ LOG = "train/log.jsonl"
 
 
 class Train(TrainingStage):
-    """Images and tags to the POT network."""
+    """Trains the POT network on images and tags."""
 
     name = "train"
     outputs = ("train",)
@@ -29,7 +29,7 @@ class Train(TrainingStage):
     version = 2
 
     def settings(self, config: Config, images: ImageSet) -> Settings:
-        """Those of network, method and training."""
+        """The settings of network, method and training."""
         uses_pot = config.train.consistency_weight or config.external.consistency_weight
         settings = {
             "classes": list(images.classes),
@@ -43,13 +43,13 @@ class Train(TrainingStage):
         return settings | ({"external": plain(config.external, affecting=True)} if config.external.used else {})
 
     def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
-        """Also build the network, which finds weights that are missing."""
+        """Also build the network, which finds missing weights."""
         super().check(config, run, images, schedule)
         if self.is_new(run, schedule):
             build_network(config.network, images.classes, seed=config.seed)
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
-        """Train, go on training, or find that it is done.
+        """Train, or continue training.
 
         Raises:
             UsageError: no image has a tag, or the folder holds a network of other settings or other classes.
@@ -60,7 +60,7 @@ class Train(TrainingStage):
         untagged = [item.id for item in images.items if not item.tags]
         if len(untagged) == len(images.items):
             raise UsageError(
-                f"none of the {len(untagged)} images has a tag, so there is nothing to learn; see `tag2mask check`"
+                f"none of the {len(untagged)} images has a tag, so there is nothing to train on; see `tag2mask check`"
             )
         settings = self.fingerprint(config, images)
         target = run / TRAIN_NETWORK
@@ -70,8 +70,7 @@ class Train(TrainingStage):
             result.skipped = 1
             if newer := newer_tags(run, images):
                 result.notes.append(
-                    f"{newer} decisions about tags are newer than the network that is there; "
-                    "--restart train learns anew"
+                    f"{newer} decisions about tags are newer than the trained network; --restart train trains again"
                 )
             elif other := self.check_same_data(run, images):
                 result.notes.append(other)

@@ -46,11 +46,11 @@ def load_state(path: Path, stage: str = "train") -> dict[str, Any]:
         raise
     except Exception as error:  # a damaged file raises errors of many kinds
         raise Tag2maskError(
-            f"{path} is not a readable resume state ({type(error).__name__}); --restart {stage} begins anew"
+            f"{path} is not a readable resume state ({type(error).__name__}); --restart {stage} starts again"
         ) from error
     if not isinstance(state, dict):
         raise Tag2maskError(
-            f"{path} holds no resume state, but a {type(state).__name__}; --restart {stage} begins anew"
+            f"{path} holds no resume state, but a {type(state).__name__}; --restart {stage} starts again"
         )
     return state
 

@@ -61,7 +61,7 @@ class Meter:
         total = self.sums.get("loss")
         if total is not None and not bool(torch.isfinite(total)):
             raise Tag2maskError(
-                f"the loss is not finite at step {step}; train anew with --restart {self.stage} and a lower "
+                f"the loss is not finite at step {step}; train again with --restart {self.stage} and a lower "
                 f"--{self.stage}.learning_rate, or with --{self.stage}.precision fp32"
             )
 

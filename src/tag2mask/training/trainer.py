@@ -150,7 +150,7 @@ def train_network(
                 loop.save(state_path, step)
             if stops and not last:
                 raise Interrupted(
-                    f"stopped at step {step} of {total}; the state is saved, the same command goes on from there"
+                    f"stopped at step {step} of {total}; the state is saved, the same command continues from there"
                 )
     trained.steps = step
     trained.unreadable = {name: reason for each in gathered(trained.unreadable) for name, reason in each.items()}
@@ -274,8 +274,8 @@ class _Loop:
         except Exception as error:  # values of other kinds, names and shapes raise errors of many kinds
             reason = " ".join(str(error).split())[:200] or "no more is known"
             raise Tag2maskError(
-                f"{path} is no resume state of this network ({type(error).__name__}: {reason}); "
-                f"--restart {self.task.stage} begins anew"
+                f"{path} is not a resume state of this network ({type(error).__name__}: {reason}); "
+                f"--restart {self.task.stage} starts again"
             ) from error
 
     def _load(self, state: dict[str, Any]) -> int:
