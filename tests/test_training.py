@@ -342,7 +342,7 @@ def test_the_best_weights_need_something_to_measure_on(images: ImageSet, tmp_pat
 
 
 def test_a_batch_has_whole_parts() -> None:
-    with pytest.raises(UsageError, match="batch_size 10 should be a multiple of accumulate, 3"):
+    with pytest.raises(UsageError, match="batch_size 10 should be a multiple of gradient_accumulation_steps, 3"):
         TrainSettings(batch_size=10, gradient_accumulation_steps=3)
     with pytest.raises(UsageError, match=r"gradient_accumulation_steps should be .* 0; lr_update_every should be"):
         SegmentSettings(gradient_accumulation_steps=0, lr_update_every=0)

@@ -79,9 +79,9 @@ class RefineSettings(Checked):
         """Settings that do not go together."""
         problems = []
         if self.ignore_below is not None and not self.uses_crf:
-            problems.append(f"confidence is a probability of the CRF, which method {self.method} does not have")
+            problems.append(f"ignore_below is a probability of the CRF, which method {self.method} does not have")
         if self.save_probabilities and not self.uses_crf:
-            problems.append(f"keep_confidence keeps what the CRF says, which method {self.method} does not have")
+            problems.append(f"save_probabilities writes those of the CRF, which method {self.method} does not have")
         return problems
 
     @property

@@ -1,4 +1,4 @@
-"""The training loop: one for every device, resumed exactly where it stopped."""
+"""The training loop, one for every device, with exact resume."""
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -29,21 +29,17 @@ from tag2mask.training.log import Losses, Meter, training_log
 from tag2mask.training.settings import LoopSettings, RecordSettings
 
 _STEPS_BETWEEN_STOPS = 5
-"""How often several processes agree on whether to stop: each time makes a GPU wait."""
+"""Steps after which several processes agree on whether to stop, for which a GPU waits."""
 
 OnStep = Callable[[int, int, Mapping[str, float]], None]
-"""Called with (steps done, steps in all, the latest logged values)."""
+"""Called with (steps done, total steps, the latest logged values)."""
 
 
 class Group(NamedTuple):
-    """Parameters that train alike.
-
-    Attributes:
-        factor: their learning rate, as a multiple of the settings'.
-    """
+    """Parameters that train alike."""
 
     parameters: list[nn.Parameter]
-    factor: float = 1.0
+    factor: float = 1.0  # of the learning rate
     decay: bool = True
 
 
@@ -53,10 +49,10 @@ class Task:
 
     Attributes:
         samples: tensors by name, stacked over a batch; `image` is required.
-        losses: from the network as it is wrapped for its device, a batch on that device, and the share of the steps
-            already done, to a `Losses`.
-        may_lack_gradients: whether some step leaves a trainable parameter without a gradient.
-        validate: figures of the network, in evaluation mode, for the log; None without.
+        losses: the `Losses` of the network as wrapped for its device, a batch on that device, and the share of the
+            steps already done.
+        may_lack_gradients: whether a step may leave a trainable parameter without a gradient.
+        validate: figures of the network, in evaluation mode, for the log.
     """
 
     stage: str
@@ -73,8 +69,8 @@ class TrainingResult:
     """The result of a training.
 
     Attributes:
-        resumed_from: the step of the resumed state; 0 for a fresh start.
-        unreadable: images that could not be read and were replaced by others, with the reason.
+        resumed_from: the step of the resumed state; 0 without one.
+        unreadable: the reason for each image that could not be read; others took its place.
     """
 
     steps: int
@@ -102,11 +98,11 @@ def train_network(
         task: its network must be newly initialised; on resume its weights are overwritten.
         folder: of state.pt and log.jsonl.
         workers: processes that read images; 0 reads in this one.
-        records: how often state and figures are written; None: as by default.
+        records: how often state and figures are written.
 
     Raises:
         Interrupted: SIGTERM or Ctrl-C came; the state is saved.
-        UsageError: the best weights are asked for without images to validate on.
+        UsageError: `keep_best` without images to validate on.
         Tag2maskError: the loss or the weights are not finite, or no image can be read.
     """
     if settings.keep_best and task.validate is None:
@@ -117,7 +113,7 @@ def train_network(
     total = settings.total_steps(len(task.samples))
     state_path = folder / "state.pt"
     step = loop.resume(state_path) if state_path.is_file() else 0
-    loop.prepare()
+    loop.network, loop.optimizer = loop.accelerator.prepare(loop.network, loop.optimizer)
     loader = batches(task.samples, settings, seed, (step, total), workers, loop.accelerator)
     main = loop.accelerator.is_main_process
     opened = training_log(folder, step=step, tensorboard=records.tensorboard) if main else nullcontext()
@@ -139,7 +135,8 @@ def train_network(
             figures = loop.validated() if validates and main else {}
             loop.best.update(loop.plain, figures, step)
             if last or step % records.log_every == 0 or validates:
-                values = {"step": step, "learning_rate": loop.learning_rate, **loop.meter.read(step), **figures}
+                rate = float(loop.optimizer.param_groups[0]["lr"])
+                values = {"step": step, "learning_rate": rate, **loop.meter.read(step), **figures}
                 if log is not None:
                     log.append(values)
                 on_step(step, total, values)
@@ -162,11 +159,7 @@ def train_network(
 def check_requirements(
     stage: str, settings: LoopSettings, device: Literal["auto", "cpu", "cuda"], records: RecordSettings
 ) -> None:
-    """Check the requirements of training before anything is computed for it.
-
-    Raises:
-        UsageError: fp16 without a GPU, or TensorBoard is not installed.
-    """
+    """Check the requirements of training; a `UsageError`: fp16 without a GPU, or TensorBoard is not installed."""
     if records.tensorboard and find_spec("tensorboard") is None:
         raise UsageError("train.tensorboard needs TensorBoard; pip install 'tag2mask[tensorboard]'")
     if settings.precision == "fp16" and resolve_device(device).type == "cpu":
@@ -174,16 +167,16 @@ def check_requirements(
 
 
 class _Loop:
-    """The state of a training: network, optimiser, and the weights that are kept apart."""
+    """The state of a training: network, optimiser, averaged and best weights."""
 
     def __init__(self, task: Task, settings: LoopSettings, accelerator: Accelerator) -> None:
         self.task, self.settings, self.accelerator = task, settings, accelerator
         self.optimizer: Any = _optimizer(task, settings)
         self.network = task.network
         if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
-            # Batch norm over the batch of all processes; torch has it for GPUs alone.
+            # Batch norm over the batch of all processes, which torch has for GPUs alone.
             self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)  # type: ignore[no-untyped-call]
-        channels_last(self.network).train()  # faster convolutions, on CPUs by a third
+        channels_last(self.network).train()  # convolutions on CPUs are faster by a third
         self.average = WeightAverage(self.network, settings.ema_decay)
         self.best = BestWeights(enabled=settings.keep_best)
         self.meter = Meter(task.stage, settings.batch_size // settings.gradient_accumulation_steps)
@@ -193,19 +186,10 @@ class _Loop:
         """The network without its wrapper for several processes."""
         return self.accelerator.unwrap_model(self.network)  # type: ignore[no-any-return]
 
-    @property
-    def learning_rate(self) -> float:
-        """Of the first group, in the latest step."""
-        return float(self.optimizer.param_groups[0]["lr"])
-
-    def prepare(self) -> None:
-        """Wrap network and optimiser for the device and the processes, after `resume`."""
-        self.network, self.optimizer = self.accelerator.prepare(self.network, self.optimizer)
-
     def step(self, batch: Mapping[str, Any], seed: int, step: int, total: int) -> None:
         """One optimiser step, over the parts of a batch."""
         accelerator, settings = self.accelerator, self.settings
-        # Layers that draw (dropout, stochastic depth) draw from a state that depends on step and process alone.
+        # Random layers (dropout, stochastic depth) depend on step and process alone.
         torch.manual_seed((seed << 32) + step * accelerator.num_processes + accelerator.process_index)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial"] * settings.decayed(step, total)
@@ -223,7 +207,7 @@ class _Loop:
                 losses = self.task.losses(self.network, dict(zip(tensors, chunk, strict=True)), step / total)
                 accelerator.backward(losses.total / settings.gradient_accumulation_steps)
                 self.meter.add(losses)
-        except UsageError:  # POT refuses features that are not finite, and cannot say why they are
+        except UsageError:  # POT refuses features that are not finite, without the cause
             self.meter.check_weights(self.plain, step)
             raise
         if settings.max_grad_norm is not None:
@@ -237,7 +221,7 @@ class _Loop:
         self.meter.check_weights(self.plain, step)
 
     def validated(self) -> Mapping[str, float]:
-        """The figures of the network."""
+        """The figures of the network in evaluation mode."""
         network = self.plain
         network.eval()
         figures = self.task.validate(network) if self.task.validate is not None else {}
@@ -246,33 +230,28 @@ class _Loop:
 
     def save(self, path: Path, step: int) -> None:
         """Write the resume state, in the main process."""
-        if not self.accelerator.is_main_process:
-            return
-        scaler = self.accelerator.scaler
-        state = {
-            "step": step,
-            "network": self.plain.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": scaler.state_dict() if scaler is not None else None,
-            "average": self.average.weights,
-            "best": self.best.state(),
-        }
-        save_state(path, state)
+        if self.accelerator.is_main_process:
+            scaler = self.accelerator.scaler
+            state = {
+                "step": step,
+                "network": self.plain.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": scaler.state_dict() if scaler is not None else None,
+                "average": self.average.weights,
+                "best": self.best.state(),
+            }
+            save_state(path, state)
 
     def resume(self, path: Path) -> int:
-        """Take over the state in ``path``; return its step.
-
-        Raises:
-            Tag2maskError: it is damaged, or of another network.
-        """
+        """Load the state in ``path`` and return its step; a `Tag2maskError` if it is damaged or of another network."""
         state = load_state(path, self.task.stage)
-        self.network.to(self.accelerator.device)  # a full or broken GPU is not a fault of the file
+        self.network.to(self.accelerator.device)  # a full or broken GPU does not mean a damaged file
         try:
             return self._load(state)
         except MACHINE_ERRORS:
             raise
-        except Exception as error:  # values of other kinds, names and shapes raise errors of many kinds
-            reason = " ".join(str(error).split())[:200] or "no more is known"
+        except Exception as error:  # wrong types, names and shapes raise many kinds of errors
+            reason = " ".join(str(error).split())[:200] or "no details"
             raise Tag2maskError(
                 f"{path} is not a resume state of this network ({type(error).__name__}: {reason}); "
                 f"--restart {self.task.stage} starts again"
@@ -286,16 +265,15 @@ class _Loop:
         scaler = self.accelerator.scaler
         if scaler is not None and state["scaler"] is not None:
             scaler.load_state_dict(state["scaler"])
-        self.average.weights = state.get("average", {})
-        if "best" in state:
-            self.best.resume(state["best"])
+        self.average.weights = state["average"]
+        self.best.resume(state["best"])
         if type(state["step"]) is not int or state["step"] < 0:
-            raise ValueError("its step is no number of steps")
+            raise ValueError("its step is not a number of steps")
         return state["step"]
 
 
 def _stops(stop: SignalHandler, accelerator: Accelerator, step: int) -> bool:
-    """Whether to stop after this step; several processes must all stop after the same one."""
+    """Whether to stop after this step; all processes must stop after the same one."""
     if accelerator.num_processes == 1:
         return stop.received
     if step % _STEPS_BETWEEN_STOPS:
@@ -304,7 +282,6 @@ def _stops(stop: SignalHandler, accelerator: Accelerator, step: int) -> bool:
 
 
 def _accelerator(task: Task, settings: LoopSettings, device: Literal["auto", "cpu", "cuda"]) -> Accelerator:
-    """The engine for the chosen device and precision."""
     on_cpu, precision = resolve_device(device).type == "cpu", settings.precision
     if precision == "auto":
         precision = "fp32" if on_cpu or not torch.cuda.is_bf16_supported() else "bf16"
@@ -324,7 +301,6 @@ def _accelerator(task: Task, settings: LoopSettings, device: Literal["auto", "cp
 
 
 def _optimizer(task: Task, settings: LoopSettings) -> torch.optim.Optimizer:
-    """The optimiser over the groups of the task, each with its learning rate."""
     groups = [
         {
             "params": group.parameters,
