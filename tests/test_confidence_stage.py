@@ -169,7 +169,7 @@ def inputs(out: Path) -> tuple[QualityInputs, list[ImageItem]]:
     return QualityInputs.of(config, RunFolder(out), images, StageResult("confidence")), list(images.items)
 
 
-def test_the_network_is_a_witness_unless_it_learnt_from_truth(
+def test_the_network_is_used_unless_it_was_trained_on_truth(
     copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = {name: value for name, value in SEGMENT.items() if name.startswith("segment")}
@@ -194,11 +194,11 @@ def test_the_network_is_a_witness_unless_it_learnt_from_truth(
     record["settings"]["segment.labels"] = "truth"
     (copied / "segment/stage.json").write_text(json.dumps(record))
     told = result_of(capsys, copied)
-    assert told["done"] == 10 and any("learnt from ground truth" in note for note in told["notes"])
+    assert told["done"] == 10 and any("was trained on ground truth" in note for note in told["notes"])
     assert all(row[field] == "" for row in rows(copied / CLASSES) for field in NETWORK_FIELDS)
     stored = stored_evidence(evidence_files(copied)[0])
     assert stored is not None and "network" not in json.loads(json.loads(stored[1])[0])
-    assert result_of(capsys, copied)["done"] == 0  # a file that is newer than all evidence, but no witness
+    assert result_of(capsys, copied)["done"] == 0  # a file that is newer than all evidence, but not used
 
 
 def test_evidence_of_other_tags_is_stale(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,7 +236,7 @@ def test_cams_are_seen_as_they_were_refined(copied: Path, scenes: Path, capsys: 
     rmtree(copied / "refine")
     assert run("refine", scenes, copied, **made) == 0 and rank(copied) == 0
     stored = stored_evidence(evidence_files(copied)[0])
-    assert stored is not None and json.loads(json.loads(stored[1])[0])["background"] == [0.2, None]
+    assert stored is not None and json.loads(json.loads(stored[1])[0])["background"] == 0.2
     before = files_of(copied / "confidence")
     assert result_of(capsys, copied, "--refine.background_threshold", "0.5", "--restart", "confidence")["done"] == 10
     assert files_of(copied / "confidence") == before

@@ -202,7 +202,7 @@ def test_what_is_refused_leaves_the_run_as_it_was(copied: Path, scenes: Path, ca
 @pytest.mark.parametrize(
     ("verb", "name", "value", "said"),
     [
-        ("seeds", "seeds__from_npy", "/nowhere", "/nowhere is no folder"),
+        ("seeds", "seeds__from_npy", "/nowhere", "/nowhere is not a folder"),
         ("cams", "cams__kinds", "[pot,fused]", "`fused` needs base CAMs"),
         ("refine", "refine__cams", "fused", "cams/fused does not exist"),
         ("run", "refine__cams", "fused", "refine.cams fused is none of cams.kinds, classifier, prototype, pot"),

@@ -220,7 +220,7 @@ def _prepare(call: Invocation, run: RunFolder, names: Sequence[str], restart: st
     again = to_delete(run, restart, images.classes)
     require_classes(run, images.classes, again)
     for stage in (STAGES[name] for name in dict.fromkeys([*names, *again])):
-        run.check(stage, stage.fingerprint(call.config, images), anew=stage.name in again)
+        run.check(stage, stage.fingerprint(call.config, images), restart=stage.name in again)
     check_stages(call.config, run, images, names, again)
     for sentence in slow_settings(call.config, names):
         errors().print(f"warning: {sentence}", style="yellow", highlight=False, markup=False, soft_wrap=True)

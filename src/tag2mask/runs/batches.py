@@ -3,19 +3,46 @@
 A batch list takes about 20 bytes per image.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from tag2mask.core.errors import Tag2maskError
 from tag2mask.core.prefetch import map_ahead
 from tag2mask.data.images import ImageError, image_size
 from tag2mask.data.manifest import ImageItem, Images
 from tag2mask.runs.config import Config
-from tag2mask.runs.dataset import reading_workers
+from tag2mask.runs.dataset import read_ahead, reading_workers
 from tag2mask.runs.progress import StageResult
+
+Answer = TypeVar("Answer")
+
+
+def readable(
+    batches: Iterable[Sequence[ImageItem]],
+    read: Callable[[ImageItem], Answer],
+    config: Config,
+    result: StageResult,
+) -> Iterator[list[tuple[ImageItem, Answer]]]:
+    """The readable images of each batch, with ``read(image)``; a few batches are prefetched.
+
+    An image for which ``read`` raises a `Tag2maskError` has failed. Batches without a readable image are left out.
+    """
+
+    def attempt(item: ImageItem) -> Answer | Tag2maskError:
+        try:
+            return read(item)
+        except Tag2maskError as error:
+            return error
+
+    for pairs in read_ahead(batches, attempt, config):
+        result.failed.update({item.id: str(answer) for item, answer in pairs if isinstance(answer, Tag2maskError)})
+        if good := [(item, answer) for item, answer in pairs if not isinstance(answer, Tag2maskError)]:
+            yield good
 
 
 @dataclass(frozen=True)

@@ -102,12 +102,12 @@ class RunFolder:
         recorded = self._recorded(name)
         return () if recorded is None else tuple(recorded["inputs"])
 
-    def check(self, stage: "Stage", settings: Mapping[str, Any], *, anew: bool = False) -> None:
+    def check(self, stage: "Stage", settings: Mapping[str, Any], *, restart: bool = False) -> None:
         """Check that a stage may work here with these settings; nothing is written.
 
         Args:
             settings: the stage's fingerprint.
-            anew: the stage's outputs are about to be deleted, so that their settings do not matter.
+            restart: the stage's outputs are about to be deleted, so that their settings do not matter.
 
         Raises:
             UsageError: the folder holds outputs of other settings or of another version, or files that no run wrote.
@@ -118,7 +118,7 @@ class RunFolder:
         # Before the look at the record: another process of this run writes the record first, and then its files.
         foreign = [output for output in stage.outputs if _holds_files(self.path / output)]
         if self._record(name).is_file():
-            recorded = None if anew else self._recorded(name)
+            recorded = None if restart else self._recorded(name)
             if recorded is not None:
                 self._refuse(stage, _differences(recorded, self._entry(stage, settings), inputs=False))
         elif foreign:

@@ -15,16 +15,15 @@ from tag2mask.core.errors import UsageError
 from tag2mask.core.provenance import cam_origin, image_origin, is_of_image
 from tag2mask.data.cam_files import PADDING, CamFile, CamKind, read_record, write_cam
 from tag2mask.data.dataset import ImageSet
-from tag2mask.data.images import ImageError, read_image
+from tag2mask.data.images import read_image
 from tag2mask.data.manifest import ImageItem
 from tag2mask.networks.checkpoint import load_network
-from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.pot import PotSettings, TransportCams
 from tag2mask.runs.base_cams import external_maps, require_seeds, seed_path
-from tag2mask.runs.batches import sized_batches
+from tag2mask.runs.batches import readable, sized_batches
 from tag2mask.runs.config import Config, plain
 from tag2mask.runs.corrections import without_damaged
-from tag2mask.runs.dataset import read_ahead, run_images
+from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import TRAIN_NETWORK, RunFolder
 from tag2mask.runs.throughput import timed_progress_bar
@@ -65,11 +64,8 @@ class Cams(Stage):
 
         Images of one size form fixed batches. A batch with a missing file goes through the network as a whole, so that
         no file depends on which others existed already.
-
-        Raises:
-            UsageError: there is no trained network, it has other classes, or the folder holds CAMs of other settings.
         """
-        result = StageResult(self.name)
+        result, settings = StageResult(self.name), config.cams
         images = run_images(config, run, together=True)
         without_damaged(images, result)
         if not (run / TRAIN_NETWORK).is_file():
@@ -89,16 +85,18 @@ class Cams(Stage):
         with timed_progress_bar(run, "cams", console, missing) as advance:
             for batch, pixels in read_batches(todo, config, result, origins):
                 tags = torch.from_numpy(images.tag_matrix(batch)).to(device)
-                maps = _maps(network, pixels.to(device), tags, config)
+                scaled = scale_one(pixels.to(device), settings.long_side)
+                bf16 = settings.precision == "bf16"
+                maps = image_maps(network, scaled, tags, scales=settings.scales, flip=settings.flip, bf16=bf16)
                 damaged: dict[str, str] = {}
                 if config.external.used:
                     grid = (maps.cams.shape[2], maps.cams.shape[3])
                     outside, damaged = external_maps(run, batch, len(images.classes), grid)
                     maps = replace(maps, external=outside.to(device), use=config.external)
                     result.failed.update(damaged)
-                    for image_id, kind in product(damaged, config.cams.kinds):  # made from an earlier base CAM
+                    for image_id, kind in product(damaged, settings.kinds):  # made from an earlier base CAM
                         (run / f"cams/{kind}" / f"{image_id}.npz").unlink(missing_ok=True)
-                kinds = _kinds(maps, config.cams.kinds, config.pot)
+                kinds = _kinds(maps, settings.kinds, config.pot)
                 for number, item in enumerate(batch):
                     origin = origins.pop(item.id, None)
                     if item.id not in damaged and _missing(item, run, config):
@@ -144,31 +142,19 @@ def read_batches(
     result: StageResult,
     origins: dict[str, np.ndarray | None] | None = None,
 ) -> Iterator[tuple[list[ImageItem], Tensor]]:
-    """The readable images of each batch of one size, (N, 3, H, W) in [0, 1]; a few batches are prefetched.
+    """The readable images of each batch of one size, (N, 3, H, W) in [0, 1].
 
     ``origins`` receives the record of each image, by ID, when it is read.
     """
 
-    def read(item: ImageItem) -> np.ndarray | ImageError:
+    def read(item: ImageItem) -> np.ndarray:
         if origins is not None:
             origins[item.id] = image_origin(item.path)
-        try:
-            return read_image(item.path, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
-        except ImageError as error:
-            return error
+        return read_image(item.path, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
 
-    for pairs in read_ahead(batches, read, config):
-        good = [(item, answer) for item, answer in pairs if isinstance(answer, np.ndarray)]
-        result.failed.update({item.id: str(answer) for item, answer in pairs if isinstance(answer, ImageError)})
-        if good:
-            stack = torch.from_numpy(np.stack([image for _, image in good]))
-            yield [item for item, _ in good], stack.permute(0, 3, 1, 2).float() / 255
-
-
-def _maps(network: PotNetwork, images: Tensor, tags: Tensor, config: Config) -> ImageMaps:
-    images = scale_one(images, config.cams.long_side)
-    bf16 = config.cams.precision == "bf16"
-    return image_maps(network, images, tags, scales=config.cams.scales, flip=config.cams.flip, bf16=bf16)
+    for good in readable(batches, read, config, result):
+        stack = torch.from_numpy(np.stack([image for _, image in good]))
+        yield [item for item, _ in good], stack.permute(0, 3, 1, 2).float() / 255
 
 
 def _kinds(maps: ImageMaps, kinds: Iterable[CamKind], pot: PotSettings) -> dict[CamKind, ImageMaps | TransportCams]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -129,8 +129,7 @@ def _background(config: Config, run: RunFolder) -> float:
     return config.refine.background_threshold if level is None else float(level)
 
 
-@dataclass(frozen=True)
-class _Compared:
+class _Compared(NamedTuple):
     """The files of an image that are compared."""
 
     labels: npt.NDArray[np.uint8]  # (H, W), the mask
@@ -159,9 +158,6 @@ class Confidence(Stage):
         """Write missing and stale evidence and both tables, and compare the ranking with ground truth if there is some.
 
         A command with a shard writes the evidence of its images alone.
-
-        Raises:
-            UsageError: there are no masks, or the network has other classes.
         """
         result = StageResult(self.name)
         images = run_images(config, run, together=True)

@@ -82,13 +82,7 @@ class Edges(TrainingStage):
         return replace(labels, work=f"{labels.work}, then {training.work}", steps=training.steps, seconds=seconds)
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
-        """Write the labels that are missing or stale, then train on them; with a shard, only write its labels.
-
-        Raises:
-            UsageError: there are no CAMs of the chosen kind, or the folder holds files of other settings.
-            Tag2maskError: not one label could be made.
-            Interrupted: the user stopped it; the state is saved.
-        """
+        """Write the labels that are missing or stale, then train on them; with a shard, only write its labels."""
         result = StageResult(self.name)
         everything = run_images(config, run, together=True)
         images = without_damaged(everything, result)

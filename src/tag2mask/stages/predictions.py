@@ -9,12 +9,13 @@ import numpy as np
 from tag2mask.core.errors import UsageError
 from tag2mask.core.provenance import crc_of, image_text, is_of_image_text, mask_origin
 from tag2mask.data.dataset import ImageSet
-from tag2mask.data.images import ImageError, read_image, write_mask
+from tag2mask.data.images import read_image, write_mask
 from tag2mask.data.manifest import ImageItem, Images
 from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.prediction.predictor import SEGMENT_NETWORK, Predictor
+from tag2mask.runs.batches import readable
 from tag2mask.runs.config import Config, plain
-from tag2mask.runs.dataset import read_ahead, run_images
+from tag2mask.runs.dataset import run_images
 from tag2mask.runs.ground_truth import check_splits
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import WHOLE, RunFolder
@@ -64,11 +65,7 @@ class Predictions(Stage):
         return self.images_plan(run, run_images(config, run, split).items, [name], ".png", words, is_to_do)
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
-        """Write predictions/SPLIT/ID.png if it is missing, damaged, or made from another network or image.
-
-        Raises:
-            UsageError: there is no segmentation network, or the folder holds predictions of other settings.
-        """
+        """Write predictions/SPLIT/ID.png if it is missing, damaged, or made from another network or image."""
         path = run / SEGMENT_NETWORK
         if not path.is_file():
             raise UsageError(f"{path} does not exist; run `tag2mask segment {run.path}` first")
@@ -113,15 +110,8 @@ def _batches(
     step = config.predict.batch_size
     batches = (items[start : start + step] for start in range(0, len(items), step))
 
-    def read(item: ImageItem) -> np.ndarray | ImageError:
+    def read(item: ImageItem) -> np.ndarray:
         origins[item.id] = image_text(item.path)
-        try:
-            return read_image(item.path, pixel_limit=config.data.pixel_limit, intensity=predictor.intensity)
-        except ImageError as error:
-            return error
+        return read_image(item.path, pixel_limit=config.data.pixel_limit, intensity=predictor.intensity)
 
-    for pairs in read_ahead(batches, read, config):
-        result.failed.update({item.id: str(answer) for item, answer in pairs if isinstance(answer, ImageError)})
-        good = [(item, answer) for item, answer in pairs if isinstance(answer, np.ndarray)]
-        if good:
-            yield good
+    return readable(batches, read, config, result)

@@ -72,12 +72,7 @@ class Refine(Stage):
         return self.images_plan(run, images.items, ["masks"], ".png", work, is_to_do)
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
-        """Write the masks that are missing, damaged, or made from another CAM file.
-
-        Raises:
-            UsageError: there are no CAMs of the chosen kind, no edge network for a method that needs one, or the folder
-                holds masks of other settings.
-        """
+        """Write the masks that are missing, damaged, or made from another CAM file."""
         result = StageResult(self.name)
         images = run_images(config, run, together=True)
         without_damaged(images, result)

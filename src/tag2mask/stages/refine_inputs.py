@@ -14,9 +14,8 @@ from tag2mask.data.cam_files import CamFile, read_cam, read_record
 from tag2mask.data.images import read_image, reduced
 from tag2mask.data.manifest import ImageItem, Images
 from tag2mask.refine.masks import ClassMaps
-from tag2mask.runs.batches import sized_batches
+from tag2mask.runs.batches import readable, sized_batches
 from tag2mask.runs.config import Config
-from tag2mask.runs.dataset import read_ahead
 from tag2mask.runs.progress import StageResult
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.stages.base import Schedule
@@ -111,15 +110,12 @@ def read_refine_inputs(
     step = config.refine.batch_size
     batches = (items[start : start + step] for start in range(0, len(items), step))
 
-    def read(item: ImageItem) -> RefineInput | str:
+    def read(item: ImageItem) -> RefineInput:
         origin = _origin(cams / f"{item.id}.npz", item) or ""
-        try:
-            cam = read_cam(cams / f"{item.id}.npz")
-            image = read_image(item.path, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
-        except Tag2maskError as error:
-            return str(error)
+        cam = read_cam(cams / f"{item.id}.npz")
+        image = read_image(item.path, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
         if image.shape[:2] != cam.size:
-            return (
+            raise Tag2maskError(
                 f"{cams / item.id}.npz is for {cam.size[1]} × {cam.size[0]} pixels, the image has "
                 f"{image.shape[1]} × {image.shape[0]}; delete it and do its stage again"
             )
@@ -131,11 +127,8 @@ def read_refine_inputs(
             origin,
         )
 
-    for pairs in read_ahead(batches, read, config):
-        result.failed.update({item.id: answer for item, answer in pairs if isinstance(answer, str)})
-        good = [_on(device, answer) for _, answer in pairs if isinstance(answer, RefineInput)]
-        if good:
-            yield good
+    for good in readable(batches, read, config, result):
+        yield [_on(device, found) for _, found in good]
 
 
 def tagged_maps(cam: CamFile, item: ImageItem) -> ClassMaps:

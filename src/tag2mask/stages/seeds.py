@@ -19,13 +19,13 @@ from tag2mask.core.prefetch import map_ahead
 from tag2mask.core.provenance import image_origin, is_of_image
 from tag2mask.data.cam_files import CamFile, CamFileError, full_resolution, read_cam, read_record, write_cam
 from tag2mask.data.dataset import ImageSet
-from tag2mask.data.images import ImageError, image_size, read_image
+from tag2mask.data.images import image_size, read_image
 from tag2mask.data.manifest import ImageItem, Images
 from tag2mask.runs.base_cams import seed_path
-from tag2mask.runs.batches import Batches, sorted_by, with_sizes
+from tag2mask.runs.batches import Batches, readable, sorted_by, with_sizes
 from tag2mask.runs.config import Config, plain
 from tag2mask.runs.corrections import without_damaged
-from tag2mask.runs.dataset import read_ahead, reading_workers, run_images
+from tag2mask.runs.dataset import reading_workers, run_images
 from tag2mask.runs.progress import Console, StageResult, progress_bar
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.runs.throughput import timed_progress_bar
@@ -60,7 +60,14 @@ class Seeds(Stage):
 
     def settings(self, config: Config, images: ImageSet) -> Settings:
         """The source of imported base CAMs, or the settings of CLIP's."""
-        return {"classes": list(images.classes), "seeds": _settings(config, images)}
+        classes, own = list(images.classes), config.seeds
+        if own.from_npy is not None:
+            return {"classes": classes, "seeds": {"from_npy": str(own.from_npy)}}
+        words = read_words(own.prompts, images.classes)
+        kept = {key: value for key, value in plain(own, affecting=True).items() if key not in ("from_npy", "prompts")}
+        kept["precision"] = model_precision(own.precision, resolve_device(config.device))
+        kept |= {"template": words.template, "prompts": list(words.prompts), "background": list(words.background)}
+        return {"classes": classes, "seeds": kept}
 
     def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
         """Check the folder of imported base CAMs."""
@@ -73,19 +80,12 @@ class Seeds(Stage):
         return self.images_plan(run, images.items, ["seeds"], ".npz", work, lambda item: _missing(item, run))
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
-        """Make or import the base CAMs that are missing or stale.
-
-        Raises:
-            UsageError: the settings are wrong, or the folder holds base CAMs of other settings.
-            Tag2maskError: CLIP could not be loaded.
-        """
+        """Make or import the base CAMs that are missing or stale."""
         result = StageResult(self.name)
         images = run_images(config, run, together=True)
         without_damaged(images, result)
-        if config.seeds.from_npy is not None:
-            _import(self, config, run, images, result, console)
-        else:
-            _make(self, config, run, images, result, console)
+        make = _make if config.seeds.from_npy is None else _import
+        make(self, config, run, images, result, console)
         return result
 
 
@@ -144,16 +144,6 @@ def _make(
                     write_cam(seed_path(run, item.item), CamFile(ids, own.cams.numpy(), item.size, image=item.origin))
                     result.done += 1
             advance(result.done)
-
-
-def _settings(config: Config, images: ImageSet) -> Settings:
-    if config.seeds.from_npy is not None:
-        return {"from_npy": str(config.seeds.from_npy)}
-    words = read_words(config.seeds.prompts, images.classes)
-    own = plain(config.seeds, affecting=True)
-    kept = {key: value for key, value in own.items() if key not in ("from_npy", "prompts")}
-    kept["precision"] = model_precision(config.seeds.precision, resolve_device(config.device))
-    return kept | {"template": words.template, "prompts": list(words.prompts), "background": list(words.background)}
 
 
 def _check_source(config: Config) -> None:
@@ -280,16 +270,11 @@ def prepared_batches(
 ) -> Iterator[list[Prepared]]:
     """The readable images of each batch; a few batches are prefetched."""
 
-    def prepare(item: ImageItem) -> Prepared | ImageError:
+    def prepare(item: ImageItem) -> Prepared:
         origin = image_origin(item.path)
-        try:
-            image = read_image(item.path, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
-        except ImageError as error:
-            return error
+        image = read_image(item.path, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
         size = image.shape[0], image.shape[1]
         return Prepared(item, clip.prepare(image, config.seeds.long_side), size, origin)
 
-    for pairs in read_ahead(batches, prepare, config):
-        result.failed.update({item.id: str(answer) for item, answer in pairs if isinstance(answer, ImageError)})
-        if good := [answer for _, answer in pairs if isinstance(answer, Prepared)]:
-            yield good
+    for good in readable(batches, prepare, config, result):
+        yield [prepared for _, prepared in good]

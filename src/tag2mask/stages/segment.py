@@ -76,12 +76,7 @@ class Segment(TrainingStage):
             _check_labels(config, run, images, refines="refine" in {*schedule.stages, *schedule.restarted})
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
-        """Train the segmentation network on the run's masks or on ground truth, or continue training.
-
-        Raises:
-            UsageError: there are no labels, or the folder holds a network of other settings or classes.
-            Interrupted: the user stopped it; the state is saved.
-        """
+        """Train the segmentation network on the run's masks or on ground truth, or continue training."""
         result = StageResult(self.name)
         images = run_images(config, run, together=True)
         if config.segment.labels == "masks":

@@ -49,12 +49,7 @@ class Train(TrainingStage):
             build_network(config.network, images.classes, seed=config.seed)
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
-        """Train, or continue training.
-
-        Raises:
-            UsageError: no image has a tag, or the folder holds a network of other settings or other classes.
-            Interrupted: the user stopped it; the state is saved.
-        """
+        """Train, or continue training."""
         result = StageResult(self.name)
         images = without_damaged(run_images(config, run, together=True), result)
         untagged = [item.id for item in images.items if not item.tags]

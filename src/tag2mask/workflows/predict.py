@@ -99,7 +99,7 @@ class Predict(Stage):
         """
         if self.overwrite and config.shard is not None:
             raise UsageError("--overwrite with --shard would delete what other shards make; use another --out instead")
-        run.check(self, self.fingerprint(config, images), anew=self.overwrite)
+        run.check(self, self.fingerprint(config, images), restart=self.overwrite)
         if run.has_record(self.name):
             return
         names = [f"{item.id}.png" for item in images.items]
