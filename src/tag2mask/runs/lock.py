@@ -85,7 +85,6 @@ def _excludes(first: Path, second: Path) -> bool:
 
 
 def _record(lock: Path) -> Path:
-    """The file that names the owner of a lock."""
     return lock.with_name(f"{lock.name}.json")
 
 
@@ -137,7 +136,6 @@ def _owner(lock: Path) -> dict[str, str] | None:
 
 
 def _refusal(lock: Path, own: Path, verb: str) -> str:
-    """The message for a lock that another command holds."""
     owner = _owner(lock)
     if owner is None:
         found, left = "a command that does not say which", lock

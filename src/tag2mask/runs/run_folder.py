@@ -143,7 +143,6 @@ class RunFolder:
         write_json(self._record(name), {**entry, "fingerprint": fingerprint})
 
     def _entry(self, stage: "Stage", settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The record of a stage, without the fingerprint over it."""
         optional = [read for read, section in stage.optional_inputs.items() if section in settings]
         return {
             "format": FORMAT,
@@ -324,7 +323,6 @@ def environment(seed: int) -> dict[str, Any]:
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as {"section.name": value}."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value})
@@ -339,7 +337,6 @@ def _holds_files(path: Path) -> bool:
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], *, inputs: bool = True) -> list[str]:
-    """The differences of two records, as clauses."""
     found = []
     if old.get("version") != new["version"]:
         found.append(f"written by version {old.get('version')} of this stage, now {new['version']}")
@@ -351,7 +348,6 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], *, inputs: bool
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any], names: Iterable[str]) -> list[str]:
-    """The settings among ``names`` that changed."""
 
     def shown(values: Mapping[str, Any], name: str) -> str:
         return repr(values[name]) if name in values else "at its default"

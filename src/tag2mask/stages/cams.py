@@ -113,7 +113,6 @@ class Cams(Stage):
 
 
 def _check_kinds(config: Config) -> None:
-    """Refuse `fused` without base CAMs."""
     if "fused" in config.cams.kinds and not config.external.used:
         raise UsageError("cams.kinds: `fused` needs base CAMs from outside; see the settings `external`")
 
@@ -158,7 +157,6 @@ def read_batches(
 
 
 def _kinds(maps: ImageMaps, kinds: Iterable[CamKind], pot: PotSettings) -> dict[CamKind, ImageMaps | TransportCams]:
-    """The CAMs of each kind for a batch."""
     makers: dict[CamKind, Callable[[], ImageMaps | TransportCams]] = {
         "classifier": lambda: maps,
         "prototype": lambda: maps.prototype_cams(pot),

@@ -76,7 +76,8 @@ class QualityInputs:
             UsageError: the network has other classes.
         """
         kind = run.setting("refine", "refine.cams") or config.refine.cams
-        background = _background(config, run)
+        level = run.setting("refine", "refine.background_threshold")  # of the masks; None if `refine` read none
+        background = config.refine.background_threshold if level is None else float(level)
         made_by: dict[str, Any] = {
             "version": VERSION,
             "long_side": LONG_SIDE,
@@ -85,14 +86,10 @@ class QualityInputs:
         }
         if not RefineSettings(cams=kind).has_background:
             made_by["background"] = background
-        path: Path | None = run / SEGMENT_NETWORK
-        network = None
-        if _trained_on_truth(run):
-            path = None
-            result.notes.append(
-                f"{run / SEGMENT_NETWORK} was trained on ground truth (segment.labels truth), so no confidence uses it"
-            )
-        elif path is not None and path.is_file():
+        path, network = run / SEGMENT_NETWORK, None
+        if path.is_file() and run.setting("segment", "segment.labels") == "truth":
+            result.notes.append(f"{path} was trained on ground truth (segment.labels truth), so no confidence uses it")
+        elif path.is_file():
             own = load_segmentation_network(path, classes=images.classes)
             network = Predictor(own, config.device, config.predict, pixel_limit=config.data.pixel_limit)
             read = plain(config.predict, affecting=True).items()
@@ -117,16 +114,6 @@ class QualityInputs:
     def is_stale(self, item: ImageItem) -> bool:
         """Whether evidence is missing or stale."""
         return self.evidence_of(item) is None
-
-
-def _trained_on_truth(run: RunFolder) -> bool:
-    return (run / SEGMENT_NETWORK).is_file() and run.setting("segment", "segment.labels") == "truth"
-
-
-def _background(config: Config, run: RunFolder) -> float:
-    """The background level of the masks; that of the settings if `refine` read none."""
-    level = run.setting("refine", "refine.background_threshold")
-    return config.refine.background_threshold if level is None else float(level)
 
 
 class _Compared(NamedTuple):
@@ -238,7 +225,8 @@ def _read(inputs: QualityInputs, config: Config, item: ImageItem) -> _Compared |
 
 def _evidence(item: ImageItem, found: _Compared, inputs: QualityInputs) -> Evidence:
     ids, cams, logits = torch.tensor((0, *item.tags), dtype=torch.uint8), None, None
-    size = _compared_size(found.labels)
+    factor = min(1.0, LONG_SIDE / max(found.labels.shape))
+    size = max(1, round(found.labels.shape[0] * factor)), max(1, round(found.labels.shape[1] * factor))
     if found.cam is not None:
         cams = tagged_maps(found.cam, item).with_background(inputs.background)
     if found.image is not None and inputs.network is not None:
@@ -247,11 +235,6 @@ def _evidence(item: ImageItem, found: _Compared, inputs: QualityInputs) -> Evide
         return gather(torch.from_numpy(found.labels), ids, cams, logits, size)
     except Tag2maskError as error:
         raise Tag2maskError(f"{item.id}: {error}") from error
-
-
-def _compared_size(mask: npt.NDArray[np.uint8]) -> tuple[int, int]:
-    factor = min(1.0, LONG_SIDE / max(mask.shape))
-    return max(1, round(mask.shape[0] * factor)), max(1, round(mask.shape[1] * factor))
 
 
 def _write_tables(

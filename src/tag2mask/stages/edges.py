@@ -125,14 +125,12 @@ class Edges(TrainingStage):
 
 
 def _labelled(run: RunFolder, cams: Path, item: ImageItem) -> bool:
-    """Whether an image has labels, and CAMs."""
     return (run / EDGE_LABELS / f"{item.id}.png").is_file() and (cams / f"{item.id}.npz").is_file()
 
 
 def _write_labels(
     config: Config, run: RunFolder, images: ImageSet, cams: Path, result: StageResult, console: Console
 ) -> None:
-    """Write confident labels, 255 elsewhere."""
     whole = shard_of(images.items, config, result, damaged=images.decided.damaged)
     mine = current_items(whole, cams, result)
     todo = stale(mine, cams, run / EDGE_LABELS)

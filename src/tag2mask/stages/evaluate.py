@@ -128,7 +128,10 @@ def compare_runs(config: Config, run: RunFolder, console: Console, *, other: Map
 def _measure(config: Config, images: ImageSet, target: Target, result: StageResult, console: Console) -> None:
     """Add the figures of a folder, over the images that have a file in it."""
     ids = class_ids(config.evaluate.class_names(), images.classes)
-    counts = _counts(config, images, target, console)
+    mine = images.of(images.items[process_number() :: process_count()])
+    counts, *others = gathered(_counted(target, mine, console))
+    for other in others:
+        counts.merge(other)
     name = target.folder.name
     if not counts.images:
         result.notes.append(f"{name}: no file of split '{target.split}', so nothing to measure")
@@ -149,16 +152,7 @@ def _measure(config: Config, images: ImageSet, target: Target, result: StageResu
     result.done += figures.images
 
 
-def _counts(config: Config, images: ImageSet, target: Target, console: Console) -> Counts:
-    """The counts of all images; each process counts a part."""
-    mine = images.of(images.items[process_number() :: process_count()])
-    parts = gathered(_counted(config, target, mine, console))
-    for part in parts[1:]:
-        parts[0].merge(part)
-    return parts[0]
-
-
-def _counted(config: Config, target: Target, images: ImageSet, console: Console) -> Counts:
+def _counted(target: Target, images: ImageSet, console: Console) -> Counts:
     """The counts of the images that have a file."""
     made = images.items.where(lambda item: target.file(item).is_file())
     counts = Counts(len(images.classes) + 1, DEFAULT_THRESHOLDS if target.holds_cams else None)

@@ -73,7 +73,12 @@ class Segment(TrainingStage):
         """Build the network, and check its labels."""
         if self.is_new(run, schedule):
             _untrained(config, images)
-            _check_labels(config, run, images, refines="refine" in {*schedule.stages, *schedule.restarted})
+            if config.segment.labels == "truth":
+                return
+            if "refine" not in {*schedule.stages, *schedule.restarted}:
+                _weights(config, run, _masked(run, images))
+            elif config.segment.pixel_weights == "confidence" and not config.refine.save_probabilities:
+                raise UsageError("segment.pixel_weights confidence needs --refine.save_probabilities true")
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
         """Train the segmentation network on the run's masks or on ground truth, or continue training."""
@@ -229,16 +234,6 @@ def _truth_settings(config: Config, images: ImageSet) -> Settings:
     if are_given(images.painting.folder):
         return {"crowd": "as the masks that were given have it", **values}
     return {} if config.data.crowd == DataSettings.crowd else {"crowd": config.data.crowd}
-
-
-def _check_labels(config: Config, run: RunFolder, images: ImageSet, *, refines: bool) -> None:
-    """Find missing labels or weights, a `UsageError`; ``refines``: the masks are made (again) before training."""
-    if config.segment.labels == "truth":
-        return
-    if not refines:
-        _weights(config, run, _masked(run, images))
-    elif config.segment.pixel_weights == "confidence" and not config.refine.save_probabilities:
-        raise UsageError("segment.pixel_weights confidence needs --refine.save_probabilities true")
 
 
 def _weights(config: Config, run: RunFolder, labelled: ImageSet) -> Path | None:

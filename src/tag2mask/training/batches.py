@@ -120,7 +120,6 @@ def batches(
 
 
 def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stack the tensors, collect the failures."""
     usable = [sample for sample in samples if "image" in sample]
     tensors = [name for name, value in usable[0].items() if isinstance(value, Tensor)] if usable else []
     batch: dict[str, Any] = {name: torch.stack([sample[name] for sample in usable]) for name in tensors}

@@ -38,16 +38,14 @@ def load_state(path: Path, stage: str = "train") -> dict[str, Any]:
             if damaged := archive.testzip():  # torch does not notice flipped bytes
                 raise ValueError(f"{damaged} is damaged")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise TypeError(f"it holds a {type(state).__name__}")
     except MACHINE_ERRORS:
         raise
     except Exception as error:  # a damaged file raises many kinds of errors
         raise Tag2maskError(
             f"{path} is not a readable resume state ({type(error).__name__}); --restart {stage} starts again"
         ) from error
-    if not isinstance(state, dict):
-        raise Tag2maskError(
-            f"{path} holds no resume state, but a {type(state).__name__}; --restart {stage} starts again"
-        )
     return state
 
 
