@@ -147,7 +147,7 @@ def test_a_damaged_mask_is_made_again(data: tuple[Path, Path], content: bytes) -
     assert files_of(out / "masks") == masks
 
 
-def test_a_mask_that_somebody_drew_into_the_folder_stays(data: tuple[Path, Path]) -> None:
+def test_a_mask_that_a_user_put_into_the_folder_stays(data: tuple[Path, Path]) -> None:
     root, out = data
     path = sorted((out / "masks").rglob("*.png"))[0]
     write_mask(path, 0 * read_mask(path))

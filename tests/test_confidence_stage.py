@@ -89,7 +89,7 @@ def test_spoiled_masks_come_first(copied: Path, scenes: Path) -> None:
         assert all(row["network_free"] == "" for row in classes)
 
 
-def test_only_what_changed_is_judged_again(copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_changed_masks_are_estimated_again(copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def told(*more: str) -> tuple[int, int]:
         capsys.readouterr()
         assert rank(copied, "--json", *more) == 0
@@ -217,7 +217,7 @@ def test_evidence_of_other_tags_is_stale(copied: Path, capsys: pytest.CaptureFix
     assert {row["image"] for row in rows(copied / IMAGES)} == {each.id for each in items} - {item.id, items[-1].id}
 
 
-def test_what_people_settled_is_marked_and_the_report_leaves_it_out(copied: Path) -> None:
+def test_decided_masks_are_marked_and_left_out_of_the_report(copied: Path) -> None:
     first, second, third = [each.image for each in read_ranking(copied)][:3]
     corrections = Corrections(copied / "corrections", run_images(request(copied).config, RunFolder(copied)).classes)
     corrections.write(first, Decision.now("accepted"), read_mask(copied / f"masks/{first}.png"))

@@ -49,7 +49,7 @@ def test_a_new_run_has_no_invented_sizes_and_times(scenes: Path, tmp_path: Path,
     assert "in all: 0 kB of files by image; time unknown here of train, cams, refine, confidence" in said
 
 
-def test_a_begun_run_tells_sizes_and_times_by_its_own_records(copied: Path, scenes: Path, capsys: Capture) -> None:
+def test_a_started_run_estimates_sizes_and_times_from_its_records(copied: Path, scenes: Path, capsys: Capture) -> None:
     assert all(stage["seconds"] == 0 for stage in planned(["run", "--out", str(copied)], capsys).values())
     capsys.readouterr()
     assert main(["run", "--out", str(copied), "--dry-run"]) == 0
