@@ -184,6 +184,11 @@ class TrainingStage(Stage):
         """The settings of the training loop."""
         return cast("LoopSettings", getattr(config, self.name))
 
+    def data_settings(self, config: Config, images: ImageSet) -> Settings:
+        """The settings of the training set and of random draws."""
+        values = {"classes": list(images.classes), "seed": config.seed, "limit": config.limit}
+        return {**values, "data": {"split": config.data.split}}
+
     def is_new(self, run: RunFolder, schedule: Schedule) -> bool:
         """Whether a network is about to be trained, from the start or from a saved state."""
         return self.name in schedule.restarted or not (run / self.network_file).is_file()

@@ -49,14 +49,8 @@ class Edges(TrainingStage):
         own = training_settings(edges, *unread)
         if not config.refine.has_background:
             own["labels"].pop("background_factors")
-        return {
-            "classes": list(images.classes),
-            "seed": config.seed,
-            "limit": config.limit,
-            "data": {"split": config.data.split},
-            "edges": own,
-            "refine": {"cams": config.refine.cams, "long_side": config.refine.long_side},
-        }
+        refine = {"cams": config.refine.cams, "long_side": config.refine.long_side}
+        return self.data_settings(config, images) | {"edges": own, "refine": refine}
 
     def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
         """Check the CAMs, and build the network if that is possible already."""

@@ -54,9 +54,8 @@ class Predictions(Stage):
             self._split_plan(config, run, split, words) for split in config.evaluate.split_names(config.data.split)
         ]
         lacking = sum(plan.lacking for plan in plans)
-        sizes, seconds = [plan.bytes for plan in plans], [plan.seconds for plan in plans]
-        size = None if None in sizes else sum(each or 0 for each in sizes)
-        time = None if None in seconds else sum(each or 0.0 for each in seconds)
+        size = None if any(plan.bytes is None for plan in plans) else sum(plan.bytes or 0 for plan in plans)
+        time = None if any(plan.seconds is None for plan in plans) else sum(plan.seconds or 0.0 for plan in plans)
         return StagePlan(self.name, words.format(lacking), lacking, 0, size, time)
 
     def _split_plan(self, config: Config, run: RunFolder, split: str | None, words: str) -> StagePlan:

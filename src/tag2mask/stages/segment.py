@@ -60,14 +60,11 @@ class Segment(TrainingStage):
         own = training_settings(segment, *unread)
         if segment.network.batch_norm_momentum is None:
             own["network"].pop("batch_norm_momentum")
-        masks: Settings = {"masks": {}} if segment.labels == "masks" else {}
-        return {
-            "classes": list(images.classes),
-            "seed": config.seed,
-            "limit": config.limit,
-            "data": {"split": config.data.split, **({} if masks else _truth_settings(config, images))},
-            "segment": own,
-        } | masks
+        settings = self.data_settings(config, images) | {"segment": own}
+        if segment.labels == "masks":
+            return settings | {"masks": {}}
+        settings["data"] |= _truth_settings(config, images)
+        return settings
 
     def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
         """Build the network, and check its labels."""
@@ -109,14 +106,8 @@ class Segment(TrainingStage):
         _same_masks(run, record, learnt)
         self.check_same_data(run, labelled)
         result.done = 1
-        samples = LabelledSet(
-            labelled,
-            masks,
-            config.segment.augment,
-            weights=weights,
-            seed=config.seed,
-            fill=network.backbone.mean,
-        )
+        augment, fill = config.segment.augment, network.backbone.mean
+        samples = LabelledSet(labelled, masks, augment, weights=weights, seed=config.seed, fill=fill)
         task = segmentation_task(network, samples, config.segment, _validation(config, run, console))
         self.fit(task, config, run, console, result)
         _note_masks(result, images, labelled, learnt)

@@ -32,15 +32,12 @@ class Train(TrainingStage):
         """The settings of network, method and training."""
         uses_pot = config.train.consistency_weight or config.external.consistency_weight
         settings = {
-            "classes": list(images.classes),
-            "seed": config.seed,
-            "limit": config.limit,
-            "data": {"split": config.data.split},
             "network": plain(config.network, affecting=True),
             "pot": plain(config.pot, affecting=True) if uses_pot else {},
             "train": training_settings(config.train),
         }
-        return settings | ({"external": plain(config.external, affecting=True)} if config.external.used else {})
+        external = {"external": plain(config.external, affecting=True)} if config.external.used else {}
+        return self.data_settings(config, images) | settings | external
 
     def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
         """Also build the network, which finds missing weights."""
