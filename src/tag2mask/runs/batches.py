@@ -23,10 +23,7 @@ Answer = TypeVar("Answer")
 
 
 def readable(
-    batches: Iterable[Sequence[ImageItem]],
-    read: Callable[[ImageItem], Answer],
-    config: Config,
-    result: StageResult,
+    batches: Iterable[Sequence[ImageItem]], read: Callable[[ImageItem], Answer], config: Config, result: StageResult
 ) -> Iterator[list[tuple[ImageItem, Answer]]]:
     """The readable images of each batch, with ``read(image)``; a few batches are prefetched.
 

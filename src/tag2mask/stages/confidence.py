@@ -237,13 +237,7 @@ def _evidence(item: ImageItem, found: _Compared, inputs: QualityInputs) -> Evide
         raise Tag2maskError(f"{item.id}: {error}") from error
 
 
-def _write_tables(
-    images: ImageSet,
-    inputs: QualityInputs,
-    run: RunFolder,
-    config: Config,
-    result: StageResult,
-) -> None:
+def _write_tables(images: ImageSet, inputs: QualityInputs, run: RunFolder, config: Config, result: StageResult) -> None:
     """Write both tables of images with a mask, and measure the ranking on those with ground truth."""
     names = ("background", *images.classes)
     confidences, ious = (np.full(len(images.items), np.nan) for _ in range(2))

@@ -120,11 +120,7 @@ def read_refine_inputs(
                 f"{image.shape[1]} × {image.shape[0]}; delete it and do its stage again"
             )
         return RefineInput(
-            item,
-            torch.from_numpy(reduced(image, config.refine.long_side)),
-            tagged_maps(cam, item),
-            cam.size,
-            origin,
+            item, torch.from_numpy(reduced(image, config.refine.long_side)), tagged_maps(cam, item), cam.size, origin
         )
 
     for good in readable(batches, read, config, result):

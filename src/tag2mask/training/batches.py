@@ -34,15 +34,7 @@ class DrawOrder(Sampler[list[tuple[int, int]]]):
     """
 
     def __init__(
-        self,
-        images: int,
-        batch_size: int,
-        *,
-        seed: int,
-        first_step: int,
-        last_step: int,
-        rank: int = 0,
-        world: int = 1,
+        self, images: int, batch_size: int, *, seed: int, first_step: int, last_step: int, rank: int = 0, world: int = 1
     ) -> None:
         """Set the order of a set of ``images`` ≥ 1.
 
@@ -91,12 +83,7 @@ class _Readable(Dataset[dict[str, Any]]):
 
 
 def batches(
-    samples: Samples,
-    settings: LoopSettings,
-    seed: int,
-    span: tuple[int, int],
-    workers: int,
-    accelerator: Accelerator,
+    samples: Samples, settings: LoopSettings, seed: int, span: tuple[int, int], workers: int, accelerator: Accelerator
 ) -> DataLoader[dict[str, Any]]:
     """Batches of the steps in ``span`` for this process."""
     order = DrawOrder(
