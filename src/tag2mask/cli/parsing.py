@@ -393,9 +393,9 @@ def parsed(parser: Parser, words: Sequence[str]) -> Namespace:
     except UsageError:
         raise
     except (OSError, ValueError, RecursionError) as error:  # what the parser does not take for an error of the values
-        files = [word for before, word in pairwise(words) if before == "--config"]
+        files = [word for before, word in pairwise(words) if before == "--config" and "\n" not in word]
         reason = " ".join(str(error).split())[:300]
-        where = first_five(files) or "the command line"
+        where = first_five(files) or "the command line or the run folder"
         raise UsageError(
             f"the settings of {where} could not be read ({reason}); a file of them is YAML in UTF-8"
         ) from error

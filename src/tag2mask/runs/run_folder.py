@@ -30,8 +30,8 @@ WHOLE = "all"
 """The split name of figures of data without splits."""
 
 FORMAT = 4
-"""The version of the format of run folders, in config.yaml and every stage.json. Raise it by hand when the meaning of
-a file changes."""
+"""The version of the format of run folders, in config.yaml and every stage.json. Raise it by hand when a file gets
+another name or meaning."""
 
 CLASSES = "classes.json"
 """The class list of a run folder; an id is a position in it, counted from 1."""
@@ -256,11 +256,12 @@ def require_format(folder: Path) -> None:
     Raises:
         UsageError: its format is not `FORMAT`.
     """
-    settings = folder / "config.yaml"
-    if settings.is_file():
-        named = re.search(rb"^format:\s*(\S+)", settings.read_bytes(), re.MULTILINE)
-        if named or _is_run(folder):
-            require_number(folder, named[1].decode(errors="replace") if named else None)
+    try:
+        named = re.search(rb"^format:\s*(\d+)", (folder / "config.yaml").read_bytes(), re.MULTILINE)
+    except OSError:  # missing, or reported by what reads the settings
+        return
+    if named or _is_run(folder):
+        require_number(folder, named[1].decode() if named else None)
 
 
 def require_number(place: Path, found: object) -> None:
