@@ -15,7 +15,6 @@ import yaml
 from matplotlib.colors import ListedColormap
 
 from tag2mask.cams.inference import image_maps, scale_one
-from tag2mask.core.fields import current
 from tag2mask.data.dataset import open_images
 from tag2mask.data.images import read_image, read_mask
 from tag2mask.data.settings import DataSettings
@@ -23,7 +22,6 @@ from tag2mask.networks.checkpoint import load_network
 from tag2mask.pot import PotSettings
 from tag2mask.pot.partition import present_slots
 from tag2mask.pot.smoothing import self_affinity
-from tag2mask.runs.config import Config
 
 _BLUES, _REDS = ("#08306b", "#4292c6", "#9ecae1"), ("#7f0000", "#ef6548", "#fdbb84")
 _GREENS = ("#00441b", "#41ab5d", "#a1d99b")
@@ -35,7 +33,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--id", help="of the image; the first with two tags if not given")
     known = parser.parse_args()
-    config = current(Config(), yaml.safe_load((known.run / "config.yaml").read_text()))
+    config = yaml.safe_load((known.run / "config.yaml").read_text())
     images = open_images(DataSettings(**{name: value for name, value in config["data"].items() if value is not None}))
     item = images.by_id(known.id) if known.id else next(item for item in images.items if len(item.tags) == 2)
     settings = PotSettings(**config["pot"])

@@ -30,7 +30,7 @@ SETTINGS = {
     "payload-module": "a: !!python/module:hostile_module\n",
     "class-path": "data:\n  class_path: hostile_module.Data\n",
     "unknown-setting": "train: {evil: 1}\n",
-    "nan": "external: {floor: .nan}\n",
+    "nan": "external: {agreement: .nan}\n",
     "seed-huge": f"seed: {'9' * 5000}\n",
     "null-byte": 'data: {root: "a\\0b"}\n',
     "escapes": 'data: {root: "\\e[2Jnothing"}\n',

@@ -47,12 +47,7 @@ def words(verb: str, scenes: Path, out: Path, **changes: str) -> list[str]:
         changes: settings, a double underscore for each dot; those that the command does not read are left out.
     """
     command = COMMANDS[verb]
-    settings = {
-        "--data.root": str(scenes),
-        "--data.masks": str(scenes / "masks"),
-        "--data.split": "train",
-        **TINY,
-    }
+    settings = {"--data.root": str(scenes), "--data.masks": str(scenes / "masks"), "--data.split": "train", **TINY}
     settings |= {f"--{name.replace('__', '.')}": value for name, value in changes.items()}
     read = {name: value for name, value in settings.items() if "." not in name or command.reads(name[2:])}
     place = [str(out)] if command.run else ["--out", str(out)]

@@ -113,7 +113,7 @@ def test_refine_alone_names_images_with_new_tags(data: tuple[Path, Path], capsys
     assert files_of(out / "masks") == masks
     assert run("train", root, out) == 0
     said = " ".join(capsys.readouterr().err.split())
-    assert "the network that is there was trained on 10 images, and now some of them" in said
+    assert "the existing network was trained on 10 images, and now some of them" in said
     assert run("cams", root, out) == run("refine", root, out) == 0
     assert changed_masks(out, masks) == ["train/0000.png"]
 
@@ -124,7 +124,7 @@ def test_a_training_is_not_gone_on_with_on_other_data(data: tuple[Path, Path], c
     image = image_of(root, cams_of(out)[0], out)
     Image.new("RGB", (40, 40), "red").save(image)
     assert run("train", root, out) == 2
-    assert "was begun on 10 images" in " ".join(capsys.readouterr().err.split())
+    assert "started on 10 images" in " ".join(capsys.readouterr().err.split())
     assert not (out / "train/network.safetensors").exists()
     assert run("train", root, out, restart="train") == 0
     (out / "train/network.safetensors").unlink()
@@ -135,7 +135,7 @@ def test_a_training_is_not_gone_on_with_on_other_data(data: tuple[Path, Path], c
     (out / "train/network.safetensors").unlink()
     (out / "train/data.json").write_text("[]")
     assert run("train", root, out) == 1
-    assert "data.json is damaged; --restart train begins anew" in capsys.readouterr().err
+    assert "data.json is damaged; --restart train starts again" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"\0" * 100], ids=["empty", "torn", "zeros"])
@@ -147,7 +147,7 @@ def test_a_damaged_mask_is_made_again(data: tuple[Path, Path], content: bytes) -
     assert files_of(out / "masks") == masks
 
 
-def test_a_mask_that_somebody_drew_into_the_folder_stays(data: tuple[Path, Path]) -> None:
+def test_a_mask_that_a_user_put_into_the_folder_stays(data: tuple[Path, Path]) -> None:
     root, out = data
     path = sorted((out / "masks").rglob("*.png"))[0]
     write_mask(path, 0 * read_mask(path))
@@ -209,7 +209,7 @@ def test_flipped_bytes_of_a_resume_state_are_found(tmp_path: Path) -> None:
     place = content.index(np.full(8, 1.5, dtype=np.float32).tobytes()) + 41
     content[place] ^= 0x40
     path.write_bytes(content)
-    with pytest.raises(Tag2maskError, match=r"not a readable resume state.*--restart train begins anew"):
+    with pytest.raises(Tag2maskError, match=r"not a readable resume state.*--restart train starts again"):
         load_state(path)
 
 

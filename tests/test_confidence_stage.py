@@ -89,7 +89,7 @@ def test_spoiled_masks_come_first(copied: Path, scenes: Path) -> None:
         assert all(row["network_free"] == "" for row in classes)
 
 
-def test_only_what_changed_is_judged_again(copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_changed_masks_are_estimated_again(copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def told(*more: str) -> tuple[int, int]:
         capsys.readouterr()
         assert rank(copied, "--json", *more) == 0
@@ -169,7 +169,7 @@ def inputs(out: Path) -> tuple[QualityInputs, list[ImageItem]]:
     return QualityInputs.of(config, RunFolder(out), images, StageResult("confidence")), list(images.items)
 
 
-def test_the_network_is_a_witness_unless_it_learnt_from_truth(
+def test_the_network_is_used_unless_it_was_trained_on_truth(
     copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = {name: value for name, value in SEGMENT.items() if name.startswith("segment")}
@@ -194,11 +194,11 @@ def test_the_network_is_a_witness_unless_it_learnt_from_truth(
     record["settings"]["segment.labels"] = "truth"
     (copied / "segment/stage.json").write_text(json.dumps(record))
     told = result_of(capsys, copied)
-    assert told["done"] == 10 and any("learnt from ground truth" in note for note in told["notes"])
+    assert told["done"] == 10 and any("was trained on ground truth" in note for note in told["notes"])
     assert all(row[field] == "" for row in rows(copied / CLASSES) for field in NETWORK_FIELDS)
     stored = stored_evidence(evidence_files(copied)[0])
     assert stored is not None and "network" not in json.loads(json.loads(stored[1])[0])
-    assert result_of(capsys, copied)["done"] == 0  # a file that is newer than all evidence, but no witness
+    assert result_of(capsys, copied)["done"] == 0  # a file that is newer than all evidence, but not used
 
 
 def test_evidence_of_other_tags_is_stale(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -217,7 +217,7 @@ def test_evidence_of_other_tags_is_stale(copied: Path, capsys: pytest.CaptureFix
     assert {row["image"] for row in rows(copied / IMAGES)} == {each.id for each in items} - {item.id, items[-1].id}
 
 
-def test_what_people_settled_is_marked_and_the_report_leaves_it_out(copied: Path) -> None:
+def test_decided_masks_are_marked_and_left_out_of_the_report(copied: Path) -> None:
     first, second, third = [each.image for each in read_ranking(copied)][:3]
     corrections = Corrections(copied / "corrections", run_images(request(copied).config, RunFolder(copied)).classes)
     corrections.write(first, Decision.now("accepted"), read_mask(copied / f"masks/{first}.png"))
@@ -236,7 +236,7 @@ def test_cams_are_seen_as_they_were_refined(copied: Path, scenes: Path, capsys: 
     rmtree(copied / "refine")
     assert run("refine", scenes, copied, **made) == 0 and rank(copied) == 0
     stored = stored_evidence(evidence_files(copied)[0])
-    assert stored is not None and json.loads(json.loads(stored[1])[0])["background"] == [0.2, None]
+    assert stored is not None and json.loads(json.loads(stored[1])[0])["background"] == 0.2
     before = files_of(copied / "confidence")
     assert result_of(capsys, copied, "--refine.background_threshold", "0.5", "--restart", "confidence")["done"] == 10
     assert files_of(copied / "confidence") == before
@@ -280,7 +280,7 @@ def test_processes_count_each_image_once(copied: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("tag2mask.stages.confidence.process_count", lambda: 2)
     monkeypatch.setattr(together, "gathered", lambda result: [result])
     asked = request(copied)
-    told = together.do_together(
+    told = together.run_distributed(
         "confidence", Confidence().do, Confidence.distribution, asked.config, RunFolder(copied), Console(quiet=True)
     )
     assert (told.done, told.skipped, told.failed) == (10, 0, {})

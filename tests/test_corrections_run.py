@@ -27,9 +27,9 @@ from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import LearntFrom, corrections_folder, newer_tags, remembered_corrections
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import StageResult
-from tag2mask.runs.refine_inputs import shard_of
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.stages import segment as stage
+from tag2mask.stages.refine_inputs import shard_of
 from tag2mask.workflows.export_masks import mask_source
 from tag2mask.workflows.repeats import Repeats
 from test_segment_stages import SEGMENT as OF_THE_STAGE
@@ -106,13 +106,13 @@ def test_from_a_run_through_cvat_and_back_into_training(
     before = files_of(back)
     given = {"data__corrections": str(back)}
     assert run("segment", scenes, copied, **SEGMENT, **given) == 0
-    assert "10 of the 10 masks are people's" in capsys.readouterr().err
+    assert "10 of the 10 masks were corrected by hand" in capsys.readouterr().err
     assert labels_of(trained_on[0], image_id) == {2}
     assert remembered_corrections(copied) == back
     # A run that is done again, with other settings, leaves it alone and uses it again.
     again = {**SEGMENT, "segment__enabled": "true", "refine__cams": "prototype", "evaluate__splits": "train"}
     assert run("run", scenes, copied, restart="refine", **again) == 0
-    assert "10 images of split 'train' have a mask by hand; figures are of what the method made" in (
+    assert "10 images of split 'train' have a mask by hand; figures are of the masks that the method made" in (
         capsys.readouterr().err
     )
     assert files_of(back) == before
@@ -141,7 +141,7 @@ def test_a_persons_mask_goes_before_the_methods(
     said = " ".join(capsys.readouterr().err.split())
     assert "the mask is 48 × 48 pixels, its image 64 × 64" in said
     assert f"{ids[3]}.json could not be read as JSON" in said and "2 failed" in said
-    assert "2 of the 8 masks are people's" in said and "1 masks that somebody rejected were left out" in said
+    assert "2 of the 8 masks were corrected by hand" in said and "1 rejected masks were left out" in said
     assert "have no mask to learn from" not in said
     (samples,) = trained_on
     found = [item.id for item in samples.images.items]
@@ -179,7 +179,7 @@ def test_tags_that_somebody_changed(copied: Path, scenes: Path, capsys: Capture)
     assert run("refine", scenes, copied) == 1
     assert f"{changed}: it has tags that its CAMs were not made with" in " ".join(capsys.readouterr().err.split())
     assert run("train", scenes, copied) == 0
-    assert "1 decisions about tags are newer than the network that is there" in capsys.readouterr().err
+    assert "1 decisions about tags are newer than the trained network" in capsys.readouterr().err
     assert run("cams", scenes, copied) == 0 and run("refine", scenes, copied) == 0
     said = capsys.readouterr().err
     assert "cams: 1 done, 9 already there" in said and "refine: 1 done, 9 already there" in said
@@ -221,8 +221,8 @@ def test_corrections_after_training_are_named_and_never_mixed_in(
     kept.write(ids[1], Decision.now("rejected"))
     assert run("segment", scenes, copied, **given) == 0
     said = " ".join(capsys.readouterr().err.split())
-    assert "1 masks are newer than the network that is there (1 of them by hand); --restart segment" in said
-    assert "1 masks that the network learnt from were rejected since" in said
+    assert "1 masks are newer than the trained network (1 of them by hand); --restart segment" in said
+    assert "1 masks that the network was trained on were rejected since" in said
     assert run("segment", scenes, copied, restart="segment", **given) == 0
     capsys.readouterr()
     kept.write(ids[0], Decision.now("corrected"), of_class_two())  # once more as it was: nothing new
@@ -234,7 +234,7 @@ def test_corrections_after_training_are_named_and_never_mixed_in(
     kept.write(ids[0], Decision.now("corrected"), 0 * of_class_two())
     (copied / "segment/network.safetensors").unlink()  # as if training had been cut short
     assert run("segment", scenes, copied, **given) == 2
-    assert "1 masks were corrected by hand, or taken back; --restart segment begins anew" in " ".join(
+    assert "1 masks were corrected by hand, or taken back; --restart segment starts again" in " ".join(
         capsys.readouterr().err.split()
     )
     kept.write(ids[0], Decision.now("corrected"), of_class_two())
@@ -260,7 +260,7 @@ def test_a_runs_own_decisions_go_where_it_goes(
         copytree(copied, there)
         kept.write(ids[0], Decision.now("corrected"), 0 * of_class_two())  # of the run that it was copied from
     assert run("segment", scenes, there, **SEGMENT) == 0
-    assert "1 of the 9 masks are people's" in " ".join(capsys.readouterr().err.split())
+    assert "1 of the 9 masks were corrected by hand" in " ".join(capsys.readouterr().err.split())
     assert main(["export", "coco", str(there), "--out", str(tmp_path / "coco")]) == 0
     assert by_coco(tmp_path / "coco", ids[0]) == [(2, 64 * 64)]
     assert main(["report", str(there), "--report.images", "20"]) == 0
@@ -335,7 +335,7 @@ def test_a_correction_that_comes_while_a_network_trains(
     kept, ids = corrections_of(copied / "corrections", scenes)
     for image_id in ids[:2]:
         kept.write(image_id, Decision.now("corrected"), of_class_two())
-    made, seen = stage.Segment.learn, []
+    made, seen = stage.Segment.fit, []
 
     def learn(*arguments: Any) -> int:
         kept.write(ids[0], Decision.now("corrected"), 0 * of_class_two())
@@ -343,7 +343,7 @@ def test_a_correction_that_comes_while_a_network_trains(
         seen.extend(labels_of(trained_on[0], image_id) for image_id in ids[:2])
         return made(*arguments)
 
-    monkeypatch.setattr(stage.Segment, "learn", learn)
+    monkeypatch.setattr(stage.Segment, "fit", learn)
     assert run("segment", scenes, copied, **SEGMENT) == 0
     assert seen == [{2}, {2}]
     noted = LearntFrom.read(copied / "segment/learnt_from.json")

@@ -10,7 +10,17 @@ from torch import Tensor
 from tag2mask.cams.inference import ImageMaps
 from tag2mask.core.errors import UsageError
 from tag2mask.pot import PotSettings, TransportCams, normalised_cams, transport_cams
-from tag2mask.pot.external import NO_MAP, ExternalSettings, base_cams, external_loss, external_target, fused, suppressed
+from tag2mask.pot.external import (
+    CONTRAST,
+    FLOOR,
+    NO_MAP,
+    ExternalSettings,
+    base_cams,
+    external_loss,
+    external_target,
+    fused,
+    suppressed,
+)
 
 GRID = (6, 7)
 TAGS = torch.tensor([[True, False, True, False], [False, True, False, False], [False, False, False, False]])
@@ -46,9 +56,9 @@ def slow_target(maps: np.ndarray, external: np.ndarray, inside: np.ndarray, sett
     total = sum(value * inside for value in q.values())
     target = np.zeros_like(maps)
     for c, value in q.items():
-        own = np.maximum((1 + settings.contrast) * value * inside - settings.contrast * total, 0)
+        own = np.maximum((1 + CONTRAST) * value * inside - CONTRAST * total, 0)
         own /= own.max() + 1e-5
-        own[own < settings.floor * own[inside].mean()] = 0
+        own[own < FLOOR * own[inside].mean()] = 0
         target[c + 1] = own
     agree = target.argmax(0) == maps.argmax(0)
     for c in q:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 
 from tag2mask.core.errors import UsageError
-from tag2mask.core.fields import Checked, Fixed, absolute, constants, current, plain, setting
+from tag2mask.core.fields import Checked, absolute, plain, setting
 from tag2mask.runs.config import Config
 
 
@@ -86,64 +86,3 @@ def test_every_number_of_checked_settings_has_a_range() -> None:
     }
     assert len(numbers) > 40
     assert [name for name, bounds in numbers.items() if all(bound is None for bound in bounds.values())] == []
-
-
-@dataclass
-class Loop(Checked):
-    steps: int = setting(3, low=1)
-    every = Fixed(10)
-    average = Fixed[float | None](None)
-    lines = Fixed(5, affects=False, instead="other.lines")
-    pair = Fixed((0.3, 0.05))
-    part = Fixed(Inner())
-    _section: ClassVar[str] = "loop"
-
-
-@dataclass
-class Longer(Loop):
-    every: int = setting(20, low=1)
-
-
-@dataclass
-class Whole(Checked):
-    loop: Loop = field(default_factory=Loop)
-    longer: Longer = field(default_factory=Longer)
-    _section: ClassVar[str] = "whole"
-
-
-def test_a_constant_reads_like_a_field_and_a_subclass_may_have_the_field() -> None:
-    assert (Loop().every, Longer().every, Longer(every=4).every) == (10, 20, 4)
-    assert plain(Loop()) == {"steps": 3}
-    assert [name for name, _ in constants(Whole())] == [
-        *(f"loop.{name}" for name in ("every", "average", "lines", "pair", "part")),
-        *(f"longer.{name}" for name in ("average", "lines", "pair", "part")),
-    ]
-
-
-def test_fingerprints_hold_constants() -> None:
-    affecting = {"steps": 3, "every": 10, "average": None, "pair": [0.3, 0.05], "part": {"share": 0.5}}
-    assert plain(Loop(), affecting=True) == affecting
-    assert plain(Loop(), whole=True) == affecting | {"lines": 5}
-
-
-def test_earlier_settings_with_the_value_of_the_constant_are_dropped() -> None:
-    earlier = {"steps": 4, "every": 10, "average": None, "lines": 5, "pair": [0.3, 0.05], "part": {"share": "5e-1"}}
-    assert current(Whole(), {"loop": earlier, "longer": {"every": 7, "pair": (0.3, 0.05)}, "unknown": {"a": 1}}) == {
-        "loop": {"steps": 4}, "longer": {"every": 7}, "unknown": {"a": 1},
-    }  # fmt: skip
-
-
-def test_every_setting_of_the_first_version_is_read() -> None:
-    earlier = plain(Config(), whole=True)
-    assert earlier["edges"]["labels"]["crf"]["iterations"] is None and earlier["scenes"]["looks"] == 3
-    assert current(Config(), earlier) == plain(Config())
-
-
-def test_earlier_settings_with_another_value_are_refused() -> None:
-    with pytest.raises(UsageError) as caught:
-        current(Whole(), {"loop": {"every": 9, "lines": 1, "part": {"share": 0.4}}, "longer": {"average": 0.9}})
-    assert str(caught.value) == (
-        "take out what is not a setting any more: loop.every is 9, now a constant, 10; "
-        "loop.lines is 1, now other.lines is in its place; loop.part is {'share': 0.4}, now a constant, "
-        '{"share": 0.5}; longer.average is 0.9, now a constant, null'
-    )

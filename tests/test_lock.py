@@ -16,20 +16,20 @@ import pytest
 from forked import Command, started
 from run_tiny import run, words
 from tag2mask.core.errors import UsageError
-from tag2mask.runs.lock import held
+from tag2mask.runs.lock import run_lock
 
 HOLD = """
 import sys, time
 from pathlib import Path
 from tag2mask.core.errors import UsageError
-from tag2mask.runs.lock import held, held_along
+from tag2mask.runs.lock import run_lock, process_lock
 
 folder, shard, go = Path(sys.argv[1]), eval(sys.argv[2]), Path(sys.argv[3])
 print("ready", flush=True)
 while not go.exists():
     pass
 try:
-    with held_along(folder, "cams", shard) if isinstance(shard, int) else held(folder, "cams", shard):
+    with process_lock(folder, "cams", shard) if isinstance(shard, int) else run_lock(folder, "cams", shard):
         print("held", flush=True)
         sys.stdin.read()
 except UsageError as error:
@@ -124,10 +124,10 @@ def test_shards_work_together_and_not_with_the_whole(
     process = holding(tmp_path / "out", tmp_path / "go", first)
     before = locks(tmp_path / "out")
     if allowed:
-        with held(tmp_path / "out", "cams", second):
+        with run_lock(tmp_path / "out", "cams", second):
             assert len(locks(tmp_path / "out")) == 4
     else:
-        with pytest.raises(UsageError, match="Commands share a folder"), held(tmp_path / "out", "cams", second):
+        with pytest.raises(UsageError, match="Commands share a folder"), run_lock(tmp_path / "out", "cams", second):
             pass
     assert locks(tmp_path / "out") == before  # the refused one leaves nothing, and takes nothing away
     release(process)
@@ -136,7 +136,7 @@ def test_shards_work_together_and_not_with_the_whole(
 def test_the_dead_give_way_whatever_they_held(tmp_path: Path) -> None:
     for number, shard in enumerate([None, (1, 2), (2, 3)]):
         dead(tmp_path / "out", tmp_path / f"go{number}", shard)
-    with held(tmp_path / "out", "run"):
+    with run_lock(tmp_path / "out", "run"):
         assert locks(tmp_path / "out") == WHOLE
     assert not locks(tmp_path / "out")
 
@@ -153,11 +153,11 @@ def test_only_what_is_known_to_be_dead_gives_way(tmp_path: Path) -> None:
     write(tmp_path / "out", "elsewhere")
     for verb, shard in (("run", None), ("cams", (1, 2))):
         message = rf"`tag2mask train`, process 1 on elsewhere, since yesterday.* delete {tmp_path}/out/run\.lock\.json"
-        with pytest.raises(UsageError, match=message), held(tmp_path / "out", verb, shard):
+        with pytest.raises(UsageError, match=message), run_lock(tmp_path / "out", verb, shard):
             pass
         assert locks(tmp_path / "out") == WHOLE
     write(tmp_path / "out", gethostname())
-    with held(tmp_path / "out", "run"):
+    with run_lock(tmp_path / "out", "run"):
         pass
     assert not locks(tmp_path / "out")
 
@@ -167,7 +167,7 @@ def test_a_killed_process_frees_it_though_its_workers_live_on(tmp_path: Path) ->
     receiver, sender = context.Pipe()
 
     def work() -> None:
-        with held(tmp_path / "out", "train"):
+        with run_lock(tmp_path / "out", "train"):
             worker = context.Process(target=signal.pause)
             worker.start()
             sender.send(worker.pid)
@@ -178,7 +178,7 @@ def test_a_killed_process_frees_it_though_its_workers_live_on(tmp_path: Path) ->
     worker = receiver.recv()
     process.kill()
     process.join()
-    with held(tmp_path / "out", "run"):
+    with run_lock(tmp_path / "out", "run"):
         os.kill(worker, signal.SIGKILL)  # it was there
 
 
@@ -188,17 +188,20 @@ def test_a_process_that_outlives_the_main_one_keeps_others_out(tmp_path: Path) -
     second = holding(out, go, 1)  # type: ignore[arg-type]  # its number, in place of a shard
     main_one.kill()
     main_one.wait()
-    with pytest.raises(UsageError, match=rf"`tag2mask cams`, process {second.pid} on ") as caught, held(out, "train"):
+    with (
+        pytest.raises(UsageError, match=rf"`tag2mask cams`, process {second.pid} on ") as caught,
+        run_lock(out, "train"),
+    ):
         pass
     assert "--shard" not in str(caught.value)
     second.kill()
     second.wait()
-    with held(out, "train"):
+    with run_lock(out, "train"):
         assert locks(out) == WHOLE
 
 
 def test_the_lock_goes_after_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), held(tmp_path / "out", "run"):
+    with pytest.raises(ZeroDivisionError), run_lock(tmp_path / "out", "run"):
         (tmp_path / "out/masks").mkdir()
         raise ZeroDivisionError
     assert os.listdir(tmp_path / "out") == ["masks"]  # noqa: PTH208
@@ -261,6 +264,6 @@ def test_a_file_system_without_locks_has_another_way_and_one_whose_locks_fail_is
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("fcntl.flock", refused)
-    with pytest.raises(UsageError, match=says), held(tmp_path, "train"), held(tmp_path, "cams"):
+    with pytest.raises(UsageError, match=says), run_lock(tmp_path, "train"), run_lock(tmp_path, "cams"):
         pass
     assert not (tmp_path / "run.lock.json").exists()

@@ -118,7 +118,54 @@ def test_the_run_remembers_its_settings(copied: Path, capsys: Capture) -> None:
     assert "train: done already" in said and "cams: 0 images to do" in said
     assert main(["cams", str(copied), "--print-config"]) == 0
     saved = yaml.safe_load((copied / "config.yaml").read_text())
+    assert saved.pop("format") == 4
     assert yaml.safe_load(capsys.readouterr().out) == {**saved, "out": str(copied), "limit": None, "shard": None}
+
+
+@pytest.mark.parametrize("number", [None, 3, 5])
+def test_a_run_of_another_version_is_refused(
+    number: int | None, copied: Path, scenes: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    settings = yaml.safe_load((copied / "config.yaml").read_text())
+    assert settings.pop("format") == json.loads((copied / "train/stage.json").read_text())["format"] == 4
+    (copied / "config.yaml").write_text(yaml.safe_dump(settings if number is None else {"format": number, **settings}))
+    before = files_of(copied)
+    named, place = "no format" if number is None else f"format {number}", str(copied)
+    for command in (
+        ["run", "--out", place],
+        ["run", "--out", place, "--config", "own", "--dry-run"],
+        ["train", str(scenes), "--out", place, "--restart", "train"],
+        ["cams", place],
+        ["evaluate", place],
+        ["evaluate", f"{place}/masks", "--data.root", str(scenes)],
+        ["report", place],
+        ["review", place],
+        ["predict", place, str(scenes), "--out", str(tmp_path / "masks")],
+        ["export", "coco", place, "--out", str(tmp_path / "coco")],
+        ["import", "masks", str(scenes / "masks"), place],
+        ["check", str(scenes), "--with", place],
+    ):
+        assert main(command) == 2, command
+        assert capsys.readouterr().err.replace("\n", " ").strip() == (
+            f"error: {place} was made by another version of tag2mask ({named}, this one reads 4); use that version, "
+            "or another --out"
+        )
+    assert files_of(copied) == before
+
+
+def test_a_stage_of_another_version_is_refused_and_another_settings_file(
+    copied: Path, scenes: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    record = json.loads((copied / "cams/stage.json").read_text())
+    (copied / "cams/stage.json").write_text(json.dumps({**record, "format": 3}))
+    assert main(["cams", str(copied)]) == 2
+    assert f"{copied} was made by another version of tag2mask (format 3," in capsys.readouterr().err
+    settings = (copied / "config.yaml").read_text()
+    for number, code in ((4, 0), (3, 2)):
+        (tmp_path / "mine.yaml").write_text(settings.replace("format: 4\n", f"format: {number}\n"))
+        command = ["run", str(scenes), "--out", str(tmp_path / "new"), "--config", str(tmp_path / "mine.yaml")]
+        assert main([*command, "--dry-run"]) == code
+    assert "mine.yaml was made by another version of tag2mask (format 3," in capsys.readouterr().err
 
 
 def test_a_changed_setting_is_refused_by_name_and_restarted_on_request(
@@ -155,7 +202,7 @@ def test_what_is_refused_leaves_the_run_as_it_was(copied: Path, scenes: Path, ca
 @pytest.mark.parametrize(
     ("verb", "name", "value", "said"),
     [
-        ("seeds", "seeds__from_npy", "/nowhere", "/nowhere is no folder"),
+        ("seeds", "seeds__from_npy", "/nowhere", "/nowhere is not a folder"),
         ("cams", "cams__kinds", "[pot,fused]", "`fused` needs base CAMs"),
         ("refine", "refine__cams", "fused", "cams/fused does not exist"),
         ("run", "refine__cams", "fused", "refine.cams fused is none of cams.kinds, classifier, prototype, pot"),
@@ -228,7 +275,7 @@ def test_another_class_list_is_refused_by_name(copied: Path, scenes: Path, capsy
     names = open_images(DataSettings(root=scenes)).classes
     assert run("cams", scenes, copied, data__classes=",".join([*names, "unicorn"])) == 2
     said = capsys.readouterr().err
-    assert "was begun with the classes" in said and "new: unicorn" in said
+    assert "started with the classes" in said and "new: unicorn" in said
 
 
 def test_changed_tags_are_noticed_by_image(copied: Path, done: Path, scenes: Path, tmp_path: Path) -> None:

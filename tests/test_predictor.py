@@ -17,6 +17,7 @@ import tag2mask
 from segmenters import TinySegmenter, by_brightness, obvious_mean_logits
 from tag2mask.core.errors import UsageError
 from tag2mask.data.images import ImageError
+from tag2mask.prediction import multiscale
 from tag2mask.prediction.multiscale import mean_logits
 from tag2mask.prediction.predictor import PROBABILITY_LIMIT, Predictor
 from tag2mask.prediction.settings import PUBLISHED_SCALES, PredictSettings
@@ -192,7 +193,7 @@ def test_tiles_fade_into_each_other_without_seams(monkeypatch: pytest.MonkeyPatc
 
     found = assembled(Sloped(stride=1, kernel=1), pixels(10, 200), PredictSettings(tile=64))
     assert float(found[0, 0].diff().abs().max()) < 0.08  # of a step of one at a hard cut; the slope has 1/64
-    monkeypatch.setattr(PredictSettings, "overlap", 0)
+    monkeypatch.setattr(multiscale, "OVERLAP", 0)
     hard = assembled(Sloped(stride=1, kernel=1), pixels(10, 200), PredictSettings(tile=64))
     assert float(hard[0, 0].diff().abs().max()) > 0.9
 

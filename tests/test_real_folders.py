@@ -254,7 +254,7 @@ def test_a_run_repeats_the_warnings_and_keeps_its_class_list(tmp_path: Path, cap
     ):
         assert main(words) == 2, words
         said = capsys.readouterr().err
-        assert "was begun with the classes bird, good, pit, and the data now has bird, cat, good, pit" in said, words
+        assert "started with the classes bird, good, pit, and the data now has bird, cat, good, pit" in said, words
         assert f"--out {run} --restart train" in said
     assert main(["run", *data, "--out", run, "--dry-run", "--restart", "train", *TINY_WORDS]) == 0
     assert masks == {file.name: file.read_bytes() for file in (tmp_path / "run/masks/pit").iterdir()}

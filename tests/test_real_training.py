@@ -95,7 +95,7 @@ def test_weights_that_a_step_spoils_are_never_saved_nor_measured(
         assert all(value.isfinite().all() for value in state["network"].values())
         state["network"]["classifier.weight"][0] = torch.nan  # as an older version could leave it
         torch.save(state, tmp_path / "state.pt")
-        with pytest.raises(Tag2maskError, match=r"state\.pt .*not finite: classifier\.weight.*--restart train begins"):
+        with pytest.raises(Tag2maskError, match=r"state\.pt .*not finite: classifier\.weight.*--restart train starts"):
             train_network(task, settings, folder=tmp_path, seed=3, device="cpu", records=records)
 
 

@@ -115,7 +115,7 @@ def test_cells_stay_where_they_are_after_the_walk(size: tuple[int, int], monkeyp
     cam = ClassMaps(torch.tensor([0, 2], dtype=torch.uint8), maps)
     grid = (-(-size[0] // 4), -(-size[1] // 4))
     edge = torch.zeros(grid)
-    monkeypatch.setattr(WalkSettings, "steps", 0)
+    monkeypatch.setattr(masks, "STEPS", 0)
     settings = RefineSettings(method="irn")
     mask = refined_masks([torch.zeros(*size, 3, dtype=torch.uint8)], [cam], [size], settings, [edge])[0].labels
     cells = F.interpolate(maps[None], size=grid, mode="bilinear") ** 1.5
@@ -177,7 +177,7 @@ def test_the_two_passes_leave_unsure_pixels_between(monkeypatch: pytest.MonkeyPa
     image = torch.full((*SIZE, 3), 90, dtype=torch.uint8)
     ramp = torch.linspace(0, 1, SIZE[1]).expand(SIZE)
     maps = ClassMaps(torch.tensor([0, 7], dtype=torch.uint8), torch.stack([torch.full(SIZE, 0.5), ramp]))
-    monkeypatch.setattr(SureSettings, "crf", CrfSettings("irn", bilateral_weight=0.0))
+    monkeypatch.setattr(masks, "LABEL_CRF", CrfSettings("irn", bilateral_weight=0.0))
     labels = sure_labels([image], [maps], SureSettings(background_factors=(1.6, 0.4)))[0]
     assert labels[:, :14].eq(0).all() and labels[:, 26:66].eq(IGNORED).all() and labels[:, 82:].eq(7).all()
     same = sure_labels([image], [maps], SureSettings(background_factors=(1.0, 1.0)))[0]

@@ -121,7 +121,7 @@ def test_an_interrupted_training_goes_on_to_the_same_network(
     monkeypatch.undo()
     labels = files_of(copied / "edges/labels")
     assert run("edges", scenes, copied, **IRN) == 0
-    assert "went on from step" in capsys.readouterr().err
+    assert "resumed at step" in capsys.readouterr().err
     assert files_of(copied / "edges/labels") == labels
     name = "edges/network.safetensors"
     assert (copied / name).read_bytes() == (done / name).read_bytes()
@@ -152,7 +152,7 @@ def test_crf_masks_are_those_of_the_cams(copied: Path, scenes: Path) -> None:
         assert (read_mask(copied / f"masks/{item.id}.png") == expected.numpy()).all()
 
 
-def test_a_image_is_refined_at_the_size_asked_for(copied: Path, scenes: Path) -> None:
+def test_an_image_is_refined_at_the_size_asked_for(copied: Path, scenes: Path) -> None:
     """Masks keep the image's size; edges show the size of the work."""
     assert run("run", scenes, copied, restart="edges", **{**IRN, "refine__long_side": "40"}) == 0
     item = open_images(DataSettings(root=scenes, split="train")).items[0]
@@ -210,12 +210,12 @@ def test_figures_carry_the_method_of_the_masks_that_are_there(copied: Path, scen
     assert set(figures(copied)["refine"]["train"]) == {"irn+crf"}
 
 
-def test_cams_that_changed_or_went_are_told_of(copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_changed_and_missing_cams_are_noted(copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cams = sorted((copied / "cams/pot").rglob("*.npz"))
     found = read_cam(cams[0])
     write_cam(cams[0], replace(found, cams=found.cams[:, ::-1]))
     assert run("edges", scenes, copied, **IRN) == 0
-    assert "1 CAM files are others than those of the labels learnt from" in capsys.readouterr().err
+    assert "1 CAM files changed since the labels were written" in capsys.readouterr().err
     (copied / "edges/network.safetensors").unlink()
     (copied / "edges/state.pt").unlink()
     cams[1].unlink()

@@ -14,7 +14,7 @@ from tag2mask.cli import main
 from tag2mask.cli.commands import COMMANDS
 from tag2mask.cli.console import output, show_published
 from tag2mask.evaluation.comparison import published_beside
-from tag2mask.runs.lock import held
+from tag2mask.runs.lock import run_lock
 from tag2mask.workflows.repeats import spread
 
 
@@ -27,7 +27,7 @@ def planned(arguments: list[str], capsys: Capture) -> dict[str, dict[str, object
 
 def test_a_page_waits_for_the_run_that_is_at_work(copied: Path, capsys: Capture) -> None:
     before = files_of(copied)
-    with held(copied, "train"):
+    with run_lock(copied, "train"):
         assert main(["report", str(copied)]) == 2
         said = capsys.readouterr().err
         assert f"is being written to by `tag2mask train`, process {os.getpid()} on " in said
@@ -49,7 +49,7 @@ def test_a_new_run_has_no_invented_sizes_and_times(scenes: Path, tmp_path: Path,
     assert "in all: 0 kB of files by image; time unknown here of train, cams, refine, confidence" in said
 
 
-def test_a_begun_run_tells_sizes_and_times_by_its_own_records(copied: Path, scenes: Path, capsys: Capture) -> None:
+def test_a_started_run_estimates_sizes_and_times_from_its_records(copied: Path, scenes: Path, capsys: Capture) -> None:
     assert all(stage["seconds"] == 0 for stage in planned(["run", "--out", str(copied)], capsys).values())
     capsys.readouterr()
     assert main(["run", "--out", str(copied), "--dry-run"]) == 0
@@ -199,9 +199,9 @@ def test_what_repeats_refuse(scenes: Path, copied: Path, tmp_path: Path, capsys:
         assert run("run", scenes, out, **{"repeats": "2", **more}) == 2
         assert expected in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
-    with held(tmp_path / "new", "run"):
+    with run_lock(tmp_path / "new", "run"):
         assert run("run", scenes, tmp_path / "new", repeats="2") == 2
-    with held(tmp_path / "new/seed-0", "train"):
+    with run_lock(tmp_path / "new/seed-0", "train"):
         assert run("run", scenes, tmp_path / "new", repeats="2") == 2
     assert not (tmp_path / "new").exists()
 
@@ -218,7 +218,7 @@ def test_processes_of_one_run_hold_one_lock_and_repeat_together(scenes: Path, tm
     again = together(2, arguments, tmp_path / "again")
     assert len(stamps) == 2 and [command.code() for command in again] == [0, 0], again[0].errors
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
-    with held(out / "seed-0", "train"):
+    with run_lock(out / "seed-0", "train"):
         refused = together(2, words("run", scenes, out / "seed-0"), tmp_path / "refused")
     assert refused[0].code() == 2
     assert f"process {os.getpid()} on " in refused[0].errors, refused[0].errors

@@ -177,11 +177,6 @@ def test_writing_again(tmp_path: Path) -> None:
     assert times == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     with pytest.raises(UsageError, match=rf"other settings: background_bias \({SMALL.background_bias} there\)"):
         write_scenes(folder, replace(SMALL, background_bias=0.9))
-    manifest = read_json(folder / MANIFEST)
-    manifest["settings"]["kinship"] = 0.9  # of an earlier version, where it could be chosen
-    write_json(folder / MANIFEST, manifest)
-    with pytest.raises(UsageError, match=r"other settings: kinship \(0.9 there\)"):
-        write_scenes(folder, SMALL)
 
     def stop(name: str) -> None:
         if name == "train/0002":

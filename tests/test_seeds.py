@@ -77,7 +77,7 @@ def test_a_changed_word_stops_the_stage(made: Path, scenes: Path, clip: Path, tm
     assert run("seeds", scenes, made, seeds__model="not-a-model") == 2
 
 
-def test_clashes_are_told(scenes: Path, clip: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_clashes_are_noted(scenes: Path, clip: Path, tmp_path: Path, capsys: Capture) -> None:
     name = open_images(DataSettings(root=scenes)).classes[0]
     file = tmp_path / "words.yaml"
     file.write_text(f"background: [sky, {name}]\n", encoding="utf-8")

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import tag2mask
 from run_tiny import BACKBONE, Capture, figures, files_of, run, words
@@ -68,6 +70,21 @@ def test_one_line_loads_and_labels(done: Path, scenes: Path) -> None:
     item = open_images(DataSettings(root=scenes, split="val")).items[0]
     labels = tag2mask.load(done / "segment/network.safetensors").predict(item.path)
     assert (labels == read_mask(done / f"predictions/val/{item.id}.png")).all()
+
+
+def test_a_network_of_another_version_still_labels(done: Path, copied: Path, scenes: Path, tmp_path: Path) -> None:
+    inside, alone, masks = copied / "segment/network.safetensors", tmp_path / "alone.safetensors", tmp_path / "masks"
+    with safe_open(inside, framework="pt") as file:
+        description = json.loads(file.metadata()["tag2mask"])
+    description["settings"] |= {"dilated": True, "freeze_stem": False, "norm": "fixed"}
+    save_file(load_file(inside), alone, metadata={"tag2mask": json.dumps(description)})
+    settings = (copied / "config.yaml").read_text()
+    (copied / "config.yaml").write_text(settings.replace("format: 4\n", "format: 3\n"))
+    where = [str(scenes / "val"), "--out", str(masks), "--device", "cpu"]
+    assert main(["predict", str(copied), *where]) == main(["predict", str(inside), *where]) == 2
+    assert main(["predict", str(alone), *where]) == 0
+    for path in (done / "predictions/val/val").glob("*.png"):
+        assert (read_mask(masks / path.name) == read_mask(path)).all()
 
 
 def test_nothing_is_done_twice_and_what_is_missing_comes_back(
@@ -237,10 +254,10 @@ def test_it_learns_from_all_masks_or_says_so(copied: Path, scenes: Path, capsys:
     assert "1 images have no mask to learn from" in capsys.readouterr().err
     masks[0].write_bytes(kept)
     assert run("segment", scenes, copied, **SEGMENT) == 0
-    assert "1 masks are newer than the network that is there" in capsys.readouterr().err
+    assert "1 masks are newer than the trained network" in capsys.readouterr().err
     (copied / "segment/network.safetensors").unlink()  # as if training had been cut short
     assert run("segment", scenes, copied, **SEGMENT) == 2
-    assert "begun on 9 masks, and now there are 10" in capsys.readouterr().err
+    assert "started on 9 masks, and now there are 10" in capsys.readouterr().err
 
 
 def test_what_cannot_be_measured_does_not_stop_training(scenes: Path, tmp_path: Path, capsys: Capture) -> None:

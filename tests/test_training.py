@@ -23,12 +23,12 @@ from tag2mask.training.batches import DrawOrder
 from tag2mask.training.checkpointing import Interrupted, load_state
 from tag2mask.training.settings import SegmentSettings, TrainSettings
 from tag2mask.training.tasks import objective, pot_task
-from tag2mask.training.trainer import Trained, train_network
+from tag2mask.training.trainer import TrainingResult, train_network
 
 
 @dataclass
 class Settings(TrainSettings):
-    """With what only the segmentation network's training lets people set: the loop is the same."""
+    """With the settings that are constants in `TrainSettings`."""
 
     power: float = 0.9
     lr_update_every: int = 1
@@ -62,7 +62,7 @@ def trained(
     stop_at: int | None = None,
     workers: int = 0,
     network: PotNetwork | None = None,
-) -> tuple[PotNetwork, Trained]:
+) -> tuple[PotNetwork, TrainingResult]:
     """Train in ``folder``, a fresh network or that; with ``stop_at`` a SIGTERM comes during that step."""
 
     def on_step(done: int, total: int, values: Mapping[str, float]) -> None:
@@ -81,6 +81,11 @@ def trained(
         on_step=on_step,
     )
     return network, result
+
+
+def assert_same(first: PotNetwork, second: PotNetwork) -> None:
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
 
 
 def test_tensorboard_is_an_extra(images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,8 +134,7 @@ def test_an_interrupted_run_ends_with_the_same_weights_bit_for_bit(
         trained(images, tmp_path / "stopped", settings, stop_at=stop_at)
     network, result = trained(images, tmp_path / "stopped", settings)
     assert result.resumed_from in (stop_at, stop_at + 1)
-    for name, value in expected.state_dict().items():
-        assert torch.equal(value, network.state_dict()[name]), name
+    assert_same(expected, network)
     logs = [_log(tmp_path / name) for name in ("whole", "stopped")]
     assert [line["step"] for line in logs[1]] == [1, 2, 3, 4, 5, 6]
     assert [line["loss"] for line in logs[0]] == [line["loss"] for line in logs[1]]
@@ -140,8 +144,7 @@ def test_the_number_of_reading_workers_changes_nothing(images: ImageSet, tmp_pat
     settings = replace(SETTINGS, steps=2)
     alone, _ = trained(images, tmp_path / "0", settings)
     helped, _ = trained(images, tmp_path / "2", settings, workers=2)
-    for name, value in alone.state_dict().items():
-        assert torch.equal(value, helped.state_dict()[name]), name
+    assert_same(alone, helped)
 
 
 def test_training_lowers_the_loss_and_changes_every_trainable_weight(images: ImageSet, tmp_path: Path) -> None:
@@ -161,7 +164,7 @@ def test_the_consistency_loss_starts_when_it_should(images: ImageSet, tmp_path: 
     assert ["consistency" in line for line in _log(tmp_path)] == [False] * 3 + [True] * 3
 
 
-def test_a_image_that_cannot_be_read_is_named_and_replaced(scenes: Path, tmp_path: Path) -> None:
+def test_an_unreadable_image_is_named_and_replaced(scenes: Path, tmp_path: Path) -> None:
     images = open_images(DataSettings(root=scenes, split="train"))
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no image")
@@ -183,15 +186,7 @@ def test_a_loss_that_is_not_finite_stops_training_and_is_not_saved(images: Image
     settings = replace(SETTINGS, optimizer="sgd", learning_rate=1e30, max_grad_norm=None, steps=20)
     with pytest.raises(Tag2maskError, match="not finite"):
         trained(images, tmp_path, settings)
-    if (tmp_path / "state.pt").is_file():
-        state = load_state(tmp_path / "state.pt")
-        assert state["step"] <= 4
-
-
-def test_a_damaged_state_is_named(images: ImageSet, tmp_path: Path) -> None:
-    (tmp_path / "state.pt").write_bytes(b"half a state")
-    with pytest.raises(Tag2maskError, match=r"state\.pt"):
-        trained(images, tmp_path)
+    assert not (tmp_path / "state.pt").is_file() or load_state(tmp_path / "state.pt")["step"] <= 4
 
 
 def test_a_gpu_without_memory_is_no_damaged_state(
@@ -211,25 +206,24 @@ def test_a_gpu_without_memory_is_no_damaged_state(
     assert (tmp_path / "state.pt").read_bytes() == before
 
 
-def test_a_state_that_would_run_code_is_refused(tmp_path: Path) -> None:
-    torch.save({"step": Path}, tmp_path / "state.pt")
-    with pytest.raises(Tag2maskError, match="not a readable resume state"):
-        load_state(tmp_path / "state.pt")
+@pytest.mark.parametrize("content", [b"half a state", None], ids=["damaged", "runs code"])
+def test_a_state_that_is_damaged_or_would_run_code_is_refused(
+    images: ImageSet, tmp_path: Path, content: bytes | None
+) -> None:
+    if content is None:
+        torch.save({"step": Path}, tmp_path / "state.pt")
+    else:
+        (tmp_path / "state.pt").write_bytes(content)
+    with pytest.raises(Tag2maskError, match=r"state\.pt is not a readable resume state"):
+        trained(images, tmp_path)
 
 
 def test_a_batch_in_parts_is_a_batch(images: ImageSet, tmp_path: Path) -> None:
     """Without statistics of the batch, the mean of the parts' gradients is the gradient of a loss that is a mean."""
     weights, losses = [], []
+    plain = replace(SETTINGS, steps=3, optimizer="sgd", learning_rate=0.01, max_grad_norm=None, consistency_weight=0.0)
     for parts in (1, 2, 4):
-        settings = replace(
-            SETTINGS,
-            steps=3,
-            optimizer="sgd",
-            learning_rate=0.01,
-            max_grad_norm=None,
-            gradient_accumulation_steps=parts,
-        )
-        settings = replace(settings, consistency_weight=0.0)
+        settings = replace(plain, gradient_accumulation_steps=parts)
         network = build_network(
             NetworkSettings(backbone=BACKBONE, weights="none", batch_norm="fixed"), images.classes, seed=1
         )
@@ -264,7 +258,7 @@ def test_the_learning_rate_falls_by_steps(images: ImageSet, tmp_path: Path) -> N
     assert rates[4] == pytest.approx([1] * 4 + [(1 - 4 / 6) ** 0.9] * 2)
 
 
-def test_the_best_weights_are_kept_where_that_is_asked_for(images: ImageSet, tmp_path: Path) -> None:
+def test_keep_best_ends_with_the_best_weights(images: ImageSet, tmp_path: Path) -> None:
     """A figure that is highest at step 4 of 6; stopped at step 5 and resumed, too."""
     measured: dict[int, dict[str, torch.Tensor]] = {}
 
@@ -298,7 +292,7 @@ def test_the_best_weights_are_kept_where_that_is_asked_for(images: ImageSet, tmp
 
 
 @pytest.mark.parametrize("killed_at", [4, 6])
-def test_what_was_killed_while_it_measured_is_measured(images: ImageSet, tmp_path: Path, killed_at: int) -> None:
+def test_a_validation_that_was_killed_is_repeated(images: ImageSet, tmp_path: Path, killed_at: int) -> None:
     settings, measured = replace(SETTINGS, validate_every=2, keep_best=True), []
 
     class Killed(Exception):
@@ -342,7 +336,7 @@ def test_the_best_weights_need_something_to_measure_on(images: ImageSet, tmp_pat
 
 
 def test_a_batch_has_whole_parts() -> None:
-    with pytest.raises(UsageError, match="batch_size 10 should be a multiple of accumulate, 3"):
+    with pytest.raises(UsageError, match="batch_size 10 should be a multiple of gradient_accumulation_steps, 3"):
         TrainSettings(batch_size=10, gradient_accumulation_steps=3)
     with pytest.raises(UsageError, match=r"gradient_accumulation_steps should be .* 0; lr_update_every should be"):
         SegmentSettings(gradient_accumulation_steps=0, lr_update_every=0)
@@ -384,8 +378,8 @@ def _log(folder: Path) -> list[dict[str, float]]:
 def test_the_mean_of_the_weights(images: ImageSet, tmp_path: Path, stop_at: int | None) -> None:
     """Each step's weights as a run of that length ends with them; their mean by hand; and after an interruption."""
     ends = [dict(fresh(images).named_parameters())]
-    plain = replace(SETTINGS, steps=4, power=1e-9)  # a schedule that does not depend on the number of steps
-    plain = replace(plain, consistency_weight=0.0)
+    # With this power the schedule does not depend on the number of steps.
+    plain = replace(SETTINGS, steps=4, power=1e-9, consistency_weight=0.0)
     for steps in (1, 2, 3, 4):
         network, _ = trained(images, tmp_path / str(steps), replace(plain, steps=steps))
         ends.append(dict(network.named_parameters()))
@@ -416,5 +410,4 @@ def test_figures_while_training_are_logged_and_change_nothing(images: ImageSet, 
     train_network(task, settings, folder=tmp_path / "seen", seed=3, device="cpu", records=settings)
     assert len(seen) == 2  # at step 4 and at the end
     assert [line.get("validation_miou") for line in _log(tmp_path / "seen")] == [None, None, None, 0.5, None, 0.5]
-    for name, value in expected.state_dict().items():
-        assert torch.equal(value, network.state_dict()[name]), name
+    assert_same(expected, network)

@@ -9,7 +9,7 @@ from tag2mask.core.distributed import is_main
 from tag2mask.core.errors import UsageError
 from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import with_remembered
-from tag2mask.runs.lock import held
+from tag2mask.runs.lock import run_lock
 from tag2mask.runs.run_folder import RunFolder
 
 
@@ -64,4 +64,4 @@ class Invocation:
         """
         if self.config.out is None or self.dry_run or not is_main():
             return nullcontext()
-        return held(self.config.out, self.command, None if alone else self.config.shard_of())
+        return run_lock(self.config.out, self.command, None if alone else self.config.shard_of())

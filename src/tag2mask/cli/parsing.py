@@ -21,10 +21,9 @@ from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.settings_help import CONFIG, FLAGS, argument_docs, option_name, render_help
 from tag2mask.cli.stages import with_data
 from tag2mask.core.errors import UsageError, first_five
-from tag2mask.core.fields import constant_of, constants, current
 from tag2mask.runs.config import Config, presets, to_yaml
 from tag2mask.runs.corrections import corrections_in, with_remembered
-from tag2mask.runs.run_folder import run_of
+from tag2mask.runs.run_folder import require_format, require_number, run_of
 
 
 class Parser(ArgumentParser):
@@ -79,26 +78,12 @@ class Parser(ArgumentParser):
 _ARGUMENT = "argument_"
 """Stands before the name of an argument, which may be that of a section of settings."""
 
-RENAMED = {
-    "--again": "it is --overwrite now",
-    "--against": "it is --compare now",
-    "--ignored": "it is --ignore-label now",
-    "--least-pixels": "it is --min-pixels now",
-    "--masks": "the run, or the folder of masks, is an argument now",
-    "--model": "the run, or the network, is an argument now",
-    "--run": "the run is an argument now",
-}
-"""Options of an earlier version."""
-
 
 def _unknown(name: str, options: Sequence[str]) -> str:
     """What to say of an option that there is not."""
-    gone = {f"--{each}": constant_of(constant) for each, constant in constants(Config())}
-    if name in gone:
-        return f"{name} is not a setting any more, {gone[name]}; leave it out"
     close = difflib.get_close_matches(name, options, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(close)}?" if close else "see --help"
-    return f"{name} is not a setting; {RENAMED.get(name, hint)}"
+    return f"{name} is not a setting; {hint}"
 
 
 def _shown(dest: str) -> str:
@@ -209,6 +194,8 @@ def parse(name: str, command: Command, words: Sequence[str]) -> Parsed | None:
     _refuse_out(name, command, given)
     places = {each.name: place for each, place in zip(own, arguments, strict=False)}
     run = _run_of(name, command, places.get(command.run), given)
+    if run is not None:
+        require_format(run)
     words = [*options, *(["--", *arguments] if arguments else [])]
     namespace = parsed(parser, [*_base(name, command, options, run), *expand_presets(words)])
     config = to_config(parser, namespace)
@@ -367,28 +354,21 @@ def expand_presets(words: Sequence[str]) -> list[str]:
 
 
 def _current(file: Path) -> str:
-    """A file of settings as ``--config`` takes it: its path, or its content without settings that are gone.
+    """A file of settings as ``--config`` takes it: its path, or its content without the format of a run folder.
 
     Raises:
-        UsageError: the run keeps its files in tars, which this version does not read, or one of its settings has
-            another value than the constant in its place.
+        UsageError: it is the config.yaml of a run folder of another version, or holds no settings.
     """
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise UsageError("it holds no settings; it should be YAML with sections, as --print-config prints it")
-        kept = current(Config(), values)
-    except UsageError as error:
-        raise UsageError(f"{file}: {error}") from error
     except (OSError, ValueError, yaml.YAMLError, RecursionError):  # the parser says so
         return str(file)
-    outputs = kept.pop("outputs", None)
-    if isinstance(outputs, dict) and outputs.get("images_per_tar") is not None:
-        raise UsageError(
-            f"{file}: the files of this run are in tars (outputs.images_per_tar), which an earlier version wrote "
-            "and this one does not read; go on with that version, or use another --out"
-        )
-    return str(file) if kept == values else yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
+    if not isinstance(values, dict):
+        raise UsageError(f"{file}: it holds no settings; it should be YAML with sections, as --print-config prints it")
+    if "format" not in values:
+        return str(file)
+    require_number(file, values["format"])
+    return yaml.safe_dump({name: value for name, value in values.items() if name != "format"}, allow_unicode=True)
 
 
 def _config_file(value: str, known: dict[str, Path]) -> Path:
@@ -413,9 +393,9 @@ def parsed(parser: Parser, words: Sequence[str]) -> Namespace:
     except UsageError:
         raise
     except (OSError, ValueError, RecursionError) as error:  # what the parser does not take for an error of the values
-        files = [word for before, word in pairwise(words) if before == "--config"]
+        files = [word for before, word in pairwise(words) if before == "--config" and "\n" not in word]
         reason = " ".join(str(error).split())[:300]
-        where = first_five(files) or "the command line"
+        where = first_five(files) or "the command line or the run folder"
         raise UsageError(
             f"the settings of {where} could not be read ({reason}); a file of them is YAML in UTF-8"
         ) from error

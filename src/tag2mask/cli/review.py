@@ -17,7 +17,7 @@ from tag2mask.review import Desk, Server, reviewed_images
 from tag2mask.review.server import refuse_host
 from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import corrections_folder, is_own, remembered_corrections
-from tag2mask.runs.lock import terminated_like_interrupted
+from tag2mask.runs.lock import sigterm_as_interrupt
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.stages.registry import require_classes
 
@@ -42,7 +42,7 @@ def review(call: Invocation, run: Path, *, open: bool = False, host: str = "127.
         return 0
     server = Server(desk, run.resolve().name, host=host, port=port)
     _tell(call, f"{_contents(desk)}\nopen {server.address}\nCtrl-C ends it", desk, address=server.address)
-    with terminated_like_interrupted(), _opened(server.address) if open else nullcontext():
+    with sigterm_as_interrupt(), _opened(server.address) if open else nullcontext():
         server.serve()
     _tell(call, f"\n{_decisions(desk)}; {_next(desk)}", desk)
     return 0

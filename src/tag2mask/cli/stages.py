@@ -19,16 +19,16 @@ from tag2mask.evaluation.comparison import Comparison, published_beside
 from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import remember_corrections
 from tag2mask.runs.dataset import run_images, share_manifest
-from tag2mask.runs.lock import held_along
+from tag2mask.runs.lock import process_lock
 from tag2mask.runs.progress import StageResult
 from tag2mask.runs.run_folder import CLASSES, RunFolder
 from tag2mask.stages.registry import (
     STAGES,
     Work,
-    check_ahead,
-    do_together,
+    check_stages,
     require_classes,
     require_no_shard,
+    run_distributed,
     slow_settings,
     to_delete,
 )
@@ -190,11 +190,11 @@ def do_under_lock(
     join(call.config.device)
     wait()  # until the main one has the lock, which it asks for first
     # A process may outlive the main one, and would go on writing.
-    with nullcontext() if is_main() else held_along(run.path, call.command, process_number()):
-        return _do_together(call, run, names, then, restart)
+    with nullcontext() if is_main() else process_lock(run.path, call.command, process_number()):
+        return _run_stages(call, run, names, then, restart)
 
 
-def _do_together(
+def _run_stages(
     call: Invocation, run: RunFolder, names: Sequence[str], then: Sequence[Work], restart: str | None
 ) -> int:
     """Do them by all processes, which have met."""
@@ -210,7 +210,7 @@ def _do_together(
     config, console = call.config, errors() if is_main() else Console(quiet=True)
     stages = [(STAGES[name].name, STAGES[name].do, STAGES[name].distribution) for name in names]
     work = [*stages, *(("then", each, "main") for each in then)]
-    return finish(call, (do_together(*each, config, run, console) for each in work))
+    return finish(call, (run_distributed(*each, config, run, console) for each in work))
 
 
 def _prepare(call: Invocation, run: RunFolder, names: Sequence[str], restart: str | None) -> None:
@@ -220,8 +220,8 @@ def _prepare(call: Invocation, run: RunFolder, names: Sequence[str], restart: st
     again = to_delete(run, restart, images.classes)
     require_classes(run, images.classes, again)
     for stage in (STAGES[name] for name in dict.fromkeys([*names, *again])):
-        run.check(stage, stage.fingerprint(call.config, images), anew=stage.name in again)
-    check_ahead(call.config, run, images, names, again)
+        run.check(stage, stage.fingerprint(call.config, images), restart=stage.name in again)
+    check_stages(call.config, run, images, names, again)
     for sentence in slow_settings(call.config, names):
         errors().print(f"warning: {sentence}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     if "train" in names and call.command != "demo":
@@ -230,7 +230,7 @@ def _prepare(call: Invocation, run: RunFolder, names: Sequence[str], restart: st
         run.delete(STAGES[name] for name in again)
         errors().print(f"restart: deleted what {', '.join(again)} made", highlight=False)
     if run.classes() != list(images.classes) or not (run / CLASSES).is_file():
-        run.keep_classes(images.classes)
+        run.write_classes(images.classes)
     run.record_config(call.config, _sections(names))
     remember_corrections(call.config, run)
 
@@ -248,7 +248,7 @@ def _sections(names: Sequence[str]) -> Sequence[str]:
     """The sections of config.yaml that these stages bring up to date: with training, all but those of other stages."""
     if "train" not in names:
         return [section for name in names for section in STAGES[name].sections]
-    others = [stage for name, stage in STAGES.items() if stage.wanted_by and name not in names]
+    others = [stage for name, stage in STAGES.items() if stage.enabled_by and name not in names]
     kept = ["limit", "shard", *(section for stage in others for section in stage.sections)]
     return [field.name for field in fields(Config) if field.name not in kept]
 
@@ -264,7 +264,7 @@ def _stage_to_restart(call: Invocation, stage: str | None, names: Sequence[str])
     if stage not in STAGES:
         raise UsageError(f"--restart should name one of {', '.join(STAGES)}, received '{stage}'")
     if call.command in ("run", "demo"):
-        wanted = STAGES[stage].wanted_by or "other settings"
+        wanted = STAGES[stage].enabled_by or "other settings"
         raise UsageError(f"--restart {stage}: this run does not read it; it does with {wanted}")
     raise UsageError(
         f"--restart {stage} would delete what {call.command} does not make again; "

@@ -1,4 +1,4 @@
-"""The choice of the device, and the memory of the process and of networks."""
+"""The device of a command, and the memory of the process and of networks."""
 
 import ctypes
 import sys
@@ -13,25 +13,21 @@ from tag2mask.core.errors import UsageError
 
 Network = TypeVar("Network", bound=nn.Module)
 
-# The second one came with a later torch.
-FAULTS_OF_THE_MACHINE: tuple[type[BaseException], ...] = (
+MACHINE_ERRORS: tuple[type[BaseException], ...] = (
     MemoryError,
     torch.OutOfMemoryError,
-    *([torch.AcceleratorError] if hasattr(torch, "AcceleratorError") else []),
+    *([torch.AcceleratorError] if hasattr(torch, "AcceleratorError") else []),  # of later versions of torch
 )
-"""Errors of a full or broken device while a file is read; the file is not damaged."""
+"""Errors of a full or broken device. Where a file is read, they do not mean that the file is damaged."""
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of a setting.
-
-    Args:
-        name: `auto` takes the GPU if there is one; `cpu`; `cuda`.
+    """The device of a setting: `cpu`, `cuda`, or `auto`, the GPU if there is one.
 
     Raises:
-        UsageError: `cuda` where there is none.
+        UsageError: `cuda` without a GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise UsageError("no CUDA device is available; use --device cpu, or auto")
@@ -39,14 +35,14 @@ def resolve_device(name: str) -> torch.device:
 
 
 def emulates_bf16(device: torch.device) -> bool:
-    """Whether a device has no instructions for bf16, so that it is slower than fp32 (15 times with AVX2)."""
+    """Whether a device has no instructions for bf16, so that bf16 is slower than fp32 (15 times with AVX2)."""
     if device.type == "cuda":
         return not torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def channels_last(network: Network) -> Network:
-    """Lay out the weights of ``network`` with the channels last, in place, for faster convolutions."""
+    """Store the weights of ``network`` in channels-last order, in place, for faster convolutions."""
     for parameter in network.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
@@ -55,11 +51,11 @@ def channels_last(network: Network) -> Network:
 
 @contextmanager
 def retained_memory() -> Iterator[None]:
-    """Have glibc keep freed blocks for the next step while the block runs, then return them to the system.
+    """Let glibc keep freed blocks while the block runs, then return them to the system; without glibc, do nothing.
 
     By default glibc maps every large tensor anew, and the first touch of each page is slow: a training step of
-    MobileNetV2 at 320 px takes about half the time with this. It is for work that repeats the same sizes; with varying
-    sizes the kept blocks would accumulate. Without glibc it does nothing.
+    MobileNetV2 at 320 px takes about half the time with this. Use it only for work that repeats the same sizes: with
+    varying sizes the kept blocks accumulate.
     """
     library = _glibc()
     if library is not None:
@@ -83,7 +79,6 @@ def release_memory() -> None:
 
 
 def _glibc() -> ctypes.CDLL | None:
-    """The C library, if it is glibc."""
     if not sys.platform.startswith("linux"):
         return None
     try:

@@ -1,6 +1,6 @@
-"""Several processes of one run, started by `torchrun`; in a single process, all functions here do nothing.
+"""The processes of one run, started by `torchrun`, which sets their number and count in environment variables.
 
-The number of a process and the number of processes come from `torchrun`'s environment variables.
+In a single process these functions do nothing.
 """
 
 import os
@@ -14,8 +14,8 @@ from torch import distributed as dist
 
 from tag2mask.core.device import resolve_device
 
-PATIENCE = timedelta(days=7)
-"""How long a process waits for the others, for example while one of them evaluates."""
+TIMEOUT = timedelta(days=7)
+"""Of a process that waits for others, for example while one of them evaluates."""
 
 Value = TypeVar("Value")
 
@@ -26,25 +26,25 @@ def process_count() -> int:
 
 
 def process_number() -> int:
-    """The number of this process, from 0."""
+    """The index of this process, from 0."""
     return int(os.environ.get("RANK", "0")) if process_count() > 1 else 0
 
 
 def is_main() -> bool:
-    """Whether this process writes what is written once."""
+    """Whether this process writes the files that are written once."""
     return process_number() == 0
 
 
 def join(device: Literal["auto", "cpu", "cuda"]) -> None:
     """Join the process group; each process gets its own GPU where there are GPUs."""
     if process_count() > 1:
-        PartialState(cpu=resolve_device(device).type == "cpu", timeout=PATIENCE)
+        PartialState(cpu=resolve_device(device).type == "cpu", timeout=TIMEOUT)
 
 
 def end_process(code: int) -> NoReturn:
     """End this process with an exit code.
 
-    One of several ends without the interpreter's clean-up, during which threads of the process group may abort it.
+    In a process group it skips the interpreter's clean-up, during which threads of the group may abort the process.
     """
     if not _joined():
         sys.exit(code)
@@ -54,13 +54,13 @@ def end_process(code: int) -> NoReturn:
 
 
 def wait() -> None:
-    """Wait until all processes are here."""
+    """Wait for all processes."""
     if _joined():
         dist.barrier()
 
 
 def gathered(value: Value) -> list[Value]:
-    """The pickled values of all processes, in their order, at every process."""
+    """The values of all processes, in the order of the processes, in every process; values are pickled."""
     if not _joined():
         return [value]
     values: list[Value | None] = [None] * dist.get_world_size()
@@ -69,7 +69,7 @@ def gathered(value: Value) -> list[Value]:
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of a tensor over all processes, without gradient where there are several."""
+    """The mean of a tensor over all processes, detached if there are several."""
     if not _joined():
         return value
     total = value.detach().clone()

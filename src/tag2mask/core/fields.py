@@ -1,15 +1,13 @@
 """Settings that describe themselves: which values a field may have, whether results depend on it, whether it is a path.
 
-Checks, fingerprints, absolute paths and the reading of earlier files are generic walks over these facts.
+Range checks, fingerprints and absolute paths are generic walks over this metadata.
 """
 
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from math import isfinite
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from tag2mask.core.errors import UsageError
 
@@ -31,15 +29,14 @@ def setting(
     """A field of a settings dataclass.
 
     Args:
-        default: its value.
-        factory: makes the value, where it is mutable.
+        factory: makes a mutable default.
         low: the least value.
-        above: values must be greater.
+        above: an exclusive lower bound.
         high: the greatest value.
-        below: values must be less.
-        null: what null means, for the message of a value out of range; null itself is always allowed.
+        below: an exclusive upper bound.
+        null: the meaning of null, for messages about the range; null itself is always allowed.
         affects: whether results depend on it, so that it enters the fingerprint of a stage.
-        path: it is a name or a path; made absolute where it is a path that exists. Fields of type `Path` need no mark.
+        path: the text is a name or a path: an existing path becomes absolute. Fields of type `Path` need no mark.
     """
     bounds = {"low": low, "above": above, "high": high, "below": below}
     metadata = {"bounds": bounds, "null": null, "affects": affects, "path": path}
@@ -48,63 +45,30 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
-class Fixed(Generic[Kind]):
-    """A constant in the place of a field, for what was a setting or is one in a subclass.
-
-    It reads like a field. Fingerprints hold it, and files of settings may, with this value; see `current`.
-    """
-
-    def __init__(self, value: Kind, *, affects: bool = True, instead: str = "") -> None:
-        """Keep the value.
-
-        Args:
-            value: the constant.
-            affects: as for `setting`.
-            instead: the setting that has taken its place, if one has.
-        """
-        self.value, self.affects, self.instead = value, affects, instead
-
-    def __get__(self, settings: object, owner: type) -> Kind:
-        """The value."""
-        return self.value
-
-
-def fixed(settings: Any) -> dict[str, Fixed[Any]]:
-    """The constants of a settings dataclass by name, those of its bases among them unless it has them as fields."""
-    found = {name: each for base in reversed(type(settings).__mro__) for name, each in vars(base).items()}
-    names = {each.name for each in fields(settings)}
-    return {name: each for name, each in found.items() if isinstance(each, Fixed) and name not in names}
-
-
 @dataclass
 class Checked:
-    """Base of settings dataclasses: values out of range are refused, all in one message.
+    """Base of settings dataclasses; one message refuses all values that are out of range.
 
     Attributes:
-        _section: what its fields are settings of, for messages: `network`, `the random walk`.
+        _section: the name of the section in messages: `network`, `the random walk`.
     """
 
     _section: ClassVar[str]
 
     def __post_init__(self) -> None:
-        """Check every field, and what the class itself has to say.
+        """Check every field.
 
         Raises:
             UsageError: with all problems.
         """
-        problems = [*range_problems(self), *self.problems()]
+        problems = [*filter(None, (_problem(each, getattr(self, each.name)) for each in fields(self)))]
+        problems += self.problems()
         if problems:
             raise UsageError(f"settings of {self._section}: " + "; ".join(problems))
 
     def problems(self) -> list[str]:
-        """What no single field shows, a clause each."""
+        """Problems that no single field shows, one clause for each."""
         return []
-
-
-def range_problems(settings: Any) -> list[str]:
-    """The fields of a settings dataclass that are out of range, a clause each."""
-    found = (_problem(each, getattr(settings, each.name)) for each in fields(settings))
-    return [problem for problem in found if problem]
 
 
 def _problem(each: Field[Any], value: Any) -> str:
@@ -133,7 +97,6 @@ def _is_within(value: float, bounds: Mapping[str, float]) -> bool:
 
 
 def _rule(bounds: Mapping[str, float]) -> str:
-    """The rule of a range, in words."""
     least, most = bounds.get("low", bounds.get("above")), bounds.get("high", bounds.get("below"))
     if least is not None and most is not None:
         return f"lie in {'[' if 'low' in bounds else '('}{least}, {most}{']' if 'high' in bounds else ')'}"
@@ -144,81 +107,25 @@ def _rule(bounds: Mapping[str, float]) -> str:
     return f"be above {least}" if "above" in bounds else f"be at most {most}"
 
 
-def plain(value: Any, *, affecting: bool = False, whole: bool = False) -> Any:
+def plain(value: Any, *, affecting: bool = False) -> Any:
     """Settings as nested dictionaries of plain values, ready for YAML and JSON.
 
     Args:
-        value: a settings dataclass, or what stands in one.
-        affecting: what a fingerprint is made of: the fields and the constants on which results depend.
-        whole: all fields and all constants.
+        value: a settings dataclass, or a value in one.
+        affecting: only the fields that results depend on, for a fingerprint.
     """
     if is_dataclass(value) and not isinstance(value, type):
-        affects = {each.name: each.metadata.get("affects", True) for each in fields(value)}
-        if affecting or whole:
-            affects |= {name: each.affects for name, each in fixed(value).items()}
-        names = [name for name, has_effect in affects.items() if has_effect or not affecting]
-        return {name: plain(getattr(value, name), affecting=affecting, whole=whole) for name in names}
+        kept = [each for each in fields(value) if not affecting or each.metadata.get("affects", True)]
+        return {each.name: plain(getattr(value, each.name), affecting=affecting) for each in kept}
     if isinstance(value, Mapping):
-        return {key: plain(item, affecting=affecting, whole=whole) for key, item in value.items()}
+        return {key: plain(item, affecting=affecting) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item, affecting=affecting, whole=whole) for item in value]
+        return [plain(item, affecting=affecting) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 
-def current(settings: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested values for a settings dataclass, perhaps of an earlier version, without those that are constants now.
-
-    Args:
-        settings: the dataclass, with any values.
-        values: as `plain` gives them, or some of them.
-
-    Raises:
-        UsageError: one of them has another value than the constant.
-    """
-    problems: list[str] = []
-    found = _current(settings, values, "", problems)
-    if problems:
-        raise UsageError(f"take out what is not a setting any more: {'; '.join(problems)}")
-    return found
-
-
-def _current(settings: Any, values: Mapping[str, Any], prefix: str, problems: list[str]) -> dict[str, Any]:
-    constants, kept = fixed(settings), {}
-    for name, value in values.items():
-        if name not in constants:
-            own = getattr(settings, name, None) if isinstance(value, Mapping) else None
-            kept[name] = _current(own, value, f"{prefix}{name}.", problems) if is_dataclass(own) else value
-        elif not _agrees(plain(constants[name].value, whole=True), value):
-            problems.append(f"{prefix}{name} is {value!r}, {constant_of(constants[name])}")
-    return kept
-
-
-def _agrees(constant: Any, value: Any) -> bool:
-    """Whether a value, of a section some values, is the constant."""
-    if isinstance(constant, Mapping) and isinstance(value, Mapping):
-        return all(name in constant and _agrees(constant[name], each) for name, each in value.items())
-    if isinstance(constant, float) and isinstance(value, str):  # PyYAML takes 1e-4 for text
-        with suppress(ValueError):
-            return constant == float(value)
-    return bool(constant == plain(value))
-
-
-def constant_of(constant: Fixed[Any]) -> str:
-    """What has become of a setting, in words."""
-    value = json.dumps(plain(constant.value))
-    return f"now {constant.instead} is in its place" if constant.instead else f"now a constant, {value}"
-
-
-def constants(settings: Any, prefix: str = "") -> Iterator[tuple[str, Fixed[Any]]]:
-    """Every constant in a tree of settings, by its full name."""
-    yield from ((f"{prefix}{name}", each) for name, each in fixed(settings).items())
-    for each in fields(settings):
-        if is_dataclass(value := getattr(settings, each.name)):
-            yield from constants(value, f"{prefix}{each.name}.")
-
-
 def absolute(settings: Kind) -> Kind:
-    """The same settings with every path absolute, so that they mean the same from any folder."""
+    """The settings with every path absolute, so that they mean the same from any folder."""
     changes: dict[str, Any] = {}
     for each in fields(settings):  # type: ignore[arg-type]
         value = getattr(settings, each.name)

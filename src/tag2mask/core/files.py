@@ -1,4 +1,4 @@
-"""Atomic writing, by a temporary name in the same folder, and safe reading of JSON and ``.npz`` files."""
+"""Atomic writing through a temporary name in the same folder; safe reading of JSON and ``.npz`` files."""
 
 import io
 import json
@@ -25,11 +25,7 @@ from tag2mask.core.errors import Tag2maskError
 
 TEMPORARY_PREFIX = ".partial-"
 _DAY = 86400.0
-_LONGEST_ID = 10
-"""Digits of the number of a process."""
-
-_LONGEST_NAME = 255
-"""Bytes, in most file systems."""
+_LONGEST_NAME = 255  # bytes, in most file systems
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -46,10 +42,10 @@ DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""Errors of reading a damaged file or one of other contents."""
+"""Errors of reading a file that is damaged or holds something else."""
 
 MOST_BYTES = 1 << 31
-"""Most bytes of all arrays of a file: three times the CAMs of 254 classes of 100 million pixels at stride 8."""
+"""Most bytes of all arrays in a file: three times the CAMs of 254 classes of 100 million pixels at stride 8."""
 
 _HEADER = Lock()
 """NumPy parses headers by `ast.literal_eval`, which is not thread-safe before Python 3.11.9 and 3.12.3."""
@@ -59,7 +55,7 @@ _HEADER = Lock()
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to ``path``; rename it to ``path`` when the block ends without an exception.
 
-    The temporary name keeps the suffix of ``path`` (libraries choose a format by it). Parent folders are made.
+    The temporary name keeps the suffix of ``path``, since libraries choose a format by it. Parent folders are made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(temporary_name(path.name))
@@ -71,13 +67,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def temporary_name(name: str) -> str:
-    """A name for a temporary file of this process, which shows whether the process still runs."""
+    """A name for a temporary file, with the host and the number of this process."""
     begin = os.fsencode(f"{TEMPORARY_PREFIX}{gethostname()}~{os.getpid()}~{token_hex(4)}~")
     return os.fsdecode(begin + os.fsencode(name)[-max(1, _LONGEST_NAME - len(begin)) :])  # the end keeps the suffix
 
 
 def is_newer(path: Path, than: Path) -> bool:
-    """Whether a file was written after another one; false where one of them is missing."""
+    """Whether a file was written after another one; False if one of them is missing."""
     try:
         return path.stat().st_mtime_ns > than.stat().st_mtime_ns
     except (FileNotFoundError, NotADirectoryError):
@@ -91,7 +87,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically; bytes of file names that are not UTF-8 become JSON's escapes."""
+    """Write ``value`` as indented JSON, atomically; bytes of file names that are not UTF-8 become JSON escapes."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
@@ -106,10 +102,10 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def one_at_a_time(lock: Path, *, patience: float = 10.0) -> Iterator[None]:
-    """A lock between processes, by the file ``lock``, which exists meanwhile; ``patience`` in seconds.
+    """A lock between processes; the file ``lock`` exists while it is held. ``patience`` is in seconds.
 
     Raises:
-        Timeout: of filelock, an OSError: another process holds the lock.
+        filelock.Timeout: an OSError: another process holds the lock.
     """
     with FileLock(lock, timeout=patience):
         try:
@@ -125,7 +121,7 @@ def remove_partial(folder: Path) -> int:
 
 
 def remove_abandoned(files: Iterable[Path]) -> int:
-    """Delete those of the temporary files whose process no longer runs; return their number."""
+    """Delete the temporary files whose process no longer runs; return their number."""
     left = [path for path in files if _is_abandoned(path)]
     for path in left:
         path.unlink(missing_ok=True)
@@ -133,10 +129,10 @@ def remove_abandoned(files: Iterable[Path]) -> int:
 
 
 def _is_abandoned(path: Path) -> bool:
-    """Whether the process of a temporary file no longer runs; of another machine's, whether it is a day old."""
+    """Whether the process of a temporary file no longer runs, or a file of another machine is a day old."""
     host, _, rest = path.name.removeprefix(TEMPORARY_PREFIX).partition("~")
     process = rest.partition("~")[0]
-    if host != gethostname() or not process.isdecimal() or len(process) > _LONGEST_ID:
+    if host != gethostname() or not process.isdecimal() or len(process) > len(str(2**31)):
         try:
             return time.time() - path.stat().st_mtime > _DAY
         except OSError:
@@ -151,22 +147,18 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def files_below(folder: Path, suffix: str) -> Iterator[str]:
-    """The names, with subfolders and forward slashes, of the files with a suffix below a folder, unordered."""
+    """The relative paths, with forward slashes, of the files with a suffix below a folder, unordered."""
     for found in folder.rglob(f"*{suffix}"):
         if not found.name.startswith(TEMPORARY_PREFIX):
             yield found.relative_to(folder).as_posix()
 
 
 def read_npz(file: Path | IO[bytes], names: tuple[str, ...] | None = None) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of an ``.npz`` by their names.
-
-    Args:
-        file: its path, or the open file.
-        names: of the arrays to read, if they are there; None for all.
+    """The arrays of an ``.npz`` by name: those of ``names`` that exist, or all.
 
     Raises:
-        ValueError, OSError, …: one of `DAMAGED`; the file is not an archive, holds objects, or is larger than
-            `MOST_BYTES`.
+        ValueError, OSError, …: one of `DAMAGED`; the file is not an archive, holds objects, or its arrays are larger
+            than `MOST_BYTES`.
     """
     with zipfile.ZipFile(file) as archive:
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
@@ -178,7 +170,7 @@ def read_npz(file: Path | IO[bytes], names: tuple[str, ...] | None = None) -> di
 
 
 def _array(content: bytes) -> npt.NDArray[Any]:
-    """One member, an ``.npy``, whose header may not claim more than its content."""
+    """One member, an ``.npy``; its header may not claim more bytes than there are."""
     with _HEADER:
         file = io.BytesIO(content)
         version_1 = np.lib.format.read_magic(file) == (1, 0)

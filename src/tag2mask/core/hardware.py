@@ -1,4 +1,4 @@
-"""Cores, memory and disk that this process may use; None where the system does not say."""
+"""Cores, memory and disk that this process may use; None if the system does not say."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def cores() -> int | None:
-    """The processor cores of this process: those it is bound to, up to its quota."""
+    """Processor cores of this process: its CPU affinity, up to the quota of its control groups."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count()
     for group in _groups():
         quota = _words(group / "cpu.max")  # microseconds of quota and of period
@@ -20,7 +20,7 @@ def cores() -> int | None:
 
 
 def memory() -> tuple[int | None, int | None]:
-    """(total, free) bytes of memory: the machine's, up to the limits of its control groups."""
+    """(total, free) bytes of memory of the machine, up to the limits of the control groups."""
     try:
         machine = psutil.virtual_memory()
     except OSError:
@@ -36,7 +36,7 @@ def memory() -> tuple[int | None, int | None]:
 
 
 def disk_free(folder: Path) -> int | None:
-    """Free bytes where ``folder`` is, or where it would be made."""
+    """Free bytes of the disk of ``folder``, which need not exist."""
     for place in (folder.absolute(), *folder.absolute().parents):
         try:
             return shutil.disk_usage(place).free
@@ -46,14 +46,13 @@ def disk_free(folder: Path) -> int | None:
 
 
 def _groups() -> list[Path]:
-    """The folders of this process's control groups (version 2), from its own to the root."""
+    """The control groups (version 2) of this process, from its own to the root."""
     own = [line.removeprefix("0::/") for line in _words(Path("/proc/self/cgroup")) if line.startswith("0::/")]
     group = _CGROUPS / "".join(own)
     return [group, *(parent for parent in group.parents if parent.is_relative_to(_CGROUPS))]
 
 
 def _words(path: Path) -> list[str]:
-    """The words of a file; none where there is none."""
     try:
         return path.read_text(encoding="ascii").split()
     except OSError:

@@ -1,4 +1,4 @@
-"""Work on many items by threads, a few items at a time."""
+"""Map a function over many items in threads, a few items ahead."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -6,22 +6,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 _AHEAD = 8
-"""Items per thread that are in work, or done and not yet taken."""
+"""Items per thread that are submitted and not yet consumed."""
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
 def map_ahead(work: Callable[[Item], Answer], items: Iterable[Item], *, threads: int) -> Iterator[Answer]:
-    """``work(item)`` for each item, in their order.
-
-    Like ``Executor.map``, but with a few items at a time instead of all, to save memory.
-
-    Args:
-        work: called in a thread; its exceptions are raised here.
-        items: taken as the work goes on.
-        threads: at least 1.
-    """
+    """``work(item)`` for each item, in order; like ``Executor.map``, but ``items`` is consumed a few at a time."""
     ahead: deque[Future[Answer]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:

@@ -1,8 +1,7 @@
-"""What a file was made from: recorded in the file itself, and compared by content.
+"""The origin of a file: recorded in the file itself, and compared by content.
 
 A CAM file records its image and its base CAM, a mask its CAM file, a prediction its network, evidence its mask and its
-CAM file. Files of earlier versions and masks that somebody drew record nothing; those count as made from what is there,
-unless that was written later.
+CAM file. A mask that a user put into the folder records nothing; it is stale only if its CAM file is newer.
 """
 
 import io
@@ -20,7 +19,7 @@ PNG_KEY = "made-from"
 """The keyword of the PNG text chunk with the origin of a mask."""
 
 PREDICTION_KEY = "prediction"
-"""That of what a network says of an image, as JSON."""
+"""The keyword of the chunk with the result of `predict` for the image, as JSON."""
 
 _BLOCK = 1 << 20
 
@@ -28,11 +27,7 @@ _PNG_BEGIN, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 
 def crc_of(path: Path) -> int:
-    """CRC-32 of a file's content.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """CRC-32 of a file's content; an OSError if it cannot be read."""
     crc = 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -41,7 +36,7 @@ def crc_of(path: Path) -> int:
 
 
 def image_origin(path: Path) -> npt.NDArray[np.int64] | None:
-    """What is recorded of an image: int64 (2,), its bytes and CRC-32 of its content; None if it is gone."""
+    """The record of an image: int64 (2,), its size in bytes and the CRC-32 of its content; None if it is missing."""
     try:
         return np.array([path.stat().st_size, crc_of(path)], dtype=np.int64)
     except OSError:
@@ -49,14 +44,10 @@ def image_origin(path: Path) -> npt.NDArray[np.int64] | None:
 
 
 def is_of_image(recorded: npt.NDArray[np.int64] | None, image: Path, made: Path) -> bool:
-    """Whether an image is the one that was recorded.
+    """Whether an image is the recorded one; True also without a record, and for a missing image, which readers report.
 
-    Its content is read only where it was written, renamed or copied since, so that a look at many files is fast.
-
-    Args:
-        recorded: as `image_origin`; None where nothing was recorded.
-        image: the image. If it is gone the answer is yes: what reads it says so.
-        made: the file with the record.
+    To be fast, this reads the image only if it was written, renamed or copied after the file ``made``, which has the
+    record (that of `image_origin`).
     """
     if recorded is None:
         return True
@@ -71,23 +62,23 @@ def is_of_image(recorded: npt.NDArray[np.int64] | None, image: Path, made: Path)
 
 
 def image_text(path: Path) -> str:
-    """As `image_origin`, for the text of a mask; empty if the image is gone."""
+    """As `image_origin`, as text; empty if the image is missing."""
     recorded = image_origin(path)
     return "" if recorded is None else " ".join(str(int(value)) for value in recorded)
 
 
 def is_of_image_text(recorded: str, image: Path, made: Path) -> bool:
-    """As `is_of_image`, by the text of `image_text`; True where it is empty."""
+    """As `is_of_image`, for the text of `image_text`."""
     if not recorded:
         return True
     words = recorded.split()
     if len(words) != len(("bytes", "CRC")) or not all(word.isdecimal() for word in words):
-        return False  # it was made from something else
+        return False
     return is_of_image(np.array([int(word) for word in words], dtype=np.int64), image, made)
 
 
 def cam_origin(path: Path) -> str | None:
-    """What is recorded of a CAM file: a digest of its arrays, that of its image among them; None if there is none."""
+    """The record of a CAM file: a digest of its arrays, including the record of its image; None if unreadable."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = sorted((each.filename, each.CRC) for each in archive.infolist())
@@ -97,18 +88,18 @@ def cam_origin(path: Path) -> str | None:
 
 
 def mask_origin(path: Path) -> str | None:
-    """What a mask says that it was made from; empty if it says nothing, None if it is missing, empty or torn."""
+    """The origin that a mask records; empty if it records none, None if it is missing, empty or cut off."""
     return mask_text(path, PNG_KEY)
 
 
 def mask_text(path: Path, keyword: str) -> str | None:
-    """A text chunk of a mask; empty if there is none, None if the mask is missing, empty or torn."""
+    """A text chunk of a mask; empty if there is none, None if the mask is missing, empty or cut off."""
     try:
         content = path.read_bytes()
         if not content.strip(b"\0"):
             return None
         if not content.startswith(_PNG_BEGIN):
-            return ""  # of another format: what reads masks names it
+            return ""  # of another format, which readers of masks report
         if _PNG_END not in content[-_BLOCK:]:
             return None
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
@@ -118,12 +109,9 @@ def mask_text(path: Path, keyword: str) -> str | None:
 
 
 def is_mask_stale(mask: Path, source: Path, origin: str | None) -> bool:
-    """Whether a mask is missing, damaged, or made from something else.
+    """Whether a mask is missing, damaged, or made from something else than the file ``source``.
 
-    Args:
-        mask: a PNG.
-        source: the file that it is made from.
-        origin: what that file is; None if it cannot be read, when a mask that is there stays.
+    ``origin`` is the record of that file; None, if it cannot be read, keeps a mask that exists.
     """
     recorded = mask_origin(mask)
     if recorded is None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from tag2mask.core.fields import Checked, Fixed, setting
+from tag2mask.core.fields import Checked, setting
 
 Kind = Literal["auto", "table", "folders", "voc", "coco", "mvtec"]
 """The layouts that can be read; ``auto`` looks."""
@@ -18,7 +18,9 @@ Resize = Literal["long_side_range", "scale_range", "scale_choice", "stretch"]
 Padding = Literal["random", "bottom_right"]
 """Where an image lies in a crop that is larger."""
 
-SCALES = (0.5, 1.5)
+RANDOM: Padding = "random"
+
+SCALES: tuple[float, ...] = (0.5, 1.5)
 """The least and the greatest size of a view, as multiples of the image's own. Source: IRN, HSC_WSSS."""
 
 PIXEL_LIMIT = 100_000_000
@@ -105,10 +107,12 @@ class ViewSettings(Checked):
     crop: int = setting(320, low=1)
     resize: Resize = "long_side_range"
     long_side: tuple[int, int] = (256, 512)
-    flip = Fixed(value=True)
-    scales = Fixed[tuple[float, ...]](SCALES)
-    padding = Fixed[Padding]("random")
-    hsv_jitter = Fixed(0)
+
+    # Without annotations these are not settings here; subclasses make them settings.
+    flip = True
+    scales = SCALES
+    padding = RANDOM
+    hsv_jitter = 0
 
     _section: ClassVar[str] = "augmentation"
 

@@ -6,7 +6,7 @@ normalisation and the classes. No code in the file is run, and loading needs no 
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tag2mask.core.device import FAULTS_OF_THE_MACHINE
+from tag2mask.core.device import MACHINE_ERRORS
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
-from tag2mask.core.fields import current, fixed, plain
+from tag2mask.core.fields import plain
 from tag2mask.core.files import atomic_path
 from tag2mask.networks.backbones.base import Backbone
 from tag2mask.networks.backbones.registry import rebuild_backbone
@@ -163,12 +163,12 @@ def load_segmentation_network(path: Path, *, classes: tuple[str, ...] | None = N
 def _description(network: SavedNetwork) -> dict[str, Any]:
     """The metadata of a network, without its backbone."""
     if isinstance(network, PotNetwork):
-        return {"kind": "pot", "classes": list(network.classes), "settings": plain(network.settings, whole=True)}
+        return {"kind": "pot", "classes": list(network.classes), "settings": plain(network.settings)}
     if isinstance(network, SegmentationNetwork):
         return {
             "kind": "segmentation",
             "classes": list(network.classes),
-            "settings": plain(network.settings, whole=True),
+            "settings": plain(network.settings),
             "licence": network.licence,
             **({} if network.intensity is None else {"intensity": list(network.intensity)}),
         }
@@ -178,7 +178,7 @@ def _description(network: SavedNetwork) -> dict[str, Any]:
     return {
         "kind": "edges",
         "classes": [],
-        "settings": plain(settings, whole=True),
+        "settings": plain(settings),
         "edge_levels": list(network.levels),
     }
 
@@ -220,7 +220,7 @@ def _restored(path: Path, info: NetworkInfo, build: Callable[[Backbone], _Networ
             )
     except NetworkFileError:
         raise
-    except FAULTS_OF_THE_MACHINE:
+    except MACHINE_ERRORS:
         raise
     except Exception as error:  # a wrong description leads to errors of many kinds in the libraries
         reason = " ".join(str(error).split())[:300] or type(error).__name__
@@ -270,10 +270,10 @@ def _parse(values: dict[str, Any], path: Path) -> NetworkInfo:
     if not all(isfinite(value) for value in (*mean, *std)) or min(std) <= 0:
         raise ValueError(f"mean {mean} and deviation {std} of the colours should be finite, and the latter above 0")
     made_of = NetworkSettings() if values["kind"] != "segmentation" else SegmentationNetworkSettings()
-    # Of what is a constant now, only the grid of the joint feature matters to a network that is trained.
-    old = fixed(made_of).keys() - {"feature_stride"}
-    read = {name: value for name, value in values["settings"].items() if name not in old}
-    settings = type(made_of)(**current(made_of, read))
+    read = dict(values["settings"])
+    if isinstance(made_of, SegmentationNetworkSettings):  # settings of another version matter to training alone
+        read = {each.name: read[each.name] for each in fields(made_of) if each.name in read}
+    settings = type(made_of)(**read)
     segmentation = settings if isinstance(settings, SegmentationNetworkSettings) else None
     return NetworkInfo(
         values["kind"],

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
-from tag2mask.core.fields import Checked, Fixed, setting
+from tag2mask.core.fields import Checked, setting
 
 FINEST_FEATURE_STRIDE = 8
 """Pixels per cell of the joint feature at least, where every chosen stage is finer than `FEATURE_STRIDE`."""
@@ -44,7 +44,6 @@ class NetworkSettings(Checked):
     weights: str = setting("imagenet", path=True)
     output_stride: OutputStride = 16
     out_indices: tuple[int, ...] | None = None
-    feature_stride = Fixed(FEATURE_STRIDE)
     projections: bool = False
     batch_norm: Norm = "auto"
 
@@ -130,14 +129,12 @@ class SegmentationNetworkSettings(Checked):
     weights: str = setting("imagenet", path=True)
     head: Literal["sum", "concat", "largefov", "segformer"] = "sum"
     output_stride: OutputStride = 8
-    dilated = Fixed(value=True)
     scales: tuple[float, ...] = ()
     batch_norm: Norm = "auto"
     batch_norm_momentum: float | None = setting(None, above=0, high=1, null="null keeps the backbone's own")
     head_batch_norm: Norm = "auto"
     head_batch_norm_momentum: float = setting(0.1, above=0, high=1)
     batch_norm_affine: Norm = "auto"
-    freeze_stem = Fixed(value=False)
     align_corners: bool | None = None
 
     _section: ClassVar[str] = "segment.network"

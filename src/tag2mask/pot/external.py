@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from tag2mask.core.fields import Checked, Fixed, setting
+from tag2mask.core.fields import Checked, setting
 from tag2mask.pot.method import TransportCams
 from tag2mask.pot.partition import NORM_EPSILON, normalised_cams, present_slots
 
@@ -38,8 +38,6 @@ class ExternalSettings(Checked):
     suppression: float = setting(0.0, low=0)
     consistency_weight: float = setting(0.0, low=0)
     background_subtraction: float = setting(0.15, low=0)
-    contrast = Fixed(CONTRAST)
-    floor = Fixed(FLOOR)
     agreement: float = setting(0.2, low=0)
 
     _section: ClassVar[str] = "external CAMs"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from tag2mask.core.fields import Checked, Fixed, setting
+from tag2mask.core.fields import Checked, setting
 
 FOREGROUND_ONE_SCALE = 0.5
 """`PotSettings.foreground_threshold` for CAMs of a single scale, as in training; ours."""
@@ -50,9 +50,6 @@ class PotSettings(Checked):
     seed_rule: Literal["threshold", "argmax"] = "threshold"
     foreground_threshold: float = setting(0.85, low=0, high=1)
     background_threshold: float = setting(0.25, low=0, high=1)
-    foreground_threshold_one_scale = Fixed(FOREGROUND_ONE_SCALE)
-    background_threshold_one_scale = Fixed(BACKGROUND_ONE_SCALE)
-    minimum_seeds = Fixed(MINIMUM_SEEDS)
     num_prototypes: int = setting(3, low=1)
     column_marginal: Literal["area", "similarity", "uniform"] = "area"
     epsilon: float = setting(1.0, above=0)
@@ -65,15 +62,13 @@ class PotSettings(Checked):
     cluster_reduction: Literal["sum", "max"] = "sum"
     normalise_over: Literal["image", "class"] = "image"
 
+    minimum_seeds: ClassVar[int] = MINIMUM_SEEDS
+
     _section: ClassVar[str] = "POT"
 
     def one_scale(self) -> "PotSettings":
         """These settings with the thresholds that suit CAMs of a single scale."""
-        return replace(
-            self,
-            foreground_threshold=self.foreground_threshold_one_scale,
-            background_threshold=self.background_threshold_one_scale,
-        )
+        return replace(self, foreground_threshold=FOREGROUND_ONE_SCALE, background_threshold=BACKGROUND_ONE_SCALE)
 
     def single_prototype(self) -> "PotSettings":
         """One prototype a class, no transport: the mean of the seeds activates the image, as in SIPE's second half."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from tag2mask.cams.inference import resize
 from tag2mask.core.errors import Tag2maskError
 from tag2mask.networks.segmentation import SegmentationNetwork
-from tag2mask.prediction.settings import PredictSettings
+from tag2mask.prediction.settings import OVERLAP, PredictSettings
 from tag2mask.prediction.tiles import Axis, Piece, cut
 
 FORWARD_PIXELS = 1 << 22
@@ -190,7 +190,7 @@ def _axis(length: int, result: int, ratio: float, settings: PredictSettings) -> 
     if settings.tile is None or length * ratio <= settings.tile:
         return cut(length, result, side=None, overlap=0, blend=0)
     side = max(2, int(settings.tile / ratio))
-    shared = min(settings.overlap, settings.tile // 2)
+    shared = min(OVERLAP, settings.tile // 2)
     overlap = min(side // 2, math.ceil(shared / ratio))
     return cut(length, result, side=side, overlap=overlap, blend=min(overlap, shared) // 2)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from tag2mask.core.fields import Checked, Fixed, setting
+from tag2mask.core.fields import Checked, setting
 from tag2mask.refine.crf import PublishedCrf
 
 PUBLISHED_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -38,7 +38,6 @@ class PredictSettings(Checked):
     flip: bool = False
     long_side: int | None = setting(None, low=32)
     tile: int | None = setting(1024, low=64, null="null never cuts")
-    overlap = Fixed(OVERLAP)
     crf: bool = False
     crf_settings: PublishedCrf = field(default_factory=PublishedCrf)
     crf_long_side: int | None = setting(1024, low=32)

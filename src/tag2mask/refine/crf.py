@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tag2mask.core.errors import UsageError
-from tag2mask.core.fields import Checked, Fixed, setting
+from tag2mask.core.fields import Checked, setting
 from tag2mask.refine.permutohedral import Lattice, build_lattice
 
 CrfPreset = Literal["deeplab", "irn", "largefov"]
@@ -74,18 +74,12 @@ class PublishedCrf(Checked):
     """
 
     preset: CrfPreset = "deeplab"
-    iterations = Fixed[int | None](None)
-    gaussian_sxy = Fixed[float | None](None)
-    gaussian_weight = Fixed[float | None](None)
-    bilateral_sxy = Fixed[float | None](None)
-    bilateral_srgb = Fixed[float | None](None)
-    bilateral_weight = Fixed[float | None](None)
 
     _section: ClassVar[str] = "the dense CRF"
 
     def values(self) -> CrfValues:
         """The numbers: the preset's where there is no other."""
-        given = {name: getattr(self, name) for name in CrfValues._fields}
+        given = {name: getattr(self, name, None) for name in CrfValues._fields}
         return PUBLISHED[self.preset]._replace(**{name: value for name, value in given.items() if value is not None})
 
 

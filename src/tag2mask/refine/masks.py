@@ -12,8 +12,16 @@ from tag2mask.data.images import IGNORED
 from tag2mask.networks.backbones.base import to_grid
 from tag2mask.networks.edge_network import EDGE_STRIDE
 from tag2mask.refine.crf import crf_kernels, dense_crf, label_probabilities
-from tag2mask.refine.random_walk import propagate
-from tag2mask.refine.settings import RefineSettings, SureSettings, WalkSettings
+from tag2mask.refine.random_walk import RADIUS, STEPS, propagate
+from tag2mask.refine.settings import (
+    BACKGROUND_LEVELS,
+    LABEL_CONFIDENCE,
+    LABEL_CRF,
+    WALK_POWER,
+    RefineSettings,
+    SureSettings,
+    WalkSettings,
+)
 
 _LEAST = 1e-8
 """Least divisor for the highest value after a walk."""
@@ -117,9 +125,7 @@ def _walked(
         grid = own.resized(_size(edge))
         maps = grid.maps.new_zeros(0, *size)
         if len(own.ids):
-            maps = propagate(
-                grid.maps**settings.power, edge, radius=settings.radius, beta=settings.beta, steps=settings.steps
-            )
+            maps = propagate(grid.maps**WALK_POWER, edge, radius=RADIUS, beta=settings.beta, steps=STEPS)
             maps = to_grid(maps[None], EDGE_STRIDE, 1, size)[0]
             # One factor per image, as published: it only matters to a background that did not walk.
             maps = maps / maps.max().clamp_min(_LEAST)
@@ -143,12 +149,12 @@ def sure_labels(images: Sequence[Tensor], maps: Sequence[ClassMaps], settings: S
     """
     labels = []
     for image, own in zip(images, maps, strict=True):
-        kernels = crf_kernels(image, settings.crf, own.maps.device)
+        kernels = crf_kernels(image, LABEL_CRF, own.maps.device)
         found = []
         for number in range(2):
             each = _with_background(own, settings, number)
-            given = label_probabilities(each.maps.argmax(0), len(each.ids), settings.confidence)
-            found.append(each.ids[dense_crf(image, given, settings.crf, kernels=kernels).argmax(0)])
+            given = label_probabilities(each.maps.argmax(0), len(each.ids), LABEL_CONFIDENCE)
+            found.append(each.ids[dense_crf(image, given, LABEL_CRF, kernels=kernels).argmax(0)])
         strict, loose = found
         labels.append(torch.where((strict == 0) & (loose != 0), IGNORED, strict))
     return labels
@@ -157,7 +163,7 @@ def sure_labels(images: Sequence[Tensor], maps: Sequence[ClassMaps], settings: S
 def _with_background(own: ClassMaps, settings: SureSettings, number: int) -> ClassMaps:
     """The maps of a pass."""
     if not own.has_background:
-        return own.with_background(settings.background_levels[number])
+        return own.with_background(BACKGROUND_LEVELS[number])
     factor = torch.ones(len(own.ids), 1, 1, device=own.maps.device)
     factor[0] = settings.background_factors[number]
     return ClassMaps(own.ids, own.maps * factor)

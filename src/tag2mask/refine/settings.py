@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from tag2mask.core.fields import Checked, Fixed, setting
+from tag2mask.core.fields import Checked, setting
 from tag2mask.data.cam_files import CamKind
 from tag2mask.refine.crf import ColourCrf, PublishedCrf
-from tag2mask.refine.random_walk import BETA, RADIUS, STEPS
+from tag2mask.refine.random_walk import BETA
 
 Method = Literal["argmax", "crf", "irn", "irn+crf"]
 
@@ -15,6 +15,9 @@ WALK_POWER = 1.5
 
 BACKGROUND_LEVELS = (0.30, 0.05)
 """The background's CAM in the two passes of the labels of edges, for kinds without a background. Source: IRN."""
+
+LABEL_CRF = PublishedCrf("irn")
+"""The CRF of the labels of edges."""
 
 LABEL_CONFIDENCE = 0.7
 """How probable the label of a pixel is when the CRF of the labels of edges begins. Source: IRN."""
@@ -30,10 +33,7 @@ class WalkSettings(Checked):
             their own, so that it did not walk.
     """
 
-    radius = Fixed(RADIUS)
     beta: float = setting(BETA, above=0)
-    steps = Fixed(STEPS)
-    power = Fixed(WALK_POWER)
     background_level: float = setting(0.25, low=0, high=1)
 
     _section: ClassVar[str] = "the random walk"
@@ -65,7 +65,6 @@ class RefineSettings(Checked):
     method: Method = "crf"
     cams: CamKind = "pot"
     background_threshold: float = setting(0.3, low=0, high=1)
-    background_power = Fixed[float | None](None)
     crf: ColourCrf = field(default_factory=ColourCrf)
     crf_power: float = setting(1.0, above=0)
     ignore_below: float | None = setting(None, low=0, high=1, null="null keeps every label")
@@ -80,9 +79,9 @@ class RefineSettings(Checked):
         """Settings that do not go together."""
         problems = []
         if self.ignore_below is not None and not self.uses_crf:
-            problems.append(f"confidence is a probability of the CRF, which method {self.method} does not have")
+            problems.append(f"ignore_below is a probability of the CRF, which method {self.method} does not have")
         if self.save_probabilities and not self.uses_crf:
-            problems.append(f"keep_confidence keeps what the CRF says, which method {self.method} does not have")
+            problems.append(f"save_probabilities writes those of the CRF, which method {self.method} does not have")
         return problems
 
     @property
@@ -111,9 +110,6 @@ class SureSettings(Checked):
     """
 
     background_factors: tuple[float, float] = (1.0, 0.5)
-    background_levels = Fixed(BACKGROUND_LEVELS)
-    confidence = Fixed(LABEL_CONFIDENCE)
-    crf = Fixed(PublishedCrf("irn"))
 
     _section: ClassVar[str] = "the labels of edges"
 

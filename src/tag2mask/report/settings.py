@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tag2mask.core.fields import Checked, Fixed, setting
+from tag2mask.core.fields import Checked, setting
 
 RANKED = 2000
 """Images that are ranked at most, at about 10 ms each; a larger set is thinned out evenly first. Ours."""
@@ -22,10 +22,7 @@ class ReportSettings(Checked):
     """
 
     images: int = setting(24, low=0)
-    choose = Fixed("spread")
-    ids = Fixed[list[str] | None](None)
-    ranked = Fixed(RANKED)
     lowest_confidence: int = setting(12, low=0)
-    width = Fixed(WIDTH)
+    width: ClassVar[int] = WIDTH
 
     _section: ClassVar[str] = "report"

@@ -1,37 +1,61 @@
-"""Batches of images that are alike in size; which images share one does not depend on what is done already.
+"""Batches of images of similar size; they do not depend on which images are done already.
 
-Of an image some 20 bytes are held, of a million 20 MB.
+A batch list takes about 20 bytes per image.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from tag2mask.core.errors import Tag2maskError
 from tag2mask.core.prefetch import map_ahead
 from tag2mask.data.images import ImageError, image_size
 from tag2mask.data.manifest import ImageItem, Images
 from tag2mask.runs.config import Config
-from tag2mask.runs.dataset import reading_workers
+from tag2mask.runs.dataset import read_ahead, reading_workers
 from tag2mask.runs.progress import StageResult
+
+Answer = TypeVar("Answer")
+
+
+def readable(
+    batches: Iterable[Sequence[ImageItem]], read: Callable[[ImageItem], Answer], config: Config, result: StageResult
+) -> Iterator[list[tuple[ImageItem, Answer]]]:
+    """The readable images of each batch, with ``read(image)``; a few batches are prefetched.
+
+    An image for which ``read`` raises a `Tag2maskError` has failed. Batches without a readable image are left out.
+    """
+
+    def attempt(item: ImageItem) -> Answer | Tag2maskError:
+        try:
+            return read(item)
+        except Tag2maskError as error:
+            return error
+
+    for pairs in read_ahead(batches, attempt, config):
+        result.failed.update({item.id: str(answer) for item, answer in pairs if isinstance(answer, Tag2maskError)})
+        if good := [(item, answer) for item, answer in pairs if not isinstance(answer, Tag2maskError)]:
+            yield good
 
 
 @dataclass(frozen=True)
 class Batches:
-    """Batches, which may be gone through more than once.
+    """Batches of images, re-iterable.
 
     Attributes:
-        photos: the images in the order of the batches, and others between them.
-        spans: int64 (B, 2), where each batch begins and ends among them.
+        items: the images in the order of the batches, and perhaps others between them.
+        spans: int64 (B, 2), start and stop of each batch in ``items``.
     """
 
     items: Images
     spans: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
-        """How many batches."""
+        """The number of batches."""
         return len(self.spans)
 
     def __iter__(self) -> Iterator[Images]:
@@ -41,16 +65,16 @@ class Batches:
 
     @property
     def total(self) -> int:
-        """How many images they hold."""
+        """The number of images."""
         return int((self.spans[:, 1] - self.spans[:, 0]).sum())
 
     def all_items(self) -> Images:
-        """All their images, in order."""
+        """All images, in order."""
         places = [np.arange(start, stop) for start, stop in self.spans]
         return self.items.at(np.concatenate(places) if places else range(0))
 
     def without(self, left_out: Mapping[str, object]) -> "Batches":
-        """The same batches without some images, by ID."""
+        """The batches without some images, by ID."""
         if not left_out:
             return self
         kept = np.fromiter((item.id not in left_out for item in self.items), dtype=np.bool_, count=len(self.items))
@@ -58,15 +82,15 @@ class Batches:
         return Batches(self.items.at(np.flatnonzero(kept)), spans[spans[:, 0] < spans[:, 1]])
 
     def unfinished(self, is_missing: Callable[[ImageItem], bool]) -> tuple["Batches", int]:
-        """The batches with an image that is missing something, and how many such images there are."""
+        """The batches with an image that ``is_missing`` a file, and the number of such images."""
         counts = np.fromiter((sum(map(is_missing, batch)) for batch in self), dtype=np.int64, count=len(self))
         return Batches(self.items, self.spans[counts > 0]), int(counts.sum())
 
 
-def measured(items: Images, config: Config, result: StageResult) -> tuple[Images, npt.NDArray[np.int64]]:
-    """The images whose size can be read, and height << 32 | width of each, int64 (N,); the others have failed.
+def with_sizes(items: Images, config: Config, result: StageResult) -> tuple[Images, npt.NDArray[np.int64]]:
+    """The images with a readable size, and height << 32 | width of each, int64 (N,); the others have failed.
 
-    A header is read once in a command.
+    A command reads each header once.
     """
 
     def size(item: ImageItem) -> int | ImageError:
@@ -89,18 +113,18 @@ def measured(items: Images, config: Config, result: StageResult) -> tuple[Images
     return items.at(there), sizes[there]
 
 
-def in_order(items: Images, keys: npt.NDArray[np.int64]) -> tuple[Images, npt.NDArray[np.int64]]:
-    """Images by ascending key, equal ones as they were; and those keys, int64 (N,)."""
+def sorted_by(items: Images, keys: npt.NDArray[np.int64]) -> tuple[Images, npt.NDArray[np.int64]]:
+    """Images in a stable order by ascending key, and the sorted keys, int64 (N,)."""
     order = np.argsort(keys, kind="stable")
     return items.at(order), keys[order]
 
 
 def sized_batches(items: Images, config: Config, result: StageResult) -> Batches:
-    """Batches of images of one size, those of this shard; an image without a readable size has failed.
+    """This shard's batches of images of one size; an image without a readable size has failed.
 
-    The batches are those of the whole set, whatever the shard, so that a file does not depend on how many there are.
+    The whole set is batched first, so that no file depends on the number of shards.
     """
-    ordered, sizes = in_order(*measured(items, config, result))
+    ordered, sizes = sorted_by(*with_sizes(items, config, result))
     step = config.cams.batch_size
     edges = np.flatnonzero(np.diff(sizes, prepend=-1, append=-1)) if len(sizes) else np.zeros(0, dtype=np.int64)
     spans = [

@@ -1,4 +1,4 @@
-"""All settings of a run, in one tree; YAML and the command line fill it."""
+"""All settings of a run, in one tree that YAML and the command line fill."""
 
 from dataclasses import dataclass, field
 from importlib import resources
@@ -9,10 +9,9 @@ import yaml
 
 from tag2mask.cams.clip.settings import SeedSettings
 from tag2mask.core.errors import UsageError
-from tag2mask.core.fields import Checked, Fixed, absolute, plain, setting
+from tag2mask.core.fields import Checked, absolute, plain, setting
 from tag2mask.data.cam_files import CAM_KINDS, CamKind
 from tag2mask.data.settings import DataSettings
-from tag2mask.evaluation.confusion import DEFAULT_THRESHOLDS
 from tag2mask.networks.settings import NetworkSettings
 from tag2mask.pot import PotSettings
 from tag2mask.pot.external import ExternalSettings
@@ -24,22 +23,21 @@ from tag2mask.training.settings import EdgeSettings, SegmentSettings, TrainSetti
 
 USUAL_KINDS: tuple[CamKind, ...] = ("classifier", "prototype", "pot")
 
-
 __all__ = ["CamSettings", "Config", "EvaluateSettings", "absolute", "plain", "presets", "to_yaml"]
 
 
 @dataclass
 class CamSettings(Checked):
-    """How CAMs are made from the network.
+    """How the network makes CAMs.
 
     Attributes:
-        kinds: which CAMs, of `classifier`, `prototype` (single prototype), `pot`, and `fused`, which needs base CAMs
-            from outside; all come from the same forward passes.
+        kinds: which CAMs: `classifier`, `prototype` (single prototype), `pot`, and `fused`, which needs base CAMs; all
+            come from the same forward passes.
         scales: image sizes, as multiples of scale 1.
         flip: average with the mirrored image.
         long_side: longer side of the image at scale 1, in pixels; null keeps the image's own size.
         batch_size: images of one size that go through the network together.
-        precision: of the network, `fp32` or `bf16` (autocast), which is faster where the processor has it.
+        precision: of the network, `fp32` or `bf16` (autocast), which is faster if the processor has it.
     """
 
     kinds: list[CamKind] = field(default_factory=lambda: list(USUAL_KINDS))
@@ -63,22 +61,21 @@ class CamSettings(Checked):
 
 @dataclass
 class EvaluateSettings(Checked):
-    """What is measured where there is ground truth.
+    """What is measured on images with ground truth.
 
     Attributes:
         splits: the splits to measure on, names as for data.split, a list or with commas; null takes data.split.
-        classes: the classes that mIoU is the mean of, a list or with commas, `background` among them if it counts;
-            null takes all that occur.
+        classes: the classes that mIoU is the mean of, a list or with commas, with `background` if it counts; null
+            takes all that occur.
     """
 
     splits: list[str] | str | None = None
     classes: list[str] | str | None = None
-    thresholds = Fixed(DEFAULT_THRESHOLDS)
 
     _section: ClassVar[str] = "evaluate"
 
     def split_names(self, default: str | None) -> list[str | None]:
-        """The splits to measure on; ``default`` alone where none is named."""
+        """The splits to measure on; ``default`` alone if none is named."""
         named = _names(self.splits)
         return [*named] if named else [default]
 
@@ -88,7 +85,6 @@ class EvaluateSettings(Checked):
 
 
 def _names(value: list[str] | str | None) -> list[str] | None:
-    """A list of names from a list or from names with commas."""
     return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
 
@@ -99,21 +95,21 @@ class Config(Checked):
     Attributes:
         out: the run folder.
         device: `auto` takes the GPU if there is one.
-        seed: of every draw.
+        seed: of every random draw.
         workers: processes or threads that read images; null leaves one core to the network.
-        limit: only the first so many images of the split; null takes all.
+        limit: use only this many images, the first of the split; null takes all.
         shard: `i/n` takes every n-th batch of images from the i-th on, counted from 1, in `seeds`, `cams`,
             `refine` and `predict`, and for the labels of `edges`; every n-th image in `evaluate`.
         data: the images.
         seeds: base CAMs from CLIP.
         network: the network.
         pot: the method.
-        external: what base CAMs of `seeds` are used for.
+        external: the use of the base CAMs of `seeds`.
         train: training.
         cams: CAMs.
-        edges: the edge network that IRN's random walk follows, and the labels that it learns from.
-        refine: masks.
-        segment: the segmentation network that learns from them.
+        edges: the edge network of IRN's random walk, and its training labels.
+        refine: pseudo masks.
+        segment: the segmentation network that is trained on them.
         predict: masks by a segmentation network.
         evaluate: figures.
         report: the page.
@@ -144,7 +140,7 @@ class Config(Checked):
     _section: ClassVar[str] = "the run"
 
     def __post_init__(self) -> None:
-        """Refuse values out of range, and a shard that is none."""
+        """Refuse values out of range, and a shard that is not i/n."""
         super().__post_init__()
         self.shard_of()
 
@@ -160,11 +156,11 @@ class Config(Checked):
 
 
 def to_yaml(config: Config) -> str:
-    """Every value, resolved, as YAML that `--config` reads again."""
+    """Every value, resolved, as YAML for `--config`."""
     return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
 
 
 def presets() -> dict[str, Path]:
-    """The YAML presets inside the package, by name."""
+    """The YAML presets of the package, by name."""
     folder = Path(str(resources.files("tag2mask") / "presets"))
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}

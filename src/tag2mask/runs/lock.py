@@ -1,9 +1,9 @@
 """The lock of a run folder: one command at a time writes to it, or several with ``--shard``.
 
-A command locks RUN/run.lock, one with ``--shard i/n`` RUN/run-i-of-n.lock, and says in a JSON file next to it who it
-is. Of several processes that do one run together, the others than the main one lock RUN/run-process-K.lock. The
-operating system frees a lock when its process ends, however it ends. What the JSON file of another machine says counts
-even so, since not every shared disk has locks that reach other machines.
+A command locks RUN/run.lock, one with ``--shard i/n`` RUN/run-i-of-n.lock. A JSON file next to the lock names its
+owner. In a process group, the processes other than the main one lock RUN/run-process-K.lock. The operating system
+frees a lock when its process ends, however it ends. The JSON file of another machine counts as a lock, since not every
+shared disk carries locks between machines.
 """
 
 import json
@@ -25,21 +25,19 @@ from tag2mask.core.files import TEMPORARY_PREFIX, one_at_a_time, remove_abandone
 _NAME = re.compile(r"run(-\d+-of-(\d+)|-process-\d+)?\.lock")
 
 _PROCESS = "run-process-"
-"""How the names of locks begin that processes hold along with the main one."""
 
 _PATIENCE = 1.0
-"""Seconds to wait for a process that only looks whether a lock is free, or has not yet said who it is."""
+"""Seconds to wait for a process that only tests whether a lock is free, or has not yet written its name."""
 
 
 @contextmanager
-def held(folder: Path, verb: str, shard: tuple[int, int] | None = None) -> Iterator[None]:
-    """Keep other commands from writing to ``folder``; SIGTERM ends the block as Ctrl-C does, so that all is tidied up.
+def run_lock(folder: Path, verb: str, shard: tuple[int, int] | None = None) -> Iterator[None]:
+    """Keep other commands from writing to ``folder``; SIGTERM ends the block as Ctrl-C does, so that it cleans up.
 
     Args:
-        folder: made where it does not exist, and removed again, if nothing was written, by a command that did not find
-            it there.
+        folder: is made if it does not exist, and then removed at the end if nothing was written.
         verb: the command.
-        shard: (i, n) of a command that shares the work with others; None, or one of one, for the whole.
+        shard: (i, n) of a command that shares the work with others; None or (1, 1) for the whole.
 
     Raises:
         UsageError: another command writes there, or may do so.
@@ -49,15 +47,15 @@ def held(folder: Path, verb: str, shard: tuple[int, int] | None = None) -> Itera
     shard = None if shard == (1, 1) else shard
     lock = folder / ("run.lock" if shard is None else "run-{}-of-{}.lock".format(*shard))
     new = [each for each in (folder, *folder.parents) if not each.exists()]
-    with terminated_like_interrupted():
+    with sigterm_as_interrupt():
         try:
             with _taken(lock, lock, verb):
-                _write_holder(lock, verb if shard is None else "{} --shard {}/{}".format(verb, *shard))
-                # After that, so that of two commands that begin at once, one sees the other.
+                _write_owner(lock, verb if shard is None else "{} --shard {}/{}".format(verb, *shard))
+                # After that, so that of two commands that start at once, one sees the other.
                 for other in sorted(folder.glob("run*.lock")):
                     if other != lock and _excludes(other, lock):
                         with _taken(other, lock, verb):
-                            pass  # its process is dead, and what it left goes
+                            pass  # its process is dead: its files are removed
                 remove_abandoned(folder.glob(f"{TEMPORARY_PREFIX}*"))
                 yield
         finally:
@@ -67,51 +65,40 @@ def held(folder: Path, verb: str, shard: tuple[int, int] | None = None) -> Itera
 
 
 @contextmanager
-def held_along(folder: Path, verb: str, number: int) -> Iterator[None]:
-    """Keep other commands out while this process lives, along with the main process, which has the lock by now.
-
-    Args:
-        folder: of the run.
-        verb: the command.
-        number: of this process, from 1.
+def process_lock(folder: Path, verb: str, number: int) -> Iterator[None]:
+    """Keep other commands out while process ``number`` ≥ 1 of a group lives; the main process has its lock already.
 
     Raises:
         UsageError: the file system has no locks.
     """
     lock = folder / f"{_PROCESS}{number}.lock"
     with _taken(lock, lock, verb):
-        _write_holder(lock, verb)
+        _write_owner(lock, verb)
         yield
 
 
 def _excludes(first: Path, second: Path) -> bool:
-    """Whether two commands may not work in one folder, by their locks: they may with different shards of one count."""
+    """Whether two locks exclude each other: all do but different shards of one count."""
     names = [_NAME.fullmatch(lock.name) for lock in (first, second)]
     counts = [name[2] for name in names if name]
     return len(counts) == 2 and (None in counts or counts[0] != counts[1])
 
 
 def _record(lock: Path) -> Path:
-    """The file that says who holds a lock."""
     return lock.with_name(f"{lock.name}.json")
 
 
 @contextmanager
 def _taken(lock: Path, own: Path, verb: str) -> Iterator[None]:
-    """Hold a lock; at the end it goes, with the file that says who held it.
-
-    Args:
-        lock: the file.
-        own: that of the command that asks.
-        verb: the command that asks.
+    """Hold a lock for the command ``verb``, whose own lock is ``own``; at the end it and its owner's file are removed.
 
     Raises:
         UsageError: another process holds it, or one of another machine did, which may be alive; or the file system
             has no locks.
     """
-    holder = _holder(lock)
-    # Of a run on many machines that was killed, one file should be in the way, and not one for each machine.
-    if holder is not None and holder["host"] != gethostname() and not lock.name.startswith(_PROCESS):
+    owner = _owner(lock)
+    # After a run on many machines was killed, one file should be in the way, and not one for each machine.
+    if owner is not None and owner["host"] != gethostname() and not lock.name.startswith(_PROCESS):
         raise UsageError(_refusal(lock, own, verb))
     with ExitStack() as stack:
         try:
@@ -119,7 +106,7 @@ def _taken(lock: Path, own: Path, verb: str) -> Iterator[None]:
         except Timeout as error:
             raise UsageError(_refusal(lock, own, verb)) from error
         except OSError as error:
-            if error.filename is not None:  # it is the file that fails, and not its lock
+            if error.filename is not None:  # the file fails, not its lock
                 raise
             reason = f"{lock} cannot be locked ({error.strerror})"
             raise UsageError(f"{reason}; name a folder on a file system that has locks as --out") from error
@@ -130,19 +117,14 @@ def _taken(lock: Path, own: Path, verb: str) -> Iterator[None]:
                 _record(lock).unlink()
 
 
-def _write_holder(lock: Path, command: str) -> None:
-    """Say that this process holds a lock."""
+def _write_owner(lock: Path, command: str) -> None:
     now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-    holder = {"command": command, "process": os.getpid(), "host": gethostname(), "since": now}
-    write_json(_record(lock), holder)
+    owner = {"command": command, "process": os.getpid(), "host": gethostname(), "since": now}
+    write_json(_record(lock), owner)
 
 
-def _holder(lock: Path) -> dict[str, str] | None:
-    """The content of the file that says who holds a lock; None where there is none.
-
-    Raises:
-        UsageError: it is damaged.
-    """
+def _owner(lock: Path) -> dict[str, str] | None:
+    """The recorded owner of a lock; None without a record, a `UsageError` if it is damaged."""
     record = _record(lock)
     try:
         said = json.loads(record.read_text(encoding="utf-8"))
@@ -154,16 +136,15 @@ def _holder(lock: Path) -> dict[str, str] | None:
 
 
 def _refusal(lock: Path, own: Path, verb: str) -> str:
-    """Who is in the way, and what to do."""
-    holder = _holder(lock)
-    if holder is None:
+    owner = _owner(lock)
+    if owner is None:
         found, left = "a command that does not say which", lock
     else:
-        found = "`tag2mask {command}`, process {process} on {host}, since {since}".format(**holder)
+        found = "`tag2mask {command}`, process {process} on {host}, since {since}".format(**owner)
         left = _record(lock)
     sharded = "-of-" in lock.name + own.name
     together = ". Commands share a folder if each has --shard with another i of the same n" if sharded else ""
-    other = "or stop it" if verb == "report" else "stop it, or use another --out"  # a page is of this folder
+    other = "or stop it" if verb == "report" else "stop it, or use another --out"
     return (
         f"{lock.parent} is being written to by {found}; wait for its end, {other}{together}. "
         f"If that process is dead, delete {left}"
@@ -171,8 +152,8 @@ def _refusal(lock: Path, own: Path, verb: str) -> str:
 
 
 @contextmanager
-def terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt instead of ending the process at once; only the main thread can have that."""
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM raise KeyboardInterrupt instead of ending the process at once; only in the main thread."""
     previous = getsignal(SIGTERM)
     if current_thread() is not main_thread() or previous is None:
         yield

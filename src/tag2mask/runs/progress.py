@@ -1,4 +1,4 @@
-"""What a stage tells while it works, and what it came to."""
+"""The progress of a stage, and its result."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from tag2mask.evaluation.comparison import Comparison
 
 Advance = Callable[..., None]
-"""Called as advance(done, note): how many are done in all, and a few words beside the bar."""
+"""Called as advance(done, note): the number of items done so far, and a short text next to the bar."""
 
 
 @dataclass
@@ -19,13 +19,12 @@ class StageResult:
     """What a stage did.
 
     Attributes:
-        stage: its name.
         done: items made now.
-        skipped: items that were there already.
-        failed: items that could not be made, with the reason.
-        figures: what it measured, if it measures.
-        notes: sentences worth telling.
-        comparisons: with another run, where that was asked for.
+        skipped: items that existed already.
+        failed: the reason for each item that could not be made.
+        figures: measurements, {stage: {split: {kind: {figure: value}}}}.
+        notes: sentences for the user.
+        comparisons: with another run, on request.
     """
 
     stage: str
@@ -37,7 +36,7 @@ class StageResult:
     comparisons: list[Comparison] = field(default_factory=list)
 
     def sentence(self) -> str:
-        """One line for people."""
+        """The counts in one line."""
         parts = [f"{self.done} done"] if self.done or not self.skipped else []
         parts += [f"{self.skipped} already there"] if self.skipped else []
         parts += [f"{len(self.failed)} failed"] if self.failed else []
@@ -46,7 +45,7 @@ class StageResult:
 
 @contextmanager
 def progress_bar(console: Console, title: str, total: int) -> Iterator[Advance]:
-    """A bar with a note and the time left; plain lines of text where the console is no terminal."""
+    """A bar with a note and the remaining time; plain lines of text if the console is not a terminal."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -68,13 +67,13 @@ def progress_bar(console: Console, title: str, total: int) -> Iterator[Advance]:
 
 
 class _PlainLines:
-    """Progress for logs: a line at each quarter, and one a minute between them."""
+    """Progress for logs: a line at each quarter, and one per minute between them."""
 
     def __init__(self, console: Console, title: str, total: int) -> None:
-        self.console, self.title, self.total, self.quarter, self.told = console, title, max(total, 1), 0, monotonic()
+        self.console, self.title, self.total, self.quarter, self.printed = console, title, max(total, 1), 0, monotonic()
 
     def __call__(self, done: int, note: str = "") -> None:
         quarter = 4 * done // self.total
-        if quarter > self.quarter or monotonic() - self.told > 60:
-            self.quarter, self.told = quarter, monotonic()
+        if quarter > self.quarter or monotonic() - self.printed > 60:
+            self.quarter, self.printed = quarter, monotonic()
             self.console.print(f"{self.title}: {done}/{self.total} {note}".rstrip(), highlight=False)

@@ -1,8 +1,9 @@
-"""The run folder: where each stage keeps its files, and how a stage knows whether they are its own."""
+"""The run folder: where each stage keeps its files, and the record of the settings that made them."""
 
 import hashlib
 import json
 import platform
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -26,32 +27,32 @@ EDGE_LABELS = "edges/labels"
 LABEL_CONFIDENCE = "refine/confidence"
 MASKS = "masks"
 WHOLE = "all"
-"""The split name under which figures of data without splits are kept."""
+"""The split name of figures of data without splits."""
 
+FORMAT = 4
+"""The version of the format of run folders, in config.yaml and every stage.json. Raise it by hand when a file gets
+another name or meaning."""
 
 CLASSES = "classes.json"
-"""The class list of a run folder; ids are places in it, from 1."""
+"""The class list of a run folder; an id is a position in it, counted from 1."""
 
 
 class RunFolder:
-    """One run on disk, as a command has opened it.
+    """A run on disk, opened by a command.
 
     Attributes:
-        path: of the folder.
         surveyed: the images that this command works on, with the tags of their data set, by what a survey depends on.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open (not yet make) the run folder at ``path``.
-
-        Args:
-            path: of the folder.
+        """Open the run folder at ``path``, which need not exist yet.
 
         Raises:
-            UsageError: the path is a file.
+            UsageError: the path is a file, or a run folder of another format.
         """
         if path.exists() and not path.is_dir():
             raise UsageError(f"{path} is a file; it should be a folder")
+        require_format(path)
         self.path = path
         self.surveyed: dict[str, ImageSet] = {}
 
@@ -59,7 +60,7 @@ class RunFolder:
         return self.path / part
 
     def classes(self) -> list[str] | None:
-        """The class list that the run was begun with; None where nothing says it.
+        """The class list of the run; None if none is recorded.
 
         Raises:
             Tag2maskError: the record is damaged.
@@ -74,26 +75,26 @@ class RunFolder:
             raise Tag2maskError(f"{path} is damaged: it does not hold the list `classes`; use another --out")
         return found
 
-    def keep_classes(self, classes: Sequence[str]) -> None:
-        """Write `CLASSES`: the names of the classes 1..C in the order of their ids."""
+    def write_classes(self, classes: Sequence[str]) -> None:
+        """Write `CLASSES`, the names of the classes 1..C."""
         write_json(self.path / CLASSES, {"background": 0, "ignored": 255, "classes": list(classes)})
 
     def fingerprint(self, name: str) -> str | None:
-        """The recorded fingerprint of a stage; None if it never began."""
+        """The recorded fingerprint of a stage; None without a record."""
         recorded = self._recorded(name)
         return None if recorded is None else str(recorded["fingerprint"])
 
     def setting(self, name: str, setting: str) -> Any:
-        """The recorded value of a setting (`section.name`) of a stage; None if it has none or never began."""
+        """The recorded value of a setting (`section.name`) of a stage; None without one."""
         recorded = self._recorded(name)
         return None if recorded is None else recorded["settings"].get(setting)
 
     def has_record(self, name: str) -> bool:
-        """Whether a stage ever began here."""
+        """Whether a stage has started here."""
         return self._record(name).is_file()
 
     def inputs(self, name: str) -> tuple[str, ...]:
-        """The stages whose outputs a stage has read here, as its record says.
+        """The stages whose outputs a stage has read here, by its record.
 
         Raises:
             Tag2maskError: the record is damaged.
@@ -101,24 +102,23 @@ class RunFolder:
         recorded = self._recorded(name)
         return () if recorded is None else tuple(recorded["inputs"])
 
-    def check(self, stage: "Stage", settings: Mapping[str, Any], *, anew: bool = False) -> None:
-        """Find out whether a stage may work here with these settings; nothing is written.
+    def check(self, stage: "Stage", settings: Mapping[str, Any], *, restart: bool = False) -> None:
+        """Check that a stage may work here with these settings; nothing is written.
 
         Args:
-            stage: the stage.
-            settings: its fingerprint.
-            anew: what the stage made before is about to be deleted, so that its settings do not matter.
+            settings: the stage's fingerprint.
+            restart: the stage's outputs are about to be deleted, so that their settings do not matter.
 
         Raises:
             UsageError: the folder holds outputs of other settings or of another version, or files that no run wrote.
         """
         name = stage.name
-        if stage.remade:
+        if stage.always_rerun:
             return
-        # Looked for before the record is: another process of this run writes that first, and then its files.
+        # Before the look at the record: another process of this run writes the record first, and then its files.
         foreign = [output for output in stage.outputs if _holds_files(self.path / output)]
         if self._record(name).is_file():
-            recorded = None if anew else self._recorded(name)
+            recorded = None if restart else self._recorded(name)
             if recorded is not None:
                 self._refuse(stage, _differences(recorded, self._entry(stage, settings), inputs=False))
         elif foreign:
@@ -126,8 +126,8 @@ class RunFolder:
                 f"{self.path / foreign[0]} was not made by a run, and {name} would overwrite it; use another --out"
             )
 
-    def claim(self, stage: "Stage", settings: Mapping[str, Any]) -> None:
-        """Record that the stage works with these settings, after `check` and a look at the stages that it reads.
+    def record_fingerprint(self, stage: "Stage", settings: Mapping[str, Any]) -> None:
+        """Write the record of a stage with its fingerprint, after `check` and a check of its inputs.
 
         Raises:
             UsageError: as `check`, or an input was made again since.
@@ -143,23 +143,21 @@ class RunFolder:
         write_json(self._record(name), {**entry, "fingerprint": fingerprint})
 
     def _entry(self, stage: "Stage", settings: Mapping[str, Any]) -> dict[str, Any]:
-        """What the record of a stage holds, but for the fingerprint over it."""
+        optional = [read for read, section in stage.optional_inputs.items() if section in settings]
         return {
+            "format": FORMAT,
             "stage": stage.name,
             "version": stage.version,
             "settings": _flat(settings),
-            "inputs": {
-                read: self.fingerprint(read)
-                for read in (*stage.reads, *(read for read, section in stage.reads_for.items() if section in settings))
-            },
+            "inputs": {read: self.fingerprint(read) for read in (*stage.reads, *optional)},
         }
 
     def _refuse(self, stage: "Stage", differences: list[str]) -> None:
         if differences:
             raise UsageError(
                 f"{self.path / stage.name} was made with other settings: {'; '.join(differences)}. "
-                f"Use {stage.again_by or f'--restart {stage.name}'} to make it again, another --out to keep it, or the "
-                "old value"
+                f"Use {stage.restart_option or f'--restart {stage.name}'} to make it again, another --out to keep it, "
+                "or the old value"
             )
 
     def delete(self, stages: Iterable["Stage"]) -> None:
@@ -172,7 +170,7 @@ class RunFolder:
                 target.unlink(missing_ok=True)
 
     def record_config(self, config: Config, sections: Sequence[str] | None = None) -> None:
-        """Write config.yaml, paths absolute; only these sections of it if it exists and they are given.
+        """Write config.yaml with absolute paths; only the given sections if it exists.
 
         ``limit`` and ``shard`` belong to one command and are left out.
         """
@@ -181,18 +179,19 @@ class RunFolder:
         if sections is not None and target.is_file():
             kept = _settings_in(target)
             values = {**kept, **{name: values[name] for name in sections}}
-        values = {name: value for name, value in values.items() if name not in ("limit", "shard")}
+        values = {name: value for name, value in values.items() if name not in ("format", "limit", "shard")}
+        values = {"format": FORMAT, **values}
         write_text(target, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
     def record_setting(self, section: str, name: str, value: Any) -> None:
-        """Change one setting in config.yaml, which is there."""
+        """Change one setting in the existing config.yaml."""
         target = self.path / "config.yaml"
         values = yaml.safe_load(target.read_text(encoding="utf-8")) or {}
         values[section] = {**(values.get(section) or {}), name: value}
         write_text(target, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
     def record_environment(self, seed: int) -> None:
-        """Write environment.json: where the network is trained."""
+        """Write environment.json, the environment of the training."""
         write_json(self.path / "environment.json", environment(seed))
 
     def metrics(self) -> dict[str, Any]:
@@ -216,8 +215,8 @@ class RunFolder:
                 merged.setdefault(stage, {}).setdefault(split, {}).update(kinds)
         write_json(path, merged)
 
-    def forget_metrics(self, split: str) -> None:
-        """Delete the figures of a split from metrics.json: they were of a truth that is not believed any more."""
+    def delete_metrics(self, split: str) -> None:
+        """Delete the figures of a split, whose ground truth is no longer believed, from metrics.json."""
         path = self.path / "metrics.json"
         if path.is_file():
             figures = _figures_in(path)
@@ -229,10 +228,11 @@ class RunFolder:
         return self.path / name / "stage.json"
 
     def _recorded(self, name: str) -> dict[str, Any] | None:
-        """What the record of a stage says; None if it never began.
+        """The record of a stage; None without one.
 
         Raises:
-            Tag2maskError: the record is damaged.
+            Tag2maskError: it is damaged.
+            UsageError: it has another format.
         """
         path = self._record(name)
         if not path.is_file():
@@ -242,29 +242,51 @@ class RunFolder:
         if not isinstance(found, dict) or not all(isinstance(found.get(key), kind) for key, kind in parts.items()):
             raise Tag2maskError(
                 f"{path} is damaged: it does not say how {name} was done; --restart {name}, or --overwrite of predict, "
-                "does it anew"
+                "makes it again"
             )
+        require_number(self.path, found.get("format"))
         return found
 
 
+def require_format(folder: Path) -> None:
+    """Refuse a run folder of another version of tag2mask.
+
+    A folder with a config.yaml that names no format, and without a record of a stage, is not a run folder.
+
+    Raises:
+        UsageError: its format is not `FORMAT`.
+    """
+    try:
+        named = re.search(rb"^format:\s*(\d+)", (folder / "config.yaml").read_bytes(), re.MULTILINE)
+    except OSError:  # missing, or reported by what reads the settings
+        return
+    if named or _is_run(folder):
+        require_number(folder, named[1].decode() if named else None)
+
+
+def require_number(place: Path, found: object) -> None:
+    """Refuse ``place`` if the format number ``found`` there is not `FORMAT`; None means that it has none."""
+    if str(found) != str(FORMAT):
+        named = "no format" if found is None else f"format {found}"
+        raise UsageError(
+            f"{place} was made by another version of tag2mask ({named}, this one reads {FORMAT}); use that version, "
+            "or another --out"
+        )
+
+
 def run_of(path: Path) -> Path | None:
-    """The run that a folder is, or lies in; None if there is none, or if `predict` left its record in the folder."""
+    """The run that a folder is, or lies in; None if there is none, or for an output folder of `predict`."""
     if (path / "predict/stage.json").is_file():
         return None
     return next((each for each in (path, *path.absolute().parents[:3]) if _is_run(each)), None)
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether a folder has settings and the record of a stage; settings alone may be anybody's."""
+    """Whether a folder has settings and the record of a stage; other programs have a config.yaml, too."""
     return (folder / "config.yaml").is_file() and next(folder.glob("*/stage.json"), None) is not None
 
 
 def _settings_in(path: Path) -> dict[str, Any]:
-    """The sections of a config.yaml.
-
-    Raises:
-        Tag2maskError: it is damaged.
-    """
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
@@ -276,11 +298,7 @@ def _settings_in(path: Path) -> dict[str, Any]:
 
 
 def _figures_in(path: Path) -> dict[str, Any]:
-    """What a metrics.json holds, {stage: {split: {kind: {...}}}}.
-
-    Raises:
-        Tag2maskError: it is damaged.
-    """
+    """The content of a metrics.json, {stage: {split: {kind: {...}}}}; a `Tag2maskError` if it is damaged."""
     found: dict[str, Any] = read_json(path)
     level: list[Any] = [found]
     for _ in range(3):
@@ -291,7 +309,7 @@ def _figures_in(path: Path) -> dict[str, Any]:
 
 
 def environment(seed: int) -> dict[str, Any]:
-    """Versions and hardware, as far as they can change a result."""
+    """Versions and hardware that can change a result."""
     packages = ("tag2mask", "torch", "transformers", "accelerate", "numpy", "pillow")
     cuda = torch.cuda.is_available()
     return {
@@ -306,7 +324,6 @@ def environment(seed: int) -> dict[str, Any]:
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as {"section.name": value}."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value})
@@ -321,7 +338,6 @@ def _holds_files(path: Path) -> bool:
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], *, inputs: bool = True) -> list[str]:
-    """How two records differ, in words."""
     found = []
     if old.get("version") != new["version"]:
         found.append(f"written by version {old.get('version')} of this stage, now {new['version']}")
@@ -333,7 +349,6 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], *, inputs: bool
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any], names: Iterable[str]) -> list[str]:
-    """The settings among ``names`` that changed."""
 
     def shown(values: Mapping[str, Any], name: str) -> str:
         return repr(values[name]) if name in values else "at its default"

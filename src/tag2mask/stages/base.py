@@ -1,4 +1,4 @@
-"""What a stage is. Everything that the rest of the program knows of a stage, the stage says itself."""
+"""The base classes of stages, which describe themselves to the rest of the program."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -19,29 +19,29 @@ from tag2mask.runs.progress import Console, StageResult, progress_bar
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.runs.throughput import seconds_per_image, seconds_per_step, trained_steps
 from tag2mask.training.settings import LoopSettings
-from tag2mask.training.trainer import Task, check_engine, train_network
+from tag2mask.training.trainer import Task, check_requirements, train_network
 
 Distribution = Literal["shard", "join", "shard, then join", "main"]
-"""How processes share a stage: each does its images; all do one work together; first this, then that; one does all."""
+"""How processes share a stage: each does its images; all work on one task; the first, then the second; one does all."""
 
 Settings = dict[str, Any]
 """Nested plain values."""
 
 _MEASURED = 200
-"""Files whose mean size counts in a plan, at most."""
+"""Most files whose sizes are averaged for a plan."""
 
 
 @dataclass(frozen=True)
-class Ahead:
-    """What a command is about to do.
+class Schedule:
+    """The stages that a command is about to do.
 
     Attributes:
-        stages: by name, in order.
-        again: of these and others, those whose outputs are about to be deleted.
+        stages: names, in order.
+        restarted: the stages, these or others, whose outputs are about to be deleted.
     """
 
     stages: Collection[str]
-    again: Collection[str]
+    restarted: Collection[str]
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,11 @@ class StagePlan:
     """What a stage would do now.
 
     Attributes:
-        stage: its name.
-        work: in words.
-        lacking: images to do; 0 for a stage that does not work by image.
-        steps: of training to do.
-        bytes: that its files by image would take, by the mean of those that are there; None where there are none.
-        seconds: that it would take at the pace of its records; None where there are none.
+        work: a description.
+        lacking: images to do; 0 for a stage that does not work image by image.
+        steps: training steps to do.
+        bytes: size of the files to write, estimated from existing files; None without any.
+        seconds: time by the recorded throughput; None without a record.
     """
 
     stage: str
@@ -66,79 +65,74 @@ class StagePlan:
 
 
 class Stage(ABC):
-    """A stage of a run: reads files of the run folder, writes others, and can be repeated, resumed and replaced alone.
+    """A stage of a run: reads files of the run folder and writes others. It can be repeated, resumed and replaced.
 
     Attributes:
-        name: in commands, settings and files; its record is RUN/name/stage.json.
+        name: in commands, settings and files; the stage's record is RUN/name/stage.json.
         outputs: what it writes, relative to the run folder; a restart deletes them.
         reads: the stages whose outputs it reads.
-        reads_for: those that it reads only where its settings have a section: {stage: section}.
-        version: raised by hand whenever the same settings would give other files.
-        remade: it makes its files anew each time, or finds out by itself which of them are stale, and has no record.
-        distribution: how several processes share it.
-        sections: of config.yaml, those that the stage by itself brings up to date.
-        section: of its precision and batch size; its name unless it says otherwise.
+        optional_inputs: stages that it reads only if its settings have a section: {stage: section}.
+        version: raise it by hand whenever the same settings give other files.
+        always_rerun: it has no record: it makes its files again each time, or finds stale files by itself.
+        distribution: how several processes share the work.
+        sections: the sections of config.yaml that the stage alone updates.
+        section: the section of its precision and batch size; empty: that of its name.
         reads_images: whether its files depend on how images are decoded.
-        wanted_by: the setting that makes `run` do it; empty for a stage that is always done.
-        again_by: the option that makes it anew; empty for ``--restart NAME``.
+        enabled_by: the setting that makes `run` do it; empty for a stage that always runs.
+        restart_option: the option that makes it again; empty: ``--restart NAME``.
     """
 
     name: ClassVar[str]
     outputs: ClassVar[tuple[str, ...]]
     reads: ClassVar[tuple[str, ...]] = ()
-    reads_for: ClassVar[Mapping[str, str]] = {}
+    optional_inputs: ClassVar[Mapping[str, str]] = {}
     version: ClassVar[int] = 1
-    remade: ClassVar[bool] = False
+    always_rerun: ClassVar[bool] = False
     distribution: ClassVar[Distribution]
     sections: ClassVar[tuple[str, ...]] = ()
     section: ClassVar[str] = ""
     reads_images: ClassVar[bool] = False
-    wanted_by: ClassVar[str] = ""
-    again_by: ClassVar[str] = ""
+    enabled_by: ClassVar[str] = ""
+    restart_option: ClassVar[str] = ""
 
     def is_wanted(self, config: Config) -> bool:
-        """Whether `run` does it with these settings."""
+        """Whether `run` does the stage with these settings."""
         return True
 
     def fingerprint(self, config: Config, images: ImageSet) -> Settings:
-        """The settings that the stage's files depend on, besides the images.
-
-        Args:
-            config: every setting.
-            photos: the images, for their class list.
-        """
+        """The settings that the stage's files depend on; ``images`` are read for their class list alone."""
         settings, intensity = self.settings(absolute(config), images), config.data.intensity
         if intensity is None or not self.reads_images:
             return settings
         return settings | {"data": {**settings.get("data", {}), "intensity": [float(value) for value in intensity]}}
 
     def settings(self, config: Config, images: ImageSet) -> Settings:
-        """The same without how images are decoded; paths in ``config`` are absolute."""
+        """The fingerprint without the decoding of images; paths in ``config`` are absolute."""
         return {}
 
     def precision(self, config: Config) -> str | None:
-        """The precision that its network works in, where there is a choice."""
+        """The precision of its network; None without a choice."""
         return getattr(getattr(config, self.section or self.name, None), "precision", None)
 
-    def check(self, config: Config, run: RunFolder, images: ImageSet, ahead: Ahead) -> None:  # noqa: B027 - most have none
+    def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:  # noqa: B027 - most have none
         """Find what would stop the stage, before anything is made or deleted.
 
         Raises:
-            UsageError: settings are wrong, or something that it reads is not there and will not be.
+            UsageError: settings are wrong, or an input is missing and will not be made.
             Tag2maskError: weights could not be fetched.
         """
 
     @abstractmethod
     def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
-        """What it would do now; nothing is written."""
+        """The work to do now; nothing is written."""
 
     @abstractmethod
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
-        """Do what is missing.
+        """Make what is missing.
 
         Raises:
-            UsageError: something that it reads is missing, or the folder holds files of other settings.
-            Interrupted: the user stopped it; what was done is kept.
+            UsageError: an input is missing, or the folder holds files of other settings.
+            Interrupted: the user stopped it; finished work is kept.
         """
 
     def images_plan(
@@ -150,32 +144,29 @@ class Stage(ABC):
         work: str,
         is_to_do: Callable[[ImageItem], bool] | None = None,
     ) -> StagePlan:
-        """The plan of a stage that writes FOLDER/ID.suffix.
+        """The plan of a stage that writes FOLDER/ID.suffix for each image.
 
         Args:
-            run: the run folder.
-            photos: the images.
-            folders: what it writes to, relative to the run folder.
+            folders: relative to the run folder.
             suffix: with the dot.
-            work: in words; ``{}`` is how many images there are to do.
-            is_to_do: whether an image is to do though its files are there; None: none is.
+            work: a description, in which ``{}`` is the number of images to do.
+            is_to_do: whether an image with existing files is to do; None: never.
         """
-        without: set[str] = set()
+        todo: set[str] = set()
         size: float | None = 0.0
         for folder in folders:
             lacking = [item.id for item in items if not (run / folder / f"{item.id}{suffix}").is_file()]
-            without.update(lacking)
-            there = [
-                (run / folder / name).stat().st_size for name in islice(files_below(run / folder, suffix), _MEASURED)
-            ]
+            todo.update(lacking)
             if lacking:
-                size = size + len(lacking) * sum(there) / len(there) if there and size is not None else None
+                names = islice(files_below(run / folder, suffix), _MEASURED)
+                sizes = [(run / folder / name).stat().st_size for name in names]
+                size = size + len(lacking) * sum(sizes) / len(sizes) if sizes and size is not None else None
         if is_to_do is not None:
-            without.update(item.id for item in items if item.id not in without and is_to_do(item))
-        pace = seconds_per_image(run, self.name)
-        seconds = (None if pace is None else len(without) * pace) if without else 0.0
-        shown = work.format(len(without))
-        return StagePlan(self.name, shown, len(without), 0, None if size is None else round(size), seconds)
+            todo.update(item.id for item in items if item.id not in todo and is_to_do(item))
+        each = seconds_per_image(run, self.name)
+        seconds = (None if each is None else len(todo) * each) if todo else 0.0
+        shown = work.format(len(todo))
+        return StagePlan(self.name, shown, len(todo), 0, None if size is None else round(size), seconds)
 
 
 class TrainingStage(Stage):
@@ -186,45 +177,46 @@ class TrainingStage(Stage):
 
     @property
     def network_file(self) -> str:
-        """Where the network is, relative to the run folder."""
+        """The path of the network, relative to the run folder."""
         return f"{self.name}/network.safetensors"
 
     def loop(self, config: Config) -> LoopSettings:
-        """The settings of its training loop."""
+        """The settings of the training loop."""
         return cast("LoopSettings", getattr(config, self.name))
 
-    def is_new(self, run: RunFolder, ahead: Ahead) -> bool:
-        """Whether a network is about to be trained from its beginning or from a saved state."""
-        return self.name in ahead.again or not (run / self.network_file).is_file()
+    def data_settings(self, config: Config, images: ImageSet) -> Settings:
+        """The settings of the training set and of random draws."""
+        values = {"classes": list(images.classes), "seed": config.seed, "limit": config.limit}
+        return {**values, "data": {"split": config.data.split}}
 
-    def check(self, config: Config, run: RunFolder, images: ImageSet, ahead: Ahead) -> None:
-        """Refuse what this machine cannot train."""
-        if self.is_new(run, ahead):
-            check_engine(self.name, self.loop(config), config.device, config.train)
+    def is_new(self, run: RunFolder, schedule: Schedule) -> bool:
+        """Whether a network is about to be trained, from the start or from a saved state."""
+        return self.name in schedule.restarted or not (run / self.network_file).is_file()
+
+    def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
+        """Check the requirements of training on this machine."""
+        if self.is_new(run, schedule):
+            check_requirements(self.name, self.loop(config), config.device, config.train)
 
     def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
-        """Steps that are left, and how long they take by the log."""
+        """The remaining steps, and their time by the log."""
         if (run / self.network_file).is_file():
             return StagePlan(self.name, "done already")
         loop = self.loop(config)
         steps = max(loop.total_steps(len(images.items)) - trained_steps(run, self.name), 1)
-        pace = seconds_per_step(run, self.name, loop.batch_size)
+        each = seconds_per_step(run, self.name, loop.batch_size)
         saved = " from the saved state on" if (run / f"{self.name}/state.pt").is_file() else ""
         work = f"{steps} steps of {loop.batch_size} images{saved}"
-        return StagePlan(self.name, work, steps=steps, seconds=None if pace is None else steps * pace)
+        return StagePlan(self.name, work, steps=steps, seconds=None if each is None else steps * each)
 
-    def same_data(self, run: RunFolder, images: ImageSet) -> str:
-        """See that a training goes on with the data that it was begun with, and note the data where it begins.
+    def check_same_data(self, run: RunFolder, images: ImageSet) -> str:
+        """Check that a training continues on the data that it started with; record the data of a new training.
 
-        Images, their tags and the sizes of their files, if all can be seen, count. All processes call this before
-        the first step.
-
-        Args:
-            run: the run folder.
-            photos: what is learned from.
+        The data are IDs, tags and, if all files can be seen, the sizes of the files. All processes call this before the
+        first step.
 
         Returns:
-            a note where a network is there that was trained on other data; empty otherwise.
+            a note if the existing network was trained on other data; else empty.
 
         Raises:
             UsageError: a saved state is of other data.
@@ -236,36 +228,28 @@ class TrainingStage(Stage):
         if not isinstance(before, dict) or before.keys() != now.keys():
             if finished:
                 return ""
-            raise Tag2maskError(f"{record} is damaged; --restart {self.name} begins anew")
+            raise Tag2maskError(f"{record} is damaged; --restart {self.name} starts again")
         if all(before[key] == now[key] or None in (before[key], now[key]) for key in now):
             if not finished and is_main() and before is now:
                 write_json(record, now)
             return ""
         count, changed = before["images"], f"now there are {now['images']}"
         if count == now["images"]:
-            changed = "now some of them, their tags or their files are others"
+            changed = "now some of them, their tags or their files differ"
         if finished:
             return (
-                f"the network that is there was trained on {count} images, and {changed}; "
-                f"--restart {self.name} trains anew"
+                f"the existing network was trained on {count} images, and {changed}; --restart {self.name} trains again"
             )
         raise UsageError(
-            f"the training in {run / self.name} was begun on {count} images, and {changed}; "
-            f"put the data back, or begin anew with --restart {self.name}"
+            f"the training in {run / self.name} started on {count} images, and {changed}; "
+            f"put the data back, or start again with --restart {self.name}"
         )
 
-    def learn(self, task: Task, config: Config, run: RunFolder, console: Console, result: StageResult) -> int:
-        """Train, or continue training, and save the network.
-
-        Args:
-            task: what is trained.
-            config: seed, device and workers.
-            run: where state, log and network go.
-            console: for progress.
-            result: unreadable images and notes are added to it.
+    def fit(self, task: Task, config: Config, run: RunFolder, console: Console, result: StageResult) -> int:
+        """Train, or continue training, and save the network; add unreadable images and notes to ``result``.
 
         Returns:
-            the steps done in all.
+            the number of steps of the whole training.
 
         Raises:
             Interrupted: the user stopped it; the state is saved.
@@ -292,15 +276,12 @@ class TrainingStage(Stage):
             save_network(run / self.network_file, cast("SavedNetwork", task.network))
         result.failed.update(trained.unreadable)
         if trained.resumed_from:
-            result.notes.append(f"went on from step {trained.resumed_from} of {trained.steps}")
+            result.notes.append(f"resumed at step {trained.resumed_from} of {trained.steps}")
         return trained.steps
 
 
 def _digest_of(images: ImageSet) -> dict[str, Any]:
-    """How many images there are, a digest of IDs and tags, and one of the sizes of their files.
-
-    The last is None where a file cannot be seen.
-    """
+    """The number of images, a digest of IDs and tags, and one of file sizes, None if a file cannot be seen."""
     tags, files, seen = hashlib.sha256(), hashlib.sha256(), True
     for item in images.items:
         tags.update(repr((item.id, item.tags)).encode())
@@ -313,15 +294,10 @@ def _digest_of(images: ImageSet) -> dict[str, Any]:
 
 
 def training_settings(settings: LoopSettings, *unread: str) -> Settings:
-    """Settings of training as plain values, without those without effect.
-
-    Args:
-        settings: of the loop.
-        unread: names that these settings do not read.
-    """
+    """Settings of training as plain values, without ``unread`` ones and others that have no effect."""
     values: Settings = plain(settings, affecting=True)
     augment = values["augment"]
-    without_effect = {"hsv_jitter": not augment["hsv_jitter"], "padding": augment["padding"] == "random"}
+    without_effect = {"hsv_jitter": not settings.augment.hsv_jitter, "padding": settings.augment.padding == "random"}
     without_effect["scales"] = augment["resize"] not in ("scale_range", "scale_choice")
     without_effect["long_side"] = augment["resize"] in ("scale_range", "scale_choice")
     values["augment"] = {key: value for key, value in augment.items() if not without_effect.get(key)}

@@ -12,24 +12,22 @@ from torch import Tensor
 from tag2mask.cams.inference import ImageMaps, image_maps, scale_one
 from tag2mask.core.device import channels_last, resolve_device
 from tag2mask.core.errors import UsageError
-from tag2mask.core.files import is_newer
 from tag2mask.core.provenance import cam_origin, image_origin, is_of_image
 from tag2mask.data.cam_files import PADDING, CamFile, CamKind, read_record, write_cam
 from tag2mask.data.dataset import ImageSet
-from tag2mask.data.images import ImageError, read_image
+from tag2mask.data.images import read_image
 from tag2mask.data.manifest import ImageItem
 from tag2mask.networks.checkpoint import load_network
-from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.pot import PotSettings, TransportCams
 from tag2mask.runs.base_cams import external_maps, require_seeds, seed_path
-from tag2mask.runs.batches import sized_batches
+from tag2mask.runs.batches import readable, sized_batches
 from tag2mask.runs.config import Config, plain
 from tag2mask.runs.corrections import without_damaged
-from tag2mask.runs.dataset import read_ahead, run_images
+from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import TRAIN_NETWORK, RunFolder
-from tag2mask.runs.throughput import paced_bar
-from tag2mask.stages.base import Ahead, Settings, Stage, StagePlan
+from tag2mask.runs.throughput import timed_progress_bar
+from tag2mask.stages.base import Schedule, Settings, Stage, StagePlan
 
 
 class Cams(Stage):
@@ -38,19 +36,19 @@ class Cams(Stage):
     name = "cams"
     outputs = ("cams",)
     reads = ("train",)
-    reads_for: ClassVar = {"seeds": "external"}
+    optional_inputs: ClassVar = {"seeds": "external"}
     version = 2
     distribution = "shard"
     sections = ("cams", "pot", "external")
     reads_images = True
 
     def settings(self, config: Config, images: ImageSet) -> Settings:
-        """Those of CAMs, of the method, and of base CAMs where they are used."""
+        """The settings of CAMs, of the method, and of base CAMs if they are used."""
         cams = plain(config.cams, affecting=True)
         external = {"external": plain(config.external, affecting=True)} if config.external.used else {}
         return {"cams": cams, "pot": plain(config.pot, affecting=True)} | external
 
-    def check(self, config: Config, run: RunFolder, images: ImageSet, ahead: Ahead) -> None:
+    def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
         """Refuse kinds of CAM that cannot be made."""
         _check_kinds(config)
 
@@ -62,16 +60,12 @@ class Cams(Stage):
         return self.images_plan(run, images.items, folders, ".npz", work, lambda item: _missing(item, run, config))
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
-        """Make the CAM files that are missing, or whose image has other tags by now.
+        """Make the CAM files that are missing or stale.
 
-        Images of one size form fixed batches, and a batch goes through the network whole whenever one of its files
-        is missing, so that a file does not depend on which others were there already.
-
-        Raises:
-            UsageError: there is no trained network, or it knows other classes, or the folder holds CAMs of other
-                settings.
+        Images of one size form fixed batches. A batch with a missing file goes through the network as a whole, so that
+        no file depends on which others existed already.
         """
-        result = StageResult(self.name)
+        result, settings = StageResult(self.name), config.cams
         images = run_images(config, run, together=True)
         without_damaged(images, result)
         if not (run / TRAIN_NETWORK).is_file():
@@ -79,7 +73,7 @@ class Cams(Stage):
         _check_kinds(config)
         network = load_network(run / TRAIN_NETWORK, classes=images.classes)
         device = resolve_device(config.device)
-        run.claim(self, self.fingerprint(config, images))
+        run.record_fingerprint(self, self.fingerprint(config, images))
         network = channels_last(network).to(device).eval()
         if config.external.used:
             require_seeds(run, images, result)
@@ -88,19 +82,21 @@ class Cams(Stage):
         result.skipped = batches.total - missing
         dropped = 0
         origins: dict[str, np.ndarray | None] = {}
-        with paced_bar(run, "cams", console, missing) as advance:
+        with timed_progress_bar(run, "cams", console, missing) as advance:
             for batch, pixels in read_batches(todo, config, result, origins):
                 tags = torch.from_numpy(images.tag_matrix(batch)).to(device)
-                maps = _maps(network, pixels.to(device), tags, config)
+                scaled = scale_one(pixels.to(device), settings.long_side)
+                bf16 = settings.precision == "bf16"
+                maps = image_maps(network, scaled, tags, scales=settings.scales, flip=settings.flip, bf16=bf16)
                 damaged: dict[str, str] = {}
                 if config.external.used:
                     grid = (maps.cams.shape[2], maps.cams.shape[3])
                     outside, damaged = external_maps(run, batch, len(images.classes), grid)
                     maps = replace(maps, external=outside.to(device), use=config.external)
                     result.failed.update(damaged)
-                    for image_id, kind in product(damaged, config.cams.kinds):  # made from what the file was before
+                    for image_id, kind in product(damaged, settings.kinds):  # made from an earlier base CAM
                         (run / f"cams/{kind}" / f"{image_id}.npz").unlink(missing_ok=True)
-                kinds = _kinds(maps, config.cams.kinds, config.pot)
+                kinds = _kinds(maps, settings.kinds, config.pot)
                 for number, item in enumerate(batch):
                     origin = origins.pop(item.id, None)
                     if item.id not in damaged and _missing(item, run, config):
@@ -117,31 +113,25 @@ class Cams(Stage):
 
 
 def _check_kinds(config: Config) -> None:
-    """Refuse `fused` without base CAMs."""
     if "fused" in config.cams.kinds and not config.external.used:
         raise UsageError("cams.kinds: `fused` needs base CAMs from outside; see the settings `external`")
 
 
 def _missing(item: ImageItem, run: RunFolder, config: Config) -> bool:
-    """Whether a CAM file of the image is missing, damaged, or of other tags, another image or base CAM."""
+    """Whether a CAM file of the image is missing, damaged, or of other tags, another image or another base CAM."""
     base = _base(item, run, config)
     for kind in config.cams.kinds:
         ids = item.tags if kind == "classifier" else (0, *item.tags)
         path = run / f"cams/{kind}" / f"{item.id}.npz"
         found = read_record(path)
-        if found is None or found.ids != ids:
+        if found is None or found.ids != ids or found.base != base:
             return True
-        if found.image is None:  # of an earlier version
-            if config.external.used and is_newer(seed_path(run, item), path):
-                return True
-        elif found.base != base:
-            return True
-    # All kinds are written together: one look at the image is enough.
+    # All kinds are written together: one check of the image is enough.
     return found is not None and not is_of_image(found.image, item.path, path)
 
 
 def _base(item: ImageItem, run: RunFolder, config: Config) -> str:
-    """Which base CAM the image has; empty without one."""
+    """The record of the image's base CAM; empty without one."""
     return (cam_origin(seed_path(run, item)) or "") if config.external.used else ""
 
 
@@ -151,40 +141,22 @@ def read_batches(
     result: StageResult,
     origins: dict[str, np.ndarray | None] | None = None,
 ) -> Iterator[tuple[list[ImageItem], Tensor]]:
-    """The readable images of each batch, as (N, 3, H, W) in [0, 1]; a few batches are read ahead.
+    """The readable images of each batch of one size, (N, 3, H, W) in [0, 1].
 
-    Args:
-        batches: of one size each.
-        config: how images are read.
-        result: takes what failed.
-        origins: takes the record of each image, as it is when it is read, by ID.
+    ``origins`` receives the record of each image, by ID, when it is read.
     """
 
-    def read(item: ImageItem) -> np.ndarray | ImageError:
+    def read(item: ImageItem) -> np.ndarray:
         if origins is not None:
             origins[item.id] = image_origin(item.path)
-        try:
-            return read_image(item.path, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
-        except ImageError as error:
-            return error
+        return read_image(item.path, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
 
-    for pairs in read_ahead(batches, read, config):
-        good = [(item, answer) for item, answer in pairs if isinstance(answer, np.ndarray)]
-        result.failed.update({item.id: str(answer) for item, answer in pairs if isinstance(answer, ImageError)})
-        if good:
-            stack = torch.from_numpy(np.stack([image for _, image in good]))
-            yield [item for item, _ in good], stack.permute(0, 3, 1, 2).float() / 255
-
-
-def _maps(network: PotNetwork, images: Tensor, tags: Tensor, config: Config) -> ImageMaps:
-    """What the network says of a batch."""
-    images = scale_one(images, config.cams.long_side)
-    bf16 = config.cams.precision == "bf16"
-    return image_maps(network, images, tags, scales=config.cams.scales, flip=config.cams.flip, bf16=bf16)
+    for good in readable(batches, read, config, result):
+        stack = torch.from_numpy(np.stack([image for _, image in good]))
+        yield [item for item, _ in good], stack.permute(0, 3, 1, 2).float() / 255
 
 
 def _kinds(maps: ImageMaps, kinds: Iterable[CamKind], pot: PotSettings) -> dict[CamKind, ImageMaps | TransportCams]:
-    """The CAMs of each kind for a batch."""
     makers: dict[CamKind, Callable[[], ImageMaps | TransportCams]] = {
         "classifier": lambda: maps,
         "prototype": lambda: maps.prototype_cams(pot),
@@ -202,7 +174,7 @@ def _write(
     kinds: dict[CamKind, ImageMaps | TransportCams],
     made_from: tuple[np.ndarray | None, str],
 ) -> None:
-    """Write the CAM files of image ``number`` of a batch, with the records of its image and its base CAM."""
+    """Write the CAM files of image ``number`` of a batch, with the records of image and base CAM."""
     for kind, made in kinds.items():
         allocation = clusters = None
         if isinstance(made, ImageMaps):
@@ -212,7 +184,7 @@ def _write(
             ids = np.array((0, *item.tags), dtype=np.int32)
             maps = made.cams[number][[0, *item.tags]]
             clusters = made.prototypes.shape[2]
-            # Without a plan there is no allocation; more prototypes than a byte can name are left undrawn.
+            # Without a plan there is no allocation; more prototypes than a byte can number are not stored.
             if kind == "pot" and len(ids) * clusters <= PADDING:
                 cells = made.allocation[number].cpu().numpy()
                 allocation = np.where(cells < 0, PADDING, cells)

@@ -1,11 +1,11 @@
-"""The stage `confidence`: how sure each mask is, without truth, and which images to look at first."""
+"""The stage `confidence`: estimated quality of each mask, without ground truth, and a ranking of the images."""
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,19 +33,19 @@ from tag2mask.runs.corrections import without_damaged
 from tag2mask.runs.dataset import read_bounded, reading_workers, run_images
 from tag2mask.runs.ground_truth import with_believable_truth, with_painted_truth
 from tag2mask.runs.progress import Console, StageResult
-from tag2mask.runs.refine_inputs import current_items, shard_of, tagged_maps
 from tag2mask.runs.run_folder import WHOLE, RunFolder
-from tag2mask.runs.throughput import paced_bar
+from tag2mask.runs.throughput import timed_progress_bar
 from tag2mask.stages.base import Stage, StagePlan
+from tag2mask.stages.refine_inputs import current_items, shard_of, tagged_maps
 
 EVIDENCE = "confidence/evidence"
-"""The folder with what is known of each image's mask."""
+"""The folder of cached features of each mask."""
 
 VERSION = 1
-"""Raised by hand whenever the same masks, CAMs and network would give other evidence."""
+"""Raise it by hand whenever the same masks, CAMs and network give other evidence."""
 
 LONG_SIDE = 256
-"""Pixels of the longer side at which masks, CAMs and the network are compared, at most; ours."""
+"""Most pixels of the longer side at which masks, CAMs and network are compared; ours."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class QualityInputs:
     """Inputs of mask-quality estimation: the run's CAMs and its segmentation network; per-image features are cached.
 
     Attributes:
-        masks: the masks that are judged.
-        cams: the CAMs.
-        evidence: the folder of what was found.
-        network: None without one that learnt from these masks.
+        masks: folder of the masks.
+        cams: folder of the CAMs.
+        evidence: folder of the cached features.
+        network: None without one that was trained on these masks.
         background: level of a background that the CAMs lack, as `ClassMaps.with_background` takes it.
-        made_by: all of it that evidence depends on, as a text, but for the files of each image.
+        made_by: the inputs that evidence depends on, except the files of each image.
     """
 
     masks: Path
@@ -70,19 +70,14 @@ class QualityInputs:
 
     @classmethod
     def of(cls, config: Config, run: RunFolder, images: ImageSet, result: StageResult) -> "QualityInputs":
-        """Those of a run; a network that learnt from ground truth would tell it, and is none.
-
-        Args:
-            config: every setting.
-            run: the run folder.
-            photos: the images.
-            result: takes a note on a network that is none.
+        """The inputs of a run, without a network that was trained on ground truth, which it would reveal.
 
         Raises:
-            UsageError: the network knows other classes.
+            UsageError: the network has other classes.
         """
         kind = run.setting("refine", "refine.cams") or config.refine.cams
-        background = _background(config, run)
+        level = run.setting("refine", "refine.background_threshold")  # of the masks; None if `refine` read none
+        background = config.refine.background_threshold if level is None else float(level)
         made_by: dict[str, Any] = {
             "version": VERSION,
             "long_side": LONG_SIDE,
@@ -90,15 +85,11 @@ class QualityInputs:
             "cams": kind,
         }
         if not RefineSettings(cams=kind).has_background:
-            made_by["background"] = background, None  # earlier versions had a power in the second place
-        path: Path | None = run / SEGMENT_NETWORK
-        network = None
-        if _learnt_truth(run):
-            path = None
-            result.notes.append(
-                f"{run / SEGMENT_NETWORK} learnt from ground truth (segment.labels truth), so it judges no mask"
-            )
-        elif path is not None and path.is_file():
+            made_by["background"] = background
+        path, network = run / SEGMENT_NETWORK, None
+        if path.is_file() and run.setting("segment", "segment.labels") == "truth":
+            result.notes.append(f"{path} was trained on ground truth (segment.labels truth), so no confidence uses it")
+        elif path.is_file():
             own = load_segmentation_network(path, classes=images.classes)
             network = Predictor(own, config.device, config.predict, pixel_limit=config.data.pixel_limit)
             read = plain(config.predict, affecting=True).items()
@@ -108,12 +99,12 @@ class QualityInputs:
         return cls(*folders, network, background, json.dumps(made_by, sort_keys=True))
 
     def evidence_of(self, item: ImageItem) -> Evidence | None:
-        """The evidence about an image with these tags from these inputs; None where there is none."""
+        """The cached evidence of an image; None if it is missing or stale."""
         found = read_evidence(self.evidence / f"{item.id}.npz", self.made_by_of(item))
         return found if found is not None and tuple(found.ids.tolist()) == (0, *item.tags) else None
 
     def made_by_of(self, item: ImageItem) -> str:
-        """All that the evidence about an image depends on, its mask and its CAM file among it."""
+        """The inputs that the evidence of an image depends on, with its mask and its CAM file."""
         try:
             mask = crc_of(self.masks / f"{item.id}.png")
         except OSError:
@@ -121,60 +112,39 @@ class QualityInputs:
         return json.dumps([self.made_by, mask, cam_origin(self.cams / f"{item.id}.npz")])
 
     def is_stale(self, item: ImageItem) -> bool:
-        """Whether evidence is missing, or of something else."""
+        """Whether evidence is missing or stale."""
         return self.evidence_of(item) is None
 
 
-def _learnt_truth(run: RunFolder) -> bool:
-    """Whether the segmentation network of a run learnt from ground truth."""
-    return (run / SEGMENT_NETWORK).is_file() and run.setting("segment", "segment.labels") == "truth"
+class _Compared(NamedTuple):
+    """The files of an image that are compared."""
 
-
-def _background(config: Config, run: RunFolder) -> float:
-    """Level of the background as the masks were made with; that of the settings where `refine` read none."""
-    level = run.setting("refine", "refine.background_threshold")
-    return config.refine.background_threshold if level is None else float(level)
-
-
-@dataclass(frozen=True)
-class _Compared:
-    """What is read of an image.
-
-    Attributes:
-        labels: uint8 (H, W), its mask.
-        cam: None without one.
-        image: uint8 (H, W, 3); None where no network looks at it.
-    """
-
-    labels: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.uint8]  # (H, W), the mask
     cam: CamFile | None
-    image: npt.NDArray[np.uint8] | None
+    image: npt.NDArray[np.uint8] | None  # (H, W, 3); None without a network
 
 
 class Confidence(Stage):
-    """How sure each mask is, without truth."""
+    """Estimated quality of each mask, without ground truth."""
 
     name = "confidence"
     outputs = ("confidence",)
     reads = ("refine", "segment")
-    remade = True
+    always_rerun = True
     distribution = "shard, then join"
 
     def is_wanted(self, config: Config) -> bool:
-        """Always, but where a network is still to come that it would ask."""
+        """Always, except before a network that it would use is trained."""
         return not (config.segment.enabled and config.shard is not None)
 
     def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
-        """Masks without evidence."""
-        return self.images_plan(run, images.items, [EVIDENCE], ".npz", "{} masks to judge, then a ranking of all")
+        """The masks without evidence."""
+        return self.images_plan(run, images.items, [EVIDENCE], ".npz", "{} masks to estimate, then a ranking of all")
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
-        """Gather the evidence that is missing or stale, then write both tables and measure the ranking where truth is.
+        """Write missing and stale evidence and both tables, and compare the ranking with ground truth if there is some.
 
-        A shard gathers the evidence of its images and leaves the tables to the command without one.
-
-        Raises:
-            UsageError: there are no masks, or the network knows other classes.
+        A command with a shard writes the evidence of its images alone.
         """
         result = StageResult(self.name)
         images = run_images(config, run, together=True)
@@ -183,14 +153,14 @@ class Confidence(Stage):
             raise UsageError(f"{run / 'masks'} does not exist; run `tag2mask refine {run.path}` first")
         together = process_count() > 1
         if together and config.shard is None and not is_main():
-            return result  # what is left when every process has done its shard
+            return result  # after all shards are done, one process writes the tables
         remove_partial(run / "confidence")
         inputs = QualityInputs.of(config, run, images, result)
         mine = shard_of(images.items, config, result, damaged=images.decided.damaged)
         mine = current_items(mine, inputs.cams, result)
         masked = mine.where(lambda item: (inputs.masks / f"{item.id}.png").is_file())
         todo = masked.where(inputs.is_stale)
-        if config.shard is not None or not together:  # else each process has told what was there
+        if config.shard is not None or not together:  # else each process has counted its shard
             result.skipped = len(masked) - len(todo)
         _gather(todo, inputs, config, run, result, console)
         if config.shard is not None:
@@ -210,7 +180,7 @@ class Confidence(Stage):
 def _gather(
     items: Images, inputs: QualityInputs, config: Config, run: RunFolder, result: StageResult, console: Console
 ) -> None:
-    """Write the evidence of images; what cannot be read has failed."""
+    """Write the evidence of images; unreadable ones have failed."""
     workers, limit, read = max(1, reading_workers(config)), config.data.pixel_limit, partial(_read, inputs, config)
     if inputs.network is None:  # no pixel of an image is read
         compared: Iterator[tuple[ImageItem, _Compared | str]] = zip(
@@ -218,7 +188,7 @@ def _gather(
         )
     else:
         compared = read_bounded(items, read, workers=workers, pixel_limit=limit)
-    with paced_bar(run, "confidence", console, len(items)) as advance:
+    with timed_progress_bar(run, "confidence", console, len(items)) as advance:
         for item, found in compared:
             file = inputs.evidence / f"{item.id}.npz"
             try:
@@ -235,7 +205,7 @@ def _gather(
 
 
 def _read(inputs: QualityInputs, config: Config, item: ImageItem) -> _Compared | str:
-    """What is compared, or why it cannot be."""
+    """The files to compare, or the reason why they cannot be."""
     limit, image = config.data.pixel_limit, None
     file = inputs.cams / f"{item.id}.npz"
     try:
@@ -249,18 +219,14 @@ def _read(inputs: QualityInputs, config: Config, item: ImageItem) -> _Compared |
     if len(sizes) > 1:
         return f"{item.id}: mask, CAM file and image differ in size; delete its mask and do its stage again"
     if item.tags and cam is None and image is None:
-        return f"{file} does not exist and there is no segmentation network, so nothing to judge the mask by"
+        return f"{file} does not exist and there is no segmentation network, so its confidence cannot be estimated"
     return _Compared(mask, cam, image)
 
 
 def _evidence(item: ImageItem, found: _Compared, inputs: QualityInputs) -> Evidence:
-    """What the CAMs and the network say of a mask.
-
-    Raises:
-        Tag2maskError: the network gives something else than numbers.
-    """
     ids, cams, logits = torch.tensor((0, *item.tags), dtype=torch.uint8), None, None
-    size = _compared_size(found.labels)
+    factor = min(1.0, LONG_SIDE / max(found.labels.shape))
+    size = max(1, round(found.labels.shape[0] * factor)), max(1, round(found.labels.shape[1] * factor))
     if found.cam is not None:
         cams = tagged_maps(found.cam, item).with_background(inputs.background)
     if found.image is not None and inputs.network is not None:
@@ -271,34 +237,14 @@ def _evidence(item: ImageItem, found: _Compared, inputs: QualityInputs) -> Evide
         raise Tag2maskError(f"{item.id}: {error}") from error
 
 
-def _compared_size(mask: npt.NDArray[np.uint8]) -> tuple[int, int]:
-    """The size at which all are compared: the mask's, no longer than `LONG_SIDE`."""
-    factor = min(1.0, LONG_SIDE / max(mask.shape))
-    return max(1, round(mask.shape[0] * factor)), max(1, round(mask.shape[1] * factor))
-
-
-def _write_tables(
-    images: ImageSet,
-    inputs: QualityInputs,
-    run: RunFolder,
-    config: Config,
-    result: StageResult,
-) -> None:
-    """Both tables, and how well they rank where there is truth.
-
-    Args:
-        photos: those that have a mask.
-        inputs: of their evidence.
-        run: the run folder.
-        config: every setting.
-        result: takes notes and what failed.
-    """
+def _write_tables(images: ImageSet, inputs: QualityInputs, run: RunFolder, config: Config, result: StageResult) -> None:
+    """Write both tables of images with a mask, and measure the ranking on those with ground truth."""
     names = ("background", *images.classes)
     confidences, ious = (np.full(len(images.items), np.nan) for _ in range(2))
     with written_tables(run.path, names) as tables:
         for number, item in enumerate(images.items):
             evidence = inputs.evidence_of(item)
-            if evidence is None:  # it has failed
+            if evidence is None:  # failed
                 continue
             judgement = judge(evidence)
             decided = images.decided.verdicts.get(item.id, "")
@@ -310,7 +256,7 @@ def _write_tables(
                 ious[number] = _true_iou(inputs.masks / f"{item.id}.png", item, images)
             except Tag2maskError as error:
                 result.failed[item.id] = str(error)
-    result.notes.append(f"look here first: {run / IMAGES}")
+    result.notes.append(f"least certain masks first: {run / IMAGES}")
     if small := small_masks_sentence(run.path):
         result.notes.append(small)
     _measure(confidences, ious, run, config, result)
@@ -323,7 +269,7 @@ def _measure(
     config: Config,
     result: StageResult,
 ) -> None:
-    """How well the ranking agrees with the truth; both are NaN where that is not known."""
+    """Measure how well the ranking agrees with ground truth; NaN is unknown."""
     (run / QUALITY).unlink(missing_ok=True)
     known = ~np.isnan(confidences) & ~np.isnan(ious)
     count = int(known.sum())
@@ -336,7 +282,7 @@ def _measure(
 
 
 def _true_iou(mask: Path, item: ImageItem, images: ImageSet) -> float:
-    """The mean IoU of a mask over the classes in its truth, background counted; NaN if that is all 255."""
+    """The mean IoU of a mask over the classes in its ground truth, with background; NaN if that is all 255."""
     confusion = Confusion(len(images.classes) + 1)
     own = read_mask(mask, classes=len(images.classes), pixel_limit=images.pixel_limit)
     confusion.update(own, images.read_truth(item, size=(own.shape[0], own.shape[1])))

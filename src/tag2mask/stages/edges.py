@@ -1,4 +1,4 @@
-"""The stage `edges`: sure labels from CAMs, and the edge network that learns from them."""
+"""The stage `edges`: confident labels from CAMs, and the edge network that is trained on them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,56 +19,51 @@ from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import without_damaged
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import Console, StageResult
-from tag2mask.runs.refine_inputs import cam_folder, current_items, read_refinables, require_cams, shard_of, stale
 from tag2mask.runs.run_folder import EDGE_LABELS, EDGE_NETWORK, TRAIN_NETWORK, RunFolder
-from tag2mask.runs.throughput import paced_bar
-from tag2mask.stages.base import Ahead, Settings, StagePlan, TrainingStage, training_settings
+from tag2mask.runs.throughput import timed_progress_bar
+from tag2mask.stages.base import Schedule, Settings, StagePlan, TrainingStage, training_settings
+from tag2mask.stages.refine_inputs import cam_folder, current_items, read_refine_inputs, require_cams, shard_of, stale
 from tag2mask.training.tasks import edge_task
 
 
 class Edges(TrainingStage):
-    """Sure labels from CAMs, and the edge network that learns from them."""
+    """Confident labels from CAMs, and the edge network that is trained on them."""
 
     name = "edges"
     outputs = ("edges",)
     reads = ("cams",)
     distribution = "shard, then join"
     sections = ("edges",)
-    wanted_by = "--refine.method irn or irn+crf"
+    enabled_by = "--refine.method irn or irn+crf"
 
     def is_wanted(self, config: Config) -> bool:
-        """Where masks walk up to edges."""
+        """For a method with a random walk."""
         return config.refine.walks
 
     def settings(self, config: Config, images: ImageSet) -> Settings:
-        """Those of the labels and of training, as far as they have an effect."""
+        """The settings of labels and training that have an effect."""
         edges = config.edges
         unread = ["epochs"] if edges.steps is not None else []
         unread += ["momentum"] if edges.optimizer != "sgd" else []
         unread += ["weights"] if edges.backbone is None else []
         own = training_settings(edges, *unread)
-        own["labels"].pop("background_levels" if config.refine.has_background else "background_factors")
-        return {
-            "classes": list(images.classes),
-            "seed": config.seed,
-            "limit": config.limit,
-            "data": {"split": config.data.split},
-            "edges": own,
-            "refine": {"cams": config.refine.cams, "long_side": config.refine.long_side},
-        }
+        if not config.refine.has_background:
+            own["labels"].pop("background_factors")
+        refine = {"cams": config.refine.cams, "long_side": config.refine.long_side}
+        return self.data_settings(config, images) | {"edges": own, "refine": refine}
 
-    def check(self, config: Config, run: RunFolder, images: ImageSet, ahead: Ahead) -> None:
-        """Look for the CAMs, and build the network where that is possible by now."""
-        require_cams(config, run, ahead)
-        if config.shard is not None or not self.is_new(run, ahead):
+    def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
+        """Check the CAMs, and build the network if that is possible already."""
+        require_cams(config, run, schedule)
+        if config.shard is not None or not self.is_new(run, schedule):
             return
-        super().check(config, run, images, ahead)
-        stands = (run / TRAIN_NETWORK).is_file() and "train" not in ahead.again  # the network that it stands on
-        if config.edges.backbone is not None or stands:
+        super().check(config, run, images, schedule)
+        has_backbone = (run / TRAIN_NETWORK).is_file() and "train" not in schedule.restarted
+        if config.edges.backbone is not None or has_backbone:
             _untrained(config, run)
 
     def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
-        """Labels that are missing, and steps that are left."""
+        """The missing labels and the remaining steps."""
         training = super().plan(config, run, images)
         if not training.steps:
             return training
@@ -81,33 +76,25 @@ class Edges(TrainingStage):
         return replace(labels, work=f"{labels.work}, then {training.work}", steps=training.steps, seconds=seconds)
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
-        """Write the labels that are missing or made from another CAM file, then train on them, or go on training.
-
-        With a shard it writes the labels of that shard and stops: training needs them all.
-
-        Raises:
-            UsageError: there are no CAMs of the chosen kind, or the folder holds what other settings made.
-            Tag2maskError: not one label could be made.
-            Interrupted: the user stopped it; the state is saved.
-        """
+        """Write the labels that are missing or stale, then train on them; with a shard, only write its labels."""
         result = StageResult(self.name)
         everything = run_images(config, run, together=True)
         images = without_damaged(everything, result)
         cams = cam_folder(config, run)
-        run.claim(self, self.fingerprint(config, images))
-        together = process_count() > 1  # they write labels by shards first, then train: each thing counts once
+        run.record_fingerprint(self, self.fingerprint(config, images))
+        together = process_count() > 1  # these write labels by shards, then train: each is counted once
         if (run / EDGE_NETWORK).is_file():
             result.skipped = 0 if together and config.shard is not None else 1
             labelled = images.of(images.items.where(lambda item: _labelled(run, cams, item)))
             older = len(stale(labelled.items, cams, run / EDGE_LABELS))
             if older:
                 result.notes.append(
-                    f"{older} CAM files are others than those of the labels learnt from; --restart edges learns anew"
+                    f"{older} CAM files changed since the labels were written; --restart edges trains again"
                 )
-            elif other := self.same_data(run, labelled):
+            elif other := self.check_same_data(run, labelled):
                 result.notes.append(other)
             return result
-        # What is wrong with the network should be said before hours of labels.
+        # Before hours of labels, so that errors of the network come first.
         network = _untrained(config, run) if config.shard is None else None
         _write_labels(config, run, everything, cams, result, console)
         if network is None:
@@ -122,26 +109,28 @@ class Edges(TrainingStage):
         for item in images.items:
             if not _labelled(run, cams, item) and item.id not in result.failed:
                 result.failed[item.id] = f"{cams / item.id}.npz does not exist, so it has no labels to learn edges from"
-        self.same_data(run, labelled)
-        _train(self, config, run, labelled, network, result, console)
+        self.check_same_data(run, labelled)
+        samples = LabelledSet(
+            labelled, run / EDGE_LABELS, config.edges.augment, seed=config.seed, fill=network.backbone.mean
+        )
+        steps = self.fit(edge_task(network, samples, config.edges), config, run, console, result)
+        result.notes.append(f"trained for {steps} steps")
         return result
 
 
 def _labelled(run: RunFolder, cams: Path, item: ImageItem) -> bool:
-    """Whether an image has labels, and the CAMs that they are of."""
     return (run / EDGE_LABELS / f"{item.id}.png").is_file() and (cams / f"{item.id}.npz").is_file()
 
 
 def _write_labels(
     config: Config, run: RunFolder, images: ImageSet, cams: Path, result: StageResult, console: Console
 ) -> None:
-    """Sure labels of CAMs, 255 elsewhere."""
     whole = shard_of(images.items, config, result, damaged=images.decided.damaged)
     mine = current_items(whole, cams, result)
     todo = stale(mine, cams, run / EDGE_LABELS)
     result.skipped = len(mine) - len(todo)
-    with paced_bar(run, "edges", console, len(todo), "labels of edges") as advance:
-        for batch in read_refinables(todo, cams, config, resolve_device(config.device), result):
+    with timed_progress_bar(run, "edges", console, len(todo), "labels of edges") as advance:
+        for batch in read_refine_inputs(todo, cams, config, resolve_device(config.device), result):
             pixels = [each.image for each in batch]
             maps = [
                 each.cams.resized((image.shape[0], image.shape[1])) for each, image in zip(batch, pixels, strict=True)
@@ -152,32 +141,11 @@ def _write_labels(
             advance(result.done)
 
 
-def _train(
-    stage: TrainingStage,
-    config: Config,
-    run: RunFolder,
-    images: ImageSet,
-    network: EdgeNetwork,
-    result: StageResult,
-    console: Console,
-) -> None:
-    """Train the edge branch on images with labels, and save the network."""
-    samples = LabelledSet(
-        images,
-        (run / EDGE_LABELS),
-        config.edges.augment,
-        seed=config.seed,
-        fill=network.backbone.mean,
-    )
-    steps = stage.learn(edge_task(network, samples, config.edges), config, run, console, result)
-    result.notes.append(f"trained for {steps} steps")
-
-
 def _untrained(config: Config, run: RunFolder) -> EdgeNetwork:
-    """A new branch on the backbone that the settings name, after a look at what would stop its training.
+    """A new edge branch on the backbone of the settings.
 
     Raises:
-        UsageError: settings or weights are wrong, or this machine cannot train so.
+        UsageError: settings or weights are wrong.
         Tag2maskError: weights could not be fetched.
     """
     settings = config.edges

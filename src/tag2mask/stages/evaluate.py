@@ -1,4 +1,4 @@
-"""The stage `evaluate`: CAMs and masks of a run, or of any folder, against the ground truth."""
+"""The stage `evaluate`: CAMs and masks of a run, or of any folder, against ground truth."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,21 +19,14 @@ from tag2mask.runs.dataset import run_images
 from tag2mask.runs.ground_truth import check_splits, class_ids, truth_against_tags, truth_plan, with_truth
 from tag2mask.runs.progress import Console, StageResult, progress_bar
 from tag2mask.runs.run_folder import WHOLE, RunFolder
-from tag2mask.stages.base import Ahead, Settings, Stage, StagePlan
+from tag2mask.stages.base import Schedule, Settings, Stage, StagePlan
 
 NO_SHARD = "evaluate measures all images in one command, which torchrun shares among processes; leave --shard out"
 
 
 @dataclass(frozen=True)
 class Target:
-    """A folder of the run that is measured.
-
-    Attributes:
-        stage: under which its figures are kept.
-        split: likewise.
-        kind: likewise.
-        folder: holds a mask or a CAM file for each image, named by its ID.
-    """
+    """A folder to measure, with a mask or a CAM file ID.png or ID.npz per image; the rest names its figures."""
 
     stage: str
     split: str
@@ -42,11 +35,11 @@ class Target:
 
     @property
     def holds_cams(self) -> bool:
-        """Whether its files are CAM files, not masks."""
+        """Whether it holds CAM files instead of masks."""
         return self.stage in ("seeds", "cams")
 
     def file(self, item: ImageItem) -> Path:
-        """The image's file."""
+        """The file of an image."""
         return self.folder / f"{item.id}{'.npz' if self.holds_cams else '.png'}"
 
 
@@ -56,34 +49,34 @@ class Evaluate(Stage):
     name = "evaluate"
     outputs = ("metrics.json",)
     reads = ("seeds", "cams", "refine", "predictions")
-    remade = True
+    always_rerun = True
     distribution = "join"
     sections = ("evaluate",)
 
     def settings(self, config: Config, images: ImageSet) -> Settings:
-        """All of evaluation."""
+        """The settings of evaluation."""
         return {"evaluate": plain(config.evaluate, affecting=True)}
 
     def is_wanted(self, config: Config) -> bool:
-        """Not by a command that does a part of the images."""
+        """Without a shard."""
         return config.shard is None
 
-    def check(self, config: Config, run: RunFolder, images: ImageSet, ahead: Ahead) -> None:
-        """Look at the classes and splits that are measured."""
+    def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
+        """Check the classes and splits to measure."""
         if config.shard is not None:
             raise UsageError(NO_SHARD)
         check_splits(config, run, images)
 
     def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
-        """How many images have truth, by split."""
+        """The number of images with ground truth in each split."""
         splits = config.evaluate.split_names(config.data.split)
         counts = [f"{split or WHOLE} ({truth_plan(run_images(config, run, split))})" for split in splits]
         return StagePlan(self.name, f"on {', '.join(counts)}")
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
-        """Measure base CAMs, the run's CAMs of every kind and its masks on each split, where there is ground truth.
+        """Measure base CAMs, CAMs of every kind, masks and predictions on each split with ground truth.
 
-        Images whose files could not be made are left out, and counted in a note. Several processes share the images.
+        Images without a file are counted in a note. Several processes share the images.
         """
         result = StageResult(self.name)
         for split in config.evaluate.split_names(config.data.split):
@@ -99,13 +92,13 @@ class Evaluate(Stage):
             if errors := [problem.message for problem in problems if problem.level == "error"]:
                 result.failed[name] = f"split '{name}' is not measured: {errors[0]}"
                 if is_main():
-                    run.forget_metrics(name)
+                    run.delete_metrics(name)
                 continue
             by_hand = images.decided.count((item.id for item in images.items), "accepted", "corrected")
             if by_hand:
                 result.notes.append(
-                    f"{by_hand} images of split '{name}' have a mask by hand; figures are of what the method "
-                    "made, not of what people corrected"
+                    f"{by_hand} images of split '{name}' have a mask by hand; figures are of the masks that the method "
+                    "made, not of the corrected ones"
                 )
             if (run / "seeds").is_dir():
                 source = "CLIP" if config.seeds.from_npy is None else "imported"
@@ -123,13 +116,7 @@ class Evaluate(Stage):
 
 
 def compare_runs(config: Config, run: RunFolder, console: Console, *, other: Mapping[str, Any]) -> StageResult:
-    """The run's segmentation network beside another run's, from what was measured of both.
-
-    Args:
-        config: the splits.
-        run: this run.
-        console: not written to.
-        other: the figures of the other run.
+    """Compare the measured figures of the run's segmentation network with ``other``, those of another run.
 
     Raises:
         UsageError: the two cannot be compared.
@@ -139,9 +126,12 @@ def compare_runs(config: Config, run: RunFolder, console: Console, *, other: Map
 
 
 def _measure(config: Config, images: ImageSet, target: Target, result: StageResult, console: Console) -> None:
-    """Add the figures of one folder of the run, over the images that have a file there."""
+    """Add the figures of a folder, over the images that have a file in it."""
     ids = class_ids(config.evaluate.class_names(), images.classes)
-    counts = _counts(config, images, target, console)
+    mine = images.of(images.items[process_number() :: process_count()])
+    counts, *others = gathered(_counted(target, mine, console))
+    for other in others:
+        counts.merge(other)
     name = target.folder.name
     if not counts.images:
         result.notes.append(f"{name}: no file of split '{target.split}', so nothing to measure")
@@ -151,7 +141,7 @@ def _measure(config: Config, images: ImageSet, target: Target, result: StageResu
         result.notes.append(f"{name}: {counts.lacking} of {total} images have no file and are not measured")
     try:
         figures = counts.figures(target.folder, images.classes, ids, tagged(images))
-    except EvaluationError as error:  # a damaged mask must not cost the rest of the run
+    except EvaluationError as error:  # a damaged mask must not stop the rest
         result.failed[name] = str(error)
         return
     for class_name, count in figures.absent.items():
@@ -162,17 +152,8 @@ def _measure(config: Config, images: ImageSet, target: Target, result: StageResu
     result.done += figures.images
 
 
-def _counts(config: Config, images: ImageSet, target: Target, console: Console) -> Counts:
-    """The counts of all images, of which each process counts its part."""
-    mine = images.of(images.items[process_number() :: process_count()])
-    parts = gathered(_counted(config, target, mine, console))
-    for part in parts[1:]:
-        parts[0].merge(part)
-    return parts[0]
-
-
-def _counted(config: Config, target: Target, images: ImageSet, console: Console) -> Counts:
-    """The counts of those of the images that have a file."""
+def _counted(target: Target, images: ImageSet, console: Console) -> Counts:
+    """The counts of the images that have a file."""
     made = images.items.where(lambda item: target.file(item).is_file())
     counts = Counts(len(images.classes) + 1, DEFAULT_THRESHOLDS if target.holds_cams else None)
     if made:
@@ -186,7 +167,7 @@ def _counted(config: Config, target: Target, images: ImageSet, console: Console)
 
 @contextmanager
 def counted_bar(console: Console, folder: Path, total: int) -> Iterator[Callable[[str], None]]:
-    """What moves the bar on by an image."""
+    """A progress bar, as a function to call after each image."""
     done = 0
     with progress_bar(console, f"evaluate {folder.name}", total) as advance:
 

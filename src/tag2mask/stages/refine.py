@@ -17,18 +17,18 @@ from tag2mask.runs.config import Config, plain
 from tag2mask.runs.corrections import without_damaged
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import Console, StageResult
-from tag2mask.runs.refine_inputs import (
+from tag2mask.runs.run_folder import EDGE_NETWORK, LABEL_CONFIDENCE, RunFolder
+from tag2mask.runs.throughput import timed_progress_bar
+from tag2mask.stages.base import Schedule, Settings, Stage, StagePlan
+from tag2mask.stages.refine_inputs import (
     cam_folder,
     current_items,
     is_stale,
-    read_refinables,
+    read_refine_inputs,
     require_cams,
     shard_of,
     stale,
 )
-from tag2mask.runs.run_folder import EDGE_NETWORK, LABEL_CONFIDENCE, RunFolder
-from tag2mask.runs.throughput import paced_bar
-from tag2mask.stages.base import Ahead, Settings, Stage, StagePlan
 
 
 class Refine(Stage):
@@ -37,14 +37,14 @@ class Refine(Stage):
     name = "refine"
     outputs = ("refine", "masks")
     reads = ("cams",)
-    reads_for: ClassVar = {"edges": "walk"}
+    optional_inputs: ClassVar = {"edges": "walk"}
     version = 2
     distribution = "shard"
     sections = ("refine",)
     reads_images = True
 
     def settings(self, config: Config, images: ImageSet) -> Settings:
-        """Those that the method reads."""
+        """The settings that the method reads."""
         refine, settings = plain(config.refine, affecting=True), config.refine
         walk = refine.pop("walk")
         unread = set[str]()
@@ -55,43 +55,38 @@ class Refine(Stage):
         if settings.method == "argmax":
             unread.add("long_side")
         if settings.walks or settings.has_background:
-            unread |= {"background_threshold", "background_power"}
+            unread.add("background_threshold")
         if settings.has_background:
             walk.pop("background_level")
         read = {"refine": {key: value for key, value in refine.items() if key not in unread}}
         return read | ({"walk": walk} if settings.walks else {})
 
-    def check(self, config: Config, run: RunFolder, images: ImageSet, ahead: Ahead) -> None:
-        """Look for the CAMs."""
-        require_cams(config, run, ahead)
+    def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
+        """Check the CAMs."""
+        require_cams(config, run, schedule)
 
     def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
-        """Masks that are missing."""
+        """The missing masks."""
         work = f"{{}} masks to write by {config.refine.method} of {config.refine.cams}"
         is_to_do = partial(is_stale, run / f"cams/{config.refine.cams}", run / "masks")
         return self.images_plan(run, images.items, ["masks"], ".png", work, is_to_do)
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
-        """Write the masks that are missing, damaged, or made from another CAM file.
-
-        Raises:
-            UsageError: there are no CAMs of the chosen kind, or no edge network for a method that needs one, or the
-                folder holds masks of other settings.
-        """
+        """Write the masks that are missing, damaged, or made from another CAM file."""
         result = StageResult(self.name)
         images = run_images(config, run, together=True)
         without_damaged(images, result)
         cams = cam_folder(config, run)
         device = resolve_device(config.device)
         network = _edge_network(run, device) if config.refine.walks else None
-        run.claim(self, self.fingerprint(config, images))
+        run.record_fingerprint(self, self.fingerprint(config, images))
         target = run / "masks"
         whole = shard_of(images.items, config, result, damaged=images.decided.damaged)
         mine = current_items(whole, cams, result)
         todo = stale(mine, cams, target)
         result.skipped = len(mine) - len(todo)
-        with paced_bar(run, "refine", console, len(todo)) as advance:
-            for batch in read_refinables(todo, cams, config, device, result):
+        with timed_progress_bar(run, "refine", console, len(todo)) as advance:
+            for batch in read_refine_inputs(todo, cams, config, device, result):
                 pixels = [each.image for each in batch]
                 edges = None if network is None else [_edge(network, image) for image in pixels]
                 masks = refined_masks(

@@ -1,4 +1,4 @@
-"""The stages of a run, in order, and what only all of them together can say."""
+"""The stages of a run in order, and functions over all of them."""
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -11,7 +11,7 @@ from tag2mask.data.dataset import ImageSet
 from tag2mask.runs.config import Config
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import RunFolder
-from tag2mask.stages.base import Ahead, Distribution, Stage
+from tag2mask.stages.base import Distribution, Schedule, Stage
 from tag2mask.stages.cams import Cams
 from tag2mask.stages.confidence import Confidence
 from tag2mask.stages.edges import Edges
@@ -38,7 +38,7 @@ STAGES: dict[str, Stage] = {
         Report(),
     )
 }
-"""The stages by name, in the order in which `run` does them. A new stage is a file of its own, and a line here."""
+"""The stages by name, in the order of `run`. A new stage is a file of its own, and a line here."""
 
 
 def stages_of(config: Config) -> list[str]:
@@ -46,27 +46,26 @@ def stages_of(config: Config) -> list[str]:
     return [name for name, stage in STAGES.items() if stage.is_wanted(config)]
 
 
-def check_ahead(config: Config, run: RunFolder, images: ImageSet, names: Sequence[str], again: Collection[str]) -> None:
-    """Find what would stop a stage before the first one begins, and before anything is deleted.
+def check_stages(
+    config: Config, run: RunFolder, images: ImageSet, names: Sequence[str], again: Collection[str]
+) -> None:
+    """Find what would stop a stage before the first one starts, and before anything is deleted.
 
     Args:
-        config: every setting.
-        run: the run folder.
-        photos: of the run.
         names: of the stages that are about to be done.
-        again: of those whose outputs are about to be deleted.
+        again: of the stages whose outputs are about to be deleted.
 
     Raises:
-        UsageError: settings of a stage, or weights of a network that is to be trained, are wrong.
+        UsageError: settings of a stage, or weights of a network to train, are wrong.
         Tag2maskError: weights could not be fetched.
     """
-    ahead = Ahead(names, again)
+    schedule = Schedule(names, again)
     for name in names:
-        STAGES[name].check(config, run, images, ahead)
+        STAGES[name].check(config, run, images, schedule)
 
 
 def slow_settings(config: Config, names: Sequence[str]) -> list[str]:
-    """What to say before a stage begins: settings that make this machine slow for no gain."""
+    """Warnings about settings that make these stages slow on this machine without a gain."""
     asked = [STAGES[name].section or name for name in names if STAGES[name].precision(config) == "bf16"]
     if not asked or not emulates_bf16(resolve_device(config.device)):
         return []
@@ -74,76 +73,65 @@ def slow_settings(config: Config, names: Sequence[str]) -> list[str]:
     return [f"this processor has no instructions for bf16 and takes many times as long; use fp32 for {settings}"]
 
 
-def with_readers(run: RunFolder, name: str) -> list[str]:
-    """A stage and every stage that reads its outputs, directly or not, in order.
-
-    Inputs that only some settings read count where the stage has read them here.
-    """
+def with_dependents(run: RunFolder, name: str) -> list[str]:
+    """A stage and all stages that read its outputs, directly or not, in order; optional inputs count if recorded."""
     found = [name]
     for stage in STAGES.values():
         recorded: Sequence[str] = ()
-        if stage.reads_for:
-            with suppress(Tag2maskError):  # one that is damaged must not keep its stage from being made again
+        if stage.optional_inputs:
+            with suppress(Tag2maskError):  # a stage with a damaged record can be made again
                 recorded = run.inputs(stage.name)
         if any(read in found for read in (*stage.reads, *recorded)):
             found.append(stage.name)
     return found
 
 
-def begun(run: RunFolder) -> list[str]:
-    """The stages that have made something here, in order, without those that are made anew each time."""
-    return [name for name, stage in STAGES.items() if not stage.remade and run.has_record(name)]
+def started_stages(run: RunFolder) -> list[str]:
+    """The stages that have a record here, in order."""
+    return [name for name, stage in STAGES.items() if not stage.always_rerun and run.has_record(name)]
 
 
 def to_delete(run: RunFolder, restart: str | None, classes: Sequence[str]) -> list[str]:
-    """The stages that a restart deletes.
-
-    They are all that read the one; or, where the first one begins anew with another class list, all of them.
-    """
+    """The stages that a restart deletes: the stage and its dependents, or all if the first one gets other classes."""
     if restart is None:
         return []
-    if run.classes() not in (None, list(classes)) and restart == next(iter(begun(run)), None):
+    if run.classes() not in (None, list(classes)) and restart == next(iter(started_stages(run)), None):
         return list(STAGES)
-    return with_readers(run, restart)
+    return with_dependents(run, restart)
 
 
 def require_classes(run: RunFolder, classes: Sequence[str], again: Collection[str] = ()) -> None:
-    """See that a run is of these classes: ids of masks, CAMs, networks and decisions are places in the list.
+    """Check that a run has the class list of the data: ids of masks, CAMs and networks are positions in it.
 
     Args:
-        run: the run folder.
-        classes: the names of the classes 1..C that the data has now.
-        again: stages whose outputs are about to be deleted; if these are all that began, any list will do.
+        classes: the names of the classes 1..C of the data.
+        again: stages whose outputs are about to be deleted; any list is right if these are all that started.
 
     Raises:
-        UsageError: the run was begun with another list, or the same one in another order.
+        UsageError: the run has another list, or the same one in another order.
     """
     before = run.classes()
-    if before is None or list(classes) == before or set(begun(run)) <= set(again):
+    if before is None or list(classes) == before or set(started_stages(run)) <= set(again):
         return
     new = [name for name in classes if name not in before]
     gone = [name for name in before if name not in classes]
     what = [f"new: {first_five(new)}"] if new else []
     what += [f"gone: {first_five(gone)}"] if gone else []
-    first = next(iter(begun(run)), "train")
+    first = next(iter(started_stages(run)), "train")
     raise UsageError(
-        f"{run.path} was begun with the classes {first_five(before)}, and the data now has {first_five(classes)} "
+        f"{run.path} started with the classes {first_five(before)}, and the data now has {first_five(classes)} "
         f"({'; '.join(what) or 'the same in another order'}): the ids of its masks and networks would mean other "
-        f"classes. Keep the list with --data.classes, or begin anew: `tag2mask run --out {run.path} --restart {first}`"
+        f"classes. Keep the list with --data.classes, or start again: `tag2mask run --out {run.path} --restart {first}`"
         ", or another --out"
     )
 
 
 Work = Callable[[Config, RunFolder, Console], StageResult]
-"""What a stage does, or what else is done in a run folder."""
+"""Work in a run folder: that of a stage, or other work."""
 
 
 def require_no_shard(config: Config) -> None:
-    """Refuse ``--shard`` where several processes share the work out by themselves.
-
-    Raises:
-        UsageError: both are given.
-    """
+    """Refuse ``--shard`` in a process group, which shares the work by itself, with a `UsageError`."""
     if config.shard is not None and process_count() > 1:
         raise UsageError(
             "--shard is for commands that know nothing of each other; the processes of torchrun share the work out by "
@@ -151,19 +139,10 @@ def require_no_shard(config: Config) -> None:
         )
 
 
-def do_together(
+def run_distributed(
     name: str, work: Work, distribution: Distribution, config: Config, run: RunFolder, console: Console
 ) -> StageResult:
-    """Do some work, all processes together; returns at every process when all are done, with what they all did.
-
-    Args:
-        name: of the work.
-        work: it.
-        distribution: how the processes share it.
-        config: every setting.
-        run: the run folder, which all processes see.
-        console: for progress.
-    """
+    """Do some work in all processes; return the merged result in each of them when all are done."""
     if process_count() == 1:
         return work(config, run, console)
     if distribution == "main":
@@ -173,12 +152,11 @@ def do_together(
         shard = f"{process_number() + 1}/{process_count()}"
         parts.append(_merged(name, gathered(work(replace(config, shard=shard), run, console))))
     if "join" in distribution:
-        parts.append(gathered(work(config, run, console))[0])  # one work, and all say the same
+        parts.append(gathered(work(config, run, console))[0])  # all results are the same
     return _merged(name, parts)
 
 
 def _merged(name: str, results: list[StageResult]) -> StageResult:
-    """What several did, each something else."""
     whole = StageResult(name)
     for result in results:
         whole.done += result.done

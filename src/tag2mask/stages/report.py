@@ -16,12 +16,12 @@ class Report(Stage):
     name = "report"
     outputs = ("report.html",)
     reads = ("train", "cams", "refine", "segment", "confidence", "evaluate")
-    remade = True
+    always_rerun = True
     distribution = "main"
     sections = ("report",)
 
     def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
-        """The page, which is always written anew."""
+        """The page, which is always written again."""
         return StagePlan(self.name, f"write {run / 'report.html'}")
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
@@ -30,11 +30,5 @@ class Report(Stage):
         images = with_painted_truth(config, run_images(config, run, split), console)
         images, errors = with_believable_truth(images, config)
         judged = with_believable_truth(run_images(config, run), config)[0] if split != config.data.split else None
-        page = write_report(
-            run.path,
-            images,
-            config.report,
-            judged=judged,
-            notices=(*errors, *images.notes),
-        )
+        page = write_report(run.path, images, config.report, judged=judged, notices=(*errors, *images.notes))
         return StageResult(self.name, done=1, notes=[f"the page: {page}"])

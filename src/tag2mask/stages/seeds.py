@@ -19,29 +19,29 @@ from tag2mask.core.prefetch import map_ahead
 from tag2mask.core.provenance import image_origin, is_of_image
 from tag2mask.data.cam_files import CamFile, CamFileError, full_resolution, read_cam, read_record, write_cam
 from tag2mask.data.dataset import ImageSet
-from tag2mask.data.images import ImageError, image_size, read_image
+from tag2mask.data.images import image_size, read_image
 from tag2mask.data.manifest import ImageItem, Images
 from tag2mask.runs.base_cams import seed_path
-from tag2mask.runs.batches import Batches, in_order, measured
+from tag2mask.runs.batches import Batches, readable, sorted_by, with_sizes
 from tag2mask.runs.config import Config, plain
 from tag2mask.runs.corrections import without_damaged
-from tag2mask.runs.dataset import read_ahead, reading_workers, run_images
+from tag2mask.runs.dataset import reading_workers, run_images
 from tag2mask.runs.progress import Console, StageResult, progress_bar
 from tag2mask.runs.run_folder import RunFolder
-from tag2mask.runs.throughput import paced_bar
-from tag2mask.stages.base import Ahead, Settings, Stage, StagePlan
+from tag2mask.runs.throughput import timed_progress_bar
+from tag2mask.stages.base import Schedule, Settings, Stage, StagePlan
 
 GRID_CELL = 16
-"""Pixels a cell of the grid that imported maps are reduced to: CLIP-ES's own."""
+"""Pixels per cell of the grid that imported maps are reduced to: CLIP-ES's own."""
 
 _USUAL_PATCHES = 1024
-"""With more patches than these a batch holds fewer images, since attention grows with the square."""
+"""Batches of images with more patches are smaller, since attention grows with the square."""
 
 _BLOCK = 16
-"""Images that are dealt to a shard together; batches lie within them, so that shards agree whatever their size."""
+"""Images that a shard takes together; batches lie within a block, so that they do not depend on the shards."""
 
 _MOST_PADDING = 1.25
-"""A batch's longest sequence may be so many times its shortest."""
+"""The largest ratio of the longest sequence of a batch to its shortest."""
 
 
 class Seeds(Stage):
@@ -52,47 +52,47 @@ class Seeds(Stage):
     distribution = "shard"
     sections = ("seeds",)
     reads_images = True
-    wanted_by = "settings `external`"
+    enabled_by = "settings `external`"
 
     def is_wanted(self, config: Config) -> bool:
-        """Where something reads base CAMs."""
+        """If any setting uses base CAMs."""
         return config.external.used
 
     def settings(self, config: Config, images: ImageSet) -> Settings:
-        """Of imported base CAMs where they come from, of CLIP's all that changes them."""
-        return {"classes": list(images.classes), "seeds": _settings(config, images)}
+        """The source of imported base CAMs, or the settings of CLIP's."""
+        classes, own = list(images.classes), config.seeds
+        if own.from_npy is not None:
+            return {"classes": classes, "seeds": {"from_npy": str(own.from_npy)}}
+        words = read_words(own.prompts, images.classes)
+        kept = {key: value for key, value in plain(own, affecting=True).items() if key not in ("from_npy", "prompts")}
+        kept["precision"] = model_precision(own.precision, resolve_device(config.device))
+        kept |= {"template": words.template, "prompts": list(words.prompts), "background": list(words.background)}
+        return {"classes": classes, "seeds": kept}
 
-    def check(self, config: Config, run: RunFolder, images: ImageSet, ahead: Ahead) -> None:
-        """Refuse to import base CAMs from nowhere."""
+    def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
+        """Check the folder of imported base CAMs."""
         _check_source(config)
 
     def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
-        """Base CAMs that are missing."""
+        """The missing base CAMs."""
         source = f"the files in {config.seeds.from_npy}" if config.seeds.from_npy else config.seeds.model
         work = f"{{}} base CAMs to take from {source}"
         return self.images_plan(run, images.items, ["seeds"], ".npz", work, lambda item: _missing(item, run))
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
-        """Make, or import, the base CAMs that are missing, or whose image has other tags by now.
-
-        Raises:
-            UsageError: the settings are wrong, or the folder holds base CAMs of other settings.
-            Tag2maskError: CLIP could not be loaded.
-        """
+        """Make or import the base CAMs that are missing or stale."""
         result = StageResult(self.name)
         images = run_images(config, run, together=True)
         without_damaged(images, result)
-        if config.seeds.from_npy is not None:
-            _import(self, config, run, images, result, console)
-        else:
-            _make(self, config, run, images, result, console)
+        make = _make if config.seeds.from_npy is None else _import
+        make(self, config, run, images, result, console)
         return result
 
 
 def export_npy(config: Config, run: RunFolder, console: Console, *, folder: Path) -> StageResult:
-    """Write base CAMs as CLIP-ES's files, ID.npy: maps at full size for other tools, and those on the grid beside them.
+    """Write base CAMs as CLIP-ES's files, ID.npy, with maps at full size and on the grid; ``--shard`` takes every n-th.
 
-    Images without a base CAM are listed as failed; under ``--shard`` every n-th image is written.
+    Images without a base CAM have failed.
     """
     images, result = run_images(config, run), StageResult("export")
     number, shards = config.shard_of()
@@ -113,21 +113,20 @@ def export_npy(config: Config, run: RunFolder, console: Console, *, folder: Path
 def _make(
     stage: Stage, config: Config, run: RunFolder, images: ImageSet, result: StageResult, console: Console
 ) -> None:
-    """Base CAMs by CLIP."""
     settings = config.seeds
     words = read_words(settings.prompts, images.classes)
     run.check(stage, stage.fingerprint(config, images))
     clip = load_clip(settings.model, notify=lambda text: console.print(text, highlight=False))
     device = resolve_device(config.device)
     features = clip.to(device).text_features(words.sentences())
-    run.claim(stage, stage.fingerprint(config, images))
+    run.record_fingerprint(stage, stage.fingerprint(config, images))
     clip.precision(model_precision(settings.precision, device))
-    texts, rivals = features[: len(images.classes)], features[len(images.classes) :]
+    texts, background = features[: len(images.classes)], features[len(images.classes) :]
     result.notes += words.notices
     batches = batches_by_patches(clip, images.items, config, result).without(images.decided.damaged)
     todo, missing = batches.unfinished(lambda item: _missing(item, run))
     result.skipped = batches.total - missing
-    with paced_bar(run, "seeds", console, missing) as advance:
+    with timed_progress_bar(run, "seeds", console, missing) as advance:
         for batch in prepared_batches(clip, todo, config, result):
             tags = torch.from_numpy(images.tag_matrix([item.item for item in batch]))
             found = clip_cams(
@@ -135,7 +134,7 @@ def _make(
                 [item.image for item in batch],
                 tags,
                 texts,
-                rivals,
+                background,
                 box_threshold=settings.box_threshold,
                 boxes=settings.boxes,
             )
@@ -147,31 +146,18 @@ def _make(
             advance(result.done)
 
 
-def _settings(config: Config, images: ImageSet) -> Settings:
-    """What base CAMs depend on."""
-    if config.seeds.from_npy is not None:
-        return {"from_npy": str(config.seeds.from_npy)}
-    words = read_words(config.seeds.prompts, images.classes)
-    own = plain(config.seeds, affecting=True)
-    kept = {key: value for key, value in own.items() if key not in ("from_npy", "prompts")}
-    kept["precision"] = model_precision(config.seeds.precision, resolve_device(config.device))  # what files depend on
-    return kept | {"template": words.template, "prompts": list(words.prompts), "background": list(words.background)}
-
-
 def _check_source(config: Config) -> None:
-    """Refuse to import base CAMs from nowhere."""
     folder = config.seeds.from_npy
     if folder is not None and not folder.is_dir():
-        raise UsageError(f"seeds.from_npy: {folder} is no folder; name the one with CLIP-ES's files, ID.npy")
+        raise UsageError(f"seeds.from_npy: {folder} is not a folder; name the one with CLIP-ES's files, ID.npy")
 
 
 def _import(
     stage: Stage, config: Config, run: RunFolder, images: ImageSet, result: StageResult, console: Console
 ) -> None:
-    """Base CAMs from CLIP-ES's files."""
     folder = config.seeds.from_npy or Path()
     _check_source(config)
-    run.claim(stage, stage.fingerprint(config, images))
+    run.record_fingerprint(stage, stage.fingerprint(config, images))
     number, shards = config.shard_of()
     damaged = images.decided.damaged
     mine = images.items[number - 1 :: shards].where(lambda item: item.id not in damaged)
@@ -191,13 +177,13 @@ def _import(
             return error
 
     loaded = map_ahead(load, todo, threads=max(1, reading_workers(config)))
-    with paced_bar(run, "seeds", console, len(todo)) as advance:
+    with timed_progress_bar(run, "seeds", console, len(todo)) as advance:
         for done, (item, answer) in enumerate(zip(todo, loaded, strict=True), start=1):
             if isinstance(answer, Tag2maskError):
                 result.failed[item.id] = str(answer)
             else:
                 cam, loss, left_out = answer
-                if _is_same(cam, seed_path(run, item)):  # a tag without a map: nothing new, and nothing is made stale
+                if _is_same(cam, seed_path(run, item)):  # a tag without a map: keep the file, so that nothing is stale
                     result.skipped += 1
                 else:
                     write_cam(seed_path(run, item), cam)
@@ -217,7 +203,7 @@ def _import(
 
 
 def _is_same(cam: CamFile, path: Path) -> bool:
-    """Whether a file holds this already."""
+    """Whether a file holds this CAM already."""
     try:
         there = read_cam(path)
         same = np.array_equal(there.ids, cam.ids) and np.array_equal(there.cams, cam.cams)
@@ -228,7 +214,7 @@ def _is_same(cam: CamFile, path: Path) -> bool:
 
 
 def _reduced(found: NpyCams, item: ImageItem, size: tuple[int, int]) -> tuple[CamFile, float | None, int]:
-    """A file's maps of the image's tags, on the grid; what the reduction loses; how many maps were left out."""
+    """The maps of the image's tags on the grid, the mean error of the reduction, and the number of other maps."""
     ids = found.classes + 1
     own = [int(place) for place in np.argsort(ids) if ids[place] in item.tags]
     if found.grid is not None:
@@ -249,11 +235,11 @@ def _missing(item: ImageItem, run: RunFolder) -> bool:
 
 
 def batches_by_patches(clip: Clip, items: Images, config: Config, result: StageResult) -> Batches:
-    """Batches of images with about as many patches, those of this shard; the same whatever is done already."""
-    sound, sizes = measured(items, config, result)
+    """This shard's batches of images with about as many patches; they do not depend on which images are done."""
+    sound, sizes = with_sizes(items, config, result)
     grids = (clip.grid((size >> 32, size & 0xFFFFFFFF), config.seeds.long_side) for size in sizes.tolist())
     patches = np.fromiter((rows * columns for rows, columns in grids), dtype=np.int64, count=len(sizes))
-    ordered, counts = in_order(sound, patches)
+    ordered, counts = sorted_by(sound, patches)
     most = config.seeds.batch_size or (2 if resolve_device(config.device).type == "cpu" else _BLOCK)
     number, shards = config.shard_of()
     spans: list[tuple[int, int]] = []
@@ -271,7 +257,7 @@ def batches_by_patches(clip: Clip, items: Images, config: Config, result: StageR
 
 @dataclass(frozen=True)
 class Prepared:
-    """An image as CLIP sees it, its size (H, W) in pixels, and what `image_origin` says of it."""
+    """An image prepared for CLIP, its size (H, W) in pixels, and its `image_origin`."""
 
     item: ImageItem
     image: Tensor
@@ -282,18 +268,13 @@ class Prepared:
 def prepared_batches(
     clip: Clip, batches: Iterable[Sequence[ImageItem]], config: Config, result: StageResult
 ) -> Iterator[list[Prepared]]:
-    """The readable images of each batch; a few batches are read ahead."""
+    """The readable images of each batch; a few batches are prefetched."""
 
-    def prepare(item: ImageItem) -> Prepared | ImageError:
+    def prepare(item: ImageItem) -> Prepared:
         origin = image_origin(item.path)
-        try:
-            image = read_image(item.path, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
-        except ImageError as error:
-            return error
+        image = read_image(item.path, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
         size = image.shape[0], image.shape[1]
         return Prepared(item, clip.prepare(image, config.seeds.long_side), size, origin)
 
-    for pairs in read_ahead(batches, prepare, config):
-        result.failed.update({item.id: str(answer) for item, answer in pairs if isinstance(answer, ImageError)})
-        if good := [answer for _, answer in pairs if isinstance(answer, Prepared)]:
-            yield good
+    for good in readable(batches, prepare, config, result):
+        yield [prepared for _, prepared in good]

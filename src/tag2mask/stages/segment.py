@@ -1,4 +1,4 @@
-"""The stage `segment`: masks to a segmentation network that needs no tags."""
+"""The stage `segment`: trains a segmentation network, which needs no tags, on the pseudo masks."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -28,31 +28,31 @@ from tag2mask.runs.dataset import run_images
 from tag2mask.runs.ground_truth import class_ids, truth_against_tags, with_truth
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import LABEL_CONFIDENCE, RunFolder
-from tag2mask.stages.base import Ahead, Settings, TrainingStage, training_settings
+from tag2mask.stages.base import Schedule, Settings, TrainingStage, training_settings
 from tag2mask.training.tasks import segmentation_task
-from tag2mask.training.trainer import check_engine
+from tag2mask.training.trainer import check_requirements
 
 MASKS = "masks"
-LEARNT_FROM = "segment/learnt_from.json"
+TRAINING_RECORD = "segment/learnt_from.json"
 BY_HAND = "segment/by_hand"
 
 
 class Segment(TrainingStage):
-    """Masks to a segmentation network that needs no tags."""
+    """Trains a segmentation network, which needs no tags, on the pseudo masks."""
 
     name = "segment"
     outputs = ("segment",)
-    reads_for: ClassVar = {"refine": "masks"}
+    optional_inputs: ClassVar = {"refine": "masks"}
     version = 2
     sections = ("segment",)
-    wanted_by = "--segment.enabled true"
+    enabled_by = "--segment.enabled true"
 
     def is_wanted(self, config: Config) -> bool:
-        """Where it is asked for; it learns from the masks of all shards."""
+        """If it is enabled, and without a shard."""
         return config.segment.enabled and config.shard is None
 
     def settings(self, config: Config, images: ImageSet) -> Settings:
-        """Those of training on masks, or on the truth."""
+        """The settings of training on masks or on ground truth."""
         segment = config.segment
         unread = ["pixel_weights"] if segment.pixel_weights == "none" else []
         unread += ["epochs"] if segment.steps is not None else []
@@ -60,28 +60,25 @@ class Segment(TrainingStage):
         own = training_settings(segment, *unread)
         if segment.network.batch_norm_momentum is None:
             own["network"].pop("batch_norm_momentum")
-        masks: Settings = {"masks": {}} if segment.labels == "masks" else {}
-        return {
-            "classes": list(images.classes),
-            "seed": config.seed,
-            "limit": config.limit,
-            "data": {"split": config.data.split, **({} if masks else _truth_settings(config, images))},
-            "segment": own,
-        } | masks
+        settings = self.data_settings(config, images) | {"segment": own}
+        if segment.labels == "masks":
+            return settings | {"masks": {}}
+        settings["data"] |= _truth_settings(config, images)
+        return settings
 
-    def check(self, config: Config, run: RunFolder, images: ImageSet, ahead: Ahead) -> None:
-        """Also build the network, and look for its labels."""
-        if self.is_new(run, ahead):
+    def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
+        """Build the network, and check its labels."""
+        if self.is_new(run, schedule):
             _untrained(config, images)
-            _check_labels(config, run, images, refines="refine" in {*ahead.stages, *ahead.again})
+            if config.segment.labels == "truth":
+                return
+            if "refine" not in {*schedule.stages, *schedule.restarted}:
+                _weights(config, run, _masked(run, images))
+            elif config.segment.pixel_weights == "confidence" and not config.refine.save_probabilities:
+                raise UsageError("segment.pixel_weights confidence needs --refine.save_probabilities true")
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
-        """Train the segmentation network on the run's masks (or on the truth), or go on training.
-
-        Raises:
-            UsageError: there are no masks to learn from, or the folder holds a network of other settings or classes.
-            Interrupted: the user stopped it; the state is saved.
-        """
+        """Train the segmentation network on the run's masks or on ground truth, or continue training."""
         result = StageResult(self.name)
         images = run_images(config, run, together=True)
         if config.segment.labels == "masks":
@@ -89,14 +86,14 @@ class Segment(TrainingStage):
         labelled = _labelled(config, run, images, console, result)
         masks = None if config.segment.labels == "truth" else final_masks(run, images)
         settings = self.fingerprint(config, images)
-        target, record = run / SEGMENT_NETWORK, run / LEARNT_FROM
+        target, record = run / SEGMENT_NETWORK, run / TRAINING_RECORD
         if target.is_file():
-            run.claim(self, settings)
+            run.record_fingerprint(self, settings)
             load_segmentation_network(target, classes=images.classes)
             result.skipped = 1
             learnt = LearntFrom.of(labelled, masks)
             _note_newer(result, learnt, LearntFrom.read(record) or LearntFrom([]), masks, target)
-            if not result.notes and (other := self.same_data(run, labelled)):
+            if not result.notes and (other := self.check_same_data(run, labelled)):
                 result.notes.append(other)
             return result
         if config.shard is not None:
@@ -104,34 +101,28 @@ class Segment(TrainingStage):
         weights = _weights(config, run, labelled)
         network = _untrained(config, images)
         network.intensity = config.data.intensity
-        run.claim(self, settings)
+        run.record_fingerprint(self, settings)
         masks, learnt = copied_by_hand(run / BY_HAND, labelled, masks)
         _same_masks(run, record, learnt)
-        self.same_data(run, labelled)
+        self.check_same_data(run, labelled)
         result.done = 1
-        samples = LabelledSet(
-            labelled,
-            masks,
-            config.segment.augment,
-            weights=weights,
-            seed=config.seed,
-            fill=network.backbone.mean,
-        )
+        augment, fill = config.segment.augment, network.backbone.mean
+        samples = LabelledSet(labelled, masks, augment, weights=weights, seed=config.seed, fill=fill)
         task = segmentation_task(network, samples, config.segment, _validation(config, run, console))
-        self.learn(task, config, run, console, result)
+        self.fit(task, config, run, console, result)
         _note_masks(result, images, labelled, learnt)
         return result
 
 
 def _untrained(config: Config, images: ImageSet) -> SegmentationNetwork:
-    """The network before training, after a look at what would stop it.
+    """The network before training.
 
     Raises:
-        UsageError: settings, weights or classes are wrong, or this machine cannot train so.
+        UsageError: settings, weights or classes are wrong, or this machine does not meet the requirements of training.
         Tag2maskError: weights could not be fetched.
     """
     settings = config.segment
-    check_engine("segment", settings, config.device, config.train)
+    check_requirements("segment", settings, config.device, config.train)
     if (
         settings.network.head == "concat"
         and settings.network.head_batch_norm != "fixed"
@@ -139,8 +130,7 @@ def _untrained(config: Config, images: ImageSet) -> SegmentationNetwork:
     ):
         raise UsageError(
             "segment.batch_size should be at least 2, for each of the parts of segment.gradient_accumulation_steps: "
-            "head `concat` has "
-            "batch norm over one value an image"
+            "head `concat` has batch norm over one value per image"
         )
     try:
         return build_segmentation_network(settings.network, images.classes, seed=config.seed)
@@ -149,15 +139,15 @@ def _untrained(config: Config, images: ImageSet) -> SegmentationNetwork:
 
 
 def _note_masks(result: StageResult, images: ImageSet, labelled: ImageSet, learnt: LearntFrom) -> None:
-    """Tell which masks were learnt from: how many are people's, and how many images have none."""
+    """Note how many masks were corrected by hand, and how many images have none."""
     decided = images.decided
     if decided.folder is not None:
-        result.notes.append(f"{len(learnt.by_hand)} of the {len(labelled.items)} masks are people's")
+        result.notes.append(f"{len(learnt.by_hand)} of the {len(labelled.items)} masks were corrected by hand")
     if decided.unrecorded:
         result.notes.append(f"{decided.folder}: {UNRECORDED}")
     rejected = decided.count((item.id for item in images.items), "rejected")
     if rejected:
-        result.notes.append(f"{rejected} masks that somebody rejected were left out")
+        result.notes.append(f"{rejected} rejected masks were left out")
     lacking = len(images.items) - len(labelled.items) - rejected
     if lacking:
         result.notes.append(f"{lacking} images have no mask to learn from, and were left out")
@@ -166,48 +156,41 @@ def _note_masks(result: StageResult, images: ImageSet, labelled: ImageSet, learn
 def _note_newer(
     result: StageResult, learnt: LearntFrom, before: LearntFrom, masks: FinalMasks | None, network: Path
 ) -> None:
-    """Tell of a network that is there whether masks came, changed or were rejected since."""
+    """Note masks that were added, changed or rejected since the existing network was trained."""
     new = learnt.newer(before, masks, network)
     if new:
         drawn = len(new & (learnt.by_hand.keys() | before.by_hand.keys()))
         by_hand = f" ({drawn} of them by hand)" if drawn else ""
         result.notes.append(
-            f"{len(new)} masks are newer than the network that is there{by_hand}; --restart segment learns anew"
+            f"{len(new)} masks are newer than the trained network{by_hand}; --restart segment trains again"
         )
     rejected = 0 if masks is None else masks.decided.count(before.images, "rejected")
     if rejected:
         result.notes.append(
-            f"{rejected} masks that the network learnt from were rejected since; --restart segment learns without them"
+            f"{rejected} masks that the network was trained on were rejected since; --restart segment trains without "
+            "them"
         )
 
 
 def _same_masks(run: RunFolder, record: Path, learnt: LearntFrom) -> None:
-    """Note what is learnt from; a training that was begun on other images or masks is not gone on with.
-
-    Raises:
-        UsageError: a saved state is of others.
-    """
+    """Record the masks of a training; a `UsageError` if a saved state is of other images or masks."""
     before = LearntFrom.read(record) if (run / "segment/state.pt").is_file() else None
     if before is not None and before.images != learnt.images:
         raise UsageError(
-            f"the training in {run / 'segment'} was begun on {len(before.images)} masks, and now there are "
-            f"{len(learnt.images)}, not the same ones; --restart segment begins anew with all of them"
+            f"the training in {run / 'segment'} started on {len(before.images)} masks, and now there are "
+            f"{len(learnt.images)}, not the same ones; --restart segment starts again with all of them"
         )
     if before is not None and (others := learnt.others_by_hand(before)):
         raise UsageError(
-            f"since the training in {run / 'segment'} was begun, {len(others)} masks were corrected by hand, or taken "
-            "back; --restart segment begins anew with them as they are now"
+            f"since the training in {run / 'segment'} started, {len(others)} masks were corrected by hand, or taken "
+            "back; --restart segment starts again with them as they are now"
         )
     if is_main():
         learnt.write(record)
 
 
 def _labelled(config: Config, run: RunFolder, images: ImageSet, console: Console, result: StageResult) -> ImageSet:
-    """The images with a mask to learn from.
-
-    Raises:
-        UsageError: there is none, or ground truth does not fit the tags.
-    """
+    """The images with a label; a `UsageError` if there is none, or if ground truth does not fit the tags."""
     if config.segment.labels == "masks":
         return _masked(run, images)
     found = with_truth(config, images, console)
@@ -221,11 +204,7 @@ def _labelled(config: Config, run: RunFolder, images: ImageSet, console: Console
 
 
 def _masked(run: RunFolder, images: ImageSet) -> ImageSet:
-    """The images that have a mask, the method's or a person's.
-
-    Raises:
-        UsageError: there is none.
-    """
+    """The images with a pseudo mask or a corrected mask; a `UsageError` without any."""
     masks, decided = final_masks(run, images), images.decided
 
     def is_there(item: ImageItem) -> bool:
@@ -239,11 +218,7 @@ def _masked(run: RunFolder, images: ImageSet) -> ImageSet:
 
 
 def _truth_settings(config: Config, images: ImageSet) -> Settings:
-    """How ground truth that may be painted comes about, where not as it does by default.
-
-    `data.masks` is not among them: a folder that is moved holds what it held. That its masks are other ones than those
-    that were learned from cannot be told from settings.
-    """
+    """The settings of ground truth that are not at their defaults; not `data.masks`, since a folder may be moved."""
     values = {} if config.data.mask_values is None else {"mask_values": config.data.mask_values}
     if images.painting is None:
         return values
@@ -252,36 +227,12 @@ def _truth_settings(config: Config, images: ImageSet) -> Settings:
     return {} if config.data.crowd == DataSettings.crowd else {"crowd": config.data.crowd}
 
 
-def _check_labels(config: Config, run: RunFolder, images: ImageSet, *, refines: bool) -> None:
-    """Find what training would lack, before anything is made or deleted.
-
-    Args:
-        config: every setting.
-        run: the run folder.
-        photos: the images.
-        refines: whether the masks are made (again) before.
-
-    Raises:
-        UsageError: labels or their weights are missing, or will be.
-    """
-    if config.segment.labels == "truth":
-        return
-    if not refines:
-        _weights(config, run, _masked(run, images))
-    elif config.segment.pixel_weights == "confidence" and not config.refine.save_probabilities:
-        raise UsageError("segment.pixel_weights confidence needs --refine.save_probabilities true")
-
-
 def _weights(config: Config, run: RunFolder, labelled: ImageSet) -> Path | None:
-    """The folder with the weights of the labels; None where all count alike.
-
-    Raises:
-        UsageError: some masks have no weights.
-    """
+    """The folder with the weights of the labels; None for equal weights, a `UsageError` if some are missing."""
     if config.segment.pixel_weights == "none":
         return None
     folder = run / LABEL_CONFIDENCE
-    decided = labelled.decided  # people's masks are sure
+    decided = labelled.decided  # corrected masks count in full
     lacking = [
         item.id
         for item in labelled.items
@@ -298,7 +249,7 @@ def _weights(config: Config, run: RunFolder, labelled: ImageSet) -> Path | None:
 
 
 def _validation(config: Config, run: RunFolder, console: Console) -> Callable[[nn.Module], Mapping[str, float]] | None:
-    """What measures the network while it trains: mIoU on the first split of `evaluate.splits`; None without truth."""
+    """Measures mIoU on the first split of `evaluate.splits` during training; None without ground truth."""
     if config.segment.validate_every is None:
         return None
     split = config.evaluate.split_names(config.data.split)[0]
@@ -324,7 +275,7 @@ def _validation(config: Config, run: RunFolder, console: Console) -> Callable[[n
                 size = int(image.shape[0]), int(image.shape[1])
                 truth = images.read_truth(item, size=size)
             except ImageError:
-                continue  # the stage `predictions` names it
+                continue  # the stage `predictions` reports it
             logits = network.full_logits(image.permute(2, 0, 1)[None].float() / 255)  # type: ignore[operator]
             confusion.update(logits.argmax(1)[0].byte().cpu().numpy(), truth)
         miou = Figures.of(confusion, images.classes, images=len(images), ids=ids).miou

@@ -1,4 +1,4 @@
-"""The stage `train`: images and tags to the POT network."""
+"""The stage `train`: trains the POT network on images and tags."""
 
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ from tag2mask.runs.corrections import newer_tags, record_tags, without_damaged
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import TRAIN_NETWORK, RunFolder
-from tag2mask.stages.base import Ahead, Settings, TrainingStage, training_settings
+from tag2mask.stages.base import Schedule, Settings, TrainingStage, training_settings
 from tag2mask.training.log import fitted_after, fitted_loss
 from tag2mask.training.tasks import pot_task
 
@@ -21,59 +21,50 @@ LOG = "train/log.jsonl"
 
 
 class Train(TrainingStage):
-    """Images and tags to the POT network."""
+    """Trains the POT network on images and tags."""
 
     name = "train"
     outputs = ("train",)
-    reads_for: ClassVar = {"seeds": "external"}
+    optional_inputs: ClassVar = {"seeds": "external"}
     version = 2
 
     def settings(self, config: Config, images: ImageSet) -> Settings:
-        """Those of network, method and training."""
+        """The settings of network, method and training."""
         uses_pot = config.train.consistency_weight or config.external.consistency_weight
         settings = {
-            "classes": list(images.classes),
-            "seed": config.seed,
-            "limit": config.limit,
-            "data": {"split": config.data.split},
             "network": plain(config.network, affecting=True),
             "pot": plain(config.pot, affecting=True) if uses_pot else {},
             "train": training_settings(config.train),
         }
-        return settings | ({"external": plain(config.external, affecting=True)} if config.external.used else {})
+        external = {"external": plain(config.external, affecting=True)} if config.external.used else {}
+        return self.data_settings(config, images) | settings | external
 
-    def check(self, config: Config, run: RunFolder, images: ImageSet, ahead: Ahead) -> None:
-        """Also build the network, which finds weights that are missing."""
-        super().check(config, run, images, ahead)
-        if self.is_new(run, ahead):
+    def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
+        """Also build the network, which finds missing weights."""
+        super().check(config, run, images, schedule)
+        if self.is_new(run, schedule):
             build_network(config.network, images.classes, seed=config.seed)
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
-        """Train, go on training, or find that it is done.
-
-        Raises:
-            UsageError: no image has a tag, or the folder holds a network of other settings or other classes.
-            Interrupted: the user stopped it; the state is saved.
-        """
+        """Train, or continue training."""
         result = StageResult(self.name)
         images = without_damaged(run_images(config, run, together=True), result)
         untagged = [item.id for item in images.items if not item.tags]
         if len(untagged) == len(images.items):
             raise UsageError(
-                f"none of the {len(untagged)} images has a tag, so there is nothing to learn; see `tag2mask check`"
+                f"none of the {len(untagged)} images has a tag, so there is nothing to train on; see `tag2mask check`"
             )
         settings = self.fingerprint(config, images)
         target = run / TRAIN_NETWORK
         if target.is_file():
-            run.claim(self, settings)
+            run.record_fingerprint(self, settings)
             load_network(target, classes=images.classes)
             result.skipped = 1
             if newer := newer_tags(run, images):
                 result.notes.append(
-                    f"{newer} decisions about tags are newer than the network that is there; "
-                    "--restart train learns anew"
+                    f"{newer} decisions about tags are newer than the trained network; --restart train trains again"
                 )
-            elif other := self.same_data(run, images):
+            elif other := self.check_same_data(run, images):
                 result.notes.append(other)
             return result
         if config.shard is not None:
@@ -84,9 +75,9 @@ class Train(TrainingStage):
         if config.external.used:
             require_seeds(run, images, result)
         network = build_network(config.network, images.classes, seed=config.seed)
-        run.claim(self, settings)
+        run.record_fingerprint(self, settings)
         run.record_environment(config.seed)
-        self.same_data(run, images)
+        self.check_same_data(run, images)
         record_tags(run, images)
         views = TrainingSet(
             images,
@@ -97,7 +88,7 @@ class Train(TrainingStage):
             stride=network.stride,
         )
         task = pot_task(network, views, config.train, config.pot, config.external if config.external.used else None)
-        steps = self.learn(task, config, run, console, result)
+        steps = self.fit(task, config, run, console, result)
         low = fitted_loss(images.tag_matrix())
         fitted = fitted_after(run / LOG, low)
         if fitted is not None and 2 * fitted <= steps:

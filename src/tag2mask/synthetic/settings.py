@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tag2mask.core.fields import Checked, Fixed, setting
+from tag2mask.core.fields import Checked, setting
 from tag2mask.synthetic.species import SPECIES
 
 OBJECTS = (1, 3)
@@ -49,15 +49,6 @@ class SceneSettings(Checked):
     train: int = setting(600, low=0)
     val: int = setting(100, low=0)
     seed: int = setting(0, low=0)
-    objects = Fixed(OBJECTS)
-    species_a_scene = Fixed(SPECIES_PER_SCENE)
-    scale = Fixed(BODY_LENGTH)
-    head = Fixed(1.0)
-    looks = Fixed(3)
-    kinship = Fixed(KINSHIP)
-    look_bias = Fixed(0.0)
     background_bias: float = setting(0.5, low=0, high=1)
-    clutter = Fixed(CLUTTER)
-    noise = Fixed(NOISE)
 
     _section: ClassVar[str] = "scenes"

@@ -1,4 +1,4 @@
-"""The batches of training: the order of draws, and reading, with a substitute for what cannot be read."""
+"""Training batches: the order of draws, and reading with substitutes for unreadable images."""
 
 from collections.abc import Iterator, Mapping
 from signal import SIG_IGN, SIGINT, SIGTERM, signal
@@ -18,7 +18,7 @@ from tag2mask.training.settings import LoopSettings
 
 
 class Samples(Protocol):
-    """Training samples by (draw, index); a sample depends on these and a seed alone."""
+    """Training samples by (draw, index); a sample depends on this key and a seed alone."""
 
     images: ImageSet
 
@@ -28,29 +28,19 @@ class Samples(Protocol):
 
 
 class DrawOrder(Sampler[list[tuple[int, int]]]):
-    """Batches of (draw, index) from an endless sequence of permutations: a function of seed and step alone.
+    """Batches of (draw, index) from an endless sequence of permutations, a function of seed and step alone.
 
-    Images are drawn without replacement epoch after epoch. A batch may span two epochs, so no image is left out and a
-    set smaller than a batch works.
+    A batch may span two epochs, so that no image is left out and a set may be smaller than a batch.
     """
 
     def __init__(
-        self,
-        images: int,
-        batch_size: int,
-        *,
-        seed: int,
-        first_step: int,
-        last_step: int,
-        rank: int = 0,
-        world: int = 1,
+        self, images: int, batch_size: int, *, seed: int, first_step: int, last_step: int, rank: int = 0, world: int = 1
     ) -> None:
-        """Describe the order.
+        """Set the order of a set of ``images`` ≥ 1.
 
         Args:
-            images: size of the set, at least 1.
             batch_size: images per step over all processes.
-            first_step: the first step to draw for, counted from 0.
+            first_step: the first step, counted from 0.
             last_step: one past the last step.
             rank: of this process, which gets every ``world``-th draw of a batch.
         """
@@ -58,7 +48,7 @@ class DrawOrder(Sampler[list[tuple[int, int]]]):
         self.first_step, self.last_step, self.rank, self.world = first_step, last_step, rank, world
 
     def __len__(self) -> int:
-        """Number of batches."""
+        """The number of batches."""
         return max(0, self.last_step - self.first_step)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -75,7 +65,7 @@ class DrawOrder(Sampler[list[tuple[int, int]]]):
 
 
 class _Readable(Dataset[dict[str, Any]]):
-    """A training set in which the next readable image replaces one that cannot be read."""
+    """A training set in which the next readable image replaces an unreadable one."""
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
@@ -93,12 +83,7 @@ class _Readable(Dataset[dict[str, Any]]):
 
 
 def batches(
-    samples: Samples,
-    settings: LoopSettings,
-    seed: int,
-    span: tuple[int, int],
-    workers: int,
-    accelerator: Accelerator,
+    samples: Samples, settings: LoopSettings, seed: int, span: tuple[int, int], workers: int, accelerator: Accelerator
 ) -> DataLoader[dict[str, Any]]:
     """Batches of the steps in ``span`` for this process."""
     order = DrawOrder(
@@ -122,7 +107,6 @@ def batches(
 
 
 def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stack the tensors, gather the failures."""
     usable = [sample for sample in samples if "image" in sample]
     tensors = [name for name, value in usable[0].items() if isinstance(value, Tensor)] if usable else []
     batch: dict[str, Any] = {name: torch.stack([sample[name] for sample in usable]) for name in tensors}
@@ -131,7 +115,7 @@ def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _set_up_worker(worker: int) -> None:
-    """Leave Ctrl-C and SIGTERM, which reach a whole process group, to the parent."""
+    """Leave Ctrl-C and SIGTERM, which reach the whole process group, to the parent."""
     signal(SIGINT, SIG_IGN)
     signal(SIGTERM, SIG_IGN)
-    release_memory()  # images have ever new sizes
+    release_memory()  # image sizes vary

@@ -1,4 +1,4 @@
-"""The resume state of training, the weights that are kept apart from those that train, and requests to stop."""
+"""The resume state of training, averaged and best weights, and signals that stop a training."""
 
 import copy
 import zipfile
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tag2mask.core.device import FAULTS_OF_THE_MACHINE
+from tag2mask.core.device import MACHINE_ERRORS
 from tag2mask.core.errors import Tag2maskError
 from tag2mask.core.files import atomic_path
 
@@ -32,75 +32,65 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_state(path: Path, stage: str = "train") -> dict[str, Any]:
-    """Read a resume state; no code in the file is run.
-
-    Raises:
-        Tag2maskError: the file is damaged or not a resume state.
-    """
+    """Read a resume state, without running code from the file; a `Tag2maskError` if it is damaged or something else."""
     try:
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():  # torch does not notice flipped bytes
                 raise ValueError(f"{damaged} is damaged")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except FAULTS_OF_THE_MACHINE:
+        if not isinstance(state, dict):
+            raise TypeError(f"it holds a {type(state).__name__}")
+    except MACHINE_ERRORS:
         raise
-    except Exception as error:  # a damaged file raises errors of many kinds
+    except Exception as error:  # a damaged file raises many kinds of errors
         raise Tag2maskError(
-            f"{path} is not a readable resume state ({type(error).__name__}); --restart {stage} begins anew"
+            f"{path} is not a readable resume state ({type(error).__name__}); --restart {stage} starts again"
         ) from error
-    if not isinstance(state, dict):
-        raise Tag2maskError(
-            f"{path} holds no resume state, but a {type(state).__name__}; --restart {stage} begins anew"
-        )
     return state
 
 
 class WeightAverage:
-    """The mean of the weights over the steps, each step counting (1 − decay) · decay^age; inactive without a decay.
+    """Exponential moving average of the weights, with weight (1 − decay) · decay^age of a step; None: no average.
 
-    In double precision: with a decay near 1 the changes are small compared with the weights. Source: ours.
-
-    Attributes:
-        decay: how much of the mean each step keeps, in (0, 1), or None.
-        weights: float64, the mean of each trainable weight and running statistic, by name.
+    ``weights`` holds trainable weights and running statistics by name, float64: with a decay near 1 the changes are
+    small compared with the weights. Source: ours.
     """
 
     def __init__(self, network: nn.Module, decay: float | None) -> None:
-        """Begin with the weights of ``network``."""
+        """Start with the weights of ``network``."""
         self.decay = decay
-        self.weights = {} if decay is None else {name: value.double() for name, value in self._followed(network)}
+        self.weights = {} if decay is None else {name: value.double() for name, value in self._averaged(network)}
 
     @staticmethod
-    def _followed(network: nn.Module) -> list[tuple[str, Tensor]]:
-        """Trainable weights and running statistics."""
+    def _averaged(network: nn.Module) -> list[tuple[str, Tensor]]:
         training = {name for name, value in network.named_parameters() if value.requires_grad}
         running = {name for name, value in network.named_buffers() if value.is_floating_point()}
         state = network.state_dict()
         return [(name, value.detach()) for name, value in state.items() if name in training or name in running]
 
-    def follow(self, network: nn.Module) -> None:
+    def update(self, network: nn.Module) -> None:
         """Include the weights after a step."""
         if self.decay is not None:
-            for name, value in self._followed(network):
+            for name, value in self._averaged(network):
                 self.weights[name] = self.weights[name].to(value.device).lerp_(value.double(), 1 - self.decay)
 
-    def take_over(self, network: nn.Module) -> None:
-        """Give the network the mean weights."""
+    def copy_to(self, network: nn.Module) -> None:
+        """Load the averaged weights into the network."""
         state = network.state_dict()
         network.load_state_dict(state | {name: value.to(state[name]) for name, value in self.weights.items()})
 
 
 class BestWeights:
-    """The weights of the step with the highest validation figure; inactive unless ``enabled``."""
+    """The weights of the step with the highest validation figure, if ``enabled``."""
 
     def __init__(self, *, enabled: bool) -> None:
-        """Nothing has been measured yet."""
+        """Start without weights."""
         self.enabled = enabled
         self.figure: float | None = None
         self.step = 0
         self.weights: dict[str, Tensor] = {}
 
-    def offer(self, network: nn.Module, figures: Mapping[str, float], step: int) -> None:
+    def update(self, network: nn.Module, figures: Mapping[str, float], step: int) -> None:
         """Keep the network's weights if their figure is the highest so far."""
         figure = figures.get(FIGURE)
         if self.enabled and figure is not None and (self.figure is None or figure > self.figure):
@@ -108,25 +98,23 @@ class BestWeights:
             self.weights = {name: copy.deepcopy(value.detach().cpu()) for name, value in network.state_dict().items()}
 
     def state(self) -> dict[str, Any]:
-        """For the resume state."""
+        """The content for the resume state."""
         return {"figure": self.figure, "step": self.step, "weights": self.weights}
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Restore what `state` returned."""
         self.figure, self.step, self.weights = state["figure"], state["step"], dict(state["weights"])
 
-    def take_over(self, network: nn.Module) -> None:
-        """Give the network the best weights, if there are any."""
+    def copy_to(self, network: nn.Module) -> None:
+        """Load the best weights, if there are any, into the network."""
         if self.weights:
             network.load_state_dict(self.weights)
 
 
-class StopRequest:
-    """Whether SIGTERM or Ctrl-C has come since `listen` began."""
+class SignalHandler:
+    """Whether SIGTERM or Ctrl-C was ``received`` since `listen`."""
 
-    def __init__(self) -> None:
-        """Nothing has come yet."""
-        self.received = False
+    received = False
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received and number == SIGINT:
@@ -134,8 +122,8 @@ class StopRequest:
         self.received = True
 
     @contextmanager
-    def listen(self) -> Iterator["StopRequest"]:
-        """Record SIGTERM and Ctrl-C instead of ending; only in the main thread."""
+    def listen(self) -> Iterator["SignalHandler"]:
+        """Record SIGTERM and Ctrl-C instead of ending the process; only in the main thread."""
         if current_thread() is not main_thread():
             yield self
             return

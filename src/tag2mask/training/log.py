@@ -1,4 +1,4 @@
-"""The training log: mean losses and speed of the steps, log.jsonl, and the step at which the tags were fitted."""
+"""The training log: mean losses and throughput, log.jsonl, and the step at which the tags were fitted."""
 
 import json
 import time
@@ -24,32 +24,32 @@ classes the POT CAMs lost 30 to 70 % of their mIoU where half of the steps and m
 ended at 0.05."""
 
 _SPAN = 10
-"""Steps whose losses are averaged, where lines are closer: the loss of a single batch is too noisy."""
+"""Steps whose losses are averaged, since the loss of a single batch is too noisy."""
 
 _STAYED = 0.75
-"""The share of later spans that must be below it too: hard images come back every epoch."""
+"""The share of later spans that must be below it, too: hard images come back every epoch."""
 
 
 class Losses(Protocol):
-    """A dataclass of the losses of a batch, scalars; None is a loss that is left out."""
+    """A dataclass of the losses of a batch, scalars; None is an unused loss."""
 
     @property
     def total(self) -> Tensor:
-        """The loss that is minimised."""
+        """The minimised loss."""
         ...
 
 
 class Meter:
-    """Mean losses, over all processes, and speed since the last line of the log; the device is read only then."""
+    """Mean losses over all processes, and throughput, since the last line of the log; only `read` reads the device."""
 
     def __init__(self, stage: str, images: int) -> None:
-        """Start the clock; ``images`` are those of one call of `add`, over all processes."""
+        """Start the clock; ``images`` per call of `add`, over all processes."""
         self.stage, self.images = stage, images
         self.sums: dict[str, Tensor] = {}
         self.count, self.start, self.began = 0, time.perf_counter(), time.perf_counter()
 
     def add(self, losses: Losses) -> None:
-        """Add a step, or a part of one."""
+        """Add the losses of a step, or of a part of one."""
         for part in fields(losses):  # type: ignore[arg-type]
             value, name = getattr(losses, part.name), "loss" if part.name == "total" else part.name
             if value is not None:
@@ -61,12 +61,12 @@ class Meter:
         total = self.sums.get("loss")
         if total is not None and not bool(torch.isfinite(total)):
             raise Tag2maskError(
-                f"the loss is not finite at step {step}; train anew with --restart {self.stage} and a lower "
+                f"the loss is not finite at step {step}; train again with --restart {self.stage} and a lower "
                 f"--{self.stage}.learning_rate, or with --{self.stage}.precision fp32"
             )
 
     def check_weights(self, network: nn.Module, step: int) -> None:
-        """Raise a `Tag2maskError` if weights are not finite: the loss before a step does not show them."""
+        """Raise a `Tag2maskError` if weights are not finite, which the loss before the step does not show."""
         if names := not_finite(network):
             raise Tag2maskError(
                 f"the weights are not finite after step {step}: {first_five(names)}; they were not saved, and a state "
@@ -75,11 +75,7 @@ class Meter:
             )
 
     def read(self, step: int) -> dict[str, float]:
-        """Means and images per second since the last call; all processes call together.
-
-        Raises:
-            Tag2maskError: the loss is not finite.
-        """
+        """Mean losses and images per second since the last call, after `check`; all processes call it together."""
         self.check(step)
         now = time.perf_counter()
         values = {name: float(mean_over_processes(value)) / self.count for name, value in self.sums.items()}
@@ -90,16 +86,16 @@ class Meter:
 
 
 class TrainingLog:
-    """log.jsonl: one JSON object per line, appended; lines after the resumed step are dropped."""
+    """log.jsonl, one JSON object per line; lines after the resumed step are dropped."""
 
     def __init__(self, path: Path, *, step: int, board: Any = None) -> None:
-        """Open the log at ``path`` to continue after ``step``; ``board`` is a writer of TensorBoard, or None."""
+        """Open the log at ``path`` after ``step``; ``board`` is a TensorBoard writer, or None."""
         self.path, self.board = path, board
         kept = [json.dumps(entry) for entry in log_entries(path) if entry["step"] <= step]
         write_text(path, "".join(f"{line}\n" for line in kept))
 
     def append(self, values: Mapping[str, float]) -> None:
-        """Add one line; ``values`` hold the `step`."""
+        """Add one line; ``values`` include `step`."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(dict(values), allow_nan=False) + "\n")
         if self.board is not None:
@@ -111,10 +107,7 @@ class TrainingLog:
 
 @contextmanager
 def training_log(folder: Path, *, step: int, tensorboard: bool) -> Iterator[TrainingLog]:
-    """The log in ``folder``, from ``step`` on.
-
-    With ``tensorboard`` the values also go into the subfolder of that name; later points of its curves are hidden.
-    """
+    """The log in ``folder`` after ``step``, with ``tensorboard`` also as curves, whose later points are hidden."""
     if not tensorboard:
         yield TrainingLog(folder / "log.jsonl", step=step)
         return
@@ -138,26 +131,18 @@ def log_entries(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def fitted_loss(tags: npt.NDArray[np.bool_]) -> float:
-    """The classification loss below which tags count as fitted: at most `FITTED`, and a tenth of that of their rates.
+    """The classification loss below which tags, bool (N, C), count as fitted: at most `FITTED`.
 
-    Args:
-        tags: bool (N, C). Where most of it is False, a network that knows only the rates has a low loss.
-    Source: ours.
+    It is also at most a tenth of the loss of the tags' rates, which is low if most tags are False. Source: ours.
     """
     rates = np.clip(tags.mean(axis=0), 1e-6, 1 - 1e-6)
     return min(FITTED, 0.1 * float(-(rates * np.log(rates) + (1 - rates) * np.log(1 - rates)).mean()))
 
 
 def fitted_after(path: Path, below: float = FITTED) -> int | None:
-    """The number of steps after which the classification loss fell below ``below``, mostly to stay there.
+    """The step after which the classification loss in a log.jsonl mostly stays below ``below``; None without one.
 
-    Args:
-        path: log.jsonl; the losses of a line are means over the steps since the line before, so the result is the step
-            of a line.
-        below: the loss from which the tags count as fitted.
-
-    Returns:
-        None where it never did.
+    The losses of a line are means over the steps since the line before, so the result is the step of a line.
     Source: ours.
     """
     spans: list[tuple[int, int, float]] = []  # (first step, last step, sum of losses)

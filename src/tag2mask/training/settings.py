@@ -1,13 +1,12 @@
-"""The settings of training: those of every network, of the POT network, and of the edge network."""
+"""The settings of training: of every network, and of the POT, edge and segmentation networks."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
-from tag2mask.core.fields import Checked, Fixed, setting
+from tag2mask.core.fields import Checked, setting
 from tag2mask.data.settings import AugmentSettings, FlipViewSettings, ViewSettings
 from tag2mask.networks.settings import SegmentationNetworkSettings
 from tag2mask.pot.loss import StopGradient
-from tag2mask.refine.affinity_loss import RADIUS
 from tag2mask.refine.settings import SureSettings
 
 Optimizer = Literal["adamw", "sgd"]
@@ -30,12 +29,12 @@ LOG_EVERY = 10
 
 @dataclass
 class RecordSettings(Checked):
-    """What a training leaves on disk besides its network; section `train` has it for every stage that trains.
+    """Files of a training other than its network; section `train` has these settings for every training stage.
 
     Attributes:
         checkpoint_every: steps between two saved states.
         log_every: steps between two lines of log.jsonl.
-        tensorboard: also write those values for TensorBoard; needs the extra `tensorboard`.
+        tensorboard: also write the log for TensorBoard; needs the extra `tensorboard`.
     """
 
     checkpoint_every: int = setting(CHECKPOINT_EVERY, low=1, affects=False)
@@ -47,18 +46,17 @@ class RecordSettings(Checked):
 
 @dataclass
 class LoopSettings(Checked):
-    """How any network is trained; `SegmentSettings` and `TrainSettings` document what is constant here.
+    """How any network is trained; `SegmentSettings` and `TrainSettings` document the constants.
 
     Attributes:
         steps: number of optimiser steps; null takes `epochs`.
-        epochs: passes over the images, where `steps` is null.
-        batch_size: images a step, over all processes.
+        epochs: passes over the images, if `steps` is null.
+        batch_size: images per step, over all processes.
         gradient_accumulation_steps: parts of a batch that go through the network one after another, for less memory;
-            the step takes
-            the mean of their gradients. Statistics of batch norm, and means in a loss, are then those of a part.
+            the step takes the mean of their gradients. Batch norm and means in a loss are then over a part.
         learning_rate: at the start; it falls to 0 as (1 − step/steps)^0.9.
         momentum: of `sgd`.
-        precision: `fp32`, `bf16`, `fp16`, or `auto`: bf16 on a GPU that has it, fp32 elsewhere.
+        precision: `fp32`, `bf16`, `fp16`, or `auto`: bf16 on a GPU that has it, else fp32.
         augment: how an image becomes a training view.
     """
 
@@ -70,40 +68,44 @@ class LoopSettings(Checked):
     momentum: float = setting(0.9, low=0)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     augment: ViewSettings = field(default_factory=ViewSettings)
-    optimizer = Fixed[Optimizer]("sgd")
-    weight_decay = Fixed(WEIGHT_DECAY)
-    power = Fixed(POWER)
-    lr_update_every = Fixed(1)
-    max_grad_norm = Fixed[float | None](None)
-    ema_decay = Fixed[float | None](None)
-    validate_every = Fixed[int | None](None, affects=False)
-    keep_best = Fixed(value=False)
+
+    # Without annotations these are not settings here; subclasses make them settings.
+    optimizer = "sgd"
+    weight_decay = WEIGHT_DECAY
+    power = POWER
+    lr_update_every = 1
+    max_grad_norm = cast("float | None", None)
+    ema_decay = cast("float | None", None)
+    validate_every = cast("int | None", None)
+    keep_best = False
 
     _section: ClassVar[str] = "train"
 
     def total_steps(self, images: int) -> int:
-        """Optimiser steps for a set of that many images."""
+        """Optimiser steps for a set of ``images``."""
         return self.steps or max(1, round(self.epochs * images / self.batch_size))
 
     def decayed(self, step: int, total: int) -> float:
-        """What the learning rate of the step after ``step`` of ``total`` is multiplied by."""
-        return (1 - step // self.lr_update_every * self.lr_update_every / total) ** self.power  # type: ignore[no-any-return]
+        """The factor of the learning rate after ``step`` of ``total`` steps."""
+        share = step // self.lr_update_every * self.lr_update_every / total
+        return float((1 - share) ** self.power)
 
     def problems(self) -> list[str]:
         """Settings that do not go together."""
         problems = []
         if self.gradient_accumulation_steps > 0 and self.batch_size % self.gradient_accumulation_steps:
             problems.append(
-                f"batch_size {self.batch_size} should be a multiple of accumulate, {self.gradient_accumulation_steps}"
+                f"batch_size {self.batch_size} should be a multiple of gradient_accumulation_steps, "
+                f"{self.gradient_accumulation_steps}"
             )
         if self.keep_best and (self.validate_every is None or self.ema_decay is not None):
-            problems.append("keep_best needs validate_every, and the weights themselves: average null")
+            problems.append("keep_best needs validate_every, and ema_decay null")
         return problems
 
 
 @dataclass
 class TrainSettings(LoopSettings, RecordSettings):
-    """How the POT network is trained: as `LoopSettings`, with the records of `RecordSettings`, and by these.
+    """How the POT network is trained: `LoopSettings`, `RecordSettings`, and these.
 
     Attributes:
         optimizer: `adamw` or `sgd`.
@@ -112,7 +114,7 @@ class TrainSettings(LoopSettings, RecordSettings):
         classification_weight: λ_cls, of the multi-label soft margin loss.
         consistency_weight: λ_ot, of the consistency loss; 0 leaves it out.
         consistency_start: share of the steps, in [0, 1], before which the consistency loss is left out.
-        stop_gradient: the side of the consistency loss without gradient: `pot`, `classifier` or `none`.
+        stop_gradient: the side of the consistency loss that gets no gradient: `pot`, `classifier` or `none`.
     """
 
     optimizer: Optimizer = "adamw"
@@ -122,16 +124,15 @@ class TrainSettings(LoopSettings, RecordSettings):
     classification_weight: float = setting(1.0, low=0)
     consistency_weight: float = setting(0.5, low=0)
     consistency_start: float = setting(0.5, low=0, high=1)
-    adaptive = Fixed(value=True)
     stop_gradient: StopGradient = "pot"
 
 
 @dataclass
 class EdgeSettings(LoopSettings):
-    """How IRN's edge network is trained: as `LoopSettings`, and by these.
+    """How IRN's edge network is trained: `LoopSettings`, and these.
 
     Attributes:
-        backbone: what the edge branch reads, frozen: null takes the trained POT network's; else as `network.backbone`.
+        backbone: the frozen backbone: null takes the trained POT network's; else as `network.backbone`.
         weights: of that other backbone, as `network.weights`.
         labels: which labels of the CAMs are used for training.
 
@@ -146,35 +147,30 @@ class EdgeSettings(LoopSettings):
     augment: ViewSettings = field(default_factory=lambda: ViewSettings(crop=512, long_side=(250, 750)))
     backbone: str | None = setting(None, path=True)
     weights: str = setting("imagenet", path=True)
-    out_indices = Fixed[tuple[int, ...] | None](None)
-    radius = Fixed(RADIUS)
     labels: SureSettings = field(default_factory=SureSettings)
-    checkpoint_every = Fixed(CHECKPOINT_EVERY, affects=False, instead="train.checkpoint_every")
-    log_every = Fixed(LOG_EVERY, affects=False, instead="train.log_every")
-    tensorboard = Fixed(value=False, affects=False, instead="train.tensorboard")
 
     _section: ClassVar[str] = "edges"
 
 
 @dataclass
 class SegmentSettings(LoopSettings):
-    """How the segmentation network is trained: as `LoopSettings`, and by these.
+    """How the segmentation network is trained: `LoopSettings`, and these.
 
     Attributes:
         optimizer: `adamw` or `sgd`.
         weight_decay: of all trainable weights; biases and norms do not decay.
         max_grad_norm: largest norm of the gradient; null does not clip.
-        lr_update_every: steps for which the learning rate stays before it falls again.
-        ema_decay: the network ends with the mean of its weights over the steps, each counting this much of the next
-            (0.999: some thousand steps); null ends with the last weights.
-        validate_every: steps between two measurements on images with masks, where there are such; null: none.
-        keep_best: true ends with the weights that measured best there, instead of the last. They are then chosen on
-            those images, and what is measured on them is too good. False never chooses.
+        lr_update_every: steps between two updates of the learning rate.
+        ema_decay: decay of an exponential moving average of the weights, with which the network ends (0.999: over some
+            thousand steps); null ends with the last weights.
+        validate_every: steps between two validations on images with ground truth; null: none.
+        keep_best: true ends with the weights that validated best instead of the last. Figures on the images of
+            validation are then too good.
         enabled: whether `run` trains it; the verb `segment` always does.
         network: which network.
-        labels: what it learns from: `masks`, the run's own, or `truth`, ground truth, for comparison.
-        pixel_weights: how much each pixel counts: `none`, all alike, or `confidence`, as probable as its label is by
-            the CRF; needs `refine.save_probabilities`.
+        labels: `masks` trains on the run's masks, `truth` on ground truth, for comparison.
+        pixel_weights: weights of the pixels: `none`, all equal, or `confidence`, the CRF's probability of the label;
+            needs `refine.save_probabilities`.
         head_lr_multiplier: the learning rate of the head, as a multiple of the backbone's.
 
     Source: 10 images per step, sizes, optimiser and factors of the DeepLabV2 of HSC_WSSS. Its crop is 448; with one
@@ -200,10 +196,6 @@ class SegmentSettings(LoopSettings):
     labels: Literal["masks", "truth"] = "masks"
     pixel_weights: Literal["none", "confidence"] = "none"
     head_lr_multiplier: float = setting(10.0, above=0)
-    bias_factor = Fixed(BIAS_FACTOR)
-    checkpoint_every = Fixed(CHECKPOINT_EVERY, affects=False, instead="train.checkpoint_every")
-    log_every = Fixed(LOG_EVERY, affects=False, instead="train.log_every")
-    tensorboard = Fixed(value=False, affects=False, instead="train.tensorboard")
 
     _section: ClassVar[str] = "segment"
 
@@ -211,5 +203,5 @@ class SegmentSettings(LoopSettings):
         """Settings that do not go together."""
         problems = super().problems()
         if self.labels == "truth" and self.pixel_weights == "confidence":
-            problems.append("label_weights should be none with labels truth: ground truth has no confidence")
+            problems.append("pixel_weights should be none with labels truth: ground truth has no confidence")
         return problems

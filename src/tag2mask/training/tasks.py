@@ -21,16 +21,16 @@ from tag2mask.networks.segmentation import SegmentationNetwork
 from tag2mask.pot import PotSettings, consistency_loss, normalised_cams, transport_cams
 from tag2mask.pot.external import ExternalSettings, base_cams, external_loss, external_target, suppressed
 from tag2mask.refine.affinity_loss import AffinityLoss, affinity_loss, reduced_labels
-from tag2mask.training.settings import EdgeSettings, SegmentSettings, TrainSettings
+from tag2mask.training.settings import BIAS_FACTOR, EdgeSettings, SegmentSettings, TrainSettings
 from tag2mask.training.trainer import Group, Task
 
 _LEAST_WEIGHT = 1e-6
-"""The least sum of the weights of a batch: a batch without labels has a loss of 0, not of 0 / 0."""
+"""The least sum of the weights of a batch, so that a batch without labels has a loss of 0, not of 0 / 0."""
 
 
 @dataclass(frozen=True)
 class PotLosses:
-    """The loss of a batch and its parts, scalars; ``consistency`` and ``external`` are None while they are left out."""
+    """The loss of a batch and its parts, scalars; ``consistency`` and ``external`` are None while unused."""
 
     total: Tensor
     classification: Tensor
@@ -55,11 +55,11 @@ def objective(
     Args:
         tags: (N, C) bool.
         valid: (N, H, W) bool, False = padding.
-        pot: of POT; the thresholds for a single scale are used.
+        pot: with the thresholds of a single scale.
         stride: pixels per cell of the output.
         progress: share of the steps already done, in [0, 1).
-        external: (N, C, h, w) in [0, 1] or `NO_MAP`, external base CAMs, transformed as the images; None without any.
-        use: how these are used; needed with ``external``.
+        external: (N, C, h, w) in [0, 1] or `NO_MAP`, external base CAMs, transformed as the images.
+        use: of these; needed with ``external``.
 
     Returns:
         the losses, each a mean over images.
@@ -74,7 +74,7 @@ def objective(
     base = cams.detach()
     if external is not None and use is not None:
         base = base_cams(base, external, tags, use, cells)
-    # Where POT only teaches, its features need no gradient, which saves their backward pass.
+    # If POT is only a target, its features need no gradient, which saves their backward pass.
     features = output.features.detach() if settings.stop_gradient == "pot" else output.features
     result = transport_cams(features, base, tags, pot.one_scale(), valid=cells)
     if external is not None and use is not None:
@@ -97,7 +97,7 @@ def pot_task(
     pot: PotSettings,
     external: ExternalSettings | None = None,
 ) -> Task:
-    """The training of the POT network on views of tagged images; ``external``: how their external CAMs are used."""
+    """The training of the POT network on views of tagged images; ``external``: the use of their external CAMs."""
 
     def losses(wrapped: nn.Module, batch: Mapping[str, Tensor], progress: float) -> PotLosses:
         output = wrapped(batch["image"], batch["valid"])
@@ -119,7 +119,7 @@ def pot_task(
 
 
 def edge_task(network: EdgeNetwork, samples: LabelledSet, settings: EdgeSettings) -> Task:
-    """The training of the edge branch by IRN's affinity loss, on views of images with sure labels."""
+    """The training of the edge branch by IRN's affinity loss, on views of images with confident labels."""
 
     def losses(wrapped: nn.Module, batch: Mapping[str, Tensor], progress: float) -> AffinityLoss:
         logits: Tensor = wrapped(batch["image"], batch["valid"])
@@ -131,11 +131,7 @@ def edge_task(network: EdgeNetwork, samples: LabelledSet, settings: EdgeSettings
 
 @dataclass(frozen=True)
 class SegmentationLoss:
-    """The cross entropy of a batch.
-
-    Attributes:
-        total: a scalar: the mean over labelled pixels, weighted if they are, summed over the sets of logits.
-    """
+    """The cross entropy of a batch, a scalar: the (weighted) mean over labelled pixels, summed over sets of logits."""
 
     total: Tensor
 
@@ -152,7 +148,7 @@ def segmentation_loss(
         weights: float (N, H, W), not negative, of each label; None: 1.
 
     Returns:
-        the loss; 0 where no pixel is labelled.
+        the loss; 0 without labelled pixels.
 
     Source: one set of logits as in HSC_WSSS, several as in the public PyTorch port of DeepLabV2; weights ours.
     """
@@ -178,7 +174,7 @@ def segmentation_task(
             logits = network.to_pixels(logits, (int(labels.shape[1]), int(labels.shape[2])))
         return segmentation_loss(logits, labels, batch.get("weights"))
 
-    named, head, bias = network.parameter_groups(), settings.head_lr_multiplier, settings.bias_factor
+    named, head, bias = network.parameter_groups(), settings.head_lr_multiplier, BIAS_FACTOR
     groups = (
         Group(named.backbone_weights),
         Group(named.backbone_biases, bias, decay=False),
@@ -193,7 +189,7 @@ def segmentation_task(
 def _cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """The weighted mean over labelled pixels, in float32; 0 without any. The weight of ignored pixels is 0.
 
-    Each process divides by the mean of all processes' weights: the mean of their results is that over all pixels.
+    Each process divides by the mean weight of all processes, so that the mean of their results is over all pixels.
     """
     losses = F.cross_entropy(logits.float(), labels.long(), ignore_index=IGNORED, reduction="none")
     return (losses * weights).sum() / mean_over_processes(weights.sum()).clamp_min(_LEAST_WEIGHT)

@@ -1,4 +1,4 @@
-"""The training loop: one for every device, resumed exactly where it stopped."""
+"""The training loop, one for every device, with exact resume."""
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -12,31 +12,34 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 
-from tag2mask.core.device import FAULTS_OF_THE_MACHINE, channels_last, resolve_device, retained_memory
-from tag2mask.core.distributed import PATIENCE, gathered, mean_over_processes
+from tag2mask.core.device import MACHINE_ERRORS, channels_last, resolve_device, retained_memory
+from tag2mask.core.distributed import TIMEOUT, gathered, mean_over_processes
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.networks.checkpoint import not_finite
 from tag2mask.training.batches import Samples, batches
-from tag2mask.training.checkpointing import BestWeights, Interrupted, StopRequest, WeightAverage, load_state, save_state
+from tag2mask.training.checkpointing import (
+    BestWeights,
+    Interrupted,
+    SignalHandler,
+    WeightAverage,
+    load_state,
+    save_state,
+)
 from tag2mask.training.log import Losses, Meter, training_log
 from tag2mask.training.settings import LoopSettings, RecordSettings
 
 _STEPS_BETWEEN_STOPS = 5
-"""How often several processes agree on whether to stop: each time makes a GPU wait."""
+"""Steps after which several processes agree on whether to stop, for which a GPU waits."""
 
 OnStep = Callable[[int, int, Mapping[str, float]], None]
-"""Called with (steps done, steps in all, the latest logged values)."""
+"""Called with (steps done, total steps, the latest logged values)."""
 
 
 class Group(NamedTuple):
-    """Parameters that train alike.
-
-    Attributes:
-        factor: their learning rate, as a multiple of the settings'.
-    """
+    """Parameters that train alike."""
 
     parameters: list[nn.Parameter]
-    factor: float = 1.0
+    factor: float = 1.0  # of the learning rate
     decay: bool = True
 
 
@@ -46,10 +49,10 @@ class Task:
 
     Attributes:
         samples: tensors by name, stacked over a batch; `image` is required.
-        losses: from the network as it is wrapped for its device, a batch on that device, and the share of the steps
-            already done, to a `Losses`.
-        may_lack_gradients: whether some step leaves a trainable parameter without a gradient.
-        validate: figures of the network, in evaluation mode, for the log; None without.
+        losses: the `Losses` of the network as wrapped for its device, a batch on that device, and the share of the
+            steps already done.
+        may_lack_gradients: whether a step may leave a trainable parameter without a gradient.
+        validate: figures of the network, in evaluation mode, for the log.
     """
 
     stage: str
@@ -62,12 +65,12 @@ class Task:
 
 
 @dataclass
-class Trained:
+class TrainingResult:
     """The result of a training.
 
     Attributes:
-        resumed_from: the step of the resumed state; 0 for a fresh start.
-        unreadable: images that could not be read and were replaced by others, with the reason.
+        resumed_from: the step of the resumed state; 0 without one.
+        unreadable: the reason for each image that could not be read; others took its place.
     """
 
     steps: int
@@ -85,7 +88,7 @@ def train_network(
     workers: int = 0,
     records: RecordSettings | None = None,
     on_step: OnStep = lambda done, total, values: None,
-) -> Trained:
+) -> TrainingResult:
     """Train the network of ``task`` in place, from the state saved in ``folder`` if there is one.
 
     On a CPU in fp32 an interrupted and resumed run ends with the same weights, bit for bit, as an uninterrupted one:
@@ -95,34 +98,34 @@ def train_network(
         task: its network must be newly initialised; on resume its weights are overwritten.
         folder: of state.pt and log.jsonl.
         workers: processes that read images; 0 reads in this one.
-        records: how often state and figures are written; None: as by default.
+        records: how often state and figures are written.
 
     Raises:
         Interrupted: SIGTERM or Ctrl-C came; the state is saved.
-        UsageError: the best weights are asked for without images to validate on.
+        UsageError: `keep_best` without images to validate on.
         Tag2maskError: the loss or the weights are not finite, or no image can be read.
     """
     if settings.keep_best and task.validate is None:
         raise UsageError(f"{task.stage}.keep_best needs images with ground truth to measure on; leave it out")
     records = records or RecordSettings()
-    check_engine(task.stage, settings, device, records)
+    check_requirements(task.stage, settings, device, records)
     loop = _Loop(task, settings, _accelerator(task, settings, device))
     total = settings.total_steps(len(task.samples))
     state_path = folder / "state.pt"
     step = loop.resume(state_path) if state_path.is_file() else 0
-    loop.prepare()
+    loop.network, loop.optimizer = loop.accelerator.prepare(loop.network, loop.optimizer)
     loader = batches(task.samples, settings, seed, (step, total), workers, loop.accelerator)
     main = loop.accelerator.is_main_process
     opened = training_log(folder, step=step, tensorboard=records.tensorboard) if main else nullcontext()
-    trained = Trained(steps=step, resumed_from=step)
-    with retained_memory(), opened as log, StopRequest().listen() as stop:
+    trained = TrainingResult(steps=step, resumed_from=step)
+    with retained_memory(), opened as log, SignalHandler().listen() as stop:
         for batch in loader:
             trained.unreadable.update(batch["failed"])
             if "image" not in batch:
                 raise Tag2maskError("not one image of the training set can be read; `tag2mask check` lists why")
             loop.step(batch, seed, step, total)
             step += 1
-            loop.average.follow(loop.plain)
+            loop.average.update(loop.plain)
             last = step == total
             saves = last or step % records.checkpoint_every == 0
             every = settings.validate_every
@@ -130,9 +133,10 @@ def train_network(
             if saves or validates:
                 loop.check(step)
             figures = loop.validated() if validates and main else {}
-            loop.best.offer(loop.plain, figures, step)
+            loop.best.update(loop.plain, figures, step)
             if last or step % records.log_every == 0 or validates:
-                values = {"step": step, "learning_rate": loop.learning_rate, **loop.meter.read(step), **figures}
+                rate = float(loop.optimizer.param_groups[0]["lr"])
+                values = {"step": step, "learning_rate": rate, **loop.meter.read(step), **figures}
                 if log is not None:
                     log.append(values)
                 on_step(step, total, values)
@@ -143,23 +147,19 @@ def train_network(
                 loop.save(state_path, step)
             if stops and not last:
                 raise Interrupted(
-                    f"stopped at step {step} of {total}; the state is saved, the same command goes on from there"
+                    f"stopped at step {step} of {total}; the state is saved, the same command continues from there"
                 )
     trained.steps = step
     trained.unreadable = {name: reason for each in gathered(trained.unreadable) for name, reason in each.items()}
-    loop.average.take_over(task.network)
-    loop.best.take_over(task.network)
+    loop.average.copy_to(task.network)
+    loop.best.copy_to(task.network)
     return trained
 
 
-def check_engine(
+def check_requirements(
     stage: str, settings: LoopSettings, device: Literal["auto", "cpu", "cuda"], records: RecordSettings
 ) -> None:
-    """Check the requirements of training before anything is computed for it.
-
-    Raises:
-        UsageError: fp16 without a GPU, or TensorBoard is not installed.
-    """
+    """Check the requirements of training; a `UsageError`: fp16 without a GPU, or TensorBoard is not installed."""
     if records.tensorboard and find_spec("tensorboard") is None:
         raise UsageError("train.tensorboard needs TensorBoard; pip install 'tag2mask[tensorboard]'")
     if settings.precision == "fp16" and resolve_device(device).type == "cpu":
@@ -167,16 +167,16 @@ def check_engine(
 
 
 class _Loop:
-    """The state of a training: network, optimiser, and the weights that are kept apart."""
+    """The state of a training: network, optimiser, averaged and best weights."""
 
     def __init__(self, task: Task, settings: LoopSettings, accelerator: Accelerator) -> None:
         self.task, self.settings, self.accelerator = task, settings, accelerator
         self.optimizer: Any = _optimizer(task, settings)
         self.network = task.network
         if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
-            # Batch norm over the batch of all processes; torch has it for GPUs alone.
+            # Batch norm over the batch of all processes, which torch has for GPUs alone.
             self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)  # type: ignore[no-untyped-call]
-        channels_last(self.network).train()  # faster convolutions, on CPUs by a third
+        channels_last(self.network).train()  # convolutions on CPUs are faster by a third
         self.average = WeightAverage(self.network, settings.ema_decay)
         self.best = BestWeights(enabled=settings.keep_best)
         self.meter = Meter(task.stage, settings.batch_size // settings.gradient_accumulation_steps)
@@ -186,19 +186,10 @@ class _Loop:
         """The network without its wrapper for several processes."""
         return self.accelerator.unwrap_model(self.network)  # type: ignore[no-any-return]
 
-    @property
-    def learning_rate(self) -> float:
-        """Of the first group, in the latest step."""
-        return float(self.optimizer.param_groups[0]["lr"])
-
-    def prepare(self) -> None:
-        """Wrap network and optimiser for the device and the processes, after `resume`."""
-        self.network, self.optimizer = self.accelerator.prepare(self.network, self.optimizer)
-
     def step(self, batch: Mapping[str, Any], seed: int, step: int, total: int) -> None:
         """One optimiser step, over the parts of a batch."""
         accelerator, settings = self.accelerator, self.settings
-        # Layers that draw (dropout, stochastic depth) draw from a state that depends on step and process alone.
+        # Random layers (dropout, stochastic depth) depend on step and process alone.
         torch.manual_seed((seed << 32) + step * accelerator.num_processes + accelerator.process_index)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial"] * settings.decayed(step, total)
@@ -216,7 +207,7 @@ class _Loop:
                 losses = self.task.losses(self.network, dict(zip(tensors, chunk, strict=True)), step / total)
                 accelerator.backward(losses.total / settings.gradient_accumulation_steps)
                 self.meter.add(losses)
-        except UsageError:  # POT refuses features that are not finite, and cannot say why they are
+        except UsageError:  # POT refuses features that are not finite, without the cause
             self.meter.check_weights(self.plain, step)
             raise
         if settings.max_grad_norm is not None:
@@ -230,7 +221,7 @@ class _Loop:
         self.meter.check_weights(self.plain, step)
 
     def validated(self) -> Mapping[str, float]:
-        """The figures of the network."""
+        """The figures of the network in evaluation mode."""
         network = self.plain
         network.eval()
         figures = self.task.validate(network) if self.task.validate is not None else {}
@@ -239,39 +230,34 @@ class _Loop:
 
     def save(self, path: Path, step: int) -> None:
         """Write the resume state, in the main process."""
-        if not self.accelerator.is_main_process:
-            return
-        scaler = self.accelerator.scaler
-        state = {
-            "step": step,
-            "network": self.plain.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": scaler.state_dict() if scaler is not None else None,
-            "average": self.average.weights,
-            "best": self.best.state(),
-        }
-        save_state(path, state)
+        if self.accelerator.is_main_process:
+            scaler = self.accelerator.scaler
+            state = {
+                "step": step,
+                "network": self.plain.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": scaler.state_dict() if scaler is not None else None,
+                "average": self.average.weights,
+                "best": self.best.state(),
+            }
+            save_state(path, state)
 
     def resume(self, path: Path) -> int:
-        """Take over the state in ``path``; return its step.
-
-        Raises:
-            Tag2maskError: it is damaged, or of another network.
-        """
+        """Load the state in ``path`` and return its step; a `Tag2maskError` if it is damaged or of another network."""
         state = load_state(path, self.task.stage)
-        self.network.to(self.accelerator.device)  # a full or broken GPU is not a fault of the file
+        self.network.to(self.accelerator.device)  # a full or broken GPU does not mean a damaged file
         try:
-            return self._take_over(state)
-        except FAULTS_OF_THE_MACHINE:
+            return self._load(state)
+        except MACHINE_ERRORS:
             raise
-        except Exception as error:  # values of other kinds, names and shapes raise errors of many kinds
-            reason = " ".join(str(error).split())[:200] or "no more is known"
+        except Exception as error:  # wrong types, names and shapes raise many kinds of errors
+            reason = " ".join(str(error).split())[:200] or "no details"
             raise Tag2maskError(
-                f"{path} is no resume state of this network ({type(error).__name__}: {reason}); "
-                f"--restart {self.task.stage} begins anew"
+                f"{path} is not a resume state of this network ({type(error).__name__}: {reason}); "
+                f"--restart {self.task.stage} starts again"
             ) from error
 
-    def _take_over(self, state: dict[str, Any]) -> int:
+    def _load(self, state: dict[str, Any]) -> int:
         self.network.load_state_dict(state["network"])
         if names := not_finite(self.network):
             raise ValueError(f"weights that are not finite: {first_five(names)}")
@@ -279,16 +265,15 @@ class _Loop:
         scaler = self.accelerator.scaler
         if scaler is not None and state["scaler"] is not None:
             scaler.load_state_dict(state["scaler"])
-        self.average.weights = state.get("average", {})
-        if "best" in state:
-            self.best.resume(state["best"])
+        self.average.weights = state["average"]
+        self.best.resume(state["best"])
         if type(state["step"]) is not int or state["step"] < 0:
-            raise ValueError("its step is no number of steps")
+            raise ValueError("its step is not a number of steps")
         return state["step"]
 
 
-def _stops(stop: StopRequest, accelerator: Accelerator, step: int) -> bool:
-    """Whether to stop after this step; several processes must all stop after the same one."""
+def _stops(stop: SignalHandler, accelerator: Accelerator, step: int) -> bool:
+    """Whether to stop after this step; all processes must stop after the same one."""
     if accelerator.num_processes == 1:
         return stop.received
     if step % _STEPS_BETWEEN_STOPS:
@@ -297,13 +282,12 @@ def _stops(stop: StopRequest, accelerator: Accelerator, step: int) -> bool:
 
 
 def _accelerator(task: Task, settings: LoopSettings, device: Literal["auto", "cpu", "cuda"]) -> Accelerator:
-    """The engine for the chosen device and precision."""
     on_cpu, precision = resolve_device(device).type == "cpu", settings.precision
     if precision == "auto":
         precision = "fp32" if on_cpu or not torch.cuda.is_bf16_supported() else "bf16"
     handlers = [
         DistributedDataParallelKwargs(find_unused_parameters=task.may_lack_gradients),
-        InitProcessGroupKwargs(timeout=PATIENCE),
+        InitProcessGroupKwargs(timeout=TIMEOUT),
     ]
     mixed = "no" if precision == "fp32" else precision
     accelerator = Accelerator(cpu=on_cpu, mixed_precision=mixed, kwargs_handlers=handlers)
@@ -317,7 +301,6 @@ def _accelerator(task: Task, settings: LoopSettings, device: Literal["auto", "cp
 
 
 def _optimizer(task: Task, settings: LoopSettings) -> torch.optim.Optimizer:
-    """The optimiser over the groups of the task, each with its learning rate."""
     groups = [
         {
             "params": group.parameters,

@@ -67,7 +67,7 @@ def plan(config: Config, run: RunFolder, stages: Sequence[str], *, restart: str 
     again = to_delete(run, restart, images.classes)
     require_classes(run, images.classes, again)
     for stage in (STAGES[name] for name in dict.fromkeys([*stages, *again])):
-        run.check(stage, stage.fingerprint(config, images), anew=stage.name in again)
+        run.check(stage, stage.fingerprint(config, images), restart=stage.name in again)
     made = tuple(STAGES[name].plan(config, run, images) for name in stages)
     return Plan(len(images.items), images.classes, made, config.shard)
 

@@ -62,7 +62,7 @@ class Predict(Stage):
     distribution = "shard"
     section = "predict"
     reads_images = True
-    again_by = "--overwrite"
+    restart_option = "--overwrite"
 
     def __init__(self, place: str, model: Path, *, overlays: bool = False, overwrite: bool = False) -> None:
         """Look for the network; nothing is read."""
@@ -99,7 +99,7 @@ class Predict(Stage):
         """
         if self.overwrite and config.shard is not None:
             raise UsageError("--overwrite with --shard would delete what other shards make; use another --out instead")
-        run.check(self, self.fingerprint(config, images), anew=self.overwrite)
+        run.check(self, self.fingerprint(config, images), restart=self.overwrite)
         if run.has_record(self.name):
             return
         names = [f"{item.id}.png" for item in images.items]
@@ -130,7 +130,7 @@ class Predict(Stage):
         predictor = Predictor(network, config.device, config.predict, intensity=config.data.intensity)
         if self.overwrite:
             _clear(run)
-        run.claim(self, self.fingerprint(config, images))
+        run.record_fingerprint(self, self.fingerprint(config, images))
         remove_partial(run.path)
         mine = _of_this_command(images, config)
         # One whole where an image is missing: what is made of it does so not depend on what was there already.

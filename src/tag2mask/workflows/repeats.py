@@ -17,7 +17,7 @@ from tag2mask.runs.config import Config, absolute, plain
 from tag2mask.runs.corrections import LearntFrom, data_of, with_remembered
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.run_folder import RunFolder
-from tag2mask.stages.registry import begun
+from tag2mask.stages.registry import started_stages
 
 RECORD = "repeats.json"
 
@@ -39,7 +39,7 @@ class Repeats:
         """
         if config.shard is not None:
             raise UsageError("--repeats does whole runs, one after another; leave --shard out")
-        if there := begun(run):
+        if there := started_stages(run):
             raise UsageError(f"{run.path} holds a single run ({', '.join(there)}); --repeats needs a folder of its own")
         self.run = run
         self.configs = [
@@ -148,7 +148,7 @@ def _decided(images: ImageSet) -> list[object]:
 def _fingerprint(config: Config, read: Sequence[object]) -> str:
     """Of all that the figures of a run can depend on, as far as the settings and what it reads go."""
     without_effect = ("out", "device", "workers", "outputs")
-    everything = plain(absolute(config), whole=True)
+    everything = plain(absolute(config))
     settings = {key: value for key, value in everything.items() if key not in without_effect}
     settings["data"].pop("corrections")  # what lies there counts, not where it lies
     return hashlib.sha256(json.dumps([settings, *read], sort_keys=True).encode()).hexdigest()[:16]
