@@ -52,12 +52,12 @@ WRONG = [
     (["check", "images", "--data.root", "other"], "both name the data"),
     (["run", "", "--out", "x"], "an argument is empty"),
     (["run", "--ou", "x"], "--ou is not a setting; did you mean --out"),
-    (["evaluate", ".", "--restart", "evaluate"], "--restart goes with a run, and . is no run folder"),
+    (["evaluate", ".", "--restart", "evaluate"], "--restart needs a run, and . is not a run folder"),
     (["export", "coco", "x"], "needs --out FOLDER"),
     (["run", "tags.csv", "--data.tags", "other.csv", "--out", "x"], "both name the data"),
     (["run", "images", "--data.root", "other", "--out", "x"], "both name the data"),
     (["evaluate", "nowhere"], "nowhere"),
-    (["report", "nowhere"], "no run folder"),
+    (["report", "nowhere"], "not a run folder"),
     (["check", "nowhere"], None),
     (["run", "--out", "x", "--restart", "trian"], "train, cams"),
     (["cams", "x", "--cams.kinds", "[pott]"], "cams.kinds"),
@@ -357,4 +357,4 @@ def test_a_lack_of_memory_says_what_needs_less(
     monkeypatch.setattr(import_module("tag2mask.cli.main"), "_dispatch", lacking)
     assert main(["cams"]) == 1
     said = " ".join(capsys.readouterr().err.split())
-    assert said.startswith("error: out of memory (") and "batch_size" in said and "what is finished is kept" in said
+    assert said.startswith("error: out of memory (") and "batch_size" in said and "finished files are kept" in said

@@ -388,7 +388,7 @@ def test_wrong_use(run: Path, options: list[str], said: str, capsys: pytest.Capt
 
 def test_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["review", str(tmp_path)]) == 2
-    assert "no run folder" in capsys.readouterr().err
+    assert "not a run folder" in capsys.readouterr().err
 
 
 def test_a_dry_run_says_what_would_be_served(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
