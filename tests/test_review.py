@@ -26,10 +26,10 @@ from werkzeug.test import TestResponse
 from review_run import CLASSES, IDS, SIZE, TAGS, VALUES, build_run, every_value, open_desk
 from tag2mask.cli import main
 from tag2mask.core.errors import UsageError
-from tag2mask.data import ImageItem, ImageSet, read_image, read_mask
+from tag2mask.data import ImageItem, ImageSet, palette, read_image, read_mask
 from tag2mask.data.corrections import Corrections, Decision
 from tag2mask.data.settings import DataSettings
-from tag2mask.quality.ranking import IMAGES, read_ranking
+from tag2mask.quality.ranking import IMAGES, Ranking
 from tag2mask.review import Desk, Server, reviewed_images
 from tag2mask.review.image_list import Query, ReviewList
 from tag2mask.review.server import Guard, build_app
@@ -124,6 +124,11 @@ def test_the_names_of_this_machine_are_answered(page: Page, host: str) -> None:
     cookie = {"Host": host, "Cookie": f"{page.guard.cookie}={page.guard.key}"}
     stranger = build_app(page.desk, page.guard, "run").test_client(use_cookies=False)
     assert stranger.get("/api/review", base_url=BASE, headers=cookie).status_code == 200
+
+
+def test_a_class_has_the_colour_of_the_mask_files(page: Page) -> None:
+    shown = [each["colour"] for each in page.get("/api/review").get_json()["classes"]]
+    assert shown == ["#{:02x}{:02x}{:02x}".format(*colour) for colour in palette()[1 : len(CLASSES) + 1]]
 
 
 def test_the_port_that_browsers_leave_out() -> None:
@@ -297,7 +302,7 @@ def _many(count: int) -> ImageSet:
 
 
 def test_pages_miss_nothing_while_decisions_are_made() -> None:
-    listed = ReviewList(_many(250))
+    listed = ReviewList(_many(250), Ranking({}))
     query = Query(class_id=2, state="undecided")
     wanted = [place for place in range(250) if place % 3 == 1]
     seen: list[int] = []
@@ -315,7 +320,7 @@ def test_pages_miss_nothing_while_decisions_are_made() -> None:
 
 
 def test_filters_by_changed_tags_verdict_and_id() -> None:
-    listed = ReviewList(_many(30))
+    listed = ReviewList(_many(30), Ranking({}))
     listed.note(4, Decision("corrected", ("owl", "cat")))
     listed.note(5, Decision(None, ()))
     listed.note(6, Decision("rejected"))
@@ -340,14 +345,14 @@ def test_the_least_confident_come_first(tmp_path: Path) -> None:
         "trip 0/000,nan,cat,0.4,7,\r\n",
         encoding="utf-8",
     )
-    listed = ReviewList(ImageSet(("cat", "dog", "owl"), items, tmp_path), read_ranking(tmp_path))
+    listed = ReviewList(ImageSet(("cat", "dog", "owl"), items, tmp_path), Ranking.of(tmp_path))
     assert listed.page(Query(order="confidence")).places == (2, 4, 0, 1, 3)
     assert listed.page(Query(order="list")).places == (0, 1, 2, 3, 4)
     assert listed.rank(0, "confidence") == 2
-    doubt = listed.doubt(4)
-    assert doubt is not None and (doubt.confidence, doubt.class_name, doubt.reason) == (0.25, "dog", "a, b")
-    assert listed.doubt(1) is None
-    assert listed.doubt(0) is None  # not a number in JSON
+    ranked = listed.ranked(4)
+    assert ranked is not None and (ranked.confidence, ranked.class_name, ranked.reason) == (0.25, "dog", "a, b")
+    assert listed.ranked(1) is None
+    assert listed.ranked(0) is None  # not a number in JSON
 
 
 def test_two_reviews_of_one_folder(run: Path) -> None:
@@ -514,7 +519,7 @@ def test_a_decision_is_not_forgotten_by_who_read_before_it(page: Page, monkeypat
 
 
 def test_what_comes_before_a_rank(page: Page) -> None:
-    listed = ReviewList(_many(250))
+    listed = ReviewList(_many(250), Ranking({}))
     query = Query(class_id=2)
     last = listed.page(query, before=200, count=20)
     assert last.places == tuple(place for place in range(250) if place % 3 == 1 and place < 200)[-20:] and last.more

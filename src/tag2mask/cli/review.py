@@ -57,7 +57,7 @@ def _desk(config: Config, run: RunFolder, split: str | None) -> Desk:
 
 
 def _contents(desk: Desk) -> str:
-    ranked = "the least confident first" if desk.list.ranking else "in the order of the data set"
+    ranked = "the least confident first" if desk.list.ranking.by_id else "in the order of the data set"
     number = len(desk.list)
     images = f"{number:,} image{'s' * (number != 1)} of {desk.run.path}, {ranked}"
     return f"{images}; {_decisions(desk)}; decisions are kept in {desk.corrections.folder}"

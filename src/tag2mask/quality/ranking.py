@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -149,6 +150,37 @@ def read_ranking(run: Path) -> Iterator[RankedImage]:
         raise UsageError(f"{path} is damaged; `tag2mask confidence {run}` writes it anew") from error
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """The order of a run's images for review and report: least certain first.
+
+    Attributes:
+        by_id: the ranked images by ID, least certain first; empty without output of the stage `confidence`, which
+            leaves the images in the order of the data set.
+    """
+
+    by_id: dict[str, RankedImage]
+
+    @classmethod
+    def of(cls, run: Path) -> "Ranking":
+        """Read the ranking of a run folder.
+
+        Raises:
+            UsageError: it is damaged.
+        """
+        return cls({each.image: each for each in read_ranking(run)} if (run / IMAGES).is_file() else {})
+
+    def confidence(self, image_id: str) -> float | None:
+        """The confidence of an image's mask; None if it is unknown."""
+        found = self.by_id.get(image_id)
+        return None if found is None else found.confidence
+
+    def order(self, ids: Sequence[str]) -> list[int]:
+        """The indices of the images, least certain first; images that are not ranked come last, in the given order."""
+        ranks = {image_id: rank for rank, image_id in enumerate(self.by_id)}
+        return sorted(range(len(ids)), key=lambda index: ranks.get(ids[index], len(ranks)))
+
+
 def small_masks_sentence(run: Path) -> str:
     """A warning if masks of a run are too small to be ranked; otherwise empty.
 
@@ -169,7 +201,8 @@ def small_masks_sentence(run: Path) -> str:
 
 
 def _number(text: str) -> float | None:
-    return float(text) if text else None
+    """The number; None for an empty cell and for one that is not finite."""
+    return value if text and math.isfinite(value := float(text)) else None
 
 
 def _csv(rows: Sequence[Sequence[object]]) -> str:

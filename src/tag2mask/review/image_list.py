@@ -1,9 +1,7 @@
 """The images of a review: their order, their verdicts, and filters over them."""
 
-import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -11,7 +9,7 @@ from tag2mask.core.errors import UsageError
 from tag2mask.data.corrections import Decision, Verdict
 from tag2mask.data.dataset import ImageSet
 from tag2mask.data.manifest import ImageItem
-from tag2mask.quality.ranking import RankedImage
+from tag2mask.quality.ranking import RankedImage, Ranking
 from tag2mask.review.layers import prediction_folders
 from tag2mask.runs.config import Config
 from tag2mask.runs.dataset import run_images
@@ -86,13 +84,12 @@ class ReviewList:
     """The images by place, from 0. Several threads may read it and note decisions.
 
     Attributes:
-        photos: the images.
-        ranking: lines of the ranking by place, least confident first; None without a ranking.
+        ranking: the confidence of the images.
     """
 
-    def __init__(self, images: ImageSet, ranking: Iterable[RankedImage] | None = None) -> None:
-        """Read IDs and tags of all images; ``ranking`` is the order by confidence, if there is one."""
-        self.images = images
+    def __init__(self, images: ImageSet, ranking: Ranking) -> None:
+        """Read the IDs and tags of all images."""
+        self.images, self.ranking = images, ranking
         self._ids: list[str] = []
         self._own_tags: list[tuple[int, ...]] = []
         for item in images.items:
@@ -101,13 +98,7 @@ class ReviewList:
         self._places = {image_id: place for place, image_id in enumerate(self._ids)}
         self._verdicts: list[Verdict | None] = [None] * len(self._ids)
         self._other_tags: dict[int, tuple[int, ...]] = {}
-        self.ranking: dict[int, RankedImage] | None = None if ranking is None else {}
-        for each in ranking or ():
-            if self.ranking is not None and (place := self.place(each.image)) is not None:
-                self.ranking.setdefault(place, each)
-        listed, ranked = list(range(len(self))), self.ranking or {}
-        by_confidence = [*ranked, *(place for place in listed if place not in ranked)]
-        self._orders: dict[Order, list[int]] = {"list": listed, "confidence": by_confidence}
+        self._orders: dict[Order, list[int]] = {"list": [*range(len(self))], "confidence": ranking.order(self._ids)}
 
     def __len__(self) -> int:
         """Number of images."""
@@ -140,11 +131,10 @@ class ReviewList:
         numbers = {name: number for number, name in enumerate(self.images.classes, 1)}
         self._other_tags[place] = tuple(sorted(numbers[name] for name in decision.tags if name in numbers))
 
-    def doubt(self, place: int) -> RankedImage | None:
+    def ranked(self, place: int) -> RankedImage | None:
         """The line of the ranking about an image; None if it has no confidence."""
-        found = (self.ranking or {}).get(place)
-        known = found is not None and found.confidence is not None and math.isfinite(found.confidence)
-        return found if known else None
+        found = self.ranking.by_id.get(self._ids[place])
+        return found if found is not None and found.confidence is not None else None
 
     def tags(self, place: int) -> tuple[int, ...]:
         """The tags of an image: changed ones, otherwise those of the data set."""

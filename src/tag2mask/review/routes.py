@@ -13,7 +13,7 @@ from werkzeug.exceptions import BadRequest, HTTPException, LengthRequired, NotFo
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.data.corrections import Decision, Verdict
 from tag2mask.data.images import read_small
-from tag2mask.report.pictures import Palette, css, heat_colours, most_frequent_first
+from tag2mask.report.pictures import class_colour, css, heat_colours
 from tag2mask.review.image_list import Order, Query, State
 from tag2mask.review.session import Desk
 
@@ -30,16 +30,15 @@ JSON_BYTES = 64 * 1024
 def reading_routes(desk: Desk, start: str) -> Blueprint:
     """The routes that change nothing; images with ``start``, an ID of this server process, may be cached."""
     routes = Blueprint("reading", __name__)
-    palette = Palette(most_frequent_first(desk.list.tag_counts(), len(desk.classes)))
 
     @routes.get("/review")
     def review() -> Response:
-        classes = [{"id": n, "name": name, "colour": css(palette.colour(n))} for n, name in enumerate(desk.classes, 1)]
+        classes = [{"id": n, "name": name, "colour": class_colour(n)} for n, name in enumerate(desk.classes, 1)]
         return jsonify(
             classes=classes,
-            heat=[css(cast("tuple[int, int, int]", tuple(colour))) for colour in heat_colours().tolist()],
+            heat=[css(colour) for colour in heat_colours()],
             stages=[{"name": stage.name, "title": stage.title} for stage in desk.stages.values()],
-            ranked=desk.list.ranking is not None,
+            ranked=bool(desk.list.ranking.by_id),
             counts=desk.list.counts(),
             total=len(desk.list),
             page=PAGE,
@@ -136,9 +135,9 @@ def _details(desk: Desk, place: int) -> dict[str, Any]:
         for stage in desk.stages.values()
         if stage.has(item)
     ]
-    doubt, shown = desk.list.doubt(place), None
-    if doubt is not None:
-        shown = {"confidence": doubt.confidence, "class_name": doubt.class_name, "reason": doubt.reason}
+    ranked, shown = desk.list.ranked(place), None
+    if ranked is not None:
+        shown = {"confidence": ranked.confidence, "class_name": ranked.class_name, "reason": ranked.reason}
     return {
         "place": place,
         "id": item.id,
@@ -148,7 +147,7 @@ def _details(desk: Desk, place: int) -> dict[str, Any]:
         "own_tags": item.tags,
         "stages": stages,
         "start": desk.start(place),
-        "doubt": shown,
+        "ranked": shown,
         **_decided(desk, place, decision),
     }
 
@@ -166,9 +165,8 @@ def _listed(desk: Desk, place: int, rank: int) -> dict[str, Any]:
         decision = desk.decision(place)
     except (Tag2maskError, OSError):
         decision = None  # the page of the image shows the error
-    doubt = desk.list.doubt(place)
     listed = _decided(desk, place, decision)
-    confidence = None if doubt is None else doubt.confidence
+    confidence = desk.list.ranking.confidence(desk.list.item(place).id)
     return {"place": place, "rank": rank, "id": desk.list.item(place).id, "confidence": confidence, **listed}
 
 

@@ -12,7 +12,7 @@ from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import MaskError, image_size, read_mask, reduced_size, values_that_are_no_class
 from tag2mask.data.manifest import ImageItem
 from tag2mask.data.pixel_formats import Intensity
-from tag2mask.quality.ranking import IMAGES, read_ranking
+from tag2mask.quality.ranking import Ranking
 from tag2mask.report.pictures import resize_labels
 from tag2mask.review.image_list import ReviewList
 from tag2mask.review.layers import Labels, Size, Stage, stages_of
@@ -58,7 +58,7 @@ class Desk:
             UsageError: an ID is the name of a record of the corrections, or the ranking is damaged.
         """
         self.run, self.corrections, self.pixel_limit, self.intensity = run, corrections, pixel_limit, intensity
-        self.list = ReviewList(images, read_ranking(run.path) if (run / IMAGES).is_file() else None)
+        self.list = ReviewList(images, Ranking.of(run.path))
         for record in (RECORD, IMPORTED):
             if self.list.place(Path(record).stem) is not None:
                 raise UsageError(f"an image has the ID `{Path(record).stem}`, and {record} says the classes; rename it")

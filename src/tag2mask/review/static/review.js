@@ -203,7 +203,7 @@ export class Review {
     this.open = { ...details, mask, kept, drawn: details.verdict === "corrected" };
     find("id").textContent = details.id;
     document.title = `${details.id} · ${this.title}`;
-    find("doubt").textContent = words(details.doubt);
+    find("ranked").textContent = rankedWords(details.ranked);
     find("unreadable").hidden = Boolean(mask);
     find("unreadable").textContent = details.fault ?? "";
     for (const name of ["canvas", "stages", "zoom-buttons"]) find(name).hidden = !mask;
@@ -373,10 +373,10 @@ function isMask({ name }) {
   return !name.startsWith("cam-") && name !== "seeds";
 }
 
-/** What the ranking says, as a line. */
-function words(doubt) {
-  if (!doubt) return "";
-  return [`confidence ${doubt.confidence.toFixed(2)}`, doubt.class_name, doubt.reason].filter(Boolean).join(" · ");
+/** The confidence of the image, its least certain class and the reason. */
+function rankedWords(ranked) {
+  if (!ranked) return "";
+  return [`confidence ${ranked.confidence.toFixed(2)}`, ranked.class_name, ranked.reason].filter(Boolean).join(" · ");
 }
 
 /** Have the next picture at hand. */
