@@ -13,7 +13,7 @@ from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.stages import one_process, require_run
 from tag2mask.core.errors import UsageError
 from tag2mask.data.corrections import Corrections
-from tag2mask.review import Desk, Server, reviewed_images
+from tag2mask.review import Server, Session, reviewed_images
 from tag2mask.review.server import refuse_host
 from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import corrections_folder, is_own, remembered_corrections
@@ -36,59 +36,59 @@ def review(call: Invocation, run: Path, *, open: bool = False, host: str = "127.
     if not 0 <= port <= 65535:
         raise UsageError(f"--port should be a number from 1 to 65535, or 0 for any that is free, received {port}")
     require_run(run)
-    desk = _desk(call.config, call.run_folder(), call.given.get("data.split"))
+    session = _session(call.config, call.run_folder(), call.given.get("data.split"))
     if call.dry_run:
-        _tell(call, f"would serve {_contents(desk)}", desk)
+        _tell(call, f"would serve {_contents(session)}", session)
         return 0
-    server = Server(desk, run.resolve().name, host=host, port=port)
-    _tell(call, f"{_contents(desk)}\nopen {server.address}\nCtrl-C ends it", desk, address=server.address)
+    server = Server(session, run.resolve().name, host=host, port=port)
+    _tell(call, f"{_contents(session)}\nopen {server.address}\nCtrl-C ends it", session, address=server.address)
     with terminated_like_interrupted(), _opened(server.address) if open else nullcontext():
         server.serve()
-    _tell(call, f"\n{_decisions(desk)}; {_next(desk)}", desk)
+    _tell(call, f"\n{_decisions(session)}; {_next(session)}", session)
     return 0
 
 
-def _desk(config: Config, run: RunFolder, split: str | None) -> Desk:
+def _session(config: Config, run: RunFolder, split: str | None) -> Session:
 
     images = reviewed_images(config, run, split)
     require_classes(run, images.classes)
     corrections = Corrections(corrections_folder(config, run), images.classes)
-    return Desk(images, run, corrections, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
+    return Session(images, run, corrections, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
 
 
-def _contents(desk: Desk) -> str:
-    ranked = "the least confident first" if desk.list.ranking.by_id else "in the order of the data set"
-    number = len(desk.list)
-    images = f"{number:,} image{'s' * (number != 1)} of {desk.run.path}, {ranked}"
-    return f"{images}; {_decisions(desk)}; decisions are kept in {desk.corrections.folder}"
+def _contents(session: Session) -> str:
+    ranked = "the least confident first" if session.list.ranking.by_id else "in the order of the data set"
+    number = len(session.list)
+    images = f"{number:,} image{'s' * (number != 1)} of {session.run.path}, {ranked}"
+    return f"{images}; {_decisions(session)}; decisions are kept in {session.corrections.folder}"
 
 
-def _decisions(desk: Desk) -> str:
+def _decisions(session: Session) -> str:
     """How many there are."""
-    counts = desk.list.counts()
+    counts = session.list.counts()
     made = {name: counts[name] for name in ("accepted", "corrected", "rejected") if counts[name]}
     named = [f"{count:,} {name}" for name, count in made.items()]
     named += [f"{counts['tags']:,} with other tags"] if counts["tags"] else []
     return ", ".join(named) or "nothing is decided yet"
 
 
-def _next(desk: Desk) -> str:
+def _next(session: Session) -> str:
     """Where the decisions are, and the command that learns from them; nothing where there are none."""
-    run = desk.run.path
-    if desk.list.counts()["undecided"] == len(desk.list) and not desk.list.counts()["tags"]:
+    run = session.run.path
+    if session.list.counts()["undecided"] == len(session.list) and not session.list.counts()["tags"]:
         return "nothing was written"
     trained = (run / "segment" / "stage.json").is_file()
     command = f"segment {run} --restart segment" if trained else f"run --out {run}"
-    folder = desk.corrections.folder
+    folder = session.corrections.folder
     read = is_own(folder, run) or remembered_corrections(run) == folder.absolute()  # by whatever command comes next
-    command += "" if read else f" --data.corrections {desk.corrections.folder}"
-    return f"they are in {desk.corrections.folder}; next: `tag2mask {command}`"
+    command += "" if read else f" --data.corrections {session.corrections.folder}"
+    return f"they are in {session.corrections.folder}; next: `tag2mask {command}`"
 
 
-def _tell(call: Invocation, sentence: str, desk: Desk, **more: object) -> None:
+def _tell(call: Invocation, sentence: str, session: Session, **more: object) -> None:
     """Words, or a line of JSON."""
     if call.as_json:
-        said = {"images": len(desk.list), "corrections": str(desk.corrections.folder), **desk.list.counts()}
+        said = {"images": len(session.list), "corrections": str(session.corrections.folder), **session.list.counts()}
         print(json.dumps({**more, **said}, ensure_ascii=False), flush=True)
     else:
         output().print(sentence, highlight=False, markup=False, soft_wrap=True)

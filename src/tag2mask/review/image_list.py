@@ -69,19 +69,19 @@ class Page:
 
     Attributes:
         total: number of images that match.
-        places: of these images in the list.
+        indices: of these images in the list.
         ranks: of these images in the order, ascending.
         more: whether others follow, or precede if those before a rank were requested.
     """
 
     total: int
-    places: tuple[int, ...]
+    indices: tuple[int, ...]
     ranks: tuple[int, ...]
     more: bool
 
 
 class ReviewList:
-    """The images by place, from 0. Several threads may read it and note decisions.
+    """The images by index, from 0. Several threads may read it and note decisions.
 
     Attributes:
         ranking: the confidence of the images.
@@ -95,7 +95,7 @@ class ReviewList:
         for item in images.items:
             self._ids.append(item.id)
             self._own_tags.append(item.tags)
-        self._places = {image_id: place for place, image_id in enumerate(self._ids)}
+        self._indices = {image_id: index for index, image_id in enumerate(self._ids)}
         self._verdicts: list[Verdict | None] = [None] * len(self._ids)
         self._other_tags: dict[int, tuple[int, ...]] = {}
         self._orders: dict[Order, list[int]] = {"list": [*range(len(self))], "confidence": ranking.order(self._ids)}
@@ -104,45 +104,45 @@ class ReviewList:
         """Number of images."""
         return len(self._ids)
 
-    def item(self, place: int) -> ImageItem:
-        """The image at a place.
+    def item(self, index: int) -> ImageItem:
+        """The image at a index.
 
         Raises:
             IndexError: there is none.
         """
-        if not 0 <= place < len(self):
-            raise IndexError(place)
-        return self.images.items[place]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.images.items[index]
 
-    def place(self, image_id: str) -> int | None:
-        """The place of an ID; None if it is not in the list."""
-        return self._places.get(image_id)
+    def index(self, image_id: str) -> int | None:
+        """The index of an ID; None if it is not in the list."""
+        return self._indices.get(image_id)
 
-    def rank(self, place: int, order: Order) -> int:
-        """The number of a place in an order, from 0."""
-        return self._orders[order].index(place)
+    def rank(self, index: int, order: Order) -> int:
+        """The number of a index in an order, from 0."""
+        return self._orders[order].index(index)
 
-    def note(self, place: int, decision: Decision | None) -> None:
+    def note(self, index: int, decision: Decision | None) -> None:
         """Update the verdict and the tags of an image."""
-        self._verdicts[place] = decision.verdict if decision else None
+        self._verdicts[index] = decision.verdict if decision else None
         if decision is None or decision.tags is None:
-            self._other_tags.pop(place, None)
+            self._other_tags.pop(index, None)
             return
         numbers = {name: number for number, name in enumerate(self.images.classes, 1)}
-        self._other_tags[place] = tuple(sorted(numbers[name] for name in decision.tags if name in numbers))
+        self._other_tags[index] = tuple(sorted(numbers[name] for name in decision.tags if name in numbers))
 
-    def ranked(self, place: int) -> RankedImage | None:
+    def ranked(self, index: int) -> RankedImage | None:
         """The line of the ranking about an image; None if it has no confidence."""
-        found = self.ranking.by_id.get(self._ids[place])
+        found = self.ranking.by_id.get(self._ids[index])
         return found if found is not None and found.confidence is not None else None
 
-    def tags(self, place: int) -> tuple[int, ...]:
+    def tags(self, index: int) -> tuple[int, ...]:
         """The tags of an image: changed ones, otherwise those of the data set."""
-        return self._other_tags.get(place, self._own_tags[place])
+        return self._other_tags.get(index, self._own_tags[index])
 
-    def has_other_tags(self, place: int) -> bool:
+    def has_other_tags(self, index: int) -> bool:
         """Whether its tags were changed."""
-        return place in self._other_tags
+        return index in self._other_tags
 
     def counts(self) -> dict[str, int]:
         """Number of images in each state."""
@@ -165,7 +165,7 @@ class ReviewList:
             count: at most this many.
         """
         order = self._orders[query.order]
-        ranks = [rank for rank, place in enumerate(order) if self._matches(place, query)]
+        ranks = [rank for rank, index in enumerate(order) if self._matches(index, query)]
         if before is None:
             start = bisect_right(ranks, after)
             taken, more = ranks[start : start + count], start + count < len(ranks)
@@ -174,11 +174,11 @@ class ReviewList:
             taken, more = ranks[max(0, end - count) : end], end > count
         return Page(len(ranks), tuple(order[rank] for rank in taken), tuple(taken), more)
 
-    def _matches(self, place: int, query: Query) -> bool:
-        if query.class_id is not None and query.class_id not in self.tags(place):
+    def _matches(self, index: int, query: Query) -> bool:
+        if query.class_id is not None and query.class_id not in self.tags(index):
             return False
-        if query.state == "tags" and not self.has_other_tags(place):
+        if query.state == "tags" and not self.has_other_tags(index):
             return False
-        if query.state not in (None, "tags") and (self._verdicts[place] or "undecided") != query.state:
+        if query.state not in (None, "tags") and (self._verdicts[index] or "undecided") != query.state:
             return False
-        return not query.find or query.find.casefold() in self._ids[place].casefold()
+        return not query.find or query.find.casefold() in self._ids[index].casefold()

@@ -24,8 +24,8 @@ HEAT_SIDE = 512
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A stage with files to show.
+class Layer:
+    """A layer with files to show.
 
     Attributes:
         name: in addresses.
@@ -57,7 +57,7 @@ class Stage:
         """The class of each pixel.
 
         Args:
-            photo: the image.
+            item: the image.
             size: (H, W) of it.
             classes: without background.
             long_side: longer side of the result in pixels; None: that of the image.
@@ -106,17 +106,17 @@ def prediction_folders(run: RunFolder) -> list[str]:
     return sorted(f"predictions/{each.name}" for each in folder.iterdir() if each.is_dir()) if folder.is_dir() else []
 
 
-def stages_of(run: RunFolder) -> dict[str, Stage]:
-    """The stages of a run with files, by name, the last first: `mask`, then predictions, then CAMs."""
-    found = [Stage("mask", "Mask of the run", run / "masks", False)]
+def layers_of(run: RunFolder) -> dict[str, Layer]:
+    """The layers of a run with files, by name, the last first: `mask`, then predictions, then CAMs."""
+    found = [Layer("mask", "Mask of the run", run / "masks", False)]
     predicted = prediction_folders(run)
     for number, folder in enumerate(predicted):
         split = folder.partition("/")[2]
         title = "Prediction" if len(predicted) == 1 else f"Prediction, {split}"
-        found.append(Stage(f"prediction-{number}", title, run / folder, False))
+        found.append(Layer(f"prediction-{number}", title, run / folder, False))
     metrics = run.metrics() if (run / "metrics.json").is_file() else {}
     thresholds = cam_thresholds(read_splits(metrics))
     for kind, title in reversed(KINDS.items()):
-        found.append(Stage(f"cam-{kind}", title, run / f"cams/{kind}", True, thresholds.get(kind)))
-    found.append(Stage("seeds", "Base CAM", run / "seeds", True, None))
-    return {stage.name: stage for stage in found if stage.folder.is_dir()}
+        found.append(Layer(f"cam-{kind}", title, run / f"cams/{kind}", True, thresholds.get(kind)))
+    found.append(Layer("seeds", "Base CAM", run / "seeds", True, None))
+    return {layer.name: layer for layer in found if layer.folder.is_dir()}

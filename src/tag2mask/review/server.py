@@ -16,7 +16,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from tag2mask.core.errors import UsageError
 from tag2mask.review.routes import deciding_routes, error_answer, reading_routes
-from tag2mask.review.session import Desk
+from tag2mask.review.session import Session
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -107,11 +107,11 @@ class Guard:
         return None
 
 
-def build_app(desk: Desk, guard: Guard, name: str) -> Flask:
+def build_app(session: Session, guard: Guard, name: str) -> Flask:
     """The Flask app of a review.
 
     Args:
-        desk: of the review.
+        session: of the review.
         guard: of the server.
         name: of the run, for the title.
     """
@@ -121,8 +121,8 @@ def build_app(desk: Desk, guard: Guard, name: str) -> Flask:
     guard.protect(app)
     app.register_error_handler(Exception, error_answer)
     start, shown = token_urlsafe(6), name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    app.register_blueprint(reading_routes(desk, start), url_prefix="/api")
-    app.register_blueprint(deciding_routes(desk), url_prefix="/api")
+    app.register_blueprint(reading_routes(session, start), url_prefix="/api")
+    app.register_blueprint(deciding_routes(session), url_prefix="/api")
 
     @app.get("/")
     def page() -> str:
@@ -138,11 +138,11 @@ class Server:
         address: with the key, to be opened in a browser.
     """
 
-    def __init__(self, desk: Desk, name: str, *, host: str = LOOPBACK[0], port: int = 0) -> None:
+    def __init__(self, session: Session, name: str, *, host: str = LOOPBACK[0], port: int = 0) -> None:
         """Bind the port; nothing is answered yet.
 
         Args:
-            desk: of the review.
+            session: of the review.
             name: of the run, for the title.
             host: a name of the loopback interface.
             port: 0 for the first free one.
@@ -153,7 +153,7 @@ class Server:
         self._socket = _bound(host, port)
         number = self._socket.getsockname()[1]
         guard = Guard(number)
-        app = build_app(desk, guard, name)
+        app = build_app(session, guard, name)
         app.wsgi_app = self._saving = _Saving(app.wsgi_app)  # type: ignore[method-assign]
         shown = f"[{host}]" if ":" in host else host
         self.address = f"http://{shown}:{number}/?key={guard.key}"

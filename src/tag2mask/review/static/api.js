@@ -26,9 +26,9 @@ async function ask(address, options = {}) {
 
 const start = document.querySelector("meta[name=start]").content;
 
-/** The address of a photograph as a JPEG, `thumbnail` or `picture`; the browser keeps it for this start alone. */
-export function jpeg(place, kind) {
-  return `/api/photos/${place}/${kind}?of=${start}`;
+/** The address of an image as a JPEG, `thumbnail` or `picture`; the browser keeps it for this start alone. */
+export function jpeg(index, kind) {
+  return `/api/images/${index}/${kind}?of=${start}`;
 }
 
 /** What lies at an address, as JSON; `values` are the parameters, empty ones left out. */

@@ -14,7 +14,7 @@ export class Drawing {
     this.step = 4;
     this.spaced = false; // Space is held
     this.stroke = null; // {mask, last, pointer}
-    this.moved = null; // where the photograph is dragged from
+    this.moved = null; // where the image is dragged from
     this.cursor = null; // of the keyboard
     const { canvas } = view;
     canvas.addEventListener("pointerdown", (event) => this.#down(event));
@@ -90,7 +90,7 @@ export class Drawing {
     this.#show(this.cursor, true);
   }
 
-  /** End a stroke; another photograph may come. */
+  /** End a stroke; another image may come. */
   finish() {
     const stroke = this.stroke;
     this.stroke = null;

@@ -7,7 +7,7 @@ const KEPT = "tag2mask-review-single-keys";
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 export function bindKeys(review, moreOpacity) {
-  const { drawing, stages, view, panel } = review;
+  const { drawing, layers, view, panel } = review;
   const letters = {
     a: () => review.accept(), r: () => review.reject(), u: () => review.undecide(), n: () => review.nextUndecided(),
     j: () => review.go(1), k: () => review.go(-1), s: () => review.save(), c: () => review.takeOver(),
@@ -15,9 +15,9 @@ export function bindKeys(review, moreOpacity) {
     "[": () => drawing.resize(drawing.step - 1), "]": () => drawing.resize(drawing.step + 1),
     ",": () => moreOpacity(-10), ".": () => moreOpacity(10),
     "+": () => view.zoom(1.4), "=": () => view.zoom(1.4), "-": () => view.zoom(1 / 1.4), z: () => view.fit(),
-    v: () => stages.step(1), V: () => stages.step(-1), i: () => panel.choose(255), 0: () => panel.choose(0),
-    m: () => stages.show(stages.current === "edit" ? "photo" : "edit"),
-    g: () => stages.setHeat(!stages.asHeat),
+    v: () => layers.step(1), V: () => layers.step(-1), i: () => panel.choose(255), 0: () => panel.choose(0),
+    m: () => layers.show(layers.current === "edit" ? "image" : "edit"),
+    g: () => layers.setHeat(!layers.asHeat),
     t: () => panel.focusTags(), "/": () => find("find").focus(), "?": () => find("help").showModal(),
   };
   for (let number = 1; number <= 9; number++) letters[number] = () => panel.number(number);

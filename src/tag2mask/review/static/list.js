@@ -1,4 +1,4 @@
-// The list of photographs: filtered by the server, a page at a time.
+// The list of images: filtered by the server, a page at a time.
 
 import { get, jpeg } from "./api.js";
 import { dot, element } from "./elements.js";
@@ -8,21 +8,21 @@ const find = (name) => document.getElementById(name);
 export const VERDICTS = { accepted: "✓ accepted", corrected: "✎ corrected", rejected: "✕ rejected" };
 
 export class List {
-  /** `chosen(item)` hears which photograph was clicked, `counted(counts)` how many are decided. */
+  /** `chosen(item)` hears which image was clicked, `counted(counts)` how many are decided. */
   constructor({ classes, ranked, page }, chosen, counted) {
-    this.page = page; // photographs of one answer
+    this.page = page; // images of one answer
     this.from = this.after = Infinity; // the ranks between which the list is loaded; nothing yet
     this.names = new Map(classes.map((each) => [each.id, each]));
     this.chosen = chosen;
     this.counted = counted;
     this.items = [];
     this.loading = Promise.resolve();
-    this.photos = find("photos");
+    this.images = find("images");
     find("order-label").hidden = !ranked;
     if (!ranked) find("order").value = "list";
-    this.more = element("li", { className: "more-photos" });
+    this.more = element("li", { className: "more-images" });
     this.earlier = element("li", { className: "earlier" });
-    const earlier = element("button", { type: "button", textContent: "Earlier photographs" });
+    const earlier = element("button", { type: "button", textContent: "Earlier images" });
     earlier.addEventListener("click", () => this.#asked(this.loadEarlier()));
     this.earlier.append(earlier);
     const seen = (entries) => entries.some((each) => each.isIntersecting) && this.#asked(this.load());
@@ -68,7 +68,7 @@ export class List {
     this.from = this.after = after;
     this.ended = false;
     this.earlier.hidden = after < 0;
-    this.photos.replaceChildren(this.earlier, this.more);
+    this.images.replaceChildren(this.earlier, this.more);
     this.loading = Promise.resolve();
     return this.load();
   }
@@ -78,14 +78,14 @@ export class List {
     const loaded = this.loading.then(async () => {
       if (this.ended) return;
       const run = this.run;
-      const page = await get("/api/photos", { ...this.query, after: this.after });
+      const page = await get("/api/images", { ...this.query, after: this.after });
       if (run !== this.run) return;
-      for (const item of page.photos) this.more.before((item.node = this.#row(item)));
-      this.items.push(...page.photos);
+      for (const item of page.images) this.more.before((item.node = this.#row(item)));
+      this.items.push(...page.images);
       this.after = this.items.at(-1)?.rank ?? this.after;
       this.ended = !page.more;
       this.more.hidden = this.ended;
-      find("found").textContent = `${page.total.toLocaleString("en")} photograph${page.total === 1 ? "" : "s"}`;
+      find("found").textContent = `${page.total.toLocaleString("en")} image${page.total === 1 ? "" : "s"}`;
       this.counted(page.counts);
     });
     this.loading = loaded.catch(() => {});
@@ -97,12 +97,12 @@ export class List {
     const loaded = this.loading.then(async () => {
       if (this.earlier.hidden) return;
       const run = this.run;
-      const page = await get("/api/photos", { ...this.query, before: this.from + 1 });
+      const page = await get("/api/images", { ...this.query, before: this.from + 1 });
       if (run !== this.run) return;
-      for (const item of page.photos) item.node = this.#row(item);
-      this.earlier.after(...page.photos.map(({ node }) => node));
-      this.items.unshift(...page.photos);
-      this.from = page.more ? page.photos[0].rank - 1 : -1;
+      for (const item of page.images) item.node = this.#row(item);
+      this.earlier.after(...page.images.map(({ node }) => node));
+      this.items.unshift(...page.images);
+      this.from = page.more ? page.images[0].rank - 1 : -1;
       this.earlier.hidden = !page.more;
     });
     this.loading = loaded.catch(() => {});
@@ -116,15 +116,15 @@ export class List {
     const { query } = this;
     if (query.state && query.state !== "undecided") return undefined;
     for (let after = rank; ; ) {
-      const page = await get("/api/photos", { ...query, state: "undecided", after });
-      const found = page.photos.find(suits);
+      const page = await get("/api/images", { ...query, state: "undecided", after });
+      const found = page.images.find(suits);
       if (found || !page.more) return found;
-      after = page.photos.at(-1).rank;
+      after = page.images.at(-1).rank;
     }
   }
 
-  item(place) {
-    return this.items.find((item) => item.place === place);
+  item(index) {
+    return this.items.find((item) => item.index === index);
   }
 
   /** The first one after (or before) a rank; what is missing of the list there is loaded. */
@@ -138,9 +138,9 @@ export class List {
     }
   }
 
-  /** What is decided about a photograph now. */
-  update(place, said) {
-    const item = this.item(place);
+  /** What is decided about an image now. */
+  update(index, said) {
+    const item = this.item(index);
     if (!item) return;
     Object.assign(item, said);
     const row = this.#row(item);
@@ -149,17 +149,17 @@ export class List {
     if (focused) item.node.firstChild.focus({ preventScroll: true });
   }
 
-  /** Mark the photograph that is open. */
-  mark(place) {
-    this.photos.querySelector("[aria-current]")?.removeAttribute("aria-current");
-    const button = this.item(place)?.node.firstChild;
+  /** Mark the image that is open. */
+  mark(index) {
+    this.images.querySelector("[aria-current]")?.removeAttribute("aria-current");
+    const button = this.item(index)?.node.firstChild;
     button?.setAttribute("aria-current", "true");
     button?.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
 
   #row(item) {
     const picture = element("img", {
-      src: jpeg(item.place, "thumbnail"), alt: "", loading: "lazy", width: 72, height: 54, decoding: "async",
+      src: jpeg(item.index, "thumbnail"), alt: "", loading: "lazy", width: 72, height: 54, decoding: "async",
     });
     picture.addEventListener("error", () =>
       picture.replaceWith(element("span", { className: "no-picture", textContent: "cannot be read" })));

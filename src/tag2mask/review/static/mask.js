@@ -37,7 +37,7 @@ export class Mask {
     this.stroke = null;
     if (!box) return false;
     const patch = { ...box, before: cut(before, this.width, box), after: cut(this.pixels, this.width, box) };
-    if (patch.before.every((value, place) => value === patch.after[place])) return false;
+    if (patch.before.every((value, index) => value === patch.after[index])) return false;
     this.done.push(patch);
     this.undone = [];
     let kept = this.done.reduce((sum, each) => sum + 2 * each.after.length, 0);

@@ -6,31 +6,31 @@ const PAUSE = 300; // milliseconds after a stroke: the next one may follow at on
 const AGAIN = 4000; // milliseconds before another try, where the server was not reached
 
 export class Saver {
-  /** `kept(place, answer)` hears what the server has now; `told(state, message)` what to show. */
+  /** `kept(index, answer)` hears what the server has now; `told(state, message)` what to show. */
   constructor(kept, told) {
     this.kept = kept;
     this.told = told;
-    this.waiting = new Map(); // the newest of each place and kind, in order
+    this.waiting = new Map(); // the newest of each index and kind, in order
     this.busy = false;
   }
 
   /** A mask, bytes that nobody changes any more. */
-  mask(place, pixels, verdict) {
-    this.#add(place, "mask", { address: `/api/photos/${place}/mask?verdict=${verdict}`, body: pixels, verdict });
+  mask(index, pixels, verdict) {
+    this.#add(index, "mask", { address: `/api/images/${index}/mask?verdict=${verdict}`, body: pixels, verdict });
   }
 
   /** A verdict without a mask: rejected, or null to take one back. */
-  verdict(place, verdict) {
-    this.#add(place, "mask", { address: `/api/photos/${place}/verdict`, body: { verdict }, verdict });
+  verdict(index, verdict) {
+    this.#add(index, "mask", { address: `/api/images/${index}/verdict`, body: { verdict }, verdict });
   }
 
-  tags(place, tags) {
-    this.#add(place, "tags", { address: `/api/photos/${place}/tags`, body: { tags } });
+  tags(index, tags) {
+    this.#add(index, "tags", { address: `/api/images/${index}/tags`, body: { tags } });
   }
 
-  /** What waits of a photograph, `mask` or `tags`: {body, verdict}, or nothing. */
-  pending(place, kind) {
-    return this.waiting.get(`${place} ${kind}`);
+  /** What waits of an image, `mask` or `tags`: {body, verdict}, or nothing. */
+  pending(index, kind) {
+    return this.waiting.get(`${index} ${kind}`);
   }
 
   get idle() {
@@ -49,7 +49,7 @@ export class Saver {
       try {
         const answer = await put(job.address, job.body);
         if (this.waiting.get(job.key) === job) this.waiting.delete(job.key);
-        this.kept(job.place, answer);
+        this.kept(job.index, answer);
       } catch (error) {
         refused.set(job, error.message);
         if (error instanceof Refused && error.status) continue;
@@ -63,10 +63,10 @@ export class Saver {
     else this.told("saved");
   }
 
-  #add(place, kind, job) {
-    const key = `${place} ${kind}`;
+  #add(index, kind, job) {
+    const key = `${index} ${kind}`;
     this.waiting.delete(key); // the newest goes to the end
-    this.waiting.set(key, { key, place, ...job });
+    this.waiting.set(key, { key, index, ...job });
     this.told("waiting");
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.flush(), PAUSE);

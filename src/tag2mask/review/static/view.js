@@ -1,4 +1,4 @@
-// The canvas: the photograph with labels or heat over it, zoomed and moved, drawn for the pixels of the screen alone.
+// The canvas: the image with labels or heat over it, zoomed and moved, drawn for the pixels of the screen alone.
 
 import { IGNORED } from "./mask.js";
 
@@ -51,21 +51,21 @@ export class View {
 
   /** Show nothing. */
   clear() {
-    this.photo = this.map = this.heat = this.brush = null;
+    this.image = this.map = this.heat = this.brush = null;
     this.size = { width: 1, height: 1 };
     this.scale = 1;
     this.origin = { x: 0, y: 0 };
     this.changed();
   }
 
-  /** Show a photograph, `size` pixels large, whatever size its picture has. */
-  open(photo, size) {
-    this.photo = photo;
+  /** Show an image, `size` pixels large, whatever size its picture has. */
+  open(image, size) {
+    this.image = image;
     this.size = size;
     this.fit();
   }
 
-  /** What lies over the photograph: labels (`map`), heat (a canvas), or nothing. */
+  /** What lies over the image: labels (`map`), heat (a canvas), or nothing. */
   lay({ map = null, heat = null } = {}) {
     this.map = map;
     this.heat = heat;
@@ -95,7 +95,7 @@ export class View {
     this.frame ??= requestAnimationFrame(() => this.#draw());
   }
 
-  /** Hide what lies over the photograph, for as long as a key is held. */
+  /** Hide what lies over the image, for as long as a key is held. */
   hide(hidden) {
     if (hidden === this.hidden) return;
     this.hidden = hidden;
@@ -163,10 +163,10 @@ export class View {
     this.zoomed?.(this.scale / devicePixelRatio);
     const { context, scale, origin, size } = this, [width, height] = [size.width * scale, size.height * scale];
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
-    if (!this.photo) return;
+    if (!this.image) return;
     context.imageSmoothingEnabled = scale < 2;
     context.imageSmoothingQuality = "high";
-    context.drawImage(this.photo, origin.x, origin.y, width, height);
+    context.drawImage(this.image, origin.x, origin.y, width, height);
     if (this.heat && !this.hidden) {
       context.save();
       context.imageSmoothingEnabled = true;
@@ -190,7 +190,7 @@ export class View {
     if (this.stale || over.width !== width || over.height !== height) {
       [over.width, over.height] = [width, height];
       const pixels = new ImageData(width, height);
-      // A map may be smaller than the photograph: CAMs are.
+      // A map may be smaller than the image: CAMs are.
       const finer = (scale * size.width) / this.map.width;
       paintLabels(new Uint32Array(pixels.data.buffer), box, this.map, finer, origin, this.colours, this.opacity);
       over.getContext("2d").putImageData(pixels, 0, 0);
