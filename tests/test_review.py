@@ -116,7 +116,7 @@ def test_other_hosts_are_refused(page: Page, host: str) -> None:
         stranger.get("/", base_url=BASE, headers=headers),
         stranger.put("/api/images/0/verdict", base_url=BASE, headers=headers, json={"verdict": "rejected"}),
     ):
-        assert answer.status_code == 403 and "answers to localhost:8765 alone" in answer.get_json()["error"]
+        assert answer.status_code == 403 and "answers to localhost:8765 only" in answer.get_json()["error"]
 
 
 @pytest.mark.parametrize("host", ["localhost:8765", "[::1]:8765", "127.0.0.1:8765"])
@@ -311,7 +311,7 @@ def test_pages_miss_nothing_while_decisions_are_made() -> None:
         page = listed.page(query, after=after, count=20)
         assert page.total == len(wanted) - len(seen)
         for index in page.indices:
-            listed.note(index, Decision("accepted"))
+            listed.record(index, Decision("accepted"))
         seen += page.indices
         after, more = page.ranks[-1], page.more
     assert seen == wanted
@@ -321,9 +321,9 @@ def test_pages_miss_nothing_while_decisions_are_made() -> None:
 
 def test_filters_by_changed_tags_verdict_and_id() -> None:
     listed = ReviewList(_many(30), Ranking({}))
-    listed.note(4, Decision("corrected", ("owl", "cat")))
-    listed.note(5, Decision(None, ()))
-    listed.note(6, Decision("rejected"))
+    listed.record(4, Decision("corrected", ("owl", "cat")))
+    listed.record(5, Decision(None, ()))
+    listed.record(6, Decision("rejected"))
     assert listed.page(Query(state="tags")).indices == (4, 5)
     assert listed.page(Query(state="corrected")).indices == (4,)
     assert listed.page(Query(state="rejected")).indices == (6,)
@@ -379,8 +379,8 @@ def test_two_reviews_of_one_folder(run: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--host", "0.0.0.0"], "this machine alone"),
-        (["--host", "192.168.0.1"], "this machine alone"),
+        (["--host", "0.0.0.0"], "this machine only"),
+        (["--host", "192.168.0.1"], "this machine only"),
         (["--port", "70000"], "--port should be"),
         (["--port", "9" * 5000], "--port needs a whole number"),
         (["--data.split", "test"], "split"),
@@ -399,7 +399,7 @@ def test_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_a_dry_run_says_what_would_be_served(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["review", str(run), "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "5 images" in said and "nothing is decided" in said
+    assert "5 images" in said and "no decisions yet" in said
     _page(run).put("/api/images/0/verdict", {"verdict": "rejected"})
     assert main(["review", str(run), "--dry-run", "--json", "--limit", "2"]) == 0
     said_json = json.loads(capsys.readouterr().out)
@@ -512,7 +512,7 @@ def test_a_decision_is_not_forgotten_by_who_read_before_it(page: Page, monkeypat
     monkeypatch.setattr(Corrections, "decision", slow)
     reader.start()
     assert reading.wait(30)
-    page.session.drop_mask(0, "rejected")
+    page.session.delete_mask(0, "rejected")
     written.set()
     reader.join()
     assert page.session.list.counts()["rejected"] == 1
@@ -541,7 +541,7 @@ def test_what_is_being_sent_at_the_end_is_saved(run: Path) -> None:
         connection.putheader(name, value)
     connection.putheader("Content-Type", "application/octet-stream")
     connection.endheaders(mask[:100])
-    while not server.saving:
+    while not server.writing:
         thread.join(0.01)
     server.stop()
     thread.join(0.3)

@@ -253,7 +253,7 @@ def test_a_long_list_from_its_middle_and_keys_switched_off(
     page.refresh()
     _await_open(page, "one")
     for index in range(4):
-        served.session.drop_mask(index, "rejected")
+        served.session.delete_mask(index, "rejected")
     page.refresh()
     _await_open(page, "one")
     _press(page, "n")

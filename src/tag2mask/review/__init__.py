@@ -1,6 +1,6 @@
 """Review of masks and tags in a browser page, served by Flask to this machine only.
 
-The page is plain JavaScript modules, without a build step or network access.
+The page consists of plain JavaScript modules, without a build step or network access.
 """
 
 from tag2mask.review.image_list import reviewed_images

@@ -1,4 +1,4 @@
-"""The images of a review: their order, their verdicts, and filters over them."""
+"""The images of a review, with their verdicts, order and filters."""
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
@@ -23,12 +23,11 @@ Order = Literal["confidence", "list"]
 
 
 def reviewed_images(config: Config, run: RunFolder, split: str | None = None) -> ImageSet:
-    """The images to review, with the tags of the data set, without earlier decisions.
+    """The images to review, with the tags of the data set, before any decision.
 
     Args:
-        config: `data` and `limit` are read.
-        run: the run with the masks.
-        split: all images of this split; None: those of any split with a mask or a prediction.
+        config: its `data` and `limit`.
+        split: all images of this split; None: images of any split that have a mask or a prediction.
 
     Raises:
         UsageError: there are none.
@@ -40,21 +39,20 @@ def reviewed_images(config: Config, run: RunFolder, split: str | None = None) ->
     kept = images.items.where(lambda item: any((folder / f"{item.id}.png").is_file() for folder in folders))
     if not kept:
         raise UsageError(
-            f"{run.path} has no masks of the images in {images.root}; `tag2mask run --out {run.path}` makes them, "
-            "and --data.split NAME takes a split without masks"
+            f"{run.path} has no masks of the images in {images.root}; make them with `tag2mask run --out {run.path}`, "
+            "or choose a split without masks with --data.split NAME"
         )
     return images.of(kept if config.limit is None else kept[: config.limit])
 
 
 @dataclass(frozen=True)
 class Query:
-    """A query of the page.
+    """A filter of the list and its order.
 
     Attributes:
         class_id: only images with this tag; None: all.
         state: only images in this state; None: all.
-        find: only images whose ID contains this, in any case.
-        order: of the images.
+        find: only images whose ID contains this text, ignoring case.
     """
 
     class_id: int | None = None
@@ -71,7 +69,7 @@ class Page:
         total: number of images that match.
         indices: of these images in the list.
         ranks: of these images in the order, ascending.
-        more: whether others follow, or precede if those before a rank were requested.
+        more: whether more images follow, or precede if those before a rank were requested.
     """
 
     total: int
@@ -81,10 +79,10 @@ class Page:
 
 
 class ReviewList:
-    """The images by index, from 0. Several threads may read it and note decisions.
+    """The images by index, from 0. Several threads may read it and record decisions.
 
     Attributes:
-        ranking: the confidence of the images.
+        ranking: their confidence.
     """
 
     def __init__(self, images: ImageSet, ranking: Ranking) -> None:
@@ -122,8 +120,8 @@ class ReviewList:
         """The number of a index in an order, from 0."""
         return self._orders[order].index(index)
 
-    def note(self, index: int, decision: Decision | None) -> None:
-        """Update the verdict and the tags of an image."""
+    def record(self, index: int, decision: Decision | None) -> None:
+        """Record the verdict and the changed tags of an image."""
         self._verdicts[index] = decision.verdict if decision else None
         if decision is None or decision.tags is None:
             self._other_tags.pop(index, None)
@@ -132,16 +130,16 @@ class ReviewList:
         self._other_tags[index] = tuple(sorted(numbers[name] for name in decision.tags if name in numbers))
 
     def ranked(self, index: int) -> RankedImage | None:
-        """The line of the ranking about an image; None if it has no confidence."""
+        """The entry of an image in the ranking; None if it has no confidence."""
         found = self.ranking.by_id.get(self._ids[index])
         return found if found is not None and found.confidence is not None else None
 
     def tags(self, index: int) -> tuple[int, ...]:
-        """The tags of an image: changed ones, otherwise those of the data set."""
+        """The class ids of an image: changed tags, otherwise those of the data set."""
         return self._other_tags.get(index, self._own_tags[index])
 
     def has_other_tags(self, index: int) -> bool:
-        """Whether its tags were changed."""
+        """Whether the tags were changed."""
         return index in self._other_tags
 
     def counts(self) -> dict[str, int]:
@@ -159,10 +157,9 @@ class ReviewList:
         """The next images that match a query, or the previous ones.
 
         Args:
-            query: the filter and the order.
-            after: the rank after which to begin; ranks do not depend on decisions.
-            before: the rank before which to end, instead of ``after``.
-            count: at most this many.
+            after: the rank before the first one; ranks do not depend on decisions.
+            before: the rank after the last one, instead of ``after``.
+            count: the maximum number.
         """
         order = self._orders[query.order]
         ranks = [rank for rank, index in enumerate(order) if self._matches(index, query)]

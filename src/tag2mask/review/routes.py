@@ -1,4 +1,4 @@
-"""The API of the page. Images are addressed by their index in the list, so no request contains a path."""
+"""The API of the page. Images are addressed by their index in the list, so requests contain no paths."""
 
 import gzip
 import io
@@ -18,17 +18,17 @@ from tag2mask.review.image_list import Order, Query, State
 from tag2mask.review.session import Session
 
 THUMBNAIL, PICTURE = 192, 4096
-"""Longer sides of images for the browser, in pixels; masks are not reduced."""
+"""Maximum longer sides of images for the browser, in pixels; masks are not reduced."""
 
 PAGE = 100
-"""Images per page of the list."""
+"""Maximum number of images in one answer."""
 
 JSON_BYTES = 64 * 1024
 """The largest JSON body."""
 
 
 def reading_routes(session: Session, start: str) -> Blueprint:
-    """The routes that change nothing; images with ``start``, an ID of this server process, may be cached."""
+    """The routes that only read. Pictures requested with ``start``, an ID of this server process, may be cached."""
     routes = Blueprint("reading", __name__)
 
     @routes.get("/review")
@@ -86,11 +86,11 @@ def reading_routes(session: Session, start: str) -> Blueprint:
     return routes
 
 
-def deciding_routes(session: Session) -> Blueprint:
-    """The routes that change a decision; each answers with the new state."""
-    routes = Blueprint("deciding", __name__)
+def writing_routes(session: Session) -> Blueprint:
+    """The routes that change a decision; they answer with the new state."""
+    routes = Blueprint("writing", __name__)
 
-    def kept(index: int, decision: Decision | None) -> Response:
+    def changed(index: int, decision: Decision | None) -> Response:
         return jsonify(**_decided(session, index, decision), counts=session.list.counts())
 
     @routes.put("/images/<int:index>/mask")
@@ -100,27 +100,26 @@ def deciding_routes(session: Session) -> Blueprint:
             raise BadRequest("verdict should be accepted or corrected")
         height, width = session.size(index)
         values = np.frombuffer(_body(height * width, exact=True), dtype=np.uint8).reshape(height, width)
-        return kept(index, session.keep_mask(index, cast("Verdict", verdict), values))
+        return changed(index, session.save_mask(index, cast("Verdict", verdict), values))
 
     @routes.put("/images/<int:index>/verdict")
     def verdict(index: int) -> Response:
-        said = _json("verdict")
-        if said not in (None, "rejected"):
-            raise BadRequest("verdict should be rejected or null; accepted and corrected go with a mask")
-        return kept(index, session.drop_mask(index, said))
+        value = _json("verdict")
+        if value not in (None, "rejected"):
+            raise BadRequest("verdict should be rejected or null; send accepted and corrected with a mask")
+        return changed(index, session.delete_mask(index, value))
 
     @routes.put("/images/<int:index>/tags")
     def tags(index: int) -> Response:
-        said = _json("tags")
-        if said is not None and not (isinstance(said, list) and all(type(tag) is int for tag in said)):
+        value = _json("tags")
+        if value is not None and not (isinstance(value, list) and all(type(tag) is int for tag in value)):
             raise BadRequest("tags should be a list of class ids, or null for those of the data set")
-        return kept(index, session.change_tags(index, said))
+        return changed(index, session.change_tags(index, value))
 
     return routes
 
 
 def _details(session: Session, index: int) -> dict[str, Any]:
-    """Everything about an image except its pixels."""
     item, decision, fault_of_decision = session.list.item(index), None, None
     try:
         decision = session.decision(index)
@@ -131,7 +130,7 @@ def _details(session: Session, index: int) -> dict[str, Any]:
     except (Tag2maskError, OSError) as error:
         size, fault = None, str(error)
     layers = [
-        {"name": layer.name, "title": layer.title, "labels": layer.decides(item), "heats": layer.heats(item)}
+        {"name": layer.name, "title": layer.title, "labels": layer.has_labels(item), "heats": layer.heats(item)}
         for layer in session.layers.values()
         if layer.has(item)
     ]
@@ -153,14 +152,12 @@ def _details(session: Session, index: int) -> dict[str, Any]:
 
 
 def _decided(session: Session, index: int, decision: Decision | None) -> dict[str, Any]:
-    """The decision about an image."""
     verdict, at = (decision.verdict, decision.at) if decision else (None, "")
     tags = session.list.tags(index)
     return {"verdict": verdict, "tags": tags, "other_tags": session.list.has_other_tags(index), "at": at}
 
 
 def _listed(session: Session, index: int, rank: int) -> dict[str, Any]:
-    """An image in the list."""
     try:
         decision = session.decision(index)
     except (Tag2maskError, OSError):
@@ -171,7 +168,6 @@ def _listed(session: Session, index: int, rank: int) -> dict[str, Any]:
 
 
 def _query(session: Session) -> Query:
-    """The query in the parameters of the request."""
     class_id, state, order = _number("class", 0), request.args.get("state") or None, request.args.get("order", "list")
     if not 0 <= class_id <= len(session.classes):
         raise BadRequest(f"class should be 1 to {len(session.classes)}")
@@ -191,31 +187,30 @@ def _number(name: str, default: int) -> int:
 
 
 def _body(most: int, *, exact: bool = False) -> bytes:
-    """The body of the request, refused by its length before it is read."""
+    """The body of the request; its length is checked before it is read."""
     length = request.content_length
     if length is None:
-        raise LengthRequired("the length of the body is not said")
+        raise LengthRequired("the request has no content length")
     if length > most:
-        raise RequestEntityTooLarge(f"the body has {length} bytes, at most {most} are read")
+        raise RequestEntityTooLarge(f"the body has {length} bytes, the limit is {most}")
     if exact and length != most:
-        raise BadRequest(f"the body has {length} bytes, the mask of this image {most}")
+        raise BadRequest(f"the body has {length} bytes, the mask of this image has {most}")
     request.max_content_length = most
     return request.get_data()
 
 
 def _json(name: str) -> Any:
-    """A value in the JSON object of the body."""
     if request.mimetype != "application/json":
         raise BadRequest("the body should be JSON")
     _body(JSON_BYTES)
-    said = request.get_json()
-    if not isinstance(said, dict) or name not in said:
+    body = request.get_json()
+    if not isinstance(body, dict) or name not in body:
         raise BadRequest(f"the body should be an object with {name!r}")
-    return said[name]
+    return body[name]
 
 
 def _raw(values: npt.NDArray[np.uint8]) -> Response:
-    """uint8 (h, w) as raw bytes: a browser could change the colours of an image format."""
+    """uint8 (h, w) as raw bytes; decoding an image format in the browser could change values."""
     answer = Response(gzip.compress(values.tobytes(), compresslevel=1), mimetype="application/octet-stream")
     answer.headers["Content-Encoding"] = "gzip"
     answer.headers["X-Height"], answer.headers["X-Width"] = map(str, values.shape)
@@ -223,7 +218,6 @@ def _raw(values: npt.NDArray[np.uint8]) -> Response:
 
 
 def _jpeg(pixels: npt.NDArray[np.uint8], quality: int) -> Response:
-    """RGB pixels as JPEG."""
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "JPEG", quality=quality, subsampling=0)
     return Response(content.getvalue(), mimetype="image/jpeg")
@@ -234,7 +228,7 @@ def error_answer(error: Exception) -> tuple[Response, int]:
     if isinstance(error, HTTPException):
         code, message = error.code or 500, error.description or error.name
     elif isinstance(error, IndexError):
-        code, message = 404, "there is no image at this index of the list"
+        code, message = 404, "the list has no image at this index"
     elif isinstance(error, UsageError):
         code, message = 400, str(error)
     elif isinstance(error, Tag2maskError):

@@ -1,4 +1,4 @@
-"""A review: the images, the layers of the run, and the decisions."""
+"""A review session: the images, the layers of the run, and the decisions."""
 
 import threading
 from collections.abc import Sequence
@@ -22,18 +22,16 @@ LOCKS = 64
 """Decisions that can be written at the same time."""
 
 CORRECTION = "correction"
-"""The name of an accepted or corrected mask, in addition to those of the layers."""
+"""The name of the layer with the accepted or corrected mask."""
 
 
 class Session:
-    """The queries and decisions of the page, by the index of an image in the list. Thread-safe.
+    """The state behind the page: images are addressed by their index in the list. Thread-safe.
 
     Attributes:
         list: the images.
-        layers: the layers to show, by name.
+        layers: the layers of the run, by name.
         corrections: the folder of decisions.
-        pixel_limit: an image with more pixels is not opened.
-        intensity: as in `read_image`.
     """
 
     def __init__(
@@ -45,17 +43,16 @@ class Session:
         pixel_limit: int,
         intensity: Intensity | None = None,
     ) -> None:
-        """Read the images and the decisions once.
+        """Read the list of images and the decisions.
 
         Args:
-            images: to be reviewed.
-            run: with masks and CAMs; only read.
-            corrections: the decisions, of the same classes.
-            pixel_limit: an image with more pixels is not opened.
+            run: the run folder, which is only read.
+            corrections: the folder of decisions, with the same classes.
+            pixel_limit: an image with more pixels is an error.
             intensity: as in `read_image`.
 
         Raises:
-            UsageError: an ID is the name of a record of the corrections, or the ranking is damaged.
+            UsageError: an ID is the name of a file of the corrections, or the ranking is damaged.
         """
         self.run, self.corrections, self.pixel_limit, self.intensity = run, corrections, pixel_limit, intensity
         self.list = ReviewList(images, Ranking.of(run.path))
@@ -69,7 +66,7 @@ class Session:
             index = self.list.index(image_id)
             if index is not None:
                 with suppress(Tag2maskError, OSError):  # the page of the image shows the error
-                    self.list.note(index, corrections.decision(image_id))
+                    self.list.record(index, corrections.decision(image_id))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -77,7 +74,7 @@ class Session:
         return self.list.images.classes
 
     def decision(self, index: int) -> Decision | None:
-        """The stored decision about an image, also by another review; the list is updated.
+        """The stored decision about an image; another process may have changed it. Updates the list.
 
         Raises:
             Tag2maskError: the decision is damaged.
@@ -85,11 +82,11 @@ class Session:
         item = self.list.item(index)
         with self._lock(index):
             decision = self.corrections.decision(item.id)
-            self.list.note(index, decision)
+            self.list.record(index, decision)
         return decision
 
     def start(self, index: int) -> str | None:
-        """The name of the mask to start from: a correction, the run's mask or a prediction; None without any."""
+        """The name of the initial mask: a correction, the run's mask or a prediction; None without any."""
         item = self.list.item(index)
         if self._mask(item) is not None:
             return CORRECTION
@@ -97,11 +94,11 @@ class Session:
         return next(masks, None)
 
     def labels(self, index: int, name: str, long_side: int | None = None) -> Labels:
-        """The class of each pixel, by a layer or by a correction.
+        """The class of each pixel in a layer or in the correction.
 
         Raises:
-            UsageError: there is no such layer.
-            Tag2maskError: it cannot be read.
+            UsageError: unknown layer.
+            Tag2maskError: the file cannot be read.
         """
         item, size = self.list.item(index), self.size(index)
         if name != CORRECTION:
@@ -113,19 +110,18 @@ class Session:
         return resize_labels(mask, reduced_size(size, long_side))
 
     def heat(self, index: int, name: str, class_id: int) -> Labels:
-        """The CAM of a class by a layer, 255 = 1.
+        """The CAM of a class in a layer, 255 = 1.
 
         Raises:
-            UsageError: there is no such layer, or it has no CAM of that class.
-            Tag2maskError: it cannot be read.
+            UsageError: unknown layer, or it has no CAM of that class.
+            Tag2maskError: the file cannot be read.
         """
         return self._layer(name).heat(self.list.item(index), self.size(index), len(self.classes), class_id)
 
-    def keep_mask(self, index: int, verdict: Verdict, mask: Labels) -> Decision | None:
-        """Store a mask as accepted or corrected; decided tags stay.
+    def save_mask(self, index: int, verdict: Verdict, mask: Labels) -> Decision | None:
+        """Store a mask as accepted or corrected; changed tags stay.
 
         Args:
-            index: of the image.
             verdict: `accepted` or `corrected`.
             mask: uint8 (H, W), of the image's size.
 
@@ -139,8 +135,8 @@ class Session:
             before = self._before(item)
             return self._store(index, Decision.now(verdict, before.tags if before else None), mask)
 
-    def drop_mask(self, index: int, verdict: Verdict | None) -> Decision | None:
-        """Reject an image's mask, or undo its verdict (None); a stored mask is deleted, the tags stay."""
+    def delete_mask(self, index: int, verdict: Verdict | None) -> Decision | None:
+        """Reject the mask of an image, or undo its verdict (None); the stored mask is deleted, the tags stay."""
         item = self.list.item(index)
         with self._lock(index):
             before = self._before(item)
@@ -150,11 +146,10 @@ class Session:
         """Change the tags of an image; the verdict and the mask stay.
 
         Args:
-            index: of the image.
-            tags: class ids; None or the data set's own to undo a change.
+            tags: class ids; None or those of the data set to undo a change.
 
         Raises:
-            UsageError: a number that is not a class.
+            UsageError: a number is not a class id.
         """
         item = self.list.item(index)
         wrong = [tag for tag in tags or () if not 1 <= tag <= len(self.classes)]
@@ -170,34 +165,33 @@ class Session:
 
     def _layer(self, name: str) -> Layer:
         if name not in self.layers:
-            raise UsageError(f"there is no layer {name!r} here, only {', '.join(self.layers)}")
+            raise UsageError(f"unknown layer {name!r}; this run has {', '.join(self.layers)}")
         return self.layers[name]
 
     def _lock(self, index: int) -> threading.Lock:
-        """The lock for the decision about an image; images rarely share one."""
+        """The lock for the decision about an image; several images share one."""
         return self._locks[index % LOCKS]
 
     def _before(self, item: ImageItem) -> Decision | None:
-        """The decision so far; a mask with a damaged decision or none counts as corrected."""
+        """The stored decision; a stored mask without a readable decision counts as corrected."""
         try:
             return self.corrections.decision(item.id)
         except Tag2maskError:
             return Decision("corrected") if self.corrections.stored_mask(item.id) else None
 
     def _mask(self, item: ImageItem) -> Path | None:
-        """The accepted or corrected mask."""
         before = self._before(item)
         return self.corrections.stored_mask(item.id) if before is not None and before.has_mask else None
 
     def _store(self, index: int, decision: Decision, mask: Labels | None = None) -> Decision | None:
-        """Store a decision; None if it says nothing, which undoes an earlier one."""
+        """Store a decision; without verdict and tags, delete the stored one and return None."""
         image_id = self.list.item(index).id
         stored = None if decision.verdict is None and decision.tags is None else decision
         if stored is None:
             self.corrections.forget(image_id)
         else:
             self.corrections.write(image_id, stored, mask)
-        self.list.note(index, stored)
+        self.list.record(index, stored)
         return stored
 
     def _size(self, index: int) -> Size:

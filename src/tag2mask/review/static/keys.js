@@ -1,8 +1,8 @@
-// The keys. A letter is left to fields that are typed into, Enter and Space to the button that has the focus.
+// Keyboard shortcuts. Text fields keep their letters, a focused button keeps Enter and Space.
 
 const find = (name) => document.getElementById(name);
 
-const KEPT = "tag2mask-review-single-keys";
+const STORED = "tag2mask-review-single-keys";
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
@@ -63,7 +63,7 @@ export function bindKeys(review, moreOpacity) {
     } else {
       const action = letters[key] ?? letters[key.toLowerCase()];
       if (!action) return;
-      if (event.repeat && "aruc".includes(key.toLowerCase())) return; // one decision a press
+      if (event.repeat && "aruc".includes(key.toLowerCase())) return; // one decision per press
       event.preventDefault();
       action();
     }
@@ -78,16 +78,16 @@ export function bindKeys(review, moreOpacity) {
   });
 }
 
-/** Single keys can be switched off, for who speaks to the computer or strikes keys by accident; the browser keeps it. */
+/** Single keys can be switched off, for speech input or accidental presses; the browser stores the choice. */
 function keepSwitch(single) {
   try {
-    single.checked = localStorage.getItem(KEPT) !== "off";
+    single.checked = localStorage.getItem(STORED) !== "off";
   } catch {
-    // a browser that keeps nothing
+    // the browser has no storage
   }
   single.addEventListener("change", () => {
     try {
-      localStorage.setItem(KEPT, single.checked ? "on" : "off");
+      localStorage.setItem(STORED, single.checked ? "on" : "off");
     } catch {
       // as above
     }

@@ -1,14 +1,14 @@
-// The strip of layers below the image: each small, the chosen one large.
+// The strip of layers below the image; the selected layer is shown large.
 
 import { getMap } from "./api.js";
 import { element } from "./elements.js";
 import { paintLabels, packed } from "./view.js";
 
-const SMALL = 132, SIDE = 192; // pixels of a small picture; of the labels that are asked for it
-const LARGE = 1600; // of labels that are only looked at
+const SMALL = 132, SIDE = 192; // pixels of a small picture, and of its labels
+const LARGE = 1600; // of labels for viewing
 
 export class Layers {
-  /** `shown()` hears that another layer is large. */
+  /** `shown(layer)` is called when another layer is shown large. */
   constructor(view, panel, heatColours, shown) {
     this.view = view;
     this.panel = panel;
@@ -19,7 +19,7 @@ export class Layers {
     this.strip = document.getElementById("layers");
   }
 
-  /** An image, its picture and its mask. */
+  /** Show the layers of an image. */
   open(details, image, mask) {
     Object.assign(this, { details, image, mask, maps: new Map() });
     this.list = [
@@ -64,29 +64,29 @@ export class Layers {
     }
   }
 
-  /** CAMs as heat of the chosen class, or as regions. */
+  /** Show CAMs as a heat map of the selected class, or as regions. */
   setHeat(asHeat) {
     this.asHeat = asHeat;
     this.refresh();
   }
 
-  /** Show the chosen layer again, with another class or in another way. */
+  /** Show the selected layer again after a change. */
   refresh() {
     if (this.list) this.show(this.current);
   }
 
-  /** The labels of the layer that is large, as large as the image. */
+  /** The labels of the selected layer at the size of the image. */
   whole() {
     return this.#labels(this.layer, null);
   }
 
-  /** Draw the small picture of the mask anew. */
+  /** Redraw the small picture of the mask. */
   redrawMask() {
     const canvas = this.strip.querySelector("[data-layer=edit] canvas");
     if (canvas) this.#drawSmall(canvas, { map: this.mask });
   }
 
-  /** Which class's heat is shown of a layer: that of the brush, else the first; null where it has none. */
+  /** The class of a layer's heat map: that of the brush, otherwise the first; null without heat maps. */
   heatClass(layer) {
     if (!layer.heats.length) return null;
     const { chosen } = this.panel;
@@ -96,17 +96,17 @@ export class Layers {
   async #labels(layer, side) {
     const { width, height } = this.mask;
     const whole = side === null || side >= Math.max(width, height);
-    return this.#kept(`${layer.name} ${whole ? "" : side}`, () =>
+    return this.#cached(`${layer.name} ${whole ? "" : side}`, () =>
       getMap(`/api/images/${this.details.index}/labels/${layer.name}${whole ? "" : `?side=${side}`}`));
   }
 
   async #heat(layer, id) {
-    return this.#kept(`${layer.name} heat ${id}`, async () =>
+    return this.#cached(`${layer.name} heat ${id}`, async () =>
       this.#heatPicture(await getMap(`/api/images/${this.details.index}/heat/${layer.name}/${id}`)));
   }
 
-  /** An answer that is asked for once. */
-  #kept(key, ask) {
+  /** Request an answer once and cache it. */
+  #cached(key, ask) {
     if (!this.maps.has(key)) {
       const asked = ask();
       const { maps } = this;

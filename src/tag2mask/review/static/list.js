@@ -1,4 +1,4 @@
-// The list of images: filtered by the server, a page at a time.
+// The list of images, filtered by the server and loaded in pages.
 
 import { get, jpeg } from "./api.js";
 import { dot, element } from "./elements.js";
@@ -8,10 +8,10 @@ const find = (name) => document.getElementById(name);
 export const VERDICTS = { accepted: "✓ accepted", corrected: "✎ corrected", rejected: "✕ rejected" };
 
 export class List {
-  /** `chosen(item)` hears which image was clicked, `counted(counts)` how many are decided. */
+  /** `chosen(item)` is called on a click, `counted(counts)` with the number of decisions. */
   constructor({ classes, ranked, page }, chosen, counted) {
-    this.page = page; // images of one answer
-    this.from = this.after = Infinity; // the ranks between which the list is loaded; nothing yet
+    this.page = page; // images per answer
+    this.from = this.after = Infinity; // the loaded ranks; none yet
     this.names = new Map(classes.map((each) => [each.id, each]));
     this.chosen = chosen;
     this.counted = counted;
@@ -45,13 +45,13 @@ export class List {
     return Object.fromEntries(["find", "class", "state", "order"].map((name) => [name, find(name).value]));
   }
 
-  /** Ask anew; `changed` hears of it. */
+  /** Load the list again, then call `changed`. */
   async reload() {
     await this.#restart(-1);
     this.changed?.();
   }
 
-  /** Have the neighbourhood of a rank in the list: what is loaded goes on where that is near, else it begins anew. */
+  /** Load the neighbourhood of a rank: extend the loaded part if the rank is near, otherwise restart there. */
   async reach(rank) {
     if (rank >= this.from) {
       await this.loading;
@@ -61,7 +61,7 @@ export class List {
     await this.#restart(rank < this.page ? -1 : rank - Math.ceil(this.page / 2));
   }
 
-  /** Begin the list after a rank. */
+  /** Restart the list after a rank. */
   #restart(after) {
     this.run = (this.run ?? 0) + 1;
     this.items = [];
@@ -73,7 +73,7 @@ export class List {
     return this.load();
   }
 
-  /** The next page; one at a time. */
+  /** Load the next page, after any page that is loading. */
   load() {
     const loaded = this.loading.then(async () => {
       if (this.ended) return;
@@ -92,7 +92,7 @@ export class List {
     return loaded;
   }
 
-  /** The page before the first one that is loaded. */
+  /** Load the page before the first loaded one. */
   loadEarlier() {
     const loaded = this.loading.then(async () => {
       if (this.earlier.hidden) return;
@@ -109,7 +109,7 @@ export class List {
     return loaded;
   }
 
-  /** The first undecided one after a rank; `suits` knows of decisions that the server does not have yet. */
+  /** The first undecided image after a rank; `suits` excludes decisions that the server does not have yet. */
   async undecided(rank, suits) {
     const loaded = this.items.find((item) => item.rank > rank && suits(item));
     if (loaded && rank >= this.from) return loaded;
@@ -127,8 +127,8 @@ export class List {
     return this.items.find((item) => item.index === index);
   }
 
-  /** The first one after (or before) a rank; what is missing of the list there is loaded. */
-  async beside(rank, step) {
+  /** The first image after (or before) a rank; loads the list there. */
+  async neighbour(rank, step) {
     await this.reach(rank);
     for (;;) {
       const found = step > 0
@@ -138,7 +138,7 @@ export class List {
     }
   }
 
-  /** What is decided about an image now. */
+  /** Update the decision of an image in the list. */
   update(index, said) {
     const item = this.item(index);
     if (!item) return;
@@ -149,7 +149,7 @@ export class List {
     if (focused) item.node.firstChild.focus({ preventScroll: true });
   }
 
-  /** Mark the image that is open. */
+  /** Mark the open image. */
   mark(index) {
     this.images.querySelector("[aria-current]")?.removeAttribute("aria-current");
     const button = this.item(index)?.node.firstChild;

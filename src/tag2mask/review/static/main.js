@@ -1,4 +1,4 @@
-// The page begins here: buttons and keys are bound to what a review can do.
+// Entry point: binds buttons and keys to the actions of a review.
 
 import { get } from "./api.js";
 import { SIZES } from "./mask.js";
@@ -47,7 +47,7 @@ async function start() {
   await begin(review);
 }
 
-/** Open the image that the address names, or the first one. */
+/** Open the image named in the address, or the first one. */
 async function begin(review) {
   const id = namedInAddress();
   const named = id ? await get("/api/index", { id, order: review.list.query.order }).catch(() => null) : null;

@@ -1,4 +1,4 @@
-// One review: which image is open, what is decided about it, and what is kept.
+// The state of the page: the open image, its decision, and the undo history of decisions.
 
 import { get, getMap, jpeg } from "./api.js";
 import { Drawing } from "./drawing.js";
@@ -11,7 +11,7 @@ import { Layers } from "./layers.js";
 import { View } from "./view.js";
 
 const find = (name) => document.getElementById(name);
-const REMEMBERED = 256 * 1024 * 1024; // bytes of masks that are kept to undo decisions
+const HISTORY = 256 * 1024 * 1024; // bytes of masks in the undo history of decisions
 
 export class Review {
   constructor(settings) {
@@ -30,7 +30,7 @@ export class Review {
     this.list.changed = () => this.listChanged();
     this.list.failed = (message) => this.#trouble(message);
     this.view.zoomed = (scale) => (find("zoom").textContent = `${Math.round(100 * scale)} %`);
-    this.before = []; // decisions as they were, the last one last: {index, verdict, pixels}
+    this.before = []; // undo history: {index, rank, verdict, pixels}
     this.#counted(settings.counts);
   }
 
@@ -40,10 +40,10 @@ export class Review {
     this.drawing.reset();
     this.saver.flush();
     const opening = (this.opening = {});
-    this.open = null; // nobody decides about an image that is not seen yet
+    this.open = null; // no decision before the image is shown
     this.rank = item.rank;
     this.list.mark(item.index);
-    const waiting = ["mask", "tags"].map((kind) => this.saver.pending(item.index, kind)); // newer than any answer
+    const waiting = ["mask", "tags"].map((kind) => this.saver.pending(item.index, kind)); // newer than the answer
     try {
       const details = await get(`/api/images/${item.index}`);
       const kept = prefer(details, ...waiting);
@@ -56,15 +56,15 @@ export class Review {
     }
   }
 
-  /** The next (or previous) image. */
+  /** Open the next (or previous) image. */
   async go(step) {
     this.drawing.finish();
-    const next = await this.list.beside(this.rank ?? -1, step);
+    const next = await this.list.neighbour(this.rank ?? -1, step);
     if (next) await this.show(next);
     else this.#say(step > 0 ? "This is the last image." : "This is the first image.");
   }
 
-  /** The next undecided image; the server knows which one that is, in however long a list. */
+  /** Open the next undecided image; the server finds it. */
   async nextUndecided() {
     this.drawing.finish();
     const next = await this.list.undecided(this.rank ?? -1, ({ index, verdict }) => {
@@ -75,13 +75,13 @@ export class Review {
     else this.#say("No undecided image after this one.");
   }
 
-  /** Accept the mask as it is, or as it was drawn. */
+  /** Accept the mask. */
   async accept() {
     const { open } = this;
     this.drawing.finish();
     if (!open?.mask) return;
     if (!open.start && !open.drawn) {
-      this.#say("There is no mask to accept: draw one, or take over a layer.");
+      this.#say("There is no mask to accept: draw one, or use a layer as the mask.");
       return;
     }
     if (open.verdict !== "accepted" && open.verdict !== "corrected") {
@@ -104,14 +104,14 @@ export class Review {
     await this.nextUndecided();
   }
 
-  /** Take the last decision about this image back; if there is none, the last one of all. */
+  /** Undo the last decision about this image; without one, the last decision of all. */
   async undecide() {
     this.drawing.finish();
     if (!this.open) return;
     if (!this.open.verdict) {
       const last = this.before.at(-1);
       if (!last) {
-        this.#say("Nothing is decided here.");
+        this.#say("There is no decision to undo.");
         return;
       }
       const { index } = last;
@@ -123,7 +123,7 @@ export class Review {
     const last = entry ?? { verdict: null, pixels: null };
     const pixels = last.pixels ?? (await this.#runMask(open));
     if (open !== this.open) return;
-    this.drawing.finish(); // a stroke that was begun meanwhile is undone with the decision
+    this.drawing.finish(); // a stroke that began meanwhile is undone too
     const since = this.before.indexOf(entry);
     this.before = this.before.filter((each, number) => each.index !== open.index || number < since);
     if (pixels && open.mask) {
@@ -145,7 +145,7 @@ export class Review {
     this.#drawn(open.mask);
   }
 
-  /** Take over what is shown as the mask. */
+  /** Use the shown layer as the mask. */
   async takeOver() {
     const { open } = this, { layer } = this.layers;
     if (!open?.mask || !layer?.labels) return;
@@ -175,7 +175,7 @@ export class Review {
     this.saver.flush();
   }
 
-  /** The mask to begin with, of the server; without a correction that is there nothing is opened, to keep it safe. */
+  /** The initial mask. If a correction cannot be read, the image is not opened, so that it is not overwritten. */
   async #base(details) {
     try {
       return details.start ? (await getMap(`/api/images/${details.index}/labels/${details.start}`)).pixels : null;
@@ -187,7 +187,7 @@ export class Review {
     }
   }
 
-  /** The mask without any correction, for a decision that is taken back. */
+  /** The mask without a correction, for an undone decision. */
   async #runMask(open) {
     const layer = open.layers.find(isMask);
     open.start = layer?.name ?? null;
@@ -199,7 +199,7 @@ export class Review {
   #opened(details, image, base) {
     const [height, width] = details.size ?? [1, 1];
     const mask = details.size ? new Mask(width, height, base) : null;
-    const kept = details.start === "correction" ? base : null; // what a decision keeps; nobody changes it any more
+    const kept = details.start === "correction" ? base : null; // the stored mask; never modified
     this.open = { ...details, mask, kept, drawn: details.verdict === "corrected" };
     find("id").textContent = details.id;
     document.title = `${details.id} · ${this.title}`;
@@ -220,12 +220,12 @@ export class Review {
     try {
       history.replaceState(null, "", `#${encodeURIComponent(details.id)}`);
     } catch {
-      history.replaceState(null, "", "#"); // an ID that no address can hold
+      history.replaceState(null, "", "#"); // the ID cannot be encoded
     }
     this.list.mark(details.index);
     const { open } = this;
-    this.list.beside(this.rank, 1).then((next) => {
-      if (open === this.open) this.list.mark(details.index); // the list may begin elsewhere now
+    this.list.neighbour(this.rank, 1).then((next) => {
+      if (open === this.open) this.list.mark(details.index); // the list may have been reloaded
       fetchAhead(next);
     }, () => {});
   }
@@ -247,7 +247,7 @@ export class Review {
     this.panel.draw();
   }
 
-  /** Decide, here and at the server. */
+  /** Set the verdict here and on the server. */
   #decide(verdict) {
     const { open } = this;
     open.verdict = verdict;
@@ -258,12 +258,12 @@ export class Review {
     this.#verdictShown();
   }
 
-  /** Keep the decision as it is now, to come back to. */
+  /** Add the current decision to the undo history. */
   #remember() {
     const { index, verdict, kept } = this.open;
     this.before.push({ index, rank: this.rank, verdict, pixels: kept });
     let bytes = this.before.reduce((sum, { pixels }) => sum + (pixels?.length ?? 0), 0);
-    while (bytes > REMEMBERED && this.before.length > 1) bytes -= this.before.shift().pixels?.length ?? 0;
+    while (bytes > HISTORY && this.before.length > 1) bytes -= this.before.shift().pixels?.length ?? 0;
   }
 
   #tagged(tags) {
@@ -275,7 +275,7 @@ export class Review {
 
   #kept(index, said) {
     const { counts, ...decision } = said;
-    if (this.saver.pending(index, "mask")) delete decision.verdict; // a newer one waits
+    if (this.saver.pending(index, "mask")) delete decision.verdict; // a newer one is pending
     if (this.saver.pending(index, "tags")) for (const name of ["tags", "other_tags"]) delete decision[name];
     this.list.update(index, decision);
     this.#counted(counts);
@@ -340,7 +340,7 @@ export class Review {
     find("fault").querySelector("p").textContent = message;
   }
 
-  /** What is wrong with the image that is open, or could not be fetched. */
+  /** Show an error about the open image. */
   #trouble(message) {
     find("trouble").hidden = !message;
     find("trouble").textContent = message;
@@ -355,7 +355,7 @@ export class Review {
   }
 }
 
-/** Put what waits to be saved in the index of what the server said; the mask that waits, if one does. */
+/** Replace the details by pending changes; returns the pending mask, if any. */
 function prefer(details, mask, tags) {
   if (tags) {
     details.tags = tags.body.tags ?? [...details.own_tags];
@@ -368,7 +368,7 @@ function prefer(details, mask, tags) {
   return drawn ? mask.body : null;
 }
 
-/** Whether a layer gives masks: that of the run, or a prediction. */
+/** Whether a layer has masks: that of the run, or a prediction. */
 function isMask({ name }) {
   return !name.startsWith("cam-") && name !== "seeds";
 }
@@ -379,7 +379,7 @@ function rankedWords(ranked) {
   return [`confidence ${ranked.confidence.toFixed(2)}`, ranked.class_name, ranked.reason].filter(Boolean).join(" · ");
 }
 
-/** Have the next picture at hand. */
+/** Preload the next picture. */
 function fetchAhead(item) {
   if (item) new Image().src = jpeg(item.index, "picture");
 }

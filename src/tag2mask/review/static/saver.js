@@ -1,25 +1,25 @@
-// What is decided is saved at once, in order, and kept here until the server has it.
+// Saves decisions in order, and keeps each until the server has stored it.
 
-import { Refused, put } from "./api.js";
+import { RequestError, put } from "./api.js";
 
-const PAUSE = 300; // milliseconds after a stroke: the next one may follow at once
-const AGAIN = 4000; // milliseconds before another try, where the server was not reached
+const PAUSE = 300; // milliseconds after a stroke, to save several strokes together
+const AGAIN = 4000; // milliseconds before a retry without a connection
 
 export class Saver {
-  /** `kept(index, answer)` hears what the server has now; `told(state, message)` what to show. */
+  /** `kept(index, answer)` is called with the stored state, `told(state, message)` with the state to show. */
   constructor(kept, told) {
     this.kept = kept;
     this.told = told;
-    this.waiting = new Map(); // the newest of each index and kind, in order
+    this.waiting = new Map(); // the newest job per image and kind, in order
     this.busy = false;
   }
 
-  /** A mask, bytes that nobody changes any more. */
+  /** Save a mask; its bytes are not modified later. */
   mask(index, pixels, verdict) {
     this.#add(index, "mask", { address: `/api/images/${index}/mask?verdict=${verdict}`, body: pixels, verdict });
   }
 
-  /** A verdict without a mask: rejected, or null to take one back. */
+  /** Save a verdict without a mask: rejected, or null to undo. */
   verdict(index, verdict) {
     this.#add(index, "mask", { address: `/api/images/${index}/verdict`, body: { verdict }, verdict });
   }
@@ -28,7 +28,7 @@ export class Saver {
     this.#add(index, "tags", { address: `/api/images/${index}/tags`, body: { tags } });
   }
 
-  /** What waits of an image, `mask` or `tags`: {body, verdict}, or nothing. */
+  /** The pending job of an image, `mask` or `tags`: {body, verdict}, or undefined. */
   pending(index, kind) {
     return this.waiting.get(`${index} ${kind}`);
   }
@@ -37,13 +37,13 @@ export class Saver {
     return this.waiting.size === 0;
   }
 
-  /** Save now what waits; what is refused stays, and does not keep the others waiting. */
+  /** Save all pending jobs now; refused ones stay pending, and the others are saved. */
   async flush() {
     clearTimeout(this.timer);
     this.timer = undefined;
     if (this.busy) return;
     this.busy = true;
-    const refused = new Map(); // jobs, with what the server said
+    const refused = new Map(); // jobs with their error messages
     for (let job; (job = [...this.waiting.values()].find((each) => !refused.has(each))); ) {
       this.told("saving");
       try {
@@ -52,7 +52,7 @@ export class Saver {
         this.kept(job.index, answer);
       } catch (error) {
         refused.set(job, error.message);
-        if (error instanceof Refused && error.status) continue;
+        if (error instanceof RequestError && error.status) continue;
         this.timer = setTimeout(() => this.flush(), AGAIN);
         break;
       }
