@@ -125,7 +125,7 @@ def _tenth(count: int) -> int:
 
 
 def calibration(confidence: Values, iou: Values, parts: int = 10) -> list[tuple[float, float]]:
-    """Mean confidence and mean IoU of equally large parts, least confident first."""
+    """Mean confidence and mean IoU of equally large parts, least certain first."""
     order = np.argsort(confidence, kind="stable")
     return [
         (float(confidence[part].mean()), float(iou[part].mean()))

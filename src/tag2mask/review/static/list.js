@@ -139,13 +139,13 @@ export class List {
   }
 
   /** Update the decision of an image in the list. */
-  update(index, said) {
+  update(index, decision) {
     const item = this.item(index);
     if (!item) return;
-    Object.assign(item, said);
+    Object.assign(item, decision);
     const row = this.#row(item);
     const focused = item.node.contains(document.activeElement);
-    item.node.querySelector(".said").replaceWith(row.querySelector(".said"));
+    item.node.querySelector(".info").replaceWith(row.querySelector(".info"));
     if (focused) item.node.firstChild.focus({ preventScroll: true });
   }
 
@@ -163,7 +163,7 @@ export class List {
     });
     picture.addEventListener("error", () =>
       picture.replaceWith(element("span", { className: "no-picture", textContent: "cannot be read" })));
-    const said = element("span", { className: "said" });
+    const info = element("span", { className: "info" });
     const tags = element("span", { className: "dots" });
     for (const id of item.tags) {
       const { name, colour } = this.names.get(id), tag = element("span", { className: "one" });
@@ -171,14 +171,14 @@ export class List {
       tags.append(tag);
     }
     if (item.other_tags) tags.append(element("span", { className: "changed", textContent: "(changed)" }));
-    said.append(tags);
+    info.append(tags);
     const { verdict } = item;
     const state = element("span", { className: `state ${verdict ?? ""}`, textContent: VERDICTS[verdict] ?? "" });
     if (!verdict && item.confidence !== null) state.textContent = `confidence ${item.confidence.toFixed(2)}`;
-    said.append(state);
+    info.append(state);
     const button = element("button", { type: "button" });
     const words = element("span", { className: "words" });
-    words.append(element("bdi", { className: "name", textContent: item.id, title: item.id }), said);
+    words.append(element("bdi", { className: "name", textContent: item.id, title: item.id }), info);
     button.append(picture, words);
     button.addEventListener("click", () => this.chosen(item));
     const row = element("li");

@@ -24,7 +24,7 @@ export class Review {
     this.layers.failed = (message) => this.#trouble(message);
     this.drawing = new Drawing(this.view, this.panel, () => this.open?.mask, (mask) => this.#drawn(mask));
     this.drawing.onBegin = () => this.layers.current !== "edit" && this.layers.show("edit");
-    this.saver = new Saver((index, said) => this.#kept(index, said), (state, message) => this.#told(state, message));
+    this.saver = new Saver((...answer) => this.#stored(...answer), (...state) => this.#savingShown(...state));
     const counted = (counts) => this.#counted(counts);
     this.list = new List(settings, (item) => this.show(item), counted);
     this.list.changed = () => this.listChanged();
@@ -273,8 +273,8 @@ export class Review {
     this.layers.refresh();
   }
 
-  #kept(index, said) {
-    const { counts, ...decision } = said;
+  #stored(index, state) {
+    const { counts, ...decision } = state;
     if (this.saver.pending(index, "mask")) delete decision.verdict; // a newer one is pending
     if (this.saver.pending(index, "tags")) for (const name of ["tags", "other_tags"]) delete decision[name];
     this.list.update(index, decision);
@@ -331,7 +331,7 @@ export class Review {
     find("progress").querySelector("i").style.width = `${(100 * decided) / Math.max(1, this.total)}%`;
   }
 
-  #told(state, message = "") {
+  #savingShown(state, message = "") {
     const words = { waiting: "Saving …", saving: "Saving …", saved: "All saved", failed: "Not saved" };
     find("saving").textContent = words[state];
     find("saving").dataset.state = state;

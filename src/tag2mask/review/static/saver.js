@@ -6,10 +6,10 @@ const PAUSE = 300; // milliseconds after a stroke, to save several strokes toget
 const AGAIN = 4000; // milliseconds before a retry without a connection
 
 export class Saver {
-  /** `kept(index, answer)` is called with the stored state, `told(state, message)` with the state to show. */
-  constructor(kept, told) {
-    this.kept = kept;
-    this.told = told;
+  /** `stored(index, answer)` is called with the stored state, `notify(state, message)` with the state to show. */
+  constructor(stored, notify) {
+    this.stored = stored;
+    this.notify = notify;
     this.waiting = new Map(); // the newest job per image and kind, in order
     this.busy = false;
   }
@@ -45,11 +45,11 @@ export class Saver {
     this.busy = true;
     const refused = new Map(); // jobs with their error messages
     for (let job; (job = [...this.waiting.values()].find((each) => !refused.has(each))); ) {
-      this.told("saving");
+      this.notify("saving");
       try {
         const answer = await put(job.address, job.body);
         if (this.waiting.get(job.key) === job) this.waiting.delete(job.key);
-        this.kept(job.index, answer);
+        this.stored(job.index, answer);
       } catch (error) {
         refused.set(job, error.message);
         if (error instanceof RequestError && error.status) continue;
@@ -58,16 +58,16 @@ export class Saver {
       }
     }
     this.busy = false;
-    const [said] = refused.values();
-    if (said) this.told("failed", `Not saved: ${said}`);
-    else this.told("saved");
+    const [message] = refused.values();
+    if (message) this.notify("failed", `Not saved: ${message}`);
+    else this.notify("saved");
   }
 
   #add(index, kind, job) {
     const key = `${index} ${kind}`;
     this.waiting.delete(key); // the newest goes to the end
     this.waiting.set(key, { key, index, ...job });
-    this.told("waiting");
+    this.notify("waiting");
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.flush(), PAUSE);
   }
