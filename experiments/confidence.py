@@ -28,8 +28,8 @@ from tag2mask.core.files import write_json
 from tag2mask.data.images import read_mask
 from tag2mask.evaluation import Confusion
 from tag2mask.quality.calibration import calibration, shared_tenth, spearman, spearman_interval
-from tag2mask.quality.estimator import MODELS, Model, estimates, mean_estimate, predictor
-from tag2mask.quality.features import FIELDS, Evidence, stored_evidence
+from tag2mask.quality.estimator import MODELS, Model, class_estimates, mean_estimate, predictor
+from tag2mask.quality.features import FIELDS, MaskFeatures, stored_features
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import StageResult
 from tag2mask.runs.run_folder import RunFolder
@@ -51,7 +51,7 @@ class Judged:
         miou: their mean over the classes in the truth.
     """
 
-    evidence: Evidence
+    evidence: MaskFeatures
     iou: Floats
     miou: float
 
@@ -70,7 +70,7 @@ def judged(place: str) -> list[Judged]:
     images = run_images(config, folder)
     found, made_by = [], set()
     for item in images.items:
-        stored = stored_evidence(folder / EVIDENCE / f"{item.id}.npz")
+        stored = stored_features(folder / EVIDENCE / f"{item.id}.npz")
         if stored is None or item.mask is None or not item.mask.is_file():
             continue
         if tuple(stored[0].ids.tolist()) != (0, *item.tags) or not item.tags:
@@ -162,7 +162,7 @@ def report(items: Sequence[Judged], models: dict[tuple[str, ...], Model]) -> Non
         if not set(model.weights) - {"more_tags"} <= set(known):
             print(f"{name} left out: not all that it needs is known of every image")
             continue
-        single[name] = [estimates(each.evidence, model) for each in items]
+        single[name] = [class_estimates(each.evidence, model) for each in items]
         pairs = zip(items, single[name], strict=True)
         whole[name] = np.array([mean_estimate(each.evidence, own) for each, own in pairs])
     for name, of_classes in single.items():

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tag2mask.core.files import write_text
 from tag2mask.data import ImageItem, ImageSet, write_mask
 from tag2mask.data.cam_files import CamFile, write_cam
+from tag2mask.quality.ranking import IMAGES
 from tag2mask.report import ReportSettings
 
 HOSTILE = '<script>alert("class")</script>'
@@ -58,6 +60,15 @@ def make_cam(kind: str, tags: list[int], number: int) -> CamFile:
         allocation[-1, -1] = 255
     clusters = None if allocation is None else CLUSTERS
     return CamFile(ids.astype(np.int32), maps.astype(np.float16), SIZE, allocation, clusters)
+
+
+def write_ranking(run: Path, ids: tuple[str, ...]) -> None:
+    """The ranking of the stage `confidence`: these images, least certain first."""
+    quoted = [f'"{name}"' for name in ids]
+    lines = [
+        f"{name},0.{place}1,{HOSTILE.replace(chr(34), '')},0.0,network disagrees" for place, name in enumerate(quoted)
+    ]
+    write_text(run / IMAGES, "\n".join(["image,confidence,class,class_confidence,reason", *lines]) + "\n")
 
 
 def _scene(tags: list[int]) -> np.ndarray:

@@ -8,7 +8,7 @@ from PIL import ExifTags, Image
 from tag2mask.data import DataSettings, write_mask
 from tag2mask.data.cam_files import CamFile, write_cam
 from tag2mask.data.corrections import Corrections
-from tag2mask.review import Desk, reviewed_images
+from tag2mask.review import Session, reviewed_images
 from tag2mask.runs.config import Config
 from tag2mask.runs.run_folder import RunFolder
 
@@ -40,13 +40,13 @@ def build_run(folder: Path) -> Path:
     return run
 
 
-def open_desk(run: Path) -> Desk:
+def open_session(run: Path) -> Session:
     """The review of a run that `build_run` made."""
     data = run.parent / "data"
     config = Config(out=run, data=DataSettings(root=data, classes=str(data / "classes.txt")))
     folder = RunFolder(run)
     images = reviewed_images(config, folder)
-    return Desk(images, folder, Corrections(run / "corrections", images.classes), pixel_limit=100_000)
+    return Session(images, folder, Corrections(run / "corrections", images.classes), pixel_limit=100_000)
 
 
 def every_value(seed: int) -> np.ndarray:
@@ -82,6 +82,6 @@ def _cam(tags: tuple[int, ...]) -> CamFile:
     """Background on the left, the classes from left to right."""
     ids = np.array((0, *tags), dtype=np.int32)
     maps = np.zeros((len(ids), 3, 4 * len(ids)), dtype=np.float16)
-    for place in range(len(ids)):
-        maps[place, :, 4 * place : 4 * place + 4] = 0.8
+    for index in range(len(ids)):
+        maps[index, :, 4 * index : 4 * index + 4] = 0.8
     return CamFile(ids, maps, SIZE)

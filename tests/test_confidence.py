@@ -1,4 +1,4 @@
-"""Confidence without truth: the overlaps against slow loops, evidence, the estimate, the tables, how well it ranks."""
+"""Mask quality without truth: overlaps against slow loops, features, estimates, tables, the quality of the ranking."""
 
 import csv
 import math
@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.quality.calibration import calibration, ranking_quality, shared_tenth, spearman, spearman_interval
-from tag2mask.quality.estimator import MODELS, Model, estimates, judge, predictor
+from tag2mask.quality.estimator import MODELS, Model, class_estimates, estimate_quality, predictor
 from tag2mask.quality.features import (
     FIELDS,
-    Evidence,
+    MaskFeatures,
     class_shares,
     expected_iou,
-    gather,
-    read_evidence,
-    stored_evidence,
-    write_evidence,
+    mask_features,
+    read_features,
+    stored_features,
+    write_features,
 )
 from tag2mask.quality.ranking import CLASSES, IMAGES, read_ranking, written_tables
 from tag2mask.refine.masks import ClassMaps
@@ -90,33 +90,33 @@ def test_a_thin_part_keeps_its_share_where_a_mask_is_reduced(at: int) -> None:
     assert reduced.sum(0).allclose(torch.ones(6, 8)) and reduced[1].mean().item() == pytest.approx(1 / 64)
     line = (labels == 2)[None, ::8, ::8].float()
     maps = ClassMaps(ids, torch.cat([1 - line, line]))
-    found = gather(labels, ids, maps, size=(6, 8))
+    found = mask_features(labels, ids, maps, size=(6, 8))
     assert found.of("share")[1] == pytest.approx(1 / 64) and found.of("pieces")[1] == 1
-    assert judge(found).reason(found, ("background", "cat", "dog")) != "no pixel of dog"
+    assert estimate_quality(found).reason(found, ("background", "cat", "dog")) != "no pixel of dog"
 
 
-def evidence_of(mask: torch.Tensor, truth: torch.Tensor, *, network: bool = True, cams: bool = True) -> Evidence:
+def features_of(mask: torch.Tensor, truth: torch.Tensor, *, network: bool = True, cams: bool = True) -> MaskFeatures:
     """Of a mask of class 2, where CAMs and network know the truth, the network has class 1 as well."""
     ids = torch.tensor([0, 2], dtype=torch.uint8)
     near = torch.where(truth, 0.8, 0.1)
     maps = ClassMaps(ids, torch.stack([1 - near, near])[:, ::2, ::2])
     logits = torch.stack([4.0 * ~truth, torch.full(truth.shape, -2.0), 4.0 * truth])
-    return gather(2 * mask.byte(), ids, maps if cams else None, logits if network else None)
+    return mask_features(2 * mask.byte(), ids, maps if cams else None, logits if network else None)
 
 
-def test_evidence_says_what_was_seen() -> None:
+def test_features_of_a_mask() -> None:
     truth = disc((20, 25), 10)
-    found = evidence_of(truth, truth)
+    found = features_of(truth, truth)
     assert found.ids.tolist() == [0, 2] and found.values.shape == (2, len(FIELDS))
     assert found.of("share")[1] == pytest.approx(float(truth.float().mean()))
     assert found.of("network_overlap").tolist() == [1, 1] and found.of("pieces").tolist() == [1, 1]
     assert (found.of("network_free") < found.of("network_expected")).all()  # some of it goes to class 1
-    assert found.stray == 1 and 0 < found.stray_share < 0.02
-    two = evidence_of(disc((10, 10), 5) | disc((30, 40), 5), truth)
+    assert found.unexpected_class == 1 and 0 < found.unexpected_share < 0.02
+    two = features_of(disc((10, 10), 5) | disc((30, 40), 5), truth)
     assert two.of("pieces").tolist() == [1, 2]
-    alone = evidence_of(truth, truth, network=False)
+    alone = features_of(truth, truth, network=False)
     assert np.isnan(alone.of("network_free")).all() and not np.isnan(alone.of("cam_expected")).any()
-    assert alone.stray == 0
+    assert alone.unexpected_class == 0
 
 
 def test_a_tag_without_a_cam_has_an_empty_one_and_ignored_pixels_are_of_no_class() -> None:
@@ -124,7 +124,7 @@ def test_a_tag_without_a_cam_has_an_empty_one_and_ignored_pixels_are_of_no_class
     labels = torch.zeros(4, 6, dtype=torch.uint8)
     labels[:, :3], labels[:2, 3:] = 2, 255
     cams = ClassMaps(ids[[0, 2]], torch.ones(2, 2, 3) * torch.tensor([0.5, 0.25])[:, None, None])
-    found = gather(labels, ids, cams)
+    found = mask_features(labels, ids, cams)
     assert found.of("cam_expected").tolist() == pytest.approx([4 / (6 + 12), 0, 4 / (12 + 4)], abs=1e-6)
     assert found.of("share").tolist() == [0.25, 0, 0.5]
 
@@ -133,7 +133,7 @@ def test_a_tag_without_a_cam_has_an_empty_one_and_ignored_pixels_are_of_no_class
 def test_the_more_a_mask_is_spoiled_the_less_certain_it_is(network: bool, cams: bool) -> None:
     truth = disc((20, 25), 12)
     masks = [truth, truth.roll(4, 1), truth.roll(8, 1), truth.roll(14, 1), torch.zeros_like(truth)]
-    found = [judge(evidence_of(mask, truth, network=network, cams=cams)) for mask in masks]
+    found = [estimate_quality(features_of(mask, truth, network=network, cams=cams)) for mask in masks]
     confidences = [each.confidence for each in found]
     assert confidences == sorted(confidences, reverse=True) and len(set(confidences)) == len(masks)
     assert all(0 <= each <= 1 for each in confidences)
@@ -145,51 +145,54 @@ def test_every_estimate_grows_with_agreement_and_falls_with_more_tags() -> None:
     for model in MODELS.values():
         agreement = [weight for name, weight in model.weights.items() if name.endswith("_expected")]
         assert agreement and all(weight > 0 for weight in agreement) and model.weights["more_tags"] < 0
-        assert set(model.weights) == set(model.usual)
+        assert set(model.weights) == set(model.means)
 
 
 def test_estimates_are_the_formula() -> None:
     truth = disc((20, 25), 12)
-    found = evidence_of(truth.roll(3, 1), truth)
+    found = features_of(truth.roll(3, 1), truth)
     model = Model(0.5, -0.25, {"cam_expected": 2.0, "share": -0.5, "more_tags": 3.0}, {})
     for place, class_id in enumerate((0, 2)):
         cam, share = float(found.of("cam_expected")[place]), float(found.of("share")[place])
         score = 0.5 - 0.25 * (class_id == 0) + 2 * math.log((cam + 0.02) / (1.02 - cam)) - 0.5 * math.log(share)
-        assert estimates(found, model)[place] == pytest.approx(1 / (1 + math.exp(-score)))
-    several = Evidence(np.array([0, 1, 4, 9], dtype=np.int32), np.ones((4, len(FIELDS)), dtype=np.float32))
+        assert class_estimates(found, model)[place] == pytest.approx(1 / (1 + math.exp(-score)))
+    several = MaskFeatures(np.array([0, 1, 4, 9], dtype=np.int32), np.ones((4, len(FIELDS)), dtype=np.float32))
     assert predictor(several, "more_tags").tolist() == [2, 2, 2, 2]
-    assert predictor(Evidence(several.ids[:1], several.values[:1]), "more_tags").tolist() == [0]
+    assert predictor(MaskFeatures(several.ids[:1], several.values[:1]), "more_tags").tolist() == [0]
 
 
 def test_reasons_are_words() -> None:
     names, truth = ("background", "cat", "dog"), disc((20, 25), 12)
     empty, speck = torch.zeros_like(truth), disc((20, 25), 1)
     for mask, words in ((empty, "no pixel of dog"), (speck, "mask of dog nearly empty"), (truth, "")):
-        found = evidence_of(mask, truth)
-        assert judge(found).reason(found, names) == words
-    away = evidence_of(truth.roll(14, 1), truth)
-    assert judge(away).reason(away, names).endswith(" on dog")
-    seen = Evidence(away.ids, away.values, 1, 0.3)
-    assert judge(seen).reason(seen, names) == "network sees cat, which is no tag"
+        found = features_of(mask, truth)
+        assert estimate_quality(found).reason(found, names) == words
+    away = features_of(truth.roll(14, 1), truth)
+    assert estimate_quality(away).reason(away, names).endswith(" on dog")
+    seen = MaskFeatures(away.ids, away.values, 1, 0.3)
+    assert estimate_quality(seen).reason(seen, names) == "network sees cat, which is not a tag"
 
 
-def test_without_cams_and_network_nothing_is_judged() -> None:
-    with pytest.raises(UsageError, match="evidence of neither"):
-        judge(gather(torch.zeros(3, 3, dtype=torch.uint8), torch.tensor([0, 1], dtype=torch.uint8)))
+def test_without_cams_and_network_there_is_no_estimate() -> None:
+    with pytest.raises(UsageError, match="there are neither"):
+        estimate_quality(mask_features(torch.zeros(3, 3, dtype=torch.uint8), torch.tensor([0, 1], dtype=torch.uint8)))
 
 
-def test_a_image_without_tags_is_judged_by_what_the_network_sees_and_by_nothing_else() -> None:
+def test_an_image_without_tags_is_estimated_by_the_network_alone() -> None:
     labels, ids = torch.zeros(40, 50, dtype=torch.uint8), torch.tensor([0], dtype=torch.uint8)
     cams = ClassMaps(ids, torch.ones(1, 5, 5))
     names, seen = ("background", "cat", "dog"), disc((20, 25), 10)
-    alone = gather(labels, ids, cams)
-    assert math.isnan(judge(alone).confidence) and judge(alone).reason(alone, names) == "not judged by anything"
+    alone = mask_features(labels, ids, cams)
+    assert (
+        math.isnan(estimate_quality(alone).confidence)
+        and estimate_quality(alone).reason(alone, names) == "no CAMs and no network"
+    )
     away, dog = torch.full(seen.shape, -5.0), torch.where(seen, 9.0, -9.0)
-    empty = gather(labels, ids, cams, torch.stack([-away, away, away]))
-    missed = gather(labels, ids, cams, torch.stack([-dog, away - 9, dog]))
-    assert judge(empty).confidence > 0.95 and judge(empty).reason(empty, names) == ""
-    assert judge(missed).confidence < 0.5
-    assert judge(missed).reason(missed, names) == "network sees dog, which is no tag"
+    empty = mask_features(labels, ids, cams, torch.stack([-away, away, away]))
+    missed = mask_features(labels, ids, cams, torch.stack([-dog, away - 9, dog]))
+    assert estimate_quality(empty).confidence > 0.95 and estimate_quality(empty).reason(empty, names) == ""
+    assert estimate_quality(missed).confidence < 0.5
+    assert estimate_quality(missed).reason(missed, names) == "network sees dog, which is not a tag"
 
 
 @pytest.mark.parametrize(("network", "cams"), [(True, True), (True, False), (False, True)])
@@ -199,35 +202,35 @@ def test_a_mask_that_fills_the_image_is_certain_where_nobody_sees_background(net
     for background in (0.005, 0.4):
         p = torch.tensor([background, 1 - background])[:, None, None].expand(2, 40, 50)
         logits = torch.stack([p[0].log(), torch.full((40, 50), -9.0), p[1].log()])
-        own = gather(labels, ids, ClassMaps(ids, p) if cams else None, logits if network else None)
-        found.append(judge(own).confidence)
+        own = mask_features(labels, ids, ClassMaps(ids, p) if cams else None, logits if network else None)
+        found.append(estimate_quality(own).confidence)
     assert found[0] > 0.85 and found[1] < 0.45
 
 
-def test_a_network_without_finite_numbers_is_no_witness() -> None:
+def test_a_network_without_finite_numbers_is_refused() -> None:
     ids, labels = torch.tensor([0, 2], dtype=torch.uint8), torch.zeros(4, 6, dtype=torch.uint8)
     for value in (torch.nan, torch.inf):
         logits = torch.zeros(3, 4, 6)
         logits[1, 0, 0] = value
-        with pytest.raises(Tag2maskError, match="infinite numbers, or none"):
-            gather(labels, ids, None, logits)
+        with pytest.raises(Tag2maskError, match="not finite"):
+            mask_features(labels, ids, None, logits)
 
 
-def test_evidence_comes_back_from_its_file_and_damage_is_none(tmp_path: Path) -> None:
+def test_features_come_back_from_their_file_and_damage_is_none(tmp_path: Path) -> None:
     truth = disc((20, 25), 10)
-    found, path = evidence_of(truth, truth, network=False), tmp_path / "a/b.npz"
-    write_evidence(path, found, "these")
-    again = read_evidence(path, "these")
-    assert again is not None and again.stray == found.stray
+    found, path = features_of(truth, truth, network=False), tmp_path / "a/b.npz"
+    write_features(path, found, "these")
+    again = read_features(path, "these")
+    assert again is not None and again.unexpected_class == found.unexpected_class
     assert again.ids.tolist() == found.ids.tolist()
     np.testing.assert_array_equal(again.values, found.values)
-    assert read_evidence(path, "others") is None and read_evidence(tmp_path / "none.npz", "these") is None
-    write_evidence(path, Evidence(found.ids, found.values[:, :7]), "before there was more")
-    older = stored_evidence(path)
+    assert read_features(path, "others") is None and read_features(tmp_path / "none.npz", "these") is None
+    write_features(path, MaskFeatures(found.ids, found.values[:, :7]), "before there was more")
+    older = stored_features(path)
     assert older is not None and np.isnan(older[0].of("network_share")).all()
     assert older[0].of("cam_expected").tolist() == found.of("cam_expected").tolist()
     path.write_bytes(path.read_bytes()[:-40])
-    assert read_evidence(path, "these") is None
+    assert read_features(path, "these") is None
 
 
 @pytest.mark.parametrize(
@@ -245,7 +248,7 @@ def test_evidence_comes_back_from_its_file_and_damage_is_none(tmp_path: Path) ->
         {"made_by": np.float32(1)},
     ],
 )
-def test_evidence_of_another_kind_counts_as_none(tmp_path: Path, change: dict[str, np.ndarray]) -> None:
+def test_features_of_another_kind_count_as_none(tmp_path: Path, change: dict[str, np.ndarray]) -> None:
     whole = {
         "ids": np.array([0, 2], dtype=np.int32),
         "values": np.zeros((2, len(FIELDS)), dtype=np.float32),
@@ -254,9 +257,9 @@ def test_evidence_of_another_kind_counts_as_none(tmp_path: Path, change: dict[st
         "made_by": np.str_("these"),
     }
     np.savez(tmp_path / "whole.npz", **whole)
-    assert read_evidence(tmp_path / "whole.npz", "these") is not None
+    assert read_features(tmp_path / "whole.npz", "these") is not None
     np.savez(tmp_path / "other.npz", **whole | change)
-    assert read_evidence(tmp_path / "other.npz", "these") is None
+    assert read_features(tmp_path / "other.npz", "these") is None
 
 
 def test_tables_are_sorted_and_come_back_whatever_the_names(tmp_path: Path) -> None:
@@ -265,8 +268,8 @@ def test_tables_are_sorted_and_come_back_whatever_the_names(tmp_path: Path) -> N
     masks = [truth, truth.roll(9, 1), torch.zeros_like(truth), truth.roll(5, 1)]
     with written_tables(tmp_path, ("background", "cat", "dog")) as tables:
         for number in (3, 1, 0, 2):  # in any order
-            found = evidence_of(masks[number], truth)
-            tables.add(ids[number], found, judge(found), number=number, decided="accepted" if number else "")
+            found = features_of(masks[number], truth)
+            tables.add(ids[number], found, estimate_quality(found), number=number, decided="accepted" if number else "")
     ranked = list(read_ranking(tmp_path))
     assert [each.image for each in ranked] == [ids[2], ids[1], ids[3], ids[0]]
     assert [each.confidence for each in ranked] == sorted(each.confidence for each in ranked)
@@ -277,22 +280,22 @@ def test_tables_are_sorted_and_come_back_whatever_the_names(tmp_path: Path) -> N
         assert [row["decided"] for row in csv.DictReader(file)] == ["accepted"] * 3 + [""]
 
 
-def test_equally_certain_ones_are_in_the_order_of_the_data_set_and_unjudged_ones_last(tmp_path: Path) -> None:
+def test_equally_certain_ones_are_in_the_order_of_the_data_set_and_unknown_ones_last(tmp_path: Path) -> None:
     truth = disc((20, 25), 12)
-    found = evidence_of(truth, truth)
-    nothing = gather(torch.zeros(3, 3, dtype=torch.uint8), torch.tensor([0], dtype=torch.uint8))
+    found = features_of(truth, truth)
+    nothing = mask_features(torch.zeros(3, 3, dtype=torch.uint8), torch.tensor([0], dtype=torch.uint8))
     with written_tables(tmp_path, ("background", "cat", "dog")) as tables:
         for number in (2, 0, 3, 1):
             own = found if number else nothing
-            tables.add(f"={number}", own, judge(own), number=number)
+            tables.add(f"={number}", own, estimate_quality(own), number=number)
     ranked = list(read_ranking(tmp_path))
     assert [each.image for each in ranked] == ["=1", "=2", "=3", "=0"]
-    assert ranked[-1].confidence is None and ranked[-1].reason == "not judged by anything"
+    assert ranked[-1].confidence is None and ranked[-1].reason == "no CAMs and no network"
     assert not ranked[-1].by_network and ranked[0].by_network
 
 
 def test_an_unfinished_table_leaves_the_old_one_and_a_damaged_one_is_named(tmp_path: Path) -> None:
-    found = evidence_of(disc((20, 25), 12), disc((20, 25), 12))
+    found = features_of(disc((20, 25), 12), disc((20, 25), 12))
     with pytest.raises(UsageError, match="tag2mask confidence"):
         list(read_ranking(tmp_path))
     for names in (["first"], ["second", None]):
@@ -301,7 +304,7 @@ def test_an_unfinished_table_leaves_the_old_one_and_a_damaged_one_is_named(tmp_p
                 for name in names:
                     if name is None:
                         raise KeyboardInterrupt
-                    tables.add(name, found, judge(found), number=0)
+                    tables.add(name, found, estimate_quality(found), number=0)
         except KeyboardInterrupt:
             pass
     assert [each.image for each in read_ranking(tmp_path)] == ["first"]
@@ -349,7 +352,7 @@ def test_quality_of_a_good_a_useless_and_a_constant_ranking() -> None:
     low, high = spearman_interval(useless, iou)
     assert low < 0 < high and high - low == pytest.approx(2 * 1.96 / np.sqrt(200), rel=0.15)
     constant = ranking_quality(np.full(200, 0.5), iou)
-    assert constant.spearman is None and "nothing ranks" in constant.sentence()
+    assert constant.spearman is None and "there is no ranking" in constant.sentence()
 
 
 def test_the_shared_tenth_and_calibration_by_hand() -> None:

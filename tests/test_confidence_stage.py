@@ -27,7 +27,7 @@ from tag2mask.data.corrections import Corrections, Decision
 from tag2mask.data.images import read_mask, write_mask
 from tag2mask.data.manifest import ImageItem
 from tag2mask.export.formats import ExportSettings, export_masks
-from tag2mask.quality.features import FIELDS, NETWORK_FIELDS, stored_evidence
+from tag2mask.quality.features import FIELDS, NETWORK_FIELDS, stored_features
 from tag2mask.quality.ranking import CLASSES, IMAGES, QUALITY, read_ranking
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import StageResult
@@ -178,7 +178,7 @@ def test_the_network_is_used_unless_it_was_trained_on_truth(
     classes = rows(copied / CLASSES)
     assert all(0 <= float(row[field]) <= 1 for row in classes for field in NETWORK_FIELDS)
     assert len({row["network_expected"] for row in classes}) > 5  # it looked at each image
-    stored = stored_evidence(evidence_files(copied)[0])
+    stored = stored_features(evidence_files(copied)[0])
     assert stored is not None and "network" in json.loads(json.loads(stored[1])[0])
     assert result_of(capsys, copied)["done"] == 0
     network = copied / "segment/network.safetensors"
@@ -196,7 +196,7 @@ def test_the_network_is_used_unless_it_was_trained_on_truth(
     told = result_of(capsys, copied)
     assert told["done"] == 10 and any("was trained on ground truth" in note for note in told["notes"])
     assert all(row[field] == "" for row in rows(copied / CLASSES) for field in NETWORK_FIELDS)
-    stored = stored_evidence(evidence_files(copied)[0])
+    stored = stored_features(evidence_files(copied)[0])
     assert stored is not None and "network" not in json.loads(json.loads(stored[1])[0])
     assert result_of(capsys, copied)["done"] == 0  # a file that is newer than all evidence, but not used
 
@@ -226,7 +226,7 @@ def test_decided_masks_are_marked_and_left_out_of_the_report(copied: Path) -> No
     assert {row["image"]: row["decided"] for row in rows(copied / IMAGES) if row["decided"]} == {first: "accepted"}
     corrections.write(second, Decision.now("rejected"))  # after the tables
     assert main(["report", str(copied), *more, "--report.lowest_confidence", "1"]) == 0
-    section = (copied / "report.html").read_text().partition('id="doubts"')[2].partition("</section>")[0]
+    section = (copied / "report.html").read_text().partition('id="least-certain"')[2].partition("</section>")[0]
     assert f"<h3><bdi>{third}</bdi></h3>" in section and section.count("<h3>") == 1
 
 
@@ -235,8 +235,8 @@ def test_cams_are_seen_as_they_were_refined(copied: Path, scenes: Path, capsys: 
     rmtree(copied / "masks")
     rmtree(copied / "refine")
     assert run("refine", scenes, copied, **made) == 0 and rank(copied) == 0
-    stored = stored_evidence(evidence_files(copied)[0])
-    assert stored is not None and json.loads(json.loads(stored[1])[0])["background"] == 0.2
+    stored = stored_features(evidence_files(copied)[0])
+    assert stored is not None and json.loads(json.loads(stored[1])[0])["background"] == [0.2, None]
     before = files_of(copied / "confidence")
     assert result_of(capsys, copied, "--refine.background_threshold", "0.5", "--restart", "confidence")["done"] == 10
     assert files_of(copied / "confidence") == before
@@ -270,7 +270,7 @@ def test_truth_that_does_not_fit_is_named_and_the_mask_is_ranked_all_the_same(
     assert any("truth of 9 images is too little" in note for note in told["notes"])
     assert not (copied / QUALITY).exists()
     assert main(["report", str(copied), *more, "--report.lowest_confidence", "1"]) == 0
-    section = (copied / "report.html").read_text().partition('id="doubts"')[2].partition("</section>")[0]
+    section = (copied / "report.html").read_text().partition('id="least-certain"')[2].partition("</section>")[0]
     assert f"<h3><bdi>{first}</bdi></h3>" in section and "Truth" not in section
 
 

@@ -286,7 +286,7 @@ def test_wrong_use_of_the_verb(folder: Path, tmp_path: Path, capsys: pytest.Capt
         (["masks", str(folder)], "needs --out FOLDER"),
         (["masks", str(folder), *out], "nothing says what the classes are"),
         (["masks", str(tmp_path / "gone"), *out, "--data.classes", "a,b"], "is no folder of masks"),
-        (["masks", str(folder), str(folder), *out], "is no run folder"),
+        (["masks", str(folder), str(folder), *out], "is not a run folder"),
         (["cvat", str(tmp_path / "gone"), *out, "--data.classes", "a,b"], "does not exist"),
         (["labelstudio", str(folder), *out, "--data.classes", "a,b"], "does not exist"),
         (["labelstudio", str(folder), *out, "--data.classes", "a,ignored"], "see --ignore-label"),

@@ -91,7 +91,7 @@ def test_a_broken_torch_is_reported_with_its_remedy(tmp_path: Path) -> None:
     assert "libcudart.so.13" in told["machine"]["torch"]
     assert told["versions"]["numpy"]
     done = subprocess.run([sys.executable, "-m", "tag2mask", "train", "--out", str(tmp_path / "run")], **asked)
-    assert done.returncode == 1 and "`tag2mask doctor` says what is missing" in done.stderr
+    assert done.returncode == 1 and "`tag2mask doctor` shows what is missing" in done.stderr
     assert "Traceback" not in done.stderr
 
 

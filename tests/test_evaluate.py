@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 from rich.console import Console
 from sklearn.metrics import confusion_matrix, jaccard_score
 
+from tag2mask.cli.console import classes_table
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.evaluation import Confusion, Figures, ThresholdSweep
 
@@ -164,7 +165,7 @@ def test_figures_in_json_and_as_a_table() -> None:
     assert json["over_activation"]["dog"] == 1.0 and json["under_activation"]["background"] == 0.5
     assert json["threshold"] is None and json["sweep"] is None
     console = Console(width=100, file=StringIO())
-    console.print(figures.render("val"))
+    console.print(classes_table(figures, "val"))
     text = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
     assert "background" in text and "75.0" in text and "–" in text and "mean over 2 of 4 classes" in text
     sweep = ThresholdSweep(2, [0.1, 0.35])

@@ -13,8 +13,8 @@ import torch
 
 from tag2mask.core.errors import UsageError
 from tag2mask.evaluation import Confusion
-from tag2mask.quality.estimator import Model, estimates
-from tag2mask.quality.features import FIELDS, Evidence, stored_evidence, write_evidence
+from tag2mask.quality.estimator import Model, class_estimates
+from tag2mask.quality.features import FIELDS, MaskFeatures, stored_features, write_features
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 
@@ -168,13 +168,13 @@ def test_the_fit_of_confidence_finds_the_model_that_made_the_truth() -> None:
     items = []
     for _ in range(600):
         ids = np.array([0, *range(1, generator.integers(2, 5))], dtype=np.int32)
-        evidence = Evidence(ids, generator.uniform(0.02, 0.98, (len(ids), len(FIELDS))).astype(np.float32))
-        iou = estimates(evidence, made)
+        evidence = MaskFeatures(ids, generator.uniform(0.02, 0.98, (len(ids), len(FIELDS))).astype(np.float32))
+        iou = class_estimates(evidence, made)
         items.append(confidence.Judged(evidence, iou, float(iou.mean())))
     found = confidence.fit(items, list(made.weights))
     assert found.bias == pytest.approx(0.5, abs=0.05) and found.background == pytest.approx(-0.7, abs=0.02)
     assert found.weights == pytest.approx(made.weights, abs=0.05)
-    assert found.usual["cam_expected"] == pytest.approx(0, abs=0.1)
+    assert found.means["cam_expected"] == pytest.approx(0, abs=0.1)
 
     known = [replace(each, evidence=without(each.evidence, "network_expected")) for each in items]
     with pytest.raises(UsageError, match="nothing to fit on"):
@@ -186,10 +186,10 @@ def test_the_fit_of_confidence_finds_the_model_that_made_the_truth() -> None:
     assert constant.weights["cam_overlap"] == 0 and constant.weights["cam_expected"] > 1
 
 
-def without(evidence: Evidence, field: str) -> Evidence:
+def without(evidence: MaskFeatures, field: str) -> MaskFeatures:
     values = evidence.values.copy()
     values[:, FIELDS.index(field)] = np.nan
-    return Evidence(evidence.ids, values)
+    return MaskFeatures(evidence.ids, values)
 
 
 def test_confidence_is_fitted_on_evidence_of_the_run_alone(
@@ -203,13 +203,13 @@ def test_confidence_is_fitted_on_evidence_of_the_run_alone(
     said = capsys.readouterr()
     assert list(json.loads(said.out)) == ["cam"] and "cam + network left out" in said.err  # and no measurement
     path = next((out / "confidence/evidence").rglob("*.npz"))
-    stored = stored_evidence(path)
+    stored = stored_features(path)
     assert stored is not None
-    write_evidence(path, stored[0], json.dumps(["others"]))
+    write_features(path, stored[0], json.dumps(["others"]))
     with pytest.raises(UsageError, match="made from other things"):
         confidence.judged(place)
     for path in (out / "confidence/evidence").rglob("*.npz"):
-        write_evidence(path, stored[0], json.dumps(["others"]))
+        write_features(path, stored[0], json.dumps(["others"]))
     with pytest.raises(UsageError, match="made from other things"):
         confidence.judged(place)
     with pytest.raises(SystemExit) as stopped:

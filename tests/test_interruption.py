@@ -18,7 +18,7 @@ from tag2mask.cli import main
 from tag2mask.core.files import TEMPORARY_PREFIX, _is_abandoned
 from tag2mask.data.cam_files import read_cam
 from tag2mask.networks.checkpoint import read_network_info
-from tag2mask.quality.features import stored_evidence
+from tag2mask.quality.features import stored_features
 from tag2mask.training.checkpointing import load_state
 
 KILLS = 20
@@ -74,7 +74,7 @@ def _assert_whole(out: Path) -> None:
         if path.name.startswith(TEMPORARY_PREFIX) or path.is_dir():
             continue
         if path.is_relative_to(out / "confidence") and path.suffix == ".npz":
-            assert stored_evidence(path) is not None
+            assert stored_features(path) is not None
         elif path.suffix == ".npz":
             read_cam(path)
         elif path.suffix in (".png", ".jpg"):

@@ -117,22 +117,22 @@ def _reviewed(words: list[str], folder: Path) -> dict[str, Mask | None]:
         assert command.process.is_alive() and monotonic() < until, command.errors
         sleep(0.05)
     review = Review(shown[1])
-    listed = json.loads(review.get("/api/photos?order=confidence"))["photos"]
+    listed = json.loads(review.get("/api/images?order=confidence"))["images"]
     decided: dict[str, Mask | None] = {}
     for number, entry in enumerate(listed[:3]):
-        own = json.loads(review.get(f"/api/photos/{entry['place']}"))
-        mask = np.frombuffer(review.get(f"/api/photos/{entry['place']}/labels/{own['start']}"), dtype=np.uint8).reshape(
+        own = json.loads(review.get(f"/api/images/{entry['index']}"))
+        mask = np.frombuffer(review.get(f"/api/images/{entry['index']}/labels/{own['start']}"), dtype=np.uint8).reshape(
             own["size"]
         )
         if number == 0:
             mask = mask.copy()
             mask[10:60, 20:90] = 2
         if number == 2:
-            review.put(f"/api/photos/{entry['place']}/verdict", b'{"verdict": "rejected"}', "application/json")
+            review.put(f"/api/images/{entry['index']}/verdict", b'{"verdict": "rejected"}', "application/json")
         else:
             verdict = ("corrected", "accepted")[number]
             review.put(
-                f"/api/photos/{entry['place']}/mask?verdict={verdict}", mask.tobytes(), "application/octet-stream"
+                f"/api/images/{entry['index']}/mask?verdict={verdict}", mask.tobytes(), "application/octet-stream"
             )
         decided[entry["id"]] = None if number == 2 else mask
     command.process.terminate()  # as Ctrl-C does; what a shell started in the background does not hear that

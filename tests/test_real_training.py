@@ -33,7 +33,7 @@ from tag2mask.networks.settings import SegmentationNetworkSettings
 from tag2mask.pot import PotSettings
 from tag2mask.prediction.predictor import Predictor
 from tag2mask.prediction.settings import PredictSettings
-from tag2mask.quality.features import gather
+from tag2mask.quality.features import mask_features
 from tag2mask.quality.ranking import FEW_CELLS, IMAGES, read_ranking, small_masks_sentence
 from tag2mask.refine.masks import ClassMaps
 from tag2mask.training.checkpointing import load_state
@@ -207,9 +207,9 @@ def test_the_area_of_a_mask_in_cells_of_its_cams() -> None:
     labels = torch.zeros(40, 60, dtype=torch.uint8)
     labels[:10, :12] = 1
     ids = torch.tensor([0, 1], dtype=torch.uint8)
-    found = gather(labels, ids, ClassMaps(ids, torch.rand(2, 8, 10)), size=(20, 30))
+    found = mask_features(labels, ids, ClassMaps(ids, torch.rand(2, 8, 10)), size=(20, 30))
     assert found.of("cells").tolist() == pytest.approx([76, 4])
-    assert np.isnan(gather(labels, ids, None, torch.rand(2, 40, 60)).of("cells")).all()
+    assert np.isnan(mask_features(labels, ids, None, torch.rand(2, 40, 60)).of("cells")).all()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The page as a file: complete, self-contained, the same twice, safe against hostile names and broken files."""
 
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -7,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from report_run import CLASSES, HOSTILE, IDS, SmallReport, build_run
+from report_run import CLASSES, HOSTILE, IDS, SmallReport, build_run, write_ranking
 from tag2mask.core.errors import UsageError
+from tag2mask.core.files import write_text
 from tag2mask.data import ImageSet, write_mask
+from tag2mask.quality.ranking import IMAGES, QUALITY
 from tag2mask.report import ReportSettings, write_report
 
 SMALL = SmallReport()
@@ -58,7 +62,7 @@ def test_everything_is_on_the_page(built: tuple[Path, ImageSet, Page]) -> None:
     ):
         assert words in page.text, words
     assert len(page.of("card")) == len(IDS)
-    for kind in ("photo", "classifier", "prototype", "pot", "allocation", "mask", "truth"):
+    for kind in ("image", "classifier", "prototype", "pot", "allocation", "mask", "truth"):
         assert len(page.of("tile") and [1 for tile in page.of("tile") if kind in tile["class"].split()]) == len(IDS), (
             kind
         )
@@ -78,6 +82,13 @@ def test_names_are_text_and_nothing_is_fetched(built: tuple[Path, ImageSet, Page
     assert not re.search(r"https?://|@import", page.source)
 
 
+def test_a_class_has_the_colour_of_the_mask_files(built: tuple[Path, ImageSet, Page]) -> None:
+    with Image.open(built[0] / "masks" / f"{IDS[0]}.png") as mask:
+        colours = np.array(mask.getpalette()).reshape(-1, 3)
+    shown = {dot["style"].removeprefix("--dot:") for dot in built[2].of("dot")}
+    assert shown == {"#{:02x}{:02x}{:02x}".format(*colours[class_id]) for class_id in range(len(CLASSES) + 1)}
+
+
 def test_the_same_run_gives_the_same_page(built: tuple[Path, ImageSet, Page]) -> None:
     run, items, page = built
     assert write_report(run, items, SMALL).read_text(encoding="utf-8") == page.source
@@ -92,11 +103,11 @@ def test_an_empty_run_says_what_is_missing(tmp_path: Path) -> None:
         write_report(tmp_path / "nowhere", images, ReportSettings())
 
 
-def test_without_truth_the_least_confident_is_first(tmp_path: Path) -> None:
+def test_without_truth_and_confidence_the_order_is_that_of_the_data_set(tmp_path: Path) -> None:
     run, items = build_run(tmp_path, truth=False)
     (run / "metrics.json").unlink()
     page = Page(write_report(run, items, SMALL))
-    assert "least confident first" in page.text and "There are no figures" in page.text
+    assert "in the order of the data set" in page.text and "There are no figures" in page.text
     assert len(page.of("card")) == len(IDS)
     assert not [1 for tile in page.of("tile") if "truth" in tile["class"]]
 
@@ -122,3 +133,31 @@ def test_a_name_that_is_not_unicode(tmp_path: Path) -> None:
     (run / "masks/e.png").rename(run / "masks/caf\udce9.png")
     page = Page(write_report(run, images, replace(SMALL, images=20)))
     assert len(page.of("card")) == 5 and "caf?" in page.text
+
+
+def test_the_least_certain_masks_are_drawn_in_order(tmp_path: Path) -> None:
+    run, items = build_run(tmp_path)
+    write_ranking(run, tuple(reversed(IDS)))
+    figures = {"images": 6, "spearman": 0.5, "low": 0.1, "high": 0.8, "worst_tenth": 1.0, "chance": 0.17}
+    write_text(run / QUALITY, json.dumps({"split": "train", **figures}))
+    page = Page(write_report(run, items, SmallReport(lowest_confidence=4)))
+    assert "rank correlation of confidence with mean IoU is 0.50 [0.10, 0.80]" in page.text
+    assert "100 % of the worst tenth (17 % by chance)" in page.text
+    section = page.source.partition('id="least-certain"')[2].partition("</section>")[0]
+    assert section.count("<li ") == 4 and "Least certain masks" in page.text
+    names = ["f", "e", "&lt;img src=x onerror=alert(2)&gt;", "c&#39; onerror=&#39;alert(1)"]
+    places = [section.index(f"<h3><bdi>{name}</bdi></h3>") for name in names]
+    assert places == sorted(places) and "<script>" not in section
+    assert section.count("<figcaption>Mask") == section.count("<figcaption>Truth") == 4 and "mean IoU" in section
+
+
+def test_without_ranking_or_truth_there_is_as_much_as_there_can_be(tmp_path: Path) -> None:
+    run, images = build_run(tmp_path, truth=False)
+    assert "Least certain masks" not in Page(write_report(run, images, SMALL)).text
+    write_ranking(run, (*IDS[:2], "gone"))
+    images.items[1].path.write_bytes(b"no image")
+    other = ImageSet(CLASSES, (), tmp_path)
+    page = Page(write_report(run, other, SMALL, ranked=images))
+    assert page.source.count("<li style=") == 1 and "Truth" not in page.text and "1.png" in page.text
+    (run / IMAGES).write_text("image\na\n")
+    assert "images.csv is damaged" in Page(write_report(run, images, SMALL)).text

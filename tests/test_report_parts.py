@@ -13,37 +13,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from report_run import CLUSTERS, build_run, make_cam
+from report_run import CLUSTERS, IDS, build_run, make_cam, write_ranking
 from tag2mask.core.errors import Tag2maskError, UsageError
+from tag2mask.data import ImageSet, palette
 from tag2mask.data.cam_files import CamFile, full_resolution, write_cam
 from tag2mask.evaluation import Confusion, ThresholdSweep
+from tag2mask.quality.ranking import Ranking
 from tag2mask.report import ReportSettings
-from tag2mask.report.charts import HEIGHT, WIDTH, Line, draw, number, ticks
+from tag2mask.report.charts import HEIGHT, WIDTH, Chart, Line, draw, number, ticks
 from tag2mask.report.figures import read_log, read_splits
 from tag2mask.report.pictures import (
-    Palette,
     activation_uri,
     allocation_uri,
     heat_colours,
     label_uri,
-    oklch,
     outline,
     picture_size,
+    shades,
 )
-from tag2mask.report.ranking import cam_labels, compare, confidence, open_cam, rank
+from tag2mask.report.ranking import Selection, cam_labels, compare, open_cam, select
 
 
 def decoded(uri: str) -> np.ndarray:
     """The picture of a data URI: RGBA, uint8 (h, w, 4)."""
     data = base64.b64decode(uri.split(",", 1)[1])
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"))
-
-
-def test_oklch_known_colours() -> None:
-    assert oklch(1, 0, 0) == (255, 255, 255)
-    assert oklch(0, 0, 0) == (0, 0, 0)
-    red = oklch(0.62796, 0.25768, 29.2339)  # what sRGB red is in OKLCH
-    assert np.abs(np.subtract(red, (255, 0, 0))).max() <= 1
 
 
 def test_the_heat_scale_gets_lighter_all_the_way() -> None:
@@ -61,16 +55,15 @@ def test_the_heat_scale_gets_lighter_all_the_way() -> None:
 
 
 def test_classes_differ_and_shades_get_darker() -> None:
-    palette = Palette(range(1, 21))
-    colours = np.array([palette.colour(class_id) for class_id in range(1, 21)], dtype=float)
+    colours = palette()[1:21].astype(float)
     distances = np.linalg.norm(colours[:, None] - colours[None], axis=-1) + 1000 * np.eye(20)
     assert distances[:8, :8].min() > 60
     assert distances.min() > 25
     for class_id in (0, 3):
-        brightness = [sum(shade) for shade in palette.shades(class_id, 4)]
+        brightness = [sum(shade) for shade in shades(class_id, 4).tolist()]
         assert brightness == sorted(brightness, reverse=True)
         assert len(set(brightness)) == 4
-        assert palette.shades(class_id, 1) == (palette.colour(class_id),)
+        assert class_id == 0 or (shades(class_id, 1) == palette()[class_id]).all()
 
 
 @given(st.floats(-1000, 1000), st.floats(1e-4, 1e6))
@@ -93,7 +86,7 @@ def test_number(value: float, text: str) -> None:
 def test_a_straight_line_stays_straight(count: int) -> None:
     """Binning and smoothing must not bend it, at the ends neither."""
     line = Line("x", "plain", [(step, 2 + 3 * step) for step in range(count)], smooth=count > 2)
-    drawing = draw("title", [line], x_label="step")
+    drawing = draw(Chart("title", "step", [line]))
     places = np.array(re.findall(r"([\d.]+) ([\d.]+)", drawing.lines[0].path), dtype=float)
     assert (places >= 0).all() and (places <= (WIDTH, HEIGHT)).all()
     if count > 2:
@@ -152,12 +145,11 @@ def test_outline_leaves_out_ignored_borders() -> None:
 
 
 def test_masks_are_coloured_and_255_hatched() -> None:
-    palette = Palette((1, 2))
     labels = np.zeros((20, 30), dtype=np.uint8)
     labels[:, 10:20], labels[:, 20:] = 2, 255
-    picture = decoded(label_uri(labels, palette))
+    picture = decoded(label_uri(labels))
     assert picture[5, 5, 3] == 0
-    assert tuple(picture[5, 15, :3]) == palette.colour(2)
+    assert tuple(picture[5, 15, :3]) == tuple(palette()[2])
     assert tuple(picture[5, 10]) == (255, 255, 255, 235)
     ignored = picture[:, 20:]
     assert len(np.unique(ignored.reshape(-1, 4), axis=0)) == 2
@@ -165,36 +157,23 @@ def test_masks_are_coloured_and_255_hatched() -> None:
 
 
 def test_allocation_shows_each_cell_in_its_shade() -> None:
-    shades = dict(enumerate(Palette((1,)).shades(0, 2) + Palette((1,)).shades(1, 2)))
+    colours = np.concatenate([shades(0, 2), shades(1, 2)])
     cells = np.array([[0, 1, 2], [3, 255, 0]], dtype=np.uint8)
-    picture = decoded(allocation_uri(cells, shades, (20, 30)))
+    picture = decoded(allocation_uri(cells, colours, (20, 30)))
     centres = picture[5::10, 5::10]  # (2, 3, 4)
     assert centres[1, 1, 3] == 0
     for (row, column), prototype in np.ndenumerate(cells):
         if prototype != 255:
-            assert tuple(centres[row, column, :3]) == shades[int(prototype)]
+            assert (centres[row, column, :3] == colours[prototype]).all()
 
 
 def test_the_strongest_class_colours_a_cam_and_its_value_is_the_opacity() -> None:
     maps = np.zeros((2, 32, 64), dtype=np.float32)
     maps[0, :, :32], maps[1, :, 32:] = 0.4, 0.9
-    palette = Palette((1, 2))
-    picture = decoded(activation_uri(maps, np.array([1, 2]), palette)).astype(int)
-    assert np.abs(picture[16, 16, :3] - palette.colour(1)).max() < 25  # the picture is compressed
-    assert np.abs(picture[16, 48, :3] - palette.colour(2)).max() < 25
+    picture = decoded(activation_uri(maps, np.array([1, 2]))).astype(int)
+    assert np.abs(picture[16, 16, :3] - palette()[1].astype(int)).max() < 25  # the picture is compressed
+    assert np.abs(picture[16, 48, :3] - palette()[2].astype(int)).max() < 25
     assert 1.8 < picture[16, 48, 3] / picture[16, 16, 3] < 2.4
-
-
-def test_confidence_is_the_mean_margin() -> None:
-    two = np.array([[[0.9, 0.5]], [[0.1, 0.5]]], dtype=np.float16)
-    with_background = CamFile(np.array([0, 4]), two, (8, 16))
-    assert confidence(with_background) == pytest.approx(0.4, abs=1e-3)
-    padded = replace(with_background, allocation=np.array([[0, 255]], dtype=np.uint8), clusters=1)
-    assert confidence(padded) == pytest.approx(0.8, abs=1e-3)
-    without = CamFile(np.array([4]), two[:1], (8, 16))  # the background is 1 − A
-    assert confidence(without) == pytest.approx(0.4, abs=1e-3)
-    nothing = CamFile(np.zeros(0, dtype=np.int32), np.zeros((0, 1, 2), dtype=np.float16), (8, 16))
-    assert confidence(nothing) == 1
 
 
 def test_cams_are_read_as_the_evaluation_reads_them() -> None:
@@ -248,23 +227,29 @@ def test_a_cam_file_that_does_not_fit(tmp_path: Path, change: dict[str, object],
 
 def test_worst_first_and_evenly_to_the_best(tmp_path: Path) -> None:
     run, items = build_run(tmp_path)
-    everything = rank(run, items, ReportSettings(), print)
+    everything = _select(run, items)
     scores = [entry.miou for entry in everything.shown]
-    assert everything.by_truth and None not in scores
+    assert everything.order == "truth" and None not in scores
     assert scores == sorted(scores)  # type: ignore[type-var]
     assert everything.shown[-1].item.id == "a"  # its mask is its truth
     assert scores[-1] == 1
-    three = rank(run, items, ReportSettings(images=3), print).shown
+    three = _select(run, items, 3).shown
     assert (three[0], three[-1], len(three)) == (everything.shown[0], everything.shown[-1], 3)
-    assert rank(run, items, ReportSettings(images=0), print).shown == ()
+    assert _select(run, items, 0).shown == ()
 
 
-def test_least_confident_first_without_truth(tmp_path: Path) -> None:
+def test_least_certain_first_without_truth(tmp_path: Path) -> None:
     run, items = build_run(tmp_path, truth=False)
-    ranking = rank(run, items, ReportSettings(), print)
-    margins = [entry.confidence for entry in ranking.shown]
-    assert not ranking.by_truth and len(margins) == 6
-    assert margins == sorted(margins)  # type: ignore[type-var]
+    assert [each.item.id for each in _select(run, items).shown] == list(IDS)  # the order of the data set
+    write_ranking(run, (IDS[4], IDS[1]))
+    selection = _select(run, items)
+    assert selection.order == "confidence"
+    assert [each.item.id for each in selection.shown] == [IDS[4], IDS[1], IDS[0], IDS[2], IDS[3], IDS[5]]
+    assert [each.confidence for each in selection.shown] == [0.01, 0.11, None, None, None, None]
+
+
+def _select(run: Path, images: ImageSet, count: int = 24) -> Selection:
+    return select(run, images, Ranking.of(run), ReportSettings(images=count), print)
 
 
 def test_settings_out_of_range_are_named_together() -> None:

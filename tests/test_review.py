@@ -23,14 +23,14 @@ from flask.testing import FlaskClient
 from PIL import Image
 from werkzeug.test import TestResponse
 
-from review_run import CLASSES, IDS, SIZE, TAGS, VALUES, build_run, every_value, open_desk
+from review_run import CLASSES, IDS, SIZE, TAGS, VALUES, build_run, every_value, open_session
 from tag2mask.cli import main
 from tag2mask.core.errors import UsageError
-from tag2mask.data import ImageItem, ImageSet, read_image, read_mask
+from tag2mask.data import ImageItem, ImageSet, palette, read_image, read_mask
 from tag2mask.data.corrections import Corrections, Decision
 from tag2mask.data.settings import DataSettings
-from tag2mask.quality.ranking import IMAGES, read_ranking
-from tag2mask.review import Desk, Server, reviewed_images
+from tag2mask.quality.ranking import IMAGES, Ranking
+from tag2mask.review import Server, Session, reviewed_images
 from tag2mask.review.image_list import Query, ReviewList
 from tag2mask.review.server import Guard, build_app
 from tag2mask.runs.config import Config
@@ -48,7 +48,7 @@ class Page:
 
     client: FlaskClient
     guard: Guard
-    desk: Desk
+    session: Session
 
     def get(self, address: str, **options: Any) -> TestResponse:
         return self.client.get(address, base_url=BASE, **options)
@@ -59,10 +59,10 @@ class Page:
         sent = {"X-Review-Token": self.guard.token, "Content-Type": kind, **headers}
         return self.client.put(address, base_url=BASE, data=body if raw else json.dumps(body), headers=sent)
 
-    def place(self, image_id: str) -> int:
-        place = self.desk.list.place(image_id)
-        assert place is not None
-        return place
+    def index(self, image_id: str) -> int:
+        index = self.session.list.index(image_id)
+        assert index is not None
+        return index
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +81,10 @@ def page(run: Path) -> Page:
 
 
 def _page(run: Path) -> Page:
-    desk, guard = open_desk(run), Guard(PORT)
-    client = build_app(desk, guard, "run").test_client()
+    session, guard = open_session(run), Guard(PORT)
+    client = build_app(session, guard, "run").test_client()
     client.set_cookie(guard.cookie, guard.key, domain="127.0.0.1")
-    return Page(client, guard, desk)
+    return Page(client, guard, session)
 
 
 def _stored(run: Path) -> dict[str, bytes]:
@@ -93,8 +93,8 @@ def _stored(run: Path) -> dict[str, bytes]:
 
 
 def test_the_printed_address_alone_lets_in(page: Page) -> None:
-    stranger = build_app(page.desk, page.guard, "run").test_client()
-    for address in ("/", "/api/review", "/api/photos/0/picture", "/static/main.js", "/?key=wrong"):
+    stranger = build_app(page.session, page.guard, "run").test_client()
+    for address in ("/", "/api/review", "/api/images/0/picture", "/static/main.js", "/?key=wrong"):
         answer = stranger.get(address, base_url=BASE)
         assert answer.status_code == 403 and "printed" in answer.get_json()["error"]
     answer = stranger.get(f"/?key={page.guard.key}", base_url=BASE)
@@ -110,20 +110,25 @@ def test_the_printed_address_alone_lets_in(page: Page) -> None:
     "host", ["evil.example:8765", "127.0.0.1", "127.0.0.1:9999", "localhost.evil.example:8765", ""]
 )
 def test_other_hosts_are_refused(page: Page, host: str) -> None:
-    stranger = build_app(page.desk, page.guard, "run").test_client(use_cookies=False)
+    stranger = build_app(page.session, page.guard, "run").test_client(use_cookies=False)
     headers = {"Host": host, "Cookie": f"{page.guard.cookie}={page.guard.key}", "X-Review-Token": page.guard.token}
     for answer in (
         stranger.get("/", base_url=BASE, headers=headers),
-        stranger.put("/api/photos/0/verdict", base_url=BASE, headers=headers, json={"verdict": "rejected"}),
+        stranger.put("/api/images/0/verdict", base_url=BASE, headers=headers, json={"verdict": "rejected"}),
     ):
-        assert answer.status_code == 403 and "answers to localhost:8765 alone" in answer.get_json()["error"]
+        assert answer.status_code == 403 and "answers to localhost:8765 only" in answer.get_json()["error"]
 
 
 @pytest.mark.parametrize("host", ["localhost:8765", "[::1]:8765", "127.0.0.1:8765"])
 def test_the_names_of_this_machine_are_answered(page: Page, host: str) -> None:
     cookie = {"Host": host, "Cookie": f"{page.guard.cookie}={page.guard.key}"}
-    stranger = build_app(page.desk, page.guard, "run").test_client(use_cookies=False)
+    stranger = build_app(page.session, page.guard, "run").test_client(use_cookies=False)
     assert stranger.get("/api/review", base_url=BASE, headers=cookie).status_code == 200
+
+
+def test_a_class_has_the_colour_of_the_mask_files(page: Page) -> None:
+    shown = [each["colour"] for each in page.get("/api/review").get_json()["classes"]]
+    assert shown == ["#{:02x}{:02x}{:02x}".format(*colour) for colour in palette()[1 : len(CLASSES) + 1]]
 
 
 def test_the_port_that_browsers_leave_out() -> None:
@@ -132,12 +137,12 @@ def test_the_port_that_browsers_leave_out() -> None:
 
 
 def test_other_sites_cannot_change_or_read_anything(page: Page, run: Path) -> None:
-    address, body = "/api/photos/0/verdict", {"verdict": "rejected"}
+    address, body = "/api/images/0/verdict", {"verdict": "rejected"}
     assert page.put(address, body, **{"X-Review-Token": ""}).status_code == 403
     assert page.put(address, body, **{"X-Review-Token": page.guard.key}).status_code == 403
     assert page.put(address, body, **{"Content-Type": "text/plain"}).status_code == 415
     assert page.put(address, body, **{"Sec-Fetch-Site": "cross-site"}).status_code == 403
-    assert page.get("/api/photos/0/picture", headers={"Sec-Fetch-Site": "same-site"}).status_code == 403
+    assert page.get("/api/images/0/picture", headers={"Sec-Fetch-Site": "same-site"}).status_code == 403
     assert not (run / "corrections").exists()
     assert page.put(address, body).status_code == 200
 
@@ -145,24 +150,24 @@ def test_other_sites_cannot_change_or_read_anything(page: Page, run: Path) -> No
 @pytest.mark.parametrize(
     "address",
     [
-        "/api/photos/../../etc/passwd",
-        "/api/photos/-1",
-        "/api/photos/5",
-        "/api/photos/99999999999999999999",
-        "/api/photos/one",
-        "/api/photos/0/labels/..%2f..%2fconfig",
-        "/api/photos/0/labels/..",
-        "/api/photos/0/labels/nothing",
-        "/api/photos/0/heat/mask/1",
-        "/api/photos/0/heat/cam-pot/7",
-        "/api/photos/0/original",
+        "/api/images/../../etc/passwd",
+        "/api/images/-1",
+        "/api/images/5",
+        "/api/images/99999999999999999999",
+        "/api/images/one",
+        "/api/images/0/labels/..%2f..%2fconfig",
+        "/api/images/0/labels/..",
+        "/api/images/0/labels/nothing",
+        "/api/images/0/heat/mask/1",
+        "/api/images/0/heat/cam-pot/7",
+        "/api/images/0/original",
         "/static/../routes.py",
         "/static/..%2froutes.py",
         "/static//etc/passwd",
-        "/api/place?id=../config",
-        "/api/photos?class=99",
-        "/api/photos?state=../x",
-        "/api/photos?after=x",
+        "/api/index?id=../config",
+        "/api/images?class=99",
+        "/api/images?state=../x",
+        "/api/images?after=x",
     ],
 )
 def test_what_is_not_of_the_review_is_not_answered(page: Page, address: str) -> None:
@@ -173,20 +178,20 @@ def test_what_is_not_of_the_review_is_not_answered(page: Page, address: str) -> 
 
 @pytest.mark.parametrize("image_id", ["one", "trip/two & 東京", "turned", "last"])
 def test_every_value_of_a_mask_goes_through_unchanged(page: Page, run: Path, image_id: str) -> None:
-    place = page.place(image_id)
-    start = page.get(f"/api/photos/{place}").get_json()["start"]
+    index = page.index(image_id)
+    start = page.get(f"/api/images/{index}").get_json()["start"]
     assert start == ("prediction-0" if image_id == "last" else "mask")
-    shown = page.get(f"/api/photos/{place}/labels/{start}")
+    shown = page.get(f"/api/images/{index}/labels/{start}")
     pixels = np.frombuffer(gzip.decompress(shown.data), dtype=np.uint8).reshape(SIZE)
     assert set(np.unique(pixels)) == set(VALUES)
     assert (shown.headers["X-Height"], shown.headers["X-Width"]) == ("60", "80")
     drawn = every_value(77)
-    answer = page.put(f"/api/photos/{place}/mask?verdict=corrected", drawn.tobytes())
+    answer = page.put(f"/api/images/{index}/mask?verdict=corrected", drawn.tobytes())
     assert answer.get_json()["verdict"] == "corrected" and answer.get_json()["counts"]["corrected"] == 1
     np.testing.assert_array_equal(read_mask(run / "corrections" / f"{image_id}.png"), drawn)
-    again = gzip.decompress(page.get(f"/api/photos/{place}/labels/correction").data)
+    again = gzip.decompress(page.get(f"/api/images/{index}/labels/correction").data)
     np.testing.assert_array_equal(np.frombuffer(again, dtype=np.uint8).reshape(SIZE), drawn)
-    assert _page(run).get(f"/api/photos/{place}").get_json()["start"] == "correction"
+    assert _page(run).get(f"/api/images/{index}").get_json()["start"] == "correction"
 
 
 @pytest.mark.parametrize(
@@ -202,7 +207,7 @@ def test_every_value_of_a_mask_goes_through_unchanged(page: Page, run: Path, ima
     ],
 )
 def test_a_mask_that_does_not_fit_is_refused(page: Page, run: Path, body: bytes, query: str, code: int) -> None:
-    answer = page.put(f"/api/photos/0/mask?{query}", body)
+    answer = page.put(f"/api/images/0/mask?{query}", body)
     assert answer.status_code == code and answer.get_json()["error"]
     assert not (run / "corrections").exists()
 
@@ -223,14 +228,14 @@ def test_a_mask_that_does_not_fit_is_refused(page: Page, run: Path, body: bytes,
     ],
 )
 def test_a_decision_that_is_none_is_refused(page: Page, run: Path, address: str, body: object) -> None:
-    answer = page.put(f"/api/photos/0/{address}", body)
+    answer = page.put(f"/api/images/0/{address}", body)
     assert 400 <= answer.status_code < 500 and answer.get_json()["error"]
     assert not (run / "corrections").exists()
 
 
 def test_decisions_replace_each_other_and_tags_stay(page: Page, run: Path) -> None:
-    place, mask = page.place("one"), every_value(3)
-    base = f"/api/photos/{place}"
+    index, mask = page.index("one"), every_value(3)
+    base = f"/api/images/{index}"
     assert page.put(f"{base}/mask?verdict=accepted", mask.tobytes()).get_json()["verdict"] == "accepted"
     said = page.put(f"{base}/tags", {"tags": [5, 1]}).get_json()
     assert (said["verdict"], said["tags"], said["other_tags"]) == ("accepted", [1, 5], True)
@@ -248,7 +253,7 @@ def test_decisions_replace_each_other_and_tags_stay(page: Page, run: Path) -> No
 
 
 def test_no_rerun_touches_a_correction(page: Page, run: Path) -> None:
-    page.put("/api/photos/0/mask?verdict=corrected", every_value(5).tobytes())
+    page.put("/api/images/0/mask?verdict=corrected", every_value(5).tobytes())
     before = _stored(run)
     RunFolder(run).delete(STAGES.values())
     assert not (run / "masks").exists()
@@ -257,36 +262,36 @@ def test_no_rerun_touches_a_correction(page: Page, run: Path) -> None:
 
 def test_a_failing_disk_is_told(page: Page, run: Path) -> None:
     (run / "corrections").write_text("in the way")
-    answer = page.put("/api/photos/0/mask?verdict=corrected", every_value(5).tobytes())
+    answer = page.put("/api/images/0/mask?verdict=corrected", every_value(5).tobytes())
     assert answer.status_code == 500 and "run/corrections" in answer.get_json()["error"]
 
 
 def test_a_image_that_cannot_be_read_is_shown_as_such(page: Page) -> None:
-    place = page.place("broken")
-    said = page.get(f"/api/photos/{place}").get_json()
+    index = page.index("broken")
+    said = page.get(f"/api/images/{index}").get_json()
     assert said["size"] is None and "not an image" in said["fault"]
-    assert page.get(f"/api/photos/{place}/thumbnail").status_code == 422
-    assert page.put(f"/api/photos/{place}/mask?verdict=accepted", every_value(1).tobytes()).status_code == 422
-    assert page.put(f"/api/photos/{place}/verdict", {"verdict": "rejected"}).status_code == 200
-    assert [item["id"] for item in page.get("/api/photos").get_json()["photos"]] == list(IDS)
+    assert page.get(f"/api/images/{index}/thumbnail").status_code == 422
+    assert page.put(f"/api/images/{index}/mask?verdict=accepted", every_value(1).tobytes()).status_code == 422
+    assert page.put(f"/api/images/{index}/verdict", {"verdict": "rejected"}).status_code == 200
+    assert [item["id"] for item in page.get("/api/images").get_json()["images"]] == list(IDS)
 
 
 def test_pictures_are_upright_and_cams_speak(page: Page) -> None:
-    place = page.place("turned")
-    assert page.get(f"/api/photos/{place}").get_json()["size"] == list(SIZE)
-    picture = page.get(f"/api/photos/{place}/picture")
+    index = page.index("turned")
+    assert page.get(f"/api/images/{index}").get_json()["size"] == list(SIZE)
+    picture = page.get(f"/api/images/{index}/picture")
     assert picture.mimetype == "image/jpeg" and picture.headers["Cross-Origin-Resource-Policy"] == "same-origin"
-    upright = read_image(page.desk.list.item(place).path).astype(int)
+    upright = read_image(page.session.list.item(index).path).astype(int)
     with Image.open(io.BytesIO(picture.data)) as shown:
         assert shown.size == (SIZE[1], SIZE[0])
         assert np.abs(np.asarray(shown).astype(int) - upright).mean() < 3
-    with Image.open(page.desk.list.item(place).path) as stored:
+    with Image.open(page.session.list.item(index).path) as stored:
         assert stored.size == SIZE  # on its side, and so the test is one
-    one = page.place("one")
-    labels = page.get(f"/api/photos/{one}/labels/cam-pot?side=40")
+    one = page.index("one")
+    labels = page.get(f"/api/images/{one}/labels/cam-pot?side=40")
     regions = np.frombuffer(gzip.decompress(labels.data), dtype=np.uint8).reshape(30, 40)
     assert [regions[15, column] for column in (3, 20, 36)] == [0, *TAGS["one"]]
-    heat = page.get(f"/api/photos/{one}/heat/cam-pot/20")
+    heat = page.get(f"/api/images/{one}/heat/cam-pot/20")
     values = np.frombuffer(gzip.decompress(heat.data), dtype=np.uint8).reshape(SIZE)
     assert values[30, 75] == round(255 * float(np.float16(0.8))) and values[30, 5] == 0
 
@@ -297,36 +302,36 @@ def _many(count: int) -> ImageSet:
 
 
 def test_pages_miss_nothing_while_decisions_are_made() -> None:
-    listed = ReviewList(_many(250))
+    listed = ReviewList(_many(250), Ranking({}))
     query = Query(class_id=2, state="undecided")
-    wanted = [place for place in range(250) if place % 3 == 1]
+    wanted = [index for index in range(250) if index % 3 == 1]
     seen: list[int] = []
     after, more = -1, True
     while more:
         page = listed.page(query, after=after, count=20)
         assert page.total == len(wanted) - len(seen)
-        for place in page.places:
-            listed.note(place, Decision("accepted"))
-        seen += page.places
+        for index in page.indices:
+            listed.record(index, Decision("accepted"))
+        seen += page.indices
         after, more = page.ranks[-1], page.more
     assert seen == wanted
     assert listed.counts() == {"undecided": 250 - 83, "accepted": 83, "corrected": 0, "rejected": 0, "tags": 0}
-    assert listed.page(query).places == ()
+    assert listed.page(query).indices == ()
 
 
 def test_filters_by_changed_tags_verdict_and_id() -> None:
-    listed = ReviewList(_many(30))
-    listed.note(4, Decision("corrected", ("owl", "cat")))
-    listed.note(5, Decision(None, ()))
-    listed.note(6, Decision("rejected"))
-    assert listed.page(Query(state="tags")).places == (4, 5)
-    assert listed.page(Query(state="corrected")).places == (4,)
-    assert listed.page(Query(state="rejected")).places == (6,)
-    assert 4 in listed.page(Query(class_id=1)).places and 4 not in listed.page(Query(class_id=2)).places
-    assert 5 not in listed.page(Query(class_id=3)).places
-    assert listed.page(Query(find="TRIP 2/0")).places == (2, 9, 16, 23)
-    assert [listed.place(f"trip {n % 7}/{n:03d}") for n in range(30)] == list(range(30))
-    assert listed.place("trip") is None
+    listed = ReviewList(_many(30), Ranking({}))
+    listed.record(4, Decision("corrected", ("owl", "cat")))
+    listed.record(5, Decision(None, ()))
+    listed.record(6, Decision("rejected"))
+    assert listed.page(Query(state="tags")).indices == (4, 5)
+    assert listed.page(Query(state="corrected")).indices == (4,)
+    assert listed.page(Query(state="rejected")).indices == (6,)
+    assert 4 in listed.page(Query(class_id=1)).indices and 4 not in listed.page(Query(class_id=2)).indices
+    assert 5 not in listed.page(Query(class_id=3)).indices
+    assert listed.page(Query(find="TRIP 2/0")).indices == (2, 9, 16, 23)
+    assert [listed.index(f"trip {n % 7}/{n:03d}") for n in range(30)] == list(range(30))
+    assert listed.index("trip") is None
 
 
 def test_the_least_confident_come_first(tmp_path: Path) -> None:
@@ -340,23 +345,23 @@ def test_the_least_confident_come_first(tmp_path: Path) -> None:
         "trip 0/000,nan,cat,0.4,7,\r\n",
         encoding="utf-8",
     )
-    listed = ReviewList(ImageSet(("cat", "dog", "owl"), items, tmp_path), read_ranking(tmp_path))
-    assert listed.page(Query(order="confidence")).places == (2, 4, 0, 1, 3)
-    assert listed.page(Query(order="list")).places == (0, 1, 2, 3, 4)
+    listed = ReviewList(ImageSet(("cat", "dog", "owl"), items, tmp_path), Ranking.of(tmp_path))
+    assert listed.page(Query(order="confidence")).indices == (2, 4, 0, 1, 3)
+    assert listed.page(Query(order="list")).indices == (0, 1, 2, 3, 4)
     assert listed.rank(0, "confidence") == 2
-    doubt = listed.doubt(4)
-    assert doubt is not None and (doubt.confidence, doubt.class_name, doubt.reason) == (0.25, "dog", "a, b")
-    assert listed.doubt(1) is None
-    assert listed.doubt(0) is None  # not a number in JSON
+    ranked = listed.ranked(4)
+    assert ranked is not None and (ranked.confidence, ranked.class_name, ranked.reason) == (0.25, "dog", "a, b")
+    assert listed.ranked(1) is None
+    assert listed.ranked(0) is None  # not a number in JSON
 
 
 def test_two_reviews_of_one_folder(run: Path) -> None:
     first, second = _page(run), _page(run)
 
     def draw(page: Page, seed: int) -> None:
-        for place in (0, 1, 2) * 5:
+        for index in (0, 1, 2) * 5:
             assert (
-                page.put(f"/api/photos/{place}/mask?verdict=corrected", every_value(seed).tobytes()).status_code == 200
+                page.put(f"/api/images/{index}/mask?verdict=corrected", every_value(seed).tobytes()).status_code == 200
             )
 
     threads = [threading.Thread(target=draw, args=pair) for pair in ((first, 50), (second, 51))]
@@ -367,15 +372,15 @@ def test_two_reviews_of_one_folder(run: Path) -> None:
     for image_id in IDS[:3]:  # whole, whoever was last
         mask = read_mask(run / "corrections" / f"{image_id}.png")
         assert any((mask == every_value(seed)).all() for seed in (50, 51))
-    second.put("/api/photos/0/verdict", {"verdict": "rejected"})
-    assert first.get("/api/photos").get_json()["photos"][0]["verdict"] == "rejected"
+    second.put("/api/images/0/verdict", {"verdict": "rejected"})
+    assert first.get("/api/images").get_json()["images"][0]["verdict"] == "rejected"
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--host", "0.0.0.0"], "this machine alone"),
-        (["--host", "192.168.0.1"], "this machine alone"),
+        (["--host", "0.0.0.0"], "this machine only"),
+        (["--host", "192.168.0.1"], "this machine only"),
         (["--port", "70000"], "--port should be"),
         (["--port", "9" * 5000], "--port needs a whole number"),
         (["--data.split", "test"], "split"),
@@ -388,14 +393,14 @@ def test_wrong_use(run: Path, options: list[str], said: str, capsys: pytest.Capt
 
 def test_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["review", str(tmp_path)]) == 2
-    assert "no run folder" in capsys.readouterr().err
+    assert "not a run folder" in capsys.readouterr().err
 
 
 def test_a_dry_run_says_what_would_be_served(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["review", str(run), "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "5 images" in said and "nothing is decided" in said
-    _page(run).put("/api/photos/0/verdict", {"verdict": "rejected"})
+    assert "5 images" in said and "no decisions yet" in said
+    _page(run).put("/api/images/0/verdict", {"verdict": "rejected"})
     assert main(["review", str(run), "--dry-run", "--json", "--limit", "2"]) == 0
     said_json = json.loads(capsys.readouterr().out)
     assert (said_json["images"], said_json["rejected"], said_json["undecided"]) == (2, 1, 1)
@@ -404,16 +409,16 @@ def test_a_dry_run_says_what_would_be_served(run: Path, capsys: pytest.CaptureFi
 def test_an_id_that_is_taken(run: Path) -> None:
     images = ImageSet(("cat",), (ImageItem("corrections", "/nowhere/corrections.jpg", (1,)),), Path("/nowhere"))
     with pytest.raises(UsageError, match="rename it"):
-        Desk(images, RunFolder(run), Corrections(run / "corrections", ("cat",)), pixel_limit=100)
+        Session(images, RunFolder(run), Corrections(run / "corrections", ("cat",)), pixel_limit=100)
 
 
 def test_a_port_that_is_taken(run: Path) -> None:
-    server = Server(open_desk(run), "run")
+    server = Server(open_session(run), "run")
     port = urlsplit(server.address).port
     assert port is not None
     with pytest.raises(UsageError, match=f"port {port} of 127.0.0.1 is taken"):
-        Server(open_desk(run), "run", port=port)
-    other = Server(open_desk(run), "run")
+        Server(open_session(run), "run", port=port)
+    other = Server(open_session(run), "run")
     assert urlsplit(other.address).port != port
 
 
@@ -439,7 +444,7 @@ def test_ctrl_c_ends_it_with_what_was_decided(run: Path, served: subprocess.Pope
     connection = HTTPConnection("127.0.0.1", address.port or 0, timeout=30)
     cookie, token = _admitted(first["address"])
     headers = {"Cookie": cookie, "X-Review-Token": token, "Content-Type": "application/octet-stream"}
-    connection.request("PUT", "/api/photos/0/mask?verdict=corrected", every_value(8).tobytes(), headers)
+    connection.request("PUT", "/api/images/0/mask?verdict=corrected", every_value(8).tobytes(), headers)
     assert connection.getresponse().read()
     served.send_signal(signal.SIGINT)
     out, error = served.communicate(timeout=60)
@@ -451,9 +456,9 @@ def test_ctrl_c_ends_it_with_what_was_decided(run: Path, served: subprocess.Pope
 
 def test_tags_that_were_decided_are_not_taken_for_the_data_sets_own(run: Path) -> None:
     page = _page(run)
-    own = page.get("/api/photos/0").get_json()
-    assert page.put("/api/photos/0/tags", {"tags": [3]}).status_code == 200
-    again = _page(run).get("/api/photos/0").get_json()
+    own = page.get("/api/images/0").get_json()
+    assert page.put("/api/images/0/tags", {"tags": [3]}).status_code == 200
+    again = _page(run).get("/api/images/0").get_json()
     assert again["tags"] == [3] and own["tags"] != [3]
     data = run.parent / "data"
     settings = DataSettings(root=data, classes=str(data / "classes.txt"), corrections=run / "corrections")
@@ -466,30 +471,30 @@ def test_another_start_has_other_addresses_for_its_pictures(run: Path) -> None:
     starts = [page.get("/").text.partition('name="start" content="')[2].partition('"')[0] for page in pages]
     assert starts[0] and starts[0] != starts[1]
     for kind in ("picture", "thumbnail"):
-        kept = [page.get(f"/api/photos/0/{kind}?of={starts[0]}").headers["Cache-Control"] for page in pages]
+        kept = [page.get(f"/api/images/0/{kind}?of={starts[0]}").headers["Cache-Control"] for page in pages]
         assert kept == ["private, max-age=600", "no-store"]
-        assert pages[0].get(f"/api/photos/0/{kind}").headers["Cache-Control"] == "no-store"
+        assert pages[0].get(f"/api/images/0/{kind}").headers["Cache-Control"] == "no-store"
 
 
 def test_a_damaged_decision_stops_one_image_and_can_be_made_again(page: Page, run: Path) -> None:
     drawn = every_value(40)
     for image_id in IDS[:3]:
-        page.put(f"/api/photos/{page.place(image_id)}/mask?verdict=corrected", drawn.tobytes())
+        page.put(f"/api/images/{page.index(image_id)}/mask?verdict=corrected", drawn.tobytes())
         (run / "corrections" / f"{image_id}.json").write_text("{", encoding="utf-8")
     again = _page(run)
-    assert [each["verdict"] for each in again.get("/api/photos").get_json()["photos"]] == [None] * len(IDS)
-    said = again.get("/api/photos/0").get_json()
+    assert [each["verdict"] for each in again.get("/api/images").get_json()["images"]] == [None] * len(IDS)
+    said = again.get("/api/images/0").get_json()
     assert "one.json could not be read" in said["fault_of_decision"] and said["start"] == "correction"
-    assert gzip.decompress(again.get("/api/photos/0/labels/correction").data) == drawn.tobytes()  # it is not lost
+    assert gzip.decompress(again.get("/api/images/0/labels/correction").data) == drawn.tobytes()  # it is not lost
     answers = [
-        again.put("/api/photos/0/mask?verdict=accepted", drawn.tobytes()),
-        again.put("/api/photos/1/tags", {"tags": [4]}),
-        again.put("/api/photos/2/verdict", {"verdict": "rejected"}),
+        again.put("/api/images/0/mask?verdict=accepted", drawn.tobytes()),
+        again.put("/api/images/1/tags", {"tags": [4]}),
+        again.put("/api/images/2/verdict", {"verdict": "rejected"}),
     ]
     assert [answer.get_json()["verdict"] for answer in answers] == ["accepted", "corrected", "rejected"]
     np.testing.assert_array_equal(read_mask(run / "corrections" / f"{IDS[1]}.png"), drawn)
-    assert again.get("/api/photos/0").get_json()["fault_of_decision"] is None
-    assert _page(run).desk.list.counts() == {"undecided": 2, "accepted": 1, "corrected": 1, "rejected": 1, "tags": 1}
+    assert again.get("/api/images/0").get_json()["fault_of_decision"] is None
+    assert _page(run).session.list.counts() == {"undecided": 2, "accepted": 1, "corrected": 1, "rejected": 1, "tags": 1}
 
 
 def test_a_decision_is_not_forgotten_by_who_read_before_it(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -503,40 +508,40 @@ def test_a_decision_is_not_forgotten_by_who_read_before_it(page: Page, monkeypat
             written.wait(0.3)
         return found
 
-    reader = threading.Thread(target=lambda: page.desk.decision(0))
+    reader = threading.Thread(target=lambda: page.session.decision(0))
     monkeypatch.setattr(Corrections, "decision", slow)
     reader.start()
     assert reading.wait(30)
-    page.desk.drop_mask(0, "rejected")
+    page.session.delete_mask(0, "rejected")
     written.set()
     reader.join()
-    assert page.desk.list.counts()["rejected"] == 1
+    assert page.session.list.counts()["rejected"] == 1
 
 
 def test_what_comes_before_a_rank(page: Page) -> None:
-    listed = ReviewList(_many(250))
+    listed = ReviewList(_many(250), Ranking({}))
     query = Query(class_id=2)
     last = listed.page(query, before=200, count=20)
-    assert last.places == tuple(place for place in range(250) if place % 3 == 1 and place < 200)[-20:] and last.more
+    assert last.indices == tuple(index for index in range(250) if index % 3 == 1 and index < 200)[-20:] and last.more
     first = listed.page(query, before=10, count=20)
-    assert first.places == (1, 4, 7) and not first.more
-    said = page.get("/api/photos?before=2").get_json()
-    assert [each["rank"] for each in said["photos"]] == [0, 1] and not said["more"]
+    assert first.indices == (1, 4, 7) and not first.more
+    said = page.get("/api/images?before=2").get_json()
+    assert [each["rank"] for each in said["images"]] == [0, 1] and not said["more"]
 
 
 def test_what_is_being_sent_at_the_end_is_saved(run: Path) -> None:
-    server = Server(open_desk(run), "run")
+    server = Server(open_session(run), "run")
     thread = threading.Thread(target=server.serve)
     thread.start()
     address, mask = urlsplit(server.address), every_value(12).tobytes()
     cookie, token = _admitted(server.address)
     connection = HTTPConnection("127.0.0.1", address.port or 0, timeout=30)
-    connection.putrequest("PUT", "/api/photos/0/mask?verdict=corrected")
+    connection.putrequest("PUT", "/api/images/0/mask?verdict=corrected")
     for name, value in (("Cookie", cookie), ("X-Review-Token", token), ("Content-Length", str(len(mask)))):
         connection.putheader(name, value)
     connection.putheader("Content-Type", "application/octet-stream")
     connection.endheaders(mask[:100])
-    while not server.saving:
+    while not server.writing:
         thread.join(0.01)
     server.stop()
     thread.join(0.3)
@@ -563,7 +568,7 @@ def test_the_key_is_no_word_of_the_browsers_command(run: Path, monkeypatch: pyte
 
 
 def test_a_run_whose_name_is_no_utf_8(page: Page) -> None:
-    app = build_app(page.desk, page.guard, os.fsdecode(b"r\xfcn"))
+    app = build_app(page.session, page.guard, os.fsdecode(b"r\xfcn"))
     client = app.test_client()
     client.set_cookie(page.guard.cookie, page.guard.key, domain="127.0.0.1")
     shown = client.get("/", base_url=BASE)

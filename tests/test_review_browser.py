@@ -15,7 +15,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from review_run import CLASSES, IDS, SIZE, build_run, disc_along, every_value, open_desk
+from review_run import CLASSES, IDS, SIZE, build_run, disc_along, every_value, open_session
 from tag2mask.data import read_mask
 from tag2mask.data.corrections import Corrections, Decision
 from tag2mask.review import Server
@@ -30,8 +30,8 @@ class Served:
     """A review that is served from a thread, and stopped."""
 
     def __init__(self, run: Path) -> None:
-        self.desk = open_desk(run)
-        self.server = Server(self.desk, "run")
+        self.session = open_session(run)
+        self.server = Server(self.session, "run")
         self.thread = threading.Thread(target=self.server.serve)
         self.thread.start()
 
@@ -88,7 +88,7 @@ def test_draw_restart_and_find_it_again(page: webdriver.Chrome, served: Served, 
     again = Served(run)
     try:
         _open(page, again)
-        assert pictures and not pictures & _pictures(page)  # other images may lie at the same places now
+        assert pictures and not pictures & _pictures(page)  # other images may lie at the same indices now
         assert _verdict(page) == "✎ corrected"
         assert page.find_element(By.CSS_SELECTOR, "#progress p").text == f"1 of {len(IDS)} decided"
         _press(page, "[[[")
@@ -181,10 +181,10 @@ def test_tags_fill_and_a_stage_taken_over(page: webdriver.Chrome, run: Path) -> 
     decision = kept.decision("one")
     assert decision is not None and decision.tags == (CLASSES[6], CLASSES[19])
     field.send_keys(Keys.ESCAPE)
-    page.find_element(By.CSS_SELECTOR, "[data-stage=cam-pot]").click()
+    page.find_element(By.CSS_SELECTOR, "[data-layer=cam-pot]").click()
     _press(page, "2")
     _press(page, Keys.ENTER)  # the brush of class 20 is down while a stage is taken over, and lifted by that
-    page.find_element(By.CSS_SELECTOR, "[data-stage=cam-pot]").click()
+    page.find_element(By.CSS_SELECTOR, "[data-layer=cam-pot]").click()
     _press(page, "c")
     _until(page, lambda: "is the mask now" in page.find_element(By.ID, "note").text)
     _press(page, "")
@@ -218,14 +218,14 @@ def test_filters_stages_and_help(page: webdriver.Chrome) -> None:
     find.send_keys(Keys.BACKSPACE * 2)
     _until(page, lambda: len(_listed(page)) == len(IDS))
     page.find_element(By.ID, "canvas").send_keys("v")
-    pressed = page.find_elements(By.CSS_SELECTOR, "#stages [aria-pressed=true]")
+    pressed = page.find_elements(By.CSS_SELECTOR, "#layers [aria-pressed=true]")
     assert [button.text for button in pressed] == ["Mask of the run"]
     _press(page, "?")
     help_dialog = page.find_element(By.ID, "help")
     assert help_dialog.is_displayed() and "Paint" in help_dialog.text
     page.switch_to.active_element.send_keys(Keys.ESCAPE)
     assert not help_dialog.is_displayed()
-    for name in ("[data-tool=brush]", "[data-do=accept]", "#photos [aria-current]"):
+    for name in ("[data-tool=brush]", "[data-do=accept]", "#images [aria-current]"):
         button = page.find_element(By.CSS_SELECTOR, name)
         ActionChains(page).move_to_element(button).perform()
         assert _contrast(page, button) > 4.5, name
@@ -252,8 +252,8 @@ def test_a_long_list_from_its_middle_and_keys_switched_off(
     page.get(f"{origin}#%")  # nobody's ID
     page.refresh()
     _await_open(page, "one")
-    for place in range(4):
-        served.desk.drop_mask(place, "rejected")
+    for index in range(4):
+        served.session.delete_mask(index, "rejected")
     page.refresh()
     _await_open(page, "one")
     _press(page, "n")
@@ -349,7 +349,7 @@ def _drag(page: webdriver.Chrome, start: tuple[int, int], end: tuple[int, int]) 
 
 
 def _listed(page: webdriver.Chrome) -> list[WebElement]:
-    return page.find_elements(By.CSS_SELECTOR, "#photos li:not(.more-photos, .earlier)")
+    return page.find_elements(By.CSS_SELECTOR, "#images li:not(.more-images, .earlier)")
 
 
 def _verdict(page: webdriver.Chrome) -> str:

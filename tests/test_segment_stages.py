@@ -140,7 +140,7 @@ def test_two_runs_side_by_side(done: Path, copied: Path, scenes: Path, tmp_path:
     assert main([*words("evaluate", scenes, done, **SEGMENT), "--compare", str(copied)]) == 0
     assert "this / other" in capsys.readouterr().out
     assert main([*words("evaluate", scenes, done, **SEGMENT), "--compare", str(tmp_path / "none")]) == 2
-    assert "metrics.json does not exist" in capsys.readouterr().err
+    assert "none is not a run folder: it has no config.yaml" in capsys.readouterr().err
     fewer = {**SEGMENT, "evaluate__classes": "background"}
     assert main([*words("evaluate", scenes, done, **fewer), "--compare", str(copied)]) == 2
     assert "cannot be compared on val: chosen differ" in capsys.readouterr().err

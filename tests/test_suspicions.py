@@ -67,7 +67,7 @@ def test_folders_that_are_no_trained_run_are_refused(
     scenes: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert check(scenes, "--with", str(tmp_path)) == 2
-    assert "is no run folder" in capsys.readouterr().err
+    assert "is not a run folder" in capsys.readouterr().err
     (tmp_path / "config.yaml").write_text((trained / "config.yaml").read_text())
     assert check(scenes, "--with", str(tmp_path)) == 2
     assert "has been trained" in capsys.readouterr().err

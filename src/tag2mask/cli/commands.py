@@ -1,4 +1,4 @@
-"""The commands of ``tag2mask``, in the order of a run; nothing here loads torch."""
+"""The commands of ``tag2mask``, in the order of a run. This module does not import torch."""
 
 from dataclasses import dataclass
 
@@ -8,15 +8,13 @@ class Command:
     """A command of the command line.
 
     Attributes:
-        summary: one line of what it does.
-        function: what does it, as `module:name` below `tag2mask.cli`; its parameters are the command's arguments and
-            options.
+        summary: one line.
+        function: `module:name` below `tag2mask.cli`; its parameters are the command's arguments and options.
         examples: three command lines.
         sections: the sections of settings, or single settings, that it reads; None: all.
-        run: the argument that names a run folder, whose settings are its base; empty where it is ``--out``.
-        writes: what ``--out`` names: the run folder, or the place of the result where that is elsewhere; empty if
-            the command has no ``--out``.
-        preset: the preset that is its base without ``--config`` and without a run folder.
+        run: the argument with the run folder, whose settings are the defaults; empty if the run folder is ``--out``.
+        writes: `run` if ``--out`` is the run folder, `result` if it is another path, empty without ``--out``.
+        preset: the defaults without ``--config`` and without a run folder.
     """
 
     summary: str
@@ -28,17 +26,17 @@ class Command:
     preset: str = "own"
 
     def reads(self, setting: str) -> bool:
-        """Whether it reads a section of settings, or a setting of one."""
+        """Whether the command reads a section of settings, or a setting such as `train.steps`."""
         section = setting.partition(".")[0]
         return self.sections is None or section in self.sections or setting in self.sections
 
 
 RECORDS = ("train.checkpoint_every", "train.log_every", "train.tensorboard")
-"""The settings of section `train` that every stage that trains reads."""
+"""The settings of the section `train` that all training stages read."""
 
 COMMANDS = {
     "tags": Command(
-        "Suggest tags for images that have none, for review.",
+        "Suggest tags for untagged images.",
         "data:tags",
         (
             "tags images --classes cat,dog,horse",
@@ -49,21 +47,21 @@ COMMANDS = {
         run="",
     ),
     "doctor": Command(
-        "Check this machine: versions, devices, memory, weights, and what each stage lacks.",
+        "Check this machine: versions, devices, memory, weights, and missing requirements of each stage.",
         "doctor:doctor",
         ("doctor", "doctor --config voc", "doctor --json --out runs/mine"),
         None,
         run="",
     ),
     "check": Command(
-        "Check a data set: list everything that is wrong with it.",
+        "Check a data set and list all problems.",
         "data:check",
         ("check images", "check images --data.tags tags.csv --json", "check images --with runs/mine"),
         ("data", "train", "cams", "pot"),
         run="",
     ),
     "seeds": Command(
-        "Make base CAMs from text with CLIP, or import them.",
+        "Make base CAMs with CLIP from the class names, or import them.",
         "stages:seeds",
         (
             "seeds images --out runs/mine",
@@ -97,7 +95,7 @@ COMMANDS = {
         ("data", "cams", "pot", "external"),
     ),
     "edges": Command(
-        "Train the edge network for IRN's random walk on sure labels of the CAMs.",
+        "Train the edge network for IRN's random walk on confident labels from the CAMs.",
         "stages:edges",
         ("edges runs/mine", "edges runs/mine --shard 1/4", "edges runs/mine --restart edges --edges.epochs 5"),
         ("data", "network", "refine", "edges", *RECORDS),
@@ -113,7 +111,7 @@ COMMANDS = {
         ("data", "cams", "refine"),
     ),
     "segment": Command(
-        "Train a segmentation network on the masks, and predict the splits that are measured.",
+        "Train a segmentation network on the masks, and predict the evaluated splits.",
         "stages:segment",
         (
             "segment runs/mine",
@@ -123,14 +121,14 @@ COMMANDS = {
         ("data", "refine", "segment", "predict", "evaluate", *RECORDS),
     ),
     "confidence": Command(
-        "Estimate how good each mask is, without ground truth, and which images to look at first.",
+        "Estimate the IoU of each mask without ground truth, and rank the images, least certain first.",
         "stages:confidence",
         ("confidence runs/mine", "confidence runs/mine --shard 1/4", "confidence runs/mine --restart confidence"),
         ("data", "refine", "segment", "predict"),
     ),
     "predict": Command(
-        "Label images with a trained segmentation network; needs no tags.",
-        "predict:predict",
+        "Label images with a trained segmentation network, without tags.",
+        "data:predict",
         (
             "predict runs/mine images --out masks",
             "predict runs/mine 'images/**/*.jpg' --out masks --overlays",
@@ -140,7 +138,7 @@ COMMANDS = {
         writes="result",
     ),
     "export": Command(
-        "Write masks, or a trained network, for other tools.",
+        "Export masks, or a trained network, for other tools.",
         "exchange:export",
         (
             "export coco runs/mine --out exported",
@@ -151,7 +149,7 @@ COMMANDS = {
         writes="result",
     ),
     "import": Command(
-        "Take masks that were corrected in another tool as corrections of a run.",
+        "Import masks that were corrected in another tool.",
         "exchange:import_corrections",
         (
             "import cvat job.zip runs/mine --out corrected",
@@ -163,7 +161,7 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "Measure masks or CAMs against ground truth.",
-        "evaluate:evaluate",
+        "stages:evaluate",
         (
             "evaluate runs/mine",
             "evaluate runs/mine --compare runs/other",
@@ -172,19 +170,19 @@ COMMANDS = {
         ("data", "seeds", "cams", "refine", "evaluate"),
     ),
     "report": Command(
-        "Write the page of a run.",
+        "Write the report of a run: one HTML page.",
         "stages:report",
         ("report runs/mine", "report runs/mine --report.images 100", "report runs/mine --data.masks truth"),
         ("data", "evaluate", "report"),
     ),
     "review": Command(
-        "Serve a page on this machine where masks and tags are accepted, rejected and corrected.",
+        "Accept, reject and correct masks and tags in the browser, on this machine.",
         "review:review",
         ("review runs/mine", "review runs/mine --open", "review runs/mine --port 8900 --data.split val"),
         ("data",),
     ),
     "run": Command(
-        "Do every stage, and skip what is done.",
+        "Run all stages, without those that are done.",
         "run:run",
         (
             "run images --out runs/mine",
@@ -196,7 +194,7 @@ COMMANDS = {
         writes="run",
     ),
     "demo": Command(
-        "See the method at work on generated scenes.",
+        "Run all stages on generated scenes.",
         "run:demo",
         ("demo", "demo --quick", "demo --out runs/demo --scenes.size 96"),
         None,
@@ -205,7 +203,7 @@ COMMANDS = {
         preset="demo",
     ),
 }
-"""Every command by its name."""
+"""All commands by name."""
 
 
 def overview() -> str:
@@ -213,13 +211,13 @@ def overview() -> str:
     commands = [f"  {name:12}{command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
-            "tag2mask: from images and their tags to pixel masks and a segmentation network.",
+            "tag2mask: pixel masks and a segmentation network from images and their tags.",
             "",
             "usage: tag2mask COMMAND [ARGUMENT …] [--config PRESET_OR_FILE] [--section.name VALUE …]",
             "",
             *commands,
             "",
-            "`tag2mask COMMAND --help` has examples and the settings that matter; `--help-all` has every setting.",
-            "Images and tags of your own: `tag2mask run FOLDER --out RUN`. First look: `tag2mask demo --quick`.",
+            "`tag2mask COMMAND --help` shows examples and the main settings; `--help-all` shows all settings.",
+            "Your own images: `tag2mask run FOLDER --out RUN`. To try it: `tag2mask demo --quick`.",
         ]
     )

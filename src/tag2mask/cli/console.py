@@ -1,6 +1,7 @@
-"""Where words go: results to standard output, everything else to standard error."""
+"""Console output: results go to standard output, everything else to standard error."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,34 +10,46 @@ from rich.table import Table
 from rich.text import Text
 
 from tag2mask.core.errors import printable
-from tag2mask.evaluation.comparison import Beside
+from tag2mask.evaluation.comparison import Beside, Comparison, ratio
+from tag2mask.evaluation.figures import Figures, absence
 from tag2mask.runs.progress import StageResult
+
+Metrics = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""{stage: {split: {kind: {figure: value}}}}, as in metrics.json."""
+
+CAM_NAMES = {"classifier": "classifier CAM", "prototype": "single prototype", "pot": "POT", "fused": "fused CAM"}
+"""Names of the kinds of CAM in tables."""
 
 
 class Terminal(Console):
-    """A console on which names stay text: they command no terminal, and are no markup."""
+    """A console that prints names as text: markup and control characters in them have no effect."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         """Write to standard output, or to standard error."""
-        super().__init__(stderr=stderr, markup=False, emoji=False)
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Every text comes by here, the cells of tables too."""
+        """Escape control characters; rich passes every text through here, including the cells of tables."""
         return super().render_str(printable(text), **options)
 
 
 def output() -> Console:
-    """Standard output as it is now."""
+    """The current standard output."""
     return Terminal()
 
 
 def errors() -> Console:
-    """Standard error as it is now."""
+    """The current standard error."""
     return Terminal(stderr=True)
 
 
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """Print a text without breaking its lines."""
+    console.print(text, style=style, soft_wrap=True)
+
+
 def print_json(value: Any, default: Callable[[Any], Any] | None = None) -> None:
-    """Write a value as JSON to standard output; what is not printable stands in it as JSON's own escapes."""
+    """Print a value as JSON to standard output; characters that cannot be printed become JSON escapes."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=default)
     if not text.isprintable():
         text = "".join(s if s.isprintable() or s == "\n" else json.dumps(s)[1:-1] for s in text)
@@ -44,86 +57,123 @@ def print_json(value: Any, default: Callable[[Any], Any] | None = None) -> None:
 
 
 def show_result(console: Console, result: StageResult) -> None:
-    """Tell what a stage did, what failed and what is worth noting."""
-    console.print(result.sentence(), highlight=False, markup=False, soft_wrap=True)
+    """Print the counts of a stage, its notes, and the first five failures."""
+    say(console, result.sentence())
     for note in result.notes:
-        console.print(f"  {note}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"  {note}")
     for reason in list(result.failed.values())[:5]:
-        console.print(f"  failed: {reason}", style="red", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"  failed: {reason}", style="red")
     if len(result.failed) > 5:
-        console.print(f"  and {len(result.failed) - 5} more, all in --json", style="red", highlight=False)
+        say(console, f"  and {len(result.failed) - 5} more, all in --json", style="red")
 
 
-NAMES = {"classifier": "classifier CAM", "prototype": "single prototype", "pot": "POT", "fused": "fused CAM"}
-"""What kinds of CAMs are called in tables."""
-
-
-Figures = Mapping[str, Mapping[str, Mapping[str, Any]]]
-"""{stage: {split: {kind: {figure: value}}}}, as metrics.json has them."""
-
-
-def figures_table(figures: Figures) -> Table:
-    """One line a kind of CAM or mask: split, mIoU, pixel accuracy; in per cent."""
-    table = Table(title="against the ground truth, in %", title_justify="left")
-    _columns(table, "mIoU", "pixels right", "threshold", "photos")
-    for stage, split, kind, values in _rows(figures):
-        table.add_row(split, _what(stage, kind), *_cells(values))
+def figures_table(metrics: Metrics) -> Table:
+    """One row per kind of CAM or mask: split, mIoU, pixel accuracy; in per cent."""
+    table = _kinds_table("against the ground truth, in %", "mIoU", "pixels right", "threshold", "images")
+    for stage, split, kind, values in _rows(metrics):
+        table.add_row(split, _kind_name(stage, kind), *_cells(values))
     return table
 
 
-def show_published(console: Console, figures: Figures, beside: Beside) -> None:
-    """The figures of a run beside published ones, where they can be compared, and whose those are."""
-    table = Table(title="mIoU beside published figures, in %", title_justify="left")
-    _columns(table, "this run", "published")
-    for stage, split, kind, values in _rows(figures):
+def show_published(console: Console, metrics: Metrics, beside: Beside) -> None:
+    """Print the figures of a run next to the published ones that are comparable, and their sources."""
+    table = _kinds_table("mIoU next to published figures, in %", "this run", "published")
+    for stage, split, kind, values in _rows(metrics):
         published = beside.figures.get((stage, split, kind))
         if published is not None:
-            table.add_row(split, _what(stage, kind), _cells(values)[0], str(published))
+            table.add_row(split, _kind_name(stage, kind), _cells(values)[0], str(published))
     if table.row_count:
         console.print(table)
-    console.print(beside.note, highlight=False, markup=False, soft_wrap=True)
+    say(console, beside.note)
 
 
-def spread_table(figures: Figures, seeds: Sequence[int]) -> Table:
-    """One line a kind: mean ± standard deviation over runs with several seeds."""
+def spread_table(metrics: Metrics, seeds: Sequence[int]) -> Table:
+    """One row per kind: mean ± standard deviation over runs with several seeds."""
     title = f"mean ± standard deviation over seeds {', '.join(map(str, seeds))}, in %"
-    table = Table(title=title, title_justify="left")
-    _columns(table, "mIoU", "pixels right")
-    for stage, split, kind, values in _rows(figures):
-        table.add_row(split, _what(stage, kind), *(_spread(values.get(name)) for name in ("miou", "pixel_accuracy")))
+    table = _kinds_table(title, "mIoU", "pixels right")
+    for stage, split, kind, values in _rows(metrics):
+        spreads = (_spread(values.get(name)) for name in ("miou", "pixel_accuracy"))
+        table.add_row(split, _kind_name(stage, kind), *spreads)
     return table
 
 
-def _columns(table: Table, *numbers: str) -> None:
+def classes_table(figures: Figures, title: str | None = None) -> Table:
+    """One row per class, the means last; in per cent."""
+    caption = [f"per cent; images: {figures.images}"]
+    if figures.threshold is not None:
+        caption.append(f"background up to {figures.threshold:g}")
+    if figures.chosen is not None:
+        caption.append(f"mean over {len(figures.chosen)} of {len(figures.iou)} classes")
+    table = _class_table(title, "; ".join(caption), "IoU", "over", "under")
+    for name, value in figures.iou.items():
+        left_out = figures.chosen is not None and name not in figures.chosen
+        row = (value, figures.over_activation[name], figures.under_activation[name])
+        shown = f"{name} ({absence(figures.absent[name])})" if name in figures.absent else name
+        table.add_row(shown, *map(_per_cent, row), style="dim" if left_out else None)
+    table.add_section()
+    table.add_row("mean IoU", _per_cent(figures.miou), "", "", style="bold")
+    table.add_row("pixel accuracy", _per_cent(figures.pixel_accuracy), "", "")
+    return table
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """One row per class, the mean last; IoU in per cent."""
+    own, other, masks = comparison.own, comparison.other, comparison.masks
+    headings = (*(f"masks ({method})" for method in masks), "this run", "other", "this / other")
+    title = f"segmentation networks on {comparison.split}"
+    table = _class_table(title, f"IoU in per cent; images: {own['images']}", *headings)
+    for name, value in own["iou"].items():
+        tagged = max(figures.get("absent", {}).get(name, 0) for figures in (own, other))
+        compared = (value, other["iou"][name], ratio(value, other["iou"][name]))
+        cells = map(_per_cent, (*(figures["iou"].get(name) for figures in masks.values()), *compared))
+        style = "dim" if own["chosen"] is not None and name not in own["chosen"] else None
+        table.add_row(f"{name} ({absence(tagged)})" if tagged else name, *cells, style=style)
+    table.add_section()
+    means = (*(figures["miou"] for figures in masks.values()), own["miou"], other["miou"], comparison.share)
+    table.add_row("mean IoU", *map(_per_cent, means), style="bold")
+    return table
+
+
+def _class_table(title: str | None, caption: str, *numbers: str) -> Table:
+    table = Table(title=title, caption=caption, caption_justify="left")
+    table.add_column("class")
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _kinds_table(title: str, *numbers: str) -> Table:
+    table = Table(title=title, title_justify="left")
     for name in ("split", "what"):
         table.add_column(name, no_wrap=True)
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
+    return table
 
 
-def _rows(figures: Figures) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
-    """Every stage, split and kind with what was measured of it."""
-    for stage, splits in figures.items():
+def _rows(metrics: Metrics) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
+    for stage, splits in metrics.items():
         for split, kinds in splits.items():
             for kind, values in kinds.items():
                 yield stage, split, kind, values
 
 
-def _what(stage: str, kind: str) -> str:
-    """What was measured, in words."""
-    return {"cams": NAMES.get(kind, kind), "seeds": f"base CAM, {kind}"}.get(stage, f"masks by {kind}")
+def _kind_name(stage: str, kind: str) -> str:
+    return {"cams": CAM_NAMES.get(kind, kind), "seeds": f"base CAM, {kind}"}.get(stage, f"masks by {kind}")
 
 
-def _cells(known: Mapping[str, Any]) -> list[str]:
-    """The cells of one kind's figures."""
-    threshold = known.get("threshold")
-    shares = [f"{100 * known[name]:.1f}" if known.get(name) is not None else "–" for name in ("miou", "pixel_accuracy")]
-    return [*shares, "–" if threshold is None else f"{threshold:.2f}, best", str(known.get("images", "–"))]
+def _cells(values: Mapping[str, Any]) -> list[str]:
+    threshold = values.get("threshold")
+    shares = [_per_cent(values.get(name)) for name in ("miou", "pixel_accuracy")]
+    return [*shares, "–" if threshold is None else f"{threshold:.2f}, best", str(values.get("images", "–"))]
 
 
-def _spread(known: Mapping[str, Any] | None) -> str:
-    """Mean ± standard deviation in per cent, as far as they are known."""
-    if known is None or known["mean"] is None:
+def _spread(values: Mapping[str, Any] | None) -> str:
+    if values is None or values["mean"] is None:
         return "–"
-    deviation = "" if known["deviation"] is None else f" ± {100 * known['deviation']:.1f}"
-    return f"{100 * known['mean']:.1f}{deviation}"
+    deviation = "" if values["deviation"] is None else f" ± {100 * values['deviation']:.1f}"
+    return f"{100 * values['mean']:.1f}{deviation}"
+
+
+def _per_cent(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"

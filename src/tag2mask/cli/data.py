@@ -1,13 +1,12 @@
-"""The commands on data without a run folder: `check` and `tags`."""
+"""The commands on images without a run folder of their own: `check`, `tags`, `predict`."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from tag2mask.cli.console import errors, output, print_json
+from tag2mask.cli.console import errors, output, print_json, say
 from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.stages import finish, one_process, require_run, with_data
-from tag2mask.data.validation.check import CheckReport
 from tag2mask.runs.corrections import data_of
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.workflows.check import (
@@ -18,6 +17,7 @@ from tag2mask.workflows.check import (
     suspicious_tags,
 )
 from tag2mask.workflows.plan import duration, recorded_times
+from tag2mask.workflows.predict import Predict
 from tag2mask.workflows.suggest_tags import suggest_tags
 
 
@@ -34,13 +34,12 @@ def tags(
 
     Args:
         photos: the folder with the images
-        classes: what they may hold: names with commas, or a file
+        classes: the possible classes: names separated by commas, or a file
         table: the table to write
-        threshold: from which score on a class is suggested
+        threshold: the score from which a class is suggested
     """
     if call.dry_run:
-        said = f"would write {table} for the images below {photos}"
-        output().print(said, highlight=False, markup=False, soft_wrap=True)
+        say(output(), f"would write {table} for the images below {photos}")
         return 0
     return finish(call, [suggest_tags(call.config, photos, classes, table, threshold, errors())])
 
@@ -51,34 +50,36 @@ def check(call: Invocation, data: Path, *, with_: Path | None = None) -> int:
 
     Args:
         data: the folder with the images, or a tags table
-        with_: list the tags that the trained network of this run doubts, and the time that stages take by its records
+        with_: list the tags that the trained network of this run doubts, and estimate times from its records
     """
     call = with_data(call, data)
-    judge = None if with_ is None else _judge(call, RunFolder(with_))
+    audit = None if with_ is None else _tag_audit(call, RunFolder(with_))
     report = check_data(call.config, data, errors())
-    doubts = judge(data) if judge and report.usable else []
-    times = _times(call, RunFolder(with_), report) if with_ is not None and report.usable else {}
+    doubtful = audit(data) if audit and report.usable else []
+    times: dict[str, float] = {}
+    if with_ is not None and report.usable:
+        times = recorded_times(call.on_top_of(with_), RunFolder(with_), report.images)
     if call.as_json:
-        listed: dict[str, object] = {"suspicions": [vars(doubt) for doubt in doubts]} if judge else {}
+        listed: dict[str, object] = {"suspicions": [vars(each) for each in doubtful]} if audit else {}
         listed |= {"seconds": times} if times else {}
         print_json(report.to_json() | listed)
-    else:
-        lines = [report.render(), *(f"  {doubt}" for doubt in doubts)]
-        if judge:
-            audit = f"{len(doubts)} doubtful tags" if report.usable else "tag audit skipped: fix the errors above first"
-            lines.insert(1, audit)
-        if times:
-            parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in times.items())
-            lines.append(f"about {duration(sum(times.values()))} at the pace of that run: {parts}")
-        output().print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+        return 0 if report.sound else 1
+    lines = [report.render(), *(f"  {each}" for each in doubtful)]
+    if audit:
+        found = f"{len(doubtful)} doubtful tags" if report.usable else "tag audit skipped: fix the errors above first"
+        lines.insert(1, found)
+    if times:
+        parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in times.items())
+        lines.append(f"about {duration(sum(times.values()))} at the throughput of that run: {parts}")
+    say(output(), "\n".join(lines))
     return 0 if report.sound else 1
 
 
-def _judge(call: Invocation, run: RunFolder) -> Callable[[Path], list[Suspicion]]:
-    """Lists the doubtful tags of a data set, by a run and its settings; the run is checked at once.
+def _tag_audit(call: Invocation, run: RunFolder) -> Callable[[Path], list[Suspicion]]:
+    """A function that lists the doubtful tags of a data set, with the network and settings of a run.
 
     Raises:
-        UsageError: it is no folder of a run that has been trained.
+        UsageError: it is not the folder of a trained run.
     """
     require_run(run.path)
     require_network(run)
@@ -89,6 +90,22 @@ def _judge(call: Invocation, run: RunFolder) -> Callable[[Path], list[Suspicion]
     return lambda place: suspicious_tags(own, run, checked_images(given, place), errors())
 
 
-def _times(call: Invocation, run: RunFolder, report: CheckReport) -> dict[str, float]:
-    """Seconds that stages would take, by the records of a run."""
-    return recorded_times(call.on_top_of(run.path), run, report.images)
+@one_process
+def predict(call: Invocation, run: Path, photos: str, *, overlays: bool = False, overwrite: bool = False) -> int:
+    """Label images with a trained segmentation network.
+
+    Args:
+        run: the run that trained the network, or its .safetensors file
+        photos: a folder, an image, or a quoted pattern such as 'photos/**/*.jpg'
+        overlays: also write each mask over its image, as overlays/ID.jpg
+        overwrite: delete the existing masks and predict all images again
+    """
+    stage = Predict(photos, run, overlays=overlays, overwrite=overwrite)
+    folder = call.run_folder()
+    images = stage.images(call.config, folder)
+    if call.dry_run:
+        say(output(), f"predict: {stage.plan(call.config, folder, images).work}")
+        return 0
+    stage.require(call.config, folder, images)
+    with call.lock():
+        return finish(call, [stage.do(call.config, folder, errors())])

@@ -1,4 +1,4 @@
-"""The command `doctor`, which works where other commands cannot even be imported."""
+"""The command `doctor`, which has to work where the imports of other commands fail."""
 
 import json
 import os
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def doctor(words: Sequence[str]) -> int:
-    """`doctor`: look at the machine and say so.
+    """Diagnose the machine and print the result.
 
     Args:
-        words: after the command.
+        words: the command line after `doctor`.
 
     Returns:
-        0 if the usual path works, else 1.
+        0 if the default settings can run here, else 1.
 
     Raises:
         UsageError: the settings are wrong.
@@ -28,7 +28,7 @@ def doctor(words: Sequence[str]) -> int:
     from tag2mask.doctor.diagnosis import diagnose
 
     if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0":
-        return 0  # of several processes of torchrun one is enough
+        return 0  # under torchrun one process is enough
     if {"-h", "--help", "--help-all", "--print-config"} & {*words}:
         _settings(words)
         return 0
@@ -38,7 +38,7 @@ def doctor(words: Sequence[str]) -> int:
 
 
 def _out(words: Sequence[str]) -> str:
-    """The folder that ``--out`` names, whose disk counts; without loading what reads the settings."""
+    """The value of ``--out``, whose disk is checked; found without importing the parser."""
     found = "."
     for word, following in zip_longest(words, words[1:], fillvalue="."):
         name, equals, value = word.partition("=")
@@ -47,7 +47,6 @@ def _out(words: Sequence[str]) -> str:
 
 
 def _settings(words: Sequence[str]) -> "Config":
-    """The settings that the words ask for."""
     from tag2mask.cli.parsing import parse
     from tag2mask.runs.config import Config
 

@@ -1,4 +1,4 @@
-"""A command as it was called: its settings, and what all commands share."""
+"""A parsed command line: the settings and the options that all commands share."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -15,18 +15,17 @@ from tag2mask.runs.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Invocation:
-    """A command as it was called.
+    """A parsed command line.
 
     Attributes:
-        command: its name.
-        config: every setting.
+        command: the name of the command.
+        config: all settings.
         given: the settings that the command line itself names, with their values as text.
-        names_corrections: whether the command line, or a file of settings that it names, says which folder of
-            decisions counts.
-        on_top_of: the same settings over those of a run folder.
-        dry_run: say what would be done, and stop.
-        as_json: the result as JSON.
-        quiet: write no result.
+        names_corrections: whether the command line, or one of its config files, names the folder of corrections.
+        on_top_of: the settings of the command line over those of a run folder.
+        dry_run: print what would be done, and stop.
+        as_json: print the result as JSON.
+        quiet: print no result.
     """
 
     command: str
@@ -39,17 +38,21 @@ class Invocation:
     quiet: bool = False
 
     def with_config(self, config: Config) -> "Invocation":
-        """The same with other settings."""
+        """A copy with other settings."""
         return replace(self, config=config)
 
     def with_remembered(self) -> "Invocation":
-        """With the folder of decisions that the run in `out` remembers now, unless the command names one."""
+        """A copy with the folder of corrections that the run in `out` records, unless the command names one."""
         if self.names_corrections:
             return self
         return self.with_config(with_remembered(self.config, self.config.data.corrections))
 
     def run_folder(self) -> RunFolder:
-        """The run folder that ``--out``, or the command's argument, names."""
+        """The run folder: ``--out``, or the command's argument.
+
+        Raises:
+            UsageError: neither is given.
+        """
         if self.config.out is None:
             writes_elsewhere = self.command in ("predict", "export", "import")
             place = "FOLDER, where the result goes" if writes_elsewhere else "RUN, the run folder"
@@ -57,10 +60,10 @@ class Invocation:
         return RunFolder(self.config.out)
 
     def lock(self, *, alone: bool = False) -> AbstractContextManager[None]:
-        """Keeps other commands out of `out` meanwhile; the main process holds it for all.
+        """The lock of `out` against other commands; the main process holds it for all processes.
 
         Args:
-            alone: it deletes the files of all shards, so it shares the folder with no other shard.
+            alone: also exclude other shards, because the command deletes the files of all shards.
         """
         if self.config.out is None or self.dry_run or not is_main():
             return nullcontext()

@@ -1,4 +1,4 @@
-"""Dispatch of ``tag2mask COMMAND``: parse, do, report, exit code."""
+"""Entry point of ``tag2mask COMMAND``: parse, run, print errors, return the exit code."""
 
 import difflib
 import errno
@@ -12,17 +12,17 @@ from tag2mask.cli.commands import COMMANDS, overview
 from tag2mask.cli.doctor import doctor
 from tag2mask.core.errors import Tag2maskError, UsageError, printable
 
-# What loads torch is imported when it is needed: `doctor` has to work where torch does not.
+# Modules that load torch are imported where they are needed: `doctor` has to work without torch.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: the words after ``tag2mask``; those of the process by default.
+        arguments: the words after ``tag2mask``; default: those of the process.
 
     Returns:
-        the exit code: 0 all done; 1 failed, or some items could not be done; 2 wrong use.
+        the exit code: 0 all done; 1 failed, or some items failed; 2 wrong use.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -30,23 +30,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if "--debug" in words:
             traceback.print_exception(error)
-        code, message = _verdict(error)
-    _say(message)
+        code, message = _exit_code_and_message(error)
+    _print_error(message)
     return code
 
 
 def script() -> NoReturn:
-    """The command line as the process's whole work."""
+    """Run the command line and end the process."""
     code = main()
-    if "tag2mask.core.distributed" not in sys.modules:  # nothing that loads torch was asked for
+    if "tag2mask.core.distributed" not in sys.modules:  # torch was not loaded
         sys.exit(code)
     from tag2mask.core.distributed import end_process
 
     end_process(code)
 
 
-def _say(message: str) -> None:
-    """An error, in colour where that can be."""
+def _print_error(message: str) -> None:
     try:
         from rich.console import Console
         from rich.markup import escape
@@ -58,26 +57,25 @@ def _say(message: str) -> None:
     )
 
 
-def _verdict(error: BaseException) -> tuple[int, str]:
-    """Exit code and words for what went wrong."""
-    kept = "what is finished is kept, and the same command goes on from there"
+def _exit_code_and_message(error: BaseException) -> tuple[int, str]:
+    kept = "finished files are kept, and the same command continues from there"
     if isinstance(error, Tag2maskError):
         return error.exit_code, str(error)
     if isinstance(error, KeyboardInterrupt):
         return 1, f"stopped; {kept}"
-    if _is_lack_of_memory(error):
-        reason = " ".join(str(error).split()) or "the system gave none"
-        remedy = "accumulate, a smaller batch_size, long_side or augment.crop of the stage, or fewer workers help"
-        return 1, f"out of memory ({reason[:200]}); {remedy}; what is finished is kept"
+    if _is_out_of_memory(error):
+        reason = " ".join(str(error).split()) or "the allocation failed"
+        remedy = "use gradient_accumulation_steps, fewer workers, or a smaller batch_size, long_side or augment.crop"
+        return 1, f"out of memory ({reason[:200]}); {remedy}; finished files are kept"
     if isinstance(error, OSError):
         return 1, f"{error}; {kept}"
     if isinstance(error, ImportError):
-        return 1, f"{error}; `tag2mask doctor` says what is missing and how to install it"
+        return 1, f"{error}; `tag2mask doctor` shows what is missing and how to install it"
     return 1, f"unexpected {type(error).__name__}: {error} (--debug shows where)"
 
 
-def _is_lack_of_memory(error: BaseException) -> bool:
-    """Whether memory was lacking; torch, which may not be loaded, says so by several kinds of errors."""
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error is a failed allocation; torch raises several types for it, and may not be loaded."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     said = str(error).lower()
@@ -85,7 +83,6 @@ def _is_lack_of_memory(error: BaseException) -> bool:
 
 
 def _dispatch(words: list[str]) -> int:
-    """Find the command and do it."""
     if words[:1] == ["doctor"]:
         return doctor(words[1:])
     if not words or words[0] in ("-h", "--help", "help"):

@@ -1,4 +1,4 @@
-"""From words on the command line to a `Config`: presets, files and single values, with errors that help."""
+"""Parses a command line into a `Config` from presets, files and single values."""
 
 import difflib
 import inspect
@@ -27,14 +27,13 @@ from tag2mask.runs.run_folder import require_format, require_number, run_of
 
 
 class Parser(ArgumentParser):
-    """A parser whose errors are `UsageError`s that offer the nearest names."""
+    """A parser whose errors are `UsageError`s that suggest the nearest names."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the problem as the project's own."""
+        """Raise a `UsageError`."""
         raise UsageError(self._readable(message))
 
     def _readable(self, message: str) -> str:
-        """The message on one line, with suggestions for what it does not know."""
         if isinstance(self_cause := _cause(sys.exc_info()[1]), UsageError):
             return str(self_cause)
         message = " ".join(re.sub(r"\s+", " ", message).split())
@@ -48,7 +47,7 @@ class Parser(ArgumentParser):
         if unknown:
             return "; ".join(_unknown(name, options) for name in unknown)
         if unrecognised:
-            arguments = " ".join(_shown(action.dest) for action in self._arguments())
+            arguments = " ".join(_shown(action.dest) for action in self._actions if not action.option_strings)
             return f"{self.prog} takes {arguments or 'no argument'}, not '{unrecognised[1]}' as well; see --help"
         if missing := re.match(r"the following arguments are required: (.*)", message):
             needed = ", ".join(_shown(dest) for dest in missing[1].split(", "))
@@ -57,12 +56,8 @@ class Parser(ArgumentParser):
             return f"{valueless[1]} needs a value"
         return self._wrong_type(message)
 
-    def _arguments(self) -> list[Any]:
-        """What is given without a name."""
-        return [action for action in self._actions if not action.option_strings]
-
     def _wrong_type(self, message: str) -> str:
-        """A complaint about a value, in the words of the command line."""
+        """The message about a value of the wrong type, with the option's name and the allowed types."""
         found = re.match(
             r'(?:Parser key "([\w.]+)": |argument (?:--)?([\w.-]+): )(?:.*?(?:Got|Given) value: (.*)|Exceeds .*)',
             message,
@@ -76,7 +71,7 @@ class Parser(ArgumentParser):
 
 
 _ARGUMENT = "argument_"
-"""Stands before the name of an argument, which may be that of a section of settings."""
+"""Prefix of positional arguments, whose names may be those of sections of settings."""
 
 
 def _unknown(name: str, options: Sequence[str]) -> str:
@@ -87,12 +82,11 @@ def _unknown(name: str, options: Sequence[str]) -> str:
 
 
 def _shown(dest: str) -> str:
-    """An argument as help shows it."""
     return dest.removeprefix(_ARGUMENT).upper()
 
 
 def _kinds(kind: Any) -> list[str]:
-    """What a value may be, in words."""
+    """The allowed types of a value, in words."""
     if get_origin(kind) in (Union, UnionType):
         return [word for each in get_args(kind) for word in _kinds(each)]
     if get_origin(kind) is Literal:
@@ -111,13 +105,12 @@ def _cause(error: BaseException | None) -> BaseException | None:
 
 
 def build_parser(name: str, function: Callable[..., Any] | None = None) -> Parser:
-    """A parser for a command: every setting of `Config`, what all commands share, and its own arguments and options.
+    """A parser for a command: all settings of `Config`, the shared options, and its own arguments and options.
 
     Args:
-        name: of the command.
-        function: what does it. Parameters after the first are its arguments, keyword-only ones its options.
+        function: its parameters after the first are the command's arguments, keyword-only ones its options.
     """
-    # Settings may be anybody's: a `class_path` among them would import, and so execute, whatever module it names.
+    # A `class_path` in a file of settings would import, and so execute, any module.
     set_parsing_settings(import_path_denylist=["*"])
     prog = f"tag2mask {name}"
     parser = Parser(prog=prog, exit_on_error=False, print_config=None, add_help=False, allow_abbrev=False)
@@ -125,7 +118,7 @@ def build_parser(name: str, function: Callable[..., Any] | None = None) -> Parse
     for parameter in [] if function is None else list(inspect.signature(function).parameters.values())[1:]:
         required = parameter.default is inspect.Parameter.empty
         text = docs.get(parameter.name)
-        # Names are taken as they are: as YAML, "null" would be none, and one that is not UTF-8 could not be read.
+        # Paths and texts are not parsed as YAML: "null" would be None, and a name that is not UTF-8 an error.
         kind: dict[str, Any] = {} if _path_or_text(parameter) else {"type": parameter.annotation}
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
             kind |= {} if required else {"nargs": "?"}
@@ -142,48 +135,39 @@ def build_parser(name: str, function: Callable[..., Any] | None = None) -> Parse
 
 
 def _path_or_text(parameter: inspect.Parameter) -> type | None:
-    """`Path` or `str` where a parameter is one, or may be None besides."""
+    """`Path` or `str` if the parameter is one, or one or None."""
     kinds = {*(get_args(parameter.annotation) or (parameter.annotation,))} - {NoneType}
     return next((kind for kind in (Path, str) if kinds == {kind}), None)
 
 
 def _value(parameter: inspect.Parameter, namespace: Namespace) -> Any:
-    """What was given for a parameter of a command."""
     value = getattr(namespace, _dest(parameter))
     return Path(value) if _path_or_text(parameter) is Path and value is not None else value
 
 
 def _dest(parameter: inspect.Parameter) -> str:
-    """Where the parser keeps a parameter of a command: an argument may have the name of a section of settings."""
+    """The name of a parameter in the parser; an argument may have the name of a section of settings."""
     name = parameter.name.rstrip("_")
     return name if parameter.kind is parameter.KEYWORD_ONLY else f"{_ARGUMENT}{name}"
 
 
 Parsed = tuple[Callable[..., int], Invocation, dict[str, Any]]
-"""What does a command, the invocation, and the command's own arguments and options."""
+"""The function of a command, the invocation, and the command's own arguments and options."""
 
 
 def parse(name: str, command: Command, words: Sequence[str]) -> Parsed | None:
-    """Read the words after a command.
-
-    Args:
-        name: of the command.
-        command: its description.
-        words: what follows it.
+    """Parse the words after a command.
 
     Returns:
-        None if help or the settings were asked for, which were then printed.
+        None if help or the settings were requested, which are then printed.
 
     Raises:
-        UsageError: they are wrong.
+        UsageError: the words are wrong.
     """
     module, _, attribute = command.function.partition(":")
     function: Callable[..., int] = getattr(import_module(f"tag2mask.cli.{module}"), attribute)
-    if "-h" in words or "--help" in words:
-        print(render_help(name, command, function))
-        return None
-    if "--help-all" in words:
-        print(render_help(name, command, function, whole=True))
+    if asked := {"-h", "--help", "--help-all"} & {*words}:
+        print(render_help(name, command, function, whole=asked == {"--help-all"}))
         return None
     parser = _parser(name, function)
     own = list(inspect.signature(function).parameters.values())[1:]
@@ -220,25 +204,25 @@ def parse(name: str, command: Command, words: Sequence[str]) -> Parsed | None:
 
 @cache
 def _parser(name: str, function: Callable[..., int]) -> Parser:
-    """The parser of a command; to build one takes a third of a second, and it keeps nothing of what it parses."""
+    """The parser of a command; building one takes a third of a second."""
     return build_parser(name, function)
 
 
 def _run_of(name: str, command: Command, place: str | None, given: Mapping[str, str]) -> Path | None:
-    """The run folder whose settings a command takes up, if it is one: its argument, else ``--out``."""
+    """The run folder with the default settings: the command's argument or ``--out``, if it is a run folder."""
     if not command.run:
         out = given.get("out")
         return Path(out) if out and (Path(out) / "config.yaml").is_file() else None
     if place is None:
         return None
     path = Path(place)
-    if name != "export" and (path / "config.yaml").is_file():  # a file of that name next to masks may be anybody's
+    if name != "export" and (path / "config.yaml").is_file():  # any folder of masks may contain a config.yaml
         return path
     return run_of(path) if command.writes or name == "evaluate" else None
 
 
 def _separated(words: Sequence[str], function: Callable[..., Any]) -> tuple[list[str], list[str]]:
-    """The arguments among the words, and the options with their values."""
+    """The arguments, and the options with their values."""
     parameters = inspect.signature(function).parameters.values()
     flags = {*FLAGS, *(option_name(each.name) for each in parameters if each.default is False)}
     arguments: list[str] = []
@@ -256,7 +240,7 @@ def _separated(words: Sequence[str], function: Callable[..., Any]) -> tuple[list
 
 
 def _given(words: Sequence[str]) -> dict[str, str]:
-    """The settings and options that words name, the last value of each."""
+    """The last value of each option."""
     found = {}
     for word, following in zip_longest(words, words[1:], fillvalue=""):
         if word.startswith("--"):
@@ -266,9 +250,9 @@ def _given(words: Sequence[str]) -> dict[str, str]:
 
 
 def _base(name: str, command: Command, words: Sequence[str], run: Path | None) -> list[str]:
-    """What lies below the words: the settings of the run folder, else the command's preset unless another is named.
+    """The defaults: the settings of the run folder, or the command's preset unless ``--config`` is given.
 
-    Of a run folder only the data, where ``--config`` names a whole recipe: two recipes are never mixed.
+    If ``--config`` is a whole recipe, only the data of the run folder is used, so that recipes are not mixed.
     """
     if name == "demo":
         return ["--config", str(presets()[f"{command.preset}-quick" if "--quick" in words else command.preset])]
@@ -280,17 +264,16 @@ def _base(name: str, command: Command, words: Sequence[str], run: Path | None) -
 
 
 def _is_recipe(name: str) -> bool:
-    """Whether a preset or file of settings is a whole recipe: what it leaves out are defaults, not a run's values."""
+    """Whether a preset or file is a whole recipe, so that the values of a run do not fill its gaps."""
     return {"network", "train"} <= _sections_in(presets().get(name, Path(name))).keys()
 
 
 def _data_of(file: Path) -> str:
-    """The data of a run's settings, as YAML."""
     return yaml.safe_dump({"data": _sections_in(file).get("data") or {}}, allow_unicode=True)
 
 
 def _sections_in(file: Path) -> dict[str, Any]:
-    """The sections of a file of settings; none where it cannot be read, which the parser reports."""
+    """The sections of a file of settings; empty if it cannot be read, which the parser reports."""
     try:
         found = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
@@ -299,27 +282,18 @@ def _sections_in(file: Path) -> dict[str, Any]:
 
 
 def _config_files(words: Sequence[str]) -> list[str]:
-    """The presets and files of settings that words name."""
     files = [after for before, after in pairwise(words) if before == "--config"]
     return files + [word.partition("=")[2] for word in words if word.startswith("--config=")]
 
 
 def _refuse_out(name: str, command: Command, given: Mapping[str, str]) -> None:
-    """Refuse ``--out`` where the run folder is an argument: the command would work in another folder.
-
-    Raises:
-        UsageError: it is given.
-    """
+    """Refuse ``--out`` if the run folder is an argument."""
     if command.run and not command.writes and "out" in given:
         raise UsageError(f"{name} takes the run folder as its argument, `tag2mask {name} RUN`; leave out --out")
 
 
 def _refuse_sections(name: str, command: Command, given: Mapping[str, str]) -> None:
-    """Refuse settings that a command does not read.
-
-    Raises:
-        UsageError: naming them.
-    """
+    """Refuse settings that a command does not read."""
     sections = {item.name for item in fields(Config) if is_dataclass(item.type)}
     unread = [each for each in given if each.partition(".")[0] in sections and not command.reads(each)]
     if unread:
@@ -327,7 +301,7 @@ def _refuse_sections(name: str, command: Command, given: Mapping[str, str]) -> N
 
 
 def _names_corrections(given: Mapping[str, str], files: Sequence[str]) -> bool:
-    """Whether a word, or a file of settings, names a folder of decisions; among the words null is one, too."""
+    """Whether the words or a file of settings name a folder of decisions; null on the command line counts."""
     if "data.corrections" in given:
         return True
     known = presets()
@@ -335,7 +309,7 @@ def _names_corrections(given: Mapping[str, str], files: Sequence[str]) -> bool:
 
 
 def expand_presets(words: Sequence[str]) -> list[str]:
-    """Put the file of a preset in the place of its name after ``--config``.
+    """Replace the name of a preset after ``--config`` by its file.
 
     Raises:
         UsageError: the value is neither a preset nor a file.
@@ -372,7 +346,6 @@ def _current(file: Path) -> str:
 
 
 def _config_file(value: str, known: dict[str, Path]) -> Path:
-    """The file behind a preset's name or a path."""
     if value in known:
         return known[value]
     if Path(value).is_file():
@@ -383,10 +356,10 @@ def _config_file(value: str, known: dict[str, Path]) -> Path:
 
 
 def parsed(parser: Parser, words: Sequence[str]) -> Namespace:
-    """The words, and the files of settings among them, as values.
+    """Parse the words and the files of settings among them.
 
     Raises:
-        UsageError: they are no settings.
+        UsageError: they are wrong.
     """
     try:
         return parser.parse_args(words)
@@ -397,15 +370,15 @@ def parsed(parser: Parser, words: Sequence[str]) -> Namespace:
         reason = " ".join(str(error).split())[:300]
         where = first_five(files) or "the command line or the run folder"
         raise UsageError(
-            f"the settings of {where} could not be read ({reason}); a file of them is YAML in UTF-8"
+            f"the settings of {where} could not be read ({reason}); a file of settings is YAML in UTF-8"
         ) from error
 
 
 def to_config(parser: Parser, namespace: Namespace) -> Config:
-    """The settings that were parsed.
+    """The parsed settings.
 
     Raises:
-        UsageError: a value out of range.
+        UsageError: a value is out of range.
     """
     values = parser.instantiate(namespace)
     return Config(**{item.name: getattr(values, item.name) for item in fields(Config)})

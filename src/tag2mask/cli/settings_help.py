@@ -1,4 +1,4 @@
-"""The help of a command: purpose, examples, its own options, and the settings that matter."""
+"""The help of a command: purpose, examples, options, and main settings."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,7 +13,7 @@ from tag2mask.cli.commands import Command
 from tag2mask.runs.config import Config, plain, presets
 
 MOST_LINES = 100
-"""Lines of a help text."""
+"""Maximum number of lines of a help text."""
 
 ALWAYS = frozenset(
     {
@@ -21,33 +21,33 @@ ALWAYS = frozenset(
         *("device", "seed", "workers", "limit", "shard"),
     }
 )
-"""Settings that every help names where the command reads them."""
+"""Settings in every help, if the command reads them."""
 
 _WIDTH = 118
 
 FLAGS = {
-    "--print-config": "print every setting and stop",
-    "--dry-run": "say what would be done and stop",
-    "--json": "the result as JSON on standard output",
+    "--print-config": "print all settings and stop",
+    "--dry-run": "print what would be done and stop",
+    "--json": "print the result as JSON to standard output",
     "--debug": "show the traceback of an error",
 }
-"""What every command takes."""
+"""The options of all commands."""
 
 CONFIG = "a preset or a YAML file of settings; of several, later ones override"
 
 
 def option_name(parameter: str) -> str:
-    """The option of a parameter; a name that is a word of Python ends in an underscore."""
+    """The option of a parameter; a name that is a Python keyword ends with an underscore."""
     return f"--{parameter.rstrip('_').replace('_', '-')}"
 
 
 def argument_docs(function: Callable[..., Any]) -> dict[str, str]:
-    """What the docstring of a command says of its arguments and options, by name."""
+    """The descriptions of arguments and options in the docstring of a command, by name."""
     return {param.arg_name: param.description or "" for param in parse_docstring(function.__doc__ or "").params}
 
 
 def render_help(name: str, command: Command, function: Callable[..., Any], *, whole: bool = False) -> str:
-    """The text of ``tag2mask COMMAND --help``, at most 100 lines, or of ``--help-all``, with every setting it reads."""
+    """The text of ``tag2mask COMMAND --help``, at most 100 lines, or of ``--help-all``, with all settings it reads."""
     docs, arguments, options = argument_docs(function), {}, {}
     usage = []
     for parameter in list(inspect.signature(function).parameters.values())[1:]:
@@ -69,7 +69,7 @@ def render_help(name: str, command: Command, function: Callable[..., Any], *, wh
         "",
         *(f"  tag2mask {example}" for example in command.examples),
         "",
-        *_table({**arguments, **options, "--config NAME": CONFIG, **FLAGS, "--help-all": "every setting"}, 26),
+        *_table({**arguments, **options, "--config NAME": CONFIG, **FLAGS, "--help-all": "show all settings"}, 26),
         "",
         f"Presets: {', '.join(presets())}.",
         f"Without --config and without a run folder: {command.preset}.",
@@ -85,7 +85,7 @@ def render_help(name: str, command: Command, function: Callable[..., Any], *, wh
 
 
 def _settings(command: Command, some: Iterable[str] | None = None) -> Iterator[tuple[str, str]]:
-    """The settings of a command that some presets set, None for all: name with its value, and what it is."""
+    """The settings of a command that are in some presets (None: all), with value and description."""
     files = presets()
     contents = {name: dict(_leaves(yaml.safe_load(files[name].read_text(encoding="utf-8")))) for name in files}
     described = descriptions(Config())
@@ -101,7 +101,7 @@ def _first_sentence(text: str) -> str:
 
 
 def descriptions(settings: Any, prefix: str = "") -> dict[str, str]:
-    """The description of every setting below a settings dataclass, by its dotted name."""
+    """The descriptions of all settings in a settings dataclass, by dotted name."""
     found: dict[str, str] = {}
     docs: dict[str, str] = {}
     for base in reversed(type(settings).__mro__):
@@ -116,7 +116,6 @@ def descriptions(settings: Any, prefix: str = "") -> dict[str, str]:
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings by dotted name."""
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{prefix}{name}.")

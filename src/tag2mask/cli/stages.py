@@ -1,4 +1,4 @@
-"""The commands that do stages of a run folder."""
+"""The commands that run stages of a run folder, and `evaluate` of any folder."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -9,7 +9,17 @@ from typing import Any
 
 from rich.console import Console
 
-from tag2mask.cli.console import errors, figures_table, output, print_json, show_published, show_result
+from tag2mask.cli.console import (
+    classes_table,
+    comparison_table,
+    errors,
+    figures_table,
+    output,
+    print_json,
+    say,
+    show_published,
+    show_result,
+)
 from tag2mask.cli.invocation import Invocation
 from tag2mask.core.distributed import gathered, is_main, join, process_count, process_number, wait
 from tag2mask.core.errors import UsageError
@@ -22,6 +32,7 @@ from tag2mask.runs.dataset import run_images, share_manifest
 from tag2mask.runs.lock import process_lock
 from tag2mask.runs.progress import StageResult
 from tag2mask.runs.run_folder import CLASSES, RunFolder
+from tag2mask.stages.evaluate import compare_runs
 from tag2mask.stages.registry import (
     STAGES,
     Work,
@@ -33,11 +44,12 @@ from tag2mask.stages.registry import (
     to_delete,
 )
 from tag2mask.stages.seeds import export_npy
+from tag2mask.workflows.evaluate_folder import evaluate_folder
 from tag2mask.workflows.plan import plan
 from tag2mask.workflows.repeats import refuse_repeats
 
 MOST_OPENED = 8
-"""Images that are opened before training, to see what kinds of pixels there are."""
+"""Images that are opened before training, to check their kinds of pixels."""
 
 
 def seeds(
@@ -48,42 +60,42 @@ def seeds(
     to_npy: Path | None = None,
     restart: str | None = None,
 ) -> int:
-    """Make base CAMs or import them, and export them where asked.
+    """Make or import base CAMs; with ``--to-npy`` also export them.
 
     Args:
-        data: the folder with the images, or a tags table; what the run folder remembers if not given
-        from_npy: take base CAMs from CLIP-ES's files ID.npy instead of making them
-        to_npy: write the base CAMs as CLIP-ES's files as well
-        restart: delete what a stage, and all that read it, made; then go on
+        data: the folder with the images, or a tags table; default: that of the run folder
+        from_npy: import base CAMs from CLIP-ES's files ID.npy instead of making them
+        to_npy: also write the base CAMs as CLIP-ES's files
+        restart: delete the outputs of a stage and of all stages that read it, then continue
     """
     call = with_data(call, data)
     if from_npy is not None:
         call = call.with_config(replace(call.config, seeds=replace(call.config.seeds, from_npy=from_npy)))
     then = [] if to_npy is None else [partial(export_npy, folder=to_npy)]
-    return do_stages(call, ["seeds"], *then, restart=restart)
+    return run_stages(call, ["seeds"], *then, restart=restart)
 
 
 def train(call: Invocation, data: Path | None = None, *, restart: str | None = None) -> int:
     """Train the POT network.
 
     Args:
-        data: the folder with the images, or a tags table; what the run folder remembers if not given
-        restart: delete what a stage, and all that read it, made; then go on
+        data: the folder with the images, or a tags table; default: that of the run folder
+        restart: delete the outputs of a stage and of all stages that read it, then continue
     """
-    return do_stages(with_data(call, data), ["train"], restart=restart)
+    return run_stages(with_data(call, data), ["train"], restart=restart)
 
 
 def _command(*names: str) -> Callable[..., int]:
     def command(call: Invocation, run: Path, *, restart: str | None = None) -> int:
-        """Do stages of a run folder.
+        """Run stages of a run folder.
 
         Args:
             run: the run folder
-            restart: delete what a stage, and all that read it, made; then go on
+            restart: delete the outputs of a stage and of all stages that read it, then continue
         """
         if call.command == "report" or not call.given.keys() & {"data.root", "data.tags"}:
             require_run(run)
-        return do_stages(call, names, restart=restart)
+        return run_stages(call, names, restart=restart)
 
     return command
 
@@ -92,21 +104,41 @@ cams, edges, refine = _command("cams"), _command("edges"), _command("refine")
 segment, confidence, report = _command("segment", "predictions"), _command("confidence"), _command("report")
 
 
+def evaluate(call: Invocation, run: Path, *, compare: Path | None = None, restart: str | None = None) -> int:
+    """Measure against ground truth.
+
+    Args:
+        run: the run folder, or any folder of masks (.png) or CAM files (.npz)
+        compare: compare the segmentation network with that of this run, class by class
+        restart: delete the figures and measure again
+    """
+    if not (run / "config.yaml").is_file():
+        if compare is not None or restart is not None:
+            option = "--restart" if compare is None else "--compare"
+            raise UsageError(f"{option} needs a run, and {run} is not a run folder: it has no config.yaml")
+        return _evaluate_folder(call, run)
+    if compare is None:
+        return run_stages(call, ["evaluate"], restart=restart)
+    require_run(compare)
+    other = RunFolder(compare).metrics()  # fails before anything is measured
+    return run_stages(call, ["evaluate"], partial(compare_runs, other=other), restart=restart)
+
+
 def require_run(run: Path) -> None:
-    """Refuse what is not a run folder.
+    """Refuse a folder that is not a run folder.
 
     Raises:
         UsageError: it has no config.yaml.
     """
     if not (run / "config.yaml").is_file():
-        raise UsageError(f"{run} is no run folder: it has no config.yaml")
+        raise UsageError(f"{run} is not a run folder: it has no config.yaml")
 
 
 def with_data(call: Invocation, data: Path | None) -> Invocation:
-    """The same with the data that the command names: a folder, or a tags table.
+    """The invocation with the data that the command names: a folder, or a tags table.
 
     Raises:
-        UsageError: a setting names it too.
+        UsageError: a setting names the data too.
     """
     if data is None:
         return call
@@ -116,7 +148,7 @@ def with_data(call: Invocation, data: Path | None) -> Invocation:
         raise UsageError(f"{data} and --data.{name} {call.given[f'data.{name}']} both name the data; give one of them")
     own = call.config.data
     before = own.tags if name == "tags" else own.root
-    if before is not None and before.absolute() != data.absolute():  # what the run remembers is of other data
+    if before is not None and before.absolute() != data.absolute():  # the recorded paths are of other data
         kept = {each: None for each in ("root", "tags", "masks") if f"data.{each}" not in call.given}
         own = replace(own, **kept)  # type: ignore[arg-type]
     own = replace(own, tags=data) if name == "tags" else replace(own, root=data)
@@ -124,7 +156,7 @@ def with_data(call: Invocation, data: Path | None) -> Invocation:
 
 
 def one_process(action: Callable[..., int]) -> Callable[..., int]:
-    """Marks a command for one process: of several the main one refuses it, and the others end without a word."""
+    """Decorator of a command for one process: of several, the main one reports an error, the others exit silently."""
 
     @wraps(action)
     def refusing(call: Invocation, *arguments: Any, **options: Any) -> int:
@@ -138,11 +170,23 @@ def one_process(action: Callable[..., int]) -> Callable[..., int]:
     return refusing
 
 
+@one_process
+def _evaluate_folder(call: Invocation, folder: Path) -> int:
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a run folder, and not a folder of masks or CAMs")
+    figures = evaluate_folder(call.config, folder, errors())
+    if call.as_json:
+        print_json(figures.to_json())
+    else:
+        output().print(classes_table(figures, str(folder)))
+    return 0
+
+
 def finish(call: Invocation, results: Iterable[StageResult]) -> int:
-    """Tell each result as it comes, at the main process; 1 if anything failed."""
-    told, figures = [], {}
+    """Print each result when it arrives, in the main process; the exit code is 1 if anything failed."""
+    done, figures = [], {}
     for result in results:
-        told.append(result)
+        done.append(result)
         if not is_main():
             continue
         show_result(errors(), result)
@@ -151,20 +195,20 @@ def finish(call: Invocation, results: Iterable[StageResult]) -> int:
     if not is_main() or call.quiet:
         pass
     elif call.as_json:
-        answer = {"results": [vars(result) for result in told]}
+        answer = {"results": [vars(result) for result in done]}
         print_json(answer, default=Comparison.to_json)
     elif figures:
         output().print(figures_table(figures))
         beside = published_beside(figures, recognised(call.config.data)) if call.command == "run" else None
         if beside is not None:
             show_published(output(), figures, beside)
-        for comparison in (each for result in told for each in result.comparisons):
-            output().print(comparison.render())
-    return 1 if any(result.failed for result in told) else 0
+        for comparison in (each for result in done for each in result.comparisons):
+            output().print(comparison_table(comparison))
+    return 1 if any(result.failed for result in done) else 0
 
 
-def do_stages(call: Invocation, names: Sequence[str], *then: Work, restart: str | None = None) -> int:
-    """Do some stages of a run folder, then what else was asked for."""
+def run_stages(call: Invocation, names: Sequence[str], *then: Work, restart: str | None = None) -> int:
+    """Run stages of a run folder, then additional work of the main process; return the exit code."""
     run = call.run_folder()
     refuse_repeats(run)
     if call.dry_run:
@@ -174,32 +218,30 @@ def do_stages(call: Invocation, names: Sequence[str], *then: Work, restart: str 
         if call.as_json:
             print_json(planned.to_json())
         else:
-            output().print("\n".join(planned.lines()), highlight=False, markup=False, soft_wrap=True)
+            say(output(), "\n".join(planned.lines()))
         return 0
     with call.lock(alone=restart is not None):
-        code = do_under_lock(call, run, names, *then, restart=restart)
-    wait()  # one that ends with failures has torchrun end the others: not before all are through
+        code = run_stages_locked(call, run, names, *then, restart=restart)
+    wait()  # torchrun ends all processes when one exits with an error, so all finish first
     return code
 
 
-def do_under_lock(
+def run_stages_locked(
     call: Invocation, run: RunFolder, names: Sequence[str], *then: Work, restart: str | None = None
 ) -> int:
-    """Do them in a folder to which nobody else writes."""
+    """Run stages in a folder that this command has locked."""
     require_no_shard(call.config)
     join(call.config.device)
-    wait()  # until the main one has the lock, which it asks for first
-    # A process may outlive the main one, and would go on writing.
+    wait()  # until the main process has the lock
+    # A process may outlive the main one and continue to write.
     with nullcontext() if is_main() else process_lock(run.path, call.command, process_number()):
-        return _run_stages(call, run, names, then, restart)
+        return _run_in_every_process(call, run, names, then, restart)
 
 
-def _run_stages(
+def _run_in_every_process(
     call: Invocation, run: RunFolder, names: Sequence[str], then: Sequence[Work], restart: str | None
 ) -> int:
-    """Do them by all processes, which have met."""
-
-    # Another command may have changed what the run remembers, until this one had the lock.
+    # Another command may have changed the recorded folder before this one had the lock.
     folder = gathered(call.with_remembered().config.data.corrections)[0]
     data = replace(call.config.data, corrections=folder)
     call = call.with_config(replace(call.config, data=data))
@@ -214,7 +256,7 @@ def _run_stages(
 
 
 def _prepare(call: Invocation, run: RunFolder, names: Sequence[str], restart: str | None) -> None:
-    """Check everything that can be checked, then delete what is to be made again, and write config.yaml."""
+    """Check everything that can be checked, then delete the outputs to restart, and write config.yaml."""
     restart = _stage_to_restart(call, restart, names)
     images = run_images(call.config, run)
     again = to_delete(run, restart, images.classes)
@@ -223,29 +265,28 @@ def _prepare(call: Invocation, run: RunFolder, names: Sequence[str], restart: st
         run.check(stage, stage.fingerprint(call.config, images), restart=stage.name in again)
     check_stages(call.config, run, images, names, again)
     for sentence in slow_settings(call.config, names):
-        errors().print(f"warning: {sentence}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        say(errors(), f"warning: {sentence}", style="yellow")
     if "train" in names and call.command != "demo":
-        _tell_about_data(call.config, images)
+        _describe_data(call.config, images)
     if again:
         run.delete(STAGES[name] for name in again)
-        errors().print(f"restart: deleted what {', '.join(again)} made", highlight=False)
+        say(errors(), f"restart: deleted the outputs of {', '.join(again)}")
     if run.classes() != list(images.classes) or not (run / CLASSES).is_file():
         run.write_classes(images.classes)
     run.record_config(call.config, _sections(names))
     remember_corrections(call.config, run)
 
 
-def _tell_about_data(config: Config, images: ImageSet) -> None:
-    """How the data was understood, and what `check` would warn of, before hours go into it."""
+def _describe_data(config: Config, images: ImageSet) -> None:
+    """Print how the data was interpreted, and the warnings of `check` about pixels, before a long training."""
     some = images.items[:: max(1, len(images) // MOST_OPENED)][:MOST_OPENED]
     pixels = [f"warning: {problem}" for problem in first_look([item.path for item in some], config.data)]
     for sentence in (*images.notes, *pixels):
-        style = "yellow" if sentence.startswith("warning") else None
-        errors().print(sentence, style=style, highlight=False, markup=False, soft_wrap=True)
+        say(errors(), sentence, style="yellow" if sentence.startswith("warning") else None)
 
 
 def _sections(names: Sequence[str]) -> Sequence[str]:
-    """The sections of config.yaml that these stages bring up to date: with training, all but those of other stages."""
+    """The sections of config.yaml that these stages update; `train` updates all but those of optional stages."""
     if "train" not in names:
         return [section for name in names for section in STAGES[name].sections]
     others = [stage for name, stage in STAGES.items() if stage.enabled_by and name not in names]
@@ -254,10 +295,10 @@ def _sections(names: Sequence[str]) -> Sequence[str]:
 
 
 def _stage_to_restart(call: Invocation, stage: str | None, names: Sequence[str]) -> str | None:
-    """The stage that ``--restart`` names, if it is about to be made again.
+    """The stage that ``--restart`` names.
 
     Raises:
-        UsageError: it is no stage, or the command would delete without making again.
+        UsageError: it is not a stage, or this command does not run it.
     """
     if stage is None or stage in names:
         return stage

@@ -4,10 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rich.table import Table
-
 from tag2mask.core.errors import UsageError
-from tag2mask.evaluation.figures import absence, per_cent
 
 _SAME = ("images", "chosen")
 """Entries that must agree in both runs."""
@@ -30,12 +27,12 @@ class Comparison:
     @property
     def share(self) -> float | None:
         """The ratio of the two mIoU; None without one."""
-        return _share(self.own["miou"], self.other["miou"])
+        return ratio(self.own["miou"], self.other["miou"])
 
     def to_json(self) -> dict[str, Any]:
         """The split, both mIoU and their ratio, and the same of every class."""
         classes = {
-            name: {"own": value, "other": other, "share": _share(value, other)}
+            name: {"own": value, "other": other, "share": ratio(value, other)}
             for (name, value), other in zip(self.own["iou"].items(), self.other["iou"].values(), strict=True)
         }
         return {
@@ -46,27 +43,6 @@ class Comparison:
             "masks": {method: figures["miou"] for method, figures in self.masks.items()},
             "classes": classes,
         }
-
-    def render(self) -> Table:
-        """A table for the terminal: one row per class, the mean last, IoU in per cent."""
-        caption = f"IoU in per cent; images: {self.own['images']}"
-        table = Table(title=f"segmentation networks on {self.split}", caption=caption, caption_justify="left")
-        table.add_column("class")
-        for heading in (*(f"masks ({method})" for method in self.masks), "this run", "other", "this / other"):
-            table.add_column(heading, justify="right")
-        chosen = self.own["chosen"]
-        for name, value in self.own["iou"].items():
-            other = self.other["iou"][name]
-            masks = [per_cent(figures["iou"].get(name)) for figures in self.masks.values()]
-            tagged = max(figures.get("absent", {}).get(name, 0) for figures in (self.own, self.other))
-            shown = f"{name} ({absence(tagged)})" if tagged else name
-            cells = [*masks, per_cent(value), per_cent(other), per_cent(_share(value, other))]
-            table.add_row(shown, *cells, style="dim" if chosen is not None and name not in chosen else None)
-        table.add_section()
-        masks = [per_cent(figures["miou"]) for figures in self.masks.values()]
-        means = [*masks, *map(per_cent, (self.own["miou"], self.other["miou"], self.share))]
-        table.add_row("mean IoU", *means, style="bold")
-        return table
 
 
 def compare(own: Mapping[str, Any], other: Mapping[str, Any], splits: Collection[str]) -> list[Comparison]:
@@ -99,7 +75,8 @@ def compare(own: Mapping[str, Any], other: Mapping[str, Any], splits: Collection
     return found
 
 
-def _share(own: float | None, other: float | None) -> float | None:
+def ratio(own: float | None, other: float | None) -> float | None:
+    """The ratio of two figures; None where one is unknown or the second is 0."""
     return own / other if own is not None and other else None
 
 

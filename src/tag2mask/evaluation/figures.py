@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from rich.table import Table
 
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.evaluation.confusion import Confusion, ThresholdSweep, strongest
@@ -105,30 +104,6 @@ class Figures:
             "threshold": self.threshold,
             "sweep": None if self.sweep is None else {f"{at:g}": _number(value) for at, value in self.sweep.items()},
         }
-
-    def render(self, title: str | None = None) -> Table:
-        """A table for the terminal: one row per class, the means last. Figures are in per cent."""
-        table = Table(title=title, caption=self._caption(), caption_justify="left")
-        table.add_column("class")
-        for heading in ("IoU", "over", "under"):
-            table.add_column(heading, justify="right")
-        for name, value in self.iou.items():
-            left_out = self.chosen is not None and name not in self.chosen
-            row = (value, self.over_activation[name], self.under_activation[name])
-            shown = f"{name} ({absence(self.absent[name])})" if name in self.absent else name
-            table.add_row(shown, *map(per_cent, row), style="dim" if left_out else None)
-        table.add_section()
-        table.add_row("mean IoU", per_cent(self.miou), "", "", style="bold")
-        table.add_row("pixel accuracy", per_cent(self.pixel_accuracy), "", "")
-        return table
-
-    def _caption(self) -> str:
-        parts = [f"per cent; images: {self.images}"]
-        if self.threshold is not None:
-            parts.append(f"background up to {self.threshold:g}")
-        if self.chosen is not None:
-            parts.append(f"mean over {len(self.chosen)} of {len(self.iou)} classes")
-        return "; ".join(parts)
 
 
 class EvaluationError(Tag2maskError):
@@ -246,8 +221,3 @@ def absence(images: int) -> str:
 
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
-
-
-def per_cent(value: float | None) -> str:
-    """A fraction for a table; a dash for None and NaN."""
-    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"

@@ -1,4 +1,4 @@
-"""How well confidence ranks images, measured against the IoU with ground truth."""
+"""Measures how well confidence ranks images by the IoU with ground truth."""
 
 import warnings
 from dataclasses import asdict, dataclass
@@ -10,14 +10,14 @@ import numpy.typing as npt
 Values = npt.NDArray[np.float64]
 
 LEAST = 10
-"""Number of images with ground truth from which a ranking is measured; ours."""
+"""Minimum number of images with ground truth for a measurement; ours."""
 
 _DRAWS = 1000
 _MOST_DRAWN = 10_000_000
-"""Most values that the bootstrap draws in all; but at least 100 draws."""
+"""Maximum number of values in all bootstrap draws; there are at least 100 draws."""
 
-_AT_ONCE = 1 << 17
-"""Values that are ranked at once."""
+_BATCH = 1 << 17
+"""Values in a batch of draws."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,11 @@ class RankingQuality:
     """How well confidence ranks images by the IoU of their masks.
 
     Attributes:
-        images: number of images.
-        spearman: rank correlation, in [−1, 1]; None if one of the two is constant.
-        low: lower end of its 95 % bootstrap interval; None without a correlation.
-        high: upper end.
+        spearman: rank correlation, in [−1, 1]; None if confidence or IoU is constant.
+        low, high: its 95 % bootstrap interval; None without a correlation.
         worst_tenth: the share of the tenth with the lowest IoU that is in the tenth with the lowest confidence.
         chance: that share by chance.
-        mean_confidence: mean over the images.
-        mean_iou: mean over the images.
-        calibration_error: mean distance between the two over tenths by confidence.
+        calibration_error: mean absolute difference of confidence and IoU over tenths by confidence.
     """
 
     images: int
@@ -53,7 +49,7 @@ class RankingQuality:
     def sentence(self) -> str:
         """The figures in words."""
         if self.spearman is None:
-            return f"truth of {self.images} images: confidence or IoU is the same everywhere, so nothing ranks"
+            return f"truth of {self.images} images: confidence or IoU is constant, so there is no ranking"
         interval = "" if self.low is None or self.high is None else f" [{self.low:.2f}, {self.high:.2f}]"
         return (
             f"truth of {self.images} images: rank correlation of confidence with IoU "
@@ -64,12 +60,7 @@ class RankingQuality:
 
 
 def ranking_quality(confidence: Values, iou: Values) -> RankingQuality:
-    """Compare confidence with the IoU.
-
-    Args:
-        confidence: float (N,), N at least 2.
-        iou: float (N,), of the same images.
-    """
+    """Compare confidence with IoU, both float (N,), N at least 2."""
     low, high = spearman_interval(confidence, iou)
     return RankingQuality(
         len(iou),
@@ -85,24 +76,18 @@ def ranking_quality(confidence: Values, iou: Values) -> RankingQuality:
 
 
 def spearman(first: Values, second: Values) -> float:
-    """The rank correlation of two float (N,), equal values sharing their ranks; NaN if one is constant."""
-    from scipy.stats import spearmanr  # takes half a second, which other commands should not wait for
+    """The rank correlation of two float (N,), with mean ranks for equal values; NaN if one is constant."""
+    from scipy.stats import spearmanr  # imported here, because it takes half a second
 
-    with warnings.catch_warnings(action="ignore"):  # that one is constant
+    with warnings.catch_warnings(action="ignore"):  # constant input gives NaN
         return float(spearmanr(first, second).statistic)
 
 
 def spearman_interval(first: Values, second: Values, *, seed: int = 0) -> tuple[float, float]:
-    """The 95 % bootstrap interval of the rank correlation; NaN if it is defined in no draw.
-
-    Args:
-        first: float (N,), N at least 2.
-        second: float (N,).
-        seed: of the draws.
-    """
+    """The 95 % bootstrap interval of the rank correlation, N at least 2; NaN if all draws are constant."""
     from scipy.stats import bootstrap
 
-    with warnings.catch_warnings(action="ignore"):  # that draws are constant, which do not count
+    with warnings.catch_warnings(action="ignore"):  # constant draws give NaN and are left out
         found = bootstrap(
             (first, second),
             spearman,
@@ -110,7 +95,7 @@ def spearman_interval(first: Values, second: Values, *, seed: int = 0) -> tuple[
             vectorized=False,
             method="percentile",
             n_resamples=max(100, min(_DRAWS, _MOST_DRAWN // len(first))),
-            batch=max(1, _AT_ONCE // len(first)),
+            batch=max(1, _BATCH // len(first)),
             rng=seed,
         ).bootstrap_distribution
         low, high = np.nanquantile(found, [0.025, 0.975])
@@ -120,8 +105,7 @@ def spearman_interval(first: Values, second: Values, *, seed: int = 0) -> tuple[
 def shared_tenth(confidence: Values, iou: Values) -> float:
     """The share of the tenth with the lowest IoU that is in the tenth with the lowest confidence, in [0, 1].
 
-    A tenth of N is N / 10 rounded up. If it ends between equal values, the figure is the mean over all choices among
-    them.
+    A tenth of N is N / 10 rounded up. If it ends between equal values, the figure is the mean over all choices.
     """
     return float(_in_lowest_tenth(confidence) @ _in_lowest_tenth(iou) / _tenth(len(iou)))
 
@@ -141,7 +125,7 @@ def _tenth(count: int) -> int:
 
 
 def calibration(confidence: Values, iou: Values, parts: int = 10) -> list[tuple[float, float]]:
-    """Mean confidence and mean IoU of equally large parts, from the least confident on."""
+    """Mean confidence and mean IoU of equally large parts, least certain first."""
     order = np.argsort(confidence, kind="stable")
     return [
         (float(confidence[part].mean()), float(iou[part].mean()))

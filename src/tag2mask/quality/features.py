@@ -1,4 +1,4 @@
-"""Evidence about a mask: how far the CAMs and the segmentation network agree with it, class by class; and its file."""
+"""Features of a mask: its agreement with the CAMs and the segmentation network, class by class; and their file."""
 
 import io
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ def class_shares(labels: Tensor, ids: Tensor, size: tuple[int, int]) -> Tensor:
     """The share of each class in each cell of a grid over a mask, which keeps thin parts of a reduced mask.
 
     Args:
-        labels: uint8 (H, W), class ids; 255 is of no class.
+        labels: uint8 (H, W), class ids; 255 belongs to no class.
         ids: integer (K,), the classes.
         size: (h, w) of the grid, at most (H, W).
 
@@ -60,7 +60,7 @@ def expected_iou(own: Tensor, probabilities: Tensor) -> Tensor:
 
 
 _COUNTED_PIXELS = 1 << 22
-"""The components of a larger mask are counted on every second, third, … row and column; ours."""
+"""Connected components of a larger mask are counted on every second, third, … row and column; ours."""
 
 FIELDS = (
     "share",
@@ -74,70 +74,67 @@ FIELDS = (
     "network_share",
     "cells",
 )
-"""Evidence about the mask of a class:
+"""The features of the mask of a class:
 
 - `share`: its share of all pixels, in [0, 1].
-- `pieces`: the number of its connected components.
+- `pieces`: its number of connected components.
 - `cam_expected`: its expected IoU under the CAMs, normalised to the sum 1 in each pixel.
-- `cam_overlap`: its IoU with the class of the highest CAM, which shows how much refinement changed.
+- `cam_overlap`: its IoU with the argmax of the CAMs, a measure of the change by refinement.
 - `network_expected`, `network_overlap`: the same for the probabilities of the segmentation network over background and
   the image's tags.
 - `network_free`: its expected IoU under the network's probabilities over all classes.
-- `cam_share`, `network_share`: the share of the pixels that CAMs and network expect to be of the class.
+- `cam_share`, `network_share`: the expected share of the class by the CAMs and by the network.
 - `cells`: the area of the mask in cells of the CAMs.
 
-An image without tags has only `network_free`, because CAMs and tags leave nothing but background. New fields come
-last: older files lack them.
+An image without tags has only `network_free`, because it has no CAMs but background. New features are appended,
+because older files lack them.
 """
 
 NETWORK_FIELDS = tuple(name for name in FIELDS if name.startswith("network_"))
 
 _KINDS = {"ids": "i", "values": "f", "stray": "i", "stray_share": "f", "made_by": "U"}
-"""The arrays of an evidence file, and NumPy's letter for their kind."""
+"""The arrays of a feature file, and NumPy's letter for their kind."""
 
 _MOST_CLASSES = 254
-"""Ids are those of masks, where 255 means ignored."""
+"""The largest class id; 255 means ignored."""
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """Evidence about the mask of an image.
+class MaskFeatures:
+    """The features of the mask of an image.
 
     Attributes:
         ids: int32 (K,), background and the tags, ascending.
         values: float32 (K, len(FIELDS)); NaN if unknown.
-        stray: the class without a tag with the largest share by the network; 0 for none.
-        stray_share: that share, in [0, 1].
+        unexpected_class: the untagged class with the largest share by the network; 0 for none.
+        unexpected_share: that share, in [0, 1].
     """
 
     ids: npt.NDArray[np.int32]
     values: npt.NDArray[np.float32]
-    stray: int = 0
-    stray_share: float = 0.0
+    unexpected_class: int = 0
+    unexpected_share: float = 0.0
 
     def of(self, field: str) -> npt.NDArray[np.float32]:
-        """One field of all classes, (K,)."""
+        """One feature of all classes, (K,)."""
         return self.values[:, FIELDS.index(field)]
 
 
-def gather(
+def mask_features(
     labels: Tensor,
     ids: Tensor,
     cams: ClassMaps | None = None,
     logits: Tensor | None = None,
     size: tuple[int, int] | None = None,
-) -> Evidence:
+) -> MaskFeatures:
     """Compare a mask with the CAMs and the network.
 
     Args:
         labels: uint8 (H, W), the mask, 255 = ignored.
         ids: uint8 (K,), background and the image's tags, ascending.
-        cams: not negative, of background and some of the tags, on their own grid; None without CAMs.
-        logits: float (C + 1, h, w), the network's, background first; None without a network.
+        cams: non-negative CAMs of background and the tags on their own grid; a missing CAM counts as 0.
+        logits: float (C + 1, h, w) of the network, background first; None without a network.
         size: (h, w) of the comparison, at most (H, W); default: that of the mask.
-
-    Returns:
-        the evidence; a class without a CAM has CAM 0.
 
     Raises:
         Tag2maskError: the logits are not finite.
@@ -148,62 +145,56 @@ def gather(
         values[:, FIELDS.index(field)] = found
 
     put("share", torch.stack([(labels == own).double().mean() for own in ids]))
-    put("pieces", _pieces(labels, ids))
+    put("pieces", _components(labels, ids))
     if cams is not None:
         put("cells", values[:, FIELDS.index("share")] * cams.maps.shape[1:].numel())
     own = class_shares(labels, ids, size or (int(labels.shape[0]), int(labels.shape[1])))  # (K, h, w)
     tagged = bool((ids != 0).any())
     if cams is not None and tagged:
-        maps = _placed(cams.resized((int(own.shape[1]), int(own.shape[2]))), ids)
+        maps = _maps_of(cams.resized((int(own.shape[1]), int(own.shape[2]))), ids)
         likely = maps / maps.sum(0).clamp_min(torch.finfo(maps.dtype).tiny)
         put("cam_expected", expected_iou(own, likely))
-        put("cam_overlap", expected_iou(own, _highest(maps)))
+        put("cam_overlap", expected_iou(own, _argmax(maps)))
         put("cam_share", likely.double().mean((1, 2)))
     if logits is None:
-        return Evidence(ids.int().numpy(), values.float().numpy())
+        return MaskFeatures(ids.int().numpy(), values.float().numpy())
     if not logits.isfinite().all():
-        raise Tag2maskError("the segmentation network gives infinite numbers, or none; train it anew")
+        raise Tag2maskError("the segmentation network gives numbers that are not finite; train it again")
     if tagged:
         likely = logits[ids.long()].softmax(0)
         put("network_expected", expected_iou(own, likely))
-        put("network_overlap", expected_iou(own, _highest(likely)))
+        put("network_overlap", expected_iou(own, _argmax(likely)))
         put("network_share", likely.double().mean((1, 2)))
     free = logits.softmax(0)
     put("network_free", expected_iou(own, free[ids.long()]))
     shares = free.mean((1, 2))
     shares[ids.long()] = 0
-    stray = int(shares.argmax())
-    return Evidence(ids.int().numpy(), values.float().numpy(), stray, float(shares[stray]))
+    unexpected = int(shares.argmax())
+    return MaskFeatures(ids.int().numpy(), values.float().numpy(), unexpected, float(shares[unexpected]))
 
 
-def write_evidence(path: Path, evidence: Evidence, made_by: str) -> None:
-    """Write evidence atomically as an ``.npz`` without pickles, with the arrays `_KINDS`.
-
-    Args:
-        path: the ``.npz``.
-        evidence: to be written.
-        made_by: fingerprint of its inputs, for `read_evidence`.
-    """
+def write_features(path: Path, features: MaskFeatures, made_by: str) -> None:
+    """Write features atomically as an ``.npz`` without pickles; ``made_by`` is the fingerprint of their inputs."""
     content = io.BytesIO()
     np.savez(
         content,
-        ids=evidence.ids,
-        values=evidence.values,
-        stray=np.int32(evidence.stray),
-        stray_share=np.float32(evidence.stray_share),
+        ids=features.ids,
+        values=features.values,
+        stray=np.int32(features.unexpected_class),
+        stray_share=np.float32(features.unexpected_share),
         made_by=np.str_(made_by),
     )
     write_bytes(path, content.getvalue())
 
 
-def read_evidence(path: Path, made_by: str) -> Evidence | None:
-    """Read evidence; None if there is none, it is damaged, or its inputs had another fingerprint."""
-    stored = stored_evidence(path)
+def read_features(path: Path, made_by: str) -> MaskFeatures | None:
+    """Read features; None if they are missing, damaged, or of inputs with another fingerprint."""
+    stored = stored_features(path)
     return stored[0] if stored is not None and stored[1] == made_by else None
 
 
-def stored_evidence(path: Path) -> tuple[Evidence, str] | None:
-    """Evidence and the fingerprint of its inputs; None if there is none, or it is damaged."""
+def stored_features(path: Path) -> tuple[MaskFeatures, str] | None:
+    """The features of a file and the fingerprint of their inputs; None if it is missing or damaged."""
     try:
         with path.open("rb") as file:
             arrays = read_npz(file, tuple(_KINDS))
@@ -211,22 +202,22 @@ def stored_evidence(path: Path) -> tuple[Evidence, str] | None:
         return None
     if any(name not in arrays or arrays[name].dtype.kind != kind for name, kind in _KINDS.items()):
         return None
-    ids, values, stray, share = (arrays[name] for name in ("ids", "values", "stray", "stray_share"))
+    ids, values, unexpected, share = (arrays[name] for name in ("ids", "values", "stray", "stray_share"))
     if ids.ndim != 1 or not len(ids) or ids[0] != 0 or ids[-1] > _MOST_CLASSES or (ids[1:] <= ids[:-1]).any():
         return None
     if values.ndim != 2 or len(values) != len(ids) or not 0 < values.shape[1] <= len(FIELDS):
         return None
-    if stray.shape or share.shape or arrays["made_by"].shape:
+    if unexpected.shape or share.shape or arrays["made_by"].shape:
         return None
-    if not 0 <= int(stray) <= _MOST_CLASSES or not 0 <= float(share) <= 1 or np.isinf(values).any():
+    if not 0 <= int(unexpected) <= _MOST_CLASSES or not 0 <= float(share) <= 1 or np.isinf(values).any():
         return None
     known = np.full((len(ids), len(FIELDS)), np.nan, dtype=np.float32)
     known[:, : values.shape[1]] = values
-    return Evidence(ids.astype(np.int32), known, int(stray), float(share)), str(arrays["made_by"])
+    return MaskFeatures(ids.astype(np.int32), known, int(unexpected), float(share)), str(arrays["made_by"])
 
 
-def _pieces(labels: Tensor, ids: Tensor) -> Tensor:
-    """The number of connected components of each class, (K,)."""
+def _components(labels: Tensor, ids: Tensor) -> Tensor:
+    """Number of connected components of each class, (K,)."""
     step = 1
     while labels.numel() > step**2 * _COUNTED_PIXELS:
         step += 1
@@ -234,14 +225,14 @@ def _pieces(labels: Tensor, ids: Tensor) -> Tensor:
     return torch.tensor([float(ndimage.label(seen == own)[1]) for own in ids.tolist()])
 
 
-def _highest(maps: Tensor) -> Tensor:
-    """1 where a map is the highest, 0 elsewhere, (K, h, w); a tie goes to the first."""
+def _argmax(maps: Tensor) -> Tensor:
+    """1 where a map is the highest, 0 elsewhere, (K, h, w); the first of equal ones."""
     places = torch.arange(len(maps), device=maps.device)
     return (maps.argmax(0) == places[:, None, None]).float()
 
 
-def _placed(cams: ClassMaps, ids: Tensor) -> Tensor:
-    """The maps of these classes, (K, h, w), 0 for a class without one."""
+def _maps_of(cams: ClassMaps, ids: Tensor) -> Tensor:
+    """The maps of these classes, (K, h, w); 0 for a class without a map."""
     maps = cams.maps.new_zeros(len(ids), *cams.maps.shape[1:])
     for class_id, own in zip(cams.ids.tolist(), cams.maps, strict=True):
         maps[ids == class_id] = own

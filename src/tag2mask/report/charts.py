@@ -1,11 +1,13 @@
-"""Layout of charts for SVG: scales, ticks, paths. The template draws them, the style sheet colours them."""
+"""Charts of the report: their description, and their layout for SVG. The template draws all of them."""
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from tag2mask.report.figures import Split
 
 WIDTH, HEIGHT = 350, 235
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 40
@@ -13,6 +15,14 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 40
 
 MOST_POINTS = 240
 """A longer curve is averaged in bins of equal size."""
+
+TRAIN_LOSSES = {name: name for name in ("loss", "classification", "consistency", "external")}
+EDGE_LOSSES = {"loss": "loss", "background": "background", "foreground": "foreground", "negative": "different"}
+"""Names of the losses in a training log, at most four."""
+
+_TITLES = {"learning_rate": "Learning rate", "images_per_second": "Images per second"}
+_NOT_DRAWN = frozenset({"step", "seconds"})
+_MOST_CHARTS = 8
 
 Points = Sequence[tuple[float, float]]
 
@@ -36,6 +46,15 @@ class Line:
     smooth: bool = False
     dashed: bool = False
     mark: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Chart:
+    """The description of a chart: at least one line with at least one point."""
+
+    title: str
+    x_label: str
+    lines: Sequence[Line]
 
 
 @dataclass(frozen=True)
@@ -79,8 +98,46 @@ class Drawing:
     bottom: int = HEIGHT - BOTTOM
 
 
-def draw(title: str, lines: Sequence[Line], *, x_label: str) -> Drawing:
-    """Lay out a chart of at least one line with at least one point. The vertical axis begins at 0 or below."""
+def sweep_charts(splits: Sequence[Split]) -> list[Chart]:
+    """For each split with a sweep: mIoU by threshold, and the kinds without a threshold as dashed lines."""
+    charts = []
+    for split in splits:
+        lines: list[Line] = []
+        for result in split.results:
+            if len(result.sweep) > 1 and result.miou is not None:
+                points = [(at, 100 * value) for at, value in result.sweep]
+                mark = None if result.threshold is None else (result.threshold, 100 * result.miou)
+                lines.append(Line(result.title, result.tone, points, mark=mark))
+        if not lines:
+            continue
+        ends = min(line.points[0][0] for line in lines), max(line.points[-1][0] for line in lines)
+        for result in split.results:
+            if not result.sweep and result.miou is not None and result.stage == "cams":
+                points = [(end, 100 * result.miou) for end in ends]
+                lines.append(Line(result.title, result.tone, points, dashed=True))
+        charts.append(Chart(f"Mean IoU in %, {split.name}", "background threshold", lines))
+    return charts
+
+
+def log_charts(
+    log: Sequence[dict[str, float]], title: str, losses: Mapping[str, str], *, others: bool = False
+) -> list[Chart]:
+    """A chart of the losses in a training log; with ``others``, one for each other number too, eight at most."""
+    keys = list(dict.fromkeys(key for entry in log for key in entry if key not in _NOT_DRAWN))
+    tones = {key: f"loss-{number}" for number, key in enumerate(losses)}
+    lines = [_log_line(log, key, name, tones[key]) for key, name in losses.items() if key in keys]
+    charts = [Chart(title, "step", lines)] if lines else []
+    rest = [key for key in _TITLES if key in keys]
+    rest += sorted(key for key in keys if key not in losses and key not in _TITLES)
+    for key in rest[: _MOST_CHARTS - len(charts)] if others else []:
+        name = _TITLES.get(key, key.replace("_", " ").capitalize())
+        charts.append(Chart(name, "step", [_log_line(log, key, name, "plain")]))
+    return charts
+
+
+def draw(chart: Chart) -> Drawing:
+    """Lay out a chart. The vertical axis begins at 0 or below."""
+    lines = chart.lines
     x_values = [x for line in lines for x, _ in line.points]
     y_values = [y for line in lines for _, y in line.points]
     whole = all(x == round(x) for x in x_values)
@@ -106,8 +163,8 @@ def draw(title: str, lines: Sequence[Line], *, x_label: str) -> Drawing:
         points = [[*place(x, y), f"{round(x) if whole else x:.6g}", f"{y:.4g}"] for x, y in strong]
         values.append({"name": line.name, "tone": line.tone, "points": points})
     return Drawing(
-        title,
-        x_label,
+        chart.title,
+        chart.x_label,
         tuple(drawn),
         tuple(Tick(place(value, y_low)[0], number(value)) for value in x_ticks),
         tuple(Tick(place(x_low, value)[1], number(value)) for value in y_ticks),
@@ -161,6 +218,11 @@ def _smooth(points: Points) -> Points:
         slope = float((across * up).sum() / (across * across).sum())
         smooth.append((float(here), float(up.mean() + slope * (here - x[window].mean()))))
     return smooth
+
+
+def _log_line(log: Sequence[dict[str, float]], key: str, name: str, tone: str) -> Line:
+    points = [(entry["step"], entry[key]) for entry in log if key in entry]
+    return Line(name, tone, points, smooth=len(points) > 20)
 
 
 def _path(places: Sequence[tuple[float, float]]) -> str:

@@ -1,4 +1,4 @@
-"""metrics.json and the training logs for the page; malformed parts are skipped."""
+"""metrics.json and training logs; malformed parts are skipped."""
 
 import json
 import math
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask.evaluation.figures import absence
-from tag2mask.report.charts import Drawing, Line, draw
 
 KINDS = {
     "classifier": "Classifier CAM",
@@ -17,12 +16,6 @@ KINDS = {
     "fused": "Fused CAM",
 }
 """Titles of the kinds of CAM, in the order of the method."""
-
-LOSSES = {"loss": "loss", "classification": "classification", "consistency": "consistency", "external": "external"}
-EDGE_LOSSES = {"loss": "loss", "background": "background", "foreground": "foreground", "negative": "different"}
-OTHER_TITLES = {"learning_rate": "Learning rate", "images_per_second": "Images a second"}
-NOT_DRAWN = frozenset({"step", "seconds"})
-MOST_CHARTS = 8
 
 
 @dataclass(frozen=True)
@@ -144,27 +137,6 @@ def cam_thresholds(splits: Sequence[Split]) -> dict[str, float]:
     return found
 
 
-def sweep_charts(splits: Sequence[Split]) -> list[Drawing]:
-    """For each split with a sweep: mIoU by threshold, and the kinds without a threshold as dashed lines."""
-    charts = []
-    for split in splits:
-        lines: list[Line] = []
-        for result in split.results:
-            if len(result.sweep) > 1 and result.miou is not None:
-                points = [(at, 100 * value) for at, value in result.sweep]
-                mark = None if result.threshold is None else (result.threshold, 100 * result.miou)
-                lines.append(Line(result.title, result.tone, points, mark=mark))
-        if not lines:
-            continue
-        ends = min(line.points[0][0] for line in lines), max(line.points[-1][0] for line in lines)
-        for result in split.results:
-            if not result.sweep and result.miou is not None and result.stage == "cams":
-                level = 100 * result.miou
-                lines.append(Line(result.title, result.tone, [(ends[0], level), (ends[1], level)], dashed=True))
-        charts.append(draw(f"Mean IoU in %, {split.name}", lines, x_label="background threshold"))
-    return charts
-
-
 def read_log(path: Path) -> tuple[list[dict[str, float]], list[str]]:
     """The lines of a training log by step, and notices about skipped ones.
 
@@ -194,33 +166,6 @@ def read_log(path: Path) -> tuple[list[dict[str, float]], list[str]]:
         values = "value is" if missing == 1 else "values are"
         notices.append(f"{path.name}: {missing} {values} not finite")
     return [steps[step] for step in sorted(steps)], notices
-
-
-def log_charts(log: Sequence[dict[str, float]]) -> list[Drawing]:
-    """A chart of the losses, and one for each other number of the log, eight at most."""
-    keys = list(dict.fromkeys(key for entry in log for key in entry if key not in NOT_DRAWN))
-    losses = [_line(log, key, name, f"loss-{key}") for key, name in LOSSES.items() if key in keys]
-    charts = [draw("Loss", losses, x_label="step")] if losses else []
-    first = [key for key in OTHER_TITLES if key in keys]
-    others = first + sorted(key for key in keys if key not in LOSSES and key not in OTHER_TITLES)
-    for key in others[: MOST_CHARTS - len(charts)]:
-        title = OTHER_TITLES.get(key, key.replace("_", " ").capitalize())
-        charts.append(draw(title, [_line(log, key, title, "plain")], x_label="step"))
-    return charts
-
-
-def edge_charts(log: Sequence[dict[str, float]]) -> list[Drawing]:
-    """A chart of the losses of the edge network, if there are any."""
-    tones = {"loss": "loss-loss", "background": "loss-classification", "foreground": "loss-consistency"}
-    found = [_line(log, key, name, tones.get(key, "loss-external")) for key, name in EDGE_LOSSES.items()]
-    lines = [line for line in found if line.points]
-    return [draw("Loss of the edge network", lines, x_label="step")] if lines else []
-
-
-def _line(log: Sequence[dict[str, float]], key: str, name: str, tone: str) -> Line:
-    """A number of the log by step."""
-    points = [(entry["step"], entry[key]) for entry in log if key in entry]
-    return Line(name, tone, points, smooth=len(points) > 20)
 
 
 def _result(stage: str, kind: str, figures: dict[str, Any], *, first: float | None, place: int) -> Result:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +10,11 @@ import numpy as np
 from tag2mask.data import ImageItem, ImageSet, read_mask
 from tag2mask.data.cam_files import PADDING, CamFile, full_resolution
 from tag2mask.data.corrections import FinalMasks
+from tag2mask.data.images import IGNORED
 from tag2mask.report import pictures
 from tag2mask.report.figures import KINDS
-from tag2mask.report.pictures import Palette, css, most_frequent_first
-from tag2mask.report.ranking import Notice, Ranked, attempt, cam_labels, cam_path, compare, open_cam
+from tag2mask.report.pictures import class_colour, css, shades
+from tag2mask.report.ranking import Notice, Selected, attempt, cam_labels, cam_path, compare, open_cam
 from tag2mask.report.settings import ReportSettings
 
 Size = tuple[int, int]
@@ -89,12 +90,10 @@ class Gallery:
 
     Attributes:
         run: the run folder.
-        photos: the images with their classes.
         settings: the width of the pictures.
         thresholds: background thresholds by kind of CAM; may lack kinds.
         notice: takes messages about pictures that could not be drawn.
         clusters: most clusters of a class in the drawn cards.
-        palette: of the drawn cards.
     """
 
     run: Path
@@ -103,25 +102,20 @@ class Gallery:
     thresholds: dict[str, float]
     notice: Notice
     clusters: int = 1
-    palette: Palette = field(default_factory=lambda: Palette(()))
 
-    def draw(self, entries: Sequence[Ranked]) -> tuple[list[Card], list[Filter]]:
+    def draw(self, entries: Sequence[Selected]) -> tuple[list[Card], list[Filter]]:
         """The cards in the given order, without unreadable images; and the classes to filter by."""
-        counts = Counter(tag for entry in entries for tag in entry.item.tags)
-        frequent = most_frequent_first(counts, len(self.images.classes))
-        self.palette = Palette(frequent)
         cards = [card for entry in entries if (card := self._card(entry)) is not None]
         shown = Counter(chip.class_id for card in cards for chip in card.chips)
-        filters = [
-            Filter(tag, self._name(tag), shown[tag], self.shades(tag, self.clusters)) for tag in frequent if shown[tag]
-        ]
+        frequent = sorted(shown, key=lambda class_id: (-shown[class_id], class_id))
+        filters = [Filter(tag, self._name(tag), shown[tag], self.shades(tag)) for tag in frequent]
         return cards, filters
 
-    def shades(self, class_id: int, clusters: int) -> tuple[str, ...]:
-        """The shades of a class as CSS colours."""
-        return tuple(map(css, self.palette.shades(class_id, clusters)))
+    def shades(self, class_id: int) -> tuple[str, ...]:
+        """The shades of the prototypes of a class as CSS colours."""
+        return tuple(map(css, shades(class_id, self.clusters)))
 
-    def _card(self, entry: Ranked) -> Card | None:
+    def _card(self, entry: Selected) -> Card | None:
         item = entry.item
         image = attempt(self.notice, self.images.read_image, item)
         if image is None:
@@ -129,7 +123,7 @@ class Gallery:
         full: Size = (image.shape[0], image.shape[1])
         size = pictures.picture_size(full, self.settings.width)
         truth = self._mask(item.mask, full, item)
-        tiles = [Tile("photo", "Image", ())]
+        tiles = [Tile("image", "Image", ())]
         for kind, title in KINDS.items():
             cam = self._cam(cam_path(self.run, kind, item), full)
             if cam is not None:
@@ -146,8 +140,7 @@ class Gallery:
         tiles += [replace(tile, ignored=0.0) for tile in self._label_tile("truth", "Truth", truth, size)]
         with_heat = {layer.tag for tile in tiles for layer in tile.layers}
         chips = tuple(
-            Chip(tag, self._name(tag), css(self.palette.colour(tag)), iou.get(tag), tag in with_heat)
-            for tag in item.tags
+            Chip(tag, self._name(tag), class_colour(tag), iou.get(tag), tag in with_heat) for tag in item.tags
         )
         uri = pictures.image_uri(image, size)
         shown = None if by_hand else entry.miou
@@ -168,7 +161,7 @@ class Gallery:
         maps = full_resolution(replace(cam, size=pictures.smooth_size(size)))  # (K, h, w)
         foreground = cam.ids > 0
         ids, maps = cam.ids[foreground], maps[foreground]
-        layers = [Layer(0, pictures.activation_uri(maps, ids, self.palette))] if len(ids) else []
+        layers = [Layer(0, pictures.activation_uri(maps, ids))] if len(ids) else []
         decided = cam_labels(cam, threshold, size)
         if decided is not None:
             layers.append(Layer(0, pictures.outline_uri(decided)))
@@ -181,8 +174,8 @@ class Gallery:
         """Labels in colour, ignored pixels hatched; nothing without labels."""
         if labels is None:
             return []
-        uri = pictures.label_uri(pictures.resize_labels(labels, size), self.palette)
-        ignored = float((labels == pictures.IGNORED).mean())
+        uri = pictures.label_uri(pictures.resize_labels(labels, size))
+        ignored = float((labels == IGNORED).mean())
         return [Tile(kind, title, (Layer(0, uri),), miou=miou, ignored=ignored)]
 
     def _edge_tile(self, item: ImageItem) -> list[Tile]:
@@ -198,21 +191,19 @@ class Gallery:
     def _allocation_tile(self, cam: CamFile, size: Size) -> Tile:
         """The allocation map, and the share of each prototype."""
         cells, clusters = cam.allocation, cam.clusters
-        if cells is None or not clusters:
+        if cells is None or not clusters or not len(cam.ids):
             return Tile("allocation", "Allocation", ())
         self.clusters = max(self.clusters, clusters)
         inside = cells[cells != PADDING]
         counts = np.bincount(inside, minlength=len(cam.ids) * clusters)
-        colours, shares = {}, []
-        for slot, class_id in enumerate(cam.ids.tolist()):
-            for cluster, shade in enumerate(self.palette.shades(class_id, clusters)):
-                prototype = slot * clusters + cluster
-                colours[prototype] = shade
-                share = float(counts[prototype] / max(1, inside.size))
-                shares.append(Share(f"{self._name(class_id)} {cluster + 1}", css(shade), share))
+        colours = np.concatenate([shades(class_id, clusters) for class_id in cam.ids.tolist()])
+        shares = tuple(
+            Share(f"{self._name(int(cam.ids[number // clusters]))} {number % clusters + 1}", css(colour), share)
+            for number, (colour, share) in enumerate(zip(colours, counts / max(1, inside.size), strict=True))
+            if share
+        )
         uri = pictures.allocation_uri(cells, colours, size)
-        taken = tuple(share for share in shares if share.share)
-        return Tile("allocation", "Allocation", (Layer(0, uri),), shares=taken)
+        return Tile("allocation", "Allocation", (Layer(0, uri),), shares=shares)
 
     def _score(self, labels: np.ndarray | None, truth: np.ndarray | None) -> tuple[float | None, dict[int, float]]:
         if labels is None or truth is None:

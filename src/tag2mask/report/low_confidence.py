@@ -1,34 +1,31 @@
-"""The section "Look here first": the least certain masks by the stage `confidence`."""
+"""The section "Least certain masks", by the ranking of the stage `confidence`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from tag2mask.core.errors import Tag2maskError
 from tag2mask.core.files import read_json
 from tag2mask.data import ImageItem, ImageSet, read_mask
-from tag2mask.quality.ranking import QUALITY, RankedImage, read_ranking, small_masks_sentence
+from tag2mask.quality.ranking import QUALITY, RankedImage, Ranking, small_masks_sentence
 from tag2mask.report import pictures
-from tag2mask.report.pictures import Palette
 from tag2mask.report.ranking import Notice, attempt, compare, mask_path
 from tag2mask.report.settings import ReportSettings
 
 _FIGURES = ("images", "spearman", "low", "high", "worst_tenth", "chance")
 
 _NARROWEST = 64
-"""Least width in pixels; these pictures are half as wide as those of the gallery."""
+"""Minimum width in pixels; these pictures are half as wide as those of the gallery."""
 
 
 @dataclass(frozen=True)
-class Doubt:
-    """An image to look at.
+class LeastCertain:
+    """An image of the section.
 
     Attributes:
-        ranked: its line in the ranking.
-        photo: data URI of the image.
+        image: data URI.
         labels: titles and data URIs of the mask, and of the ground truth if there is one.
-        height: of the pictures in pixels.
-        width: of the pictures in pixels.
+        height, width: of the pictures in pixels.
         miou: of the mask over the classes in its truth, in [0, 1]; None without truth.
     """
 
@@ -40,92 +37,53 @@ class Doubt:
     miou: float | None
 
 
-def draw_doubts(
-    run: Path,
-    images: Sequence[ImageSet],
-    settings: ReportSettings,
-    palette: Palette,
-    notice: Notice,
-) -> list[Doubt]:
-    """The pictures of the first images of the ranking without a verdict; none without a ranking.
+def draw_least_certain(
+    run: Path, images: Sequence[ImageSet], ranking: Ranking, settings: ReportSettings, notice: Notice
+) -> list[LeastCertain]:
+    """The first images of the ranking that have a confidence and no verdict.
 
     Args:
-        run: the run folder.
-        photos: sets with the images; the first set with an image counts.
-        settings: number and width.
-        palette: of the classes.
+        images: sets with the images; the first set with an image counts.
         notice: takes messages about images that could not be shown.
     """
-    try:
-        ranked = _first(run, images, settings.lowest_confidence)
-    except (Tag2maskError, OSError) as error:
-        if (run / "confidence").is_dir():
-            notice(str(error))
-        return []
+    decided = [own.decided.verdicts for own in images]
+    open_ones = (each for each in ranking.by_id.values() if not any(each.image in verdicts for verdicts in decided))
+    ranked = [each for each in islice(open_ones, settings.lowest_confidence) if each.confidence is not None]
     wanted = {each.image for each in ranked}
     found: dict[str, tuple[ImageItem, ImageSet]] = {}
     for own in images:
         if len(found) < len(wanted):
             there = own.items.where(lambda item: item.id in wanted)
             found = {item.id: (item, own) for item in there} | found
-    doubts = [
-        attempt(notice, _drawn, run, *found[each.image], each, settings, palette, notice)
-        for each in ranked
-        if each.image in found
-    ]
-    return [doubt for doubt in doubts if doubt is not None]
+    known = (each for each in ranked if each.image in found)
+    drawn = [attempt(notice, _draw, run, *found[each.image], each, settings, notice) for each in known]
+    return [each for each in drawn if each is not None]
 
 
-def _first(run: Path, images: Sequence[ImageSet], count: int) -> list[RankedImage]:
-    """The first lines of the ranking with a confidence and without a verdict."""
-    found: list[RankedImage] = []
-    for each in read_ranking(run):
-        if len(found) >= count or each.confidence is None:
-            break
-        if not any(each.image in own.decided.verdicts for own in images):
-            found.append(each)
-    return found
-
-
-def quality_sentence(run: Path, notice: Notice) -> str:
-    """The reliability of the ranking: agreement with ground truth, and masks too small to rank; may be empty."""
-    return " ".join(filter(None, (_agreement(run, notice), _small_masks(run))))
+def quality_sentence(run: Path, ranking: Ranking, notice: Notice) -> str:
+    """The reliability of the ranking: its agreement with ground truth, and masks too small to rank; may be empty."""
+    small = small_masks_sentence(run) if ranking.by_id else ""
+    return " ".join(filter(None, (_agreement(run, notice), f"{small}." if small else "")))
 
 
 def _agreement(run: Path, notice: Notice) -> str:
-    """The agreement of the ranking with ground truth; empty if not measured."""
-    said = attempt(notice, read_json, run / QUALITY) if (run / QUALITY).is_file() else None
-    if not isinstance(said, dict):
+    measured = attempt(notice, read_json, run / QUALITY) if (run / QUALITY).is_file() else None
+    if not isinstance(measured, dict):
         return ""
     try:
-        images, spearman, low, high, shared, chance = (float(said[name]) for name in _FIGURES)
+        images, spearman, low, high, shared, chance = (float(measured[name]) for name in _FIGURES)
     except (KeyError, TypeError, ValueError):  # null if nothing can be ranked
         return ""
     return (
-        f"On {said.get('split')}, where {images:,.0f} images have truth, the rank correlation of confidence with "
+        f"On {measured.get('split')}, where {images:,.0f} images have truth, the rank correlation of confidence with "
         f"mean IoU is {spearman:.2f} [{low:.2f}, {high:.2f}], and the least certain tenth holds {100 * shared:.0f} % "
         f"of the worst tenth ({100 * chance:.0f} % by chance)."
     )
 
 
-def _small_masks(run: Path) -> str:
-    """A sentence on masks too small to rank; empty without any, or without a ranking, which `draw_doubts` reports."""
-    try:
-        found = small_masks_sentence(run)
-    except (Tag2maskError, OSError):
-        return ""
-    return f"{found}." if found else ""
-
-
-def _drawn(
-    run: Path,
-    item: ImageItem,
-    images: ImageSet,
-    ranked: RankedImage,
-    settings: ReportSettings,
-    palette: Palette,
-    notice: Notice,
-) -> Doubt:
+def _draw(
+    run: Path, item: ImageItem, images: ImageSet, ranked: RankedImage, settings: ReportSettings, notice: Notice
+) -> LeastCertain:
     image = images.read_image(item)
     full, classes = (image.shape[0], image.shape[1]), len(images.classes)
     size = pictures.picture_size(full, max(_NARROWEST, settings.width // 2))
@@ -135,9 +93,9 @@ def _drawn(
     if item.mask is not None and item.mask.is_file():
         truth = attempt(notice, images.read_truth, item, size=full)  # without it, the mask is still shown
     labels = tuple(
-        (title, pictures.label_uri(pictures.resize_labels(own, size), palette))
+        (title, pictures.label_uri(pictures.resize_labels(own, size)))
         for title, own in (("Mask", mask), ("Truth", truth))
         if own is not None
     )
     miou = None if mask is None or truth is None else compare(mask, truth, classes)[0]
-    return Doubt(ranked, pictures.image_uri(image, size), labels, *size, miou)
+    return LeastCertain(ranked, pictures.image_uri(image, size), labels, *size, miou)

@@ -13,12 +13,13 @@ from markupsafe import Markup
 from tag2mask.core.errors import UsageError
 from tag2mask.core.files import read_json, write_text
 from tag2mask.data import ImageSet
-from tag2mask.report.charts import Drawing
-from tag2mask.report.figures import Split, cam_thresholds, edge_charts, log_charts, read_log, read_splits, sweep_charts
+from tag2mask.quality.ranking import Ranking
+from tag2mask.report.charts import EDGE_LOSSES, TRAIN_LOSSES, Chart, draw, log_charts, sweep_charts
+from tag2mask.report.figures import Split, cam_thresholds, read_log, read_splits
 from tag2mask.report.gallery import Gallery
-from tag2mask.report.low_confidence import draw_doubts, quality_sentence
-from tag2mask.report.pictures import css, heat_scale
-from tag2mask.report.ranking import Ranking, attempt, rank
+from tag2mask.report.low_confidence import draw_least_certain, quality_sentence
+from tag2mask.report.pictures import class_colour, css, heat_colours
+from tag2mask.report.ranking import Selection, attempt, select
 from tag2mask.report.settings import ReportSettings
 
 FOLDER = Path(__file__).parent
@@ -32,16 +33,15 @@ class Found:
     Attributes:
         config: config.yaml as text.
         environment: environment.json, flattened to (name, value).
-        splits: metrics.json.
-        charts: the curves.
+        splits: the content of metrics.json.
         steps, seconds: the length of the training by its log.
-        notices: what could not be read or shown, in order, without repetitions.
+        notices: messages about files that could not be read or shown, in order, without repetitions.
     """
 
     config: str = ""
     environment: list[tuple[str, str]] = field(default_factory=list)
     splits: tuple[Split, ...] = ()
-    charts: list[Drawing] = field(default_factory=list)
+    charts: list[Chart] = field(default_factory=list)
     steps: int | None = None
     seconds: float | None = None
     notices: dict[str, None] = field(default_factory=dict)
@@ -56,16 +56,15 @@ def write_report(
     images: ImageSet,
     settings: ReportSettings,
     *,
-    judged: ImageSet | None = None,
+    ranked: ImageSet | None = None,
     notices: Sequence[str] = (),
 ) -> Path:
     """Write the report of a run, the same page for the same inputs. Unreadable files are named on it.
 
     Args:
         run: the run folder.
-        photos: the images of the run; their masks are the ground truth.
-        settings: what to show.
-        judged: the images of the stage `confidence`, if they are not ``photos``.
+        images: the images of the run; their masks are the ground truth.
+        ranked: the images of the stage `confidence`, if they are not ``images``.
         notices: sentences about the data for the top of the page.
 
     Returns:
@@ -79,17 +78,18 @@ def write_report(
     if not run.is_dir():
         raise UsageError(f"{run} is not a run folder; give the folder that was passed as --out")
     found = _gather(run)
-    ranking = rank(run, images, settings, found.notice)
+    ranking = attempt(found.notice, Ranking.of, run) or Ranking({})
+    selection = select(run, images, ranking, settings, found.notice)
     gallery = Gallery(run, images, settings, cam_thresholds(found.splits), found.notice)
-    cards, filters = gallery.draw(ranking.shown)
-    sets = [images] if judged is None else [judged, images]
-    doubts = draw_doubts(run, sets, settings, gallery.palette, found.notice)
+    cards, filters = gallery.draw(selection.shown)
+    sets = [images] if ranked is None else [ranked, images]
+    least_certain = draw_least_certain(run, sets, ranking, settings, found.notice)
     script = _text("script.js")
     page = (
         _environment()
         .get_template("template.html")
         .render(
-            style=Markup(_text("style.css")),  # two files of the package, the only texts that are not escaped
+            style=Markup(_text("style.css")),  # style and script are the only texts that are not escaped
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             name=run.resolve().name,
@@ -97,15 +97,16 @@ def write_report(
             found=found,
             cards=cards,
             filters=filters,
-            doubts=doubts,
+            charts=[draw(chart) for chart in found.charts],
+            least_certain=least_certain,
             about_data=notices,
-            quality=quality_sentence(run, found.notice),
-            network=any(doubt.ranked.by_network for doubt in doubts),
-            background=gallery.shades(0, gallery.clusters),
+            quality=quality_sentence(run, ranking, found.notice),
+            network=any(each.ranked.by_network for each in least_certain),
+            background=gallery.shades(0),
             clusters=gallery.clusters,
-            heat=[css(colour) for colour in heat_scale()],
-            order=_order_stated(ranking, len(cards)),
-            colours={name: gallery.shades(class_id + 1, 1)[0] for class_id, name in enumerate(images.classes)},
+            heat=[css(colour) for colour in heat_colours()[::23]],
+            order=_order_sentence(selection, len(cards)),
+            colours={name: class_colour(number) for number, name in enumerate(("background", *images.classes))},
             most_notices=MOST_NOTICES,
         )
     )
@@ -124,13 +125,16 @@ def _gather(run: Path) -> Found:
     if (run / "metrics.json").is_file():
         found.splits = read_splits(attempt(found.notice, read_json, run / "metrics.json"))
     found.charts = sweep_charts(found.splits)
-    for stage, begin, charts in (("train", "", log_charts), ("edges", "edges: ", edge_charts)):
+    for stage, title, losses in (
+        ("train", "Loss", TRAIN_LOSSES),
+        ("edges", "Loss of the edge network", EDGE_LOSSES),
+    ):
         if not (run / stage / "log.jsonl").is_file():
             continue
         log, notices = read_log(run / stage / "log.jsonl")
-        found.charts += charts(log)
+        found.charts += log_charts(log, title, losses, others=stage == "train")
         for sentence in notices:
-            found.notice(begin + sentence)
+            found.notice(sentence if stage == "train" else f"{stage}: {sentence}")
         if stage == "train" and log:
             found.steps, found.seconds = int(log[-1]["step"]), _elapsed(log)
     return found
@@ -153,21 +157,19 @@ def _flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:
     return [(prefix, "–" if value is None else str(value))]
 
 
-def _order_stated(ranking: Ranking, cards: int) -> str:
-    """The sentence above the gallery about its choice and order."""
+def _order_sentence(selection: Selection, cards: int) -> str:
+    """The sentence above the gallery about its selection and order."""
     if not cards:
         return ""
-    by = (
-        "worst first, by the mean IoU of the mask in the image"
-        if ranking.by_truth
-        else "least confident first, by the margin between the two strongest CAMs"
-    )
-    plural = "image" if ranking.available == 1 else "images"
-    if cards == ranking.available:
-        return f"All {cards} {plural}, {by}."
-    chosen = "evenly from worst to best" if ranking.by_truth else "evenly over the ranking"
-    thinned = "" if ranking.ranked == ranking.available else f" ({ranking.ranked:,} of them ranked)"
-    return f"{cards} of {ranking.available:,} {plural}{thinned}, taken {chosen}; {by}."
+    order = {
+        "truth": "worst first, by the mean IoU of the mask in the image",
+        "confidence": "least certain first",
+        "list": "in the order of the data set; `tag2mask confidence` ranks them",
+    }[selection.order]
+    if cards == selection.available:
+        return f"All {cards} image{'s' * (cards != 1)}, {order}."
+    thinned = "" if selection.ranked == selection.available else f" ({selection.ranked:,} of them ranked)"
+    return f"{cards} of {selection.available:,} images{thinned}, evenly spaced; {order}."
 
 
 def _environment() -> jinja2.Environment:

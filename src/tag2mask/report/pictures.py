@@ -5,31 +5,26 @@ An image is embedded once. All other pictures have an alpha channel, and the bro
 
 import base64
 import io
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 from PIL import Image
 
-RGB = tuple[int, int, int]
+from tag2mask.data.images import IGNORED, palette
 
-_GOLDEN_ANGLE = 137.508
-"""Degrees between the hues of neighbours in rank: any first n hues are well spread."""
+_LIGHTEST, _DARKEST = 0.65, 0.1
+"""Shares of white in the lightest and the darkest shade of a class; ours."""
 
-_FIRST_HUE = 28.0
-_RING = 8
-_LIGHTNESS = (0.7, 0.83, 0.56)
-"""Of each eight ranks in turn: the hues of the next eight are close to those before."""
+_BACKGROUND = (71, 85, 105)
+"""The colour whose shades are the prototypes of background in the allocation map: those of its black would look like
+the shades of a grey class; ours."""
 
-_CHROMA = 0.17
-_SHADE_RANGE = (0.84, 0.5)
-_BACKGROUND_LIGHTNESS, _BACKGROUND_CHROMA, _BACKGROUND_HUE = 0.58, 0.025, 255.0
-_BACKGROUND_SHADE_RANGE = (0.72, 0.38)
+_HEAT = ((52, 0, 122), (142, 37, 125), (220, 84, 91), (252, 162, 62), (246, 248, 96))
+"""Equidistant colours of the heat map, from 0 to 1: dark blue, red, yellow, at equal steps of lightness; ours."""
 
-IGNORED = 255
 _TALLEST = 1.6
-"""Most height over width of a picture; a taller image is made narrower."""
+"""Maximum height over width of a picture; a taller image is made narrower."""
 
 _OUTLINE = (255, 255, 255, 235)
 LABEL_ALPHA = 165
@@ -39,64 +34,22 @@ _ALLOCATION_ALPHA = 205
 _EDGE_ALPHA = 225
 
 
-class Palette:
-    """Colours of the classes: a hue for each class, a shade for each of its clusters.
-
-    On an image, many colours of PASCAL VOC are too dark; these are equally light, and those of the first classes
-    differ most.
-    """
-
-    def __init__(self, order: Sequence[int]) -> None:
-        """Of class ids 1..C, those with the most different colours first."""
-        self._rank = {class_id: rank for rank, class_id in enumerate(order)}
-
-    def colour(self, class_id: int) -> RGB:
-        """The colour of a class; background (0) is a neutral grey."""
-        ring = self._rank.get(class_id, class_id) // _RING
-        return self._colour(class_id, _LIGHTNESS[ring % len(_LIGHTNESS)] if class_id else _BACKGROUND_LIGHTNESS)
-
-    def shades(self, class_id: int, clusters: int) -> tuple[RGB, ...]:
-        """A colour for each cluster of a class, light to dark; the colour of the class for a single cluster."""
-        if clusters == 1:
-            return (self.colour(class_id),)
-        light, dark = _SHADE_RANGE if class_id else _BACKGROUND_SHADE_RANGE
-        return tuple(
-            self._colour(class_id, light + (dark - light) * cluster / (clusters - 1)) for cluster in range(clusters)
-        )
-
-    def _colour(self, class_id: int, lightness: float) -> RGB:
-        if class_id == 0:
-            return oklch(lightness, _BACKGROUND_CHROMA, _BACKGROUND_HUE)
-        rank = self._rank.get(class_id, class_id)
-        return oklch(lightness, _CHROMA, (_FIRST_HUE + _GOLDEN_ANGLE * rank) % 360)
+def class_colour(class_id: int) -> str:
+    """The colour of a class in the palette of the mask files, as ``#rrggbb``."""
+    return css(palette()[class_id])
 
 
-def most_frequent_first(counts: Mapping[int, int] | Sequence[int], classes: int) -> list[int]:
-    """The class ids 1..``classes`` by their counts, for a `Palette`."""
-    return sorted(range(1, classes + 1), key=lambda class_id: (-counts[class_id], class_id))
+def shades(class_id: int, clusters: int) -> np.ndarray:
+    """A colour for each cluster of a class, light to dark, uint8 (clusters, 3); the colour itself for one cluster."""
+    white = np.linspace(_LIGHTEST, _DARKEST, clusters)[:, None] if clusters > 1 else np.zeros((1, 1))
+    colour = palette()[class_id] if class_id else np.array(_BACKGROUND)
+    mixed: np.ndarray = np.rint(colour * (1 - white) + 255 * white).astype(np.uint8)
+    return mixed
 
 
-def oklch(lightness: float, chroma: float, hue: float) -> RGB:
-    """A colour of the OKLCH space as 8-bit sRGB.
-
-    Args:
-        lightness: 0 (black) to 1 (white).
-        chroma: 0 (grey) upwards; reduced until the colour is in the range of sRGB.
-        hue: degrees.
-
-    Source: Ottosson, "A perceptual color space for image processing", 2020 (the two matrices); ours otherwise.
-    """
-    for step in range(20, -1, -1):
-        linear = _linear(lightness, chroma * step / 20, math.radians(hue))
-        if all(-1e-4 <= value <= 1.0001 for value in linear):
-            break
-    red, green, blue = (round(255 * _gamma(min(max(value, 0.0), 1.0))) for value in linear)
-    return red, green, blue
-
-
-def css(colour: RGB) -> str:
+def css(colour: Sequence[int] | np.ndarray) -> str:
     """``#rrggbb``."""
-    return "#{:02x}{:02x}{:02x}".format(*colour)
+    return "#{:02x}{:02x}{:02x}".format(*map(int, colour))
 
 
 def picture_size(size: tuple[int, int], width: int) -> tuple[int, int]:
@@ -116,17 +69,15 @@ def image_uri(image: np.ndarray, size: tuple[int, int]) -> str:
     return _uri(reduced, "WEBP", quality=80, method=4)
 
 
-def activation_uri(maps: np.ndarray, ids: np.ndarray, palette: Palette) -> str:
+def activation_uri(maps: np.ndarray, ids: np.ndarray) -> str:
     """CAMs in the colours of their classes: the highest CAM of a pixel gives the colour, its value the opacity.
 
     Args:
         maps: float32 (K, h, w) in [0, 1], without background, K at least 1.
         ids: int (K,), the class ids of the maps.
-        palette: of the classes.
     """
-    colours = np.array([palette.colour(int(class_id)) for class_id in ids], dtype=np.uint8)  # (K, 3)
     alpha = np.clip(maps.max(axis=0), 0, 1) ** 0.9 * _ACTIVATION_ALPHA
-    overlay = np.dstack([colours[maps.argmax(axis=0)], alpha.astype(np.uint8)])
+    overlay = np.dstack([palette()[ids[maps.argmax(axis=0)]], alpha.astype(np.uint8)])
     return _uri(Image.fromarray(overlay), "WEBP", quality=85, alpha_quality=85, method=4)
 
 
@@ -154,23 +105,17 @@ def edge_uri(values: np.ndarray) -> str:
 
 @cache
 def heat_colours() -> np.ndarray:
-    """The colours of a heat map from 0 to 1, uint8 (256, 3): dark blue, red, yellow, in order of lightness."""
-    return np.array(
-        [oklch(0.3 + 0.65 * value, 0.17, 290 + 180 * value) for value in np.linspace(0, 1, 256)], dtype=np.uint8
-    )
+    """The colours of a heat map from 0 to 1, uint8 (256, 3)."""
+    places = np.linspace(0, 1, len(_HEAT))
+    channels = [np.interp(np.linspace(0, 1, 256), places, channel) for channel in zip(*_HEAT, strict=True)]
+    return np.stack(channels, axis=1).round().astype(np.uint8)
 
 
-def heat_scale() -> tuple[RGB, ...]:
-    """Colours of the heat map from 0 to 1, for its legend."""
-    return tuple((int(r), int(g), int(b)) for r, g, b in heat_colours()[::23])
-
-
-def label_uri(labels: np.ndarray, palette: Palette) -> str:
+def label_uri(labels: np.ndarray) -> str:
     """A mask, uint8 (h, w): classes coloured and outlined, background transparent, 255 hatched."""
-    overlay = np.zeros((*labels.shape, 4), dtype=np.uint8)
-    for class_id in np.unique(labels):
-        if class_id not in (0, IGNORED):
-            overlay[labels == class_id] = (*palette.colour(int(class_id)), LABEL_ALPHA)
+    table = np.column_stack([palette(), np.full(256, LABEL_ALPHA, dtype=np.uint8)])
+    table[0] = 0
+    overlay = table[labels]
     ignored = labels == IGNORED
     rows, columns = np.indices(labels.shape)
     hatch = (rows + columns) % 6 < 3
@@ -180,18 +125,17 @@ def label_uri(labels: np.ndarray, palette: Palette) -> str:
     return _png(overlay)
 
 
-def allocation_uri(cells: np.ndarray, shades: dict[int, RGB], size: tuple[int, int]) -> str:
+def allocation_uri(cells: np.ndarray, colours: np.ndarray, size: tuple[int, int]) -> str:
     """The allocation map: each cell in the shade of its prototype, with hard edges.
 
     Args:
         cells: uint8 (h, w), the prototype of each cell; 255 = none, transparent.
-        shades: the colour of each prototype.
+        colours: uint8 (P, 3), the colour of each prototype.
         size: (height, width) of the picture in pixels.
     """
-    overlay = np.zeros((*cells.shape, 4), dtype=np.uint8)
-    for prototype, colour in shades.items():
-        overlay[cells == prototype] = (*colour, _ALLOCATION_ALPHA)
-    return _png(resize_labels(overlay, size))
+    table = np.zeros((256, 4), dtype=np.uint8)
+    table[: len(colours), :3], table[: len(colours), 3] = colours, _ALLOCATION_ALPHA
+    return _png(resize_labels(table[cells], size))
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -207,23 +151,6 @@ def outline(labels: np.ndarray) -> np.ndarray:
         edge[first] |= differs
         edge[second] |= differs
     return edge
-
-
-def _linear(lightness: float, chroma: float, hue: float) -> tuple[float, float, float]:
-    a, b = chroma * math.cos(hue), chroma * math.sin(hue)
-    long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
-    medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
-    short = (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3
-    return (
-        4.0767416621 * long - 3.3077115913 * medium + 0.2309699292 * short,
-        -1.2684380046 * long + 2.6097574011 * medium - 0.3413193965 * short,
-        -0.0041960863 * long - 0.7034186147 * medium + 1.7076147010 * short,
-    )
-
-
-def _gamma(value: float) -> float:
-    """Linear light as sRGB encodes it, both in [0, 1]."""
-    return 12.92 * value if value <= 0.0031308 else 1.055 * value ** (1 / 2.4) - 0.055
 
 
 def _png(overlay: np.ndarray) -> str:

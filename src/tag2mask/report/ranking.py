@@ -1,4 +1,4 @@
-"""The images of the gallery and their order: worst first, or least confident without ground truth."""
+"""The images of the gallery and their order, and the reading of their CAMs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +11,7 @@ from tag2mask.core.errors import Tag2maskError
 from tag2mask.data import ImageItem, ImageSet, read_mask
 from tag2mask.data.cam_files import PADDING, CamFile, CamFileError, full_resolution, read_cam
 from tag2mask.evaluation import Confusion
+from tag2mask.quality.ranking import Ranking
 from tag2mask.report.figures import KINDS
 from tag2mask.report.settings import RANKED, ReportSettings
 
@@ -18,7 +19,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 Notice = Callable[[str], None]
-"""Takes a sentence about something that could not be shown."""
+"""Takes a message about something that could not be shown."""
 
 
 def attempt(notice: Notice, read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
@@ -31,13 +32,12 @@ def attempt(notice: Notice, read: Callable[P, T], *args: P.args, **kwargs: P.kwa
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """An image with its figures for ranking.
+class Selected:
+    """An image of the gallery.
 
     Attributes:
-        photo: the image.
         miou: mean IoU of its mask over the classes in its ground truth, in [0, 1]; None without a mask or truth.
-        confidence: see `confidence`; None without a CAM.
+        confidence: of the stage `confidence`; None if unknown.
     """
 
     item: ImageItem
@@ -46,20 +46,19 @@ class Ranked:
 
 
 @dataclass(frozen=True)
-class Ranking:
-    """The images to show.
+class Selection:
+    """The images of the gallery, in order.
 
     Attributes:
-        shown: the chosen ones, in order.
-        ranked: number of ranked images.
+        ranked: number of images from which they were selected.
         available: number of images with a CAM or a mask.
-        by_truth: whether any shown image is ranked by its ground truth.
+        order: the key of the order: `truth`, `confidence`, or `list` for the order of the data set.
     """
 
-    shown: tuple[Ranked, ...]
+    shown: tuple[Selected, ...]
     ranked: int
     available: int
-    by_truth: bool
+    order: str
 
 
 def mask_path(run: Path, item: ImageItem) -> Path:
@@ -72,25 +71,30 @@ def cam_path(run: Path, kind: str, item: ImageItem) -> Path:
     return run / f"cams/{kind}" / f"{item.id}.npz"
 
 
-def rank(run: Path, images: ImageSet, settings: ReportSettings, notice: Notice) -> Ranking:
-    """Rank the images with a CAM or a mask and choose those to show.
+def select(run: Path, images: ImageSet, ranking: Ranking, settings: ReportSettings, notice: Notice) -> Selection:
+    """Rank the images with a CAM or a mask, and select those to show evenly from the ranks.
 
-    Images with ground truth come first, ascending by the mIoU of their mask; then the others, by confidence.
+    Images with ground truth come first, ascending by the mIoU of their mask; then the others, least certain first.
     """
     decided = images.decided
     available = images.items.where(lambda item: decided.has_mask(item.id) or _has_output(run, item))
     candidates = _evenly(available, RANKED)
-    ranked = sorted((_ranked(run, item, images, notice) for item in candidates), key=_order)
+    ordered = [candidates[index] for index in ranking.order([item.id for item in candidates])]
+    ranked = [
+        Selected(item, attempt(notice, _miou, run, item, images), ranking.confidence(item.id)) for item in ordered
+    ]
+    ranked.sort(key=lambda each: 2.0 if each.miou is None else each.miou)
     shown = _evenly(ranked, settings.images)
-    by_truth = any(entry.miou is not None for entry in shown)
-    return Ranking(tuple(shown), len(candidates), len(available), by_truth)
+    order = "confidence" if ranking.by_id else "list"
+    if any(each.miou is not None for each in shown):
+        order = "truth"
+    return Selection(tuple(shown), len(candidates), len(available), order)
 
 
 def open_cam(path: Path, *, classes: int, size: tuple[int, int] | None = None) -> CamFile:
     """Read a CAM file and check that it fits.
 
     Args:
-        path: the file.
         classes: number of classes without background.
         size: (H, W) of the image, if known.
 
@@ -113,30 +117,10 @@ def open_cam(path: Path, *, classes: int, size: tuple[int, int] | None = None) -
     return cam
 
 
-def confidence(cam: CamFile) -> float:
-    """The margin between the two highest maps, averaged over the grid, in [0, 1].
-
-    CAMs without a background map get one, 1 − the maximum. Cells outside the image (allocation 255) do not count.
-
-    Source: ours.
-    """
-    maps = cam.cams.astype(np.float32)  # (K, h, w)
-    if not cam.has_background:
-        background = 1 - maps.max(axis=0) if len(maps) else np.ones(maps.shape[1:], dtype=np.float32)
-        maps = np.concatenate([background[None], maps])
-    if len(maps) == 1:
-        return 1.0
-    second, first = np.partition(maps, -2, axis=0)[-2:]
-    margin = first - second
-    inside = np.ones(margin.shape, dtype=bool) if cam.allocation is None else cam.allocation != PADDING
-    return float(margin[inside].mean()) if inside.any() else 0.0
-
-
 def cam_labels(cam: CamFile, threshold: float | None, size: tuple[int, int] | None = None) -> np.ndarray | None:
     """The class with the highest CAM of each pixel.
 
     Args:
-        cam: the CAMs.
         threshold: without a background map, a pixel is background unless its highest CAM is above this.
         size: (H, W) of the result; default: that of the image.
 
@@ -147,13 +131,12 @@ def cam_labels(cam: CamFile, threshold: float | None, size: tuple[int, int] | No
         return None
     shape = size or cam.size
     labels = np.zeros(shape, dtype=np.uint8)
-    least = threshold if threshold is not None and not cam.has_background else -1.0
-    strongest = np.full(shape, least, dtype=np.float32)
-    for place, class_id in enumerate(cam.ids):  # class by class: all at once would be large for a large image
+    highest = np.full(shape, -1.0 if threshold is None or cam.has_background else threshold, dtype=np.float32)
+    for place, class_id in enumerate(cam.ids):  # one class at a time, to limit the memory for a large image
         one = replace(cam, ids=cam.ids[place : place + 1], cams=cam.cams[place : place + 1], size=shape)
-        stronger = (values := full_resolution(one)[0]) > strongest
-        labels[stronger] = class_id
-        np.copyto(strongest, values, where=stronger)
+        higher = (values := full_resolution(one)[0]) > highest
+        labels[higher] = class_id
+        np.copyto(highest, values, where=higher)
     return labels
 
 
@@ -162,7 +145,7 @@ def compare(prediction: np.ndarray, truth: np.ndarray, classes: int) -> tuple[fl
 
     Args:
         prediction: uint8 (H, W).
-        truth: uint8 (H, W), 255 = not counted.
+        truth: uint8 (H, W), 255 = ignored.
         classes: number of classes without background.
 
     Returns:
@@ -174,17 +157,8 @@ def compare(prediction: np.ndarray, truth: np.ndarray, classes: int) -> tuple[fl
     return (None if np.isnan(miou) else miou), {int(i): float(iou[i]) for i in np.flatnonzero(~np.isnan(iou))}
 
 
-def _ranked(run: Path, item: ImageItem, images: ImageSet, notice: Notice) -> Ranked:
-    cam, classes = None, len(images.classes)
-    path = next((path for kind in reversed(KINDS) if (path := cam_path(run, kind, item)).is_file()), None)
-    if path is not None:
-        cam = attempt(notice, open_cam, path, classes=classes)
-    miou = attempt(notice, _miou, run, item, images, cam)
-    return Ranked(item, miou, None if cam is None else confidence(cam))
-
-
-def _miou(run: Path, item: ImageItem, images: ImageSet, cam: CamFile | None) -> float | None:
-    """The mIoU of an image's mask, or else of its CAMs with background."""
+def _miou(run: Path, item: ImageItem, images: ImageSet) -> float | None:
+    """The mIoU of an image's mask; without a mask, that of its last CAMs if they have a background."""
     classes, mask = len(images.classes), mask_path(run, item)
     if item.mask is None or not item.mask.is_file():
         return None
@@ -192,15 +166,11 @@ def _miou(run: Path, item: ImageItem, images: ImageSet, cam: CamFile | None) -> 
         truth = images.read_truth(item)
         own = read_mask(mask, size=truth.shape, classes=classes, pixel_limit=images.pixel_limit)
         return compare(own, truth, classes)[0]
-    labels = None if cam is None or not cam.has_background else cam_labels(cam, None)
-    if cam is None or labels is None:
+    path = next((path for kind in reversed(KINDS) if (path := cam_path(run, kind, item)).is_file()), None)
+    if path is None or not (cam := open_cam(path, classes=classes)).has_background:
         return None
-    return compare(labels, images.read_truth(item, size=cam.size), classes)[0]
-
-
-def _order(entry: Ranked) -> tuple[bool, float, str]:
-    value = entry.miou if entry.miou is not None else entry.confidence
-    return entry.miou is None, 2.0 if value is None else value, entry.item.id
+    labels = cam_labels(cam, None)
+    return None if labels is None else compare(labels, images.read_truth(item, size=cam.size), classes)[0]
 
 
 def _has_output(run: Path, item: ImageItem) -> bool:
@@ -211,5 +181,4 @@ def _evenly(items: Sequence[T], count: int) -> list[T]:
     """``count`` of the items, evenly spaced, including the first and the last; all if there are no more."""
     if count >= len(items):
         return list(items)
-    places = np.linspace(0, len(items) - 1, count).round().astype(int)
-    return [items[place] for place in places]
+    return [items[place] for place in np.linspace(0, len(items) - 1, count).round().astype(int)]

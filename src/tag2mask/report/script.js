@@ -26,8 +26,8 @@ const classesOf = (card) => card.dataset.classes.split(" ").filter(Boolean);
 function showTag(card, tag) {
   all(".chip", card).forEach((chip) => chip.setAttribute("aria-pressed", String(chip.dataset.tag === tag)));
   card.classList.toggle("heat", tag !== "0");
-  all(".stage", card).forEach((stage) => {
-    const layers = all(".layer", stage);
+  all(".picture", card).forEach((picture) => {
+    const layers = all(".layer", picture);
     const heat = layers.some((layer) => layer.dataset.tag !== "0");
     layers.forEach((layer) => { layer.hidden = heat && layer.dataset.tag !== tag; });
   });
@@ -66,18 +66,18 @@ if (overlay) {
   overlay.dispatchEvent(new Event("input")); // a browser that restores the form restores the opacity
 }
 
-/* Lightbox: left and right go through the pictures of a photograph, up and down through the photographs. */
+/* Lightbox: left and right go through the pictures of an image, up and down through the images. */
 const lightbox = one(".lightbox");
 let current = null;
 
 function enlarge(tile) {
   current = tile;
   const card = tile.closest(".card");
-  const stage = one(".stage", tile).cloneNode(true);
+  const picture = one(".picture", tile).cloneNode(true);
   const frame = one(".frame");
   frame.setAttribute("style", card.getAttribute("style"));
   frame.className = `frame ${tile.className}`;
-  frame.replaceChildren(stage);
+  frame.replaceChildren(picture);
   const figure = one("figcaption .count", tile);
   one(".lightbox-caption").textContent =
     `${one("figcaption .name", tile).textContent}${figure ? ` ${figure.textContent}` : ""} · ${one("h3", card).textContent}`;
@@ -89,7 +89,7 @@ function turn(step) {
   enlarge(tiles[(tiles.indexOf(current) + step + tiles.length) % tiles.length]);
 }
 
-function turnPhotograph(step) {
+function turnImage(step) {
   const card = current.closest(".card");
   const shown = cards.filter((each) => !each.hidden);
   const next = shown[(shown.indexOf(card) + step + shown.length) % shown.length];
@@ -102,7 +102,7 @@ all("[data-step]").forEach((button) => button.addEventListener("click", () => tu
 one("[data-close]").addEventListener("click", () => lightbox.close());
 lightbox.addEventListener("click", (event) => { if (event.target === lightbox) lightbox.close(); });
 lightbox.addEventListener("keydown", (event) => {
-  const moves = { ArrowLeft: () => turn(-1), ArrowRight: () => turn(1), ArrowUp: () => turnPhotograph(-1), ArrowDown: () => turnPhotograph(1) };
+  const moves = { ArrowLeft: () => turn(-1), ArrowRight: () => turn(1), ArrowUp: () => turnImage(-1), ArrowDown: () => turnImage(1) };
   if (!moves[event.key]) return;
   event.preventDefault();
   moves[event.key]();

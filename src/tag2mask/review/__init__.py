@@ -1,10 +1,10 @@
 """Review of masks and tags in a browser page, served by Flask to this machine only.
 
-The page is plain JavaScript modules, without a build step or network access.
+The page consists of plain JavaScript modules, without a build step or network access.
 """
 
 from tag2mask.review.image_list import reviewed_images
 from tag2mask.review.server import Server
-from tag2mask.review.session import Desk
+from tag2mask.review.session import Session
 
-__all__ = ["Desk", "Server", "reviewed_images"]
+__all__ = ["Server", "Session", "reviewed_images"]

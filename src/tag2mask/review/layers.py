@@ -1,4 +1,4 @@
-"""The masks, predictions and CAMs of a run, as labels and as heat maps."""
+"""The layers of a run: its masks, predictions and CAMs, as labels and as heat maps."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,13 +24,12 @@ HEAT_SIDE = 512
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A stage with files to show.
+class Layer:
+    """A folder of masks or CAMs.
 
     Attributes:
-        name: in addresses.
+        name: in routes.
         title: on the page.
-        folder: with its files.
         is_cam: whether the files are CAMs; otherwise they are masks.
         threshold: background threshold of CAMs without background; None if unknown.
     """
@@ -42,24 +41,23 @@ class Stage:
     threshold: float | None = None
 
     def has(self, item: ImageItem) -> bool:
-        """Whether an image has a file."""
+        """Whether an image has a file in this layer."""
         return (self.folder / self._name(item)).is_file()
 
     def heats(self, item: ImageItem) -> tuple[int, ...]:
         """The classes with a heat map; 0 is background."""
         return (read_ids(self.folder / self._name(item)) or ()) if self.is_cam else ()
 
-    def decides(self, item: ImageItem) -> bool:
-        """Whether it has one class per pixel."""
+    def has_labels(self, item: ImageItem) -> bool:
+        """Whether the layer gives one class per pixel."""
         return not self.is_cam or self.threshold is not None or 0 in self.heats(item)
 
     def labels(self, item: ImageItem, size: Size, classes: int, long_side: int | None = None) -> Labels:
         """The class of each pixel.
 
         Args:
-            photo: the image.
-            size: (H, W) of it.
-            classes: without background.
+            size: (H, W) of the image.
+            classes: number of classes without background.
             long_side: longer side of the result in pixels; None: that of the image.
 
         Returns:
@@ -74,7 +72,7 @@ class Stage:
             return resize_labels(mask, smaller)
         found = cam_labels(open_cam(file, classes=classes, size=size), self.threshold, smaller)
         if found is None:
-            raise UsageError(f"{self.title}: nothing says where the background is; `tag2mask evaluate` measures it")
+            raise UsageError(f"{self.title} has no background; `tag2mask evaluate` measures a background threshold")
         return np.asarray(found, dtype=np.uint8)
 
     def heat(self, item: ImageItem, size: Size, classes: int, class_id: int) -> Labels:
@@ -87,7 +85,7 @@ class Stage:
             Tag2maskError: the file is missing or damaged, does not fit, or has no such class.
         """
         if not self.is_cam:
-            raise UsageError(f"{self.title} has no heat")
+            raise UsageError(f"{self.title} has no heat map")
         cam = open_cam(self.folder / self._name(item), classes=classes, size=size)
         if class_id not in cam.ids:
             raise UsageError(f"{self.title} of {item.id} has no class {class_id}")
@@ -106,17 +104,17 @@ def prediction_folders(run: RunFolder) -> list[str]:
     return sorted(f"predictions/{each.name}" for each in folder.iterdir() if each.is_dir()) if folder.is_dir() else []
 
 
-def stages_of(run: RunFolder) -> dict[str, Stage]:
-    """The stages of a run with files, by name, the last first: `mask`, then predictions, then CAMs."""
-    found = [Stage("mask", "Mask of the run", run / "masks", False)]
+def layers_of(run: RunFolder) -> dict[str, Layer]:
+    """The layers of a run by name: `mask`, then predictions, then CAMs from the last kind to the first."""
+    found = [Layer("mask", "Mask of the run", run / "masks", False)]
     predicted = prediction_folders(run)
     for number, folder in enumerate(predicted):
         split = folder.partition("/")[2]
         title = "Prediction" if len(predicted) == 1 else f"Prediction, {split}"
-        found.append(Stage(f"prediction-{number}", title, run / folder, False))
+        found.append(Layer(f"prediction-{number}", title, run / folder, False))
     metrics = run.metrics() if (run / "metrics.json").is_file() else {}
     thresholds = cam_thresholds(read_splits(metrics))
     for kind, title in reversed(KINDS.items()):
-        found.append(Stage(f"cam-{kind}", title, run / f"cams/{kind}", True, thresholds.get(kind)))
-    found.append(Stage("seeds", "Base CAM", run / "seeds", True, None))
-    return {stage.name: stage for stage in found if stage.folder.is_dir()}
+        found.append(Layer(f"cam-{kind}", title, run / f"cams/{kind}", True, thresholds.get(kind)))
+    found.append(Layer("seeds", "Base CAM", run / "seeds", True, None))
+    return {layer.name: layer for layer in found if layer.folder.is_dir()}

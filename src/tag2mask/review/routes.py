@@ -1,4 +1,4 @@
-"""The API of the page. Images are addressed by their place in the list, so no request contains a path."""
+"""The API of the page. Images are addressed by their index in the list, so requests contain no paths."""
 
 import gzip
 import io
@@ -13,170 +13,164 @@ from werkzeug.exceptions import BadRequest, HTTPException, LengthRequired, NotFo
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.data.corrections import Decision, Verdict
 from tag2mask.data.images import read_small
-from tag2mask.report.pictures import Palette, css, heat_colours, most_frequent_first
+from tag2mask.report.pictures import class_colour, css, heat_colours
 from tag2mask.review.image_list import Order, Query, State
-from tag2mask.review.session import Desk
+from tag2mask.review.session import Session
 
 THUMBNAIL, PICTURE = 192, 4096
-"""Longer sides of images for the browser, in pixels; masks are not reduced."""
+"""Maximum longer sides of images for the browser, in pixels; masks are not reduced."""
 
 PAGE = 100
-"""Images per page of the list."""
+"""Maximum number of images in one answer."""
 
 JSON_BYTES = 64 * 1024
 """The largest JSON body."""
 
 
-def reading_routes(desk: Desk, start: str) -> Blueprint:
-    """The routes that change nothing; images with ``start``, an ID of this server process, may be cached."""
+def reading_routes(session: Session, start: str) -> Blueprint:
+    """The routes that only read. Pictures requested with ``start``, an ID of this server process, may be cached."""
     routes = Blueprint("reading", __name__)
-    palette = Palette(most_frequent_first(desk.list.tag_counts(), len(desk.classes)))
 
     @routes.get("/review")
     def review() -> Response:
-        classes = [{"id": n, "name": name, "colour": css(palette.colour(n))} for n, name in enumerate(desk.classes, 1)]
+        classes = [{"id": n, "name": name, "colour": class_colour(n)} for n, name in enumerate(session.classes, 1)]
         return jsonify(
             classes=classes,
-            heat=[css(cast("tuple[int, int, int]", tuple(colour))) for colour in heat_colours().tolist()],
-            stages=[{"name": stage.name, "title": stage.title} for stage in desk.stages.values()],
-            ranked=desk.list.ranking is not None,
-            counts=desk.list.counts(),
-            total=len(desk.list),
+            heat=[css(colour) for colour in heat_colours()],
+            layers=[{"name": layer.name, "title": layer.title} for layer in session.layers.values()],
+            ranked=bool(session.list.ranking.by_id),
+            counts=session.list.counts(),
+            total=len(session.list),
             page=PAGE,
-            tagged=desk.list.tag_counts(),
+            tagged=session.list.tag_counts(),
         )
 
-    @routes.get("/photos")
-    def photos() -> Response:
-        query = _query(desk)
+    @routes.get("/images")
+    def images() -> Response:
+        query = _query(session)
         before = _number("before", 0) if "before" in request.args else None
-        page = desk.list.page(query, after=_number("after", -1), before=before, count=PAGE)
-        listed = [_listed(desk, place, rank) for place, rank in zip(page.places, page.ranks, strict=True)]
-        return jsonify(total=page.total, more=page.more, photos=listed, counts=desk.list.counts())
+        page = session.list.page(query, after=_number("after", -1), before=before, count=PAGE)
+        listed = [_listed(session, index, rank) for index, rank in zip(page.indices, page.ranks, strict=True)]
+        return jsonify(total=page.total, more=page.more, images=listed, counts=session.list.counts())
 
-    @routes.get("/place")
-    def place_of() -> Response:
-        place = desk.list.place(request.args.get("id", ""))
-        if place is None:
+    @routes.get("/index")
+    def index_of() -> Response:
+        index = session.list.index(request.args.get("id", ""))
+        if index is None:
             raise NotFound("no image of this review has that ID")
-        return jsonify(place=place, rank=desk.list.rank(place, _query(desk).order))
+        return jsonify(index=index, rank=session.list.rank(index, _query(session).order))
 
-    @routes.get("/photos/<int:place>")
-    def photo(place: int) -> Response:
-        return jsonify(_details(desk, place))
+    @routes.get("/images/<int:index>")
+    def details(index: int) -> Response:
+        return jsonify(_details(session, index))
 
-    @routes.get("/photos/<int:place>/<any(thumbnail, picture):kind>")
-    def image(place: int, kind: str) -> Response:
+    @routes.get("/images/<int:index>/<any(thumbnail, picture):kind>")
+    def picture(index: int, kind: str) -> Response:
         side = THUMBNAIL if kind == "thumbnail" else PICTURE
-        path = desk.list.item(place).path
-        pixels = read_small(path, side, pixel_limit=desk.pixel_limit, intensity=desk.intensity)
+        path = session.list.item(index).path
+        pixels = read_small(path, side, pixel_limit=session.pixel_limit, intensity=session.intensity)
         answer = _jpeg(pixels, quality=80 if kind == "thumbnail" else 92)
         if request.args.get("of") == start:
             answer.headers["Cache-Control"] = "private, max-age=600"
         return answer
 
-    @routes.get("/photos/<int:place>/labels/<stage>")
-    def labels(place: int, stage: str) -> Response:
+    @routes.get("/images/<int:index>/labels/<name>")
+    def labels(index: int, name: str) -> Response:
         side = _number("side", 0)
-        return _raw(desk.labels(place, stage, side if side > 0 else None))
+        return _raw(session.labels(index, name, side if side > 0 else None))
 
-    @routes.get("/photos/<int:place>/heat/<stage>/<int:class_id>")
-    def heat(place: int, stage: str, class_id: int) -> Response:
-        return _raw(desk.heat(place, stage, class_id))
+    @routes.get("/images/<int:index>/heat/<name>/<int:class_id>")
+    def heat(index: int, name: str, class_id: int) -> Response:
+        return _raw(session.heat(index, name, class_id))
 
     return routes
 
 
-def deciding_routes(desk: Desk) -> Blueprint:
-    """The routes that change a decision; each answers with the new state."""
-    routes = Blueprint("deciding", __name__)
+def writing_routes(session: Session) -> Blueprint:
+    """The routes that change a decision; they answer with the new state."""
+    routes = Blueprint("writing", __name__)
 
-    def kept(place: int, decision: Decision | None) -> Response:
-        return jsonify(**_decided(desk, place, decision), counts=desk.list.counts())
+    def changed(index: int, decision: Decision | None) -> Response:
+        return jsonify(**_decided(session, index, decision), counts=session.list.counts())
 
-    @routes.put("/photos/<int:place>/mask")
-    def mask(place: int) -> Response:
+    @routes.put("/images/<int:index>/mask")
+    def mask(index: int) -> Response:
         verdict = request.args.get("verdict", "")
         if verdict not in ("accepted", "corrected"):
             raise BadRequest("verdict should be accepted or corrected")
-        height, width = desk.size(place)
+        height, width = session.size(index)
         values = np.frombuffer(_body(height * width, exact=True), dtype=np.uint8).reshape(height, width)
-        return kept(place, desk.keep_mask(place, cast("Verdict", verdict), values))
+        return changed(index, session.save_mask(index, cast("Verdict", verdict), values))
 
-    @routes.put("/photos/<int:place>/verdict")
-    def verdict(place: int) -> Response:
-        said = _json("verdict")
-        if said not in (None, "rejected"):
-            raise BadRequest("verdict should be rejected or null; accepted and corrected go with a mask")
-        return kept(place, desk.drop_mask(place, said))
+    @routes.put("/images/<int:index>/verdict")
+    def verdict(index: int) -> Response:
+        value = _json("verdict")
+        if value not in (None, "rejected"):
+            raise BadRequest("verdict should be rejected or null; send accepted and corrected with a mask")
+        return changed(index, session.delete_mask(index, value))
 
-    @routes.put("/photos/<int:place>/tags")
-    def tags(place: int) -> Response:
-        said = _json("tags")
-        if said is not None and not (isinstance(said, list) and all(type(tag) is int for tag in said)):
+    @routes.put("/images/<int:index>/tags")
+    def tags(index: int) -> Response:
+        value = _json("tags")
+        if value is not None and not (isinstance(value, list) and all(type(tag) is int for tag in value)):
             raise BadRequest("tags should be a list of class ids, or null for those of the data set")
-        return kept(place, desk.change_tags(place, said))
+        return changed(index, session.change_tags(index, value))
 
     return routes
 
 
-def _details(desk: Desk, place: int) -> dict[str, Any]:
-    """Everything about an image except its pixels."""
-    item, decision, fault_of_decision = desk.list.item(place), None, None
+def _details(session: Session, index: int) -> dict[str, Any]:
+    item, decision, fault_of_decision = session.list.item(index), None, None
     try:
-        decision = desk.decision(place)
+        decision = session.decision(index)
     except Tag2maskError as error:
         fault_of_decision = str(error)
     try:
-        size, fault = desk.size(place), None
+        size, fault = session.size(index), None
     except (Tag2maskError, OSError) as error:
         size, fault = None, str(error)
-    stages = [
-        {"name": stage.name, "title": stage.title, "labels": stage.decides(item), "heats": stage.heats(item)}
-        for stage in desk.stages.values()
-        if stage.has(item)
+    layers = [
+        {"name": layer.name, "title": layer.title, "labels": layer.has_labels(item), "heats": layer.heats(item)}
+        for layer in session.layers.values()
+        if layer.has(item)
     ]
-    doubt, shown = desk.list.doubt(place), None
-    if doubt is not None:
-        shown = {"confidence": doubt.confidence, "class_name": doubt.class_name, "reason": doubt.reason}
+    ranked, shown = session.list.ranked(index), None
+    if ranked is not None:
+        shown = {"confidence": ranked.confidence, "class_name": ranked.class_name, "reason": ranked.reason}
     return {
-        "place": place,
+        "index": index,
         "id": item.id,
         "size": size,
         "fault": fault,
         "fault_of_decision": fault_of_decision,
         "own_tags": item.tags,
-        "stages": stages,
-        "start": desk.start(place),
-        "doubt": shown,
-        **_decided(desk, place, decision),
+        "layers": layers,
+        "start": session.start(index),
+        "ranked": shown,
+        **_decided(session, index, decision),
     }
 
 
-def _decided(desk: Desk, place: int, decision: Decision | None) -> dict[str, Any]:
-    """The decision about an image."""
+def _decided(session: Session, index: int, decision: Decision | None) -> dict[str, Any]:
     verdict, at = (decision.verdict, decision.at) if decision else (None, "")
-    tags = desk.list.tags(place)
-    return {"verdict": verdict, "tags": tags, "other_tags": desk.list.has_other_tags(place), "at": at}
+    tags = session.list.tags(index)
+    return {"verdict": verdict, "tags": tags, "other_tags": session.list.has_other_tags(index), "at": at}
 
 
-def _listed(desk: Desk, place: int, rank: int) -> dict[str, Any]:
-    """An image in the list."""
+def _listed(session: Session, index: int, rank: int) -> dict[str, Any]:
     try:
-        decision = desk.decision(place)
+        decision = session.decision(index)
     except (Tag2maskError, OSError):
         decision = None  # the page of the image shows the error
-    doubt = desk.list.doubt(place)
-    listed = _decided(desk, place, decision)
-    confidence = None if doubt is None else doubt.confidence
-    return {"place": place, "rank": rank, "id": desk.list.item(place).id, "confidence": confidence, **listed}
+    listed = _decided(session, index, decision)
+    confidence = session.list.ranking.confidence(session.list.item(index).id)
+    return {"index": index, "rank": rank, "id": session.list.item(index).id, "confidence": confidence, **listed}
 
 
-def _query(desk: Desk) -> Query:
-    """The query in the parameters of the request."""
+def _query(session: Session) -> Query:
     class_id, state, order = _number("class", 0), request.args.get("state") or None, request.args.get("order", "list")
-    if not 0 <= class_id <= len(desk.classes):
-        raise BadRequest(f"class should be 1 to {len(desk.classes)}")
+    if not 0 <= class_id <= len(session.classes):
+        raise BadRequest(f"class should be 1 to {len(session.classes)}")
     if state is not None and state not in get_args(State):
         raise BadRequest(f"state should be one of {', '.join(get_args(State))}")
     if order not in get_args(Order):
@@ -193,31 +187,30 @@ def _number(name: str, default: int) -> int:
 
 
 def _body(most: int, *, exact: bool = False) -> bytes:
-    """The body of the request, refused by its length before it is read."""
+    """The body of the request; its length is checked before it is read."""
     length = request.content_length
     if length is None:
-        raise LengthRequired("the length of the body is not said")
+        raise LengthRequired("the request has no content length")
     if length > most:
-        raise RequestEntityTooLarge(f"the body has {length} bytes, at most {most} are read")
+        raise RequestEntityTooLarge(f"the body has {length} bytes, the limit is {most}")
     if exact and length != most:
-        raise BadRequest(f"the body has {length} bytes, the mask of this image {most}")
+        raise BadRequest(f"the body has {length} bytes, the mask of this image has {most}")
     request.max_content_length = most
     return request.get_data()
 
 
 def _json(name: str) -> Any:
-    """A value in the JSON object of the body."""
     if request.mimetype != "application/json":
         raise BadRequest("the body should be JSON")
     _body(JSON_BYTES)
-    said = request.get_json()
-    if not isinstance(said, dict) or name not in said:
+    body = request.get_json()
+    if not isinstance(body, dict) or name not in body:
         raise BadRequest(f"the body should be an object with {name!r}")
-    return said[name]
+    return body[name]
 
 
 def _raw(values: npt.NDArray[np.uint8]) -> Response:
-    """uint8 (h, w) as raw bytes: a browser could change the colours of an image format."""
+    """uint8 (h, w) as raw bytes; decoding an image format in the browser could change values."""
     answer = Response(gzip.compress(values.tobytes(), compresslevel=1), mimetype="application/octet-stream")
     answer.headers["Content-Encoding"] = "gzip"
     answer.headers["X-Height"], answer.headers["X-Width"] = map(str, values.shape)
@@ -225,7 +218,6 @@ def _raw(values: npt.NDArray[np.uint8]) -> Response:
 
 
 def _jpeg(pixels: npt.NDArray[np.uint8], quality: int) -> Response:
-    """RGB pixels as JPEG."""
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "JPEG", quality=quality, subsampling=0)
     return Response(content.getvalue(), mimetype="image/jpeg")
@@ -236,7 +228,7 @@ def error_answer(error: Exception) -> tuple[Response, int]:
     if isinstance(error, HTTPException):
         code, message = error.code or 500, error.description or error.name
     elif isinstance(error, IndexError):
-        code, message = 404, "there is no image at this place of the list"
+        code, message = 404, "the list has no image at this index"
     elif isinstance(error, UsageError):
         code, message = 400, str(error)
     elif isinstance(error, Tag2maskError):

@@ -1,10 +1,11 @@
-"""The server: on the loopback interface only, with a secret key, one thread per request, until Ctrl-C."""
+"""The server: on the loopback interface only, with a secret key, one thread per request."""
 
 import socket
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from hmac import compare_digest
 from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any
@@ -15,29 +16,29 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Response as AnyResponse
 
 from tag2mask.core.errors import UsageError
-from tag2mask.review.routes import deciding_routes, error_answer, reading_routes
-from tag2mask.review.session import Desk
+from tag2mask.review.routes import error_answer, reading_routes, writing_routes
+from tag2mask.review.session import Session
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-"""The names of this machine that are served."""
+"""Allowed host names."""
 
 _HTTP = 80
-"""The port that browsers leave out of an address."""
+"""The port that browsers omit from an address."""
 
 _BODIES = ("application/json", "application/octet-stream")
-"""Content types of a request that changes something; a form of another site cannot send them."""
+"""Content types of a request that writes; a form of another site cannot send them without a CORS check."""
 
 _READING = ("GET", "HEAD")
-"""Methods that change nothing."""
+"""Methods that only read."""
 
-_PATIENCE = 20
-"""Seconds to wait for requests that are saving when the server ends."""
+_TIMEOUT = 20
+"""Seconds to wait at the end for requests that are writing."""
 
 _PORTS = range(8765, 8785)
-"""The first ports that are tried, so that the address is usually the same."""
+"""The default ports, tried in order, so that the address is usually the same."""
 
 _HEADERS = {
     "Content-Security-Policy": (
@@ -52,77 +53,70 @@ _HEADERS = {
 }
 
 
-def _secret() -> str:
-    return token_urlsafe(24)
-
-
 @dataclass(frozen=True)
 class Guard:
     """Accepts only requests of the page.
 
     Attributes:
-        port: of the server.
         key: part of the printed address, then in a cookie; keeps out other users of this machine.
-        token: part of the page; needed for every request that changes something.
+        token: part of the page; required in every request that writes.
     """
 
     port: int
-    key: str = field(default_factory=_secret)
-    token: str = field(default_factory=_secret)
+    key: str = field(default_factory=partial(token_urlsafe, 24))
+    token: str = field(default_factory=partial(token_urlsafe, 24))
 
     @property
     def hosts(self) -> frozenset[str]:
-        """Accepted values of the header Host; a rebound DNS name has another."""
+        """Accepted values of the header Host; they exclude DNS rebinding."""
         names = [f"[{name}]" if ":" in name else name for name in LOOPBACK]
         without_port = names if self.port == _HTTP else []
         return frozenset([*(f"{name}:{self.port}" for name in names), *without_port])
 
     @property
     def cookie(self) -> str:
-        """Its name; browsers share cookies between the ports of a machine."""
+        """The name of the cookie; it contains the port, because browsers share cookies between ports."""
         return f"tag2mask-review-{self.port}"
 
     def protect(self, app: Flask) -> None:
-        """Check every request of an app, and add security headers to every answer."""
+        """Check all requests of an app, and add security headers to all answers."""
         app.before_request(self._check)
         app.after_request(_harden)
 
     def _check(self) -> AnyResponse | None:
         if request.headers.get("Host", "") not in self.hosts:
-            raise Forbidden(f"this server answers to localhost:{self.port} alone; forward the same port where you must")
+            raise Forbidden(f"this server answers to localhost:{self.port} only; forward the same port")
         offered = request.args.get("key")
         if request.path == "/" and offered is not None and _same(offered, self.key):
             answer = redirect("/")  # without the key in the address
             answer.set_cookie(self.cookie, self.key, httponly=True, samesite="Lax")
             return answer
         if not _same(request.cookies.get(self.cookie, ""), self.key):
-            raise Forbidden("open the address that `tag2mask review` printed when it started, the key included")
+            raise Forbidden("open the address that `tag2mask review` printed, including its key")
         if request.path != "/" and request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
-            raise Forbidden("another site asks for this")
+            raise Forbidden("requests from other sites are refused")
         if request.method not in _READING:
             if not _same(request.headers.get("X-Review-Token", ""), self.token):
-                raise Forbidden("the page is not of this start of `tag2mask review`; open the address that it printed")
+                raise Forbidden("this page is of an earlier start of `tag2mask review`; open the printed address")
             if request.mimetype not in _BODIES:
                 raise UnsupportedMediaType(f"the body should be {' or '.join(_BODIES)}, received {request.mimetype!r}")
         return None
 
 
-def build_app(desk: Desk, guard: Guard, name: str) -> Flask:
+def build_app(session: Session, guard: Guard, name: str) -> Flask:
     """The Flask app of a review.
 
     Args:
-        desk: of the review.
-        guard: of the server.
-        name: of the run, for the title.
+        name: the title of the page.
     """
     app = Flask("tag2mask.review", static_folder="static", template_folder="templates")
-    app.json.ensure_ascii = True  # type: ignore[attr-defined]  # escapes bytes of file names that are not UTF-8
+    app.json.ensure_ascii = True  # type: ignore[attr-defined]  # escapes file names that are not UTF-8
     app.url_map.merge_slashes = False
     guard.protect(app)
     app.register_error_handler(Exception, error_answer)
     start, shown = token_urlsafe(6), name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    app.register_blueprint(reading_routes(desk, start), url_prefix="/api")
-    app.register_blueprint(deciding_routes(desk), url_prefix="/api")
+    app.register_blueprint(reading_routes(session, start), url_prefix="/api")
+    app.register_blueprint(writing_routes(session), url_prefix="/api")
 
     @app.get("/")
     def page() -> str:
@@ -135,44 +129,43 @@ class Server:
     """Serves a review.
 
     Attributes:
-        address: with the key, to be opened in a browser.
+        address: the address with the key, to open in a browser.
     """
 
-    def __init__(self, desk: Desk, name: str, *, host: str = LOOPBACK[0], port: int = 0) -> None:
-        """Bind the port; nothing is answered yet.
+    def __init__(self, session: Session, name: str, *, host: str = LOOPBACK[0], port: int = 0) -> None:
+        """Bind the port.
 
         Args:
-            desk: of the review.
-            name: of the run, for the title.
+            name: the title of the page.
             host: a name of the loopback interface.
             port: 0 for the first free one.
 
         Raises:
-            UsageError: another host, or the port is taken.
+            UsageError: the host is not allowed, or the port is taken.
         """
         self._socket = _bound(host, port)
         number = self._socket.getsockname()[1]
         guard = Guard(number)
-        app = build_app(desk, guard, name)
-        app.wsgi_app = self._saving = _Saving(app.wsgi_app)  # type: ignore[method-assign]
+        app = build_app(session, guard, name)
+        app.wsgi_app = self._writing = _WritingRequests(app.wsgi_app)  # type: ignore[method-assign]
         shown = f"[{host}]" if ":" in host else host
         self.address = f"http://{shown}:{number}/?key={guard.key}"
         self._server = make_server(host, number, app, threaded=True, request_handler=_Quiet, fd=self._socket.fileno())
 
     def serve(self) -> None:
-        """Answer until the process is interrupted, or `stop` is called; then finish requests that are saving."""
+        """Answer until an interrupt or `stop`; then finish the requests that are writing."""
         try:
             self._server.serve_forever()
         except KeyboardInterrupt:
-            pass  # werkzeug usually catches it
+            pass  # usually werkzeug catches it
         finally:
             self._socket.close()
-            self._saving.wait()
+            self._writing.wait()
 
     @property
-    def saving(self) -> bool:
-        """Whether a request is saving."""
-        return self._saving.open > 0
+    def writing(self) -> bool:
+        """Whether a request is writing."""
+        return self._writing.open > 0
 
     def close(self) -> None:
         """Release the port without serving."""
@@ -180,18 +173,18 @@ class Server:
         self._socket.close()
 
     def stop(self) -> None:
-        """End `serve`, from another thread."""
+        """End `serve` from another thread."""
         self._server.shutdown()
 
 
-class _Saving:
-    """Counts requests that save, from their first byte on: their threads end with the process."""
+class _WritingRequests:
+    """Counts the requests that write, from their first byte, because their threads end with the process."""
 
     def __init__(self, app: "WSGIApplication") -> None:
         self._app, self.open, self._ended = app, 0, threading.Condition()
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        """Answer a request."""
+        """Call the app."""
         if environ["REQUEST_METHOD"] in _READING:
             return self._app(environ, start_response)
         with self._ended:
@@ -204,9 +197,9 @@ class _Saving:
                 self._ended.notify_all()
 
     def wait(self) -> None:
-        """Wait until no request is saving, or `_PATIENCE` is over."""
+        """Wait until no request is writing, at most `_TIMEOUT`."""
         with self._ended:
-            self._ended.wait_for(lambda: not self.open, timeout=_PATIENCE)
+            self._ended.wait_for(lambda: not self.open, timeout=_TIMEOUT)
 
 
 class _Quiet(WSGIRequestHandler):
@@ -229,19 +222,18 @@ def refuse_host(host: str) -> None:
     """
     if host not in LOOPBACK:
         raise UsageError(
-            f"--host should be {', '.join(LOOPBACK)}, received {host!r}: images are served to this machine alone; "
-            "from another one, forward the port: ssh -L PORT:localhost:PORT MACHINE"
+            f"--host should be {', '.join(LOOPBACK)}, received {host!r}: images are served to this machine only; "
+            "from another machine, forward the port: ssh -L PORT:localhost:PORT MACHINE"
         )
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A listening socket."""
     refuse_host(host)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for number in (port,) if port else (*_PORTS, 0):
         with suppress(OSError):
             return socket.create_server((host, number), family=family)
-    message = f"port {port} of {host} is taken, or not allowed" if port else f"no port of {host} is free"
+    message = f"port {port} of {host} is taken or not allowed" if port else f"no port of {host} is free"
     raise UsageError(f"{message}; choose another with --port")
 
 

@@ -24,8 +24,8 @@ from tag2mask.evaluation import Confusion
 from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.prediction.predictor import SEGMENT_NETWORK, Predictor
 from tag2mask.quality.calibration import LEAST, ranking_quality
-from tag2mask.quality.estimator import judge
-from tag2mask.quality.features import Evidence, gather, read_evidence, write_evidence
+from tag2mask.quality.estimator import estimate_quality
+from tag2mask.quality.features import MaskFeatures, mask_features, read_features, write_features
 from tag2mask.quality.ranking import IMAGES, QUALITY, small_masks_sentence, written_tables
 from tag2mask.refine.settings import RefineSettings
 from tag2mask.runs.config import Config, plain
@@ -98,9 +98,9 @@ class QualityInputs:
         folders = run / "masks", run / f"cams/{kind}", run / EVIDENCE
         return cls(*folders, network, background, json.dumps(made_by, sort_keys=True))
 
-    def evidence_of(self, item: ImageItem) -> Evidence | None:
-        """The cached evidence of an image; None if it is missing or stale."""
-        found = read_evidence(self.evidence / f"{item.id}.npz", self.made_by_of(item))
+    def evidence_of(self, item: ImageItem) -> MaskFeatures | None:
+        """The evidence about an image with these tags from these inputs; None where there is none."""
+        found = read_features(self.evidence / f"{item.id}.npz", self.made_by_of(item))
         return found if found is not None and tuple(found.ids.tolist()) == (0, *item.tags) else None
 
     def made_by_of(self, item: ImageItem) -> str:
@@ -138,7 +138,7 @@ class Confidence(Stage):
         return not (config.segment.enabled and config.shard is not None)
 
     def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
-        """The masks without evidence."""
+        """Masks without evidence."""
         return self.images_plan(run, images.items, [EVIDENCE], ".npz", "{} masks to estimate, then a ranking of all")
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
@@ -199,7 +199,7 @@ def _gather(
                 result.failed[item.id] = str(error)
                 file.unlink(missing_ok=True)
                 continue
-            write_evidence(file, evidence, inputs.made_by_of(item))
+            write_features(file, evidence, inputs.made_by_of(item))
             result.done += 1
             advance(result.done)
 
@@ -219,11 +219,16 @@ def _read(inputs: QualityInputs, config: Config, item: ImageItem) -> _Compared |
     if len(sizes) > 1:
         return f"{item.id}: mask, CAM file and image differ in size; delete its mask and do its stage again"
     if item.tags and cam is None and image is None:
-        return f"{file} does not exist and there is no segmentation network, so its confidence cannot be estimated"
+        return f"{file} does not exist and there is no segmentation network, so nothing to estimate the mask by"
     return _Compared(mask, cam, image)
 
 
-def _evidence(item: ImageItem, found: _Compared, inputs: QualityInputs) -> Evidence:
+def _evidence(item: ImageItem, found: _Compared, inputs: QualityInputs) -> MaskFeatures:
+    """What the CAMs and the network say of a mask.
+
+    Raises:
+        Tag2maskError: the network gives something else than numbers.
+    """
     ids, cams, logits = torch.tensor((0, *item.tags), dtype=torch.uint8), None, None
     factor = min(1.0, LONG_SIDE / max(found.labels.shape))
     size = max(1, round(found.labels.shape[0] * factor)), max(1, round(found.labels.shape[1] * factor))
@@ -232,7 +237,7 @@ def _evidence(item: ImageItem, found: _Compared, inputs: QualityInputs) -> Evide
     if found.image is not None and inputs.network is not None:
         logits = inputs.network.reduced_logits(found.image, size)
     try:
-        return gather(torch.from_numpy(found.labels), ids, cams, logits, size)
+        return mask_features(torch.from_numpy(found.labels), ids, cams, logits, size)
     except Tag2maskError as error:
         raise Tag2maskError(f"{item.id}: {error}") from error
 
@@ -246,7 +251,7 @@ def _write_tables(images: ImageSet, inputs: QualityInputs, run: RunFolder, confi
             evidence = inputs.evidence_of(item)
             if evidence is None:  # failed
                 continue
-            judgement = judge(evidence)
+            judgement = estimate_quality(evidence)
             decided = images.decided.verdicts.get(item.id, "")
             tables.add(item.id, evidence, judgement, number=number, decided=decided)
             if item.mask is None or not item.mask.is_file():

@@ -29,6 +29,12 @@ class Report(Stage):
         split = config.evaluate.split_names(config.data.split)[0]
         images = with_painted_truth(config, run_images(config, run, split), console)
         images, errors = with_believable_truth(images, config)
-        judged = with_believable_truth(run_images(config, run), config)[0] if split != config.data.split else None
-        page = write_report(run.path, images, config.report, judged=judged, notices=(*errors, *images.notes))
+        ranked = with_believable_truth(run_images(config, run), config)[0] if split != config.data.split else None
+        page = write_report(
+            run.path,
+            images,
+            config.report,
+            ranked=ranked,
+            notices=(*errors, *images.notes),
+        )
         return StageResult(self.name, done=1, notes=[f"the page: {page}"])

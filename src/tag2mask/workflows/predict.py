@@ -15,11 +15,11 @@ from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.files import atomic_path, files_below, remove_partial, write_json
 from tag2mask.core.provenance import PREDICTION_KEY, image_text, is_of_image_text, mask_origin, mask_text
 from tag2mask.data.dataset import ImageSet, find_images
-from tag2mask.data.images import IGNORED, read_image, reduced, write_mask
+from tag2mask.data.images import IGNORED, palette, read_image, reduced, write_mask
 from tag2mask.data.manifest import ImageItem
 from tag2mask.networks.checkpoint import NetworkFileError
 from tag2mask.prediction.predictor import Prediction, Predictor, load_segmenter, require_network_file
-from tag2mask.report.pictures import LABEL_ALPHA, Palette, outline, resize_labels
+from tag2mask.report.pictures import LABEL_ALPHA, outline, resize_labels
 from tag2mask.runs.config import Config, plain
 from tag2mask.runs.dataset import read_bounded, reading_workers
 from tag2mask.runs.progress import Console, StageResult, progress_bar
@@ -140,7 +140,6 @@ class Predict(Stage):
         wanted = {item.id for batch in batches for item in batch if self.is_missing(run, item)}
         result.skipped = len(mine) - len(wanted)
         classes = ("background", *predictor.classes)
-        palette = Palette(range(1, len(classes)))
         origins = dict[str, str]()
         try:
             with progress_bar(console, "predict", len(wanted)) as advance:
@@ -153,7 +152,7 @@ class Predict(Stage):
                         write_mask(run / f"{item.id}.png", prediction.labels, made_from=origin, prediction=says)
                         overlay = run / f"overlays/{item.id}.jpg"
                         if self.overlays:
-                            _write_overlay(overlay, image, prediction.labels, palette)
+                            _write_overlay(overlay, image, prediction.labels)
                         else:  # one that is there is of an earlier mask
                             overlay.unlink(missing_ok=True)
                         result.done += 1
@@ -257,17 +256,12 @@ def _said(item: ImageItem, root: Path, prediction: Prediction, classes: Sequence
     }
 
 
-def _write_overlay(path: Path, image: np.ndarray, labels: np.ndarray, palette: Palette) -> None:
-    """The mask in the report's colours over the image, as JPEG, at most `OVERLAY_SIDE` pixels long."""
+def _write_overlay(path: Path, image: np.ndarray, labels: np.ndarray) -> None:
+    """Write the mask in the colours of its palette over the image, as JPEG, at most `OVERLAY_SIDE` pixels long."""
     small = reduced(image, OVERLAY_SIDE)
     own = resize_labels(labels, (small.shape[0], small.shape[1]))
-    colours = np.zeros((256, 3), dtype=np.float32)
-    opacity = np.zeros(256, dtype=np.float32)
-    for class_id in np.unique(own).tolist():
-        if class_id not in (0, IGNORED):
-            colours[class_id], opacity[class_id] = palette.colour(class_id), LABEL_ALPHA / 255
-    strength = opacity[own][..., None]
-    mixed = (small * (1 - strength) + colours[own] * strength).round().astype(np.uint8)
+    strength = np.where(np.isin(own, (0, IGNORED)), 0, np.float32(LABEL_ALPHA / 255))[..., None]
+    mixed = (small * (1 - strength) + palette()[own] * strength).round().astype(np.uint8)
     mixed[outline(own)] = 255
     with atomic_path(path) as temporary:
         Image.fromarray(mixed).save(temporary, format="JPEG", quality=88)

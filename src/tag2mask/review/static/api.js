@@ -2,11 +2,11 @@
 
 const token = document.querySelector("meta[name=token]").content;
 
-/** What the server, or the way to it, says is wrong. */
-export class Refused extends Error {
+/** An error answer of the server, or a failed request. */
+export class RequestError extends Error {
   constructor(message, status = 0) {
     super(message);
-    this.status = status; // 0: the server was not reached
+    this.status = status; // 0: no connection
   }
 }
 
@@ -15,23 +15,23 @@ async function ask(address, options = {}) {
   try {
     answer = await fetch(address, options);
   } catch {
-    throw new Refused("The program does not answer; was `tag2mask review` ended? Start it again.");
+    throw new RequestError("The program does not answer. If `tag2mask review` has ended, start it again.");
   }
   if (!answer.ok) {
-    const said = await answer.json().catch(() => ({}));
-    throw new Refused(said.error || `The program answered ${answer.status}.`, answer.status);
+    const body = await answer.json().catch(() => ({}));
+    throw new RequestError(body.error || `The program answered ${answer.status}.`, answer.status);
   }
   return answer;
 }
 
 const start = document.querySelector("meta[name=start]").content;
 
-/** The address of a photograph as a JPEG, `thumbnail` or `picture`; the browser keeps it for this start alone. */
-export function jpeg(place, kind) {
-  return `/api/photos/${place}/${kind}?of=${start}`;
+/** The address of an image as a JPEG, `thumbnail` or `picture`; the browser caches it for this start of the server. */
+export function jpeg(index, kind) {
+  return `/api/images/${index}/${kind}?of=${start}`;
 }
 
-/** What lies at an address, as JSON; `values` are the parameters, empty ones left out. */
+/** JSON from the server; `values` are query parameters, empty ones are left out. */
 export async function get(address, values = {}) {
   const given = Object.entries(values).filter(([, value]) => value !== "" && value !== null && value !== undefined);
   const query = new URLSearchParams(given).toString();
@@ -43,11 +43,11 @@ export async function getMap(address) {
   const answer = await ask(address);
   const [width, height] = ["X-Width", "X-Height"].map((name) => Number(answer.headers.get(name)));
   const pixels = new Uint8Array(await answer.arrayBuffer());
-  if (pixels.length !== width * height) throw new Refused("A map came incomplete; try again.");
+  if (pixels.length !== width * height) throw new RequestError("The map is incomplete; try again.");
   return { width, height, pixels };
 }
 
-/** Change something: bytes as they are, anything else as JSON. */
+/** PUT bytes, or anything else as JSON. */
 export async function put(address, body) {
   const raw = body instanceof Uint8Array;
   const headers = { "X-Review-Token": token, "Content-Type": raw ? "application/octet-stream" : "application/json" };

@@ -1,10 +1,10 @@
-// Brush, eraser and fill, by pointer and by keyboard, on the mask that is open.
+// Brush, eraser and fill on the open mask, by pointer and keyboard.
 
 import { speak } from "./elements.js";
 import { SIZES } from "./mask.js";
 
 export class Drawing {
-  /** `target()` gives the mask to draw on, or nothing; `drawn()` hears that it changed. */
+  /** `target()` returns the mask to draw on, if any; `drawn(mask)` is called after a change. */
   constructor(view, panel, target, drawn) {
     this.view = view;
     this.panel = panel;
@@ -12,10 +12,10 @@ export class Drawing {
     this.drawn = drawn;
     this.tool = "brush";
     this.step = 4;
-    this.spaced = false; // Space is held
+    this.spaced = false; // Space is pressed
     this.stroke = null; // {mask, last, pointer}
-    this.moved = null; // where the photograph is dragged from
-    this.cursor = null; // of the keyboard
+    this.moved = null; // the last point of a drag
+    this.cursor = null; // pixel of the keyboard brush
     const { canvas } = view;
     canvas.addEventListener("pointerdown", (event) => this.#down(event));
     canvas.addEventListener("pointermove", (event) => this.#move(event));
@@ -32,7 +32,7 @@ export class Drawing {
     return SIZES[this.step];
   }
 
-  /** What is painted: the class that is chosen, or background. */
+  /** The painted class: the selected one, or background. */
   get value() {
     return this.tool === "eraser" ? 0 : this.panel.chosen;
   }
@@ -53,12 +53,12 @@ export class Drawing {
     this.refresh();
   }
 
-  /** Draw the brush as it is now. */
+  /** Redraw the brush. */
   refresh() {
     if (this.view.brush) this.#show(this.view.brush, Boolean(this.cursor));
   }
 
-  /** Move the brush of the keyboard, painting if it is down. */
+  /** Move the keyboard brush; it paints if it is down. */
   nudge(dx, dy, fine) {
     const mask = this.target();
     if (!mask) return;
@@ -75,7 +75,7 @@ export class Drawing {
     speak(`${to.x}, ${to.y}: ${this.panel.name(mask.at(to.x, to.y))}`);
   }
 
-  /** Set the brush of the keyboard down, or lift it. */
+  /** Set the keyboard brush down, or lift it. */
   press() {
     const mask = this.target();
     if (!mask) return;
@@ -90,7 +90,7 @@ export class Drawing {
     this.#show(this.cursor, true);
   }
 
-  /** End a stroke; another photograph may come. */
+  /** End the current stroke. */
   finish() {
     const stroke = this.stroke;
     this.stroke = null;
@@ -98,7 +98,7 @@ export class Drawing {
     if (this.view.brush) this.#show(this.view.brush, Boolean(this.cursor));
   }
 
-  /** Forget where the keyboard's brush was. */
+  /** End the stroke and hide the keyboard brush. */
   reset() {
     this.finish();
     this.cursor = null;

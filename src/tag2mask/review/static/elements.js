@@ -1,10 +1,10 @@
-// Elements of the page, made from properties.
+// Elements of the page.
 
 export function element(name, properties = {}) {
   return Object.assign(document.createElement(name), properties);
 }
 
-/** A round mark in the colour of a class. */
+/** A dot in the colour of a class. */
 export function dot(colour) {
   const mark = element("i", { className: "dot" });
   mark.style.setProperty("--dot", colour);
@@ -12,7 +12,7 @@ export function dot(colour) {
   return mark;
 }
 
-/** Say something to who cannot see it. */
+/** Announce a text to screen readers. */
 export function speak(text) {
   document.getElementById("spoken").textContent = text;
 }

@@ -1,13 +1,13 @@
-// The keys. A letter is left to fields that are typed into, Enter and Space to the button that has the focus.
+// Keyboard shortcuts. Text fields keep their letters, a focused button keeps Enter and Space.
 
 const find = (name) => document.getElementById(name);
 
-const KEPT = "tag2mask-review-single-keys";
+const STORED = "tag2mask-review-single-keys";
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 export function bindKeys(review, moreOpacity) {
-  const { drawing, stages, view, panel } = review;
+  const { drawing, layers, view, panel } = review;
   const letters = {
     a: () => review.accept(), r: () => review.reject(), u: () => review.undecide(), n: () => review.nextUndecided(),
     j: () => review.go(1), k: () => review.go(-1), s: () => review.save(), c: () => review.takeOver(),
@@ -15,9 +15,9 @@ export function bindKeys(review, moreOpacity) {
     "[": () => drawing.resize(drawing.step - 1), "]": () => drawing.resize(drawing.step + 1),
     ",": () => moreOpacity(-10), ".": () => moreOpacity(10),
     "+": () => view.zoom(1.4), "=": () => view.zoom(1.4), "-": () => view.zoom(1 / 1.4), z: () => view.fit(),
-    v: () => stages.step(1), V: () => stages.step(-1), i: () => panel.choose(255), 0: () => panel.choose(0),
-    m: () => stages.show(stages.current === "edit" ? "photo" : "edit"),
-    g: () => stages.setHeat(!stages.asHeat),
+    v: () => layers.step(1), V: () => layers.step(-1), i: () => panel.choose(255), 0: () => panel.choose(0),
+    m: () => layers.show(layers.current === "edit" ? "image" : "edit"),
+    g: () => layers.setHeat(!layers.asHeat),
     t: () => panel.focusTags(), "/": () => find("find").focus(), "?": () => find("help").showModal(),
   };
   for (let number = 1; number <= 9; number++) letters[number] = () => panel.number(number);
@@ -63,7 +63,7 @@ export function bindKeys(review, moreOpacity) {
     } else {
       const action = letters[key] ?? letters[key.toLowerCase()];
       if (!action) return;
-      if (event.repeat && "aruc".includes(key.toLowerCase())) return; // one decision a press
+      if (event.repeat && "aruc".includes(key.toLowerCase())) return; // one decision per press
       event.preventDefault();
       action();
     }
@@ -78,16 +78,16 @@ export function bindKeys(review, moreOpacity) {
   });
 }
 
-/** Single keys can be switched off, for who speaks to the computer or strikes keys by accident; the browser keeps it. */
+/** Single keys can be switched off, for speech input or accidental presses; the browser stores the choice. */
 function keepSwitch(single) {
   try {
-    single.checked = localStorage.getItem(KEPT) !== "off";
+    single.checked = localStorage.getItem(STORED) !== "off";
   } catch {
-    // a browser that keeps nothing
+    // the browser has no storage
   }
   single.addEventListener("change", () => {
     try {
-      localStorage.setItem(KEPT, single.checked ? "on" : "off");
+      localStorage.setItem(STORED, single.checked ? "on" : "off");
     } catch {
       // as above
     }

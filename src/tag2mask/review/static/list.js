@@ -1,4 +1,4 @@
-// The list of photographs: filtered by the server, a page at a time.
+// The list of images, filtered by the server and loaded in pages.
 
 import { get, jpeg } from "./api.js";
 import { dot, element } from "./elements.js";
@@ -8,21 +8,21 @@ const find = (name) => document.getElementById(name);
 export const VERDICTS = { accepted: "✓ accepted", corrected: "✎ corrected", rejected: "✕ rejected" };
 
 export class List {
-  /** `chosen(item)` hears which photograph was clicked, `counted(counts)` how many are decided. */
+  /** `chosen(item)` is called on a click, `counted(counts)` with the number of decisions. */
   constructor({ classes, ranked, page }, chosen, counted) {
-    this.page = page; // photographs of one answer
-    this.from = this.after = Infinity; // the ranks between which the list is loaded; nothing yet
+    this.page = page; // images per answer
+    this.from = this.after = Infinity; // the loaded ranks; none yet
     this.names = new Map(classes.map((each) => [each.id, each]));
     this.chosen = chosen;
     this.counted = counted;
     this.items = [];
     this.loading = Promise.resolve();
-    this.photos = find("photos");
+    this.images = find("images");
     find("order-label").hidden = !ranked;
     if (!ranked) find("order").value = "list";
-    this.more = element("li", { className: "more-photos" });
+    this.more = element("li", { className: "more-images" });
     this.earlier = element("li", { className: "earlier" });
-    const earlier = element("button", { type: "button", textContent: "Earlier photographs" });
+    const earlier = element("button", { type: "button", textContent: "Earlier images" });
     earlier.addEventListener("click", () => this.#asked(this.loadEarlier()));
     this.earlier.append(earlier);
     const seen = (entries) => entries.some((each) => each.isIntersecting) && this.#asked(this.load());
@@ -45,13 +45,13 @@ export class List {
     return Object.fromEntries(["find", "class", "state", "order"].map((name) => [name, find(name).value]));
   }
 
-  /** Ask anew; `changed` hears of it. */
+  /** Load the list again, then call `changed`. */
   async reload() {
     await this.#restart(-1);
     this.changed?.();
   }
 
-  /** Have the neighbourhood of a rank in the list: what is loaded goes on where that is near, else it begins anew. */
+  /** Load the neighbourhood of a rank: extend the loaded part if the rank is near, otherwise restart there. */
   async reach(rank) {
     if (rank >= this.from) {
       await this.loading;
@@ -61,74 +61,74 @@ export class List {
     await this.#restart(rank < this.page ? -1 : rank - Math.ceil(this.page / 2));
   }
 
-  /** Begin the list after a rank. */
+  /** Restart the list after a rank. */
   #restart(after) {
     this.run = (this.run ?? 0) + 1;
     this.items = [];
     this.from = this.after = after;
     this.ended = false;
     this.earlier.hidden = after < 0;
-    this.photos.replaceChildren(this.earlier, this.more);
+    this.images.replaceChildren(this.earlier, this.more);
     this.loading = Promise.resolve();
     return this.load();
   }
 
-  /** The next page; one at a time. */
+  /** Load the next page, after any page that is loading. */
   load() {
     const loaded = this.loading.then(async () => {
       if (this.ended) return;
       const run = this.run;
-      const page = await get("/api/photos", { ...this.query, after: this.after });
+      const page = await get("/api/images", { ...this.query, after: this.after });
       if (run !== this.run) return;
-      for (const item of page.photos) this.more.before((item.node = this.#row(item)));
-      this.items.push(...page.photos);
+      for (const item of page.images) this.more.before((item.node = this.#row(item)));
+      this.items.push(...page.images);
       this.after = this.items.at(-1)?.rank ?? this.after;
       this.ended = !page.more;
       this.more.hidden = this.ended;
-      find("found").textContent = `${page.total.toLocaleString("en")} photograph${page.total === 1 ? "" : "s"}`;
+      find("found").textContent = `${page.total.toLocaleString("en")} image${page.total === 1 ? "" : "s"}`;
       this.counted(page.counts);
     });
     this.loading = loaded.catch(() => {});
     return loaded;
   }
 
-  /** The page before the first one that is loaded. */
+  /** Load the page before the first loaded one. */
   loadEarlier() {
     const loaded = this.loading.then(async () => {
       if (this.earlier.hidden) return;
       const run = this.run;
-      const page = await get("/api/photos", { ...this.query, before: this.from + 1 });
+      const page = await get("/api/images", { ...this.query, before: this.from + 1 });
       if (run !== this.run) return;
-      for (const item of page.photos) item.node = this.#row(item);
-      this.earlier.after(...page.photos.map(({ node }) => node));
-      this.items.unshift(...page.photos);
-      this.from = page.more ? page.photos[0].rank - 1 : -1;
+      for (const item of page.images) item.node = this.#row(item);
+      this.earlier.after(...page.images.map(({ node }) => node));
+      this.items.unshift(...page.images);
+      this.from = page.more ? page.images[0].rank - 1 : -1;
       this.earlier.hidden = !page.more;
     });
     this.loading = loaded.catch(() => {});
     return loaded;
   }
 
-  /** The first undecided one after a rank; `suits` knows of decisions that the server does not have yet. */
+  /** The first undecided image after a rank; `suits` excludes decisions that the server does not have yet. */
   async undecided(rank, suits) {
     const loaded = this.items.find((item) => item.rank > rank && suits(item));
     if (loaded && rank >= this.from) return loaded;
     const { query } = this;
     if (query.state && query.state !== "undecided") return undefined;
     for (let after = rank; ; ) {
-      const page = await get("/api/photos", { ...query, state: "undecided", after });
-      const found = page.photos.find(suits);
+      const page = await get("/api/images", { ...query, state: "undecided", after });
+      const found = page.images.find(suits);
       if (found || !page.more) return found;
-      after = page.photos.at(-1).rank;
+      after = page.images.at(-1).rank;
     }
   }
 
-  item(place) {
-    return this.items.find((item) => item.place === place);
+  item(index) {
+    return this.items.find((item) => item.index === index);
   }
 
-  /** The first one after (or before) a rank; what is missing of the list there is loaded. */
-  async beside(rank, step) {
+  /** The first image after (or before) a rank; loads the list there. */
+  async neighbour(rank, step) {
     await this.reach(rank);
     for (;;) {
       const found = step > 0
@@ -138,32 +138,32 @@ export class List {
     }
   }
 
-  /** What is decided about a photograph now. */
-  update(place, said) {
-    const item = this.item(place);
+  /** Update the decision of an image in the list. */
+  update(index, decision) {
+    const item = this.item(index);
     if (!item) return;
-    Object.assign(item, said);
+    Object.assign(item, decision);
     const row = this.#row(item);
     const focused = item.node.contains(document.activeElement);
-    item.node.querySelector(".said").replaceWith(row.querySelector(".said"));
+    item.node.querySelector(".info").replaceWith(row.querySelector(".info"));
     if (focused) item.node.firstChild.focus({ preventScroll: true });
   }
 
-  /** Mark the photograph that is open. */
-  mark(place) {
-    this.photos.querySelector("[aria-current]")?.removeAttribute("aria-current");
-    const button = this.item(place)?.node.firstChild;
+  /** Mark the open image. */
+  mark(index) {
+    this.images.querySelector("[aria-current]")?.removeAttribute("aria-current");
+    const button = this.item(index)?.node.firstChild;
     button?.setAttribute("aria-current", "true");
     button?.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
 
   #row(item) {
     const picture = element("img", {
-      src: jpeg(item.place, "thumbnail"), alt: "", loading: "lazy", width: 72, height: 54, decoding: "async",
+      src: jpeg(item.index, "thumbnail"), alt: "", loading: "lazy", width: 72, height: 54, decoding: "async",
     });
     picture.addEventListener("error", () =>
       picture.replaceWith(element("span", { className: "no-picture", textContent: "cannot be read" })));
-    const said = element("span", { className: "said" });
+    const info = element("span", { className: "info" });
     const tags = element("span", { className: "dots" });
     for (const id of item.tags) {
       const { name, colour } = this.names.get(id), tag = element("span", { className: "one" });
@@ -171,14 +171,14 @@ export class List {
       tags.append(tag);
     }
     if (item.other_tags) tags.append(element("span", { className: "changed", textContent: "(changed)" }));
-    said.append(tags);
+    info.append(tags);
     const { verdict } = item;
     const state = element("span", { className: `state ${verdict ?? ""}`, textContent: VERDICTS[verdict] ?? "" });
     if (!verdict && item.confidence !== null) state.textContent = `confidence ${item.confidence.toFixed(2)}`;
-    said.append(state);
+    info.append(state);
     const button = element("button", { type: "button" });
     const words = element("span", { className: "words" });
-    words.append(element("bdi", { className: "name", textContent: item.id, title: item.id }), said);
+    words.append(element("bdi", { className: "name", textContent: item.id, title: item.id }), info);
     button.append(picture, words);
     button.addEventListener("click", () => this.chosen(item));
     const row = element("li");

@@ -1,4 +1,4 @@
-// The page begins here: buttons and keys are bound to what a review can do.
+// Entry point: binds buttons and keys to the actions of a review.
 
 import { get } from "./api.js";
 import { SIZES } from "./mask.js";
@@ -27,7 +27,7 @@ async function start() {
     button.addEventListener("click", () => review.drawing.choose(button.dataset.tool));
   }
   for (const button of document.querySelectorAll("[data-as]")) {
-    button.addEventListener("click", () => review.stages.setHeat(button.dataset.as === "heat"));
+    button.addEventListener("click", () => review.layers.setHeat(button.dataset.as === "heat"));
   }
   find("size").max = SIZES.length - 1;
   find("size").addEventListener("input", () => review.drawing.resize(Number(find("size").value)));
@@ -47,15 +47,15 @@ async function start() {
   await begin(review);
 }
 
-/** Open the photograph that the address names, or the first one. */
+/** Open the image named in the address, or the first one. */
 async function begin(review) {
   const id = namedInAddress();
-  const named = id ? await get("/api/place", { id, order: review.list.query.order }).catch(() => null) : null;
+  const named = id ? await get("/api/index", { id, order: review.list.query.order }).catch(() => null) : null;
   if (named) {
     const shown = review.show(named);
     await review.list.reach(named.rank);
     await shown;
-    review.list.mark(named.place);
+    review.list.mark(named.index);
   } else {
     await review.list.reload();
   }

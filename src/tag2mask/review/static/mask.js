@@ -1,14 +1,14 @@
-// A mask that is drawn on: class ids, one byte a pixel, and every change as a patch that can be undone.
+// An editable mask: class ids, one byte per pixel, and the undo history as patches.
 
 export const IGNORED = 255;
 
-/** Diameters of the brush in pixels, odd, so that a disc has a pixel in its middle. */
+/** Brush diameters in pixels; odd, so that a disc is centred on a pixel. */
 export const SIZES = [1, 3, 5, 9, 15, 25, 41, 65, 101, 161, 251, 401];
 
-const REMEMBERED = 256 * 1024 * 1024; // bytes of patches that are kept for undoing
+const HISTORY = 256 * 1024 * 1024; // bytes of the undo history
 
 export class Mask {
-  /** A mask of a size; `pixels` are copied, background if there are none. */
+  /** A copy of `pixels`, or background. */
   constructor(width, height, pixels = null) {
     this.width = width;
     this.height = height;
@@ -26,28 +26,28 @@ export class Mask {
     return x >= 0 && y >= 0 && x < this.width && y < this.height;
   }
 
-  /** Begin a change; what follows until `end` is undone together. */
+  /** Begin a change; everything until `end` is one undo step. */
   begin() {
     this.stroke = { before: this.pixels.slice(), box: null };
   }
 
-  /** End a change; whether any pixel is another one now. */
+  /** End a change; returns whether any pixel changed. */
   end() {
     const { before, box } = this.stroke ?? {};
     this.stroke = null;
     if (!box) return false;
     const patch = { ...box, before: cut(before, this.width, box), after: cut(this.pixels, this.width, box) };
-    if (patch.before.every((value, place) => value === patch.after[place])) return false;
+    if (patch.before.every((value, index) => value === patch.after[index])) return false;
     this.done.push(patch);
     this.undone = [];
     let kept = this.done.reduce((sum, each) => sum + 2 * each.after.length, 0);
-    while (kept > REMEMBERED && this.done.length > 1) kept -= 2 * this.done.shift().after.length;
+    while (kept > HISTORY && this.done.length > 1) kept -= 2 * this.done.shift().after.length;
     return true;
   }
 
-  /** Paint within a change, with a disc along a line between two pixels: each pixel whose middle is near enough to the line. */
+  /** Paint a line with a disc: each pixel whose centre is closer to the line than the radius. */
   line(from, to, diameter, value) {
-    if (!this.stroke) return; // what cannot be saved is not painted
+    if (!this.stroke) return; // only within a change
     const radius = diameter / 2, limit = radius * radius;
     const box = this.#clipped(
       Math.floor(Math.min(from.x, to.x) - radius), Math.floor(Math.min(from.y, to.y) - radius),
@@ -64,7 +64,7 @@ export class Mask {
     this.#touch(box);
   }
 
-  /** Give a region another class: the pixels of one class that hang together by their sides. */
+  /** Fill the 4-connected region of one class with another class. */
   fill(x, y, value) {
     const old = this.at(x, y);
     if (!this.stroke || old === null || old === value) return;
@@ -94,7 +94,7 @@ export class Mask {
     this.#touch(box);
   }
 
-  /** Take over another mask of the same size. */
+  /** Copy another mask of the same size. */
   replace(pixels) {
     if (!this.stroke) return;
     this.pixels.set(pixels);
@@ -138,7 +138,7 @@ export class Mask {
   }
 }
 
-/** The pixels of a box of a mask. */
+/** The pixels of a box. */
 function cut(pixels, width, { left, top, right, bottom }) {
   const patch = new Uint8Array((right - left) * (bottom - top));
   for (let y = top; y < bottom; y++) {

@@ -3,10 +3,10 @@
 import { dot, element } from "./elements.js";
 import { IGNORED } from "./mask.js";
 
-const FEW = 12; // classes that are all listed
+const FEW = 12; // at most as many classes are all listed
 
 export class Panel {
-  /** `painted(id)` hears which class was chosen, `tagged(tags)` which tags the photograph has now. */
+  /** `painted(id)` is called when a class is selected, `tagged(tags)` when the tags change. */
   constructor(classes, painted, tagged) {
     this.classes = classes;
     this.byName = new Map(classes.map((each) => [each.name, each.id]));
@@ -22,7 +22,7 @@ export class Panel {
     this.#listen("other-tag", (id) => !this.tags.includes(id) && this.toggle(id));
   }
 
-  /** A photograph: its own tags, those it has now, and the classes of its mask. */
+  /** Show an image: its tags in the data set, its current tags, and the classes of its mask. */
   open(own, tags, present) {
     this.own = own;
     this.tags = tags;
@@ -32,9 +32,9 @@ export class Panel {
     this.draw();
   }
 
-  /** The class with a number in the list, from 1. */
-  number(place) {
-    if (this.listed[place - 1]) this.choose(this.listed[place - 1]);
+  /** Select a class by its number in the list, from 1. */
+  number(index) {
+    if (this.listed[index - 1]) this.choose(this.listed[index - 1]);
   }
 
   choose(id) {
@@ -61,13 +61,13 @@ export class Panel {
     return id === IGNORED ? "not sure (ignored)" : this.classes[id - 1]?.name ?? `class ${id}`;
   }
 
-  /** Put the focus on the first tag, or on the field for another one. */
+  /** Focus the first tag, or the field for another one. */
   focusTags() {
     (document.querySelector("#tags button") ?? document.getElementById("other-tag")).focus();
   }
 
   draw() {
-    const rows = this.listed.map((id, place) => this.#row(id, place < 9 ? `${place + 1}` : ""));
+    const rows = this.listed.map((id, index) => this.#row(id, index < 9 ? `${index + 1}` : ""));
     refill(document.getElementById("classes"), [this.#row(0, "0"), ...rows, this.#row(IGNORED, "I")]);
     const shown = [...new Set([...this.own, ...this.tags, ...this.always])];
     refill(document.getElementById("tags"), shown.sort((one, other) => one - other).map((id) => this.#tag(id)));
@@ -110,7 +110,7 @@ export class Panel {
   }
 }
 
-/** Put other buttons in the place of those of before; the focus stays on the one for the same thing. */
+/** Replace the buttons; the focus stays on the button with the same data. */
 function refill(node, buttons) {
   const held = node.contains(document.activeElement) ? JSON.stringify({ ...document.activeElement.dataset }) : null;
   node.replaceChildren(...buttons);

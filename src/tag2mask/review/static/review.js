@@ -1,4 +1,4 @@
-// One review: which photograph is open, what is decided about it, and what is kept.
+// The state of the page: the open image, its decision, and the undo history of decisions.
 
 import { get, getMap, jpeg } from "./api.js";
 import { Drawing } from "./drawing.js";
@@ -7,11 +7,11 @@ import { List, VERDICTS } from "./list.js";
 import { Mask } from "./mask.js";
 import { Panel } from "./panel.js";
 import { Saver } from "./saver.js";
-import { Stages } from "./stages.js";
+import { Layers } from "./layers.js";
 import { View } from "./view.js";
 
 const find = (name) => document.getElementById(name);
-const REMEMBERED = 256 * 1024 * 1024; // bytes of masks that are kept to undo decisions
+const HISTORY = 256 * 1024 * 1024; // bytes of masks in the undo history of decisions
 
 export class Review {
   constructor(settings) {
@@ -20,68 +20,68 @@ export class Review {
     this.view = new View(find("canvas"));
     this.view.setColours(settings.classes);
     this.panel = new Panel(settings.classes, () => this.#classChosen(), (tags) => this.#tagged(tags));
-    this.stages = new Stages(this.view, this.panel, settings.heat, (stage) => this.#stageShown(stage));
-    this.stages.failed = (message) => this.#trouble(message);
+    this.layers = new Layers(this.view, this.panel, settings.heat, (layer) => this.#layerShown(layer));
+    this.layers.failed = (message) => this.#trouble(message);
     this.drawing = new Drawing(this.view, this.panel, () => this.open?.mask, (mask) => this.#drawn(mask));
-    this.drawing.onBegin = () => this.stages.current !== "edit" && this.stages.show("edit");
-    this.saver = new Saver((place, said) => this.#kept(place, said), (state, message) => this.#told(state, message));
+    this.drawing.onBegin = () => this.layers.current !== "edit" && this.layers.show("edit");
+    this.saver = new Saver((...answer) => this.#stored(...answer), (...state) => this.#savingShown(...state));
     const counted = (counts) => this.#counted(counts);
     this.list = new List(settings, (item) => this.show(item), counted);
     this.list.changed = () => this.listChanged();
     this.list.failed = (message) => this.#trouble(message);
     this.view.zoomed = (scale) => (find("zoom").textContent = `${Math.round(100 * scale)} %`);
-    this.before = []; // decisions as they were, the last one last: {place, verdict, pixels}
+    this.before = []; // undo history: {index, rank, verdict, pixels}
     this.#counted(settings.counts);
   }
 
-  /** Open a photograph of the list. */
+  /** Open an image of the list. */
   async show(item) {
     if (!item) return;
     this.drawing.reset();
     this.saver.flush();
     const opening = (this.opening = {});
-    this.open = null; // nobody decides about a photograph that is not seen yet
+    this.open = null; // no decision before the image is shown
     this.rank = item.rank;
-    this.list.mark(item.place);
-    const waiting = ["mask", "tags"].map((kind) => this.saver.pending(item.place, kind)); // newer than any answer
+    this.list.mark(item.index);
+    const waiting = ["mask", "tags"].map((kind) => this.saver.pending(item.index, kind)); // newer than the answer
     try {
-      const details = await get(`/api/photos/${item.place}`);
+      const details = await get(`/api/images/${item.index}`);
       const kept = prefer(details, ...waiting);
-      const pixels = details.size ? [picture(details.place), kept ?? this.#base(details)] : [null, null];
-      const [photo, base] = await Promise.all(pixels);
+      const pixels = details.size ? [picture(details.index), kept ?? this.#base(details)] : [null, null];
+      const [image, base] = await Promise.all(pixels);
       if (opening !== this.opening) return;
-      this.#opened(details, photo, base);
+      this.#opened(details, image, base);
     } catch (error) {
       if (opening === this.opening) this.#trouble(error.message);
     }
   }
 
-  /** The next (or previous) photograph. */
+  /** Open the next (or previous) image. */
   async go(step) {
     this.drawing.finish();
-    const next = await this.list.beside(this.rank ?? -1, step);
+    const next = await this.list.neighbour(this.rank ?? -1, step);
     if (next) await this.show(next);
-    else this.#say(step > 0 ? "This is the last photograph." : "This is the first photograph.");
+    else this.#say(step > 0 ? "This is the last image." : "This is the first image.");
   }
 
-  /** The next undecided photograph; the server knows which one that is, in however long a list. */
+  /** Open the next undecided image; the server finds it. */
   async nextUndecided() {
     this.drawing.finish();
-    const next = await this.list.undecided(this.rank ?? -1, ({ place, verdict }) => {
-      const waiting = this.saver.pending(place, "mask");
+    const next = await this.list.undecided(this.rank ?? -1, ({ index, verdict }) => {
+      const waiting = this.saver.pending(index, "mask");
       return !(waiting ? waiting.verdict : verdict);
     });
     if (next) await this.show(next);
-    else this.#say("No undecided photograph after this one.");
+    else this.#say("No undecided image after this one.");
   }
 
-  /** Accept the mask as it is, or as it was drawn. */
+  /** Accept the mask. */
   async accept() {
     const { open } = this;
     this.drawing.finish();
     if (!open?.mask) return;
     if (!open.start && !open.drawn) {
-      this.#say("There is no mask to accept: draw one, or take over a stage.");
+      this.#say("There is no mask to accept: draw one, or use a layer as the mask.");
       return;
     }
     if (open.verdict !== "accepted" && open.verdict !== "corrected") {
@@ -104,28 +104,28 @@ export class Review {
     await this.nextUndecided();
   }
 
-  /** Take the last decision about this photograph back; if there is none, the last one of all. */
+  /** Undo the last decision about this image; without one, the last decision of all. */
   async undecide() {
     this.drawing.finish();
     if (!this.open) return;
     if (!this.open.verdict) {
       const last = this.before.at(-1);
       if (!last) {
-        this.#say("Nothing is decided here.");
+        this.#say("There is no decision to undo.");
         return;
       }
-      const { place } = last;
-      await this.show(this.list.item(place) ?? { place, rank: last.rank });
-      if (this.open?.place !== place || !this.open.verdict) return;
+      const { index } = last;
+      await this.show(this.list.item(index) ?? { index, rank: last.rank });
+      if (this.open?.index !== index || !this.open.verdict) return;
     }
     const { open } = this;
-    const entry = this.before.findLast(({ place }) => place === open.place);
+    const entry = this.before.findLast(({ index }) => index === open.index);
     const last = entry ?? { verdict: null, pixels: null };
     const pixels = last.pixels ?? (await this.#runMask(open));
     if (open !== this.open) return;
-    this.drawing.finish(); // a stroke that was begun meanwhile is undone with the decision
+    this.drawing.finish(); // a stroke that began meanwhile is undone too
     const since = this.before.indexOf(entry);
-    this.before = this.before.filter(({ place }, index) => place !== open.place || index < since);
+    this.before = this.before.filter((each, number) => each.index !== open.index || number < since);
     if (pixels && open.mask) {
       open.mask.begin();
       open.mask.replace(pixels);
@@ -145,19 +145,19 @@ export class Review {
     this.#drawn(open.mask);
   }
 
-  /** Take over what is shown as the mask. */
+  /** Use the shown layer as the mask. */
   async takeOver() {
-    const { open } = this, { stage } = this.stages;
-    if (!open?.mask || !stage?.labels) return;
+    const { open } = this, { layer } = this.layers;
+    if (!open?.mask || !layer?.labels) return;
     try {
-      const { pixels } = await this.stages.whole();
+      const { pixels } = await this.layers.whole();
       if (open !== this.open) return;
       this.drawing.finish();
       open.mask.begin();
       open.mask.replace(pixels);
       if (open.mask.end() || !open.start) this.#drawn(open.mask);
-      this.stages.show("edit");
-      this.#say(`${stage.title} is the mask now.`);
+      this.layers.show("edit");
+      this.#say(`${layer.title} is the mask now.`);
     } catch (error) {
       this.#trouble(error.message);
     }
@@ -167,7 +167,7 @@ export class Review {
     const { open } = this;
     if (!open) return;
     this.panel.setTags([...open.own_tags]);
-    this.saver.tags(open.place, null);
+    this.saver.tags(open.index, null);
   }
 
   save() {
@@ -175,10 +175,10 @@ export class Review {
     this.saver.flush();
   }
 
-  /** The mask to begin with, of the server; without a correction that is there nothing is opened, to keep it safe. */
+  /** The initial mask. If a correction cannot be read, the image is not opened, so that it is not overwritten. */
   async #base(details) {
     try {
-      return details.start ? (await getMap(`/api/photos/${details.place}/labels/${details.start}`)).pixels : null;
+      return details.start ? (await getMap(`/api/images/${details.index}/labels/${details.start}`)).pixels : null;
     } catch (error) {
       if (details.start === "correction" || error.status !== 422) throw error;
       details.start = null;
@@ -187,30 +187,30 @@ export class Review {
     }
   }
 
-  /** The mask without any correction, for a decision that is taken back. */
+  /** The mask without a correction, for an undone decision. */
   async #runMask(open) {
-    const stage = open.stages.find(isMask);
-    open.start = stage?.name ?? null;
+    const layer = open.layers.find(isMask);
+    open.start = layer?.name ?? null;
     if (!open.mask) return null;
-    if (!stage) return new Uint8Array(open.mask.pixels.length);
-    return getMap(`/api/photos/${open.place}/labels/${stage.name}`).then(({ pixels }) => pixels, () => null);
+    if (!layer) return new Uint8Array(open.mask.pixels.length);
+    return getMap(`/api/images/${open.index}/labels/${layer.name}`).then(({ pixels }) => pixels, () => null);
   }
 
-  #opened(details, photo, base) {
+  #opened(details, image, base) {
     const [height, width] = details.size ?? [1, 1];
     const mask = details.size ? new Mask(width, height, base) : null;
-    const kept = details.start === "correction" ? base : null; // what a decision keeps; nobody changes it any more
+    const kept = details.start === "correction" ? base : null; // the stored mask; never modified
     this.open = { ...details, mask, kept, drawn: details.verdict === "corrected" };
     find("id").textContent = details.id;
     document.title = `${details.id} · ${this.title}`;
-    find("doubt").textContent = words(details.doubt);
+    find("ranked").textContent = rankedWords(details.ranked);
     find("unreadable").hidden = Boolean(mask);
     find("unreadable").textContent = details.fault ?? "";
-    for (const name of ["canvas", "stages", "zoom-buttons"]) find(name).hidden = !mask;
+    for (const name of ["canvas", "layers", "zoom-buttons"]) find(name).hidden = !mask;
     if (mask) {
-      this.view.open(photo, { width, height });
+      this.view.open(image, { width, height });
       this.panel.open(details.own_tags, details.tags, present(mask));
-      this.stages.open(details, photo, mask);
+      this.layers.open(details, image, mask);
     } else {
       this.view.clear();
       this.panel.open(details.own_tags, details.tags, []);
@@ -220,12 +220,12 @@ export class Review {
     try {
       history.replaceState(null, "", `#${encodeURIComponent(details.id)}`);
     } catch {
-      history.replaceState(null, "", "#"); // an ID that no address can hold
+      history.replaceState(null, "", "#"); // the ID cannot be encoded
     }
-    this.list.mark(details.place);
+    this.list.mark(details.index);
     const { open } = this;
-    this.list.beside(this.rank, 1).then((next) => {
-      if (open === this.open) this.list.mark(details.place); // the list may begin elsewhere now
+    this.list.neighbour(this.rank, 1).then((next) => {
+      if (open === this.open) this.list.mark(details.index); // the list may have been reloaded
       fetchAhead(next);
     }, () => {});
   }
@@ -242,44 +242,44 @@ export class Review {
   #maskChanged() {
     if (!this.open.mask) return;
     this.view.changed();
-    this.stages.redrawMask();
+    this.layers.redrawMask();
     this.panel.present = present(this.open.mask).filter((id) => id !== 0 && id !== 255);
     this.panel.draw();
   }
 
-  /** Decide, here and at the server. */
+  /** Set the verdict here and on the server. */
   #decide(verdict) {
     const { open } = this;
     open.verdict = verdict;
     open.kept = verdict === "accepted" || verdict === "corrected" ? open.mask.pixels.slice() : null;
-    if (open.kept) this.saver.mask(open.place, open.kept, verdict);
-    else this.saver.verdict(open.place, verdict);
-    this.list.update(open.place, { verdict });
+    if (open.kept) this.saver.mask(open.index, open.kept, verdict);
+    else this.saver.verdict(open.index, verdict);
+    this.list.update(open.index, { verdict });
     this.#verdictShown();
   }
 
-  /** Keep the decision as it is now, to come back to. */
+  /** Add the current decision to the undo history. */
   #remember() {
-    const { place, verdict, kept } = this.open;
-    this.before.push({ place, rank: this.rank, verdict, pixels: kept });
+    const { index, verdict, kept } = this.open;
+    this.before.push({ index, rank: this.rank, verdict, pixels: kept });
     let bytes = this.before.reduce((sum, { pixels }) => sum + (pixels?.length ?? 0), 0);
-    while (bytes > REMEMBERED && this.before.length > 1) bytes -= this.before.shift().pixels?.length ?? 0;
+    while (bytes > HISTORY && this.before.length > 1) bytes -= this.before.shift().pixels?.length ?? 0;
   }
 
   #tagged(tags) {
     const { open } = this;
     if (!open) return;
-    this.saver.tags(open.place, tags);
-    this.stages.refresh();
+    this.saver.tags(open.index, tags);
+    this.layers.refresh();
   }
 
-  #kept(place, said) {
-    const { counts, ...decision } = said;
-    if (this.saver.pending(place, "mask")) delete decision.verdict; // a newer one waits
-    if (this.saver.pending(place, "tags")) for (const name of ["tags", "other_tags"]) delete decision[name];
-    this.list.update(place, decision);
+  #stored(index, state) {
+    const { counts, ...decision } = state;
+    if (this.saver.pending(index, "mask")) delete decision.verdict; // a newer one is pending
+    if (this.saver.pending(index, "tags")) for (const name of ["tags", "other_tags"]) delete decision[name];
+    this.list.update(index, decision);
     this.#counted(counts);
-    if (this.open?.place === place) {
+    if (this.open?.index === index) {
       Object.assign(this.open, decision);
       this.#verdictShown();
     }
@@ -288,25 +288,25 @@ export class Review {
   #classChosen() {
     this.drawing.refresh();
     if (this.drawing.tool === "eraser") this.drawing.choose("brush");
-    if (this.stages.stage?.heats?.length) this.stages.refresh();
+    if (this.layers.layer?.heats?.length) this.layers.refresh();
   }
 
-  #stageShown(stage) {
-    find("take").disabled = !stage?.labels;
-    find("as").hidden = !stage?.heats?.length || !stage.labels;
+  #layerShown(layer) {
+    find("take").disabled = !layer?.labels;
+    find("as").hidden = !layer?.heats?.length || !layer.labels;
     for (const button of find("as").children) {
-      button.setAttribute("aria-pressed", String(this.stages.asHeat === (button.dataset.as === "heat")));
+      button.setAttribute("aria-pressed", String(this.layers.asHeat === (button.dataset.as === "heat")));
     }
-    find("heat-of").textContent = stage?.heats?.length ? ` of ${this.panel.name(this.stages.heatClass(stage))}` : "";
-    find("canvas").setAttribute("aria-label", `${this.open?.id ?? ""}: ${stage?.title ?? ""}`);
+    find("heat-of").textContent = layer?.heats?.length ? ` of ${this.panel.name(this.layers.heatClass(layer))}` : "";
+    find("canvas").setAttribute("aria-label", `${this.open?.id ?? ""}: ${layer?.title ?? ""}`);
   }
 
   async listChanged() {
     const first = this.list.items[0];
-    const same = this.open && this.list.item(this.open.place);
+    const same = this.open && this.list.item(this.open.index);
     if (same) {
       this.rank = same.rank;
-      this.list.mark(same.place);
+      this.list.mark(same.index);
     } else if (first) {
       await this.show(first);
     } else {
@@ -331,7 +331,7 @@ export class Review {
     find("progress").querySelector("i").style.width = `${(100 * decided) / Math.max(1, this.total)}%`;
   }
 
-  #told(state, message = "") {
+  #savingShown(state, message = "") {
     const words = { waiting: "Saving …", saving: "Saving …", saved: "All saved", failed: "Not saved" };
     find("saving").textContent = words[state];
     find("saving").dataset.state = state;
@@ -340,7 +340,7 @@ export class Review {
     find("fault").querySelector("p").textContent = message;
   }
 
-  /** What is wrong with the photograph that is open, or could not be fetched. */
+  /** Show an error about the open image. */
   #trouble(message) {
     find("trouble").hidden = !message;
     find("trouble").textContent = message;
@@ -355,7 +355,7 @@ export class Review {
   }
 }
 
-/** Put what waits to be saved in the place of what the server said; the mask that waits, if one does. */
+/** Replace the details by pending changes; returns the pending mask, if any. */
 function prefer(details, mask, tags) {
   if (tags) {
     details.tags = tags.body.tags ?? [...details.own_tags];
@@ -364,24 +364,24 @@ function prefer(details, mask, tags) {
   if (!mask) return null;
   const drawn = mask.body instanceof Uint8Array;
   details.verdict = mask.verdict;
-  details.start = drawn ? "correction" : details.stages.find(isMask)?.name ?? null;
+  details.start = drawn ? "correction" : details.layers.find(isMask)?.name ?? null;
   return drawn ? mask.body : null;
 }
 
-/** Whether a stage gives masks: that of the run, or a prediction. */
+/** Whether a layer has masks: that of the run, or a prediction. */
 function isMask({ name }) {
   return !name.startsWith("cam-") && name !== "seeds";
 }
 
-/** What the ranking says, as a line. */
-function words(doubt) {
-  if (!doubt) return "";
-  return [`confidence ${doubt.confidence.toFixed(2)}`, doubt.class_name, doubt.reason].filter(Boolean).join(" · ");
+/** The confidence of the image, its least certain class and the reason. */
+function rankedWords(ranked) {
+  if (!ranked) return "";
+  return [`confidence ${ranked.confidence.toFixed(2)}`, ranked.class_name, ranked.reason].filter(Boolean).join(" · ");
 }
 
-/** Have the next picture at hand. */
+/** Preload the next picture. */
 function fetchAhead(item) {
-  if (item) new Image().src = jpeg(item.place, "picture");
+  if (item) new Image().src = jpeg(item.index, "picture");
 }
 
 /** The classes in a mask. */
@@ -391,9 +391,9 @@ function present(mask) {
   return [...seen.keys()].filter((value) => seen[value]);
 }
 
-async function picture(place) {
+async function picture(index) {
   const image = new Image();
-  image.src = jpeg(place, "picture");
+  image.src = jpeg(index, "picture");
   await image.decode();
   return image;
 }

@@ -1,18 +1,18 @@
-// The canvas: the photograph with labels or heat over it, zoomed and moved, drawn for the pixels of the screen alone.
+// The canvas: the image with labels or a heat map over it, at screen resolution.
 
 import { IGNORED } from "./mask.js";
 
 const OUTLINE = 0xebffffff; // ABGR: white, nearly opaque
 const HATCH = [0xc8e1e1e1, 0x96787878];
-const FINEST = 64; // screen pixels of one pixel of the mask, at most
+const FINEST = 64; // maximum screen pixels per mask pixel
 
-/** `#rrggbb` as ABGR, which is how a canvas has its bytes. */
+/** `#rrggbb` as ABGR, the byte order of a canvas. */
 export function packed(colour, alpha) {
   const value = parseInt(colour.slice(1), 16);
   return ((alpha << 24) | ((value & 255) << 16) | (value & 0xff00) | (value >> 16)) >>> 0;
 }
 
-/** Paint labels into ABGR pixels of a part of the screen; `scale` and `origin` say where the labels lie there. */
+/** Paint labels into the ABGR pixels of a screen box; `scale` and `origin` place the labels on the screen. */
 export function paintLabels(target, box, map, scale, origin, colours, opacity) {
   const width = box.right - box.left;
   const columns = new Int32Array(width);
@@ -49,23 +49,23 @@ export class View {
     new ResizeObserver(() => this.#resized()).observe(canvas.parentElement);
   }
 
-  /** Show nothing. */
+  /** Clear the canvas. */
   clear() {
-    this.photo = this.map = this.heat = this.brush = null;
+    this.image = this.map = this.heat = this.brush = null;
     this.size = { width: 1, height: 1 };
     this.scale = 1;
     this.origin = { x: 0, y: 0 };
     this.changed();
   }
 
-  /** Show a photograph, `size` pixels large, whatever size its picture has. */
-  open(photo, size) {
-    this.photo = photo;
+  /** Show an image of `size` pixels; its picture may be reduced. */
+  open(image, size) {
+    this.image = image;
     this.size = size;
     this.fit();
   }
 
-  /** What lies over the photograph: labels (`map`), heat (a canvas), or nothing. */
+  /** Set the overlay: labels (`map`), a heat map (a canvas), or none. */
   lay({ map = null, heat = null } = {}) {
     this.map = map;
     this.heat = heat;
@@ -84,18 +84,18 @@ export class View {
     this.setColours(this.classes);
   }
 
-  /** Draw at the next frame; labels anew. */
+  /** Redraw at the next frame, with the labels. */
   changed() {
     this.stale = true;
     this.redraw();
   }
 
-  /** Draw at the next frame; labels as they were. */
+  /** Redraw at the next frame, with cached labels. */
   redraw() {
     this.frame ??= requestAnimationFrame(() => this.#draw());
   }
 
-  /** Hide what lies over the photograph, for as long as a key is held. */
+  /** Hide the overlay while a key is pressed. */
   hide(hidden) {
     if (hidden === this.hidden) return;
     this.hidden = hidden;
@@ -112,7 +112,7 @@ export class View {
     this.changed();
   }
 
-  /** Zoom by a factor; the point (of the screen, the middle if not given) stays where it is. */
+  /** Zoom by a factor around a point of the screen, by default the centre. */
   zoom(factor, at = { x: this.canvas.width / 2, y: this.canvas.height / 2 }) {
     const scale = Math.min(FINEST, Math.max(this.least / 2, this.scale * factor)), ratio = scale / this.scale;
     this.origin = { x: at.x - (at.x - this.origin.x) * ratio, y: at.y - (at.y - this.origin.y) * ratio };
@@ -134,14 +134,14 @@ export class View {
     return { x: (event.clientX - box.left) * devicePixelRatio, y: (event.clientY - box.top) * devicePixelRatio };
   }
 
-  /** The pixel of the mask at a point of the screen; may lie outside. */
+  /** The mask pixel at a point of the screen; may be outside. */
   pixel(point) {
     return {
       x: Math.floor((point.x - this.origin.x) / this.scale), y: Math.floor((point.y - this.origin.y) / this.scale),
     };
   }
 
-  /** Bring a pixel of the mask into sight. */
+  /** Move the view so that a mask pixel is visible. */
   reveal({ x, y }) {
     const at = { x: this.origin.x + (x + 0.5) * this.scale, y: this.origin.y + (y + 0.5) * this.scale };
     const dx = Math.max(0, 20 - at.x) + Math.min(0, this.canvas.width - 20 - at.x);
@@ -163,10 +163,10 @@ export class View {
     this.zoomed?.(this.scale / devicePixelRatio);
     const { context, scale, origin, size } = this, [width, height] = [size.width * scale, size.height * scale];
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
-    if (!this.photo) return;
+    if (!this.image) return;
     context.imageSmoothingEnabled = scale < 2;
     context.imageSmoothingQuality = "high";
-    context.drawImage(this.photo, origin.x, origin.y, width, height);
+    context.drawImage(this.image, origin.x, origin.y, width, height);
     if (this.heat && !this.hidden) {
       context.save();
       context.imageSmoothingEnabled = true;
@@ -190,7 +190,7 @@ export class View {
     if (this.stale || over.width !== width || over.height !== height) {
       [over.width, over.height] = [width, height];
       const pixels = new ImageData(width, height);
-      // A map may be smaller than the photograph: CAMs are.
+      // A map may be smaller than the image.
       const finer = (scale * size.width) / this.map.width;
       paintLabels(new Uint32Array(pixels.data.buffer), box, this.map, finer, origin, this.colours, this.opacity);
       over.getContext("2d").putImageData(pixels, 0, 0);

@@ -1,14 +1,14 @@
-// The strip of stages below the photograph: each small, the chosen one large.
+// The strip of layers below the image; the selected layer is shown large.
 
 import { getMap } from "./api.js";
 import { element } from "./elements.js";
 import { paintLabels, packed } from "./view.js";
 
-const SMALL = 132, SIDE = 192; // pixels of a small picture; of the labels that are asked for it
-const LARGE = 1600; // of labels that are only looked at
+const SMALL = 132, SIDE = 192; // pixels of a small picture, and of its labels
+const LARGE = 1600; // of labels for viewing
 
-export class Stages {
-  /** `shown()` hears that another stage is large. */
+export class Layers {
+  /** `shown(layer)` is called when another layer is shown large. */
   constructor(view, panel, heatColours, shown) {
     this.view = view;
     this.panel = panel;
@@ -16,45 +16,45 @@ export class Stages {
     this.shown = shown;
     this.current = "edit";
     this.asHeat = false;
-    this.strip = document.getElementById("stages");
+    this.strip = document.getElementById("layers");
   }
 
-  /** A photograph, its picture and its mask. */
-  open(details, photo, mask) {
-    Object.assign(this, { details, photo, mask, maps: new Map() });
+  /** Show the layers of an image. */
+  open(details, image, mask) {
+    Object.assign(this, { details, image, mask, maps: new Map() });
     this.list = [
-      { name: "photo", title: "Photograph" }, { name: "edit", title: "Your mask" }, ...details.stages,
+      { name: "image", title: "Image" }, { name: "edit", title: "Your mask" }, ...details.layers,
     ];
     if (!this.list.some(({ name }) => name === this.current)) this.current = "edit";
-    this.strip.replaceChildren(...this.list.map((stage) => this.#button(stage)));
+    this.strip.replaceChildren(...this.list.map((layer) => this.#button(layer)));
     this.show(this.current);
   }
 
-  get stage() {
+  get layer() {
     return this.list?.find(({ name }) => name === this.current);
   }
 
   step(by) {
-    const place = this.list.findIndex(({ name }) => name === this.current);
-    this.show(this.list[(place + by + this.list.length) % this.list.length].name);
+    const index = this.list.findIndex(({ name }) => name === this.current);
+    this.show(this.list[(index + by + this.list.length) % this.list.length].name);
   }
 
-  /** Show a stage large. */
+  /** Show a layer large. */
   async show(name) {
     this.current = name;
     for (const button of this.strip.children) {
-      button.setAttribute("aria-pressed", String(button.dataset.stage === name));
+      button.setAttribute("aria-pressed", String(button.dataset.layer === name));
     }
     const { details } = this;
-    const stage = this.stage;
-    this.shown(stage);
-    if (name === "edit" || name === "photo") {
+    const layer = this.layer;
+    this.shown(layer);
+    if (name === "edit" || name === "image") {
       this.view.lay(name === "edit" ? { map: this.mask } : {});
       return;
     }
-    const id = stage.labels && !this.asHeat ? null : this.heatClass(stage);
+    const id = layer.labels && !this.asHeat ? null : this.heatClass(layer);
     try {
-      const laid = id !== null ? { heat: await this.#heat(stage, id) } : { map: await this.#labels(stage, LARGE) };
+      const laid = id !== null ? { heat: await this.#heat(layer, id) } : { map: await this.#labels(layer, LARGE) };
       if (details === this.details && name === this.current) this.view.lay(laid);
     } catch (error) {
       if (details === this.details && name === this.current) {
@@ -64,49 +64,49 @@ export class Stages {
     }
   }
 
-  /** CAMs as heat of the chosen class, or as regions. */
+  /** Show CAMs as a heat map of the selected class, or as regions. */
   setHeat(asHeat) {
     this.asHeat = asHeat;
     this.refresh();
   }
 
-  /** Show the chosen stage again, with another class or in another way. */
+  /** Show the selected layer again after a change. */
   refresh() {
     if (this.list) this.show(this.current);
   }
 
-  /** The labels of the stage that is large, as large as the photograph. */
+  /** The labels of the selected layer at the size of the image. */
   whole() {
-    return this.#labels(this.stage, null);
+    return this.#labels(this.layer, null);
   }
 
-  /** Draw the small picture of the mask anew. */
+  /** Redraw the small picture of the mask. */
   redrawMask() {
-    const canvas = this.strip.querySelector("[data-stage=edit] canvas");
+    const canvas = this.strip.querySelector("[data-layer=edit] canvas");
     if (canvas) this.#drawSmall(canvas, { map: this.mask });
   }
 
-  /** Which class's heat is shown of a stage: that of the brush, else the first; null where it has none. */
-  heatClass(stage) {
-    if (!stage.heats.length) return null;
+  /** The class of a layer's heat map: that of the brush, otherwise the first; null without heat maps. */
+  heatClass(layer) {
+    if (!layer.heats.length) return null;
     const { chosen } = this.panel;
-    return stage.heats.includes(chosen) ? chosen : stage.heats.find((id) => id > 0) ?? stage.heats[0];
+    return layer.heats.includes(chosen) ? chosen : layer.heats.find((id) => id > 0) ?? layer.heats[0];
   }
 
-  async #labels(stage, side) {
+  async #labels(layer, side) {
     const { width, height } = this.mask;
     const whole = side === null || side >= Math.max(width, height);
-    return this.#kept(`${stage.name} ${whole ? "" : side}`, () =>
-      getMap(`/api/photos/${this.details.place}/labels/${stage.name}${whole ? "" : `?side=${side}`}`));
+    return this.#cached(`${layer.name} ${whole ? "" : side}`, () =>
+      getMap(`/api/images/${this.details.index}/labels/${layer.name}${whole ? "" : `?side=${side}`}`));
   }
 
-  async #heat(stage, id) {
-    return this.#kept(`${stage.name} heat ${id}`, async () =>
-      this.#heatPicture(await getMap(`/api/photos/${this.details.place}/heat/${stage.name}/${id}`)));
+  async #heat(layer, id) {
+    return this.#cached(`${layer.name} heat ${id}`, async () =>
+      this.#heatPicture(await getMap(`/api/images/${this.details.index}/heat/${layer.name}/${id}`)));
   }
 
-  /** An answer that is asked for once. */
-  #kept(key, ask) {
+  /** Request an answer once and cache it. */
+  #cached(key, ask) {
     if (!this.maps.has(key)) {
       const asked = ask();
       const { maps } = this;
@@ -121,35 +121,35 @@ export class Stages {
     const data = new ImageData(width, height);
     const target = new Uint32Array(data.data.buffer);
     const colours = this.scale.map((colour, value) => packed(colour, Math.min(255, value * 4)));
-    for (let place = 0; place < pixels.length; place++) target[place] = colours[pixels[place]];
+    for (let index = 0; index < pixels.length; index++) target[index] = colours[pixels[index]];
     picture.getContext("2d").putImageData(data, 0, 0);
     return picture;
   }
 
-  #button(stage) {
+  #button(layer) {
     const button = element("button", { type: "button" });
-    button.dataset.stage = stage.name;
+    button.dataset.layer = layer.name;
     const { width, height } = this.mask, factor = SMALL / Math.max(width, height);
     const canvas = element("canvas", {
       width: Math.max(1, Math.round(width * factor)), height: Math.max(1, Math.round(height * factor)),
     });
-    button.append(canvas, element("span", { textContent: stage.title }));
-    button.addEventListener("click", () => this.show(stage.name));
-    this.#fillSmall(canvas, stage);
+    button.append(canvas, element("span", { textContent: layer.title }));
+    button.addEventListener("click", () => this.show(layer.name));
+    this.#fillSmall(canvas, layer);
     return button;
   }
 
-  async #fillSmall(canvas, stage) {
-    if (stage.name === "photo" || stage.name === "edit") {
-      this.#drawSmall(canvas, stage.name === "edit" ? { map: this.mask } : {});
+  async #fillSmall(canvas, layer) {
+    if (layer.name === "image" || layer.name === "edit") {
+      this.#drawSmall(canvas, layer.name === "edit" ? { map: this.mask } : {});
       return;
     }
     this.#drawSmall(canvas, {});
     try {
-      const id = stage.labels ? null : stage.heats.find((each) => each > 0) ?? stage.heats[0];
+      const id = layer.labels ? null : layer.heats.find((each) => each > 0) ?? layer.heats[0];
       if (id === undefined) return;
-      if (id === null) this.#drawSmall(canvas, { map: await this.#labels(stage, SIDE) });
-      else this.#drawSmall(canvas, { heat: await this.#heat(stage, id) });
+      if (id === null) this.#drawSmall(canvas, { map: await this.#labels(layer, SIDE) });
+      else this.#drawSmall(canvas, { heat: await this.#heat(layer, id) });
     } catch {
       canvas.parentElement?.append(element("span", { className: "remark", textContent: "cannot be read" }));
     }
@@ -157,7 +157,7 @@ export class Stages {
 
   #drawSmall(canvas, { map = null, heat = null }) {
     const context = canvas.getContext("2d"), { width, height } = canvas;
-    context.drawImage(this.photo, 0, 0, width, height);
+    context.drawImage(this.image, 0, 0, width, height);
     if (heat) {
       context.globalAlpha = 0.7;
       context.drawImage(heat, 0, 0, width, height);
