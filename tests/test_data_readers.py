@@ -275,8 +275,8 @@ def test_folders(tmp_path: Path) -> None:
     touch(tmp_path, *names)
     images = open_images(DataSettings(root=tmp_path, masks=tmp_path / "m"))
     assert named(images) == {"cat/a": ["cat"], "cat/in/a": ["cat"], "dog/a": ["dog"]}
-    assert images.by_id("cat/a").mask == tmp_path / "m/cat/a.png"
-    assert images.by_id("dog/a").mask is None
+    assert images.by_id("cat/a").truth == tmp_path / "m/cat/a.png"
+    assert images.by_id("dog/a").truth is None
 
 
 @pytest.mark.parametrize(
@@ -370,14 +370,14 @@ def test_voc_masks_prefer_the_augmented_ones(tmp_path: Path) -> None:
     root = voc_root(tmp_path)
     settings = DataSettings(root=root)
     (root / "SegmentationClassAug" / "2007_000002.png").unlink()
-    masks = {item.id: item.mask and item.mask.parent.name for item in open_images(settings).items}
+    masks = {item.id: item.truth and item.truth.parent.name for item in open_images(settings).items}
     assert masks == {
         "2007_000001": "SegmentationClassAug",
         "2007_000002": "SegmentationClass",
         "2008_000003": "SegmentationClassAug",
     }
     settings.masks = root / "SegmentationClass"
-    assert open_images(settings).by_id("2008_000003").mask is None
+    assert open_images(settings).by_id("2008_000003").truth is None
 
 
 @pytest.mark.parametrize("key", ["{}", "JPEGImages/{}.jpg", "{}.jpg", "/JPEGImages/{}.jpg"])
@@ -462,7 +462,7 @@ def test_real_voc_root(real_data: Path) -> None:
     settings = DataSettings(kind="voc", root=root, tags=root / "tags.csv", split="train")
     train, val = open_images(settings), open_images(settings, split="val")
     assert (len(train), len(val), len(open_images(settings, split="train_aug"))) == (437, 220, 1200)
-    assert all(item.tags and item.mask and item.mask.parent.name == "SegmentationClass" for item in train.items)
+    assert all(item.tags and item.truth and item.truth.parent.name == "SegmentationClass" for item in train.items)
     assert not {item.id for item in train.items} & {item.id for item in val.items}
     counts = train.tag_matrix().sum(0)
     assert [train.classes[column] for column in np.argsort(-counts)[:2]] == ["cat", "dog"]
@@ -471,8 +471,8 @@ def test_real_voc_root(real_data: Path) -> None:
 def test_a_image_is_a_value() -> None:
     path = "/data/pets/cat/one.jpg"
     item = ImageItem("cat/one", Path(path), (1, 2), Path("masks/cat/one.png"))
-    assert (item.path, item.mask) == (Path(path), Path("masks/cat/one.png"))
+    assert (item.path, item.truth) == (Path(path), Path("masks/cat/one.png"))
     assert pickle.loads(pickle.dumps(item)) == item == replace(item) and hash(item) == hash(replace(item))
-    assert replace(item, truth=None) == ImageItem("cat/one", Path(path), (1, 2)) != item
+    assert replace(item, truth_file=None) == ImageItem("cat/one", Path(path), (1, 2)) != item
     with pytest.raises(FrozenInstanceError):
         item.id = "dog"  # type: ignore[misc]

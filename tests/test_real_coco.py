@@ -185,7 +185,8 @@ CASES: dict[str, Case] = {
     "shift-jis": encoded("ねこ", "shift_jis", "Shift_JIS"),
     "latin-1": encoded("é", "iso-8859-1"),
     "not-as-declared": case(
-        voc({"Annotations/a.xml": xml("é", "iso-8859-1", "gbk")}, "a"), ("bad-annotation", "could not be read as XML")
+        voc({"Annotations/a.xml": xml("é", "iso-8859-1", "gbk")}, "a"),
+        ("bad-annotation", "could not be read as XML"),
     ),
     "main-lists": case(voc({"ImageSets/Main/train.txt": "a\n"} | CAT_XML, "a", "b"), A),
     "lists-of-classes-are-no-splits": case(
@@ -249,7 +250,7 @@ def test_polygons_are_painted_alike_however_they_are_written(segmentation: Any, 
     expected[2:12, 2:12] = 1
     (item,) = truth(DataSettings(root=tmp_path)).items
     assert item.id == "a"
-    assert np.array_equal(read_mask(item.mask or Path()), expected)
+    assert np.array_equal(read_mask(item.truth or Path()), expected)
 
 
 # Our own exports
@@ -308,7 +309,7 @@ def test_an_export_is_read_again(name: str, way: str, images: Path, tmp_path: Pa
             assert [again.classes[tag - 1] for tag in item.tags] == [item.id.partition("/")[0]]
             original = next(images.glob(f"{item.id}.*g"))
             assert item.path.read_bytes() == original.read_bytes()
-            assert np.array_equal(read_mask(item.mask or Path()), mask_of(IDS.index(item.id)))
+            assert np.array_equal(read_mask(item.truth or Path()), mask_of(IDS.index(item.id)))
         assert survey(DataSettings(root=out)).problems == ()
         second = [str(out / "SegmentationClass"), "--data.root", str(out), "--data.split", split]
         assert main(["export", name, *second, "--images", "copy", "--out", str(tmp_path / f"{kind}-again")]) == 0

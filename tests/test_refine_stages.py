@@ -17,7 +17,7 @@ from run_tiny import figures, files_of, run, words
 from tag2mask.cli import main
 from tag2mask.data import AugmentSettings, DataSettings, ImageError, open_images, read_mask, write_mask
 from tag2mask.data.cam_files import read_cam, write_cam
-from tag2mask.data.loading.samples import LabelledSet
+from tag2mask.data.loading.datasets import LabelledSet
 from tag2mask.networks import load_network, read_network_info
 from tag2mask.networks.checkpoint import NetworkFileError, load_edge_network
 from tag2mask.refine.crf import CrfSettings, dense_crf

@@ -37,7 +37,7 @@ AGREE = 0.5
 """Share of tags that their masks must hold, and of masks that may hold unknown ids; real sets have 0.99, 0. Ours."""
 
 FITS = 0.6
-"""Intersection over union, counted in images, from which a value is taken for a class in an advice. Ours."""
+"""Intersection over union, counted in images, from which a value is taken for a class in an likely_cause. Ours."""
 
 _WORDS = {"background": 0, "ignore": IGNORED}
 
@@ -212,14 +212,14 @@ class TruthCounts:
 def count_truth(images: "ImageSet") -> TruthCounts:
     """Open the masks of up to `SAMPLE` images; those that cannot be read are left out."""
     counts = TruthCounts(images.classes)
-    masked = images.items.where(lambda item: item.mask is not None)
+    masked = images.items.filter(lambda item: item.truth is not None)
     if len(masked) > SAMPLE:
-        masked = masked.at(np.linspace(0, len(masked) - 1, SAMPLE).astype(np.intp))
+        masked = masked.take(np.linspace(0, len(masked) - 1, SAMPLE).astype(np.intp))
 
     def values(item: ImageItem) -> tuple[ImageItem, list[int]]:
         try:
             any_kind = bool(images.mask_values)
-            mask = read_mask(item.mask or Path(), pixel_limit=images.pixel_limit, any_kind=any_kind)
+            mask = read_mask(item.truth or Path(), pixel_limit=images.pixel_limit, any_kind=any_kind)
             mask = images.mask_values.apply(mask, item.tags)
         except (MaskError, ValueError):
             return item, []
@@ -248,7 +248,7 @@ def truth_problems(counts: TruthCounts, subject: str, *, painted: bool = False) 
     stray = f"{len(counts.strays)} of {counts.images} masks hold ids that are not a tag of their image"
     if counts.are_wrong:
         ids = first_five(f"{number} {name}" for number, name in enumerate(counts.classes, 1))
-        message = f"ground truth and tags do not fit: {held}; {stray}. {advice(counts, painted)[0]} Ids: {ids}"
+        message = f"ground truth and tags do not fit: {held}; {stray}. {likely_cause(counts, painted)[0]} Ids: {ids}"
         yield error("truth-tags", subject, message)
         return
     if lacking:
@@ -258,7 +258,7 @@ def truth_problems(counts: TruthCounts, subject: str, *, painted: bool = False) 
         yield warning("truth-tags", subject, f"{stray}: {named}; add the tags, or correct the masks")
 
 
-def advice(counts: TruthCounts, painted: bool = False) -> tuple[str, bool]:
+def likely_cause(counts: TruthCounts, painted: bool = False) -> tuple[str, bool]:
     """The likely cause and its remedy as a sentence, and whether the values themselves show that they are no ids."""
     values = np.flatnonzero(counts.holding).tolist()
     classes = len(counts.classes)

@@ -14,14 +14,14 @@ from tag2mask.core.files import write_bytes
 from tag2mask.core.provenance import PNG_KEY, PREDICTION_KEY
 from tag2mask.data.decoding import decode, opened, upright_size
 from tag2mask.data.pixel_formats import Intensity, read_rgb
-from tag2mask.data.problems import Fault
 from tag2mask.data.problems import ImageError as ImageError
 from tag2mask.data.problems import MaskError as MaskError
+from tag2mask.data.problems import ProblemKind
 from tag2mask.data.settings import PIXEL_LIMIT as PIXEL_LIMIT
 
 IGNORED = 255  # the ignore index of masks
 
-MASK_FAULTS: dict[Fault, Fault] = {"missing-image": "missing-mask", "not-an-image": "mask-format"}
+MASK_FAULTS: dict[ProblemKind, ProblemKind] = {"missing-image": "missing-mask", "not-an-image": "mask-format"}
 
 
 def read_image(

@@ -10,7 +10,7 @@ from tag2mask.core.errors import Tag2maskError, UsageError, printable
 Level = Literal["error", "warning"]
 
 # fmt: off
-Fault = Literal[
+ProblemKind = Literal[
     # the settings, and what they name
     "bad-root", "bad-split", "bad-classes", "no-images",
     # the tags
@@ -48,7 +48,7 @@ class Problem:
     """
 
     level: Level
-    kind: Fault
+    kind: ProblemKind
     subject: str
     message: str
 
@@ -66,14 +66,14 @@ class ImageError(Tag2maskError):
         reason: the message without the name of the file.
     """
 
-    def __init__(self, message: str, *, kind: Fault = "unreadable-image", reason: str | None = None) -> None:
+    def __init__(self, message: str, *, kind: ProblemKind = "unreadable-image", reason: str | None = None) -> None:
         """Keep the message, the kind and the reason."""
         super().__init__(message)
-        self.kind: Fault = kind
+        self.kind: ProblemKind = kind
         self.reason = message if reason is None else reason
 
     @classmethod
-    def about(cls, path: Path, kind: Fault, reason: str) -> Self:
+    def about(cls, path: Path, kind: ProblemKind, reason: str) -> Self:
         """An error about a file."""
         return cls(one_line(f"{path}: {reason}"), kind=kind, reason=one_line(reason))
 
@@ -82,12 +82,12 @@ class MaskError(ImageError):
     """A mask that cannot be used; the message names it, the rule and the remedy."""
 
 
-def error(kind: Fault, subject: str, message: str) -> Problem:
+def error(kind: ProblemKind, subject: str, message: str) -> Problem:
     """A problem that makes the data set unusable."""
     return Problem("error", kind, one_line(subject), one_line(message))
 
 
-def warning(kind: Fault, subject: str, message: str) -> Problem:
+def warning(kind: ProblemKind, subject: str, message: str) -> Problem:
     """A problem that leaves the data set usable."""
     return Problem("warning", kind, one_line(subject), one_line(message))
 
@@ -99,7 +99,7 @@ def one_line(text: str) -> str:
 
 def grouped_lines(problems: Iterable[Problem], shown: int) -> list[str]:
     """One line per problem, grouped by kind: at most ``shown`` of a kind, then a count of the rest."""
-    groups: dict[Fault, list[Problem]] = {}
+    groups: dict[ProblemKind, list[Problem]] = {}
     for problem in problems:
         groups.setdefault(problem.kind, []).append(problem)
     lines: list[str] = []

@@ -78,7 +78,7 @@ def rank(run: Path, images: ImageSet, settings: ReportSettings, notice: Notice) 
     Images with ground truth come first, ascending by the mIoU of their mask; then the others, by confidence.
     """
     decided = images.decided
-    available = images.items.where(lambda item: decided.has_mask(item.id) or _has_output(run, item))
+    available = images.items.filter(lambda item: decided.has_mask(item.id) or _has_output(run, item))
     candidates = _evenly(available, RANKED)
     ranked = sorted((_ranked(run, item, images, notice) for item in candidates), key=_order)
     shown = _evenly(ranked, settings.images)
@@ -186,7 +186,7 @@ def _ranked(run: Path, item: ImageItem, images: ImageSet, notice: Notice) -> Ran
 def _miou(run: Path, item: ImageItem, images: ImageSet, cam: CamFile | None) -> float | None:
     """The mIoU of an image's mask, or else of its CAMs with background."""
     classes, mask = len(images.classes), mask_path(run, item)
-    if item.mask is None or not item.mask.is_file():
+    if item.truth is None or not item.truth.is_file():
         return None
     if mask.is_file():
         truth = images.read_truth(item)

@@ -70,7 +70,7 @@ def require_cams(config: Config, run: RunFolder, ahead: Ahead) -> None:
 
 def stale(items: Images, cams: Path, targets: Path) -> Images:
     """The images whose file ID.png in ``targets`` is missing, damaged, or made from other CAMs or tags."""
-    return items.where(partial(is_stale, cams, targets))
+    return items.filter(partial(is_stale, cams, targets))
 
 
 def is_stale(cams: Path, targets: Path, item: ImageItem) -> bool:
@@ -104,7 +104,7 @@ def current_items(items: Images, cams: Path, result: StageResult) -> Images:
             continue
         others.add(item.id)
         result.failed[item.id] = f"{item.id}: {changed}; run `tag2mask cams` first"
-    return items.where(lambda item: item.id not in others) if others else items
+    return items.filter(lambda item: item.id not in others) if others else items
 
 
 def shard_of(items: Images, config: Config, result: StageResult, *, damaged: Mapping[str, str] | None = None) -> Images:
@@ -117,7 +117,7 @@ def shard_of(items: Images, config: Config, result: StageResult, *, damaged: Map
         damaged: images that are left out, by ID; which shard the others belong to does not depend on them.
     """
     mine = items if config.shard is None else sized_batches(items, config, result).all_items()
-    return mine.where(lambda item: item.id not in damaged) if damaged else mine
+    return mine.filter(lambda item: item.id not in damaged) if damaged else mine
 
 
 def read_refinables(

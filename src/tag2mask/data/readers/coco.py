@@ -20,9 +20,9 @@ from tag2mask.data.classes import did_you_mean
 from tag2mask.data.problems import Problem, error, warning
 from tag2mask.data.readers.coco_index import Index, read_index
 from tag2mask.data.readers.entries import Entry
-from tag2mask.data.readers.image_paths import IMAGES, ImagePlaces, Place
-from tag2mask.data.readers.rasterise import Painting
-from tag2mask.data.readers.scan import Listing, file_names, mask_places
+from tag2mask.data.readers.image_paths import IMAGES, ImageLocation, ImageLocator
+from tag2mask.data.readers.rasterise import Rasterisation
+from tag2mask.data.readers.scan import Listing, file_names, mask_locations
 from tag2mask.data.readers.table import TableTags
 from tag2mask.data.settings import DataSettings
 
@@ -69,7 +69,7 @@ def read_coco(settings: DataSettings, root: Path, split: str | None) -> Listing:
     of images are not, if others have one.
     """
     folder = settings.masks or root / MASKS
-    listing = Listing("coco", root, official=True, masks=mask_places(folder)[:1])
+    listing = Listing("coco", root, official=True, masks=mask_locations(folder)[:1])
     files = annotation_files(root)
     wanted = _wanted(files, split)
     if isinstance(wanted, Problem):
@@ -84,7 +84,7 @@ def read_coco(settings: DataSettings, root: Path, split: str | None) -> Listing:
     listing.splits = {name: int(index.tags.any(1).sum()) for name, index in indexes.items()}
     listing.problems += _class_problems(indexes)
     listing.names = _classes(wanted, indexes, listing)
-    places = {name: list(map(ImagePlaces(files[name]).find, index.names)) for name, index in indexes.items()}
+    places = {name: list(map(ImageLocator(files[name]).find, index.names)) for name, index in indexes.items()}
     tags = _table(settings, listing, {name: places[name] for name in wanted})
     sizes: dict[str, tuple[int, int]] = {}
     for name in wanted:
@@ -96,7 +96,7 @@ def read_coco(settings: DataSettings, root: Path, split: str | None) -> Listing:
         elif missing := list(entries):
             listing.problems.append(_no_images(name, missing))
     sources = {files[name]: indexes[name].digest for name in wanted}
-    listing.painting = Painting(folder, settings.crowd, sources, sizes)
+    listing.rasterisation = Rasterisation(folder, settings.crowd, sources, sizes)
     return listing
 
 
@@ -129,7 +129,7 @@ def _read_with(wanted: list[str], files: dict[str, Path], root: Path) -> list[st
     return [name for name in files if name in wanted or name in own or not own]
 
 
-def _table(settings: DataSettings, listing: Listing, places: dict[str, list[Place]]) -> TableTags | None:
+def _table(settings: DataSettings, listing: Listing, places: dict[str, list[ImageLocation]]) -> TableTags | None:
     """The tags table, if one is given and has a sound line."""
     if settings.tags is None:
         return None
@@ -143,7 +143,7 @@ def _entries(
     listing: Listing,
     split: str,
     index: Index,
-    places: list[Place],
+    places: list[ImageLocation],
     table: TableTags | None,
     sizes: dict[str, tuple[int, int]],
 ) -> Iterator[Entry]:
@@ -196,7 +196,7 @@ def _classes(wanted: list[str], indexes: dict[str, Index], listing: Listing) -> 
 
 
 def _split_problems(
-    split: str, wanted: list[str], indexes: dict[str, Index], places: dict[str, list[Place]]
+    split: str, wanted: list[str], indexes: dict[str, Index], places: dict[str, list[ImageLocation]]
 ) -> Iterator[Problem]:
     """Images that other splits have too, and differences from COCO's own file."""
     subject, index = _subject(split), indexes[split]

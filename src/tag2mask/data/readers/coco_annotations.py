@@ -14,7 +14,7 @@ from tag2mask.data.file_names import nfc
 from tag2mask.data.images import image_size
 from tag2mask.data.problems import ImageError, Problem, error, errors_of, one_line, warning
 from tag2mask.data.readers.coco_rle import Size, as_polygons, is_void, segmentation_fault, shares
-from tag2mask.data.readers.image_paths import ImagePlaces, name_fault
+from tag2mask.data.readers.image_paths import ImageLocator, name_fault
 
 LONGEST_SIDE = 65_535  # pixels; the limit of JPEG, and the largest whose square run lengths can count
 
@@ -36,14 +36,14 @@ KIND_NAMES = {int: "a whole number", str: "text"}
 _NUMBER = re.compile(r"-?[0-9]{1,19}(\.0+)?")
 
 
-class Image(NamedTuple):
+class ImageRecord(NamedTuple):
     """An image that an annotation file lists."""
 
     name: str
     size: Size
 
 
-class Instance(NamedTuple):
+class Annotation(NamedTuple):
     """An annotation: one object, or a crowd of them; ``segmentation`` as pycocotools takes it."""
 
     number: int
@@ -53,7 +53,7 @@ class Instance(NamedTuple):
 
 
 @dataclass
-class Annotations:
+class AnnotationFile:
     """An annotation file, read whole.
 
     Attributes:
@@ -70,8 +70,8 @@ class Annotations:
     subject: str
     digest: str = ""
     categories: dict[int, str] = field(default_factory=dict)
-    images: dict[int, Image] = field(default_factory=dict)
-    instances: dict[int, list[Instance]] = field(default_factory=dict)
+    images: dict[int, ImageRecord] = field(default_factory=dict)
+    instances: dict[int, list[Annotation]] = field(default_factory=dict)
     measured: bool = False
     deviations: dict[str, tuple[int, str]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
@@ -92,14 +92,14 @@ class Annotations:
         return [one_line(f"{self.subject}: {kind} ({count:,}, first: {first})") for kind, (count, first) in found]
 
 
-def read_annotations(path: Path, subject: str) -> Annotations:
+def read_annotations(path: Path, subject: str) -> AnnotationFile:
     """Read an annotation file, collecting what is wrong with it.
 
     Args:
         path: the file.
         subject: the file as problems show it.
     """
-    found = Annotations(subject)
+    found = AnnotationFile(subject)
     try:
         content = path.read_bytes()
         found.digest = hashlib.sha256(content).hexdigest()
@@ -114,7 +114,7 @@ def read_annotations(path: Path, subject: str) -> Annotations:
         found.problems.append(error("bad-annotation", subject, message))
         return found
     _read_categories(document, found)
-    _read_images(document, ImagePlaces(path), found)
+    _read_images(document, ImageLocator(path), found)
     _read_instances(document, found)
     for number, name in list(found.categories.items()):
         if name.casefold() not in BACKGROUND_NAMES:
@@ -125,7 +125,7 @@ def read_annotations(path: Path, subject: str) -> Annotations:
     return found
 
 
-def _sound(document: dict[str, Any], key: str, found: Annotations) -> Iterator[tuple[str, dict[str, Any]]]:
+def _sound(document: dict[str, Any], key: str, found: AnnotationFile) -> Iterator[tuple[str, dict[str, Any]]]:
     """The items of a list that have the fields they need, with their places; the others become problems."""
     for place, item in enumerate(document[key], 1):
         where = f"{found.subject} {key} item {place}"
@@ -138,7 +138,7 @@ def _sound(document: dict[str, Any], key: str, found: Annotations) -> Iterator[t
             yield where, item
 
 
-def _has(item: object, name: str, kind: type, key: str, found: Annotations, place: int) -> bool:
+def _has(item: object, name: str, kind: type, key: str, found: AnnotationFile, place: int) -> bool:
     """Whether an item has a value of a kind, or may lack it; numbers that are written otherwise become numbers."""
     if not isinstance(item, dict):
         return False
@@ -165,7 +165,7 @@ def _whole(value: object, *, text: bool) -> int | None:
     return None
 
 
-def _read_categories(document: dict[str, Any], found: Annotations) -> None:
+def _read_categories(document: dict[str, Any], found: AnnotationFile) -> None:
     names: dict[int, str] = {}
     for where, item in _sound(document, "categories", found):
         number, name = item["id"], nfc(item["name"].strip())
@@ -181,7 +181,7 @@ def _read_categories(document: dict[str, Any], found: Annotations) -> None:
     found.categories = dict(sorted(names.items()))
 
 
-def _read_images(document: dict[str, Any], places: ImagePlaces, found: Annotations) -> None:
+def _read_images(document: dict[str, Any], places: ImageLocator, found: AnnotationFile) -> None:
     listed: set[str] = set()
     for where, item in _sound(document, "images", found):
         number, name = item["id"], item["file_name"]
@@ -210,11 +210,11 @@ def _read_images(document: dict[str, Any], places: ImagePlaces, found: Annotatio
             message = f"{name} is said to be {size[1]} × {size[0]} pixels; a side should have 1 to {LONGEST_SIDE:,}"
             found.problems.append(error("bad-annotation", where, message))
             continue
-        found.images[number] = Image(name, size)
+        found.images[number] = ImageRecord(name, size)
         listed.add(name)
 
 
-def _measured(places: ImagePlaces, name: str) -> tuple[Size, str]:
+def _measured(places: ImageLocator, name: str) -> tuple[Size, str]:
     """(H, W) of the file of an image, or why it cannot be read."""
     place = places.find(name)
     try:
@@ -223,7 +223,7 @@ def _measured(places: ImagePlaces, name: str) -> tuple[Size, str]:
         return (0, 0), fault.reason
 
 
-def _read_instances(document: dict[str, Any], found: Annotations) -> None:
+def _read_instances(document: dict[str, Any], found: AnnotationFile) -> None:
     void: list[int] = []
     small: list[int] = []
     polygons = 0
@@ -255,7 +255,7 @@ def _read_instances(document: dict[str, Any], found: Annotations) -> None:
             polygons += isinstance(segmentation, list) and bool(segmentation)
             if shares(segmentation):
                 small.append(item["id"])
-        instance = Instance(item["id"], item["category_id"], crowd, segmentation)
+        instance = Annotation(item["id"], item["category_id"], crowd, segmentation)
         found.instances.setdefault(item["image_id"], []).append(instance)
     if void:
         message = f"annotations with an empty segmentation, or a polygon of fewer than 3 points ({len(void)})"

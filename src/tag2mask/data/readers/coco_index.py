@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from tag2mask.core.files import DAMAGED, atomic_path, read_npz
 from tag2mask.data.problems import Problem
-from tag2mask.data.readers.coco_annotations import Annotations, read_annotations
+from tag2mask.data.readers.coco_annotations import AnnotationFile, read_annotations
 
 INDEX_VERSION = 3  # raised where the index, or what is checked before it is written, changes
 
@@ -80,7 +80,7 @@ def read_index(path: Path, subject: str, folder: Path) -> tuple[Index, OSError |
     return index, None
 
 
-def _index(found: Annotations) -> Index:
+def _index(found: AnnotationFile) -> Index:
     columns = {category: column for column, category in enumerate(found.categories)}
     tags = np.zeros((len(found.images), len(columns)), dtype=np.bool_)
     for row, number in enumerate(found.images):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from tag2mask.data.arrow_rows import RowFile, RowWriter
+from tag2mask.data.arrow_rows import ArrowWriter, MappedTable
 
 _SCHEMA = pa.schema(
     [
@@ -55,8 +55,8 @@ class Entries:
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
         """Begin with these."""
-        self._writer = RowWriter(_SCHEMA)
-        self._rows: RowFile | None = None
+        self._writer = ArrowWriter(_SCHEMA)
+        self._rows: MappedTable | None = None
         self._numbers: dict[str, int] = {}
         self.extend(entries)
 
@@ -66,10 +66,10 @@ class Entries:
         return list(self._numbers)
 
     @property
-    def rows(self) -> RowFile:
+    def rows(self) -> MappedTable:
         """The entries as rows, whose tags are places in `names`."""
         if self._rows is None:
-            self._rows = self._writer.finished()
+            self._rows = self._writer.finish()
         return self._rows
 
     def append(self, entry: Entry) -> None:
@@ -98,7 +98,7 @@ class Entries:
         names = self.names
         for start in range(0, len(self), _BLOCK):
             places = range(start, min(start + _BLOCK, len(self)))
-            rows = zip(*self.rows.columns(places, ("id", "image", "tags", "source", "line", "splits")), strict=True)
+            rows = zip(*self.rows.take(places, ("id", "image", "tags", "source", "line", "splits")), strict=True)
             for image_id, file, tags, *place in rows:
                 yield Entry(image_id, file, None if tags is None else tuple(names[tag] for tag in tags), *place)
 

@@ -11,7 +11,7 @@ from tag2mask.data.classes import NONE, did_you_mean, folded_name, in_order, is_
 from tag2mask.data.file_names import IMAGE_SUFFIXES, UNREAD_SUFFIXES, id_of_name, inside, is_hidden, is_image_name, nfc
 from tag2mask.data.problems import error, warning
 from tag2mask.data.readers.entries import Entries, Entry
-from tag2mask.data.readers.scan import MASK_ENDING, Listing, MaskPlace, mask_places, walk_files
+from tag2mask.data.readers.scan import MASK_SUFFIX, Listing, MaskLocation, mask_locations, walk_files
 from tag2mask.data.settings import DataSettings
 
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "dev"})
@@ -46,7 +46,7 @@ def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listi
     Hidden files and folders, those of systems, and the folders ``settings.masks`` and ``settings.corrections`` are
     passed over. Further names than ``_none`` are in ``settings.negatives``. A ``split`` is an error.
     """
-    listing = Listing("folders", root, masks=mask_places(settings.masks))
+    listing = Listing("folders", root, masks=mask_locations(settings.masks))
     if split is not None:
         message = f"class folders have no split `{split}`; point data.root at its folder, or use a tags table"
         listing.problems.append(error("bad-split", str(root), message))
@@ -79,9 +79,9 @@ def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listi
             names[class_name] = None
     listing.names = in_order(name for name in names if name not in negatives)
     if masks:
-        listing.masks = (*listing.masks, MaskPlace(root, MASK_ENDING))
+        listing.masks = (*listing.masks, MaskLocation(root, MASK_SUFFIX))
         read = "are read as ground truth, not as images"
-        listing.notes.append(f"{masks} files NAME{MASK_ENDING} next to NAME {read}")
+        listing.notes.append(f"{masks} files NAME{MASK_SUFFIX} next to NAME {read}")
     folded = {folded_name(name) for name in names}
     for name in sorted(each for each in negative_names(settings.negatives) - {NONE} if folded_name(each) not in folded):
         message = f"there is no folder `{name}` with images{did_you_mean(name, names)}"
@@ -105,9 +105,9 @@ def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listi
 
 def _is_mask_of_another(root: Path, name: str) -> bool:
     """Whether a file is NAME_mask.png, and the image NAME lies next to it."""
-    if not name.endswith(MASK_ENDING):
+    if not name.endswith(MASK_SUFFIX):
         return False
-    stem = inside(root, name.removesuffix(MASK_ENDING))
+    stem = inside(root, name.removesuffix(MASK_SUFFIX))
     return any(os.path.isfile(stem + suffix) for suffix in IMAGE_SUFFIXES)  # noqa: PTH113 - strings
 
 
@@ -174,7 +174,7 @@ def read_mvtec(settings: DataSettings, root: Path, split: str | None) -> Listing
     ``settings.masks`` overrides the root's own masks, and ``settings.negatives`` has further names of good parts.
     """
     truth = settings.masks or root / TRUTH
-    places = tuple(MaskPlace(truth, suffix, "test/") for suffix in (MASK_ENDING, ".png"))
+    places = tuple(MaskLocation(truth, suffix, "test/") for suffix in (MASK_SUFFIX, ".png"))
     listing = Listing("mvtec", root, masks=places)
     there = [name for name in MVTEC_SPLITS if (root / name).is_dir()]
     if split is not None and split not in there:

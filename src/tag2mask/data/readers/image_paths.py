@@ -95,7 +95,7 @@ def path_inside(name: str, base: str) -> str | None:
     return full[len(prefix) :].replace(os.sep, "/") if full.startswith(prefix) and full != prefix else None
 
 
-class Place(NamedTuple):
+class ImageLocation(NamedTuple):
     """An image of an annotation file.
 
     Attributes:
@@ -109,7 +109,7 @@ class Place(NamedTuple):
     there: bool
 
 
-class ImagePlaces:
+class ImageLocator:
     """Finds images by their ``file_name`` in ROOT/SPLIT, ROOT/images/SPLIT, ROOT/images and ROOT, the first one wins.
 
     The ID counts from the first of these folders that holds the file: ``a.jpg`` and ``images/train/a.jpg`` are one
@@ -123,7 +123,7 @@ class ImagePlaces:
         self.folders = (f"{split}/", f"{IMAGES}/{split}/", f"{IMAGES}/", "")
         self._files = FolderIndex()
 
-    def find(self, name: str) -> Place:
+    def find(self, name: str) -> ImageLocation:
         """The image of a ``file_name`` without a fault; see `name_fault`."""
         below = "/".join(_parts(name))
         stripped = [below.removeprefix(folder) for folder in self.folders if folder and below.startswith(folder)]
@@ -131,8 +131,8 @@ class ImagePlaces:
             for folder in self.folders:
                 path = on_disk(f"{self._base}{folder}{rest}")
                 if self._files.has(path):
-                    return Place(self._id(path[len(self._base) :]), path, True)
-        return Place(id_of_name(below), on_disk(f"{self._base}{self.folders[0]}{below}"), False)
+                    return ImageLocation(self._id(path[len(self._base) :]), path, True)
+        return ImageLocation(id_of_name(below), on_disk(f"{self._base}{self.folders[0]}{below}"), False)
 
     def _id(self, below: str) -> str:
         return id_of_name(below.removeprefix(next(folder for folder in self.folders if below.startswith(folder))))

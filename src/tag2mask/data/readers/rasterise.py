@@ -18,20 +18,20 @@ from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.core.files import one_at_a_time, read_json, remove_partial, write_json
 from tag2mask.data.images import IGNORED, write_mask
 from tag2mask.data.problems import Problem, error, refuse_errors
-from tag2mask.data.readers.coco_annotations import Annotations, Instance, read_annotations
+from tag2mask.data.readers.coco_annotations import Annotation, AnnotationFile, read_annotations
 from tag2mask.data.readers.coco_rle import Size, area, pixels, to_runs
-from tag2mask.data.readers.image_paths import ImagePlaces
+from tag2mask.data.readers.image_paths import ImageLocator
 from tag2mask.data.readers.scan import file_names
 from tag2mask.data.settings import Crowd
 
 RECORD = "painted.json"  # the file in a folder of painted masks that says how they were painted
 
 RULE = "crowds, then instances, each the larger first; equal ones by annotation id"
-"""The order of painting, as the record has it. Ours: published code disagrees; in this order small things stay seen."""
+"""The order of rasterisation, as recorded. Ours: published code disagrees; in this order small objects stay visible."""
 
 
 @dataclass(frozen=True)
-class Painting:
+class Rasterisation:
     """The masks of some images, to be painted from annotations.
 
     Attributes:
@@ -52,12 +52,12 @@ class Job(NamedTuple):
 
     target: Path
     size: Size
-    instances: list[Instance]
+    instances: list[Annotation]
     ids: dict[int, int]
     crowd: Crowd
 
 
-def paint(size: Size, instances: Iterable[Instance], ids: dict[int, int], crowd: Crowd) -> npt.NDArray[np.uint8]:
+def paint(size: Size, instances: Iterable[Annotation], ids: dict[int, int], crowd: Crowd) -> npt.NDArray[np.uint8]:
     """A class mask from annotations: crowds first, then objects, each the larger first, so that small ones lie on top.
 
     Args:
@@ -83,8 +83,8 @@ def paint(size: Size, instances: Iterable[Instance], ids: dict[int, int], crowd:
     return mask
 
 
-def paint_masks(
-    painting: Painting,
+def rasterise_masks(
+    rasterisation: Rasterisation,
     wanted: Collection[str],
     classes: tuple[str, ...],
     *,
@@ -95,7 +95,7 @@ def paint_masks(
     """Paint the masks of some images into the folder, with a record of how they were painted.
 
     Args:
-        painting: the source and the folder.
+        rasterisation: the source and the folder.
         wanted: IDs of the images.
         classes: the C names in the order of their ids.
         workers: processes that paint; up to 1: this one alone. The masks do not depend on it.
@@ -105,38 +105,38 @@ def paint_masks(
     Raises:
         UsageError: the folder holds masks that were made otherwise, or the annotations are faulty.
     """
-    if are_given(painting.folder):
+    if has_external_masks(rasterisation.folder):
         raise UsageError(
-            f"{painting.folder} holds masks that were not painted here, and lacks {len(wanted)} of those that are "
+            f"{rasterisation.folder} holds masks that were not painted here, and lacks {len(wanted)} of those that are "
             "needed; name a new folder as data.masks to have all painted"
         )
-    refuse_errors(record_problems(painting, classes))
-    sources = {path: read_annotations(path, str(path)) for path in painting.sources}
+    refuse_errors(record_problems(rasterisation, classes))
+    sources = {path: read_annotations(path, str(path)) for path in rasterisation.sources}
     refuse_errors(problem for found in sources.values() for problem in found.problems)
-    large = [name for name in sorted(wanted) if np.prod(painting.sizes[name]) > pixel_limit]
+    large = [name for name in sorted(wanted) if np.prod(rasterisation.sizes[name]) > pixel_limit]
     if large:
         raise UsageError(
             f"{len(large)} masks would have more than data.pixel_limit = {pixel_limit:,} pixels: {first_five(large)}"
         )
-    if (painting.folder / RECORD).is_file():
-        remove_partial(painting.folder)
-    _write_record(replace(painting, sources={path: found.digest for path, found in sources.items()}), classes)
+    if (rasterisation.folder / RECORD).is_file():
+        remove_partial(rasterisation.folder)
+    _write_record(replace(rasterisation, sources={path: found.digest for path, found in sources.items()}), classes)
     numbers = {name: number for number, name in enumerate(classes, 1)}
-    jobs = [job for path, found in sources.items() for job in _jobs(painting, path, found, wanted, numbers)]
+    jobs = [job for path, found in sources.items() for job in _jobs(rasterisation, path, found, wanted, numbers)]
     for done, _ in enumerate(_painted(jobs, workers), 1):
         on_mask(done)
 
 
-def are_given(folder: Path) -> bool:
+def has_external_masks(folder: Path) -> bool:
     """Whether a folder holds masks that were not painted here."""
     names = file_names(folder)
     # The record is looked for after the masks: another command writes it before them.
     return any(name.endswith(".png") for name in names) and not (folder / RECORD).is_file()
 
 
-def record_problems(painting: Painting, classes: tuple[str, ...]) -> Iterator[Problem]:
+def record_problems(rasterisation: Rasterisation, classes: tuple[str, ...]) -> Iterator[Problem]:
     """Whether the masks of the folder were painted otherwise than they would be now."""
-    path = painting.folder / RECORD
+    path = rasterisation.folder / RECORD
     if not path.is_file():
         return
     try:
@@ -147,7 +147,7 @@ def record_problems(painting: Painting, classes: tuple[str, ...]) -> Iterator[Pr
         message = "it should say how the masks beside it were painted, and cannot be read"
         yield error("mask-record", str(path), f"{message}; delete the folder, and they are painted anew")
         return
-    now = {"rule": RULE, "crowd": painting.crowd, "classes": list(classes)}
+    now = {"rule": RULE, "crowd": rasterisation.crowd, "classes": list(classes)}
     shown = {
         "rule": "by another rule",
         "crowd": f"with data.crowd {record.get('crowd')}",
@@ -155,7 +155,9 @@ def record_problems(painting: Painting, classes: tuple[str, ...]) -> Iterator[Pr
     }
     changed = [shown[key] for key, value in now.items() if record.get(key) != value]
     before = record["sources"]
-    files = [source.name for source, digest in painting.sources.items() if before.get(source.name, digest) != digest]
+    files = [
+        source.name for source, digest in rasterisation.sources.items() if before.get(source.name, digest) != digest
+    ]
     changed += [f"from another {name}" for name in files]
     if changed:
         message = f"the masks here were painted {' and '.join(changed)}"
@@ -163,29 +165,29 @@ def record_problems(painting: Painting, classes: tuple[str, ...]) -> Iterator[Pr
         yield error("mask-record", str(path), f"{message}; {remedy}")
 
 
-def _write_record(painting: Painting, classes: tuple[str, ...]) -> None:
+def _write_record(rasterisation: Rasterisation, classes: tuple[str, ...]) -> None:
     """Record in the folder how its masks are painted; sources of other splits and commands are kept.
 
     Raises:
         UsageError: another command has meanwhile begun to paint otherwise here.
     """
-    path = painting.folder / RECORD
+    path = rasterisation.folder / RECORD
     with one_at_a_time(path.with_name(f"{path.name}.lock")):
-        refuse_errors(record_problems(painting, classes))
+        refuse_errors(record_problems(rasterisation, classes))
         before = read_json(path)["sources"] if path.is_file() else {}
-        digests = before | {source.name: digest for source, digest in painting.sources.items()}
-        write_json(path, {"rule": RULE, "crowd": painting.crowd, "classes": list(classes), "sources": digests})
+        digests = before | {source.name: digest for source, digest in rasterisation.sources.items()}
+        write_json(path, {"rule": RULE, "crowd": rasterisation.crowd, "classes": list(classes), "sources": digests})
 
 
 def _jobs(
-    painting: Painting, path: Path, found: Annotations, wanted: Collection[str], numbers: dict[str, int]
+    rasterisation: Rasterisation, path: Path, found: AnnotationFile, wanted: Collection[str], numbers: dict[str, int]
 ) -> Iterator[Job]:
     ids = {category: numbers[name] for category, name in found.categories.items() if name in numbers}
-    find = ImagePlaces(path).find
+    find = ImageLocator(path).find
     for number, image in found.images.items():
         if (image_id := find(image.name).id) in wanted:
-            target = painting.folder / f"{image_id}.png"
-            yield Job(target, image.size, found.instances.get(number, []), ids, painting.crowd)
+            target = rasterisation.folder / f"{image_id}.png"
+            yield Job(target, image.size, found.instances.get(number, []), ids, rasterisation.crowd)
 
 
 def _painted(jobs: list[Job], workers: int) -> Iterator[None]:

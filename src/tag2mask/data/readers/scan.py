@@ -14,10 +14,10 @@ from tag2mask.data.problems import Problem
 from tag2mask.data.readers.entries import Entries, Entry
 
 if TYPE_CHECKING:
-    from tag2mask.data.readers.rasterise import Painting
+    from tag2mask.data.readers.rasterise import Rasterisation
 
 
-class MaskPlace(NamedTuple):
+class MaskLocation(NamedTuple):
     """Where ground-truth masks lie: FOLDER/ID.png, or a name made from the ID.
 
     Attributes:
@@ -35,12 +35,12 @@ class MaskPlace(NamedTuple):
         return on_disk(f"{self.folder}/{image_id.removeprefix(self.without)}{self.suffix}")
 
 
-MASK_ENDING = "_mask.png"  # what is added to the name of an image in the name of its mask, as inspection sets have it
+MASK_SUFFIX = "_mask.png"  # what is added to the name of an image in the name of its mask, as inspection sets have it
 
 
-def mask_places(*folders: Path | None) -> tuple[MaskPlace, ...]:
+def mask_locations(*folders: Path | None) -> tuple[MaskLocation, ...]:
     """The places of masks in folders, those that are None left out."""
-    return tuple(MaskPlace(folder, suffix) for folder in folders if folder for suffix in (".png", MASK_ENDING))
+    return tuple(MaskLocation(folder, suffix) for folder in folders if folder for suffix in (".png", MASK_SUFFIX))
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Listing:
         official: whether ``names`` is a list that tags must be in.
         masks: where ground-truth masks are looked for, the first that has one wins.
         splits: images in each split that the data set has.
-        painting: the source of masks that are painted when they are first needed; None where nothing is painted.
+        rasterisation: the source of masks that are painted when they are first needed; None where nothing is painted.
         notes: how the data set was understood.
         problems: what is wrong.
     """
@@ -65,9 +65,9 @@ class Listing:
     entries: Entries = field(default_factory=Entries)
     names: tuple[str, ...] = ()
     official: bool = False
-    masks: tuple[MaskPlace, ...] = ()
+    masks: tuple[MaskLocation, ...] = ()
     splits: dict[str, int] = field(default_factory=dict)
-    painting: "Painting | None" = None
+    rasterisation: "Rasterisation | None" = None
     notes: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 

@@ -13,7 +13,7 @@ from tag2mask.data.file_names import id_of_name, inside, nfc, on_disk
 from tag2mask.data.problems import Problem, error
 from tag2mask.data.readers.entries import Entry
 from tag2mask.data.readers.image_paths import TablePaths, known_id
-from tag2mask.data.readers.scan import Listing, mask_places
+from tag2mask.data.readers.scan import Listing, mask_locations
 from tag2mask.data.readers.table_cells import TagColumn
 from tag2mask.data.readers.table_columns import Columns, Table, understand
 from tag2mask.data.settings import DataSettings
@@ -124,7 +124,7 @@ def read_table_images(settings: DataSettings, split: str | None) -> Listing:
     """
     path = settings.tags or (settings.root or Path()) / TABLE_NAME
     root = settings.root or path.parent
-    listing = Listing("table", root, masks=mask_places(settings.masks))
+    listing = Listing("table", root, masks=mask_locations(settings.masks))
     table = Table(listing.shown(path), notes=listing.notes, problems=listing.problems)
     paths = TablePaths(root)
     for row in read_table(path, table, settings):

@@ -28,7 +28,7 @@ from tag2mask.data.images import IGNORED, palette
 from tag2mask.data.problems import Problem, error, warning
 from tag2mask.data.readers.entries import Entry
 from tag2mask.data.readers.image_paths import known_id
-from tag2mask.data.readers.scan import Listing, MaskPlace, file_names, mask_places, walk_files
+from tag2mask.data.readers.scan import Listing, MaskLocation, file_names, mask_locations, walk_files
 from tag2mask.data.readers.table import TABLE_NAME, TableTags
 from tag2mask.data.settings import DataSettings
 
@@ -90,7 +90,7 @@ def read_voc(settings: DataSettings, root: Path, split: str | None) -> Listing:
         split: the name of a list; None: all of JPEGImages/. Without a list ``train_aug`` it is all IDs with a mask in
             SegmentationClassAug/ that are not in the list ``val``.
     """
-    masks = mask_places(settings.masks) or (MaskPlace(root / AUGMENTED_MASKS), MaskPlace(root / MASKS))
+    masks = mask_locations(settings.masks) or (MaskLocation(root / AUGMENTED_MASKS), MaskLocation(root / MASKS))
     listing = Listing("voc", root, names=_labels(root) or VOC_CLASSES, official=True, masks=masks)
     if not (root / IMAGES).is_dir():
         message = f"the folder {IMAGES} with the images does not exist; put them there as {IMAGES}/ID.jpg, which"

@@ -176,7 +176,7 @@ class LabelledSet(_ViewSet[LabelledSample]):
 
     def _labels(self, item: ImageItem, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
         """The label map of an image of that size, (H, W)."""
-        path: Path | None = item.mask if self.folder is None else self.folder / f"{item.id}.png"
+        path: Path | None = item.truth if self.folder is None else self.folder / f"{item.id}.png"
         if path is None:
             raise ImageError(f"{item.id} has no ground truth", kind="missing-mask", reason="no ground truth")
         if self.folder is None:
