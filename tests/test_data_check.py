@@ -69,7 +69,7 @@ EXPECTED = {
     "pixel-limit": ["images/bomb.png: 50000 × 50000 pixels, at most 100,000,000 are allowed"],
     "unsupported-image": ["images/float.tif: floating-point pixels"],
     "mask-size": ["masks/images/good0.png: the mask is 60 × 48 pixels, its image 64 × 48"],
-    "mask-values": ["masks/images/good1.png: the values 3 are no class; 0 is background, 1..2 the classes"],
+    "mask-values": ["masks/images/good1.png: the values 3 are not classes; 0 is background, 1..2 the classes"],
     "mask-format": ["masks/images/good2.png: its pixels are of the kind RGB"],
     "truth-tags": ["ground truth and tags do not fit: 0 of 4 tags are in the mask of their image (not"],
     # warnings

@@ -231,7 +231,7 @@ def test_labels_of_another_shape_are_no_labels(scenes: Path, tmp_path: Path) -> 
         write_mask(tmp_path / f"{item.id}.png", np.ones(shape, dtype=np.uint8))
     samples = LabelledSet(images, tmp_path, AugmentSettings(crop=16, long_side=(16, 24)), seed=0)
     assert samples[0, 1]["labels"].shape == (16, 16)
-    with pytest.raises(ImageError, match="60 × 20 pixels have not the shape"):
+    with pytest.raises(ImageError, match="60 × 20 pixels do not have the proportions"):
         samples[0, 0]
 
 
