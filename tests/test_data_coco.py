@@ -36,7 +36,7 @@ from tag2mask.data.readers import rasterise as rasterise_module
 from tag2mask.data.readers.coco import COCO_CLASSES
 from tag2mask.data.readers.coco_annotations import Annotation
 from tag2mask.data.readers.coco_rle import segmentation_fault, to_runs
-from tag2mask.data.readers.rasterise import paint
+from tag2mask.data.readers.rasterise import rasterise
 from tag2mask.data.settings import Crowd, DataSettings
 from tag2mask.data.validation.check import check
 from tag2mask.runs import ground_truth as truth
@@ -230,7 +230,7 @@ def test_the_order_in_the_file_does_not_matter(order: list[int]) -> None:
     shapes = [square(2, 2, 9), square(5, 5, 9), square(8, 8, 9), square(0, 0, 30)]
     found = [Annotation(number, number, False, shape) for number, shape in enumerate(shapes)]
     ids = {number: number + 1 for number in range(4)}
-    mask = paint(SIZE, [found[place] for place in order], ids, "ignore")
+    mask = rasterise(SIZE, [found[place] for place in order], ids, "ignore")
     assert [mask[3, 3], mask[6, 6], mask[9, 9], mask[20, 20]] == [1, 2, 3, 4]  # of equal ones the last id is on top
 
 
@@ -262,7 +262,7 @@ def test_only_what_is_missing_is_painted_and_settings_never_mix(root: Path) -> N
     assert "the masks here were painted from another instances_train2024.json" in failure(settings)
     for text in ("[]", "{", "{}"):
         (folder / "painted.json").write_text(text)
-        assert "delete the folder, and they are painted anew" in failure(settings)
+        assert "delete the folder to have them painted again" in failure(settings)
 
 
 def test_masks_from_elsewhere_are_used_whole_or_not_at_all(root: Path) -> None:
@@ -387,10 +387,10 @@ def test_processes_that_paint_end_with_a_command_that_is_killed(tmp_path: Path) 
     code = f"""
 import multiprocessing, time
 from pathlib import Path
-from tag2mask.data.readers.rasterise import Job, _painted
+from tag2mask.data.readers.rasterise import Job, _run
 
 if __name__ == "__main__":
-    painted = _painted([Job(Path({str(tmp_path)!r}) / f"{{n}}.png", (8, 8), [], {{}}, "skip") for n in range(99)], 2)
+    painted = _run([Job(Path({str(tmp_path)!r}) / f"{{n}}.png", (8, 8), [], {{}}, "skip") for n in range(99)], 2)
     next(painted)
     print(*(process.pid for process in multiprocessing.active_children()), flush=True)
     time.sleep(300)

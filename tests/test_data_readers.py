@@ -107,8 +107,8 @@ def test_split_column_selects_lines_but_not_classes(tmp_path: Path) -> None:
         ("image,tags\n ,cat\n", "line 2: the line names no image"),
         ("image,cat,dog\na.jpg,1,yes\n", "line 2: a class column should hold 0 or 1, here `dog` = `yes`"),
         ("image,kind\na.jpg,cat\n", "for tags in words, call their column `tags`"),
-        ('image,tags\n"a.jpg"x,cat\n', "line 2: the line is no CSV"),
-        ('image,tags\n"a.jpg,cat\n', "line 2: the line is no CSV"),
+        ('image,tags\n"a.jpg"x,cat\n', "line 2: the line is not CSV"),
+        ('image,tags\n"a.jpg,cat\n', "line 2: the line is not CSV"),
         ("image,tags\n\n../c.jpg,cat\n", "line 3: `../c.jpg` lies outside the root"),
         ("image,tags\n/etc/c.jpg,cat\n", "`/etc/c.jpg` lies outside the root"),
         ("image,tags\n", "there are no images"),
@@ -282,7 +282,7 @@ def test_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["cat/a.jpg", "b.jpg"], "b.jpg: an image lies beside the class folders"),
+        (["cat/a.jpg", "b.jpg"], "b.jpg: an image lies next to the class folders"),
         (["cat/a.jpg", "cat/a.png"], "cat/a.jpg and cat/a.png have one ID, `cat/a`"),
         (["cat/notes.txt"], "there are no images"),
     ],

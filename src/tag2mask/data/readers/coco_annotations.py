@@ -1,4 +1,4 @@
-"""Annotation files in the format of COCO, read whole; deviations that have one meaning are accepted and noted once."""
+"""Annotation files in COCO's format, read completely; deviations with one meaning are accepted and noted once."""
 
 import hashlib
 import json
@@ -13,23 +13,23 @@ from tag2mask.data.classes import BACKGROUND_NAMES
 from tag2mask.data.file_names import nfc
 from tag2mask.data.images import image_size
 from tag2mask.data.problems import ImageError, Problem, error, errors_of, one_line, warning
-from tag2mask.data.readers.coco_rle import Size, as_polygons, is_void, segmentation_fault, shares
+from tag2mask.data.readers.coco_rle import Size, as_polygons, is_empty, is_normalised, segmentation_fault
 from tag2mask.data.readers.image_paths import ImageLocator, name_fault
 
-LONGEST_SIDE = 65_535  # pixels; the limit of JPEG, and the largest whose square run lengths can count
+LONGEST_SIDE = 65_535  # pixels; the limit of JPEG, and of squares that run lengths can count
 
-NEEDED: dict[str, dict[str, type]] = {
+REQUIRED: dict[str, dict[str, type]] = {
     "categories": {"id": int, "name": str},
     "images": {"id": int, "file_name": str, "height": int, "width": int},
     "annotations": {"id": int, "image_id": int, "category_id": int},
 }
-"""The lists of an annotation file, and the fields of each of their items. `SPARED` may be missing."""
+"""The lists of an annotation file, and the fields of their items. Those in `OPTIONAL` may be missing."""
 
-SPARED = {("images", "height"), ("images", "width"), ("annotations", "id")}
-"""Fields that may be missing: sizes are read from the images, and annotations are numbered by their places."""
+OPTIONAL = {("images", "height"), ("images", "width"), ("annotations", "id")}
+"""Missing sizes are read from the images, missing annotation ids are replaced by positions."""
 
 CROWDS = {"0": False, "1": True, "none": False, "false": False, "true": True, "0.0": False, "1.0": True}
-"""Values of `iscrowd` as lower-case text: some tools write it as text."""
+"""Values of `iscrowd` as lower-case text, which some tools write."""
 
 KIND_NAMES = {int: "a whole number", str: "text"}
 
@@ -37,48 +37,37 @@ _NUMBER = re.compile(r"-?[0-9]{1,19}(\.0+)?")
 
 
 class ImageRecord(NamedTuple):
-    """An image that an annotation file lists."""
+    """An image in an annotation file."""
 
     name: str
     size: Size
 
 
 class Annotation(NamedTuple):
-    """An annotation: one object, or a crowd of them; ``segmentation`` as pycocotools takes it."""
+    """One object, or a crowd of objects."""
 
     number: int
     category: int
     crowd: bool
-    segmentation: Any
+    segmentation: Any  # as pycocotools takes it
 
 
 @dataclass
 class AnnotationFile:
-    """An annotation file, read whole.
+    """An annotation file."""
 
-    Attributes:
-        subject: the file as it is shown.
-        digest: the SHA-256 of its content.
-        categories: names by official id, in ascending order of the id.
-        images: by image id, in the order of the file.
-        instances: of each image that has any, in the order of the file.
-        measured: a size was missing and was read from the image.
-        deviations: how often the file deviates from COCO's format, and the first place, by kind.
-        problems: what is wrong with the file; it is usable if none is an error.
-    """
-
-    subject: str
-    digest: str = ""
-    categories: dict[int, str] = field(default_factory=dict)
-    images: dict[int, ImageRecord] = field(default_factory=dict)
-    instances: dict[int, list[Annotation]] = field(default_factory=dict)
-    measured: bool = False
-    deviations: dict[str, tuple[int, str]] = field(default_factory=dict)
+    subject: str  # the file, for messages
+    digest: str = ""  # SHA-256
+    categories: dict[int, str] = field(default_factory=dict)  # names by official id, ascending
+    images: dict[int, ImageRecord] = field(default_factory=dict)  # by image id, in the order of the file
+    annotations: dict[int, list[Annotation]] = field(default_factory=dict)  # by image id, in the order of the file
+    measured: bool = False  # whether a missing size was read from an image
+    deviations: dict[str, tuple[int, str]] = field(default_factory=dict)  # count and first place, by kind
     problems: list[Problem] = field(default_factory=list)
 
     @property
     def usable(self) -> bool:
-        """Whether there is no error."""
+        """Whether there are no errors."""
         return not errors_of(self.problems)
 
     def note(self, kind: str, where: str) -> None:
@@ -87,18 +76,13 @@ class AnnotationFile:
         self.deviations[kind] = count + 1, first
 
     def notes(self) -> list[str]:
-        """The deviations, a line for each kind."""
+        """The deviations, a line per kind."""
         found = self.deviations.items()
         return [one_line(f"{self.subject}: {kind} ({count:,}, first: {first})") for kind, (count, first) in found]
 
 
 def read_annotations(path: Path, subject: str) -> AnnotationFile:
-    """Read an annotation file, collecting what is wrong with it.
-
-    Args:
-        path: the file.
-        subject: the file as problems show it.
-    """
+    """Read an annotation file and collect its problems, which show the file as ``subject``."""
     found = AnnotationFile(subject)
     try:
         content = path.read_bytes()
@@ -108,30 +92,29 @@ def read_annotations(path: Path, subject: str) -> AnnotationFile:
         message = f"the annotations could not be read as JSON ({reason}); download or export the file again"
         found.problems.append(error("bad-annotation", subject, message))
         return found
-    lacking = [key for key in NEEDED if not isinstance(document, dict) or not isinstance(document.get(key), list)]
-    if lacking or not isinstance(document, dict):
+    lacking = [key for key in REQUIRED if not isinstance(document, dict) or not isinstance(document.get(key), list)]
+    if lacking:
         message = f"the list {first_five(f'`{key}`' for key in lacking)} is missing; download or export the file again"
         found.problems.append(error("bad-annotation", subject, message))
         return found
     _read_categories(document, found)
     _read_images(document, ImageLocator(path), found)
-    _read_instances(document, found)
+    _read_annotations(document, found)
+    used = {each.category for annotations in found.annotations.values() for each in annotations}
     for number, name in list(found.categories.items()):
-        if name.casefold() not in BACKGROUND_NAMES:
-            continue
-        if not any(each.category == number for some in found.instances.values() for each in some):
+        if name.casefold() in BACKGROUND_NAMES and number not in used:
             del found.categories[number]
             found.note("categories without annotations that stand for the background are left out", f"`{name}`")
     return found
 
 
-def _sound(document: dict[str, Any], key: str, found: AnnotationFile) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The items of a list that have the fields they need, with their places; the others become problems."""
+def _valid(document: dict[str, Any], key: str, found: AnnotationFile) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The items of a list with valid required fields, and their places; the others become problems."""
     for place, item in enumerate(document[key], 1):
         where = f"{found.subject} {key} item {place}"
-        wrong = [name for name, kind in NEEDED[key].items() if not _has(item, name, kind, key, found, place)]
+        wrong = [name for name, kind in REQUIRED[key].items() if not _has(item, name, kind, key, found, place)]
         if wrong:
-            needed = ", ".join(f"`{name}` ({KIND_NAMES[kind]})" for name, kind in NEEDED[key].items())
+            needed = ", ".join(f"`{name}` ({KIND_NAMES[kind]})" for name, kind in REQUIRED[key].items())
             message = f"{first_five(f'`{name}`' for name in wrong)} is missing or of another kind; it needs {needed}"
             found.problems.append(error("bad-annotation", where, message))
         else:
@@ -139,11 +122,11 @@ def _sound(document: dict[str, Any], key: str, found: AnnotationFile) -> Iterato
 
 
 def _has(item: object, name: str, kind: type, key: str, found: AnnotationFile, place: int) -> bool:
-    """Whether an item has a value of a kind, or may lack it; numbers that are written otherwise become numbers."""
+    """Whether an item has a value of a kind, or may lack it; numbers in other notations are converted in place."""
     if not isinstance(item, dict):
         return False
     value = item.get(name)
-    if value is None and (key, name) in SPARED:
+    if value is None and (key, name) in OPTIONAL:
         if name == "id":
             item["id"] = place
             found.note("annotations without `id` are numbered by their places", f"{key} item {place}")
@@ -157,7 +140,7 @@ def _has(item: object, name: str, kind: type, key: str, found: AnnotationFile, p
 
 
 def _whole(value: object, *, text: bool) -> int | None:
-    """The whole number in a number with a decimal point, or in a text; None if there is none."""
+    """The whole number in a float, or in a text; None if there is none."""
     if isinstance(value, float):
         return int(value) if value.is_integer() and abs(value) <= 2**53 else None
     if text and isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
@@ -167,7 +150,7 @@ def _whole(value: object, *, text: bool) -> int | None:
 
 def _read_categories(document: dict[str, Any], found: AnnotationFile) -> None:
     names: dict[int, str] = {}
-    for where, item in _sound(document, "categories", found):
+    for where, item in _valid(document, "categories", found):
         number, name = item["id"], nfc(item["name"].strip())
         if number in names or name in names.values():
             twice = f"the id {number}" if number in names else f"the name `{name}`"
@@ -181,9 +164,9 @@ def _read_categories(document: dict[str, Any], found: AnnotationFile) -> None:
     found.categories = dict(sorted(names.items()))
 
 
-def _read_images(document: dict[str, Any], places: ImageLocator, found: AnnotationFile) -> None:
+def _read_images(document: dict[str, Any], locator: ImageLocator, found: AnnotationFile) -> None:
     listed: set[str] = set()
-    for where, item in _sound(document, "images", found):
+    for where, item in _valid(document, "images", found):
         number, name = item["id"], item["file_name"]
         if (fault := name_fault(name)) is not None:
             rule = "may lie outside the root; it should be the plain name of a file, or its path below the root"
@@ -197,7 +180,7 @@ def _read_images(document: dict[str, Any], places: ImageLocator, found: Annotati
             continue
         height, width = item.get("height"), item.get("width")
         if height is None or width is None:
-            size, reason = _measured(places, name)
+            size, reason = _measured(locator, name)
             if reason:
                 message = f"{name} has no `height` and `width`, and its file does not say them ({reason})"
                 found.problems.append(error("bad-annotation", where, f"{message}; add them, or the file"))
@@ -214,24 +197,22 @@ def _read_images(document: dict[str, Any], places: ImageLocator, found: Annotati
         listed.add(name)
 
 
-def _measured(places: ImageLocator, name: str) -> tuple[Size, str]:
-    """(H, W) of the file of an image, or why it cannot be read."""
-    place = places.find(name)
+def _measured(locator: ImageLocator, name: str) -> tuple[Size, str]:
+    """(H, W) of an image, or why it cannot be read."""
+    found = locator.find(name)
     try:
-        return (image_size(Path(place.path)), "") if place.there else ((0, 0), "it does not exist")
+        return (image_size(Path(found.path)), "") if found.exists else ((0, 0), "it does not exist")
     except ImageError as fault:
         return (0, 0), fault.reason
 
 
-def _read_instances(document: dict[str, Any], found: AnnotationFile) -> None:
-    void: list[int] = []
+def _read_annotations(document: dict[str, Any], found: AnnotationFile) -> None:
+    empty: list[int] = []
     small: list[int] = []
     polygons = 0
-    # Problems of categories and images are not repeated for each annotation of them.
-    whole = all(
-        len(kept) == len(document[key]) for key, kept in (("categories", found.categories), ("images", found.images))
-    )
-    for where, item in _sound(document, "annotations", found):
+    # Problems of categories and images are not repeated for their annotations.
+    complete = len(found.categories) == len(document["categories"]) and len(found.images) == len(document["images"])
+    for where, item in _valid(document, "annotations", found):
         named, crowd = f"annotation {item['id']}", CROWDS.get(str(item.get("iscrowd")).lower())
         if crowd is None:
             message = f"{named}: `iscrowd` should be 0 or 1, it is {item['iscrowd']!r}; correct it"
@@ -241,7 +222,7 @@ def _read_instances(document: dict[str, Any], found: AnnotationFile) -> None:
         if image is None or item["category_id"] not in found.categories:
             key, number = ("images", item["image_id"]) if image is None else ("categories", item["category_id"])
             message = f"{named} is of {number}, which the list `{key}` does not hold; add it, or remove the annotation"
-            found.problems += [error("bad-annotation", where, message)] if whole else []
+            found.problems += [error("bad-annotation", where, message)] if complete else []
             continue
         segmentation, written = as_polygons(item.get("segmentation"))
         if fault := segmentation_fault(segmentation, image.size):
@@ -250,17 +231,17 @@ def _read_instances(document: dict[str, Any], found: AnnotationFile) -> None:
         else:
             if written:
                 found.note(written, named)
-            if is_void(segmentation):
-                void.append(item["id"])
+            if is_empty(segmentation):
+                empty.append(item["id"])
             polygons += isinstance(segmentation, list) and bool(segmentation)
-            if shares(segmentation):
+            if is_normalised(segmentation):
                 small.append(item["id"])
         instance = Annotation(item["id"], item["category_id"], crowd, segmentation)
-        found.instances.setdefault(item["image_id"], []).append(instance)
-    if void:
-        message = f"annotations with an empty segmentation, or a polygon of fewer than 3 points ({len(void)})"
+        found.annotations.setdefault(item["image_id"], []).append(instance)
+    if empty:
+        message = f"annotations with an empty segmentation, or a polygon of fewer than 3 points ({len(empty)})"
         rule = "they count as tags, and nothing is painted of such a part"
-        found.problems.append(warning("bad-annotation", found.subject, f"{message}: {first_five(void)}; {rule}"))
+        found.problems.append(warning("bad-annotation", found.subject, f"{message}: {first_five(empty)}; {rule}"))
     if small:
         message = f"annotations whose polygons lie in the first pixel, with coordinates from 0 to 1 ({len(small)})"
         rule = "coordinates are pixels; multiply shares of the image by its width and height"
