@@ -39,24 +39,17 @@ class CamFileError(Tag2maskError):
 class CamFile:
     """Class activation maps of one image.
 
-    Attributes:
-        ids: int32 (K,), class ids in ascending order; 0 = background, if computed.
-        cams: float16 (K, h, w) in [0, 1].
-        size: (H, W) of the image in pixels, after EXIF orientation.
-        allocation: uint8 (h, w), the prototype to which the transport plan assigns each cell: slot · clusters + k,
-            where ``slot`` indexes ``ids`` and k < clusters; 255 for none. None for kinds without a plan.
-        clusters: prototypes per class, K of the method; None without ``allocation``.
-        image: int64 (2,), the image it was made from, as `image_origin`; None if unknown.
-        base: the base CAM, as `cam_origin`; empty without one.
+    ``allocation``: uint8 (h, w), the prototype to which the transport plan assigns each cell: slot · clusters + k,
+    where ``slot`` indexes ``ids`` and k < clusters; 255 for none. None for kinds without a plan.
     """
 
-    ids: np.ndarray
-    cams: np.ndarray
-    size: tuple[int, int]
+    ids: np.ndarray  # int32 (K,), class ids in ascending order; 0 = background, if computed
+    cams: np.ndarray  # float16 (K, h, w) in [0, 1]
+    size: tuple[int, int]  # (H, W) of the image in pixels, after EXIF orientation
     allocation: np.ndarray | None = None
-    clusters: int | None = None
-    image: np.ndarray | None = None
-    base: str = ""
+    clusters: int | None = None  # prototypes per class, K of the method; None without ``allocation``
+    image: np.ndarray | None = None  # int64 (2,), the image it was made from, as `image_origin`; None if unknown
+    base: str = ""  # the base CAM, as `cam_origin`; empty without one
 
     @property
     def has_background(self) -> bool:

@@ -44,15 +44,10 @@ _WORDS = {"background": 0, "ignore": IGNORED}
 
 @dataclass(frozen=True)
 class MaskValues:
-    """The mapping `data.mask_values` of values of a ground-truth mask to classes.
+    """The mapping `data.mask_values` of values of a ground-truth mask to classes."""
 
-    Attributes:
-        classes: (value, class id) pairs; other values are kept.
-        by_tag: values that mean the only tag of the image.
-    """
-
-    classes: tuple[tuple[int, int], ...] = ()
-    by_tag: tuple[int, ...] = ()
+    classes: tuple[tuple[int, int], ...] = ()  # (value, class id) pairs; other values are kept
+    by_tag: tuple[int, ...] = ()  # values that mean the only tag of the image
 
     def __bool__(self) -> bool:
         return bool(self.classes or self.by_tag)
@@ -136,24 +131,17 @@ def read_truth(
 class TruthCounts:
     """Agreement of ground-truth masks with the tags of their images.
 
-    Attributes:
-        classes: the C names.
-        images: images with a mask.
-        several: images with more than one tag.
-        unknown: images with a mask value that is not a class, background or 255.
-        unexpected: the IDs of images with an id in the mask that is not one of their tags.
-        tagged: int64 (C + 1,), images with each tag; at 0 those without tags.
-        values: int64 (256,), images with each mask value.
-        joint: int64 (256, C + 1), images with a mask value and a tag; column 0: without tags.
+    ``unexpected``: the IDs of images with an id in the mask that is not one of their tags.
+    ``joint``: int64 (256, C + 1), images with a mask value and a tag; column 0: without tags.
     """
 
-    classes: tuple[str, ...]
-    images: int = 0
-    several: int = 0
-    unknown: int = 0
+    classes: tuple[str, ...]  # the C names
+    images: int = 0  # images with a mask
+    several: int = 0  # images with more than one tag
+    unknown: int = 0  # images with a mask value that is not a class, background or 255
     unexpected: list[str] = field(default_factory=list)
-    tagged: npt.NDArray[np.int64] = field(init=False)
-    values: npt.NDArray[np.int64] = field(init=False)
+    tagged: npt.NDArray[np.int64] = field(init=False)  # int64 (C + 1,), images with each tag; at 0 those without tags
+    values: npt.NDArray[np.int64] = field(init=False)  # int64 (256,), images with each mask value
     joint: npt.NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:

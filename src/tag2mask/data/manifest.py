@@ -35,19 +35,14 @@ _SCHEMA = pa.schema(
 class ImageItem:
     """An image, its tags and the paths of its files; no file is opened.
 
-    Attributes:
-        id: the path relative to the root without its suffix; in a VOC or COCO root the official ID.
-        file: the image.
-        tags: class ids 1..C in ascending order; empty for an image that holds none of the classes.
-        truth_file: the ground-truth mask for evaluation, if any.
-        splits: the names of its splits, joined by `;`.
+    ``file``: the image.
     """
 
-    id: str
+    id: str  # the path relative to the root without its suffix; in a VOC or COCO root the official ID
     file: Path | str  # constructing a million paths takes seconds
-    tags: tuple[int, ...]
-    truth_file: Path | str | None = None
-    splits: str = ""
+    tags: tuple[int, ...]  # class ids 1..C in ascending order; empty for an image that holds none of the classes
+    truth_file: Path | str | None = None  # the ground-truth mask for evaluation, if any
+    splits: str = ""  # the names of its splits, joined by `;`
 
     @property
     def path(self) -> Path:

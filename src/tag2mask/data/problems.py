@@ -41,17 +41,14 @@ SHOWN = 5
 class Problem:
     """A problem of a data set.
 
-    Attributes:
-        level: ``error``: the data set cannot be used as it is. ``warning``: it can, with possibly unintended results.
-        kind: the violated rule.
-        subject: the file, relative to the root if it is inside, with the line if it has lines.
-        message: what is wrong, what is allowed, and the remedy, on one line.
+    ``level``: ``error``: the data set cannot be used as it is. ``warning``: it can, with possibly unintended
+    results.
     """
 
     level: Level
-    kind: ProblemKind
-    subject: str
-    message: str
+    kind: ProblemKind  # the violated rule
+    subject: str  # the file, relative to the root if it is inside, with the line if it has lines
+    message: str  # what is wrong, what is allowed, and the remedy, on one line
 
     def __str__(self) -> str:
         return f"{self.subject}: {self.message}"

@@ -18,40 +18,24 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB in [0, 1]; networks normalise it to
 
 
 class View(NamedTuple):
-    """An augmented crop of an image.
+    """An augmented crop of an image."""
 
-    Attributes:
-        image: float32 (3, crop, crop), RGB in [0, 1].
-        valid: bool (crop, crop), False in padding.
-        mask: uint8 (crop, crop), 255 in padding; None without a mask.
-        weights: float32 (crop, crop) in [0, 1], 0 in padding; None without weights.
-        cams: float32 (K, crop, crop), 0 in padding; None without CAMs.
-    """
-
-    image: torch.Tensor
-    valid: torch.Tensor
-    mask: torch.Tensor | None = None
-    weights: torch.Tensor | None = None
-    cams: torch.Tensor | None = None
+    image: torch.Tensor  # float32 (3, crop, crop), RGB in [0, 1]
+    valid: torch.Tensor  # bool (crop, crop), False in padding
+    mask: torch.Tensor | None = None  # uint8 (crop, crop), 255 in padding; None without a mask
+    weights: torch.Tensor | None = None  # float32 (crop, crop) in [0, 1], 0 in padding; None without weights
+    cams: torch.Tensor | None = None  # float32 (K, crop, crop), 0 in padding; None without CAMs
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The geometry of a view: resize, then crop, then flip.
+    """The geometry of a view: resize, then crop, then flip."""
 
-    Attributes:
-        size: (h, w) in pixels after the resize.
-        top: first row of the crop in the resized image; negative: padding above.
-        left: first column of the crop; negative: padding on the left.
-        crop: side of the crop in pixels.
-        flip: whether the crop is flipped horizontally.
-    """
-
-    size: tuple[int, int]
-    top: int
-    left: int
-    crop: int
-    flip: bool
+    size: tuple[int, int]  # (h, w) in pixels after the resize
+    top: int  # first row of the crop in the resized image; negative: padding above
+    left: int  # first column of the crop; negative: padding on the left
+    crop: int  # side of the crop in pixels
+    flip: bool  # whether the crop is flipped horizontally
 
     @property
     def inside(self) -> tuple[slice, slice]:

@@ -24,35 +24,26 @@ from tag2mask.pot.external import NO_MAP
 class Sample(TypedDict, total=False):
     """A view of a tagged image, for the default collation.
 
-    Attributes:
-        image: float32 (3, crop, crop), RGB in [0, 1].
-        valid: bool (crop, crop), False in padding.
-        tags: float32 (C,), 1 for each class of the image.
-        index: of the image in ``images.items``.
-        external: float16 (C, h, w) in [0, 1], external base CAMs on the grid of the network, with the geometry of the
-            view; 0 in padding, `NO_MAP` for a class without one. Only in a dataset with external CAMs.
+    ``external``: float16 (C, h, w) in [0, 1], external base CAMs on the grid of the network, with the geometry of
+    the view; 0 in padding, `NO_MAP` for a class without one. Only in a dataset with external CAMs.
     """
 
-    image: torch.Tensor
-    valid: torch.Tensor
-    tags: torch.Tensor
-    index: int
+    image: torch.Tensor  # float32 (3, crop, crop), RGB in [0, 1]
+    valid: torch.Tensor  # bool (crop, crop), False in padding
+    tags: torch.Tensor  # float32 (C,), 1 for each class of the image
+    index: int  # of the image in ``images.items``
     external: torch.Tensor
 
 
 class LabelledSample(TypedDict):
     """A view of an image with its label map, for the default collation.
 
-    Attributes:
-        image: float32 (3, crop, crop), RGB in [0, 1].
-        valid: bool (crop, crop), False in padding.
-        labels: uint8 (crop, crop), class ids, 0 = background, 255 = ignored and padding.
-        weights: float32 (crop, crop) in [0, 1], the weight of each label; only in a dataset with weights.
+    ``weights``: float32 (crop, crop) in [0, 1], the weight of each label; only in a dataset with weights.
     """
 
-    image: torch.Tensor
-    valid: torch.Tensor
-    labels: torch.Tensor
+    image: torch.Tensor  # float32 (3, crop, crop), RGB in [0, 1]
+    valid: torch.Tensor  # bool (crop, crop), False in padding
+    labels: torch.Tensor  # uint8 (crop, crop), class ids, 0 = background, 255 = ignored and padding
     weights: NotRequired[torch.Tensor]
 
 
@@ -66,14 +57,11 @@ class _ViewSet(Dataset[AnySample], Generic[AnySample]):
     ``draw`` is the number of the epoch or step. The same seed, draw and index give the same sample in every worker,
     process and order.
 
-    Attributes:
-        images: the images; opened on access.
-        seed: 0 or more; else a `UsageError` is raised.
-        fill: the colour of padding, RGB in [0, 1]: the mean of the network's normalisation.
+    ``fill``: the colour of padding, RGB in [0, 1]: the mean of the network's normalisation.
     """
 
-    images: ImageSet
-    seed: int = field(kw_only=True)
+    images: ImageSet  # the images; opened on access
+    seed: int = field(kw_only=True)  # 0 or more; else a `UsageError` is raised
     fill: tuple[float, float, float] = field(default=IMAGENET_MEAN, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -92,17 +80,11 @@ class _ViewSet(Dataset[AnySample], Generic[AnySample]):
 
 @dataclass(eq=False)
 class TrainingSet(_ViewSet[Sample]):
-    """Random views of tagged images, by (draw, index).
+    """Random views of tagged images, by (draw, index)."""
 
-    Attributes:
-        settings: the augmentation.
-        external: a folder with external base CAMs ID.npz; None: none.
-        stride: pixels per cell of the grid to which external CAMs are pooled.
-    """
-
-    settings: ViewSettings
-    external: Path | None = field(default=None, kw_only=True)
-    stride: int = field(default=16, kw_only=True)
+    settings: ViewSettings  # the augmentation
+    external: Path | None = field(default=None, kw_only=True)  # a folder with external base CAMs ID.npz; None: none
+    stride: int = field(default=16, kw_only=True)  # pixels per cell of the grid to which external CAMs are pooled
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         """The view for ``key`` = (draw, index).
@@ -141,16 +123,14 @@ class TrainingSet(_ViewSet[Sample]):
 class LabelledSet(_ViewSet[LabelledSample]):
     """Random views of images and their label maps, by (draw, index).
 
-    Attributes:
-        folder: of label maps ID.png with the proportions of the image, at its size or smaller; None: the ground truth.
-            Human corrections among `FinalMasks` have the image's size.
-        settings: the augmentation.
-        weights: a folder of ID.png, 8-bit grey of the label map's size: the weight of each label, 255 = 1. Human
-            corrections have weight 1. None: all have weight 1.
+    ``folder``: of label maps ID.png with the proportions of the image, at its size or smaller; None: the ground
+    truth. Human corrections among `FinalMasks` have the image's size.
+    ``weights``: a folder of ID.png, 8-bit grey of the label map's size: the weight of each label, 255 = 1. Human
+    corrections have weight 1. None: all have weight 1.
     """
 
     folder: Path | FinalMasks | None
-    settings: ViewSettings
+    settings: ViewSettings  # the augmentation
     weights: Path | None = field(default=None, kw_only=True)
 
     def __getitem__(self, key: tuple[int, int]) -> LabelledSample:

@@ -95,9 +95,10 @@ def read_coco(settings: DataSettings, root: Path, split: str | None) -> Listing:
             listing.entries.extend(entries)
         elif missing := list(entries):
             others = f", and neither do the other {len(missing) - 1:,}" if len(missing) > 1 else ""
-            message = f"the image {missing[0].path.name} does not exist below {name}/, {IMAGES}/{name}/, {IMAGES}/ or"
+            first, source = missing[0].path.name, missing[0].source
+            message = f"the image {first} does not exist below {name}/, {IMAGES}/{name}/, {IMAGES}/ or the root{others}"
             remedy = "put the images there; `tag2mask export coco` does so with --images copy or link"
-            listing.problems.append(error("missing-image", missing[0].source, f"{message} the root{others}; {remedy}"))
+            listing.problems.append(error("missing-image", source, f"{message}; {remedy}"))
     sources = {files[name]: indexes[name].digest for name in wanted}
     listing.rasterisation = Rasterisation(folder, settings.crowd, sources, sizes)
     return listing

@@ -14,7 +14,7 @@ from tag2mask.data.readers.entries import Entry
 from tag2mask.data.readers.image_paths import TablePaths, known_id
 from tag2mask.data.readers.scan import Listing, mask_locations, split_error
 from tag2mask.data.readers.table_cells import TagColumn
-from tag2mask.data.readers.table_columns import Columns, Table, understand
+from tag2mask.data.readers.table_columns import Columns, Table, find_columns
 from tag2mask.data.settings import DataSettings
 
 TABLE_NAME = "tags.csv"  # the default table in a root
@@ -156,7 +156,7 @@ def _columns(table: Table, file: Iterable[str], cells: TagColumn, listed: Sequen
         return None
     if delimiter != ",":
         table.notes.append(f"columns are separated by {'tabs' if delimiter == chr(9) else f'`{delimiter}`'}")
-    return understand(table, header, numbered, cells, listed)
+    return find_columns(table, header, numbered, cells, listed)
 
 
 def _rows(table: Table, file: Iterable[str], columns: Columns) -> Iterator[Row]:

@@ -34,38 +34,23 @@ MOST_THREADS = 8
 
 @dataclass(frozen=True)
 class CheckReport:
-    """The result of a check.
-
-    Attributes:
-        kind: the layout of the data set.
-        split: None for all images.
-        images: images that exist, readable or not.
-        counts: images with each class.
-        untagged: images without a tag.
-        masks: images with a ground-truth mask.
-        splits: images in each split.
-        notes: how the data set was interpreted, a sentence each.
-        problems: errors first, then warnings.
-        usable: whether the data set can be opened; damaged images do not prevent that.
-        pixels: the mean number of pixels of the readable images; None if there are none.
-        summary: whether the data set is suitable for training.
-    """
+    """The result of a check."""
 
     root: str
-    kind: str
-    split: str | None
+    kind: str  # the layout of the data set
+    split: str | None  # None for all images
     classes: tuple[str, ...]
-    images: int
-    counts: dict[str, int]
-    untagged: int
-    masks: int
-    splits: dict[str, int] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    problems: tuple[Problem, ...] = ()
-    usable: bool = True
-    pixels: int | None = None
+    images: int  # images that exist, readable or not
+    counts: dict[str, int]  # images with each class
+    untagged: int  # images without a tag
+    masks: int  # images with a ground-truth mask
+    splits: dict[str, int] = field(default_factory=dict)  # images in each split
+    notes: tuple[str, ...] = ()  # how the data set was interpreted, a sentence each
+    problems: tuple[Problem, ...] = ()  # errors first, then warnings
+    usable: bool = True  # whether the data set can be opened; damaged images do not prevent that
+    pixels: int | None = None  # the mean number of pixels of the readable images; None if there are none
     near_duplicates: NearDuplicates = field(default_factory=NearDuplicates)
-    summary: TagSummary | None = None
+    summary: TagSummary | None = None  # whether the data set is suitable for training
 
     @property
     def errors(self) -> tuple[Problem, ...]:

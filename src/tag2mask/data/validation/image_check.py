@@ -41,31 +41,22 @@ NoticeKind = Literal["range", "bands", "alpha", "pages"]
 class PixelNotice:
     """An unusual property of the pixels of one image.
 
-    Attributes:
-        kind: ``range``: more than 8 bits, read without `data.intensity`; ``bands``: bands that are not read;
-            ``alpha``: partly transparent on more than half of its pixels; ``pages``: more than one page or frame.
-        value: of ``range`` the greatest pixel value, of ``bands`` the number of bands that are not read; else 0.
+    ``kind``: ``range``: more than 8 bits, read without `data.intensity`; ``bands``: bands that are not read;
+    ``alpha``: partly transparent on more than half of its pixels; ``pages``: more than one page or frame.
     """
 
     kind: NoticeKind
-    value: int = 0
+    value: int = 0  # of ``range`` the greatest pixel value, of ``bands`` the number of bands that are not read; else 0
 
 
 @dataclass(frozen=True)
 class ImageResult:
-    """The result of checking an image.
+    """The result of checking an image."""
 
-    Attributes:
-        size: (H, W); None if it could not be opened.
-        hash: its difference hash; None if it could not be opened, or is plain.
-        problems: of the image, its mask and its correction.
-        notices: for `pixel_warnings`.
-    """
-
-    size: tuple[int, int] | None
-    hash: Hash | None
-    problems: list[Problem]
-    notices: list[PixelNotice] = field(default_factory=list)
+    size: tuple[int, int] | None  # (H, W); None if it could not be opened
+    hash: Hash | None  # its difference hash; None if it could not be opened, or is plain
+    problems: list[Problem]  # of the image, its mask and its correction
+    notices: list[PixelNotice] = field(default_factory=list)  # for `pixel_warnings`
 
 
 def check_image(found: Survey, item: ImageItem, settings: DataSettings, most: int) -> ImageResult:

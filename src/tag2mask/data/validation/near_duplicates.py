@@ -109,21 +109,15 @@ def _component_labels(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
 class NearDuplicates:
     """Images that look the same.
 
-    Attributes:
-        groups: the number of groups of two or more.
-        images: in all groups together.
-        across: groups with images in different splits.
-        named: the first five pairs, those across splits first: IDs, with the splits where these differ.
-        unlike: further groups, whose images have different tags: one camera and a fixed part, hardly copies.
-        unlike_named: the first five pairs of these.
+    ``named``: the first five pairs, those across splits first: IDs, with the splits where these differ.
     """
 
-    groups: int = 0
-    images: int = 0
-    across: int = 0
+    groups: int = 0  # the number of groups of two or more
+    images: int = 0  # in all groups together
+    across: int = 0  # groups with images in different splits
     named: tuple[str, ...] = ()
-    unlike: int = 0
-    unlike_named: tuple[str, ...] = ()
+    unlike: int = 0  # further groups, whose images have different tags: one camera and a fixed part, hardly copies
+    unlike_named: tuple[str, ...] = ()  # the first five pairs of these
 
     def notes(self) -> list[str]:
         """A line for all groups, and one for those with different tags."""

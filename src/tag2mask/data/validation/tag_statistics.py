@@ -79,14 +79,12 @@ class TagCounts:
 class TagSummary:
     """The closing summary of a check.
 
-    Attributes:
-        worth: ``yes``; ``doubtful``: training works, but the reasons affect masks or figures; ``no``: the data set
-            cannot be opened, or no class has enough images.
-        reasons: for and against training.
+    ``worth``: ``yes``; ``doubtful``: training works, but the reasons affect masks or figures; ``no``: the data set
+    cannot be opened, or no class has enough images.
     """
 
     worth: Literal["yes", "doubtful", "no"]
-    reasons: tuple[str, ...]
+    reasons: tuple[str, ...]  # for and against training
 
     def __str__(self) -> str:
         return f"worth training: {self.worth} ({'; '.join(self.reasons)})"
