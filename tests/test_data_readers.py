@@ -262,7 +262,7 @@ def test_nearest_name(name: str, near: str) -> None:
     assert nearest_name("xylophone", VOC_CLASSES) is None
 
 
-def test_similar_names_are_rare_beside_frequent() -> None:
+def test_similar_names_are_rare_next_to_frequent() -> None:
     counts = {"horse": 40, "hosre": 1, "cow": 30, "crow": 25, "dog": 3, "Dog": 4, "sofa": 1}
     assert set(similar_names(counts)) == {("hosre", "horse"), ("dog", "Dog")}
 
@@ -300,7 +300,7 @@ def test_linked_folders_are_read_but_loops_end(tmp_path: Path) -> None:
     assert names == ["cat/a.jpg", "dog/b.jpg"]
 
 
-def test_find_photos_needs_no_tags(tmp_path: Path) -> None:
+def test_find_images_needs_no_tags(tmp_path: Path) -> None:
     touch(tmp_path, "b.jpg", "in/a.png", "notes.txt", "RUN/masks/b.png")
     images = find_images(tmp_path, skip=tmp_path / "RUN")
     assert [item.id for item in images.items] == ["b", "in/a"]
@@ -468,7 +468,7 @@ def test_real_voc_root(real_data: Path) -> None:
     assert [train.classes[column] for column in np.argsort(-counts)[:2]] == ["cat", "dog"]
 
 
-def test_a_image_is_a_value() -> None:
+def test_an_item_is_a_value() -> None:
     path = "/data/pets/cat/one.jpg"
     item = ImageItem("cat/one", Path(path), (1, 2), Path("masks/cat/one.png"))
     assert (item.path, item.truth) == (Path(path), Path("masks/cat/one.png"))

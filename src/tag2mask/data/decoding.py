@@ -64,8 +64,7 @@ def opened(path: Path, *, pixel_limit: int, formats: tuple[str, ...] = IMAGE_FOR
         message = "the file does not exist; add it, or remove it from the list"
         raise ImageError.about(path, "missing-image", message) from reason
     except OSError as reason:
-        message = f"the file could not be read ({reason.strerror})"
-        raise ImageError.about(path, "unreadable-image", message) from reason
+        raise ImageError.about(path, "unreadable-image", f"the file could not be read ({reason.strerror})") from reason
     with file:
         image = _identified(path, file, formats)
         width, height = image.size

@@ -12,7 +12,7 @@ from tag2mask.core.errors import first_five
 from tag2mask.data.classes import BACKGROUND_NAMES
 from tag2mask.data.file_names import nfc
 from tag2mask.data.images import image_size
-from tag2mask.data.problems import ImageError, Problem, error, errors_of, one_line, warning
+from tag2mask.data.problems import ImageError, Problem, ProblemKind, error, errors_of, one_line, warning
 from tag2mask.data.readers.coco_rle import Size, as_polygons, is_empty, is_normalised, segmentation_fault
 from tag2mask.data.readers.image_paths import ImageLocator, name_fault
 
@@ -70,6 +70,10 @@ class AnnotationFile:
         """Whether there are no errors."""
         return not errors_of(self.problems)
 
+    def fail(self, where: str, message: str, kind: ProblemKind = "bad-annotation") -> None:
+        """Add an error."""
+        self.problems.append(error(kind, where, message))
+
     def note(self, kind: str, where: str) -> None:
         """Count a deviation."""
         count, first = self.deviations.get(kind, (0, where))
@@ -89,13 +93,12 @@ def read_annotations(path: Path, subject: str) -> AnnotationFile:
         found.digest = hashlib.sha256(content).hexdigest()
         document = json.loads(content)
     except (OSError, ValueError, RecursionError) as reason:
-        message = f"the annotations could not be read as JSON ({reason}); download or export the file again"
-        found.problems.append(error("bad-annotation", subject, message))
+        found.fail(subject, f"the annotations could not be read as JSON ({reason}); download or export the file again")
         return found
     lacking = [key for key in REQUIRED if not isinstance(document, dict) or not isinstance(document.get(key), list)]
     if lacking:
-        message = f"the list {first_five(f'`{key}`' for key in lacking)} is missing; download or export the file again"
-        found.problems.append(error("bad-annotation", subject, message))
+        names = first_five(f"`{key}`" for key in lacking)
+        found.fail(subject, f"the list {names} is missing; download or export the file again")
         return found
     _read_categories(document, found)
     _read_images(document, ImageLocator(path), found)
@@ -115,8 +118,8 @@ def _valid(document: dict[str, Any], key: str, found: AnnotationFile) -> Iterato
         wrong = [name for name, kind in REQUIRED[key].items() if not _has(item, name, kind, key, found, place)]
         if wrong:
             needed = ", ".join(f"`{name}` ({KIND_NAMES[kind]})" for name, kind in REQUIRED[key].items())
-            message = f"{first_five(f'`{name}`' for name in wrong)} is missing or of another kind; it needs {needed}"
-            found.problems.append(error("bad-annotation", where, message))
+            names = first_five(f"`{name}`" for name in wrong)
+            found.fail(where, f"{names} is missing or of another kind; it needs {needed}")
         else:
             yield where, item
 
@@ -154,11 +157,9 @@ def _read_categories(document: dict[str, Any], found: AnnotationFile) -> None:
         number, name = item["id"], nfc(item["name"].strip())
         if number in names or name in names.values():
             twice = f"the id {number}" if number in names else f"the name `{name}`"
-            message = f"two categories have {twice}; each should have its own id and name"
-            found.problems.append(error("bad-classes", where, message))
+            found.fail(where, f"two categories have {twice}; each should have its own id and name", "bad-classes")
         elif not name or not name.isprintable():
-            message = f"the category {number} has no name that can be shown; name it"
-            found.problems.append(error("bad-classes", where, message))
+            found.fail(where, f"the category {number} has no name that can be shown; name it", "bad-classes")
         else:
             names[number] = name
     found.categories = dict(sorted(names.items()))
@@ -170,40 +171,34 @@ def _read_images(document: dict[str, Any], locator: ImageLocator, found: Annotat
         number, name = item["id"], item["file_name"]
         if (fault := name_fault(name)) is not None:
             rule = "may lie outside the root; it should be the plain name of a file, or its path below the root"
-            message = f"file_name `{name}` {fault or rule}"
-            found.problems.append(error("bad-annotation" if fault else "outside-root", where, message))
-            continue
-        if number in found.images or name in listed:
-            what = f"the id {number}" if number in found.images else name
-            message = f"{what} is listed twice; remove one of the items"
-            found.problems.append(error("duplicate-id", where, message))
-            continue
-        height, width = item.get("height"), item.get("width")
-        if height is None or width is None:
-            size, reason = _measured(locator, name)
-            if reason:
-                message = f"{name} has no `height` and `width`, and its file does not say them ({reason})"
-                found.problems.append(error("bad-annotation", where, f"{message}; add them, or the file"))
-                continue
-            found.measured = True
-            found.note("images without `height` and `width` are measured", name)
+            found.fail(where, f"file_name `{name}` {fault or rule}", "bad-annotation" if fault else "outside-root")
+        elif number in found.images or name in listed:
+            twice = f"the id {number}" if number in found.images else name
+            found.fail(where, f"{twice} is listed twice; remove one of the items", "duplicate-id")
+        elif isinstance(size := _size(item, locator, found), str):
+            found.fail(where, f"{name} {size}")
         else:
-            size = height, width
-        if not all(1 <= side <= LONGEST_SIDE for side in size):
-            message = f"{name} is said to be {size[1]} × {size[0]} pixels; a side should have 1 to {LONGEST_SIDE:,}"
-            found.problems.append(error("bad-annotation", where, message))
-            continue
-        found.images[number] = ImageRecord(name, size)
-        listed.add(name)
+            found.images[number] = ImageRecord(name, size)
+            listed.add(name)
 
 
-def _measured(locator: ImageLocator, name: str) -> tuple[Size, str]:
-    """(H, W) of an image, or why it cannot be read."""
-    found = locator.find(name)
-    try:
-        return (image_size(Path(found.path)), "") if found.exists else ((0, 0), "it does not exist")
-    except ImageError as fault:
-        return (0, 0), fault.reason
+def _size(item: dict[str, Any], locator: ImageLocator, found: AnnotationFile) -> Size | str:
+    """(H, W) of an image, from its file if the item lacks it; or the fault."""
+    size: Any = item.get("height"), item.get("width")
+    if None in size:
+        location, reason = locator.find(item["file_name"]), "it does not exist"
+        try:
+            if location.exists:
+                size, reason = image_size(Path(location.path)), ""
+        except ImageError as fault:
+            reason = fault.reason
+        if reason:
+            return f"has no `height` and `width`, and its file does not say them ({reason}); add them, or the file"
+        found.measured = True
+        found.note("images without `height` and `width` are measured", item["file_name"])
+    if not all(1 <= side <= LONGEST_SIDE for side in size):
+        return f"is said to be {size[1]} × {size[0]} pixels; a side should have 1 to {LONGEST_SIDE:,}"
+    return size[0], size[1]
 
 
 def _read_annotations(document: dict[str, Any], found: AnnotationFile) -> None:
@@ -215,19 +210,18 @@ def _read_annotations(document: dict[str, Any], found: AnnotationFile) -> None:
     for where, item in _valid(document, "annotations", found):
         named, crowd = f"annotation {item['id']}", CROWDS.get(str(item.get("iscrowd")).lower())
         if crowd is None:
-            message = f"{named}: `iscrowd` should be 0 or 1, it is {item['iscrowd']!r}; correct it"
-            found.problems.append(error("bad-annotation", where, message))
+            found.fail(where, f"{named}: `iscrowd` should be 0 or 1, it is {item['iscrowd']!r}; correct it")
             continue
         image = found.images.get(item["image_id"])
         if image is None or item["category_id"] not in found.categories:
             key, number = ("images", item["image_id"]) if image is None else ("categories", item["category_id"])
-            message = f"{named} is of {number}, which the list `{key}` does not hold; add it, or remove the annotation"
-            found.problems += [error("bad-annotation", where, message)] if complete else []
+            rule = f"which the list `{key}` does not hold; add it, or remove the annotation"
+            if complete:
+                found.fail(where, f"{named} is of {number}, {rule}")
             continue
         segmentation, written = as_polygons(item.get("segmentation"))
         if fault := segmentation_fault(segmentation, image.size):
-            message = f"{named} of {image.name}: {fault}; correct or remove it"
-            found.problems.append(error("bad-annotation", where, message))
+            found.fail(where, f"{named} of {image.name}: {fault}; correct or remove it")
         else:
             if written:
                 found.note(written, named)

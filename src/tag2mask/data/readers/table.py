@@ -50,7 +50,7 @@ class TableTags:
             own = known_id(row.image, known, *folders)
             if own in self.lines:
                 message = f"{own} has two lines, the first is line {self.lines[own]}; join their tags by `;`"
-                table.problems.append(error("duplicate-id", table.where(row.line), message))
+                table.fail("duplicate-id", message, row.line)
             else:
                 self.lines[own], self._tags[own] = row.line, row.tags
         listing.notes += table.notes
@@ -90,8 +90,7 @@ def read_table(
         official: the class list if the settings have none; empty if tags may be any.
     """
     if path.exists() and not path.is_file():  # reading a device or a pipe may never end
-        message = "the tags table is not a file; data.tags names a CSV file"
-        table.problems.append(error("bad-table", table.subject, message))
+        table.fail("bad-table", "the tags table is not a file; data.tags names a CSV file")
         return
     settings = settings or DataSettings()
     listed = None if settings.classes is None else read_classes(settings.classes)[0]
@@ -101,7 +100,7 @@ def read_table(
             has_null = any(b"\0" in block for block in iter(lambda: file.read(_BLOCK), b""))
         if has_null:
             message = "the tags table holds null bytes, as UTF-16 and spreadsheets do; save it as CSV in UTF-8"
-            table.problems.append(error("encoding", table.subject, message))
+            table.fail("encoding", message)
             return
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
             columns = _columns(table, lines, cells, listed)
@@ -109,8 +108,7 @@ def read_table(
             with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
                 yield from _rows(table, lines, columns)
     except OSError as reason:
-        message = f"the tags table could not be read ({reason.strerror}); data.tags names a CSV file"
-        table.problems.append(error("bad-table", table.subject, message))
+        table.fail("bad-table", f"the tags table could not be read ({reason.strerror}); data.tags names a CSV file")
 
 
 def read_table_images(settings: DataSettings, split: str | None) -> Listing:
@@ -128,7 +126,7 @@ def read_table_images(settings: DataSettings, split: str | None) -> Listing:
             below = paths.inside(row.image)
             if below is None:
                 message = f"`{row.image}` lies outside the root {root}; move the image there or set data.root"
-                listing.problems.append(error("outside-root", table.where(row.line), message))
+                table.fail("outside-root", message, row.line)
             else:
                 file = on_disk(inside(root, below))
                 entry = Entry(id_of_name(below), file, row.tags, table.subject, row.line, row.split or "")
@@ -169,11 +167,10 @@ def _rows(table: Table, file: Iterable[str], columns: Columns) -> Iterator[Row]:
     for line, cells in numbered:
         if len(cells) < width or any(cell.strip() for cell in cells[width:]):
             joint = f"{'`,` or `|`' if delimiter == ';' else '`;`'}, not by `{delimiter}`"
-            message = f"{len(cells)} columns instead of {width}; several tags are joined by {joint}"
-            table.problems.append(error("bad-row", table.where(line), message))
+            table.fail("bad-row", f"{len(cells)} columns instead of {width}; several tags are joined by {joint}", line)
             continue
         if not cells[image].strip():
-            table.problems.append(error("bad-row", table.where(line), "the line names no image; fill it or remove it"))
+            table.fail("bad-row", "the line names no image; fill it or remove it", line)
             continue
         if tags is None:
             found = columns.ones(cells)

@@ -9,7 +9,7 @@ from itertools import compress
 from tag2mask.core.errors import first_five
 from tag2mask.data.classes import did_you_mean, folded_name, nearest_name
 from tag2mask.data.file_names import nfc
-from tag2mask.data.problems import Problem, error
+from tag2mask.data.problems import Problem, ProblemKind, error
 from tag2mask.data.readers.table_cells import ONES, TagColumn
 
 SUGGESTED = "suggested"  # the column of suggested tags that are not reviewed
@@ -45,6 +45,10 @@ class Table:
     splits: Counter[str] = field(default_factory=Counter)  # lines of each split; empty without a ``split`` column
     notes: list[str] = field(default_factory=list)  # how the table was interpreted, a sentence each
     problems: list[Problem] = field(default_factory=list)
+
+    def fail(self, kind: ProblemKind, message: str, line: int | None = None) -> None:
+        """Add an error about a line, or about the file."""
+        self.problems.append(error(kind, self.subject if line is None else self.where(line), message))
 
     def where(self, line: int) -> str:
         """The file and the line, for messages."""
@@ -142,7 +146,7 @@ def find_columns(
 
 def _unusable(found: Columns, message: str) -> Columns | None:
     """Add an error about the header; returns None."""
-    found.table.problems.append(error("bad-table", found.table.where(found.line), message))
+    found.table.fail("bad-table", message, found.line)
     return None
 
 
@@ -220,7 +224,7 @@ def _classes(columns: dict[int, str], found: Columns, scan: _Scan, listed: Seque
             message = f"a class column should hold 0 or 1, here `{found.classes[place]}` = `{value}`"
             words = "for tags in words, call their column `tags`; " if len(found.classes) == 1 else ""
             remedy = _remedy(sound) if listed is None else "correct the column, or leave it out of data.classes"
-            table.problems.append(error("bad-value", table.where(line), f"{message}; {words}{remedy}"))
+            table.fail("bad-value", f"{message}; {words}{remedy}", line)
     return found
 
 

@@ -52,7 +52,7 @@ def of_kind(report: CheckReport, kind: str) -> list[str]:
     return [str(problem) for problem in report.problems if problem.kind == kind]
 
 
-def test_a_image_at_another_size_and_quality_looks_the_same_and_others_do_not() -> None:
+def test_an_image_at_another_size_and_quality_looks_the_same_and_others_do_not() -> None:
     for seed in range(20):
         image = landscape(seed)
         assert bits_between(image, encoded_again(image.resize((60, 40)), 50)) <= MAX_BITS
@@ -61,7 +61,7 @@ def test_a_image_at_another_size_and_quality_looks_the_same_and_others_do_not() 
         assert bits_between(image, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)) > 2 * MAX_BITS
 
 
-def test_a_plain_image_has_no_look() -> None:
+def test_a_plain_image_has_no_hash() -> None:
     noise = np.random.default_rng(0).integers(126, 130, (64, 96, 3), dtype=np.uint8)
     assert difference_hash(noise) is None
 
@@ -75,14 +75,14 @@ def flipped(value: np.ndarray, bits: Sequence[int]) -> np.ndarray:
 
 def test_groups_are_those_of_comparing_every_pair() -> None:
     rng = np.random.default_rng(1)
-    looks = ImageHashes(900)
+    hashes = ImageHashes(900)
     for place in range(900):
         # A third is near an earlier one, by so few bits that the search promises to find it.
         near = place >= 600
         bits = rng.choice(128, int(rng.integers(0, 8)), replace=False) if near else ()
-        base = looks.hashes[place - 600] if near else rng.integers(0, 2**64, 2, dtype=np.uint64)
-        looks.put(place, flipped(base, bits) if place % 50 else None)
-    found = [tuple(map(int, group)) for group in looks.groups()]
+        base = hashes.hashes[place - 600] if near else rng.integers(0, 2**64, 2, dtype=np.uint64)
+        hashes.put(place, flipped(base, bits) if place % 50 else None)
+    found = [tuple(map(int, group)) for group in hashes.groups()]
     wanted = []
     for place in range(300):
         if place % 50 and (place + 600) % 50:
@@ -90,7 +90,7 @@ def test_groups_are_those_of_comparing_every_pair() -> None:
     assert found == wanted
 
 
-def test_splits_are_told_apart_by_what_is_in_one_alone() -> None:
+def test_different_splits_have_images_of_their_own() -> None:
     assert in_different_splits("train;both", "val;both")
     assert not in_different_splits("train", "train;trainval")  # a part and the whole
     assert not in_different_splits("", "val")  # an image of no split
@@ -193,7 +193,7 @@ def test_tags_that_are_never_apart_are_named_once() -> None:
         ((FEW - 1, 3), "no", f"fewer than {FEW} images of dog, cat"),
     ],
 )
-def test_the_verdict_follows_the_counts(tmp_path: Path, counts: tuple[int, int], worth: str, reason: str) -> None:
+def test_the_summary_follows_the_counts(tmp_path: Path, counts: tuple[int, int], worth: str, reason: str) -> None:
     for name, count in zip(("cat", "dog"), counts, strict=True):
         (tmp_path / name).mkdir()
         for number in range(count):
