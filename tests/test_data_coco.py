@@ -127,10 +127,7 @@ def problems(root: Path, **options: Any) -> dict[str, list[Problem]]:
 def test_ids_are_ranks_of_the_sorted_official_ones_whatever_their_order(root: Path) -> None:
     images = open_images(DataSettings(root=root))
     assert images.classes == ("cat", "dog")
-    assert [(item.id, item.tags, item.truth) for item in images.items] == [
-        ("p3", (1, 2), None),
-        ("p7", (1, 2), None),
-    ]
+    assert [(item.id, item.tags, item.truth) for item in images.items] == [("p3", (1, 2), None), ("p7", (1, 2), None)]
     turned = document()
     turned["categories"].reverse()
     write(root, turned)

@@ -185,8 +185,7 @@ CASES: dict[str, Case] = {
     "shift-jis": encoded("ねこ", "shift_jis", "Shift_JIS"),
     "latin-1": encoded("é", "iso-8859-1"),
     "not-as-declared": case(
-        voc({"Annotations/a.xml": xml("é", "iso-8859-1", "gbk")}, "a"),
-        ("bad-annotation", "could not be read as XML"),
+        voc({"Annotations/a.xml": xml("é", "iso-8859-1", "gbk")}, "a"), ("bad-annotation", "could not be read as XML")
     ),
     "main-lists": case(voc({"ImageSets/Main/train.txt": "a\n"} | CAT_XML, "a", "b"), A),
     "lists-of-classes-are-no-splits": case(
