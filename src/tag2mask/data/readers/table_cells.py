@@ -31,6 +31,7 @@ _PYTHON_LIST = re.compile(rf"\[\s*{_QUOTED}(?:\s*,\s*{_QUOTED})*\s*,?\s*\]", re.
 
 _SHOWN = 100  # characters of a cell
 _LISTS, _BLANKS = "lists", "blanks"
+_NOTES = {_LISTS: "written as lists", _BLANKS: "joined by blanks where each word is a tag by itself"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Cell:
     """A cell of the tags column."""
 
     tags: tuple[str, ...] | None  # None: invalid
-    joints: tuple[str, ...] = ()  # separators other than ``;``: ``,``, ``|``, blanks or lists
+    separators: tuple[str, ...] = ()  # other than ``;``: ``,``, ``|``, blanks or lists
     nothing: str = ""  # the word for no tags, if any
     fault: str = ""  # the fault and its remedy; empty for a valid cell, and for an ambiguous `0`
 
@@ -77,9 +78,9 @@ class TagColumn:
         if len(self._seen) == MAX_DISTINCT:
             self._seen.clear()
         self._seen.add(text)
-        names, joints, _ = self._parts(text)
-        self._has_semicolons |= joints == (";",)
-        found = self._single if len(names) == 1 and not joints else self._joined
+        names, separators, _ = self._parse(text)
+        self._has_semicolons |= separators == (";",)
+        found = self._single if len(names) == 1 and not separators else self._joined
         if len(found) < MAX_DISTINCT:
             found.update(names)
         self._has_numbers |= any(_NUMBER.fullmatch(name) and not _ZERO.fullmatch(name) for name in names)
@@ -96,7 +97,7 @@ class TagColumn:
         doubtful = sorted(
             name
             for name, own in words.items()
-            if len(own) > 1 and any(counts[word] > 1 for word in own) and not self._of_blanks(name)
+            if len(own) > 1 and any(counts[word] > 1 for word in own) and not self._split_at_blanks(name)
         )
         if doubtful:
             named = first_five(f"`{name}`" for name in doubtful)
@@ -106,8 +107,8 @@ class TagColumn:
 
     def count(self, cell: Cell, where: str) -> Problem | None:
         """Count a cell for the notes; returns its problem, if any. An ambiguous `0` is reported once."""
-        for joint in cell.joints:
-            self._examples.setdefault(joint, cell.tags or ())
+        for separator in cell.separators:
+            self._examples.setdefault(separator, cell.tags or ())
         if cell.nothing:
             self._words[cell.nothing] += 1
         if cell.tags is not None or (not cell.fault and self._zero_said):
@@ -118,15 +119,10 @@ class TagColumn:
 
     def notes(self) -> Iterator[str]:
         """How the cells were interpreted, a sentence each."""
-        for joint, tags in self._examples.items():
-            shown = first_five(f"`{name}`" for name in tags)
-            if joint in (_LISTS, _BLANKS):
-                how = "written as lists" if joint == _LISTS else "joined by blanks where each word is a tag by itself"
-                yield one_line(f"tags are {how} (first: {shown})")
-            else:
-                yield one_line(
-                    f"tags are joined by `{joint}` (first: {shown}); a name that holds one is listed in data.classes"
-                )
+        for separator, tags in self._examples.items():
+            how = _NOTES.get(separator, f"joined by `{separator}`")
+            remedy = "" if separator in _NOTES else "; a name that holds one is listed in data.classes"
+            yield one_line(f"tags are {how} (first: {first_five(f'`{name}`' for name in tags)}){remedy}")
         for word, count in self._words.items():
             images = "1 image is" if count == 1 else f"{count} images are"
             yield one_line(f"{images} tagged `{word}`: read as images that hold none of the classes")
@@ -145,24 +141,24 @@ class TagColumn:
         return self.means_no_class(name)
 
     def _read(self, text: str) -> Cell:
-        names, joints, fault = self._parts(text)
+        names, separators, fault = self._parse(text)
         if fault:
             return Cell(None, fault=fault)
-        if len(names) == 1 and not joints:
-            words = self._of_blanks(names[0])
-            names, joints = (words, (_BLANKS,)) if words else (names, joints)
+        if len(names) == 1 and not separators:
+            words = self._split_at_blanks(names[0])
+            names, separators = (words, (_BLANKS,)) if words else (names, separators)
         if any(_ZERO.fullmatch(name) for name in names) and self._has_numbers and not self.classes:
             return Cell(None)
         nothing = [name for name in names if self._is_nothing(name)]
         if nothing and len(nothing) < len(names):
             fault = f"`{_short(text)}` holds a tag and `{nothing[0]}`, which says that there is none"
             return Cell(None, fault=f"{fault}; remove one, or list `{nothing[0]}` in data.classes if it is a class")
-        if nothing or (joints == (_LISTS,) and not names):
+        if nothing or (separators == (_LISTS,) and not names):
             return Cell((), nothing=nothing[0] if nothing else text.strip())
-        shown = () if joints == (";",) or (len(names) < 2 and joints != (_LISTS,)) else joints
+        shown = () if separators == (";",) or (len(names) < 2 and separators != (_LISTS,)) else separators
         return Cell(names, shown)
 
-    def _of_blanks(self, name: str) -> tuple[str, ...]:
+    def _split_at_blanks(self, name: str) -> tuple[str, ...]:
         """The tags in a cell that are separated by blanks; empty if that is uncertain."""
         words = tuple(dict.fromkeys(name.split()))
         if len(words) < 2 or name in self.classes or name in self._joined or self._is_nothing(name):
@@ -172,40 +168,40 @@ class TagColumn:
         known = self.classes or self._single
         return words if all(word in known for word in words) else ()
 
-    def _parts(self, text: str) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    def _parse(self, text: str) -> tuple[tuple[str, ...], tuple[str, ...], str]:
         """The distinct names in a cell, their separators, and the fault."""
         cell = nfc(text.strip())
-        joints: tuple[str, ...] = ()
+        separators: tuple[str, ...] = ()
         found: list[str] | None
         if cell in self.classes:
             found = [cell]
         elif cell.startswith(("[", "{")):
-            found, joints = _list_of(cell), (_LISTS,)
+            found, separators = _list_of(cell), (_LISTS,)
             if found is None:
                 rule = 'a list holds quoted names alone, as `["cat", "dog"]`; write that, or `cat;dog`'
                 return (), (), f"`{_short(text)}` begins like a list and is not one of names: {rule}"
         elif ";" in cell:
-            found, joints = cell.split(";"), (";",)
+            found, separators = cell.split(";"), (";",)
         elif self._has_semicolons and not self.classes:  # a table joins its tags in one way
             found = [cell]
         else:
-            found, joints = self._split(cell)
+            found, separators = self._split(cell)
         names = (nfc(name.strip()) for name in found)
-        return tuple(dict.fromkeys(name for name in names if name)), joints, ""
+        return tuple(dict.fromkeys(name for name in names if name)), separators, ""
 
     def _split(self, cell: str) -> tuple[list[str], tuple[str, ...]]:
         """The parts between ``,`` and ``|``, and the separators; names of classes that contain one are not split."""
         parts = re.split("([,|])", cell)  # parts at even indices, separators at odd ones
         pieces: list[str] = []
-        joints: dict[str, None] = {}
+        separators: dict[str, None] = {}
         start = 0
         while start < len(parts):
             ends = range(min(len(parts), start + 2 * self._longest + 1), start, -2)
             end = next((end for end in ends if "".join(parts[start:end]).strip() in self.classes), start + 1)
             pieces.append("".join(parts[start:end]))
-            joints |= dict.fromkeys(parts[end : end + 1])
+            separators |= dict.fromkeys(parts[end : end + 1])
             start = end + 1
-        return pieces, tuple(joints)
+        return pieces, tuple(separators)
 
 
 def _short(text: str) -> str:
