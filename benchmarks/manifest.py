@@ -38,7 +38,7 @@ def written(images: int) -> Manifest:
         name = f"{number // 1000:04}/image_{number:08}"
         row = (name, f"/data/images/{name}.jpg", [1, 2 + number % 3], "train", f"/data/masks/{name}.png")
         writer.append(row)
-    return Manifest(writer.finished())
+    return Manifest(writer.finish())
 
 
 def main() -> None:
@@ -50,10 +50,10 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "data.arrow"
         found: dict[str, float] = {"images": images}
-        found["seconds to write"] = seconds(lambda: written(images).saved(path))
+        found["seconds to write"] = seconds(lambda: written(images).save(path))
         items = Images(Manifest.open(path))
         found["seconds of a full pass"] = seconds(lambda: sum(len(item.tags) for item in items))
-        some = items.at(np.random.default_rng(0).permutation(images)[:10_000])
+        some = items.take(np.random.default_rng(0).permutation(images)[:10_000])
         found["microseconds per image in any order"] = 100 * seconds(lambda: sum(len(item.tags) for item in some))
         found["added private memory, MB"] = round(held() - before, 1)
         found["bytes on disk per image"] = round(path.stat().st_size / images)

@@ -71,13 +71,13 @@ def judged(place: str) -> list[Judged]:
     found, made_by = [], set()
     for item in images.items:
         stored = stored_features(folder / EVIDENCE / f"{item.id}.npz")
-        if stored is None or item.mask is None or not item.mask.is_file():
+        if stored is None or item.truth is None or not item.truth.is_file():
             continue
         if tuple(stored[0].ids.tolist()) != (0, *item.tags) or not item.tags:
             continue
         own = read_mask(folder / "masks" / f"{item.id}.png")
         confusion = Confusion(len(images.classes) + 1)
-        confusion.update(own, read_mask(item.mask, size=(own.shape[0], own.shape[1])))
+        confusion.update(own, read_mask(item.truth, size=(own.shape[0], own.shape[1])))
         made_by.add(shared(stored[1]))
         if not np.isnan(miou := confusion.miou()):
             found.append(Judged(stored[0], confusion.iou()[stored[0].ids], miou))

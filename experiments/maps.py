@@ -113,9 +113,9 @@ def read_maps(items: Sequence[ImageItem], folder: Path) -> Iterator[Kept]:
     for item in items:
         with np.load(folder / f"{item.id}.npz") as arrays:
             features, cams, scores, ids = (arrays[name] for name in ("features", "cams", "scores", "ids"))
-        if item.mask is None:
+        if item.truth is None:
             raise SystemExit(f"{item.id} has no ground truth")
-        truth = torch.from_numpy(np.asarray(read_mask(item.mask)).astype(np.int64))
+        truth = torch.from_numpy(np.asarray(read_mask(item.truth)).astype(np.int64))
         yield Kept(
             item.id,
             torch.from_numpy(ids.astype(np.int64)),

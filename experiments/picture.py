@@ -64,7 +64,7 @@ def main() -> None:
         seeds[chosen] = slot * clusters + nearest[chosen, slot]
     single = maps.prototype_cams(settings).maps[0].flatten(1).argmax(0)
     won = single * clusters + nearest.gather(1, single[:, None])[:, 0]
-    truth = read_mask(item.mask) if item.mask else np.zeros(image.shape[2:], dtype=np.uint8)
+    truth = read_mask(item.truth) if item.truth else np.zeros(image.shape[2:], dtype=np.uint8)
     size = image.shape[2:]
     full = torch.nn.functional.interpolate(result.maps, size=size, mode="bilinear", align_corners=False)[0].argmax(0)
     ids = result.slots.ids[0]

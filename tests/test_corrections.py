@@ -231,7 +231,7 @@ def test_a_folder_with_a_link_out_of_it_is_refused(tmp_path: Path) -> None:
 def test_a_folder_of_masks_is_read_and_checked(folder: Path) -> None:
     _same(read_folder(folder, CLASSES), _masks())
     found = dict(read_folder(folder, CLASSES[:1]))
-    assert all("are no class" in reason for reason in found.values())
+    assert all("are not classes" in reason for reason in found.values())
 
 
 def test_masks_are_written_that_are_of_a_image_and_its_size(scenes: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tag2mask.data import DataSettings, open_images, read_mask, write_mask
 from tag2mask.data.cam_files import read_ids
 from tag2mask.data.corrections import Corrections, Decision
 from tag2mask.data.dataset import ImageSet
-from tag2mask.data.loading.samples import LabelledSet
+from tag2mask.data.loading.datasets import LabelledSet
 from tag2mask.export.formats.target import whole_target
 from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import LearntFrom, corrections_folder, newer_tags, remembered_corrections

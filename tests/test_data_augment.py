@@ -17,7 +17,7 @@ from tag2mask.core.errors import UsageError
 from tag2mask.data.dataset import ImageItem, ImageSet
 from tag2mask.data.images import ImageError
 from tag2mask.data.loading.augment import Geometry, cut, draw_geometry, recoloured, training_view
-from tag2mask.data.loading.samples import TrainingSet
+from tag2mask.data.loading.datasets import TrainingSet
 from tag2mask.data.settings import AugmentSettings
 
 FILL = (0.5, 0.25, 0.75)

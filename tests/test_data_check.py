@@ -69,14 +69,14 @@ EXPECTED = {
     "pixel-limit": ["images/bomb.png: 50000 × 50000 pixels, at most 100,000,000 are allowed"],
     "unsupported-image": ["images/float.tif: floating-point pixels"],
     "mask-size": ["masks/images/good0.png: the mask is 60 × 48 pixels, its image 64 × 48"],
-    "mask-values": ["masks/images/good1.png: the values 3 are no class; 0 is background, 1..2 the classes"],
+    "mask-values": ["masks/images/good1.png: the values 3 are not classes; 0 is background, 1..2 the classes"],
     "mask-format": ["masks/images/good2.png: its pixels are of the kind RGB"],
     "truth-tags": ["ground truth and tags do not fit: 0 of 4 tags are in the mask of their image (not"],
     # warnings
     "few-images": ["classes with fewer than 20 images (2): dog (10), cat (11)"],
     "inseparable-tags": ["the tag `dog` (10×) never occurs without `cat` (11×), so the two are hard to tell apart"],
     "small-image": ["images/tiny.png: 8 × 8 pixels are very few"],
-    "unlisted-image": ["images beside the listed ones that are not in the table (1): images/spare.jpg"],
+    "unlisted-image": ["images next to the listed ones that are not in the table (1): images/spare.jpg"],
 }
 
 
@@ -219,5 +219,5 @@ def test_what_passes_the_check_can_be_opened(tmp_path: Path) -> None:
     report = check(settings)
     assert report.problems == ()
     assert report.render().splitlines()[-2] == "no problems"
-    assert report.verdict is not None and report.verdict.worth == "yes"
+    assert report.summary is not None and report.summary.worth == "yes"
     assert open_images(settings).classes == report.classes

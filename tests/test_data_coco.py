@@ -32,11 +32,11 @@ from tag2mask.data.dataset import ImageSet, open_images, survey
 from tag2mask.data.images import read_mask, write_mask
 from tag2mask.data.problems import Problem
 from tag2mask.data.readers import coco_index as annotation_index
-from tag2mask.data.readers import rasterise as painting
+from tag2mask.data.readers import rasterise as rasterise_module
 from tag2mask.data.readers.coco import COCO_CLASSES
-from tag2mask.data.readers.coco_annotations import Instance
+from tag2mask.data.readers.coco_annotations import Annotation
 from tag2mask.data.readers.coco_rle import segmentation_fault, to_runs
-from tag2mask.data.readers.rasterise import paint
+from tag2mask.data.readers.rasterise import rasterise
 from tag2mask.data.settings import Crowd, DataSettings
 from tag2mask.data.validation.check import check
 from tag2mask.runs import ground_truth as truth
@@ -111,7 +111,7 @@ def painted(settings: DataSettings, split: str | None = None, workers: int = 0) 
 
 
 def mask_of(settings: DataSettings, image_id: str) -> np.ndarray:
-    return read_mask(painted(settings).by_id(image_id).mask or Path())
+    return read_mask(painted(settings).by_id(image_id).truth or Path())
 
 
 def problems(root: Path, **options: Any) -> dict[str, list[Problem]]:
@@ -127,10 +127,7 @@ def problems(root: Path, **options: Any) -> dict[str, list[Problem]]:
 def test_ids_are_ranks_of_the_sorted_official_ones_whatever_their_order(root: Path) -> None:
     images = open_images(DataSettings(root=root))
     assert images.classes == ("cat", "dog")
-    assert [(item.id, item.tags, item.mask) for item in images.items] == [
-        ("p3", (1, 2), None),
-        ("p7", (1, 2), None),
-    ]
+    assert [(item.id, item.tags, item.truth) for item in images.items] == [("p3", (1, 2), None), ("p7", (1, 2), None)]
     turned = document()
     turned["categories"].reverse()
     write(root, turned)
@@ -209,7 +206,7 @@ def test_what_is_named_like_cocos_own_file_is_compared_with_it(root: Path) -> No
     assert "its 2 categories are not COCO's 80" in names.message
 
 
-# Painting
+# Rasterisation
 
 
 @pytest.mark.parametrize(("crowd", "left"), [("ignore", 255), ("paint", 1), ("skip", 0)])
@@ -228,9 +225,9 @@ def test_small_lies_on_large_and_both_on_crowds(root: Path, crowd: Crowd, left: 
 @given(st.permutations(range(4)))
 def test_the_order_in_the_file_does_not_matter(order: list[int]) -> None:
     shapes = [square(2, 2, 9), square(5, 5, 9), square(8, 8, 9), square(0, 0, 30)]
-    found = [Instance(number, number, False, shape) for number, shape in enumerate(shapes)]
+    found = [Annotation(number, number, False, shape) for number, shape in enumerate(shapes)]
     ids = {number: number + 1 for number in range(4)}
-    mask = paint(SIZE, [found[place] for place in order], ids, "ignore")
+    mask = rasterise(SIZE, [found[place] for place in order], ids, "ignore")
     assert [mask[3, 3], mask[6, 6], mask[9, 9], mask[20, 20]] == [1, 2, 3, 4]  # of equal ones the last id is on top
 
 
@@ -251,7 +248,7 @@ def test_only_what_is_missing_is_painted_and_settings_never_mix(root: Path) -> N
     write_mask(folder / "p3.png", np.zeros(SIZE, dtype=np.uint8))
     (folder / "p7.png").unlink()
     images = painted(settings)
-    assert all(item.mask and item.mask.is_file() for item in images.items)
+    assert all(item.truth and item.truth.is_file() for item in images.items)
     assert not read_mask(folder / "p3.png").any()
     assert (folder / "p7.png").read_bytes() == before
     message = failure(DataSettings(root=root, crowd="skip"))
@@ -262,7 +259,7 @@ def test_only_what_is_missing_is_painted_and_settings_never_mix(root: Path) -> N
     assert "the masks here were painted from another instances_train2024.json" in failure(settings)
     for text in ("[]", "{", "{}"):
         (folder / "painted.json").write_text(text)
-        assert "delete the folder, and they are painted anew" in failure(settings)
+        assert "delete the folder to have them painted again" in failure(settings)
 
 
 def test_masks_from_elsewhere_are_used_whole_or_not_at_all(root: Path) -> None:
@@ -309,15 +306,15 @@ def test_commands_that_paint_at_once_all_stand_in_the_record(root: Path) -> None
 
 def test_of_two_that_paint_differently_at_once_one_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = open_images(DataSettings(root=root))
-    read = painting.read_annotations
+    read = rasterise_module.read_annotations
 
-    def meanwhile(path: Path, subject: str) -> painting.Annotations:
+    def meanwhile(path: Path, subject: str) -> rasterise_module.AnnotationFile:
         """Another command begins to paint between the first look at the record and the writing of it."""
-        monkeypatch.setattr(painting, "read_annotations", read)
+        monkeypatch.setattr(rasterise_module, "read_annotations", read)
         painted(DataSettings(root=root, crowd="skip"))
         return read(path, subject)
 
-    monkeypatch.setattr(painting, "read_annotations", meanwhile)
+    monkeypatch.setattr(rasterise_module, "read_annotations", meanwhile)
     with pytest.raises(UsageError, match=r"painted\.json: the masks here were painted with data\.crowd skip"):
         with_truth(Config(workers=0), images, Console(quiet=True))
 
@@ -331,7 +328,7 @@ def test_of_several_processes_the_main_one_paints_and_all_use_it(root: Path, mon
         monkeypatch.setenv("RANK", str(number))
         found[number] = painted(DataSettings(root=root))
     assert waited == [False, True, True]  # all wait, always: some may look when others have painted
-    seen = [[(item.id, item.tags, item.mask) for item in found[number].items] for number in (0, 1)]
+    seen = [[(item.id, item.tags, item.truth) for item in found[number].items] for number in (0, 1)]
     assert seen[0] == seen[1] and len(seen[1]) == 2
 
 
@@ -363,7 +360,7 @@ def test_real_masks_are_those_of_pycocotools(mini: Path, split: str, tmp_path: P
         assert (images.classes, len(images)) == (COCO_CLASSES, {"train": 65, "val": 133}[split])
         for item in images.items:
             image = coco.imgs[int(item.id.rpartition("_")[2])]
-            mask = read_mask(item.mask or Path(), size=(image["height"], image["width"]), classes=80)
+            mask = read_mask(item.truth or Path(), size=(image["height"], image["width"]), classes=80)
             assert (mask == slow_mask(coco, image, crowd)).all(), item.id
             ids = {each["category_id"] for each in coco.imgToAnns[image["id"]]}
             assert [coco.cats[number]["name"] for number in sorted(ids)] == [COCO_CLASSES[tag - 1] for tag in item.tags]
@@ -380,17 +377,17 @@ def test_polygons_are_painted_as_pycocotools_does(root: Path, tmp_path: Path) ->
     write(root, content)
     coco = COCO(root / "annotations/instances_train2024.json")
     for item in painted(DataSettings(root=root)).items:
-        assert (read_mask(item.mask or Path()) == slow_mask(coco, coco.imgs[int(item.id[1:])], "ignore")).all()
+        assert (read_mask(item.truth or Path()) == slow_mask(coco, coco.imgs[int(item.id[1:])], "ignore")).all()
 
 
 def test_processes_that_paint_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
     code = f"""
 import multiprocessing, time
 from pathlib import Path
-from tag2mask.data.readers.rasterise import Job, _painted
+from tag2mask.data.readers.rasterise import Job, _run
 
 if __name__ == "__main__":
-    painted = _painted([Job(Path({str(tmp_path)!r}) / f"{{n}}.png", (8, 8), [], {{}}, "skip") for n in range(99)], 2)
+    painted = _run([Job(Path({str(tmp_path)!r}) / f"{{n}}.png", (8, 8), [], {{}}, "skip") for n in range(99)], 2)
     next(painted)
     print(*(process.pid for process in multiprocessing.active_children()), flush=True)
     time.sleep(300)

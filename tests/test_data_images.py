@@ -261,7 +261,7 @@ def test_only_ids_can_be_written(tmp_path: Path, bad: np.ndarray) -> None:
 
 def test_wrong_values_are_listed(tmp_path: Path) -> None:
     write_mask(tmp_path / "a.png", np.array([[0, 3, 4, 200, 255]], dtype=np.uint8))
-    with pytest.raises(MaskError, match=r"a\.png: the values 4, 200 are no class; 0 is background, 1..3") as caught:
+    with pytest.raises(MaskError, match=r"a\.png: the values 4, 200 are not classes; 0 is background, 1..3") as caught:
         read_mask(tmp_path / "a.png", classes=3)
     assert caught.value.kind == "mask-values"
 

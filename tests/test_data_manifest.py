@@ -71,14 +71,14 @@ def test_a_sequence_reads_like_a_tuple(items: Images, tmp_path: Path) -> None:
         assert items[key][1:40:3] == held[key][1:40:3]
     with pytest.raises(IndexError):
         items[600]
-    odd = items.where(lambda item: item.id.endswith(("1", "3")))
+    odd = items.filter(lambda item: item.id.endswith(("1", "3")))
     assert odd == tuple(item for item in held if item.id.endswith(("1", "3")))
-    assert odd.at([5, 0]) == (odd[5], odd[0])
-    assert items[10:40:3].at([2, 0]) == (held[16], held[10])
-    masked = odd.with_masks(Path("/truth"))
-    assert [item.mask for item in masked] == [Path(f"/truth/{item.id}.png") for item in odd]
-    assert Images.of(held) == items
-    assert Images.of(odd) is odd
+    assert odd.take([5, 0]) == (odd[5], odd[0])
+    assert items[10:40:3].take([2, 0]) == (held[16], held[10])
+    masked = odd.with_truth(Path("/truth"))
+    assert [item.truth for item in masked] == [Path(f"/truth/{item.id}.png") for item in odd]
+    assert Images.from_list(held) == items
+    assert Images.from_list(odd) is odd
 
 
 def ids_of(items: Images, queue: "multiprocessing.queues.Queue[list[str]]") -> None:
@@ -116,7 +116,7 @@ def test_the_list_of_a_command_leaves_no_file(tmp_path: Path, monkeypatch: pytes
 
 def test_a_saved_manifest_is_read_by_others_as_a_table(tmp_path: Path) -> None:
     images = open_images(table(tmp_path / "data", 40)).items
-    saved = images.saved(tmp_path / "data.arrow")
+    saved = images.save(tmp_path / "data.arrow")
     assert saved == images
     copy = pickle.loads(pickle.dumps(saved[3:9]))
     assert copy == images[3:9]
@@ -127,12 +127,12 @@ def test_a_saved_manifest_is_read_by_others_as_a_table(tmp_path: Path) -> None:
 
 
 def test_places_in_any_order_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(row_files, "BATCH", 7)
+    monkeypatch.setattr(row_files, "BATCH_ROWS", 7)
     images = open_images(table(tmp_path / "data", 60)).items
     held = tuple(images)
     places = np.random.default_rng(0).permutation(60)
-    assert images.at(places) == tuple(held[place] for place in places)
-    assert images.at([5, 5, 59, 0]) == (held[5], held[5], held[59], held[0])
+    assert images.take(places) == tuple(held[place] for place in places)
+    assert images.take([5, 5, 59, 0]) == (held[5], held[5], held[59], held[0])
 
 
 def test_without_room_for_it_the_error_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +169,7 @@ def test_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
         tracemalloc.start()
         try:
             images = open_images(settings).items
-            assert sum(1 in item.tags for item in images.where(lambda item: 2 in item.tags)) > count // 2
+            assert sum(1 in item.tags for item in images.filter(lambda item: 2 in item.tags)) > count // 2
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

@@ -107,8 +107,8 @@ def test_split_column_selects_lines_but_not_classes(tmp_path: Path) -> None:
         ("image,tags\n ,cat\n", "line 2: the line names no image"),
         ("image,cat,dog\na.jpg,1,yes\n", "line 2: a class column should hold 0 or 1, here `dog` = `yes`"),
         ("image,kind\na.jpg,cat\n", "for tags in words, call their column `tags`"),
-        ('image,tags\n"a.jpg"x,cat\n', "line 2: the line is no CSV"),
-        ('image,tags\n"a.jpg,cat\n', "line 2: the line is no CSV"),
+        ('image,tags\n"a.jpg"x,cat\n', "line 2: the line is not CSV"),
+        ('image,tags\n"a.jpg,cat\n', "line 2: the line is not CSV"),
         ("image,tags\n\n../c.jpg,cat\n", "line 3: `../c.jpg` lies outside the root"),
         ("image,tags\n/etc/c.jpg,cat\n", "`/etc/c.jpg` lies outside the root"),
         ("image,tags\n", "there are no images"),
@@ -262,7 +262,7 @@ def test_nearest_name(name: str, near: str) -> None:
     assert nearest_name("xylophone", VOC_CLASSES) is None
 
 
-def test_similar_names_are_rare_beside_frequent() -> None:
+def test_similar_names_are_rare_next_to_frequent() -> None:
     counts = {"horse": 40, "hosre": 1, "cow": 30, "crow": 25, "dog": 3, "Dog": 4, "sofa": 1}
     assert set(similar_names(counts)) == {("hosre", "horse"), ("dog", "Dog")}
 
@@ -275,14 +275,14 @@ def test_folders(tmp_path: Path) -> None:
     touch(tmp_path, *names)
     images = open_images(DataSettings(root=tmp_path, masks=tmp_path / "m"))
     assert named(images) == {"cat/a": ["cat"], "cat/in/a": ["cat"], "dog/a": ["dog"]}
-    assert images.by_id("cat/a").mask == tmp_path / "m/cat/a.png"
-    assert images.by_id("dog/a").mask is None
+    assert images.by_id("cat/a").truth == tmp_path / "m/cat/a.png"
+    assert images.by_id("dog/a").truth is None
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["cat/a.jpg", "b.jpg"], "b.jpg: an image lies beside the class folders"),
+        (["cat/a.jpg", "b.jpg"], "b.jpg: an image lies next to the class folders"),
         (["cat/a.jpg", "cat/a.png"], "cat/a.jpg and cat/a.png have one ID, `cat/a`"),
         (["cat/notes.txt"], "there are no images"),
     ],
@@ -300,7 +300,7 @@ def test_linked_folders_are_read_but_loops_end(tmp_path: Path) -> None:
     assert names == ["cat/a.jpg", "dog/b.jpg"]
 
 
-def test_find_photos_needs_no_tags(tmp_path: Path) -> None:
+def test_find_images_needs_no_tags(tmp_path: Path) -> None:
     touch(tmp_path, "b.jpg", "in/a.png", "notes.txt", "RUN/masks/b.png")
     images = find_images(tmp_path, skip=tmp_path / "RUN")
     assert [item.id for item in images.items] == ["b", "in/a"]
@@ -370,14 +370,14 @@ def test_voc_masks_prefer_the_augmented_ones(tmp_path: Path) -> None:
     root = voc_root(tmp_path)
     settings = DataSettings(root=root)
     (root / "SegmentationClassAug" / "2007_000002.png").unlink()
-    masks = {item.id: item.mask and item.mask.parent.name for item in open_images(settings).items}
+    masks = {item.id: item.truth and item.truth.parent.name for item in open_images(settings).items}
     assert masks == {
         "2007_000001": "SegmentationClassAug",
         "2007_000002": "SegmentationClass",
         "2008_000003": "SegmentationClassAug",
     }
     settings.masks = root / "SegmentationClass"
-    assert open_images(settings).by_id("2008_000003").mask is None
+    assert open_images(settings).by_id("2008_000003").truth is None
 
 
 @pytest.mark.parametrize("key", ["{}", "JPEGImages/{}.jpg", "{}.jpg", "/JPEGImages/{}.jpg"])
@@ -462,17 +462,17 @@ def test_real_voc_root(real_data: Path) -> None:
     settings = DataSettings(kind="voc", root=root, tags=root / "tags.csv", split="train")
     train, val = open_images(settings), open_images(settings, split="val")
     assert (len(train), len(val), len(open_images(settings, split="train_aug"))) == (437, 220, 1200)
-    assert all(item.tags and item.mask and item.mask.parent.name == "SegmentationClass" for item in train.items)
+    assert all(item.tags and item.truth and item.truth.parent.name == "SegmentationClass" for item in train.items)
     assert not {item.id for item in train.items} & {item.id for item in val.items}
     counts = train.tag_matrix().sum(0)
     assert [train.classes[column] for column in np.argsort(-counts)[:2]] == ["cat", "dog"]
 
 
-def test_a_image_is_a_value() -> None:
+def test_an_item_is_a_value() -> None:
     path = "/data/pets/cat/one.jpg"
     item = ImageItem("cat/one", Path(path), (1, 2), Path("masks/cat/one.png"))
-    assert (item.path, item.mask) == (Path(path), Path("masks/cat/one.png"))
+    assert (item.path, item.truth) == (Path(path), Path("masks/cat/one.png"))
     assert pickle.loads(pickle.dumps(item)) == item == replace(item) and hash(item) == hash(replace(item))
-    assert replace(item, truth=None) == ImageItem("cat/one", Path(path), (1, 2)) != item
+    assert replace(item, truth_file=None) == ImageItem("cat/one", Path(path), (1, 2)) != item
     with pytest.raises(FrozenInstanceError):
         item.id = "dog"  # type: ignore[misc]

@@ -103,8 +103,8 @@ def test_a_voc_root_is_read_again_as_one(scenes: Path, tmp_path: Path) -> None:
     )
     assert len(again) == len(source) == 10
     for item in again.items:
-        assert item.path.samefile(tmp_path / "images" / f"{item.id}.jpg") and item.mask is not None
-        assert np.array_equal(read_mask(item.mask), read_mask(tmp_path / "masks" / f"{item.id}.png"))
+        assert item.path.samefile(tmp_path / "images" / f"{item.id}.jpg") and item.truth is not None
+        assert np.array_equal(read_mask(item.truth), read_mask(tmp_path / "masks" / f"{item.id}.png"))
 
 
 def test_a_coco_root_is_read_again_as_one(scenes: Path, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def _as_jpeg(scenes: Path, folder: Path) -> MaskSource:
         table += f"{name}.jpg,{';'.join(images.classes[tag - 1] for tag in item.tags)}\n"
         found.append(ImageItem(name, path, item.tags))
     (folder / "tags.csv").write_text(table)
-    return MaskSource(folder / "masks", images.classes, Images.of(found))
+    return MaskSource(folder / "masks", images.classes, Images.from_list(found))
 
 
 @pytest.mark.parametrize("pieces_of", ["components", "classes"])
@@ -282,7 +282,7 @@ def test_shards_hold_masks_and_images(store: bool, masks: dict[str, np.ndarray],
         image.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.zeros((*mask.shape, 3), dtype=np.uint8)).save(image, format="JPEG")
         items.append(ImageItem(image_id, image, ()))
-    source = MaskSource(tmp_path / "masks", CLASSES, Images.of(items))
+    source = MaskSource(tmp_path / "masks", CLASSES, Images.from_list(items))
     place = tmp_path / ("store" if store else "out")
     settings = ExportSettings("train", images="copy", per_shard=3, store=f"file://{place}" if store else None)
     place.mkdir(exist_ok=store) if store else None
@@ -334,7 +334,7 @@ def test_broken_masks_fail_alone(folder: Path, tmp_path: Path) -> None:
     write_mask(tmp_path / "masks/other.png", np.full((4, 5), 9, dtype=np.uint8))
     made = export_masks("coco", MaskSource(tmp_path / "masks", CLASSES), tmp_path / "out")
     assert made.done == 1 and sorted(made.failed) == ["broken", "line\nbreak", "other"]
-    assert "is no ID" in made.failed["line\nbreak"] and "no class" in made.failed["other"]
+    assert "is no ID" in made.failed["line\nbreak"] and "not classes" in made.failed["other"]
     (tmp_path / "masks/good.png").unlink()
     with pytest.raises(Tag2maskError, match="no mask of"):
         export_masks("coco", MaskSource(tmp_path / "masks", CLASSES), tmp_path / "none")

@@ -249,7 +249,7 @@ def test_polygons_are_painted_alike_however_they_are_written(segmentation: Any, 
     expected[2:12, 2:12] = 1
     (item,) = truth(DataSettings(root=tmp_path)).items
     assert item.id == "a"
-    assert np.array_equal(read_mask(item.mask or Path()), expected)
+    assert np.array_equal(read_mask(item.truth or Path()), expected)
 
 
 # Our own exports
@@ -308,7 +308,7 @@ def test_an_export_is_read_again(name: str, way: str, images: Path, tmp_path: Pa
             assert [again.classes[tag - 1] for tag in item.tags] == [item.id.partition("/")[0]]
             original = next(images.glob(f"{item.id}.*g"))
             assert item.path.read_bytes() == original.read_bytes()
-            assert np.array_equal(read_mask(item.mask or Path()), mask_of(IDS.index(item.id)))
+            assert np.array_equal(read_mask(item.truth or Path()), mask_of(IDS.index(item.id)))
         assert survey(DataSettings(root=out)).problems == ()
         second = [str(out / "SegmentationClass"), "--data.root", str(out), "--data.split", split]
         assert main(["export", name, *second, "--images", "copy", "--out", str(tmp_path / f"{kind}-again")]) == 0

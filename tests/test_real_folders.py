@@ -180,7 +180,7 @@ def test_masks_that_come_with_the_layout_are_the_truth(name: str, tmp_path: Path
     plant(tmp_path, CASES[name].tree)
     settings = DataSettings(root=tmp_path)
     images = open_images(settings)
-    masked = [item for item in images.items if item.mask is not None]
+    masked = [item for item in images.items if item.truth is not None]
     assert [item.id.rpartition("/")[0].rpartition("/")[2] for item in masked] == ["crack"]
     assert np.unique(images.read_truth(masked[0])).tolist() == [0, 1]
     assert not [problem for problem in check(settings).problems if problem.kind.startswith("mask")]
@@ -214,7 +214,7 @@ def test_masks_are_found_whatever_the_spelling(tmp_path: Path) -> None:
     plant(tmp_path / "data", {f"{NFC}/1.png": IMAGE, f"{NFC}/2.png": IMAGE})
     plant(tmp_path / "masks", {f"{NFD}/1.png": IMAGE, f"{NFD}/2_mask.png": IMAGE})
     images = open_images(DataSettings(root=tmp_path / "data", masks=tmp_path / "masks"))
-    assert all(item.mask is not None and item.mask.is_file() for item in images.items)
+    assert all(item.truth is not None and item.truth.is_file() for item in images.items)
 
 
 def test_untagged_folders_have_ids_in_nfc(tmp_path: Path) -> None:

@@ -22,14 +22,14 @@ from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import ImageError, read_mask, read_small
 from tag2mask.data.manifest import ImageItem, Images
 from tag2mask.data.readers.coco_annotations import read_annotations
-from tag2mask.data.readers.rasterise import Painting
+from tag2mask.data.readers.rasterise import Rasterisation
 from tag2mask.data.readers.scan import Listing
 from tag2mask.data.validation.image_check import (
-    Notice,
-    first_look,
-    look,
+    PixelNotice,
     mask_problems,
     pixel_warnings,
+    read_with_notices,
+    sample_warnings,
     turned_images,
 )
 from tag2mask.networks.checkpoint import load_segmentation_network, read_network_info, save_network
@@ -290,30 +290,30 @@ def animation(kind: str) -> bytes:
 @pytest.mark.parametrize(
     ("content", "notices"),
     [
-        (png(GREY, 0), [Notice("range", 4200)]),
-        (png(COLOUR, 2), [Notice("range", 4200)]),
-        (tiff(values(3, most=65000)), [Notice("range", (65000 >> 8) << 8 | 255)]),
-        (tiff(FOUR), [Notice("bands", 1), Notice("range", 4200)]),
-        (tiff(MANY, extra=[0, 0], deflate=True), [Notice("bands", 2)]),
-        (tiff(MANY, extra=[2, 0], deflate=True), [Notice("bands", 1), Notice("alpha")]),
-        (tiff(MANY, photometric=1, extra=[0] * 4, planar=True, deflate=True), [Notice("bands", 4)]),
-        (tiff(SOLID), [Notice("bands", 1)]),
+        (png(GREY, 0), [PixelNotice("range", 4200)]),
+        (png(COLOUR, 2), [PixelNotice("range", 4200)]),
+        (tiff(values(3, most=65000)), [PixelNotice("range", (65000 >> 8) << 8 | 255)]),
+        (tiff(FOUR), [PixelNotice("bands", 1), PixelNotice("range", 4200)]),
+        (tiff(MANY, extra=[0, 0], deflate=True), [PixelNotice("bands", 2)]),
+        (tiff(MANY, extra=[2, 0], deflate=True), [PixelNotice("bands", 1), PixelNotice("alpha")]),
+        (tiff(MANY, photometric=1, extra=[0] * 4, planar=True, deflate=True), [PixelNotice("bands", 4)]),
+        (tiff(SOLID), [PixelNotice("bands", 1)]),
         (tiff(SOLID, extra=[2]), []),
-        (tiff(HALF, extra=[2]), [Notice("alpha")]),
+        (tiff(HALF, extra=[2]), [PixelNotice("alpha")]),
         (tiff(MANY[..., :3]), []),
-        (tiff(MANY[..., :3], pages=(0, 0)), [Notice("pages")]),
+        (tiff(MANY[..., :3], pages=(0, 0)), [PixelNotice("pages")]),
         (tiff(MANY[..., :3], pages=(0, 1, 4)), []),  # a smaller copy, and a mask
-        (tiff(MANY[..., :3], pages=(0, 1, 0)), [Notice("pages")]),
-        (animation("GIF"), [Notice("pages")]),
-        (animation("WEBP"), [Notice("pages")]),
+        (tiff(MANY[..., :3], pages=(0, 1, 0)), [PixelNotice("pages")]),
+        (animation("GIF"), [PixelNotice("pages")]),
+        (animation("WEBP"), [PixelNotice("pages")]),
     ],
 )
-def test_what_is_not_read_is_noticed(tmp_path: Path, content: bytes, notices: list[Notice]) -> None:
+def test_what_is_not_read_is_noticed(tmp_path: Path, content: bytes, notices: list[PixelNotice]) -> None:
     path = written(tmp_path, content)
-    pixels, found = look(path, DataSettings())
+    pixels, found = read_with_notices(path, DataSettings())
     assert found == notices
     assert (pixels == read_image(path)).all()
-    own, found = look(path, DataSettings(intensity=RANGE))
+    own, found = read_with_notices(path, DataSettings(intensity=RANGE))
     assert found == [notice for notice in notices if notice.kind != "range"]
     assert (own == read_image(path, intensity=RANGE)).all()
 
@@ -331,15 +331,15 @@ def test_what_is_not_read_is_noticed(tmp_path: Path, content: bytes, notices: li
     ],
 )
 def test_one_warning_for_the_whole_set(greatest: list[int], says: str) -> None:
-    noticed = [(f"{number}.tif", [Notice("range", value)]) for number, value in enumerate(greatest)]
+    noticed = [(f"{number}.tif", [PixelNotice("range", value)]) for number, value in enumerate(greatest)]
     (found,) = pixel_warnings(noticed, "root", 9)
     assert (found.level, found.kind, found.subject) == ("warning", "small-range", "root")
     assert re.search(says.replace("[", r"\["), found.message)
 
 
 def test_bright_images_give_no_warning_and_each_kind_gives_one() -> None:
-    assert not list(pixel_warnings([("a", [Notice("range", 8192)])], "root", 1))
-    noticed = [(name, [Notice("bands", 2), Notice("alpha"), Notice("pages")]) for name in "abc"]
+    assert not list(pixel_warnings([("a", [PixelNotice("range", 8192)])], "root", 1))
+    noticed = [(name, [PixelNotice("bands", 2), PixelNotice("alpha"), PixelNotice("pages")]) for name in "abc"]
     found = list(pixel_warnings(noticed, "root", 3))
     assert [each.kind for each in found] == ["extra-bands", "extra-bands", "several-pages"]
     assert all("3 of 3 images" in each.message and "a, b, c" in each.message for each in found)
@@ -347,10 +347,10 @@ def test_bright_images_give_no_warning_and_each_kind_gives_one() -> None:
 
 def test_a_first_look_at_a_few_images(tmp_path: Path) -> None:
     paths = [written(tmp_path, png(GREY, 0), "a.png"), written(tmp_path, b"", "b.png"), tmp_path / "missing.png"]
-    (found,) = first_look(paths, DataSettings(root=tmp_path))
+    (found,) = sample_warnings(paths, DataSettings(root=tmp_path))
     assert (found.kind, found.subject) == ("small-range", str(tmp_path))
     assert ": a.png; " in found.message
-    assert first_look(paths, DataSettings(root=tmp_path, intensity=RANGE)) == []
+    assert sample_warnings(paths, DataSettings(root=tmp_path, intensity=RANGE)) == []
 
 
 # Wrong causes
@@ -442,15 +442,17 @@ def test_exif_and_annotations(
     tmp_path: Path, turn: int, stored: tuple[int, int], annotated: tuple[int, int], kind: str | None, says: str
 ) -> None:
     item = item_of(tmp_path, turn, stored)
-    painting = Painting(tmp_path / "masks", "ignore", {}, {item.id: annotated})
-    listing = Listing("coco", tmp_path, painting=painting)
+    rasterisation = Rasterisation(tmp_path / "masks", "ignore", {}, {item.id: annotated})
+    listing = Listing("coco", tmp_path, rasterisation=rasterisation)
     size = stored if turn > 4 else stored[::-1]
-    found = list(mask_problems(listing, item, size, DataSettings(), ImageSet(("cat",), [item], tmp_path, painting)))
+    found = list(
+        mask_problems(listing, item, size, DataSettings(), ImageSet(("cat",), [item], tmp_path, rasterisation))
+    )
     assert [each.kind for each in found] == ([] if kind is None else [kind])
     assert all(re.search(says, each.message) for each in found)
     doubtful = turn > 1 and kind is not None
     expected = [f"{turn}.jpg (orientation {turn})"] if doubtful else []
-    assert turned_images([item], painting.sizes) == expected
+    assert turned_images([item], rasterisation.sizes) == expected
 
 
 def test_a_warning_before_painting(tmp_path: Path) -> None:
@@ -459,9 +461,9 @@ def test_a_warning_before_painting(tmp_path: Path) -> None:
     entries = [image(number, f"{item.id}.jpg", height=40, width=60) for number, item in enumerate(items, 1)]
     source.write_text(document(entries, [], CAT))
     digest = read_annotations(source, "x").digest
-    painting = Painting(tmp_path / "masks", "ignore", {source: digest}, {item.id: (40, 60) for item in items})
+    rasterisation = Rasterisation(tmp_path / "masks", "ignore", {source: digest}, {item.id: (40, 60) for item in items})
     console = Console(file=io.StringIO(), width=9999)
-    _paint(Config(workers=0), painting, items, ("cat",), console)
+    _paint(Config(workers=0), rasterisation, items, ("cat",), console)
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert "warning: EXIF turns 1 of the 2 images" in said
     assert "3.jpg (orientation 3); masks of those" in said
@@ -485,7 +487,7 @@ def test_a_network_is_used_with_the_range_it_was_trained_with(tmp_path: Path) ->
     path = written(tmp_path, png(COLOUR, 2), "a.png")
     assert (predictor._array(path) == in_range(COLOUR)).all()
     batches = _batches(
-        Images.of([ImageItem("a", path, ())]), Config(workers=0), predictor, StageResult("predictions"), {}
+        Images.from_list([ImageItem("a", path, ())]), Config(workers=0), predictor, StageResult("predictions"), {}
     )
     ((_, pixels),) = next(batches)
     assert (pixels == in_range(COLOUR)).all()

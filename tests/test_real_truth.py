@@ -122,14 +122,14 @@ def test_truth_that_fits_is_silent(classes: int, scenes: Path, tmp_path: Path) -
         assert [problem for problem in check(settings).problems if problem.kind == "truth-tags"] == []
 
 
-@pytest.mark.parametrize(("name", "classes", "write", "advice"), WRONG, ids=[case[0] for case in WRONG])
+@pytest.mark.parametrize(("name", "classes", "write", "likely_cause"), WRONG, ids=[case[0] for case in WRONG])
 def test_truth_that_does_not_fit_is_an_error_whose_advice_helps(
-    name: str, classes: int, write: Write, advice: str, tmp_path: Path
+    name: str, classes: int, write: Write, likely_cause: str, tmp_path: Path
 ) -> None:
     settings = data_set(tmp_path, classes, write)
     (problem,) = (each for each in check(settings).problems if each.kind == "truth-tags")
     assert problem.level == "error"
-    assert advice in problem.message
+    assert likely_cause in problem.message
     assert "of 9 tags are in the mask of their image" in problem.message and "1 pit" in problem.message
     offered = re.search(r"--data\.mask_values (\S+?)`", problem.message)
     if offered is None:

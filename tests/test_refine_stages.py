@@ -17,7 +17,7 @@ from run_tiny import figures, files_of, run, words
 from tag2mask.cli import main
 from tag2mask.data import AugmentSettings, DataSettings, ImageError, open_images, read_mask, write_mask
 from tag2mask.data.cam_files import read_cam, write_cam
-from tag2mask.data.loading.samples import LabelledSet
+from tag2mask.data.loading.datasets import LabelledSet
 from tag2mask.networks import load_network, read_network_info
 from tag2mask.networks.checkpoint import NetworkFileError, load_edge_network
 from tag2mask.refine.crf import CrfSettings, dense_crf
@@ -231,7 +231,7 @@ def test_labels_of_another_shape_are_no_labels(scenes: Path, tmp_path: Path) -> 
         write_mask(tmp_path / f"{item.id}.png", np.ones(shape, dtype=np.uint8))
     samples = LabelledSet(images, tmp_path, AugmentSettings(crop=16, long_side=(16, 24)), seed=0)
     assert samples[0, 1]["labels"].shape == (16, 16)
-    with pytest.raises(ImageError, match="60 × 20 pixels have not the shape"):
+    with pytest.raises(ImageError, match="60 × 20 pixels do not have the proportions"):
         samples[0, 0]
 
 

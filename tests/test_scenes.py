@@ -163,8 +163,8 @@ def test_written_scenes_are_a_data_set(tmp_path: Path) -> None:
         assert images.classes == class_names(SMALL) and len(images) == count
         for index, item in enumerate(images.items):
             scene = render_scene(SMALL, split, index)
-            assert item.id == f"{split}/{index:04d}" and item.tags == scene.tags and item.mask is not None
-            np.testing.assert_array_equal(read_mask(item.mask, classes=SMALL.classes), scene.mask)
+            assert item.id == f"{split}/{index:04d}" and item.tags == scene.tags and item.truth is not None
+            np.testing.assert_array_equal(read_mask(item.truth, classes=SMALL.classes), scene.mask)
             assert abs(read_image(item.path).astype(float) - scene.image).mean() < 6  # JPEG
     assert list(class_names(SMALL)) == sorted(class_names(SMALL))
 

@@ -18,7 +18,7 @@ from tag2mask.cams.clip.settings import SeedSettings
 from tag2mask.cli import main
 from tag2mask.data.cam_files import CamFile, read_cam, write_cam
 from tag2mask.data.dataset import open_images
-from tag2mask.data.loading.samples import TrainingSet
+from tag2mask.data.loading.datasets import TrainingSet
 from tag2mask.data.manifest import ImageItem, Images
 from tag2mask.data.settings import AugmentSettings, DataSettings
 from tag2mask.runs.config import Config
@@ -229,7 +229,7 @@ def test_large_images_go_through_in_smaller_batches_and_shards_cover_all(clip: P
 
     def batches(size: int, shard: str | None = None) -> list[list[str]]:
         config = Config(workers=0, shard=shard, seeds=SeedSettings(batch_size=size))
-        found = batches_by_patches(loaded, Images.of(items), config, StageResult("seeds"))
+        found = batches_by_patches(loaded, Images.from_list(items), config, StageResult("seeds"))
         return [[item.id for item in batch] for batch in found]
 
     assert [len(batch) for batch in batches(8)] == [5, 1, 1, 1, 1, 1]

@@ -17,7 +17,7 @@ from run_tiny import BACKBONE, Capture, figures, files_of, run, words
 from tag2mask.cli import main
 from tag2mask.data import DataSettings, open_images, read_mask
 from tag2mask.data.images import ImageError, write_fractions, write_mask
-from tag2mask.data.loading.samples import LabelledSet
+from tag2mask.data.loading.datasets import LabelledSet
 from tag2mask.data.settings import AugmentSettings
 from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.training.tasks import segmentation_loss

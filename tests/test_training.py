@@ -14,7 +14,7 @@ import torch
 from run_tiny import BACKBONE
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.data import AugmentSettings, DataSettings, ImageSet, open_images
-from tag2mask.data.loading.samples import TrainingSet
+from tag2mask.data.loading.datasets import TrainingSet
 from tag2mask.networks import NetworkSettings, PotNetwork, build_network
 from tag2mask.networks.backbones.base import image_cells
 from tag2mask.pot import PotSettings

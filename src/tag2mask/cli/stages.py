@@ -24,7 +24,7 @@ from tag2mask.cli.invocation import Invocation
 from tag2mask.core.distributed import gathered, is_main, join, process_count, process_number, wait
 from tag2mask.core.errors import UsageError
 from tag2mask.data.dataset import ImageSet, recognised
-from tag2mask.data.validation.image_check import first_look
+from tag2mask.data.validation.image_check import sample_warnings
 from tag2mask.evaluation.comparison import Comparison, published_beside
 from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import remember_corrections
@@ -280,7 +280,7 @@ def _prepare(call: Invocation, run: RunFolder, names: Sequence[str], restart: st
 def _describe_data(config: Config, images: ImageSet) -> None:
     """Print how the data was interpreted, and the warnings of `check` about pixels, before a long training."""
     some = images.items[:: max(1, len(images) // MOST_OPENED)][:MOST_OPENED]
-    pixels = [f"warning: {problem}" for problem in first_look([item.path for item in some], config.data)]
+    pixels = [f"warning: {problem}" for problem in sample_warnings([item.path for item in some], config.data)]
     for sentence in (*images.notes, *pixels):
         say(errors(), sentence, style="yellow" if sentence.startswith("warning") else None)
 

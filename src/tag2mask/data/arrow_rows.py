@@ -1,4 +1,4 @@
-"""Rows of an Arrow file that is mapped into memory: of a million, the process itself holds a few thousand."""
+"""Rows of a memory-mapped Arrow file, so that the memory of the process does not grow with their number."""
 
 import mmap
 import tempfile
@@ -16,39 +16,42 @@ import pyarrow.compute as pc
 from tag2mask.core.errors import Tag2maskError
 from tag2mask.core.files import atomic_path
 
-BATCH = 1 << 12
-"""Rows of a record batch: so many are held until they are written."""
+BATCH_ROWS = 1 << 12
+"""Rows per record batch; the writer buffers this many."""
 
-RESIDENT = 1 << 15
-"""Rows that are read before the pages of the file are given back: they count as memory of the process, too."""
+RESIDENT_ROWS = 1 << 15
+"""Rows that are read before the pages of the file are released: resident pages count as memory of the process."""
+
+Indices = Sequence[int] | npt.NDArray[np.integer]
+"""Positions from 0 in a sequence."""
 
 
-class RowWriter:
-    """Writes rows into an anonymous temporary file, which ends with the process and which nobody else can open."""
+class ArrowWriter:
+    """Writes rows into an anonymous temporary file, which no other user can open and which the system removes."""
 
     def __init__(self, schema: pa.Schema) -> None:
-        """Begin with no row; the folder is the system's for temporary files, or that of the variable TMPDIR."""
+        """Create the file in the system's folder for temporary files, or in that of the variable TMPDIR."""
         self.count = 0
         self._schema, self._rows = schema, list[tuple[Any, ...]]()
         with _explained():
-            self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as what is mapped
+            self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as its mapping
             self._writer = pa.ipc.new_file(pa.PythonFile(self._file, "w"), schema)
 
     def append(self, row: tuple[Any, ...]) -> None:
         """Add a row, in the order of the schema."""
         self._rows.append(row)
         self.count += 1
-        if len(self._rows) == BATCH:
+        if len(self._rows) == BATCH_ROWS:
             self._flush()
 
-    def finished(self) -> "RowFile":
-        """The rows, to be read; no more can be added."""
+    def finish(self) -> "MappedTable":
+        """The rows, mapped for reading; no more can be added."""
         if self._rows:
             self._flush()
         with _explained():
             self._writer.close()
             self._file.flush()
-            return RowFile(self._file)
+            return MappedTable(self._file)
 
     def _flush(self) -> None:
         columns = zip(*self._rows, strict=True)
@@ -58,18 +61,18 @@ class RowWriter:
         self._rows.clear()
 
 
-class RowFile:
-    """Rows of a file, by their place from 0.
+class MappedTable:
+    """Rows of a mapped Arrow file.
 
     Attributes:
-        table: all of them; its buffers are pages of the file.
+        table: all rows; its buffers are pages of the file.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
         """Map an open file.
 
         Raises:
-            pa.ArrowInvalid: it is no Arrow file.
+            pa.ArrowInvalid: it is not an Arrow file.
         """
         self._mapped, self._read = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), 0
         self.table: pa.Table = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(self._mapped))).read_all()
@@ -77,26 +80,24 @@ class RowFile:
         self._ends = np.cumsum([len(batch) for batch in self._batches], dtype=np.int64)
 
     def __len__(self) -> int:
-        """How many rows."""
         return len(self.table)
 
     def save(self, path: Path) -> None:
-        """Write the rows to a file of their own."""
+        """Write the rows to a named file, atomically."""
         with (
             atomic_path(path) as temporary,
             pa.OSFile(str(temporary), "wb") as sink,
             pa.ipc.new_file(sink, self.table.schema) as writer,
         ):
-            for batch in self._batches:
-                writer.write_batch(batch)
+            writer.write_table(self.table)
 
-    def columns(self, places: Sequence[int] | npt.NDArray[np.integer], names: Sequence[str]) -> list[list[Any]]:
-        """The values of some columns at these places, in the order of ``places``; lists as tuples, null as None."""
-        chosen = np.asarray(places, dtype=np.int64)
+    def take(self, indices: Indices, names: Sequence[str]) -> list[list[Any]]:
+        """The values of the named columns at ``indices``, in that order; lists as tuples, null as None."""
+        chosen = np.asarray(indices, dtype=np.int64)
         if not len(chosen):
             return [[] for _ in names]
         self._read += len(chosen)
-        if self._read > RESIDENT and hasattr(self._mapped, "madvise"):
+        if self._read > RESIDENT_ROWS and hasattr(self._mapped, "madvise"):
             self._mapped.madvise(mmap.MADV_DONTNEED)
             self._read = 0
         if chosen[-1] - chosen[0] == len(chosen) - 1 and (np.diff(chosen) == 1).all():
@@ -107,25 +108,24 @@ class RowFile:
         numbers = np.searchsorted(self._ends, ordered, side="right")
         cuts = [*np.flatnonzero(np.diff(numbers, prepend=-1)).tolist(), len(ordered)]
         parts = []
-        for start, stop in pairwise(cuts):  # a table's own `take` copies whole columns
+        for start, stop in pairwise(cuts):  # `Table.take` copies whole columns
             batch = self._batches[numbers[start]].select(names)
-            inside = ordered[start:stop] - (self._ends[numbers[start]] - len(batch))
-            parts.append(batch.take(pa.array(inside)))
-        found = [_values(column) for column in pa.Table.from_batches(parts).columns]
+            parts.append(batch.take(pa.array(ordered[start:stop] - (self._ends[numbers[start]] - len(batch)))))
         back = np.argsort(order).tolist()
-        return [[values[place] for place in back] for values in found]
+        columns = map(_values, pa.Table.from_batches(parts).columns)
+        return [[values[place] for place in back] for values in columns]
 
 
 def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     try:
         return pa.array(values, kind)
-    except UnicodeEncodeError:  # names of files may hold bytes that are no text
+    except UnicodeEncodeError:  # file names may hold bytes that are not text
         coded = [None if value is None else value.encode("utf-8", "surrogatepass") for value in values]
         return pa.array(coded, pa.binary()).view(kind)
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:
-    """The values of a column; `to_pylist` takes ten times as long."""
+    # `to_pylist` takes ten times as long.
     if pa.types.is_list(column.type):
         lengths = pc.fill_null(pc.list_value_length(column), -1).to_numpy().tolist()
         inner, start, lists = pc.list_flatten(column).to_numpy().tolist(), 0, []

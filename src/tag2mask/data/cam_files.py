@@ -1,8 +1,8 @@
-"""CAM files: class activation maps of one image on their own grid.
+"""CAM files: class activation maps of one image on a grid of any size.
 
-An ``.npz`` with ``ids`` int32 (K,), ``cams`` float16 (K, h, w) in [0, 1], ``size`` int32 (2,) = (H, W) of the
-image and, for POT, ``allocation`` uint8 (h, w) with ``clusters`` int32 (). The grid belongs to the file; full
-resolution is made on demand. ``image`` int64 (2,) and ``base`` (a text) say which image and base CAM it was made from.
+An ``.npz`` with ``ids`` int32 (K,), ``cams`` float16 (K, h, w) in [0, 1], ``size`` int32 (2,) = (H, W) of the image,
+and for POT ``allocation`` uint8 (h, w) with ``clusters`` int32 (). ``image`` int64 (2,) and ``base`` (text) record the
+image and the base CAM that it was made from.
 """
 
 import io
@@ -18,49 +18,42 @@ from tag2mask.core.errors import Tag2maskError
 from tag2mask.core.files import DAMAGED, read_npz, write_bytes
 
 LONGEST_SIDE = 65_535
-"""Pixels of an image's side."""
+"""The largest side of an image in pixels."""
 
 _NAMES = ("ids", "cams", "size", "allocation", "clusters", "image", "base")
 
 CamKind = Literal["classifier", "prototype", "pot", "fused"]
-"""The CAMs that a network gives: its classifier's, a single prototype's, POT's, and POT's with base CAMs."""
+"""CAMs of the classifier, of a single prototype, of POT, and of POT fused with base CAMs."""
 
 CAM_KINDS: tuple[CamKind, ...] = get_args(CamKind)
 
 PADDING = 255
-"""The value of `CamFile.allocation` where there is no pixel of the image."""
+"""The value of `CamFile.allocation` outside the image."""
 
 
 class CamFileError(Tag2maskError):
-    """A CAM file that is missing, damaged or not of the format; the message names it."""
+    """A CAM file that is missing, damaged or invalid; the message names it."""
 
 
 @dataclass(frozen=True)
 class CamFile:
     """Class activation maps of one image.
 
-    Attributes:
-        ids: int32 (K,), class ids in ascending order, 0 = background where the stage computed it.
-        cams: float16 (K, h, w) in [0, 1].
-        size: (H, W) of the image in pixels, after EXIF orientation.
-        allocation: uint8 (h, w), the prototype to which the transport plan sends each cell: slot · clusters + k,
-            where ``slot`` indexes ``ids`` and k < clusters; 255 where there is none. None for kinds without a plan.
-        clusters: prototypes a class, K of the method; None where ``allocation`` is.
-        image: int64 (2,), which image it was made from, as `image_origin` says; None if that is not known.
-        base: which base CAM, as `cam_origin` says; empty without one.
+    ``allocation``: uint8 (h, w), the prototype to which the transport plan assigns each cell: slot · clusters + k,
+    where ``slot`` indexes ``ids`` and k < clusters; 255 for none. None for kinds without a plan.
     """
 
-    ids: np.ndarray
-    cams: np.ndarray
-    size: tuple[int, int]
+    ids: np.ndarray  # int32 (K,), class ids in ascending order; 0 = background, if computed
+    cams: np.ndarray  # float16 (K, h, w) in [0, 1]
+    size: tuple[int, int]  # (H, W) of the image in pixels, after EXIF orientation
     allocation: np.ndarray | None = None
-    clusters: int | None = None
-    image: np.ndarray | None = None
-    base: str = ""
+    clusters: int | None = None  # prototypes per class, K of the method; None without ``allocation``
+    image: np.ndarray | None = None  # int64 (2,), the image it was made from, as `image_origin`; None if unknown
+    base: str = ""  # the base CAM, as `cam_origin`; empty without one
 
     @property
     def has_background(self) -> bool:
-        """Whether background is one of the maps."""
+        """Whether one of the maps is the background."""
         return bool(self.ids.size) and int(self.ids[0]) == 0
 
 
@@ -68,7 +61,7 @@ def write_cam(path: Path, cam: CamFile) -> None:
     """Write ``cam`` to ``path`` (an ``.npz``), atomically.
 
     Raises:
-        CamFileError: it breaks a rule of the format, as NaN does; `read_cam` would refuse it.
+        CamFileError: ``cam`` is invalid, for example contains NaN.
     """
     arrays: dict[str, np.ndarray] = {
         "ids": cam.ids.astype(np.int32),
@@ -90,10 +83,10 @@ def write_cam(path: Path, cam: CamFile) -> None:
 
 
 def read_cam(path: Path) -> CamFile:
-    """Read and validate a CAM file; no code in it can run.
+    """Read and validate a CAM file, without pickle.
 
     Raises:
-        CamFileError: the file is missing, damaged, or breaks a rule of the format, which the message names.
+        CamFileError: the file is missing, damaged or invalid.
     """
     if not path.is_file():
         raise CamFileError(f"{path} does not exist; the stage that it belongs to makes it where the image can be read")
@@ -102,8 +95,7 @@ def read_cam(path: Path) -> CamFile:
             arrays = read_npz(file, _NAMES)
     except DAMAGED as error:
         raise CamFileError(f"{path} is damaged; delete it and do its stage again") from error
-    problem = _problem(arrays)
-    if problem:
+    if problem := _problem(arrays):
         raise CamFileError(f"{path} is not a CAM file: {problem}; delete it and do its stage again")
     height, width = (int(value) for value in arrays["size"])
     clusters = arrays.get("clusters")
@@ -119,7 +111,7 @@ def read_cam(path: Path) -> CamFile:
 
 
 class CamRecord(NamedTuple):
-    """What a CAM file is of: `ids`, `image` and `base` of `CamFile`."""
+    """`ids`, `image` and `base` of a `CamFile`."""
 
     ids: tuple[int, ...]
     image: np.ndarray | None
@@ -127,7 +119,7 @@ class CamRecord(NamedTuple):
 
 
 def read_record(path: Path) -> CamRecord | None:
-    """What a CAM file is of, without its maps; None if it is missing or damaged."""
+    """The record of a CAM file, without reading its maps; None if it is missing or damaged."""
     try:
         with path.open("rb") as file:
             found = read_npz(file, ("ids", "image", "base"))
@@ -137,7 +129,7 @@ def read_record(path: Path) -> CamRecord | None:
 
 
 def read_ids(path: Path) -> tuple[int, ...] | None:
-    """The class ids of a CAM file without its maps; None if it is missing or damaged."""
+    """The class ids of a CAM file, without reading its maps; None if it is missing or damaged."""
     found = read_record(path)
     return None if found is None else found.ids
 
@@ -151,7 +143,7 @@ def full_resolution(cam: CamFile) -> np.ndarray:
 
 
 def _problem(arrays: dict[str, np.ndarray]) -> str | None:
-    """What breaks the format, or None."""
+    """The first violated rule of the format, or None."""
     missing = [name for name in ("ids", "cams", "size") if name not in arrays]
     if missing:
         return f"it lacks {', '.join(missing)}"
@@ -165,19 +157,15 @@ def _problem(arrays: dict[str, np.ndarray]) -> str | None:
     if size.shape != (2,) or size.dtype.kind not in "iu" or (size < 1).any() or (size > LONGEST_SIDE).any():
         return f"`size` should be the two sides of the image, it is {size.tolist()}"
     if not np.isfinite(cams).all():
-        return (
-            "`cams` hold NaN or infinity; make them with precision fp32, or train the network that gives them anew "
-            "with a lower learning rate"
-        )
+        remedy = "make them with precision fp32, or train the network that gives them anew with a lower learning rate"
+        return f"`cams` hold NaN or infinity; {remedy}"
     if (cams < 0).any() or (cams > 1).any():
         return "`cams` should lie in [0, 1]"
-    allocation = arrays.get("allocation")
-    clusters = arrays.get("clusters")
+    allocation, clusters, image = (arrays.get(name) for name in ("allocation", "clusters", "image"))
     if allocation is not None and (allocation.shape != cams.shape[1:] or clusters is None):
         return f"`allocation` should be (h, w) = {cams.shape[1:]} and come with `clusters`, it is {allocation.shape}"
     if allocation is not None and allocation.dtype != np.uint8:
         return f"`allocation` should be uint8, it is {allocation.dtype}"
-    image = arrays.get("image")
     if image is not None and (image.shape != (2,) or image.dtype != np.int64):
         return f"`image` should be int64 (2,), it is {image.dtype} {image.shape}"
     if clusters is not None and (clusters.shape or clusters.dtype.kind not in "iu" or not 0 < clusters < PADDING):

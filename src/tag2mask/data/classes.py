@@ -1,4 +1,4 @@
-"""Class lists and names of tags."""
+"""Class lists and tag names."""
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,62 +10,62 @@ from tag2mask.core.errors import first_five
 from tag2mask.data.file_names import nfc
 from tag2mask.data.problems import Problem, error, warning
 
-CLASS_LIMIT = 254  # most classes of a data set: ids 1..254; 0 is background, 255 ignored
+CLASS_LIMIT = 254  # ids 1..254; 0 is background, 255 ignored
 
 RARE_FRACTION = 0.05
-"""A tag is rare compared with another if it occurs at most this often relative to it, or once; ours."""
+"""A tag is rare relative to another if its count is at most this share of the other's, or 1; ours."""
 
-SIMILARITY = 0.75  # `difflib` ratio from which two names are similar; ours: ``hosre`` and ``horse`` have 0.8
+SIMILARITY = 0.75  # minimum `difflib` ratio of similar names; ours: ``hosre`` and ``horse`` have 0.8
 
 LIST_SUFFIXES = frozenset({".txt", ".yaml", ".yml", ".json"})
-NONE = "_none"  # the folder, or the tag, of images that hold none of the classes
+NONE = "_none"  # the folder or tag of images without any of the classes
 
 NEGATIVE_NAMES = frozenset(
     {"good", "ok", "okay", "normal", "healthy", "none", "nodefect", "nodefects", "defectfree", "nondefective", "clean"}
     | {"negative", "negatives", "neg", "empty", "nothing", "nofinding", "nofindings", "intact", "undamaged"}
     | {"io", "gut", "faultfree", "pass", "passed", "background", "no", "null", "noobject"}
 )
-"""Folded names that mostly mean "none of the classes"; ours."""
+"""Folded names that usually mean "none of the classes"; ours."""
 
 BACKGROUND_NAMES = frozenset({"background", "_background_", "__background__"})
 
 
 def nearest_name(name: str, names: Iterable[str]) -> str | None:
-    """The one of ``names`` that ``name`` was most likely meant to be; None if none is near."""
+    """The most similar of ``names``; None if none is similar."""
     by_folded = {folded_name(known): known for known in names}
     near = difflib.get_close_matches(folded_name(name), by_folded, n=1, cutoff=0.6)
     return by_folded[near[0]] if near else None
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """``"; did you mean `horse`?"``, or nothing where no name is near."""
+    """``"; did you mean `horse`?"``, or an empty text if no name is similar."""
     near = nearest_name(name, names)
     return f"; did you mean `{near}`?" if near else ""
 
 
 def folded_name(name: str) -> str:
-    """A name without case, spaces, hyphens and underscores."""
+    """A name in lower case without spaces, hyphens and underscores."""
     return "".join(letter for letter in name.casefold() if letter not in " -_")
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Class names in the order of their ids: sorted, numbers by their value if all are numbers."""
+    """Class names in the order of their ids: sorted, by value if all are numbers."""
     distinct = set(names)
     return tuple(sorted(distinct, key=int if all(name.isdecimal() for name in distinct) else None))
 
 
 def is_negative(name: str, setting: str | None) -> bool:
-    """Whether a class folder means "none of the classes"; `data.negatives` is compared without case and hyphens."""
+    """Whether a class folder means "none of the classes"; `setting` (`data.negatives`) is compared by folded names."""
     return name == NONE or folded_name(name) in {folded_name(each) for each in negative_names(setting) - {NONE}}
 
 
 def negative_names(setting: str | None) -> frozenset[str]:
-    """The names that mean "none of the classes": `NONE`, and those of `data.negatives`, with commas, in NFC."""
+    """The names that mean "none of the classes", in NFC: `NONE` and the comma-separated `data.negatives`."""
     return frozenset({NONE, *(nfc(name.strip()) for name in (setting or "").split(",") if name.strip())})
 
 
 def negative_problems(names: Iterable[str], subject: str) -> Iterator[Problem]:
-    """A warning about class names that mostly mean "none of the classes"."""
+    """A warning about class names that usually mean "none of the classes"."""
     found = [name for name in names if folded_name(name) in NEGATIVE_NAMES]
     if found:
         joined = ",".join(found)
@@ -75,11 +75,10 @@ def negative_problems(names: Iterable[str], subject: str) -> Iterator[Problem]:
 
 
 def read_classes(value: str) -> tuple[tuple[str, ...] | None, list[Problem]]:
-    """The class list of `data.classes`, None if it cannot be read; and what is wrong with it.
+    """The class list of `data.classes`, None if it cannot be read, and its problems.
 
-    Args:
-        value: a file (``.yaml``, ``.yml`` or ``.json``: a list; any other: one name per line, empty lines and lines
-            that begin with ``#`` skipped), or names with commas.
+    ``value`` is a file (``.yaml``, ``.yml`` or ``.json``: a list; any other: one name per line, empty lines and lines
+    that begin with ``#`` skipped), or comma-separated names.
     """
     path = Path(value)
     is_file = _is_file(path)
@@ -88,7 +87,7 @@ def read_classes(value: str) -> tuple[tuple[str, ...] | None, list[Problem]]:
             names = _names_in(path)
         except (OSError, ValueError, yaml.YAMLError, RecursionError) as reason:
             message = f"the class list could not be read ({' '.join(str(reason).split())})"
-            remedy = "it should be one name a line, or a YAML list of names, as UTF-8"
+            remedy = "it should have one name per line, or be a YAML list of names, as UTF-8"
             return None, [error("bad-classes", str(path), f"{message}; {remedy}")]
     else:
         names = [name.strip() for name in value.split(",")]
@@ -98,12 +97,12 @@ def read_classes(value: str) -> tuple[tuple[str, ...] | None, list[Problem]]:
 
 
 def class_problems(classes: tuple[str, ...], subject: str, *, negatives: bool = False) -> Iterator[Problem]:
-    """What is wrong with the final class list of a data set.
+    """Problems of the final class list of a data set.
 
     Args:
         classes: the names.
         subject: their source.
-        negatives: whether `data.negatives` has an effect on the data set.
+        negatives: whether `data.negatives` affects the data set.
     """
     if len(classes) > CLASS_LIMIT:
         message = f"{len(classes)} classes ({first_five(classes)}), at most {CLASS_LIMIT} fit into a mask of 8 bits"
@@ -117,10 +116,9 @@ def class_problems(classes: tuple[str, ...], subject: str, *, negatives: bool = 
 
 
 def similar_names(counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
-    """Pairs of tags that are probably one: (the rarer, the more frequent); ``counts`` are images with each tag.
+    """Pairs of tags that are probably one, as (rarer, more frequent); ``counts`` are images with each tag.
 
-    They differ only in case, spaces, hyphens or underscores; or one is rare, and their spelling is similar. Source:
-    ours.
+    They have one folded name; or one is rare and they are spelt similarly. Source: ours.
     """
     frequent = sorted(counts, key=lambda name: (-counts[name], name))
     for place, name in enumerate(frequent):
@@ -133,26 +131,26 @@ def similar_names(counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
 
 
 def _ratio_reaches(name: str, other: str) -> bool:
-    """Whether two names are similar; the two upper bounds are cheap."""
     matcher = difflib.SequenceMatcher(None, folded_name(name), folded_name(other))
+    # The first two ratios are cheap upper bounds.
     return all(ratio() >= SIMILARITY for ratio in (matcher.real_quick_ratio, matcher.quick_ratio, matcher.ratio))
 
 
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a list of many names is too long for a path; none has a null byte
+    except (OSError, ValueError):  # a list of many names is too long for a path
         return False
 
 
 def _names_in(path: Path) -> list[str]:
-    if path.exists() and not path.is_file():  # a device may have no end, a pipe no beginning
-        raise ValueError("it is no file")
+    if path.exists() and not path.is_file():  # reading a device or a pipe may never end
+        raise ValueError("it is not a file")
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix not in {".yaml", ".yml", ".json"}:
         lines = (line.strip() for line in text.splitlines())
         return [line for line in lines if line and not line.startswith("#")]
-    # The base loader keeps every scalar a string, so that a class called `no` or `1` stays one.
+    # The base loader keeps every scalar a string, for classes called `no` or `1`.
     loaded = yaml.load(text, Loader=yaml.BaseLoader)
     if not isinstance(loaded, list) or not all(isinstance(name, str) for name in loaded):
         raise ValueError("it is not a list of names")

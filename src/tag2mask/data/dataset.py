@@ -19,7 +19,7 @@ from tag2mask.data.problems import Problem, error, errors_of, refuse_errors
 from tag2mask.data.readers.coco import annotation_files, read_coco
 from tag2mask.data.readers.entries import Entry
 from tag2mask.data.readers.folders import MASK_VALUES, is_mvtec, read_folders, read_mvtec, read_pattern, read_untagged
-from tag2mask.data.readers.rasterise import Painting, are_given, record_problems
+from tag2mask.data.readers.rasterise import Rasterisation, has_external_masks, record_problems
 from tag2mask.data.readers.scan import FolderIndex, Listing, similar_files
 from tag2mask.data.readers.table import TABLE_NAME, read_table_images
 from tag2mask.data.readers.voc import is_voc, read_voc
@@ -34,7 +34,7 @@ class ImageSet:
         classes: the C names without background; the id of a class is its index + 1.
         photos: the images, in the order of the table or the list, or sorted by path in folders.
         root: the folder that IDs are relative to.
-        painting: the source of masks that are painted when they are first needed; None where nothing is painted.
+        rasterisation: the source of masks that are painted when they are first needed; None where nothing is painted.
         decided: decisions of people about masks and tags; the images have those tags already.
         mask_values: which value of a ground-truth mask is which class.
         pixel_limit: an image or mask with more pixels is refused before it is decoded.
@@ -45,7 +45,7 @@ class ImageSet:
     classes: tuple[str, ...]
     items: Images
     root: Path
-    painting: Painting | None = None
+    rasterisation: Rasterisation | None = None
     decided: Decided = field(default_factory=Decided)
     mask_values: MaskValues = field(default_factory=MaskValues)
     pixel_limit: int = PIXEL_LIMIT
@@ -54,11 +54,11 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         """Take any sequence of images."""
-        object.__setattr__(self, "items", Images.of(self.items))
+        object.__setattr__(self, "items", Images.from_list(self.items))
 
     def of(self, items: Sequence[ImageItem]) -> "ImageSet":
         """The same set with these images alone."""
-        return replace(self, items=Images.of(items))
+        return replace(self, items=Images.from_list(items))
 
     def __len__(self) -> int:
         return len(self.items)
@@ -78,7 +78,7 @@ class ImageSet:
 
     def read_truth(self, item: ImageItem, *, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
         """The ground truth of an image with a mask, as `tag2mask.data.ground_truth.read_truth` reads it."""
-        path, values = item.mask or Path(), self.mask_values
+        path, values = item.truth or Path(), self.mask_values
         return read_truth(path, item.tags, len(self.classes), values, size=size, pixel_limit=self.pixel_limit)
 
     def by_id(self, image_id: str) -> ImageItem:
@@ -180,15 +180,15 @@ def survey(settings: DataSettings, *, split: str | None = None, read_decisions: 
         problems.append(error("no-images", str(listing.root), message))
     masks = settings.masks
     # A folder that masks are painted into need not be there yet.
-    if masks is not None and not masks.is_dir() and (listing.painting is None or masks.exists()):
+    if masks is not None and not masks.is_dir() and (listing.rasterisation is None or masks.exists()):
         problems.append(error("missing-mask", str(masks), "data.masks is no folder; name the one with ID.png"))
     problems += _duplicates(listing)
     classes, closed, class_faults = _classes(settings, listing)
     problems += class_faults
     if not closed:
         problems += negative_problems(classes, str(listing.root))
-    if listing.painting is not None and not errors_of(problems):
-        problems += record_problems(listing.painting, classes)
+    if listing.rasterisation is not None and not errors_of(problems):
+        problems += record_problems(listing.rasterisation, classes)
     values, value_faults = _mask_values(settings, listing, classes)
     decided, undecided = read_decisions(settings.corrections if classes else None, classes)
     problems += [*value_faults, *undecided, *_tag_problems(listing, classes, closed, decided.tags)]
@@ -198,7 +198,7 @@ def survey(settings: DataSettings, *, split: str | None = None, read_decisions: 
         classes,
         Images(manifest).with_tags(decided.tags),
         listing.root,
-        listing.painting,
+        listing.rasterisation,
         decided,
         values,
         settings.pixel_limit,
@@ -214,7 +214,7 @@ def _mask_values(
     """The mapping of ground-truth values by the settings, or by the layout."""
     binary = listing.kind == "mvtec" or (settings.masks is None and listing.kind == "folders" and listing.masks)
     text = settings.mask_values or (MASK_VALUES if binary else None)
-    if text is not None and listing.painting is not None and not are_given(listing.painting.folder):
+    if text is not None and listing.rasterisation is not None and not has_external_masks(listing.rasterisation.folder):
         message = "these masks are painted from annotations, and their values are classes already; leave it out"
         return MaskValues(), [error("bad-classes", "data.mask_values", message)]
     return parse_mask_values(text, classes)
@@ -315,7 +315,7 @@ def _manifest(listing: Listing, classes: tuple[str, ...]) -> tuple[Manifest, lis
         masks = (place.path(entry.id) for place in listing.masks)
         mask = next((path for path in masks if truths.has(path)), None)
         writer.append((entry.id, entry.file, tags, entry.splits, mask))
-    return Manifest(writer.finished()), list(_missing_images(listing, missing))
+    return Manifest(writer.finish()), list(_missing_images(listing, missing))
 
 
 def _missing_images(listing: Listing, missing: Sequence[Entry]) -> Iterable[Problem]:

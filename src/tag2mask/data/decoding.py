@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, TiffImagePlugin
 from tag2mask.data.problems import ImageError
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
-"""The formats that are read, whatever the file is called. None runs another program, as EPS does."""
+"""The formats that are read; the file name does not matter. None of them runs another program, as EPS does."""
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -26,41 +26,37 @@ UPRIGHT = {
 }
 """The transposition that undoes each EXIF orientation; 1 is upright. Source: Exif 2.32, tag 0x0112."""
 
-SIGNATURE_BYTES = 16
-HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+_SIGNATURE_BYTES = 16
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 AVIF_BRANDS = {b"avif", b"avis"}
-BRAND_BYTES = 1024  # bytes of the box that lists the brands of a HEIF file
+_BRAND_BYTES = 1024  # bytes of the box that lists the brands of a HEIF file
 
 NEW_SUBFILE_TYPE, COMPRESSION, PHOTOMETRIC, PLANAR = 254, 259, 262, 284
 BITS, SAMPLES, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 277, 338, 339
 PLACES, LENGTHS = (273, 324), (279, 325)  # tags of strips, and of tiles
 
 SAMPLE_KINDS = {1: "unsigned integers", 2: "signed integers", 3: "floating point", 5: "complex", 6: "complex"}
-"""What a sample format means. Source: TIFF 6.0, tag 339."""
+"""Sample formats. Source: TIFF 6.0, tag 339."""
 
 COLOURS = {2: 3, 5: 4, 6: 3, 8: 3}
 """Bands of a photometric interpretation: RGB, CMYK, YCbCr, Lab; others have one. Source: TIFF 6.0, tag 262."""
 
-NOT_A_PAGE = 0b101  # bits of `NEW_SUBFILE_TYPE` of a smaller copy of another page, and of a transparency mask
+NOT_A_PAGE = 0b101  # bits of `NEW_SUBFILE_TYPE`: a smaller copy of another page, a transparency mask
 
 PAGED = ("TIFF", "GIF", "WEBP", "PNG", "AVIF")
-"""Formats with pages or frames; the pictures that cameras append to a JPEG are neither."""
+"""Formats with pages or frames; pictures that cameras append to a JPEG do not count."""
 
-MOST_PAGES = 64  # directories that are looked at for a second page
-HEADER_BYTES = 1 << 20  # bytes in which a JPEG 2000 file is expected to begin its codestream
+MAX_DIRECTORIES = 64  # searched for a second page
+HEADER_BYTES = 1 << 20  # a JPEG 2000 file should begin its codestream within these
 
 
 @contextmanager
 def opened(path: Path, *, pixel_limit: int, formats: tuple[str, ...] = IMAGE_FORMATS) -> Iterator[Image.Image]:
-    """Open an image file and read its header; the pixels are not decoded yet.
-
-    Args:
-        path: the file; its content decides what it is, not its name.
-        pixel_limit: more pixels are refused.
-        formats: Pillow's names of the formats that are allowed.
+    """Open an image file of one of Pillow's ``formats``, detected by content, and read its header without decoding.
 
     Raises:
-        ImageError: the file is missing, empty, not readable, not an image, damaged, or too large.
+        ImageError: the file is missing, empty, unreadable, not an image or damaged, or has more than ``pixel_limit``
+            pixels.
     """
     try:
         file = path.open("rb")
@@ -68,8 +64,7 @@ def opened(path: Path, *, pixel_limit: int, formats: tuple[str, ...] = IMAGE_FOR
         message = "the file does not exist; add it, or remove it from the list"
         raise ImageError.about(path, "missing-image", message) from reason
     except OSError as reason:
-        message = f"the file could not be read ({reason.strerror})"
-        raise ImageError.about(path, "unreadable-image", message) from reason
+        raise ImageError.about(path, "unreadable-image", f"the file could not be read ({reason.strerror})") from reason
     with file:
         image = _identified(path, file, formats)
         width, height = image.size
@@ -82,7 +77,7 @@ def opened(path: Path, *, pixel_limit: int, formats: tuple[str, ...] = IMAGE_FOR
 def decode(path: Path, image: Image.Image) -> Image.Image:
     """Decode all pixels of an opened image and turn it upright by its EXIF orientation.
 
-    A band that Pillow takes for alpha, and that the file does not declare as such, is dropped.
+    A band that Pillow reads as alpha without a declaration in the file is dropped.
 
     Raises:
         ImageError: the file ends early or its data is damaged.
@@ -90,9 +85,9 @@ def decode(path: Path, image: Image.Image) -> Image.Image:
     try:
         undeclared = _has_undeclared_band(image)
         if image.format == "TIFF":
-            image.filename = ""  # type: ignore[attr-defined]  # else Pillow maps it into memory by its upright size
+            image.filename = ""  # type: ignore[attr-defined]  # else Pillow memory-maps it with its upright size
         image.load()
-    except MemoryError as reason:  # which is not the file's fault
+    except MemoryError as reason:  # not a fault of the file
         raise MemoryError(f"while {path} was decoded") from reason
     except Exception as reason:  # a damaged file makes decoders raise almost anything
         message = f"the file is cut off or damaged ({words(reason)}); replace it"
@@ -104,10 +99,10 @@ def decode(path: Path, image: Image.Image) -> Image.Image:
 
 
 def upright_size(path: Path, image: Image.Image) -> tuple[int, int]:
-    """(H, W) of an opened image after its EXIF orientation, without decoding it where the format allows that.
+    """(H, W) of an opened image after its EXIF orientation; only PNG, with EXIF possibly after the pixels, is decoded.
 
     Raises:
-        ImageError: a PNG, which may keep its orientation behind the pixels, is damaged.
+        ImageError: a PNG is damaged.
     """
     if image.format == "PNG":
         image = decode(path, image)
@@ -116,11 +111,9 @@ def upright_size(path: Path, image: Image.Image) -> tuple[int, int]:
 
 
 def turned_size(path: Path, *, whole: bool = False) -> tuple[int, tuple[int, int]]:
-    """The EXIF orientation of an image file, 1..8, and its upright (H, W).
+    """The EXIF orientation of an image file, 1..8, and its upright (H, W); (1, (0, 0)) if it cannot be read.
 
-    Args:
-        path: the file; of one that cannot be read it is (1, (0, 0)).
-        whole: decode a PNG, which may keep its orientation behind the pixels; else only the header is read.
+    ``whole``: decode a PNG, which may have its orientation after the pixels; else only the header is read.
     """
     try:
         with opened(path, pixel_limit=sys.maxsize) as image:
@@ -128,20 +121,20 @@ def turned_size(path: Path, *, whole: bool = False) -> tuple[int, tuple[int, int
                 image.load()
             turn = _orientation(image)
             return turn, _swapped(image, turn)
-    except Exception:  # a damaged file makes decoders raise almost anything; who reads its pixels says so
+    except Exception:  # a damaged file makes decoders raise almost anything; reading its pixels reports it
         return 1, (0, 0)
 
 
 def _identified(path: Path, file: IO[bytes], formats: tuple[str, ...]) -> Image.Image:
-    """The image in ``file`` with its header read. `PIL.Image.open` has a pixel limit that is global to the process."""
+    # Not `PIL.Image.open`, whose pixel limit is global to the process.
     try:
-        signature = file.read(SIGNATURE_BYTES)
-        brands = _brands(signature + file.read(BRAND_BYTES)) if signature[4:8] == b"ftyp" else set()
+        signature = file.read(_SIGNATURE_BYTES)
+        brands = _brands(signature + file.read(_BRAND_BYTES)) if signature[4:8] == b"ftyp" else set()
     except OSError as reason:
         raise ImageError.about(path, "unreadable-image", f"the file could not be read ({reason.strerror})") from reason
     if not signature:
         raise ImageError.about(path, "empty-image", "the file is empty; replace it")
-    if brands & HEIC_BRANDS and not brands & AVIF_BRANDS:
+    if brands & _HEIC_BRANDS and not brands & AVIF_BRANDS:
         raise ImageError.about(path, "not-an-image", "a HEIC image, which is not read; convert it to JPEG")
     Image.init()  # loads the plugins, once
     for name in formats:
@@ -170,23 +163,21 @@ def _identified(path: Path, file: IO[bytes], formats: tuple[str, ...]) -> Image.
 
 
 def _brands(head: bytes) -> set[bytes]:
-    """The major and the compatible brands of a HEIF file. Source: ISO 14496-12, the box `ftyp`."""
+    """The brands of a HEIF file. Source: ISO 14496-12, the box `ftyp`."""
     end = min(int.from_bytes(head[:4], "big"), len(head))
     return {head[8:12], *(head[place : place + 4] for place in range(16, end, 4))}
 
 
 def _swapped(image: Image.Image, turn: int) -> tuple[int, int]:
-    """(H, W) of an opened image of that EXIF orientation, upright."""
-    # Pillow swaps the sides of a TIFF by itself, already when it reads the header.
+    # Pillow swaps the sides of a TIFF when it reads the header.
     swapped = image.format != "TIFF" and turn in (5, 6, 7, 8)
     return (image.width, image.height) if swapped else (image.height, image.width)
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1..8; 1 where there is none or the EXIF data is damaged, which leaves the pixels usable."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # EXIF parsing raises whatever damaged bytes lead it to
+    except Exception:  # damaged EXIF data raises almost anything; the pixels remain usable
         return 1
 
 
@@ -201,7 +192,7 @@ def tags_of(image: Image.Image) -> Mapping[int, Any]:
 
 
 def _layout(tags: Mapping[int, Any]) -> str:
-    """Bands, bits and kind of the samples, as ``4 bands × 16 bits, unsigned integers``."""
+    # As "4 bands × 16 bits, unsigned integers".
     bits = tags.get(BITS, (1,))
     bands = tags.get(SAMPLES, len(bits))
     deep = "/".join(str(each) for each in sorted(set(bits)))
@@ -212,7 +203,7 @@ def _layout(tags: Mapping[int, Any]) -> str:
 
 
 def _unread_layout(file: IO[bytes]) -> str | None:
-    """Why Pillow cannot read a TIFF with a sound header, kind of pixels or compression; None for a damaged header."""
+    """Why Pillow cannot read a TIFF with a valid header; None for a damaged header."""
     try:
         file.seek(0)
         header = file.read(8)
@@ -235,10 +226,10 @@ def _unread_layout(file: IO[bytes]) -> str | None:
 
 
 def _misread_layout(image: Image.Image) -> str | None:
-    """Why Pillow would decode an opened TIFF wrongly; None if it would not.
+    """Why Pillow would decode an opened TIFF wrongly; None if it would not. Source: ours, tested with Pillow 13.
 
-    It takes uncompressed planes of more than 8 bits for 8 bits, and divides colours in compressed planes by an
-    undeclared fourth band. Source: ours, tried out with Pillow 13.
+    Pillow reads uncompressed planes of more than 8 bits as 8 bits, and divides colours in compressed planes by an
+    undeclared fourth band.
     """
     tags = tags_of(image)
     if tags.get(PLANAR, 1) != 2:
@@ -251,7 +242,7 @@ def _misread_layout(image: Image.Image) -> str | None:
 
 
 def _has_undeclared_band(image: Image.Image) -> bool:
-    """Whether Pillow takes a band for alpha that an opened TIFF or JPEG 2000 does not declare as such."""
+    """Whether Pillow reads a band as alpha that the TIFF or JPEG 2000 does not declare as alpha."""
     if image.format == "TIFF":
         return image.mode == "RGBA" and not tags_of(image).get(EXTRA_SAMPLES)
     head = _codestream_head(image) if image.format == "JPEG2000" and image.mode in ("LA", "RGBA") else b""
@@ -259,7 +250,7 @@ def _has_undeclared_band(image: Image.Image) -> bool:
 
 
 def dropped_bands(image: Image.Image) -> int:
-    """How many bands of an opened image are neither colour nor alpha, and are not read; 0 for most formats."""
+    """The number of bands that are neither colour nor alpha, and are not read; 0 for most formats."""
     if image.format != "TIFF":
         return int(_has_undeclared_band(image))
     tags = tags_of(image)
@@ -268,22 +259,22 @@ def dropped_bands(image: Image.Image) -> int:
 
 
 def has_more_pages(image: Image.Image) -> bool:
-    """Whether an opened image has a second page or frame, without smaller copies and masks; it moves there."""
+    """Whether an image has a second page or frame, smaller copies and masks excluded; seeks in the image."""
     try:
         if image.format != "TIFF" or not getattr(image, "is_animated", False):
             return bool(getattr(image, "is_animated", False))
-        for number in range(1, MOST_PAGES):
-            with suppress(SyntaxError):  # of a page whose pixels cannot be read the tags are there
+        for number in range(1, MAX_DIRECTORIES):
+            with suppress(SyntaxError):  # the tags of a page with unreadable pixels are available
                 image.seek(number)
             if not tags_of(image).get(NEW_SUBFILE_TYPE, 0) & NOT_A_PAGE:
                 return True
-    except Exception:  # no more pages, or a damaged one, which leaves the first usable
+    except Exception:  # no more pages, or a damaged one; the first remains usable
         pass
     return False
 
 
 def _codestream_head(image: Image.Image) -> bytes:
-    """The beginning of an opened JPEG 2000 file; empty where it is decoded already."""
+    """The beginning of an opened JPEG 2000 file; empty if it is already decoded."""
     if not getattr(image, "tile", None):
         return b""
     file: IO[bytes] = image.fp  # type: ignore[attr-defined]
@@ -295,7 +286,7 @@ def _codestream_head(image: Image.Image) -> bytes:
 
 
 def jpeg2000_bits(image: Image.Image) -> int | None:
-    """Bits per sample of the first component of an opened JPEG 2000 file; None where its header is not found."""
+    """Bits per sample of the first component of an opened JPEG 2000 file; None if its header is not found."""
     head = _codestream_head(image)
     at = head.find(b"\xff\x4f\xff\x51")  # the markers SOC and SIZ
     return (head[at + 42] & 0x7F) + 1 if 0 <= at < len(head) - 42 else None

@@ -1,4 +1,4 @@
-"""Names of files: as IDs, in Unicode NFC, as they are spelt on disk, and which of them are taken for images."""
+"""File names: conversion to IDs, Unicode normalisation, spelling on disk, and recognition of images."""
 
 import os
 from functools import lru_cache
@@ -9,23 +9,23 @@ from unicodedata import normalize
 IMAGE_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".jp2", ".avif",
 })
-"""Names that are taken for images where a folder is listed; the content decides the format."""
+"""Suffixes of images in a folder listing; the format is detected by content."""
 
 UNREAD_SUFFIXES = frozenset({
     ".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raw", ".psd", ".svg", ".pdf", ".dcm",
     ".nii", ".nrrd", ".exr", ".hdr", ".mp4", ".mov", ".avi", ".npy", ".czi", ".svs", ".ndpi",
 })
-"""Names of images of formats that are not read."""
+"""Suffixes of images in unsupported formats."""
 # fmt: on
 
 SYSTEM_FOLDERS = frozenset(
     {"@eadir", "#recycle", "#snapshot", "__macosx", "$recycle.bin", "system volume information", "lost+found"}
 )
-"""Folders that systems make by themselves, with thumbnails and deleted files in them; in lower case."""
+"""Folders that operating systems create, with thumbnails and deleted files; in lower case."""
 
 
 def nfc(name: str) -> str:
-    """``name`` in Unicode NFC; macOS writes names of files in NFD, in which an accent is a character of its own."""
+    """``name`` in Unicode NFC; macOS writes file names in NFD, where an accent is a separate character."""
     return name if name.isascii() else normalize("NFC", name)
 
 
@@ -35,20 +35,17 @@ def id_of_name(name: str) -> str:
 
 
 def inside(root: Path, name: str) -> str:
-    """The path of a file below a root."""
+    """``root``/``name`` as a string."""
     return os.path.join(root, name)  # noqa: PTH118 - far cheaper than a Path, for 100,000 images
 
 
 def shown_below(path: Path, root: Path | None) -> str:
-    """``path`` as it is shown: relative to the root where it lies inside."""
+    """``path`` for messages: relative to the root if it is inside."""
     return str(path.relative_to(root)) if root is not None and path.is_relative_to(root) else str(path)
 
 
 def on_disk(path: str) -> str:
-    """``path`` as it is spelt on disk: the file whose name is the same in NFC, or ``path`` itself if there is none.
-
-    ASCII paths and paths that exist are returned without a further look.
-    """
+    """``path`` as spelt on disk: the file with the same name in NFC, or ``path`` itself if there is none."""
     if path.isascii() or os.path.lexists(path):
         return path
     folder, name = os.path.split(path)
@@ -69,10 +66,10 @@ def _spellings(folder: str) -> dict[str, str]:
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file of this name is taken for an image: a known suffix, and not hidden."""
+    """Whether a file name has an image suffix and is not hidden."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name belongs to the system and not to the data."""
+    """Whether a file or folder is hidden or created by the system."""
     return name.startswith(".") or name.lower() in SYSTEM_FOLDERS

@@ -1,8 +1,8 @@
-"""Ground-truth masks: the class of each value, and whether masks and tags fit.
+"""Ground-truth masks: mapping of values to classes, and agreement of masks and tags.
 
-The rule (ours): of the images tagged X that have a mask, how many masks hold the id of X; and how many masks hold ids
-that are not a tag of their image. Tags and masks that fit agree on nearly all; a mask of other values, of another class
-list or of other images does not, and figures that are measured with it are meaningless.
+The rule (ours): of the images tagged X that have a mask, the number of masks with the id of X; and the number of masks
+with ids that are not a tag of their image. Masks with other values, of another class list or of other images disagree
+with the tags, and figures measured with them are meaningless.
 """
 
 import os
@@ -18,7 +18,7 @@ from tag2mask.core.errors import first_five
 from tag2mask.core.prefetch import map_ahead
 from tag2mask.data.classes import did_you_mean
 from tag2mask.data.file_names import nfc
-from tag2mask.data.images import IGNORED, PIXEL_LIMIT, MaskError, read_mask, values_that_are_no_class
+from tag2mask.data.images import IGNORED, PIXEL_LIMIT, MaskError, read_mask, unknown_values
 from tag2mask.data.manifest import ImageItem
 from tag2mask.data.problems import Problem, error, warning
 
@@ -26,42 +26,37 @@ if TYPE_CHECKING:
     from tag2mask.data.dataset import ImageSet
 
 BY_TAG = "tag"
-"""In `data.mask_values`: the class is the only tag of the image, as in sets with one binary mask per defect."""
+"""In `data.mask_values`: the class is the only tag of the image, as in data sets with one binary mask per defect."""
 
-SAMPLE = 1000  # masks that are opened, evenly over the images
+SAMPLE = 1000  # masks that are opened, evenly spaced over the images
 
-FEWEST = 3
-"""Tags with a mask below which a disagreement is a warning and not an error: so few may be odd ones. Ours."""
+MIN_TAGS = 3
+"""Tags with a mask, below which a disagreement is a warning and not an error. Ours."""
 
 AGREE = 0.5
-"""Share of tags that their masks must hold, and of masks that may hold unknown ids; real sets have 0.99, 0. Ours."""
+"""Minimum share of tags found in masks, and maximum share of masks with unknown ids; real sets have 0.99, 0. Ours."""
 
 FITS = 0.6
-"""Intersection over union, counted in images, from which a value is taken for a class in an advice. Ours."""
+"""Minimum IoU, counted in images, for `likely_cause` to match a value with a class. Ours."""
 
 _WORDS = {"background": 0, "ignore": IGNORED}
 
 
 @dataclass(frozen=True)
 class MaskValues:
-    """The class of each value of a ground-truth mask, as `data.mask_values` says.
+    """The mapping `data.mask_values` of values of a ground-truth mask to classes."""
 
-    Attributes:
-        classes: (value, class id) pairs; other values stay as they are.
-        by_tag: values that stand for the only tag of the image.
-    """
-
-    classes: tuple[tuple[int, int], ...] = ()
-    by_tag: tuple[int, ...] = ()
+    classes: tuple[tuple[int, int], ...] = ()  # (value, class id) pairs; other values are kept
+    by_tag: tuple[int, ...] = ()  # values that mean the only tag of the image
 
     def __bool__(self) -> bool:
         return bool(self.classes or self.by_tag)
 
     def apply(self, mask: npt.NDArray[np.uint8], tags: Sequence[int]) -> npt.NDArray[np.uint8]:
-        """Class ids, uint8 (H, W), for the values of a mask, uint8 (H, W), of an image with the class ids ``tags``.
+        """Class ids, uint8 (H, W), for a mask, uint8 (H, W), of an image with the class ids ``tags``.
 
         Raises:
-            ValueError: the mask holds a value that stands for the only tag, and the image has none or several.
+            ValueError: a value means the only tag, and the image has none or several.
         """
         if not self:
             return mask
@@ -76,7 +71,7 @@ class MaskValues:
 
 
 def parse_mask_values(text: str | None, classes: Sequence[str]) -> tuple[MaskValues, list[Problem]]:
-    """The setting `data.mask_values`, ``VALUE=CLASS`` with commas, as a mapping, and what is wrong with it."""
+    """The mapping in `data.mask_values`, comma-separated ``VALUE=CLASS``, and its problems."""
     pairs: dict[int, int] = {}
     by_tag: list[int] = []
     problems = []
@@ -106,18 +101,15 @@ def read_truth(
     size: tuple[int, int] | None = None,
     pixel_limit: int = PIXEL_LIMIT,
 ) -> npt.NDArray[np.uint8]:
-    """Read the ground-truth mask of an image.
+    """Read the ground-truth mask of an image, as `read_mask`, with its values mapped to class ids.
 
     Args:
-        path: the file, as `read_mask` takes it.
+        path: the file.
         tags: class ids of the image.
         classes: C.
-        values: which value is which class; None: the values are class ids.
-        size: (H, W) that it must have; None for any.
+        values: the mapping; None: the values are class ids.
+        size: the required (H, W); None for any.
         pixel_limit: a mask with more pixels is refused before it is decoded.
-
-    Returns:
-        class ids, uint8 (H, W): 0 background, 1..C the classes, 255 ignored.
 
     Raises:
         MaskError: as `read_mask`, or the mapping does not fit the image.
@@ -127,7 +119,7 @@ def read_truth(
     raw = read_mask(path, size=size, pixel_limit=pixel_limit, any_kind=True)
     try:
         mask = values.apply(raw, tags)
-        wrong = values_that_are_no_class(mask, classes)
+        wrong = unknown_values(mask, classes)
     except ValueError as reason:
         wrong = str(reason)
     if wrong:
@@ -137,45 +129,37 @@ def read_truth(
 
 @dataclass
 class TruthCounts:
-    """How often the masks of images hold the ids of their tags.
+    """Agreement of ground-truth masks with the tags of their images.
 
-    Attributes:
-        classes: the C names.
-        images: images with a mask.
-        tagged: int64 (C + 1,), of these, images with each tag; at 0 those without any.
-        holding: int64 (256,), images whose mask holds each value.
-        together: int64 (256, C + 1), images whose mask holds a value and that have a tag; at column 0 those without.
-        several: images with more than one tag.
-        unknown: images whose mask holds a value that is neither a class, background nor 255.
-        strays: the IDs of images whose mask holds an id that is not one of their tags.
+    ``unexpected``: the IDs of images with an id in the mask that is not one of their tags.
+    ``joint``: int64 (256, C + 1), images with a mask value and a tag; column 0: without tags.
     """
 
-    classes: tuple[str, ...]
-    images: int = 0
-    several: int = 0
-    unknown: int = 0
-    strays: list[str] = field(default_factory=list)
-    tagged: npt.NDArray[np.int64] = field(init=False)
-    holding: npt.NDArray[np.int64] = field(init=False)
-    together: npt.NDArray[np.int64] = field(init=False)
+    classes: tuple[str, ...]  # the C names
+    images: int = 0  # images with a mask
+    several: int = 0  # images with more than one tag
+    unknown: int = 0  # images with a mask value that is not a class, background or 255
+    unexpected: list[str] = field(default_factory=list)
+    tagged: npt.NDArray[np.int64] = field(init=False)  # int64 (C + 1,), images with each tag; at 0 those without tags
+    values: npt.NDArray[np.int64] = field(init=False)  # int64 (256,), images with each mask value
+    joint: npt.NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Begin with no image."""
         columns = len(self.classes) + 1
-        self.tagged, self.holding = np.zeros(columns, dtype=np.int64), np.zeros(256, dtype=np.int64)
-        self.together = np.zeros((256, columns), dtype=np.int64)
+        self.tagged, self.values = np.zeros(columns, dtype=np.int64), np.zeros(256, dtype=np.int64)
+        self.joint = np.zeros((256, columns), dtype=np.int64)
 
     def add(self, image_id: str, values: Collection[int], tags: Sequence[int]) -> None:
-        """Count an image: the values that occur in its mask, and its class ids."""
+        """Count an image with the distinct ``values`` of its mask and the class ids ``tags``."""
         chosen, columns = list(values), list(tags) or [0]
         self.images += 1
         self.several += len(tags) > 1
         self.unknown += any(len(self.classes) < value != IGNORED for value in chosen)
         self.tagged[columns] += 1
-        self.holding[chosen] += 1
-        self.together[np.ix_(chosen, columns)] += 1
+        self.values[chosen] += 1
+        self.joint[np.ix_(chosen, columns)] += 1
         if any(value not in tags for value in chosen if value not in (0, IGNORED)):
-            self.strays.append(image_id)
+            self.unexpected.append(image_id)
 
     @property
     def tags(self) -> int:
@@ -183,43 +167,41 @@ class TruthCounts:
         return int(self.tagged[1:].sum())
 
     @property
-    def held(self) -> int:
-        """Those of them that the mask holds."""
-        return int(np.trace(self.together[1 : len(self.classes) + 1, 1:]))
+    def found(self) -> int:
+        """Tags that the mask of their image contains."""
+        return int(np.trace(self.joint[1 : len(self.classes) + 1, 1:]))
 
     @property
     def are_wrong(self) -> bool:
-        """Whether figures that are measured with these masks are meaningless.
+        """Whether figures measured with these masks are meaningless.
 
-        Masks that hold less than `AGREE` of the tags are wrong, unless what they hold is right: then some classes are
-        not drawn. So are masks of which more than that share hold an id that is not a class. Ids beside the tags are
-        no reason: tags may name what is most of an image alone.
+        That is: more than `AGREE` of the masks have an id that is not a class; or masks contain less than `AGREE` of
+        the tags, and are empty or have other ids. Masks whose ids are all tags are right, with some classes not drawn.
+        Ids in addition to the tags alone are not wrong: tags may name only the main content of an image.
         """
-        unknown = self.unknown > AGREE * self.images
-        return self.tags >= FEWEST and (
-            unknown or (self.held < AGREE * self.tags and (bool(self.strays) or not self.held))
-        )
+        lacking = self.found < AGREE * self.tags and (bool(self.unexpected) or not self.found)
+        return self.tags >= MIN_TAGS and (self.unknown > AGREE * self.images or lacking)
 
     def missing(self) -> list[str]:
-        """``name (id): 0 of N`` for each tagged class that no mask of its images holds."""
+        """``name (id): 0 of N`` for each tagged class that is in no mask of its images."""
         return [
             f"{name} (id {number}): 0 of {self.tagged[number]}"
             for number, name in enumerate(self.classes, 1)
-            if self.tagged[number] and not self.together[number, number]
+            if self.tagged[number] and not self.joint[number, number]
         ]
 
 
 def count_truth(images: "ImageSet") -> TruthCounts:
-    """Open the masks of up to `SAMPLE` images; those that cannot be read are left out."""
+    """Read the masks of up to `SAMPLE` images; unreadable ones are skipped."""
     counts = TruthCounts(images.classes)
-    masked = images.items.where(lambda item: item.mask is not None)
+    masked = images.items.filter(lambda item: item.truth is not None)
     if len(masked) > SAMPLE:
-        masked = masked.at(np.linspace(0, len(masked) - 1, SAMPLE).astype(np.intp))
+        masked = masked.take(np.linspace(0, len(masked) - 1, SAMPLE).astype(np.intp))
 
     def values(item: ImageItem) -> tuple[ImageItem, list[int]]:
         try:
             any_kind = bool(images.mask_values)
-            mask = read_mask(item.mask or Path(), pixel_limit=images.pixel_limit, any_kind=any_kind)
+            mask = read_mask(item.truth or Path(), pixel_limit=images.pixel_limit, any_kind=any_kind)
             mask = images.mask_values.apply(mask, item.tags)
         except (MaskError, ValueError):
             return item, []
@@ -234,33 +216,31 @@ def count_truth(images: "ImageSet") -> TruthCounts:
 def truth_problems(counts: TruthCounts, subject: str, *, painted: bool = False) -> Iterator[Problem]:
     """One error, or up to two warnings, about ground truth that does not fit the tags.
 
-    Args:
-        counts: of a data set, or of a part of it.
-        subject: the folder of the masks.
-        painted: the masks are painted from annotations.
+    ``subject`` is the folder of the masks; ``painted`` are masks rasterised from annotations.
     """
     if not counts.images:
         return
-    lacking = counts.tags - counts.held
-    held = f"{counts.held} of {counts.tags} tags are in the mask of their image"
+    found = f"{counts.found} of {counts.tags} tags are in the mask of their image"
     missing = counts.missing()
-    held += f" (not one of {first_five(missing)})" if missing else ""
-    stray = f"{len(counts.strays)} of {counts.images} masks hold ids that are not a tag of their image"
+    found += f" (not one of {first_five(missing)})" if missing else ""
+    unexpected = f"{len(counts.unexpected)} of {counts.images} masks hold ids that are not a tag of their image"
     if counts.are_wrong:
         ids = first_five(f"{number} {name}" for number, name in enumerate(counts.classes, 1))
-        message = f"ground truth and tags do not fit: {held}; {stray}. {advice(counts, painted)[0]} Ids: {ids}"
+        cause = likely_cause(counts, painted)[0]
+        message = f"ground truth and tags do not fit: {found}; {unexpected}. {cause} Ids: {ids}"
         yield error("truth-tags", subject, message)
         return
-    if lacking:
-        yield warning("truth-tags", subject, f"ground truth lacks tagged classes: {held}; look at these masks and tags")
-    if counts.strays:
-        named = first_five(counts.strays)
-        yield warning("truth-tags", subject, f"{stray}: {named}; add the tags, or correct the masks")
+    if counts.tags > counts.found:
+        message = f"ground truth lacks tagged classes: {found}; look at these masks and tags"
+        yield warning("truth-tags", subject, message)
+    if counts.unexpected:
+        message = f"{unexpected}: {first_five(counts.unexpected)}; add the tags, or correct the masks"
+        yield warning("truth-tags", subject, message)
 
 
-def advice(counts: TruthCounts, painted: bool = False) -> tuple[str, bool]:
-    """The likely cause and its remedy as a sentence, and whether the values themselves show that they are no ids."""
-    values = np.flatnonzero(counts.holding).tolist()
+def likely_cause(counts: TruthCounts, painted: bool = False) -> tuple[str, bool]:
+    """The likely cause and its remedy as a sentence, and whether the values alone show that they are not class ids."""
+    values = np.flatnonzero(counts.values).tolist()
     classes = len(counts.classes)
     if painted:
         return "If every annotation is a crowd, as in masks that CVAT exports, `--data.crowd paint` paints them.", False
@@ -291,17 +271,17 @@ def advice(counts: TruthCounts, painted: bool = False) -> tuple[str, bool]:
 
 
 def _mapping(counts: TruthCounts, values: Sequence[int]) -> str:
-    """``VALUE=CLASS,…`` if the values, renamed one to one, fit the tags; empty if they do not, or fit as they are."""
-    from scipy.optimize import linear_sum_assignment  # here, since every command imports this file
+    """``VALUE=CLASS,…`` if a one-to-one renaming of the values fits the tags; empty if none does or none is needed."""
+    from scipy.optimize import linear_sum_assignment  # every command imports this file; SciPy takes long
 
     values = [value for value in values if value != IGNORED]
     columns = counts.tagged.copy()
     columns[0] = counts.images  # background is in every image, tagged or not
-    together = counts.together[values].copy()
-    together[:, 0] = counts.holding[values]
-    union = counts.holding[values][:, None] + columns[None] - together
-    score = together / np.maximum(union, 1)
-    # Of equal scores the one that moves ids least: 1-based ids become 0-based ones in their order.
+    joint = counts.joint[values].copy()
+    joint[:, 0] = counts.values[values]
+    union = counts.values[values][:, None] + columns[None] - joint
+    score = joint / np.maximum(union, 1)
+    # Among equal scores the one that changes ids least: 1-based ids become 0-based ones in their order.
     distance = (np.array(values)[:, None] - np.arange(len(columns))[None]) ** 2
     rows, chosen = linear_sum_assignment(score - 1e-6 * distance, maximize=True)
     if len(rows) < len(values) or (score[rows, chosen] < FITS).any():
@@ -311,6 +291,6 @@ def _mapping(counts: TruthCounts, values: Sequence[int]) -> str:
 
 
 def _named(counts: TruthCounts, class_id: int) -> str:
-    """A class as `data.mask_values` takes it: its id, or its name where names may be mistaken for ids."""
+    """A class in `data.mask_values`: its id, or its name if some names look like ids."""
     ambiguous = any(name.isdecimal() for name in counts.classes)
     return counts.classes[class_id - 1] if ambiguous and class_id else str(class_id)

@@ -14,31 +14,28 @@ from tag2mask.core.files import write_bytes
 from tag2mask.core.provenance import PNG_KEY, PREDICTION_KEY
 from tag2mask.data.decoding import decode, opened, upright_size
 from tag2mask.data.pixel_formats import Intensity, read_rgb
-from tag2mask.data.problems import Fault
 from tag2mask.data.problems import ImageError as ImageError
 from tag2mask.data.problems import MaskError as MaskError
+from tag2mask.data.problems import ProblemKind
 from tag2mask.data.settings import PIXEL_LIMIT as PIXEL_LIMIT
 
 IGNORED = 255  # the ignore index of masks
 
-MASK_FAULTS: dict[Fault, Fault] = {"missing-image": "missing-mask", "not-an-image": "mask-format"}
+MASK_FAULTS: dict[ProblemKind, ProblemKind] = {"missing-image": "missing-mask", "not-an-image": "mask-format"}
 
 
 def read_image(
     path: Path, *, pixel_limit: int = PIXEL_LIMIT, intensity: Intensity | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Read an image: upright by its EXIF orientation, converted as `tag2mask.data.pixel_formats.to_rgb` says.
+    """Read an image as RGB, uint8 (H, W, 3), upright by EXIF; `pixel_formats.to_rgb` documents the conversion.
 
     Args:
         path: the file.
         pixel_limit: an image with more pixels is refused before it is decoded.
-        intensity: (LOW, HIGH): of images of more than 8 bits, the values that become black and white.
-
-    Returns:
-        RGB, uint8 (H, W, 3).
+        intensity: (LOW, HIGH), the values that become black and white in images of more than 8 bits.
 
     Raises:
-        ImageError: the file is missing, empty, not an image, damaged, too large, or of an unknown kind of pixels.
+        ImageError: the file is missing, empty, not an image, damaged, too large, or has pixels of an unknown kind.
     """
     with opened(path, pixel_limit=pixel_limit) as image:
         return read_rgb(path, image, intensity)
@@ -47,14 +44,7 @@ def read_image(
 def read_small(
     path: Path, long_side: int, *, pixel_limit: int = PIXEL_LIMIT, intensity: Intensity | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Read an image as `read_image` does, no longer than ``long_side``; a large JPEG is decoded at a fraction.
-
-    Returns:
-        RGB, uint8 (H, W, 3).
-
-    Raises:
-        ImageError: as `read_image`.
-    """
+    """Read an image as `read_image` does, reduced to ``long_side``; a large JPEG is decoded at a smaller size."""
     with opened(path, pixel_limit=pixel_limit) as image:
         image.draft(None, (long_side, long_side))
         return reduced(read_rgb(path, image, intensity), long_side)
@@ -64,7 +54,7 @@ def image_size(path: Path, *, pixel_limit: int = PIXEL_LIMIT) -> tuple[int, int]
     """(H, W) of the array that `read_image` returns, from the header alone (a PNG is decoded).
 
     Raises:
-        ImageError: the file is missing, empty, no image or too large.
+        ImageError: the file is missing, empty, not an image, or too large.
     """
     with opened(path, pixel_limit=pixel_limit) as image:
         return upright_size(path, image)
@@ -78,30 +68,29 @@ def read_mask(
     pixel_limit: int = PIXEL_LIMIT,
     any_kind: bool = False,
 ) -> npt.NDArray[np.uint8]:
-    """Read a mask: a PNG of 8 bits or less with a palette, or 8-bit grey, whose values are class ids.
+    """Read a mask: a PNG with a palette of up to 8 bits, or 8-bit grey, whose values are class ids.
 
     Args:
         path: the file.
-        size: (H, W) that it must have, after EXIF orientation; None for any.
+        size: the required (H, W), after EXIF orientation; None for any.
         classes: C; values must be 0..C or 255. None for any.
         pixel_limit: a mask with more pixels is refused before it is decoded.
-        any_kind: also read black and white (0 and 255), and colour whose channels are equal: values to be mapped.
+        any_kind: also read black and white (0 and 255), and colour with equal channels: values to be mapped.
 
     Returns:
-        class ids, uint8 (H, W): 0 background, 1..C the classes, 255 ignored.
+        uint8 (H, W): 0 background, 1..C the classes, 255 ignored.
 
     Raises:
-        MaskError: the file is missing, damaged, of another format, of another size, or holds other values.
+        MaskError: the file is missing or damaged, or has another format, another size or other values.
     """
     try:
         with opened(path, pixel_limit=pixel_limit, formats=("PNG",)) as image:
-            # One bit of grey is black and white, whose white is not class 1.
+            # White in a 1-bit image is not class 1.
             if image.mode not in ("P", "L") and not any_kind:
                 message = f"its pixels are of the kind {image.mode}, which holds no class ids"
+                rule = "a mask is a PNG with a palette, or 8-bit grey"
                 remedy = "for black and white, --data.mask_values 255=1 says what white is"
-                raise MaskError.about(
-                    path, "mask-format", f"{message}; a mask is a PNG with a palette, or 8-bit grey; {remedy}"
-                )
+                raise MaskError.about(path, "mask-format", f"{message}; {rule}; {remedy}")
             mask = _grey(path, decode(path, image)) if any_kind else np.array(decode(path, image), dtype=np.uint8)
     except MaskError:
         raise
@@ -112,37 +101,32 @@ def read_mask(
         turned = " (it lies on its side: was it drawn before the image was turned upright?)"
         message = f"the mask is {width} × {height} pixels, its image {size[1]} × {size[0]}; draw it at that size"
         raise MaskError.about(path, "mask-size", message + turned * ((width, height) == tuple(size)))
-    if classes is not None:
-        wrong = values_that_are_no_class(mask, classes)
-        if wrong:
-            raise MaskError.about(path, "mask-values", wrong)
+    if classes is not None and (wrong := unknown_values(mask, classes)):
+        raise MaskError.about(path, "mask-values", wrong)
     return mask
 
 
 def _grey(path: Path, image: Image.Image) -> npt.NDArray[np.uint8]:
-    """The values of a decoded mask: of a palette the index, of grey stored as colour the grey value."""
     if image.mode in ("P", "L", "1"):
         return np.array(image if image.mode != "1" else image.convert("L"), dtype=np.uint8)
     if image.mode in ("LA", "RGB", "RGBA"):
         channels = np.array(image.convert("RGB"))
         if (channels == channels[..., :1]).all():
             return np.ascontiguousarray(channels[..., 0])
-    message = f"its pixels are of the kind {image.mode}, not 8-bit grey"
-    raise MaskError.about(
-        path, "mask-format", f"{message}; save the mask as 8-bit grey, or with a palette of class ids"
-    )
+    message = f"its pixels are of the kind {image.mode}, not 8-bit grey; save the mask as 8-bit grey, or with a palette"
+    raise MaskError.about(path, "mask-format", f"{message} of class ids")
 
 
-def values_that_are_no_class(mask: npt.NDArray[np.uint8], classes: int) -> str:
-    """A sentence that names the values of a mask that are not 0..``classes`` or 255; empty if there are none."""
+def unknown_values(mask: npt.NDArray[np.uint8], classes: int) -> str:
+    """A sentence with the values of a mask that are not 0..``classes`` or 255; empty if there are none."""
     present = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
     wrong = [int(value) for value in present if classes < value != IGNORED]
     rule = f"0 is background, 1..{classes} the classes, {IGNORED} ignored"
-    return f"the values {first_five(wrong)} are no class; {rule}" if wrong else ""
+    return f"the values {first_five(wrong)} are not classes; {rule}" if wrong else ""
 
 
 def reduced(image: npt.NDArray[np.uint8], long_side: int | None) -> npt.NDArray[np.uint8]:
-    """An image, uint8 (H, W, 3), reduced to ``long_side`` pixels, bicubic; itself where it is not longer."""
+    """An image, uint8 (H, W, 3), reduced to ``long_side`` pixels, bicubic; itself if it is not longer."""
     size = image.shape[0], image.shape[1]
     height, width = smaller = reduced_size(size, long_side)
     if smaller == size:
@@ -151,7 +135,7 @@ def reduced(image: npt.NDArray[np.uint8], long_side: int | None) -> npt.NDArray[
 
 
 def reduced_size(size: tuple[int, int], long_side: int | None) -> tuple[int, int]:
-    """(H, W) reduced to ``long_side`` with the same proportions; itself where it is not longer."""
+    """(H, W) reduced to ``long_side`` with the same proportions; itself if it is not longer."""
     longer = max(size)
     if long_side is None or longer <= long_side:
         return size
@@ -163,13 +147,13 @@ def write_mask(path: Path, mask: npt.NDArray[np.uint8], *, made_from: str = "", 
     """Write class ids as an 8-bit PNG with the palette of PASCAL VOC, atomically.
 
     Args:
-        path: the final name; its folder is made.
+        path: its folder is created.
         mask: uint8 (H, W).
         made_from: recorded in the file, for `mask_origin`.
-        prediction: the network's prediction for the image, recorded likewise; ASCII.
+        prediction: the network's prediction for the image, recorded in the file; ASCII.
 
     Raises:
-        MaskError: ``mask`` is of another type or shape.
+        MaskError: ``mask`` has another type or shape.
     """
     if mask.dtype != np.uint8 or mask.ndim != 2 or 0 in mask.shape:
         message = f"a mask should be uint8 (H, W), this one is {mask.dtype} {mask.shape}"
@@ -180,17 +164,15 @@ def write_mask(path: Path, mask: npt.NDArray[np.uint8], *, made_from: str = "", 
 
 
 def write_fractions(path: Path, fractions: npt.NDArray[np.floating]) -> None:
-    """Write numbers in [0, 1], (H, W), as an 8-bit grey PNG, 255 = 1, atomically; its folder is made."""
-    grey = np.rint(255 * fractions).astype(np.uint8)
-    write_bytes(path, _png(Image.fromarray(grey)))
+    """Write numbers in [0, 1], (H, W), as an 8-bit grey PNG, 255 = 1, atomically; its folder is created."""
+    write_bytes(path, _png(Image.fromarray(np.rint(255 * fractions).astype(np.uint8)), {}))
 
 
 def palette() -> npt.NDArray[np.uint8]:
     """The colours of PASCAL VOC, uint8 (256, 3).
 
-    The bits of the class id go to red, green and blue in turn, the lowest first, and fill each colour from its highest
-    bit.
-    Source: the colour map of the VOC development kit.
+    The bits of the class id, from the lowest, go to red, green and blue in turn and fill each colour from its highest
+    bit. Source: the colour map of the VOC development kit.
     """
     ids = np.arange(256)
     colours = np.zeros((256, 3), dtype=np.uint8)
@@ -201,9 +183,9 @@ def palette() -> npt.NDArray[np.uint8]:
     return colours
 
 
-def _png(image: Image.Image, texts: Mapping[str, str] | None = None) -> bytes:
+def _png(image: Image.Image, texts: Mapping[str, str]) -> bytes:
     content, text = io.BytesIO(), PngInfo()
-    for keyword, value in (texts or {}).items():
+    for keyword, value in texts.items():
         if value:
             text.add_text(keyword, value)
     image.save(content, format="PNG", pnginfo=text)

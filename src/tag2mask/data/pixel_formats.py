@@ -1,4 +1,4 @@
-"""How every kind of pixel becomes 8-bit RGB, and pixels of more than 8 bits in their full range."""
+"""Conversion of all kinds of pixels to 8-bit RGB, and reading of more than 8 bits in their full range."""
 
 import sys
 from pathlib import Path
@@ -22,10 +22,10 @@ from tag2mask.data.decoding import (
 from tag2mask.data.problems import ImageError
 
 Intensity = tuple[float, float]
-"""The pixel values that become black and white."""
+"""(LOW, HIGH), the pixel values that become black and white."""
 
 DeepKind = Literal["grey", "colour", "unread"]
-"""More than 8 bits whose full values can be read, as one channel or as three, or cannot."""
+"""More than 8 bits: readable in full as one channel or as three, or not readable in full."""
 
 RANGE_REMEDY = 'say which values are black and white with --data.intensity "[LOW, HIGH]", or save it with 8 or 16 bits'
 
@@ -46,10 +46,10 @@ def to_rgb(path: Path, image: Image.Image) -> Image.Image:
     32-bit grey, floating point    refused unless integers in 0..65535, which are 16-bit grey
     ============================== ==================================================================================
 
-    Of a file with several frames or pages the first is read. `read_rgb` takes a range of values of more than 8 bits.
+    Only the first frame or page is read. `read_rgb` takes a range for values of more than 8 bits.
 
     Raises:
-        ImageError: there is no documented conversion.
+        ImageError: the table has no conversion.
     """
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
@@ -70,16 +70,16 @@ def to_rgb(path: Path, image: Image.Image) -> Image.Image:
             return Image.alpha_composite(white, layered).convert("RGB")
         return image.convert("RGB")
     except MemoryError:
-        raise  # which is not the file's fault
-    except Exception as reason:  # a palette that is not there, or too short, makes converters raise almost anything
+        raise  # not a fault of the file
+    except Exception as reason:  # a missing or short palette makes converters raise almost anything
         message = f"pixels of the kind {image.mode} cannot become RGB ({words(reason)}); save it as RGB"
         raise ImageError.about(path, "unsupported-image", message) from reason
 
 
 def deep_kind(image: Image.Image) -> DeepKind | None:
-    """The kind of pixels of an opened image, not decoded yet; None for 8 bits or fewer, and for AVIF."""
+    """The kind of an opened image that is not decoded yet; None for up to 8 bits, and for AVIF."""
     raw, more = _raw_mode(image)
-    if not raw:  # a Pillow image without a file, or decoded before
+    if not raw:  # a Pillow image without a file, or already decoded
         return "grey" if image.mode.startswith("I") or image.mode == "F" else None
     if image.format == "JPEG2000":
         bits = jpeg2000_bits(image)
@@ -99,19 +99,13 @@ def deep_kind(image: Image.Image) -> DeepKind | None:
 
 
 def read_rgb(path: Path, image: Image.Image, intensity: Intensity | None = None) -> npt.NDArray[np.uint8]:
-    """Decode an opened image and convert it to RGB.
+    """Decode an opened image to RGB, uint8 (H, W, 3), upright.
 
-    Args:
-        path: the file.
-        image: opened, not decoded.
-        intensity: (LOW, HIGH); of images of more than 8 bits, value v becomes round(255 (v - LOW) / (HIGH - LOW)),
-            clipped. None: as `to_rgb`.
-
-    Returns:
-        RGB, uint8 (H, W, 3), upright.
+    With ``intensity``, a value v of more than 8 bits becomes round(255 (v - LOW) / (HIGH - LOW)), clipped; without, the
+    conversion is that of `to_rgb`.
 
     Raises:
-        ImageError: as `decode` and `to_rgb`; or full values cannot be read, and ``intensity`` is given.
+        ImageError: as `decode` and `to_rgb`; or ``intensity`` is given and full values cannot be read.
     """
     kind = None if intensity is None else deep_kind(image)
     if intensity is None or kind is None:
@@ -131,7 +125,7 @@ def read_rgb(path: Path, image: Image.Image, intensity: Intensity | None = None)
 
 
 def deep_grey(path: Path, image: Image.Image) -> npt.NDArray[Any]:
-    """The values of an opened image of kind ``grey``: upright, (H, W), 16- or 32-bit integers or 32-bit floats."""
+    """The values of an image of kind ``grey``: upright, (H, W), 16- or 32-bit integers or 32-bit floats."""
     tags = tags_of(image)
     values = np.asarray(decode(path, image))
     if image.mode == "I" and tags.get(BITS) == (32,) and tags.get(SAMPLE_FORMAT, (1,)) == (1,):
@@ -140,17 +134,17 @@ def deep_grey(path: Path, image: Image.Image) -> npt.NDArray[Any]:
 
 
 def deep_colour(path: Path, image: Image.Image) -> npt.NDArray[np.uint16]:
-    """The values of an opened image of kind ``colour``: upright, uint16 (H, W, 3), or (H, W, 4) with alpha.
+    """The values of an image of kind ``colour``: upright, uint16 (H, W, 3), or (H, W, 4) with alpha.
 
-    Pillow keeps one byte of each value, so the file is decoded twice, with the raw modes of both byte orders: one takes
-    the high bytes, the other one the low bytes. Source: ours.
+    Pillow keeps one byte of each value, so the file is decoded with the raw modes of both byte orders: one gives the
+    high bytes, the other the low bytes. Source: ours.
     """
     raw, _ = _raw_mode(image)
     kind, _, order = raw.partition(";16")
-    if kind == "LA":  # Pillow has no raw mode for its low bytes; its four bytes are read as four channels of 8 bits
+    if kind == "LA":  # Pillow has no raw mode for its low bytes; read the four bytes as four 8-bit channels
         grey, low_grey, alpha, low_alpha = np.moveaxis(_decoded_as(path, "RGBA").astype(np.uint16), 2, 0)
         return np.dstack([grey << 8 | low_grey] * 3 + [alpha << 8 | low_alpha])
-    stored = kind.replace("a", "A")  # associated alpha is undone below, by whole values
+    stored = kind.replace("a", "A")  # associated alpha is divided out below, on 16-bit values
     high, low = (_decoded_as(path, f"{stored};16{byte}").astype(np.uint16) for byte in (order, _OTHER_BYTE[order]))
     values: npt.NDArray[np.uint16] = (high << 8 | low).astype(np.uint16, copy=False)
     if kind == "RGBa":
@@ -164,16 +158,16 @@ def deep_colour(path: Path, image: Image.Image) -> npt.NDArray[np.uint16]:
 
 
 def scaled(values: npt.NDArray[Any], intensity: Intensity) -> npt.NDArray[np.uint8]:
-    """round(255 (v - LOW) / (HIGH - LOW)), clipped to 0..255; what is not a number becomes 0. Any shape, uint8."""
+    """round(255 (v - LOW) / (HIGH - LOW)), clipped to 0..255, uint8 of the same shape; NaN becomes 0."""
     low, high = intensity
-    grid = np.arange(65536) if values.dtype == np.uint16 else values  # of 16 bits a table is far cheaper
+    grid = np.arange(65536) if values.dtype == np.uint16 else values  # a lookup table is far cheaper for 16 bits
     shares = (grid.astype(np.float64) - low) / (high - low)
     grey: npt.NDArray[np.uint8] = np.rint(255 * np.clip(np.nan_to_num(shares, nan=0.0), 0, 1)).astype(np.uint8)
     return grey[values] if values.dtype == np.uint16 else grey
 
 
 def _raw_mode(image: Image.Image) -> tuple[str, tuple[Any, ...]]:
-    """Pillow's raw mode of an opened image, and the further arguments of its decoder."""
+    """Pillow's raw mode of an opened image, and the other arguments of its decoder."""
     tiles = getattr(image, "tile", None)
     args = tiles[0].args if tiles else None
     if isinstance(args, str):
@@ -183,7 +177,7 @@ def _raw_mode(image: Image.Image) -> tuple[str, tuple[Any, ...]]:
 
 def _decoded_as(path: Path, raw: str) -> npt.NDArray[np.uint8]:
     """The file decoded with another raw mode, upright, (H, W, bands)."""
-    with opened(path, pixel_limit=sys.maxsize) as image:  # whose size was found allowed
+    with opened(path, pixel_limit=sys.maxsize) as image:  # its size was checked before
         tiles = getattr(image, "tile", [])
         changed = [each._replace(args=(raw, *each.args[1:]) if isinstance(each.args, tuple) else raw) for each in tiles]
         image.tile = changed  # type: ignore[attr-defined]

@@ -1,5 +1,6 @@
-"""Problems of a data set: readers collect them, opening raises the errors together, the check lists everything."""
+"""Problems of a data set: readers collect them, opening raises all errors together, the check lists all of them."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from tag2mask.core.errors import Tag2maskError, UsageError, printable
 Level = Literal["error", "warning"]
 
 # fmt: off
-Fault = Literal[
+ProblemKind = Literal[
     # the settings, and what they name
     "bad-root", "bad-split", "bad-classes", "no-images",
     # the tags
@@ -25,83 +26,80 @@ Fault = Literal[
     # the ground-truth masks
     "missing-mask", "unreadable-mask", "mask-format", "mask-size", "mask-turn", "mask-values", "mask-record",
     "truth-tags",
-    # the layout of other tools, and names of nothing
+    # layouts of other tools, names that mean no class, unsupported formats
     "known-layout", "negative-name", "unread-format",
     # corrections
     "bad-corrections", "bad-correction", "stray-correction",
 ]
 # fmt: on
-"""The kinds of problem, stable names that a script may test for."""
+"""The kinds of problem: stable names for scripts."""
 
 SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with a data set.
+    """A problem of a data set.
 
-    Attributes:
-        level: ``error``: the data set cannot be used as it is. ``warning``: it can, and it may not be what was meant.
-        kind: which rule is broken.
-        subject: the file, with the line where there is one; relative to the root where it lies inside.
-        message: what is wrong, what is allowed, and what to do, in one line.
+    ``level``: ``error``: the data set cannot be used as it is. ``warning``: it can, with possibly unintended
+    results.
     """
 
     level: Level
-    kind: Fault
-    subject: str
-    message: str
+    kind: ProblemKind  # the violated rule
+    subject: str  # the file, relative to the root if it is inside, with the line if it has lines
+    message: str  # what is wrong, what is allowed, and the remedy, on one line
 
     def __str__(self) -> str:
         return f"{self.subject}: {self.message}"
 
 
 class ImageError(Tag2maskError):
-    """An image that cannot be used; the message names it, the rule and the remedy.
+    """An image that cannot be used; the message names the file, the rule and the remedy.
 
-    It can be made from a message alone, so that it can leave a worker process of a data loader.
+    It can be constructed from a message alone, as the worker processes of a data loader require.
 
     Attributes:
-        kind: which rule is broken.
-        reason: the message without the name of the file.
+        kind: the violated rule.
+        reason: the message without the file name.
     """
 
-    def __init__(self, message: str, *, kind: Fault = "unreadable-image", reason: str | None = None) -> None:
-        """Keep the message, the kind and the reason."""
+    def __init__(self, message: str, *, kind: ProblemKind = "unreadable-image", reason: str | None = None) -> None:
+        """Without ``reason`` it is the message."""
         super().__init__(message)
-        self.kind: Fault = kind
+        self.kind: ProblemKind = kind
         self.reason = message if reason is None else reason
 
     @classmethod
-    def about(cls, path: Path, kind: Fault, reason: str) -> Self:
-        """An error about a file."""
+    def about(cls, path: Path, kind: ProblemKind, reason: str) -> Self:
+        """An error about the file ``path``."""
         return cls(one_line(f"{path}: {reason}"), kind=kind, reason=one_line(reason))
 
 
 class MaskError(ImageError):
-    """A mask that cannot be used; the message names it, the rule and the remedy."""
+    """A mask that cannot be used; the message names the file, the rule and the remedy."""
 
 
-def error(kind: Fault, subject: str, message: str) -> Problem:
+def error(kind: ProblemKind, subject: str, message: str) -> Problem:
     """A problem that makes the data set unusable."""
     return Problem("error", kind, one_line(subject), one_line(message))
 
 
-def warning(kind: Fault, subject: str, message: str) -> Problem:
-    """A problem that leaves the data set usable."""
+def warning(kind: ProblemKind, subject: str, message: str) -> Problem:
+    """A problem that does not make the data set unusable."""
     return Problem("warning", kind, one_line(subject), one_line(message))
 
 
 def one_line(text: str) -> str:
-    """``text`` on one line that any terminal and any file can take."""
+    """``text`` on one line, with characters that are not printable escaped."""
     return printable(text, keep="")
 
 
 def grouped_lines(problems: Iterable[Problem], shown: int) -> list[str]:
-    """One line per problem, grouped by kind: at most ``shown`` of a kind, then a count of the rest."""
-    groups: dict[Fault, list[Problem]] = {}
+    """One line per problem, grouped by kind: at most ``shown`` per kind, then the number of the others."""
+    groups: dict[ProblemKind, list[Problem]] = defaultdict(list)
     for problem in problems:
-        groups.setdefault(problem.kind, []).append(problem)
+        groups[problem.kind].append(problem)
     lines: list[str] = []
     for kind, group in groups.items():
         lines += [str(problem) for problem in group[:shown]]
@@ -116,9 +114,9 @@ def errors_of(problems: Iterable[Problem]) -> list[Problem]:
 
 
 def refuse_errors(problems: Iterable[Problem], root: Path | None = None) -> None:
-    """Raise a `UsageError` about the errors, if there are any.
+    """Raise a `UsageError` with the first five errors of each kind, if there are errors.
 
-    The message has the first five of each kind; with ``root`` it names the check that lists them all.
+    With ``root``, the message names the check that lists all of them.
     """
     errors = errors_of(problems)
     if not errors:

@@ -177,7 +177,7 @@ def _require_files(folder: Path, suffix: str, images: ImageSet, allow_extra: boo
     for item in images.items:
         if not file_of(folder, item.id, suffix).is_file():
             lacking.append(item.id)
-        if item.mask is None or not item.mask.is_file():
+        if item.truth is None or not item.truth.is_file():
             blind.append(item.id)
     extra = [] if allow_extra else _other_ids(folder, suffix, images, len(images.items) - len(lacking))
     problems = [

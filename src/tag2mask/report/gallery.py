@@ -122,7 +122,7 @@ class Gallery:
             return None
         full: Size = (image.shape[0], image.shape[1])
         size = pictures.picture_size(full, self.settings.width)
-        truth = self._mask(item.mask, full, item)
+        truth = self._mask(item.truth, full, item)
         tiles = [Tile("image", "Image", ())]
         for kind, title in KINDS.items():
             cam = self._cam(cam_path(self.run, kind, item), full)

@@ -53,7 +53,7 @@ def draw_least_certain(
     found: dict[str, tuple[ImageItem, ImageSet]] = {}
     for own in images:
         if len(found) < len(wanted):
-            there = own.items.where(lambda item: item.id in wanted)
+            there = own.items.filter(lambda item: item.id in wanted)
             found = {item.id: (item, own) for item in there} | found
     known = (each for each in ranked if each.image in found)
     drawn = [attempt(notice, _draw, run, *found[each.image], each, settings, notice) for each in known]
@@ -90,7 +90,7 @@ def _draw(
     mask, truth, path = None, None, mask_path(run, item)
     if path.is_file():
         mask = read_mask(path, size=full, classes=classes, pixel_limit=images.pixel_limit)
-    if item.mask is not None and item.mask.is_file():
+    if item.truth is not None and item.truth.is_file():
         truth = attempt(notice, images.read_truth, item, size=full)  # without it, the mask is still shown
     labels = tuple(
         (title, pictures.label_uri(pictures.resize_labels(own, size)))

@@ -77,7 +77,7 @@ def select(run: Path, images: ImageSet, ranking: Ranking, settings: ReportSettin
     Images with ground truth come first, ascending by the mIoU of their mask; then the others, least certain first.
     """
     decided = images.decided
-    available = images.items.where(lambda item: decided.has_mask(item.id) or _has_output(run, item))
+    available = images.items.filter(lambda item: decided.has_mask(item.id) or _has_output(run, item))
     candidates = _evenly(available, RANKED)
     ordered = [candidates[index] for index in ranking.order([item.id for item in candidates])]
     ranked = [
@@ -160,7 +160,7 @@ def compare(prediction: np.ndarray, truth: np.ndarray, classes: int) -> tuple[fl
 def _miou(run: Path, item: ImageItem, images: ImageSet) -> float | None:
     """The mIoU of an image's mask; without a mask, that of its last CAMs if they have a background."""
     classes, mask = len(images.classes), mask_path(run, item)
-    if item.mask is None or not item.mask.is_file():
+    if item.truth is None or not item.truth.is_file():
         return None
     if mask.is_file():
         truth = images.read_truth(item)

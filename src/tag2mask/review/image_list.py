@@ -36,7 +36,7 @@ def reviewed_images(config: Config, run: RunFolder, split: str | None = None) ->
         return run_images(config, run, split, decided=False)
     images = run_images(replace(config, limit=None, data=replace(config.data, split=None)), run, decided=False)
     folders = [run / name for name in ("masks", *prediction_folders(run))]
-    kept = images.items.where(lambda item: any((folder / f"{item.id}.png").is_file() for folder in folders))
+    kept = images.items.filter(lambda item: any((folder / f"{item.id}.png").is_file() for folder in folders))
     if not kept:
         raise UsageError(
             f"{run.path} has no masks of the images in {images.root}; make them with `tag2mask run --out {run.path}`, "

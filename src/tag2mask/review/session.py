@@ -9,7 +9,7 @@ from pathlib import Path
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.data.corrections import IMPORTED, RECORD, Corrections, Decision, Verdict
 from tag2mask.data.dataset import ImageSet
-from tag2mask.data.images import MaskError, image_size, read_mask, reduced_size, values_that_are_no_class
+from tag2mask.data.images import MaskError, image_size, read_mask, reduced_size, unknown_values
 from tag2mask.data.manifest import ImageItem
 from tag2mask.data.pixel_formats import Intensity
 from tag2mask.quality.ranking import Ranking
@@ -129,7 +129,7 @@ class Session:
             MaskError: the mask has values that are not classes.
         """
         item = self.list.item(index)
-        if wrong := values_that_are_no_class(mask, len(self.classes)):
+        if wrong := unknown_values(mask, len(self.classes)):
             raise MaskError(f"the mask of {item.id}: {wrong}")
         with self._lock(index):
             before = self._before(item)

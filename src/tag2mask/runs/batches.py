@@ -71,7 +71,7 @@ class Batches:
     def all_items(self) -> Images:
         """All images, in order."""
         places = [np.arange(start, stop) for start, stop in self.spans]
-        return self.items.at(np.concatenate(places) if places else range(0))
+        return self.items.take(np.concatenate(places) if places else range(0))
 
     def without(self, left_out: Mapping[str, object]) -> "Batches":
         """The batches without some images, by ID."""
@@ -79,7 +79,7 @@ class Batches:
             return self
         kept = np.fromiter((item.id not in left_out for item in self.items), dtype=np.bool_, count=len(self.items))
         spans = np.concatenate([[0], np.cumsum(kept)])[self.spans]
-        return Batches(self.items.at(np.flatnonzero(kept)), spans[spans[:, 0] < spans[:, 1]])
+        return Batches(self.items.take(np.flatnonzero(kept)), spans[spans[:, 0] < spans[:, 1]])
 
     def unfinished(self, is_missing: Callable[[ImageItem], bool]) -> tuple["Batches", int]:
         """The batches with an image that ``is_missing`` a file, and the number of such images."""
@@ -102,7 +102,7 @@ def with_sizes(items: Images, config: Config, result: StageResult) -> tuple[Imag
 
     sizes = items.sizes()
     unknown = np.flatnonzero(sizes == 0)
-    answers = map_ahead(size, items.at(unknown), threads=max(1, reading_workers(config)))
+    answers = map_ahead(size, items.take(unknown), threads=max(1, reading_workers(config)))
     for place, answer in zip(unknown.tolist(), answers, strict=True):
         if isinstance(answer, ImageError):
             result.failed[items[place].id] = str(answer)
@@ -110,13 +110,13 @@ def with_sizes(items: Images, config: Config, result: StageResult) -> tuple[Imag
             sizes[place] = answer
     items.keep_sizes(sizes)
     there = np.flatnonzero(sizes)
-    return items.at(there), sizes[there]
+    return items.take(there), sizes[there]
 
 
 def sorted_by(items: Images, keys: npt.NDArray[np.int64]) -> tuple[Images, npt.NDArray[np.int64]]:
     """Images in a stable order by ascending key, and the sorted keys, int64 (N,)."""
     order = np.argsort(keys, kind="stable")
-    return items.at(order), keys[order]
+    return items.take(order), keys[order]
 
 
 def sized_batches(items: Images, config: Config, result: StageResult) -> Batches:

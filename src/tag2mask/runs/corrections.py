@@ -102,7 +102,7 @@ def without_damaged(images: ImageSet, result: StageResult) -> ImageSet:
     if not damaged:
         return images
     result.failed.update({item.id: damaged[item.id] for item in images.items if item.id in damaged})
-    return images.of(images.items.where(lambda item: item.id not in damaged))
+    return images.of(images.items.filter(lambda item: item.id not in damaged))
 
 
 def final_masks(run: RunFolder, images: ImageSet) -> FinalMasks:

@@ -60,7 +60,7 @@ def share_manifest(config: Config, run: RunFolder) -> None:
     if is_main():
         images = run.surveyed[key]
         if config.shard is None:  # commands with shards may see other data, and each maps its own
-            run.surveyed[key] = images.of(images.items.saved(run / MANIFEST))
+            run.surveyed[key] = images.of(images.items.save(run / MANIFEST))
     run.surveyed |= gathered({key: run.surveyed[key]} if is_main() else {})[0]
 
 

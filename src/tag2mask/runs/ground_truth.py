@@ -8,7 +8,7 @@ from tag2mask.data.dataset import ImageSet
 from tag2mask.data.ground_truth import count_truth, truth_problems
 from tag2mask.data.manifest import ImageItem
 from tag2mask.data.problems import Problem
-from tag2mask.data.readers.rasterise import Painting, paint_masks
+from tag2mask.data.readers.rasterise import Rasterisation, rasterise_masks
 from tag2mask.data.validation.image_check import turned_images
 from tag2mask.runs.config import Config
 from tag2mask.runs.dataset import reading_workers, run_images
@@ -25,12 +25,12 @@ def with_truth(config: Config, images: ImageSet, console: Console) -> ImageSet:
         UsageError: masks cannot be painted.
     """
     # Not by what is lacking: masks come while some processes still look for them and others have done so.
-    if images.painting is not None:
+    if images.rasterisation is not None:
         if is_main():
-            _paint(config, images.painting, images.items, images.classes, console)
+            _paint(config, images.rasterisation, images.items, images.classes, console)
         wait()
-        images = images.of(images.items.with_masks(images.painting.folder))
-    return images.of(images.items.where(lambda item: item.mask is not None))
+        images = images.of(images.items.with_truth(images.rasterisation.folder))
+    return images.of(images.items.filter(lambda item: item.truth is not None))
 
 
 def with_painted_truth(config: Config, images: ImageSet, console: Console) -> ImageSet:
@@ -41,10 +41,10 @@ def with_painted_truth(config: Config, images: ImageSet, console: Console) -> Im
     Raises:
         UsageError: masks cannot be painted.
     """
-    if images.painting is None:
+    if images.rasterisation is None:
         return images
-    _paint(config, images.painting, images.items, images.classes, console)
-    return images.of(images.items.with_masks(images.painting.folder))
+    _paint(config, images.rasterisation, images.items, images.classes, console)
+    return images.of(images.items.with_truth(images.rasterisation.folder))
 
 
 def truth_against_tags(images: ImageSet, config: Config) -> list[Problem]:
@@ -54,33 +54,33 @@ def truth_against_tags(images: ImageSet, config: Config) -> list[Problem]:
     """
     counts = count_truth(images)
     masks = config.data.masks or images.root
-    return list(truth_problems(counts, str(masks), painted=images.painting is not None))
+    return list(truth_problems(counts, str(masks), painted=images.rasterisation is not None))
 
 
 def with_believable_truth(images: ImageSet, config: Config) -> tuple[ImageSet, list[str]]:
     """The images, without their ground truth if it does not fit the tags, and what to say about that."""
     errors = [each.message for each in truth_against_tags(images, config) if each.level == "error"]
-    return (images.of(images.items.without_masks()) if errors else images), errors
+    return (images.of(images.items.without_truth()) if errors else images), errors
 
 
 def _paint(
-    config: Config, painting: Painting, items: Sequence[ImageItem], classes: tuple[str, ...], console: Console
+    config: Config, rasterisation: Rasterisation, items: Sequence[ImageItem], classes: tuple[str, ...], console: Console
 ) -> None:
     """Paint the masks that images lack."""
-    there = painting.folder
-    lacking = {item.id for item in items if item.mask is None and not (there / f"{item.id}.png").is_file()}
+    there = rasterisation.folder
+    lacking = {item.id for item in items if item.truth is None and not (there / f"{item.id}.png").is_file()}
     if not lacking:
         return
-    if turned := turned_images((item for item in items if item.id in lacking), painting.sizes):
+    if turned := turned_images((item for item in items if item.id in lacking), rasterisation.sizes):
         sentence = (
             f"EXIF turns {len(turned)} of the {len(lacking)} images whose masks are painted from annotations: "
             f"{first_five(turned)}; masks of those that were annotated as they are stored, not upright, will not fit: "
             "remove the EXIF orientation from those files first"
         )
         console.print(f"warning: {sentence}", style="yellow", highlight=False, markup=False, soft_wrap=True)
-    with progress_bar(console, f"paint ground truth into {painting.folder}", len(lacking)) as advance:
-        paint_masks(
-            painting,
+    with progress_bar(console, f"paint ground truth into {rasterisation.folder}", len(lacking)) as advance:
+        rasterise_masks(
+            rasterisation,
             lacking,
             classes,
             workers=reading_workers(config),
@@ -91,9 +91,9 @@ def _paint(
 
 def truth_plan(images: ImageSet) -> str:
     """How many images have a mask, and how many would get one; nothing is painted."""
-    there = sum(item.mask is not None for item in images.items)
+    there = sum(item.truth is not None for item in images.items)
     lacking = len(images.items) - there
-    return f"{there} with truth" + (f", {lacking} to paint" if images.painting is not None and lacking else "")
+    return f"{there} with truth" + (f", {lacking} to paint" if images.rasterisation is not None and lacking else "")
 
 
 def check_splits(config: Config, run: RunFolder, images: ImageSet) -> None:

@@ -158,8 +158,8 @@ class Confidence(Stage):
         inputs = QualityInputs.of(config, run, images, result)
         mine = shard_of(images.items, config, result, damaged=images.decided.damaged)
         mine = current_items(mine, inputs.cams, result)
-        masked = mine.where(lambda item: (inputs.masks / f"{item.id}.png").is_file())
-        todo = masked.where(inputs.is_stale)
+        masked = mine.filter(lambda item: (inputs.masks / f"{item.id}.png").is_file())
+        todo = masked.filter(inputs.is_stale)
         if config.shard is not None or not together:  # else each process has counted its shard
             result.skipped = len(masked) - len(todo)
         _gather(todo, inputs, config, run, result, console)
@@ -254,7 +254,7 @@ def _write_tables(images: ImageSet, inputs: QualityInputs, run: RunFolder, confi
             judgement = estimate_quality(evidence)
             decided = images.decided.verdicts.get(item.id, "")
             tables.add(item.id, evidence, judgement, number=number, decided=decided)
-            if item.mask is None or not item.mask.is_file():
+            if item.truth is None or not item.truth.is_file():
                 continue
             confidences[number] = judgement.confidence
             try:

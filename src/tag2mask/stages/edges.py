@@ -8,7 +8,7 @@ from tag2mask.core.distributed import process_count
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import write_mask
-from tag2mask.data.loading.samples import LabelledSet
+from tag2mask.data.loading.datasets import LabelledSet
 from tag2mask.data.manifest import ImageItem
 from tag2mask.networks.backbones.registry import build_backbone
 from tag2mask.networks.checkpoint import load_network
@@ -85,7 +85,7 @@ class Edges(TrainingStage):
         together = process_count() > 1  # these write labels by shards, then train: each is counted once
         if (run / EDGE_NETWORK).is_file():
             result.skipped = 0 if together and config.shard is not None else 1
-            labelled = images.of(images.items.where(lambda item: _labelled(run, cams, item)))
+            labelled = images.of(images.items.filter(lambda item: _labelled(run, cams, item)))
             older = len(stale(labelled.items, cams, run / EDGE_LABELS))
             if older:
                 result.notes.append(
@@ -103,7 +103,7 @@ class Edges(TrainingStage):
             return result
         if together:
             result.skipped = 0
-        labelled = images.of(images.items.where(lambda item: _labelled(run, cams, item)))
+        labelled = images.of(images.items.filter(lambda item: _labelled(run, cams, item)))
         if not labelled.items:
             raise Tag2maskError("not one image has labels to learn edges from; `tag2mask cams` makes what they need")
         for item in images.items:

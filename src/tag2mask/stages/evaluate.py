@@ -154,7 +154,7 @@ def _measure(config: Config, images: ImageSet, target: Target, result: StageResu
 
 def _counted(target: Target, images: ImageSet, console: Console) -> Counts:
     """The counts of the images that have a file."""
-    made = images.items.where(lambda item: target.file(item).is_file())
+    made = images.items.filter(lambda item: target.file(item).is_file())
     counts = Counts(len(images.classes) + 1, DEFAULT_THRESHOLDS if target.holds_cams else None)
     if made:
         with counted_bar(console, target.folder, len(made)) as on_image:

@@ -77,7 +77,7 @@ class Predictions(Stage):
         for split in config.evaluate.split_names(config.data.split):
             folder = run / f"predictions/{split or WHOLE}"
             mine = shard_of(run_images(config, run, split).items, config, result)
-            todo = mine.where(partial(_missing, folder, crc))
+            todo = mine.filter(partial(_missing, folder, crc))
             result.skipped += len(mine) - len(todo)
             before, origins = result.done, dict[str, str]()
             with timed_progress_bar(run, "predictions", console, len(todo), f"predictions {split or WHOLE}") as advance:

@@ -60,7 +60,7 @@ def require_cams(config: Config, run: RunFolder, schedule: Schedule) -> None:
 
 def stale(items: Images, cams: Path, targets: Path) -> Images:
     """The images whose file ID.png in ``targets`` is missing, damaged, or made from other CAMs or tags."""
-    return items.where(partial(is_stale, cams, targets))
+    return items.filter(partial(is_stale, cams, targets))
 
 
 def is_stale(cams: Path, targets: Path, item: ImageItem) -> bool:
@@ -94,13 +94,13 @@ def current_items(items: Images, cams: Path, result: StageResult) -> Images:
             continue
         others.add(item.id)
         result.failed[item.id] = f"{item.id}: {changed}; run `tag2mask cams` first"
-    return items.where(lambda item: item.id not in others) if others else items
+    return items.filter(lambda item: item.id not in others) if others else items
 
 
 def shard_of(items: Images, config: Config, result: StageResult, *, damaged: Mapping[str, str] | None = None) -> Images:
     """The images of this command: all, or those whose CAMs the same shard made, without ``damaged`` ones (by ID)."""
     mine = items if config.shard is None else sized_batches(items, config, result).all_items()
-    return mine.where(lambda item: item.id not in damaged) if damaged else mine
+    return mine.filter(lambda item: item.id not in damaged) if damaged else mine
 
 
 def read_refine_inputs(

@@ -160,8 +160,8 @@ def _import(
     run.record_fingerprint(stage, stage.fingerprint(config, images))
     number, shards = config.shard_of()
     damaged = images.decided.damaged
-    mine = images.items[number - 1 :: shards].where(lambda item: item.id not in damaged)
-    todo = mine.where(lambda item: _missing(item, run))
+    mine = images.items[number - 1 :: shards].filter(lambda item: item.id not in damaged)
+    todo = mine.filter(lambda item: _missing(item, run))
     result.skipped = len(mine) - len(todo)
     losses: list[float] = []
     untagged = unmapped = 0

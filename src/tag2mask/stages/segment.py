@@ -13,9 +13,9 @@ from tag2mask.core.errors import UsageError
 from tag2mask.data.corrections import UNRECORDED, FinalMasks
 from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import ImageError
-from tag2mask.data.loading.samples import LabelledSet
+from tag2mask.data.loading.datasets import LabelledSet
 from tag2mask.data.manifest import ImageItem
-from tag2mask.data.readers.rasterise import are_given
+from tag2mask.data.readers.rasterise import has_external_masks
 from tag2mask.data.settings import DataSettings
 from tag2mask.evaluation import Confusion, Figures
 from tag2mask.networks.checkpoint import load_segmentation_network
@@ -211,7 +211,7 @@ def _masked(run: RunFolder, images: ImageSet) -> ImageSet:
         left_out = item.id in decided.damaged or decided.is_rejected(item.id)
         return not left_out and (decided.has_mask(item.id) or (masks.own / f"{item.id}.png").is_file())
 
-    there = images.items.where(is_there)
+    there = images.items.filter(is_there)
     if not there:
         raise UsageError(f"{run / MASKS} holds no mask of these images; run `tag2mask refine {run.path}` first")
     return images.of(there)
@@ -220,9 +220,9 @@ def _masked(run: RunFolder, images: ImageSet) -> ImageSet:
 def _truth_settings(config: Config, images: ImageSet) -> Settings:
     """The settings of ground truth that are not at their defaults; not `data.masks`, since a folder may be moved."""
     values = {} if config.data.mask_values is None else {"mask_values": config.data.mask_values}
-    if images.painting is None:
+    if images.rasterisation is None:
         return values
-    if are_given(images.painting.folder):
+    if has_external_masks(images.rasterisation.folder):
         return {"crowd": "as the masks that were given have it", **values}
     return {} if config.data.crowd == DataSettings.crowd else {"crowd": config.data.crowd}
 

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from tag2mask.core.errors import UsageError, first_five
 from tag2mask.data.dataset import ImageSet
-from tag2mask.data.loading.samples import TrainingSet
+from tag2mask.data.loading.datasets import TrainingSet
 from tag2mask.networks.checkpoint import load_network
 from tag2mask.networks.pot_network import build_network
 from tag2mask.runs.base_cams import require_seeds

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from tag2mask.core.distributed import mean_over_processes
 from tag2mask.data.images import IGNORED
-from tag2mask.data.loading.samples import LabelledSet, TrainingSet
+from tag2mask.data.loading.datasets import LabelledSet, TrainingSet
 from tag2mask.networks.backbones.base import image_cells
 from tag2mask.networks.edge_network import EdgeNetwork
 from tag2mask.networks.pot_network import PotNetwork, PotOutput

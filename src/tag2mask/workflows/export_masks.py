@@ -63,7 +63,7 @@ def mask_source(config: Config, path: Path) -> tuple[MaskSource, str]:
 def _corrected_source(config: Config, folder: Path, images: ImageSet) -> MaskSource:
     """The masks of a run, people's in the place of its own, without those that somebody rejected."""
     decided, chosen = images.decided, images.items[: config.limit]
-    kept = chosen.where(lambda item: not decided.is_rejected(item.id))
+    kept = chosen.filter(lambda item: not decided.is_rejected(item.id))
     masks, rejected = FinalMasks(folder, decided), len(chosen) - len(kept)
     return MaskSource(masks, images.classes, kept, config.data.pixel_limit, rejected=rejected)
 

@@ -1,1 +1,1 @@
-"""Training samples: random views of images."""
+"""Augmentation, and torch datasets of augmented images."""

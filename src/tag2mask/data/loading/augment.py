@@ -1,6 +1,6 @@
-"""Joint augmentation of an image, its mask and its CAMs: resize, cut a window, mirror.
+"""Joint augmentation of an image, its mask and its CAMs: resize, crop, flip.
 
-Padding is neutral in colour, False in ``valid``, ignored in the mask and zero in the CAMs.
+Padding has a neutral colour and is False in ``valid``, 255 in the mask and zero in the CAMs.
 """
 
 from dataclasses import dataclass
@@ -14,48 +14,32 @@ from PIL import Image
 from tag2mask.data.images import IGNORED
 from tag2mask.data.settings import Padding, ViewSettings
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # mean colour of ImageNet, RGB in [0, 1], which a network normalises to zero
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB in [0, 1]; networks normalise it to zero
 
 
 class View(NamedTuple):
-    """A view of an image.
+    """An augmented crop of an image."""
 
-    Attributes:
-        image: float32 (3, crop, crop), RGB in [0, 1].
-        valid: bool (crop, crop), False in padding.
-        mask: uint8 (crop, crop), 255 in padding; None without a mask.
-        weights: float32 (crop, crop) in [0, 1], 0 in padding; None without weights.
-        cams: float32 (K, crop, crop), 0 in padding; None without CAMs.
-    """
-
-    image: torch.Tensor
-    valid: torch.Tensor
-    mask: torch.Tensor | None = None
-    weights: torch.Tensor | None = None
-    cams: torch.Tensor | None = None
+    image: torch.Tensor  # float32 (3, crop, crop), RGB in [0, 1]
+    valid: torch.Tensor  # bool (crop, crop), False in padding
+    mask: torch.Tensor | None = None  # uint8 (crop, crop), 255 in padding; None without a mask
+    weights: torch.Tensor | None = None  # float32 (crop, crop) in [0, 1], 0 in padding; None without weights
+    cams: torch.Tensor | None = None  # float32 (K, crop, crop), 0 in padding; None without CAMs
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The geometry of a view: resize, then a window, then mirror.
+    """The geometry of a view: resize, then crop, then flip."""
 
-    Attributes:
-        size: (h, w) in pixels after the resize.
-        top: first row of the window in the resized image; negative: padding above.
-        left: first column of the window; negative: padding on the left.
-        crop: side of the window.
-        flip: whether the window is mirrored left and right.
-    """
-
-    size: tuple[int, int]
-    top: int
-    left: int
-    crop: int
-    flip: bool
+    size: tuple[int, int]  # (h, w) in pixels after the resize
+    top: int  # first row of the crop in the resized image; negative: padding above
+    left: int  # first column of the crop; negative: padding on the left
+    crop: int  # side of the crop in pixels
+    flip: bool  # whether the crop is flipped horizontally
 
     @property
     def inside(self) -> tuple[slice, slice]:
-        """The rows and columns of the window, before it is mirrored, that hold the image."""
+        """The rows and columns of the crop, before the flip, that contain the image."""
         rows = slice(max(0, -self.top), min(self.crop, self.size[0] - self.top))
         columns = slice(max(0, -self.left), min(self.crop, self.size[1] - self.left))
         return rows, columns
@@ -64,12 +48,11 @@ class Geometry:
 def draw_geometry(size: tuple[int, int], settings: ViewSettings, rng: np.random.Generator) -> Geometry:
     """Draw the geometry of a view of an image of (H, W) pixels.
 
-    Along each side, an image larger than the crop gives a window anywhere in it; a smaller one lies anywhere in the
-    window, or at its beginning. The number of values drawn from ``rng`` does not depend on the settings.
+    Along each side, the crop of a larger image is at a random place; a smaller image is at a random place in the crop,
+    or at its top left. The number of values drawn from ``rng`` does not depend on the settings.
 
-    Source: the augmentation of SIPE and IRN (long side, flip, window with padding); the order is ours. Sizes relative
-    to the image's own: HSC_WSSS (``scale_range``), the PyTorch port of DeepLabV2 (``scale_choice``, padding at the
-    bottom right).
+    Source: the augmentation of SIPE and IRN (long side, flip, crop with padding); the order is ours. Relative sizes:
+    HSC_WSSS (``scale_range``), the PyTorch port of DeepLabV2 (``scale_choice``, padding at the bottom right).
     """
     drawn_size, place_y, place_x, mirror = rng.random(4)
     crop = settings.crop
@@ -92,16 +75,16 @@ def training_view(
     weights: npt.NDArray[np.uint8] | None = None,
     cams: npt.NDArray[np.floating] | None = None,
 ) -> View:
-    """A random view of an image, with its mask and its CAMs moved alike.
+    """A random view of an image, with the same geometry for its mask and its CAMs.
 
     Args:
         image: RGB, uint8 (H, W, 3).
         settings: the augmentation.
-        rng: the source of all randomness.
+        rng: the only source of randomness.
         fill: the colour of padding, RGB in [0, 1].
         mask: uint8 (H, W).
         weights: of the mask's pixels, uint8 (H, W), 255 = 1.
-        cams: (K, h, w) in [0, 1] on any grid that spans the image.
+        cams: (K, h, w) in [0, 1] on any grid that covers the image.
     """
     height, width = image.shape[:2]
     view = cut(image, draw_geometry((height, width), settings, rng), fill=fill, mask=mask, weights=weights, cams=cams)
@@ -112,17 +95,11 @@ def training_view(
 
 
 def recoloured(image: torch.Tensor, shift: npt.NDArray[np.integer]) -> torch.Tensor:
-    """A view in other colours.
+    """An image, float32 (3, H, W) in [0, 1], with shifted colours.
 
-    Args:
-        image: float32 (3, H, W), RGB in [0, 1].
-        shift: of hue, in steps of 2 degrees and around the circle; of saturation and value, of 255 and cut off.
+    ``shift`` is of hue, in steps of 2 degrees, cyclic; of saturation and value, in steps of 1/255, clipped.
 
-    Returns:
-        float32 (3, H, W) in [0, 1].
-
-    Source: the augmentation of HSC_WSSS, whose hue counts to 180; here before the crop is normalised, not before it is
-    cut, which is the same and cheaper.
+    Source: the augmentation of HSC_WSSS, with 180 steps of hue; here after the crop, which is equivalent and cheaper.
     """
     pixels = Image.fromarray((image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()).convert("HSV")
     hue, saturation, value = np.moveaxis(np.asarray(pixels).astype(np.int16), 2, 0)
@@ -146,7 +123,7 @@ def cut(
 ) -> View:
     """The view of a geometry; arguments as in `training_view`.
 
-    The image is resized bicubically, the mask and its weights by nearest neighbour, the CAMs bilinearly.
+    The image is resized bicubic, the mask and its weights by nearest neighbour, the CAMs bilinear.
     """
     crop, inside = geometry.crop, geometry.inside
     pixels = np.empty((crop, crop, 3), dtype=np.float32)
@@ -169,7 +146,7 @@ def cut(
 
 
 def _long_side(own: int, settings: ViewSettings, drawn: float) -> float:
-    """The long side after the resize of an image with the long side ``own``, for ``drawn`` in [0, 1)."""
+    # ``own``: of the image, in pixels; ``drawn`` in [0, 1).
     low, high = settings.long_side
     if settings.resize == "long_side_range":
         return low + int(drawn * (high - low + 1))
@@ -180,7 +157,6 @@ def _long_side(own: int, settings: ViewSettings, drawn: float) -> float:
 
 
 def _offset(side: int, crop: int, place: float, padding: Padding) -> int:
-    """The beginning of the window: in an image that is larger, before one that is smaller."""
     room = side - crop
     if room >= 0:
         return int(place * (room + 1))
@@ -188,18 +164,17 @@ def _offset(side: int, crop: int, place: float, padding: Padding) -> int:
 
 
 def _resampled(image: Image.Image, geometry: Geometry, how: Image.Resampling) -> npt.NDArray[Any]:
-    """The part of the window that holds the image; as resizing first and cutting then, but for Pillow's rounding."""
+    """The part of the crop that contains the image; equals resizing before cropping, except for Pillow's rounding."""
     rows, columns = geometry.inside
     scale_y, scale_x = image.height / geometry.size[0], image.width / geometry.size[1]
     top, bottom = (geometry.top + edge for edge in (rows.start, rows.stop))
     left, right = (geometry.left + edge for edge in (columns.start, columns.stop))
-    # Pillow refuses a box that rounding puts outside the image.
+    # Pillow refuses a box that is outside the image by rounding.
     box = (left * scale_x, top * scale_y, min(right * scale_x, image.width), min(bottom * scale_y, image.height))
     return np.asarray(image.resize((right - left, bottom - top), how, box))
 
 
 def _nearest(pixels: npt.NDArray[np.uint8], geometry: Geometry, *, padding: int) -> torch.Tensor:
-    """The view of uint8 (H, W) by the nearest pixel."""
     window = np.full((geometry.crop, geometry.crop), padding, dtype=np.uint8)
     window[geometry.inside] = _resampled(Image.fromarray(pixels), geometry, Image.Resampling.NEAREST)
     return _tensor(window, geometry)

@@ -4,7 +4,7 @@
 
     ROOT/annotations/instances_train2014.json    images, categories, and annotations, which are the tags
     ROOT/train2014/COCO_train2014_000000000009.jpg    or in ROOT/images/train2014, ROOT/images, ROOT
-    ROOT/SegmentationClass/ID.png                ground truth, painted from the annotations; for evaluation only
+    ROOT/SegmentationClass/ID.png                ground truth, rasterised from the annotations; for evaluation only
     ROOT/SegmentationClass/instances_train2014.npz   the index of the annotations
 """
 
@@ -16,14 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from tag2mask.core.errors import first_five
-from tag2mask.data.classes import did_you_mean
 from tag2mask.data.problems import Problem, error, warning
 from tag2mask.data.readers.coco_index import Index, read_index
 from tag2mask.data.readers.entries import Entry
-from tag2mask.data.readers.image_paths import IMAGES, ImagePlaces, Place
-from tag2mask.data.readers.rasterise import Painting
-from tag2mask.data.readers.scan import Listing, file_names, mask_places
-from tag2mask.data.readers.table import TableTags
+from tag2mask.data.readers.image_paths import IMAGES, ImageLocation, ImageLocator
+from tag2mask.data.readers.rasterise import Rasterisation
+from tag2mask.data.readers.scan import Listing, file_names, mask_locations, split_error
+from tag2mask.data.readers.table import TableTags, read_tags
 from tag2mask.data.settings import DataSettings
 
 # fmt: off
@@ -37,14 +36,14 @@ COCO_CLASSES = (
     "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator",
     "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
 )
-"""The classes of COCO in the order of their official ids 1..90, ten of which are not used: ids 1..80 here."""
+"""The classes of COCO in the order of their official ids 1..90, where ten are unused: ids 1..80 here."""
 # fmt: on
 
 ANNOTATIONS = "annotations"
 MASKS = "SegmentationClass"
 
 OFFICIAL_COUNTS = {"train2014": 82_081, "val2014": 40_137}
-"""Images with an annotated class, of 82,783 and 40,504, as in the lists behind published figures."""
+"""Images with an annotated class, of 82,783 and 40,504, as in the lists of published figures."""
 
 
 def annotation_files(root: Path) -> dict[str, Path]:
@@ -55,21 +54,18 @@ def annotation_files(root: Path) -> dict[str, Path]:
 
 
 def read_coco(settings: DataSettings, root: Path, split: str | None) -> Listing:
-    """The images of a split of a COCO root that hold an annotated class.
+    """The images of a split of a COCO root with an annotated class.
 
-    Tags are the categories of all annotations, crowds too, unless ``settings.tags`` gives them; the key of that table
-    is ``ID.jpg`` or ``ID``, and an image that it names is kept without an annotation, too.
+    Tags are the categories of all annotations, also of crowds. ``settings.tags`` overrides them: a table that names
+    images as ``ID.jpg`` or ``ID``, which also keeps images without an annotation. ``settings.masks`` overrides the
+    root's own folder of masks.
 
-    Args:
-        settings: the tags table and the folder of masks that override the root's own, and `crowd`.
-        root: the folder with annotations/.
-        split: ``train2014``, or without the year where it is unambiguous. None: all splits.
-
-    Other splits are read as well, since their classes must agree and their masks share a folder; files without a folder
-    of images are not, if others have one.
+    ``split`` is ``train2014``, or without the year if that is unambiguous; None: all splits. Other splits are read too,
+    since their classes must agree and their masks share a folder; files without a folder of images are not read, if
+    others have one.
     """
     folder = settings.masks or root / MASKS
-    listing = Listing("coco", root, official=True, masks=mask_places(folder)[:1])
+    listing = Listing("coco", root, official=True, masks=mask_locations(folder)[:1])
     files = annotation_files(root)
     wanted = _wanted(files, split)
     if isinstance(wanted, Problem):
@@ -84,19 +80,27 @@ def read_coco(settings: DataSettings, root: Path, split: str | None) -> Listing:
     listing.splits = {name: int(index.tags.any(1).sum()) for name, index in indexes.items()}
     listing.problems += _class_problems(indexes)
     listing.names = _classes(wanted, indexes, listing)
-    places = {name: list(map(ImagePlaces(files[name]).find, index.names)) for name, index in indexes.items()}
-    tags = _table(settings, listing, {name: places[name] for name in wanted})
+    locations = {name: list(map(ImageLocator(files[name]).find, index.names)) for name, index in indexes.items()}
+    table = None
+    if settings.tags is not None:
+        known = {location.id for found in locations.values() for location in found}
+        folders = [f"{IMAGES}/{name}" for name in locations]
+        table = read_tags(settings.tags, settings, listing, known, *folders, *locations, IMAGES)
     sizes: dict[str, tuple[int, int]] = {}
     for name in wanted:
         listing.notes += indexes[name].notes
-        listing.problems += [*indexes[name].problems, *_split_problems(name, wanted, indexes, places)]
-        entries = _entries(listing, name, indexes[name], places[name], tags, sizes)
-        if any(place.there for place in places[name]):
+        listing.problems += [*indexes[name].problems, *_split_problems(name, wanted, indexes, locations)]
+        entries = _entries(name, indexes[name], locations[name], table, sizes)
+        if any(location.exists for location in locations[name]):
             listing.entries.extend(entries)
         elif missing := list(entries):
-            listing.problems.append(_no_images(name, missing))
+            others = f", and neither do the other {len(missing) - 1:,}" if len(missing) > 1 else ""
+            first, source = missing[0].path.name, missing[0].source
+            message = f"the image {first} does not exist below {name}/, {IMAGES}/{name}/, {IMAGES}/ or the root{others}"
+            remedy = "put the images there; `tag2mask export coco` does so with --images copy or link"
+            listing.problems.append(error("missing-image", source, f"{message}; {remedy}"))
     sources = {files[name]: indexes[name].digest for name in wanted}
-    listing.painting = Painting(folder, settings.crowd, sources, sizes)
+    listing.rasterisation = Rasterisation(folder, settings.crowd, sources, sizes)
     return listing
 
 
@@ -105,7 +109,7 @@ def _subject(split: str) -> str:
 
 
 def _wanted(files: dict[str, Path], split: str | None) -> list[str] | Problem:
-    """The splits that a name means, which may lack the year."""
+    """The splits with a name, which may lack the year."""
     if not files:
         message = "a COCO root needs a file instances_SPLIT.json here; data.root should be the folder above"
         return error("bad-root", ANNOTATIONS, message)
@@ -114,66 +118,40 @@ def _wanted(files: dict[str, Path], split: str | None) -> list[str] | Problem:
     years = [name for name in files if re.fullmatch(rf"{re.escape(split)}\d{{4}}", name)]
     if len(years) == 1:
         return years
-    known = f"there are {first_five(years)}, name one" if years else f"there are {first_five(files)}"
-    message = f"there is no instances_{split}.json, {known}{did_you_mean(split, files) if not years else ''}"
-    return error("bad-split", ANNOTATIONS, message)
+    missing = f"there is no instances_{split}.json"
+    if years:
+        return error("bad-split", ANNOTATIONS, f"{missing}, there are {first_five(years)}, name one")
+    return split_error(ANNOTATIONS, missing, split, files)
 
 
 def _read_with(wanted: list[str], files: dict[str, Path], root: Path) -> list[str]:
     """The splits to read: the wanted ones, and the others that must agree with them.
 
-    A file without a folder of images, where others have one, is not a split but another list of a split's images, as
+    A file without a folder of images, if others have one, is not a split but a list of another split's images, as
     instances_minival2014.json is of val2014's.
     """
     own = [name for name in files if (root / name).is_dir() or (root / IMAGES / name).is_dir()]
     return [name for name in files if name in wanted or name in own or not own]
 
 
-def _table(settings: DataSettings, listing: Listing, places: dict[str, list[Place]]) -> TableTags | None:
-    """The tags table, if one is given and has a sound line."""
-    if settings.tags is None:
-        return None
-    known = {place.id for found in places.values() for place in found}
-    folders = [f"{IMAGES}/{split}" for split in places]
-    tags = TableTags(settings.tags, settings, listing, known, *folders, *places, IMAGES)
-    return tags if tags.lines or not tags.table.problems else None
-
-
 def _entries(
-    listing: Listing,
-    split: str,
-    index: Index,
-    places: list[Place],
-    table: TableTags | None,
-    sizes: dict[str, tuple[int, int]],
+    split: str, index: Index, locations: list[ImageLocation], table: TableTags | None, sizes: dict[str, tuple[int, int]]
 ) -> Iterator[Entry]:
-    """The images of a split with their tags; those without any annotated class are left out."""
+    """The images of a split with a tag, or with a line of ``table``; their sizes are added to ``sizes``."""
     classes = index.classes
-    rows = zip(index.numbers, index.names, index.sizes.tolist(), index.tags, places, strict=True)
-    for number, name, size, row, place in rows:
+    rows = zip(index.numbers, index.names, index.sizes.tolist(), index.tags, locations, strict=True)
+    for number, name, (height, width), row, location in rows:
         tags: tuple[str, ...] | None = tuple(classes[column] for column in np.flatnonzero(row))
-        if table is not None and (tags or place.id in table.lines):
-            given = table(place.id, name)
-            if isinstance(given, Problem):
-                listing.problems.append(given)
-            tags = None if isinstance(given, Problem) else given
+        if table is not None and (tags or location.id in table.lines):
+            tags = table(location.id, name)
         elif not tags:
             continue
-        sizes[place.id] = (size[0], size[1])
-        yield Entry(place.id, place.path, tags, f"{_subject(split)} image {number}", splits=split)
-
-
-def _no_images(split: str, entries: list[Entry]) -> Problem:
-    """The problem of a split without any image."""
-    first = entries[0].path.name
-    others = f", and neither do the other {len(entries) - 1:,}" if len(entries) > 1 else ""
-    message = f"the image {first} does not exist below {split}/, {IMAGES}/{split}/, {IMAGES}/ or the root{others}"
-    remedy = "put the images there; `tag2mask export coco` does so with --images copy or link"
-    return error("missing-image", entries[0].source, f"{message}; {remedy}")
+        sizes[location.id] = height, width
+        yield Entry(location.id, location.path, tags, f"{_subject(split)} image {number}", splits=split)
 
 
 def _class_problems(indexes: dict[str, Index]) -> Iterator[Problem]:
-    """Splits whose lists of categories do not agree: neither holds the other."""
+    """Errors for splits where neither list of categories contains the other."""
     for (split, index), (other, second) in combinations(indexes.items(), 2):
         own, others = index.categories.items(), second.categories.items()
         if own and others and not (own <= others or others <= own):
@@ -185,7 +163,7 @@ def _class_problems(indexes: dict[str, Index]) -> Iterator[Problem]:
 
 def _classes(wanted: list[str], indexes: dict[str, Index], listing: Listing) -> tuple[str, ...]:
     """The classes of all splits in ascending order of their ids."""
-    # Of lists that do not agree, which was reported, that of the split counts.
+    # If lists disagree, which is an error, the wanted split has precedence.
     order = sorted(indexes, key=wanted.__contains__)
     united = {number: name for split in order for number, name in indexes[split].categories.items()}
     part = [_subject(name) for name in wanted if 0 < len(indexes[name].categories) < len(united)]
@@ -196,19 +174,19 @@ def _classes(wanted: list[str], indexes: dict[str, Index], listing: Listing) -> 
 
 
 def _split_problems(
-    split: str, wanted: list[str], indexes: dict[str, Index], places: dict[str, list[Place]]
+    split: str, wanted: list[str], indexes: dict[str, Index], locations: dict[str, list[ImageLocation]]
 ) -> Iterator[Problem]:
-    """Images that other splits have too, and differences from COCO's own file."""
+    """Images that are also in other splits, and differences from COCO's own file."""
     subject, index = _subject(split), indexes[split]
-    own = {place.id: (name, place.path) for name, place in zip(index.names, places[split], strict=True)}
+    own = {found.id: (name, found.path) for name, found in zip(index.names, locations[split], strict=True)}
     for other in indexes:
         if other == split:
             continue
-        # Another list of the same images that was not asked for does no harm.
+        # Another list of the same images, if not wanted, is not an error.
         both = sorted(
-            own[place.id][0]
-            for place in places[other]
-            if place.id in own and (other in wanted or not place.there or own[place.id][1] != place.path)
+            own[found.id][0]
+            for found in locations[other]
+            if found.id in own and (other in wanted or not found.exists or own[found.id][1] != found.path)
         )
         if both:
             message = f"images of the same name are in {_subject(other)} ({len(both)}): {first_five(both)}"

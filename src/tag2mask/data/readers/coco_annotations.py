@@ -1,4 +1,4 @@
-"""Annotation files in the format of COCO, read whole; deviations that have one meaning are accepted and noted once."""
+"""Annotation files in COCO's format, read completely; deviations with one meaning are accepted and noted once."""
 
 import hashlib
 import json
@@ -12,74 +12,67 @@ from tag2mask.core.errors import first_five
 from tag2mask.data.classes import BACKGROUND_NAMES
 from tag2mask.data.file_names import nfc
 from tag2mask.data.images import image_size
-from tag2mask.data.problems import ImageError, Problem, error, errors_of, one_line, warning
-from tag2mask.data.readers.coco_rle import Size, as_polygons, is_void, segmentation_fault, shares
-from tag2mask.data.readers.image_paths import ImagePlaces, name_fault
+from tag2mask.data.problems import ImageError, Problem, ProblemKind, error, errors_of, one_line, warning
+from tag2mask.data.readers.coco_rle import Size, as_polygons, is_empty, is_normalised, segmentation_fault
+from tag2mask.data.readers.image_paths import ImageLocator, name_fault
 
-LONGEST_SIDE = 65_535  # pixels; the limit of JPEG, and the largest whose square run lengths can count
+LONGEST_SIDE = 65_535  # pixels; the limit of JPEG, and of squares that run lengths can count
 
-NEEDED: dict[str, dict[str, type]] = {
+REQUIRED: dict[str, dict[str, type]] = {
     "categories": {"id": int, "name": str},
     "images": {"id": int, "file_name": str, "height": int, "width": int},
     "annotations": {"id": int, "image_id": int, "category_id": int},
 }
-"""The lists of an annotation file, and the fields of each of their items. `SPARED` may be missing."""
+"""The lists of an annotation file, and the fields of their items. Those in `OPTIONAL` may be missing."""
 
-SPARED = {("images", "height"), ("images", "width"), ("annotations", "id")}
-"""Fields that may be missing: sizes are read from the images, and annotations are numbered by their places."""
+OPTIONAL = {("images", "height"), ("images", "width"), ("annotations", "id")}
+"""Missing sizes are read from the images, missing annotation ids are replaced by positions."""
 
 CROWDS = {"0": False, "1": True, "none": False, "false": False, "true": True, "0.0": False, "1.0": True}
-"""Values of `iscrowd` as lower-case text: some tools write it as text."""
+"""Values of `iscrowd` as lower-case text, which some tools write."""
 
 KIND_NAMES = {int: "a whole number", str: "text"}
 
 _NUMBER = re.compile(r"-?[0-9]{1,19}(\.0+)?")
 
 
-class Image(NamedTuple):
-    """An image that an annotation file lists."""
+class ImageRecord(NamedTuple):
+    """An image in an annotation file."""
 
     name: str
     size: Size
 
 
-class Instance(NamedTuple):
-    """An annotation: one object, or a crowd of them; ``segmentation`` as pycocotools takes it."""
+class Annotation(NamedTuple):
+    """One object, or a crowd of objects."""
 
     number: int
     category: int
     crowd: bool
-    segmentation: Any
+    segmentation: Any  # as pycocotools takes it
 
 
 @dataclass
-class Annotations:
-    """An annotation file, read whole.
+class AnnotationFile:
+    """An annotation file."""
 
-    Attributes:
-        subject: the file as it is shown.
-        digest: the SHA-256 of its content.
-        categories: names by official id, in ascending order of the id.
-        images: by image id, in the order of the file.
-        instances: of each image that has any, in the order of the file.
-        measured: a size was missing and was read from the image.
-        deviations: how often the file deviates from COCO's format, and the first place, by kind.
-        problems: what is wrong with the file; it is usable if none is an error.
-    """
-
-    subject: str
-    digest: str = ""
-    categories: dict[int, str] = field(default_factory=dict)
-    images: dict[int, Image] = field(default_factory=dict)
-    instances: dict[int, list[Instance]] = field(default_factory=dict)
-    measured: bool = False
-    deviations: dict[str, tuple[int, str]] = field(default_factory=dict)
+    subject: str  # the file, for messages
+    digest: str = ""  # SHA-256
+    categories: dict[int, str] = field(default_factory=dict)  # names by official id, ascending
+    images: dict[int, ImageRecord] = field(default_factory=dict)  # by image id, in the order of the file
+    annotations: dict[int, list[Annotation]] = field(default_factory=dict)  # by image id, in the order of the file
+    measured: bool = False  # whether a missing size was read from an image
+    deviations: dict[str, tuple[int, str]] = field(default_factory=dict)  # count and first place, by kind
     problems: list[Problem] = field(default_factory=list)
 
     @property
     def usable(self) -> bool:
-        """Whether there is no error."""
+        """Whether there are no errors."""
         return not errors_of(self.problems)
+
+    def fail(self, where: str, message: str, kind: ProblemKind = "bad-annotation") -> None:
+        """Add an error."""
+        self.problems.append(error(kind, where, message))
 
     def note(self, kind: str, where: str) -> None:
         """Count a deviation."""
@@ -87,63 +80,56 @@ class Annotations:
         self.deviations[kind] = count + 1, first
 
     def notes(self) -> list[str]:
-        """The deviations, a line for each kind."""
+        """The deviations, a line per kind."""
         found = self.deviations.items()
         return [one_line(f"{self.subject}: {kind} ({count:,}, first: {first})") for kind, (count, first) in found]
 
 
-def read_annotations(path: Path, subject: str) -> Annotations:
-    """Read an annotation file, collecting what is wrong with it.
-
-    Args:
-        path: the file.
-        subject: the file as problems show it.
-    """
-    found = Annotations(subject)
+def read_annotations(path: Path, subject: str) -> AnnotationFile:
+    """Read an annotation file and collect its problems, which show the file as ``subject``."""
+    found = AnnotationFile(subject)
     try:
         content = path.read_bytes()
         found.digest = hashlib.sha256(content).hexdigest()
         document = json.loads(content)
     except (OSError, ValueError, RecursionError) as reason:
-        message = f"the annotations could not be read as JSON ({reason}); download or export the file again"
-        found.problems.append(error("bad-annotation", subject, message))
+        found.fail(subject, f"the annotations could not be read as JSON ({reason}); download or export the file again")
         return found
-    lacking = [key for key in NEEDED if not isinstance(document, dict) or not isinstance(document.get(key), list)]
-    if lacking or not isinstance(document, dict):
-        message = f"the list {first_five(f'`{key}`' for key in lacking)} is missing; download or export the file again"
-        found.problems.append(error("bad-annotation", subject, message))
+    lacking = [key for key in REQUIRED if not isinstance(document, dict) or not isinstance(document.get(key), list)]
+    if lacking:
+        names = first_five(f"`{key}`" for key in lacking)
+        found.fail(subject, f"the list {names} is missing; download or export the file again")
         return found
     _read_categories(document, found)
-    _read_images(document, ImagePlaces(path), found)
-    _read_instances(document, found)
+    _read_images(document, ImageLocator(path), found)
+    _read_annotations(document, found)
+    used = {each.category for annotations in found.annotations.values() for each in annotations}
     for number, name in list(found.categories.items()):
-        if name.casefold() not in BACKGROUND_NAMES:
-            continue
-        if not any(each.category == number for some in found.instances.values() for each in some):
+        if name.casefold() in BACKGROUND_NAMES and number not in used:
             del found.categories[number]
             found.note("categories without annotations that stand for the background are left out", f"`{name}`")
     return found
 
 
-def _sound(document: dict[str, Any], key: str, found: Annotations) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The items of a list that have the fields they need, with their places; the others become problems."""
+def _valid(document: dict[str, Any], key: str, found: AnnotationFile) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The items of a list with valid required fields, and their places; the others become problems."""
     for place, item in enumerate(document[key], 1):
         where = f"{found.subject} {key} item {place}"
-        wrong = [name for name, kind in NEEDED[key].items() if not _has(item, name, kind, key, found, place)]
+        wrong = [name for name, kind in REQUIRED[key].items() if not _has(item, name, kind, key, found, place)]
         if wrong:
-            needed = ", ".join(f"`{name}` ({KIND_NAMES[kind]})" for name, kind in NEEDED[key].items())
-            message = f"{first_five(f'`{name}`' for name in wrong)} is missing or of another kind; it needs {needed}"
-            found.problems.append(error("bad-annotation", where, message))
+            needed = ", ".join(f"`{name}` ({KIND_NAMES[kind]})" for name, kind in REQUIRED[key].items())
+            names = first_five(f"`{name}`" for name in wrong)
+            found.fail(where, f"{names} is missing or of another kind; it needs {needed}")
         else:
             yield where, item
 
 
-def _has(item: object, name: str, kind: type, key: str, found: Annotations, place: int) -> bool:
-    """Whether an item has a value of a kind, or may lack it; numbers that are written otherwise become numbers."""
+def _has(item: object, name: str, kind: type, key: str, found: AnnotationFile, place: int) -> bool:
+    """Whether an item has a value of a kind, or may lack it; numbers in other notations are converted in place."""
     if not isinstance(item, dict):
         return False
     value = item.get(name)
-    if value is None and (key, name) in SPARED:
+    if value is None and (key, name) in OPTIONAL:
         if name == "id":
             item["id"] = place
             found.note("annotations without `id` are numbered by their places", f"{key} item {place}")
@@ -157,7 +143,7 @@ def _has(item: object, name: str, kind: type, key: str, found: Annotations, plac
 
 
 def _whole(value: object, *, text: bool) -> int | None:
-    """The whole number in a number with a decimal point, or in a text; None if there is none."""
+    """The whole number in a float, or in a text; None if there is none."""
     if isinstance(value, float):
         return int(value) if value.is_integer() and abs(value) <= 2**53 else None
     if text and isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
@@ -165,102 +151,91 @@ def _whole(value: object, *, text: bool) -> int | None:
     return None
 
 
-def _read_categories(document: dict[str, Any], found: Annotations) -> None:
+def _read_categories(document: dict[str, Any], found: AnnotationFile) -> None:
     names: dict[int, str] = {}
-    for where, item in _sound(document, "categories", found):
+    for where, item in _valid(document, "categories", found):
         number, name = item["id"], nfc(item["name"].strip())
         if number in names or name in names.values():
             twice = f"the id {number}" if number in names else f"the name `{name}`"
-            message = f"two categories have {twice}; each should have its own id and name"
-            found.problems.append(error("bad-classes", where, message))
+            found.fail(where, f"two categories have {twice}; each should have its own id and name", "bad-classes")
         elif not name or not name.isprintable():
-            message = f"the category {number} has no name that can be shown; name it"
-            found.problems.append(error("bad-classes", where, message))
+            found.fail(where, f"the category {number} has no name that can be shown; name it", "bad-classes")
         else:
             names[number] = name
     found.categories = dict(sorted(names.items()))
 
 
-def _read_images(document: dict[str, Any], places: ImagePlaces, found: Annotations) -> None:
+def _read_images(document: dict[str, Any], locator: ImageLocator, found: AnnotationFile) -> None:
     listed: set[str] = set()
-    for where, item in _sound(document, "images", found):
+    for where, item in _valid(document, "images", found):
         number, name = item["id"], item["file_name"]
         if (fault := name_fault(name)) is not None:
             rule = "may lie outside the root; it should be the plain name of a file, or its path below the root"
-            message = f"file_name `{name}` {fault or rule}"
-            found.problems.append(error("bad-annotation" if fault else "outside-root", where, message))
-            continue
-        if number in found.images or name in listed:
-            what = f"the id {number}" if number in found.images else name
-            message = f"{what} is listed twice; remove one of the items"
-            found.problems.append(error("duplicate-id", where, message))
-            continue
-        height, width = item.get("height"), item.get("width")
-        if height is None or width is None:
-            size, reason = _measured(places, name)
-            if reason:
-                message = f"{name} has no `height` and `width`, and its file does not say them ({reason})"
-                found.problems.append(error("bad-annotation", where, f"{message}; add them, or the file"))
-                continue
-            found.measured = True
-            found.note("images without `height` and `width` are measured", name)
+            found.fail(where, f"file_name `{name}` {fault or rule}", "bad-annotation" if fault else "outside-root")
+        elif number in found.images or name in listed:
+            twice = f"the id {number}" if number in found.images else name
+            found.fail(where, f"{twice} is listed twice; remove one of the items", "duplicate-id")
+        elif isinstance(size := _size(item, locator, found), str):
+            found.fail(where, f"{name} {size}")
         else:
-            size = height, width
-        if not all(1 <= side <= LONGEST_SIDE for side in size):
-            message = f"{name} is said to be {size[1]} × {size[0]} pixels; a side should have 1 to {LONGEST_SIDE:,}"
-            found.problems.append(error("bad-annotation", where, message))
-            continue
-        found.images[number] = Image(name, size)
-        listed.add(name)
+            found.images[number] = ImageRecord(name, size)
+            listed.add(name)
 
 
-def _measured(places: ImagePlaces, name: str) -> tuple[Size, str]:
-    """(H, W) of the file of an image, or why it cannot be read."""
-    place = places.find(name)
-    try:
-        return (image_size(Path(place.path)), "") if place.there else ((0, 0), "it does not exist")
-    except ImageError as fault:
-        return (0, 0), fault.reason
+def _size(item: dict[str, Any], locator: ImageLocator, found: AnnotationFile) -> Size | str:
+    """(H, W) of an image, from its file if the item lacks it; or the fault."""
+    size: Any = item.get("height"), item.get("width")
+    if None in size:
+        location, reason = locator.find(item["file_name"]), "it does not exist"
+        try:
+            if location.exists:
+                size, reason = image_size(Path(location.path)), ""
+        except ImageError as fault:
+            reason = fault.reason
+        if reason:
+            return f"has no `height` and `width`, and its file does not say them ({reason}); add them, or the file"
+        found.measured = True
+        found.note("images without `height` and `width` are measured", item["file_name"])
+    if not all(1 <= side <= LONGEST_SIDE for side in size):
+        return f"is said to be {size[1]} × {size[0]} pixels; a side should have 1 to {LONGEST_SIDE:,}"
+    return size[0], size[1]
 
 
-def _read_instances(document: dict[str, Any], found: Annotations) -> None:
-    void: list[int] = []
+def _read_annotations(document: dict[str, Any], found: AnnotationFile) -> None:
+    empty: list[int] = []
     small: list[int] = []
     polygons = 0
-    # Problems of categories and images are not repeated for each annotation of them.
-    whole = all(
-        len(kept) == len(document[key]) for key, kept in (("categories", found.categories), ("images", found.images))
-    )
-    for where, item in _sound(document, "annotations", found):
+    # Problems of categories and images are not repeated for their annotations.
+    complete = len(found.categories) == len(document["categories"]) and len(found.images) == len(document["images"])
+    for where, item in _valid(document, "annotations", found):
         named, crowd = f"annotation {item['id']}", CROWDS.get(str(item.get("iscrowd")).lower())
         if crowd is None:
-            message = f"{named}: `iscrowd` should be 0 or 1, it is {item['iscrowd']!r}; correct it"
-            found.problems.append(error("bad-annotation", where, message))
+            found.fail(where, f"{named}: `iscrowd` should be 0 or 1, it is {item['iscrowd']!r}; correct it")
             continue
         image = found.images.get(item["image_id"])
         if image is None or item["category_id"] not in found.categories:
             key, number = ("images", item["image_id"]) if image is None else ("categories", item["category_id"])
-            message = f"{named} is of {number}, which the list `{key}` does not hold; add it, or remove the annotation"
-            found.problems += [error("bad-annotation", where, message)] if whole else []
+            rule = f"which the list `{key}` does not hold; add it, or remove the annotation"
+            if complete:
+                found.fail(where, f"{named} is of {number}, {rule}")
             continue
         segmentation, written = as_polygons(item.get("segmentation"))
         if fault := segmentation_fault(segmentation, image.size):
-            message = f"{named} of {image.name}: {fault}; correct or remove it"
-            found.problems.append(error("bad-annotation", where, message))
+            found.fail(where, f"{named} of {image.name}: {fault}; correct or remove it")
         else:
             if written:
                 found.note(written, named)
-            if is_void(segmentation):
-                void.append(item["id"])
+            if is_empty(segmentation):
+                empty.append(item["id"])
             polygons += isinstance(segmentation, list) and bool(segmentation)
-            if shares(segmentation):
+            if is_normalised(segmentation):
                 small.append(item["id"])
-        instance = Instance(item["id"], item["category_id"], crowd, segmentation)
-        found.instances.setdefault(item["image_id"], []).append(instance)
-    if void:
-        message = f"annotations with an empty segmentation, or a polygon of fewer than 3 points ({len(void)})"
+        instance = Annotation(item["id"], item["category_id"], crowd, segmentation)
+        found.annotations.setdefault(item["image_id"], []).append(instance)
+    if empty:
+        message = f"annotations with an empty segmentation, or a polygon of fewer than 3 points ({len(empty)})"
         rule = "they count as tags, and nothing is painted of such a part"
-        found.problems.append(warning("bad-annotation", found.subject, f"{message}: {first_five(void)}; {rule}"))
+        found.problems.append(warning("bad-annotation", found.subject, f"{message}: {first_five(empty)}; {rule}"))
     if small:
         message = f"annotations whose polygons lie in the first pixel, with coordinates from 0 to 1 ({len(small)})"
         rule = "coordinates are pixels; multiply shares of the image by its width and height"

@@ -1,6 +1,6 @@
-"""A compact index of an annotation file: what a listing needs.
+"""An index of an annotation file with the data that a listing needs.
 
-COCO's own files are hundreds of megabytes of JSON, which take half a minute and gigabytes of memory.
+Parsing COCO's own files, hundreds of megabytes of JSON, takes half a minute and gigabytes of memory.
 """
 
 import json
@@ -12,33 +12,22 @@ import numpy.typing as npt
 
 from tag2mask.core.files import DAMAGED, atomic_path, read_npz
 from tag2mask.data.problems import Problem
-from tag2mask.data.readers.coco_annotations import Annotations, read_annotations
+from tag2mask.data.readers.coco_annotations import AnnotationFile, read_annotations
 
-INDEX_VERSION = 3  # raised where the index, or what is checked before it is written, changes
+INDEX_VERSION = 3  # increase when the index, or the checks before it is written, change
 
 
 @dataclass(frozen=True)
 class Index:
-    """The index of an annotation file.
+    """The index of an annotation file."""
 
-    Attributes:
-        digest: the SHA-256 of the file.
-        categories: the C names by official category id, in its ascending order.
-        numbers: the image ids, int64 (N,), in the order of the file.
-        names: the file names.
-        sizes: (height, width) of each image, int32 (N, 2).
-        tags: which classes are annotated, crowds too, bool (N, C).
-        notes: deviations from COCO's format.
-        problems: what is wrong with the file.
-    """
-
-    digest: str
-    categories: dict[int, str]
-    numbers: npt.NDArray[np.int64]
-    names: tuple[str, ...]
-    sizes: npt.NDArray[np.int32]
-    tags: npt.NDArray[np.bool_]
-    notes: tuple[str, ...]
+    digest: str  # SHA-256 of the file
+    categories: dict[int, str]  # the C names by official category id, ascending
+    numbers: npt.NDArray[np.int64]  # (N,), the image ids in the order of the file
+    names: tuple[str, ...]  # the file names
+    sizes: npt.NDArray[np.int32]  # (N, 2), (height, width)
+    tags: npt.NDArray[np.bool_]  # (N, C), the annotated classes, also of crowds
+    notes: tuple[str, ...]  # deviations from COCO's format
     problems: tuple[Problem, ...]
 
     @property
@@ -48,43 +37,36 @@ class Index:
 
 
 def read_index(path: Path, subject: str, folder: Path) -> tuple[Index, OSError | None]:
-    """The index of an annotation file: from ``folder``/STEM.npz where it is up to date, else made and put there.
+    """The index of an annotation file, and the error of writing it, if any.
 
-    It is up to date if the file has the same size and time of change. None is kept of a file with errors, or with
-    images that had to be measured.
-
-    Args:
-        path: the annotation file.
-        subject: the file as problems show it.
-        folder: of indexes; it is made.
-
-    Returns:
-        the index, and why it could not be written, if it could not.
+    It is read from ``folder``/STEM.npz if it was written for the same file size and modification time; otherwise it is
+    computed and written there. It is not written if the file has errors or images without a size. ``subject`` is the
+    file, for messages.
     """
     target = folder / f"{path.stem}.npz"
     try:
         status = path.stat()
         stamp = [INDEX_VERSION, status.st_size, status.st_mtime_ns]
     except OSError:
-        stamp = []  # reading it will say why
-    index = _stored(target, stamp)
+        stamp = []  # reading the file reports the reason
+    index = _load(target, stamp)
     if index is not None:
         return index, None
     annotations = read_annotations(path, subject)
     index = _index(annotations)
     try:
         if annotations.usable and not annotations.measured:
-            _store(target, index, stamp)
+            _save(target, index, stamp)
     except OSError as reason:
         return index, reason
     return index, None
 
 
-def _index(found: Annotations) -> Index:
+def _index(found: AnnotationFile) -> Index:
     columns = {category: column for column, category in enumerate(found.categories)}
     tags = np.zeros((len(found.images), len(columns)), dtype=np.bool_)
     for row, number in enumerate(found.images):
-        tags[row, [columns[instance.category] for instance in found.instances.get(number, ())]] = True
+        tags[row, [columns[each.category] for each in found.annotations.get(number, ())]] = True
     images = found.images.values()
     return Index(
         digest=found.digest,
@@ -98,28 +80,17 @@ def _index(found: Annotations) -> Index:
     )
 
 
-def _store(path: Path, index: Index, stamp: list[int]) -> None:
-    """Write an index, its text as JSON, so that the file holds no pickle."""
-    text = {
-        "stamp": stamp,
-        "digest": index.digest,
-        "categories": list(index.categories.items()),
-        "names": index.names,
-        "notes": index.notes,
-        "problems": [asdict(problem) for problem in index.problems],
-    }
+def _save(path: Path, index: Index, stamp: list[int]) -> None:
+    arrays = {"numbers": index.numbers, "sizes": index.sizes, "tags": np.packbits(index.tags, axis=1)}
+    text = {"stamp": stamp, **{name: value for name, value in vars(index).items() if name not in arrays}}
+    text |= {"categories": list(index.categories.items()), "problems": [asdict(each) for each in index.problems]}
+    coded = np.frombuffer(json.dumps(text).encode("ascii"), dtype=np.uint8)  # JSON, so that no pickle is needed
     with atomic_path(path) as temporary:
-        np.savez_compressed(
-            temporary,
-            text=np.frombuffer(json.dumps(text).encode("ascii"), dtype=np.uint8),
-            numbers=index.numbers,
-            sizes=index.sizes,
-            tags=np.packbits(index.tags, axis=1),
-        )
+        np.savez_compressed(temporary, text=coded, **arrays)  # type: ignore[arg-type]
 
 
-def _stored(path: Path, stamp: list[int]) -> Index | None:
-    """The index in a file; None where there is none, or it is damaged or out of date."""
+def _load(path: Path, stamp: list[int]) -> Index | None:
+    """The index in a file; None if it is missing, damaged or outdated."""
     try:
         text = json.loads(read_npz(path, ("text",))["text"].tobytes())
         if text["stamp"] != stamp:

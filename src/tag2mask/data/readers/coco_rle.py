@@ -1,4 +1,4 @@
-"""Segmentations in COCO's format: polygons, and run lengths as a list or as COCO's text."""
+"""Segmentations in COCO's format: polygons, and run lengths as a list or as compressed text."""
 
 from collections.abc import Iterator
 from math import isfinite
@@ -14,13 +14,13 @@ Size = tuple[int, int]
 Runs = dict[str, Any]
 """Run lengths as pycocotools takes them: ``size`` and ``counts``."""
 
-LEAST_NUMBERS = 6  # coordinates of three points, the smallest polygon
+MIN_COORDINATES = 6  # of the smallest polygon, three points
 
 
 def as_polygons(segmentation: Any) -> tuple[Any, str]:
-    """A segmentation with its polygons as lists x, y, x, y, …, and how they were written, if it was otherwise.
+    """A segmentation with its polygons as lists x, y, x, y, …, and a note if they were written differently.
 
-    One list of numbers is one polygon, and so is one of at least three points [x, y]; of lists of points, each is one.
+    One list of numbers, or of at least three points [x, y], is one polygon; a list of lists of points is several.
     """
     if not isinstance(segmentation, list) or not segmentation:
         return segmentation, ""
@@ -33,16 +33,16 @@ def as_polygons(segmentation: Any) -> tuple[Any, str]:
     return [[number for point in polygon for number in point] for polygon in polygons], "points [x, y] make polygons"
 
 
-def shares(segmentation: object) -> bool:
-    """Whether all polygons lie in the first pixel, with fractions: their coordinates may be shares of the image."""
+def is_normalised(segmentation: object) -> bool:
+    """Whether all polygons are in the first pixel, with fractions: coordinates may be relative to the image size."""
     polygons = segmentation if isinstance(segmentation, list) else []
-    drawn = [polygon for polygon in polygons if len(polygon) >= LEAST_NUMBERS]
+    drawn = [polygon for polygon in polygons if len(polygon) >= MIN_COORDINATES]
     inside = all(min(polygon) >= 0 and max(polygon) <= 1 for polygon in drawn)
     return inside and any(number % 1 for polygon in drawn for number in polygon)
 
 
 def segmentation_fault(segmentation: object, size: Size) -> str | None:
-    """Why a segmentation of an image of that size cannot be painted; None if it can be, or is empty."""
+    """Why a segmentation of an image of that size cannot be rasterised; None if it can be, or is empty."""
     if isinstance(segmentation, list):
         faults = (_polygon_fault(polygon, size) for polygon in segmentation)
         return next((fault for fault in faults if fault), None)
@@ -53,20 +53,17 @@ def segmentation_fault(segmentation: object, size: Size) -> str | None:
     return "it should be a list of polygons, or run lengths with `size` and `counts`"
 
 
-def is_void(segmentation: object) -> bool:
-    """Whether a segmentation is empty, or has a polygon of fewer than 3 points, which covers nothing."""
+def is_empty(segmentation: object) -> bool:
+    """Whether a segmentation is empty, or has a polygon of fewer than 3 points."""
     return not segmentation or (
-        isinstance(segmentation, list) and any(len(polygon) < LEAST_NUMBERS for polygon in segmentation)
+        isinstance(segmentation, list) and any(len(polygon) < MIN_COORDINATES for polygon in segmentation)
     )
 
 
 def to_runs(segmentation: Any, size: Size) -> Runs | None:
-    """A sound segmentation as run lengths; None if it covers nothing.
-
-    Source: the rasterising of pycocotools, polygons of one annotation united.
-    """
+    """A valid segmentation as run lengths; None if it is empty. Source: pycocotools; polygons are united."""
     if isinstance(segmentation, list):
-        polygons = [polygon for polygon in segmentation if len(polygon) >= LEAST_NUMBERS]
+        polygons = [polygon for polygon in segmentation if len(polygon) >= MIN_COORDINATES]
         united: Runs = coco_masks.merge(coco_masks.frPyObjects(polygons, *size)) if polygons else {}
         return united or None
     if segmentation and isinstance(segmentation["counts"], list):
@@ -87,10 +84,9 @@ def pixels(runs: Runs) -> npt.NDArray[np.bool_]:
 
 
 def _is_points(polygon: object) -> bool:
-    """Whether this is a list of at least three lists of two numbers."""
     return (
         isinstance(polygon, list)
-        and len(polygon) >= LEAST_NUMBERS // 2
+        and len(polygon) >= MIN_COORDINATES // 2
         and all(
             isinstance(each, list) and len(each) == 2 and {type(x) for x in each} <= {int, float} for each in polygon
         )
@@ -98,16 +94,15 @@ def _is_points(polygon: object) -> bool:
 
 
 def _polygon_fault(polygon: object, size: Size) -> str | None:
-    """Why a polygon cannot be painted."""
     if not isinstance(polygon, list) or len(polygon) % 2:
         return "a polygon should be a list x, y, x, y, … of an even number of coordinates"
     try:
         finite = set(map(type, polygon)) <= {int, float} and all(map(isfinite, polygon))
-    except OverflowError:  # a whole number that no float can hold
+    except OverflowError:  # an integer beyond the range of floats
         finite = False
     if not finite:
         return "a polygon's coordinates should be finite numbers"
-    # Far outside, the rasteriser walks along each edge pixel by pixel, and its integers overflow.
+    # The rasteriser walks along each edge pixel by pixel, and its integers overflow far outside.
     reach = max(size)
     if polygon and not -reach <= min(polygon) <= max(polygon) <= 2 * reach:
         return f"a polygon lies far outside the image, which is {size[1]} × {size[0]} pixels"
@@ -115,7 +110,7 @@ def _polygon_fault(polygon: object, size: Size) -> str | None:
 
 
 def _runs_fault(runs: Runs, size: Size) -> str | None:
-    """Why run lengths cannot be painted; pycocotools leaves pixels undefined where they do not fill the image."""
+    # pycocotools leaves pixels undefined if the run lengths do not fill the image.
     if not runs:
         return None
     if runs.get("size") != list(size):
@@ -133,7 +128,7 @@ def _runs_fault(runs: Runs, size: Size) -> str | None:
 
 
 def _decoded(text: str) -> Iterator[int]:
-    """The numbers in COCO's text for run lengths; a `ValueError` for text that is damaged."""
+    """The numbers in compressed run lengths; a `ValueError` if the text is damaged."""
     # Five bits per character, the lowest first, from character 48 on; the sixth bit says that more follow, the fifth of
     # the last is the sign. From the fourth number on it is the difference from the last but one.
     before: list[int] = [0, 0]

@@ -1,4 +1,4 @@
-"""What a reader finds of each image, in the order of the data set, before tags become class ids."""
+"""The images that a reader finds, in the order of the data set, before tags become class ids."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from tag2mask.data.arrow_rows import RowFile, RowWriter
+from tag2mask.data.arrow_rows import ArrowWriter, MappedTable
 
 _SCHEMA = pa.schema(
     [
@@ -25,24 +25,14 @@ _BLOCK = 1024
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An image as a reader found it.
+    """An image that a reader found."""
 
-    Attributes:
-        id: the path relative to the root without its suffix; in a VOC or COCO root the official ID.
-        file: where the image should be.
-        tags: names; None where the reader could not make them out and has reported so.
-        source: the file that lists it, to be shown, with the place in it where that is no line; empty where nothing
-            does.
-        line: the line in that file, from 1; 0 where there is none.
-        splits: the names of its splits, joined by `;`; empty where the data set has none.
-    """
-
-    id: str
-    file: str
-    tags: tuple[str, ...] | None
-    source: str = ""
-    line: int = 0
-    splits: str = ""
+    id: str  # the path relative to the root without its suffix; in a VOC or COCO root the official ID
+    file: str  # where the image should be
+    tags: tuple[str, ...] | None  # names; None: unreadable, which the reader has reported
+    source: str = ""  # the file that lists the image, for messages; empty if none does
+    line: int = 0  # the line in that file, from 1; 0 if it has no lines
+    splits: str = ""  # the names of its splits, joined by `;`
 
     @property
     def path(self) -> Path:
@@ -51,59 +41,57 @@ class Entry:
 
 
 class Entries:
-    """Entries in the order in which they were added; the first look at them ends the adding."""
+    """A list of entries on disk; reading it ends the appending."""
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
-        """Begin with these."""
-        self._writer = RowWriter(_SCHEMA)
-        self._rows: RowFile | None = None
+        """Append ``entries``."""
+        self._writer = ArrowWriter(_SCHEMA)
+        self._rows: MappedTable | None = None
         self._numbers: dict[str, int] = {}
         self.extend(entries)
 
     @property
     def names(self) -> list[str]:
-        """The tags in the order in which they were first added."""
+        """The distinct tags, in the order of their first use."""
         return list(self._numbers)
 
     @property
-    def rows(self) -> RowFile:
-        """The entries as rows, whose tags are places in `names`."""
+    def rows(self) -> MappedTable:
+        """The entries as rows; tags are indices into `names`."""
         if self._rows is None:
-            self._rows = self._writer.finished()
+            self._rows = self._writer.finish()
         return self._rows
 
     def append(self, entry: Entry) -> None:
-        """Add one.
+        """Add an entry.
 
         Raises:
-            RuntimeError: somebody has looked already.
+            RuntimeError: the entries have been read.
         """
         if self._rows is not None:
-            raise RuntimeError("entries are complete once they are looked at")
+            raise RuntimeError("entries are complete once they are read")
         numbers = self._numbers
         tags = None if entry.tags is None else [numbers.setdefault(tag, len(numbers)) for tag in entry.tags]
         self._writer.append((entry.id, entry.file, tags, entry.splits, entry.source, entry.line))
 
     def extend(self, entries: Iterable[Entry]) -> None:
-        """Add several."""
+        """Add several entries."""
         for entry in entries:
             self.append(entry)
 
     def __len__(self) -> int:
-        """How many."""
         return self._writer.count
 
     def __iter__(self) -> Iterator[Entry]:
-        """All in order."""
         names = self.names
         for start in range(0, len(self), _BLOCK):
             places = range(start, min(start + _BLOCK, len(self)))
-            rows = zip(*self.rows.columns(places, ("id", "image", "tags", "source", "line", "splits")), strict=True)
+            rows = zip(*self.rows.take(places, ("id", "image", "tags", "source", "line", "splits")), strict=True)
             for image_id, file, tags, *place in rows:
                 yield Entry(image_id, file, None if tags is None else tuple(names[tag] for tag in tags), *place)
 
     def repeated(self) -> list[Entry]:
-        """Those whose ID others have too, in order."""
+        """The entries whose ID occurs more than once, in order."""
         hashes = np.fromiter((hash(entry.id) for entry in self), dtype=np.int64, count=len(self))
         ordered = np.sort(hashes)
         twice = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())

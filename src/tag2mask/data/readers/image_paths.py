@@ -1,4 +1,4 @@
-"""Where the images of a list, a tags table or an annotation file lie."""
+"""Locations of the images of a list, a tags table or an annotation file."""
 
 import os
 import re
@@ -14,18 +14,18 @@ from tag2mask.data.readers.scan import FolderIndex
 
 IMAGES = "images"
 
-DEEPEST = 64  # parts of a path outside the root that may lie below it
+MAX_DEPTH = 64  # trailing parts of a path outside the root that are searched below it
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
 def known_id(name: str, known: Container[str], *folders: str) -> str:
-    """The ID in ``ID``, ``ID.jpg`` or ``…/FOLDER/ID.jpg``; folders within ``FOLDER`` belong to it.
+    """The ID in ``ID``, ``ID.jpg`` or ``…/FOLDER/ID.jpg``; folders below ``FOLDER`` are part of it.
 
     Args:
         name: the image in a list or a table.
-        known: the IDs that there are; a known one keeps what looks like a suffix.
-        folders: that hold the images.
+        known: all IDs; a known ID keeps a part that looks like a suffix.
+        folders: of images.
     """
     path = nfc(name.strip())
     if path in known:
@@ -39,25 +39,25 @@ def known_id(name: str, known: Container[str], *folders: str) -> str:
 
 @lru_cache
 def _below(folders: tuple[str, ...]) -> re.Pattern[str]:
-    """Finds what follows one of the folders."""
     return re.compile(rf"(?:^|/)(?:{'|'.join(map(re.escape, folders))})/(.*)", re.DOTALL)
 
 
 class TablePaths:
-    """Where the images of a table lie below a root."""
+    """Locates the images of a table below a root."""
 
     def __init__(self, root: Path) -> None:
-        """Begin with nothing looked at; paths are relative to ``root``."""
-        # Unlike Path.absolute it takes out "..", unlike resolve it keeps links.
+        """Paths are relative to ``root``."""
+        # Unlike Path.absolute it removes "..", unlike resolve it keeps links.
         self.base = os.path.abspath(root)  # noqa: PTH100
         self._files = FolderIndex()
         self._moved = 0
         self._left_out: dict[str, None] = {}
 
     def inside(self, name: str) -> str | None:
-        """A path relative to the root, with forward slashes; None if it leads elsewhere.
+        """A path relative to the root, with forward slashes; None if it is outside.
 
-        Of a path of another machine, which does not exist here, the longest end counts that is a file below the root.
+        A path of another machine, which does not exist here, is replaced by its longest end that is a file below the
+        root.
         """
         found = path_inside(name, self.base)
         if found is not None and (not _DRIVE.match(name) or self._has(found)):
@@ -65,7 +65,7 @@ class TablePaths:
         path, parts = name.replace("\\", "/"), _parts(name)
         if ".." in parts or os.path.lexists(os.path.join(self.base, path)):  # noqa: PTH118 - a string, as it is written
             return None
-        for start in range(max(0, len(parts) - DEEPEST), len(parts)):
+        for start in range(max(0, len(parts) - MAX_DEPTH), len(parts)):
             end = "/".join(parts[start:])
             if self._has(end):
                 self._moved += 1
@@ -75,7 +75,7 @@ class TablePaths:
         return None
 
     def notes(self) -> Iterator[str]:
-        """How many images were found by the ends of their paths."""
+        """The number of images found by the ends of their paths."""
         if self._moved:
             images = "1 image is" if self._moved == 1 else f"{self._moved} images are"
             shown = first_five(f"`{part}`" for part in self._left_out)
@@ -88,58 +88,51 @@ class TablePaths:
 def path_inside(name: str, base: str) -> str | None:
     """``name`` relative to the folder ``base`` (absolute) with forward slashes; None if it is not inside.
 
-    Backslashes count as slashes, so that a table written on Windows can be read elsewhere. Links are not followed.
+    Backslashes are slashes, as in tables written on Windows. Links are not followed.
     """
     full = os.path.normpath(os.path.join(base, name.replace("\\", "/")))  # noqa: PTH118
     prefix = base.rstrip(os.sep) + os.sep
     return full[len(prefix) :].replace(os.sep, "/") if full.startswith(prefix) and full != prefix else None
 
 
-class Place(NamedTuple):
-    """An image of an annotation file.
+class ImageLocation(NamedTuple):
+    """An image of an annotation file."""
 
-    Attributes:
-        id: the path below the folder that holds it, without its suffix.
-        path: of the file; where it should be, if it does not exist.
-        there: whether it exists.
-    """
-
-    id: str
-    path: str
-    there: bool
+    id: str  # the path below the folder of images, without its suffix
+    path: str  # where the file is, or should be
+    exists: bool
 
 
-class ImagePlaces:
-    """Finds images by their ``file_name`` in ROOT/SPLIT, ROOT/images/SPLIT, ROOT/images and ROOT, the first one wins.
+class ImageLocator:
+    """Locates images by ``file_name`` in ROOT/SPLIT, ROOT/images/SPLIT, ROOT/images and ROOT, in this order.
 
-    The ID counts from the first of these folders that holds the file: ``a.jpg`` and ``images/train/a.jpg`` are one
-    image if they are one file.
+    The ID is relative to the first of these folders that contains the file: ``a.jpg`` and ``images/train/a.jpg`` are
+    one image if they are one file.
     """
 
     def __init__(self, annotations: Path) -> None:
-        """Begin with nothing looked at, for ROOT/annotations/instances_SPLIT.json."""
+        """``annotations`` is ROOT/annotations/instances_SPLIT.json."""
         root, split = annotations.parent.parent, annotations.stem.removeprefix("instances_")
         self._base = "" if root == Path() else f"{root}/"
         self.folders = (f"{split}/", f"{IMAGES}/{split}/", f"{IMAGES}/", "")
         self._files = FolderIndex()
 
-    def find(self, name: str) -> Place:
-        """The image of a ``file_name`` without a fault; see `name_fault`."""
+    def find(self, name: str) -> ImageLocation:
+        """The image of a ``file_name`` without a `name_fault`."""
         below = "/".join(_parts(name))
         stripped = [below.removeprefix(folder) for folder in self.folders if folder and below.startswith(folder)]
         for rest in (below, *stripped):
             for folder in self.folders:
                 path = on_disk(f"{self._base}{folder}{rest}")
                 if self._files.has(path):
-                    return Place(self._id(path[len(self._base) :]), path, True)
-        return Place(id_of_name(below), on_disk(f"{self._base}{self.folders[0]}{below}"), False)
-
-    def _id(self, below: str) -> str:
-        return id_of_name(below.removeprefix(next(folder for folder in self.folders if below.startswith(folder))))
+                    inside = path[len(self._base) :]
+                    prefix = next(folder for folder in self.folders if inside.startswith(folder))
+                    return ImageLocation(id_of_name(inside.removeprefix(prefix)), path, True)
+        return ImageLocation(id_of_name(below), on_disk(f"{self._base}{self.folders[0]}{below}"), False)
 
 
 def name_fault(name: str) -> str | None:
-    """Why a ``file_name`` cannot be looked for; None if it can. Empty: it may lie outside the root."""
+    """Why a ``file_name`` is invalid; None if it is valid. Empty: it may be outside the root."""
     if not name:
         return "is empty; it should be the name of a file, or its path below the folder of the split"
     parts = name.replace("\\", "/").split("/")

@@ -1,4 +1,4 @@
-"""Ground truth of a COCO root: class masks painted from its annotations, once."""
+"""Ground truth of a COCO root: class masks rasterised from its annotations, once."""
 
 import os
 import signal
@@ -18,73 +18,66 @@ from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.core.files import one_at_a_time, read_json, remove_partial, write_json
 from tag2mask.data.images import IGNORED, write_mask
 from tag2mask.data.problems import Problem, error, refuse_errors
-from tag2mask.data.readers.coco_annotations import Annotations, Instance, read_annotations
+from tag2mask.data.readers.coco_annotations import Annotation, AnnotationFile, read_annotations
 from tag2mask.data.readers.coco_rle import Size, area, pixels, to_runs
-from tag2mask.data.readers.image_paths import ImagePlaces
+from tag2mask.data.readers.image_paths import ImageLocator
 from tag2mask.data.readers.scan import file_names
 from tag2mask.data.settings import Crowd
 
-RECORD = "painted.json"  # the file in a folder of painted masks that says how they were painted
+RECORD = "painted.json"  # describes how the masks of its folder were rasterised
 
 RULE = "crowds, then instances, each the larger first; equal ones by annotation id"
-"""The order of painting, as the record has it. Ours: published code disagrees; in this order small things stay seen."""
+"""The order of rasterisation, as recorded. Ours: published code disagrees; in this order small objects stay visible."""
 
 
 @dataclass(frozen=True)
-class Painting:
-    """The masks of some images, to be painted from annotations.
+class Rasterisation:
+    """The rasterisation of annotations to masks."""
 
-    Attributes:
-        folder: of the masks ID.png.
-        crowd: as of `paint`.
-        sources: the annotation files, with the SHA-256 of each.
-        sizes: (H, W) of each image by ID, as annotated.
-    """
-
-    folder: Path
-    crowd: Crowd
-    sources: dict[Path, str]
-    sizes: dict[str, Size]
+    folder: Path  # of the masks ID.png
+    crowd: Crowd  # see `rasterise`
+    sources: dict[Path, str]  # the annotation files, with their SHA-256
+    sizes: dict[str, Size]  # (H, W) of each image by ID, as annotated
 
 
 class Job(NamedTuple):
-    """One mask to paint; ``ids`` are the class ids by category."""
+    """One mask to write."""
 
     target: Path
     size: Size
-    instances: list[Instance]
-    ids: dict[int, int]
+    annotations: list[Annotation]
+    ids: dict[int, int]  # class ids by category
     crowd: Crowd
 
 
-def paint(size: Size, instances: Iterable[Instance], ids: dict[int, int], crowd: Crowd) -> npt.NDArray[np.uint8]:
-    """A class mask from annotations: crowds first, then objects, each the larger first, so that small ones lie on top.
+def rasterise(
+    size: Size, annotations: Iterable[Annotation], ids: dict[int, int], crowd: Crowd
+) -> npt.NDArray[np.uint8]:
+    """A class mask, uint8 (H, W), from annotations: crowds first, then objects, each in order of decreasing area.
 
     Args:
-        size: (H, W) of the mask.
-        instances: the annotations of the image; sound ones.
-        ids: class ids 1..C by category; annotations of other categories are left out.
+        size: (H, W).
+        annotations: valid annotations of the image.
+        ids: class ids 1..C by category; annotations of other categories are skipped.
         crowd: a crowd becomes ``ignore``: 255; ``paint``: its class; ``skip``: nothing.
 
-    Returns:
-        uint8 (H, W). Larger is by the pixels of the annotation's own mask; of equal ones that with the greater
-        annotation id lies on top. Source: ours.
+    The area is that of the annotation's own mask; among equal ones the greater annotation id is on top. Source: ours.
     """
-    drawn = []
-    for instance in instances:
-        runs = to_runs(instance.segmentation, size)
-        if runs is None or instance.category not in ids or (instance.crowd and crowd == "skip"):
+    layers = []
+    for each in annotations:
+        runs = to_runs(each.segmentation, size)
+        if runs is None or each.category not in ids or (each.crowd and crowd == "skip"):
             continue
-        value = IGNORED if instance.crowd and crowd == "ignore" else ids[instance.category]
-        drawn.append(((not instance.crowd, -area(runs), instance.number), value, runs))
+        value = IGNORED if each.crowd and crowd == "ignore" else ids[each.category]
+        layers.append(((not each.crowd, -area(runs), each.number), value, runs))
     mask = np.zeros(size, dtype=np.uint8)
-    for _, value, runs in sorted(drawn, key=lambda item: item[0]):
+    for _, value, runs in sorted(layers, key=lambda layer: layer[0]):
         mask[pixels(runs)] = value
     return mask
 
 
-def paint_masks(
-    painting: Painting,
+def rasterise_masks(
+    rasterisation: Rasterisation,
     wanted: Collection[str],
     classes: tuple[str, ...],
     *,
@@ -92,51 +85,52 @@ def paint_masks(
     pixel_limit: int,
     on_mask: Callable[[int], None],
 ) -> None:
-    """Paint the masks of some images into the folder, with a record of how they were painted.
+    """Write the masks of some images, and a record of how they were made.
 
     Args:
-        painting: the source and the folder.
+        rasterisation: the source and the folder.
         wanted: IDs of the images.
-        classes: the C names in the order of their ids.
-        workers: processes that paint; up to 1: this one alone. The masks do not depend on it.
+        classes: the C names.
+        workers: processes; up to 1: this one. The masks do not depend on it.
         pixel_limit: a larger mask is refused.
-        on_mask: called with the masks done so far.
+        on_mask: called with the number of masks done so far.
 
     Raises:
-        UsageError: the folder holds masks that were made otherwise, or the annotations are faulty.
+        UsageError: the folder has masks of another origin, or the annotations are invalid.
     """
-    if are_given(painting.folder):
+    folder = rasterisation.folder
+    if has_external_masks(folder):
         raise UsageError(
-            f"{painting.folder} holds masks that were not painted here, and lacks {len(wanted)} of those that are "
+            f"{folder} holds masks that were not painted here, and lacks {len(wanted)} of those that are "
             "needed; name a new folder as data.masks to have all painted"
         )
-    refuse_errors(record_problems(painting, classes))
-    sources = {path: read_annotations(path, str(path)) for path in painting.sources}
+    refuse_errors(record_problems(rasterisation, classes))
+    sources = {path: read_annotations(path, str(path)) for path in rasterisation.sources}
     refuse_errors(problem for found in sources.values() for problem in found.problems)
-    large = [name for name in sorted(wanted) if np.prod(painting.sizes[name]) > pixel_limit]
+    large = [name for name in sorted(wanted) if np.prod(rasterisation.sizes[name]) > pixel_limit]
     if large:
         raise UsageError(
             f"{len(large)} masks would have more than data.pixel_limit = {pixel_limit:,} pixels: {first_five(large)}"
         )
-    if (painting.folder / RECORD).is_file():
-        remove_partial(painting.folder)
-    _write_record(replace(painting, sources={path: found.digest for path, found in sources.items()}), classes)
+    if (folder / RECORD).is_file():
+        remove_partial(folder)
+    _write_record(replace(rasterisation, sources={path: found.digest for path, found in sources.items()}), classes)
     numbers = {name: number for number, name in enumerate(classes, 1)}
-    jobs = [job for path, found in sources.items() for job in _jobs(painting, path, found, wanted, numbers)]
-    for done, _ in enumerate(_painted(jobs, workers), 1):
+    jobs = [job for path, found in sources.items() for job in _jobs(rasterisation, path, found, wanted, numbers)]
+    for done, _ in enumerate(_run(jobs, workers), 1):
         on_mask(done)
 
 
-def are_given(folder: Path) -> bool:
-    """Whether a folder holds masks that were not painted here."""
+def has_external_masks(folder: Path) -> bool:
+    """Whether a folder has masks that were not rasterised by this package."""
     names = file_names(folder)
-    # The record is looked for after the masks: another command writes it before them.
+    # The record is checked after the masks, since another command writes it before them.
     return any(name.endswith(".png") for name in names) and not (folder / RECORD).is_file()
 
 
-def record_problems(painting: Painting, classes: tuple[str, ...]) -> Iterator[Problem]:
-    """Whether the masks of the folder were painted otherwise than they would be now."""
-    path = painting.folder / RECORD
+def record_problems(rasterisation: Rasterisation, classes: tuple[str, ...]) -> Iterator[Problem]:
+    """Errors if the masks of the folder were made with other settings or from other annotations."""
+    path = rasterisation.folder / RECORD
     if not path.is_file():
         return
     try:
@@ -144,10 +138,10 @@ def record_problems(painting: Painting, classes: tuple[str, ...]) -> Iterator[Pr
     except Tag2maskError:
         record = None
     if not isinstance(record, dict) or not isinstance(record.get("sources"), dict):
-        message = "it should say how the masks beside it were painted, and cannot be read"
-        yield error("mask-record", str(path), f"{message}; delete the folder, and they are painted anew")
+        message = "it should say how the masks next to it were painted, and cannot be read"
+        yield error("mask-record", str(path), f"{message}; delete the folder to have them painted again")
         return
-    now = {"rule": RULE, "crowd": painting.crowd, "classes": list(classes)}
+    now = {"rule": RULE, "crowd": rasterisation.crowd, "classes": list(classes)}
     shown = {
         "rule": "by another rule",
         "crowd": f"with data.crowd {record.get('crowd')}",
@@ -155,66 +149,67 @@ def record_problems(painting: Painting, classes: tuple[str, ...]) -> Iterator[Pr
     }
     changed = [shown[key] for key, value in now.items() if record.get(key) != value]
     before = record["sources"]
-    files = [source.name for source, digest in painting.sources.items() if before.get(source.name, digest) != digest]
+    files = [
+        source.name for source, digest in rasterisation.sources.items() if before.get(source.name, digest) != digest
+    ]
     changed += [f"from another {name}" for name in files]
     if changed:
         message = f"the masks here were painted {' and '.join(changed)}"
-        remedy = "name another folder as data.masks, or delete this one to have them painted anew"
+        remedy = "name another folder as data.masks, or delete this one to have them painted again"
         yield error("mask-record", str(path), f"{message}; {remedy}")
 
 
-def _write_record(painting: Painting, classes: tuple[str, ...]) -> None:
-    """Record in the folder how its masks are painted; sources of other splits and commands are kept.
+def _write_record(rasterisation: Rasterisation, classes: tuple[str, ...]) -> None:
+    """Record how the masks are made; sources of other splits are kept.
 
     Raises:
-        UsageError: another command has meanwhile begun to paint otherwise here.
+        UsageError: another command has started with other settings.
     """
-    path = painting.folder / RECORD
+    path = rasterisation.folder / RECORD
     with one_at_a_time(path.with_name(f"{path.name}.lock")):
-        refuse_errors(record_problems(painting, classes))
+        refuse_errors(record_problems(rasterisation, classes))
         before = read_json(path)["sources"] if path.is_file() else {}
-        digests = before | {source.name: digest for source, digest in painting.sources.items()}
-        write_json(path, {"rule": RULE, "crowd": painting.crowd, "classes": list(classes), "sources": digests})
+        digests = before | {source.name: digest for source, digest in rasterisation.sources.items()}
+        write_json(path, {"rule": RULE, "crowd": rasterisation.crowd, "classes": list(classes), "sources": digests})
 
 
 def _jobs(
-    painting: Painting, path: Path, found: Annotations, wanted: Collection[str], numbers: dict[str, int]
+    rasterisation: Rasterisation, path: Path, found: AnnotationFile, wanted: Collection[str], numbers: dict[str, int]
 ) -> Iterator[Job]:
     ids = {category: numbers[name] for category, name in found.categories.items() if name in numbers}
-    find = ImagePlaces(path).find
+    find = ImageLocator(path).find
     for number, image in found.images.items():
         if (image_id := find(image.name).id) in wanted:
-            target = painting.folder / f"{image_id}.png"
-            yield Job(target, image.size, found.instances.get(number, []), ids, painting.crowd)
+            target = rasterisation.folder / f"{image_id}.png"
+            yield Job(target, image.size, found.annotations.get(number, []), ids, rasterisation.crowd)
 
 
-def _painted(jobs: list[Job], workers: int) -> Iterator[None]:
-    """Paint the masks, and stop after each."""
+def _run(jobs: list[Job], workers: int) -> Iterator[None]:
     if workers <= 1:
-        yield from map(_paint_one, jobs)
+        yield from map(_write_mask, jobs)
         return
-    # A forked process may hang where the parent has threads, as torch does.
+    # A forked process may hang if the parent has threads, as torch does.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         with _no_interrupts():
-            done = pool.map(_paint_one, jobs, chunksize=16)
+            done = pool.map(_write_mask, jobs, chunksize=16)
         yield from done
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent does: a parent that is killed ends no processes of a pool."""
+    """Exit when the parent exits: a killed parent does not end the processes of its pool."""
     parent = parent_process()
 
     def watch() -> None:
         if parent is not None:
             parent.join()
-            os._exit(1)  # what it was writing has a temporary name
+            os._exit(1)  # unfinished files have temporary names
 
     Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """Ctrl-C waits, and does not reach processes that start here: a pool whose workers die hangs."""
+    """Block SIGINT, also in processes that start here: a pool hangs if its workers die."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -225,5 +220,5 @@ def _no_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _paint_one(job: Job) -> None:
-    write_mask(job.target, paint(job.size, job.instances, job.ids, job.crowd))
+def _write_mask(job: Job) -> None:
+    write_mask(job.target, rasterise(job.size, job.annotations, job.ids, job.crowd))

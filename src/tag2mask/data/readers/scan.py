@@ -1,4 +1,4 @@
-"""What a reader finds in a data set, before tags become class ids; and the files of folders."""
+"""The result of a reader, before tags become class ids; and the files of folders."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -9,84 +9,74 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tag2mask.core.errors import first_five
+from tag2mask.data.classes import did_you_mean
 from tag2mask.data.file_names import is_hidden, is_image_name, on_disk, shown_below
-from tag2mask.data.problems import Problem
+from tag2mask.data.problems import Problem, error
 from tag2mask.data.readers.entries import Entries, Entry
 
 if TYPE_CHECKING:
-    from tag2mask.data.readers.rasterise import Painting
+    from tag2mask.data.readers.rasterise import Rasterisation
 
 
-class MaskPlace(NamedTuple):
-    """Where ground-truth masks lie: FOLDER/ID.png, or a name made from the ID.
-
-    Attributes:
-        folder: of the masks.
-        suffix: what follows the ID.
-        without: what the ID begins with and the mask's name does not.
-    """
+class MaskLocation(NamedTuple):
+    """The path of the ground-truth mask of an ID."""
 
     folder: Path
     suffix: str = ".png"
-    without: str = ""
+    without: str = ""  # a prefix of the ID that the path of the mask does not have
 
     def path(self, image_id: str) -> str:
-        """Where the mask of an ID should be, as it is spelt on disk."""
+        """``folder``/ID``suffix``, as spelt on disk."""
         return on_disk(f"{self.folder}/{image_id.removeprefix(self.without)}{self.suffix}")
 
 
-MASK_ENDING = "_mask.png"  # what is added to the name of an image in the name of its mask, as inspection sets have it
+MASK_SUFFIX = "_mask.png"  # NAME_mask.png is the mask of the image NAME in inspection data sets
 
 
-def mask_places(*folders: Path | None) -> tuple[MaskPlace, ...]:
-    """The places of masks in folders, those that are None left out."""
-    return tuple(MaskPlace(folder, suffix) for folder in folders if folder for suffix in (".png", MASK_ENDING))
+def mask_locations(*folders: Path | None) -> tuple[MaskLocation, ...]:
+    """The mask locations in folders; None is skipped."""
+    return tuple(MaskLocation(folder, suffix) for folder in folders if folder for suffix in (".png", MASK_SUFFIX))
 
 
 @dataclass
 class Listing:
-    """What a reader found.
+    """The result of a reader."""
 
-    Attributes:
-        kind: the layout that was read.
-        root: the folder that subjects of problems are relative to.
-        entries: the images of the split, in the order of the list; those of a bad line are left out.
-        names: class names that the data set knows: the official list, or all tags whatever the split.
-        official: whether ``names`` is a list that tags must be in.
-        masks: where ground-truth masks are looked for, the first that has one wins.
-        splits: images in each split that the data set has.
-        painting: the source of masks that are painted when they are first needed; None where nothing is painted.
-        notes: how the data set was understood.
-        problems: what is wrong.
-    """
-
-    kind: str
-    root: Path
-    entries: Entries = field(default_factory=Entries)
-    names: tuple[str, ...] = ()
-    official: bool = False
-    masks: tuple[MaskPlace, ...] = ()
-    splits: dict[str, int] = field(default_factory=dict)
-    painting: "Painting | None" = None
-    notes: list[str] = field(default_factory=list)
+    kind: str  # the layout
+    root: Path  # problems show paths relative to it
+    entries: Entries = field(default_factory=Entries)  # the images of the split, in order, without invalid lines
+    names: tuple[str, ...] = ()  # classes: the official list, or all tags of all splits
+    official: bool = False  # whether tags must be in `names`
+    masks: tuple[MaskLocation, ...] = ()  # of ground truth, by precedence
+    splits: dict[str, int] = field(default_factory=dict)  # images in each split of the data set
+    rasterisation: "Rasterisation | None" = None  # the source of masks that are made from annotations on first use
+    notes: list[str] = field(default_factory=list)  # how the data set was interpreted
     problems: list[Problem] = field(default_factory=list)
 
     def shown(self, path: Path) -> str:
-        """``path`` as it is shown: relative to the root where it lies inside."""
+        """``path`` for messages: relative to the root if it is inside."""
         return shown_below(path, self.root)
 
     def where(self, entry: Entry) -> str:
-        """The place that lists ``entry``, with its line, or else the image itself."""
+        """The file that lists ``entry``, with the line; otherwise the image itself."""
         if not entry.source:
             return self.shown(entry.path)
         return f"{entry.source} line {entry.line}" if entry.line else entry.source
 
 
+def split_error(subject: str, missing: str, split: str, known: Iterable[str], remedy: str = "") -> Problem:
+    """The error that ``missing`` (a clause) is not there, with the known splits."""
+    names = list(known)
+    there = f"there are {first_five(names)}{did_you_mean(split, names)}" if names else "there are none"
+    return error("bad-split", subject, f"{missing}, {there}{remedy}")
+
+
 class FolderIndex:
-    """Whether files exist; each folder is read once. It keeps 8 bytes per name, its hash."""
+    """Checks whether files exist, and reads each folder once. It stores 8 bytes per name, its hash."""
 
     def __init__(self) -> None:
-        """Start with nothing read."""
+        """Start without any folder."""
         self._hashes: dict[str, npt.NDArray[np.int64]] = {}
 
     def has(self, path: Path | str) -> bool:
@@ -102,11 +92,11 @@ class FolderIndex:
 
 
 def similar_files(files: Iterable[str]) -> dict[str, str]:
-    """For each missing file, one in its folder that differs only in case or suffix, if there is one."""
+    """For each missing file, a file of its folder that differs only in case or suffix, if any."""
     wanted: dict[str, dict[str, list[str]]] = {}
     for file in files:
         folder, name = os.path.split(file)
-        # A name without a suffix that ends in ".5" has one as far as anybody can tell.
+        # A name such as "image 1.5" may have no suffix.
         for stem in {os.path.splitext(name)[0].casefold(), name.casefold()}:  # noqa: PTH122
             wanted.setdefault(folder, {}).setdefault(stem, []).append(file)
     found: dict[str, str] = {}
@@ -118,12 +108,12 @@ def similar_files(files: Iterable[str]) -> dict[str, str]:
 
 
 def file_names(folder: Path | str) -> frozenset[str]:
-    """The names of the files in ``folder``; none if it does not exist or cannot be read."""
+    """The files in ``folder``; none if it does not exist or cannot be read."""
     return frozenset(each_file(folder))
 
 
 def each_file(folder: Path | str) -> Iterator[str]:
-    """The names of the files in ``folder``, one after another; none if it does not exist or cannot be read."""
+    """The files in ``folder``, one after another; none if it does not exist or cannot be read."""
     try:
         with os.scandir(folder) as found:
             yield from (item.name for item in found if _is(item, os.DirEntry.is_file))
@@ -132,14 +122,12 @@ def each_file(folder: Path | str) -> Iterator[str]:
 
 
 def walk_files(folder: Path, *, skip: Iterable[Path] = ()) -> Iterator[tuple[str, bool]]:
-    """All files below ``folder``, without hidden files and those of systems, sorted by name within each folder.
+    """All files below ``folder`` except hidden and system files, sorted by name within each folder.
 
-    Args:
-        folder: where to begin; links to folders are followed, but not into a loop.
-        skip: folders that are not entered, whatever way leads to them.
+    Links to folders are followed, but not into a loop. Folders in ``skip`` are not entered, also through links.
 
     Yields:
-        (the path relative to ``folder`` with forward slashes, whether it is named like an image).
+        (the path relative to ``folder`` with forward slashes, whether it has an image name).
 
     Raises:
         OSError: a folder cannot be read.
@@ -148,7 +136,7 @@ def walk_files(folder: Path, *, skip: Iterable[Path] = ()) -> Iterator[tuple[str
 
 
 def _walk(folder: Path, below: str, closed: frozenset[tuple[int, int]]) -> Iterator[tuple[str, bool]]:
-    """As `walk_files`; ``closed`` are the folders that lead here, and those that are skipped."""
+    # ``closed``: the parent folders and the skipped folders.
     identity = _identity(folder)
     if identity in closed:
         return
@@ -163,14 +151,12 @@ def _walk(folder: Path, below: str, closed: frozenset[tuple[int, int]]) -> Itera
 
 
 def _identity(folder: Path) -> tuple[int, int]:
-    """The same for all paths of a folder."""
     status = folder.stat()
     return status.st_dev, status.st_ino
 
 
 def _is(item: "os.DirEntry[str]", kind: Callable[["os.DirEntry[str]"], bool]) -> bool:
-    """Whether an item of a folder is of a kind; a link to itself is not."""
     try:
         return kind(item)
-    except OSError:
+    except OSError:  # a link to itself
         return False

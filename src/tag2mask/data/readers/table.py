@@ -1,4 +1,4 @@
-"""The tags table: CSV ``image,tags`` with the tags joined by ``;``, or ``image`` and one 0/1 column per class."""
+"""The tags table: CSV ``image,tags`` with tags joined by ``;``, or ``image`` and one 0/1 column per class."""
 
 import csv
 import re
@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from tag2mask.core.errors import first_five
-from tag2mask.data.classes import did_you_mean, in_order, read_classes
+from tag2mask.data.classes import in_order, read_classes
 from tag2mask.data.file_names import id_of_name, inside, nfc, on_disk
 from tag2mask.data.problems import Problem, error
 from tag2mask.data.readers.entries import Entry
 from tag2mask.data.readers.image_paths import TablePaths, known_id
-from tag2mask.data.readers.scan import Listing, mask_places
+from tag2mask.data.readers.scan import Listing, mask_locations, split_error
 from tag2mask.data.readers.table_cells import TagColumn
-from tag2mask.data.readers.table_columns import Columns, Table, understand
+from tag2mask.data.readers.table_columns import Columns, Table, find_columns
 from tag2mask.data.settings import DataSettings
 
-TABLE_NAME = "tags.csv"  # the table that is looked for in a root
+TABLE_NAME = "tags.csv"  # the default table in a root
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -28,74 +27,70 @@ _SEPARATOR_LINE = re.compile(r"""["']?sep=([,;|\t])["']?""", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of a tags table, by its number from 1; ``tags`` are None where they cannot be read."""
+    """A line of a tags table."""
 
-    line: int
+    line: int  # from 1
     image: str
-    tags: tuple[str, ...] | None
+    tags: tuple[str, ...] | None  # None: unreadable
     split: str | None
 
 
 class TableTags:
-    """The tags of a table by ID; two lines of one ID become a problem of the table.
-
-    Attributes:
-        table: the table, read whole.
-        lines: the line of each ID.
-    """
+    """The tags in a table by ID; the problems are added to the listing."""
 
     def __init__(
         self, path: Path, settings: DataSettings, listing: Listing, known: Container[str], *folders: str
     ) -> None:
-        """Read a table and sort its lines by ID.
-
-        Args:
-            path: the file.
-            settings: as of `read_table`.
-            listing: its class list holds where the settings have none; takes up notes and problems.
-            known: as of `known_id`.
-            folders: likewise.
-        """
+        """Read a table; ``known`` and ``folders`` are those of `known_id`."""
+        self.listing = listing
         self.table = table = Table(listing.shown(path))
-        self.lines: dict[str, int] = {}
+        self.lines: dict[str, int] = {}  # the line of each ID
         self._tags: dict[str, tuple[str, ...] | None] = {}
         for row in read_table(path, table, settings, listing.names):
             own = known_id(row.image, known, *folders)
             if own in self.lines:
                 message = f"{own} has two lines, the first is line {self.lines[own]}; join their tags by `;`"
-                table.problems.append(error("duplicate-id", table.where(row.line), message))
+                table.fail("duplicate-id", message, row.line)
             else:
                 self.lines[own], self._tags[own] = row.line, row.tags
         listing.notes += table.notes
         listing.problems += table.problems
 
-    def __call__(self, image_id: str, image: str) -> tuple[str, ...] | Problem | None:
-        """The tags of an ID: None where the line is faulty, a problem that offers ``image`` where there is no line."""
+    def __call__(self, image_id: str, image: str) -> tuple[str, ...] | None:
+        """The tags of an ID; None if its line is invalid or missing, which is reported for the name ``image``."""
         if image_id not in self.lines:
-            return error("missing-tags", self.table.subject, f"{image_id} has no line; add `{image},TAGS`")
+            message = f"{image_id} has no line; add `{image},TAGS`"
+            self.listing.problems.append(error("missing-tags", self.table.subject, message))
+            return None
         return self._tags[image_id]
+
+
+def read_tags(
+    path: Path, settings: DataSettings, listing: Listing, known: Container[str], *folders: str
+) -> TableTags | None:
+    """The tags in a table; None if it has no valid line and a problem, which is sufficient as a report."""
+    tags = TableTags(path, settings, listing, known, *folders)
+    return tags if tags.lines or not tags.table.problems else None
 
 
 def read_table(
     path: Path, table: Table, settings: DataSettings | None = None, official: Sequence[str] = ()
 ) -> Iterator[Row]:
-    """The sound lines of a tags table, one after another.
+    """The valid lines of a tags table; its description and problems are added to ``table``.
 
-    The file is UTF-8 with or without a byte order mark, columns separated by commas, or by semicolons or tabs where the
-    header has no comma. The header line names the columns: ``image`` and either ``tags`` or one 0/1 column per class,
-    ``split`` is optional; with ``tags``, others are ignored. `table_columns` has further names for them,
-    `table_cells` the ways in which tags are joined. The file is read twice, since all cells together
-    decide how one is read.
+    The file is UTF-8 with or without a byte order mark, columns separated by commas, or by semicolons or tabs if the
+    header has no comma. The header names the columns: ``image`` and either ``tags`` or one 0/1 column per class;
+    ``split`` is optional; with ``tags``, other columns are ignored. `table_columns` has alternative names,
+    `table_cells` the separators of tags. The file is read twice, since a cell's interpretation depends on all cells.
 
     Args:
         path: the file.
-        table: is filled on the way, also with problems.
-        settings: their ``classes`` and ``negatives`` count; None for the defaults.
-        official: the class list that holds where the settings have none; empty where tags may be any.
+        table: filled during the iteration.
+        settings: ``classes`` and ``negatives`` are used; None for the defaults.
+        official: the class list if the settings have none; empty if tags may be any.
     """
-    if path.exists() and not path.is_file():  # a device may have no end, a pipe no beginning
-        message = "the tags table is no file; data.tags names a CSV file"
-        table.problems.append(error("bad-table", table.subject, message))
+    if path.exists() and not path.is_file():  # reading a device or a pipe may never end
+        table.fail("bad-table", "the tags table is not a file; data.tags names a CSV file")
         return
     settings = settings or DataSettings()
     listed = None if settings.classes is None else read_classes(settings.classes)[0]
@@ -105,7 +100,7 @@ def read_table(
             has_null = any(b"\0" in block for block in iter(lambda: file.read(_BLOCK), b""))
         if has_null:
             message = "the tags table holds null bytes, as UTF-16 and spreadsheets do; save it as CSV in UTF-8"
-            table.problems.append(error("encoding", table.subject, message))
+            table.fail("encoding", message)
             return
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
             columns = _columns(table, lines, cells, listed)
@@ -113,18 +108,17 @@ def read_table(
             with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
                 yield from _rows(table, lines, columns)
     except OSError as reason:
-        message = f"the tags table could not be read ({reason.strerror}); data.tags names a CSV file"
-        table.problems.append(error("bad-table", table.subject, message))
+        table.fail("bad-table", f"the tags table could not be read ({reason.strerror}); data.tags names a CSV file")
 
 
 def read_table_images(settings: DataSettings, split: str | None) -> Listing:
     """The images of a tags table with a value of the ``split`` column; None for all lines.
 
-    Without ``settings.tags`` the table is ROOT/tags.csv, without ``settings.root`` its folder is the root.
+    Without ``settings.tags`` the table is ROOT/tags.csv; without ``settings.root`` the root is the table's folder.
     """
     path = settings.tags or (settings.root or Path()) / TABLE_NAME
     root = settings.root or path.parent
-    listing = Listing("table", root, masks=mask_places(settings.masks))
+    listing = Listing("table", root, masks=mask_locations(settings.masks))
     table = Table(listing.shown(path), notes=listing.notes, problems=listing.problems)
     paths = TablePaths(root)
     for row in read_table(path, table, settings):
@@ -132,7 +126,7 @@ def read_table_images(settings: DataSettings, split: str | None) -> Listing:
             below = paths.inside(row.image)
             if below is None:
                 message = f"`{row.image}` lies outside the root {root}; move the image there or set data.root"
-                listing.problems.append(error("outside-root", table.where(row.line), message))
+                table.fail("outside-root", message, row.line)
             else:
                 file = on_disk(inside(root, below))
                 entry = Entry(id_of_name(below), file, row.tags, table.subject, row.line, row.split or "")
@@ -140,26 +134,31 @@ def read_table_images(settings: DataSettings, split: str | None) -> Listing:
     listing.names, listing.splits = table.names, dict(table.splits)
     listing.notes += paths.notes()
     if split is not None and split not in table.splits and table.rows:
-        listing.problems.append(_split_problem(table, split))
+        if table.splits:
+            problem = split_error(table.subject, f"no line has the split `{split}`", split, table.splits)
+        else:
+            message = f"there is no column `split` to find `{split}` in; add it, or leave data.split out"
+            problem = error("bad-split", table.subject, message)
+        listing.problems.append(problem)
     return listing
 
 
 def _columns(table: Table, file: Iterable[str], cells: TagColumn, listed: Sequence[str] | None) -> Columns | None:
-    """The first reading; None where the lines cannot be read."""
+    """The first pass; None if the lines cannot be read."""
     faults: list[Problem] = []
     delimiter, lines = _delimited(file)
     numbered = _numbered(lines, delimiter, table.subject, faults)
     header = next(numbered, (1, []))
-    if faults:  # what follows an unreadable header cannot be separated
+    if faults:  # lines after an unreadable header cannot be separated
         table.problems += faults
         return None
     if delimiter != ",":
         table.notes.append(f"columns are separated by {'tabs' if delimiter == chr(9) else f'`{delimiter}`'}")
-    return understand(table, header, numbered, cells, listed)
+    return find_columns(table, header, numbered, cells, listed)
 
 
 def _rows(table: Table, file: Iterable[str], columns: Columns) -> Iterator[Row]:
-    """The second reading: the sound lines, which also fill ``table``."""
+    """The second pass: the valid lines."""
     delimiter, lines = _delimited(file)
     numbered = _numbered(lines, delimiter, table.subject, table.problems)
     next(numbered)
@@ -168,23 +167,24 @@ def _rows(table: Table, file: Iterable[str], columns: Columns) -> Iterator[Row]:
     for line, cells in numbered:
         if len(cells) < width or any(cell.strip() for cell in cells[width:]):
             joint = f"{'`,` or `|`' if delimiter == ';' else '`;`'}, not by `{delimiter}`"
-            message = f"{len(cells)} columns instead of {width}; several tags are joined by {joint}"
-            table.problems.append(error("bad-row", table.where(line), message))
-        elif not cells[image].strip():
-            table.problems.append(error("bad-row", table.where(line), "the line names no image; fill it or remove it"))
+            table.fail("bad-row", f"{len(cells)} columns instead of {width}; several tags are joined by {joint}", line)
+            continue
+        if not cells[image].strip():
+            table.fail("bad-row", "the line names no image; fill it or remove it", line)
+            continue
+        if tags is None:
+            found = columns.ones(cells)
         else:
-            if tags is None:
-                found = columns.ones(cells)
-            else:
-                cell = columns.cells.read(cells[tags])
-                fault = columns.cells.count(cell, table.where(line))
-                table.problems += [fault] if fault else []
-                found = cell.tags
-            names.update(found or ())
-            table.rows += 1
-            if split is not None:
-                table.splits[cells[split].strip()] += 1
-            yield Row(line, nfc(cells[image].strip()), found, None if split is None else cells[split].strip())
+            cell = columns.cells.read(cells[tags])
+            fault = columns.cells.count(cell, table.where(line))
+            table.problems += [fault] if fault else []
+            found = cell.tags
+        names.update(found or ())
+        table.rows += 1
+        own = None if split is None else cells[split].strip()
+        if own is not None:
+            table.splits[own] += 1
+        yield Row(line, nfc(cells[image].strip()), found, own)
     table.names = in_order(names)
     table.notes += columns.cells.notes()
     if tags is not None and table.rows:
@@ -192,7 +192,7 @@ def _rows(table: Table, file: Iterable[str], columns: Columns) -> Iterator[Row]:
 
 
 def _delimited(file: Iterable[str]) -> tuple[str, Iterator[str]]:
-    """The separator of the columns, and the lines; of a line ``sep=;`` the line end is left."""
+    """The separator of the columns, and all lines; a line ``sep=;`` is replaced by an empty one."""
     lines = iter(file)
     first: list[str] = []
     for line in lines:
@@ -200,17 +200,16 @@ def _delimited(file: Iterable[str]) -> tuple[str, Iterator[str]]:
         if line.strip():
             break
     header = first[-1] if first else ""
-    said = _SEPARATOR_LINE.fullmatch(header.rstrip("\r\n"))
-    if said:
+    if declared := _SEPARATOR_LINE.fullmatch(header.rstrip("\r\n")):
         first[-1] = "\n"
-    delimiter = said[1] if said else next((each for each in ",;\t" if each in header), ",")
-    return delimiter, chain(first, lines)
+        return declared[1], chain(first, lines)
+    return next((each for each in ",;\t" if each in header), ","), chain(first, lines)
 
 
 def _numbered(
     file: Iterable[str], delimiter: str, subject: str, faults: list[Problem]
 ) -> Iterator[tuple[int, list[str]]]:
-    """The lines that are not empty with their numbers; those that cannot be read become problems."""
+    """The non-empty lines with their numbers; unreadable ones become problems."""
     reader = csv.reader(file, delimiter=delimiter, strict=True)
     while True:
         line = reader.line_num + 1
@@ -219,7 +218,7 @@ def _numbered(
         except StopIteration:
             return
         except csv.Error as reason:
-            message = f"the line is no CSV ({reason}); close its quotes, and double a quote inside them"
+            message = f"the line is not CSV ({reason}); close its quotes, and double a quote inside them"
             faults.append(error("bad-row", f"{subject} line {line}", message))
             continue
         if any(REPLACEMENT in cell for cell in cells):
@@ -227,13 +226,3 @@ def _numbered(
             faults.append(error("encoding", f"{subject} line {line}", message))
         elif any(cell.strip() for cell in cells):
             yield line, cells
-
-
-def _split_problem(table: Table, split: str) -> Problem:
-    if not table.splits:
-        message = f"there is no column `split` to find `{split}` in; add it, or leave data.split out"
-    else:
-        message = (
-            f"no line has the split `{split}`, there are {first_five(table.splits)}{did_you_mean(split, table.splits)}"
-        )
-    return error("bad-split", table.subject, message)

@@ -1,4 +1,4 @@
-"""Columns of a tags table: the images, the tags or classes, the split, and what is passed over."""
+"""Columns of a tags table: images, tags or classes, split, and ignored columns."""
 
 import re
 from collections import Counter
@@ -9,16 +9,16 @@ from itertools import compress
 from tag2mask.core.errors import first_five
 from tag2mask.data.classes import did_you_mean, folded_name, nearest_name
 from tag2mask.data.file_names import nfc
-from tag2mask.data.problems import Problem, error
+from tag2mask.data.problems import Problem, ProblemKind, error
 from tag2mask.data.readers.table_cells import ONES, TagColumn
 
-SUGGESTED = "suggested"  # the column of a table of suggestions that holds tags nobody has reviewed
+SUGGESTED = "suggested"  # the column of suggested tags that are not reviewed
 
 IMAGE_NAMES = frozenset({"filename", "file", "path", "filepath", "imagepath", "img"})
-"""Folded names of a column that is the images' where none is called ``image``."""
+"""Folded names of the image column if there is no ``image``."""
 
 TAG_NAMES = frozenset({"tag", "label", "labels", "class", "classes", "category", "categories", "choice", "choices"})
-"""Folded names of a column that is the tags' where none is called ``tags``."""
+"""Folded names of the tags column if there is no ``tags``."""
 
 # fmt: off
 NOT_CLASSES = IMAGE_NAMES | {
@@ -26,78 +26,62 @@ NOT_CLASSES = IMAGE_NAMES | {
     "studyid", "istrain", "istest", "isval", "isvalid", "isvalidation", "valid", "val", "validation", "test", "fold",
     "folds", "width", "height", "labeled", "labelled", "reviewed", "verified", "date", "year", "site",
 }
-"""Folded names of columns that are not classes, though they may hold 0 and 1; ours."""
+"""Folded names of columns that are not classes although they may hold 0 and 1; ours."""
 # fmt: on
 
-_INDEX = re.compile(r"(Unnamed: \d+)?", re.IGNORECASE)  # as pandas writes it, and what spreadsheets make of it
+_INDEX = re.compile(r"(Unnamed: \d+)?", re.IGNORECASE)  # the index column of pandas
 _WHOLE = re.compile(r"[0-9]{1,18}")
 _NO_TAGS = "the column `tags` is missing; add it, or one 0/1 column per class"
-_LONGEST = 12  # names that a command line may be offered with
+_MAX_NAMES = 12  # in a suggested command line
 
 
 @dataclass
 class Table:
-    """What is known of a tags table; complete when all of its lines have been read.
+    """A tags table; complete when all of its lines have been read."""
 
-    Attributes:
-        subject: the file as it is shown.
-        rows: the number of sound lines.
-        names: all tags of all lines, sorted; of a table with 0/1 columns the columns, sorted.
-        splits: lines of each split; empty without a ``split`` column.
-        notes: how it was understood, a sentence each.
-        problems: what is wrong with the file and its lines.
-    """
-
-    subject: str
-    rows: int = 0
-    names: tuple[str, ...] = ()
-    splits: Counter[str] = field(default_factory=Counter)
-    notes: list[str] = field(default_factory=list)
+    subject: str  # the file, for messages
+    rows: int = 0  # valid lines
+    names: tuple[str, ...] = ()  # all tags of all lines, or all class columns, sorted
+    splits: Counter[str] = field(default_factory=Counter)  # lines of each split; empty without a ``split`` column
+    notes: list[str] = field(default_factory=list)  # how the table was interpreted, a sentence each
     problems: list[Problem] = field(default_factory=list)
 
+    def fail(self, kind: ProblemKind, message: str, line: int | None = None) -> None:
+        """Add an error about a line, or about the file."""
+        self.problems.append(error(kind, self.subject if line is None else self.where(line), message))
+
     def where(self, line: int) -> str:
-        """The file with the line."""
+        """The file and the line, for messages."""
         return f"{self.subject} line {line}"
 
 
 @dataclass
 class Columns:
-    """The columns of a table, by their places from 0.
-
-    Attributes:
-        table: the table; takes up notes and problems.
-        cells: reads the cells of the tags column; all of them have been looked at.
-        line: that of the header.
-        image: the image column.
-        split: the ``split`` column, None without one.
-        tags: the tags column, None with 0/1 columns.
-        classes: the names of 0/1 columns by place.
-        width: cells that a line has; what follows is empty.
-    """
+    """The columns of a table, by index from 0."""
 
     table: Table
     cells: TagColumn
-    line: int
+    line: int  # of the header
     image: int = 0
     split: int | None = None
-    tags: int | None = None
-    classes: dict[int, str] = field(default_factory=dict)
-    width: int = 0
+    tags: int | None = None  # None with class columns
+    classes: dict[int, str] = field(default_factory=dict)  # the names of class columns
+    width: int = 0  # cells in a line; further cells are empty
 
     def ones(self, cells: Sequence[str]) -> tuple[str, ...] | None:
-        """The names of the columns that hold 1; None if one holds neither 0 nor 1."""
+        """The names of the class columns with 1; None if one has neither 0 nor 1."""
         values = [_one(cells[place]) for place in self.classes]
         return None if None in values else tuple(compress(self.classes.values(), values))
 
 
 class _Scan:
-    """What the lines show of the columns without a name, and of those that may be classes, by place."""
+    """The contents of the columns without a name, and of those that may be classes."""
 
     def __init__(self, nameless: Sequence[int], classes: Sequence[int]) -> None:
         self.rows = 0
-        self.odd: dict[int, tuple[int, str]] = {}  # the line and the value of the first that is neither 0 nor 1
+        self.odd: dict[int, tuple[int, str]] = {}  # line and value of the first cell of a column that is not 0 or 1
         self.filled: set[int] = set()
-        self.indexed, self._last = True, -1  # whether the first column counts upwards
+        self.indexed, self._last = True, -1  # whether the first column has ascending integers
         self._nameless, self._classes = nameless, classes
 
     def add(self, line: int, cells: Sequence[str]) -> None:
@@ -111,21 +95,21 @@ class _Scan:
             self._last = int(cells[0]) if self.indexed else -1
 
 
-def understand(
+def find_columns(
     table: Table,
     header: tuple[int, Sequence[str]],
     lines: Iterable[tuple[int, Sequence[str]]],
     cells: TagColumn,
     listed: Sequence[str] | None,
 ) -> Columns | None:
-    """The columns of a table by its header and all that they hold; None if its lines cannot be read.
+    """The columns of a table by its header and all of its lines; None if the lines cannot be read.
 
     Args:
-        table: takes up notes and problems.
+        table: notes and problems are added to it.
         header: the number of the header line, and its cells.
-        lines: the same of all further lines.
-        cells: looks at the cells of the tags column.
-        listed: the class list of the settings, None without one.
+        lines: the same of all other lines.
+        cells: scans the cells of the tags column.
+        listed: the class list of the settings, if any.
     """
     names = [nfc(name.strip()) for name in header[1]]
     found = Columns(table, cells, header[0])
@@ -136,17 +120,16 @@ def understand(
     others = [place for place in range(len(names)) if place not in roles]
     nameless = [place for place in others if _INDEX.fullmatch(names[place])]
     scan = _Scan(nameless, others)
-    words = False  # whether the tags column holds anything but 0 and 1
+    words = False  # whether the tags column has cells other than 0 and 1
     for line, row in lines:
         scan.add(line, row)
         if found.tags is not None and found.tags < len(row):
-            cells.look(row[found.tags])
+            cells.scan(row[found.tags])
             words = words or _one(row[found.tags]) is None
     ones = [names[place] for place in others if place not in scan.odd and folded_name(names[place]) not in NOT_CLASSES]
     if found.tags is not None and not words and scan.rows and ones and names[found.tags].lower() != "tags":
-        message = (
-            f"the column `{names[found.tags]}` holds 0 and 1, and so does {first_five(f'`{name}`' for name in ones)}"
-        )
+        others_shown = first_five(f"`{name}`" for name in ones)
+        message = f"the column `{names[found.tags]}` holds 0 and 1, and so does {others_shown}"
         return _unusable(found, f"{message}; {_remedy(ones)}, or call it `tags` if it holds them")
     dropped = {place for place in nameless if scan.rows and place not in scan.filled}
     if scan.rows and scan.indexed and 0 in nameless and 0 in scan.filled:
@@ -156,19 +139,19 @@ def understand(
         return _unusable(found, "a column has no name; name it or remove it")
     found.width = 1 + max(place for place in range(len(names)) if place not in dropped)
     if found.tags is not None:
-        table.problems += cells.looked(table.subject)
+        table.problems += cells.finish_scan(table.subject)
         return found
     return _classes({place: names[place] for place in others if place not in dropped}, found, scan, listed)
 
 
 def _unusable(found: Columns, message: str) -> Columns | None:
-    """None, with an error about the header."""
-    found.table.problems.append(error("bad-table", found.table.where(found.line), message))
+    """Add an error about the header; returns None."""
+    found.table.fail("bad-table", message, found.line)
     return None
 
 
 def _roles(names: Sequence[str], found: Columns, listed: Container[str]) -> str | None:
-    """Find the columns of the images, the tags and the split; the fault, if that cannot be done."""
+    """Find the columns of images, tags and split; returns an error message if that is impossible."""
     lowered = [name.lower() for name in names]
     shown = f"it has {first_five(f'`{name}`' for name in names)}" if names else "the file is empty"
     repeated = [name for name in dict.fromkeys(names) if name and lowered.count(name.lower()) > 1]
@@ -185,7 +168,7 @@ def _roles(names: Sequence[str], found: Columns, listed: Container[str]) -> str 
         return f"a column is named twice: {first_five(repeated)}; name each once"
     if SUGGESTED in lowered and "tags" not in lowered:
         return (
-            f"the table holds suggestions, which are never taken for tags; once they are reviewed, name the column "
+            "the table holds suggestions, which are never taken for tags; once they are reviewed, name the column "
             f"`{SUGGESTED}` `tags`"
         )
     for exact, choices in places.items():
@@ -206,10 +189,10 @@ def _roles(names: Sequence[str], found: Columns, listed: Container[str]) -> str 
 
 
 def _classes(columns: dict[int, str], found: Columns, scan: _Scan, listed: Sequence[str] | None) -> Columns | None:
-    """The class columns, where there is no tags column."""
+    """Find the class columns, if there is no tags column."""
     if listed is None:
-        nothing = [name for name in columns.values() if found.cells.names_nothing(name)]
-        found.classes = {place: name for place, name in columns.items() if name not in nothing}
+        none = [name for name in columns.values() if found.cells.means_no_class(name)]
+        found.classes = {place: name for place, name in columns.items() if name not in none}
         plain = [name for name in found.classes.values() if folded_name(name) in NOT_CLASSES or _INDEX.fullmatch(name)]
         if plain:
             sound = [name for place, name in found.classes.items() if name not in plain and place not in scan.odd]
@@ -217,7 +200,7 @@ def _classes(columns: dict[int, str], found: Columns, scan: _Scan, listed: Seque
             return _unusable(found, f"{message}; {_remedy(sound)}")
         if not found.classes:
             return _unusable(found, _NO_TAGS)
-        passed, why = nothing, "mean that an image holds none of the classes"
+        passed, why = none, "mean that an image holds none of the classes"
     else:
         found.classes = {place: name for place, name in columns.items() if name in listed}
         passed, why = [name for name in columns.values() if name not in listed], "are not in data.classes"
@@ -241,13 +224,13 @@ def _classes(columns: dict[int, str], found: Columns, scan: _Scan, listed: Seque
             message = f"a class column should hold 0 or 1, here `{found.classes[place]}` = `{value}`"
             words = "for tags in words, call their column `tags`; " if len(found.classes) == 1 else ""
             remedy = _remedy(sound) if listed is None else "correct the column, or leave it out of data.classes"
-            table.problems.append(error("bad-value", table.where(line), f"{message}; {words}{remedy}"))
+            table.fail("bad-value", f"{message}; {words}{remedy}", line)
     return found
 
 
 def _remedy(sound: Sequence[str]) -> str:
-    """How to leave columns out; ``sound`` are those that may be classes."""
-    short = 0 < len(sound) <= _LONGEST and not any("," in name for name in sound)
+    """How to exclude columns; ``sound`` are those that may be classes."""
+    short = 0 < len(sound) <= _MAX_NAMES and not any("," in name for name in sound)
     names = ",".join(sound) if short else "NAMES"
     return f"name the class columns, as `--data.classes {names}`, or remove the others"
 

@@ -1,1 +1,1 @@
-"""The check of a data set."""
+"""Validation of data sets."""

@@ -1,4 +1,4 @@
-"""The check of a data set: every image and mask is opened, and every problem is listed."""
+"""The check of a data set: all images and masks are decoded, and all problems are listed."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -21,63 +21,45 @@ from tag2mask.data.problems import Problem, errors_of, grouped_lines, warning
 from tag2mask.data.readers.scan import Listing, each_file, walk_files
 from tag2mask.data.readers.voc import IMAGES, list_problems
 from tag2mask.data.settings import DataSettings
-from tag2mask.data.validation.image_check import Notice, check_image, most_pixels, pixel_warnings
-from tag2mask.data.validation.near_duplicates import Looks, NearDuplicates, find_near_duplicates
-from tag2mask.data.validation.tag_statistics import TagCounts, Verdict, judge
+from tag2mask.data.validation.image_check import PixelNotice, check_image, most_pixels, pixel_warnings
+from tag2mask.data.validation.near_duplicates import ImageHashes, NearDuplicates, find_near_duplicates
+from tag2mask.data.validation.tag_statistics import TagCounts, TagSummary, summarise
 
 Progress = Callable[[int, int], None]
 
-TAG_LIMIT = 1000  # above this many different tags their spelling is not compared; there are too many classes anyway
+TAG_LIMIT = 1000  # with more different tags their spelling is not compared
 
 MOST_THREADS = 8
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """The result of a check.
-
-    Attributes:
-        root: the folder.
-        kind: the layout that was read.
-        split: the split, None for all images.
-        classes: the class list.
-        images: images that exist, readable or not.
-        counts: images with each class.
-        untagged: images without a tag.
-        masks: images with a ground-truth mask.
-        splits: images in each split of the data set.
-        notes: how the data set was understood, a sentence each.
-        problems: errors first, then warnings.
-        usable: whether the data set can be opened; broken images do not stop that.
-        pixels: the mean number of pixels of the images that could be read; None where there are none.
-        twins: near duplicates.
-        verdict: whether it is worth training on.
-    """
+    """The result of a check."""
 
     root: str
-    kind: str
-    split: str | None
+    kind: str  # the layout of the data set
+    split: str | None  # None for all images
     classes: tuple[str, ...]
-    images: int
-    counts: dict[str, int]
-    untagged: int
-    masks: int
-    splits: dict[str, int] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    problems: tuple[Problem, ...] = ()
-    usable: bool = True
-    pixels: int | None = None
-    twins: NearDuplicates = field(default_factory=NearDuplicates)
-    verdict: Verdict | None = None
+    images: int  # images that exist, readable or not
+    counts: dict[str, int]  # images with each class
+    untagged: int  # images without a tag
+    masks: int  # images with a ground-truth mask
+    splits: dict[str, int] = field(default_factory=dict)  # images in each split
+    notes: tuple[str, ...] = ()  # how the data set was interpreted, a sentence each
+    problems: tuple[Problem, ...] = ()  # errors first, then warnings
+    usable: bool = True  # whether the data set can be opened; damaged images do not prevent that
+    pixels: int | None = None  # the mean number of pixels of the readable images; None if there are none
+    near_duplicates: NearDuplicates = field(default_factory=NearDuplicates)
+    summary: TagSummary | None = None  # whether the data set is suitable for training
 
     @property
     def errors(self) -> tuple[Problem, ...]:
-        """The problems that make the data set unusable, or an image of it."""
+        """The problems that make the data set, or one of its images, unusable."""
         return tuple(errors_of(self.problems))
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
-        """The problems that leave it usable."""
+        """The other problems."""
         return tuple(problem for problem in self.problems if problem.level == "warning")
 
     @property
@@ -86,11 +68,11 @@ class CheckReport:
         return not self.errors
 
     def to_json(self) -> dict[str, Any]:
-        """The report as plain values, with ``sound``."""
+        """The report as plain values, with the key ``sound``."""
         return {"sound": self.sound, **asdict(self)}
 
     def render(self, shown: int = 20) -> str:
-        """The report as text: figures, class counts, then a line for each of the first ``shown`` problems of a kind."""
+        """The report as text: figures, class counts, and the first ``shown`` problems of each kind."""
         split = "" if self.split is None else f", split {self.split}"
         lines = [
             f"{self.root}: {self.kind}{split}",
@@ -108,78 +90,77 @@ class CheckReport:
                 lines += [f"  {line}" for line in grouped_lines(problems, shown)]
         if not self.problems:
             lines.append("no problems")
-        if self.verdict is not None:
-            lines.append(str(self.verdict))
+        if self.summary is not None:
+            lines.append(str(self.summary))
         return "\n".join(lines)
 
 
 @dataclass
-class _Shown:
-    """What opening the images showed, without problems."""
+class _Totals:
+    """Results of decoding all images, except problems."""
 
-    looks: Looks
+    hashes: ImageHashes
     opened: int = 0
     pixels: int = 0
-    noticed: list[tuple[str, list[Notice]]] = field(default_factory=list)
+    noticed: list[tuple[str, list[PixelNotice]]] = field(default_factory=list)
 
 
 def check(settings: DataSettings, *, progress: Progress | None = None, threads: int | None = None) -> CheckReport:
-    """Check a data set: its tags, its files, and every image and mask to the last pixel.
+    """Check a data set: its tags, its files, and the pixels of every image and mask.
 
     Args:
-        settings: where it is.
-        progress: called with (images done, images in all) after each image.
-        threads: images decoded at once; None: one per core, at most 8.
+        settings: the data set.
+        progress: called with (images done, all images) after each image.
+        threads: images decoded in parallel; None: one per core, at most 8.
     """
     found = survey(settings)
     listing, root = found.listing, str(found.listing.root)
-    items = found.images.items or Images.of(tuple(_images_without_a_list(listing)))
+    items = found.images.items or Images.from_list(tuple(_unlisted_images(listing)))
     tags = TagCounts(found.images.classes, (item.tags for item in found.images.items))
-    once = _each_once(items, found)
-    shown = _Shown(Looks(len(once)))
+    unique = _unique(items, found)
+    totals = _Totals(ImageHashes(len(unique)))
     decided = found.images.decided
-    problems = [*found.problems, *_file_problems(found, once, settings, shown, progress, threads)]
-    problems += pixel_warnings(shown.noticed, root, shown.opened)
-    twins = find_near_duplicates(shown.looks, once)
-    problems += [*_overall(found, settings, tags.by_name()), *tags.problems(root), *twins.problems(root)]
-    problems += _stray_corrections(decided, once, settings)
+    problems = [*found.problems, *_file_problems(found, unique, settings, totals, progress, threads)]
+    problems += pixel_warnings(totals.noticed, root, totals.opened)
+    duplicates = find_near_duplicates(totals.hashes, unique)
+    problems += [*_overall(found, settings, tags.by_name()), *tags.problems(root), *duplicates.problems(root)]
+    problems += _unexpected_corrections(decided, unique, settings)
     masked = listing.masks[0].folder if listing.masks else listing.root
     truth = count_truth(found.images)
-    problems += truth_problems(truth, listing.shown(masked), painted=listing.painting is not None)
+    problems += truth_problems(truth, listing.shown(masked), painted=listing.rasterisation is not None)
     usable = not errors_of(found.problems)
-    several = settings.split is None and len(listing.splits) > 1
+    several_splits = settings.split is None and len(listing.splits) > 1
     return CheckReport(
         root=root,
         kind=listing.kind,
         split=settings.split,
         classes=found.images.classes,
-        images=len(once),
+        images=len(unique),
         counts=tags.by_name(),
         untagged=sum(decided.tags.get(entry.id, entry.tags) == () for entry in listing.entries),
-        masks=sum(item.mask is not None for item in items),
+        masks=sum(item.truth is not None for item in items),
         splits=listing.splits,
-        notes=(*listing.notes, *_notes(found), *twins.notes()),
+        notes=(*listing.notes, *_notes(found), *duplicates.notes()),
         problems=tuple(sorted(problems, key=lambda problem: problem.level == "warning")),
         usable=usable,
-        pixels=round(shown.pixels / shown.opened) if shown.opened else None,
-        twins=twins,
-        verdict=judge(tags, problems, usable=usable, crossing=twins.across, searched=several),
+        pixels=round(totals.pixels / totals.opened) if totals.opened else None,
+        near_duplicates=duplicates,
+        summary=summarise(tags, problems, usable=usable, crossing=duplicates.across, several_splits=several_splits),
     )
 
 
 def _notes(found: Survey) -> Iterator[str]:
-    """How many masks are still to be painted, and how many decisions there are."""
-    lacking = sum(item.mask is None for item in found.images.items)
-    if found.listing.painting is not None and lacking:
-        folder = found.listing.shown(found.listing.painting.folder)
+    lacking = sum(item.truth is None for item in found.images.items)
+    if found.listing.rasterisation is not None and lacking:
+        folder = found.listing.shown(found.listing.rasterisation.folder)
         yield f"masks to be painted from the annotations when they are first needed: {lacking}, into {folder}"
     decided = found.images.decided
     if decided.folder is not None:
         yield f"decisions in {decided.folder}: {decided.sentence() or 'none'}"
 
 
-def _images_without_a_list(listing: Listing) -> Iterator[ImageItem]:
-    """The images below a root whose list is unusable."""
+def _unlisted_images(listing: Listing) -> Iterator[ImageItem]:
+    """The images below a root with an unusable list."""
     folder = listing.root / IMAGES if listing.kind == "voc" else listing.root
     if not folder.is_dir() or listing.entries:
         return
@@ -192,23 +173,28 @@ def _images_without_a_list(listing: Listing) -> Iterator[ImageItem]:
 
 
 def _file_problems(
-    found: Survey, items: Images, settings: DataSettings, shown: _Shown, progress: Progress | None, threads: int | None
+    found: Survey,
+    items: Images,
+    settings: DataSettings,
+    totals: _Totals,
+    progress: Progress | None,
+    threads: int | None,
 ) -> Iterator[Problem]:
-    """Open every image and its masks, several at once; what the images show is added to ``shown``."""
     check_one = partial(check_image, found, settings=settings, most=most_pixels(settings.pixel_limit))
     threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
-    for done, seen in enumerate(map_ahead(check_one, items, threads=threads), 1):
-        shown.looks.put(done - 1, seen.look)
-        shown.opened += seen.size is not None
-        shown.pixels += 0 if seen.size is None else seen.size[0] * seen.size[1]
-        if seen.notices:
-            shown.noticed.append((found.listing.shown(items[done - 1].path), seen.notices))
-        yield from seen.problems
+    for done, result in enumerate(map_ahead(check_one, items, threads=threads), 1):
+        totals.hashes.put(done - 1, result.hash)
+        if result.size is not None:
+            totals.opened += 1
+            totals.pixels += result.size[0] * result.size[1]
+        if result.notices:
+            totals.noticed.append((found.listing.shown(items[done - 1].path), result.notices))
+        yield from result.problems
         if progress is not None:
             progress(done, len(items))
 
 
-def _each_once(items: Images, found: Survey) -> Images:
+def _unique(items: Images, found: Survey) -> Images:
     """The images without those that are listed again."""
     if not any(problem.kind == "duplicate-id" for problem in found.problems):
         return items
@@ -222,40 +208,39 @@ def _each_once(items: Images, found: Survey) -> Images:
         seen.add(item.path)
         return first
 
-    return items.where(is_first)
+    return items.filter(is_first)
 
 
-def _stray_corrections(decided: Decided, items: Images, settings: DataSettings) -> Iterator[Problem]:
-    """Decisions about images that are in no split of the data set, and masks without a class list."""
-    stray = {*decided.ids()}
-    if stray:
-        stray -= {item.id for item in items if item.id in stray}
-    if stray and settings.split is not None:
-        everywhere = survey(replace(settings, split=None, corrections=None)).images.items
-        stray -= {item.id for item in everywhere if item.id in stray}
+def _unexpected_corrections(decided: Decided, items: Images, settings: DataSettings) -> Iterator[Problem]:
+    """Corrections of images that are in no split of the data set, and masks without a class list."""
+    unexpected = {*decided.ids()}
+    if unexpected:
+        unexpected -= {item.id for item in items if item.id in unexpected}
+    if unexpected and settings.split is not None:
+        all_items = survey(replace(settings, split=None, corrections=None)).images.items
+        unexpected -= {item.id for item in all_items if item.id in unexpected}
     if decided.unrecorded:
         yield warning("bad-corrections", str(decided.folder), UNRECORDED)
-    for image_id in sorted(stray):
+    for image_id in sorted(unexpected):
         message = f"there is no image {image_id}, so what was decided about it has no effect"
         yield warning("stray-correction", f"{decided.folder}/{image_id}", f"{message}; is it renamed, or left out?")
 
 
 def _overall(found: Survey, settings: DataSettings, counts: dict[str, int]) -> Iterator[Problem]:
-    """Problems of the whole data set: spelling of tags, classes without images, files that are not listed."""
     listing, items = found.listing, found.images.items
     root = str(listing.root)
     if settings.classes is None and not listing.official and len(counts) <= TAG_LIMIT:
         for rare, frequent in similar_names(counts):
-            there = (listing.where(entry) for entry in listing.entries if rare in (entry.tags or ()))
-            place = next(there, root)  # else somebody decided it
+            places = (listing.where(entry) for entry in listing.entries if rare in (entry.tags or ()))
+            place = next(places, root)  # a tag may come from a correction alone
             message = f"the tag `{rare}` ({counts[rare]}×) looks like `{frequent}` ({counts[frequent]}×)"
             yield warning("similar-tags", place, f"{message}; correct it, or give data.classes if both are meant")
     unused = [name for name, count in counts.items() if not count]
     if unused and items:
         yield warning("empty-class", root, f"classes without an image ({len(unused)}): {first_five(unused)}")
-    if settings.masks is not None and listing.painting is None:
+    if settings.masks is not None and listing.rasterisation is None:
         for item in items:
-            if item.mask is None and settings.masks.is_dir():
+            if item.truth is None and settings.masks.is_dir():
                 message = f"there is no mask {item.id}.png in {settings.masks}; add it, or evaluate without this image"
                 yield warning("missing-mask", listing.shown(item.path), message)
     if listing.kind == "voc" and settings.split is None:
@@ -265,9 +250,8 @@ def _overall(found: Survey, settings: DataSettings, counts: dict[str, int]) -> I
 
 
 def _unlisted(listing: Listing, masks: Path | None) -> Iterator[Problem]:
-    """Images next to the listed ones that the table does not name, in one line."""
     listed = np.unique(np.fromiter((hash(entry.file) for entry in listing.entries), dtype=np.int64))
-    others = []
+    others: list[str] = []
     for folder in sorted({os.path.dirname(entry.file) for entry in listing.entries}):  # noqa: PTH120
         if masks is None or Path(folder) != masks:
             files = [os.path.join(folder, name) for name in each_file(folder) if is_image_name(name)]  # noqa: PTH118
@@ -275,5 +259,5 @@ def _unlisted(listing: Listing, masks: Path | None) -> Iterator[Problem]:
             others += [file for file, known in zip(files, is_listed.tolist(), strict=True) if not known]
     names = sorted(listing.shown(Path(file)) for file in others)
     if names:
-        message = f"images beside the listed ones that are not in the table ({len(names)}): {first_five(names)}"
+        message = f"images next to the listed ones that are not in the table ({len(names)}): {first_five(names)}"
         yield warning("unlisted-image", str(listing.root), message)

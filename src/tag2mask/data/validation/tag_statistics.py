@@ -1,4 +1,4 @@
-"""How often tags occur, alone and together, and whether a checked data set is worth training on."""
+"""Frequency and co-occurrence of tags, and whether a checked data set is suitable for training."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,61 +10,56 @@ from tag2mask.core.errors import first_five
 from tag2mask.data.problems import Problem, errors_of, warning
 
 FEW = 20
-"""Images; a class with fewer is reported. Ours: a threshold to think again at, not a measured one."""
+"""A class with fewer images is reported. Ours: a threshold to think again at, not a measured one."""
 
-_TELLING = 5  # images; pairs of a tag with fewer are not reported
-_MOST_CLASSES = 2000  # above so many classes pairs are not counted: 4 bytes per pair
+_MIN_IMAGES = 5  # tags on fewer images are not compared with others
+_MAX_CLASSES = 2000  # co-occurrence takes 4 bytes per pair; with more classes it is not counted
 
 
 class TagCounts:
-    """Images with each class, and with each two of them."""
+    """Images with each class and with each pair of classes."""
 
     def __init__(self, classes: Sequence[str], tags: Iterable[tuple[int, ...]]) -> None:
-        """Count.
-
-        Args:
-            classes: the C names.
-            tags: of each image, class ids from 1.
-        """
+        """Count the class ids from 1 of each image; ``classes`` are the C names."""
         self.classes = tuple(classes)
         self.images = 0
         self.counts = np.zeros(len(classes), dtype=np.int64)
-        counted = len(classes) if len(classes) <= _MOST_CLASSES else 0
-        self.together = np.zeros((counted, counted), dtype=np.int32)
+        counted = len(classes) if len(classes) <= _MAX_CLASSES else 0
+        self.cooccurrence = np.zeros((counted, counted), dtype=np.int32)
         for ids in tags:
             places = [number - 1 for number in dict.fromkeys(ids)]
             self.images += 1
             self.counts[places] += 1
             if counted and places:
-                self.together[np.ix_(places, places)] += 1
+                self.cooccurrence[np.ix_(places, places)] += 1
 
     def by_name(self) -> dict[str, int]:
         """Images with each class, by its name."""
         return dict(zip(self.classes, map(int, self.counts), strict=True))
 
     def few(self) -> list[str]:
-        """Classes with fewer images than `FEW`, the fewest first; those with none are left out."""
+        """Classes with 1 to `FEW` - 1 images, ascending by count."""
         order = np.argsort(self.counts, kind="stable")
         return [self.classes[place] for place in order if 0 < self.counts[place] < FEW]
 
     def everywhere(self) -> list[str]:
-        """Classes that every image has."""
-        if self.images < _TELLING:
+        """Classes on every image."""
+        if self.images < _MIN_IMAGES:
             return []
         return [self.classes[place] for place in np.flatnonzero(self.counts == self.images)]
 
     def inseparable(self) -> list[tuple[str, str]]:
-        """(a, b): a occurs with b alone, b not everywhere; a pair that is so both ways is named once."""
-        counts = self.counts[: len(self.together)]
-        always = self.together == counts[:, None]
-        always[counts < _TELLING] = False
+        """Pairs (a, b) where a occurs only with b, and b is not on every image; a symmetric pair is listed once."""
+        counts = self.counts[: len(self.cooccurrence)]
+        always = self.cooccurrence == counts[:, None]
+        always[counts < _MIN_IMAGES] = False
         always[:, counts == self.images] = False
         np.fill_diagonal(always, False)
         always &= ~np.tril(always & always.T)
         return [(self.classes[one], self.classes[other]) for one, other in np.argwhere(always)]
 
     def problems(self, root: str) -> Iterator[Problem]:
-        """Warnings: few images of a class, a class on every image, pairs that are never apart."""
+        """Warnings: few images of a class, a class on every image, inseparable pairs."""
         counts = self.by_name()
         if few := self.few():
             named = first_five(f"{name} ({counts[name]})" for name in few)
@@ -81,49 +76,47 @@ class TagCounts:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class TagSummary:
     """The closing summary of a check.
 
-    Attributes:
-        worth: ``yes``; ``doubtful``: it can be trained on, and what the reasons name will show in its masks or its
-            figures; ``no``: it cannot be opened, or no class has enough images.
-        reasons: for and against it.
+    ``worth``: ``yes``; ``doubtful``: training works, but the reasons affect masks or figures; ``no``: the data set
+    cannot be opened, or no class has enough images.
     """
 
     worth: Literal["yes", "doubtful", "no"]
-    reasons: tuple[str, ...]
+    reasons: tuple[str, ...]  # for and against training
 
     def __str__(self) -> str:
         return f"worth training: {self.worth} ({'; '.join(self.reasons)})"
 
 
-def judge(tags: TagCounts, problems: Sequence[Problem], *, usable: bool, crossing: int, searched: bool) -> Verdict:
-    """Whether a data set is worth training on.
+def summarise(
+    tags: TagCounts, problems: Sequence[Problem], *, usable: bool, crossing: int, several_splits: bool
+) -> TagSummary:
+    """Whether a data set is suitable for training.
 
     Args:
-        tags: how often each occurs.
-        problems: all that were found.
+        tags: the tag counts.
+        problems: all problems found.
         usable: whether the data set can be opened.
         crossing: groups of near duplicates across splits.
-        searched: whether there are several splits among which such groups were looked for.
+        several_splits: whether near duplicates across splits were searched.
     """
     errors = len(errors_of(problems))
-    against = list(_against(tags, errors, crossing))
+    against = list(_reasons_against(tags, errors, crossing))
     counts = sorted(int(count) for count in tags.counts if count)
-    enough = sum(count >= FEW for count in counts)
     size = f"{tags.images} images, {len(counts)} classes"
     size += f" with {counts[0]} to {counts[-1]} images each" if counts else ""
     if not usable:
-        return Verdict("no", (size, "the data set cannot be opened before its errors are fixed", *against))
-    if not enough:
-        return Verdict("no", (size, *against))
+        return TagSummary("no", (size, "the data set cannot be opened before its errors are fixed", *against))
+    if not counts or counts[-1] < FEW:
+        return TagSummary("no", (size, *against))
     clean = ["no errors"] if not errors else []
-    clean += ["no image in two splits"] if searched and not crossing else []
-    return Verdict("doubtful" if against else "yes", (size, *against, *clean))
+    clean += ["no image in two splits"] if several_splits and not crossing else []
+    return TagSummary("doubtful" if against else "yes", (size, *against, *clean))
 
 
-def _against(tags: TagCounts, errors: int, crossing: int) -> Iterator[str]:
-    """Reasons against training."""
+def _reasons_against(tags: TagCounts, errors: int, crossing: int) -> Iterator[str]:
     if errors:
         yield f"{errors} error{'s' if errors > 1 else ''} to fix"
     if few := tags.few():

@@ -9,7 +9,7 @@ from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.files import files_below
 from tag2mask.data.dataset import ImageSet
 from tag2mask.data.file_names import nfc
-from tag2mask.data.ground_truth import MaskValues, TruthCounts, advice, read_truth, truth_problems
+from tag2mask.data.ground_truth import MaskValues, TruthCounts, likely_cause, read_truth, truth_problems
 from tag2mask.data.images import IGNORED, PIXEL_LIMIT, image_size, write_mask
 from tag2mask.export.formats import cvat, labelstudio
 from tag2mask.export.formats.record import Corrected, Note, Read, checked_id
@@ -127,7 +127,7 @@ def _against_tags(values: dict[str, list[int]], images: ImageSet | None, classes
             counts.add(item.id, values[item.id], item.tags)
     problems = list(truth_problems(counts, "the imported masks"))
     errors = [problem.message for problem in problems if problem.level == "error"]
-    if errors and advice(counts)[1]:
+    if errors and likely_cause(counts)[1]:
         raise UsageError(f"nothing was imported: {errors[0]}")
     return [problem.message for problem in problems]
 

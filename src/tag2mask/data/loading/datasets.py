@@ -1,4 +1,4 @@
-"""Random views of images as torch datasets; a sample depends on the seed, the draw and the image alone."""
+"""Torch datasets of random views of images; a sample depends only on the seed, the draw and the image."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,41 +20,30 @@ from tag2mask.data.manifest import ImageItem
 from tag2mask.data.settings import ViewSettings
 from tag2mask.pot.external import NO_MAP
 
-__all__ = ["LabelledSample", "LabelledSet", "Sample", "TrainingSet"]
-
 
 class Sample(TypedDict, total=False):
-    """One view of one tagged image, for the default collation.
+    """A view of a tagged image, for the default collation.
 
-    Attributes:
-        image: float32 (3, crop, crop), RGB in [0, 1].
-        valid: bool (crop, crop), False in padding.
-        tags: float32 (C,), 1 for each class of the image.
-        index: of the image in ``photos.photos``.
-        external: float16 (C, h, w) in [0, 1], external base CAMs on the grid of the network, moved as the image; 0 in
-            padding, `NO_MAP` for a class without one. Only of a set with external CAMs.
+    ``external``: float16 (C, h, w) in [0, 1], external base CAMs on the grid of the network, with the geometry of
+    the view; 0 in padding, `NO_MAP` for a class without one. Only in a dataset with external CAMs.
     """
 
-    image: torch.Tensor
-    valid: torch.Tensor
-    tags: torch.Tensor
-    index: int
+    image: torch.Tensor  # float32 (3, crop, crop), RGB in [0, 1]
+    valid: torch.Tensor  # bool (crop, crop), False in padding
+    tags: torch.Tensor  # float32 (C,), 1 for each class of the image
+    index: int  # of the image in ``images.items``
     external: torch.Tensor
 
 
 class LabelledSample(TypedDict):
-    """One view of one image with its label map, for the default collation.
+    """A view of an image with its label map, for the default collation.
 
-    Attributes:
-        image: float32 (3, crop, crop), RGB in [0, 1].
-        valid: bool (crop, crop), False in padding.
-        labels: uint8 (crop, crop), class ids, 0 = background, 255 = ignored and padding.
-        weights: float32 (crop, crop) in [0, 1], how much each label counts; only of a set with weights.
+    ``weights``: float32 (crop, crop) in [0, 1], the weight of each label; only in a dataset with weights.
     """
 
-    image: torch.Tensor
-    valid: torch.Tensor
-    labels: torch.Tensor
+    image: torch.Tensor  # float32 (3, crop, crop), RGB in [0, 1]
+    valid: torch.Tensor  # bool (crop, crop), False in padding
+    labels: torch.Tensor  # uint8 (crop, crop), class ids, 0 = background, 255 = ignored and padding
     weights: NotRequired[torch.Tensor]
 
 
@@ -63,20 +52,16 @@ AnySample = TypeVar("AnySample", Sample, LabelledSample)
 
 @dataclass(eq=False)
 class _ViewSet(Dataset[AnySample], Generic[AnySample]):
-    """Images of which random views are drawn; nothing is opened before a view is asked for.
+    """Random views of images, by key ``(draw, index)``.
 
-    An item is asked for by ``(draw, index)``: ``draw`` numbers the passes (or the steps) and differs whenever a new
-    view of the same image is wanted. The same seed, draw and index give the same sample, in whichever worker, process
-    or order.
+    ``draw`` is the number of the epoch or step. The same seed, draw and index give the same sample in every worker,
+    process and order.
 
-    Attributes:
-        photos: the images.
-        seed: not negative; else a `UsageError` is raised.
-        fill: the colour of padding, RGB in [0, 1]: the mean by which the network normalises.
+    ``fill``: the colour of padding, RGB in [0, 1]: the mean of the network's normalisation.
     """
 
-    images: ImageSet
-    seed: int = field(kw_only=True)
+    images: ImageSet  # the images; opened on access
+    seed: int = field(kw_only=True)  # 0 or more; else a `UsageError` is raised
     fill: tuple[float, float, float] = field(default=IMAGENET_MEAN, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -95,23 +80,17 @@ class _ViewSet(Dataset[AnySample], Generic[AnySample]):
 
 @dataclass(eq=False)
 class TrainingSet(_ViewSet[Sample]):
-    """Random views of tagged images, by (draw, index).
+    """Random views of tagged images, by (draw, index)."""
 
-    Attributes:
-        settings: the augmentation.
-        external: a folder with external base CAMs ID.npz; None for samples without them.
-        stride: pixels per cell of the grid that they are brought to.
-    """
-
-    settings: ViewSettings
-    external: Path | None = field(default=None, kw_only=True)
-    stride: int = field(default=16, kw_only=True)
+    settings: ViewSettings  # the augmentation
+    external: Path | None = field(default=None, kw_only=True)  # a folder with external base CAMs ID.npz; None: none
+    stride: int = field(default=16, kw_only=True)  # pixels per cell of the grid to which external CAMs are pooled
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """The view of the image ``index`` in draw ``draw``, for ``key`` = (draw, index).
+        """The view for ``key`` = (draw, index).
 
         Raises:
-            ImageError: the image cannot be read; the message names it.
+            ImageError: the image cannot be read.
             CamFileError: its base CAM is damaged.
         """
         draw, index = key
@@ -133,7 +112,7 @@ class TrainingSet(_ViewSet[Sample]):
         return sample
 
     def _external_of(self, item: ImageItem) -> CamFile | None:
-        """The external base CAM of an image, if there is one with a map."""
+        """The external base CAM of an image, if it has a map."""
         if self.external is None or not (path := self.external / f"{item.id}.npz").is_file():
             return None
         cam = read_cam(path)
@@ -142,25 +121,23 @@ class TrainingSet(_ViewSet[Sample]):
 
 @dataclass(eq=False)
 class LabelledSet(_ViewSet[LabelledSample]):
-    """Random views of images and of their label maps, by (draw, index).
+    """Random views of images and their label maps, by (draw, index).
 
-    Attributes:
-        folder: with the label map ID.png of each, of the image's shape, at its size or smaller; None takes the ground
-            truth of each. Human corrections among `FinalMasks` have the image's size.
-        settings: the augmentation.
-        weights: the folder with ID.png of each, 8-bit grey of its label map's size: how much each label counts, 255 =
-            1; human corrections count in full. None: all count alike.
+    ``folder``: of label maps ID.png with the proportions of the image, at its size or smaller; None: the ground
+    truth. Human corrections among `FinalMasks` have the image's size.
+    ``weights``: a folder of ID.png, 8-bit grey of the label map's size: the weight of each label, 255 = 1. Human
+    corrections have weight 1. None: all have weight 1.
     """
 
     folder: Path | FinalMasks | None
-    settings: ViewSettings
+    settings: ViewSettings  # the augmentation
     weights: Path | None = field(default=None, kw_only=True)
 
     def __getitem__(self, key: tuple[int, int]) -> LabelledSample:
-        """The view of the image ``index`` in draw ``draw``, for ``key`` = (draw, index).
+        """The view for ``key`` = (draw, index).
 
         Raises:
-            ImageError: the image, its label map or its weights cannot be read; the message names it.
+            ImageError: the image, its label map or its weights cannot be read.
         """
         draw, index = key
         item = self.images.items[index]
@@ -175,28 +152,24 @@ class LabelledSet(_ViewSet[LabelledSample]):
         return sample if view.weights is None else {**sample, "weights": view.weights}
 
     def _labels(self, item: ImageItem, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-        """The label map of an image of that size, (H, W)."""
-        path: Path | None = item.mask if self.folder is None else self.folder / f"{item.id}.png"
-        if path is None:
-            raise ImageError(f"{item.id} has no ground truth", kind="missing-mask", reason="no ground truth")
         if self.folder is None:
+            if item.truth is None:
+                raise ImageError(f"{item.id} has no ground truth", kind="missing-mask", reason="no ground truth")
             return self.images.read_truth(item, size=size)
+        path = self.folder / f"{item.id}.png"
         drawn = size if self._is_by_hand(item) else None
         labels = read_mask(path, size=drawn, classes=len(self.images.classes), pixel_limit=self.images.pixel_limit)
         scale = max(labels.shape) / max(size)
         if any(abs(own - side * scale) > 1 for own, side in zip(labels.shape, size, strict=True)):
-            reason = (
-                f"labels of {labels.shape[1]} × {labels.shape[0]} pixels have not the shape of {item.path.name}, "
-                f"{size[1]} × {size[0]}; delete them and do their stage again"
-            )
-            raise MaskError.about(path, "mask-size", reason)
+            own, image = (f"{width} × {height}" for height, width in (labels.shape, size))
+            reason = f"labels of {own} pixels do not have the proportions of {item.path.name}, {image}"
+            raise MaskError.about(path, "mask-size", f"{reason}; delete them and do their stage again")
         return labels
 
     def _is_by_hand(self, item: ImageItem) -> bool:
         return isinstance(self.folder, FinalMasks) and self.folder.is_by_hand(item.id)
 
     def _weights(self, folder: Path, item: ImageItem, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-        """The weights of a label map of that shape."""
         if self._is_by_hand(item):
             return np.full(shape, 255, dtype=np.uint8)
         path = folder / f"{item.id}.png"

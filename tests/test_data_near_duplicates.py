@@ -1,4 +1,4 @@
-"""Images that look the same, tags that are never apart, masks that EXIF turns, and the verdict on a data set."""
+"""Near duplicates, inseparable tags, masks that EXIF turns, and the summary of a data set."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from tag2mask.data.images import write_mask
 from tag2mask.data.settings import DataSettings
 from tag2mask.data.validation import image_check
 from tag2mask.data.validation.check import CheckReport, check
-from tag2mask.data.validation.near_duplicates import MOST_BITS, Looks, apart, difference_hash
+from tag2mask.data.validation.near_duplicates import MAX_BITS, ImageHashes, difference_hash, in_different_splits
 from tag2mask.data.validation.tag_statistics import FEW, TagCounts
 
 
@@ -52,16 +52,16 @@ def of_kind(report: CheckReport, kind: str) -> list[str]:
     return [str(problem) for problem in report.problems if problem.kind == kind]
 
 
-def test_a_image_at_another_size_and_quality_looks_the_same_and_others_do_not() -> None:
+def test_an_image_at_another_size_and_quality_looks_the_same_and_others_do_not() -> None:
     for seed in range(20):
         image = landscape(seed)
-        assert bits_between(image, encoded_again(image.resize((60, 40)), 50)) <= MOST_BITS
-        assert bits_between(image, image.point(lambda value: value * 0.8)) <= MOST_BITS
-        assert bits_between(image, landscape(seed + 100)) > 2 * MOST_BITS
-        assert bits_between(image, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)) > 2 * MOST_BITS
+        assert bits_between(image, encoded_again(image.resize((60, 40)), 50)) <= MAX_BITS
+        assert bits_between(image, image.point(lambda value: value * 0.8)) <= MAX_BITS
+        assert bits_between(image, landscape(seed + 100)) > 2 * MAX_BITS
+        assert bits_between(image, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)) > 2 * MAX_BITS
 
 
-def test_a_plain_image_has_no_look() -> None:
+def test_a_plain_image_has_no_hash() -> None:
     noise = np.random.default_rng(0).integers(126, 130, (64, 96, 3), dtype=np.uint8)
     assert difference_hash(noise) is None
 
@@ -75,14 +75,14 @@ def flipped(value: np.ndarray, bits: Sequence[int]) -> np.ndarray:
 
 def test_groups_are_those_of_comparing_every_pair() -> None:
     rng = np.random.default_rng(1)
-    looks = Looks(900)
+    hashes = ImageHashes(900)
     for place in range(900):
         # A third is near an earlier one, by so few bits that the search promises to find it.
         near = place >= 600
         bits = rng.choice(128, int(rng.integers(0, 8)), replace=False) if near else ()
-        base = looks.hashes[place - 600] if near else rng.integers(0, 2**64, 2, dtype=np.uint64)
-        looks.put(place, flipped(base, bits) if place % 50 else None)
-    found = [tuple(map(int, group)) for group in looks.groups()]
+        base = hashes.hashes[place - 600] if near else rng.integers(0, 2**64, 2, dtype=np.uint64)
+        hashes.put(place, flipped(base, bits) if place % 50 else None)
+    found = [tuple(map(int, group)) for group in hashes.groups()]
     wanted = []
     for place in range(300):
         if place % 50 and (place + 600) % 50:
@@ -90,10 +90,10 @@ def test_groups_are_those_of_comparing_every_pair() -> None:
     assert found == wanted
 
 
-def test_splits_are_told_apart_by_what_is_in_one_alone() -> None:
-    assert apart("train;both", "val;both")
-    assert not apart("train", "train;trainval")  # a part and the whole
-    assert not apart("", "val")  # an image of no split
+def test_different_splits_have_images_of_their_own() -> None:
+    assert in_different_splits("train;both", "val;both")
+    assert not in_different_splits("train", "train;trainval")  # a part and the whole
+    assert not in_different_splits("", "val")  # an image of no split
 
 
 def test_copies_across_splits_are_warned_about_and_copies_within_are_counted(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_copies_across_splits_are_warned_about_and_copies_within_are_counted(tmp
     assert "look the same in different splits (1): train/2 (train) ~ val/copy (val); figures" in warning
     assert "leave them out of one of the splits" in warning
     assert any("4 images in 2 groups" in note for note in report.notes)
-    assert report.to_json()["twins"] == {
+    assert report.to_json()["near_duplicates"] == {
         "groups": 2,
         "images": 4,
         "across": 1,
@@ -118,7 +118,7 @@ def test_copies_across_splits_are_warned_about_and_copies_within_are_counted(tmp
         "unlike": 0,
         "unlike_named": (),
     }
-    assert report.verdict is not None and "look the same across splits" in str(report.verdict)
+    assert report.summary is not None and "look the same across splits" in str(report.summary)
     one = check(DataSettings(root=tmp_path, split="train"))
     assert not of_kind(one, "near-duplicate")
     assert any("2 images in 1 group: train/4 ~ train/again" in note for note in one.notes)
@@ -156,7 +156,7 @@ def test_parts_under_a_fixed_camera_are_no_copies(tmp_path: Path) -> None:
     plate = landscape(1)
     scratched = plate.copy()
     scratched.paste((255, 255, 255), (20, 20, 34, 34))
-    assert 0 < bits_between(plate, scratched) <= MOST_BITS
+    assert 0 < bits_between(plate, scratched) <= MAX_BITS
     rows = [("a.png", plate, "pit", "train"), ("b.png", scratched, "", "val")]
     rows += [(f"{seed}.png", landscape(seed), "pit", "train") for seed in range(2, 5)]
     report = check(write_table(tmp_path, rows))
@@ -193,22 +193,22 @@ def test_tags_that_are_never_apart_are_named_once() -> None:
         ((FEW - 1, 3), "no", f"fewer than {FEW} images of dog, cat"),
     ],
 )
-def test_the_verdict_follows_the_counts(tmp_path: Path, counts: tuple[int, int], worth: str, reason: str) -> None:
+def test_the_summary_follows_the_counts(tmp_path: Path, counts: tuple[int, int], worth: str, reason: str) -> None:
     for name, count in zip(("cat", "dog"), counts, strict=True):
         (tmp_path / name).mkdir()
         for number in range(count):
             landscape(len(name) * 1000 + number + (name == "dog") * 100, 40, 40).save(tmp_path / name / f"{number}.png")
     report = check(DataSettings(root=tmp_path))
-    assert report.verdict is not None
-    assert report.verdict.worth == worth
-    assert reason in str(report.verdict)
-    assert report.render().splitlines()[-1] == str(report.verdict)
+    assert report.summary is not None
+    assert report.summary.worth == worth
+    assert reason in str(report.summary)
+    assert report.render().splitlines()[-1] == str(report.summary)
 
 
 def test_a_set_that_cannot_be_opened_is_not_worth_training(tmp_path: Path) -> None:
     report = check(DataSettings(root=tmp_path))
-    assert report.verdict is not None and report.verdict.worth == "no"
-    assert "cannot be opened" in str(report.verdict)
+    assert report.summary is not None and report.summary.worth == "no"
+    assert "cannot be opened" in str(report.summary)
 
 
 def turned_root(tmp_path: Path, orientation: int, mask: tuple[int, int]) -> CheckReport:
