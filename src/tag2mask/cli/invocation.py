@@ -8,7 +8,6 @@ from pathlib import Path
 from tag2mask.core.distributed import is_main
 from tag2mask.core.errors import UsageError
 from tag2mask.runs.config import Config
-from tag2mask.runs.corrections import with_remembered
 from tag2mask.runs.lock import held
 from tag2mask.runs.run_folder import RunFolder
 
@@ -21,8 +20,6 @@ class Invocation:
         command: its name.
         config: every setting.
         given: the settings that the command line itself names, with their values as text.
-        names_corrections: whether the command line, or a file of settings that it names, says which folder of
-            decisions counts.
         on_top_of: the same settings over those of a run folder.
         dry_run: say what would be done, and stop.
         as_json: the result as JSON.
@@ -32,7 +29,6 @@ class Invocation:
     command: str
     config: Config
     given: Mapping[str, str]
-    names_corrections: bool
     on_top_of: Callable[[Path], Config]
     dry_run: bool = False
     as_json: bool = False
@@ -42,16 +38,10 @@ class Invocation:
         """The same with other settings."""
         return replace(self, config=config)
 
-    def with_remembered(self) -> "Invocation":
-        """With the folder of decisions that the run in `out` remembers now, unless the command names one."""
-        if self.names_corrections:
-            return self
-        return self.with_config(with_remembered(self.config, self.config.data.corrections))
-
     def run_folder(self) -> RunFolder:
         """The run folder that ``--out``, or the command's argument, names."""
         if self.config.out is None:
-            writes_elsewhere = self.command in ("predict", "export", "import")
+            writes_elsewhere = self.command in ("predict", "export")
             place = "FOLDER, where the result goes" if writes_elsewhere else "RUN, the run folder"
             raise UsageError(f"{self.command} needs --out {place}")
         return RunFolder(self.config.out)

@@ -23,7 +23,6 @@ from tag2mask.cli.stages import with_data
 from tag2mask.core.errors import UsageError, first_five
 from tag2mask.core.fields import constant_of, constants, current
 from tag2mask.runs.config import Config, presets, to_yaml
-from tag2mask.runs.corrections import corrections_in, with_remembered
 from tag2mask.runs.run_folder import run_of
 
 
@@ -81,6 +80,7 @@ _ARGUMENT = "argument_"
 
 RENAMED = {
     "--again": "it is --overwrite now",
+    "--data.corrections": "a run reads RUN/corrections; `tag2mask import` writes there",
     "--against": "it is --compare now",
     "--ignored": "it is --ignore-label now",
     "--least-pixels": "it is --min-pixels now",
@@ -214,17 +214,14 @@ def parse(name: str, command: Command, words: Sequence[str]) -> Parsed | None:
     config = to_config(parser, namespace)
     _refuse_sections(name, command, given)
     values = {each.name: _value(each, namespace) for each in own}
-    named = _names_corrections(given, _config_files(options))
     if command.run:
         out = config.out if "out" in given else None
         config = replace(config, out=out if command.writes else run or values[command.run])
-    if not named:
-        config = with_remembered(config, config.data.corrections)
 
     def on_top_of(folder: Path) -> Config:
         return to_config(parser, parsed(parser, expand_presets(["--config", str(folder / "config.yaml"), *words])))
 
-    call = Invocation(name, config, given, named, on_top_of, namespace.dry_run, namespace.json)
+    call = Invocation(name, config, given, on_top_of, namespace.dry_run, namespace.json)
     if namespace.print_config:
         print(to_yaml(with_data(call, values.get("data")).config), end="")
         return None
@@ -337,14 +334,6 @@ def _refuse_sections(name: str, command: Command, given: Mapping[str, str]) -> N
     unread = [each for each in given if each.partition(".")[0] in sections and not command.reads(each)]
     if unread:
         raise UsageError(f"{name} does not read {first_five(f'--{each}' for each in unread)}; leave it out")
-
-
-def _names_corrections(given: Mapping[str, str], files: Sequence[str]) -> bool:
-    """Whether a word, or a file of settings, names a folder of decisions; among the words null is one, too."""
-    if "data.corrections" in given:
-        return True
-    known = presets()
-    return any(corrections_in(known.get(file, Path(file))) is not None for file in files)
 
 
 def expand_presets(words: Sequence[str]) -> list[str]:

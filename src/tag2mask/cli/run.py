@@ -55,7 +55,7 @@ def _once(call: Invocation, restart: str | None) -> int:
 def _repeat(call: Invocation, repeats: int, restart: str | None) -> int:
     """Do a run for each seed, in RUN/seed-S, except those that are done; then the mean and spread of their figures."""
     run = call.run_folder()
-    repeated = Repeats(call.config, run, repeats, named=call.names_corrections)
+    repeated = Repeats(call.config, run, repeats)
     # Every process decides this before the main one can have written anything: no run ends without all of them.
     numbers = range(len(repeated.configs))
     todo = [number for number in numbers if restart or not repeated.is_done(number)]

@@ -11,13 +11,12 @@ from rich.console import Console
 
 from tag2mask.cli.console import errors, figures_table, output, print_json, show_published, show_result
 from tag2mask.cli.invocation import Invocation
-from tag2mask.core.distributed import gathered, is_main, join, process_count, process_number, wait
+from tag2mask.core.distributed import is_main, join, process_count, process_number, wait
 from tag2mask.core.errors import UsageError
 from tag2mask.data.dataset import ImageSet, recognised
 from tag2mask.data.validation.image_check import first_look
 from tag2mask.evaluation.comparison import Comparison, published_beside
 from tag2mask.runs.config import Config
-from tag2mask.runs.corrections import remember_corrections
 from tag2mask.runs.dataset import run_images, share_manifest
 from tag2mask.runs.lock import held_along
 from tag2mask.runs.progress import StageResult
@@ -198,11 +197,6 @@ def _do_together(
     call: Invocation, run: RunFolder, names: Sequence[str], then: Sequence[Work], restart: str | None
 ) -> int:
     """Do them by all processes, which have met."""
-
-    # Another command may have changed what the run remembers, until this one had the lock.
-    folder = gathered(call.with_remembered().config.data.corrections)[0]
-    data = replace(call.config.data, corrections=folder)
-    call = call.with_config(replace(call.config, data=data))
     if is_main():
         _prepare(call, run, names, restart)
     wait()
@@ -232,7 +226,6 @@ def _prepare(call: Invocation, run: RunFolder, names: Sequence[str], restart: st
     if run.classes() != list(images.classes) or not (run / CLASSES).is_file():
         run.keep_classes(images.classes)
     run.record_config(call.config, _sections(names))
-    remember_corrections(call.config, run)
 
 
 def _tell_about_data(config: Config, images: ImageSet) -> None:

@@ -1,6 +1,6 @@
 """Images with their tags, and the reader of every layout."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from glob import has_magic
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from tag2mask.core.errors import UsageError
 from tag2mask.data.classes import class_problems, did_you_mean, negative_problems, read_classes
-from tag2mask.data.corrections import Decided, read_decided
+from tag2mask.data.corrections import Corrections
 from tag2mask.data.ground_truth import MaskValues, parse_mask_values, read_truth
 from tag2mask.data.images import PIXEL_LIMIT, read_image
 from tag2mask.data.manifest import ImageItem, Images, Manifest, ManifestWriter
@@ -35,7 +35,7 @@ class ImageSet:
         photos: the images, in the order of the table or the list, or sorted by path in folders.
         root: the folder that IDs are relative to.
         painting: the source of masks that are painted when they are first needed; None where nothing is painted.
-        decided: decisions of people about masks and tags; the images have those tags already.
+        corrections: decisions by hand; the images have the corrected tags.
         mask_values: which value of a ground-truth mask is which class.
         pixel_limit: an image or mask with more pixels is refused before it is decoded.
         intensity: of images of more than 8 bits, the values that become black and white; None: 0 to 65535.
@@ -46,7 +46,7 @@ class ImageSet:
     items: Images
     root: Path
     painting: Painting | None = None
-    decided: Decided = field(default_factory=Decided)
+    corrections: Corrections = field(default_factory=Corrections)
     mask_values: MaskValues = field(default_factory=MaskValues)
     pixel_limit: int = PIXEL_LIMIT
     intensity: Intensity | None = None
@@ -59,6 +59,10 @@ class ImageSet:
     def of(self, items: Sequence[ImageItem]) -> "ImageSet":
         """The same set with these images alone."""
         return replace(self, items=Images.of(items))
+
+    def corrected(self, corrections: Corrections) -> "ImageSet":
+        """The same set, which has the tags of the data set, with corrections."""
+        return replace(self, items=self.items.with_tags(corrections.tags), corrections=corrections)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -95,24 +99,18 @@ class Survey:
     """A data set with everything that is wrong with it, before anything is opened.
 
     Attributes:
-        photos: its images; usable if no problem is an error.
-        manifest: the same, with the tags of the data set.
+        images: usable if no problem is an error.
         listing: the reader's result.
         problems: of the reader, the tags and the files.
     """
 
     images: ImageSet
-    manifest: Manifest
     listing: Listing
     problems: tuple[Problem, ...]
 
     def require_usable(self) -> None:
         """Raise `UsageError` for everything that makes the data set unusable."""
         refuse_errors(self.problems, self.listing.root)
-
-
-ReadDecided = Callable[[Path | None, Sequence[str]], tuple[Decided, list[Problem]]]
-"""Reads a folder of decisions, as `read_decided` does."""
 
 
 def open_images(settings: DataSettings, *, split: str | None = None) -> ImageSet:
@@ -128,18 +126,6 @@ def open_images(settings: DataSettings, *, split: str | None = None) -> ImageSet
     found = survey(settings, split=split)
     found.require_usable()
     return found.images
-
-
-def corrected_images(images: ImageSet, settings: DataSettings, read_decisions: ReadDecided) -> ImageSet:
-    """Images that have the tags of their data set, with the decisions up to now.
-
-    Raises:
-        UsageError: the decisions cannot be used.
-    """
-    decided, problems = read_decisions(settings.corrections, images.classes)
-    refuse_errors(problems, settings.corrections)
-    tagged = images.items.with_tags(decided.tags)
-    return replace(images, items=tagged, decided=decided, intensity=settings.intensity)
 
 
 def find_images(root: Path, *, skip: Path | None = None) -> ImageSet:
@@ -165,13 +151,12 @@ def find_images(root: Path, *, skip: Path | None = None) -> ImageSet:
     return ImageSet((), Images(_manifest(listing, ())[0]), listing.root)
 
 
-def survey(settings: DataSettings, *, split: str | None = None, read_decisions: ReadDecided = read_decided) -> Survey:
+def survey(settings: DataSettings, *, split: str | None = None) -> Survey:
     """Read a data set without opening images; problems are collected.
 
     Args:
         settings: the data set.
         split: overrides ``settings.split``.
-        read_decisions: reads the decisions of people.
     """
     listing = _read(settings, settings.split if split is None else split)
     problems = list(listing.problems)
@@ -190,22 +175,20 @@ def survey(settings: DataSettings, *, split: str | None = None, read_decisions: 
     if listing.painting is not None and not errors_of(problems):
         problems += record_problems(listing.painting, classes)
     values, value_faults = _mask_values(settings, listing, classes)
-    decided, undecided = read_decisions(settings.corrections if classes else None, classes)
-    problems += [*value_faults, *undecided, *_tag_problems(listing, classes, closed, decided.tags)]
+    problems += [*value_faults, *_tag_problems(listing, classes, closed)]
     manifest, missing = _manifest(listing, classes)
     warnings = tuple(f"warning: {problem}" for problem in problems if problem.level == "warning")
     found = ImageSet(
         classes,
-        Images(manifest).with_tags(decided.tags),
+        Images(manifest),
         listing.root,
         listing.painting,
-        decided,
-        values,
-        settings.pixel_limit,
-        settings.intensity,
-        (*listing.notes, *warnings),
+        mask_values=values,
+        pixel_limit=settings.pixel_limit,
+        intensity=settings.intensity,
+        notes=(*listing.notes, *warnings),
     )
-    return Survey(found, manifest, listing, (*problems, *missing))
+    return Survey(found, listing, (*problems, *missing))
 
 
 def _mask_values(
@@ -271,17 +254,12 @@ def _duplicates(listing: Listing) -> Iterable[Problem]:
             yield error("duplicate-id", listing.where(entry), f"{named}{place}; keep or rename one of them")
 
 
-def _tag_problems(
-    listing: Listing, classes: tuple[str, ...], closed: bool, decided: Mapping[str, Collection[int]]
-) -> Iterable[Problem]:
+def _tag_problems(listing: Listing, classes: tuple[str, ...], closed: bool) -> Iterable[Problem]:
     """Tags outside a closed list, each once, images without tags, and data sets without any."""
     unknown: dict[str, tuple[str, int]] = {}  # where it is met first, and how often
     known, tagged = set(classes), False
     untagged, first = 0, ""
     for entry in listing.entries:
-        if entry.id in decided:  # which replaces the tags of the data set
-            tagged = tagged or bool(decided[entry.id])
-            continue
         for tag in entry.tags or ():
             if closed and tag not in known:
                 place, times = unknown.get(tag, (listing.where(entry), 0))

@@ -24,6 +24,10 @@ SYSTEM_FOLDERS = frozenset(
 """Folders that systems make by themselves, with thumbnails and deleted files in them; in lower case."""
 
 
+EXPORT_RECORD = "tag2mask-export.json"
+"""The file that describes an export, in its folder."""
+
+
 def nfc(name: str) -> str:
     """``name`` in Unicode NFC; macOS writes names of files in NFD, in which an accent is a character of its own."""
     return name if name.isascii() else normalize("NFC", name)

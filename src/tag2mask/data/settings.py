@@ -45,9 +45,6 @@ class DataSettings(Checked):
             background.
         masks: the folder with ground-truth masks ID.png, for evaluation and the report; never read for tags. COCO:
             the folder that they are painted into when they are first needed; ROOT/SegmentationClass if not given.
-        corrections: the folder of what people decided about masks, written by a review or by `import`: their masks are
-            taken in place of those of a run, their tags in place of the data set's. It need not have a decision about
-            every image.
         mask_values: how values of ground-truth masks become classes, ``VALUE=CLASS`` with commas, as ``255=1``; CLASS
             is an id, a class name, ``background``, ``ignore``, or ``tag``: the only tag of the image. Values that are
             not named stay as they are. Not read for masks that are painted from annotations.
@@ -65,7 +62,6 @@ class DataSettings(Checked):
     split: str | None = None
     classes: str | None = setting(None, path=True)
     masks: Path | None = None
-    corrections: Path | None = None
     mask_values: str | None = None
     negatives: str | None = None
     intensity: tuple[float, float] | None = None
@@ -76,8 +72,8 @@ class DataSettings(Checked):
 
     def __post_init__(self) -> None:
         """Turn names into paths, and refuse values out of range."""
-        self.root, self.tags, self.masks, self.corrections = (
-            None if path is None else Path(path) for path in (self.root, self.tags, self.masks, self.corrections)
+        self.root, self.tags, self.masks = (
+            None if path is None else Path(path) for path in (self.root, self.tags, self.masks)
         )
         super().__post_init__()
 

@@ -82,7 +82,7 @@ def _first(run: Path, images: Sequence[ImageSet], count: int) -> list[RankedImag
     for each in read_ranking(run):
         if len(found) >= count or each.confidence is None:
             break
-        if not any(each.image in own.decided.verdicts for own in images):
+        if not any(each.image in own.corrections.verdicts for own in images):
             found.append(each)
     return found
 

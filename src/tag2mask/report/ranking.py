@@ -77,8 +77,8 @@ def rank(run: Path, images: ImageSet, settings: ReportSettings, notice: Notice) 
 
     Images with ground truth come first, ascending by the mIoU of their mask; then the others, by confidence.
     """
-    decided = images.decided
-    available = images.items.where(lambda item: decided.has_mask(item.id) or _has_output(run, item))
+    corrections = images.corrections
+    available = images.items.where(lambda item: corrections.has_mask(item.id) or _has_output(run, item))
     candidates = _evenly(available, RANKED)
     ranked = sorted((_ranked(run, item, images, notice) for item in candidates), key=_order)
     shown = _evenly(ranked, settings.images)

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
-from tag2mask.data.corrections import IMPORTED, RECORD, Corrections, Decision, Verdict
+from tag2mask.data.corrections import RECORD, CorrectionsFolder, Decision, Verdict
 from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import MaskError, image_size, read_mask, reduced_size, values_that_are_no_class
 from tag2mask.data.manifest import ImageItem
@@ -40,7 +40,7 @@ class Desk:
         self,
         images: ImageSet,
         run: RunFolder,
-        corrections: Corrections,
+        corrections: CorrectionsFolder,
         *,
         pixel_limit: int,
         intensity: Intensity | None = None,
@@ -55,13 +55,12 @@ class Desk:
             intensity: as in `read_image`.
 
         Raises:
-            UsageError: an ID is the name of a record of the corrections, or the ranking is damaged.
+            UsageError: an ID is the name of the record of the corrections, or the ranking is damaged.
         """
         self.run, self.corrections, self.pixel_limit, self.intensity = run, corrections, pixel_limit, intensity
         self.list = ReviewList(images, read_ranking(run.path) if (run / IMAGES).is_file() else None)
-        for record in (RECORD, IMPORTED):
-            if self.list.place(Path(record).stem) is not None:
-                raise UsageError(f"an image has the ID `{Path(record).stem}`, and {record} says the classes; rename it")
+        if self.list.place(Path(RECORD).stem) is not None:
+            raise UsageError(f"an image has the ID `{Path(RECORD).stem}`, and {RECORD} says the classes; rename it")
         self.stages = stages_of(run)
         self._locks = tuple(threading.Lock() for _ in range(LOCKS))
         self.size = lru_cache(maxsize=1024)(self._size)

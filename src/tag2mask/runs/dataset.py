@@ -10,14 +10,13 @@ from typing import TypeVar
 
 from tag2mask.core.distributed import gathered, is_main
 from tag2mask.core.errors import UsageError
-from tag2mask.data.corrections import read_decided
-from tag2mask.data.dataset import ImageSet, corrected_images, survey
+from tag2mask.data.dataset import ImageSet, open_images
 from tag2mask.data.decoding import opened
 from tag2mask.data.images import ImageError
-from tag2mask.data.manifest import MANIFEST, ImageItem, Images
+from tag2mask.data.manifest import MANIFEST, ImageItem
 from tag2mask.data.settings import DataSettings
 from tag2mask.runs.config import Config
-from tag2mask.runs.corrections import data_of, read_together
+from tag2mask.runs.corrections import run_corrections
 from tag2mask.runs.run_folder import RunFolder
 
 _AHEAD = 2
@@ -27,36 +26,36 @@ Answer = TypeVar("Answer")
 
 
 def run_images(
-    config: Config, run: RunFolder, split: str | None = None, *, together: bool = False, decided: bool = True
+    config: Config, run: RunFolder, split: str | None = None, *, together: bool = False, corrected: bool = True
 ) -> ImageSet:
-    """The images that a run works on, as the settings and ``--limit`` say.
+    """The images of a run with its corrections, up to ``--limit``.
 
-    The data set is surveyed once in a command; what people decided is read each time.
+    A command reads the data set once, and the corrections at each call.
 
     Args:
         config: every setting.
-        run: the run folder, as this command has opened it; keeps what was surveyed.
-        split: overrides that of the settings.
-        together: all processes call this, and are to have the same decisions of people.
-        decided: with what people decided; else the tags are the data set's.
+        run: the run folder; keeps the data set.
+        split: overrides ``data.split``.
+        together: all processes call this and get the same corrections.
+        corrected: whether to read the corrections; otherwise the tags are those of the data set.
+
+    Raises:
+        UsageError: the data set or the corrections cannot be used, or the run folder is among the images.
     """
-    data = data_of(config, config.out) if decided else replace(config.data, corrections=None)
-    read_decisions = read_together if together else read_decided
-    key = _key(data, split)
-    if key in run.surveyed:
-        images = corrected_images(run.surveyed[key], data, read_decisions)
-    else:
-        found = survey(data, split=split, read_decisions=read_decisions)
-        found.require_usable()
-        images = found.images
+    key = _key(config.data, split)
+    if key not in run.surveyed:
+        images = open_images(config.data, split=split)
         _refuse_run_inside(images, config.out)
-        run.surveyed[key] = images.of(Images(found.manifest))
+        run.surveyed[key] = images
+    images = replace(run.surveyed[key], intensity=config.data.intensity)
+    if corrected:
+        images = images.corrected(run_corrections(run, images.classes, together=together))
     return images if config.limit is None else images.of(images.items[: config.limit])
 
 
 def share_manifest(config: Config, run: RunFolder) -> None:
     """Have all processes of a command, which call this together, map one manifest: RUN/data.arrow."""
-    key = _key(data_of(config, config.out), None)
+    key = _key(config.data, None)
     if is_main():
         images = run.surveyed[key]
         if config.shard is None:  # commands with shards may see other data, and each maps its own
@@ -65,8 +64,8 @@ def share_manifest(config: Config, run: RunFolder) -> None:
 
 
 def _key(data: DataSettings, split: str | None) -> str:
-    """What a survey depends on."""
-    return repr(replace(data, split=data.split if split is None else split, intensity=None, corrections=None))
+    """The settings that a data set in memory depends on."""
+    return repr(replace(data, split=data.split if split is None else split, intensity=None))
 
 
 def _refuse_run_inside(images: ImageSet, out: Path | None) -> None:

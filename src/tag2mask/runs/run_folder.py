@@ -184,13 +184,6 @@ class RunFolder:
         values = {name: value for name, value in values.items() if name not in ("limit", "shard")}
         write_text(target, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
-    def record_setting(self, section: str, name: str, value: Any) -> None:
-        """Change one setting in config.yaml, which is there."""
-        target = self.path / "config.yaml"
-        values = yaml.safe_load(target.read_text(encoding="utf-8")) or {}
-        values[section] = {**(values.get(section) or {}), name: value}
-        write_text(target, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-
     def record_environment(self, seed: int) -> None:
         """Write environment.json: where the network is trained."""
         write_json(self.path / "environment.json", environment(seed))

@@ -24,7 +24,7 @@ from tag2mask.pot import PotSettings, TransportCams
 from tag2mask.runs.base_cams import external_maps, require_seeds, seed_path
 from tag2mask.runs.batches import sized_batches
 from tag2mask.runs.config import Config, plain
-from tag2mask.runs.corrections import without_damaged
+from tag2mask.runs.corrections import exclude_damaged
 from tag2mask.runs.dataset import read_ahead, run_images
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import TRAIN_NETWORK, RunFolder
@@ -73,7 +73,7 @@ class Cams(Stage):
         """
         result = StageResult(self.name)
         images = run_images(config, run, together=True)
-        without_damaged(images, result)
+        exclude_damaged(images, result)
         if not (run / TRAIN_NETWORK).is_file():
             raise UsageError(f"{run / TRAIN_NETWORK} does not exist; run `tag2mask train --out {run.path}` first")
         _check_kinds(config)
@@ -83,7 +83,7 @@ class Cams(Stage):
         network = channels_last(network).to(device).eval()
         if config.external.used:
             require_seeds(run, images, result)
-        batches = sized_batches(images.items, config, result).without(images.decided.damaged)
+        batches = sized_batches(images.items, config, result).without(images.corrections.damaged)
         todo, missing = batches.unfinished(lambda item: _missing(item, run, config))
         result.skipped = batches.total - missing
         dropped = 0

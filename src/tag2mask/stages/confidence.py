@@ -29,7 +29,7 @@ from tag2mask.quality.features import Evidence, gather, read_evidence, write_evi
 from tag2mask.quality.ranking import IMAGES, QUALITY, small_masks_sentence, written_tables
 from tag2mask.refine.settings import RefineSettings
 from tag2mask.runs.config import Config, plain
-from tag2mask.runs.corrections import without_damaged
+from tag2mask.runs.corrections import exclude_damaged
 from tag2mask.runs.dataset import read_bounded, reading_workers, run_images
 from tag2mask.runs.ground_truth import with_believable_truth, with_painted_truth
 from tag2mask.runs.progress import Console, StageResult
@@ -178,7 +178,7 @@ class Confidence(Stage):
         """
         result = StageResult(self.name)
         images = run_images(config, run, together=True)
-        without_damaged(images, result)
+        exclude_damaged(images, result)
         if not (run / "masks").is_dir():
             raise UsageError(f"{run / 'masks'} does not exist; run `tag2mask refine {run.path}` first")
         together = process_count() > 1
@@ -186,7 +186,7 @@ class Confidence(Stage):
             return result  # what is left when every process has done its shard
         remove_partial(run / "confidence")
         inputs = QualityInputs.of(config, run, images, result)
-        mine = shard_of(images.items, config, result, damaged=images.decided.damaged)
+        mine = shard_of(images.items, config, result, damaged=images.corrections.damaged)
         mine = current_items(mine, inputs.cams, result)
         masked = mine.where(lambda item: (inputs.masks / f"{item.id}.png").is_file())
         todo = masked.where(inputs.is_stale)
@@ -301,7 +301,7 @@ def _write_tables(
             if evidence is None:  # it has failed
                 continue
             judgement = judge(evidence)
-            decided = images.decided.verdicts.get(item.id, "")
+            decided = images.corrections.verdicts.get(item.id, "")
             tables.add(item.id, evidence, judgement, number=number, decided=decided)
             if item.mask is None or not item.mask.is_file():
                 continue

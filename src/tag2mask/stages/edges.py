@@ -16,7 +16,7 @@ from tag2mask.networks.edge_network import EdgeNetwork, build_edge_network
 from tag2mask.networks.settings import NetworkSettings, in_section
 from tag2mask.refine.masks import sure_labels
 from tag2mask.runs.config import Config
-from tag2mask.runs.corrections import without_damaged
+from tag2mask.runs.corrections import exclude_damaged
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.refine_inputs import cam_folder, current_items, read_refinables, require_cams, shard_of, stale
@@ -92,7 +92,7 @@ class Edges(TrainingStage):
         """
         result = StageResult(self.name)
         everything = run_images(config, run, together=True)
-        images = without_damaged(everything, result)
+        images = exclude_damaged(everything, result)
         cams = cam_folder(config, run)
         run.claim(self, self.fingerprint(config, images))
         together = process_count() > 1  # they write labels by shards first, then train: each thing counts once
@@ -136,7 +136,7 @@ def _write_labels(
     config: Config, run: RunFolder, images: ImageSet, cams: Path, result: StageResult, console: Console
 ) -> None:
     """Sure labels of CAMs, 255 elsewhere."""
-    whole = shard_of(images.items, config, result, damaged=images.decided.damaged)
+    whole = shard_of(images.items, config, result, damaged=images.corrections.damaged)
     mine = current_items(whole, cams, result)
     todo = stale(mine, cams, run / EDGE_LABELS)
     result.skipped = len(mine) - len(todo)

@@ -101,7 +101,7 @@ class Evaluate(Stage):
                 if is_main():
                     run.forget_metrics(name)
                 continue
-            by_hand = images.decided.count((item.id for item in images.items), "accepted", "corrected")
+            by_hand = images.corrections.count((item.id for item in images.items), "accepted", "corrected")
             if by_hand:
                 result.notes.append(
                     f"{by_hand} images of split '{name}' have a mask by hand; figures are of what the method "

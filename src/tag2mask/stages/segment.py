@@ -10,7 +10,7 @@ from torch import nn
 
 from tag2mask.core.distributed import is_main
 from tag2mask.core.errors import UsageError
-from tag2mask.data.corrections import UNRECORDED, FinalMasks
+from tag2mask.data.corrections import FinalMasks
 from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import ImageError
 from tag2mask.data.loading.samples import LabelledSet
@@ -23,7 +23,7 @@ from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentati
 from tag2mask.networks.settings import in_section
 from tag2mask.prediction.predictor import SEGMENT_NETWORK
 from tag2mask.runs.config import Config
-from tag2mask.runs.corrections import LearntFrom, copied_by_hand, final_masks, without_damaged
+from tag2mask.runs.corrections import TrainingRecord, copy_masks_by_hand, exclude_damaged, final_masks
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.ground_truth import class_ids, truth_against_tags, with_truth
 from tag2mask.runs.progress import Console, StageResult
@@ -33,7 +33,7 @@ from tag2mask.training.tasks import segmentation_task
 from tag2mask.training.trainer import check_engine
 
 MASKS = "masks"
-LEARNT_FROM = "segment/learnt_from.json"
+TRAINING_RECORD = "segment/training_record.json"
 BY_HAND = "segment/by_hand"
 
 
@@ -85,17 +85,17 @@ class Segment(TrainingStage):
         result = StageResult(self.name)
         images = run_images(config, run, together=True)
         if config.segment.labels == "masks":
-            images = without_damaged(images, result)
+            images = exclude_damaged(images, result)
         labelled = _labelled(config, run, images, console, result)
         masks = None if config.segment.labels == "truth" else final_masks(run, images)
         settings = self.fingerprint(config, images)
-        target, record = run / SEGMENT_NETWORK, run / LEARNT_FROM
+        target, record = run / SEGMENT_NETWORK, run / TRAINING_RECORD
         if target.is_file():
             run.claim(self, settings)
             load_segmentation_network(target, classes=images.classes)
             result.skipped = 1
-            learnt = LearntFrom.of(labelled, masks)
-            _note_newer(result, learnt, LearntFrom.read(record) or LearntFrom([]), masks, target)
+            learnt = TrainingRecord.of(labelled, masks)
+            _note_newer(result, learnt, TrainingRecord.read(record) or TrainingRecord(), masks, target)
             if not result.notes and (other := self.same_data(run, labelled)):
                 result.notes.append(other)
             return result
@@ -105,7 +105,7 @@ class Segment(TrainingStage):
         network = _untrained(config, images)
         network.intensity = config.data.intensity
         run.claim(self, settings)
-        masks, learnt = copied_by_hand(run / BY_HAND, labelled, masks)
+        masks, learnt = copy_masks_by_hand(run / BY_HAND, labelled, masks)
         _same_masks(run, record, learnt)
         self.same_data(run, labelled)
         result.done = 1
@@ -148,14 +148,14 @@ def _untrained(config: Config, images: ImageSet) -> SegmentationNetwork:
         raise UsageError(in_section(str(error), "segment.network")) from error
 
 
-def _note_masks(result: StageResult, images: ImageSet, labelled: ImageSet, learnt: LearntFrom) -> None:
+def _note_masks(result: StageResult, images: ImageSet, labelled: ImageSet, learnt: TrainingRecord) -> None:
     """Tell which masks were learnt from: how many are people's, and how many images have none."""
-    decided = images.decided
-    if decided.folder is not None:
+    corrections = images.corrections
+    if corrections.folder is not None:
         result.notes.append(f"{len(learnt.by_hand)} of the {len(labelled.items)} masks are people's")
-    if decided.unrecorded:
-        result.notes.append(f"{decided.folder}: {UNRECORDED}")
-    rejected = decided.count((item.id for item in images.items), "rejected")
+    if corrections.unused:
+        result.notes.append(f"{corrections.folder}: {corrections.unused}")
+    rejected = corrections.count((item.id for item in images.items), "rejected")
     if rejected:
         result.notes.append(f"{rejected} masks that somebody rejected were left out")
     lacking = len(images.items) - len(labelled.items) - rejected
@@ -164,36 +164,36 @@ def _note_masks(result: StageResult, images: ImageSet, labelled: ImageSet, learn
 
 
 def _note_newer(
-    result: StageResult, learnt: LearntFrom, before: LearntFrom, masks: FinalMasks | None, network: Path
+    result: StageResult, learnt: TrainingRecord, before: TrainingRecord, masks: FinalMasks | None, network: Path
 ) -> None:
     """Tell of a network that is there whether masks came, changed or were rejected since."""
-    new = learnt.newer(before, masks, network)
+    new = learnt.newer_than(before, masks, network)
     if new:
         drawn = len(new & (learnt.by_hand.keys() | before.by_hand.keys()))
         by_hand = f" ({drawn} of them by hand)" if drawn else ""
         result.notes.append(
             f"{len(new)} masks are newer than the network that is there{by_hand}; --restart segment learns anew"
         )
-    rejected = 0 if masks is None else masks.decided.count(before.images, "rejected")
+    rejected = 0 if masks is None else masks.corrections.count(before.images, "rejected")
     if rejected:
         result.notes.append(
             f"{rejected} masks that the network learnt from were rejected since; --restart segment learns without them"
         )
 
 
-def _same_masks(run: RunFolder, record: Path, learnt: LearntFrom) -> None:
+def _same_masks(run: RunFolder, record: Path, learnt: TrainingRecord) -> None:
     """Note what is learnt from; a training that was begun on other images or masks is not gone on with.
 
     Raises:
         UsageError: a saved state is of others.
     """
-    before = LearntFrom.read(record) if (run / "segment/state.pt").is_file() else None
+    before = TrainingRecord.read(record) if (run / "segment/state.pt").is_file() else None
     if before is not None and before.images != learnt.images:
         raise UsageError(
             f"the training in {run / 'segment'} was begun on {len(before.images)} masks, and now there are "
             f"{len(learnt.images)}, not the same ones; --restart segment begins anew with all of them"
         )
-    if before is not None and (others := learnt.others_by_hand(before)):
+    if before is not None and (others := learnt.changed_by_hand(before)):
         raise UsageError(
             f"since the training in {run / 'segment'} was begun, {len(others)} masks were corrected by hand, or taken "
             "back; --restart segment begins anew with them as they are now"
@@ -226,11 +226,11 @@ def _masked(run: RunFolder, images: ImageSet) -> ImageSet:
     Raises:
         UsageError: there is none.
     """
-    masks, decided = final_masks(run, images), images.decided
+    masks, corrections = final_masks(run, images), images.corrections
 
     def is_there(item: ImageItem) -> bool:
-        left_out = item.id in decided.damaged or decided.is_rejected(item.id)
-        return not left_out and (decided.has_mask(item.id) or (masks.own / f"{item.id}.png").is_file())
+        left_out = item.id in corrections.damaged or corrections.is_rejected(item.id)
+        return not left_out and (corrections.has_mask(item.id) or (masks.pseudo_masks / f"{item.id}.png").is_file())
 
     there = images.items.where(is_there)
     if not there:
@@ -281,11 +281,11 @@ def _weights(config: Config, run: RunFolder, labelled: ImageSet) -> Path | None:
     if config.segment.pixel_weights == "none":
         return None
     folder = run / LABEL_CONFIDENCE
-    decided = labelled.decided  # people's masks are sure
+    corrections = labelled.corrections  # masks by hand are sure
     lacking = [
         item.id
         for item in labelled.items
-        if not decided.has_mask(item.id) and not (folder / f"{item.id}.png").is_file()
+        if not corrections.has_mask(item.id) and not (folder / f"{item.id}.png").is_file()
     ]
     if lacking:
         method = "" if config.refine.uses_crf else " --refine.method crf"

@@ -43,8 +43,8 @@ def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listi
         ROOT/dog/one_mask.png       the ground truth of dog/one, where that image is there
         ROOT/_none/two.jpg          ID _none/two, no tag: it holds none of the classes
 
-    Hidden files and folders, those of systems, and the folders ``settings.masks`` and ``settings.corrections`` are
-    passed over. Further names than ``_none`` are in ``settings.negatives``. A ``split`` is an error.
+    Hidden files and folders, those of systems, and the folder ``settings.masks`` are passed over. Further names than
+    ``_none`` are in ``settings.negatives``. A ``split`` is an error.
     """
     listing = Listing("folders", root, masks=mask_places(settings.masks))
     if split is not None:
@@ -60,7 +60,7 @@ def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listi
     unread: dict[str, int] = {}  # files of kinds that are not read, by top folder
     names: dict[str, None] = {}
     masks = 0
-    for name, is_image in _files(listing, settings.masks, settings.corrections):
+    for name, is_image in _files(listing, settings.masks):
         class_name, _, rest = nfc(name).partition("/")
         if not is_image:
             ignored.append(name)

@@ -12,7 +12,7 @@ import numpy as np
 from tag2mask.core.errors import first_five
 from tag2mask.core.prefetch import map_ahead
 from tag2mask.data.classes import similar_names
-from tag2mask.data.corrections import UNRECORDED, Decided
+from tag2mask.data.corrections import Corrections, read_corrections
 from tag2mask.data.dataset import Survey, survey
 from tag2mask.data.file_names import is_image_name
 from tag2mask.data.ground_truth import count_truth, truth_problems
@@ -123,26 +123,36 @@ class _Shown:
     noticed: list[tuple[str, list[Notice]]] = field(default_factory=list)
 
 
-def check(settings: DataSettings, *, progress: Progress | None = None, threads: int | None = None) -> CheckReport:
+def check(
+    settings: DataSettings,
+    *,
+    corrections: Path | None = None,
+    progress: Progress | None = None,
+    threads: int | None = None,
+) -> CheckReport:
     """Check a data set: its tags, its files, and every image and mask to the last pixel.
 
     Args:
         settings: where it is.
+        corrections: a folder of decisions about its images, which is checked as well.
         progress: called with (images done, images in all) after each image.
         threads: images decoded at once; None: one per core, at most 8.
     """
     found = survey(settings)
+    if corrections is not None:
+        decisions, faults = read_corrections(corrections, found.images.classes)
+        found = replace(found, images=found.images.corrected(decisions), problems=(*found.problems, *faults))
     listing, root = found.listing, str(found.listing.root)
     items = found.images.items or Images.of(tuple(_images_without_a_list(listing)))
     tags = TagCounts(found.images.classes, (item.tags for item in found.images.items))
     once = _each_once(items, found)
     shown = _Shown(Looks(len(once)))
-    decided = found.images.decided
+    tags_by_hand = found.images.corrections.tags
     problems = [*found.problems, *_file_problems(found, once, settings, shown, progress, threads)]
     problems += pixel_warnings(shown.noticed, root, shown.opened)
     twins = find_near_duplicates(shown.looks, once)
     problems += [*_overall(found, settings, tags.by_name()), *tags.problems(root), *twins.problems(root)]
-    problems += _stray_corrections(decided, once, settings)
+    problems += _stray_corrections(found.images.corrections, once, settings)
     masked = listing.masks[0].folder if listing.masks else listing.root
     truth = count_truth(found.images)
     problems += truth_problems(truth, listing.shown(masked), painted=listing.painting is not None)
@@ -155,7 +165,7 @@ def check(settings: DataSettings, *, progress: Progress | None = None, threads: 
         classes=found.images.classes,
         images=len(once),
         counts=tags.by_name(),
-        untagged=sum(decided.tags.get(entry.id, entry.tags) == () for entry in listing.entries),
+        untagged=sum(tags_by_hand.get(entry.id, entry.tags) == () for entry in listing.entries),
         masks=sum(item.mask is not None for item in items),
         splits=listing.splits,
         notes=(*listing.notes, *_notes(found), *twins.notes()),
@@ -173,9 +183,9 @@ def _notes(found: Survey) -> Iterator[str]:
     if found.listing.painting is not None and lacking:
         folder = found.listing.shown(found.listing.painting.folder)
         yield f"masks to be painted from the annotations when they are first needed: {lacking}, into {folder}"
-    decided = found.images.decided
-    if decided.folder is not None:
-        yield f"decisions in {decided.folder}: {decided.sentence() or 'none'}"
+    corrections = found.images.corrections
+    if corrections.folder is not None:
+        yield f"decisions in {corrections.folder}: {corrections.summary() or 'none'}"
 
 
 def _images_without_a_list(listing: Listing) -> Iterator[ImageItem]:
@@ -225,19 +235,19 @@ def _each_once(items: Images, found: Survey) -> Images:
     return items.where(is_first)
 
 
-def _stray_corrections(decided: Decided, items: Images, settings: DataSettings) -> Iterator[Problem]:
-    """Decisions about images that are in no split of the data set, and masks without a class list."""
-    stray = {*decided.ids()}
+def _stray_corrections(corrections: Corrections, items: Images, settings: DataSettings) -> Iterator[Problem]:
+    """Decisions about images that are in no split of the data set, and masks without a decision."""
+    stray = corrections.ids()
     if stray:
         stray -= {item.id for item in items if item.id in stray}
     if stray and settings.split is not None:
-        everywhere = survey(replace(settings, split=None, corrections=None)).images.items
+        everywhere = survey(replace(settings, split=None)).images.items
         stray -= {item.id for item in everywhere if item.id in stray}
-    if decided.unrecorded:
-        yield warning("bad-corrections", str(decided.folder), UNRECORDED)
+    if corrections.unused:
+        yield warning("bad-corrections", str(corrections.folder), corrections.unused)
     for image_id in sorted(stray):
-        message = f"there is no image {image_id}, so what was decided about it has no effect"
-        yield warning("stray-correction", f"{decided.folder}/{image_id}", f"{message}; is it renamed, or left out?")
+        message = f"there is no image {image_id}, so the decision about it has no effect"
+        yield warning("stray-correction", f"{corrections.folder}/{image_id}", f"{message}; is it renamed, or left out?")
 
 
 def _overall(found: Survey, settings: DataSettings, counts: dict[str, int]) -> Iterator[Problem]:
@@ -247,7 +257,7 @@ def _overall(found: Survey, settings: DataSettings, counts: dict[str, int]) -> I
     if settings.classes is None and not listing.official and len(counts) <= TAG_LIMIT:
         for rare, frequent in similar_names(counts):
             there = (listing.where(entry) for entry in listing.entries if rare in (entry.tags or ()))
-            place = next(there, root)  # else somebody decided it
+            place = next(there, root)  # otherwise it comes from a correction
             message = f"the tag `{rare}` ({counts[rare]}×) looks like `{frequent}` ({counts[frequent]}×)"
             yield warning("similar-tags", place, f"{message}; correct it, or give data.classes if both are meant")
     unused = [name for name, count in counts.items() if not count]

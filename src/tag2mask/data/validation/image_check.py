@@ -251,11 +251,11 @@ def _correction_problems(
     images: ImageSet, item: ImageItem, size: tuple[int, int] | None, settings: DataSettings
 ) -> Iterator[Problem]:
     """What is wrong with the decision about an image of (H, W) pixels, or with its mask."""
-    decided = images.decided
-    if item.id in decided.damaged:
-        yield error("bad-correction", f"{decided.folder}/{item.id}", decided.damaged[item.id])
+    corrections = images.corrections
+    if item.id in corrections.damaged:
+        yield error("bad-correction", f"{corrections.folder}/{item.id}", corrections.damaged[item.id])
         return
-    path = decided.mask(item.id)
+    path = corrections.mask(item.id)
     if path is None:
         return
     try:
