@@ -17,7 +17,7 @@ from tag2mask.data import DataSettings, read_mask, write_mask
 from tag2mask.data.dataset import ImageSet, open_images, survey
 from tag2mask.export.formats.labelstudio import encode_brush
 from tag2mask.runs.config import Config
-from tag2mask.runs.ground_truth import with_truth
+from tag2mask.runs.ground_truth import with_ground_truth
 
 ZEBRA = {"id": 1, "name": "zebra"}
 TRAIN, VAL = "annotations/instances_train.json", "annotations/instances_val.json"
@@ -256,7 +256,7 @@ def test_polygons_are_painted_alike_however_they_are_written(segmentation: Any, 
 
 
 def truth(settings: DataSettings, split: str | None = None) -> ImageSet:
-    return with_truth(Config(data=settings, workers=0), open_images(settings, split=split), Console(quiet=True))
+    return with_ground_truth(Config(data=settings, workers=0), open_images(settings, split=split), Console(quiet=True))
 
 
 IDS = ("cat/one", "cat/two.of them", "dog/one", "dog/größe 7", "fish/one")

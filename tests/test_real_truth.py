@@ -22,7 +22,7 @@ from tag2mask.data.settings import DataSettings
 from tag2mask.data.validation.check import check
 from tag2mask.evaluation import Confusion, Figures
 from tag2mask.runs.config import Config
-from tag2mask.runs.ground_truth import truth_against_tags, with_truth
+from tag2mask.runs.ground_truth import compare_truth_with_tags, with_ground_truth
 
 Mask = npt.NDArray[np.uint8]
 Write = Callable[[Mask, int], Mask]
@@ -311,6 +311,6 @@ def test_what_a_paint_program_saves_is_read_by_a_mapping(mode: str, tmp_path: Pa
 @pytest.mark.parametrize("name", ["voc-animals", "coco-mini"])
 def test_real_sets_are_silent(name: str, real_data: Path, tmp_path: Path) -> None:
     data = DataSettings(root=real_data / "data" / name, masks=tmp_path / "masks" if name == "coco-mini" else None)
-    images = with_truth(Config(data=data), open_images(data), errors())
+    images = with_ground_truth(Config(data=data), open_images(data), errors())
     assert len(images) > 100
-    assert truth_against_tags(images, Config(data=data)) == []
+    assert compare_truth_with_tags(images, Config(data=data)) == []

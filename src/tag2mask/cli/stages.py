@@ -13,7 +13,7 @@ from tag2mask.cli.console import errors, figures_table, output, print_json, show
 from tag2mask.cli.invocation import Invocation
 from tag2mask.core.distributed import is_main, join, process_count, process_number, wait
 from tag2mask.core.errors import UsageError
-from tag2mask.data.dataset import ImageSet, recognised
+from tag2mask.data.dataset import ImageSet, detect_layout
 from tag2mask.data.validation.image_check import first_look
 from tag2mask.evaluation.comparison import Comparison, published_beside
 from tag2mask.runs.config import Config
@@ -154,7 +154,7 @@ def finish(call: Invocation, results: Iterable[StageResult]) -> int:
         print_json(answer, default=Comparison.to_json)
     elif figures:
         output().print(figures_table(figures))
-        beside = published_beside(figures, recognised(call.config.data)) if call.command == "run" else None
+        beside = published_beside(figures, detect_layout(call.config.data)) if call.command == "run" else None
         if beside is not None:
             show_published(output(), figures, beside)
         for comparison in (each for result in told for each in result.comparisons):

@@ -1,4 +1,4 @@
-"""Which images a run works on, and reading them while the network works on others."""
+"""The images of a run, and their prefetching while the network works."""
 
 import os
 from collections import deque
@@ -19,10 +19,13 @@ from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import run_corrections
 from tag2mask.runs.run_folder import RunFolder
 
-_AHEAD = 2
+_BATCHES = 2
 """Batches that are read while one is in the network."""
 
-Answer = TypeVar("Answer")
+PREFETCH_PIXELS = 1 << 25
+"""Most pixels that are read ahead; a single image may have more."""
+
+Result = TypeVar("Result")
 
 
 def run_images(
@@ -69,7 +72,7 @@ def _key(data: DataSettings, split: str | None) -> str:
 
 
 def _refuse_run_inside(images: ImageSet, out: Path | None) -> None:
-    """Refuse a run folder among the images: its masks would be read as images the next time."""
+    """Refuse a run folder among the images: the next run would read its masks as images."""
     if out is None:
         return
     root, target = (Path(os.path.abspath(path)) for path in (images.root, out))  # noqa: PTH100 - it takes out ".."
@@ -81,68 +84,60 @@ def _refuse_run_inside(images: ImageSet, out: Path | None) -> None:
 
 
 def reading_workers(config: Config) -> int:
-    """How many processes or threads read images: all cores but one, at most 8, unless the user says."""
+    """The number of processes or threads that read images: `workers`, by default all cores but one, at most 8."""
     return min(8, max(1, (os.cpu_count() or 2) - 1)) if config.workers is None else config.workers
 
 
-def read_ahead(
-    batches: Iterable[Sequence[ImageItem]], read: Callable[[ImageItem], Answer], config: Config
-) -> Iterator[list[tuple[ImageItem, Answer]]]:
-    """Each image and what ``read`` makes of it, batch by batch; a few batches are read ahead by threads."""
+def prefetch_batches(
+    batches: Iterable[Sequence[ImageItem]], read: Callable[[ImageItem], Result], config: Config
+) -> Iterator[list[tuple[ImageItem, Result]]]:
+    """Each image with the result of ``read``, batch by batch; threads read a few batches ahead."""
     with ThreadPoolExecutor(max(1, reading_workers(config))) as pool:
-        ahead: deque[list[tuple[ImageItem, Future[Answer]]]] = deque()
-        waiting = iter(batches)
-        while True:
-            while len(ahead) <= _AHEAD and (batch := next(waiting, None)) is not None:
-                ahead.append([(item, pool.submit(read, item)) for item in batch])
-            if not ahead:
-                return
+        ahead: deque[list[tuple[ImageItem, Future[Result]]]] = deque()
+        for batch in batches:
+            ahead.append([(item, pool.submit(read, item)) for item in batch])
+            if len(ahead) > _BATCHES:
+                yield [(item, future.result()) for item, future in ahead.popleft()]
+        while ahead:
             yield [(item, future.result()) for item, future in ahead.popleft()]
 
 
-AHEAD_PIXELS = 1 << 25
-"""Pixels that are read ahead; one image is, however large."""
-
-
-def read_bounded(
-    items: Iterable[ImageItem], read: Callable[[ImageItem], Answer], *, workers: int, pixel_limit: int
-) -> Iterator[tuple[ImageItem, Answer]]:
-    """What ``read`` makes of each image, in order; by threads, as far ahead as `AHEAD_PIXELS` allows.
+def prefetch_images(
+    items: Iterable[ImageItem], read: Callable[[ImageItem], Result], *, workers: int, pixel_limit: int
+) -> Iterator[tuple[ImageItem, Result]]:
+    """Each image with the result of ``read``, in order; threads read ahead within `PREFETCH_PIXELS`.
 
     Args:
-        photos: which.
-        read: called in a thread; an exception of it is raised here.
+        items: the images.
+        read: called in a thread; its exceptions are raised here.
         workers: threads.
-        pixel_limit: a larger image counts as none: ``read`` refuses it before it decodes it.
+        pixel_limit: a larger image counts as 0 pixels: ``read`` refuses it before it decodes it.
     """
     with ThreadPoolExecutor(workers) as pool:
-        ahead: deque[tuple[ImageItem, Future[Answer], int]] = deque()
-        held = 0
-        waiting = iter(items)
-        following = _next(waiting, pixel_limit)
+        ahead: deque[tuple[ImageItem, Future[Result], int]] = deque()
+        total = 0
         try:
-            while ahead or following:
-                while following and (not ahead or (held + following[1] <= AHEAD_PIXELS and len(ahead) <= 4 * workers)):
-                    item, pixels = following
-                    ahead.append((item, pool.submit(read, item), pixels))
-                    held += pixels
-                    following = _next(waiting, pixel_limit)
-                item, future, pixels = ahead.popleft()
-                answer = future.result()
-                held -= pixels
-                yield item, answer
+            for item in items:
+                pixels = _pixels(item, pixel_limit)
+                while ahead and (total + pixels > PREFETCH_PIXELS or len(ahead) > 4 * workers):
+                    first, future, freed = ahead.popleft()
+                    result = future.result()
+                    total -= freed
+                    yield first, result
+                ahead.append((item, pool.submit(read, item), pixels))
+                total += pixels
+            while ahead:
+                first, future, _ = ahead.popleft()
+                yield first, future.result()
         finally:
             for _, future, _ in ahead:
                 future.cancel()
 
 
-def _next(items: Iterator[ImageItem], pixel_limit: int) -> tuple[ImageItem, int] | None:
-    """The next image and how many pixels its header promises."""
-    item = next(items, None)
-    if item is None:
-        return None
+def _pixels(item: ImageItem, pixel_limit: int) -> int:
+    """The number of pixels by the header of an image."""
     try:
         with opened(item.path, pixel_limit=pixel_limit) as image:
-            return item, image.width * image.height
+            return image.width * image.height
     except ImageError:
-        return item, 0
+        return 0

@@ -16,7 +16,7 @@ from tag2mask.data.manifest import ImageItem, Images
 from tag2mask.refine.masks import ClassMaps
 from tag2mask.runs.batches import sized_batches
 from tag2mask.runs.config import Config
-from tag2mask.runs.dataset import read_ahead
+from tag2mask.runs.dataset import prefetch_batches
 from tag2mask.runs.progress import StageResult
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.stages.base import Ahead
@@ -147,7 +147,7 @@ def read_refinables(
             origin,
         )
 
-    for pairs in read_ahead(batches, read, config):
+    for pairs in prefetch_batches(batches, read, config):
         result.failed.update({item.id: answer for item, answer in pairs if isinstance(answer, str)})
         good = [_on(device, answer) for _, answer in pairs if isinstance(answer, Refinable)]
         if good:

@@ -21,11 +21,11 @@ from tag2mask.data.manifest import ImageItem
 from tag2mask.networks.checkpoint import load_network
 from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.pot import PotSettings, TransportCams
-from tag2mask.runs.base_cams import external_maps, require_seeds, seed_path
+from tag2mask.runs.base_cams import read_external_maps, require_seeds, seed_path
 from tag2mask.runs.batches import sized_batches
 from tag2mask.runs.config import Config, plain
 from tag2mask.runs.corrections import exclude_damaged
-from tag2mask.runs.dataset import read_ahead, run_images
+from tag2mask.runs.dataset import prefetch_batches, run_images
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import TRAIN_NETWORK, RunFolder
 from tag2mask.runs.throughput import paced_bar
@@ -95,7 +95,7 @@ class Cams(Stage):
                 damaged: dict[str, str] = {}
                 if config.external.used:
                     grid = (maps.cams.shape[2], maps.cams.shape[3])
-                    outside, damaged = external_maps(run, batch, len(images.classes), grid)
+                    outside, damaged = read_external_maps(run, batch, len(images.classes), grid)
                     maps = replace(maps, external=outside.to(device), use=config.external)
                     result.failed.update(damaged)
                     for image_id, kind in product(damaged, config.cams.kinds):  # made from what the file was before
@@ -168,7 +168,7 @@ def read_batches(
         except ImageError as error:
             return error
 
-    for pairs in read_ahead(batches, read, config):
+    for pairs in prefetch_batches(batches, read, config):
         good = [(item, answer) for item, answer in pairs if isinstance(answer, np.ndarray)]
         result.failed.update({item.id: str(answer) for item, answer in pairs if isinstance(answer, ImageError)})
         if good:

@@ -30,8 +30,8 @@ from tag2mask.quality.ranking import IMAGES, QUALITY, small_masks_sentence, writ
 from tag2mask.refine.settings import RefineSettings
 from tag2mask.runs.config import Config, plain
 from tag2mask.runs.corrections import exclude_damaged
-from tag2mask.runs.dataset import read_bounded, reading_workers, run_images
-from tag2mask.runs.ground_truth import with_believable_truth, with_painted_truth
+from tag2mask.runs.dataset import prefetch_images, reading_workers, run_images
+from tag2mask.runs.ground_truth import rasterise_missing_truth, without_mismatched_truth
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.refine_inputs import current_items, shard_of, tagged_maps
 from tag2mask.runs.run_folder import WHOLE, RunFolder
@@ -201,7 +201,7 @@ class Confidence(Stage):
             return result
         if len(mine) > len(masked):
             result.notes.append(f"{len(mine) - len(masked)} images have no mask and are not ranked")
-        known, errors = with_believable_truth(with_painted_truth(config, images.of(masked), console), config)
+        known, errors = without_mismatched_truth(rasterise_missing_truth(config, images.of(masked), console), config)
         result.notes += [f"the ranking is not compared with the truth: {each}" for each in errors]
         _write_tables(known, inputs, run, config, result)
         return result
@@ -217,7 +217,7 @@ def _gather(
             items, map_ahead(read, items, threads=workers), strict=True
         )
     else:
-        compared = read_bounded(items, read, workers=workers, pixel_limit=limit)
+        compared = prefetch_images(items, read, workers=workers, pixel_limit=limit)
     with paced_bar(run, "confidence", console, len(items)) as advance:
         for item, found in compared:
             file = inputs.evidence / f"{item.id}.npz"

@@ -15,7 +15,7 @@ from tag2mask.data.manifest import ImageItem, Images
 from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.prediction.predictor import SEGMENT_NETWORK, Predictor
 from tag2mask.runs.config import Config, plain
-from tag2mask.runs.dataset import read_ahead, run_images
+from tag2mask.runs.dataset import prefetch_batches, run_images
 from tag2mask.runs.ground_truth import check_splits
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.refine_inputs import shard_of
@@ -125,7 +125,7 @@ def _batches(
         except ImageError as error:
             return error
 
-    for pairs in read_ahead(batches, read, config):
+    for pairs in prefetch_batches(batches, read, config):
         result.failed.update({item.id: str(answer) for item, answer in pairs if isinstance(answer, ImageError)})
         good = [(item, answer) for item, answer in pairs if isinstance(answer, np.ndarray)]
         if good:

@@ -25,7 +25,7 @@ from tag2mask.runs.base_cams import seed_path
 from tag2mask.runs.batches import Batches, in_order, measured
 from tag2mask.runs.config import Config, plain
 from tag2mask.runs.corrections import exclude_damaged
-from tag2mask.runs.dataset import read_ahead, reading_workers, run_images
+from tag2mask.runs.dataset import prefetch_batches, reading_workers, run_images
 from tag2mask.runs.progress import Console, StageResult, progress_bar
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.runs.throughput import paced_bar
@@ -293,7 +293,7 @@ def prepared_batches(
         size = image.shape[0], image.shape[1]
         return Prepared(item, clip.prepare(image, config.seeds.long_side), size, origin)
 
-    for pairs in read_ahead(batches, prepare, config):
+    for pairs in prefetch_batches(batches, prepare, config):
         result.failed.update({item.id: str(answer) for item, answer in pairs if isinstance(answer, ImageError)})
         if good := [answer for _, answer in pairs if isinstance(answer, Prepared)]:
             yield good

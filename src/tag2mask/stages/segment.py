@@ -25,7 +25,7 @@ from tag2mask.prediction.predictor import SEGMENT_NETWORK
 from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import TrainingRecord, copy_masks_by_hand, exclude_damaged, final_masks
 from tag2mask.runs.dataset import run_images
-from tag2mask.runs.ground_truth import class_ids, truth_against_tags, with_truth
+from tag2mask.runs.ground_truth import class_ids, compare_truth_with_tags, with_ground_truth
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import LABEL_CONFIDENCE, RunFolder
 from tag2mask.stages.base import Ahead, Settings, TrainingStage, training_settings
@@ -210,10 +210,10 @@ def _labelled(config: Config, run: RunFolder, images: ImageSet, console: Console
     """
     if config.segment.labels == "masks":
         return _masked(run, images)
-    found = with_truth(config, images, console)
+    found = with_ground_truth(config, images, console)
     if not found.items:
         raise UsageError("segment.labels truth needs ground truth, and no image has any; --data.masks names it")
-    for problem in truth_against_tags(found, config):
+    for problem in compare_truth_with_tags(found, config):
         if problem.level == "error":
             raise UsageError(problem.message)
         result.notes.append(problem.message)
@@ -302,11 +302,11 @@ def _validation(config: Config, run: RunFolder, console: Console) -> Callable[[n
     if config.segment.validate_every is None:
         return None
     split = config.evaluate.split_names(config.data.split)[0]
-    images = with_truth(config, run_images(config, run, split), console)
+    images = with_ground_truth(config, run_images(config, run, split), console)
     ids = class_ids(config.evaluate.class_names(), images.classes)
     if not images.items:
         return None
-    for problem in truth_against_tags(images, config):
+    for problem in compare_truth_with_tags(images, config):
         if problem.level == "error":
             if config.segment.keep_best:
                 raise UsageError(problem.message)
