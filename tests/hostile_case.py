@@ -1,5 +1,6 @@
 """A hostile input: how it is made, with which command it is met, and the yard that it must not leave."""
 
+import io
 import os
 import resource
 import signal
@@ -9,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from PIL import Image
 
 SEED = 20261126
 MEMORY = 3 << 30
@@ -105,6 +108,17 @@ def write(path: Path, content: bytes | str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
+
+
+def begun(yard: Yard) -> str:
+    """A run over two images of 4 × 4 pixels, in the only place that may be written to; its folder as a word."""
+    for name in ("one", "two"):
+        image, file = Image.new("RGB", (4, 4)), io.BytesIO()
+        image.save(file, "PNG")
+        write(yard.data / f"images/{name}.png", file.getvalue())
+    write(yard.data / "images/tags.csv", "image,tags\none.png,cat\ntwo.png,dog\n")
+    write(yard.out / "config.yaml", "data: {root: images}\n")
+    return OUT
 
 
 def state_of(top: Path, *without: Path) -> dict[str, tuple[int, int, int]]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hostile_case import OUT, Case, Yard, write
+from hostile_case import OUT, Case, Yard, begun, write
 from hostile_images import png, saved
 from tag2mask.data import palette, write_mask
 from tag2mask.export.formats.labelstudio import encode_brush
@@ -80,7 +80,7 @@ def cases(rng: random.Random) -> Iterator[Case]:
 
 def _cvat(yard: Yard, content: bytes) -> list[str]:
     write(yard.data / "in.zip", content)
-    return ["import", "cvat", "in.zip", "--data.classes", "cat,dog", "--out", OUT]
+    return ["import", "cvat", "in.zip", begun(yard)]
 
 
 def _zip(members: dict[str, bytes | str]) -> bytes:
@@ -155,7 +155,7 @@ Tasks = Any
 
 def _label_studio(yard: Yard, tasks: Tasks) -> list[str]:
     write(yard.data / "in.json", tasks if isinstance(tasks, str | bytes) else json.dumps(tasks))
-    return ["import", "labelstudio", "in.json", "--data.classes", "cat,dog", "--out", OUT]
+    return ["import", "labelstudio", "in.json", begun(yard)]
 
 
 def _task(**data: object) -> dict[str, Any]:

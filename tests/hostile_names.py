@@ -8,7 +8,7 @@ from shutil import copytree
 
 import numpy as np
 
-from hostile_case import OUT, Case, Yard, write
+from hostile_case import OUT, Case, Yard, begun, write
 from hostile_images import image
 from tag2mask.data import write_mask
 
@@ -106,7 +106,7 @@ def _mask(yard: Yard, name: str) -> list[str]:
     write_mask(yard.data / "masks/one.png", np.zeros((4, 4), np.uint8))
     write_mask(yard.data / "masks" / "two.png", np.zeros((4, 4), np.uint8))
     (yard.data / "masks/two.png").rename(yard.data / f"masks/{name}.png")
-    return ["import", "masks", "masks", "--data.classes", "cat,dog", "--out", OUT]
+    return ["import", "masks", "masks", begun(yard)]
 
 
 def _folder(yard: Yard, name: str) -> list[str]:

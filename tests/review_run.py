@@ -7,7 +7,7 @@ from PIL import ExifTags, Image
 
 from tag2mask.data import DataSettings, write_mask
 from tag2mask.data.cam_files import CamFile, write_cam
-from tag2mask.data.corrections import Corrections
+from tag2mask.data.corrections import CorrectionsFolder
 from tag2mask.review import Session, reviewed_images
 from tag2mask.runs.config import Config
 from tag2mask.runs.run_folder import RunFolder
@@ -46,7 +46,7 @@ def open_session(run: Path) -> Session:
     config = Config(out=run, data=DataSettings(root=data, classes=str(data / "classes.txt")))
     folder = RunFolder(run)
     images = reviewed_images(config, folder)
-    return Session(images, folder, Corrections(run / "corrections", images.classes), pixel_limit=100_000)
+    return Session(images, folder, CorrectionsFolder(run / "corrections", images.classes), pixel_limit=100_000)
 
 
 def every_value(seed: int) -> np.ndarray:

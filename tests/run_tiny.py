@@ -7,6 +7,9 @@ import pytest
 
 from tag2mask.cli import main
 from tag2mask.cli.commands import COMMANDS
+from tag2mask.data import DataSettings
+from tag2mask.runs.config import Config
+from tag2mask.runs.run_folder import RunFolder
 
 Capture = pytest.CaptureFixture[str]
 """What a command printed, as the fixture `capsys` gives it."""
@@ -57,6 +60,12 @@ def words(verb: str, scenes: Path, out: Path, **changes: str) -> list[str]:
 def run(verb: str, scenes: Path, out: Path, **changes: str) -> int:
     """Run a command in this process; its exit code."""
     return main(words(verb, scenes, out, **changes))
+
+
+def empty_run(out: Path, root: Path, **settings: str) -> Path:
+    """A run folder over a data set in which no stage was done; settings of `data`."""
+    RunFolder(out).record_config(Config(data=DataSettings(root=root, **settings)))
+    return out
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -209,7 +209,7 @@ def test_a_run_remembers_its_data_and_takes_settings_on_top(
         assert (
             config_of(capsys, *words, "--config", str(file), "--pot.num_prototypes", "5")["pot"]["num_prototypes"] == 5
         )
-    for words in (["predict", str(done), "x"], ["export", "coco", str(done)], ["import", "cvat", "x", str(done)]):
+    for words in (["predict", str(done), "x"], ["export", "coco", str(done)]):
         found = config_of(capsys, *words)
         assert found["data"] == known["data"] and found["out"] is None  # results go nowhere by themselves
         assert config_of(capsys, *words, "--out", "y")["out"] == "y"
@@ -269,9 +269,9 @@ def test_names_are_taken_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["import", "cvat", "file", "--overwrite", "run", "--out", "x"],
-        ["import", "--out", "x", "cvat", "file", "run", "--overwrite"],
-        ["import", "--overwrite", "cvat", "--out=x", "--", "file", "run"],
+        ["import", "cvat", "file", "--overwrite", "run", "--limit", "3"],
+        ["import", "--limit", "3", "cvat", "file", "run", "--overwrite"],
+        ["import", "--overwrite", "cvat", "--limit=3", "--", "file", "run"],
     ],
     ids=" ".join,
 )
@@ -281,7 +281,7 @@ def test_arguments_may_stand_between_options(words: list[str]) -> None:
     assert parsed[2] == {
         "format": "cvat", "file": Path("file"), "run": Path("run"), "ignore_label": "ignored", "overwrite": True,
     }  # fmt: skip
-    assert parsed[1].config.out == Path("x")
+    assert (parsed[1].config.out, parsed[1].config.limit) == (Path("run"), 3)
 
 
 def test_a_run_without_a_network_says_which_command_trains_one(done: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -306,7 +306,7 @@ def test_an_unwritable_folder_is_a_failure_not_a_traceback(scenes: Path, tmp_pat
         ["evaluate", "."],
         ["export", "onnx", "run", "--out", "network.onnx"],
         ["export", "voc", "masks", "--out", "voc"],
-        ["import", "masks", "corrected", "--out", "masks"],
+        ["import", "masks", "corrected", "run"],
         ["demo"],
     ],
     ids=lambda words: words[0],

@@ -23,7 +23,7 @@ from tag2mask.cli.parsing import parse
 from tag2mask.core.files import write_bytes
 from tag2mask.core.provenance import mask_origin
 from tag2mask.data.cam_files import CamFile, read_cam, write_cam
-from tag2mask.data.corrections import Corrections, Decision
+from tag2mask.data.corrections import CorrectionsFolder, Decision
 from tag2mask.data.images import read_mask, write_mask
 from tag2mask.data.manifest import ImageItem
 from tag2mask.export.formats import ExportSettings, export_masks
@@ -208,24 +208,25 @@ def test_evidence_of_other_tags_is_stale(copied: Path, capsys: pytest.CaptureFix
     other = replace(item, tags=(1, 2) if item.tags != (1, 2) else (1,))
     assert own.evidence_of(other) is None and own.is_stale(other)
     classes = run_images(request(copied).config, RunFolder(copied)).classes
-    corrections = Corrections(copied / "corrections", classes)
+    corrections = CorrectionsFolder(copied / "corrections", classes)
     corrections.write(item.id, Decision.now(tags=[classes[tag - 1] for tag in other.tags]))
     (corrections.folder / f"{items[-1].id}.json").parent.mkdir(parents=True, exist_ok=True)
     (corrections.folder / f"{items[-1].id}.json").write_text("no decision")
-    told = result_of(capsys, copied, "--data.corrections", str(corrections.folder), code=1)
+    told = result_of(capsys, copied, code=1)
     assert "run `tag2mask cams` first" in told["failed"][item.id] and items[-1].id in told["failed"]
     assert {row["image"] for row in rows(copied / IMAGES)} == {each.id for each in items} - {item.id, items[-1].id}
 
 
 def test_decided_masks_are_marked_and_left_out_of_the_report(copied: Path) -> None:
     first, second, third = [each.image for each in read_ranking(copied)][:3]
-    corrections = Corrections(copied / "corrections", run_images(request(copied).config, RunFolder(copied)).classes)
+    corrections = CorrectionsFolder(
+        copied / "corrections", run_images(request(copied).config, RunFolder(copied)).classes
+    )
     corrections.write(first, Decision.now("accepted"), read_mask(copied / f"masks/{first}.png"))
-    more = ("--data.corrections", str(corrections.folder))
-    assert rank(copied, *more) == 0
+    assert rank(copied) == 0
     assert {row["image"]: row["decided"] for row in rows(copied / IMAGES) if row["decided"]} == {first: "accepted"}
     corrections.write(second, Decision.now("rejected"))  # after the tables
-    assert main(["report", str(copied), *more, "--report.lowest_confidence", "1"]) == 0
+    assert main(["report", str(copied), "--report.lowest_confidence", "1"]) == 0
     section = (copied / "report.html").read_text().partition('id="least-certain"')[2].partition("</section>")[0]
     assert f"<h3><bdi>{third}</bdi></h3>" in section and section.count("<h3>") == 1
 
@@ -269,7 +270,7 @@ def test_truth_that_does_not_fit_is_named_and_the_mask_is_ranked_all_the_same(
     assert str(truth / f"{first}.png") in told["failed"][first] and len(rows(copied / IMAGES)) == 10
     assert any("truth of 9 images is too little" in note for note in told["notes"])
     assert not (copied / QUALITY).exists()
-    assert main(["report", str(copied), *more, "--report.lowest_confidence", "1"]) == 0
+    assert main(["report", str(copied), "--report.lowest_confidence", "1"]) == 0
     section = (copied / "report.html").read_text().partition('id="least-certain"')[2].partition("</section>")[0]
     assert f"<h3><bdi>{first}</bdi></h3>" in section and "Truth" not in section
 

@@ -11,13 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
+from run_tiny import empty_run, files_of
 from tag2mask.cli import main
 from tag2mask.core.errors import Tag2maskError, UsageError
-from tag2mask.data import DataSettings, open_images, read_mask, write_mask
+from tag2mask.core.files import write_json
+from tag2mask.data import DataSettings, corrections, open_images, read_mask, write_mask
+from tag2mask.data.corrections import CorrectionsFolder, Decision, read_corrections
 from tag2mask.export.formats import ExportSettings, cvat, export_masks, labelstudio
 from tag2mask.export.formats.importers import import_masks, read_folder
 from tag2mask.export.formats.labelstudio import decode_brush, encode_brush
-from tag2mask.export.formats.record import Corrected
+from tag2mask.export.formats.record import Corrected, Read
 from tag2mask.export.formats.registry import MaskSource
 
 CLASSES = ("cat", "dog, small", "tür/öffnung")
@@ -234,63 +237,118 @@ def test_a_folder_of_masks_is_read_and_checked(folder: Path) -> None:
     assert all("are not classes" in reason for reason in found.values())
 
 
-def test_masks_are_written_that_are_of_a_image_and_its_size(scenes: Path, tmp_path: Path) -> None:
+def test_masks_of_images_of_the_run_are_written(scenes: Path, tmp_path: Path) -> None:
     images = open_images(DataSettings(root=scenes))
-    first, second, *_ = images.items
+    first, second, third, *_ = images.items
     good = read_mask(scenes / "masks" / f"{first.id}.png")
-    masks = [
+    masks: list[Read] = [
         Corrected(first.id, good),
         Corrected(second.id, good[1:]),
+        Corrected(third.id, 7 + good * 0),
         Corrected("stranger", good),
+        Corrected("../up", good),
         ("broken", "a reason"),
     ]
-    made = import_masks(masks, tmp_path / "out", images.classes, images)
-    assert made.done == 1 and made.failed.keys() == {second.id, "stranger", "broken"}
-    assert [path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")] == [
-        f"{first.id}.png"
-    ]
-    assert np.array_equal(read_mask(tmp_path / "out" / f"{first.id}.png"), good)
-    twice = import_masks([*masks[:1], *masks[:1], Corrected("c", good * 0)], tmp_path / "two", images.classes)
-    assert twice.done == 1 and "two masks" in twice.failed[first.id]
+    folder = CorrectionsFolder(tmp_path / "run/corrections", images.classes)
     with pytest.raises(Tag2maskError, match="no corrected mask"):
-        import_masks(masks[1:], tmp_path / "none", images.classes, images)
-    with pytest.raises(Tag2maskError, match="is no ID"):
-        import_masks([Corrected("../up", good)], tmp_path / "none", images.classes)
-    assert not (tmp_path / "none").exists() and not (tmp_path / "up.png").exists()
+        import_masks(lambda: masks[1:], folder, images)
+    assert not list(tmp_path.iterdir())
+    made = import_masks(lambda: masks, folder, images)
+    assert made.done == 1 and made.failed.keys() == {second.id, third.id, "stranger", "../up", "broken"}
+    assert folder.ids() == [first.id] and sorted(tmp_path.rglob("*.png")) == [folder.stored_mask(first.id)]
+    assert np.array_equal(read_mask(folder.mask(first.id) or Path()), good)
+    twice = import_masks(lambda: [*masks[:1], *masks[:1], Corrected(second.id, good * 0)], folder, images)
+    assert twice.done == 1 and "two masks" in twice.failed[first.id]
+
+
+def test_decisions_are_replaced_on_request_and_no_others(scenes: Path, tmp_path: Path) -> None:
+    images = open_images(DataSettings(root=scenes))
+    ids = [item.id for item in images.items]
+    mask = np.zeros((64, 64), dtype=np.uint8)
+    folder = CorrectionsFolder(tmp_path, images.classes)
+    folder.write(ids[0], Decision.now("rejected", [images.classes[0]]))
+    folder.write(ids[1], Decision.now(tags=[images.classes[1]]))
+    folder.write(ids[2], Decision.now("accepted"), mask + 2)
+    (tmp_path / f"{ids[3]}.json").write_text("{")
+    before = files_of(tmp_path)
+
+    def read() -> list[Read]:
+        return [Corrected(image_id, mask + 1) for image_id in (*ids[:2], *ids[3:5])]
+
+    with pytest.raises(UsageError, match=f"decisions about 2 of these masks: {ids[0]}, {ids[3]}; --overwrite"):
+        import_masks(read, folder, images)
+    assert files_of(tmp_path) == before
+    assert import_masks(read, folder, images, overwrite=True).done == 4
+    found, problems = read_corrections(tmp_path, images.classes)
+    assert not problems and not found.damaged
+    assert found.verdicts == {ids[2]: "accepted", **dict.fromkeys((*ids[:2], *ids[3:5]), "corrected")}
+    assert found.tags == {ids[0]: (1,), ids[1]: (2,)}  # tags that were corrected stay
+    assert read_mask(folder.mask(ids[2]) or Path()).max() == 2
+
+
+def test_a_kill_leaves_whole_decisions_and_overwrite_finishes(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = open_images(DataSettings(root=scenes))
+    masks: list[Read] = [Corrected(item.id, np.ones((64, 64), dtype=np.uint8)) for item in images.items]
+    folder = CorrectionsFolder(tmp_path / "killed", images.classes)
+    written = 0
+
+    def killed(path: Path, value: object) -> None:
+        nonlocal written
+        if written == 4:  # after the class list and three decisions: the fourth mask is there, its ID.json is not
+            raise KeyboardInterrupt
+        written += 1
+        write_json(path, value)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(corrections, "write_json", killed)
+        import_masks(lambda: masks, folder, images)
+    found, problems = read_corrections(folder.folder, images.classes)
+    assert not problems and not found.damaged and len(found.verdicts) == 3
+    assert import_masks(lambda: masks, folder, images, overwrite=True).done == len(images)
+    found, _ = read_corrections(folder.folder, images.classes)
+    assert len(found.verdicts) == len(images) and not found.unused
 
 
 @pytest.mark.parametrize("name", ["cvat", "labelstudio", "masks"])
-def test_the_verb_and_a_run(name: str, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = done / "masks"
+def test_the_command(name: str, copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = copied / "masks"
     if name == "cvat":
         file = tmp_path / "cvat.zip"
-        assert main(["export", "cvat", str(done), "--out", str(file)]) == 0
+        assert main(["export", "cvat", str(copied), "--out", str(file)]) == 0
     if name == "labelstudio":
-        assert main(["export", "labelstudio", str(done), "--out", str(tmp_path / "ls")]) == 0
+        assert main(["export", "labelstudio", str(copied), "--out", str(tmp_path / "ls")]) == 0
         tasks = json.loads((tmp_path / "ls/tasks.json").read_text())
         file = _written([{**task, "annotations": task.pop("predictions")} for task in tasks], tmp_path / "ls.json")
-    words = ["import", name, str(file), str(done), "--out", str(tmp_path / "back")]
+    words = ["import", name, str(file), str(copied)]
     assert main([*words, "--dry-run"]) == 0
-    assert not (tmp_path / "back").exists()
+    assert not (copied / "corrections").exists()
     assert main(words) == 0
-    for path in (done / "masks").rglob("*.png"):
-        assert np.array_equal(read_mask(tmp_path / "back" / path.relative_to(done / "masks")), read_mask(path))
+    for path in (copied / "masks").rglob("*.png"):
+        assert np.array_equal(read_mask(copied / "corrections" / path.relative_to(copied / "masks")), read_mask(path))
     assert main(words) == 2
-    assert "--overwrite" in capsys.readouterr().err
+    assert "--overwrite replaces them, and no others" in capsys.readouterr().err
 
 
-def test_wrong_use_of_the_verb(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = ["--out", str(tmp_path / "out")]
+def test_wrong_use_of_the_command(
+    folder: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, gone = str(empty_run(tmp_path / "run", scenes)), str(tmp_path / "gone")
+    write_json(tmp_path / "several/repeats.json", {})
+    several = str(empty_run(tmp_path / "several", scenes))
+    taken = open_images(DataSettings(root=scenes)).classes[0]
     for arguments, expected in (
-        (["coco", str(folder), *out], "knows the formats cvat, labelstudio, masks"),
-        (["masks", str(folder)], "needs --out FOLDER"),
-        (["masks", str(folder), *out], "nothing says what the classes are"),
-        (["masks", str(tmp_path / "gone"), *out, "--data.classes", "a,b"], "is no folder of masks"),
-        (["masks", str(folder), str(folder), *out], "is not a run folder"),
-        (["cvat", str(tmp_path / "gone"), *out, "--data.classes", "a,b"], "does not exist"),
-        (["labelstudio", str(folder), *out, "--data.classes", "a,b"], "does not exist"),
-        (["labelstudio", str(folder), *out, "--data.classes", "a,ignored"], "see --ignore-label"),
+        (["coco", str(folder), run], "knows the formats cvat, labelstudio, masks"),
+        (["masks", str(folder)], "needs RUN"),
+        (["masks", str(folder), run, "--out", gone], "leave out --out"),
+        (["masks", str(folder), str(folder)], "is no run folder"),
+        (["masks", str(folder), several], "holds the runs of --repeats"),
+        (["masks", gone, run], "is not a folder of masks"),
+        (["cvat", gone, run], "does not exist"),
+        (["labelstudio", str(folder), run], "does not exist"),
+        (["labelstudio", str(folder), run, "--ignore-label", taken], "see --ignore-label"),
     ):
         assert main(["import", *arguments]) == 2, arguments
         assert expected in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "run/corrections").exists()

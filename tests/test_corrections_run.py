@@ -1,11 +1,10 @@
-"""What people decided comes back: their masks and tags are what a run works with, and no run ever changes them."""
+"""Corrections of a run: every stage works with them, and no stage changes them."""
 
 import io
 import json
 import zipfile
-from dataclasses import replace
 from pathlib import Path
-from shutil import copyfile, copytree
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -14,17 +13,14 @@ from PIL import Image
 
 from run_tiny import Capture, files_of, run, words
 from tag2mask.cli import main
-from tag2mask.cli.commands import COMMANDS
-from tag2mask.cli.parsing import parse
-from tag2mask.core.errors import Tag2maskError, UsageError
+from tag2mask.core.errors import Tag2maskError
 from tag2mask.data import DataSettings, open_images, read_mask, write_mask
 from tag2mask.data.cam_files import read_ids
-from tag2mask.data.corrections import Corrections, Decision
+from tag2mask.data.corrections import CorrectionsFolder, Decision
 from tag2mask.data.dataset import ImageSet
 from tag2mask.data.loading.datasets import LabelledSet
-from tag2mask.export.formats.target import whole_target
 from tag2mask.runs.config import Config
-from tag2mask.runs.corrections import LearntFrom, corrections_folder, newer_tags, remembered_corrections
+from tag2mask.runs.corrections import TrainingRecord, newer_tags
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import StageResult
 from tag2mask.runs.run_folder import RunFolder
@@ -53,10 +49,10 @@ def trained_on(monkeypatch: pytest.MonkeyPatch) -> list[LabelledSet]:
     return seen
 
 
-def corrections_of(folder: Path, scenes: Path) -> tuple[Corrections, list[str]]:
+def corrections_of(folder: Path, scenes: Path) -> tuple[CorrectionsFolder, list[str]]:
     """An open folder of decisions about the scenes, and the IDs of the training scenes."""
     images = open_images(DataSettings(root=scenes, split="train"))
-    return Corrections(folder, images.classes), [item.id for item in images.items]
+    return CorrectionsFolder(folder, images.classes), [item.id for item in images.items]
 
 
 def labels_of(samples: LabelledSet, image_id: str) -> set[int]:
@@ -99,17 +95,16 @@ def test_from_a_run_through_cvat_and_back_into_training(
 ) -> None:
     image_id = corrections_of(tmp_path, scenes)[1][0]
     own = (copied / f"masks/{image_id}.png").read_bytes()
-    task, edited, back = tmp_path / "task.zip", tmp_path / "edited.zip", tmp_path / "corrected"
+    task, edited, back = tmp_path / "task.zip", tmp_path / "edited.zip", copied / "corrections"
     assert main(["export", "cvat", str(copied), "--out", str(task)]) == 0
     painted_in_cvat(task, image_id, edited)
-    assert main(["import", "cvat", str(edited), str(copied), "--out", str(back)]) == 0
+    assert main(["import", "cvat", str(edited), str(copied)]) == 0
     before = files_of(back)
     given = {"data__corrections": str(back)}
-    assert run("segment", scenes, copied, **SEGMENT, **given) == 0
+    assert run("segment", scenes, copied, **SEGMENT, **SEGMENT) == 0
     assert "10 of the 10 masks were corrected by hand" in capsys.readouterr().err
     assert labels_of(trained_on[0], image_id) == {2}
-    assert remembered_corrections(copied) == back
-    # A run that is done again, with other settings, leaves it alone and uses it again.
+    # A run that is done again, with other settings, leaves them alone and uses them again.
     again = {**SEGMENT, "segment__enabled": "true", "refine__cams": "prototype", "evaluate__splits": "train"}
     assert run("run", scenes, copied, restart="refine", **again) == 0
     assert "10 images of split 'train' have a mask by hand; figures are of the masks that the method made" in (
@@ -119,7 +114,7 @@ def test_from_a_run_through_cvat_and_back_into_training(
     assert [labels_of(each, image_id) for each in trained_on] == [{2}] * 2
     assert (copied / f"masks/{image_id}.png").read_bytes() != own  # the method's own mask, which is measured
     assert read_mask(copied / f"masks/{image_id}.png").tolist() != of_class_two().tolist()
-    assert main(["export", "coco", str(copied), "--out", str(tmp_path / "coco")]) == 0  # the run remembers
+    assert main(["export", "coco", str(copied), "--out", str(tmp_path / "coco")]) == 0
     assert by_coco(tmp_path / "coco", image_id) == [(2, 64 * 64)]
     assert "Mask, corrected by hand" in (copied / "report.html").read_text()
 
@@ -158,13 +153,17 @@ def test_a_persons_mask_goes_before_the_methods(
     assert "Mask, corrected by hand" in page and "Mask, rejected by hand" in page
 
 
-def test_masks_of_people_alone_are_enough(scenes: Path, tmp_path: Path, trained_on: list[LabelledSet]) -> None:
-    kept, ids = corrections_of(tmp_path / "drawn", scenes)
+def test_masks_by_hand_alone_are_enough(
+    scenes: Path, tmp_path: Path, trained_on: list[LabelledSet], capsys: Capture
+) -> None:
+    kept, ids = corrections_of(tmp_path / "run/corrections", scenes)
     for image_id in ids[:3]:
-        write_mask(kept.folder / f"{image_id}.png", of_class_two())
-    assert run("segment", scenes, tmp_path / "run", data__corrections=str(kept.folder), **SEGMENT) == 0
+        kept.write(image_id, Decision.now("corrected"), of_class_two())
+    write_mask(kept.folder / f"{ids[3]}.png", of_class_two())
+    assert run("segment", scenes, tmp_path / "run", **SEGMENT) == 0
+    assert f"1 masks have no decision ID.json and are not used: {ids[3]}" in " ".join(capsys.readouterr().err.split())
     assert [item.id for item in trained_on[0].images.items] == ids[:3]
-    config = Config(data=DataSettings(root=scenes, split="train", corrections=kept.folder))
+    config = Config(data=DataSettings(root=scenes, split="train"))
     source, _ = mask_source(config, tmp_path / "run")
     assert sorted(record.id for record in source.records()) == sorted(ids[:3]) and source.missing == 7
 
@@ -206,39 +205,36 @@ def test_tags_that_somebody_changed(copied: Path, scenes: Path, capsys: Capture)
 def test_a_tag_that_is_no_class_is_named(copied: Path, scenes: Path, capsys: Capture) -> None:
     kept, ids = corrections_of(copied / "corrections", scenes)
     kept.write(ids[0], Decision.now(tags=["gryphon"]))
-    assert run("cams", scenes, copied, data__corrections=str(kept.folder)) == 2
+    assert run("cams", scenes, copied) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert f"{ids[0]}.json: the tag `gryphon` is not in the class list" in said
 
 
 def test_corrections_after_training_are_named_and_never_mixed_in(
-    copied: Path, scenes: Path, tmp_path: Path, trained_on: list[LabelledSet], capsys: Capture
+    copied: Path, scenes: Path, trained_on: list[LabelledSet], capsys: Capture
 ) -> None:
     assert run("segment", scenes, copied, **SEGMENT) == 0
     kept, ids = corrections_of(copied / "corrections", scenes)
-    given = {**SEGMENT, "data__corrections": str(kept.folder)}
     kept.write(ids[0], Decision.now("corrected"), of_class_two())
     kept.write(ids[1], Decision.now("rejected"))
-    assert run("segment", scenes, copied, **given) == 0
+    assert run("segment", scenes, copied, **SEGMENT) == 0
     said = " ".join(capsys.readouterr().err.split())
     assert "1 masks are newer than the trained network (1 of them by hand); --restart segment" in said
     assert "1 masks that the network was trained on were rejected since" in said
-    assert run("segment", scenes, copied, restart="segment", **given) == 0
+    assert run("segment", scenes, copied, restart="segment", **SEGMENT) == 0
     capsys.readouterr()
     kept.write(ids[0], Decision.now("corrected"), of_class_two())  # once more as it was: nothing new
-    moved = copytree(kept.folder, tmp_path / "other", copy_function=copyfile)  # the same elsewhere, with new times
-    assert run("segment", scenes, copied, **{**given, "data__corrections": str(moved)}) == 0
-    assert run("segment", scenes, copied, **given) == 0
+    assert run("segment", scenes, copied, **SEGMENT) == 0
     said = capsys.readouterr().err
     assert "newer" not in said and "rejected since" not in said
     kept.write(ids[0], Decision.now("corrected"), 0 * of_class_two())
     (copied / "segment/network.safetensors").unlink()  # as if training had been cut short
-    assert run("segment", scenes, copied, **given) == 2
+    assert run("segment", scenes, copied, **SEGMENT) == 2
     assert "1 masks were corrected by hand, or taken back; --restart segment starts again" in " ".join(
         capsys.readouterr().err.split()
     )
     kept.write(ids[0], Decision.now("corrected"), of_class_two())
-    assert run("segment", scenes, copied, **given) == 0
+    assert run("segment", scenes, copied, **SEGMENT) == 0
 
 
 @pytest.mark.parametrize("how", ["moved", "copied"])
@@ -250,9 +246,6 @@ def test_a_runs_own_decisions_go_where_it_goes(
     kept.write(ids[1], Decision.now("rejected"))
     assert run("evaluate", scenes, copied, evaluate__splits="train") == 0
     assert "1 images of split 'train' have a mask by hand" in capsys.readouterr().err
-    given = {**SEGMENT, "data__corrections": str(kept.folder)}  # named or not, it is the run's own
-    assert run("cams", scenes, copied, **({} if how == "moved" else given)) == 0
-    assert "corrections: null" in (copied / "config.yaml").read_text()
     there = tmp_path / "there"
     if how == "moved":
         copied.rename(there)
@@ -268,43 +261,9 @@ def test_a_runs_own_decisions_go_where_it_goes(
     assert read_mask(there / f"segment/by_hand/{ids[0]}.png").tolist() == of_class_two().tolist()
 
 
-def test_a_run_remembers_another_folder_of_corrections(
-    copied: Path, scenes: Path, tmp_path: Path, capsys: Capture
-) -> None:
-    folder = RunFolder(copied)
-    assert corrections_folder(Config(), folder) == copied / "corrections"
-    assert corrections_folder(Config(data=DataSettings(corrections=tmp_path)), folder) == tmp_path
-    before = (copied / "config.yaml").read_text()
-    kept, ids = corrections_of(tmp_path / "other", scenes)
-    kept.write(ids[1], Decision.now("rejected"))
-    assert run("cams", scenes, copied, data__corrections=str(kept.folder)) == 0
-    assert remembered_corrections(copied) == kept.folder
-    kept.write(ids[0], Decision.now(tags=["gryphon"]))
-    (tmp_path / "mine.yaml").write_text(before)
-    words = ["cams", str(copied), "--config", str(tmp_path / "mine.yaml")]
-    assert main(words) == 2 and "gryphon" in capsys.readouterr().err  # with settings from elsewhere, too
-    assert main([*words, "--data.corrections", "null"]) == 0
-    assert remembered_corrections(copied) is None
-    assert main(words) == 0
-    assert run("cams", scenes, copied, data__corrections=str(tmp_path / "none")) == 2
-    assert "data.corrections does not exist; name the folder of a review" in " ".join(capsys.readouterr().err.split())
-
-
-def test_what_the_run_remembers_is_read_under_its_lock(copied: Path, scenes: Path, tmp_path: Path) -> None:
-    kept, ids = corrections_of(tmp_path / "other", scenes)
-    kept.write(ids[0], Decision.now("rejected"))
-    parsed = parse("cams", COMMANDS["cams"], words("cams", scenes, copied)[1:])
-    assert parsed is not None
-    do, call, arguments = parsed
-    assert call.config.data.corrections is None
-    RunFolder(copied).record_setting("data", "corrections", str(kept.folder))  # by another command
-    assert do(call, **arguments) == 0
-    assert remembered_corrections(copied) == kept.folder
-
-
 def test_a_damaged_decision_moves_nothing_from_shard_to_shard(scenes: Path, tmp_path: Path) -> None:
-    kept = corrections_of(tmp_path / "kept", scenes)[0]
-    config = Config(data=DataSettings(root=scenes, split="train", corrections=kept.folder), shard="1/2", workers=0)
+    kept = corrections_of(tmp_path / "out/corrections", scenes)[0]
+    config = Config(data=DataSettings(root=scenes, split="train"), shard="1/2", workers=0)
     kept.write("elsewhere/0", Decision.now("rejected"))
     before = [
         item.id for item in shard_of(run_images(config, RunFolder(tmp_path / "out")).items, config, StageResult("cams"))
@@ -312,7 +271,7 @@ def test_a_damaged_decision_moves_nothing_from_shard_to_shard(scenes: Path, tmp_
     (kept.folder / f"{before[0]}.json").parent.mkdir()
     (kept.folder / f"{before[0]}.json").write_text("{")
     images = run_images(config, RunFolder(tmp_path / "out"))
-    found = shard_of(images.items, config, StageResult("cams"), damaged=images.decided.damaged)
+    found = shard_of(images.items, config, StageResult("cams"), damaged=images.corrections.damaged)
     assert [item.id for item in found] == before[1:]
 
 
@@ -323,8 +282,6 @@ def test_every_run_of_several_has_decisions_of_its_own(scenes: Path, tmp_path: P
     kept.write(ids[0], Decision.now("corrected"), of_class_two())
     after = Repeats(config, RunFolder(tmp_path), 2).fingerprints
     assert after[0] == before[0] and after[1] != before[1]
-    named = replace(config, data=replace(config.data, corrections=copytree(kept.folder, tmp_path / "elsewhere")))
-    assert Repeats(named, RunFolder(tmp_path), 2, named=True).fingerprints[1] == after[1]  # the same, at another place
     kept.write(ids[0], Decision.now("corrected"), 0 * of_class_two())
     assert Repeats(config, RunFolder(tmp_path), 2).fingerprints[1] not in (before[1], after[1])
 
@@ -346,7 +303,7 @@ def test_a_correction_that_comes_while_a_network_trains(
     monkeypatch.setattr(stage.Segment, "fit", learn)
     assert run("segment", scenes, copied, **SEGMENT) == 0
     assert seen == [{2}, {2}]
-    noted = LearntFrom.read(copied / "segment/learnt_from.json")
+    noted = TrainingRecord.read(copied / "segment/training_record.json")
     assert noted is not None and set(noted.by_hand) == {*ids[:2]}
 
 
@@ -359,73 +316,38 @@ def test_a_correction_that_comes_while_a_network_trains(
         ("segment", "[]"),
     ],
 )
-def test_a_damaged_record_of_what_was_learnt_from(name: str, text: str, tmp_path: Path) -> None:
-    path = tmp_path / name / "learnt_from.json"
+def test_a_damaged_training_record(name: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / name / "training_record.json"
     path.parent.mkdir()
     path.write_text(text)
-    with pytest.raises(Tag2maskError, match=rf"learnt_from\.json is damaged.*--restart {name}"):
-        newer_tags(RunFolder(tmp_path), ImageSet(("cat",), (), tmp_path)) if name == "train" else LearntFrom.read(path)
+    with pytest.raises(Tag2maskError, match=rf"training_record\.json is damaged.*--restart {name}"):
+        newer_tags(RunFolder(tmp_path), ImageSet(("cat",), (), tmp_path)) if name == "train" else TrainingRecord.read(
+            path
+        )
 
 
-def test_a_review_that_began_meanwhile_is_not_replaced(scenes: Path, tmp_path: Path) -> None:
-    kept, ids = corrections_of(tmp_path / "back", scenes)
-    with whole_target(kept.folder, {"classes": list(kept.classes)}) as folder:
-        write_mask(folder / f"{ids[0]}.png", of_class_two())
-    refused = pytest.raises(UsageError, match="what people decided in a review")
-    with refused, whole_target(kept.folder, {}, again=True):
-        kept.write(ids[1], Decision.now("rejected"))
-    found = kept.decision(ids[1])
-    assert kept.mask(ids[0]) is not None and found is not None and found.verdict == "rejected"
-    assert [path.name for path in tmp_path.iterdir()] == ["back"]
+def test_corrections_of_other_classes_are_refused(copied: Path, scenes: Path, capsys: Capture) -> None:
+    CorrectionsFolder(copied / "corrections", ("cat",)).write("a", Decision.now("rejected"))
+    for words_of in (words("segment", scenes, copied), ["import", "masks", str(copied / "masks"), str(copied)]):
+        assert main(words_of) == 2
+        assert "holds corrections of the classes cat" in " ".join(capsys.readouterr().err.split())
 
 
-def test_masks_of_nobody_knows_which_classes(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
-    kept, ids = corrections_of(tmp_path, scenes)
-    write_mask(tmp_path / f"{ids[0]}.png", of_class_two())
-    given = ["check", str(scenes), "--data.corrections", str(tmp_path), "--data.split", "train"]
-    assert main(given) == 0
-    assert "nothing there says which classes the ids in these masks are" in " ".join(capsys.readouterr().out.split())
-    kept.write(ids[1], Decision.now("rejected"))  # and the class list with it
-    assert main(given) == 0
-    assert "nothing there says" not in " ".join(capsys.readouterr().out.split())
-
-
-def test_corrections_of_other_classes_are_refused(copied: Path, scenes: Path, tmp_path: Path, capsys: Capture) -> None:
-    Corrections(tmp_path, ("cat",)).write("a", Decision.now("rejected"))
-    assert run("segment", scenes, copied, data__corrections=str(tmp_path), **SEGMENT) == 2
-    assert "holds corrections of the classes cat" in " ".join(capsys.readouterr().err.split())
-
-
-def test_an_import_never_replaces_a_review(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
-    kept, ids = corrections_of(tmp_path / "back", scenes)
-    write_mask(tmp_path / f"drawn/{ids[0]}.png", of_class_two())
-    words = ["import", "masks", str(tmp_path / "drawn"), "--data.classes", ",".join(kept.classes)]
-    words += ["--out", str(kept.folder)]
-    assert main(words) == 0 and main([*words, "--overwrite"]) == 0
-    kept.write(ids[1], Decision.now("rejected"))
-    before = files_of(kept.folder)
-    assert main([*words, "--overwrite"]) == 2
-    assert "holds what people decided in a review (corrections.json), which is never replaced" in " ".join(
-        capsys.readouterr().err.split()
-    )
-    assert main(["export", "voc", *words[2:], "--overwrite"]) == 2
-    assert files_of(kept.folder) == before
-
-
-def test_check_lists_what_is_wrong_with_corrections(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
-    kept, ids = corrections_of(tmp_path, scenes)
+def test_check_lists_what_is_wrong_with_corrections(copied: Path, scenes: Path, capsys: Capture) -> None:
+    kept, ids = corrections_of(copied / "corrections", scenes)
     val = open_images(DataSettings(root=scenes, split="val")).items[0].id
     kept.write(ids[0], Decision.now("accepted"), of_class_two())
     kept.write(ids[1], Decision.now("corrected"), of_class_two(48))
     kept.write(ids[2], Decision.now("accepted"), 7 * of_class_two())
     kept.write(ids[3], Decision.now("accepted"), of_class_two())
-    (tmp_path / f"{ids[3]}.png").unlink()
+    (kept.folder / f"{ids[3]}.png").unlink()
     kept.write(ids[4], Decision.now("rejected", [kept.classes[0]]))
-    (tmp_path / f"{ids[5]}.json").write_text("{}]")
-    (tmp_path / f"{ids[6]}.png").write_bytes(b"no mask")
+    (kept.folder / f"{ids[5]}.json").write_text("{}]")
+    kept.write(ids[6], Decision.now("corrected"), of_class_two())
+    (kept.folder / f"{ids[6]}.png").write_bytes(b"no mask")
     kept.write("gone", Decision.now("rejected"))
     kept.write(val, Decision.now("rejected"))
-    words = ["check", str(scenes), "--data.corrections", str(tmp_path), "--data.split", "train", "--json"]
+    words = ["check", str(scenes), "--data.split", "train", "--with", str(copied), "--json", "--workers", "0"]
     assert main(words) == 1
     report = json.loads(capsys.readouterr().out)
     found = {(each["kind"], each["level"], Path(each["subject"]).stem) for each in report["problems"]}
@@ -437,7 +359,7 @@ def test_check_lists_what_is_wrong_with_corrections(scenes: Path, tmp_path: Path
         ("mask-format", "error", Path(ids[6]).stem),
         ("stray-correction", "warning", "gone"),
     }
-    about = {Path(each["subject"]).stem for each in report["problems"] if each["subject"].startswith(str(tmp_path))}
+    about = {Path(each["subject"]).stem for each in report["problems"] if each["subject"].startswith(str(kept.folder))}
     assert about == {Path(name).stem for name in (*ids[1:4], *ids[5:7], "gone")}
     assert report["usable"] and not report["sound"]
     assert "2 accepted, 2 corrected, 3 rejected, 1 with other tags, 2 damaged" in " ".join(report["notes"])

@@ -41,7 +41,7 @@ from tag2mask.data.settings import Crowd, DataSettings
 from tag2mask.data.validation.check import check
 from tag2mask.runs import ground_truth as truth
 from tag2mask.runs.config import Config
-from tag2mask.runs.ground_truth import with_truth
+from tag2mask.runs.ground_truth import with_ground_truth
 from tag2mask.stages.segment import Segment
 from tag2mask.training.settings import SegmentSettings
 from test_data_check import write_image
@@ -107,7 +107,7 @@ def mini(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def painted(settings: DataSettings, split: str | None = None, workers: int = 0) -> ImageSet:
     config = Config(data=settings, workers=workers)
-    return with_truth(config, open_images(settings, split=split), Console(quiet=True))
+    return with_ground_truth(config, open_images(settings, split=split), Console(quiet=True))
 
 
 def mask_of(settings: DataSettings, image_id: str) -> np.ndarray:
@@ -299,7 +299,7 @@ def test_commands_that_paint_at_once_all_stand_in_the_record(root: Path) -> None
         write_image(root / split / f"{split}.jpg")
     sets = [open_images(DataSettings(root=root), split=split) for split in splits]
     with ThreadPoolExecutor(len(sets)) as pool:
-        list(pool.map(lambda items: with_truth(Config(workers=0), items, Console(quiet=True)), sets))
+        list(pool.map(lambda items: with_ground_truth(Config(workers=0), items, Console(quiet=True)), sets))
     record = json.loads((root / "SegmentationClass" / "painted.json").read_text())
     assert set(record["sources"]) == {f"instances_{split}.json" for split in splits}
 
@@ -316,7 +316,7 @@ def test_of_two_that_paint_differently_at_once_one_is_refused(root: Path, monkey
 
     monkeypatch.setattr(rasterise_module, "read_annotations", meanwhile)
     with pytest.raises(UsageError, match=r"painted\.json: the masks here were painted with data\.crowd skip"):
-        with_truth(Config(workers=0), images, Console(quiet=True))
+        with_ground_truth(Config(workers=0), images, Console(quiet=True))
 
 
 def test_of_several_processes_the_main_one_paints_and_all_use_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -449,7 +449,7 @@ def test_settings_take_strings_and_refuse_what_cannot_be_meant() -> None:
 def test_roots(tmp_path: Path) -> None:
     touch(tmp_path, "tags.csv", "other/cat/a.jpg")
     settings = DataSettings(root=tmp_path / "other", masks=tmp_path / "gone")
-    assert "gone: data.masks is no folder; name the one with ID.png" in failure(settings)
+    assert "gone: data.masks is not a folder; name the one with ID.png" in failure(settings)
     assert "data.root is missing" in failure(DataSettings())
     assert "data.root does not exist" in failure(DataSettings(root=tmp_path / "gone"))
     assert "data.root is a file; a table is named as data.tags" in failure(DataSettings(root=tmp_path / "tags.csv"))

@@ -458,7 +458,7 @@ def test_wrong_use_of_the_verb(folder: Path, tmp_path: Path, capsys: pytest.Capt
         (["yolo", *masks, *out, *classes, "--min-pixels", "-1"], "--min-pixels"),
         (["coco", *masks, "--out", str(folder / "coco"), *classes], "lies inside"),
         (["coco", *masks, "--out", str(folder.parent), *classes, "--overwrite"], "--out"),
-        (["coco", str(tmp_path / "gone"), *out, *classes], "is no folder"),
+        (["coco", str(tmp_path / "gone"), *out, *classes], "is not a folder"),
     ):
         assert main(["export", *arguments]) == 2, arguments
         assert expected in capsys.readouterr().err

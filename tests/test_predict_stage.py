@@ -340,7 +340,7 @@ def test_wrong_use_exits_2_and_writes_nothing(
 
 
 def test_images_are_read_ahead_within_bounds(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "AHEAD_PIXELS", 2 * 24 * 32)
+    monkeypatch.setattr(reading, "PREFETCH_PIXELS", 2 * 24 * 32)
     started: list[str] = []
 
     def read(item: ImageItem) -> str:
@@ -349,7 +349,7 @@ def test_images_are_read_ahead_within_bounds(photos: Path, monkeypatch: pytest.M
 
     listed = [ImageItem(f"p{number}", photos / f"p{number}.png", ()) for number in range(6)]
     order = []
-    for item, answer in reading.read_bounded(listed, read, workers=4, pixel_limit=10**8):
+    for item, answer in reading.prefetch_images(listed, read, workers=4, pixel_limit=10**8):
         order.append(answer)
         assert item.id == answer
         assert len(started) <= len(order) + 2

@@ -11,13 +11,13 @@ from PIL import Image
 from rich.console import Console
 
 from data_sets import CAT, DOG, IMAGE, SQUARE, Fault, Files, Tags, annotation, assert_read, document, image, plant
-from run_tiny import Capture
+from run_tiny import Capture, empty_run
 from tag2mask.cli import main
 from tag2mask.data import DataSettings, read_mask, write_mask
 from tag2mask.data.dataset import ImageSet, open_images, survey
 from tag2mask.export.formats.labelstudio import encode_brush
 from tag2mask.runs.config import Config
-from tag2mask.runs.ground_truth import with_truth
+from tag2mask.runs.ground_truth import with_ground_truth
 
 ZEBRA = {"id": 1, "name": "zebra"}
 TRAIN, VAL = "annotations/instances_train.json", "annotations/instances_val.json"
@@ -256,7 +256,7 @@ def test_polygons_are_painted_alike_however_they_are_written(segmentation: Any, 
 
 
 def truth(settings: DataSettings, split: str | None = None) -> ImageSet:
-    return with_truth(Config(data=settings, workers=0), open_images(settings, split=split), Console(quiet=True))
+    return with_ground_truth(Config(data=settings, workers=0), open_images(settings, split=split), Console(quiet=True))
 
 
 IDS = ("cat/one", "cat/two.of them", "dog/one", "dog/größe 7", "fish/one")
@@ -375,7 +375,10 @@ TASKS: dict[str, tuple[list[Any], int, str]] = {
 @pytest.mark.parametrize(("tasks", "code", "says"), TASKS.values(), ids=TASKS)
 def test_what_label_studio_exports(tasks: list[Any], code: int, says: str, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "in.json").write_text(json.dumps(tasks))
-    words = ["import", "labelstudio", str(tmp_path / "in.json"), "--data.classes", "cat,dog"]
-    assert main([*words, "--out", str(tmp_path / "out")]) == code
+    (tmp_path / "data").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "data/one.png")
+    (tmp_path / "data/tags.csv").write_text("image,tags\none.png,cat\n")
+    run = empty_run(tmp_path / "run", tmp_path / "data", classes="cat,dog")
+    assert main(["import", "labelstudio", str(tmp_path / "in.json"), str(run)]) == code
     assert says in " ".join(capsys.readouterr().err.split())
-    assert code or read_mask(tmp_path / "out/one.png").all()
+    assert code or read_mask(run / "corrections/one.png").all()

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import copyfile
 from unicodedata import normalize
 
 import numpy as np
@@ -10,11 +11,14 @@ import pytest
 from PIL import Image
 
 from data_sets import IMAGE, plant
-from run_tiny import TINY_WORDS, Capture
+from run_tiny import TINY_WORDS, Capture, empty_run
 from tag2mask.cli import main
 from tag2mask.data.dataset import find_images, open_images, survey
 from tag2mask.data.settings import DataSettings
 from tag2mask.data.validation.check import check
+from tag2mask.runs.config import Config
+from tag2mask.runs.dataset import run_images
+from tag2mask.runs.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -196,7 +200,7 @@ def test_decisions_and_predictions_are_found_whatever_the_spelling(tmp_path: Pat
     names = [f"{normalize('NFD', name)}" for name in ("Ä1", "Ä2", "Ä3")]
     table = "image,tags\n" + "".join(f"{name}.png,pit\n" for name in names)
     plant(tmp_path / "data", {f"{name}.png": IMAGE for name in names} | {"tags.csv": table})
-    for folder in ("masks", "made", "corrections"):
+    for folder in ("masks", "made"):
         for name in names:
             (tmp_path / folder).mkdir(exist_ok=True)
             mask = np.zeros((24, 32), dtype=np.uint8)
@@ -205,9 +209,14 @@ def test_decisions_and_predictions_are_found_whatever_the_spelling(tmp_path: Pat
     words = ["--data.root", str(tmp_path / "data"), "--data.masks", str(tmp_path / "masks")]
     assert main(["evaluate", str(tmp_path / "made"), *words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["miou"] == 1.0
-    images = open_images(DataSettings(root=tmp_path / "data", corrections=tmp_path / "corrections"))
-    assert all(images.decided.has_mask(item.id) for item in images.items)
-    assert all((images.decided.mask(item.id) or Path()).is_file() for item in images.items)
+    run = empty_run(tmp_path / "run", tmp_path / "data")
+    assert main(["import", "masks", str(tmp_path / "made"), str(run)]) == 0
+    (tmp_path / "copy/corrections").mkdir(parents=True)
+    for path in (run / "corrections").iterdir():  # as a system copies them that has other spellings
+        copyfile(path, tmp_path / "copy/corrections" / normalize("NFD", path.name))
+    images = run_images(Config(data=DataSettings(root=tmp_path / "data")), RunFolder(tmp_path / "copy"))
+    assert all(images.corrections.has_mask(item.id) for item in images.items)
+    assert all((images.corrections.mask(item.id) or Path()).is_file() for item in images.items)
 
 
 def test_masks_are_found_whatever_the_spelling(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from tag2mask.networks.segmentation import build_segmentation_network
 from tag2mask.networks.settings import SegmentationNetworkSettings
 from tag2mask.prediction.predictor import Predictor, load
 from tag2mask.runs.config import Config
-from tag2mask.runs.ground_truth import _paint
+from tag2mask.runs.ground_truth import rasterise_missing_truth
 from tag2mask.runs.progress import StageResult
 from tag2mask.stages.predictions import _batches
 from tag2mask.stages.registry import STAGES
@@ -463,7 +463,9 @@ def test_a_warning_before_painting(tmp_path: Path) -> None:
     digest = read_annotations(source, "x").digest
     rasterisation = Rasterisation(tmp_path / "masks", "ignore", {source: digest}, {item.id: (40, 60) for item in items})
     console = Console(file=io.StringIO(), width=9999)
-    _paint(Config(workers=0), rasterisation, items, ("cat",), console)
+    rasterise_missing_truth(
+        Config(workers=0), ImageSet(("cat",), items, tmp_path, rasterisation=rasterisation), console
+    )
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert "warning: EXIF turns 1 of the 2 images" in said
     assert "3.jpg (orientation 3); masks of those" in said

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from data_sets import IMAGE, annotation, document, image, plant
-from run_tiny import TINY_WORDS, Capture
+from run_tiny import TINY_WORDS, Capture, empty_run
 from tag2mask.cli import main
 from tag2mask.cli.console import errors
 from tag2mask.data import write_mask
@@ -22,7 +22,7 @@ from tag2mask.data.settings import DataSettings
 from tag2mask.data.validation.check import check
 from tag2mask.evaluation import Confusion, Figures
 from tag2mask.runs.config import Config
-from tag2mask.runs.ground_truth import truth_against_tags, with_truth
+from tag2mask.runs.ground_truth import compare_truth_with_tags, with_ground_truth
 
 Mask = npt.NDArray[np.uint8]
 Write = Callable[[Mask, int], Mask]
@@ -181,19 +181,19 @@ def test_training_on_such_truth_is_refused(tmp_path: Path, capsys: Capture) -> N
 def test_imported_masks_are_compared_with_the_tags(tmp_path: Path, capsys: Capture) -> None:
     data_set(tmp_path / "data", 1, lookup())
     data_set(tmp_path / "drawn", 1, black_and_white)
-    words = ["import", "masks", str(tmp_path / "drawn/masks"), "--data.root", str(tmp_path / "data")]
-    words += ["--out", str(tmp_path / "imported")]
+    run = empty_run(tmp_path / "run", tmp_path / "data")
+    words = ["import", "masks", str(tmp_path / "drawn/masks"), str(run)]
     assert main(words) == 2
     assert "nothing was imported: ground truth and tags do not fit" in capsys.readouterr().err
-    assert not (tmp_path / "imported").exists()
+    assert not (run / "corrections").exists()
     assert main([*words, "--data.mask_values", "255=tag"]) == 0
     right = np.array(Image.open(tmp_path / "data/masks/0.png"))
-    assert (np.array(Image.open(tmp_path / "imported/0.png")) == right).all()
+    assert (np.array(Image.open(run / "corrections/0.png")) == right).all()
 
 
 def test_corrections_may_contradict_the_tags(tmp_path: Path, capsys: Capture) -> None:
     data_set(tmp_path / "data", 3, lookup())
-    words = ["import", "masks", str(tmp_path / "drawn"), "--data.root", str(tmp_path / "data"), "--overwrite", "--out"]
+    words = ["import", "masks", str(tmp_path / "drawn"), str(empty_run(tmp_path / "run", tmp_path / "data"))]
     (tmp_path / "drawn").mkdir()
     for change, said in (
         (lookup(_1=0, _2=0, _3=0), "0 of 3 tags are in the mask"),
@@ -202,7 +202,7 @@ def test_corrections_may_contradict_the_tags(tmp_path: Path, capsys: Capture) ->
         for number in (0, 1, 2):
             mask = np.array(Image.open(tmp_path / f"data/masks/{number}.png"))
             Image.fromarray(change(mask, number)).save(tmp_path / f"drawn/{number}.png")
-        code = main([*words, str(tmp_path / "imported")])
+        code = main([*words, "--overwrite"])
         assert (code, said in capsys.readouterr().err) == (0, True)
 
 
@@ -311,6 +311,6 @@ def test_what_a_paint_program_saves_is_read_by_a_mapping(mode: str, tmp_path: Pa
 @pytest.mark.parametrize("name", ["voc-animals", "coco-mini"])
 def test_real_sets_are_silent(name: str, real_data: Path, tmp_path: Path) -> None:
     data = DataSettings(root=real_data / "data" / name, masks=tmp_path / "masks" if name == "coco-mini" else None)
-    images = with_truth(Config(data=data), open_images(data), errors())
+    images = with_ground_truth(Config(data=data), open_images(data), errors())
     assert len(images) > 100
-    assert truth_against_tags(images, Config(data=data)) == []
+    assert compare_truth_with_tags(images, Config(data=data)) == []

@@ -27,14 +27,14 @@ from review_run import CLASSES, IDS, SIZE, TAGS, VALUES, build_run, every_value,
 from tag2mask.cli import main
 from tag2mask.core.errors import UsageError
 from tag2mask.data import ImageItem, ImageSet, palette, read_image, read_mask
-from tag2mask.data.corrections import Corrections, Decision
+from tag2mask.data.corrections import CorrectionsFolder, Decision
 from tag2mask.data.settings import DataSettings
 from tag2mask.quality.ranking import IMAGES, Ranking
 from tag2mask.review import Server, Session, reviewed_images
 from tag2mask.review.image_list import Query, ReviewList
 from tag2mask.review.server import Guard, build_app
 from tag2mask.runs.config import Config
-from tag2mask.runs.corrections import data_of
+from tag2mask.runs.corrections import run_corrections
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.stages.registry import STAGES
 
@@ -239,7 +239,7 @@ def test_decisions_replace_each_other_and_tags_stay(page: Page, run: Path) -> No
     assert page.put(f"{base}/mask?verdict=accepted", mask.tobytes()).get_json()["verdict"] == "accepted"
     said = page.put(f"{base}/tags", {"tags": [5, 1]}).get_json()
     assert (said["verdict"], said["tags"], said["other_tags"]) == ("accepted", [1, 5], True)
-    kept = Corrections(run / "corrections", CLASSES)
+    kept = CorrectionsFolder(run / "corrections", CLASSES)
     decision = kept.decision("one")
     assert decision is not None and (decision.verdict, decision.tags) == ("accepted", (CLASSES[0], CLASSES[4]))
     np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), mask)
@@ -409,7 +409,7 @@ def test_a_dry_run_says_what_would_be_served(run: Path, capsys: pytest.CaptureFi
 def test_an_id_that_is_taken(run: Path) -> None:
     images = ImageSet(("cat",), (ImageItem("corrections", "/nowhere/corrections.jpg", (1,)),), Path("/nowhere"))
     with pytest.raises(UsageError, match="rename it"):
-        Session(images, RunFolder(run), Corrections(run / "corrections", ("cat",)), pixel_limit=100)
+        Session(images, RunFolder(run), CorrectionsFolder(run / "corrections", ("cat",)), pixel_limit=100)
 
 
 def test_a_port_that_is_taken(run: Path) -> None:
@@ -451,7 +451,7 @@ def test_ctrl_c_ends_it_with_what_was_decided(run: Path, served: subprocess.Pope
     assert served.returncode == 0 and error == ""
     assert json.loads(out)["corrected"] == 1
     np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), every_value(8))
-    assert data_of(Config(), run).corrections == run / "corrections"  # later commands over the run read them
+    assert run_corrections(RunFolder(run), CLASSES).has_mask("one")  # later commands over the run read them
 
 
 def test_tags_that_were_decided_are_not_taken_for_the_data_sets_own(run: Path) -> None:
@@ -461,7 +461,7 @@ def test_tags_that_were_decided_are_not_taken_for_the_data_sets_own(run: Path) -
     again = _page(run).get("/api/images/0").get_json()
     assert again["tags"] == [3] and own["tags"] != [3]
     data = run.parent / "data"
-    settings = DataSettings(root=data, classes=str(data / "classes.txt"), corrections=run / "corrections")
+    settings = DataSettings(root=data, classes=str(data / "classes.txt"))
     images = reviewed_images(Config(out=run, data=settings), RunFolder(run))
     assert images.items[0].tags == tuple(own["own_tags"])
 
@@ -499,9 +499,9 @@ def test_a_damaged_decision_stops_one_image_and_can_be_made_again(page: Page, ru
 
 def test_a_decision_is_not_forgotten_by_who_read_before_it(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     reading, written = threading.Event(), threading.Event()
-    read = Corrections.decision
+    read = CorrectionsFolder.decision
 
-    def slow(kept: Corrections, image_id: str) -> Decision | None:
+    def slow(kept: CorrectionsFolder, image_id: str) -> Decision | None:
         found = read(kept, image_id)
         if threading.current_thread() is reader:
             reading.set()
@@ -509,7 +509,7 @@ def test_a_decision_is_not_forgotten_by_who_read_before_it(page: Page, monkeypat
         return found
 
     reader = threading.Thread(target=lambda: page.session.decision(0))
-    monkeypatch.setattr(Corrections, "decision", slow)
+    monkeypatch.setattr(CorrectionsFolder, "decision", slow)
     reader.start()
     assert reading.wait(30)
     page.session.delete_mask(0, "rejected")

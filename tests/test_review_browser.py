@@ -17,7 +17,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from review_run import CLASSES, IDS, SIZE, build_run, disc_along, every_value, open_session
 from tag2mask.data import read_mask
-from tag2mask.data.corrections import Corrections, Decision
+from tag2mask.data.corrections import CorrectionsFolder, Decision
 from tag2mask.review import Server
 
 pytestmark = pytest.mark.browser
@@ -112,7 +112,7 @@ def test_accepting_by_keyboard_keeps_every_pixel(page: webdriver.Chrome, run: Pa
     _press(page, "r")
     _await_open(page, "last")
     _await_saved(page)
-    kept = Corrections(run / "corrections", CLASSES)
+    kept = CorrectionsFolder(run / "corrections", CLASSES)
     for number, image_id in enumerate(IDS[:3]):  # every class and 255, one image turned by EXIF
         decision, path = kept.decision(image_id), kept.mask(image_id)
         assert decision is not None and decision.verdict == "accepted" and path is not None
@@ -169,7 +169,7 @@ def test_the_keyboards_brush_undo_and_reject(page: webdriver.Chrome, run: Path) 
 
 
 def test_tags_fill_and_a_stage_taken_over(page: webdriver.Chrome, run: Path) -> None:
-    kept = Corrections(run / "corrections", CLASSES)
+    kept = CorrectionsFolder(run / "corrections", CLASSES)
     _press(page, "t")
     page.switch_to.active_element.send_keys(Keys.SPACE)  # the first tag of the image
     _await_saved(page)
@@ -295,7 +295,7 @@ def test_what_cannot_be_saved_is_told_and_kept(page: webdriver.Chrome, run: Path
     assert not page.find_element(By.ID, "fault").is_displayed()
     told = ("/mask", "/tags", "/verdict", "422")
     assert all(any(word in message for word in told) for message in _console(page))
-    decisions = [Corrections(run / "corrections", CLASSES).decision(image_id) for image_id in ("one", "broken")]
+    decisions = [CorrectionsFolder(run / "corrections", CLASSES).decision(image_id) for image_id in ("one", "broken")]
     assert [(each.verdict, each.tags) for each in decisions if each] == [
         ("corrected", (CLASSES[19],)),
         ("rejected", None),

@@ -152,12 +152,11 @@ COMMANDS = {
         "Import masks that were corrected in another tool.",
         "exchange:import_corrections",
         (
-            "import cvat job.zip runs/mine --out corrected",
-            "import labelstudio export.json runs/mine --out corrected",
-            "import masks folder runs/mine --out corrected",
+            "import cvat job.zip runs/mine",
+            "import labelstudio export.json runs/mine",
+            "import masks folder runs/mine --overwrite",
         ),
         ("data",),
-        writes="result",
     ),
     "evaluate": Command(
         "Measure masks or CAMs against ground truth.",

@@ -1,21 +1,13 @@
 """The commands on images without a run folder of their own: `check`, `tags`, `predict`."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from tag2mask.cli.console import errors, output, print_json, say
 from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.stages import finish, one_process, require_run, with_data
-from tag2mask.runs.corrections import data_of
 from tag2mask.runs.run_folder import RunFolder
-from tag2mask.workflows.check import (
-    Suspicion,
-    check_data,
-    checked_images,
-    require_network,
-    suspicious_tags,
-)
+from tag2mask.workflows.check import TagFinding, audit_tags, check_data, checked_images, require_network
 from tag2mask.workflows.plan import duration, recorded_times
 from tag2mask.workflows.predict import Predict
 from tag2mask.workflows.suggest_tags import suggest_tags
@@ -53,41 +45,32 @@ def check(call: Invocation, data: Path, *, with_: Path | None = None) -> int:
         with_: list the tags that the trained network of this run doubts, and estimate times from its records
     """
     call = with_data(call, data)
-    audit = None if with_ is None else _tag_audit(call, RunFolder(with_))
-    report = check_data(call.config, data, errors())
-    doubtful = audit(data) if audit and report.usable else []
-    times: dict[str, float] = {}
-    if with_ is not None and report.usable:
-        times = recorded_times(call.on_top_of(with_), RunFolder(with_), report.images)
+    run = None if with_ is None else RunFolder(with_)
+    if run is not None:
+        require_run(run.path)
+        require_network(run)
+        classes = call.config.data.classes or call.on_top_of(run.path).data.classes
+        call = call.with_config(replace(call.config, data=replace(call.config.data, classes=classes)))
+    report = check_data(call.config, data, run, errors())
+    findings, times = list[TagFinding](), dict[str, float]()
+    if run is not None and report.usable:
+        own = call.on_top_of(run.path)
+        findings = audit_tags(own, run, checked_images(call.config, data, run), errors())
+        times = recorded_times(own, run, report.images)
     if call.as_json:
-        listed: dict[str, object] = {"suspicions": [vars(each) for each in doubtful]} if audit else {}
+        listed: dict[str, object] = {} if run is None else {"suspicions": [vars(finding) for finding in findings]}
         listed |= {"seconds": times} if times else {}
         print_json(report.to_json() | listed)
-        return 0 if report.sound else 1
-    lines = [report.render(), *(f"  {each}" for each in doubtful)]
-    if audit:
-        found = f"{len(doubtful)} doubtful tags" if report.usable else "tag audit skipped: fix the errors above first"
-        lines.insert(1, found)
-    if times:
-        parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in times.items())
-        lines.append(f"about {duration(sum(times.values()))} at the throughput of that run: {parts}")
-    say(output(), "\n".join(lines))
+    else:
+        lines = [report.render(), *(f"  {finding}" for finding in findings)]
+        if run is not None:
+            skipped = "tag audit skipped: fix the errors above first"
+            lines.insert(1, f"{len(findings)} doubtful tags" if report.usable else skipped)
+        if times:
+            parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in times.items())
+            lines.append(f"about {duration(sum(times.values()))} at the throughput of that run: {parts}")
+        say(output(), "\n".join(lines))
     return 0 if report.sound else 1
-
-
-def _tag_audit(call: Invocation, run: RunFolder) -> Callable[[Path], list[Suspicion]]:
-    """A function that lists the doubtful tags of a data set, with the network and settings of a run.
-
-    Raises:
-        UsageError: it is not the folder of a trained run.
-    """
-    require_run(run.path)
-    require_network(run)
-    own = call.on_top_of(run.path)
-    classes = call.config.data.classes or own.data.classes
-    decided = call.config.data.corrections or data_of(own, run.path).corrections
-    given = replace(call.config, data=replace(call.config.data, classes=classes, corrections=decided))
-    return lambda place: suspicious_tags(own, run, checked_images(given, place), errors())
 
 
 @one_process

@@ -1,5 +1,6 @@
 """The commands `export` and `import`: to other people's tools and back."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,16 +8,19 @@ from tag2mask.cli.console import errors, output
 from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.stages import finish, one_process, require_run
 from tag2mask.core.errors import UsageError
+from tag2mask.data.corrections import CorrectionsFolder
 from tag2mask.export.formats.base import ExportSettings, Images, Pieces
-from tag2mask.export.formats.importers import READERS, import_masks, read_folder
+from tag2mask.export.formats.importers import READERS, import_masks
 from tag2mask.export.formats.registry import FORMATS, export_masks
 from tag2mask.export.formats.target import refuse_target
 from tag2mask.export.onnx import export_onnx, require_onnx
 from tag2mask.prediction.predictor import load_segmenter, require_network_file
+from tag2mask.runs.corrections import CORRECTIONS
 from tag2mask.runs.progress import StageResult, progress_bar
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.stages.registry import require_classes
-from tag2mask.workflows.export_masks import known_classes, known_images, mask_source, refuse_inside
+from tag2mask.workflows.export_masks import known_images, mask_source, refuse_inside
+from tag2mask.workflows.repeats import refuse_repeats
 
 
 @one_process
@@ -111,44 +115,37 @@ def import_corrections(
     call: Invocation,
     format: str,
     file: Path,
-    run: Path | None = None,
+    run: Path,
     *,
     ignore_label: str = "ignored",
     overwrite: bool = False,
 ) -> int:
-    """Take corrected masks.
+    """Take masks from another tool as corrections of a run.
 
     Args:
         format: cvat, labelstudio, or masks (a folder of ID.png)
         file: what the tool exported, a zip, a JSON file, or a folder
-        run: the run whose classes and images they are of; without it, --data.root or --data.classes names them
+        run: the run folder; the masks are written into its folder corrections
         ignore_label: the label that is 255
-        overwrite: replace an earlier import in --out
+        overwrite: replace the decisions about the masks of these images
     """
-    config, out = call.config, call.config.out
     if format not in READERS:
         raise UsageError(f"import knows the formats {', '.join(READERS)}, received '{format}'")
-    if out is None or out.suffix == ".zip":
-        raise UsageError(f"import {format} needs --out FOLDER, where the masks go")
-    refuse_target(out, again=overwrite)
-    if run is not None:
-        require_run(run)
-    images = known_images(config)
-    if run is not None and images is not None:
-        require_classes(RunFolder(run), images.classes)
-    classes = known_classes(config, images)
-    refuse_inside(out, file, config.data.root, config.data.tags)
+    require_run(run)
+    refuse_repeats(RunFolder(run))
+    images = known_images(call.config)
+    require_classes(RunFolder(run), images.classes)
+    folder = CorrectionsFolder(run / CORRECTIONS, images.classes)
     if call.dry_run:
-        output().print(f"would write the masks in {file} to {out}", highlight=False, markup=False, soft_wrap=True)
+        said = f"would write the masks in {file} to {folder.folder}"
+        output().print(said, highlight=False, markup=False, soft_wrap=True)
         return 0
-    limit = config.data.pixel_limit
+    options: dict[str, Any] = {"ignored": ignore_label}
     if format == "masks":
         # The run's own mapping is that of its ground truth; the masks of an import follow one that the command gives.
-        mapped = images if "data.mask_values" in call.given else None
-        masks = read_folder(file, classes, pixel_limit=limit, images=mapped)
-    else:
-        masks = READERS[format](file, classes, ignored=ignore_label, pixel_limit=limit)
-    made = import_masks(masks, out, classes, images, again=overwrite, pixel_limit=limit)
+        options = {"images": images if "data.mask_values" in call.given else None}
+    read = partial(READERS[format], file, images.classes, pixel_limit=images.pixel_limit, **options)
+    made = import_masks(read, folder, images, overwrite=overwrite)
     result = StageResult(f"import {format}", done=made.done, failed=made.failed)
-    result.notes += [*made.notes, f"written to {out}"]
+    result.notes += [*made.notes, f"written to {folder.folder}"]
     return finish(call, [result])

@@ -8,7 +8,6 @@ from pathlib import Path
 from tag2mask.core.distributed import is_main
 from tag2mask.core.errors import UsageError
 from tag2mask.runs.config import Config
-from tag2mask.runs.corrections import with_remembered
 from tag2mask.runs.lock import run_lock
 from tag2mask.runs.run_folder import RunFolder
 
@@ -21,7 +20,6 @@ class Invocation:
         command: the name of the command.
         config: all settings.
         given: the settings that the command line itself names, with their values as text.
-        names_corrections: whether the command line, or one of its config files, names the folder of corrections.
         on_top_of: the settings of the command line over those of a run folder.
         dry_run: print what would be done, and stop.
         as_json: print the result as JSON.
@@ -31,7 +29,6 @@ class Invocation:
     command: str
     config: Config
     given: Mapping[str, str]
-    names_corrections: bool
     on_top_of: Callable[[Path], Config]
     dry_run: bool = False
     as_json: bool = False
@@ -41,12 +38,6 @@ class Invocation:
         """A copy with other settings."""
         return replace(self, config=config)
 
-    def with_remembered(self) -> "Invocation":
-        """A copy with the folder of corrections that the run in `out` records, unless the command names one."""
-        if self.names_corrections:
-            return self
-        return self.with_config(with_remembered(self.config, self.config.data.corrections))
-
     def run_folder(self) -> RunFolder:
         """The run folder: ``--out``, or the command's argument.
 
@@ -54,7 +45,7 @@ class Invocation:
             UsageError: neither is given.
         """
         if self.config.out is None:
-            writes_elsewhere = self.command in ("predict", "export", "import")
+            writes_elsewhere = self.command in ("predict", "export")
             place = "FOLDER, where the result goes" if writes_elsewhere else "RUN, the run folder"
             raise UsageError(f"{self.command} needs --out {place}")
         return RunFolder(self.config.out)

@@ -22,7 +22,6 @@ from tag2mask.cli.settings_help import CONFIG, FLAGS, argument_docs, option_name
 from tag2mask.cli.stages import with_data
 from tag2mask.core.errors import UsageError, first_five
 from tag2mask.runs.config import Config, presets, to_yaml
-from tag2mask.runs.corrections import corrections_in, with_remembered
 from tag2mask.runs.run_folder import require_format, require_number, run_of
 
 
@@ -185,17 +184,14 @@ def parse(name: str, command: Command, words: Sequence[str]) -> Parsed | None:
     config = to_config(parser, namespace)
     _refuse_sections(name, command, given)
     values = {each.name: _value(each, namespace) for each in own}
-    named = _names_corrections(given, _config_files(options))
     if command.run:
         out = config.out if "out" in given else None
         config = replace(config, out=out if command.writes else run or values[command.run])
-    if not named:
-        config = with_remembered(config, config.data.corrections)
 
     def on_top_of(folder: Path) -> Config:
         return to_config(parser, parsed(parser, expand_presets(["--config", str(folder / "config.yaml"), *words])))
 
-    call = Invocation(name, config, given, named, on_top_of, namespace.dry_run, namespace.json)
+    call = Invocation(name, config, given, on_top_of, namespace.dry_run, namespace.json)
     if namespace.print_config:
         print(to_yaml(with_data(call, values.get("data")).config), end="")
         return None
@@ -298,14 +294,6 @@ def _refuse_sections(name: str, command: Command, given: Mapping[str, str]) -> N
     unread = [each for each in given if each.partition(".")[0] in sections and not command.reads(each)]
     if unread:
         raise UsageError(f"{name} does not read {first_five(f'--{each}' for each in unread)}; leave it out")
-
-
-def _names_corrections(given: Mapping[str, str], files: Sequence[str]) -> bool:
-    """Whether the words or a file of settings name a folder of decisions; null on the command line counts."""
-    if "data.corrections" in given:
-        return True
-    known = presets()
-    return any(corrections_in(known.get(file, Path(file))) is not None for file in files)
 
 
 def expand_presets(words: Sequence[str]) -> list[str]:

@@ -12,11 +12,11 @@ from tag2mask.cli.console import errors, output, say
 from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.stages import one_process, require_run
 from tag2mask.core.errors import UsageError
-from tag2mask.data.corrections import Corrections
+from tag2mask.data.corrections import CorrectionsFolder
 from tag2mask.review import Server, Session, reviewed_images
 from tag2mask.review.server import refuse_host
 from tag2mask.runs.config import Config
-from tag2mask.runs.corrections import corrections_folder, is_own, remembered_corrections
+from tag2mask.runs.corrections import CORRECTIONS
 from tag2mask.runs.lock import sigterm_as_interrupt
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.stages.registry import require_classes
@@ -51,7 +51,7 @@ def review(call: Invocation, run: Path, *, open: bool = False, host: str = "127.
 def _session(config: Config, run: RunFolder, split: str | None) -> Session:
     images = reviewed_images(config, run, split)
     require_classes(run, images.classes)
-    corrections = Corrections(corrections_folder(config, run), images.classes)
+    corrections = CorrectionsFolder(run / CORRECTIONS, images.classes)
     return Session(images, run, corrections, pixel_limit=config.data.pixel_limit, intensity=config.data.intensity)
 
 
@@ -77,9 +77,6 @@ def _next(session: Session) -> str:
         return "nothing was written"
     trained = (run / "segment" / "stage.json").is_file()
     command = f"segment {run} --restart segment" if trained else f"run --out {run}"
-    folder = session.corrections.folder
-    read = is_own(folder, run) or remembered_corrections(run) == folder.absolute()  # by later commands over the run
-    command += "" if read else f" --data.corrections {session.corrections.folder}"
     return f"they are in {session.corrections.folder}; next: `tag2mask {command}`"
 
 

@@ -51,7 +51,7 @@ def demo(call: Invocation, *, quick: bool = False, restart: str | None = None) -
 def _repeat(call: Invocation, repeats: int, restart: str | None) -> int:
     """One run per seed in RUN/seed-S, without those that are done; then the mean and spread of their figures."""
     run = call.run_folder()
-    repeated = Repeats(call.config, run, repeats, named=call.names_corrections)
+    repeated = Repeats(call.config, run, repeats)
     # Every process decides this before the main one writes anything, so that all processes join the same runs.
     numbers = range(len(repeated.configs))
     todo = [number for number in numbers if restart or not repeated.is_done(number)]

@@ -21,13 +21,12 @@ from tag2mask.cli.console import (
     show_result,
 )
 from tag2mask.cli.invocation import Invocation
-from tag2mask.core.distributed import gathered, is_main, join, process_count, process_number, wait
+from tag2mask.core.distributed import is_main, join, process_count, process_number, wait
 from tag2mask.core.errors import UsageError
-from tag2mask.data.dataset import ImageSet, recognised
+from tag2mask.data.dataset import ImageSet, detect_layout
 from tag2mask.data.validation.image_check import sample_warnings
 from tag2mask.evaluation.comparison import Comparison, published_beside
 from tag2mask.runs.config import Config
-from tag2mask.runs.corrections import remember_corrections
 from tag2mask.runs.dataset import run_images, share_manifest
 from tag2mask.runs.lock import process_lock
 from tag2mask.runs.progress import StageResult
@@ -199,7 +198,7 @@ def finish(call: Invocation, results: Iterable[StageResult]) -> int:
         print_json(answer, default=Comparison.to_json)
     elif figures:
         output().print(figures_table(figures))
-        beside = published_beside(figures, recognised(call.config.data)) if call.command == "run" else None
+        beside = published_beside(figures, detect_layout(call.config.data)) if call.command == "run" else None
         if beside is not None:
             show_published(output(), figures, beside)
         for comparison in (each for result in done for each in result.comparisons):
@@ -241,10 +240,6 @@ def run_stages_locked(
 def _run_in_every_process(
     call: Invocation, run: RunFolder, names: Sequence[str], then: Sequence[Work], restart: str | None
 ) -> int:
-    # Another command may have changed the recorded folder before this one had the lock.
-    folder = gathered(call.with_remembered().config.data.corrections)[0]
-    data = replace(call.config.data, corrections=folder)
-    call = call.with_config(replace(call.config, data=data))
     if is_main():
         _prepare(call, run, names, restart)
     wait()
@@ -274,7 +269,6 @@ def _prepare(call: Invocation, run: RunFolder, names: Sequence[str], restart: st
     if run.classes() != list(images.classes) or not (run / CLASSES).is_file():
         run.write_classes(images.classes)
     run.record_config(call.config, _sections(names))
-    remember_corrections(call.config, run)
 
 
 def _describe_data(config: Config, images: ImageSet) -> None:

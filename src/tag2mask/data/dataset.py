@@ -1,6 +1,6 @@
-"""Images with their tags, and the reader of every layout."""
+"""Data sets of every layout, as images with their tags."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from glob import has_magic
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from tag2mask.core.errors import UsageError
 from tag2mask.data.classes import class_problems, did_you_mean, negative_problems, read_classes
-from tag2mask.data.corrections import Decided, read_decided
+from tag2mask.data.corrections import Corrections
 from tag2mask.data.ground_truth import MaskValues, parse_mask_values, read_truth
 from tag2mask.data.images import PIXEL_LIMIT, read_image
 from tag2mask.data.manifest import ImageItem, Images, Manifest, ManifestWriter
@@ -32,33 +32,37 @@ class ImageSet:
 
     Attributes:
         classes: the C names without background; the id of a class is its index + 1.
-        photos: the images, in the order of the table or the list, or sorted by path in folders.
+        items: the images, in the order of the table or the list, or sorted by path in folders.
         root: the folder that IDs are relative to.
-        rasterisation: the source of masks that are painted when they are first needed; None where nothing is painted.
-        decided: decisions of people about masks and tags; the images have those tags already.
-        mask_values: which value of a ground-truth mask is which class.
+        rasterisation: annotations from which missing masks are rasterised when they are needed; None without them.
+        corrections: decisions by hand; the images have the corrected tags.
+        mask_values: the mapping of values of ground-truth masks to classes.
         pixel_limit: an image or mask with more pixels is refused before it is decoded.
-        intensity: of images of more than 8 bits, the values that become black and white; None: 0 to 65535.
-        notes: how the reader understood the data set, and its warnings, a sentence each.
+        intensity: the values that become black and white in images of more than 8 bits; None: 0 to 65535.
+        notes: how the reader interpreted the data set, and its warnings, a sentence each.
     """
 
     classes: tuple[str, ...]
     items: Images
     root: Path
     rasterisation: Rasterisation | None = None
-    decided: Decided = field(default_factory=Decided)
+    corrections: Corrections = field(default_factory=Corrections)
     mask_values: MaskValues = field(default_factory=MaskValues)
     pixel_limit: int = PIXEL_LIMIT
     intensity: Intensity | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Take any sequence of images."""
+        """Accept any sequence of images."""
         object.__setattr__(self, "items", Images.from_list(self.items))
 
     def of(self, items: Sequence[ImageItem]) -> "ImageSet":
-        """The same set with these images alone."""
+        """The same set with only these images."""
         return replace(self, items=Images.from_list(items))
+
+    def corrected(self, corrections: Corrections) -> "ImageSet":
+        """The same set, which has the tags of the data set, with corrections."""
+        return replace(self, items=self.items.with_tags(corrections.tags), corrections=corrections)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -82,7 +86,7 @@ class ImageSet:
         return read_truth(path, item.tags, len(self.classes), values, size=size, pixel_limit=self.pixel_limit)
 
     def by_id(self, image_id: str) -> ImageItem:
-        """The image of that ID; a `UsageError` that offers the nearest one if there is none."""
+        """The image with that ID; a `UsageError` that offers the nearest one if there is none."""
         found = next((item for item in self.items if item.id == image_id), None)
         if found is None:
             hint = did_you_mean(image_id, (item.id for item in self.items))
@@ -92,27 +96,21 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Survey:
-    """A data set with everything that is wrong with it, before anything is opened.
+    """A data set with all its problems, before any image is opened.
 
     Attributes:
-        photos: its images; usable if no problem is an error.
-        manifest: the same, with the tags of the data set.
-        listing: the reader's result.
+        images: usable if no problem is an error.
+        listing: the result of the reader.
         problems: of the reader, the tags and the files.
     """
 
     images: ImageSet
-    manifest: Manifest
     listing: Listing
     problems: tuple[Problem, ...]
 
     def require_usable(self) -> None:
-        """Raise `UsageError` for everything that makes the data set unusable."""
+        """Raise `UsageError` if a problem is an error."""
         refuse_errors(self.problems, self.listing.root)
-
-
-ReadDecided = Callable[[Path | None, Sequence[str]], tuple[Decided, list[Problem]]]
-"""Reads a folder of decisions, as `read_decided` does."""
 
 
 def open_images(settings: DataSettings, *, split: str | None = None) -> ImageSet:
@@ -123,23 +121,11 @@ def open_images(settings: DataSettings, *, split: str | None = None) -> ImageSet
         split: overrides ``settings.split``.
 
     Raises:
-        UsageError: everything that makes the data set unusable, in one message: the first five problems of each kind.
+        UsageError: the data set is unusable; names the first five problems of each kind.
     """
     found = survey(settings, split=split)
     found.require_usable()
     return found.images
-
-
-def corrected_images(images: ImageSet, settings: DataSettings, read_decisions: ReadDecided) -> ImageSet:
-    """Images that have the tags of their data set, with the decisions up to now.
-
-    Raises:
-        UsageError: the decisions cannot be used.
-    """
-    decided, problems = read_decisions(settings.corrections, images.classes)
-    refuse_errors(problems, settings.corrections)
-    tagged = images.items.with_tags(decided.tags)
-    return replace(images, items=tagged, decided=decided, intensity=settings.intensity)
 
 
 def find_images(root: Path, *, skip: Path | None = None) -> ImageSet:
@@ -147,7 +133,7 @@ def find_images(root: Path, *, skip: Path | None = None) -> ImageSet:
 
     Args:
         root: the folder, or one image, or a pattern with `*`, `?`, `[abc]` or `**`.
-        skip: a folder below it that is not entered, such as the run's own.
+        skip: a folder below it that is not entered, such as the run folder.
 
     Raises:
         UsageError: there is no image, or two have one ID.
@@ -165,13 +151,12 @@ def find_images(root: Path, *, skip: Path | None = None) -> ImageSet:
     return ImageSet((), Images(_manifest(listing, ())[0]), listing.root)
 
 
-def survey(settings: DataSettings, *, split: str | None = None, read_decisions: ReadDecided = read_decided) -> Survey:
+def survey(settings: DataSettings, *, split: str | None = None) -> Survey:
     """Read a data set without opening images; problems are collected.
 
     Args:
         settings: the data set.
         split: overrides ``settings.split``.
-        read_decisions: reads the decisions of people.
     """
     listing = _read(settings, settings.split if split is None else split)
     problems = list(listing.problems)
@@ -179,9 +164,9 @@ def survey(settings: DataSettings, *, split: str | None = None, read_decisions: 
         message = "there are no images; check data.root, data.kind and data.split"
         problems.append(error("no-images", str(listing.root), message))
     masks = settings.masks
-    # A folder that masks are painted into need not be there yet.
+    # A folder that masks are rasterised into need not exist yet.
     if masks is not None and not masks.is_dir() and (listing.rasterisation is None or masks.exists()):
-        problems.append(error("missing-mask", str(masks), "data.masks is no folder; name the one with ID.png"))
+        problems.append(error("missing-mask", str(masks), "data.masks is not a folder; name the one with ID.png"))
     problems += _duplicates(listing)
     classes, closed, class_faults = _classes(settings, listing)
     problems += class_faults
@@ -190,28 +175,26 @@ def survey(settings: DataSettings, *, split: str | None = None, read_decisions: 
     if listing.rasterisation is not None and not errors_of(problems):
         problems += record_problems(listing.rasterisation, classes)
     values, value_faults = _mask_values(settings, listing, classes)
-    decided, undecided = read_decisions(settings.corrections if classes else None, classes)
-    problems += [*value_faults, *undecided, *_tag_problems(listing, classes, closed, decided.tags)]
+    problems += [*value_faults, *_tag_problems(listing, classes, closed)]
     manifest, missing = _manifest(listing, classes)
     warnings = tuple(f"warning: {problem}" for problem in problems if problem.level == "warning")
     found = ImageSet(
         classes,
-        Images(manifest).with_tags(decided.tags),
+        Images(manifest),
         listing.root,
         listing.rasterisation,
-        decided,
-        values,
-        settings.pixel_limit,
-        settings.intensity,
-        (*listing.notes, *warnings),
+        mask_values=values,
+        pixel_limit=settings.pixel_limit,
+        intensity=settings.intensity,
+        notes=(*listing.notes, *warnings),
     )
-    return Survey(found, manifest, listing, (*problems, *missing))
+    return Survey(found, listing, (*problems, *missing))
 
 
 def _mask_values(
     settings: DataSettings, listing: Listing, classes: tuple[str, ...]
 ) -> tuple[MaskValues, list[Problem]]:
-    """The mapping of ground-truth values by the settings, or by the layout."""
+    """The mapping of ground-truth values by the settings, otherwise by the layout."""
     binary = listing.kind == "mvtec" or (settings.masks is None and listing.kind == "folders" and listing.masks)
     text = settings.mask_values or (MASK_VALUES if binary else None)
     if text is not None and listing.rasterisation is not None and not has_external_masks(listing.rasterisation.folder):
@@ -220,8 +203,8 @@ def _mask_values(
     return parse_mask_values(text, classes)
 
 
-def recognised(settings: DataSettings) -> Kind:
-    """The layout by the settings, or by the files in the root."""
+def detect_layout(settings: DataSettings) -> Kind:
+    """The layout by the settings, otherwise by the files in the root."""
     root, kind = settings.root, settings.kind
     if root is not None and (kind == "voc" or (kind == "auto" and is_voc(root))):
         return "voc"
@@ -243,7 +226,7 @@ def _read(settings: DataSettings, split: str | None) -> Listing:
         fault = "is a file; a table is named as data.tags" if root.is_file() else "does not exist"
         message = f"data.root {fault}; name the folder with the images"
         return Listing(kind, root, problems=[error("bad-root", str(root), message)])
-    found = recognised(settings)
+    found = detect_layout(settings)
     if root is None or found == "table":
         return read_table_images(settings, split)
     readers = {"voc": read_voc, "coco": read_coco, "mvtec": read_mvtec, "folders": read_folders}
@@ -251,7 +234,7 @@ def _read(settings: DataSettings, split: str | None) -> Listing:
 
 
 def _classes(settings: DataSettings, listing: Listing) -> tuple[tuple[str, ...], bool, list[Problem]]:
-    """The class list, whether tags must be in it, and what is wrong with it."""
+    """The class list, whether tags must be in it, and its problems."""
     given, problems = (None, []) if settings.classes is None else read_classes(settings.classes)
     classes = listing.names if given is None else given
     subject = "data.classes" if given is not None else str(listing.root)
@@ -271,17 +254,12 @@ def _duplicates(listing: Listing) -> Iterable[Problem]:
             yield error("duplicate-id", listing.where(entry), f"{named}{place}; keep or rename one of them")
 
 
-def _tag_problems(
-    listing: Listing, classes: tuple[str, ...], closed: bool, decided: Mapping[str, Collection[int]]
-) -> Iterable[Problem]:
+def _tag_problems(listing: Listing, classes: tuple[str, ...], closed: bool) -> Iterable[Problem]:
     """Tags outside a closed list, each once, images without tags, and data sets without any."""
-    unknown: dict[str, tuple[str, int]] = {}  # where it is met first, and how often
+    unknown: dict[str, tuple[str, int]] = {}  # first place and count
     known, tagged = set(classes), False
     untagged, first = 0, ""
     for entry in listing.entries:
-        if entry.id in decided:  # which replaces the tags of the data set
-            tagged = tagged or bool(decided[entry.id])
-            continue
         for tag in entry.tags or ():
             if closed and tag not in known:
                 place, times = unknown.get(tag, (listing.where(entry), 0))
@@ -321,7 +299,7 @@ def _manifest(listing: Listing, classes: tuple[str, ...]) -> tuple[Manifest, lis
 def _missing_images(listing: Listing, missing: Sequence[Entry]) -> Iterable[Problem]:
     similar = similar_files(entry.file for entry in missing)
     for entry in missing:
-        beside = similar.get(entry.file)
-        hint = f"did you mean {beside}?" if beside else "add the image, or remove it from the list"
+        nearest = similar.get(entry.file)
+        hint = f"did you mean {nearest}?" if nearest else "add the image, or remove it from the list"
         message = f"the image {listing.shown(entry.path)} does not exist; {hint}"
         yield error("missing-image", listing.where(entry), message)

@@ -24,6 +24,10 @@ SYSTEM_FOLDERS = frozenset(
 """Folders that operating systems create, with thumbnails and deleted files; in lower case."""
 
 
+EXPORT_RECORD = "tag2mask-export.json"
+"""The file that describes an export, in its folder."""
+
+
 def nfc(name: str) -> str:
     """``name`` in Unicode NFC; macOS writes file names in NFD, where an accent is a separate character."""
     return name if name.isascii() else normalize("NFC", name)

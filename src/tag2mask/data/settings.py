@@ -7,16 +7,16 @@ from typing import ClassVar, Literal
 from tag2mask.core.fields import Checked, setting
 
 Kind = Literal["auto", "table", "folders", "voc", "coco", "mvtec"]
-"""The layouts that can be read; ``auto`` looks."""
+"""The layouts; ``auto`` detects one."""
 
 Crowd = Literal["ignore", "paint", "skip"]
-"""What becomes of crowds where ground truth is painted: 255, their class, or nothing."""
+"""How crowds are rasterised: as 255, as their class, or not at all."""
 
 Resize = Literal["long_side_range", "scale_range", "scale_choice", "stretch"]
-"""How an image is brought to the size of the crop."""
+"""How an image is resized before it is cropped."""
 
 Padding = Literal["random", "bottom_right"]
-"""Where an image lies in a crop that is larger."""
+"""The position of an image in a larger crop."""
 
 RANDOM: Padding = "random"
 
@@ -24,7 +24,7 @@ SCALES: tuple[float, ...] = (0.5, 1.5)
 """The least and the greatest size of a view, as multiples of the image's own. Source: IRN, HSC_WSSS."""
 
 PIXEL_LIMIT = 100_000_000
-"""Pixels above which an image is refused by name; ours, large enough for any camera in use."""
+"""Pixels above which an image is refused; ours, above the size of camera images."""
 
 
 @dataclass
@@ -41,24 +41,21 @@ class DataSettings(Checked):
             table's folder.
         tags: the tags table, CSV ``image,tags`` with the tags joined by ``;``, or one 0/1 column per class (with
             ``classes``, those that it names); overrides the root's own tags.
-        split: VOC: the name of a list in ROOT/ImageSets/Segmentation; COCO: SPLIT of instances_SPLIT.json, with or
-            without the year; table: a value of its ``split`` column. None: all images.
+        split: VOC: a list in ROOT/ImageSets/Segmentation; COCO: SPLIT of instances_SPLIT.json, with or without the
+            year; table: a value of its ``split`` column. None: all images.
         classes: the class list and its order: a file (one name a line, or a YAML list), or names with commas, without
             background.
         masks: the folder with ground-truth masks ID.png, for evaluation and the report; never read for tags. COCO:
-            the folder that they are painted into when they are first needed; ROOT/SegmentationClass if not given.
-        corrections: the folder of what people decided about masks, written by a review or by `import`: their masks are
-            taken in place of those of a run, their tags in place of the data set's. It need not have a decision about
-            every image.
+            the folder that they are rasterised into when they are needed; ROOT/SegmentationClass if not given.
         mask_values: how values of ground-truth masks become classes, ``VALUE=CLASS`` with commas, as ``255=1``; CLASS
             is an id, a class name, ``background``, ``ignore``, or ``tag``: the only tag of the image. Values that are
-            not named stay as they are. Not read for masks that are painted from annotations.
+            not named stay as they are. Not read for masks that are rasterised from annotations.
         negatives: names with commas that mean "none of the classes": class folders, or tags of a table. ``_none`` is
             always one.
         intensity: the pixel values (LOW, HIGH) that become black and white, for images of more than 8 bits; None: 0 to
             65535, and floating-point pixels are refused.
-        crowd: COCO: what crowds become in painted masks. ``ignore``: 255; ``paint``: their class; ``skip``: nothing.
-        pixel_limit: an image with more pixels is refused by name and never decoded.
+        crowd: COCO: crowds in rasterised masks. ``ignore``: 255; ``paint``: their class; ``skip``: nothing.
+        pixel_limit: an image with more pixels is refused and never decoded.
     """
 
     kind: Kind = "auto"
@@ -67,7 +64,6 @@ class DataSettings(Checked):
     split: str | None = None
     classes: str | None = setting(None, path=True)
     masks: Path | None = None
-    corrections: Path | None = None
     mask_values: str | None = None
     negatives: str | None = None
     intensity: tuple[float, float] | None = None
@@ -77,14 +73,14 @@ class DataSettings(Checked):
     _section: ClassVar[str] = "data"
 
     def __post_init__(self) -> None:
-        """Turn names into paths, and refuse values out of range."""
-        self.root, self.tags, self.masks, self.corrections = (
-            None if path is None else Path(path) for path in (self.root, self.tags, self.masks, self.corrections)
+        """Convert text to paths, and refuse values out of range."""
+        self.root, self.tags, self.masks = (
+            None if path is None else Path(path) for path in (self.root, self.tags, self.masks)
         )
         super().__post_init__()
 
     def problems(self) -> list[str]:
-        """Pixel values that are not two and ascending."""
+        """The problem of ``intensity``, if there is one."""
         if self.intensity is None or (len(self.intensity) == 2 and self.intensity[0] < self.intensity[1]):
             return []
         return [f"intensity should be two ascending pixel values, received {list(self.intensity)}"]
@@ -92,16 +88,15 @@ class DataSettings(Checked):
 
 @dataclass
 class ViewSettings(Checked):
-    """What a training view of an image may look like; `AugmentSettings` documents what is constant here.
+    """The augmentation of training images; `AugmentSettings` documents the constants here.
 
     Attributes:
-        crop: side of the square view in pixels.
-        resize: ``long_side_range``: the long side is drawn from ``long_side``; ``scale_range``: the image's own size
-            times a
-            number between the least and the greatest of ``scales``, 0.5 and 1.5 where that is not a setting;
-            ``scale_choice``: times one of ``scales``. Then a random window is cut, padded where the image is smaller.
+        crop: side of the square crop in pixels.
+        resize: ``long_side_range``: the long side is drawn from ``long_side``; ``scale_range``: the size is multiplied
+            by a number between the minimum and maximum of ``scales``, 0.5 and 1.5 where that is not a setting;
+            ``scale_choice``: by one of ``scales``. Then a random window is cropped, padded where the image is smaller.
             ``stretch``: the whole image is resized to crop × crop, whatever its shape.
-        long_side: the least and the greatest long side in pixels, both included; read by ``scale`` only.
+        long_side: minimum and maximum of the long side in pixels, inclusive; read by ``long_side_range`` only.
     """
 
     crop: int = setting(320, low=1)
@@ -117,7 +112,7 @@ class ViewSettings(Checked):
     _section: ClassVar[str] = "augmentation"
 
     def problems(self) -> list[str]:
-        """Sizes that are not positive and ascending."""
+        """The problem of ``long_side``, if there is one."""
         if len(self.long_side) == 2 and 1 <= self.long_side[0] <= self.long_side[-1]:
             return []
         return [f"long_side should be two ascending numbers of pixels, received {list(self.long_side)}"]
@@ -125,7 +120,7 @@ class ViewSettings(Checked):
 
 @dataclass
 class FlipViewSettings(ViewSettings):
-    """The same, where images may be mirrored or not.
+    """The same, with a setting for mirroring.
 
     Attributes:
         flip: mirror left and right with probability one half.
@@ -136,14 +131,13 @@ class FlipViewSettings(ViewSettings):
 
 @dataclass
 class AugmentSettings(FlipViewSettings):
-    """Everything that a training view may look like.
+    """All settings of the augmentation.
 
     Attributes:
         scales: read by ``scale_range`` and ``scale_choice`` only; published with images of 500 pixels.
-        padding: ``random``: an image that is smaller than the crop lies anywhere in it; ``bottom_right``: at the top
-            and on
-            the left, before it is mirrored.
-        hsv_jitter: hue, saturation and value each move by up to this many of 255 (hue of 180); 0 leaves colours alone.
+        padding: ``random``: an image that is smaller than the crop lies anywhere in it; ``bottom_right``: padding
+            is at the bottom and on the right, before the crop is mirrored.
+        hsv_jitter: hue, saturation and value each change by up to this many of 255 (hue of 180); 0 for none.
     """
 
     scales: tuple[float, ...] = SCALES
@@ -151,12 +145,12 @@ class AugmentSettings(FlipViewSettings):
     hsv_jitter: int = setting(0, low=0, high=90)
 
     def __post_init__(self) -> None:
-        """Take any sequence of scales, and refuse values out of range."""
+        """Accept any sequence of scales, and refuse values out of range."""
         self.scales = tuple(self.scales)
         super().__post_init__()
 
     def problems(self) -> list[str]:
-        """Sizes and scales out of range."""
+        """Sizes and scales that are out of range."""
         sound = self.scales and all(0 < scale <= 8 for scale in self.scales)
         wrong = [] if sound else [f"scales should be numbers above 0 and up to 8, received {list(self.scales)}"]
         return super().problems() + wrong

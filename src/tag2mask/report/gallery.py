@@ -134,7 +134,7 @@ class Gallery:
         tiles += self._label_tile("sure", "Labels for edges", sure, size)
         tiles += self._edge_tile(item)
         mask, title = self._final_mask(item, full)
-        by_hand = self.images.decided.has_mask(item.id)  # has no figures, which are those of the method
+        by_hand = self.images.corrections.has_mask(item.id)  # has no figures, which are those of the method
         miou, iou = (None, dict[int, float]()) if by_hand else self._score(mask, truth)
         tiles += self._label_tile("mask", title, mask, size, miou)
         tiles += [replace(tile, ignored=0.0) for tile in self._label_tile("truth", "Truth", truth, size)]
@@ -148,10 +148,10 @@ class Gallery:
 
     def _final_mask(self, item: ImageItem, size: Size) -> tuple[np.ndarray | None, str]:
         """The final mask with its title."""
-        decided = self.images.decided
-        verdict = decided.verdicts.get(item.id)
+        corrections = self.images.corrections
+        verdict = corrections.verdicts.get(item.id)
         title = "Mask" if verdict is None else f"Mask, {verdict} by hand"
-        masks = FinalMasks(self.run / "masks", decided)
+        masks = FinalMasks(self.run / "masks", corrections)
         path = attempt(self.notice, lambda: masks / f"{item.id}.png")
         return self._mask(path, size), title
 

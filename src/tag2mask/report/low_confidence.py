@@ -46,7 +46,7 @@ def draw_least_certain(
         images: sets with the images; the first set with an image counts.
         notice: takes messages about images that could not be shown.
     """
-    decided = [own.decided.verdicts for own in images]
+    decided = [own.corrections.verdicts for own in images]
     open_ones = (each for each in ranking.by_id.values() if not any(each.image in verdicts for verdicts in decided))
     ranked = [each for each in islice(open_ones, settings.lowest_confidence) if each.confidence is not None]
     wanted = {each.image for each in ranked}

@@ -76,7 +76,7 @@ def select(run: Path, images: ImageSet, ranking: Ranking, settings: ReportSettin
 
     Images with ground truth come first, ascending by the mIoU of their mask; then the others, least certain first.
     """
-    decided = images.decided
+    decided = images.corrections
     available = images.items.filter(lambda item: decided.has_mask(item.id) or _has_output(run, item))
     candidates = _evenly(available, RANKED)
     ordered = [candidates[index] for index in ranking.order([item.id for item in candidates])]

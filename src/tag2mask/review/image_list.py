@@ -33,8 +33,8 @@ def reviewed_images(config: Config, run: RunFolder, split: str | None = None) ->
         UsageError: there are none.
     """
     if split is not None:
-        return run_images(config, run, split, decided=False)
-    images = run_images(replace(config, limit=None, data=replace(config.data, split=None)), run, decided=False)
+        return run_images(config, run, split, corrected=False)
+    images = run_images(replace(config, limit=None, data=replace(config.data, split=None)), run, corrected=False)
     folders = [run / name for name in ("masks", *prediction_folders(run))]
     kept = images.items.filter(lambda item: any((folder / f"{item.id}.png").is_file() for folder in folders))
     if not kept:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
-from tag2mask.data.corrections import IMPORTED, RECORD, Corrections, Decision, Verdict
+from tag2mask.data.corrections import RECORD, CorrectionsFolder, Decision, Verdict
 from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import MaskError, image_size, read_mask, reduced_size, unknown_values
 from tag2mask.data.manifest import ImageItem
@@ -38,7 +38,7 @@ class Session:
         self,
         images: ImageSet,
         run: RunFolder,
-        corrections: Corrections,
+        corrections: CorrectionsFolder,
         *,
         pixel_limit: int,
         intensity: Intensity | None = None,
@@ -56,9 +56,8 @@ class Session:
         """
         self.run, self.corrections, self.pixel_limit, self.intensity = run, corrections, pixel_limit, intensity
         self.list = ReviewList(images, Ranking.of(run.path))
-        for record in (RECORD, IMPORTED):
-            if self.list.index(Path(record).stem) is not None:
-                raise UsageError(f"an image has the ID `{Path(record).stem}`, and {record} says the classes; rename it")
+        if self.list.index(Path(RECORD).stem) is not None:
+            raise UsageError(f"an image has the ID `{Path(RECORD).stem}`, and {RECORD} says the classes; rename it")
         self.layers = layers_of(run)
         self._locks = tuple(threading.Lock() for _ in range(LOCKS))
         self.size = lru_cache(maxsize=1024)(self._size)

@@ -1,4 +1,4 @@
-"""Base CAMs from outside as the stages read them: where they are, and what stands in where there is none."""
+"""Base CAMs from outside, as `train` and `cams` read them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +18,14 @@ from tag2mask.runs.run_folder import RunFolder
 
 
 def seed_path(run: RunFolder, item: ImageItem) -> Path:
-    """Where the base CAM of an image is."""
+    """The file of the base CAM of an image."""
     return run / "seeds" / f"{item.id}.npz"
 
 
-def external_maps(
+def read_external_maps(
     run: RunFolder, items: Sequence[ImageItem], classes: int, grid: tuple[int, int]
 ) -> tuple[Tensor, dict[str, str]]:
-    """Base CAMs of a batch on a common grid, (N, C, h, w) in [0, 1] or `NO_MAP`; and the damaged files."""
+    """Base CAMs of a batch on a common grid, (N, C, h, w) in [0, 1] or `NO_MAP`; and the unusable files, by ID."""
     maps, damaged = torch.full((len(items), classes, *grid), NO_MAP), {}
     for own, item in zip(maps, items, strict=True):
         path = seed_path(run, item)
@@ -48,16 +48,16 @@ def external_maps(
 
 
 def require_seeds(run: RunFolder, images: ImageSet, result: StageResult) -> None:
-    """Note the images that have no base CAM, whose place the classifier's takes.
+    """Add a note about the images without a base CAM, for which the classifier's CAM is used.
 
     Raises:
-        UsageError: there are none at all.
+        UsageError: no image has one.
     """
-    lacking = [item.id for item in images.items if not seed_path(run, item).is_file()]
-    if len(lacking) == len(images.items):
+    missing = [item.id for item in images.items if not seed_path(run, item).is_file()]
+    if len(missing) == len(images.items):
         raise UsageError(
             f"{run / 'seeds'} holds no base CAM of these images, and `external` asks for them; run "
             f"`tag2mask seeds --out {run.path}` first"
         )
-    if lacking:
-        result.notes.append(f"{len(lacking)} images have no base CAM from outside: {first_five(lacking)}")
+    if missing:
+        result.notes.append(f"{len(missing)} images have no base CAM from outside: {first_five(missing)}")

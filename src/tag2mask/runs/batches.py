@@ -16,7 +16,7 @@ from tag2mask.core.prefetch import map_ahead
 from tag2mask.data.images import ImageError, image_size
 from tag2mask.data.manifest import ImageItem, Images
 from tag2mask.runs.config import Config
-from tag2mask.runs.dataset import read_ahead, reading_workers
+from tag2mask.runs.dataset import prefetch_batches, reading_workers
 from tag2mask.runs.progress import StageResult
 
 Answer = TypeVar("Answer")
@@ -36,7 +36,7 @@ def readable(
         except Tag2maskError as error:
             return error
 
-    for pairs in read_ahead(batches, attempt, config):
+    for pairs in prefetch_batches(batches, attempt, config):
         result.failed.update({item.id: str(answer) for item, answer in pairs if isinstance(answer, Tag2maskError)})
         if good := [(item, answer) for item, answer in pairs if not isinstance(answer, Tag2maskError)]:
             yield good

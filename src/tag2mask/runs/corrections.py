@@ -1,4 +1,4 @@
-"""What people decided, in a run: where it is kept, and how the stages take it in."""
+"""The corrections of a run in RUN/corrections, and the records of which tags and masks a network was trained on."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,98 +7,49 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shutil import rmtree
 
-import yaml
-
 from tag2mask.core.distributed import gathered, is_main
 from tag2mask.core.errors import Tag2maskError
 from tag2mask.core.files import is_newer, read_json, write_json
-from tag2mask.data.corrections import Decided, FinalMasks, read_decided
+from tag2mask.data.corrections import Corrections, FinalMasks, read_corrections
 from tag2mask.data.dataset import ImageSet
-from tag2mask.data.problems import Problem
-from tag2mask.data.settings import DataSettings
-from tag2mask.runs.config import Config, absolute
+from tag2mask.data.problems import refuse_errors
 from tag2mask.runs.progress import StageResult
 from tag2mask.runs.run_folder import RunFolder
 
-OWN = "corrections"
-"""The folder of a run for what is decided about its masks; where it is there, it counts, and no stage changes it."""
+CORRECTIONS = "corrections"
+"""The folder of corrections in a run; no stage changes it."""
 
-TAGS = "train/learnt_from.json"
-"""The tags that people had decided when training began."""
-
-
-def corrections_folder(config: Config, run: RunFolder) -> Path:
-    """Where a review of a run keeps its decisions: `data.corrections`, else the run's own folder; need not be there."""
-    return config.data.corrections or run / OWN
+TAGS = "train/training_record.json"
+"""The tags that were corrected when training began."""
 
 
-def with_remembered(config: Config, given: Path | None) -> Config:
-    """The settings with the folder of decisions that the run in `out` remembers.
+def run_corrections(run: RunFolder, classes: Sequence[str], *, together: bool = False) -> Corrections:
+    """The corrections of a run at this moment.
 
     Args:
-        config: of a command that names no such folder itself.
-        given: the folder where nothing is there yet that could remember one.
+        run: the run folder.
+        classes: names of the classes 1..C.
+        together: all processes call this and get the same corrections, which may change meanwhile.
+
+    Raises:
+        UsageError: the folder cannot be used.
     """
-    known = config.out is not None and (config.out / "config.yaml").is_file()
-    folder = remembered_corrections(config.out) if known and config.out is not None else given
-    return replace(config, data=replace(config.data, corrections=folder))
+    folder = run / CORRECTIONS
+    if together:
+        corrections, problems = gathered(read_corrections(folder, classes) if is_main() else (Corrections(), []))[0]
+    else:
+        corrections, problems = read_corrections(folder, classes)
+    refuse_errors(problems, folder)
+    return corrections
 
 
-def remember_corrections(config: Config, run: RunFolder) -> None:
-    """Have later commands read the folder that this one was given, or none; the caller holds the run's lock.
+def exclude_damaged(images: ImageSet, result: StageResult) -> ImageSet:
+    """The images without those whose decision is damaged, which are added to ``result.failed``.
 
-    The run's own is not remembered: it counts by itself, wherever the run is moved or copied to.
+    Whatever distributes images over batches or shards takes all of them and skips the damaged ones afterwards, so that
+    the others do not move.
     """
-    folder = absolute(config).data.corrections
-    if folder is not None and is_own(folder, run.path):
-        folder = None
-    if remembered_corrections(run.path) != folder:
-        run.record_setting("data", "corrections", None if folder is None else str(folder))
-
-
-def remembered_corrections(out: Path) -> Path | None:
-    """The folder of decisions that a run's config.yaml names; None where there is no such file, or it names none."""
-    return corrections_in(out / "config.yaml")
-
-
-def corrections_in(file: Path) -> Path | None:
-    """The folder of decisions that a file of settings names; None where it names none, or cannot be read."""
-    try:
-        data = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("data")
-    except (OSError, ValueError, yaml.YAMLError, AttributeError, RecursionError):  # who reads the settings says so
-        return None
-    folder = data.get("corrections") if isinstance(data, dict) else None
-    return Path(folder) if isinstance(folder, str) else None
-
-
-def is_own(folder: Path, run: Path) -> bool:
-    """Whether a folder is the one inside a run."""
-    return folder.absolute() == (run / OWN).absolute()
-
-
-def data_of(config: Config, run: Path | None) -> DataSettings:
-    """The settings of the data with the folder of decisions that counts: `data.corrections`, else the run's own."""
-    folder = config.data.corrections
-    if run is None or not (folder is None or is_own(folder, run)):
-        return config.data
-    own = run / OWN
-    return replace(config.data, corrections=own if own.exists() else None)
-
-
-def read_together(folder: Path | None, classes: Sequence[str]) -> tuple[Decided, list[Problem]]:
-    """As `read_decided`, but once for all processes, which must all call this: a review may go on meanwhile."""
-    from tag2mask.core.distributed import gathered, is_main  # takes a second, and every command reads this file
-
-    return gathered(read_decided(folder, classes) if is_main() else (Decided(), []))[0]
-
-
-def without_damaged(images: ImageSet, result: StageResult) -> ImageSet:
-    """The images without those about which a decision is damaged; they have failed.
-
-    What deals images to batches or shards takes all of them, so that the others stay where they are, and leaves
-    the damaged ones out of that.
-    """
-    damaged = images.decided.damaged
+    damaged = images.corrections.damaged
     if not damaged:
         return images
     result.failed.update({item.id: damaged[item.id] for item in images.items if item.id in damaged})
@@ -106,76 +57,74 @@ def without_damaged(images: ImageSet, result: StageResult) -> ImageSet:
 
 
 def final_masks(run: RunFolder, images: ImageSet) -> FinalMasks:
-    """The masks of a run that count, people's among them."""
-    return FinalMasks(run / "masks", images.decided)
+    """The final masks of a run."""
+    return FinalMasks(run / "masks", images.corrections)
 
 
 def record_tags(run: RunFolder, images: ImageSet) -> None:
-    """Note, where a training begins, which tags people had decided by then."""
+    """Record the corrected tags when a training begins; a training that is resumed keeps its record."""
     if (run / "train/state.pt").is_file():
         return
-    decided = _decided_tags(images)
-    if decided:
-        write_json(run / TAGS, {"tags": {image_id: list(tags) for image_id, tags in decided.items()}})
+    if tags := _corrected_tags(images):
+        write_json(run / TAGS, {"tags": {image_id: list(own) for image_id, own in tags.items()}})
     else:
         (run / TAGS).unlink(missing_ok=True)
 
 
 def newer_tags(run: RunFolder, images: ImageSet) -> int:
-    """Of how many images somebody decided the tags, or took that back, since the network was trained.
+    """The number of images whose tags were corrected, or set back, since the network was trained.
 
     Raises:
-        Tag2maskError: the record of that time is damaged.
+        Tag2maskError: the record of the training is damaged.
     """
-    known, now = _known_tags(run / TAGS), _decided_tags(images)
+    known, now = _recorded_tags(run / TAGS), _corrected_tags(images)
     return sum(now.get(image_id) != known.get(image_id) for image_id in {*known, *now})
 
 
-def _known_tags(path: Path) -> dict[str, tuple[int, ...]]:
-    """The tags that were noted."""
+def _recorded_tags(path: Path) -> dict[str, tuple[int, ...]]:
     if not path.is_file():
         return {}
     try:
         return {image_id: tuple(int(tag) for tag in tags) for image_id, tags in read_json(path)["tags"].items()}
     except (Tag2maskError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise Tag2maskError(
-            f"{path} is damaged: it does not say which tags people had decided; --restart train learns anew"
+            f"{path} is damaged: it does not say which tags were corrected; --restart train trains again"
         ) from error
 
 
-def _decided_tags(images: ImageSet) -> dict[str, tuple[int, ...]]:
-    """The tags that people decided, of these images."""
-    tags = images.decided.tags
+def _corrected_tags(images: ImageSet) -> dict[str, tuple[int, ...]]:
+    tags = images.corrections.tags
     return {item.id: item.tags for item in images.items if item.id in tags} if tags else {}
 
 
 @dataclass(frozen=True)
-class LearntFrom:
-    """The masks of a training.
+class TrainingRecord:
+    """The masks that a network is trained on.
 
     Attributes:
         images: IDs, in order.
-        by_hand: a digest of each mask that somebody accepted or drew, by ID.
+        by_hand: a digest of each mask that was accepted or corrected, by ID.
     """
 
-    images: list[str]
+    images: list[str] = field(default_factory=list)
     by_hand: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, labelled: ImageSet, masks: FinalMasks | None) -> "LearntFrom":
-        """What a training that begins now would learn from.
+    def of(cls, labelled: ImageSet, masks: FinalMasks | None) -> "TrainingRecord":
+        """The record of a training that begins now.
 
         Args:
             labelled: its images.
             masks: their masks; None for ground truth.
         """
         ids = [item.id for item in labelled.items]
-        by_hand = [] if masks is None else [image_id for image_id in ids if masks.is_by_hand(image_id)]
-        return cls(ids, {image_id: _digest(masks, image_id) for image_id in by_hand if masks is not None})
+        if masks is None:
+            return cls(ids)
+        return cls(ids, {image_id: _digest(masks, image_id) for image_id in ids if masks.is_by_hand(image_id)})
 
     @classmethod
-    def read(cls, path: Path) -> "LearntFrom | None":
-        """What was noted when training began; None if nothing was.
+    def read(cls, path: Path) -> "TrainingRecord | None":
+        """The record in a file; None without one.
 
         Raises:
             Tag2maskError: it is damaged.
@@ -183,70 +132,73 @@ class LearntFrom:
         if not path.is_file():
             return None
         try:
-            noted = read_json(path)
-            images, by_hand = noted["images"], noted.get("by_hand", {})
-            sound = isinstance(images, list) and isinstance(by_hand, dict)
-            sound = sound and all(isinstance(text, str) for text in (*images, *by_hand.values()))
+            values = read_json(path)
+            images, by_hand = values["images"], values.get("by_hand", {})
+            valid = isinstance(images, list) and isinstance(by_hand, dict)
+            valid = valid and all(isinstance(text, str) for text in (*images, *by_hand.values()))
         except (Tag2maskError, KeyError, TypeError, AttributeError):
-            sound = False
-        if not sound:
+            valid = False
+        if not valid:
             raise Tag2maskError(
-                f"{path} is damaged: it does not say what the training learns from; --restart segment begins anew"
+                f"{path} is damaged: it does not list the masks of the training; --restart segment trains again"
             )
         return cls(images, by_hand)
 
     def write(self, path: Path) -> None:
-        """Note it."""
+        """Write the record."""
         by_hand = {"by_hand": self.by_hand} if self.by_hand else {}
         write_json(path, {"images": self.images, **by_hand})
 
-    def others_by_hand(self, before: "LearntFrom") -> set[str]:
-        """The images in both whose mask by hand is another one than before, is new, or was taken back."""
+    def changed_by_hand(self, before: "TrainingRecord") -> set[str]:
+        """The images in both records whose mask by hand was changed, added or removed since ``before``."""
         both = {*self.images} & {*before.images}
         return {image_id for image_id in both if self.by_hand.get(image_id) != before.by_hand.get(image_id)}
 
-    def newer(self, before: "LearntFrom", masks: FinalMasks | None, network: Path) -> set[str]:
-        """The images whose mask a network did not learn from, or is another one by now.
+    def newer_than(self, before: "TrainingRecord", masks: FinalMasks | None, network: Path) -> set[str]:
+        """The images whose mask is not the one that a network was trained on.
 
         Args:
-            before: what the network learnt from.
-            masks: as of `of`.
-            network: its file; masks of the method that were written after it are others.
+            before: the record of the network.
+            masks: as in `of`.
+            network: its file; pseudo masks that were written after it are new ones.
         """
-        new = {*self.images} - {*before.images} | self.others_by_hand(before)
+        new = {*self.images} - {*before.images} | self.changed_by_hand(before)
         if masks is None:
             return new
-        own = (image_id for image_id in self.images if image_id not in self.by_hand)
-        return new | {image_id for image_id in own if is_newer(masks.own / f"{image_id}.png", network)}
+        pseudo = (image_id for image_id in self.images if image_id not in self.by_hand)
+        return new | {image_id for image_id in pseudo if is_newer(masks.pseudo_masks / f"{image_id}.png", network)}
 
 
-def copied_by_hand(folder: Path, labelled: ImageSet, masks: FinalMasks | None) -> tuple[FinalMasks | None, LearntFrom]:
-    """The masks of a training that begins now, and what it learns from; all processes call this together.
+def copy_masks_by_hand(
+    folder: Path, labelled: ImageSet, masks: FinalMasks | None
+) -> tuple[FinalMasks | None, TrainingRecord]:
+    """The masks of a training that begins now, and its record; all processes call this together.
 
-    Those by hand are copies: what a review saves or takes back while the network trains is neither mixed in nor missed.
+    The training reads copies of the masks by hand, so a review may change those meanwhile.
 
     Args:
-        folder: where copies go; what is there is deleted first.
+        folder: of the copies; its content is deleted first.
         labelled: the images.
-        masks: as of `LearntFrom.of`.
+        masks: as in `TrainingRecord.of`.
     """
     if is_main():
         rmtree(folder, ignore_errors=True)
-    if masks is None or not masks.decided.verdicts:
-        return masks, LearntFrom.of(labelled, masks)
-    by_hand = [item.id for item in labelled.items if masks.is_by_hand(item.id)]
-    copies = FinalMasks(masks.own, replace(masks.decided, folder=folder))
+    if masks is None or not masks.corrections.verdicts:
+        return masks, TrainingRecord.of(labelled, masks)
+    copies = FinalMasks(masks.pseudo_masks, replace(masks.corrections, folder=folder))
+    record = TrainingRecord()
     if is_main():
-        for image_id in by_hand:
+        for image_id in (item.id for item in labelled.items if masks.is_by_hand(item.id)):
             target = folder / f"{image_id}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):  # taken back in this moment: training names it as one without a mask
+            with suppress(FileNotFoundError):  # undone at this moment: training reports it as an image without a mask
                 target.write_bytes((masks / f"{image_id}.png").read_bytes())
-    return copies, gathered(LearntFrom.of(labelled, copies) if is_main() else None)[0] or LearntFrom([])
+        record = TrainingRecord.of(labelled, copies)
+    return copies, gathered(record)[0]
 
 
 def _digest(masks: FinalMasks, image_id: str) -> str:
-    """Of a file's content: one that is copied, or written again as it was, is the same. Empty if it is gone by now."""
+    """A digest of a mask's file; empty if it is missing."""
     try:
         return hashlib.sha256((masks / f"{image_id}.png").read_bytes()).hexdigest()[:16]
     except OSError:

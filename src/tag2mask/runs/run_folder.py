@@ -183,13 +183,6 @@ class RunFolder:
         values = {"format": FORMAT, **values}
         write_text(target, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
-    def record_setting(self, section: str, name: str, value: Any) -> None:
-        """Change one setting in the existing config.yaml."""
-        target = self.path / "config.yaml"
-        values = yaml.safe_load(target.read_text(encoding="utf-8")) or {}
-        values[section] = {**(values.get(section) or {}), name: value}
-        write_text(target, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-
     def record_environment(self, seed: int) -> None:
         """Write environment.json, the environment of the training."""
         write_json(self.path / "environment.json", environment(seed))

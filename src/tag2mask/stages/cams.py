@@ -19,10 +19,10 @@ from tag2mask.data.images import read_image
 from tag2mask.data.manifest import ImageItem
 from tag2mask.networks.checkpoint import load_network
 from tag2mask.pot import PotSettings, TransportCams
-from tag2mask.runs.base_cams import external_maps, require_seeds, seed_path
+from tag2mask.runs.base_cams import read_external_maps, require_seeds, seed_path
 from tag2mask.runs.batches import readable, sized_batches
 from tag2mask.runs.config import Config, plain
-from tag2mask.runs.corrections import without_damaged
+from tag2mask.runs.corrections import exclude_damaged
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import TRAIN_NETWORK, RunFolder
@@ -67,7 +67,7 @@ class Cams(Stage):
         """
         result, settings = StageResult(self.name), config.cams
         images = run_images(config, run, together=True)
-        without_damaged(images, result)
+        exclude_damaged(images, result)
         if not (run / TRAIN_NETWORK).is_file():
             raise UsageError(f"{run / TRAIN_NETWORK} does not exist; run `tag2mask train --out {run.path}` first")
         _check_kinds(config)
@@ -77,7 +77,7 @@ class Cams(Stage):
         network = channels_last(network).to(device).eval()
         if config.external.used:
             require_seeds(run, images, result)
-        batches = sized_batches(images.items, config, result).without(images.decided.damaged)
+        batches = sized_batches(images.items, config, result).without(images.corrections.damaged)
         todo, missing = batches.unfinished(lambda item: _missing(item, run, config))
         result.skipped = batches.total - missing
         dropped = 0
@@ -91,7 +91,7 @@ class Cams(Stage):
                 damaged: dict[str, str] = {}
                 if config.external.used:
                     grid = (maps.cams.shape[2], maps.cams.shape[3])
-                    outside, damaged = external_maps(run, batch, len(images.classes), grid)
+                    outside, damaged = read_external_maps(run, batch, len(images.classes), grid)
                     maps = replace(maps, external=outside.to(device), use=config.external)
                     result.failed.update(damaged)
                     for image_id, kind in product(damaged, settings.kinds):  # made from an earlier base CAM

@@ -29,9 +29,9 @@ from tag2mask.quality.features import MaskFeatures, mask_features, read_features
 from tag2mask.quality.ranking import IMAGES, QUALITY, small_masks_sentence, written_tables
 from tag2mask.refine.settings import RefineSettings
 from tag2mask.runs.config import Config, plain
-from tag2mask.runs.corrections import without_damaged
-from tag2mask.runs.dataset import read_bounded, reading_workers, run_images
-from tag2mask.runs.ground_truth import with_believable_truth, with_painted_truth
+from tag2mask.runs.corrections import exclude_damaged
+from tag2mask.runs.dataset import prefetch_images, reading_workers, run_images
+from tag2mask.runs.ground_truth import rasterise_missing_truth, without_mismatched_truth
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import WHOLE, RunFolder
 from tag2mask.runs.throughput import timed_progress_bar
@@ -148,7 +148,7 @@ class Confidence(Stage):
         """
         result = StageResult(self.name)
         images = run_images(config, run, together=True)
-        without_damaged(images, result)
+        exclude_damaged(images, result)
         if not (run / "masks").is_dir():
             raise UsageError(f"{run / 'masks'} does not exist; run `tag2mask refine {run.path}` first")
         together = process_count() > 1
@@ -156,7 +156,7 @@ class Confidence(Stage):
             return result  # after all shards are done, one process writes the tables
         remove_partial(run / "confidence")
         inputs = QualityInputs.of(config, run, images, result)
-        mine = shard_of(images.items, config, result, damaged=images.decided.damaged)
+        mine = shard_of(images.items, config, result, damaged=images.corrections.damaged)
         mine = current_items(mine, inputs.cams, result)
         masked = mine.filter(lambda item: (inputs.masks / f"{item.id}.png").is_file())
         todo = masked.filter(inputs.is_stale)
@@ -171,7 +171,7 @@ class Confidence(Stage):
             return result
         if len(mine) > len(masked):
             result.notes.append(f"{len(mine) - len(masked)} images have no mask and are not ranked")
-        known, errors = with_believable_truth(with_painted_truth(config, images.of(masked), console), config)
+        known, errors = without_mismatched_truth(rasterise_missing_truth(config, images.of(masked), console), config)
         result.notes += [f"the ranking is not compared with the truth: {each}" for each in errors]
         _write_tables(known, inputs, run, config, result)
         return result
@@ -187,7 +187,7 @@ def _gather(
             items, map_ahead(read, items, threads=workers), strict=True
         )
     else:
-        compared = read_bounded(items, read, workers=workers, pixel_limit=limit)
+        compared = prefetch_images(items, read, workers=workers, pixel_limit=limit)
     with timed_progress_bar(run, "confidence", console, len(items)) as advance:
         for item, found in compared:
             file = inputs.evidence / f"{item.id}.npz"
@@ -252,7 +252,7 @@ def _write_tables(images: ImageSet, inputs: QualityInputs, run: RunFolder, confi
             if evidence is None:  # failed
                 continue
             judgement = estimate_quality(evidence)
-            decided = images.decided.verdicts.get(item.id, "")
+            decided = images.corrections.verdicts.get(item.id, "")
             tables.add(item.id, evidence, judgement, number=number, decided=decided)
             if item.truth is None or not item.truth.is_file():
                 continue

@@ -16,7 +16,7 @@ from tag2mask.networks.edge_network import EdgeNetwork, build_edge_network
 from tag2mask.networks.settings import NetworkSettings, in_section
 from tag2mask.refine.masks import sure_labels
 from tag2mask.runs.config import Config
-from tag2mask.runs.corrections import without_damaged
+from tag2mask.runs.corrections import exclude_damaged
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import EDGE_LABELS, EDGE_NETWORK, TRAIN_NETWORK, RunFolder
@@ -79,7 +79,7 @@ class Edges(TrainingStage):
         """Write the labels that are missing or stale, then train on them; with a shard, only write its labels."""
         result = StageResult(self.name)
         everything = run_images(config, run, together=True)
-        images = without_damaged(everything, result)
+        images = exclude_damaged(everything, result)
         cams = cam_folder(config, run)
         run.record_fingerprint(self, self.fingerprint(config, images))
         together = process_count() > 1  # these write labels by shards, then train: each is counted once
@@ -125,7 +125,7 @@ def _labelled(run: RunFolder, cams: Path, item: ImageItem) -> bool:
 def _write_labels(
     config: Config, run: RunFolder, images: ImageSet, cams: Path, result: StageResult, console: Console
 ) -> None:
-    whole = shard_of(images.items, config, result, damaged=images.decided.damaged)
+    whole = shard_of(images.items, config, result, damaged=images.corrections.damaged)
     mine = current_items(whole, cams, result)
     todo = stale(mine, cams, run / EDGE_LABELS)
     result.skipped = len(mine) - len(todo)

@@ -16,7 +16,7 @@ from tag2mask.evaluation.figures import absence
 from tag2mask.evaluation.folders import tagged
 from tag2mask.runs.config import Config, plain
 from tag2mask.runs.dataset import run_images
-from tag2mask.runs.ground_truth import check_splits, class_ids, truth_against_tags, truth_plan, with_truth
+from tag2mask.runs.ground_truth import check_splits, class_ids, compare_truth_with_tags, truth_plan, with_ground_truth
 from tag2mask.runs.progress import Console, StageResult, progress_bar
 from tag2mask.runs.run_folder import WHOLE, RunFolder
 from tag2mask.stages.base import Schedule, Settings, Stage, StagePlan
@@ -80,21 +80,21 @@ class Evaluate(Stage):
         """
         result = StageResult(self.name)
         for split in config.evaluate.split_names(config.data.split):
-            images = with_truth(config, run_images(config, run, split, together=True), console)
+            images = with_ground_truth(config, run_images(config, run, split, together=True), console)
             name = split or WHOLE
             if not images.items:
                 result.notes.append(
                     f"no ground truth for split '{name}', so nothing to measure" if split else "no ground truth"
                 )
                 continue
-            problems = truth_against_tags(images, config)
+            problems = compare_truth_with_tags(images, config)
             result.notes += [f"split '{name}': {problem.message}" for problem in problems if problem.level == "warning"]
             if errors := [problem.message for problem in problems if problem.level == "error"]:
                 result.failed[name] = f"split '{name}' is not measured: {errors[0]}"
                 if is_main():
                     run.delete_metrics(name)
                 continue
-            by_hand = images.decided.count((item.id for item in images.items), "accepted", "corrected")
+            by_hand = images.corrections.count((item.id for item in images.items), "accepted", "corrected")
             if by_hand:
                 result.notes.append(
                     f"{by_hand} images of split '{name}' have a mask by hand; figures are of the masks that the method "

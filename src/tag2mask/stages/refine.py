@@ -14,7 +14,7 @@ from tag2mask.networks.checkpoint import load_edge_network
 from tag2mask.networks.edge_network import EdgeNetwork
 from tag2mask.refine.masks import refined_masks
 from tag2mask.runs.config import Config, plain
-from tag2mask.runs.corrections import without_damaged
+from tag2mask.runs.corrections import exclude_damaged
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import EDGE_NETWORK, LABEL_CONFIDENCE, RunFolder
@@ -75,13 +75,13 @@ class Refine(Stage):
         """Write the masks that are missing, damaged, or made from another CAM file."""
         result = StageResult(self.name)
         images = run_images(config, run, together=True)
-        without_damaged(images, result)
+        exclude_damaged(images, result)
         cams = cam_folder(config, run)
         device = resolve_device(config.device)
         network = _edge_network(run, device) if config.refine.walks else None
         run.record_fingerprint(self, self.fingerprint(config, images))
         target = run / "masks"
-        whole = shard_of(images.items, config, result, damaged=images.decided.damaged)
+        whole = shard_of(images.items, config, result, damaged=images.corrections.damaged)
         mine = current_items(whole, cams, result)
         todo = stale(mine, cams, target)
         result.skipped = len(mine) - len(todo)

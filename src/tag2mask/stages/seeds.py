@@ -24,7 +24,7 @@ from tag2mask.data.manifest import ImageItem, Images
 from tag2mask.runs.base_cams import seed_path
 from tag2mask.runs.batches import Batches, readable, sorted_by, with_sizes
 from tag2mask.runs.config import Config, plain
-from tag2mask.runs.corrections import without_damaged
+from tag2mask.runs.corrections import exclude_damaged
 from tag2mask.runs.dataset import reading_workers, run_images
 from tag2mask.runs.progress import Console, StageResult, progress_bar
 from tag2mask.runs.run_folder import RunFolder
@@ -83,7 +83,7 @@ class Seeds(Stage):
         """Make or import the base CAMs that are missing or stale."""
         result = StageResult(self.name)
         images = run_images(config, run, together=True)
-        without_damaged(images, result)
+        exclude_damaged(images, result)
         make = _make if config.seeds.from_npy is None else _import
         make(self, config, run, images, result, console)
         return result
@@ -123,7 +123,7 @@ def _make(
     clip.precision(model_precision(settings.precision, device))
     texts, background = features[: len(images.classes)], features[len(images.classes) :]
     result.notes += words.notices
-    batches = batches_by_patches(clip, images.items, config, result).without(images.decided.damaged)
+    batches = batches_by_patches(clip, images.items, config, result).without(images.corrections.damaged)
     todo, missing = batches.unfinished(lambda item: _missing(item, run))
     result.skipped = batches.total - missing
     with timed_progress_bar(run, "seeds", console, missing) as advance:
@@ -159,7 +159,7 @@ def _import(
     _check_source(config)
     run.record_fingerprint(stage, stage.fingerprint(config, images))
     number, shards = config.shard_of()
-    damaged = images.decided.damaged
+    damaged = images.corrections.damaged
     mine = images.items[number - 1 :: shards].filter(lambda item: item.id not in damaged)
     todo = mine.filter(lambda item: _missing(item, run))
     result.skipped = len(mine) - len(todo)

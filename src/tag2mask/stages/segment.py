@@ -10,7 +10,7 @@ from torch import nn
 
 from tag2mask.core.distributed import is_main
 from tag2mask.core.errors import UsageError
-from tag2mask.data.corrections import UNRECORDED, FinalMasks
+from tag2mask.data.corrections import FinalMasks
 from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import ImageError
 from tag2mask.data.loading.datasets import LabelledSet
@@ -23,9 +23,9 @@ from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentati
 from tag2mask.networks.settings import in_section
 from tag2mask.prediction.predictor import SEGMENT_NETWORK
 from tag2mask.runs.config import Config
-from tag2mask.runs.corrections import LearntFrom, copied_by_hand, final_masks, without_damaged
+from tag2mask.runs.corrections import TrainingRecord, copy_masks_by_hand, exclude_damaged, final_masks
 from tag2mask.runs.dataset import run_images
-from tag2mask.runs.ground_truth import class_ids, truth_against_tags, with_truth
+from tag2mask.runs.ground_truth import class_ids, compare_truth_with_tags, with_ground_truth
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import LABEL_CONFIDENCE, RunFolder
 from tag2mask.stages.base import Schedule, Settings, TrainingStage, training_settings
@@ -33,7 +33,7 @@ from tag2mask.training.tasks import segmentation_task
 from tag2mask.training.trainer import check_requirements
 
 MASKS = "masks"
-TRAINING_RECORD = "segment/learnt_from.json"
+TRAINING_RECORD = "segment/training_record.json"
 BY_HAND = "segment/by_hand"
 
 
@@ -82,7 +82,7 @@ class Segment(TrainingStage):
         result = StageResult(self.name)
         images = run_images(config, run, together=True)
         if config.segment.labels == "masks":
-            images = without_damaged(images, result)
+            images = exclude_damaged(images, result)
         labelled = _labelled(config, run, images, console, result)
         masks = None if config.segment.labels == "truth" else final_masks(run, images)
         settings = self.fingerprint(config, images)
@@ -91,8 +91,8 @@ class Segment(TrainingStage):
             run.record_fingerprint(self, settings)
             load_segmentation_network(target, classes=images.classes)
             result.skipped = 1
-            learnt = LearntFrom.of(labelled, masks)
-            _note_newer(result, learnt, LearntFrom.read(record) or LearntFrom([]), masks, target)
+            learnt = TrainingRecord.of(labelled, masks)
+            _note_newer(result, learnt, TrainingRecord.read(record) or TrainingRecord([]), masks, target)
             if not result.notes and (other := self.check_same_data(run, labelled)):
                 result.notes.append(other)
             return result
@@ -102,7 +102,7 @@ class Segment(TrainingStage):
         network = _untrained(config, images)
         network.intensity = config.data.intensity
         run.record_fingerprint(self, settings)
-        masks, learnt = copied_by_hand(run / BY_HAND, labelled, masks)
+        masks, learnt = copy_masks_by_hand(run / BY_HAND, labelled, masks)
         _same_masks(run, record, learnt)
         self.check_same_data(run, labelled)
         result.done = 1
@@ -138,14 +138,14 @@ def _untrained(config: Config, images: ImageSet) -> SegmentationNetwork:
         raise UsageError(in_section(str(error), "segment.network")) from error
 
 
-def _note_masks(result: StageResult, images: ImageSet, labelled: ImageSet, learnt: LearntFrom) -> None:
+def _note_masks(result: StageResult, images: ImageSet, labelled: ImageSet, learnt: TrainingRecord) -> None:
     """Note how many masks were corrected by hand, and how many images have none."""
-    decided = images.decided
-    if decided.folder is not None:
+    corrections = images.corrections
+    if corrections.folder is not None:
         result.notes.append(f"{len(learnt.by_hand)} of the {len(labelled.items)} masks were corrected by hand")
-    if decided.unrecorded:
-        result.notes.append(f"{decided.folder}: {UNRECORDED}")
-    rejected = decided.count((item.id for item in images.items), "rejected")
+    if corrections.unused:
+        result.notes.append(f"{corrections.folder}: {corrections.unused}")
+    rejected = corrections.count((item.id for item in images.items), "rejected")
     if rejected:
         result.notes.append(f"{rejected} rejected masks were left out")
     lacking = len(images.items) - len(labelled.items) - rejected
@@ -154,17 +154,17 @@ def _note_masks(result: StageResult, images: ImageSet, labelled: ImageSet, learn
 
 
 def _note_newer(
-    result: StageResult, learnt: LearntFrom, before: LearntFrom, masks: FinalMasks | None, network: Path
+    result: StageResult, learnt: TrainingRecord, before: TrainingRecord, masks: FinalMasks | None, network: Path
 ) -> None:
     """Note masks that were added, changed or rejected since the existing network was trained."""
-    new = learnt.newer(before, masks, network)
+    new = learnt.newer_than(before, masks, network)
     if new:
         drawn = len(new & (learnt.by_hand.keys() | before.by_hand.keys()))
         by_hand = f" ({drawn} of them by hand)" if drawn else ""
         result.notes.append(
             f"{len(new)} masks are newer than the trained network{by_hand}; --restart segment trains again"
         )
-    rejected = 0 if masks is None else masks.decided.count(before.images, "rejected")
+    rejected = 0 if masks is None else masks.corrections.count(before.images, "rejected")
     if rejected:
         result.notes.append(
             f"{rejected} masks that the network was trained on were rejected since; --restart segment trains without "
@@ -172,15 +172,15 @@ def _note_newer(
         )
 
 
-def _same_masks(run: RunFolder, record: Path, learnt: LearntFrom) -> None:
+def _same_masks(run: RunFolder, record: Path, learnt: TrainingRecord) -> None:
     """Record the masks of a training; a `UsageError` if a saved state is of other images or masks."""
-    before = LearntFrom.read(record) if (run / "segment/state.pt").is_file() else None
+    before = TrainingRecord.read(record) if (run / "segment/state.pt").is_file() else None
     if before is not None and before.images != learnt.images:
         raise UsageError(
             f"the training in {run / 'segment'} started on {len(before.images)} masks, and now there are "
             f"{len(learnt.images)}, not the same ones; --restart segment starts again with all of them"
         )
-    if before is not None and (others := learnt.others_by_hand(before)):
+    if before is not None and (others := learnt.changed_by_hand(before)):
         raise UsageError(
             f"since the training in {run / 'segment'} started, {len(others)} masks were corrected by hand, or taken "
             "back; --restart segment starts again with them as they are now"
@@ -193,10 +193,10 @@ def _labelled(config: Config, run: RunFolder, images: ImageSet, console: Console
     """The images with a label; a `UsageError` if there is none, or if ground truth does not fit the tags."""
     if config.segment.labels == "masks":
         return _masked(run, images)
-    found = with_truth(config, images, console)
+    found = with_ground_truth(config, images, console)
     if not found.items:
         raise UsageError("segment.labels truth needs ground truth, and no image has any; --data.masks names it")
-    for problem in truth_against_tags(found, config):
+    for problem in compare_truth_with_tags(found, config):
         if problem.level == "error":
             raise UsageError(problem.message)
         result.notes.append(problem.message)
@@ -205,11 +205,11 @@ def _labelled(config: Config, run: RunFolder, images: ImageSet, console: Console
 
 def _masked(run: RunFolder, images: ImageSet) -> ImageSet:
     """The images with a pseudo mask or a corrected mask; a `UsageError` without any."""
-    masks, decided = final_masks(run, images), images.decided
+    masks, corrections = final_masks(run, images), images.corrections
 
     def is_there(item: ImageItem) -> bool:
-        left_out = item.id in decided.damaged or decided.is_rejected(item.id)
-        return not left_out and (decided.has_mask(item.id) or (masks.own / f"{item.id}.png").is_file())
+        left_out = item.id in corrections.damaged or corrections.is_rejected(item.id)
+        return not left_out and (corrections.has_mask(item.id) or (masks.pseudo_masks / f"{item.id}.png").is_file())
 
     there = images.items.filter(is_there)
     if not there:
@@ -232,11 +232,11 @@ def _weights(config: Config, run: RunFolder, labelled: ImageSet) -> Path | None:
     if config.segment.pixel_weights == "none":
         return None
     folder = run / LABEL_CONFIDENCE
-    decided = labelled.decided  # corrected masks count in full
+    corrections = labelled.corrections  # corrected masks count in full
     lacking = [
         item.id
         for item in labelled.items
-        if not decided.has_mask(item.id) and not (folder / f"{item.id}.png").is_file()
+        if not corrections.has_mask(item.id) and not (folder / f"{item.id}.png").is_file()
     ]
     if lacking:
         method = "" if config.refine.uses_crf else " --refine.method crf"
@@ -253,11 +253,11 @@ def _validation(config: Config, run: RunFolder, console: Console) -> Callable[[n
     if config.segment.validate_every is None:
         return None
     split = config.evaluate.split_names(config.data.split)[0]
-    images = with_truth(config, run_images(config, run, split), console)
+    images = with_ground_truth(config, run_images(config, run, split), console)
     ids = class_ids(config.evaluate.class_names(), images.classes)
     if not images.items:
         return None
-    for problem in truth_against_tags(images, config):
+    for problem in compare_truth_with_tags(images, config):
         if problem.level == "error":
             if config.segment.keep_best:
                 raise UsageError(problem.message)

@@ -9,7 +9,7 @@ from tag2mask.networks.checkpoint import load_network
 from tag2mask.networks.pot_network import build_network
 from tag2mask.runs.base_cams import require_seeds
 from tag2mask.runs.config import Config, plain
-from tag2mask.runs.corrections import newer_tags, record_tags, without_damaged
+from tag2mask.runs.corrections import exclude_damaged, newer_tags, record_tags
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import Console, StageResult
 from tag2mask.runs.run_folder import TRAIN_NETWORK, RunFolder
@@ -48,7 +48,7 @@ class Train(TrainingStage):
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
         """Train, or continue training."""
         result = StageResult(self.name)
-        images = without_damaged(run_images(config, run, together=True), result)
+        images = exclude_damaged(run_images(config, run, together=True), result)
         untagged = [item.id for item in images.items if not item.tags]
         if len(untagged) == len(images.items):
             raise UsageError(

@@ -1,4 +1,4 @@
-"""`check`: is the data sound?"""
+"""`check`: problems of a data set, and the audit of its tags by a trained network."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,60 +18,61 @@ from tag2mask.networks.checkpoint import load_network
 from tag2mask.pot import TransportCams
 from tag2mask.runs.batches import sized_batches
 from tag2mask.runs.config import Config
-from tag2mask.runs.corrections import data_of
+from tag2mask.runs.corrections import CORRECTIONS, run_corrections
 from tag2mask.runs.progress import Console, StageResult, progress_bar
 from tag2mask.runs.run_folder import TRAIN_NETWORK, RunFolder
 from tag2mask.stages.cams import read_batches
 
+WRONG_BELOW = 0.1
+"""Classifier probability below which a tag is listed as possibly wrong. Measured: docs/results.md, wrong tags."""
 
-def check_data(config: Config, place: Path, console: Console) -> CheckReport:
+MISSING_ABOVE = 0.5
+"""Classifier probability above which a class is listed as a possibly missing tag."""
+
+
+def check_data(config: Config, place: Path, run: RunFolder | None, console: Console) -> CheckReport:
     """Check the images in a folder, or those that a tags table names.
 
     Args:
-        config: whose data settings apply; their root, or their table, is replaced by ``place``.
+        config: its data settings apply; ``place`` replaces their root, or their table.
         place: a folder, or a CSV file.
+        run: a run whose corrections are checked as well.
         console: for progress.
     """
-    data = _data_at(config, place)
-    with progress_bar(console, "check", 100) as advance:  # in per cent: how many there are shows only on the way
-        return check(
-            data, progress=lambda done, total: advance(100 * done // max(total, 1), f"{done} of {total} images")
-        )
+    corrections = None if run is None else run / CORRECTIONS
+    with progress_bar(console, "check", 100) as advance:  # in per cent: the number of images is not known yet
+
+        def progress(done: int, total: int) -> None:
+            advance(100 * done // max(total, 1), f"{done} of {total} images")
+
+        return check(_data_at(config, place), corrections=corrections, progress=progress)
 
 
-def checked_images(config: Config, place: Path) -> ImageSet:
-    """The images that `check_data` checks.
+def checked_images(config: Config, place: Path, run: RunFolder) -> ImageSet:
+    """The images that `check_data` checks, with the corrections of a run.
 
     Raises:
         UsageError: the data set is unusable; the check lists why.
     """
-    return open_images(_data_at(config, place))
+    images = open_images(_data_at(config, place))
+    return images.corrected(run_corrections(run, images.classes))
 
 
 def _data_at(config: Config, place: Path) -> DataSettings:
-    """The data settings with their root, or their table, replaced."""
-    data = data_of(config, config.out)
-    return replace(data, tags=place) if place.is_file() else replace(data, root=place)
-
-
-WRONG_BELOW = 0.1
-"""A tag whose class the classifier gives less than this is doubted. Measured: docs/results.md, wrong tags."""
-
-MISSING_ABOVE = 0.5
-"""A class without tag that the classifier gives more than this is missed."""
+    return replace(config.data, tags=place) if place.is_file() else replace(config.data, root=place)
 
 
 @dataclass(frozen=True)
-class Suspicion:
-    """One doubt.
+class TagFinding:
+    """A tag that a network contradicts.
 
     Attributes:
-        photo: ID of the image.
+        image: ID of the image.
         tag: name of the class.
-        kind: `wrong`, the tag is there and should perhaps not be; `missing`, the other way round.
+        kind: `wrong`: the image has the tag; `missing`: it does not.
         probability: of the class by the classifier, in [0, 1].
-        posterior: the largest share of a pixel that the transport plan gives the class, in [0, 1]; None for `missing`,
-            since the plan knows tags alone.
+        posterior: the maximum over all pixels of the share that the transport plan gives the class, in [0, 1]; None
+            for `missing`, since the plan contains tagged classes only.
     """
 
     image: str
@@ -81,7 +82,7 @@ class Suspicion:
     posterior: float | None
 
     def __str__(self) -> str:
-        """As it stands in a list."""
+        """A line of a list."""
         if self.posterior is None:
             return f"{self.image}: `{self.tag}` may be missing (classifier {self.probability:.0%})"
         return (
@@ -98,41 +99,40 @@ def require_network(run: RunFolder) -> None:
         )
 
 
-def suspicious_tags(config: Config, run: RunFolder, images: ImageSet, console: Console) -> list[Suspicion]:
-    """What the network of a run doubts about the tags, the surest doubt first; wrong tags before missing ones.
+def audit_tags(config: Config, run: RunFolder, images: ImageSet, console: Console) -> list[TagFinding]:
+    """Tags that the network of a run contradicts: wrong ones, then missing ones, each from the clearest on.
 
     Args:
-        config: whose settings of CAMs (`long_side`, `precision`) and POT apply; one scale and its mirror image.
-        run: a run folder with a trained network.
-        photos: the images; they may be those that the network was trained on.
+        config: its settings of CAMs (`long_side`, `precision`) and POT apply, at one scale and mirrored.
+        run: a run with a trained network.
+        images: may be those that the network was trained on.
         console: for progress.
 
     Raises:
-        UsageError: the run has no network, or its network knows other classes.
+        UsageError: the run has no network, or its network has other classes.
     """
     require_network(run)
     device = resolve_device(config.device)
     network = channels_last(load_network(run / TRAIN_NETWORK, classes=images.classes)).to(device).eval()
+    bf16 = config.cams.precision == "bf16"
     result = StageResult("check")
-    found: list[Suspicion] = []
+    found: list[TagFinding] = []
     done = 0
     with progress_bar(console, "tags", len(images)) as advance:
         for batch, pixels in read_batches(sized_batches(images.items, config, result), config, result):
             scaled = scale_one(pixels.to(device), config.cams.long_side)
             tags = torch.from_numpy(images.tag_matrix(batch)).to(device)
-            bf16 = config.cams.precision == "bf16"
             maps = image_maps(network, scaled, tags, scales=[1.0], flip=True, bf16=bf16)
-            found += _doubts(batch, maps, maps.transport(config.pot.one_scale()), images.classes)
+            found += _findings(batch, maps, maps.transport(config.pot.one_scale()), images.classes)
             done += len(batch)
             advance(done)
-    surest = {"wrong": lambda doubt: doubt.probability, "missing": lambda doubt: -doubt.probability}
-    return sorted(found, key=lambda doubt: (doubt.kind == "missing", surest[doubt.kind](doubt), doubt.image))
+    sign = {"wrong": 1, "missing": -1}
+    return sorted(found, key=lambda each: (each.kind == "missing", sign[each.kind] * each.probability, each.image))
 
 
-def _doubts(
+def _findings(
     batch: Sequence[ImageItem], maps: ImageMaps, transport: TransportCams, classes: tuple[str, ...]
-) -> Iterator[Suspicion]:
-    """The doubts about a batch."""
+) -> Iterator[TagFinding]:
     scores, ids = maps.scores.cpu(), transport.slots.ids.cpu()
     best = transport.posterior.amax((2, 3)).cpu()  # (N, S)
     for number, item in enumerate(batch):
@@ -140,6 +140,6 @@ def _doubts(
             probability = float(scores[number, index])
             if index + 1 in item.tags and probability < WRONG_BELOW:
                 slot = int((ids[number] == index + 1).nonzero()[0])
-                yield Suspicion(item.id, name, "wrong", probability, float(best[number, slot]))
+                yield TagFinding(item.id, name, "wrong", probability, float(best[number, slot]))
             elif index + 1 not in item.tags and probability > MISSING_ABOVE:
-                yield Suspicion(item.id, name, "missing", probability, None)
+                yield TagFinding(item.id, name, "missing", probability, None)

@@ -1,4 +1,4 @@
-"""`demo`: the run's data is generated first."""
+"""`demo`: generates the data set of its run."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,19 +8,11 @@ from tag2mask.runs.progress import Console, progress_bar
 from tag2mask.synthetic import write_scenes
 
 FOLDER = Path("tag2mask-demo")
-"""The run folder where none is named."""
+"""The default run folder."""
 
 
 def prepare_demo(config: Config, console: Console) -> Config:
-    """Write the generated scenes into the run folder, unless they are there, and point the settings at them.
-
-    Args:
-        config: with `out` and `scenes`.
-        console: for progress.
-
-    Returns:
-        the settings of a `run` over the scenes.
-    """
+    """Write generated scenes into the run folder, unless they exist; return the settings of a `run` over them."""
     out = config.out or FOLDER
     folder = out / "scenes"
     done = 0

@@ -8,7 +8,7 @@ from tag2mask.data.dataset import ImageSet
 from tag2mask.evaluation import Figures, evaluate_cams, evaluate_masks
 from tag2mask.runs.config import Config
 from tag2mask.runs.dataset import run_images
-from tag2mask.runs.ground_truth import class_ids, truth_against_tags, with_truth
+from tag2mask.runs.ground_truth import class_ids, compare_truth_with_tags, with_ground_truth
 from tag2mask.runs.progress import Console
 from tag2mask.runs.run_folder import RunFolder, run_of
 from tag2mask.stages.evaluate import NO_SHARD, counted_bar
@@ -16,20 +16,20 @@ from tag2mask.stages.registry import require_classes
 
 
 def evaluate_folder(config: Config, folder: Path, console: Console) -> Figures:
-    """Measure one folder of masks (PNG) or CAM files (NPZ): one file for each image with ground truth, no other.
+    """Evaluate a folder of masks (PNG) or CAM files (NPZ), with exactly one file per image with ground truth.
 
     Raises:
-        UsageError: the folder holds neither, or files are missing or too many, or there is no ground truth, or it
-            does not fit the tags.
+        UsageError: the folder holds neither, files are missing or unexpected, or ground truth is missing or does not
+            fit the tags.
     """
     if config.shard is not None:
         raise UsageError(NO_SHARD)
-    images = with_truth(config, run_images(config, RunFolder(config.out or folder)), console)
+    images = with_ground_truth(config, run_images(config, RunFolder(config.out or folder)), console)
     if not images.items:
         raise UsageError("no image has a ground-truth mask; --data.masks names their folder")
     if (owner := run_of(folder)) is not None:
         require_classes(RunFolder(owner), images.classes)
-    problems = truth_against_tags(images, config)
+    problems = compare_truth_with_tags(images, config)
     for problem in problems:
         if problem.level == "error":
             raise UsageError(problem.message)
@@ -38,10 +38,9 @@ def evaluate_folder(config: Config, folder: Path, console: Console) -> Figures:
 
 
 def _figures(config: Config, folder: Path, images: ImageSet, console: Console) -> Figures:
-    """The figures of a folder, whose kind its files tell."""
     ids = class_ids(config.evaluate.class_names(), images.classes)
     extra = config.limit is not None
-    # With painted masks lies an .npz, the index of annotations.
+    # A folder of rasterised masks holds an .npz too, the index of annotations.
     cams = next(files_below(folder, ".png"), None) is None
     if cams and next(files_below(folder, ".npz"), None) is None:
         raise UsageError(f"{folder} holds neither masks (.png) nor CAM files (.npz)")

@@ -1,4 +1,4 @@
-"""What a run would do now, stage by stage: how much, how large, and how long by its own records."""
+"""The plan of a command (`--dry-run`): the work, disk space and time of each stage, by the records of the run."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,13 +15,13 @@ from tag2mask.stages.registry import STAGES, require_classes, to_delete
 
 @dataclass(frozen=True)
 class Plan:
-    """What a command over a run folder would do; nothing is written.
+    """What a command over a run folder would do.
 
     Attributes:
-        images: how many.
-        classes: their class list.
+        images: their number.
+        classes: the class list.
         stages: in order.
-        shard: `i/n` where the command does but a part of the images.
+        shard: `i/n` of a command for a part of the images.
     """
 
     images: int
@@ -30,7 +30,7 @@ class Plan:
     shard: str | None = None
 
     def lines(self) -> list[str]:
-        """The plan for people: a line a stage, and the sum."""
+        """The plan as text: a line per stage, and the sum."""
         shown = [f"{self.images} images, {len(self.classes)} classes: {first_five(self.classes)}"]
         shown += [_line(stage) for stage in self.stages]
         if self.shard:
@@ -38,7 +38,7 @@ class Plan:
         return [*shown, self._sum()]
 
     def _sum(self) -> str:
-        """Disk and time of all stages, and whose are not among them."""
+        """Disk space and time of all stages, and the stages without a record."""
         busy = [stage for stage in self.stages if stage.lacking or stage.steps]
         if not busy:
             return "in all: nothing is left to do but to measure and to report"
@@ -58,10 +58,10 @@ class Plan:
 def plan(config: Config, run: RunFolder, stages: Sequence[str], *, restart: str | None = None) -> Plan:
     """What each stage would do now.
 
-    A restart counts only for what it would refuse: another class list, and outputs of other settings.
+    With ``restart``, outputs of other classes and settings are not refused where they would be deleted.
 
     Raises:
-        UsageError: the run itself would refuse; weights of networks, which may have to be fetched, are not looked at.
+        UsageError: the command would refuse; weights, which may have to be downloaded, are not checked.
     """
     images = run_images(config, run)
     again = to_delete(run, restart, images.classes)
@@ -73,7 +73,7 @@ def plan(config: Config, run: RunFolder, stages: Sequence[str], *, restart: str 
 
 
 def recorded_times(config: Config, run: RunFolder, images: int) -> dict[str, float]:
-    """Seconds that training, CAMs and masks of so many images would take, of those stages that a run has records of."""
+    """Seconds of training, CAMs and masks for this number of images, for the stages that a run has records of."""
     found = {name: seconds_per_image(run, name) for name in ("cams", "refine")}
     step = seconds_per_step(run, "train", config.train.batch_size)
     times = {} if step is None else {"train": step * config.train.total_steps(images)}
@@ -81,7 +81,6 @@ def recorded_times(config: Config, run: RunFolder, images: int) -> dict[str, flo
 
 
 def _line(stage: StagePlan) -> str:
-    """A stage's plan for people."""
     parts = [f"{stage.stage}: {stage.work}"]
     if stage.lacking:
         parts.append("disk unknown here" if stage.bytes is None else f"{_size(stage.bytes)}, as the files here")
@@ -91,7 +90,6 @@ def _line(stage: StagePlan) -> str:
 
 
 def _size(count: int) -> str:
-    """Bytes for people."""
     for unit, power in (("GB", 1e9), ("MB", 1e6)):
         if count >= power:
             return f"{count / power:.1f} {unit}"
@@ -99,7 +97,7 @@ def _size(count: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: the two greatest units at most."""
+    """Seconds as text, in hours and minutes at most."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""`predict`: masks of images by a trained segmentation network, and what each of them says."""
+"""`predict`: masks of any images by a trained segmentation network, with class shares and confidences."""
 
 import hashlib
 import json
@@ -21,36 +21,38 @@ from tag2mask.networks.checkpoint import NetworkFileError
 from tag2mask.prediction.predictor import Prediction, Predictor, load_segmenter, require_network_file
 from tag2mask.report.pictures import LABEL_ALPHA, outline, resize_labels
 from tag2mask.runs.config import Config, plain
-from tag2mask.runs.dataset import read_bounded, reading_workers
+from tag2mask.runs.dataset import prefetch_images, reading_workers
 from tag2mask.runs.progress import Console, StageResult, progress_bar
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.stages.base import Settings, Stage, StagePlan
 
 OVERLAY_SIDE = 2048
-"""Pixels of an overlay's longer side at most."""
+"""Most pixels on the long side of an overlay."""
 
-_TOGETHER_PIXELS = 1 << 23
-"""Images wait for each other to go through the network together while they have fewer pixels than this."""
-
+_BATCH_PIXELS = 1 << 23
+"""Most pixels of the images that go through the network together."""
 
 _BLOCK = 16
-"""Images that are dealt to a shard at a time: whole batches of the usual sizes."""
+"""Consecutive images of one shard: whole batches of the usual sizes."""
+
+RECORD = "predictions.json"
+"""The record of all masks, in their folder."""
 
 
 class Predict(Stage):
-    """Masks of images that lie anywhere, in a folder of their own.
+    """Masks of any images, in a folder of their own.
 
     ::
 
-        OUT/ID.png              the mask; it carries what the network says of the image
-        OUT/overlays/ID.jpg     the mask over the image, where that is asked for
-        OUT/predictions.json    what all masks say; a command with a shard leaves it to the one without
+        OUT/ID.png              the mask, with its shares and confidences as text
+        OUT/overlays/ID.jpg     the mask over the image, on request
+        OUT/predictions.json    shares and confidences of all masks; not written by a command with a shard
         OUT/predict/stage.json  network and settings
 
     Args:
         place: a folder with images, an image, or a pattern.
         model: the checkpoint, or the folder of a run that trained one.
-        overlays: also the masks laid over the images.
+        overlays: also write the masks over the images.
         overwrite: make everything again.
 
     Raises:
@@ -65,20 +67,20 @@ class Predict(Stage):
     restart_option = "--overwrite"
 
     def __init__(self, place: str, model: Path, *, overlays: bool = False, overwrite: bool = False) -> None:
-        """Look for the network; nothing is read."""
+        """Find the network; nothing is read."""
         self.place, self.overlays, self.overwrite = Path(place), overlays, overwrite
         self.model = require_network_file(model)
 
     @cached_property
     def network(self) -> str:
-        """A digest of the network's file, taken once: what is loaded is what is recorded."""
+        """A digest of the network's file, computed once per command."""
         return _digest(self.model)
 
     def images(self, config: Config, run: RunFolder) -> ImageSet:
-        """The images to label, up to the limit; looked for once in a command.
+        """The images to label, up to the limit; found once per command.
 
         Raises:
-            UsageError: there is none, or their folder is that of the masks.
+            UsageError: there are none, or their folder is that of the masks.
         """
         if self.name not in run.surveyed:
             images = find_images(self.place, skip=None if _is_same(run.path, self.place) else run.path)
@@ -88,14 +90,14 @@ class Predict(Stage):
         return run.surveyed[self.name]
 
     def settings(self, config: Config, images: ImageSet) -> Settings:
-        """Those of prediction, and the network's content: it is the same wherever it lies."""
+        """The settings of prediction and the digest of the network, wherever its file is."""
         return {"predict": plain(config.predict, affecting=True), "network": self.network}
 
     def require(self, config: Config, run: RunFolder, images: ImageSet) -> None:
-        """See that the masks may be written there; nothing is.
+        """Check that the masks may be written into the folder.
 
         Raises:
-            UsageError: the folder holds masks by another network or other settings, or of somebody else.
+            UsageError: it holds masks by another network or other settings, or files that predict did not write.
         """
         if self.overwrite and config.shard is not None:
             raise UsageError("--overwrite with --shard would delete what other shards make; use another --out instead")
@@ -109,7 +111,7 @@ class Predict(Stage):
             raise UsageError(f"{found} was not made by predict, which would overwrite it; use another --out")
 
     def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
-        """How many images are to label."""
+        """The number of images to label."""
         self.require(config, run, images)
         mine = _of_this_command(images, config)
         lacking = len(mine) if self.overwrite else sum(self.is_missing(run, item) for item in mine)
@@ -118,11 +120,11 @@ class Predict(Stage):
         return StagePlan(self.name, work, lacking)
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
-        """Label the images that have no mask yet.
+        """Label the images without a mask.
 
         Raises:
             NetworkFileError: the network cannot be read.
-            UsageError: no such device; or as `images` and `require`.
+            UsageError: the device does not exist; or as `images` and `require`.
         """
         images, result = self.images(config, run), StageResult(self.name)
         self.require(config, run, images)
@@ -133,7 +135,7 @@ class Predict(Stage):
         run.record_fingerprint(self, self.fingerprint(config, images))
         remove_partial(run.path)
         mine = _of_this_command(images, config)
-        # One whole where an image is missing: what is made of it does so not depend on what was there already.
+        # Whole batches where an image is missing: its mask must not depend on which other masks exist.
         step = config.predict.batch_size
         whole = [mine[first : first + step] for first in range(0, len(mine), step)]
         batches = [batch for batch in whole if any(self.is_missing(run, item) for item in batch)]
@@ -143,13 +145,13 @@ class Predict(Stage):
         origins = dict[str, str]()
         try:
             with progress_bar(console, "predict", len(wanted)) as advance:
-                for group, pixels in _groups(batches, config, predictor, result, origins):
+                for group, pixels in _read_groups(batches, config, predictor, result, origins):
                     for item, image, prediction in zip(group, pixels, predictor.predictions(pixels), strict=True):
                         origin = origins.pop(item.id)
                         if item.id not in wanted:
                             continue
-                        says = json.dumps(_said(item, images.root, prediction, classes))
-                        write_mask(run / f"{item.id}.png", prediction.labels, made_from=origin, prediction=says)
+                        text = json.dumps(_record(item, images.root, prediction, classes))
+                        write_mask(run / f"{item.id}.png", prediction.labels, made_from=origin, prediction=text)
                         overlay = run / f"overlays/{item.id}.jpg"
                         if self.overlays:
                             _write_overlay(overlay, image, prediction.labels)
@@ -159,19 +161,19 @@ class Predict(Stage):
                     advance(result.done)
         finally:
             if config.shard is None:
-                said = {name: each for name, each in _predictions(run).items() if name not in result.failed}
+                records = {name: each for name, each in _predictions(run).items() if name not in result.failed}
                 values = {
                     "made_by": self.fingerprint(config, images),
                     "network": str(self.model),
                     "classes": list(classes),
-                    "images": said,
+                    "images": records,
                     "failed": result.failed,
                 }
                 write_json(run / RECORD, values)
         return result
 
     def is_missing(self, run: RunFolder, item: ImageItem) -> bool:
-        """Whether anything that was asked for of an image is not there, or is of another image."""
+        """Whether the mask of an image, or the requested overlay, is missing or was made from another image."""
         if self.overlays and not (run / f"overlays/{item.id}.jpg").is_file():
             return True
         mask = run / f"{item.id}.png"
@@ -181,20 +183,16 @@ class Predict(Stage):
         return recorded is None or not is_of_image_text(recorded, item.path, mask)
 
 
-RECORD = "predictions.json"
-"""What all masks say, in their folder."""
-
-
 def _predictions(run: RunFolder) -> dict[str, Any]:
-    """What the masks in a folder say, by ID, sorted; of those that `predict` made here, not in a folder inside it."""
+    """The records of the masks that `predict` made in a folder, by ID, sorted; not of those in inner folders."""
     inner = [str(each.parent.parent.relative_to(run.path)) for each in run.path.glob("*/**/predict/stage.json")]
     names = [each for each in files_below(run.path, ".png") if not each.startswith(tuple(f"{name}/" for name in inner))]
-    said = {name.removesuffix(".png"): mask_text(run / name, PREDICTION_KEY) for name in names}
-    return {name: json.loads(said[name] or "") for name in sorted(said) if said[name]}
+    texts = {name.removesuffix(".png"): mask_text(run / name, PREDICTION_KEY) for name in names}
+    return {name: json.loads(text) for name, text in sorted(texts.items()) if text}
 
 
 def _clear(run: RunFolder) -> None:
-    """Delete what earlier commands made."""
+    """Delete the files of earlier commands."""
     for name in _predictions(run):
         (run / f"{name}.png").unlink(missing_ok=True)
         (run / f"overlays/{name}.jpg").unlink(missing_ok=True)
@@ -203,19 +201,19 @@ def _clear(run: RunFolder) -> None:
 
 
 def _of_this_command(images: ImageSet, config: Config) -> list[ImageItem]:
-    """The images, or every n-th block of them where there are shards, whatever the batch size of each."""
+    """The images of this command; a shard has every n-th block, so that shards may differ in their batch size."""
     chosen = images.items
     number, count = config.shard_of()
     starts = range(_BLOCK * (number - 1), len(chosen), _BLOCK * count)
     return [item for first in starts for item in chosen[first : first + _BLOCK]]
 
 
-def _groups(
+def _read_groups(
     batches: list[list[ImageItem]], config: Config, predictor: Predictor, result: StageResult, origins: dict[str, str]
 ) -> Iterator[tuple[list[ImageItem], list[np.ndarray]]]:
-    """Images with their pixels, those of a batch together unless they are large; the broken ones have failed.
+    """Images with their pixels, in whole batches unless they are large; unreadable ones are added to ``result``.
 
-    ``origins`` takes the record of each image, as it is when it is read, by ID.
+    ``origins`` receives the description of each image file at the time of reading, by ID.
     """
     limit = config.data.pixel_limit
 
@@ -230,22 +228,22 @@ def _groups(
     items: list[ImageItem] = []
     images: list[np.ndarray] = []
     flat = [item for batch in batches for item in batch]
-    for item, answer in read_bounded(flat, read, workers=max(1, reading_workers(config)), pixel_limit=limit):
-        if isinstance(answer, str):
-            result.failed[item.id] = answer
+    for item, pixels in prefetch_images(flat, read, workers=max(1, reading_workers(config)), pixel_limit=limit):
+        if isinstance(pixels, str):
+            result.failed[item.id] = pixels
         else:
-            if images and sum(image.size for image in (*images, answer)) > 3 * _TOGETHER_PIXELS:
+            if images and sum(image.size for image in (*images, pixels)) > 3 * _BATCH_PIXELS:
                 yield items, images
                 items, images = [], []
             items.append(item)
-            images.append(answer)
+            images.append(pixels)
         if item.id in ends and images:
             yield items, images
             items, images = [], []
 
 
-def _said(item: ImageItem, root: Path, prediction: Prediction, classes: Sequence[str]) -> dict[str, Any]:
-    """What predictions.json says of an image; fractions in [0, 1], of the classes that it has."""
+def _record(item: ImageItem, root: Path, prediction: Prediction, classes: Sequence[str]) -> dict[str, Any]:
+    """The record of a mask in predictions.json; fractions in [0, 1], for the classes in the mask."""
     present = [(number, name) for number, name in enumerate(classes) if prediction.pixels[number]]
     return {
         "image": item.path.relative_to(root).as_posix(),
@@ -268,12 +266,11 @@ def _write_overlay(path: Path, image: np.ndarray, labels: np.ndarray) -> None:
 
 
 def _is_same(one: Path, other: Path) -> bool:
-    """Whether two paths name one folder, there or not."""
+    """Whether two paths name one folder, existing or not."""
     return os.path.abspath(one) == os.path.abspath(other)  # noqa: PTH100 - unlike Path.absolute it takes out ".."
 
 
 def _digest(path: Path) -> str:
-    """The beginning of the SHA-256 of the checkpoint."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Runs that differ in their seed alone: which are done, and the mean and spread of what they measured."""
+"""Runs with several seeds: which are done, and mean and spread of their figures."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from tag2mask.data.corrections import FinalMasks
 from tag2mask.data.dataset import ImageSet
 from tag2mask.data.manifest import ImageItem
 from tag2mask.runs.config import Config, absolute, plain
-from tag2mask.runs.corrections import LearntFrom, data_of, with_remembered
+from tag2mask.runs.corrections import TrainingRecord, run_corrections
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.stages.registry import started_stages
@@ -23,16 +23,15 @@ RECORD = "repeats.json"
 
 
 class Repeats:
-    """The folder RUN with a run for each seed, RUN/seed-S, and RUN/repeats.json over them."""
+    """A folder RUN with a run for each seed, RUN/seed-S, and their summary, RUN/repeats.json."""
 
-    def __init__(self, config: Config, run: RunFolder, count: int, *, named: bool = False) -> None:
+    def __init__(self, config: Config, run: RunFolder, count: int) -> None:
         """Look at the folder; nothing is written.
 
         Args:
-            config: every setting; its seed is the first run's.
+            config: every setting; its seed is that of the first run.
             run: the folder.
-            count: of runs, with ascending seeds.
-            named: the command itself names the folder of decisions, or none, for all runs.
+            count: the number of runs, with ascending seeds.
 
         Raises:
             UsageError: the folder holds a single run, or the command is one of several shards.
@@ -45,17 +44,16 @@ class Repeats:
         self.configs = [
             replace(config, seed=seed, out=run / f"seed-{seed}") for seed in range(config.seed, config.seed + count)
         ]
-        if not named:
-            self.configs = [with_remembered(each, config.data.corrections) for each in self.configs]
-        self.fingerprints = _fingerprints(self.configs)
+        images = run_images(self.configs[0], run, corrected=False)  # each run has corrections of its own
+        self.fingerprints = [_fingerprint(each, run / f"seed-{each.seed}", images) for each in self.configs]
 
     def is_done(self, number: int) -> bool:
-        """Whether a run went through without a failure, with these settings and images."""
+        """Whether a run ended without a failure, with these settings and images."""
         recorded = self._read().get("runs", {}).get(str(self.configs[number].seed))
         return bool(recorded == self.fingerprints[number]) and self._metrics(number).is_file()
 
     def record_done(self, number: int) -> None:
-        """Note that a run went through."""
+        """Record that a run ended without a failure."""
         known = self._read()
         runs = {**known.get("runs", {}), str(self.configs[number].seed): self.fingerprints[number]}
         write_json(self.run / RECORD, {**known, "runs": runs})
@@ -76,11 +74,7 @@ class Repeats:
 
 
 def refuse_repeats(run: RunFolder) -> None:
-    """Refuse a folder of several runs where a single one is meant: it would lie among them.
-
-    Raises:
-        UsageError: it is one.
-    """
+    """Raise `UsageError` for a folder of several runs where a single run is meant."""
     begun = sorted(path.parent.parent.name for path in run.path.glob("seed-*/*/stage.json"))
     found = [*([RECORD] if (run / RECORD).is_file() else []), *dict.fromkeys(begun)]
     if found:
@@ -92,15 +86,14 @@ def refuse_repeats(run: RunFolder) -> None:
 
 
 def spread(values: Sequence[Any]) -> Any:
-    """Mean, standard deviation (n − 1) and values of every number that is at the same place in all of ``values``.
+    """Mean, standard deviation (n − 1) and values of every number that all of ``values`` have at the same place.
 
     Args:
-        values: nested dictionaries of one shape, one a run.
+        values: a nested dictionary per run.
 
     Returns:
-        the same nesting, with {"mean", "deviation", "values"} for each number: null where a run has null in its
-        place, the deviation also where there is one run only. What is no number in any run is left out; None if
-        nothing is left.
+        the same nesting, with {"mean", "deviation", "values"} for each number. Mean and deviation are None where a run
+        has null, the deviation also for a single run. Other values are left out; None if nothing is left.
     """
     if all(isinstance(value, Mapping) for value in values):
         parts = {key: spread([value[key] for value in values]) for key in values[0] if all(key in v for v in values)}
@@ -113,42 +106,29 @@ def spread(values: Sequence[Any]) -> Any:
     return {"mean": mean(numbers) if whole else None, "deviation": deviation, "values": list(values)}
 
 
+def _fingerprint(config: Config, run: Path, images: ImageSet) -> str:
+    """A digest of everything that the figures of a run depend on: settings, images, tags and corrections."""
+    images = images.corrected(run_corrections(RunFolder(run), images.classes))
+    without_effect = ("out", "device", "workers", "outputs")
+    settings = {key: value for key, value in plain(absolute(config)).items() if key not in without_effect}
+    return hashlib.sha256(
+        json.dumps([settings, _digest(images.items), *_corrections(images)], sort_keys=True).encode()
+    ).hexdigest()[:16]
+
+
 def _digest(items: Iterable[ImageItem]) -> str:
-    """Of their IDs and tags."""
     digest = hashlib.sha256()
     for item in items:
         digest.update(repr((item.id, item.tags)).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
-def _fingerprints(configs: Sequence[Config]) -> list[str]:
-    """Of each run; those with one folder of decisions, or none, work on the same images."""
-    read: dict[Path | None, list[object]] = {}
-    found = []
-    for config in configs:
-        folder = data_of(config, config.out).corrections
-        if folder not in read:
-            images = run_images(config, RunFolder(config.out or Path()))
-            read[folder] = [_digest(images.items), *_decided(images)]
-        found.append(_fingerprint(config, read[folder]))
-    return found
-
-
-def _decided(images: ImageSet) -> list[object]:
-    """What people decided about masks, wherever it is kept: verdicts, and digests of masks by hand; nothing if none."""
-    decided = images.decided
-    if not decided.verdicts and not decided.damaged:
+def _corrections(images: ImageSet) -> list[object]:
+    """Verdicts, digests of the masks by hand, and damaged decisions; nothing without corrections of masks."""
+    corrections = images.corrections
+    if not corrections.verdicts and not corrections.damaged:
         return []
-    learnt = LearntFrom.of(images, FinalMasks(images.root, decided))
+    record = TrainingRecord.of(images, FinalMasks(images.root, corrections))
     ids = {item.id for item in images.items}
-    verdicts = {image_id: verdict for image_id, verdict in decided.verdicts.items() if image_id in ids}
-    return [verdicts, learnt.by_hand, sorted(ids & decided.damaged.keys())]
-
-
-def _fingerprint(config: Config, read: Sequence[object]) -> str:
-    """Of all that the figures of a run can depend on, as far as the settings and what it reads go."""
-    without_effect = ("out", "device", "workers", "outputs")
-    everything = plain(absolute(config))
-    settings = {key: value for key, value in everything.items() if key not in without_effect}
-    settings["data"].pop("corrections")  # what lies there counts, not where it lies
-    return hashlib.sha256(json.dumps([settings, *read], sort_keys=True).encode()).hexdigest()[:16]
+    verdicts = {image_id: verdict for image_id, verdict in corrections.verdicts.items() if image_id in ids}
+    return [verdicts, record.by_hand, sorted(ids & corrections.damaged.keys())]

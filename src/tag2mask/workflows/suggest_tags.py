@@ -1,4 +1,4 @@
-"""Suggested tags for images that have none: a table for a person to review, never a tags table by itself."""
+"""`tags`: suggests tags for images without tags, in a table that a person has to review."""
 
 import csv
 import io
@@ -25,14 +25,14 @@ def suggest_tags(
 ) -> StageResult:
     """Score every class in every image below a folder, and write the table.
 
-    The columns are ``image``; ``suggested``, the classes whose score is at least the threshold, joined by ``;``;
-    ``reviewed``, empty; and a score for each class, the mean of those by image and by patch, in [0, 1], with both
-    beside it. A reader of tags refuses the table until a person has named a column ``tags``.
+    The columns are ``image``; ``suggested``, the classes with a score of at least the threshold, joined by ``;``;
+    ``reviewed``, empty; and three scores per class, in [0, 1]: the mean of the other two, by image and by patch.
+    `data.tags` refuses the table until a column is called ``tags``.
 
     Args:
-        config: ``seeds`` names the model and the words.
+        config: ``seeds`` names the model and the prompts.
         place: the folder with images, subfolders included.
-        classes: names with commas, or a file; None takes ``data.classes``.
+        classes: names with commas, or a file; None: ``data.classes``.
         target: the table to write.
         threshold: in [0, 1].
         console: for progress.
@@ -45,7 +45,7 @@ def suggest_tags(
     if config.shard is not None:
         raise UsageError("tags writes one table, so --shard does not apply; give each shard its own folder instead")
     if not place.is_dir():
-        raise UsageError(f"{place} is no folder of images")
+        raise UsageError(f"{place} is not a folder of images")
     if target.exists():
         raise UsageError(f"{target} exists, and a person may have reviewed it; give another --table")
     if not 0 <= threshold <= 1:
@@ -58,13 +58,14 @@ def suggest_tags(
     device = resolve_device(config.device)
     clip = load_clip(config.seeds.model, notify=lambda text: console.print(text, highlight=False)).to(device)
     features = clip.text_features(words.sentences())
-    texts, rivals = features[: len(names)], features[len(names) :]
+    class_features, background_features = features[: len(names)], features[len(names) :]
     clip.precision(model_precision(config.seeds.precision, device))
     rows: dict[Path, list[str]] = {}
     batches = batches_by_patches(clip, images, config, result)
     with progress_bar(console, "tags", len(images)) as advance:
         for prepared in prepared_batches(clip, batches, config, result):
-            by_image, by_patch = class_scores(clip, [each.image for each in prepared], texts, rivals)
+            pixels = [each.image for each in prepared]
+            by_image, by_patch = class_scores(clip, pixels, class_features, background_features)
             scores = torch.stack([(by_image + by_patch) / 2, by_image, by_patch], 2)  # (B, C, 3)
             for each, own in zip(prepared, scores.tolist(), strict=True):
                 found = [name for name, (score, *_) in zip(names, own, strict=True) if score >= threshold]

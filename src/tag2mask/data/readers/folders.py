@@ -42,8 +42,8 @@ def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listi
         ROOT/dog/one_mask.png       the ground truth of dog/one, if that image exists
         ROOT/_none/two.jpg          ID _none/two, no tag: none of the classes
 
-    Hidden and system files, and the folders ``settings.masks`` and ``settings.corrections``, are ignored. Besides
-    ``_none``, names in ``settings.negatives`` mean no tag. A ``split`` is an error.
+    Hidden and system files, and the folder ``settings.masks``, are ignored. Besides ``_none``, names in
+    ``settings.negatives`` mean no tag. A ``split`` is an error.
     """
     listing = Listing("folders", root, masks=mask_locations(settings.masks))
     if split is not None:
@@ -58,7 +58,7 @@ def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listi
     unsupported = Counter[str]()  # files in unsupported formats, by top folder
     names: dict[str, None] = {}
     masks = 0
-    for name, is_image in _files(listing, settings.masks, settings.corrections):
+    for name, is_image in _files(listing, settings.masks):
         class_name, _, rest = nfc(name).partition("/")
         if not is_image:
             ignored.append(name)

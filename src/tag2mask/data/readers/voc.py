@@ -22,8 +22,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from tag2mask.core.errors import first_five
-from tag2mask.data.corrections import IMPORTED
-from tag2mask.data.file_names import IMAGE_SUFFIXES, id_of_name, is_image_name, nfc
+from tag2mask.data.file_names import EXPORT_RECORD, IMAGE_SUFFIXES, id_of_name, is_image_name, nfc
 from tag2mask.data.images import IGNORED, palette
 from tag2mask.data.problems import Problem, ProblemKind, error, warning
 from tag2mask.data.readers.entries import Entry
@@ -114,7 +113,7 @@ def read_voc(settings: DataSettings, root: Path, split: str | None) -> Listing:
 
 def is_voc(root: Path) -> bool:
     """Whether a folder is a VOC root, or an export in that layout without the images."""
-    return (root / IMAGES).is_dir() or ((root / LISTS).is_dir() and (root / IMPORTED).is_file())
+    return (root / IMAGES).is_dir() or ((root / LISTS).is_dir() and (root / EXPORT_RECORD).is_file())
 
 
 def _labels(root: Path) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 from tag2mask.core.errors import first_five
 from tag2mask.core.prefetch import map_ahead
 from tag2mask.data.classes import similar_names
-from tag2mask.data.corrections import UNRECORDED, Decided
+from tag2mask.data.corrections import Corrections, read_corrections
 from tag2mask.data.dataset import Survey, survey
 from tag2mask.data.file_names import is_image_name
 from tag2mask.data.ground_truth import count_truth, truth_problems
@@ -105,26 +105,36 @@ class _Totals:
     noticed: list[tuple[str, list[PixelNotice]]] = field(default_factory=list)
 
 
-def check(settings: DataSettings, *, progress: Progress | None = None, threads: int | None = None) -> CheckReport:
-    """Check a data set: its tags, its files, and the pixels of every image and mask.
+def check(
+    settings: DataSettings,
+    *,
+    corrections: Path | None = None,
+    progress: Progress | None = None,
+    threads: int | None = None,
+) -> CheckReport:
+    """Check a data set: its tags, its files, and every image and mask to the last pixel.
 
     Args:
-        settings: the data set.
-        progress: called with (images done, all images) after each image.
-        threads: images decoded in parallel; None: one per core, at most 8.
+        settings: where it is.
+        corrections: a folder of decisions about its images, which is checked as well.
+        progress: called with (images done, images in all) after each image.
+        threads: images decoded at once; None: one per core, at most 8.
     """
     found = survey(settings)
+    if corrections is not None:
+        decisions, faults = read_corrections(corrections, found.images.classes)
+        found = replace(found, images=found.images.corrected(decisions), problems=(*found.problems, *faults))
     listing, root = found.listing, str(found.listing.root)
     items = found.images.items or Images.from_list(tuple(_unlisted_images(listing)))
     tags = TagCounts(found.images.classes, (item.tags for item in found.images.items))
     unique = _unique(items, found)
     totals = _Totals(ImageHashes(len(unique)))
-    decided = found.images.decided
+    tags_by_hand = found.images.corrections.tags
     problems = [*found.problems, *_file_problems(found, unique, settings, totals, progress, threads)]
     problems += pixel_warnings(totals.noticed, root, totals.opened)
     duplicates = find_near_duplicates(totals.hashes, unique)
     problems += [*_overall(found, settings, tags.by_name()), *tags.problems(root), *duplicates.problems(root)]
-    problems += _unexpected_corrections(decided, unique, settings)
+    problems += _unexpected_corrections(found.images.corrections, unique, settings)
     masked = listing.masks[0].folder if listing.masks else listing.root
     truth = count_truth(found.images)
     problems += truth_problems(truth, listing.shown(masked), painted=listing.rasterisation is not None)
@@ -137,7 +147,7 @@ def check(settings: DataSettings, *, progress: Progress | None = None, threads: 
         classes=found.images.classes,
         images=len(unique),
         counts=tags.by_name(),
-        untagged=sum(decided.tags.get(entry.id, entry.tags) == () for entry in listing.entries),
+        untagged=sum(tags_by_hand.get(entry.id, entry.tags) == () for entry in listing.entries),
         masks=sum(item.truth is not None for item in items),
         splits=listing.splits,
         notes=(*listing.notes, *_notes(found), *duplicates.notes()),
@@ -154,9 +164,9 @@ def _notes(found: Survey) -> Iterator[str]:
     if found.listing.rasterisation is not None and lacking:
         folder = found.listing.shown(found.listing.rasterisation.folder)
         yield f"masks to be painted from the annotations when they are first needed: {lacking}, into {folder}"
-    decided = found.images.decided
-    if decided.folder is not None:
-        yield f"decisions in {decided.folder}: {decided.sentence() or 'none'}"
+    corrections = found.images.corrections
+    if corrections.folder is not None:
+        yield f"decisions in {corrections.folder}: {corrections.summary() or 'none'}"
 
 
 def _unlisted_images(listing: Listing) -> Iterator[ImageItem]:
@@ -211,19 +221,19 @@ def _unique(items: Images, found: Survey) -> Images:
     return items.filter(is_first)
 
 
-def _unexpected_corrections(decided: Decided, items: Images, settings: DataSettings) -> Iterator[Problem]:
-    """Corrections of images that are in no split of the data set, and masks without a class list."""
-    unexpected = {*decided.ids()}
-    if unexpected:
-        unexpected -= {item.id for item in items if item.id in unexpected}
-    if unexpected and settings.split is not None:
-        all_items = survey(replace(settings, split=None, corrections=None)).images.items
-        unexpected -= {item.id for item in all_items if item.id in unexpected}
-    if decided.unrecorded:
-        yield warning("bad-corrections", str(decided.folder), UNRECORDED)
-    for image_id in sorted(unexpected):
-        message = f"there is no image {image_id}, so what was decided about it has no effect"
-        yield warning("stray-correction", f"{decided.folder}/{image_id}", f"{message}; is it renamed, or left out?")
+def _unexpected_corrections(corrections: Corrections, items: Images, settings: DataSettings) -> Iterator[Problem]:
+    """Decisions about images that are in no split of the data set, and masks without a decision."""
+    stray = corrections.ids()
+    if stray:
+        stray -= {item.id for item in items if item.id in stray}
+    if stray and settings.split is not None:
+        everywhere = survey(replace(settings, split=None)).images.items
+        stray -= {item.id for item in everywhere if item.id in stray}
+    if corrections.unused:
+        yield warning("bad-corrections", str(corrections.folder), corrections.unused)
+    for image_id in sorted(stray):
+        message = f"there is no image {image_id}, so the decision about it has no effect"
+        yield warning("stray-correction", f"{corrections.folder}/{image_id}", f"{message}; is it renamed, or left out?")
 
 
 def _overall(found: Survey, settings: DataSettings, counts: dict[str, int]) -> Iterator[Problem]:

@@ -228,14 +228,18 @@ def mask_problems(
 def _correction_problems(
     images: ImageSet, item: ImageItem, size: tuple[int, int] | None, settings: DataSettings
 ) -> Iterator[Problem]:
-    decided = images.decided
-    if item.id in decided.damaged:
-        yield error("bad-correction", f"{decided.folder}/{item.id}", decided.damaged[item.id])
-    elif (path := decided.mask(item.id)) is not None:
-        try:
-            read_mask(path, size=size, classes=len(images.classes) or None, pixel_limit=settings.pixel_limit)
-        except ImageError as reason:
-            yield error(reason.kind, str(path), reason.reason)
+    """What is wrong with the decision about an image of (H, W) pixels, or with its mask."""
+    corrections = images.corrections
+    if item.id in corrections.damaged:
+        yield error("bad-correction", f"{corrections.folder}/{item.id}", corrections.damaged[item.id])
+        return
+    path = corrections.mask(item.id)
+    if path is None:
+        return
+    try:
+        read_mask(path, size=size, classes=len(images.classes) or None, pixel_limit=settings.pixel_limit)
+    except ImageError as reason:
+        yield error(reason.kind, str(path), reason.reason)
 
 
 def turned_images(items: Iterable[ImageItem], sizes: Mapping[str, tuple[int, int]]) -> list[str]:

@@ -1,20 +1,22 @@
-"""Import of corrected masks from another tool into a folder of ID.png."""
+"""Import of masks from other tools as corrections of a run."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from tag2mask.core.errors import Tag2maskError, UsageError
+from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.core.files import files_below
+from tag2mask.data.corrections import CorrectionsFolder, Decision
 from tag2mask.data.dataset import ImageSet
 from tag2mask.data.file_names import nfc
 from tag2mask.data.ground_truth import MaskValues, TruthCounts, likely_cause, read_truth, truth_problems
-from tag2mask.data.images import IGNORED, PIXEL_LIMIT, image_size, write_mask
+from tag2mask.data.images import PIXEL_LIMIT, image_size, unknown_values
+from tag2mask.data.manifest import ImageItem
 from tag2mask.export.formats import cvat, labelstudio
 from tag2mask.export.formats.record import Corrected, Note, Read, checked_id
 from tag2mask.export.formats.registry import Exported
-from tag2mask.export.formats.target import whole_target
 
 
 def read_folder(
@@ -33,13 +35,13 @@ def read_folder(
         images: their mapping of values to classes applies; None: the values are class ids.
 
     Yields:
-        the ID of each, in NFC, with its mask, or with why it cannot be used.
+        the ID of each mask, in NFC, with the mask, or with the reason why it cannot be used.
 
     Raises:
         UsageError: the folder does not exist.
     """
     if not path.is_dir():
-        raise UsageError(f"{path} is no folder of masks ID.png")
+        raise UsageError(f"{path} is not a folder of masks ID.png")
     values = MaskValues() if images is None else images.mask_values
     tags = {item.id: item.tags for item in images.items} if images is not None and values.by_tag else {}
     for name in sorted(set(files_below(path, ".png"))):
@@ -60,69 +62,82 @@ READERS: dict[str, Callable[..., Iterator[Read]]] = {
 
 
 def import_masks(
-    masks: Iterable[Read],
-    out: Path,
-    classes: tuple[str, ...],
-    images: ImageSet | None = None,
-    *,
-    again: bool = False,
-    pixel_limit: int = PIXEL_LIMIT,
+    read: Callable[[], Iterable[Read]], folder: CorrectionsFolder, images: ImageSet, *, overwrite: bool = False
 ) -> Exported:
-    """Write corrected masks as ID.png with VOC's palette, the whole folder or nothing.
+    """Write masks as decisions `corrected`; tags that were corrected stay.
 
     Args:
-        masks: from a reader.
-        out: the folder.
-        classes: names of the classes 1..C, for the folder's record.
-        images: the images that the masks have to belong to, with their sizes and, together, their tags
-            (`tag2mask.data.ground_truth`). None: any.
-        again: replace an earlier import.
-        pixel_limit: of the images; a larger one is refused by name.
+        read: reads the masks; called twice, so that all masks are checked before the first is written.
+        folder: the corrections of a run.
+        images: the images of the run, in all splits, with the tags of the data set.
+        overwrite: replace decisions about the masks of these images.
 
     Raises:
-        UsageError: ``out`` holds other files, or the masks do not fit the tags.
-        Tag2maskError: there was no valid mask.
+        UsageError: the masks do not fit the tags, or some of the images have a decision about their mask.
+        Tag2maskError: there is no valid mask.
     """
-    failed: dict[str, str] = {}
-    sizes: dict[str, tuple[int, ...]] = {}
+    known = {item.id: item for item in images.items}
     values: dict[str, list[int]] = {}
+    failed: dict[str, str] = {}
     notes: list[str] = []
-    made: dict[str, object] = {"format": "masks", "classes": list(classes)}
-    with whole_target(out, made, again=again) as folder:
-        for each in masks:
-            if isinstance(each, Note):
-                notes.append(each.text)
-                continue
-            if not isinstance(each, Corrected):
-                failed[each[0]] = each[1]
-                continue
-            image_id, mask = nfc(each.id), each.mask
-            met = np.unique(mask).tolist()
-            if image_id in sizes:
-                failed[image_id] = "there are two masks of it; which one is meant?"
-            elif wrong := [value for value in met if len(classes) < value != IGNORED]:
-                failed[image_id] = f"the values {wrong[:5]} are no class"
-            else:
-                write_mask(folder / f"{checked_id(image_id)}.png", mask)
-                sizes[image_id], values[image_id] = mask.shape, met
-        for image_id, reason in _mistaken(sizes, images, pixel_limit):
-            failed.setdefault(image_id, reason)
-        for image_id in failed.keys() & sizes.keys():
-            (folder / f"{image_id}.png").unlink()
-        done = len(sizes.keys() - failed.keys())
-        if not done:
-            first = next(iter(failed.items()), None)
-            reason = f"{first[0]}: {first[1]}" if first else "in Label Studio, only annotated tasks have one"
-            raise Tag2maskError(f"there is no corrected mask; {reason}")
-        made["images"] = done
-        notes += _against_tags({name: values[name] for name in sizes.keys() - failed.keys()}, images, classes)
-    return Exported(done, failed, notes)
+    for each in read():
+        if isinstance(each, Note):
+            notes.append(each.text)
+        elif not isinstance(each, Corrected):
+            failed[each[0]] = each[1]
+        elif (image_id := nfc(each.id)) in values:
+            failed[image_id] = "there are two masks of it; which one is meant?"
+        else:
+            values[image_id] = np.unique(each.mask).tolist()
+            if problem := _problem(image_id, each.mask, known.get(image_id), folder, images):
+                failed[image_id] = problem
+    valid = values.keys() - failed.keys()
+    if not valid:
+        first = next(iter(failed.items()), None)
+        reason = f"{first[0]}: {first[1]}" if first else "in Label Studio, only annotated tasks have one"
+        raise Tag2maskError(f"there is no corrected mask; {reason}")
+    notes += _compare_with_tags({image_id: values[image_id] for image_id in valid}, images)
+    decided = sorted(image_id for image_id in valid if _previous(folder, image_id).verdict)
+    if decided and not overwrite:
+        raise UsageError(
+            f"{folder.folder} holds decisions about {len(decided)} of these masks: {first_five(decided)}; --overwrite "
+            "replaces them, and no others"
+        )
+    for each in read():
+        if isinstance(each, Corrected) and (image_id := nfc(each.id)) in valid:
+            folder.write(image_id, Decision.now("corrected", _previous(folder, image_id).tags), each.mask)
+    return Exported(len(valid), failed, notes)
 
 
-def _against_tags(values: dict[str, list[int]], images: ImageSet | None, classes: tuple[str, ...]) -> list[str]:
+def _problem(
+    image_id: str, mask: npt.NDArray[np.uint8], item: ImageItem | None, folder: CorrectionsFolder, images: ImageSet
+) -> str:
+    """The reason why a mask cannot be used; empty without one."""
+    if item is None:
+        return f"no image below {images.root} has this ID; is it another data set's, or renamed?"
+    if wrong := unknown_values(mask, len(images.classes)):
+        return wrong
+    try:
+        folder.stored_mask(image_id)  # refuses the ID of the class list
+        size = image_size(item.path, pixel_limit=images.pixel_limit)
+    except Tag2maskError as error:
+        return str(error)
+    height, width = mask.shape
+    return "" if size == mask.shape else f"the mask is {width} × {height} pixels, its image {size[1]} × {size[0]}"
+
+
+def _previous(folder: CorrectionsFolder, image_id: str) -> Decision:
+    """The decision so far; a damaged one counts as one about the mask."""
+    try:
+        return folder.decision(image_id) or Decision()
+    except Tag2maskError:
+        return Decision("rejected")
+
+
+def _compare_with_tags(values: dict[str, list[int]], images: ImageSet) -> list[str]:
     """Remarks on masks that differ from the tags; refuses those whose values are not class ids or in another order."""
-    counts = TruthCounts(classes)
-    for item in images.items if images is not None else ():
+    counts = TruthCounts(images.classes)
+    for item in images.items:
         if item.id in values:
             counts.add(item.id, values[item.id], item.tags)
     problems = list(truth_problems(counts, "the imported masks"))
@@ -130,23 +145,3 @@ def _against_tags(values: dict[str, list[int]], images: ImageSet | None, classes
     if errors and likely_cause(counts)[1]:
         raise UsageError(f"nothing was imported: {errors[0]}")
     return [problem.message for problem in problems]
-
-
-def _mistaken(
-    sizes: dict[str, tuple[int, ...]], images: ImageSet | None, pixel_limit: int
-) -> Iterator[tuple[str, str]]:
-    """The IDs of masks without an image, or of another size than their image, and why."""
-    if images is None:
-        return
-    known = {item.id: item.path for item in images.items if item.id in sizes}
-    for image_id, size in sizes.items():
-        if image_id not in known:
-            yield image_id, f"no image below {images.root} has this ID; is it another data set's, or renamed?"
-            continue
-        try:
-            own = image_size(known[image_id], pixel_limit=pixel_limit)
-        except Tag2maskError as error:
-            yield image_id, str(error)
-            continue
-        if own != size:
-            yield image_id, f"the mask is {size[1]} × {size[0]} pixels, its image {own[1]} × {own[0]}"

@@ -1,4 +1,4 @@
-"""The target of an export or import: a folder or a zip that is complete or does not exist."""
+"""The target of an export: a folder or a zip that is complete or does not exist."""
 
 import os
 import zipfile
@@ -9,8 +9,7 @@ from shutil import rmtree
 
 from tag2mask.core.errors import UsageError
 from tag2mask.core.files import atomic_path, temporary_name, write_json
-from tag2mask.data.corrections import IMPORTED as RECORD
-from tag2mask.data.corrections import RECORD as DECISIONS
+from tag2mask.data.file_names import EXPORT_RECORD as RECORD
 
 
 def refuse_target(out: Path, *, again: bool) -> None:
@@ -33,7 +32,6 @@ def refuse_target(out: Path, *, again: bool) -> None:
         raise UsageError(f"--out {out} is where a disk is mounted, which cannot be replaced; name a folder inside it")
     if not out.is_dir() or not any(out.iterdir()):
         return
-    _refuse_decisions(out, out)
     if not (out / RECORD).is_file():
         raise UsageError(f"--out {out} holds files that no export wrote; use a folder that is not there yet")
     if not again:
@@ -69,26 +67,16 @@ def whole_target(out: Path, record: dict[str, object], *, again: bool = False) -
         rmtree(folder, ignore_errors=True)
 
 
-def _refuse_decisions(folder: Path, out: Path) -> None:
-    """Refuse to replace a folder with decisions of a review, which is ``out`` or was moved from there."""
-    if (folder / DECISIONS).is_file():
-        raise UsageError(
-            f"--out {out} holds what people decided in a review ({DECISIONS}), which is never replaced; use another "
-            "folder, and copy from it the masks ID.png that are to stand in the place of those there"
-        )
-
-
 def _put(folder: Path, out: Path) -> None:
-    """Rename the folder to ``out`` and delete an earlier export, unless a review began in that meanwhile."""
+    """Rename the folder to ``out`` and delete an earlier export."""
     if not out.is_dir():
         folder.rename(out)
         return
     before = out.parent / temporary_name(out.name)
     out.rename(before)
     try:
-        _refuse_decisions(before, out)
         folder.rename(out)
-    except (OSError, UsageError):
+    except OSError:
         before.rename(out)
         raise
     rmtree(before)
