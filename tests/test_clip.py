@@ -180,7 +180,7 @@ def test_loads_a_folder_and_reads_texts(tmp_path: Path) -> None:
 
 
 def test_what_is_no_clip_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"seeds\.model: 'nothing' is no folder"):
+    with pytest.raises(UsageError, match=r"seeds\.model should be a folder.*'nothing'"):
         load_clip("nothing")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"seeds\.model: the folder .* has no config\.json"):

@@ -136,7 +136,7 @@ def _refused(message: str, kind: type[Tag2maskError] = UsageError, **settings: s
 
 
 def test_unknown_names_offer_what_there_is() -> None:
-    _refused("'resnet52'.*did you mean resnet50", backbone="resnet52")
+    _refused("resnet18.*'resnet52'; did you mean resnet50", backbone="resnet52")
     message = "the model someone/some-vit is not on this machine.*--network.backbone FOLDER"
     _refused(message, Tag2maskError, backbone="someone/some-vit")
 

@@ -196,5 +196,5 @@ def test_wrong_classes(classes: tuple[str, ...], text: str) -> None:
 
 
 def test_wrong_images() -> None:
-    with pytest.raises(UsageError, match=r"\(N, 3, H, W\), they are \(3, 32, 32\)"):
+    with pytest.raises(UsageError, match=r"\(N, 3, H, W\), received \(3, 32, 32\)"):
         _network()(torch.rand(3, 32, 32))

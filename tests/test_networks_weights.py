@@ -12,8 +12,8 @@ from torch import Tensor
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.networks import NetworkSettings, build_backbone
 from tag2mask.networks.backbones import weights as public_weights
-from tag2mask.networks.backbones.resnet import ResNet
-from tag2mask.networks.backbones.weights import IMAGENET, PublicCheckpoint
+from tag2mask.networks.backbones.resnet import IMAGENET, ResNet
+from tag2mask.networks.backbones.weights import PublicCheckpoint
 
 
 def _state() -> dict[str, Tensor]:

@@ -22,12 +22,13 @@ from tag2mask.networks import (
     read_network_info,
     save_network,
 )
+from tag2mask.networks.backbones import wide_resnet
 from tag2mask.networks.backbones.base import Stage
+from tag2mask.networks.backbones.huggingface import SEGFORMERS
 from tag2mask.networks.backbones.resnet import RESNETS, Bottleneck, CaffeBottleneck, ResNet, Variant
 from tag2mask.networks.backbones.wide_resnet import WideResNet
 from tag2mask.networks.checkpoint import NetworkFileError
 from tag2mask.networks.heads import ConcatHead, Head, LargeFovHead, SegformerHead, SumHead
-from tag2mask.networks.hub import SEGFORMERS
 from tag2mask.networks.segmentation import multi_scale
 
 CLASSES = ("cat", "dog", "horse")
@@ -146,7 +147,7 @@ class TestLargeFov(SegmentationTester):
 
     @pytest.fixture(autouse=True)
     def _small(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("tag2mask.networks.backbones.registry.WideResNet", lambda divisor=32: WideResNet(divisor))
+        monkeypatch.setattr(wide_resnet, "WideResNet", lambda divisor=32: WideResNet(divisor))
 
 
 class TestOriginalResnet(SegmentationTester):

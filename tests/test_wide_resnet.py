@@ -243,7 +243,7 @@ def test_one_name_twice_is_refused(tmp_path: Path) -> None:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """`wideresnet38` by name is a 32nd as wide: the published one has 420 MB."""
-    monkeypatch.setattr("tag2mask.networks.backbones.registry.WideResNet", lambda divisor=32: WideResNet(divisor))
+    monkeypatch.setattr("tag2mask.networks.backbones.wide_resnet.WideResNet", lambda divisor=32: WideResNet(divisor))
 
 
 @pytest.mark.usefixtures("small")

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tag2mask.cams.kinds import KINDS
 from tag2mask.core.errors import printable
 from tag2mask.evaluation.comparison import Beside
 from tag2mask.runs.progress import StageResult
@@ -52,10 +53,6 @@ def show_result(console: Console, result: StageResult) -> None:
         console.print(f"  failed: {reason}", style="red", highlight=False, markup=False, soft_wrap=True)
     if len(result.failed) > 5:
         console.print(f"  and {len(result.failed) - 5} more, all in --json", style="red", highlight=False)
-
-
-NAMES = {"classifier": "classifier CAM", "prototype": "single prototype", "pot": "POT", "fused": "fused CAM"}
-"""What kinds of CAMs are called in tables."""
 
 
 Figures = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -111,7 +108,8 @@ def _rows(figures: Figures) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]
 
 def _what(stage: str, kind: str) -> str:
     """What was measured, in words."""
-    return {"cams": NAMES.get(kind, kind), "seeds": f"base CAM, {kind}"}.get(stage, f"masks by {kind}")
+    title = KINDS[kind].title if kind in KINDS else kind
+    return {"cams": title, "seeds": f"base CAM, {kind}"}.get(stage, f"masks by {kind}")
 
 
 def _cells(known: Mapping[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ resolution is made on demand. ``image`` int64 (2,) and ``base`` (a text) say whi
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,11 +21,6 @@ LONGEST_SIDE = 65_535
 """Pixels of an image's side."""
 
 _NAMES = ("ids", "cams", "size", "allocation", "clusters", "image", "base")
-
-CamKind = Literal["classifier", "prototype", "pot", "fused"]
-"""The CAMs that a network gives: its classifier's, a single prototype's, POT's, and POT's with base CAMs."""
-
-CAM_KINDS: tuple[CamKind, ...] = get_args(CamKind)
 
 PADDING = 255
 """The value of `CamFile.allocation` where there is no pixel of the image."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from tag2mask.cams.kinds import KINDS
 from tag2mask.core.errors import UsageError
 from tag2mask.evaluation.figures import absence, per_cent
 
@@ -156,9 +157,6 @@ BENCHMARKS = {
 }
 """By layout. VOC's test split has no public ground truth."""
 
-_POT_KINDS = ("pot", "fused")
-"""The kinds of CAM that are compared with POT's."""
-
 
 @dataclass(frozen=True)
 class Beside:
@@ -193,7 +191,7 @@ def published_beside(figures: Mapping[str, Mapping[str, Mapping[str, Any]]], dat
             if published is None:
                 continue
             for kind, values in kinds.items():
-                if stage == "cams" and kind not in _POT_KINDS:
+                if stage == "cams" and not (kind in KINDS and KINDS[kind].is_published):
                     continue
                 why = _difference(values, benchmark, split)
                 if why is None:

@@ -10,10 +10,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tag2mask.networks.backbones.base import Backbone, NormalisingNetwork, image_cells, to_grid
-from tag2mask.networks.backbones.huggingface import SegformerEncoder
-from tag2mask.networks.backbones.registry import build_backbone
-from tag2mask.networks.backbones.resnet import RESNETS
-from tag2mask.networks.backbones.weights import IMAGENET, Notify
+from tag2mask.networks.backbones.registry import build_backbone, family_of
+from tag2mask.networks.backbones.weights import Notify
 from tag2mask.networks.heads import ConcatHead, Head, LargeFovHead, SegformerHead, SumHead
 from tag2mask.networks.pot_network import check_classes
 from tag2mask.networks.settings import SegmentationNetworkSettings
@@ -175,7 +173,7 @@ def build_segmentation_network(
         Tag2maskError: weights could not be fetched.
     """
     check_classes(classes)
-    dilated = settings.backbone in RESNETS
+    dilated = family_of(settings.backbone).can_dilate
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         backbone = build_backbone(settings.backbone_settings(), dilated=dilated, notify=notify)
@@ -187,9 +185,9 @@ def licence_note(settings: SegmentationNetworkSettings) -> str:
     start = settings.backbone_settings()
     if start.wants_random:
         return "begun from random weights"
-    if settings.backbone in IMAGENET and start.wants_pretrained:
-        file = IMAGENET[settings.backbone].file
-        return f"begun from torchvision's {file} (BSD-3-Clause), trained on ImageNet, whose images have own terms"
+    public = family_of(settings.backbone).public.get(settings.backbone)
+    if public and start.wants_pretrained:
+        return f"begun from {public.licence}"
     source = settings.backbone if start.wants_pretrained else settings.weights
     name = Path(source).name if Path(source).exists() else source
     return f"begun from the weights {name}, whose licence their source states"
@@ -205,10 +203,7 @@ def _head(backbone: Backbone, outputs: int, settings: SegmentationNetworkSetting
         return LargeFovHead(stages, outputs, momentum=momentum)
     # The last stage is always read: otherwise a part of the backbone would never get a gradient.
     levels = tuple(sorted({*backbone.default_levels, len(stages) - 1}))
-    if not isinstance(backbone, SegformerEncoder):
-        return SegformerHead(stages, outputs, levels=levels, momentum=momentum)
-    width, dropout = backbone.config.decoder_hidden_size, backbone.config.classifier_dropout_prob
-    return SegformerHead(stages, outputs, levels=levels, width=width, dropout=dropout, momentum=momentum)
+    return SegformerHead(stages, outputs, levels=levels, momentum=momentum, **backbone.segformer_head)
 
 
 def _batch_norms(network: nn.Module) -> list[_BatchNorm]:

@@ -15,7 +15,8 @@ from tag2mask.ot.kmeans import spherical_kmeans
 from tag2mask.pot.settings import PotSettings
 
 NORM_EPSILON = 1e-5
-"""Added to a map's maximum before dividing by it, as published."""
+"""Added to a map's maximum before the division by it, as published."""
+
 _LEAST_SIMILARITY = 1e-3
 
 
@@ -60,7 +61,7 @@ def normalised_cams(activations: Tensor, tags: Tensor, valid: Tensor | None = No
     """The base CAM of the tags: ReLU, only tags, divided by its maximum + 1e-5; no gradient through the maximum.
 
     Args:
-        activations: (N, C, h, w), class activations of the classifier, any range.
+        activations: (N, C, h, w), class activations, any range.
         tags: (N, C) bool.
         valid: (N, h, w) bool, False = padding; None = all valid.
 
@@ -80,7 +81,7 @@ def present_slots(cams: Tensor, tags: Tensor, valid: Tensor, tag_slots: int | No
         cams: (N, C, h, w) in [0, 1].
         tags: (N, C) bool.
         valid: (N, h, w) bool.
-        tag_slots: the largest number of tags in the batch where it is known; finding it waits for the device.
+        tag_slots: the largest number of tags in the batch, if known; to compute it waits for the device.
 
     Returns:
         the slots, S = 1 + the largest number of tags in the batch.
@@ -92,7 +93,7 @@ def present_slots(cams: Tensor, tags: Tensor, valid: Tensor, tag_slots: int | No
     maps = cams.flatten(2).gather(1, order[:, :, None].expand(-1, -1, inside.shape[1]))  # (N, J, n)
     maps = maps.masked_fill(~(tagged[:, :, None] & inside[:, None]), 0)
     lit = tagged & (maps.detach().amax(2) > 0)
-    # Unused slots lie below every tag, lest they share in the gradient of a maximum of 0.
+    # Unused slots get a value below every tag, so that they receive no gradient of a maximum of 0.
     contest = maps.masked_fill(~tagged[:, :, None], -1.0)
     strongest = contest.amax(1).clamp_min(0) if width else maps.new_zeros(inside.shape)
     background = (1 - strongest) * inside
@@ -111,8 +112,8 @@ def confident_pixels(slots: Slots, settings: PotSettings) -> Tensor:
     """The seeds Ω_c of each class.
 
     Returns:
-        (N, S, n) bool; a used class has at least `minimum_seeds` of them, fewer only where the image has fewer
-        pixels. Among equally strong pixels the first is taken, in reading order.
+        (N, S, n) bool; a used class has at least `minimum_seeds` seeds unless the image has fewer pixels. Among equally
+        strong pixels, the first in reading order is taken.
     Source: `argmax` from the release; `threshold` ours.
     """
     base = slots.base.detach()
@@ -145,9 +146,7 @@ def partition(
 
     Args:
         features: (N, n, D), finite, unit length.
-        slots: the present classes.
-        settings: of POT.
-        generator: seeds of k-means; None is deterministic and independent of the rest of the batch.
+        generator: of k-means; None is deterministic and independent of the rest of the batch.
 
     Returns:
         the partition; gradients flow from the prototypes into the features, not through seeds or assignment.

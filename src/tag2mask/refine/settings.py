@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from tag2mask.cams.kinds import KINDS, CamKind
 from tag2mask.core.fields import Checked, Fixed, setting
-from tag2mask.data.cam_files import CamKind
 from tag2mask.refine.crf import ColourCrf, PublishedCrf
 from tag2mask.refine.random_walk import BETA, RADIUS, STEPS
 
@@ -88,7 +88,7 @@ class RefineSettings(Checked):
     @property
     def has_background(self) -> bool:
         """Whether background is among the CAMs that are refined."""
-        return self.cams != "classifier"
+        return KINDS[self.cams].has_background
 
     @property
     def uses_crf(self) -> bool:

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from tag2mask.cams.kinds import KINDS
 from tag2mask.core.errors import UsageError
 from tag2mask.data.cam_files import full_resolution, read_ids
 from tag2mask.data.images import read_mask, reduced_size
 from tag2mask.data.manifest import ImageItem
-from tag2mask.report.figures import KINDS, cam_thresholds, read_splits
+from tag2mask.report.figures import cam_thresholds, read_splits
 from tag2mask.report.pictures import resize_labels
 from tag2mask.report.ranking import cam_labels, open_cam
 from tag2mask.runs.run_folder import RunFolder
@@ -116,7 +117,7 @@ def stages_of(run: RunFolder) -> dict[str, Stage]:
         found.append(Stage(f"prediction-{number}", title, run / folder, False))
     metrics = run.metrics() if (run / "metrics.json").is_file() else {}
     thresholds = cam_thresholds(read_splits(metrics))
-    for kind, title in reversed(KINDS.items()):
-        found.append(Stage(f"cam-{kind}", title, run / f"cams/{kind}", True, thresholds.get(kind)))
+    for name, kind in reversed(KINDS.items()):
+        found.append(Stage(f"cam-{name}", kind.heading, run / f"cams/{name}", True, thresholds.get(name)))
     found.append(Stage("seeds", "Base CAM", run / "seeds", True, None))
     return {stage.name: stage for stage in found if stage.folder.is_dir()}

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
+from tag2mask.networks.backbones.hub import quiet, read_model_config, resolve_folder
 from tag2mask.networks.backbones.weights import Notify
-from tag2mask.networks.hub import quiet, read_model_config, resolve_folder
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
