@@ -45,9 +45,9 @@ def spherical_kmeans(
 ) -> Clusters:
     """Cluster B sets of points on the unit sphere, each into at most ``clusters`` clusters.
 
-    Each seed after the first is the point farthest from all seeds so far. A set with fewer distinct points than clusters
-    gets empty clusters. A cluster that loses all its points keeps its centre during the iterations (points may return)
-    and is empty if it ends without points. The result depends on the arguments alone.
+    Each seed after the first is the point farthest from all earlier seeds. A set with fewer distinct points than
+    clusters gets empty clusters. A cluster that loses all its points keeps its centre during the iterations (points may
+    return) and is empty if it ends without points. The result depends on the arguments alone.
 
     Args:
         points: (B, n, D), any length; they are normalised. Masked points may hold anything finite.

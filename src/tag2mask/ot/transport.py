@@ -122,7 +122,7 @@ def _exponents(epsilon: float, rho: Relaxation | None) -> tuple[float, float]:
 
 
 def _checked(cost: Tensor, a: Tensor, b: Tensor, limit: float) -> bool:
-    """Refuse input without a plan; return whether all costs of a problem lie within ``limit``. Reads the device once."""
+    """Refuse input without a plan; return whether the costs of each problem lie within ``limit``. Reads the device."""
     if cost.ndim != 3 or a.shape != cost.shape[:2] or b.shape != (cost.shape[0], cost.shape[2]) or 0 in cost.shape[1:]:
         raise UsageError(
             "cost should be (B, n, m) with a (B, n) and b (B, m), "

@@ -1,4 +1,4 @@
-"""Dense CRF: labels that agree with each pixel's probabilities, with near pixels, and with pixels of similar colour.
+"""Dense CRF: labels from each pixel's probabilities, smoothed over near pixels and over pixels of similar colour.
 
 Mean field inference in the fully connected model of Krähenbühl and Koltun (2011) with Potts compatibility:
 
@@ -21,16 +21,16 @@ from tag2mask.refine.permutohedral import Lattice, build_lattice
 CrfPreset = Literal["deeplab", "irn", "largefov"]
 
 _LEAST = 1e-5
-"""Probabilities below this count as this. Source: the usual unary of pydensecrf."""
+"""Lower bound on probabilities. Source: the usual unary of pydensecrf."""
 
 _VECTOR = 16
 """Number of labels from which torch's softmax over rows is faster on CPUs than the plain formula."""
 
 _LOWEST = -60.0
-"""Log ratios below this count as this: subnormal numbers are slow on CPUs."""
+"""Lower bound on log ratios: subnormal numbers are slow on CPUs."""
 
 _KEPT_PIXELS = 1 << 19
-"""Images up to this size share their lattice of positions, at 108 bytes per pixel."""
+"""Up to this size, the lattice of positions is cached, at 108 bytes per pixel."""
 
 
 class CrfValues(NamedTuple):
@@ -58,11 +58,8 @@ PUBLISHED: dict[CrfPreset, CrfValues] = {
     "irn": CrfValues(10, 3, 3, 50, 5, 10),
     "largefov": CrfValues(1, 3, 3, 32, 13, 10),
 }
-"""The published parameter sets.
-
-`deeplab` is that of DeepLab's test, CLIP-ES and most others; `irn` that of IRN, SIPE and POT for the training labels of
-IRN; `largefov` that of the DeepLab-LargeFOV on WideResNet-38.
-"""
+"""Published parameters: `deeplab` of DeepLab's test, CLIP-ES and most others; `irn` of IRN, SIPE and POT for the
+training labels of IRN; `largefov` of DeepLab-LargeFOV on WideResNet-38."""
 
 
 @dataclass
@@ -84,17 +81,17 @@ class PublishedCrf(Checked):
     _section: ClassVar[str] = "the dense CRF"
 
     def values(self) -> CrfValues:
-        """The numbers: the preset's where there is no other."""
+        """The parameters: the preset's unless set."""
         given = {name: getattr(self, name) for name in CrfValues._fields}
         return PUBLISHED[self.preset]._replace(**{name: value for name, value in given.items() if value is not None})
 
 
 @dataclass
 class ColourCrf(PublishedCrf):
-    """The same with another sensitivity to colour, for images of more or less contrast.
+    """A published parameter set with another sensitivity to colour, for images of more or less contrast.
 
     Attributes:
-        bilateral_srgb: how similar the colours of pixels are that agree, of 255, above 0; null takes the preset's.
+        bilateral_srgb: standard deviation of colour in the second kernel, of 255, above 0; null takes the preset's.
     """
 
     bilateral_srgb: float | None = setting(None, above=0, null="null takes the preset's")
@@ -102,14 +99,14 @@ class ColourCrf(PublishedCrf):
 
 @dataclass
 class CrfSettings(ColourCrf):
-    """The same where every number may differ.
+    """A published parameter set of which every parameter may be replaced; see `CrfValues`.
 
     Attributes:
-        iterations: mean field steps, at least 0; null takes the preset's, as for all that follow.
-        gaussian_sxy: pixels over which near pixels agree, above 0.
-        gaussian_weight: how much they do, not negative.
-        bilateral_sxy: pixels over which pixels of similar colour agree, above 0.
-        bilateral_weight: how much they agree, not negative.
+        iterations: mean field steps, at least 0; null takes the preset's, as for the following ones.
+        gaussian_sxy: standard deviation of position in the first kernel, pixels, above 0.
+        gaussian_weight: weight of the first kernel, not negative.
+        bilateral_sxy: standard deviation of position in the second kernel, pixels, above 0.
+        bilateral_weight: weight of the second kernel, not negative.
     """
 
     iterations: int | None = setting(None, low=0)
@@ -130,13 +127,13 @@ class CrfKernels(NamedTuple):
 def dense_crf(
     image: Tensor, probabilities: Tensor, settings: PublishedCrf | None = None, *, kernels: CrfKernels | None = None
 ) -> Tensor:
-    """The marginals Q of a dense CRF after its mean field steps; no gradient goes through them.
+    """The marginals Q of a dense CRF after its mean field steps, without gradient.
 
     Args:
         image: uint8 (H, W, 3), RGB.
         probabilities: float (K, H, W), not negative, of the labels that may occur; normalised to sum 1 at each pixel
-            (all zero: uniform). Their device does the work.
-        settings: of the model; `deeplab` by default.
+            (all zero: uniform). Their device computes.
+        settings: `deeplab` by default.
         kernels: of `crf_kernels` for the image, to share them between calls; None computes them.
 
     Returns:
@@ -169,7 +166,7 @@ def crf_kernels(image: Tensor, settings: PublishedCrf, device: torch.device) -> 
 
 
 def label_probabilities(labels: Tensor, count: int, confidence: float = 0.7) -> Tensor:
-    """Probabilities of labels that may err: ``confidence`` for a pixel's label, the rest shared by the others.
+    """Probabilities of uncertain labels: ``confidence`` for a pixel's label, the rest divided among the others.
 
     Args:
         labels: integer (H, W), each in [0, count).
@@ -181,7 +178,7 @@ def label_probabilities(labels: Tensor, count: int, confidence: float = 0.7) -> 
 
     Raises:
         UsageError: a label or the confidence is out of range.
-    Source: the label unary of pydensecrf without an unsure label; IRN.
+    Source: pydensecrf's unary from labels, without an unsure label; IRN.
     """
     if not 0 < confidence <= 1:
         raise UsageError(f"the confidence of labels should lie in (0, 1], received {confidence}")
@@ -213,7 +210,7 @@ def _unary(image: Tensor, probabilities: Tensor) -> Tensor:
 
 @lru_cache(maxsize=4)
 def _kept_spatial(height: int, width: int, sxy: float, device: torch.device) -> Lattice:
-    """The kernel of position, kept because images share few sizes."""
+    """The kernel of position, cached since images share few sizes."""
     return _normalised(build_lattice(_positions(height, width, device) / sxy))
 
 

@@ -18,25 +18,25 @@ from tag2mask.core.errors import UsageError
 _KEY_BITS = 62
 
 _FARTHEST = 2.0**22
-"""The largest coordinate, in cells, whose fraction float32 still holds."""
+"""The largest coordinate, in cells, that float32 represents with a fraction."""
 
-_TOO_FAR = "the points of a Gaussian filter lie too far apart for it; use larger standard deviations"
+_TOO_FAR = "the points of a Gaussian filter lie too far apart; use larger standard deviations"
 
 
 @dataclass(frozen=True)
 class Lattice:
-    """The m vertices that n points of d dimensions touch, and where their neighbours are.
+    """The m vertices of the simplices of n points in d dimensions, and their neighbours.
 
-    Row m of the values at vertices, one past the last vertex, is 0: it stands for neighbours that no point touches.
+    Row m of the values at vertices, one after the last vertex, is 0 and represents missing neighbours.
 
     Attributes:
         corners: (n, d + 1) int32, the vertices of each point's simplex.
         weights: (n, d + 1) float32, its barycentric coordinates, each row summing to 1, times the factors of `scaled`.
-        members: (n · (d + 1),) int32, the points of each vertex, vertex after vertex.
+        members: (n · (d + 1),) int32, the points of each vertex, grouped by vertex.
         shares: (n · (d + 1),) float32, the weight of each member.
         offsets: (m + 1,) int32, where each vertex's members begin.
-        neighbours: (d + 1, m + 1, 3) int32, in each direction the vertex itself, the one after and the one before it.
-        taps: (m + 1, 3) float32, the weights of those three in a blur.
+        neighbours: (d + 1, m + 1, 3) int32, in each direction the vertex itself, the next and the previous one.
+        taps: (m + 1, 3) float32, the weights of these three in a blur.
     """
 
     corners: Tensor

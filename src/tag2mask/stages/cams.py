@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tag2mask.cams.inference import ImageMaps, image_maps, scale_one
+from tag2mask.cams.inference import ImageMaps, image_maps, resize_long_side
 from tag2mask.cams.kinds import KINDS, CamKind
 from tag2mask.core.device import channels_last, resolve_device
 from tag2mask.core.errors import UsageError
@@ -97,7 +97,7 @@ class Cams(Stage):
                 if config.external.used:
                     grid = (maps.cams.shape[2], maps.cams.shape[3])
                     outside, damaged = external_maps(run, batch, len(images.classes), grid)
-                    maps = replace(maps, external=outside.to(device), use=config.external)
+                    maps = replace(maps, external=outside.to(device), external_settings=config.external)
                     result.failed.update(damaged)
                     for image_id, kind in product(damaged, config.cams.kinds):  # made from what the file was before
                         (run / f"cams/{kind}" / f"{image_id}.npz").unlink(missing_ok=True)
@@ -180,7 +180,7 @@ def read_batches(
 
 def _maps(network: PotNetwork, images: Tensor, tags: Tensor, config: Config) -> ImageMaps:
     """What the network says of a batch."""
-    images = scale_one(images, config.cams.long_side)
+    images = resize_long_side(images, config.cams.long_side)
     bf16 = config.cams.precision == "bf16"
     return image_maps(network, images, tags, scales=config.cams.scales, flip=config.cams.flip, bf16=bf16)
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from tag2mask.cams.clip.clip_es import clip_cams
 from tag2mask.cams.clip.model import Clip, load_clip, model_precision
 from tag2mask.cams.clip.npy_files import NpyCams, read_npy_cams, write_npy_cams
-from tag2mask.cams.clip.prompts import read_words
+from tag2mask.cams.clip.prompts import read_prompts
 from tag2mask.core.device import resolve_device
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.prefetch import map_ahead
@@ -115,15 +115,15 @@ def _make(
 ) -> None:
     """Base CAMs by CLIP."""
     settings = config.seeds
-    words = read_words(settings.prompts, images.classes)
+    prompts = read_prompts(settings.prompts, images.classes)
     run.check(stage, stage.fingerprint(config, images))
     clip = load_clip(settings.model, notify=lambda text: console.print(text, highlight=False))
     device = resolve_device(config.device)
-    features = clip.to(device).text_features(words.sentences())
+    features = clip.to(device).text_features(prompts.sentences())
     run.claim(stage, stage.fingerprint(config, images))
     clip.precision(model_precision(settings.precision, device))
-    texts, rivals = features[: len(images.classes)], features[len(images.classes) :]
-    result.notes += words.notices
+    texts, background_text_features = features[: len(images.classes)], features[len(images.classes) :]
+    result.notes += prompts.notices
     batches = batches_by_patches(clip, images.items, config, result).without(images.decided.damaged)
     todo, missing = batches.unfinished(lambda item: _missing(item, run))
     result.skipped = batches.total - missing
@@ -135,7 +135,7 @@ def _make(
                 [item.image for item in batch],
                 tags,
                 texts,
-                rivals,
+                background_text_features,
                 box_threshold=settings.box_threshold,
                 boxes=settings.boxes,
             )
@@ -151,11 +151,15 @@ def _settings(config: Config, images: ImageSet) -> Settings:
     """What base CAMs depend on."""
     if config.seeds.from_npy is not None:
         return {"from_npy": str(config.seeds.from_npy)}
-    words = read_words(config.seeds.prompts, images.classes)
+    prompts = read_prompts(config.seeds.prompts, images.classes)
     own = plain(config.seeds, affecting=True)
     kept = {key: value for key, value in own.items() if key not in ("from_npy", "prompts")}
     kept["precision"] = model_precision(config.seeds.precision, resolve_device(config.device))  # what files depend on
-    return kept | {"template": words.template, "prompts": list(words.prompts), "background": list(words.background)}
+    return kept | {
+        "template": prompts.template,
+        "prompts": list(prompts.prompts),
+        "background": list(prompts.background),
+    }
 
 
 def _check_source(config: Config) -> None:
