@@ -20,7 +20,7 @@ _NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 class ParameterGroups(NamedTuple):
-    """The trainable parameters, each in one group: weights, biases and other vectors, scale and shift of norms."""
+    """The trainable parameters, each in one group; biases include other vectors, norms are scales and shifts."""
 
     backbone_weights: list[nn.Parameter]
     backbone_biases: list[nn.Parameter]
@@ -33,23 +33,22 @@ class ParameterGroups(NamedTuple):
 class SegmentationNetwork(NormalisingNetwork):
     """From images to logits of background and classes, on the grid of the head.
 
-    Everything trains except scale and shift of batch norm with fixed ``norm_affine``, and what no stage that the head
-    reads depends on. Exactly the trainable parameters require a gradient.
+    Exactly the trainable parameters require a gradient: all except scale and shift of batch norm with fixed
+    ``batch_norm_affine``, and those that do not affect the stages that the head reads.
 
     Attributes:
         classes: C names, without background; class id = channel of the logits, 0 is background.
         stride: pixels per cell of the logits.
-        align_corners: how `to_pixels` scales.
-        licence: a note about the initial weights, kept in the checkpoint.
-        intensity: of images of more than 8 bits, the values that were black and white in training, kept in the
-            checkpoint; None for 0 to 65535.
+        align_corners: the interpolation of `to_pixels`.
+        licence: a note on the initial weights, saved in the checkpoint.
+        intensity: for images of more than 8 bits, the values of black and white in training, saved in the checkpoint;
+            None: 0 to 65535.
 
     Raises:
         UsageError: no classes, too many, or one twice.
     """
 
     def __init__(self, backbone: Backbone, classes: tuple[str, ...], settings: SegmentationNetworkSettings) -> None:
-        """A new head, from torch's global generator; see `build_segmentation_network`."""
         super().__init__(backbone)
         check_classes(classes)
         self.classes, self.settings = tuple(classes), settings
@@ -61,14 +60,10 @@ class SegmentationNetwork(NormalisingNetwork):
         self._apply_policy()
 
     def forward(self, images: Tensor, valid: Tensor | None = None) -> Tensor | list[Tensor]:
-        """Logits float32 (N, C + 1, h, w), background first.
+        """Logits float32 (N, C + 1, h, w), background first; arguments as of `normalise`.
 
-        With ``scales`` in the settings they are the maximum over all scales. In training mode the result is then the
+        With ``scales`` in the settings they are the maximum over all scales; in training mode the result is then the
         list of `multi_scale`, for the published loss.
-
-        Args:
-            images: float (N, 3, H, W), RGB in [0, 1].
-            valid: bool (N, H, W), False where ``images`` is padding; None: no padding.
         """
         every = self._all_logits(images, valid)
         return every if self.training and len(every) > 1 else every[-1]
@@ -81,15 +76,15 @@ class SegmentationNetwork(NormalisingNetwork):
     def to_pixels(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """Logits (N, ·, h, w) of images of ``size`` = (H, W), bilinear to (N, ·, H, W).
 
-        With ``align_corners`` the centres of the outer cells come onto the outer pixels, as in a ResNet whose stride
-        divides H - 1. Otherwise cells keep their places and the last ones are cut off.
+        ``align_corners`` aligns the centres of the outer cells with the outer pixels, as in a ResNet whose stride
+        divides H - 1. Otherwise cells keep their position and the last ones are cropped.
         """
         if self.align_corners:
             return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
         return to_grid(logits, self.stride, 1, size)
 
     def parameter_groups(self) -> ParameterGroups:
-        """The trainable parameters in groups that may differ in learning rate and decay."""
+        """The trainable parameters in groups for learning rates and weight decay."""
         return ParameterGroups(*_by_kind(self.backbone), *_by_kind(self.head))
 
     def train(self, mode: bool = True) -> "SegmentationNetwork":
@@ -141,23 +136,23 @@ def multi_scale(
     Args:
         logits_of: the network: (N, 3, H, W) and (N, H, W) to (N, K, h, w).
         images: float (N, 3, H, W), normalised.
-        valid: bool (N, H, W), False = padding, or None. A scaled pixel is valid if any of its area is.
-        scales: of the other images, whose sides are (side - 1) · scale + 1, rounded down: 321 gives 161 and 241, whose
-            cells of 8 pixels lie on those of the image. Scaling is bilinear, corners not aligned.
+        valid: bool (N, H, W), False = padding, or None. A scaled pixel is valid if any part of it is.
+        scales: the scaled sides are (side - 1) · scale + 1, rounded down: 321 gives 161 and 241, whose cells of 8
+            pixels are aligned with those of the image. Scaling is bilinear, corners not aligned.
 
     Returns:
         (N, K, h, w) of the images, (N, K, ·, ·) of each scale on its own grid, and the maximum of all, on the first
         grid.
 
-    Source: Chen et al., DeepLab, TPAMI 2018, "MSC"; its PyTorch port, which rounds side · scale down and comes to the
-    same cells at the published size.
+    Source: Chen et al., DeepLab, TPAMI 2018, "MSC"; its PyTorch port rounds side · scale down, which gives the same
+    cells at the published size.
     """
     every = [logits_of(images, valid)]
     for scale in scales:
         size = [int((side - 1) * scale) + 1 for side in images.shape[2:]]
         scaled = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
-        seen = None if valid is None else F.adaptive_max_pool2d(valid.unsqueeze(1).float(), size).squeeze(1) > 0
-        every.append(logits_of(scaled, seen))
+        inside = None if valid is None else F.adaptive_max_pool2d(valid.unsqueeze(1).float(), size).squeeze(1) > 0
+        every.append(logits_of(scaled, inside))
     grid = every[0].shape[2:]
     on_one_grid = [F.interpolate(each, size=grid, mode="bilinear", align_corners=False) for each in every[1:]]
     return [*every, torch.stack([every[0], *on_one_grid]).amax(dim=0)]
@@ -166,7 +161,7 @@ def multi_scale(
 def build_segmentation_network(
     settings: SegmentationNetworkSettings, classes: tuple[str, ...], *, seed: int, notify: Notify | None = None
 ) -> SegmentationNetwork:
-    """A new segmentation network, on the CPU, in training mode. The global random state stays as it is.
+    """A new segmentation network, on the CPU, in training mode. The global random state does not change.
 
     Raises:
         UsageError: the settings or the classes are wrong.
@@ -201,7 +196,7 @@ def _head(backbone: Backbone, outputs: int, settings: SegmentationNetworkSetting
         return ConcatHead(stages, outputs, momentum=momentum)
     if settings.head == "largefov":
         return LargeFovHead(stages, outputs, momentum=momentum)
-    # The last stage is always read: otherwise a part of the backbone would never get a gradient.
+    # The last stage is always included: otherwise a part of the backbone would not receive a gradient.
     levels = tuple(sorted({*backbone.default_levels, len(stages) - 1}))
     return SegformerHead(stages, outputs, levels=levels, momentum=momentum, **backbone.segformer_head)
 
