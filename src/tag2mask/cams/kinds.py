@@ -15,25 +15,15 @@ CAM_KINDS: tuple[CamKind, ...] = get_args(CamKind)
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of CAM.
+    """A kind of CAM."""
 
-    Attributes:
-        title: its name in tables.
-        tone: its colour in the report, by the name in the style sheet.
-        make: computes it for a batch.
-        has_background: whether background is one of its maps.
-        needs_base_cams: whether it needs base CAMs of the stage `seeds`.
-        has_allocation: whether its files hold the allocation of the transport plan.
-        is_published: whether POT's published figures are compared with it.
-    """
-
-    title: str
-    tone: str
-    make: "Callable[[ImageMaps, PotSettings], ImageMaps | TransportCams]"
-    has_background: bool = True
-    needs_base_cams: bool = False
-    has_allocation: bool = False
-    is_published: bool = False
+    title: str  # its name in tables
+    tone: str  # its colour in the report, by the name in the style sheet
+    make: "Callable[[ImageMaps, PotSettings], ImageMaps | TransportCams]"  # computes it for a batch
+    has_background: bool = True  # whether background is one of its maps
+    needs_base_cams: bool = False  # whether it needs base CAMs of the stage `seeds`
+    has_allocation: bool = False  # whether its files hold the allocation of the transport plan
+    is_published: bool = False  # whether POT's published figures are compared with it
 
     @property
     def heading(self) -> str:

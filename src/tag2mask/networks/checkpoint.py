@@ -54,24 +54,19 @@ class NetworkInfo:
     """The description of a network in a checkpoint.
 
     Attributes:
-        classes: C names, without background; class id = index + 1; empty for an edge network.
-        settings: of the network; for a segmentation network, of its backbone.
-        mean: of the input normalisation, RGB in [0, 1].
-        edge_levels: the stages that an edge network reads; empty for other kinds.
         segmentation: the settings of a segmentation network; None for other kinds.
-        licence: a note on a segmentation network's initial weights; empty for other kinds.
         intensity: for a segmentation network, the pixel values of black and white in training; None for 8 bits.
     """
 
     kind: Kind
-    classes: tuple[str, ...]
-    settings: NetworkSettings
+    classes: tuple[str, ...]  # C names, without background; class id = index + 1; empty for an edge network
+    settings: NetworkSettings  # of the network; for a segmentation network, of its backbone
     architecture: dict[str, Any]
-    mean: tuple[float, float, float]
+    mean: tuple[float, float, float]  # of the input normalisation, RGB in [0, 1]
     std: tuple[float, float, float]
-    edge_levels: tuple[int, ...] = ()
+    edge_levels: tuple[int, ...] = ()  # the stages that an edge network reads; empty for other kinds
     segmentation: SegmentationNetworkSettings | None = None
-    licence: str = ""
+    licence: str = ""  # a note on a segmentation network's initial weights; empty for other kinds
     intensity: tuple[float, float] | None = None
 
 

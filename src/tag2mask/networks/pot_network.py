@@ -33,17 +33,11 @@ _COLOURS = 3
 
 
 class PotOutput(NamedTuple):
-    """Outputs for a batch, all float32.
+    """Outputs for a batch, all float32."""
 
-    Attributes:
-        logits: (N, C), the mean of each raw map.
-        cams: (N, C, h, w), raw class activation maps (before ReLU), on the grid of the features.
-        features: (N, D, h, w), the joint feature, unit length over channels.
-    """
-
-    logits: Tensor
-    cams: Tensor
-    features: Tensor
+    logits: Tensor  # (N, C), the mean of each raw map
+    cams: Tensor  # (N, C, h, w), raw class activation maps (before ReLU), on the grid of the features
+    features: Tensor  # (N, D, h, w), the joint feature, unit length over channels
 
 
 class PotNetwork(NormalisingNetwork):

@@ -35,19 +35,12 @@ _KINDS = 4
 
 @dataclass(frozen=True)
 class AffinityLoss:
-    """The loss and its parts, scalars ≥ −1e-5; a part without pairs is 0.
+    """The loss and its parts, scalars ≥ −1e-5; a part without pairs is 0."""
 
-    Attributes:
-        total: ((background + foreground) / 2 + negative) / 2.
-        background: the mean of −log affinity over the pairs of background with background.
-        foreground: the same over the pairs of a class with itself.
-        negative: the mean of −log(1 − affinity) over the pairs of different labels.
-    """
-
-    total: Tensor
-    background: Tensor
-    foreground: Tensor
-    negative: Tensor
+    total: Tensor  # ((background + foreground) / 2 + negative) / 2
+    background: Tensor  # the mean of −log affinity over the pairs of background with background
+    foreground: Tensor  # the same over the pairs of a class with itself
+    negative: Tensor  # the mean of −log(1 − affinity) over the pairs of different labels
 
 
 class _Run(NamedTuple):

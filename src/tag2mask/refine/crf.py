@@ -34,23 +34,14 @@ _KEPT_PIXELS = 1 << 19
 
 
 class CrfValues(NamedTuple):
-    """The parameters of a dense CRF.
+    """The parameters of a dense CRF."""
 
-    Attributes:
-        iterations: mean field steps.
-        gaussian_sxy: standard deviation of position in the first kernel, pixels.
-        gaussian_weight: w of the first kernel.
-        bilateral_sxy: standard deviation of position in the second kernel, pixels.
-        bilateral_srgb: standard deviation of colour in the second kernel, of 255.
-        bilateral_weight: w of the second kernel.
-    """
-
-    iterations: int
-    gaussian_sxy: float
-    gaussian_weight: float
-    bilateral_sxy: float
-    bilateral_srgb: float
-    bilateral_weight: float
+    iterations: int  # mean field steps
+    gaussian_sxy: float  # standard deviation of position in the first kernel, pixels
+    gaussian_weight: float  # w of the first kernel
+    bilateral_sxy: float  # standard deviation of position in the second kernel, pixels
+    bilateral_srgb: float  # standard deviation of colour in the second kernel, of 255
+    bilateral_weight: float  # w of the second kernel
 
 
 PUBLISHED: dict[CrfPreset, CrfValues] = {

@@ -21,15 +21,10 @@ _LEAST = 1e-8
 
 @dataclass(frozen=True)
 class ClassMaps:
-    """Maps of the classes of an image.
+    """Maps of the classes of an image."""
 
-    Attributes:
-        ids: uint8 (K,), class ids, ascending; 0 is background, which may be missing.
-        maps: float32 (K, h, w), not negative.
-    """
-
-    ids: Tensor
-    maps: Tensor
+    ids: Tensor  # uint8 (K,), class ids, ascending; 0 is background, which may be missing
+    maps: Tensor  # float32 (K, h, w), not negative
 
     @property
     def has_background(self) -> bool:
@@ -60,15 +55,10 @@ class ClassMaps:
 
 
 class RefinedMask(NamedTuple):
-    """The refined mask of an image.
+    """The refined mask of an image."""
 
-    Attributes:
-        labels: uint8 (H, W), class ids of its CAMs, 0 = background, 255 = ignored.
-        confidence: float32 (H, W), the CRF's probability of the label; None without a CRF.
-    """
-
-    labels: Tensor
-    confidence: Tensor | None
+    labels: Tensor  # uint8 (H, W), class ids of its CAMs, 0 = background, 255 = ignored
+    confidence: Tensor | None  # float32 (H, W), the CRF's probability of the label; None without a CRF
 
 
 def refined_masks(

@@ -24,14 +24,12 @@ class _Graph:
     """The neighbours of every cell of an (h, w) grid, as the rows of a sparse matrix.
 
     Attributes:
-        crow: (n + 1,) int64, the start of each row.
-        columns: (m,) int64, ascending within a row.
         order: (m,) int64, the index of each entry in the affinities of all displacements, each in both directions,
             followed by n ones for the cells themselves.
     """
 
-    crow: Tensor
-    columns: Tensor
+    crow: Tensor  # (n + 1,) int64, the start of each row
+    columns: Tensor  # (m,) int64, ascending within a row
     order: Tensor
 
 

@@ -31,19 +31,12 @@ Boxes = Literal["whole", "published"]
 
 @dataclass(frozen=True)
 class ClipCams:
-    """Base CAMs of one image.
+    """Base CAMs of one image."""
 
-    Attributes:
-        labels: the classes, from 0, ascending.
-        cams: (J, h, w) float32 in [0, 1], on CLIP's grid.
-        gradcams: (J, h, w), the CAMs before the affinity.
-        probability: (J,), of each class among the present classes and the background prompts.
-    """
-
-    labels: tuple[int, ...]
-    cams: Tensor
-    gradcams: Tensor
-    probability: Tensor
+    labels: tuple[int, ...]  # the classes, from 0, ascending
+    cams: Tensor  # (J, h, w) float32 in [0, 1], on CLIP's grid
+    gradcams: Tensor  # (J, h, w), the CAMs before the affinity
+    probability: Tensor  # (J,), of each class among the present classes and the background prompts
 
 
 @torch.no_grad()

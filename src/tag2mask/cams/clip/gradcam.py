@@ -28,21 +28,13 @@ _LARGEST_CHUNK = 1 << 28
 
 @dataclass(frozen=True)
 class GradCams:
-    """Grad-CAMs of a batch; P pairs of an image and one of its classes, in order of image, then class.
+    """Grad-CAMs of a batch; P pairs of an image and one of its classes, in order of image, then class."""
 
-    Attributes:
-        image: (P,) int64, the image of each pair.
-        label: (P,) int64, the class, from 0.
-        maps: (P, n) float32, not negative, not normalised; 0 in padding.
-        probability: (P,) of the class among the present classes and the background prompts.
-        attention: (B, n, n) float32, the block's attention averaged over heads, without class token; 0 in padding.
-    """
-
-    image: Tensor
-    label: Tensor
-    maps: Tensor
-    probability: Tensor
-    attention: Tensor
+    image: Tensor  # (P,) int64, the image of each pair
+    label: Tensor  # (P,) int64, the class, from 0
+    maps: Tensor  # (P, n) float32, not negative, not normalised; 0 in padding
+    probability: Tensor  # (P,) of the class among the present classes and the background prompts
+    attention: Tensor  # (B, n, n) float32, the block's attention averaged over heads, without class token; 0 in padding
 
 
 @dataclass(frozen=True)

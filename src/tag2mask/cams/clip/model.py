@@ -34,17 +34,11 @@ _LARGEST_ATTENTION = 1 << 25
 
 @dataclass(frozen=True)
 class Patches:
-    """A batch of images as sequences of tokens, the class token first, shorter ones padded at the end.
+    """A batch of images as sequences of tokens, the class token first, shorter ones padded at the end."""
 
-    Attributes:
-        tokens: (B, 1 + n, D).
-        grids: (h, w) of each image; h · w ≤ n patches in reading order.
-        valid: (B, n) bool, False = padding.
-    """
-
-    tokens: Tensor
-    grids: tuple[tuple[int, int], ...]
-    valid: Tensor
+    tokens: Tensor  # (B, 1 + n, D)
+    grids: tuple[tuple[int, int], ...]  # (h, w) of each image; h · w ≤ n patches in reading order
+    valid: Tensor  # (B, n) bool, False = padding
 
     @property
     def key_bias(self) -> Tensor | None:
@@ -60,15 +54,13 @@ class LastBlock:
     """The input of the last block, and the attention of earlier blocks.
 
     Attributes:
-        tokens: (B, 1 + n, D), input of the last block.
         attention: (B, n, n) float32, attention averaged over heads and summed over some of the earlier blocks, without
             class token; 0 in padding.
-        maps: number of blocks in the sum.
     """
 
-    tokens: Tensor
+    tokens: Tensor  # (B, 1 + n, D), input of the last block
     attention: Tensor
-    maps: int
+    maps: int  # number of blocks in the sum
 
 
 class Clip(nn.Module):

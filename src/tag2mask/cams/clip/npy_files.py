@@ -30,17 +30,11 @@ class NpyError(Tag2maskError):
 
 @dataclass(frozen=True)
 class NpyCams:
-    """Base CAMs of one image in CLIP-ES's format.
+    """Base CAMs of one image in CLIP-ES's format."""
 
-    Attributes:
-        classes: (J,) int64, classes from 0, each once.
-        full: (J, H, W) float16 in [0, 1].
-        grid: (J, h, w) float16, if the file has it.
-    """
-
-    classes: npt.NDArray[np.int64]
-    full: npt.NDArray[np.float16]
-    grid: npt.NDArray[np.float16] | None = None
+    classes: npt.NDArray[np.int64]  # (J,) int64, classes from 0, each once
+    full: npt.NDArray[np.float16]  # (J, H, W) float16 in [0, 1]
+    grid: npt.NDArray[np.float16] | None = None  # (J, h, w) float16, if the file has it
 
 
 class _Refused(Exception):

@@ -19,17 +19,13 @@ _KEYS = ("template", "classes", "background")
 class Prompts:
     """The prompts.
 
-    Attributes:
-        template: a sentence with ``{}`` for the words of a class.
-        prompts: C texts, the words of each class, with synonyms separated by spaces or commas.
-        notices: one sentence for each dropped word.
     Source: CLIP-ES for the template and the words of VOC and COCO.
     """
 
-    template: str
-    prompts: tuple[str, ...]
+    template: str  # a sentence with ``{}`` for the words of a class
+    prompts: tuple[str, ...]  # C texts, the words of each class, with synonyms separated by spaces or commas
     background: tuple[str, ...]
-    notices: tuple[str, ...] = field(default=(), compare=False)
+    notices: tuple[str, ...] = field(default=(), compare=False)  # one sentence for each dropped word
 
     def sentences(self) -> list[str]:
         """The sentences of the classes, then those of background."""

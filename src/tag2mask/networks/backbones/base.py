@@ -40,26 +40,16 @@ def offered(stages: Iterable[Stage]) -> str:
 
 
 class Backbone(nn.Module):
-    """A network from images to one map per stage.
+    """A network from images to one map per stage."""
 
-    Attributes:
-        stages: in the order of computation; the last one feeds the classifier.
-        mean: of the input normalisation, RGB in [0, 1].
-        pretrained: whether the weights are pretrained; decides what is frozen.
-        default_levels: indices of the stages of the default joint feature.
-        segformer_head: arguments of `SegformerHead` that the backbone's publication sets.
-        norm_fixed: whether batch norm keeps its running statistics while training.
-        stem_fixed: whether the stem is frozen.
-    """
-
-    stages: tuple[Stage, ...]
-    mean: Colour = IMAGENET_MEAN
+    stages: tuple[Stage, ...]  # in the order of computation; the last one feeds the classifier
+    mean: Colour = IMAGENET_MEAN  # of the input normalisation, RGB in [0, 1]
     std: Colour = IMAGENET_STD
-    pretrained: bool = False
-    default_levels: tuple[int, ...]
-    segformer_head: Mapping[str, Any] = {}
-    norm_fixed: bool = False
-    stem_fixed: bool = False
+    pretrained: bool = False  # whether the weights are pretrained; decides what is frozen
+    default_levels: tuple[int, ...]  # indices of the stages of the default joint feature
+    segformer_head: Mapping[str, Any] = {}  # arguments of `SegformerHead` that the backbone's publication sets
+    norm_fixed: bool = False  # whether batch norm keeps its running statistics while training
+    stem_fixed: bool = False  # whether the stem is frozen
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """The maps of all stages.
@@ -129,25 +119,19 @@ class Family:
     """A family of backbones; its file and `registry.FAMILIES` are the places to add one.
 
     Attributes:
-        kind: the family's name in `Backbone.architecture`.
-        names: values of `network.backbone` that select it.
         build: from the settings, whether to dilate, and `Notify`, a backbone with its weights; raises a `UsageError`
             where the weights do not exist or do not fit.
         rebuild: from an architecture and the settings of a checkpoint, a backbone with random weights.
-        public: checkpoints that are fetched by name.
-        takes_file: whether `network.weights` may be a path.
-        can_dilate: whether dilations may replace the strides that ``output_stride`` removes (DeepLab).
-        needs_transformers: whether the backbones come from `transformers`.
     """
 
-    kind: str
-    names: tuple[str, ...]
+    kind: str  # the family's name in `Backbone.architecture`
+    names: tuple[str, ...]  # values of `network.backbone` that select it
     build: Callable[[NetworkSettings, bool, Notify | None], Backbone]
     rebuild: Callable[[Mapping[str, Any], NetworkSettings], Backbone]
-    public: Mapping[str, PublicCheckpoint] = field(default_factory=dict)
-    takes_file: bool = True
-    can_dilate: bool = False
-    needs_transformers: bool = False
+    public: Mapping[str, PublicCheckpoint] = field(default_factory=dict)  # checkpoints that are fetched by name
+    takes_file: bool = True  # whether `network.weights` may be a path
+    can_dilate: bool = False  # whether dilations may replace the strides that ``output_stride`` removes (DeepLab)
+    needs_transformers: bool = False  # whether the backbones come from `transformers`
 
 
 class NormalisingNetwork(nn.Module):

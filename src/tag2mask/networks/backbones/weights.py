@@ -28,15 +28,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PublicCheckpoint:
-    """A file at `ADDRESS`, trained on ImageNet.
+    """A file at `ADDRESS`, trained on ImageNet."""
 
-    Attributes:
-        file: its name, which ends in the first digits of its SHA-256.
-        megabytes: its size in MiB, rounded.
-    """
-
-    file: str
-    megabytes: float
+    file: str  # its name, which ends in the first digits of its SHA-256
+    megabytes: float  # its size in MiB, rounded
 
     @property
     def url(self) -> str:
