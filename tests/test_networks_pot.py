@@ -7,7 +7,6 @@ from torch.nn import functional as F
 
 from tag2mask.core.errors import UsageError
 from tag2mask.networks import Backbone, NetworkSettings, PotNetwork, Stage, build_network
-from tag2mask.networks.pot_network import _feature_stride
 
 CLASSES = ("cat", "dog")
 
@@ -101,20 +100,11 @@ def test_a_image_without_padding_needs_no_mask() -> None:
 
 
 @pytest.mark.parametrize(
-    ("strides", "finest", "expected"),
-    [
-        ((4, 8, 16, 16), 16, 16),
-        ((4, 8, 16, 16), 8, 8),
-        ((4, 8, 16, 32), 16, 16),
-        ((14, 14), 16, 14),
-        ((8, 8), 16, 8),
-        ((4, 4), 16, 4),
-        ((32,), 8, 32),
-    ],
+    ("strides", "expected"),
+    [((4, 8, 16, 16), 16), ((4, 8, 16, 32), 16), ((14, 14), 14), ((8, 8), 8), ((4, 4), 4), ((32,), 32)],
 )
-def test_the_grid_of_the_joint_feature(strides: tuple[int, ...], finest: int, expected: int) -> None:
-    stages = [Stage("s", 8, stride) for stride in strides]
-    assert _feature_stride(stages, stages[-1], finest) == expected
+def test_the_grid_of_the_joint_feature(strides: tuple[int, ...], expected: int) -> None:
+    assert _network(strides, out_indices=tuple(range(len(strides)))).stride == expected
 
 
 def test_cams_follow_the_grid_of_the_features() -> None:

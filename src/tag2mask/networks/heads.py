@@ -34,12 +34,9 @@ class Head(nn.Module):
         self.levels: tuple[int, ...] = (len(stages) - 1,)
 
     def forward(self, maps: Sequence[Tensor], inside: Tensor | None = None) -> Tensor:
-        """Logits (N, outputs, h, w).
+        """Logits (N, outputs, h, w) from the maps of all stages, each (N, channels, ·, ·).
 
-        Args:
-            maps: of all stages of the backbone, each (N, channels, ·, ·).
-            inside: bool (N, ·, ·) on the grid of the last stage, False in padding, with at least one True per image.
-                None: no padding.
+        ``inside`` is bool (N, ·, ·) on the grid of the last stage, False in padding; None: no padding.
         """
         raise NotImplementedError
 
@@ -94,11 +91,7 @@ class ConcatHead(Head):
         _initialise(self)
 
     def forward(self, maps: Sequence[Tensor], inside: Tensor | None = None) -> Tensor:
-        """See `Head.forward`.
-
-        Raises:
-            UsageError: a single image in training with batch statistics, which one mean does not have.
-        """
+        """See `Head.forward`; a `UsageError` for a single image in training, whose mean has no batch statistics."""
         x = maps[-1]
         if self.branch5_bn.training and len(x) == 1:
             raise UsageError(

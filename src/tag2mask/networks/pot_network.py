@@ -60,7 +60,7 @@ class PotNetwork(NormalisingNetwork):
         self.classes, self.settings = tuple(classes), settings
         self.levels = _levels(backbone, settings)
         stages = [backbone.stages[level] for level in self.levels]
-        self.stride = _feature_stride(stages, backbone.stages[-1], FEATURE_STRIDE)
+        self.stride = _feature_stride(stages, backbone.stages[-1])
         self.classifier = nn.Conv2d(backbone.stages[-1].channels, len(classes), 1, bias=False)
         self.projections: nn.ModuleList | None = None
         widths = [stage.channels for stage in stages]
@@ -143,10 +143,10 @@ def _levels(backbone: Backbone, settings: NetworkSettings) -> tuple[int, ...]:
     return levels
 
 
-def _feature_stride(stages: list[Stage], last: Stage, finest: int) -> int:
-    """The finest stride not below ``finest``; if all are below, the coarsest or, if that is too fine, the last's."""
+def _feature_stride(stages: list[Stage], last: Stage) -> int:
+    """The finest stride from `FEATURE_STRIDE` on; else the coarsest or, if that is too fine, the last stage's."""
     strides = [stage.stride for stage in stages]
-    coarse_enough = [stride for stride in strides if stride >= finest]
+    coarse_enough = [stride for stride in strides if stride >= FEATURE_STRIDE]
     if coarse_enough:
         return min(coarse_enough)
     return max(strides) if max(strides) >= FINEST_FEATURE_STRIDE else last.stride

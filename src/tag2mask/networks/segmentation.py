@@ -134,8 +134,7 @@ def multi_scale(
     """The logits of images at several scales, and their maximum.
 
     Args:
-        logits_of: the network: (N, 3, H, W) and (N, H, W) to (N, K, h, w).
-        images: float (N, 3, H, W), normalised.
+        logits_of: from images (N, 3, H, W), normalised, and ``valid`` (N, H, W) to logits (N, K, h, w).
         valid: bool (N, H, W), False = padding, or None. A scaled pixel is valid if any part of it is.
         scales: the scaled sides are (side - 1) · scale + 1, rounded down: 321 gives 161 and 241, whose cells of 8
             pixels are aligned with those of the image. Scaling is bilinear, corners not aligned.

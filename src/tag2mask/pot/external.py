@@ -129,15 +129,9 @@ def fused(result: TransportCams, external: Tensor, settings: ExternalSettings) -
 def external_loss(cams: Tensor, tags: Tensor, external: Tensor, target: Tensor, result: TransportCams) -> Tensor:
     """L_ext: the mean absolute difference of the classifier's CAM and the target over background and tags.
 
-    Args:
-        cams: (N, C, h, w) in [0, 1], the classifier's, with gradient.
-        tags: (N, C) bool.
-        external: (N, C, h, w), as for `suppressed`; tags without a map do not count.
-        target: (N, S, h, w), of `external_target`.
-        result: of POT.
+    A scalar, the mean over the images with external maps; tags without one do not count. ``cams`` (N, C, h, w) in
+    [0, 1] carry the gradient, ``target`` (N, S, h, w) is that of `external_target`.
 
-    Returns:
-        a scalar, the mean over the images with external maps.
     Source: the release, which takes the mean over all classes, also absent ones, and does not stop gradients.
     """
     slots = result.slots

@@ -75,16 +75,9 @@ def normalised_cams(activations: Tensor, tags: Tensor, valid: Tensor | None = No
 
 
 def present_slots(cams: Tensor, tags: Tensor, valid: Tensor, tag_slots: int | None = None) -> Slots:
-    """Gather the maps of the present classes of each image.
+    """Gather the maps of the present classes of each image, from cams (N, C, h, w) in [0, 1] and tags (N, C).
 
-    Args:
-        cams: (N, C, h, w) in [0, 1].
-        tags: (N, C) bool.
-        valid: (N, h, w) bool.
-        tag_slots: the largest number of tags in the batch, if known; to compute it waits for the device.
-
-    Returns:
-        the slots, S = 1 + the largest number of tags in the batch.
+    S is 1 + ``tag_slots``, the largest number of tags in the batch; to compute it waits for the device.
     """
     inside = valid.flatten(1)  # (N, n)
     width = tag_slots if tag_slots is not None else int(tags.sum(1).max()) if tags.numel() else 0
@@ -144,12 +137,9 @@ def partition(
 ) -> Partition:
     """Group the confident features of each class into a class prototype and K cluster prototypes.
 
-    Args:
-        features: (N, n, D), finite, unit length.
-        generator: of k-means; None is deterministic and independent of the rest of the batch.
+    Features are (N, n, D), finite, of unit length. Gradients flow from the prototypes into them, not through seeds or
+    assignment.
 
-    Returns:
-        the partition; gradients flow from the prototypes into the features, not through seeds or assignment.
     Source: paper, figure 2, part I.
     """
     seeds = confident_pixels(slots, settings)  # (N, S, n)

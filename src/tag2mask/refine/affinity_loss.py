@@ -86,16 +86,8 @@ def affinity_loss(logits: Tensor, labels: Tensor, *, radius: int = RADIUS) -> Af
 def reduced_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     """Labels on the grid of the edges: cell i takes pixel 4 · i + 2, its centre, or the last pixel if there is none.
 
-    Args:
-        labels: uint8 (N, H, W), 255 = ignored.
-        size: (h, w), the grid of (H, W) at stride 4.
-
-    Returns:
-        uint8 (N, h, w).
-
-    Raises:
-        UsageError: the labels are of another shape or type, or ``size`` is not their grid.
-    Source: IRN, nearest-neighbour interpolation by 1/4.
+    Labels are uint8 (N, H, W); ``size`` = (h, w) is the grid of (H, W) at stride 4. Source: IRN, nearest-neighbour
+    interpolation by 1/4.
     """
     if labels.ndim != 3 or labels.dtype != torch.uint8:
         raise UsageError(f"labels should be uint8 (N, H, W), received {labels.dtype} {tuple(labels.shape)}")

@@ -161,14 +161,10 @@ def label_probabilities(labels: Tensor, count: int, confidence: float = 0.7) -> 
 
     Args:
         labels: integer (H, W), each in [0, count).
-        count: number of labels, K.
         confidence: in (0, 1]; 0.7 in IRN.
 
     Returns:
-        float32 (K, H, W), summing to 1 at each pixel.
-
-    Raises:
-        UsageError: a label or the confidence is out of range.
+        float32 (count, H, W), summing to 1 at each pixel.
     Source: pydensecrf's unary from labels, without an unsure label; IRN.
     """
     if not 0 < confidence <= 1:

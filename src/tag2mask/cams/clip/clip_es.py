@@ -128,15 +128,9 @@ def class_scores(
 
 
 def affinity(attention: Tensor, valid: Tensor) -> Tensor:
-    """Attention as a symmetric affinity: columns and rows normalised to sum 1 three times in turn, then (A + Aᵀ) / 2.
+    """Attention (B, n, n) as a symmetric affinity: columns and rows normalised in turn, then (A + Aᵀ) / 2.
 
-    Args:
-        attention: (B, n, n), not negative, 0 in padding.
-        valid: (B, n) bool.
-
-    Returns:
-        (B, n, n) float64: propagated maps are almost flat, so that their normalisation magnifies rounding errors.
-    Source: CLIP-ES.
+    In float64: propagated maps are almost flat, so that their normalisation magnifies rounding errors. Source: CLIP-ES.
     """
     inside = valid[:, :, None] & valid[:, None]
     both = attention.double() * inside
@@ -164,16 +158,12 @@ def min_max_normalised(maps: Tensor, valid: Tensor) -> Tensor:
 
 
 def box_masks(maps: Tensor, grids: Sequence[tuple[int, int]], threshold: float, boxes: Boxes = "whole") -> Tensor:
-    """True inside the bounding boxes of the regions where a map is above a threshold.
+    """(P, n) bool, the bounding boxes of the regions where a map (P, n) in [0, 1] is above a threshold.
 
     Args:
-        maps: (P, n) in [0, 1].
         grids: (h, w) of each map.
         threshold: τ; regions are above ⌊τ · max⌋, both in steps of 1/255.
         boxes: `whole`, or `published`: a box at the right or lower edge of the image loses its last column or row.
-
-    Returns:
-        (P, n) bool.
     Source: CLIP-ES, which traces contours; regions connected over sides and corners have the same boxes.
     """
     levels = (maps * 255).floor()

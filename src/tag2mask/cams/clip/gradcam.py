@@ -56,13 +56,9 @@ class _Pass:
 def softmax_gradcams(
     clip: Clip, patches: Patches, tokens: Tensor, text_features: Tensor, background_text_features: Tensor, tags: Tensor
 ) -> GradCams:
-    """The maps of all present classes.
+    """The maps of all present classes, from the input ``tokens`` (B, 1 + n, D) of the last block.
 
-    Args:
-        tokens: (B, 1 + n, D), input of the last block.
-        text_features: (C, E) float32, unit length, of the classes.
-        background_text_features: (G, E), of the background prompts; G may be 0.
-        tags: (B, C) bool.
+    Text features are (C, E) and (G, E), float32 of unit length, with G ≥ 0; tags are bool (B, C).
     """
     block = clip.blocks[-1]
     state = _forward(clip, block, tokens, patches.key_bias)

@@ -98,11 +98,7 @@ class Clip(nn.Module):
 
     @torch.no_grad()
     def text_features(self, sentences: Sequence[str]) -> Tensor:
-        """(len(sentences), E) float32, unit length.
-
-        Raises:
-            UsageError: a sentence is longer than the model reads.
-        """
+        """(len(sentences), E) float32, unit length; a `UsageError` for sentences that are too long."""
         limit = int(self.model.config.text_config.max_position_embeddings)
         ids = [self.tokenizer(sentence)["input_ids"] for sentence in sentences]
         long = [sentence for sentence, tokens in zip(sentences, ids, strict=True) if len(tokens) > limit]
@@ -113,15 +109,10 @@ class Clip(nn.Module):
         return F.normalize(self.model.text_projection(pooled).float(), dim=1)
 
     def prepare(self, image: npt.NDArray[np.uint8], long_side: int | None = None) -> Tensor:
-        """An image as CLIP's input: sides rounded up to whole patches, bicubic, normalised.
+        """An RGB image, uint8 (H, W, 3), as CLIP's input, float32 (3, h · patch, w · patch), bicubic, normalised.
 
-        Args:
-            image: RGB, uint8 (H, W, 3).
-            long_side: larger images are first reduced to this length of the longer side; None keeps every size.
-
-        Returns:
-            float32 (3, h · patch, w · patch).
-        Source: CLIP-ES; the reduction is ours.
+        Sides are rounded up to whole patches; larger images are first reduced to ``long_side``. Source: CLIP-ES; the
+        reduction is ours.
         """
         rows, columns = self.grid((image.shape[0], image.shape[1]), long_side)
         size = (columns * self.patch, rows * self.patch)

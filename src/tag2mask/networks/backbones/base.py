@@ -52,14 +52,7 @@ class Backbone(nn.Module):
     stem_fixed: bool = False  # whether the stem is frozen
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """The maps of all stages.
-
-        Args:
-            images: float (N, 3, H, W), normalised; any H and W.
-
-        Returns:
-            one (N, channels, ceil(H / stride), ceil(W / stride)) per stage.
-        """
+        """One map (N, channels, ceil(H / stride), ceil(W / stride)) per stage, from normalised (N, 3, H, W)."""
         raise NotImplementedError
 
     @property
@@ -89,10 +82,8 @@ class Backbone(nn.Module):
     def apply_policy(self, norm: Literal["auto", "fixed", "trained"] = "auto", *, freeze_stem: bool = True) -> None:
         """Set the parameters that train. Call it before `freeze_unreached`.
 
-        Args:
-            norm: of batch norm: `fixed` keeps running statistics, `trained` uses batch statistics; `auto` is fixed for
-                pretrained weights.
-            freeze_stem: whether the stem of pretrained weights is frozen.
+        Batch norm with ``norm`` `fixed` keeps running statistics, with `trained` it uses batch statistics; `auto` is
+        fixed for pretrained weights. With ``freeze_stem`` the stem of pretrained weights is frozen.
         """
         self.norm_fixed = self.pretrained if norm == "auto" else norm == "fixed"
         self.stem_fixed = self.pretrained and freeze_stem
@@ -175,14 +166,10 @@ def image_cells(valid: Tensor, size: tuple[int, int], *, stride: int) -> Tensor:
 
     Args:
         valid: bool (N, H, W), False = padding.
-        size: (h, w) of the grid.
-        stride: pixels per cell.
+        size: (h, w), the grid of (H, W) at ``stride``.
 
     Returns:
         bool (N, h, w), at least one True for an image that has a valid pixel.
-
-    Raises:
-        UsageError: ``size`` is not the grid of (H, W) at ``stride``.
     Source: ours.
     """
     height, width = valid.shape[-2:]
@@ -202,12 +189,8 @@ def to_grid(maps: Tensor, stride: int, target: int, size: tuple[int, int]) -> Te
 
     Args:
         maps: float (N, D, h, w) on the grid of ``stride``.
-        stride: pixels per cell of ``maps``.
-        target: pixels per cell of the result.
-        size: (h', w') of the result, the image's grid at ``target``.
-
-    Returns:
-        (N, D, h', w'); ``maps`` itself where the strides are equal.
+        target: pixels per cell of the result (N, D, h', w').
+        size: (h', w'), the image's grid at ``target``.
     """
     if stride == target:
         return maps

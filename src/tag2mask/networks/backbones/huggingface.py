@@ -110,7 +110,7 @@ class MobileNetV2(_HubModel):
 class _Probed(_HubModel):
     """A `transformers` model; one forward pass finds the stages and the parameters that each depends on."""
 
-    multiple: int
+    multiple: int = 1  # until the strides are known; the probe needs no padding
     reached: tuple[frozenset[str], ...]
 
     def maps(self, images: Tensor) -> list[Tensor]:
@@ -189,7 +189,6 @@ class StagedBackbone(_Probed):
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
-        self.multiple = 1  # the probe needs no padding
         self._measure(list(model.out_features))
         self.multiple = max(stage.stride for stage in self.stages)
 
@@ -208,7 +207,6 @@ class SegformerEncoder(_Probed):
         super().__init__(model)
         config = model.config
         self.segformer_head = {"width": config.decoder_hidden_size, "dropout": config.classifier_dropout_prob}
-        self.multiple = 1  # the probe needs no padding
         self._measure([f"stage{index + 1}" for index in range(model.config.num_encoder_blocks)])
         ratios = model.config.sr_ratios
         self.multiple = max(stage.stride * ratio for stage, ratio in zip(self.stages, ratios, strict=True))
