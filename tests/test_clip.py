@@ -89,7 +89,7 @@ def test_images_without_tags_and_classes_without_rivals() -> None:
     assert alone.cams.isfinite().all()
 
 
-def test_a_image_does_not_depend_on_its_batch() -> None:
+def test_an_image_does_not_depend_on_its_batch() -> None:
     clip, texts, others, images = Clip(tiny_model(1)), unit_rows(6, 1), unit_rows(4, 2), images_of(GRIDS)
     together = clip_cams(clip, images, tags_of(TAGS, 6), texts, others)
     for number, image in enumerate(images):

@@ -92,7 +92,7 @@ def test_only_whole_cells_count() -> None:
     torch.testing.assert_close(output.logits[1], output.cams[1, :, 0, 1:3].mean(dim=1))
 
 
-def test_a_image_without_padding_needs_no_mask() -> None:
+def test_an_image_without_padding_needs_no_mask() -> None:
     network = _network()
     images = torch.rand(1, 3, 45, 67)
     for one, other in zip(network(images), network(images, torch.ones(1, 45, 67, dtype=torch.bool)), strict=True):

@@ -50,16 +50,6 @@ def public(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: Path) -> Publi
     return checkpoint
 
 
-def test_the_public_files() -> None:
-    assert IMAGENET["resnet50"].url == "https://download.pytorch.org/models/resnet50-19c8e357.pth"
-    assert {name: each.hash_prefix for name, each in IMAGENET.items()} == {
-        "resnet18": "f37072fd",
-        "resnet34": "b627a593",
-        "resnet50": "19c8e357",
-        "resnet101": "5d3b4d8f",
-    }
-
-
 def test_fetched_once_announced_and_loaded(public: PublicCheckpoint, state: dict[str, Tensor]) -> None:
     said: list[str] = []
     settings = NetworkSettings(backbone="resnet18")

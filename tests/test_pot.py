@@ -341,15 +341,3 @@ def test_settings_out_of_range_are_reported_together() -> None:
         assert f"{name} should" in str(caught.value)
     assert "cluster_reduction should be one of 'sum', 'max', received 'mean'" in str(caught.value)
     assert "column_marginal" not in str(caught.value)
-
-
-def test_the_published_method() -> None:
-    paper = PotSettings().paper()
-    assert (paper.num_prototypes, paper.affinity, paper.seed_rule, paper.column_marginal) == (
-        2,
-        None,
-        "argmax",
-        "similarity",
-    )
-    assert (paper.epsilon, paper.epsilon_unit, paper.allocate) == (0.1, "cosine", "hard")
-    assert (paper.reweight, paper.cluster_reduction, paper.normalise_over) == ("posterior", "sum", "class")

@@ -375,7 +375,7 @@ def test_several_scales_by_hand() -> None:
 
 
 def test_grids_of_the_published_scales() -> None:
-    """As the port's, whose pooling rounds up: 321 pixels give 41, 21 and 31 cells, of which every one has its place."""
+    """As the port's, whose pooling rounds up: 321 pixels give 41, 21 and 31 cells."""
     network = build_segmentation_network(_random(scales=(0.5, 0.75)), CLASSES, seed=3).train()
     with torch.no_grad():
         assert [each.shape[2:] for each in network(torch.rand(1, 3, 321, 321))] == [

@@ -90,7 +90,7 @@ class ColourCrf(PublishedCrf):
 
 @dataclass
 class CrfSettings(ColourCrf):
-    """A published parameter set of which every parameter may be replaced; see `CrfValues`.
+    """A published parameter set with replaceable parameters; see `CrfValues`.
 
     Attributes:
         iterations: mean field steps, at least 0; null takes the preset's, as for the following ones.

@@ -242,9 +242,10 @@ def load_clip(name: str, *, notify: Notify | None = None) -> Clip:
         tokenizer = CLIPTokenizer.from_pretrained(folder)
     except Exception as error:  # the libraries raise errors of many kinds
         reason = str(error).strip().partition("\n")[0]
-        raise Tag2maskError(f"seeds.model: {folder} could not be loaded ({reason}); fetch it anew") from error
+        raise Tag2maskError(f"seeds.model: {folder} could not be loaded ({reason}); fetch it again") from error
     if missing := [key for key in info["missing_keys"] if "position_ids" not in key]:
-        raise Tag2maskError(f"seeds.model: the weights in {folder} lack {first_five(sorted(missing))}; fetch them anew")
+        lacking = first_five(sorted(missing))
+        raise Tag2maskError(f"seeds.model: the weights in {folder} lack {lacking}; fetch them again")
     if len(tokenizer) > model.config.text_config.vocab_size:
-        raise Tag2maskError(f"seeds.model: the tokenizer in {folder} knows more tokens than the model; fetch it anew")
+        raise Tag2maskError(f"seeds.model: the tokenizer in {folder} has more tokens than the model; fetch it again")
     return Clip(model, tokenizer)
