@@ -46,7 +46,7 @@ def problem(images: int, tags: int, device: str) -> tuple[list[Tensor], Tensor, 
 
 
 def one_class_at_a_time(
-    clip: Clip, images: list[Tensor], tags: Tensor, texts: Tensor, rivals: Tensor
+    clip: Clip, images: list[Tensor], tags: Tensor, texts: Tensor, background_text_features: Tensor
 ) -> list[list[Any]]:
     """CLIP-ES as described: batch 1, the last block forward and backward for each class, n × n work on the host."""
     model, vision, device = clip.model, clip.model.vision_model, clip.device
@@ -72,7 +72,7 @@ def one_class_at_a_time(
                 tokens = tokens + layer.mlp(layer.layer_norm2(tokens))
         last, found = vision.encoder.layers[-1], []
         present = own.nonzero()[:, 0].tolist()
-        everything = torch.cat([texts[present], rivals]).to(device)
+        everything = torch.cat([texts[present], background_text_features]).to(device)
         for number in range(len(present)):
             normed = last.layer_norm1(tokens).detach().requires_grad_()
             attended, weights = last.self_attn(normed)
@@ -108,7 +108,7 @@ def plain_forward(clip: Clip, images: list[Tensor], batch: int) -> None:
             patches = clip.patches(images[start : start + batch])
             tokens = patches.tokens
             for block in clip.blocks:
-                tokens = clip.through(block, tokens, None)
+                tokens = clip.run_block(block, tokens, None)
             clip.image_features(tokens[:, 0])
 
 
@@ -140,22 +140,24 @@ def build(options: argparse.Namespace) -> Clip:
 def sides(options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     """What is measured, by name."""
     clip = build(options)
-    images, tags, texts, rivals = problem(options.images, options.tags, options.device)
+    images, tags, texts, background_text_features = problem(options.images, options.tags, options.device)
     step = options.batch or (2 if options.device == "cpu" else 16)
 
     def ours() -> list[Any]:
         starts = range(0, len(images), step)
-        parts = [clip_cams(clip, images[i : i + step], tags[i : i + step], texts, rivals) for i in starts]
+        parts = [
+            clip_cams(clip, images[i : i + step], tags[i : i + step], texts, background_text_features) for i in starts
+        ]
         return [own for part in parts for own in part]
 
     def check() -> float:
-        fast, slow = ours()[:2], one_class_at_a_time(clip, images[:2], tags[:2], texts, rivals)
+        fast, slow = ours()[:2], one_class_at_a_time(clip, images[:2], tags[:2], texts, background_text_features)
         pairs = ((a.cams.flatten(1).numpy(), b) for a, b in zip(fast, slow, strict=True))
         return max(float(np.abs(a - np.stack(b)).max()) for a, b in pairs)
 
     return {
         "ours": ours,
-        "one class at a time": lambda: one_class_at_a_time(clip, images, tags, texts, rivals),
+        "one class at a time": lambda: one_class_at_a_time(clip, images, tags, texts, background_text_features),
         "plain forward": lambda: plain_forward(clip, images, step),
         "difference": check,
     }

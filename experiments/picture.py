@@ -14,7 +14,7 @@ import torch
 import yaml
 from matplotlib.colors import ListedColormap
 
-from tag2mask.cams.inference import image_maps, scale_one
+from tag2mask.cams.inference import image_maps, resize_long_side
 from tag2mask.data.dataset import open_images
 from tag2mask.data.images import read_image, read_mask
 from tag2mask.data.settings import DataSettings
@@ -40,7 +40,7 @@ def main() -> None:
     if not 1 <= len(item.tags) <= 2:
         raise SystemExit(f"{item.id} has {len(item.tags)} tags; the picture has colours for one or two")
     image = torch.from_numpy(read_image(item.path)).permute(2, 0, 1)[None].float() / 255
-    image = scale_one(image, config["cams"]["long_side"])
+    image = resize_long_side(image, config["cams"]["long_side"])
     network = load_network(known.run / "train/network.safetensors")
     tags = torch.from_numpy(images.tag_matrix([item]))
     maps = image_maps(network, image, tags, scales=config["cams"]["scales"], flip=config["cams"]["flip"])

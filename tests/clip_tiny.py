@@ -74,7 +74,7 @@ def slow_clip_es(
     image: Tensor,
     classes: list[int],
     texts: Tensor,
-    rivals: Tensor,
+    background_text_features: Tensor,
     threshold: float,
     blocks: int,
     quirk: bool,
@@ -95,7 +95,7 @@ def slow_clip_es(
         attention.append(layer.self_attn(layer.layer_norm1(tokens))[1][0].mean(0))
         tokens = layer(tokens, None)
     last, found = vision.encoder.layers[-1], []
-    competitors = torch.cat([texts[classes], rivals]).double()
+    competitors = torch.cat([texts[classes], background_text_features]).double()
     for number, _ in enumerate(classes):
         normed = last.layer_norm1(tokens).detach().requires_grad_()
         attended, weights = last.self_attn(normed)

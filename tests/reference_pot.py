@@ -132,7 +132,7 @@ def reference_pot(problem: Problem, image: int, settings: PotSettings) -> Refere
     mass = mass / mass.sum()
     plan = plan_of(1 - f @ prototypes.T, mass, settings)
 
-    # Activation: prototypes anew from what was allocated to them, and CAMs weighted by the plan.
+    # Activation: prototypes from the features allocated to them, and CAMs weighted by the plan.
     if settings.regenerate:
         hard = np.arange(plan.shape[1]) == plan.argmax(1)[:, None]
         weights = plan * hard if settings.allocate == "hard" else plan

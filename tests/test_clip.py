@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from clip_tiny import PATCH, slow_clip_es, tiny_folder, tiny_model
-from tag2mask.cams.clip import Clip, ClipCams, clip_cams, load_clip, read_words
-from tag2mask.cams.clip.clip_es import box_masks, ranged
+from tag2mask.cams.clip import Clip, ClipCams, clip_cams, load_clip, read_prompts
+from tag2mask.cams.clip.clip_es import box_masks, min_max_normalised
 from tag2mask.core.errors import Tag2maskError, UsageError
 
 GRIDS = ((5, 7), (4, 19), (1, 3), (6, 6), (19, 4))
@@ -89,7 +89,7 @@ def test_images_without_tags_and_classes_without_rivals() -> None:
     assert alone.cams.isfinite().all()
 
 
-def test_a_image_does_not_depend_on_its_batch() -> None:
+def test_an_image_does_not_depend_on_its_batch() -> None:
     clip, texts, others, images = Clip(tiny_model(1)), unit_rows(6, 1), unit_rows(4, 2), images_of(GRIDS)
     together = clip_cams(clip, images, tags_of(TAGS, 6), texts, others)
     for number, image in enumerate(images):
@@ -136,7 +136,7 @@ def test_boxes_by_hand() -> None:
 def test_ranges_leave_padding_and_flat_maps_at_zero() -> None:
     maps = torch.tensor([[2.0, 4.0, 3.0, 9.0], [1.0, 1.0, 1.0, 9.0]])
     valid = torch.tensor([True, True, True, False]).expand(2, 4)
-    assert ranged(maps, valid).tolist() == [[0, 1, 0.5, 0], [0, 0, 0, 0]]
+    assert min_max_normalised(maps, valid).tolist() == [[0, 1, 0.5, 0], [0, 0, 0, 0]]
 
 
 def test_grids_round_up_and_large_images_are_reduced() -> None:
@@ -180,7 +180,7 @@ def test_loads_a_folder_and_reads_texts(tmp_path: Path) -> None:
 
 
 def test_what_is_no_clip_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"seeds\.model: 'nothing' is no folder"):
+    with pytest.raises(UsageError, match=r"seeds\.model should be a folder.*'nothing'"):
         load_clip("nothing")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"seeds\.model: the folder .* has no config\.json"):
@@ -196,19 +196,19 @@ def test_what_is_no_clip_is_refused(tmp_path: Path) -> None:
 
 
 def test_words_of_voc_and_coco() -> None:
-    voc = read_words("voc", ("bird", "person", "dog"))
+    voc = read_prompts("voc", ("bird", "person", "dog"))
     assert voc.prompts == ("bird avian", "person with clothes,people,human", "dog")
     assert len(voc.background) == 25 and voc.notices == ()
     assert voc.sentences()[0] == "a clean origami bird avian." and len(voc.sentences()) == 28
-    coco = read_words("coco", ("snowboard", "hair drier", "stop sign", "keyboard"))
+    coco = read_prompts("coco", ("snowboard", "hair drier", "stop sign", "keyboard"))
     assert coco.prompts[:2] == ("snowboard", "hairdrier,blowdrier") and len(coco.background) == 23
 
 
 def test_a_background_word_that_is_a_class_is_dropped_with_a_notice() -> None:
-    words = read_words(None, ("Tree", "stop sign", "house_plant"))
-    assert words.prompts == ("Tree", "stop sign", "house plant")
-    assert "tree" not in words.background and {"sign", "house", "sky"} <= set(words.background)
-    assert words.notices == ("background word 'tree' also stands for class 'Tree' and is dropped",)
+    prompts = read_prompts(None, ("Tree", "stop sign", "house_plant"))
+    assert prompts.prompts == ("Tree", "stop sign", "house plant")
+    assert "tree" not in prompts.background and {"sign", "house", "sky"} <= set(prompts.background)
+    assert prompts.notices == ("background word 'tree' also stands for class 'Tree' and is dropped",)
 
 
 def test_words_from_a_file(tmp_path: Path) -> None:
@@ -217,16 +217,16 @@ def test_words_from_a_file(tmp_path: Path) -> None:
         "template: a photo of {}\nclasses:\n  rust: [rusty metal, corrosion]\n  crack:\n"
         "background: [sky, corrosion, sky]\n"
     )
-    words = read_words(str(file), ("rust", "crack"))
-    assert words.prompts == ("rusty metal,corrosion", "crack") and words.background == ("sky",)
-    assert words.sentences() == ["a photo of rusty metal,corrosion", "a photo of crack", "a photo of sky"]
-    assert len(words.notices) == 1
+    prompts = read_prompts(str(file), ("rust", "crack"))
+    assert prompts.prompts == ("rusty metal,corrosion", "crack") and prompts.background == ("sky",)
+    assert prompts.sentences() == ["a photo of rusty metal,corrosion", "a photo of crack", "a photo of sky"]
+    assert len(prompts.notices) == 1
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("classes: {rst: rusty}", "no class of this data set; did you mean `rust`"),
+        ("classes: {rst: rusty}", "which this data set does not have; did you mean `rust`"),
         ("klasses: {}", "holds klasses; it may hold template, classes, background"),
         ("template: a photo", "should be a sentence with {} once"),
         ("template: a {} {x}", "should be a sentence with {} once"),
@@ -242,10 +242,10 @@ def test_bad_files_of_words_are_refused(tmp_path: Path, text: str, message: str)
     file = tmp_path / "words.yaml"
     file.write_text(text)
     with pytest.raises(UsageError, match=r"seeds\.prompts") as caught:
-        read_words(str(file), ("rust",))
+        read_prompts(str(file), ("rust",))
     assert message in str(caught.value)
 
 
 def test_a_missing_file_of_words_is_refused() -> None:
     with pytest.raises(UsageError, match="does not exist; give coco, voc, or a YAML file"):
-        read_words("words.yaml", ("rust",))
+        read_prompts("words.yaml", ("rust",))

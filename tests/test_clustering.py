@@ -8,13 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import chisquare
 from sklearn.cluster import KMeans
 from torch import Tensor
 
 from tag2mask.core.errors import UsageError
-from tag2mask.ot import kmeans as clustering
-from tag2mask.ot.kmeans import _seed, spherical_kmeans
+from tag2mask.ot.kmeans import _lloyd, _seed, spherical_kmeans
 
 
 def directions(seed: int, *shape: int, groups: int = 0) -> Tensor:
@@ -60,8 +58,8 @@ def test_the_objective_is_not_worse_than_that_of_scikit_learn() -> None:
     for problem in range(50):
         n, width, clusters = int(rng.integers(20, 200)), int(rng.integers(2, 32)), int(rng.integers(2, 7))
         points = directions(problem, 1, n, width, groups=clusters if problem % 2 else 0)
-        starts = _seed(points, everyone(points)[:, None], clusters, "farthest", None)[0][:, 0]
-        result = spherical_kmeans(points, everyone(points), clusters, starts=starts, iterations=100)
+        starts = _seed(points, everyone(points)[:, None], clusters, None)[0][:, 0]
+        result = spherical_kmeans(points, everyone(points), clusters, iterations=100)
         library = KMeans(clusters, init=starts[0].numpy(), n_init=1, max_iter=300, tol=0).fit(points[0].numpy())
         ours.append(objective(points[0].numpy(), result.assignment[0].numpy()))
         theirs.append(objective(points[0].numpy(), library.labels_))
@@ -88,8 +86,8 @@ def test_separated_groups_are_found() -> None:
     axes = torch.eye(4, dtype=torch.float64)
     labels = torch.arange(40) % 4
     points = torch.nn.functional.normalize(axes[labels] + 0.05 * directions(2, 40, 4), dim=1)[None]
-    for arguments in ({}, {"seeding": "k-means++", "generator": torch.Generator().manual_seed(3)}):
-        result = spherical_kmeans(points, everyone(points), 4, **arguments)  # type: ignore[arg-type]
+    for generator in (None, torch.Generator().manual_seed(3)):
+        result = spherical_kmeans(points, everyone(points), 4, generator=generator)
         pairs = {(int(label), int(k)) for label, k in zip(labels, result.assignment[0], strict=True)}
         assert len(pairs) == 4 and result.counts.tolist() == [[10] * 4]
 
@@ -107,13 +105,12 @@ def test_more_rounds_never_worsen_the_objective() -> None:
 # Sets that are too small, and points that are alike
 
 
-@pytest.mark.parametrize("seeding", ["farthest", "k-means++"])
-def test_fewer_points_than_clusters_leave_empty_clusters(seeding: Any) -> None:
+def test_fewer_points_than_clusters_leave_empty_clusters() -> None:
     points = directions(5, 4, 6, 3)
     mask = torch.zeros(4, 6, dtype=torch.bool)
     for index in range(4):
         mask[index, :index] = True  # 0, 1, 2 and 3 points
-    result = spherical_kmeans(points, mask, 3, seeding=seeding)
+    result = spherical_kmeans(points, mask, 3)
     assert result.counts.sum(1).tolist() == [0, 1, 2, 3]
     assert (result.counts <= 1).all() and result.centres.isfinite().all()
     torch.testing.assert_close(result.centres.norm(dim=2), (result.counts > 0).double())
@@ -125,39 +122,41 @@ def test_fewer_points_than_clusters_leave_empty_clusters(seeding: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("seeding", ["farthest", "k-means++"])
-def test_duplicates_make_no_clusters_of_their_own(seeding: Any, dtype: torch.dtype) -> None:
+def test_duplicates_make_no_clusters_of_their_own(dtype: torch.dtype) -> None:
     two = directions(6, 2, 768)
     points = two[torch.arange(50) % 2][None].to(dtype) * torch.linspace(0.5, 3, 50, dtype=dtype)[:, None]
-    result = spherical_kmeans(points, everyone(points), 4, seeding=seeding)
+    result = spherical_kmeans(points, everyone(points), 4)
     assert sorted(result.counts[0].tolist()) == [0, 0, 25, 25]
     assert len(set(result.assignment[0, ::2].tolist())) == len(set(result.assignment[0, 1::2].tolist())) == 1
-    same = spherical_kmeans(points[:, ::2], everyone(points[:, ::2]), 4, seeding=seeding)
+    same = spherical_kmeans(points[:, ::2], everyone(points[:, ::2]), 4)
     assert sorted(same.counts[0].tolist()) == [0, 0, 0, 25]
 
 
 def test_a_cluster_that_loses_all_its_points_ends_empty() -> None:
     points = directions(7, 1, 20, 3, groups=2)
     starts = torch.stack([points[0, 0], points[0, 1], -points[0].sum(0)])[None]
-    result = spherical_kmeans(points, everyone(points), 3, starts=starts)
-    assert result.counts[0, 2] == 0 and result.centres[0, 2].eq(0).all() and result.counts.sum() == 20
-    # A start of zeros is no start.
-    starts[0, 2] = 0
-    assert spherical_kmeans(points, everyone(points), 3, starts=starts).counts[0, 2] == 0
+    counts, centres, _ = from_starts(points, starts)
+    assert counts[2] == 0 and centres[2].eq(0).all() and counts.sum() == 20
 
 
-def test_sets_that_are_left_when_they_settle_give_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+def from_starts(points: Tensor, starts: Tensor, iterations: int = 10) -> tuple[Tensor, Tensor, Tensor]:
+    """Counts, centres and assignment of one set, from given centres (1, k, D)."""
+    starts = torch.nn.functional.normalize(starts, dim=2)[:, None]
+    found = _lloyd(points, everyone(points)[:, None], starts, starts.any(3), iterations, until_settled=True)
+    return found.counts[0, 0], found.centres[0, 0], found.assignment[0, 0]
+
+
+def test_to_stop_when_the_sets_settle_gives_the_same_result() -> None:
     points = directions(15, 4, 300, 16, groups=5)
     masks = torch.rand(4, 3, 300) > torch.tensor([0.2, 0.8, 1.0])[:, None]
-    for first in (None, directions(16, 4, 3, 4, 16)):
-        results = []
-        for free in (False, True):  # as on an accelerator, and as on a CPU
-            monkeypatch.setattr(clustering, "_waiting_is_free", lambda _, free=free: free)
-            for layout in (points, points.transpose(1, 2).contiguous().transpose(1, 2)):
-                results.append(spherical_kmeans(layout, masks, 4, starts=first, iterations=60))
-        for other in results[1:]:
-            torch.testing.assert_close(other.centres, results[0].centres, rtol=0, atol=1e-12)
-            assert other.assignment.equal(results[0].assignment) and other.counts.equal(results[0].counts)
+    results = []
+    for until_settled in (False, True):  # as on an accelerator, and as on a CPU
+        for layout in (points, points.transpose(1, 2).contiguous().transpose(1, 2)):
+            seeds = _seed(layout, masks, 4, None)
+            results.append(_lloyd(layout, masks, *seeds, 60, until_settled=until_settled))
+    for other in results[1:]:
+        torch.testing.assert_close(other.centres, results[0].centres, rtol=0, atol=1e-12)
+        assert other.assignment.equal(results[0].assignment) and other.counts.equal(results[0].counts)
 
 
 def test_a_cluster_without_points_waits_for_them_where_it_started() -> None:
@@ -166,9 +165,8 @@ def test_a_cluster_without_points_waits_for_them_where_it_started() -> None:
     turns = torch.deg2rad(torch.tensor([45.0, -50.0], dtype=torch.float64))
     starts = torch.stack([turns.cos(), turns.sin()], 1)[None]
     # At first all are nearer to 45° than to −50°; then that centre leaves for the many at 100°.
-    assert spherical_kmeans(points, everyone(points), 2, starts=starts, iterations=1).counts.tolist() == [[6, 0]]
-    result = spherical_kmeans(points, everyone(points), 2, starts=starts, iterations=5)
-    assert result.assignment.tolist() == [[1, 0, 0, 0, 0, 0]]
+    assert from_starts(points, starts, 1)[0].tolist() == [6, 0]
+    assert from_starts(points, starts, 5)[2].tolist() == [1, 0, 0, 0, 0, 0]
 
 
 # What must not matter
@@ -225,15 +223,12 @@ def test_a_generator_decides_alone() -> None:
             points,
             everyone(points),
             4,
-            seeding="k-means++",
             generator=torch.Generator().manual_seed(seed),
             iterations=1,
         ).centres
         for seed in (0, 0, 1)
     ]
-    torch.rand(5)  # the global state has no part in it
-    default = spherical_kmeans(points, everyone(points), 4, seeding="k-means++", iterations=1).centres
-    assert draws[0].equal(draws[1]) and draws[0].equal(default) and not draws[0].equal(draws[2])
+    assert draws[0].equal(draws[1]) and not draws[0].equal(draws[2])
 
 
 def test_points_known_to_be_unit_vectors_give_the_same() -> None:
@@ -243,23 +238,6 @@ def test_points_known_to_be_unit_vectors_give_the_same() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = spherical_kmeans(points.float(), everyone(points), 3)
     assert inside.centres.dtype == torch.float32 and inside.assignment.equal(plain.assignment)
-
-
-def test_kmeans_plus_plus_draws_by_squared_distance() -> None:
-    angles = torch.tensor([0.0, 0.4, 1.3, 3.0], dtype=torch.float64)
-    points = torch.stack([angles.cos(), angles.sin()], 1)  # (4, 2)
-    sets = 20_000
-    many = points.expand(sets, 4, 2)
-    mask = torch.ones(sets, 1, 4, dtype=torch.bool)
-    centres, alive = _seed(many, mask, 2, "k-means++", torch.Generator().manual_seed(5))
-    assert alive.all()
-    drawn = (centres[:, 0, :, None] - points).abs().sum(3).argmin(2)  # (sets, 2)
-    observed = torch.zeros(4, 4).index_put((drawn[:, 0], drawn[:, 1]), torch.ones(sets), accumulate=True)
-    squared = (points[:, None] - points).square().sum(2)
-    expected = sets / 4 * squared / squared.sum(1, keepdim=True)
-    assert observed.diagonal().eq(0).all()
-    away = ~torch.eye(4, dtype=torch.bool)
-    assert chisquare(observed[away].numpy(), expected[away].numpy(), sum_check=False).pvalue > 1e-3
 
 
 # Wrong use
@@ -272,8 +250,6 @@ def test_kmeans_plus_plus_draws_by_squared_distance() -> None:
         ({"iterations": 0}, "at least 1"),
         ({"mask": torch.ones(2, 5)}, "bool"),
         ({"mask": torch.ones(2, 6, dtype=torch.bool)}, r"received \(2, 5, 3\)"),
-        ({"seeding": "random"}, "'farthest' or 'k-means\\+\\+', received 'random'"),
-        ({"starts": torch.ones(2, 3, 3)}, r"starts should be .*\(2, 1, 2, 3\), received \(2, 3, 3\)"),
     ],
 )
 def test_wrong_arguments(change: dict[str, Any], message: str) -> None:

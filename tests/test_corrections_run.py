@@ -100,8 +100,7 @@ def test_from_a_run_through_cvat_and_back_into_training(
     painted_in_cvat(task, image_id, edited)
     assert main(["import", "cvat", str(edited), str(copied)]) == 0
     before = files_of(back)
-    given = {"data__corrections": str(back)}
-    assert run("segment", scenes, copied, **SEGMENT, **SEGMENT) == 0
+    assert run("segment", scenes, copied, **SEGMENT) == 0
     assert "10 of the 10 masks were corrected by hand" in capsys.readouterr().err
     assert labels_of(trained_on[0], image_id) == {2}
     # A run that is done again, with other settings, leaves them alone and uses them again.

@@ -111,7 +111,7 @@ def test_the_loss_teaches_the_classifier_alone() -> None:
     assert not cams.grad[~TAGS].any() and not cams.grad[0, :, :, -2:].any() and cams.grad[0].any()
 
 
-def test_a_image_without_external_maps_teaches_nothing_and_keeps_its_cams() -> None:
+def test_an_image_without_external_maps_teaches_nothing_and_keeps_its_cams() -> None:
     features, cams, external, valid = problem()
     external[0] = NO_MAP
     cams = cams.requires_grad_()

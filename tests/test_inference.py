@@ -3,6 +3,7 @@
 import torch
 
 from tag2mask.cams.inference import image_maps, resize
+from tag2mask.cams.kinds import CAM_KINDS, KINDS
 from tag2mask.networks import NetworkSettings, build_network
 
 
@@ -26,3 +27,7 @@ def test_scores_are_of_the_mean_logits_over_scales_and_mirror_images_image_by_im
     assert not half.features.equal(maps.features)
     torch.testing.assert_close(half.scores, maps.scores, rtol=0, atol=0.05)
     torch.testing.assert_close(half.features, maps.features, rtol=0, atol=0.02)
+
+
+def test_every_kind_of_cam_is_described() -> None:
+    assert tuple(KINDS) == CAM_KINDS

@@ -47,7 +47,7 @@ def test_what_a_file_says_about_itself(path: Path, network: PotNetwork) -> None:
 
 
 def test_same_network_same_bytes(path: Path, tmp_path: Path) -> None:
-    # The library orders several metadata entries anew in every call, so once would prove little.
+    # The library orders several metadata entries differently in every call, so one call proves little.
     for number in range(5):
         other = tmp_path / f"{number}.safetensors"
         save_network(other, load_network(path))

@@ -1,4 +1,4 @@
-"""What must hold for every network: forward, backward, odd sizes, what trains, save and load."""
+"""What must hold for every POT network: forward, backward, odd sizes, what trains, save and load."""
 
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from transformers import (
     ViTConfig,
 )
 
-from tag2mask.networks import NetworkSettings, PotNetwork, build_network, load_network, save_network
+from network_tester import CLASSES, AnyNetworkTester
+from tag2mask.networks import NetworkSettings, PotNetwork, build_network, load_network
 
-CLASSES = ("cat", "dog", "horse")
 HIERARCHY = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
 TRANSFORMER = {
     "hidden_size": 16,
@@ -32,7 +32,7 @@ TRANSFORMER = {
 }
 
 
-class NetworkTester:
+class NetworkTester(AnyNetworkTester):
     """Inherited once for every network; a subclass says which one it is and what its stages should be."""
 
     strides: tuple[int, ...]
@@ -44,9 +44,11 @@ class NetworkTester:
     def settings(self, folder: Path) -> NetworkSettings:
         raise NotImplementedError
 
-    @pytest.fixture
-    def network(self, tmp_path: Path) -> PotNetwork:
-        return build_network(self.settings(tmp_path), CLASSES, seed=1)
+    def build(self, folder: Path) -> PotNetwork:
+        return build_network(self.settings(folder), CLASSES, seed=1)
+
+    def load(self, path: Path) -> PotNetwork:
+        return load_network(path, classes=CLASSES)
 
     def test_stages(self, network: PotNetwork) -> None:
         assert tuple(stage.stride for stage in network.backbone.stages) == self.strides
@@ -73,13 +75,7 @@ class NetworkTester:
         for stage, each in zip(backbone.stages, maps, strict=True):
             assert each.shape == (2, stage.channels, *(-(-side // stage.stride) for side in size)), stage
 
-    def test_gradient_reaches_what_trains_and_nothing_else(self, network: PotNetwork) -> None:
-        network.train()
-        output = network(torch.rand(2, 3, 64, 96))
-        (output.logits.sum() + (output.features * torch.randn_like(output.features)).sum()).backward()
-        unreached = [name for name, each in network.named_parameters() if each.requires_grad and each.grad is None]
-        assert unreached == []
-        assert all(each.grad is None for each in network.parameters() if not each.requires_grad)
+    def test_groups_hold_every_trainable_parameter_once(self, network: PotNetwork) -> None:
         grouped = [*network.backbone_parameters(), *network.head_parameters()]
         assert {id(each) for each in grouped} == {id(each) for each in network.parameters() if each.requires_grad}
         assert len(grouped) == len({id(each) for each in grouped})
@@ -93,43 +89,6 @@ class NetworkTester:
         network.train()(torch.rand(2, 3, 64, 64))
         after = dict(network.named_buffers())
         assert all(not torch.equal(value, after[name]) for name, value in before.items())
-
-    def test_half_precision(self, network: PotNetwork) -> None:
-        network.train()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            output = network(torch.rand(2, 3, 64, 64), torch.ones(2, 64, 64, dtype=torch.bool))
-        assert all(part.dtype == torch.float32 and part.isfinite().all() for part in output)
-        assert output.features.norm(dim=1).sub(1).abs().max() < 1e-5
-        (output.logits.sum() + output.features[:, 0].sum()).backward()
-        assert all(each.grad is None or each.grad.isfinite().all() for each in network.parameters())
-
-    def test_save_and_load(self, network: PotNetwork, tmp_path: Path) -> None:
-        images = torch.rand(2, 3, 45, 67)
-        with torch.no_grad():
-            expected = network.eval()(images)
-            path = tmp_path / "network.safetensors"
-            save_network(path, network)
-            # Neither the folder nor its weights may be asked for again.
-            for file in tmp_path.glob("model/*"):
-                file.unlink()
-            state = torch.random.get_rng_state()
-            loaded = load_network(path, classes=CLASSES)
-            assert torch.equal(torch.random.get_rng_state(), state)
-            found = loaded(images)
-        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
-        assert not loaded.training
-        assert loaded.settings == network.settings
-        assert loaded.backbone.stages == network.backbone.stages
-        trains = {name: each.requires_grad for name, each in network.named_parameters()}
-        assert {name: each.requires_grad for name, each in loaded.named_parameters()} == trains
-        save_network(tmp_path / "again.safetensors", loaded)
-        assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
-
-    def test_one_seed_one_network(self, network: PotNetwork, tmp_path: Path) -> None:
-        torch.rand(7)
-        again = build_network(self.settings(tmp_path), CLASSES, seed=1)
-        other = again.state_dict()
-        assert all(torch.equal(value, other[name]) for name, value in network.state_dict().items())
 
 
 class FromConfig(NetworkTester):

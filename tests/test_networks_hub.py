@@ -136,7 +136,7 @@ def _refused(message: str, kind: type[Tag2maskError] = UsageError, **settings: s
 
 
 def test_unknown_names_offer_what_there_is() -> None:
-    _refused("'resnet52'.*did you mean resnet50", backbone="resnet52")
+    _refused("resnet18.*'resnet52'; did you mean resnet50", backbone="resnet52")
     message = "the model someone/some-vit is not on this machine.*--network.backbone FOLDER"
     _refused(message, Tag2maskError, backbone="someone/some-vit")
 
@@ -176,7 +176,7 @@ def test_what_a_model_is_not_for(tmp_path: Path) -> None:
 
 
 def test_a_name_is_fetched_with_a_word_about_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hub's client is replaced: it knows one model of 50 MiB and some files that nobody reads."""
+    """The hub's client is replaced: it knows one model of 50 MiB and some files that are not read."""
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 

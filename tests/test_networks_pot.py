@@ -7,7 +7,6 @@ from torch.nn import functional as F
 
 from tag2mask.core.errors import UsageError
 from tag2mask.networks import Backbone, NetworkSettings, PotNetwork, Stage, build_network
-from tag2mask.networks.pot_network import _feature_stride
 
 CLASSES = ("cat", "dog")
 
@@ -93,7 +92,7 @@ def test_only_whole_cells_count() -> None:
     torch.testing.assert_close(output.logits[1], output.cams[1, :, 0, 1:3].mean(dim=1))
 
 
-def test_a_image_without_padding_needs_no_mask() -> None:
+def test_an_image_without_padding_needs_no_mask() -> None:
     network = _network()
     images = torch.rand(1, 3, 45, 67)
     for one, other in zip(network(images), network(images, torch.ones(1, 45, 67, dtype=torch.bool)), strict=True):
@@ -101,20 +100,11 @@ def test_a_image_without_padding_needs_no_mask() -> None:
 
 
 @pytest.mark.parametrize(
-    ("strides", "finest", "expected"),
-    [
-        ((4, 8, 16, 16), 16, 16),
-        ((4, 8, 16, 16), 8, 8),
-        ((4, 8, 16, 32), 16, 16),
-        ((14, 14), 16, 14),
-        ((8, 8), 16, 8),
-        ((4, 4), 16, 4),
-        ((32,), 8, 32),
-    ],
+    ("strides", "expected"),
+    [((4, 8, 16, 16), 16), ((4, 8, 16, 32), 16), ((14, 14), 14), ((8, 8), 8), ((4, 4), 4), ((32,), 32)],
 )
-def test_the_grid_of_the_joint_feature(strides: tuple[int, ...], finest: int, expected: int) -> None:
-    stages = [Stage("s", 8, stride) for stride in strides]
-    assert _feature_stride(stages, stages[-1], finest) == expected
+def test_the_grid_of_the_joint_feature(strides: tuple[int, ...], expected: int) -> None:
+    assert _network(strides, out_indices=tuple(range(len(strides)))).stride == expected
 
 
 def test_cams_follow_the_grid_of_the_features() -> None:
@@ -196,5 +186,5 @@ def test_wrong_classes(classes: tuple[str, ...], text: str) -> None:
 
 
 def test_wrong_images() -> None:
-    with pytest.raises(UsageError, match=r"\(N, 3, H, W\), they are \(3, 32, 32\)"):
+    with pytest.raises(UsageError, match=r"\(N, 3, H, W\), received \(3, 32, 32\)"):
         _network()(torch.rand(3, 32, 32))

@@ -12,8 +12,8 @@ from torch import Tensor
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.networks import NetworkSettings, build_backbone
 from tag2mask.networks.backbones import weights as public_weights
-from tag2mask.networks.backbones.resnet import ResNet
-from tag2mask.networks.backbones.weights import IMAGENET, PublicCheckpoint
+from tag2mask.networks.backbones.resnet import IMAGENET, ResNet
+from tag2mask.networks.backbones.weights import PublicCheckpoint
 
 
 def _state() -> dict[str, Tensor]:
@@ -48,16 +48,6 @@ def public(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: Path) -> Publi
     monkeypatch.setitem(IMAGENET, "resnet18", checkpoint)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
     return checkpoint
-
-
-def test_the_public_files() -> None:
-    assert IMAGENET["resnet50"].url == "https://download.pytorch.org/models/resnet50-19c8e357.pth"
-    assert {name: each.hash_prefix for name, each in IMAGENET.items()} == {
-        "resnet18": "f37072fd",
-        "resnet34": "b627a593",
-        "resnet50": "19c8e357",
-        "resnet101": "5d3b4d8f",
-    }
 
 
 def test_fetched_once_announced_and_loaded(public: PublicCheckpoint, state: dict[str, Tensor]) -> None:

@@ -86,7 +86,7 @@ def test_a_pickle_that_calls_is_refused_and_not_called(tmp_path: Path) -> None:
     target = tmp_path / "called"
     for content in (Calls(target), {"keys": Calls(target), "attn_highres": maps(1)}):
         path = save(tmp_path / "evil.npy", content)
-        with pytest.raises(NpyError, match=r"evil\.npy is refused: it wants to use (posix|nt)\.system"):
+        with pytest.raises(NpyError, match=r"evil\.npy is refused: it tries to use (posix|nt)\.system"):
             read_npy_cams(path, 20, SIZE)
     assert not target.exists()
 
@@ -102,8 +102,6 @@ def test_a_pickle_that_calls_is_refused_and_not_called(tmp_path: Path) -> None:
         b"Pelsewhere\n.",
         b"cnumpy\nndarray\n)\x81.",
         b"}r\xff\xff\xff\x7f.",  # a memo of gigabytes
-        b"})" + b"\x85" * 100_000 + b"Ns.",  # a key nested so deep that hashing it would crash
-        b")q\0" + b"h\0h\0\x86q\0" * 60 + b"}h\0Ns.",  # a key of 2^60 parts
         b"}(" + b"2" * 40 + b"u.",
         b"\x80\x05\x96" + (2**36).to_bytes(8, "little") + b"x.",  # bytes of 64 GiB
         b"cnumpy\ndtype\n}S'__call__'\nNsb.",  # another way to do what a name stands for
@@ -111,7 +109,7 @@ def test_a_pickle_that_calls_is_refused_and_not_called(tmp_path: Path) -> None:
     ],
 )
 def test_unusual_arguments_are_refused(tmp_path: Path, payload: bytes) -> None:
-    with pytest.raises(NpyError, match=r"x\.npy (is refused|is truncated or damaged|holds a|is no file of CLIP-ES)"):
+    with pytest.raises(NpyError, match=r"x\.npy (is refused|is truncated or damaged|holds a|is not a file of CLIP-ES)"):
         read_npy_cams(raw(tmp_path / "x.npy", payload), 20, SIZE)
 
 
@@ -121,7 +119,7 @@ def test_a_list_too_short_for_its_array_does_not_crash(tmp_path: Path) -> None:
     array = b"cnumpy._core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n(I2\nt" + dtype + b"I00\n(ltb"
     for number, payload in enumerate((array + b".", b"(dS'keys'\n" + array + b"sS'attn_highres'\nI1\ns.")):
         with pytest.raises(
-            NpyError, match=r"is refused: it wants to use an array (of objects|that is not made of numbers)"
+            NpyError, match=r"is refused: it tries to use an array (of objects|that is not made of numbers)"
         ):
             read_npy_cams(raw(tmp_path / f"{number}.npy", payload), 20, SIZE)
 
@@ -152,7 +150,7 @@ def test_byte_order_and_memory_order_are_heeded(tmp_path: Path, protocol: int) -
 def test_a_broken_header_is_refused(tmp_path: Path, header: str) -> None:
     text = header.encode()
     (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + b"\x80\x04N.")
-    with pytest.raises(NpyError, match=r"no \.npy file, or a damaged one"):
+    with pytest.raises(NpyError, match=r"not a \.npy file, or is damaged"):
         read_npy_cams(tmp_path / "a.npy", 20, SIZE)
 
 
@@ -161,7 +159,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, kept: float) -> None:
     path = save(tmp_path / "a.npy", {"keys": np.array([3]), "attn_highres": maps(1)})
     data = path.read_bytes()
     path.write_bytes(data[: int(kept * len(data)) if isinstance(kept, float) else kept])
-    with pytest.raises(NpyError, match=r"a\.npy is (no \.npy file, or a damaged one|truncated or damaged)"):
+    with pytest.raises(NpyError, match=r"a\.npy is (not a \.npy file, or is damaged|truncated or damaged)"):
         read_npy_cams(path, 20, SIZE)
 
 
@@ -185,7 +183,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, kept: float) -> None:
         ({"keys": np.array([3]), "attn_highres": maps(1), "grid": maps(1)[0]}, "`grid` should be floating point"),
         ({"keys": "cat", "attn_highres": maps(1)}, "`keys` should be an array of numbers"),
         ({"keys": [[1], [2, 3]], "attn_highres": maps(1)}, "`keys` should be an array of numbers"),
-        ({1: 2}, "a dictionary whose keys are no text"),
+        ({1: 2}, "it lacks keys, attn_highres, and holds 1"),
         ([1, 2], "it should hold a dictionary"),
         (maps(), "it should hold a dictionary"),
     ],

@@ -282,9 +282,6 @@ def test_gradients_with_padding(rho: Relaxation | None, outlier: float) -> None:
     assert gradient[0, 4].eq(0).all() and gradient[1, :, 0].eq(0).all() and gradient[0, :4, :3].abs().sum() > 0
 
 
-# No waiting inside the loop
-
-
 # Wrong use
 
 

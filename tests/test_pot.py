@@ -213,7 +213,7 @@ def test_the_result_is_repeatable_and_a_generator_chooses_the_seeds() -> None:
 
 
 def test_waiting_for_an_accelerator_does_not_depend_on_iterations_and_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clustering, "_waiting_is_free", lambda _: False)
+    monkeypatch.setattr(clustering, "_is_synchronous", lambda _: False)
     problem = random_problem(16, (2, 1, 3))
     few, many = (waits(partial(solve, problem, replace(DEFAULT, iterations=count))) for count in (1, 50))
     assert 0 < few == many == waits(partial(solve, random_problem(16, (2, 1, 3) * 4)))
@@ -341,15 +341,3 @@ def test_settings_out_of_range_are_reported_together() -> None:
         assert f"{name} should" in str(caught.value)
     assert "cluster_reduction should be one of 'sum', 'max', received 'mean'" in str(caught.value)
     assert "column_marginal" not in str(caught.value)
-
-
-def test_the_published_method() -> None:
-    paper = PotSettings().paper()
-    assert (paper.num_prototypes, paper.affinity, paper.seed_rule, paper.column_marginal) == (
-        2,
-        None,
-        "argmax",
-        "similarity",
-    )
-    assert (paper.epsilon, paper.epsilon_unit, paper.allocate) == (0.1, "cosine", "hard")
-    assert (paper.reweight, paper.cluster_reduction, paper.normalise_over) == ("posterior", "sum", "class")

@@ -212,7 +212,7 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path: Path, layout: str) -> None
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"PK\x03\x04" + bytes(60), "does not begin as one"),
+        (b"PK\x03\x04" + bytes(60), "its magic number is missing"),
         (GOOD + b"\0", "1 bytes follow its end"),
         (GOOD.replace(struct.pack("<Ii", 0xF993FAC9, 0), struct.pack("<Ii", 0xF993FAC9, 2), 1), "not dense"),
         (GOOD.replace(SHAPE + struct.pack("<iii", 1, 0, 0), SHAPE + struct.pack("<iii", 1, 0, 4)), "of type 4"),
@@ -243,7 +243,7 @@ def test_one_name_twice_is_refused(tmp_path: Path) -> None:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """`wideresnet38` by name is a 32nd as wide: the published one has 420 MB."""
-    monkeypatch.setattr("tag2mask.networks.backbones.registry.WideResNet", lambda divisor=32: WideResNet(divisor))
+    monkeypatch.setattr("tag2mask.networks.backbones.wide_resnet.WideResNet", lambda divisor=32: WideResNet(divisor))
 
 
 @pytest.mark.usefixtures("small")

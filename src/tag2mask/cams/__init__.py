@@ -1,1 +1,1 @@
-"""CAMs from networks: inference, and CLIP."""
+"""CAMs: their kinds, inference with the POT network, and base CAMs from CLIP."""

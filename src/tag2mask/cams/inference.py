@@ -22,8 +22,7 @@ class ImageMaps:
         features: (N, D, h, w), the joint feature, unit length over channels.
         tags: (N, C) bool.
         scores: (N, C) in (0, 1), the classifier's probabilities, from the mean logits over scales and mirror images.
-        external: (N, C, h, w) in [0, 1], external base CAMs, `NO_MAP` for a class without one; None without any.
-        use: how these are used.
+        external: (N, C, h, w) in [0, 1], external base CAMs, `NO_MAP` for a class without one; None if not used.
     """
 
     cams: Tensor
@@ -31,7 +30,7 @@ class ImageMaps:
     tags: Tensor
     scores: Tensor
     external: Tensor | None = None
-    use: ExternalSettings = field(default_factory=ExternalSettings)
+    external_settings: ExternalSettings = field(default_factory=ExternalSettings)
 
     @property
     def base(self) -> Tensor:
@@ -39,7 +38,7 @@ class ImageMaps:
         if self.external is None:
             return self.cams
         valid = torch.ones_like(self.cams[:, 0], dtype=torch.bool)
-        return base_cams(self.cams, self.external, self.tags, self.use, valid)
+        return base_cams(self.cams, self.external, self.tags, self.external_settings, valid)
 
     def prototype_cams(self, settings: PotSettings) -> TransportCams:
         """The single-prototype CAMs, from the same seeds as `transport`."""
@@ -48,16 +47,16 @@ class ImageMaps:
     def transport(self, settings: PotSettings) -> TransportCams:
         """The POT CAMs."""
         result = transport_cams(self.features, self.base, self.tags, settings)
-        return result if self.external is None else suppressed(result, self.external, self.use)
+        return result if self.external is None else suppressed(result, self.external, self.external_settings)
 
     def fused(self, settings: PotSettings) -> TransportCams:
-        """The external CAMs, sharpened and joined with POT's; a `UsageError` without external CAMs."""
+        """The external CAMs, sharpened and combined with POT's; a `UsageError` without external CAMs."""
         if self.external is None:
-            raise UsageError("the CAMs 'fused' need base CAMs from outside: `tag2mask seeds` makes them")
-        return fused(self.transport(settings), self.external, self.use)
+            raise UsageError("the CAMs 'fused' need external base CAMs: `tag2mask seeds` makes them")
+        return fused(self.transport(settings), self.external, self.external_settings)
 
 
-def scale_one(images: Tensor, long_side: int | None) -> Tensor:
+def resize_long_side(images: Tensor, long_side: int | None) -> Tensor:
     """Resize (N, 3, H, W) in [0, 1] to a longer side of ``long_side`` pixels; None keeps the size."""
     if long_side is None:
         return images
@@ -88,7 +87,7 @@ def image_maps(
 
     Returns:
         the maps on the grid of (H, W), in float32.
-    Source: scales and flip as published; features over all of them ours.
+    Source: scales and flip as published; the sum of features is ours.
     """
     grid = [-(-side // network.stride) for side in images.shape[2:]]
     cams, features, logits = [], [], []
@@ -106,7 +105,7 @@ def image_maps(
 
 
 def _on_grid(maps: Tensor, grid: list[int], flip: bool) -> Tensor:
-    """The maps on the common grid; mirror images, the second half of the batch, turned back and added."""
+    """The maps on the common grid; those of mirror images, the second half of the batch, are flipped and added."""
     if list(maps.shape[2:]) != grid:
         maps = F.interpolate(maps, size=grid, mode="bilinear", antialias=True)
     if not flip:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tag2mask.cams.kinds import KINDS
 from tag2mask.core.errors import printable
 from tag2mask.evaluation.comparison import Beside, Comparison, ratio
 from tag2mask.evaluation.figures import Figures, absence
@@ -16,9 +17,6 @@ from tag2mask.runs.progress import StageResult
 
 Metrics = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """{stage: {split: {kind: {figure: value}}}}, as in metrics.json."""
-
-CAM_NAMES = {"classifier": "classifier CAM", "prototype": "single prototype", "pot": "POT", "fused": "fused CAM"}
-"""Names of the kinds of CAM in tables."""
 
 
 class Terminal(Console):
@@ -159,7 +157,9 @@ def _rows(metrics: Metrics) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]
 
 
 def _kind_name(stage: str, kind: str) -> str:
-    return {"cams": CAM_NAMES.get(kind, kind), "seeds": f"base CAM, {kind}"}.get(stage, f"masks by {kind}")
+    """What was measured, in words."""
+    title = KINDS[kind].title if kind in KINDS else kind
+    return {"cams": title, "seeds": f"base CAM, {kind}"}.get(stage, f"masks by {kind}")
 
 
 def _cells(values: Mapping[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ image and the base CAM that it was made from.
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,11 +21,6 @@ LONGEST_SIDE = 65_535
 """The largest side of an image in pixels."""
 
 _NAMES = ("ids", "cams", "size", "allocation", "clusters", "image", "base")
-
-CamKind = Literal["classifier", "prototype", "pot", "fused"]
-"""CAMs of the classifier, of a single prototype, of POT, and of POT fused with base CAMs."""
-
-CAM_KINDS: tuple[CamKind, ...] = get_args(CamKind)
 
 PADDING = 255
 """The value of `CamFile.allocation` outside the image."""

@@ -5,10 +5,8 @@ from pathlib import Path
 
 from tag2mask.cams.clip.model import TOKENIZER_FILES
 from tag2mask.doctor.findings import Finding, Weights
-from tag2mask.networks.backbones.resnet import RESNETS
-from tag2mask.networks.backbones.weights import IMAGENET
-from tag2mask.networks.backbones.wide_resnet import WIDE_RESNET
-from tag2mask.networks.hub import SEGFORMERS, cached_folder
+from tag2mask.networks.backbones.hub import cached_folder
+from tag2mask.networks.backbones.registry import NAMES, family_of
 from tag2mask.runs.config import Config
 
 
@@ -30,20 +28,20 @@ def weights_of(config: Config) -> Iterator[Weights]:
 
 def _backbone(stage: str, section: str, backbone: str, weights: str) -> Weights:
     """The weights of a backbone."""
-    own = backbone in (*RESNETS, WIDE_RESNET, *SEGFORMERS)
+    family = family_of(backbone)
     by_name, setting = weights in ("imagenet", "pretrained"), f"--{section}.weights"
-    if not own:
+    if backbone not in NAMES:
         return Weights(stage, _hub_model(backbone, f"{section}.backbone", by_name, ()), hub=True)
-    hub = backbone in SEGFORMERS
+    hub = family.needs_transformers
     if weights == "none":
         return Weights(stage, Finding(f"{backbone} begins from random weights"), hub)
     if not by_name:
         there = Path(weights).expanduser().is_file()
         found = Finding(f"weights {weights}") if there else Finding(f"no file {weights}", "missing", f"{setting} FILE")
         return Weights(stage, found, hub)
-    if backbone not in IMAGENET:
+    public = family.public.get(backbone)
+    if public is None:
         return Weights(stage, Finding(f"weights of {backbone} are not fetched", "missing", f"{setting} FILE"), hub)
-    public = IMAGENET[backbone]
     if public.cached.is_file():
         return Weights(stage, Finding(f"weights of {backbone} are here"), hub)
     message = f"weights of {backbone} ({public.megabytes} MiB) are fetched when they are first needed"

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tag2mask.cams.kinds import KINDS
 from tag2mask.core.errors import UsageError
 
 _SAME = ("images", "chosen")
@@ -133,9 +134,6 @@ BENCHMARKS = {
 }
 """By layout. VOC's test split has no public ground truth."""
 
-_POT_KINDS = ("pot", "fused")
-"""The kinds of CAM that are compared with POT's."""
-
 
 @dataclass(frozen=True)
 class Beside:
@@ -170,7 +168,7 @@ def published_beside(figures: Mapping[str, Mapping[str, Mapping[str, Any]]], dat
             if published is None:
                 continue
             for kind, values in kinds.items():
-                if stage == "cams" and kind not in _POT_KINDS:
+                if stage == "cams" and not (kind in KINDS and KINDS[kind].is_published):
                     continue
                 why = _difference(values, benchmark, split)
                 if why is None:

@@ -1,12 +1,13 @@
-"""Checkpoints: a network in one `.safetensors` file with everything that is needed to rebuild it.
+"""Checkpoints: a network in one `.safetensors` file, from which it can be rebuilt without other files.
 
 The metadata has one entry, `tag2mask`: JSON with the format's version, the settings, the backbone's architecture, the
-normalisation and the classes. No code in the file is run, and loading needs no other file.
+normalisation and the classes. No code in the file is run.
 """
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from itertools import zip_longest
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
@@ -28,7 +29,7 @@ from tag2mask.networks.segmentation import SegmentationNetwork
 from tag2mask.networks.settings import NetworkSettings, OutputStride, SegmentationNetworkSettings
 
 FORMAT_VERSION = 1
-"""Of the metadata; files with a higher one are refused."""
+"""The version of the metadata; files with a higher one are refused."""
 
 Kind = Literal["pot", "edges", "segmentation"]
 
@@ -53,25 +54,19 @@ class NetworkInfo:
     """The description of a network in a checkpoint.
 
     Attributes:
-        classes: C names, without background; class id = index + 1; empty for an edge network.
-        settings: of the network; of a segmentation network, those of its backbone.
-        mean: of the input normalisation, RGB in [0, 1].
-        std: of the input normalisation.
-        edge_levels: the stages that an edge network reads; empty for other kinds.
         segmentation: the settings of a segmentation network; None for other kinds.
-        licence: a note about a segmentation network's initial weights; empty for other kinds.
-        intensity: of a segmentation network, the pixel values that were black and white in training; None for 8 bits.
+        intensity: for a segmentation network, the pixel values of black and white in training; None for 8 bits.
     """
 
     kind: Kind
-    classes: tuple[str, ...]
-    settings: NetworkSettings
+    classes: tuple[str, ...]  # C names, without background; class id = index + 1; empty for an edge network
+    settings: NetworkSettings  # of the network; for a segmentation network, of its backbone
     architecture: dict[str, Any]
-    mean: tuple[float, float, float]
+    mean: tuple[float, float, float]  # of the input normalisation, RGB in [0, 1]
     std: tuple[float, float, float]
-    edge_levels: tuple[int, ...] = ()
+    edge_levels: tuple[int, ...] = ()  # the stages that an edge network reads; empty for other kinds
     segmentation: SegmentationNetworkSettings | None = None
-    licence: str = ""
+    licence: str = ""  # a note on a segmentation network's initial weights; empty for other kinds
     intensity: tuple[float, float] | None = None
 
 
@@ -79,11 +74,11 @@ def save_network(path: Path, network: SavedNetwork) -> None:
     """Write ``network`` to ``path`` (a `.safetensors`), atomically; the same network gives the same bytes.
 
     Raises:
-        NetworkFileError: weights are not finite; an existing file stays.
+        NetworkFileError: weights are not finite; an existing file does not change.
     """
     if names := not_finite(network):
         raise NetworkFileError(
-            f"{path} was not written: weights that are not finite (NaN or infinity): {first_five(names)}; train anew "
+            f"{path} was not written: weights that are not finite (NaN or infinity): {first_five(names)}; train again "
             f"with a lower learning rate"
         )
     backbone = network.backbone
@@ -94,12 +89,12 @@ def save_network(path: Path, network: SavedNetwork) -> None:
         "normalisation": {"mean": list(backbone.mean), "std": list(backbone.std)},
         "extra": {},
     }
-    # One entry: the library writes several in random order.
+    # A single entry, since the library writes several in random order.
     metadata = {_ENTRY: json.dumps(description, sort_keys=True, ensure_ascii=False)}
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     with atomic_path(Path(path)) as temporary:
         save_file(state, temporary, metadata=metadata)
-        temporary.chmod(0o644)  # the library makes it readable by its owner alone
+        temporary.chmod(0o644)  # the library makes it readable for its owner alone
 
 
 def read_network_info(path: Path) -> NetworkInfo:
@@ -115,17 +110,17 @@ def read_network_info(path: Path) -> NetworkInfo:
         raise NetworkFileError(f"{path} could not be read as a .safetensors file ({error})") from error
     if _ENTRY not in metadata:
         raise NetworkFileError(
-            f"{path} is not a network of tag2mask: its metadata has no entry {_ENTRY!r}; weights alone are given as "
-            f"`--network.weights PATH`"
+            f"{path} is not a network of tag2mask: its metadata has no entry {_ENTRY!r}; to start from these weights, "
+            f"use `--network.weights PATH`"
         )
     try:
         return _parse(json.loads(metadata[_ENTRY]), path)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise NetworkFileError(f"{path} is damaged: its description is not of the format ({error!r})") from error
+        raise NetworkFileError(f"{path} is damaged: its description does not have the format ({error!r})") from error
 
 
 def not_finite(network: nn.Module) -> list[str]:
-    """The names of weights and buffers that hold NaN or infinity; the device is read once."""
+    """The names of weights and buffers with NaN or infinity; reads the device once."""
     values = {name: value for name, value in network.state_dict().items() if value.is_floating_point()}
     sound = torch.stack([value.isfinite().all() for value in values.values()]).tolist() if values else []
     return [name for name, finite in zip(values, sound, strict=True) if not finite]
@@ -135,7 +130,7 @@ def load_network(path: Path, *, classes: tuple[str, ...] | None = None) -> PotNe
     """The POT network in ``path``, on the CPU, in evaluation mode.
 
     Args:
-        classes: the class list that it must have; None: any.
+        classes: the required class list; None: any.
 
     Raises:
         NetworkFileError: the file is missing, damaged, of another kind, or of a newer version.
@@ -161,7 +156,6 @@ def load_segmentation_network(path: Path, *, classes: tuple[str, ...] | None = N
 
 
 def _description(network: SavedNetwork) -> dict[str, Any]:
-    """The metadata of a network, without its backbone."""
     if isinstance(network, PotNetwork):
         return {"kind": "pot", "classes": list(network.classes), "settings": plain(network.settings)}
     if isinstance(network, SegmentationNetwork):
@@ -173,7 +167,7 @@ def _description(network: SavedNetwork) -> dict[str, Any]:
             **({} if network.intensity is None else {"intensity": list(network.intensity)}),
         }
     settings, stride = NetworkSettings(), network.backbone.stages[-1].stride
-    if stride in get_args(OutputStride):  # all that `rebuild_backbone` reads of settings
+    if stride in get_args(OutputStride):  # the only setting that `rebuild_backbone` reads
         settings = NetworkSettings(output_stride=cast("OutputStride", stride))
     return {
         "kind": "edges",
@@ -201,49 +195,49 @@ def _restored(path: Path, info: NetworkInfo, build: Callable[[Backbone], _Networ
     try:
         state = load_file(path)
         _refuse_depth(info.architecture, len(state))
-        # The description is not trusted: it is compared with the tensors of the file before it takes any memory.
+        # The description is not trusted: it is compared with the file's tensors before memory is allocated.
         with torch.device("meta"):
             own = built().state_dict()
-        wrong = [name for name in sorted(own.keys() | state.keys()) if _shape(own, name) != _shape(state, name)]
+        shapes = [{name: value.shape for name, value in each.items()} for each in (own, state)]
+        wrong = [name for name in sorted(own.keys() | state.keys()) if shapes[0].get(name) != shapes[1].get(name)]
         if wrong:
             raise NetworkFileError(
-                f"{path} is damaged: it has tensors that are missing, unknown or of another shape: {first_five(wrong)}"
+                f"{path} is damaged: tensors are missing, unknown or of another shape: {first_five(wrong)}"
             )
         with torch.random.fork_rng(devices=[]):
             network = built()
         network.load_state_dict(state)
         if names := not_finite(network):
             raise NetworkFileError(
-                f"{path} is damaged: it has weights that are not finite (NaN or infinity): {first_five(names)}; train "
-                f"the network anew: `{_MADE_BY[info.kind]}` with --restart {_MADE_BY[info.kind].split()[-1]} and a "
+                f"{path} is damaged: weights are not finite (NaN or infinity): {first_five(names)}; train "
+                f"the network again: `{_MADE_BY[info.kind]}` with --restart {_MADE_BY[info.kind].split()[-1]} and a "
                 f"lower learning rate"
             )
     except NetworkFileError:
         raise
     except MACHINE_ERRORS:
         raise
-    except Exception as error:  # a wrong description leads to errors of many kinds in the libraries
+    except Exception as error:  # wrong descriptions raise errors of many types in the libraries
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise NetworkFileError(
             f"{path} is damaged: the network that it describes cannot be built ({reason})"
         ) from error
-    network.eval()
-    return network
+    return network.eval()
 
 
 _COUNTS = ("block", "depth", "layer", "stage", "num_")
-"""Parts of the names of settings that count layers, each with tensors of its own."""
+"""Parts of the names of settings that count layers, each of which has tensors."""
 
-_NO_COUNTS = ("channel", "dim", "feature", "group", "head", "label", "size", "stride", "token", "width")
-"""Parts of the names of settings that give sizes."""
+_SIZES = ("channel", "dim", "feature", "group", "head", "label", "size", "stride", "token", "width")
+"""Parts of the names of settings that are sizes."""
 
 
 def _refuse_depth(architecture: Mapping[str, Any], tensors: int) -> None:
-    """Raise a ValueError if a description has more layers than the file has tensors, before they are built."""
+    """Raise a ValueError if a description has more layers than the file has tensors."""
     for name, value in architecture.items():
         if isinstance(value, Mapping):
             _refuse_depth(value, tensors)
-        elif any(part in name for part in _COUNTS) and not any(part in name for part in _NO_COUNTS):
+        elif any(part in name for part in _COUNTS) and not any(part in name for part in _SIZES):
             numbers = value if isinstance(value, list) else [value]
             deep = next((number for number in numbers if isinstance(number, int) and number > tensors), None)
             if deep is not None:
@@ -290,7 +284,6 @@ def _parse(values: dict[str, Any], path: Path) -> NetworkInfo:
 
 
 def _intensity(value: Any) -> tuple[float, float] | None:
-    """Two ascending pixel values, or None; anything else is a ValueError."""
     if value is None:
         return None
     low, high = (float(each) for each in value)
@@ -299,17 +292,13 @@ def _intensity(value: Any) -> tuple[float, float] | None:
     return low, high
 
 
-def _shape(state: Mapping[str, torch.Tensor], name: str) -> torch.Size | None:
-    return state[name].shape if name in state else None
-
-
 def _other_classes(path: Path, trained: tuple[str, ...], given: tuple[str, ...]) -> str:
-    """The message for two class lists that differ, by their first difference."""
-    pairs = zip((*trained, *[None] * len(given)), (*given, *[None] * len(trained)), strict=True)
-    number, (theirs, ours) = next((index, pair) for index, pair in enumerate(pairs, start=1) if pair[0] != pair[1])
-    said = ["no class" if name is None else repr(name) for name in (theirs, ours)]
+    """The message for the first difference of two class lists."""
+    pairs = enumerate(zip_longest(trained, given), start=1)
+    number, names = next((number, names) for number, names in pairs if names[0] != names[1])
+    shown = ["no class" if name is None else repr(name) for name in names]
     return (
         f"{path} was trained for another class list ({len(trained)} classes; here there are {len(given)}): class "
-        f"{number} is {said[0]} in the file and {said[1]} here; set `--data.classes` to the file's list "
+        f"{number} is {shown[0]} in the file and {shown[1]} here; set `--data.classes` to the file's list "
         f"({first_five(trained)}), or train a network for these classes"
     )

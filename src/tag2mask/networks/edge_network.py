@@ -1,7 +1,7 @@
 """IRN's edge network: a frozen backbone and a small branch that predicts class boundaries.
 
-IRN's second branch, for the displacements that separate instances of one class, is left out: it shares no trainable
-parameter with this one, and masks of classes do not depend on it.
+IRN's second branch, for the displacements that separate instances of one class, is left out: it does not share
+trainable parameters with this one, and masks of classes do not depend on it.
 """
 
 import math
@@ -20,10 +20,9 @@ _WIDTH, _GROUPS = 32, 4
 
 
 class EdgeBranch(nn.Module):
-    """From the maps of several stages to the logits of edges; the trainable part of an `EdgeNetwork`."""
+    """From the maps of ``stages`` to the logits of edges; the trainable part of an `EdgeNetwork`."""
 
     def __init__(self, stages: tuple[Stage, ...]) -> None:
-        """Random weights, from torch's global generator; ``stages`` are those of the maps."""
         super().__init__()
         self.strides = tuple(stage.stride for stage in stages)
         self.levels = nn.ModuleList(
@@ -33,7 +32,7 @@ class EdgeBranch(nn.Module):
         self.edge = nn.Conv2d(_WIDTH * len(stages), 1, 1)
 
     def forward(self, maps: list[Tensor], size: tuple[int, int]) -> Tensor:
-        """Logits float32 (N, h, w) of maps (N, channels, ·, ·), with ``size`` = (h, w) the image's grid at stride 4."""
+        """Logits float32 (N, h, w) of maps (N, channels, ·, ·); ``size`` = (h, w) is the image's grid at stride 4."""
         parts = [
             to_grid(level(each), stride, EDGE_STRIDE, size).relu()
             for level, each, stride in zip(self.levels, maps, self.strides, strict=True)
@@ -45,14 +44,11 @@ class EdgeBranch(nn.Module):
 class EdgeNetwork(NormalisingNetwork):
     """The edges of an image at stride 4; an edge is the sigmoid of its logit.
 
-    The backbone is frozen, stays in evaluation mode and is run without gradients.
+    The backbone is frozen, stays in evaluation mode and runs without gradients.
 
     Args:
         backbone: of any kind, with the weights of a trained classifier.
         levels: indices into ``backbone.all_stages``; None takes `default_edge_levels`.
-
-    Attributes:
-        levels: indices of the stages that the branch reads.
 
     Raises:
         UsageError: no levels, one twice, or one that the backbone does not have.
@@ -60,32 +56,23 @@ class EdgeNetwork(NormalisingNetwork):
     """
 
     def __init__(self, backbone: Backbone, levels: tuple[int, ...] | None = None) -> None:
-        """A new branch, from torch's global generator; see `build_edge_network`."""
         super().__init__(backbone.requires_grad_(False))
         self.levels = default_edge_levels(backbone) if levels is None else _checked(levels, backbone)
         self.branch = EdgeBranch(tuple(backbone.all_stages[level] for level in self.levels))
         self.train(self.training)
 
     def forward(self, images: Tensor, valid: Tensor | None = None) -> Tensor:
-        """The logits of the edges.
-
-        Args:
-            images: float (N, 3, H, W), RGB in [0, 1].
-            valid: bool (N, H, W), False where ``images`` is padding; None: no padding.
-
-        Returns:
-            float32 (N, ceil(H / 4), ceil(W / 4)).
-        """
+        """The logits of the edges, float32 (N, ceil(H / 4), ceil(W / 4)); arguments as of `normalise`."""
         return self._logits(self.normalise(images, valid))
 
     @torch.no_grad()
     def mean_logits(self, images: Tensor) -> Tensor:
         """The mean of the logits of images and of their mirror images, for inference; shapes as in `forward`.
 
-        Images are filled up with the mean colour at the right until all strides divide their width, so that the cells
-        of the mirror image lie on those of the image.
+        Images are padded with the mean colour at the right until all strides divide their width, which aligns the cells
+        of the mirror image with those of the image.
 
-        Source: IRN, which fills up after mirroring; the alignment is ours.
+        Source: IRN, which pads after mirroring; the alignment is ours.
         """
         normalised = self.normalise(images, None)
         rows, columns = ceil_grid((int(images.shape[2]), int(images.shape[3])), EDGE_STRIDE)
@@ -108,7 +95,7 @@ class EdgeNetwork(NormalisingNetwork):
 
 
 def build_edge_network(backbone: Backbone, *, seed: int, levels: tuple[int, ...] | None = None) -> EdgeNetwork:
-    """A new edge network, in training mode; the caller's random state is left as it was.
+    """A new edge network, in training mode. The global random state does not change.
 
     Raises:
         UsageError: wrong levels.
@@ -121,8 +108,8 @@ def build_edge_network(backbone: Backbone, *, seed: int, levels: tuple[int, ...]
 def default_edge_levels(backbone: Backbone) -> tuple[int, ...]:
     """The default stages of the branch: ascending indices into ``backbone.all_stages``.
 
-    These are the backbone's default levels, all stages of `all_stages` before them, the last stage of stride 4, and
-    the last stage. With a ResNet: the stem and all four layers, as published.
+    These are the backbone's default levels, all stages before them, the last stage of stride 4, and the last stage.
+    With a ResNet: the stem and all four layers, as published.
     """
     stages = backbone.all_stages
     before = len(stages) - len(backbone.stages)

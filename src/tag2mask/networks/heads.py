@@ -18,35 +18,31 @@ RATES = (6, 12, 18, 24)
 
 
 class Head(nn.Module):
-    """From the maps of a backbone to logits. Random weights come from torch's global generator.
+    """From the maps of a backbone's ``stages`` to logits. Random weights come from torch's global generator.
 
     Attributes:
-        stride: pixels per cell of the logits; that of the last stage unless a head sets another.
-        levels: indices of the stages that it reads; the last stage unless a head sets others.
-        align_corners: how the publication brings logits to the image's size.
+        stride: pixels per cell of the logits; by default that of the last stage.
+        levels: indices of the stages that the head reads; by default the last stage.
+        align_corners: the published interpolation of logits to the image's size.
     """
 
     align_corners: bool = True
 
     def __init__(self, stages: Sequence[Stage]) -> None:
-        """``stages`` are those of the backbone."""
         super().__init__()
         self.stride: int = stages[-1].stride
         self.levels: tuple[int, ...] = (len(stages) - 1,)
 
     def forward(self, maps: Sequence[Tensor], inside: Tensor | None = None) -> Tensor:
-        """Logits (N, outputs, h, w).
+        """Logits (N, outputs, h, w) from the maps of all stages, each (N, channels, ·, ·).
 
-        Args:
-            maps: of all stages of the backbone, each (N, channels, ·, ·).
-            inside: bool (N, ·, ·) on the grid of the last stage, False where there is nothing but padding; each image
-                has a cell that is True. None: no padding.
+        ``inside`` is bool (N, ·, ·) on the grid of the last stage, False in padding; None: no padding.
         """
         raise NotImplementedError
 
 
 class SumHead(Head):
-    """The sum of four 3×3 convolutions of different dilations, from the last stage straight to the classes.
+    """The sum of four 3×3 convolutions of different dilations, from the last stage to the ``outputs``.
 
     Weights are drawn from N(0, 0.01²), biases are 0.
 
@@ -54,7 +50,6 @@ class SumHead(Head):
     """
 
     def __init__(self, stages: Sequence[Stage], outputs: int) -> None:
-        """``outputs`` are the channels of the logits."""
         super().__init__(stages)
         channels = stages[-1].channels
         self.stages = nn.ModuleDict(
@@ -75,14 +70,13 @@ class SumHead(Head):
 class ConcatHead(Head):
     """Four dilated 3×3 convolutions and the mean of the image, concatenated, then two 1×1 convolutions.
 
-    Two layers of dropout of 0.5 stand before the classes. Kaiming normal weights over fan-out.
+    Two layers of dropout of 0.5 precede the classes. Kaiming normal weights over fan-out.
 
-    Source: the segmentation part of the public HSC code, which calls it DeepLabV2; leaving padding out of the mean is
-    ours.
+    Source: the segmentation part of the public HSC code, there called DeepLabV2; the exclusion of padding from the mean
+    is ours.
     """
 
     def __init__(self, stages: Sequence[Stage], outputs: int, *, width: int = 256, momentum: float = 0.1) -> None:
-        """``width`` channels per branch and after the merge; ``momentum`` of batch norm's running statistics."""
         super().__init__(stages)
         channels = stages[-1].channels
         self.branch1, self.branch2, self.branch3, self.branch4 = (
@@ -97,16 +91,12 @@ class ConcatHead(Head):
         _initialise(self)
 
     def forward(self, maps: Sequence[Tensor], inside: Tensor | None = None) -> Tensor:
-        """See `Head.forward`.
-
-        Raises:
-            UsageError: a single image in training with batch statistics: the mean of one image has none.
-        """
+        """See `Head.forward`; a `UsageError` for a single image in training, whose mean has no batch statistics."""
         x = maps[-1]
         if self.branch5_bn.training and len(x) == 1:
             raise UsageError(
                 "the head `concat` takes the statistics of its batch and needs at least 2 images in it, it got 1; "
-                "raise the batch size, leave out a last batch of 1, or set `head_norm` to fixed"
+                "raise the batch size, leave out a last batch of 1, or set `head_batch_norm` to fixed"
             )
         mean = self.branch5_bn(self.branch5_conv(_mean(x, inside))).relu().expand(-1, -1, *x.shape[2:])
         parts = [branch(x) for branch in (self.branch1, self.branch2, self.branch3, self.branch4)]
@@ -123,7 +113,6 @@ class LargeFovHead(Head):
     """
 
     def __init__(self, stages: Sequence[Stage], outputs: int, *, width: int = 512, momentum: float = 0.1) -> None:
-        """``width`` channels of both convolutions; ``momentum`` of batch norm's running statistics."""
         super().__init__(stages)
         self.conv_fov = nn.Conv2d(stages[-1].channels, width, 3, padding=12, dilation=12, bias=False)
         self.bn_fov = nn.BatchNorm2d(width, momentum=momentum)
@@ -141,9 +130,9 @@ class LargeFovHead(Head):
 
 
 class SegformerHead(Head):
-    """All levels to one width, brought to the finest grid, concatenated, merged and classified.
+    """The stages at ``levels`` projected to one width, on the grid of the first one, concatenated and merged.
 
-    As in `transformers` except for odd sizes, where cells keep their places instead of being stretched. The linear
+    As in `transformers` except for odd sizes, where cells keep their position instead of being stretched. The linear
     layers there are 1×1 convolutions here: `projections.0.weight`, ….
 
     Source: Xie et al., SegFormer, NeurIPS 2021, section 3.2; for other backbones than its own ours.
@@ -161,7 +150,6 @@ class SegformerHead(Head):
         dropout: float = 0.1,
         momentum: float = 0.1,
     ) -> None:
-        """Reads the stages at ``levels``, on the grid of the first of them; ``dropout`` stands before the classes."""
         super().__init__(stages)
         self.levels = levels
         self.strides = tuple(stages[level].stride for level in levels)

@@ -1,6 +1,6 @@
 """The POT network: a backbone, a classifier whose maps are the CAMs, and the joint hierarchical feature.
 
-Source: the published release for the structure; the second unit-normalisation and the handling of padding are ours.
+Source: the published release; the second unit-normalisation and the handling of padding are ours.
 """
 
 from typing import NamedTuple
@@ -27,23 +27,17 @@ MAXIMUM_CLASSES = 254
 """Class ids are bytes; 0 is background and 255 is ignored."""
 
 LEVEL_EPSILON = 1e-5
-"""Added to a level's channel norm before dividing by it. Source: the release."""
+"""Added to a level's channel norm before the division by it. Source: the release."""
 
 _COLOURS = 3
 
 
 class PotOutput(NamedTuple):
-    """Outputs for a batch, all float32.
+    """Outputs for a batch, all float32."""
 
-    Attributes:
-        logits: (N, C), the mean of each raw map.
-        cams: (N, C, h, w), raw class activation maps (before ReLU), on the grid of the features.
-        features: (N, D, h, w), the joint feature, unit length over channels.
-    """
-
-    logits: Tensor
-    cams: Tensor
-    features: Tensor
+    logits: Tensor  # (N, C), the mean of each raw map
+    cams: Tensor  # (N, C, h, w), raw class activation maps (before ReLU), on the grid of the features
+    features: Tensor  # (N, D, h, w), the joint feature, unit length over channels
 
 
 class PotNetwork(NormalisingNetwork):
@@ -61,13 +55,12 @@ class PotNetwork(NormalisingNetwork):
     """
 
     def __init__(self, backbone: Backbone, classes: tuple[str, ...], settings: NetworkSettings) -> None:
-        """A new classifier and, by the settings, new projections, from torch's global generator."""
         super().__init__(backbone)
         check_classes(classes)
         self.classes, self.settings = tuple(classes), settings
         self.levels = _levels(backbone, settings)
         stages = [backbone.stages[level] for level in self.levels]
-        self.stride = _feature_stride(stages, backbone.stages[-1], FEATURE_STRIDE)
+        self.stride = _feature_stride(stages, backbone.stages[-1])
         self.classifier = nn.Conv2d(backbone.stages[-1].channels, len(classes), 1, bias=False)
         self.projections: nn.ModuleList | None = None
         widths = [stage.channels for stage in stages]
@@ -81,13 +74,7 @@ class PotNetwork(NormalisingNetwork):
         backbone.freeze_unreached(self.levels)
 
     def forward(self, images: Tensor, valid: Tensor | None = None) -> PotOutput:
-        """Scores, maps and features of a batch.
-
-        Args:
-            images: float (N, 3, H, W), RGB in [0, 1].
-            valid: bool (N, H, W), False where ``images`` is padding; None: no padding. The scores are means over the
-                `image_cells`.
-        """
+        """Scores, maps and features; arguments as of `normalise`. The scores are means over the `image_cells`."""
         normalised = self.normalise(images, valid)
         maps = self.backbone(normalised)
         raw = self.classifier(maps[-1]).float()  # (N, C, h', w')
@@ -107,14 +94,14 @@ class PotNetwork(NormalisingNetwork):
         return [parameter for head in heads for parameter in head.parameters() if parameter.requires_grad]
 
     def _joint_feature(self, maps: list[Tensor], normalised: Tensor, size: tuple[int, int]) -> Tensor:
-        """Each level divided by its norm, brought to one grid, concatenated, divided by its norm again; in float32."""
+        """The levels, unit length, on one grid, concatenated, unit length again; in float32."""
         parts = []
         colours: dict[int, Tensor] = {}
         for index, level in enumerate(self.levels):
             part, stride = maps[level], self.backbone.stages[level].stride
             if self.projections is not None:
                 if stride not in colours:
-                    # The mean colour of the cell; the release samples the image there, which aliases.
+                    # The mean colour of the cell; the release samples one pixel of it, which aliases.
                     colours[stride] = F.avg_pool2d(normalised, stride, ceil_mode=True, count_include_pad=False)
                 part = self.projections[index](torch.cat([part, colours[stride].to(part.dtype)], dim=1))
             norm = torch.linalg.vector_norm(part, dim=1, keepdim=True, dtype=torch.float32)
@@ -125,7 +112,7 @@ class PotNetwork(NormalisingNetwork):
 def build_network(
     settings: NetworkSettings, classes: tuple[str, ...], *, seed: int, notify: Notify | None = None
 ) -> PotNetwork:
-    """A new POT network, on the CPU, in training mode. The global random state stays as it is.
+    """A new POT network, on the CPU, in training mode. The global random state does not change.
 
     Raises:
         UsageError: the settings or the classes are wrong.
@@ -156,10 +143,10 @@ def _levels(backbone: Backbone, settings: NetworkSettings) -> tuple[int, ...]:
     return levels
 
 
-def _feature_stride(stages: list[Stage], last: Stage, finest: int) -> int:
-    """The finest stride not below ``finest``; where all are below, the coarsest, or else the classifier's."""
+def _feature_stride(stages: list[Stage], last: Stage) -> int:
+    """The finest stride from `FEATURE_STRIDE` on; else the coarsest or, if that is too fine, the last stage's."""
     strides = [stage.stride for stage in stages]
-    coarse_enough = [stride for stride in strides if stride >= finest]
+    coarse_enough = [stride for stride in strides if stride >= FEATURE_STRIDE]
     if coarse_enough:
         return min(coarse_enough)
     return max(strides) if max(strides) >= FINEST_FEATURE_STRIDE else last.stride

@@ -10,10 +10,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tag2mask.networks.backbones.base import Backbone, NormalisingNetwork, image_cells, to_grid
-from tag2mask.networks.backbones.huggingface import SegformerEncoder
-from tag2mask.networks.backbones.registry import build_backbone
-from tag2mask.networks.backbones.resnet import RESNETS
-from tag2mask.networks.backbones.weights import IMAGENET, Notify
+from tag2mask.networks.backbones.registry import build_backbone, family_of
+from tag2mask.networks.backbones.weights import Notify
 from tag2mask.networks.heads import ConcatHead, Head, LargeFovHead, SegformerHead, SumHead
 from tag2mask.networks.pot_network import check_classes
 from tag2mask.networks.settings import SegmentationNetworkSettings
@@ -22,7 +20,7 @@ _NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 class ParameterGroups(NamedTuple):
-    """The trainable parameters, each in one group: weights, biases and other vectors, scale and shift of norms."""
+    """The trainable parameters, each in one group; biases include other vectors, norms are scales and shifts."""
 
     backbone_weights: list[nn.Parameter]
     backbone_biases: list[nn.Parameter]
@@ -35,23 +33,22 @@ class ParameterGroups(NamedTuple):
 class SegmentationNetwork(NormalisingNetwork):
     """From images to logits of background and classes, on the grid of the head.
 
-    Everything trains except scale and shift of batch norm with fixed ``norm_affine``, and what no stage that the head
-    reads depends on. Exactly the trainable parameters require a gradient.
+    Exactly the trainable parameters require a gradient: all except scale and shift of batch norm with fixed
+    ``batch_norm_affine``, and those that do not affect the stages that the head reads.
 
     Attributes:
         classes: C names, without background; class id = channel of the logits, 0 is background.
         stride: pixels per cell of the logits.
-        align_corners: how `to_pixels` scales.
-        licence: a note about the initial weights, kept in the checkpoint.
-        intensity: of images of more than 8 bits, the values that were black and white in training, kept in the
-            checkpoint; None for 0 to 65535.
+        align_corners: the interpolation of `to_pixels`.
+        licence: a note on the initial weights, saved in the checkpoint.
+        intensity: for images of more than 8 bits, the values of black and white in training, saved in the checkpoint;
+            None: 0 to 65535.
 
     Raises:
         UsageError: no classes, too many, or one twice.
     """
 
     def __init__(self, backbone: Backbone, classes: tuple[str, ...], settings: SegmentationNetworkSettings) -> None:
-        """A new head, from torch's global generator; see `build_segmentation_network`."""
         super().__init__(backbone)
         check_classes(classes)
         self.classes, self.settings = tuple(classes), settings
@@ -63,14 +60,10 @@ class SegmentationNetwork(NormalisingNetwork):
         self._apply_policy()
 
     def forward(self, images: Tensor, valid: Tensor | None = None) -> Tensor | list[Tensor]:
-        """Logits float32 (N, C + 1, h, w), background first.
+        """Logits float32 (N, C + 1, h, w), background first; arguments as of `normalise`.
 
-        With ``scales`` in the settings they are the maximum over all scales. In training mode the result is then the
+        With ``scales`` in the settings they are the maximum over all scales; in training mode the result is then the
         list of `multi_scale`, for the published loss.
-
-        Args:
-            images: float (N, 3, H, W), RGB in [0, 1].
-            valid: bool (N, H, W), False where ``images`` is padding; None: no padding.
         """
         every = self._all_logits(images, valid)
         return every if self.training and len(every) > 1 else every[-1]
@@ -83,15 +76,15 @@ class SegmentationNetwork(NormalisingNetwork):
     def to_pixels(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """Logits (N, ·, h, w) of images of ``size`` = (H, W), bilinear to (N, ·, H, W).
 
-        With ``align_corners`` the centres of the outer cells come onto the outer pixels, as in a ResNet whose stride
-        divides H - 1. Otherwise cells keep their places and the last ones are cut off.
+        ``align_corners`` aligns the centres of the outer cells with the outer pixels, as in a ResNet whose stride
+        divides H - 1. Otherwise cells keep their position and the last ones are cropped.
         """
         if self.align_corners:
             return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
         return to_grid(logits, self.stride, 1, size)
 
     def parameter_groups(self) -> ParameterGroups:
-        """The trainable parameters in groups that may differ in learning rate and decay."""
+        """The trainable parameters in groups for learning rates and weight decay."""
         return ParameterGroups(*_by_kind(self.backbone), *_by_kind(self.head))
 
     def train(self, mode: bool = True) -> "SegmentationNetwork":
@@ -141,25 +134,24 @@ def multi_scale(
     """The logits of images at several scales, and their maximum.
 
     Args:
-        logits_of: the network: (N, 3, H, W) and (N, H, W) to (N, K, h, w).
-        images: float (N, 3, H, W), normalised.
-        valid: bool (N, H, W), False = padding, or None. A scaled pixel is valid if any of its area is.
-        scales: of the other images, whose sides are (side - 1) · scale + 1, rounded down: 321 gives 161 and 241, whose
-            cells of 8 pixels lie on those of the image. Scaling is bilinear, corners not aligned.
+        logits_of: from images (N, 3, H, W), normalised, and ``valid`` (N, H, W) to logits (N, K, h, w).
+        valid: bool (N, H, W), False = padding, or None. A scaled pixel is valid if any part of it is.
+        scales: the scaled sides are (side - 1) · scale + 1, rounded down: 321 gives 161 and 241, whose cells of 8
+            pixels are aligned with those of the image. Scaling is bilinear, corners not aligned.
 
     Returns:
         (N, K, h, w) of the images, (N, K, ·, ·) of each scale on its own grid, and the maximum of all, on the first
         grid.
 
-    Source: Chen et al., DeepLab, TPAMI 2018, "MSC"; its PyTorch port, which rounds side · scale down and comes to the
-    same cells at the published size.
+    Source: Chen et al., DeepLab, TPAMI 2018, "MSC"; its PyTorch port rounds side · scale down, which gives the same
+    cells at the published size.
     """
     every = [logits_of(images, valid)]
     for scale in scales:
         size = [int((side - 1) * scale) + 1 for side in images.shape[2:]]
         scaled = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
-        seen = None if valid is None else F.adaptive_max_pool2d(valid.unsqueeze(1).float(), size).squeeze(1) > 0
-        every.append(logits_of(scaled, seen))
+        inside = None if valid is None else F.adaptive_max_pool2d(valid.unsqueeze(1).float(), size).squeeze(1) > 0
+        every.append(logits_of(scaled, inside))
     grid = every[0].shape[2:]
     on_one_grid = [F.interpolate(each, size=grid, mode="bilinear", align_corners=False) for each in every[1:]]
     return [*every, torch.stack([every[0], *on_one_grid]).amax(dim=0)]
@@ -168,14 +160,14 @@ def multi_scale(
 def build_segmentation_network(
     settings: SegmentationNetworkSettings, classes: tuple[str, ...], *, seed: int, notify: Notify | None = None
 ) -> SegmentationNetwork:
-    """A new segmentation network, on the CPU, in training mode. The global random state stays as it is.
+    """A new segmentation network, on the CPU, in training mode. The global random state does not change.
 
     Raises:
         UsageError: the settings or the classes are wrong.
         Tag2maskError: weights could not be fetched.
     """
     check_classes(classes)
-    dilated = settings.backbone in RESNETS
+    dilated = family_of(settings.backbone).can_dilate
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         backbone = build_backbone(settings.backbone_settings(), dilated=dilated, notify=notify)
@@ -187,9 +179,9 @@ def licence_note(settings: SegmentationNetworkSettings) -> str:
     start = settings.backbone_settings()
     if start.wants_random:
         return "begun from random weights"
-    if settings.backbone in IMAGENET and start.wants_pretrained:
-        file = IMAGENET[settings.backbone].file
-        return f"begun from torchvision's {file} (BSD-3-Clause), trained on ImageNet, whose images have own terms"
+    public = family_of(settings.backbone).public.get(settings.backbone)
+    if public and start.wants_pretrained:
+        return f"begun from {public.licence}"
     source = settings.backbone if start.wants_pretrained else settings.weights
     name = Path(source).name if Path(source).exists() else source
     return f"begun from the weights {name}, whose licence their source states"
@@ -203,12 +195,9 @@ def _head(backbone: Backbone, outputs: int, settings: SegmentationNetworkSetting
         return ConcatHead(stages, outputs, momentum=momentum)
     if settings.head == "largefov":
         return LargeFovHead(stages, outputs, momentum=momentum)
-    # The last stage is always read: otherwise a part of the backbone would never get a gradient.
+    # The last stage is always included: otherwise a part of the backbone would not receive a gradient.
     levels = tuple(sorted({*backbone.default_levels, len(stages) - 1}))
-    if not isinstance(backbone, SegformerEncoder):
-        return SegformerHead(stages, outputs, levels=levels, momentum=momentum)
-    width, dropout = backbone.config.decoder_hidden_size, backbone.config.classifier_dropout_prob
-    return SegformerHead(stages, outputs, levels=levels, width=width, dropout=dropout, momentum=momentum)
+    return SegformerHead(stages, outputs, levels=levels, momentum=momentum, **backbone.segformer_head)
 
 
 def _batch_norms(network: nn.Module) -> list[_BatchNorm]:

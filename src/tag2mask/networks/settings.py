@@ -1,4 +1,4 @@
-"""The settings of the networks: of tags, section `network` of a configuration, and of masks."""
+"""The settings of the POT network, section `network`, and of the segmentation network."""
 
 import math
 import re
@@ -7,11 +7,11 @@ from typing import ClassVar, Literal
 
 from tag2mask.core.fields import Checked, setting
 
-FINEST_FEATURE_STRIDE = 8
-"""Pixels per cell of the joint feature at least, where every chosen stage is finer than `FEATURE_STRIDE`."""
-
 FEATURE_STRIDE = 16
 """The joint feature has the finest grid among the chosen stages with at least this many pixels per cell; ours."""
+
+FINEST_FEATURE_STRIDE = 8
+"""Lower bound on the pixels per cell of the joint feature if every chosen stage is finer than `FEATURE_STRIDE`."""
 
 OutputStride = Literal[8, 16, 32]
 
@@ -20,24 +20,24 @@ Norm = Literal["auto", "fixed", "trained"]
 
 @dataclass
 class NetworkSettings(Checked):
-    """Which backbone, with which weights, and how the joint feature is made of its stages.
+    """The backbone, its weights, and the joint feature of its stages.
 
     Attributes:
         backbone: `resnet18`, `resnet34`, `resnet50`, `resnet101`; `resnet50s` and `resnet101s`, with a stem of three
-            convolutions; `resnet101-caffe`, the original; `wideresnet38`; `segformer-b0` to `segformer-b5`, the
-            encoders, with random weights; or a model that `transformers` loads, as a folder or as a name on the
-            Hugging Face hub (`owner/model`).
-        weights: `imagenet` (the same as `pretrained`): the public ImageNet checkpoint of `resnet18` to `resnet101`,
-            or the weights that come with the `transformers` model; a path (`.pth` or `.safetensors`; ResNets and
-            WideResNet-38, which also takes its authors' `.params`; `resnet101-caffe` takes checkpoints of the
-            PyTorch port of DeepLabV2); or `none`: random ones.
-        output_stride: pixels per cell of the last stage: 8, 16 or 32. ResNets and MobileNetV2 obey it; other backbones
-            keep the stride they were made with (8 for WideResNet-38).
-        out_indices: indices of the stages that make up the joint feature; null takes the backbone's default.
+            convolutions; `resnet101-caffe`, the original; `wideresnet38`; `segformer-b0` to `segformer-b5`, encoders
+            with random weights; or a `transformers` model, as a folder or as a name on the Hugging Face hub
+            (`owner/model`).
+        weights: `imagenet` (or `pretrained`): the public ImageNet checkpoint of `resnet18` to `resnet101`, or the
+            weights of the `transformers` model; a path (`.pth` or `.safetensors`, for ResNets and WideResNet-38, which
+            also takes its authors' `.params`; for `resnet101-caffe`, checkpoints of the PyTorch port of DeepLabV2); or
+            `none`: random weights.
+        output_stride: pixels per cell of the last stage: 8, 16 or 32, for ResNets and MobileNetV2. Other backbones have
+            a fixed stride (8 for WideResNet-38).
+        out_indices: indices of the stages in the joint feature; null takes the backbone's default.
         projections: true trains a 1×1 projection of each stage, with the image's colours as three more channels, as
             published; false takes the stages themselves.
-        batch_norm: what batch norm does while training. `fixed`: running statistics always, scale and shift train;
-            `trained`: batch statistics; `auto`: fixed for pretrained weights, trained for random ones.
+        batch_norm: batch norm in training. `fixed`: running statistics, scale and shift train; `trained`: batch
+            statistics; `auto`: fixed for pretrained weights, trained for random ones.
     """
 
     backbone: str = setting("resnet50", path=True)
@@ -50,13 +50,12 @@ class NetworkSettings(Checked):
     _section: ClassVar[str] = "network"
 
     def __post_init__(self) -> None:
-        """Take any sequence of levels, and refuse values out of range that can be found without the backbone."""
         if self.out_indices is not None:
             self.out_indices = tuple(self.out_indices)
         super().__post_init__()
 
     def problems(self) -> list[str]:
-        """Levels, and what a backbone of a segmentation network could have wrong, too."""
+        """Problems of the names and of the stages, one clause each."""
         problems = backbone_problems(self)
         if self.out_indices is not None and (
             not self.out_indices or len(set(self.out_indices)) != len(self.out_indices)
@@ -66,17 +65,17 @@ class NetworkSettings(Checked):
 
     @property
     def wants_pretrained(self) -> bool:
-        """Whether the backbone's own pretrained weights are asked for (not a path, not random)."""
+        """Whether the backbone's own pretrained weights are requested."""
         return self.weights in ("imagenet", "pretrained")
 
     @property
     def wants_random(self) -> bool:
-        """Whether random weights are asked for."""
+        """Whether random weights are requested."""
         return self.weights == "none"
 
 
 def backbone_problems(settings: "NetworkSettings | SegmentationNetworkSettings") -> list[str]:
-    """What is wrong with the names of backbone and weights, a clause each."""
+    """Problems of the names of backbone and weights, one clause each."""
     problems = []
     if not settings.backbone:
         problems.append("backbone is empty; name a ResNet (resnet50), a folder or owner/model on the hub")
@@ -89,40 +88,37 @@ _SETTING = re.compile(rf"(?<![\w./])network\.(?=({'|'.join(each.name for each in
 
 
 def in_section(message: str, section: str) -> str:
-    """A message about `network.SETTING`, where the setting stands in another section."""
+    """A message about `network.SETTING`, for the same setting of another section."""
     return _SETTING.sub(f"{section}.", message)
 
 
 @dataclass
 class SegmentationNetworkSettings(Checked):
-    """Which network is trained on the masks: a backbone, a head, and what of them trains.
+    """The segmentation network: a backbone, a head, and which of their parameters train.
 
-    ResNets keep the field of view where ``output_stride`` takes a stride away, and the first convolution of pretrained
+    ResNets keep the field of view where ``output_stride`` removes a stride, and the first convolution of pretrained
     weights trains; both as published.
 
     Attributes:
         backbone: as for `NetworkSettings`.
-        weights: as for `NetworkSettings`. Of a SegFormer the encoder alone is taken: its head is new.
-        head: `sum`, four dilated convolutions straight to the classes (DeepLabV2); `concat`, the same side by side
-            with the mean of the image, merged; `largefov`, one dilated convolution of 512 channels (DeepLabV1, with
-            `wideresnet38` as published); `segformer`, the default levels and the last
-            stage merged.
+        weights: as for `NetworkSettings`. The head is always new, also for a SegFormer.
+        head: `sum`, the sum of four dilated convolutions to the classes (DeepLabV2); `concat`, dilated convolutions
+            concatenated with the mean of the image, then merged; `largefov`, one dilated convolution of 512 channels
+            (DeepLabV1, with `wideresnet38` as published); `segformer`, the default levels and the last stage merged.
         output_stride: as for `NetworkSettings`.
-        scales: more scales at which the image is seen; the network's answer is the maximum over them and the image
-            itself. Published with DeepLabV2: 0.5, 0.75.
-        batch_norm: what batch norm of the backbone does while training, as for `NetworkSettings`.
+        scales: further scales of the image; the logits are the maximum over them and the image itself. Published with
+            DeepLabV2: 0.5, 0.75.
+        batch_norm: batch norm of the backbone in training, as for `NetworkSettings`.
         batch_norm_momentum: of the running statistics in the backbone; null keeps its own, mostly 0.1.
-        head_batch_norm: the same for the head; `auto` is trained, since a new head has no statistics of its own.
-        head_batch_norm_momentum: of the running statistics in the head. Published for 20000 steps: 3e-4, which leaves
-            most of
-            the initial statistics in place if there are many fewer.
-        batch_norm_affine: whether scale and shift of batch norm train. `fixed`: in no public training of DeepLab on
-            pseudo
-            masks are they given to the optimiser; `trained`; `auto`: fixed for pretrained weights, trained for random
-            ones and with the head `segformer`, as published. Norms of other kinds always train.
-        align_corners: how logits are brought to the image's size: true puts the outer cells' centres onto the outer
-            pixels, false keeps every cell where it is; null does as published with the head (true; false for
-            `segformer`).
+        head_batch_norm: batch norm of the head in training; `auto` is trained, since a new head has no statistics.
+        head_batch_norm_momentum: of the running statistics in the head. Published for 20000 steps: 3e-4, which mostly
+            keeps the initial statistics if there are far fewer steps.
+        batch_norm_affine: whether scale and shift of batch norm train. `fixed`: as in all public trainings of DeepLab
+            on pseudo masks; `trained`; `auto`: fixed for pretrained weights, trained for random ones and with the head
+            `segformer`, as published. Other kinds of norms always train.
+        align_corners: interpolation of logits to the image's size: true aligns the centres of the outer cells with the
+            outer pixels, false keeps the position of every cell; null takes the head's published choice (true; false
+            for `segformer`).
     """
 
     backbone: str = setting("resnet101", path=True)
@@ -140,19 +136,18 @@ class SegmentationNetworkSettings(Checked):
     _section: ClassVar[str] = "segment.network"
 
     def __post_init__(self) -> None:
-        """Take any sequence of scales, and refuse values out of range that can be found without the backbone."""
         self.scales = tuple(self.scales)
         super().__post_init__()
 
     def problems(self) -> list[str]:
-        """Scales, and what the backbone could have wrong."""
+        """Problems of the names and of the scales, one clause each."""
         problems = backbone_problems(self)
         if len({*self.scales, 1}) <= len(self.scales) or not all(0 < scale < math.inf for scale in self.scales):
             problems.append(f"scales should be positive, each given once and none 1, received {list(self.scales)}")
         return problems
 
     def backbone_settings(self) -> NetworkSettings:
-        """What `build_backbone` needs of them."""
+        """The settings for `build_backbone`."""
         return NetworkSettings(
             self.backbone, self.weights, output_stride=self.output_stride, batch_norm=self.batch_norm
         )

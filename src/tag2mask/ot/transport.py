@@ -29,13 +29,12 @@ class TransportPlan:
     Attributes:
         plan: (B, n, m), non-negative; 0 in padded rows and columns.
         row_error: (B,), L1 norm of the row marginal minus ``a``.
-        column_error: (B,), L1 norm of the column marginal minus ``b``; of a relaxed marginal it says how far
-            relaxation went.
-        residual: (B,), L1 distance of both marginals from what the optimum of the (relaxed) problem would have, given
-            the potentials: a·e^{−ε f/ρ} and b·e^{−ε g/ρ}, which are a and b where the marginal is exact. 0 at the
-            solution.
+        column_error: (B,), L1 norm of the column marginal minus ``b``; for a relaxed marginal, the size of the
+            relaxation.
+        residual: (B,), L1 distance of both marginals from those of the optimum given the potentials, a·e^{−ε f/ρ} and
+            b·e^{−ε g/ρ}, which are a and b where the marginal is exact. 0 at the solution.
         converged: (B,) bool, residual at most the tolerance.
-        iterations: how many updates of both potentials were made.
+        iterations: number of updates of both potentials.
         row_potential: (B, n), f; −inf in padding.
         column_potential: (B, m), g; −inf in padding.
     """
@@ -62,16 +61,16 @@ def sinkhorn(
 ) -> TransportPlan:
     """Solve B entropic transport problems with a fixed budget of iterations.
 
-    Nothing inside the loop waits for the device, whether or not a problem has converged; the errors are reported
-    instead. Gradients flow through all iterations into ``cost``, ``a`` and ``b``.
+    The loop does not wait for the device and does not stop at convergence; the errors are reported. Gradients flow
+    through all iterations into ``cost``, ``a`` and ``b``.
 
     Args:
-        cost: (B, n, m), finite, any scale that suits ``epsilon``.
+        cost: (B, n, m), finite.
         a: (B, n), row masses, non-negative, each row of the tensor summing to 1; a zero is padding and gets no mass.
         b: (B, m), column masses, likewise.
         epsilon: entropic regularisation ε > 0, in units of ``cost``.
         rho: None for the balanced problem; a number ρ > 0 relaxes the column marginal to ρ KL(Tᵀ1 ‖ b); a pair
-            relaxes (rows, columns), None in it keeping that side exact.
+            relaxes (rows, columns), and None in it keeps that side exact.
         iterations: updates of both potentials, at least 1; the row update comes last.
         tolerance: bound on `TransportPlan.residual` for a problem to count as converged.
 
@@ -79,22 +78,21 @@ def sinkhorn(
         the plan in the dtype of ``cost`` (float32 at least), its errors and potentials.
 
     Raises:
-        UsageError: shapes that do not fit, a setting out of range, or non-finite, negative or unnormalised input; the
-            message names the problems of the batch.
+        UsageError: shapes that do not fit, an argument out of range, or non-finite, negative or unnormalised input.
     """
     row_power, column_power = _exponents(epsilon, rho)
     if iterations < 1:
         raise UsageError(f"iterations should be at least 1, received {iterations}")
     cost = cost if cost.dtype == torch.float64 else cost.float()
     a, b = a.to(cost.dtype), b.to(cost.dtype)
-    # Below this spread of C/ε no term that matters is lost when e^{−C/ε} is computed once for all iterations.
+    # Below this range of costs, e^{−C/ε} can be computed once for all iterations without a loss of relevant terms.
     limit = -0.7 * epsilon * math.log(torch.finfo(cost.dtype).tiny)
     moderate = _checked(cost, a, b, limit)
     log_a, log_b = _log_mass(a), _log_mass(b)  # (B, n), (B, m)
     shift = cost.detach().amin((1, 2), keepdim=True)  # (B, 1, 1)
     log_kernel = (shift - cost) / epsilon  # (B, n, m), at most 0
     kernel = log_kernel.exp() if moderate else None
-    constant = (shift / epsilon)[:, 0]  # (B, 1), what the shift takes out of every log-sum
+    constant = (shift / epsilon)[:, 0]  # (B, 1), the effect of the shift on every log-sum
     f = torch.zeros_like(log_a).masked_fill(a == 0, -torch.inf)
     g = torch.zeros_like(log_b)
     for _ in range(iterations):
@@ -105,7 +103,7 @@ def sinkhorn(
 
 
 def _log_sum(log_kernel: Tensor, kernel: Tensor | None, potential: Tensor, dim: int) -> Tensor:
-    """log Σ e^{log_kernel + potential} over ``dim``: exponentials of vectors alone where ``kernel`` is given."""
+    """log Σ e^{log_kernel + potential} over ``dim``; with ``kernel``, only the potential is exponentiated."""
     if kernel is None:
         return torch.logsumexp(log_kernel + potential, dim=dim)
     peak = potential.detach().amax(dim, keepdim=True)  # (B, 1, 1)
@@ -124,28 +122,23 @@ def _exponents(epsilon: float, rho: Relaxation | None) -> tuple[float, float]:
 
 
 def _checked(cost: Tensor, a: Tensor, b: Tensor, limit: float) -> bool:
-    """Refuse input that no plan exists for. Reads the device once, before the loop.
-
-    Returns:
-        whether the costs of every problem lie within ``limit`` of each other.
-    """
+    """Refuse input without a plan; return whether the costs of each problem lie within ``limit``. Reads the device."""
     if cost.ndim != 3 or a.shape != cost.shape[:2] or b.shape != (cost.shape[0], cost.shape[2]) or 0 in cost.shape[1:]:
         raise UsageError(
             "cost should be (B, n, m) with a (B, n) and b (B, m), "
             f"received {tuple(cost.shape)}, {tuple(a.shape)} and {tuple(b.shape)}"
         )
     finite = cost.isfinite().flatten(1).all(1) & a.isfinite().all(1) & b.isfinite().all(1)
-    slack = 1e-3
-    masses = [(mass >= 0).all(1) & ((mass.sum(1) - 1).abs() <= slack) for mass in (a, b)]
+    masses = [(mass >= 0).all(1) & ((mass.sum(1) - 1).abs() <= 1e-3) for mass in (a, b)]
     spread = cost.detach().amax((1, 2)) - cost.detach().amin((1, 2))
-    verdict = torch.stack([finite, masses[0] & masses[1], spread <= limit]).cpu()
+    checks = torch.stack([finite, masses[0] & masses[1], spread <= limit]).cpu()
     rules = ("non-finite values in cost, a or b", "a and b should be non-negative and sum to 1 in each problem")
-    for good, rule in zip(verdict[:2], rules, strict=True):
+    for good, rule in zip(checks[:2], rules, strict=True):
         if not good.all():
             raise UsageError(
                 f"{rule}: problem {first_five((~good).nonzero().flatten().tolist())} of a batch of {len(cost)}"
             )
-    return bool(verdict[2].all())
+    return bool(checks[2].all())
 
 
 def _log_mass(mass: Tensor) -> Tensor:
@@ -165,7 +158,7 @@ def _report(
     tolerance: float,
     iterations: int,
 ) -> TransportPlan:
-    """Measure the marginals of ``plan`` against their targets and against what optimality asks of them."""
+    """The plan with the distances of its marginals from the targets and from those of the optimum."""
     rows, columns = plan.detach().sum(2), plan.detach().sum(1)
     # At the optimum f = p (log a − LSE) with p = ρ/(ρ+ε), so the row marginal e^{f + LSE} is a·e^{f (1 − 1/p)};
     # columns likewise.

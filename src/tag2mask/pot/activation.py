@@ -1,4 +1,4 @@
-"""Part III, activation: regenerated prototypes light the image, weighted by the plan and combined into one map a class.
+"""Part III, activation: similarity to regenerated prototypes, weighted by the plan, combined into one map per class.
 
 Source: docs/method.md, steps 7 to 9 (paper, figure 2, part III; equations 7, 10 and 11).
 """
@@ -12,14 +12,8 @@ from tag2mask.pot.settings import PotSettings
 
 
 def allocated(plan: Tensor, hard: bool) -> Tensor:
-    """How much of each pixel belongs to each prototype: T, or T where the column is the best of its row, else 0.
+    """The mass of each pixel at each prototype, (N, n, m): T or, if ``hard``, T at the maximum of its row and else 0.
 
-    Args:
-        plan: (N, n, m).
-        hard: the second of the two.
-
-    Returns:
-        (N, n, m).
     Source: paper, equation 7.
     """
     if not hard:
@@ -29,7 +23,7 @@ def allocated(plan: Tensor, hard: bool) -> Tensor:
 
 
 def regenerate(features: Tensor, plan: Tensor, prototypes: Tensor, hard: bool) -> Tensor:
-    """The normalised mean of the features allocated to each prototype; the old prototype where nothing is.
+    """The normalised mean of the features allocated to each prototype; a prototype without features stays.
 
     Args:
         features: (N, n, D), unit length.
@@ -43,7 +37,7 @@ def regenerate(features: Tensor, plan: Tensor, prototypes: Tensor, hard: bool) -
     """
     weights = allocated(plan.detach(), hard).transpose(1, 2)  # (N, S·K, n)
     mass = weights.sum(2, keepdim=True)
-    # Shares, since a relaxed plan may give a prototype less mass than what normalisation takes for zero.
+    # Divided by the mass first: a relaxed plan may give a prototype so little that normalisation would return zero.
     means = (weights / mass.clamp_min(torch.finfo(mass.dtype).tiny)) @ features
     return torch.where(
         mass.view(*prototypes.shape[:3], 1) > 0, F.normalize(means, dim=2).view_as(prototypes), prototypes
@@ -51,16 +45,10 @@ def regenerate(features: Tensor, plan: Tensor, prototypes: Tensor, hard: bool) -
 
 
 def reweighting(plan: Tensor, kind: str) -> Tensor:
-    """How much each prototype's activation counts at each pixel.
+    """The weight of each prototype's activation at each pixel, (N, n, m) in [0, 1]; 0 in padding.
 
     `posterior`: T over its row sum. `none`: 1 for every prototype that may receive mass.
 
-    Args:
-        plan: (N, n, m).
-        kind: one of the two.
-
-    Returns:
-        (N, n, m) in [0, 1]; 0 in padding.
     Source: paper, equation 10, leaves room; `posterior` ours.
     """
     if kind == "posterior":
@@ -69,19 +57,18 @@ def reweighting(plan: Tensor, kind: str) -> Tensor:
 
 
 def activate(features: Tensor, prototypes: Tensor, plan: Tensor, settings: PotSettings) -> Tensor:
-    """One map a class: ReLU cosine to each prototype, reweighted by the plan, combined, divided by a maximum + 1e-5.
+    """A map per class: ReLU cosine to each prototype, reweighted by the plan, combined, divided by a maximum + 1e-5.
 
-    The maximum is the image's, so that the areas of the plan remain, or each class's own.
+    The maximum is over the image, which keeps the areas of the plan, or over each class.
 
     Args:
         features: (N, n, D), unit length.
         prototypes: (N, S, K, D), unit length.
         plan: (N, n, S·K).
-        settings: of POT.
 
     Returns:
         (N, S, n) in [0, 1]; 0 in padding and unused slots. No gradient through the plan or the maximum.
-    Source: paper, equations 10 and 11; one maximum an image is ours.
+    Source: paper, equations 10 and 11; the maximum over the image is ours.
     """
     images, width, clusters, _ = prototypes.shape
     plan = plan.detach()

@@ -1,4 +1,4 @@
-"""Base CAMs from outside (CLIP-ES or others) in POT: where the partition starts, what suppresses, what teaches."""
+"""External base CAMs (CLIP-ES or others) in POT: for the partition, for suppression, and as a training target."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
@@ -11,27 +11,28 @@ from tag2mask.pot.method import TransportCams
 from tag2mask.pot.partition import NORM_EPSILON, normalised_cams, present_slots
 
 NO_MAP = -1.0
-"""The value of a class without an external map; 0 says that the class is not in view."""
+"""The value of a class without an external map; 0 means that the class is not visible."""
 
 CONTRAST = 0.2
 """c of the external target, q ← ReLU((1 + c) q − c Σ q) over classes. Source: the release."""
 
 FLOOR = 0.5
-"""Below this multiple of its mean over the image, the external target is 0. Source: the release, there over a row."""
+"""Below this multiple of its mean over the image, the external target is 0. Source: the release (mean over a row)."""
 
 
 @dataclass
 class ExternalSettings(Checked):
-    """What base CAMs of the stage `seeds` are used for; the same in training and in inference.
+    """The use of base CAMs of the stage `seeds`, the same in training and in inference.
 
     Attributes:
-        base: the CAM that the partition starts from: the `classifier`'s, the `external` one, or their `mean`.
-        suppression: σ, how much of the external background is taken from POT's foreground; 0 leaves it out
+        base: the CAM for the partition: the `classifier`'s, the `external` one, or their `mean`.
+        suppression: σ, the share of the external background that is subtracted from POT's foreground; 0 leaves it out
             (published: 0.5).
         consistency_weight: λ_ext, of the loss between the classifier's CAM and the external target; 0 leaves it out.
-        background_subtraction: how much of its own background the target's foreground loses (published, in training).
-        agreement: how much of POT's map is added to the target where both name the same class (published: 0.2 in
-            training, 0.3 in inference).
+        background_subtraction: the share of its own background that the target's foreground loses (published, in
+            training).
+        agreement: the share of POT's map that is added to the target where both have the same class (published: 0.2
+            in training, 0.3 in inference).
     """
 
     base: Literal["classifier", "external", "mean"] = "classifier"
@@ -44,23 +45,22 @@ class ExternalSettings(Checked):
 
     @property
     def used(self) -> bool:
-        """Whether base CAMs are needed at all."""
+        """Whether base CAMs are needed."""
         return self.base != "classifier" or self.suppression > 0 or self.consistency_weight > 0
 
 
 def base_cams(cams: Tensor, external: Tensor, tags: Tensor, settings: ExternalSettings, valid: Tensor) -> Tensor:
-    """The CAMs that the partition starts from; a tag without an external map keeps the classifier's.
+    """The CAMs for the partition; a tag without an external map keeps the classifier's.
 
     Args:
-        cams: (N, C, h, w) in [0, 1], the classifier's, as `normalised_cams` gives them.
+        cams: (N, C, h, w) in [0, 1], the classifier's, of `normalised_cams`.
         external: (N, C, h, w) in [0, 1]; `NO_MAP` for a class without one.
         tags: (N, C) bool.
-        settings: which.
         valid: (N, h, w) bool, False = padding.
 
     Returns:
         (N, C, h, w) in [0, 1], each tag's divided by its maximum + 1e-5.
-    Source: ours; the release starts from the classifier's.
+    Source: ours; the release takes the classifier's.
     """
     if settings.base == "classifier":
         return cams
@@ -75,9 +75,8 @@ def suppressed(result: TransportCams, external: Tensor, settings: ExternalSettin
 
     Args:
         result: of POT.
-        external: (N, C, h, w) in [0, 1]; `NO_MAP` for a class without one. A tag without a map takes the base CAM of
-            the partition in its place; an image without any stays as it is.
-        settings: σ.
+        external: (N, C, h, w) in [0, 1]; `NO_MAP` for a class without one, which is replaced by the base CAM of the
+            partition. An image without external maps does not change.
 
     Source: the release, with σ = 0.5.
     """
@@ -85,14 +84,14 @@ def suppressed(result: TransportCams, external: Tensor, settings: ExternalSettin
         return result
     outside, known = _slots_of(external, result)
     inside = _inside(result)
-    tags = (result.maps[:, 1:] - settings.suppression * (1 - _strongest(outside))).relu() * inside
-    maps = torch.cat([(1 - _strongest(tags)) * inside, tags], 1)
+    tags = (result.maps[:, 1:] - settings.suppression * (1 - _maximum(outside))).relu() * inside
+    maps = torch.cat([(1 - _maximum(tags)) * inside, tags], 1)
     return _with_maps(result, torch.where(known.any(1)[:, None, None, None], maps, result.maps))
 
 
 @torch.no_grad()
 def external_target(result: TransportCams, external: Tensor, settings: ExternalSettings) -> Tensor:
-    """What the external CAM teaches, and the fused CAM: sharpened, without weak pixels, joined by POT where both agree.
+    """The training target and fused CAM: the external CAM sharpened, without weak pixels, plus POT where both agree.
 
     E_c ← ReLU(E_c − β E₀), E₀ ← 1 − max_c E_c; q ← ReLU((1 + c) E − c Σ E), each divided by its maximum; 0 where below
     `FLOOR` times its mean; where q and POT have the same largest class, q + `agreement` · M; at most 1.
@@ -100,25 +99,24 @@ def external_target(result: TransportCams, external: Tensor, settings: ExternalS
     Args:
         result: of POT, after `suppressed`.
         external: (N, C, h, w), as for `suppressed`.
-        settings: β and the rest.
 
     Returns:
         (N, S, h, w) in [0, 1] by slot, background first; 0 in padding and unused slots; POT's maps for an image
-        without any external map.
-    Source: the release; its mean over a row, probably a slip, is one over the image here.
+        without external maps.
+    Source: the release, with a mean over the image instead of over a row, which is probably an error there.
     """
     outside, known = _slots_of(external, result)
     inside = _inside(result)
     used = result.slots.used[:, :, None, None] & inside
-    tags = (outside - settings.background_subtraction * (1 - _strongest(outside))).relu()
-    q = torch.cat([1 - _strongest(tags), tags], 1) * used
+    tags = (outside - settings.background_subtraction * (1 - _maximum(outside))).relu()
+    q = torch.cat([1 - _maximum(tags), tags], 1) * used
     q = ((1 + CONTRAST) * q - CONTRAST * q.sum(1, keepdim=True)).relu()
     q = q / (q.amax((2, 3), keepdim=True) + NORM_EPSILON)
     mean = q.sum((2, 3), keepdim=True) / inside.sum((2, 3), keepdim=True).clamp_min(1)
     q = q.masked_fill(q < FLOOR * mean, 0)
     agree = q.argmax(1, keepdim=True) == result.maps.argmax(1, keepdim=True)
-    joined = ((q + settings.agreement * agree * result.maps) * used).clamp_max(1)
-    return torch.where(known.any(1)[:, None, None, None], joined, result.maps)
+    combined = ((q + settings.agreement * agree * result.maps) * used).clamp_max(1)
+    return torch.where(known.any(1)[:, None, None, None], combined, result.maps)
 
 
 def fused(result: TransportCams, external: Tensor, settings: ExternalSettings) -> TransportCams:
@@ -129,16 +127,10 @@ def fused(result: TransportCams, external: Tensor, settings: ExternalSettings) -
 def external_loss(cams: Tensor, tags: Tensor, external: Tensor, target: Tensor, result: TransportCams) -> Tensor:
     """L_ext: the mean absolute difference of the classifier's CAM and the target over background and tags.
 
-    Args:
-        cams: (N, C, h, w) in [0, 1], the classifier's, with gradient.
-        tags: (N, C) bool.
-        external: (N, C, h, w), as for `suppressed`; tags without a map teach nothing.
-        target: (N, S, h, w), of `external_target`.
-        result: of POT.
+    A scalar, the mean over the images with external maps; tags without one do not count. ``cams`` (N, C, h, w) in
+    [0, 1] carry the gradient, ``target`` (N, S, h, w) is that of `external_target`.
 
-    Returns:
-        a scalar; each image counts the same, images without any external map not at all.
-    Source: the release, which takes the mean over all classes, absent ones too, and stops no gradient.
+    Source: the release, which takes the mean over all classes, also absent ones, and does not stop gradients.
     """
     slots = result.slots
     valid = slots.valid.view(len(cams), *cams.shape[2:])
@@ -151,9 +143,9 @@ def external_loss(cams: Tensor, tags: Tensor, external: Tensor, target: Tensor, 
 
 
 def _slots_of(external: Tensor, result: TransportCams) -> tuple[Tensor, Tensor]:
-    """External maps of the tags by slot, (N, S − 1, h, w), and which of them there are, (N, S − 1).
+    """External maps of the tags by slot, (N, S − 1, h, w), and whether each exists, (N, S − 1).
 
-    The base CAM of the partition stands in for the others; unused slots and padding are 0.
+    The base CAM of the partition replaces missing ones; unused slots and padding are 0.
     """
     slots = result.slots
     places = (slots.ids[:, 1:] - 1).clamp_min(0)[:, :, None, None].expand(-1, -1, *external.shape[2:])
@@ -164,8 +156,8 @@ def _slots_of(external: Tensor, result: TransportCams) -> tuple[Tensor, Tensor]:
     return torch.where(known[:, :, None, None], maps, base) * slots.used[:, 1:, None, None], known
 
 
-def _strongest(tags: Tensor) -> Tensor:
-    """The largest of the tags' maps, (N, 1, h, w); 0 where there is no tag."""
+def _maximum(tags: Tensor) -> Tensor:
+    """The maximum of the tags' maps, (N, 1, h, w); 0 without tags."""
     return tags.amax(1, keepdim=True) if tags.shape[1] else tags.new_zeros(len(tags), 1, *tags.shape[2:])
 
 

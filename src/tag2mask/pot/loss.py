@@ -20,8 +20,8 @@ def certainty(posterior: Tensor) -> Tensor:
         posterior: any shape, in [0, 1].
 
     Returns:
-        the same shape, in [0, 1]: 1 where the plan is sure, 0 at q = ½.
-    Source: the binary entropy is named by readers of the paper; the rest is ours.
+        the same shape, in [0, 1]: 1 at q = 0 and 1, 0 at q = ½.
+    Source: third-party descriptions of the paper name the binary entropy; the rest is ours.
     """
     q = posterior.clamp(1e-6, 1 - 1e-6)
     entropy = -(q * q.log() + (1 - q) * (1 - q).log())
@@ -39,12 +39,12 @@ def consistency_loss(
         cams: (N, C, h, w) in [0, 1], the classifier's CAMs as `normalised_cams` gives them.
         tags: (N, C) bool.
         result: the transport CAMs of the same batch.
-        adaptive: weight by the certainty of the plan; False weighs all valid pixels alike.
-        stop_gradient: the side that receives no gradient: `pot` (it teaches), `classifier`, or `none`.
+        adaptive: weight by the certainty of the plan; False gives all valid pixels the same weight.
+        stop_gradient: the side that receives no gradient: `pot`, `classifier`, or `none`.
 
     Returns:
-        a scalar ≥ 0; each image counts the same, so that it does not depend on how images are spread over processes.
-        J counts the tags that were not dropped.
+        a scalar ≥ 0. Each image has the same weight, so that the mean over processes does not depend on how images are
+        distributed. J counts the tags that were not dropped.
 
     Raises:
         UsageError: CAMs of another batch or grid than ``result``.

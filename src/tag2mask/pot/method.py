@@ -19,19 +19,17 @@ _LEAST_LENGTH = 1e-12
 
 @dataclass(frozen=True)
 class TransportCams:
-    """Prototype CAMs of a batch, and all that is needed to draw what the method did.
+    """Prototype CAMs of a batch, with the intermediate results of the method.
 
-    Slots are the present classes of an image: slot 0 background, then its tags, ascending; S of them, n = h·w pixels,
-    K clusters.
+    Slots are the present classes of an image: slot 0 background, then its tags, ascending. S is the number of slots, n
+    = h·w that of pixels, K that of clusters.
 
     Attributes:
-        cams: (N, C + 1, h, w) in [0, 1], background first; absent classes and padding 0.
+        cams: (N, C + 1, h, w) in [0, 1], background first; 0 for absent classes and padding.
         maps: (N, S, h, w), the same maps by slot.
-        slots: which class each slot is, and its base CAM (smoothed, where `affinity` is set).
-        partition: seeds, class prototypes and cluster prototypes.
-        transport: the last plan with its errors.
-        prototypes: (N, S, K, D), the prototypes that activated the image: regenerated, unit length; 0 where
-            empty.
+        slots: the class of each slot, and its base CAM (smoothed if `affinity` is set).
+        transport: the plan with its errors.
+        prototypes: (N, S, K, D), the regenerated prototypes of the activation, unit length; 0 where empty.
     """
 
     cams: Tensor
@@ -43,7 +41,7 @@ class TransportCams:
 
     @property
     def plan(self) -> Tensor:
-        """(N, n, S·K), the last transport plan; columns ordered by slot, then cluster."""
+        """(N, n, S·K), the transport plan; columns ordered by slot, then cluster."""
         return self.transport.plan
 
     @property
@@ -61,7 +59,7 @@ class TransportCams:
 
     @property
     def allocation(self) -> Tensor:
-        """(N, h, w) int64, the prototype that gets the most of each pixel, slot · K + k; −1 in padding."""
+        """(N, h, w) int64, the prototype with the most mass of each pixel, slot · K + k; −1 in padding."""
         best = self.plan.max(2).indices.masked_fill(~self.slots.valid, -1)
         return best.view(len(best), *self.maps.shape[2:])
 
@@ -78,20 +76,19 @@ def transport_cams(
     """Prototype CAMs by optimal transport for all images and all present classes of a batch.
 
     Args:
-        features: (N, D, h, w), normalised here over channels.
-        cams: (N, C, h, w) in [0, 1], base CAMs without background, as `normalised_cams` gives them.
-        tags: (N, C) bool, the classes that each image holds; no tags at all is allowed, and gives background
-            alone.
-        settings: of POT; the defaults if None.
-        valid: (N, h, w) bool, False = padding, which never becomes a seed and receives no mass; None = all valid.
-        generator: seeds of k-means; None is deterministic and independent of the rest of the batch.
+        features: (N, D, h, w), any length; they are normalised over channels.
+        cams: (N, C, h, w) in [0, 1], base CAMs without background, of `normalised_cams`.
+        tags: (N, C) bool, the classes of each image; an image without tags gets background alone.
+        settings: the defaults if None.
+        valid: (N, h, w) bool, False = padding, which is never a seed and receives no mass; None = all valid.
+        generator: of k-means; None is deterministic and independent of the rest of the batch.
 
     Returns:
         the CAMs, in float32 whatever the precision of the features. Gradients flow into the features.
 
     Raises:
-        UsageError: shapes that do not fit, an image without a valid pixel, non-finite features, or CAMs that do not
-            lie in [0, 1]; the message names the images.
+        UsageError: shapes that do not fit, an image without a valid pixel, non-finite features, or CAMs outside
+            [0, 1].
     Source: docs/method.md (paper, figure 2).
     """
     settings = settings or PotSettings()
@@ -99,7 +96,7 @@ def transport_cams(
     height, width = features.shape[2:]
     with torch.autocast(features.device.type, enabled=False):
         features = features.float()
-        # The square root of a sum, as the norm itself is several times slower over a dimension that is not the last.
+        # The square root of a sum: the norm is several times slower over a dimension other than the last.
         length = features.square().sum(1, keepdim=True).clamp_min(_LEAST_LENGTH**2).sqrt()  # (N, 1, h, w)
         slots = present_slots(cams.float(), tags, valid)
         _check_values(length, slots)
@@ -115,13 +112,13 @@ def transport_cams(
         maps = activate(points, prototypes, transport.plan, settings)  # (N, S, n)
     maps = maps.view(*maps.shape[:2], height, width)
     full = maps.new_zeros(len(tags), tags.shape[1] + 1, height, width)
-    # Unused slots carry id 0 and a map of zeros, so adding is the same as placing.
+    # Unused slots have id 0 and a map of zeros, so they add nothing.
     full = full.scatter_add(1, slots.ids[:, :, None, None].expand_as(maps), maps)
     return TransportCams(full, maps, slots, parts, transport, prototypes)
 
 
 def _checked_shapes(features: Tensor, cams: Tensor, tags: Tensor, valid: Tensor | None) -> Tensor:
-    """Refuse shapes that do not fit; return the valid mask."""
+    """The valid mask, after the shapes are checked."""
     if features.ndim != 4 or cams.ndim != 4 or tags.shape != cams.shape[:2] or cams.shape[0] != features.shape[0]:
         raise UsageError(
             "features should be (N, D, h, w), cams (N, C, h, w) and tags (N, C), "
@@ -142,7 +139,7 @@ def _checked_shapes(features: Tensor, cams: Tensor, tags: Tensor, valid: Tensor 
 
 
 def _check_values(length: Tensor, slots: Slots) -> None:
-    """Refuse values that POT cannot work with, from the features' length and the base CAMs. Reads the device once."""
+    """Refuse unusable features and base CAMs. Reads the device once."""
     low, high = slots.base.detach().flatten(1).aminmax(dim=1)
     good = torch.stack(
         [
@@ -154,7 +151,7 @@ def _check_values(length: Tensor, slots: Slots) -> None:
     rules = (
         "no valid pixel",
         "non-finite or overflowing features",
-        "cams should lie in [0, 1] (`normalised_cams` makes such from class activations), they do not",
+        "cams should lie in [0, 1] (as `normalised_cams` makes them)",
     )
     for row, rule in zip(good, rules, strict=True):
         if not row.all():

@@ -15,7 +15,8 @@ from tag2mask.ot.kmeans import spherical_kmeans
 from tag2mask.pot.settings import PotSettings
 
 NORM_EPSILON = 1e-5
-"""Added to a map's maximum before dividing by it, as published."""
+"""Added to a map's maximum before the division by it, as published."""
+
 _LEAST_SIMILARITY = 1e-3
 
 
@@ -60,7 +61,7 @@ def normalised_cams(activations: Tensor, tags: Tensor, valid: Tensor | None = No
     """The base CAM of the tags: ReLU, only tags, divided by its maximum + 1e-5; no gradient through the maximum.
 
     Args:
-        activations: (N, C, h, w), class activations of the classifier, any range.
+        activations: (N, C, h, w), class activations, any range.
         tags: (N, C) bool.
         valid: (N, h, w) bool, False = padding; None = all valid.
 
@@ -74,16 +75,9 @@ def normalised_cams(activations: Tensor, tags: Tensor, valid: Tensor | None = No
 
 
 def present_slots(cams: Tensor, tags: Tensor, valid: Tensor, tag_slots: int | None = None) -> Slots:
-    """Gather the maps of the present classes of each image.
+    """Gather the maps of the present classes of each image, from cams (N, C, h, w) in [0, 1] and tags (N, C).
 
-    Args:
-        cams: (N, C, h, w) in [0, 1].
-        tags: (N, C) bool.
-        valid: (N, h, w) bool.
-        tag_slots: the largest number of tags in the batch where it is known; finding it waits for the device.
-
-    Returns:
-        the slots, S = 1 + the largest number of tags in the batch.
+    S is 1 + ``tag_slots``, the largest number of tags in the batch; to compute it waits for the device.
     """
     inside = valid.flatten(1)  # (N, n)
     width = tag_slots if tag_slots is not None else int(tags.sum(1).max()) if tags.numel() else 0
@@ -92,7 +86,7 @@ def present_slots(cams: Tensor, tags: Tensor, valid: Tensor, tag_slots: int | No
     maps = cams.flatten(2).gather(1, order[:, :, None].expand(-1, -1, inside.shape[1]))  # (N, J, n)
     maps = maps.masked_fill(~(tagged[:, :, None] & inside[:, None]), 0)
     lit = tagged & (maps.detach().amax(2) > 0)
-    # Unused slots lie below every tag, lest they share in the gradient of a maximum of 0.
+    # Unused slots get a value below every tag, so that they receive no gradient of a maximum of 0.
     contest = maps.masked_fill(~tagged[:, :, None], -1.0)
     strongest = contest.amax(1).clamp_min(0) if width else maps.new_zeros(inside.shape)
     background = (1 - strongest) * inside
@@ -111,8 +105,8 @@ def confident_pixels(slots: Slots, settings: PotSettings) -> Tensor:
     """The seeds Ω_c of each class.
 
     Returns:
-        (N, S, n) bool; a used class has at least `minimum_seeds` of them, fewer only where the image has fewer
-        pixels. Among equally strong pixels the first is taken, in reading order.
+        (N, S, n) bool; a used class has at least `minimum_seeds` seeds unless the image has fewer pixels. Among equally
+        strong pixels, the first in reading order is taken.
     Source: `argmax` from the release; `threshold` ours.
     """
     base = slots.base.detach()
@@ -143,14 +137,9 @@ def partition(
 ) -> Partition:
     """Group the confident features of each class into a class prototype and K cluster prototypes.
 
-    Args:
-        features: (N, n, D), finite, unit length.
-        slots: the present classes.
-        settings: of POT.
-        generator: seeds of k-means; None is deterministic and independent of the rest of the batch.
+    Features are (N, n, D), finite, of unit length. Gradients flow from the prototypes into them, not through seeds or
+    assignment.
 
-    Returns:
-        the partition; gradients flow from the prototypes into the features, not through seeds or assignment.
     Source: paper, figure 2, part I.
     """
     seeds = confident_pixels(slots, settings)  # (N, S, n)

@@ -1,4 +1,4 @@
-"""The settings of POT, and the two simpler methods that the same code computes."""
+"""The settings of POT, and of two simpler methods that the same code computes."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
@@ -12,8 +12,8 @@ BACKGROUND_ONE_SCALE = 0.15
 """`PotSettings.background_threshold` for CAMs of a single scale, as in training; ours."""
 
 MINIMUM_SEEDS = 4
-"""A class with fewer seeds takes this many of its strongest pixels, even if another class wins them; `area` counts as
-many pixels more for each class, so that each gets some. Ours."""
+"""A class with fewer seeds takes this many of its strongest pixels, even if another class is stronger there; `area`
+adds as many pixels to each class. Ours."""
 
 
 @dataclass
@@ -21,28 +21,26 @@ class PotSettings(Checked):
     """Prototypical optimal transport: partition, allocation, activation. The defaults are ours, by measurement.
 
     Attributes:
-        affinity: β, how much more a pixel listens to pixels that look like it, in the self-affinity step that smooths
-            features and base CAMs before anything else; null leaves the step out (published).
-        affinity_radius: σ, how far it listens, in cells of the grid.
+        affinity: β, the weight of similarity in the self-affinity step, which smooths features and base CAMs first;
+            null leaves the step out (published).
+        affinity_radius: σ, the range of that step, in cells of the grid.
         seed_rule: confident pixels: `threshold` (ours), or `argmax` over background and tags (published).
-        foreground_threshold: a pixel is a seed of the winning tag from this multi-scale CAM value on, in [0, 1].
+        foreground_threshold: a pixel is a seed of its strongest tag from this multi-scale CAM value on, in [0, 1].
         background_threshold: a pixel is a background seed up to this multi-scale CAM value of every tag, in [0, 1].
-        num_prototypes: prototypes a class, K.
-        column_marginal: column marginal: the `area` that each prototype wins before transport (ours), the `similarity`
-            of class
-            and cluster prototype (published), or `uniform`.
+        num_prototypes: K, prototypes per class.
+        column_marginal: the mass of each prototype: the `area` of the pixels nearest to it (ours), the `similarity` of
+            class and cluster prototype (published), or `uniform`.
         epsilon: entropic regularisation of the plan.
-        epsilon_unit: what that is measured in: the `spread` of the image's cost, so that it means the same for features
-            that lie close together and for those that do not (ours), or `cosine` distance (published).
+        epsilon_unit: the unit of `epsilon`: the `spread` of the image's cost, so that it has the same effect on similar
+            and on dissimilar features (ours), or `cosine` distance (published).
         iterations: Sinkhorn iterations.
         allocate: each pixel to its prototypes by their share (`soft`), or to the best alone (`hard`, published).
-        transport: false puts a plan that is uniform in each row in the place of the optimal one.
+        transport: false replaces the optimal plan by one that is uniform in each row.
         regenerate: false keeps the cluster prototypes.
-        reweight: the activation's weight: the pixel's `posterior` over prototypes, or `none`.
-        cluster_reduction: a class's map from its clusters': `sum`, or `max`.
+        reweight: the weight of the activation: the pixel's `posterior` over prototypes, or `none`.
+        cluster_reduction: how the maps of a class's clusters are combined: `sum`, or `max`.
         normalise_over: maps are divided by the maximum over the `image`, which keeps the areas of the plan (ours), or
-            each by
-            its own (`class`, published).
+            over each `class` (published).
     """
 
     affinity: float | None = setting(10.0, above=0)
@@ -71,11 +69,11 @@ class PotSettings(Checked):
         return replace(self, foreground_threshold=FOREGROUND_ONE_SCALE, background_threshold=BACKGROUND_ONE_SCALE)
 
     def single_prototype(self) -> "PotSettings":
-        """One prototype a class, no transport: the mean of the seeds activates the image, as in SIPE's second half."""
+        """One prototype per class, no transport: similarity to the mean of the seeds, as in SIPE's second half."""
         return replace(self.plain_clusters(), num_prototypes=1)
 
     def plain_clusters(self) -> "PotSettings":
-        """K prototypes a class, no transport: the strongest cluster activates each pixel, same seeds."""
+        """K prototypes per class, no transport: similarity to the nearest cluster prototype."""
         return replace(
             self,
             transport=False,
@@ -87,7 +85,7 @@ class PotSettings(Checked):
         )
 
     def paper(self) -> "PotSettings":
-        """The method as far as the paper's figure and abstract fix it."""
+        """The published method, as far as the paper's figure and abstract define it."""
         return replace(
             self,
             affinity=None,

@@ -1,4 +1,4 @@
-"""One step of self-affinity before partition: pixels that look alike and lie near one another share what they know."""
+"""One step of self-affinity before partition: features and CAMs are averaged over similar, near pixels."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from tag2mask.pot.partition import NORM_EPSILON, Slots
 
 _LARGEST_BLOCK = 1 << 24
-"""Entries of the affinity that exist at one time; the rest is memory that grows with the square of the pixels."""
+"""Most entries of the affinity in memory at a time; the whole affinity grows with the square of the pixels."""
 
 
 def self_affinity(
@@ -19,14 +19,13 @@ def self_affinity(
 
     Args:
         features: (N, n, D), unit length.
-        slots: the present classes with their base CAMs.
         grid: (h, w), n = h·w.
         sharpness: β > 0.
         radius: σ > 0, in cells.
 
     Returns:
         the features, unit length again, and the slots with each tag's CAM divided by its new maximum + 1e-5, background
-        1 − max over tags. Padding takes no part. Gradients flow into features and CAMs, not through the affinity.
+        1 − max over tags. Padding is excluded. Gradients flow into features and CAMs, not through the affinity.
     Source: ours.
     """
     tags = slots.base[:, 1:]  # (N, J, n)

@@ -1,11 +1,11 @@
 """IRN's affinity loss: trains edges from class labels.
 
 Two cells less than `radius` apart have the affinity 1 − the largest edge on the path between them, as in the random
-walk. It should be 1 where their labels agree and 0 where they differ.
+walk. The target is 1 where their labels agree and 0 where they differ.
 
-The loss of a pair depends on its kind and on the strongest cell of its path alone. So we count, outside autograd, how
-often each cell is the strongest of a pair of each kind. The loss is then a sum over cells, weighted by these counts; it
-and its gradient are exact, and memory is in proportion to the cells.
+The loss of a pair depends only on its kind and on the cell with the largest edge on its path. So we count, outside
+autograd, how often each cell has this maximum for pairs of each kind. The loss is then a sum over cells, weighted by
+these counts. It and its gradient are exact, and memory is proportional to the number of cells.
 """
 
 from collections import defaultdict
@@ -24,10 +24,10 @@ from tag2mask.networks.edge_network import EDGE_STRIDE
 from tag2mask.refine.random_walk import displacements, path
 
 RADIUS = 10
-"""Of the pairs, in cells; the random walk takes 5. Source: IRN."""
+"""Bound on the distance of pairs, in cells; 5 in the random walk. Source: IRN."""
 
 EPSILON = 1e-5
-"""Inside the logarithms, and added to the number of pairs before dividing by it. Source: IRN."""
+"""Added inside the logarithms, and to the number of pairs before the division by it. Source: IRN."""
 
 _BACKGROUND, _FOREGROUND, _NEGATIVE, _IGNORED_PAIR = range(4)
 _KINDS = 4
@@ -35,23 +35,16 @@ _KINDS = 4
 
 @dataclass(frozen=True)
 class AffinityLoss:
-    """The loss and its parts, all scalars, not below −1e-5; a part without pairs is 0.
+    """The loss and its parts, scalars ≥ −1e-5; a part without pairs is 0."""
 
-    Attributes:
-        total: ((background + foreground) / 2 + negative) / 2.
-        background: the mean of −log affinity over the pairs of background with background.
-        foreground: the same over the pairs of a class with itself.
-        negative: the mean of −log(1 − affinity) over the pairs of different labels.
-    """
-
-    total: Tensor
-    background: Tensor
-    foreground: Tensor
-    negative: Tensor
+    total: Tensor  # ((background + foreground) / 2 + negative) / 2
+    background: Tensor  # the mean of −log affinity over the pairs of background with background
+    foreground: Tensor  # the same over the pairs of a class with itself
+    negative: Tensor  # the mean of −log(1 − affinity) over the pairs of different labels
 
 
 class _Run(NamedTuple):
-    """Adjacent cells of a path in one row (``horizontal``) or column; ``down`` and ``right`` lead to the first one."""
+    """Adjacent cells of a path in one row (``horizontal``) or column, the first at offset ``down``, ``right``."""
 
     horizontal: bool
     down: int
@@ -62,26 +55,26 @@ class _Run(NamedTuple):
 def affinity_loss(logits: Tensor, labels: Tensor, *, radius: int = RADIUS) -> AffinityLoss:
     """The loss of edges against labels, over all pairs of cells of the batch that are less than ``radius`` apart.
 
-    With a the affinity, the positive loss is −log(a + 1e-5), the negative one −log(1 + 1e-5 − a), each a mean over its
-    pairs. A pair with an ignored cell at one of its ends does not count.
+    With the affinity a, the positive loss is −log(a + 1e-5) and the negative one −log(1 + 1e-5 − a), each a mean over
+    its pairs. Pairs with an ignored cell at an end do not count.
 
     Args:
         logits: float (N, h, w), of the edges, finite.
         labels: uint8 (N, h, w), class ids, 0 = background, 255 = ignored; see `reduced_labels`.
-        radius: in cells, at least 2; 10 makes 152 displacements.
+        radius: in cells, at least 2; 10 gives 152 displacements.
 
     Returns:
         the loss in the precision of ``logits``, float32 at least.
 
     Raises:
         UsageError: wrong shapes or types, logits that are not finite, or a radius out of range.
-    Source: IRN, where a pair begins in a window that all displacements keep on the grid; here every pair of the grid
-    counts. Counting strongest cells is ours. Of equal edges on a path only one gets the gradient.
+    Source: IRN, which only counts pairs from a central window; here every pair of the grid counts. The counting of
+    maxima is ours. Of equal edges on a path, only one receives the gradient.
     """
     _check(logits, labels, radius)
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    counts = _strongest_counts(logits.detach(), labels, radius)  # (3, N, h, w)
-    # sigmoid(−x) is 1 − sigmoid(x) without cancellation: the affinity of a path whose strongest cell this is.
+    counts = _maximum_counts(logits.detach(), labels, radius)  # (3, N, h, w)
+    # sigmoid(−x) is 1 − sigmoid(x) without cancellation: the affinity of a path with its maximum at this cell.
     positive = -(torch.sigmoid(-logits) + EPSILON).log()
     negative = -(torch.sigmoid(logits) + EPSILON).log()
     background = _mean(positive, counts[_BACKGROUND])
@@ -91,20 +84,10 @@ def affinity_loss(logits: Tensor, labels: Tensor, *, radius: int = RADIUS) -> Af
 
 
 def reduced_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Labels on the grid of the edges: each cell takes the pixel at its centre.
+    """Labels on the grid of the edges: cell i takes pixel 4 · i + 2, its centre, or the last pixel if there is none.
 
-    Cell i takes the pixel 4 · i + 2, or the last one where the cell is cut off before it.
-
-    Args:
-        labels: uint8 (N, H, W), 255 = ignored.
-        size: (h, w), the grid of (H, W) at stride 4.
-
-    Returns:
-        uint8 (N, h, w).
-
-    Raises:
-        UsageError: the labels are of another shape or type, or ``size`` is not their grid.
-    Source: IRN, nearest-neighbour interpolation by 1/4.
+    Labels are uint8 (N, H, W); ``size`` = (h, w) is the grid of (H, W) at stride 4. Source: IRN, nearest-neighbour
+    interpolation by 1/4.
     """
     if labels.ndim != 3 or labels.dtype != torch.uint8:
         raise UsageError(f"labels should be uint8 (N, H, W), received {labels.dtype} {tuple(labels.shape)}")
@@ -131,25 +114,25 @@ def _check(logits: Tensor, labels: Tensor, radius: int) -> None:
             f"{tuple(labels.shape)}; `reduced_labels` brings them to the grid"
         )
     if not bool(logits.isfinite().all()):
-        raise UsageError("logits should be finite; lower the learning rate if they come out of a training")
+        raise UsageError("logits should be finite; lower the learning rate if they come from a training")
 
 
 def _mean(losses: Tensor, counts: Tensor) -> Tensor:
-    """The mean over pairs, from the losses of their strongest cells; 0 if there are none.
+    """The mean over pairs, from losses and numbers of pairs per cell; 0 without pairs.
 
-    Each process divides by the mean number of pairs of all processes: the mean of their results is that over all pairs.
+    Each process divides by the mean number of pairs per process, so that the mean of their results is over all pairs.
     """
     return (losses * counts).sum() / (mean_over_processes(counts.sum()) + EPSILON)
 
 
 @torch.no_grad()
-def _strongest_counts(logits: Tensor, labels: Tensor, radius: int) -> Tensor:
-    """How often each cell is the strongest of a pair's path, by the kind of pair: (3, N, h, w) as floats."""
+def _maximum_counts(logits: Tensor, labels: Tensor, radius: int) -> Tensor:
+    """The number of pairs of each kind with the maximum of their path at each cell: (3, N, h, w) as floats."""
     images, height, width = logits.shape
     cells = height * width
     ranks = _ranks(logits)
     rows, columns = _run_maxima(ranks, radius)
-    # Offsets of the counts of an image and a kind: of a pair with equal labels, and of each end of other pairs.
+    # Offsets of the counts of an image and a kind, for pairs with equal labels and for each end of other pairs.
     first = torch.arange(images, device=logits.device, dtype=torch.int32).view(-1, 1, 1) * (_KINDS * cells)
     ignored, background = labels == IGNORED, labels == 0
     foreground = ~(ignored | background)
@@ -177,7 +160,7 @@ def _strongest_counts(logits: Tensor, labels: Tensor, radius: int) -> Tensor:
 
 
 def _ranks(logits: Tensor) -> Tensor:
-    """The rank of each cell in its image, 0 the weakest, as the narrowest integers, which are fastest: (N, h, w)."""
+    """The ascending rank of each cell in its image, in the narrowest integer type, which is fastest: (N, h, w)."""
     flat = logits.flatten(1)
     cells = flat.shape[1]
     dtype = torch.int16 if cells <= torch.iinfo(torch.int16).max else torch.int32
@@ -186,7 +169,7 @@ def _ranks(logits: Tensor) -> Tensor:
 
 
 def _run_maxima(ranks: Tensor, longest: int) -> tuple[list[Tensor], list[Tensor]]:
-    """The maxima of 1 to ``longest`` adjacent cells along rows, (N, h, w − length + 1), and along columns."""
+    """The maxima of 1 to ``longest`` adjacent cells along rows, (N, h, w − length + 1) each, and along columns."""
     rows, columns = [ranks], [ranks]
     for length in range(1, longest):
         rows.append(torch.maximum(rows[-1][:, :, :-1], ranks[:, :, length:]))
@@ -196,7 +179,7 @@ def _run_maxima(ranks: Tensor, longest: int) -> tuple[list[Tensor], list[Tensor]
 
 @lru_cache(maxsize=4096)
 def _runs(down: int, right: int) -> tuple[_Run, ...]:
-    """A path as runs along rows, or along columns where those are fewer."""
+    """A path as runs along rows, or along columns if they are fewer."""
     along_rows, along_columns = defaultdict(list), defaultdict(list)
     for y, x in path(down, right):
         along_rows[y].append(x)

@@ -1,4 +1,4 @@
-"""Dense CRF: labels that agree with each pixel's probabilities, with near pixels, and with pixels of similar colour.
+"""Dense CRF: labels from each pixel's probabilities, smoothed over near pixels and over pixels of similar colour.
 
 Mean field inference in the fully connected model of Krähenbühl and Koltun (2011) with Potts compatibility:
 
@@ -21,36 +21,27 @@ from tag2mask.refine.permutohedral import Lattice, build_lattice
 CrfPreset = Literal["deeplab", "irn", "largefov"]
 
 _LEAST = 1e-5
-"""Probabilities below this count as this. Source: the usual unary of pydensecrf."""
+"""Lower bound on probabilities. Source: the usual unary of pydensecrf."""
 
 _VECTOR = 16
 """Number of labels from which torch's softmax over rows is faster on CPUs than the plain formula."""
 
 _LOWEST = -60.0
-"""Log ratios below this count as this: subnormal numbers are slow on CPUs."""
+"""Lower bound on log ratios: subnormal numbers are slow on CPUs."""
 
 _KEPT_PIXELS = 1 << 19
-"""Images up to this size share their lattice of positions, at 108 bytes per pixel."""
+"""Up to this size, the lattice of positions is cached, at 108 bytes per pixel."""
 
 
 class CrfValues(NamedTuple):
-    """The parameters of a dense CRF.
+    """The parameters of a dense CRF."""
 
-    Attributes:
-        iterations: mean field steps.
-        gaussian_sxy: standard deviation of position in the first kernel, pixels.
-        gaussian_weight: w of the first kernel.
-        bilateral_sxy: standard deviation of position in the second kernel, pixels.
-        bilateral_srgb: standard deviation of colour in the second kernel, of 255.
-        bilateral_weight: w of the second kernel.
-    """
-
-    iterations: int
-    gaussian_sxy: float
-    gaussian_weight: float
-    bilateral_sxy: float
-    bilateral_srgb: float
-    bilateral_weight: float
+    iterations: int  # mean field steps
+    gaussian_sxy: float  # standard deviation of position in the first kernel, pixels
+    gaussian_weight: float  # w of the first kernel
+    bilateral_sxy: float  # standard deviation of position in the second kernel, pixels
+    bilateral_srgb: float  # standard deviation of colour in the second kernel, of 255
+    bilateral_weight: float  # w of the second kernel
 
 
 PUBLISHED: dict[CrfPreset, CrfValues] = {
@@ -58,11 +49,8 @@ PUBLISHED: dict[CrfPreset, CrfValues] = {
     "irn": CrfValues(10, 3, 3, 50, 5, 10),
     "largefov": CrfValues(1, 3, 3, 32, 13, 10),
 }
-"""The published parameter sets.
-
-`deeplab` is that of DeepLab's test, CLIP-ES and most others; `irn` that of IRN, SIPE and POT for the training labels of
-IRN; `largefov` that of the DeepLab-LargeFOV on WideResNet-38.
-"""
+"""Published parameters: `deeplab` of DeepLab's test, CLIP-ES and most others; `irn` of IRN, SIPE and POT for the
+training labels of IRN; `largefov` of DeepLab-LargeFOV on WideResNet-38."""
 
 
 @dataclass
@@ -85,10 +73,10 @@ class PublishedCrf(Checked):
 
 @dataclass
 class ColourCrf(PublishedCrf):
-    """The same with another sensitivity to colour, for images of more or less contrast.
+    """A published parameter set with another sensitivity to colour, for images of more or less contrast.
 
     Attributes:
-        bilateral_srgb: how similar the colours of pixels are that agree, of 255, above 0; null takes the preset's.
+        bilateral_srgb: standard deviation of colour in the second kernel, of 255, above 0; null takes the preset's.
     """
 
     bilateral_srgb: float | None = setting(None, above=0, null="null takes the preset's")
@@ -96,14 +84,14 @@ class ColourCrf(PublishedCrf):
 
 @dataclass
 class CrfSettings(ColourCrf):
-    """The same where every number may differ.
+    """A published parameter set with replaceable parameters; see `CrfValues`.
 
     Attributes:
-        iterations: mean field steps, at least 0; null takes the preset's, as for all that follow.
-        gaussian_sxy: pixels over which near pixels agree, above 0.
-        gaussian_weight: how much they do, not negative.
-        bilateral_sxy: pixels over which pixels of similar colour agree, above 0.
-        bilateral_weight: how much they agree, not negative.
+        iterations: mean field steps, at least 0; null takes the preset's, as for the following ones.
+        gaussian_sxy: standard deviation of position in the first kernel, pixels, above 0.
+        gaussian_weight: weight of the first kernel, not negative.
+        bilateral_sxy: standard deviation of position in the second kernel, pixels, above 0.
+        bilateral_weight: weight of the second kernel, not negative.
     """
 
     iterations: int | None = setting(None, low=0)
@@ -124,13 +112,13 @@ class CrfKernels(NamedTuple):
 def dense_crf(
     image: Tensor, probabilities: Tensor, settings: PublishedCrf | None = None, *, kernels: CrfKernels | None = None
 ) -> Tensor:
-    """The marginals Q of a dense CRF after its mean field steps; no gradient goes through them.
+    """The marginals Q of a dense CRF after its mean field steps, without gradient.
 
     Args:
         image: uint8 (H, W, 3), RGB.
         probabilities: float (K, H, W), not negative, of the labels that may occur; normalised to sum 1 at each pixel
-            (all zero: uniform). Their device does the work.
-        settings: of the model; `deeplab` by default.
+            (all zero: uniform). Their device computes.
+        settings: `deeplab` by default.
         kernels: of `crf_kernels` for the image, to share them between calls; None computes them.
 
     Returns:
@@ -163,19 +151,15 @@ def crf_kernels(image: Tensor, settings: PublishedCrf, device: torch.device) -> 
 
 
 def label_probabilities(labels: Tensor, count: int, confidence: float = 0.7) -> Tensor:
-    """Probabilities of labels that may err: ``confidence`` for a pixel's label, the rest shared by the others.
+    """Probabilities of uncertain labels: ``confidence`` for a pixel's label, the rest divided among the others.
 
     Args:
         labels: integer (H, W), each in [0, count).
-        count: number of labels, K.
         confidence: in (0, 1]; 0.7 in IRN.
 
     Returns:
-        float32 (K, H, W), summing to 1 at each pixel.
-
-    Raises:
-        UsageError: a label or the confidence is out of range.
-    Source: the label unary of pydensecrf without an unsure label; IRN.
+        float32 (count, H, W), summing to 1 at each pixel.
+    Source: pydensecrf's unary from labels, without an unsure label; IRN.
     """
     if not 0 < confidence <= 1:
         raise UsageError(f"the confidence of labels should lie in (0, 1], received {confidence}")
@@ -207,7 +191,7 @@ def _unary(image: Tensor, probabilities: Tensor) -> Tensor:
 
 @lru_cache(maxsize=4)
 def _kept_spatial(height: int, width: int, sxy: float, device: torch.device) -> Lattice:
-    """The kernel of position, kept because images share few sizes."""
+    """The kernel of position, cached since images share few sizes."""
     return _normalised(build_lattice(_positions(height, width, device) / sxy))
 
 

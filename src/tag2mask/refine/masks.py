@@ -1,4 +1,4 @@
-"""From CAMs to masks by the method of the settings, and to sure labels for training the edge network."""
+"""From CAMs to pseudo masks by the method of the settings, and to the training labels of the edge network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,20 +24,15 @@ from tag2mask.refine.settings import (
 )
 
 _LEAST = 1e-8
-"""Least divisor for the highest value after a walk."""
+"""Lower bound on the maximum after a walk, by which maps are divided."""
 
 
 @dataclass(frozen=True)
 class ClassMaps:
-    """Maps of the classes that an image may hold.
+    """Maps of the classes of an image."""
 
-    Attributes:
-        ids: uint8 (K,), ascending, 0 = background if it is among them.
-        maps: float32 (K, h, w), not negative.
-    """
-
-    ids: Tensor
-    maps: Tensor
+    ids: Tensor  # uint8 (K,), class ids, ascending; 0 is background, which may be missing
+    maps: Tensor  # float32 (K, h, w), not negative
 
     @property
     def has_background(self) -> bool:
@@ -51,17 +46,16 @@ class ClassMaps:
         return ClassMaps(self.ids, F.interpolate(self.maps[None], size=size, mode="bilinear")[0])
 
     def with_background(self, level: float) -> "ClassMaps":
-        """The maps with a background; one of this value everywhere is added if there is none."""
+        """The maps with a background; if there is none, a constant one of this value is added."""
         if self.has_background:
             return self
         background = self.maps.new_full((1, *self.maps.shape[1:]), level)
         return ClassMaps(torch.cat([self.ids.new_zeros(1), self.ids]), torch.cat([background, self.maps]))
 
     def labels(self, confidence: float | None = None) -> Tensor:
-        """The class of the highest map at each pixel: uint8 (h, w); of equal maps, that of the lower id.
+        """The class of the highest map at each pixel, the lower id of equal ones: uint8 (h, w).
 
-        Args:
-            confidence: where the highest map is below this, the label is 255; None keeps every label.
+        Where the highest map is below ``confidence``, the label is 255.
         """
         highest, place = self.maps.max(0)
         labels = self.ids[place]
@@ -69,15 +63,10 @@ class ClassMaps:
 
 
 class RefinedMask(NamedTuple):
-    """The refined mask of an image.
+    """The refined mask of an image."""
 
-    Attributes:
-        labels: uint8 (H, W), class ids of its CAMs, 0 = background, 255 = not sure.
-        confidence: float32 (H, W), the probability of the best label by the CRF; None without a CRF.
-    """
-
-    labels: Tensor
-    confidence: Tensor | None
+    labels: Tensor  # uint8 (H, W), class ids of its CAMs, 0 = background, 255 = ignored
+    confidence: Tensor | None  # float32 (H, W), the CRF's probability of the label; None without a CRF
 
 
 def refined_masks(
@@ -90,10 +79,10 @@ def refined_masks(
     """The masks of images.
 
     Args:
-        images: uint8 (H', W', 3), RGB, at the size at which they are refined; not read by `argmax`.
-        cams: of each, in [0, 1], on a grid of its own.
+        images: uint8 (H', W', 3), RGB, at the size of refinement; not used by `argmax`.
+        cams: of each image, in [0, 1], on any grid.
         sizes: (H, W) of each mask.
-        edges: (ceil(H' / 4), ceil(W' / 4)) in [0, 1] of each, for methods with a random walk.
+        edges: (ceil(H' / 4), ceil(W' / 4)) in [0, 1] of each image, for methods with a random walk.
     """
     maps = list(cams)
     if settings.walks:
@@ -119,7 +108,7 @@ def refined_masks(
 def _walked(
     cams: Sequence[ClassMaps], edges: Sequence[Tensor], sizes: Sequence[tuple[int, int]], settings: WalkSettings
 ) -> list[ClassMaps]:
-    """CAMs after the walk, at (H', W'), the highest value of each image 1, with a background."""
+    """CAMs after the walk, at (H', W'), divided by the maximum of each image, with a background."""
     walked = []
     for own, edge, size in zip(cams, edges, sizes, strict=True):
         grid = own.resized(_size(edge))
@@ -127,20 +116,20 @@ def _walked(
         if len(own.ids):
             maps = propagate(grid.maps**WALK_POWER, edge, radius=RADIUS, beta=settings.beta, steps=STEPS)
             maps = to_grid(maps[None], EDGE_STRIDE, 1, size)[0]
-            # One factor per image, as published: it only matters to a background that did not walk.
+            # One factor per image, as published: it only affects a background that was not part of the walk.
             maps = maps / maps.max().clamp_min(_LEAST)
         walked.append(ClassMaps(own.ids, maps).with_background(settings.background_level))
     return walked
 
 
 def sure_labels(images: Sequence[Tensor], maps: Sequence[ClassMaps], settings: SureSettings) -> list[Tensor]:
-    """The training labels of the edge network, from two passes with a strong and a weak background, each by a CRF.
+    """The training labels of the edge network, from two CRFs: with a strong background and with a weak one.
 
-    A pixel has a class where the first pass finds one, background where even the second finds background, 255 between.
+    A pixel has a class where the first CRF finds one, background where the second finds background, and 255 otherwise.
 
     Args:
-        images: uint8 (H, W, 3), RGB, on the device that does the work.
-        maps: of each, (K, H, W).
+        images: uint8 (H, W, 3), RGB, on the device that computes.
+        maps: of each image, (K, H, W).
 
     Returns:
         uint8 (H, W) for each.

@@ -18,34 +18,28 @@ from tag2mask.core.errors import UsageError
 _KEY_BITS = 62
 
 _FARTHEST = 2.0**22
-"""The largest coordinate, in cells, whose fraction float32 still holds."""
+"""The largest coordinate, in cells, that float32 represents with a fraction."""
 
-_TOO_FAR = "the points of a Gaussian filter lie too far apart for it; use larger standard deviations"
+_TOO_FAR = "the points of a Gaussian filter lie too far apart; use larger standard deviations"
 
 
 @dataclass(frozen=True)
 class Lattice:
-    """The m vertices that n points of d dimensions touch, and where their neighbours are.
+    """The m vertices of the simplices of n points in d dimensions, and their neighbours.
 
-    Row m of the values at vertices, one past the last vertex, is 0: it stands for neighbours that no point touches.
+    Row m of the values at vertices, one after the last vertex, is 0 and represents missing neighbours.
 
     Attributes:
-        corners: (n, d + 1) int32, the vertices of each point's simplex.
         weights: (n, d + 1) float32, its barycentric coordinates, each row summing to 1, times the factors of `scaled`.
-        members: (n · (d + 1),) int32, the points of each vertex, vertex after vertex.
-        shares: (n · (d + 1),) float32, the weight of each member.
-        offsets: (m + 1,) int32, where each vertex's members begin.
-        neighbours: (d + 1, m + 1, 3) int32, in each direction the vertex itself, the one after and the one before it.
-        taps: (m + 1, 3) float32, the weights of those three in a blur.
     """
 
-    corners: Tensor
+    corners: Tensor  # (n, d + 1) int32, the vertices of each point's simplex
     weights: Tensor
-    members: Tensor
-    shares: Tensor
-    offsets: Tensor
-    neighbours: Tensor
-    taps: Tensor
+    members: Tensor  # (n · (d + 1),) int32, the points of each vertex, grouped by vertex
+    shares: Tensor  # (n · (d + 1),) float32, the weight of each member
+    offsets: Tensor  # (m + 1,) int32, where each vertex's members begin
+    neighbours: Tensor  # (d + 1, m + 1, 3) int32, in each direction the vertex itself, the next and the previous one
+    taps: Tensor  # (m + 1, 3) float32, the weights of these three in a blur
 
     def filter(self, values: Tensor) -> Tensor:
         """Σ over all points q of exp(−½ |p − q|²) · value(q) at every point p, up to a factor and an approximation.

@@ -1,8 +1,8 @@
 """Random walk of CAMs over an affinity graph that stops at edges (IRN), in sparse steps.
 
-Two cells of the grid that are less than `radius` apart are neighbours, and their affinity is 1 − the largest edge on
-the path between them. The published walk squares the dense transition matrix eight times; applying the sparse one 256
-times is the same in exact arithmetic, and takes memory in proportion to the cells.
+Two cells of the grid less than `radius` apart are neighbours; their affinity is 1 − the largest edge on the path
+between them. The published walk squares the dense transition matrix eight times; to apply the sparse one 256 times is
+the same in exact arithmetic, with memory proportional to the number of cells.
 """
 
 import math
@@ -24,14 +24,12 @@ class _Graph:
     """The neighbours of every cell of an (h, w) grid, as the rows of a sparse matrix.
 
     Attributes:
-        crow: (n + 1,) int64, where each row begins.
-        columns: (m,) int64, ascending within a row.
-        order: (m,) int64, the place of each entry among the affinities of all displacements, each in both directions,
+        order: (m,) int64, the index of each entry in the affinities of all displacements, each in both directions,
             followed by n ones for the cells themselves.
     """
 
-    crow: Tensor
-    columns: Tensor
+    crow: Tensor  # (n + 1,) int64, the start of each row
+    columns: Tensor  # (m,) int64, ascending within a row
     order: Tensor
 
 
@@ -40,9 +38,9 @@ def propagate(cams: Tensor, edge: Tensor, *, radius: int = RADIUS, beta: float =
 
     Args:
         cams: (K, h, w), finite, any range.
-        edge: (h, w) in [0, 1], 1 where nothing passes.
-        radius: cells that are less than this apart are neighbours; at least 2.
-        beta: β > 0; the larger, the less passes a weak edge.
+        edge: (h, w) in [0, 1], 1 where the walk stops.
+        radius: cells less than this apart are neighbours; at least 2.
+        beta: β > 0; larger values stop the walk at weaker edges.
         steps: s, at least 0.
 
     Returns:
@@ -90,22 +88,22 @@ def propagate(cams: Tensor, edge: Tensor, *, radius: int = RADIUS, beta: float =
 
 
 def _affinities(edge: Tensor, radius: int) -> list[Tensor]:
-    """1 − the largest edge on the path, for each displacement and each cell from which it stays on the grid."""
+    """1 − the largest edge on the path, for each displacement and each cell from which it ends on the grid."""
     height, width = edge.shape
     found = []
     for down, right in displacements(radius):
         rows, columns = max(0, height - down), max(0, width - abs(right))
         left = max(0, -right)
-        strongest = edge.new_zeros(rows, columns)
+        largest = edge.new_zeros(rows, columns)
         for y, x in path(down, right):
-            strongest = torch.maximum(strongest, edge[y : y + rows, left + x : left + x + columns])
-        found.append(1 - strongest)
+            largest = torch.maximum(largest, edge[y : y + rows, left + x : left + x + columns])
+        found.append(1 - largest)
     return found
 
 
 @lru_cache(maxsize=16)
 def _graph(height: int, width: int, radius: int, device: torch.device) -> _Graph:
-    """The graph of a grid, kept because images share few sizes."""
+    """The graph of a grid, cached since images share few sizes."""
     cells = torch.arange(height * width, device=device)
     grid = cells.view(height, width)
     sources, targets = [], []
@@ -124,7 +122,7 @@ def _graph(height: int, width: int, radius: int, device: torch.device) -> _Graph
 
 @lru_cache
 def displacements(radius: int) -> tuple[tuple[int, int], ...]:
-    """(down, right) to each neighbour less than ``radius`` away, one of each pair of opposite ones; 34 for radius 5."""
+    """(down, right) to the neighbours less than ``radius`` away, one of each opposite pair; 34 for radius 5."""
     reach = range(1 - radius, radius)
     half = [(0, right) for right in range(1, radius)]
     half += [(down, right) for down in range(1, radius) for right in reach if math.hypot(down, right) < radius]
@@ -133,7 +131,7 @@ def displacements(radius: int) -> tuple[tuple[int, int], ...]:
 
 @lru_cache
 def path(down: int, right: int) -> tuple[tuple[int, int], ...]:
-    """The cells less than 1 from the straight line between two ends, both included: (down, right) from the first."""
+    """The cells less than 1 from the line between two ends, both included, as (down, right) from the first end."""
     columns = range(min(0, right), max(0, right) + 1)
     near = [(y, x) for y in range(down + 1) for x in columns if abs(down * x - right * y) < math.hypot(down, right)]
     return tuple(near)

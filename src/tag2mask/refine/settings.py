@@ -1,10 +1,10 @@
-"""The settings of refinement: how CAMs become masks, and how sure labels are told from unsure ones."""
+"""The settings of refinement: from CAMs to pseudo masks, and to the training labels of the edge network."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from tag2mask.cams.kinds import KINDS, CamKind
 from tag2mask.core.fields import Checked, setting
-from tag2mask.data.cam_files import CamKind
 from tag2mask.refine.crf import ColourCrf, PublishedCrf
 from tag2mask.refine.random_walk import BETA
 
@@ -14,13 +14,13 @@ WALK_POWER = 1.5
 """The power to which CAMs are raised before the random walk. Source: SIPE."""
 
 BACKGROUND_LEVELS = (0.30, 0.05)
-"""The background's CAM in the two passes of the labels of edges, for kinds without a background. Source: IRN."""
+"""The background's CAM in the two passes for edge labels, for kinds without a background. Source: IRN."""
 
 LABEL_CRF = PublishedCrf("irn")
 """The CRF of the labels of edges."""
 
 LABEL_CONFIDENCE = 0.7
-"""How probable the label of a pixel is when the CRF of the labels of edges begins. Source: IRN."""
+"""The initial probability of a pixel's label in the CRF for edge labels. Source: IRN."""
 
 
 @dataclass
@@ -29,8 +29,7 @@ class WalkSettings(Checked):
 
     Attributes:
         beta: the power to which the affinity is raised.
-        background_level: the background's value after it, in [0, 1], for kinds of CAM that have no background of
-            their own, so that it did not walk.
+        background_level: the background's value after the walk, in [0, 1], for kinds of CAM without a background.
     """
 
     beta: float = setting(BETA, above=0)
@@ -41,25 +40,25 @@ class WalkSettings(Checked):
 
 @dataclass
 class RefineSettings(Checked):
-    """How CAMs become masks.
+    """How CAMs become pseudo masks.
 
     Attributes:
-        method: `argmax` takes the class with the highest CAM at each pixel; `crf` the most probable one of a dense
+        method: `argmax` takes the class with the highest CAM at each pixel; `crf` the most probable class of a dense
             CRF over the CAMs; `irn` the highest CAM after a random walk that stops at edges; `irn+crf` both.
-        cams: the kind of CAM that is refined.
-        background_threshold: the background's CAM value, in [0, 1], for kinds that have no background of their own
-            (`classifier`); not for `irn`, where it is `walk.background_level`.
+        cams: the kind of CAM to refine.
+        background_threshold: the background's CAM value, in [0, 1], for kinds without a background (`classifier`);
+            with `irn` it is `walk.background_level`.
         crf: of the dense CRF.
         crf_power: the power to which CAMs are raised to become its probabilities.
-        ignore_below: a pixel whose label is less probable than this, in [0, 1], becomes 255, ignored (CLIP-ES takes
-            0.95); null keeps every label. Only where there is a CRF.
-        save_probabilities: also write how probable each pixel's label is, for `segment.pixel_weights`. Only where there
-            is a CRF.
+        ignore_below: pixels whose label is less probable than this, in [0, 1], become 255, ignored (CLIP-ES: 0.95);
+            null keeps every label. Needs a method with a CRF.
+        save_probabilities: also write the probability of each pixel's label, for `segment.pixel_weights`. Needs a
+            method with a CRF.
         walk: of the random walk.
-        long_side: an image that is longer, in pixels, is refined at this size, and the result enlarged; null keeps
-            every size, at 1 GB of memory a million pixels. All lengths of the CRF and of the walk are pixels of the
-            size at work, and published ones suit 500.
-        batch_size: images at a time.
+        long_side: larger images are refined at this length of the longer side, in pixels, and the result is enlarged;
+            null keeps every size, with 1 GB of memory per million pixels. All lengths of the CRF and of the walk are
+            pixels at this size; published ones suit 500.
+        batch_size: images per batch.
     """
 
     method: Method = "crf"
@@ -79,34 +78,34 @@ class RefineSettings(Checked):
         """Settings that do not go together."""
         problems = []
         if self.ignore_below is not None and not self.uses_crf:
-            problems.append(f"ignore_below is a probability of the CRF, which method {self.method} does not have")
+            problems.append(f"ignore_below needs the probabilities of a CRF, which method {self.method} does not have")
         if self.save_probabilities and not self.uses_crf:
-            problems.append(f"save_probabilities writes those of the CRF, which method {self.method} does not have")
+            problems.append(f"save_probabilities needs a CRF, which method {self.method} does not have")
         return problems
 
     @property
     def has_background(self) -> bool:
-        """Whether background is among the CAMs that are refined."""
-        return self.cams != "classifier"
+        """Whether the kind of CAM has a background."""
+        return KINDS[self.cams].has_background
 
     @property
     def uses_crf(self) -> bool:
-        """Whether a dense CRF takes part."""
+        """Whether the method has a dense CRF."""
         return self.method in ("crf", "irn+crf")
 
     @property
     def walks(self) -> bool:
-        """Whether a random walk takes part, so that an edge network is needed."""
+        """Whether the method has a random walk, which needs an edge network."""
         return self.method in ("irn", "irn+crf")
 
 
 @dataclass
 class SureSettings(Checked):
-    """Which labels of CAMs are sure enough to learn edges from.
+    """The confident labels of CAMs that train the edge network.
 
     Attributes:
-        background_factors: for kinds with a background of their own: what its CAM is multiplied by in the pass that
-            finds sure classes, and in the one that finds sure background (SIPE).
+        background_factors: for kinds with a background: the factors of its CAM in the pass for confident classes and in
+            the pass for confident background (SIPE).
     """
 
     background_factors: tuple[float, float] = (1.0, 0.5)

@@ -7,15 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tag2mask.cams.kinds import KINDS
 from tag2mask.evaluation.figures import absence
-
-KINDS = {
-    "classifier": "Classifier CAM",
-    "prototype": "Single prototype",
-    "pot": "POT CAM",
-    "fused": "Fused CAM",
-}
-"""Titles of the kinds of CAM, in the order of the method."""
 
 
 @dataclass(frozen=True)
@@ -181,10 +174,10 @@ def _result(stage: str, kind: str, figures: dict[str, Any], *, first: float | No
         threshold, level = _parsed(at), _fraction(value)
         if threshold is not None and level is not None:
             sweep.append((threshold, level))
-    if stage == "cams":
-        title, tone = KINDS.get(kind, f"{kind} CAM"), kind if kind in KINDS else f"other-{place % 4}"
+    if stage == "cams" and kind in KINDS:
+        title, tone = KINDS[kind].heading, KINDS[kind].tone
     else:
-        others = {"refine": f"Masks, {kind}", "seeds": f"Base CAM, {kind}"}
+        others = {"cams": f"{kind} CAM", "refine": f"Masks, {kind}", "seeds": f"Base CAM, {kind}"}
         title, tone = others.get(stage, f"{stage}, {kind}"), "mask" if stage == "refine" else f"other-{place % 4}"
     chosen, images = figures.get("chosen"), figures.get("images")
     return Result(

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from tag2mask.cams.kinds import KINDS
 from tag2mask.data import ImageItem, ImageSet, read_mask
 from tag2mask.data.cam_files import PADDING, CamFile, full_resolution
 from tag2mask.data.corrections import FinalMasks
 from tag2mask.data.images import IGNORED
 from tag2mask.report import pictures
-from tag2mask.report.figures import KINDS
 from tag2mask.report.pictures import class_colour, css, shades
 from tag2mask.report.ranking import Notice, Selected, attempt, cam_labels, cam_path, compare, open_cam
 from tag2mask.report.settings import ReportSettings
@@ -47,6 +47,7 @@ class Tile:
     miou: float | None = None
     shares: tuple[Share, ...] = ()
     ignored: float = 0.0
+    tone: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,10 +125,10 @@ class Gallery:
         size = pictures.picture_size(full, self.settings.width)
         truth = self._mask(item.truth, full, item)
         tiles = [Tile("image", "Image", ())]
-        for kind, title in KINDS.items():
+        for kind in KINDS:
             cam = self._cam(cam_path(self.run, kind, item), full)
             if cam is not None:
-                tiles.append(self._cam_tile(kind, title, cam, size, truth))
+                tiles.append(self._cam_tile(kind, cam, size, truth))
                 if cam.allocation is not None:
                     tiles.append(self._allocation_tile(cam, size))
         sure = self._mask(self.run / "edges/labels" / f"{item.id}.png", None)
@@ -155,7 +156,7 @@ class Gallery:
         path = attempt(self.notice, lambda: masks / f"{item.id}.png")
         return self._mask(path, size), title
 
-    def _cam_tile(self, kind: str, title: str, cam: CamFile, size: Size, truth: np.ndarray | None) -> Tile:
+    def _cam_tile(self, kind: str, cam: CamFile, size: Size, truth: np.ndarray | None) -> Tile:
         """All classes in colour, then the heat map of each; with mIoU if the background is known."""
         threshold = self.thresholds.get(kind)
         maps = full_resolution(replace(cam, size=pictures.smooth_size(size)))  # (K, h, w)
@@ -166,7 +167,8 @@ class Gallery:
         if decided is not None:
             layers.append(Layer(0, pictures.outline_uri(decided)))
         layers += [Layer(int(class_id), pictures.heat_uri(values)) for class_id, values in zip(ids, maps, strict=True)]
-        return Tile(kind, title, tuple(layers), miou=self._score(cam_labels(cam, threshold), truth)[0])
+        miou = self._score(cam_labels(cam, threshold), truth)[0]
+        return Tile(kind, KINDS[kind].heading, tuple(layers), miou=miou, tone=KINDS[kind].tone)
 
     def _label_tile(
         self, kind: str, title: str, labels: np.ndarray | None, size: Size, miou: float | None = None

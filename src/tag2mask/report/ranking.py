@@ -7,12 +7,12 @@ from typing import ParamSpec, TypeVar
 
 import numpy as np
 
+from tag2mask.cams.kinds import KINDS
 from tag2mask.core.errors import Tag2maskError
 from tag2mask.data import ImageItem, ImageSet, read_mask
 from tag2mask.data.cam_files import PADDING, CamFile, CamFileError, full_resolution, read_cam
 from tag2mask.evaluation import Confusion
 from tag2mask.quality.ranking import Ranking
-from tag2mask.report.figures import KINDS
 from tag2mask.report.settings import RANKED, ReportSettings
 
 T = TypeVar("T")

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from tag2mask.cams.kinds import KINDS
 from tag2mask.core.errors import UsageError
 from tag2mask.data.cam_files import full_resolution, read_ids
 from tag2mask.data.images import read_mask, reduced_size
 from tag2mask.data.manifest import ImageItem
-from tag2mask.report.figures import KINDS, cam_thresholds, read_splits
+from tag2mask.report.figures import cam_thresholds, read_splits
 from tag2mask.report.pictures import resize_labels
 from tag2mask.report.ranking import cam_labels, open_cam
 from tag2mask.runs.run_folder import RunFolder
@@ -114,7 +115,7 @@ def layers_of(run: RunFolder) -> dict[str, Layer]:
         found.append(Layer(f"prediction-{number}", title, run / folder, False))
     metrics = run.metrics() if (run / "metrics.json").is_file() else {}
     thresholds = cam_thresholds(read_splits(metrics))
-    for kind, title in reversed(KINDS.items()):
-        found.append(Layer(f"cam-{kind}", title, run / f"cams/{kind}", True, thresholds.get(kind)))
+    for kind in reversed(KINDS):
+        found.append(Layer(f"cam-{kind}", KINDS[kind].heading, run / f"cams/{kind}", True, thresholds.get(kind)))
     found.append(Layer("seeds", "Base CAM", run / "seeds", True, None))
     return {layer.name: layer for layer in found if layer.folder.is_dir()}

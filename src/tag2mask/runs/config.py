@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 import yaml
 
 from tag2mask.cams.clip.settings import SeedSettings
+from tag2mask.cams.kinds import CAM_KINDS, KINDS, CamKind
 from tag2mask.core.errors import UsageError
 from tag2mask.core.fields import Checked, absolute, plain, setting
-from tag2mask.data.cam_files import CAM_KINDS, CamKind
 from tag2mask.data.settings import DataSettings
 from tag2mask.networks.settings import NetworkSettings
 from tag2mask.pot import PotSettings
@@ -20,8 +20,6 @@ from tag2mask.refine.settings import RefineSettings
 from tag2mask.report.settings import ReportSettings
 from tag2mask.synthetic.settings import SceneSettings
 from tag2mask.training.settings import EdgeSettings, SegmentSettings, TrainSettings
-
-USUAL_KINDS: tuple[CamKind, ...] = ("classifier", "prototype", "pot")
 
 __all__ = ["CamSettings", "Config", "EvaluateSettings", "absolute", "plain", "presets", "to_yaml"]
 
@@ -40,7 +38,9 @@ class CamSettings(Checked):
         precision: of the network, `fp32` or `bf16` (autocast), which is faster if the processor has it.
     """
 
-    kinds: list[CamKind] = field(default_factory=lambda: list(USUAL_KINDS))
+    kinds: list[CamKind] = field(
+        default_factory=lambda: [kind for kind in CAM_KINDS if not KINDS[kind].needs_base_cams]
+    )
     scales: list[float] = field(default_factory=lambda: [1.0, 0.5, 1.5, 2.0])
     flip: bool = True
     long_side: int | None = setting(None, low=32)

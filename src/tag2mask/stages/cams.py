@@ -1,6 +1,6 @@
 """The stage `cams`: CAMs of several kinds from one pass over each image."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import ClassVar
@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tag2mask.cams.inference import ImageMaps, image_maps, scale_one
+from tag2mask.cams.inference import ImageMaps, image_maps, resize_long_side
+from tag2mask.cams.kinds import KINDS, CamKind
 from tag2mask.core.device import channels_last, resolve_device
 from tag2mask.core.errors import UsageError
 from tag2mask.core.provenance import cam_origin, image_origin, is_of_image
-from tag2mask.data.cam_files import PADDING, CamFile, CamKind, read_record, write_cam
+from tag2mask.data.cam_files import PADDING, CamFile, read_record, write_cam
 from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import read_image
 from tag2mask.data.manifest import ImageItem
@@ -85,14 +86,14 @@ class Cams(Stage):
         with timed_progress_bar(run, "cams", console, missing) as advance:
             for batch, pixels in read_batches(todo, config, result, origins):
                 tags = torch.from_numpy(images.tag_matrix(batch)).to(device)
-                scaled = scale_one(pixels.to(device), settings.long_side)
+                scaled = resize_long_side(pixels.to(device), settings.long_side)
                 bf16 = settings.precision == "bf16"
                 maps = image_maps(network, scaled, tags, scales=settings.scales, flip=settings.flip, bf16=bf16)
                 damaged: dict[str, str] = {}
                 if config.external.used:
                     grid = (maps.cams.shape[2], maps.cams.shape[3])
                     outside, damaged = read_external_maps(run, batch, len(images.classes), grid)
-                    maps = replace(maps, external=outside.to(device), use=config.external)
+                    maps = replace(maps, external=outside.to(device), external_settings=config.external)
                     result.failed.update(damaged)
                     for image_id, kind in product(damaged, settings.kinds):  # made from an earlier base CAM
                         (run / f"cams/{kind}" / f"{image_id}.npz").unlink(missing_ok=True)
@@ -113,15 +114,17 @@ class Cams(Stage):
 
 
 def _check_kinds(config: Config) -> None:
-    if "fused" in config.cams.kinds and not config.external.used:
-        raise UsageError("cams.kinds: `fused` needs base CAMs from outside; see the settings `external`")
+    """Refuse kinds that need base CAMs where there are none."""
+    needing = [kind for kind in config.cams.kinds if KINDS[kind].needs_base_cams]
+    if needing and not config.external.used:
+        raise UsageError(f"cams.kinds: `{needing[0]}` needs base CAMs from outside; see the settings `external`")
 
 
 def _missing(item: ImageItem, run: RunFolder, config: Config) -> bool:
     """Whether a CAM file of the image is missing, damaged, or of other tags, another image or another base CAM."""
     base = _base(item, run, config)
     for kind in config.cams.kinds:
-        ids = item.tags if kind == "classifier" else (0, *item.tags)
+        ids = (0, *item.tags) if KINDS[kind].has_background else item.tags
         path = run / f"cams/{kind}" / f"{item.id}.npz"
         found = read_record(path)
         if found is None or found.ids != ids or found.base != base:
@@ -157,13 +160,8 @@ def read_batches(
 
 
 def _kinds(maps: ImageMaps, kinds: Iterable[CamKind], pot: PotSettings) -> dict[CamKind, ImageMaps | TransportCams]:
-    makers: dict[CamKind, Callable[[], ImageMaps | TransportCams]] = {
-        "classifier": lambda: maps,
-        "prototype": lambda: maps.prototype_cams(pot),
-        "pot": lambda: maps.transport(pot),
-        "fused": lambda: maps.fused(pot),
-    }
-    return {kind: makers[kind]() for kind in kinds}
+    """The CAMs of each kind for a batch."""
+    return {kind: KINDS[kind].make(maps, pot) for kind in kinds}
 
 
 def _write(
@@ -184,8 +182,8 @@ def _write(
             ids = np.array((0, *item.tags), dtype=np.int32)
             maps = made.cams[number][[0, *item.tags]]
             clusters = made.prototypes.shape[2]
-            # Without a plan there is no allocation; more prototypes than a byte can number are not stored.
-            if kind == "pot" and len(ids) * clusters <= PADDING:
+            # Without a plan there is no allocation; more prototypes than a byte can name are left undrawn.
+            if KINDS[kind].has_allocation and len(ids) * clusters <= PADDING:
                 cells = made.allocation[number].cpu().numpy()
                 allocation = np.where(cells < 0, PADDING, cells)
         drawn = clusters if allocation is not None else None

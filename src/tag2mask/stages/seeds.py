@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from tag2mask.cams.clip.clip_es import clip_cams
 from tag2mask.cams.clip.model import Clip, load_clip, model_precision
 from tag2mask.cams.clip.npy_files import NpyCams, read_npy_cams, write_npy_cams
-from tag2mask.cams.clip.prompts import read_words
+from tag2mask.cams.clip.prompts import read_prompts
 from tag2mask.core.device import resolve_device
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.prefetch import map_ahead
@@ -63,10 +63,10 @@ class Seeds(Stage):
         classes, own = list(images.classes), config.seeds
         if own.from_npy is not None:
             return {"classes": classes, "seeds": {"from_npy": str(own.from_npy)}}
-        words = read_words(own.prompts, images.classes)
+        prompts = read_prompts(own.prompts, images.classes)
         kept = {key: value for key, value in plain(own, affecting=True).items() if key not in ("from_npy", "prompts")}
         kept["precision"] = model_precision(own.precision, resolve_device(config.device))
-        kept |= {"template": words.template, "prompts": list(words.prompts), "background": list(words.background)}
+        kept |= {"template": prompts.template, "prompts": list(prompts.prompts), "background": list(prompts.background)}
         return {"classes": classes, "seeds": kept}
 
     def check(self, config: Config, run: RunFolder, images: ImageSet, schedule: Schedule) -> None:
@@ -114,15 +114,15 @@ def _make(
     stage: Stage, config: Config, run: RunFolder, images: ImageSet, result: StageResult, console: Console
 ) -> None:
     settings = config.seeds
-    words = read_words(settings.prompts, images.classes)
+    prompts = read_prompts(settings.prompts, images.classes)
     run.check(stage, stage.fingerprint(config, images))
     clip = load_clip(settings.model, notify=lambda text: console.print(text, highlight=False))
     device = resolve_device(config.device)
-    features = clip.to(device).text_features(words.sentences())
+    features = clip.to(device).text_features(prompts.sentences())
     run.record_fingerprint(stage, stage.fingerprint(config, images))
     clip.precision(model_precision(settings.precision, device))
-    texts, background = features[: len(images.classes)], features[len(images.classes) :]
-    result.notes += words.notices
+    texts, background_text_features = features[: len(images.classes)], features[len(images.classes) :]
+    result.notes += prompts.notices
     batches = batches_by_patches(clip, images.items, config, result).without(images.corrections.damaged)
     todo, missing = batches.unfinished(lambda item: _missing(item, run))
     result.skipped = batches.total - missing
@@ -134,7 +134,7 @@ def _make(
                 [item.image for item in batch],
                 tags,
                 texts,
-                background,
+                background_text_features,
                 box_threshold=settings.box_threshold,
                 boxes=settings.boxes,
             )

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from tag2mask.cams.inference import ImageMaps, image_maps, scale_one
+from tag2mask.cams.inference import ImageMaps, image_maps, resize_long_side
 from tag2mask.core.device import channels_last, resolve_device
 from tag2mask.core.errors import UsageError
 from tag2mask.data.dataset import ImageSet, open_images
@@ -120,7 +120,7 @@ def audit_tags(config: Config, run: RunFolder, images: ImageSet, console: Consol
     done = 0
     with progress_bar(console, "tags", len(images)) as advance:
         for batch, pixels in read_batches(sized_batches(images.items, config, result), config, result):
-            scaled = scale_one(pixels.to(device), config.cams.long_side)
+            scaled = resize_long_side(pixels.to(device), config.cams.long_side)
             tags = torch.from_numpy(images.tag_matrix(batch)).to(device)
             maps = image_maps(network, scaled, tags, scales=[1.0], flip=True, bf16=bf16)
             found += _findings(batch, maps, maps.transport(config.pot.one_scale()), images.classes)

@@ -8,7 +8,7 @@ import torch
 
 from tag2mask.cams.clip.clip_es import class_scores
 from tag2mask.cams.clip.model import load_clip, model_precision
-from tag2mask.cams.clip.prompts import read_words
+from tag2mask.cams.clip.prompts import read_prompts
 from tag2mask.core.device import resolve_device
 from tag2mask.core.errors import UsageError, first_five
 from tag2mask.core.files import write_text
@@ -51,21 +51,20 @@ def suggest_tags(
     if not 0 <= threshold <= 1:
         raise UsageError(f"--threshold should lie in [0, 1], received {threshold}")
     images = find_images(place).items[: config.limit]
-    words = read_words(config.seeds.prompts, names)
-    if not words.background:
+    prompts = read_prompts(config.seeds.prompts, names)
+    if not prompts.background:
         raise UsageError("seeds.prompts: scores are against background words, and there are none; list some")
-    result = StageResult("tags", notes=list(words.notices))
+    result = StageResult("tags", notes=list(prompts.notices))
     device = resolve_device(config.device)
     clip = load_clip(config.seeds.model, notify=lambda text: console.print(text, highlight=False)).to(device)
-    features = clip.text_features(words.sentences())
-    class_features, background_features = features[: len(names)], features[len(names) :]
+    features = clip.text_features(prompts.sentences())
+    texts, background_text_features = features[: len(names)], features[len(names) :]
     clip.precision(model_precision(config.seeds.precision, device))
     rows: dict[Path, list[str]] = {}
     batches = batches_by_patches(clip, images, config, result)
     with progress_bar(console, "tags", len(images)) as advance:
         for prepared in prepared_batches(clip, batches, config, result):
-            pixels = [each.image for each in prepared]
-            by_image, by_patch = class_scores(clip, pixels, class_features, background_features)
+            by_image, by_patch = class_scores(clip, [each.image for each in prepared], texts, background_text_features)
             scores = torch.stack([(by_image + by_patch) / 2, by_image, by_patch], 2)  # (B, C, 3)
             for each, own in zip(prepared, scores.tolist(), strict=True):
                 found = [name for name, (score, *_) in zip(names, own, strict=True) if score >= threshold]

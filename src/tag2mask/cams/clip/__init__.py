@@ -2,6 +2,6 @@
 
 from tag2mask.cams.clip.clip_es import ClipCams, clip_cams
 from tag2mask.cams.clip.model import Clip, load_clip
-from tag2mask.cams.clip.prompts import Words, read_words
+from tag2mask.cams.clip.prompts import Prompts, read_prompts
 
-__all__ = ["Clip", "ClipCams", "Words", "clip_cams", "load_clip", "read_words"]
+__all__ = ["Clip", "ClipCams", "Prompts", "clip_cams", "load_clip", "read_prompts"]

@@ -1,6 +1,6 @@
-"""Base CAMs from CLIP for a batch of images (CLIP-ES), and the probabilities of classes that suggest tags.
+"""Base CAMs from CLIP for a batch of images (CLIP-ES), and class probabilities that suggest tags.
 
-Class-aware attention affinity (CAA): patches that attend to one another share their CAM, inside the object's box.
+Class-aware attention affinity (CAA) averages a CAM over patches that attend to each other, inside the object's box.
 """
 
 from collections.abc import Sequence
@@ -18,32 +18,25 @@ from tag2mask.cams.clip.model import Clip
 from tag2mask.core.errors import UsageError
 
 ATTENTION_BLOCKS = 8
-"""The affinity is made of the attention of the last eight blocks. Source: CLIP-ES."""
+"""The affinity is the mean attention of the last eight blocks. Source: CLIP-ES."""
 
 _ROUNDS = 3
 _CONNECTED = np.ones((3, 3), dtype=bool)
 
-_STRONGEST = 0.05
-"""Share of the patches whose mean is a class's score by patches; ours: the size of a small object."""
+_TOP_SHARE = 0.05
+"""Share of the patches with the highest values that are averaged for a class's score; ours: a small object's size."""
 
 Boxes = Literal["whole", "published"]
 
 
 @dataclass(frozen=True)
 class ClipCams:
-    """Base CAMs of one image.
+    """Base CAMs of one image."""
 
-    Attributes:
-        labels: the classes, from 0, ascending.
-        cams: (J, h, w) float32 in [0, 1], on CLIP's grid.
-        gradcams: (J, h, w), the same before the affinity.
-        probability: (J,), of each class among the present classes and the background prompts.
-    """
-
-    labels: tuple[int, ...]
-    cams: Tensor
-    gradcams: Tensor
-    probability: Tensor
+    labels: tuple[int, ...]  # the classes, from 0, ascending
+    cams: Tensor  # (J, h, w) float32 in [0, 1], on CLIP's grid
+    gradcams: Tensor  # (J, h, w), the CAMs before the affinity
+    probability: Tensor  # (J,), of each class among the present classes and the background prompts
 
 
 @torch.no_grad()
@@ -51,8 +44,8 @@ def clip_cams(
     clip: Clip,
     images: Sequence[Tensor],
     tags: Tensor,
-    texts: Tensor,
-    rivals: Tensor,
+    text_features: Tensor,
+    background_text_features: Tensor,
     *,
     box_threshold: float = 0.4,
     boxes: Boxes = "whole",
@@ -60,37 +53,39 @@ def clip_cams(
     """Base CAMs of images of any sizes.
 
     Args:
-        images: each (3, h · patch, w · patch), as `Clip.prepare` gives it.
+        images: each (3, h · patch, w · patch), of `Clip.prepare`.
         tags: (B, C) bool.
-        texts: (C, E) float32, unit length, of the classes.
-        rivals: (G, E), of the background prompts.
+        text_features: (C, E) float32, unit length, of the classes.
+        background_text_features: (G, E), of the background prompts.
         box_threshold: τ of `box_masks`; published: 0.4 for VOC, 0.7 for COCO.
 
     Returns:
         one for each image, on the CPU.
 
-    Raises:
-        UsageError: wrong shapes.
     Source: CLIP-ES; docs/seeds.md lists the differences from its release.
     """
-    if tags.shape != (len(images), len(texts)) or tags.dtype != torch.bool:
-        raise UsageError(f"tags should be bool {(len(images), len(texts))}, received {tags.dtype} {tuple(tags.shape)}")
+    if tags.shape != (len(images), len(text_features)) or tags.dtype != torch.bool:
+        raise UsageError(
+            f"tags should be bool {(len(images), len(text_features))}, received {tags.dtype} {tuple(tags.shape)}"
+        )
     if not len(images):
         return []
-    tags, texts, rivals = (values.to(clip.device) for values in (tags, texts, rivals))
+    tags, text_features, background_text_features = (
+        values.to(clip.device) for values in (tags, text_features, background_text_features)
+    )
     patches = clip.patches(images)
     before = clip.up_to_last_block(patches, ATTENTION_BLOCKS)
-    found = softmax_gradcams(clip, patches, before.tokens, texts, rivals, tags)
+    found = softmax_gradcams(clip, patches, before.tokens, text_features, background_text_features, tags)
     affinities = affinity((before.attention + found.attention) / (before.maps + 1), patches.valid)
     inside = patches.valid[found.image]  # (P, n)
-    plain = ranged(found.maps, inside)
+    plain = min_max_normalised(found.maps, inside)
     numbers = found.image.tolist()
-    boxed = plain * box_masks(plain, [patches.grids[number] for number in numbers], box_threshold, boxes)
-    # The maps of an image are stacked, so that its affinity is applied to all of them in one product.
+    box_masked = plain * box_masks(plain, [patches.grids[number] for number in numbers], box_threshold, boxes)
+    # The maps of an image are stacked, so that one product applies the affinity to all of them.
     place = tags.cumsum(1)[found.image, found.label] - 1
-    stack = boxed.new_zeros(len(images), boxed.shape[1], int(tags.sum(1).max()))
-    stack[found.image, :, place] = boxed
-    refined = ranged(propagate(affinities, stack)[found.image, :, place], inside).float()
+    stack = box_masked.new_zeros(len(images), box_masked.shape[1], int(tags.sum(1).max()))
+    stack[found.image, :, place] = box_masked
+    refined = min_max_normalised(propagate(affinities, stack)[found.image, :, place], inside).float()
     results = []
     on_host = [values.cpu() for values in (refined, plain, found.probability, found.label)]
     for number, (rows, columns) in enumerate(patches.grids):
@@ -101,43 +96,41 @@ def clip_cams(
 
 
 @torch.no_grad()
-def class_scores(clip: Clip, images: Sequence[Tensor], texts: Tensor, rivals: Tensor) -> tuple[Tensor, Tensor]:
+def class_scores(
+    clip: Clip, images: Sequence[Tensor], text_features: Tensor, background_text_features: Tensor
+) -> tuple[Tensor, Tensor]:
     """The probability of each class in each image, independent of the other classes.
 
     Args:
-        images: each (3, h · patch, w · patch), as `Clip.prepare` gives it.
-        texts: (C, E) float32, unit length, of the classes.
-        rivals: (G, E), of the background prompts, G at least 1.
+        images: each (3, h · patch, w · patch), of `Clip.prepare`.
+        text_features: (C, E) float32, unit length, of the classes.
+        background_text_features: (G, E), of the background prompts, G at least 1.
 
     Returns:
         by image and by patch, (B, C) each, in (0, 1), on the CPU: the softmax probability of the class against the
-        background prompts, of the class token, and the mean of those of the strongest twentieth of the patches.
+        background prompts, for the class token, and its mean over the highest twentieth of the patches.
     Source: ours.
     """
     patches = clip.patches(images)
     tokens = clip.up_to_last_block(patches, 0).tokens
-    after = clip.through(clip.blocks[-1], tokens, patches.key_bias)
+    after = clip.run_block(clip.blocks[-1], tokens, patches.key_bias)
     features = F.normalize(clip.image_features(after), dim=2)  # (B, 1 + n, E)
-    for_class = clip.logit_scale * features @ texts.to(features.device).T  # (B, 1 + n, C)
-    against = torch.logsumexp(clip.logit_scale * features @ rivals.to(features.device).T, 2, keepdim=True)
+    for_class = clip.logit_scale * features @ text_features.to(features.device).T  # (B, 1 + n, C)
+    against = torch.logsumexp(
+        clip.logit_scale * features @ background_text_features.to(features.device).T, 2, keepdim=True
+    )
     probability = torch.sigmoid(for_class - against)
     by_patch = []
     for own, (rows, columns) in zip(probability[:, 1:], patches.grids, strict=True):
-        count = max(1, round(_STRONGEST * rows * columns))
+        count = max(1, round(_TOP_SHARE * rows * columns))
         by_patch.append(own[: rows * columns].topk(count, dim=0).values.mean(0))
     return probability[:, 0].cpu(), torch.stack(by_patch).cpu()
 
 
 def affinity(attention: Tensor, valid: Tensor) -> Tensor:
-    """Attention as a symmetric affinity: columns and rows normalised to sum 1 three times in turn, then (A + Aᵀ) / 2.
+    """Attention (B, n, n) as a symmetric affinity: columns and rows normalised in turn, then (A + Aᵀ) / 2.
 
-    Args:
-        attention: (B, n, n), not negative, 0 in padding.
-        valid: (B, n) bool.
-
-    Returns:
-        (B, n, n) float64: two steps of it leave almost flat maps, whose stretching magnifies rounding.
-    Source: CLIP-ES.
+    In float64: propagated maps are almost flat, so that their normalisation magnifies rounding errors. Source: CLIP-ES.
     """
     inside = valid[:, :, None] & valid[:, None]
     both = attention.double() * inside
@@ -153,10 +146,10 @@ def propagate(affinities: Tensor, maps: Tensor) -> Tensor:
     return affinities @ (affinities @ maps.to(affinities.dtype))
 
 
-def ranged(maps: Tensor, valid: Tensor) -> Tensor:
-    """(x − min) / (max − min) over the patches of each map (…, n); 0 where a map is flat, and in padding.
+def min_max_normalised(maps: Tensor, valid: Tensor) -> Tensor:
+    """(x − min) / (max − min) over the patches of each map (…, n); 0 for flat maps and in padding.
 
-    Source: CLIP-ES, without its 1e-7 in the divisor, which damps the maps of classes with a high probability.
+    Source: CLIP-ES, without its 1e-7 in the divisor, which weakens the maps of classes with a high probability.
     """
     low = maps.masked_fill(~valid, torch.inf).amin(-1, keepdim=True)
     high = maps.masked_fill(~valid, -torch.inf).amax(-1, keepdim=True)
@@ -165,22 +158,18 @@ def ranged(maps: Tensor, valid: Tensor) -> Tensor:
 
 
 def box_masks(maps: Tensor, grids: Sequence[tuple[int, int]], threshold: float, boxes: Boxes = "whole") -> Tensor:
-    """1 inside the bounding boxes of the regions where a map is strong.
+    """(P, n) bool, the bounding boxes of the regions where a map (P, n) in [0, 1] is above a threshold.
 
     Args:
-        maps: (P, n) in [0, 1], on the grid of each.
         grids: (h, w) of each map.
-        threshold: τ; strong is above ⌊τ · max⌋, both in steps of 1/255.
+        threshold: τ; regions are above ⌊τ · max⌋, both in steps of 1/255.
         boxes: `whole`, or `published`: a box at the right or lower edge of the image loses its last column or row.
-
-    Returns:
-        (P, n) bool.
-    Source: CLIP-ES, which traces contours; the boxes of regions connected over sides and corners are the same.
+    Source: CLIP-ES, which traces contours; regions connected over sides and corners have the same boxes.
     """
     levels = (maps * 255).floor()
-    strong = (levels > (threshold * levels.amax(1, keepdim=True)).floor()).cpu().numpy()
-    masks = np.zeros(strong.shape, dtype=bool)
-    for own, mask, (rows, columns) in zip(strong, masks, grids, strict=True):
+    above = (levels > (threshold * levels.amax(1, keepdim=True)).floor()).cpu().numpy()
+    masks = np.zeros(above.shape, dtype=bool)
+    for own, mask, (rows, columns) in zip(above, masks, grids, strict=True):
         regions, _ = ndimage.label(own[: rows * columns].reshape(rows, columns), structure=_CONNECTED)
         square = mask[: rows * columns].reshape(rows, columns)  # a view
         for down, across in ndimage.find_objects(regions):

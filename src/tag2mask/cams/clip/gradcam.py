@@ -20,29 +20,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tag2mask.cams.clip.model import Clip, Patches, attention_weights, images_at_once
+from tag2mask.cams.clip.model import Clip, Patches, attention_weights, images_per_chunk
 
 _LARGEST_CHUNK = 1 << 28
-"""Most elements of the largest intermediates of a chunk of maps on a GPU."""
+"""Most elements of the largest intermediate results of a chunk of maps on a GPU."""
 
 
 @dataclass(frozen=True)
 class GradCams:
-    """Grad-CAMs of a batch; P pairs of an image and one of its classes, in order of image, then class.
+    """Grad-CAMs of a batch; P pairs of an image and one of its classes, in order of image, then class."""
 
-    Attributes:
-        image: (P,) int64, the image of each pair.
-        label: (P,) int64, the class, from 0.
-        maps: (P, n) float32, not negative, not normalised; 0 in padding.
-        probability: (P,) of the class among the present classes and the background prompts.
-        attention: (B, n, n) float32, the block's attention averaged over heads, without class token; 0 in padding.
-    """
-
-    image: Tensor
-    label: Tensor
-    maps: Tensor
-    probability: Tensor
-    attention: Tensor
+    image: Tensor  # (P,) int64, the image of each pair
+    label: Tensor  # (P,) int64, the class, from 0
+    maps: Tensor  # (P, n) float32, not negative, not normalised; 0 in padding
+    probability: Tensor  # (P,) of the class among the present classes and the background prompts
+    attention: Tensor  # (B, n, n) float32, the block's attention averaged over heads, without class token; 0 in padding
 
 
 @dataclass(frozen=True)
@@ -62,15 +54,11 @@ class _Pass:
 
 @torch.no_grad()
 def softmax_gradcams(
-    clip: Clip, patches: Patches, tokens: Tensor, texts: Tensor, rivals: Tensor, tags: Tensor
+    clip: Clip, patches: Patches, tokens: Tensor, text_features: Tensor, background_text_features: Tensor, tags: Tensor
 ) -> GradCams:
-    """The maps of all present classes.
+    """The maps of all present classes, from the input ``tokens`` (B, 1 + n, D) of the last block.
 
-    Args:
-        tokens: (B, 1 + n, D), input of the last block.
-        texts: (C, E) float32, unit length, of the classes.
-        rivals: (G, E), of the background prompts; G may be 0.
-        tags: (B, C) bool.
+    Text features are (C, E) and (G, E), float32 of unit length, with G ≥ 0; tags are bool (B, C).
     """
     block = clip.blocks[-1]
     state = _forward(clip, block, tokens, patches.key_bias)
@@ -78,7 +66,9 @@ def softmax_gradcams(
     pooled = (clip.model.vision_model.post_layernorm(state.out) * share[..., None].to(tokens.dtype)).sum(1)  # (B, D)
     feature = clip.model.visual_projection(pooled).float()  # (B, E)
     image, label = tags.nonzero(as_tuple=True)
-    direction, probability = _directions(feature, texts, rivals, tags, image, label, clip.logit_scale)
+    direction, probability = _directions(
+        feature, text_features, background_text_features, tags, image, label, clip.logit_scale
+    )
     gradient = direction @ clip.model.visual_projection.weight.float()  # (P, D), at the mean of the normed patches
     maps = torch.zeros(len(image), patches.valid.shape[1], device=tokens.device)
     slope = _slope(block.mlp.activation_fn, state.hidden)
@@ -91,9 +81,9 @@ def softmax_gradcams(
 
 
 def _chunks(image: Tensor, state: _Pass) -> Iterator[tuple[slice, Tensor]]:
-    """Pairs that are computed together, and their images: one for each, or a single one that all of them share.
+    """Pairs to compute together, and their images, one for each pair or one for all.
 
-    On a CPU these are the pairs of one image, which saves copies; elsewhere as many as memory allows.
+    On a CPU a chunk is the pairs of one image, which saves copies; elsewhere as many pairs as memory allows.
     """
     if image.device.type == "cpu":
         start = 0
@@ -109,9 +99,9 @@ def _chunks(image: Tensor, state: _Pass) -> Iterator[tuple[slice, Tensor]]:
 def _forward(clip: Clip, block: Any, tokens: Tensor, bias: Tensor | None) -> _Pass:
     """The last block, without the class token's output."""
     normed = block.layer_norm1(tokens)
-    query, key, value = clip.heads(block, normed)
+    query, key, value = clip.query_key_value(block, normed)
     weights = query.new_empty(*query.shape[:3], query.shape[2])
-    step = images_at_once(query)
+    step = images_per_chunk(query)
     for start in range(0, len(query), step):
         part = slice(start, start + step)
         weights[part] = attention_weights(query[part], key[part], None if bias is None else bias[part])
@@ -123,18 +113,24 @@ def _forward(clip: Clip, block: Any, tokens: Tensor, bias: Tensor | None) -> _Pa
 
 
 def _directions(
-    feature: Tensor, texts: Tensor, rivals: Tensor, tags: Tensor, image: Tensor, label: Tensor, scale: float
+    feature: Tensor,
+    text_features: Tensor,
+    background_text_features: Tensor,
+    tags: Tensor,
+    image: Tensor,
+    label: Tensor,
+    scale: float,
 ) -> tuple[Tensor, Tensor]:
     """The gradient of each pair's probability, up to a positive factor: (P, E); and the probability: (P,)."""
     unit = F.normalize(feature, dim=1)
-    everything = torch.cat([texts, rivals])  # (C + G, E)
-    competes = torch.cat([tags, tags.new_ones(len(tags), len(rivals))], 1)
+    everything = torch.cat([text_features, background_text_features])  # (C + G, E)
+    competes = torch.cat([tags, tags.new_ones(len(tags), len(background_text_features))], 1)
     logits = (scale * unit @ everything.T).masked_fill(~competes, -torch.inf)[image]  # (P, C + G)
     probability = logits.softmax(1).gather(1, label[:, None])[:, 0]
     others = logits.scatter(1, label[:, None], -torch.inf)
-    # The only class without background prompts has probability 1; its own text is the direction then.
+    # A single class without background prompts has probability 1; the direction is then its own text.
     share = others.softmax(1).nan_to_num(0.0)
-    direction = texts[label] - share @ everything
+    direction = text_features[label] - share @ everything
     seen = unit[image]
     return direction - (direction * seen).sum(1, keepdim=True) * seen, probability
 
@@ -142,7 +138,7 @@ def _directions(
 def _mean_gradient(
     clip: Clip, block: Any, state: _Pass, slope: Tensor, valid: Tensor, image: Tensor, gradient: Tensor
 ) -> Tensor:
-    """The gradient at the first norm, summed over patches, from that at the pooled output: both (p, D)."""
+    """The gradient at the first norm, summed over patches, from the gradient at the pooled output: both (p, D)."""
     dtype = state.out.dtype
     inside = valid[image][..., None]  # (p, n, 1)
     above = (
@@ -155,20 +151,19 @@ def _mean_gradient(
     weights = state.weights[image][:, :, 1:]  # (p, H, n, 1 + n), queries of patches, keys of all
     value, key, query = state.value[image], state.key[image], state.query[image][:, :, 1:]
     level = (back * state.gathered[image]).sum(3, keepdim=True)  # (p, H, n, 1), Σ_j A_ij ∂A_ij
-    at_value = _answers(weights, torch.cat([back, level], 3))  # (p, H, 1 + n, d + 1)
-    # ∂S = A (∂A − level), whose rows sum to 0: so its sum over the patches as keys is minus its entry for the class
-    # token.
-    asked = (at_value[..., :-1] * value).sum(3, keepdim=True) - at_value[..., -1:]  # (p, H, 1 + n, 1)
-    answered = -weights[..., :1] * ((back * value[:, :, :1]).sum(3, keepdim=True) - level)  # (p, H, n, 1)
+    at_value = _transposed_product(weights, torch.cat([back, level], 3))  # (p, H, 1 + n, d + 1)
+    # ∂S = A (∂A − level) has rows of sum 0: its sum over the patches as keys is minus its entry for the class token.
+    over_queries = (at_value[..., :-1] * value).sum(3, keepdim=True) - at_value[..., -1:]  # (p, H, 1 + n, 1)
+    over_keys = -weights[..., :1] * ((back * value[:, :, :1]).sum(3, keepdim=True) - level)  # (p, H, n, 1)
     sums = [
-        (width**-0.5 * (asked * key).sum(2), block.self_attn.q_proj),
-        (width**-0.5 * (answered * query).sum(2), block.self_attn.k_proj),
+        (width**-0.5 * (over_queries * key).sum(2), block.self_attn.q_proj),
+        (width**-0.5 * (over_keys * query).sum(2), block.self_attn.k_proj),
         (at_value[:, :, 1:, :-1].sum(2), block.self_attn.v_proj),
     ]
     return torch.stack([part.flatten(1).float() @ projection.weight.float() for part, projection in sums]).sum(0)
 
 
-def _answers(weights: Tensor, back: Tensor) -> Tensor:
+def _transposed_product(weights: Tensor, back: Tensor) -> Tensor:
     """Aᵀ G: (p, H, m, e) from weights (p or 1, H, n, m) and gradients (p, H, n, e)."""
     turned = weights.transpose(2, 3)
     if len(weights) == len(back):
@@ -179,7 +174,7 @@ def _answers(weights: Tensor, back: Tensor) -> Tensor:
 
 
 def _through_norm(norm: torch.nn.LayerNorm, x: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient at the input ``x`` of a layer norm from that at its output, computed in float32."""
+    """The gradient at the input ``x`` of a layer norm from the gradient at its output, computed in float32."""
     wide = x.float()
     centred = wide - wide.mean(-1, keepdim=True)
     inverse = (centred.square().mean(-1, keepdim=True) + norm.eps).rsqrt()

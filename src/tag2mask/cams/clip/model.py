@@ -1,7 +1,7 @@
 """CLIP of `transformers`, run block by block on images of any size.
 
-The image side is run here with the library's modules, for what its forward pass does not offer: position embeddings for
-any grid, head-averaged attention of some blocks only, and images of several sizes in one batch.
+The image side runs the library's modules one by one, since its forward pass lacks position embeddings for any grid,
+head-averaged attention of selected blocks, and images of several sizes in one batch.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
+from tag2mask.networks.backbones.hub import quiet, read_model_config, resolve_folder
 from tag2mask.networks.backbones.weights import Notify
-from tag2mask.networks.hub import quiet, read_model_config, resolve_folder
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -29,26 +29,20 @@ Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _LARGEST_ATTENTION = 1 << 25
-"""Most entries of attention (heads, n, n) at a time on a CPU, for its caches."""
+"""Most entries of attention (heads, n, n) at a time on a CPU, so that they fit its caches."""
 
 
 @dataclass(frozen=True)
 class Patches:
-    """A batch of images as sequences of tokens, the class token first, shorter ones padded at the end.
+    """A batch of images as sequences of tokens, the class token first, shorter ones padded at the end."""
 
-    Attributes:
-        tokens: (B, 1 + n, D).
-        grids: (h, w) of each image; h · w ≤ n patches in reading order.
-        valid: (B, n) bool, False = padding.
-    """
-
-    tokens: Tensor
-    grids: tuple[tuple[int, int], ...]
-    valid: Tensor
+    tokens: Tensor  # (B, 1 + n, D)
+    grids: tuple[tuple[int, int], ...]  # (h, w) of each image; h · w ≤ n patches in reading order
+    valid: Tensor  # (B, n) bool, False = padding
 
     @property
     def key_bias(self) -> Tensor | None:
-        """(B, 1, 1, 1 + n), −inf where a token is padding; None where none is."""
+        """(B, 1, 1, 1 + n), −inf where a token is padding; None without padding."""
         if all(rows * columns == self.valid.shape[1] for rows, columns in self.grids):
             return None
         bias = torch.zeros_like(self.valid, dtype=self.tokens.dtype).masked_fill(~self.valid, -torch.inf)
@@ -60,27 +54,19 @@ class LastBlock:
     """The input of the last block, and the attention of earlier blocks.
 
     Attributes:
-        tokens: (B, 1 + n, D), input of the last block.
-        attention: (B, n, n) float32, the sum over some of the earlier blocks of their attention averaged over heads,
-            without class token; 0 in padding.
-        maps: number of blocks in the sum.
+        attention: (B, n, n) float32, attention averaged over heads and summed over some of the earlier blocks, without
+            class token; 0 in padding.
     """
 
-    tokens: Tensor
+    tokens: Tensor  # (B, 1 + n, D), input of the last block
     attention: Tensor
-    maps: int
+    maps: int  # number of blocks in the sum
 
 
 class Clip(nn.Module):
-    """A frozen CLIP.
-
-    Attributes:
-        tokenizer: its tokenizer; None where texts are given as features.
-        patch: pixels per side of a patch.
-    """
+    """A frozen CLIP; ``patch`` is the number of pixels per side of a patch."""
 
     def __init__(self, model: Any, tokenizer: Any = None) -> None:
-        """Take over ``model``; its weights are frozen."""
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -94,7 +80,7 @@ class Clip(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Of the weights."""
+        """The device of the weights."""
         device: torch.device = self.model.visual_projection.weight.device
         return device
 
@@ -112,11 +98,7 @@ class Clip(nn.Module):
 
     @torch.no_grad()
     def text_features(self, sentences: Sequence[str]) -> Tensor:
-        """(len(sentences), E) float32, unit length.
-
-        Raises:
-            UsageError: a sentence is longer than the model reads.
-        """
+        """(len(sentences), E) float32, unit length; a `UsageError` for sentences that are too long."""
         limit = int(self.model.config.text_config.max_position_embeddings)
         ids = [self.tokenizer(sentence)["input_ids"] for sentence in sentences]
         long = [sentence for sentence, tokens in zip(sentences, ids, strict=True) if len(tokens) > limit]
@@ -126,26 +108,21 @@ class Clip(nn.Module):
         pooled = self.model.text_model(**batch).pooler_output
         return F.normalize(self.model.text_projection(pooled).float(), dim=1)
 
-    def prepare(self, image: npt.NDArray[np.uint8], longest_side: int | None = None) -> Tensor:
-        """An image as CLIP's input: sides rounded up to whole patches, bicubic, normalised.
+    def prepare(self, image: npt.NDArray[np.uint8], long_side: int | None = None) -> Tensor:
+        """An RGB image, uint8 (H, W, 3), as CLIP's input, float32 (3, h · patch, w · patch), bicubic, normalised.
 
-        Args:
-            image: RGB, uint8 (H, W, 3).
-            longest_side: an image with a longer side is reduced to it first; None takes any size.
-
-        Returns:
-            float32 (3, h · patch, w · patch).
-        Source: CLIP-ES; the reduction is ours.
+        Sides are rounded up to whole patches; larger images are first reduced to ``long_side``. Source: CLIP-ES; the
+        reduction is ours.
         """
-        rows, columns = self.grid((image.shape[0], image.shape[1]), longest_side)
+        rows, columns = self.grid((image.shape[0], image.shape[1]), long_side)
         size = (columns * self.patch, rows * self.patch)
         pixels = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
         normalised = (pixels / 255 - np.array(CLIP_MEAN, np.float32)) / np.array(CLIP_STD, np.float32)
         return torch.from_numpy(normalised).permute(2, 0, 1).contiguous()
 
-    def grid(self, size: tuple[int, int], longest_side: int | None = None) -> tuple[int, int]:
+    def grid(self, size: tuple[int, int], long_side: int | None = None) -> tuple[int, int]:
         """(h, w), the patches of an image of (H, W) pixels."""
-        scale = min(1.0, (longest_side or max(size)) / max(size))
+        scale = min(1.0, (long_side or max(size)) / max(size))
         rows, columns = (max(1, -(-round(side * scale) // self.patch)) for side in size)
         return rows, columns
 
@@ -167,17 +144,13 @@ class Clip(nn.Module):
 
     @torch.no_grad()
     def up_to_last_block(self, patches: Patches, attention_blocks: int) -> LastBlock:
-        """Run all blocks but the last.
-
-        Args:
-            attention_blocks: number of last blocks, the very last included, whose attention is returned.
-        """
+        """Run all blocks except the last; return the attention of the last ``attention_blocks``, without the last."""
         tokens, bias = patches.tokens, patches.key_bias
         images, length, _ = tokens.shape
         summed = torch.zeros(images, length - 1, length - 1, device=tokens.device)
         first = max(0, len(self.blocks) - attention_blocks)
         for number, block in enumerate(self.blocks[:-1]):
-            tokens = self.through(block, tokens, bias, summed if number >= first else None)
+            tokens = self.run_block(block, tokens, bias, summed if number >= first else None)
         summed *= patches.valid[:, :, None]
         return LastBlock(tokens, summed, len(self.blocks) - 1 - first)
 
@@ -186,7 +159,7 @@ class Clip(nn.Module):
         features: Tensor = self.model.visual_projection(self.model.vision_model.post_layernorm(tokens))
         return features.float()
 
-    def heads(self, block: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def query_key_value(self, block: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of normalised tokens (B, m, D), each (B, heads, m, d)."""
         attention: Any = block.self_attn
         shape = (*tokens.shape[:2], attention.num_heads, attention.head_dim)
@@ -194,19 +167,14 @@ class Clip(nn.Module):
         query, key, value = (projection(tokens).view(shape).transpose(1, 2) for projection in projections)
         return query, key, value
 
-    def through(self, block: Any, tokens: Tensor, bias: Tensor | None, summed: Tensor | None = None) -> Tensor:
-        """Tokens after a block, (B, 1 + n, D).
-
-        Args:
-            tokens: (B, 1 + n, D), its input.
-            summed: (B, n, n) float32, to which the attention averaged over heads is added, or None.
-        """
-        query, key, value = self.heads(block, block.layer_norm1(tokens))
+    def run_block(self, block: Any, tokens: Tensor, bias: Tensor | None, summed: Tensor | None = None) -> Tensor:
+        """The output of a block, (B, 1 + n, D); adds its attention averaged over heads to ``summed`` (B, n, n)."""
+        query, key, value = self.query_key_value(block, block.layer_norm1(tokens))
         if summed is None:
             gathered = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         else:
             gathered = torch.empty_like(query)
-            step = images_at_once(query)
+            step = images_per_chunk(query)
             for start in range(0, len(query), step):
                 part = slice(start, start + step)
                 own = None if bias is None else bias[part]
@@ -229,15 +197,15 @@ class Clip(nn.Module):
 
 
 def attention_weights(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
-    """softmax(q kᵀ / √d + bias), (B, heads, m, m); the softmax in float32 whatever the precision."""
+    """softmax(q kᵀ / √d + bias), (B, heads, m, m), computed in float32."""
     logits = query * query.shape[3] ** -0.5 @ key.transpose(2, 3)
     if bias is not None:
         logits = logits + bias
     return torch.softmax(logits, 3, dtype=torch.float32).to(query.dtype)
 
 
-def images_at_once(query: Tensor) -> int:
-    """The number of images whose attention (heads, m, m) is held at a time."""
+def images_per_chunk(query: Tensor) -> int:
+    """The number of images whose attention (heads, m, m) is computed at a time."""
     if query.device.type != "cpu":
         return len(query)
     return max(1, _LARGEST_ATTENTION // (query.shape[1] * query.shape[2] ** 2))
@@ -274,9 +242,10 @@ def load_clip(name: str, *, notify: Notify | None = None) -> Clip:
         tokenizer = CLIPTokenizer.from_pretrained(folder)
     except Exception as error:  # the libraries raise errors of many kinds
         reason = str(error).strip().partition("\n")[0]
-        raise Tag2maskError(f"seeds.model: {folder} could not be loaded ({reason}); fetch it anew") from error
+        raise Tag2maskError(f"seeds.model: {folder} could not be loaded ({reason}); fetch it again") from error
     if missing := [key for key in info["missing_keys"] if "position_ids" not in key]:
-        raise Tag2maskError(f"seeds.model: the weights in {folder} lack {first_five(sorted(missing))}; fetch them anew")
+        lacking = first_five(sorted(missing))
+        raise Tag2maskError(f"seeds.model: the weights in {folder} lack {lacking}; fetch them again")
     if len(tokenizer) > model.config.text_config.vocab_size:
-        raise Tag2maskError(f"seeds.model: the tokenizer in {folder} knows more tokens than the model; fetch it anew")
+        raise Tag2maskError(f"seeds.model: the tokenizer in {folder} has more tokens than the model; fetch it again")
     return Clip(model, tokenizer)

@@ -1,18 +1,16 @@
 """The `.npy` files of CLIP-ES: pickled dictionaries of arrays, read safely, and written.
 
-A pickle can call whatever it names. Here names only produce descriptions of arrays; arrays are built from the wanted
-descriptions at the end.
+A pickle can call any function that it names. In this reader, names only produce descriptions of arrays; the wanted
+arrays are built from their descriptions at the end.
 """
 
 import io
 import math
 import pickle
-import pickletools
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +19,7 @@ from tag2mask.core.errors import Tag2maskError
 from tag2mask.core.files import atomic_path
 
 KEYS, FULL, GRID = "keys", "attn_highres", "grid"
-"""Class numbers; maps at the image's size; the same on CLIP's grid, which only our own export has."""
+"""Class numbers; maps at the image's size; the same on CLIP's grid, in files of tag2mask only."""
 
 _SLACK = 1e-3
 
@@ -32,17 +30,11 @@ class NpyError(Tag2maskError):
 
 @dataclass(frozen=True)
 class NpyCams:
-    """Base CAMs of one image as CLIP-ES stores them.
+    """Base CAMs of one image in CLIP-ES's format."""
 
-    Attributes:
-        classes: (J,) int64, classes from 0, each once.
-        full: (J, H, W) float16 in [0, 1].
-        grid: (J, h, w) float16, where the file has it.
-    """
-
-    classes: npt.NDArray[np.int64]
-    full: npt.NDArray[np.float16]
-    grid: npt.NDArray[np.float16] | None = None
+    classes: npt.NDArray[np.int64]  # (J,) int64, classes from 0, each once
+    full: npt.NDArray[np.float16]  # (J, H, W) float16 in [0, 1]
+    grid: npt.NDArray[np.float16] | None = None  # (J, h, w) float16, if the file has it
 
 
 class _Refused(Exception):
@@ -54,7 +46,7 @@ def read_npy_cams(path: Path, classes: int, size: tuple[int, int]) -> NpyCams:
 
     Args:
         classes: number of classes; a file may name 0 to ``classes`` − 1.
-        size: (H, W) that the maps should have.
+        size: (H, W) of the maps.
 
     Raises:
         NpyError: anything is wrong with it; no code in it is run.
@@ -66,7 +58,7 @@ def read_npy_cams(path: Path, classes: int, size: tuple[int, int]) -> NpyCams:
     if len(np.unique(keys)) < len(keys) or (len(keys) and not 0 <= keys.min() <= keys.max() < classes):
         raise NpyError(
             f"{path}: `{KEYS}` should be different numbers from 0 to {classes - 1}, the classes without background; "
-            f"they are {keys[:5].tolist()}; the file belongs to another class list, or counts background"
+            f"received {keys[:5].tolist()}; the file belongs to another class list, or counts background"
         )
     _check_maps(path, FULL, full, (len(keys), *size))
     if grid is not None:
@@ -76,7 +68,7 @@ def read_npy_cams(path: Path, classes: int, size: tuple[int, int]) -> NpyCams:
 
 
 def write_npy_cams(path: Path, cams: NpyCams) -> None:
-    """Write one file, atomically, as CLIP-ES does, and with the maps on the grid."""
+    """Write one file, atomically, in CLIP-ES's format, with the maps on the grid."""
     values: dict[str, np.ndarray] = {KEYS: cams.classes, FULL: cams.full}
     if cams.grid is not None:
         values[GRID] = cams.grid
@@ -87,8 +79,8 @@ def write_npy_cams(path: Path, cams: NpyCams) -> None:
 def _check_maps(path: Path, name: str, maps: np.ndarray, shape: tuple[int, ...]) -> None:
     if maps.shape != shape or maps.dtype.kind != "f" or 0 in shape[1:]:
         raise NpyError(
-            f"{path}: `{name}` should be floating point of the shape {shape}, a map for each class at the size of the "
-            f"image; it is {maps.dtype} {maps.shape}"
+            f"{path}: `{name}` should be floating point of the shape {shape}, one map per class; it is {maps.dtype} "
+            f"{maps.shape}"
         )
     if not np.isfinite(maps).all():
         raise NpyError(f"{path}: `{name}` holds NaN or infinity; make the file again")
@@ -110,7 +102,7 @@ def _read_dictionary(path: Path) -> dict[str, np.ndarray]:
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read_header(file)
     except Exception as error:  # a broken header raises errors of many kinds
-        raise NpyError(f"{path} is no .npy file, or a damaged one ({_first_line(error)})") from error
+        raise NpyError(f"{path} is not a .npy file, or is damaged ({_first_line(error)})") from error
     if dtype.kind != "O" or shape != ():
         raise NpyError(f"{path} holds an array {dtype} {shape}, it should hold a dictionary, as CLIP-ES writes it")
     try:
@@ -122,35 +114,23 @@ def _read_dictionary(path: Path) -> dict[str, np.ndarray]:
             arrays = {key: entry.numbers() for key, entry in kept.items()}
     except _Refused as error:
         rule = "only arrays, numbers and names may be in it"
-        raise NpyError(f"{path} is refused: it wants to use {error}, and {rule}") from error
+        raise NpyError(f"{path} is refused: it tries to use {error}, and {rule}") from error
     except Exception as error:  # a broken pickle raises errors of many kinds
         raise NpyError(f"{path} is truncated or damaged ({type(error).__name__}: {_first_line(error)})") from error
     if not isinstance(value, dict):
         kind = "array" if isinstance(value, _Array) else type(value).__name__
         raise NpyError(f"{path} holds a {kind}, it should hold a dictionary, as CLIP-ES writes it")
-    missing = [key for key in (KEYS, FULL) if key not in value]
-    if missing:
+    if missing := [key for key in (KEYS, FULL) if key not in value]:
         names = ", ".join(map(repr, value)) or "nothing"
-        raise NpyError(f"{path} is no file of CLIP-ES: it lacks {', '.join(missing)}, and holds {names}")
-    other = [key for key in (KEYS, FULL, GRID) if key in value and key not in arrays]
-    if other:
+        raise NpyError(f"{path} is not a file of CLIP-ES: it lacks {', '.join(missing)}, and holds {names}")
+    if other := [key for key in (KEYS, FULL, GRID) if key in value and key not in arrays]:
         raise NpyError(f"{path}: `{other[0]}` should be an array of numbers")
     return arrays
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or "no more is known"
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
-
-_INSTRUCTIONS = frozenset(
-    """
-    PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING
-    BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE BINUNICODE SHORT_BINUNICODE
-    BINUNICODE8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS
-    PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE BUILD
-    """.split()  # noqa: SIM905
-)
-"""The instructions in pickles of arrays."""
 
 _NAMES = frozenset(
     {
@@ -169,7 +149,7 @@ _MOST_SIDES, _LONGEST_SIDE = 4, 2**31
 
 @dataclass(frozen=True)
 class _Name:
-    """A name in a pickle; calling it describes what NumPy would make."""
+    """A name in a pickle; calling it describes the object that NumPy would make."""
 
     name: str
 
@@ -239,7 +219,7 @@ def _is_objects(array: _Array) -> bool:
 
 
 def _described(name: str, arguments: tuple[Any, ...]) -> Any:
-    """The description of what a call would make, for the calls that NumPy writes."""
+    """The description of the result of a call, for the calls that NumPy writes."""
     kinds = [type(argument) for argument in arguments]
     function = name.split()[1]
     if function == "_reconstruct" and kinds[:2] == [_Name, tuple] and arguments[1] == (0,):
@@ -255,34 +235,11 @@ def _described(name: str, arguments: tuple[Any, ...]) -> Any:
     raise _Refused(f"{name.replace(' ', '.')} with unusual arguments")
 
 
-def _step(name: str) -> Callable[[Any], None]:
-    """Python's implementation of an instruction, refused if arrays do not need it, and with keys that are text."""
-    # Python allocates a bytearray of the claimed length before it reads the bytes.
-    code = pickle.BINBYTES8 if name == "BYTEARRAY8" else getattr(pickle, name)
-    done: Callable[[Any], None] = pickle._Unpickler.dispatch[ord(code)]
-
-    def refuse(reader: Any) -> None:
-        raise _Refused(f"the instruction {name}")
-
-    def add(reader: Any) -> None:
-        pairs = reader.stack[-2:] if name == "SETITEM" else reader.stack
-        if not all(type(key) is str for key in pairs[::2]):
-            raise _Refused("a dictionary whose keys are no text")
-        done(reader)
-
-    if name not in _INSTRUCTIONS:
-        return refuse
-    return add if name in ("SETITEM", "SETITEMS", "DICT") else done
-
-
 class _Reader(pickle._Unpickler):
-    """The pickle reader of the standard library, restricted to the names and instructions of arrays.
+    """The pickle reader of the standard library, restricted to the names in pickles of arrays.
 
-    It is the one written in Python: the one in C allocates memory for any place in the memo, and hashes keys before
-    they can be checked, which takes forever for certain nested tuples.
+    It is the one written in Python: the one in C allocates memory for any index in the memo.
     """
-
-    dispatch: ClassVar = {ord(opcode.code): _step(opcode.name) for opcode in pickletools.opcodes}
 
     def find_class(self, module: str, name: str) -> _Name:
         """The description of an allowed name; `_Refused` for others."""

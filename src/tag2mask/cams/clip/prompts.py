@@ -1,4 +1,4 @@
-"""The prompts of the classes and of background, from built-in vocabularies or a YAML file."""
+"""The prompts of the classes and of the background, from built-in vocabularies or a YAML file."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,39 +16,34 @@ _KEYS = ("template", "classes", "background")
 
 
 @dataclass(frozen=True)
-class Words:
+class Prompts:
     """The prompts.
 
-    Attributes:
-        template: a sentence with ``{}`` for the words of a class.
-        prompts: C texts, the words of each class, with synonyms separated by spaces or commas.
-        notices: one sentence for each dropped word.
     Source: CLIP-ES for the template and the words of VOC and COCO.
     """
 
-    template: str
-    prompts: tuple[str, ...]
+    template: str  # a sentence with ``{}`` for the words of a class
+    prompts: tuple[str, ...]  # C texts, the words of each class, with synonyms separated by spaces or commas
     background: tuple[str, ...]
-    notices: tuple[str, ...] = field(default=(), compare=False)
+    notices: tuple[str, ...] = field(default=(), compare=False)  # one sentence for each dropped word
 
     def sentences(self) -> list[str]:
         """The sentences of the classes, then those of background."""
         return [self.template.format(words) for words in (*self.prompts, *self.background)]
 
 
-def read_words(source: str | None, classes: Sequence[str]) -> Words:
-    """The words for a list of classes.
+def read_prompts(source: str | None, classes: Sequence[str]) -> Prompts:
+    """The prompts for a list of classes.
 
-    A class that the source does not mention gets its name. A background word that is also the name or a synonym of a
-    class is dropped with a notice.
+    A class that is not in the source gets its name. A background word that is also the name or a synonym of a class is
+    dropped with a notice.
 
     Args:
         source: `voc`, `coco`, or a YAML file with ``template``, ``classes`` (name: words) and ``background`` (a list),
-            each of them optional; None takes the template and the background words of `voc`.
+            all optional; None takes the template and the background words of `voc`.
 
     Raises:
-        UsageError: the file is missing, is not YAML, holds an unknown key or class, or its template does not hold
-            ``{}`` once.
+        UsageError: the file is missing, is not YAML, or has an unknown key or class, or a wrong template.
     """
     standard = _read(_builtin("voc"))
     if source is None:
@@ -63,14 +58,14 @@ def read_words(source: str | None, classes: Sequence[str]) -> Words:
     taken = {folded_name(name): name for name in classes}
     for name, words in zip(classes, prompts, strict=True):
         taken |= {folded_name(synonym): name for synonym in words.split(",")}
-    wished = values.get("background", standard["background"])
+    listed = values.get("background", standard["background"])
     notices = tuple(
         f"background word '{word}' also stands for class '{taken[folded_name(word)]}' and is dropped"
-        for word in wished
+        for word in listed
         if folded_name(word) in taken
     )
-    background = tuple(dict.fromkeys(word for word in wished if folded_name(word) not in taken))
-    return Words(str(values.get("template", standard["template"])), prompts, background, notices)
+    background = tuple(dict.fromkeys(word for word in listed if folded_name(word) not in taken))
+    return Prompts(str(values.get("template", standard["template"])), prompts, background, notices)
 
 
 def builtin_names() -> tuple[str, ...]:
@@ -126,12 +121,12 @@ def _are_words(value: object) -> bool:
 
 
 def _check_classes(source: str, values: Mapping[str, Any], classes: Sequence[str]) -> None:
-    """Refuse a class in the user's file that the data set does not have: a typing error."""
+    """Refuse classes of the user's file that the data set does not have."""
     known = {folded_name(name) for name in classes}
     strange = [str(name) for name in values.get("classes", {}) if folded_name(str(name)) not in known]
     if strange:
         hint = did_you_mean(strange[0], classes)
         raise UsageError(
-            f"seeds.prompts: {source} has words for {first_five(strange)}, no class of this data set{hint}; "
+            f"seeds.prompts: {source} has words for {first_five(strange)}, which this data set does not have{hint}; "
             "remove the line, or correct the name"
         )

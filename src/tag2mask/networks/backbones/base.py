@@ -4,7 +4,8 @@ A stride s divides H × W pixels into ceil(H / s) × ceil(W / s) cells; cell i s
 keep that alignment, also where the last cell is cut off.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -13,6 +14,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tag2mask.core.errors import UsageError
+from tag2mask.networks.backbones.weights import Notify, PublicCheckpoint
+from tag2mask.networks.settings import NetworkSettings
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -21,11 +24,7 @@ Colour = tuple[float, float, float]
 
 
 class Stage(NamedTuple):
-    """One output of a backbone.
-
-    Attributes:
-        stride: input pixels per cell, along both sides.
-    """
+    """One output of a backbone; ``stride`` is the number of input pixels per cell, along both sides."""
 
     name: str
     channels: int
@@ -41,38 +40,24 @@ def offered(stages: Iterable[Stage]) -> str:
 
 
 class Backbone(nn.Module):
-    """A network from images to one map per stage.
+    """A network from images to one map per stage."""
 
-    Attributes:
-        stages: in the order of computation; the last one feeds the classifier.
-        mean: of the input normalisation, RGB in [0, 1].
-        pretrained: whether the weights are pretrained; decides what is frozen.
-        default_levels: indices of the stages of the default joint feature.
-        norm_fixed: whether batch norm keeps its running statistics while training.
-    """
-
-    stages: tuple[Stage, ...]
-    mean: Colour = IMAGENET_MEAN
+    stages: tuple[Stage, ...]  # in the order of computation; the last one feeds the classifier
+    mean: Colour = IMAGENET_MEAN  # of the input normalisation, RGB in [0, 1]
     std: Colour = IMAGENET_STD
-    pretrained: bool = False
-    default_levels: tuple[int, ...]
-    norm_fixed: bool = False
-    stem_fixed: bool = False
+    pretrained: bool = False  # whether the weights are pretrained; decides what is frozen
+    default_levels: tuple[int, ...]  # indices of the stages of the default joint feature
+    segformer_head: Mapping[str, Any] = {}  # arguments of `SegformerHead` that the backbone's publication sets
+    norm_fixed: bool = False  # whether batch norm keeps its running statistics while training
+    stem_fixed: bool = False  # whether the stem is frozen
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """The maps of all stages.
-
-        Args:
-            images: float (N, 3, H, W), normalised; any H and W.
-
-        Returns:
-            one (N, channels, ceil(H / stride), ceil(W / stride)) per stage.
-        """
+        """One map (N, channels, ceil(H / stride), ceil(W / stride)) per stage, from normalised (N, 3, H, W)."""
         raise NotImplementedError
 
     @property
     def all_stages(self) -> tuple[Stage, ...]:
-        """The stages of `all_maps`: `stages`, and before them finer ones where the backbone has any."""
+        """The stages of `all_maps`: finer ones where the backbone has any, then `stages`."""
         return self.stages
 
     def all_maps(self, images: Tensor) -> list[Tensor]:
@@ -88,19 +73,17 @@ class Backbone(nn.Module):
         return [parameter for module in self.stem() for parameter in module.parameters()]
 
     def freeze_unreached(self, levels: tuple[int, ...]) -> None:
-        """Freeze what neither ``levels`` nor the last stage depend on: DDP needs a gradient for every parameter."""
+        """Freeze parameters that affect neither ``levels`` nor the last stage: DDP needs a gradient for each one."""
 
     def architecture(self) -> dict[str, Any]:
-        """Everything that is needed to rebuild this backbone with other weights, as JSON values."""
+        """The JSON values from which `Family.rebuild` makes this backbone again, with the family as ``kind``."""
         raise NotImplementedError
 
     def apply_policy(self, norm: Literal["auto", "fixed", "trained"] = "auto", *, freeze_stem: bool = True) -> None:
-        """Set what trains. Call it before `freeze_unreached`.
+        """Set the parameters that train. Call it before `freeze_unreached`.
 
-        Args:
-            norm: of batch norm: `fixed` keeps running statistics, `trained` uses batch statistics; `auto` is fixed for
-                pretrained weights.
-            freeze_stem: whether the stem of pretrained weights is frozen.
+        Batch norm with ``norm`` `fixed` keeps running statistics, with `trained` it uses batch statistics; `auto` is
+        fixed for pretrained weights. With ``freeze_stem`` the stem of pretrained weights is frozen.
         """
         self.norm_fixed = self.pretrained if norm == "auto" else norm == "fixed"
         self.stem_fixed = self.pretrained and freeze_stem
@@ -122,21 +105,40 @@ class Backbone(nn.Module):
         return self
 
 
+@dataclass(frozen=True)
+class Family:
+    """A family of backbones; its file and `registry.FAMILIES` are the places to add one.
+
+    Attributes:
+        build: from the settings, whether to dilate, and `Notify`, a backbone with its weights; raises a `UsageError`
+            where the weights do not exist or do not fit.
+        rebuild: from an architecture and the settings of a checkpoint, a backbone with random weights.
+    """
+
+    kind: str  # the family's name in `Backbone.architecture`
+    names: tuple[str, ...]  # values of `network.backbone` that select it
+    build: Callable[[NetworkSettings, bool, Notify | None], Backbone]
+    rebuild: Callable[[Mapping[str, Any], NetworkSettings], Backbone]
+    public: Mapping[str, PublicCheckpoint] = field(default_factory=dict)  # checkpoints that are fetched by name
+    takes_file: bool = True  # whether `network.weights` may be a path
+    can_dilate: bool = False  # whether dilations may replace the strides that ``output_stride`` removes (DeepLab)
+    needs_transformers: bool = False  # whether the backbones come from `transformers`
+
+
 class NormalisingNetwork(nn.Module):
-    """A network on a backbone that takes RGB in [0, 1] and normalises it itself."""
+    """A network on a backbone; takes RGB in [0, 1] and normalises it."""
 
     pixel_mean: Tensor
     pixel_std: Tensor
 
     def __init__(self, backbone: Backbone) -> None:
-        """Take over the backbone and its normalisation."""
         super().__init__()
         self.backbone = backbone
         for name, colour in (("pixel_mean", backbone.mean), ("pixel_std", backbone.std)):
             self.register_buffer(name, torch.tensor(colour).view(1, 3, 1, 1), persistent=False)
 
     def normalise(self, images: Tensor, valid: Tensor | None) -> Tensor:
-        """Images as the backbone expects them; padding takes the mean colour.
+        """Images in the backbone's normalisation; padding becomes the mean colour.
 
         Args:
             images: float (N, 3, H, W), RGB in [0, 1].
@@ -149,7 +151,7 @@ class NormalisingNetwork(nn.Module):
             UsageError: ``images`` is not (N, 3, H, W).
         """
         if images.ndim != 4 or images.shape[1] != 3:
-            raise UsageError(f"images should be (N, 3, H, W), they are {tuple(images.shape)}")
+            raise UsageError(f"images should be (N, 3, H, W), received {tuple(images.shape)}")
         normalised = (images - self.pixel_mean) / self.pixel_std
         return normalised if valid is None else normalised.masked_fill_(valid.logical_not().unsqueeze(1), 0)
 
@@ -160,18 +162,14 @@ def ceil_grid(size: tuple[int, int], stride: int) -> tuple[int, int]:
 
 
 def image_cells(valid: Tensor, size: tuple[int, int], *, stride: int) -> Tensor:
-    """The cells that count as the image: those wholly inside it or, where there are none, those that it touches.
+    """The cells that belong to the image: those wholly inside it or, if there are none, those that it touches.
 
     Args:
         valid: bool (N, H, W), False = padding.
-        size: (h, w) of the grid.
-        stride: pixels per cell.
+        size: (h, w), the grid of (H, W) at ``stride``.
 
     Returns:
         bool (N, h, w), at least one True for an image that has a valid pixel.
-
-    Raises:
-        UsageError: ``size`` is not the grid of (H, W) at ``stride``.
     Source: ours.
     """
     height, width = valid.shape[-2:]
@@ -191,12 +189,8 @@ def to_grid(maps: Tensor, stride: int, target: int, size: tuple[int, int]) -> Te
 
     Args:
         maps: float (N, D, h, w) on the grid of ``stride``.
-        stride: pixels per cell of ``maps``.
-        target: pixels per cell of the result.
-        size: (h', w') of the result, the image's grid at ``target``.
-
-    Returns:
-        (N, D, h', w'); ``maps`` itself where the strides are equal.
+        target: pixels per cell of the result (N, D, h', w').
+        size: (h', w'), the image's grid at ``target``.
     """
     if stride == target:
         return maps

@@ -1,9 +1,7 @@
-"""Weights of other frameworks and ports, by the names of our backbones.
+"""Weights of other frameworks and ports, renamed for our backbones. No code in a file is run.
 
 - WideResNet-38: the authors' MXNet `.params` files, read without MXNet.
 - Caffe's ResNet-101: checkpoints of the public PyTorch port of DeepLabV2.
-
-No code in a file is run.
 """
 
 import math
@@ -18,25 +16,19 @@ from torch import Tensor
 from tag2mask.core.errors import UsageError, first_five
 
 DEEPLAB_PORT = "https://github.com/kazuto1011/deeplab-pytorch"
-"""The PyTorch port of DeepLabV2, which says where its checkpoints are."""
+"""The PyTorch port of DeepLabV2, with links to its checkpoints."""
 
 _MXNET_LIST = 0x112
 _SHAPE_64 = 0xF993FAC8
 _STORAGE_AND_SHAPE_64 = 0xF993FAC9
-"""First number of an array. In the layout of 2016 an array begins with its number of dimensions instead."""
+"""First number of an array. In the layout of 2016, an array begins with its number of dimensions."""
 
 _MXNET_TYPES = {0: torch.float32, 2: torch.float16}
 _MOST_DIMENSIONS = 8
 
 
 def read_mxnet_params(path: Path) -> dict[str, Tensor]:
-    """The arrays of an MXNet `.params` file by name; names begin with `arg:` or `aux:`.
-
-    Args:
-        path: a file of dense arrays of float32 or float16.
-
-    Returns:
-        tensors on the CPU, in the order of the file.
+    """The dense float32 and float16 arrays of an MXNet `.params` file, by names that begin with `arg:` or `aux:`.
 
     Raises:
         UsageError: the file is missing, of another format, truncated, or holds arrays of another type.
@@ -59,7 +51,7 @@ class _MxnetReader:
 
     def arrays(self) -> dict[str, Tensor]:
         if len(self.data) < 24 or self.number("Q") != _MXNET_LIST:
-            raise self.wrong("it does not begin as one")
+            raise self.wrong("its magic number is missing")
         self.number("Q")  # reserved
         arrays = [self.array(index) for index in range(self.number("Q"))]
         count = self.number("Q")
@@ -68,7 +60,7 @@ class _MxnetReader:
         names = [self.name() for _ in range(count)]
         double = [name for name in dict.fromkeys(names) if names.count(name) > 1]
         if double:
-            raise self.wrong(f"names should differ, given more than once: {first_five(double)}")
+            raise self.wrong(f"names should differ, more than once: {first_five(double)}")
         if self.place < len(self.data):
             raise self.wrong(f"{len(self.data) - self.place} bytes follow its end")
         return dict(zip(names, arrays, strict=True))
@@ -88,7 +80,7 @@ class _MxnetReader:
         self.take(8)  # type and number of the device
         kind = self.number("i")
         if kind not in _MXNET_TYPES:
-            raise self.wrong(f"array {index} is of type {kind}; read are 0 (float32) and 2 (float16)")
+            raise self.wrong(f"array {index} is of type {kind}; supported are 0 (float32) and 2 (float16)")
         values = self.take(math.prod(shape) * _MXNET_TYPES[kind].itemsize)
         return torch.frombuffer(bytearray(values), dtype=_MXNET_TYPES[kind]).reshape(shape)
 
@@ -131,11 +123,8 @@ _ATTRIBUTES = {
 def from_mxnet(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The arrays of the authors' MXNet files under the names of `WideResNet`, without the classifier `linear…`.
 
-    Args:
-        arrays: of `read_mxnet_params`: `arg:res2b1_branch2a_weight`, `aux:bn7_moving_mean`, ….
-
-    Returns:
-        float32 tensors: `b2_1.conv_branch2a.weight`, `bn7.running_mean`, …; unknown names stay as they are.
+    `arg:res2b1_branch2a_weight` and `aux:bn7_moving_mean` become `b2_1.conv_branch2a.weight` and `bn7.running_mean`, in
+    float32; unknown names do not change.
     """
     state = {}
     for key, array in arrays.items():
@@ -166,17 +155,11 @@ _PORT_NUMBERS = {"reduce": 1, "conv3x3": 2, "increase": 3}
 def from_deeplab_port(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The backbone of a checkpoint of `DEEPLAB_PORT`, under the names of `ResNet` and for RGB.
 
-    Prefixes `base.` and `scale.` and the heads are dropped. The first convolution, made for BGR, gets its input
-    channels reversed.
-
-    Args:
-        state: the checkpoint: `layer2.block1.reduce.conv.weight`, ….
-
-    Returns:
-        tensors: `layer1.0.conv1.weight`, …; unknown names stay as they are.
+    `layer2.block1.reduce.conv.weight` becomes `layer1.0.conv1.weight`; unknown names do not change. Prefixes `base.`
+    and `scale.` and the heads are dropped. The input channels of the first convolution, made for BGR, are reversed.
 
     Raises:
-        UsageError: the names are not those of the port, so that the order of the colours is unknown.
+        UsageError: the names are not the port's, so that the order of the colours is unknown.
     """
     plain = {_PORT_PREFIX.sub("", name): tensor for name, tensor in state.items()}
     if _PORT_FIRST not in plain:

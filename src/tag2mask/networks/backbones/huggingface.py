@@ -1,8 +1,9 @@
 """Backbones of `transformers`: MobileNetV2, plain vision transformers, SegFormer's encoder, and its backbone classes.
 
-`transformers` is imported when one of them is built, since its import takes seconds.
+`transformers` is imported when a backbone is built, since its import takes seconds.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,31 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.core.errors import UsageError, first_five
-from tag2mask.networks.backbones.base import Backbone, Stage, ceil_grid
-from tag2mask.networks.hub import clean_config, quiet
+from tag2mask.networks.backbones.base import Backbone, Family, Stage, ceil_grid
+from tag2mask.networks.backbones.hub import clean_config, quiet, read_model_config, read_normalisation, resolve_folder
+from tag2mask.networks.backbones.weights import Notify
+from tag2mask.networks.settings import NetworkSettings
+
+
+def _segformer(depths: tuple[int, int, int, int], width: int, decoder: int) -> dict[str, Any]:
+    """A configuration; the stages have 1, 2, 5 and 8 times ``width`` channels, as in all published ones."""
+    return {
+        "model_type": "segformer",
+        "depths": list(depths),
+        "hidden_sizes": [width, 2 * width, 5 * width, 8 * width],
+        "decoder_hidden_size": decoder,
+    }
+
+
+SEGFORMERS = {
+    "segformer-b0": _segformer((2, 2, 2, 2), 32, 256),
+    "segformer-b1": _segformer((2, 2, 2, 2), 64, 256),
+    "segformer-b2": _segformer((3, 4, 6, 3), 64, 768),
+    "segformer-b3": _segformer((3, 4, 18, 3), 64, 768),
+    "segformer-b4": _segformer((3, 8, 27, 3), 64, 768),
+    "segformer-b5": _segformer((3, 6, 40, 3), 64, 768),
+}
+"""Configurations by name, for random weights. Source: Xie et al., SegFormer, NeurIPS 2021, table 6."""
 
 PLAIN_TRANSFORMERS = {
     "dinov2": "layernorm",
@@ -24,13 +48,13 @@ PLAIN_TRANSFORMERS = {
 """Model types of plain vision transformers, and the name of their final norm."""
 
 MANY_STAGES = 6
-"""With more stages than this, every block is one; then four of them are taken."""
+"""A model with more stages than this calls each block a stage; then four of them are taken."""
 
 PROBE_SIDE = 224
 """Pixels; divisible by all usual strides and patches (4, 8, 14, 16, 32)."""
 
 _WITH_POOLER = ("vit", "deit")
-"""Plain transformers with a pooler to leave out and an option for images of any size."""
+"""Plain transformers with a pooler, which is left out, and an option for images of any size."""
 
 _MAY_BE_MISSING = ("hidden_states_norms.", "mask_token", "num_batches_tracked")
 """Parts of the names of parameters that complete checkpoints may lack."""
@@ -52,15 +76,14 @@ class _HubModel(Backbone):
 class MobileNetV2(_HubModel):
     """MobileNetV2: stages `layer.0` to `layer.15` and the last 1×1 convolution, `conv_1x1`."""
 
-    # One at stride 8 and, at output stride 16, three at 16 with 64, 96 and 160 channels. Source: ours, measured.
+    # One stage at stride 8 and, at output stride 16, three at 16 with 64, 96 and 160 channels. Source: ours, measured.
     default_levels = (4, 8, 11, 14)
 
     def __init__(self, model: Any) -> None:
-        """Take over a `transformers.MobileNetV2Model`."""
         super().__init__(model)
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
-                # The model's own 0.997 is a decay in the sense of TensorFlow: here it would mean the last batch alone.
+                # The model's 0.997 is a decay in TensorFlow's sense; in torch it would keep the last batch alone.
                 module.momentum = 0.1
         stages, reached = [], 2
         for index, layer in enumerate(model.layer):
@@ -80,14 +103,14 @@ class MobileNetV2(_HubModel):
         return maps
 
     def stem(self) -> list[nn.Module]:
-        """All before the first block, at stride 2."""
+        """The layers before the first block, at stride 2."""
         return [self.model.conv_stem]
 
 
 class _Probed(_HubModel):
-    """A `transformers` model whose stages and their dependencies are found by running it once."""
+    """A `transformers` model; one forward pass finds the stages and the parameters that each depends on."""
 
-    multiple: int
+    multiple: int = 1  # until the strides are known; the probe needs no padding
     reached: tuple[frozenset[str], ...]
 
     def maps(self, images: Tensor) -> list[Tensor]:
@@ -95,7 +118,7 @@ class _Probed(_HubModel):
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """See `Backbone.forward`; images are padded at the right and the bottom, and maps cut to the image's grid."""
+        """See `Backbone.forward`; pads images at the right and the bottom, and crops the maps to the image's grid."""
         height, width = int(images.shape[2]), int(images.shape[3])
         right, bottom = -width % self.multiple, -height % self.multiple
         maps = self.maps(F.pad(images, (0, right, 0, bottom)) if right or bottom else images)
@@ -103,7 +126,7 @@ class _Probed(_HubModel):
         return [each[..., :rows, :columns] for each, (rows, columns) in zip(maps, grids, strict=True)]
 
     def stem(self) -> list[nn.Module]:
-        """The patch or first embedding, under any of its usual names."""
+        """The patch embedding or first layers, under any of their usual names."""
         base = getattr(self.model, self.model.base_model_prefix or "", self.model)
         found = (getattr(base, name, None) for name in ("embeddings", "embedder", "stem", "patch_embeddings"))
         return [module for module in found if isinstance(module, nn.Module)]
@@ -139,12 +162,11 @@ class _Probed(_HubModel):
 class PlainTransformer(_Probed):
     """A vision transformer of one stride: stages are the blocks at a quarter, half, three quarters and the end.
 
-    Every stage passes through the final norm, as DINOv2's own intermediate outputs do; prefix tokens (class,
-    registers, distillation) are dropped.
+    Every stage passes through the final norm, as in DINOv2's own intermediate outputs; prefix tokens (class, registers,
+    distillation) are dropped.
     """
 
     def __init__(self, model: Any) -> None:
-        """Take over ``model`` and measure it."""
         super().__init__(model)
         patch = model.config.patch_size
         self.blocks = _quarters(int(model.config.num_hidden_layers))
@@ -163,12 +185,10 @@ class PlainTransformer(_Probed):
 
 
 class StagedBackbone(_Probed):
-    """A model with a backbone class in `transformers`: the stages that its configuration names as outputs."""
+    """A model with a backbone class in `transformers`; its stages are the configuration's ``out_features``."""
 
     def __init__(self, model: Any) -> None:
-        """Take over ``model`` and measure it."""
         super().__init__(model)
-        self.multiple = 1  # the probe needs no padding
         self._measure(list(model.out_features))
         self.multiple = max(stage.stride for stage in self.stages)
 
@@ -184,9 +204,9 @@ class SegformerEncoder(_Probed):
     """
 
     def __init__(self, model: Any) -> None:
-        """Take over ``model`` and measure it."""
         super().__init__(model)
-        self.multiple = 1  # the probe needs no padding
+        config = model.config
+        self.segformer_head = {"width": config.decoder_hidden_size, "dropout": config.classifier_dropout_prob}
         self._measure([f"stage{index + 1}" for index in range(model.config.num_encoder_blocks)])
         ratios = model.config.sr_ratios
         self.multiple = max(stage.stride * ratio for stage, ratio in zip(self.stages, ratios, strict=True))
@@ -205,7 +225,7 @@ def build_from_config(values: dict[str, Any], *, folder: Path | None = None, out
         output_stride: of MobileNetV2.
 
     Raises:
-        UsageError: the model type is not supported, or the weights are not of this configuration.
+        UsageError: the model type is not supported, or the weights do not fit the configuration.
     """
     from transformers import CONFIG_MAPPING, MODEL_MAPPING
     from transformers.models.auto import modeling_auto
@@ -238,13 +258,13 @@ def build_from_config(values: dict[str, Any], *, folder: Path | None = None, out
     except Exception as error:  # the library raises errors of many kinds
         reason = str(error).strip().partition("\n")[0]
         raise UsageError(
-            f"network.backbone: this {model_type} model cannot be used ({type(error).__name__}: {reason}); take "
-            f"another, which gives maps for an image of any size"
+            f"network.backbone: this {model_type} model cannot be used ({type(error).__name__}: {reason}); choose "
+            f"another one, which gives maps for images of any size"
         ) from error
 
 
 def _model(kind: Any, config: Any, folder: Path | None) -> Any:
-    """The model in float32, random or with the weights of ``folder``, which must be complete."""
+    """The model in float32, with random weights or the complete ones of ``folder``."""
     extra = {"add_pooling_layer": False} if config.model_type in _WITH_POOLER else {}
     if folder is None:
         return kind(config, **extra)
@@ -255,14 +275,14 @@ def _model(kind: Any, config: Any, folder: Path | None) -> Any:
     missing = sorted(key for key in found["missing_keys"] if not any(part in key for part in _MAY_BE_MISSING))
     if missing:
         raise UsageError(
-            f"network.backbone: the weights in {folder} are not those of a whole {config.model_type} model; missing: "
+            f"network.backbone: the weights in {folder} do not make a whole {config.model_type} model; missing: "
             f"{first_five(missing)}"
         )
     return model
 
 
 def _quarters(depth: int) -> list[int]:
-    """The numbers, from 1, of the blocks at a quarter, half, three quarters and the end, each once."""
+    """The numbers, from 1, of the blocks at a quarter, half, three quarters and the end, without repetition."""
     return sorted({max(1, round(depth * part / 4)) for part in (1, 2, 3, 4)})
 
 
@@ -280,3 +300,34 @@ def _leaves(output: Tensor) -> set[int]:
             found.add(id(node.variable))
         pending.extend(following for following, _ in node.next_functions)
     return found
+
+
+def _build(settings: NetworkSettings, dilated: bool, notify: Notify | None) -> Backbone:
+    name = settings.backbone
+    if name in SEGFORMERS:
+        if not settings.wants_random:
+            raise UsageError(
+                f"network.weights: {name} by name has random weights (`none`); for pretrained ones give a folder or "
+                f"the name of a model on the hub, and check its licence"
+            )
+        return build_from_config(SEGFORMERS[name])
+    folder = resolve_folder(name, weights=settings.wants_pretrained, notify=notify)
+    values = read_model_config(folder)
+    weights = folder if settings.wants_pretrained else None
+    backbone = build_from_config(values, folder=weights, output_stride=settings.output_stride)
+    backbone.mean, backbone.std = read_normalisation(folder, values["model_type"])
+    return backbone
+
+
+def _rebuild(architecture: Mapping[str, Any], settings: NetworkSettings) -> Backbone:
+    return build_from_config(architecture["config"], output_stride=settings.output_stride)
+
+
+FAMILY = Family(
+    kind="transformers",
+    names=tuple(SEGFORMERS),
+    build=_build,
+    rebuild=_rebuild,
+    takes_file=False,
+    needs_transformers=True,
+)

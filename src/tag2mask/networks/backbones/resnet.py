@@ -5,20 +5,30 @@ it. `resnet50s` and `resnet101s` begin with three 3×3 convolutions, as PyTorch-
 original, for which DeepLabV2 was published.
 """
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from tag2mask.networks.backbones.base import Backbone, Stage, ceil_grid
+from tag2mask.networks.backbones.base import Backbone, Family, Stage, ceil_grid
+from tag2mask.networks.backbones.converters import DEEPLAB_PORT, from_deeplab_port
+from tag2mask.networks.backbones.weights import (
+    Notify,
+    PublicCheckpoint,
+    fetch,
+    fit_weights,
+    missing_by_name,
+    read_state,
+)
+from tag2mask.networks.settings import NetworkSettings
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut: the block of ResNet-18 and 34."""
+    """Two 3×3 convolutions, the first with the stride, and a shortcut: the block of ResNet-18 and 34."""
 
     expansion = 1
 
     def __init__(self, channels: int, width: int, stride: int, dilation: int) -> None:
-        """``dilation`` is that of the 3×3 convolutions, ``stride`` that of the first of them."""
         super().__init__()
         self.conv1 = _conv3x3(channels, width, stride, dilation)
         self.bn1 = nn.BatchNorm2d(width)
@@ -37,13 +47,15 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3 and 1×1 convolutions and a shortcut: the block of ResNet-50 and 101."""
+    """1×1, 3×3 and 1×1 convolutions and a shortcut: the block of ResNet-50 and 101.
+
+    The 3×3 convolution has the dilation and the stride; with ``stride_first`` the first 1×1 convolution has the stride.
+    """
 
     expansion = 4
     stride_first = False
 
     def __init__(self, channels: int, width: int, stride: int, dilation: int) -> None:
-        """``dilation`` is that of the 3×3 convolution, ``stride`` too, or of the first 1×1 with ``stride_first``."""
         super().__init__()
         first, second = (stride, 1) if self.stride_first else (1, stride)
         self.conv1 = nn.Conv2d(channels, width, 1, stride=first, bias=False)
@@ -75,8 +87,8 @@ class Variant(NamedTuple):
     """The structure of a ResNet.
 
     Attributes:
-        block: the block. `CaffeBottleneck` also selects Caffe's max pooling, which keeps the last row of an even
-            number, and its normalisation: pixels of 0 to 255 minus their mean.
+        block: `CaffeBottleneck` also selects Caffe's max pooling, which keeps the last row of an even number, and its
+            normalisation: pixels of 0 to 255 minus their mean.
         deep_stem: whether it begins with three 3×3 convolutions, of 64, 64 and 128 channels, instead of one of 7×7.
     """
 
@@ -96,6 +108,14 @@ RESNETS = {
 }
 """Every ResNet by name."""
 
+IMAGENET = {
+    "resnet18": PublicCheckpoint("resnet18-f37072fd.pth", 44.7),
+    "resnet34": PublicCheckpoint("resnet34-b627a593.pth", 83.3),
+    "resnet50": PublicCheckpoint("resnet50-19c8e357.pth", 97.8),
+    "resnet101": PublicCheckpoint("resnet101-5d3b4d8f.pth", 170.5),
+}
+"""Public ImageNet checkpoints by name. Source: torchvision's model files, version 1 of their weights."""
+
 PYTORCH_ENCODING = "https://github.com/zhanghang1989/PyTorch-Encoding"
 """Source of the ImageNet checkpoints with a deep stem."""
 
@@ -103,7 +123,7 @@ CAFFE_MEAN = (122.675 / 255, 116.669 / 255, 104.008 / 255)
 """Mean colour of Caffe's ResNets, RGB in [0, 1]. Source: DeepLabV2."""
 
 CAFFE_STD = (1 / 255, 1 / 255, 1 / 255)
-"""Caffe's ResNets take colours in [0, 255] and divide by nothing."""
+"""Caffe's ResNets take colours in [0, 255] and do not divide them."""
 
 _STEM_STRIDE = 4
 
@@ -117,15 +137,14 @@ class ResNet(Backbone):
 
     Args:
         name: one of `RESNETS`.
-        output_stride: pixels per cell of the last stage, 8, 16 or 32: the strides after it is reached are 1.
-        dilated: whether convolutions behind a removed stride get the dilation that keeps their field of view
+        output_stride: pixels per cell of the last stage, 8, 16 or 32; once it is reached, strides are 1.
+        dilated: whether convolutions after a removed stride get the dilation that keeps their field of view
             (DeepLab); otherwise all dilations are 1 (the published POT network).
     """
 
     default_levels = (0, 1, 2, 3)
 
     def __init__(self, name: str = "resnet50", *, output_stride: int = 16, dilated: bool = False) -> None:
-        """Random weights."""
         super().__init__()
         block, depths, deep_stem = RESNETS[name]
         self.caffe = block is CaffeBottleneck
@@ -141,8 +160,8 @@ class ResNet(Backbone):
         stages = [Stage("stem", channels, reached)]
         for index, (depth, stride) in enumerate(zip(depths, _STRIDES[output_stride], strict=True)):
             width = 64 << index
-            # Where the 3×3 convolution has the stride, that of the first block sees the grid of the stage before, and
-            # with it that stage's dilation.
+            # If the 3×3 convolution has the stride, the first block's works on the previous stage's grid and has that
+            # stage's dilation.
             before = dilation
             if dilated and index and stride == 1:
                 dilation *= 2
@@ -173,7 +192,7 @@ class ResNet(Backbone):
             maps.append(self.get_submodule(stage.name)(maps[-1]))
         if not self.caffe:
             return maps
-        # Caffe's pooling may make one cell more, with its centre outside the image.
+        # Caffe's pooling may add a cell whose centre lies outside the image.
         grids = (ceil_grid((images.shape[2], images.shape[3]), stage.stride) for stage in self.all_stages)
         return [each[..., :height, :width] for each, (height, width) in zip(maps, grids, strict=True)]
 
@@ -205,7 +224,36 @@ def _conv3x3(channels: int, width: int, stride: int, dilation: int) -> nn.Conv2d
 
 
 def _shortcut(channels: int, width: int, stride: int) -> nn.Sequential | None:
-    """A projection where the block changes the shape of its input, as in the public checkpoints."""
+    """A projection if the block changes the shape of its input, as in the public checkpoints."""
     if stride == 1 and channels == width:
         return None
     return nn.Sequential(nn.Conv2d(channels, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width))
+
+
+def _build(settings: NetworkSettings, dilated: bool, notify: Notify | None) -> ResNet:
+    # Weights first: report missing ones before the network is built.
+    name, path, state = settings.backbone, Path(settings.weights).expanduser(), None
+    if settings.wants_pretrained and name not in IMAGENET:
+        caffe = RESNETS[name].block is CaffeBottleneck
+        raise missing_by_name(
+            name, f"get them, from {DEEPLAB_PORT}" if caffe else f"get {name}-….pth, from {PYTORCH_ENCODING}"
+        )
+    if not settings.wants_random:
+        path = fetch(IMAGENET[name], notify) if settings.wants_pretrained else path
+        state = read_state(path)
+    backbone = ResNet(name, output_stride=settings.output_stride, dilated=dilated)
+    if state is not None:
+        fit_weights(backbone, from_deeplab_port(state) if backbone.caffe else state, path, name)
+    return backbone
+
+
+FAMILY = Family(
+    kind="resnet",
+    names=tuple(RESNETS),
+    build=_build,
+    rebuild=lambda values, _: ResNet(
+        values["name"], output_stride=values["output_stride"], dilated=bool(values["dilated"])
+    ),
+    public=IMAGENET,
+    can_dilate=True,
+)

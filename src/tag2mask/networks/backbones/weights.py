@@ -1,4 +1,4 @@
-"""Public ImageNet checkpoints of the ResNets: fetched by name, or read from a path. No code in a file is ever run."""
+"""Public checkpoints and files of weights: fetched, read, and loaded into a backbone. No code in a file is run."""
 
 import hashlib
 import logging
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 
 ADDRESS = "https://download.pytorch.org/models/"
-"""Address of the public checkpoints."""
+"""Address of torchvision's public checkpoints."""
 
 Notify = Callable[[str], None]
 """Called before a download with one line of text: what, from where, how large."""
@@ -28,20 +28,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PublicCheckpoint:
-    """One file at `ADDRESS`.
+    """A file at `ADDRESS`, trained on ImageNet."""
 
-    Attributes:
-        file: its name, which ends in the first digits of its SHA-256.
-        megabytes: its size in MiB, rounded.
-    """
-
-    file: str
-    megabytes: float
+    file: str  # its name, which ends in the first digits of its SHA-256
+    megabytes: float  # its size in MiB, rounded
 
     @property
     def url(self) -> str:
         """Its address."""
         return ADDRESS + self.file
+
+    @property
+    def licence(self) -> str:
+        """A note on its origin and licence."""
+        return f"torchvision's {self.file} (BSD-3-Clause), trained on ImageNet, whose images have their own terms"
 
     @property
     def hash_prefix(self) -> str:
@@ -50,17 +50,16 @@ class PublicCheckpoint:
 
     @property
     def cached(self) -> Path:
-        """Its path in the cache folder of torch.hub, which the environment variable TORCH_HOME moves."""
+        """Its path in the cache of torch.hub, which the environment variable TORCH_HOME moves."""
         return Path(torch.hub.get_dir()) / "checkpoints" / self.file
 
 
-IMAGENET = {
-    "resnet18": PublicCheckpoint("resnet18-f37072fd.pth", 44.7),
-    "resnet34": PublicCheckpoint("resnet34-b627a593.pth", 83.3),
-    "resnet50": PublicCheckpoint("resnet50-19c8e357.pth", 97.8),
-    "resnet101": PublicCheckpoint("resnet101-5d3b4d8f.pth", 170.5),
-}
-"""Checkpoints by network. Source: torchvision's public model files, version 1 of their weights."""
+def missing_by_name(name: str, source: str) -> UsageError:
+    """The error for weights that cannot be fetched by name: ``source`` says how the user gets them."""
+    return UsageError(
+        f"network.weights: those of {name} are not fetched by name; {source} and give its path: "
+        f"`--network.weights PATH`"
+    )
 
 
 def fetch(checkpoint: PublicCheckpoint, notify: Notify | None = None) -> Path:
@@ -86,11 +85,25 @@ def fetch(checkpoint: PublicCheckpoint, notify: Notify | None = None) -> Path:
     return target
 
 
+def _download(checkpoint: PublicCheckpoint, target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(
+            checkpoint.url, str(target), hash_prefix=checkpoint.hash_prefix, progress=sys.stderr.isatty()
+        )
+    except (OSError, RuntimeError) as error:
+        raise Tag2maskError(
+            f"{checkpoint.file} ({checkpoint.megabytes} MiB) could not be fetched from {checkpoint.url} ({error}); put "
+            f"the file into {target.parent}, or give it by `--network.weights PATH`, or start from random weights with "
+            f"`--network.weights none`"
+        ) from error
+
+
 def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a `.pth` or `.safetensors` file, by name, on the CPU.
 
     Raises:
-        UsageError: the file is missing, unreadable, or holds something other than named tensors.
+        UsageError: the file is missing, unreadable, or does not hold named tensors.
     """
     if not path.is_file():
         raise UsageError(
@@ -113,10 +126,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def fit_weights(network: nn.Module, state: Mapping[str, Tensor], path: Path, name: str) -> None:
-    """Load tensors into a network without classifier; those of a classifier (`fc…`, `linear1000`) are left out.
-
-    Args:
-        state: tensors by the network's own names.
+    """Load tensors into a network without a classifier; tensors of a classifier (`fc…`, `linear1000`) are left out.
 
     Raises:
         UsageError: missing, unexpected or misshapen tensors.
@@ -136,17 +146,3 @@ def fit_weights(network: nn.Module, state: Mapping[str, Tensor], path: Path, nam
     if problems:
         raise UsageError(f"network.weights: {path} does not fit {name}; {'; '.join(problems)}")
     network.load_state_dict(state, strict=False)
-
-
-def _download(checkpoint: PublicCheckpoint, target: Path) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(
-            checkpoint.url, str(target), hash_prefix=checkpoint.hash_prefix, progress=sys.stderr.isatty()
-        )
-    except (OSError, RuntimeError) as error:
-        raise Tag2maskError(
-            f"{checkpoint.file} ({checkpoint.megabytes} MiB) could not be fetched from {checkpoint.url} ({error}); put "
-            f"the file into {target.parent}, or give it by `--network.weights PATH`, or start from random weights with "
-            f"`--network.weights none`"
-        ) from error

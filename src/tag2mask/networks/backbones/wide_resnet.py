@@ -8,11 +8,15 @@ Source: Wu, Shen, van den Hengel, "Wider or Deeper", 2016; dilations and dropout
 segmentation have them.
 """
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from tag2mask.networks.backbones.base import Backbone, Stage
+from tag2mask.networks.backbones.base import Backbone, Family, Stage
+from tag2mask.networks.backbones.converters import from_mxnet, read_mxnet_params
+from tag2mask.networks.backbones.weights import Notify, fit_weights, missing_by_name, read_state
+from tag2mask.networks.settings import NetworkSettings
 
 WIDE_RESNET = "wideresnet38"
 """The name of the backbone in settings."""
@@ -25,7 +29,7 @@ PUBLIC_ADDRESS = "https://github.com/itijyou/ademxapp"
 
 
 class _Level(NamedTuple):
-    """Blocks of one shape. Dilations are those of the 3×3 convolutions: the first of the level, all others."""
+    """Blocks of one shape. ``dilations`` are of the 3×3 convolutions: the first of the level, all others."""
 
     blocks: int
     widths: tuple[int, ...]
@@ -50,12 +54,12 @@ _BRANCHES = ("2a", "2b1", "2b2")
 class PreActivationBlock(nn.Module):
     """Norm, ReLU and convolution, two or three times, plus a shortcut.
 
-    The shortcut is the input, or, where the block changes the shape, a 1×1 convolution of the input after the first
-    norm and ReLU. Dropout of whole channels stands before every convolution but the first.
+    The shortcut is the input or, if the block changes the shape, a 1×1 convolution of the input after the first norm
+    and ReLU. Dropout of whole channels precedes every convolution except the first.
 
     Args:
         kernels: side of each convolution, 1 or 3.
-        dilations: of each 3×3 convolution; those of 1×1 are ignored.
+        dilations: of each 3×3 convolution; entries of 1×1 convolutions are ignored.
     """
 
     def __init__(
@@ -68,7 +72,6 @@ class PreActivationBlock(nn.Module):
         dilations: tuple[int, ...],
         dropout: float = 0.0,
     ) -> None:
-        """Random weights, from torch's global generator."""
         super().__init__()
         self.branches = _BRANCHES[: len(widths)]
         before = channels
@@ -85,14 +88,7 @@ class PreActivationBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The block's output, and its input after the first norm and ReLU.
-
-        Args:
-            x: (N, channels, h, w).
-
-        Returns:
-            (N, widths[-1], ceil(h / stride), ceil(w / stride)) and (N, channels, h, w).
-        """
+        """The block's output (N, widths[-1], ceil(h / stride), ceil(w / stride)), and ``x`` after norm and ReLU."""
         activated = out = self._activated(x, self.branches[0])
         out = self.get_submodule(f"conv_branch{self.branches[0]}")(out)
         for name in self.branches[1:]:
@@ -118,7 +114,6 @@ class WideResNet(Backbone):
     default_levels = (0, 1, 2, 4)
 
     def __init__(self, divisor: int = 1) -> None:
-        """Random weights."""
         super().__init__()
         self.divisor = divisor
         channels, reached = 64 // divisor, 1
@@ -164,7 +159,7 @@ class WideResNet(Backbone):
         maps = []
         for name in self.names:
             x, activated = self.get_submodule(name)(x)
-            if name in _LEVELS:  # the first block of a level ends the level before
+            if name in _LEVELS:  # the first block of a level ends the previous level
                 maps.append(activated)
         maps.append(self.relu(self.bn7(x)))
         return maps[1:]
@@ -176,3 +171,23 @@ class WideResNet(Backbone):
     def architecture(self) -> dict[str, Any]:
         """See `Backbone.architecture`."""
         return {"kind": WIDE_RESNET, "divisor": self.divisor}
+
+
+def _build(settings: NetworkSettings, dilated: bool, notify: Notify | None) -> WideResNet:
+    if settings.wants_pretrained:
+        raise missing_by_name(WIDE_RESNET, f"get {PUBLIC_FILE} as {PUBLIC_ADDRESS} says")
+    path, state = Path(settings.weights).expanduser(), None
+    if not settings.wants_random:
+        state = from_mxnet(read_mxnet_params(path)) if path.suffix == ".params" else read_state(path)
+    backbone = WideResNet()
+    if state is not None:
+        fit_weights(backbone, state, path, WIDE_RESNET)
+    return backbone
+
+
+FAMILY = Family(
+    kind=WIDE_RESNET,
+    names=(WIDE_RESNET,),
+    build=_build,
+    rebuild=lambda architecture, _: WideResNet(int(architecture["divisor"])),
+)
