@@ -12,7 +12,8 @@ from tag2mask.export.formats.importers import READERS, import_masks, read_folder
 from tag2mask.export.formats.registry import FORMATS, export_masks
 from tag2mask.export.formats.target import refuse_target
 from tag2mask.export.onnx import export_onnx, require_onnx
-from tag2mask.prediction.predictor import load_segmenter, require_network_file
+from tag2mask.networks.checkpoint import load_segmentation_network
+from tag2mask.prediction.predictor import find_checkpoint
 from tag2mask.runs.progress import StageResult, progress_bar
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.stages.registry import require_classes
@@ -77,7 +78,7 @@ def export(
 
 
 def _network(call: Invocation, run: Path, target: Path) -> int:
-    model = require_network_file(run)
+    model = find_checkpoint(run)
     if target.suffix != ".onnx" or target.is_dir():
         raise UsageError(f"--out {target} should name a file with the suffix .onnx")
     require_onnx()
@@ -85,7 +86,7 @@ def _network(call: Invocation, run: Path, target: Path) -> int:
         output().print(f"would write {model} as {target}", highlight=False, markup=False, soft_wrap=True)
         return 0
     result = StageResult("export", done=1)
-    result.notes.append(export_onnx(load_segmenter(model), target).sentence())
+    result.notes.append(export_onnx(load_segmentation_network(model), target).sentence())
     return finish(call, [result])
 
 

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.files import atomic_path
 from tag2mask.networks.segmentation import SegmentationNetwork
-from tag2mask.prediction.multiscale import filled_side, stride_of
+from tag2mask.prediction.multiscale import common_stride, padded_side
 
 MODULES = ("onnx", "onnxruntime", "onnxscript")
 """Packages of the extra `onnx`."""
@@ -125,9 +125,9 @@ class _FullSize(nn.Module):
     def __init__(self, network: SegmentationNetwork) -> None:
         super().__init__()
         self.network = network
-        self.stride, self.cell = stride_of(network), network.stride
+        self.stride, self.cell = common_stride(network), network.stride
         self.align_corners = network.align_corners
-        self.remainder = filled_side(network, self.stride) % self.stride
+        self.remainder = padded_side(network, self.stride) % self.stride
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C + 1, H, W) of (N, 3, H, W)."""
