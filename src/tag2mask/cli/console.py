@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tag2mask.core.errors import printable
-from tag2mask.evaluation.comparison import Beside
+from tag2mask.evaluation.comparison import PublishedComparison
 from tag2mask.runs.progress import StageResult
 
 
@@ -71,7 +71,7 @@ def figures_table(figures: Figures) -> Table:
     return table
 
 
-def show_published(console: Console, figures: Figures, beside: Beside) -> None:
+def show_published(console: Console, figures: Figures, beside: PublishedComparison) -> None:
     """The figures of a run beside published ones, where they can be compared, and whose those are."""
     table = Table(title="mIoU beside published figures, in %", title_justify="left")
     _columns(table, "this run", "published")

@@ -15,7 +15,7 @@ from tag2mask.core.distributed import gathered, is_main, join, process_count, pr
 from tag2mask.core.errors import UsageError
 from tag2mask.data.dataset import ImageSet, recognised
 from tag2mask.data.validation.image_check import first_look
-from tag2mask.evaluation.comparison import Comparison, published_beside
+from tag2mask.evaluation.comparison import Comparison, compare_with_published
 from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import remember_corrections
 from tag2mask.runs.dataset import run_images, share_manifest
@@ -155,7 +155,7 @@ def finish(call: Invocation, results: Iterable[StageResult]) -> int:
         print_json(answer, default=Comparison.to_json)
     elif figures:
         output().print(figures_table(figures))
-        beside = published_beside(figures, recognised(call.config.data)) if call.command == "run" else None
+        beside = compare_with_published(figures, recognised(call.config.data)) if call.command == "run" else None
         if beside is not None:
             show_published(output(), figures, beside)
         for comparison in (each for result in told for each in result.comparisons):
