@@ -17,7 +17,7 @@ from tag2mask.data import DataSettings, open_images, read_mask, write_mask
 from tag2mask.export.formats import ExportSettings, cvat, export_masks, labelstudio
 from tag2mask.export.formats.importers import import_masks, read_folder
 from tag2mask.export.formats.labelstudio import decode_brush, encode_brush
-from tag2mask.export.formats.record import Corrected
+from tag2mask.export.formats.record import CorrectedMask
 from tag2mask.export.formats.registry import MaskSource
 
 CLASSES = ("cat", "dog, small", "tür/öffnung")
@@ -149,7 +149,7 @@ def test_cvat_gives_back_what_it_got(zipped: bool, folder: Path, tmp_path: Path)
     _same(cvat.read(out, CLASSES, ignored="unsure"), _masks())
     swapped = dict(cvat.read(out, (CLASSES[1], CLASSES[0], CLASSES[2]), ignored="unsure"))  # names count, not order
     assert np.array_equal(swapped["one"] == 1, _masks()["one"] == 2)
-    with pytest.raises(UsageError, match="the labels unsure are no classes"):
+    with pytest.raises(UsageError, match="the labels unsure are not classes"):
         list(cvat.read(out, CLASSES))
 
 
@@ -181,8 +181,8 @@ def test_what_is_wrong_in_a_cvat_export_is_named(folder: Path, tmp_path: Path) -
     found = {each[0]: each[1] for each in cvat.read(out, CLASSES)}
     assert "not an image" in found["one"] or "no image" in found["one"]
     assert "(1, 2, 3)" in found["trip 1/two.of.them"]
-    assert "nothing is drawn there" in found["gone"]
-    assert "is no ID" in found["../../../etc/passwd"]
+    assert "the image has no annotation" in found["gone"]
+    assert "is not an image ID" in found["../../../etc/passwd"]
     assert np.array_equal(found[IDS[2]], _masks()[IDS[2]])
     for line in ("cat:1,2", "cat:1,2,300::", "other:5,5,5::", "x:0,0,0::"):
         (out / "labelmap.txt").write_text(f"background:0,0,0::\n{line}\n")
@@ -205,7 +205,7 @@ def test_regions_of_two_classes_at_one_place_are_refused(folder: Path, tmp_path:
     first, second = task["annotations"][0]["result"][:2]
     first["value"]["rle"] = second["value"]["rle"]  # as if somebody had drawn the one over the other
     ((_, reason),) = labelstudio.read(_written([task], tmp_path / "export.json"), CLASSES)
-    assert "pixels of another class's; erase one" in str(reason)
+    assert "pixels of another class; erase one" in str(reason)
 
 
 def test_what_is_not_annotated_is_passed_over_and_an_empty_annotation_is_background(
@@ -239,9 +239,9 @@ def test_masks_are_written_that_are_of_a_image_and_its_size(scenes: Path, tmp_pa
     first, second, *_ = images.items
     good = read_mask(scenes / "masks" / f"{first.id}.png")
     masks = [
-        Corrected(first.id, good),
-        Corrected(second.id, good[1:]),
-        Corrected("stranger", good),
+        CorrectedMask(first.id, good),
+        CorrectedMask(second.id, good[1:]),
+        CorrectedMask("stranger", good),
         ("broken", "a reason"),
     ]
     made = import_masks(masks, tmp_path / "out", images.classes, images)
@@ -250,12 +250,12 @@ def test_masks_are_written_that_are_of_a_image_and_its_size(scenes: Path, tmp_pa
         f"{first.id}.png"
     ]
     assert np.array_equal(read_mask(tmp_path / "out" / f"{first.id}.png"), good)
-    twice = import_masks([*masks[:1], *masks[:1], Corrected("c", good * 0)], tmp_path / "two", images.classes)
+    twice = import_masks([*masks[:1], *masks[:1], CorrectedMask("c", good * 0)], tmp_path / "two", images.classes)
     assert twice.done == 1 and "two masks" in twice.failed[first.id]
     with pytest.raises(Tag2maskError, match="no corrected mask"):
         import_masks(masks[1:], tmp_path / "none", images.classes, images)
-    with pytest.raises(Tag2maskError, match="is no ID"):
-        import_masks([Corrected("../up", good)], tmp_path / "none", images.classes)
+    with pytest.raises(Tag2maskError, match="is not an image ID"):
+        import_masks([CorrectedMask("../up", good)], tmp_path / "none", images.classes)
     assert not (tmp_path / "none").exists() and not (tmp_path / "up.png").exists()
 
 

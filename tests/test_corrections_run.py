@@ -22,7 +22,7 @@ from tag2mask.data.cam_files import read_ids
 from tag2mask.data.corrections import Corrections, Decision
 from tag2mask.data.dataset import ImageSet
 from tag2mask.data.loading.samples import LabelledSet
-from tag2mask.export.formats.target import whole_target
+from tag2mask.export.formats.target import atomic_target
 from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import LearntFrom, corrections_folder, newer_tags, remembered_corrections
 from tag2mask.runs.dataset import run_images
@@ -151,7 +151,7 @@ def test_a_persons_mask_goes_before_the_methods(
 
     assert main(["export", "coco", str(copied), "--out", str(tmp_path / "coco")]) == 1
     said = " ".join(capsys.readouterr().err.split())
-    assert "7 done" in said and "2 failed" in said and "1 masks that somebody rejected are left out" in said
+    assert "7 done" in said and "2 failed" in said and "1 rejected masks are left out" in said
     assert by_coco(tmp_path / "coco", ids[0]) == [(2, 64 * 64)]
     assert main(["report", str(copied), "--report.images", "20"]) == 0
     page = (copied / "report.html").read_text()
@@ -369,10 +369,10 @@ def test_a_damaged_record_of_what_was_learnt_from(name: str, text: str, tmp_path
 
 def test_a_review_that_began_meanwhile_is_not_replaced(scenes: Path, tmp_path: Path) -> None:
     kept, ids = corrections_of(tmp_path / "back", scenes)
-    with whole_target(kept.folder, {"classes": list(kept.classes)}) as folder:
+    with atomic_target(kept.folder, {"classes": list(kept.classes)}) as folder:
         write_mask(folder / f"{ids[0]}.png", of_class_two())
-    refused = pytest.raises(UsageError, match="what people decided in a review")
-    with refused, whole_target(kept.folder, {}, again=True):
+    refused = pytest.raises(UsageError, match="the decisions of a review")
+    with refused, atomic_target(kept.folder, {}, overwrite=True):
         kept.write(ids[1], Decision.now("rejected"))
     found = kept.decision(ids[1])
     assert kept.mask(ids[0]) is not None and found is not None and found.verdict == "rejected"
@@ -405,7 +405,7 @@ def test_an_import_never_replaces_a_review(scenes: Path, tmp_path: Path, capsys:
     kept.write(ids[1], Decision.now("rejected"))
     before = files_of(kept.folder)
     assert main([*words, "--overwrite"]) == 2
-    assert "holds what people decided in a review (corrections.json), which is never replaced" in " ".join(
+    assert "contains the decisions of a review (corrections.json), which are never replaced" in " ".join(
         capsys.readouterr().err.split()
     )
     assert main(["export", "voc", *words[2:], "--overwrite"]) == 2

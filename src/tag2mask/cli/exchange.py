@@ -10,7 +10,7 @@ from tag2mask.core.errors import UsageError
 from tag2mask.export.formats.base import ExportSettings, Images, Pieces
 from tag2mask.export.formats.importers import READERS, import_masks, read_folder
 from tag2mask.export.formats.registry import FORMATS, export_masks
-from tag2mask.export.formats.target import refuse_target
+from tag2mask.export.formats.target import check_target
 from tag2mask.export.onnx import export_onnx, require_onnx
 from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.prediction.predictor import find_checkpoint
@@ -91,7 +91,7 @@ def _network(call: Invocation, run: Path, target: Path) -> int:
 
 
 def _masks(call: Invocation, name: str, masks: Path, out: Path, given: dict[str, Any], overwrite: bool) -> int:
-    refuse_target(out, again=overwrite)
+    check_target(out, overwrite=overwrite)
     source, split = mask_source(call.config, masks)
     refuse_inside(out, masks, call.config.data.root, call.config.data.tags)
     settings = ExportSettings(**{"split": split, **given})
@@ -101,7 +101,7 @@ def _masks(call: Invocation, name: str, masks: Path, out: Path, given: dict[str,
         output().print(said, highlight=False, markup=False, soft_wrap=True)
         return 0
     with progress_bar(errors(), result.stage, len(source)) as advance:
-        made = export_masks(name, source, out, settings, again=overwrite, on_image=advance)
+        made = export_masks(name, source, out, settings, overwrite=overwrite, on_image=advance)
     result.done, result.failed = made.done, made.failed
     result.notes += [*made.notes, f"written to {out}"]
     return finish(call, [result])
@@ -131,7 +131,7 @@ def import_corrections(
         raise UsageError(f"import knows the formats {', '.join(READERS)}, received '{format}'")
     if out is None or out.suffix == ".zip":
         raise UsageError(f"import {format} needs --out FOLDER, where the masks go")
-    refuse_target(out, again=overwrite)
+    check_target(out, overwrite=overwrite)
     if run is not None:
         require_run(run)
     images = known_images(config)

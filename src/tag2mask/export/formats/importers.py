@@ -12,9 +12,9 @@ from tag2mask.data.file_names import nfc
 from tag2mask.data.ground_truth import MaskValues, TruthCounts, advice, read_truth, truth_problems
 from tag2mask.data.images import IGNORED, PIXEL_LIMIT, image_size, write_mask
 from tag2mask.export.formats import cvat, labelstudio
-from tag2mask.export.formats.record import Corrected, Note, Read, checked_id
-from tag2mask.export.formats.registry import Exported
-from tag2mask.export.formats.target import whole_target
+from tag2mask.export.formats.record import CorrectedMask, Note, ReadResult, checked_id
+from tag2mask.export.formats.registry import ExchangeResult
+from tag2mask.export.formats.target import atomic_target
 
 
 def read_folder(
@@ -23,7 +23,7 @@ def read_folder(
     *,
     pixel_limit: int = PIXEL_LIMIT,
     images: ImageSet | None = None,
-) -> Iterator[Read]:
+) -> Iterator[ReadResult]:
     """The masks of a folder of ID.png, PNGs with a palette or 8-bit grey whose values are class ids.
 
     Args:
@@ -46,12 +46,12 @@ def read_folder(
         image_id = nfc(name.removesuffix(".png"))
         try:
             mask = read_truth(path / name, tags.get(image_id, ()), len(classes), values, pixel_limit=pixel_limit)
-            yield Corrected(checked_id(image_id), mask)
+            yield CorrectedMask(checked_id(image_id), mask)
         except Tag2maskError as error:
             yield image_id, str(error)
 
 
-READERS: dict[str, Callable[..., Iterator[Read]]] = {
+READERS: dict[str, Callable[..., Iterator[ReadResult]]] = {
     "cvat": cvat.read,
     "labelstudio": labelstudio.read,
     "masks": read_folder,
@@ -60,14 +60,14 @@ READERS: dict[str, Callable[..., Iterator[Read]]] = {
 
 
 def import_masks(
-    masks: Iterable[Read],
+    masks: Iterable[ReadResult],
     out: Path,
     classes: tuple[str, ...],
     images: ImageSet | None = None,
     *,
     again: bool = False,
     pixel_limit: int = PIXEL_LIMIT,
-) -> Exported:
+) -> ExchangeResult:
     """Write corrected masks as ID.png with VOC's palette, the whole folder or nothing.
 
     Args:
@@ -88,12 +88,12 @@ def import_masks(
     values: dict[str, list[int]] = {}
     notes: list[str] = []
     made: dict[str, object] = {"format": "masks", "classes": list(classes)}
-    with whole_target(out, made, again=again) as folder:
+    with atomic_target(out, made, overwrite=again) as folder:
         for each in masks:
             if isinstance(each, Note):
                 notes.append(each.text)
                 continue
-            if not isinstance(each, Corrected):
+            if not isinstance(each, CorrectedMask):
                 failed[each[0]] = each[1]
                 continue
             image_id, mask = nfc(each.id), each.mask
@@ -116,7 +116,7 @@ def import_masks(
             raise Tag2maskError(f"there is no corrected mask; {reason}")
         made["images"] = done
         notes += _against_tags({name: values[name] for name in sizes.keys() - failed.keys()}, images, classes)
-    return Exported(done, failed, notes)
+    return ExchangeResult(done, failed, notes)
 
 
 def _against_tags(values: dict[str, list[int]], images: ImageSet | None, classes: tuple[str, ...]) -> list[str]:
