@@ -1,4 +1,4 @@
-"""Whether the initial weights of a config are on this machine. Only caches are read, without network access."""
+"""Checks whether the initial weights of a config are on this machine, in caches alone, without network access."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +14,14 @@ from tag2mask.runs.config import Config
 
 def weights_of(config: Config) -> Iterator[Weights]:
     """The weights of each stage with initial weights."""
-    if config.seeds.from_npy is None:
+    folder = config.seeds.from_npy
+    if folder is None:
         yield Weights("seeds", _hub_model(config.seeds.model, "seeds.model", True, TOKENIZER_FILES), hub=True)
+    elif folder.is_dir():
+        yield Weights("seeds", Finding(f"base CAMs in {folder}"))
     else:
-        there = config.seeds.from_npy.is_dir()
-        remedy = "--seeds.from_npy FOLDER, with CLIP-ES's files"
-        named = f"base CAMs in {config.seeds.from_npy}"
-        yield Weights("seeds", Finding(named) if there else Finding(f"no {named}", "missing", remedy))
+        missing = Finding(f"no base CAMs in {folder}", "missing", "--seeds.from_npy FOLDER, with CLIP-ES's files")
+        yield Weights("seeds", missing)
     yield _backbone("train", "network", config.network.backbone, config.network.weights)
     if config.edges.backbone is not None:
         yield _backbone("edges", "edges", config.edges.backbone, config.edges.weights)
@@ -30,25 +31,23 @@ def weights_of(config: Config) -> Iterator[Weights]:
 
 def _backbone(stage: str, section: str, backbone: str, weights: str) -> Weights:
     """The weights of a backbone."""
-    own = backbone in (*RESNETS, WIDE_RESNET, *SEGFORMERS)
     by_name, setting = weights in ("imagenet", "pretrained"), f"--{section}.weights"
-    if not own:
+    if backbone not in (*RESNETS, WIDE_RESNET, *SEGFORMERS):
         return Weights(stage, _hub_model(backbone, f"{section}.backbone", by_name, ()), hub=True)
-    hub = backbone in SEGFORMERS
     if weights == "none":
-        return Weights(stage, Finding(f"{backbone} begins from random weights"), hub)
-    if not by_name:
-        there = Path(weights).expanduser().is_file()
-        found = Finding(f"weights {weights}") if there else Finding(f"no file {weights}", "missing", f"{setting} FILE")
-        return Weights(stage, found, hub)
-    if backbone not in IMAGENET:
-        return Weights(stage, Finding(f"weights of {backbone} are not fetched", "missing", f"{setting} FILE"), hub)
-    public = IMAGENET[backbone]
-    if public.cached.is_file():
-        return Weights(stage, Finding(f"weights of {backbone} are here"), hub)
-    message = f"weights of {backbone} ({public.megabytes} MiB) are fetched when they are first needed"
-    remedy = f"where there is no network: put {public.url} at {public.cached}, or {setting} FILE"
-    return Weights(stage, Finding(message, "warning", remedy), hub)
+        found = Finding(f"{backbone} starts from random weights")
+    elif not by_name:
+        exists = Path(weights).expanduser().is_file()
+        found = Finding(f"weights {weights}") if exists else Finding(f"no file {weights}", "missing", f"{setting} FILE")
+    elif backbone not in IMAGENET:
+        found = Finding(f"weights of {backbone} are not downloaded automatically", "missing", f"{setting} FILE")
+    elif (public := IMAGENET[backbone]).cached.is_file():
+        found = Finding(f"weights of {backbone} are on this machine")
+    else:
+        message = f"weights of {backbone} ({public.megabytes} MiB) are downloaded when they are first needed"
+        remedy = f"without a network: put {public.url} at {public.cached}, or {setting} FILE"
+        found = Finding(message, "warning", remedy)
+    return Weights(stage, found, backbone in SEGFORMERS)
 
 
 def _hub_model(name: str, setting: str, weights: bool, also: tuple[str, ...]) -> Finding:
@@ -56,6 +55,6 @@ def _hub_model(name: str, setting: str, weights: bool, also: tuple[str, ...]) ->
     if Path(name).expanduser().is_dir():
         return Finding(f"the folder {name}")
     if cached_folder(name, weights, also) is not None:
-        return Finding(f"{name} is here")
-    message = f"{name} is not on this machine; it is fetched when it is first needed"
-    return Finding(message, "warning", f"hf download {name}, or --{setting} FOLDER where there is no network")
+        return Finding(f"{name} is on this machine")
+    message = f"{name} is not on this machine; it is downloaded when it is first needed"
+    return Finding(message, "warning", f"hf download {name}, or without a network --{setting} FOLDER")
