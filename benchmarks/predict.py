@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from tag2mask.cams.inference import resize
 from tag2mask.networks import NetworkSettings, build_backbone
-from tag2mask.prediction.multiscale import filled_side, mean_logits
+from tag2mask.prediction.multiscale import mean_logits, padded_side
 from tag2mask.prediction.predictor import Predictor
 from tag2mask.prediction.settings import PUBLISHED_SCALES, PredictSettings
 
@@ -52,7 +52,7 @@ def one_by_one(network: Linear, image: Tensor) -> Tensor:
     for scale in PUBLISHED_SCALES:
         scaled = resize(image, scale)
         height, width = scaled.shape[2:]
-        filled = network.pixel_mean.repeat(1, 1, filled_side(network, height), filled_side(network, width))
+        filled = network.pixel_mean.repeat(1, 1, padded_side(network, height), padded_side(network, width))
         filled[..., :height, :width] = scaled
         lines = [
             2 * ((torch.arange(side, device=image.device) + 0.5) / side * part) / whole - 1

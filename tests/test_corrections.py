@@ -20,7 +20,7 @@ from tag2mask.data.corrections import CorrectionsFolder, Decision, read_correcti
 from tag2mask.export.formats import ExportSettings, cvat, export_masks, labelstudio
 from tag2mask.export.formats.importers import import_masks, read_folder
 from tag2mask.export.formats.labelstudio import decode_brush, encode_brush
-from tag2mask.export.formats.record import Corrected, Read
+from tag2mask.export.formats.record import CorrectedMask, ReadResult
 from tag2mask.export.formats.registry import MaskSource
 
 CLASSES = ("cat", "dog, small", "tür/öffnung")
@@ -152,7 +152,7 @@ def test_cvat_gives_back_what_it_got(zipped: bool, folder: Path, tmp_path: Path)
     _same(cvat.read(out, CLASSES, ignored="unsure"), _masks())
     swapped = dict(cvat.read(out, (CLASSES[1], CLASSES[0], CLASSES[2]), ignored="unsure"))  # names count, not order
     assert np.array_equal(swapped["one"] == 1, _masks()["one"] == 2)
-    with pytest.raises(UsageError, match="the labels unsure are no classes"):
+    with pytest.raises(UsageError, match="the labels unsure are not classes"):
         list(cvat.read(out, CLASSES))
 
 
@@ -184,8 +184,8 @@ def test_what_is_wrong_in_a_cvat_export_is_named(folder: Path, tmp_path: Path) -
     found = {each[0]: each[1] for each in cvat.read(out, CLASSES)}
     assert "not an image" in found["one"] or "no image" in found["one"]
     assert "(1, 2, 3)" in found["trip 1/two.of.them"]
-    assert "nothing is drawn there" in found["gone"]
-    assert "is no ID" in found["../../../etc/passwd"]
+    assert "the image has no annotation" in found["gone"]
+    assert "is not an image ID" in found["../../../etc/passwd"]
     assert np.array_equal(found[IDS[2]], _masks()[IDS[2]])
     for line in ("cat:1,2", "cat:1,2,300::", "other:5,5,5::", "x:0,0,0::"):
         (out / "labelmap.txt").write_text(f"background:0,0,0::\n{line}\n")
@@ -208,7 +208,7 @@ def test_regions_of_two_classes_at_one_place_are_refused(folder: Path, tmp_path:
     first, second = task["annotations"][0]["result"][:2]
     first["value"]["rle"] = second["value"]["rle"]  # as if somebody had drawn the one over the other
     ((_, reason),) = labelstudio.read(_written([task], tmp_path / "export.json"), CLASSES)
-    assert "pixels of another class's; erase one" in str(reason)
+    assert "pixels of another class; erase one" in str(reason)
 
 
 def test_what_is_not_annotated_is_passed_over_and_an_empty_annotation_is_background(
@@ -241,12 +241,12 @@ def test_masks_of_images_of_the_run_are_written(scenes: Path, tmp_path: Path) ->
     images = open_images(DataSettings(root=scenes))
     first, second, third, *_ = images.items
     good = read_mask(scenes / "masks" / f"{first.id}.png")
-    masks: list[Read] = [
-        Corrected(first.id, good),
-        Corrected(second.id, good[1:]),
-        Corrected(third.id, 7 + good * 0),
-        Corrected("stranger", good),
-        Corrected("../up", good),
+    masks: list[ReadResult] = [
+        CorrectedMask(first.id, good),
+        CorrectedMask(second.id, good[1:]),
+        CorrectedMask(third.id, 7 + good * 0),
+        CorrectedMask("stranger", good),
+        CorrectedMask("../up", good),
         ("broken", "a reason"),
     ]
     folder = CorrectionsFolder(tmp_path / "run/corrections", images.classes)
@@ -257,7 +257,7 @@ def test_masks_of_images_of_the_run_are_written(scenes: Path, tmp_path: Path) ->
     assert made.done == 1 and made.failed.keys() == {second.id, third.id, "stranger", "../up", "broken"}
     assert folder.ids() == [first.id] and sorted(tmp_path.rglob("*.png")) == [folder.stored_mask(first.id)]
     assert np.array_equal(read_mask(folder.mask(first.id) or Path()), good)
-    twice = import_masks(lambda: [*masks[:1], *masks[:1], Corrected(second.id, good * 0)], folder, images)
+    twice = import_masks(lambda: [*masks[:1], *masks[:1], CorrectedMask(second.id, good * 0)], folder, images)
     assert twice.done == 1 and "two masks" in twice.failed[first.id]
 
 
@@ -272,8 +272,8 @@ def test_decisions_are_replaced_on_request_and_no_others(scenes: Path, tmp_path:
     (tmp_path / f"{ids[3]}.json").write_text("{")
     before = files_of(tmp_path)
 
-    def read() -> list[Read]:
-        return [Corrected(image_id, mask + 1) for image_id in (*ids[:2], *ids[3:5])]
+    def read() -> list[ReadResult]:
+        return [CorrectedMask(image_id, mask + 1) for image_id in (*ids[:2], *ids[3:5])]
 
     with pytest.raises(UsageError, match=f"decisions about 2 of these masks: {ids[0]}, {ids[3]}; --overwrite"):
         import_masks(read, folder, images)
@@ -290,7 +290,7 @@ def test_a_kill_leaves_whole_decisions_and_overwrite_finishes(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = open_images(DataSettings(root=scenes))
-    masks: list[Read] = [Corrected(item.id, np.ones((64, 64), dtype=np.uint8)) for item in images.items]
+    masks: list[ReadResult] = [CorrectedMask(item.id, np.ones((64, 64), dtype=np.uint8)) for item in images.items]
     folder = CorrectionsFolder(tmp_path / "killed", images.classes)
     written = 0
 

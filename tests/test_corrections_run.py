@@ -145,7 +145,7 @@ def test_a_persons_mask_goes_before_the_methods(
 
     assert main(["export", "coco", str(copied), "--out", str(tmp_path / "coco")]) == 1
     said = " ".join(capsys.readouterr().err.split())
-    assert "7 done" in said and "2 failed" in said and "1 masks that somebody rejected are left out" in said
+    assert "7 done" in said and "2 failed" in said and "1 rejected masks are left out" in said
     assert by_coco(tmp_path / "coco", ids[0]) == [(2, 64 * 64)]
     assert main(["report", str(copied), "--report.images", "20"]) == 0
     page = (copied / "report.html").read_text()

@@ -146,7 +146,7 @@ def test_the_python_for_engineers_runs_and_onnx_says_what_torch_says(
     network = TinySegmenter()  # of random weights, as what is compared are two ways to the same answer
     network.classes = ("cat", "dog")
     for module in ("tag2mask.prediction.predictor", "tag2mask.cli.exchange"):
-        monkeypatch.setattr(f"{module}.load_segmenter", lambda path: network)
+        monkeypatch.setattr(f"{module}.load_segmentation_network", lambda path: network)
     (tmp_path / "runs/mine/segment").mkdir(parents=True)
     (tmp_path / "runs/mine/segment/network.safetensors").write_bytes(b"weights")
     pixels = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)

@@ -15,7 +15,7 @@ from tag2mask.cli import main
 from tag2mask.core import hardware
 from tag2mask.doctor import diagnosis, machine
 from tag2mask.doctor.diagnosis import needs
-from tag2mask.doctor.findings import Finding, Need, Weights
+from tag2mask.doctor.findings import Finding, Requirements, Weights
 from tag2mask.doctor.machine import PROGRAMS, Probe, probe
 
 TORCH = Probe(True, {"cuda": None, "hip": None, "gpus": [], "threads": 2})
@@ -66,7 +66,7 @@ def test_weights_are_those_of_the_settings_and_looked_for_in_caches_alone(
     config.write_text("network:\n  backbone: resnet34\n")
     told = ask(capsys, 0, "--config", str(config))
     state, what, remedy = stage(told, "train")
-    assert state == "warning" and "weights of resnet34 (83.3 MiB) are fetched" in what
+    assert state == "warning" and "weights of resnet34 (83.3 MiB) are downloaded" in what
     assert f"{tmp_path}/hub/checkpoints/resnet34-b627a593.pth" in remedy
     file = tmp_path / "hub/checkpoints/resnet34-b627a593.pth"
     file.parent.mkdir(parents=True)
@@ -118,7 +118,7 @@ def test_a_torchvision_that_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatc
     vision, broken = Probe(False, reason="operator torchvision::nms does not exist"), Probe(False, reason="no module")
     weights = [Weights("train", Finding("a model"), hub=True)]
 
-    def of(transformers: Probe, torchvision: Probe, installed: str | None) -> dict[str, Need]:
+    def of(transformers: Probe, torchvision: Probe, installed: str | None) -> dict[str, Requirements]:
         found = SOUND | {"transformers": transformers, "torchvision": torchvision}
         return {need.name: need for need in needs(found, installed, weights)}
 

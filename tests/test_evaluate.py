@@ -30,7 +30,7 @@ def test_matrix_and_iou_are_scikit_learns(prediction: np.ndarray, truth: np.ndar
         return
     theirs = confusion_matrix(truth[counted], prediction[counted], labels=labels)
     np.testing.assert_array_equal(ours.matrix, theirs[:CLASSES, :CLASSES])
-    np.testing.assert_array_equal(ours.withheld, theirs[:CLASSES, CLASSES])
+    np.testing.assert_array_equal(ours.ignored_predictions, theirs[:CLASSES, CLASSES])
     expected = jaccard_score(truth[counted], prediction[counted], labels=labels, average=None, zero_division=0)
     met = np.isin(range(CLASSES), [truth[counted], prediction[counted]])
     np.testing.assert_allclose(ours.iou()[met], expected[:CLASSES][met])
@@ -55,7 +55,7 @@ def test_merging_is_counting_together(masks: np.ndarray, cut: int) -> None:
         (first if index < cut else second).update(masks[2 * index], masks[2 * index + 1])
     first.merge(second)
     np.testing.assert_array_equal(first.matrix, together.matrix)
-    np.testing.assert_array_equal(first.withheld, together.withheld)
+    np.testing.assert_array_equal(first.ignored_predictions, together.ignored_predictions)
 
 
 def test_figures_by_hand() -> None:
@@ -88,8 +88,8 @@ def test_counts_do_not_overflow_32_bits() -> None:
     [
         (np.zeros((2, 2), np.int64), np.zeros((2, 2), np.uint8), "`prediction` should be uint8"),
         (np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8), "same shape"),
-        (np.full((2, 2), 4, np.uint8), np.zeros((2, 2), np.uint8), "prediction has values that are no class: 4"),
-        (np.zeros((2, 2), np.uint8), np.full((2, 2), 200, np.uint8), "truth has values that are no class: 200"),
+        (np.full((2, 2), 4, np.uint8), np.zeros((2, 2), np.uint8), "prediction has values that are not classes: 4"),
+        (np.zeros((2, 2), np.uint8), np.full((2, 2), 200, np.uint8), "truth has values that are not classes: 200"),
     ],
 )
 def test_wrong_arrays_are_refused_and_not_counted(prediction: np.ndarray, truth: np.ndarray, message: str) -> None:
@@ -104,7 +104,7 @@ def test_wrong_requests_are_refused() -> None:
         Confusion(256)
     with pytest.raises(UsageError, match="between 0 and 3; got 4, 9"):
         Confusion(4).miou([0, 9, 4])
-    with pytest.raises(UsageError, match="4 classes cannot be merged"):
+    with pytest.raises(UsageError, match="cannot merge counts of 4 classes"):
         Confusion(4).merge(Confusion(5))
     for thresholds in ([], [0.2, 0.1], [0.1, 0.1], [-0.1], [0.5, 1.5], [float("nan")]):
         with pytest.raises(UsageError, match="ascending numbers"):
@@ -116,7 +116,7 @@ def test_wrong_requests_are_refused() -> None:
             sweep.update(np.array(ids), np.zeros((len(ids), 2, 2), np.float32), truth)
     with pytest.raises(UsageError, match=r"should be \(K, H, W\)"):
         sweep.update(np.array([1]), np.zeros((1, 2, 3), np.float32), truth)
-    with pytest.raises(UsageError, match="not one of the thresholds"):
+    with pytest.raises(UsageError, match="not one of the thresholds of this sweep"):
         sweep.confusion(0.3)
     with pytest.raises(UsageError, match="can be merged only"):
         sweep.merge(ThresholdSweep(4, [0.2]))

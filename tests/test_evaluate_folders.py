@@ -150,7 +150,7 @@ def test_wrong_sizes_and_damaged_files_are_named_together(images: ImageSet, mask
         evaluate_masks(masks, images)
     message = str(caught.value)
     assert "2 of 3 images" in message
-    assert f"{NAMES[0]}.png has another size than its ground truth: 20 × 23, not 20 × 24" in message
+    assert f"{NAMES[0]}.png differs in size from its ground truth: 20 × 23, not 20 × 24" in message
     assert f"{NAMES[2]}.png" in message
 
 
@@ -170,8 +170,8 @@ def test_wrong_cams_are_named(images: ImageSet, tmp_path: Path) -> None:
     with pytest.raises(EvaluationError) as caught:
         evaluate_cams(folder, images)
     message = str(caught.value)
-    assert "another size than its ground truth: 20 × 25" in message
-    assert "ids that are no class: 4; classes are 0 to 3" in message
+    assert "differs in size from its ground truth: 20 × 25" in message
+    assert "ids that are not classes: 4; classes are 0 to 3" in message
     assert f"{NAMES[2]}.npz is damaged" in message
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from run_tiny import figures, run
 from tag2mask.cli import main
-from tag2mask.evaluation.figures import Tally
+from tag2mask.evaluation.figures import ExampleCounter
 
 KINDS = {"cams__kinds": "[classifier,pot]"}
 METRICS = "metrics.json"
@@ -58,11 +58,11 @@ def test_a_part_of_the_images_is_not_measured(done: Path, place: str, capsys: py
 
 def test_offenders_are_the_same_five_however_they_are_dealt() -> None:
     names = [f"{number:02}" for number in np.random.default_rng(0).permutation(20)]
-    whole, parts = Tally(), [Tally() for _ in range(3)]
+    whole, parts = ExampleCounter(), [ExampleCounter() for _ in range(3)]
     for place, name in enumerate(names):
         whole.add(name)
         parts[place % 3].add(name)
     for part in parts[1:]:
         parts[0].merge(part)
-    assert parts[0] == whole == Tally(20, ["00", "01", "02", "03", "04"])
-    assert whole.joined(", ", " and ") == "00, 01, 02, 03, 04 and 15 more"
+    assert parts[0] == whole == ExampleCounter(20, ["00", "01", "02", "03", "04"])
+    assert whole.text(", ", " and ") == "00, 01, 02, 03, 04 and 15 more"

@@ -160,7 +160,7 @@ def test_a_network_that_a_graph_cannot_express_is_refused_and_leaves_nothing(tmp
 @pytest.mark.extra
 @installed
 def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("tag2mask.cli.exchange.load_segmenter", lambda path: TinySegmenter())
+    monkeypatch.setattr("tag2mask.cli.exchange.load_segmentation_network", lambda path: TinySegmenter())
     model = tmp_path / "n.safetensors"
     model.write_bytes(b"weights")
     words = ["export", "onnx", str(model), "--out", str(tmp_path / "n.onnx")]

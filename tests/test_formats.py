@@ -23,8 +23,8 @@ from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.files import write_json
 from tag2mask.data import DataSettings, ImageItem, open_images, palette, read_mask, write_mask
 from tag2mask.data.manifest import Images
-from tag2mask.export.formats import Exported, ExportSettings, export_masks
-from tag2mask.export.formats.components import pieces
+from tag2mask.export.formats import ExchangeResult, ExportSettings, export_masks
+from tag2mask.export.formats.components import regions
 from tag2mask.export.formats.registry import MaskSource
 
 CLASSES = ("cat", "dog, small", "tür/öffnung")
@@ -57,7 +57,7 @@ def folder(masks: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactor
     return path
 
 
-def _export(name: str, folder: Path, out: Path, **settings: object) -> Exported:
+def _export(name: str, folder: Path, out: Path, **settings: object) -> ExchangeResult:
     made = export_masks(name, MaskSource(folder, CLASSES), out, ExportSettings(**settings))
     assert not made.failed
     assert not [path for path in out.parent.iterdir() if path.name.startswith(".partial-")]
@@ -91,7 +91,7 @@ def test_voc_keeps_everything(folder: Path, masks: dict[str, np.ndarray], tmp_pa
     labels = (tmp_path / "out/labelmap.txt").read_text(encoding="utf-8").splitlines()[1:]
     assert [line.split(":")[0] for line in labels] == ["background", *CLASSES, "ignored"]
     assert labels[1] == "cat:128,0,0::"
-    assert any("2 IDs hold blanks" in note for note in made.notes)
+    assert any("2 IDs contain blanks" in note for note in made.notes)
 
 
 def test_a_voc_root_is_read_again_as_one(scenes: Path, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_coco_run_lengths_keep_all_but_255(
         if pieces_of == "components":
             assert ndimage.label(coco_masks.decode(runs))[1] == 1
     lost = sum(int((mask == 255).sum()) for mask in masks.values())
-    assert made.notes == [f"{lost:,} pixels of 255 (ignored) became background, which this format cannot tell"]
+    assert made.notes == [f"{lost:,} pixels of 255 (ignored) became background, since the format lacks it"]
     assert [path.name for path in (tmp_path / "out/annotations").iterdir()] == ["instances_val.json"]
 
 
@@ -170,17 +170,17 @@ def test_coco_polygons_lose_holes_and_say_how_much(folder: Path, masks: dict[str
         assert np.array_equal(painted, ndimage.binary_fill_holes(component, AROUND))
         filled += int(painted.sum()) - annotation["area"]
     assert filled >= 4
-    assert f"warning: {filled:,} pixels of holes are lost, since a polygon has none" in made.notes
+    assert f"warning: {filled:,} pixels of holes are lost, since polygons have no holes" in made.notes
 
 
 @given(arrays.arrays(np.bool_, arrays.array_shapes(min_dims=2, max_dims=2, max_side=9)))
 def test_an_outline_filled_is_its_component_with_holes(covered: np.ndarray) -> None:
-    for piece in pieces(covered.astype(np.uint8), components=True):
-        corners, holes = piece.outline()
-        expected = ndimage.binary_fill_holes(piece.full(covered.shape), AROUND)
+    for region in regions(covered.astype(np.uint8), connected=True):
+        corners, holes = region.polygon()
+        expected = ndimage.binary_fill_holes(region.full_mask(covered.shape), AROUND)
         runs = coco_masks.merge(coco_masks.frPyObjects([corners.ravel().tolist()], *covered.shape))
         assert np.array_equal(coco_masks.decode(runs).astype(bool), expected)
-        assert holes == expected.sum() - piece.area
+        assert holes == expected.sum() - region.area
 
 
 def test_yolo_polygons_paint_the_mask_but_for_what_is_told(
@@ -213,7 +213,7 @@ def test_yolo_polygons_paint_the_mask_but_for_what_is_told(
         assert np.array_equal(painted[sure], mask[sure])
         differing += int(((painted != mask) & ~small & (mask != 255)).sum())
     assert tiny and differing  # the masks do have what gets lost
-    assert f"{tiny:,} pieces below min_pixels, {tiny_pixels:,} pixels, were left out" in made.notes
+    assert f"{tiny:,} regions below min_pixels, {tiny_pixels:,} pixels, were left out" in made.notes
     assert any("pixels of holes are lost" in note for note in made.notes)
     said = yaml.safe_load((tmp_path / "out/data.yaml").read_text(encoding="utf-8"))
     assert said == {"train": "images/train", "val": "images/train", "names": dict(enumerate(CLASSES))}
@@ -360,11 +360,11 @@ def test_what_is_not_ours_is_not_overwritten(folder: Path, tmp_path: Path) -> No
         with pytest.raises(UsageError, match="--out"):
             export_masks("voc", MaskSource(folder, CLASSES), tmp_path / out)
     with pytest.raises(UsageError, match="no export wrote"):
-        export_masks("voc", MaskSource(folder, CLASSES), tmp_path / "theirs", again=True)
+        export_masks("voc", MaskSource(folder, CLASSES), tmp_path / "theirs", overwrite=True)
     _export("voc", folder, tmp_path / "out")
     with pytest.raises(UsageError, match="--overwrite"):
         export_masks("coco", MaskSource(folder, CLASSES), tmp_path / "out")
-    export_masks("coco", MaskSource(folder, CLASSES), tmp_path / "out", again=True)
+    export_masks("coco", MaskSource(folder, CLASSES), tmp_path / "out", overwrite=True)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["annotations", "tag2mask-export.json"]
     assert (tmp_path / "theirs/file").read_text() == "theirs"
 
@@ -379,7 +379,7 @@ def test_an_export_that_is_interrupted_leaves_what_was_there(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export_masks("coco", MaskSource(folder, CLASSES), tmp_path / "out", again=True, on_image=stop)
+        export_masks("coco", MaskSource(folder, CLASSES), tmp_path / "out", overwrite=True, on_image=stop)
     assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

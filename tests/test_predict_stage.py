@@ -41,7 +41,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Something that stands for a checkpoint; what is loaded from it is a tiny network."""
     path = tmp_path / "network.safetensors"
     path.write_bytes(b"weights")
-    monkeypatch.setattr(stage, "load_segmenter", lambda path: TinySegmenter(seed=len(path.read_bytes())))
+    monkeypatch.setattr(stage, "load_segmentation_network", lambda path: TinySegmenter(seed=len(path.read_bytes())))
     return path
 
 
@@ -89,7 +89,7 @@ def stage_settings(**changes: object) -> object:
 def test_an_overlay_shows_the_image_where_there_is_background(
     photos: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "load_segmenter", lambda path: by_brightness())
+    monkeypatch.setattr(stage, "load_segmentation_network", lambda path: by_brightness())
     monkeypatch.setattr(stage, "OVERLAY_SIDE", 30)
     split = np.zeros((40, 60, 3), dtype=np.uint8)
     split[:, 30:] = 255
@@ -196,7 +196,7 @@ def test_a_kill_costs_what_was_not_written_down(
     assert run(photos, model, out) == 1
     assert len(said(out)["images"]) == 3
     monkeypatch.undo()
-    monkeypatch.setattr(stage, "load_segmenter", lambda path: TinySegmenter(seed=7))
+    monkeypatch.setattr(stage, "load_segmentation_network", lambda path: TinySegmenter(seed=7))
     assert run(photos, model, out) == 0
     assert run(photos, model, tmp_path / "whole") == 0
     assert files_of(out) == files_of(tmp_path / "whole")

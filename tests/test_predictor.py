@@ -21,7 +21,7 @@ from tag2mask.prediction import multiscale
 from tag2mask.prediction.multiscale import mean_logits
 from tag2mask.prediction.predictor import PROBABILITY_LIMIT, Predictor
 from tag2mask.prediction.settings import PUBLISHED_SCALES, PredictSettings
-from tag2mask.prediction.tiles import PIECE, cut
+from tag2mask.prediction.tiles import BLOCK_SIDE, tile_axis
 from tag2mask.refine.crf import PublishedCrf, dense_crf
 
 CPU = torch.device("cpu")
@@ -154,21 +154,21 @@ def test_tiles_cover_every_pixel_with_weights_that_sum_to_one(
     length: int, ratio: float, side: int, share: float
 ) -> None:
     overlap, result = int(side * share), max(1, round(length * ratio))
-    axis = cut(length, result, side=side, overlap=overlap, blend=overlap // 2)
+    axis = tile_axis(length, result, side=side, overlap=overlap, blend=overlap // 2)
     assert axis.side <= side and axis.starts[0] == 0 and axis.starts[-1] + axis.side == length
     assert all(second - first <= axis.side - overlap for first, second in pairwise(axis.starts))
     total = torch.zeros(result)
     reached = 0
-    for piece in axis.pieces:
-        assert piece.start == reached and 0 < piece.stop - piece.start <= PIECE
-        reached = piece.stop
-        for tile in piece.tiles:
-            weights = piece.weights(tile)
+    for interval in axis.intervals:
+        assert interval.start == reached and 0 < interval.stop - interval.start <= BLOCK_SIDE
+        reached = interval.stop
+        for tile in interval.tiles:
+            weights = interval.weights(tile)
             assert float(weights.min()) >= 0
-            total[piece.start : piece.stop] += weights
+            total[interval.start : interval.stop] += weights
             # a tile counts only where it is
-            assert (piece.start + 0.5) / ratio >= axis.starts[tile] - 1 / ratio
-            assert (piece.stop - 0.5) / ratio <= axis.starts[tile] + axis.side + 1 / ratio
+            assert (interval.start + 0.5) / ratio >= axis.starts[tile] - 1 / ratio
+            assert (interval.stop - 0.5) / ratio <= axis.starts[tile] + axis.side + 1 / ratio
     assert reached == result
     assert torch.allclose(total, torch.ones(result), atol=1e-6)
 
@@ -234,14 +234,14 @@ def test_no_tensor_holds_all_classes_at_the_size_of_a_large_image(crf: bool) -> 
     with Largest() as largest:
         predictor.predict(image)
     whole = 21 * 1500 * 2100
-    assert largest.numbers <= 21 * PIECE * PIECE < whole / 10
+    assert largest.numbers <= 21 * BLOCK_SIDE * BLOCK_SIDE < whole / 10
 
 
 def test_a_small_long_side_does_not_bring_the_whole_image_into_one_tensor_of_logits() -> None:
     predictor = Predictor(TinySegmenter(classes=20, stride=16, kernel=17), "cpu", PredictSettings(long_side=128))
     with Largest() as largest:
         predictor.predict(pixels(1500, 2100).numpy())
-    assert largest.numbers <= 21 * PIECE * PIECE
+    assert largest.numbers <= 21 * BLOCK_SIDE * BLOCK_SIDE
 
 
 # The CRF
@@ -341,7 +341,7 @@ def test_one_line_from_a_checkpoint_to_a_mask(tmp_path: Path, monkeypatch: pytes
         asked.append(path)
         return by_brightness()
 
-    monkeypatch.setattr("tag2mask.prediction.predictor.load_segmenter", reader)
+    monkeypatch.setattr("tag2mask.prediction.predictor.load_segmentation_network", reader)
     assert tag2mask.load(tmp_path / "n.safetensors", device="cpu").predict(tmp_path / "a.png").shape == (12, 16)
     assert isinstance(tag2mask.load(tmp_path, "cpu"), tag2mask.Predictor)
     assert asked == [tmp_path / "n.safetensors", tmp_path / "segment/network.safetensors"]

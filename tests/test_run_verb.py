@@ -13,7 +13,7 @@ from run_tiny import Capture, figures, files_of, run, words
 from tag2mask.cli import main
 from tag2mask.cli.commands import COMMANDS
 from tag2mask.cli.console import output, show_published
-from tag2mask.evaluation.comparison import published_beside
+from tag2mask.evaluation.comparison import compare_with_published
 from tag2mask.runs.lock import run_lock
 from tag2mask.workflows.repeats import spread
 
@@ -86,7 +86,7 @@ def test_published_figures_stand_beside_those_of_the_same_images(capsys: Capture
         "refine": {"train": {"irn+crf": measured(1464)}},
         "segment": {"train": {"predictions": measured(1464)}, "val": {"predictions": measured(1449)}},
     }
-    published = published_beside(own, "voc")
+    published = compare_with_published(own, "voc")
     assert published is not None
     assert {place: figure.miou for place, figure in published.figures.items()} == {
         ("seeds", "train", "CLIP"): 70.8,
@@ -100,9 +100,9 @@ def test_published_figures_stand_beside_those_of_the_same_images(capsys: Capture
     said = capsys.readouterr().out
     rows = [row.strip("│ ").split() for row in said.splitlines() if "50.0" in row]
     assert ["train", "│", "POT", "│", "50.0", "│", "75.0", "POT"] in rows and len(rows) == 4 and published.note in said
-    assert published_beside(own, "table") is None
+    assert compare_with_published(own, "table") is None
     coco = {"segment": {"val2014": {"predictions": measured(40137, 81)}}}
-    found = published_beside(coco, "coco")
+    found = compare_with_published(coco, "coco")
     assert found is not None and found.figures["segment", "val2014", "predictions"].miou == 47.9
 
 
@@ -115,7 +115,7 @@ def test_published_figures_stand_beside_those_of_the_same_images(capsys: Capture
     ],
 )
 def test_what_cannot_be_compared_is_not_shown(values: dict[str, object], why: str, capsys: Capture) -> None:
-    published = published_beside({"refine": {"train": {"crf": values}}}, "voc")
+    published = compare_with_published({"refine": {"train": {"crf": values}}}, "voc")
     assert published is not None and not published.figures
     assert why in published.note and "not comparable" in published.note
     show_published(output(), {"refine": {"train": {"crf": values}}}, published)

@@ -13,9 +13,9 @@ from tag2mask.core.errors import UsageError
 from tag2mask.core.files import TEMPORARY_PREFIX, read_json, write_json
 from tag2mask.data import DataSettings, open_images, read_image, read_mask
 from tag2mask.synthetic import SPECIES, SceneSettings, class_names, composition, render_scene, write_scenes
-from tag2mask.synthetic.creatures import creature_parts
+from tag2mask.synthetic.animals import animal_parts
 from tag2mask.synthetic.drawing import Layer, Part, canvas, capsule, convex_polygon, ellipse, overlap, paint
-from tag2mask.synthetic.settings import KINSHIP
+from tag2mask.synthetic.settings import COAT_SHARE
 from tag2mask.synthetic.writer import MANIFEST
 
 SMALL = SceneSettings(size=96, train=4, val=2)
@@ -72,15 +72,15 @@ def test_masks_are_what_was_painted(index: int, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(composition, "paint", record)
     again = render_scene(SMALL, "train", index)
     np.testing.assert_array_equal(again.image, scene.image)
-    creatures = [cover for cover in covers if (scene.instances[cover > 0.9] > 0).any()]
-    assert len(creatures) == scene.instances.max()
-    for number, cover in enumerate(creatures, start=1):
+    animals = [cover for cover in covers if (scene.instances[cover > 0.9] > 0).any()]
+    assert len(animals) == scene.instances.max()
+    for number, cover in enumerate(animals, start=1):
         shown = scene.instances == number
         assert shown[cover > 0.8].all() and not shown[cover < 0.2].any()
         labels = np.unique(scene.mask[shown])
         assert labels.size == 1 and labels[0] in scene.tags
     np.testing.assert_array_equal(scene.mask > 0, scene.instances > 0)
-    edge = np.abs(np.sum(creatures, axis=0) - 0.5) < 0.3
+    edge = np.abs(np.sum(animals, axis=0) - 0.5) < 0.3
     assert edge.sum() < 0.25 * (scene.mask > 0).sum()  # the test above says something about most pixels
 
 
@@ -98,7 +98,7 @@ def test_tags_are_the_classes_in_the_mask_and_everything_can_be_seen() -> None:
     assert set(counts) == {1, 2, 3}
 
 
-def test_faces_are_small_and_creatures_are_large() -> None:
+def test_faces_are_small_and_animals_are_large() -> None:
     scenes = [render_scene(SMALL, "train", index) for index in range(25)]
     share = np.mean([scene.faces.sum() / (scene.mask > 0).sum() for scene in scenes])
     assert 0.1 < share < 0.2
@@ -111,7 +111,7 @@ def test_only_the_face_tells_the_species(seed: int) -> None:
     x, y = canvas((80, 100), 50.0)
 
     def parts(*, face: bool) -> list[list[np.ndarray]]:
-        drawn = (creature_parts(np.random.default_rng(seed), species, x, y) for species in SPECIES)
+        drawn = (animal_parts(np.random.default_rng(seed), species, x, y) for species in SPECIES)
         return [[a for part in one if part.face == face for a in (part.distance, part.rgb)] for one in drawn]
 
     def equal(one: list[np.ndarray], two: list[np.ndarray]) -> bool:
@@ -122,15 +122,15 @@ def test_only_the_face_tells_the_species(seed: int) -> None:
     assert not any(equal(faces[a], faces[b]) for a in range(len(faces)) for b in range(a))
 
 
-def test_looks_and_kinship() -> None:
-    def spread(kinship: float) -> float:
+def test_the_coat_share_makes_the_parts_of_a_body_similar() -> None:
+    def spread(share: float) -> float:
         x, y = canvas((80, 100), 50.0)
-        parts = creature_parts(np.random.default_rng(5), SPECIES[0], x, y, kinship=kinship)
+        parts = animal_parts(np.random.default_rng(5), SPECIES[0], x, y, coat_share=share)
         colours = [part.rgb for part in parts if not part.face]
         limbs, neck = colours[2], colours[-2]
         return float(abs(limbs - neck).mean())
 
-    assert spread(KINSHIP) > 0.02
+    assert spread(COAT_SHARE) > 0.02
     assert spread(1.0) < spread(0.0)
 
 
@@ -140,7 +140,7 @@ def test_backgrounds_go_with_species(bias: float, low: float, high: float, monke
     monkeypatch.setattr(composition, "CLUTTER", (0, 0))
     settings = SceneSettings(size=64, background_bias=bias)
     scenes = [render_scene(settings, "train", index) for index in range(60)]
-    home = np.mean([scene.background == SPECIES[scene.tags[0] - 1].home for scene in scenes])
+    home = np.mean([scene.background == SPECIES[scene.tags[0] - 1].background for scene in scenes])
     assert low <= home <= high
     assert {scene.tags[0] for scene in scenes} == set(range(1, settings.classes + 1))
 
@@ -189,7 +189,7 @@ def test_writing_again(tmp_path: Path) -> None:
     assert (tmp_path / "killed" / "tags.csv").read_bytes() == (folder / "tags.csv").read_bytes()
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "mine.jpg").write_bytes(b"")
-    with pytest.raises(UsageError, match="something else than generated scenes"):
+    with pytest.raises(UsageError, match="other files than generated scenes"):
         write_scenes(tmp_path / "images", SMALL)
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from tag2mask.cams.kinds import KINDS
 from tag2mask.core.errors import printable
-from tag2mask.evaluation.comparison import Beside, Comparison, ratio
+from tag2mask.evaluation.comparison import Comparison, PublishedComparison, ratio
 from tag2mask.evaluation.figures import Figures, absence
 from tag2mask.runs.progress import StageResult
 
@@ -73,7 +73,7 @@ def figures_table(metrics: Metrics) -> Table:
     return table
 
 
-def show_published(console: Console, metrics: Metrics, beside: Beside) -> None:
+def show_published(console: Console, metrics: Metrics, beside: PublishedComparison) -> None:
     """Print the figures of a run next to the published ones that are comparable, and their sources."""
     table = _kinds_table("mIoU next to published figures, in %", "this run", "published")
     for stage, split, kind, values in _rows(metrics):

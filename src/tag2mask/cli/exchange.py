@@ -12,9 +12,10 @@ from tag2mask.data.corrections import CorrectionsFolder
 from tag2mask.export.formats.base import ExportSettings, Images, Pieces
 from tag2mask.export.formats.importers import READERS, import_masks
 from tag2mask.export.formats.registry import FORMATS, export_masks
-from tag2mask.export.formats.target import refuse_target
+from tag2mask.export.formats.target import check_target
 from tag2mask.export.onnx import export_onnx, require_onnx
-from tag2mask.prediction.predictor import load_segmenter, require_network_file
+from tag2mask.networks.checkpoint import load_segmentation_network
+from tag2mask.prediction.predictor import find_checkpoint
 from tag2mask.runs.corrections import CORRECTIONS
 from tag2mask.runs.progress import StageResult, progress_bar
 from tag2mask.runs.run_folder import RunFolder
@@ -81,7 +82,7 @@ def export(
 
 
 def _network(call: Invocation, run: Path, target: Path) -> int:
-    model = require_network_file(run)
+    model = find_checkpoint(run)
     if target.suffix != ".onnx" or target.is_dir():
         raise UsageError(f"--out {target} should name a file with the suffix .onnx")
     require_onnx()
@@ -89,12 +90,12 @@ def _network(call: Invocation, run: Path, target: Path) -> int:
         output().print(f"would write {model} as {target}", highlight=False, markup=False, soft_wrap=True)
         return 0
     result = StageResult("export", done=1)
-    result.notes.append(export_onnx(load_segmenter(model), target).sentence())
+    result.notes.append(export_onnx(load_segmentation_network(model), target).sentence())
     return finish(call, [result])
 
 
 def _masks(call: Invocation, name: str, masks: Path, out: Path, given: dict[str, Any], overwrite: bool) -> int:
-    refuse_target(out, again=overwrite)
+    check_target(out, overwrite=overwrite)
     source, split = mask_source(call.config, masks)
     refuse_inside(out, masks, call.config.data.root, call.config.data.tags)
     settings = ExportSettings(**{"split": split, **given})
@@ -104,7 +105,7 @@ def _masks(call: Invocation, name: str, masks: Path, out: Path, given: dict[str,
         output().print(said, highlight=False, markup=False, soft_wrap=True)
         return 0
     with progress_bar(errors(), result.stage, len(source)) as advance:
-        made = export_masks(name, source, out, settings, again=overwrite, on_image=advance)
+        made = export_masks(name, source, out, settings, overwrite=overwrite, on_image=advance)
     result.done, result.failed = made.done, made.failed
     result.notes += [*made.notes, f"written to {out}"]
     return finish(call, [result])

@@ -25,7 +25,7 @@ from tag2mask.core.distributed import is_main, join, process_count, process_numb
 from tag2mask.core.errors import UsageError
 from tag2mask.data.dataset import ImageSet, detect_layout
 from tag2mask.data.validation.image_check import sample_warnings
-from tag2mask.evaluation.comparison import Comparison, published_beside
+from tag2mask.evaluation.comparison import Comparison, compare_with_published
 from tag2mask.runs.config import Config
 from tag2mask.runs.dataset import run_images, share_manifest
 from tag2mask.runs.lock import process_lock
@@ -198,7 +198,7 @@ def finish(call: Invocation, results: Iterable[StageResult]) -> int:
         print_json(answer, default=Comparison.to_json)
     elif figures:
         output().print(figures_table(figures))
-        beside = published_beside(figures, detect_layout(call.config.data)) if call.command == "run" else None
+        beside = compare_with_published(figures, detect_layout(call.config.data)) if call.command == "run" else None
         if beside is not None:
             show_published(output(), figures, beside)
         for comparison in (each for result in done for each in result.comparisons):

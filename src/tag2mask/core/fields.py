@@ -61,14 +61,18 @@ class Checked:
         Raises:
             UsageError: with all problems.
         """
-        problems = [*filter(None, (_problem(each, getattr(self, each.name)) for each in fields(self)))]
-        problems += self.problems()
+        problems = [*range_problems(self), *self.problems()]
         if problems:
             raise UsageError(f"settings of {self._section}: " + "; ".join(problems))
 
     def problems(self) -> list[str]:
         """Problems that no single field shows, one clause for each."""
         return []
+
+
+def range_problems(settings: Any) -> list[str]:
+    """The fields of a settings dataclass that are out of range, one clause for each."""
+    return [*filter(None, (_problem(each, getattr(settings, each.name)) for each in fields(settings)))]
 
 
 def _problem(each: Field[Any], value: Any) -> str:

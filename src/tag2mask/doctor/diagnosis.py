@@ -1,4 +1,4 @@
-"""The requirements of each stage, and the diagnosis of all."""
+"""The requirements of each stage, and the diagnosis of the machine."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 from tag2mask.core.errors import UsageError
 from tag2mask.core.hardware import memory
-from tag2mask.doctor.findings import Diagnosis, Finding, Need, Weights
+from tag2mask.doctor.findings import Diagnosis, Finding, Requirements, Weights
 from tag2mask.doctor.machine import PROGRAMS, Probe, facts, probe_all, size, soundness, versions
 
 if TYPE_CHECKING:
     from tag2mask.runs.config import Config
 
 WANTED_MEMORY = {"seeds": 3e9, "train": 6e9, "cams": 2.5e9, "edges": 6e9, "refine": 1e9, "segment": 6e9}
-"""Bytes, roughly. Measured with the preset `own` on VOC: 5.9 GB of `train` (ResNet-50, 16 images of 320 pixels),
-2.1 of `cams`, 0.4 of `refine`; the others by similarity to these."""
+"""Approximate bytes. Measured with the preset `own` on VOC: 5.9 GB for `train` (ResNet-50, 16 images of 320 pixels),
+2.1 for `cams`, 0.4 for `refine`; the others are estimates from these."""
 
 _LESS_MEMORY = {
     "seeds": "--seeds.batch_size 1 and a lower --seeds.long_side",
@@ -27,10 +27,10 @@ _LESS_MEMORY = {
 
 
 def diagnose(settings: "Callable[[], Config]", out: Path) -> Diagnosis:
-    """Examine the machine and what each stage needs.
+    """Check the machine and the requirements of each stage.
 
     Args:
-        settings: reads the settings, for their weights; called only if the imports work.
+        settings: reads the settings, to check their weights; called only if the imports work.
         out: the folder of a run.
 
     Raises:
@@ -41,17 +41,17 @@ def diagnose(settings: "Callable[[], Config]", out: Path) -> Diagnosis:
     probes.setdefault("torchvision", Probe(None, reason="not installed"))
     weights = _weights(settings if probes["torch"].works and probes["tag2mask"].works else None)
     own = soundness(installed, probes["torch"], probes["tag2mask"], out)
-    found = (Need("machine", own), *needs(probes, installed["torchvision"], weights))
+    found = (Requirements("machine", own), *needs(probes, installed["torchvision"], weights))
     return Diagnosis(installed, facts(probes["torch"], out), found)
 
 
-def needs(probes: dict[str, Probe], torchvision: str | None, weights: list[Weights]) -> Iterator[Need]:
+def needs(probes: dict[str, Probe], torchvision: str | None, weights: list[Weights]) -> Iterator[Requirements]:
     """The requirements of every stage and extra.
 
     Args:
         probes: the results of the imports, by the names of `PROGRAMS`.
         torchvision: its version; None if not installed.
-        weights: of the stages.
+        weights: of all stages.
     """
     torch = _imported("torch", probes["torch"], "torch>=2.6,<2.14")
     accelerate = _imported("accelerate", probes["accelerate"], "accelerate>=1.10,<2")
@@ -61,19 +61,19 @@ def needs(probes: dict[str, Probe], torchvision: str | None, weights: list[Weigh
         found = [torch]
         found += [accelerate] if stage in ("train", "edges", "segment") else []
         found += [hub] if stage == "seeds" or any(each.hub for each in own) else []
-        yield Need(stage, (*found, *(each.finding for each in own), _memory(stage)))
-    yield Need("predictions", (torch,))
-    yield Need("confidence", (torch,))
-    yield Need("report", (Finding("nothing but what is installed with tag2mask"),))
-    yield Need("export onnx", (torch, _extra("onnx", "onnx, onnxruntime, onnxscript", probes["onnx"])))
-    yield Need("tensorboard", (_extra("tensorboard", "tensorboard", probes["tensorboard"]),))
-    yield Need("export shards", (_extra("shards", "webdataset", probes["webdataset"]),))
+        yield Requirements(stage, (*found, *(each.finding for each in own), _memory(stage)))
+    yield Requirements("predictions", (torch,))
+    yield Requirements("confidence", (torch,))
+    yield Requirements("report", (Finding("no requirements beyond tag2mask itself"),))
+    yield Requirements("export onnx", (torch, _extra("onnx", "onnx, onnxruntime, onnxscript", probes["onnx"])))
+    yield Requirements("tensorboard", (_extra("tensorboard", "tensorboard", probes["tensorboard"]),))
+    yield Requirements("export shards", (_extra("shards", "webdataset", probes["webdataset"]),))
 
 
 def _weights(settings: "Callable[[], Config] | None") -> list[Weights]:
-    """The weights of the settings; unknown if the settings cannot be read, or the search fails."""
+    """The weights of the settings; unknown if the settings cannot be read or the search fails."""
     if settings is None:
-        reason = "weights, before tag2mask can be imported"
+        reason = "weights are unknown until tag2mask can be imported"
     else:
         try:
             from tag2mask.doctor.weights import weights_of
@@ -81,13 +81,13 @@ def _weights(settings: "Callable[[], Config] | None") -> list[Weights]:
             return list(weights_of(settings()))
         except UsageError:
             raise
-        except Exception as error:  # a damaged cache or hub client should not end the diagnosis
+        except Exception as error:  # a damaged cache or hub client must not end the diagnosis
             reason = f"weights ({type(error).__name__}: {error})"
     return [Weights(stage, Finding(reason, "unknown")) for stage in ("seeds", "train", "segment")]
 
 
 def _transformers(probe: Probe, vision: Probe, installed: str | None) -> Finding:
-    """Whether transformers works, which also imports an installed torchvision."""
+    """Whether transformers works; it imports torchvision if that is installed."""
     mismatch = "pip uninstall torchvision (tag2mask does not need it)"
     if probe.works and vision.works is False:
         message = f"transformers works, but torchvision {installed} does not: {vision.reason}"
@@ -101,29 +101,25 @@ def _transformers(probe: Probe, vision: Probe, installed: str | None) -> Finding
 
 def _imported(name: str, probe: Probe, requirement: str, more: str = "") -> Finding:
     """Whether a package works; ``more`` is a second remedy."""
-    if probe.works is None:
-        return Finding(f"{name}: {probe.reason}", "unknown")
-    if probe.works:
-        return Finding(f"{name} works")
+    if probe.works is not False:
+        return Finding(f"{name} works") if probe.works else Finding(f"{name}: {probe.reason}", "unknown")
     return Finding(f"{name} fails: {probe.reason}", "missing", f"pip install --force-reinstall '{requirement}'{more}")
 
 
 def _extra(extra: str, packages: str, probe: Probe) -> Finding:
     """Whether the packages of an extra work."""
-    if probe.works is None:
-        return Finding(f"{packages}: {probe.reason}", "unknown")
-    if probe.works:
-        return Finding(f"{packages}: works")
+    if probe.works is not False:
+        return Finding(f"{packages}: {'works' if probe.works else probe.reason}", "ok" if probe.works else "unknown")
     return Finding(f"{packages}: {probe.reason}", "missing", f"pip install 'tag2mask[{extra}]'")
 
 
 def _memory(stage: str) -> Finding:
     """Whether there is enough memory for a stage with its usual settings."""
     total, free = memory()
-    there, wanted = free if free is not None else total, WANTED_MEMORY[stage]
-    if there is None:
+    available, wanted = free if free is not None else total, WANTED_MEMORY[stage]
+    if available is None:
         return Finding("memory", "unknown")
-    if there >= wanted:
+    if available >= wanted:
         return Finding("memory enough")
-    message = f"{size(there)} of memory free, about {size(int(wanted))} wanted with usual settings"
+    message = f"{size(available)} of memory free, about {size(int(wanted))} wanted with usual settings"
     return Finding(message, "warning", _LESS_MEMORY[stage])

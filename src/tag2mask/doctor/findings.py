@@ -1,26 +1,20 @@
-"""Findings of the doctor with their remedies, as text and as JSON."""
+"""Findings of `doctor` and their remedies, as text and as JSON."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 State = Literal["ok", "warning", "missing", "unknown"]
-"""``missing``: the stage does not work; ``warning``: it may not; ``unknown``: that could not be determined."""
+"""``missing``: the stage does not work; ``warning``: it may fail; ``unknown``: this could not be determined."""
 
 _WORST: tuple[State, ...] = ("missing", "warning", "unknown", "ok")
 
-_USUAL_PATH = ("train", "cams", "refine", "segment")
+_USUAL_STAGES = ("train", "cams", "refine", "segment")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A requirement of a stage or of the machine.
-
-    Attributes:
-        what: in words.
-        state: whether it is met.
-        remedy: a command or setting that helps; empty if none is needed.
-    """
+    """The result of checking one requirement; ``remedy`` is a command or setting, if one is needed."""
 
     what: str
     state: State = "ok"
@@ -29,13 +23,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Weights:
-    """Initial weights of a stage.
-
-    Attributes:
-        stage: its name.
-        finding: whether they are on this machine.
-        hub: whether they belong to a model of `transformers`.
-    """
+    """Availability of a stage's initial weights; ``hub``: they belong to a model of `transformers`."""
 
     stage: str
     finding: Finding
@@ -43,8 +31,8 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Need:
-    """All requirements of a stage, of an extra or of the machine, by its name."""
+class Requirements:
+    """The checked requirements of a stage, of an extra or of the machine."""
 
     name: str
     findings: tuple[Finding, ...]
@@ -58,25 +46,25 @@ class Need:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All findings of the doctor.
+    """All findings.
 
     Attributes:
         versions: of packages and of Python; None if not installed.
-        machine: facts, in words.
+        machine: descriptions by name.
         needs: of the machine and of each stage.
     """
 
     versions: dict[str, str | None]
     machine: dict[str, str]
-    needs: tuple[Need, ...]
+    needs: tuple[Requirements, ...]
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is missing for the usual stages, or on the machine."""
-        return not any(need.state == "missing" for need in self.needs if need.name in ("machine", *_USUAL_PATH))
+        """Whether the machine and the usual stages have everything that they need."""
+        return not any(need.state == "missing" for need in self.needs if need.name in ("machine", *_USUAL_STAGES))
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """The diagnosis as a JSON object."""
         needs = {
             need.name: {"state": need.state, "findings": [asdict(each) for each in need.findings]}
             for need in self.needs
@@ -84,14 +72,14 @@ class Diagnosis:
         return {"sound": self.sound, "versions": self.versions, "machine": self.machine, "needs": needs}
 
     def render(self) -> str:
-        """As text: versions, the machine, a line per stage with its remedies below."""
+        """The diagnosis as text: versions, the machine, a line per stage with its remedies below."""
         shown = {name: version or "not installed" for name, version in self.versions.items()}
-        verdict = "not sound: the usual path (train, cams, refine, segment) does not work here"
-        if self.sound:
-            verdict = "sound: the usual path (train, cams, refine, segment) works here"
-        return "\n".join([*_columns("versions", shown), *_columns("machine", self.machine), *self._stages(), verdict])
+        verdict = "sound: the usual path (train, cams, refine, segment) works here"
+        if not self.sound:
+            verdict = "not sound: the usual path (train, cams, refine, segment) does not work here"
+        return "\n".join([*_columns("versions", shown), *_columns("machine", self.machine), *self._needs(), verdict])
 
-    def _stages(self) -> Iterator[str]:
+    def _needs(self) -> Iterator[str]:
         yield "needs"
         width = max(len(need.name) for need in self.needs)
         for need in self.needs:

@@ -1,6 +1,6 @@
-"""Imports, versions, devices, memory and disks: facts about the machine, and its faults.
+"""Checks of imports, versions, devices, memory and disks.
 
-Imports are tried in processes of their own, because a broken library can crash the process.
+Imports run in separate processes, because a broken library can crash the process.
 """
 
 import json
@@ -20,29 +20,17 @@ from tag2mask.core.hardware import cores, disk_free, memory
 from tag2mask.doctor.findings import Finding
 
 _PACKAGES = (
-    "torch",
-    "transformers",
-    "accelerate",
-    "huggingface-hub",
-    "safetensors",
-    "numpy",
-    "scipy",
-    "pillow",
-    "jsonargparse",
-    "pycocotools",
-    "flask",
-    "filelock",
-    "psutil",
-    "rich",
+    *("torch", "transformers", "accelerate", "huggingface-hub", "safetensors", "numpy", "scipy", "pillow"),
+    *("jsonargparse", "pycocotools", "flask", "filelock", "psutil", "rich"),
 )
 
 _OPTIONAL_PACKAGES = ("torchvision", "onnx", "onnxruntime", "onnxscript", "tensorboard", "webdataset")
 
-_LITTLE_DISK = 1 << 30
-_LITTLE_TEMPORARY = 200 << 20
+_MIN_DISK = 1 << 30
+_MIN_TEMPORARY = 200 << 20
 
 _SECONDS = 120.0
-"""Time limit of an import, which may be from a cold disk."""
+"""Time limit of an import, possibly from a slow disk."""
 
 _MARK = "tag2mask doctor: "
 
@@ -68,7 +56,7 @@ PROGRAMS: Mapping[str, str] = {
     "tensorboard": "from torch.utils.tensorboard import SummaryWriter",
     "webdataset": "from webdataset import WebDataset",
 }
-"""The program that imports each; it may set ``values``, which are plain."""
+"""A program that imports each package; it may set ``values`` to a JSON object."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +64,9 @@ class Probe:
     """The result of an import.
 
     Attributes:
-        works: whether it succeeded; None if that could not be determined.
+        works: None if this could not be determined.
         values: set by the program.
-        reason: why it failed, in one line.
+        reason: of the failure, in one line.
     """
 
     works: bool | None
@@ -88,7 +76,7 @@ class Probe:
 
 def probe(name: str) -> Probe:
     """Run one of `PROGRAMS` in another process."""
-    # The folders that this process imports from, without the current one, which may hold any file.
+    # The same import path as here, without the current folder, which may contain any file.
     begin = f"import json, sys\nsys.path[:] = {sys.path!r}\nvalues = {{}}"
     program = f"{begin}\n{PROGRAMS[name]}\nprint({_MARK!r} + json.dumps(values))"
     try:
@@ -96,7 +84,7 @@ def probe(name: str) -> Probe:
             [sys.executable, "-P", "-c", program], capture_output=True, text=True, errors="replace", timeout=_SECONDS
         )
     except (OSError, subprocess.SubprocessError) as error:
-        return Probe(None, reason=f"{type(error).__name__} while {name} was tried")
+        return Probe(None, reason=f"{type(error).__name__} while importing {name}")
     if done.returncode < 0:
         return Probe(False, reason=f"{name} was ended by signal {-done.returncode}")
     lines = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
@@ -107,35 +95,31 @@ def probe(name: str) -> Probe:
 
 
 def probe_all(names: list[str]) -> dict[str, Probe]:
-    """Several imports, two at a time."""
+    """Run several imports, two at a time."""
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(names, pool.map(probe, names), strict=True))
 
 
 def versions() -> dict[str, str | None]:
-    """Of tag2mask, Python and the packages; None if not installed."""
-    names = (*_PACKAGES, *_OPTIONAL_PACKAGES)
-    return {
-        "tag2mask": __version__,
-        "Python": platform.python_version(),
-        **{name: _version(name) for name in names},
-    }
+    """The versions of tag2mask, Python and the packages; None if not installed."""
+    packages = {name: _version(name) for name in (*_PACKAGES, *_OPTIONAL_PACKAGES)}
+    return {"tag2mask": __version__, "Python": platform.python_version(), **packages}
 
 
 def _version(name: str) -> str | None:
     try:
         return metadata.version(name)
-    except Exception:  # damaged metadata raise anything
+    except Exception:  # damaged metadata raise errors of many kinds
         return None
 
 
 def facts(torch: Probe, out: Path) -> dict[str, str]:
-    """Devices, memory and disks in words."""
+    """Descriptions of devices, memory and disks."""
     total, free = memory()
     try:
         folder = Path(tempfile.gettempdir())
         temporary = {f"temporary folder {folder}": f"{size(disk_free(folder))} free"}
-    except OSError:  # no folder is writable
+    except OSError:  # no writable folder
         temporary = {"temporary folder": "none"}
     return {
         "system": f"{platform.system()} {platform.machine()}",
@@ -148,7 +132,7 @@ def facts(torch: Probe, out: Path) -> dict[str, str]:
 
 
 def soundness(versions: dict[str, str | None], torch: Probe, own: Probe, out: Path) -> tuple[Finding, ...]:
-    """Faults that concern every stage."""
+    """Problems that affect every stage."""
     found = [
         Finding(f"{name} is not installed", "missing", f"pip install {name}, or pip install --force-reinstall tag2mask")
         for name, number in versions.items()
@@ -157,32 +141,30 @@ def soundness(versions: dict[str, str | None], torch: Probe, own: Probe, out: Pa
     if torch.works and own.works is False:
         found.append(Finding(f"tag2mask itself cannot be imported ({own.reason})", "missing", "pip install tag2mask"))
     found += [*_temporary(), *_disk(out)]
-    return tuple(found) or (Finding("packages, folders and disks are as they should be"),)
+    return tuple(found) or (Finding("no problems with packages, folders and disks"),)
 
 
 def size(count: int | None) -> str:
-    """Bytes as text."""
+    """A number of bytes as text."""
     return "unknown" if count is None else f"{count / 1e9:.1f} GB"
 
 
 def _devices(torch: Probe) -> dict[str, str]:
-    """The processor and GPUs, as torch reports them."""
+    """Descriptions of the torch build and the GPUs."""
     if not torch.works:
         return {"torch": f"cannot be imported: {torch.reason}", "GPU": "unknown"}
     built = torch.values.get("cuda") or torch.values.get("hip")
-    known = {
-        "torch": f"built for {'CUDA ' + built if built else 'the processor alone'}, {torch.values['threads']} threads"
+    build = f"built for {'CUDA ' + built if built else 'the processor alone'}, {torch.values['threads']} threads"
+    gpus = {
+        f"GPU {number}": f"{name}, {size(total)}, {size(free)} free, bf16 {'yes' if bf16 else 'no'}"
+        for number, (name, total, free, bf16) in enumerate(torch.values.get("gpus", ()))
     }
-    gpus = [
-        f"{name}, {size(total)}, {size(free)} free, bf16 {'yes' if half else 'no'}"
-        for name, total, free, half in torch.values.get("gpus", ())
-    ]
-    return known | ({f"GPU {number}": words for number, words in enumerate(gpus)} or {"GPU": "none"})
+    return {"torch": build} | (gpus or {"GPU": "none"})
 
 
 def _temporary() -> list[Finding]:
-    """Faults of the folder for temporary files."""
-    remedy = "TMPDIR=FOLDER tag2mask …, a folder with room that can be written to"
+    """Problems of the folder for temporary files."""
+    remedy = "TMPDIR=FOLDER tag2mask …, with a writable folder that has free space"
     try:
         with tempfile.NamedTemporaryFile() as file:
             file.write(b"0" * 4096)
@@ -191,16 +173,16 @@ def _temporary() -> list[Finding]:
         return [Finding(f"no temporary file can be written ({error.strerror})", "missing", remedy)]
     folder = Path(tempfile.gettempdir())
     free = disk_free(folder)
-    if free is not None and free < _LITTLE_TEMPORARY:
+    if free is not None and free < _MIN_TEMPORARY:
         return [Finding(f"{folder} has {size(free)} left", "warning", remedy)]
     return []
 
 
 def _disk(out: Path) -> list[Finding]:
-    """Faults of the disk of a run."""
+    """Problems of the disk of a run."""
     free = disk_free(out)
     if free is None:
-        return [Finding(f"the disk of {out} does not tell its free space", "unknown")]
-    if free < _LITTLE_DISK:
-        return [Finding(f"{size(free)} are free at {out}", "warning", "--out FOLDER on a disk with room")]
+        return [Finding(f"the free space of the disk of {out} is unknown", "unknown")]
+    if free < _MIN_DISK:
+        return [Finding(f"{size(free)} are free at {out}", "warning", "--out FOLDER on a disk with free space")]
     return []

@@ -1,4 +1,4 @@
-"""Whether the initial weights of a config are on this machine. Only caches are read, without network access."""
+"""Checks whether the initial weights of a config are on this machine, in caches alone, without network access."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +12,14 @@ from tag2mask.runs.config import Config
 
 def weights_of(config: Config) -> Iterator[Weights]:
     """The weights of each stage with initial weights."""
-    if config.seeds.from_npy is None:
+    folder = config.seeds.from_npy
+    if folder is None:
         yield Weights("seeds", _hub_model(config.seeds.model, "seeds.model", True, TOKENIZER_FILES), hub=True)
+    elif folder.is_dir():
+        yield Weights("seeds", Finding(f"base CAMs in {folder}"))
     else:
-        there = config.seeds.from_npy.is_dir()
-        remedy = "--seeds.from_npy FOLDER, with CLIP-ES's files"
-        named = f"base CAMs in {config.seeds.from_npy}"
-        yield Weights("seeds", Finding(named) if there else Finding(f"no {named}", "missing", remedy))
+        missing = Finding(f"no base CAMs in {folder}", "missing", "--seeds.from_npy FOLDER, with CLIP-ES's files")
+        yield Weights("seeds", missing)
     yield _backbone("train", "network", config.network.backbone, config.network.weights)
     if config.edges.backbone is not None:
         yield _backbone("edges", "edges", config.edges.backbone, config.edges.weights)
@@ -54,6 +55,6 @@ def _hub_model(name: str, setting: str, weights: bool, also: tuple[str, ...]) ->
     if Path(name).expanduser().is_dir():
         return Finding(f"the folder {name}")
     if cached_folder(name, weights, also) is not None:
-        return Finding(f"{name} is here")
-    message = f"{name} is not on this machine; it is fetched when it is first needed"
-    return Finding(message, "warning", f"hf download {name}, or --{setting} FOLDER where there is no network")
+        return Finding(f"{name} is on this machine")
+    message = f"{name} is not on this machine; it is downloaded when it is first needed"
+    return Finding(message, "warning", f"hf download {name}, or without a network --{setting} FOLDER")

@@ -1,4 +1,4 @@
-"""Comparison of a run with another run, class by class, and with published figures of VOC and COCO."""
+"""Comparison of a run with another run, class by class, and with published figures on VOC and COCO."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from tag2mask.cams.kinds import KINDS
 from tag2mask.core.errors import UsageError
 
 _SAME = ("images", "chosen")
-"""Entries that must agree in both runs."""
+"""Figures that must be equal in both runs."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class Comparison:
     """Two networks on one split.
 
     Attributes:
-        own: the figures of this run's predictions, as of `Figures.to_json`.
+        own: the figures of this run's predictions, as in `Figures.to_json`.
+        other: the figures of the other run's predictions.
         masks: the figures of this run's masks on the split, by refinement method.
     """
 
@@ -31,7 +32,7 @@ class Comparison:
         return ratio(self.own["miou"], self.other["miou"])
 
     def to_json(self) -> dict[str, Any]:
-        """The split, both mIoU and their ratio, and the same of every class."""
+        """The split, both mIoU and their ratio, and the same for each class."""
         classes = {
             name: {"own": value, "other": other, "share": ratio(value, other)}
             for (name, value), other in zip(self.own["iou"].items(), self.other["iou"].values(), strict=True)
@@ -47,19 +48,20 @@ class Comparison:
 
 
 def compare(own: Mapping[str, Any], other: Mapping[str, Any], splits: Collection[str]) -> list[Comparison]:
-    """Two runs' networks on every split that both were measured on.
+    """Compare two runs' networks on each split that both were evaluated on.
 
     Args:
-        own: the figures of a run, as of its metrics.json.
+        own: the figures in a run's metrics.json.
+        other: those of the other run.
 
     Raises:
-        UsageError: they share no split, or were measured on different images or classes.
+        UsageError: they share no split, or were evaluated on different images or classes.
     """
     mine, theirs = own.get("segment", {}), other.get("segment", {})
     shared = [split for split in splits if split in mine and split in theirs]
     if not shared:
         raise UsageError(
-            "the two runs share no split on which both measured a segmentation network; this one has "
+            "the two runs share no split on which both evaluated a segmentation network; this one has "
             f"{', '.join(mine) or 'none'}, the other {', '.join(theirs) or 'none'}: `tag2mask segment RUN`, then "
             "`tag2mask evaluate RUN`, with the same --evaluate.splits"
         )
@@ -84,7 +86,7 @@ def ratio(own: float | None, other: float | None) -> float | None:
 POT = "POT"
 CLIP_ES = "CLIP-ES"
 SOURCES = {POT: "POT: CVPR 2025, as others cite it", CLIP_ES: "CLIP-ES: its base CAMs"}
-"""Sources of the published figures; those of POT are quoted from papers that cite it."""
+"""Sources of the published figures; POT's are quoted from papers that cite it."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,10 @@ class Published:
     """A published mIoU, in per cent, and its source."""
 
     miou: float
-    whose: str
+    source: str
 
     def __str__(self) -> str:
-        return f"{self.miou:.1f} {self.whose}"
+        return f"{self.miou:.1f} {self.source}"
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ class Benchmark:
     """A data set with published figures.
 
     Attributes:
-        classes: number of measured classes, background included.
+        classes: number of classes in the mean, background included.
+        splits: number of images by split.
         figures: by stage and split; those of `cams` are POT's.
     """
 
@@ -132,57 +135,52 @@ BENCHMARKS = {
         {("segment", "val"): Published(47.9, POT), ("segment", "val2014"): Published(47.9, POT)},
     ),
 }
-"""By layout. VOC's test split has no public ground truth."""
+"""By data layout. VOC's test split has no public ground truth."""
 
 
 @dataclass(frozen=True)
-class Beside:
+class PublishedComparison:
     """The published figures for a run.
 
     Attributes:
         figures: by (stage, split, kind).
-        note: their sources, or why there are none.
+        note: their sources, or the reason why there are none.
     """
 
     figures: Mapping[tuple[str, str, str], Published]
     note: str
 
 
-def published_beside(figures: Mapping[str, Mapping[str, Mapping[str, Any]]], data_kind: str) -> Beside | None:
-    """The published figures for those of a run over the same images and classes.
+def compare_with_published(
+    figures: Mapping[str, Mapping[str, Mapping[str, Any]]], data_kind: str
+) -> PublishedComparison | None:
+    """The published figures for a run over the same images and classes; None if there are none for its data.
 
     Args:
-        figures: {stage: {split: {kind: {figure: value}}}}, as of metrics.json.
+        figures: {stage: {split: {kind: {figure: value}}}}, as in metrics.json.
         data_kind: the layout of the data, as in `data.kind`.
-
-    Returns:
-        None where nothing is published for such data, stages and splits.
     """
     benchmark = BENCHMARKS.get(data_kind)
     if benchmark is None:
         return None
-    found, other = {}, []
-    for stage, splits in figures.items():
-        for split, kinds in splits.items():
-            published = benchmark.figures.get((stage, split))
-            if published is None:
+    found, reasons = {}, list[str]()
+    for (stage, split), published in benchmark.figures.items():
+        for kind, values in figures.get(stage, {}).get(split, {}).items():
+            if stage == "cams" and not (kind in KINDS and KINDS[kind].is_published):
                 continue
-            for kind, values in kinds.items():
-                if stage == "cams" and not (kind in KINDS and KINDS[kind].is_published):
-                    continue
-                why = _difference(values, benchmark, split)
-                if why is None:
-                    found[stage, split, kind] = published
-                else:
-                    other.append(why)
-    notes = [SOURCES[whose] for whose in dict.fromkeys(each.whose for each in found.values())]
-    if other:
-        notes.append(f"published figures are not beside those {' or '.join(dict.fromkeys(other))}: not comparable")
-    return Beside(found, "; ".join(notes)) if notes else None
+            reason = _difference(values, benchmark, split)
+            if reason is None:
+                found[stage, split, kind] = published
+            else:
+                reasons.append(reason)
+    notes = [SOURCES[source] for source in dict.fromkeys(published.source for published in found.values())]
+    if reasons:
+        notes.append(f"published figures are not comparable {' or '.join(dict.fromkeys(reasons))}")
+    return PublishedComparison(found, "; ".join(notes)) if notes else None
 
 
 def _difference(values: Mapping[str, Any], benchmark: Benchmark, split: str) -> str | None:
-    """How images or classes differ from those of the published figure, if they do."""
+    """How classes or images differ from those of the published figure; None if they do not."""
     classes = len(values["iou"] if values["chosen"] is None else values["chosen"])
     if classes != benchmark.classes:
         return f"over {classes} of the {benchmark.classes} classes of {benchmark.name}"

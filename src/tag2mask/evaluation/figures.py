@@ -1,4 +1,4 @@
-"""Counts of a folder of masks or of CAMs, which merge exactly, and their figures."""
+"""Mergeable counts over a folder of masks or of CAMs, and the figures computed from them."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -9,29 +9,28 @@ from typing import Any, Self
 import numpy as np
 
 from tag2mask.core.errors import Tag2maskError, UsageError
-from tag2mask.evaluation.confusion import Confusion, ThresholdSweep, strongest
+from tag2mask.evaluation.confusion import Confusion, ThresholdSweep, argmax
 
 BACKGROUND = "background"
 """The name of class 0."""
 
-_SHOWN = 5
+_EXAMPLES = 5
 
 
 @dataclass(frozen=True)
 class Figures:
-    """The result of an evaluation. All figures are fractions in [0, 1]; NaN where there was nothing to measure.
+    """The result of an evaluation. All figures are fractions in [0, 1]; NaN if there was nothing to measure.
 
     Attributes:
-        miou: mean IoU over the chosen classes that occur in the truth; NaN if the truth holds none but background.
-        pixel_accuracy: share of the counted pixels whose class is right.
-        iou: by class name, background first: intersection over union.
-        over_activation: by class name: false positives over the union.
-        under_activation: by class name: false negatives over the union. The three sum to 1.
+        miou: mean IoU over the chosen classes that occur in the truth; NaN if the truth holds background alone.
+        pixel_accuracy: share of the counted pixels with the correct class.
+        iou: intersection over union by class name, background first.
+        over_activation: false positives over the union, by class name.
+        under_activation: false negatives over the union, by class name; sums to 1 with the other two.
         chosen: names of the classes of ``miou``; None = all.
-        threshold: the background threshold of the best ``miou``; None for masks and for CAMs with a background map.
-        sweep: mIoU by background threshold; None where ``threshold`` is.
-        absent: classes that are tagged but have no true pixel, so that they are not measured; with the number of
-            images that are tagged with them.
+        threshold: the background threshold with the best ``miou``; None for masks and for CAMs with a background map.
+        sweep: mIoU by background threshold; None if ``threshold`` is.
+        absent: number of tagged images of each class that is tagged but has no true pixel, and so is not measured.
     """
 
     miou: float
@@ -69,10 +68,10 @@ class Figures:
             threshold, confusion = counts.best(ids)
         else:
             confusion = counts
-        there = confusion.truth_pixels() > 0
-        classes_there = zip(classes, tagged, there[1:].tolist(), strict=False)
-        # A truth of background alone is mostly one whose classes were lost; an empty prediction would have 100 % of it.
-        measured = there[1:].any() or (ids is not None and not any(ids))
+        present = confusion.truth_pixels() > 0
+        absent = [(name, count) for name, count, found in zip(classes, tagged, present[1:], strict=False) if not found]
+        # A truth of background alone has usually lost its classes; an empty prediction would score 100 % on it.
+        measured = present[1:].any() or (ids is not None and not any(ids))
 
         def by_name(values: np.ndarray) -> dict[str, float]:
             return dict(zip(names, values.tolist(), strict=True))
@@ -87,11 +86,11 @@ class Figures:
             chosen=None if ids is None else tuple(names[i] for i in sorted(set(ids))),
             threshold=threshold if measured else None,
             sweep=sweep if measured else None,
-            absent={name: count for name, count, found in classes_there if count and not found},
+            absent={name: count for name, count in absent if count},
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The figures as a JSON object: NaN becomes null, thresholds become keys such as ``"0.35"``."""
+        """The figures as a JSON object: NaN becomes null, a threshold becomes a key such as ``"0.35"``."""
         return {
             "miou": _number(self.miou),
             "pixel_accuracy": _number(self.pixel_accuracy),
@@ -111,31 +110,31 @@ class EvaluationError(Tag2maskError):
 
 
 @dataclass
-class Tally:
-    """A count of names, and the first five of them in alphabetical order, independent of the order of counting."""
+class ExampleCounter:
+    """A count of names, with the five that are first in alphabetical order, whatever the order of counting."""
 
     count: int = 0
-    names: list[str] = field(default_factory=list)
+    examples: list[str] = field(default_factory=list)
 
     def add(self, name: str) -> None:
         """Count one."""
-        self.merge(Tally(1, [name]))
+        self.merge(ExampleCounter(1, [name]))
 
-    def merge(self, other: "Tally") -> None:
-        """Add those of ``other``."""
+    def merge(self, other: Self) -> None:
+        """Add the counts of ``other``."""
         self.count += other.count
-        self.names = sorted([*self.names, *other.names])[:_SHOWN]
+        self.examples = sorted([*self.examples, *other.examples])[:_EXAMPLES]
 
-    def joined(self, separator: str, more: str) -> str:
-        """The names, each but the first after ``separator``; then ``more`` and the count of the rest, if any."""
-        rest = self.count - len(self.names)
-        return separator.join(self.names) + (f"{more}{rest} more" if rest else "")
+    def text(self, separator: str, conjunction: str) -> str:
+        """The examples with ``separator``; after ``conjunction`` the number of further names, if any."""
+        rest = self.count - len(self.examples)
+        return separator.join(self.examples) + (f"{conjunction}{rest} more" if rest else "")
 
 
 class Counts:
     """Counts of a folder of masks or of CAMs, with or without a background map.
 
-    One object belongs to one thread; `merge` joins several, exactly.
+    Not thread-safe; `merge` adds up objects.
 
     Args:
         classes: number of classes, background included.
@@ -143,34 +142,35 @@ class Counts:
 
     Attributes:
         confusion: of masks, and of CAMs with a background map.
-        sweep: of CAMs without one; None for masks.
-        images: images that were compared, or should have been.
-        lacking: images without a file in the folder.
+        sweep: of CAMs without a background map; None for masks.
+        images: number of images in the folder, compared or not.
+        lacking: number of images without a file in the folder.
         with_background: images whose CAMs have a background map.
-        without: images whose CAMs have none.
+        without_background: images whose CAMs have none.
         problems: messages about images that could not be compared.
     """
 
     def __init__(self, classes: int, thresholds: Sequence[float] | None) -> None:
-        """Nothing is counted yet."""
+        """Start with zero counts."""
         self.confusion = Confusion(classes)
         self.sweep = None if thresholds is None else ThresholdSweep(classes, thresholds)
         self.images = self.lacking = 0
-        self.with_background, self.without, self.problems = Tally(), Tally(), Tally()
+        self.with_background, self.without_background = ExampleCounter(), ExampleCounter()
+        self.problems = ExampleCounter()
 
     def update_cams(self, name: str, ids: np.ndarray, cams: np.ndarray, truth: np.ndarray) -> None:
         """Count an image's CAMs: ids (K,), cams float32 (K, H, W), truth uint8 (H, W)."""
         if self.sweep is None:
             raise UsageError("counts of CAMs need `thresholds`")
-        if not len(ids):  # no class, no map: background to either kind
+        if not len(ids):  # no class, no map: background with or without a background map
             self.sweep.update(ids, cams, truth)
             self.confusion.update(np.zeros_like(truth), truth)
         elif ids[0] == 0:
-            self.confusion.update(ids.astype(np.uint8)[strongest(cams)[0]], truth)
+            self.confusion.update(ids.astype(np.uint8)[argmax(cams)[0]], truth)
             self.with_background.add(name)
         else:
             self.sweep.update(ids, cams, truth)
-            self.without.add(name)
+            self.without_background.add(name)
 
     def merge(self, other: Self) -> None:
         """Add the counts of ``other``, which has the same classes and thresholds."""
@@ -179,39 +179,31 @@ class Counts:
             self.sweep.merge(other.sweep)
         self.images += other.images
         self.lacking += other.lacking
-        for own, others in zip(self.tallies().values(), other.tallies().values(), strict=True):
-            own.merge(others)
+        self.with_background.merge(other.with_background)
+        self.without_background.merge(other.without_background)
+        self.problems.merge(other.problems)
 
     def figures(
         self, folder: Path, classes: Sequence[str], ids: Collection[int] | None = None, tagged: Sequence[int] = ()
     ) -> Figures:
-        """The figures of the counts.
-
-        Args:
-            classes: names of the classes 1..C, without background.
-            ids: the classes of the mean IoU, which also chooses the threshold; 0 = background; all by default.
-            tagged: number of images with each class 1..C as a tag; empty if unknown.
+        """The figures of the counts; arguments as in `Figures.of`.
 
         Raises:
             EvaluationError: images could not be compared.
             UsageError: some CAMs have a background map and some have none.
         """
         if self.problems.count:
-            listed = self.problems.joined("\n  ", "\n  and ")
+            listed = self.problems.text("\n  ", "\n  and ")
             raise EvaluationError(f"{self.problems.count} of {self.images} images cannot be compared:\n  {listed}")
-        if self.with_background.count and self.without.count:
-            fewer = min(self.with_background, self.without, key=lambda tally: tally.count)
+        if self.with_background.count and self.without_background.count:
+            fewer = min(self.with_background, self.without_background, key=lambda counter: counter.count)
             has = "a" if fewer is self.with_background else "no"
             raise UsageError(
-                f"{folder} mixes CAMs with and without a background map, which cannot be compared by one rule; "
-                f"{fewer.count} have {has} background map: {fewer.joined(', ', ' and ')}. Keep one kind of CAM a folder"
+                f"{folder} mixes CAMs with and without a background map, which need different rules; {fewer.count} "
+                f"have {has} background map: {fewer.text(', ', ' and ')}. Keep one kind of CAM per folder"
             )
         counts = self.confusion if self.sweep is None or self.with_background.count else self.sweep
         return Figures.of(counts, classes, images=self.images, ids=ids, tagged=tagged)
-
-    def tallies(self) -> dict[str, Tally]:
-        """The tallies by name."""
-        return {"with_background": self.with_background, "without": self.without, "problems": self.problems}
 
 
 def absence(images: int) -> str:

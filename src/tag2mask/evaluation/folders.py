@@ -1,6 +1,7 @@
 """A folder of CAMs or of masks against the ground truth of a data set."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tag2mask.evaluation.confusion import DEFAULT_THRESHOLDS, Confusion
 from tag2mask.evaluation.figures import Counts, EvaluationError, Figures
 
 CHUNK = 16
-"""Images that a thread counts at a time."""
+"""Images that a thread counts per task."""
 
 OnImage = Callable[[str], None]
 """Called in the caller's thread, in order, with the ID of each compared image."""
@@ -36,18 +37,18 @@ def evaluate_masks(
 
         folder/
           2007_000032.png        an 8-bit mask of the image's size for every image, named by its ID
-          holidays/beach.png     IDs keep their subfolders
+          holidays/beach.png     IDs include subfolders
 
     A mask pixel of 255 counts as wrong (`Confusion`).
 
     Args:
-        photos: the images to compare, each with a ground-truth mask.
+        images: each with a ground-truth mask.
         ids: the classes of the mean IoU, 0 = background; all by default.
-        allow_extra: whether masks may be there whose image is not in ``photos``.
+        allow_extra: allow masks of other images in the folder.
 
     Raises:
         UsageError: a mask or a ground truth is missing, a mask has no image, or ``ids`` are not classes.
-        EvaluationError: a mask cannot be read, has another size than its ground truth, or has unknown values.
+        EvaluationError: a mask cannot be read, differs in size from its ground truth, or has unknown values.
     """
     _check_ids(ids, images)
     counts = count_masks(folder, images, allow_extra=allow_extra, on_image=on_image)
@@ -65,8 +66,8 @@ def evaluate_cams(
 ) -> Figures:
     """Compare a folder of CAM files (``folder/ID.npz``) with the ground truth, at the images' full size.
 
-    A pixel gets the class of its largest map. CAMs without a background map are swept over ``thresholds``, and the
-    figures are those of the best one. Arguments and errors as in `evaluate_masks`, and:
+    A pixel gets the class of its largest map. For CAMs without a background map, the figures are those at the best of
+    ``thresholds``. Arguments and errors as in `evaluate_masks`, and:
 
     Args:
         thresholds: background thresholds in [0, 1], ascending; ``ids`` also choose the best one.
@@ -82,7 +83,7 @@ def evaluate_cams(
 def count_masks(
     folder: Path, images: ImageSet, *, allow_extra: bool = False, on_image: OnImage | None = None
 ) -> Counts:
-    """The counts of `evaluate_masks`; images that cannot be compared are among their problems."""
+    """The counts of `evaluate_masks`; `Counts.problems` has the images that cannot be compared."""
     classes = len(images.classes) + 1
     _require_files(folder, ".png", images, allow_extra)
 
@@ -103,7 +104,7 @@ def count_cams(
     allow_extra: bool = False,
     on_image: OnImage | None = None,
 ) -> Counts:
-    """The counts of `evaluate_cams`; images that cannot be compared are among their problems."""
+    """The counts of `evaluate_cams`; `Counts.problems` has the images that cannot be compared."""
     classes = len(images.classes) + 1
     _require_files(folder, ".npz", images, allow_extra)
 
@@ -112,24 +113,23 @@ def count_cams(
         cam = read_cam(path)
         _require_size(path, cam.size, truth)
         if wrong := [int(i) for i in cam.ids if not 0 <= i < classes]:
-            raise EvaluationError(f"{path}: ids that are no class: {first_five(wrong)}; classes are 0 to {classes - 1}")
+            raise EvaluationError(
+                f"{path}: ids that are not classes: {first_five(wrong)}; classes are 0 to {classes - 1}"
+            )
         counts.update_cams(item.id, cam.ids, full_resolution(cam), truth)
 
     return _count_all(images, lambda: Counts(classes, thresholds), count, on_image)
 
 
 def file_of(folder: Path, image_id: str, suffix: str) -> Path:
-    """The file of an image in a folder, as it is spelt on disk."""
+    """The file of an image in a folder, with the Unicode form of its name on disk."""
     return Path(on_disk(f"{folder}/{image_id}{suffix}"))
 
 
 def tagged(images: ImageSet) -> list[int]:
     """The number of images with each of the classes 1..C as a tag."""
-    counts = np.zeros(len(images.classes) + 1, dtype=np.int64)
-    for item in images.items:
-        counts[list(item.tags)] += 1
-    found: list[int] = counts[1:].tolist()
-    return found
+    counts = Counter(tag for item in images.items for tag in item.tags)
+    return [counts[tag] for tag in range(1, len(images.classes) + 1)]
 
 
 def _count_all(
@@ -138,7 +138,7 @@ def _count_all(
     count: Callable[[Counts, ImageItem, np.ndarray], None],
     on_image: OnImage | None,
 ) -> Counts:
-    """Count every image, by threads in chunks."""
+    """Count every image, in chunks by several threads."""
     total = new()
     chunks = (list(images.items[start : start + CHUNK]) for start in range(0, len(images), CHUNK))
 
@@ -162,38 +162,34 @@ def _count_all(
 
 
 def _check_ids(ids: Collection[int] | None, images: ImageSet) -> None:
-    """Refuse ids that are not classes before the work."""
-    if ids is not None:
-        Confusion(len(images.classes) + 1).miou(ids)
+    """Refuse ids that are not classes, before any work."""
+    Confusion(len(images.classes) + 1).miou(ids)
 
 
 def _require_files(folder: Path, suffix: str, images: ImageSet, allow_extra: bool) -> None:
-    """Check which files are there, before any is read."""
+    """Check which files exist, before any is read."""
     if not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder; give the one that holds ID{suffix} for each image")
+        raise UsageError(f"{folder} is not a folder; give a folder with a file ID{suffix} for each image")
     if not images.items:
         raise UsageError("there are no images to evaluate; check `data.split`")
-    lacking, blind = [], []
+    lacking, without_truth = [], []
     for item in images.items:
         if not file_of(folder, item.id, suffix).is_file():
             lacking.append(item.id)
         if item.truth is None or not item.truth.is_file():
-            blind.append(item.id)
+            without_truth.append(item.id)
     extra = [] if allow_extra else _other_ids(folder, suffix, images, len(images.items) - len(lacking))
     problems = [
         (f"have no {suffix} file in {folder}", lacking),
-        ("have no ground truth; name the folder of masks with `data.masks`", blind),
-        (
-            f"are in {folder} but not in this data set or split; name the split that they belong to, or remove them",
-            extra,
-        ),
+        ("have no ground truth; name the folder of masks with `data.masks`", without_truth),
+        (f"are in {folder} but not in this data set or split; name their split, or remove them", extra),
     ]
     if lines := [f"{len(names)} {what}: {first_five(names)}" for what, names in problems if names]:
-        raise UsageError("the evaluation needs one file an image, and a truth for each:\n  " + "\n  ".join(lines))
+        raise UsageError("evaluation needs a file and a ground truth for each image:\n  " + "\n  ".join(lines))
 
 
 def _other_ids(folder: Path, suffix: str, images: ImageSet, expected: int) -> list[str]:
-    """The IDs of files in the folder that no image has; ``expected`` files belong to images."""
+    """The IDs of files in the folder that no image has; ``expected``: the number of files that images have."""
     if sum(1 for _ in files_below(folder, suffix)) == expected:
         return []  # the usual case, without a list of names
     known = {item.id for item in images.items}
@@ -204,4 +200,4 @@ def _other_ids(folder: Path, suffix: str, images: ImageSet, expected: int) -> li
 def _require_size(path: Path, size: tuple[int, ...], truth: np.ndarray) -> None:
     if size != truth.shape:
         given, wanted = (f"{height} × {width}" for height, width in (size, truth.shape))
-        raise EvaluationError(f"{path} has another size than its ground truth: {given}, not {wanted} (height × width)")
+        raise EvaluationError(f"{path} differs in size from its ground truth: {given}, not {wanted} (height × width)")

@@ -1,8 +1,8 @@
-"""A segmentation network as ONNX: images in, logits at their size out, the normalisation inside.
+"""Export of a segmentation network to ONNX, from images to logits at their size, with the normalisation in the graph.
 
-The graph takes batches of any number of images whose sides are multiples of the network's stride (and one pixel more,
-where the metadata's `remainder` is 1). The caller fills images up to that at the right and the bottom, with the mean
-colour of the metadata, and crops the logits: the graphs of some backbones cannot express this.
+The graph takes batches of any size whose image sides are multiples of the stride, plus the `remainder` of the metadata
+(0 or 1). The caller pads images at the right and the bottom with the mean colour of the metadata, and crops the
+logits, because the graphs of some backbones cannot express this.
 """
 
 import json
@@ -23,40 +23,39 @@ from torch.nn import functional as F
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.core.files import atomic_path
 from tag2mask.networks.segmentation import SegmentationNetwork
-from tag2mask.prediction.multiscale import filled_side, stride_of
+from tag2mask.prediction.multiscale import common_stride, padded_side
 
 MODULES = ("onnx", "onnxruntime", "onnxscript")
-"""Packages of the extra `onnx`."""
+"""The packages of the extra `onnx`."""
 
 INPUT, OUTPUT = "images", "logits"
 
 TOLERANCE = 1e-4
-"""Largest difference of the graph's logits from torch's, relative to the largest logit or to 1."""
+"""Largest allowed difference from torch's logits, relative to the largest logit or to 1."""
 
 _OPSET = 18
 
 _REMEDY = (
-    "the network decides by its input, or by the size of it, in a way that a graph cannot follow; without `scales`, "
-    "or with a ResNet, it can"
+    "its computation depends on the input or its size in a way that a graph cannot follow; leave out `scales`, or use "
+    "a ResNet"
 )
 
 _UNTRACEABLE = ("swin", "swinv2")
-"""Model types of `transformers` that cannot be traced with free sizes within minutes, because windows are padded."""
+"""Model types of `transformers` that cannot be traced with free sizes within minutes, because they pad windows."""
 
 _CHECKED = ((1, 0, 0), (2, 2, 3), (1, 4, 2))
-"""Sizes for the check of a graph: images, and rows and columns in strides beyond `_LEAST` pixels."""
+"""Batches for the check of a graph: images, and rows and columns in strides beyond `_MIN_SIDE`."""
 
-_LEAST = 64
+_MIN_SIDE = 64
 
 
 @dataclass(frozen=True)
-class Exported:
-    """An exported network.
+class OnnxExport:
+    """An exported network. A side of an image is a multiple of `stride`, plus `remainder`.
 
     Attributes:
-        stride: both sides of an image must be multiples of it,
-        remainder: and this many pixels more, 0 or 1.
-        difference: the largest from torch's logits over the checked sizes, relative to the largest logit or to 1.
+        remainder: 0 or 1.
+        difference: the largest difference from torch's logits, relative to the largest logit or to 1.
     """
 
     path: Path
@@ -69,7 +68,7 @@ class Exported:
         more = f" + {self.remainder}" if self.remainder else ""
         return (
             f"{self.path}: input `{INPUT}` float32 (N, 3, H, W), RGB in [0, 1], H and W multiples of "
-            f"{self.stride}{more}; output `{OUTPUT}` (N, C + 1, H, W); at most {self.difference:.1e} from torch"
+            f"{self.stride}{more}; output `{OUTPUT}` (N, C + 1, H, W); within {self.difference:.1e} of torch"
         )
 
 
@@ -80,12 +79,11 @@ def require_onnx() -> None:
         raise UsageError(f"export onnx needs {', '.join(missing)}; pip install 'tag2mask[onnx]'")
 
 
-def export_onnx(network: SegmentationNetwork, path: Path) -> Exported:
-    """Write a network as one ONNX file, and check it in onnxruntime against torch at several sizes.
+def export_onnx(network: SegmentationNetwork, path: Path) -> OnnxExport:
+    """Write a network as one ONNX file, and check it with onnxruntime against torch at several sizes.
 
-    The metadata hold `classes` (JSON, background first), `stride` and `remainder` (a side of an image must be a
-    multiple of the one plus the other), `fill` (JSON, the colour in [0, 1] to fill up with), and `intensity` (JSON,
-    the pixel values that are black and white) where the network was trained with one.
+    The metadata are `classes` (JSON, background first), `stride`, `remainder`, `fill` (JSON, the padding colour in
+    [0, 1]), and `intensity` (JSON, the pixel values of black and white) if the network was trained with it.
 
     Args:
         network: is moved to the CPU and put into evaluation mode.
@@ -93,7 +91,7 @@ def export_onnx(network: SegmentationNetwork, path: Path) -> Exported:
 
     Raises:
         UsageError: onnx, onnxruntime or onnxscript is not installed.
-        Tag2maskError: the network cannot be expressed with free sizes, or its graph computes something else.
+        Tag2maskError: the network cannot be expressed with free sizes, or the graph's logits differ.
     """
     require_onnx()
     import onnx
@@ -116,7 +114,7 @@ def export_onnx(network: SegmentationNetwork, path: Path) -> Exported:
         onnx.helper.set_model_props(model, properties)
         onnx.checker.check_model(model)
         onnx.save(model, temporary)
-        return Exported(path, graph.stride, graph.remainder, difference)
+        return OnnxExport(path, graph.stride, graph.remainder, difference)
 
 
 class _FullSize(nn.Module):
@@ -125,31 +123,28 @@ class _FullSize(nn.Module):
     def __init__(self, network: SegmentationNetwork) -> None:
         super().__init__()
         self.network = network
-        self.stride, self.cell = stride_of(network), network.stride
+        self.stride, self.cell = common_stride(network), network.stride
         self.align_corners = network.align_corners
-        self.remainder = filled_side(network, self.stride) % self.stride
+        self.remainder = padded_side(network, self.stride) % self.stride
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, C + 1, H, W) of (N, 3, H, W)."""
+        """The logits, (N, C + 1, H, W), of images (N, 3, H, W)."""
         logits = self.network(images)
         if self.align_corners:
             return F.interpolate(logits, size=images.shape[2:], mode="bilinear", align_corners=True)
         return F.interpolate(logits, scale_factor=float(self.cell), mode="bilinear", align_corners=False)
 
     def images(self, count: int, rows: int, columns: int) -> Tensor:
-        """Random images, (count, 3, H, W), larger than `_LEAST` by ``rows`` and ``columns`` strides."""
-        least = -(-_LEAST // self.stride)
+        """Random images, (count, 3, H, W), larger than `_MIN_SIDE` by ``rows`` and ``columns`` strides."""
+        least = -(-_MIN_SIDE // self.stride)
         sides = [(least + more) * self.stride + self.remainder for more in (rows, columns)]
         return torch.rand(count, 3, *sides, generator=torch.Generator().manual_seed(0))
 
 
 def _trace_and_check(graph: _FullSize, path: Path) -> float:
-    """Write the graph by strict or, if that fails the check, by non-strict tracing; the difference from torch.
+    """Write the graph by strict tracing or, if that fails the check, by non-strict tracing; the difference from torch.
 
-    Strict tracing keeps `int` of a size free. Non-strict tracing fixes it silently, but takes more kinds of code.
-
-    Raises:
-        Tag2maskError: neither works; the error of the first.
+    Strict tracing keeps `int` of a size free; non-strict tracing fixes it silently, but supports more code.
     """
     try:
         _trace(graph, path, strict=True)
@@ -197,7 +192,7 @@ def _difference(graph: _FullSize, path: Path) -> float:
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises errors of many kinds
-        raise Tag2maskError(f"onnxruntime does not take the graph: {_REMEDY}") from error
+        raise Tag2maskError(f"onnxruntime cannot load the graph: {_REMEDY}") from error
     worst = 0.0
     for more in _CHECKED:
         images = graph.images(*more)
@@ -206,13 +201,13 @@ def _difference(graph: _FullSize, path: Path) -> float:
         try:
             (found,) = session.run([OUTPUT], {INPUT: images.numpy()})
         except Exception as error:
-            raise Tag2maskError(f"the graph does not take images of {tuple(images.shape)}: {_REMEDY}") from error
+            raise Tag2maskError(f"the graph fails on images of {tuple(images.shape)}: {_REMEDY}") from error
         if found.shape != expected.shape:
-            raise Tag2maskError(f"the graph gives {found.shape} for logits of {expected.shape}: {_REMEDY}")
+            raise Tag2maskError(f"the graph returns logits of {found.shape}, not {expected.shape}: {_REMEDY}")
         worst = max(worst, float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max())))
     if not worst <= TOLERANCE:
         raise Tag2maskError(
-            f"the graph's logits are {worst:.1e} from torch's, at most {TOLERANCE} is allowed: {_REMEDY}"
+            f"the graph's logits differ by {worst:.1e} from torch's, at most {TOLERANCE} is allowed: {_REMEDY}"
         )
     return worst
 

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,10 @@ from tag2mask.data.images import PIXEL_LIMIT, read_image, reduced
 from tag2mask.data.pixel_formats import Intensity, deep_kind, read_rgb
 from tag2mask.networks.checkpoint import load_segmentation_network
 from tag2mask.networks.segmentation import SegmentationNetwork
-from tag2mask.prediction.multiscale import Block, Grid, mean_logits, sampled
+from tag2mask.prediction.multiscale import Block, LogitGrid, interpolate, mean_logits
 from tag2mask.prediction.settings import PredictSettings
-from tag2mask.prediction.tiles import cut
+from tag2mask.prediction.tiles import tile_axis
 from tag2mask.refine.crf import dense_crf
-
-__all__ = ["PROBABILITY_LIMIT", "Prediction", "Predictor", "load", "load_segmenter"]
 
 SEGMENT_NETWORK = "segment/network.safetensors"
 """Path of the segmentation network in a run folder."""
@@ -30,10 +29,10 @@ SEGMENT_NETWORK = "segment/network.safetensors"
 PROBABILITY_LIMIT = 1 << 28
 """Most values that `Predictor.probabilities` returns: 1 GiB."""
 
-_HOPELESS = 1e-3
-"""Classes with a lower probability everywhere are left out of the CRF; ours."""
+_CRF_MIN_PROBABILITY = 1e-3
+"""The CRF leaves out classes with a lower probability at every pixel; ours."""
 
-ImageItem = Path | str | Image.Image | npt.NDArray[np.uint8]
+ImageInput = Path | str | Image.Image | npt.NDArray[np.uint8]
 """A path, a Pillow image, or uint8 (H, W, 3) RGB or (H, W) grey."""
 
 
@@ -43,8 +42,8 @@ class Prediction:
 
     Attributes:
         labels: uint8 (H, W): 0 background, 1..C the classes.
-        pixels: int64 (C + 1,), the number of pixels of each label.
-        class_confidence: float64 (C + 1,) in [0, 1], the mean probability of a label over its pixels; 0 without any.
+        pixels: int64 (C + 1,), the number of pixels with each label.
+        class_confidence: float64 (C + 1,) in [0, 1], the mean probability of a label over its pixels; 0 if it has none.
     """
 
     labels: npt.NDArray[np.uint8]
@@ -53,7 +52,7 @@ class Prediction:
 
     @property
     def shares(self) -> npt.NDArray[np.float64]:
-        """float64 (C + 1,): the share of the pixels of each label; they sum to 1."""
+        """The share of the pixels with each label, float64 (C + 1,); they sum to 1."""
         return self.pixels / self.labels.size
 
     @property
@@ -65,15 +64,12 @@ class Prediction:
 class Predictor:
     """A segmentation network that labels images of any size.
 
-    Logits of all classes exist at full size for one block at a time.
-
     Args:
-        network: is put into evaluation mode, on the device.
+        network: is moved to the device and put into evaluation mode.
         device: `auto` takes the GPU if there is one; `cpu`; `cuda`.
-        settings: scales, mirror images, tiles, CRF; by default one pass at scale 1.
+        settings: by default one pass at scale 1.
         pixel_limit: files with more pixels are refused before they are decoded.
-        intensity: of images of more than 8 bits, the values that become black and white; None: those of the network's
-            training.
+        intensity: the values that become black and white in images of more than 8 bits; None: as in training.
 
     Attributes:
         classes: C names, without background; class id = index + 1.
@@ -92,18 +88,18 @@ class Predictor:
         intensity: Intensity | None = None,
     ) -> None:
         """Move the network to the device."""
-        self.intensity: Intensity | None = intensity or network.intensity
+        self.intensity = intensity or network.intensity
         self.network, self.settings, self.pixel_limit = network, settings or PredictSettings(), pixel_limit
         self.device = resolve_device(device)
         channels_last(network).to(self.device).eval()
         self.classes = network.classes
 
-    def predict(self, image: ImageItem) -> npt.NDArray[np.uint8]:
+    def predict(self, image: ImageInput) -> npt.NDArray[np.uint8]:
         """The mask of an image.
 
         Args:
-            image: a path, a Pillow image, or uint8 (H, W, 3) RGB or (H, W) grey. The EXIF orientation of a path or a
-                Pillow image is applied. Where `intensity` applies, 16-bit colour needs a path: Pillow keeps 8 bits.
+            image: a path, a Pillow image, or uint8 (H, W, 3) RGB or (H, W) grey. The EXIF orientation of a file or a
+                Pillow image is applied. With `intensity`, 16-bit colour needs a path, since Pillow keeps 8 bits.
 
         Returns:
             uint8 (H, W): 0 background, 1..C the classes.
@@ -114,12 +110,12 @@ class Predictor:
         """
         return self.prediction(image).labels
 
-    def prediction(self, image: ImageItem) -> Prediction:
-        """The mask of an image with the share and the confidence of each class; as `predict`."""
+    def prediction(self, image: ImageInput) -> Prediction:
+        """As `predict`, with the pixels and the confidence of each class."""
         return self.predictions([image])[0]
 
-    def predictions(self, images: Sequence[ImageItem]) -> list[Prediction]:
-        """The predictions for several images; those of one size go through the network together. As `predict`."""
+    def predictions(self, images: Sequence[ImageInput]) -> list[Prediction]:
+        """As `prediction`, for several images; images of one size form a batch."""
         arrays = [self._array(image) for image in images]
         by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for number, array in enumerate(arrays):
@@ -130,15 +126,15 @@ class Predictor:
             found.update(zip(numbers, same, strict=True))
         return [found[number] for number in range(len(arrays))]
 
-    def probabilities(self, image: ImageItem) -> npt.NDArray[np.float32]:
-        """The probability of every class at every pixel: the softmax of the mean logits, after the CRF if there is one.
+    def probabilities(self, image: ImageInput) -> npt.NDArray[np.float32]:
+        """The probability of every class at every pixel: the softmax of the mean logits, refined by the CRF if enabled.
 
         Returns:
             float32 (C + 1, H, W) in [0, 1], background first; sums to 1 at each pixel.
 
         Raises:
-            ImageError: as `predict`.
-            UsageError: as `predict`, or the result would have more than `PROBABILITY_LIMIT` values.
+            ImageError: as in `predict`.
+            UsageError: as in `predict`, or the result would have more than `PROBABILITY_LIMIT` values.
         """
         array = self._array(image)
         height, width = array.shape[:2]
@@ -146,34 +142,29 @@ class Predictor:
         if count * height * width > PROBABILITY_LIMIT:
             raise UsageError(
                 f"probabilities of {count} classes at {width} × {height} pixels would be {count * height * width:,} "
-                f"numbers, at most {PROBABILITY_LIMIT:,} are given; reduce the image, or take `predict`"
+                f"numbers, at most {PROBABILITY_LIMIT:,} are allowed; reduce the image, or take `predict`"
             )
         result = np.zeros((count, height, width), dtype=np.float32)
         for block in self._blocks([array]):
             result[:, block.rows, block.columns] = block.logits.softmax(0).cpu().numpy()
         return result
 
-    def reduced_logits(self, image: ImageItem, size: tuple[int, int]) -> Tensor:
-        """The mean logits of an image, resampled to (h, w) = ``size``, without CRF.
-
-        Returns:
-            float32 (C + 1, h, w) on the CPU, background first.
-        """
+    def reduced_logits(self, image: ImageInput, size: tuple[int, int]) -> Tensor:
+        """The mean logits resampled to (h, w) = ``size``, without CRF, float32 (C + 1, h, w) on the CPU."""
         result = torch.empty(len(self.classes) + 1, *size)
-        for block in mean_logits(
-            self.network, [torch.from_numpy(self._array(image))], self.settings, self.device, size
-        ):
+        array = torch.from_numpy(self._array(image))
+        for block in mean_logits(self.network, [array], self.settings, self.device, size):
             result[:, block.rows, block.columns] = block.logits.cpu()
         return result
 
-    def _array(self, image: ImageItem) -> npt.NDArray[np.uint8]:
+    def _array(self, image: ImageInput) -> npt.NDArray[np.uint8]:
         """RGB, uint8 (H, W, 3)."""
         if isinstance(image, str | Path):
             return read_image(Path(image), pixel_limit=self.pixel_limit, intensity=self.intensity)
         if isinstance(image, Image.Image):
             name = Path(str(getattr(image, "filename", "") or "the image"))
             if self.intensity is not None and deep_kind(image) == "colour":
-                raise UsageError(f"{name} has 16-bit colour, of which Pillow keeps 8 bits; give its path instead")
+                raise UsageError(f"{name} has 16-bit colour, but Pillow keeps 8 bits; give its path instead")
             return read_rgb(name, image, self.intensity)
         if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
             if image.ndim == 2:
@@ -188,40 +179,36 @@ class Predictor:
         count = len(self.classes) + 1
         labels = [np.empty(image.shape[:2], dtype=np.uint8) for image in images]
         pixels = torch.zeros(len(images), count, dtype=torch.int64)
-        sure = torch.zeros(len(images), count, dtype=torch.float64)
+        confidence = torch.zeros(len(images), count, dtype=torch.float64)  # summed over pixels
         for block in self._blocks(images):
             highest, label = block.logits.max(0)
             probability = (highest - block.logits.logsumexp(0)).exp()
-            labels[block.item][block.rows, block.columns] = label.byte().cpu().numpy()
+            labels[block.index][block.rows, block.columns] = label.byte().cpu().numpy()
             flat = label.flatten()
-            pixels[block.item] += flat.bincount(minlength=count).cpu()
-            sure[block.item] += flat.bincount(probability.flatten().double(), minlength=count).cpu()
-        means = sure / pixels.clamp_min(1)
-        return [
-            Prediction(mask, own.numpy(), mean.numpy()) for mask, own, mean in zip(labels, pixels, means, strict=True)
-        ]
+            pixels[block.index] += flat.bincount(minlength=count).cpu()
+            confidence[block.index] += flat.bincount(probability.flatten().double(), minlength=count).cpu()
+        confidence /= pixels.clamp_min(1)
+        return [Prediction(*each) for each in zip(labels, pixels.numpy(), confidence.numpy(), strict=True)]
 
     def _blocks(self, images: Sequence[npt.NDArray[np.uint8]]) -> Iterator[Block]:
-        """Final logits of images of one size, block by block; after a CRF the logarithms of its probabilities."""
+        """Final logits of images of one size, block by block; with a CRF, the logarithms of its probabilities."""
         tensors = [torch.from_numpy(image) for image in images]
         if not self.settings.crf:
             yield from mean_logits(self.network, tensors, self.settings, self.device)
             return
-        small = [
-            torch.from_numpy(np.ascontiguousarray(reduced(image, self.settings.crf_long_side))) for image in images
-        ]
-        size = (int(small[0].shape[0]), int(small[0].shape[1]))
-        given = torch.empty(len(images), len(self.classes) + 1, *size)
-        for block in mean_logits(self.network, tensors, self.settings, self.device, size):
-            given[block.item, :, block.rows, block.columns] = block.logits.softmax(0)
-        for number, (image, own) in enumerate(zip(small, given, strict=True)):
-            refined = self._refined(image, own.to(self.device))
-            height, width = images[number].shape[:2]
-            yield from _enlarged(number, refined, (height, width))
+        small = [np.ascontiguousarray(reduced(image, self.settings.crf_long_side)) for image in images]
+        height, width = small[0].shape[:2]
+        probabilities = torch.empty(len(images), len(self.classes) + 1, height, width)
+        for block in mean_logits(self.network, tensors, self.settings, self.device, (height, width)):
+            probabilities[block.index, :, block.rows, block.columns] = block.logits.softmax(0)
+        full_height, full_width = images[0].shape[:2]
+        for index, (image, own) in enumerate(zip(small, probabilities, strict=True)):
+            refined = self._refine(torch.from_numpy(image), own.to(self.device))
+            yield from _enlarge(index, refined, (full_height, full_width))
 
-    def _refined(self, image: Tensor, probabilities: Tensor) -> Tensor:
-        """(C + 1, h, w) after the CRF; 0 for classes that are left out of it."""
-        kept = probabilities.flatten(1).amax(1) >= _HOPELESS
+    def _refine(self, image: Tensor, probabilities: Tensor) -> Tensor:
+        """Probabilities (C + 1, h, w) after the CRF; 0 for classes that it leaves out."""
+        kept = probabilities.flatten(1).amax(1) >= _CRF_MIN_PROBABILITY
         refined = torch.zeros_like(probabilities)
         refined[kept] = dense_crf(image.to(self.device), probabilities[kept], self.settings.crf_settings)
         return refined
@@ -235,31 +222,27 @@ def load(
     pixel_limit: int = PIXEL_LIMIT,
     intensity: Intensity | None = None,
 ) -> Predictor:
-    """A predictor from the checkpoint of a segmentation network. No code in the file is run, nothing is downloaded.
+    """A predictor from a checkpoint. No code in the file is run, nothing is downloaded.
 
     Args:
-        path: a `.safetensors` file, or the folder of a run that trained one; other arguments as of `Predictor`.
+        path: a `.safetensors` file, or the folder of a run that trained one; other arguments as in `Predictor`.
 
     Raises:
         NetworkFileError: the file is missing, damaged, or holds something else.
         UsageError: `cuda` where there is none.
     """
-    network = load_segmenter(network_file(Path(path)))
+    path = Path(path)
+    network = load_segmentation_network(path / SEGMENT_NETWORK if path.is_dir() else path)
     return Predictor(network, device, settings, pixel_limit=pixel_limit, intensity=intensity)
 
 
-def network_file(path: Path) -> Path:
-    """The checkpoint at ``path``, a file or a run folder."""
-    return path / SEGMENT_NETWORK if path.is_dir() else path
-
-
-def require_network_file(path: Path) -> Path:
-    """The checkpoint that a path means, which is there.
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint at ``path``, a file or the folder of a run that trained one.
 
     Raises:
-        UsageError: it is not.
+        UsageError: it does not exist.
     """
-    file = network_file(path)
+    file = path / SEGMENT_NETWORK if path.is_dir() else path
     if file.is_file():
         return file
     if (path / "config.yaml").is_file():
@@ -267,21 +250,11 @@ def require_network_file(path: Path) -> Path:
     raise UsageError(f"{file} does not exist; give a run with a segmentation network, or its .safetensors file")
 
 
-def load_segmenter(path: Path) -> SegmentationNetwork:
-    """The segmentation network in a checkpoint; as `tag2mask.networks.load_segmentation_network`."""
-    return load_segmentation_network(path)
-
-
-def _enlarged(item: int, probabilities: Tensor, size: tuple[int, int]) -> Iterator[Block]:
-    """Probabilities (K, h, w) at (H, W), block by block, as logarithms; bilinear."""
-    cells = (probabilities.shape[1] / size[0], probabilities.shape[2] / size[1])
-    rows, columns = (cut(side, side, side=None, overlap=0, blend=0).pieces for side in size)
-    for down in rows:
-        for across in columns:
-            centres = [
-                torch.arange(piece.start, piece.stop, dtype=torch.float64, device=probabilities.device) + 0.5
-                for piece in (down, across)
-            ]
-            values = sampled([Grid(probabilities, cells)], *centres)
-            logits = values.clamp_min(torch.finfo(values.dtype).tiny).log()
-            yield Block(item, slice(down.start, down.stop), slice(across.start, across.stop), logits)
+def _enlarge(index: int, probabilities: Tensor, size: tuple[int, int]) -> Iterator[Block]:
+    """Resize probabilities (K, h, w) to (H, W) bilinearly, block by block, as logarithms."""
+    grid = LogitGrid(probabilities, (probabilities.shape[1] / size[0], probabilities.shape[2] / size[1]))
+    rows, columns = (tile_axis(side, side).intervals for side in size)
+    for down, across in product(rows, columns):
+        values = interpolate([grid], down.centres(probabilities.device), across.centres(probabilities.device))
+        logits = values.clamp_min(torch.finfo(values.dtype).tiny).log()
+        yield Block(index, down.span, across.span, logits)

@@ -10,8 +10,8 @@ PUBLISHED_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """With mirror images, the twelve forward passes of the published test. Source: HSC_WSSS, YudeWang's code base."""
 
 OVERLAP = 128
-"""Pixels at scale 1 that neighbouring tiles share at least, at most half of a tile. Over the middle half of that one
-fades into the other, the rest is context. Ours."""
+"""Least overlap of neighbouring tiles in pixels at scale 1, at most half of a tile. They are blended over its middle
+half, the rest is context. Ours."""
 
 
 @dataclass
@@ -19,19 +19,18 @@ class PredictSettings(Checked):
     """How a segmentation network labels images.
 
     Attributes:
-        scales: image sizes as multiples of scale 1; the result is the mean of the logits. Published:
+        scales: image sizes as multiples of scale 1; their logits are averaged. Published:
             [0.5, 0.75, 1.0, 1.25, 1.5, 1.75].
-        flip: average with the mirrored image, in the same forward pass; published with it.
+        flip: also average with the mirrored image, in the same forward pass; published with it.
         long_side: longer side of the image at scale 1, in pixels; null keeps its own size.
         tile: an image with a longer side than this, in pixels at scale 1, is cut into overlapping tiles, whose
             logits are blended; null never cuts.
-        crf: let a dense CRF refine the result.
-        crf_settings: of it; `deeplab` as published, `largefov` for DeepLab-LargeFOV.
-        crf_long_side: an image that is longer, in pixels, is refined at this size, and the result enlarged; null
-            refines at its own size, at 1 GB of memory a million pixels. Published lengths suit 500.
-        batch_size: images, or tiles, of one size that go through the network together, each with its mirror
-            image; fewer where they are large.
-        precision: of the network, `fp32` or `bf16` (autocast), which is faster where the processor has it.
+        crf: refine the result with a dense CRF.
+        crf_settings: parameters of the CRF: `deeplab` as published, `largefov` for DeepLab-LargeFOV.
+        crf_long_side: a longer image, in pixels, is refined at this size, and the result enlarged; null refines
+            at full size, with 1 GB of memory per million pixels. The published parameters suit 500.
+        batch_size: images or tiles of one size per batch, each with its mirror image; fewer where they are large.
+        precision: `fp32`, or `bf16` (autocast), which is faster on processors that support it.
     """
 
     scales: list[float] = field(default_factory=lambda: [1.0])

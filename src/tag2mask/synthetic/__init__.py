@@ -1,7 +1,7 @@
-"""Generated scenes: images of creatures whose CAMs fail as real ones do, with exact masks.
+"""Generated scenes of animals with exact masks, on which CAMs fail as on real images.
 
-Only its small face identifies a species. Its body is much larger and shares its looks with all species. Backgrounds
-correlate with species, several creatures share an image, and there are untagged things.
+Only its small face identifies a species; the much larger body looks the same in all species. Backgrounds correlate
+with species, a scene has several animals, and there are untagged objects.
 """
 
 from tag2mask.synthetic.composition import Scene, render_scene

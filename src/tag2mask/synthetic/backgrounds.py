@@ -1,4 +1,4 @@
-"""Everything without a tag: backgrounds, float32 (size, size, 3) in [0, 1], and clutter, background in the mask."""
+"""Backgrounds, float32 (size, size, 3) in [0, 1], and clutter: untagged objects, background in the mask."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ Background = Callable[[np.random.Generator, int], np.ndarray]
 
 
 def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates (y, x) in units of 160 pixels, so that a texture does not become finer in a larger image."""
+    """Coordinates (y, x) in units of 160 pixels, so that textures keep their scale in larger images."""
     axis = np.arange(size, dtype=np.float32) / 160
     return axis[:, None], axis[None, :]
 

@@ -1,24 +1,24 @@
-"""Renders a scene: background, clutter, creatures, light; and the mask of the same shapes."""
+"""Renders a scene of background, clutter, animals and light, and its mask."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from tag2mask.synthetic.animals import draw_animal
 from tag2mask.synthetic.backgrounds import BACKGROUNDS, draw_clutter
-from tag2mask.synthetic.creatures import draw_creature
 from tag2mask.synthetic.drawing import Layer, overlap, paint, smooth_noise, step
 from tag2mask.synthetic.settings import BODY_LENGTH, CLUTTER, NOISE, OBJECTS, SPECIES_PER_SCENE, SceneSettings
 from tag2mask.synthetic.species import SPECIES
 
-IN_FRAME = 0.75
-"""Least share of a creature inside the frame."""
-UNCOVERED = 0.7
-"""Least share of that which nothing covers."""
-FACE_UNCOVERED = 0.9
-"""Least visible share of its face: without the face the tag could not be known."""
-TRIES = 40
-"""Attempts to find a place before a further creature, or a thing in front, is left out."""
+_MIN_IN_FRAME = 0.75
+"""Least share of an animal inside the frame."""
+_MIN_VISIBLE = 0.7
+"""Least share of this part that nothing covers."""
+_MIN_FACE_VISIBLE = 0.9
+"""Least visible share of its face, which alone identifies the class."""
+_TRIES = 40
+"""Attempts to place a further animal or foreground object before it is left out."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Scene:
 
     Attributes:
         image: uint8 (size, size, 3), RGB.
-        mask: uint8 (size, size), 0 = background, species from 1 on; exact.
-        instances: uint8 (size, size), 0 = background, creatures from 1 on, the farthest first.
+        mask: uint8 (size, size), 0 = background, species from 1 on.
+        instances: uint8 (size, size), 0 = background, animals from 1 on, the farthest first.
         faces: bool (size, size), the visible faces.
         tags: the class ids in the mask, ascending.
     """
@@ -42,7 +42,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedLayer:
     """A layer, the (row, column) of its top left pixel, which may lie outside, and its class (0 = clutter)."""
 
     layer: Layer
@@ -50,32 +50,29 @@ class Placed:
     label: int
 
     @property
-    def foot(self) -> int:
-        """The lowest row; lower things are nearer."""
+    def bottom(self) -> int:
+        """The lowest row; lower objects are nearer."""
         return self.corner[0] + int(self.layer.alpha.shape[0])
 
 
 def render_scene(settings: SceneSettings, split: str, index: int) -> Scene:
-    """Render one scene, a function of its arguments.
-
-    Args:
-        settings: of the scenes; their number does not matter.
-        index: of the scene in its split, from 0.
-    """
+    """Render one scene, a function of the split, its index in it, and the settings other than the numbers of scenes."""
     rng = np.random.default_rng([settings.seed, *split.encode(), index])
-    labels = _population(rng, settings)
+    labels = _class_ids(rng, settings)
     background = _background(rng, settings, labels[0])
     picture = BACKGROUNDS[background](rng, settings.size).astype(np.float32)
-    things = [draw_clutter(rng, settings.size) for _ in range(rng.integers(*CLUTTER, endpoint=True))]
-    behind = len(things) - len(things) // 3
-    for thing in things[:behind]:
-        paint(picture, thing, _anywhere(rng, settings.size, thing))
-    placed = _add_in_front(rng, settings.size, _place_creatures(rng, settings, labels), things[behind:])
+    clutter = [draw_clutter(rng, settings.size) for _ in range(rng.integers(*CLUTTER, endpoint=True))]
+    behind = len(clutter) - len(clutter) // 3
+    for layer in clutter[:behind]:
+        paint(picture, layer, _random_corner(rng, settings.size, layer))
+    placed = _place_animals(rng, settings, labels)
+    for layer in clutter[behind:]:
+        placed = _try_to_place(rng, settings.size, placed, layer, 0)
     for one in placed:
         if one.label:
             _cast_shadow(picture, one)
         paint(picture, one.layer, one.corner)
-    image = _develop(rng, settings, picture)
+    image = _add_light(rng, settings, picture)
     owner, faces = _owners(settings.size, placed)
     mask = np.array([0, *(one.label for one in placed)], np.uint8)[owner]
     instances = np.where(mask > 0, owner, 0).astype(np.uint8)
@@ -83,63 +80,56 @@ def render_scene(settings: SceneSettings, split: str, index: int) -> Scene:
     return Scene(image, mask, instances, faces, tags, background)
 
 
-def _population(rng: np.random.Generator, settings: SceneSettings) -> list[int]:
-    """Class ids of the creatures, the first species first."""
+def _class_ids(rng: np.random.Generator, settings: SceneSettings) -> list[int]:
+    """Class ids of the animals, the first species first."""
     count = int(rng.integers(*OBJECTS, endpoint=True))
     kinds = rng.permutation(settings.classes)[: int(rng.integers(1, min(SPECIES_PER_SCENE, count), endpoint=True))]
-    return [int(kinds[place] if place < len(kinds) else rng.choice(kinds)) + 1 for place in range(count)]
+    return [int(kinds[index] if index < len(kinds) else rng.choice(kinds)) + 1 for index in range(count)]
 
 
 def _background(rng: np.random.Generator, settings: SceneSettings, label: int) -> str:
-    """Mostly the home of the first species, else one of the others."""
-    home = SPECIES[label - 1].home
-    others = [name for name in BACKGROUNDS if name != home]
-    return home if rng.uniform() < settings.background_bias else others[rng.integers(len(others))]
+    """The typical background of the first species with the probability of the settings, otherwise another one."""
+    typical = SPECIES[label - 1].background
+    others = [name for name in BACKGROUNDS if name != typical]
+    return typical if rng.uniform() < settings.background_bias else others[rng.integers(len(others))]
 
 
-def _place_creatures(rng: np.random.Generator, settings: SceneSettings, labels: Sequence[int]) -> list[Placed]:
-    """Find a place for each creature in which it and all others are visible; the farthest first."""
-    placed: list[Placed] = []
+def _place_animals(rng: np.random.Generator, settings: SceneSettings, labels: Sequence[int]) -> list[PlacedLayer]:
+    """Place the animals so that all are visible; the farthest first."""
+    placed: list[PlacedLayer] = []
     for label in labels:
         length = settings.size * rng.uniform(*BODY_LENGTH) / len(labels) ** 0.35
-        layer = draw_creature(rng, SPECIES[label - 1], length)
-        for _ in range(TRIES):
-            trial = sorted(
-                [*placed, Placed(layer, _anywhere(rng, settings.size, layer), label)], key=lambda one: one.foot
-            )
-            if _all_seen(settings.size, trial):
-                placed = trial
-                break
+        layer = draw_animal(rng, SPECIES[label - 1], length)
+        placed = _try_to_place(rng, settings.size, placed, layer, label)
     if not placed:  # too large for the frame: show at least its face
         rows, columns = np.nonzero(layer.face)
         corner = (settings.size // 2 - int(rows.mean()), settings.size // 2 - int(columns.mean()))
-        placed = [Placed(layer, corner, label)]
+        placed = [PlacedLayer(layer, corner, label)]
     return placed
 
 
-def _add_in_front(
-    rng: np.random.Generator, size: int, creatures: Sequence[Placed], things: Sequence[Layer]
-) -> list[Placed]:
-    """The creatures, and those things that find a place where they cover little."""
-    placed = list(creatures)
-    for thing in things:
-        for _ in range(TRIES):
-            trial = [*placed, Placed(thing, _anywhere(rng, size, thing), 0)]
-            if _all_seen(size, trial):
-                placed = trial
-                break
+def _try_to_place(
+    rng: np.random.Generator, size: int, placed: list[PlacedLayer], layer: Layer, label: int
+) -> list[PlacedLayer]:
+    """The layers with another one: clutter in front, an animal by its distance; without it if it would hide animals."""
+    for _ in range(_TRIES):
+        trial = [*placed, PlacedLayer(layer, _random_corner(rng, size, layer), label)]
+        if label:
+            trial.sort(key=lambda one: one.bottom)
+        if _all_visible(size, trial):
+            return trial
     return placed
 
 
-def _anywhere(rng: np.random.Generator, size: int, layer: Layer) -> tuple[int, int]:
-    """A random corner with the centre of the layer inside the picture."""
+def _random_corner(rng: np.random.Generator, size: int, layer: Layer) -> tuple[int, int]:
+    """A random top left corner, with the centre of the layer inside the picture."""
     height, width = layer.alpha.shape
     row, column = rng.integers(0, size, 2)
     return int(row) - height // 2, int(column) - width // 2
 
 
-def _all_seen(size: int, placed: Sequence[Placed]) -> bool:
-    """Whether every creature is visible by the constants above."""
+def _all_visible(size: int, placed: Sequence[PlacedLayer]) -> bool:
+    """Whether every animal is visible, by the constants above."""
     owner, faces = _owners(size, placed)
     for number, one in enumerate(placed, start=1):
         if one.label:
@@ -147,16 +137,16 @@ def _all_seen(size: int, placed: Sequence[Placed]) -> bool:
             framed = np.count_nonzero(one.layer.inside[here])
             shown, face = owner == number, np.count_nonzero(one.layer.face)
             if (
-                framed < IN_FRAME * np.count_nonzero(one.layer.inside)
-                or np.count_nonzero(shown) < UNCOVERED * framed
-                or np.count_nonzero(shown & faces) < FACE_UNCOVERED * face
+                framed < _MIN_IN_FRAME * np.count_nonzero(one.layer.inside)
+                or np.count_nonzero(shown) < _MIN_VISIBLE * framed
+                or np.count_nonzero(shown & faces) < _MIN_FACE_VISIBLE * face
             ):
                 return False
     return True
 
 
-def _owners(size: int, placed: Sequence[Placed]) -> tuple[np.ndarray, np.ndarray]:
-    """The owner of each pixel: int64 (size, size), 0 = none, else 1 + index; and whether it shows a face, bool."""
+def _owners(size: int, placed: Sequence[PlacedLayer]) -> tuple[np.ndarray, np.ndarray]:
+    """The top layer of each pixel, int64 (size, size), 0 = none, otherwise 1 + index; and the faces, bool."""
     owner, faces = np.zeros((size, size), np.int64), np.zeros((size, size), bool)
     for number, one in enumerate(placed, start=1):
         there, here = overlap((size, size), one.layer, one.corner)
@@ -166,16 +156,16 @@ def _owners(size: int, placed: Sequence[Placed]) -> tuple[np.ndarray, np.ndarray
     return owner, faces
 
 
-def _cast_shadow(picture: np.ndarray, one: Placed) -> None:
-    """Darken the ground under a creature, in place."""
+def _cast_shadow(picture: np.ndarray, one: PlacedLayer) -> None:
+    """Darken the ground under an animal, in place."""
     height, width = one.layer.alpha.shape
-    rows = np.arange(picture.shape[0], dtype=np.float32)[:, None] - (one.foot - 2)
+    rows = np.arange(picture.shape[0], dtype=np.float32)[:, None] - (one.bottom - 2)
     columns = np.arange(picture.shape[1], dtype=np.float32)[None, :] - (one.corner[1] + width / 2)
     reach = np.hypot(rows / (0.09 * height + 3), columns / (0.46 * width))
     picture *= (1 - 0.4 * step(1 - reach, 0.6))[..., None]
 
 
-def _develop(rng: np.random.Generator, settings: SceneSettings, picture: np.ndarray) -> np.ndarray:
+def _add_light(rng: np.random.Generator, settings: SceneSettings, picture: np.ndarray) -> np.ndarray:
     """Light from one side, a tint, uneven brightness and the sensor's noise; uint8."""
     axis = np.linspace(-1, 1, settings.size, dtype=np.float32)
     angle = rng.uniform(0, 2 * np.pi)

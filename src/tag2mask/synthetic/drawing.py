@@ -1,8 +1,8 @@
-"""Drawing: textures, signed distances of plane shapes, and layers, each a painted thing on its own small canvas.
+"""Textures, signed distance functions of shapes, and layers: painted objects on small canvases.
 
-Distances are negative inside, zero on the outline, in the unit of the coordinates. A shape is painted from its
-distance: the mask is where it is negative, so it is exact; the edge is smooth over one pixel. Shapes take coordinates
-``x``, ``y`` float32 (h, w) and return float32 (h, w). Source: the usual distance functions.
+Distances are negative inside, zero on the outline, in the unit of the coordinates. A mask is exactly where the distance
+is negative; the painted edge is smooth over one pixel. Shapes take coordinates ``x``, ``y`` float32 (h, w) and return
+float32 (h, w). Source: the usual distance functions.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ Colour = tuple[float, float, float]
 """RGB in [0, 1]."""
 
 Pattern = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""From coordinates (h, w) in units of a body's length to the share of the second colour, (h, w) in [0, 1]."""
+"""From coordinates (h, w) in units of a body length to the share of the second colour, (h, w) in [0, 1]."""
 
 Point = tuple[float, float]
 Box = tuple[slice, slice]
@@ -23,7 +23,7 @@ WHOLE: Box = (slice(None), slice(None))
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cells: tuple[int, int]) -> np.ndarray:
-    """Random hills: float32 ``shape`` in about [-1, 1], with ``cells`` of them down and across."""
+    """Smooth noise, float32 ``shape`` in about [-1, 1], with ``cells`` random values down and across."""
     coarse = Image.fromarray(rng.uniform(-1, 1, (cells[0] + 2, cells[1] + 2)).astype(np.float32))
     return np.asarray(coarse.resize((shape[1], shape[0]), Image.Resampling.BICUBIC))
 
@@ -42,17 +42,17 @@ def mixed(first: Colour, second: Colour, share: float) -> Colour:
 
 
 def step(value: np.ndarray, softness: float = 0.15) -> np.ndarray:
-    """0 where ``value`` is negative, 1 where it is positive, soft in between."""
+    """A smooth step from 0 where ``value`` is negative to 1 where it is positive."""
     return np.asarray(np.clip(value / softness * 0.5 + 0.5, 0, 1))
 
 
 def stripes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Upright, slightly wavy stripes."""
+    """Vertical wavy stripes."""
     return step(np.sin(52 * x + 1.6 * np.sin(14 * y)))
 
 
 def bands(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Level, slightly wavy bands."""
+    """Horizontal wavy bands."""
     return step(np.sin(60 * y + 0.8 * np.sin(16 * x)))
 
 
@@ -65,7 +65,7 @@ def spots(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def scales(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Overlapping scales, as on a fish."""
+    """Overlapping fish scales."""
     row = np.floor(y * 14)
     u = np.mod(x * 11 + 0.5 * np.mod(row, 2), 1) - 0.5
     v = np.mod(y * 14, 1)
@@ -73,18 +73,18 @@ def scales(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def checks(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """A chessboard that stands on a corner."""
+    """A chessboard rotated by 45 degrees."""
     return step(np.sin(34 * (x + y)) * np.sin(34 * (x - y)))
 
 
 def mottle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Soft, irregular clouds."""
+    """Irregular clouds."""
     waves = np.sin(23 * x + 3 * np.sin(17 * y)) + np.sin(29 * y + 2 * np.sin(19 * x + 1)) + np.sin(41 * (x - 0.6 * y))
     return np.asarray(np.clip(0.5 + 0.3 * waves, 0, 1))
 
 
 def ellipse(x: np.ndarray, y: np.ndarray, centre: Point, radii: Point) -> np.ndarray:
-    """An upright ellipse; away from the outline the distance is an estimate."""
+    """An axis-aligned ellipse; the distance is approximate away from the outline."""
     u, v = (x - centre[0]) / radii[0], (y - centre[1]) / radii[1]
     reach = np.hypot(u, v)
     slope = np.hypot(u / radii[0], v / radii[1])
@@ -92,7 +92,7 @@ def ellipse(x: np.ndarray, y: np.ndarray, centre: Point, radii: Point) -> np.nda
 
 
 def capsule(x: np.ndarray, y: np.ndarray, start: Point, end: Point, radii: Point) -> np.ndarray:
-    """A rod with round ends whose radius goes from ``radii[0]`` at ``start`` to ``radii[1]`` at ``end``."""
+    """A rod with round ends, with radius ``radii[0]`` at ``start`` and ``radii[1]`` at ``end``."""
     dx, dy = end[0] - start[0], end[1] - start[1]
     along = np.clip(((x - start[0]) * dx + (y - start[1]) * dy) / max(dx * dx + dy * dy, 1e-12), 0, 1)
     away = np.hypot(x - start[0] - along * dx, y - start[1] - along * dy)
@@ -100,7 +100,7 @@ def capsule(x: np.ndarray, y: np.ndarray, start: Point, end: Point, radii: Point
 
 
 def convex_polygon(x: np.ndarray, y: np.ndarray, corners: Sequence[Point]) -> np.ndarray:
-    """A convex polygon, corners clockwise as seen in an image (y down)."""
+    """A convex polygon, with corners clockwise in the image (y down)."""
     distance = np.full_like(x, -np.inf)
     for (x0, y0), (x1, y1) in zip(corners, [*corners[1:], corners[0]], strict=True):
         length = max(float(np.hypot(x1 - x0, y1 - y0)), 1e-12)
@@ -114,10 +114,10 @@ class Part:
     """A shape and its paint.
 
     Attributes:
-        distance: float32 (h, w), signed distance.
-        rgb: float32 (h, w, 3), the paint of every pixel, or (3,), one colour.
+        distance: float32 (h, w), signed.
+        rgb: float32 (h, w, 3), or (3,) for one colour.
         face: whether the part belongs to a face.
-        window: the region of the canvas that ``distance`` and ``rgb`` cover; the part lies inside.
+        window: the region of the canvas that ``distance`` and ``rgb`` cover.
     """
 
     distance: np.ndarray
@@ -128,13 +128,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Layer:
-    """A painted thing, cropped to what it covers.
+    """A painted object, cropped to its extent.
 
     Attributes:
         rgb: float32 (h, w, 3), colours times ``alpha``.
-        alpha: float32 (h, w) in [0, 1], coverage; smooth over the pixel at the edge.
-        inside: bool (h, w), pixels whose centre lies in the thing: its mask.
-        face: bool (h, w), those of them that show a face.
+        alpha: float32 (h, w) in [0, 1], coverage; smooth at the edge.
+        inside: bool (h, w), its mask: pixels whose centre it covers.
+        face: bool (h, w), pixels of a face.
     """
 
     rgb: np.ndarray
@@ -144,13 +144,13 @@ class Layer:
 
     @classmethod
     def of(cls, parts: Sequence[Part], shape: tuple[int, int], *, unit: float, roundness: float) -> "Layer":
-        """Paint parts over each other, the first at the bottom, and shade the whole as one solid.
+        """Paint parts over each other, the first at the bottom, and shade them as one solid.
 
         Args:
-            parts: with distances in ``unit``.
+            parts: on one canvas.
             shape: (h, w) of the canvas.
             unit: pixels per distance of 1.
-            roundness: distance from the outline, in ``unit``, over which shading falls off.
+            roundness: distance from the outline over which shading falls off.
         """
         rgb, alpha = np.zeros((*shape, 3), np.float32), np.zeros(shape, np.float32)
         union, face = np.full(shape, np.inf, np.float32), np.zeros(shape, bool)
@@ -170,7 +170,7 @@ class Layer:
 
 
 def bounds(where: np.ndarray) -> Box:
-    """The smallest rectangle around the true pixels; an empty one if there are none."""
+    """The bounding box of the true pixels; empty if there are none."""
     rows, columns = np.flatnonzero(where.any(axis=1)), np.flatnonzero(where.any(axis=0))
     if not rows.size:
         return slice(0, 0), slice(0, 0)
@@ -180,16 +180,12 @@ def bounds(where: np.ndarray) -> Box:
 def canvas(
     shape: tuple[int, int], unit: float, *, tilt: float = 0.0, mirrored: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of a canvas around its centre.
+    """Coordinates x (right, or left if ``mirrored``) and y (down) from the centre of a canvas, float32 (h, w).
 
     Args:
         shape: (h, w) of the canvas, in pixels.
         unit: pixels per distance of 1.
         tilt: rotation, in radians.
-        mirrored: whether x runs to the left.
-
-    Returns:
-        x and y (down), float32 (h, w), in ``unit``.
     """
     down, across = ((np.arange(side, dtype=np.float32) - (side - 1) / 2) / np.float32(unit) for side in shape)
     down, across = down[:, None], across[None, :]
@@ -199,14 +195,8 @@ def canvas(
     return across * cosine + down * sine, down * cosine - across * sine
 
 
-def overlap(
-    shape: tuple[int, int], layer: Layer, corner: tuple[int, int]
-) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """The overlap of a picture (h, w) and a layer whose top left pixel is at ``corner``, which may lie outside.
-
-    Returns:
-        an index into the picture, and one into the layer; both empty if they do not overlap.
-    """
+def overlap(shape: tuple[int, int], layer: Layer, corner: tuple[int, int]) -> tuple[Box, Box]:
+    """The overlap of a picture (h, w) and a layer at ``corner``, as an index into each; empty if there is none."""
     there, here = [], []
     for length, extent, start in zip(shape, layer.alpha.shape, corner, strict=True):
         first, last = max(start, 0), max(min(start + extent, length), max(start, 0))
@@ -216,6 +206,6 @@ def overlap(
 
 
 def paint(picture: np.ndarray, layer: Layer, corner: tuple[int, int]) -> None:
-    """Put a layer on a picture, float32 (h, w, 3), in place."""
+    """Paint a layer on a picture, float32 (h, w, 3), in place."""
     there, here = overlap(picture.shape[:2], layer, corner)
     picture[there] = layer.rgb[here] + picture[there] * (1 - layer.alpha[here][..., None])

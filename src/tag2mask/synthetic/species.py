@@ -1,4 +1,4 @@
-"""The species, in alphabetical order: their faces and homes."""
+"""The species, in alphabetical order: their faces and typical backgrounds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ FaceMark = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Species:
-    """A class: its face, which identifies it, and its correlate, the home.
+    """A class: the face that identifies it, and the background that correlates with it.
 
     Attributes:
-        pattern: where the marks are.
-        crown: the shape on its head.
-        home: its usual background.
+        pattern: of the marks on the face.
+        crown: the shape on the head.
+        background: the typical one.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Species:
     mark: Colour
     pattern: FaceMark
     crown: Literal["ears", "points", "spikes", "horn", "feelers", "mane"]
-    home: str
+    background: str
 
 
 def _rings(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Writes generated scenes as a data set: images, tags, and masks for evaluation."""
+"""Writes generated scenes as a data set of images, tags and masks for evaluation."""
 
 import csv
 import io
@@ -12,12 +12,12 @@ from tag2mask.core.errors import UsageError, first_five
 from tag2mask.core.fields import plain
 from tag2mask.core.files import atomic_path, read_json, remove_partial, write_json, write_text
 from tag2mask.data import write_mask
-from tag2mask.synthetic.composition import Scene, render_scene
+from tag2mask.synthetic.composition import render_scene
 from tag2mask.synthetic.settings import SceneSettings
 from tag2mask.synthetic.species import SPECIES
 
 VERSION = 1
-"""Of the generator; raised whenever the same settings give other scenes."""
+"""Version of the generator; increase it when equal settings give other scenes."""
 MANIFEST = "scenes.json"
 
 
@@ -27,7 +27,7 @@ def write_scenes(folder: Path, settings: SceneSettings, *, on_scene: Callable[[s
     ::
 
         folder/
-          scenes.json               settings, and whether all is written
+          scenes.json               settings, and whether the folder is complete
           tags.csv                  image,tags,split
           train/0000.jpg …          val/0000.jpg …
           masks/train/0000.png …    masks/val/0000.png …
@@ -38,29 +38,29 @@ def write_scenes(folder: Path, settings: SceneSettings, *, on_scene: Callable[[s
         on_scene: called with the ID of each written scene.
 
     Returns:
-        False if the folder was complete and nothing was written.
+        False if the folder was complete already.
 
     Raises:
-        UsageError: the folder holds something else, or scenes of other settings.
+        UsageError: the folder contains other files, or scenes of other settings.
     """
     manifest = {"generator": VERSION, "settings": plain(settings, affecting=True)}
     if _is_complete(folder, manifest):
         return False
     remove_partial(folder)
     write_json(folder / MANIFEST, {**manifest, "complete": False})
-    rows = [
-        (f"{split}/{index:04d}", split, index)
-        for split, count in (("train", settings.train), ("val", settings.val))
-        for index in range(count)
-    ]
-    lines = []
-    for name, split, index in rows:
-        scene = render_scene(settings, split, index)
-        _write_scene(folder, name, scene)
-        lines.append((f"{name}.jpg", ";".join(SPECIES[tag - 1].name for tag in scene.tags), split))
-        if on_scene is not None:
-            on_scene(name)
-    write_text(folder / "tags.csv", _table(lines))
+    table = io.StringIO(newline="")
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("image", "tags", "split"))
+    for split, count in (("train", settings.train), ("val", settings.val)):
+        for index in range(count):
+            name, scene = f"{split}/{index:04d}", render_scene(settings, split, index)
+            write_mask(folder / "masks" / f"{name}.png", scene.mask)
+            with atomic_path(folder / f"{name}.jpg") as temporary:
+                Image.fromarray(scene.image).save(temporary, quality=92)
+            writer.writerow((f"{name}.jpg", ";".join(SPECIES[tag - 1].name for tag in scene.tags), split))
+            if on_scene is not None:
+                on_scene(name)
+    write_text(folder / "tags.csv", table.getvalue())
     write_json(folder / MANIFEST, {**manifest, "complete": True})
     return True
 
@@ -70,33 +70,18 @@ def class_names(settings: SceneSettings) -> tuple[str, ...]:
     return tuple(species.name for species in SPECIES[: settings.classes])
 
 
-def _write_scene(folder: Path, name: str, scene: Scene) -> None:
-    write_mask(folder / "masks" / f"{name}.png", scene.mask)
-    with atomic_path(folder / f"{name}.jpg") as temporary:
-        Image.fromarray(scene.image).save(temporary, quality=92)
-
-
-def _table(lines: list[tuple[str, str, str]]) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([("image", "tags", "split"), *lines])
-    return text.getvalue()
-
-
 def _is_complete(folder: Path, manifest: dict[str, Any]) -> bool:
-    """Whether all scenes of these settings are there; a `UsageError` if the folder holds anything else."""
+    """Whether the folder has all scenes of these settings; a `UsageError` if it contains anything else."""
     if not folder.exists() or not any(folder.iterdir()):
         return False
     if not (folder / MANIFEST).is_file():
         raise UsageError(
-            f"{folder} holds something else than generated scenes (no {MANIFEST}); name an empty or a new folder"
+            f"{folder} contains other files than generated scenes (no {MANIFEST}); name an empty or a new folder"
         )
     found = read_json(folder / MANIFEST)
     wanted = {"generator": manifest["generator"], **manifest["settings"]}
     known = {"generator": found.get("generator"), **found.get("settings", {})}
     changed = [f"{name} ({known.get(name)} there)" for name, value in wanted.items() if known.get(name) != value]
     if changed:
-        raise UsageError(
-            f"{folder} holds scenes of other settings: {first_five(changed)}; name another folder, or delete it"
-        )
+        raise UsageError(f"{folder} has scenes of other settings: {first_five(changed)}; name another, or delete it")
     return bool(found.get("complete"))

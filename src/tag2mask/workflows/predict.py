@@ -17,8 +17,8 @@ from tag2mask.core.provenance import PREDICTION_KEY, image_text, is_of_image_tex
 from tag2mask.data.dataset import ImageSet, find_images
 from tag2mask.data.images import IGNORED, palette, read_image, reduced, write_mask
 from tag2mask.data.manifest import ImageItem
-from tag2mask.networks.checkpoint import NetworkFileError
-from tag2mask.prediction.predictor import Prediction, Predictor, load_segmenter, require_network_file
+from tag2mask.networks.checkpoint import NetworkFileError, load_segmentation_network
+from tag2mask.prediction.predictor import Prediction, Predictor, find_checkpoint
 from tag2mask.report.pictures import LABEL_ALPHA, outline, resize_labels
 from tag2mask.runs.config import Config, plain
 from tag2mask.runs.dataset import prefetch_images, reading_workers
@@ -69,7 +69,7 @@ class Predict(Stage):
     def __init__(self, place: str, model: Path, *, overlays: bool = False, overwrite: bool = False) -> None:
         """Find the network; nothing is read."""
         self.place, self.overlays, self.overwrite = Path(place), overlays, overwrite
-        self.model = require_network_file(model)
+        self.model = find_checkpoint(model)
 
     @cached_property
     def network(self) -> str:
@@ -128,7 +128,7 @@ class Predict(Stage):
         """
         images, result = self.images(config, run), StageResult(self.name)
         self.require(config, run, images)
-        network = load_segmenter(self.model)
+        network = load_segmentation_network(self.model)
         predictor = Predictor(network, config.device, config.predict, intensity=config.data.intensity)
         if self.overwrite:
             _clear(run)

@@ -1,6 +1,6 @@
-"""Masks as CVAT's "Segmentation mask 1.1", and corrected ones back.
+"""Export and import of CVAT's "Segmentation mask 1.1".
 
-The files of a zip from elsewhere are read one at a time, in memory, within limits, without unpacking.
+A zip is not trusted: its files are read one at a time, in memory, within limits, without unpacking.
 """
 
 import io
@@ -22,27 +22,35 @@ from tag2mask.data.decoding import decode, opened
 from tag2mask.data.images import IGNORED, PIXEL_LIMIT, palette
 from tag2mask.data.readers.voc import LABELS
 from tag2mask.export.formats.base import ExportSettings, Writer
-from tag2mask.export.formats.components import pieces
-from tag2mask.export.formats.record import BACKGROUND, Corrected, MaskRecord, Read, checked_id, label_ids, refuse_names
+from tag2mask.export.formats.components import regions
+from tag2mask.export.formats.record import (
+    BACKGROUND,
+    CorrectedMask,
+    MaskRecord,
+    ReadResult,
+    check_label_names,
+    checked_id,
+    label_ids,
+)
 from tag2mask.export.formats.voc import labelmap
 
 _CLASSES, _OBJECTS, _LISTS = "SegmentationClass", "SegmentationObject", "ImageSets/Segmentation"
 
 _MOST_OBJECTS = 254
-"""CVAT tells the objects of an image apart by the colours of VOC's palette, without black."""
+"""CVAT identifies the objects of an image by the colours of VOC's palette, without black."""
 
 MEMBER_BYTES = 1 << 28
-"""Largest file that is read, 256 MiB; a mask of 100 million pixels is far smaller."""
+"""Largest file that is read, 256 MiB; the PNG of a mask of 100 million pixels is much smaller."""
 
 _DEFLATE = 1032
-"""The largest compression factor of deflate; a zip that claims more has files that overlap."""
+"""The largest compression factor of deflate; a zip with a larger one has overlapping files."""
 
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
 """Errors of reading a broken, encrypted or unusual zip."""
 
 
 class CvatWriter(Writer):
-    """Lossless, except for 255 if it is to become background.
+    """Lossless, except for 255 if its label is background.
 
     ::
 
@@ -59,13 +67,13 @@ class CvatWriter(Writer):
         """Check the class names.
 
         Raises:
-            UsageError: labelmap.txt cannot hold a class name, or the label of 255 is a class.
+            UsageError: labelmap.txt does not allow a class name or the label of 255, or they are equal.
         """
-        refuse_names(classes, (BACKGROUND, settings.ignore_label))
-        refuse_names((settings.ignore_label,))
+        check_label_names(classes, (BACKGROUND, settings.ignore_label))
+        check_label_names((settings.ignore_label,))
         super().__init__(folder, classes, settings)
         self._ids: list[str] = []
-        self._met_ignored, self._merged = False, 0
+        self._has_ignored, self._merged = False, 0
 
     def add(self, record: MaskRecord) -> None:
         """Write both masks and the image."""
@@ -75,52 +83,48 @@ class CvatWriter(Writer):
                 self.count_ignored(record)
                 mask = np.where(mask == IGNORED, np.uint8(0), mask)
             else:
-                self._met_ignored = True
+                self._has_ignored = True
         self.place_image(record, "JPEGImages")
-        _write_colours(self.folder / _CLASSES / f"{record.id}.png", mask)
-        _write_colours(self.folder / _OBJECTS / f"{record.id}.png", self._objects(mask))
+        self.write_png(f"{_CLASSES}/{record.id}.png", palette()[mask])
+        self.write_png(f"{_OBJECTS}/{record.id}.png", palette()[self._objects(mask)])
         self._ids.append(record.id)
 
     def finish(self) -> None:
-        """Write the list of IDs and the labels, with that of 255 if it occurs."""
+        """Write the list of IDs, and the labels with that of 255 if it occurs."""
+        label = self.settings.ignore_label if self._has_ignored else None
         with self.open_text(f"{_LISTS}/default.txt") as file:
             file.writelines(f"{image_id}\n" for image_id in self._ids)
         with self.open_text(LABELS) as file:
-            file.write(labelmap(self.classes, ignored=self.settings.ignore_label if self._met_ignored else None))
-        if self._met_ignored:
-            label = self.settings.ignore_label
-            self.notes.append(f"255 became the label `{label}`, which the task in CVAT has to have")
+            file.write(labelmap(self.classes, ignored=label))
+        if label is not None:
+            self.notes.append(f"255 became the label `{label}`; add it to the task in CVAT")
         if self._merged:
-            self.notes.append(f"{self._merged:,} masks have too many components for CVAT: one object for each class")
+            self.notes.append(f"{self._merged:,} masks have too many components for CVAT: one object per class")
 
     def _objects(self, mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """The number of each pixel's object, uint8 (H, W), 0 for background; ignored pixels are one object."""
-        found = list(pieces(mask, components=True))
+        """The object of each pixel, uint8 (H, W), 0 for background; ignored pixels are one object."""
+        found = list(regions(mask, connected=True))
         if len(found) > _MOST_OBJECTS:
             self._merged += 1
-            found = list(pieces(mask, components=False))
+            found = list(regions(mask, connected=False))
         numbers = np.where(mask == IGNORED, np.uint8(IGNORED), np.uint8(0))
-        for number, piece in enumerate(found, start=1):
-            height, width = piece.covered.shape
-            numbers[piece.top : piece.top + height, piece.left : piece.left + width][piece.covered] = number
+        for number, region in enumerate(found, start=1):
+            numbers[region.window][region.mask] = number
         return numbers
 
 
 def read(
     path: Path, classes: tuple[str, ...], *, ignored: str = "ignored", pixel_limit: int = PIXEL_LIMIT
-) -> Iterator[Read]:
-    """The masks of CVAT's "Segmentation mask 1.1", a zip or its unpacked folder.
+) -> Iterator[ReadResult]:
+    """The masks in a zip of CVAT's "Segmentation mask 1.1", or in its unpacked folder.
 
-    A colour is the label that labelmap.txt gives it; a label is the class of that name.
+    labelmap.txt maps colours to labels; labels are class names.
 
     Args:
         path: the zip, or the folder.
         classes: names of the classes 1..C.
         ignored: the label of the value 255.
         pixel_limit: a larger mask is refused before it is decoded.
-
-    Yields:
-        the ID of each listed image with its mask, or with why it cannot be used.
 
     Raises:
         UsageError: it is not an export of CVAT, or has labels that are not classes.
@@ -138,10 +142,10 @@ def read(
             try:
                 name = f"{_CLASSES}/{checked_id(image_id)}.png"
                 if name not in files:
-                    raise Tag2maskError(f"it is listed and has no {name}: nothing is drawn there, or nobody looked yet")
+                    raise Tag2maskError(f"{name} is missing: the image has no annotation, or is not done")
                 member = ArchiveFile(files, name)
                 with opened(member, pixel_limit=pixel_limit, formats=("PNG",)) as image:  # type: ignore[arg-type]
-                    yield Corrected(image_id, _class_ids(decode(member, image), colours))  # type: ignore[arg-type]
+                    yield CorrectedMask(image_id, _class_ids(decode(member, image), colours))  # type: ignore[arg-type]
             except Tag2maskError as error:
                 yield image_id, str(error)
 
@@ -160,43 +164,37 @@ def _labels(path: Path, text: str, classes: tuple[str, ...], ignored: str) -> di
             for part in rest.partition(":")[0].split(",")
         )
         if len(colour) != 3 or not all(0 <= part <= 255 for part in colour) or colour in found:
-            raise UsageError(f"{path}: the line {line!r} of {LABELS} should be NAME:R,G,B:: with a colour of its own")
+            raise UsageError(f"{path}: the line {line!r} of {LABELS} should be NAME:R,G,B:: with a unique colour")
         if name not in ids:
             unknown.append(name)
         found[colour] = ids.get(name, 0)
     if unknown:
         raise UsageError(
-            f"{path}: the labels {first_five(unknown)} are no classes ({first_five(classes)}); rename them in CVAT, or "
-            "name the one that is 255 with --ignore-label"
+            f"{path}: the labels {first_five(unknown)} are not classes ({first_five(classes)}); rename them in CVAT, "
+            "or name the label of 255 with --ignore-label"
         )
-    return {(0, 0, 0): 0, **found}  # pixels without a drawing are black, whatever colour `background` has
+    return {(0, 0, 0): 0, **found}  # unannotated pixels are black, whatever the colour of `background`
 
 
 def _class_ids(image: Image.Image, colours: dict[tuple[int, int, int], int]) -> npt.NDArray[np.uint8]:
     """The class ids of a colour mask, uint8 (H, W)."""
     if image.mode not in ("P", "RGB", "RGBA"):
-        raise Tag2maskError(f"its pixels are of the kind {image.mode}; CVAT writes colours")
+        raise Tag2maskError(f"its pixels have the mode {image.mode}; CVAT writes colours")
     pixels = np.array(image.convert("RGB"), dtype=np.int64)  # (H, W, 3)
     codes = pixels @ np.array([1 << 16, 1 << 8, 1])  # (H, W)
-    met, places = np.unique(codes, return_inverse=True)
-    rgb = [(int(code) >> 16, int(code) >> 8 & 255, int(code) & 255) for code in met]
+    present, indices = np.unique(codes, return_inverse=True)
+    rgb = [(int(code) >> 16, int(code) >> 8 & 255, int(code) & 255) for code in present]
     if wrong := [colour for colour in rgb if colour not in colours]:
-        raise Tag2maskError(f"the colours {first_five(wrong)} are no label's in {LABELS}")
-    ids: npt.NDArray[np.uint8] = np.array([colours[colour] for colour in rgb], dtype=np.uint8)[places]
+        raise Tag2maskError(f"the colours {first_five(wrong)} are not in {LABELS}")
+    ids: npt.NDArray[np.uint8] = np.array([colours[colour] for colour in rgb], dtype=np.uint8)[indices]
     return ids.reshape(codes.shape)
 
 
-def _write_colours(path: Path, values: npt.NDArray[np.uint8]) -> None:
-    """Write values as an RGB PNG in VOC's colours, as CVAT does."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(palette()[values]).save(path, format="PNG")
-
-
 class Archive:
-    """The files of a zip, or of a folder, by their names with ``/``."""
+    """The files of a zip or of a folder, by name with ``/``."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile | None = None) -> None:
-        """Of an open zip; of the folder ``path`` if ``archive`` is None."""
+        """Take an open zip, or the folder ``path`` if ``archive`` is None."""
         self.path, self._archive = path, archive
         members = [] if archive is None else archive.infolist()
         self._sizes = {member.filename: member.file_size for member in members if not member.is_dir()}
@@ -229,7 +227,7 @@ class Archive:
         """
         size = self._sizes[name] if self._archive is not None else self._inside(name).stat().st_size
         if size > MEMBER_BYTES:
-            raise Tag2maskError(f"{self.path}: {name} holds {size:,} bytes, at most {MEMBER_BYTES:,} are read")
+            raise Tag2maskError(f"{self.path}: {name} has {size:,} bytes, at most {MEMBER_BYTES:,} are allowed")
         if self._archive is None:
             return self._inside(name).read_bytes()
         try:
@@ -239,7 +237,7 @@ class Archive:
             raise Tag2maskError(f"{self.path}: {name} is damaged ({error}); export it again") from error
 
     def _inside(self, name: str) -> Path:
-        """A file of the folder, refused if it lies outside by its name or by a link."""
+        """A file of the folder; a `Tag2maskError` if its name or a link leads out of the folder."""
         target = self.path / name
         if not target.resolve().is_relative_to(self.path.resolve()):
             raise Tag2maskError(f"{self.path}: {name} leads out of the folder")
@@ -248,17 +246,17 @@ class Archive:
 
 @dataclass(frozen=True)
 class ArchiveFile:
-    """A file of an `Archive`, with the part of a path's interface that opening an image needs."""
+    """A file of an `Archive`, with the part of `Path` that opening an image needs."""
 
     archive: Archive
     name: str
 
     def __str__(self) -> str:
-        """Its place, for messages."""
+        """The path and the name, for messages."""
         return f"{self.archive.path}: {self.name}"
 
     def open(self, mode: str = "rb") -> IO[bytes]:
-        """Its content as a binary file."""
+        """The content as a binary file."""
         return io.BytesIO(self.archive.read(self.name))
 
 
@@ -268,7 +266,7 @@ def opened_archive(path: Path) -> Iterator[Archive]:
 
     Raises:
         UsageError: it does not exist.
-        Tag2maskError: the zip is damaged, has names that lead out of a folder, or claims an impossible size.
+        Tag2maskError: the zip is damaged, has names that lead out of a folder, or an impossible size.
     """
     if path.is_dir():
         yield Archive(path)
@@ -278,21 +276,21 @@ def opened_archive(path: Path) -> Iterator[Archive]:
     try:
         archive = zipfile.ZipFile(path)
     except _DAMAGED as error:
-        raise Tag2maskError(f"{path} is no zip, or a damaged one ({error}); export it again") from error
+        raise Tag2maskError(f"{path} is not a zip, or is damaged ({error}); export it again") from error
     with archive:
         _refuse_dangerous(path, archive)
         yield Archive(path, archive)
 
 
 def _refuse_dangerous(path: Path, archive: zipfile.ZipFile) -> None:
-    """Refuse names that leave the folder, links, and impossible sizes, which no tool exports."""
+    """Refuse names that lead out of the folder, links, and impossible sizes."""
     total = 0
     for info in archive.infolist():
         name, kind = info.filename, info.external_attr >> 16
         if name.startswith("/") or "\\" in name or ":" in name.split("/")[0] or ".." in name.split("/"):
-            raise Tag2maskError(f"{path} holds {name!r}, which leads out of the folder that it is read into; refused")
+            raise Tag2maskError(f"{path} contains {name!r}, which leads out of the folder; refused")
         if stat.S_ISLNK(kind):
-            raise Tag2maskError(f"{path} holds the link {name!r}; only files are read")
+            raise Tag2maskError(f"{path} contains the link {name!r}; only files are read")
         total += info.file_size
     if total > _DEFLATE * path.stat().st_size:
-        raise Tag2maskError(f"{path} claims to hold {total:,} bytes, more than any zip of its size can; refused")
+        raise Tag2maskError(f"{path} claims {total:,} bytes of content, impossible for a zip of its size; refused")

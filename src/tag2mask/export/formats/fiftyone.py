@@ -1,7 +1,5 @@
 """Masks as FiftyOne's ImageSegmentationDirectory."""
 
-from PIL import Image
-
 from tag2mask.core.files import write_json
 from tag2mask.data.images import IGNORED
 from tag2mask.export.formats.base import Images, Writer
@@ -11,7 +9,7 @@ from tag2mask.export.formats.record import BACKGROUND, MaskRecord
 class FiftyOneWriter(Writer):
     """Lossless: 8-bit grey PNGs whose values are class ids, 255 is ignored.
 
-    FiftyOne would convert a palette image to colours, and the ids would be lost.
+    FiftyOne would convert a palette image to colours and lose the ids.
 
     ::
 
@@ -27,13 +25,11 @@ class FiftyOneWriter(Writer):
     def add(self, record: MaskRecord) -> None:
         """Write the mask and the image."""
         self.place_image(record, "data")
-        path = self.folder / "labels" / f"{record.id}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(record.mask).save(path, format="PNG")
+        self.write_png(f"labels/{record.id}.png", record.mask)
 
     def finish(self) -> None:
         """Write the names of the values."""
         names = {**dict(enumerate((BACKGROUND, *self.classes))), IGNORED: "ignored"}
         write_json(self.folder / "mask_targets.json", {str(value): name for value, name in names.items()})
         if self.images == "none":
-            self.notes.append("data/ is empty: FiftyOne takes only masks whose images lie there")
+            self.notes.append("data/ is empty: FiftyOne needs the images there")

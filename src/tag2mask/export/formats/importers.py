@@ -15,8 +15,8 @@ from tag2mask.data.ground_truth import MaskValues, TruthCounts, likely_cause, re
 from tag2mask.data.images import PIXEL_LIMIT, image_size, unknown_values
 from tag2mask.data.manifest import ImageItem
 from tag2mask.export.formats import cvat, labelstudio
-from tag2mask.export.formats.record import Corrected, Note, Read, checked_id
-from tag2mask.export.formats.registry import Exported
+from tag2mask.export.formats.record import CorrectedMask, Note, ReadResult, checked_id
+from tag2mask.export.formats.registry import ExchangeResult
 
 
 def read_folder(
@@ -25,7 +25,7 @@ def read_folder(
     *,
     pixel_limit: int = PIXEL_LIMIT,
     images: ImageSet | None = None,
-) -> Iterator[Read]:
+) -> Iterator[ReadResult]:
     """The masks of a folder of ID.png, PNGs with a palette or 8-bit grey whose values are class ids.
 
     Args:
@@ -48,12 +48,12 @@ def read_folder(
         image_id = nfc(name.removesuffix(".png"))
         try:
             mask = read_truth(path / name, tags.get(image_id, ()), len(classes), values, pixel_limit=pixel_limit)
-            yield Corrected(checked_id(image_id), mask)
+            yield CorrectedMask(checked_id(image_id), mask)
         except Tag2maskError as error:
             yield image_id, str(error)
 
 
-READERS: dict[str, Callable[..., Iterator[Read]]] = {
+READERS: dict[str, Callable[..., Iterator[ReadResult]]] = {
     "cvat": cvat.read,
     "labelstudio": labelstudio.read,
     "masks": read_folder,
@@ -62,8 +62,8 @@ READERS: dict[str, Callable[..., Iterator[Read]]] = {
 
 
 def import_masks(
-    read: Callable[[], Iterable[Read]], folder: CorrectionsFolder, images: ImageSet, *, overwrite: bool = False
-) -> Exported:
+    read: Callable[[], Iterable[ReadResult]], folder: CorrectionsFolder, images: ImageSet, *, overwrite: bool = False
+) -> ExchangeResult:
     """Write masks as decisions `corrected`; tags that were corrected stay.
 
     Args:
@@ -83,7 +83,7 @@ def import_masks(
     for each in read():
         if isinstance(each, Note):
             notes.append(each.text)
-        elif not isinstance(each, Corrected):
+        elif not isinstance(each, CorrectedMask):
             failed[each[0]] = each[1]
         elif (image_id := nfc(each.id)) in values:
             failed[image_id] = "there are two masks of it; which one is meant?"
@@ -104,9 +104,9 @@ def import_masks(
             "replaces them, and no others"
         )
     for each in read():
-        if isinstance(each, Corrected) and (image_id := nfc(each.id)) in valid:
+        if isinstance(each, CorrectedMask) and (image_id := nfc(each.id)) in valid:
             folder.write(image_id, Decision.now("corrected", _previous(folder, image_id).tags), each.mask)
-    return Exported(len(valid), failed, notes)
+    return ExchangeResult(len(valid), failed, notes)
 
 
 def _problem(

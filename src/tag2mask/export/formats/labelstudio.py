@@ -1,15 +1,16 @@
-"""Masks as predictions of Label Studio with brush labels, and corrected ones back.
+"""Export and import of Label Studio tasks with brush labels.
 
-A brush label holds run lengths: a bit stream of the bytes of an RGBA image.
+A brush label holds the run lengths of the bytes of an RGBA image, as a bit stream:
 
 ===================== ======================================================================================
 32 bits               number of values, 4 · H · W
 5 bits                bits per value, minus one
-four times 4 bits     the widths in bits that a length may have, minus one
-then, block by block  1 bit: one value repeated, or separate values; 2 bits: which width; the length minus one; value(s)
+four times 4 bits     the possible widths of a length in bits, minus one
+for each block        1 bit: one value repeated, or separate values; 2 bits: which width; the length minus one; value(s)
 ===================== ======================================================================================
 
-Numbers are big-endian; the last byte is padded with zeros. A pixel is covered by its fourth value, the alpha.
+Numbers are big-endian; the last byte is padded with zeros. The fourth value of a pixel, alpha, says whether the brush
+covers it.
 
 Source of the run lengths: the decoder of the package rle-pack of thi.ng/umbrella, which Label Studio uses.
 """
@@ -28,27 +29,34 @@ import numpy.typing as npt
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.data.images import IGNORED, PIXEL_LIMIT, palette
 from tag2mask.export.formats.base import ExportSettings, Writer
-from tag2mask.export.formats.components import pieces
-from tag2mask.export.formats.record import BACKGROUND, Corrected, MaskRecord, Note, Read, checked_id, label_ids
+from tag2mask.export.formats.record import (
+    BACKGROUND,
+    CorrectedMask,
+    MaskRecord,
+    Note,
+    ReadResult,
+    checked_id,
+    label_ids,
+)
 
 _TAG, _IMAGE = "tag", "image"
 """Names of the brush and of the image in the labelling config."""
 
-_WITHOUT_PLACE = frozenset(
+_NON_SPATIAL = frozenset(
     {"choices", "datetime", "number", "pairwise", "ranker", "rating", "relation", "taxonomy", "text", "textarea"}
 )
-"""Kinds of results that are not about pixels."""
+"""Types of results that are not about pixels."""
 
 _WIDTHS = (3, 4, 8, 16)
-"""Widths of lengths, those that Label Studio writes."""
+"""Widths of lengths that Label Studio writes."""
 
 _VALUE_BITS = 8
-_LEAST_ALPHA = 128
-"""A pixel counts as covered from this alpha; the brush has soft edges."""
+_MIN_ALPHA = 128
+"""Least alpha of a covered pixel; the brush has soft edges."""
 
 
 class LabelStudioWriter(Writer):
-    """A brush label for each class and for 255: lossless, except for 255 if it is to become background.
+    """A brush label per class and for 255; lossless, except for 255 if its label is background.
 
     ::
 
@@ -62,7 +70,7 @@ class LabelStudioWriter(Writer):
         """Begin the list of tasks.
 
         Raises:
-            UsageError: a class has the name background, or that of the label of 255.
+            UsageError: a class has the name `background` or that of the label of 255.
         """
         label_ids(classes, settings.ignore_label)
         super().__init__(folder, classes, settings)
@@ -74,11 +82,9 @@ class LabelStudioWriter(Writer):
     def add(self, record: MaskRecord) -> None:
         """Write a task with its prediction."""
         height, width = record.size
-        regions = [(piece.class_id, piece.full(record.size)) for piece in pieces(record.mask, components=False)]
+        class_ids = [value for value in np.unique(record.mask).tolist() if value in self._labels]
         if IGNORED not in self._labels:
             self.count_ignored(record)
-        elif np.any(ignored := record.mask == IGNORED):
-            regions.append((IGNORED, ignored))
         result = [
             {
                 "id": f"class{class_id}",
@@ -88,9 +94,13 @@ class LabelStudioWriter(Writer):
                 "original_width": width,
                 "original_height": height,
                 "image_rotation": 0,
-                "value": {"format": "rle", "rle": encode_brush(covered), "brushlabels": [self._labels[class_id]]},
+                "value": {
+                    "format": "rle",
+                    "rle": encode_brush(record.mask == class_id),
+                    "brushlabels": [self._labels[class_id]],
+                },
             }
-            for class_id, covered in regions
+            for class_id in class_ids
         ]
         task = {
             "data": {
@@ -112,14 +122,9 @@ class LabelStudioWriter(Writer):
             for class_id, name in self._labels.items()
         ]
         with self.open_text("config.xml") as file:
-            file.writelines(
-                [
-                    f'<View>\n  <Image name="{_IMAGE}" value="$image" zoom="true"/>\n',
-                    f'  <BrushLabels name="{_TAG}" toName="{_IMAGE}">\n',
-                    *labels,
-                    "  </BrushLabels>\n</View>\n",
-                ]
-            )
+            file.write(f'<View>\n  <Image name="{_IMAGE}" value="$image" zoom="true"/>\n')
+            file.write(f'  <BrushLabels name="{_TAG}" toName="{_IMAGE}">\n')
+            file.writelines([*labels, "  </BrushLabels>\n</View>\n"])
 
     def close(self) -> None:
         """Close the list of tasks."""
@@ -128,21 +133,17 @@ class LabelStudioWriter(Writer):
 
 def read(
     path: Path, classes: tuple[str, ...], *, ignored: str = "ignored", pixel_limit: int = PIXEL_LIMIT
-) -> Iterator[Read]:
-    """The masks of Label Studio's export as JSON, one for each annotated task.
+) -> Iterator[ReadResult]:
+    """The masks in a JSON export of Label Studio, one per annotated task.
 
-    Pixels without a label are background; regions of two classes at one place are refused. Results that are not about
-    pixels, as choices and texts, are skipped.
+    Pixels without a label are background; overlapping regions of two classes are refused. Results that are not about
+    pixels, such as choices and texts, are skipped.
 
     Args:
-        path: the JSON file. Its tasks have to be those of `LabelStudioWriter`, which hold the ID and the size.
+        path: the JSON file, with tasks of `LabelStudioWriter`, which have the ID and the size.
         classes: names of the classes 1..C.
         ignored: the label of the value 255.
         pixel_limit: a larger mask is refused before it is decoded.
-
-    Yields:
-        the ID of each annotated image with its mask, or with why it cannot be used; then the number of skipped
-        results.
 
     Raises:
         UsageError: the file does not exist.
@@ -154,10 +155,10 @@ def read(
         data = task.get("data") if isinstance(task, dict) else None
         image_id = data.get("image_id") if isinstance(data, dict) else None
         if isinstance(task, dict) and data is None and isinstance(task.get("image_id"), str):
-            yield f"task {number}", "it is of JSON-MIN, which does not say whether images were turned; export JSON"
+            yield f"task {number}", "it is JSON-MIN, which does not record whether images were rotated; export JSON"
             continue
         if not isinstance(task, dict) or not isinstance(data, dict) or not isinstance(image_id, str):
-            yield f"task {number}", "it has no data.image_id; only tasks that tag2mask wrote say which image it is"
+            yield f"task {number}", "it has no data.image_id; only tasks that tag2mask wrote have one"
             continue
         annotations = task.get("annotations") or []
         try:
@@ -170,24 +171,23 @@ def read(
             for annotation in finished:
                 regions, others = _regions(annotation.get("result"))
                 skipped.update(others)
-                yield Corrected(image_id, _mask(regions, _size(data, pixel_limit), ids))
+                yield CorrectedMask(image_id, _mask(regions, _size(data, pixel_limit), ids))
         except Tag2maskError as error:
             yield image_id, str(error)
     if skipped:
         kinds = ", ".join(f"{count:,} of {kind}" for kind, count in skipped.most_common())
-        yield Note(f"results without a place in the image are passed over: {kinds}")
+        yield Note(f"results without pixels are skipped: {kinds}")
 
 
 def _read_tasks(path: Path) -> list[Any]:
-    """The list in a JSON file, whatever its items are."""
     if not path.is_file():
-        raise UsageError(f"{path} does not exist; give the JSON file that the tool exported")
+        raise UsageError(f"{path} does not exist; give the JSON file that Label Studio exported")
     try:
         tasks = json.loads(path.read_text(encoding="utf-8-sig"))
         if not isinstance(tasks, list):
             raise ValueError("it does not begin with [")
     except (ValueError, RecursionError) as error:
-        raise Tag2maskError(f"{path} is no JSON list, or a damaged one ({error}); export it again as JSON") from error
+        raise Tag2maskError(f"{path} is not a JSON list, or is damaged ({error}); export it again as JSON") from error
     return tasks
 
 
@@ -202,12 +202,12 @@ def _size(data: Mapping[str, Any], pixel_limit: int) -> tuple[int, int]:
 
 
 def _regions(result: object) -> tuple[list[Any], list[str]]:
-    """The results of an annotation that are about pixels, and the kinds of the others."""
+    """The results of an annotation that are about pixels, and the types of the others."""
     if not isinstance(result, list):
         raise Tag2maskError("its annotation has no list of results")
     kinds = [each.get("type") if isinstance(each, dict) else None for each in result]
-    others = [kind for kind in kinds if isinstance(kind, str) and kind in _WITHOUT_PLACE]
-    if others and len(others) == len(result):  # which does not mean that all is background
+    others = [kind for kind in kinds if isinstance(kind, str) and kind in _NON_SPATIAL]
+    if others and len(others) == len(result):  # not an empty mask, but no mask
         raise Tag2maskError(f"it has no brush labels, only {first_five(dict.fromkeys(others))}; paint, or clear these")
     regions = [each for each, kind in zip(result, kinds, strict=True) if kind not in others]
     return regions, others
@@ -221,18 +221,18 @@ def _mask(regions: list[Any], size: tuple[int, int], ids: Mapping[str, int]) -> 
         labels = value.get("brushlabels") if isinstance(value, dict) else None
         if not isinstance(value, dict) or region.get("type") != "brushlabels" or value.get("format") != "rle":
             kind = region.get("type") if isinstance(region, dict) else region
-            raise Tag2maskError(f"a region is of the kind {kind!r}; only brush labels can be masks")
+            raise Tag2maskError(f"a region has the type {kind!r}; only brush labels can become masks")
         if not isinstance(labels, list) or len(labels) != 1 or not isinstance(labels[0], str) or labels[0] not in ids:
             raise Tag2maskError(f"a region has the labels {labels}, not one of the classes {first_five(ids)}")
         if (region.get("original_height"), region.get("original_width")) != size:
-            raise Tag2maskError(f"a region is of an image of another size than {size[1]} × {size[0]}")
+            raise Tag2maskError(f"a region belongs to an image of another size than {size[1]} × {size[0]}")
         if region.get("image_rotation"):
-            raise Tag2maskError("its image was rotated in Label Studio; turn it back, since masks are upright")
+            raise Tag2maskError("its image was rotated in Label Studio; rotate it back, since masks are upright")
         covered = decode_brush(value.get("rle") or [], size)
         if overlap := np.count_nonzero(covered & taken & (mask != ids[labels[0]])):
             raise Tag2maskError(
-                f"a region of {labels[0]} covers {overlap} pixels of another class's; erase one of the two there, as "
-                "nothing says which is meant"
+                f"a region of {labels[0]} covers {overlap} pixels of another class; erase one of the two there, since "
+                "the order of regions does not decide"
             )
         mask[covered] = ids[labels[0]]
         taken |= covered
@@ -245,13 +245,10 @@ def _colour(class_id: int) -> str:
 
 
 def encode_brush(covered: npt.NDArray[np.bool_]) -> list[int]:
-    """Run lengths of a mask, as the list of bytes that Label Studio stores.
-
-    Args:
-        covered: bool (H, W).
+    """The run lengths of a mask, bool (H, W), as the list of bytes that Label Studio stores.
 
     Raises:
-        Tag2maskError: it has 2^30 pixels or more, a number that the format cannot hold.
+        Tag2maskError: it has 2^30 pixels or more, which the format does not allow.
     """
     flat = covered.ravel()
     if 4 * flat.size >= 1 << 32:
@@ -272,11 +269,7 @@ def encode_brush(covered: npt.NDArray[np.bool_]) -> list[int]:
 
 
 def decode_brush(rle: Sequence[int], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """The mask of run lengths, bool (H, W).
-
-    Args:
-        rle: the bytes.
-        size: (H, W) that it must have; nothing larger is allocated.
+    """The mask of run lengths, bool (H, W) = ``size``.
 
     Raises:
         Tag2maskError: the run lengths are damaged, or of another size.
@@ -291,33 +284,33 @@ def decode_brush(rle: Sequence[int], size: tuple[int, int]) -> npt.NDArray[np.bo
     count, value_bits = bits.number(32), bits.number(5) + 1
     widths = [bits.number(4) + 1 for _ in range(4)]
     if count != 4 * height * width:
-        raise Tag2maskError(f"its run lengths have {count:,} values, an image of {width} × {height} has 4 to a pixel")
+        raise Tag2maskError(f"its run lengths have {count:,} values, an image of {width} × {height} has 4 per pixel")
     if value_bits != _VALUE_BITS:
         raise Tag2maskError(f"its run lengths have values of {value_bits} bits; Label Studio's have {_VALUE_BITS}")
-    values, place = np.zeros(count, dtype=np.uint8), 0
-    while place < count:
+    values, done = np.zeros(count, dtype=np.uint8), 0
+    while done < count:
         repeated = bits.number(1)
         length = bits.number(widths[bits.number(2)]) + 1
-        if place + length > count:
+        if done + length > count:
             raise Tag2maskError("its run lengths are damaged: they cover more than the image")
-        values[place : place + length] = np.packbits(bits.take(_VALUE_BITS if repeated else _VALUE_BITS * length))
-        place += length
-    covered: npt.NDArray[np.bool_] = values.reshape(height, width, 4)[..., 3] >= _LEAST_ALPHA
+        values[done : done + length] = np.packbits(bits.take(_VALUE_BITS if repeated else _VALUE_BITS * length))
+        done += length
+    covered: npt.NDArray[np.bool_] = values.reshape(height, width, 4)[..., 3] >= _MIN_ALPHA
     return covered
 
 
 class _Bits:
-    """Reads bits in order."""
+    """Reads a bit stream."""
 
     def __init__(self, raw: bytes) -> None:
-        self._bits, self._place = np.unpackbits(np.frombuffer(raw, dtype=np.uint8)), 0
+        self._bits, self._position = np.unpackbits(np.frombuffer(raw, dtype=np.uint8)), 0
 
     def take(self, count: int) -> npt.NDArray[np.uint8]:
         """The next ``count`` bits."""
-        taken = self._bits[self._place : self._place + count]
+        taken = self._bits[self._position : self._position + count]
         if len(taken) < count:
             raise Tag2maskError("its run lengths are damaged: they end too early")
-        self._place += count
+        self._position += count
         return taken
 
     def number(self, count: int) -> int:

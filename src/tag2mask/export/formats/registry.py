@@ -1,4 +1,4 @@
-"""Export of masks to other tools; the files are complete or not written at all."""
+"""Export of masks to other tools: all files are written, or none."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +19,7 @@ from tag2mask.export.formats.fiftyone import FiftyOneWriter
 from tag2mask.export.formats.labelstudio import LabelStudioWriter
 from tag2mask.export.formats.record import MaskRecord, checked_id
 from tag2mask.export.formats.shards import ShardsWriter
-from tag2mask.export.formats.target import whole_target
+from tag2mask.export.formats.target import atomic_target
 from tag2mask.export.formats.voc import VocWriter
 from tag2mask.export.formats.yolo import YoloWriter
 
@@ -32,10 +32,10 @@ FORMATS: dict[str, type[Writer]] = {
     "fiftyone": FiftyOneWriter,
     "shards": ShardsWriter,
 }
-"""The writers by the names of their formats."""
+"""Writers by format name."""
 
-_Wanted = tuple[str, Path | None, tuple[int, ...] | None]
-"""ID, image file and tags of a mask to export."""
+_Source = tuple[str, Path | None, tuple[int, ...] | None]
+"""ID, image file and tags of a mask."""
 
 
 @dataclass
@@ -43,14 +43,14 @@ class MaskSource:
     """The masks to export: those of given images, or all masks of a folder.
 
     Attributes:
-        folder: holds ID.png; `FinalMasks` need ``items``.
+        folder: contains ID.png; `FinalMasks` need ``items``.
         classes: names without background.
         items: the images; None: all masks in the folder.
-        pixel_limit: larger images and masks are refused by name.
-        limit: only the first so many; None: all.
-        rejected: images that are not in ``items`` because their masks were rejected.
-        missing: images without a mask, counted by `records`.
-        failed: why a mask could not be read, by ID, filled by `records`.
+        pixel_limit: larger images and masks fail.
+        limit: export only the first ones; None: all.
+        rejected: number of images that are not in ``items`` because their masks were rejected.
+        missing: number of images without a mask, set by `records`.
+        failed: error messages by ID, set by `records`.
     """
 
     folder: Path | FinalMasks
@@ -69,30 +69,30 @@ class MaskSource:
             self._ids = sorted({name.removesuffix(".png") for name in files_below(self.folder, ".png")})
 
     def __len__(self) -> int:
-        """Number of images or masks, an upper bound of what can be exported."""
+        """Number of images or masks; some may turn out to be missing or invalid."""
         count = len(self._ids if self.items is None else self.items)
         return count if self.limit is None else min(count, self.limit)
 
     def records(self) -> Iterator[MaskRecord]:
-        """Every image with a valid mask; a few are read ahead, none is kept."""
-        wanted = islice(self._wanted(), self.limit)
-        for image_id, answer in map_ahead(self._read, wanted, threads=min(2, os.cpu_count() or 1)):
-            if isinstance(answer, MaskRecord):
-                yield answer
-            elif answer is None:
+        """Yield each image with a valid mask; a few are prefetched."""
+        sources = islice(self._sources(), self.limit)
+        for image_id, result in map_ahead(self._read, sources, threads=min(2, os.cpu_count() or 1)):
+            if isinstance(result, MaskRecord):
+                yield result
+            elif result is None:
                 self.missing += 1
             else:
-                self.failed[image_id] = answer
+                self.failed[image_id] = result
 
-    def _wanted(self) -> Iterable[_Wanted]:
+    def _sources(self) -> Iterable[_Source]:
         if self.items is None:
             return ((image_id, None, None) for image_id in self._ids)
-        tagged = any(item.tags for item in self.items)  # images that were given to `predict` have no tags
+        tagged = any(item.tags for item in self.items)  # images of `predict` have no tags
         return ((item.id, item.path, item.tags if tagged else None) for item in self.items)
 
-    def _read(self, wanted: _Wanted) -> tuple[str, MaskRecord | str | None]:
-        """The ID with the mask and its image, with None if there is no mask, or with why it cannot be used."""
-        image_id, image, tags = wanted
+    def _read(self, source: _Source) -> tuple[str, MaskRecord | str | None]:
+        """The ID and: the record, None if there is no mask, or an error message."""
+        image_id, image, tags = source
         try:
             path = self.folder / f"{checked_id(image_id)}.png"
             if image is not None and not path.is_file():
@@ -105,12 +105,12 @@ class MaskSource:
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExchangeResult:
     """The result of an export or import.
 
     Attributes:
         done: number of masks written.
-        failed: why a mask could not be written, by ID.
+        failed: error messages by ID.
         notes: losses and other remarks.
     """
 
@@ -125,9 +125,9 @@ def export_masks(
     out: Path,
     settings: ExportSettings | None = None,
     *,
-    again: bool = False,
+    overwrite: bool = False,
     on_image: Callable[[int], None] = lambda done: None,
-) -> Exported:
+) -> ExchangeResult:
     """Write masks for another tool.
 
     Args:
@@ -135,18 +135,18 @@ def export_masks(
         source: the masks.
         out: a folder, or a zip, which contains no links.
         settings: of the format.
-        again: replace an earlier export.
-        on_image: called after each image with the number of images done.
+        overwrite: replace an earlier export.
+        on_image: called after each image with the number of exported images.
 
     Raises:
-        UsageError: ``out`` holds other files, the format is unknown, or it cannot hold a class name.
+        UsageError: ``out`` contains other files, the format is unknown, or it does not allow a class name.
         Tag2maskError: there was no valid mask.
     """
     if name not in FORMATS:
-        raise UsageError(f"export knows the formats {', '.join(FORMATS)}, received '{name}'")
+        raise UsageError(f"the export formats are {', '.join(FORMATS)}; received '{name}'")
     settings, failed, done = settings or ExportSettings(), dict[str, str](), 0
     made: dict[str, object] = {"format": name, "classes": list(source.classes), "split": settings.split}
-    with whole_target(out, made, again=again) as folder:
+    with atomic_target(out, made, overwrite=overwrite) as folder:
         writer = FORMATS[name](folder, source.classes, settings)
         try:
             for record in source.records():
@@ -164,5 +164,5 @@ def export_masks(
             writer.close()
         made |= {"images": done, "lost": asdict(writer.losses)}
     notes = [f"{source.missing:,} images have no mask"] if source.missing else []
-    notes += [f"{source.rejected:,} masks that somebody rejected are left out"] if source.rejected else []
-    return Exported(done, source.failed | failed, [*notes, *writer.losses.sentences(), *writer.notes])
+    notes += [f"{source.rejected:,} rejected masks are left out"] if source.rejected else []
+    return ExchangeResult(done, source.failed | failed, [*notes, *writer.losses.sentences(), *writer.notes])

@@ -1,4 +1,4 @@
-"""Masks and images as WebDataset shards: tar files for training elsewhere."""
+"""Masks and images as WebDataset shards: tar files for training with other tools."""
 
 import json
 from collections.abc import Iterator
@@ -24,30 +24,31 @@ class ShardsWriter(Writer):
           KEY.jpg          the unchanged image file with its own suffix; only with --images copy
         classes.json       the class list, background first
 
-    KEY is the ID, with `.` and `%` in its last part written as `%2E` and `%25`: a key ends at its first dot. The tar
-    files are written to `store`, any URL that `fsspec` opens for writing, if one is given.
+    KEY is the ID, with `.` and `%` in its last part written as `%2E` and `%25`, since a key ends at its first dot. With
+    `store`, the tar files go to a URL that `fsspec` opens for writing.
     """
 
     options = frozenset({"images", "per_shard", "store"})
 
     def __init__(self, folder: Path, classes: tuple[str, ...], settings: ExportSettings) -> None:
-        """Begin.
+        """Open the first tar file.
 
         Raises:
-            UsageError: webdataset is not installed, links are wanted, or the URL cannot be opened.
+            UsageError: webdataset is not installed, or the settings ask for links.
+            Tag2maskError: the URL cannot be opened.
         """
         super().__init__(folder, classes, settings)
         if find_spec("webdataset") is None:
             raise UsageError("export shards needs webdataset; pip install 'tag2mask[shards]'")
         if self.images not in ("none", "copy"):
-            raise UsageError("export shards: --images should be none or copy, a shard holds no links")
+            raise UsageError("export shards: --images should be none or copy, since a shard holds no links")
         from webdataset import ShardWriter
 
-        place = str(folder) if settings.store is None else settings.store.rstrip("/")
-        pattern = f"{place.replace('%', '%%')}/{settings.split.replace('%', '%%')}-%06d.tar"
-        with _named(place):
+        target = str(folder) if settings.store is None else settings.store.rstrip("/")
+        pattern = f"{target.replace('%', '%%')}/{settings.split.replace('%', '%%')}-%06d.tar"
+        with _store_errors(target):
             self._shards = ShardWriter(
-                pattern, maxcount=settings.per_shard, verbose=0, opener=_opened, encoder=False, mtime=0.0
+                pattern, maxcount=settings.per_shard, verbose=0, opener=_open, encoder=False, mtime=0.0
             )
         self._scratch = folder / ".mask.png"
 
@@ -63,12 +64,12 @@ class ShardsWriter(Writer):
         if self.images == "copy" and record.image is not None:
             suffix = record.image.suffix.lower().lstrip(".")
             sample["image.png" if suffix == "png" else suffix] = record.image.read_bytes()
-        with _named(self._shards.fname):
+        with _store_errors(self._shards.fname):
             self._shards.write(sample)
 
     def finish(self) -> None:
         """End the last tar file, and write the class list."""
-        with _named(self._shards.fname):
+        with _store_errors(self._shards.fname):
             self._shards.close()
         with self.open_text("classes.json") as file:
             json.dump([BACKGROUND, *self.classes], file, ensure_ascii=False)
@@ -76,25 +77,25 @@ class ShardsWriter(Writer):
             self.notes.append(f"the tars are in {self.settings.store}")
 
     def close(self) -> None:
-        """Close the open tar file, also after an exception; files in a store stay there."""
-        with suppress(Exception):  # closed already, or the store fails, which the error names
+        """Close the open tar file, also after an exception; files in a store remain."""
+        with suppress(Exception):  # closed already, or the store fails, which `finish` or `add` has reported
             self._shards.close()
         self._scratch.unlink(missing_ok=True)
 
 
-def _opened(name: str) -> IO[bytes]:
-    """A file, or an object in a store, to write to."""
+def _open(name: str) -> IO[bytes]:
+    """A file or an object in a store, open for writing."""
     import fsspec
 
     return cast("IO[bytes]", fsspec.open(name, "wb").open() if "://" in name else Path(name).open("wb"))
 
 
 @contextmanager
-def _named(place: str) -> Iterator[None]:
-    """Turn any error of a store into one that names it."""
+def _store_errors(name: str) -> Iterator[None]:
+    """Turn any error of a store into one that names the file."""
     try:
         yield
     except (Tag2maskError, KeyboardInterrupt):
         raise
-    except Exception as reason:  # each kind of store has its own errors
-        raise Tag2maskError(f"{place} could not be written to ({' '.join(str(reason).split())})") from reason
+    except Exception as reason:  # each store has its own errors
+        raise Tag2maskError(f"{name} could not be written to ({' '.join(str(reason).split())})") from reason

@@ -12,46 +12,43 @@ from tag2mask.core.files import atomic_path, temporary_name, write_json
 from tag2mask.data.file_names import EXPORT_RECORD as RECORD
 
 
-def refuse_target(out: Path, *, again: bool) -> None:
+def check_target(out: Path, *, overwrite: bool) -> None:
     """Refuse to overwrite other files.
 
     Args:
         out: the folder, or a name that ends in .zip.
-        again: replace an earlier export.
+        overwrite: replace an earlier export.
 
     Raises:
-        UsageError: there are files that no export wrote, or an export that is not to be replaced.
+        UsageError: there are files that no export wrote, or an earlier export without ``overwrite``.
     """
     if out.suffix == ".zip":
-        if out.is_dir() or (out.exists() and not again):
-            raise UsageError(f"--out {out} is there already; use another one, or --overwrite to replace that file")
+        if out.is_dir() or (out.exists() and not overwrite):
+            raise UsageError(f"--out {out} exists already; use another one, or --overwrite to replace that file")
         return
     if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise UsageError(f"--out {out} is a file or a link; it should name a folder that is not there yet, or a .zip")
+        raise UsageError(f"--out {out} is a file or a link; it should name a new folder or a .zip")
     if out.is_dir() and os.path.ismount(out):
-        raise UsageError(f"--out {out} is where a disk is mounted, which cannot be replaced; name a folder inside it")
+        raise UsageError(f"--out {out} is a mount point, which cannot be replaced; name a folder inside it")
     if not out.is_dir() or not any(out.iterdir()):
         return
     if not (out / RECORD).is_file():
-        raise UsageError(f"--out {out} holds files that no export wrote; use a folder that is not there yet")
-    if not again:
+        raise UsageError(f"--out {out} contains files that no export wrote; use a new folder")
+    if not overwrite:
         raise UsageError(f"--out {out} is an earlier export; use another one, or --overwrite to replace it")
 
 
 @contextmanager
-def whole_target(out: Path, record: dict[str, object], *, again: bool = False) -> Iterator[Path]:
-    """Yield a temporary folder in the parent of ``out``; if the block ends without an exception, it becomes ``out``.
+def atomic_target(out: Path, record: dict[str, object], *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder next to ``out``, which becomes ``out`` if the block ends without an exception.
+
+    Arguments and errors as in `check_target`, and:
 
     Args:
-        out: the folder, or a name that ends in .zip.
         record: content of `RECORD`, read when the block ends; not written to a zip.
-        again: replace an earlier export.
-
-    Raises:
-        UsageError: as `refuse_target`.
     """
-    refuse_target(out, again=again)
-    out = Path(os.path.abspath(out))  # noqa: PTH100 - `.` has no name; a link was refused, so none is followed
+    check_target(out, overwrite=overwrite)
+    out = Path(os.path.abspath(out))  # noqa: PTH100 - `.` has no name
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = out.parent / temporary_name(out.name)
     folder.mkdir()
@@ -88,5 +85,5 @@ def _pack(folder: Path, target: Path) -> None:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 text = path.suffix in (".txt", ".json", ".xml", ".yaml")
-                how = zipfile.ZIP_DEFLATED if text else zipfile.ZIP_STORED
-                archive.write(path, path.relative_to(folder).as_posix(), how)
+                method = zipfile.ZIP_DEFLATED if text else zipfile.ZIP_STORED
+                archive.write(path, path.relative_to(folder).as_posix(), method)

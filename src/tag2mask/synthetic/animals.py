@@ -1,4 +1,4 @@
-"""Creatures: a body of several looks that all species share, and a face of one species."""
+"""Animals: a body of several textures that all species share, and the face of a species."""
 
 from dataclasses import dataclass
 
@@ -25,12 +25,12 @@ from tag2mask.synthetic.drawing import (
     spots,
     stripes,
 )
-from tag2mask.synthetic.settings import KINSHIP
+from tag2mask.synthetic.settings import COAT_SHARE
 from tag2mask.synthetic.species import Species
 
 
 @dataclass(frozen=True)
-class Look:
+class Texture:
     """A pattern of two colours on a part of a body."""
 
     pattern: Pattern
@@ -38,13 +38,13 @@ class Look:
     mark: Colour
 
 
-LOOKS = (
-    Look(mottle, (0.42, 0.28, 0.17), (0.60, 0.43, 0.28)),
-    Look(spots, (0.90, 0.84, 0.70), (0.25, 0.20, 0.16)),
-    Look(stripes, (0.92, 0.90, 0.88), (0.14, 0.13, 0.15)),
-    Look(bands, (0.70, 0.38, 0.20), (0.32, 0.15, 0.10)),
-    Look(scales, (0.52, 0.55, 0.55), (0.28, 0.31, 0.33)),
-    Look(checks, (0.82, 0.62, 0.60), (0.52, 0.34, 0.37)),
+TEXTURES = (
+    Texture(mottle, (0.42, 0.28, 0.17), (0.60, 0.43, 0.28)),
+    Texture(spots, (0.90, 0.84, 0.70), (0.25, 0.20, 0.16)),
+    Texture(stripes, (0.92, 0.90, 0.88), (0.14, 0.13, 0.15)),
+    Texture(bands, (0.70, 0.38, 0.20), (0.32, 0.15, 0.10)),
+    Texture(scales, (0.52, 0.55, 0.55), (0.28, 0.31, 0.33)),
+    Texture(checks, (0.82, 0.62, 0.60), (0.52, 0.34, 0.37)),
 )
 
 COATS: tuple[Colour, ...] = (
@@ -55,12 +55,12 @@ COATS: tuple[Colour, ...] = (
     (0.66, 0.40, 0.26),
     (0.72, 0.58, 0.60),
 )
-"""Base colours common to all looks of a creature, in proportion to `KINSHIP`."""
+"""Base colours that all textures of an animal share, in proportion to `COAT_SHARE`."""
 
 
 @dataclass(frozen=True)
-class Build:
-    """The proportions of one creature, in units of its body's length (shoulder to rump)."""
+class Proportions:
+    """The proportions of one animal, in units of its body length (shoulder to rump)."""
 
     girth: float
     neck: Point
@@ -71,7 +71,7 @@ class Build:
     split: float
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> "Build":
+    def sample(cls, rng: np.random.Generator) -> "Proportions":
         """Random proportions, independent of the species."""
         return cls(
             girth=rng.uniform(0.24, 0.33),
@@ -87,55 +87,49 @@ class Build:
         )
 
 
-def draw_creature(rng: np.random.Generator, species: Species, length: float) -> Layer:
-    """A creature of random build, looks and pose.
+def draw_animal(rng: np.random.Generator, species: Species, length: float) -> Layer:
+    """An animal of random proportions, textures and pose.
 
     Args:
-        length: of its body from shoulder to rump, in pixels; the whole is about twice as long.
+        length: of its body from shoulder to rump, in pixels; the animal is about twice as long.
     """
     shape = int(np.ceil(1.6 * length)), int(np.ceil(2.0 * length))
     x, y = canvas(shape, length, tilt=rng.uniform(-0.3, 0.3), mirrored=bool(rng.integers(2)))
-    return Layer.of(creature_parts(rng, species, x, y), shape, unit=length, roundness=0.12)
+    return Layer.of(animal_parts(rng, species, x, y), shape, unit=length, roundness=0.12)
 
 
-def creature_parts(
-    rng: np.random.Generator, species: Species, x: np.ndarray, y: np.ndarray, *, kinship: float = KINSHIP
+def animal_parts(
+    rng: np.random.Generator, species: Species, x: np.ndarray, y: np.ndarray, *, coat_share: float = COAT_SHARE
 ) -> list[Part]:
-    """The parts of a creature that faces right, the lowest first; x and y (h, w) in units of its body's length.
+    """The parts of an animal that faces right, the lowest first; x and y (h, w) in units of its body length.
 
-    The draws from ``rng`` do not depend on the species: one state gives all species the same body.
+    The draws from ``rng`` do not depend on the species, so equal states give all species the same body.
     """
-    build = Build.draw(rng)
+    body = Proportions.sample(rng)
     coat = COATS[rng.integers(len(COATS))]
     shift = rng.uniform(-1, 1, 2)
     height, width = x.shape
     fur = 0.05 * smooth_noise(rng, (height, width), (height // 4, width // 4))[..., None]
-    looks = _looks(rng)
-    painted = [_paint(look, coat, kinship, x + shift[0], y + shift[1]) + fur for look in looks]
-    return [*_body(build, x, y, painted), *_head(build, species, painted[0], x, y)]
+    front_rear_limbs = [TEXTURES[index] for index in rng.permutation(len(TEXTURES))[:3]]
+    rng.uniform()  # keeps the stream of random numbers, and so the scenes, of earlier versions
+    painted = [_paint(texture, coat, coat_share, x + shift[0], y + shift[1]) + fur for texture in front_rear_limbs]
+    return [*_body_parts(body, x, y, painted), *_head_parts(body, species, painted[0], x, y)]
 
 
-def _looks(rng: np.random.Generator) -> list[Look]:
-    """Three different looks: front, rear, limbs."""
-    pool = rng.permutation(len(LOOKS))
-    rng.uniform()  # without effect; without it all scenes would be others than those of earlier versions
-    return [LOOKS[index] for index in pool[:3]]
-
-
-def _paint(look: Look, coat: Colour, kinship: float, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _paint(texture: Texture, coat: Colour, share: float, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     dark = mixed(coat, (0.1, 0.08, 0.08), 0.55) if sum(coat) > 1.2 else mixed(coat, (0.9, 0.85, 0.8), 0.35)
-    return blend(mixed(look.base, coat, kinship), mixed(look.mark, dark, kinship), look.pattern(x, y))
+    return blend(mixed(texture.base, coat, share), mixed(texture.mark, dark, share), texture.pattern(x, y))
 
 
-def _body(build: Build, x: np.ndarray, y: np.ndarray, looks: list[np.ndarray]) -> list[Part]:
-    """Far legs, tail, torso (two looks), near legs, neck; all in units of the body's length."""
-    front, rear, limbs = looks
+def _body_parts(body: Proportions, x: np.ndarray, y: np.ndarray, painted: list[np.ndarray]) -> list[Part]:
+    """Far legs, tail, torso (two textures), near legs, neck; in units of the body length."""
+    front, rear, limbs = painted
     shoulder, rump = (0.27, 0.0), (-0.27, 0.0)
-    border = np.clip((x - build.split - 0.05 * np.sin(22 * y)) * 60, 0, 1)[..., None]
+    border = np.clip((x - body.split - 0.05 * np.sin(22 * y)) * 60, 0, 1)[..., None]
     torso = front * border + rear * (1 - border)
-    girth, width, foot = build.girth, build.leg_width, 0.6 * build.girth + build.leg
-    middle = (rump[0] - 0.5 * girth + build.tail[0][0], build.tail[0][1])
-    end = (middle[0] + build.tail[1][0], middle[1] + build.tail[1][1])
+    girth, width, foot = body.girth, body.leg_width, 0.6 * body.girth + body.leg
+    middle = (rump[0] - 0.5 * girth + body.tail[0][0], body.tail[0][1])
+    end = (middle[0] + body.tail[1][0], middle[1] + body.tail[1][1])
     parts = [
         Part(capsule(x, y, (at, 0.3 * girth), (at + lean, foot - 0.03), (width, 0.8 * width)), limbs * 0.7)
         for at, lean in ((0.19, 0.05), (-0.33, 0.04))
@@ -149,18 +143,18 @@ def _body(build: Build, x: np.ndarray, y: np.ndarray, looks: list[np.ndarray]) -
         Part(capsule(x, y, (at, 0.4 * girth), (at + lean, foot), (1.25 * width, 0.8 * width)), limbs)
         for at, lean in ((0.30, -0.03), (-0.24, -0.04))
     ]
-    head = _head_centre(build)
-    parts.append(Part(capsule(x, y, (shoulder[0] + 0.02, -0.3 * girth), head, (0.62 * girth, 0.6 * build.head)), front))
+    head = _head_centre(body)
+    parts.append(Part(capsule(x, y, (shoulder[0] + 0.02, -0.3 * girth), head, (0.62 * girth, 0.6 * body.head)), front))
     return parts
 
 
-def _head_centre(build: Build) -> Point:
-    return 0.27 + build.neck[0], -0.3 * build.girth + build.neck[1]
+def _head_centre(body: Proportions) -> Point:
+    return 0.27 + body.neck[0], -0.3 * body.girth + body.neck[1]
 
 
-def _head(build: Build, species: Species, coat: np.ndarray, x: np.ndarray, y: np.ndarray) -> list[Part]:
-    """Crown, head, and on it the face with the marks of its species and an eye; in units of the body's length."""
-    centre, radius = _head_centre(build), build.head
+def _head_parts(body: Proportions, species: Species, coat: np.ndarray, x: np.ndarray, y: np.ndarray) -> list[Part]:
+    """Crown, head, the face with the marks of its species, and an eye; in units of the body length."""
+    centre, radius = _head_centre(body), body.head
     window = bounds(np.hypot(x - centre[0], y - centre[1]) < 2.3 * radius)
     u, v = (x[window] - centre[0]) / radius, (y[window] - centre[1]) / radius
     face = blend(species.face, species.mark, species.pattern(u, v))
@@ -177,7 +171,7 @@ def _head(build: Build, species: Species, coat: np.ndarray, x: np.ndarray, y: np
 
 
 def _crown(species: Species, u: np.ndarray, v: np.ndarray) -> list[tuple[np.ndarray, float]]:
-    """The crown: shapes in units of the head's radius, each with its share of the mark's colour."""
+    """The shapes of the crown in units of the head's radius, each with its share of the mark's colour."""
     match species.crown:
         case "ears":
             return [(ellipse(u, v, (at, -0.85), (0.42, 0.45)), share) for at, share in ((-0.65, 0.0), (0.45, 0.0))]
@@ -193,10 +187,8 @@ def _crown(species: Species, u: np.ndarray, v: np.ndarray) -> list[tuple[np.ndar
             balls = [ellipse(u, v, (0.8 * lean, -1.65), (0.26, 0.26)) for lean in (-1, 0.7)]
             return [(rod, 0.5) for rod in rods] + [(ball, 0.0) for ball in balls]
         case "mane":
-            petals = [
-                (ellipse(u, v, (np.sin(a), -np.cos(a)), (0.42, 0.42)), 0.0) for a in (-2.6, -2.0, -1.4, -0.8, -0.2, 0.4)
-            ]
-            return petals
+            angles = (-2.6, -2.0, -1.4, -0.8, -0.2, 0.4)
+            return [(ellipse(u, v, (np.sin(a), -np.cos(a)), (0.42, 0.42)), 0.0) for a in angles]
 
 
 def _spike(u: np.ndarray, v: np.ndarray, foot: Point, lean: float, width: float, height: float) -> np.ndarray:
