@@ -77,11 +77,6 @@ def test_masks_without_the_class_list_are_refused(tmp_path: Path) -> None:
     assert not found.verdicts and problem.level == "error" and "write the class list back" in problem.message
 
 
-def test_an_image_with_the_name_of_the_record(tmp_path: Path) -> None:
-    with pytest.raises(Tag2maskError, match="rename it"):
-        CorrectionsFolder(tmp_path, CLASSES).write("corrections", Decision.now("rejected"))
-
-
 def test_a_name_too_long(tmp_path: Path) -> None:
     with pytest.raises(Tag2maskError, match="rename its image"):
         CorrectionsFolder(tmp_path, CLASSES).decision("a" * 251)

@@ -86,7 +86,7 @@ def test_a_correction_stays_in_its_folder(image_id: str, tmp_path: Path) -> None
         lambda: kept.mask(image_id),
         lambda: kept.forget(image_id),
     ):
-        with pytest.raises(Tag2maskError, match=r"is no ID of an image|rename it"):
+        with pytest.raises(Tag2maskError, match=r"is not the ID of an image|rename it"):
             act()
     assert not list(tmp_path.iterdir())
 

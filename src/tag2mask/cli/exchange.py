@@ -1,5 +1,6 @@
-"""The commands `export` and `import`: to other people's tools and back."""
+"""The commands `export` and `import`."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.stages import finish, one_process, require_run
 from tag2mask.core.errors import UsageError
 from tag2mask.data.corrections import CorrectionsFolder
+from tag2mask.data.dataset import open_images
 from tag2mask.export.formats.base import ExportSettings, Images, Pieces
 from tag2mask.export.formats.importers import READERS, import_masks
 from tag2mask.export.formats.registry import FORMATS, export_masks
@@ -20,7 +22,7 @@ from tag2mask.runs.corrections import CORRECTIONS
 from tag2mask.runs.progress import StageResult, progress_bar
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.stages.registry import require_classes
-from tag2mask.workflows.export_masks import known_images, mask_source, refuse_inside
+from tag2mask.workflows.export_masks import mask_source, refuse_inside
 from tag2mask.workflows.repeats import refuse_repeats
 
 
@@ -101,8 +103,8 @@ def _masks(call: Invocation, name: str, masks: Path, out: Path, given: dict[str,
     settings = ExportSettings(**{"split": split, **given})
     result = StageResult(f"export {name}")
     if call.dry_run:
-        said = f"would write up to {len(source)} masks of {source.folder} as {name} to {out}"
-        output().print(said, highlight=False, markup=False, soft_wrap=True)
+        sentence = f"would write up to {len(source)} masks of {source.folder} as {name} to {out}"
+        output().print(sentence, highlight=False, markup=False, soft_wrap=True)
         return 0
     with progress_bar(errors(), result.stage, len(source)) as advance:
         made = export_masks(name, source, out, settings, overwrite=overwrite, on_image=advance)
@@ -134,12 +136,12 @@ def import_corrections(
         raise UsageError(f"import knows the formats {', '.join(READERS)}, received '{format}'")
     require_run(run)
     refuse_repeats(RunFolder(run))
-    images = known_images(call.config)
+    images = open_images(replace(call.config.data, split=None))
     require_classes(RunFolder(run), images.classes)
     folder = CorrectionsFolder(run / CORRECTIONS, images.classes)
     if call.dry_run:
-        said = f"would write the masks in {file} to {folder.folder}"
-        output().print(said, highlight=False, markup=False, soft_wrap=True)
+        sentence = f"would write the masks in {file} to {folder.folder}"
+        output().print(sentence, highlight=False, markup=False, soft_wrap=True)
         return 0
     options: dict[str, Any] = {"ignored": ignore_label}
     if format == "masks":

@@ -154,7 +154,7 @@ class CorrectionsFolder:
                 "be decided about it; rename it"
             )
         if any(part in ("", ".", "..") for part in image_id.split("/")) or "\0" in image_id:
-            raise Tag2maskError(f"{one_line(image_id)!r} is no ID of an image: it leads out of {self.folder}")
+            raise Tag2maskError(f"{one_line(image_id)!r} is not the ID of an image: it leads out of {self.folder}")
         return Path(on_disk(f"{self.folder}/{image_id}.{suffix}"))
 
 

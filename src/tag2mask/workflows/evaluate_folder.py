@@ -4,7 +4,6 @@ from pathlib import Path
 
 from tag2mask.core.errors import UsageError
 from tag2mask.core.files import files_below
-from tag2mask.data.dataset import ImageSet
 from tag2mask.evaluation import Figures, evaluate_cams, evaluate_masks
 from tag2mask.runs.config import Config
 from tag2mask.runs.dataset import run_images
@@ -34,17 +33,11 @@ def evaluate_folder(config: Config, folder: Path, console: Console) -> Figures:
         if problem.level == "error":
             raise UsageError(problem.message)
         console.print(f"warning: {problem.message}", style="yellow", highlight=False, markup=False, soft_wrap=True)
-    return _figures(config, folder, images, console)
-
-
-def _figures(config: Config, folder: Path, images: ImageSet, console: Console) -> Figures:
-    ids = class_ids(config.evaluate.class_names(), images.classes)
-    extra = config.limit is not None
+    ids, extra = class_ids(config.evaluate.class_names(), images.classes), config.limit is not None
     # A folder of rasterised masks holds an .npz too, the index of annotations.
     cams = next(files_below(folder, ".png"), None) is None
     if cams and next(files_below(folder, ".npz"), None) is None:
         raise UsageError(f"{folder} holds neither masks (.png) nor CAM files (.npz)")
+    evaluate = evaluate_cams if cams else evaluate_masks
     with counted_bar(console, folder, len(images.items)) as on_image:
-        if cams:
-            return evaluate_cams(folder, images, ids=ids, allow_extra=extra, on_image=on_image)
-        return evaluate_masks(folder, images, ids=ids, allow_extra=extra, on_image=on_image)
+        return evaluate(folder, images, ids=ids, allow_extra=extra, on_image=on_image)

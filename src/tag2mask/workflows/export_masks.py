@@ -1,12 +1,11 @@
 """The masks to export: those of a run, of its predictions, or of any folder."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.core.files import read_json
 from tag2mask.data.classes import class_problems, read_classes
-from tag2mask.data.dataset import ImageSet, find_images, open_images
+from tag2mask.data.dataset import find_images, open_images
 from tag2mask.export.formats.registry import MaskSource
 from tag2mask.runs.config import Config
 from tag2mask.runs.corrections import CORRECTIONS, final_masks, run_corrections
@@ -60,11 +59,6 @@ def _of_run(config: Config, path: Path, run: RunFolder) -> tuple[MaskSource, str
     kept = chosen.filter(lambda item: not images.corrections.is_rejected(item.id))
     masks, rejected = final_masks(run, images), len(chosen) - len(kept)
     return MaskSource(masks, images.classes, kept, config.data.pixel_limit, rejected=rejected), split
-
-
-def known_images(config: Config) -> ImageSet:
-    """The images of a run in all splits, with the tags of the data set."""
-    return open_images(replace(config.data, split=None))
 
 
 def refuse_inside(out: Path, *places: Path | None) -> None:

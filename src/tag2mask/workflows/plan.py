@@ -85,7 +85,7 @@ def _line(stage: StagePlan) -> str:
     if stage.lacking:
         parts.append("disk unknown here" if stage.bytes is None else f"{_size(stage.bytes)}, as the files here")
     if stage.lacking or stage.steps:
-        parts.append("time unknown here" if stage.seconds is None else f"{duration(stage.seconds)} at its pace here")
+        parts.append("time unknown here" if stage.seconds is None else f"{duration(stage.seconds)} by its records here")
     return "; ".join(parts)
 
 

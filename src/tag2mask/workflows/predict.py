@@ -73,8 +73,12 @@ class Predict(Stage):
 
     @cached_property
     def network(self) -> str:
-        """A digest of the network's file, computed once per command."""
-        return _digest(self.model)
+        """The beginning of the SHA-256 of the checkpoint, computed once per command."""
+        try:
+            with self.model.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        except OSError as error:
+            raise NetworkFileError(f"{self.model} could not be read ({error.strerror})") from error
 
     def images(self, config: Config, run: RunFolder) -> ImageSet:
         """The images to label, up to the limit; found once per command.
@@ -114,10 +118,10 @@ class Predict(Stage):
         """The number of images to label."""
         self.require(config, run, images)
         mine = _of_this_command(images, config)
-        lacking = len(mine) if self.overwrite else sum(self.is_missing(run, item) for item in mine)
+        missing = len(mine) if self.overwrite else sum(self.is_missing(run, item) for item in mine)
         what = f"masks{' and overlays' if self.overlays else ''} to {run.path}"
-        work = f"{lacking} of {len(mine)} images to label with {self.model}, {what}"
-        return StagePlan(self.name, work, lacking)
+        work = f"{missing} of {len(mine)} images to label with {self.model}, {what}"
+        return StagePlan(self.name, work, missing)
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
         """Label the images without a mask.
@@ -268,11 +272,3 @@ def _write_overlay(path: Path, image: np.ndarray, labels: np.ndarray) -> None:
 def _is_same(one: Path, other: Path) -> bool:
     """Whether two paths name one folder, existing or not."""
     return os.path.abspath(one) == os.path.abspath(other)  # noqa: PTH100 - unlike Path.absolute it takes out ".."
-
-
-def _digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    except OSError as error:
-        raise NetworkFileError(f"{path} could not be read ({error.strerror})") from error
