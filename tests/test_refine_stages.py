@@ -174,7 +174,7 @@ def test_what_is_refused_says_what_to_do(
     assert run("edges", scenes, copied, **{**IRN, "data__split": "val"}) == 2
     assert "data.split was 'train' and is 'val'" in capsys.readouterr().err
     for name, value, said in (
-        ("edges__backbone", "resnet51", "edges.backbone: 'resnet51'"),
+        ("edges__backbone", "resnet51", "edges.backbone should be one of resnet18"),
         ("edges__precision", "fp16", "edges.precision fp16 needs a GPU"),
     ):
         again = Path(copytree(copied, tmp_path / name))
