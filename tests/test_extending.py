@@ -36,7 +36,7 @@ def test_each_part_is_two_files_and_all_of_them_work(scenes: Path, tmp_path: Pat
         "A stage": 2,
         "A kind of CAM": 2,
         "A backbone": 2,
-        "A method of refinement": 2,
+        "A refinement method": 2,
     }
     out = tmp_path / "out"
     changes = {"network__backbone": "patches", "cams__kinds": "[pot,smooth]", "refine__cams": "smooth"}
