@@ -33,7 +33,7 @@ from tag2mask.quality.features import FIELDS, MaskFeatures, stored_features
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import StageResult
 from tag2mask.runs.run_folder import RunFolder
-from tag2mask.stages.confidence import EVIDENCE, QualityInputs
+from tag2mask.stages.confidence import FEATURES, QualityInputs
 
 Floats = npt.NDArray[np.float64]
 
@@ -70,7 +70,7 @@ def judged(place: str) -> list[Judged]:
     images = run_images(config, folder)
     found, made_by = [], set()
     for item in images.items:
-        stored = stored_features(folder / EVIDENCE / f"{item.id}.npz")
+        stored = stored_features(folder / FEATURES / f"{item.id}.npz")
         if stored is None or item.truth is None or not item.truth.is_file():
             continue
         if tuple(stored[0].ids.tolist()) != (0, *item.tags) or not item.tags:

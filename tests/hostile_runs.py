@@ -62,7 +62,7 @@ def cases(rng: random.Random) -> Iterator[Case]:
         yield Case("lock", name, put("run.lock.json", "refine"), "run.lock.json", (2,))
         said, codes = ("", (0,)) if name == "empty-mapping" else ("metrics.json", (1,))
         yield Case("figures", name, put("metrics.json", "evaluate"), said, codes)
-        yield Case("pace", name, put("pace/cams.json", "cams", "--dry-run"), "", (0,))
+        yield Case("pace", name, put("throughput/cams.json", "cams", "--dry-run"), "", (0,))
     for name, holder in _holders().items():
         held = lambda yard, h=holder: _changed(yard, "run.lock.json", json.dumps(h), "refine")  # noqa: E731
         yield Case("lock-holder", name, held, "", (2,))

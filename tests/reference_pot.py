@@ -59,9 +59,9 @@ def confident_pixels(base: Maps, settings: PotSettings) -> Maps:
             mask = (values[1:] <= settings.background_threshold).all(0)
         else:
             mask = (best_tag == c) & (own >= settings.foreground_threshold)
-        if mask.sum() < settings.minimum_seeds:
+        if mask.sum() < settings.min_seeds:
             mask = np.zeros(len(own), dtype=bool)
-            mask[np.argsort(-own, kind="stable")[: settings.minimum_seeds]] = True
+            mask[np.argsort(-own, kind="stable")[: settings.min_seeds]] = True
         seeds[c] = mask
     return seeds
 
@@ -82,7 +82,7 @@ def clusters_of(points: np.ndarray, clusters: int, rounds: int = 10) -> list[np.
 
 
 def areas_of(f: np.ndarray, prototypes: Maps, found: dict[int, list[np.ndarray]], settings: PotSettings) -> Maps:
-    """The pixels that each cluster wins without transport, and `minimum_seeds` more for each class."""
+    """The pixels that each cluster wins without transport, and `min_seeds` more for each class."""
     likeness = {c: np.maximum(f @ prototype, 0) for c, prototype in prototypes.items()}
     likeness = {c: values / (values.max() + 1e-5) for c, values in likeness.items()}
     won = {c: np.zeros(len(clusters)) for c, clusters in found.items()}
@@ -90,7 +90,7 @@ def areas_of(f: np.ndarray, prototypes: Maps, found: dict[int, list[np.ndarray]]
         c = max(likeness, key=lambda c: float(likeness[c][i]))
         won[c][np.argmax([pixel @ p if p.any() else -np.inf for p in found[c]])] += 1
     filled = {c: np.array([p.any() for p in clusters]) for c, clusters in found.items()}
-    return {c: counts + filled[c] * settings.minimum_seeds / filled[c].sum() for c, counts in won.items()}
+    return {c: counts + filled[c] * settings.min_seeds / filled[c].sum() for c, counts in won.items()}
 
 
 def plan_of(cost: np.ndarray, columns: np.ndarray, settings: PotSettings) -> np.ndarray:

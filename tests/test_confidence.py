@@ -242,9 +242,9 @@ def test_features_come_back_from_their_file_and_damage_is_none(tmp_path: Path) -
         {"values": np.array([["a"] * len(FIELDS)] * 2)},
         {"values": np.full((2, len(FIELDS)), np.inf, dtype=np.float32)},
         {"values": np.zeros((3, len(FIELDS)), dtype=np.float32)},
-        {"stray": np.int32(-1)},
-        {"stray": np.array([1, 2], dtype=np.int32)},
-        {"stray_share": np.float32("nan")},
+        {"unexpected": np.int32(-1)},
+        {"unexpected": np.array([1, 2], dtype=np.int32)},
+        {"unexpected_share": np.float32("nan")},
         {"made_by": np.float32(1)},
     ],
 )
@@ -252,8 +252,8 @@ def test_features_of_another_kind_count_as_none(tmp_path: Path, change: dict[str
     whole = {
         "ids": np.array([0, 2], dtype=np.int32),
         "values": np.zeros((2, len(FIELDS)), dtype=np.float32),
-        "stray": np.int32(0),
-        "stray_share": np.float32(0),
+        "unexpected": np.int32(0),
+        "unexpected_share": np.float32(0),
         "made_by": np.str_("these"),
     }
     np.savez(tmp_path / "whole.npz", **whole)
@@ -277,7 +277,7 @@ def test_tables_are_sorted_and_come_back_whatever_the_names(tmp_path: Path) -> N
     rows = (tmp_path / CLASSES).read_text("utf-8", "surrogateescape").splitlines()
     assert rows[0].startswith("image,class,confidence,share,pieces,") and rows[1].startswith("sub/sure,background,0.")
     with (tmp_path / IMAGES).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        assert [row["decided"] for row in csv.DictReader(file)] == ["accepted"] * 3 + [""]
+        assert [row["correction"] for row in csv.DictReader(file)] == ["accepted"] * 3 + [""]
 
 
 def test_equally_certain_ones_are_in_the_order_of_the_data_set_and_unknown_ones_last(tmp_path: Path) -> None:

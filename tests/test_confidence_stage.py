@@ -102,7 +102,7 @@ def test_only_changed_masks_are_estimated_again(copied: Path, scenes: Path, caps
     before_mask = read_mask(masks[0])
     write_mask(masks[0], before_mask, made_from=mask_origin(masks[0]) or "")  # the same, written later
     name = masks[1].relative_to(copied / "masks").with_suffix(".npz")
-    (copied / "confidence/evidence" / name).write_bytes(b"torn")
+    (copied / "confidence/features" / name).write_bytes(b"torn")
     assert told() == (1, 9)
     assert files_of(copied / "confidence") == before
     write_mask(masks[0], before_mask ^ 1, made_from=mask_origin(masks[0]) or "")
@@ -133,7 +133,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_ranked(copied: Path, capsy
     cams[1].write_bytes(b"no cam")
     Image.new("L", (5, 5)).save(masks[2])
     cams[3].unlink()
-    (copied / "confidence/evidence" / cams[3].relative_to(copied / "cams/pot")).unlink()
+    (copied / "confidence/features" / cams[3].relative_to(copied / "cams/pot")).unlink()
     assert rank(copied) == 1
     said = capsys.readouterr().err
     for problem in (str(masks[0]), str(cams[1]), "differ in size", str(cams[3])):
@@ -154,7 +154,7 @@ def result_of(capsys: pytest.CaptureFixture[str], out: Path, *more: str, code: i
 
 
 def evidence_files(out: Path) -> list[Path]:
-    return sorted((out / "confidence/evidence").rglob("*.npz"))
+    return sorted((out / "confidence/features").rglob("*.npz"))
 
 
 def request(out: Path, *more: str) -> Invocation:
@@ -204,9 +204,9 @@ def test_the_network_is_used_unless_it_was_trained_on_truth(
 def test_evidence_of_other_tags_is_stale(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own, items = inputs(copied)
     item = next(item for item in items if item.tags)
-    assert own.evidence_of(item) is not None and not own.is_stale(item)
+    assert own.features_of(item) is not None and not own.is_stale(item)
     other = replace(item, tags=(1, 2) if item.tags != (1, 2) else (1,))
-    assert own.evidence_of(other) is None and own.is_stale(other)
+    assert own.features_of(other) is None and own.is_stale(other)
     classes = run_images(request(copied).config, RunFolder(copied)).classes
     corrections = CorrectionsFolder(copied / "corrections", classes)
     corrections.write(item.id, Decision.now(tags=[classes[tag - 1] for tag in other.tags]))
@@ -224,7 +224,9 @@ def test_decided_masks_are_marked_and_left_out_of_the_report(copied: Path) -> No
     )
     corrections.write(first, Decision.now("accepted"), read_mask(copied / f"masks/{first}.png"))
     assert rank(copied) == 0
-    assert {row["image"]: row["decided"] for row in rows(copied / IMAGES) if row["decided"]} == {first: "accepted"}
+    assert {row["image"]: row["correction"] for row in rows(copied / IMAGES) if row["correction"]} == {
+        first: "accepted"
+    }
     corrections.write(second, Decision.now("rejected"))  # after the tables
     assert main(["report", str(copied), "--report.lowest_confidence", "1"]) == 0
     section = (copied / "report.html").read_text().partition('id="least-certain"')[2].partition("</section>")[0]

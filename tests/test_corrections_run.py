@@ -356,7 +356,7 @@ def test_check_lists_what_is_wrong_with_corrections(copied: Path, scenes: Path, 
         ("bad-correction", "error", Path(ids[3]).stem),
         ("bad-correction", "error", Path(ids[5]).stem),
         ("mask-format", "error", Path(ids[6]).stem),
-        ("stray-correction", "warning", "gone"),
+        ("unknown-correction", "warning", "gone"),
     }
     about = {Path(each["subject"]).stem for each in report["problems"] if each["subject"].startswith(str(kept.folder))}
     assert about == {Path(name).stem for name in (*ids[1:4], *ids[5:7], "gone")}

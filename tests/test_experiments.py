@@ -202,13 +202,13 @@ def test_confidence_is_fitted_on_evidence_of_the_run_alone(
     confidence.main()
     said = capsys.readouterr()
     assert list(json.loads(said.out)) == ["cam"] and "cam + network left out" in said.err  # and no measurement
-    path = next((out / "confidence/evidence").rglob("*.npz"))
+    path = next((out / "confidence/features").rglob("*.npz"))
     stored = stored_features(path)
     assert stored is not None
     write_features(path, stored[0], json.dumps(["others"]))
     with pytest.raises(UsageError, match="made from other things"):
         confidence.judged(place)
-    for path in (out / "confidence/evidence").rglob("*.npz"):
+    for path in (out / "confidence/features").rglob("*.npz"):
         write_features(path, stored[0], json.dumps(["others"]))
     with pytest.raises(UsageError, match="made from other things"):
         confidence.judged(place)

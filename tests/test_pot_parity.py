@@ -8,14 +8,14 @@ import pytest
 from pot_problems import Problem, random_problem
 from reference_pot import reference_pot
 from tag2mask.pot import PotSettings, TransportCams, transport_cams
-from tag2mask.pot.settings import MINIMUM_SEEDS
+from tag2mask.pot.settings import MIN_SEEDS
 
 
 @dataclass
 class Settings(PotSettings):
     """With another number of seeds."""
 
-    minimum_seeds: int = MINIMUM_SEEDS
+    min_seeds: int = MIN_SEEDS
 
 
 BASE = Settings(iterations=1000, affinity_radius=2.0)
@@ -37,7 +37,7 @@ SETTINGS = {
     "four-clusters": replace(BASE, num_prototypes=4),
     "no-regeneration": replace(BASE, regenerate=False),
     "no-transport": replace(BASE, transport=False, num_prototypes=2),
-    "many-seeds": replace(BASE, minimum_seeds=9, foreground_threshold=0.95, background_threshold=0.01),
+    "many-seeds": replace(BASE, min_seeds=9, foreground_threshold=0.95, background_threshold=0.01),
     "one-scale": BASE.one_scale(),
 }
 
@@ -72,7 +72,7 @@ def test_parity_with_too_few_seeds_and_dropped_tags(seed: int) -> None:
     problem.cams[0, problem.tags[0].nonzero()[0]] = 0  # the first tag of the first image is nowhere
     problem.cams[1].mul_(0.3)  # nothing of the second image is confident
     problem.cams[2][problem.cams[2] < 0.97] = 0  # the third has a single lit pixel, or a few
-    for settings in (BASE, BASE.paper(), replace(BASE, num_prototypes=6, minimum_seeds=3)):
+    for settings in (BASE, BASE.paper(), replace(BASE, num_prototypes=6, min_seeds=3)):
         result = transport_cams(problem.features, problem.cams, problem.tags, settings, valid=problem.valid)
         assert result.slots.dropped.sum() == 1 and result.slots.dropped[0, problem.tags[0]][0]
         assert_same(result, problem, settings, 1e-4)

@@ -55,9 +55,9 @@ def test_a_started_run_estimates_sizes_and_times_from_its_records(copied: Path, 
     assert main(["run", "--out", str(copied), "--dry-run"]) == 0
     assert "nothing is left to do but to measure and to report" in capsys.readouterr().out
     for name in ("cams", "refine"):
-        record = json.loads((copied / f"pace/{name}.json").read_text())
+        record = json.loads((copied / f"throughput/{name}.json").read_text())
         assert record["images"] == 10
-        (copied / f"pace/{name}.json").write_text(json.dumps({**record, "seconds": 25.0}))
+        (copied / f"throughput/{name}.json").write_text(json.dumps({**record, "seconds": 25.0}))
     gone = sorted((copied / "cams/pot").rglob("*.npz"))[:4]
     for path in gone:
         path.unlink()

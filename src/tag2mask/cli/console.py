@@ -73,16 +73,16 @@ def figures_table(metrics: Metrics) -> Table:
     return table
 
 
-def show_published(console: Console, metrics: Metrics, beside: PublishedComparison) -> None:
+def show_published(console: Console, metrics: Metrics, comparison: PublishedComparison) -> None:
     """Print the figures of a run next to the published ones that are comparable, and their sources."""
     table = _kinds_table("mIoU next to published figures, in %", "this run", "published")
     for stage, split, kind, values in _rows(metrics):
-        published = beside.figures.get((stage, split, kind))
+        published = comparison.figures.get((stage, split, kind))
         if published is not None:
             table.add_row(split, _kind_name(stage, kind), _cells(values)[0], str(published))
     if table.row_count:
         console.print(table)
-    say(console, beside.note)
+    say(console, comparison.note)
 
 
 def spread_table(metrics: Metrics, seeds: Sequence[int]) -> Table:

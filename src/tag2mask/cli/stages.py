@@ -198,9 +198,9 @@ def finish(call: Invocation, results: Iterable[StageResult]) -> int:
         print_json(answer, default=Comparison.to_json)
     elif figures:
         output().print(figures_table(figures))
-        beside = compare_with_published(figures, detect_layout(call.config.data)) if call.command == "run" else None
-        if beside is not None:
-            show_published(output(), figures, beside)
+        published = compare_with_published(figures, detect_layout(call.config.data)) if call.command == "run" else None
+        if published is not None:
+            show_published(output(), figures, published)
         for comparison in (each for result in done for each in result.comparisons):
             output().print(comparison_table(comparison))
     return 1 if any(result.failed for result in done) else 0

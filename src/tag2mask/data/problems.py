@@ -29,7 +29,7 @@ ProblemKind = Literal[
     # layouts of other tools, names that mean no class, unsupported formats
     "known-layout", "negative-name", "unread-format",
     # corrections
-    "bad-corrections", "bad-correction", "stray-correction",
+    "bad-corrections", "bad-correction", "unknown-correction",
 ]
 # fmt: on
 """The kinds of problem: stable names for scripts."""

@@ -16,7 +16,7 @@ _LEAST_SPREAD = 1e-6
 
 @torch.no_grad()
 def nearest_area(features: Tensor, parts: Partition, slots: Slots, settings: PotSettings) -> Tensor:
-    """The number of pixels that are nearest to each prototype, plus `minimum_seeds` pixels per class.
+    """The number of pixels that are nearest to each prototype, plus `min_seeds` pixels per class.
 
     A pixel belongs to the class whose prototype P_c has the highest cosine to it, each class's cosines divided by their
     maximum over the image (the single-prototype CAM), and within that class to the nearest cluster. The additional
@@ -39,7 +39,7 @@ def nearest_area(features: Tensor, parts: Partition, slots: Slots, settings: Pot
     nearest = closeness.masked_fill(~filled[..., None], -torch.inf).argmax(2)  # (N, S, n)
     column = (winner * clusters + nearest.gather(1, winner))[:, 0]  # (N, n)
     area = cosine.new_zeros(images, width * clusters).scatter_add(1, column, slots.valid.to(cosine.dtype))
-    extra = settings.minimum_seeds * filled / filled.sum(2, keepdim=True).clamp_min(1)
+    extra = settings.min_seeds * filled / filled.sum(2, keepdim=True).clamp_min(1)
     return area.view(images, width, clusters) + extra
 
 

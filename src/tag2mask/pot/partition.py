@@ -88,8 +88,8 @@ def present_slots(cams: Tensor, tags: Tensor, valid: Tensor, tag_slots: int | No
     lit = tagged & (maps.detach().amax(2) > 0)
     # Unused slots get a value below every tag, so that they receive no gradient of a maximum of 0.
     contest = maps.masked_fill(~tagged[:, :, None], -1.0)
-    strongest = contest.amax(1).clamp_min(0) if width else maps.new_zeros(inside.shape)
-    background = (1 - strongest) * inside
+    maximum = contest.amax(1).clamp_min(0) if width else maps.new_zeros(inside.shape)
+    background = (1 - maximum) * inside
     ones = tags.new_ones(len(tags), 1)
     return Slots(
         ids=F.pad((order + 1) * tagged, (1, 0)),
@@ -105,7 +105,7 @@ def confident_pixels(slots: Slots, settings: PotSettings) -> Tensor:
     """The seeds Ω_c of each class.
 
     Returns:
-        (N, S, n) bool; a used class has at least `minimum_seeds` seeds unless the image has fewer pixels. Among equally
+        (N, S, n) bool; a used class has at least `min_seeds` seeds unless the image has fewer pixels. Among equally
         strong pixels, the first in reading order is taken.
     Source: `argmax` from the release; `threshold` ours.
     """
@@ -116,15 +116,15 @@ def confident_pixels(slots: Slots, settings: PotSettings) -> Tensor:
     else:
         tags = base[:, 1:]
         if tags.shape[1]:
-            strongest, winner = tags.max(1, keepdim=True)  # (N, 1, n)
+            maximum, winner = tags.max(1, keepdim=True)  # (N, 1, n)
             wins = torch.zeros_like(tags, dtype=torch.bool).scatter_(1, winner, True)
             foreground = wins & (tags >= settings.foreground_threshold)
-            seeds = torch.cat([strongest <= settings.background_threshold, foreground], 1)
+            seeds = torch.cat([maximum <= settings.background_threshold, foreground], 1)
         else:
             seeds = torch.ones_like(base, dtype=torch.bool)
     eligible = slots.used[:, :, None] & slots.valid[:, None]
     seeds &= eligible
-    least = min(settings.minimum_seeds, base.shape[2])
+    least = min(settings.min_seeds, base.shape[2])
     strength = base.masked_fill(~slots.valid[:, None], -1.0)
     first = strength.argsort(dim=2, descending=True, stable=True)[:, :, :least]
     fallback = torch.zeros_like(seeds).scatter_(2, first, True) & eligible

@@ -11,7 +11,7 @@ FOREGROUND_ONE_SCALE = 0.5
 BACKGROUND_ONE_SCALE = 0.15
 """`PotSettings.background_threshold` for CAMs of a single scale, as in training; ours."""
 
-MINIMUM_SEEDS = 4
+MIN_SEEDS = 4
 """A class with fewer seeds takes this many of its strongest pixels, even if another class is stronger there; `area`
 adds as many pixels to each class. Ours."""
 
@@ -25,7 +25,7 @@ class PotSettings(Checked):
             null leaves the step out (published).
         affinity_radius: σ, the range of that step, in cells of the grid.
         seed_rule: confident pixels: `threshold` (ours), or `argmax` over background and tags (published).
-        foreground_threshold: a pixel is a seed of its strongest tag from this multi-scale CAM value on, in [0, 1].
+        foreground_threshold: a pixel is a seed of the tag with the highest multi-scale CAM from this value on.
         background_threshold: a pixel is a background seed up to this multi-scale CAM value of every tag, in [0, 1].
         num_prototypes: K, prototypes per class.
         column_marginal: the mass of each prototype: the `area` of the pixels nearest to it (ours), the `similarity` of
@@ -60,7 +60,7 @@ class PotSettings(Checked):
     cluster_reduction: Literal["sum", "max"] = "sum"
     normalise_over: Literal["image", "class"] = "image"
 
-    minimum_seeds: ClassVar[int] = MINIMUM_SEEDS
+    min_seeds: ClassVar[int] = MIN_SEEDS
 
     _section: ClassVar[str] = "POT"
 

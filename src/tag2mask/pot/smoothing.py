@@ -44,7 +44,7 @@ def self_affinity(
     out = torch.cat(smoothed, 1)
     maps = out[:, :, features.shape[2] :].transpose(1, 2) * slots.valid[:, None]
     maps = maps / (maps.detach().amax(2, keepdim=True) + NORM_EPSILON)
-    strongest = maps.amax(1) if maps.shape[1] else torch.zeros_like(slots.base[:, 0])
-    background = (1 - strongest) * slots.valid
+    maximum = maps.amax(1) if maps.shape[1] else torch.zeros_like(slots.base[:, 0])
+    background = (1 - maximum) * slots.valid
     base = torch.cat([background[:, None], maps], 1)
     return F.normalize(out[:, :, : features.shape[2]], dim=2), replace(slots, base=base)

@@ -92,7 +92,7 @@ because older files lack them.
 
 NETWORK_FIELDS = tuple(name for name in FIELDS if name.startswith("network_"))
 
-_KINDS = {"ids": "i", "values": "f", "stray": "i", "stray_share": "f", "made_by": "U"}
+_KINDS = {"ids": "i", "values": "f", "unexpected": "i", "unexpected_share": "f", "made_by": "U"}
 """The arrays of a feature file, and NumPy's letter for their kind."""
 
 _MOST_CLASSES = 254
@@ -180,8 +180,8 @@ def write_features(path: Path, features: MaskFeatures, made_by: str) -> None:
         content,
         ids=features.ids,
         values=features.values,
-        stray=np.int32(features.unexpected_class),
-        stray_share=np.float32(features.unexpected_share),
+        unexpected=np.int32(features.unexpected_class),
+        unexpected_share=np.float32(features.unexpected_share),
         made_by=np.str_(made_by),
     )
     write_bytes(path, content.getvalue())
@@ -202,7 +202,7 @@ def stored_features(path: Path) -> tuple[MaskFeatures, str] | None:
         return None
     if any(name not in arrays or arrays[name].dtype.kind != kind for name, kind in _KINDS.items()):
         return None
-    ids, values, unexpected, share = (arrays[name] for name in ("ids", "values", "stray", "stray_share"))
+    ids, values, unexpected, share = (arrays[name] for name in ("ids", "values", "unexpected", "unexpected_share"))
     if ids.ndim != 1 or not len(ids) or ids[0] != 0 or ids[-1] > _MOST_CLASSES or (ids[1:] <= ids[:-1]).any():
         return None
     if values.ndim != 2 or len(values) != len(ids) or not 0 < values.shape[1] <= len(FIELDS):

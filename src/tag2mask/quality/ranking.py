@@ -25,7 +25,7 @@ QUALITY = "confidence/quality.json"
 """The agreement of the ranking with ground truth, if there is any."""
 
 IMAGE_COLUMNS = (
-    *("image", "confidence", "class", "class_confidence", "reason", "decided", "stray", "stray_share"),
+    *("image", "confidence", "class", "class_confidence", "reason", "correction", "unexpected", "unexpected_share"),
     *FIELDS,
 )
 """Columns of images.csv; readers use their names."""

@@ -24,7 +24,7 @@ def timed_progress_bar(
     run: RunFolder, stage: str, console: Console, total: int, title: str | None = None
 ) -> Iterator[Advance]:
     """A progress bar over ``total`` images that adds up images and seconds in RUN/pace/STAGE.json."""
-    path, fingerprint = run / f"pace/{stage}.json", run.fingerprint(stage)
+    path, fingerprint = run / f"throughput/{stage}.json", run.fingerprint(stage)
     before = _recorded(path)
     earlier = before if before and before["fingerprint"] == fingerprint else {"images": 0, "seconds": 0.0}
     began = saved = monotonic()
@@ -54,7 +54,7 @@ def timed_progress_bar(
 
 def seconds_per_image(run: RunFolder, stage: str) -> float | None:
     """Seconds per image of a stage with its recorded settings; None without a record."""
-    found = _recorded(run / f"pace/{stage}.json")
+    found = _recorded(run / f"throughput/{stage}.json")
     if not found.get("images") or found["fingerprint"] != run.fingerprint(stage):
         return None
     return float(found["seconds"] / found["images"])

@@ -38,11 +38,11 @@ from tag2mask.runs.throughput import timed_progress_bar
 from tag2mask.stages.base import Stage, StagePlan
 from tag2mask.stages.refine_inputs import current_items, shard_of, tagged_maps
 
-EVIDENCE = "confidence/evidence"
+FEATURES = "confidence/features"
 """The folder of cached features of each mask."""
 
 VERSION = 1
-"""Raise it by hand whenever the same masks, CAMs and network give other evidence."""
+"""Raise it by hand whenever the same masks, CAMs and network give other features."""
 
 LONG_SIDE = 256
 """Most pixels of the longer side at which masks, CAMs and network are compared; ours."""
@@ -55,15 +55,15 @@ class QualityInputs:
     Attributes:
         masks: folder of the masks.
         cams: folder of the CAMs.
-        evidence: folder of the cached features.
+        features: folder of the cached features.
         network: None without one that was trained on these masks.
         background: level of a background that the CAMs lack, as `ClassMaps.with_background` takes it.
-        made_by: the inputs that evidence depends on, except the files of each image.
+        made_by: the inputs that features depends on, except the files of each image.
     """
 
     masks: Path
     cams: Path
-    evidence: Path
+    features: Path
     network: Predictor | None
     background: float
     made_by: str
@@ -95,16 +95,16 @@ class QualityInputs:
             read = plain(config.predict, affecting=True).items()
             predict = {name: value for name, value in read if not name.startswith("crf")}
             made_by |= {"network": crc_of(path), "predict": predict}
-        folders = run / "masks", run / f"cams/{kind}", run / EVIDENCE
+        folders = run / "masks", run / f"cams/{kind}", run / FEATURES
         return cls(*folders, network, background, json.dumps(made_by, sort_keys=True))
 
-    def evidence_of(self, item: ImageItem) -> MaskFeatures | None:
-        """The evidence about an image with these tags from these inputs; None where there is none."""
-        found = read_features(self.evidence / f"{item.id}.npz", self.made_by_of(item))
+    def features_of(self, item: ImageItem) -> MaskFeatures | None:
+        """The features about an image with these tags from these inputs; None where there is none."""
+        found = read_features(self.features / f"{item.id}.npz", self.made_by_of(item))
         return found if found is not None and tuple(found.ids.tolist()) == (0, *item.tags) else None
 
     def made_by_of(self, item: ImageItem) -> str:
-        """The inputs that the evidence of an image depends on, with its mask and its CAM file."""
+        """The inputs that the features of an image depends on, with its mask and its CAM file."""
         try:
             mask = crc_of(self.masks / f"{item.id}.png")
         except OSError:
@@ -112,8 +112,8 @@ class QualityInputs:
         return json.dumps([self.made_by, mask, cam_origin(self.cams / f"{item.id}.npz")])
 
     def is_stale(self, item: ImageItem) -> bool:
-        """Whether evidence is missing or stale."""
-        return self.evidence_of(item) is None
+        """Whether features is missing or stale."""
+        return self.features_of(item) is None
 
 
 class _Compared(NamedTuple):
@@ -138,13 +138,13 @@ class Confidence(Stage):
         return not (config.segment.enabled and config.shard is not None)
 
     def plan(self, config: Config, run: RunFolder, images: ImageSet) -> StagePlan:
-        """Masks without evidence."""
-        return self.images_plan(run, images.items, [EVIDENCE], ".npz", "{} masks to estimate, then a ranking of all")
+        """Masks without features."""
+        return self.images_plan(run, images.items, [FEATURES], ".npz", "{} masks to estimate, then a ranking of all")
 
     def do(self, config: Config, run: RunFolder, console: Console) -> StageResult:
-        """Write missing and stale evidence and both tables, and compare the ranking with ground truth if there is some.
+        """Write missing and stale features and both tables, and compare the ranking with ground truth if there is some.
 
-        A command with a shard writes the evidence of its images alone.
+        A command with a shard writes the features of its images alone.
         """
         result = StageResult(self.name)
         images = run_images(config, run, together=True)
@@ -180,7 +180,7 @@ class Confidence(Stage):
 def _gather(
     items: Images, inputs: QualityInputs, config: Config, run: RunFolder, result: StageResult, console: Console
 ) -> None:
-    """Write the evidence of images; unreadable ones have failed."""
+    """Write the features of images; unreadable ones have failed."""
     workers, limit, read = max(1, reading_workers(config)), config.data.pixel_limit, partial(_read, inputs, config)
     if inputs.network is None:  # no pixel of an image is read
         compared: Iterator[tuple[ImageItem, _Compared | str]] = zip(
@@ -190,16 +190,16 @@ def _gather(
         compared = prefetch_images(items, read, workers=workers, pixel_limit=limit)
     with timed_progress_bar(run, "confidence", console, len(items)) as advance:
         for item, found in compared:
-            file = inputs.evidence / f"{item.id}.npz"
+            file = inputs.features / f"{item.id}.npz"
             try:
                 if isinstance(found, str):
                     raise Tag2maskError(found)
-                evidence = _evidence(item, found, inputs)
+                features = _features(item, found, inputs)
             except Tag2maskError as error:
                 result.failed[item.id] = str(error)
                 file.unlink(missing_ok=True)
                 continue
-            write_features(file, evidence, inputs.made_by_of(item))
+            write_features(file, features, inputs.made_by_of(item))
             result.done += 1
             advance(result.done)
 
@@ -223,7 +223,7 @@ def _read(inputs: QualityInputs, config: Config, item: ImageItem) -> _Compared |
     return _Compared(mask, cam, image)
 
 
-def _evidence(item: ImageItem, found: _Compared, inputs: QualityInputs) -> MaskFeatures:
+def _features(item: ImageItem, found: _Compared, inputs: QualityInputs) -> MaskFeatures:
     """What the CAMs and the network say of a mask.
 
     Raises:
@@ -248,15 +248,15 @@ def _write_tables(images: ImageSet, inputs: QualityInputs, run: RunFolder, confi
     confidences, ious = (np.full(len(images.items), np.nan) for _ in range(2))
     with written_tables(run.path, names) as tables:
         for number, item in enumerate(images.items):
-            evidence = inputs.evidence_of(item)
-            if evidence is None:  # failed
+            features = inputs.features_of(item)
+            if features is None:  # failed
                 continue
-            judgement = estimate_quality(evidence)
+            estimate = estimate_quality(features)
             decided = images.corrections.verdicts.get(item.id, "")
-            tables.add(item.id, evidence, judgement, number=number, decided=decided)
+            tables.add(item.id, features, estimate, number=number, decided=decided)
             if item.truth is None or not item.truth.is_file():
                 continue
-            confidences[number] = judgement.confidence
+            confidences[number] = estimate.confidence
             try:
                 ious[number] = _true_iou(inputs.masks / f"{item.id}.png", item, images)
             except Tag2maskError as error:

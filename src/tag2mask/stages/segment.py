@@ -91,8 +91,8 @@ class Segment(TrainingStage):
             run.record_fingerprint(self, settings)
             load_segmentation_network(target, classes=images.classes)
             result.skipped = 1
-            learnt = TrainingRecord.of(labelled, masks)
-            _note_newer(result, learnt, TrainingRecord.read(record) or TrainingRecord([]), masks, target)
+            current = TrainingRecord.of(labelled, masks)
+            _note_newer(result, current, TrainingRecord.read(record) or TrainingRecord([]), masks, target)
             if not result.notes and (other := self.check_same_data(run, labelled)):
                 result.notes.append(other)
             return result
@@ -102,15 +102,15 @@ class Segment(TrainingStage):
         network = _untrained(config, images)
         network.intensity = config.data.intensity
         run.record_fingerprint(self, settings)
-        masks, learnt = copy_masks_by_hand(run / BY_HAND, labelled, masks)
-        _same_masks(run, record, learnt)
+        masks, current = copy_masks_by_hand(run / BY_HAND, labelled, masks)
+        _same_masks(run, record, current)
         self.check_same_data(run, labelled)
         result.done = 1
         augment, fill = config.segment.augment, network.backbone.mean
         samples = LabelledSet(labelled, masks, augment, weights=weights, seed=config.seed, fill=fill)
         task = segmentation_task(network, samples, config.segment, _validation(config, run, console))
         self.fit(task, config, run, console, result)
-        _note_masks(result, images, labelled, learnt)
+        _note_masks(result, images, labelled, current)
         return result
 
 
@@ -138,11 +138,11 @@ def _untrained(config: Config, images: ImageSet) -> SegmentationNetwork:
         raise UsageError(in_section(str(error), "segment.network")) from error
 
 
-def _note_masks(result: StageResult, images: ImageSet, labelled: ImageSet, learnt: TrainingRecord) -> None:
+def _note_masks(result: StageResult, images: ImageSet, labelled: ImageSet, current: TrainingRecord) -> None:
     """Note how many masks were corrected by hand, and how many images have none."""
     corrections = images.corrections
     if corrections.folder is not None:
-        result.notes.append(f"{len(learnt.by_hand)} of the {len(labelled.items)} masks were corrected by hand")
+        result.notes.append(f"{len(current.by_hand)} of the {len(labelled.items)} masks were corrected by hand")
     if corrections.unused:
         result.notes.append(f"{corrections.folder}: {corrections.unused}")
     rejected = corrections.count((item.id for item in images.items), "rejected")
@@ -154,12 +154,12 @@ def _note_masks(result: StageResult, images: ImageSet, labelled: ImageSet, learn
 
 
 def _note_newer(
-    result: StageResult, learnt: TrainingRecord, before: TrainingRecord, masks: FinalMasks | None, network: Path
+    result: StageResult, current: TrainingRecord, before: TrainingRecord, masks: FinalMasks | None, network: Path
 ) -> None:
     """Note masks that were added, changed or rejected since the existing network was trained."""
-    new = learnt.newer_than(before, masks, network)
+    new = current.newer_than(before, masks, network)
     if new:
-        drawn = len(new & (learnt.by_hand.keys() | before.by_hand.keys()))
+        drawn = len(new & (current.by_hand.keys() | before.by_hand.keys()))
         by_hand = f" ({drawn} of them by hand)" if drawn else ""
         result.notes.append(
             f"{len(new)} masks are newer than the trained network{by_hand}; --restart segment trains again"
@@ -172,21 +172,21 @@ def _note_newer(
         )
 
 
-def _same_masks(run: RunFolder, record: Path, learnt: TrainingRecord) -> None:
+def _same_masks(run: RunFolder, record: Path, current: TrainingRecord) -> None:
     """Record the masks of a training; a `UsageError` if a saved state is of other images or masks."""
     before = TrainingRecord.read(record) if (run / "segment/state.pt").is_file() else None
-    if before is not None and before.images != learnt.images:
+    if before is not None and before.images != current.images:
         raise UsageError(
             f"the training in {run / 'segment'} started on {len(before.images)} masks, and now there are "
-            f"{len(learnt.images)}, not the same ones; --restart segment starts again with all of them"
+            f"{len(current.images)}, not the same ones; --restart segment starts again with all of them"
         )
-    if before is not None and (others := learnt.changed_by_hand(before)):
+    if before is not None and (others := current.changed_by_hand(before)):
         raise UsageError(
             f"since the training in {run / 'segment'} started, {len(others)} masks were corrected by hand, or taken "
             "back; --restart segment starts again with them as they are now"
         )
     if is_main():
-        learnt.write(record)
+        current.write(record)
 
 
 def _labelled(config: Config, run: RunFolder, images: ImageSet, console: Console, result: StageResult) -> ImageSet:

@@ -77,7 +77,7 @@ def recorded_times(config: Config, run: RunFolder, images: int) -> dict[str, flo
     found = {name: seconds_per_image(run, name) for name in ("cams", "refine")}
     step = seconds_per_step(run, "train", config.train.batch_size)
     times = {} if step is None else {"train": step * config.train.total_steps(images)}
-    return times | {name: pace * images for name, pace in found.items() if pace is not None}
+    return times | {name: rate * images for name, rate in found.items() if rate is not None}
 
 
 def _line(stage: StagePlan) -> str:

@@ -223,17 +223,19 @@ def _unique(items: Images, found: Survey) -> Images:
 
 def _unexpected_corrections(corrections: Corrections, items: Images, settings: DataSettings) -> Iterator[Problem]:
     """Decisions about images that are in no split of the data set, and masks without a decision."""
-    stray = corrections.ids()
-    if stray:
-        stray -= {item.id for item in items if item.id in stray}
-    if stray and settings.split is not None:
+    unknown = corrections.ids()
+    if unknown:
+        unknown -= {item.id for item in items if item.id in unknown}
+    if unknown and settings.split is not None:
         everywhere = survey(replace(settings, split=None)).images.items
-        stray -= {item.id for item in everywhere if item.id in stray}
+        unknown -= {item.id for item in everywhere if item.id in unknown}
     if corrections.unused:
         yield warning("bad-corrections", str(corrections.folder), corrections.unused)
-    for image_id in sorted(stray):
+    for image_id in sorted(unknown):
         message = f"there is no image {image_id}, so the decision about it has no effect"
-        yield warning("stray-correction", f"{corrections.folder}/{image_id}", f"{message}; is it renamed, or left out?")
+        yield warning(
+            "unknown-correction", f"{corrections.folder}/{image_id}", f"{message}; was it renamed or left out?"
+        )
 
 
 def _overall(found: Survey, settings: DataSettings, counts: dict[str, int]) -> Iterator[Problem]:
