@@ -11,8 +11,8 @@ SOURCES = sorted((Path(__file__).parent.parent / "src/tag2mask").rglob("*.py"))
 
 RETIRED = """
     photo photos photograph photographs witness witnesses twin twins likeness desk refinable refinables learnt judge
-    judged judgement suspicion suspicions rival rivals strongest withheld tally pace paced claims stray strays boxed ranged
-    beside evidence remade
+    judged judgement suspicion suspicions rival rivals strongest withheld tally pace paced claims stray strays boxed
+    ranged beside evidence remade
 """  # parts of identifiers
 
 RETIRED_NAMES = """
