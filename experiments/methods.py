@@ -46,4 +46,4 @@ def search() -> Iterator[tuple[str, Method]]:
         yield "POT, self-affinity", pot(name, affinity=float(sharpness), affinity_radius=float(radius))
     for clusters in (1, 2, 3, 5):
         for epsilon in (0.5, 0.75, 1.0, 1.3):
-            yield "POT, K and ε", pot(f"K = {clusters}, ε = {epsilon:g}", clusters=clusters, epsilon=epsilon)
+            yield "POT, K and ε", pot(f"K = {clusters}, ε = {epsilon:g}", num_prototypes=clusters, epsilon=epsilon)

@@ -239,7 +239,7 @@ def test_cams_are_seen_as_they_were_refined(copied: Path, scenes: Path, capsys: 
     rmtree(copied / "refine")
     assert run("refine", scenes, copied, **made) == 0 and rank(copied) == 0
     stored = stored_features(evidence_files(copied)[0])
-    assert stored is not None and json.loads(json.loads(stored[1])[0])["background"] == [0.2, None]
+    assert stored is not None and json.loads(json.loads(stored[1])[0])["background"] == 0.2
     before = files_of(copied / "confidence")
     assert result_of(capsys, copied, "--refine.background_threshold", "0.5", "--restart", "confidence")["done"] == 10
     assert files_of(copied / "confidence") == before
@@ -272,7 +272,7 @@ def test_truth_that_does_not_fit_is_named_and_the_mask_is_ranked_all_the_same(
     assert str(truth / f"{first}.png") in told["failed"][first] and len(rows(copied / IMAGES)) == 10
     assert any("truth of 9 images is too little" in note for note in told["notes"])
     assert not (copied / QUALITY).exists()
-    assert main(["report", str(copied), "--report.lowest_confidence", "1"]) == 0
+    assert main(["report", str(copied), *more, "--report.lowest_confidence", "1"]) == 0
     section = (copied / "report.html").read_text().partition('id="least-certain"')[2].partition("</section>")[0]
     assert f"<h3><bdi>{first}</bdi></h3>" in section and "Truth" not in section
 

@@ -342,7 +342,7 @@ def test_wrong_use_of_the_command(
         (["coco", str(folder), run], "knows the formats cvat, labelstudio, masks"),
         (["masks", str(folder)], "needs RUN"),
         (["masks", str(folder), run, "--out", gone], "leave out --out"),
-        (["masks", str(folder), str(folder)], "is no run folder"),
+        (["masks", str(folder), str(folder)], "is not a run folder"),
         (["masks", str(folder), several], "holds the runs of --repeats"),
         (["masks", gone, run], "is not a folder of masks"),
         (["cvat", gone, run], "does not exist"),

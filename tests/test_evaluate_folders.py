@@ -117,7 +117,7 @@ def test_cams_without_background_are_swept(images: ImageSet, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("ids", [[0, 1], [1, 2]])
-def test_a_image_without_maps_is_background(images: ImageSet, tmp_path: Path, ids: list[int]) -> None:
+def test_an_image_without_maps_is_background(images: ImageSet, tmp_path: Path, ids: list[int]) -> None:
     write_random_cams(tmp_path / "cams", ids)
     none = CamFile(np.zeros(0, np.int32), np.zeros((0, 3, 4), np.float16), SIZES[0])
     write_cam(tmp_path / "cams" / f"{NAMES[0]}.npz", none)

@@ -334,7 +334,7 @@ def test_broken_masks_fail_alone(folder: Path, tmp_path: Path) -> None:
     write_mask(tmp_path / "masks/other.png", np.full((4, 5), 9, dtype=np.uint8))
     made = export_masks("coco", MaskSource(tmp_path / "masks", CLASSES), tmp_path / "out")
     assert made.done == 1 and sorted(made.failed) == ["broken", "line\nbreak", "other"]
-    assert "is no ID" in made.failed["line\nbreak"] and "not classes" in made.failed["other"]
+    assert "is not an image ID" in made.failed["line\nbreak"] and "not classes" in made.failed["other"]
     (tmp_path / "masks/good.png").unlink()
     with pytest.raises(Tag2maskError, match="no mask of"):
         export_masks("coco", MaskSource(tmp_path / "masks", CLASSES), tmp_path / "none")

@@ -360,15 +360,15 @@ TASKS: dict[str, tuple[list[Any], int, str]] = {
     "choices-and-text": (
         [task(CHOICE, TEXT, CHOICE, RELATION)],
         0,
-        "results without a place in the image are passed over: 2 of choices, 1 of textarea, 1 of relation",
+        "results without pixels are skipped: 2 of choices, 1 of textarea, 1 of relation",
     ),
     "choices-alone": (
         [task(annotations=[{"result": [CHOICE]}])],
         1,
         "one: it has no brush labels, only choices; paint, or clear these",
     ),
-    "polygons": ([task({"type": "polygonlabels", "value": {}})], 1, "a region is of the kind 'polygonlabels'"),
-    "json-min": ([MINIMAL], 1, "it is of JSON-MIN, which does not say whether images were turned; export JSON"),
+    "polygons": ([task({"type": "polygonlabels", "value": {}})], 1, "a region has the type 'polygonlabels'"),
+    "json-min": ([MINIMAL], 1, "it is JSON-MIN, which does not record whether images were rotated; export JSON"),
 }
 
 

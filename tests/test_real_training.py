@@ -111,7 +111,7 @@ def test_network_files_hold_finite_weights(
     name, tensor = next((name, each) for name, each in network.named_buffers() if name.endswith("running_var"))
     tensor.flatten()[-1] = value
     before = path.read_bytes()
-    with pytest.raises(NetworkFileError, match=rf"was not written: weights .*: {name}; train anew with a lower"):
+    with pytest.raises(NetworkFileError, match=rf"was not written: weights .*: {name}; train again with a lower"):
         save_network(path, network)
     assert path.read_bytes() == before
     with monkeypatch.context() as patched:

@@ -266,7 +266,7 @@ def test_a_failing_disk_is_told(page: Page, run: Path) -> None:
     assert answer.status_code == 500 and "run/corrections" in answer.get_json()["error"]
 
 
-def test_a_image_that_cannot_be_read_is_shown_as_such(page: Page) -> None:
+def test_an_image_that_cannot_be_read_is_shown_as_such(page: Page) -> None:
     index = page.index("broken")
     said = page.get(f"/api/images/{index}").get_json()
     assert said["size"] is None and "not an image" in said["fault"]

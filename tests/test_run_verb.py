@@ -99,7 +99,11 @@ def test_published_figures_stand_beside_those_of_the_same_images(capsys: Capture
     show_published(output(), own, published)
     said = capsys.readouterr().out
     rows = [row.strip("│ ").split() for row in said.splitlines() if "50.0" in row]
-    assert ["train", "│", "POT", "│", "50.0", "│", "75.0", "POT"] in rows and len(rows) == 4 and published.note in said
+    assert (
+        ["train", "│", "POT", "CAM", "│", "50.0", "│", "75.0", "POT"] in rows
+        and len(rows) == 4
+        and published.note in said
+    )
     assert compare_with_published(own, "table") is None
     coco = {"segment": {"val2014": {"predictions": measured(40137, 81)}}}
     found = compare_with_published(coco, "coco")

@@ -152,7 +152,7 @@ def _problem(arrays: dict[str, np.ndarray]) -> str | None:
     if size.shape != (2,) or size.dtype.kind not in "iu" or (size < 1).any() or (size > LONGEST_SIDE).any():
         return f"`size` should be the two sides of the image, it is {size.tolist()}"
     if not np.isfinite(cams).all():
-        remedy = "make them with precision fp32, or train the network that gives them anew with a lower learning rate"
+        remedy = "make them with precision fp32, or train the network again with a lower learning rate"
         return f"`cams` hold NaN or infinity; {remedy}"
     if (cams < 0).any() or (cams > 1).any():
         return "`cams` should lie in [0, 1]"

@@ -35,18 +35,20 @@ def _backbone(stage: str, section: str, backbone: str, weights: str) -> Weights:
         return Weights(stage, _hub_model(backbone, f"{section}.backbone", by_name, ()), hub=True)
     hub = family.needs_transformers
     if weights == "none":
-        return Weights(stage, Finding(f"{backbone} begins from random weights"), hub)
+        return Weights(stage, Finding(f"{backbone} starts from random weights"), hub)
     if not by_name:
         there = Path(weights).expanduser().is_file()
         found = Finding(f"weights {weights}") if there else Finding(f"no file {weights}", "missing", f"{setting} FILE")
         return Weights(stage, found, hub)
     public = family.public.get(backbone)
     if public is None:
-        return Weights(stage, Finding(f"weights of {backbone} are not fetched", "missing", f"{setting} FILE"), hub)
+        return Weights(
+            stage, Finding(f"weights of {backbone} are not downloaded automatically", "missing", f"{setting} FILE"), hub
+        )
     if public.cached.is_file():
-        return Weights(stage, Finding(f"weights of {backbone} are here"), hub)
-    message = f"weights of {backbone} ({public.megabytes} MiB) are fetched when they are first needed"
-    remedy = f"where there is no network: put {public.url} at {public.cached}, or {setting} FILE"
+        return Weights(stage, Finding(f"weights of {backbone} are on this machine"), hub)
+    message = f"weights of {backbone} ({public.megabytes} MiB) are downloaded when they are first needed"
+    remedy = f"without a network: put {public.url} at {public.cached}, or {setting} FILE"
     return Weights(stage, Finding(message, "warning", remedy), hub)
 
 

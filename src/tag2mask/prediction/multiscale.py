@@ -133,7 +133,7 @@ def _check_finite(grids: Sequence[LogitGrid], settings: PredictSettings) -> None
     remedy = "" if settings.precision == "fp32" else "try --predict.precision fp32; if that does not help, "
     raise Tag2maskError(
         f"the network's logits are not finite (NaN or infinity) with predict.precision {settings.precision}; {remedy}"
-        "train the network anew with a lower learning rate: its weights have become too large"
+        "train the network again with a lower learning rate: its weights have become too large"
     )
 
 

@@ -71,7 +71,7 @@ MODELS = {
 """The models by the available inputs.
 
 Source: ours, fitted by `experiments/confidence.py fit` on 737 images of
-voc-animals outside `val` and 240 generated scenes; docs/results.md, "Confidence without truth".
+voc-animals outside `val` and 240 generated scenes; docs/results.md, "Confidence without ground truth".
 """
 
 _REASONS = {"cam_expected": "CAMs disagree", "network_expected": "network disagrees"}

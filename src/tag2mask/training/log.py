@@ -70,7 +70,7 @@ class Meter:
         if names := not_finite(network):
             raise Tag2maskError(
                 f"the weights are not finite after step {step}: {first_five(names)}; they were not saved, and a state "
-                f"that was saved before is kept. The learning rate is probably too high: train anew with "
+                f"that was saved before is kept. The learning rate is probably too high: train again with "
                 f"--restart {self.stage} and a lower --{self.stage}.learning_rate"
             )
 
