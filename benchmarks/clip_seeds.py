@@ -9,11 +9,8 @@ alternate in one process. Memory is the peak of a separate process per version.
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -25,6 +22,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
+from measure import hardware, peak_memory, seconds
 from tag2mask.cams.clip import Clip, clip_cams
 
 SIZE = (384, 512)
@@ -35,7 +33,7 @@ BLOCKS, THRESHOLD = 8, 0.4
 
 
 def problem(images: int, tags: int, device: str) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
-    """Images, tags and texts, all random."""
+    """Random images, tags, class texts and background texts."""
     generator = torch.Generator().manual_seed(0)
     items = [torch.randn(3, *SIZE, generator=generator) for _ in range(images)]
     marks = torch.zeros(images, CLASSES, dtype=torch.bool)
@@ -48,7 +46,7 @@ def problem(images: int, tags: int, device: str) -> tuple[list[Tensor], Tensor, 
 def one_class_at_a_time(
     clip: Clip, images: list[Tensor], tags: Tensor, texts: Tensor, background_text_features: Tensor
 ) -> list[list[Any]]:
-    """CLIP-ES as described: batch 1, the last block forward and backward for each class, n × n work on the host."""
+    """CLIP-ES as published: batch 1, the last block forward and backward for each class, n × n work on the host."""
     model, vision, device = clip.model, clip.model.vision_model, clip.device
     scale = clip.logit_scale
     results = []
@@ -102,7 +100,7 @@ def one_class_at_a_time(
 
 
 def plain_forward(clip: Clip, images: list[Tensor], batch: int) -> None:
-    """The network as it is, without a gradient or an attention map."""
+    """The forward pass of the network, without gradients and attention maps."""
     with torch.no_grad():
         for start in range(0, len(images), batch):
             patches = clip.patches(images[start : start + batch])
@@ -112,17 +110,8 @@ def plain_forward(clip: Clip, images: list[Tensor], batch: int) -> None:
             clip.image_features(tokens[:, 0])
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    """Of one call, the device waited for."""
-    start = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def build(options: argparse.Namespace) -> Clip:
-    """ViT-B/16 from random weights."""
+    """ViT-B/16 with random weights."""
     from transformers import CLIPConfig, CLIPModel
 
     vision = {"patch_size": 16, "image_size": 224, "hidden_size": 768, "intermediate_size": 3072}
@@ -130,7 +119,7 @@ def build(options: argparse.Namespace) -> Clip:
     torch.manual_seed(0)
     config = CLIPConfig(vision_config=vision, projection_dim=512)
     model = CLIPModel._from_config(config, attn_implementation="eager")
-    with torch.no_grad():  # a trained network's attention is not uniform, and affinity has something to carry then
+    with torch.no_grad():  # makes the attention less uniform, as in a trained network
         for block in model.vision_model.encoder.layers:
             block.self_attn.q_proj.weight *= 6
             block.self_attn.k_proj.weight *= 6
@@ -138,7 +127,7 @@ def build(options: argparse.Namespace) -> Clip:
 
 
 def sides(options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
-    """What is measured, by name."""
+    """The variants, by name."""
     clip = build(options)
     images, tags, texts, background_text_features = problem(options.images, options.tags, options.device)
     step = options.batch or (2 if options.device == "cpu" else 16)
@@ -163,14 +152,8 @@ def sides(options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     }
 
 
-def memory(name: str) -> float:
-    """MiB of this process, as Linux counts them."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith(name)) / 1024
-
-
 def peak(side: str, work: Callable[[], Any], device: str) -> int:
-    """MiB that a side needs beyond what was there before it, in a process of its own on a CPU."""
+    """Peak memory of a variant in MiB, above the memory before it; on a CPU in a separate process."""
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -183,23 +166,20 @@ def peak(side: str, work: Callable[[], Any], device: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--tags", type=int, default=3, help="of each image")
-    parser.add_argument("--batch", type=int, help="images at once, of our side; 2 on a CPU, 16 on a GPU")
+    parser.add_argument("--tags", type=int, default=3, help="per image")
+    parser.add_argument("--batch", type=int, help="images per batch of our variant; 2 on a CPU, 16 on a GPU")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"])
-    parser.add_argument("--threads", type=int, help="of torch; its own choice if not given")
-    parser.add_argument("--repeats", type=int, default=3, help="of each side; the median counts")
-    parser.add_argument("--out", type=Path, help="a JSON file as well")
+    parser.add_argument("--threads", type=int, help="of torch; by default its own choice")
+    parser.add_argument("--repeats", type=int, default=3, help="per variant; the median counts")
+    parser.add_argument("--out", type=Path, help="also write a JSON file")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     work = sides(options)
     if options.only:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here on
-        before = memory("VmRSS")
-        work[options.only]()
-        print(memory("VmHWM") - before)
+        print(peak_memory(work[options.only]))
         return
     names = ("plain forward", "ours", "one class at a time")
     work["ours"]()
@@ -209,17 +189,15 @@ def main() -> None:
             times[name].append(seconds(work[name]))
     middle = {name: median(values) for name, values in times.items()}
     result = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {options.device}",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        "hardware": hardware(options.device),
         "precision": options.precision,
         "images": options.images,
         "tags": options.tags,
         "seconds": {name: round(value, 2) for name, value in middle.items()},
         "one class at a time / ours": round(middle["one class at a time"] / middle["ours"], 2),
         "share of ours that is not the plain forward": round(1 - middle["plain forward"] / middle["ours"], 3),
-        "MiB at most": {name: peak(name, work[name], options.device) for name in names},
-        "largest difference of a map": work["difference"](),
+        "peak MiB": {name: peak(name, work[name], options.device) for name in names},
+        "largest difference between maps": work["difference"](),
     }
     text = json.dumps(result, indent=2)
     if options.out:

@@ -13,8 +13,6 @@ their time.
 
 import argparse
 import json
-import os
-import platform
 import sys
 import time
 from dataclasses import replace
@@ -22,25 +20,25 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from clip_seeds import build, plain_forward, problem
+from measure import hardware
 from tag2mask.cli.parsing import build_parser, expand_presets, to_config
 from tag2mask.runs.config import Config
 from tag2mask.runs.run_folder import RunFolder
 from tag2mask.stages.registry import STAGES
 
 FEW = 2
-"""Images that are done before those that are measured: the first ones cost more."""
+"""Images before the measured ones; the first ones cost more."""
 
 FOLDERS = {"cams": ["cams"], "edges": ["edges/labels"], "refine": ["masks", "refine"], "predictions": ["predictions"]}
-"""What the stages write by image."""
+"""The folders with files per image."""
 
 
 def settings(options: argparse.Namespace, out: Path) -> Config:
-    """Those of the preset, with random weights, for one process."""
+    """The settings of the preset, with random weights, for one process."""
     parser = build_parser("run")
     words = ["--config", options.preset, "--data.root", str(options.data), "--data.split", options.split]
     words += ["--data.masks", str(out / "truth"), "--network.weights", "none", "--segment.network.weights", "none"]
@@ -50,7 +48,7 @@ def settings(options: argparse.Namespace, out: Path) -> Config:
 
 
 def cpu_seconds(stage: str, config: Config) -> float:
-    """Of a stage, in this process."""
+    """The CPU seconds of a stage in this process."""
     start = time.process_time()
     result = STAGES[stage].do(config, RunFolder(Path(config.out or "")), Console(quiet=True))
     if result.failed:
@@ -59,14 +57,14 @@ def cpu_seconds(stage: str, config: Config) -> float:
 
 
 def operations(stage: str, config: Config) -> float:
-    """Of a stage, in units of 10^12."""
+    """The operations of a stage, in units of 10^12."""
     with FlopCounterMode(display=False) as counter:
         cpu_seconds(stage, config)
     return float(counter.get_total_flops()) / 1e12
 
 
 def by_image(stage: str, config: Config, images: int) -> dict[str, float]:
-    """The cost of a stage that works on each image by itself."""
+    """The cost per image of a stage that processes images independently."""
     cpu_seconds(stage, replace(config, limit=FEW))
     limit = FEW + images
     whole = cpu_seconds(stage, replace(config, limit=limit))
@@ -82,22 +80,22 @@ def by_image(stage: str, config: Config, images: int) -> dict[str, float]:
 
 
 def of_training(stage: str, config: Config, network: str, batch: int) -> dict[str, float]:
-    """The cost of a training, for each image that it draws."""
+    """The cost of training per drawn image."""
     run = RunFolder(Path(config.out or ""))
     costs = {}
     for steps in (1, 3):
-        run.delete([stage])
+        run.delete([STAGES[stage]])
         section = replace(getattr(config, stage), steps=steps, batch_size=batch)
         with FlopCounterMode(display=False) as counter:
             seconds = cpu_seconds(stage, replace(config, **{stage: section}))
         costs[steps] = seconds, counter.get_total_flops() / 1e12
     drawn = 2 * batch
     seconds, counted = ((costs[3][part] - costs[1][part]) / drawn for part in (0, 1))
-    return {"CPU s": seconds, "10^12 operations": counted, "parameters' file, MB": (run / network).stat().st_size / 1e6}
+    return {"CPU s": seconds, "10^12 operations": counted, "parameter file, MB": (run / network).stat().st_size / 1e6}
 
 
 def of_clip() -> dict[str, float]:
-    """Operations of CLIP's forward pass, which base CAMs begin with: ViT-B/16, 500 × 375 px."""
+    """The operations of CLIP's forward pass for base CAMs: ViT-B/16, 500 × 375 px."""
     clip = build(argparse.Namespace(device="cpu", precision="fp32"))
     with FlopCounterMode(display=False) as counter:
         plain_forward(clip, problem(FEW, 3, "cpu")[0], FEW)
@@ -121,15 +119,13 @@ def main() -> None:
             print(name, found[name], file=sys.stderr, flush=True)
 
         few = replace(config, limit=FEW + options.images)
-        note("train, each draw", of_training("train", few, "train/network.safetensors", options.batch))
+        note("train, per draw", of_training("train", few, "train/network.safetensors", options.batch))
         note("cams", by_image("cams", config, options.images))
-        note("edges, each draw", of_training("edges", few, "edges/network.safetensors", options.batch))
+        note("edges, per draw", of_training("edges", few, "edges/network.safetensors", options.batch))
         note("refine", by_image("refine", config, options.images))
-        note("segment, each draw", of_training("segment", few, "segment/network.safetensors", options.batch))
+        note("segment, per draw", of_training("segment", few, "segment/network.safetensors", options.batch))
         note("predictions", by_image("predictions", config, options.images))
-    hardware = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    result = {**hardware, "threads": torch.get_num_threads(), "torch": torch.__version__, "preset": options.preset}
-    print(json.dumps({**result, "an image": found}, indent=2))
+    print(json.dumps({"hardware": hardware(), "preset": options.preset, "per image": found}, indent=2))
 
 
 if __name__ == "__main__":

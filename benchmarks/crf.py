@@ -1,6 +1,6 @@
 """The dense CRF compared with pydensecrf2, alternating per image. Prints JSON.
 
-pip install -e ".[bench]" && python benchmarks/crf.py --photos VOC2012/JPEGImages --threads 2
+pip install -e ".[bench]" && python benchmarks/crf.py --folder VOC2012/JPEGImages --threads 2
 
 Images are resized to 375 × 500 px; probabilities are random and smooth; ten iterations. Both versions compute the
 marginals from the image and the probabilities. Ours caches the lattice of positions for images of the same size, as in
@@ -19,13 +19,14 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from measure import hardware
 from tag2mask.refine.crf import PUBLISHED, CrfPreset, CrfSettings, CrfValues, _kept_spatial, dense_crf
 
 HEIGHT, WIDTH = 375, 500
 
 
 def sample_images(folder: Path | None, count: int) -> list[np.ndarray]:
-    """uint8 (H, W, 3); generated where there is no folder."""
+    """uint8 (H, W, 3); generated without a folder."""
     if folder is None:
         coarse = np.random.default_rng(0).integers(0, 256, (count, 12, 16, 3), dtype=np.uint8)
         return [np.array(Image.fromarray(each).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)) for each in coarse]
@@ -35,7 +36,7 @@ def sample_images(folder: Path | None, count: int) -> list[np.ndarray]:
 
 
 def probabilities(labels: int, seed: int) -> torch.Tensor:
-    """Smooth and unsure, as CAMs are: (K, H, W)."""
+    """Smooth random probabilities, (K, H, W)."""
     coarse = 2 * torch.randn(1, labels, 12, 16, generator=torch.Generator().manual_seed(seed))
     return F.interpolate(coarse, size=(HEIGHT, WIDTH), mode="bilinear")[0].softmax(0)
 
@@ -54,16 +55,16 @@ def peer(image: np.ndarray, given: torch.Tensor, values: CrfValues) -> np.ndarra
 def measure(
     image: np.ndarray, given: torch.Tensor, preset: CrfPreset, devices: list[str], *, cold: bool
 ) -> tuple[dict[str, float], float]:
-    """Seconds of every side, and the share of pixels to which pydensecrf2 and the first device give one label."""
+    """Seconds of each variant, and the share of pixels with equal labels from pydensecrf2 and the first device."""
     start = time.perf_counter()
     theirs = peer(image, given, PUBLISHED[preset]).argmax(0)
     seconds, shares = {"pydensecrf2": time.perf_counter() - start}, []
     for device in devices:
-        pixels, unsure = torch.from_numpy(image).to(device), given.to(device)
+        pixels, initial = torch.from_numpy(image).to(device), given.to(device)
         if cold:
             _kept_spatial.cache_clear()
         start = time.perf_counter()
-        ours = dense_crf(pixels, unsure, CrfSettings(preset)).argmax(0).cpu().numpy()
+        ours = dense_crf(pixels, initial, CrfSettings(preset)).argmax(0).cpu().numpy()
         seconds[device] = time.perf_counter() - start
         shares.append(float((ours == theirs).mean()))
     return seconds, shares[0]
@@ -71,16 +72,16 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, help="a folder with .jpg files; generated pictures if not given")
+    parser.add_argument("--folder", type=Path, help="with .jpg files; by default images are generated")
     parser.add_argument("--images", type=int, default=10)
-    parser.add_argument("--threads", type=int, help="of torch; its own choice if not given")
-    parser.add_argument("--repeats", type=int, default=3, help="of each image; the fastest counts")
-    parser.add_argument("--cold", action="store_true", help="keep nothing from one image to the next")
+    parser.add_argument("--threads", type=int, help="of torch; by default its own choice")
+    parser.add_argument("--repeats", type=int, default=3, help="per image; the fastest counts")
+    parser.add_argument("--cold", action="store_true", help="clear the cache before each image")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    images = sample_images(options.photos, options.images)
+    images = sample_images(options.folder, options.images)
     rows = []
     presets: tuple[CrfPreset, ...] = ("deeplab", "irn")
     for labels in (3, 21):
@@ -108,14 +109,11 @@ def main() -> None:
                         f"{name} / pydensecrf2, from to": [round(min(ratios[name]), 2), round(max(ratios[name]), 2)]
                         for name in devices
                     },
-                    "pixels of one label": round(min(agreement), 6),
+                    "pixels with equal labels": round(min(agreement), 6),
                 }
             )
-    print(
-        json.dumps(
-            {"threads": torch.get_num_threads(), "cold": options.cold, "size": [HEIGHT, WIDTH], "rows": rows}, indent=2
-        )
-    )
+    result = {"hardware": hardware(devices[-1]), "cold": options.cold, "size": [HEIGHT, WIDTH], "rows": rows}
+    print(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":

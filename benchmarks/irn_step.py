@@ -8,42 +8,18 @@ pass and SGD. Memory is the peak in addition to the model and the batch, as Linu
 
 import argparse
 import json
-import os
-import platform
 import time
-from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 
 import torch
 
-from tag2mask.core.device import channels_last, release_memory, retained_memory
+from measure import hardware, peak_memory, seconds
+from tag2mask.core.device import channels_last, retained_memory
 from tag2mask.networks import NetworkSettings, build_backbone, ceil_grid
 from tag2mask.networks.edge_network import EDGE_STRIDE, build_edge_network
 from tag2mask.refine.affinity_loss import RADIUS, affinity_loss, reduced_labels
 
 WANTED_RATIO = 1.3
-
-
-def memory(name: str) -> float:
-    """MiB of this process, as Linux counts them."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith(name)) / 1024
-
-
-def peak(work: Callable[[], object]) -> float:
-    """MiB that some work takes at most beyond what the process has."""
-    release_memory()
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here on
-    before = memory("VmRSS")
-    work()
-    return memory("VmHWM") - before
-
-
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -52,9 +28,9 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=512, help="of the images, in pixels")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--radius", type=int, default=RADIUS, help="of the loss, in cells")
-    parser.add_argument("--bf16", action="store_true", help="autocast of both sides")
-    parser.add_argument("--threads", type=int, help="of torch; its own choice if not given")
-    parser.add_argument("--repeats", type=int, default=3, help="of each side; the median counts")
+    parser.add_argument("--bf16", action="store_true", help="autocast for both")
+    parser.add_argument("--threads", type=int, help="of torch; by default its own choice")
+    parser.add_argument("--repeats", type=int, default=3, help="per variant; the median counts")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -63,11 +39,11 @@ def main() -> None:
     network = channels_last(build_edge_network(backbone, seed=0)).train()
     optimiser = torch.optim.SGD(list(network.branch.parameters()), lr=1e-3, momentum=0.9, weight_decay=1e-4)
     images = torch.rand(options.batch, 3, options.side, options.side).contiguous(memory_format=torch.channels_last)
-    blocks = torch.randint(0, 4, (options.batch, 1, 8, 8)).float()  # 3 is taken for ignored
+    blocks = torch.randint(0, 4, (options.batch, 1, 8, 8)).float()  # 3 becomes ignored
     labels = torch.nn.functional.interpolate(blocks, size=(options.side, options.side)).squeeze(1).byte()
     labels[labels == 3] = 255
     grid = ceil_grid((options.side, options.side), EDGE_STRIDE)
-    taken: list[float] = []  # by the loss, forward and backward to the logits
+    taken: list[float] = []  # seconds of the loss, forward and backward to the logits
 
     def autocast() -> torch.autocast:
         return torch.autocast("cpu", torch.bfloat16, enabled=options.bf16)
@@ -89,26 +65,23 @@ def main() -> None:
 
     logits = torch.randn(options.batch, *grid)
     reduced = reduced_labels(labels, grid)
-    affinity_loss(logits, reduced, radius=options.radius)  # the paths are found once and kept
+    affinity_loss(logits, reduced, radius=options.radius)  # the paths are computed once and cached
     peaks = {
-        "backbone": peak(plain),
-        "step": peak(step),
-        "loss": peak(lambda: affinity_loss(logits.requires_grad_(), reduced, radius=options.radius).total.backward()),
+        "backbone": peak_memory(plain),
+        "step": peak_memory(step),
+        "loss": peak_memory(
+            lambda: affinity_loss(logits.requires_grad_(), reduced, radius=options.radius).total.backward()
+        ),
     }
     turns = []
-    with retained_memory():  # as the program itself trains; it serves both sides
+    with retained_memory():  # as in training
         plain(), step()
         taken.clear()
         for _ in range(options.repeats):
             turns.append((seconds(plain), seconds(step)))
     forward, whole = (median(side) for side in zip(*turns, strict=True))
     result = {
-        "hardware": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        },
+        "hardware": hardware(),
         "backbone": options.backbone,
         "batch": options.batch,
         "side": options.side,
@@ -119,7 +92,7 @@ def main() -> None:
             "training step": round(whole, 3),
             "affinity loss": round(median(taken), 3),
         },
-        "MiB beyond the model": {name: round(value) for name, value in peaks.items()},
+        "peak MiB above the model": {name: round(value) for name, value in peaks.items()},
         "loss / step": round(median(taken) / whole, 3),
         "step / backbone": round(whole / forward, 3),
         "wanted": WANTED_RATIO,

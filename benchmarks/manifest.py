@@ -20,7 +20,7 @@ import numpy as np
 from tag2mask.data.manifest import Images, Manifest, ManifestWriter
 
 
-def held() -> float:
+def private_memory() -> float:
     """MB of anonymous memory of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 1000
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1_000_000)
     images = parser.parse_args().images
     few = written(1000)
-    before = held()
+    before = private_memory()
     with TemporaryDirectory() as folder:
         path = Path(folder) / "data.arrow"
         found: dict[str, float] = {"images": images}
@@ -55,7 +55,7 @@ def main() -> None:
         found["seconds of a full pass"] = seconds(lambda: sum(len(item.tags) for item in items))
         some = items.take(np.random.default_rng(0).permutation(images)[:10_000])
         found["microseconds per image in any order"] = 100 * seconds(lambda: sum(len(item.tags) for item in some))
-        found["added private memory, MB"] = round(held() - before, 1)
+        found["added private memory, MB"] = round(private_memory() - before, 1)
         found["bytes on disk per image"] = round(path.stat().st_size / images)
     del few
     print(json.dumps({"hardware": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores", **found}))

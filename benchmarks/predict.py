@@ -11,8 +11,6 @@ The difference is larger on a GPU and for small networks.
 
 import argparse
 import json
-import platform
-import time
 from statistics import median
 
 import numpy as np
@@ -20,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from measure import hardware, seconds
 from tag2mask.cams.inference import resize
 from tag2mask.networks import NetworkSettings, build_backbone
 from tag2mask.prediction.multiscale import mean_logits, padded_side
@@ -52,18 +51,18 @@ def one_by_one(network: Linear, image: Tensor) -> Tensor:
     for scale in PUBLISHED_SCALES:
         scaled = resize(image, scale)
         height, width = scaled.shape[2:]
-        filled = network.pixel_mean.repeat(1, 1, padded_side(network, height), padded_side(network, width))
-        filled[..., :height, :width] = scaled
+        padded = network.pixel_mean.repeat(1, 1, padded_side(network, height), padded_side(network, width))
+        padded[..., :height, :width] = scaled
         lines = [
             2 * ((torch.arange(side, device=image.device) + 0.5) / side * part) / whole - 1
-            for side, part, whole in zip(size, (height, width), filled.shape[2:], strict=True)
+            for side, part, whole in zip(size, (height, width), padded.shape[2:], strict=True)
         ]
         rows, columns = torch.meshgrid(*lines, indexing="ij")
-        places = torch.stack([columns, rows], -1)[None]
+        positions = torch.stack([columns, rows], -1)[None]
         for mirrored in (False, True):
-            logits = network(filled.flip(3) if mirrored else filled)
+            logits = network(padded.flip(3) if mirrored else padded)
             logits = logits.flip(3) if mirrored else logits
-            total = total + F.grid_sample(logits, places, padding_mode="border", align_corners=False)
+            total = total + F.grid_sample(logits, positions, padding_mode="border", align_corners=False)
     return (total / (2 * len(PUBLISHED_SCALES)))[0]
 
 
@@ -72,7 +71,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--classes", type=int, default=20)
     parser.add_argument("--size", type=int, nargs=2, default=[375, 500])
-    parser.add_argument("--threads", type=int, help="of torch; its own choice if not given")
+    parser.add_argument("--threads", type=int, help="of torch; by default its own choice")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     if options.threads:
@@ -83,35 +82,27 @@ def main() -> None:
     predictor = Predictor(Linear(options.backbone, options.classes), device.type, settings)
     network = predictor.network
     coarse = torch.rand(1, 3, 12, 16)
-    photo = (F.interpolate(coarse, size=options.size, mode="bicubic").clamp(0, 1)[0] * 255).byte().permute(1, 2, 0)
-
-    def clock(work: object) -> float:
-        start = time.perf_counter()
-        work()  # type: ignore[operator]
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
+    image = (F.interpolate(coarse, size=options.size, mode="bicubic").clamp(0, 1)[0] * 255).byte().permute(1, 2, 0)
 
     def plainly() -> None:
-        logits = one_by_one(network, photo.to(device).permute(2, 0, 1)[None].float() / 255)
+        logits = one_by_one(network, image.to(device).permute(2, 0, 1)[None].float() / 255)
         highest, labels = logits.softmax(0).max(0)
         np.stack([labels.cpu().numpy(), highest.cpu().numpy()])
 
-    expected = one_by_one(network, photo.to(device).permute(2, 0, 1)[None].float() / 255)
+    expected = one_by_one(network, image.to(device).permute(2, 0, 1)[None].float() / 255)
     found = torch.empty_like(expected)
-    for block in mean_logits(network, [photo], settings, device):
+    for block in mean_logits(network, [image], settings, device):
         found[:, block.rows, block.columns] = block.logits
     difference = float((found - expected).abs().max() / expected.abs().max().clamp_min(1))
     if difference > 1e-4:
         raise SystemExit(f"the two differ by {difference}")
     times: dict[str, list[float]] = {"ours": [], "one by one": []}
-    for _ in range(options.repeats):  # in turns, so that both meet the same machine
-        times["ours"].append(clock(lambda: predictor.prediction(photo.numpy())))
-        times["one by one"].append(clock(plainly))
+    for _ in range(options.repeats):  # alternating
+        times["ours"].append(seconds(lambda: predictor.prediction(image.numpy())))
+        times["one by one"].append(seconds(plainly))
     ratios = [slow / fast for slow, fast in zip(times["one by one"], times["ours"], strict=True)]
-    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
     result = {
-        "hardware": {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__},
+        "hardware": hardware(device.type),
         "backbone": options.backbone,
         "classes": options.classes,
         "size": options.size,

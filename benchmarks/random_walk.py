@@ -8,28 +8,21 @@ the transition matrix; it needs eight.
 
 import argparse
 import json
-import time
-from pathlib import Path
 from statistics import median
 
 import torch
 
+from measure import hardware, peak_memory, seconds
 from tag2mask.refine.random_walk import propagate
 
 SQUARINGS = 8
-
-
-def memory(name: str) -> float:
-    """MiB of this process, as Linux counts them."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, nargs=2, default=[94, 125], help="of the grid")
     parser.add_argument("--labels", type=int, default=3)
-    parser.add_argument("--threads", type=int, help="of torch; its own choice if not given")
+    parser.add_argument("--threads", type=int, help="of torch; by default its own choice")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     if options.threads:
@@ -37,28 +30,20 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     cams = torch.rand(options.labels, *options.size, generator=generator)
     edge = torch.rand(*options.size, generator=generator)
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here on
-    before = memory("VmRSS")
-    times = []
-    for _ in range(options.repeats):
-        start = time.perf_counter()
-        propagate(cams, edge)
-        times.append(time.perf_counter() - start)
-    peak = memory("VmHWM") - before
+    times: list[float] = []
+    peak = peak_memory(lambda: times.extend(seconds(lambda: propagate(cams, edge)) for _ in range(options.repeats)))
     cells = options.size[0] * options.size[1]
     dense = torch.rand(cells, cells, generator=generator) / cells
-    start = time.perf_counter()
-    squared = dense @ dense
-    once = time.perf_counter() - start
+    once = seconds(lambda: dense @ dense)
     result = {
-        "threads": torch.get_num_threads(),
+        "hardware": hardware(),
         "grid": options.size,
         "labels": options.labels,
         "sparse, seconds": round(median(times), 4),
         "dense, seconds for one squaring": round(once, 1),
         "dense / sparse": round(SQUARINGS * once / median(times)),
-        "sparse, MiB at most": round(peak),
-        "dense, MiB of one matrix": round(squared.numel() * 4 / 2**20),
+        "sparse, peak MiB": round(peak),
+        "dense, MiB of one matrix": round(dense.numel() * 4 / 2**20),
     }
     print(json.dumps(result, indent=2))
 

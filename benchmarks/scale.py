@@ -12,8 +12,6 @@ each.
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
@@ -21,9 +19,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import torch
 from PIL import Image
 
+from measure import hardware
 from tag2mask.data import write_mask
 from tag2mask.networks import NetworkSettings, build_network
 from tag2mask.networks.checkpoint import save_network
@@ -36,8 +34,8 @@ FEW = 100
 CLASSES = ("cat", "cow", "dog", "owl")
 
 
-def write_data(folder: Path, photos: int) -> None:
-    """A table of so many images, their masks, and masks to measure."""
+def write_data(folder: Path, images: int) -> None:
+    """Write a table of images, their ground truth, and masks to evaluate."""
     rng = np.random.default_rng(0)
     sources = folder / "sources"
     sources.mkdir(parents=True)
@@ -47,15 +45,15 @@ def write_data(folder: Path, photos: int) -> None:
             labels = rng.integers(0, len(CLASSES) + 1, (SIDE, SIDE), dtype=np.uint8)
             write_mask(sources / f"{kind}{number}.png", labels)
     lines = ["image,tags"]
-    for place in range(photos):
-        name, number = f"{place // FOLDER:04}/image_{place:08}", place % FILES
+    for index in range(images):
+        name, number = f"{index // FOLDER:04}/image_{index:08}", index % FILES
         targets = (folder / f"data/{name}.jpg", folder / f"truth/{name}.png", folder / f"run/masks/{name}.png")
-        if place % FOLDER == 0:
+        if index % FOLDER == 0:
             for target in targets:
                 target.parent.mkdir(parents=True)
         for target, source in zip(targets, (f"{number}.jpg", f"truth{number}.png", f"mask{number}.png"), strict=True):
             target.hardlink_to(sources / source)
-        lines.append(f"{name}.jpg,{CLASSES[place % 4]};{CLASSES[(place + 1 + place // 4 % 3) % 4]}")
+        lines.append(f"{name}.jpg,{CLASSES[index % 4]};{CLASSES[(index + 1 + index // 4 % 3) % 4]}")
     (folder / "data/tags.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     network = build_network(NetworkSettings(backbone="resnet18", weights="none"), CLASSES, seed=0)
     save_network(folder / "run" / TRAIN_NETWORK, network)
@@ -67,7 +65,7 @@ done = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
 _, status, usage = os.wait4(done.pid, 0)
 print(json.dumps([os.waitstatus_to_exitcode(status), usage.ru_maxrss / 1024]))
 """
-# A command's peak is never below the memory of the process that starts it, so that one should be small.
+# The peak of a command includes the memory of the process that starts it, so this process should be small.
 
 
 def measured(words: list[str]) -> tuple[float, float]:
@@ -83,7 +81,7 @@ def measured(words: list[str]) -> tuple[float, float]:
 
 
 def command(verb: str, folder: Path) -> list[str]:
-    """The words of a verb on the data in ``folder``."""
+    """The words of a command on the data in ``folder``."""
     data = ["--data.root", str(folder / "data"), "--data.masks", str(folder / "truth"), "--workers", "1"]
     run = [str(folder / "run"), *data, "--device", "cpu"]
     return {
@@ -97,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--verbs", nargs="+", default=["check", "cams", "evaluate"])
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
-    parser.add_argument("--folder", type=Path, help="where the data is generated and deleted again; a temporary one")
+    parser.add_argument("--folder", type=Path, help="parent of the temporary data; by default the system's")
     options = parser.parse_args()
     found: dict[str, dict[str, object]] = {verb: {} for verb in options.verbs}
     starts: dict[str, float] = {}
@@ -112,13 +110,12 @@ def main() -> None:
                     starts[verb] = seconds
                     continue
                 peaks[verb].append(peak)
-                a_photo = max(0.0, seconds - starts[verb]) / size
-                found[verb][str(size)] = {"peak, MB": round(peak, 1), "seconds an image": round(a_photo, 6)}
+                per_image = max(0.0, seconds - starts[verb]) / size
+                found[verb][str(size)] = {"peak, MB": round(peak, 1), "seconds per image": round(per_image, 6)}
     for verb, values in peaks.items():
         grown = (values[-1] - values[0]) / max(1, options.sizes[-1] - options.sizes[0])
-        found[verb] |= {"ratio of peaks": round(values[-1] / values[0], 3), "bytes an image": round(grown * 2**20)}
-    hardware = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    print(json.dumps({"hardware": {**hardware, "torch": torch.__version__}, "side": SIDE, **found}, indent=2))
+        found[verb] |= {"ratio of peaks": round(values[-1] / values[0], 3), "bytes per image": round(grown * 2**20)}
+    print(json.dumps({"hardware": hardware(), "side": SIDE, **found}, indent=2))
 
 
 if __name__ == "__main__":

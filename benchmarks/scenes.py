@@ -13,7 +13,7 @@ from tag2mask.core.files import read_json, write_json
 
 
 def measure(out: Path, seeds: int, arguments: list[str]) -> dict[str, object]:
-    """Run the demo for each seed (of scenes, weights and draws) and gather its figures."""
+    """Run the demo for each seed (of scenes, weights and sampling) and collect its figures."""
     values: dict[str, list[float]] = {}
     for seed in range(seeds):
         run = out / f"seed-{seed}"

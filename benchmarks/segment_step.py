@@ -11,8 +11,6 @@ addition to the weights, as Linux counts it; on a GPU, the peak that torch alloc
 
 import argparse
 import json
-import os
-import platform
 from collections.abc import Callable, Sequence
 from statistics import median
 
@@ -20,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from irn_step import peak, seconds
+from measure import hardware, peak_memory, seconds
 from tag2mask.cli.parsing import build_parser, expand_presets, to_config
 from tag2mask.core.device import channels_last
 from tag2mask.networks.segmentation import SegmentationNetwork, build_segmentation_network
@@ -41,48 +39,36 @@ def network_of(config: str, device: str) -> SegmentationNetwork:
 
 @torch.no_grad()
 def settle(network: SegmentationNetwork, images: Tensor) -> None:
-    """Give fixed norms the statistics of the images."""
+    """Set the statistics of fixed norms to those of the images."""
     norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     for norm in norms:
         norm.train()
-        norm.momentum = None  # the mean of all batches, here of one
+        norm.momentum = None  # the mean over all batches, here one
     network(images)
     for norm in norms:
         norm.eval()
 
 
-def timed(work: Callable[[], object], device: str) -> float:
-    """Seconds that some work takes, on the device to its end."""
-
-    def whole() -> None:
-        work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    return seconds(whole)
-
-
-def most_memory(work: Callable[[], object], device: str) -> float:
-    """MiB that some work takes at most."""
+def peak(work: Callable[[], object], device: str) -> float:
+    """Peak memory of some work, in MiB."""
     if device == "cpu":
-        return peak(work)
+        return peak_memory(work)
     torch.cuda.reset_peak_memory_stats()
     work()
     return torch.cuda.max_memory_allocated() / 2**20
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="deeplab-msc", help="a preset or file with a segmentation network")
     parser.add_argument("--side", type=int, default=321, help="of the images, in pixels")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--learning-rate", type=float, default=1e-5)
-    parser.add_argument("--repeats", type=int, default=3, help="of the plain passes; the median counts; 0: none")
+    parser.add_argument("--repeats", type=int, default=3, help="of the backbone passes; the median counts; 0: none")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--bf16", action="store_true", help="autocast of both sides")
-    parser.add_argument("--threads", type=int, help="of torch; its own choice if not given")
+    parser.add_argument("--bf16", action="store_true", help="autocast for both")
+    parser.add_argument("--threads", type=int, help="of torch; by default its own choice")
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -91,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(options.batch, 3, side, side, generator=generator).to(device)
     images = images.contiguous(memory_format=torch.channels_last)
-    blocks = torch.randint(0, 22, (options.batch, 1, 8, 8), generator=generator)  # 21 is taken for ignored
+    blocks = torch.randint(0, 22, (options.batch, 1, 8, 8), generator=generator)  # 21 becomes ignored
     labels = F.interpolate(blocks.float(), size=(side, side))[:, 0].byte().to(device)
     labels[labels == 21] = 255
     settle(network, images)
@@ -118,24 +104,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             last = network.backbone((images - network.pixel_mean) / network.pixel_std)[-1]
         last.float().mean().backward()
 
-    memory = most_memory(step, device)
-    steps = [timed(step, device) for _ in range(options.steps - 1)]
-    passes = [timed(plain, device) for _ in range(options.repeats)]
+    memory = peak(step, device)
+    steps = [seconds(step) for _ in range(options.steps - 1)]
+    passes = [seconds(plain) for _ in range(options.repeats)]
     result = {
-        "hardware": {
-            "processor": platform.processor() or platform.machine(),
-            "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        },
+        "hardware": hardware(device),
         "network": options.config,
         "batch": options.batch,
         "side": side,
         "precision": "bf16" if options.bf16 else "fp32",
         "loss": {"first": losses[0], "last": losses[-1], "falls": losses[-1] < losses[0]},
-        "seconds a step": round(median(steps), 3) if steps else None,
-        "images a second": round(options.batch / median(steps), 3) if steps else None,
+        "seconds per step": round(median(steps), 3) if steps else None,
+        "images per second": round(options.batch / median(steps), 3) if steps else None,
         "seconds, backbone forward and backward": round(median(passes), 3) if passes else None,
         "step / backbone": round(median(steps) / median(passes), 3) if steps and passes else None,
         "wanted": WANTED_RATIO,

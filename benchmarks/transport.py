@@ -16,10 +16,7 @@ import contextlib
 import functools
 import io
 import json
-import os
-import platform
 import statistics
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -33,6 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from measure import hardware, seconds
 from tag2mask.core.device import retained_memory
 from tag2mask.core.files import write_json
 from tag2mask.networks import NetworkSettings, PotNetwork, build_network
@@ -42,30 +40,19 @@ WANTED_BLOCK_RATIO, WANTED_STEP_RATIO = 10.0, 1.15
 CLASSES = 20
 
 
-def median_seconds(
-    first: Callable[[], object], second: Callable[[], object], repeats: int, device: torch.device
-) -> tuple[float, float]:
-    """Median seconds of two pieces of work that take turns, after one round that does not count."""
-    seconds: tuple[list[float], list[float]] = ([], [])
+def median_seconds(first: Callable[[], object], second: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """Median seconds of two alternating pieces of work, after a warm-up round."""
+    times: tuple[list[float], list[float]] = ([], [])
     for turn in range(repeats + 1):
-        for work, taken in zip((first, second), seconds, strict=True):
-            synchronise(device)
-            start = time.perf_counter()
-            work()
-            synchronise(device)
+        for work, taken in zip((first, second), times, strict=True):
+            duration = seconds(work)
             if turn:
-                taken.append(time.perf_counter() - start)
-    return statistics.median(seconds[0]), statistics.median(seconds[1])
+                taken.append(duration)
+    return statistics.median(times[0]), statistics.median(times[1])
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was asked to."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def images(images: int, grid: int, channels: int, tags_each: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Random features (N, D, h, w) with an object for each tag, base CAMs (N, C, h, w) that light part of it, tags."""
+def problem(images: int, grid: int, channels: int, tags_each: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Random features (N, D, h, w) with an object per tag, base CAMs (N, C, h, w) on part of it, and tags (N, C)."""
     generator = torch.Generator().manual_seed(0)
     tags = torch.zeros(images, CLASSES, dtype=torch.bool)
     activations = torch.zeros(images, CLASSES, grid, grid)
@@ -93,8 +80,8 @@ def quiet() -> Iterator[None]:
         kmeans_pytorch.tqdm = bar
 
 
-def obvious_pot(features: Tensor, cams: Tensor, tags: Tensor, settings: PotSettings) -> Tensor:
-    """The published method one image, one class and one cluster at a time, with public libraries: (N, C + 1, h, w)."""
+def plain_pot(features: Tensor, cams: Tensor, tags: Tensor, settings: PotSettings) -> Tensor:
+    """The published method with public libraries, in loops over images, classes and clusters: (N, C + 1, h, w)."""
     maps = torch.zeros(len(tags), tags.shape[1] + 1, *features.shape[2:], device=features.device)
     for image in range(len(tags)):
         points = F.normalize(features[image].float().flatten(1), dim=0).T  # (n, D)
@@ -132,25 +119,24 @@ def obvious_pot(features: Tensor, cams: Tensor, tags: Tensor, settings: PotSetti
 
 @torch.no_grad()
 def measure_block(options: argparse.Namespace, clusters: int) -> dict[str, Any]:
-    """The POT block beside the obvious version, with the published settings; the default settings for comparison."""
+    """The POT block compared with the plain version, with the published settings; also with the default settings."""
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
-    features, cams, tags = (value.to(device) for value in images(16, 32, 768, 3))
+    features, cams, tags = (value.to(device) for value in problem(16, 32, 768, 3))
     features = features.to(dtype)
     settings = replace(PotSettings().paper(), num_prototypes=clusters)
     default = replace(PotSettings(), num_prototypes=clusters)
     np.random.seed(0)
     with quiet():
-        ours, obvious = median_seconds(
+        ours, plain = median_seconds(
             lambda: transport_cams(features, cams, tags, settings),
-            lambda: obvious_pot(features, cams, tags, settings),
+            lambda: plain_pot(features, cams, tags, settings),
             options.repeats,
-            device,
         )
         defaults, _ = median_seconds(
-            lambda: transport_cams(features, cams, tags, default), lambda: None, options.repeats, device
+            lambda: transport_cams(features, cams, tags, default), lambda: None, options.repeats
         )
         maps = transport_cams(features, cams, tags, settings).cams
-        difference = (maps - obvious_pot(features, cams, tags, settings)).abs()
+        difference = (maps - plain_pot(features, cams, tags, settings)).abs()
     present = torch.cat([torch.ones_like(tags[:, :1]), tags], 1)
     return {
         "images": 16,
@@ -159,9 +145,9 @@ def measure_block(options: argparse.Namespace, clusters: int) -> dict[str, Any]:
         "tags": 3,
         "clusters": clusters,
         "dtype": options.dtype,
-        "seconds": {"tag2mask": ours, "obvious": obvious, "tag2mask with its default settings": defaults},
+        "seconds": {"tag2mask": ours, "plain": plain, "tag2mask with its default settings": defaults},
         "mean difference of the maps": float(difference[present].mean()),
-        "ratio": obvious / ours,
+        "ratio": plain / ours,
         "wanted": WANTED_BLOCK_RATIO,
     }
 
@@ -169,7 +155,7 @@ def measure_block(options: argparse.Namespace, clusters: int) -> dict[str, Any]:
 def training_step(
     network: PotNetwork, images: Tensor, tags: Tensor, dtype: torch.dtype, pot: PotSettings | None, stop_gradient: Any
 ) -> Callable[[], object]:
-    """One step of SGD on the network; with ``pot`` the consistency loss on top, without it no joint feature."""
+    """One step of SGD; with ``pot`` including the joint feature and the consistency loss."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimiser = torch.optim.SGD(parameters, lr=1e-4, momentum=0.9)
     autocast = functools.partial(torch.autocast, images.device.type, dtype=dtype, enabled=dtype != torch.float32)
@@ -198,7 +184,7 @@ def training_step(
 
 
 def measure_step(options: argparse.Namespace, projections: bool) -> dict[str, Any]:
-    """A POT training step beside a classification step of the same network without side projections."""
+    """A POT training step compared with a classification step of the same network without side projections."""
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     batch, size = options.batch or (16 if device.type == "cuda" else 2), options.size
     generator = torch.Generator().manual_seed(0)
@@ -210,17 +196,16 @@ def measure_step(options: argparse.Namespace, projections: bool) -> dict[str, An
     classes = tuple(f"class {index}" for index in range(CLASSES))
     settings = NetworkSettings(backbone=options.backbone, weights="none", batch_norm="fixed")
     network, joint = (
-        build_network(replace(settings, projections=learned), classes, seed=0).to(device).train()
-        for learned in (False, projections)
+        build_network(replace(settings, projections=with_projections), classes, seed=0).to(device).train()
+        for with_projections in (False, projections)
     )
     pot = PotSettings().one_scale()
-    # Learned projections have no other teacher than the transport CAM, so its side has to take part.
+    # Only the transport CAM trains the projections, so it needs gradients.
     stop_gradient = "none" if projections else "pot"
     plain, with_pot = median_seconds(
         training_step(network, images, tags, dtype, None, stop_gradient),
         training_step(joint, images, tags, dtype, pot, stop_gradient),
         options.repeats,
-        device,
     )
     return {
         "network": asdict(joint.settings),
@@ -235,24 +220,7 @@ def measure_step(options: argparse.Namespace, projections: bool) -> dict[str, An
     }
 
 
-def hardware(options: argparse.Namespace) -> dict[str, Any]:
-    """What the figures were measured on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "accelerator": torch.cuda.get_device_name() if options.device.startswith("cuda") else None,
-        "torch": torch.__version__,
-        "pythonot": ot.__version__,
-        "python": platform.python_version(),
-    }
-
-
 def main() -> None:
-    """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=["block", "step"], help="one of the two measurements")
     parser.add_argument("--clusters", type=int, nargs="+", default=[2, 5], help="of the block, K")
@@ -260,17 +228,20 @@ def main() -> None:
     parser.add_argument(
         "--dtype", default="float32", choices=["float32", "bfloat16"], help="features; autocast of steps"
     )
-    parser.add_argument("--threads", type=int, help="of torch; its own choice if not given")
-    parser.add_argument("--repeats", type=int, default=5, help="of each side; the median counts")
+    parser.add_argument("--threads", type=int, help="of torch; by default its own choice")
+    parser.add_argument("--repeats", type=int, default=5, help="per variant; the median counts")
     parser.add_argument("--backbone", default="resnet50", help="of the training step")
     parser.add_argument("--batch", type=int, help="of the training step; 16 on an accelerator, 2 on a CPU")
     parser.add_argument("--size", type=int, default=512, help="of the training step's images, in pixels")
-    parser.add_argument("--out", type=Path, help="a JSON file as well")
+    parser.add_argument("--out", type=Path, help="also write a JSON file")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    report: dict[str, Any] = {"hardware": hardware(options), "repeats": options.repeats}
-    with retained_memory():  # as the program itself trains; it serves both sides
+    report: dict[str, Any] = {
+        "hardware": hardware(options.device) | {"pythonot": ot.__version__},
+        "repeats": options.repeats,
+    }
+    with retained_memory():  # as in training
         if options.only != "step":
             report["block"] = [measure_block(options, clusters) for clusters in options.clusters]
         if options.only != "block":

@@ -1,4 +1,4 @@
-"""The classifier's CAMs of a run as CLIP-ES's files, to try the way of base CAMs from outside without CLIP.
+"""A run's classifier CAMs as CLIP-ES files, to test imported base CAMs without CLIP.
 
 python experiments/classifier_as_seeds.py RUN OUT        # reads RUN/cams/classifier, writes OUT/ID.npy
 """
@@ -13,7 +13,7 @@ from tag2mask.data.cam_files import full_resolution, read_cam
 
 
 def convert(source: Path, target: Path) -> int:
-    """Write one file for each CAM file below ``source``, at the image's size alone; how many there were."""
+    """Write a file for each CAM file below ``source``, at full size; the number of files."""
     paths = sorted(source.rglob("*.npz"))
     for path in paths:
         cam = read_cam(path)
@@ -26,10 +26,10 @@ def convert(source: Path, target: Path) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run folder with CAMs of the kind `classifier`")
-    parser.add_argument("out", type=Path, help="where the files are written")
+    parser.add_argument("out", type=Path, help="the output folder")
     options = parser.parse_args()
     if not (made := convert(options.run / "cams/classifier", options.out)):
-        raise SystemExit(f"{options.run}/cams/classifier holds no CAM file; `tag2mask cams` makes them")
+        raise SystemExit(f"{options.run}/cams/classifier has no CAM file; `tag2mask cams` makes them")
     print(f"{made} files in {options.out}")
 
 

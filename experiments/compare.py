@@ -1,12 +1,12 @@
-"""Methods on kept maps: the pixels that each gets right, image by image.
+"""Methods on cached maps: counts of correct pixels per image.
 
-A method turns the maps of an image into a label for each pixel. Counts of single images are kept, so that
-intervals and paired differences cost nothing more.
+A method turns the maps of an image into a label for each pixel. Counts per image allow intervals and paired
+differences.
 """
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from error_bars import Counts
-from maps import Kept
+from maps import ImageMaps
 from tag2mask.evaluation import Confusion
 from tag2mask.pot import PotSettings, transport_cams
 
@@ -25,12 +25,12 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class Method:
-    """One way from maps to labels.
+    """A method from maps to labels.
 
     Attributes:
         name: in tables.
         pot: settings of POT; None for the classifier's CAM.
-        threshold: the classifier CAM's value up to which a pixel is background.
+        threshold: background threshold of the classifier's CAM.
     """
 
     name: str
@@ -48,14 +48,8 @@ def pot(name: str, base: PotSettings | None = None, **changes: Any) -> Method:
     return Method(name, replace(base or PotSettings(), **changes))
 
 
-def count(method: Method, images: Sequence[Kept], classes: int) -> tuple[Counts, float]:
-    """The counts of every image, (images, classes + 1, 3), and the seconds that the maps took.
-
-    Args:
-        method: what to measure.
-        images: their maps.
-        classes: C, without background.
-    """
+def count(method: Method, images: Sequence[ImageMaps], classes: int) -> tuple[Counts, float]:
+    """The counts of each image, (images, classes + 1, 3), and the seconds for the maps."""
     counts = np.zeros((len(images), classes + 1, 3), dtype=np.int64)
     groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for number, image in enumerate(images):
@@ -73,7 +67,7 @@ def count(method: Method, images: Sequence[Kept], classes: int) -> tuple[Counts,
 
 
 @torch.no_grad()
-def _maps(method: Method, batch: Sequence[Kept], classes: int) -> Tensor:
+def _maps(method: Method, batch: Sequence[ImageMaps], classes: int) -> Tensor:
     """(N, C + 1, h, w), background first; absent classes below 0."""
     grid = batch[0].cams.shape[2:]
     cams, tags = torch.zeros(len(batch), classes, *grid), torch.zeros(len(batch), classes, dtype=torch.bool)
@@ -88,7 +82,7 @@ def _maps(method: Method, batch: Sequence[Kept], classes: int) -> Tensor:
     return maps.masked_fill(~present[:, :, None, None], -1.0)
 
 
-def _count_one(maps: Tensor, image: Kept, classes: int) -> Counts:
+def _count_one(maps: Tensor, image: ImageMaps, classes: int) -> Counts:
     """Intersection, truth and prediction of each class at the image's size."""
     ids = torch.cat([torch.zeros(1, dtype=torch.int64), image.ids])
     full = F.interpolate(maps[None, ids], size=image.truth.shape, mode="bilinear", align_corners=False)[0]
@@ -100,5 +94,4 @@ def _count_one(maps: Tensor, image: Kept, classes: int) -> Counts:
 
 def class_ids(classes: Sequence[str], names: Sequence[str]) -> list[int]:
     """Class ids of ``names`` and background."""
-    places: Mapping[str, int] = {name: number for number, name in enumerate(classes, 1)}
-    return [0, *(places[name] for name in names)]
+    return [0, *(classes.index(name) + 1 for name in names)]

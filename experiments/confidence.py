@@ -1,13 +1,12 @@
-"""Fit the estimate of a mask's IoU, and report how well it and single pieces of evidence rank images.
+"""Fit the estimate of a mask's IoU, and report how well it and single features rank images.
 
 python experiments/confidence.py fit  RUN:SPLIT … [--out models.json]
 python experiments/confidence.py rank RUN:SPLIT … [--model models.json]
 
-RUN is a run folder for whose images of SPLIT `tag2mask confidence RUN --data.split SPLIT` was done, with
-ground truth. `fit` prints the constants of `tag2mask.quality.estimator`, and measures nothing: to be
-measured on what it
-was fitted on flatters a model. `rank` measures, on other images: Spearman over images and over (image,
-class) pairs, the share of the worst tenth, and calibration by tenths.
+RUN is a run folder with ground truth, after `tag2mask confidence RUN --data.split SPLIT`. `fit` prints the constants of
+`tag2mask.quality.estimator` and measures nothing, since figures on the fitted images are too good. `rank` measures, on
+other images: Spearman over images and over (image, class) pairs, the share of the worst tenth, and calibration by
+tenths.
 """
 
 import argparse
@@ -38,17 +37,17 @@ from tag2mask.stages.confidence import FEATURES, QualityInputs
 Floats = npt.NDArray[np.float64]
 
 RIDGE = 1e-3
-"""Of the fit, on weights of fields that are brought to unit variance."""
+"""Ridge penalty on the weights of features with unit variance."""
 
 
 @dataclass(frozen=True)
-class Judged:
-    """An image with the truth.
+class MeasuredImage:
+    """An image with the features of its mask and its true IoU.
 
     Attributes:
-        evidence: of its mask.
-        iou: float64 (K,), true IoU of each of its classes; NaN for one that neither mask nor truth has.
-        miou: their mean over the classes in the truth.
+        evidence: the features.
+        iou: float64 (K,), the IoU of each of its classes; NaN for a class in neither mask nor truth.
+        miou: the mean over the classes in the truth.
     """
 
     evidence: MaskFeatures
@@ -56,11 +55,11 @@ class Judged:
     miou: float
 
 
-def judged(place: str) -> list[Judged]:
-    """The images of RUN:SPLIT that have tags, evidence about the run's masks as they are, and truth.
+def measured_images(place: str) -> list[MeasuredImage]:
+    """The images of RUN:SPLIT that have tags, features of the run's current masks, and ground truth.
 
     Raises:
-        UsageError: there is none, or it is not all made from the same.
+        UsageError: there are none, or their features are outdated.
     """
     run, _, split = place.partition(":")
     parsed = parse("confidence", COMMANDS["confidence"], [run, *(["--data.split", split] if split else [])])
@@ -80,42 +79,33 @@ def judged(place: str) -> list[Judged]:
         confusion.update(own, read_mask(item.truth, size=(own.shape[0], own.shape[1])))
         made_by.add(shared(stored[1]))
         if not np.isnan(miou := confusion.miou()):
-            found.append(Judged(stored[0], confusion.iou()[stored[0].ids], miou))
+            found.append(MeasuredImage(stored[0], confusion.iou()[stored[0].ids], miou))
     require_same(place, QualityInputs.of(config, folder, images, StageResult("confidence")).made_by, made_by)
     return found
 
 
 def shared(made_by: str) -> str:
-    """What evidence about all images of a run was made from, of what it says of its own."""
+    """The part of a features file's fingerprint that is equal for all images of a run."""
     return str(json.loads(made_by)[0])
 
 
 def require_same(place: str, own: str, made_by: set[str]) -> None:
-    """Refuse evidence that is not all about the run's masks, by its CAMs and network, as they are.
-
-    Args:
-        place: whose.
-        own: what evidence is made from there now.
-        made_by: what it was made from.
-
-    Raises:
-        UsageError: it is other evidence, or there is none.
-    """
+    """Raise a `UsageError` unless the features all have the run's current fingerprint."""
     if made_by != {own}:
-        what = "evidence that was made from other things" if made_by else "no evidence about images with truth"
-        raise UsageError(f"{place} has {what}; do `tag2mask confidence` for it")
+        what = "features of other masks, CAMs or networks" if made_by else "no features of images with ground truth"
+        raise UsageError(f"{place} has {what}; run `tag2mask confidence` for it")
 
 
-def fit(items: Sequence[Judged], names: Sequence[str], weights: Floats | None = None) -> Model:
-    """A logistic model of the IoU by cross entropy, whose target may be any fraction; classes without pixel left out.
+def fit(items: Sequence[MeasuredImage], names: Sequence[str], weights: Floats | None = None) -> Model:
+    """Fit a logistic model of the IoU by cross entropy with fractional targets, without classes that have no pixel.
 
     Args:
-        photos: what to fit on.
+        items: the images.
         names: of the predictors.
-        weights: of each image; all alike by default.
+        weights: of each image; equal by default.
 
     Raises:
-        UsageError: a predictor is not known everywhere.
+        UsageError: a predictor is missing for some class.
     """
     rows, targets, background, counts = [], [], [], []
     for number, each in enumerate(items):
@@ -127,17 +117,17 @@ def fit(items: Sequence[Judged], names: Sequence[str], weights: Floats | None = 
     x, y = np.concatenate(rows), np.concatenate(targets)
     own, count = np.concatenate(background), np.concatenate(counts)
     if not len(x) or not np.isfinite(x).all():
-        raise UsageError(f"{', '.join(names)}: not all are known of every class, so there is nothing to fit on")
+        raise UsageError(f"{', '.join(names)}: some are missing for some classes, so there is nothing to fit on")
     mean, deviation = np.average(x, 0, count), x.std(0)
-    deviation[deviation == 0] = 1  # the same everywhere: its weight stays 0
+    deviation[deviation == 0] = 1  # constant: its weight stays 0
     design = np.column_stack([np.ones(len(x)), own, (x - mean) / deviation])
 
     def loss(parameters: Floats) -> tuple[float, Floats]:
         score = design @ parameters
         value = np.average(np.logaddexp(0, score) - y * score, weights=count)
-        slope = design.T @ (count * (1 / (1 + np.exp(-score)) - y)) / count.sum()
-        pull = np.concatenate([[0, 0], parameters[2:]])
-        return float(value + RIDGE / 2 * pull @ pull), slope + RIDGE * pull
+        gradient = design.T @ (count * (1 / (1 + np.exp(-score)) - y)) / count.sum()
+        penalised = np.concatenate([[0, 0], parameters[2:]])
+        return float(value + RIDGE / 2 * penalised @ penalised), gradient + RIDGE * penalised
 
     parameters = minimize(loss, np.zeros(design.shape[1]), jac=True, method="L-BFGS-B").x
     slopes = parameters[2:] / deviation
@@ -149,8 +139,8 @@ def fit(items: Sequence[Judged], names: Sequence[str], weights: Floats | None = 
     )
 
 
-def report(items: Sequence[Judged], models: dict[tuple[str, ...], Model]) -> None:
-    """Print how each model and each piece of evidence ranks."""
+def report(items: Sequence[MeasuredImage], models: dict[tuple[str, ...], Model]) -> None:
+    """Print how well each model and each feature ranks images."""
     miou = np.array([each.miou for each in items])
     print(f"{len(items)} images, mean of their mIoU {miou.mean():.3f}")
     known = [each for each in FIELDS if not any(np.isnan(item.evidence.of(each)).any() for item in items)]
@@ -160,7 +150,7 @@ def report(items: Sequence[Judged], models: dict[tuple[str, ...], Model]) -> Non
     for sources, model in models.items():
         name = " + ".join(sources)
         if not set(model.weights) - {"more_tags"} <= set(known):
-            print(f"{name} left out: not all that it needs is known of every image")
+            print(f"{name} left out: some of its features are missing")
             continue
         single[name] = [class_estimates(each.evidence, model) for each in items]
         pairs = zip(items, single[name], strict=True)
@@ -185,7 +175,7 @@ def report(items: Sequence[Judged], models: dict[tuple[str, ...], Model]) -> Non
 
 
 def difference(first: Floats, second: Floats, miou: Floats, draws: int = 1000) -> tuple[float, float]:
-    """The middle 95 % of the difference of two rank correlations with the truth, over resampled images."""
+    """The 95 % bootstrap interval of the difference of two rank correlations with the mIoU."""
     generator = np.random.default_rng(0)
     chosen = generator.integers(0, len(miou), (draws, len(miou)))
     found = [spearman(first[own], miou[own]) - spearman(second[own], miou[own]) for own in chosen]
@@ -193,8 +183,8 @@ def difference(first: Floats, second: Floats, miou: Floats, draws: int = 1000) -
     return float(low), float(high)
 
 
-def fit_all(sets: Sequence[Sequence[Judged]]) -> dict[tuple[str, ...], Model]:
-    """The models of `MODELS` anew, as far as their predictors are known; every set of images counts the same."""
+def fit_all(sets: Sequence[Sequence[MeasuredImage]]) -> dict[tuple[str, ...], Model]:
+    """Refit the models of `MODELS` whose predictors are available; each set of images has equal weight."""
     items = [each for own in sets for each in own]
     weights = np.concatenate([np.full(len(own), 1 / max(1, len(own))) for own in sets])
     found = {}
@@ -214,7 +204,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     known = parser.parse_args()
     try:
-        sets = [judged(place) for place in known.places]
+        sets = [measured_images(place) for place in known.places]
     except Tag2maskError as error:
         parser.error(str(error))
     if known.what == "fit":

@@ -1,4 +1,4 @@
-"""Figures with error bars: mIoU from counts of single images, bootstrap over images, spread over seeds."""
+"""Figures with error bars: mIoU from counts per image, bootstrap over images, standard deviation over seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ import numpy as np
 import numpy.typing as npt
 
 Counts = npt.NDArray[np.int64]
-"""(images, classes, 3): pixels of intersection, truth and prediction; the mIoU follows from sums of these."""
+"""(images, classes, 3): pixels of intersection, truth and prediction."""
 
 _RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure in points of mIoU.
+    """An mIoU in per cent, or a difference of two.
 
     Attributes:
         mean: over seeds.
-        low: lower end of the 95 % interval, over resampled images, of the mean over seeds.
+        low: lower end of the 95 % bootstrap interval of the mean over seeds.
         high: upper end.
         seeds: the figure of each seed.
     """
@@ -34,30 +34,30 @@ class Estimate:
         return float(np.std(self.seeds, ddof=1)) if len(self.seeds) > 1 else 0.0
 
     def __str__(self) -> str:
-        """As it stands in a table."""
+        """For tables."""
         return f"{self.mean:.1f} [{self.low:.1f}, {self.high:.1f}] ± {self.spread:.1f}"
 
 
 def miou(sums: npt.NDArray[np.float64], ids: Sequence[int]) -> npt.NDArray[np.float64]:
-    """The mean IoU over those of ``ids`` that occur in the truth, from (…, classes, 3) sums, in per cent."""
+    """The mean IoU in per cent over those of ``ids`` that occur in the truth, from sums (…, classes, 3)."""
     hits, truth, predicted = np.moveaxis(sums[..., list(ids), :], -1, 0)
     shares = hits / np.maximum(truth + predicted - hits, 1)
     return 100 * np.average(shares, axis=-1, weights=truth > 0)
 
 
 def weights(images: int, *, seed: int = 0) -> npt.NDArray[np.float64]:
-    """(resamples, images): how often each image is drawn in each resample; the same draws for all methods."""
+    """Counts of each image in each resample, (resamples, images); equal for all methods."""
     generator = np.random.default_rng(seed)
     return generator.multinomial(images, [1 / images] * images, size=_RESAMPLES).astype(np.float64)
 
 
 def estimate(counts: Sequence[Counts], ids: Sequence[int]) -> Estimate:
-    """The mIoU of a method over seeds; ``counts`` has an entry a seed, of the same images in the same order."""
+    """The mIoU of a method; ``counts`` has an entry per seed, with the same images in the same order."""
     return _estimate([counts], [1.0], ids)
 
 
 def paired(first: Sequence[Counts], second: Sequence[Counts], ids: Sequence[int]) -> Estimate:
-    """The mIoU of ``first`` minus that of ``second``, images resampled together."""
+    """The mIoU of ``first`` minus that of ``second``, with paired resampling."""
     return _estimate([first, second], [1.0, -1.0], ids)
 
 

@@ -1,9 +1,9 @@
-"""Features, CAMs and scores of every image of a split, made once a network and kept.
+"""Features, CAMs and scores of each image of a split, computed once per network and cached.
 
 python experiments/maps.py NETWORK.safetensors OUT --data.root ROOT --split train_aug --without train
 
-One `.npz` an image on the grid of scale 1: `features` float16 (D, h, w), `cams` float16 (J, h, w) of its tags,
-`ids` int32 (J,), `scores` float32 (C,). The network runs in bf16 (autocast); what is there is not made again.
+One `.npz` per image on the grid of scale 1: `features` float16 (D, h, w), `cams` float16 (J, h, w) of its tags, `ids`
+int32 (J,), `scores` float32 (C,). The network runs in bf16 (autocast); existing files are kept.
 """
 
 import argparse
@@ -30,8 +30,8 @@ RECORD = "made-from.json"
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The maps of one image; J tags, n cells.
+class ImageMaps:
+    """The maps of one image with J tags.
 
     Attributes:
         id: of the image.
@@ -55,21 +55,21 @@ def open_split(root: Path, tags: Path | None, split: str, without: str | None) -
     images = open_images(DataSettings(kind="voc", root=root, tags=tags, split=split))
     if without is None:
         return images, list(images.items)
-    gone = {item.id for item in open_images(DataSettings(kind="voc", root=root, tags=tags, split=without)).items}
-    return images, [item for item in images.items if item.id not in gone]
+    excluded = {item.id for item in open_images(DataSettings(kind="voc", root=root, tags=tags, split=without)).items}
+    return images, [item for item in images.items if item.id not in excluded]
 
 
 def make_maps(
     network_file: Path, images: ImageSet, chosen: Sequence[ImageItem], out: Path, *, batch_size: int = 4
 ) -> int:
-    """Write the maps that are missing or of other tags; return how many were made.
+    """Write the maps that are missing or have other tags; return their number.
 
     Raises:
-        SystemExit: the folder holds maps of another network or other scales.
+        SystemExit: the folder has maps of another network or other scales.
     """
     record = {"network": sha256(network_file.read_bytes()).hexdigest(), "scales": list(SCALES)}
     if (out / RECORD).is_file() and read_json(out / RECORD) != record:
-        raise SystemExit(f"{out} holds maps of another network or other scales; delete it, or name another folder")
+        raise SystemExit(f"{out} has maps of another network or other scales; delete it, or name another folder")
     write_json(out / RECORD, record)
     groups: dict[tuple[int, int], list[ImageItem]] = defaultdict(list)
     for item in chosen:
@@ -101,22 +101,22 @@ def make_maps(
 
 
 def _tags_of(path: Path) -> tuple[int, ...] | None:
-    """The tags that maps were made with; None where there are none."""
+    """The tags of existing maps; None if there are none."""
     if not path.is_file():
         return None
     with np.load(path) as arrays:
         return tuple(arrays["ids"].tolist())
 
 
-def read_maps(items: Sequence[ImageItem], folder: Path) -> Iterator[Kept]:
-    """The kept maps with the ground truth."""
+def read_maps(items: Sequence[ImageItem], folder: Path) -> Iterator[ImageMaps]:
+    """The cached maps with the ground truth."""
     for item in items:
         with np.load(folder / f"{item.id}.npz") as arrays:
             features, cams, scores, ids = (arrays[name] for name in ("features", "cams", "scores", "ids"))
         if item.truth is None:
             raise SystemExit(f"{item.id} has no ground truth")
         truth = torch.from_numpy(np.asarray(read_mask(item.truth)).astype(np.int64))
-        yield Kept(
+        yield ImageMaps(
             item.id,
             torch.from_numpy(ids.astype(np.int64)),
             torch.from_numpy(features)[None].float(),
@@ -137,7 +137,7 @@ def main() -> None:
     known = parser.parse_args()
     items, chosen = open_split(known.root, known.tags, known.split, known.without)
     made = make_maps(known.network, items, chosen, known.out)
-    print(f"{made} made, {len(chosen) - made} were there: {known.out}")
+    print(f"{made} made, {len(chosen) - made} existed: {known.out}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The lists of settings: what is compared in the end, what is left out one at a time, and what was searched."""
+"""The lists of settings: the final comparison, leave-one-out, and the search."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,29 +10,29 @@ DEFAULT = PotSettings()
 SINGLE = DEFAULT.single_prototype()
 
 FINAL = (classifier(0.4), Method("single prototype", SINGLE), Method("POT", DEFAULT))
-"""Each with the settings that were best for it on the images for choosing."""
+"""Each with the best settings on the images for tuning."""
 
 LEAVE_ONE_OUT = (
     Method("POT", DEFAULT),
     pot("without self-affinity", affinity=None),
-    pot("one prototype a class (K = 1)", num_prototypes=1),
+    pot("one prototype per class (K = 1)", num_prototypes=1),
     pot("columns: similarity, as published", column_marginal="similarity"),
     pot("columns: uniform", column_marginal="uniform"),
     pot("ε in cosine distance (0.2)", epsilon=0.2, epsilon_unit="cosine"),
     pot("cluster prototypes kept (no regeneration)", regenerate=False),
     pot("each class's map scaled by its own maximum", normalise_over="class"),
     pot("seeds by argmax, as published", seed_rule="argmax"),
-    pot("read out without the plan", reweight="none", cluster_reduction="max", normalise_over="class"),
-    Method("no plan at all: clusters alone", DEFAULT.plain_clusters()),
+    pot("activation without the plan", reweight="none", cluster_reduction="max", normalise_over="class"),
+    Method("without a plan: clusters alone", DEFAULT.plain_clusters()),
     Method("`paper`", DEFAULT.paper()),
 )
-"""POT with one piece taken away or put back to what was published; the last three change several at once."""
+"""POT with one part removed or as published; the last three change several parts."""
 
 THRESHOLDS = [(fore, back) for fore in (0.6, 0.7, 0.8, 0.85, 0.9) for back in (0.1, 0.15, 0.2, 0.25, 0.3)]
 
 
 def search() -> Iterator[tuple[str, Method]]:
-    """(axis, method) of the settings around the default; axes of the two simpler methods first."""
+    """(axis, method) of the settings around the default; the two simpler methods first."""
     for percent in range(20, 65, 5):
         yield "classifier", classifier(percent / 100)
     for fore, back in THRESHOLDS:

@@ -31,14 +31,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--id", help="of the image; the first with two tags if not given")
+    parser.add_argument("--id", help="of the image; by default the first with two tags")
     known = parser.parse_args()
     config = yaml.safe_load((known.run / "config.yaml").read_text())
     images = open_images(DataSettings(**{name: value for name, value in config["data"].items() if value is not None}))
     item = images.by_id(known.id) if known.id else next(item for item in images.items if len(item.tags) == 2)
     settings = PotSettings(**config["pot"])
     if not 1 <= len(item.tags) <= 2:
-        raise SystemExit(f"{item.id} has {len(item.tags)} tags; the picture has colours for one or two")
+        raise SystemExit(f"{item.id} has {len(item.tags)} tags; the picture supports one or two")
     image = torch.from_numpy(read_image(item.path)).permute(2, 0, 1)[None].float() / 255
     image = resize_long_side(image, config["cams"]["long_side"])
     network = load_network(known.run / "train/network.safetensors")

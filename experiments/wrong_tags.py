@@ -1,9 +1,9 @@
-"""Write a copy of a tags table in which a share of the tags is dropped and as many wrong ones are added.
+"""Write a copy of a tags table with some tags removed and wrong ones added.
 
 python experiments/wrong_tags.py tags.csv wrong.csv --drop 0.1 --add 0.1 --seed 0
 
-Of all T tags of the table, drop · T are removed, and add · T (image, class) pairs that were not there are added,
-all drawn without replacement. A third column, `wrong`, lists what was done to each image (`-cat;+sofa`).
+Of the T tags in the table, drop · T are removed, and add · T wrong (image, class) pairs are added, all sampled without
+replacement. A third column, `wrong`, lists the changes of each image (`-cat;+sofa`).
 """
 
 import argparse
@@ -19,13 +19,13 @@ Row = tuple[str, frozenset[str]]
 
 
 def wrong_tags(rows: Sequence[Row], *, drop: float, add: float, seed: int) -> list[tuple[set[str], set[str]]]:
-    """What to remove from and what to add to each image.
+    """The tags to remove from and to add to each image.
 
     Args:
         rows: image and true tags.
         drop: share of all tags to remove, in [0, 1].
         add: number of pairs to add, as a share of all tags.
-        seed: of the draw.
+        seed: of the random sample.
     """
     classes = sorted({tag for _, tags in rows for tag in tags})
     present = [(row, tag) for row, (_, tags) in enumerate(rows) for tag in sorted(tags)]
@@ -54,9 +54,9 @@ def main() -> None:
     with atomic_path(known.out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "tags", "wrong"])
-        for (image, tags), (gone, new) in zip(rows, changes, strict=True):
-            mark = [f"-{tag}" for tag in sorted(gone)] + [f"+{tag}" for tag in sorted(new)]
-            writer.writerow([image, ";".join(sorted(tags - gone | new)), ";".join(mark)])
+        for (image, tags), (dropped, added) in zip(rows, changes, strict=True):
+            mark = [f"-{tag}" for tag in sorted(dropped)] + [f"+{tag}" for tag in sorted(added)]
+            writer.writerow([image, ";".join(sorted(tags - dropped | added)), ";".join(mark)])
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import compare
 import confidence
 import error_bars
 import maps
+import methods
 import voc_animals
 import wrong_tags
 
@@ -72,13 +73,13 @@ def test_paired_differences_are_narrower_than_figures_and_zero_for_equals() -> N
     assert gain.high - gain.low < (plain.high - plain.low) / 3
 
 
-def kept(ids: list[int], grid: tuple[int, int], seed: int) -> maps.Kept:
+def kept(ids: list[int], grid: tuple[int, int], seed: int) -> maps.ImageMaps:
     """The maps of one image."""
     generator = torch.Generator().manual_seed(seed)
     truth = torch.randint(0, 4, (grid[0] * 16, grid[1] * 16), generator=generator)
     truth[0, :8] = 255
     cams = torch.rand(1, len(ids), *grid, generator=generator)
-    return maps.Kept(
+    return maps.ImageMaps(
         f"{seed}", torch.tensor(ids, dtype=torch.int64), torch.randn(1, 8, *grid, generator=generator), cams,
         torch.rand(3, generator=generator), truth,
     )  # fmt: skip
@@ -100,6 +101,11 @@ def test_counts_of_single_images_sum_to_the_confusion_matrix() -> None:
     confusion.update(prediction.numpy().astype(np.uint8), image.truth.numpy().astype(np.uint8))
     counts = compare.count(compare.classifier(0.4), [image], 3)[0][0]
     assert error_bars.miou(counts.astype(float), [0, 1, 2, 3]) == pytest.approx(100 * confusion.miou())
+
+
+def test_the_methods_of_a_search_have_names_of_their_own() -> None:
+    names = [(axis, method.name) for axis, method in methods.search()]
+    assert len(set(names)) == len(names) == 80
 
 
 def test_wrong_tags_are_as_many_as_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +176,7 @@ def test_the_fit_of_confidence_finds_the_model_that_made_the_truth() -> None:
         ids = np.array([0, *range(1, generator.integers(2, 5))], dtype=np.int32)
         evidence = MaskFeatures(ids, generator.uniform(0.02, 0.98, (len(ids), len(FIELDS))).astype(np.float32))
         iou = class_estimates(evidence, made)
-        items.append(confidence.Judged(evidence, iou, float(iou.mean())))
+        items.append(confidence.MeasuredImage(evidence, iou, float(iou.mean())))
     found = confidence.fit(items, list(made.weights))
     assert found.bias == pytest.approx(0.5, abs=0.05) and found.background == pytest.approx(-0.7, abs=0.02)
     assert found.weights == pytest.approx(made.weights, abs=0.05)
@@ -197,7 +203,7 @@ def test_confidence_is_fitted_on_evidence_of_the_run_alone(
 ) -> None:
     out = Path(copytree(done, tmp_path / "out"))
     place = f"{out}:train"
-    assert len(confidence.judged(place)) == 10
+    assert len(confidence.measured_images(place)) == 10
     monkeypatch.setattr(sys, "argv", ["confidence.py", "fit", place])
     confidence.main()
     said = capsys.readouterr()
@@ -206,12 +212,12 @@ def test_confidence_is_fitted_on_evidence_of_the_run_alone(
     stored = stored_features(path)
     assert stored is not None
     write_features(path, stored[0], json.dumps(["others"]))
-    with pytest.raises(UsageError, match="made from other things"):
-        confidence.judged(place)
+    with pytest.raises(UsageError, match="features of other masks"):
+        confidence.measured_images(place)
     for path in (out / "confidence/features").rglob("*.npz"):
         write_features(path, stored[0], json.dumps(["others"]))
-    with pytest.raises(UsageError, match="made from other things"):
-        confidence.judged(place)
+    with pytest.raises(UsageError, match="features of other masks"):
+        confidence.measured_images(place)
     with pytest.raises(SystemExit) as stopped:
         confidence.main()
     assert stopped.value.code == 2
