@@ -295,6 +295,17 @@ def test_other_settings_and_another_network_never_mix(
     assert files_of(out) != before
 
 
+def test_a_folder_holds_masks_of_one_folder_of_images(
+    photos: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run(photos / "p0.png", model, out) == 0 and run(photos, model, out) == 0  # one image, then its folder
+    before = files_of(out)
+    picture(tmp_path / "others/p9.png", 3)
+    assert run(tmp_path / "others", model, out) == 2
+    assert "images was" in " ".join(capsys.readouterr().err.split()) and files_of(out) == before
+
+
 def test_files_of_others_are_left_alone(
     photos: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -94,8 +94,12 @@ class Predict(Stage):
         return run.surveyed[self.name]
 
     def settings(self, config: Config, images: ImageSet) -> Settings:
-        """The settings of prediction and the digest of the network, wherever its file is."""
-        return {"predict": plain(config.predict, affecting=True), "network": self.network}
+        """The settings of prediction, the digest of the network, and the folder that the IDs are relative to."""
+        return {
+            "predict": plain(config.predict, affecting=True),
+            "network": self.network,
+            "images": str(images.root.resolve()),
+        }
 
     def require(self, config: Config, run: RunFolder, images: ImageSet) -> None:
         """Check that the masks may be written into the folder.
