@@ -75,7 +75,7 @@ def check(call: Invocation, data: Path, *, with_: Path | None = None) -> int:
 
 @one_process
 def predict(call: Invocation, run: Path, photos: str, *, overlays: bool = False, overwrite: bool = False) -> int:
-    """Label images with a trained segmentation network.
+    """Make masks of images with a trained segmentation network.
 
     Args:
         run: the run that trained the network, or its .safetensors file
