@@ -36,7 +36,7 @@ RECORDS = ("train.checkpoint_every", "train.log_every", "train.tensorboard")
 
 COMMANDS = {
     "tags": Command(
-        "Suggest tags for untagged images.",
+        "Suggest tags for untagged images with CLIP.",
         "data:tags",
         (
             "tags images --classes cat,dog,horse",
@@ -47,21 +47,21 @@ COMMANDS = {
         run="",
     ),
     "doctor": Command(
-        "Check this machine: versions, devices, memory, weights, and missing requirements of each stage.",
+        "Check this machine: versions, devices, memory, weights, and the requirements of each stage.",
         "doctor:doctor",
         ("doctor", "doctor --config voc", "doctor --json --out runs/mine"),
         None,
         run="",
     ),
     "check": Command(
-        "Check a data set and list all problems.",
+        "Check a data set and list its problems.",
         "data:check",
         ("check images", "check images --data.tags tags.csv --json", "check images --with runs/mine"),
         ("data", "train", "cams", "pot"),
         run="",
     ),
     "seeds": Command(
-        "Make base CAMs with CLIP from the class names, or import them.",
+        "Make base CAMs from the class names with CLIP, or import base CAMs.",
         "stages:seeds",
         (
             "seeds images --out runs/mine",
@@ -95,7 +95,7 @@ COMMANDS = {
         ("data", "cams", "pot", "external"),
     ),
     "edges": Command(
-        "Train the edge network for IRN's random walk on confident labels from the CAMs.",
+        "Train the edge network of IRN's random walk on confident labels from the CAMs.",
         "stages:edges",
         ("edges runs/mine", "edges runs/mine --shard 1/4", "edges runs/mine --restart edges --edges.epochs 5"),
         ("data", "network", "refine", "edges", *RECORDS),
@@ -111,7 +111,7 @@ COMMANDS = {
         ("data", "cams", "refine"),
     ),
     "segment": Command(
-        "Train a segmentation network on the masks, and predict the evaluated splits.",
+        "Train a segmentation network on the masks, and predict the splits to evaluate.",
         "stages:segment",
         (
             "segment runs/mine",
@@ -127,7 +127,7 @@ COMMANDS = {
         ("data", "refine", "segment", "predict"),
     ),
     "predict": Command(
-        "Label images with a trained segmentation network, without tags.",
+        "Make masks of images with a trained segmentation network; no tags needed.",
         "data:predict",
         (
             "predict runs/mine images --out masks",
@@ -169,19 +169,19 @@ COMMANDS = {
         ("data", "seeds", "cams", "refine", "evaluate"),
     ),
     "report": Command(
-        "Write the report of a run: one HTML page.",
+        "Write the report of a run as one HTML page.",
         "stages:report",
         ("report runs/mine", "report runs/mine --report.images 100", "report runs/mine --data.masks truth"),
         ("data", "evaluate", "report"),
     ),
     "review": Command(
-        "Accept, reject and correct masks and tags in the browser, on this machine.",
+        "Accept, reject and correct masks and tags on a local page in the browser.",
         "review:review",
         ("review runs/mine", "review runs/mine --open", "review runs/mine --port 8900 --data.split val"),
         ("data",),
     ),
     "run": Command(
-        "Run all stages, without those that are done.",
+        "Run all stages that are not done yet.",
         "run:run",
         (
             "run images --out runs/mine",

@@ -42,7 +42,7 @@ def check(call: Invocation, data: Path, *, with_: Path | None = None) -> int:
 
     Args:
         data: the folder with the images, or a tags table
-        with_: list the tags that the trained network of this run doubts, and estimate times from its records
+        with_: list the tags that this run's network doubts, and estimate times from its speed
     """
     call = with_data(call, data)
     run = None if with_ is None else RunFolder(with_)
@@ -75,7 +75,7 @@ def check(call: Invocation, data: Path, *, with_: Path | None = None) -> int:
 
 @one_process
 def predict(call: Invocation, run: Path, photos: str, *, overlays: bool = False, overwrite: bool = False) -> int:
-    """Label images with a trained segmentation network.
+    """Make masks of images with a trained segmentation network.
 
     Args:
         run: the run that trained the network, or its .safetensors file

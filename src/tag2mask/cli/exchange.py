@@ -45,16 +45,16 @@ def export(
     """Write masks, or a trained network, for other tools.
 
     Args:
-        format: onnx (a network), or voc, coco, yolo, cvat, labelstudio, fiftyone, shards (masks)
-        run: masks of a run, its predictions/SPLIT, or any folder of ID.png; onnx: a run or a .safetensors file
-        images: the images, none, copy, link or symlink; yolo, fiftyone: symlink if not given, else none
-        pieces: coco: an annotation for each of the components (default) or classes of a mask
-        polygons: coco: outlines instead of run lengths; holes are lost
-        min_pixels: coco, yolo: leave out smaller pieces; 16 for yolo, else 1
-        ignore_label: cvat, labelstudio: the label of 255, or background; ignored if not given
-        per_shard: shards: samples per tar; 1000 if not given
-        store: shards: where the tars go, as s3://bucket/masks; into --out if not given
-        url: labelstudio: goes before the image's name; /data/local-files/?d= if not given
+        format: voc, coco, yolo, cvat, labelstudio, fiftyone or shards (masks), or onnx (a network)
+        run: a run, its predictions/SPLIT, or any folder of ID.png; onnx: a run or a .safetensors file
+        images: none, copy, link or symlink; default: symlink for yolo and fiftyone, none for others
+        pieces: coco: one annotation per connected component (components, default) or per class (classes)
+        polygons: coco: write outlines instead of run lengths; loses holes
+        min_pixels: coco, yolo: omit smaller components; default: 16 for yolo, 1 for coco
+        ignore_label: cvat, labelstudio: the label for 255, or background; default: ignored
+        per_shard: shards: samples per tar; default: 1000
+        store: shards: URL for the tars, such as s3://bucket/masks; default: --out
+        url: labelstudio: prefix of the image URLs; default: /data/local-files/?d=
         overwrite: replace an earlier export in --out
     """
     options = {
@@ -123,14 +123,14 @@ def import_corrections(
     ignore_label: str = "ignored",
     overwrite: bool = False,
 ) -> int:
-    """Take masks from another tool as corrections of a run.
+    """Import masks from another tool as corrections of a run.
 
     Args:
         format: cvat, labelstudio, or masks (a folder of ID.png)
-        file: what the tool exported, a zip, a JSON file, or a folder
-        run: the run folder; the masks are written into its folder corrections
-        ignore_label: the label that is 255
-        overwrite: replace the decisions about the masks of these images
+        file: the exported zip, JSON file or folder
+        run: the run folder; the masks are written to its folder corrections
+        ignore_label: the label that stands for 255
+        overwrite: replace existing corrections of these masks
     """
     if format not in READERS:
         raise UsageError(f"import knows the formats {', '.join(READERS)}, received '{format}'")

@@ -30,7 +30,7 @@ def review(call: Invocation, run: Path, *, open: bool = False, host: str = "127.
         run: the run folder
         open: open the page in the browser
         host: 127.0.0.1, ::1 or localhost
-        port: the port; 0 for the first free one from 8765 on
+        port: the port; 0: the first free port from 8765 on
     """
     refuse_host(host)
     if not 0 <= port <= 65535:

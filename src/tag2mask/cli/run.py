@@ -18,7 +18,7 @@ def run(call: Invocation, data: Path | None = None, *, repeats: int | None = Non
 
     Args:
         data: the folder with the images, or a tags table; default: that of the run folder
-        repeats: number of runs, with seeds from --seed on, in RUN/seed-S, with the spread of their figures
+        repeats: number of runs in RUN/seed-S, with seeds from --seed on; reports mean and spread
         restart: delete the outputs of a stage and of all stages that read it, then continue
     """
     call = with_data(call, data)

@@ -33,7 +33,7 @@ FLAGS = {
 }
 """The options of all commands."""
 
-CONFIG = "a preset or a YAML file of settings; of several, later ones override"
+CONFIG = "a preset or a YAML settings file; if repeated, later ones override earlier ones"
 
 
 def option_name(parameter: str) -> str:
@@ -72,7 +72,7 @@ def render_help(name: str, command: Command, function: Callable[..., Any], *, wh
         *_table({**arguments, **options, "--config NAME": CONFIG, **FLAGS, "--help-all": "show all settings"}, 26),
         "",
         f"Presets: {', '.join(presets())}.",
-        f"Without --config and without a run folder: {command.preset}.",
+        f"Default preset without --config and without a run folder: {command.preset}.",
         "",
     ]
     if whole:
@@ -80,7 +80,7 @@ def render_help(name: str, command: Command, function: Callable[..., Any], *, wh
     settings = {setting: _first_sentence(text) for setting, text in _settings(command, presets())}
     if len(lines) + len(settings) >= MOST_LINES:
         settings = {setting: _first_sentence(text) for setting, text in _settings(command, [command.preset])}
-    title = "Settings with their values in that preset; --help-all has all of them:"
+    title = "Settings with their values in that preset; --help-all lists all settings:"
     return "\n".join([*lines, *([title] if settings else []), *_table(settings, 44)])
 
 
