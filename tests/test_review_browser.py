@@ -16,6 +16,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from review_run import CLASSES, IDS, SIZE, build_run, disc_along, every_value, open_session
+from tag2mask import review
 from tag2mask.data import read_mask
 from tag2mask.data.corrections import CorrectionsFolder, Decision
 from tag2mask.review import Server
@@ -64,6 +65,13 @@ def page(chromium: webdriver.Chrome, served: Served) -> Iterator[webdriver.Chrom
     _open(chromium, served)
     yield chromium
     assert not [message for message in _console(chromium) if "422" not in message]
+
+
+def test_the_browser_knows_every_property_of_the_style_sheet(page: webdriver.Chrome) -> None:
+    text = (Path(review.__file__).parent / "static/style.css").read_text(encoding="utf-8")
+    names = sorted(set(re.findall(r"[{;]\s*([a-z-]+)\s*:", text)))
+    known = {name: page.execute_script("return CSS.supports(arguments[0], 'inherit')", name) for name in names}
+    assert len(names) > 50 and [name for name, supported in known.items() if not supported] == []
 
 
 def test_draw_restart_and_find_it_again(page: webdriver.Chrome, served: Served, run: Path) -> None:

@@ -1,1 +1,1 @@
-"""Ground: errors, files, settings, devices, processes."""
+"""Errors, files, settings, devices and processes."""

@@ -1,7 +1,7 @@
 """The origin of a file: recorded in the file itself, and compared by content.
 
-A CAM file records its image and its base CAM, a mask its CAM file, a prediction its network, evidence its mask and its
-CAM file. A mask that a user put into the folder records nothing; it is stale only if its CAM file is newer.
+A CAM file records its image and its base CAM, a mask its CAM file, a prediction its network, features their mask and
+their CAM file. A mask that a user put into the folder records nothing; it is stale only if its CAM file is newer.
 """
 
 import io

@@ -175,7 +175,7 @@ def compare_with_published(
                 reasons.append(reason)
     notes = [SOURCES[source] for source in dict.fromkeys(published.source for published in found.values())]
     if reasons:
-        notes.append(f"published figures are not comparable {' or '.join(dict.fromkeys(reasons))}")
+        notes.append(f"figures {' or '.join(dict.fromkeys(reasons))} are not comparable with published ones")
     return PublishedComparison(found, "; ".join(notes)) if notes else None
 
 

@@ -100,15 +100,15 @@ class SegmentationNetworkSettings(Checked):
     weights trains; both as published.
 
     Attributes:
-        backbone: as for `NetworkSettings`.
-        weights: as for `NetworkSettings`. The head is always new, also for a SegFormer.
+        backbone: as `network.backbone`.
+        weights: as `network.weights`. The head is always new, also for a SegFormer.
         head: `sum`, the sum of four dilated convolutions to the classes (DeepLabV2); `concat`, dilated convolutions
             concatenated with the mean of the image, then merged; `largefov`, one dilated convolution of 512 channels
             (DeepLabV1, with `wideresnet38` as published); `segformer`, the default levels and the last stage merged.
-        output_stride: as for `NetworkSettings`.
+        output_stride: as `network.output_stride`.
         scales: further scales of the image; the logits are the maximum over them and the image itself. Published with
             DeepLabV2: 0.5, 0.75.
-        batch_norm: batch norm of the backbone in training, as for `NetworkSettings`.
+        batch_norm: batch norm of the backbone in training, as `network.batch_norm`.
         batch_norm_momentum: of the running statistics in the backbone; null keeps its own, mostly 0.1.
         head_batch_norm: batch norm of the head in training; `auto` is trained, since a new head has no statistics.
         head_batch_norm_momentum: of the running statistics in the head. Published for 20000 steps: 3e-4, which mostly

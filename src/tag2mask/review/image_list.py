@@ -103,7 +103,7 @@ class ReviewList:
         return len(self._ids)
 
     def item(self, index: int) -> ImageItem:
-        """The image at a index.
+        """The image at an index.
 
         Raises:
             IndexError: there is none.
@@ -117,7 +117,7 @@ class ReviewList:
         return self._indices.get(image_id)
 
     def rank(self, index: int, order: Order) -> int:
-        """The number of a index in an order, from 0."""
+        """The rank of an index in an order, from 0."""
         return self._orders[order].index(index)
 
     def record(self, index: int, decision: Decision | None) -> None:

@@ -23,7 +23,7 @@ _LINES = 10  # of a training log, the last ones: a training may slow down
 def timed_progress_bar(
     run: RunFolder, stage: str, console: Console, total: int, title: str | None = None
 ) -> Iterator[Advance]:
-    """A progress bar over ``total`` images that adds up images and seconds in RUN/pace/STAGE.json."""
+    """A progress bar over ``total`` images that adds up images and seconds in RUN/throughput/STAGE.json."""
     path, fingerprint = run / f"throughput/{stage}.json", run.fingerprint(stage)
     before = _recorded(path)
     earlier = before if before and before["fingerprint"] == fingerprint else {"images": 0, "seconds": 0.0}

@@ -58,7 +58,7 @@ class QualityInputs:
         features: folder of the cached features.
         network: None without one that was trained on these masks.
         background: level of a background that the CAMs lack, as `ClassMaps.with_background` takes it.
-        made_by: the inputs that features depends on, except the files of each image.
+        made_by: the inputs that the features depend on, except the files of each image.
     """
 
     masks: Path
@@ -99,12 +99,12 @@ class QualityInputs:
         return cls(*folders, network, background, json.dumps(made_by, sort_keys=True))
 
     def features_of(self, item: ImageItem) -> MaskFeatures | None:
-        """The features about an image with these tags from these inputs; None where there is none."""
+        """The cached features of the mask of an image with these tags, from these inputs; None if there are none."""
         found = read_features(self.features / f"{item.id}.npz", self.made_by_of(item))
         return found if found is not None and tuple(found.ids.tolist()) == (0, *item.tags) else None
 
     def made_by_of(self, item: ImageItem) -> str:
-        """The inputs that the features of an image depends on, with its mask and its CAM file."""
+        """The inputs that the features of an image depend on, with its mask and its CAM file."""
         try:
             mask = crc_of(self.masks / f"{item.id}.png")
         except OSError:
@@ -112,7 +112,7 @@ class QualityInputs:
         return json.dumps([self.made_by, mask, cam_origin(self.cams / f"{item.id}.npz")])
 
     def is_stale(self, item: ImageItem) -> bool:
-        """Whether features is missing or stale."""
+        """Whether the features of an image are missing or stale."""
         return self.features_of(item) is None
 
 
@@ -219,7 +219,7 @@ def _read(inputs: QualityInputs, config: Config, item: ImageItem) -> _Compared |
     if len(sizes) > 1:
         return f"{item.id}: mask, CAM file and image differ in size; delete its mask and do its stage again"
     if item.tags and cam is None and image is None:
-        return f"{file} does not exist and there is no segmentation network, so nothing to estimate the mask by"
+        return f"{file} does not exist and there is no segmentation network, so its quality cannot be estimated"
     return _Compared(mask, cam, image)
 
 

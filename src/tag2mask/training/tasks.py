@@ -21,7 +21,7 @@ from tag2mask.networks.segmentation import SegmentationNetwork
 from tag2mask.pot import PotSettings, consistency_loss, normalised_cams, transport_cams
 from tag2mask.pot.external import ExternalSettings, base_cams, external_loss, external_target, suppressed
 from tag2mask.refine.affinity_loss import AffinityLoss, affinity_loss, reduced_labels
-from tag2mask.training.settings import BIAS_FACTOR, EdgeSettings, SegmentSettings, TrainSettings
+from tag2mask.training.settings import BIAS_FACTOR, SegmentSettings, TrainSettings
 from tag2mask.training.trainer import Group, Task
 
 _LEAST_WEIGHT = 1e-6
@@ -118,7 +118,7 @@ def pot_task(
     return Task("train", network, samples, groups, losses, may_lack_gradients=True)
 
 
-def edge_task(network: EdgeNetwork, samples: LabelledSet, settings: EdgeSettings) -> Task:
+def edge_task(network: EdgeNetwork, samples: LabelledSet) -> Task:
     """The training of the edge branch by IRN's affinity loss, on views of images with confident labels."""
 
     def losses(wrapped: nn.Module, batch: Mapping[str, Tensor], progress: float) -> AffinityLoss:

@@ -109,7 +109,7 @@ def spread(values: Sequence[Any]) -> Any:
 def _fingerprint(config: Config, run: Path, images: ImageSet) -> str:
     """A digest of everything that the figures of a run depend on: settings, images, tags and corrections."""
     images = images.corrected(run_corrections(RunFolder(run), images.classes))
-    without_effect = ("out", "device", "workers", "outputs")
+    without_effect = ("out", "device", "workers")
     settings = {key: value for key, value in plain(absolute(config)).items() if key not in without_effect}
     return hashlib.sha256(
         json.dumps([settings, _digest(images.items), *_corrections(images)], sort_keys=True).encode()

@@ -26,7 +26,7 @@ def suggest_tags(
     """Score every class in every image below a folder, and write the table.
 
     The columns are ``image``; ``suggested``, the classes with a score of at least the threshold, joined by ``;``;
-    ``reviewed``, empty; and three scores per class, in [0, 1]: the mean of the other two, by image and by patch.
+    ``reviewed``, empty; and three scores per class, in [0, 1]: ``score``, the mean of ``by image`` and ``by patch``.
     `data.tags` refuses the table until a column is called ``tags``.
 
     Args:

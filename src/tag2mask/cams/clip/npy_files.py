@@ -8,9 +8,10 @@ import io
 import math
 import pickle
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -235,11 +236,39 @@ def _described(name: str, arguments: tuple[Any, ...]) -> Any:
     raise _Refused(f"{name.replace(' ', '.')} with unusual arguments")
 
 
+_DISPATCH: dict[int, Callable[[Any], None]] = pickle._Unpickler.dispatch
+
+
+def _with_text_keys(opcode: bytes) -> Callable[[Any], None]:
+    """An instruction that fills a dictionary; `_Refused` for keys that are not text, before they are hashed."""
+
+    def add(reader: Any) -> None:
+        pairs = reader.stack[-2:] if opcode == pickle.SETITEM else reader.stack
+        if not all(type(key) is str for key in pairs[::2]):
+            raise _Refused("a dictionary whose keys are not text")
+        _DISPATCH[opcode[0]](reader)
+
+    return add
+
+
+def _refuse_sets(reader: Any) -> None:
+    raise _Refused("a set")
+
+
 class _Reader(pickle._Unpickler):
     """The pickle reader of the standard library, restricted to the names in pickles of arrays.
 
-    It is the one written in Python: the one in C allocates memory for any index in the memo.
+    It is the one written in Python: the one in C allocates memory for any index in the memo, and hashes keys before
+    they can be checked, which takes forever for certain nested tuples.
     """
+
+    dispatch: ClassVar = {
+        **_DISPATCH,
+        **{opcode[0]: _with_text_keys(opcode) for opcode in (pickle.SETITEM, pickle.SETITEMS, pickle.DICT)},
+        **{opcode[0]: _refuse_sets for opcode in (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET)},
+        # Python allocates a bytearray of the claimed length before it reads the bytes.
+        pickle.BYTEARRAY8[0]: _DISPATCH[pickle.BINBYTES8[0]],
+    }
 
     def find_class(self, module: str, name: str) -> _Name:
         """The description of an allowed name; `_Refused` for others."""
