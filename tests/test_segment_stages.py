@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 import tag2mask
 from run_tiny import BACKBONE, Capture, figures, files_of, run, words
@@ -70,21 +68,6 @@ def test_one_line_loads_and_labels(done: Path, scenes: Path) -> None:
     item = open_images(DataSettings(root=scenes, split="val")).items[0]
     labels = tag2mask.load(done / "segment/network.safetensors").predict(item.path)
     assert (labels == read_mask(done / f"predictions/val/{item.id}.png")).all()
-
-
-def test_a_network_of_another_version_still_labels(done: Path, copied: Path, scenes: Path, tmp_path: Path) -> None:
-    inside, alone, masks = copied / "segment/network.safetensors", tmp_path / "alone.safetensors", tmp_path / "masks"
-    with safe_open(inside, framework="pt") as file:
-        description = json.loads(file.metadata()["tag2mask"])
-    description["settings"] |= {"dilated": True, "freeze_stem": False, "norm": "fixed"}
-    save_file(load_file(inside), alone, metadata={"tag2mask": json.dumps(description)})
-    settings = (copied / "config.yaml").read_text()
-    (copied / "config.yaml").write_text(settings.replace("format: 4\n", "format: 3\n"))
-    where = [str(scenes / "val"), "--out", str(masks), "--device", "cpu"]
-    assert main(["predict", str(copied), *where]) == main(["predict", str(inside), *where]) == 2
-    assert main(["predict", str(alone), *where]) == 0
-    for path in (done / "predictions/val/val").glob("*.png"):
-        assert (read_mask(masks / path.name) == read_mask(path)).all()
 
 
 def test_nothing_is_done_twice_and_what_is_missing_comes_back(

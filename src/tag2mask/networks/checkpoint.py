@@ -6,7 +6,7 @@ normalisation and the classes. No code in the file is run.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import zip_longest
 from math import inf, isfinite
 from pathlib import Path
@@ -28,8 +28,8 @@ from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.networks.segmentation import SegmentationNetwork
 from tag2mask.networks.settings import NetworkSettings, OutputStride, SegmentationNetworkSettings
 
-FORMAT_VERSION = 1
-"""The version of the metadata; files with a higher one are refused."""
+FORMAT_VERSION = 2
+"""The version of the metadata; files with another one are refused."""
 
 Kind = Literal["pot", "edges", "segmentation"]
 
@@ -246,10 +246,12 @@ def _refuse_depth(architecture: Mapping[str, Any], tensors: int) -> None:
 
 def _parse(values: dict[str, Any], path: Path) -> NetworkInfo:
     version = values["format_version"]
-    if version > FORMAT_VERSION:
+    if not isinstance(version, int):
+        raise ValueError(f"format_version should be a whole number, received {version!r}")
+    if version != FORMAT_VERSION:
         raise NetworkFileError(
-            f"{path} has format version {version}, this tag2mask reads up to {FORMAT_VERSION}; update tag2mask, or "
-            f"train again"
+            f"{path} has format version {version}, this tag2mask reads {FORMAT_VERSION}; use the tag2mask that wrote "
+            f"it, or train again"
         )
     if values["kind"] not in _MADE_BY:
         raise NetworkFileError(
@@ -264,10 +266,7 @@ def _parse(values: dict[str, Any], path: Path) -> NetworkInfo:
     if not all(isfinite(value) for value in (*mean, *std)) or min(std) <= 0:
         raise ValueError(f"mean {mean} and deviation {std} of the colours should be finite, and the latter above 0")
     made_of = NetworkSettings() if values["kind"] != "segmentation" else SegmentationNetworkSettings()
-    read = dict(values["settings"])
-    if isinstance(made_of, SegmentationNetworkSettings):  # settings of another version matter to training alone
-        read = {each.name: read[each.name] for each in fields(made_of) if each.name in read}
-    settings = type(made_of)(**read)
+    settings = type(made_of)(**values["settings"])
     segmentation = settings if isinstance(settings, SegmentationNetworkSettings) else None
     return NetworkInfo(
         values["kind"],

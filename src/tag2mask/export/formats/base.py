@@ -56,6 +56,8 @@ class ExportSettings:
         problems = [f"--{problem.replace('_', '-', 1)}" for problem in range_problems(self)]
         if self.images is not None and self.images not in get_args(Images):
             problems.append(f"--images should be one of {', '.join(get_args(Images))}, received '{self.images}'")
+        if self.pieces is not None and self.pieces not in get_args(Pieces):
+            problems.append(f"--pieces should be one of {', '.join(get_args(Pieces))}, received '{self.pieces}'")
         if self.store is not None and "://" not in self.store:
             problems.append(f"--store should be a URL, as s3://bucket/masks, received '{self.store}'")
         if not self.split.strip() or self.split in (".", "..") or set(self.split) & set("/\\\0\n"):
