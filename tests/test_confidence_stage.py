@@ -27,7 +27,7 @@ from tag2mask.data.corrections import CorrectionsFolder, Decision
 from tag2mask.data.images import read_mask, write_mask
 from tag2mask.data.manifest import ImageItem
 from tag2mask.export.formats import ExportSettings, export_masks
-from tag2mask.quality.features import FIELDS, NETWORK_FIELDS, stored_features
+from tag2mask.quality.features import FIELDS, stored_features
 from tag2mask.quality.ranking import CLASSES, IMAGES, QUALITY, read_ranking
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import StageResult
@@ -36,6 +36,8 @@ from tag2mask.stages import registry as together
 from tag2mask.stages.confidence import Confidence, QualityInputs
 from test_formats import _as_jpeg
 from test_segment_stages import SEGMENT
+
+NETWORK_FIELDS = [name for name in FIELDS if name.startswith("network_")]
 
 
 def rank(out: Path, *more: str) -> int:

@@ -90,7 +90,6 @@ An image without tags has only `network_free`, because it has no CAMs but backgr
 because older files lack them.
 """
 
-NETWORK_FIELDS = tuple(name for name in FIELDS if name.startswith("network_"))
 
 _KINDS = {"ids": "i", "values": "f", "unexpected": "i", "unexpected_share": "f", "made_by": "U"}
 """The arrays of a feature file, and NumPy's letter for their kind."""

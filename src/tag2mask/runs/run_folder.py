@@ -25,7 +25,6 @@ TRAIN_NETWORK = "train/network.safetensors"
 EDGE_NETWORK = "edges/network.safetensors"
 EDGE_LABELS = "edges/labels"
 LABEL_CONFIDENCE = "refine/confidence"
-MASKS = "masks"
 WHOLE = "all"
 """The split name of figures of data without splits."""
 
