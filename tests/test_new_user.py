@@ -9,7 +9,7 @@ import gzip
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.client import HTTPConnection
 from pathlib import Path
 from shutil import copy
@@ -43,26 +43,24 @@ class Review:
 
     def __init__(self, address: str) -> None:
         parts = urlsplit(address)
-        self.connection = HTTPConnection(parts.hostname or "", parts.port or 0, timeout=60)
-        admitted = self._answer("GET", f"/?{parts.query}", None, {})
-        self.headers = {"Cookie": (admitted[1] or "").partition(";")[0]}
-        page = self.get("/").decode()
-        self.headers["X-Review-Token"] = page.partition('name="token" content="')[2].partition('"')[0]
+        self.connection, self.path = HTTPConnection(parts.hostname or "", parts.port or 0, timeout=60), parts.path
 
     def get(self, path: str) -> bytes:
-        return self._answer("GET", path, None, self.headers)[0]
+        return self._answer("GET", path)
 
     def put(self, path: str, body: bytes, kind: str) -> None:
-        self._answer("PUT", path, body, {**self.headers, "Content-Type": kind})
+        self._answer("PUT", path, body, {"Content-Type": kind})
 
-    def _answer(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[bytes, str | None]:
-        self.connection.request(method, path, body, headers)
+    def _answer(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> bytes:
+        self.connection.request(method, f"{self.path}{path}", body, headers or {})
         answer = self.connection.getresponse()
         content = answer.read()
         assert answer.status < 400, content
         if answer.getheader("Content-Encoding") == "gzip":
             content = gzip.decompress(content)
-        return content, answer.getheader("Set-Cookie")
+        return content
 
 
 @pytest.fixture
@@ -117,22 +115,22 @@ def _reviewed(words: list[str], folder: Path) -> dict[str, Mask | None]:
         assert command.process.is_alive() and monotonic() < until, command.errors
         sleep(0.05)
     review = Review(shown[1])
-    listed = json.loads(review.get("/api/images?order=confidence"))["images"]
+    listed = json.loads(review.get("api/images?order=confidence"))["images"]
     decided: dict[str, Mask | None] = {}
     for number, entry in enumerate(listed[:3]):
-        own = json.loads(review.get(f"/api/images/{entry['index']}"))
-        mask = np.frombuffer(review.get(f"/api/images/{entry['index']}/labels/{own['start']}"), dtype=np.uint8).reshape(
+        own = json.loads(review.get(f"api/images/{entry['index']}"))
+        mask = np.frombuffer(review.get(f"api/images/{entry['index']}/labels/{own['start']}"), dtype=np.uint8).reshape(
             own["size"]
         )
         if number == 0:
             mask = mask.copy()
             mask[10:60, 20:90] = 2
         if number == 2:
-            review.put(f"/api/images/{entry['index']}/verdict", b'{"verdict": "rejected"}', "application/json")
+            review.put(f"api/images/{entry['index']}/verdict", b'{"verdict": "rejected"}', "application/json")
         else:
             verdict = ("corrected", "accepted")[number]
             review.put(
-                f"/api/images/{entry['index']}/mask?verdict={verdict}", mask.tobytes(), "application/octet-stream"
+                f"api/images/{entry['index']}/mask?verdict={verdict}", mask.tobytes(), "application/octet-stream"
             )
         decided[entry["id"]] = None if number == 2 else mask
     command.process.terminate()  # as Ctrl-C does; what a shell started in the background does not hear that

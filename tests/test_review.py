@@ -1,14 +1,18 @@
 """What a review keeps, what its server answers, and to whom."""
 
+import errno
 import gzip
 import io
+import itertools
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import webbrowser
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -26,7 +30,7 @@ from werkzeug.test import TestResponse
 from review_run import CLASSES, IDS, SIZE, TAGS, VALUES, build_run, every_value, open_session
 from tag2mask.cli import main
 from tag2mask.core.errors import UsageError
-from tag2mask.data import ImageItem, ImageSet, palette, read_image, read_mask
+from tag2mask.data import ImageItem, ImageSet, palette, read_image, read_mask, write_mask
 from tag2mask.data.corrections import CorrectionsFolder, Decision
 from tag2mask.data.settings import DataSettings
 from tag2mask.quality.ranking import IMAGES, Ranking
@@ -51,13 +55,13 @@ class Page:
     session: Session
 
     def get(self, address: str, **options: Any) -> TestResponse:
-        return self.client.get(address, base_url=BASE, **options)
+        return self.client.get(f"/{self.guard.key}{address}", base_url=BASE, **options)
 
     def put(self, address: str, body: object, **headers: str) -> TestResponse:
         raw = isinstance(body, bytes)
-        kind = "application/octet-stream" if raw else "application/json"
-        sent = {"X-Review-Token": self.guard.token, "Content-Type": kind, **headers}
-        return self.client.put(address, base_url=BASE, data=body if raw else json.dumps(body), headers=sent)
+        sent = {"Content-Type": "application/octet-stream" if raw else "application/json", **headers}
+        data = body if raw else json.dumps(body)
+        return self.client.put(f"/{self.guard.key}{address}", base_url=BASE, data=data, headers=sent)
 
     def index(self, image_id: str) -> int:
         index = self.session.list.index(image_id)
@@ -81,10 +85,8 @@ def page(run: Path) -> Page:
 
 
 def _page(run: Path) -> Page:
-    session, guard = open_session(run), Guard(PORT)
-    client = build_app(session, guard, "run").test_client()
-    client.set_cookie(guard.cookie, guard.key, domain="127.0.0.1")
-    return Page(client, guard, session)
+    session, guard = open_session(run), Guard("127.0.0.1", PORT)
+    return Page(build_app(session, guard, "run").test_client(), guard, session)
 
 
 def _stored(run: Path) -> dict[str, bytes]:
@@ -92,38 +94,78 @@ def _stored(run: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_printed_address_alone_lets_in(page: Page) -> None:
-    stranger = build_app(page.session, page.guard, "run").test_client()
-    for address in ("/", "/api/review", "/api/images/0/picture", "/static/main.js", "/?key=wrong"):
-        answer = stranger.get(address, base_url=BASE)
-        assert answer.status_code == 403 and "printed" in answer.get_json()["error"]
-    answer = stranger.get(f"/?key={page.guard.key}", base_url=BASE)
-    assert answer.status_code == 302 and answer.headers["Location"] == "/"
-    assert "HttpOnly" in answer.headers["Set-Cookie"] and "SameSite" in answer.headers["Set-Cookie"]
-    shown = stranger.get("/", base_url=BASE)
-    assert shown.status_code == 200 and page.guard.token in shown.text and page.guard.key not in shown.text
-    assert "default-src 'none'" in shown.headers["Content-Security-Policy"]
+def test_the_printed_address_alone_lets_in(page: Page, run: Path) -> None:
+    client, key = page.client, page.guard.key
+    paths = ("/", "/api/review", "/api/images/0/picture", "/static/main.js", "//", "/favicon.ico")
+    for path in (
+        *paths,
+        *(f"/wrong{path}" for path in paths),
+        f"/?key={key}",
+        f"//{key}/",
+        f"/x/../{key}/",
+        f"/{key}x/",
+    ):
+        answer = client.get(path, base_url=BASE, headers={"Cookie": f"key={key}", "Referer": f"{BASE}/{key}/"})
+        assert answer.status_code == 403 and "it printed" in answer.get_json()["error"], path
+        assert key not in answer.text
+    assert client.put("/api/images/0/verdict", base_url=BASE, json={"verdict": "rejected"}).status_code == 403
+    assert not (run / "corrections").exists()
+    shown = page.get("/")
+    assert shown.status_code == 200 and key not in shown.text
+    assert {"default-src 'none'", "frame-ancestors 'none'"} < set(shown.headers["Content-Security-Policy"].split("; "))
     assert "http" not in shown.headers["Content-Security-Policy"]
+    for path in ("/", "/api/review", "/static/main.js", "/api/images/0/picture"):
+        answer = page.get(path)
+        assert answer.status_code == 200 and "Set-Cookie" not in answer.headers
+        assert (
+            answer.headers["Referrer-Policy"] == "no-referrer" and answer.headers["X-Content-Type-Options"] == "nosniff"
+        )
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example:8765", "127.0.0.1", "127.0.0.1:9999", "localhost.evil.example:8765", ""]
+    ("host", "origin"),
+    [("127.0.0.1", "http://127.0.0.1:"), ("localhost", "http://127.0.0.1:"), ("::1", "http://[::1]:")],
 )
-def test_other_hosts_are_refused(page: Page, host: str) -> None:
-    stranger = build_app(page.session, page.guard, "run").test_client(use_cookies=False)
-    headers = {"Host": host, "Cookie": f"{page.guard.cookie}={page.guard.key}", "X-Review-Token": page.guard.token}
+def test_the_printed_address_is_a_number(run: Path, host: str, origin: str) -> None:
+    server = Server(open_session(run), "run", host=host)
+    assert server.address.startswith(origin) and urlsplit(server.address).path.count("/") == 2
+    server.close()
+
+
+def test_a_person_gets_a_page_and_a_script_gets_json(page: Page) -> None:
+    person = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"}
+    for path in ("/", "/key-of-an-earlier-start/", f"/{page.guard.key}/nowhere"):
+        shown = page.client.get(path, base_url=BASE, headers=person)
+        assert shown.status_code in (403, 404) and shown.mimetype == "text/html"
+        assert (
+            "<h1>tag2mask review</h1>" in shown.text
+            and "default-src 'none'" in shown.headers["Content-Security-Policy"]
+        )
+        assert set(page.client.get(path, base_url=BASE, headers={"Accept": "*/*"}).get_json()) == {"error"}
+    assert "the key is new at each start" in page.client.get("/earlier/", base_url=BASE, headers=person).text
+    with_markup = page.get("/api/images?class=1&state=<script>alert(1)</script>", headers=person)
+    assert with_markup.status_code == 400 and "<script" not in with_markup.text
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example:8765",
+        "127.0.0.1",
+        "127.0.0.1:9999",
+        "localhost:8765",
+        "[::1]:8765",
+        "127.0.0.1:8765.evil.example",
+        "",
+    ],
+)
+def test_other_hosts_are_refused(page: Page, run: Path, host: str) -> None:
     for answer in (
-        stranger.get("/", base_url=BASE, headers=headers),
-        stranger.put("/api/images/0/verdict", base_url=BASE, headers=headers, json={"verdict": "rejected"}),
+        page.get("/", headers={"Host": host}),
+        page.put("/api/images/0/verdict", {"verdict": "rejected"}, Host=host),
     ):
-        assert answer.status_code == 403 and "answers to localhost:8765 only" in answer.get_json()["error"]
-
-
-@pytest.mark.parametrize("host", ["localhost:8765", "[::1]:8765", "127.0.0.1:8765"])
-def test_the_names_of_this_machine_are_answered(page: Page, host: str) -> None:
-    cookie = {"Host": host, "Cookie": f"{page.guard.cookie}={page.guard.key}"}
-    stranger = build_app(page.session, page.guard, "run").test_client(use_cookies=False)
-    assert stranger.get("/api/review", base_url=BASE, headers=cookie).status_code == 200
+        assert answer.status_code == 403 and "answers to http://127.0.0.1:8765 only" in answer.get_json()["error"]
+    assert not (run / "corrections").exists()
 
 
 def test_a_class_has_the_colour_of_the_mask_files(page: Page) -> None:
@@ -132,17 +174,24 @@ def test_a_class_has_the_colour_of_the_mask_files(page: Page) -> None:
 
 
 def test_the_port_that_browsers_leave_out() -> None:
-    assert {"localhost", "127.0.0.1", "[::1]", "localhost:80"} < Guard(80).hosts
-    assert "localhost" not in Guard(8080).hosts
+    assert Guard("127.0.0.1", 80).hosts == {"127.0.0.1", "127.0.0.1:80"}
+    assert Guard("::1", 8080).hosts == {"[::1]:8080"}
 
 
 def test_other_sites_cannot_change_or_read_anything(page: Page, run: Path) -> None:
     address, body = "/api/images/0/verdict", {"verdict": "rejected"}
-    assert page.put(address, body, **{"X-Review-Token": ""}).status_code == 403
-    assert page.put(address, body, **{"X-Review-Token": page.guard.key}).status_code == 403
-    assert page.put(address, body, **{"Content-Type": "text/plain"}).status_code == 415
-    assert page.put(address, body, **{"Sec-Fetch-Site": "cross-site"}).status_code == 403
-    assert page.get("/api/images/0/picture", headers={"Sec-Fetch-Site": "same-site"}).status_code == 403
+    for site in ("cross-site", "same-site"):  # even with the key; other ports of this machine are the same site
+        assert page.put(address, body, **{"Sec-Fetch-Site": site}).status_code == 403
+        assert page.get("/api/images/0/picture", headers={"Sec-Fetch-Site": site}).status_code == 403
+        assert page.get("/", headers={"Sec-Fetch-Site": site}).status_code == 200  # a link to the page
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):  # what a form can send
+        assert page.put(address, body, **{"Content-Type": kind}).status_code == 415
+        assert (
+            page.client.post(f"/{page.guard.key}{address}", base_url=BASE, data="{}", content_type=kind).status_code
+            == 405
+        )
+    asked = page.client.options(f"/{page.guard.key}{address}", base_url=BASE, headers={"Origin": "http://evil.example"})
+    assert not [name for name, _ in asked.headers if name.startswith("Access-Control")]
     assert not (run / "corrections").exists()
     assert page.put(address, body).status_code == 200
 
@@ -156,6 +205,10 @@ def test_other_sites_cannot_change_or_read_anything(page: Page, run: Path) -> No
         "/api/images/99999999999999999999",
         "/api/images/one",
         "/api/images/0/labels/..%2f..%2fconfig",
+        "/api/images/0/labels/%2e%2e%5c%2e%2e%5cconfig",
+        "/api/images/0/labels/%00",
+        "/api/images/" + "9" * 5000,
+        "/api/images?after=" + "9" * 5000,
         "/api/images/0/labels/..",
         "/api/images/0/labels/nothing",
         "/api/images/0/heat/mask/1",
@@ -163,6 +216,10 @@ def test_other_sites_cannot_change_or_read_anything(page: Page, run: Path) -> No
         "/api/images/0/original",
         "/static/../routes.py",
         "/static/..%2froutes.py",
+        "/static/%2e%2e/routes.py",
+        "/static/..\\routes.py",
+        "/static/%00",
+        "/static//../../../../etc/passwd",
         "/static//etc/passwd",
         "/api/index?id=../config",
         "/api/images?class=99",
@@ -233,6 +290,30 @@ def test_a_decision_that_is_none_is_refused(page: Page, run: Path, address: str,
     assert not (run / "corrections").exists()
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 60_000,
+        b'{"verdict":' + b"[" * 30_000 + b"]" * 30_000 + b"}",
+        b'{"tags": [' + b"9" * 60_000 + b"]}",
+        b'{"tags": [1e999]}',
+        b'{"tags": [NaN]}',
+        b'{"verdict": -Infinity}',
+        b'{"verdict": "\xff"}',
+        b'{"verdict": {"rejected": 1}}',
+        b'\x1f\x8b{"verdict": "rejected"}',
+        b"null",
+        b"\0",
+    ],
+    ids=lambda body: body[:16].decode("ascii", "replace"),
+)
+def test_json_that_is_none_gets_a_line(page: Page, run: Path, body: bytes) -> None:
+    for address in ("verdict", "tags"):
+        answer = page.put(f"/api/images/0/{address}", body, **{"Content-Type": "application/json"})
+        assert answer.status_code == 400 and answer.get_json()["error"]
+    assert not (run / "corrections").exists()
+
+
 def test_decisions_replace_each_other_and_tags_stay(page: Page, run: Path) -> None:
     index, mask = page.index("one"), every_value(3)
     base = f"/api/images/{index}"
@@ -258,6 +339,160 @@ def test_no_rerun_touches_a_correction(page: Page, run: Path) -> None:
     RunFolder(run).delete(STAGES.values())
     assert not (run / "masks").exists()
     assert _stored(run) == before and "one.png" in before
+
+
+@pytest.mark.parametrize("writer", ["write_text", "write_bytes"])
+def test_a_save_on_a_full_disk_leaves_the_earlier_decision(
+    page: Page, run: Path, writer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page.put("/api/images/0/mask?verdict=accepted", every_value(1).tobytes())
+    page.put("/api/images/0/tags", {"tags": [4]})
+    before, counts = _stored(run), page.session.list.counts()
+
+    def full(path: Path, *_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, writer, full)
+        for index in (0, 1):
+            answer = page.put(f"/api/images/{index}/mask?verdict=corrected", every_value(2).tobytes())
+            assert answer.status_code == 500 and answer.get_json() == {"error": "No space left on device"}
+    assert _stored(run) == before
+    assert page.session.list.counts() == counts == _page(run).session.list.counts()
+    assert page.put("/api/images/0/mask?verdict=corrected", every_value(2).tobytes()).status_code == 200
+    assert read_mask(run / "corrections/one.png").tobytes() == every_value(2).tobytes()
+
+
+def _killed_at(run: Path, number: int) -> bool:
+    """Whether a process was killed while it replaced a decision, before or after one of its renames."""
+    child = os.fork()
+    if child == 0:
+        kept, rename, made = CorrectionsFolder(run / "corrections", CLASSES), Path.replace, itertools.count()
+
+        def replace(path: Path, target: Path) -> Path:
+            for step in (lambda: None, lambda: rename(path, target)):
+                step()
+                if next(made) == number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return target
+
+        Path.replace = replace  # type: ignore[method-assign, assignment]
+        kept.write("one", Decision.now("corrected", (CLASSES[3],)), every_value(2))
+        os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def test_a_kill_during_a_save_leaves_whole_files(page: Page, run: Path) -> None:
+    seen = []
+    for number in itertools.count():
+        page.put("/api/images/0/mask?verdict=accepted", every_value(1).tobytes())
+        page.put("/api/images/0/tags", {"tags": None})
+        killed = _killed_at(run, number)
+        decision, mask = CorrectionsFolder(run / "corrections", CLASSES).decision("one"), run / "corrections/one.png"
+        assert decision is not None
+        tags, pixels = decision.tags is not None, read_mask(mask).tobytes()
+        seen.append((decision.verdict, tags, 1 + [every_value(1).tobytes(), every_value(2).tobytes()].index(pixels)))
+        assert not run_corrections(RunFolder(run), CLASSES).damaged
+        if not killed:
+            break
+    assert len(seen) > 4 and seen[0] == ("accepted", False, 1) and seen[-1] == ("corrected", True, 2)
+    assert set(seen) == {("accepted", False, 1), ("accepted", False, 2), ("corrected", True, 2)}
+
+
+def test_concurrent_saves_lose_nothing(run: Path) -> None:
+    server = Server(open_session(run), "run")
+    serving = threading.Thread(target=server.serve)
+    serving.start()
+    address = urlsplit(server.address)
+    codes: list[int] = []
+
+    def save(index: int, what: str) -> None:
+        for number in range(1, 11):
+            connection = HTTPConnection("127.0.0.1", address.port or 0, timeout=60)
+            body = every_value(number).tobytes() if what.startswith("mask") else json.dumps({"tags": [number]})
+            kind = "application/octet-stream" if what.startswith("mask") else "application/json"
+            connection.request("PUT", f"{address.path}api/images/{index}/{what}", body, {"Content-Type": kind})
+            answer = connection.getresponse()
+            answer.read()
+            codes.append(answer.status)
+            connection.close()
+
+    jobs = [(index, what) for index in (0, 1, 2, 4) for what in ("mask?verdict=corrected", "tags")]
+    threads = [threading.Thread(target=save, args=job) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    server.stop()
+    serving.join()
+    assert codes == [200] * 80
+    kept = CorrectionsFolder(run / "corrections", CLASSES)
+    for image_id in ("one", "trip/two & 東京", "turned", "last"):
+        decision = kept.decision(image_id)
+        assert decision is not None and (decision.verdict, decision.tags) == ("corrected", (CLASSES[9],))
+        assert read_mask(run / "corrections" / f"{image_id}.png").tobytes() == every_value(10).tobytes()
+
+
+def test_a_decision_of_another_review_is_not_overwritten_unseen(run: Path) -> None:
+    first, second = _page(run), _page(run)  # two servers of one run, or one server and an import
+    seen = [page.get("/api/images/0").get_json()["decision_version"] for page in (first, second)]
+    assert seen == ["", ""]
+    saved = first.put("/api/images/0/mask?verdict=corrected&seen=", every_value(7).tobytes()).get_json()
+    before = _stored(run)
+    late = [
+        second.put("/api/images/0/mask?verdict=accepted&seen=", every_value(0).tobytes()),
+        second.put("/api/images/0/verdict?seen=", {"verdict": "rejected"}),
+        second.put("/api/images/0/tags?seen=", {"tags": [4]}),
+    ]
+    assert [answer.status_code for answer in late] == [409] * 3
+    assert all("somebody else has decided about one" in answer.get_json()["error"] for answer in late)
+    assert _stored(run) == before
+    version = second.get("/api/images/0").get_json()["decision_version"]
+    assert version == saved["decision_version"] != ""
+    assert second.put(f"/api/images/0/tags?seen={version}", {"tags": [4]}).status_code == 200
+    assert first.put(f"/api/images/0/verdict?seen={version}", {"verdict": "rejected"}).status_code == 409
+    assert first.put("/api/images/0/verdict", {"verdict": "rejected"}).status_code == 200  # `Try again`
+
+
+def test_an_image_that_changes_under_the_page(page: Page, run: Path) -> None:
+    opened = page.get("/api/images/0").get_json()
+    path = page.session.list.item(0).path
+    Image.new("RGB", SIZE).save(path)  # as many pixels, on its side
+    address = f"/api/images/0/mask?verdict=accepted&of={opened['image_version']}"
+    answer = page.put(address, every_value(1).tobytes())
+    assert answer.status_code == 409 and "one has changed" in answer.get_json()["error"]
+    again = page.get("/api/images/0").get_json()
+    assert again["size"] == [*reversed(opened["size"])] and again["image_version"] != opened["image_version"]
+    assert page.get("/api/images/0/labels/mask").status_code == 422  # the run's mask is of the earlier image
+    Path(path).unlink()
+    assert page.put(address, every_value(1).tobytes()).status_code == 409
+    assert "fault" in page.get("/api/images/0").get_json()
+    assert not (run / "corrections").exists()
+
+
+def test_a_mask_that_unpacks_to_gigabytes_is_not_unpacked(page: Page, run: Path) -> None:
+    page.put("/api/images/0/mask?verdict=accepted", every_value(1).tobytes())
+    size, at = struct.pack(">II", 60_000, 60_000), 16
+    for path in (run / "corrections/one.png", run / "masks/one.png"):
+        content = path.read_bytes()
+        header = content[at - 4 : at] + size + content[at + 8 : at + 13]
+        path.write_bytes(content[: at - 4] + header + struct.pack(">I", zlib.crc32(header)) + content[at + 17 :])
+    for layer in ("correction", "mask"):
+        answer = page.get(f"/api/images/0/labels/{layer}")
+        assert answer.status_code == 422 and "60000" in answer.get_json()["error"]
+    assert page.put("/api/images/0/tags", {"tags": [4]}).status_code == 422
+
+
+def test_a_run_that_goes_on_while_its_review_is_open(page: Page, run: Path) -> None:
+    shown = gzip.decompress(page.get("/api/images/0/labels/mask").data)
+    write_mask(run / "masks/one.png", every_value(30))
+    assert page.put("/api/images/0/mask?verdict=accepted", shown).status_code == 200
+    assert read_mask(run / "corrections/one.png").tobytes() == shown  # what the person saw
+    RunFolder(run).delete(STAGES.values())
+    details = page.get("/api/images/1").get_json()
+    assert details["start"] is None and details["layers"] == []
+    assert "mask" in page.get("/api/images/1/labels/mask").get_json()["error"]
+    assert read_mask(run / "corrections/one.png").tobytes() == shown
 
 
 def test_a_failing_disk_is_told(page: Page, run: Path) -> None:
@@ -442,9 +677,9 @@ def test_ctrl_c_ends_it_with_what_was_decided(run: Path, served: subprocess.Pope
     address = urlsplit(first["address"])
     assert address.hostname == "127.0.0.1" and first["undecided"] == 5
     connection = HTTPConnection("127.0.0.1", address.port or 0, timeout=30)
-    cookie, token = _admitted(first["address"])
-    headers = {"Cookie": cookie, "X-Review-Token": token, "Content-Type": "application/octet-stream"}
-    connection.request("PUT", "/api/images/0/mask?verdict=corrected", every_value(8).tobytes(), headers)
+    headers = {"Content-Type": "application/octet-stream"}
+    path = f"{address.path}api/images/0/mask?verdict=corrected"
+    connection.request("PUT", path, every_value(8).tobytes(), headers)
     assert connection.getresponse().read()
     served.send_signal(signal.SIGINT)
     out, error = served.communicate(timeout=60)
@@ -466,14 +701,13 @@ def test_tags_that_were_decided_are_not_taken_for_the_data_sets_own(run: Path) -
     assert images.items[0].tags == tuple(own["own_tags"])
 
 
-def test_another_start_has_other_addresses_for_its_pictures(run: Path) -> None:
-    pages = [_page(run), _page(run)]  # of one port, one after the other
-    starts = [page.get("/").text.partition('name="start" content="')[2].partition('"')[0] for page in pages]
-    assert starts[0] and starts[0] != starts[1]
+def test_a_picture_is_cached_under_the_version_of_its_image(page: Page) -> None:
+    version = page.get("/api/images/0").get_json()["image_version"]
+    assert page.get("/api/images").get_json()["images"][0]["image_version"] == version
     for kind in ("picture", "thumbnail"):
-        kept = [page.get(f"/api/images/0/{kind}?of={starts[0]}").headers["Cache-Control"] for page in pages]
-        assert kept == ["private, max-age=600", "no-store"]
-        assert pages[0].get(f"/api/images/0/{kind}").headers["Cache-Control"] == "no-store"
+        address = f"/api/images/0/{kind}"
+        assert page.get(f"{address}?of={version}").headers["Cache-Control"] == "private, max-age=600"
+        assert page.get(f"{address}?of=other").headers["Cache-Control"] == "no-store"
 
 
 def test_a_damaged_decision_stops_one_image_and_can_be_made_again(page: Page, run: Path) -> None:
@@ -534,12 +768,9 @@ def test_what_is_being_sent_at_the_end_is_saved(run: Path) -> None:
     thread = threading.Thread(target=server.serve)
     thread.start()
     address, mask = urlsplit(server.address), every_value(12).tobytes()
-    cookie, token = _admitted(server.address)
     connection = HTTPConnection("127.0.0.1", address.port or 0, timeout=30)
-    connection.putrequest("PUT", "/api/images/0/mask?verdict=corrected")
-    for name, value in (("Cookie", cookie), ("X-Review-Token", token), ("Content-Length", str(len(mask)))):
-        connection.putheader(name, value)
-    connection.putheader("Content-Type", "application/octet-stream")
+    connection.putrequest("PUT", f"{address.path}api/images/0/mask?verdict=corrected")
+    connection.putheader("Content-Length", str(len(mask)))
     connection.endheaders(mask[:100])
     while not server.writing:
         thread.join(0.01)
@@ -558,7 +789,7 @@ def test_the_key_is_no_word_of_the_browsers_command(run: Path, monkeypatch: pyte
     def serve(server: Server) -> None:
         (path,) = opened
         assert path.stat().st_mode & 0o777 == 0o600 and server.address in path.read_text(encoding="utf-8")
-        assert server.address.partition("key=")[2] not in str(path)
+        assert urlsplit(server.address).path.strip("/") not in str(path)
         server.close()
 
     monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(Path(urlsplit(address).path)) or True)
@@ -569,21 +800,5 @@ def test_the_key_is_no_word_of_the_browsers_command(run: Path, monkeypatch: pyte
 
 def test_a_run_whose_name_is_no_utf_8(page: Page) -> None:
     app = build_app(page.session, page.guard, os.fsdecode(b"r\xfcn"))
-    client = app.test_client()
-    client.set_cookie(page.guard.cookie, page.guard.key, domain="127.0.0.1")
-    shown = client.get("/", base_url=BASE)
+    shown = app.test_client().get(f"/{page.guard.key}/", base_url=BASE)
     assert shown.status_code == 200 and "<h1>r\N{REPLACEMENT CHARACTER}n</h1>" in shown.text
-
-
-def _admitted(address: str) -> tuple[str, str]:
-    """The cookie and the token that a browser has after it opened an address."""
-    parts = urlsplit(address)
-    connection = HTTPConnection("127.0.0.1", parts.port or 0, timeout=30)
-    connection.request("GET", f"/?{parts.query}")
-    answer = connection.getresponse()
-    answer.read()
-    cookie = (answer.getheader("Set-Cookie") or "").partition(";")[0]
-    connection.request("GET", "/", headers={"Cookie": cookie})
-    page = connection.getresponse().read().decode()
-    connection.close()
-    return cookie, page.partition('name="token" content="')[2].partition('"')[0]

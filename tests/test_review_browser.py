@@ -3,11 +3,14 @@
 import re
 import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from shutil import copytree
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -17,9 +20,10 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from review_run import CLASSES, IDS, SIZE, build_run, disc_along, every_value, open_session
 from tag2mask import review
-from tag2mask.data import read_mask
+from tag2mask.data import ImageItem, ImageSet, read_mask, write_mask
 from tag2mask.data.corrections import CorrectionsFolder, Decision
-from tag2mask.review import Server
+from tag2mask.review import Server, Session
+from tag2mask.runs.run_folder import RunFolder
 
 pytestmark = pytest.mark.browser
 
@@ -248,8 +252,8 @@ def test_a_long_list_from_its_middle_and_keys_switched_off(
     page: webdriver.Chrome, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tag2mask.review.routes.PAGE", 2)  # images of an answer
-    origin = served.server.address.partition("?")[0]
-    page.get(f"{origin}#last")
+    address = served.server.address
+    page.get(f"{address}#last")
     page.refresh()
     _await_open(page, "last")
     _until(page, lambda: [row.text.partition("\n")[0] for row in _listed(page)] == ["last"])
@@ -257,7 +261,7 @@ def test_a_long_list_from_its_middle_and_keys_switched_off(
         _press(page, "k")
         _await_open(page, image_id)
     assert not page.find_element(By.CSS_SELECTOR, ".earlier").is_displayed()
-    page.get(f"{origin}#%")  # nobody's ID
+    page.get(f"{address}#%")  # nobody's ID
     page.refresh()
     _await_open(page, "one")
     for index in range(4):
@@ -297,10 +301,13 @@ def test_what_cannot_be_saved_is_told_and_kept(page: webdriver.Chrome, run: Path
     _await_open(page, "one")
     assert page.find_element(By.CSS_SELECTOR, "[data-tag='1']").get_attribute("aria-pressed") == "false"
     assert _verdict(page) == "✎ corrected, tags changed"
+    assert ["not saved" in row.text for row in _listed(page)] == [True, False, False, True, False]
+    assert page.find_element(By.CSS_SELECTOR, "#progress p").text == f"0 of {len(IDS)} decided"
     (run / "corrections").unlink()
     page.find_element(By.ID, "retry").click()
     _await_saved(page)
     assert not page.find_element(By.ID, "fault").is_displayed()
+    assert not any("not saved" in row.text for row in _listed(page))
     told = ("/mask", "/tags", "/verdict", "422")
     assert all(any(word in message for word in told) for message in _console(page))
     decisions = [CorrectionsFolder(run / "corrections", CLASSES).decision(image_id) for image_id in ("one", "broken")]
@@ -310,6 +317,135 @@ def test_what_cannot_be_saved_is_told_and_kept(page: webdriver.Chrome, run: Path
     ]
     expected = disc_along(every_value(0), (10, 10), (12, 10), BRUSH, 1)
     np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), expected)
+
+
+def test_two_reviews_of_one_run(page: webdriver.Chrome, served: Served, run: Path) -> None:
+    open_session(run).delete_mask(0, "rejected")  # by somebody else, after the page was opened
+    _drag(page, (10, 10), (12, 10))
+    _until(page, lambda: "Not saved: somebody else has decided" in page.find_element(By.ID, "fault").text)
+    kept = CorrectionsFolder(run / "corrections", CLASSES)
+    _press(page, "j")
+    _await_open(page, IDS[1])
+    _press(page, "r")  # what else is decided is saved, and does not take it along
+    _until(page, lambda: kept.decision(IDS[1]) is not None)
+    assert [kept.decision(image_id).verdict for image_id in IDS[:2]] == ["rejected"] * 2  # type: ignore[union-attr]
+    _await_open(page, "turned")
+    page.find_element(By.ID, "retry").click()
+    _await_saved(page)
+    expected = disc_along(every_value(0), (10, 10), (12, 10), BRUSH, 1)
+    np.testing.assert_array_equal(read_mask(run / "corrections/one.png"), expected)
+    _listed(page)[0].find_element(By.TAG_NAME, "button").click()
+    _await_open(page, "one")
+    _press(page, "r")  # its own decision is not somebody else's
+    _await_saved(page)
+    assert kept.decision("one").verdict == "rejected"  # type: ignore[union-attr]
+    assert all("409" in message or "422" in message for message in _console(page))
+
+
+def test_a_drawing_does_not_go_to_an_image_that_took_the_place(
+    page: webdriver.Chrome, served: Served, run: Path
+) -> None:
+    Image.new("RGB", SIZE).save(served.session.list.item(0).path)  # as many pixels, on its side
+    _drag(page, (10, 10), (12, 10))
+    _until(page, lambda: "Not saved: the image one has changed" in page.find_element(By.ID, "fault").text)
+    page.find_element(By.ID, "retry").click()
+    _press(page, "j")
+    _await_open(page, IDS[1])
+    _press(page, "k")
+    _await_open(page, "one")
+    assert page.find_element(By.ID, "saving").get_attribute("data-state") == "failed"
+    assert not (run / "corrections").exists()
+    _press(page, "r")  # a new decision takes the place of the drawing
+    _await_open(page, IDS[1])
+    _await_saved(page)
+    decision = CorrectionsFolder(run / "corrections", CLASSES).decision("one")
+    assert decision is not None and decision.verdict == "rejected"
+    assert all("409" in message or "422" in message for message in _console(page))
+
+
+def test_the_key_stays_with_the_review(page: webdriver.Chrome, served: Served) -> None:
+    address, key = served.server.address, urlsplit(served.server.address).path.strip("/")
+    heard: list[str] = []
+
+    class Listener(BaseHTTPRequestHandler):
+        """Another user's server on another port of this machine."""
+
+        def do_GET(self) -> None:
+            heard.append(f"{self.path}\n{self.headers}")
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(f"<title>other</title><img src='{address.replace(key, 'guess')}api/review'>".encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing."""
+
+    assert page.get_cookies() == []
+    assert key not in page.title and key not in page.page_source
+    with HTTPServer(("127.0.0.1", 0), Listener) as other:
+        threading.Thread(target=other.serve_forever).start()
+        page.execute_script(f"location.href = 'http://127.0.0.1:{other.server_port}/'")
+        _until(page, lambda: page.title == "other")
+        page.get(address)
+        _await_open(page, "one")
+        page.get(f"http://127.0.0.1:{other.server_port}/again")
+        _until(page, lambda: any(each.startswith("/again") for each in heard))
+        other.shutdown()
+    assert heard and not any(key in each or "cookie" in each.lower() for each in heard)
+    page.get(address)
+    _await_open(page, "one")
+    assert all(any(word in message for word in ("guess", "favicon", "422")) for message in _console(page))
+
+
+def test_an_old_address_is_a_page_that_says_so(page: webdriver.Chrome, served: Served, run: Path) -> None:
+    page.get(f"{served.server.address.rsplit('/', 2)[0]}/key-of-an-earlier-start/#one")
+    assert page.find_element(By.TAG_NAME, "h1").text == "tag2mask review"
+    assert "the key is new at each start" in page.find_element(By.TAG_NAME, "p").text
+    _open(page, served)
+    served.stop()
+    _drag(page, (10, 10), (12, 10))
+    _until(page, lambda: "The program does not answer" in page.find_element(By.ID, "fault").text)
+    again = Server(served.session, "run", port=urlsplit(served.server.address).port or 0)
+    serving = threading.Thread(target=again.serve)
+    serving.start()
+    page.find_element(By.ID, "retry").click()
+    _until(page, lambda: "Not saved: this address is not that" in page.find_element(By.ID, "fault").text)
+    again.stop()
+    serving.join()
+    assert not (run / "corrections").exists()
+    assert all(any(word in message for word in ("403", "422", "ERR_")) for message in _console(page))
+
+
+def test_names_are_text_and_not_markup(chromium: webdriver.Chrome, tmp_path: Path) -> None:
+    attack = "<img src=x onerror=\"document.title='run'\"><script>document.title='run'<%s"
+    image_id, class_name = attack % "script>", "</title></script>'\"><svg onload=alert(1)>{{7*7}}"
+    data, run = tmp_path / "data", tmp_path / "run"
+    data.mkdir()
+    Image.new("RGB", (SIZE[1], SIZE[0])).save(data / f"{image_id}.png")
+    (data / "classes.txt").write_text(f"{class_name}\n", encoding="utf-8")
+    images = ImageSet((class_name,), (ImageItem(image_id, str(data / f"{image_id}.png"), (1,)),), data)
+    write_mask(run / "masks" / f"{image_id}.png", np.ones(SIZE, dtype=np.uint8))
+    corrections = CorrectionsFolder(run / "corrections", images.classes)
+    session = Session(images, RunFolder(run), corrections, pixel_limit=100_000)
+    server = Server(session, f"{class_name}{attack}")
+    serving = threading.Thread(target=server.serve)
+    chromium.get("about:blank")  # an earlier page may still try to save at the same port
+    _console(chromium)
+    serving.start()
+    try:
+        chromium.get(server.address)
+        _await_open(chromium, image_id)
+        assert "{{7*7}}" in _listed(chromium)[0].text and attack in chromium.title
+        chromium.get(server.address)  # by the ID in the address
+        _await_open(chromium, image_id)
+        _press(chromium, "r")
+        _await_saved(chromium)
+        assert not chromium.find_elements(By.CSS_SELECTOR, "[onerror], [onload], script:not([src]), h1 *, img[src=x]")
+        assert _console(chromium) == []
+    finally:
+        server.stop()
+        serving.join()
+    assert corrections.ids() == [image_id]
 
 
 def _console(page: webdriver.Chrome) -> list[str]:

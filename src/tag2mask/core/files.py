@@ -80,6 +80,15 @@ def is_newer(path: Path, than: Path) -> bool:
         return False
 
 
+def version(path: Path) -> str:
+    """A text that changes when a file is written or replaced; empty if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ""
+    return f"{found.st_mtime_ns:x}-{found.st_size:x}-{found.st_ino:x}"
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8, atomically."""
     with atomic_path(path) as temporary:

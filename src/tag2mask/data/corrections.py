@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
-from tag2mask.core.files import files_below, read_json, write_json
+from tag2mask.core.files import atomic_path, files_below, read_json, version, write_json
 from tag2mask.data.classes import did_you_mean
 from tag2mask.data.file_names import nfc, on_disk
 from tag2mask.data.images import write_mask
@@ -107,8 +107,12 @@ class CorrectionsFolder:
         path = self._file(image_id, "png")
         return path if path.is_file() else None
 
+    def version(self, image_id: str) -> str:
+        """A text that changes with each decision about an image; empty without one."""
+        return version(self._file(image_id, "json"))
+
     def write(self, image_id: str, decision: Decision, mask: npt.NDArray[np.uint8] | None = None) -> None:
-        """Write the decision about an image, which replaces an earlier one.
+        """Write the decision about an image, which replaces an earlier one; after an error, the earlier one stands.
 
         Args:
             image_id: of the image.
@@ -123,10 +127,11 @@ class CorrectionsFolder:
         path = self._file(image_id, "png")
         if not (self.folder / RECORD).is_file():
             write_json(self.folder / RECORD, {"classes": list(self.classes)})
-        if mask is not None:
-            write_mask(path, mask)
         tags = None if decision.tags is None else list(decision.tags)
-        write_json(self._file(image_id, "json"), {"verdict": decision.verdict, "tags": tags, "at": decision.at})
+        with atomic_path(self._file(image_id, "json")) as temporary:  # on the disk before the mask is replaced
+            write_json(temporary, {"verdict": decision.verdict, "tags": tags, "at": decision.at})
+            if mask is not None:
+                write_mask(path, mask)
         if mask is None:
             path.unlink(missing_ok=True)
 

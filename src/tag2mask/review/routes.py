@@ -2,20 +2,28 @@
 
 import gzip
 import io
+import json
 from typing import Any, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, jsonify, render_template, request
 from PIL import Image
-from werkzeug.exceptions import BadRequest, HTTPException, LengthRequired, NotFound, RequestEntityTooLarge
+from werkzeug.exceptions import (
+    BadRequest,
+    HTTPException,
+    LengthRequired,
+    NotFound,
+    RequestEntityTooLarge,
+    UnsupportedMediaType,
+)
 
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.data.corrections import Decision, Verdict
 from tag2mask.data.images import read_small
 from tag2mask.report.pictures import class_colour, css, heat_colours
 from tag2mask.review.image_list import Order, Query, State
-from tag2mask.review.session import Session
+from tag2mask.review.session import OutdatedError, Session, Stored
 
 THUMBNAIL, PICTURE = 192, 4096
 """Maximum longer sides of images for the browser, in pixels; masks are not reduced."""
@@ -27,8 +35,8 @@ JSON_BYTES = 64 * 1024
 """The largest JSON body."""
 
 
-def reading_routes(session: Session, start: str) -> Blueprint:
-    """The routes that only read. Pictures requested with ``start``, an ID of this server process, may be cached."""
+def reading_routes(session: Session) -> Blueprint:
+    """The routes that only read. The browser may cache a picture requested with the version of its image, ``of``."""
     routes = Blueprint("reading", __name__)
 
     @routes.get("/review")
@@ -67,10 +75,10 @@ def reading_routes(session: Session, start: str) -> Blueprint:
     @routes.get("/images/<int:index>/<any(thumbnail, picture):kind>")
     def picture(index: int, kind: str) -> Response:
         side = THUMBNAIL if kind == "thumbnail" else PICTURE
-        path = session.list.item(index).path
+        path, version = session.list.item(index).path, session.image_version(index)
         pixels = read_small(path, side, pixel_limit=session.pixel_limit, intensity=session.intensity)
         answer = _jpeg(pixels, quality=80 if kind == "thumbnail" else 92)
-        if request.args.get("of") == start:
+        if request.args.get("of") == version:
             answer.headers["Cache-Control"] = "private, max-age=600"
         return answer
 
@@ -87,40 +95,50 @@ def reading_routes(session: Session, start: str) -> Blueprint:
 
 
 def writing_routes(session: Session) -> Blueprint:
-    """The routes that change a decision; they answer with the new state."""
+    """The routes that change a decision; they answer with the new state.
+
+    With ``of``, the version of the image, and ``seen``, the version of its decision, a request is refused where the
+    image or the decision has changed since the page read it.
+    """
     routes = Blueprint("writing", __name__)
 
-    def changed(index: int, decision: Decision | None) -> Response:
-        return jsonify(**_decided(session, index, decision), counts=session.list.counts())
+    def changed(index: int, stored: Stored) -> Response:
+        decided = _decided(session, index, stored.decision)
+        return jsonify(**decided, decision_version=stored.version, counts=session.list.counts())
 
     @routes.put("/images/<int:index>/mask")
     def mask(index: int) -> Response:
         verdict = request.args.get("verdict", "")
         if verdict not in ("accepted", "corrected"):
             raise BadRequest("verdict should be accepted or corrected")
+        if request.args.get("of") not in (None, session.image_version(index)):
+            raise OutdatedError(
+                f"the image {session.list.item(index).id} has changed since this page opened it: reload the page"
+            )
         height, width = session.size(index)
         values = np.frombuffer(_body(height * width, exact=True), dtype=np.uint8).reshape(height, width)
-        return changed(index, session.save_mask(index, cast("Verdict", verdict), values))
+        return changed(index, session.save_mask(index, cast("Verdict", verdict), values, seen=request.args.get("seen")))
 
     @routes.put("/images/<int:index>/verdict")
     def verdict(index: int) -> Response:
         value = _json("verdict")
         if value not in (None, "rejected"):
             raise BadRequest("verdict should be rejected or null; send accepted and corrected with a mask")
-        return changed(index, session.delete_mask(index, value))
+        return changed(index, session.delete_mask(index, value, seen=request.args.get("seen")))
 
     @routes.put("/images/<int:index>/tags")
     def tags(index: int) -> Response:
         value = _json("tags")
         if value is not None and not (isinstance(value, list) and all(type(tag) is int for tag in value)):
             raise BadRequest("tags should be a list of class ids, or null for those of the data set")
-        return changed(index, session.change_tags(index, value))
+        return changed(index, session.change_tags(index, value, seen=request.args.get("seen")))
 
     return routes
 
 
 def _details(session: Session, index: int) -> dict[str, Any]:
     item, decision, fault_of_decision = session.list.item(index), None, None
+    image_version, decision_version = session.image_version(index), session.corrections.version(item.id)
     try:
         decision = session.decision(index)
     except Tag2maskError as error:
@@ -147,6 +165,8 @@ def _details(session: Session, index: int) -> dict[str, Any]:
         "layers": layers,
         "start": session.start(index),
         "ranked": shown,
+        "image_version": image_version,
+        "decision_version": decision_version,
         **_decided(session, index, decision),
     }
 
@@ -163,8 +183,15 @@ def _listed(session: Session, index: int, rank: int) -> dict[str, Any]:
     except (Tag2maskError, OSError):
         decision = None  # the page of the image shows the error
     listed = _decided(session, index, decision)
-    confidence = session.list.ranking.confidence(session.list.item(index).id)
-    return {"index": index, "rank": rank, "id": session.list.item(index).id, "confidence": confidence, **listed}
+    image_id = session.list.item(index).id
+    return {
+        "index": index,
+        "rank": rank,
+        "id": image_id,
+        "image_version": session.image_version(index),
+        "confidence": session.list.ranking.confidence(image_id),
+        **listed,
+    }
 
 
 def _query(session: Session) -> Query:
@@ -201,9 +228,11 @@ def _body(most: int, *, exact: bool = False) -> bytes:
 
 def _json(name: str) -> Any:
     if request.mimetype != "application/json":
-        raise BadRequest("the body should be JSON")
-    _body(JSON_BYTES)
-    body = request.get_json()
+        raise UnsupportedMediaType(f"the body should be application/json, received {request.mimetype!r}")
+    try:
+        body = json.loads(_body(JSON_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise BadRequest("the body could not be read as JSON, or is nested too deeply") from error
     if not isinstance(body, dict) or name not in body:
         raise BadRequest(f"the body should be an object with {name!r}")
     return body[name]
@@ -223,18 +252,23 @@ def _jpeg(pixels: npt.NDArray[np.uint8], quality: int) -> Response:
     return Response(content.getvalue(), mimetype="image/jpeg")
 
 
-def error_answer(error: Exception) -> tuple[Response, int]:
-    """An error as JSON, {"error": …}, with its status code."""
+def error_answer(error: Exception) -> tuple[Response | str, int]:
+    """An error with its status code: a page for a person who opens an address, otherwise JSON, {"error": …}."""
     if isinstance(error, HTTPException):
         code, message = error.code or 500, error.description or error.name
     elif isinstance(error, IndexError):
         code, message = 404, "the list has no image at this index"
+    elif isinstance(error, OutdatedError):
+        code, message = 409, str(error)
     elif isinstance(error, UsageError):
         code, message = 400, str(error)
     elif isinstance(error, Tag2maskError):
         code, message = 422, str(error)
     elif isinstance(error, OSError):
-        code, message = 500, f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+        where = f": {error.filename}" if error.filename else ""
+        code, message = 500, f"{error.strerror or error}{where}"
     else:
         code, message = 500, f"unexpected {type(error).__name__}: {error}"
+    if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
+        return render_template("error.html", message=message), code
     return jsonify(error=message), code

@@ -1,4 +1,4 @@
-"""The server: on the loopback interface only, with a secret key, one thread per request."""
+"""The server: on the loopback interface only, below a secret path, one thread per request."""
 
 import socket
 import threading
@@ -10,10 +10,9 @@ from hmac import compare_digest
 from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any
 
-from flask import Flask, Response, redirect, render_template, request
-from werkzeug.exceptions import Forbidden, UnsupportedMediaType
+from flask import Flask, Response, render_template, request
+from werkzeug.exceptions import Forbidden
 from werkzeug.serving import WSGIRequestHandler, make_server
-from werkzeug.wrappers import Response as AnyResponse
 
 from tag2mask.core.errors import UsageError
 from tag2mask.review.routes import error_answer, reading_routes, writing_routes
@@ -22,14 +21,11 @@ from tag2mask.review.session import Session
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
-"""Allowed host names."""
+LOOPBACK = {"127.0.0.1": "127.0.0.1", "::1": "::1", "localhost": "127.0.0.1"}
+"""The address of each allowed host; a name in the printed address could lead the browser to another listener."""
 
 _HTTP = 80
 """The port that browsers omit from an address."""
-
-_BODIES = ("application/json", "application/octet-stream")
-"""Content types of a request that writes; a form of another site cannot send them without a CORS check."""
 
 _READING = ("GET", "HEAD")
 """Methods that only read."""
@@ -57,50 +53,46 @@ _HEADERS = {
 class Guard:
     """Accepts only requests of the page.
 
+    A request needs the key in its path. Browsers send cookies to all ports of a host, and so to the servers of other
+    users of this machine; a path is sent to one port only. Another site does not know the key, so it can neither read
+    nor write: requests that write need no further token.
+
     Attributes:
-        key: part of the printed address, then in a cookie; keeps out other users of this machine.
-        token: part of the page; required in every request that writes.
+        address: the numeric address of the server.
+        key: the first part of each path.
     """
 
+    address: str
     port: int
     key: str = field(default_factory=partial(token_urlsafe, 24))
-    token: str = field(default_factory=partial(token_urlsafe, 24))
+
+    @property
+    def origin(self) -> str:
+        """The begin of the printed address."""
+        return f"http://{f'[{self.address}]' if ':' in self.address else self.address}:{self.port}"
 
     @property
     def hosts(self) -> frozenset[str]:
         """Accepted values of the header Host; they exclude DNS rebinding."""
-        names = [f"[{name}]" if ":" in name else name for name in LOOPBACK]
-        without_port = names if self.port == _HTTP else []
-        return frozenset([*(f"{name}:{self.port}" for name in names), *without_port])
-
-    @property
-    def cookie(self) -> str:
-        """The name of the cookie; it contains the port, because browsers share cookies between ports."""
-        return f"tag2mask-review-{self.port}"
+        host = self.origin.removeprefix("http://")
+        return frozenset([host, host.removesuffix(f":{_HTTP}")])
 
     def protect(self, app: Flask) -> None:
         """Check all requests of an app, and add security headers to all answers."""
         app.before_request(self._check)
         app.after_request(_harden)
 
-    def _check(self) -> AnyResponse | None:
+    def _check(self) -> None:
         if request.headers.get("Host", "") not in self.hosts:
-            raise Forbidden(f"this server answers to localhost:{self.port} only; forward the same port")
-        offered = request.args.get("key")
-        if request.path == "/" and offered is not None and _same(offered, self.key):
-            answer = redirect("/")  # without the key in the address
-            answer.set_cookie(self.cookie, self.key, httponly=True, samesite="Lax")
-            return answer
-        if not _same(request.cookies.get(self.cookie, ""), self.key):
-            raise Forbidden("open the address that `tag2mask review` printed, including its key")
-        if request.path != "/" and request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
+            raise Forbidden(f"this server answers to {self.origin} only; forward the same port, and open that address")
+        if not _same(request.path[1:].partition("/")[0], self.key):
+            raise Forbidden(
+                "this address is not that of the running `tag2mask review`: open the address that it printed, with "
+                f"its key, {self.origin}/KEY/; the key is new at each start"
+            )
+        page = request.path == f"/{self.key}/"  # a link elsewhere may lead to the page
+        if not page and request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
             raise Forbidden("requests from other sites are refused")
-        if request.method not in _READING:
-            if not _same(request.headers.get("X-Review-Token", ""), self.token):
-                raise Forbidden("this page is of an earlier start of `tag2mask review`; open the printed address")
-            if request.mimetype not in _BODIES:
-                raise UnsupportedMediaType(f"the body should be {' or '.join(_BODIES)}, received {request.mimetype!r}")
-        return None
 
 
 def build_app(session: Session, guard: Guard, name: str) -> Flask:
@@ -109,18 +101,19 @@ def build_app(session: Session, guard: Guard, name: str) -> Flask:
     Args:
         name: the title of the page.
     """
-    app = Flask("tag2mask.review", static_folder="static", template_folder="templates")
+    begin = f"/{guard.key}"
+    app = Flask("tag2mask.review", static_folder="static", static_url_path=f"{begin}/static")
     app.json.ensure_ascii = True  # type: ignore[attr-defined]  # escapes file names that are not UTF-8
     app.url_map.merge_slashes = False
     guard.protect(app)
     app.register_error_handler(Exception, error_answer)
-    start, shown = token_urlsafe(6), name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    app.register_blueprint(reading_routes(session, start), url_prefix="/api")
-    app.register_blueprint(writing_routes(session), url_prefix="/api")
+    shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    app.register_blueprint(reading_routes(session), url_prefix=f"{begin}/api")
+    app.register_blueprint(writing_routes(session), url_prefix=f"{begin}/api")
 
-    @app.get("/")
+    @app.get(f"{begin}/")
     def page() -> str:
-        return render_template("review.html", token=guard.token, start=start, name=shown)
+        return render_template("review.html", name=shown)
 
     return app
 
@@ -132,25 +125,27 @@ class Server:
         address: the address with the key, to open in a browser.
     """
 
-    def __init__(self, session: Session, name: str, *, host: str = LOOPBACK[0], port: int = 0) -> None:
+    def __init__(self, session: Session, name: str, *, host: str = "127.0.0.1", port: int = 0) -> None:
         """Bind the port.
 
         Args:
             name: the title of the page.
-            host: a name of the loopback interface.
+            host: one of `LOOPBACK`.
             port: 0 for the first free one.
 
         Raises:
             UsageError: the host is not allowed, or the port is taken.
         """
-        self._socket = _bound(host, port)
-        number = self._socket.getsockname()[1]
-        guard = Guard(number)
+        refuse_host(host)
+        self._socket = _bound(LOOPBACK[host], port)
+        address, number = self._socket.getsockname()[:2]
+        guard = Guard(address, number)
         app = build_app(session, guard, name)
         app.wsgi_app = self._writing = _WritingRequests(app.wsgi_app)  # type: ignore[method-assign]
-        shown = f"[{host}]" if ":" in host else host
-        self.address = f"http://{shown}:{number}/?key={guard.key}"
-        self._server = make_server(host, number, app, threaded=True, request_handler=_Quiet, fd=self._socket.fileno())
+        self.address = f"{guard.origin}/{guard.key}/"
+        self._server = make_server(
+            address, number, app, threaded=True, request_handler=_Quiet, fd=self._socket.fileno()
+        )
 
     def serve(self) -> None:
         """Answer until an interrupt or `stop`; then finish the requests that are writing."""
@@ -223,12 +218,11 @@ def refuse_host(host: str) -> None:
     if host not in LOOPBACK:
         raise UsageError(
             f"--host should be {', '.join(LOOPBACK)}, received {host!r}: images are served to this machine only; "
-            "from another machine, forward the port: ssh -L PORT:localhost:PORT MACHINE"
+            "from another machine, forward the port: ssh -L 127.0.0.1:PORT:127.0.0.1:PORT MACHINE"
         )
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    refuse_host(host)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for number in (port,) if port else (*_PORTS, 0):
         with suppress(OSError):

@@ -1,12 +1,14 @@
 """A review session: the images, the layers of the run, and the decisions."""
 
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
+from tag2mask.core.files import version
 from tag2mask.data.corrections import RECORD, CorrectionsFolder, Decision, Verdict
 from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import MaskError, image_size, read_mask, reduced_size, unknown_values
@@ -23,6 +25,17 @@ LOCKS = 64
 
 CORRECTION = "correction"
 """The name of the layer with the accepted or corrected mask."""
+
+
+class OutdatedError(Tag2maskError):
+    """The image or its decision has changed since the page read it."""
+
+
+class Stored(NamedTuple):
+    """A decision as it is stored, None without one, and its version."""
+
+    decision: Decision | None
+    version: str
 
 
 class Session:
@@ -60,7 +73,7 @@ class Session:
             raise UsageError(f"an image has the ID `{Path(RECORD).stem}`, and {RECORD} says the classes; rename it")
         self.layers = layers_of(run)
         self._locks = tuple(threading.Lock() for _ in range(LOCKS))
-        self.size = lru_cache(maxsize=1024)(self._size)
+        self._sizes = lru_cache(maxsize=1024)(self._size)
         for image_id in corrections.ids():
             index = self.list.index(image_id)
             if index is not None:
@@ -71,6 +84,18 @@ class Session:
     def classes(self) -> tuple[str, ...]:
         """The names of the classes 1..C."""
         return self.list.images.classes
+
+    def image_version(self, index: int) -> str:
+        """A text that changes with the file of an image; empty if there is none."""
+        return version(self.list.item(index).path)
+
+    def size(self, index: int) -> Size:
+        """(H, W) of an image.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
+        return self._sizes(index, self.image_version(index))
 
     def decision(self, index: int) -> Decision | None:
         """The stored decision about an image; another process may have changed it. Updates the list.
@@ -117,31 +142,37 @@ class Session:
         """
         return self._layer(name).heat(self.list.item(index), self.size(index), len(self.classes), class_id)
 
-    def save_mask(self, index: int, verdict: Verdict, mask: Labels) -> Decision | None:
+    def save_mask(self, index: int, verdict: Verdict, mask: Labels, *, seen: str | None = None) -> Stored:
         """Store a mask as accepted or corrected; changed tags stay.
 
         Args:
             verdict: `accepted` or `corrected`.
             mask: uint8 (H, W), of the image's size.
+            seen: the version of the decision that this one replaces; None for any.
 
         Raises:
             MaskError: the mask has values that are not classes.
+            OutdatedError: the stored decision is another than ``seen``.
         """
         item = self.list.item(index)
         if wrong := unknown_values(mask, len(self.classes)):
             raise MaskError(f"the mask of {item.id}: {wrong}")
-        with self._lock(index):
+        with self._deciding(index, seen):
             before = self._before(item)
             return self._store(index, Decision.now(verdict, before.tags if before else None), mask)
 
-    def delete_mask(self, index: int, verdict: Verdict | None) -> Decision | None:
-        """Reject the mask of an image, or undo its verdict (None); the stored mask is deleted, the tags stay."""
+    def delete_mask(self, index: int, verdict: Verdict | None, *, seen: str | None = None) -> Stored:
+        """Reject the mask of an image, or undo its verdict (None); the stored mask is deleted, the tags stay.
+
+        Raises:
+            OutdatedError: the stored decision is another than ``seen``.
+        """
         item = self.list.item(index)
-        with self._lock(index):
+        with self._deciding(index, seen):
             before = self._before(item)
             return self._store(index, Decision.now(verdict, before.tags if before else None))
 
-    def change_tags(self, index: int, tags: Sequence[int] | None) -> Decision | None:
+    def change_tags(self, index: int, tags: Sequence[int] | None, *, seen: str | None = None) -> Stored:
         """Change the tags of an image; the verdict and the mask stay.
 
         Args:
@@ -149,6 +180,7 @@ class Session:
 
         Raises:
             UsageError: a number is not a class id.
+            OutdatedError: the stored decision is another than ``seen``.
         """
         item = self.list.item(index)
         wrong = [tag for tag in tags or () if not 1 <= tag <= len(self.classes)]
@@ -156,7 +188,7 @@ class Session:
             raise UsageError(f"{first_five(wrong)}: the classes are 1 to {len(self.classes)}")
         chosen = None if tags is None or set(tags) == set(item.tags) else sorted(set(tags))
         names = None if chosen is None else tuple(self.classes[tag - 1] for tag in chosen)
-        with self._lock(index):
+        with self._deciding(index, seen):
             before, path = self._before(item), self._mask(item)
             verdict = None if before is None or (before.has_mask and path is None) else before.verdict
             mask = None if path is None else read_mask(path, pixel_limit=self.pixel_limit)
@@ -171,6 +203,18 @@ class Session:
         """The lock for the decision about an image; several images share one."""
         return self._locks[index % LOCKS]
 
+    @contextmanager
+    def _deciding(self, index: int, seen: str | None) -> Iterator[None]:
+        """Lock the decision about an image, which is still the one with the version ``seen``; None for any."""
+        image_id = self.list.item(index).id
+        with self._lock(index):
+            if seen not in (None, self.corrections.version(image_id)):
+                raise OutdatedError(
+                    f"somebody else has decided about {image_id} since this page opened it; `Try again` replaces that "
+                    "decision, reloading the page keeps it"
+                )
+            yield
+
     def _before(self, item: ImageItem) -> Decision | None:
         """The stored decision; a stored mask without a readable decision counts as corrected."""
         try:
@@ -182,8 +226,8 @@ class Session:
         before = self._before(item)
         return self.corrections.stored_mask(item.id) if before is not None and before.has_mask else None
 
-    def _store(self, index: int, decision: Decision, mask: Labels | None = None) -> Decision | None:
-        """Store a decision; without verdict and tags, delete the stored one and return None."""
+    def _store(self, index: int, decision: Decision, mask: Labels | None = None) -> Stored:
+        """Store a decision; without verdict and tags, delete the stored one."""
         image_id = self.list.item(index).id
         stored = None if decision.verdict is None and decision.tags is None else decision
         if stored is None:
@@ -191,7 +235,7 @@ class Session:
         else:
             self.corrections.write(image_id, stored, mask)
         self.list.record(index, stored)
-        return stored
+        return Stored(stored, self.corrections.version(image_id))
 
-    def _size(self, index: int) -> Size:
+    def _size(self, index: int, _version: str) -> Size:
         return image_size(self.list.item(index).path, pixel_limit=self.pixel_limit)

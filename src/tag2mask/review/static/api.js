@@ -1,6 +1,4 @@
-// Requests to the server that this page came from.
-
-const token = document.querySelector("meta[name=token]").content;
+// Requests to the server that this page came from. Addresses are relative, so the secret path of the page comes first.
 
 /** An error answer of the server, or a failed request. */
 export class RequestError extends Error {
@@ -24,18 +22,20 @@ async function ask(address, options = {}) {
   return answer;
 }
 
-const start = document.querySelector("meta[name=start]").content;
-
-/** The address of an image as a JPEG, `thumbnail` or `picture`; the browser caches it for this start of the server. */
-export function jpeg(index, kind) {
-  return `/api/images/${index}/${kind}?of=${start}`;
+/** The address of an image of the list as a JPEG, `thumbnail` or `picture`; the browser caches it. */
+export function jpeg(item, kind) {
+  return `api/images/${item.index}/${kind}?of=${item.image_version}`;
 }
 
-/** JSON from the server; `values` are query parameters, empty ones are left out. */
+/** An address with query parameters; undefined ones are left out. */
+function withQuery(address, values) {
+  const query = new URLSearchParams(Object.entries(values).filter(([, value]) => value !== undefined)).toString();
+  return query ? `${address}?${query}` : address;
+}
+
+/** JSON from the server; `values` are query parameters. */
 export async function get(address, values = {}) {
-  const given = Object.entries(values).filter(([, value]) => value !== "" && value !== null && value !== undefined);
-  const query = new URLSearchParams(given).toString();
-  return (await ask(query ? `${address}?${query}` : address)).json();
+  return (await ask(withQuery(address, values))).json();
 }
 
 /** A map of bytes: {width, height, pixels}. */
@@ -47,9 +47,10 @@ export async function getMap(address) {
   return { width, height, pixels };
 }
 
-/** PUT bytes, or anything else as JSON. */
-export async function put(address, body) {
+/** PUT bytes, or anything else as JSON; `values` are query parameters. */
+export async function put(address, body, values = {}) {
   const raw = body instanceof Uint8Array;
-  const headers = { "X-Review-Token": token, "Content-Type": raw ? "application/octet-stream" : "application/json" };
-  return (await ask(address, { method: "PUT", headers, body: raw ? body : JSON.stringify(body) })).json();
+  const headers = { "Content-Type": raw ? "application/octet-stream" : "application/json" };
+  const options = { method: "PUT", headers, body: raw ? body : JSON.stringify(body) };
+  return (await ask(withQuery(address, values), options)).json();
 }

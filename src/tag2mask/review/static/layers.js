@@ -97,12 +97,12 @@ export class Layers {
     const { width, height } = this.mask;
     const whole = side === null || side >= Math.max(width, height);
     return this.#cached(`${layer.name} ${whole ? "" : side}`, () =>
-      getMap(`/api/images/${this.details.index}/labels/${layer.name}${whole ? "" : `?side=${side}`}`));
+      getMap(`api/images/${this.details.index}/labels/${layer.name}${whole ? "" : `?side=${side}`}`));
   }
 
   async #heat(layer, id) {
     return this.#cached(`${layer.name} heat ${id}`, async () =>
-      this.#heatPicture(await getMap(`/api/images/${this.details.index}/heat/${layer.name}/${id}`)));
+      this.#heatPicture(await getMap(`api/images/${this.details.index}/heat/${layer.name}/${id}`)));
   }
 
   /** Request an answer once and cache it. */

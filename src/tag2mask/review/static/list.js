@@ -78,7 +78,7 @@ export class List {
     const loaded = this.loading.then(async () => {
       if (this.ended) return;
       const run = this.run;
-      const page = await get("/api/images", { ...this.query, after: this.after });
+      const page = await get("api/images", { ...this.query, after: this.after });
       if (run !== this.run) return;
       for (const item of page.images) this.more.before((item.node = this.#row(item)));
       this.items.push(...page.images);
@@ -97,7 +97,7 @@ export class List {
     const loaded = this.loading.then(async () => {
       if (this.earlier.hidden) return;
       const run = this.run;
-      const page = await get("/api/images", { ...this.query, before: this.from + 1 });
+      const page = await get("api/images", { ...this.query, before: this.from + 1 });
       if (run !== this.run) return;
       for (const item of page.images) item.node = this.#row(item);
       this.earlier.after(...page.images.map(({ node }) => node));
@@ -116,7 +116,7 @@ export class List {
     const { query } = this;
     if (query.state && query.state !== "undecided") return undefined;
     for (let after = rank; ; ) {
-      const page = await get("/api/images", { ...query, state: "undecided", after });
+      const page = await get("api/images", { ...query, state: "undecided", after });
       const found = page.images.find(suits);
       if (found || !page.more) return found;
       after = page.images.at(-1).rank;
@@ -159,7 +159,7 @@ export class List {
 
   #row(item) {
     const picture = element("img", {
-      src: jpeg(item.index, "thumbnail"), alt: "", loading: "lazy", width: 72, height: 54, decoding: "async",
+      src: jpeg(item, "thumbnail"), alt: "", loading: "lazy", width: 72, height: 54, decoding: "async",
     });
     picture.addEventListener("error", () =>
       picture.replaceWith(element("span", { className: "no-picture", textContent: "cannot be read" })));
@@ -173,8 +173,9 @@ export class List {
     if (item.other_tags) tags.append(element("span", { className: "changed", textContent: "(changed)" }));
     info.append(tags);
     const { verdict } = item;
-    const state = element("span", { className: `state ${verdict ?? ""}`, textContent: VERDICTS[verdict] ?? "" });
-    if (!verdict && item.confidence !== null) state.textContent = `confidence ${item.confidence.toFixed(2)}`;
+    const shown = item.unsaved ? "not saved" : VERDICTS[verdict] ?? "";
+    const state = element("span", { className: `state ${verdict ?? ""}`, textContent: shown });
+    if (!shown && item.confidence !== null) state.textContent = `confidence ${item.confidence.toFixed(2)}`;
     info.append(state);
     const button = element("button", { type: "button" });
     const words = element("span", { className: "words" });

@@ -8,7 +8,7 @@ import { Review } from "./review.js";
 const find = (name) => document.getElementById(name);
 
 async function start() {
-  const settings = await get("/api/review");
+  const settings = await get("api/review");
   for (const { id, name } of settings.classes) {
     const option = new Option(`${name} (${settings.tagged[id] ?? 0})`, id);
     find("class").append(option);
@@ -32,7 +32,7 @@ async function start() {
   find("size").max = SIZES.length - 1;
   find("size").addEventListener("input", () => review.drawing.resize(Number(find("size").value)));
   find("opacity").addEventListener("input", () => setOpacity(review, Number(find("opacity").value)));
-  find("retry").addEventListener("click", () => review.saver.flush());
+  find("retry").addEventListener("click", () => review.saver.retry());
   find("help-open").addEventListener("click", () => find("help").showModal());
   find("help-close").addEventListener("click", () => find("help").close());
   bindKeys(review, (by) => setOpacity(review, Number(find("opacity").value) + by));
@@ -50,7 +50,7 @@ async function start() {
 /** Open the image named in the address, or the first one. */
 async function begin(review) {
   const id = namedInAddress();
-  const named = id ? await get("/api/index", { id, order: review.list.query.order }).catch(() => null) : null;
+  const named = id ? await get("api/index", { id, order: review.list.query.order }).catch(() => null) : null;
   if (named) {
     const shown = review.show(named);
     await review.list.reach(named.rank);

@@ -24,13 +24,14 @@ export class Review {
     this.layers.failed = (message) => this.#trouble(message);
     this.drawing = new Drawing(this.view, this.panel, () => this.open?.mask, (mask) => this.#drawn(mask));
     this.drawing.onBegin = () => this.layers.current !== "edit" && this.layers.show("edit");
-    this.saver = new Saver((...answer) => this.#stored(...answer), (...state) => this.#savingShown(...state));
+    const refused = (index) => this.list.update(index, { unsaved: true });
+    this.saver = new Saver((...answer) => this.#stored(...answer), refused, (...state) => this.#savingShown(...state));
     const counted = (counts) => this.#counted(counts);
     this.list = new List(settings, (item) => this.show(item), counted);
     this.list.changed = () => this.listChanged();
     this.list.failed = (message) => this.#trouble(message);
     this.view.zoomed = (scale) => (find("zoom").textContent = `${Math.round(100 * scale)} %`);
-    this.before = []; // undo history: {index, rank, verdict, pixels}
+    this.before = []; // undo history: {index, of, rank, verdict, pixels}
     this.#counted(settings.counts);
   }
 
@@ -45,9 +46,10 @@ export class Review {
     this.list.mark(item.index);
     const waiting = ["mask", "tags"].map((kind) => this.saver.pending(item.index, kind)); // newer than the answer
     try {
-      const details = await get(`/api/images/${item.index}`);
+      const details = await get(`api/images/${item.index}`);
+      if (!waiting.some(Boolean)) this.saver.seen.set(details.index, details.decision_version);
       const kept = prefer(details, ...waiting);
-      const pixels = details.size ? [picture(details.index), kept ?? this.#base(details)] : [null, null];
+      const pixels = details.size ? [picture(details), kept ?? this.#base(details)] : [null, null];
       const [image, base] = await Promise.all(pixels);
       if (opening !== this.opening) return;
       this.#opened(details, image, base);
@@ -178,7 +180,7 @@ export class Review {
   /** The initial mask. If a correction cannot be read, the image is not opened, so that it is not overwritten. */
   async #base(details) {
     try {
-      return details.start ? (await getMap(`/api/images/${details.index}/labels/${details.start}`)).pixels : null;
+      return details.start ? (await getMap(`api/images/${details.index}/labels/${details.start}`)).pixels : null;
     } catch (error) {
       if (details.start === "correction" || error.status !== 422) throw error;
       details.start = null;
@@ -193,7 +195,7 @@ export class Review {
     open.start = layer?.name ?? null;
     if (!open.mask) return null;
     if (!layer) return new Uint8Array(open.mask.pixels.length);
-    return getMap(`/api/images/${open.index}/labels/${layer.name}`).then(({ pixels }) => pixels, () => null);
+    return getMap(`api/images/${open.index}/labels/${layer.name}`).then(({ pixels }) => pixels, () => null);
   }
 
   #opened(details, image, base) {
@@ -201,6 +203,8 @@ export class Review {
     const mask = details.size ? new Mask(width, height, base) : null;
     const kept = details.start === "correction" ? base : null; // the stored mask; never modified
     this.open = { ...details, mask, kept, drawn: details.verdict === "corrected" };
+    const fits = ({ index, of }) => index !== details.index || of === details.image_version;
+    this.before = this.before.filter(fits); // masks of an image that has changed are not undone to
     find("id").textContent = details.id;
     document.title = `${details.id} · ${this.title}`;
     find("ranked").textContent = rankedWords(details.ranked);
@@ -252,7 +256,7 @@ export class Review {
     const { open } = this;
     open.verdict = verdict;
     open.kept = verdict === "accepted" || verdict === "corrected" ? open.mask.pixels.slice() : null;
-    if (open.kept) this.saver.mask(open.index, open.kept, verdict);
+    if (open.kept) this.saver.mask(open.index, open.image_version, open.kept, verdict);
     else this.saver.verdict(open.index, verdict);
     this.list.update(open.index, { verdict });
     this.#verdictShown();
@@ -260,8 +264,8 @@ export class Review {
 
   /** Add the current decision to the undo history. */
   #remember() {
-    const { index, verdict, kept } = this.open;
-    this.before.push({ index, rank: this.rank, verdict, pixels: kept });
+    const { index, image_version: of, verdict, kept } = this.open;
+    this.before.push({ index, of, rank: this.rank, verdict, pixels: kept });
     let bytes = this.before.reduce((sum, { pixels }) => sum + (pixels?.length ?? 0), 0);
     while (bytes > HISTORY && this.before.length > 1) bytes -= this.before.shift().pixels?.length ?? 0;
   }
@@ -275,6 +279,7 @@ export class Review {
 
   #stored(index, state) {
     const { counts, ...decision } = state;
+    decision.unsaved = false;
     if (this.saver.pending(index, "mask")) delete decision.verdict; // a newer one is pending
     if (this.saver.pending(index, "tags")) for (const name of ["tags", "other_tags"]) delete decision[name];
     this.list.update(index, decision);
@@ -361,7 +366,7 @@ function prefer(details, mask, tags) {
     details.tags = tags.body.tags ?? [...details.own_tags];
     details.other_tags = String(details.tags) !== String(details.own_tags);
   }
-  if (!mask) return null;
+  if (!mask || (mask.query && mask.query.of !== details.image_version)) return null; // drawn on another image
   const drawn = mask.body instanceof Uint8Array;
   details.verdict = mask.verdict;
   details.start = drawn ? "correction" : details.layers.find(isMask)?.name ?? null;
@@ -381,7 +386,7 @@ function rankedWords(ranked) {
 
 /** Preload the next picture. */
 function fetchAhead(item) {
-  if (item) new Image().src = jpeg(item.index, "picture");
+  if (item) new Image().src = jpeg(item, "picture");
 }
 
 /** The classes in a mask. */
@@ -391,9 +396,9 @@ function present(mask) {
   return [...seen.keys()].filter((value) => seen[value]);
 }
 
-async function picture(index) {
+async function picture(item) {
   const image = new Image();
-  image.src = jpeg(index, "picture");
+  image.src = jpeg(item, "picture");
   await image.decode();
   return image;
 }
