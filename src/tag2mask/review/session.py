@@ -60,7 +60,7 @@ class Session:
             raise UsageError(f"an image has the ID `{Path(RECORD).stem}`, and {RECORD} says the classes; rename it")
         self.layers = layers_of(run)
         self._locks = tuple(threading.Lock() for _ in range(LOCKS))
-        self.size = lru_cache(maxsize=1024)(self._size)
+        self._measured = lru_cache(maxsize=1024)(self._measure)
         for image_id in corrections.ids():
             index = self.list.index(image_id)
             if index is not None:
@@ -71,6 +71,19 @@ class Session:
     def classes(self) -> tuple[str, ...]:
         """The names of the classes 1..C."""
         return self.list.images.classes
+
+    def size(self, index: int) -> Size:
+        """(H, W) of an image; of the file that is there now, since it may be replaced while the page is open.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        path = self.list.item(index).path
+        try:
+            status = path.stat()
+        except OSError:
+            return self._measure(path)  # says what is wrong
+        return self._measured(path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
     def decision(self, index: int) -> Decision | None:
         """The stored decision about an image; another process may have changed it. Updates the list.
@@ -193,5 +206,5 @@ class Session:
         self.list.record(index, stored)
         return stored
 
-    def _size(self, index: int) -> Size:
-        return image_size(self.list.item(index).path, pixel_limit=self.pixel_limit)
+    def _measure(self, path: Path, *file: int) -> Size:
+        return image_size(path, pixel_limit=self.pixel_limit)
