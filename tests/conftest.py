@@ -30,6 +30,7 @@ CHROMIUM_FLAGS = (
 
 LONGEST = (
     "test_interruption",
+    "test_kills",
     "test_processes",
     "test_new_user",
     "test_published_networks",

@@ -32,6 +32,7 @@ PATIENCE = 500.0
 """Seconds that commands have to end."""
 
 _begun: list[ForkServerProcess] = []
+_meetings: list[TCPStore] = []
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,11 @@ def end_all() -> None:
         process = _begun.pop()
         process.kill()
         process.join()
+    _meetings.clear()
 
 
-def together(count: int, words: list[str], answers: Path) -> list[Command]:
-    """The ended processes of one command that do it together, as below `torchrun`: where one fails, all end."""
+def started_together(count: int, words: list[str], answers: Path) -> list[Command]:
+    """Start the processes of one command that do it together, as `torchrun` does."""
     meeting = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     shared = {
         "WORLD_SIZE": str(count),
@@ -111,10 +113,16 @@ def together(count: int, words: list[str], answers: Path) -> list[Command]:
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "OMP_NUM_THREADS": "1",
     }
-    commands = [
+    _meetings.append(meeting)
+    return [
         started(words, answers / str(rank), environment=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(count)
     ]
+
+
+def together(count: int, words: list[str], answers: Path) -> list[Command]:
+    """The ended processes of one command that do it together, as below `torchrun`: where one fails, all end."""
+    commands = started_together(count, words, answers)
     alive, until = commands, monotonic() + PATIENCE
     while alive:
         wait([command.process.sentinel for command in alive], timeout=max(until - monotonic(), 0))

@@ -286,7 +286,7 @@ def test_decisions_are_replaced_on_request_and_no_others(scenes: Path, tmp_path:
     assert read_mask(folder.mask(ids[2]) or Path()).max() == 2
 
 
-def test_a_kill_leaves_whole_decisions_and_overwrite_finishes(
+def test_a_kill_leaves_whole_decisions_and_the_same_import_finishes(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = open_images(DataSettings(root=scenes))
@@ -306,7 +306,7 @@ def test_a_kill_leaves_whole_decisions_and_overwrite_finishes(
         import_masks(lambda: masks, folder, images)
     found, problems = read_corrections(folder.folder, images.classes)
     assert not problems and not found.damaged and len(found.verdicts) == 3
-    assert import_masks(lambda: masks, folder, images, overwrite=True).done == len(images)
+    assert import_masks(lambda: masks, folder, images).done == len(images)
     found, _ = read_corrections(folder.folder, images.classes)
     assert len(found.verdicts) == len(images) and not found.unused
 
@@ -327,8 +327,12 @@ def test_the_command(name: str, copied: Path, tmp_path: Path, capsys: pytest.Cap
     assert main(words) == 0
     for path in (copied / "masks").rglob("*.png"):
         assert np.array_equal(read_mask(copied / "corrections" / path.relative_to(copied / "masks")), read_mask(path))
+    assert main(words) == 0  # as after a kill
+    other = next((copied / "corrections").rglob("*.png"))
+    write_mask(other, 0 * read_mask(other))
     assert main(words) == 2
-    assert "--overwrite replaces them, and no others" in capsys.readouterr().err
+    assert "decisions about 1 of these masks" in (said := capsys.readouterr().err)
+    assert "--overwrite replaces them, and no others" in said
 
 
 def test_wrong_use_of_the_command(

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import permutations
 from multiprocessing import get_context
 from pathlib import Path
 from socket import gethostname
@@ -198,6 +199,23 @@ def test_a_process_that_outlives_the_main_one_keeps_others_out(tmp_path: Path) -
     second.wait()
     with run_lock(out, "train"):
         assert locks(out) == WHOLE
+
+
+@pytest.mark.parametrize("order", [*permutations(range(3))], ids=str)
+def test_whatever_order_they_are_killed_in_a_second_command_waits_for_the_last(
+    tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    """Three processes of a command, the main one first; the second one starts anew, and so excludes all shards."""
+    out, go = tmp_path / "out", tmp_path / "go"
+    alive = [holding(out, go, number) for number in (None, 1, 2)]  # type: ignore[arg-type]
+    for place in order:
+        with pytest.raises(UsageError, match="is being written to by"), run_lock(out, "train"):
+            pass
+        alive[place].kill()
+        alive[place].wait()
+    with run_lock(out, "train"):
+        assert locks(out) == WHOLE
+    assert not locks(out)
 
 
 def test_the_lock_goes_after_an_error(tmp_path: Path) -> None:

@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from shutil import copytree
 
 import pytest
 
-from forked import together
+from forked import started_together, together
 from run_tiny import figures, files_of, run, words
+from tag2mask.core.errors import UsageError
+from tag2mask.runs.lock import run_lock
 
 SETTINGS = {
     "network__batch_norm": "fixed",
@@ -111,6 +114,28 @@ def test_what_is_refused_is_said(scenes: Path, tmp_path: Path) -> None:
     done = together(2, words("run", scenes, tmp_path / "out", shard="1/2", **SETTINGS), tmp_path / "said")
     failed = {command.errors for command in done if command.code() == 2}
     assert failed and all("the processes of torchrun share the work out by themselves" in words for words in failed)
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_after_the_kill_of_one_a_restart_waits_for_the_other(killed: int, scenes: Path, tmp_path: Path) -> None:
+    out, log = tmp_path / "out", tmp_path / "out/train/log.jsonl"
+    arguments = words("train", scenes, out, **{**SETTINGS, "train__steps": "2000"})
+    pair = started_together(2, arguments, tmp_path / "said")
+    until = time.monotonic() + 200
+    while not (log.is_file() and len(log.read_text().splitlines()) > 3):
+        assert all(each.process.is_alive() for each in pair) and time.monotonic() < until, pair[0].errors
+        time.sleep(0.05)
+    pair[killed].process.kill()
+    pair[killed].process.join()
+    let_in = False
+    while not let_in and time.monotonic() < until:
+        with suppress(UsageError), run_lock(out, "train"):
+            let_in = True
+            before = files_of(out / "train")
+            assert pair[1 - killed].code() == 1
+            assert files_of(out / "train") == before  # it only said why it ends
+    assert let_in and run("train", scenes, out, restart="train", **{**SETTINGS, "train__steps": "2"}) == 0
+    assert not list(out.glob("run*")) and len(log.read_text().splitlines()) == 2
 
 
 def test_one_that_is_stopped_stops_all_after_one_step(scenes: Path, tmp_path: Path) -> None:

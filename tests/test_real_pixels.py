@@ -442,7 +442,7 @@ def test_exif_and_annotations(
     tmp_path: Path, turn: int, stored: tuple[int, int], annotated: tuple[int, int], kind: str | None, says: str
 ) -> None:
     item = item_of(tmp_path, turn, stored)
-    rasterisation = Rasterisation(tmp_path / "masks", "ignore", {}, {item.id: annotated})
+    rasterisation = Rasterisation(tmp_path / "masks", "ignore", {}, {item.id: annotated}, tmp_path)
     listing = Listing("coco", tmp_path, rasterisation=rasterisation)
     size = stored if turn > 4 else stored[::-1]
     found = list(
@@ -461,7 +461,8 @@ def test_a_warning_before_painting(tmp_path: Path) -> None:
     entries = [image(number, f"{item.id}.jpg", height=40, width=60) for number, item in enumerate(items, 1)]
     source.write_text(document(entries, [], CAT))
     digest = read_annotations(source, "x").digest
-    rasterisation = Rasterisation(tmp_path / "masks", "ignore", {source: digest}, {item.id: (40, 60) for item in items})
+    sizes = {item.id: (40, 60) for item in items}
+    rasterisation = Rasterisation(tmp_path / "masks", "ignore", {source: digest}, sizes, tmp_path)
     console = Console(file=io.StringIO(), width=9999)
     rasterise_missing_truth(
         Config(workers=0), ImageSet(("cat",), items, tmp_path, rasterisation=rasterisation), console

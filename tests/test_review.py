@@ -641,6 +641,25 @@ def test_a_dry_run_says_what_would_be_served(run: Path, capsys: pytest.CaptureFi
     assert (said_json["images"], said_json["rejected"], said_json["undecided"]) == (2, 1, 1)
 
 
+def test_no_mask_of_an_image_that_was_replaced_or_deleted_is_saved(page: Page, run: Path) -> None:
+    file, index, mask = run.parent / "data/one.jpg", page.index("one"), every_value(1).tobytes()
+    address = f"/api/images/{index}/mask?verdict=corrected"
+    assert page.put(address, mask).status_code == 200
+    status = file.stat()
+    for place, other in ((file, (SIZE[1] + 10, SIZE[0])), (file.with_name("new.jpg"), (SIZE[0], SIZE[1] // 2))):
+        Image.new("RGB", other).save(place)
+        os.utime(place, ns=(status.st_atime_ns, status.st_mtime_ns))  # as a copy that keeps the time
+        place.replace(file)
+        assert page.put(address, mask).status_code in (400, 413)
+        assert page.put(address, bytes(other[0] * other[1])).status_code == 200
+    before = _stored(run)
+    file.unlink()
+    answer = page.put(address, mask)
+    assert answer.status_code == 422 and "does not exist" in answer.get_json()["error"]
+    assert page.get(f"/api/images/{index}").get_json()["size"] is None
+    assert _stored(run) == before
+
+
 def test_an_id_that_is_taken(run: Path) -> None:
     images = ImageSet(("cat",), (ImageItem("corrections", "/nowhere/corrections.jpg", (1,)),), Path("/nowhere"))
     with pytest.raises(UsageError, match="rename it"):

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
+from shutil import rmtree
 from socket import gethostname
 from threading import Lock
 from typing import IO, Any
@@ -21,7 +22,7 @@ import numpy.typing as npt
 import psutil
 from filelock import FileLock
 
-from tag2mask.core.errors import Tag2maskError
+from tag2mask.core.errors import Tag2maskError, UsageError
 
 TEMPORARY_PREFIX = ".partial-"
 _DAY = 86400.0
@@ -70,6 +71,20 @@ def temporary_name(name: str) -> str:
     """A name for a temporary file, with the host and the number of this process."""
     begin = os.fsencode(f"{TEMPORARY_PREFIX}{gethostname()}~{os.getpid()}~{token_hex(4)}~")
     return os.fsdecode(begin + os.fsencode(name)[-max(1, _LONGEST_NAME - len(begin)) :])  # the end keeps the suffix
+
+
+def require_inside(root: Path, path: Path) -> None:
+    """Refuse a file whose folder, after links are resolved, is not ``root`` or below it; ``root`` may be a link.
+
+    Raises:
+        UsageError: a link, or `..`, leads out of ``root``.
+    """
+    real = Path(os.path.realpath(path.parent))  # unlike `Path.resolve` it does not fail for a link to itself
+    if not real.is_relative_to(os.path.realpath(root)):
+        raise UsageError(
+            f"{path.parent} leads out of {root}, to {real}, and nothing is written there; remove that link, and link "
+            f"the whole of {root} where its disk is too small"
+        )
 
 
 def is_newer(path: Path, than: Path) -> bool:
@@ -125,16 +140,32 @@ def one_at_a_time(lock: Path, *, patience: float = 10.0) -> Iterator[None]:
 
 
 def remove_partial(folder: Path) -> int:
-    """Delete the temporary files of killed processes in ``folder`` and below; return their number."""
+    """Delete the temporary files and folders of killed processes in ``folder`` and below; return their number."""
     return remove_abandoned(folder.rglob(f"{TEMPORARY_PREFIX}*") if folder.is_dir() else ())
 
 
 def remove_abandoned(files: Iterable[Path]) -> int:
-    """Delete the temporary files whose process no longer runs; return their number."""
+    """Delete the temporary files and folders whose process no longer runs; return their number."""
     left = [path for path in files if _is_abandoned(path)]
     for path in left:
-        path.unlink(missing_ok=True)
+        _remove(path)
     return len(left)
+
+
+def discard(path: Path) -> None:
+    """Delete a file, a folder or a link, if it exists; a process that is killed here leaves no part of it in place."""
+    gone = path.with_name(temporary_name(path.name))
+    with suppress(FileNotFoundError):
+        path.rename(gone)
+    _remove(gone)
+
+
+def _remove(path: Path) -> None:
+    """Delete a file, a link, or a folder with its content, unless it is gone."""
+    if path.is_dir() and not path.is_symlink():
+        rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _is_abandoned(path: Path) -> bool:

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
-from tag2mask.core.files import atomic_path, files_below, read_json, version, write_json
+from tag2mask.core.files import atomic_path, files_below, read_json, require_inside, version, write_json
 from tag2mask.data.classes import did_you_mean
-from tag2mask.data.file_names import nfc, on_disk
+from tag2mask.data.file_names import leads_out, nfc, on_disk
 from tag2mask.data.images import write_mask
 from tag2mask.data.problems import Problem, error, one_line
 
@@ -121,10 +121,12 @@ class CorrectionsFolder:
 
         Raises:
             ValueError: a mask is missing, or not expected.
+            UsageError: a link leads out of the run.
         """
         if decision.has_mask != (mask is not None):
             raise ValueError(f"a decision `{decision.verdict}` {'needs a' if decision.has_mask else 'has no'} mask")
         path = self._file(image_id, "png")
+        require_inside(self.folder.parent, path)
         if not (self.folder / RECORD).is_file():
             write_json(self.folder / RECORD, {"classes": list(self.classes)})
         tags = None if decision.tags is None else list(decision.tags)
@@ -138,7 +140,8 @@ class CorrectionsFolder:
     def forget(self, image_id: str) -> None:
         """Remove the decision about an image: first ID.json, since a decision without its mask is damaged."""
         for suffix in ("json", "png"):
-            self._file(image_id, suffix).unlink(missing_ok=True)
+            require_inside(self.folder.parent, path := self._file(image_id, suffix))
+            path.unlink(missing_ok=True)
 
     def ids(self) -> list[str]:
         """The images with a decision, sorted."""
@@ -158,7 +161,7 @@ class CorrectionsFolder:
                 f"the image {image_id} has the name of the record {self.folder / RECORD}, so nothing can "
                 "be decided about it; rename it"
             )
-        if any(part in ("", ".", "..") for part in image_id.split("/")) or "\0" in image_id:
+        if leads_out(image_id):
             raise Tag2maskError(f"{one_line(image_id)!r} is not the ID of an image: it leads out of {self.folder}")
         return Path(on_disk(f"{self.folder}/{image_id}.{suffix}"))
 

@@ -11,11 +11,12 @@ import numpy.typing as npt
 from tag2mask.core.errors import UsageError
 from tag2mask.data.classes import class_problems, did_you_mean, negative_problems, read_classes
 from tag2mask.data.corrections import Corrections
+from tag2mask.data.file_names import leads_out
 from tag2mask.data.ground_truth import MaskValues, parse_mask_values, read_truth
 from tag2mask.data.images import PIXEL_LIMIT, read_image
 from tag2mask.data.manifest import ImageItem, Images, Manifest, ManifestWriter
 from tag2mask.data.pixel_formats import Intensity
-from tag2mask.data.problems import Problem, error, errors_of, refuse_errors
+from tag2mask.data.problems import Problem, error, errors_of, one_line, refuse_errors
 from tag2mask.data.readers.coco import annotation_files, read_coco
 from tag2mask.data.readers.entries import Entry
 from tag2mask.data.readers.folders import MASK_VALUES, is_mvtec, read_folders, read_mvtec, read_pattern, read_untagged
@@ -148,7 +149,9 @@ def find_images(root: Path, *, skip: Path | None = None) -> ImageSet:
         message = f"{nothing}; give a folder with images"
         problems.append(error("no-images", str(root), message))
     refuse_errors(problems)
-    return ImageSet((), Images(_manifest(listing, ())[0]), listing.root)
+    manifest, faults = _manifest(listing, ())
+    refuse_errors(faults)
+    return ImageSet((), Images(manifest), listing.root)
 
 
 def survey(settings: DataSettings, *, split: str | None = None) -> Survey:
@@ -158,8 +161,12 @@ def survey(settings: DataSettings, *, split: str | None = None) -> Survey:
         settings: the data set.
         split: overrides ``settings.split``.
     """
-    listing = _read(settings, settings.split if split is None else split)
+    split = settings.split if split is None else split
+    listing = _read(settings, split)
     problems = list(listing.problems)
+    if split is not None and leads_out(split):  # its name is that of a folder of predictions
+        message = f"the split `{one_line(split)}` is not the name of a folder; rename it, without `..` and empty parts"
+        problems.append(error("bad-split", str(listing.root), message))
     if not listing.entries and not errors_of(problems):
         message = "there are no images; check data.root, data.kind and data.split"
         problems.append(error("no-images", str(listing.root), message))
@@ -285,7 +292,12 @@ def _manifest(listing: Listing, classes: tuple[str, ...]) -> tuple[Manifest, lis
     ids = {name: number for number, name in enumerate(classes, 1)}
     writer = ManifestWriter()
     missing: list[Entry] = []
+    outside: list[Problem] = []
     for entry in listing.entries:
+        if leads_out(entry.id):  # files are named by it
+            message = f"the ID `{one_line(entry.id)}` leads out of a folder; name the image by its path below the root"
+            outside.append(error("outside-root", listing.where(entry), message))
+            continue
         if not images.has(entry.file):
             missing.append(entry)
             continue
@@ -293,7 +305,7 @@ def _manifest(listing: Listing, classes: tuple[str, ...]) -> tuple[Manifest, lis
         masks = (place.path(entry.id) for place in listing.masks)
         mask = next((path for path in masks if truths.has(path)), None)
         writer.append((entry.id, entry.file, tags, entry.splits, mask))
-    return Manifest(writer.finish()), list(_missing_images(listing, missing))
+    return Manifest(writer.finish()), [*outside, *_missing_images(listing, missing)]
 
 
 def _missing_images(listing: Listing, missing: Sequence[Entry]) -> Iterable[Problem]:

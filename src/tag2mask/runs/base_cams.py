@@ -19,7 +19,7 @@ from tag2mask.runs.run_folder import RunFolder
 
 def seed_path(run: RunFolder, item: ImageItem) -> Path:
     """The file of the base CAM of an image."""
-    return run / "seeds" / f"{item.id}.npz"
+    return run / f"seeds/{item.id}.npz"
 
 
 def read_external_maps(

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from shutil import rmtree
 
 from tag2mask.core.distributed import gathered, is_main
 from tag2mask.core.errors import Tag2maskError
-from tag2mask.core.files import is_newer, read_json, write_json
+from tag2mask.core.files import discard, is_newer, read_json, write_json
 from tag2mask.data.corrections import Corrections, FinalMasks, read_corrections
 from tag2mask.data.dataset import ImageSet
 from tag2mask.data.problems import refuse_errors
@@ -182,7 +181,7 @@ def copy_masks_by_hand(
         masks: as in `TrainingRecord.of`.
     """
     if is_main():
-        rmtree(folder, ignore_errors=True)
+        discard(folder)
     if masks is None or not masks.corrections.verdicts:
         return masks, TrainingRecord.of(labelled, masks)
     copies = FinalMasks(masks.pseudo_masks, replace(masks.corrections, folder=folder))

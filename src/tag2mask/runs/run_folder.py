@@ -7,14 +7,21 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
 
 from tag2mask.core.errors import Tag2maskError, UsageError
-from tag2mask.core.files import TEMPORARY_PREFIX, read_json, remove_partial, write_json, write_text
+from tag2mask.core.files import (
+    TEMPORARY_PREFIX,
+    discard,
+    read_json,
+    remove_partial,
+    require_inside,
+    write_json,
+    write_text,
+)
 from tag2mask.runs.config import Config, absolute, to_yaml
 
 if TYPE_CHECKING:
@@ -54,9 +61,19 @@ class RunFolder:
         require_format(path)
         self.path = path
         self.surveyed: dict[str, ImageSet] = {}
+        self._inside: set[Path] = set()  # folders that no link leads out of
 
     def __truediv__(self, part: str) -> Path:
-        return self.path / part
+        """A file of the run.
+
+        Raises:
+            UsageError: a link, or `..`, leads to another folder.
+        """
+        path = self.path / part
+        if path.parent not in self._inside:
+            require_inside(self.path, path)
+            self._inside.add(path.parent)
+        return path
 
     def classes(self) -> list[str] | None:
         """The class list of the run; None if none is recorded.
@@ -109,21 +126,24 @@ class RunFolder:
             restart: the stage's outputs are about to be deleted, so that their settings do not matter.
 
         Raises:
-            UsageError: the folder holds outputs of other settings or of another version, or files that no run wrote.
+            UsageError: the folder holds outputs of other settings or of another version, or files that no run wrote; or
+                an output is a link to a folder elsewhere.
         """
         name = stage.name
+        for output in () if restart else stage.outputs:
+            if (self.path / output).is_dir():
+                require_inside(self.path, self.path / output / name)
         if stage.always_rerun:
             return
         # Before the look at the record: another process of this run writes the record first, and then its files.
-        foreign = [output for output in stage.outputs if _holds_files(self.path / output)]
+        paths = [self.path / output for output in stage.outputs]
+        foreign = [path for path in paths if _holds_files(path) and not (restart and path.is_symlink())]
         if self._record(name).is_file():
             recorded = None if restart else self._recorded(name)
             if recorded is not None:
                 self._refuse(stage, _differences(recorded, self._entry(stage, settings), inputs=False))
         elif foreign:
-            raise UsageError(
-                f"{self.path / foreign[0]} was not made by a run, and {name} would overwrite it; use another --out"
-            )
+            raise UsageError(f"{foreign[0]} was not made by a run, and {name} would overwrite it; use another --out")
 
     def record_fingerprint(self, stage: "Stage", settings: Mapping[str, Any]) -> None:
         """Write the record of a stage with its fingerprint, after `check` and a check of its inputs.
@@ -139,7 +159,7 @@ class RunFolder:
         for output in stage.outputs:
             remove_partial(self.path / output)
         fingerprint = hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]
-        write_json(self._record(name), {**entry, "fingerprint": fingerprint})
+        write_json(self / f"{name}/stage.json", {**entry, "fingerprint": fingerprint})
 
     def _entry(self, stage: "Stage", settings: Mapping[str, Any]) -> dict[str, Any]:
         optional = [read for read, section in stage.optional_inputs.items() if section in settings]
@@ -160,13 +180,13 @@ class RunFolder:
             )
 
     def delete(self, stages: Iterable["Stage"]) -> None:
-        """Delete the outputs of stages."""
-        for output in (output for stage in stages for output in stage.outputs):
-            target = self.path / output
-            if target.is_dir():
-                rmtree(target)
-            else:
-                target.unlink(missing_ok=True)
+        """Delete the outputs of stages, given in order; of an output that is a link, the link.
+
+        The last one goes first, and the record of a stage after its other outputs: a command that is killed here can be
+        repeated.
+        """
+        for output in reversed([output for stage in stages for output in stage.outputs]):
+            discard(self.path / output)
 
     def record_config(self, config: Config, sections: Sequence[str] | None = None) -> None:
         """Write config.yaml with absolute paths; only the given sections if it exists.

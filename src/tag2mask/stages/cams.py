@@ -96,7 +96,7 @@ class Cams(Stage):
                     maps = replace(maps, external=outside.to(device), external_settings=config.external)
                     result.failed.update(damaged)
                     for image_id, kind in product(damaged, settings.kinds):  # made from an earlier base CAM
-                        (run / f"cams/{kind}" / f"{image_id}.npz").unlink(missing_ok=True)
+                        (run / f"cams/{kind}/{image_id}.npz").unlink(missing_ok=True)
                 kinds = _kinds(maps, settings.kinds, config.pot)
                 for number, item in enumerate(batch):
                     origin = origins.pop(item.id, None)
@@ -125,7 +125,7 @@ def _missing(item: ImageItem, run: RunFolder, config: Config) -> bool:
     base = _base(item, run, config)
     for kind in config.cams.kinds:
         ids = (0, *item.tags) if KINDS[kind].has_background else item.tags
-        path = run / f"cams/{kind}" / f"{item.id}.npz"
+        path = run / f"cams/{kind}/{item.id}.npz"
         found = read_record(path)
         if found is None or found.ids != ids or found.base != base:
             return True
@@ -188,4 +188,4 @@ def _write(
                 allocation = np.where(cells < 0, PADDING, cells)
         drawn = clusters if allocation is not None else None
         cam = CamFile(ids, maps.cpu().numpy(), (size[0], size[1]), allocation, drawn, *made_from)
-        write_cam(run / f"cams/{kind}" / f"{item.id}.npz", cam)
+        write_cam(run / f"cams/{kind}/{item.id}.npz", cam)

@@ -190,7 +190,7 @@ def _gather(
         compared = prefetch_images(items, read, workers=workers, pixel_limit=limit)
     with timed_progress_bar(run, "confidence", console, len(items)) as advance:
         for item, found in compared:
-            file = inputs.features / f"{item.id}.npz"
+            file = run / f"{FEATURES}/{item.id}.npz"
             try:
                 if isinstance(found, str):
                     raise Tag2maskError(found)
@@ -245,6 +245,7 @@ def _features(item: ImageItem, found: _Compared, inputs: QualityInputs) -> MaskF
 def _write_tables(images: ImageSet, inputs: QualityInputs, run: RunFolder, config: Config, result: StageResult) -> None:
     """Write both tables of images with a mask, and measure the ranking on those with ground truth."""
     names = ("background", *images.classes)
+    (run / QUALITY).unlink(missing_ok=True)
     confidences, ious = (np.full(len(images.items), np.nan) for _ in range(2))
     with written_tables(run.path, names) as tables:
         for number, item in enumerate(images.items):
@@ -275,7 +276,6 @@ def _measure(
     result: StageResult,
 ) -> None:
     """Measure how well the ranking agrees with ground truth; NaN is unknown."""
-    (run / QUALITY).unlink(missing_ok=True)
     known = ~np.isnan(confidences) & ~np.isnan(ious)
     count = int(known.sum())
     if count >= LEAST:

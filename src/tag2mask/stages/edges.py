@@ -136,7 +136,7 @@ def _write_labels(
                 each.cams.resized((image.shape[0], image.shape[1])) for each, image in zip(batch, pixels, strict=True)
             ]
             for each, labels in zip(batch, sure_labels(pixels, maps, config.edges.labels), strict=True):
-                write_mask(run / EDGE_LABELS / f"{each.item.id}.png", labels.cpu().numpy(), made_from=each.origin)
+                write_mask(run / f"{EDGE_LABELS}/{each.item.id}.png", labels.cpu().numpy(), made_from=each.origin)
                 result.done += 1
             advance(result.done)
 

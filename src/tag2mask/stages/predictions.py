@@ -75,18 +75,17 @@ class Predictions(Stage):
         predictor = Predictor(network, config.device, config.predict, pixel_limit=config.data.pixel_limit)
         result = StageResult(self.name)
         for split in config.evaluate.split_names(config.data.split):
-            folder = run / f"predictions/{split or WHOLE}"
+            folder = f"predictions/{split or WHOLE}"
             mine = shard_of(run_images(config, run, split).items, config, result)
-            todo = mine.filter(partial(_missing, folder, crc))
+            todo = mine.filter(partial(_missing, run / folder, crc))
             result.skipped += len(mine) - len(todo)
             before, origins = result.done, dict[str, str]()
             with timed_progress_bar(run, "predictions", console, len(todo), f"predictions {split or WHOLE}") as advance:
                 for batch in _batches(todo, config, predictor, result, origins):
                     found = predictor.predictions([image for _, image in batch])
                     for (item, _), prediction in zip(batch, found, strict=True):
-                        write_mask(
-                            folder / f"{item.id}.png", prediction.labels, made_from=f"{crc} {origins.pop(item.id)}"
-                        )
+                        made_from = f"{crc} {origins.pop(item.id)}"
+                        write_mask(run / f"{folder}/{item.id}.png", prediction.labels, made_from=made_from)
                         result.done += 1
                     advance(result.done - before)
         return result

@@ -80,10 +80,9 @@ class Refine(Stage):
         device = resolve_device(config.device)
         network = _edge_network(run, device) if config.refine.walks else None
         run.record_fingerprint(self, self.fingerprint(config, images))
-        target = run / "masks"
         whole = shard_of(images.items, config, result, damaged=images.corrections.damaged)
         mine = current_items(whole, cams, result)
-        todo = stale(mine, cams, target)
+        todo = stale(mine, cams, run / "masks")
         result.skipped = len(mine) - len(todo)
         with timed_progress_bar(run, "refine", console, len(todo)) as advance:
             for batch in read_refine_inputs(todo, cams, config, device, result):
@@ -94,10 +93,10 @@ class Refine(Stage):
                 )
                 for number, (each, mask) in enumerate(zip(batch, masks, strict=True)):
                     if edges is not None:
-                        write_fractions(run / "refine/edges" / f"{each.item.id}.png", edges[number].cpu().numpy())
+                        write_fractions(run / f"refine/edges/{each.item.id}.png", edges[number].cpu().numpy())
                     if config.refine.save_probabilities and mask.confidence is not None:
-                        write_fractions(run / LABEL_CONFIDENCE / f"{each.item.id}.png", mask.confidence.cpu().numpy())
-                    write_mask(target / f"{each.item.id}.png", mask.labels.cpu().numpy(), made_from=each.origin)
+                        write_fractions(run / f"{LABEL_CONFIDENCE}/{each.item.id}.png", mask.confidence.cpu().numpy())
+                    write_mask(run / f"masks/{each.item.id}.png", mask.labels.cpu().numpy(), made_from=each.origin)
                     result.done += 1
                 advance(result.done)
         return result

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tag2mask.core.distributed import mean_over_processes
 from tag2mask.core.errors import Tag2maskError, first_five
-from tag2mask.core.files import write_text
+from tag2mask.core.files import require_inside, write_text
 from tag2mask.networks.checkpoint import not_finite
 
 FITTED = 0.03
@@ -111,6 +111,7 @@ def training_log(folder: Path, *, step: int, tensorboard: bool) -> Iterator[Trai
     if not tensorboard:
         yield TrainingLog(folder / "log.jsonl", step=step)
         return
+    require_inside(folder, folder / "tensorboard" / "events")
     from torch.utils.tensorboard import SummaryWriter  # an extra
 
     with SummaryWriter(folder / "tensorboard", purge_step=step + 1) as board:

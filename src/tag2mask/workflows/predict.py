@@ -202,8 +202,8 @@ def _predictions(run: RunFolder) -> dict[str, Any]:
 def _clear(run: RunFolder) -> None:
     """Delete the files of earlier commands."""
     for name in _predictions(run):
+        (run / f"overlays/{name}.jpg").unlink(missing_ok=True)  # before its mask, by which it is found
         (run / f"{name}.png").unlink(missing_ok=True)
-        (run / f"overlays/{name}.jpg").unlink(missing_ok=True)
     (run / RECORD).unlink(missing_ok=True)
     (run / "predict/stage.json").unlink(missing_ok=True)
 

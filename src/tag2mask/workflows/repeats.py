@@ -41,9 +41,8 @@ class Repeats:
         if there := started_stages(run):
             raise UsageError(f"{run.path} holds a single run ({', '.join(there)}); --repeats needs a folder of its own")
         self.run = run
-        self.configs = [
-            replace(config, seed=seed, out=run / f"seed-{seed}") for seed in range(config.seed, config.seed + count)
-        ]
+        seeds = range(config.seed, config.seed + count)
+        self.configs = [replace(config, seed=seed, out=(run / f"seed-{seed}/config.yaml").parent) for seed in seeds]
         images = run_images(self.configs[0], run, corrected=False)  # each run has corrections of its own
         self.fingerprints = [_fingerprint(each, run / f"seed-{each.seed}", images) for each in self.configs]
 

@@ -65,6 +65,7 @@ def read_coco(settings: DataSettings, root: Path, split: str | None) -> Listing:
     others have one.
     """
     folder = settings.masks or root / MASKS
+    top = settings.masks or root
     listing = Listing("coco", root, official=True, masks=mask_locations(folder)[:1])
     files = annotation_files(root)
     wanted = _wanted(files, split)
@@ -73,7 +74,7 @@ def read_coco(settings: DataSettings, root: Path, split: str | None) -> Listing:
         return listing
     indexes: dict[str, Index] = {}
     for name in _read_with(wanted, files, root):
-        indexes[name], reason = read_index(files[name], _subject(name), folder)
+        indexes[name], reason = read_index(files[name], _subject(name), folder, top)
         if reason is not None:
             note = f"the index of {_subject(name)} cannot be kept in {folder} ({reason}), so each command reads it all"
             listing.notes.append(note)
@@ -100,7 +101,7 @@ def read_coco(settings: DataSettings, root: Path, split: str | None) -> Listing:
             remedy = "put the images there; `tag2mask export coco` does so with --images copy or link"
             listing.problems.append(error("missing-image", source, f"{message}; {remedy}"))
     sources = {files[name]: indexes[name].digest for name in wanted}
-    listing.rasterisation = Rasterisation(folder, settings.crowd, sources, sizes)
+    listing.rasterisation = Rasterisation(folder, settings.crowd, sources, sizes, top)
     return listing
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tag2mask.core.files import DAMAGED, atomic_path, read_npz
+from tag2mask.core.errors import UsageError
+from tag2mask.core.files import DAMAGED, atomic_path, read_npz, require_inside
 from tag2mask.data.problems import Problem
 from tag2mask.data.readers.coco_annotations import AnnotationFile, read_annotations
+from tag2mask.data.readers.image_paths import name_fault
 
 INDEX_VERSION = 3  # increase when the index, or the checks before it is written, change
 
@@ -36,12 +38,12 @@ class Index:
         return tuple(self.categories.values())
 
 
-def read_index(path: Path, subject: str, folder: Path) -> tuple[Index, OSError | None]:
+def read_index(path: Path, subject: str, folder: Path, root: Path) -> tuple[Index, OSError | UsageError | None]:
     """The index of an annotation file, and the error of writing it, if any.
 
     It is read from ``folder``/STEM.npz if it was written for the same file size and modification time; otherwise it is
-    computed and written there. It is not written if the file has errors or images without a size. ``subject`` is the
-    file, for messages.
+    computed and written there, unless that is outside of ``root``. It is not written if the file has errors or images
+    without a size. ``subject`` is the file, for messages.
     """
     target = folder / f"{path.stem}.npz"
     try:
@@ -56,8 +58,9 @@ def read_index(path: Path, subject: str, folder: Path) -> tuple[Index, OSError |
     index = _index(annotations)
     try:
         if annotations.usable and not annotations.measured:
+            require_inside(root, target)
             _save(target, index, stamp)
-    except OSError as reason:
+    except (OSError, UsageError) as reason:
         return index, reason
     return index, None
 
@@ -90,19 +93,24 @@ def _save(path: Path, index: Index, stamp: list[int]) -> None:
 
 
 def _load(path: Path, stamp: list[int]) -> Index | None:
-    """The index in a file; None if it is missing, damaged or outdated."""
+    """The index in a file; None if it is missing, damaged or outdated, or names an image outside of the root."""
     try:
         text = json.loads(read_npz(path, ("text",))["text"].tobytes())
         if text["stamp"] != stamp:
             return None
         arrays, categories, names = read_npz(path), dict(text["categories"]), tuple(text["names"])
+        tags = np.unpackbits(arrays["tags"], axis=1, count=len(categories)).astype(np.bool_)
+        valid = all(isinstance(name, str) for name in (*names, *categories.values()))
+        valid = valid and not any(name_fault(name) is not None for name in names)
+        if not valid or not len(arrays["numbers"]) == len(tags) == len(names):
+            return None
         return Index(
             digest=text["digest"],
             categories=categories,
             numbers=arrays["numbers"],
             names=names,
             sizes=arrays["sizes"].reshape(len(names), 2),
-            tags=np.unpackbits(arrays["tags"], axis=1, count=len(categories)).astype(np.bool_),
+            tags=tags,
             notes=tuple(text["notes"]),
             problems=tuple(Problem(**problem) for problem in text["problems"]),
         )

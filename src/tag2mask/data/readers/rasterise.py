@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
-from tag2mask.core.files import one_at_a_time, read_json, remove_partial, write_json
+from tag2mask.core.files import one_at_a_time, read_json, remove_partial, require_inside, write_json
 from tag2mask.data.images import IGNORED, write_mask
 from tag2mask.data.problems import Problem, error, refuse_errors
 from tag2mask.data.readers.coco_annotations import Annotation, AnnotationFile, read_annotations
@@ -38,6 +38,7 @@ class Rasterisation:
     crowd: Crowd  # see `rasterise`
     sources: dict[Path, str]  # the annotation files, with their SHA-256
     sizes: dict[str, Size]  # (H, W) of each image by ID, as annotated
+    top: Path  # nothing is written outside of it: data.masks, or the root
 
 
 class Job(NamedTuple):
@@ -96,9 +97,10 @@ def rasterise_masks(
         on_mask: called with the number of masks done so far.
 
     Raises:
-        UsageError: the folder has masks of another origin, or the annotations are invalid.
+        UsageError: the folder has masks of another origin, a link leads out of it, or the annotations are invalid.
     """
     folder = rasterisation.folder
+    require_inside(rasterisation.top, folder / RECORD)
     if has_external_masks(folder):
         raise UsageError(
             f"{folder} holds masks that were not painted here, and lacks {len(wanted)} of those that are "
@@ -181,6 +183,7 @@ def _jobs(
     for number, image in found.images.items():
         if (image_id := find(image.name).id) in wanted:
             target = rasterisation.folder / f"{image_id}.png"
+            require_inside(rasterisation.top, target)
             yield Job(target, image.size, found.annotations.get(number, []), ids, rasterisation.crowd)
 
 

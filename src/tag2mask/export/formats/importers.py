@@ -12,7 +12,7 @@ from tag2mask.data.corrections import CorrectionsFolder, Decision
 from tag2mask.data.dataset import ImageSet
 from tag2mask.data.file_names import nfc
 from tag2mask.data.ground_truth import MaskValues, TruthCounts, likely_cause, read_truth, truth_problems
-from tag2mask.data.images import PIXEL_LIMIT, image_size, unknown_values
+from tag2mask.data.images import PIXEL_LIMIT, MaskError, image_size, read_mask, unknown_values
 from tag2mask.data.manifest import ImageItem
 from tag2mask.export.formats import cvat, labelstudio
 from tag2mask.export.formats.record import CorrectedMask, Note, ReadResult, checked_id
@@ -64,7 +64,7 @@ READERS: dict[str, Callable[..., Iterator[ReadResult]]] = {
 def import_masks(
     read: Callable[[], Iterable[ReadResult]], folder: CorrectionsFolder, images: ImageSet, *, overwrite: bool = False
 ) -> ExchangeResult:
-    """Write masks as decisions `corrected`; tags that were corrected stay.
+    """Write masks as decisions `corrected`; tags that were corrected stay. A killed import can be repeated.
 
     Args:
         read: reads the masks; called twice, so that all masks are checked before the first is written.
@@ -73,13 +73,14 @@ def import_masks(
         overwrite: replace decisions about the masks of these images.
 
     Raises:
-        UsageError: the masks do not fit the tags, or some of the images have a decision about their mask.
+        UsageError: the masks do not fit the tags, or some of the images have another decision about their mask.
         Tag2maskError: there is no valid mask.
     """
     known = {item.id: item for item in images.items}
     values: dict[str, list[int]] = {}
     failed: dict[str, str] = {}
     notes: list[str] = []
+    decided: set[str] = set()
     for each in read():
         if isinstance(each, Note):
             notes.append(each.text)
@@ -91,16 +92,17 @@ def import_masks(
             values[image_id] = np.unique(each.mask).tolist()
             if problem := _problem(image_id, each.mask, known.get(image_id), folder, images):
                 failed[image_id] = problem
+            elif _is_other(folder, image_id, each.mask):
+                decided.add(image_id)
     valid = values.keys() - failed.keys()
     if not valid:
         first = next(iter(failed.items()), None)
         reason = f"{first[0]}: {first[1]}" if first else "in Label Studio, only annotated tasks have one"
         raise Tag2maskError(f"there is no corrected mask; {reason}")
     notes += _compare_with_tags({image_id: values[image_id] for image_id in valid}, images)
-    decided = sorted(image_id for image_id in valid if _previous(folder, image_id).verdict)
-    if decided and not overwrite:
+    if (others := sorted(decided & valid)) and not overwrite:
         raise UsageError(
-            f"{folder.folder} holds decisions about {len(decided)} of these masks: {first_five(decided)}; --overwrite "
+            f"{folder.folder} holds decisions about {len(others)} of these masks: {first_five(others)}; --overwrite "
             "replaces them, and no others"
         )
     for each in read():
@@ -124,6 +126,17 @@ def _problem(
         return str(error)
     height, width = mask.shape
     return "" if size == mask.shape else f"the mask is {width} × {height} pixels, its image {size[1]} × {size[0]}"
+
+
+def _is_other(folder: CorrectionsFolder, image_id: str, mask: npt.NDArray[np.uint8]) -> bool:
+    """Whether there is a decision about a mask, and not that it is corrected to this one."""
+    verdict, stored = _previous(folder, image_id).verdict, folder.stored_mask(image_id)
+    if verdict != "corrected" or stored is None:
+        return verdict is not None
+    try:
+        return not np.array_equal(read_mask(stored, pixel_limit=mask.size), mask)
+    except MaskError:
+        return True
 
 
 def _previous(folder: CorrectionsFolder, image_id: str) -> Decision:
