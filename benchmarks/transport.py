@@ -92,8 +92,8 @@ def plain_pot(features: Tensor, cams: Tensor, tags: Tensor, settings: PotSetting
         prototypes, similarities = [], []
         for slot in range(len(base)):
             seeds = points[winner == slot]
-            if len(seeds) < settings.minimum_seeds:
-                seeds = points[base[slot].topk(settings.minimum_seeds).indices]
+            if len(seeds) < settings.min_seeds:
+                seeds = points[base[slot].topk(settings.min_seeds).indices]
             _, centres = kmeans_pytorch.kmeans(seeds, settings.num_prototypes, distance="cosine", device=points.device)
             for centre in F.normalize(centres.to(points.device), dim=1):
                 prototypes.append(centre)
