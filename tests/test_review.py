@@ -143,8 +143,8 @@ def test_a_person_gets_a_page_and_a_script_gets_json(page: Page) -> None:
         )
         assert set(page.client.get(path, base_url=BASE, headers={"Accept": "*/*"}).get_json()) == {"error"}
     assert "the key is new at each start" in page.client.get("/earlier/", base_url=BASE, headers=person).text
-    with_markup = page.get("/api/images?class=1&state=<script>alert(1)</script>", headers=person)
-    assert with_markup.status_code == 400 and "<script" not in with_markup.text
+    with_markup = page.get("/api/images/0/labels/<script>", headers=person)  # the message quotes the name
+    assert with_markup.status_code == 400 and "&lt;script&gt;" in with_markup.text and "<script" not in with_markup.text
 
 
 @pytest.mark.parametrize(
