@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from tag2mask.core.errors import Tag2maskError, UsageError
-from tag2mask.core.files import TEMPORARY_PREFIX, read_json, remove_partial, write_json, write_text
+from tag2mask.core.files import TEMPORARY_PREFIX, read_json, read_yaml, remove_partial, write_json, write_text
 from tag2mask.runs.config import Config, absolute, to_yaml
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ def _is_run(folder: Path) -> bool:
 
 def _settings_in(path: Path) -> dict[str, Any]:
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = read_yaml(path)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         found = error
     if not isinstance(found, dict):
