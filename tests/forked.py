@@ -77,14 +77,14 @@ def started(
 
     Args:
         words: all after `tag2mask`.
-        answers: a folder for what it says, which is made; what stands there is added to.
+        answers: a folder for what it says, which is made; what an earlier command said there is deleted.
         folder: the working folder.
         environment: besides the server's.
         largest_file: bytes that a file may have; longer ones fail, as on a full disk.
     """
     answers.mkdir(parents=True, exist_ok=True)
     for name in ("said", "errors"):
-        (answers / name).touch()
+        (answers / name).write_text("")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     process = context.Process(target=_do, args=(words, answers, folder or Path.cwd(), environment or {}, largest_file))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hostile_case import bounded
 from tag2mask.cams.clip.npy_files import NpyCams, NpyError, read_npy_cams, write_npy_cams
 
 SIZE = (6, 8)
@@ -129,11 +130,11 @@ def test_a_list_too_short_for_its_array_does_not_crash(tmp_path: Path) -> None:
 
 
 def test_bytes_are_not_copied_by_what_names_them_again(tmp_path: Path) -> None:
-    """A small file that describes a thousand arrays of one megabyte each makes none of them."""
+    """A small file that describes 500 arrays of one megabyte each makes none of them."""
     dtype = b"cnumpy\ndtype\n(S'u1'\ntRp9\n"
     one = b"cnumpy._core.numeric\n_frombuffer\n(g0\ng9\n(I1000000\ntS'C'\ntR"
     content = b"(lB" + (1_000_000).to_bytes(4, "little") + bytes(1_000_000) + b"p0\na" + dtype + b"a"
-    path = raw(tmp_path / "a.npy", content + (one + b"a") * 1000 + b".")
+    path = raw(tmp_path / "a.npy", content + (one + b"a") * 500 + b".")
     with pytest.raises(NpyError, match="it should hold a dictionary"):
         read_npy_cams(path, 20, SIZE)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 3_000_000
@@ -187,7 +188,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, kept: float) -> None:
         ({"keys": np.array([3]), "attn_highres": maps(1), "grid": maps(1)[0]}, "`grid` should be floating point"),
         ({"keys": "cat", "attn_highres": maps(1)}, "`keys` should be an array of numbers"),
         ({"keys": [[1], [2, 3]], "attn_highres": maps(1)}, "`keys` should be an array of numbers"),
-        ({1: 2}, "a dictionary whose keys are not text"),
+        ({"one": 2}, "it lacks keys, attn_highres, and holds 'one'"),
         ([1, 2], "it should hold a dictionary"),
         (maps(), "it should hold a dictionary"),
     ],
@@ -202,3 +203,50 @@ def test_wrong_contents_are_refused(tmp_path: Path, value: Any, message: str) ->
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(NpyError, match="does not exist"):
         read_npy_cams(tmp_path / "none.npy", 20, SIZE)
+
+
+def refused(path: Path, payload: bytes, message: str) -> None:
+    """Assert that a pickle gives a line, in little time and memory."""
+    with bounded(), pytest.raises(NpyError, match=message):
+        read_npy_cams(raw(path, payload), 20, SIZE)
+
+
+def test_other_and_too_many_instructions_are_refused(tmp_path: Path) -> None:
+    refused(tmp_path / "x.npy", b"N" * 20_000 + b".", "is refused: it tries to use more than 10000 instructions")
+    huge = b"\x80\x05\x96" + (2**36).to_bytes(8, "little") + b"x."
+    refused(tmp_path / "x.npy", huge, "truncated or damaged")
+    for payload, name in (
+        (b"N2.", "DUP"),
+        (b"\x8f.", "EMPTY_SET"),
+        (b"\x82\x01.", "EXT1"),
+        (b"Px\n.", "PERSID"),
+        (b"cnumpy\nndarray\n)\x81.", "NEWOBJ"),
+    ):
+        refused(tmp_path / "x.npy", payload, f"the instruction {name}")
+
+
+@pytest.mark.parametrize("payload", [b"}%sNs.", b"}(%sNu.", b"(%sNd."])
+def test_keys_that_take_forever_to_hash_are_refused(tmp_path: Path, payload: bytes) -> None:
+    nested = b")" + b"".join(b"q%ch%c\x86" % (number, number) for number in range(200))  # each holds the last twice
+    refused(tmp_path / "x.npy", payload % nested, "a dictionary whose keys are not text")
+
+
+def test_text_that_is_encoded_again_and_again_is_kept_once(tmp_path: Path) -> None:
+    text = b"X" + (900_000).to_bytes(4, "little") + b"a" * 900_000
+    start = b"(c_codecs\nencode\nq\x00(" + text + b"X\x06\x00\x00\x00latin1tq\x01"
+    refused(tmp_path / "x.npy", start + b"h\x00h\x01R" * 3_300 + b"t.", "it should hold a dictionary")
+
+
+def test_a_file_larger_than_any_maps_is_not_read(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.npy", {"keys": np.array([3]), "attn_highres": maps(1)})
+    with path.open("r+b") as file:
+        file.truncate(1 << 36)
+    with bounded(), pytest.raises(NpyError, match="has 68719476736 bytes, maps of this image take at most"):
+        read_npy_cams(path, 20, SIZE)
+
+
+def test_long_names_are_cut(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.npy", np.array({"n" * 100_000 + str(each): 1 for each in range(9)}, dtype=object))
+    with pytest.raises(NpyError, match="and 4 more") as caught:
+        read_npy_cams(path, 20, SIZE)
+    assert len(str(caught.value)) < 1000

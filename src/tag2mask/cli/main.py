@@ -1,7 +1,6 @@
 """Entry point of ``tag2mask COMMAND``: parse, run, print errors, return the exit code."""
 
 import difflib
-import errno
 import sys
 import traceback
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from tag2mask import __version__
 from tag2mask.cli.commands import COMMANDS, overview
 from tag2mask.cli.doctor import doctor
 from tag2mask.core.errors import Tag2maskError, UsageError, printable
+from tag2mask.core.machine_errors import CONTINUES, machine_error
 
 # Modules that load torch are imported where they are needed: `doctor` has to work without torch.
 
@@ -58,28 +58,18 @@ def _print_error(message: str) -> None:
 
 
 def _exit_code_and_message(error: BaseException) -> tuple[int, str]:
-    kept = "finished files are kept, and the same command continues from there"
+    kept = f"finished files are kept, and {CONTINUES}"
     if isinstance(error, Tag2maskError):
         return error.exit_code, str(error)
     if isinstance(error, KeyboardInterrupt):
         return 1, f"stopped; {kept}"
-    if _is_out_of_memory(error):
-        reason = " ".join(str(error).split()) or "the allocation failed"
-        remedy = "use gradient_accumulation_steps, fewer workers, or a smaller batch_size, long_side or augment.crop"
-        return 1, f"out of memory ({reason[:200]}); {remedy}; finished files are kept"
+    if found := machine_error(error):
+        return 1, str(found)
     if isinstance(error, OSError):
         return 1, f"{error}; {kept}"
     if isinstance(error, ImportError):
         return 1, f"{error}; `tag2mask doctor` shows what is missing and how to install it"
     return 1, f"unexpected {type(error).__name__}: {error} (--debug shows where)"
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error is a failed allocation; torch raises several types for it, and may not be loaded."""
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        return True
-    said = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in said or "allocate memory" in said)
 
 
 def _dispatch(words: list[str]) -> int:

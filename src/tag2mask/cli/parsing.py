@@ -21,6 +21,7 @@ from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.settings_help import CONFIG, FLAGS, argument_docs, option_name, render_help
 from tag2mask.cli.stages import with_data
 from tag2mask.core.errors import UsageError, first_five
+from tag2mask.core.files import YamlAliasError, read_yaml
 from tag2mask.runs.config import Config, presets, to_yaml
 from tag2mask.runs.run_folder import require_format, require_number, run_of
 
@@ -271,7 +272,7 @@ def _data_of(file: Path) -> str:
 def _sections_in(file: Path) -> dict[str, Any]:
     """The sections of a file of settings; empty if it cannot be read, which the parser reports."""
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        found = read_yaml(file)
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -322,7 +323,9 @@ def _current(file: Path) -> str:
         UsageError: it is the config.yaml of a run folder of another version, or holds no settings.
     """
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = read_yaml(file)
+    except YamlAliasError as error:
+        raise UsageError(f"{file}: {error}") from error
     except (OSError, ValueError, yaml.YAMLError, RecursionError):  # the parser says so
         return str(file)
     if not isinstance(values, dict):

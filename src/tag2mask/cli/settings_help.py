@@ -10,6 +10,7 @@ import yaml
 from docstring_parser import parse as parse_docstring
 
 from tag2mask.cli.commands import Command
+from tag2mask.core.files import read_yaml
 from tag2mask.runs.config import Config, plain, presets
 
 MOST_LINES = 100
@@ -87,7 +88,7 @@ def render_help(name: str, command: Command, function: Callable[..., Any], *, wh
 def _settings(command: Command, some: Iterable[str] | None = None) -> Iterator[tuple[str, str]]:
     """The settings of a command that are in some presets (None: all), with value and description."""
     files = presets()
-    contents = {name: dict(_leaves(yaml.safe_load(files[name].read_text(encoding="utf-8")))) for name in files}
+    contents = {name: dict(_leaves(read_yaml(files[name]))) for name in files}
     described = descriptions(Config())
     names = set(described) if some is None else ALWAYS.union(*(contents[name] for name in some))
     for setting, value in {**dict(_leaves(plain(Config()))), **contents[command.preset]}.items():

@@ -13,13 +13,6 @@ from tag2mask.core.errors import UsageError
 
 Network = TypeVar("Network", bound=nn.Module)
 
-MACHINE_ERRORS: tuple[type[BaseException], ...] = (
-    MemoryError,
-    torch.OutOfMemoryError,
-    *([torch.AcceleratorError] if hasattr(torch, "AcceleratorError") else []),  # of later versions of torch
-)
-"""Errors of a full or broken device. Where a file is read, they do not mean that the file is damaged."""
-
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 

@@ -20,9 +20,11 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 import psutil
+import yaml
 from filelock import FileLock
 
 from tag2mask.core.errors import Tag2maskError, UsageError
+from tag2mask.core.machine_errors import DiskFullError, machine_error
 
 TEMPORARY_PREFIX = ".partial-"
 _DAY = 86400.0
@@ -57,14 +59,30 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to ``path``; rename it to ``path`` when the block ends without an exception.
 
     The temporary name keeps the suffix of ``path``, since libraries choose a format by it. Parent folders are made.
+
+    Raises:
+        DiskFullError: there is no space for the file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(temporary_name(path.name))
     try:
-        yield temporary
-        temporary.replace(path)
+        with naming_full_disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Turn the errors of a full disk while ``path`` is written, of any library, into a `DiskFullError`."""
+    try:
+        yield
+    except Exception as error:
+        found = machine_error(error, path)
+        if isinstance(found, DiskFullError):
+            raise found from error
+        raise
 
 
 def temporary_name(name: str) -> str:
@@ -122,6 +140,41 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise Tag2maskError(f"{path} could not be read as JSON ({error}); delete it to have it made again") from error
+
+
+class YamlAliasError(UsageError, yaml.YAMLError):
+    """YAML with an alias: few lines of aliases can stand for billions of values."""
+
+
+class _NoAliases:
+    """Part of a loader of YAML that refuses aliases."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):  # type: ignore[attr-defined]
+            event = self.peek_event()  # type: ignore[attr-defined]
+            line = event.start_mark.line + 1
+            raise YamlAliasError(f"line {line} has the alias *{event.anchor[:80]}, which is not read; repeat the value")
+        return super().compose_node(parent, index)  # type: ignore[misc]
+
+
+class _Loader(_NoAliases, yaml.SafeLoader):
+    pass
+
+
+class _TextLoader(_NoAliases, yaml.BaseLoader):
+    pass
+
+
+def read_yaml(path: Path, *, as_text: bool = False) -> Any:
+    """The content of a YAML file in UTF-8, without aliases.
+
+    Args:
+        as_text: keep every scalar as text, for names such as `no` and `1`.
+
+    Raises:
+        OSError, ValueError, RecursionError, yaml.YAMLError: it cannot be read; a `YamlAliasError` for an alias.
+    """
+    return yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_TextLoader if as_text else _Loader)
 
 
 @contextmanager
@@ -207,6 +260,15 @@ def read_npz(file: Path | IO[bytes], names: tuple[str, ...] | None = None) -> di
             raise ValueError("its arrays would take more than two gibibytes")
         contents = {name: archive.read(member) for name, member in chosen.items()}
     return {name: _array(content) for name, content in contents.items()}
+
+
+def refuse_expansion(path: Path) -> None:
+    """Raise a ValueError if a zip, as `torch.save` writes it, would take more memory than its file has bytes."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            claimed = sum(member.file_size for member in archive.infolist())
+        if claimed > path.stat().st_size:
+            raise ValueError(f"its entries would take {claimed} bytes, and it has {path.stat().st_size}")
 
 
 def _array(content: bytes) -> npt.NDArray[Any]:

@@ -1,12 +1,14 @@
 """Class lists and tag names."""
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import yaml
 
 from tag2mask.core.errors import first_five
+from tag2mask.core.files import read_yaml
 from tag2mask.data.file_names import nfc
 from tag2mask.data.problems import Problem, error, warning
 
@@ -146,12 +148,10 @@ def _is_file(path: Path) -> bool:
 def _names_in(path: Path) -> list[str]:
     if path.exists() and not path.is_file():  # reading a device or a pipe may never end
         raise ValueError("it is not a file")
-    text = path.read_text(encoding="utf-8-sig")
     if path.suffix not in {".yaml", ".yml", ".json"}:
-        lines = (line.strip() for line in text.splitlines())
+        lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
         return [line for line in lines if line and not line.startswith("#")]
-    # The base loader keeps every scalar a string, for classes called `no` or `1`.
-    loaded = yaml.load(text, Loader=yaml.BaseLoader)
+    loaded = read_yaml(path, as_text=True)
     if not isinstance(loaded, list) or not all(isinstance(name, str) for name in loaded):
         raise ValueError("it is not a list of names")
     return [name.strip() for name in loaded]
@@ -162,7 +162,7 @@ def _list_problems(subject: str, names: list[str]) -> Iterator[Problem]:
         yield error("bad-classes", subject, "the class list is empty; name at least one class")
     elif not all(names):
         yield error("bad-classes", subject, "a class has no name; remove the empty one")
-    repeated = list(dict.fromkeys(name for name in names if name and names.count(name) > 1))
+    repeated = [name for name, count in Counter(names).items() if name and count > 1]
     if repeated:
         yield error("bad-classes", subject, f"named twice: {first_five(repeated)}; a class is listed once")
     joined = [name for name in names if ";" in name]

@@ -10,6 +10,7 @@ from typing import IO, Any, cast
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin
 
+from tag2mask.core.machine_errors import is_machine_error
 from tag2mask.data.problems import ImageError
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
@@ -64,7 +65,7 @@ def opened(path: Path, *, pixel_limit: int, formats: tuple[str, ...] = IMAGE_FOR
         message = "the file does not exist; add it, or remove it from the list"
         raise ImageError.about(path, "missing-image", message) from reason
     except OSError as reason:
-        raise ImageError.about(path, "unreadable-image", f"the file could not be read ({reason.strerror})") from reason
+        raise _unreadable(path, reason) from reason
     with file:
         image = _identified(path, file, formats)
         width, height = image.size
@@ -125,13 +126,20 @@ def turned_size(path: Path, *, whole: bool = False) -> tuple[int, tuple[int, int
         return 1, (0, 0)
 
 
+def _unreadable(path: Path, reason: OSError) -> Exception:
+    """What to raise for a file that cannot be opened or read."""
+    if is_machine_error(reason):  # not a fault of the file
+        return reason
+    return ImageError.about(path, "unreadable-image", f"the file could not be read ({reason.strerror})")
+
+
 def _identified(path: Path, file: IO[bytes], formats: tuple[str, ...]) -> Image.Image:
     # Not `PIL.Image.open`, whose pixel limit is global to the process.
     try:
         signature = file.read(_SIGNATURE_BYTES)
         brands = _brands(signature + file.read(_BRAND_BYTES)) if signature[4:8] == b"ftyp" else set()
     except OSError as reason:
-        raise ImageError.about(path, "unreadable-image", f"the file could not be read ({reason.strerror})") from reason
+        raise _unreadable(path, reason) from reason
     if not signature:
         raise ImageError.about(path, "empty-image", "the file is empty; replace it")
     if brands & _HEIC_BRANDS and not brands & AVIF_BRANDS:

@@ -17,10 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tag2mask.core.device import MACHINE_ERRORS
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.core.fields import plain
 from tag2mask.core.files import atomic_path
+from tag2mask.core.machine_errors import is_machine_error
 from tag2mask.networks.backbones.base import Backbone
 from tag2mask.networks.backbones.registry import rebuild_backbone
 from tag2mask.networks.edge_network import EdgeNetwork
@@ -215,9 +215,9 @@ def _restored(path: Path, info: NetworkInfo, build: Callable[[Backbone], _Networ
             )
     except NetworkFileError:
         raise
-    except MACHINE_ERRORS:
-        raise
     except Exception as error:  # wrong descriptions raise errors of many types in the libraries
+        if is_machine_error(error):
+            raise
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise NetworkFileError(
             f"{path} is damaged: the network that it describes cannot be built ({reason})"

@@ -17,6 +17,7 @@ from tag2mask.core.files import (
     TEMPORARY_PREFIX,
     discard,
     read_json,
+    read_yaml,
     remove_partial,
     require_inside,
     write_json,
@@ -300,7 +301,7 @@ def _is_run(folder: Path) -> bool:
 
 def _settings_in(path: Path) -> dict[str, Any]:
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = read_yaml(path)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         found = error
     if not isinstance(found, dict):

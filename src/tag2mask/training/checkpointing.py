@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tag2mask.core.device import MACHINE_ERRORS
 from tag2mask.core.errors import Tag2maskError
-from tag2mask.core.files import atomic_path
+from tag2mask.core.files import atomic_path, refuse_expansion
+from tag2mask.core.machine_errors import is_machine_error
 
 FIGURE = "validation_miou"
 """The figure that chooses the best weights; higher is better."""
@@ -27,22 +27,23 @@ class Interrupted(Tag2maskError):
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write a resume state (tensors, numbers, strings and containers of them), atomically."""
-    with atomic_path(path) as temporary:
-        torch.save(dict(state), temporary)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:  # torch loses the error of a full disk
+        torch.save(dict(state), file)
 
 
 def load_state(path: Path, stage: str = "train") -> dict[str, Any]:
     """Read a resume state, without running code from the file; a `Tag2maskError` if it is damaged or something else."""
     try:
+        refuse_expansion(path)
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():  # torch does not notice flipped bytes
                 raise ValueError(f"{damaged} is damaged")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             raise TypeError(f"it holds a {type(state).__name__}")
-    except MACHINE_ERRORS:
-        raise
     except Exception as error:  # a damaged file raises many kinds of errors
+        if is_machine_error(error):
+            raise
         raise Tag2maskError(
             f"{path} is not a readable resume state ({type(error).__name__}); --restart {stage} starts again"
         ) from error

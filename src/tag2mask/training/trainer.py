@@ -12,9 +12,10 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 
-from tag2mask.core.device import MACHINE_ERRORS, channels_last, resolve_device, retained_memory
+from tag2mask.core.device import channels_last, resolve_device, retained_memory
 from tag2mask.core.distributed import TIMEOUT, gathered, mean_over_processes
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
+from tag2mask.core.machine_errors import is_machine_error
 from tag2mask.networks.checkpoint import not_finite
 from tag2mask.training.batches import Samples, batches
 from tag2mask.training.checkpointing import (
@@ -248,9 +249,9 @@ class _Loop:
         self.network.to(self.accelerator.device)  # a full or broken GPU does not mean a damaged file
         try:
             return self._load(state)
-        except MACHINE_ERRORS:
-            raise
         except Exception as error:  # wrong types, names and shapes raise many kinds of errors
+            if is_machine_error(error):
+                raise
             reason = " ".join(str(error).split())[:200] or "no details"
             raise Tag2maskError(
                 f"{path} is not a resume state of this network ({type(error).__name__}: {reason}); "

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
+from tag2mask.core.machine_errors import is_machine_error
 from tag2mask.networks.backbones.hub import quiet, read_model_config, resolve_folder
-from tag2mask.networks.backbones.weights import Notify
+from tag2mask.networks.backbones.weights import Notify, library_reason
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -241,7 +242,9 @@ def load_clip(name: str, *, notify: Notify | None = None) -> Clip:
             )
         tokenizer = CLIPTokenizer.from_pretrained(folder)
     except Exception as error:  # the libraries raise errors of many kinds
-        reason = str(error).strip().partition("\n")[0]
+        if is_machine_error(error):
+            raise
+        reason = library_reason(error)
         raise Tag2maskError(f"seeds.model: {folder} could not be loaded ({reason}); fetch it again") from error
     if missing := [key for key in info["missing_keys"] if "position_ids" not in key]:
         lacking = first_five(sorted(missing))

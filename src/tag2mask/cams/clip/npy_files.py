@@ -7,6 +7,7 @@ arrays are built from their descriptions at the end.
 import io
 import math
 import pickle
+import pickletools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,13 +17,17 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from tag2mask.core.errors import Tag2maskError
+from tag2mask.core.errors import Tag2maskError, first_five
 from tag2mask.core.files import atomic_path
 
 KEYS, FULL, GRID = "keys", "attn_highres", "grid"
 """Class numbers; maps at the image's size; the same on CLIP's grid, in files of tag2mask only."""
 
 _SLACK = 1e-3
+
+_SMALL, _BYTES_PER_VALUE = 1 << 20, 32
+"""Most bytes of a file: those of everything but the maps, and of each value of the maps: float64, which old protocols
+write as text, twice."""
 
 
 class NpyError(Tag2maskError):
@@ -52,7 +57,8 @@ def read_npy_cams(path: Path, classes: int, size: tuple[int, int]) -> NpyCams:
     Raises:
         NpyError: anything is wrong with it; no code in it is run.
     """
-    values = _read_dictionary(path)
+    largest = _SMALL + classes * math.prod(size) * _BYTES_PER_VALUE
+    values = _read_dictionary(path, largest)
     keys, full, grid = values[KEYS], values[FULL], values.get(GRID)
     if keys.ndim != 1 or keys.dtype.kind not in "iu":
         raise NpyError(f"{path}: `{KEYS}` should be one row of whole numbers, it is {keys.dtype} {keys.shape}")
@@ -89,9 +95,11 @@ def _check_maps(path: Path, name: str, maps: np.ndarray, shape: tuple[int, ...])
         raise NpyError(f"{path}: `{name}` should lie in [0, 1], it lies in [{maps.min():.3g}, {maps.max():.3g}]")
 
 
-def _read_dictionary(path: Path) -> dict[str, np.ndarray]:
-    """The arrays under the known names."""
+def _read_dictionary(path: Path, largest: int) -> dict[str, np.ndarray]:
+    """The arrays under the known names, of a file of at most ``largest`` bytes."""
     try:
+        if (size := path.stat().st_size) > largest:
+            raise NpyError(f"{path} has {size} bytes, maps of this image take at most {largest}; make the file again")
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise NpyError(f"{path} does not exist") from error
@@ -107,6 +115,7 @@ def _read_dictionary(path: Path) -> dict[str, np.ndarray]:
     if dtype.kind != "O" or shape != ():
         raise NpyError(f"{path} holds an array {dtype} {shape}, it should hold a dictionary, as CLIP-ES writes it")
     try:
+        _check_instructions(data[file.tell() :])
         value = _Reader(file).load()
         if isinstance(value, _Array):
             value = value.item if _is_objects(value) else value
@@ -122,7 +131,7 @@ def _read_dictionary(path: Path) -> dict[str, np.ndarray]:
         kind = "array" if isinstance(value, _Array) else type(value).__name__
         raise NpyError(f"{path} holds a {kind}, it should hold a dictionary, as CLIP-ES writes it")
     if missing := [key for key in (KEYS, FULL) if key not in value]:
-        names = ", ".join(map(repr, value)) or "nothing"
+        names = first_five(repr(name)[:80] for name in value) or "nothing"
         raise NpyError(f"{path} is not a file of CLIP-ES: it lacks {', '.join(missing)}, and holds {names}")
     if other := [key for key in (KEYS, FULL, GRID) if key in value and key not in arrays]:
         raise NpyError(f"{path}: `{other[0]}` should be an array of numbers")
@@ -232,42 +241,58 @@ def _described(name: str, arguments: tuple[Any, ...]) -> Any:
     if function == "_frombuffer" and kinds[1:] == [_Dtype, tuple, str]:
         return _Array(*arguments)
     if function == "encode" and kinds == [str, str] and arguments[1] == "latin1":
-        return arguments[0].encode("latin1")  # bytes in protocol 2
+        return arguments[0]  # bytes in protocol 2; encoded at the end, once, however often they are named
     raise _Refused(f"{name.replace(' ', '.')} with unusual arguments")
 
 
-_DISPATCH: dict[int, Callable[[Any], None]] = pickle._Unpickler.dispatch
+_INSTRUCTIONS = frozenset(
+    """
+    PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING
+    BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE BINUNICODE SHORT_BINUNICODE
+    BINUNICODE8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS
+    PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE BUILD
+    """.split()  # noqa: SIM905
+)
+"""The instructions in pickles of arrays."""
+
+_MOST_INSTRUCTIONS = 10_000
+"""A file of CLIP-ES has less than 200."""
 
 
-def _with_text_keys(opcode: bytes) -> Callable[[Any], None]:
-    """An instruction that fills a dictionary; `_Refused` for keys that are not text, before they are hashed."""
+def _check_instructions(content: bytes) -> None:
+    """Raise `_Refused` if a pickle has other or more instructions than arrays need."""
+    for count, (instruction, _, _) in enumerate(pickletools.genops(content)):
+        if instruction.name not in _INSTRUCTIONS:
+            raise _Refused(f"the instruction {instruction.name}")
+        if count == _MOST_INSTRUCTIONS:
+            raise _Refused(f"more than {_MOST_INSTRUCTIONS} instructions")
 
-    def add(reader: Any) -> None:
-        pairs = reader.stack[-2:] if opcode == pickle.SETITEM else reader.stack
-        if not all(type(key) is str for key in pairs[::2]):
+
+def _with_text_keys(code: bytes, keys: slice) -> Callable[[Any], None]:
+    """An instruction that fills a dictionary, with keys that are text: nested tuples can take forever to hash."""
+    load = pickle._Unpickler.dispatch[ord(code)]
+
+    def checked(reader: Any) -> None:
+        if not all(type(key) is str for key in reader.stack[keys]):
             raise _Refused("a dictionary whose keys are not text")
-        _DISPATCH[opcode[0]](reader)
+        load(reader)
 
-    return add
-
-
-def _refuse_sets(reader: Any) -> None:
-    raise _Refused("a set")
+    return checked
 
 
 class _Reader(pickle._Unpickler):
-    """The pickle reader of the standard library, restricted to the names in pickles of arrays.
+    """The pickle reader of the standard library, restricted to the names and dictionaries in pickles of arrays.
 
     It is the one written in Python: the one in C allocates memory for any index in the memo, and hashes keys before
     they can be checked, which takes forever for certain nested tuples.
     """
 
-    dispatch: ClassVar = {
-        **_DISPATCH,
-        **{opcode[0]: _with_text_keys(opcode) for opcode in (pickle.SETITEM, pickle.SETITEMS, pickle.DICT)},
-        **{opcode[0]: _refuse_sets for opcode in (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET)},
+    dispatch: ClassVar = pickle._Unpickler.dispatch | {
         # Python allocates a bytearray of the claimed length before it reads the bytes.
-        pickle.BYTEARRAY8[0]: _DISPATCH[pickle.BINBYTES8[0]],
+        ord(pickle.BYTEARRAY8): pickle._Unpickler.dispatch[ord(pickle.BINBYTES8)],
+        ord(pickle.SETITEM): _with_text_keys(pickle.SETITEM, slice(-2, -1)),
+        ord(pickle.SETITEMS): _with_text_keys(pickle.SETITEMS, slice(0, None, 2)),
+        ord(pickle.DICT): _with_text_keys(pickle.DICT, slice(0, None, 2)),
     }
 
     def find_class(self, module: str, name: str) -> _Name:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from tag2mask.core.errors import UsageError, first_five
+from tag2mask.core.files import read_yaml
 from tag2mask.data.classes import did_you_mean, folded_name
 
 _KEYS = ("template", "classes", "background")
@@ -87,8 +88,8 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"{where} does not exist; give {', '.join(builtin_names())}, or a YAML file of words")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        values = read_yaml(path)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(f"{where} could not be read as YAML ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
         raise UsageError(f"{where} should hold {', '.join(_KEYS)}")

@@ -7,6 +7,7 @@
 import math
 import re
 import struct
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -58,7 +59,7 @@ class _MxnetReader:
         if count != len(arrays):
             raise self.wrong(f"it has {len(arrays)} arrays and {count} names")
         names = [self.name() for _ in range(count)]
-        double = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+        double = [name for name, times in Counter(names).items() if times > 1]
         if double:
             raise self.wrong(f"names should differ, more than once: {first_five(double)}")
         if self.place < len(self.data):

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.core.errors import UsageError, first_five
+from tag2mask.core.machine_errors import is_machine_error
 from tag2mask.networks.backbones.base import Backbone, Family, Stage, ceil_grid
 from tag2mask.networks.backbones.hub import clean_config, quiet, read_model_config, read_normalisation, resolve_folder
-from tag2mask.networks.backbones.weights import Notify
+from tag2mask.networks.backbones.weights import Notify, library_reason
 from tag2mask.networks.settings import NetworkSettings
 
 
@@ -256,7 +257,9 @@ def build_from_config(values: dict[str, Any], *, folder: Path | None = None, out
     except UsageError:
         raise
     except Exception as error:  # the library raises errors of many kinds
-        reason = str(error).strip().partition("\n")[0]
+        if is_machine_error(error):
+            raise
+        reason = library_reason(error)
         raise UsageError(
             f"network.backbone: this {model_type} model cannot be used ({type(error).__name__}: {reason}); choose "
             f"another one, which gives maps for images of any size"

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
+from tag2mask.core.files import refuse_expansion
+from tag2mask.core.machine_errors import is_machine_error
 
 ADDRESS = "https://download.pytorch.org/models/"
 """Address of torchvision's public checkpoints."""
@@ -112,9 +113,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
+        refuse_expansion(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
-        reason = str(error).partition("\n")[0]
+    except Exception as error:  # a damaged file raises many kinds of errors
+        if is_machine_error(error):
+            raise Tag2maskError(
+                f"memory ran out while {path} was read; it has {path.stat().st_size} bytes and may claim more ({error})"
+            ) from error
+        reason = library_reason(error)
         raise UsageError(f"network.weights: {path} could not be read as a file of weights ({reason})") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
@@ -123,6 +129,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"network.weights: {path} should hold named tensors (a state dict), it holds a {type(state).__name__}"
         )
     return state
+
+
+def library_reason(error: Exception) -> str:
+    """The reason of an error of a library that reads weights, without torch's advice to load code with them."""
+    reason = str(error).strip().partition("\n")[0]
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+        return "it holds something else than tensors, numbers and text, which is never loaded"
+    return reason or type(error).__name__
 
 
 def fit_weights(network: nn.Module, state: Mapping[str, Tensor], path: Path, name: str) -> None:
