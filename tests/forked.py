@@ -100,8 +100,8 @@ def end_all() -> None:
         process.join()
 
 
-def together(count: int, words: list[str], answers: Path) -> list[Command]:
-    """The ended processes of one command that do it together, as below `torchrun`: where one fails, all end."""
+def started_together(count: int, words: list[str], answers: Path) -> tuple[list[Command], TCPStore]:
+    """The processes of one command that do it together, as below `torchrun`; the store has to live as long."""
     meeting = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     shared = {
         "WORLD_SIZE": str(count),
@@ -115,6 +115,12 @@ def together(count: int, words: list[str], answers: Path) -> list[Command]:
         started(words, answers / str(rank), environment=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(count)
     ]
+    return commands, meeting
+
+
+def together(count: int, words: list[str], answers: Path) -> list[Command]:
+    """The ended processes of one command that do it together, as below `torchrun`: where one fails, all end."""
+    commands, _store = started_together(count, words, answers)
     alive, until = commands, monotonic() + PATIENCE
     while alive:
         wait([command.process.sentinel for command in alive], timeout=max(until - monotonic(), 0))
