@@ -190,7 +190,11 @@ def test_what_is_no_clip_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="of type 'vit', it should be 'clip'"):
         load_clip(str(folder))
     folder = tiny_folder(tmp_path / "other", tiny_model())
+    size = (folder / "model.safetensors").stat().st_size
     (folder / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(UsageError, match="parameters, at most 11 fit into the weights"):
+        load_clip(str(folder))
+    (folder / "model.safetensors").write_bytes(bytes(size))
     with pytest.raises(Tag2maskError, match=r"seeds\.model: .* could not be loaded"):
         load_clip(str(folder))
 

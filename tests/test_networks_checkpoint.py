@@ -147,12 +147,12 @@ def test_a_damaged_description(path: Path, change: Any) -> None:
     assert caught.value.exit_code == 1
 
 
-def test_more_blocks_than_tensors_are_refused_before_they_are_made(path: Path) -> None:
+def test_more_blocks_than_any_model_has_are_refused_before_they_are_made(path: Path) -> None:
     _rewrite(
         path,
         lambda values: values["backbone"]["config"].update(model_type="hgnet_v2", stage_num_blocks=[1, 10**6, 1, 1]),
     )
-    with pytest.raises(NetworkFileError, match="stage_num_blocks is 1000000, and the file has"):
+    with pytest.raises(NetworkFileError, match=r"stage_num_blocks \[1, 1000000, 1, 1\], at most 1000 in all"):
         load_network(path)
 
 

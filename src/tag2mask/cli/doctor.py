@@ -27,7 +27,7 @@ def doctor(words: Sequence[str]) -> int:
     """
     from tag2mask.doctor.diagnosis import diagnose
 
-    if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0":
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0":
         return 0  # under torchrun one process is enough
     if {"-h", "--help", "--help-all", "--print-config"} & {*words}:
         _settings(words)

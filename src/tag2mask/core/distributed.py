@@ -13,6 +13,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from tag2mask.core.device import resolve_device
+from tag2mask.core.errors import UsageError, first_five
 
 TIMEOUT = timedelta(days=7)
 """Of a process that waits for others, for example while one of them evaluates."""
@@ -20,9 +21,29 @@ TIMEOUT = timedelta(days=7)
 Value = TypeVar("Value")
 
 
+_TORCHRUN = "TORCHELASTIC_USE_AGENT_STORE"
+"""A variable that torchrun sets in all its processes."""
+
+_ALONE = {"WORLD_SIZE": "1", "LOCAL_RANK": "-1", "PMI_SIZE": "1", "OMPI_COMM_WORLD_SIZE": "1"}
+"""Variables of several processes, which accelerate reads too, with their values in a single process."""
+
+
 def process_count() -> int:
-    """The number of processes."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """The number of processes.
+
+    Raises:
+        UsageError: variables of several processes are set, but not by torchrun.
+    """
+    if _TORCHRUN in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    found = [f"{name}={os.environ[name]}" for name, alone in _ALONE.items() if os.environ.get(name, alone) != alone]
+    if found:
+        raise UsageError(
+            f"the environment says {first_five(found)}, and torchrun did not set it; unset "
+            f"{' '.join(each.partition('=')[0] for each in found)} to work in one process, or start the command with "
+            f"torchrun"
+        )
+    return 1
 
 
 def process_number() -> int:

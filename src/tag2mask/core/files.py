@@ -134,12 +134,15 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; a `Tag2maskError` if it is unreadable."""
+def read_json(path: Path, remedy: str = "delete it to have it made again") -> dict[str, Any]:
+    """The object in a JSON file; a `Tag2maskError` with the ``remedy`` if it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise Tag2maskError(f"{path} could not be read as JSON ({error}); delete it to have it made again") from error
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise TypeError(f"it holds a {type(found).__name__} instead of an object")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise Tag2maskError(f"{path} could not be read as JSON ({error}); {remedy}") from error
+    return found
 
 
 class YamlAliasError(UsageError, yaml.YAMLError):

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tag2mask.core.errors import Tag2maskError
 from tag2mask.core.files import atomic_path
+from tag2mask.core.machine_errors import DiskFullError
 
 BATCH_ROWS = 1 << 12
 """Rows per record batch; the writer buffers this many."""
@@ -146,7 +146,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Tag2maskError(
+        raise DiskFullError(
             f"the list of images could not be kept in the folder for temporary files ({error}); it takes some 200 "
             "bytes per image, and the variable TMPDIR names another folder"
         ) from error

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -182,11 +182,11 @@ def _classes(record: Path) -> tuple[str, ...]:
 def _decision(path: Path) -> Decision:
     """Read ID.json."""
     try:
-        value: Any = read_json(path)
+        value = read_json(path)
     except Tag2maskError as error:
         raise Tag2maskError(f"{path} could not be read as JSON; correct it, or delete it and decide again") from error
-    verdict, tags, at = (value.get(name) if isinstance(value, dict) else None for name in ("verdict", "tags", "at"))
-    valid = isinstance(value, dict) and (verdict is None or verdict in get_args(Verdict))
+    verdict, tags, at = (value.get(name) for name in ("verdict", "tags", "at"))
+    valid = verdict is None or verdict in get_args(Verdict)
     if not valid or not (tags is None or (isinstance(tags, list) and all(isinstance(tag, str) for tag in tags))):
         verdicts = ", ".join(get_args(Verdict))
         raise Tag2maskError(

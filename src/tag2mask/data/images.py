@@ -168,6 +168,13 @@ def write_fractions(path: Path, fractions: npt.NDArray[np.floating]) -> None:
     write_bytes(path, _png(Image.fromarray(np.rint(255 * fractions).astype(np.uint8)), {}))
 
 
+def write_jpeg(path: Path, image: npt.NDArray[np.uint8], quality: int) -> None:
+    """Write RGB pixels, (H, W, 3), as JPEG, atomically; its folder is created."""
+    content = io.BytesIO()  # into a file, Pillow takes a write that a full disk cuts off for a whole one
+    Image.fromarray(image).save(content, format="JPEG", quality=quality)
+    write_bytes(path, content.getvalue())
+
+
 def palette() -> npt.NDArray[np.uint8]:
     """The colours of PASCAL VOC, uint8 (256, 3).
 

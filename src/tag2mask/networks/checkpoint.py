@@ -5,7 +5,7 @@ normalisation and the classes. No code in the file is run.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import zip_longest
 from math import inf, isfinite
@@ -194,7 +194,6 @@ def _restored(path: Path, info: NetworkInfo, build: Callable[[Backbone], _Networ
 
     try:
         state = load_file(path)
-        _refuse_depth(info.architecture, len(state))
         # The description is not trusted: it is compared with the file's tensors before memory is allocated.
         with torch.device("meta"):
             own = built().state_dict()
@@ -223,25 +222,6 @@ def _restored(path: Path, info: NetworkInfo, build: Callable[[Backbone], _Networ
             f"{path} is damaged: the network that it describes cannot be built ({reason})"
         ) from error
     return network.eval()
-
-
-_COUNTS = ("block", "depth", "layer", "stage", "num_")
-"""Parts of the names of settings that count layers, each of which has tensors."""
-
-_SIZES = ("channel", "dim", "feature", "group", "head", "label", "size", "stride", "token", "width")
-"""Parts of the names of settings that are sizes."""
-
-
-def _refuse_depth(architecture: Mapping[str, Any], tensors: int) -> None:
-    """Raise a ValueError if a description has more layers than the file has tensors."""
-    for name, value in architecture.items():
-        if isinstance(value, Mapping):
-            _refuse_depth(value, tensors)
-        elif any(part in name for part in _COUNTS) and not any(part in name for part in _SIZES):
-            numbers = value if isinstance(value, list) else [value]
-            deep = next((number for number in numbers if isinstance(number, int) and number > tensors), None)
-            if deep is not None:
-                raise ValueError(f"{name} is {deep}, and the file has {tensors} tensors")
 
 
 def _parse(values: dict[str, Any], path: Path) -> NetworkInfo:

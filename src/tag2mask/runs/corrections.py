@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tag2mask.core.distributed import gathered, is_main
 from tag2mask.core.errors import Tag2maskError
-from tag2mask.core.files import discard, is_newer, read_json, write_json
+from tag2mask.core.files import discard, is_newer, read_json, write_bytes, write_json
 from tag2mask.data.corrections import Corrections, FinalMasks, read_corrections
 from tag2mask.data.dataset import ImageSet
 from tag2mask.data.problems import refuse_errors
@@ -188,10 +188,8 @@ def copy_masks_by_hand(
     record = TrainingRecord()
     if is_main():
         for image_id in (item.id for item in labelled.items if masks.is_by_hand(item.id)):
-            target = folder / f"{image_id}.png"
-            target.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileNotFoundError):  # undone at this moment: training reports it as an image without a mask
-                target.write_bytes((masks / f"{image_id}.png").read_bytes())
+                write_bytes(folder / f"{image_id}.png", (masks / f"{image_id}.png").read_bytes())
         record = TrainingRecord.of(labelled, copies)
     return copies, gathered(record)[0]
 

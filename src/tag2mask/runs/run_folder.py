@@ -86,10 +86,11 @@ class RunFolder:
         if not path.is_file():
             lists = (self.setting(record.parent.name, "classes") for record in sorted(self.path.glob("*/stage.json")))
             return next((known for known in lists if isinstance(known, list)), None)
-        known = read_json(path)
-        found = known.get("classes") if isinstance(known, dict) else None
+        found = read_json(path).get("classes")
         if not isinstance(found, list):
-            raise Tag2maskError(f"{path} is damaged: it does not hold the list `classes`; use another --out")
+            raise Tag2maskError(
+                f"{path} is damaged: it does not hold the list `classes`; delete it to have it made again"
+            )
         return found
 
     def write_classes(self, classes: Sequence[str]) -> None:
@@ -250,13 +251,11 @@ class RunFolder:
         path = self._record(name)
         if not path.is_file():
             return None
-        found = read_json(path)
+        remedy = f"--restart {name}, or --overwrite of predict, makes it again"
+        found = read_json(path, remedy)
         parts = {"fingerprint": str, "settings": dict, "inputs": dict}
-        if not isinstance(found, dict) or not all(isinstance(found.get(key), kind) for key, kind in parts.items()):
-            raise Tag2maskError(
-                f"{path} is damaged: it does not say how {name} was done; --restart {name}, or --overwrite of predict, "
-                "makes it again"
-            )
+        if not all(isinstance(found.get(key), kind) for key, kind in parts.items()):
+            raise Tag2maskError(f"{path} is damaged: it does not say how {name} was done; {remedy}")
         require_number(self.path, found.get("format"))
         return found
 
@@ -312,11 +311,11 @@ def _settings_in(path: Path) -> dict[str, Any]:
 
 def _figures_in(path: Path) -> dict[str, Any]:
     """The content of a metrics.json, {stage: {split: {kind: {...}}}}; a `Tag2maskError` if it is damaged."""
-    found: dict[str, Any] = read_json(path)
+    found = read_json(path)
     level: list[Any] = [found]
     for _ in range(3):
         level = [value for each in level if isinstance(each, dict) for value in each.values()]
-        if not isinstance(found, dict) or not all(isinstance(value, dict) for value in level):
+        if not all(isinstance(value, dict) for value in level):
             raise Tag2maskError(f"{path} holds no figures by stage, split and kind; delete it to have it made again")
     return found
 

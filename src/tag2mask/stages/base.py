@@ -224,11 +224,12 @@ class TrainingStage(Stage):
         """
         record, now = run / f"{self.name}/data.json", _digest_of(images)
         finished, begun = (run / self.network_file).is_file(), (run / f"{self.name}/state.pt").is_file()
-        before = read_json(record) if (finished or begun) and record.is_file() else now
-        if not isinstance(before, dict) or before.keys() != now.keys():
+        remedy = f"--restart {self.name} starts again"
+        before = read_json(record, remedy) if (finished or begun) and record.is_file() else now
+        if before.keys() != now.keys():
             if finished:
                 return ""
-            raise Tag2maskError(f"{record} is damaged; --restart {self.name} starts again")
+            raise Tag2maskError(f"{record} is damaged; {remedy}")
         if all(before[key] == now[key] or None in (before[key], now[key]) for key in now):
             if not finished and is_main() and before is now:
                 write_json(record, now)
@@ -276,7 +277,7 @@ class TrainingStage(Stage):
             save_network(run / self.network_file, cast("SavedNetwork", task.network))
         result.failed.update(trained.unreadable)
         if trained.resumed_from:
-            result.notes.append(f"resumed at step {trained.resumed_from} of {trained.steps}")
+            result.notes.append(f"resumed at step {trained.resumed_from} of {trained.steps}{trained.note}")
         return trained.steps
 
 

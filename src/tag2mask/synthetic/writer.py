@@ -6,12 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from tag2mask.core.errors import UsageError, first_five
 from tag2mask.core.fields import plain
-from tag2mask.core.files import atomic_path, read_json, remove_partial, write_json, write_text
+from tag2mask.core.files import read_json, remove_partial, write_json, write_text
 from tag2mask.data import write_mask
+from tag2mask.data.images import write_jpeg
 from tag2mask.synthetic.composition import render_scene
 from tag2mask.synthetic.settings import SceneSettings
 from tag2mask.synthetic.species import SPECIES
@@ -55,8 +54,7 @@ def write_scenes(folder: Path, settings: SceneSettings, *, on_scene: Callable[[s
         for index in range(count):
             name, scene = f"{split}/{index:04d}", render_scene(settings, split, index)
             write_mask(folder / "masks" / f"{name}.png", scene.mask)
-            with atomic_path(folder / f"{name}.jpg") as temporary:
-                Image.fromarray(scene.image).save(temporary, quality=92)
+            write_jpeg(folder / f"{name}.jpg", scene.image, quality=92)
             writer.writerow((f"{name}.jpg", ";".join(SPECIES[tag - 1].name for tag in scene.tags), split))
             if on_scene is not None:
                 on_scene(name)
@@ -78,7 +76,7 @@ def _is_complete(folder: Path, manifest: dict[str, Any]) -> bool:
         raise UsageError(
             f"{folder} contains other files than generated scenes (no {MANIFEST}); name an empty or a new folder"
         )
-    found = read_json(folder / MANIFEST)
+    found = read_json(folder / MANIFEST, f"delete the folder {folder} to have its scenes made again")
     wanted = {"generator": manifest["generator"], **manifest["settings"]}
     known = {"generator": found.get("generator"), **found.get("settings", {})}
     changed = [f"{name} ({known.get(name)} there)" for name, value in wanted.items() if known.get(name) != value]

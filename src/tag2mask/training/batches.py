@@ -1,7 +1,8 @@
 """Training batches: the order of draws, and reading with substitutes for unreadable images."""
 
-from collections.abc import Iterator, Mapping
-from signal import SIG_IGN, SIGINT, SIGTERM, signal
+import signal
+from collections.abc import Callable, Generator, Iterator, Mapping
+from multiprocessing import active_children
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +15,11 @@ from tag2mask.core.device import release_memory
 from tag2mask.data.cam_files import CamFileError
 from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import ImageError
+from tag2mask.training.checkpointing import wake_children
 from tag2mask.training.settings import LoopSettings
+
+_PATIENCE = 5
+"""Seconds to wait for a batch before it is asked again whether to stop."""
 
 
 class Samples(Protocol):
@@ -103,7 +108,35 @@ def batches(
         worker_init_fn=_set_up_worker,
         pin_memory=accelerator.device.type == "cuda",
         prefetch_factor=4 if workers else None,
+        timeout=_PATIENCE if workers else 0,
     )
+
+
+def until_stopped(
+    loader: DataLoader[dict[str, Any]], is_stopped: Callable[[], bool]
+) -> Generator[dict[str, Any] | None, None, None]:
+    """The batches of a loader; None, and no more, if ``is_stopped`` while no batch comes: its processes may hang.
+
+    At the end no process of the loader is left.
+    """
+    arriving = iter(loader)
+    try:
+        while True:
+            try:
+                yield next(arriving)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if is_stopped():
+                    yield None
+                    return
+                if "timed out" not in str(error):
+                    raise
+    finally:
+        wake_children()
+        del arriving  # asks each process to end, and waits a few seconds
+        for process in active_children():
+            process.kill()  # one that waits for a lost disk
 
 
 def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -116,6 +149,6 @@ def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _set_up_worker(worker: int) -> None:
     """Leave Ctrl-C and SIGTERM, which reach the whole process group, to the parent."""
-    signal(SIGINT, SIG_IGN)
-    signal(SIGTERM, SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     release_memory()  # image sizes vary

@@ -1,11 +1,13 @@
 """The resume state of training, averaged and best weights, and signals that stop a training."""
 
 import copy
+import os
+import signal
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing import active_children
 from pathlib import Path
-from signal import SIGINT, SIGTERM, getsignal, signal
 from threading import current_thread, main_thread
 from types import FrameType
 from typing import Any
@@ -112,15 +114,23 @@ class BestWeights:
             network.load_state_dict(self.weights)
 
 
+def wake_children() -> None:
+    """Continue the child processes that somebody stopped: this process may wait for one of them."""
+    for number in [process.pid for process in active_children() if process.pid]:
+        with suppress(AttributeError, ProcessLookupError):  # Windows has no such signal
+            os.kill(number, signal.SIGCONT)
+
+
 class SignalHandler:
     """Whether SIGTERM or Ctrl-C was ``received`` since `listen`."""
 
     received = False
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received and number == SIGINT:
+        if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt  # a second Ctrl-C stops at once
         self.received = True
+        wake_children()
 
     @contextmanager
     def listen(self) -> Iterator["SignalHandler"]:
@@ -128,11 +138,11 @@ class SignalHandler:
         if current_thread() is not main_thread():
             yield self
             return
-        previous = {number: getsignal(number) for number in (SIGINT, SIGTERM)}
+        previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         for number in previous:
-            signal(number, self._receive)
+            signal.signal(number, self._receive)
         try:
             yield self
         finally:
             for number, handler in previous.items():
-                signal(number, handler)
+                signal.signal(number, handler)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tag2mask.core.distributed import mean_over_processes
 from tag2mask.core.errors import Tag2maskError, first_five
-from tag2mask.core.files import require_inside, write_text
+from tag2mask.core.files import naming_full_disk, require_inside, write_text
 from tag2mask.networks.checkpoint import not_finite
 
 FITTED = 0.03
@@ -60,10 +60,14 @@ class Meter:
         """Raise a `Tag2maskError` if the loss is not finite."""
         total = self.sums.get("loss")
         if total is not None and not bool(torch.isfinite(total)):
-            raise Tag2maskError(
-                f"the loss is not finite at step {step}; train again with --restart {self.stage} and a lower "
-                f"--{self.stage}.learning_rate, or with --{self.stage}.precision fp32"
-            )
+            raise self.diverged(step)
+
+    def diverged(self, step: int) -> Tag2maskError:
+        """The error for a loss that is not finite, or cannot be computed since its input is not."""
+        return Tag2maskError(
+            f"the loss is not finite at step {step}; train again with --restart {self.stage} and a lower "
+            f"--{self.stage}.learning_rate, or with --{self.stage}.precision fp32"
+        )
 
     def check_weights(self, network: nn.Module, step: int) -> None:
         """Raise a `Tag2maskError` if weights are not finite, which the loss before the step does not show."""
@@ -96,7 +100,7 @@ class TrainingLog:
 
     def append(self, values: Mapping[str, float]) -> None:
         """Add one line; ``values`` include `step`."""
-        with self.path.open("a", encoding="utf-8") as file:
+        with naming_full_disk(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(dict(values), allow_nan=False) + "\n")
         if self.board is not None:
             for name, value in values.items():

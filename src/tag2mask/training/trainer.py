@@ -1,7 +1,7 @@
 """The training loop, one for every device, with exact resume."""
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,7 @@ from tag2mask.core.distributed import TIMEOUT, gathered, mean_over_processes
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.core.machine_errors import is_machine_error
 from tag2mask.networks.checkpoint import not_finite
-from tag2mask.training.batches import Samples, batches
+from tag2mask.training.batches import Samples, batches, until_stopped
 from tag2mask.training.checkpointing import (
     BestWeights,
     Interrupted,
@@ -71,11 +71,13 @@ class TrainingResult:
 
     Attributes:
         resumed_from: the step of the resumed state; 0 without one.
+        note: why the weights may differ from those of an uninterrupted training; empty if they do not.
         unreadable: the reason for each image that could not be read; others took its place.
     """
 
     steps: int
     resumed_from: int
+    note: str = ""
     unreadable: dict[str, str] = field(default_factory=dict)
 
 
@@ -92,8 +94,9 @@ def train_network(
 ) -> TrainingResult:
     """Train the network of ``task`` in place, from the state saved in ``folder`` if there is one.
 
-    On a CPU in fp32 an interrupted and resumed run ends with the same weights, bit for bit, as an uninterrupted one:
-    the order of images, their augmentation and every other draw depend on (seed, step) alone.
+    On a CPU in fp32 an interrupted run that is resumed with the same number of threads ends with the same weights, bit
+    for bit, as an uninterrupted one: the order of images, their augmentation and every other draw depend on
+    (seed, step) alone.
 
     Args:
         task: its network must be newly initialised; on resume its weights are overwritten.
@@ -118,9 +121,18 @@ def train_network(
     loader = batches(task.samples, settings, seed, (step, total), workers, loop.accelerator)
     main = loop.accelerator.is_main_process
     opened = training_log(folder, step=step, tensorboard=records.tensorboard) if main else nullcontext()
-    trained = TrainingResult(steps=step, resumed_from=step)
-    with retained_memory(), opened as log, SignalHandler().listen() as stop:
-        for batch in loader:
+    trained = TrainingResult(steps=step, resumed_from=step, note=loop.note)
+    with (
+        retained_memory(),
+        opened as log,
+        SignalHandler().listen() as stop,
+        closing(until_stopped(loader, lambda: stop.received)) as arriving,
+    ):
+        for batch in arriving:
+            if batch is None:
+                loop.check(step)
+                loop.save(state_path, step)
+                raise _interrupted(step, total)
             trained.unreadable.update(batch["failed"])
             if "image" not in batch:
                 raise Tag2maskError("not one image of the training set can be read; `tag2mask check` lists why")
@@ -147,14 +159,16 @@ def train_network(
             if saves or stops:
                 loop.save(state_path, step)
             if stops and not last:
-                raise Interrupted(
-                    f"stopped at step {step} of {total}; the state is saved, the same command continues from there"
-                )
+                raise _interrupted(step, total)
     trained.steps = step
     trained.unreadable = {name: reason for each in gathered(trained.unreadable) for name, reason in each.items()}
     loop.average.copy_to(task.network)
     loop.best.copy_to(task.network)
     return trained
+
+
+def _interrupted(step: int, total: int) -> Interrupted:
+    return Interrupted(f"stopped at step {step} of {total}; the state is saved, the same command continues from there")
 
 
 def check_requirements(
@@ -180,6 +194,7 @@ class _Loop:
         channels_last(self.network).train()  # convolutions on CPUs are faster by a third
         self.average = WeightAverage(self.network, settings.ema_decay)
         self.best = BestWeights(enabled=settings.keep_best)
+        self.note = ""
         self.meter = Meter(task.stage, settings.batch_size // settings.gradient_accumulation_steps)
 
     @property
@@ -208,9 +223,11 @@ class _Loop:
                 losses = self.task.losses(self.network, dict(zip(tensors, chunk, strict=True)), step / total)
                 accelerator.backward(losses.total / settings.gradient_accumulation_steps)
                 self.meter.add(losses)
-        except UsageError:  # POT refuses features that are not finite, without the cause
+        except UsageError as error:  # POT and CRF refuse numbers that are not finite, without the cause
             self.meter.check_weights(self.plain, step)
-            raise
+            if "finite" not in str(error):
+                raise
+            raise self.meter.diverged(step) from error
         if settings.max_grad_norm is not None:
             every = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
             accelerator.clip_grad_norm_(every, settings.max_grad_norm)
@@ -235,6 +252,7 @@ class _Loop:
             scaler = self.accelerator.scaler
             state = {
                 "step": step,
+                "threads": torch.get_num_threads(),
                 "network": self.plain.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": scaler.state_dict() if scaler is not None else None,
@@ -270,6 +288,9 @@ class _Loop:
         self.best.resume(state["best"])
         if type(state["step"]) is not int or state["step"] < 0:
             raise ValueError("its step is not a number of steps")
+        before, now = state.get("threads"), torch.get_num_threads()
+        if type(before) is int and before != now and self.accelerator.device.type == "cpu":
+            self.note = f" with {now} threads instead of {before}, so that the last digits of the weights may differ"
         return state["step"]
 
 

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from tag2mask.core.errors import Tag2maskError, UsageError
-from tag2mask.core.files import atomic_path, files_below, remove_partial, write_json
+from tag2mask.core.files import files_below, remove_partial, write_json
 from tag2mask.core.provenance import PREDICTION_KEY, image_text, is_of_image_text, mask_origin, mask_text
 from tag2mask.data.dataset import ImageSet, find_images
-from tag2mask.data.images import IGNORED, palette, read_image, reduced, write_mask
+from tag2mask.data.images import IGNORED, palette, read_image, reduced, write_jpeg, write_mask
 from tag2mask.data.manifest import ImageItem
 from tag2mask.networks.checkpoint import NetworkFileError, load_segmentation_network
 from tag2mask.prediction.predictor import Prediction, Predictor, find_checkpoint
@@ -269,8 +268,7 @@ def _write_overlay(path: Path, image: np.ndarray, labels: np.ndarray) -> None:
     strength = np.where(np.isin(own, (0, IGNORED)), 0, np.float32(LABEL_ALPHA / 255))[..., None]
     mixed = (small * (1 - strength) + palette()[own] * strength).round().astype(np.uint8)
     mixed[outline(own)] = 255
-    with atomic_path(path) as temporary:
-        Image.fromarray(mixed).save(temporary, format="JPEG", quality=88)
+    write_jpeg(path, mixed, quality=88)
 
 
 def _is_same(one: Path, other: Path) -> bool:

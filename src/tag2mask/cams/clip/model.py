@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.core.machine_errors import is_machine_error
-from tag2mask.networks.backbones.hub import quiet, read_model_config, resolve_folder
+from tag2mask.networks.backbones.hub import check_parameters, quiet, read_model_config, resolve_folder
 from tag2mask.networks.backbones.weights import Notify, library_reason
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -229,18 +229,21 @@ def load_clip(name: str, *, notify: Notify | None = None) -> Clip:
         UsageError: it is not a CLIP, or files are missing.
         Tag2maskError: it could not be fetched, or its weights do not fit.
     """
-    from transformers import CLIPModel, CLIPTokenizer
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
     folder = resolve_folder(name, weights=True, setting="seeds.model", also=TOKENIZER_FILES, notify=notify)
-    kind = read_model_config(folder, "seeds.model")["model_type"]
-    if kind != "clip":
+    values = read_model_config(folder, "seeds.model")
+    if (kind := values["model_type"]) != "clip":
         raise UsageError(f"seeds.model: {name} is a model of type '{kind}', it should be 'clip'")
     try:
+        check_parameters(lambda: CLIPModel(CLIPConfig.from_dict(values)), folder, "seeds.model")
         with quiet():
             model, info = CLIPModel.from_pretrained(
                 folder, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
             )
         tokenizer = CLIPTokenizer.from_pretrained(folder)
+    except UsageError:
+        raise
     except Exception as error:  # the libraries raise errors of many kinds
         if is_machine_error(error):
             raise

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from threading import Thread
 from typing import NamedTuple
@@ -195,7 +195,12 @@ def _run(jobs: list[Job], workers: int) -> Iterator[None]:
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         with _no_interrupts():
             done = pool.map(_write_mask, jobs, chunksize=16)
-        yield from done
+        try:
+            yield from done
+        except BaseException:
+            for process in active_children():  # one that hangs would keep the pool from ending
+                process.kill()
+            raise
 
 
 def _end_with_parent() -> None:

@@ -8,7 +8,14 @@ from pathlib import Path
 from shutil import rmtree
 
 from tag2mask.core.errors import UsageError
-from tag2mask.core.files import TEMPORARY_PREFIX, atomic_path, remove_abandoned, temporary_name, write_json
+from tag2mask.core.files import (
+    TEMPORARY_PREFIX,
+    atomic_path,
+    naming_full_disk,
+    remove_abandoned,
+    temporary_name,
+    write_json,
+)
 from tag2mask.data.file_names import EXPORT_RECORD as RECORD
 
 
@@ -53,13 +60,14 @@ def atomic_target(out: Path, record: dict[str, object], *, overwrite: bool = Fal
     folder = out.parent / temporary_name(out.name)
     folder.mkdir()
     try:
-        yield folder
-        if out.suffix == ".zip":
-            with atomic_path(out) as temporary:
-                _pack(folder, temporary)
-        else:
-            write_json(folder / RECORD, record)
-            _put(folder, out)
+        with naming_full_disk(out):
+            yield folder
+            if out.suffix == ".zip":
+                with atomic_path(out) as temporary:
+                    _pack(folder, temporary)
+            else:
+                write_json(folder / RECORD, record)
+                _put(folder, out)
         # Only now: an earlier export that a killed command had moved away may be the only one.
         remove_abandoned(each for each in out.parent.glob(f"{TEMPORARY_PREFIX}*") if each.name.endswith(f"~{out.name}"))
     finally:

@@ -6,14 +6,19 @@ A name is first resolved to a folder of the hub's cache; all further reading is 
 import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from fnmatch import filter as matching
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from tag2mask.core.errors import Tag2maskError, UsageError
+from tag2mask.core.files import refuse_expansion
 from tag2mask.networks.backbones.base import IMAGENET_MEAN, IMAGENET_STD, Colour
 from tag2mask.networks.backbones.weights import Notify
 
@@ -103,9 +108,64 @@ def read_model_config(folder: Path, setting: str = BACKBONE) -> dict[str, Any]:
 
 
 def clean_config(values: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without code references, loaders, class names and the choice of an attention kernel."""
+    """A configuration without code references, loaders, class names and the choice of an attention kernel.
+
+    Raises:
+        UsageError: it has more layers, or wider ones, than any published model.
+    """
     kept = (key for key in values if key not in _NEVER_FROM_A_FILE and "implementation" not in key)
-    return {key: values[key] for key in kept}
+    found = {key: values[key] for key in kept}
+    _check_numbers(found)
+    return found
+
+
+_COUNTS = ("block", "depth", "layer", "stage", "num_")
+"""Parts of the names of settings that count layers."""
+
+_SIZES = ("channel", "dim", "feature", "group", "head", "label", "size", "stride", "token", "width")
+"""Parts of the names of settings that are sizes."""
+
+_MOST_LAYERS, _LARGEST, _MOST_PARAMETERS = 1000, 1 << 20, 1 << 31
+
+
+def _check_numbers(values: Mapping[str, Any]) -> None:
+    """Raise a `UsageError` for numbers that no model has: building it would take hours, or all memory."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            _check_numbers(value)
+            continue
+        numbers = [each for each in (value if isinstance(value, list | tuple) else [value]) if isinstance(each, int)]
+        counts = any(part in name for part in _COUNTS) and not any(part in name for part in _SIZES)
+        if numbers and (max(numbers) > _LARGEST or (counts and sum(numbers) > _MOST_LAYERS)):
+            limit = f"at most {_MOST_LAYERS} in all" if counts else f"at most {_LARGEST}"
+            raise UsageError(f"the configuration of the model says {name} {str(value)[:80]}, {limit} are allowed")
+
+
+def check_parameters(build: Callable[[], nn.Module], folder: Path | None, setting: str = BACKBONE) -> None:
+    """Check a model before memory is allocated for it.
+
+    Args:
+        build: makes the model.
+        folder: of its weights; None: random ones.
+        setting: the setting that names the model, for messages.
+
+    Raises:
+        UsageError: it has more parameters than its weights have bytes or, without weights, than `_MOST_PARAMETERS`; or
+            a file of weights would take more memory than it has bytes.
+    """
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        count = sum(parameter.numel() for parameter in build().parameters())
+    files = [] if folder is None else [folder / name for name in _weight_files(folder)]
+    most = _MOST_PARAMETERS if folder is None else sum(file.stat().st_size for file in files)
+    if count > most:
+        given = "are allowed" if folder is None else f"fit into the weights in {folder}"
+        described = f"{setting}: the configuration of the model describes {count} parameters"
+        raise UsageError(f"{described}, at most {most} {given}; fetch the model again, or use another one")
+    for file in files:
+        try:
+            refuse_expansion(file)
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise UsageError(f"{setting}: {file} could not be read as a file of weights ({error})") from error
 
 
 def read_normalisation(folder: Path, model_type: str) -> tuple[Colour, Colour]:

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ from torch.nn import functional as F
 from tag2mask.core.errors import UsageError, first_five
 from tag2mask.core.machine_errors import is_machine_error
 from tag2mask.networks.backbones.base import Backbone, Family, Stage, ceil_grid
-from tag2mask.networks.backbones.hub import clean_config, quiet, read_model_config, read_normalisation, resolve_folder
+from tag2mask.networks.backbones.hub import (
+    check_parameters,
+    clean_config,
+    quiet,
+    read_model_config,
+    read_normalisation,
+    resolve_folder,
+)
 from tag2mask.networks.backbones.weights import Notify, library_reason
 from tag2mask.networks.settings import NetworkSettings
 
@@ -317,7 +325,9 @@ def _build(settings: NetworkSettings, dilated: bool, notify: Notify | None) -> B
     folder = resolve_folder(name, weights=settings.wants_pretrained, notify=notify)
     values = read_model_config(folder)
     weights = folder if settings.wants_pretrained else None
-    backbone = build_from_config(values, folder=weights, output_stride=settings.output_stride)
+    build = partial(build_from_config, values, output_stride=settings.output_stride)
+    check_parameters(build, weights)
+    backbone = build(folder=weights)
     backbone.mean, backbone.std = read_normalisation(folder, values["model_type"])
     return backbone
 
