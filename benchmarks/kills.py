@@ -50,7 +50,7 @@ VERBS = ("run", "predict", "import", "export", "review")
 OTHERS = ("report", "evaluate", "check", "look", "export", "predict")
 """The commands that have to work after any was killed, besides `import`, which changes what they read."""
 
-CHANGING = ("log.jsonl", "state.pt", "environment.json", "report.html", "pace/")
+CHANGING = ("log.jsonl", "state.pt", "environment.json", "report.html", "throughput/")
 """Files that hold times, or how often a training was resumed."""
 
 _AT = re.compile(rb'"at": "[^"]*"')
@@ -150,19 +150,12 @@ def admitted(server: Command) -> Callable[[int, bytes], None]:
     parts = urlsplit(json.loads(server.said)["address"])
     connection = HTTPConnection("127.0.0.1", parts.port or 0, timeout=30)
 
-    def asked(method: str, address: str, body: bytes | None = None) -> tuple[str, str]:
-        connection.request(method, address, body, headers)
+    def send(index: int, mask: bytes) -> None:
+        headers = {"Content-Type": "application/octet-stream"}
+        connection.request("PUT", f"{parts.path}api/images/{index}/mask?verdict=corrected", mask, headers)
         answer = connection.getresponse()
         page = answer.read().decode()
         assert answer.status < 400, page
-        return page, answer.getheader("Set-Cookie") or ""
-
-    headers = {"Content-Type": "application/octet-stream"}
-    headers["Cookie"] = asked("GET", f"/?{parts.query}")[1].partition(";")[0]
-    headers["X-Review-Token"] = asked("GET", "/")[0].partition('name="token" content="')[2].partition('"')[0]
-
-    def send(index: int, mask: bytes) -> None:
-        asked("PUT", f"/api/images/{index}/mask?verdict=corrected", mask)
 
     return send
 

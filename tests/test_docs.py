@@ -32,7 +32,7 @@ _INLINE = re.compile(r"``(.+?)``|`([^`\n]+)`")
 def _shown(node: ast.AST) -> str | None:
     """A text of the program as people see it: `…` for what is put in when it is shown."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value
+        return node.value.replace("{}", "…")
     if isinstance(node, ast.JoinedStr):
         return "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
     return None

@@ -66,7 +66,7 @@ LINKS = {
     "cams/pot/train": "cams",
     "train": "train",
     "confidence": "confidence",
-    "confidence/evidence/train": "confidence",
+    "confidence/features/train": "confidence",
 }
 
 
@@ -86,10 +86,10 @@ def test_no_stage_writes_through_a_link_and_a_restart_replaces_it(
 
 
 def test_the_records_of_speed_follow_no_link(copied: Path, scenes: Path, tmp_path: Path) -> None:
-    before = link(copied / "pace", tmp_path / "elsewhere")
+    before = link(copied / "throughput", tmp_path / "elsewhere")
     rmtree(copied / "masks")
     assert run("refine", scenes, copied) == 2
-    (copied / "pace").unlink()
+    (copied / "throughput").unlink()
     assert run("refine", scenes, copied) == 0
     assert files_of(tmp_path / "elsewhere") == before
 

@@ -10,7 +10,7 @@ from tag2mask import __version__
 from tag2mask.cli.commands import COMMANDS, overview
 from tag2mask.cli.doctor import doctor
 from tag2mask.core.errors import Tag2maskError, UsageError, printable
-from tag2mask.core.machine_errors import CONTINUES, machine_error
+from tag2mask.core.machine_errors import KEPT, machine_error
 
 # Modules that load torch are imported where they are needed: `doctor` has to work without torch.
 
@@ -58,15 +58,14 @@ def _print_error(message: str) -> None:
 
 
 def _exit_code_and_message(error: BaseException) -> tuple[int, str]:
-    kept = f"finished files are kept, and {CONTINUES}"
     if isinstance(error, Tag2maskError):
         return error.exit_code, str(error)
     if isinstance(error, KeyboardInterrupt):
-        return 1, f"stopped; {kept}"
+        return 1, f"stopped; {KEPT}"
     if found := machine_error(error):
         return 1, str(found)
     if isinstance(error, OSError):
-        return 1, f"{error}; {kept}"
+        return 1, f"{error}; {KEPT}"
     if isinstance(error, ImportError):
         return 1, f"{error}; `tag2mask doctor` shows what is missing and how to install it"
     return 1, f"unexpected {type(error).__name__}: {error} (--debug shows where)"

@@ -11,6 +11,7 @@ from pathlib import Path
 from tag2mask.core.errors import Tag2maskError
 
 CONTINUES = "the same command continues from there"
+KEPT = "finished files are kept, and the same command continues from there"
 
 _FULL = {
     errno.ENOSPC: "no space left on the disk of {}; free some",
@@ -78,7 +79,7 @@ def machine_error(error: BaseException, path: Path | None = None) -> Tag2maskErr
         searched = text if number is None else ""  # not the name of a file
         for message, numbers, parts in _KINDS:
             if number in numbers or any(part in searched for part in parts):
-                return Tag2maskError(f"{message.format(text[:200])}; finished files are kept, and {CONTINUES}")
+                return Tag2maskError(f"{message.format(text[:200])}; {KEPT}")
         for code, message in _FULL.items():
             if number == code or os.strerror(code) in searched:
                 named = path or getattr(each, "filename", None) or "the output or of the temporary files"
