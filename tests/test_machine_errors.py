@@ -173,7 +173,7 @@ def test_at_every_stage_a_full_disk_is_named(scenes: Path, small_disk: Callable[
         full = set()
         while run(stage, scenes, out, **settings, **SMALL.get(stage, {})):
             said = " ".join(capsys.readouterr().err.split())
-            assert f"no space left on the disk of {out}/" in said and "unexpected" not in said, said
+            assert f"no space left on the disk of {out}/" in said and "error: unexpected" not in said, said
             assert "free some, and the same command continues from there" in said
             full.add(said.partition(f"{out}/")[2].partition(";")[0])
             size += max(4, size // 10)
@@ -240,7 +240,7 @@ def test_a_killed_process_that_reads_images_is_named(scenes: Path, tmp_path: Pat
     with training(scenes, tmp_path / "out") as (command, readers):
         readers[0].kill()
         said = command.communicate(timeout=100)[1]
-        assert command.returncode == 1 and "unexpected" not in said
+        assert command.returncode == 1 and "error: unexpected" not in said
         assert "error: a process that reads images was killed (" in said and "fewer --workers" in said
 
 
@@ -329,4 +329,4 @@ def test_a_learning_rate_that_diverges_is_named(stage: str, scenes: Path, tmp_pa
     capsys.readouterr()
     assert run(stage, scenes, tmp_path / "out", **(more | settings)) == 1
     said = " ".join(capsys.readouterr().err.split())
-    assert "not finite" in said and f"--{stage}.learning_rate" in said and "unexpected" not in said, said
+    assert "not finite" in said and f"--{stage}.learning_rate" in said and "error: unexpected" not in said, said
