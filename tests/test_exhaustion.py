@@ -107,15 +107,10 @@ def _old_format(path: Path) -> None:
     path.write_bytes(changed)
 
 
-def _meta(path: Path) -> None:
-    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7, device="meta")}, path)
-
-
 HOSTILE_WEIGHTS = {
     "compressed.pth": (_compressed, "its entries would take"),
     "claiming.pth": (_claiming, "could not be read as a file of weights"),
     "old.pth": (_old_format, "memory ran out while|could not be read as a file of weights"),
-    "meta.pth": (_meta, "does not fit|should hold named tensors"),
 }
 
 
@@ -127,6 +122,19 @@ def test_weights_that_claim_more_than_they_hold(name: str, tmp_path: Path) -> No
     with bounded(), pytest.raises(Tag2maskError, match=line) as caught:
         build_backbone(NetworkSettings(backbone="resnet18", weights=str(path)))
     assert str(path) in str(caught.value) and "weights_only" not in str(caught.value)
+
+
+CHANGES = [lambda value: value.to("meta"), torch.Tensor.to_sparse, torch.Tensor.cfloat]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=["meta", "sparse", "complex"])
+def test_tensors_without_plain_numbers_are_named(
+    change: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path
+) -> None:
+    state = build_backbone(NetworkSettings(backbone="resnet18", weights="none")).state_dict()
+    torch.save(state | {"conv1.weight": change(state["conv1.weight"])}, tmp_path / "weights.pth")
+    with pytest.raises(UsageError, match=r"should hold dense tensors of real numbers; other: conv1\.weight"):
+        build_backbone(NetworkSettings(backbone="resnet18", weights=str(tmp_path / "weights.pth")))
 
 
 @pytest.mark.parametrize("name", ["compressed.pth", "claiming.pth"])
