@@ -278,7 +278,7 @@ def test_another_number_of_threads_is_noted(scenes: Path, tmp_path: Path, capsys
     assert state["threads"] == now
     for threads, expected in (
         (now, "resumed at step 1 of 4\n"),
-        (77, f"1 of 4 with {now} threads instead of 77, so that"),
+        (77, f"1 of 4 with {now} threads instead of 77"),
     ):
         torch.save({**state, "threads": threads, "step": 1}, tmp_path / "out/train/state.pt")
         capsys.readouterr()

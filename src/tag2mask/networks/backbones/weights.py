@@ -128,7 +128,17 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise UsageError(
             f"network.weights: {path} should hold named tensors (a state dict), it holds a {type(state).__name__}"
         )
+    if other := [name for name, value in state.items() if not _is_plain(value)]:
+        raise UsageError(
+            f"network.weights: {path} should hold dense tensors of real numbers; other: {first_five(other)}; save its "
+            f"state dict again with `.float()`"
+        )
     return state
+
+
+def _is_plain(value: Tensor) -> bool:
+    is_dense = value.layout == torch.strided and value.device.type == "cpu"
+    return is_dense and not value.is_quantized and not value.is_complex()
 
 
 def library_reason(error: Exception) -> str:
