@@ -135,7 +135,10 @@ def test_a_training_is_not_gone_on_with_on_other_data(data: tuple[Path, Path], c
     (out / "train/network.safetensors").unlink()
     (out / "train/data.json").write_text("[]")
     assert run("train", root, out) == 1
-    assert "data.json is damaged; --restart train starts again" in capsys.readouterr().err
+    assert (
+        "data.json could not be read as JSON (it holds a list instead of an object); --restart train starts again"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"\0" * 100], ids=["empty", "torn", "zeros"])

@@ -356,7 +356,7 @@ def test_a_save_on_a_full_disk_leaves_the_earlier_decision(
         disk.setattr(Path, writer, full)
         for index in (0, 1):
             answer = page.put(f"/api/images/{index}/mask?verdict=corrected", every_value(2).tobytes())
-            assert answer.status_code == 500 and answer.get_json() == {"error": "No space left on device"}
+            assert answer.status_code == 500 and "no space left" in answer.get_json()["error"]
     assert _stored(run) == before
     assert page.session.list.counts() == counts == _page(run).session.list.counts()
     assert page.put("/api/images/0/mask?verdict=corrected", every_value(2).tobytes()).status_code == 200

@@ -287,7 +287,7 @@ def test_what_cannot_be_saved_is_told_and_kept(page: webdriver.Chrome, run: Path
     (run / "corrections").write_text("in the way")
     _drag(page, (10, 10), (12, 10))
     _until(page, lambda: page.find_element(By.ID, "fault").is_displayed())
-    assert "Not saved: File exists" in page.find_element(By.ID, "fault").text
+    assert "Not saved: Not a directory" in page.find_element(By.ID, "fault").text
     _press(page, "t")
     page.switch_to.active_element.send_keys(Keys.SPACE)
     _listed(page)[3].find_element(By.TAG_NAME, "button").click()

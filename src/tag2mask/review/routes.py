@@ -262,11 +262,11 @@ def error_answer(error: Exception) -> tuple[Response | str, int]:
         code, message = 409, str(error)
     elif isinstance(error, UsageError):
         code, message = 400, str(error)
-    elif isinstance(error, Tag2maskError):
-        code, message = 422, str(error)
-    elif isinstance(error, OSError):
+    elif isinstance(error, OSError):  # a full disk, too, which is both
         where = f": {error.filename}" if error.filename else ""
         code, message = 500, f"{error.strerror or error}{where}"
+    elif isinstance(error, Tag2maskError):
+        code, message = 422, str(error)
     else:
         code, message = 500, f"unexpected {type(error).__name__}: {error}"
     if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
