@@ -64,7 +64,7 @@ def problem(images: int, grid: int, channels: int, tags_each: int) -> tuple[Tens
             blob = torch.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 0.03)
             tags[image, tag], activations[image, tag] = True, blob
             features[image] += torch.randn(channels, 1, 1, generator=generator) * (blob > 0.3)
-    return features, normalised_cams(activations, tags), tags
+    return features, normalised_cams(activations), tags
 
 
 @contextlib.contextmanager
@@ -169,7 +169,7 @@ def training_step(
     def with_pot(settings: PotSettings) -> Tensor:
         with autocast():
             output = network(images)
-        cams = normalised_cams(output.cams, tags)
+        cams = normalised_cams(output.cams)
         result = transport_cams(output.features, cams.detach(), tags, settings)
         classification = F.multilabel_soft_margin_loss(output.logits, tags.float())
         return classification + 0.5 * consistency_loss(cams, tags, result, stop_gradient=stop_gradient)

@@ -62,4 +62,4 @@ def random_problem(
     if ragged:
         valid[1::2, -2:] = False
         valid[1::2, :, -1:] = False
-    return Problem(features, normalised_cams(activations, tags, valid), tags, valid)
+    return Problem(features, normalised_cams(activations, valid), tags, valid)

@@ -4,6 +4,7 @@ The method of docs/method.md in its order: self-affinity; confident pixels and c
 PythonOT (allocation); CAMs by regenerated prototypes and the plan (activation). Class 0 is background.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,9 +32,9 @@ def unit(vector: np.ndarray) -> np.ndarray:
     return vector / length if length > 0 else vector
 
 
-def with_background(tags: Maps, pixels: int) -> Maps:
-    """Background is what no tag claims."""
-    return {0: 1 - np.max([*tags.values(), np.zeros(pixels)], axis=0), **tags}
+def with_background(tags: Maps, pixels: int, absent: Sequence[np.ndarray] = ()) -> Maps:
+    """Background is what no tag claims, nor an absent class."""
+    return {0: 1 - np.max([*tags.values(), *absent, np.zeros(pixels)], axis=0), **tags}
 
 
 def self_affinity(f: np.ndarray, base: Maps, places: np.ndarray, settings: PotSettings) -> tuple[np.ndarray, Maps]:
@@ -114,7 +115,8 @@ def reference_pot(problem: Problem, image: int, settings: PotSettings) -> Refere
     f = np.stack([unit(row) for row in problem.features[image].double().numpy()[:, inside].T])  # (n, D)
     maps = problem.cams[image].double().numpy()[:, inside]  # (C, n)
     tags = {c + 1: maps[c] for c in range(len(maps)) if problem.tags[image, c] and maps[c].max() > 0}
-    f, base = self_affinity(f, with_background(tags, len(f)), np.argwhere(inside), settings)
+    absent = [maps[c] for c in range(len(maps)) if settings.background == "all" and not problem.tags[image, c]]
+    f, base = self_affinity(f, with_background(tags, len(f), absent), np.argwhere(inside), settings)
 
     # Partition: several prototypes for each class, from its confident pixels.
     seeds = confident_pixels(base, settings)

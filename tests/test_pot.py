@@ -175,7 +175,7 @@ def test_the_order_of_classes_does_not_matter(variant: PotSettings) -> None:
 
 @variants
 def test_absent_classes_cost_nothing_and_change_nothing(variant: PotSettings) -> None:
-    problem = random_problem(12, (2, 1, 3))
+    problem, variant = random_problem(12, (2, 1, 3)), replace(variant, background="tags")
     result = solve(problem, variant)
     garbage = torch.full((3, 200, 8, 9), torch.nan)
     more = Problem(
@@ -275,18 +275,18 @@ def test_gradients_of_unused_and_empty_prototypes_are_finite() -> None:
 def test_normalised_cams(seed: int, scale: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     activations = scale * torch.randn(3, 4, 5, 6, generator=generator)
-    tags, valid = (torch.rand(*shape, generator=generator) > 0.5 for shape in ((3, 4), (3, 5, 6)))
+    valid = torch.rand(3, 5, 6, generator=generator) > 0.5
     activations.masked_fill_(~valid[:, None], torch.nan)  # padding may hold anything
-    cams = normalised_cams(activations, tags, valid)
+    cams = normalised_cams(activations, valid)
     for image in range(3):
         for tag in range(4):
-            map_ = activations[image, tag].nan_to_num(0).relu() * tags[image, tag]
+            map_ = activations[image, tag].nan_to_num(0).relu()
             close(cams[image, tag], map_ / (map_.max() + 1e-5), 1e-6)
 
 
 def test_no_gradient_through_the_maximum_of_a_cam() -> None:
     activations = torch.tensor([[[[1.0, 4.0, -2.0]]]], requires_grad=True)
-    normalised_cams(activations, torch.ones(1, 1, dtype=torch.bool)).sum().backward()
+    normalised_cams(activations).sum().backward()
     close(activations.grad, torch.tensor([[[[1.0, 1.0, 0.0]]]]) / (4 + 1e-5))
 
 

@@ -32,6 +32,7 @@ SETTINGS = {
     "cosine": replace(BASE, epsilon=0.2, epsilon_unit="cosine"),
     "similarity": replace(BASE, column_marginal="similarity"),
     "no-affinity": replace(BASE, affinity=None),
+    "all-classes": replace(BASE, affinity=None, background="all"),
     "wide-affinity": replace(BASE, affinity=3.0, affinity_radius=20.0),
     "own-scale": replace(BASE, normalise_over="class"),
     "four-clusters": replace(BASE, num_prototypes=4),

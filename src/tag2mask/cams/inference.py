@@ -18,7 +18,7 @@ class ImageMaps:
     """Maps of a batch of images, on the grid of scale 1.
 
     Attributes:
-        cams: (N, C, h, w) in [0, 1], the classifier's CAMs, 0 for absent classes; h = ceil(H / stride).
+        cams: (N, C, h, w) in [0, 1], the classifier's CAMs; h = ceil(H / stride).
         features: (N, D, h, w), the joint feature, unit length over channels.
         tags: (N, C) bool.
         scores: (N, C) in (0, 1), the classifier's probabilities, from the mean logits over scales and mirror images.
@@ -38,7 +38,7 @@ class ImageMaps:
         if self.external is None:
             return self.cams
         valid = torch.ones_like(self.cams[:, 0], dtype=torch.bool)
-        return base_cams(self.cams, self.external, self.tags, self.external_settings, valid)
+        return base_cams(self.cams, self.external, self.external_settings, valid)
 
     def prototype_cams(self, settings: PotSettings) -> TransportCams:
         """The single-prototype CAMs, from the same seeds as `transport`."""
@@ -101,7 +101,7 @@ def image_maps(
         logits.append(output.logits.float().view(-1, *tags.shape).mean(0))
     summed = torch.stack(cams).sum(0)
     joint = F.normalize(torch.stack(features).sum(0), dim=1)
-    return ImageMaps(normalised_cams(summed, tags), joint, tags, torch.stack(logits).mean(0).sigmoid())
+    return ImageMaps(normalised_cams(summed), joint, tags, torch.stack(logits).mean(0).sigmoid())
 
 
 def _on_grid(maps: Tensor, grid: list[int], flip: bool) -> Tensor:

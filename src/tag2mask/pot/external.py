@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tag2mask.core.fields import Checked, setting
 from tag2mask.pot.method import TransportCams
-from tag2mask.pot.partition import NORM_EPSILON, normalised_cams, present_slots
+from tag2mask.pot.partition import NORM_EPSILON, normalised_cams
 
 NO_MAP = -1.0
 """The value of a class without an external map; 0 means that the class is not visible."""
@@ -28,7 +28,8 @@ class ExternalSettings(Checked):
         base: the CAM for the partition: the `classifier`'s, the `external` one, or their `mean`.
         suppression: σ, the share of the external background that is subtracted from POT's foreground; 0 leaves it out
             (published: 0.5).
-        consistency_weight: λ_ext, of the loss between the classifier's CAM and the external target; 0 leaves it out.
+        consistency_pair: what the consistency loss compares: the classifier's CAM with POT's (`classifier-pot`, the
+            paper's figure), or POT's with the external target (`pot-target`, the release).
         background_subtraction: the share of its own background that the target's foreground loses (published, in
             training).
         agreement: the share of POT's map that is added to the target where both have the same class (published: 0.2
@@ -37,7 +38,7 @@ class ExternalSettings(Checked):
 
     base: Literal["classifier", "external", "mean"] = "classifier"
     suppression: float = setting(0.0, low=0)
-    consistency_weight: float = setting(0.0, low=0)
+    consistency_pair: Literal["classifier-pot", "pot-target"] = "classifier-pot"
     background_subtraction: float = setting(0.15, low=0)
     agreement: float = setting(0.2, low=0)
 
@@ -46,20 +47,19 @@ class ExternalSettings(Checked):
     @property
     def used(self) -> bool:
         """Whether base CAMs are needed."""
-        return self.base != "classifier" or self.suppression > 0 or self.consistency_weight > 0
+        return self.base != "classifier" or self.suppression > 0 or self.consistency_pair == "pot-target"
 
 
-def base_cams(cams: Tensor, external: Tensor, tags: Tensor, settings: ExternalSettings, valid: Tensor) -> Tensor:
+def base_cams(cams: Tensor, external: Tensor, settings: ExternalSettings, valid: Tensor) -> Tensor:
     """The CAMs for the partition; a tag without an external map keeps the classifier's.
 
     Args:
         cams: (N, C, h, w) in [0, 1], the classifier's, of `normalised_cams`.
         external: (N, C, h, w) in [0, 1]; `NO_MAP` for a class without one.
-        tags: (N, C) bool.
         valid: (N, h, w) bool, False = padding.
 
     Returns:
-        (N, C, h, w) in [0, 1], each tag's divided by its maximum + 1e-5.
+        (N, C, h, w) in [0, 1], each divided by its maximum + 1e-5.
     Source: ours; the release takes the classifier's.
     """
     if settings.base == "classifier":
@@ -67,7 +67,7 @@ def base_cams(cams: Tensor, external: Tensor, tags: Tensor, settings: ExternalSe
     known = external.detach().amax((2, 3), keepdim=True) >= 0
     external = external.clamp_min(0)
     mixed = external if settings.base == "external" else (cams + external) / 2
-    return torch.where(known, normalised_cams(mixed, tags, valid), cams)
+    return torch.where(known, normalised_cams(mixed, valid), cams)
 
 
 def suppressed(result: TransportCams, external: Tensor, settings: ExternalSettings) -> TransportCams:
@@ -89,7 +89,6 @@ def suppressed(result: TransportCams, external: Tensor, settings: ExternalSettin
     return _with_maps(result, torch.where(known.any(1)[:, None, None, None], maps, result.maps))
 
 
-@torch.no_grad()
 def external_target(result: TransportCams, external: Tensor, settings: ExternalSettings) -> Tensor:
     """The training target and fused CAM: the external CAM sharpened, without weak pixels, plus POT where both agree.
 
@@ -102,7 +101,7 @@ def external_target(result: TransportCams, external: Tensor, settings: ExternalS
 
     Returns:
         (N, S, h, w) in [0, 1] by slot, background first; 0 in padding and unused slots; POT's maps for an image
-        without external maps.
+        without external maps. Gradients flow into POT's maps.
     Source: the release, with a mean over the image instead of over a row, which is probably an error there.
     """
     outside, known = _slots_of(external, result)
@@ -124,21 +123,26 @@ def fused(result: TransportCams, external: Tensor, settings: ExternalSettings) -
     return _with_maps(result, external_target(result, external, settings))
 
 
-def external_loss(cams: Tensor, tags: Tensor, external: Tensor, target: Tensor, result: TransportCams) -> Tensor:
-    """L_ext: the mean absolute difference of the classifier's CAM and the target over background and tags.
+def external_loss(result: TransportCams, external: Tensor, settings: ExternalSettings) -> Tensor:
+    """L_ext: the mean absolute difference of POT's CAMs and the target over background and tags, each divided by its maximum.
 
-    A scalar, the mean over the images with external maps; tags without one do not count. ``cams`` (N, C, h, w) in
-    [0, 1] carry the gradient, ``target`` (N, S, h, w) is that of `external_target`.
+    A scalar, the mean over the images with external maps; tags without one do not count. Gradients flow into both sides,
+    not through the maxima.
 
-    Source: the release, which takes the mean over all classes, also absent ones, and does not stop gradients.
+    Args:
+        result: of POT, after `suppressed`.
+        external: (N, C, h, w), as for `suppressed`.
+
+    Source: the release, which takes the mean over all classes, also absent ones.
     """
-    slots = result.slots
-    valid = slots.valid.view(len(cams), *cams.shape[2:])
-    base = present_slots(cams, tags, valid, tag_slots=target.shape[1] - 1).base  # (N, S, n)
+    maps, target = (
+        each / (each.detach().amax((2, 3), keepdim=True) + NORM_EPSILON)
+        for each in (result.maps, external_target(result, external, settings))
+    )
     known = _slots_of(external, result)[1]  # (N, S - 1)
     counts = torch.cat([known.any(1, keepdim=True), known], 1)  # (N, S)
-    cells = counts[:, :, None] & slots.valid[:, None]
-    difference = ((base - target.flatten(2)).abs() * cells).sum((1, 2)) / cells.sum((1, 2)).clamp_min(1)
+    cells = counts[:, :, None, None] & _inside(result)
+    difference = ((maps - target).abs() * cells).sum((1, 2, 3)) / cells.sum((1, 2, 3)).clamp_min(1)
     return difference.sum() / known.any(1).sum().clamp_min(1)
 
 

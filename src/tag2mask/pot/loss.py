@@ -8,6 +8,7 @@ from torch import Tensor
 from tag2mask.core.errors import UsageError
 from tag2mask.pot.method import TransportCams
 from tag2mask.pot.partition import present_slots
+from tag2mask.pot.settings import Background
 
 StopGradient = Literal["none", "pot", "classifier"]
 
@@ -29,7 +30,13 @@ def certainty(posterior: Tensor) -> Tensor:
 
 
 def consistency_loss(
-    cams: Tensor, tags: Tensor, result: TransportCams, *, adaptive: bool = True, stop_gradient: StopGradient = "pot"
+    cams: Tensor,
+    tags: Tensor,
+    result: TransportCams,
+    *,
+    background: Background = "tags",
+    adaptive: bool = True,
+    stop_gradient: StopGradient = "pot",
 ) -> Tensor:
     """L_otcon: the weighted mean absolute difference of both CAMs over background and tags, averaged over images.
 
@@ -39,6 +46,7 @@ def consistency_loss(
         cams: (N, C, h, w) in [0, 1], the classifier's CAMs as `normalised_cams` gives them.
         tags: (N, C) bool.
         result: the transport CAMs of the same batch.
+        background: as in `PotSettings`.
         adaptive: weight by the certainty of the plan; False gives all valid pixels the same weight.
         stop_gradient: the side that receives no gradient: `pot`, `classifier`, or `none`.
 
@@ -56,7 +64,7 @@ def consistency_loss(
             f"received {tuple(cams.shape)} and {tuple(tags.shape)}"
         )
     valid = result.slots.valid.view(images, *grid)
-    base = present_slots(cams.float(), tags, valid, tag_slots=width - 1).base  # (N, S, n)
+    base = present_slots(cams.float(), tags, valid, background, tag_slots=width - 1).base  # (N, S, n)
     maps = result.maps.flatten(2)
     if stop_gradient == "pot":
         maps = maps.detach()

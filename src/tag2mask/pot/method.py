@@ -77,7 +77,8 @@ def transport_cams(
 
     Args:
         features: (N, D, h, w), any length; they are normalised over channels.
-        cams: (N, C, h, w) in [0, 1], base CAMs without background, of `normalised_cams`.
+        cams: (N, C, h, w) in [0, 1], base CAMs without background, of `normalised_cams`; those of absent classes are
+            read by the `background` of `all` classes alone.
         tags: (N, C) bool, the classes of each image; an image without tags gets background alone.
         settings: the defaults if None.
         valid: (N, h, w) bool, False = padding, which is never a seed and receives no mass; None = all valid.
@@ -98,7 +99,7 @@ def transport_cams(
         features = features.float()
         # The square root of a sum: the norm is several times slower over a dimension other than the last.
         length = features.square().sum(1, keepdim=True).clamp_min(_LEAST_LENGTH**2).sqrt()  # (N, 1, h, w)
-        slots = present_slots(cams.float(), tags, valid)
+        slots = present_slots(cams.float(), tags, valid, settings.background)
         _check_values(length, slots)
         points = (features / length).flatten(2).transpose(1, 2)  # (N, n, D)
         if settings.affinity is not None:

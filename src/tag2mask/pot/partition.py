@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tag2mask.ot.kmeans import spherical_kmeans
-from tag2mask.pot.settings import PotSettings
+from tag2mask.pot.settings import Background, PotSettings
 
 NORM_EPSILON = 1e-5
 """Added to a map's maximum before the division by it, as published."""
@@ -27,8 +27,8 @@ class Slots:
     Attributes:
         ids: (N, S) int64, class id of each slot, 0 = background, ascending; 0 again in unused slots.
         used: (N, S) bool, the slot is background or a tag whose CAM is not zero everywhere.
-        base: (N, S, n), base CAM in [0, 1]: background 1 − max over tags, then the tags; 0 in unused slots and
-            invalid pixels.
+        base: (N, S, n), base CAM in [0, 1]: background 1 − max over tags (or all classes), then the tags; 0 in unused
+            slots and invalid pixels.
         valid: (N, n) bool, the pixel belongs to the image.
         dropped: (N, C) bool, tags whose CAM is zero everywhere.
     """
@@ -57,44 +57,48 @@ class Partition:
     similarity: Tensor
 
 
-def normalised_cams(activations: Tensor, tags: Tensor, valid: Tensor | None = None) -> Tensor:
-    """The base CAM of the tags: ReLU, only tags, divided by its maximum + 1e-5; no gradient through the maximum.
+def normalised_cams(activations: Tensor, valid: Tensor | None = None) -> Tensor:
+    """The base CAMs: ReLU, each class divided by its maximum + 1e-5; no gradient through the maximum.
 
     Args:
         activations: (N, C, h, w), class activations, any range.
-        tags: (N, C) bool.
         valid: (N, h, w) bool, False = padding; None = all valid.
 
     Returns:
-        (N, C, h, w) in [0, 1]; 0 for absent classes and in padding.
+        (N, C, h, w) in [0, 1], also of absent classes; 0 in padding.
     Source: paper, figure 2; the constant from the release.
     """
-    keep = tags[:, :, None, None] if valid is None else tags[:, :, None, None] & valid[:, None]
-    cams = activations.relu().masked_fill(~keep, 0)
+    cams = activations.relu()
+    if valid is not None:
+        cams = cams.masked_fill(~valid[:, None], 0)
     return cams / (cams.detach().amax((2, 3), keepdim=True) + NORM_EPSILON)
 
 
-def present_slots(cams: Tensor, tags: Tensor, valid: Tensor, tag_slots: int | None = None) -> Slots:
+def present_slots(
+    cams: Tensor, tags: Tensor, valid: Tensor, background: Background = "tags", *, tag_slots: int | None = None
+) -> Slots:
     """Gather the maps of the present classes of each image, from cams (N, C, h, w) in [0, 1] and tags (N, C).
 
-    S is 1 + ``tag_slots``, the largest number of tags in the batch; to compute it waits for the device.
+    ``background`` is as in `PotSettings`. S is 1 + ``tag_slots``, the largest number of tags in the batch; to compute it
+    waits for the device.
     """
     inside = valid.flatten(1)  # (N, n)
     width = tag_slots if tag_slots is not None else int(tags.sum(1).max()) if tags.numel() else 0
     order = tags.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :width]  # (N, J), tags first, ascending
     tagged = tags.gather(1, order)
-    maps = cams.flatten(2).gather(1, order[:, :, None].expand(-1, -1, inside.shape[1]))  # (N, J, n)
-    maps = maps.masked_fill(~(tagged[:, :, None] & inside[:, None]), 0)
+    every = cams.flatten(2).masked_fill(~inside[:, None], 0)  # (N, C, n)
+    maps = every.gather(1, order[:, :, None].expand(-1, -1, inside.shape[1]))  # (N, J, n)
+    maps = maps.masked_fill(~tagged[:, :, None], 0)
     lit = tagged & (maps.detach().amax(2) > 0)
     # Unused slots get a value below every tag, so that they receive no gradient of a maximum of 0.
-    contest = maps.masked_fill(~tagged[:, :, None], -1.0)
-    maximum = contest.amax(1).clamp_min(0) if width else maps.new_zeros(inside.shape)
-    background = (1 - maximum) * inside
+    contest = every if background == "all" else maps.masked_fill(~tagged[:, :, None], -1.0)
+    maximum = contest.amax(1).clamp_min(0) if contest.shape[1] else maps.new_zeros(inside.shape)
+    rest = (1 - maximum) * inside
     ones = tags.new_ones(len(tags), 1)
     return Slots(
         ids=F.pad((order + 1) * tagged, (1, 0)),
         used=torch.cat([ones, lit], 1),
-        base=torch.cat([background[:, None], maps], 1),
+        base=torch.cat([rest[:, None], maps], 1),
         valid=inside,
         dropped=torch.zeros_like(tags).scatter(1, order, tagged & ~lit),
     )

@@ -5,6 +5,8 @@ from typing import ClassVar, Literal
 
 from tag2mask.core.fields import Checked, setting
 
+Background = Literal["tags", "all"]
+
 FOREGROUND_ONE_SCALE = 0.5
 """`PotSettings.foreground_threshold` for CAMs of a single scale, as in training; ours."""
 
@@ -24,6 +26,8 @@ class PotSettings(Checked):
         affinity: β, the weight of similarity in the self-affinity step, which smooths features and base CAMs first;
             null leaves the step out (published).
         affinity_radius: σ, the range of that step, in cells of the grid.
+        background: the background's base CAM: 1 − the maximum of the CAMs of the `tags` (ours), or of `all` classes, each
+            divided by its own maximum (published); `all` needs `affinity` null.
         seed_rule: confident pixels: `threshold` (ours), or `argmax` over background and tags (published).
         foreground_threshold: a pixel is a seed of the tag with the highest multi-scale CAM from this value on.
         background_threshold: a pixel is a background seed up to this multi-scale CAM value of every tag, in [0, 1].
@@ -45,6 +49,7 @@ class PotSettings(Checked):
 
     affinity: float | None = setting(10.0, above=0)
     affinity_radius: float = setting(5.0, above=0)
+    background: Background = "tags"
     seed_rule: Literal["threshold", "argmax"] = "threshold"
     foreground_threshold: float = setting(0.85, low=0, high=1)
     background_threshold: float = setting(0.25, low=0, high=1)
@@ -63,6 +68,11 @@ class PotSettings(Checked):
     min_seeds: ClassVar[int] = MIN_SEEDS
 
     _section: ClassVar[str] = "POT"
+
+    def problems(self) -> list[str]:
+        """Settings that do not go together."""
+        smoothed = self.background == "all" and self.affinity is not None
+        return ["background all needs affinity null, whose step computes the background from the tags"] if smoothed else []
 
     def one_scale(self) -> "PotSettings":
         """These settings with the thresholds that suit CAMs of a single scale."""
@@ -89,6 +99,7 @@ class PotSettings(Checked):
         return replace(
             self,
             affinity=None,
+            background="all",
             seed_rule="argmax",
             num_prototypes=2,
             column_marginal="similarity",

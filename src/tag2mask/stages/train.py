@@ -30,10 +30,9 @@ class Train(TrainingStage):
 
     def settings(self, config: Config, images: ImageSet) -> Settings:
         """The settings of network, method and training."""
-        uses_pot = config.train.consistency_weight or config.external.consistency_weight
         settings = {
             "network": plain(config.network, affecting=True),
-            "pot": plain(config.pot, affecting=True) if uses_pot else {},
+            "pot": plain(config.pot, affecting=True) if config.train.consistency_weight else {},
             "train": training_settings(config.train),
         }
         external = {"external": plain(config.external, affecting=True)} if config.external.used else {}
@@ -101,7 +100,8 @@ class Train(TrainingStage):
             result.notes.append(
                 f"{len(untagged)} images without tags served as examples of no class: {first_five(untagged)}"
             )
-        if config.network.projections and config.train.consistency_weight and config.train.stop_gradient == "pot":
+        unlearned = config.train.stop_gradient == "pot" and config.external.consistency_pair == "classifier-pot"
+        if config.network.projections and config.train.consistency_weight and unlearned:
             result.notes.append(
                 "the side projections stayed as they were drawn: with train.stop_gradient pot no gradient reaches them"
             )

@@ -114,7 +114,8 @@ class TrainSettings(LoopSettings, RecordSettings):
         classification_weight: λ_cls, of the multi-label soft margin loss.
         consistency_weight: λ_ot, of the consistency loss; 0 leaves it out.
         consistency_start: share of the steps, in [0, 1], before which the consistency loss is left out.
-        stop_gradient: the side of the consistency loss that gets no gradient: `pot`, `classifier` or `none`.
+        stop_gradient: the side of the consistency loss that gets no gradient: `pot`, `classifier` or `none`. Not read
+            by `external.consistency_pair` `pot-target`, where both get one.
     """
 
     optimizer: Optimizer = "adamw"

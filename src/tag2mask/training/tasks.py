@@ -1,7 +1,7 @@
 """The training tasks: the POT network, IRN's edge network and the segmentation network, each with its loss.
 
-POT network: L = λ_cls · multi-label soft margin + λ_ot · L_otcon + λ_ext · L_ext (docs/method.md, "Loss", and
-docs/seeds.md for L_ext).
+POT network: L = λ_cls · multi-label soft margin + λ_ot · L_otcon (docs/method.md, "Loss"), or with L_ext in the place of
+L_otcon (docs/seeds.md).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from tag2mask.networks.edge_network import EdgeNetwork
 from tag2mask.networks.pot_network import PotNetwork, PotOutput
 from tag2mask.networks.segmentation import SegmentationNetwork
 from tag2mask.pot import PotSettings, consistency_loss, normalised_cams, transport_cams
-from tag2mask.pot.external import ExternalSettings, base_cams, external_loss, external_target, suppressed
+from tag2mask.pot.external import ExternalSettings, base_cams, external_loss, suppressed
 from tag2mask.refine.affinity_loss import AffinityLoss, affinity_loss, reduced_labels
 from tag2mask.training.settings import BIAS_FACTOR, SegmentSettings, TrainSettings
 from tag2mask.training.trainer import Group, Task
@@ -30,12 +30,11 @@ _LEAST_WEIGHT = 1e-6
 
 @dataclass(frozen=True)
 class PotLosses:
-    """The loss of a batch and its parts, scalars; ``consistency`` and ``external`` are None while unused."""
+    """The loss of a batch and its parts, scalars; ``consistency`` is None while unused."""
 
     total: Tensor
     classification: Tensor
     consistency: Tensor | None
-    external: Tensor | None = None
 
 
 def objective(
@@ -66,28 +65,27 @@ def objective(
     """
     classification = F.multilabel_soft_margin_loss(output.logits.float(), tags.float())
     total = settings.classification_weight * classification
-    teaches = external is not None and use is not None and use.consistency_weight > 0
-    if (settings.consistency_weight == 0 and not teaches) or progress < settings.consistency_start:
+    if settings.consistency_weight == 0 or progress < settings.consistency_start:
         return PotLosses(total, classification, None)
     cells = image_cells(valid, (output.cams.shape[2], output.cams.shape[3]), stride=stride)
-    cams = normalised_cams(output.cams.float(), tags, cells)
+    cams = normalised_cams(output.cams.float(), cells)
     base = cams.detach()
     if external is not None and use is not None:
-        base = base_cams(base, external, tags, use, cells)
+        base = base_cams(base, external, use, cells)
+    with_target = use is not None and use.consistency_pair == "pot-target"
     # If POT is only a target, its features need no gradient, which saves their backward pass.
-    features = output.features.detach() if settings.stop_gradient == "pot" else output.features
+    is_target = settings.stop_gradient == "pot" and not with_target
+    features = output.features.detach() if is_target else output.features
     result = transport_cams(features, base, tags, pot.one_scale(), valid=cells)
     if external is not None and use is not None:
         result = suppressed(result, external, use)
-    consistency = outside = None
-    if settings.consistency_weight:
-        consistency = consistency_loss(cams, tags, result, stop_gradient=settings.stop_gradient)
-        total = total + settings.consistency_weight * consistency
-    if external is not None and use is not None and teaches:
-        target = external_target(result, external, use)
-        outside = external_loss(cams, tags, external, target, result)
-        total = total + use.consistency_weight * outside
-    return PotLosses(total, classification, consistency, outside)
+    if external is not None and use is not None and with_target:
+        consistency = external_loss(result, external, use)
+    else:
+        consistency = consistency_loss(
+            cams, tags, result, background=pot.background, stop_gradient=settings.stop_gradient
+        )
+    return PotLosses(total + settings.consistency_weight * consistency, classification, consistency)
 
 
 def pot_task(
