@@ -11,12 +11,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.core.errors import UsageError, first_five
-from tag2mask.networks.backbones.base import Backbone, NormalisingNetwork, Stage, ceil_grid, offered, to_grid
+from tag2mask.networks.backbones.base import Backbone, NormalisingNetwork, Stage, ceil_grid, image_cells, offered, to_grid
 
 EDGE_STRIDE = 4
 """Pixels per cell of the edges. Source: IRN."""
 
 _WIDTH, _GROUPS = 32, 4
+
+
+class _GroupNorm(nn.GroupNorm):
+    """Group norm over the cells of the image."""
+
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
+        """Of (N, D, h, w); ``inside`` is bool (N, h, w), False in padding, which has no part in the statistics."""
+        if inside is None:
+            return super().forward(x)
+        groups = x.float().unflatten(1, (self.num_groups, -1))  # (N, G, D / G, h, w)
+        weight = inside[:, None, None].float()
+        share = weight / weight.sum((3, 4), keepdim=True) / groups.shape[2]
+        mean = (groups * share).sum((2, 3, 4), keepdim=True)
+        variance = ((groups - mean).square() * share).sum((2, 3, 4), keepdim=True)
+        scaled = ((groups - mean) * (variance + self.eps).rsqrt()).flatten(1, 2)
+        return scaled * self.weight[:, None, None] + self.bias[:, None, None]
 
 
 class EdgeBranch(nn.Module):
@@ -26,17 +42,22 @@ class EdgeBranch(nn.Module):
         super().__init__()
         self.strides = tuple(stage.stride for stage in stages)
         self.levels = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(stage.channels, _WIDTH, 1, bias=False), nn.GroupNorm(_GROUPS, _WIDTH))
+            nn.Sequential(nn.Conv2d(stage.channels, _WIDTH, 1, bias=False), _GroupNorm(_GROUPS, _WIDTH))
             for stage in stages
         )
         self.edge = nn.Conv2d(_WIDTH * len(stages), 1, 1)
 
-    def forward(self, maps: list[Tensor], size: tuple[int, int]) -> Tensor:
-        """Logits float32 (N, h, w) of maps (N, channels, ·, ·); ``size`` = (h, w) is the image's grid at stride 4."""
-        parts = [
-            to_grid(level(each), stride, EDGE_STRIDE, size).relu()
-            for level, each, stride in zip(self.levels, maps, self.strides, strict=True)
-        ]
+    def forward(self, maps: list[Tensor], size: tuple[int, int], valid: Tensor | None = None) -> Tensor:
+        """Logits float32 (N, h, w) of maps (N, channels, ·, ·).
+
+        Args:
+            size: (h, w), the image's grid at stride 4.
+            valid: bool (N, H, W), False = padding, which has no part in the statistics of the norms; None: no padding.
+        """
+        parts = []
+        for (convolution, norm), each, stride in zip(self.levels, maps, self.strides, strict=True):
+            inside = None if valid is None else image_cells(valid, (each.shape[2], each.shape[3]), stride=stride)
+            parts.append(to_grid(norm(convolution(each), inside), stride, EDGE_STRIDE, size).relu())
         logits: Tensor = self.edge(torch.cat(parts, dim=1))
         return logits.squeeze(1).float()
 
@@ -63,7 +84,7 @@ class EdgeNetwork(NormalisingNetwork):
 
     def forward(self, images: Tensor, valid: Tensor | None = None) -> Tensor:
         """The logits of the edges, float32 (N, ceil(H / 4), ceil(W / 4)); arguments as of `normalise`."""
-        return self._logits(self.normalise(images, valid))
+        return self._logits(self.normalise(images, valid), valid)
 
     @torch.no_grad()
     def mean_logits(self, images: Tensor) -> Tensor:
@@ -76,9 +97,10 @@ class EdgeNetwork(NormalisingNetwork):
         """
         normalised = self.normalise(images, None)
         rows, columns = ceil_grid((int(images.shape[2]), int(images.shape[3])), EDGE_STRIDE)
-        filled = F.pad(normalised, (0, -int(images.shape[3]) % math.lcm(EDGE_STRIDE, *self.branch.strides)))
+        right = (0, -int(images.shape[3]) % math.lcm(EDGE_STRIDE, *self.branch.strides))
+        filled, valid = F.pad(normalised, right), F.pad(torch.ones_like(images[:, 0], dtype=torch.bool), right)
         pair = torch.cat([filled, filled.flip(3)]).contiguous(memory_format=torch.channels_last)
-        straight, mirrored = self._logits(pair).chunk(2)
+        straight, mirrored = self._logits(pair, torch.cat([valid, valid.flip(2)])).chunk(2)
         return ((straight + mirrored.flip(2)) / 2)[:, :rows, :columns]
 
     def train(self, mode: bool = True) -> "EdgeNetwork":
@@ -87,11 +109,11 @@ class EdgeNetwork(NormalisingNetwork):
         self.backbone.eval()
         return self
 
-    def _logits(self, normalised: Tensor) -> Tensor:
+    def _logits(self, normalised: Tensor, valid: Tensor | None) -> Tensor:
         with torch.no_grad():
             maps = self.backbone.all_maps(normalised)
         size = ceil_grid((int(normalised.shape[2]), int(normalised.shape[3])), EDGE_STRIDE)
-        return self.branch([maps[level] for level in self.levels], size)  # type: ignore[no-any-return]
+        return self.branch([maps[level] for level in self.levels], size, valid)  # type: ignore[no-any-return]
 
 
 def build_edge_network(backbone: Backbone, *, seed: int, levels: tuple[int, ...] | None = None) -> EdgeNetwork:

@@ -1,0 +1,187 @@
+"""What constants of POT's release that `voc-paper` leaves out are worth, on one trained network: mIoU of POT CAMs.
+
+python experiments/published.py RUN --data.root ROOT --data.tags TAGS [--split train] [--scales 1 0.5 1.5 2]
+
+RUN is trained with the settings of `voc-paper` for `pot` and `external`, and has base CAMs of the split. Each row changes
+one thing of the first; differences are paired over images.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from error_bars import Counts, estimate, paired
+from maps import open_split
+from tag2mask.cams.inference import ImageMaps, image_maps
+from tag2mask.core.device import channels_last
+from tag2mask.data.images import read_image, read_mask
+from tag2mask.evaluation import Confusion
+from tag2mask.networks.checkpoint import load_network
+from tag2mask.networks.pot_network import PotNetwork
+from tag2mask.ot import kmeans
+from tag2mask.pot import PotSettings, partition
+from tag2mask.pot.external import ExternalSettings
+from tag2mask.runs.base_cams import read_external_maps
+from tag2mask.runs.run_folder import RunFolder
+
+PAPER = PotSettings().paper()
+USE = ExternalSettings(suppression=0.5, consistency_pair="pot-target")
+
+Maps = Tensor
+"""(C + 1, h, w), background first."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The maps of one image: of all scales together, and of each scale."""
+
+    together: ImageMaps
+    apart: list[ImageMaps]
+
+    def changed(self, **changes: object) -> ImageMaps:
+        return replace(self.together, **changes)  # type: ignore[arg-type]
+
+
+@contextmanager
+def random_rows() -> Iterator[None]:
+    """k-means from random rows, for as many rounds as it takes."""
+
+    def seeded(points: Tensor, masks: Tensor, clusters: int, generator: object) -> tuple[Tensor, Tensor]:
+        draws = torch.rand(masks.shape, generator=torch.Generator().manual_seed(0)).masked_fill(~masks, -1)
+        found, rows = draws.topk(clusters, dim=2)
+        chosen = rows.flatten(1)[:, :, None].expand(-1, -1, points.shape[2])
+        return points.gather(1, chosen).unflatten(1, (-1, clusters)), found >= 0
+
+    def unlimited(*arguments: object, **options: object) -> object:
+        return original(*arguments, **(options | {"iterations": 1000}))  # type: ignore[arg-type]
+
+    original = partition.spherical_kmeans
+    with patch.object(kmeans, "_seed", seeded), patch.object(partition, "spherical_kmeans", unlimited):
+        yield
+
+
+@contextmanager
+def no_fallback() -> Iterator[None]:
+    """Classes with fewer than two seeds stay empty."""
+
+    def seeds_of(slots: partition.Slots, settings: PotSettings) -> Tensor:
+        with patch.object(PotSettings, "min_seeds", 0):
+            seeds = original(slots, settings)
+        return seeds & (seeds.sum(2, keepdim=True) > 1)
+
+    original = partition.confident_pixels
+    with patch.object(partition, "confident_pixels", seeds_of):
+        yield
+
+
+def pot(sample: Sample) -> Maps:
+    return sample.together.transport(PAPER).cams[0]
+
+
+def under(context: Callable[[], object]) -> Callable[[Sample], Maps]:
+    def found(sample: Sample) -> Maps:
+        with context():  # type: ignore[attr-defined]
+            return pot(sample)
+
+    return found
+
+
+def normalised(maps: Maps) -> Maps:
+    return maps / (maps.amax((1, 2), keepdim=True) + 1e-5)
+
+
+def scales_apart(sample: Sample) -> Maps:
+    """Clusters and maps at each scale, the maps summed at the grid of scale 1."""
+    maps = [each.transport(PAPER).cams for each in sample.apart]
+    return normalised(torch.stack([F.interpolate(each, size=maps[0].shape[2:], mode="bilinear") for each in maps]).sum(0)[0])
+
+
+def biased(maps: Maps) -> Maps:
+    """Twice the foreground against the background and 0.4."""
+    return torch.cat([maps[:1] + 0.4, 2 * maps[1:]])
+
+
+def fused(**changes: float) -> Callable[[Sample], Maps]:
+    return lambda sample: sample.changed(external_settings=replace(USE, **changes)).fused(PAPER).cams[0]  # type: ignore[arg-type]
+
+
+ROWS: dict[str, Callable[[Sample], Maps]] = {
+    "voc-paper": pot,
+    "background over the tags": lambda sample: sample.together.transport(replace(PAPER, background="tags")).cams[0],
+    "each map divided by its maximum again": lambda sample: normalised(pot(sample)),
+    "the same, 2 fg against bg + 0.4": lambda sample: biased(normalised(pot(sample))),
+    "the same, clusters at each scale, maps summed": scales_apart,
+    "all three": lambda sample: biased(scales_apart(sample)),
+    "k-means from random rows, unlimited rounds": under(random_rows),
+    "classes with fewer than two seeds stay empty": under(no_fallback),
+    "without suppression": lambda sample: sample.changed(external_settings=ExternalSettings()).transport(PAPER).cams[0],
+    "fused CAM of voc-paper": fused(),
+    "fused CAM with 0 and 0.3": fused(background_subtraction=0.0, agreement=0.3),
+}
+"""A CAM for each change, from the maps of an image."""
+
+
+def samples(
+    network: PotNetwork, run: RunFolder, options: argparse.Namespace, half: bool
+) -> Iterator[tuple[Sample, tuple[int, ...], np.ndarray]]:
+    """The maps, tags and ground truth of each image."""
+    images, chosen = open_split(options.root, options.tags, options.split, None)
+    for item in chosen:
+        pixels = torch.from_numpy(read_image(item.path)).permute(2, 0, 1)[None].float() / 255
+        tags = torch.from_numpy(images.tag_matrix([item]))
+
+        def maps(scales: list[float], pixels: Tensor = pixels, tags: Tensor = tags) -> ImageMaps:
+            found = image_maps(network, pixels, tags, scales=scales, flip=True, bf16=half)
+            return with_external(found)
+
+        def with_external(found: ImageMaps, item=item) -> ImageMaps:  # type: ignore[no-untyped-def]
+            grid = int(found.cams.shape[2]), int(found.cams.shape[3])
+            external, _ = read_external_maps(run, [item], len(images.classes), grid)
+            return replace(found, external=external, external_settings=USE)
+
+        apart = [maps([scale]) for scale in options.scales]
+        if item.truth is None:
+            raise SystemExit(f"{item.id} has no ground truth")
+        yield Sample(maps(options.scales), apart), item.tags, np.asarray(read_mask(item.truth))
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--data.root", dest="root", type=Path, required=True)
+    parser.add_argument("--data.tags", dest="tags", type=Path)
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 0.5, 1.5, 2.0])
+    parser.add_argument("--classes", help="names with commas; all by default")
+    options = parser.parse_args()
+    network = channels_last(load_network(options.run / "train/network.safetensors")).eval()
+    ids = [0, *range(1, len(network.classes) + 1)]
+    if options.classes:
+        ids = [0, *(network.classes.index(name) + 1 for name in options.classes.split(","))]
+    counts: dict[str, list[Counts]] = {name: [] for name in ROWS}
+    for sample, tags, truth in samples(network, RunFolder(options.run), options, half=True):
+        chosen = torch.tensor([0, *tags])
+        for name, cam in ROWS.items():
+            maps = F.interpolate(cam(sample)[chosen][None], size=truth.shape, mode="bilinear")[0]
+            confusion = Confusion(len(network.classes) + 1)
+            confusion.update(chosen[maps.argmax(0)].numpy().astype(np.uint8), truth)
+            matrix = confusion.matrix
+            counts[name].append(np.stack([matrix.diagonal(), confusion.truth_pixels(), matrix.sum(0)], axis=1))
+    whole = {name: [np.stack(own)] for name, own in counts.items()}
+    print("| CAM | mIoU | difference |\n|---|---|---|")
+    for name, own in whole.items():
+        first = "fused CAM of voc-paper" if name.startswith("fused") else "voc-paper"
+        print(f"| {name} | {estimate(own, ids)} | {'' if name == first else paired(own, whole[first], ids)} |")
+
+
+if __name__ == "__main__":
+    main()
