@@ -2,8 +2,8 @@
 
 python experiments/published.py RUN --data.root ROOT --data.tags TAGS [--split train] [--scales 1 0.5 1.5 2]
 
-RUN is trained with the settings of `voc-paper` for `pot` and `external`, and has base CAMs of the split. Each row changes
-one thing of the first; differences are paired over images.
+RUN is trained with the settings of `voc-paper` for `pot` and `external`, and has base CAMs of the split. Each row
+changes one thing of the first; differences are paired over images.
 """
 
 import argparse
@@ -101,7 +101,9 @@ def normalised(maps: Maps) -> Maps:
 def scales_apart(sample: Sample) -> Maps:
     """Clusters and maps at each scale, the maps summed at the grid of scale 1."""
     maps = [each.transport(PAPER).cams for each in sample.apart]
-    return normalised(torch.stack([F.interpolate(each, size=maps[0].shape[2:], mode="bilinear") for each in maps]).sum(0)[0])
+    return normalised(
+        torch.stack([F.interpolate(each, size=maps[0].shape[2:], mode="bilinear") for each in maps]).sum(0)[0]
+    )
 
 
 def biased(maps: Maps) -> Maps:

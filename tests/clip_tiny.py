@@ -127,10 +127,14 @@ def stretched(values: np.ndarray) -> np.ndarray:
 
 
 def slow_boxes(cam: np.ndarray, threshold: float, quirk: bool) -> np.ndarray:
-    """Bounding boxes of the strong regions, found by flooding."""
-    levels = np.floor(cam * 255)
+    """Bounding boxes of the strong regions of a map of any range, as published: float32, 8 bits, flooding."""
+    cam = cam.astype(np.float32)
+    for _ in range(2):
+        cam = cam - cam.min()
+        cam = cam / (np.float32(1e-7) + cam.max())
+    levels = (cam * 255).astype(np.uint8)
     strong = levels > int(threshold * levels.max())
-    mask, seen = np.zeros_like(cam), np.zeros_like(strong)
+    mask, seen = np.zeros(cam.shape), np.zeros_like(strong)
     for start in map(tuple, np.argwhere(strong)):
         if seen[start]:
             continue

@@ -93,7 +93,8 @@ def _write_texts(run: Path) -> None:
         return {**result, "images": 6, "threshold": None, "sweep": None, **more}
 
     classifier = figures(0.4, threshold=0.3, sweep={"0.2": 0.35, "0.3": 0.4, "0.4": 0.3})
-    cams = {"pot": figures(0.55), "classifier": classifier, "prototype": figures(0.375)}
+    pot = figures(0.55, miou_present=0.41, miou_all=0.5501)
+    cams = {"pot": pot, "classifier": classifier, "prototype": figures(0.375)}
     metrics = {"refine": {"train": {"argmax": figures(0.56)}}, "cams": {"train": cams, HOSTILE: cams}}
     (run / "metrics.json").write_text(json.dumps(metrics))
     (run / "config.yaml").write_text(f"data:\n  classes: '{HOSTILE}'\n")

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from clip_tiny import PATCH, slow_clip_es, tiny_folder, tiny_model
+from clip_tiny import PATCH, slow_boxes, slow_clip_es, tiny_folder, tiny_model
 from tag2mask.cams.clip import Clip, ClipCams, clip_cams, load_clip, read_prompts
 from tag2mask.cams.clip.clip_es import box_masks, min_max_normalised
 from tag2mask.core.errors import Tag2maskError, UsageError
@@ -131,6 +132,18 @@ def test_boxes_by_hand() -> None:
     published = box_masks(cam.view(1, -1), [(4, 5)], 0.4, "published").view(4, 5).int().tolist()
     assert published == [[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
     assert not box_masks(torch.zeros(1, 20), [(4, 5)], 0.4).any()
+
+
+def test_boxes_are_those_of_the_published_levels() -> None:
+    rng = np.random.default_rng(0)
+    for number in range(800):
+        shape = tuple(rng.integers(5, 30, 2).tolist())
+        raw = rng.random(shape, dtype=np.float32) * np.float32(10.0 ** rng.integers(-2, 3))
+        raw = gaussian_filter(raw, 1.5) if number % 2 else raw
+        threshold, quirk = (0.4, 0.7)[number // 2 % 2], bool(number // 4 % 2)
+        cam = min_max_normalised(torch.from_numpy(raw).view(1, -1), torch.ones(1, raw.size, dtype=torch.bool))
+        found = box_masks(cam, [shape], threshold, "published" if quirk else "whole").view(shape)
+        np.testing.assert_array_equal(found, slow_boxes(raw, threshold, quirk), err_msg=f"map {number}")
 
 
 def test_ranges_leave_padding_and_flat_maps_at_zero() -> None:

@@ -196,6 +196,34 @@ def test_a_tags_table_overrides_the_annotations(root: Path) -> None:
     assert failure(settings).count("\n") == 1
 
 
+def test_a_published_list_overrides_the_annotations(root: Path) -> None:
+    settings = DataSettings(root=root, tags=root / "train.txt")
+    (root / "train.txt").write_bytes(b"p3 1 0 1\r\n\np7 1\r\nelsewhere 0\r\n")
+    found = open_images(settings)
+    assert {item.id: item.tags for item in found.items} == {"p3": (1, 2), "p7": (2,)}
+    assert "the tags are class ids, from 0 `cat` to 1 `dog`" in found.notes
+    settings.classes = "dog,cat"  # the ids of the list keep their meaning
+    assert {item.id: item.tags for item in open_images(settings).items} == {"p3": (1, 2), "p7": (1,)}
+
+
+@pytest.mark.parametrize(
+    ("lines", "fault"),
+    [
+        (b"p3 2\np7 1\n", "train.txt line 1: `2` is not a class id; a line of a list is `IMAGE ID ID`, with ids"),
+        (b"p3 0\np7 dog\n", "train.txt line 2: `dog` is not a class id"),
+        (b"p3 0\np7\n", "train.txt line 2: `p7` has no class id"),
+        (b"image,tags\np3 0\np7 1\n", "`image,tags` has no class id; a line of a list is `IMAGE ID ID`, with ids"),
+        (b"p3 0\np7 1\np3.jpg 1\n", "line 3: p3 has two lines, the first is line 1; join their tags in one"),
+        (b"p3 0\n", "train.txt: p7 has no line; add `p7.jpg ID ID`"),
+        (b"p3 0\np7 1\np\xff 0\n", "train.txt line 3: the line is not UTF-8"),
+    ],
+)
+def test_faulty_lists(root: Path, lines: bytes, fault: str) -> None:
+    (root / "train.txt").write_bytes(lines)
+    message = failure(DataSettings(root=root, tags=root / "train.txt"))
+    assert fault in message and message.count("\n") == 1
+
+
 def test_what_is_named_like_cocos_own_file_is_compared_with_it(root: Path) -> None:
     assert "unlike-coco" not in problems(root)
     (root / "annotations/instances_train2024.json").rename(root / "annotations/instances_train2014.json")

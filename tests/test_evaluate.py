@@ -4,15 +4,16 @@ from io import StringIO
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from rich.console import Console
 from sklearn.metrics import confusion_matrix, jaccard_score
 
-from tag2mask.cli.console import classes_table
+from tag2mask.cli.console import classes_table, figures_table
 from tag2mask.core.errors import Tag2maskError, UsageError
 from tag2mask.evaluation import Confusion, Figures, ThresholdSweep
+from tag2mask.evaluation.figures import other_means
 
 CLASSES = 4
 LABELS = st.sampled_from([0, 1, 2, 3, 255])
@@ -70,6 +71,52 @@ def test_figures_by_hand() -> None:
     assert confusion.miou() == 0.5  # class 2 is only in the prediction: it is not in the mean
     assert confusion.miou([1]) == 0.5
     assert np.isnan(confusion.miou([2, 3]))
+
+
+def slow_means(prediction: np.ndarray, truth: np.ndarray, classes: int) -> list[float]:
+    """The mean IoU of CLIP-ES, of IRN, SIPE and POT, and of HSC_WSSS, class by class."""
+    pairs = [(p, t) for p, t in zip(prediction.ravel().tolist(), truth.ravel().tolist(), strict=True) if t != 255]
+    in_truth, in_either, everything = [], [], []
+    for number in range(classes):
+        hits = sum(p == number and t == number for p, t in pairs)
+        true, predicted = sum(t == number for _, t in pairs), sum(p == number for p, _ in pairs)
+        union = true + predicted - hits
+        in_truth += [hits / union] if true else []
+        in_either += [hits / union] if union else []
+        everything.append(hits / (union + 1e-10))
+    return [float(np.mean(values)) for values in (in_truth, in_either, everything)]
+
+
+def test_the_means_of_three_rules() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 4, (30, 40), dtype=np.uint8)  # 4 of 21 classes occur in the truth, 6 in the prediction
+    prediction = np.where(rng.random(truth.shape) < 0.7, truth, rng.integers(0, 6, truth.shape)).astype(np.uint8)
+    truth[0] = 255
+    confusion = Confusion(21)
+    confusion.update(prediction, truth)
+    figures = Figures.of(confusion, [f"class {number}" for number in range(1, 21)], images=1)
+    found = [figures.miou, figures.miou_present, figures.miou_all]
+    np.testing.assert_allclose(found, slow_means(prediction, truth, 21), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found, [0.642, 0.428, 0.122], atol=5e-4)
+    assert [figures.to_json()[name] for name in ("miou", "miou_present", "miou_all")] == found
+    note = "mean IoU 42.8 over classes in truth or prediction, 12.2 over all classes"
+    assert other_means(figures.to_json()) == note
+    console = Console(width=120, file=StringIO())
+    console.print(classes_table(figures), figures_table({"cams": {"val": {"pot": figures.to_json()}}}))
+    text = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+    assert "mean IoU │ 64.2" in text and f"images: 1; {note}" in text and f"val, POT CAM: {note}" in text
+    chosen = Figures.of(confusion, [f"class {number}" for number in range(1, 21)], images=1, ids=[0, 1, 5, 9])
+    sums = [np.nansum(confusion.iou()[[0, 1, 5, 9]]) / count for count in (2, 3, 4)]
+    np.testing.assert_allclose([chosen.miou, chosen.miou_present, chosen.miou_all], sums)
+
+
+@given(prediction=hnp.arrays(np.uint8, (6, 7), elements=st.integers(0, 5)), truth=MASKS)
+def test_means_against_the_slow_ones(prediction: np.ndarray, truth: np.ndarray) -> None:
+    assume((truth != 255).any())
+    confusion = Confusion(7)
+    confusion.update(prediction, truth)
+    found = [confusion.miou(), confusion.miou(rule="present"), confusion.miou(rule="all")]
+    np.testing.assert_allclose(found, slow_means(prediction, truth, 7), rtol=0, atol=1e-9)
 
 
 def test_counts_do_not_overflow_32_bits() -> None:

@@ -145,7 +145,9 @@ def test_an_image_without_external_maps_teaches_nothing_and_keeps_its_cams() -> 
     result = transport_cams(features, cams, TAGS, POT, valid=valid)
     torch.testing.assert_close(suppressed(result, external, settings).cams[0], result.cams[0])
     torch.testing.assert_close(fused(result, external, settings).cams[0], result.cams[0])
-    (gradient,) = torch.autograd.grad(external_loss(suppressed(result, external, settings), external, settings), features)
+    (gradient,) = torch.autograd.grad(
+        external_loss(suppressed(result, external, settings), external, settings), features
+    )
     assert not gradient[0].any() and gradient[1].any()
 
 

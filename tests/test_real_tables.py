@@ -268,6 +268,11 @@ CASES: dict[str, Case] = {
         {"cat 1": ["cat", "person"], "sub/a": ["dog"], "a": []},
         ("column `filename` names the images", "tags are joined by blanks"),
     ),
+    "voc-list-of-class-ids": (
+        ({"JPEGImages/sub/a.jpg": "", "ids.txt": "sub/a\t7 14\n"}, {"kind": "voc", "tags": "ids.txt"}),
+        {"sub/a": ["cat", "person"]},
+        ("the tags are class ids, from 0 `aeroplane` to 19 `tvmonitor`",),
+    ),
     "voc-table-without-folder": (
         ({"JPEGImages/sub/a.jpg": "", "tags.csv": "image,tags\na.jpg,cat\n"}, {"kind": "voc"}),
         ("missing-tags", "sub/a has no line"),
@@ -282,4 +287,6 @@ def test_real_tables(made: Made, expected: Tags | Fault, notes: tuple[str, ...],
     plant(tmp_path, {"classes.txt": "cat\nchair, wooden\n"} | files)
     if settings.get("classes") == "classes.txt":
         settings = settings | {"classes": str(tmp_path / "classes.txt")}
+    if "tags" in settings:
+        settings = settings | {"tags": tmp_path / settings["tags"]}
     assert_read(DataSettings(**{"root": tmp_path, "kind": "table"} | settings), expected, notes)

@@ -56,6 +56,7 @@ def test_everything_is_on_the_page(built: tuple[Path, ImageSet, Page]) -> None:
         "−2.5",
         "+15.0",
         "at the best threshold, 0.3",
+        "mean IoU 41.0 over classes in truth or prediction",
         "40 training steps",
         "20 s of training",
         "worst first",

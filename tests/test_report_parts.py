@@ -101,6 +101,10 @@ def test_splits_in_the_order_of_the_method(tmp_path: Path) -> None:
     split = read_splits(json.loads((run / "metrics.json").read_text()))[0]
     assert [result.kind for result in split.results] == ["classifier", "prototype", "pot", "argmax"]
     assert [result.difference for result in split.results] == pytest.approx([None, -0.025, 0.15, 0.16])
+    assert [result.other_means for result in split.results] == [
+        *("", ""),
+        *("mean IoU 41.0 over classes in truth or prediction", ""),
+    ]
     assert split.class_names[-1] == '<script>alert("class")</script>'
     assert "box & co" not in split.class_names  # null: it occurs nowhere
     assert split.results[0].sweep == ((0.2, 0.35), (0.3, 0.4), (0.4, 0.3))

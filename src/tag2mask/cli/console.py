@@ -12,7 +12,7 @@ from rich.text import Text
 from tag2mask.cams.kinds import KINDS
 from tag2mask.core.errors import printable
 from tag2mask.evaluation.comparison import Comparison, PublishedComparison, ratio
-from tag2mask.evaluation.figures import Figures, absence
+from tag2mask.evaluation.figures import Figures, absence, other_means
 from tag2mask.runs.progress import StageResult
 
 Metrics = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -68,8 +68,11 @@ def show_result(console: Console, result: StageResult) -> None:
 def figures_table(metrics: Metrics) -> Table:
     """One row per kind of CAM or mask: split, mIoU, pixel accuracy; in per cent."""
     table = _kinds_table("against the ground truth, in %", "mIoU", "pixels right", "threshold", "images")
+    notes = []
     for stage, split, kind, values in _rows(metrics):
         table.add_row(split, _kind_name(stage, kind), *_cells(values))
+        notes += [f"{split}, {_kind_name(stage, kind)}: {note}"] if (note := other_means(values)) else []
+    table.caption = "\n".join(notes)
     return table
 
 
@@ -102,6 +105,7 @@ def classes_table(figures: Figures, title: str | None = None) -> Table:
         caption.append(f"background up to {figures.threshold:g}")
     if figures.chosen is not None:
         caption.append(f"mean over {len(figures.chosen)} of {len(figures.iou)} classes")
+    caption += [note] if (note := other_means(figures.to_json())) else []
     table = _class_table(title, "; ".join(caption), "IoU", "over", "under")
     for name, value in figures.iou.items():
         left_out = figures.chosen is not None and name not in figures.chosen
@@ -141,7 +145,7 @@ def _class_table(title: str | None, caption: str, *numbers: str) -> Table:
 
 
 def _kinds_table(title: str, *numbers: str) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", caption_justify="left")
     for name in ("split", "what"):
         table.add_column(name, no_wrap=True)
     for name in numbers:

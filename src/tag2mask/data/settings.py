@@ -40,7 +40,8 @@ class DataSettings(Checked):
         root: the folder that the paths of the images are relative to; for a table that is given without it, the
             table's folder.
         tags: the tags table, CSV ``image,tags`` with the tags joined by ``;``, or one 0/1 column per class (with
-            ``classes``, those that it names); overrides the root's own tags.
+            ``classes``, those that it names); VOC and COCO: or a list ``.txt`` with lines ``IMAGE ID ID``, ids of the
+            class list from 0, as CLIP-ES publishes for COCO; overrides the root's own tags.
         split: VOC: a list in ROOT/ImageSets/Segmentation; COCO: SPLIT of instances_SPLIT.json, with or without the
             year; table: a value of its ``split`` column. None: all images.
         classes: the class list and its order: a file (one name a line, or a YAML list), or names with commas, without

@@ -1,6 +1,7 @@
 """The confusion matrix, and confusion matrices of CAMs at many background thresholds."""
 
 from collections.abc import Collection, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -8,6 +9,14 @@ from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 
 IGNORE_INDEX = 255
 """The value of a ground-truth pixel that is not counted."""
+
+Rule = Literal["truth", "present", "all"]
+"""The classes of a mean IoU: those that occur in the truth, those that occur in truth or prediction, or all, where one
+that occurs in neither counts as 0.
+
+Source: ``truth``: CLIP-ES; ``present``: IRN, SIPE, POT; ``all``: HSC_WSSS and the code for masks of SEAM, which add
+1e-10 to the union instead.
+"""
 
 DEFAULT_THRESHOLDS = tuple(step / 20 for step in range(1, 20))
 """0.05, 0.10 … 0.95."""
@@ -83,22 +92,25 @@ class Confusion:
         """FN / (TP + FP + FN) of each class, float64 (classes,); sums to 1 with `iou` and `over_activation`."""
         return self._over_union(self.truth_pixels() - self._hits())
 
-    def miou(self, ids: Collection[int] | None = None) -> float:
-        """The mean of `iou` over classes that occur in the truth; NaN if none does.
+    def miou(self, ids: Collection[int] | None = None, rule: Rule = "truth") -> float:
+        """The mean of `iou` over classes that occur in the truth, or by another rule; NaN if there is none.
 
         Args:
             ids: the classes of the mean, all by default. False positives of other classes still count against the
                 classes that they cover.
+            rule: which of these classes count.
 
         Raises:
             UsageError: an id is not a class.
         """
         if unknown := sorted(i for i in ids or () if not 0 <= i < self.classes):
             raise UsageError(f"class ids lie between 0 and {self.classes - 1}; got {first_five(unknown)}")
-        chosen = self.truth_pixels() > 0
+        iou = self.iou()
+        rules = {"truth": self.truth_pixels() > 0, "present": ~np.isnan(iou), "all": np.ones(self.classes, dtype=bool)}
+        chosen = rules[rule]
         if ids is not None:
             chosen &= np.isin(np.arange(self.classes), list(ids))
-        return float(self.iou()[chosen].mean()) if chosen.any() else float("nan")
+        return float(np.nan_to_num(iou[chosen]).mean()) if chosen.any() else float("nan")
 
     def pixel_accuracy(self) -> float:
         """The share of counted pixels with the correct class, in [0, 1]; NaN if nothing was counted."""

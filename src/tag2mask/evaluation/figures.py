@@ -1,7 +1,7 @@
 """Mergeable counts over a folder of masks or of CAMs, and the figures computed from them."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +23,8 @@ class Figures:
 
     Attributes:
         miou: mean IoU over the chosen classes that occur in the truth; NaN if the truth holds background alone.
+        miou_present: the same over those that occur in truth or prediction.
+        miou_all: the same over all of them; one that occurs in neither counts as 0.
         pixel_accuracy: share of the counted pixels with the correct class.
         iou: intersection over union by class name, background first.
         over_activation: false positives over the union, by class name.
@@ -34,6 +36,8 @@ class Figures:
     """
 
     miou: float
+    miou_present: float
+    miou_all: float
     pixel_accuracy: float
     iou: dict[str, float]
     over_activation: dict[str, float]
@@ -78,6 +82,8 @@ class Figures:
 
         return cls(
             miou=confusion.miou(ids) if measured else math.nan,
+            miou_present=confusion.miou(ids, "present") if measured else math.nan,
+            miou_all=confusion.miou(ids, "all") if measured else math.nan,
             pixel_accuracy=confusion.pixel_accuracy(),
             iou=by_name(confusion.iou()),
             over_activation=by_name(confusion.over_activation()),
@@ -93,6 +99,8 @@ class Figures:
         """The figures as a JSON object: NaN becomes null, a threshold becomes a key such as ``"0.35"``."""
         return {
             "miou": _number(self.miou),
+            "miou_present": _number(self.miou_present),
+            "miou_all": _number(self.miou_all),
             "pixel_accuracy": _number(self.pixel_accuracy),
             "iou": {name: _number(value) for name, value in self.iou.items()},
             "over_activation": {name: _number(value) for name, value in self.over_activation.items()},
@@ -209,6 +217,14 @@ class Counts:
 def absence(images: int) -> str:
     """The note in tables for a class that is tagged in ``images`` images and has no true pixel."""
     return f"no true pixel, {images} tagged"
+
+
+def other_means(figures: Mapping[str, float | None]) -> str:
+    """The note in tables for the mean IoU by the other rules, in per cent; empty where none differs from ``miou``."""
+    rules = {"miou": "", "miou_present": "classes in truth or prediction", "miou_all": "all classes"}
+    shown = {name: f"{100 * value:.1f}" for name in rules if (value := figures.get(name)) is not None}
+    others = [f"{value} over {rules[name]}" for name, value in shown.items() if value != shown.get("miou", value)]
+    return f"mean IoU {', '.join(others)}" if others else ""
 
 
 def _number(value: float) -> float | None:

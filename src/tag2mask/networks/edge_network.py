@@ -11,28 +11,42 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.core.errors import UsageError, first_five
-from tag2mask.networks.backbones.base import Backbone, NormalisingNetwork, Stage, ceil_grid, image_cells, offered, to_grid
+from tag2mask.networks.backbones.base import (
+    Backbone,
+    NormalisingNetwork,
+    Stage,
+    ceil_grid,
+    image_cells,
+    offered,
+    to_grid,
+)
 
 EDGE_STRIDE = 4
 """Pixels per cell of the edges. Source: IRN."""
 
-_WIDTH, _GROUPS = 32, 4
+_WIDTH, _GROUPS, _EPSILON = 32, 4, 1e-5
 
 
-class _GroupNorm(nn.GroupNorm):
-    """Group norm over the cells of the image."""
+class _Level(nn.Sequential):
+    """A 1×1 convolution and a group norm over the cells of the image."""
 
-    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
-        """Of (N, D, h, w); ``inside`` is bool (N, h, w), False in padding, which has no part in the statistics."""
+    def __init__(self, channels: int) -> None:
+        super().__init__(nn.Conv2d(channels, _WIDTH, 1, bias=False), nn.GroupNorm(_GROUPS, _WIDTH, _EPSILON))
+
+    def forward(self, maps: Tensor, inside: Tensor | None = None) -> Tensor:
+        """Of (N, channels, h, w); ``inside`` is bool (N, h, w), False in padding, which is not in the statistics."""
+        convolution, norm = self
+        x: Tensor = convolution(maps)
         if inside is None:
-            return super().forward(x)
-        groups = x.float().unflatten(1, (self.num_groups, -1))  # (N, G, D / G, h, w)
+            return norm(x)  # type: ignore[no-any-return]
+        groups = x.float().reshape(len(x), _GROUPS, -1, *x.shape[2:])  # (N, G, 32 / G, h, w)
         weight = inside[:, None, None].float()
         share = weight / weight.sum((3, 4), keepdim=True) / groups.shape[2]
         mean = (groups * share).sum((2, 3, 4), keepdim=True)
         variance = ((groups - mean).square() * share).sum((2, 3, 4), keepdim=True)
-        scaled = ((groups - mean) * (variance + self.eps).rsqrt()).flatten(1, 2)
-        return scaled * self.weight[:, None, None] + self.bias[:, None, None]
+        scaled = ((groups - mean) * (variance + _EPSILON).rsqrt()).flatten(1, 2)
+        scale, shift = (norm.get_parameter(name)[:, None, None] for name in ("weight", "bias"))
+        return scaled * scale + shift
 
 
 class EdgeBranch(nn.Module):
@@ -41,10 +55,7 @@ class EdgeBranch(nn.Module):
     def __init__(self, stages: tuple[Stage, ...]) -> None:
         super().__init__()
         self.strides = tuple(stage.stride for stage in stages)
-        self.levels = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(stage.channels, _WIDTH, 1, bias=False), _GroupNorm(_GROUPS, _WIDTH))
-            for stage in stages
-        )
+        self.levels = nn.ModuleList(_Level(stage.channels) for stage in stages)
         self.edge = nn.Conv2d(_WIDTH * len(stages), 1, 1)
 
     def forward(self, maps: list[Tensor], size: tuple[int, int], valid: Tensor | None = None) -> Tensor:
@@ -55,9 +66,10 @@ class EdgeBranch(nn.Module):
             valid: bool (N, H, W), False = padding, which has no part in the statistics of the norms; None: no padding.
         """
         parts = []
-        for (convolution, norm), each, stride in zip(self.levels, maps, self.strides, strict=True):
-            inside = None if valid is None else image_cells(valid, (each.shape[2], each.shape[3]), stride=stride)
-            parts.append(to_grid(norm(convolution(each), inside), stride, EDGE_STRIDE, size).relu())
+        for level, each, stride in zip(self.levels, maps, self.strides, strict=True):
+            grid = int(each.shape[2]), int(each.shape[3])
+            inside = None if valid is None else image_cells(valid, grid, stride=stride)
+            parts.append(to_grid(level(each, inside), stride, EDGE_STRIDE, size).relu())
         logits: Tensor = self.edge(torch.cat(parts, dim=1))
         return logits.squeeze(1).float()
 

@@ -124,10 +124,10 @@ def fused(result: TransportCams, external: Tensor, settings: ExternalSettings) -
 
 
 def external_loss(result: TransportCams, external: Tensor, settings: ExternalSettings) -> Tensor:
-    """L_ext: the mean absolute difference of POT's CAMs and the target over background and tags, each divided by its maximum.
+    """L_ext: the mean absolute difference of POT's CAMs and the target, each map divided by its maximum.
 
-    A scalar, the mean over the images with external maps; tags without one do not count. Gradients flow into both sides,
-    not through the maxima.
+    A scalar, the mean over background and tags, then over the images with external maps; tags without one do not count.
+    Gradients flow into both sides, not through the maxima.
 
     Args:
         result: of POT, after `suppressed`.

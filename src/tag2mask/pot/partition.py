@@ -79,8 +79,8 @@ def present_slots(
 ) -> Slots:
     """Gather the maps of the present classes of each image, from cams (N, C, h, w) in [0, 1] and tags (N, C).
 
-    ``background`` is as in `PotSettings`. S is 1 + ``tag_slots``, the largest number of tags in the batch; to compute it
-    waits for the device.
+    ``background`` is as in `PotSettings`. S is 1 + ``tag_slots``, the largest number of tags in the batch; to compute
+    it waits for the device.
     """
     inside = valid.flatten(1)  # (N, n)
     width = tag_slots if tag_slots is not None else int(tags.sum(1).max()) if tags.numel() else 0

@@ -26,8 +26,8 @@ class PotSettings(Checked):
         affinity: β, the weight of similarity in the self-affinity step, which smooths features and base CAMs first;
             null leaves the step out (published).
         affinity_radius: σ, the range of that step, in cells of the grid.
-        background: the background's base CAM: 1 − the maximum of the CAMs of the `tags` (ours), or of `all` classes, each
-            divided by its own maximum (published); `all` needs `affinity` null.
+        background: the background's base CAM: 1 − the maximum of the CAMs of the `tags` (ours), or of `all` classes,
+            each divided by its own maximum (published); `all` needs `affinity` null.
         seed_rule: confident pixels: `threshold` (ours), or `argmax` over background and tags (published).
         foreground_threshold: a pixel is a seed of the tag with the highest multi-scale CAM from this value on.
         background_threshold: a pixel is a background seed up to this multi-scale CAM value of every tag, in [0, 1].
@@ -71,8 +71,9 @@ class PotSettings(Checked):
 
     def problems(self) -> list[str]:
         """Settings that do not go together."""
-        smoothed = self.background == "all" and self.affinity is not None
-        return ["background all needs affinity null, whose step computes the background from the tags"] if smoothed else []
+        if self.background == "all" and self.affinity is not None:
+            return ["background all needs affinity null, whose step computes the background from the tags"]
+        return []
 
     def one_scale(self) -> "PotSettings":
         """These settings with the thresholds that suit CAMs of a single scale."""

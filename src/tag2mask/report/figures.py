@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask.cams.kinds import KINDS
-from tag2mask.evaluation.figures import absence
+from tag2mask.evaluation.figures import absence, other_means
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Result:
         kind: its name in metrics.json.
         stage: the stage that wrote it.
         miou, pixel_accuracy: in [0, 1]; None if unknown.
+        other_means: a note about the mean IoU by other rules; empty where they do not differ.
         difference: mIoU minus that of the split's first result; None for the first.
         images: number of images.
         threshold: the best background threshold; None if the kind has a background.
@@ -45,6 +46,7 @@ class Result:
     stage: str
     miou: float | None
     pixel_accuracy: float | None
+    other_means: str
     difference: float | None
     images: int | None
     threshold: float | None
@@ -187,6 +189,7 @@ def _result(stage: str, kind: str, figures: dict[str, Any], *, first: float | No
         stage=stage,
         miou=miou,
         pixel_accuracy=_fraction(figures.get("pixel_accuracy")),
+        other_means=other_means({name: _fraction(figures.get(name)) for name in ("miou", "miou_present", "miou_all")}),
         difference=None if first is None or miou is None else miou - first,
         images=images if isinstance(images, int) else None,
         threshold=_fraction(figures.get("threshold")),

@@ -49,6 +49,7 @@ class Seeds(Stage):
 
     name = "seeds"
     outputs = ("seeds",)
+    version = 2
     distribution = "shard"
     sections = ("seeds",)
     reads_images = True
@@ -214,14 +215,17 @@ def _is_same(cam: CamFile, path: Path) -> bool:
 
 
 def _reduced(found: NpyCams, item: ImageItem, size: tuple[int, int]) -> tuple[CamFile, float | None, int]:
-    """The maps of the image's tags on the grid, the mean error of the reduction, and the number of other maps."""
+    """The maps of the image's tags on the grid, the mean error of the reduction, and the number of other maps.
+
+    Maps at full size are enlargements of a grid: they are sampled at the centres of its cells.
+    """
     ids = found.classes + 1
     own = [int(place) for place in np.argsort(ids) if ids[place] in item.tags]
     if found.grid is not None:
         return CamFile(ids[own].astype(np.int32), found.grid[own], size), None, len(ids) - len(own)
     grid = (-(-size[0] // GRID_CELL), -(-size[1] // GRID_CELL))
     full = torch.from_numpy(found.full[own].astype(np.float32))[None]
-    reduced = F.interpolate(full, size=grid, mode="area")[0] if own else full.new_zeros(0, *grid)
+    reduced = F.interpolate(full, size=grid, mode="bilinear")[0] if own else full.new_zeros(0, *grid)
     cam = CamFile(ids[own].astype(np.int32), reduced.half().numpy(), size)
     loss = float((torch.from_numpy(full_resolution(cam)) - full[0]).abs().mean()) if own else None
     return cam, loss, len(ids) - len(own)

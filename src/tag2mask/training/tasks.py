@@ -1,6 +1,6 @@
 """The training tasks: the POT network, IRN's edge network and the segmentation network, each with its loss.
 
-POT network: L = λ_cls · multi-label soft margin + λ_ot · L_otcon (docs/method.md, "Loss"), or with L_ext in the place of
+POT network: L = λ_cls · multi-label soft margin + λ_ot · L_otcon (docs/method.md, "Loss"), or with L_ext in place of
 L_otcon (docs/seeds.md).
 """
 

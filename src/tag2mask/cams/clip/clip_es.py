@@ -21,6 +21,9 @@ ATTENTION_BLOCKS = 8
 """The affinity is the mean attention of the last eight blocks. Source: CLIP-ES."""
 
 _ROUNDS = 3
+_HIGHEST = 1 - 1.2e-7
+"""The maximum of a published map, x / (1e-7 + max) in float32: its level is 254 of 255."""
+
 _CONNECTED = np.ones((3, 3), dtype=bool)
 
 _TOP_SHARE = 0.05
@@ -149,7 +152,7 @@ def propagate(affinities: Tensor, maps: Tensor) -> Tensor:
 def min_max_normalised(maps: Tensor, valid: Tensor) -> Tensor:
     """(x − min) / (max − min) over the patches of each map (…, n); 0 for flat maps and in padding.
 
-    Source: CLIP-ES, without its 1e-7 in the divisor, which weakens the maps of classes with a high probability.
+    Source: CLIP-ES, without its 1e-7 in the divisor, which weakens the maps of classes with a probability near 0 or 1.
     """
     low = maps.masked_fill(~valid, torch.inf).amin(-1, keepdim=True)
     high = maps.masked_fill(~valid, -torch.inf).amax(-1, keepdim=True)
@@ -166,7 +169,7 @@ def box_masks(maps: Tensor, grids: Sequence[tuple[int, int]], threshold: float, 
         boxes: `whole`, or `published`: a box at the right or lower edge of the image loses its last column or row.
     Source: CLIP-ES, which traces contours; regions connected over sides and corners have the same boxes.
     """
-    levels = (maps * 255).floor()
+    levels = (maps * _HIGHEST * 255).floor()
     above = (levels > (threshold * levels.amax(1, keepdim=True)).floor()).cpu().numpy()
     masks = np.zeros(above.shape, dtype=bool)
     for own, mask, (rows, columns) in zip(above, masks, grids, strict=True):

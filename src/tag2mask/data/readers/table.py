@@ -1,4 +1,7 @@
-"""The tags table: CSV ``image,tags`` with tags joined by ``;``, or ``image`` and one 0/1 column per class."""
+"""The tags table: CSV ``image,tags`` with tags joined by ``;``, or ``image`` and one 0/1 column per class.
+
+In VOC and COCO roots it may also be a list ``IMAGE ID ID …``.
+"""
 
 import csv
 import re
@@ -18,6 +21,7 @@ from tag2mask.data.readers.table_columns import Columns, Table, find_columns
 from tag2mask.data.settings import DataSettings
 
 TABLE_NAME = "tags.csv"  # the default table in a root
+LIST_SUFFIX = ".txt"  # of a list of class ids
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -44,12 +48,13 @@ class TableTags:
         """Read a table; ``known`` and ``folders`` are those of `known_id`."""
         self.listing = listing
         self.table = table = Table(listing.shown(path))
+        self._form = " ID ID" if path.suffix == LIST_SUFFIX else ",TAGS"  # of a line, after the image
         self.lines: dict[str, int] = {}  # the line of each ID
         self._tags: dict[str, tuple[str, ...] | None] = {}
         for row in read_table(path, table, settings, listing.names):
             own = known_id(row.image, known, *folders)
             if own in self.lines:
-                message = f"{own} has two lines, the first is line {self.lines[own]}; join their tags by `;`"
+                message = f"{own} has two lines, the first is line {self.lines[own]}; join their tags in one"
                 table.fail("duplicate-id", message, row.line)
             else:
                 self.lines[own], self._tags[own] = row.line, row.tags
@@ -59,7 +64,7 @@ class TableTags:
     def __call__(self, image_id: str, image: str) -> tuple[str, ...] | None:
         """The tags of an ID; None if its line is invalid or missing, which is reported for the name ``image``."""
         if image_id not in self.lines:
-            message = f"{image_id} has no line; add `{image},TAGS`"
+            message = f"{image_id} has no line; add `{image}{self._form}`"
             self.listing.problems.append(error("missing-tags", self.table.subject, message))
             return None
         return self._tags[image_id]
@@ -83,6 +88,9 @@ def read_table(
     ``split`` is optional; with ``tags``, other columns are ignored. `table_columns` has alternative names,
     `table_cells` the separators of tags. The file is read twice, since a cell's interpretation depends on all cells.
 
+    With ``official`` classes, a file ``.txt`` has no header: its lines are an image and the places of its tags among
+    those classes, from 0, separated by blanks. Source: the lists of CLIP-ES for COCO.
+
     Args:
         path: the file.
         table: filled during the iteration.
@@ -101,6 +109,10 @@ def read_table(
         if has_null:
             message = "the tags table holds null bytes, as UTF-16 and spreadsheets do; save it as CSV in UTF-8"
             table.fail("encoding", message)
+            return
+        if official and path.suffix == LIST_SUFFIX:
+            with path.open(encoding="utf-8-sig", errors="replace") as lines:
+                yield from _list_rows(table, lines, official)
             return
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
             columns = _columns(table, lines, cells, listed)
@@ -141,6 +153,25 @@ def read_table_images(settings: DataSettings, split: str | None) -> Listing:
             problem = error("bad-split", table.subject, message)
         listing.problems.append(problem)
     return listing
+
+
+def _list_rows(table: Table, file: Iterable[str], classes: Sequence[str]) -> Iterator[Row]:
+    """The lines ``IMAGE ID ID …``, with ids from 0."""
+    names = {str(number): name for number, name in enumerate(classes)}
+    span = f"from 0 `{classes[0]}` to {len(classes) - 1} `{classes[-1]}`"
+    table.notes.append(f"the tags are class ids, {span}")
+    for line, text in enumerate(file, 1):
+        image, *ids = text.split() or [""]
+        wrong = [each for each in ids if each not in names]
+        if REPLACEMENT in text:
+            table.fail("encoding", f"the line is not UTF-8 (`{text.strip()}`); save the list as UTF-8", line)
+        elif image:
+            if wrong or not ids:
+                fault = f"`{wrong[0]}` is not a class id" if wrong else f"`{image}` has no class id"
+                rule = f"a line of a list is `IMAGE ID ID`, with ids {span}; a table with a header has the suffix .csv"
+                table.fail("bad-value", f"{fault}; {rule}", line)
+            tags = None if wrong or not ids else tuple(dict.fromkeys(names[each] for each in ids))
+            yield Row(line, nfc(image), tags, None)
 
 
 def _columns(table: Table, file: Iterable[str], cells: TagColumn, listed: Sequence[str] | None) -> Columns | None:
