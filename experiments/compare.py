@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from error_bars import Counts
+from error_bars import Counts, counts_of
 from maps import ImageMaps
-from tag2mask.evaluation import Confusion
 from tag2mask.pot import PotSettings, transport_cams
 
 _BATCH = 16
@@ -86,10 +85,7 @@ def _count_one(maps: Tensor, image: ImageMaps, classes: int) -> Counts:
     """Intersection, truth and prediction of each class at the image's size."""
     ids = torch.cat([torch.zeros(1, dtype=torch.int64), image.ids])
     full = F.interpolate(maps[None, ids], size=image.truth.shape, mode="bilinear", align_corners=False)[0]
-    confusion = Confusion(classes + 1)
-    confusion.update(ids[full.argmax(0)].numpy().astype(np.uint8), image.truth.numpy().astype(np.uint8))
-    matrix = confusion.matrix
-    return np.stack([matrix.diagonal(), confusion.truth_pixels(), matrix.sum(0)], axis=1)
+    return counts_of(ids[full.argmax(0)].numpy().astype(np.uint8), image.truth.numpy().astype(np.uint8), classes)
 
 
 def class_ids(classes: Sequence[str], names: Sequence[str]) -> list[int]:

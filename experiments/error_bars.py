@@ -6,10 +6,19 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tag2mask.evaluation import Confusion
+
 Counts = npt.NDArray[np.int64]
 """(images, classes, 3): pixels of intersection, truth and prediction."""
 
 _RESAMPLES = 2000
+
+
+def counts_of(labels: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8], classes: int) -> Counts:
+    """The counts of one image, (classes + 1, 3)."""
+    confusion = Confusion(classes + 1)
+    confusion.update(labels, truth)
+    return np.stack([confusion.matrix.diagonal(), confusion.truth_pixels(), confusion.matrix.sum(0)], axis=1)
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from error_bars import Counts, estimate, paired
+from error_bars import Counts, counts_of, estimate, paired
 from maps import open_split
 from tag2mask.cams.inference import ImageMaps, image_maps
 from tag2mask.core.device import channels_last
 from tag2mask.data.images import read_image, read_mask
-from tag2mask.evaluation import Confusion
 from tag2mask.networks.checkpoint import load_network
 from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.ot import kmeans
@@ -174,10 +173,8 @@ def main() -> None:
         chosen = torch.tensor([0, *tags])
         for name, cam in ROWS.items():
             maps = F.interpolate(cam(sample)[chosen][None], size=truth.shape, mode="bilinear")[0]
-            confusion = Confusion(len(network.classes) + 1)
-            confusion.update(chosen[maps.argmax(0)].numpy().astype(np.uint8), truth)
-            matrix = confusion.matrix
-            counts[name].append(np.stack([matrix.diagonal(), confusion.truth_pixels(), matrix.sum(0)], axis=1))
+            labels = chosen[maps.argmax(0)].numpy().astype(np.uint8)
+            counts[name].append(counts_of(labels, truth, len(network.classes)))
     whole = {name: [np.stack(own)] for name, own in counts.items()}
     print("| CAM | mIoU | difference |\n|---|---|---|")
     for name, own in whole.items():

@@ -211,27 +211,14 @@ def test_padding_does_not_say_what_it_holds() -> None:
     assert not torch.equal(network(images), network(other))
 
 
-def test_padding_has_no_part_in_the_statistics_of_the_norms() -> None:
-    network = build_edge_network(resnet(), seed=0)
-    stages = network.backbone.all_stages
-    own = [torch.randn(2, stage.channels, 64 // stage.stride, 48 // stage.stride) for stage in stages]
-    padded = [F.pad(each, (0, 16 // stage.stride), value=9.0) for each, stage in zip(own, stages, strict=True)]
-    valid = torch.arange(64).expand(2, 64, 64) < 48
-    with torch.no_grad():
-        alone, together = network.branch(own, (16, 12)), network.branch(padded, (16, 16), valid)
-        torch.testing.assert_close(together[..., :10], alone[..., :10])  # beyond, enlarged cells of padding mix in
-        torch.testing.assert_close(network.branch(own, (16, 12), torch.ones(2, 64, 48, dtype=torch.bool)), alone)
-
-
 @pytest.mark.parametrize("width", [64, 61])
 def test_mirrored_inference_is_the_mean_by_hand(width: int) -> None:
     network = build_edge_network(resnet(), seed=0)
     images = torch.rand(2, 3, 39, width)
     filled = network.pixel_mean.expand(2, 3, 39, 64).clone()
     filled[..., :width] = images
-    valid = torch.arange(64).expand(2, 39, 64) < width
     with torch.no_grad():
-        by_hand = (network(filled, valid) + network(filled.flip(3), valid.flip(2)).flip(2)) / 2
+        by_hand = (network(filled) + network(filled.flip(3)).flip(2)) / 2
     found = network.mean_logits(images)
     torch.testing.assert_close(found, by_hand[..., : -(-width // 4)])
     assert not found.requires_grad

@@ -134,16 +134,36 @@ def test_projections_are_the_published_ones() -> None:
     assert heads == {id(network.classifier.weight), *(id(each) for each in network.projections.parameters())}
 
 
-def test_projections_see_the_colours_of_the_cell() -> None:
-    network = _network((8, 16), out_indices=(0,), projections=True)
+def taps(cells: int, wanted: int, *, corners: bool) -> Tensor:
+    """The weights (wanted, cells) of bilinear sampling along one side: two neighbours of each place."""
+    weights = torch.zeros(wanted, cells)
+    for place in range(wanted):
+        at = place * (cells - 1) / (wanted - 1) if corners else (place + 0.5) * cells / wanted - 0.5
+        at = min(max(at, 0.0), cells - 1.0)
+        low = min(int(at), cells - 2)
+        weights[place, low], weights[place, low + 1] = 1 - (at - low), at - low
+    return weights
+
+
+def test_the_joint_feature_of_projections_is_the_published_one() -> None:
+    """In loops: colours with aligned corners, unit length, and two taps per side to the grid of the last stages."""
+    network = build_network(NetworkSettings(backbone="resnet18", weights="none", projections=True), CLASSES, seed=0)
+    network.eval()
+    images = torch.rand(2, 3, 96, 128)
     with torch.no_grad():
-        weight = network.get_parameter("projections.0.weight").zero_()
-        weight[:3, -3:] = torch.eye(3)[:, :, None, None]
-    images = torch.rand(1, 3, 44, 60)
-    normalised = (images - network.pixel_mean) / network.pixel_std
-    colours = F.avg_pool2d(normalised, 8, ceil_mode=True, count_include_pad=False)
-    found = network(images).features
-    torch.testing.assert_close(found[:, :3], F.normalize(colours, dim=1), rtol=1e-4, atol=1e-4)
+        normalised = (images - network.pixel_mean) / network.pixel_std
+        parts = []
+        for maps, projection in zip(network.backbone(normalised), network.projections or [], strict=True):
+            rows, columns = maps.shape[2:]
+            down, right = taps(96, rows, corners=True), taps(128, columns, corners=True)
+            colours = torch.einsum("hi,wj,ncij->nchw", down, right, normalised)
+            part = torch.einsum("oc,nchw->nohw", projection.weight[:, :, 0, 0], torch.cat([maps, colours], 1))
+            part = part / (part.square().sum(1, keepdim=True).sqrt() + 1e-5)
+            down, right = taps(rows, 6, corners=False), taps(columns, 8, corners=False)
+            parts.append(torch.einsum("hi,wj,ncij->nchw", down, right, part))
+        expected = torch.cat(parts, 1)
+        found = network(images).features
+    torch.testing.assert_close(found, expected / expected.square().sum(1, keepdim=True).sqrt(), rtol=1e-4, atol=1e-5)
 
 
 def test_half_precision_keeps_features_in_single() -> None:

@@ -11,42 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.core.errors import UsageError, first_five
-from tag2mask.networks.backbones.base import (
-    Backbone,
-    NormalisingNetwork,
-    Stage,
-    ceil_grid,
-    image_cells,
-    offered,
-    to_grid,
-)
+from tag2mask.networks.backbones.base import Backbone, NormalisingNetwork, Stage, ceil_grid, offered, to_grid
 
 EDGE_STRIDE = 4
 """Pixels per cell of the edges. Source: IRN."""
 
-_WIDTH, _GROUPS, _EPSILON = 32, 4, 1e-5
-
-
-class _Level(nn.Sequential):
-    """A 1×1 convolution and a group norm over the cells of the image."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(nn.Conv2d(channels, _WIDTH, 1, bias=False), nn.GroupNorm(_GROUPS, _WIDTH, _EPSILON))
-
-    def forward(self, maps: Tensor, inside: Tensor | None = None) -> Tensor:
-        """Of (N, channels, h, w); ``inside`` is bool (N, h, w), False in padding, which is not in the statistics."""
-        convolution, norm = self
-        x: Tensor = convolution(maps)
-        if inside is None:
-            return norm(x)  # type: ignore[no-any-return]
-        groups = x.float().reshape(len(x), _GROUPS, -1, *x.shape[2:])  # (N, G, 32 / G, h, w)
-        weight = inside[:, None, None].float()
-        share = weight / weight.sum((3, 4), keepdim=True) / groups.shape[2]
-        mean = (groups * share).sum((2, 3, 4), keepdim=True)
-        variance = ((groups - mean).square() * share).sum((2, 3, 4), keepdim=True)
-        scaled = ((groups - mean) * (variance + _EPSILON).rsqrt()).flatten(1, 2)
-        scale, shift = (norm.get_parameter(name)[:, None, None] for name in ("weight", "bias"))
-        return scaled * scale + shift
+_WIDTH, _GROUPS = 32, 4
 
 
 class EdgeBranch(nn.Module):
@@ -55,21 +25,18 @@ class EdgeBranch(nn.Module):
     def __init__(self, stages: tuple[Stage, ...]) -> None:
         super().__init__()
         self.strides = tuple(stage.stride for stage in stages)
-        self.levels = nn.ModuleList(_Level(stage.channels) for stage in stages)
+        self.levels = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(stage.channels, _WIDTH, 1, bias=False), nn.GroupNorm(_GROUPS, _WIDTH))
+            for stage in stages
+        )
         self.edge = nn.Conv2d(_WIDTH * len(stages), 1, 1)
 
-    def forward(self, maps: list[Tensor], size: tuple[int, int], valid: Tensor | None = None) -> Tensor:
-        """Logits float32 (N, h, w) of maps (N, channels, ·, ·).
-
-        Args:
-            size: (h, w), the image's grid at stride 4.
-            valid: bool (N, H, W), False = padding, which has no part in the statistics of the norms; None: no padding.
-        """
-        parts = []
-        for level, each, stride in zip(self.levels, maps, self.strides, strict=True):
-            grid = int(each.shape[2]), int(each.shape[3])
-            inside = None if valid is None else image_cells(valid, grid, stride=stride)
-            parts.append(to_grid(level(each, inside), stride, EDGE_STRIDE, size).relu())
+    def forward(self, maps: list[Tensor], size: tuple[int, int]) -> Tensor:
+        """Logits float32 (N, h, w) of maps (N, channels, ·, ·); ``size`` = (h, w) is the image's grid at stride 4."""
+        parts = [
+            to_grid(level(each), stride, EDGE_STRIDE, size).relu()
+            for level, each, stride in zip(self.levels, maps, self.strides, strict=True)
+        ]
         logits: Tensor = self.edge(torch.cat(parts, dim=1))
         return logits.squeeze(1).float()
 
@@ -96,7 +63,7 @@ class EdgeNetwork(NormalisingNetwork):
 
     def forward(self, images: Tensor, valid: Tensor | None = None) -> Tensor:
         """The logits of the edges, float32 (N, ceil(H / 4), ceil(W / 4)); arguments as of `normalise`."""
-        return self._logits(self.normalise(images, valid), valid)
+        return self._logits(self.normalise(images, valid))
 
     @torch.no_grad()
     def mean_logits(self, images: Tensor) -> Tensor:
@@ -109,10 +76,9 @@ class EdgeNetwork(NormalisingNetwork):
         """
         normalised = self.normalise(images, None)
         rows, columns = ceil_grid((int(images.shape[2]), int(images.shape[3])), EDGE_STRIDE)
-        right = (0, -int(images.shape[3]) % math.lcm(EDGE_STRIDE, *self.branch.strides))
-        filled, valid = F.pad(normalised, right), F.pad(torch.ones_like(images[:, 0], dtype=torch.bool), right)
+        filled = F.pad(normalised, (0, -int(images.shape[3]) % math.lcm(EDGE_STRIDE, *self.branch.strides)))
         pair = torch.cat([filled, filled.flip(3)]).contiguous(memory_format=torch.channels_last)
-        straight, mirrored = self._logits(pair, torch.cat([valid, valid.flip(2)])).chunk(2)
+        straight, mirrored = self._logits(pair).chunk(2)
         return ((straight + mirrored.flip(2)) / 2)[:, :rows, :columns]
 
     def train(self, mode: bool = True) -> "EdgeNetwork":
@@ -121,11 +87,11 @@ class EdgeNetwork(NormalisingNetwork):
         self.backbone.eval()
         return self
 
-    def _logits(self, normalised: Tensor, valid: Tensor | None) -> Tensor:
+    def _logits(self, normalised: Tensor) -> Tensor:
         with torch.no_grad():
             maps = self.backbone.all_maps(normalised)
         size = ceil_grid((int(normalised.shape[2]), int(normalised.shape[3])), EDGE_STRIDE)
-        return self.branch([maps[level] for level in self.levels], size, valid)  # type: ignore[no-any-return]
+        return self.branch([maps[level] for level in self.levels], size)  # type: ignore[no-any-return]
 
 
 def build_edge_network(backbone: Backbone, *, seed: int, levels: tuple[int, ...] | None = None) -> EdgeNetwork:

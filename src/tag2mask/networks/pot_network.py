@@ -94,18 +94,22 @@ class PotNetwork(NormalisingNetwork):
         return [parameter for head in heads for parameter in head.parameters() if parameter.requires_grad]
 
     def _joint_feature(self, maps: list[Tensor], normalised: Tensor, size: tuple[int, int]) -> Tensor:
-        """The levels, unit length, on one grid, concatenated, unit length again; in float32."""
+        """The levels, unit length, on one grid, concatenated, unit length again; in float32.
+
+        Projections and the colours that they read are sampled as published: bilinear, without means over cells.
+        """
         parts = []
-        colours: dict[int, Tensor] = {}
         for index, level in enumerate(self.levels):
             part, stride = maps[level], self.backbone.stages[level].stride
             if self.projections is not None:
-                if stride not in colours:
-                    # The mean colour of the cell; the release samples one pixel of it, which aliases.
-                    colours[stride] = F.avg_pool2d(normalised, stride, ceil_mode=True, count_include_pad=False)
-                part = self.projections[index](torch.cat([part, colours[stride].to(part.dtype)], dim=1))
+                colours = F.interpolate(normalised, size=part.shape[2:], mode="bilinear", align_corners=True)
+                part = self.projections[index](torch.cat([part, colours.to(part.dtype)], dim=1))
             norm = torch.linalg.vector_norm(part, dim=1, keepdim=True, dtype=torch.float32)
-            parts.append(to_grid(part / (norm + LEVEL_EPSILON), stride, self.stride, size))
+            part = part / (norm + LEVEL_EPSILON)
+            if self.projections is None:
+                parts.append(to_grid(part, stride, self.stride, size))
+            else:
+                parts.append(F.interpolate(part, size=size, mode="bilinear", align_corners=False))
         return F.normalize(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), dim=1)
 
 
