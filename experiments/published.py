@@ -9,11 +9,12 @@ changes one thing of the first; differences are paired over images.
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,12 +23,13 @@ from error_bars import Counts, counts_of, estimate, paired
 from maps import open_split
 from tag2mask.cams.inference import ImageMaps, image_maps
 from tag2mask.core.device import channels_last
+from tag2mask.data.dataset import ImageItem
 from tag2mask.data.images import read_image, read_mask
 from tag2mask.networks.checkpoint import load_network
 from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.ot import kmeans
 from tag2mask.pot import PotSettings, partition
-from tag2mask.pot.external import ExternalSettings
+from tag2mask.pot.external import BIAS, ExternalSettings
 from tag2mask.runs.base_cams import read_external_maps
 from tag2mask.runs.run_folder import RunFolder
 
@@ -36,17 +38,6 @@ USE = ExternalSettings(suppression=0.5, consistency_pair="pot-target")
 
 Maps = Tensor
 """(C + 1, h, w), background first."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """The maps of one image: of all scales together, and of each scale."""
-
-    together: ImageMaps
-    apart: list[ImageMaps]
-
-    def changed(self, **changes: object) -> ImageMaps:
-        return replace(self.together, **changes)  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -81,77 +72,55 @@ def no_fallback() -> Iterator[None]:
         yield
 
 
-def pot(sample: Sample) -> Maps:
-    return sample.together.transport(PAPER).cams[0]
+def pot(maps: ImageMaps) -> Maps:
+    return maps.transport(PAPER).cams[0]
 
 
-def under(context: Callable[[], object]) -> Callable[[Sample], Maps]:
-    def found(sample: Sample) -> Maps:
+def under(context: Callable[[], object]) -> Callable[[ImageMaps], Maps]:
+    def found(maps: ImageMaps) -> Maps:
         with context():  # type: ignore[attr-defined]
-            return pot(sample)
+            return pot(maps)
 
     return found
 
 
-def normalised(maps: Maps) -> Maps:
-    return maps / (maps.amax((1, 2), keepdim=True) + 1e-5)
+def unbiased(maps: ImageMaps) -> Maps:
+    """The background as it is, not half of it and 0.2."""
+    cams = pot(maps)
+    return torch.cat([2 * (cams[:1] - BIAS), cams[1:]])
 
 
-def scales_apart(sample: Sample) -> Maps:
-    """Clusters and maps at each scale, the maps summed at the grid of scale 1."""
-    maps = [each.transport(PAPER).cams for each in sample.apart]
-    return normalised(
-        torch.stack([F.interpolate(each, size=maps[0].shape[2:], mode="bilinear") for each in maps]).sum(0)[0]
-    )
+def fused(**changes: float) -> Callable[[ImageMaps], Maps]:
+    return lambda maps: maps.with_external(maps.external, replace(USE, **changes)).fused(PAPER).cams[0]  # type: ignore[arg-type]
 
 
-def biased(maps: Maps) -> Maps:
-    """Twice the foreground against the background and 0.4."""
-    return torch.cat([maps[:1] + 0.4, 2 * maps[1:]])
-
-
-def fused(**changes: float) -> Callable[[Sample], Maps]:
-    return lambda sample: sample.changed(external_settings=replace(USE, **changes)).fused(PAPER).cams[0]  # type: ignore[arg-type]
-
-
-ROWS: dict[str, Callable[[Sample], Maps]] = {
+ROWS: dict[str, Callable[[ImageMaps], Maps]] = {
     "voc-paper": pot,
-    "background over the tags": lambda sample: sample.together.transport(replace(PAPER, background="tags")).cams[0],
-    "each map divided by its maximum again": lambda sample: normalised(pot(sample)),
-    "the same, 2 fg against bg + 0.4": lambda sample: biased(normalised(pot(sample))),
-    "the same, clusters at each scale, maps summed": scales_apart,
-    "all three": lambda sample: biased(scales_apart(sample)),
+    "background over the tags": lambda maps: maps.transport(replace(PAPER, background="tags")).cams[0],
+    "without 2 fg against bg + 0.4": unbiased,
+    "`merge: features`": lambda maps: pot(replace(maps, apart=())),
     "k-means from random rows, unlimited rounds": under(random_rows),
     "classes with fewer than two seeds stay empty": under(no_fallback),
-    "without suppression": lambda sample: sample.changed(external_settings=ExternalSettings()).transport(PAPER).cams[0],
+    "without suppression": lambda maps: pot(maps.with_external(maps.external, ExternalSettings())),  # type: ignore[arg-type]
     "fused CAM of voc-paper": fused(),
-    "fused CAM with 0 and 0.3": fused(background_subtraction=0.0, agreement=0.3),
+    "fused CAM with the constants of CAM time, 0 and 0.3": fused(background_subtraction=0.0, agreement=0.3),
 }
 """A CAM for each change, from the maps of an image."""
 
 
 def samples(
-    network: PotNetwork, run: RunFolder, options: argparse.Namespace, half: bool
-) -> Iterator[tuple[Sample, tuple[int, ...], np.ndarray]]:
-    """The maps, tags and ground truth of each image."""
+    network: PotNetwork, run: RunFolder, options: argparse.Namespace
+) -> Iterator[tuple[ImageMaps, ImageItem, npt.NDArray[np.uint8]]]:
+    """The maps of each image, and its ground truth."""
     images, chosen = open_split(options.root, options.tags, options.split, None)
     for item in chosen:
         pixels = torch.from_numpy(read_image(item.path)).permute(2, 0, 1)[None].float() / 255
         tags = torch.from_numpy(images.tag_matrix([item]))
-
-        def maps(scales: list[float], pixels: Tensor = pixels, tags: Tensor = tags) -> ImageMaps:
-            found = image_maps(network, pixels, tags, scales=scales, flip=True, bf16=half)
-            return with_external(found)
-
-        def with_external(found: ImageMaps, item=item) -> ImageMaps:  # type: ignore[no-untyped-def]
-            grid = int(found.cams.shape[2]), int(found.cams.shape[3])
-            external, _ = read_external_maps(run, [item], len(images.classes), grid)
-            return replace(found, external=external, external_settings=USE)
-
-        apart = [maps([scale]) for scale in options.scales]
+        maps = image_maps(network, pixels, tags, scales=options.scales, flip=True, bf16=True, apart=True)
+        external, _ = read_external_maps(run, [item], len(images.classes), (maps.cams.shape[2], maps.cams.shape[3]))
         if item.truth is None:
             raise SystemExit(f"{item.id} has no ground truth")
-        yield Sample(maps(options.scales), apart), item.tags, np.asarray(read_mask(item.truth))
+        yield maps.with_external(external, USE), item, np.asarray(read_mask(item.truth))
 
 
 @torch.no_grad()
@@ -169,17 +138,18 @@ def main() -> None:
     if options.classes:
         ids = [0, *(network.classes.index(name) + 1 for name in options.classes.split(","))]
     counts: dict[str, list[Counts]] = {name: [] for name in ROWS}
-    for sample, tags, truth in samples(network, RunFolder(options.run), options, half=True):
-        chosen = torch.tensor([0, *tags])
+    for own, item, truth in samples(network, RunFolder(options.run), options):
+        chosen = torch.tensor([0, *item.tags])
         for name, cam in ROWS.items():
-            maps = F.interpolate(cam(sample)[chosen][None], size=truth.shape, mode="bilinear")[0]
+            maps = F.interpolate(cam(own)[chosen][None], size=truth.shape, mode="bilinear")[0]
             labels = chosen[maps.argmax(0)].numpy().astype(np.uint8)
             counts[name].append(counts_of(labels, truth, len(network.classes)))
-    whole = {name: [np.stack(own)] for name, own in counts.items()}
+    whole = {name: [np.stack(each)] for name, each in counts.items()}
     print("| CAM | mIoU | difference |\n|---|---|---|")
-    for name, own in whole.items():
+    for name, counted in whole.items():
         first = "fused CAM of voc-paper" if name.startswith("fused") else "voc-paper"
-        print(f"| {name} | {estimate(own, ids)} | {'' if name == first else paired(own, whole[first], ids)} |")
+        difference = "" if name == first else paired(counted, whole[first], ids)
+        print(f"| {name} | {estimate(counted, ids)} | {difference} |")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ class SmallReport(ReportSettings):
     """A report with small pictures."""
 
     width: int = 96
+    lowest_confidence: int = 12
 
 
 def build_run(folder: Path, *, truth: bool = True) -> tuple[Path, ImageSet]:

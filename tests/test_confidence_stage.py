@@ -29,6 +29,7 @@ from tag2mask.data.manifest import ImageItem
 from tag2mask.export.formats import ExportSettings, export_masks
 from tag2mask.quality.features import FIELDS, stored_features
 from tag2mask.quality.ranking import CLASSES, IMAGES, QUALITY, read_ranking
+from tag2mask.report import ReportSettings
 from tag2mask.runs.dataset import run_images
 from tag2mask.runs.progress import StageResult
 from tag2mask.runs.run_folder import RunFolder
@@ -219,7 +220,7 @@ def test_evidence_of_other_tags_is_stale(copied: Path, capsys: pytest.CaptureFix
     assert {row["image"] for row in rows(copied / IMAGES)} == {each.id for each in items} - {item.id, items[-1].id}
 
 
-def test_decided_masks_are_marked_and_left_out_of_the_report(copied: Path) -> None:
+def test_decided_masks_are_marked_and_left_out_of_the_report(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second, third = [each.image for each in read_ranking(copied)][:3]
     corrections = CorrectionsFolder(
         copied / "corrections", run_images(request(copied).config, RunFolder(copied)).classes
@@ -230,7 +231,8 @@ def test_decided_masks_are_marked_and_left_out_of_the_report(copied: Path) -> No
         first: "accepted"
     }
     corrections.write(second, Decision.now("rejected"))  # after the tables
-    assert main(["report", str(copied), "--report.lowest_confidence", "1"]) == 0
+    monkeypatch.setattr(ReportSettings, "lowest_confidence", 1)
+    assert main(["report", str(copied)]) == 0
     section = (copied / "report.html").read_text().partition('id="least-certain"')[2].partition("</section>")[0]
     assert f"<h3><bdi>{third}</bdi></h3>" in section and section.count("<h3>") == 1
 
@@ -264,7 +266,7 @@ def test_a_split_without_masks_leaves_the_tables(copied: Path, capsys: pytest.Ca
 
 
 def test_truth_that_does_not_fit_is_named_and_the_mask_is_ranked_all_the_same(
-    copied: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    copied: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     truth = Path(copytree(scenes / "masks", tmp_path / "truth"))
     first = next(read_ranking(copied)).image
@@ -274,7 +276,8 @@ def test_truth_that_does_not_fit_is_named_and_the_mask_is_ranked_all_the_same(
     assert str(truth / f"{first}.png") in told["failed"][first] and len(rows(copied / IMAGES)) == 10
     assert any("truth of 9 images is too little" in note for note in told["notes"])
     assert not (copied / QUALITY).exists()
-    assert main(["report", str(copied), *more, "--report.lowest_confidence", "1"]) == 0
+    monkeypatch.setattr(ReportSettings, "lowest_confidence", 1)
+    assert main(["report", str(copied), *more]) == 0
     section = (copied / "report.html").read_text().partition('id="least-certain"')[2].partition("</section>")[0]
     assert f"<h3><bdi>{first}</bdi></h3>" in section and "Truth" not in section
 

@@ -209,7 +209,7 @@ def test_what_is_refused_leaves_the_run_as_it_was(copied: Path, scenes: Path, ca
         ("evaluate", "evaluate__splits", "[train,vall]", "vall"),
         ("evaluate", "evaluate__classes", "[unicorn]", "unicorn is not among the classes"),
         ("run", "evaluate__classes", "[unicorn]", "unicorn is not among the classes"),
-        ("report", "report__lowest_confidence", "-1", "report: lowest_confidence should not be negative, received -1"),
+        ("report", "report__images", "-1", "report: images should not be negative, received -1"),
     ],
 )
 def test_settings_that_a_stage_refuses_are_not_remembered(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from report_run import CLUSTERS, IDS, build_run, make_cam, write_ranking
-from tag2mask.core.errors import Tag2maskError, UsageError
+from tag2mask.core.errors import Tag2maskError
 from tag2mask.data import ImageSet, palette
 from tag2mask.data.cam_files import CamFile, full_resolution, write_cam
 from tag2mask.evaluation import Confusion, ThresholdSweep
@@ -254,8 +254,3 @@ def test_least_certain_first_without_truth(tmp_path: Path) -> None:
 
 def _select(run: Path, images: ImageSet, count: int = 24) -> Selection:
     return select(run, images, Ranking.of(run), ReportSettings(images=count), print)
-
-
-def test_settings_out_of_range_are_named_together() -> None:
-    with pytest.raises(UsageError, match=r"report: images.*-1.*lowest_confidence.*-9"):
-        ReportSettings(images=-1, lowest_confidence=-9)

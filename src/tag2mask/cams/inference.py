@@ -1,7 +1,7 @@
 """CAMs for a batch of images of one size: several scales and mirror images, one forward pass per scale."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from tag2mask.core.errors import UsageError
 from tag2mask.networks.pot_network import PotNetwork
 from tag2mask.pot import PotSettings, TransportCams, normalised_cams, transport_cams
-from tag2mask.pot.external import ExternalSettings, base_cams, fused, suppressed
+from tag2mask.pot.external import ExternalSettings, base_cams, fused, summed, suppressed
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class ImageMaps:
         tags: (N, C) bool.
         scores: (N, C) in (0, 1), the classifier's probabilities, from the mean logits over scales and mirror images.
         external: (N, C, h, w) in [0, 1], external base CAMs, `NO_MAP` for a class without one; None if not used.
+        apart: the maps of each scale on its own grid, if POT's CAMs are to be merged instead of the features.
     """
 
     cams: Tensor
@@ -31,6 +32,7 @@ class ImageMaps:
     scores: Tensor
     external: Tensor | None = None
     external_settings: ExternalSettings = field(default_factory=ExternalSettings)
+    apart: tuple["ImageMaps", ...] = ()
 
     @property
     def base(self) -> Tensor:
@@ -40,19 +42,34 @@ class ImageMaps:
         valid = torch.ones_like(self.cams[:, 0], dtype=torch.bool)
         return base_cams(self.cams, self.external, self.external_settings, valid)
 
+    def with_external(self, external: Tensor, settings: ExternalSettings) -> "ImageMaps":
+        """With external base CAMs, (N, C, h, w) on this grid."""
+        apart = tuple(
+            each.with_external(F.interpolate(external, size=each.cams.shape[2:], mode="bilinear"), settings)
+            for each in self.apart
+        )
+        return replace(self, external=external, external_settings=settings, apart=apart)
+
     def prototype_cams(self, settings: PotSettings) -> TransportCams:
         """The single-prototype CAMs, from the same seeds as `transport`."""
         return self.transport(settings.single_prototype())
 
     def transport(self, settings: PotSettings) -> TransportCams:
         """The POT CAMs."""
+        if self.apart:
+            return summed([each.transport(settings) for each in self.apart])
         result = transport_cams(self.features, self.base, self.tags, settings)
         return result if self.external is None else suppressed(result, self.external, self.external_settings)
 
     def fused(self, settings: PotSettings) -> TransportCams:
-        """The external CAMs, sharpened and combined with POT's; a `UsageError` without external CAMs."""
+        """The external CAMs, sharpened and combined with POT's; a `UsageError` without external CAMs.
+
+        Where maps are merged, they are those of the first scale alone, as published.
+        """
         if self.external is None:
             raise UsageError("the CAMs 'fused' need external base CAMs: `tag2mask seeds` makes them")
+        if self.apart:
+            return self.apart[0].fused(settings)
         return fused(self.transport(settings), self.external, self.external_settings)
 
 
@@ -73,7 +90,14 @@ def resize(images: Tensor, scale: float) -> Tensor:
 
 @torch.no_grad()
 def image_maps(
-    network: PotNetwork, images: Tensor, tags: Tensor, *, scales: Sequence[float], flip: bool, bf16: bool = False
+    network: PotNetwork,
+    images: Tensor,
+    tags: Tensor,
+    *,
+    scales: Sequence[float],
+    flip: bool,
+    bf16: bool = False,
+    apart: bool = False,
 ) -> ImageMaps:
     """CAMs and features summed over scales and mirror images, normalised at the end.
 
@@ -84,24 +108,34 @@ def image_maps(
         scales: image sizes as multiples of (H, W).
         flip: also the mirror image, in the same forward pass.
         bf16: run the network under autocast to bfloat16.
+        apart: also return the maps of each scale.
 
     Returns:
         the maps on the grid of (H, W), in float32.
     Source: scales and flip as published; the sum of features is ours.
     """
     grid = [-(-side // network.stride) for side in images.shape[2:]]
-    cams, features, logits = [], [], []
+    cams, features, logits, alone = [], [], [], []
     for scale in scales:
         scaled = resize(images, scale)
         batch = torch.cat([scaled, scaled.flip(3)]) if flip else scaled
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
             output = network(batch.contiguous(memory_format=torch.channels_last))
-        cams.append(_on_grid(output.cams.float().relu(), grid, flip))
-        features.append(_on_grid(output.features.float(), grid, flip))
+        raw, joint = output.cams.float().relu(), output.features.float()
+        cams.append(_on_grid(raw, grid, flip))
+        features.append(_on_grid(joint, grid, flip))
         logits.append(output.logits.float().view(-1, *tags.shape).mean(0))
-    summed = torch.stack(cams).sum(0)
-    joint = F.normalize(torch.stack(features).sum(0), dim=1)
-    return ImageMaps(normalised_cams(summed), joint, tags, torch.stack(logits).mean(0).sigmoid())
+        if apart:
+            own = list(raw.shape[2:])
+            alone.append(_maps(_on_grid(raw, own, flip), _on_grid(joint, own, flip), tags, logits[-1]))
+    return replace(
+        _maps(torch.stack(cams).sum(0), torch.stack(features).sum(0), tags, torch.stack(logits).mean(0)),
+        apart=tuple(alone),
+    )
+
+
+def _maps(cams: Tensor, features: Tensor, tags: Tensor, logits: Tensor) -> ImageMaps:
+    return ImageMaps(normalised_cams(cams), F.normalize(features, dim=1), tags, logits.sigmoid())
 
 
 def _on_grid(maps: Tensor, grid: list[int], flip: bool) -> Tensor:

@@ -1,10 +1,12 @@
 """External base CAMs (CLIP-ES or others) in POT: for the partition, for suppression, and as a training target."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tag2mask.core.fields import Checked, setting
 from tag2mask.pot.method import TransportCams
@@ -18,6 +20,10 @@ CONTRAST = 0.2
 
 FLOOR = 0.5
 """Below this multiple of its mean over the image, the external target is 0. Source: the release (mean over a row)."""
+
+
+BIAS = 0.2
+"""Of the background in `summed`: the release compares 2 M_c with M₀ + 0.4."""
 
 
 @dataclass
@@ -123,6 +129,20 @@ def fused(result: TransportCams, external: Tensor, settings: ExternalSettings) -
     return _with_maps(result, external_target(result, external, settings))
 
 
+def summed(results: Sequence[TransportCams]) -> TransportCams:
+    """POT's CAMs of several scales in one, on the grid of the first: their sum, each map divided by its maximum.
+
+    The background is M₀ / 2 + `BIAS`, so that the foreground is what is above it.
+
+    Source: the release, which adds the maps at the image's size.
+    """
+    grid = results[0].maps.shape[2:]
+    total = torch.stack([F.interpolate(each.maps, size=grid, mode="bilinear") for each in results]).sum(0)
+    maps = _normalised(total)
+    background = (maps[:, :1] / 2 + BIAS) * _inside(results[0])
+    return _with_maps(results[0], torch.cat([background, maps[:, 1:]], 1))
+
+
 def external_loss(result: TransportCams, external: Tensor, settings: ExternalSettings) -> Tensor:
     """L_ext: the mean absolute difference of POT's CAMs and the target, each map divided by its maximum.
 
@@ -135,10 +155,7 @@ def external_loss(result: TransportCams, external: Tensor, settings: ExternalSet
 
     Source: the release, which takes the mean over all classes, also absent ones.
     """
-    maps, target = (
-        each / (each.detach().amax((2, 3), keepdim=True) + NORM_EPSILON)
-        for each in (result.maps, external_target(result, external, settings))
-    )
+    maps, target = _normalised(result.maps), _normalised(external_target(result, external, settings))
     known = _slots_of(external, result)[1]  # (N, S - 1)
     counts = torch.cat([known.any(1, keepdim=True), known], 1)  # (N, S)
     cells = counts[:, :, None, None] & _inside(result)
@@ -158,6 +175,10 @@ def _slots_of(external: Tensor, result: TransportCams) -> tuple[Tensor, Tensor]:
     maps = found * _inside(result)
     base = slots.base[:, 1:].detach().view_as(maps)
     return torch.where(known[:, :, None, None], maps, base) * slots.used[:, 1:, None, None], known
+
+
+def _normalised(maps: Tensor) -> Tensor:
+    return maps / (maps.detach().amax((2, 3), keepdim=True) + NORM_EPSILON)
 
 
 def _maximum(tags: Tensor) -> Tensor:

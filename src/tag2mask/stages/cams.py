@@ -1,7 +1,6 @@
 """The stage `cams`: CAMs of several kinds from one pass over each image."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from itertools import product
 from typing import ClassVar
 
@@ -87,13 +86,20 @@ class Cams(Stage):
             for batch, pixels in read_batches(todo, config, result, origins):
                 tags = torch.from_numpy(images.tag_matrix(batch)).to(device)
                 scaled = resize_long_side(pixels.to(device), settings.long_side)
-                bf16 = settings.precision == "bf16"
-                maps = image_maps(network, scaled, tags, scales=settings.scales, flip=settings.flip, bf16=bf16)
+                maps = image_maps(
+                    network,
+                    scaled,
+                    tags,
+                    scales=settings.scales,
+                    flip=settings.flip,
+                    bf16=settings.precision == "bf16",
+                    apart=settings.merge == "maps",
+                )
                 damaged: dict[str, str] = {}
                 if config.external.used:
                     grid = (maps.cams.shape[2], maps.cams.shape[3])
                     outside, damaged = read_external_maps(run, batch, len(images.classes), grid)
-                    maps = replace(maps, external=outside.to(device), external_settings=config.external)
+                    maps = maps.with_external(outside.to(device), config.external)
                     result.failed.update(damaged)
                     for image_id, kind in product(damaged, settings.kinds):  # made from an earlier base CAM
                         (run / f"cams/{kind}/{image_id}.npz").unlink(missing_ok=True)
