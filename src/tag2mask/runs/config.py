@@ -33,8 +33,8 @@ class CamSettings(Checked):
             come from the same forward passes.
         scales: image sizes, as multiples of scale 1.
         flip: average with the mirrored image.
-        merge: what is summed over scales: the `features`, for one plan (ours), or the `maps` of POT at each scale, whose
-            foreground then competes with 0.2 plus half of the background (published).
+        merge: what is summed over scales: the `features`, for one plan (ours), or the `maps` of POT at each scale, the
+            foreground of which then competes with 0.2 plus half of the background (published).
         long_side: longer side of the image at scale 1, in pixels; null keeps the image's own size.
         batch_size: images of one size that go through the network together.
         precision: of the network, `fp32` or `bf16` (autocast), which is faster if the processor has it.
