@@ -104,6 +104,12 @@ def _compressed(path: Path, zeros: int = 1 << 32) -> None:
                     file.write(bytes(1 << 20))
 
 
+def _followed(path: Path) -> None:
+    """The same with half of the mark of an end behind its end, so that zipfile finds none, and torch does."""
+    _compressed(path)
+    path.write_bytes(path.read_bytes() + b"PK\5\6")
+
+
 def _claiming(path: Path) -> None:
     """A file of torch whose tensor claims more numbers than the file holds."""
     saved = io.BytesIO()
@@ -125,8 +131,9 @@ def _old_format(path: Path) -> None:
 
 HOSTILE_WEIGHTS = {
     "compressed.pth": (_compressed, "its entries would take"),
+    "followed.pth": (_followed, "File is not a zip file"),
     "claiming.pth": (_claiming, "could not be read as a file of weights"),
-    "old.pth": (_old_format, "memory ran out while|could not be read as a file of weights"),
+    "old.pth": (_old_format, "was not read; it has .* out of memory|could not be read as a file of weights"),
 }
 
 

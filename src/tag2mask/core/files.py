@@ -265,9 +265,15 @@ def read_npz(file: Path | IO[bytes], names: tuple[str, ...] | None = None) -> di
 
 
 def refuse_expansion(path: Path) -> None:
-    """Raise a ValueError if a zip, as `torch.save` writes it, would take more memory than its file has bytes."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
+    """Raise a ValueError if a zip, as `torch.save` writes it, would take more memory than its file has bytes.
+
+    Raises:
+        OSError, zipfile.BadZipFile: it cannot be read.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\3\4":  # as torch decides; `zipfile.is_zipfile` is False if bytes follow the end
+            return
+        with zipfile.ZipFile(file) as archive:
             claimed = sum(member.file_size for member in archive.infolist())
         if claimed > path.stat().st_size:
             raise ValueError(f"its entries would take {claimed} bytes, and it has {path.stat().st_size}")
