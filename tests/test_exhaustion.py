@@ -38,7 +38,7 @@ def test_aliases_in_settings_are_refused(scenes: Path, tmp_path: Path, capsys: C
     with bounded():
         assert main(["check", str(scenes), "--config", str(tmp_path / "own.yaml")]) == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert f"{tmp_path}/own.yaml: line 2 has the alias *a0, which is not read; repeat the value" in said
+    assert f"{tmp_path}/own.yaml could not be read (line 2 has the alias *a0, which is not read; " in said
     assert run("train", scenes, tmp_path / "out") == 0
     settings = tmp_path / "out/config.yaml"
     settings.write_text(f"{settings.read_text()}{LAUGHS}")
@@ -46,6 +46,22 @@ def test_aliases_in_settings_are_refused(scenes: Path, tmp_path: Path, capsys: C
         with bounded():
             assert main([verb, str(tmp_path / "out")]) == 2
         assert "has the alias *a0, which is not read" in " ".join(capsys.readouterr().err.split())
+
+
+def test_aliases_in_what_settings_name_are_refused(scenes: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "inner.yaml").write_text(LAUGHS)
+    for value in (str(tmp_path / "inner.yaml"), LAUGHS):  # the parser reads both as YAML
+        (tmp_path / "own.yaml").write_text(json.dumps({"train": value}))
+        with bounded():
+            assert main(["check", str(scenes), "--config", str(tmp_path / "own.yaml")]) == 2
+        assert "line 2 has the alias *a0, which is not read" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("value", ["!!int", "!!bool x", "!!timestamp x", f"{':'.join(['1'] * 9999)}.5", "[" * 900])
+def test_yaml_that_its_library_cannot_read_is_named(value: str, scenes: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "own.yaml").write_text(f"seed: {value}\n")
+    assert main(["check", str(scenes), "--config", str(tmp_path / "own.yaml")]) == 2
+    assert f"the settings of {tmp_path}/own.yaml could not be read (" in " ".join(capsys.readouterr().err.split())
 
 
 def test_aliases_in_words_and_classes_are_refused(tmp_path: Path) -> None:
@@ -88,6 +104,12 @@ def _compressed(path: Path, zeros: int = 1 << 32) -> None:
                     file.write(bytes(1 << 20))
 
 
+def _followed(path: Path) -> None:
+    """The same with half of the mark of an end behind its end, so that zipfile finds none, and torch does."""
+    _compressed(path)
+    path.write_bytes(path.read_bytes() + b"PK\5\6")
+
+
 def _claiming(path: Path) -> None:
     """A file of torch whose tensor claims more numbers than the file holds."""
     saved = io.BytesIO()
@@ -109,8 +131,9 @@ def _old_format(path: Path) -> None:
 
 HOSTILE_WEIGHTS = {
     "compressed.pth": (_compressed, "its entries would take"),
+    "followed.pth": (_followed, "File is not a zip file"),
     "claiming.pth": (_claiming, "could not be read as a file of weights"),
-    "old.pth": (_old_format, "memory ran out while|could not be read as a file of weights"),
+    "old.pth": (_old_format, "was not read; it has .* out of memory|could not be read as a file of weights"),
 }
 
 

@@ -15,6 +15,7 @@ from socket import gethostname
 import pytest
 
 from forked import Command, started
+from hostile_case import bounded
 from run_tiny import run, words
 from tag2mask.core.errors import UsageError
 from tag2mask.runs.lock import run_lock
@@ -216,6 +217,12 @@ def test_whatever_order_they_are_killed_in_a_second_command_waits_for_the_last(
     with run_lock(out, "train"):
         assert locks(out) == WHOLE
     assert not locks(out)
+
+
+def test_a_pipe_in_place_of_an_owner_is_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "run.lock.json")
+    with bounded(), run_lock(tmp_path, "run"):
+        assert (tmp_path / "run.lock.json").is_file()
 
 
 def test_the_lock_goes_after_an_error(tmp_path: Path) -> None:

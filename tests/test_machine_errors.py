@@ -47,6 +47,7 @@ LINES = [
         "too many open files (",
     ),
     (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "a process that reads images was killed"),
+    (OSError("Caught OSError in DataLoader worker process 0. [Errno 24] Too many open files"), "too many open files"),
     (RuntimeError("unable to write to file </torch_1>: No space left on device (28)"), "a process that reads images"),
     (BrokenProcessPool("A process in the process pool was terminated abruptly"), "a process that reads images was"),
     (RuntimeError("[gloo/transport/tcp/pair.cc:538] Connection closed by peer"), "another process of this command is"),
@@ -70,7 +71,13 @@ def test_each_has_its_line(error: Exception, line: str, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    "error", [FileNotFoundError(2, "No such file", "shared memory"), ValueError("NaN"), KeyError()]
+    "error",
+    [
+        FileNotFoundError(2, "No such file", "shared memory"),
+        ValueError("NaN"),
+        KeyError(),
+        ValueError("Caught ValueError in DataLoader worker process 0."),
+    ],
 )
 def test_other_errors_are_not_of_the_machine(error: Exception) -> None:
     assert machine_error(error) is None

@@ -110,6 +110,9 @@ def test_a_link_to_a_file_is_replaced_and_a_whole_run_may_be_one(copied: Path, s
 def test_no_correction_is_written_through_a_link(name: str, copied: Path, tmp_path: Path, capsys: Capture) -> None:
     (copied / "corrections").mkdir()
     before = link(copied / name, tmp_path / "elsewhere")
+    theirs = tmp_path / "elsewhere/.partial-theirs"
+    theirs.touch()
+    os.utime(theirs, (0, 0))
     assert main(["import", "masks", str(copied / "masks"), str(copied)]) == 2
     assert "leads out of" in capsys.readouterr().err
     folder = CorrectionsFolder(copied / "corrections", ("cat", "dog"))
@@ -120,6 +123,7 @@ def test_no_correction_is_written_through_a_link(name: str, copied: Path, tmp_pa
     ):
         with pytest.raises(UsageError, match="leads out of"):
             act()
+    theirs.unlink()
     assert files_of(tmp_path / "elsewhere") == before
 
 
@@ -235,6 +239,18 @@ def test_the_stored_index_of_a_coco_root_names_no_file_outside(name: object, tmp
     assert [item.id for item in open_images(DataSettings(root=root)).items] == ids == ["one", "sub/two"]
     assert painted(root, tmp_path / "out") == 0
     assert (root / "SegmentationClass/sub/two.png").is_file() and (tmp_path / "secret.png").read_bytes() == secret
+
+
+@pytest.mark.parametrize(("name", "value"), [("notes", [5]), ("categories", [[None, "cat"], [2, "dog"]])])
+def test_an_index_of_other_types_is_made_again(name: str, value: object, tmp_path: Path) -> None:
+    root = coco_root(tmp_path / "root")
+    notes = list(survey(DataSettings(root=root)).listing.notes)
+    index = root / "SegmentationClass/instances_train.npz"
+    with np.load(index) as found:
+        arrays = dict(found)
+    text = json.loads(arrays["text"].tobytes()) | {name: value}
+    np.savez(index, **arrays | {"text": np.frombuffer(json.dumps(text).encode(), np.uint8)})
+    assert list(survey(DataSettings(root=root)).listing.notes) == notes
 
 
 @pytest.mark.parametrize("change", [lambda arrays: arrays["numbers"][:1], lambda arrays: arrays["tags"][:1]])

@@ -9,7 +9,6 @@ from tag2mask.cli.console import errors, output
 from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.stages import finish, one_process, require_run
 from tag2mask.core.errors import UsageError
-from tag2mask.core.files import remove_partial
 from tag2mask.data.corrections import CorrectionsFolder
 from tag2mask.data.dataset import open_images
 from tag2mask.export.formats.base import ExportSettings, Images, Pieces
@@ -149,7 +148,7 @@ def import_corrections(
         # The run's own mapping is that of its ground truth; the masks of an import follow one that the command gives.
         options = {"images": images if "data.mask_values" in call.given else None}
     read = partial(READERS[format], file, images.classes, pixel_limit=images.pixel_limit, **options)
-    remove_partial(folder.folder)
+    folder.remove_partial()
     made = import_masks(read, folder, images, overwrite=overwrite)
     result = StageResult(f"import {format}", done=made.done, failed=made.failed)
     result.notes += [*made.notes, f"written to {folder.folder}"]

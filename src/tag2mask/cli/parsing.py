@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from itertools import pairwise, zip_longest
 from pathlib import Path
@@ -14,14 +14,14 @@ from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
 
 from tag2mask.cli.commands import Command
 from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.settings_help import CONFIG, FLAGS, argument_docs, option_name, render_help
 from tag2mask.cli.stages import with_data
 from tag2mask.core.errors import UsageError, first_five
-from tag2mask.core.files import YamlAliasError, read_yaml
+from tag2mask.core.files import parse_yaml, read_yaml
 from tag2mask.runs.config import Config, presets, to_yaml
 from tag2mask.runs.run_folder import require_format, require_number, run_of
 
@@ -104,6 +104,10 @@ def _cause(error: BaseException | None) -> BaseException | None:
     return error
 
 
+_YAML = "yaml without aliases"
+"""The mode in which the parser reads files of settings, the files that they name, and values."""
+
+
 def build_parser(name: str, function: Callable[..., Any] | None = None) -> Parser:
     """A parser for a command: all settings of `Config`, the shared options, and its own arguments and options.
 
@@ -112,8 +116,10 @@ def build_parser(name: str, function: Callable[..., Any] | None = None) -> Parse
     """
     # A `class_path` in a file of settings would import, and so execute, any module.
     set_parsing_settings(import_path_denylist=["*"])
+    set_loader(_YAML, partial(parse_yaml, load=get_loader("yaml")), exceptions=(yaml.YAMLError,))
     prog = f"tag2mask {name}"
     parser = Parser(prog=prog, exit_on_error=False, print_config=None, add_help=False, allow_abbrev=False)
+    parser.parser_mode = _YAML
     docs = {} if function is None else argument_docs(function)
     for parameter in [] if function is None else list(inspect.signature(function).parameters.values())[1:]:
         required = parameter.default is inspect.Parameter.empty
@@ -270,10 +276,10 @@ def _data_of(file: Path) -> str:
 
 
 def _sections_in(file: Path) -> dict[str, Any]:
-    """The sections of a file of settings; empty if it cannot be read, which the parser reports."""
+    """The sections of a file of settings; empty if it cannot be read, which `_current` reports."""
     try:
         found = read_yaml(file)
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+    except (OSError, ValueError, yaml.YAMLError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -320,14 +326,12 @@ def _current(file: Path) -> str:
     """A file of settings as ``--config`` takes it: its path, or its content without the format of a run folder.
 
     Raises:
-        UsageError: it is the config.yaml of a run folder of another version, or holds no settings.
+        UsageError: it cannot be read, is the config.yaml of a run folder of another version, or holds no settings.
     """
     try:
         values = read_yaml(file)
-    except YamlAliasError as error:
-        raise UsageError(f"{file}: {error}") from error
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):  # the parser says so
-        return str(file)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UsageError(_unreadable(str(file), error)) from error
     if not isinstance(values, dict):
         raise UsageError(f"{file}: it holds no settings; it should be YAML with sections, as --print-config prints it")
     if "format" not in values:
@@ -358,11 +362,12 @@ def parsed(parser: Parser, words: Sequence[str]) -> Namespace:
         raise
     except (OSError, ValueError, RecursionError) as error:  # what the parser does not take for an error of the values
         files = [word for before, word in pairwise(words) if before == "--config" and "\n" not in word]
-        reason = " ".join(str(error).split())[:300]
-        where = first_five(files) or "the command line or the run folder"
-        raise UsageError(
-            f"the settings of {where} could not be read ({reason}); a file of settings is YAML in UTF-8"
-        ) from error
+        raise UsageError(_unreadable(first_five(files) or "the command line or the run folder", error)) from error
+
+
+def _unreadable(where: str, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:300]
+    return f"the settings of {where} could not be read ({reason}); a file of settings is YAML in UTF-8"
 
 
 def to_config(parser: Parser, namespace: Namespace) -> Config:

@@ -12,7 +12,6 @@ from tag2mask.cli.console import errors, output, say
 from tag2mask.cli.invocation import Invocation
 from tag2mask.cli.stages import one_process, require_run
 from tag2mask.core.errors import UsageError
-from tag2mask.core.files import remove_partial
 from tag2mask.data.corrections import CorrectionsFolder
 from tag2mask.review import Server, Session, reviewed_images
 from tag2mask.review.server import refuse_host
@@ -41,7 +40,7 @@ def review(call: Invocation, run: Path, *, open: bool = False, host: str = "127.
     if call.dry_run:
         _print(call, f"would serve {_contents(session)}", session)
         return 0
-    remove_partial(session.corrections.folder)
+    session.corrections.remove_partial()
     server = Server(session, run.resolve().name, host=host, port=port)
     _print(call, f"{_contents(session)}\nopen {server.address}\nCtrl-C ends it", session, address=server.address)
     with sigterm_as_interrupt(), _opened(server.address) if open else nullcontext():

@@ -8,8 +8,9 @@ import re
 import time
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from shutil import rmtree
@@ -149,23 +150,20 @@ class YamlAliasError(UsageError, yaml.YAMLError):
     """YAML with an alias: few lines of aliases can stand for billions of values."""
 
 
-class _NoAliases:
-    """Part of a loader of YAML that refuses aliases."""
+def parse_yaml(text: str, load: Callable[[str], Any] = yaml.safe_load) -> Any:
+    """What ``load`` makes of YAML without aliases.
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):  # type: ignore[attr-defined]
-            event = self.peek_event()  # type: ignore[attr-defined]
-            line = event.start_mark.line + 1
-            raise YamlAliasError(f"line {line} has the alias *{event.anchor[:80]}, which is not read; repeat the value")
-        return super().compose_node(parent, index)  # type: ignore[misc]
-
-
-class _Loader(_NoAliases, yaml.SafeLoader):
-    pass
-
-
-class _TextLoader(_NoAliases, yaml.BaseLoader):
-    pass
+    Raises:
+        yaml.YAMLError: it cannot be read; a `YamlAliasError` for an alias.
+    """
+    for token in yaml.scan(text):
+        if isinstance(token, yaml.AliasToken):
+            line, name = token.start_mark.line + 1, token.value[:80]
+            raise YamlAliasError(f"line {line} has the alias *{name}, which is not read; repeat the value")
+    try:
+        return load(text)
+    except (ValueError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:  # such as of `!!int x`
+        raise yaml.YAMLError(f"{type(error).__name__}: {error}") from error
 
 
 def read_yaml(path: Path, *, as_text: bool = False) -> Any:
@@ -175,9 +173,10 @@ def read_yaml(path: Path, *, as_text: bool = False) -> Any:
         as_text: keep every scalar as text, for names such as `no` and `1`.
 
     Raises:
-        OSError, ValueError, RecursionError, yaml.YAMLError: it cannot be read; a `YamlAliasError` for an alias.
+        OSError, ValueError, yaml.YAMLError: it cannot be read; a `YamlAliasError` for an alias.
     """
-    return yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_TextLoader if as_text else _Loader)
+    text = path.read_text(encoding="utf-8-sig")
+    return parse_yaml(text, partial(yaml.load, Loader=yaml.BaseLoader if as_text else yaml.SafeLoader))
 
 
 @contextmanager
@@ -266,9 +265,15 @@ def read_npz(file: Path | IO[bytes], names: tuple[str, ...] | None = None) -> di
 
 
 def refuse_expansion(path: Path) -> None:
-    """Raise a ValueError if a zip, as `torch.save` writes it, would take more memory than its file has bytes."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
+    """Raise a ValueError if a zip, as `torch.save` writes it, would take more memory than its file has bytes.
+
+    Raises:
+        OSError, zipfile.BadZipFile: it cannot be read.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\3\4":  # as torch decides; `zipfile.is_zipfile` is False if bytes follow the end
+            return
+        with zipfile.ZipFile(file) as archive:
             claimed = sum(member.file_size for member in archive.infolist())
         if claimed > path.stat().st_size:
             raise ValueError(f"its entries would take {claimed} bytes, and it has {path.stat().st_size}")

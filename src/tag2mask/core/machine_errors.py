@@ -11,7 +11,7 @@ from pathlib import Path
 from tag2mask.core.errors import Tag2maskError
 
 CONTINUES = "the same command continues from there"
-KEPT = "finished files are kept, and the same command continues from there"
+KEPT = f"finished files are kept, and {CONTINUES}"
 
 _FULL = {
     errno.ENOSPC: "no space left on the disk of {}; free some",
@@ -23,7 +23,7 @@ _KINDS: tuple[tuple[str, tuple[int, ...], tuple[str, ...]], ...] = (
         "a process that reads images was killed ({}), most likely because memory or shared memory (/dev/shm) ran out; "
         "use fewer --workers (--workers 0 starts no process), or a smaller batch_size",
         (),
-        ("DataLoader worker", "process in the process pool was terminated", "shared memory", "<torch_", "</torch_"),
+        ("DataLoader worker (pid", "process pool was terminated", "shared memory", "<torch_", "</torch_"),
     ),
     (
         "another process of this command is lost ({}); its own message says why, or the system killed it because "

@@ -87,7 +87,7 @@ def read_classes(value: str) -> tuple[tuple[str, ...] | None, list[Problem]]:
     if is_file or ("," not in value and (path.suffix in LIST_SUFFIXES or len(path.parts) > 1)):
         try:
             names = _names_in(path)
-        except (OSError, ValueError, yaml.YAMLError, RecursionError) as reason:
+        except (OSError, ValueError, yaml.YAMLError) as reason:
             message = f"the class list could not be read ({' '.join(str(reason).split())})"
             remedy = "it should have one name per line, or be a YAML list of names, as UTF-8"
             return None, [error("bad-classes", str(path), f"{message}; {remedy}")]

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
-from tag2mask.core.files import atomic_path, files_below, read_json, require_inside, version, write_json
+from tag2mask.core.files import atomic_path, files_below, read_json, remove_partial, require_inside, version, write_json
 from tag2mask.data.classes import did_you_mean
 from tag2mask.data.file_names import leads_out, nfc, on_disk
 from tag2mask.data.images import write_mask
@@ -142,6 +142,15 @@ class CorrectionsFolder:
         for suffix in ("json", "png"):
             require_inside(self.folder.parent, path := self._file(image_id, suffix))
             path.unlink(missing_ok=True)
+
+    def remove_partial(self) -> None:
+        """Delete the temporary files of killed processes.
+
+        Raises:
+            UsageError: a link leads out of the run.
+        """
+        require_inside(self.folder.parent, self.folder / RECORD)
+        remove_partial(self.folder)
 
     def ids(self) -> list[str]:
         """The images with a decision, sorted."""

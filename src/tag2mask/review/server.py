@@ -68,7 +68,7 @@ class Guard:
 
     @property
     def origin(self) -> str:
-        """The begin of the printed address."""
+        """The start of the printed address."""
         return f"http://{f'[{self.address}]' if ':' in self.address else self.address}:{self.port}"
 
     @property

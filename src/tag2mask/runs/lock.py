@@ -127,6 +127,8 @@ def _owner(lock: Path) -> dict[str, str] | None:
     """The recorded owner of a lock; None without a record, a `UsageError` if it is damaged."""
     record = _record(lock)
     try:
+        if not record.is_file():  # reading a device or a pipe may never end
+            return None
         said = json.loads(record.read_text(encoding="utf-8"))
         return {key: str(said[key]) for key in ("command", "process", "host", "since")}
     except FileNotFoundError:

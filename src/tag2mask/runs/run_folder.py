@@ -301,7 +301,7 @@ def _is_run(folder: Path) -> bool:
 def _settings_in(path: Path) -> dict[str, Any]:
     try:
         found = read_yaml(path)
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         found = error
     if not isinstance(found, dict):
         reason = " ".join(str(found).split()) if isinstance(found, Exception) else "it holds no settings"

@@ -89,7 +89,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"{where} does not exist; give {', '.join(builtin_names())}, or a YAML file of words")
     try:
         values = read_yaml(path)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{where} could not be read as YAML ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
         raise UsageError(f"{where} should hold {', '.join(_KEYS)}")

@@ -98,9 +98,10 @@ def _load(path: Path, stamp: list[int]) -> Index | None:
         text = json.loads(read_npz(path, ("text",))["text"].tobytes())
         if text["stamp"] != stamp:
             return None
-        arrays, categories, names = read_npz(path), dict(text["categories"]), tuple(text["names"])
+        arrays, names, notes = read_npz(path), tuple(text["names"]), tuple(text["notes"])
+        categories = {int(number): name for number, name in text["categories"]}
         tags = np.unpackbits(arrays["tags"], axis=1, count=len(categories)).astype(np.bool_)
-        valid = all(isinstance(name, str) for name in (*names, *categories.values()))
+        valid = all(isinstance(name, str) for name in (*names, *categories.values(), *notes))
         valid = valid and not any(name_fault(name) is not None for name in names)
         if not valid or not len(arrays["numbers"]) == len(tags) == len(names):
             return None
@@ -111,7 +112,7 @@ def _load(path: Path, stamp: list[int]) -> Index | None:
             names=names,
             sizes=arrays["sizes"].reshape(len(names), 2),
             tags=tags,
-            notes=tuple(text["notes"]),
+            notes=notes,
             problems=tuple(Problem(**problem) for problem in text["problems"]),
         )
     except DAMAGED:

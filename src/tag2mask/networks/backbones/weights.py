@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.core.files import refuse_expansion
-from tag2mask.core.machine_errors import is_machine_error
+from tag2mask.core.machine_errors import machine_error
 
 ADDRESS = "https://download.pytorch.org/models/"
 """Address of torchvision's public checkpoints."""
@@ -116,10 +116,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
         refuse_expansion(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises many kinds of errors
-        if is_machine_error(error):
-            raise Tag2maskError(
-                f"memory ran out while {path} was read; it has {path.stat().st_size} bytes and may claim more ({error})"
-            ) from error
+        if found := machine_error(error):
+            size = path.stat().st_size
+            raise Tag2maskError(f"{path} was not read; it has {size} bytes and may claim more: {found}") from error
         reason = library_reason(error)
         raise UsageError(f"network.weights: {path} could not be read as a file of weights ({reason})") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
