@@ -326,7 +326,7 @@ def _current(file: Path) -> str:
         values = read_yaml(file)
     except YamlAliasError as error:
         raise UsageError(f"{file}: {error}") from error
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):  # the parser says so
+    except (ValueError, yaml.YAMLError, RecursionError):  # the parser says so
         return str(file)
     if not isinstance(values, dict):
         raise UsageError(f"{file}: it holds no settings; it should be YAML with sections, as --print-config prints it")

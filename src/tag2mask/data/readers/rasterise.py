@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.core.files import one_at_a_time, read_json, remove_partial, require_inside, write_json
+from tag2mask.core.machine_errors import require_shared_memory
 from tag2mask.data.images import IGNORED, write_mask
 from tag2mask.data.problems import Problem, error, refuse_errors
 from tag2mask.data.readers.coco_annotations import Annotation, AnnotationFile, read_annotations
@@ -191,6 +192,7 @@ def _run(jobs: list[Job], workers: int) -> Iterator[None]:
     if workers <= 1:
         yield from map(_write_mask, jobs)
         return
+    require_shared_memory()
     # A forked process may hang if the parent has threads, as torch does.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         with _no_interrupts():
