@@ -263,7 +263,7 @@ def test_classes_of_the_users_order_are_painted_so(root: Path, tmp_path: Path) -
     settings = DataSettings(root=root, classes="zebra,dog,cat", masks=tmp_path / "masks")
     assert sorted(np.unique(mask_of(settings, "p3"))) == [0, 2, 3]
     settings = DataSettings(root=root, masks=tmp_path / "masks")
-    assert "painted.json: the masks here were painted of other classes; name another folder" in failure(settings)
+    assert "painted.json: the masks here were rasterised of other classes; name another folder" in failure(settings)
 
 
 def test_only_what_is_missing_is_painted_and_settings_never_mix(root: Path) -> None:
@@ -280,20 +280,20 @@ def test_only_what_is_missing_is_painted_and_settings_never_mix(root: Path) -> N
     assert not read_mask(folder / "p3.png").any()
     assert (folder / "p7.png").read_bytes() == before
     message = failure(DataSettings(root=root, crowd="skip"))
-    assert "painted.json: the masks here were painted with data.crowd ignore; name another folder" in message
+    assert "painted.json: the masks here were rasterised with data.crowd ignore; name another folder" in message
     content = document()
     content["annotations"].pop()
     write(root, content)
-    assert "the masks here were painted from another instances_train2024.json" in failure(settings)
+    assert "the masks here were rasterised from another instances_train2024.json" in failure(settings)
     for text in ("[]", "{", "{}"):
         (folder / "painted.json").write_text(text)
-        assert "delete the folder to have them painted again" in failure(settings)
+        assert "delete the folder to have them rasterised again" in failure(settings)
 
 
 def test_masks_from_elsewhere_are_used_whole_or_not_at_all(root: Path) -> None:
     settings = DataSettings(root=root, masks=root / "theirs")
     write_mask(root / "theirs" / "p3.png", np.full(SIZE, 2, dtype=np.uint8))
-    with pytest.raises(UsageError, match="theirs holds masks that were not painted here, and lacks 1 of those"):
+    with pytest.raises(UsageError, match="theirs holds masks that were not rasterised here, and lacks 1 of those"):
         painted(settings)
     write_mask(root / "theirs" / "p7.png", np.full(SIZE, 2, dtype=np.uint8))
     assert len(painted(settings)) == 2
@@ -306,7 +306,7 @@ def test_what_was_left_unfinished_is_deleted_in_our_folder_alone(root: Path) -> 
     partial = f".partial-{gethostname()}~{ended.pid}~0~p7.png"
     write_mask(root / "theirs" / "p3.png", np.zeros(SIZE, dtype=np.uint8))
     (root / "theirs" / partial).touch()
-    with pytest.raises(UsageError, match="were not painted here"):
+    with pytest.raises(UsageError, match="were not rasterised here"):
         painted(DataSettings(root=root, masks=root / "theirs"))
     assert (root / "theirs" / partial).exists()
     ours = root / "SegmentationClass"
@@ -343,7 +343,7 @@ def test_of_two_that_paint_differently_at_once_one_is_refused(root: Path, monkey
         return read(path, subject)
 
     monkeypatch.setattr(rasterise_module, "read_annotations", meanwhile)
-    with pytest.raises(UsageError, match=r"painted\.json: the masks here were painted with data\.crowd skip"):
+    with pytest.raises(UsageError, match=r"painted\.json: the masks here were rasterised with data\.crowd skip"):
         with_ground_truth(Config(workers=0), images, Console(quiet=True))
 
 
@@ -501,7 +501,7 @@ def test_without_a_place_for_the_index_the_check_notes_it_and_all_goes_on(root: 
 def test_the_check_counts_masks_and_finds_images_of_another_size(root: Path) -> None:
     report = check(DataSettings(root=root))
     assert (report.sound, report.kind, report.images, report.masks) == (True, "coco", 2, 0)
-    to_paint = "masks to be painted from the annotations when they are first needed: 2, into SegmentationClass"
+    to_paint = "masks to be rasterised from the annotations when they are first needed: 2, into SegmentationClass"
     assert to_paint in report.notes
     write_image(root / "train2024" / "p3.jpg", 40, 64)
     (problem,) = check(DataSettings(root=root)).errors
@@ -528,7 +528,7 @@ def test_a_dry_run_paints_nothing_and_evaluate_does(
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.yaml").write_text("seed: 0\n")
     assert main(["evaluate", str(tmp_path / "run"), *data, "--dry-run"]) == 0
-    assert "on all (0 with truth, 2 to paint)" in capsys.readouterr().out
+    assert "on all (0 with truth, 2 to rasterise)" in capsys.readouterr().out
     folder = root / "SegmentationClass"
     assert not list(folder.glob("*.png"))
     painted(DataSettings(root=root, masks=tmp_path / "same"))
@@ -552,7 +552,7 @@ def test_a_run_from_the_annotations_to_the_page_paints_as_it_goes(root: Path, tm
     shutil.rmtree(tmp_path / "masks")
     several = together(2, ["evaluate", str(out)], tmp_path / "several")
     assert [command.code() for command in several] == [0, 0], several[0].errors
-    painted = [command.errors.count("paint ground truth into") for command in several]
+    painted = [command.errors.count("rasterise ground truth into") for command in several]
     assert sum(painted) == 2, painted  # half of it, and the rest
     assert {path.name: path.read_bytes() for path in (tmp_path / "masks").glob("*.png")} == before
     assert figures(out) == measured

@@ -20,12 +20,12 @@ from tag2mask.data.images import ImageError
 from tag2mask.prediction import multiscale
 from tag2mask.prediction.multiscale import mean_logits
 from tag2mask.prediction.predictor import PROBABILITY_LIMIT, Predictor
-from tag2mask.prediction.settings import PUBLISHED_SCALES, PredictSettings
+from tag2mask.prediction.settings import PredictSettings
 from tag2mask.prediction.tiles import BLOCK_SIDE, tile_axis
 from tag2mask.refine.crf import PublishedCrf, dense_crf
 
 CPU = torch.device("cpu")
-PUBLISHED = list(PUBLISHED_SCALES)
+PUBLISHED = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
 
 
 def pixels(height: int, width: int, seed: int = 0) -> torch.Tensor:

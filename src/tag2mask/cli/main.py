@@ -1,16 +1,19 @@
 """Entry point of ``tag2mask COMMAND``: parse, run, print errors, return the exit code."""
 
 import difflib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
+from io import TextIOWrapper
+from pathlib import Path
 from typing import NoReturn
 
 from tag2mask import __version__
 from tag2mask.cli.commands import COMMANDS, overview
 from tag2mask.cli.doctor import doctor
 from tag2mask.core.errors import Tag2maskError, UsageError, printable
-from tag2mask.core.machine_errors import KEPT, machine_error
+from tag2mask.core.machine_errors import KEPT, machine_error, system_error
 
 # Modules that load torch are imported where they are needed: `doctor` has to work without torch.
 
@@ -26,7 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _dispatch(words)
+        code = _dispatch(words)
+        print(end="", flush=True)
+        return code
+    except BrokenPipeError:  # the program that reads the output, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (Exception, KeyboardInterrupt) as error:
         if "--debug" in words:
             traceback.print_exception(error)
@@ -37,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def script() -> NoReturn:
     """Run the command line and end the process."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # whatever the locale: JSON and YAML have to be whole
     code = main()
     if "tag2mask.core.distributed" not in sys.modules:  # torch was not loaded
         sys.exit(code)
@@ -65,13 +75,17 @@ def _exit_code_and_message(error: BaseException) -> tuple[int, str]:
     if found := machine_error(error):
         return 1, str(found)
     if isinstance(error, OSError):
-        return 1, f"{error}; {KEPT}"
+        return 1, system_error(error)
     if isinstance(error, ImportError):
         return 1, f"{error}; `tag2mask doctor` shows what is missing and how to install it"
     return 1, f"unexpected {type(error).__name__}: {error} (--debug shows where)"
 
 
 def _dispatch(words: list[str]) -> int:
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:  # libraries fail without their reason
+        raise UsageError("the current folder was deleted; change to one that exists (`cd`)") from error
     if words[:1] == ["doctor"]:
         return doctor(words[1:])
     if not words or words[0] in ("-h", "--help", "help"):

@@ -330,7 +330,7 @@ def _current(file: Path) -> str:
     """
     try:
         values = read_yaml(file)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError) as error:
         raise UsageError(_unreadable(str(file), error)) from error
     if not isinstance(values, dict):
         raise UsageError(f"{file}: it holds no settings; it should be YAML with sections, as --print-config prints it")

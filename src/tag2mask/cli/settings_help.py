@@ -26,6 +26,20 @@ ALWAYS = frozenset(
 
 _WIDTH = 118
 
+_VALUES = {
+    "--restart": "STAGE",
+    "--with": "RUN",
+    "--compare": "RUN",
+    "--repeats": "N",
+    "--threshold": "SCORE",
+    "--from-npy": "FOLDER",
+    "--to-npy": "FOLDER",
+    "--min-pixels": "N",
+    "--per-shard": "N",
+    "--ignore-label": "NAME",
+}
+"""What stands for the value of an option in the help, where it is not the name of the option."""
+
 FLAGS = {
     "--print-config": "print all settings and stop",
     "--dry-run": "print what would be done and stop",
@@ -58,7 +72,8 @@ def render_help(name: str, command: Command, function: Callable[..., Any], *, wh
             usage.append(shown if parameter.default is inspect.Parameter.empty else f"[{shown}]")
         else:
             option = option_name(parameter.name)
-            options[option if parameter.default is False else f"{option} {shown}"] = docs[parameter.name]
+            value = "" if parameter.default is False else f" {_VALUES.get(option, shown)}"
+            options[f"{option}{value}"] = docs[parameter.name]
     if command.writes == "run":
         options["--out RUN"] = "the run folder"
     elif command.writes:
@@ -98,7 +113,7 @@ def _settings(command: Command, some: Iterable[str] | None = None) -> Iterator[t
 
 
 def _first_sentence(text: str) -> str:
-    return text.partition(". ")[0].partition("; ")[0]
+    return text.partition(". ")[0].partition("; ")[0].removesuffix(".").replace("``", "`")
 
 
 def descriptions(settings: Any, prefix: str = "") -> dict[str, str]:

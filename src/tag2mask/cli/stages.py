@@ -114,7 +114,7 @@ def evaluate(call: Invocation, run: Path, *, compare: Path | None = None, restar
     if not (run / "config.yaml").is_file():
         if compare is not None or restart is not None:
             option = "--restart" if compare is None else "--compare"
-            raise UsageError(f"{option} needs a run, and {run} is not a run folder: it has no config.yaml")
+            raise UsageError(f"{option} needs a run, and {_no_run(run)}")
         return _evaluate_folder(call, run)
     if compare is None:
         return run_stages(call, ["evaluate"], restart=restart)
@@ -130,7 +130,11 @@ def require_run(run: Path) -> None:
         UsageError: it has no config.yaml.
     """
     if not (run / "config.yaml").is_file():
-        raise UsageError(f"{run} is not a run folder: it has no config.yaml")
+        raise UsageError(_no_run(run))
+
+
+def _no_run(folder: Path) -> str:
+    return f"{folder} is not a run folder: it has no config.yaml; name the folder that `tag2mask run` got as --out"
 
 
 def with_data(call: Invocation, data: Path | None) -> Invocation:
@@ -172,7 +176,9 @@ def one_process(action: Callable[..., int]) -> Callable[..., int]:
 @one_process
 def _evaluate_folder(call: Invocation, folder: Path) -> int:
     if not folder.is_dir():
-        raise UsageError(f"{folder} is not a run folder, and not a folder of masks or CAMs")
+        raise UsageError(
+            f"{folder} is not a run folder, and not a folder of masks (.png) or CAMs (.npz); name one of them"
+        )
     figures = evaluate_folder(call.config, folder, errors())
     if call.as_json:
         print_json(figures.to_json())

@@ -199,6 +199,12 @@ def remove_partial(folder: Path) -> int:
     return remove_abandoned(folder.rglob(f"{TEMPORARY_PREFIX}*") if folder.is_dir() else ())
 
 
+def remove_partial_of(path: Path) -> int:
+    """Delete what killed processes left of ``path``; return the number of files and folders."""
+    left = path.parent.glob(f"{TEMPORARY_PREFIX}*")
+    return remove_abandoned(each for each in left if each.name.endswith(f"~{path.name}"))
+
+
 def remove_abandoned(files: Iterable[Path]) -> int:
     """Delete the temporary files and folders whose process no longer runs; return their number."""
     left = [path for path in files if _is_abandoned(path)]

@@ -5,7 +5,9 @@ Libraries raise them under many types, some with the cause in their text alone. 
 
 import errno
 import os
+import re
 from collections.abc import Iterator
+from multiprocessing import get_context
 from pathlib import Path
 
 from tag2mask.core.errors import Tag2maskError
@@ -18,6 +20,17 @@ _FULL = {
     errno.EDQUOT: "the disk quota for {} is used up; delete files, or have it raised",
     errno.EFBIG: "{} is larger than files may be here; raise the limit (`ulimit -f`), or use another file system",
 }
+_FILE = {
+    errno.EACCES: "no permission for {}, or for a folder above it; change its owner or mode, or use another path",
+    errno.EROFS: "{} is on a file system that is read-only; use a path on another one",
+    errno.ENOENT: "{} does not exist; see whether it, or its folder, was deleted, renamed or unmounted",
+    errno.ENAMETOOLONG: "the file system allows no name as long as that of {}; use a shorter one",
+    errno.ENOTDIR: "{} cannot exist, since a part of its path is a file; use another path",
+    errno.EISDIR: "{} is a folder, and should be a file; rename it",
+}
+_FILE[errno.EPERM] = _FILE[errno.EACCES]
+_OTHER = "the system cannot use {} ({}); see whether its disk is connected and sound"
+_PARTIAL = re.compile(r"\.partial-[^/]*?~\d+~[0-9a-f]+~")
 _KINDS: tuple[tuple[str, tuple[int, ...], tuple[str, ...]], ...] = (
     (
         "a process that reads images was killed ({}), most likely because memory or shared memory (/dev/shm) ran out; "
@@ -85,6 +98,23 @@ def machine_error(error: BaseException, path: Path | None = None) -> Tag2maskErr
                 named = path or getattr(each, "filename", None) or "the output or of the temporary files"
                 return DiskFullError(f"{message.format(named)}, and {CONTINUES}")
     return None
+
+
+def system_error(error: OSError) -> str:
+    """The cause and the remedy of an error of the system."""
+    named = "a file" if error.filename is None else _PARTIAL.sub("", os.fsdecode(error.filename))
+    return f"{_FILE.get(error.errno or 0, _OTHER).format(named, error.strerror or error)}; {KEPT}"
+
+
+def require_shared_memory() -> None:
+    """Raise a `Tag2maskError` if processes cannot be started for want of shared memory."""
+    try:
+        get_context().Lock()
+    except OSError as error:
+        raise Tag2maskError(
+            f"--workers needs shared memory, and /dev/shm gives none ({error.strerror}); make room there, or use "
+            "--workers 0"
+        ) from error
 
 
 def is_machine_error(error: BaseException) -> bool:

@@ -205,7 +205,7 @@ def _mask_values(
     binary = listing.kind == "mvtec" or (settings.masks is None and listing.kind == "folders" and listing.masks)
     text = settings.mask_values or (MASK_VALUES if binary else None)
     if text is not None and listing.rasterisation is not None and not has_external_masks(listing.rasterisation.folder):
-        message = "these masks are painted from annotations, and their values are classes already; leave it out"
+        message = "these masks are rasterised from annotations, and their values are classes already; leave it out"
         return MaskValues(), [error("bad-classes", "data.mask_values", message)]
     return parse_mask_values(text, classes)
 

@@ -213,10 +213,10 @@ def count_truth(images: "ImageSet") -> TruthCounts:
     return counts
 
 
-def truth_problems(counts: TruthCounts, subject: str, *, painted: bool = False) -> Iterator[Problem]:
+def truth_problems(counts: TruthCounts, subject: str, *, rasterised: bool = False) -> Iterator[Problem]:
     """One error, or up to two warnings, about ground truth that does not fit the tags.
 
-    ``subject`` is the folder of the masks; ``painted`` are masks rasterised from annotations.
+    ``subject`` is the folder of the masks; ``rasterised``: the masks were made from annotations.
     """
     if not counts.images:
         return
@@ -226,7 +226,7 @@ def truth_problems(counts: TruthCounts, subject: str, *, painted: bool = False) 
     unexpected = f"{len(counts.unexpected)} of {counts.images} masks hold ids that are not a tag of their image"
     if counts.are_wrong:
         ids = first_five(f"{number} {name}" for number, name in enumerate(counts.classes, 1))
-        cause = likely_cause(counts, painted)[0]
+        cause = likely_cause(counts, rasterised)[0]
         message = f"ground truth and tags do not fit: {found}; {unexpected}. {cause} Ids: {ids}"
         yield error("truth-tags", subject, message)
         return
@@ -238,11 +238,11 @@ def truth_problems(counts: TruthCounts, subject: str, *, painted: bool = False) 
         yield warning("truth-tags", subject, message)
 
 
-def likely_cause(counts: TruthCounts, painted: bool = False) -> tuple[str, bool]:
+def likely_cause(counts: TruthCounts, rasterised: bool = False) -> tuple[str, bool]:
     """The likely cause and its remedy as a sentence, and whether the values alone show that they are not class ids."""
     values = np.flatnonzero(counts.values).tolist()
     classes = len(counts.classes)
-    if painted:
+    if rasterised:
         return "If every annotation is a crowd, as in masks that CVAT exports, `--data.crowd paint` paints them.", False
     drawn = [value for value in values if value]
     if not drawn:

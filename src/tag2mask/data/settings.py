@@ -1,5 +1,6 @@
 """Settings of the data set and of the augmentation: the YAML sections ``data`` and ``augment``."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -44,7 +45,7 @@ class DataSettings(Checked):
             class list from 0, as CLIP-ES publishes for COCO; overrides the root's own tags.
         split: VOC: a list in ROOT/ImageSets/Segmentation; COCO: SPLIT of instances_SPLIT.json, with or without the
             year; table: a value of its ``split`` column. None: all images.
-        classes: the class list and its order: a file (one name a line, or a YAML list), or names with commas, without
+        classes: the class list and its order: a file (one name per line, or a YAML list), or names with commas, without
             background.
         masks: the folder with ground-truth masks ID.png, for evaluation and the report; never read for tags. COCO:
             the folder that they are rasterised into when they are needed; ROOT/SegmentationClass if not given.
@@ -152,6 +153,10 @@ class AugmentSettings(FlipViewSettings):
 
     def problems(self) -> list[str]:
         """Sizes and scales that are out of range."""
-        sound = self.scales and all(0 < scale <= 8 for scale in self.scales)
-        wrong = [] if sound else [f"scales should be numbers above 0 and up to 8, received {list(self.scales)}"]
-        return super().problems() + wrong
+        return super().problems() + scales_problems(self.scales)
+
+
+def scales_problems(scales: Sequence[float]) -> list[str]:
+    """The problem of a list of scales, if there is one."""
+    sound = scales and all(0 < scale <= 8 for scale in scales)
+    return [] if sound else [f"scales should be numbers above 0 and up to 8, received {list(scales)}"]

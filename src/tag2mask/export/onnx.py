@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.core.errors import Tag2maskError, UsageError
-from tag2mask.core.files import atomic_path
+from tag2mask.core.files import atomic_path, remove_partial_of
 from tag2mask.networks.segmentation import SegmentationNetwork
 from tag2mask.prediction.multiscale import common_stride, padded_side
 
@@ -100,6 +100,7 @@ def export_onnx(network: SegmentationNetwork, path: Path) -> OnnxExport:
     if kind in _UNTRACEABLE:
         raise Tag2maskError(f"a network on {kind} cannot be written as ONNX with free sizes: {_REMEDY}")
     graph = _FullSize(network).cpu().eval()
+    remove_partial_of(path)
     with atomic_path(path) as temporary:
         difference = _trace_and_check(graph, temporary)
         model = onnx.load(temporary)

@@ -104,10 +104,12 @@ def read_network_info(path: Path) -> NetworkInfo:
         NetworkFileError: the file is missing, damaged, of another program, or of a newer version.
     """
     try:
+        Path(path).open("rb").close()  # safetensors says "No such file" for every error of the system
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise NetworkFileError(f"{path} could not be read as a .safetensors file ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise NetworkFileError(f"{path} could not be read as a .safetensors file ({reason})") from error
     if _ENTRY not in metadata:
         raise NetworkFileError(
             f"{path} is not a network of tag2mask: its metadata has no entry {_ENTRY!r}; to start from these weights, "

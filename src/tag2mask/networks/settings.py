@@ -109,10 +109,10 @@ class SegmentationNetworkSettings(Checked):
         scales: further scales of the image; the logits are the maximum over them and the image itself. Published with
             DeepLabV2: 0.5, 0.75.
         batch_norm: batch norm of the backbone in training, as `network.batch_norm`.
-        batch_norm_momentum: of the running statistics in the backbone; null keeps its own, mostly 0.1.
+        batch_norm_momentum: momentum of the running statistics in the backbone; null keeps its own, mostly 0.1.
         head_batch_norm: batch norm of the head in training; `auto` is trained, since a new head has no statistics.
-        head_batch_norm_momentum: of the running statistics in the head. Published for 20000 steps: 3e-4, which mostly
-            keeps the initial statistics if there are far fewer steps.
+        head_batch_norm_momentum: momentum of the running statistics in the head. Published for 20000 steps: 3e-4,
+            which mostly keeps the initial statistics if there are far fewer steps.
         batch_norm_affine: whether scale and shift of batch norm train. `fixed`: as in all public trainings of DeepLab
             on pseudo masks; `trained`; `auto`: fixed for pretrained weights, trained for random ones and with the head
             `segformer`, as published. Other kinds of norms always train.

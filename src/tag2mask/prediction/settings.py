@@ -4,10 +4,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from tag2mask.core.fields import Checked, setting
+from tag2mask.data.settings import scales_problems
 from tag2mask.refine.crf import PublishedCrf
-
-PUBLISHED_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-"""With mirror images, the twelve forward passes of the published test. Source: HSC_WSSS, YudeWang's code base."""
 
 OVERLAP = 128
 """Least overlap of neighbouring tiles in pixels at scale 1, at most half of a tile. They are blended over its middle
@@ -19,8 +17,8 @@ class PredictSettings(Checked):
     """How a segmentation network labels images.
 
     Attributes:
-        scales: image sizes as multiples of scale 1; their logits are averaged. Published:
-            [0.5, 0.75, 1.0, 1.25, 1.5, 1.75].
+        scales: image sizes as multiples of scale 1; their logits are averaged. Published, with mirror images:
+            [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]. Source: HSC_WSSS, YudeWang's code base.
         flip: also average with the mirrored image, in the same forward pass; published with it.
         long_side: longer side of the image at scale 1, in pixels; null keeps its own size.
         tile: an image with a longer side than this, in pixels at scale 1, is cut into overlapping tiles, whose
@@ -47,5 +45,4 @@ class PredictSettings(Checked):
 
     def problems(self) -> list[str]:
         """Scales out of range."""
-        sound = self.scales and all(0 < scale <= 8 for scale in self.scales)
-        return [] if sound else ["scales should be numbers above 0 and up to 8"]
+        return scales_problems(self.scales)

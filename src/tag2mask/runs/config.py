@@ -11,7 +11,7 @@ from tag2mask.cams.clip.settings import SeedSettings
 from tag2mask.cams.kinds import CAM_KINDS, KINDS, CamKind
 from tag2mask.core.errors import UsageError
 from tag2mask.core.fields import Checked, absolute, plain, setting
-from tag2mask.data.settings import DataSettings
+from tag2mask.data.settings import DataSettings, scales_problems
 from tag2mask.networks.settings import NetworkSettings
 from tag2mask.pot import PotSettings
 from tag2mask.pot.external import ExternalSettings
@@ -37,7 +37,7 @@ class CamSettings(Checked):
             foreground of which then competes with 0.2 plus half of the background (published).
         long_side: longer side of the image at scale 1, in pixels; null keeps the image's own size.
         batch_size: images of one size that go through the network together.
-        precision: of the network, `fp32` or `bf16` (autocast), which is faster if the processor has it.
+        precision: that of the network, `fp32` or `bf16` (autocast), which is faster if the processor has it.
     """
 
     kinds: list[CamKind] = field(
@@ -57,9 +57,7 @@ class CamSettings(Checked):
         problems = []
         if not self.kinds or len(set(self.kinds)) < len(self.kinds):
             problems.append(f"kinds should name each of {', '.join(CAM_KINDS)} at most once, and one at least")
-        if not self.scales or any(not 0 < scale <= 8 for scale in self.scales):
-            problems.append("scales should be numbers above 0 and up to 8")
-        return problems
+        return problems + scales_problems(self.scales)
 
 
 @dataclass
@@ -98,7 +96,7 @@ class Config(Checked):
     Attributes:
         out: the run folder.
         device: `auto` takes the GPU if there is one.
-        seed: of every random draw.
+        seed: the seed of every random draw.
         workers: processes or threads that read images; null leaves one core to the network.
         limit: use only this many images, the first of the split; null takes all.
         shard: `i/n` takes every n-th batch of images from the i-th on, counted from 1, in `seeds`, `cams`,

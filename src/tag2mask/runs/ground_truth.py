@@ -47,7 +47,7 @@ def rasterise_missing_truth(config: Config, images: ImageSet, console: Console) 
 def compare_truth_with_tags(images: ImageSet, config: Config) -> list[Problem]:
     """Differences between ground truth and tags; an error among them means that this ground truth cannot be used."""
     subject = str(config.data.masks or images.root)
-    return list(truth_problems(count_truth(images), subject, painted=images.rasterisation is not None))
+    return list(truth_problems(count_truth(images), subject, rasterised=images.rasterisation is not None))
 
 
 def without_mismatched_truth(images: ImageSet, config: Config) -> tuple[ImageSet, list[str]]:
@@ -64,12 +64,12 @@ def _rasterise(config: Config, images: ImageSet, rasterisation: Rasterisation, c
         return
     if turned := turned_images((item for item in images.items if item.id in missing), rasterisation.sizes):
         sentence = (
-            f"EXIF turns {len(turned)} of the {len(missing)} images whose masks are painted from annotations: "
+            f"EXIF turns {len(turned)} of the {len(missing)} images whose masks are rasterised from annotations: "
             f"{first_five(turned)}; masks of those that were annotated as they are stored, not upright, will not fit: "
             "remove the EXIF orientation from those files first"
         )
         console.print(f"warning: {sentence}", style="yellow", highlight=False, markup=False, soft_wrap=True)
-    with progress_bar(console, f"paint ground truth into {folder}", len(missing)) as advance:
+    with progress_bar(console, f"rasterise ground truth into {folder}", len(missing)) as advance:
         workers, limit = reading_workers(config), config.data.pixel_limit
         rasterise_masks(rasterisation, missing, images.classes, workers=workers, pixel_limit=limit, on_mask=advance)
 
@@ -78,7 +78,9 @@ def truth_plan(images: ImageSet) -> str:
     """The number of images with a mask, and of masks to rasterise, in words."""
     existing = sum(item.truth is not None for item in images.items)
     missing = len(images.items) - existing
-    return f"{existing} with truth" + (f", {missing} to paint" if images.rasterisation is not None and missing else "")
+    return f"{existing} with truth" + (
+        f", {missing} to rasterise" if images.rasterisation is not None and missing else ""
+    )
 
 
 def check_splits(config: Config, run: RunFolder, images: ImageSet) -> None:

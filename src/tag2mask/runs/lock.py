@@ -16,6 +16,7 @@ from pathlib import Path
 from signal import SIGTERM, default_int_handler, getsignal, signal
 from socket import gethostname
 from threading import current_thread, main_thread
+from time import monotonic
 
 from filelock import Timeout
 
@@ -102,7 +103,14 @@ def _taken(lock: Path, own: Path, verb: str) -> Iterator[None]:
         raise UsageError(_refusal(lock, own, verb))
     with ExitStack() as stack:
         try:
-            stack.enter_context(one_at_a_time(lock, patience=_PATIENCE))
+            until = monotonic() + _PATIENCE
+            while True:
+                try:
+                    stack.enter_context(one_at_a_time(lock, patience=_PATIENCE))
+                    break
+                except (FileNotFoundError, FileExistsError):  # another command is removing the folder, which is empty
+                    if monotonic() > until:
+                        raise
         except Timeout as error:
             raise UsageError(_refusal(lock, own, verb)) from error
         except OSError as error:
@@ -133,7 +141,7 @@ def _owner(lock: Path) -> dict[str, str] | None:
         return {key: str(said[key]) for key in ("command", "process", "host", "since")}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError, TypeError, KeyError) as error:
+    except (ValueError, RecursionError, TypeError, KeyError) as error:
         raise UsageError(f"{record} is damaged; if no command works in {lock.parent}, delete it") from error
 
 

@@ -83,9 +83,8 @@ class Evaluate(Stage):
             images = with_ground_truth(config, run_images(config, run, split, together=True), console)
             name = split or WHOLE
             if not images.items:
-                result.notes.append(
-                    f"no ground truth for split '{name}', so nothing to measure" if split else "no ground truth"
-                )
+                where = f" for split '{name}'" if split else ""
+                result.notes.append(f"no ground truth{where}, so nothing to measure; data.masks names it")
                 continue
             problems = compare_truth_with_tags(images, config)
             result.notes += [f"split '{name}': {problem.message}" for problem in problems if problem.level == "warning"]

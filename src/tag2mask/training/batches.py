@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tag2mask.core.device import release_memory
+from tag2mask.core.machine_errors import require_shared_memory
 from tag2mask.data.cam_files import CamFileError
 from tag2mask.data.dataset import ImageSet
 from tag2mask.data.images import ImageError
@@ -119,6 +120,8 @@ def until_stopped(
 
     At the end no process of the loader is left.
     """
+    if loader.num_workers:
+        require_shared_memory()
     arriving = iter(loader)
     try:
         while True:

@@ -55,7 +55,7 @@ class LoopSettings(Checked):
         gradient_accumulation_steps: parts of a batch that go through the network one after another, for less memory;
             the step takes the mean of their gradients. Batch norm and means in a loss are then over a part.
         learning_rate: at the start; it falls to 0 as (1 − step/steps)^0.9.
-        momentum: of `sgd`.
+        momentum: that of `sgd`.
         precision: `fp32`, `bf16`, `fp16`, or `auto`: bf16 on a GPU that has it, else fp32.
         augment: how an image becomes a training view.
     """
@@ -134,7 +134,7 @@ class EdgeSettings(LoopSettings):
 
     Attributes:
         backbone: the frozen backbone: null takes the trained POT network's; else as `network.backbone`.
-        weights: of that other backbone, as `network.weights`.
+        weights: those of that other backbone, as `network.weights`.
         labels: which labels of the CAMs are used for training.
 
     Source: IRN for 3 epochs of 32 images, the learning rate, the crop, and sizes of 0.5 to 1.5 times 500 px. Its
@@ -159,7 +159,7 @@ class SegmentSettings(LoopSettings):
 
     Attributes:
         optimizer: `adamw` or `sgd`.
-        weight_decay: of all trainable weights; biases and norms do not decay.
+        weight_decay: that of all trainable weights; biases and norms do not decay.
         max_grad_norm: largest norm of the gradient; null does not clip.
         lr_update_every: steps between two updates of the learning rate.
         ema_decay: decay of an exponential moving average of the weights, with which the network ends (0.999: over some

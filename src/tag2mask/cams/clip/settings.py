@@ -21,7 +21,7 @@ class SeedSettings(Checked):
         long_side: larger images are reduced to this many pixels; attention grows with its fourth power.
         batch_size: images per forward pass, fewer if they are large; null takes 16 on a GPU and 2 on a CPU, where
             larger batches exceed the caches.
-        precision: of the image side, `fp32`, `bf16`, `fp16`, or `auto`: fp16 on a GPU, fp32 elsewhere.
+        precision: that of the image side, `fp32`, `bf16`, `fp16`, or `auto`: fp16 on a GPU, fp32 elsewhere.
         from_npy: a folder of CLIP-ES's files, ID.npy, to import base CAMs from; CLIP is not loaded then.
     """
 

@@ -234,7 +234,7 @@ def _read_annotations(document: dict[str, Any], found: AnnotationFile) -> None:
         found.annotations.setdefault(item["image_id"], []).append(instance)
     if empty:
         message = f"annotations with an empty segmentation, or a polygon of fewer than 3 points ({len(empty)})"
-        rule = "they count as tags, and nothing is painted of such a part"
+        rule = "they count as tags, and nothing is rasterised of such a part"
         found.problems.append(warning("bad-annotation", found.subject, f"{message}: {first_five(empty)}; {rule}"))
     if small:
         message = f"annotations whose polygons lie in the first pixel, with coordinates from 0 to 1 ({len(small)})"

@@ -65,7 +65,9 @@ def read_folders(settings: DataSettings, root: Path, split: str | None) -> Listi
             if os.path.splitext(name)[1].lower() in UNREAD_SUFFIXES:  # noqa: PTH122
                 unsupported[class_name if rest else ""] += 1
         elif not rest:
-            message = f"an image lies next to the class folders; move it to ROOT/CLASS/{name}"
+            message = (
+                f"an image lies next to the class folders; move it to ROOT/CLASS/{name}, or name a table as data.tags"
+            )
             listing.problems.append(error("outside-class-folder", name, message))
         elif _is_mask_of_another(root, name):
             masks += 1

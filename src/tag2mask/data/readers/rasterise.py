@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from tag2mask.core.errors import Tag2maskError, UsageError, first_five
 from tag2mask.core.files import one_at_a_time, read_json, remove_partial, require_inside, write_json
+from tag2mask.core.machine_errors import require_shared_memory
 from tag2mask.data.images import IGNORED, write_mask
 from tag2mask.data.problems import Problem, error, refuse_errors
 from tag2mask.data.readers.coco_annotations import Annotation, AnnotationFile, read_annotations
@@ -103,8 +104,8 @@ def rasterise_masks(
     require_inside(rasterisation.top, folder / RECORD)
     if has_external_masks(folder):
         raise UsageError(
-            f"{folder} holds masks that were not painted here, and lacks {len(wanted)} of those that are "
-            "needed; name a new folder as data.masks to have all painted"
+            f"{folder} holds masks that were not rasterised here, and lacks {len(wanted)} of those that are "
+            "needed; name a new folder as data.masks to have all rasterised"
         )
     refuse_errors(record_problems(rasterisation, classes))
     sources = {path: read_annotations(path, str(path)) for path in rasterisation.sources}
@@ -140,8 +141,8 @@ def record_problems(rasterisation: Rasterisation, classes: tuple[str, ...]) -> I
     except Tag2maskError:
         record = None
     if not isinstance(record, dict) or not isinstance(record.get("sources"), dict):
-        message = "it should say how the masks next to it were painted, and cannot be read"
-        yield error("mask-record", str(path), f"{message}; delete the folder to have them painted again")
+        message = "it should say how the masks next to it were rasterised, and cannot be read"
+        yield error("mask-record", str(path), f"{message}; delete the folder to have them rasterised again")
         return
     now = {"rule": RULE, "crowd": rasterisation.crowd, "classes": list(classes)}
     shown = {
@@ -156,8 +157,8 @@ def record_problems(rasterisation: Rasterisation, classes: tuple[str, ...]) -> I
     ]
     changed += [f"from another {name}" for name in files]
     if changed:
-        message = f"the masks here were painted {' and '.join(changed)}"
-        remedy = "name another folder as data.masks, or delete this one to have them painted again"
+        message = f"the masks here were rasterised {' and '.join(changed)}"
+        remedy = "name another folder as data.masks, or delete this one to have them rasterised again"
         yield error("mask-record", str(path), f"{message}; {remedy}")
 
 
@@ -191,6 +192,7 @@ def _run(jobs: list[Job], workers: int) -> Iterator[None]:
     if workers <= 1:
         yield from map(_write_mask, jobs)
         return
+    require_shared_memory()
     # A forked process may hang if the parent has threads, as torch does.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         with _no_interrupts():

@@ -108,15 +108,21 @@ def similar_files(files: Iterable[str]) -> dict[str, str]:
 
 
 def file_names(folder: Path | str) -> frozenset[str]:
-    """The files in ``folder``; none if it does not exist or cannot be read."""
+    """The files in ``folder``; none if it does not exist."""
     return frozenset(each_file(folder))
 
 
 def each_file(folder: Path | str) -> Iterator[str]:
-    """The files in ``folder``, one after another; none if it does not exist or cannot be read."""
+    """The files in ``folder``, one after another; none if it does not exist.
+
+    Raises:
+        PermissionError: it may not be read.
+    """
     try:
         with os.scandir(folder) as found:
             yield from (item.name for item in found if _is(item, os.DirEntry.is_file))
+    except PermissionError:
+        raise
     except OSError:
         return
 

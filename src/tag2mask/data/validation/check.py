@@ -137,7 +137,7 @@ def check(
     problems += _unexpected_corrections(found.images.corrections, unique, settings)
     masked = listing.masks[0].folder if listing.masks else listing.root
     truth = count_truth(found.images)
-    problems += truth_problems(truth, listing.shown(masked), painted=listing.rasterisation is not None)
+    problems += truth_problems(truth, listing.shown(masked), rasterised=listing.rasterisation is not None)
     usable = not errors_of(found.problems)
     several_splits = settings.split is None and len(listing.splits) > 1
     return CheckReport(
@@ -163,7 +163,7 @@ def _notes(found: Survey) -> Iterator[str]:
     lacking = sum(item.truth is None for item in found.images.items)
     if found.listing.rasterisation is not None and lacking:
         folder = found.listing.shown(found.listing.rasterisation.folder)
-        yield f"masks to be painted from the annotations when they are first needed: {lacking}, into {folder}"
+        yield f"masks to be rasterised from the annotations when they are first needed: {lacking}, into {folder}"
     corrections = found.images.corrections
     if corrections.folder is not None:
         yield f"decisions in {corrections.folder}: {corrections.summary() or 'none'}"

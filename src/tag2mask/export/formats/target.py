@@ -9,10 +9,9 @@ from shutil import rmtree
 
 from tag2mask.core.errors import UsageError
 from tag2mask.core.files import (
-    TEMPORARY_PREFIX,
     atomic_path,
     naming_full_disk,
-    remove_abandoned,
+    remove_partial_of,
     temporary_name,
     write_json,
 )
@@ -69,7 +68,7 @@ def atomic_target(out: Path, record: dict[str, object], *, overwrite: bool = Fal
                 write_json(folder / RECORD, record)
                 _put(folder, out)
         # Only now: an earlier export that a killed command had moved away may be the only one.
-        remove_abandoned(each for each in out.parent.glob(f"{TEMPORARY_PREFIX}*") if each.name.endswith(f"~{out.name}"))
+        remove_partial_of(out)
     finally:
         rmtree(folder, ignore_errors=True)
 
